@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 from diffusion.data.image import crop_box, decoded, planes, resized
-from diffusion.data.threads import in_threads
+from diffusion.data.threads import streamed
 
 START = """
 import json, re, sys, time
@@ -84,7 +84,7 @@ def pictures(images: int, size: int, folder: Path | None) -> Iterator[Path]:
             blobs(i).resize((size, size), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
             path.write_bytes(buffer.getvalue())
 
-        in_threads(write, range(images), "writing images")
+        list(streamed(write, range(images), "writing images"))
         yield root
 
 
@@ -97,7 +97,7 @@ def pillow(root: Path, resolution: int, images: int) -> float:
             planes(resized(image, resolution, crop_box(image.size, 0.5)))
 
     began = time.perf_counter()
-    in_threads(read, files, "Pillow alone")
+    list(streamed(read, files, "Pillow alone"))
     return len(files) / (time.perf_counter() - began)
 
 

@@ -7,14 +7,14 @@ python -m diffusion.evaluate images=FOLDER split=test                     images
 
 from diffusion.config.schema import Evaluate
 from diffusion.runs.command import command
-from diffusion.runs.importing import Late
+from diffusion.runs.importing import Lazy
 
 main = command(
     "evaluate",
     Evaluate,
     __doc__,
-    Late("diffusion.evaluation.commands.evaluate"),
-    job=Late("diffusion.evaluation.commands.evaluate_job"),
+    Lazy("diffusion.evaluation.commands.evaluate"),
+    job=Lazy("diffusion.evaluation.commands.evaluate_job"),
 )
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """`python -m diffusion.export CHECKPOINT [FILE.safetensors]`: export a model in a format that cannot contain code."""
 
 import sys
+from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 from diffusion.errors import Arguments, UserError, exit_status, first_line
@@ -34,49 +36,49 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_config_dir()
     chosen = parser.parse_args([word.removeprefix("ckpt=") for word in arguments or sys.argv[1:]])
 
-    def export() -> None:
-        with importing():
-            from hydra.errors import HydraException
+    return exit_status(partial(export, chosen), "choose a file you can write")
 
-            from diffusion.checkpoint import diffusers_folder, exported, find, restore
-        from diffusion.config.build import make
-        from diffusion.config.choices import searching
-        from diffusion.config.composition import choice, composed, plain
 
-        with searching([chosen.config_dir]):
-            if chosen.sampler is not None and chosen.format != "diffusers":
+def export(chosen: Namespace) -> None:
+    """Write what the command line asks for, and print its path."""
+    with importing():
+        from hydra.errors import HydraException
+
+        from diffusion.checkpoint import diffusers_folder, exported, find, restore
+    from diffusion.config.build import make
+    from diffusion.config.choices import searching
+    from diffusion.config.composition import choice, composed, plain
+
+    with searching([chosen.config_dir]):
+        if chosen.sampler is not None and chosen.format != "diffusers":
+            raise UserError(f"--sampler: a file with --format {chosen.format} keeps the sampler of its run; remove it")
+        model = restore.restore(find.trained(chosen.checkpoint), chosen.weights)
+        config = model.config
+        if chosen.sampler is not None:
+            name, *overrides = chosen.sampler.split() or [""]
+            try:
+                config = {**config, "sampler": choice("sampler", name, overrides)}
+            except HydraException as error:
                 raise UserError(
-                    f"--sampler: a file with --format {chosen.format} keeps the sampler of its run; remove it"
-                )
-            model = restore.restore(find.trained(chosen.checkpoint), chosen.weights)
-            config = model.config
-            if chosen.sampler is not None:
-                name, *overrides = chosen.sampler.split() or [""]
-                try:
-                    config = {**config, "sampler": choice("sampler", name, overrides)}
-                except HydraException as error:
-                    raise UserError(
-                        f"--sampler: {first_line(error)}; settings follow the choice, as in 'ddim sampler.steps=20'"
-                    ) from error
-            elif chosen.format == "diffusers" and "sampler" not in config:
-                config = {**config, "sampler": plain(composed("train").sampler)}
-        file = chosen.file or model.path.with_name(model.path.stem + SUFFIXES[chosen.format])
-        if chosen.format == "web" and file.suffix != SUFFIXES["web"]:
-            raise UserError(f"{file}: a page ends with {SUFFIXES['web']}")
-        about = config, model.step, model.epoch, model.weights, model.labels
-        if chosen.format == "web":
-            from diffusion.evaluation.web import write_web
+                    f"--sampler: {first_line(error)}; settings follow the choice, as in 'ddim sampler.steps=20'"
+                ) from error
+        elif chosen.format == "diffusers" and "sampler" not in config:
+            config = {**config, "sampler": plain(composed("train").sampler)}
+    file = chosen.file or model.path.with_name(model.path.stem + SUFFIXES[chosen.format])
+    if chosen.format == "web" and file.suffix != SUFFIXES["web"]:
+        raise UserError(f"{file}: a page ends with {SUFFIXES['web']}")
+    about = config, model.step, model.epoch, model.weights, model.labels
+    if chosen.format == "web":
+        from diffusion.evaluation.web import write_web
 
-            print(write_web(file, model))
-        elif chosen.format == "diffusers":
-            call = diffusers_folder.write(file, model.denoiser, make(config["sampler"], "sampler"), *about)
-            print(f"{file}\n  {call}")
-        else:
-            print(exported.write(file, model.denoiser.network.state_dict(), *about))
-        if chosen.format != "safetensors" and config.get("guidance"):
-            print("  it draws without the run's guidance")
-
-    return exit_status(export, "choose a file you can write")
+        print(write_web(file, model))
+    elif chosen.format == "diffusers":
+        call = diffusers_folder.write(file, model.denoiser, make(config["sampler"], "sampler"), *about)
+        print(f"{file}\n  {call}")
+    else:
+        print(exported.write(file, model.denoiser.network.state_dict(), *about))
+    if chosen.format != "safetensors" and config.get("guidance"):
+        print("  it draws without the run's guidance")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 import contextlib
 import errno
+import fcntl
 import itertools
 import os
 import shutil
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -84,16 +84,12 @@ def lock(path: Path, patience: float = 0.0, shared: bool = False) -> BinaryIO | 
     """Acquire the lock of the file `path`. Closing the returned file releases it.
 
     The lock is visible to all processes on the same file system and is released when this process ends, for any reason.
-    Returns None if the operating system or the file system has no such locks. Raises BlockingIOError if another process
-    still holds the lock after `patience` seconds.
+    Returns None if the file system has no locks. Raises BlockingIOError if another process still holds the lock after
+    `patience` seconds.
 
     Args:
         shared: Acquire a shared lock; `path` must then exist, and is not written to.
     """
-    if sys.platform == "win32":
-        return None
-    import fcntl
-
     file = path.open("rb" if shared else "ab")
     deadline = time.monotonic() + patience
     while True:

@@ -196,11 +196,8 @@ def _unet_node(theirs: Fields, layers: int) -> dict[str, Any]:
 def _dit_node(theirs: Fields, layers: int) -> dict[str, Any]:
     for key, value in DIT_FIXED.items():
         theirs.one_of(key, [value])
-    depth, heads, channels = (
-        theirs.whole("num_layers"),
-        theirs.whole("num_attention_heads"),
-        theirs.whole("in_channels"),
-    )
+    depth, heads = theirs.whole("num_layers"), theirs.whole("num_attention_heads")
+    channels = theirs.whole("in_channels")
     if isinstance(theirs.values.get("sample_size"), list):
         theirs.refuse("sample_size", "one number: its images are square")
     if depth > layers:

@@ -131,6 +131,11 @@ def contents_of(path: Path) -> dict[str, Any]:
     return found
 
 
+def network_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The network's weights in the state of a training module."""
+    return {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
+
+
 def restore(path: str | Path, weights: str | float = "ema") -> Restored:
     """Load the denoiser of a checkpoint, an exported file or a diffusers folder, on the CPU.
 
@@ -154,10 +159,9 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
     chosen = weights if isinstance(weights, str) else f"ema {weights:g}"
     if chosen == "ema":
         chosen = contents.get("weights", "ema") if "current_model_state" in contents else "raw"
-    network = {k.removeprefix(PREFIX): v for k, v in states[weights].items() if k.startswith(PREFIX)}
     try:
         denoiser = build_denoiser(config)
-        denoiser.network.load_state_dict(network)
+        denoiser.network.load_state_dict(network_weights(states[weights]))
     except UserError as error:
         raise UserError(f"ckpt={path}: {error}") from error
     except RuntimeError as error:

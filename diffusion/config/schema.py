@@ -245,18 +245,12 @@ class Train(Settings):
     sweep: Sweep = Sweep()
 
 
-class Drawn(Settings):
-    """The settings shared by all commands that sample from a trained model."""
+class FromModel(Settings):
+    """The settings shared by all commands that draw from a trained model."""
 
-    ckpt: Trained
-    """A run's folder, a checkpoint, an exported file, a diffusers folder, or `last`: the run in outputs/ that saved
-    most recently."""
+    ckpt: str | None = None
     weights: Weights = "ema"
     """Averaged (`ema`) or `raw` weights; or a number: the length of a post-hoc average, for a run with ema=power."""
-    seed: Seed | None = None
-    """Image i depends only on (seed, i), not on n or batch_size; null: the run's seed."""
-    batch_size: Count = 64
-    """Images drawn per batch."""
     precision: Mixed | None = None
     """Faster sampling that changes the samples slightly: bf16-mixed computes the network's products in bfloat16,
     16-mixed in float16, for GPUs without bfloat16; null: float32."""
@@ -264,15 +258,27 @@ class Drawn(Settings):
     """Device: auto, cpu, cuda, cuda:1, mps."""
     devices: Devices = "auto"
     """Number of sampling processes, each on its own GPU or sharing the CPU; auto: one per GPU, or 1."""
+    guidance: dict[str, Any] | None = None
+    name: Name = "${hydra:job.name}"
+    """Name of the output."""
+
+
+class Drawn(FromModel):
+    """The settings shared by the commands that only draw."""
+
+    ckpt: Trained
+    """A run's folder, a checkpoint, an exported file, a diffusers folder, or `last`: the run in outputs/ that saved
+    most recently."""
+    seed: Seed | None = None
+    """Image i depends only on (seed, i), not on n or batch_size; null: the run's seed."""
+    batch_size: Count = 64
+    """Images drawn per batch."""
     label: int | str | None = None
     """Class of all images, by name or number (7 is the class named 7, if there is one); `none`: no class; null: all
     classes, as often as in the training images."""
     labels: Annotated[list[int | str], MinLen(1)] | None = None
     """Several classes, assigned to the images in turn; the picture has one row per class."""
     sampler: Group
-    guidance: dict[str, Any] | None = None
-    name: Name = "${hydra:job.name}"
-    """Name of the output."""
 
 
 class Sample(Drawn):
@@ -306,19 +312,17 @@ class Edit(Drawn):
     inpainting: Group
 
 
-class Evaluate(Settings):
+class Evaluate(FromModel):
     """Score a trained model, or a folder of images, against real images."""
 
     ckpt: str | None = None
-    """Score samples of this run, checkpoint, exported file or diffusers folder, or of the `last` run …"""
+    """Score samples of this run, checkpoint, exported file or diffusers folder, or of the `last` run."""
     images: str | None = None
-    """… or the images in this folder, such as the `images` folder of diffusion.sample."""
-    weights: Weights = "ema"
-    """Averaged (`ema`) or `raw` weights; or a number: the length of a post-hoc average, for a run with ema=power."""
+    """Score the images in this folder instead, such as the `images` folder of diffusion.sample."""
     split: Split = "val"
-    """Split of the reference images. Use `test` only after all choices have been made, and only once per run …"""
+    """Split of the reference images. Use `test` only after all choices have been made, and only once per run."""
     again: bool = False
-    """… unless this is true: allow another evaluation on test, which is recorded as such."""
+    """Allow another evaluation of the run on `test`; it is recorded as such."""
     n: Count | None = None
     """Number of samples; null: as in the run, or 512 if it scored none. With images=FOLDER, number of its images to
     score; null: all."""
@@ -326,32 +330,22 @@ class Evaluate(Settings):
     """Seed of the samples; null: the run's seed."""
     batch_size: Count | None = None
     """Samples drawn per batch; null: as in the run."""
-    precision: Mixed | None = None
-    """Faster sampling that changes the samples slightly: bf16-mixed computes the network's products in bfloat16,
-    16-mixed in float16, for GPUs without bfloat16; null: float32."""
     audit: Audit = []
     """Look for copies of training images, comparing [pixels, features]."""
     bits: CountOrZero = 0
     """Number of held-out images whose bits per dimension are computed, by the group `likelihood`; 0: none."""
     baselines: Baselines = ["noise", "real", "floor"]
     """Baselines to score besides the samples, with the same n."""
-    device: str = "auto"
-    """Device: auto, cpu, cuda, cuda:1, mps."""
-    devices: Devices = "auto"
-    """Number of sampling processes, each on its own GPU or sharing the CPU; auto: one per GPU, or 1."""
     by_class: bool = False
     """Also score the samples of each class against the reference images of that class."""
     sampler: Group
-    guidance: dict[str, Any] | None = None
     features: Group
     metrics: Group
     data: Group
     likelihood: Group
-    name: Name = "${hydra:job.name}"
-    """Name of the output."""
 
 
-class AnyStudy(Settings):
+class AnyStudy(FromModel):
     """The settings shared by all studies of a trained model."""
 
     ckpt: Trained
@@ -361,26 +355,14 @@ class AnyStudy(Settings):
     reference."""
     baselines: Baselines = ["floor"]
     """Baselines to score besides the samples, with the same n."""
-    weights: Weights = "ema"
-    """Averaged (`ema`) or `raw` weights; or a number: the length of a post-hoc average, for a run with ema=power."""
     split: Split = "val"
     """Split of the reference images. On test, each setting counts as an evaluation, and the best score is biased."""
     seed: Seed = 0
     """Seed of the samples."""
     batch_size: Count = 64
     """Samples drawn per batch."""
-    precision: Mixed | None = None
-    """Faster sampling that changes the samples slightly: bf16-mixed computes the network's products in bfloat16,
-    16-mixed in float16, for GPUs without bfloat16; null: float32."""
-    device: str = "auto"
-    """Device: auto, cpu, cuda, cuda:1, mps."""
-    devices: Devices = "auto"
-    """Number of sampling processes, each on its own GPU or sharing the CPU; auto: one per GPU, or 1."""
-    guidance: dict[str, Any] | None = None
     features: Group
     metrics: Group
-    name: Name = "${hydra:job.name}"
-    """Name of the output."""
 
 
 class Study(AnyStudy):

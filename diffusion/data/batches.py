@@ -110,7 +110,7 @@ def check_shape(splits: Mapping[str, Split], shape: tuple[int, int, int]) -> Non
 
 
 @dataclass(frozen=True)
-class Some(Dataset[Batch]):
+class Subset(Dataset[Batch]):
     """The images of a split at the positions `rows` (M,), indexed from 0; none of them is copied."""
 
     split: Split

@@ -67,6 +67,6 @@ def without_gc() -> Iterator[None]:
 
 
 @rank_zero_only
-def print_once(line: str) -> None:
+def print_on_rank_0(line: str) -> None:
     """Print a line on rank 0 only."""
     console.print(line)

@@ -81,8 +81,5 @@ class Cifar10(ImageData):
             with contextlib.suppress(OSError):  # such as a read-only folder, which contains the images
                 self.root.mkdir(parents=True, exist_ok=True)
                 held = lock(self.root / ".lock", PATIENCE)
-        try:
+        with held or contextlib.nullcontext():
             yield
-        finally:
-            if held is not None:
-                held.close()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffusion.console import track
 from diffusion.data.batches import Split
-from diffusion.data.cache import cache_folder, digest, print_once, read_json, write
+from diffusion.data.cache import cache_folder, digest, print_on_rank_0, read_json, write
 
 SIDE = 16
 NEAR = 8  # grey levels, RMS
@@ -118,7 +118,7 @@ def report(splits: Mapping[str, Split]) -> list[dict[str, str]]:
         pairs = [Pair(**pair) for pair in stored]
     if pairs:
         first, count = pairs[0], len({(pair.split, pair.name) for pair in pairs})
-        print_once(
+        print_on_rank_0(
             f"data: {count} held-out {'images are near-duplicates' if count > 1 else 'image is a near-duplicate'} of "
             f"images in an earlier split, such as {first.name} ({first.split}) of {first.of} ({first.of_split}): they "
             f"make scores look too good; full list in {file}"

@@ -28,13 +28,13 @@ from torch import Tensor
 from diffusion.console import count
 from diffusion.data import store
 from diffusion.data.batches import Split, hash_of
-from diffusion.data.cache import cache_folder, digest, print_once, read_json, without_gc, write
+from diffusion.data.cache import cache_folder, digest, print_on_rank_0, read_json, without_gc, write
 from diffusion.data.image import RESIZE, NotAnImage, Unusable, check_bytes, crop_box, decoded, planes, resized, size_of
 from diffusion.data.labels import classes_of, contradicted, label_of, labelled
 from diffusion.data.listing import below
 from diffusion.data.module import ImageData
 from diffusion.data.store import Made
-from diffusion.data.threads import in_threads, streamed
+from diffusion.data.threads import streamed
 from diffusion.data.tiles import cut, smallest
 from diffusion.errors import UserError
 from diffusion.pixels import Resolution, height_width
@@ -203,7 +203,7 @@ class Folder(ImageData):
         before = zip(*(known.get(column, ()) for column in ("names", "stamps", "contents")), strict=False)
         contents = {name: content for name, at, content in before if stamp.get(name) == at}
         changed = {name: Path(path) for name, path in zip(names, paths, strict=True) if name not in contents}
-        results = in_threads(_hash, [*changed.values()], "reading files", "file")
+        results = [*streamed(_hash, [*changed.values()], "reading files", "file")]
         for name, result in zip(changed, results, strict=True):
             if isinstance(result, OSError):
                 self.report.append(_entry(name, f"can't be read: {result.strerror}", "refused"))
@@ -272,7 +272,7 @@ class Folder(ImageData):
             if not file.exists() or file.read_bytes() != content:  # a prepared cache may be read-only
                 write(file, content)
             skipped = len(self.report) - len(refused)
-            print_once(
+            print_on_rank_0(
                 f"data: {count(used, 'image')}, {len(refused)} refused, {count(skipped, 'other file')} skipped; "
                 f"the reasons are in {file}"
             )

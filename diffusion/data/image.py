@@ -1,10 +1,13 @@
 """Read one image file as grey, RGB or RGBA pixels, or report why the file cannot be used.
 
 Every colour mode and EXIF orientation is accepted, and colours are converted to sRGB from the file's profile, such as
-Display P3; only the first frame of an animation is read. 16-bit integers are white at 65535. These are refused:
-files of more than MAX_BYTES (before a byte is read), files that can't be decoded completely, images of more than
-MAX_PIXELS (known from the header, before any pixel is decoded), images with a side shorter than the resolution (if they
-were upscaled, the network would learn the blur), and pixel values whose white level is unknown.
+Display P3; only the first frame of an animation is read. 16-bit integers are white at 65535. Refused are
+
+- files of more than MAX_BYTES, before a byte is read;
+- files that can't be decoded completely;
+- images of more than MAX_PIXELS, a number in the header, before any pixel is decoded;
+- images with a side shorter than the resolution: if they were upscaled, the network would learn the blur; and
+- pixel values whose white level is unknown.
 """
 
 import contextlib

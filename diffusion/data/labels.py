@@ -95,10 +95,10 @@ def classes_of(source: str | Path, root: Path, photos: Iterable[str], label: Map
         )
     classes = sorted({label[name] for name in photos})
     if len(classes) < 2:
-        mend = ", set data.root to the folder that contains the class folders," if source == FOLDERS else ""
+        fix = ", set data.root to the folder that contains the class folders," if source == FOLDERS else ""
         raise UserError(
             f"data.labels={source}: {count(len(photos), 'image')} in {root} have only one class ({classes[0]!r}), so "
-            f"there is nothing to distinguish; add images of another class{mend} or set data.labels=null"
+            f"there is nothing to distinguish; add images of another class{fix} or set data.labels=null"
         )
     return classes
 
@@ -130,12 +130,12 @@ def contradicted(
     return entries
 
 
-def check_classes(splits: Mapping[str, Split], classes: Sequence[str], mend: str) -> None:
+def check_classes(splits: Mapping[str, Split], classes: Sequence[str], fix: str) -> None:
     """Raise UserError if labels do not match the classes, or if a class has no training image, so it can't be learned.
 
     Args:
         classes: the class names; empty without labels.
-        mend: advice for the error about a class without training images.
+        fix: advice for the error about a class without training images.
     """
     counts = {name: split.class_counts(len(classes)) for name, split in splits.items()}
     if wrong := [name for name, n in counts.items() if len(n) != len(classes)]:
@@ -149,7 +149,7 @@ def check_classes(splits: Mapping[str, Split], classes: Sequence[str], mend: str
         val, test = (sum(counts[split][classes.index(name)] for name in without) for split in ("val", "test"))
         raise UserError(
             f"data.labels: {_example(without, 'class', 'classes')} has no training image ({val} for validation, "
-            f"{test} for test); {mend}"
+            f"{test} for test); {fix}"
         )
 
 

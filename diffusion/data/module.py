@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from diffusion.console import count
 from diffusion.data import duplicates
-from diffusion.data.batches import Batch, Some, Split, check_shape, to_unit
+from diffusion.data.batches import Batch, Split, Subset, check_shape, to_unit
 from diffusion.data.cache import digest
 from diffusion.data.labels import check_classes
 from diffusion.data.order import Index, InOrder, TrainingBatches
@@ -23,7 +23,7 @@ SAME_DIVISION = {"resolution", "channels", "labels", "random_crop"}  # data sett
 class ImageData(LightningDataModule):
     """Base class of all data sets. Subclasses define `load`, which returns the splits "train", "val" and "test".
 
-    It also works without a Trainer: `data.prepare_data(); data.setup(); data.splits["val"].images`. `report` lists
+    It also works without a Trainer: `data.setup(); data.splits["val"].images`. `report` lists
     files that need attention, as {"path", "reason", "action"}; the action "used" marks held-out images that are
     near-duplicates of an image in an earlier split. `classes` lists the class names in the order of their indices, and
     is empty without labels; a `load` that returns labels must set it. Build the Trainer with
@@ -91,7 +91,7 @@ class ImageData(LightningDataModule):
             self.splits = splits
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the splits."""
+        """Load the splits: the same as `prepare_data`, which does nothing if they are loaded."""
         self.prepare_data()
 
     def state_dict(self) -> dict[str, int]:
@@ -145,7 +145,7 @@ class ImageData(LightningDataModule):
         """
         train, val = self.splits["train"], self.splits["val"]
         fixed = torch.randperm(len(train), generator=generator_for("overfit"))[: len(val)]
-        return [self._eval_loader("val", val), self._eval_loader("train", Some(train, fixed.sort().values))]
+        return [self._eval_loader("val", val), self._eval_loader("train", Subset(train, fixed.sort().values))]
 
     def test_dataloader(self) -> DataLoader[Batch]:
         return self._eval_loader("test", self.splits["test"])
@@ -178,7 +178,7 @@ class ImageData(LightningDataModule):
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1
 
-    def _eval_loader(self, name: str, split: Split | Some) -> DataLoader[Batch]:
+    def _eval_loader(self, name: str, split: Split | Subset) -> DataLoader[Batch]:
         rank, devices = self._share()
         if len(split) < devices:
             raise UserError(
@@ -187,7 +187,7 @@ class ImageData(LightningDataModule):
             )
         return self._loader(split, InOrder(torch.arange(len(split)), self.eval_batch_size, rank, devices))
 
-    def _loader(self, split: Split | Some, batches: Sampler[Index]) -> DataLoader[Batch]:
+    def _loader(self, split: Split | Subset, batches: Sampler[Index]) -> DataLoader[Batch]:
         return DataLoader(
             split,
             batch_size=None,  # each index of the sampler is a whole batch

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.data.cache import print_once, read_json, unwritable, write
+from diffusion.data.cache import print_on_rank_0, read_json, unwritable, write
 from diffusion.errors import UserError
 from diffusion.files import lock
 
@@ -60,11 +60,11 @@ def stored(name: Path, shape: tuple[int, int, int], make: Make) -> Decoded:
     try:
         held = lock(name.with_suffix(".lock"))
     except BlockingIOError:
-        print_once("another process is preparing these images: waiting for it")
+        print_on_rank_0("another process is preparing these images: waiting for it")
         held = lock(name.with_suffix(".lock"), PATIENCE)
     except OSError as error:
         raise unwritable(name, error) from error
-    try:
+    with held or contextlib.nullcontext():
         if (found := read(name, shape)) is None:
             try:
                 # Without locks, another process may be making the same file: each writes its own, and the last stays.
@@ -72,9 +72,6 @@ def stored(name: Path, shape: tuple[int, int, int], make: Make) -> Decoded:
             except OSError as error:
                 raise unwritable(name.with_suffix(".bin"), error) from error
             found = read(name, shape)
-    finally:
-        if held is not None:
-            held.close()
     if found is None:
         raise UserError(f"{name}.bin changed right after it was written; run the command again")
     return found
@@ -102,7 +99,7 @@ def read(name: Path, shape: tuple[int, int, int], complain: bool = False) -> Dec
         intact = False
     if not intact:
         if complain:
-            print_once(f"the cached images in {file} are damaged: recreating them")
+            print_on_rank_0(f"the cached images in {file} are damaged: recreating them")
         return None
     flat = torch.from_file(str(file), size=status.st_size, dtype=torch.uint8) if status.st_size else torch.empty(0)
     return Decoded(flat.to(torch.uint8).view(len(made.names), *shape), made, whole)

@@ -13,11 +13,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_threads(work: Callable[[Item], Result], items: Sequence[Item], label: str, unit: str = "image") -> list[Result]:
-    """Apply `work` to each item; return the results in the order of the items. See `streamed`."""
-    return [*streamed(work, items, label, unit)]
-
-
 def streamed(
     work: Callable[[Item], Result], items: Sequence[Item], label: str, unit: str = "image"
 ) -> Iterator[Result]:

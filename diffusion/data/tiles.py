@@ -9,9 +9,9 @@ photograph's name. A candidate is rejected if
 - RMS of the difference to the 16x16 miniature of any earlier window < 8/255 (near-duplicate).
 
 The others are taken in turn from the quarters of the range of log s, the largest first, because there is less room for
-large windows, and they are the ones with sky above land. In every category with three photographs or more, the first by
-name is for validation and the second for test. Each split takes one window from each photograph in turn, until it has
-its number of tiles.
+large windows, and only large windows show sky above land. In every category with three photographs or more, the first
+by name is for validation and the second for test. Each split takes one window from each photograph in turn, until it
+has its number of tiles.
 
 Tiles of any other folder (`data.folder`) are chosen in the same way, with three differences: a photograph is first
 reduced to a short side of four times the smallest window, like the bundled ones; positions are drawn from its content;
@@ -37,7 +37,7 @@ from diffusion.data.image import RESIZE, crop_box, planes, read, resized
 from diffusion.data.labels import labelled
 from diffusion.data.module import ImageData
 from diffusion.data.store import Made, stored
-from diffusion.data.threads import in_threads, streamed
+from diffusion.data.threads import streamed
 from diffusion.pixels import MODES, Resolution, height_width
 from diffusion.randomness import generator_for
 
@@ -150,7 +150,7 @@ def choose_windows(photos: dict[str, Image.Image]) -> dict[str, list[Window]]:
     Args:
         photos: all photographs, by file name.
     """
-    parts = in_threads(lambda photo: candidates_of(*photo), [*photos.items()], "choosing windows", "photograph")
+    parts = [*streamed(lambda photo: candidates_of(*photo), [*photos.items()], "choosing windows", "photograph")]
     candidates, miniatures = zip(*chain.from_iterable(parts), strict=True)
     near = near_duplicates(np.stack(miniatures))
     chosen = np.zeros(len(candidates), bool)

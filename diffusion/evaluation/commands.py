@@ -23,7 +23,7 @@ from diffusion.console import console, count, log_to, quiet_libraries
 from diffusion.data import Folder, ImageData
 from diffusion.data.folder import common_size
 from diffusion.data.module import SAME_DIVISION
-from diffusion.data.threads import in_threads
+from diffusion.data.threads import streamed
 from diffusion.data.tiles import SMALLEST
 from diffusion.errors import UserError, first_line
 from diffusion.evaluation.devices import choose_device, choose_devices
@@ -100,7 +100,7 @@ def save_images(folder: Path, images: Tensor, seed: int, conditions: Mapping[str
     def write(i: int) -> None:
         picture_of(images[i]).save(folder / "images" / f"{i:0{width}d}.png")
 
-    in_threads(write, range(len(images)), "writing images")  # Pillow releases the GIL while it encodes
+    list(streamed(write, range(len(images)), "writing images"))  # Pillow releases the GIL while it encodes
     given = {name: rows.numpy() for name, rows in conditions.items()}
     arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).numpy(), "seed": seed, **given}
     np.savez_compressed(folder / "images.npz", **arrays)
@@ -283,7 +283,6 @@ def make_scorer(
     """A command's scorer against the data configured by `data`. Raises UserError if it cannot score `n` images."""
     extractor = make(settings.features, "features").to(device)
     module: ImageData = make(data, "data")
-    module.prepare_data()
     module.setup()
     scorer = Scorer(module, settings.split, extractor, make_metrics(settings.metrics), folder, ledger)
     scorer.check(n, settings.baselines, settings.audit if isinstance(settings, Evaluate) else [])
@@ -381,7 +380,6 @@ def folder_images(root: str, data: Mapping[str, Any], n: int | None) -> Tensor:
     check_arguments(Folder, shape, "data")
     folder = Folder(root=root, **shape, val=0, test=0, batch_size=1, repeats=True)
     try:
-        folder.prepare_data()
         folder.setup()
     except UserError as error:
         raise UserError(str(error).replace("data.root", "images")) from error

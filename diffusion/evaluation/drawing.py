@@ -229,10 +229,8 @@ class Drawing:
             devices: Number of devices; the estimate is for the first one, which draws the most.
         """
         nfe = self.evaluations(denoiser.schedule)
-        work, total = (
-            f"{count(n, 'sample')} × {count(nfe, 'network evaluation')}",
-            most_of(n, batch_size, devices) * nfe,
-        )
+        work = f"{count(n, 'sample')} × {count(nfe, 'network evaluation')}"
+        total = most_of(n, batch_size, devices) * nfe
         if untrained:
             work += f", and {untrained} of an untrained network"
             total += most_of(untrained, batch_size, devices) * self.unguided.evaluations(denoiser.schedule)

@@ -67,7 +67,7 @@ def score(
             real = reference_statistics(reference, extractor, name="images", spatial=spatial)
         else:
             data = reference if isinstance(reference, ImageData) else _data(reference, images)
-            data.prepare_data()
+            data.setup()
             if split not in data.splits:
                 raise UserError(f"split={split}: expected one of {', '.join(data.splits)}")
             real = reference_statistics(data.splits[split].images, extractor, name=split, spatial=spatial)

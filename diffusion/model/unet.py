@@ -184,8 +184,6 @@ class UNet(Network):
     ):
         super().__init__(patch * 2 ** max(0, len(channels) - 1), classes, checkpointing)
         check_levels(channels, attention, head_dim)
-        if blocks < 1 or groups < 1:
-            raise UserError(f"model.blocks={blocks} and model.groups={groups}: both must be at least 1")
         if invalid := [c for c in channels if c % groups]:
             raise UserError(
                 f"model.channels has {invalid[0]}, not a multiple of model.groups={groups}: change one of them"

@@ -136,18 +136,25 @@ def _mixed_steps(rows: Iterable[Row]) -> list[str]:
     """A warning for each row whose seeds were trained for different numbers of steps."""
     found = []
     for row in rows:
-        steps: dict[Any, Run] = {}
-        for run in row.runs:
-            if "trainer" in run.config:
-                step = run.info.get("steps")
-            else:
-                step = run.config.get("step") if Path(str(run.config.get("ckpt"))).name != BEST else None
-            if step is not None:
-                steps.setdefault(step, run)
-        if len(steps) > 1:
-            listed = " and ".join(f"{step} in {run.folder}" for step, run in steps.items())
-            found.append(f"seeds in one row were trained for different numbers of steps: {listed}")
+        if steps := _different((_steps(run), run) for run in row.runs):
+            found.append(f"seeds in one row were trained for different numbers of steps: {steps}")
     return found
+
+
+def _steps(run: Run) -> Any:
+    """The number of training steps of a run, or of its checkpoint; None if unknown, and for best.ckpt."""
+    if "trainer" in run.config:
+        return run.info.get("steps")
+    return run.config.get("step") if Path(str(run.config.get("ckpt"))).name != BEST else None
+
+
+def _different(values: Iterable[tuple[object, Run]]) -> str:
+    """`A in RUN and B in RUN`: the different values, each with its first run; "" if there is one. None is skipped."""
+    first: dict[object, Run] = {}
+    for value, run in values:
+        if value is not None:
+            first.setdefault(value, run)
+    return " and ".join(f"{value} in {run.folder}" for value, run in first.items()) if len(first) > 1 else ""
 
 
 def _errors(values: dict[Run, dict[str, float]], settings: Iterable[str]) -> list[Column]:
@@ -236,15 +243,8 @@ def _different_makers(rows: Sequence[Row], columns: Iterable[Mapping[Run, Score]
 
 def _differences(made: Mapping[Run, Mapping[str, str]], parts: Iterable[str]) -> dict[str, str]:
     """Part -> its values, each with an example run, for the parts in which the known makers of runs differ."""
-    found = {}
-    for part in parts:
-        examples: dict[str, Run] = {}
-        for run in made:
-            if part in made[run]:
-                examples.setdefault(made[run][part], run)
-        if len(examples) > 1:
-            found[part] = f"{part} is " + " and ".join(f"{value} in {run.folder}" for value, run in examples.items())
-    return found
+    values = {part: _different((known.get(part), run) for run, known in made.items()) for part in parts}
+    return {part: f"{part} is {different}" for part, different in values.items() if different}
 
 
 def _several_makers(scored: Sequence[tuple[Run, Score]], mixed: bool) -> dict[str, list[str]]:
@@ -275,9 +275,8 @@ def _refuse(metric: str, scored: Sequence[tuple[Run, Score]]) -> None:
     """Raise UserError that lists the differences between the protocols of one metric, with an example run per value."""
     differences = []
     for key in dict.fromkeys(key for _, score in scored for key in score.protocol):
-        values = {str(score.protocol.get(key)): run for run, score in scored}
-        if len(values) > 1:
-            differences.append(f"{key} is " + " and ".join(f"{value} in {run.folder}" for value, run in values.items()))
+        if values := _different((str(score.protocol.get(key)), run) for run, score in scored):
+            differences.append(f"{key} is {values}")
     raise UserError(
         f"{metric} was measured under different protocols and can't be ranked: {'; '.join(differences)}; score them "
         "under one protocol with python -m diffusion.evaluate, or add --mixed for separate columns"
@@ -304,11 +303,6 @@ def _warnings(recipes: int, scored: Sequence[tuple[Run, Score]]) -> list[str]:
         numbers[run] = max(numbers.get(run, 1), score.source.get("test_evaluation") or 1)
     if again := [f"{run.folder} (test evaluation {number})" for run, number in numbers.items() if number > 1]:
         found.append(f"{', '.join(again)}: not the first test evaluation of its run; only the first is unbiased")
-    versions: dict[str, Run] = {}
-    for run, score in scored:
-        if score.code:
-            versions.setdefault(score.code, run)
-    if len(versions) > 1:
-        listed = " and ".join(f"{code} in {run.folder}" for code, run in versions.items())
-        found.append(f"the scores were made by different versions of the code: {listed}")
+    if versions := _different((score.code or None, run) for run, score in scored):
+        found.append(f"the scores were made by different versions of the code: {versions}")
     return found

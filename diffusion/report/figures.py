@@ -26,7 +26,7 @@ from diffusion.pixels import to_rgb
 from diffusion.randomness import generator_for
 from diffusion.report import style
 from diffusion.report.formatting import number
-from diffusion.report.images import opened, tiles
+from diffusion.report.images import opened, spread, tiles
 from diffusion.runs.metrics import Metrics, bins_of
 
 PEAK = 20  # times the median β_t; a higher peak would dwarf everything else on a linear axis
@@ -115,7 +115,7 @@ def samples_over_training(grids: Sequence[tuple[int, Path]], rows: int = 4, colu
     `grids` are (step, PNG file of an `images.grid`) in order. If there are more than `columns`, the first, the last and
     evenly spaced ones in between are shown. A PNG of unknown layout is shown as one image.
     """
-    chosen = [grids[i] for i in np.unique(np.linspace(0, len(grids) - 1, columns).round().astype(int))]
+    chosen = [grids[i] for i in spread(len(grids), columns)]
     pictures = [tiles(opened(path))[:rows] for _, path in chosen]
     by_row = list(zip(*pictures, strict=False))  # as many rows as the smallest grid has
     return style.picture_rows(by_row, [f"{step:,}" for step, _ in chosen], "step")

@@ -10,13 +10,12 @@ from typing import Any
 from diffusion.metric.record import Score
 
 MISSING = "—"
-HIDDEN_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 
 
 def describe(node: Any) -> str:
     """A configuration node as a line of text: `AdamW(lr=0.0003, betas=[0.9, 0.999])`, `steps=50, eta=0`, `true`."""
     if isinstance(node, Mapping):
-        inside = ", ".join(f"{key}={describe(value)}" for key, value in node.items() if key not in HIDDEN_KEYS)
+        inside = ", ".join(f"{key}={describe(value)}" for key, value in node.items() if not key.startswith("_"))
         target = str(node["_target_"]).rsplit(".", 1)[-1] if node.get("_target_") else ""
         return f"{target}({inside})" if target and inside else target or inside or "none"
     if isinstance(node, list | tuple):

@@ -52,6 +52,11 @@ def grid(images: Tensor, columns: int | None = None, large: bool = False) -> Ima
     return picture
 
 
+def spread(n: int, most: int) -> list[int]:
+    """The indices 0 … n − 1, or `most` evenly spaced ones with both ends if there are more."""
+    return np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist()
+
+
 def in_turn(images: Tensor, kinds: int, least: int = 1) -> tuple[Tensor, int]:
     """Reorder `images` (N, C, H, W), which cycle through `kinds`, to one grid row per kind. Also returns the columns.
 
@@ -95,25 +100,25 @@ def enlarged(picture: Image.Image) -> Image.Image:
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
-def save_png(picture: Image.Image, path: str | Path, **text: str) -> Path:
+def save_png(picture: Image.Image, path: Path, **text: str) -> Path:
     """Write `picture` as PNG, with the layout of its grid and `text` as text chunks; creates the folder."""
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     chunks = PngInfo()
-    for name, content in (text | {key: picture.info[key] for key in (LAYOUT,) if key in picture.info}).items():
+    if LAYOUT in picture.info:
+        text[LAYOUT] = picture.info[LAYOUT]
+    for name, content in text.items():
         chunks.add_text(name, content)
     picture.save(path, pnginfo=chunks, compress_level=1 if picture.width * picture.height > MANY else 6)
     return path
 
 
-def gif(frames: Sequence[Image.Image], path: str | Path, seconds: float = 4.0, hold: float = 2.0) -> Path:
+def gif(frames: Sequence[Image.Image], path: Path, seconds: float = 4.0, hold: float = 2.0) -> Path:
     """Write a looping GIF of `frames`: `seconds` for all frames but the last, which is shown for `hold` seconds.
 
     Each frame has its own palette of 256 colours by median cut (the last one refined by k-means), because a common
     palette would spend its colours on the noisy frames. Dithering is off: it would add noise to pictures of noise.
     A frame lasts a whole number of hundredths of a second, at least 2: browsers do not play shorter frames.
     """
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     each = max(2, round(100 * seconds / max(1, len(frames) - 1)))
     durations = [10 * each] * (len(frames) - 1) + [round(100 * hold) * 10]

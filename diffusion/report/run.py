@@ -60,7 +60,7 @@ NEEDS = {
 
 
 def write_report(
-    folder: str | Path,
+    folder: Path,
     schedule: figures.Schedule | None = None,
     images: Tensor | None = None,
     state: str | None = None,
@@ -75,7 +75,7 @@ def write_report(
         images: Images of the run's data, uint8 (N, C, H, W); the noising figure shows the first three.
         state: The state of the run, if run.json does not contain it yet.
     """
-    run = Run(Path(folder))
+    run = Run(folder)
     missing = draw(run, schedule, images)
     write_page(run.folder, study_page(run) if is_study(run) else run_page(run, state))
     readme = run.folder / "README.md"

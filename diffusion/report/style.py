@@ -118,9 +118,8 @@ def picture_rows(pictures: Sequence[Sequence[np.ndarray]], columns: Sequence[str
     return figure
 
 
-def save(figure: Figure, path: str | Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
     """Write `figure` as PNG at 200 dpi; creates the folder."""
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)
     return path

@@ -14,8 +14,7 @@ from typing import NoReturn
 
 from diffusion.runs import slurm
 
-NAMES = ("SIGTERM", "SIGINT", "SIGALRM", "SIGUSR1", "SIGHUP", "SIGXCPU")
-CAUGHT = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+CAUGHT: list[int] = [signal.SIGTERM, signal.SIGINT, signal.SIGALRM, signal.SIGUSR1, signal.SIGHUP, signal.SIGXCPU]
 
 
 class State:
@@ -58,7 +57,7 @@ def leave(number: int) -> NoReturn:
 
 def queue_again(number: int) -> None:
     """On SIGUSR1, requeue the SLURM job and print a message."""
-    if number == getattr(signal, "SIGUSR1", None) and (line := slurm.requeue()):
+    if number == signal.SIGUSR1 and (line := slurm.requeue()):
         write_line(line)
 
 

@@ -34,7 +34,7 @@ def importing() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Late:
+class Lazy:
     """A function that is imported, with torch, only when it is called.
 
     It is pickled as its name, so it is also found by the worker processes of a launcher.

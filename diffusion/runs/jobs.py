@@ -48,8 +48,7 @@ def begin(settings: Train, folder: Path) -> tuple[Train, RunRecord] | None:
 
     Returns None if the run is already complete and is to be resumed (ckpt=auto) or was requeued by SLURM.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        slurm.check_tasks()
+    slurm.check_tasks()
     if (slurm.queued_again() or settings.ckpt == "auto") and is_complete(RunRecord(folder), settings):
         console.print(f"{folder} is already complete")
         return None

@@ -5,6 +5,7 @@ ${new_folder:outputs/NAME/TIME}    that folder, or TIME-2, TIME-3, … if there 
 ${job_folder:}                     the folder of a sweep's job: its number, unless taken by another job
 """
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,8 +47,7 @@ def job_folder(sweep: Path, number: int, overrides: list[str]) -> str:
     """
     key = _key(overrides)
     sweep.mkdir(parents=True, exist_ok=True)
-    held = lock(sweep / LOCK, PATIENCE)  # until the folder has its job's overrides
-    try:
+    with lock(sweep / LOCK, PATIENCE) or contextlib.nullcontext():  # until the folder has its job's overrides
         for folder, before in jobs_in(sweep):
             if before == key:
                 return folder.name
@@ -60,9 +60,6 @@ def job_folder(sweep: Path, number: int, overrides: list[str]) -> str:
                     continue
                 replace(file, OmegaConf.to_yaml(OmegaConf.create(overrides)))
                 return str(i)
-    finally:
-        if held is not None:
-            held.close()
     raise AssertionError
 
 

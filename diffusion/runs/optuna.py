@@ -154,7 +154,7 @@ def study_of(config: DictConfig) -> Any:
 
 
 def has_ended(params: Mapping[str, Any], sweep: Path) -> bool:
-    """Whether the job with these values has begun in the folder of a sweep, and its run has ended in any way."""
+    """Whether the folder `sweep` contains a job with these values whose run has ended: complete, stopped or failed."""
     words = {f"{key}={value}" for key, value in params.items()}
     folders = [folder for folder, overrides in jobs_in(sweep) if words and words <= {*overrides}]
     return any(RunRecord(folder).state in ENDED for folder in folders)

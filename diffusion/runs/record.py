@@ -37,8 +37,8 @@ CONTINUED = ("seconds", "seconds_of", "epoch_lengths")  # what a run that resume
 PATIENCE = 2.0  # seconds to wait for a lock whose process is about to end, or is only probing
 LEASE = 120.0  # seconds until a file server releases the lock of a failed machine
 HELD: weakref.WeakSet[BinaryIO] = weakref.WeakSet()  # locks held by this process
-if hasattr(os, "register_at_fork"):  # data loader workers may outlive a killed run, and keep its lock
-    os.register_at_fork(after_in_child=lambda: [held.close() for held in HELD])
+# Data loader workers may outlive a killed run, and must not keep its lock.
+os.register_at_fork(after_in_child=lambda: [held.close() for held in HELD])
 
 
 class RunRecord:
@@ -267,14 +267,12 @@ def _taken(record: RunRecord) -> FolderTaken:
 def is_locked(folder: Path) -> bool:
     """Whether any process, including this one, holds the lock of a run's folder; False if there are no locks."""
     try:
-        probe = lock(folder / LOCK, shared=True)
+        with lock(folder / LOCK, shared=True) or contextlib.nullcontext():
+            return False
     except BlockingIOError:
         return True
     except OSError:
         return False
-    if probe is not None:
-        probe.close()
-    return False
 
 
 def start_of_process(pid: Any) -> str | None:

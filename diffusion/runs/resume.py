@@ -68,9 +68,9 @@ class ResumedRun:
 
     @contextmanager
     def keeping_choices(self) -> Iterator[None]:
-        """Context of an attempt to resume. Hydra overwrites the recorded choices before the attempt is checked.
+        """Context that restores the files in .hydra at its end, unless the run has written a new config.yaml.
 
-        Afterwards they are as before unless config.yaml was written, because they describe it.
+        Hydra writes its files before the run is checked; after a refused attempt, they must still describe config.yaml.
         """
         noted = [self.folder / ".hydra" / name for name in ("config.yaml", "hydra.yaml", "overrides.yaml")]
         config = self.folder / "config.yaml"

@@ -282,7 +282,6 @@ def training_images(restored: Restored) -> ImageData | None:
     """The data of the model's recipe; None, with a message, if it cannot be loaded."""
     try:
         data: ImageData = make(restored.config["data"], "data")
-        data.prepare_data()
         data.setup()
     except UserError as error:
         console.print(f"nearest training images are not shown: {error}")

@@ -11,7 +11,7 @@ import sys
 from diffusion.config.schema import GuidanceStudy, Study
 from diffusion.errors import nearest
 from diffusion.runs.command import command
-from diffusion.runs.importing import Late
+from diffusion.runs.importing import Lazy
 
 ABOUT_GUIDANCE = """\
 Compare scales of a guidance on one trained model: which is best, and how they trade fidelity against diversity.
@@ -23,9 +23,9 @@ python -m diffusion.study guidance ckpt=… guidance=auto guidance.ckpt=WORSE   
 """
 
 STUDIES = {  # by the first word of the command line
-    "sampler": command("study", Study, __doc__, Late("diffusion.study.samplers.study_samplers")),
+    "sampler": command("study", Study, __doc__, Lazy("diffusion.study.samplers.study_samplers")),
     "guidance": command(
-        "study_guidance", GuidanceStudy, ABOUT_GUIDANCE, Late("diffusion.study.guidance.study_guidance")
+        "study_guidance", GuidanceStudy, ABOUT_GUIDANCE, Lazy("diffusion.study.guidance.study_guidance")
     ),
 }
 

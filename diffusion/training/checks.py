@@ -93,7 +93,6 @@ def read_images(data: ImageData, folder: Path) -> None:
     data_report.json lists the path, reason and action of each file left out, even if such a file ends the run.
     """
     try:
-        data.prepare_data()
         data.setup()
     finally:
         if data.report and rank_zero_only.rank == 0:  # type: ignore[attr-defined]

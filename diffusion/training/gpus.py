@@ -27,7 +27,7 @@ def take(settings: Trainer) -> None:
     names = visible.split(",")
     if type(wanted) is not int or accelerator not in ("auto", "gpu", "cuda") or not 0 < wanted < len(names):
         return
-    folder = Path(tempfile.gettempdir()) / f"diffusion-gpus-{getattr(os, 'getuid', int)()}"
+    folder = Path(tempfile.gettempdir()) / f"diffusion-gpus-{os.getuid()}"
     folder.mkdir(exist_ok=True)
     free: dict[str, BinaryIO] = {}
     for name in names:

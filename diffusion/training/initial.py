@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.checkpoint.find import trained
-from diffusion.checkpoint.restore import PREFIX, contents_of, what_changed
+from diffusion.checkpoint.restore import contents_of, network_weights, what_changed
 from diffusion.config.schema import Train
 from diffusion.config.untrusted import plain_config
 from diffusion.console import console, count
@@ -52,7 +52,7 @@ def start_from(init: str, network: nn.Module, config: Mapping[str, Any], data: I
         contents = contents_of(path)
     except UserError as error:
         raise _of_init(error) from error
-    found = {k.removeprefix(PREFIX): v for k, v in contents["state_dict"].items() if k.startswith(PREFIX)}
+    found = network_weights(contents["state_dict"])
     own = network.state_dict()
     fitting = [name for name in own if name in found and found[name].shape == own[name].shape]
     other = [name for name in own if name in found and found[name].shape != own[name].shape]

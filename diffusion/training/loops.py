@@ -1,6 +1,7 @@
 """Corrections to the progress that Lightning saves in a checkpoint, `checkpoint["loops"]["fit_loop"]`.
 
-Lightning restores a run from it correctly except in these four cases. The format is that of Lightning 2.6.
+Lightning restores a run from it correctly, except one that was interrupted in a validation, one that continues after
+its last step, and one that changes gradient accumulation. The format is that of Lightning 2.6.
 """
 
 from typing import Any

@@ -73,7 +73,7 @@ class PowerEMA(EMA):
                     average.copy_(self.saved[repr(length)][name])
         self.saved = {}
         if trainer.is_global_zero:
-            self.take_along(trainer)
+            self.link_snapshots(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Update the averages, and write a snapshot if it is due."""
@@ -109,7 +109,7 @@ class PowerEMA(EMA):
         all_of_them = zip(self.lengths, [self.exact, *self.others], strict=True)
         return {repr(length): dict(zip(self.names, each, strict=True)) for length, each in all_of_them}
 
-    def take_along(self, trainer: pl.Trainer) -> None:
+    def link_snapshots(self, trainer: pl.Trainer) -> None:
         """Link the snapshots that the checkpoint lists into this run's folder."""
         if not self.written or trainer.ckpt_path is None:
             return

@@ -215,7 +215,7 @@ class Followers:
                 return
 
     def _end_run(self, dead: "Popen[Any]") -> None:
-        """End this process, which waits for one that is dead: an exception would not end its wait for a GPU."""
+        """End this process because the run's process `dead` has ended. An exception would not end a wait for a GPU."""
         reason = f"process {dead.pid} of the run: {describe_exit(dead.returncode)}"
         print(f"error: {reason}; to resume: {resume_command(self.folder)}", file=sys.stderr)
         self.kill()

@@ -98,7 +98,8 @@ class Checkpoints(Checkpoint):
         """Save, also as best.ckpt if val/mse is the lowest so far."""
         self.latest = float(trainer.callback_metrics.get("val/mse", math.nan))
         better = self.latest < self.best
-        self.best = min(self.best, self.latest) if better else self.best
+        if better:
+            self.best = self.latest
         self.save(trainer, better)
 
     def save(self, trainer: pl.Trainer, best: bool = False) -> None:
@@ -114,10 +115,7 @@ class Checkpoints(Checkpoint):
                     link(path, self.folder / f"{name}.ckpt")
                 self.prune(step)
         except OSError as error:
-            raise UserError(
-                f"cannot write {path}: {error.strerror or error}; earlier checkpoints are intact; fix this, and "
-                f"resume with {resume_command(self.folder.parent)}"
-            ) from error
+            raise unwritable(path, self.folder.parent, error) from error
         self.saved_at = step
 
     def prune(self, step: int) -> None:
@@ -131,5 +129,8 @@ class Checkpoints(Checkpoint):
 
 
 def unwritable(file: Path, run: Path, error: OSError) -> UserError:
-    """Return the error for a file next to a run's checkpoints that could not be written."""
-    return UserError(f"cannot write {file}: {error.strerror or error}; fix this, and resume with {resume_command(run)}")
+    """Return the error for a checkpoint, or a file next to the checkpoints of `run`, that could not be written."""
+    return UserError(
+        f"cannot write {file}: {error.strerror or error}; earlier checkpoints are intact; fix this, and resume with "
+        f"{resume_command(run)}"
+    )

@@ -30,13 +30,13 @@ from diffusion.config.validation import validated
 from diffusion.console import console, log_to
 from diffusion.errors import Interrupted
 from diffusion.runs import streams
-from diffusion.runs.importing import Late
+from diffusion.runs.importing import Lazy
 from diffusion.runs.jobs import CONFIG, GRACE, LAUNCHER
 from diffusion.runs.naming import OVERRIDES
 from diffusion.runs.record import RunRecord
 
-train = Late("diffusion.training.run.train")
-take_gpus = Late("diffusion.training.gpus.take")
+train = Lazy("diffusion.training.run.train")
+take_gpus = Lazy("diffusion.training.gpus.take")
 
 
 def run(settings: Train, folder: Path, record: RunRecord) -> None:
@@ -84,7 +84,7 @@ def _watch_launcher(then: Callable[[], None]) -> None:
 
 
 def _leave() -> None:
-    """End this process, which may wait for the run's first one, unless it notices by itself that it is gone."""
+    """End this process `GRACE` seconds after the run's first process has ended, for which it may still be waiting."""
     time.sleep(GRACE)
     os._exit(1)
 

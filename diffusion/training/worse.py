@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from diffusion.checkpoint import early, exported
-from diffusion.checkpoint.restore import PREFIX, contents_of
+from diffusion.checkpoint.restore import contents_of, network_weights
 from diffusion.config.schema import Train
 from diffusion.console import console, count
 from diffusion.evaluation.drawing import Drawing
@@ -62,10 +62,8 @@ class KeepEarlyWeights(Callback):
         if not trainer.is_global_zero or trainer.global_step < self.step or self.file.is_file():
             return
         assert self.resumed is not None  # the run is past the step
-        state = contents_of(early.find(self.resumed.parent, self.step))[
-            "state_dict"
-        ]  # averaged, if there is an average
-        self.write({name.removeprefix(PREFIX): each for name, each in state.items() if name.startswith(PREFIX)})
+        found = contents_of(early.find(self.resumed.parent, self.step))
+        self.write(network_weights(found["state_dict"]))  # averaged, if there is an average
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

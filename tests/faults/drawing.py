@@ -187,7 +187,7 @@ FAULTS = [
     ),
     Fault(
         "early: the weights are not written in the new folder on resume",
-        "self.write({name.removeprefix(PREFIX): each for name, each in state.items() if name.startswith(PREFIX)})",
+        'self.write(network_weights(found["state_dict"]))',
         "pass",
         ALONG,
     ),

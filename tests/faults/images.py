@@ -69,7 +69,7 @@ FAULTS = [
     ),
     Fault(
         "validation copies its training images into memory",
-        "Some(train, fixed.sort().values)",
+        "Subset(train, fixed.sort().values)",
         "train.take(fixed.sort().values)",
         MAPPED,
     ),

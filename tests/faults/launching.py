@@ -81,8 +81,8 @@ FAULTS = [
     ),
     Fault(
         "sweeps: two jobs get one folder",
-        "held = lock(sweep / LOCK, PATIENCE)",
-        "held = None",
+        "with lock(sweep / LOCK, PATIENCE) or",
+        "with",
         f"{SWEEP_FOLDER}::test_jobs_that_start_at_once_get_different_folders",
     ),
     Fault("GOMP_SPINCOUNT is not set", 'os.environ.setdefault("GOMP_SPINCOUNT", "4000")', "pass", WAITING),
@@ -266,7 +266,12 @@ FAULTS = [
     ),
     Fault("jobs inherit the rendezvous variables of other jobs", "if name not in RENDEZVOUS}", "}", LAUNCHERS),
     Fault("a lost console ends the run", "            return len(data)", "            raise", f"{CONSOLE}::{WITHOUT}"),
-    Fault("SIGHUP and SIGXCPU are not caught", '"SIGUSR1", "SIGHUP", "SIGXCPU")', '"SIGUSR1")', f"{CONSOLE}::{CLOSED}"),
+    Fault(
+        "SIGHUP and SIGXCPU are not caught",
+        "signal.SIGUSR1, signal.SIGHUP, signal.SIGXCPU]",
+        "signal.SIGUSR1]",
+        f"{CONSOLE}::{CLOSED}",
+    ),
     Fault(
         "Ctrl-C sent only to the sweep's first process is not forwarded",
         "stop.start()",

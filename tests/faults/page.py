@@ -29,9 +29,7 @@ FAULTS = [
     Fault("the title is not escaped", 'title=html.escape(str(data["title"])),', 'title=str(data["title"]),', MARKUP),
     Fault("inline scripts are allowed", "script-src {hashes};", "script-src 'unsafe-inline';", POLICY),
     Fault("a page opened from disk may send requests", "if live else \"'none'\"", "if True else \"'none'\"", POLICY),
-    Fault(
-        "a thinned curve loses its end", "len(values) - 1, min(len(values)", "len(values) - 2, min(len(values)", CURVES
-    ),
+    Fault("a thinned curve loses its end", "np.linspace(0, n - 1, min(", "np.linspace(0, n - 2, min(", CURVES),
     Fault(
         "the film's times are off by one", "json.dumps([self.times[k] for", "json.dumps([self.times[k - 1] for", FILM
     ),

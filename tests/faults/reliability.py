@@ -160,8 +160,8 @@ FAULTS = [
     Fault("T3 the space for one checkpoint is not required", "max(one, (self.keep", "max(0, (self.keep", ROOM),
     Fault(
         "T3 the run continues after a failed save",
-        '            raise UserError(\n                f"cannot write {path}',
-        '            return\n            raise UserError(\n                f"cannot write {path}',
+        "raise unwritable(path, self.folder.parent, error) from error",
+        "return",
         FULL,
     ),
     Fault("T3 free disk space is not checked", "if free < needed:", "if False:", FULL_DISK),

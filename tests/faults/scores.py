@@ -360,8 +360,8 @@ FAULTS = [
     ),
     Fault(
         "compare: seeds after different numbers of steps give no warning",
-        "if len(steps) > 1:\n            listed",
-        "if False:\n            listed",
+        "if steps := _different(",
+        "if steps := not _different(",
         f"{RECIPES}::{STEPS}",
     ),
     Fault(
@@ -372,8 +372,8 @@ FAULTS = [
     ),
     Fault(
         "compare: training runs that ended at different steps give no warning",
-        'step = run.info.get("steps")',
-        "step = None",
+        'return run.info.get("steps")',
+        "return None",
         f"{RECIPES}::test_training_runs_that_ended_at_different_steps_give_a_warning",
     ),
     Fault(

@@ -261,7 +261,7 @@ def test_a_metric_without_a_direction_has_no_best_value(metric: str, seeds: Any)
 
 def test_scores_of_different_protocols_are_refused_unless_mixed(seeds: Any) -> None:
     folders = [*seeds("a", 1e-3, [10.0, 11.0]), *seeds("b", 1e-2, [5.0, 6.0], n=32, resize="nearest")]
-    with pytest.raises(UserError, match=r"n is 64 in .*a/1 and 32 in .*b/1; resize is None in .* and nearest"):
+    with pytest.raises(UserError, match=r"n is 64 in .*a/0 and 32 in .*b/0; resize is None in .* and nearest"):
         compare(gather(folders))
     comparison = compare(gather(folders), mixed=True)
     names = [c.name for c in comparison.columns if c.name.startswith("fd")]

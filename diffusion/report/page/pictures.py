@@ -12,7 +12,7 @@ from PIL import Image
 
 from diffusion.console import console
 from diffusion.errors import UserError
-from diffusion.report.images import DRAWN, MANY, opened, tiles
+from diffusion.report.images import DRAWN, MANY, opened, spread, tiles
 from diffusion.runs.folder import Run
 
 QUALITY = 85  # artefacts stay invisible even at several times the size
@@ -56,7 +56,7 @@ def strip(grids: Sequence[tuple[int, Path]], images: int, steps: int, side: int 
     If there are more than `steps` grids, the first, the last and evenly spaced ones in between are taken. None if there
     are no grids or their layouts differ. Images with a longer `side` than this are made smaller.
     """
-    chosen = [grids[i] for i in np.unique(np.linspace(0, len(grids) - 1, steps).round().astype(int))] if grids else []
+    chosen = [grids[i] for i in spread(len(grids), steps)]
     rows = [[within(image, side) for image in tiles(opened(path))[:images]] for _, path in chosen]
     if len({(len(row), row[0].shape) for row in rows}) != 1:
         return None

@@ -1,6 +1,7 @@
 """The recipe of a run for its page: the network's parts and their cost, the schedule, training times and loss weight.
 
-Both are rebuilt from the run's configuration, the network on the meta device, which needs no memory for weights.
+All are computed from objects built from the run's configuration; the network is built on the meta device, which needs
+no memory for weights.
 """
 
 from collections.abc import Mapping

@@ -16,7 +16,7 @@ from diffusion.metric.record import Score
 from diffusion.pixels import height_width
 from diffusion.report.differences import from_default
 from diffusion.report.formatting import describe, protocol_text, sampler_text, value_text
-from diffusion.report.images import FILM_TIMES, opened, tiles
+from diffusion.report.images import FILM_TIMES, opened, spread, tiles
 from diffusion.report.page import pictures
 from diffusion.report.page.recipe import built, network_table, schedule_curves
 from diffusion.runs.folder import Run, command_of
@@ -159,8 +159,7 @@ def curves(metrics: Metrics, most: int = POINTS) -> dict[str, Any]:
     """Steps and values of every logged quantity, thinned to at most `most` evenly spaced ones with both ends."""
 
     def thinned(values: np.ndarray) -> list[Any]:
-        kept = np.unique(np.linspace(0, len(values) - 1, min(len(values), most)).round().astype(int))
-        return values[kept].tolist()
+        return values[spread(len(values), most)].tolist()
 
     return {name: {"step": thinned(s.step), "value": thinned(s.value)} for name, s in metrics.items()}
 
