@@ -9,7 +9,7 @@ from diffusion.config.schema import Precision
 from diffusion.console import console, count
 from diffusion.errors import UserError
 from diffusion.metric.precision import set_precision
-from diffusion.runs.folder import Run, is_sweep, jobs_of, runs_below
+from diffusion.runs.folder import Run, is_run, is_sweep, jobs_of, runs_below
 from diffusion.runs.record import RunRecord
 
 
@@ -66,9 +66,13 @@ def of_run(path: Path) -> Path:
         return path
     own = path / "checkpoints"
     files = storage.all_files(own) or storage.all_files(path) or storage.weights_only(own)
+    if not files and is_run(path):
+        raise UserError(
+            f"ckpt={path}: this run has not saved a checkpoint; wait for its first validation, or resume it"
+        )
     if not files:
         runs = [run.folder for run in jobs_of(path) if _saved(run.folder, weights=True)]
-        example = f", such as ckpt={runs[0]} ({count(len(runs), 'run')} here)" if runs else ""
+        example = f", such as {runs[0]} ({count(len(runs), 'run')} here)" if runs else ""
         raise UserError(f"ckpt={path}: no checkpoint in this folder; name a run's folder, or a checkpoint{example}")
     return next((file for file in files if file.name == "last.ckpt"), files[0])
 

@@ -43,6 +43,8 @@ def prune(folder: Path, weights: bool) -> int:
 
         model = restore.restore(find.of_run(folder), "ema")
         file = model.path.with_suffix(exported.SUFFIX)
+        if file.is_file() and (kind := restore.restore(file).weights) != model.weights:
+            raise UserError(f"{file}: it holds {kind} weights, which this would replace; nothing was removed; move it")
         state = model.denoiser.network.state_dict()
         exported.write(file, state, model.config, model.step, model.epoch, model.weights, model.labels)
         read = restore.restore(file, "ema").denoiser.network.state_dict()

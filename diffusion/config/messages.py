@@ -27,6 +27,7 @@ from diffusion.config.schema import INSTEAD
 from diffusion.errors import UserError, closest, first_line, nearest, out_of_memory
 
 PLUGIN_GROUPS = ("hydra/sweeper", "hydra/launcher")  # optional packages add choices
+LISTED = ("logger", "callbacks")  # groups of which several choices can be combined
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -116,12 +117,14 @@ def _stray(words: Sequence[str], command: str) -> str:
 
 def _is_unwritable(error: OSError) -> bool:
     """Whether a full or read-only disk is the reason, or a folder in which Hydra may not write."""
-    forbidden = error.errno == errno.EACCES and _raised_in(error, "makedirs", "mkdir", "_save_config", "save")
+    places = ("makedirs", "mkdir", "_save_config", "save", "replacing", "claim", "lock")
+    forbidden = error.errno == errno.EACCES and _raised_in(error, *places, frames=2)
     return error.errno in (*FULL, errno.EROFS) or forbidden
 
 
-def _raised_in(error: OSError, *functions: str) -> bool:
-    return any(frame.name in functions for frame in traceback.extract_tb(error.__traceback__)[-1:])
+def _raised_in(error: OSError, *functions: str, frames: int = 1) -> bool:
+    """Whether an error was raised in one of these functions, or in one that they called: within the last `frames`."""
+    return any(frame.name in functions for frame in traceback.extract_tb(error.__traceback__)[-frames:])
 
 
 def _unwritable(error: OSError) -> str:
@@ -176,7 +179,8 @@ def _unreadable(word: str) -> str:
 
 def _unquoted_commas(word: str) -> str:
     (key, _, value), text = word.partition("="), quoting.quoted(word)
-    return f"{word}: write {key}=[{value}] for a list, {text} for text, or add -m to run them one by one"
+    several = f"write {key}=[{value}] for a list, {text} for text, or "
+    return f"{word}: {'' if is_group(key) and key not in LISTED else several}add -m to run them one by one"
 
 
 def _bad_override(chain: list[BaseException], command: str) -> str:
@@ -192,10 +196,15 @@ def _bad_override(chain: list[BaseException], command: str) -> str:
         if part and (having := choices_with(*part.groups())):
             use = " or ".join(f"{part[1]}={choice}" for choice in having)
             return f"{key}: the chosen {part[1]} has no {part[2]}; use {use}"
+        if not part and "." in key and (having := choices_with(*key.split(".", 1))):
+            group = key.partition(".")[0]
+            return (
+                f"{key}: it is a setting of {' or '.join(f'{group}={choice}' for choice in having)}; choose that, too"
+            )
         if is_group(key) and (outer := _outer_groups(key)):
             places = " or ".join(f"{key}@{group}.{key}=…" for group in outer)
             return f"{key}: it is part of another group; choose it with its place: {places}"
-        return f"{key}: unknown setting{nearest(key, _known_keys(command))}; --help lists all of them"
+        return f"{key}: unknown setting{nearest(key, _known_keys(command, key))}; --help lists all of them"
     return re.sub(r"\s*(full_key|object_type|To append to your config).*", "", text)
 
 
@@ -205,16 +214,21 @@ def _outer_groups(part: str) -> list[str]:
     return [group for group in groups if part in inner_groups(group)]
 
 
-def _known_keys(command: str) -> list[str]:
-    """All dotted keys of the configuration composed with the command line's choices, for spelling suggestions."""
+def _known_keys(command: str, wrong: str = "") -> list[str]:
+    """All dotted keys of the configuration composed with the command line's choices, for spelling suggestions.
+
+    Settings of a run's sampler are added if it is not chosen here. The key `wrong` is left out of the command line.
+    """
     words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
     parsed = OverridesParser.create().parse_overrides(words)
-    for kept in ([o.input_line for o in parsed if "." not in o.key_or_group and not o.is_sweep_override()], []):
+    chosen = [o for o in parsed if "." not in o.key_or_group and not o.is_sweep_override()]
+    for kept in ([o.input_line for o in chosen if o.key_or_group != wrong], []):
         try:
             config = composed(command, [line for line in kept if line])
         except Exception:
             continue  # the overrides themselves are invalid; the keys of the defaults are close enough
-        return [*_dotted(OmegaConf.to_container(config, resolve=False))]
+        found = [*_dotted(OmegaConf.to_container(config, resolve=False))]
+        return [*found, *(["sampler.steps"] if "sampler" in found and "sampler.steps" not in found else [])]
     return []
 
 

@@ -256,11 +256,16 @@ class FromModel(Settings):
     16-mixed in float16, for GPUs without bfloat16; null: float32."""
     device: str = "auto"
     """Device: auto, cpu, cuda, cuda:1, mps."""
-    devices: Devices = "auto"
-    """Number of sampling processes, each on its own GPU or sharing the CPU; auto: one per GPU, or 1."""
     guidance: dict[str, Any] | None = None
     name: Name = "${hydra:job.name}"
     """Name of the output."""
+
+
+class Shared(Settings):
+    """The setting of all commands that share their samples among devices."""
+
+    devices: Devices = "auto"
+    """Number of sampling processes, each on its own GPU or sharing the CPU; auto: one per GPU, or 1."""
 
 
 class Drawn(FromModel):
@@ -281,7 +286,7 @@ class Drawn(FromModel):
     sampler: Group
 
 
-class Sample(Drawn):
+class Sample(Drawn, Shared):
     """Draw images from a trained model."""
 
     n: Count = 64
@@ -312,7 +317,7 @@ class Edit(Drawn):
     inpainting: Group
 
 
-class Evaluate(FromModel):
+class Evaluate(FromModel, Shared):
     """Score a trained model, or a folder of images, against real images."""
 
     ckpt: str | None = None
@@ -345,7 +350,7 @@ class Evaluate(FromModel):
     likelihood: Group
 
 
-class AnyStudy(FromModel):
+class AnyStudy(FromModel, Shared):
     """The settings shared by all studies of a trained model."""
 
     ckpt: Trained
@@ -363,6 +368,7 @@ class AnyStudy(FromModel):
     """Samples drawn per batch."""
     features: Group
     metrics: Group
+    data: Group
 
 
 class Study(AnyStudy):

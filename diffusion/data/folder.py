@@ -159,6 +159,10 @@ class Folder(ImageData):
             raise UserError(
                 f"data.root={self.root} is a file, expected a folder of images; set data.root to its folder"
             )
+        if not os.access(self.root, os.R_OK | os.X_OK):
+            raise UserError(
+                f"data.root={self.root}: this folder can't be read; allow it (chmod u+rx), or choose another"
+            )
         start = len(os.path.join(self.root, ""))
 
         def named(path: str) -> str:

@@ -79,6 +79,8 @@ def check(settings: Edit) -> None:
         raise UserError("mask and strength cannot be combined: remove one of them")
     if settings.interpolate is not None and settings.labels is not None:
         raise UserError("labels: all images between two noises have the same class; set label=CLASS")
+    if settings.interpolate is not None and settings.interpolate[0] == settings.interpolate[1]:
+        raise UserError("interpolate: both ends have the same seed; use two, such as interpolate=[0,1]")
 
 
 def filling(drawing: Drawing, picture: Tensor, fill: Tensor, method: Inpainting) -> Drawing:
@@ -96,6 +98,8 @@ def draw_edits(settings: Edit, folder: Path) -> None:
     quiet_libraries()
     log_to(folder / "edit.log")
     check(settings)
+    if settings.interpolate is not None and settings.seed not in (None, settings.interpolate[0]):
+        raise UserError("seed: an interpolation has two, interpolate=[A,B]; remove it")
     device = choose_device(settings.device)
     restored = opened(settings.ckpt, settings.weights)
     settings = completed_by(settings, restored)
@@ -147,7 +151,8 @@ def overview(made: Edits, images: Tensor, settings: Edit) -> Any:
 
 def exact_words(folder: Path, settings: Edit, restored: Restored) -> list[str]:
     """The overrides that reproduce the images: those of the command line, with the actual seed and checkpoint file."""
-    pinned = {"ckpt": restored.path, "seed": settings.seed}
+    seed = settings.seed if settings.interpolate is None else settings.interpolate[0]
+    pinned = {"ckpt": restored.path, "seed": seed}
     given = [word for word in Run(folder).overrides if word.partition("=")[0] not in pinned]
     return [*(f"{key}={hydra_value(value)}" for key, value in pinned.items()), *given, *search_words()]
 

@@ -29,7 +29,7 @@ from diffusion.errors import UserError, first_line
 from diffusion.evaluation.devices import choose_device, choose_devices
 from diffusion.evaluation.drawing import UNLABELLED, Drawing, guidance_of, has_classes, source_of
 from diffusion.evaluation.drawn import batches_of
-from diffusion.evaluation.frames import Frames
+from diffusion.evaluation.frames import SHOWN, Frames
 from diffusion.evaluation.inherited import completed_by
 from diffusion.evaluation.ledger import Ledger
 from diffusion.evaluation.likelihood import Likelihood, bits_per_dimension
@@ -44,9 +44,10 @@ from diffusion.report.images import grid, in_turn, picture_of, save_png
 from diffusion.report.scores import print_by_class, print_scores
 from diffusion.runs.folder import SCORES, read_scores
 from diffusion.runs.jobs import CONFIG
-from diffusion.runs.metrics import measures
+from diffusion.runs.metrics import changed_data
 
 GRID = 1024  # maximum number of images in a grid
+OF_IMAGES = ("edit.json", "interpolation.gif", "trajectory.png", "trajectory.gif")  # written after the images
 DRAWN = "drawn.bin"  # holds the samples until they are written or scored
 
 
@@ -62,12 +63,13 @@ def draw_samples(settings: Sample, folder: Path) -> None:
     source = source_of(settings.sampler, settings.guidance, settings.precision)
     drawn = drawing.begin(folder / DRAWN, restored.denoiser, n, batch_size, source)
     frames = Frames(drawing.sampler, restored.denoiser.schedule)
-    watch = frames.watch if settings.trajectory else None
+    few = min(n, SHOWN)
+    watch = frames.watch if settings.trajectory and batch_size >= few else None
     devices = choose_devices(settings.device, settings.devices, len(batches_of(n, batch_size)))
     with team(restored.denoiser, devices) as together:
         images = together.draw(drawing, drawn, f"sampling {count(n, 'image')}", watch)
-        if settings.trajectory and not frames.pairs:  # the first batch had been drawn before
-            drawing(restored.denoiser, min(n, batch_size), devices[0], batch_size, "redrawing the trajectory", watch)
+        if settings.trajectory and not frames.pairs:  # the first batch is too small, or had been drawn before
+            drawing(restored.denoiser, few, devices[0], few, "redrawing the trajectory", frames.watch)
     save_images(folder, images, drawing.seed, drawing.conditions(restored.denoiser, n))
     first = images[:GRID]
     shown, columns = in_turn(first, len(settings.labels)) if settings.labels else (first, None)
@@ -93,6 +95,8 @@ def save_images(folder: Path, images: Tensor, seed: int, conditions: Mapping[str
     width = len(str(len(images) - 1))
     (folder / "images").mkdir(exist_ok=True)
     if (folder / "images.npz").is_file():
+        for name in OF_IMAGES:
+            (folder / name).unlink(missing_ok=True)
         for file in (folder / "images").iterdir():
             if re.fullmatch(r"\d+\.png", file.name):
                 file.unlink()
@@ -313,14 +317,20 @@ def make_sampler(node: dict[str, Any], restored: Restored) -> Sampler:
 def warn_of_other_images(restored: Restored, node: dict[str, Any], data: ImageData) -> None:
     """Warn if `data`, built from `node`, reads the training run's images, but has others in its splits.
 
-    Either the images have changed since, or another setting of `node` divides them otherwise.
+    Either the images have changed since, another setting of `node` divides them otherwise, or they may be a copy.
     """
     before = restored.config["data"]
     changed = what_changed(restored.images, data.keys)
-    if not changed or any(node.get(key) != before.get(key) for key in ("_target_", "root")):
+    if not changed:
         return
-    other = [key for key in {**before, **node} if node.get(key) != before.get(key) and measures(f"data.{key}", False)]
-    if not other:
+    other = changed_data(before, node)
+    if other is None:
+        if "root" in before and before.get("_target_") == node.get("_target_"):
+            console.print(
+                f"note: {changed} are not those of the training, which had data.root={before['root']}; if this folder "
+                "is a copy of it, held-out images may have been training images"
+            )
+    elif not other:
         console.print(
             f"warning: {changed} have changed since the model was trained: its scores refer to different images, and "
             "held-out images may have been training images"

@@ -18,6 +18,8 @@ from diffusion.process.sampler.loop import Watch
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Seeds, Streams, real_dtype
 
+LEAST_STEPS = 10  # of an adaptive sampler that is wrapped
+
 
 def check_picture(picture: Tensor) -> None:
     """Raise UserError unless a picture is floating point (C, H, W)."""
@@ -25,6 +27,15 @@ def check_picture(picture: Tensor) -> None:
         raise UserError(
             f"picture: got {str(picture.dtype).removeprefix('torch.')} {tuple(picture.shape)}; expected floating point "
             "(C, H, W) in [−1, 1]: divide uint8 by 127.5 and subtract 1"
+        )
+
+
+def check_steps(sampler: Sampler) -> None:
+    """Raise UserError for an adaptive sampler with few times of its own, from which alone an edit can start."""
+    if sampler.adaptive and sampler.steps < LEAST_STEPS:
+        raise UserError(
+            f"sampler: {type(sampler).__name__} solves the ODE in sampler.steps={sampler.steps} parts, and an edit can "
+            "only start between two of them; set sampler.steps=50, or choose another sampler"
         )
 
 
@@ -52,6 +63,7 @@ class SDEdit:
     def __call__(self, sampler: Sampler, picture: Tensor) -> "Edited":
         """A sampler that generates variants of `picture`, y (C, H, W) in [−1, 1]. Raises UserError for another one."""
         check_picture(picture)
+        check_steps(sampler)
         steps = max(1, round(self.strength * sampler.steps))
         return Edited(steps, sampler.grid, inner=sampler, picture=picture[None])
 

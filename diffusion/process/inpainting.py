@@ -19,7 +19,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from diffusion.errors import UserError
-from diffusion.process.editing import check_picture
+from diffusion.process.editing import check_picture, check_steps
 from diffusion.process.sampler import Evaluator, Point, Sampler, Time
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams
@@ -38,9 +38,11 @@ class Inpainting:
             known: bool, (H, W) or (C, H, W).
 
         Raises:
-            UserError: if every pixel is known, or for a picture or mask of another dtype or shape.
+            UserError: if every pixel is known, for a picture or mask of another dtype or shape, and for an adaptive
+                sampler with few steps.
         """
         check_picture(picture)
+        check_steps(sampler)
         if known.dtype != torch.bool:
             raise UserError(
                 f"mask: got {str(known.dtype).removeprefix('torch.')}; expected bool, true where the picture is known"

@@ -19,10 +19,14 @@ from diffusion.report.formatting import MISSING, half_width, protocol_text, samp
 from diffusion.report.recipes import Column, Comparison, Row
 from diffusion.runs.folder import PARTS, SCORES, Run, command_of, is_run, jobs_of
 from diffusion.runs.metrics import measures, validated_weights
+from diffusion.runs.record import RunRecord
 
 ERRORS = ("val/mse", "fit/mse", "gap/mse")
 # Settings that do not distinguish recipes: seeds, and settings that affect a number only through its protocol:
-IDLE = ("seed", "name", "logger", "samples", "score", "again", "checkpoint", "sweep")
+IDLE = (
+    "seed", "name", "logger", "samples", "score", "again", "checkpoint", "sweep", "audit", "baselines", "batch_size",
+    "bits", "by_class", "device", "devices",
+)  # fmt: skip
 # The parts that must be equal in a row, and the beginnings of the settings that choose them:
 CHOSEN_BY = {
     "sampler": ("sampler",),
@@ -91,7 +95,8 @@ def unusable(run: Run) -> str | None:
         return None
     if (command := command_of(run.folder)) != "train":
         return f"an output of diffusion.{command} without scores"
-    return f"{run.state}: {run.info['reason']}" if run.info.get("reason") else run.state
+    state = RunRecord(run.folder).state  # knows whether its process has died
+    return f"{state}: {run.info['reason']}" if run.info.get("reason") else state
 
 
 def _distinguishing(runs: Sequence[Run]) -> dict[str, list[str]]:

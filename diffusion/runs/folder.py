@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,19 +77,26 @@ class Run:
     def overrides(self) -> list[str]:
         """This run's overrides from the command line or a sweep, without `ckpt`."""
         path = self.folder / ".hydra/overrides.yaml"
-        words = _yaml(path) if path.is_file() else None
+        words = _yaml(path) if path.is_file() and not self.overwritten else None
         return [str(word) for word in words if not str(word).startswith("ckpt=")] if isinstance(words, list) else []
 
     @cached_property
     def choices(self) -> dict[str, str]:
         """Key of a group in the configuration -> its choice, as recorded by Hydra; {} without a record."""
         path = self.folder / ".hydra/hydra.yaml"
-        node = _yaml(path) if path.is_file() else None
+        node = _yaml(path) if path.is_file() and not self.overwritten else None
         for part in ("hydra", "runtime", "choices"):
             node = node.get(part) if isinstance(node, dict) else None
         made = node if isinstance(node, dict) else {}
         places = {key.rpartition("@")[2]: str(name) for key, name in made.items() if not key.startswith("hydra/")}
-        return {key: name for key, name in places.items() if key != "data" or "recipe" not in self.config}
+        if "recipe" in self.config:  # the choices of an evaluation, which may leave them to the run of its model
+            return {key: name for key, name in places.items() if key != "data" and name not in ("run", "None")}
+        return places
+
+    @property
+    def overwritten(self) -> bool:
+        """Whether another command has later been run in the folder of a training, and replaced Hydra's record."""
+        return (self.folder / "run.json").is_file() and recorded_command(self.folder) not in (None, "train")
 
     @property
     def seeds(self) -> tuple[Any, ...] | None:
@@ -141,7 +149,7 @@ def epoch_lengths(info: Mapping[str, Any]) -> list[tuple[int, int]]:
 
 def is_run(folder: Path) -> bool:
     """Whether `folder` contains a file of a run."""
-    return any((folder / part).is_file() for part in PARTS)
+    return any(os.path.isfile(folder / part) for part in PARTS)  # also false for a folder that cannot be read
 
 
 def jobs_of(folder: Path) -> list[Run]:
@@ -217,11 +225,15 @@ def append_scores(folder: Path, new: Sequence[Score]) -> Path:
 
 def command_of(folder: Path) -> str:
     """The command that created the folder: `train`, or the one recorded by Hydra, such as `sample`."""
+    return "train" if (folder / "run.json").is_file() else recorded_command(folder) or "train"
+
+
+def recorded_command(folder: Path) -> str | None:
+    """The last command in the folder, as recorded by Hydra; None without a record."""
     record = folder / ".hydra/hydra.yaml"
-    if (folder / "run.json").is_file() or not record.is_file():
-        return "train"
-    match = re.search(r"^  job:\n    name: (\w+)", record.read_text(errors="replace"), re.MULTILINE)
-    return match[1] if match else "train"
+    text = record.read_text(errors="replace") if record.is_file() else ""
+    match = re.search(r"^  job:\n    name: (\w+)", text, re.MULTILINE)
+    return match[1] if match else None
 
 
 def _yaml(path: Path) -> Any:

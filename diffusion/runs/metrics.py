@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,6 +63,15 @@ def measures(setting: str, limited: bool) -> bool:
     if setting in BATCHED:
         return limited
     return setting == LIMIT or (setting.split(".")[0] in MEASURED and setting not in UNMEASURED)
+
+
+def changed_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str] | None:
+    """The settings of `data` that differ and choose other images of the same data; None if it is other data."""
+    roots = [None if (root := node.get("root")) is None else Path(str(root)).resolve() for node in (before, now)]
+    if before.get("_target_") != now.get("_target_") or roots[0] != roots[1]:
+        return None
+    keys = {**before, **now}.keys() - {"root"}
+    return sorted(key for key in keys if before.get(key) != now.get(key) and measures(f"data.{key}", False))
 
 
 def last_value(name: str, path: Path) -> float:

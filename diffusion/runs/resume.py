@@ -80,7 +80,8 @@ class ResumedRun:
         finally:
             if config.read_bytes() == before.pop(config):
                 for path, content in before.items():
-                    replace(path, content)
+                    if path.read_bytes() != content:
+                        replace(path, content)
 
     def with_overrides(self, composed: Mapping[str, Any]) -> dict[str, Any]:
         """The saved configuration, with the keys overridden on the command line taken from `composed`.

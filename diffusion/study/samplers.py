@@ -85,8 +85,9 @@ def opened(settings: S, folder: Path) -> tuple[S, Restored, list[torch.device]]:
     log_to(folder / "study.log")
     devices = choose_devices(settings.device, settings.devices, len(batches_of(settings.n, settings.batch_size)))
     restored = find.opened(settings.ckpt, settings.weights)
+    settings = completed_by(settings, restored)
     write_configuration(folder, settings, restored)
-    return completed_by(settings, restored), restored, devices
+    return settings, restored, devices
 
 
 def measure(
@@ -98,8 +99,8 @@ def measure(
     has measured before it was interrupted are not drawn again.
     """
     n, batch_size, device = settings.n, settings.batch_size, devices[0]
-    scorer = make_scorer(settings, restored.config["data"], n, folder, Ledger.of(restored.path), device)
-    warn_of_other_images(restored, restored.config["data"], scorer.data)
+    scorer = make_scorer(settings, settings.data, n, folder, Ledger.of(restored.path), device)
+    warn_of_other_images(restored, settings.data, scorer.data)
     if settings.split == "test":
         scorer.ledger.warn()
         console.print(

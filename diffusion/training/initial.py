@@ -18,7 +18,7 @@ from diffusion.console import console, count
 from diffusion.data import ImageData
 from diffusion.data.module import SAME_DIVISION
 from diffusion.errors import UserError
-from diffusion.runs.metrics import measures
+from diffusion.runs.metrics import changed_data
 
 # Settings of a network that its weights do not show; those of imported networks are null for the network's own default:
 CONFIGURED = ("groups", "head_dim", "heads")
@@ -122,10 +122,8 @@ def _print_unseen_settings(theirs: Mapping[str, Any], network: nn.Module, own: M
 
 def _print_seen_images(changed: str, theirs: Any, own: Mapping[str, Any]) -> None:
     """Warn if the weights were trained on images that this run may hold out: of the same data, divided otherwise."""
-    if not changed or not isinstance(theirs, Mapping) or any(theirs.get(k) != own.get(k) for k in ("_target_", "root")):
-        return
-    other = {key for key in {**theirs, **own} if theirs.get(key) != own.get(key) and measures(f"data.{key}", False)}
-    if not other or not SAME_DIVISION.issuperset(other):
+    other = changed_data(theirs, own) if changed and isinstance(theirs, Mapping) else None
+    if other is not None and (not other or not SAME_DIVISION.issuperset(other)):
         console.print(
             f"  {changed} are not those it was trained with; held-out images may have been training images",
             style="yellow",

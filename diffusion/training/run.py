@@ -410,6 +410,7 @@ def print_files(folder: Path, record: RunRecord) -> None:
     """Print the time that the run took, and the paths of the output files."""
     earlier = f", after {duration(record.earlier)} before it was resumed" if record.earlier else ""
     console.print(f"done in {duration(record.session)}{earlier}")
+    trainable = (folder / FILES["checkpoint"]).exists()
     for what, name in FILES.items():
-        if (folder / name).exists():
+        if (folder / name).exists() and not (what == "weights" and trainable):  # which may be an older export
             console.print(f"  {what:<11}{folder / name}")

@@ -277,6 +277,22 @@ def test_a_prepared_cache_may_be_read_only(root: Path, monkeypatch: pytest.Monke
     assert load(root).report == expected
 
 
+def test_folders_that_cannot_be_read_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "secret").mkdir()
+    scandir = os.scandir
+
+    def denied(path: str) -> object:
+        if path.endswith("secret"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    assert reasons(load(root))["secret"] == ("refused", "can't be read: Permission denied")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UserError, match="this folder can't be read"):
+        load(root)
+
+
 def test_photographs_in_formats_that_pillow_cannot_read_are_refused(root: Path) -> None:
     (root / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     assert reasons(load(root))["phone.HEIC"] == ("refused", "not an image in a known format")

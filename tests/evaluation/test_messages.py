@@ -90,6 +90,9 @@ def test_a_full_disk_on_which_no_new_folder_fits_gives_a_one_line_error(command,
 
 
 WORDS = {
+    "data.root=photos": "data.root: it is a setting of data=cifar10 or data=folder; choose that, too",
+    "root=photos data=folder": "root: unknown setting (did you mean data.root?); --help lists all of them",
+    "schedule=linear,cosine": "schedule=linear,cosine: add -m to run them one by one",
     "lr=1e-4": "lr: unknown setting (did you mean optimizer.lr?); --help lists all of them",
     "weighting=min_snr": (
         "weighting: it is part of another group; choose it with its place: weighting@objective.weighting=…"

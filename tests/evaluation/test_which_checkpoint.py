@@ -58,9 +58,15 @@ def test_a_missing_checkpoint_gives_a_one_line_error(command, tmp_path: Path) ->
         assert command("sample", [f"ckpt={ckpt}"])[2] == f"error: {line}name a run's folder, or a checkpoint\n"
 
 
+def test_a_run_without_a_checkpoint_is_named_as_such(command, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/run.json").write_text("{}")
+    assert "ckpt=run: this run has not saved a checkpoint;" in command("sample", ["ckpt=run"])[2]
+
+
 def test_a_folder_of_runs_as_checkpoint_names_one_of_them(command, trained) -> None:
     line = command("sample", ["ckpt=outputs/x"])[2]
-    assert line.endswith("name a run's folder, or a checkpoint, such as ckpt=outputs/x/a (2 runs here)\n")
+    assert line.endswith("name a run's folder, or a checkpoint, such as outputs/x/a (2 runs here)\n")
 
 
 def test_ckpt_last_does_not_resume_a_run_with_another_name(command, trained, tiny, tmp_path: Path) -> None:

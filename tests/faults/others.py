@@ -164,14 +164,14 @@ FAULTS = [
     ),
     Fault(
         "init: held-out images that were training images are not reported",
-        "    if not other or not SAME_DIVISION.issuperset(other):\n",
-        "    if False:\n",
+        "if other is not None and (not other or",
+        "if False and (not other or",
         f"{INIT}::test_held_out_images_that_the_model_was_trained_on_are_reported",
     ),
     Fault(
         "init: another resolution counts as another division",
-        "    if not other or not SAME_DIVISION.issuperset(other):\n",
-        "    if True:\n",
+        "(not other or not SAME_DIVISION.issuperset(other)):",
+        "True:",
         f"{INIT}::test_held_out_images_that_the_model_was_trained_on_are_reported",
     ),
     Fault(

@@ -10,9 +10,10 @@ from torch import Tensor
 from diffusion.errors import UserError
 from diffusion.process import grid
 from diffusion.process.denoiser import clip
+from diffusion.process.editing import LEAST_STEPS
 from diffusion.process.inpainting import Inpainting, RePaint, SplitGibbs
 from diffusion.process.oracle import GaussianOracle, PointsOracle, sampler_moments
-from diffusion.process.sampler import DDIM, AdamsBashforth, DPMSolver, Sampler, UniPC
+from diffusion.process.sampler import DDIM, AdamsBashforth, DPMSolver, ProbabilityFlow, Sampler, UniPC
 from diffusion.randomness import Streams
 
 Y = 0.9  # the known value, 1 standard deviation above its mean
@@ -119,10 +120,17 @@ def drawn(method: Inpainting, sampler: Sampler, picture: Tensor, n: int = 3, ora
 @pytest.mark.parametrize("name", ALL)
 def test_every_sampler_returns_known_values_exactly(name, method):
     kind, _, _ = ALL[name]
-    x, _ = drawn(method, kind(4, grid=grid.log_snr), PICTURE.float())
+    x, _ = drawn(method, kind(LEAST_STEPS if name == "probability_flow" else 4, grid=grid.log_snr), PICTURE.float())
     assert x.isfinite().all()
     assert (x[:, 0] == PICTURE.float()[0]).all()
     assert len(x[:, 1].unique()) == 3
+
+
+@pytest.mark.parametrize("method", METHODS, ids=["repaint", "split_gibbs"])
+def test_an_adaptive_sampler_with_few_steps_is_refused(method):
+    """Its steps are the only places at which known values can be inserted."""
+    with pytest.raises(UserError, match=r"in sampler.steps=2 parts, and an edit can only start between two of them"):
+        drawn(method, ProbabilityFlow(2), PICTURE.float())
 
 
 @pytest.mark.parametrize("method", METHODS, ids=["repaint", "split_gibbs"])

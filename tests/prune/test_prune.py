@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from diffusion import export
 from diffusion.checkpoint import find, pruning, restore, storage
 from diffusion.files import lock
 from diffusion.prune import __main__ as prune
@@ -64,6 +66,15 @@ def test_no_checkpoint_is_deleted_if_its_weights_are_unreadable(tmp_path, capsys
     assert prune.main([str(tmp_path), "--weights", "--yes"]) == 0
     assert "not a readable checkpoint" in capsys.readouterr().out
     assert len(names(done)) == 5
+
+
+def test_exported_raw_weights_are_not_replaced(two_steps, tmp_path, capsys):
+    shutil.copytree(two_steps, tmp_path / "run")
+    before = names(tmp_path / "run")
+    assert export.main([str(tmp_path / "run"), "--weights", "raw"]) == 0
+    assert prune.main([str(tmp_path), "--weights", "--yes"]) in (0, 1)
+    assert "last.safetensors: it holds raw weights, which this would replace" in "".join(capsys.readouterr())
+    assert names(tmp_path / "run") == sorted([*before, "last.safetensors"])
 
 
 @pytest.mark.parametrize("finished", ["all", "best", "weights"])

@@ -188,6 +188,27 @@ def test_training_runs_that_ended_at_different_steps_give_a_warning(seeds: Any) 
     assert line in compare(gather(folders)).warnings
 
 
+def test_settings_that_change_no_number_do_not_split_a_row(evaluation: Any) -> None:
+    idle = {"batch_size": 5, "device": "cpu", "devices": 1, "baselines": [], "audit": ["pixels"], "by_class": True}
+    folders = [evaluation(trained(0), 1.0), evaluation(trained(0), 2.0, seed=1, **idle)]
+    for folder, sampler in zip(folders, ("run", "ddim"), strict=True):
+        (folder / ".hydra").mkdir()
+        hydra = {"job": {"name": "evaluate"}, "runtime": {"choices": {"sampler": sampler}}}
+        (folder / ".hydra/hydra.yaml").write_text(yaml.safe_dump({"hydra": hydra}))
+    assert len(compare(gather(folders)).rows) == 1
+
+
+def test_a_later_command_in_its_folder_does_not_change_a_runs_recipe(seeds: Any) -> None:
+    folders = seeds("a", 1e-3, [10.0, 12.0])
+    for folder, name, sampler in zip(folders, ("train", "sample"), ("ddim", "run"), strict=True):
+        (folder / ".hydra").mkdir()
+        hydra = {"job": {"name": name}, "runtime": {"choices": {"sampler": sampler}}}
+        (folder / ".hydra/hydra.yaml").write_text(yaml.safe_dump({"hydra": hydra}))
+        (folder / ".hydra/overrides.yaml").write_text("[n=2]")
+    assert len(compare(gather(folders)).rows) == 1
+    assert [run.overrides for run in gather(folders)] == [["n=2"], []]
+
+
 def test_evaluations_get_rows_by_sampler_and_reference_and_old_ones_by_checkpoint(
     evaluation: Any,
 ) -> None:

@@ -108,3 +108,26 @@ def test_deeply_nested_folders_are_supported(photos, tmp_path, command):
     assert status == 0, out + err
     for folder in reversed(folders):  # pytest removes a few levels at a time
         shutil.rmtree(folder)
+
+
+def test_an_evaluation_with_the_same_images_under_another_name_warns_of_held_out_ones(
+    command, tiny, own_photos, tmp_path, monkeypatch
+):
+    """Another spelling of the folder is the same data; a moved copy may be."""
+    monkeypatch.chdir(tmp_path)
+    words = [*tiny[:-1], "data.root=own", "samples.n=0", "trainer.max_steps=1", "hydra.run.dir=run"]
+    assert command("train", words)[0] == 0
+    shutil.copytree(own_photos, tmp_path / "copy")
+    (tmp_path / "copy/05.png").unlink()
+    quick = ["ckpt=run", "features=lite0", "n=4", "baselines=[]", "sampler.steps=2", "device=cpu"]
+    warned = "warning: the images of"
+    for root, more, said in (
+        ("own", [], ""),
+        (str(own_photos), [], ""),
+        (str(own_photos), ["data.seed=1"], warned),
+        ("copy", [], "if this folder is a copy of it, held-out images may have been training images"),
+    ):
+        status, out, err = command("evaluate", [*quick, f"data.root={root}", *more])
+        assert status == 0, out + err
+        found = " ".join(out.split())
+        assert (said in found) if said else ("held-out images may" not in found), (root, more)
