@@ -238,6 +238,7 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path, discard: bool) -> None
             protocol["labels"] = "of the images" if labelled else "none"
         how = batch_size, device, likelihood, protocol, labelled
         bits = [bits_per_dimension(denoiser, scorer.data, settings.split, settings.bits, *how, **source)]
+    console.print(f"folder: {folder}")
     drawn = drawing.begin(folder / DRAWN, denoiser, n, batch_size, drawn_by, discard)
     if left := sum(map(len, drawn.missing())):
         drawing.print_cost(denoiser, left, batch_size, device, devices=len(devices))

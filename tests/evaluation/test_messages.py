@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffusion.config import messages
 from diffusion.evaluation import commands
+from diffusion.files import replace
 from diffusion.study import samplers
 from diffusion.training import worker
 
@@ -146,3 +148,18 @@ def test_gpu_out_of_memory_gives_a_one_line_error(command, tiny) -> None:
     assert status == 2
     (line,) = err.splitlines()
     assert line.startswith("error: CUDA out of memory: lower the batch size")
+
+
+def test_a_file_that_may_not_be_replaced_gives_a_one_line_error(tmp_path: Path, monkeypatch) -> None:
+    """Such as run.json in the folder of somebody else's run."""
+
+    def denied(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(PermissionError) as error:
+        replace(tmp_path / "run.json", "{}")
+    line = messages.explain(error.value, "train")
+    assert line is not None
+    assert line.startswith(f"cannot write {tmp_path}/")
+    assert "choose a folder you can write to (hydra.run.dir=…)" in line
