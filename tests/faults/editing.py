@@ -106,7 +106,7 @@ FAULTS = [
         "return decoded(file, channels=channels)",
         COMMAND,
     ),
-    Fault("edit: the recorded command has no seed", '"seed": settings.seed}', '"weights": settings.weights}', COMMAND),
+    Fault("edit: the recorded command has no seed", '"seed": seed}', '"weights": seed}', COMMAND),
     Fault(
         "studio: a number out of range is accepted",
         "type(value) not in (int, float) or not low <= value <= high",
