@@ -9,7 +9,7 @@ from diffusion.config.schema import Precision
 from diffusion.console import console, count
 from diffusion.errors import UserError
 from diffusion.metric.precision import set_precision
-from diffusion.runs.folder import Run, is_run, is_sweep, jobs_of, runs_below
+from diffusion.runs.folder import Run, is_sweep, jobs_of, runs_below
 from diffusion.runs.record import RunRecord
 
 
@@ -28,7 +28,7 @@ def trained(ckpt: str | Path) -> Path:
     if str(ckpt) != "last":
         path = of_run(Path(ckpt))
         if path.name == "best.ckpt" and Path(ckpt).is_dir():
-            console.print(f"ckpt={ckpt}: its last checkpoint was removed; this is best.ckpt, with the lowest val/mse")
+            console.print(f"{ckpt}: it has no last.ckpt; this is best.ckpt, the checkpoint with the lowest val/mse")
         return path
     runs = runs_below(Path("outputs")) if Path("outputs").is_dir() else ()
     if not (saved := {run: time for run in runs if (time := _saved(run, weights=True))}):
@@ -66,7 +66,7 @@ def of_run(path: Path) -> Path:
         return path
     own = path / "checkpoints"
     files = storage.all_files(own) or storage.all_files(path) or storage.weights_only(own)
-    if not files and is_run(path):
+    if not files and (path / "run.json").is_file() and RunRecord(path).state != "complete":
         raise UserError(
             f"ckpt={path}: this run has not saved a checkpoint; wait for its first validation, or resume it"
         )

@@ -196,15 +196,14 @@ def _bad_override(chain: list[BaseException], command: str) -> str:
         if part and (having := choices_with(*part.groups())):
             use = " or ".join(f"{part[1]}={choice}" for choice in having)
             return f"{key}: the chosen {part[1]} has no {part[2]}; use {use}"
-        if not part and "." in key and (having := choices_with(*key.split(".", 1))):
-            group = key.partition(".")[0]
-            return (
-                f"{key}: it is a setting of {' or '.join(f'{group}={choice}' for choice in having)}; choose that, too"
-            )
         if is_group(key) and (outer := _outer_groups(key)):
             places = " or ".join(f"{key}@{group}.{key}=…" for group in outer)
             return f"{key}: it is part of another group; choose it with its place: {places}"
-        return f"{key}: unknown setting{nearest(key, _known_keys(command, key))}; --help lists all of them"
+        group, _, name = key.partition(".")
+        known = _known_keys(command, key)
+        if name and group in known and (having := choices_with(group, name)):
+            return f"{key}: it is a setting of {' or '.join(f'{group}={each}' for each in having)}; choose that, too"
+        return f"{key}: unknown setting{nearest(key, known)}; --help lists all of them"
     return re.sub(r"\s*(full_key|object_type|To append to your config).*", "", text)
 
 

@@ -27,7 +27,7 @@ from diffusion.files import replace as replace_file
 from diffusion.process.editing import SDEdit
 from diffusion.process.inpainting import Inpainting
 from diffusion.report.images import enlarged, gif, grid, in_turn, save_png
-from diffusion.runs.folder import Run
+from diffusion.runs.folder import recorded_overrides
 
 STRENGTH = 0.6  # default for SDEdit
 COLUMNS = 12  # of grid.png, at most
@@ -153,7 +153,7 @@ def exact_words(folder: Path, settings: Edit, restored: Restored) -> list[str]:
     """The overrides that reproduce the images: those of the command line, with the actual seed and checkpoint file."""
     seed = settings.seed if settings.interpolate is None else settings.interpolate[0]
     pinned = {"ckpt": restored.path, "seed": seed}
-    given = [word for word in Run(folder).overrides if word.partition("=")[0] not in pinned]
+    given = [word for word in recorded_overrides(folder) if word.partition("=")[0] not in pinned]
     return [*(f"{key}={hydra_value(value)}" for key, value in pinned.items()), *given, *search_words()]
 
 

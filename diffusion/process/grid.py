@@ -69,9 +69,8 @@ def linspace(schedule: Schedule, steps: int) -> Tensor:
     table = _table_steps(schedule, steps)
     if table is None:
         raise UserError("sampler: the grid `linspace` needs a discrete schedule; use grid@sampler.grid=uniform")
-    rows = 1 + torch.from_numpy(np.linspace(0, table - 1, steps).round()).flip(
-        0
-    )  # torch's differ by a bit, and so by a row
+    # Those of torch.linspace differ by a bit, and near a half so by a row.
+    rows = 1 + torch.from_numpy(np.linspace(0, table - 1, steps).round()).flip(0)
     rows[0] = table
     return torch.cat([rows / table, rows.new_zeros(1)])
 

@@ -199,13 +199,19 @@ class Uncertainty(nn.Module):
         self.phases: Tensor
         self.register_buffer("frequencies", 2 * torch.pi * torch.randn(channels, generator=generator))
         self.register_buffer("phases", 2 * torch.pi * torch.rand(channels, generator=generator))
-        self.weight = nn.Parameter(torch.zeros(channels))
+        self.weight = nn.Parameter(torch.zeros(1, channels))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Read a state from before the factor 1/√channels, too; it has other names."""
+        if (before := state_dict.pop(f"{prefix}linear.weight", None)) is not None:
+            state_dict[f"{prefix}weight"] = before * before.shape[1] ** 0.5
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, denoiser: Denoiser, x0: Tensor, streams: Streams, **conditions: Any) -> dict[str, Tensor]:
         result = self.objective(denoiser, x0, streams, **conditions)
         noise = (-denoiser.schedule.log_snr(result["t"]) / 8).clamp(-10, 10).to(self.frequencies)
         features = 2**0.5 * torch.cos(torch.outer(noise, self.frequencies) + self.phases)
-        u = (features * self.weight).sum(dim=1) / len(self.weight) ** 0.5  # no product, which autocast would round
+        u = (features * self.weight).sum(dim=1) / self.weight.shape[1] ** 0.5  # no product, which autocast would round
         return {**result, "loss": result["importance"] * (result["term"] / u.exp() + u)}
 
     def begin(self, step: int, total: int) -> None:

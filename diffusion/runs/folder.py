@@ -22,6 +22,7 @@ from diffusion.runs.record import RunRecord
 CONFIGS = ("config.yaml", ".hydra/config.yaml")  # written by the run, resolved; written by Hydra before the run
 SWEEP = "multirun.yaml"  # marks the folder of a sweep
 SCORES = "scores.json"
+OTHERS = ("sample", "edit", "evaluate", "study", "study_guidance")  # commands, besides train, that Hydra records
 PARTS = ("run.json", "metrics.csv", SCORES, *CONFIGS)
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times faster
 
@@ -76,9 +77,7 @@ class Run:
     @cached_property
     def overrides(self) -> list[str]:
         """This run's overrides from the command line or a sweep, without `ckpt`."""
-        path = self.folder / ".hydra/overrides.yaml"
-        words = _yaml(path) if path.is_file() and not self.overwritten else None
-        return [str(word) for word in words if not str(word).startswith("ckpt=")] if isinstance(words, list) else []
+        return [] if self.overwritten else recorded_overrides(self.folder)
 
     @cached_property
     def choices(self) -> dict[str, str]:
@@ -96,7 +95,7 @@ class Run:
     @property
     def overwritten(self) -> bool:
         """Whether another command has later been run in the folder of a training, and replaced Hydra's record."""
-        return (self.folder / "run.json").is_file() and recorded_command(self.folder) not in (None, "train")
+        return (self.folder / "run.json").is_file() and recorded_command(self.folder) in OTHERS
 
     @property
     def seeds(self) -> tuple[Any, ...] | None:
@@ -234,6 +233,13 @@ def recorded_command(folder: Path) -> str | None:
     text = record.read_text(errors="replace") if record.is_file() else ""
     match = re.search(r"^  job:\n    name: (\w+)", text, re.MULTILINE)
     return match[1] if match else None
+
+
+def recorded_overrides(folder: Path) -> list[str]:
+    """The overrides of the last command in the folder, as recorded by Hydra, without `ckpt`."""
+    path = folder / ".hydra/overrides.yaml"
+    words = _yaml(path) if path.is_file() else None
+    return [str(word) for word in words if not str(word).startswith("ckpt=")] if isinstance(words, list) else []
 
 
 def _yaml(path: Path) -> Any:

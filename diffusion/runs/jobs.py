@@ -106,7 +106,7 @@ def holds_checkpoints(folder: Path) -> bool:
 
 
 def discard(folder: Path) -> None:
-    """Remove the checkpoints, samples and scores of an earlier run before another one starts from scratch.
+    """Remove the checkpoints, samples, scores and curves of an earlier run before another one starts from scratch.
 
     Without checkpoints there, the files are not those of an earlier run, and are kept.
     """

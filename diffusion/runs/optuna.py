@@ -20,7 +20,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
 from diffusion.console import console, count
-from diffusion.errors import UserError, exit_status
+from diffusion.errors import UserError, exit_status, first_line
 from diffusion.metric.record import Score
 from diffusion.runs.metrics import measures
 from diffusion.runs.naming import jobs_in
@@ -135,6 +135,7 @@ class ResumeStudy(Callback):
 def study_of(config: DictConfig) -> Any:
     """The Optuna study of a search, created if it is new. Raises UserError if it optimizes something else."""
     import optuna
+    from sqlalchemy.exc import SQLAlchemyError
 
     logging.getLogger("alembic").setLevel(logging.WARNING)  # the storage's library lists its plugins
     sweeper, score, direction = config.hydra.sweeper, config.sweep.score, direction_name(config.hydra.sweeper.direction)
@@ -143,8 +144,12 @@ def study_of(config: DictConfig) -> Any:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         study = optuna.create_study(study_name=name, storage=storage, direction=direction)
+    except SQLAlchemyError as error:
+        raise UserError(f"hydra.sweeper.storage={storage}: it cannot be opened ({first_line(error)})") from error
+    used = any(trial.state.name in ("COMPLETE", "RUNNING") for trial in study.trials)
+    before = study.user_attrs.get("score", score) if used else score, direction_name(study.direction)
+    if study.user_attrs.get("score") != score and before[0] == score:
         study.set_user_attr("score", score)
-    before = study.user_attrs.get("score", score), direction_name(study.direction)
     if before != (score, direction):
         raise UserError(
             f"hydra.sweeper.study_name={name}: this study has sweep.score={before[0]} and "

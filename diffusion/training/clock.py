@@ -74,7 +74,7 @@ class Clock:
         epochs = math.inf if settings.max_epochs in (None, -1) else settings.max_epochs
         step, seen = done  # of the resumed run, whose steps may have had another number of images
         shift = seen // (batch_size * devices * accumulate) - step if seen else 0
-        total = min(math.inf if settings.max_steps == -1 else settings.max_steps, epoch * epochs - shift)
+        total = min(math.inf if settings.max_steps == -1 else settings.max_steps, max(0, epoch * epochs - shift))
         if total < settings.max_steps:
             console.print(
                 f"trainer.max_epochs={epochs} ends the run at step {int(total):,}, before trainer.max_steps="

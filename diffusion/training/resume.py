@@ -20,7 +20,7 @@ from diffusion.config.validation import shown
 from diffusion.console import console, count
 from diffusion.errors import UserError, first_line
 from diffusion.randomness import GENERATOR
-from diffusion.runs.metrics import LIMIT, measures
+from diffusion.runs.metrics import BATCHED, LIMIT, measures
 from diffusion.training.saving import Checkpoints
 
 # The learned weights and the saved state depend on these settings:
@@ -30,7 +30,9 @@ REPORTED = (
     "label_dropout", "validation.", "guard.", "trainer.devices", "trainer.num_nodes", "trainer.precision",
     "trainer.accumulate_grad_batches", "trainer.gradient_clip", "trainer.limit_",
 )  # fmt: skip
-LOSS = ("objective.", "data.", "augmentation.", "crops.", "label_dropout")  # the training loss depends on these
+LOSS = ("objective.", "data.", "augmentation.", "crops.", "label_dropout")  # the training loss depends on these,
+SAME_LOSS = ("data.root", "data.num_workers", "data.eval_batch_size", "data.strict")  # but not on these
+VALIDATED = ("val", "labels")  # keys of the images and labels of the validation
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -111,14 +113,18 @@ def check_resumed(state: Mapping[str, Tensor], config: str, resumed: Resumed) ->
 
 def has_same_loss(config: str, resumed: Resumed) -> bool:
     """Whether the training loss measures the same as before the run was resumed."""
-    return not any(key.startswith(LOSS) for key in _changed(config, resumed))
+    return not any(key.startswith(LOSS) and key not in SAME_LOSS for key in _changed(config, resumed))
 
 
 def has_same_error(config: str, images: Mapping[str, str], resumed: Resumed) -> bool:
-    """Whether val/mse measures the same task, on the same images, as before the run was resumed."""
+    """Whether val/mse measures the same task, on the same images, as before the run was resumed.
+
+    The images of the validation are compared by their hashes, which do not depend on where they are.
+    """
     limited = any(flat(each).get(LIMIT) is not None for each in (resumed.config, yaml.safe_load(config)))
-    same_task = not any(measures(key, limited) for key in _changed(config, resumed))
-    return same_task and not what_changed(resumed.images, images)
+    hashed = {key for key in _changed(config, resumed) if resumed.images and key.startswith("data.")} - {*BATCHED}
+    same_task = not any(measures(key, limited) for key in _changed(config, resumed) if key not in hashed)
+    return same_task and not what_changed({k: v for k, v in resumed.images.items() if k in VALIDATED}, images)
 
 
 def _changed(config: str, resumed: Resumed) -> list[str]:

@@ -100,6 +100,14 @@ def test_the_recorded_command_reproduces_the_images(command, two_steps, pictures
     assert ("inpainting" in record) == ("mask=mask.png" in words)
 
 
+def test_an_edit_in_the_folder_of_its_run_records_its_command(command, two_steps, pictures, tmp_path):
+    run = shutil.copytree(two_steps, tmp_path / "run")
+    drawn(command, run, "interpolate=[3,1]", "frames=3", folder=str(run))
+    words = shlex.split(json.loads((run / "edit.json").read_text())["command"])
+    assert {"seed=3", "frames=3"} < {*words}
+    assert "interpolate=[3,1]" in words
+
+
 def test_the_recorded_command_has_the_path_of_the_model_in_quotes(command, two_steps, pictures, tmp_path):
     model = shutil.copytree(two_steps, tmp_path / "run (1)=a, it's #2")
     first = drawn(command, f'"{model}"', "image=picture.png", "n=1")  # type: ignore[arg-type]

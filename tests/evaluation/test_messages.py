@@ -163,3 +163,9 @@ def test_a_file_that_may_not_be_replaced_gives_a_one_line_error(tmp_path: Path, 
     assert line is not None
     assert line.startswith(f"cannot write {tmp_path}/")
     assert "choose a folder you can write to (hydra.run.dir=…)" in line
+
+
+def test_a_group_that_a_command_lacks_is_not_recommended(command) -> None:
+    err = command("sample", ["ckpt=x", "data.root=photos"])[2]
+    assert err.startswith("error: data.root: unknown setting")
+    assert "choose that" not in err

@@ -62,6 +62,9 @@ def test_a_run_without_a_checkpoint_is_named_as_such(command, tmp_path: Path) ->
     (tmp_path / "run").mkdir()
     (tmp_path / "run/run.json").write_text("{}")
     assert "ckpt=run: this run has not saved a checkpoint;" in command("sample", ["ckpt=run"])[2]
+    (tmp_path / "samples/.hydra").mkdir(parents=True)
+    (tmp_path / "samples/.hydra/config.yaml").write_text("n: 4")
+    assert "ckpt=samples: no checkpoint in this folder;" in command("sample", ["ckpt=samples"])[2]
 
 
 def test_a_folder_of_runs_as_checkpoint_names_one_of_them(command, trained) -> None:

@@ -342,7 +342,7 @@ FAULTS = [
     ),
     Fault(
         "the learned weight moves faster with more features",
-        " / len(self.weight) ** 0.5",
+        " / self.weight.shape[1] ** 0.5",
         "",
         "process/test_objective.py::test_learned_uncertainty_moves_at_the_same_rate_for_any_number_of_features",
     ),

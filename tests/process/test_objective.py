@@ -214,6 +214,13 @@ def test_learned_uncertainty_converges_to_the_log_of_the_loss() -> None:
     objective.update(torch.ones(1), torch.ones(1))
 
 
+def test_learned_uncertainty_reads_its_earlier_state() -> None:
+    objective = Uncertainty(Simple(), channels=4)
+    state = {key: value for key, value in objective.state_dict().items() if key != "weight"}
+    objective.load_state_dict(state | {"linear.weight": torch.ones(1, 4)})
+    assert objective.weight.tolist() == [[2.0] * 4]
+
+
 def test_learned_uncertainty_moves_at_the_same_rate_for_any_number_of_features() -> None:
     """As in EDM2's code: with weights of 1, u has a root mean square of 1 over noise levels and random features."""
     squares = []

@@ -1,12 +1,14 @@
 """Resuming with settings that change what a step, an epoch, a loss or an error is, and runs with adapted settings."""
 
 import json
+import shutil
 from collections import defaultdict
 
 import pytest
 from composing import job_in_this_process, settings, train
 
 from diffusion.checkpoint.restore import restore
+from diffusion.errors import UserError
 from diffusion.runs import jobs
 from diffusion.runs.metrics import read_metrics, read_rows
 from diffusion.training.clock import Clock
@@ -46,12 +48,14 @@ def test_a_larger_global_batch_begins_with_a_whole_step(tiny, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
 
-def test_the_best_checkpoint_is_forgotten_if_the_error_measures_something_else(tiny, tmp_path, monkeypatch):
+def test_the_best_checkpoint_is_forgotten_if_the_error_measures_something_else(tiny, photos, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "state_dict", lambda self: {"best": 0.0, "latest": 0.0})
         train([*tiny, "samples.n=0", "trainer.max_epochs=1"], tmp_path / "a")
     more = ["trainer.max_epochs=2", f"ckpt={tmp_path}/a/checkpoints/last.ckpt", "samples.n=0"]
-    for name, word, kept in (("same", "seed=0", True), ("split", "data.seed=1", False)):
+    shutil.copytree(photos, tmp_path / "copy")
+    moved = f"data.root={tmp_path}/copy"
+    for name, word, kept in (("same", "seed=0", True), ("moved", moved, True), ("split", "data.seed=1", False)):
         train([*tiny, *more, word], tmp_path / name)
         best, last = (restore(tmp_path / name / "checkpoints" / f"{which}.ckpt") for which in ("best", "last"))
         assert (best.step < last.step) == kept
@@ -70,6 +74,13 @@ def test_the_guard_forgets_losses_of_another_objective():
         assert [*resumed.usual] == ([0.1, 0.2] if same_loss else [])
         assert (resumed.high, resumed.warned) == ((3, True) if same_loss else (0, False))
     assert "objective.weighting".startswith(LOSS)
+
+
+def test_fewer_epochs_than_made_with_larger_steps_are_refused(tiny, tmp_path, capsys):
+    train([*tiny, *LOGGED, "trainer.max_epochs=4", "data.batch_size=24"], tmp_path / "a")
+    with pytest.raises(UserError, match="nothing is left to train"):
+        train([*tiny, *LOGGED, "trainer.max_epochs=2", f"ckpt={tmp_path}/a/checkpoints/last.ckpt"], tmp_path / "b")
+    assert "before trainer.max_steps" not in capsys.readouterr().out
 
 
 def test_a_complete_run_with_adapted_settings_is_not_run_again(command, tiny, tmp_path, monkeypatch):

@@ -122,6 +122,9 @@ def test_a_study_keeps_its_objective(command, tiny, tmp_path):
     assert "this study has sweep.score=val/mse and hydra.sweeper.direction=minimize;" in err
     status, out, err = command("train", [*words, "hydra.sweeper.n_trials=2"])
     assert status == 0, out + err
+    status, out, err = command("train", [*words, "hydra.sweeper.storage=sqlite:////nowhere/s.db"])
+    assert (status, len(err.splitlines())) == (2, 1), out + err
+    assert "hydra.sweeper.storage=sqlite:////nowhere/s.db: it cannot be opened" in err
     trials = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/s.db").trials
     assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE"]
 

@@ -15,19 +15,19 @@ function draw(data) {
   restore();
 }
 
-/** Note what is unfolded and which control has the focus; the returned function restores both in the redrawn page. */
+/** Note what is unfolded or scrolled, and the focus with its cursor; the returned function restores them in the redrawn page. */
 function placeIn(page) {
   const all = (what) => [...page.querySelectorAll(what)];
   const key = (each) => `${each.closest("section")?.id} ${each.tagName} ${each.getAttribute("aria-label") ?? each.textContent}`;
   const open = new Map(all("summary").map((each) => [key(each), each.parentNode.open]));
   const moved = new Map(all("[tabindex]").map((each) => [key(each), [each.scrollLeft, each.scrollTop]]));
-  const focus = page.contains(document.activeElement) ? key(document.activeElement) : null, caret = document.activeElement?.selectionStart ?? null;
+  const focus = page.contains(document.activeElement) ? key(document.activeElement) : null, { selectionStart: caret = null, selectionEnd: end } = document.activeElement ?? {};
   return () => {
     for (const each of all("summary")) each.parentNode.open = open.get(key(each)) ?? each.parentNode.open;
     for (const each of all("[tabindex]")) [each.scrollLeft, each.scrollTop] = moved.get(key(each)) ?? [0, 0];
     const found = focus && all("input, select, button, summary, a, [tabindex]").find((each) => key(each) === focus);
     found?.focus({ preventScroll: true });
-    if (found && caret !== null) found.setSelectionRange(caret, caret); // of the filter
+    if (found && caret !== null) found.setSelectionRange(caret, end); // of the filter
   };
 }
 
