@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from diffusion.console import console, count, duration
-from diffusion.errors import Arguments, exit_status
+from diffusion.errors import Arguments, Interrupted, exit_status
 
 ABOUT = """\
 Rerun a study of docs/results, and compare its numbers with the committed ones. Without STUDY, list the studies and
@@ -17,8 +17,9 @@ their costs.
 
 A study is a file in conf/results or CONF/results: sweeps of diffusion.train and diffusion.evaluate. Its runs go to a
 separate folder in outputs/results; after an interruption, the same command resumes there. A number agrees with the
-committed one if their difference lies within its 95% interval over seeds; all others are listed. Exit status: 0 if all
-agree; 1 if some do not; 2 for an error that you can fix, with one line on stderr.
+committed one if their difference lies within its 95% interval over seeds; all others are listed. Numbers of a single
+seed have no interval: they are listed, but not compared. Exit status: 0 if all agree; 1 if some do not; 2 for an error
+that you can fix, with one line on stderr; 130 after Ctrl-C.
 """
 
 
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="for developers: write the result into FOLDER/STUDY, as docs/results",
     )
     parser.add_config_dir()
-    asked = parser.parse_args(arguments)
+    asked = parser.parse_intermixed_args(arguments)
     differing: list[str] = []
 
     def run() -> None:
@@ -52,13 +53,16 @@ def main(arguments: list[str] | None = None) -> int:
                 words = [*asked.overrides, *own]
                 differing.extend(reproduce(asked.study, asked.out, words, asked.smoke, asked.commit))
 
-    return exit_status(run, "check the folder's permissions, or use --out") or int(bool(differing))
+    try:
+        return exit_status(run, "check the folder's permissions, or use --out") or int(bool(differing))
+    except Interrupted as stop:
+        return stop.status
 
 
 def list_studies() -> None:
     """Print the studies: question, number of runs, cost, and the date of the committed result."""
     from diffusion.reproduce.committed import committed_dir, record_of
-    from diffusion.reproduce.studies import count_runs, names, read
+    from diffusion.reproduce.studies import count_runs, names, needed, read
 
     width = max(map(len, names())) + 2
     for name in names():
@@ -69,6 +73,8 @@ def list_studies() -> None:
         console.print(
             f"{'':{width}}{runs}: about {study.cpu_hours:g} h of a CPU core, or {study.gpu_hours:g} h of a GPU"
         )
+        if others := needed(name):
+            console.print(f"{'':{width}}it needs models of {' and '.join(others)}, and trains those that are missing")
         console.print(f"{'':{width}}{said}\n")
     console.print(f"results are in {committed_dir()}; python -m diffusion.reproduce STUDY runs one")
 
@@ -77,14 +83,16 @@ def reproduce(name: str, out: Path, overrides: list[str], smoke: bool, commit: P
     """Run the missing runs of a study. Returns a line per number that does not agree with the committed one."""
     from diffusion.reproduce import committed
     from diffusion.reproduce.running import run_study
-    from diffusion.reproduce.studies import count_runs, read
-    from diffusion.reproduce.table import agreeing, disagreements
+    from diffusion.reproduce.studies import count_runs, needed, read
+    from diffusion.reproduce.table import agreeing, disagreements, uncompared
 
     study, root = read(name), out / "smoke" if smoke else out
     console.print(study.question)
     runs = " and ".join(f"{count(n, 'run')} of diffusion.{command}" for command, n in count_runs(name).items() if n)
     if not smoke:
         console.print(f"{runs}: about {study.cpu_hours:g} hours of one CPU core, or {study.gpu_hours:g} of a GPU")
+        if others := needed(name):
+            console.print(f"it needs models of {' and '.join(others)}, and trains those that are missing in {root}")
     outcome = run_study(name, root, overrides, smoke)
     if smoke:
         console.print(f"\nevery kind of run works: {root / name}")
@@ -98,6 +106,8 @@ def reproduce(name: str, out: Path, overrides: list[str], smoke: bool, commit: P
     if not before:
         console.print("no result of this study is committed, so there is nothing to compare with")
         return []
+    if chosen := [word for word in overrides if "=" in word and not word.lstrip("+~").startswith("hydra")]:
+        console.print(f"note: the committed result was made without {' '.join(chosen)}")
     for line in committed.changed_settings(name):
         console.print(f"warning: the committed result belongs to another configuration: {line}", style="yellow")
     found = []
@@ -108,6 +118,8 @@ def reproduce(name: str, out: Path, overrides: list[str], smoke: bool, commit: P
         again = outcome.tables[sweep]
         confirmed, all_of_them = agreeing(table, again)
         console.print(f"{sweep}: {confirmed} of {count(all_of_them, 'number')} agree with the committed ones")
+        for line in uncompared(table, again):
+            console.print(f"{sweep}: {line}")
         found += [f"{sweep}: {line}" for line in disagreements(table, again)]
     for line in found:
         console.print(line, style="yellow")

@@ -1,14 +1,17 @@
 """Run a study: its sweeps in sequence, in fixed folders from which the same command can resume."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
 from diffusion.config.quoting import command_line
-from diffusion.console import console
-from diffusion.errors import UserError
+from diffusion.console import console, count
+from diffusion.errors import Interrupted, UserError
 from diffusion.report.compare import compare, gather
 from diffusion.reproduce.studies import Sweep, Words, jobs, place, read
 from diffusion.reproduce.table import Table
@@ -43,7 +46,8 @@ def run_study(name: str, root: Path, more: Sequence[str] = (), smoke: bool = Fal
     seconds, code = 0.0, set()
     for sweep in read(name).sweeps:
         run_sweep(name, sweep, root, more, smoke, done)
-        runs = in_order(gather([done[name, sweep]]), read(name).sweeps[sweep])
+        runs = of_command(gather([done[name, sweep]]), read(name).sweeps[sweep], more, smoke)
+        runs = in_order(runs, read(name).sweeps[sweep])
         comparison = compare(runs, mixed=True)
         tables[sweep] = Table.of(comparison)
         examples[sweep] = [min(row.runs, key=lambda run: str(run.seeds)).folder for row in comparison.rows]
@@ -73,7 +77,7 @@ def run_sweep(
     for other in (place(name, of) for of in asked.of):
         if other not in done:
             run_sweep(*other, root, more, smoke, done, needed=True)
-        trained += jobs_of(done[other])
+        trained += of_command(jobs_of(done[other]), read(other[0]).sweeps[other[1]], more, smoke)
     # Two studies may train the same model, such as their first recipe.
     folders = [str(run.folder) for i, run in enumerate(trained) if run.config not in [r.config for r in trained[:i]]]
     if folders:
@@ -86,20 +90,57 @@ def run_sweep(
     done[name, sweep] = folder
 
 
+def of_command(runs: Sequence[Run], sweep: Sweep, more: Sequence[str], smoke: bool) -> list[Run]:
+    """The runs in a sweep's folder that this command asks for; prints how many others there are.
+
+    An earlier command may have run the study there with other overrides. If none has exactly the overrides of a job,
+    such as those of an older version, all are taken.
+    """
+    settings = [word for word in more if "=" in word and not word.lstrip("+~").startswith("hydra")]
+    asked = []
+    for case in sweep.cases:
+        words = [*sweep.common, *case]
+        words = [*jobs(words)[0], *SMOKE[sweep.command]] if smoke else words
+        asked += [_parsed(job) for job in jobs([*words, *settings])]
+    found = [run for run in runs if _parsed(run.overrides) in asked]
+    if 0 < len(found) < len(runs):
+        others = count(len(runs) - len(found), "run")
+        console.print(f"{others} in {runs[0].folder.parent} with other overrides than this command's: left out")
+    return found or [*runs]
+
+
 def in_order(runs: Sequence[Run], sweep: Sweep) -> list[Run]:
     """Sort runs into the order of the study, since folders of parallel jobs are numbered in arbitrary order."""
-    asked = [{*job} for case in sweep.cases for job in jobs([*sweep.common, *case])]
+    asked = [_parsed(job) for case in sweep.cases for job in jobs([*sweep.common, *case])]
 
     def place_of(run: Run) -> int:
-        fitting = [(len(job), -i) for i, job in enumerate(asked) if job <= {*run.overrides}]
+        fitting = [(len(job), -i) for i, job in enumerate(asked) if job <= _parsed(run.overrides)]
         return -max(fitting)[1] if fitting else len(asked)
 
     return sorted(runs, key=place_of)
 
 
+def _parsed(words: Sequence[str]) -> set[tuple[str, str]]:
+    """The keys and values of overrides, which Hydra records in other words: `[True]` for `[true]`."""
+    parsed = OverridesParser.create().parse_overrides(list(words))
+    return {(override.get_key_element(), override.get_value_element_as_str()) for override in parsed}
+
+
 def run_command(command: str, words: Sequence[str]) -> None:
-    """Run a command in its own process. Raises UserError if it fails, after the command has printed the reason."""
+    """Run a command in its own process. Raises UserError if it fails, after the command has printed the reason.
+
+    Ctrl-C reaches that process, too: this one waits until it has saved, and raises Interrupted.
+    """
     console.print(f"\n{command_line(command, words)}")
-    status = subprocess.run([sys.executable, "-m", f"diffusion.{command}", *words]).returncode
+    process, interrupted = subprocess.Popen([sys.executable, "-m", f"diffusion.{command}", *words]), False
+    while True:
+        try:
+            status = process.wait()
+            break
+        except KeyboardInterrupt:
+            interrupted = True
+    if interrupted:
+        console.print("interrupted; the same command resumes")
+        raise Interrupted(signal.SIGINT)
     if status:
         raise UserError(f"diffusion.{command} failed with status {status}; rerun the same command to resume")

@@ -95,6 +95,13 @@ def runs_of(study: str, sweep: Sweep) -> int:
     return each * sum(runs_of(other, read(other).sweeps[name]) for other, name in places) if places else each
 
 
+def needed(name: str) -> list[str]:
+    """The other studies whose models a study evaluates, and which it runs if they are missing, with their cost."""
+    places = [place(name, of)[0] for sweep in read(name).sweeps.values() for of in sweep.of]
+    others = [other for other in dict.fromkeys(places) if other != name]
+    return [f"{other} (at most {read(other).cpu_hours:g} h)" for other in others]
+
+
 def count_runs(name: str) -> dict[str, int]:
     """The number of runs of a study by command, without those of other studies."""
     found = {"train": 0, "evaluate": 0}

@@ -36,7 +36,10 @@ class Table:
         """The table of compared runs. Raises UserError if a run was left out, such as an incomplete one."""
         if comparison.left_out:
             run, reason = comparison.left_out[0]
-            raise UserError(f"{run.folder}: {reason}; rerun the same command to repeat the runs that did not complete")
+            raise UserError(
+                f"{run.folder}: {reason}; the same command repeats runs that did not complete; otherwise, remove the "
+                "folder of the superfluous run, or use --out"
+            )
         columns = tuple(column for column in comparison.columns if column.name not in MACHINES)
         names = {column.name for column in columns}
         numbers: dict[Recipe, dict[str, dict[str, float]]] = {}
@@ -105,9 +108,9 @@ def trained_with(seed: str) -> str:
 def disagreements(committed: Table, again: Table) -> Iterator[str]:
     """Yield a line for each cell of `committed` that `again` does not confirm, and each changed protocol.
 
-    Two means m, m' with 95% intervals ± h, ± h' over their seeds agree if |m − m'| ≤ √(h² + h'²). If one of them has a
-    single seed, it has no interval, and the numbers must be equal. If the recipes differ in other settings than the
-    committed ones, the study has changed, and no cell is compared.
+    Two means m, m' with 95% intervals ± h, ± h' over their seeds agree if |m − m'| ≤ √(h² + h'²). Cells without such an
+    interval are left out: see `uncompared`. If the recipes differ in other settings than the committed ones, the study
+    has changed, and no cell is compared.
     """
     if again.settings != committed.settings:
         yield f"the recipes differ in {', '.join(again.settings)}; committed: {', '.join(committed.settings)}"
@@ -119,13 +122,25 @@ def disagreements(committed: Table, again: Table) -> Iterator[str]:
     for name, before, now in cells(committed, again):
         if now is None:
             yield f"{name} was not measured again"
-        elif not agree(before, now):
+        elif has_interval(before, now) and not agree(before, now):
             yield f"{name} is {now}, committed: {before}"
 
 
+def uncompared(committed: Table, again: Table) -> Iterator[str]:
+    """Yield a line for each cell that differs but has a single seed, here or there, and so no interval."""
+    if again.settings == committed.settings:
+        for name, before, now in cells(committed, again):
+            if now is not None and not has_interval(before, now) and now.mean != before.mean:
+                yield f"{name} is {now.mean:.9g}, committed: {before.mean:.9g} (one seed, so no interval)"
+
+
 def agreeing(committed: Table, again: Table) -> tuple[int, int]:
-    """The number of cells of `committed` that `again` confirms, and the number of all its cells."""
-    both = [*cells(committed, again)]
+    """The number of cells of `committed` that `again` confirms, and of all its cells but the `uncompared` ones."""
+    both = [
+        (name, before, now)
+        for name, before, now in cells(committed, again)
+        if now is None or has_interval(before, now) or now.mean == before.mean
+    ]
     if again.settings != committed.settings:
         return 0, len(both)
     same = {column.name for column in again.columns if column in committed.columns}  # with the same protocol
@@ -142,6 +157,11 @@ def cells(committed: Table, again: Table) -> Iterator[tuple[str, Mean, Mean | No
         for column in committed.columns:
             if (before := committed.mean(recipe, column.name)) is not None:
                 yield f"{label}: {column.name}", before, again.mean(recipe, column.name)
+
+
+def has_interval(a: Mean, b: Mean) -> bool:
+    """Whether both means have an interval over seeds."""
+    return not math.isnan(a.half + b.half)
 
 
 def agree(a: Mean, b: Mean) -> bool:

@@ -20,7 +20,7 @@ from diffusion.report.recipes import Comparison, Row
 from diffusion.report.run import CAPTIONS
 from diffusion.reproduce import __main__ as reproduce
 from diffusion.reproduce import committed, running
-from diffusion.reproduce.studies import FigureName, Sweep, count_runs, jobs, names, read, runs_of
+from diffusion.reproduce.studies import FigureName, Sweep, count_runs, jobs, names, needed, read, runs_of
 from diffusion.runs.folder import jobs_of
 
 COMMITTED = [name for name in names() if committed.record_of(name)]
@@ -202,6 +202,11 @@ def test_a_study_is_run_committed_and_compared(command, tiny, tmp_path, monkeypa
     del ran[:]
     assert run() == 0
     assert ran == [2, 2], "complete runs and evaluations are not run again"
+    capfd.readouterr()
+    assert run("guidance=none") == 0  # with other overrides, in the same folder
+    assert "the committed result was made without guidance=none" in capfd.readouterr().out
+    assert run() == 0
+    assert "2 runs in outputs/results/mine/drawn with other overrides" in " ".join(capfd.readouterr().out.split())
     table = tmp_path / "docs/mine/drawn.csv"
     head, *lines = table.read_text().splitlines()
     place = head.split(",").index("fd_lite0")
@@ -216,6 +221,29 @@ def test_a_study_is_run_committed_and_compared(command, tiny, tmp_path, monkeypa
     record.write_text(record.read_text().replace('"trainer.max_steps": "2"', '"trainer.max_steps": "3"'))
     with searching([tmp_path / "conf"]):
         assert committed.changed_settings("mine") == ["train: trainer.max_steps is 2; committed: 3"]
+
+
+def test_a_study_waits_for_an_interrupted_command_and_then_stops(monkeypatch, capsys):
+    class Process:
+        """It receives Ctrl-C, too, and saves."""
+
+        def __init__(self, words):
+            self.waited = 0
+
+        def wait(self):
+            self.waited += 1
+            if self.waited == 1:
+                raise KeyboardInterrupt
+            return 130
+
+    monkeypatch.setattr(running.subprocess, "Popen", Process)
+    assert reproduce.main(["schedule"]) == 130
+    assert "interrupted; the same command resumes" in capsys.readouterr().out
+
+
+def test_the_studies_that_train_the_models_of_another_are_named():
+    assert needed("metrics") == ["architecture (at most 2.3 h)", "recipe (at most 2.2 h)"]
+    assert needed("samplers") == []
 
 
 def test_equal_models_of_two_studies_are_evaluated_once(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 from diffusion.report.comparison import recipes_table
 from diffusion.report.recipes import Column, Mean
 from diffusion.reproduce.ranks import ranks_table
-from diffusion.reproduce.table import Table, agree, agreeing, disagreements
+from diffusion.reproduce.table import Table, agree, agreeing, disagreements, uncompared
 
 SHOWN = ("fd", "coverage")
 COLUMNS = (Column("fd", True, "fd: how"), Column("coverage", False, "coverage: how"))
@@ -75,6 +75,16 @@ def test_every_differing_cell_is_reported():
     (line,) = disagreements(TABLE, Table(TABLE.settings, (COLUMNS[0], Column("coverage", False, "else")), NUMBERS))
     assert agreeing(TABLE, Table(TABLE.settings, (COLUMNS[0], Column("coverage", False, "else")), NUMBERS)) == (2, 3)
     assert line == "coverage: measured under another protocol: else; committed: coverage: how"
+
+
+def test_numbers_of_one_seed_are_listed_but_not_compared():
+    one, other = (Table(("model",), COLUMNS, {("a",): {"0": {"fd": fd, "coverage": 0.5}}}) for fd in (10.0, 10.00001))
+    assert agreeing(one, one) == (2, 2)
+    assert [*uncompared(one, one)] == []
+    assert agreeing(one, other) == (1, 1)
+    assert [*disagreements(one, other)] == []
+    assert [*uncompared(one, other)] == ["model=a: fd is 10.00001, committed: 10 (one seed, so no interval)"]
+    assert [*uncompared(TABLE, changed(("linear", "a,b"), "fd", [30.0, 32.0]))] == []
 
 
 @pytest.mark.parametrize(
