@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="for developers: write the result into FOLDER/STUDY, as docs/results",
     )
     parser.add_config_dir()
-    asked = parser.parse_intermixed_args(arguments)
+    asked = parser.parse_args(arguments)
     differing: list[str] = []
 
     def run() -> None:
