@@ -189,8 +189,8 @@ def test_a_study_is_run_committed_and_compared(command, tiny, tmp_path, monkeypa
     words = [*tiny, "trainer.max_steps=2", "seed=0,1"]
     (tmp_path / "conf/results/mine.yaml").write_text(STUDY.format(common=json.dumps(words)))
 
-    def run(*more):
-        return reproduce.main(["mine", "--config-dir", str(tmp_path / "conf"), *more])
+    def run(*options, overrides=()):
+        return reproduce.main(["mine", *overrides, "--config-dir", str(tmp_path / "conf"), *options])
 
     assert run("--commit", "docs") == 0
     page = (tmp_path / "docs/mine/README.md").read_text()
@@ -203,7 +203,7 @@ def test_a_study_is_run_committed_and_compared(command, tiny, tmp_path, monkeypa
     assert run() == 0
     assert ran == [2, 2], "complete runs and evaluations are not run again"
     capfd.readouterr()
-    assert run("guidance=none") == 0  # with other overrides, in the same folder
+    assert run(overrides=["guidance=none"]) == 0  # with other overrides, in the same folder
     assert "the committed result was made without guidance=none" in capfd.readouterr().out
     assert run() == 0
     assert "2 runs in outputs/results/mine/drawn with other overrides" in " ".join(capfd.readouterr().out.split())
