@@ -18,6 +18,8 @@ from diffusion.files import PACKAGE
 
 _own: ContextVar[tuple[Path, ...]] = ContextVar("own", default=())
 
+SEVERAL = ("logger", "callbacks")  # groups of which several choices can be combined
+
 
 @contextmanager
 def searching(folders: Iterable[str | Path | None]) -> Iterator[None]:

@@ -21,13 +21,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion.config import quoting
-from diffusion.config.choices import choices, choices_with, conf_dir, inner_groups, is_group
+from diffusion.config.choices import SEVERAL, choices, choices_with, conf_dir, inner_groups, is_group
 from diffusion.config.composition import composed
 from diffusion.config.schema import INSTEAD
 from diffusion.errors import UserError, closest, first_line, nearest, out_of_memory
 
 PLUGIN_GROUPS = ("hydra/sweeper", "hydra/launcher")  # optional packages add choices
-LISTED = ("logger", "callbacks")  # groups of which several choices can be combined
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -180,7 +179,7 @@ def _unreadable(word: str) -> str:
 def _unquoted_commas(word: str) -> str:
     (key, _, value), text = word.partition("="), quoting.quoted(word)
     several = f"write {key}=[{value}] for a list, {text} for text, or "
-    return f"{word}: {'' if is_group(key) and key not in LISTED else several}add -m to run them one by one"
+    return f"{word}: {'' if is_group(key) and key not in SEVERAL else several}add -m to run them one by one"
 
 
 def _bad_override(chain: list[BaseException], command: str) -> str:

@@ -23,11 +23,11 @@ SAME_DIVISION = {"resolution", "channels", "labels", "random_crop"}  # data sett
 class ImageData(LightningDataModule):
     """Base class of all data sets. Subclasses define `load`, which returns the splits "train", "val" and "test".
 
-    It also works without a Trainer: `data.setup(); data.splits["val"].images`. `report` lists
-    files that need attention, as {"path", "reason", "action"}; the action "used" marks held-out images that are
-    near-duplicates of an image in an earlier split. `classes` lists the class names in the order of their indices, and
-    is empty without labels; a `load` that returns labels must set it. Build the Trainer with
-    `use_distributed_sampler=False`: the loaders already divide the images among the devices.
+    It also works without a Trainer: `data.setup(); data.splits["val"].images`. `report` lists files that need
+    attention, as {"path", "reason", "action"}; the action "used" marks held-out images that are near-duplicates of an
+    image in an earlier split. `classes` lists the class names in the order of their indices, and is empty without
+    labels; a `load` that returns labels must set it. Build the Trainer with `use_distributed_sampler=False`: the
+    loaders already divide the images among the devices.
 
     Args:
         resolution: Side of the square images, in pixels; or [HEIGHT,WIDTH].

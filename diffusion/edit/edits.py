@@ -79,8 +79,6 @@ def check(settings: Edit) -> None:
         raise UserError("mask and strength cannot be combined: remove one of them")
     if settings.interpolate is not None and settings.labels is not None:
         raise UserError("labels: all images between two noises have the same class; set label=CLASS")
-    if settings.interpolate is not None and settings.interpolate[0] == settings.interpolate[1]:
-        raise UserError("interpolate: both ends have the same seed; use two, such as interpolate=[0,1]")
 
 
 def filling(drawing: Drawing, picture: Tensor, fill: Tensor, method: Inpainting) -> Drawing:

@@ -82,7 +82,7 @@ def list_studies() -> None:
 def reproduce(name: str, out: Path, overrides: list[str], smoke: bool, commit: Path | None) -> list[str]:
     """Run the missing runs of a study. Returns a line per number that does not agree with the committed one."""
     from diffusion.reproduce import committed
-    from diffusion.reproduce.running import run_study
+    from diffusion.reproduce.running import run_study, without_hydra
     from diffusion.reproduce.studies import count_runs, needed, read
     from diffusion.reproduce.table import agreeing, disagreements, uncompared
 
@@ -106,7 +106,7 @@ def reproduce(name: str, out: Path, overrides: list[str], smoke: bool, commit: P
     if not before:
         console.print("no result of this study is committed, so there is nothing to compare with")
         return []
-    if chosen := [word for word in overrides if "=" in word and not word.lstrip("+~").startswith("hydra")]:
+    if chosen := without_hydra(overrides):
         console.print(f"note: the committed result was made without {' '.join(chosen)}")
     for line in committed.changed_settings(name):
         console.print(f"warning: the committed result belongs to another configuration: {line}", style="yellow")

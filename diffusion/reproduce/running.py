@@ -93,20 +93,25 @@ def run_sweep(
 def of_command(runs: Sequence[Run], sweep: Sweep, more: Sequence[str], smoke: bool) -> list[Run]:
     """The runs in a sweep's folder that this command asks for; prints how many others there are.
 
-    An earlier command may have run the study there with other overrides. If none has exactly the overrides of a job,
-    such as those of an older version, all are taken.
+    An earlier command may have run the study there with other overrides. A job that was resumed alone has none on
+    record, and counts. If no run has exactly the overrides of a job, such as those of an older version, all are taken.
     """
-    settings = [word for word in more if "=" in word and not word.lstrip("+~").startswith("hydra")]
+    settings = without_hydra(more)
     asked = []
     for case in sweep.cases:
         words = [*sweep.common, *case]
         words = [*jobs(words)[0], *SMOKE[sweep.command]] if smoke else words
         asked += [_parsed(job) for job in jobs([*words, *settings])]
-    found = [run for run in runs if _parsed(run.overrides) in asked]
+    found = [run for run in runs if not run.overrides or _parsed(run.overrides) in asked]
     if 0 < len(found) < len(runs):
         others = count(len(runs) - len(found), "run")
         console.print(f"{others} in {runs[0].folder.parent} with other overrides than this command's: left out")
     return found or [*runs]
+
+
+def without_hydra(words: Sequence[str]) -> list[str]:
+    """The overrides among `words` that are settings of the jobs, not of Hydra."""
+    return [word for word in words if "=" in word and not word.lstrip("+~").startswith("hydra")]
 
 
 def in_order(runs: Sequence[Run], sweep: Sweep) -> list[Run]:

@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from diffusion.config import messages, untrusted
-from diffusion.config.choices import choices, files, is_group
+from diffusion.config.choices import SEVERAL, choices, files, is_group
 from diffusion.config.composition import flat
 from diffusion.config.quoting import command_line, hydra_value
 from diffusion.console import console
@@ -27,7 +27,6 @@ from diffusion.errors import UserError
 from diffusion.files import replace
 from diffusion.runs.record import RunRecord
 
-SEVERAL = ("logger", "callbacks")  # groups that allow several choices
 IGNORED = ("experiment",)  # groups of presets for other choices, which are saved separately
 MISSING = object()
 

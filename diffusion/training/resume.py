@@ -122,9 +122,10 @@ def has_same_error(config: str, images: Mapping[str, str], resumed: Resumed) -> 
     The images of the validation are compared by their hashes, which do not depend on where they are.
     """
     limited = any(flat(each).get(LIMIT) is not None for each in (resumed.config, yaml.safe_load(config)))
-    hashed = {key for key in _changed(config, resumed) if resumed.images and key.startswith("data.")} - {*BATCHED}
-    same_task = not any(measures(key, limited) for key in _changed(config, resumed) if key not in hashed)
-    return same_task and not what_changed({k: v for k, v in resumed.images.items() if k in VALIDATED}, images)
+    changed = {key for key in _changed(config, resumed) if measures(key, limited)}
+    if resumed.images:
+        changed = {key for key in changed if key in BATCHED or not key.startswith("data.")}
+    return not changed and not what_changed({k: v for k, v in resumed.images.items() if k in VALIDATED}, images)
 
 
 def _changed(config: str, resumed: Resumed) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from diffusion.config.inherit import completed
 from diffusion.config.schema import Evaluate
 from diffusion.config.validation import validated
 from diffusion.data import Split
+from diffusion.evaluation import commands
 from diffusion.model.unet import UNet
 
 SCORED = ("score.n=9", "samples.n=5", "score.baselines=[]", "seed=3", "sampler=heun", "sampler.steps=3")
@@ -161,6 +163,13 @@ def test_the_reference_is_loaded_at_the_resolution_of_the_images(command, drawn,
     assert status == 0, out + err
     assert resolutions == [8]
     assert scores(tmp_path / "evaluation")["fd_lite0"]["resolution"] == "8x8"
+
+
+def test_images_above_the_size_of_the_reference_are_scored_smaller_with_a_note(tmp_path, capsys):
+    Image.new("RGB", (256, 192)).save(tmp_path / "0.png")
+    given = SimpleNamespace(images=str(tmp_path), data={}, model_copy=lambda update: update)
+    assert commands.at_their_size(given) == {"data": {"resolution": [96, 128]}}
+    assert "scored at 96×128; 'data.resolution=[192,256]'" in " ".join(capsys.readouterr().out.split())
 
 
 def small(data) -> dict[str, Split]:

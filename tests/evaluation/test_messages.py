@@ -169,3 +169,7 @@ def test_a_group_that_a_command_lacks_is_not_recommended(command) -> None:
     err = command("sample", ["ckpt=x", "data.root=photos"])[2]
     assert err.startswith("error: data.root: unknown setting")
     assert "choose that" not in err
+
+
+def test_the_steps_of_the_runs_sampler_are_suggested(command) -> None:
+    assert "steps: unknown setting (did you mean sampler.steps?)" in command("sample", ["ckpt=x", "steps=10"])[2]

@@ -477,4 +477,16 @@ FAULTS = [
         'str(["diffusion.train", *map(str, words)])',
         f"{AGAIN}::test_a_job_records_the_command_that_runs_it_alone",
     ),
+    Fault(
+        "resume: a changed loss counts as the same",
+        "key.startswith(LOSS) and key not in SAME_LOSS",
+        "False",
+        f"{CHANGED}::test_losses_are_compared_only_if_they_measure_the_same",
+    ),
+    Fault(
+        "reproduce: a job that was resumed alone is left out",
+        "if not run.overrides or _parsed(run.overrides) in asked",
+        "if _parsed(run.overrides) in asked",
+        "reproduce/test_studies.py::test_only_the_runs_of_a_command_are_taken_and_those_without_a_record",
+    ),
 ]

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -258,6 +259,16 @@ def test_equal_models_of_two_studies_are_evaluated_once(tmp_path, monkeypatch):
     running.run_sweep("metrics", "scores", tmp_path, [], False, done)
     ((_, ckpt, *_),) = ran
     assert ckpt == f"ckpt={tmp_path}/architecture/0,{tmp_path}/architecture/1,{tmp_path}/recipe/1"
+
+
+def test_only_the_runs_of_a_command_are_taken_and_those_without_a_record():
+    """A job that was resumed alone has lost its overrides; with none of the command's runs, all are taken."""
+    sweep = Sweep(command="train", common=["seed=0,1"], cases=[["a=[true]"]])
+    words = [["seed=0", "a=[True]"], ["seed=1", "a=[True]", "b=2"], []]
+    runs = [SimpleNamespace(folder=Path(f"x/{i}"), overrides=each) for i, each in enumerate(words)]
+    assert running.of_command(runs, sweep, ["hydra/launcher=joblib"], False) == [runs[0], runs[2]]
+    assert running.of_command(runs, sweep, ["b=2"], False) == [runs[1], runs[2]]
+    assert running.of_command(runs[:2], sweep, ["b=3"], False) == runs[:2]
 
 
 def test_runs_are_ordered_as_in_the_study_not_by_folder(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import defaultdict
+from types import SimpleNamespace
 
 import pytest
 from composing import job_in_this_process, settings, train
@@ -10,10 +11,11 @@ from composing import job_in_this_process, settings, train
 from diffusion.checkpoint.restore import restore
 from diffusion.errors import UserError
 from diffusion.runs import jobs
+from diffusion.runs.jobs import config_text
 from diffusion.runs.metrics import read_metrics, read_rows
 from diffusion.training.clock import Clock
 from diffusion.training.guard import Guard
-from diffusion.training.resume import LOSS
+from diffusion.training.resume import has_same_loss
 from diffusion.training.saving import Checkpoints
 
 LOGGED = ["samples.n=0", "trainer.log_every_n_steps=1", "least_interval=1"]
@@ -73,7 +75,19 @@ def test_the_guard_forgets_losses_of_another_objective():
         resumed.load_state_dict(before.state_dict())
         assert [*resumed.usual] == ([0.1, 0.2] if same_loss else [])
         assert (resumed.high, resumed.warned) == ((3, True) if same_loss else (0, False))
-    assert "objective.weighting".startswith(LOSS)
+
+
+@pytest.mark.parametrize(
+    ("word", "same"),
+    [
+        ("objective.weighting.gamma=3", False), ("data.seed=1", False), ("label_dropout=0.2", False),
+        ("data.root=elsewhere", True), ("data.num_workers=1", True), ("optimizer.lr=0.1", True),
+    ],
+)  # fmt: skip
+def test_losses_are_compared_only_if_they_measure_the_same(tiny, word, same):
+    words = [*tiny, "weighting@objective.weighting=min_snr"]
+    resumed = SimpleNamespace(config=settings(words).model_dump(mode="json"))
+    assert has_same_loss(config_text(settings([*words, word])), resumed) == same
 
 
 def test_fewer_epochs_than_made_with_larger_steps_are_refused(tiny, tmp_path, capsys):
