@@ -33,6 +33,7 @@ REPORTED = (
 LOSS = ("objective.", "data.", "augmentation.", "crops.", "label_dropout")  # the training loss depends on these,
 SAME_LOSS = ("data.root", "data.num_workers", "data.eval_batch_size", "data.strict")  # but not on these
 VALIDATED = ("val", "labels")  # keys of the images and labels of the validation
+REMEMBERING = ("Checkpoints", "EarlyStopping", "OverfittingNotice")  # callbacks that keep errors of the validation
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -55,6 +56,13 @@ class Resumed(NamedTuple):
     def folder(self) -> Path:
         """The folder of the run that saved the checkpoint."""
         return self.path.parent.parent
+
+    def forget_errors(self) -> None:
+        """Let the `REMEMBERING` callbacks start anew, because the validation measures something else from here on."""
+        assert self.storage.contents is not None
+        states = self.storage.contents["callbacks"]
+        for key in [key for key in states if key.startswith(REMEMBERING)]:
+            del states[key]
 
 
 def resumed_from(settings: Train, folder: Path) -> Resumed | None:

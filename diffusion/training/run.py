@@ -197,8 +197,9 @@ def prepare(asked: Train, folder: Path, record: RunRecord | None, spent: Spent) 
     set_clock(trainer, recipe.data, clock, made)
     if resumed is not None:
         check_step_images(recipe.data.batch_size * clock.accumulate * trainer.world_size, trainer.world_size, resumed)
-    comparable = resumed is None or has_same_error(config_text(settings), recipe.data.keys, resumed)
-    checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, resumed.path if resumed else None, comparable)
+        if not has_same_error(config_text(settings), recipe.data.keys, resumed):
+            resumed.forget_errors()
+    checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, resumed.path if resumed else None)
     run = Prepared(settings, recipe, module, trainer, clock, last, scorer, checkpoints, resumed)
     add_callbacks(run, folder, record, spent)
     if trainer.is_global_zero:

@@ -29,7 +29,6 @@ class Checkpoints(Checkpoint):
         folder: The run's folder.
         record: The run's record on the first process: nothing is saved in a folder that another run has taken over.
         resumed: The checkpoint that the run resumes from; best.ckpt is copied from its folder.
-        comparable: Whether the errors before resuming measure the same task; otherwise, its best.ckpt does not count.
     """
 
     def __init__(
@@ -39,11 +38,9 @@ class Checkpoints(Checkpoint):
         clock: Clock,
         record: RunRecord | None = None,
         resumed: Path | None = None,
-        comparable: bool = True,
     ):
         self.folder, self.record = folder / "checkpoints", record
         self.keep, self.every, self.clock, self.resumed = settings.keep, settings.every_n_steps, clock, resumed
-        self.comparable = comparable
         self.best = math.inf  # the lowest val/mse
         self.latest = math.nan  # the last val/mse
         self.saved_at = -1  # the step of the newest checkpoint
@@ -54,9 +51,6 @@ class Checkpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         """Restore the scores, and copy the best checkpoint so far into this run's folder."""
         self.best, self.latest = state_dict["best"], state_dict["latest"]
-        if not self.comparable:
-            self.best = math.inf
-            return
         if self.resumed is None or self.resumed.parent.resolve() == self.folder.resolve():
             return
         source = self.resumed.parent / "best.ckpt"

@@ -443,9 +443,15 @@ FAULTS = [
     ),
     Fault(
         "resume: best.ckpt is that of other images",
-        "comparable = resumed is None or has_same_error(",
-        "comparable = True or has_same_error(",
+        "if not has_same_error(config_text(settings)",
+        "if not True and has_same_error(config_text(settings)",
         f"{CHANGED}::test_the_best_checkpoint_is_forgotten_if_the_error_measures_something_else",
+    ),
+    Fault(
+        "resume: early stopping compares with errors of another validation",
+        'REMEMBERING = ("Checkpoints", "EarlyStopping", ',
+        'REMEMBERING = ("Checkpoints", ',
+        f"{CHANGED}::test_early_stopping_starts_anew_if_the_error_measures_something_else",
     ),
     Fault(
         "resume: the guard keeps the losses of another objective",

@@ -64,6 +64,16 @@ def test_the_best_checkpoint_is_forgotten_if_the_error_measures_something_else(t
         assert best.images == last.images, name
 
 
+def test_early_stopping_starts_anew_if_the_error_measures_something_else(tiny, tmp_path):
+    """Two validations without improvement stop the run. They are made again after a change of the validation."""
+    words = [*tiny, "samples.n=0", "callbacks=early_stopping", "callbacks.early_stopping.patience=1"]
+    words += ["callbacks.early_stopping.min_delta=1000", "trainer.max_epochs=5"]
+    train(words, tmp_path / "a")
+    assert record(tmp_path / "a")["steps"] == 12
+    train([*words, "validation.draws=2", f"ckpt={tmp_path}/a/checkpoints/last.ckpt"], tmp_path / "b")
+    assert record(tmp_path / "b")["steps"] == 24
+
+
 def test_the_guard_forgets_losses_of_another_objective():
     guard = settings(["guard.spikes=5"]).guard
     clock = Clock(1, 100)
