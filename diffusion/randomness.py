@@ -149,10 +149,10 @@ class Streams:
     """One random stream per example: example i draws from `seeds[i]`, whatever else is in the batch.
 
     Equal seeds give equal draws, so a training loop needs new seeds at each step: `Streams.of(B, "train", step)`. The
-    idea is that of EDM's StackedRandomGenerator. Number j of draw d of an example is a function of (seed, d, j): Philox
-    with the seed as its key and the counter (j, 0, d, 0), where j counts blocks of four words. The whole batch is drawn
-    in parallel. The words depend neither on the batch nor on the device; the numbers computed from them are the same on
-    every type of device, up to the rounding of its logarithm, cosine and sine.
+    idea is that of EDM's StackedRandomGenerator. Block j (four words) of draw d of an example is a function of (seed,
+    d, j): Philox with the seed as its key and the counter (j, 0, d, 0). The whole batch is drawn in parallel. The words
+    depend neither on the batch nor on the device; the numbers computed from them are the same on every type of device,
+    up to the rounding of its logarithm, cosine and sine.
 
     Args:
         seeds: one seed for each of the B examples, used modulo 2⁶⁴.

@@ -227,8 +227,8 @@ class Train(Settings):
     channels_last: bool = True
     """Use the channels-last memory layout, in which convolutions are fastest."""
     matmul_precision: Precision = "high"
-    """Precision of float32 products on a GPU: `high` is TF32; `medium` is bfloat16, but TF32 for convolutions. On CPUs
-    without AMX, `medium` is float32, too, and faster for transformers (docs/scaling.md)."""
+    """Precision of float32 products: on a GPU, `high` and `medium` are TF32. On a CPU with AMX, `medium` multiplies
+    matrices in bfloat16; on other CPUs it is float32, too, and faster for transformers (docs/scaling.md)."""
 
     label_dropout: Annotated[float, Ge(0), Le(1)] = 0.1
     """Fraction of training images shown without their label, to train the network with and without labels."""

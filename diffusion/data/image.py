@@ -24,7 +24,7 @@ from PIL import __version__ as PILLOW
 from diffusion.data.threads import Room
 from diffusion.pixels import MODES, Channels, Resolution, height_width
 
-MAX_PIXELS = 1 << 27  # 134 million: above the 108 of the largest phone pictures
+MAX_PIXELS = 1 << 27  # 134 million: 108-megapixel pictures of phones are read, those of 200 are not
 MAX_BYTES = 1 << 31  # per file: twice the size of MAX_PIXELS in uncompressed 16-bit RGBA
 # Pixels being decoded at any time, over all threads. Decoding takes 8 to 24 bytes per pixel: at most 3.2 GB in total.
 ROOM = Room(MAX_PIXELS)

@@ -1,8 +1,9 @@
 """The order in which a run sees the images: a function of (seed, batch number), independent of earlier batches.
 
-Epoch e is a permutation of the images drawn from (seed, "order", e). Image i is mirrored in it if bit i of the draw
-from (seed, "flip", e) is set. A global batch has `batch_size` × devices images. An epoch has n global batches; the
-remaining images are left out. Global batch k of a run is batch k mod n of epoch ⌊k/n⌋, and device r gets its r-th part.
+Epoch e is a permutation of the images drawn from (seed, "order", e). Image i is mirrored in it if number i of the draw
+from (seed, "flip", e) is below 1/2. A global batch has `batch_size` × devices images. An epoch has n global batches;
+the remaining images are left out. Global batch k of a run is batch k mod n of epoch ⌊k/n⌋, and device r gets its r-th
+part.
 """
 
 from collections.abc import Iterator

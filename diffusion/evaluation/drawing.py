@@ -156,7 +156,7 @@ class Drawing:
         if not wrong:
             return
         advice = "; float16 may overflow: use precision=bf16-mixed, or none" if self.precision == "16-mixed" else ""
-        problem = f"{wrong} of {count(len(x0), 'sample')} are not finite{advice}"
+        problem = f"{wrong} of {count(len(x0), 'sample')} {'is' if len(x0) == 1 else 'are'} not finite{advice}"
         if self.finite:
             raise NotFinite(problem)
         console.print(f"warning: {problem}", style="yellow")

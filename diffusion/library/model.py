@@ -292,8 +292,8 @@ def load(
     Raises UserError if there is no model, or if the file is damaged.
 
     Args:
-        path: a run's folder, meaning its checkpoints/last.ckpt; a file; or "last", the last checkpoint of the run that
-            saved most recently.
+        path: a run's folder (its last.ckpt, else its newest checkpoint, else its weights), a checkpoint, an exported
+            file, a diffusers folder, or "last", the last checkpoint of the run that saved most recently.
         weights: `ema` for the averaged weights, `raw` for the trained ones; a number, such as 0.08, for an average of
             this length (σ_rel) of a run with ema=power.
         device: auto, cpu, cuda, cuda:1, mps; or torch's device, or the number of a GPU.

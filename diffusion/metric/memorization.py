@@ -1,8 +1,8 @@
 """Memorization: samples that are suspiciously close to a training image, compared with held-out photographs.
 
 A function f embeds an image as its miniature of 8×8 pixels, or as an extractor's features. A sample x is compared in
-several views v: unchanged and mirrored; with the miniature also shifted by −1, 0 or +1 pixel down and right, with
-replicated edges. With y_1, y_2, … the training images ordered by their distance from x, the ratio
+several views v: unchanged and mirrored; for the miniature, also with the image shifted by −1, 0 or +1 pixel down and
+right, with replicated edges. With y_1, y_2, … the training images ordered by their distance from x, the ratio
 
     r(x) = d(x, y_1) / mean_{k ≤ 50} d(x, y_k),    d(x, y) = min_v |f(v(x)) − f(y)|
 

@@ -1,4 +1,7 @@
-"""The precision of float32 products: `highest`, `high` (TF32 on a GPU) or `medium` (bfloat16; convolutions TF32)."""
+"""The precision of float32 products: `highest`, or `high` and `medium`, which are TF32 on a GPU.
+
+On a CPU with AMX, `medium` multiplies matrices in bfloat16.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffusion.errors import UserError
+
 
 def sinusoidal(label: Tensor, width: int, shift: int = 1) -> Tensor:
     """[sin(label·ω), cos(label·ω)] (B, width) of label (B,), ω_k = 10000^(−k/(width/2 − shift)), k = 0 … width/2 − 1.
@@ -34,6 +36,8 @@ class TimeEmbedding(nn.Module):
         cosines_first: [cos, sin] instead of [sin, cos], as in ADM and DiT.
         augment: A, the number of augmentation labels; W_a·labels is added to the sinusoids, as in EDM's code, and W_a
             is zero-initialised. 0: no augmentation.
+
+    Raises UserError for a width that is odd or too small.
     """
 
     def __init__(
@@ -46,6 +50,11 @@ class TimeEmbedding(nn.Module):
         augment: int = 0,
     ):
         super().__init__()
+        if width % 2 or width // 2 <= shift:
+            raise UserError(
+                f"model.channels starts with {width}: the first width must be even and at least {2 * shift + 2}, for "
+                "the sines and cosines of the time"
+            )
         self.width = width
         self.shift = shift
         self.cosines_first = cosines_first

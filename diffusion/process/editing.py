@@ -61,7 +61,11 @@ class SDEdit:
             )
 
     def __call__(self, sampler: Sampler, picture: Tensor) -> "Edited":
-        """A sampler that generates variants of `picture`, y (C, H, W) in [−1, 1]. Raises UserError for another one."""
+        """A sampler that generates variants of `picture`, y (C, H, W) in [−1, 1].
+
+        Raises UserError for a picture of another dtype or number of dimensions, and for an adaptive sampler with few
+        steps.
+        """
         check_picture(picture)
         check_steps(sampler)
         steps = max(1, round(self.strength * sampler.steps))

@@ -56,7 +56,7 @@ def uniform(schedule: Schedule, steps: int) -> Tensor:
 
 
 def leading(schedule: Schedule, steps: int) -> Tensor:
-    """Rows 1 + k·⌊T/N⌋ of a table, then 0: the spacing of DDIM's reference code. It starts below t = 1."""
+    """Rows 1 + k·⌊T/N⌋ of a table, then 0: the spacing of DDIM's reference code. It starts below t = 1 if N < T."""
     table = _table_steps(schedule, steps)
     if table is None:
         raise UserError("sampler: the grid `leading` needs a discrete schedule; use grid@sampler.grid=uniform")

@@ -39,8 +39,8 @@ class Guidance:
         high: apply guidance only up to this noise level; null: from the start.
         ckpt: the worse model: a run, a checkpoint or an exported file; null: none. Used by the commands, not by this
             class.
-        weights: the weights of the worse model: averaged, raw, or the length of one of several averages (ema=power);
-            null: averaged. Without `ckpt`, they are weights of the model itself. Used by the commands.
+        weights: the weights of the worse model: `ema` (averaged), `raw`, or the length of an average (ema=power);
+            null: `ema`. Without `ckpt`, they are weights of the model itself. Used by the commands.
         step: the step of the worse model: a number of optimizer steps of the run itself or of the run of `ckpt`, or a
             fraction of the steps of the run itself, such as 0.4; null: the last step. A training run with this setting
             keeps these weights, and guides its last samples with them. Used by the commands.

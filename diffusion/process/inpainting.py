@@ -141,7 +141,8 @@ class SplitGibbs(Inpainting):
     0.042 with DDIM.
 
     Args:
-        rounds: the number of noise levels; each round runs all steps of the grid below its level.
+        rounds: the number of noise levels, at most the sampler's number of steps; each round runs all steps of the
+            grid below its level.
     """
 
     rounds: Annotated[int, Ge(1)] = 20

@@ -15,7 +15,7 @@ from diffusion.process.noise import Noise, independent
 from diffusion.process.prediction import Prediction
 from diffusion.process.schedule import Schedule
 from diffusion.process.timesteps import Timesteps, UniformTable, table_steps
-from diffusion.process.variance import Variance, fixed_small, learned_range
+from diffusion.process.variance import Variance, fixed_large, fixed_small, learned_range
 from diffusion.process.weighting import unit
 from diffusion.randomness import Streams
 
@@ -158,6 +158,8 @@ class Hybrid(Simple):
         distance: (y, target) -> the elementwise error of L_simple.
         variance: the variance of the reverse step: (schedule, t, s, spread) -> log variance.
         vlb_weight: λ.
+
+    Raises UserError for a fixed variance, for which L_vlb trains nothing.
     """
 
     def __init__(
@@ -169,6 +171,11 @@ class Hybrid(Simple):
         vlb_weight: Annotated[float, Ge(0)] = 0.001,
     ):
         super().__init__(timesteps, weighting, distance)
+        if getattr(variance, "func", variance) in (fixed_small, fixed_large):
+            raise UserError(
+                "objective: the hybrid objective trains only a learned variance with L_vlb, so a fixed one has no "
+                "effect; use objective=simple, or variance@objective.variance=learned_range"
+            )
         self.bound = VariationalBound(variance=variance)
         self.vlb_weight = vlb_weight
 
@@ -180,10 +187,10 @@ class Hybrid(Simple):
 class Uncertainty(nn.Module):
     """Any objective with a learned weight for each noise level: term/exp(u) + u (EDM2, Karras et al. 2024, eq. 21).
 
-    u = Σ_i w_i f_i/√channels, with fixed random Fourier features f of log(sigma/alpha)/4 and learned weights w. The
-    factor makes the rate at which u is learned independent of their number. Training drives exp(u) to the mean loss of
-    the noise level, so all levels contribute equally. The weights w must be passed to the optimizer; sampling does not
-    need them.
+    u = Σ_i w_i f_i/√channels, with fixed random Fourier features f of log(sigma/alpha)/4 and learned weights w. With
+    this factor, weights of 1 give u a root mean square of 1 for any number of features. (With Adam, u still moves at a
+    rate proportional to √channels.) Training drives exp(u) to the mean loss of the noise level, so all levels
+    contribute equally. The weights w must be passed to the optimizer; sampling does not need them.
 
     Args:
         objective: the objective to weight.

@@ -149,7 +149,7 @@ class Discrete(Schedule):
         return self
 
     def at(self, t: Tensor, on_rows: bool = False) -> Schedule:
-        """See `Schedule`. Looking the rows up takes four operations; interpolating at any t takes forty."""
+        """See `Schedule`. Looking the rows up takes five operations; interpolating at any t takes forty."""
         if not on_rows:
             return super().at(t)
         row = (t * self.steps).round().long()

@@ -27,8 +27,8 @@ def ratio(schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
 def fixed_small(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | None = None) -> Tensor:
     """log(sigma_s² (1 − r²)): the variance of the posterior, the memoir's β̃_t.
 
-    At s = 0, where it would be 0, the variance of the step from 2t to t is used instead. For s = t − 1/T this is β̃_2,
-    which DDPM uses for its decoder.
+    At s = 0, where it would be 0, the variance of the step from 2t to t (or from 1 to 1/2) is used instead. For s = t −
+    1/T this is β̃_2, which DDPM uses for its decoder.
     """
     last = s == 0
     s = torch.where(last, t.clamp(max=0.5), s)

@@ -103,9 +103,9 @@ def velocity(schedule: Schedule, prediction: Prediction, t: Tensor, clip: Annota
 def sigmoid(schedule: Schedule, prediction: Prediction, t: Tensor, bias: float = 2.0) -> Tensor:
     """−lambda'/2·sigmoid(b − lambda)·‖eps − eps_θ‖² (Kingma & Gao, VDM++, section 4; the bias: Hoogeboom et al.).
 
-    On a table, −lambda'/2·SNR is taken from the slope of the interpolated table, not from T·(SNR_s − SNR_t)/2 of the
-    bound (`vlb`), of which it is 0.35 to 0.43 at rows 1 and 2, and within 16% from row 10 to row T − 10 of T = 1000; on
-    `cosine` and `sigmoid`, it is 0.65 and 1.93 of it at row T − 1, and 0.06 at row T.
+    On a table, −lambda'/2·SNR comes from the slope of the interpolated table, whereas the bound (`vlb`) uses
+    T·(SNR_s − SNR_t)/2. For T = 1000, the first divided by the second is 0.35 to 0.43 at rows 1 and 2, and 0.84 to 1.05
+    from row 10 to row T − 10. On `cosine` and `sigmoid` it is 0.65 and 1.93 at row T − 1, and 0.06 at row T.
 
     Args:
         bias: b, the log-SNR above which the weight falls; a larger value favours fine detail.
@@ -115,11 +115,12 @@ def sigmoid(schedule: Schedule, prediction: Prediction, t: Tensor, bias: float =
 
 
 def vlb(schedule: Schedule, prediction: Prediction, t: Tensor) -> Tensor:
-    """The weight of the variational bound: the mean over t is the bound without L_T and L_0, in nats per dimension.
+    """The weight of the variational bound: the mean over t is the bound without L_T, in nats per dimension.
 
-    On a table: T·(alpha_s (1 − r²))²/(2 v)·‖x0 − x0_θ‖² with s = t − 1/T and v the small variance. Except at the first
-    row this is T·(SNR_s − SNR_t)/2·‖x0 − x0_θ‖², or T·β_t²/(2 β̃_t α_t (1 − ᾱ_t))·‖eps − eps_θ‖² in the memoir's
-    notation. On a continuous schedule: the limit −lambda'/2·‖eps − eps_θ‖² (Kingma et al., VDM, eq. 17).
+    On a table: T·(alpha_s (1 − r²))²/(2 v)·‖x0 − x0_θ‖² with s = t − 1/T and v the small variance. Row 1 contributes
+    ‖x0 − x0_θ‖²/(2 β̃_2) in place of L_0. At the other rows this is T·(SNR_s − SNR_t)/2·‖x0 − x0_θ‖², or T·β_t²/(2 β̃_t
+    α_t (1 − ᾱ_t))·‖eps − eps_θ‖² in the memoir's notation. On a continuous schedule: the limit −lambda'/2·‖eps −
+    eps_θ‖² (Kingma et al., VDM, eq. 17).
     """
     steps: int | None = getattr(schedule, "steps", None)
     if steps is None:

@@ -344,6 +344,6 @@ FAULTS = [
         "the learned weight moves faster with more features",
         " / self.weight.shape[1] ** 0.5",
         "",
-        "process/test_objective.py::test_learned_uncertainty_moves_at_the_same_rate_for_any_number_of_features",
+        "process/test_objective.py::test_learned_uncertainty_with_weights_of_1_has_unit_size",
     ),
 ]

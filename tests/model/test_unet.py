@@ -221,6 +221,11 @@ def test_image_sizes_must_be_multiples_of_downsampling() -> None:
         ({"channels": (), "attention": ()}, "model.channels is empty"),
         ({"attention": (True,)}, "model.attention has 1 entries and model.channels 2"),
         ({"channels": (16, 20)}, "model.channels has 20, not a multiple of model.groups=8"),
+        ({"channels": (17, 34), "groups": 17}, "model.channels starts with 17: the first width must be even"),
+        (
+            {"channels": (2, 4), "groups": 2},
+            "model.channels starts with 2: the first width must be even and at least 4",
+        ),
         ({"head_dim": 12}, "model.channels has 32 for a level with attention, not a multiple of model.head_dim=12"),
     ],
 )

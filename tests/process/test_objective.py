@@ -17,7 +17,7 @@ from diffusion.process.oracle import GaussianOracle
 from diffusion.process.prediction import X0, Eps, V
 from diffusion.process.schedule import VP, cosine, linear
 from diffusion.process.timesteps import LogNormal, LossSecondMoment, Uniform, UniformTable
-from diffusion.process.variance import fixed_large
+from diffusion.process.variance import fixed_large, fixed_small
 from diffusion.randomness import Streams
 
 
@@ -221,7 +221,7 @@ def test_learned_uncertainty_reads_its_earlier_state() -> None:
     assert objective.weight.tolist() == [[2.0] * 4]
 
 
-def test_learned_uncertainty_moves_at_the_same_rate_for_any_number_of_features() -> None:
+def test_learned_uncertainty_with_weights_of_1_has_unit_size() -> None:
     """As in EDM2's code: with weights of 1, u has a root mean square of 1 over noise levels and random features."""
     squares = []
     for seed in range(20):
@@ -231,6 +231,12 @@ def test_learned_uncertainty_moves_at_the_same_rate_for_any_number_of_features()
         u = objective(Denoiser(Constant(2.0), VP(), X0()), x0, Streams(range(64)))["loss"]
         squares.append(u.detach().square().mean())
     assert 0.7 < float(torch.stack(squares).mean().sqrt()) < 1.4
+
+
+def test_the_hybrid_objective_refuses_a_variance_that_has_nothing_to_learn() -> None:
+    for fixed in (fixed_small, partial(fixed_large)):
+        with pytest.raises(UserError, match="trains only a learned variance"):
+            Hybrid(variance=fixed)
 
 
 def test_eps_error_of_the_oracle_is_the_known_minimum() -> None:

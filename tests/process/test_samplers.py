@@ -26,6 +26,7 @@ from stand_ins import SharedStream
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
+from diffusion.model import UNet
 from diffusion.process import grid, prediction, variance
 from diffusion.process.denoiser import Denoise, Denoiser, Estimate
 from diffusion.process.oracle import GaussianOracle, MixtureOracle, PointsOracle, sampler_moments
@@ -39,6 +40,7 @@ from diffusion.process.sampler import (
     ReverseDiffusion,
     Sampler,
 )
+from diffusion.randomness import Streams
 
 
 def sampled(sampler: Sampler, oracle: Denoise, n: int, width: int = D) -> Tensor:
@@ -96,6 +98,20 @@ def test_predictor_corrector_samples_a_gaussian(on: str, predictor: Callable[...
     v = covariance.diagonal()
     assert ((x.mean(0) - mean).abs() < 5.5 * (v / n).sqrt() + 0.01).all()
     assert ((x.T.cov() - covariance).abs() < 5.5 * ((torch.outer(v, v) + covariance**2) / n).sqrt() + 0.02).all()
+
+
+def test_predictor_corrector_takes_no_langevin_step_where_the_score_is_zero() -> None:
+    """The output of a new network, and so its score, is zero."""
+    new = Denoiser(
+        UNet(channels=(8, 16), groups=4, attention=(False, False), blocks=1), SCHEDULES["linear"], prediction.Eps()
+    )
+    streams = Streams.of(2, "sample")
+    assert PredictorCorrector(3)(new, streams.normal(3, 4, 4), streams).isfinite().all()
+
+
+def test_predictor_corrector_uses_x0_if_its_predictor_does() -> None:
+    assert PredictorCorrector(3, predictor=DDIM).uses_x0
+    assert not PredictorCorrector(3).uses_x0
 
 
 @pytest.mark.parametrize(

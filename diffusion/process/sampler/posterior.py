@@ -130,7 +130,11 @@ class PredictorCorrector(Sampler):
     predictor: Callable[[int, Grid, Threshold | None], Sampler] = ReverseDiffusion
     corrections: Annotated[int, Ge(0)] = 1
     snr: Annotated[float, Gt(0)] = 0.16
-    uses_x0 = False  # unless the predictor does
+
+    @property
+    def uses_x0(self) -> bool:  # type: ignore[override]
+        """Whether the predictor does."""
+        return self.predictor(self.steps, self.grid, self.threshold).uses_x0
 
     def step(
         self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
@@ -139,6 +143,7 @@ class PredictorCorrector(Sampler):
             score = denoise(x_t, t).eps / -t.sigma
             z = streams.normal_like(x_t)
             noise_norm, score_norm = (torch.linalg.vector_norm(v, dim=(1, 2, 3), keepdim=True) for v in (z, score))
-            size = 2 * (self.snr * noise_norm / score_norm) ** 2
+            ratio = torch.where(score_norm > 0, noise_norm / score_norm, 0.0)  # the score of a new network is 0
+            size = 2 * (self.snr * ratio) ** 2
             x_t = x_t + size * score + (2 * size).sqrt() * z
         return self.predictor(self.steps, self.grid, self.threshold).step(denoise, x_t, t, s, past, streams)
