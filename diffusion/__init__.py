@@ -20,7 +20,7 @@ To train your own network in your own loop, create new random streams for each s
         …
 
 The commands are `python -m diffusion.COMMAND` for train, sample, edit, studio, evaluate, study, compare, report,
-status, prune and export, each with --help. docs/architecture.md describes the layout of the code.
+watch, status, prune, export and reproduce, each with --help. docs/architecture.md describes the layout of the code.
 """
 
 import ctypes

@@ -91,7 +91,7 @@ def print_status(folder: Path, sort: str = "run", state: str | None = None, as_j
     if others:
         console.print("not listed: " + ", ".join(f"{n} × diffusion.{command}" for command, n in others.items()))
     if states["died"] + states["interrupted"]:
-        console.print("to resume one: python -m diffusion.train hydra.run.dir=RUN ckpt=auto")
+        console.print(f"to resume one: python -m diffusion.train hydra.run.dir={folder}/RUN ckpt=auto")
 
 
 def print_table(lines: list[Line]) -> None:

@@ -29,6 +29,12 @@ def test_every_choice_composes_with_valid_types(group, choice):
             check_node(value, key)
 
 
+@pytest.mark.parametrize("experiment", choices("experiment"))
+def test_every_recipe_can_do_without_an_average_of_its_weights(experiment):
+    """Also one that sets `ema.decay`, which is then a setting of nothing."""
+    assert settings([f"experiment={experiment}", "ema=none", "optimizer=adamw"]).ema is None
+
+
 MADE = ("schedule", "prediction", "objective", "lr_scheduler", "ema", "sampler", "guidance", "model", "data")
 SEVERAL = ("logger", "callbacks", "metrics")  # any number of their choices can be used
 

@@ -31,8 +31,8 @@ def prune(folder: Path, weights: bool) -> int:
     """Remove the superfluous checkpoints of a complete run and return the number of bytes freed.
 
     With `weights`, the weights of the last checkpoint (the average, if there is one) are first written to
-    last.safetensors, which is enough to sample, but not to train. Nothing is removed unless that file reads back as the
-    same network.
+    last.safetensors (best.safetensors if only best.ckpt is left), which is enough to sample, but not to train. Nothing
+    is removed unless that file reads back as the same network.
     """
     files = superfluous(folder, weights)
     if not files:

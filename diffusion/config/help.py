@@ -9,6 +9,7 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -56,7 +57,7 @@ def _command_help(command: str, schema: type[Settings], about: str) -> None:
     settings = [*_settings(schema)]
     for group, choice in chosen.items():
         if file := files(group).get(choice):
-            settings += _choice_settings(group, yaml.safe_load(file.read_text("utf-8")) or {})
+            settings += _file_settings(group, file.read_text("utf-8"))
     _print("Settings", [(f"{key}={value}", text) for key, value, text in settings])
     console.print(f"\n{FOOT}")
 
@@ -65,7 +66,7 @@ def _group_help(group: str) -> None:
     for choice, file in files(group).items():
         text = file.read_text("utf-8")
         about = " ".join(line.lstrip("# ") for line in _header(text))
-        settings = _choice_settings(group, yaml.safe_load(text) or {})
+        settings = _file_settings(group, text)
         _print(f"{group}={choice}", [(f"{key}={value}", doc) for key, value, doc in settings], about)
 
 
@@ -91,6 +92,13 @@ def _settings(schema: type[Settings], prefix: str = "") -> Iterator[tuple[str, s
         elif not is_group(prefix + key):
             default = "" if field.is_required() else shown(field.default)
             yield f"{prefix}{key}", "" if "${" in default else default, " ".join((field.description or "").split())
+
+
+def _file_settings(group: str, text: str) -> list[tuple[str, str, str]]:
+    """`_choice_settings` for the text of a file; if nothing else documents a setting, the comment after it does."""
+    said = {f"{group}.{key}": comment for key, comment in re.findall(r"^(\w+):.*? {2,}# (.+)", text, re.MULTILINE)}
+    rows = _choice_settings(group, yaml.safe_load(text) or {})
+    return [(key, value, about or said.get(key, "")) for key, value, about in rows]
 
 
 def _choice_settings(group: str, node: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -132,16 +140,20 @@ def _header(text: str) -> Iterator[str]:
 
 
 @cache
-def _definitions(room: str) -> dict[str, ast.ClassDef | ast.FunctionDef]:
-    """Every top-level class and function of the files in diffusion/ROOM, by name."""
-    trees = [ast.parse(file.read_text("utf-8")) for file in sorted((PACKAGE / room).rglob("*.py"))]
+def _definitions(place: Path) -> dict[str, ast.ClassDef | ast.FunctionDef]:
+    """Every top-level class and function of a file, or of all files in a folder, by name."""
+    files = [place] if place.is_file() else sorted(place.rglob("*.py"))
+    trees = [ast.parse(file.read_text("utf-8")) for file in files]
     return {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
 
 
 def _definition(target: str) -> ast.ClassDef | ast.FunctionDef | None:
-    """The definition of a class or function of this project."""
-    parts = target.split(".")
-    return _definitions(parts[1]).get(parts[-1]) if parts[0] == "diffusion" and len(parts) > 2 else None
+    """The definition of a class or function of this project, in its module or below its package."""
+    *inner, name = target.split(".")
+    if len(inner) < 2 or inner[0] != "diffusion":
+        return None
+    place = PACKAGE.joinpath(*inner[1:])
+    return _definitions(file if (file := place.with_suffix(".py")).is_file() else place).get(name)
 
 
 def summary(target: str) -> str:
@@ -158,7 +170,8 @@ def documentation(target: str) -> dict[str, str]:
     room = target.split(".")[1]
     found: dict[str, str] = {}
     for base in getattr(node, "bases", []):
-        found |= documentation(f"diffusion.{room}.{ast.unparse(base).rpartition('.')[2]}")
+        if (name := ast.unparse(base).rpartition(".")[2]) != node.name:  # a base in another package may have its name
+            found |= documentation(f"diffusion.{room}.{name}")
     docstrings = [ast.get_docstring(node) or ""]
     docstrings += [
         ast.get_docstring(f) or "" for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"

@@ -61,10 +61,13 @@ def explain(error: BaseException, command: str) -> str | None:
     if isinstance(error, HydraException):
         return " ".join(str(error).split())
     if out_of_memory(error):
-        return (
-            f"{first_line(error).partition('. ')[0]}: lower the batch size (to train with unchanged results, "
-            "lower data.batch_size and set data.global_batch_size), or set trainer.precision=bf16-mixed"
+        fix = (
+            "lower the batch size (to train with unchanged results, lower data.batch_size and set "
+            "data.global_batch_size), or set trainer.precision=bf16-mixed"
+            if command == "train"
+            else "lower batch_size, which does not change the samples, or set precision=bf16-mixed"
         )
+        return f"{first_line(error).partition('. ')[0]}: {fix}"
     if isinstance(error, RuntimeError) and "does not allow for gradient clipping" in str(error):
         return (
             "trainer.gradient_clip_val: gradients cannot be clipped with optimizer.fused=true and float16, because the "
@@ -202,6 +205,8 @@ def _bad_override(chain: list[BaseException], command: str) -> str:
         known = _known_keys(command, key)
         if name and group in known and (having := choices_with(group, name)):
             return f"{key}: it is a setting of {' or '.join(f'{group}={each}' for each in having)}; choose that, too"
+        if group in SEVERAL and (choice := name.partition(".")[0]) in choices(group):
+            return f"{key}: set {group}={choice}, too"
         return f"{key}: unknown setting{nearest(key, known)}; --help lists all of them"
     return re.sub(r"\s*(full_key|object_type|To append to your config).*", "", text)
 

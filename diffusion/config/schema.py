@@ -32,6 +32,11 @@ def _time(text: str) -> str:
     return text
 
 
+def _chosen(node: dict[str, Any] | None) -> dict[str, Any] | None:
+    """None for ema=none with an experiment that sets ema.decay, which leaves {decay: …}."""
+    return node if node and "_target_" in node else None
+
+
 Name = Annotated[
     str,
     BeforeValidator(lambda value: str(value) if type(value) is int else value),
@@ -163,8 +168,8 @@ class Trainer(Settings):
     limit_val_batches: Count | Annotated[float, Gt(0), Le(1)] | None = None
     """Batches per validation, of held-out and of training images each, as a number or a fraction, for quick tests."""
     check_val_every_n_epoch: Count | None = 1
-    """Epochs between validations; null if val_check_interval counts batches across epochs."""
-    val_check_interval: Count | Annotated[float, Ge(0), Le(1)] | None = None
+    """Epochs between validations, or whose fraction val_check_interval is. A number of batches replaces it."""
+    val_check_interval: Count | Annotated[float, Gt(0), Le(1)] | None = None
     """Batches between validations, as a number or a fraction of an epoch. The last step is always validated."""
     gradient_clip_val: Annotated[float, Ge(0)] | None = None
     """Maximum norm (or value) of gradients; larger ones are clipped."""
@@ -197,8 +202,9 @@ class Train(Settings):
     """Seed of all randomness: initial weights, data order, flips, times, noise, samples."""
     ckpt: str | None = None
     """Checkpoint to resume from. `auto`: the newest intact one in this folder, otherwise in the newest run of this
-    name; `last`: last.ckpt in that folder or run; or the path of a run or a checkpoint. `null` on the command line
-    starts over, and removes the checkpoints, samples, scores and curves in this folder."""
+    name that is not complete; `last`: last.ckpt in this folder, otherwise in the newest run of this name; or the path
+    of a run or a checkpoint. `null` on the command line starts over, and removes the checkpoints, samples, scores and
+    curves in this folder."""
     init: str | None = None
     """Start a new run from the weights of a run, a checkpoint, an exported file or a diffusers folder. Only weights
     with matching names and shapes are copied. A run that resumes (`ckpt`) does not read them again."""
@@ -212,7 +218,7 @@ class Train(Settings):
     crops: dict[str, Any] | None = None
     optimizer: Group
     lr_scheduler: Group
-    ema: dict[str, Any] | None = None
+    ema: Annotated[dict[str, Any] | None, AfterValidator(_chosen)] = None
     trainer: Trainer
     sampler: Group
     guidance: dict[str, Any] | None = None
@@ -258,7 +264,7 @@ class FromModel(Settings):
     """Device: auto, cpu, cuda, cuda:1, mps."""
     guidance: dict[str, Any] | None = None
     name: Name = "${hydra:job.name}"
-    """Name of the output."""
+    """Name in the report of an evaluation; sample, edit and study do not use it."""
 
 
 class Shared(Settings):
@@ -311,7 +317,7 @@ class Edit(Drawn):
     interpolate: Annotated[list[Seed], MinLen(2), MaxLen(2), Words("two seeds [A,B]")] | None = None
     """Without a picture: interpolate from image 0 of one seed to image 0 of another."""
     n: Count = 8
-    """Number of variants of the picture."""
+    """Number of variants or fillings; for an interpolation, set `frames`."""
     frames: Annotated[int, Ge(2)] = 8
     """Number of images in an interpolation, including both ends."""
     inpainting: Group
@@ -354,7 +360,8 @@ class AnyStudy(FromModel, Shared):
     """The settings shared by all studies of a trained model."""
 
     ckpt: Trained
-    """A run's folder, a checkpoint, an exported file, or `last`: the run in outputs/ that saved most recently."""
+    """A run's folder, a checkpoint, an exported file, a diffusers folder, or `last`: the run in outputs/ that saved
+    most recently."""
     n: Count = 250
     """Samples per setting, all from the same noise; for a model with labels, each class as often as in the
     reference."""
@@ -375,8 +382,8 @@ class Study(AnyStudy):
     """Compare samplers on one trained model: scores against network evaluations (NFE) and seconds."""
 
     samplers: Literal["all"] | Annotated[list[str], MinLen(1)] = ["ddim", "dpm_2m", "unipc", "heun"]
-    """Choices of conf/sampler, with overrides after a space: "dpm_2m grid@sampler.grid=karras"; or `all` that are
-    compatible."""
+    """Choices of conf/sampler, with overrides after a space: "dpm_2m grid@sampler.grid=karras"; or `all`
+    that fit the model."""
     nfe: Annotated[list[Count], MinLen(1)] = [10, 20, 50]
     """Budgets of network evaluations (NFE) per image."""
 
@@ -419,8 +426,8 @@ INSTEAD = {  # arguments of Lightning's Trainer that a run sets itself, and what
     "trainer.limit_test_batches": "a run has no test loop; set score.n",
     "trainer.logger": "set logger=csv, wandb, tensorboard, or several: logger=[wandb,tensorboard]; metrics.csv is "
     "always written",
-    "trainer.min_epochs": "set callbacks.early_stopping.patience, in validations",
-    "trainer.min_steps": "set callbacks.early_stopping.patience, in validations",
+    "trainer.min_epochs": "set callbacks=early_stopping and callbacks.early_stopping.patience=N, in validations",
+    "trainer.min_steps": "set callbacks=early_stopping and callbacks.early_stopping.patience=N, in validations",
     "trainer.model_registry": "export a model with python -m diffusion.export RUN",
     "trainer.num_sanity_val_steps": "a run always tests its parts before the first step",
     "trainer.overfit_batches": "for few images, set data=folder data.limit=N; for few batches per epoch, "

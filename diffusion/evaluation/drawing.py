@@ -155,7 +155,9 @@ class Drawing:
         wrong = int((~x0.isfinite()).flatten(1).any(dim=1).sum())
         if not wrong:
             return
-        advice = "; float16 may overflow: use precision=bf16-mixed, or none" if self.precision == "16-mixed" else ""
+        advice = (
+            "; float16 may overflow: use precision=bf16-mixed or precision=null" if self.precision == "16-mixed" else ""
+        )
         problem = f"{wrong} of {count(len(x0), 'sample')} {'is' if len(x0) == 1 else 'are'} not finite{advice}"
         if self.finite:
             raise NotFinite(problem)

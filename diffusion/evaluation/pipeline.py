@@ -25,7 +25,11 @@ from diffusion.metric.reference import LEAST, ReferenceStatistics, reference_sta
 from diffusion.metric.score import Factory, score, score_features, wants_spatial
 from diffusion.runs.folder import append_scores
 
-MORE = "a larger data.{} when training, or data.tiles=true for large photographs"  # images of a split
+# More images of a split:
+MORE = {
+    split: f"a larger data.{split} when training, or data.tiles=true for large photographs" for split in ("val", "test")
+}
+MORE["train"] = "a smaller data.val and data.test, or data.tiles=true for large photographs"
 FEW = 200  # reference images: with fewer, a distance is mostly chance and bias
 
 
@@ -49,7 +53,7 @@ class Scorer:
         if (available := len(splits.get(split, ()))) < LEAST:
             raise UserError(
                 f"split={split}: it has {count(available, 'image')}, but scores need at least {LEAST}; add images "
-                f"({MORE.format(split)}), or choose another split ({', '.join(splits)}); training also works without "
+                f"({MORE[split]}), or choose another split ({', '.join(splits)}); training also works without "
                 "scores (score.n=0)"
             )
         if n is not None and n < LEAST:
@@ -57,13 +61,13 @@ class Scorer:
         if {"real", "floor"} & set(baselines) and len(splits[other]) < LEAST:
             raise UserError(
                 f"baselines: real and floor need at least {LEAST} images of {other}; add images "
-                f"({MORE.format(other)}), or remove these baselines"
+                f"({MORE[other]}), or remove these baselines"
             )
         memorization.check_audit(audit, self.data)
         if available < FEW:
             console.print(
                 f"warning: the reference, split={split}, has {count(available, 'image')}; distances to fewer than "
-                f"{FEW} are mostly chance and bias: judge by eye, or add images ({MORE.format(split)})"
+                f"{FEW} are mostly chance and bias: judge by eye, or add images ({MORE[split]})"
             )
 
     @cached_property

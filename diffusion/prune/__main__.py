@@ -17,8 +17,9 @@ from diffusion.runs.record import LOCK, RunRecord
 
 ABOUT = """\
 List the checkpoints of complete runs, in a folder and its sub-folders, that can be removed, and the space this frees;
-with --yes, remove them. Each run keeps its best.ckpt or, with --weights, only the last weights, as last.safetensors:
-these can be sampled and scored, but not trained further. Runs that are active or not complete are never changed.
+with --yes, remove them. Each run keeps its best.ckpt or, with --weights, only weights: last.safetensors
+(best.safetensors if only best.ckpt was kept). These can be sampled and scored, but not trained further. Runs that are
+active or not complete are never changed.
 """
 
 

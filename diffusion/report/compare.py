@@ -270,7 +270,7 @@ def _several_makers(scored: Sequence[tuple[Run, Score]], mixed: bool) -> dict[st
             listed = "; ".join(f"{part} is {' and '.join(names)}" for part, names in several.items())
             raise UserError(
                 f"{run.folder}: {scores[0].name} was measured several times, and {listed}: add --mixed for separate "
-                "columns, or score into separate folders (a study has its own study.md)"
+                "columns, or score into separate folders (a study has its own table)"
             )
         found[protocol] += [part for part in several if part not in found[protocol]]
     return found

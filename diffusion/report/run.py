@@ -281,7 +281,7 @@ def commands(run: Run) -> str:
         ]
     if "last" in checkpoints:
         lines += [
-            "# recompute the scores, here on another split",
+            "# score it again, on the same split",
             f"python -m diffusion.evaluate {override('ckpt', f'{place}/checkpoints/last.ckpt')} split=val",
             "# resume; to train beyond the end, raise trainer.max_epochs or trainer.max_steps",
             resume_command(place),

@@ -12,7 +12,7 @@ their costs.
 
   python -m diffusion.reproduce                                  the studies; nothing is run
   python -m diffusion.reproduce schedule                         run one, or its missing runs
-  python -m diffusion.reproduce schedule hydra/launcher=joblib hydra.launcher.n_jobs=4     up to four seeds at once
+  python -m diffusion.reproduce schedule hydra/launcher=joblib hydra.launcher.n_jobs=4     up to four runs at once
   python -m diffusion.reproduce schedule --smoke                 one short run of each kind: does it work here?
 
 A study is a file in conf/results or CONF/results: sweeps of diffusion.train and diffusion.evaluate. Its runs go to a

@@ -42,7 +42,7 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
         about: description of the command, with examples, for `--help`.
         task: function of the settings and the output folder, called after Hydra has finished.
         job: the same for one job of a sweep (`-m`), called by Hydra, maybe in another process; default: `task`. A
-            sweeper minimizes its result.
+            sweeper optimizes its result.
     """
     register(name)
     naming.register()

@@ -67,7 +67,7 @@ class Run:
     @property
     def name(self) -> str:
         """The name of the run."""
-        return str(self.config.get("name") or self.info.get("name") or self.folder.resolve().name)
+        return str(self.config.get("name") or self.folder.resolve().name)
 
     @property
     def resolved(self) -> bool:

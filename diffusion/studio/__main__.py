@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from diffusion.errors import Arguments, UserError, exit_status
 
 ABOUT = """\
-Open a web page where a trained model draws: samples with their steps, two samplers side by side, images between two
+Serve a web page where a trained model draws: samples with their steps, two samplers side by side, images between two
 noises, variants of an uploaded picture, or a part of it filled in. Each result shows the command that reproduces it.
 The page is reachable only from this machine unless --host is set; it has no password, so everyone who reaches it can
 use it.
@@ -16,7 +16,9 @@ use it.
 def main(arguments: list[str] | None = None) -> int:
     """Serve the page until interrupted. Returns 0, or 2 after printing one line to stderr."""
     parser = Arguments("studio", ABOUT)
-    parser.add_argument("checkpoint", help="ckpt=RUN: a run's folder, a checkpoint, an exported file, or `last`")
+    parser.add_argument(
+        "checkpoint", help="ckpt=RUN: a run's folder, a checkpoint, an exported file, a diffusers folder, or `last`"
+    )
     parser.add_weights()
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1)")

@@ -171,10 +171,11 @@ class Guard(Callback):
             loss, gradient, weights = measured.numbers.read()
             for what, value in (("loss", loss), ("gradient", gradient), ("weights", weights)):
                 if not math.isfinite(value):
+                    skip = "" if what == "weights" or self.action == "skip" else ", or set guard.action=skip"
                     raise NotFinite(
                         f"step {measured.step}: the {what} became {value} with {self.names(measured.images)}; the "
-                        "checkpoints are from earlier steps; lower optimizer.lr, set trainer.gradient_clip_val=1, or "
-                        "guard.action=skip"
+                        "checkpoints are from earlier steps; lower optimizer.lr or set trainer.gradient_clip_val=1"
+                        f"{skip}"
                     )
             self.compare(loss, measured)
 

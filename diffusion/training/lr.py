@@ -17,12 +17,21 @@ def constant(optimizer: Optimizer, total_steps: int) -> LambdaLR:
 
 
 def warmup(optimizer: Optimizer, total_steps: int, warmup: Annotated[int, Ge(0)]) -> LambdaLR:
-    """Linear from 0 to the optimizer's rate over `warmup` steps, then constant."""
+    """Linear from 0 to the optimizer's rate, then constant.
+
+    Args:
+        warmup: the steps over which the rate rises from 0 to the optimizer's.
+    """
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (warmup + 1)))
 
 
 def cosine(optimizer: Optimizer, total_steps: int, warmup: Annotated[int, Ge(0)] = 0, final: float = 0.0) -> LambdaLR:
-    """After the warm-up, final + (1 − final)·(1 + cos πu)/2 with u from 0 to 1, after the last step (SGDR, eq. 5)."""
+    """final + (1 − final)·(1 + cos πu)/2; u rises from 0 after the warm-up to 1 after the last step (SGDR, eq. 5).
+
+    Args:
+        warmup: the steps over which the rate rises from 0 to the optimizer's.
+        final: the last rate, as a fraction of the optimizer's.
+    """
 
     def factor(step: int) -> float:
         if step < warmup:

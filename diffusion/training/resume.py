@@ -154,7 +154,8 @@ def check_images(present: Mapping[str, str], resumed: Resumed, folder: Path) -> 
     found = f"ckpt={resumed.path}: {changed} are not those it was trained with"
     if resumed.folder.resolve() == folder.resolve():
         raise UserError(
-            f"{found}; restore them, or continue with these in another folder: hydra.run.dir=… ckpt={resumed.path}"
+            f"{found}; restore them, or continue with these images, and all settings of the run, in another folder: "
+            f"hydra.run.dir=… ckpt={resumed.path}"
         )
     console.print(f"{found}; held-out images may have been training images", style="yellow")
 

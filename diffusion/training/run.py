@@ -217,6 +217,8 @@ def fit(run: Prepared, folder: Path, spent: Spent) -> tuple[Train, Last]:
     with processes.together(run.trainer, folder, run.start):
         with continuing(run.resumed, run.checkpoints, folder / "train.log"):
             run.trainer.fit(run.module, datamodule=run.recipe.data, ckpt_path=run.start, weights_only=True)
+        if run.trainer.is_global_zero and (table := run.trainer.profiler.summary()):  # type: ignore[attr-defined]
+            console.print(table, markup=False, highlight=False)  # Lightning logs it where `quiet_libraries` hides it
         settings, last = with_worse(run.settings, run.last, folder, run.module)
         return settings, draw_last(settings, last, folder, run.trainer, run.module, spent)
 
@@ -259,7 +261,10 @@ def prepare_data(settings: Train, recipe: Recipe, folder: Path) -> Scorer | None
         return None
     metrics = make_metrics(settings.metrics)
     scorer = Scorer(recipe.data, score.split, extractor, metrics, folder, Ledger(folder))
-    scorer.check(SCORED if score.n is None else score.n, score.baselines, score.audit)
+    try:
+        scorer.check(SCORED if score.n is None else score.n, score.baselines, score.audit)
+    except UserError as error:
+        raise UserError(f"score.{error}".replace("such as n=", "such as score.n=")) from error
     return scorer
 
 

@@ -1,10 +1,10 @@
-"""The training process. It reads its folder's config.yaml, no matter what started it, and does not use Hydra.
+"""The training process, which does not use Hydra.
 
     python -m diffusion.training.worker FOLDER [CKPT]
 
-A plain `diffusion.train` becomes this process after its configuration is written. Each job of a sweep is started as
+A plain `diffusion.train` becomes this process by calling `run` with its settings. Each job of a sweep is started as
 one, and so are the additional processes of a run on several devices, which resume from the exact CKPT that the first
-one found.
+one found. These read the settings from their folder's config.yaml.
 """
 
 from diffusion.runs import early_signals

@@ -148,6 +148,7 @@ def test_gpu_out_of_memory_gives_a_one_line_error(command, tiny) -> None:
     assert status == 2
     (line,) = err.splitlines()
     assert line.startswith("error: CUDA out of memory: lower the batch size")
+    assert "lower batch_size, which" in str(messages.explain(torch.OutOfMemoryError("CUDA out of memory"), "sample"))
 
 
 def test_a_file_that_may_not_be_replaced_gives_a_one_line_error(tmp_path: Path, monkeypatch) -> None:
@@ -169,6 +170,18 @@ def test_a_group_that_a_command_lacks_is_not_recommended(command) -> None:
     err = command("sample", ["ckpt=x", "data.root=photos"])[2]
     assert err.startswith("error: data.root: unknown setting")
     assert "choose that" not in err
+
+
+def test_a_setting_of_a_callback_that_was_not_chosen_names_the_callback(command, tiny) -> None:
+    err = command("train", [*tiny, "callbacks.early_stopping.patience=3"])[2]
+    assert err == "error: callbacks.early_stopping.patience: set callbacks=early_stopping, too\n"
+
+
+def test_too_few_scored_samples_are_reported_with_the_name_of_the_setting(command, tiny) -> None:
+    err = command("train", [*tiny, "score.n=1", "features=lite0"])[2]
+    assert err.startswith(
+        "error: score.n=1: scores need at least 4 images; use as many as time allows, such as score.n="
+    )
 
 
 def test_the_steps_of_the_runs_sampler_are_suggested(command) -> None:

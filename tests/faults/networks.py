@@ -24,6 +24,7 @@ FAULTS = [
         "checkpointing: recomputed with other dropout masks", "with examples(numbers)", "with examples(None)", CONTRACT
     ),
     fault("patch: output channels in another order", "pixel_shuffle(y,", "pixel_shuffle(y.flip(1),", UNET),
+    fault("time embedding: any width", "if width % 2 or width // 2 <= shift:", "if False:", UNET),
     fault("group norm: trains in bfloat16", "F.group_norm(x.float(),", "F.group_norm(x,", UNET),
     fault("group norm: also samples in float32", '"cpu" and torch.is_grad_enabled()', '"cpu"', UNET),
     fault("ADM: s instead of 1 + s", "(1 + s) *", "s *", ADM),

@@ -15,6 +15,42 @@ FOLLOWED = "training/test_train_command.py::test_derived_settings_do_not_make_a_
 
 FAULTS = [
     Fault(
+        "help: the class of another module with the same name",
+        'file if (file := place.with_suffix(".py")).is_file() else place',
+        "PACKAGE / inner[1]",
+        "test_help.py::test_the_documentation_of_every_choice_is_that_of_its_own_class",
+    ),
+    Fault(
+        "help: a class is its own base",
+        'if (name := ast.unparse(base).rpartition(".")[2]) != node.name:',
+        'if (name := ast.unparse(base).rpartition(".")[2]):',
+        "test_help.py::test_the_help_of_every_group_lists_its_choices",
+    ),
+    Fault(
+        "help: without the comments after values",
+        'about or said.get(key, "")',
+        "about",
+        "test_help.py::test_a_comment_after_a_value_documents_it_if_nothing_else_does",
+    ),
+    Fault(
+        "ema=none leaves the decay of the experiment",
+        'return node if node and "_target_" in node else None',
+        "return node",
+        "test_settings.py::test_every_recipe_can_do_without_an_average_of_its_weights",
+    ),
+    Fault(
+        "the table of the profiler is not printed",
+        "run.trainer.is_global_zero and (table :=",
+        "False and (table :=",
+        "training/test_trainer_settings.py::test_trainer_settings_for_clipping_profiling_and_debugging_work",
+    ),
+    Fault(
+        "the guard advises skipping for weights",
+        'what == "weights" or self.action',
+        "self.action",
+        "reliability/test_guard.py::test_t6_a_non_finite_weight_stops_the_run_with_and_without_ema",
+    ),
+    Fault(
         "settings are not checked",
         "return validated(schema, values)",
         "return schema.model_construct(**values)",

@@ -311,7 +311,7 @@ def test_a_folder_scored_with_several_samplers_is_refused_unless_mixed(tmp_path:
     scores = [of(sampler=ddim, value=1.0), of(sampler=heun, value=2.0), of(sampler=heun, value=3.0, step=9)]
     studied = make_run(tmp_path / "study", lr=1e-3, scores=scores)
     alone = make_run(tmp_path / "alone", lr=1e-2, scores=[of(sampler=ddim, value=4.0)])
-    line = r"study: fd_lite0 was measured .*: add --mixed .* study.md\)$"
+    line = r"study: fd_lite0 was measured .*: add --mixed .* its own table\)$"
     with pytest.raises(UserError, match=line) as error:
         compare(gather([alone, studied]))
     assert "sampler is DDIM(steps=9) and Heun(steps=5): add" in str(error.value)

@@ -120,6 +120,7 @@ def test_runs_and_their_last_scores_are_listed_at_any_depth(command, tiny, tmp_p
     lines = {line.split()[0]: line for line in out.splitlines() if len(line.split()) > 1}
     assert "4 runs below outputs: 2 complete, 1 died, 1 unreadable" in out
     assert "not listed: 1 × diffusion.sample" in out
+    assert "hydra.run.dir=outputs/RUN ckpt=auto" in out
     assert "samples/" not in out
     assert "complete" in lines["x/a"]
     assert "2 of 2" in lines["x/a"]

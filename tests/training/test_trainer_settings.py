@@ -56,6 +56,7 @@ def test_trainer_settings_for_clipping_profiling_and_debugging_work(command, tin
     status, out, err = command("train", [*tiny, *words, "trainer.max_steps=2", "hydra.run.dir=run"])
     assert status == 0, out + err
     assert "val/mse" in read_metrics(tmp_path / "run/metrics.csv")
+    assert "Profiler Report" in out
 
 
 def test_several_machines_without_torchrun_are_refused(command, tiny):

@@ -32,7 +32,7 @@ DOCUMENT = """\
 </head>
 <body>
 <noscript>This page needs JavaScript. A run's folder has the same numbers in README.md, that of a comparison in
-compare.md, and that of a study in study.md.</noscript>
+compare.md, and that of a study in study.md or guidance.md.</noscript>
 <main id="page"></main>
 <script type="application/json" id="data">{data}</script>
 {contents}
