@@ -13,7 +13,7 @@ GOLDEN = (5**0.5 - 1) / 2  # its multiples mod 1 are evenly spread, however many
 
 
 def proportional(counts: Sequence[int], n: int) -> Tensor:
-    """Classes in the proportions of `counts`, as closely as whole numbers allow, (n,) int64.
+    """Classes in the proportions of `counts`, to within about two images of each, (n,) int64.
 
     Sample i gets the class at the quantile (i + ½)·golden ratio mod 1, for every n.
     """

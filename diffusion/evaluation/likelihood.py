@@ -60,21 +60,23 @@ class Flow:
 
     Args:
         tolerance: the relative and absolute tolerance of the solver.
+        lowest: the noise level sigma/alpha at which the integration starts, at least that of a table's row 1.
     """
 
     tolerance: Annotated[float, Gt(0)] = 1e-5
+    lowest: Annotated[float, Gt(0)] = 0.002
     metric: ClassVar[str] = "bits_per_dim_flow"
     of_schedule: ClassVar[bool] = False
     steps: ClassVar[None] = None  # the number of network evaluations depends on the network
     variance: ClassVar[None] = None  # the flow has none
 
     def __call__(self, denoise: Denoise, x0: Tensor, streams: Streams, variance: Variance) -> Tensor:
-        return flow_likelihood(denoise, x0, streams, tolerance=self.tolerance).bits
+        return flow_likelihood(denoise, x0, streams, self.lowest, self.tolerance).bits
 
     def cost(self, schedule: Schedule) -> tuple[str, int]:
         """As for `Bound`. Grey images need few steps; a gradient takes about as long as two forward passes."""
         grey = torch.zeros(1, 1, 1, 1)
-        least = flow_likelihood(Blank(schedule), grey, Streams([0]), tolerance=self.tolerance).evaluations
+        least = flow_likelihood(Blank(schedule), grey, Streams([0]), self.lowest, self.tolerance).evaluations
         return f"at least {least} network evaluations with gradients", 3 * least
 
 

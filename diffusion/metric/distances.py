@@ -30,7 +30,7 @@ def frechet(x: Tensor, reference: Reference) -> tuple[float, Tensor]:
 
     μ1, Σ1 are the moments of the features `x` (N, D), and μ2, Σ2 those of the reference. With Σ1 = A Aᵀ, where
     A = (x − μ1)ᵀ/√(N−1), and Σ2 = B Bᵀ, the last trace is the sum of the singular values s_k of Z = Aᵀ B (N, r). These
-    are accurate to rounding even if the covariances are singular (fewer images than features). The eigenvalues of Σ1 Σ2
+    keep their digits even if the covariances are singular (fewer images than features). The eigenvalues of Σ1 Σ2
     would then lose half of their digits, and yield distances down to −1e-4 for identical sets. Since ‖A − B U‖² ≥ 0 for
     every rotation U, the sum is negative only by rounding, which the clamp removes.
 
@@ -229,7 +229,7 @@ class CMMD(SampleMetric):
         xx, xy = self._row_sums(x, x), self._row_sums(x, y)
         value = xx.mean() / n + self._row_sums(y, y).mean() / m - 2 * xy.mean() / m
         without = (xx.sum() - 2 * xx + 1) / (n - 1) ** 2 - 2 * (xy.sum() - xy) / ((n - 1) * m)
-        return {"cmmd": Estimate(float(self.scale * value), jackknife(self.scale * without), minimum=0.0)}
+        return {"cmmd": Estimate(max(0.0, float(self.scale * value)), jackknife(self.scale * without), minimum=0.0)}
 
     def _row_sums(self, x: Tensor, y: Tensor) -> Tensor:
         """Σ_j k(x_i, y_j), (N,)."""

@@ -38,19 +38,38 @@ def _at_least_one(steps: int) -> None:
         raise UserError(f"sampler: steps = {steps}; at least one step is needed")
 
 
+def mostly_noise(schedule: Schedule) -> bool:
+    """Whether a continuous schedule, such as EDM's, is nearly all the time at noise levels that hide the image."""
+    if getattr(schedule, "steps", None) is not None:
+        return False
+    alpha, sigma = copy.deepcopy(schedule).cpu()(torch.tensor(0.05, dtype=torch.float64))
+    return bool(sigma > alpha)
+
+
+def even_times(schedule: Schedule, u: Tensor) -> Tensor:
+    """Times for errors that are averaged over u, evenly spread in (0, 1]: t = u, (B,) float64 on the CPU.
+
+    On a schedule that is `mostly_noise`, few of them would contribute to the mean. There, the angle arctan(sigma/alpha)
+    is u times that of t = 1, as for a cosine schedule.
+    """
+    if not mostly_noise(schedule):
+        return u
+    schedule = copy.deepcopy(schedule).cpu()
+    alpha, sigma = schedule(torch.ones(1, dtype=torch.float64))
+    return schedule.time(-2 * torch.tan(u * torch.atan2(sigma, alpha)).log()).clamp(max=1)
+
+
 def uniform(schedule: Schedule, steps: int) -> Tensor:
     """t_k = 1 − k/N, from t = 1 to 0; on a table, rounded to its rows ("trailing" spacing).
 
     Raises UserError on schedules such as EDM's, which spend nearly all of the time at noise levels that hide the image.
     """
     table = _table_steps(schedule, steps)
-    if table is None:
-        alpha, sigma = copy.deepcopy(schedule).cpu()(torch.tensor(0.05, dtype=torch.float64))
-        if sigma > alpha:
-            raise UserError(
-                f"sampler: on this schedule sigma/alpha is {float(sigma / alpha):.2g} at t = 0.05, so hardly any step "
-                "of the grid `uniform` is at low noise; use grid@sampler.grid=karras"
-            )
+    if mostly_noise(schedule):
+        raise UserError(
+            "sampler: on this schedule sigma is above alpha at t = 0.05, so hardly any step of the grid `uniform` is "
+            "at low noise; use grid@sampler.grid=karras"
+        )
     t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     return t if table is None else torch.round(t * table) / table
 

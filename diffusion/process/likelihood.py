@@ -3,6 +3,7 @@
 Images are 8-bit: x0 = 2k/255 − 1 for the levels k = 0 … 255.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -115,30 +116,35 @@ class FlowLikelihood(NamedTuple):
 
 
 def flow_likelihood(
-    denoise: Denoise, x0: Tensor, streams: Streams, first: float | None = None, tolerance: float = 1e-5
+    denoise: Denoise, x0: Tensor, streams: Streams, lowest: float = 0.002, tolerance: float = 1e-5
 ) -> FlowLikelihood:
     """−log p(x0) from the probability flow, with uniform dequantisation (Song et al., eq. 39 and appendix D.2).
 
         dx/dλ = (alpha' x0_θ + sigma' eps_θ)/λ',   log p_0(x) = log p_1(x_1) + ∫ div(dx/dλ) dλ,
     where Hutchinson's estimator of the divergence is vᵀ ∂(dx/dλ)/∂x v, with one random sign vector v per image. The
     integration variable is the log-SNR λ, in which the flow is smooth even on a table. SciPy's RK45 integrates from
-    t = first to t = 1, or to λ = −20 if the schedule ends in pure noise.
+    the noise level `lowest` to t = 1, or to λ = −20 if the schedule ends in pure noise. An error of x0_θ that does not
+    shrink with the noise costs bits in proportion to the number of its octaves, so the bits of two schedules are only
+    comparable from the same level.
 
     Args:
         denoise: the denoiser to evaluate.
         x0: images (B, C, H, W), 8-bit levels in [−1, 1].
         streams: one random stream per image.
-        first: the time at which the integration starts, above 0; None: row 1 of a table, the lowest noise level its
-            networks are trained on, else 1e-5.
+        lowest: sigma/alpha at which the integration starts; on a table at least that of row 1, the lowest noise level
+            its networks are trained on.
         tolerance: the relative and the absolute tolerance of the solver.
 
     Raises:
         UserError: if the solver cannot reach the tolerance.
     """
     schedule, (batch, size) = denoise.schedule, x0.flatten(1).shape
-    first = 1 / getattr(schedule, "steps", 1e5) if first is None else first
+    level = torch.tensor(lowest, dtype=torch.float64)
+    first = max(1 / getattr(schedule, "steps", math.inf), float(copy.deepcopy(schedule).cpu().time(-2 * level.log())))
     probe = torch.where(streams.normal_like(x0) < 0, -1.0, 1.0).to(x0.dtype)
-    x = x0 + (2 * ndtr(streams.normal_like(x0)) - 1) / 255
+    ends = x0.new_tensor([first, 1.0], dtype=real_dtype(x0.device))
+    first_alpha = float(schedule(ends)[0][0])
+    x = first_alpha * (x0 + (2 * ndtr(streams.normal_like(x0)) - 1) / 255)
 
     def slope(log_snr: float, state: np.ndarray) -> np.ndarray:
         x = torch.from_numpy(state[:-batch]).to(x0).reshape(x0.shape).requires_grad_()
@@ -152,7 +158,6 @@ def flow_likelihood(
         divergence = (pulled * probe).flatten(1).sum(dim=1)
         return torch.cat([dx.detach().flatten(), divergence]).cpu().double().numpy()
 
-    ends = x0.new_tensor([first, 1.0], dtype=real_dtype(x0.device))
     start, end = schedule.log_snr(ends).clamp(min=-20).tolist()
     state = torch.cat([x.flatten(), x.new_zeros(batch)]).cpu().double().numpy()
     solution = scipy.integrate.solve_ivp(slope, (start, end), state, rtol=tolerance, atol=tolerance)
@@ -166,5 +171,5 @@ def flow_likelihood(
     alpha, sigma = schedule(schedule.time(ends.new_tensor(end)))
     variance = (alpha**2 + sigma**2).cpu()
     log_prior = -(latent**2 / variance + torch.log(2 * math.pi * variance)).sum(dim=1) / 2
-    bits = -(log_prior + change) / (size * math.log(2)) - math.log2(2 / 255)
+    bits = -(log_prior + change) / (size * math.log(2)) - math.log2(2 / 255 * first_alpha)
     return FlowLikelihood(bits.to(x0), latent.reshape(x0.shape).to(x0), solution.nfev)

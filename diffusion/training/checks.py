@@ -25,6 +25,7 @@ from diffusion.training.module import Diffusion
 from diffusion.training.schedule_free import check_rate
 
 ERRORS = ("mse", "loss")  # prefixes of the names of errors, after the split
+MANY = 10  # images of a validation, of which one should not decide
 LAUNCHING = ("spawn", "fork", "notebook")  # in the names of Lightning strategies that start processes themselves
 
 
@@ -99,6 +100,18 @@ def read_images(data: ImageData, folder: Path) -> None:
             replace(folder / "data_report.json", json.dumps(data.report, indent=1))
 
 
+def note_amplified(module: Diffusion, images: int) -> None:
+    """Print a note if one image decides val/mse, because its error of eps is a multiple of that of the prediction."""
+    schedule = copy.deepcopy(module.denoiser.schedule).cpu()
+    t = module.times(module.frozen.t(torch.arange(images)))
+    _, (_, w) = module.denoiser.prediction.solve(schedule, t)
+    if images >= MANY and float(w.square().max()) > float(w.square().sum()) / 2:
+        console.print(
+            f"note: with prediction={type(module.denoiser.prediction).__name__.lower()}, most of val/mse is the error "
+            "of the image with the least noise: compare checkpoints by their samples (docs/numbers.md)"
+        )
+
+
 def check_recipe(module: Diffusion, data: ImageData, drawing: Drawing) -> None:
     """Reject parts that do not fit together: pass one image through the objective, and draw one sample."""
     network = module.denoiser.network
@@ -108,6 +121,7 @@ def check_recipe(module: Diffusion, data: ImageData, drawing: Drawing) -> None:
             "prediction are 1000·t - 1, so neighbouring times have unrelated embeddings: set model.bandwidth=0.002",
             style="yellow",
         )
+    note_amplified(module, len(data.splits["val"]))
     first = data.splits["train"].take(torch.tensor([0]))
     image, given = to_unit(first.images), {} if first.labels is None else {"classes": first.labels}
     try:

@@ -1,6 +1,8 @@
 """The LightningModule: the network, the forward process's tables, the objective."""
 
+import copy
 import math
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,6 +18,7 @@ from diffusion.metric.denoising import DenoisingError, FrozenGrid
 from diffusion.metric.gap import PairedGap
 from diffusion.model.dropout import examples
 from diffusion.process.denoiser import Denoiser, diffuse
+from diffusion.process.grid import even_times
 from diffusion.randomness import GENERATOR, Streams, real_dtype, seed_for, seeds_for, to_device
 from diffusion.runs.jobs import config_text
 from diffusion.training import loops, signals
@@ -52,6 +55,7 @@ class Diffusion(pl.LightningModule):
         self.compiled = False  # whether the network is compiled; a resumed run with compile=auto keeps this
         self.stepped = True  # whether the last step updated the weights; False if it was skipped
         grid = settings.validation  # with a seed of its own, so that the errors of runs with different seeds are paired
+        self.times = partial(even_times, copy.deepcopy(recipe.schedule).cpu())  # u -> t
         self.frozen = FrozenGrid(grid.draws, grid.seed, getattr(recipe.schedule, "steps", None))
         errors = {f"{split}_{weights}": DenoisingError() for split in VALIDATED for weights in ("ema", "raw")}
         self.errors: Any = nn.ModuleDict(errors)
@@ -173,14 +177,15 @@ class Diffusion(pl.LightningModule):
         denoisers = {"ema": self.denoiser, "raw": self.raw_denoiser()}
         x0, given = self.images(batch), self.conditions(batch)
         for k in range(self.settings.validation.draws):
-            t = self.frozen.t(batch.index, k).to(self.device, real_dtype(self.device))
+            u = self.frozen.t(batch.index, k)
+            t = self.times(u).to(self.device, real_dtype(self.device))
             eps = self.frozen.noise(batch.index, k, x0)
             x_t = diffuse(self.denoiser.schedule, x0, eps, t)
             for weights, denoiser in denoisers.items():
                 if denoiser is not None:
                     error = (denoiser(x_t, t, **given).eps - eps).square().flatten(1).mean(dim=1)
-                    self.errors[f"{split}_{weights}"].update(error, t)
-                    self.gaps[weights].update(split, error, t, batch.index, k)
+                    self.errors[f"{split}_{weights}"].update(error, u)
+                    self.gaps[weights].update(split, error, u, batch.index, k)
 
     def on_validation_epoch_end(self) -> None:
         """Log val/mse, fit/mse, their gap, and the bins of t; `_raw` marks raw weights, if there is an average.

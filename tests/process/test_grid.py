@@ -23,7 +23,7 @@ ON_TABLES = [grid.leading, grid.linspace]
 def test_times_decrease_to_zero(choice: object, on: str, steps: int) -> None:
     table = getattr(SCHEDULES[on], "steps", None)
     if choice is grid.uniform and on == "edm":
-        with pytest.raises(UserError, match=r"sigma/alpha is 4 at t = 0.05.* use grid@sampler.grid=karras"):
+        with pytest.raises(UserError, match=r"sigma is above alpha at t = 0.05.* use grid@sampler.grid=karras"):
             choice(SCHEDULES[on], steps)
         return
     if choice in ON_TABLES and table is None:
@@ -131,3 +131,22 @@ def test_a_noise_level_of_zero_is_rejected(name: str, on: str) -> None:
 def test_sigma_min_above_sigma_max_is_rejected() -> None:
     with pytest.raises(UserError, match=r"sigma_min = 90 .* sigma_max = 80"):
         grid.karras(SCHEDULES["edm"], 5, sigma_min=90.0)
+
+
+@pytest.mark.parametrize("on", [name for name, each in SCHEDULES.items() if not hasattr(each, "steps")])
+def test_many_of_the_evenly_spread_times_contribute_to_a_mean_error(on: str) -> None:
+    """For the error of eps of the best denoiser of N(0, 1/4), (Σe)²/Σe² is the effective number of 250 times."""
+    t = grid.even_times(SCHEDULES[on], (torch.arange(250, dtype=torch.float64) + 0.5) / 250)
+    assert (t.diff() > 0).all()
+    assert ((t > 0) & (t <= 1)).all()
+    alpha, sigma = SCHEDULES[on](t)
+    error = alpha**2 / (alpha**2 + 4 * sigma**2)
+    assert float(error.sum() ** 2 / error.square().sum()) > 25
+
+
+def test_evenly_spread_times_are_those_given_except_on_edms_schedule() -> None:
+    """There, the noise levels are those of a cosine schedule."""
+    u = torch.rand(9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert all(grid.even_times(each, u) is u for name, each in SCHEDULES.items() if name != "edm")
+    alpha, sigma = SCHEDULES["edm"](grid.even_times(SCHEDULES["edm"], u))
+    torch.testing.assert_close(torch.atan(sigma / alpha), u * math.atan(80))

@@ -195,6 +195,25 @@ def test_flow_likelihood_matches_the_gaussian_density(schedule: Schedule) -> Non
     assert result.evaluations < 400
 
 
+def test_flow_likelihood_of_a_wrong_denoiser_is_the_same_on_every_continuous_schedule() -> None:
+    """An error of x0 that does not shrink with the noise costs bits at each noise level from the first one on."""
+
+    class Wrong:
+        def __init__(self, schedule: Schedule) -> None:
+            self.inner, self.schedule = oracle(schedule), schedule
+
+        def __call__(self, x_t: Tensor, t: Tensor) -> Estimate:
+            alpha, sigma = (c.view(-1, 1, 1, 1) for c in self.schedule(t))
+            x0 = self.inner(x_t, t).x0
+            x0 = x0 + 0.02 * torch.sin(8 * x0)
+            return Estimate(x0, (x_t - alpha * x0) / sigma)
+
+    x0 = gaussian_images(8)
+    bits = [flow_likelihood(Wrong(s), x0, Streams(range(8))).bits.mean() for s in (VP(), SubVP(), Flow(), EDM())]
+    assert min(bits) > true_bits(x0).mean() + 0.1
+    assert max(bits) - min(bits) < 0.002
+
+
 def test_a_flow_that_cannot_be_solved_is_refused() -> None:
     """Its last state is not at the end, so it must not be scored."""
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import lightning.pytorch as pl
 import pytest
 import torch
+from composing import train
 from torch import nn
 from torch.optim import SGD
 
@@ -124,3 +125,13 @@ def test_a_sample_depends_only_on_its_seed_and_index():
     assert many.dtype == torch.uint8
     assert torch.equal(drawing(denoiser, 5, cpu, batch_size=2), many[:5])
     assert not torch.equal(replace(drawing, seed=4)(denoiser, 7, cpu), many)
+
+
+@pytest.mark.parametrize(("prediction", "noted"), [("x0", True), ("v", False)])
+def test_a_validation_that_one_image_decides_is_noted(tiny, tmp_path, capsys, prediction, noted):
+    """The error of eps is alpha/sigma times that of x0."""
+    words = [*tiny, "schedule=flow", f"prediction={prediction}", "timesteps@objective.timesteps=uniform"]
+    words += ["data.val=12", "samples.n=0", "trainer.max_steps=1"]
+    train(words, tmp_path / "run")
+    out = " ".join(capsys.readouterr().out.split())
+    assert ("most of val/mse is the error of the image with the least noise" in out) == noted
