@@ -40,12 +40,21 @@ compose_and_train = command("train", Train, __doc__, train, job=jobs.run_job)
 
 def main() -> None:
     """Under torchrun, only the first process composes a configuration; the others join its run."""
-    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0":
-        from diffusion.training import processes, worker
-
-        worker.main(processes.words_from_torchrun())
-    else:
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        for name in jobs.RENDEZVOUS:  # as some clusters set them for every container
+            os.environ.pop(name, None)
         compose_and_train()
+        return
+    from diffusion.training import processes, worker
+
+    if os.environ["RANK"] != "0":
+        if words := processes.words_from_torchrun():
+            worker.main(words)
+        return
+    try:
+        compose_and_train()
+    finally:
+        processes.release()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from diffusion.report.formatting import MISSING, half_width, interval_text, numb
 
 COLUMNS = ("samples", "images", "floor", "real", "untrained", "noise")
 
+LEAST = 80  # characters that every table fits into; on narrower consoles, it would lose names and digits
+
 
 def print_scores(scores: Sequence[Score]) -> None:
     """Print the scores with their intervals and baselines. (If a baseline has another n, its column shows it.)"""
@@ -34,7 +36,9 @@ def print_scores(scores: Sequence[Score]) -> None:
         row = {score.what: score for score in scores if score.metric == metric}
         values = [number(s.value, half_width(s)) if (s := row.get(what)) else MISSING for what in columns]
         table.add_row(metric, values[0], interval_text(row.get(columns[0])), *values[1:])
-    console.print(table, soft_wrap=False)
+    if console.width < LEAST:  # no name and no number is left out; the terminal wraps the lines
+        table.width = console.measure(table, options=console.options.update(width=LEAST)).maximum
+    console.print(table, soft_wrap=False, crop=False)
 
 
 def print_by_class(scores: Sequence[Score]) -> None:

@@ -7,11 +7,13 @@ jobs that are not complete.
 
 import contextlib
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -36,7 +38,8 @@ WORKER = "diffusion.training.worker"  # `python -m WORKER FOLDER` runs the confi
 LAUNCHER = "DIFFUSION_LAUNCHER"  # the environment variable with the id of the process that started this one
 GRACE = 15.0  # seconds within which a process notices the death of another one, or ends after it
 RESUMING = ("auto", "last")
-RENDEZVOUS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # of a run's processes
+# Environment variables of a run's processes:
+RENDEZVOUS = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class JobFailed(UserError):
@@ -212,6 +215,8 @@ def wait_for_process(folder: Path, lock: BinaryIO | None) -> Any:
             passed = () if lock is None else (lock.fileno(),)
             process = subprocess.Popen([sys.executable, "-m", WORKER, str(folder)], env=environment, pass_fds=passed)
         processes.append(process)
+        if multiprocessing.current_process().name.startswith("LokyProcess"):  # joblib's workers outlive the sweep
+            threading.Thread(target=end_with_sweep, args=[process], daemon=True).start()
         for number in received:
             process.send_signal(number)
         status = process.wait()
@@ -235,6 +240,17 @@ def wait_for_process(folder: Path, lock: BinaryIO | None) -> Any:
     )
 
 
+def end_with_sweep(process: "subprocess.Popen[bytes]") -> None:
+    """Stop a job, which saves its state, and then this process, when the process of the sweep has ended."""
+    sweep = os.getppid()
+    while process.poll() is None:
+        time.sleep(1)
+        if os.getppid() != sweep:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+            os._exit(1)
+
+
 @contextlib.contextmanager
 def relaying_signals() -> Iterator[tuple[list[int], list[Any]]]:
     """Context in which signals are appended to the first list and forwarded to the processes in the second list."""
@@ -256,6 +272,17 @@ def relaying_signals() -> Iterator[tuple[list[int], list[Any]]]:
     for number, handler in before.items():
         if handler != signal.SIG_IGN:
             signal.signal(number, relay)
+    requeue = signal.getsignal(signal.SIGUSR2)
+    if numbers and callable(requeue):  # submitit's handler ends this process, after which SLURM kills the job
+
+        def save_first(number: int, frame: FrameType | None) -> None:
+            for process in processes:
+                process.send_signal(signal.SIGTERM)
+                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            requeue(number, frame)
+
+        before[signal.SIGUSR2] = requeue
+        signal.signal(signal.SIGUSR2, save_first)
     try:
         yield received, processes
     finally:

@@ -19,20 +19,20 @@ def take(settings: Trainer) -> None:
 
     It sets CUDA_VISIBLE_DEVICES, so it must be called before CUDA is initialised. Without it, Lightning would start
     every job on the first GPU. If too few GPUs are free, the job shares some, and prints which. Nothing changes for
-    devices that are named, or not GPUs, or all GPUs of the machine.
+    devices that are named, or not GPUs, or more than are visible.
     """
     extra = settings.model_extra or {}
     wanted, accelerator = extra.get("devices", 1), extra.get("accelerator", "auto")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
     names = visible.split(",")
-    if type(wanted) is not int or accelerator not in ("auto", "gpu", "cuda") or not 0 < wanted < len(names):
+    if type(wanted) is not int or accelerator not in ("auto", "gpu", "cuda") or not 0 < wanted <= len(names):
         return
     folder = Path(tempfile.gettempdir()) / f"diffusion-gpus-{os.getuid()}"
     folder.mkdir(exist_ok=True)
     free: dict[str, BinaryIO] = {}
     for name in names:
         try:
-            held = lock(folder / name)
+            held = lock(folder / name.replace("/", "-"))  # as in the names of MIG devices
         except BlockingIOError:
             continue
         if held is None:  # no locks on this system

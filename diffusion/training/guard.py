@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.optim import Optimizer
@@ -161,6 +162,10 @@ class Guard(Callback):
     def names(self, images: list[Tensor]) -> str:
         """The files of a step's images: `a.png, b.png and 6 more`."""
         index = torch.cat(images).tolist()
+        if dist.is_initialized():  # all processes measure the same numbers, so all call this
+            parts: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(parts, index)
+            index = [i for part in parts for i in part]
         more = f" and {len(index) - NAMED} more" if len(index) > NAMED else ""
         return ", ".join(self.files[i] for i in index[:NAMED]) + more
 

@@ -3,11 +3,13 @@
 import csv as table
 import io
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
@@ -18,6 +20,30 @@ from diffusion.errors import UserError, first_line
 from diffusion.files import replace, set_aside
 from diffusion.runs.folder import read_scores, sweep_of
 from diffusion.runs.metrics import read_rows
+
+
+class Wandb(WandbLogger):
+    """Lightning's logger, but if W&B fails, the run continues without it.
+
+    Its process is a child of this one: it may die from a SIGTERM that ends all processes of a job, in which the run is
+    still saving, or because memory is short.
+    """
+
+    lost = False
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        with self.surviving():
+            super().log_metrics(metrics, step)
+
+    @contextmanager
+    def surviving(self) -> Iterator[None]:
+        """Context in which W&B may fail. The first failure prints a warning."""
+        try:
+            yield
+        except Exception as error:
+            if not self.lost:
+                console.print(f"wandb: {first_line(error)}; the run continues without it", style="yellow")
+            self.lost = True
 
 
 def wandb(
@@ -42,31 +68,49 @@ def wandb(
     """
     import wandb as library
 
-    offline = library.setup().settings.mode in ("offline", "dryrun")  # as set by WANDB_MODE; login would warn about it
-    online = not offline and library.login(prompt=False)
-    if not online:
+    mode = library.setup().settings.mode  # as set by WANDB_MODE; login would warn about it
+    online, why = False, f"WANDB_MODE is {mode}"
+    if mode not in ("offline", "dryrun", "disabled"):
+        online, why = _login(library)
+    if mode == "disabled":
+        console.print(f"wandb: {why}, so nothing is logged there")
+    elif not online:
         console.print(
-            f"wandb: {'WANDB_MODE is offline' if offline else 'no key'}, so the run is stored locally; upload it with: "
-            f"wandb sync {folder}/wandb/offline-run-*"
+            f"wandb: {why}, so the run is stored locally; upload it with: wandb sync {folder}/wandb/offline-run-*"
         )
-    logger = WandbLogger(
-        project=project,
-        name=f"{folder.parent.name}/{folder.name}",
-        save_dir=str(folder),
-        id=_wandb_id(folder, resumes=recipe["ckpt"] is not None),
-        group=group or sweep_of(folder),
-        job_type=job_type,
-        tags=list(tags),
-        offline=not online,
-        settings=library.Settings(
-            x_disable_meta=True, x_disable_machine_info=True, disable_git=True, disable_code=True, save_code=False,
-            silent=True, mode="online" if online else "offline",
-        ),
-        **settings,
-    )  # fmt: skip
-    logger._wandb_init.pop("anonymous", None)  # wandb warns that it no longer has an effect
-    logger.log_hyperparams({**recipe, "code": code_version(), "versions": versions()})
+    try:
+        logger = Wandb(
+            project=project,
+            name=f"{folder.parent.name}/{folder.name}",
+            save_dir=str(folder),
+            id=_wandb_id(folder, resumes=recipe["ckpt"] is not None),
+            group=group or sweep_of(folder),
+            job_type=job_type,
+            tags=list(tags),
+            offline=not online,
+            settings=library.Settings(
+                x_disable_meta=True, x_disable_machine_info=True, disable_git=True, disable_code=True, save_code=False,
+                silent=True, mode="online" if online else "disabled" if mode == "disabled" else "offline", host="",
+            ),
+            **settings,
+        )  # fmt: skip
+        logger._wandb_init.pop("anonymous", None)  # wandb warns that it no longer has an effect
+        logger.log_hyperparams({**recipe, "code": code_version(), "versions": versions()})
+    except (TypeError, ValueError, MisconfigurationException, library.errors.Error) as error:
+        raise UserError(
+            f"logger.wandb: {first_line(error)}; see conf/logger/wandb.yaml, or set WANDB_MODE=offline"
+        ) from error
     return logger
+
+
+def _login(library: Any) -> tuple[bool, str]:
+    """Whether W&B can be reached with a key and, if not, why. Only the first process asks."""
+    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+        return False, ""
+    try:
+        return library.login(prompt=False), "no key"
+    except library.errors.Error as error:  # no network, or a wrong key
+        return False, first_line(error).rstrip(".")
 
 
 @rank_zero_only
@@ -80,10 +124,10 @@ def _wandb_id(folder: Path, resumes: bool) -> str:
 
 
 def tensorboard(folder: Path, recipe: Mapping[str, Any]) -> Logger:
-    """TensorBoard, with its files in the run's folder."""
+    """TensorBoard, with its files in the run's folder. It hides what was logged there from the first step on."""
     if find_spec("tensorboard") is None:
         raise UserError("logger=tensorboard: it is not installed; pip install 'diffusion-experiments[tensorboard]'")
-    logger = TensorBoardLogger(save_dir=str(folder), name="", version="tensorboard")
+    logger = TensorBoardLogger(save_dir=str(folder), name="", version="tensorboard", purge_step=recipe["first_step"])
     logger.log_hyperparams(dict(recipe))
     return logger
 
@@ -164,18 +208,20 @@ class MetricsFile(Logger):
 def summarize(loggers: list[Logger], folder: Path, best: float) -> None:
     """Write the lowest val/mse and the scores of the samples, with their intervals, to the W&B summary."""
     for logger in loggers:
-        if not isinstance(logger, WandbLogger):
+        if not isinstance(logger, Wandb):
             continue
         values = {"best/val/mse": best}
         for score in read_scores(folder):
             if score.what == "samples":
                 bounds = {"": score.value, "/low": score.low, "/high": score.high}
                 values |= {f"final/{score.name}{which}": x for which, x in bounds.items() if x is not None}
-        logger.experiment.summary.update(values)
+        with logger.surviving():
+            logger.experiment.summary.update(values)
 
 
-def finish(loggers: list[Logger]) -> None:
-    """Close W&B runs, which would otherwise continue into the next run of this process."""
+def finish(loggers: list[Logger], status: int) -> None:
+    """Close W&B runs, which would otherwise continue into the next run of this process. Status 0: it is complete."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.finish()
+        if isinstance(logger, Wandb):
+            with logger.surviving():
+                logger.experiment.finish(status)

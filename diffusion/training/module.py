@@ -260,6 +260,11 @@ class Diffusion(pl.LightningModule):
         self.stepped = False
         super().optimizer_step(*args, **kwargs)
 
+    def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+        """Clip the gradients, if there are any: the guard removes those of a skipped step, and torch needs one."""
+        if any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+            super().configure_gradient_clipping(optimizer, *args, **kwargs)
+
     def note_step(self, optimizer: Optimizer, *_: Any) -> None:
         """Note whether `optimizer` updated the weights: it had gradients and, if fused, did not skip an overflow."""
         given = any(p.grad is not None for group in optimizer.param_groups for p in group["params"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch import Tensor
@@ -37,6 +37,19 @@ class StopAfterLastStep(Callback):
         """Ask Lightning to stop at the last step."""
         if trainer.global_step >= self.clock.total:
             trainer.should_stop = True
+
+
+class LearningRate(LearningRateMonitor):
+    """Logs the learning rate once per step. (Lightning's own logs it for each batch of a step.)"""
+
+    def __init__(self, clock: Clock):
+        super().__init__("step")
+        self.clock = clock
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Log at the first batch of a step."""
+        if batch_idx % self.clock.accumulate == 0:
+            super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
 
 @contextlib.contextmanager
@@ -173,12 +186,12 @@ class ScoreSamples(Periodic):
 
 
 def log_image(trainer: pl.Trainer, name: str, picture: Image.Image) -> None:
-    """Log a picture to the run's dashboards; small pictures are enlarged by a whole factor."""
-    picture = enlarged(picture)
+    """Log a picture to the run's dashboards, which count from 0; small ones are enlarged by a whole factor."""
+    picture, step = enlarged(picture), trainer.global_step - 1
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_image(name, [picture], step=trainer.global_step)
+            logger.log_image(name, [picture], step=step)
         elif isinstance(logger, TensorBoardLogger):
             pixels = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
             shaped = pixels.reshape(picture.height, picture.width, 3)
-            logger.experiment.add_image(name, shaped, trainer.global_step, dataformats="HWC")
+            logger.experiment.add_image(name, shaped, step, dataformats="HWC")

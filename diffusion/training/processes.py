@@ -277,8 +277,20 @@ def is_stopped(pid: int) -> bool:
 
 def words_from_torchrun() -> list[str]:
     """The arguments from torchrun's first process: the folder, and the checkpoint if there is one."""
-    words: list[str] = json.loads(_store().get(_key()))
+    store, key = _store(), _key()
+    while not store.check([key]):  # `get` would not let a signal end this process
+        if early_signals.State.received is not None:
+            os._exit(128 + early_signals.State.received)
+        time.sleep(0.2)
+    words: list[str] = json.loads(store.get(key))
     return words
+
+
+def release() -> None:
+    """End torchrun's other processes if they still wait for a run: there is none, e.g. because it is complete."""
+    store, key = _store(), _key()
+    if not store.check([key]):
+        store.set(key, "[]")
 
 
 def under_torchrun() -> bool:

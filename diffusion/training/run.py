@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
 from torch import Tensor
@@ -33,6 +33,7 @@ from diffusion.runs.metrics import last_value
 from diffusion.runs.record import RunRecord, now
 from diffusion.training import loggers, processes, signals
 from diffusion.training.batch import check_batch, clock_of, divide
+from diffusion.training.callbacks import checked
 from diffusion.training.checks import (
     check_recipe,
     check_sweep_score,
@@ -49,7 +50,7 @@ from diffusion.training.guard import Guard
 from diffusion.training.initial import start_from, with_initial
 from diffusion.training.module import Diffusion
 from diffusion.training.overfitting import OverfittingNotice
-from diffusion.training.periodic import SampleGrid, ScoreSamples, StopAfterLastStep
+from diffusion.training.periodic import LearningRate, SampleGrid, ScoreSamples, StopAfterLastStep
 from diffusion.training.progress import RecordProgress, RunProgress
 from diffusion.training.recipe import Recipe, with_classes, with_inputs
 from diffusion.training.resume import (
@@ -119,17 +120,20 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     """
     spent = Spent()
     run = prepare(settings, folder, record, spent)
+    status = 1
     try:
         settings, drawn = fit(run, folder, spent)
         if record is None:
             return None
         result = conclude(run, settings, drawn, folder, record, spent)
+        status = 0
     except Interrupted as stop:
+        status = stop.status
         if record is not None:
             console.print(f"stopped by {stop}; to resume: {resume_command(folder)}")
         raise
     finally:
-        loggers.finish(run.trainer.loggers)
+        loggers.finish(run.trainer.loggers, status)
     keep_finished(settings.checkpoint.finished, folder)
     print_files(folder, record)
     return result
@@ -169,6 +173,7 @@ def prepare(asked: Train, folder: Path, record: RunRecord | None, spent: Spent) 
         check_steps_left(clock.total, resumed, folder)
     elif settings.init is not None:
         start_from(settings.init, module.denoiser.network, settings.model_dump(), recipe.data)
+    trainer.loggers = [*trainer.loggers, *dashboards(settings, folder, resumed)]
     if record is not None:
         if resumed is None:
             record.start_over()
@@ -309,12 +314,6 @@ def prepare_network(module: Diffusion, settings: Train, trainer: pl.Trainer) -> 
 def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.Trainer:
     """Create Lightning's Trainer with the run's loggers, without callbacks yet."""
     logs: list[Logger] = [loggers.MetricsFile(folder, None if resumed is None else (resumed.folder, resumed.step))]
-    if settings.logger:
-        # Older runs, which could have only one logger, store it without a name.
-        chosen = {"": settings.logger} if "_target_" in settings.logger else settings.logger
-        # W&B continues the folder's earlier run only if a checkpoint was found.
-        recipe = settings.model_dump(mode="json") | {"ckpt": settings.ckpt if resumed else None}
-        logs += [make(node, f"logger.{name}")(folder, recipe) for name, node in chosen.items()]
     # Parameters that fully_shard gathers in inference mode cannot be trained afterwards.
     validating = {"inference_mode": False} if is_sharded(settings) else {}
     trainer: pl.Trainer = make(
@@ -325,6 +324,17 @@ def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.T
         profiler=settings.trainer.profiler or Unprofiled(),
     )  # fmt: skip
     return trainer
+
+
+def dashboards(settings: Train, folder: Path, resumed: Resumed | None) -> list[Logger]:
+    """Create the run's dashboards. Only a run that has passed all checks may begin or continue one."""
+    # Older runs, which could have only one logger, store it without a name.
+    chosen = settings.logger or {}
+    chosen = {"": chosen} if "_target_" in chosen else chosen
+    # W&B continues the folder's earlier run only if a checkpoint was found; TensorBoard hides its later steps.
+    given = {"ckpt": settings.ckpt if resumed else None, "first_step": resumed.step if resumed else 0}
+    recipe = settings.model_dump(mode="json") | given
+    return [make(node, f"logger.{name}")(folder, recipe) for name, node in chosen.items()]
 
 
 class Unprofiled(PassThroughProfiler):
@@ -359,7 +369,7 @@ def add_callbacks(run: Prepared, folder: Path, record: RunRecord | None, spent: 
     plan = Plan(settings, run.recipe, last, clock, scorer, trainer.world_size)
     used: list[Callback] = [
         MarkSteps(spent), signals.DeferSignals(), RunProgress(clock), Forecast(clock, plan, record, spent),
-        StopAfterLastStep(clock), OverfittingNotice(), LearningRateMonitor("step"),
+        StopAfterLastStep(clock), OverfittingNotice(), LearningRate(clock),
     ]  # fmt: skip
     if settings.trainer.max_time is not None:
         used.append(signals.TimeLimit(settings.trainer.max_time))
@@ -371,7 +381,8 @@ def add_callbacks(run: Prepared, folder: Path, record: RunRecord | None, spent: 
     same_loss = run.resumed is None or has_same_loss(config_text(settings), run.resumed)
     used += [Guard(settings.guard, clock, same_loss), Mark(spent, "guard")]
     if settings.callbacks:
-        used += [make(node, f"callbacks.{name}") for name, node in settings.callbacks.items()]
+        made = {f"callbacks.{name}": node for name, node in settings.callbacks.items()}
+        used += [checked(make(node, where), where) for where, node in made.items()]
         used.append(Mark(spent, "other"))
     samples, score, drawing = settings.samples, settings.score, last.in_training
     if (shown := samples.n) and samples.every_n_epochs:

@@ -28,7 +28,7 @@ from diffusion.config import messages
 from diffusion.config.schema import Train
 from diffusion.config.validation import validated
 from diffusion.console import console, log_to
-from diffusion.errors import Interrupted
+from diffusion.errors import Interrupted, UserError
 from diffusion.runs import streams
 from diffusion.runs.importing import Lazy
 from diffusion.runs.jobs import CONFIG, GRACE, LAUNCHER
@@ -61,6 +61,8 @@ def job(folder: Path) -> None:
 
 def follow(folder: Path, ckpt: str | None = None) -> None:
     """Take part in the run of `folder` as one of its additional processes, resuming from `ckpt`."""
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder}: not visible on this machine; the machines of a run need a shared file system")
     console.quiet = True
     settings = read_config(folder).model_copy(update={"ckpt": ckpt})
     train(settings, folder, None)

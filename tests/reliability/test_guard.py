@@ -10,6 +10,7 @@ import torch
 
 from diffusion.checkpoint import storage
 from diffusion.config import schema
+from diffusion.training import guard as guards
 from diffusion.training.clock import Clock
 from diffusion.training.ema import EMA
 from diffusion.training.guard import FACTOR, WINDOW, Guard, Measured
@@ -129,13 +130,26 @@ def test_t6_nothing_is_saved_before_it_is_checked(command, tiny, tmp_path, monke
     assert storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == BAD - 1
 
 
-def test_t6_the_skip_action_skips_and_counts_a_bad_step(command, tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize("clip", [[], ["trainer.gradient_clip_val=1", "trainer.gradient_clip_algorithm=value"]])
+def test_t6_the_skip_action_skips_and_counts_a_bad_step(command, tiny, tmp_path, monkeypatch, clip):
     plant(monkeypatch, "gradient", 1, math.inf)
-    status, out, err = command("train", [*tiny, *RECIPE, "hydra.run.dir=run", "guard.action=skip"])
+    status, out, err = command("train", [*tiny, *RECIPE, "hydra.run.dir=run", "guard.action=skip", *clip])
     assert status == 0, out + err
     assert f"step {BAD} skipped" in out
     assert "skipped 1 step with non-finite gradients" in out
     assert finite(tmp_path / "run/checkpoints")
+
+
+def test_t6_the_images_of_all_processes_are_named(monkeypatch):
+    def gather(parts, mine):
+        parts[:] = mine, [4, 5]
+
+    monkeypatch.setattr(guards.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(guards.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(guards.dist, "all_gather_object", gather)
+    guard = Guard(schema.Guard(), Clock(10, 5))
+    guard.files = [f"{i}.png" for i in range(6)]
+    assert guard.names([torch.tensor([1]), torch.tensor([0])]) == "1.png, 0.png, 4.png, 5.png"
 
 
 def spike(monkeypatch, spikes):

@@ -16,6 +16,7 @@ from composing import train
 from torch import Tensor
 
 from diffusion.runs.metrics import Metrics, read_metrics
+from diffusion.training import processes
 from diffusion.training.processes import Followers, lost_process
 
 pytestmark = pytest.mark.reliability
@@ -102,6 +103,14 @@ def test_torchrun_starts_a_single_run(tiny, tmp_path):
     assert [path.name for path in record.parent.parent.iterdir()] == [record.parent.name]
 
 
+@pytest.mark.timeout(150)  # the second one would wait for days
+@pytest.mark.parametrize(("words", "status"), [(["--help"], 0), (["optimizer.lrr=3"], 1)])
+def test_torchruns_other_processes_end_if_the_first_one_starts_no_run(tmp_path, words, status):
+    command = [*TORCHRUN, "--standalone", "-m", "diffusion.train", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+
+
 @pytest.mark.timeout(150)  # they would wait for half an hour
 def test_an_unresponsive_torchrun_process_ends_the_run(tiny, tmp_path):
     """No machine sees another machine's processes, so only the timeout of the process group shows that one is dead.
@@ -140,6 +149,7 @@ def test_fewer_trainer_devices_than_torchrun_processes_are_refused(command, tiny
     there = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
     for name, value in there.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(processes, "release", lambda: None)  # there is no torchrun
     status, _, err = command("train", [*tiny, "trainer.max_steps=2"])
     assert status == 2
     assert "set trainer.devices=2" in err
@@ -166,6 +176,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from diffusion.training import processes
 from diffusion.training.processes import Followers, lost_process
 
 store, limit = dist.HashStore(), timedelta(seconds=1)

@@ -33,6 +33,16 @@ def test_no_number_is_truncated_on_80_columns(monkeypatch: pytest.MonkeyPatch) -
     assert "[-0.01054, -0.00862]" in printed
 
 
+def test_a_narrow_console_loses_no_name_and_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), width=40)
+    monkeypatch.setattr(scores, "console", console)
+    print_scores([score("kid_lite0", what, -0.00958) for what in ("samples", "floor", "real", "noise")])
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in printed
+    assert "kid_lite0" in printed
+    assert "[-0.01054, -0.00862]" in printed
+
+
 def test_a_baseline_with_fewer_images_shows_their_number(capsys: pytest.CaptureFixture[str]) -> None:
     print_scores([score("fd", "samples", 1.0, 50), score("fd", "real", 1.0, 20), score("fd", "noise", 1.0, 50)])
     out = capsys.readouterr().out

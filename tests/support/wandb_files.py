@@ -20,6 +20,7 @@ class Recorded:
     summary: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     ended: bool = False
+    status: int | None = None
 
 
 def recorded(folder: Path) -> list[Recorded]:
@@ -38,7 +39,8 @@ def _read(file: Path) -> Recorded:
     found = Recorded()
     for data in _records(file.read_bytes()):
         record = Record.FromString(data)
-        found.ended |= record.HasField("exit")
+        if record.HasField("exit"):
+            found.ended, found.status = True, record.exit.exit_code
         if record.HasField("run"):
             found.run = record.run
         for part in (record.run.config, record.config):

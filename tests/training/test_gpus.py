@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -17,10 +18,12 @@ import torch
 from lightning.pytorch.strategies import StrategyRegistry
 
 from diffusion.config.schema import Trainer
-from diffusion.errors import Interrupted, NotFinite
+from diffusion.errors import Interrupted, NotFinite, UserError
 from diffusion.runs import jobs
 from diffusion.runs.record import RunRecord
-from diffusion.training import gpus, processes, worse
+from diffusion.training import gpus, processes, worker, worse
+
+NOW = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
 
 class Waiting:
@@ -162,6 +165,36 @@ def test_ddp_does_not_move_the_indices_of_a_batch_to_the_gpu():
     assert strategy._ddp_kwargs == {"gradient_as_bucket_view": True}
 
 
+def test_a_run_ignores_variables_of_processes_that_it_has_not_started(command, monkeypatch):
+    """Some clusters set RANK or MASTER_PORT for every container."""
+    for name in jobs.RENDEZVOUS:
+        monkeypatch.setenv(name, "1")
+    assert command("train", ["--help"])[0] == 0
+    assert not {*jobs.RENDEZVOUS} & {*os.environ}
+
+
+def test_a_process_that_does_not_see_the_folder_of_its_run_says_so(tmp_path):
+    with pytest.raises(UserError, match="not visible on this machine"):
+        worker.follow(tmp_path / "run")
+
+
+def test_a_job_is_saved_before_submitit_requeues_it(monkeypatch):
+    """submitit's handler of SIGUSR2 ends the process, and SLURM then kills the rest of the job."""
+    ended: list[int | None] = []
+    before = signal.signal(signal.SIGUSR2, lambda *_: ended.append(os.waitid(os.P_PID, job.pid, NOW) and job.pid))
+    saving = "import signal, time; signal.signal(15, lambda *_: (time.sleep(0.5), exit())); print(); time.sleep(60)"
+    try:
+        with subprocess.Popen([sys.executable, "-uc", saving], stdout=subprocess.PIPE) as job:
+            assert job.stdout is not None
+            job.stdout.readline()
+            with jobs.relaying_signals() as (_, processes):
+                processes.append(job)
+                os.kill(os.getpid(), signal.SIGUSR2)
+            assert (ended, job.wait()) == ([job.pid], 0)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
 @pytest.fixture
 def four_gpus(monkeypatch, tmp_path):
     """A machine with four GPUs; the result takes one or more for a job, and returns those it sees."""
@@ -193,6 +226,16 @@ def test_a_job_takes_only_gpus_that_are_visible_to_its_sweep(four_gpus):
     assert [four_gpus("2,3", devices=1), four_gpus("2,3", devices=1)] == ["2", "3"]
 
 
-@pytest.mark.parametrize("settings", [{"devices": 4}, {"devices": "auto"}, {"devices": [1]}, {"accelerator": "cpu"}])
-def test_a_job_that_names_its_devices_or_uses_all_sees_all_gpus(four_gpus, settings):
+def test_a_job_that_takes_all_gpus_leaves_none_to_others(four_gpus, capfd):
+    assert four_gpus(devices=4) == "0,1,2,3"
+    assert four_gpus(devices=1) in {"0", "1", "2", "3"}
+    assert "this one shares" in capfd.readouterr().out
+
+
+def test_mig_devices_have_a_slash_in_their_names(four_gpus):
+    assert [four_gpus("MIG-GPU-a/1/0,MIG-GPU-a/2/0", devices=1) for _ in range(2)] == ["MIG-GPU-a/1/0", "MIG-GPU-a/2/0"]
+
+
+@pytest.mark.parametrize("settings", [{"devices": 5}, {"devices": "auto"}, {"devices": [1]}, {"accelerator": "cpu"}])
+def test_a_job_that_names_its_devices_or_too_many_sees_all_gpus(four_gpus, settings):
     assert four_gpus(**settings) == ""
