@@ -15,7 +15,7 @@ help: ## List the targets
 $(VENV)/.program: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); Python 3.11 or newer is needed: make PYTHON=python3.11 …"; exit 2; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || \
 	  { echo "error: could not create a virtual environment; install your system's Python venv package"; exit 2; }
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .
 	@touch $@

@@ -45,7 +45,7 @@ from diffusion.runs import naming
 
 SETTINGS = {
     "libgomp's default": {"GOMP_SPINCOUNT": "300000"},
-    "as set by the commands": {},
+    "as set by the commands": {"GOMP_SPINCOUNT": "4000"},  # by diffusion/__init__.py, before torch is imported
     "1,000 polls": {"GOMP_SPINCOUNT": "1000"},
     "passive": {"OMP_WAIT_POLICY": "passive"},
     "one thread": {"OMP_NUM_THREADS": "1"},

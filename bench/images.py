@@ -125,6 +125,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
+    if given.images < 100:
+        parser.error("--images: at least 100, for whole batches")
     with (
         pictures(given.images, given.size, given.folder) as root,
         tempfile.TemporaryDirectory() as temporary,

@@ -184,7 +184,7 @@ def main() -> None:
     memory = {}
     for name in ("bare", *configs):
         command = [sys.executable, __file__, "--model", options.model, "--batch", str(options.batch), "--steps", "6"]
-        out = subprocess.run([*command, "--memory", name], capture_output=True, text=True, check=True).stdout
+        out = subprocess.run([*command, "--memory", name], stdout=subprocess.PIPE, text=True, check=True).stdout
         memory[name] = int(out.split()[-1])
     table = Table(title=f"a step of {options.model}, batch {options.batch}, {device}; ratios to the bare loop")
     for column in ("loop", "ms", "wall time", "CPU time", "MB", "memory"):

@@ -80,7 +80,7 @@ def main() -> None:
     for _ in track(range(options.rounds), description="rounds", transient=True):
         for (work, name), results in found.items():
             process = subprocess.run(
-                [*command, "--work", work], env=environments[name], capture_output=True, text=True, check=True
+                [*command, "--work", work], env=environments[name], stdout=subprocess.PIPE, text=True, check=True
             )
             results.append(json.loads(process.stdout))
 

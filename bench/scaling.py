@@ -189,7 +189,8 @@ def main() -> None:
     asked = parser.parse_args()
     chosen = {name: CURVES[name] for name in asked.curves or CURVES}
     earlier = {} if asked.small else read(asked.out / "scaling.csv")
-    points: Points = defaultdict(list, {key: found for key, found in earlier.items() if key[0] not in chosen})
+    points: Points = defaultdict(list, earlier)
+    fresh: Points = defaultdict(list)
     length = "small" if asked.small else "full" if asked.full else "usual"
     works = [(name, n) for name, curve in chosen.items() for n in getattr(curve, length) if n <= asked.largest]
     with progress_bar() as bar:
@@ -197,7 +198,10 @@ def main() -> None:
         for name, size in works:
             bar.update(task, note=f"{name}: {size:,} {CURVES[name].unit}")
             for what, point in measure(CURVES[name], size).items():
-                points[name, what].append(point)
+                fresh[name, what].append(point)
+            if size == max(n for which, n in works if which == name):  # the curve is complete
+                points = defaultdict(list, {key: found for key, found in points.items() if key[0] != name})
+                points |= {key: found for key, found in fresh.items() if key[0] == name}
             if not asked.small:
                 write(asked.out / "scaling.csv", points)
             bar.advance(task)

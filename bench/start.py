@@ -74,7 +74,9 @@ def parts(words: list[str]) -> dict[str, tuple[float, float]]:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", RUN, *words, f"hydra.run.dir={folder}/run"]
         before = 0.0, time.time()
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True, env=os.environ)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False, env=os.environ)
+    if done.returncode:
+        sys.exit(done.stderr)
     found = {}
     for part, *moment in json.loads(done.stderr.splitlines()[-1]):
         found[part] = moment[0] - before[0], moment[1] - before[1]

@@ -10,22 +10,30 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import MissingMandatoryValue
 
-from diffusion.config.choices import choices_with
+from diffusion.config.choices import choices_with, files
 from diffusion.config.validation import check_arguments
 from diffusion.errors import UserError
 
 EXTRAS = {"lion_pytorch": "optim", "pytorch_optimizer": "optim"}  # package -> extra of this project that has it
 
 
-def make(node: Mapping[str, Any], where: str, **kwargs: Any) -> Any:
+def make(node: Mapping[str, Any], where: str, kind: type | None = None, **kwargs: Any) -> Any:
     """Build the object that `node`, a mapping with `_target_`, describes, with `hydra.utils.instantiate`.
 
     Args:
         where: the node's key in the configuration, such as `model`, for error messages.
+        kind: the class of which it must be an object; None: any.
     """
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise UserError(f"{where}: it names no class; its yaml file needs a line _target_: PACKAGE.CLASS")
     check_node(node, where)
     try:
         made = instantiate(node, _convert_="all", **kwargs)  # plain lists: an optimizer's settings are saved
+        if kind is not None and not isinstance(made, kind):
+            raise UserError(
+                f"{where}: {node['_target_']} gives a {type(made).__name__}; expected a {kind.__name__} "
+                f"({kind.__module__}) or a subclass of it"
+            )
         return _called_at_once(made, node)
     except MissingMandatoryValue as error:
         key = f"{where}.{error.full_key}"
@@ -75,8 +83,10 @@ def _reason(error: Exception, cause: BaseException, node: Mapping[str, Any], whe
     if package is not None and isinstance(cause, ImportError):
         return f"{package} is not installed; pip install 'diffusion-experiments[{EXTRAS[package]}]'"
     target = str(node.get("_target_"))
-    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
-    if unknown and (having := choices_with(where, unknown[1])):
-        use = " or ".join(f"{where}={choice}" for choice in having)
-        return f"{target.rpartition('.')[2]} has no {unknown[1]}; use {use}"
+    if unknown := re.search(r"unexpected keyword argument '(\w+)'", str(cause)):
+        having = [
+            choice for choice in choices_with(where, unknown[1]) if target not in files(where)[choice].read_text()
+        ]
+        use = " or ".join(f"{where}={choice}" for choice in having) + ", or " * bool(having)
+        return f"{target.rpartition('.')[2]} has no {unknown[1]}; use {use}~{where}.{unknown[1]}, which removes it"
     return f"cannot build {target}: {' '.join(str(cause).split())}"

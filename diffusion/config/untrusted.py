@@ -51,7 +51,7 @@ def buildable_config(text: Any, where: Path | str) -> dict[str, Any]:
         check_targets(config.get(part), part, where)
     for part in PARTS:
         node = config.get(part)
-        if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str) or _has_directives(node):
+        if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str) or has_directives(node):
             raise UserError(
                 f"{where}: its configuration has no {part} that can be built; use a file written by diffusion.train"
             )
@@ -88,12 +88,16 @@ def allowed_targets(part: str) -> frozenset[str]:
     return frozenset(target for group in groups for node in nodes(group) for target in _targets(node))
 
 
-def _has_directives(node: Any) -> bool:
-    """Whether the node contains, at any depth, a directive for Hydra other than `_target_`, such as `_partial_`."""
+def has_directives(node: Any, nested: bool = False) -> bool:
+    """Whether the node contains, at any depth, a directive for Hydra other than `_target_`, such as `_convert_`.
+
+    A nested part may be a function (`_partial_`): its `_target_` is checked like all others.
+    """
     if isinstance(node, Mapping):
-        special = any(str(key).startswith("_") and key != "_target_" for key in node)
-        return special or _has_directives(list(node.values()))
-    return isinstance(node, list | tuple) and any(_has_directives(value) for value in node)
+        allowed = ("_target_", "_partial_") if nested and "_target_" in node else ("_target_",)
+        special = any(str(key).startswith("_") and key not in allowed for key in node)
+        return special or has_directives(list(node.values()), True)
+    return isinstance(node, list | tuple) and any(has_directives(value, nested) for value in node)
 
 
 def _targets(node: Any) -> Iterator[str]:

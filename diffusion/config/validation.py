@@ -83,7 +83,7 @@ def check_arguments(target: Callable[..., Any], values: Mapping[str, Any], where
             choice = "…" if values[name] is None else shown(values[name])
             raise UserError(f"{found}: a choice is required, with its place: {name}@{where}.{name}={choice}") from error
         group = where.partition(".")[0]
-        raise UserError(f"{found}: expected {expected}; conf/{group} has values that work") from error
+        raise UserError(f"{found}: expected {expected}; --help {group} lists values that work") from error
 
 
 def describe(hint: Any) -> str:
@@ -176,7 +176,10 @@ def _model_of(target: Callable[..., Any]) -> type[BaseModel]:
         functions = [parent.__dict__["__init__"] for parent in target.__mro__ if "__init__" in parent.__dict__]
     for function in functions:
         hints = {**_hints(function), **hints}
-        kinds = [p.kind for p in inspect.signature(function).parameters.values()]
+        try:
+            kinds = [p.kind for p in inspect.signature(function).parameters.values()]
+        except ValueError:  # a built-in function without a signature, such as torch.tanh
+            break
         if inspect.Parameter.VAR_KEYWORD not in kinds:
             break
     fields: dict[str, Any] = {

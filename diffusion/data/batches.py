@@ -100,7 +100,20 @@ class Split(Dataset[Batch]):
 
 def check_shape(splits: Mapping[str, Split], shape: tuple[int, int, int]) -> None:
     """Raise UserError if images do not have the shape (C, H, W) given by the data set's settings."""
-    for name, split in splits.items():
+    for name in ("train", "val", "test"):
+        split = splits.get(name) if isinstance(splits, Mapping) else None
+        if not isinstance(split, Split) or not isinstance(split.images, Tensor):
+            raise UserError(
+                f"data: `load` returned no Split of {name} with a tensor of images; it returns a dict with the keys "
+                "train, val and test"
+            )
+        if split.images.dtype != torch.uint8:
+            raise UserError(
+                f"data: the images of {name} are {str(split.images.dtype).removeprefix('torch.')}; `load` returns "
+                "uint8, 0 to 255, which the run scales to [−1, 1]"
+            )
+        if len(split.names) != len(split.images):
+            raise UserError(f"data: {name} has {len(split.images)} images, but {len(split.names)} names; one for each")
         if (found := tuple(split.images.shape[1:])) != shape:
             made, expected = ("×".join(map(str, each)) for each in (found, shape))
             raise UserError(

@@ -7,6 +7,7 @@ files may be), and `limit` changes neither validation nor test. With tiles, this
 split takes one tile from each of its photographs in turn, the largest first.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -207,15 +208,18 @@ class Folder(ImageData):
         before = zip(*(known.get(column, ()) for column in ("names", "stamps", "contents")), strict=False)
         contents = {name: content for name, at, content in before if stamp.get(name) == at}
         changed = {name: Path(path) for name, path in zip(names, paths, strict=True) if name not in contents}
-        results = [*streamed(_hash, [*changed.values()], "reading files", "file")]
-        for name, result in zip(changed, results, strict=True):
-            if isinstance(result, OSError):
-                self.report.append(_entry(name, f"can't be read: {result.strerror}", "refused"))
-            else:
-                contents[name] = result
-        read = [name for name in names if name in contents]
-        columns = {"names": read, "stamps": [stamp[n] for n in read], "contents": [contents[n] for n in read]}
-        write(manifest, json.dumps(columns).encode())
+        try:
+            results = streamed(_hash, [*changed.values()], "reading files", "file")
+            for name, result in zip(changed, results, strict=True):
+                if isinstance(result, OSError):
+                    self.report.append(_entry(name, f"can't be read: {result.strerror}", "refused"))
+                else:
+                    contents[name] = result
+        finally:  # after an interruption, what was read is not read again
+            read = [name for name in names if name in contents]
+            columns = {"names": read, "stamps": [stamp[n] for n in read], "contents": [contents[n] for n in read]}
+            with contextlib.suppress(UserError):  # in a read-only cache, they are read at each start
+                write(manifest, json.dumps(columns).encode())
         path = dict(zip(names, paths, strict=True))
         return Files(read, [path[name] for name in read], columns["contents"])
 

@@ -4,10 +4,12 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.pool import ThreadPool
-from threading import Condition
+from threading import Condition, Event, Semaphore
 from typing import TypeVar
 
 from diffusion.console import track
+
+AHEAD = 8  # items per thread that may wait for their results to be used
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -21,8 +23,25 @@ def streamed(
     An exception, such as one from a signal, is raised without delay: waiting items are dropped, and nothing waits for
     running ones, not even process exit. (With a ThreadPoolExecutor, exit would wait, even for a disk that hangs.)
     """
-    with ThreadPool(min(32, (os.cpu_count() or 1) + 4)) as pool:  # its threads are daemons
-        yield from track(pool.imap(work, items), label, len(items), unit)
+    threads = min(32, (os.cpu_count() or 1) + 4)
+    ahead, ended = Semaphore(AHEAD * threads), Event()
+
+    def fed() -> Iterator[Item]:
+        """Called in a thread of the pool. Without the limit, results wait in memory if they are used more slowly."""
+        for item in items:
+            ahead.acquire()
+            if ended.is_set():
+                return
+            yield item
+
+    with ThreadPool(threads) as pool:  # its threads are daemons
+        try:
+            for result in track(pool.imap(work, fed()), label, len(items), unit):
+                ahead.release()
+                yield result
+        finally:
+            ended.set()
+            ahead.release()
 
 
 class Room:

@@ -305,7 +305,7 @@ def make_guidance(
     """
     if not node:
         return None, None
-    guidance: Guidance = make(dict(node), "guidance")
+    guidance: Guidance = make(dict(node), "guidance", Guidance)
     if guidance.ckpt is None:
         check_label_dropout(guidance, label_dropout)
     file = own if guidance.ckpt is None else trained(guidance.ckpt)

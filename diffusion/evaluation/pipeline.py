@@ -64,6 +64,7 @@ class Scorer:
                 f"({MORE[other]}), or remove these baselines"
             )
         memorization.check_audit(audit, self.data)
+        check_extractor(self.extractor, self.data.shape)
         if available < FEW:
             console.print(
                 f"warning: the reference, split={split}, has {count(available, 'image')}; distances to fewer than "
@@ -159,6 +160,20 @@ class Scorer:
 
     def _named(self, scores: Mapping[str, Score], what: str, source: Mapping[str, Any]) -> list[Score]:
         return [score.of(what, code_version(), source) for score in scores.values()]
+
+
+def check_extractor(extractor: FeatureExtractor, shape: tuple[int, int, int]) -> None:
+    """Raise UserError if an extractor cannot be used, before the training that it is to score."""
+    if missing := [name for name in ("name", "num_features", "resize", "weights_hash") if not hasattr(extractor, name)]:
+        raise UserError(
+            f"features: {type(extractor).__name__} has no {missing[0]}; set name, num_features and resize, and call "
+            "self.freeze() at the end of __init__"
+        )
+    found, expected = tuple(extractor(next(noise_images(2, shape))).shape), (2, extractor.num_features)
+    if found != expected:
+        raise UserError(
+            f"features: {type(extractor).__name__} turns 2 images into {found}; expected {expected}, from num_features"
+        )
 
 
 def opposite(split: str) -> str:

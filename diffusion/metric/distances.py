@@ -39,13 +39,13 @@ def frechet(x: Tensor, reference: Reference) -> tuple[float, Tensor]:
 
         φ_i = 2 (μ1 − μ2)·(x_i − μ1) + (|x_i − μ1|² − its mean) − N (c_i − its mean)
     """
-    n, mean, b = len(x), x.double().mean(dim=0), reference.root
+    n, mean, b = len(x), x.mean(dim=0, dtype=torch.float64), reference.root
     if n < 2:
         raise TooFew(f"Fréchet distance of {n} feature vectors: a covariance needs at least 2")
     z = torch.cat([(rows.double() - mean) @ b for rows in x.split(ROWS)]) / math.sqrt(n - 1)
-    zv = z @ torch.linalg.eigh(z.T @ z).eigenvectors
-    s = zv.norm(dim=0)
-    c = torch.where(s > 0, zv.square() / s, 0).sum(dim=1)
+    z = z @ torch.linalg.eigh(z.T @ z).eigenvectors
+    s = z.norm(dim=0)
+    c = torch.cat([torch.where(s > 0, rows.square() / s, 0).sum(dim=1) for rows in z.split(ROWS)])
     shift = mean - reference.mean
     squares = torch.cat([(rows.double() - mean).square().sum(dim=1) for rows in x.split(ROWS)])
     along = torch.cat([(rows.double() - mean) @ shift for rows in x.split(ROWS)])

@@ -57,7 +57,7 @@ class FeatureExtractor(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(iter(self.state_dict().values())).device
+        return next((value.device for value in self.state_dict().values()), torch.device("cpu"))
 
     def features(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) on `device` -> (B, num_features)."""

@@ -12,11 +12,13 @@ from torch import Tensor
 from diffusion.errors import UserError, first_line
 from diffusion.files import cache_dir, replacing
 from diffusion.metric.digest import digest
-from diffusion.metric.estimate import KEPT, Reference, pool
-from diffusion.metric.extract import default_batch_size, described_size, extract
+from diffusion.metric.estimate import KEPT, Reference, moments, pool
+from diffusion.metric.extract import described_size, extract
 from diffusion.metric.features import FeatureExtractor
 
 log = logging.getLogger(__name__)
+
+FIRST = "first"  # the features of the first image: other ones show that the code of an extractor has changed
 
 LEAST = 4  # images, generated or real, that the distances need
 FORMAT = 1  # version of the cached statistics; increase it when their content changes
@@ -41,6 +43,11 @@ def reference_key(images: Tensor, extractor: FeatureExtractor) -> str:
     return hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]
 
 
+def _same(before: Tensor | None, now: Tensor) -> bool:
+    """Whether the features of one image are equal up to the rounding of another device."""
+    return before is not None and before.shape == now.shape and torch.allclose(before, now, rtol=0.05, atol=0.01)
+
+
 def reference_statistics(
     images: Tensor,
     extractor: FeatureExtractor,
@@ -61,15 +68,20 @@ def reference_statistics(
     widths = {"": extractor.num_features} | ({"-spatial": extractor.num_spatial} if spatial else {})
     files = [cache_dir("reference") / f"{key}{kind}.pt" for kind in widths]
     cached = [_read(file, "reference statistics") for file in files]
-    found = [ReferenceStatistics(**fields) for fields in cached if fields is not None]
+    first = extractor(images[:1], spatial).cpu().split([*widths.values()], dim=1)
+    found = [
+        ReferenceStatistics(**{name: value for name, value in fields.items() if name != FIRST})
+        for fields, now in zip(cached, first, strict=True)
+        if fields is not None and _same(fields.get(FIRST), now)
+    ]
     found = [known for known in found if len(known.features) == min(known.n, KEPT)]  # an earlier version kept fewer
     if len(found) < len(files):
         description = "features of the reference"
         features = extract(images, extractor, spatial=spatial, gather=False, description=description)
         parts = features.split([*widths.values()], dim=1)
         found = [_statistics(part, images, extractor, key) for part in parts]
-        for file, statistics in zip(files, found, strict=True):
-            _write(asdict(statistics), file, "reference statistics")
+        for file, statistics, now in zip(files, found, first, strict=True):
+            _write({**asdict(statistics), FIRST: now}, file, "reference statistics")
     return replace(found[0], name=name, spatial=found[1] if spatial else None)
 
 
@@ -81,7 +93,9 @@ def features_of(images: Tensor, extractor: FeatureExtractor, keep: bool = False)
     """
     file = cache_dir("features") / f"{reference_key(images, extractor)}.pt" if keep else None
     if file is not None and (cached := _read(file, "features")) is not None:
-        return cached["features"]
+        known: Tensor = cached["features"]
+        if _same(known[:1], extractor(images[:1]).cpu()):
+            return known
     description = f"{extractor.name} features of {len(images)} images"
     features = extract(images, extractor, gather=False, description=description)
     if file is not None:
@@ -91,15 +105,12 @@ def features_of(images: Tensor, extractor: FeatureExtractor, keep: bool = False)
 
 def _statistics(features: Tensor, images: Tensor, extractor: FeatureExtractor, key: str) -> ReferenceStatistics:
     """The statistics of the features (N, D) of `images` by `extractor`."""
-    batches = features.split(default_batch_size(extractor))
-    n, rows, zero = len(images), [batch.double() for batch in batches], torch.zeros((), dtype=torch.float64)
-    mean = sum((x.sum(dim=0) for x in rows), zero) / n
-    outer = sum((x.T @ x for x in rows), zero)
+    mean, cov = moments(features)
     return ReferenceStatistics(
         mean=mean,
-        cov=(outer - n * torch.outer(mean, mean)) / (n - 1),
+        cov=cov,
         features=pool(features, KEPT),
-        n=n,
+        n=len(images),
         extractor=extractor.name,
         weights_hash=extractor.weights_hash,
         resize=extractor.resize,

@@ -90,6 +90,13 @@ def _with_examples(numbers: Tensor | None, block: Callable[..., Tensor], *inputs
         return block(*inputs)
 
 
+def to_channels_last(network: nn.Module) -> None:
+    """Store all 4-d weights in the memory format channels_last, in place. (`Module.to` fails if there are 5-d ones.)"""
+    for weight in (*network.parameters(), *network.buffers()):
+        if weight.dim() == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+
+
 def check_levels(channels: Sequence[int], attention: Sequence[bool], head_dim: int | None) -> None:
     """Raise UserError unless each level of a U-Net has a width, an attention flag and whole attention heads."""
     if not channels:

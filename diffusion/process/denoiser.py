@@ -63,6 +63,7 @@ class Denoiser(nn.Module):
 
     def __init__(self, network: nn.Module, schedule: Schedule, prediction: Prediction):
         super().__init__()
+        _check_kind("network", network, nn.Module, "UNet()")
         _check_kind("schedule", schedule, Schedule, "cosine()")
         _check_kind("prediction", prediction, Prediction, "V()")
         prediction.check(schedule)
@@ -86,11 +87,14 @@ class Denoiser(nn.Module):
                 "[−1, 1]: divide uint8 by 127.5 and subtract 1"
             )
         c_in, label = self.prediction.inputs(schedule or self.schedule, t)
-        dtype = next((weight.dtype for weight in self.network.parameters()), x_t.dtype)
+        dtypes = (weight.dtype for weight in self.network.parameters() if weight.is_floating_point())
+        dtype = next(dtypes, x_t.dtype)
         label = label.to(torch.promote_types(x_t.dtype, torch.float32))  # bfloat16 would merge neighbouring times
-        out = self.network((expand(c_in, x_t) * x_t).to(dtype), label, **conditions).to(x_t.dtype)
-        channels = x_t.shape[1]
-        if out.shape[2:] != x_t.shape[2:] or out.shape[1] not in (channels, 2 * channels):
+        out = self.network((expand(c_in, x_t) * x_t).to(dtype), label, **conditions)
+        if not isinstance(out, Tensor):
+            raise UserError(f"denoiser: the network returned a {type(out).__name__}; expected a tensor, the prediction")
+        out, channels = out.to(x_t.dtype), x_t.shape[1]
+        if (len(out), *out.shape[2:]) != (len(x_t), *x_t.shape[2:]) or out.shape[1] not in (channels, 2 * channels):
             raise UserError(
                 f"denoiser: the network turns {tuple(x_t.shape)} into {tuple(out.shape)}; expected the same size, and "
                 f"{channels} channels, or {2 * channels} for a learned variance"

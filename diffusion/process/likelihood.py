@@ -140,7 +140,8 @@ def flow_likelihood(
     """
     schedule, (batch, size) = denoise.schedule, x0.flatten(1).shape
     level = torch.tensor(lowest, dtype=torch.float64)
-    first = max(1 / getattr(schedule, "steps", math.inf), float(copy.deepcopy(schedule).cpu().time(-2 * level.log())))
+    rows = getattr(schedule, "steps", math.inf)
+    first = max(1 / rows, float(copy.deepcopy(schedule).cpu().time(-2 * level.log())))
     probe = torch.where(streams.normal_like(x0) < 0, -1.0, 1.0).to(x0.dtype)
     ends = x0.new_tensor([first, 1.0], dtype=real_dtype(x0.device))
     first_alpha = float(schedule(ends)[0][0])

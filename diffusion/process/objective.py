@@ -79,6 +79,11 @@ class Objective(nn.Module):
         target = expand(a, x0) * x0 + expand(b, x0) * eps
         y, spread = denoiser.output(x_t, t, schedule, **conditions)
         term = self.term(denoiser, TrainingBatch(x0, x_t, t, y, target, spread))
+        if term.shape != t.shape:
+            raise UserError(
+                f"objective: the loss of {len(x0)} images has the shape {tuple(term.shape)}; expected {tuple(t.shape)}"
+                ", one number per image: see the shapes of `term`, weighting and distance"
+            )
         importance = importance.to(term.dtype)
         return {"loss": importance * term, "term": term, "importance": importance, "t": t}
 

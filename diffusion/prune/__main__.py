@@ -13,6 +13,7 @@ from diffusion.console import console, count
 from diffusion.errors import Arguments, UserError, exit_status
 from diffusion.files import lock
 from diffusion.runs.folder import command_of, runs_below
+from diffusion.runs.importing import importing
 from diffusion.runs.record import LOCK, RunRecord
 
 ABOUT = """\
@@ -38,7 +39,8 @@ def run(folder: Path, weights: bool, really: bool) -> None:
 
     Raises UserError if the folder does not exist.
     """
-    from diffusion.checkpoint import pruning  # imports torch, so only when needed
+    with importing():
+        from diffusion.checkpoint import pruning  # imports torch, so only when needed
 
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; choose a folder with runs, such as outputs")

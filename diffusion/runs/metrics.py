@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -82,6 +83,34 @@ def last_value(name: str, path: Path) -> float:
         names = sorted({each for row in rows for each in row if "_bin" not in each} - {"epoch", "step"})
         raise UserError(f"{path}: no metric {name}; it contains {', '.join(names)}")
     return values[-1]
+
+
+def last_finite(path: Path, name: str) -> float | None:
+    """The last finite value of a column, read from the end of the file; None if there is none.
+
+    Raises ValueError like `read_rows` for the lines that are read.
+    """
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        head = next(csv.reader([file.readline().decode("utf-8")]), [])
+        if name not in head:
+            return None
+        start, end, size = file.tell(), file.seek(0, os.SEEK_END), 1 << 16
+        while True:
+            first = max(start, end - size)
+            file.seek(first)
+            block = file.read(end - first)
+            lines = block[: block.rfind(b"\n") + 1].decode("utf-8", "replace").splitlines()
+            for line in reversed(lines if first == start else lines[1:]):
+                cells = line.split(",")
+                if len(cells) != len(head):
+                    raise ValueError(f"a line has {count(len(cells), 'cell')}, the first line {len(head)}")
+                if (cell := cells[head.index(name)]) and math.isfinite(value := float(cell)):
+                    return value
+            if first == start:
+                return None
+            size *= 8
 
 
 def read_metrics(path: Path) -> dict[str, Series]:

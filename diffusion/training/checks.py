@@ -113,7 +113,7 @@ def note_amplified(module: Diffusion, images: int) -> None:
 
 
 def check_recipe(module: Diffusion, data: ImageData, drawing: Drawing) -> None:
-    """Reject parts that do not fit together: pass one image through the objective, and draw one sample."""
+    """Reject parts that do not fit together: pass an image through the objective, twice, and draw one sample."""
     network = module.denoiser.network
     if isinstance(network, EDM2UNet) and not isinstance(module.denoiser.prediction, EDM) and network.bandwidth >= 0.1:
         console.print(
@@ -122,21 +122,23 @@ def check_recipe(module: Diffusion, data: ImageData, drawing: Drawing) -> None:
             style="yellow",
         )
     note_amplified(module, len(data.splits["val"]))
-    first = data.splits["train"].take(torch.tensor([0]))
+    first = data.splits["train"].take(torch.tensor([0, 0]))
     image, given = to_unit(first.images), {} if first.labels is None else {"classes": first.labels}
+    if "classes" in given and module.settings.label_dropout:
+        given["classes"] = torch.tensor([int(given["classes"][0]), len(data.classes)])  # the second one: no class
     try:
         with torch.no_grad():
             if module.augmentation is not None:
-                image, given["augment"] = module.augmentation(image, Streams([0]))
+                image, given["augment"] = module.augmentation(image, Streams([0, 0]))
             if module.crops is not None:
-                image, given["window"] = module.crops(image, Streams([0]))
-            module.objective(module.denoiser, image, Streams([0]), **given)
-    except RuntimeError as error:
+                image, given["window"] = module.crops(image, Streams([0, 0]))
+            module.objective(module.denoiser, image, Streams([0, 0]), **given)
+    except (RuntimeError, IndexError) as error:
         raise UserError(f"model: it does not fit the images or the objective ({first_line(error)})") from error
     try:
         optimizer = module.new_optimizer()
     except (TypeError, ValueError) as error:
-        raise UserError(f"optimizer: {first_line(error)}; see conf/optimizer for settings that work") from error
+        raise UserError(f"optimizer: {first_line(error)}; --help optimizer lists settings that work") from error
     total = module.clock.total
     check_rate(optimizer, module.lr_scheduler(optimizer, total), total)
     short = copy.copy(drawing.sampler)

@@ -28,14 +28,17 @@ def complete_validations(checkpoint: dict[str, Any]) -> None:
     total.update(dict.fromkeys(total, total["completed"]))
 
 
-def adapt(checkpoint: dict[str, Any], accumulate: int, total: int) -> None:
+def adapt(checkpoint: dict[str, Any], accumulate: int, total: int, validates: bool) -> None:
     """Adapt a checkpoint before it is restored: to continue a complete run, or to change gradient accumulation.
 
     The last batch of a shorter run is no longer the last one, and the batches so far are counted as `accumulate` per
-    step.
+    step. A run that is made longer may not validate at this step (`validates`), in whose validation the checkpoint was
+    saved; Lightning would then log this step again.
     """
     progress, step = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"], checkpoint["global_step"]
     progress["is_last_batch"] = progress["is_last_batch"] and step >= total
     shift = step * accumulate - progress["total"]["ready"]
     for counts in ("total", "current"):
         progress[counts] = {name: count + shift for name, count in progress[counts].items()}
+    if progress["total"]["completed"] == progress["total"]["processed"] and not validates:
+        checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] = step

@@ -278,7 +278,8 @@ class Diffusion(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adapt the saved progress: this run may be longer, or use other batches per step."""
-        loops.adapt(checkpoint, self.clock.accumulate, self.clock.total)
+        validates = self.clock.validates(checkpoint["global_step"])
+        loops.adapt(checkpoint, self.clock.accumulate, self.clock.total, validates)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the configuration as text, the identity of images, labels and noise, and the real epoch.

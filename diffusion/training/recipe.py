@@ -5,17 +5,18 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import check_node, make
 from diffusion.config.schema import Train
+from diffusion.config.untrusted import PARTS, has_directives
 from diffusion.config.validation import shown
 from diffusion.console import count
 from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.evaluation.drawing import Drawing, check_classes, make_guidance
-from diffusion.pixels import MODES, resolution_of
+from diffusion.pixels import MODES, height_width, resolution_of
 from diffusion.process.augmentation import Augmentation
 from diffusion.process.crops import Crops
 from diffusion.process.guidance import Guidance
@@ -52,26 +53,27 @@ class Recipe:
         """Build the objects. Raises UserError if one cannot be built or does not fit the others."""
         for group in LATER:
             check_node(settings.model_dump().get(group), group)
-        data: ImageData = make(settings.data, "data")
-        network = make(settings.model, "model")
+        data: ImageData = make(settings.data, "data", ImageData)
+        network = make(settings.model, "model", nn.Module)
         guidance, worse = make_guidance(settings.guidance, data.shape, settings.label_dropout, None)
         recipe = cls(
             data=data,
             network=network,
-            schedule=make(settings.schedule, "schedule"),
-            prediction=make(settings.prediction, "prediction"),
-            objective=make(settings.objective, "objective"),
+            schedule=make(settings.schedule, "schedule", Schedule),
+            prediction=make(settings.prediction, "prediction", Prediction),
+            objective=make(settings.objective, "objective", nn.Module),
             optimizer=make(settings.optimizer, "optimizer"),
             augmentation=make(settings.augmentation, "augmentation") if settings.augmentation else None,
             crops=make(settings.crops, "crops") if settings.crops else None,
             lr_scheduler=make(settings.lr_scheduler, "lr_scheduler"),
-            sampler=make(settings.sampler, "sampler"),
+            sampler=make(settings.sampler, "sampler", Sampler),
             guidance=guidance,
             worse=worse,
             ema=make(settings.ema, "ema") if settings.ema else None,
         )
         recipe.sampler.grid(recipe.schedule, recipe.sampler.steps)  # raises if a schedule's table has fewer steps
         check_size(data, network, recipe.crops)
+        check_restorable(settings, data, network)
         return recipe
 
     @property
@@ -84,6 +86,26 @@ class Recipe:
         counts = dict(zip(self.data.classes, self.data.class_counts("train"), strict=True))
         worse = None if self.worse is None else self.worse.denoiser
         return Drawing(self.sampler, self.data.shape, seed, self.guidance, worse, counts, precision=precision)
+
+
+def check_restorable(settings: Train, data: ImageData, network: nn.Module) -> None:
+    """Reject parts of one's own that could be trained, but not loaded from a checkpoint."""
+    for part in PARTS:
+        if has_directives(getattr(settings, part)):
+            raise UserError(
+                f"{part}: a checkpoint can only rebuild a part whose yaml file names classes and values, and functions "
+                "with _partial_ inside of it; remove the other settings that begin with _"
+            )
+    given = settings.data.get("channels", RGB), *height_width(settings.data.get("resolution", 1))
+    if "resolution" not in settings.data or given != data.shape:
+        channels, height, width = data.shape
+        raise UserError(
+            f"data: a checkpoint knows the size of its images from data.resolution and data.channels; give them to "
+            f"{type(data).__name__} as arguments, and to its yaml file as resolution: "
+            f"{shown(resolution_of(height, width))} and channels: {channels}"
+        )
+    if other := [name for name, value in network.state_dict().items() if not isinstance(value, Tensor)]:
+        raise UserError(f"model: its state {other[0]} is not a tensor, which checkpoints must have; make it a buffer")
 
 
 def check_size(data: ImageData, network: nn.Module, crops: Crops | None) -> None:
@@ -134,7 +156,13 @@ def with_classes(settings: Train, recipe: Recipe) -> tuple[Train, Recipe]:
     if followed is settings:
         return settings, recipe
     pl.seed_everything(settings.seed, verbose=False)
-    return followed, replace(Recipe.build(followed), data=recipe.data)
+    labelled = replace(Recipe.build(followed), data=recipe.data)
+    if (has := getattr(labelled.network, "classes", None)) != known:
+        raise UserError(
+            f"model: the data has {known} classes, but {type(labelled.network).__name__}.classes is {has}; set "
+            "self.classes = classes in its __init__"
+        )
+    return followed, labelled
 
 
 def follow(settings: Train, key: str, wanted: int, default: int, source: str, fact: str) -> Train:

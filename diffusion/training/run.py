@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
@@ -26,6 +25,7 @@ from diffusion.evaluation.pipeline import Scorer, make_metrics
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.precision import set_precision
 from diffusion.metric.score import distances
+from diffusion.model.network import to_channels_last
 from diffusion.process.denoiser import Denoiser
 from diffusion.report.run import write_report
 from diffusion.runs.jobs import asked_for, config_text, discard, still_asked, write_config
@@ -260,7 +260,7 @@ def keep_finished(what: str, folder: Path) -> None:
 def prepare_data(settings: Train, recipe: Recipe, folder: Path) -> Scorer | None:
     """Read the images and check that they suffice for the requested scores; returns the scorer, if any."""
     score = settings.score
-    extractor: FeatureExtractor | None = make(settings.features, "features") if score.n != 0 else None
+    extractor: FeatureExtractor | None = make(settings.features, "features", FeatureExtractor) if score.n != 0 else None
     read_images(recipe.data, folder)
     if extractor is None:
         return None
@@ -306,7 +306,7 @@ def prepare_network(module: Diffusion, settings: Train, trainer: pl.Trainer) -> 
     if settings.channels_last and is_sharded(settings):
         module.denoiser.network.register_forward_pre_hook(in_channels_last)
     elif settings.channels_last:
-        module.denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        to_channels_last(module.denoiser.network)
     # Before a checkpoint is loaded and the average is copied: Lightning would convert afterwards, and round.
     trainer.precision_plugin.convert_module(module)
 
@@ -382,7 +382,7 @@ def add_callbacks(run: Prepared, folder: Path, record: RunRecord | None, spent: 
     used += [Guard(settings.guard, clock, same_loss), Mark(spent, "guard")]
     if settings.callbacks:
         made = {f"callbacks.{name}": node for name, node in settings.callbacks.items()}
-        used += [checked(make(node, where), where) for where, node in made.items()]
+        used += [checked(make(node, where, Callback), where) for where, node in made.items()]
         used.append(Mark(spent, "other"))
     samples, score, drawing = settings.samples, settings.score, last.in_training
     if (shown := samples.n) and samples.every_n_epochs:

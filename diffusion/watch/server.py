@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
@@ -73,7 +74,8 @@ class Pages:
         return {**page, "files": [], "title": f"Run {relative(folder, self.root)}"}
 
     def of_sweep(self, folder: Path) -> dict[str, Any]:
-        jobs = gather([folder])
+        found = [run.folder for run in gather([folder])]
+        jobs = [self.kept("job", job, version_of(job), partial(Run, job)) for job in found]  # read again if changed
         page = comparison_page(compare(jobs, mixed=True), folder, f"Sweep {relative(folder, self.root)}")
         for run, job in zip(page["runs"], jobs, strict=True):
             run["link"] = self.link(job.folder)

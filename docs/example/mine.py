@@ -27,8 +27,8 @@ class Convolutions(nn.Module):
         self.last = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        """x (B, 3, H, W) and the label (B,), 1000 t − 1, -> the prediction (B, 3, H, W)."""
-        h = self.first(x) + self.level(label[:, None] / 1000)[:, :, None, None]
+        """x (B, 3, H, W) and the label (B,), 1000 t − 1, in float32 or float64 -> the prediction (B, 3, H, W)."""
+        h = self.first(x) + self.level(label[:, None].to(x.dtype) / 1000)[:, :, None, None]
         return self.last(nn.functional.silu(self.middle(nn.functional.silu(h))))
 
 

@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from diffusion.data import Folder
+from diffusion.data import folder as folders
+from diffusion.errors import UserError
 
 MOST = 11  # calls per file: its name, its size and times, its place in the split
 
@@ -70,3 +72,41 @@ def test_listing_files_triggers_no_garbage_collection(tmp_path: Path, collected:
     assert "folder_of" in collected
     data.prepare_data()
     assert not collected & {"_walk", "_hashed", "_split"}
+
+
+def test_files_that_were_read_before_an_interruption_are_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, read, streamed = folder_of(tmp_path, 8), [], folders.streamed
+    for path in data.root.iterdir():
+        path.touch()  # other times than those recorded
+
+    def interrupted(*arguments: Any) -> Iterator[Any]:
+        for i, result in enumerate(streamed(*arguments)):
+            if i == 5:
+                raise KeyboardInterrupt
+            yield result
+
+    monkeypatch.setattr(folders, "streamed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        data.prepare_data()
+    monkeypatch.setattr(folders, "streamed", streamed)
+    once = folders._hash
+    monkeypatch.setattr(folders, "_hash", lambda path: read.append(path) or once(path))
+    data.prepare_data()
+    assert len(read) == 3
+
+
+def test_prepared_images_can_be_read_from_a_read_only_cache_with_other_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = folder_of(tmp_path, 8)
+    for path in data.root.iterdir():
+        path.touch()
+
+    def refuse(*_: Any) -> None:
+        raise UserError("the cache is read-only")
+
+    monkeypatch.setattr(folders, "write", refuse)
+    data.setup()
+    assert len(data.splits["train"]) > 0

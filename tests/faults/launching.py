@@ -479,8 +479,8 @@ FAULTS = [
     ),
     Fault(
         "torchrun: each process starts its own run",
-        'if "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0":',
-        "if False:",
+        '    if os.environ["RANK"] != "0":\n        if words',
+        "    if False:\n        if words",
         TORCHRUN,
     ),
     Fault(

@@ -353,7 +353,7 @@ FAULTS = [
         LIKELIHOOD,
     ),
     fault("flow: wrong sign of the divergence", "-(log_prior + change)", "-(log_prior - change)", LIKELIHOOD),
-    fault("flow: without the volume of the dequantisation", " - math.log2(2 / 255)", "", LIKELIHOOD),
+    fault("flow: without the volume of the dequantisation", " - math.log2(2 / 255 * first_alpha)", "", LIKELIHOOD),
     fault("flow: half the change of variables", "slope / rate, x0", "slope / rate / 2, x0", LIKELIHOOD),
     Fault(
         "linspace rounds half a row to the other side",

@@ -566,7 +566,7 @@ FAULTS = [
     ),
     Fault(
         "T8 Hydra directives in a part are accepted",
-        " or _has_directives(node):\n            raise",
+        " or has_directives(node):\n            raise",
         ":\n            raise",
         SHAPE % "a function",
     ),

@@ -51,5 +51,5 @@ def test_help_documents_every_setting(node: dict[str, str]) -> None:
     ],
 )
 def test_an_out_of_range_setting_gives_a_one_line_error(name: str, key: str, value: float, expected: str) -> None:
-    with pytest.raises(UserError, match=f"metrics.{name}.{key}={value}: expected {expected}; conf/metrics has"):
+    with pytest.raises(UserError, match=f"metrics.{name}.{key}={value}: expected {expected}; --help metrics lists"):
         make({**METRICS[name], key: value}, f"metrics.{name}")

@@ -21,6 +21,7 @@ from browser import chromium, visit
 from diffusion.files import replace
 from diffusion.report.images import grid, save_png
 from diffusion.report.page import run as run_pages
+from diffusion.runs import folder as run_folders
 from diffusion.runs.folder import Run
 from diffusion.runs.record import start_of_process
 from diffusion.watch import __main__ as watch
@@ -123,6 +124,23 @@ def test_a_page_is_sent_again_only_when_its_files_change(
     status, _, text = get(of, "/data/demo", **{"If-None-Match": version})
     assert (status, json.loads(text)["metrics"]["train/loss"]["step"][-1]) == (200, 500)
     assert (len(made), len(recipes)) == (2, 1)
+
+
+def test_only_the_changed_job_of_a_sweep_is_read_again(
+    folder: Path, start: Any, make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(folder / "sweep/1")
+    read: list[Path] = []
+    real = run_folders.read_metrics
+    monkeypatch.setattr(run_folders, "read_metrics", lambda path: read.append(path.parent) or real(path))
+    of = start(folder)
+    assert len(data(of, "sweep")["runs"]) == 2
+    read.clear()
+    with (folder / "sweep/1/metrics.csv").open("a") as file:
+        file.write(",".join(["9", "499", "0.001"] + [""] * (len(Run(folder / "demo").metrics) - 1)) + "\n")
+    read.clear()
+    data(of, "sweep")
+    assert {*read} == {folder / "sweep/1"}
 
 
 def test_the_index_shows_new_and_unreadable_runs(folder: Path, start: Any, make_run: Callable[..., Path]) -> None:

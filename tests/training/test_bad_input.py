@@ -103,7 +103,7 @@ SETTINGS = {
     "grid@sampler.grid=karras sampler.grid.rho=abc": "sampler.grid.rho=abc: expected a number",
     "threshold@sampler.threshold=null": "one of clip, dynamic; if it is optional, sampler.threshold=null",
     "model=null": "a choice is required; model is one of dit_b_2",
-    "schedule.first=abc": "a number above 0 and below 1; conf/schedule has values that work",
+    "schedule.first=abc": "a number above 0 and below 1; --help schedule lists values that work",
     "schedule.last=1.5": "a number above 0 and below 1",
     "schedule.steps=1e3": "a whole number",
     "sampler.steps=ten": "sampler.steps=ten: expected a whole number",

@@ -13,7 +13,7 @@ from composing import train
 from diffusion.checkpoint import storage
 from diffusion.config.composition import composed, plain
 from diffusion.randomness import GENERATOR
-from diffusion.runs.metrics import read_metrics
+from diffusion.runs.metrics import read_metrics, read_rows
 from diffusion.runs.record import RunRecord
 from diffusion.training.resume import flat
 
@@ -328,3 +328,13 @@ def test_a_sampler_incompatible_with_the_network_is_refused_before_training(comm
     assert "learned" in err
     assert "Traceback" not in err
     assert "step" not in out
+
+
+def test_a_complete_run_that_is_made_longer_counts_its_steps_on(tiny, tmp_path):
+    """Its last validation is not one of the longer run, which validates every six steps."""
+    words = [*tiny, "samples.n=0", "trainer.log_every_n_steps=1", "trainer.max_epochs=-1"]
+    train([*words, "trainer.max_steps=4"], tmp_path / "a")
+    train([*words, "trainer.max_steps=6", f"ckpt={tmp_path}/a/checkpoints/last.ckpt"], tmp_path / "b")
+    rows = read_rows(tmp_path / "b/metrics.csv")
+    assert [row["step"] for row in rows if "train/loss" in row] == [*range(6)]
+    assert [row["step"] for row in rows if "val/mse" in row] == [3, 5]
