@@ -20,6 +20,7 @@ from diffusion.report.page.comparison import comparison_page
 from diffusion.report.page.document import write_page
 from diffusion.report.recipes import Column, Comparison
 
+LISTED = 10  # runs that the console says were left out
 LEGEND = (
     "One row per recipe: only settings that differ are shown, and runs that differ only in the seed share a row. "
     "Mean ± half of the 95% t-interval over training seeds; samplings of one model are averaged first. **Bold**: the "
@@ -66,8 +67,10 @@ def write(comparison: Comparison, folder: Path, title: str, console: Console | N
             if several
             else "one seed each: no interval, no test; *best*; ≈ not shown to differ from it"
         )
-        for run, reason in comparison.left_out:
+        for run, reason in comparison.left_out[:LISTED]:
             console.print(f"left out: {run.folder}: {reason}")
+        if (more := len(comparison.left_out) - LISTED) > 0:
+            console.print(f"left out: {more} more, which {folder / 'compare.md'} lists")
         for warning in comparison.warnings:
             console.print(f"warning: {warning}")
     return written

@@ -247,6 +247,11 @@ def test_an_invalid_root_or_too_few_images_give_a_one_line_error(root: Path, tmp
     (empty / "a.txt").write_text("hello")
     with pytest.raises(UserError, match="none of 1 files is a usable image"):
         load(empty)
+    shutil.copy(root / "0.png", empty)
+    with pytest.raises(
+        UserError, match="one usable image, but training and validation need different ones: add images"
+    ):
+        load(empty, val=0, test=0)
     with pytest.raises(
         UserError, match="20 usable images, fewer than 18 for training, 3 for validation and 2 for test"
     ):

@@ -12,7 +12,33 @@ AGAIN = f"{PIXELS}::test_a_second_start_needs_no_decoding_and_no_hashing"
 COMPARED = f"{PIXELS}::test_near_duplicates_do_not_depend_on_the_block_size"
 DAMAGED = "data/test_folder.py::test_a_damaged_cache_is_reported_and_recomputed"
 
+SECOND = "data/test_second_start.py"
+
 FAULTS = [
+    Fault(
+        "results wait in memory without limit",
+        "            ahead.acquire()\n",
+        "",
+        "data/test_threads.py::test_results_that_are_used_slowly_do_not_fill_the_memory",
+    ),
+    Fault(
+        "an interruption forgets which files were read",
+        "        finally:  # after an interruption",
+        "        except ValueError:\n            pass\n        else:  # after an interruption",
+        f"{SECOND}::test_files_that_were_read_before_an_interruption_are_not_read_again",
+    ),
+    Fault(
+        "a read-only cache is refused",
+        "contextlib.suppress(UserError):  # in a read-only cache, they",
+        "contextlib.nullcontext():  # in a read-only cache, they",
+        f"{SECOND}::test_prepared_images_can_be_read_from_a_read_only_cache_with_other_times",
+    ),
+    Fault(
+        "each job of a sweep is read again",
+        'self.kept("job", job, version_of(job), partial(Run, job))',
+        "Run(job)",
+        "report/test_watch.py::test_only_the_changed_job_of_a_sweep_is_read_again",
+    ),
     Fault(
         "without locks, two processes write the same file",
         'f".{uuid.uuid4().hex}"',

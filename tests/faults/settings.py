@@ -13,7 +13,69 @@ OTHER = f"{RESUME}::test_incompatible_settings_on_resume_are_refused_without_cha
 
 FOLLOWED = "training/test_train_command.py::test_derived_settings_do_not_make_a_complete_job_run_again"
 
+MISTAKE = "training/test_own_mistakes.py::test_a_mistake_in_an_own_part_is_one_line_before_training"
+
 FAULTS = [
+    Fault(
+        "own parts: an object of any class is accepted",
+        "kind is not None and not isinstance(made, kind)",
+        "False",
+        MISTAKE,
+    ),
+    Fault("own parts: a node without a class is built", 'or "_target_" not in node:', "or False:", MISTAKE),
+    Fault("own parts: the loss of an image has any shape", "if term.shape != t.shape:", "if False:", MISTAKE),
+    Fault(
+        "own parts: a network may return one image",
+        "(len(out), *out.shape[2:]) != (len(x_t), *",
+        "(1, *out.shape[2:]) != (1, *",
+        MISTAKE,
+    ),
+    Fault("own parts: images may be float", "if split.images.dtype != torch.uint8:", "if False:", MISTAKE),
+    Fault(
+        "own parts: images may have too few names", "if len(split.names) != len(split.images):", "if False:", MISTAKE
+    ),
+    Fault(
+        "own parts: features are checked after training",
+        "        check_extractor(self.extractor, self.data.shape)\n",
+        "",
+        MISTAKE,
+    ),
+    Fault(
+        "own parts: a size that no checkpoint knows",
+        '"resolution" not in settings.data or given',
+        "False and given",
+        MISTAKE,
+    ),
+    Fault(
+        "own parts: a network without the attribute `classes` gets labels",
+        'if (has := getattr(labelled.network, "classes", None)) != known:',
+        "if (has := None) == 0:",
+        "training/test_own_mistakes.py::test_a_network_that_cannot_use_labels_is_refused",
+    ),
+    Fault(
+        "own parts: a class table without a last row is found at a random step",
+        'if "classes" in given and module.settings.label_dropout:',
+        "if False:",
+        "training/test_own_mistakes.py::test_a_network_that_cannot_use_labels_is_refused",
+    ),
+    Fault(
+        "own parts: statistics of an extractor's earlier code are used",
+        "fields is not None and _same(",
+        "fields is not None or _same(",
+        "training/test_own_mistakes.py::test_reference_statistics_are_computed_again_if_an_extractor_computes_something_else",
+    ),
+    Fault(
+        "own parts: features of an extractor's earlier code are used",
+        "if _same(known[:1], extractor(images[:1]).cpu()):",
+        "if True:",
+        "training/test_own_mistakes.py::test_reference_statistics_are_computed_again_if_an_extractor_computes_something_else",
+    ),
+    Fault(
+        "a longer run logs the step of its earlier end again",
+        " and not validates:",
+        " and False:",
+        "training/test_resume.py::test_a_complete_run_that_is_made_longer_counts_its_steps_on",
+    ),
     Fault(
         "help: the class of another module with the same name",
         'file if (file := place.with_suffix(".py")).is_file() else place',

@@ -673,3 +673,13 @@ def test_labels_of_a_figure_are_broken_between_settings_and_values() -> None:
     ]
     assert in_lines("lr=0.001, batch=16", 26) == "lr=0.001, batch=16"
     assert in_lines("x" * 30, 26) == "x" * 26 + "\n" + "x" * 4
+
+
+def test_the_console_lists_only_some_of_many_runs_that_are_left_out(seeds: Any, tmp_path: Path, make_run: Make) -> None:
+    failed = [make_run(tmp_path / f"f{i}", lr=1e-3, info={"state": "failed"}) for i in range(12)]
+    console = Console(file=io.StringIO(), width=200)
+    write(compare(gather([*seeds("a", 1e-3, [10.0]), *failed])), tmp_path / "out", "t", console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert printed.count("left out: ") == 11
+    assert f"left out: 2 more, which {tmp_path}/out/compare.md lists" in printed
+    assert (tmp_path / "out/compare.md").read_text().count("left out: ") == 12
