@@ -312,13 +312,13 @@ class Folder(ImageData):
         order = {name: part.start + np.argsort(turn[part], kind="stable") for name, part in parts.items()}
         index = {name: torch.from_numpy(each) for name, each in order.items()}
         train = len(index["train"]) if self.limit is None else self.limit
-        what = "image" if self.tiles is None else "photograph"
-        more = f"add {what}s" + ", or cut large ones into tiles (data.tiles=true)" * (self.tiles is None)
-        if len(number) < 2:
-            raise UserError(
-                f"{self.root} has one usable {what}, but training and validation need different ones: {more}"
-            )
         if train > len(index["train"]) or left == 0:
+            what = "image" if self.tiles is None else "photograph"
+            more = f"add {what}s" + ", or cut large ones into tiles (data.tiles=true)" * (self.tiles is None)
+            if len(number) < 2:
+                raise UserError(
+                    f"{self.root} has one usable {what}, but training and validation need different ones: {more}"
+                )
             tiles = "" if self.tiles is None else f" ({len(index['train'])} training tiles)"
             raise UserError(
                 f"{self.root} has {count(len(number), f'usable {what}')}{tiles}, fewer than {max(train, 1)} for "

@@ -251,7 +251,7 @@ def test_an_invalid_root_or_too_few_images_give_a_one_line_error(root: Path, tmp
     with pytest.raises(
         UserError, match="one usable image, but training and validation need different ones: add images"
     ):
-        load(empty, val=0, test=0)
+        load(empty, val=1, test=0)
     with pytest.raises(
         UserError, match="20 usable images, fewer than 18 for training, 3 for validation and 2 for test"
     ):
