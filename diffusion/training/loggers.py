@@ -96,6 +96,8 @@ def wandb(
         )  # fmt: skip
         logger._wandb_init.pop("anonymous", None)  # wandb warns that it no longer has an effect
         logger.log_hyperparams({**recipe, "code": code_version(), "versions": versions()})
+        if online:
+            console.print(f"wandb: {logger.experiment.url}")
     except (TypeError, ValueError, MisconfigurationException, library.errors.Error) as error:
         raise UserError(
             f"logger.wandb: {first_line(error)}; see conf/logger/wandb.yaml, or set WANDB_MODE=offline"

@@ -174,6 +174,8 @@ def lost_process(error: BaseException, followers: "Followers") -> str | None:
     closed = "Connection closed by peer" in str(error) or "Connection reset by peer" in str(error)
     if (killed := followers.killed(CLOSING if closed else 0.0)) is not None:
         return f"process {killed.pid} of the run was killed by {signal.Signals(-killed.returncode).name}"
+    if closed and (failed := [p for p in followers.processes if p.poll()]):
+        return f"process {failed[0].pid} of the run ended with status {failed[0].returncode}: its error is above"
     if silent := re.search(r"[Tt]imed out waiting (?:for )?(\d+) ?ms", str(error)):
         return f"another process of the run has not answered for {duration(int(silent[1]) / 1000)}: it may be stopped"
     # Gloo ends the other operations under way with this message; the store's error says that a process has not joined.

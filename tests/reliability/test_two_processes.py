@@ -157,7 +157,11 @@ def test_fewer_trainer_devices_than_torchrun_processes_are_refused(command, tiny
 
 @pytest.mark.parametrize(
     ("last", "said"),
-    [("kill -9 $$", "was killed by SIGKILL"), ("exit 2", "another process of the run, or its machine, has died")],
+    [
+        ("kill -9 $$", "was killed by SIGKILL"),
+        ("exit 2", "of the run ended with status 2: its error is above"),
+        ("exit 0", "or its machine, has died"),
+    ],
 )
 def test_the_exit_of_a_disconnected_process_is_awaited_and_reported(last, said):
     followers = Followers()
