@@ -19,7 +19,6 @@ from diffusion.metric.features import FeatureExtractor
 log = logging.getLogger(__name__)
 
 FIRST = "first"  # the features of the first image: other ones show that the code of an extractor has changed
-
 LEAST = 4  # images, generated or real, that the distances need
 FORMAT = 1  # version of the cached statistics; increase it when their content changes
 
