@@ -334,7 +334,8 @@ def dashboards(settings: Train, folder: Path, resumed: Resumed | None) -> list[L
     # W&B continues the folder's earlier run only if a checkpoint was found; TensorBoard hides its later steps.
     given = {"ckpt": settings.ckpt if resumed else None, "first_step": resumed.step if resumed else 0}
     recipe = settings.model_dump(mode="json") | given
-    return [make(node, f"logger.{name}")(folder, recipe) for name, node in chosen.items()]
+    # W&B comes after TensorBoard, which may be missing: it begins a run on a server.
+    return [make(chosen[name], f"logger.{name}")(folder, recipe) for name in sorted(chosen)]
 
 
 class Unprofiled(PassThroughProfiler):

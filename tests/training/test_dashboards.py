@@ -7,6 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb_files import recorded
 
 from diffusion.runs.metrics import read_rows
+from diffusion.training import loggers
 
 RUN = ["samples.n=0", "hydra.run.dir=run"]
 
@@ -110,3 +111,10 @@ def test_a_callback_for_what_a_run_does_by_itself_is_refused(command, tiny, name
     assert (status, err.count("\n")) == (2, 1)
     assert f"callbacks.mine: {name} does not work here" in err
     assert instead in err
+
+
+def test_wandb_begins_no_run_if_tensorboard_is_missing(command, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(loggers, "find_spec", lambda name: None)
+    status, _, err = command("train", [*tiny, *RUN, "logger=[wandb,tensorboard]", "trainer.max_steps=2"])
+    assert (status, err.count("\n")) == (2, 1)
+    assert not (tmp_path / "run/wandb").exists()
