@@ -129,7 +129,7 @@ def test_a_page_is_sent_again_only_when_its_files_change(
 def test_only_the_changed_job_of_a_sweep_is_read_again(
     folder: Path, start: Any, make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_run(folder / "sweep/1")
+    make_run(folder / "sweep/1", lr=1e-2)  # another recipe, so that both are compared
     read: list[Path] = []
     real = run_folders.read_metrics
     monkeypatch.setattr(run_folders, "read_metrics", lambda path: read.append(path.parent) or real(path))
