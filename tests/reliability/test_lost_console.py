@@ -1,5 +1,6 @@
 """T11: a run continues or saves itself when its console disappears or only its sweep's first process is interrupted."""
 
+import contextlib
 import json
 import os
 import signal
@@ -97,8 +98,12 @@ def test_parallel_jobs_save_and_end_if_their_sweep_ends(tiny, tmp_path, number, 
         time.sleep(0.01)
     os.kill(sweep.pid, number)
     sweep.wait(timeout=60)
-    while any(state(job)["state"] == "running" for job in jobs):
+    pids, end = [state(job)["pid"] for job in jobs], time.monotonic() + 60
+    while any(state(job)["state"] == "running" for job in jobs) and time.monotonic() < end:
         time.sleep(0.01)
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):  # it has ended, unless the test fails
+            os.kill(pid, signal.SIGKILL)
     for job in jobs:
         assert state(job)["state"] == "interrupted"
         assert (job / "checkpoints/last.ckpt").is_file()
