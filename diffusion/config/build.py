@@ -24,7 +24,7 @@ def make(node: Mapping[str, Any], where: str, kind: type | None = None, **kwargs
         where: the node's key in the configuration, such as `model`, for error messages.
         kind: the class of which it must be an object; None: any.
     """
-    if not isinstance(node, Mapping) or "_target_" not in node:
+    if kind is not None and "_target_" not in node:
         raise UserError(f"{where}: it names no class; its yaml file needs a line _target_: PACKAGE.CLASS")
     check_node(node, where)
     try:

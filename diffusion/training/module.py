@@ -178,7 +178,7 @@ class Diffusion(pl.LightningModule):
         x0, given = self.images(batch), self.conditions(batch)
         for k in range(self.settings.validation.draws):
             u = self.frozen.t(batch.index, k)
-            t = self.times(u).to(self.device, real_dtype(self.device))
+            u, t = (each.to(self.device, real_dtype(self.device)) for each in (u, self.times(u)))
             eps = self.frozen.noise(batch.index, k, x0)
             x_t = diffuse(self.denoiser.schedule, x0, eps, t)
             for weights, denoiser in denoisers.items():

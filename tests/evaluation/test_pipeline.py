@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from mistakes import Features
 
 from diffusion.errors import UserError
 from diffusion.evaluation import pipeline
@@ -13,9 +14,9 @@ from diffusion.evaluation.pipeline import Scorer
 
 
 def scorer(split: str, splits: dict[str, Any]) -> Scorer:
-    """A scorer without an extractor, metrics and a ledger."""
+    """A scorer without metrics and a ledger."""
     data: Any = SimpleNamespace(splits=splits, shape=(3, 4, 4))
-    return Scorer(data, split, None, [], Path(), None)  # type: ignore[arg-type]
+    return Scorer(data, split, Features(), [], Path(), None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("reference", "others"), [("val", 1), ("test", 1), ("train", 2)])

@@ -22,7 +22,12 @@ FAULTS = [
         "False",
         MISTAKE,
     ),
-    Fault("own parts: a node without a class is built", 'or "_target_" not in node:', "or False:", MISTAKE),
+    Fault(
+        "own parts: a node without a class is built",
+        'if kind is not None and "_target_" not in node:',
+        "if False:",
+        MISTAKE,
+    ),
     Fault("own parts: the loss of an image has any shape", "if term.shape != t.shape:", "if False:", MISTAKE),
     Fault(
         "own parts: a network may return one image",

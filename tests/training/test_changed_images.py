@@ -29,7 +29,7 @@ def test_resuming_in_the_same_folder_with_changed_images_is_refused(command, tin
     status, out, err = command("train", ["hydra.run.dir=run", "ckpt=auto", "trainer.max_steps=6"])
     assert status == 2, out + err
     (line,) = err.splitlines()
-    assert "are not those it was trained with; restore them, or continue with these in another folder" in line
+    assert "are not those it was trained with; restore them, or continue with these images, and all settings" in line
     assert before == {name: (tmp_path / "run" / name).read_bytes() for name in before}
     status, out, err = command(
         "train", [*words, "trainer.max_steps=6", "hydra.run.dir=other", "ckpt=run/checkpoints/last.ckpt"]
