@@ -83,9 +83,12 @@ def _reason(error: Exception, cause: BaseException, node: Mapping[str, Any], whe
     if package is not None and isinstance(cause, ImportError):
         return f"{package} is not installed; pip install 'diffusion-experiments[{EXTRAS[package]}]'"
     target = str(node.get("_target_"))
-    if unknown := re.search(r"unexpected keyword argument '(\w+)'", str(cause)):
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
+    if unknown and unknown[1] in node:  # otherwise, the class itself passes it to another one
         having = [
-            choice for choice in choices_with(where, unknown[1]) if target not in files(where)[choice].read_text()
+            choice
+            for choice in choices_with(where, unknown[1])
+            if target not in files(where)[choice].read_text("utf-8")
         ]
         use = " or ".join(f"{where}={choice}" for choice in having) + ", or " * bool(having)
         return f"{target.rpartition('.')[2]} has no {unknown[1]}; use {use}~{where}.{unknown[1]}, which removes it"

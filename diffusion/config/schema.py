@@ -33,8 +33,8 @@ def _time(text: str) -> str:
 
 
 def _chosen(node: dict[str, Any] | None) -> dict[str, Any] | None:
-    """None for ema=none with an experiment that sets ema.decay, which leaves {decay: …}."""
-    return node if node and "_target_" in node else None
+    """None for ema=none, whose `_target_` is null; an experiment that sets ema.decay leaves it beside that."""
+    return node if node and node.get("_target_", "") is not None else None
 
 
 Name = Annotated[
@@ -76,6 +76,8 @@ class Validation(Settings):
     """Number of (t, eps) pairs per image."""
     seed: Seed = 0
     """Seed of the grid. It is separate from the run's seed, so runs with different seeds share the same grid."""
+    times: Literal["angles"] | None = None
+    """What is evenly spread: t (null) or arctan(sigma/alpha), on EDM's schedule. The run sets it."""
 
 
 class Checkpoint(Settings):

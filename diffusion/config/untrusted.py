@@ -96,6 +96,7 @@ def has_directives(node: Any, nested: bool = False) -> bool:
     if isinstance(node, Mapping):
         allowed = ("_target_", "_partial_") if nested and "_target_" in node else ("_target_",)
         special = any(str(key).startswith("_") and key not in allowed for key in node)
+        special = special or not isinstance(node.get("_partial_", False), bool)
         return special or has_directives(list(node.values()), True)
     return isinstance(node, list | tuple) and any(has_directives(value, nested) for value in node)
 

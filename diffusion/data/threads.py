@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.pool import ThreadPool
-from threading import Condition, Event, Semaphore
+from threading import Condition, Event, Semaphore, main_thread
 from typing import TypeVar
 
 from diffusion.console import track
@@ -29,7 +29,9 @@ def streamed(
     def fed() -> Iterator[Item]:
         """Called in a thread of the pool. Without the limit, results wait in memory if they are used more slowly."""
         for item in items:
-            ahead.acquire()
+            while not ahead.acquire(timeout=1):
+                if not main_thread().is_alive():  # it exits with an error whose traceback holds this generator
+                    return
             if ended.is_set():
                 return
             yield item

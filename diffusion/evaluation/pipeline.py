@@ -14,7 +14,7 @@ from diffusion.checkpoint.provenance import code_version
 from diffusion.config.build import make
 from diffusion.console import console, count
 from diffusion.data import ImageData
-from diffusion.errors import UserError
+from diffusion.errors import UserError, first_line
 from diffusion.evaluation import memorization
 from diffusion.evaluation.ledger import Ledger
 from diffusion.metric.baselines import divide, draw, noise_images
@@ -169,7 +169,10 @@ def check_extractor(extractor: FeatureExtractor, shape: tuple[int, int, int]) ->
             f"features: {type(extractor).__name__} has no {missing[0]}; set name, num_features and resize, and call "
             "self.freeze() at the end of __init__"
         )
-    found, expected = tuple(extractor(next(noise_images(2, shape))).shape), (2, extractor.num_features)
+    try:
+        found, expected = tuple(extractor(next(noise_images(2, shape))).shape), (2, extractor.num_features)
+    except (RuntimeError, AttributeError, TypeError, IndexError) as error:
+        raise UserError(f"features: {type(extractor).__name__} fails on two images ({first_line(error)})") from error
     if found != expected:
         raise UserError(
             f"features: {type(extractor).__name__} turns 2 images into {found}; expected {expected}, from num_features"

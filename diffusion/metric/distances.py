@@ -229,7 +229,7 @@ class CMMD(SampleMetric):
         xx, xy = self._row_sums(x, x), self._row_sums(x, y)
         value = xx.mean() / n + self._row_sums(y, y).mean() / m - 2 * xy.mean() / m
         without = (xx.sum() - 2 * xx + 1) / (n - 1) ** 2 - 2 * (xy.sum() - xy) / ((n - 1) * m)
-        return {"cmmd": Estimate(max(0.0, float(self.scale * value)), jackknife(self.scale * without), minimum=0.0)}
+        return {"cmmd": Estimate(max(float(self.scale * value), 0.0), jackknife(self.scale * without), minimum=0.0)}
 
     def _row_sums(self, x: Tensor, y: Tensor) -> Tensor:
         """Σ_j k(x_i, y_j), (N,)."""

@@ -94,7 +94,8 @@ class Denoiser(nn.Module):
         if not isinstance(out, Tensor):
             raise UserError(f"denoiser: the network returned a {type(out).__name__}; expected a tensor, the prediction")
         out, channels = out.to(x_t.dtype), x_t.shape[1]
-        if (len(out), *out.shape[2:]) != (len(x_t), *x_t.shape[2:]) or out.shape[1] not in (channels, 2 * channels):
+        sizes, expected = ((*x.shape[:1], *x.shape[2:]) for x in (out, x_t))
+        if sizes != expected or out.shape[1] not in (channels, 2 * channels):
             raise UserError(
                 f"denoiser: the network turns {tuple(x_t.shape)} into {tuple(out.shape)}; expected the same size, and "
                 f"{channels} channels, or {2 * channels} for a learned variance"

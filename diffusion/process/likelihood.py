@@ -136,12 +136,14 @@ def flow_likelihood(
         tolerance: the relative and the absolute tolerance of the solver.
 
     Raises:
-        UserError: if the solver cannot reach the tolerance.
+        UserError: if the solver cannot reach the tolerance, or `lowest` is not a noise level of the schedule.
     """
     schedule, (batch, size) = denoise.schedule, x0.flatten(1).shape
     level = torch.tensor(lowest, dtype=torch.float64)
     rows = getattr(schedule, "steps", math.inf)
     first = max(1 / rows, float(copy.deepcopy(schedule).cpu().time(-2 * level.log())))
+    if first >= 1:
+        raise UserError(f"likelihood: lowest = {lowest:g} is not below the highest noise level of the schedule")
     probe = torch.where(streams.normal_like(x0) < 0, -1.0, 1.0).to(x0.dtype)
     ends = x0.new_tensor([first, 1.0], dtype=real_dtype(x0.device))
     first_alpha = float(schedule(ends)[0][0])

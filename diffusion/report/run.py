@@ -280,9 +280,10 @@ def commands(run: Run) -> str:
             f"python -m diffusion.sample {ckpt} n=64 seed=1",
         ]
     if "last" in checkpoints:
+        split = (run.config.get("score") or {}).get("split", "val")
         lines += [
             "# score it again, on the same split",
-            f"python -m diffusion.evaluate {override('ckpt', f'{place}/checkpoints/last.ckpt')} split=val",
+            f"python -m diffusion.evaluate {override('ckpt', f'{place}/checkpoints/last.ckpt')} split={split}",
             "# resume; to train beyond the end, raise trainer.max_epochs or trainer.max_steps",
             resume_command(place),
         ]

@@ -24,7 +24,7 @@ def take(settings: Trainer) -> None:
     extra = settings.model_extra or {}
     wanted, accelerator = extra.get("devices", 1), extra.get("accelerator", "auto")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
-    names = visible.split(",")
+    names = visible.split(",") if visible and not visible.startswith("-") else []  # without a GPU
     if type(wanted) is not int or accelerator not in ("auto", "gpu", "cuda") or not 0 < wanted <= len(names):
         return
     folder = Path(tempfile.gettempdir()) / f"diffusion-gpus-{os.getuid()}"

@@ -29,21 +29,20 @@ class Wandb(WandbLogger):
     still saving, or because memory is short.
     """
 
-    lost = False
-
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        with self.surviving():
+        with surviving(self):
             super().log_metrics(metrics, step)
 
-    @contextmanager
-    def surviving(self) -> Iterator[None]:
-        """Context in which W&B may fail. The first failure prints a warning."""
-        try:
-            yield
-        except Exception as error:
-            if not self.lost:
-                console.print(f"wandb: {first_line(error)}; the run continues without it", style="yellow")
-            self.lost = True
+
+@contextmanager
+def surviving(logger: WandbLogger) -> Iterator[None]:
+    """Context in which W&B may fail. The logger's first failure prints a warning."""
+    try:
+        yield
+    except Exception as error:
+        if not getattr(logger, "lost", False):
+            console.print(f"wandb: {first_line(error)}; the run continues without it", style="yellow")
+        logger.lost = True  # type: ignore[attr-defined]
 
 
 def wandb(
@@ -210,20 +209,20 @@ class MetricsFile(Logger):
 def summarize(loggers: list[Logger], folder: Path, best: float) -> None:
     """Write the lowest val/mse and the scores of the samples, with their intervals, to the W&B summary."""
     for logger in loggers:
-        if not isinstance(logger, Wandb):
+        if not isinstance(logger, WandbLogger):
             continue
         values = {"best/val/mse": best}
         for score in read_scores(folder):
             if score.what == "samples":
                 bounds = {"": score.value, "/low": score.low, "/high": score.high}
                 values |= {f"final/{score.name}{which}": x for which, x in bounds.items() if x is not None}
-        with logger.surviving():
+        with surviving(logger):
             logger.experiment.summary.update(values)
 
 
 def finish(loggers: list[Logger], status: int) -> None:
     """Close W&B runs, which would otherwise continue into the next run of this process. Status 0: it is complete."""
     for logger in loggers:
-        if isinstance(logger, Wandb):
-            with logger.surviving():
+        if isinstance(logger, WandbLogger):
+            with surviving(logger):
                 logger.experiment.finish(status)

@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from diffusion.checkpoint.restore import Restored
@@ -19,6 +20,7 @@ from diffusion.evaluation.drawing import Drawing, check_classes, make_guidance
 from diffusion.pixels import MODES, height_width, resolution_of
 from diffusion.process.augmentation import Augmentation
 from diffusion.process.crops import Crops
+from diffusion.process.grid import mostly_noise
 from diffusion.process.guidance import Guidance
 from diffusion.process.prediction import Prediction
 from diffusion.process.sampler import Sampler
@@ -69,7 +71,7 @@ class Recipe:
             sampler=make(settings.sampler, "sampler", Sampler),
             guidance=guidance,
             worse=worse,
-            ema=make(settings.ema, "ema") if settings.ema else None,
+            ema=make(settings.ema, "ema", Callback) if settings.ema else None,
         )
         recipe.sampler.grid(recipe.schedule, recipe.sampler.steps)  # raises if a schedule's table has fewer steps
         check_size(data, network, recipe.crops)
@@ -142,6 +144,12 @@ def with_inputs(settings: Train) -> Train:
     if settings.crops:
         settings = follow(settings, "coordinates", True, False, "crops", "the network needs the position of a crop")
     return settings
+
+
+def with_times(settings: Train, recipe: Recipe) -> Train:
+    """The settings with the spread of the validation's times, which older runs on such a schedule do not record."""
+    times = "angles" if mostly_noise(recipe.schedule) else None
+    return settings.model_copy(update={"validation": settings.validation.model_copy(update={"times": times})})
 
 
 def with_classes(settings: Train, recipe: Recipe) -> tuple[Train, Recipe]:

@@ -52,7 +52,7 @@ from diffusion.training.module import Diffusion
 from diffusion.training.overfitting import OverfittingNotice
 from diffusion.training.periodic import LearningRate, SampleGrid, ScoreSamples, StopAfterLastStep
 from diffusion.training.progress import RecordProgress, RunProgress
-from diffusion.training.recipe import Recipe, with_classes, with_inputs
+from diffusion.training.recipe import Recipe, with_classes, with_inputs, with_times
 from diffusion.training.resume import (
     Resumed,
     check_images,
@@ -152,6 +152,7 @@ def prepare(asked: Train, folder: Path, record: RunRecord | None, spent: Spent) 
     settings = with_average(with_inputs(asked))
     check_sharding(settings)
     recipe = Recipe.build(settings)
+    settings = with_times(settings, recipe)
     resumed = resumed_from(settings, folder)
     settings = settings if resumed else with_initial(settings)
     scorer = prepare_data(settings, recipe, folder)
@@ -173,6 +174,8 @@ def prepare(asked: Train, folder: Path, record: RunRecord | None, spent: Spent) 
         check_steps_left(clock.total, resumed, folder)
     elif settings.init is not None:
         start_from(settings.init, module.denoiser.network, settings.model_dump(), recipe.data)
+    chosen = {f"callbacks.{name}": node for name, node in (settings.callbacks or {}).items()}
+    own = [checked(make(node, where, Callback), where) for where, node in chosen.items()]
     trainer.loggers = [*trainer.loggers, *dashboards(settings, folder, resumed)]
     if record is not None:
         if resumed is None:
@@ -206,7 +209,7 @@ def prepare(asked: Train, folder: Path, record: RunRecord | None, spent: Spent) 
             resumed.forget_errors()
     checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, resumed.path if resumed else None)
     run = Prepared(settings, recipe, module, trainer, clock, last, scorer, checkpoints, resumed)
-    add_callbacks(run, folder, record, spent)
+    add_callbacks(run, own, folder, record, spent)
     if trainer.is_global_zero:
         if resumed is not None:
             Ledger(folder).inherit(Ledger.of(resumed.path))
@@ -269,6 +272,8 @@ def prepare_data(settings: Train, recipe: Recipe, folder: Path) -> Scorer | None
     try:
         scorer.check(SCORED if score.n is None else score.n, score.baselines, score.audit)
     except UserError as error:
+        if str(error).startswith("features:"):
+            raise
         raise UserError(f"score.{error}".replace("such as n=", "such as score.n=")) from error
     return scorer
 
@@ -364,7 +369,7 @@ def set_clock(trainer: pl.Trainer, data: ImageData, clock: Clock, done: int = 0)
     trainer.val_check_interval = every * clock.accumulate
 
 
-def add_callbacks(run: Prepared, folder: Path, record: RunRecord | None, spent: Spent) -> None:
+def add_callbacks(run: Prepared, own: list[Callback], folder: Path, record: RunRecord | None, spent: Spent) -> None:
     """Add the run's callbacks to its trainer."""
     settings, trainer, clock, last, scorer = run.settings, run.trainer, run.clock, run.last, run.scorer
     plan = Plan(settings, run.recipe, last, clock, scorer, trainer.world_size)
@@ -381,10 +386,8 @@ def add_callbacks(run: Prepared, folder: Path, record: RunRecord | None, spent: 
         used += [run.recipe.ema, Mark(spent, "average of weights")]
     same_loss = run.resumed is None or has_same_loss(config_text(settings), run.resumed)
     used += [Guard(settings.guard, clock, same_loss), Mark(spent, "guard")]
-    if settings.callbacks:
-        made = {f"callbacks.{name}": node for name, node in settings.callbacks.items()}
-        used += [checked(make(node, where, Callback), where) for where, node in made.items()]
-        used.append(Mark(spent, "other"))
+    if own:
+        used += [*own, Mark(spent, "other")]
     samples, score, drawing = settings.samples, settings.score, last.in_training
     if (shown := samples.n) and samples.every_n_epochs:
 

@@ -17,8 +17,8 @@ SECOND = "data/test_second_start.py"
 FAULTS = [
     Fault(
         "results wait in memory without limit",
-        "            ahead.acquire()\n",
-        "",
+        "            while not ahead.acquire(timeout=1):\n",
+        "            while False:\n",
         "data/test_threads.py::test_results_that_are_used_slowly_do_not_fill_the_memory",
     ),
     Fault(

@@ -303,9 +303,9 @@ FAULTS = [
     ),
     Fault(
         "a refused run begins its dashboards",
-        "    trainer.loggers = [*trainer.loggers, *dashboards(settings, folder, resumed)]\n",
-        "",
-        "training/test_dashboards.py::test_tensorboard_shows_each_step_of_a_resumed_run_once",
+        "    trainer = make_trainer(settings, folder, resumed)\n",
+        "    trainer = make_trainer(settings, folder, resumed)\n    dashboards(settings, folder, resumed)\n",
+        "training/test_dashboards.py::test_a_refused_run_does_not_touch_the_dashboards",
     ),
     Fault(
         "TensorBoard shows the steps before resuming twice",
@@ -321,8 +321,8 @@ FAULTS = [
     ),
     Fault(
         "W&B can end a run",
-        "            if not self.lost:\n",
-        "            raise\n            if not self.lost:\n",
+        '        if not getattr(logger, "lost", False):\n',
+        '        raise\n        if not getattr(logger, "lost", False):\n',
         "training/test_dashboards.py::test_a_run_continues_without_wandb_if_its_process_dies",
     ),
     Fault("a lost console ends the run", "            return len(data)", "            raise", f"{CONSOLE}::{WITHOUT}"),

@@ -568,7 +568,7 @@ FAULTS = [
         "T8 Hydra directives in a part are accepted",
         " or has_directives(node):\n            raise",
         ":\n            raise",
-        SHAPE % "a function",
+        SHAPE % "a function by text",
     ),
     Fault(
         "T8 exported metadata nested too deeply end in a traceback",

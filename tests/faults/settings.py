@@ -31,8 +31,8 @@ FAULTS = [
     Fault("own parts: the loss of an image has any shape", "if term.shape != t.shape:", "if False:", MISTAKE),
     Fault(
         "own parts: a network may return one image",
-        "(len(out), *out.shape[2:]) != (len(x_t), *",
-        "(1, *out.shape[2:]) != (1, *",
+        "((*x.shape[:1], *x.shape[2:]) for x in (out, x_t))",
+        "(x.shape[2:] for x in (out, x_t))",
         MISTAKE,
     ),
     Fault("own parts: images may be float", "if split.images.dtype != torch.uint8:", "if False:", MISTAKE),
@@ -101,7 +101,7 @@ FAULTS = [
     ),
     Fault(
         "ema=none leaves the decay of the experiment",
-        'return node if node and "_target_" in node else None',
+        'return node if node and node.get("_target_", "") is not None else None',
         "return node",
         "test_settings.py::test_every_recipe_can_do_without_an_average_of_its_weights",
     ),

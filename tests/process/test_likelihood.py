@@ -214,6 +214,11 @@ def test_flow_likelihood_of_a_wrong_denoiser_is_the_same_on_every_continuous_sch
     assert max(bits) - min(bits) < 0.002
 
 
+def test_a_flow_that_would_start_above_the_highest_noise_level_is_refused() -> None:
+    with pytest.raises(UserError, match="lowest = 100 is not below the highest noise level"):
+        flow_likelihood(oracle(EDM()), gaussian_images(1), Streams([0]), lowest=100.0)
+
+
 def test_a_flow_that_cannot_be_solved_is_refused() -> None:
     """Its last state is not at the end, so it must not be scored."""
 

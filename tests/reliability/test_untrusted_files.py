@@ -235,6 +235,12 @@ MALFORMED = {
     "a list": part(model=[{"_target_": UNET}]),
     "a function": part(model={"_target_": UNET, "_partial_": True}),
     "a function deeper": part(schedule={"_target_": "diffusion.process.schedule.linear", "steps": {"_partial_": True}}),
+    "a function by text": part(
+        schedule={
+            "_target_": "diffusion.process.schedule.zero_terminal_snr",
+            "table": {"_target_": "diffusion.process.schedule.linear", "_partial_": "yes"},
+        }
+    ),
     "target 5": part(prediction={"_target_": 5}),
     "no target": part(prediction={}),
     "number as a key": part(model={"_target_": UNET, 5: 5}),

@@ -46,6 +46,19 @@ class OneImage(Plain):
         return super().forward(x, label)[:1]
 
 
+class Number(Plain):
+    def forward(self, x: Tensor, label: Tensor) -> Any:
+        return super().forward(x, label).sum()
+
+
+class Inner(Plain):
+    """Passes a wrong argument to another class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Conv2d(3, 3, 3, paddding=1)  # type: ignore[call-arg]
+
+
 class State(Plain):
     def get_extra_state(self) -> Any:
         return {"version": 1}
@@ -122,6 +135,13 @@ class Features(FeatureExtractor):
 
     def features(self, images: Tensor) -> Tensor:
         return images.float().mean(dim=(2, 3)) * self.scale
+
+
+class Fixed(Features):
+    """For images of 99×99 pixels."""
+
+    def features(self, images: Tensor) -> Tensor:
+        return images.float().flatten(1) @ torch.ones(3 * 99 * 99, 3)
 
 
 class Unfrozen(Features):

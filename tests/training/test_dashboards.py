@@ -58,16 +58,21 @@ def test_a_run_continues_without_wandb_if_its_process_dies(command, tiny, monkey
     assert out.count("wandb: Connection lost; the run continues without it") == 1
 
 
-def test_a_refused_run_does_not_touch_the_dashboards(command, tiny, tmp_path):
+SWA = "+callbacks.swa._target_=lightning.pytorch.callbacks.StochasticWeightAveraging"
+
+
+@pytest.mark.parametrize("wrong", [["trainer.limit_val_batches=0.01"], [SWA, "+callbacks.swa.swa_lrs=0.1"]])
+def test_a_refused_run_does_not_touch_the_dashboards(command, tiny, tmp_path, wrong):
     words = [*tiny, *RUN, "logger=[wandb,tensorboard]", "trainer.max_steps=2"]
     assert command("train", words)[0] == 0
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*id")}
     files = {*(tmp_path / "run/tensorboard").iterdir()}
-    assert command("train", [*words, "ckpt=null", "trainer.limit_val_batches=0.01"])[0] == 2
+    assert command("train", [*words, "ckpt=null", *wrong])[0] == 2
     assert before
     assert before == {path: path.read_bytes() for path in before}
     assert files == {*(tmp_path / "run/tensorboard").iterdir()}
     assert len(recorded(tmp_path / "run")) == 1
+    assert (tmp_path / "run/checkpoints/last.ckpt").is_file()
 
 
 def test_tensorboard_shows_each_step_of_a_resumed_run_once(command, tiny, tmp_path):

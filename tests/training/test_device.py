@@ -25,6 +25,7 @@ from diffusion.config.build import make
 from diffusion.config.choices import conf_dir
 from diffusion.data import Batch, ImageData
 from diffusion.errors import Interrupted, UserError
+from diffusion.evaluation import pipeline
 from diffusion.evaluation.devices import choose_device, choose_devices
 from diffusion.evaluation.drawing import Drawing
 from diffusion.metric import features
@@ -88,6 +89,7 @@ def test_a_whole_run_on_another_device_gives_the_results_of_the_cpu(command, tin
     monkeypatch.setattr(
         run, "write_report", lambda _, schedule, images, **__: schedule(images.double() / 255)
     )  # on the CPU
+    monkeypatch.setattr(pipeline, "check_extractor", lambda *_: None)  # on the CPU, before the run has a device
     whole = (
         "features=lite0", "metrics=full", "score.n=12", "score.every_n_epochs=2", "samples.every_n_epochs=1",
         "samples.n=4", "score.baselines=[noise,real,floor,untrained]", "score.audit=[pixels,features]",

@@ -226,6 +226,13 @@ def test_a_job_takes_only_gpus_that_are_visible_to_its_sweep(four_gpus):
     assert [four_gpus("2,3", devices=1), four_gpus("2,3", devices=1)] == ["2", "3"]
 
 
+@pytest.mark.parametrize("visible", ["", "-1"])
+def test_a_job_on_a_machine_without_a_gpu_takes_none(four_gpus, monkeypatch, capfd, visible):
+    monkeypatch.setattr(gpus.torch.cuda, "device_count", lambda: 0)
+    assert [four_gpus(visible, devices=1) for _ in range(2)] == [visible, visible]
+    assert capfd.readouterr().out == ""
+
+
 def test_a_job_that_takes_all_gpus_leaves_none_to_others(four_gpus, capfd):
     assert four_gpus(devices=4) == "0,1,2,3"
     assert four_gpus(devices=1) in {"0", "1", "2", "3"}

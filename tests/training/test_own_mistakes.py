@@ -10,6 +10,9 @@ from diffusion.metric.reference import features_of, reference_statistics
 MISTAKES = {
     "a tuple": ({"model": "Pair"}, "the network returned a tuple; expected a tensor"),
     "one image of a batch": ({"model": "OneImage"}, "expected the same size"),
+    "a number": ({"model": "Number"}, "expected the same size"),
+    "a wrong argument inside": ({"model": "Inner"}, "model: cannot build mistakes.Inner"),
+    "an average without a class": ({"ema": ""}, "ema: it names no class"),
     "not a module": ({"model": "Function"}, "model: mistakes.Function gives a Function; expected a Module"),
     "no class": ({"model": ""}, "model: it names no class; its yaml file needs a line _target_"),
     "a state that no checkpoint can hold": ({"model": "State"}, "model: its state _extra_state is not a tensor"),
@@ -25,6 +28,7 @@ MISTAKES = {
     ),
     "features without a hash": ({"features": "Unfrozen"}, "features: Unfrozen has no weights_hash"),
     "fewer features": ({"features": "Wide"}, "features: Wide turns 2 images into (2, 3); expected (2, 5)"),
+    "features of other images": ({"features": "Fixed"}, "features: Fixed fails on two images"),
     "a weight per column": (
         {"weighting": "column; _partial_=true"},
         "objective: the loss of 2 images has the shape (2, 2)",
@@ -49,7 +53,7 @@ def choose(tmp_path, tiny):
         kept = [word for word in tiny if word.partition(".")[0].partition("=")[0] not in chosen]
         at = {"weighting": "weighting@objective.weighting"}
         places = [f"{at.get(group, group)}=mine" for group in chosen]
-        more = ["samples.n=0", "trainer.max_steps=1", "ema=none", "sampler.steps=2", "hydra.run.dir=run"]
+        more = ["samples.n=0", "trainer.max_steps=1", "sampler.steps=2", "hydra.run.dir=run"]
         return ["--config-dir", "conf", *kept, *places, *more, *(["score.n=4"] if "features" in chosen else [])]
 
     return words
@@ -61,6 +65,7 @@ def test_a_mistake_in_an_own_part_is_one_line_before_training(command, choose, t
     status, out, err = command("train", choose(chosen))
     assert (status, err.count("\n")) == (2, 1), out + err
     assert said in err
+    assert err.startswith(f"error: {said}") or not said.startswith(("features", "model", "data:", "ema"))
     assert not (tmp_path / "run/metrics.csv").exists()
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from composing import job_in_this_process, settings, train
 
+from diffusion.checkpoint import storage
 from diffusion.checkpoint.restore import restore
 from diffusion.errors import UserError
 from diffusion.runs import jobs
@@ -62,6 +63,22 @@ def test_the_best_checkpoint_is_forgotten_if_the_error_measures_something_else(t
         best, last = (restore(tmp_path / name / "checkpoints" / f"{which}.ckpt") for which in ("best", "last"))
         assert (best.step < last.step) == kept
         assert best.images == last.images, name
+
+
+def test_a_run_on_edms_schedule_from_before_its_validation_changed_has_a_new_best(tiny, tmp_path):
+    """An earlier version spread the times evenly, and did not record it."""
+    words = [*tiny, "schedule=edm", "prediction=edm", "sampler=heun", "timesteps@objective.timesteps=log_normal"]
+    words += ["samples.n=0", "trainer.max_epochs=1"]
+    train(words, tmp_path / "a")
+    file = tmp_path / "a/checkpoints/last.ckpt"
+    contents = storage.load(file)
+    assert "times: angles" in contents["config"]
+    contents["config"] = contents["config"].replace("times: angles", "times: null")
+    contents["callbacks"]["Checkpoints"]["best"] = 0.0
+    storage.save(contents, file)
+    train([*words[:-1], "trainer.max_epochs=2", f"ckpt={file}"], tmp_path / "old")
+    best, last = (restore(tmp_path / "old/checkpoints" / f"{which}.ckpt") for which in ("best", "last"))
+    assert best.step == last.step
 
 
 def test_early_stopping_starts_anew_if_the_error_measures_something_else(tiny, tmp_path):
