@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
+import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import (
@@ -46,6 +47,8 @@ def explain(error: BaseException, command: str) -> str | None:
     for cause in chain:
         if isinstance(cause, MissingConfigException):
             return _unknown_choice(cause)
+        if isinstance(cause, yaml.YAMLError):  # it names the file and the line
+            return " ".join(f"not readable as yaml: {cause}".split())
         if isinstance(cause, OverrideParseException):
             return _unreadable(cause.override)
         if match := re.match(r"Ambiguous value for argument '(.+)'\n", str(cause)):

@@ -69,6 +69,15 @@ def test_a_mistake_in_an_own_part_is_one_line_before_training(command, choose, t
     assert not (tmp_path / "run/metrics.csv").exists()
 
 
+def test_a_yaml_file_with_a_syntax_error_is_named(command, choose, tmp_path):
+    words = choose({"model": "Plain"})
+    (tmp_path / "conf/model/mine.yaml").write_text("_target_: mistakes.Plain\nwidth: [3\nother: 4\n")
+    status, out, err = command("train", words)
+    assert (status, err.count("\n")) == (2, 1), out + err
+    assert err.startswith("error: not readable as yaml: ")
+    assert 'conf/model/mine.yaml", line 3' in err
+
+
 @pytest.mark.parametrize("what", LABELLED)
 def test_a_network_that_cannot_use_labels_is_refused(command, choose, photos, tmp_path, what):
     rows = [f"{path.name},{i % 2}" for i, path in enumerate(sorted(photos.iterdir()))]
