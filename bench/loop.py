@@ -138,7 +138,7 @@ def run(
         set_clock(trainer, data, clock)
         checkpoints = Checkpoints(Path(folder), settings.checkpoint, clock)
         ready = Prepared(settings, recipe, module, trainer, clock, recipe.drawing(0), None, checkpoints, None)
-        add_callbacks(ready, Path(folder), None, Spent())
+        add_callbacks(ready, [], Path(folder), None, Spent())
         prepare_network(module, settings, trainer)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         guards = [callback for callback in callbacks if isinstance(callback, GUARDS)]
