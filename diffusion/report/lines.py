@@ -7,11 +7,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from diffusion.errors import UserError, first_line
+from diffusion.errors import UserError
 from diffusion.metric.record import Score
 from diffusion.report.formatting import half_width, number
 from diffusion.runs.folder import PARTS, Run
-from diffusion.runs.metrics import last_finite
 from diffusion.runs.record import RunRecord
 
 
@@ -74,9 +73,5 @@ def last_score(run: Run) -> Score | None:
     scored = [score for score in run.scores if score.what == "samples" and score.metric != "copies"]
     if scored:
         return [score for score in scored if score.name == scored[0].name][-1]
-    path = run.folder / "metrics.csv"
-    try:
-        value = last_finite(path, "val/mse")
-    except ValueError as error:
-        raise UserError(f"{path}: not a table of numbers ({first_line(error)}); restore it") from error
+    value = run.last("val/mse")
     return None if value is None else Score("val/mse", value, None)

@@ -4,11 +4,11 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -16,7 +16,7 @@ from diffusion.console import console
 from diffusion.errors import UserError, first_line
 from diffusion.files import lock, replace, set_aside
 from diffusion.metric.record import Score
-from diffusion.runs.metrics import Metrics, read_metrics
+from diffusion.runs.metrics import Metrics, last_finite, read_metrics
 from diffusion.runs.record import RunRecord
 
 CONFIGS = ("config.yaml", ".hydra/config.yaml")  # written by the run, resolved; written by Hydra before the run
@@ -25,6 +25,9 @@ SCORES = "scores.json"
 OTHERS = ("sample", "edit", "evaluate", "study", "study_guidance")  # commands, besides train, that Hydra records
 PARTS = ("run.json", "metrics.csv", SCORES, *CONFIGS)
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times faster
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -128,9 +131,16 @@ class Run:
 
     @cached_property
     def metrics(self) -> Metrics:
+        return self._table(read_metrics)
+
+    def last(self, name: str) -> float | None:
+        """The last finite value of a column of metrics.csv, for which the whole file need not be read; or None."""
+        return self._table(partial(last_finite, name=name))
+
+    def _table(self, read: Callable[[Path], T]) -> T:
         path = self.folder / "metrics.csv"
         try:
-            return read_metrics(path)
+            return read(path)
         except ValueError as error:
             raise UserError(f"{path}: not a table of numbers ({first_line(error)}); restore it") from error
 

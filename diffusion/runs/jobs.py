@@ -278,7 +278,8 @@ def relaying_signals() -> Iterator[tuple[list[int], list[Any]]]:
         def save_first(number: int, frame: FrameType | None) -> None:
             for process in processes:
                 process.send_signal(signal.SIGTERM)
-                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+                with contextlib.suppress(ChildProcessError):  # it has ended
+                    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
             requeue(number, frame)
 
         before[signal.SIGUSR2] = requeue

@@ -76,7 +76,7 @@ class EarlyStopping(callbacks.EarlyStopping):
         super().on_validation_end(trainer, pl_module)
 
 
-OWN: dict[type[Callback], str] = {  # Lightning's callbacks for what a run does by itself -> what to set instead
+UNSUPPORTED: dict[type[Callback], str] = {  # Lightning's callbacks for what a run does by itself -> what to set instead
     callbacks.ProgressBar: "a run has its own progress bar",
     callbacks.BatchSizeFinder: "set data.batch_size=auto with data.global_batch_size",
     callbacks.LearningRateFinder: "sweep optimizer.lr",
@@ -86,9 +86,9 @@ OWN: dict[type[Callback], str] = {  # Lightning's callbacks for what a run does 
 }
 
 
-def checked(callback: Callback, where: str) -> Callback:
+def supported(callback: Callback, where: str) -> Callback:
     """Return the callback. Raises UserError if a run does this by itself, so that the callback would have no effect."""
-    for kind, instead in OWN.items():
+    for kind, instead in UNSUPPORTED.items():
         if isinstance(callback, kind):
             raise UserError(f"{where}: {type(callback).__name__} does not work here; {instead}")
     return callback

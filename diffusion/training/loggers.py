@@ -99,7 +99,7 @@ def wandb(
             console.print(f"wandb: {logger.experiment.url}")
     except (TypeError, ValueError, MisconfigurationException, library.errors.Error) as error:
         raise UserError(
-            f"logger.wandb: {first_line(error)}; see conf/logger/wandb.yaml, or set WANDB_MODE=offline"
+            f"logger.wandb: {first_line(error)}; --help logger lists its settings; WANDB_MODE=offline needs no account"
         ) from error
     return logger
 

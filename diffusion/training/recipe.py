@@ -147,8 +147,13 @@ def with_inputs(settings: Train) -> Train:
 
 
 def with_times(settings: Train, recipe: Recipe) -> Train:
-    """The settings with the spread of the validation's times, which older runs on such a schedule do not record."""
+    """The settings with the spread of the validation's times, which older runs on such a schedule do not record.
+
+    Raises UserError if the user set it for another schedule.
+    """
     times = "angles" if mostly_noise(recipe.schedule) else None
+    if times is None and settings.validation.times is not None:
+        raise UserError(f"validation.times={settings.validation.times}: it is for schedules such as edm; remove it")
     return settings.model_copy(update={"validation": settings.validation.model_copy(update={"times": times})})
 
 

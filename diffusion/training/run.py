@@ -33,7 +33,7 @@ from diffusion.runs.metrics import last_value
 from diffusion.runs.record import RunRecord, now
 from diffusion.training import loggers, processes, signals
 from diffusion.training.batch import check_batch, clock_of, divide
-from diffusion.training.callbacks import checked
+from diffusion.training.callbacks import supported
 from diffusion.training.checks import (
     check_recipe,
     check_sweep_score,
@@ -175,7 +175,7 @@ def prepare(asked: Train, folder: Path, record: RunRecord | None, spent: Spent) 
     elif settings.init is not None:
         start_from(settings.init, module.denoiser.network, settings.model_dump(), recipe.data)
     chosen = {f"callbacks.{name}": node for name, node in (settings.callbacks or {}).items()}
-    own = [checked(make(node, where, Callback), where) for where, node in chosen.items()]
+    own = [supported(make(node, where, Callback), where) for where, node in chosen.items()]
     trainer.loggers = [*trainer.loggers, *dashboards(settings, folder, resumed)]
     if record is not None:
         if resumed is None:

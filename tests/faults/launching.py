@@ -285,8 +285,8 @@ FAULTS = [
     ),
     Fault(
         "submitit requeues a job before it is saved",
-        "                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)\n",
-        "",
+        "os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)\n            requeue",
+        "pass\n            requeue",
         "training/test_gpus.py::test_a_job_is_saved_before_submitit_requeues_it",
     ),
     Fault(

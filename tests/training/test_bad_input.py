@@ -24,6 +24,7 @@ CASES = {
         ["schedule=sigmoid", "schedule.largest=0.999999", "schedule.tau=0.001"],
         ["β_", "outside (0, 1)"],
     ),
+    "angles of a schedule of its own": (["validation.times=angles"], ["validation.times=angles", "remove it"]),
     "more steps than the table": (["sampler.steps=1001"], ["1001", "1000"]),
     "missing checkpoint": (["ckpt=nothing.ckpt"], ["nothing.ckpt", "no such file"]),
     "nothing to resume": (["ckpt=last"], ["ckpt=last", "no finished run"]),

@@ -15,6 +15,7 @@ MISTAKES = {
     "an average without a class": ({"ema": ""}, "ema: it names no class"),
     "not a module": ({"model": "Function"}, "model: mistakes.Function gives a Function; expected a Module"),
     "no class": ({"model": ""}, "model: it names no class; its yaml file needs a line _target_"),
+    "a directive for Hydra": ({"model": "Plain; _convert_=all"}, "model: a checkpoint can only rebuild a part"),
     "a state that no checkpoint can hold": ({"model": "State"}, "model: its state _extra_state is not a tensor"),
     "float images": ({"data": "Images; how=float"}, "data: the images of train are float32; `load` returns uint8"),
     "too few names": ({"data": "Images; how=names"}, "data: train has 12 images, but 3 names"),
