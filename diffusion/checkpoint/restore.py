@@ -7,9 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from pydantic import BaseModel, NonNegativeInt, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion.checkpoint import averages, diffusers_folder, exported, storage
 from diffusion.checkpoint.provenance import file_hash, network_hash
@@ -21,20 +19,7 @@ from diffusion.pixels import height_width
 from diffusion.process.denoiser import Denoiser
 
 PREFIX = "denoiser.network."  # prefix of the network's weights in a checkpoint
-
-
-class Contents(BaseModel, strict=True, arbitrary_types_allowed=True):
-    """The parts of a checkpoint that are used without Lightning."""
-
-    config: str
-    state_dict: dict[str, Tensor]
-    global_step: NonNegativeInt
-    epoch: NonNegativeInt
-    current_model_state: dict[str, Tensor] = {}
-    images: dict[str, str] = {}
-    noise: str = ""
-    step_images: NonNegativeInt = 0
-    labels: dict[str, NonNegativeInt] = {}
+REQUIRED = {"config": str, "state_dict": dict, "global_step": int, "epoch": int}  # what a checkpoint must contain
 
 
 @dataclass(frozen=True)
@@ -94,27 +79,11 @@ def read(path: Path) -> dict[str, Any]:
         contents = storage.load(path)
     except storage.Damaged as error:
         raise UserError(f"ckpt={path}: not a readable checkpoint: {error}; use another one") from error
-    check_contents(contents, path)
+    for key, kind in REQUIRED.items():
+        if not isinstance(contents.get(key), kind):
+            problem = "malformed" if key in contents else "missing"
+            raise UserError(f"ckpt={path}: not a checkpoint of diffusion.train ({key} is {problem}); use one of those")
     return contents
-
-
-def check_contents(contents: Mapping[str, Any], path: Path) -> None:
-    """Raise UserError unless the contents have the structure of a checkpoint, which the other functions rely on."""
-    try:
-        Contents.model_validate(contents)
-    except ValidationError as error:
-        found = error.errors()[0]
-        problem = "missing" if found["type"] == "missing" else "malformed"
-        raise UserError(
-            f"ckpt={path}: not a checkpoint of diffusion.train ({found['loc'][0]} is {problem}); use one of those"
-        ) from error
-
-
-def what_changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Differences from a checkpoint's `images`, in words: `the images of train and val`, `the labels`, or empty."""
-    changed = [name for name, key in before.items() if now.get(name) != key]
-    splits = " and ".join(name for name in changed if name != "labels")
-    return " and ".join([f"the images of {splits}"] * bool(splits) + ["the labels"] * ("labels" in changed))
 
 
 def contents_of(path: Path) -> dict[str, Any]:
@@ -123,13 +92,17 @@ def contents_of(path: Path) -> dict[str, Any]:
     Raises UserError if they cannot be read.
     """
     if diffusers_folder.is_folder(path):
-        found = diffusers_folder.read(path, PREFIX)
-    elif path.suffix == exported.SUFFIX and path.is_file():
-        found = exported.read(path, PREFIX)
-    else:
-        return read(path)
-    check_contents(found, path)
-    return found
+        return diffusers_folder.read(path, PREFIX)
+    if path.suffix == exported.SUFFIX and path.is_file():
+        return exported.read(path, PREFIX)
+    return read(path)
+
+
+def what_changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Differences from a checkpoint's `images`, in words: `the images of train and val`, `the labels`, or empty."""
+    changed = [name for name, key in before.items() if now.get(name) != key]
+    splits = " and ".join(name for name in changed if name != "labels")
+    return " and ".join([f"the images of {splits}"] * bool(splits) + ["the labels"] * ("labels" in changed))
 
 
 def network_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -147,36 +120,43 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
     path = Path(path)
     contents = contents_of(path)
     config = untrusted.buildable_config(contents["config"], path)
-    averaged = contents["state_dict"]
-    states: dict[Any, Any] = {"ema": averaged, "raw": contents.get("current_model_state", averaged)}
-    if not isinstance(weights, str):
-        states[weights] = {**averaged, **averages.of_length(contents, path, weights)}
-    elif weights not in states:
-        raise UserError(f"weights={weights}: expected one of {', '.join(states)}")
-    if not states[weights]:
-        raise UserError(
-            f"ckpt={path}: it contains no {weights} weights; use weights={'ema' if weights == 'raw' else 'raw'}"
-        )
-    chosen = weights if isinstance(weights, str) else f"ema {weights:g}"
-    if chosen == "ema":
-        chosen = contents.get("weights", "ema") if "current_model_state" in contents else "raw"
+    kind, state = _chosen(contents, path, weights)
     try:
         denoiser = build_denoiser(config)
-        denoiser.network.load_state_dict(network_weights(states[weights]))
+        denoiser.network.load_state_dict(network_weights(state))
     except UserError as error:
         raise UserError(f"ckpt={path}: {error}") from error
     except RuntimeError as error:
-        lines = str(error).splitlines()
-        raise UserError(f"ckpt={path}: its weights do not fit its own model ({lines[-1].strip()})") from error
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"ckpt={path}: its weights do not fit its own model ({reason})") from error
     denoiser.requires_grad_(False).eval()
     to_channels_last(denoiser.network)  # as in training; faster
+    step, epoch = contents["global_step"], contents["epoch"]
     return Restored(
-        denoiser, config, path, contents["global_step"], contents["epoch"], chosen, contents.get("images", {}),
-        contents.get("labels", {}),
+        denoiser, config, path, step, epoch, kind, contents.get("images", {}), contents.get("labels", {})
     )  # fmt: skip
+
+
+def _chosen(contents: Mapping[str, Any], path: Path, weights: str | float) -> tuple[str, Mapping[str, Tensor]]:
+    """The kind of the chosen weights (see `Restored.weights`), and the state of the module that contains them.
+
+    If a run averages its weights, state_dict has the average, and current_model_state the raw weights.
+    """
+    averaged, raw = contents["state_dict"], contents.get("current_model_state")
+    if not isinstance(weights, str):
+        return f"ema {weights:g}", {**averaged, **averages.of_length(contents, path, weights)}
+    if weights not in ("ema", "raw"):
+        raise UserError(f"weights={weights}: expected ema, raw or a number")
+    if raw is None:
+        return "raw", averaged
+    if weights == "ema":
+        return contents.get("weights", "ema"), averaged
+    if not raw:
+        raise UserError(f"ckpt={path}: it contains no raw weights; use weights=ema")
+    return "raw", raw
 
 
 def build_denoiser(config: Mapping[str, Any]) -> Denoiser:
     """Build the denoiser of a configuration's model, schedule and prediction, with newly initialized weights."""
-    network: torch.nn.Module = make(config["model"], "model")
+    network: nn.Module = make(config["model"], "model")
     return Denoiser(network, make(config["schedule"], "schedule"), make(config["prediction"], "prediction"))
