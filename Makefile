@@ -80,7 +80,7 @@ scaling: $(VENV)/.developer ## Measure again how costs grow with size; updates d
 	$(BIN)/python bench/scaling.py
 
 .PHONY: mutations
-mutations: $(VENV)/.developer ## Plant faults in the mathematics and the guards, and check that the tests catch each one
+mutations: $(VENV)/.developer ## Plant faults in mathematics, randomness and metrics; the tests must catch each
 	$(BIN)/python tests/mutations.py
 
 .PHONY: docs

@@ -1,109 +1,317 @@
-"""Mutation testing: plant faults in a copy of the program, one at a time; the tests must catch each.
+"""Mutation testing: plant faults of mathematics, randomness and metrics, one at a time; the tests must catch each.
 
-    python tests/mutations.py [mathematics | reliability] [-k WORD]
+    python tests/mutations.py [WORD]
 
-The faults come from tests/faults/*.py, or from one of these files; -k selects faults whose description begins with
-WORD. The tests must first pass on a copy without faults. Prints a table with the test that caught each fault; exits
-with 1 if a fault survives, or if tests fail on the copy without faults.
+WORD selects the faults of the test files whose names contain it. Exits with 1 if a fault survives, if its text does not
+occur exactly once in diffusion/, or if the tests fail without faults.
 """
 
-import argparse
-import multiprocessing
 import os
-import re
 import shutil
+import subprocess
 import sys
 import tempfile
-import time
-from concurrent.futures import ProcessPoolExecutor
-from importlib import import_module
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
-import torch
-from faults.fault import Fault
-
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = sorted(file.stem for file in (ROOT / "tests/faults").glob("*.py") if file.stem != "fault")
-FORK = multiprocessing.get_context("fork")
+
+# The tests that must catch the faults: what is wrong, the text in diffusion/, and the faulty text.
+FAULTS = {
+    "process/test_ancestral_ddim.py": [
+        ("DDIM: η instead of η²", "self.eta**2 *", "self.eta *"),
+        ("DDIM: r instead of r²", "s.sigma**2 * -math.expm1(2 * (", "s.sigma**2 * -math.expm1(("),
+        ("ancestral: σ_t instead of σ_s", "s.sigma * r * now", "t.sigma * r * now"),
+        ("ancestral: variance instead of standard deviation", "exp(log_variance / 2).to(", "exp(log_variance).to("),
+        ("loop: half log-SNR without the half", "log_snr(t) / 2]", "log_snr(t)]"),
+        ("threshold: eps is not recomputed", "_replace(x0=x0, eps=eps)", "_replace(x0=x0)"),
+    ],
+    "process/test_augmentation.py": [
+        ("rotation in the wrong direction", "product(rotation(-theta),", "product(rotation(theta),"),
+        ("scaling in the wrong direction", "2 ** (-z_scale / 5)", "2 ** (z_scale / 5)"),
+        ("scaling factor too large", "2 ** (-z_scale / 5)", "2 ** (-z_scale / 4)"),
+        ("the label of the stretch direction is ambiguous", "z_stretch * (2 * phi).cos()", "z_stretch * phi.cos()"),
+        ("the horizontal shift is scaled by the height", "z_right * width / 8", "z_right * height / 8"),
+        ("shifted to the left instead of the right", "columns[None, None] - right", "columns[None, None] + right"),
+        ("flipped vertically instead of horizontally", "x0.flip(3), x0)", "x0.flip(2), x0)"),
+        ("pixels outside the image are black", 'padding_mode="reflection"', 'padding_mode="zeros"'),
+        ("every stretch has a random direction", "angles[1] * oblique.float()", "angles[1]"),
+        ("vertical flips twice as often", "(0.5, probability / 2,", "(0.5, probability,"),
+        ("unchanged images are resampled", "torch.where(geometric[:, None, None, None], moved, x)", "moved"),
+    ],
+    "process/test_averaging.py": [
+        ("decay: γ instead of γ + 1", "(1 - 1 / n) ** (gamma + 1)", "(1 - 1 / n) ** gamma"),
+        ("decay: delayed by one step", "(1 - 1 / n) ** (gamma + 1)", "(1 - 1 / (n + 1)) ** (gamma + 1)"),
+        ("length: √(γ + 2) instead of √(γ + 3)", "((gamma + 2) * (gamma + 3) ** 0.5)", "((gamma + 2) ** 1.5)"),
+        ("gamma: wrong coefficient in the cubic", "[1, 7, 16 - t, 12 - t]", "[1, 7, 16 - t, 12]"),
+        ("gamma: the wrong root of the cubic", ".real.max())", ".real.min())"),
+        ("inner product: without + 1", "((gamma_i + gamma_j + 1) * torch.max", "((gamma_i + gamma_j) * torch.max"),
+        ("missing: its square instead of itself", "max(0.0, missing) ** 0.5", "max(0.0, missing)"),
+        ("missing: a term of the square is left out", "(square - 2 * x @ b + x @ A @ x)", "(square - x @ b)"),
+    ],
+    "process/test_consistency.py": [
+        ("pair: the target is computed without conditions", "eps, r), r, **conditions)", "eps, r), r)"),
+        ("pair: different dropout masks", "with torch.no_grad(), rewinding(x0.device):", "with torch.no_grad():"),
+        ("n: grows with t", "torch.sigmoid(-self.b * level)", "torch.sigmoid(self.b * level)"),
+        ("n: without the term 1", "n = 1 + self.k *", "n = self.k *"),
+        ("weight: 1/t instead of 1/(t − r)", "/ (level - lower).to(x0.dtype)", "/ level.to(x0.dtype)"),
+        ("weight: none", "/ (level - lower).to(x0.dtype)", ""),
+        ("pseudo-Huber: twice as large", "(torch.sqrt(square + c**2) + c)", "torch.sqrt(square + c**2)"),
+        ("weight: without importance", '{"loss": share * term', '{"loss": term'),
+        ("sampler: x0 is not scaled", "x0 = s.alpha * now.estimate.x0", "x0 = now.estimate.x0"),
+    ],
+    "process/test_crops.py": [
+        ("positions: top and left swapped", "torch.stack([top, left, torch", "torch.stack([left, top, torch"),
+        ("positions: the last one is never drawn", "(side + 1)).long()", "side).long()"),
+        ("sizes: wrong choice from the cumulative probabilities", "if u < edge)", "if u > edge)"),
+        ("sizes: share of side length instead of pixels", "p / d**2 for", "p / d for"),
+        ("coordinates: 1 is beyond the last pixel", "(whole - 1).clamp(min=1)", "whole.clamp(min=1)"),
+    ],
+    "process/test_editing.py": [
+        ("SDEdit: one step too few", "self.inner.steps - self.steps]", "self.inner.steps - self.steps + 1]"),
+        ("SDEdit: zero steps are possible", "max(1, round(self.strength", "max(0, round(self.strength"),
+        ("interpolation: the angles lack the factor π/2", "[w * math.pi / 2 for w in shares]", "[w for w in shares]"),
+        ("interpolation: only the first noise is used", "a + expand(a.new_tensor(sin), a) * b", "a"),
+    ],
+    "process/test_grid.py": [
+        ("leading grid: row 0 is evaluated", "rows = 1 + torch.arange", "rows = torch.arange"),
+        ("grid: t = 1 is not used as the first time", "if sigma_max is None or largest == last:", "if False:"),
+        ("validation: even times on every schedule", "if not mostly_noise(schedule):", "if True:"),
+    ],
+    "process/test_guidance.py": [
+        ("scale: 1 + w instead of w", "of_weak + self.guidance.scale *", "of_weak + (1 + self.guidance.scale) *"),
+        ("scale: strong and weak swapped", "(of_strong - of_weak)", "(of_weak - of_strong)"),
+        ("eps is not guided", "eps=guided(strong.eps, weak.eps)", "eps=strong.eps"),
+        ("the spread comes from the weak model", "return strong._replace(x0=", "return weak._replace(x0="),
+        ("scale 1: the weak model is evaluated", "if self.guidance.scale == 1:", "if False:"),
+        ("interval: the low end is included", "(level > low) &", "(level >= low) &"),
+        ("interval: the high end is excluded", "& (level <= high)", "& (level < high)"),
+        ("interval: one decision for the whole batch", "where = expand(acts, x_t).bool()", "where = acts.any()"),
+        ("interval: a table is assumed to begin at noise level 0", '1 / getattr(schedule, "steps", math.inf)', "0.0"),
+        ("classifier-free: the weak estimate gets the labels too", 'if name != "classes"', "if name"),
+        ("classifier-free: the weak estimate gets no other conditions", 'if name != "classes"', "if not name"),
+    ],
+    "process/test_inpainting.py": [
+        ("RePaint: x is not scaled when noise is added back", "t.alpha / s.alpha * x_s + added", "x_s + added"),
+        ("RePaint: one pass too many", "reversed(range(self.passes", "reversed(range(1 + self.passes"),
+        ("RePaint: the last step is repeated too", "self.passes if s.sigma > 0 else 1", "self.passes"),
+        ("RePaint: estimates of earlier steps are used", "t, s, [], streams)", "t, s, past, streams)"),
+        ("split Gibbs: the known pixels keep their noise", "self.with_known(x_t, t.alpha * self.picture)", "x_t"),
+        ("split Gibbs: evaluations are not counted", "denoise.evaluations += self.inner.evaluations", ""),
+        ("split Gibbs: no noise between rounds", "s.alpha * x0 + s.sigma * streams", "s.alpha * x0 + 0 * streams"),
+    ],
+    "process/test_likelihood.py": [
+        ("a flow that cannot be solved is scored", "if not solution.success:", "if False:"),
+        ("flow likelihood: x is not scaled", "x = first_alpha * (x0", "x = (x0"),
+        ("decoder: δ₋ = ∞ at the lowest level, as misprinted in the memoir", "-torch.inf, low)", "torch.inf, low)"),
+        ("decoder: half the interval", "(-1 / 255, 1 / 255)", "(-1 / 510, 1 / 510)"),
+        ("flow: wrong sign of the divergence", "-(log_prior + change)", "-(log_prior - change)"),
+        ("flow: without the volume of the dequantisation", " - math.log2(2 / 255 * first_alpha)", ""),
+        ("flow: half the change of variables", "slope / rate, x0", "slope / rate / 2, x0"),
+    ],
+    "process/test_memoir.py": [
+        ("table: ᾱ shifted by one row", "torch.log1p(-betas).cumsum(0)])", "torch.log1p(-betas.roll(1)).cumsum(0)])"),
+        ("label off by one", "1000 * t - 1", "1000 * t"),
+    ],
+    "process/test_noise.py": [
+        ("nearest: the farthest candidate is chosen", "distance.argmin(dim=1)", "distance.argmax(dim=1)"),
+        ("nearest: only one candidate is drawn", "streams.normal_like(x0, k)", "streams.normal_like(x0, 1)"),
+        ("assigned: the power of the distance is ignored", "(distance**power).cpu()", "distance.cpu()"),
+    ],
+    "process/test_objective.py": [
+        ("weights of squared errors for other distances", "if measure is not squared and", "if False and"),
+        ("hybrid: the mean is not detached", "y=batch.y.detach()", "y=batch.y"),
+        ("vlb: without the factor T", "steps * bound_term(", "bound_term("),
+        ("uncertainty: −u instead of +u", "u.exp() + u)", "u.exp() - u)"),
+        ("objective: without importance", '"loss": importance * term', '"loss": term'),
+        ("the learned weight moves faster with more features", " / self.weight.shape[1] ** 0.5", ""),
+    ],
+    "process/test_oracle.py": [
+        ("mixture: α² instead of α", "alpha * self.variances / total", "alpha**2 * self.variances / total"),
+    ],
+    "process/test_prediction.py": [
+        ("solve: wrong sign of y in x0", "(b / det, -sigma_t / det)", "(b / det, sigma_t / det)"),
+        ("EDM: target without σ_d", "sigma_t / (n * self.sigma_data)", "sigma_t / n"),
+        ("EDM: c_noise of σ²", "log_snr(t) / 8", "log_snr(t) / 4"),
+        ("inputs of standard deviation 80 are not scaled", ".clamp(min=1), 1000", ".clamp(min=1, max=1), 1000"),
+    ],
+    "process/test_sampler_calls.py": [
+        ("start: the grid's times above t are not skipped", "grid[grid < t * (1 - 1e-4)]", "grid[1:]"),
+        ("v: wrong sign of x0", "return -sigma_t, alpha_t", "return sigma_t, alpha_t"),
+    ],
+    "process/test_sampler_configs.py": [
+        ("dynamic threshold: s below 1", "clamp(min=1).reshape(-1, *", "reshape(-1, *"),
+    ],
+    "process/test_sampler_parity.py": [
+        ("reverse diffusion: α_s/α_t instead of α_t/α_s", "2 - t.alpha / s.alpha", "2 - s.alpha / t.alpha"),
+        ("reverse diffusion: wrong sign of the score term", "* x_t - G**2", "* x_t + G**2"),
+        ("Langevin: √ε instead of √(2ε)", "(2 * size).sqrt()", "size.sqrt()"),
+        ("exponential: wrong sign of the x0 term", "s.alpha * -math", "s.alpha * math"),
+        ("exponential: σ_t instead of σ_s in the noise", "mean + s.sigma", "mean + t.sigma"),
+        ("exponential: noise without the factor 2", "(-2 * eta * h)", "(-eta * h)"),
+        ("multistep: moments off by one", "powers + 2, -H", "powers + 1, -H"),
+        ("2M: points on the wrong side", "(axis(p.t) - start)", "(start - axis(p.t))"),
+        ("3M: the second difference is not scaled", "exact[1:] *= curvature", "pass"),
+        ("UniPC: full order in the last steps", "min(self.order, denoise.steps_left - later)", "self.order"),
+        ("2S: D used over the whole step", "D, middle, s, self.eta", "D, t, s, self.eta"),
+        ("UniPC: past off by one", "past[1 : self.order_of", "past[2 : self.order_of"),
+        ("Adams–Bashforth: wrong sign of a step term", "(s.sigma - s.alpha *", "(s.sigma + s.alpha *"),
+        ("Heun: only the second slope", "(now.estimate.eps + estimate_s.eps) / 2", "estimate_s.eps"),
+        ("churn: less noise instead of more", "t.lam - math.log1p", "t.lam + math.log1p"),
+        ("midpoint: u and 1 − u swapped", "math.log((1 - u) / u)", "math.log(u / (1 - u))"),
+        ("loop: only σ at the start", "x * math.hypot(times[0].alpha, times[0].sigma)", "x * times[0].sigma"),
+    ],
+    "process/test_samplers.py": [
+        ("Dormand–Prince: stages at the end of the step", "u + float(c) * h", "u + h"),
+    ],
+    "process/test_schedule.py": [
+        ("a small float32 time is that of the clean image", "        near &= position > 0.5  # but", "        # but"),
+        ("table: float32 rows are not found", "gap * near", "gap * ~near"),
+        ("table: slope of zero at a row", "(gap * near).detach()", "(gap * near)"),
+        ("table: the inverse ignores the last interval", "< rows[-2], above,", "< rows[-2], between,"),
+        ("shift: not doubled in log-SNR", "- 2 * math.log(shift)", "- math.log(shift)"),
+        ("VP: β_max instead of β_max − β_min", "(self.beta_max - self.beta_min) * t**2", "self.beta_max * t**2"),
+        ("sde: g² without f", "(d_sigma - f * sigma)", "d_sigma"),
+        ("cosine: shift applied to sigma²", "self.shift * torch.sin", "self.shift**0.5 * torch.sin"),
+    ],
+    "process/test_timesteps.py": [
+        ("importance: 1/|dt/du| instead of |dt/du|", "slope.abs()", "1 / slope.abs()"),
+        ("uniform table: rows from 0", "(1 + torch.floor(u * steps)) / steps", "torch.floor(u * steps) / steps"),
+        ("loss-aware: importance p instead of 1/p", "1 / (steps * p[i])", "steps * p[i]"),
+        ("loss-aware: rows off by one", ".round().long() - 1", ".round().long() - 2"),
+    ],
+    "process/test_variance.py": [
+        ("large variance: β_1 at the last step", "torch.where(s == 0, fixed_small", "torch.where(s < 0, fixed_small"),
+        ("small variance: −∞ at the last step", "t.clamp(max=0.5), s)", "s, s)"),
+        ("learned range: spread instead of (spread + 1)/2", "(spread + 1) / 2", "spread"),
+    ],
+    "process/test_weighting.py": [
+        ("weights: q instead of q²", "weight * q**2", "weight * q"),
+        ("min-SNR: maximum instead of minimum", "clamp(max=gamma)", "clamp(min=gamma)"),
+        ("velocity: minimum instead of maximum", "clamp(min=clip)", "clamp(max=clip)"),
+        ("velocity: σ instead of σ²", "clip) ** -2", "clip) ** -1"),
+        ("sigmoid: wrong sign of log-SNR", "bias - schedule.log_snr(t)", "bias + schedule.log_snr(t)"),
+        ("vlb: 1 − r² instead of its square", "(alpha_s * rest) ** 2", "alpha_s**2 * rest"),
+    ],
+    "model/test_contract.py": [
+        ("classes: None means class 0", "full_like(label, self.classes,", "full_like(label, 0,"),
+        ("checkpointing: never used", "if self.checkpointing and", "if False and"),
+        ("checkpointing: recomputed with other dropout masks", "with examples(numbers)", "with examples(None)"),
+    ],
+    "model/test_diffusers_weights.py": [
+        ("ADM: the frequencies of DDPM", "frequency_shift = 0", "frequency_shift = 1"),
+    ],
+    "model/test_dit.py": [
+        ("DiT: rows and columns swapped", "[column.sin(), column.cos(), row", "[row.sin(), row.cos(), row"),
+        ("DiT: transposed pixels in a patch", "(0, 5, 1, 3, 2, 4)", "(0, 5, 1, 4, 2, 3)"),
+        ("DiT: modulations are not initialised to zero", ' or "modulation" in name', ""),
+    ],
+    "model/test_edm2.py": [
+        ("EDM2: weights are not normalised in training", "module.force()", "pass"),
+        ("EDM2: normalised weights change their bits", "abs() < 1e-5", "abs() < 0"),
+        ("EDM2: an earlier forward pass becomes invalid", "self.weight.data.copy_", "self.weight.copy_"),
+        ("EDM2: no pixel norm", "x = unit(self.shortcut(x))", "x = self.shortcut(x)"),
+        ("EDM2: q, k and v are not normalised", "unit(qkv, [3])", "qkv"),
+        ("EDM2: skip connections are weighted more", "mp_cat(h, skip)", "torch.cat([h, 3 * skip], dim=1)"),
+        ("EDM2: wrong shares of a concatenation", "b * (c * t", "b * (c * (1 - t)"),
+    ],
+    "model/test_jit.py": [
+        ("JiT: wrong sign in the rotation", "a * sin + b * cos", "a * sin - b * cos"),
+        ("JiT: keys are not normalised", "rotate(self.norm_k(k), cos, sin)", "rotate(k, cos, sin)"),
+        ("JiT: silu applied to the other half", "F.silu(gate) * h", "F.silu(h) * gate"),
+    ],
+    "model/test_unet.py": [
+        ("patch: output channels in another order", "pixel_shuffle(y,", "pixel_shuffle(y.flip(1),"),
+        ("time embedding: any width", "if width % 2 or width // 2 <= shift:", "if False:"),
+        ("group norm: trains in bfloat16", "F.group_norm(x.float(),", "F.group_norm(x,"),
+        ("group norm: also samples in float32", '"cpu" and torch.is_grad_enabled()', '"cpu"'),
+    ],
+    "model/test_unet_adm.py": [
+        ("ADM: s instead of 1 + s", "(1 + s) *", "s *"),
+    ],
+    "test_randomness.py": [
+        ("nine rounds instead of ten", "ROUNDS = 10", "ROUNDS = 9"),
+        ("multipliers swapped", "(0xD2511F53, 0xCD9E8D57)", "(0xCD9E8D57, 0xD2511F53)"),
+        ("the key is the same in every round", "+ _increments(device)", "+ _increments(device)[:1]"),
+        ("halves of the key swapped", "high = low >> 32", "low, high = low >> 32, low"),
+        ("the odd word has more than 32 bits", "return even, odd & low", "return even, odd"),
+        ("only 32 bits of a seed are used", "high = low >> 32", "high = 0 * low"),
+        ("only 31 bits of a word are used", "LOW = 2**32 - 1", "LOW = 2**31 - 1"),
+        ("u may be 0", "(u + 1).to(real)", "u.to(real)"),
+        ("the same word for u and v", "angle = v.to(real)", "angle = u.to(real)"),
+        ("two cosines instead of cosine and sine", "angle.sin_()", "angle.cos_()"),
+        ("Box–Muller: angles cover only half a circle", "2 * math.pi * 2.0**-bits", "math.pi * 2.0**-bits"),
+        ("log u instead of 2 log u", ".mul_(-2)", ".mul_(-1)"),
+        ("only 32 of 53 bits are random", "(even << 21) | (odd >> 11)", "(even << 21)"),
+        ("uniform numbers reach 1", "(word >> 53 - bits).to(dtype)", "word.to(dtype) * 2.0 ** (bits - 53)"),
+        ("every draw is the first", "return self.draws - 1", "return 0"),
+        ("numpy: every chunk begins at block 0", "np.arange(first, end)", "np.arange(0, end - first)"),
+        ("torch: every chunk begins at block 0", "torch.arange(first, end,", "torch.arange(0, end - first,"),
+        ("chunks of only one example", "rows = max(1, most // max(1, blocks))", "rows = 1"),
+        ("a draw is not contiguous", ".to(dtype).contiguous()", ".to(dtype)"),
+    ],
+    "metric/test_distances.py": [
+        ("FID∞: influence is not scaled by the subset's size", " * n / size", ""),
+        ("FID∞: sizes from n/4", "linspace(n / 2, n,", "linspace(n / 4, n,"),
+        ("FID∞: the mean instead of the intercept", " - u.mean() * (u - u.mean())", " - 0 * (u - u.mean())"),
+    ],
+    "metric/test_features.py": [
+        ("sFID: features of the next block", "return self.net.Mixed_6d", "return self.net.Mixed_6e"),
+    ],
+    "metric/test_gap.py": [
+        ("gap: the variances of both sets are not added", "sum(apart) - (len(apart) - 1) * _variance(x, both)", "0"),
+        ("gap: the variance of the joint clusters is counted twice", " - (len(apart) - 1) * _variance(x, both)", ""),
+        ("gap: no correction for few clusters", "count / (count - 1) * sums", "sums"),
+    ],
+    "metric/test_score.py": [
+        ("floor: measured on the pool of the samples", "pool(features, len(features))", "pool(features)"),
+        ("reference: only the pool of the features is kept", "pool(features, KEPT)", "pool(features)"),
+        ("reference: pairwise metrics use all features", "self.features[:POOL]", "self.features"),
+        ("reference: old statistics with fewer features are used", "len(known.features) == min(", "0 < min("),
+        ("sFID: the reference is not divided for the floor", "replace(rest, spatial=spatial)", "rest"),
+    ],
+}
 
 
-def copy(target: Path, fault: Fault | None) -> None:
+def copy(target: Path, sound: str = "", faulty: str = "") -> None:
     """Copy everything the tests need, and plant the fault."""
     for name in ("diffusion", "conf", "tests"):
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", target)
-    if fault is not None:
-        for path in (target / "diffusion").rglob("*.py"):
-            path.write_text(path.read_text("utf-8").replace(fault.sound, fault.faulty), encoding="utf-8")
+    for path in (target / "diffusion").rglob("*.py") if sound else ():
+        path.write_text(path.read_text("utf-8").replace(sound, faulty), encoding="utf-8")
 
 
-def places(fault: Fault) -> int:
-    """The number of occurrences of the sound text."""
-    return sum(path.read_text("utf-8").count(fault.sound) for path in (ROOT / "diffusion").rglob("*.py"))
-
-
-def judge(folder: Path, tests: str) -> None:
-    """Run the tests on the copy and exit with pytest's status; called in a child process."""
-    output = os.open(folder / "output", os.O_WRONLY | os.O_CREAT)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.chdir(folder)
-    sys.path.insert(0, str(folder))
-    os.environ["PYTHONPATH"] = str(folder)  # for the processes that the tests start
-    status = pytest.main(["-x", "--tb=line", "-p", "no:cacheprovider", "--basetemp=temporary", f"tests/{tests}"])
-    if folder not in Path(sys.modules["diffusion"].__file__ or "").parents:
-        raise RuntimeError("the tests imported another diffusion than the copy")
-    sys.stdout.flush()
-    os._exit(status)
-
-
-def check(fault: Fault | None, tests: str) -> tuple[int | None, str, float]:
-    """pytest's status on a copy with the fault (None: no fault), the test that failed, and the seconds it took."""
-    started = time.monotonic()
+def status(tests: str, sound: str = "", faulty: str = "") -> int:
+    """pytest's status of these tests on a copy with the fault: 0 if all pass, 1 if one fails."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
-        copy(folder, fault)
-        process = FORK.Process(target=judge, args=(folder, tests))
-        process.start()
-        process.join()
-        output = (folder / "output").read_text(errors="replace")
-    objected = re.search(r"^FAILED \S*?::(.*?)(?: - |$)", output, re.M)
-    return process.exitcode, objected[1] if objected else output[-200:], time.monotonic() - started
+        copy(folder, sound, faulty)
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/{tests}"]
+        environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False).returncode
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Plant faults, and see the tests catch each.")
-    parser.add_argument("part", nargs="?", choices=PARTS, help="whose faults; default: all")
-    parser.add_argument("-k", metavar="WORD", default="", help="only faults whose description begins so")
-    chosen = parser.parse_args()
-    torch.set_num_threads(1)  # forked processes must not inherit a pool of threads
-    survived = 0
-    for part in [chosen.part] if chosen.part else PARTS:
-        faults = [fault for fault in import_module(f"faults.{part}").FAULTS if fault.what.startswith(chosen.k)]
-        survived += plant(faults)
-    return 1 if survived else 0
-
-
-def plant(faults: list[Fault]) -> int:
-    """Print the outcome of each fault; return the number of unexpected outcomes."""
-    if astray := [fault for fault in faults if places(fault) != 1]:
-        for fault in astray:
-            print(f"{fault.what}: {fault.sound!r} occurs {places(fault)} times")
-        return len(astray)
-    plan: list[tuple[Fault | None, str]] = [(None, tests) for tests in sorted({fault.tests for fault in faults})]
-    plan += [(fault, fault.tests) for fault in faults]
+    chosen = {tests: faults for tests, faults in FAULTS.items() if not sys.argv[1:] or sys.argv[1] in tests}
+    texts = [path.read_text("utf-8") for path in (ROOT / "diffusion").rglob("*.py")]
+    plan = [(tests, "no fault", "", "") for tests in chosen]
+    plan += [(tests, *fault) for tests, faults in chosen.items() for fault in faults]
     wrong = 0
-    with ProcessPoolExecutor(os.cpu_count(), FORK) as pool:  # workers of multiprocessing.Pool cannot have children
-        results = pool.map(check, *zip(*plan, strict=True))
-        for (fault, tests), (status, said, seconds) in zip(plan, results, strict=True):
-            wrong += status != (fault is not None)  # pytest's status is 1 if a test failed
-            verdict = (
-                ("SURVIVED" if fault else "passes") if status == 0 else said if status == 1 else f"{status}: {said}"
-            )
-            print(f"{fault.what if fault else 'no fault: ' + tests:60} {verdict:70} {seconds:5.1f} s", flush=True)
-    print(f"{len(faults)} faults, {wrong} not as they should be")
-    return wrong
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(lambda each: status(each[0], *each[2:]), plan)
+        for (tests, what, sound, _), found in zip(plan, results, strict=True):
+            places = sum(text.count(sound) for text in texts) if sound else 1
+            if places != 1:
+                verdict = f"ITS TEXT OCCURS {places} TIMES"
+            elif found == 0:
+                verdict = "SURVIVED" if sound else "passes"
+            else:
+                verdict = "caught" if found == 1 and sound else f"PYTEST ENDED WITH {found}"
+            wrong += verdict.isupper()
+            print(f"{tests:34} {what:70} {verdict}", flush=True)
+    print(f"{len(plan) - len(chosen)} faults, {wrong} not as they should be")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
