@@ -25,7 +25,7 @@ from diffusion.config.validation import validated
 from diffusion.console import console, quiet_libraries
 from diffusion.data import Folder, duplicates, to_uint8
 from diffusion.evaluation.drawing import Drawing
-from diffusion.metric.digest import digest
+from diffusion.files import tensor_digest
 from diffusion.metric.extract import extract
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import Score
@@ -195,7 +195,7 @@ def samples(n: int, folder: Path) -> Iterator[Measured]:
         lambda: score(drawn, extractor, against),
         lambda: extract(drawn, extractor),
     )
-    yield measured("hash of the images", lambda: digest({"images": drawn}), lambda: drawn.sum())
+    yield measured("hash of the images", lambda: tensor_digest({"images": drawn}), lambda: drawn.sum())
 
 
 @cache

@@ -1,18 +1,23 @@
-"""File utilities: package and cache folders, atomic replacement of files, and locks."""
+"""File utilities: package and cache folders, atomic replacement of files, locks, and hashes."""
 
 import contextlib
 import errno
 import fcntl
+import hashlib
 import itertools
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from diffusion.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PACKAGE = Path(__file__).resolve().parent
 VERSION = "0.1.0"
@@ -105,6 +110,32 @@ def lock(path: Path, patience: float = 0.0, shared: bool = False) -> BinaryIO | 
             return None
         else:
             return file
+
+
+def digest(*parts: object) -> str:
+    """A hash, 32 hexadecimal digits: of the content of a single Path or buffer, otherwise of the `repr` of `parts`.
+
+    For example `digest(path)`, `digest(array.data)`, `digest("tiles", 64)`. It is a BLAKE2b.
+    """
+    new = partial(hashlib.blake2b, digest_size=16)
+    match parts:
+        case (Path() as file,):
+            with file.open("rb") as stream:
+                return hashlib.file_digest(stream, new).hexdigest()
+        case (bytes() | memoryview() as content,):
+            return new(content).hexdigest()
+    return new(repr(parts).encode()).hexdigest()
+
+
+def tensor_digest(tensors: "Mapping[str, Tensor]") -> str:
+    """The SHA-256 (hexadecimal) of the names, dtypes, shapes and bytes of `tensors`, in any order, on any device."""
+    import torch
+
+    sha = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 def remove_parts(folder: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from diffusion.checkpoint import storage
 from diffusion.console import console, count
 from diffusion.errors import UserError
-from diffusion.metric.digest import digest
+from diffusion.files import tensor_digest
 from diffusion.process.averaging import Profile, coefficients, gamma_of
 
 FOLDER = "averages"  # subfolder of the checkpoints' folder
@@ -73,7 +73,8 @@ def load(path: Path, expected: str) -> Averages:
 
 def hash_of(averages: Averages) -> str:
     """The first 16 digits of the SHA-256 of the averages."""
-    return digest({f"{length} {name}": value for length, each in averages.items() for name, value in each.items()})[:16]
+    values = {f"{length} {name}": value for length, each in averages.items() for name, value in each.items()}
+    return tensor_digest(values)[:16]
 
 
 def of_length(contents: Mapping[str, Any], path: Path, length: float) -> dict[str, Tensor]:

@@ -10,8 +10,7 @@ import lightning
 import torch
 from torch import nn
 
-from diffusion.files import PACKAGE, VERSION
-from diffusion.metric.digest import digest
+from diffusion.files import PACKAGE, VERSION, tensor_digest
 
 
 @cache
@@ -53,4 +52,4 @@ def network_hash(network: nn.Module) -> str:
     checkpoint is gone. (A checkpoint of half-precision weights restores exactly these weights in float32.)
     """
     state = network.state_dict().items()
-    return digest({name: value.float() if value.is_floating_point() else value for name, value in state})[:16]
+    return tensor_digest({name: value.float() if value.is_floating_point() else value for name, value in state})[:16]

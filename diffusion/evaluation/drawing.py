@@ -23,7 +23,7 @@ from diffusion.evaluation.classes import NONE, conditions
 from diffusion.evaluation.cost import evaluations, print_estimate
 from diffusion.evaluation.drawn import Drawn, batches_of
 from diffusion.evaluation.pipeline import describe_sampler
-from diffusion.metric.digest import digest
+from diffusion.files import tensor_digest
 from diffusion.process.denoiser import Conditioned, Denoise, Denoiser, Estimate, MixedPrecision
 from diffusion.process.editing import Between, Edited
 from diffusion.process.guidance import Guidance
@@ -104,7 +104,7 @@ class Drawing:
         drawn_by = {**source, "seed": self.seed, "weights": network_hash(denoiser.network)}
         if self.weak is not None:
             drawn_by["weights of the worse model"] = network_hash(self.weak.network)
-        drawn_by |= {name: digest({name: rows})[:16] for name, rows in self.conditions(denoiser, n).items()}
+        drawn_by |= {name: tensor_digest({name: rows})[:16] for name, rows in self.conditions(denoiser, n).items()}
         return Drawn.begin(file, n, self.shape, batch_size, drawn_by, discard)
 
     def into(

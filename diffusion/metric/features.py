@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
 from diffusion.errors import UserError, first_line
-from diffusion.metric.digest import digest
+from diffusion.files import tensor_digest
 from diffusion.metric.precision import products
 from diffusion.pixels import MODES, to_rgb
 
@@ -48,7 +48,7 @@ class FeatureExtractor(nn.Module):
     canonical: Mapping[str, str] = MappingProxyType({})  # published names of metrics on exactly these features
 
     def freeze(self) -> None:
-        self.weights_hash = digest(self.state_dict())[:16]
+        self.weights_hash = tensor_digest(self.state_dict())[:16]
         self.requires_grad_(False).eval()
 
     def named(self, metric: str) -> str:

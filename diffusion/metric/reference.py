@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from diffusion.errors import UserError, first_line
-from diffusion.files import cache_dir, replacing
-from diffusion.metric.digest import digest
+from diffusion.files import cache_dir, replacing, tensor_digest
 from diffusion.metric.estimate import KEPT, Reference, moments, pool
 from diffusion.metric.extract import described_size, extract
 from diffusion.metric.features import FeatureExtractor
@@ -38,7 +37,7 @@ class ReferenceStatistics(Reference):
 
 def reference_key(images: Tensor, extractor: FeatureExtractor) -> str:
     """16 hexadecimal digits that change with every pixel, the resolution, the resize, the extractor and its weights."""
-    made_from = (FORMAT, digest({"images": images}), extractor.name, extractor.resize, extractor.weights_hash)
+    made_from = (FORMAT, tensor_digest({"images": images}), extractor.name, extractor.resize, extractor.weights_hash)
     return hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]
 
 
@@ -119,7 +118,7 @@ def _statistics(features: Tensor, images: Tensor, extractor: FeatureExtractor, k
 
 
 def _checksum(fields: dict[str, Any]) -> str:
-    return digest({name: value for name, value in fields.items() if isinstance(value, Tensor)})
+    return tensor_digest({name: value for name, value in fields.items() if isinstance(value, Tensor)})
 
 
 def _read(file: Path, what: str) -> dict[str, Any] | None:

@@ -19,9 +19,8 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from diffusion.config.choices import conf_dir
 from diffusion.errors import UserError
-from diffusion.files import PACKAGE
+from diffusion.files import PACKAGE, tensor_digest
 from diffusion.metric import features
-from diffusion.metric.digest import digest
 from diffusion.metric.features import FeatureExtractor, FeaturesUnavailable, Inception, Lite0, auto
 from diffusion.metric.precision import set_precision, settings_of_torch
 from diffusion.metric.reference import reference_statistics
@@ -279,10 +278,10 @@ def test_images_with_a_wrong_shape_are_refused(projection: type[FeatureExtractor
 
 def test_a_digest_depends_on_names_shapes_dtypes_and_bytes() -> None:
     x = torch.arange(6)
-    same = digest({"a": x, "b": x[:2]}) == digest({"b": x[:2].clone(), "a": x})
+    same = tensor_digest({"a": x, "b": x[:2]}) == tensor_digest({"b": x[:2].clone(), "a": x})
     assert same
     changed = x.clone()
     changed[5] += 1
     variants = [{"a": x}, {"b": x}, {"a": x.reshape(2, 3)}, {"a": x.int()}, {"a": changed}, {"a": x.bfloat16()}]
-    assert len({digest(v) for v in variants}) == len(variants)
-    assert digest({"a": torch.zeros(2)}) != digest({"a": torch.zeros(2, dtype=torch.int32)})
+    assert len({tensor_digest(v) for v in variants}) == len(variants)
+    assert tensor_digest({"a": torch.zeros(2)}) != tensor_digest({"a": torch.zeros(2, dtype=torch.int32)})
