@@ -1,45 +1,27 @@
 """Snapshots of a run's power-function averages, and post-hoc weights of any other length computed from them.
 
-checkpoints/averages/step-00001234.pt, written like a checkpoint (`storage`), contains the averages at a step. A
-checkpoint contains those of its own step, and lists the earlier snapshots with their hashes: a file of another run, or
-of steps that were repeated later, is never mixed in. The mathematics is in `diffusion.process.averaging`.
+checkpoints/averages/step-00001234.pt, written like a checkpoint (`storage`), contains the averages after this step and
+their number of updates. A run that is resumed removes those of later steps. The mathematics is in
+`diffusion.process.averaging`.
 """
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from annotated_types import MinLen, Predicate
-from pydantic import BaseModel, PositiveInt, ValidationError
 from torch import Tensor
 
 from diffusion.checkpoint import storage
 from diffusion.console import console, count
 from diffusion.errors import UserError
-from diffusion.files import tensor_digest
 from diffusion.process.averaging import Profile, coefficients, gamma_of
 
 FOLDER = "averages"  # subfolder of the checkpoints' folder
 STATE = "PowerEMA"  # key of the averages in a checkpoint's callbacks
 WORST = 0.25  # largest missing part of a profile, in the L² norm
 Averages = Mapping[str, Mapping[str, Tensor]]  # σ_rel -> name in the module -> averaged parameter
-Length = Annotated[str, Predicate(lambda text: repr(float(text)) == text)]
-
-
-def _alike(averages: Averages) -> bool:
-    """Whether all lengths have averages of the same parameters."""
-    shapes = [each for _, each in _shapes(averages)]
-    return all(each == shapes[0] for each in shapes)
-
-
-class State(BaseModel, strict=True, arbitrary_types_allowed=True):
-    """The state in a checkpoint: its averages, their number of optimizer steps, and the earlier snapshots."""
-
-    averages: Annotated[dict[Length, dict[str, Tensor]], MinLen(1), Predicate(_alike)]
-    updates: PositiveInt
-    snapshots: dict[int, tuple[PositiveInt, str]]  # step -> updates, hash
 
 
 def snapshot(checkpoints: Path, step: int) -> Path:
@@ -48,33 +30,14 @@ def snapshot(checkpoints: Path, step: int) -> Path:
 
 
 def snapshots(checkpoints: Path) -> dict[int, Path]:
-    """step -> file, for all snapshots in a folder of checkpoints."""
+    """step -> file, for all snapshots in a folder of checkpoints, in order."""
     found = {file: re.fullmatch(r"step-(\d+)\.pt", file.name) for file in sorted((checkpoints / FOLDER).glob("*"))}
     return {int(match[1]): file for file, match in found.items() if match}
 
 
-def save(averages: Averages, path: Path) -> str:
-    """Write a snapshot and return its hash. Raises OSError like `storage.save`."""
-    storage.save({"averages": averages}, path)
-    return hash_of(averages)
-
-
-def load(path: Path, expected: str) -> Averages:
-    """Read a snapshot. Raises storage.Damaged unless it has the expected hash."""
-    found: Any = storage.load(path).get("averages")
-    try:
-        same = hash_of(found) == expected
-    except (AttributeError, TypeError, RuntimeError) as error:
-        raise storage.Damaged("it is not a snapshot") from error
-    if not same:
-        raise storage.Damaged("it belongs to another run, or to steps that were repeated")
-    return found
-
-
-def hash_of(averages: Averages) -> str:
-    """The first 16 digits of the SHA-256 of the averages."""
-    values = {f"{length} {name}": value for length, each in averages.items() for name, value in each.items()}
-    return tensor_digest(values)[:16]
+def save(averages: Averages, updates: int, path: Path) -> None:
+    """Write a snapshot. Raises OSError like `storage.save`."""
+    storage.save({"averages": averages, "updates": updates}, path)
 
 
 def of_length(contents: Mapping[str, Any], path: Path, length: float) -> dict[str, Tensor]:
@@ -84,62 +47,37 @@ def of_length(contents: Mapping[str, Any], path: Path, length: float) -> dict[st
     in the checkpoint and in the earlier snapshots. Raises UserError if that is impossible or too inaccurate.
     """
     asked = f"ckpt={path}: weights={length:g}"
-    gamma, saved = gamma_of(length), _saved(contents, asked)
-    try:
-        state = State.model_validate(saved)
-        own, listed = state.averages, {n: (i, key) for i, (n, key) in state.snapshots.items() if n < state.updates}
-        if (tracked := own.get(repr(float(length)))) is not None:
-            return tracked
-        times = [*listed, state.updates]
-        x, missing = coefficients(
-            [Profile(gamma_of(float(each)), n) for n in times for each in own], Profile(gamma, state.updates)
-        )
-    except (ValidationError, OverflowError, RuntimeError) as error:  # numbers may be too large, or almost equal
-        raise UserError(
-            f"{asked}: not a checkpoint of diffusion.train (its averages are malformed); use one of those"
-        ) from error
-    found = f"{count(len(x), 'average')} at {count(len(times), 'step')}"
-    if not missing <= WORST:
-        raise UserError(
-            f"{asked}: {missing:.0%} of its profile would be missing (at most {WORST:.0%} may be) from a combination "
-            f"of {found}; use a length closer to {' and '.join(own)}, or train with a larger ema.snapshots"
-        )
-    factors = iter(x.tolist())
-    first = next(iter(own.values()))
-    sums = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in first.items()}
-    for n in times:
-        held = own if n == state.updates else _snapshot(snapshot(path.parent, listed[n][0]), listed[n][1], own, asked)
-        for each in own:
-            factor = next(factors)
-            for name, total in sums.items():
-                total.add_(held[each][name].double(), alpha=factor)
-    console.print(f"weights={length:g}: combined from {found}; {missing:.1%} of its profile is missing")
-    return {name: total.to(first[name].dtype) for name, total in sums.items()}
-
-
-def _snapshot(file: Path, key: str, own: Averages, asked: str) -> Averages:
-    try:
-        found = load(file, key)
-        if _shapes(found) != _shapes(own):
-            raise storage.Damaged("it contains other averages")
-    except storage.Damaged as error:
-        raise UserError(
-            f"{asked}: {file} is needed, but {error}; restore the snapshot that its run wrote, or use weights=ema"
-        ) from error
-    return found
-
-
-def _shapes(averages: Averages) -> list[Any]:
-    return [(length, [(name, value.shape) for name, value in each.items()]) for length, each in averages.items()]
-
-
-def _saved(contents: Mapping[str, Any], asked: str) -> Mapping[str, Any]:
-    """The state in the checkpoint, unchecked. Raises UserError if there is none."""
-    callbacks = contents.get("callbacks")
-    state = callbacks.get(STATE) if isinstance(callbacks, Mapping) else None
-    if not isinstance(state, Mapping):
+    wanted, state = gamma_of(length), contents.get("callbacks", {}).get(STATE)
+    if state is None:
         raise UserError(
             f"{asked}: an average of another length is computed from a run's averages, and this file contains none; "
             "use a run trained with ema=power, or weights=ema or weights=raw"
         )
-    return state
+    own: Averages = state["averages"]
+    if (tracked := own.get(repr(float(length)))) is not None:
+        return dict(tracked)
+    held: dict[int, Averages] = {}  # by number of updates
+    for step, file in snapshots(path.parent).items():
+        if step < contents["global_step"]:
+            try:
+                found = storage.load(file, mapped=True)
+            except storage.Damaged as error:
+                raise UserError(f"{asked}: {file} is needed, but {error}; restore it, or use weights=ema") from error
+            held[found["updates"]] = found["averages"]
+    held[state["updates"]] = own
+    profiles = [Profile(gamma_of(float(each)), n) for n in held for each in own]
+    factors, missing = coefficients(profiles, Profile(wanted, state["updates"]))
+    used = f"{count(len(profiles), 'average')} at {count(len(held), 'step')}"
+    if not missing <= WORST:
+        raise UserError(
+            f"{asked}: {missing:.0%} of its profile would be missing (at most {WORST:.0%} may be) from a combination "
+            f"of {used}; use a length closer to {' and '.join(own)}, or train with a larger ema.snapshots"
+        )
+    first = next(iter(own.values()))
+    sums = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in first.items()}
+    parts = [averages[each] for averages in held.values() for each in own]
+    for factor, part in zip(factors.tolist(), parts, strict=True):
+        for name, total in sums.items():
+            total.add_(part[name].double(), alpha=factor)
+    console.print(f"weights={length:g}: combined from {used}; {missing:.1%} of its profile is missing")
+    return {name: total.to(first[name].dtype) for name, total in sums.items()}

@@ -7,7 +7,6 @@ either the complete old file or the complete new one.
 
 import os
 import re
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from torch import Tensor
 from diffusion.errors import first_line
 from diffusion.files import remove_parts, replacing
 
-FOLDER_BIT = 0x10  # of the attributes of a zip's entry
 NUMBERED = re.compile(r"step-(\d+)\.ckpt")
 PRIMITIVES = (Tensor, str, bytes, int, float, bool, type(None), torch.dtype, torch.device)
 
@@ -47,11 +45,15 @@ def save(contents: Mapping[str, Any], path: Path) -> None:
             raise
 
 
-def load(path: Path) -> dict[str, Any]:
-    """The contents of a checkpoint on the CPU: tensors and primitives, never code. Raises Damaged like `verify`."""
+def load(path: Path, mapped: bool = False) -> dict[str, Any]:
+    """The contents of a checkpoint on the CPU: tensors and primitives, never code. Raises Damaged like `verify`.
+
+    Args:
+        mapped: whether tensors are read from the file only when they are used, which must then stay as it is.
+    """
     verify(path)
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
+        contents = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # unusual and hostile files raise many kinds of exceptions
         raise Damaged(f"it cannot be read ({first_line(error)})") from error
     if not isinstance(contents, dict):
@@ -60,27 +62,18 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def verify(path: Path) -> None:
-    """Raise Damaged unless the file is a complete zip archive whose entries are intact.
-
-    Damage to the records that describe the entries may remain, which either changes nothing or makes `torch.load` fail.
-    The exception is refused here: torch reads nothing from an entry marked as a folder, so its tensor would be random.
-    """
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise Damaged(f"it cannot be read ({error.strerror})") from error
-    if not stat.S_ISREG(status.st_mode):
+    """Raise Damaged unless the file is a complete zip archive whose entries are intact."""
+    if path.exists() and not path.is_file():
         raise Damaged("it is not a regular file")
     try:
         with ZipFile(path) as archive:
             damaged = archive.testzip()
-            folders = [e.filename for e in archive.infolist() if e.external_attr & FOLDER_BIT and not e.is_dir()]
     except OSError as error:
         raise Damaged(f"it cannot be read ({error.strerror})") from error
     except Exception as error:  # damaged records raise many kinds of exceptions
-        raise Damaged(f"its end is missing or damaged, at {status.st_size} bytes ({first_line(error)})") from error
-    if damaged or folders:
-        raise Damaged(f"its content is not what was written ({damaged or folders[0]} is damaged)")
+        raise Damaged(f"its end is missing or damaged ({first_line(error)})") from error
+    if damaged:
+        raise Damaged(f"its content is not what was written ({damaged} is damaged)")
 
 
 def numbered(folder: Path, step: int) -> Path:
@@ -103,16 +96,13 @@ def step_in_file(path: Path) -> int:
 
 
 def numbered_files(folder: Path) -> list[Path]:
-    """The step-….ckpt files of a folder, highest step first; for equal steps, the most recently written first.
-
-    The modification time alone is not enough: clocks are set back, and copies look newer than files written later.
-    """
-    found = [(step, file.lstat().st_mtime_ns, file) for file in folder.glob("*") if (step := step_in_name(file)) >= 0]
-    return [file for *_, file in sorted(found, reverse=True)]
+    """The step-….ckpt files of a folder, highest step first, because clocks are set back and copies look new."""
+    files = [file for file in folder.glob("*") if step_in_name(file) >= 0]
+    return sorted(files, key=step_in_name, reverse=True)
 
 
 def all_files(folder: Path) -> list[Path]:
-    """The numbered files, last.ckpt (a hard link to the newest) and best.ckpt (a link to one that may be gone)."""
+    """The numbered files, newest first, last.ckpt (the newest) and best.ckpt (a link to one that may be gone)."""
     named = [file for name in ("last", "best") if os.path.lexists(file := folder / f"{name}.ckpt")]
     return numbered_files(folder) + named
 
@@ -120,15 +110,6 @@ def all_files(folder: Path) -> list[Path]:
 def weights_only(folder: Path) -> list[Path]:
     """The exported files of a folder without checkpoints, as left if only the weights were kept."""
     return [] if all_files(folder) else sorted(folder.glob("*.safetensors"))
-
-
-def newest_first(folder: Path) -> list[Path]:
-    """All checkpoints of a folder, highest step first. Near the end: an unreadable last.ckpt, then best.ckpt."""
-
-    def step(file: Path) -> int:
-        return step_in_file(file) if file.name == "last.ckpt" else step_in_name(file)
-
-    return sorted(all_files(folder), key=step, reverse=True)
 
 
 def check_plain(value: Any, where: str = "checkpoint") -> None:

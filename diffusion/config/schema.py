@@ -203,10 +203,9 @@ class Train(Settings):
     seed: Seed = 0
     """Seed of all randomness: initial weights, data order, flips, times, noise, samples."""
     ckpt: str | None = None
-    """Checkpoint to resume from. `auto`: the newest intact one in this folder, otherwise in the newest run of this
-    name that is not complete; `last`: last.ckpt in this folder, otherwise in the newest run of this name; or the path
-    of a run or a checkpoint. `null` on the command line starts over, and removes the checkpoints, samples, scores and
-    curves in this folder."""
+    """Checkpoint to resume from. `auto`: the newest intact one in this folder, or a new run if there is none;
+    `last`: last.ckpt in this folder, otherwise in the newest run beside it; or the path of a run or a checkpoint.
+    `null` on the command line starts over, and removes the checkpoints, samples, scores and curves in this folder."""
     init: str | None = None
     """Start a new run from the weights of a run, a checkpoint, an exported file or a diffusers folder. Only weights
     with matching names and shapes are copied. A run that resumes (`ckpt`) does not read them again."""

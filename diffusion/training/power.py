@@ -47,7 +47,6 @@ class PowerEMA(EMA):
         self.snapshots = snapshots
         self.others: list[list[Tensor]] = []  # averages of the lengths after the first, each like `averages`
         self.saved: dict[str, dict[str, Tensor]] = {}  # averages in the checkpoint that the run resumes from
-        self.written: dict[int, tuple[int, str]] = {}  # step of a snapshot -> (its updates, its hash)
 
     @property
     def copies(self) -> int:
@@ -92,15 +91,15 @@ class PowerEMA(EMA):
         return step * self.snapshots // total > (step - 1) * self.snapshots // total
 
     def write(self, trainer: pl.Trainer) -> None:
-        """Write a snapshot, unless one with as many updates exists. Raises UserError if it cannot be written."""
-        if not self.updates or any(n == self.updates for n, _ in self.written.values()):
+        """Write a snapshot. Raises UserError if it cannot be written."""
+        if not self.updates:
             return
         file = files.snapshot(_folder(trainer), self.step)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Checkpoints) and callback.record is not None:
                 callback.record.check_owner()
         try:
-            self.written[self.step] = self.updates, files.save(self.named(), file)
+            files.save(self.named(), self.updates, file)
         except OSError as error:
             raise unwritable(file, file.parents[2], error) from error
 
@@ -110,20 +109,18 @@ class PowerEMA(EMA):
         return {repr(length): dict(zip(self.names, each, strict=True)) for length, each in all_of_them}
 
     def link_snapshots(self, trainer: pl.Trainer) -> None:
-        """Link the snapshots that the checkpoint lists into this run's folder."""
-        if not self.written or trainer.ckpt_path is None:
-            return
-        before, here = Path(trainer.ckpt_path).parent, _folder(trainer)
+        """Link the snapshots of the resumed run, up to its step, into this run's folder."""
+        here = _folder(trainer)
+        before = here if trainer.ckpt_path is None else Path(trainer.ckpt_path).parent
         if before.resolve() == here.resolve():
             return
-        for step in list(self.written):
-            source = files.snapshot(before, step)
+        for step, source in files.snapshots(before).items():
             try:
-                storage.verify(source)
-                link(source, files.snapshot(here, step))
+                if step <= self.step:
+                    storage.verify(source)
+                    link(source, files.snapshot(here, step))
             except (storage.Damaged, OSError) as error:
                 console.print(f"{source}: not copied ({error}); weights=… has one snapshot less", style="yellow")
-                del self.written[step]
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -132,16 +129,16 @@ class PowerEMA(EMA):
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if trainer.is_global_zero:
             for step, file in files.snapshots(_folder(trainer)).items():
-                if step not in self.written:
+                if step > self.step:
                     file.unlink()
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"averages": self.named(), "snapshots": dict(self.written)}
+        return super().state_dict() | {"averages": self.named()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state; `on_train_start` copies the averages when everything is on its device."""
         super().load_state_dict(state_dict)
-        self.saved, self.written = state_dict["averages"], dict(state_dict["snapshots"])
+        self.saved = state_dict["averages"]
 
 
 def _folder(trainer: pl.Trainer) -> Path:

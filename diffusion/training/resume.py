@@ -67,7 +67,7 @@ class Resumed(NamedTuple):
 
 def resumed_from(settings: Train, folder: Path) -> Resumed | None:
     """The checkpoint that `ckpt` names, see `checkpoint.find`; None for a new run."""
-    found = None if settings.ckpt is None else find(settings.ckpt, folder, settings.name)
+    found = None if settings.ckpt is None else find(settings.ckpt, folder)
     if found is None:
         return None
     path, contents = found

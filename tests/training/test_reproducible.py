@@ -107,7 +107,7 @@ def test_ckpt_last_finds_the_newest_run_of_the_same_name(tiny, tmp_path, capfd):
     for file in numbered_files(folder / "checkpoints"):  # as with checkpoint.finished=best
         file.unlink()
     (folder / "checkpoints/last.ckpt").unlink()
-    best = find("last", folder, "tiny")
+    best = find("last", folder)
     assert best is not None
     assert best.path == folder / "checkpoints/best.ckpt"
 
