@@ -66,7 +66,6 @@ bench: $(VENV)/.developer ## Benchmark startup, steps on a busy machine, a run a
 	$(BIN)/python bench/memory.py
 	$(BIN)/python bench/loop.py
 	$(BIN)/python bench/overhead.py
-	$(BIN)/python bench/devices.py
 	$(BIN)/python bench/network.py
 	$(BIN)/python bench/recipes.py architecture
 	$(BIN)/python bench/sampler.py

@@ -67,7 +67,7 @@ def export(chosen: Namespace) -> None:
     file = chosen.file or model.path.with_name(model.path.stem + SUFFIXES[chosen.format])
     if chosen.format == "web" and file.suffix != SUFFIXES["web"]:
         raise UserError(f"{file}: a page ends with {SUFFIXES['web']}")
-    about = config, model.step, model.epoch, model.weights, model.labels
+    about = config, model.facts, model.step, model.epoch, model.weights, model.labels
     if chosen.format == "web":
         from diffusion.evaluation.web import write_web
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from diffusion.checkpoint import counterpart_networks as networks
 from diffusion.checkpoint import counterpart_schedulers as schedulers
 from diffusion.checkpoint import exported
+from diffusion.checkpoint.facts import Facts, model_of
 from diffusion.checkpoint.fields import Fields
 from diffusion.config import untrusted
 from diffusion.config.build import make
@@ -66,6 +67,7 @@ def write(
     denoiser: Denoiser,
     sampler: Sampler,
     config: Mapping[str, Any],
+    facts: Facts,
     step: int,
     epoch: int,
     kind: str,
@@ -75,13 +77,13 @@ def write(
 
     Args:
         sampler: the sampler of the recipe in `config`.
-        config, step, epoch, kind, labels: see `exported.write`.
+        config, facts, step, epoch, kind, labels: see `exported.write`.
 
     Raises UserError, before anything is written, for parts without a counterpart in diffusers and for a folder that is
     not empty.
     """
     network = denoiser.network
-    net = networks.network_config(network, config["model"], config["data"]["resolution"])
+    net = networks.network_config(network, model_of(config, facts), config["data"]["resolution"])
     channels = int(net["in_channels"])
     learned = int(net["out_channels"]) == 2 * channels
     name = net["_class_name"]
@@ -106,7 +108,7 @@ def write(
     }
     if name == networks.DIT:
         index["vae"] = [None, None]  # our DiT works on pixels
-    metadata = exported.metadata(config, step, epoch, kind, labels) | {"format": "pt", OF: _hash(net, scheduler)}
+    metadata = exported.metadata(config, facts, step, epoch, kind, labels) | {"format": "pt", OF: _hash(net, scheduler)}
     tensors = {key: value.contiguous() for key, value in to_diffusers(network.state_dict()).items()}
     for inner in (part, "scheduler"):
         (folder / inner).mkdir(parents=True, exist_ok=True)
@@ -165,7 +167,7 @@ def read(folder: Path, prefix: str) -> dict[str, Any]:
             contents = exported.described(metadata)
         except exported.MALFORMED as error:
             raise UserError(f"{file}: its metadata cannot be read ({first_line(error)})") from error
-        model = untrusted.buildable_config(contents["config"], folder)["model"]
+        model = model_of(untrusted.buildable_config(contents["config"], folder), contents["facts"])
         if not model.get("classes") and name == networks.DIT:
             weights.pop(CLASSES, None)
     else:

@@ -4,9 +4,7 @@ checkpoints/early/step-00001234.safetensors is an exported file of the averaged 
 removed.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from diffusion.checkpoint import exported, storage
 from diffusion.errors import UserError
@@ -41,9 +39,3 @@ def find(checkpoints: Path, step: int) -> Path:
         f"guidance.step={step}: {checkpoints} contains no weights of this step; its checkpoints are of {steps}: choose "
         "one of them, or guidance.ckpt=…, or guidance=none"
     )
-
-
-def resolved_step(share: float, total: int, recorded: Mapping[str, Any]) -> int:
-    """The number of a fractional `guidance.step`: the one in a run's recorded configuration, else `share` · `total`."""
-    step = (recorded.get("guidance") or {}).get("step")
-    return step if isinstance(step, int) else max(1, round(share * total))

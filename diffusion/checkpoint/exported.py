@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from diffusion.checkpoint.facts import Facts
 from diffusion.config.untrusted import OPTIONAL_PARTS, PARTS
 from diffusion.errors import UserError, first_line
 from diffusion.files import replacing
@@ -27,6 +28,7 @@ def write(
     file: Path,
     weights: Mapping[str, Tensor],
     config: Mapping[str, Any],
+    facts: Facts,
     step: int,
     epoch: int,
     kind: str,
@@ -35,25 +37,30 @@ def write(
     """Write a network's weights, under their names in the network, and the configuration that builds it.
 
     The metadata are "format", "config" (JSON: model, schedule, prediction and data, and the run's sampler, guidance,
-    features, metrics, seed, score, label_dropout and matmul_precision), "step", "epoch", "weights" and "labels" (JSON).
+    features, metrics, seed, score, label_dropout and matmul_precision), "facts" (JSON), "step", "epoch", "weights" and
+    "labels" (JSON).
 
     Args:
+        facts: see `checkpoint.facts`.
         kind: `ema`, `raw`, or `ema 0.08` for an average of this length.
         labels: class -> number of training images; see `restore.Restored`.
     """
     if file.suffix != SUFFIX:
         raise UserError(f"{file}: expected a file name that ends in {SUFFIX}")
-    described_by = metadata(config, step, epoch, kind, labels)
+    described_by = metadata(config, facts, step, epoch, kind, labels)
     with replacing(file, durable=True) as target:
         target.write(save({name: value.contiguous() for name, value in weights.items()}, described_by))
     return file
 
 
-def metadata(config: Mapping[str, Any], step: int, epoch: int, kind: str, labels: Mapping[str, int]) -> dict[str, str]:
+def metadata(
+    config: Mapping[str, Any], facts: Facts, step: int, epoch: int, kind: str, labels: Mapping[str, int]
+) -> dict[str, str]:
     """The metadata of a file; see `write`."""
     return {
         "format": FORMAT,
         "config": json.dumps({key: config[key] for key in KEPT if key in config}),
+        "facts": json.dumps(dict(facts)),
         "step": str(step),
         "epoch": str(epoch),
         "weights": kind,
@@ -65,6 +72,7 @@ def described(found: Mapping[str, str]) -> dict[str, Any]:
     """The metadata of a file in the form of a checkpoint without weights. Raises one of `MALFORMED`."""
     contents: dict[str, Any] = {
         "config": OmegaConf.to_yaml(OmegaConf.create(json.loads(found["config"]))),
+        "facts": json.loads(found.get("facts", "{}")),
         "global_step": int(found["step"]),
         "epoch": int(found["epoch"]),
         "labels": json.loads(found.get("labels", "{}")),

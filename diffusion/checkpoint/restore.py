@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from diffusion.checkpoint import averages, diffusers_folder, exported, storage
+from diffusion.checkpoint.facts import Facts, model_of
 from diffusion.checkpoint.provenance import file_hash, network_hash
 from diffusion.config import untrusted
 from diffusion.config.build import make
@@ -27,7 +28,8 @@ class Restored:
     """A trained denoiser in evaluation mode, and its provenance."""
 
     denoiser: Denoiser
-    config: dict[str, Any]
+    config: dict[str, Any]  # what its run was asked for
+    facts: Facts
     path: Path
     step: int
     epoch: int
@@ -53,8 +55,19 @@ class Restored:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images that it was trained on."""
-        model, data = self.config["model"], self.config["data"]
-        return int(model.get("in_channels", data.get("channels", 3))), *height_width(data["resolution"])
+        data = self.config["data"]
+        return int(self.model.get("in_channels", data.get("channels", 3))), *height_width(data["resolution"])
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The configuration of the network, with all its arguments."""
+        return model_of(self.config, self.facts)
+
+    @property
+    def guidance_step(self) -> int | None:
+        """The step of its run whose weights guide the run's own samples; None if they are guided otherwise."""
+        step = self.facts.get("guidance_step")
+        return step if isinstance(step, int) else None  # a file may contain anything
 
     @property
     def label_dropout(self) -> float:
@@ -120,9 +133,10 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
     path = Path(path)
     contents = contents_of(path)
     config = untrusted.buildable_config(contents["config"], path)
+    facts: Facts = contents.get("facts", {})
     kind, state = _chosen(contents, path, weights)
     try:
-        denoiser = build_denoiser(config)
+        denoiser = build_denoiser(config, facts)
         denoiser.network.load_state_dict(network_weights(state))
     except UserError as error:
         raise UserError(f"ckpt={path}: {error}") from error
@@ -133,8 +147,8 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
     to_channels_last(denoiser.network)  # as in training; faster
     step, epoch = contents["global_step"], contents["epoch"]
     return Restored(
-        denoiser, config, path, step, epoch, kind, contents.get("images", {}), contents.get("labels", {})
-    )  # fmt: skip
+        denoiser, config, facts, path, step, epoch, kind, contents.get("images", {}), contents.get("labels", {})
+    )
 
 
 def _chosen(contents: Mapping[str, Any], path: Path, weights: str | float) -> tuple[str, Mapping[str, Tensor]]:
@@ -156,7 +170,7 @@ def _chosen(contents: Mapping[str, Any], path: Path, weights: str | float) -> tu
     return "raw", raw
 
 
-def build_denoiser(config: Mapping[str, Any]) -> Denoiser:
-    """Build the denoiser of a configuration's model, schedule and prediction, with newly initialized weights."""
-    network: nn.Module = make(config["model"], "model")
+def build_denoiser(config: Mapping[str, Any], facts: Facts) -> Denoiser:
+    """Build the denoiser of a run's model, schedule and prediction, with newly initialized weights."""
+    network: nn.Module = make(model_of(config, facts), "model")
     return Denoiser(network, make(config["schedule"], "schedule"), make(config["prediction"], "prediction"))

@@ -76,8 +76,6 @@ class Validation(Settings):
     """Number of (t, eps) pairs per image."""
     seed: Seed = 0
     """Seed of the grid. It is separate from the run's seed, so runs with different seeds share the same grid."""
-    times: Literal["angles"] | None = None
-    """What is evenly spread: t (null) or arctan(sigma/alpha), on EDM's schedule. The run sets it."""
 
 
 class Checkpoint(Settings):
@@ -228,9 +226,8 @@ class Train(Settings):
     logger: dict[str, Any] | None = None
     callbacks: dict[str, Any] | None = None
 
-    compile: bool | Literal["auto"] = False
-    """Compile the network with torch.compile; `auto`: only if training takes an hour or more, and a trial shows that
-    compilation saves more time than it takes."""
+    compile: bool = False
+    """Compile the network with torch.compile, which takes minutes and pays in long runs on a GPU."""
     channels_last: bool = True
     """Use the channels-last memory layout, in which convolutions are fastest."""
     matmul_precision: Precision = "high"

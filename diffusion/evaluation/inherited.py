@@ -26,7 +26,9 @@ def completed_by(settings: S, restored: Restored, where: Path | str | None = Non
     """
     where, recipe, chosen = where or restored.path, restored.config, getattr(settings, "guidance", None)
     fills = fills or getattr(settings, "mask", None) is not None
-    why = without_guidance(recipe.get("guidance"), restored, fills)
+    if restored.guidance_step is not None and recipe.get("guidance"):
+        recipe = {**recipe, "guidance": {**recipe["guidance"], "step": restored.guidance_step}}
+    why = without_guidance(restored, fills)
     if why and chosen == {"from": RUN}:
         console.print(f"{where} {why}: its samples are drawn without guidance", style="yellow")
         recipe = {**recipe, "guidance": None}
@@ -43,13 +45,13 @@ def with_step(guidance: Mapping[str, Any], restored: Restored) -> dict[str, Any]
     share = guidance.get("step")
     if not isinstance(share, float) or guidance.get("ckpt") is not None:
         return dict(guidance)
-    return {**guidance, "step": early.resolved_step(share, restored.step, restored.config)}
+    return {**guidance, "step": restored.guidance_step or max(1, round(share * restored.step))}
 
 
-def without_guidance(guidance: Any, restored: Restored, fills: bool) -> str:
+def without_guidance(restored: Restored, fills: bool) -> str:
     """The reason to leave out the run's guidance by an earlier step; empty if it applies, or if there is none."""
-    step = guidance.get("step") if isinstance(guidance, dict) and guidance.get("ckpt") is None else None
-    if not isinstance(step, int):
+    step = restored.guidance_step
+    if step is None:
         return ""
     if restored.step <= step:
         return f"is at step {restored.step}, but its run's guidance uses the model of step {step}"

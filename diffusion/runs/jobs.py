@@ -150,28 +150,14 @@ def is_complete(record: RunRecord, settings: Train) -> bool:
 
 
 def has_same_settings(record: RunRecord, settings: Train) -> bool:
-    """Whether the run in the record's folder has these settings, regardless of the checkpoint from which it resumed.
-
-    Groups that were adapted to other settings may be as originally requested, or as adapted, with which the run is
-    resumed. A setting that is missing in the run, because an older version of the program did not have it, counts as
-    null.
-    """
-
-    def comparable(config: dict[str, Any]) -> Any:
-        return _without_nulls(config | {"ckpt": None})
-
+    """Whether the run in the record's folder was asked for with these settings, apart from its checkpoint."""
     try:
         config = yaml.safe_load((record.folder / CONFIG).read_text("utf-8"))
-        before = [comparable(config), comparable(config | record.content.get("asked", {}))]
-    except (OSError, ValueError, TypeError, LookupError, yaml.YAMLError):
+    except (OSError, ValueError, yaml.YAMLError):
         return False
-    return comparable(yaml.safe_load(config_text(settings))) in before
-
-
-def _without_nulls(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {key: _without_nulls(value) for key, value in node.items() if value is not None}
-    return [_without_nulls(value) for value in node] if isinstance(node, list) else node
+    return isinstance(config, dict) and config | {"ckpt": None} == yaml.safe_load(config_text(settings)) | {
+        "ckpt": None
+    }
 
 
 def config_text(settings: Train) -> str:
@@ -182,23 +168,6 @@ def config_text(settings: Train) -> str:
 def write_config(settings: Train, folder: Path) -> None:
     """Write config.yaml, which is read by the processes of a run."""
     replace(folder / CONFIG, config_text(settings))
-
-
-def asked_for(asked: Train, settings: Train) -> dict[str, Any]:
-    """The original nodes of groups that were adapted to other settings, e.g. the network's classes to the data."""
-    now = settings.model_dump(mode="json")
-    return {group: node for group, node in asked.model_dump(mode="json").items() if node != now[group]}
-
-
-def still_asked(before: dict[str, Any], asked: Train, config: dict[str, Any]) -> dict[str, Any]:
-    """The nodes of `before`, as `asked_for`, of a run that is resumed with its saved, adapted configuration.
-
-    Args:
-        before: those that the run was started with.
-        config: the saved configuration. A group that differs from it in the settings `asked` now is left out.
-    """
-    now = asked.model_dump(mode="json")
-    return {group: node for group, node in before.items() if now.get(group) == config.get(group)}
 
 
 def wait_for_process(folder: Path, lock: BinaryIO | None) -> Any:

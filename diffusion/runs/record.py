@@ -165,7 +165,7 @@ class RunRecord:
         with contextlib.suppress(FolderTaken, OSError):
             if RunRecord(self.folder).content.get("state") == "complete":
                 return
-            if "asked" in self.content or not self.previous:
+            if "facts" in self.content or not self.previous:
                 self.finish(state, reason=reason)
             else:
                 self.check_owner()

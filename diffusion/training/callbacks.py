@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from torch.optim import Optimizer
 
 from diffusion.errors import UserError
-from diffusion.training.sharding import norm_of
+from diffusion.training.guard import norm_of
 from diffusion.training.spent import peak_bytes
 
 

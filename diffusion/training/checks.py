@@ -11,13 +11,16 @@ from pathlib import Path
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from diffusion.config.schema import INSTEAD, Train, Trainer
+from diffusion.config.build import make
+from diffusion.config.schema import INSTEAD, SCORED, Train, Trainer
 from diffusion.console import console, count
 from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError, first_line
 from diffusion.evaluation.drawing import Drawing
-from diffusion.evaluation.pipeline import Scorer
+from diffusion.evaluation.ledger import Ledger
+from diffusion.evaluation.pipeline import Scorer, make_metrics
 from diffusion.files import replace
+from diffusion.metric.features import FeatureExtractor
 from diffusion.model import EDM2UNet
 from diffusion.process.prediction import EDM
 from diffusion.randomness import Streams
@@ -86,6 +89,23 @@ def check_sweep_score(settings: Train, scorer: Scorer | None) -> None:
             f"sweep.score={name}: this run's scores use the features {features.name}, such as "
             f"{split}/{features.named('fd')}; choose one of them, or other features (features=…)"
         )
+
+
+def make_scorer(settings: Train, data: ImageData, folder: Path) -> Scorer | None:
+    """Read the images and check that they suffice for the requested scores; returns the scorer, if any."""
+    score = settings.score
+    extractor: FeatureExtractor | None = make(settings.features, "features", FeatureExtractor) if score.n != 0 else None
+    read_images(data, folder)
+    if extractor is None:
+        return None
+    scorer = Scorer(data, score.split, extractor, make_metrics(settings.metrics), folder, Ledger(folder))
+    try:
+        scorer.check(SCORED if score.n is None else score.n, score.baselines, score.audit)
+    except UserError as error:
+        if str(error).startswith("features:"):
+            raise
+        raise UserError(f"score.{error}".replace("such as n=", "such as score.n=")) from error
+    return scorer
 
 
 def read_images(data: ImageData, folder: Path) -> None:

@@ -11,8 +11,9 @@ float16's gradient scaler) counts as a step, but weights, moments, average and l
 import math
 from dataclasses import dataclass, replace
 
-from diffusion.config.schema import Trainer
+from diffusion.config.schema import Train, Trainer
 from diffusion.console import console, count
+from diffusion.data import ImageData
 from diffusion.errors import UserError
 
 
@@ -113,3 +114,42 @@ class Clock:
     def every(self, epochs: int | None, step: int) -> bool:
         """Whether an interval of `epochs` epochs ends after `step` steps; False if `epochs` is None."""
         return epochs is not None and step > 0 and step % self.steps(epochs) == 0
+
+
+def check_batch(settings: Train) -> None:
+    """Reject two settings that both set the accumulation, before any image is read."""
+    whole, accumulate = settings.data.get("global_batch_size"), settings.trainer.accumulate_grad_batches
+    if whole is not None and accumulate > 1:
+        raise UserError(
+            f"trainer.accumulate_grad_batches={accumulate}: data.global_batch_size={whole} already sets the batches "
+            "per step; set trainer.accumulate_grad_batches=1, or data.global_batch_size=null"
+        )
+
+
+def clock_of(settings: Train, data: ImageData, devices: int, done: tuple[int, int] = (0, 0)) -> Clock:
+    """Return the run's clock.
+
+    `data.global_batch_size` sets the images of a step, and with them the results of the run; how a step is divided into
+    batches and among devices changes them only by the rounding of sums.
+
+    Args:
+        done: the steps of the resumed run, and the training images that it has seen.
+
+    Raises UserError if the images do not fill a step, or a step cannot be divided.
+    """
+    images, whole, size = len(data.splits["train"]), data.global_batch_size, data.batch_size
+    if whole is None:
+        return Clock.of(settings.trainer, images, size, devices, settings.least_interval, done)
+    if whole > images:
+        raise UserError(
+            f"data.global_batch_size={whole}: the training split has {count(images, 'image')}, fewer than an optimizer "
+            "step needs; lower it, add images, or cut large photographs into tiles (data=folder data.tiles=true)"
+        )
+    each = whole // devices
+    if whole % devices or each % size:
+        raise UserError(
+            f"data.global_batch_size={whole}: it cannot be divided into batches of {size} on "
+            f"{count(devices, 'device')}; set a multiple of {devices * size}, or a data.batch_size that divides it"
+        )
+    clock = Clock.of(settings.trainer, images, whole, 1, settings.least_interval, done)
+    return replace(clock, accumulate=each // size, together=each // size)

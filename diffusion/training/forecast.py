@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from diffusion.config.schema import Train
+from diffusion.config.schema import SCORED
 from diffusion.console import console, count, duration
 from diffusion.evaluation.cost import seconds_per_evaluation
 from diffusion.evaluation.devices import device_name
@@ -21,14 +21,15 @@ from diffusion.metric.extract import default_batch_size
 from diffusion.process.denoiser import Denoiser
 from diffusion.report.page.run import utilization_text
 from diffusion.runs.record import RunRecord
+from diffusion.training.checks import is_error
 from diffusion.training.clock import Clock
 from diffusion.training.module import VALIDATED, Diffusion
 from diffusion.training.recipe import Recipe
-from diffusion.training.sharding import whole
 from diffusion.training.signals import TimeLimit
 from diffusion.training.spent import Spent
 from diffusion.training.utilization import utilization
 
+SHOWN = 16  # samples in a picture if samples.n is not set
 STEP = 3  # evaluations per image in a training step
 LONG = 60.0  # seconds of training from which on its utilization of the device is measured
 TIMED = 8  # maximum batch of the timed evaluation on a CPU, where time is proportional to the batch
@@ -58,12 +59,45 @@ class Costs(NamedTuple):
         return part.training * self.training + part.sampling * self.sampling + part.features * self.features
 
 
+class Amounts(NamedTuple):
+    """How many samples a run scores, and how many its pictures show."""
+
+    scored: int
+    shown: int
+
+
+def affordable(recipe: Recipe, drawing: Drawing, clock: Clock, devices: int) -> Amounts:
+    """The amounts in the settings; where they are not set, sampling takes no more evaluations than training.
+
+    So either `SCORED` samples are scored or none (always `SCORED` if a sweep optimizes a score), and pictures show at
+    most `SHOWN` samples.
+    """
+    settings, nfe = recipe.settings, drawing.evaluations(recipe.schedule)
+    training = round(STEP * clock.total * clock.accumulate * recipe.data.batch_size * devices * recipe.share)
+    scored, shown = settings.score.n, settings.samples.n
+    if scored is None:
+        scored = SCORED if SCORED * nfe <= training or not is_error(settings.sweep.score) else 0
+        if not scored:
+            console.print(
+                f"no scores: {SCORED} samples need {SCORED * nfe:,} network evaluations, more than the training "
+                f"({training:,}); score=quick or score=full enables them"
+            )
+    if shown is None:
+        shown = min(SHOWN, training // (nfe * (1 + clock.times(settings.samples.every_n_epochs, 0))))
+        if shown < SHOWN:
+            console.print(
+                f"pictures of {count(shown, 'sample')}: {SHOWN} would cost more than the training; samples.n={SHOWN} "
+                "draws them anyway"
+            )
+    return Amounts(scored, shown)
+
+
 class Plan:
     """The remaining work of a run from any of its steps.
 
     Args:
-        settings: The run's settings, with the number of samples to score.
         recipe: The parts of the run, with the data set up.
+        amounts: How many samples are scored and shown.
         drawing: How the last samples are drawn.
         clock: The run's clock.
         scorer: The scorer; None if nothing is scored.
@@ -72,14 +106,15 @@ class Plan:
 
     def __init__(
         self,
-        settings: Train,
         recipe: Recipe,
+        amounts: Amounts,
         drawing: Drawing,
         clock: Clock,
         scorer: Scorer | None,
         devices: int,
     ):
-        self.settings, self.clock, self.scorer, self.devices = settings, clock, scorer, devices
+        self.recipe, self.settings, self.amounts = recipe, recipe.settings, amounts
+        self.clock, self.scorer, self.devices = clock, scorer, devices
         self.data, self.share, self.in_precision = recipe.data, recipe.share, drawing.in_precision
         ways = drawing, drawing.unguided, drawing.in_training
         self.nfe, self.unguided, self.in_training = (way.evaluations(recipe.schedule) for way in ways)
@@ -104,25 +139,25 @@ class Plan:
         if limit is not None:
             batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         images = min(batches * self.data.eval_batch_size, -(-len(self.data.splits["val"]) // self.devices))
-        each = images * len(VALIDATED) * self.settings.validation.draws * (2 if self.settings.ema else 1)
+        each = images * len(VALIDATED) * self.settings.validation.draws * (2 if self.recipe.ema else 1)
         return Part("validation", f"{count(times, 'time')}, {count(each, 'evaluation')} each", training=times * each)
 
     def pictures(self, step: int) -> Part:
         """Samples shown in pictures during training, and at its end unless they are scored too."""
-        n, score = self.settings.samples.n or 0, self.settings.score.n or 0
+        n, score = self.amounts.shown, self.amounts.scored
         times, more = self.clock.times(self.settings.samples.every_n_epochs, step), max(0, n - score)
         sampling = times * n * self.in_training + more * self.nfe
         return Part("pictures", f"{times + (more > 0)} of {count(n, 'sample')}", sampling=sampling)
 
     def after(self) -> list[Part]:
         """The work after the last step."""
-        more = max(0, (self.settings.samples.n or 0) - (self.settings.score.n or 0))
+        more = max(0, self.amounts.shown - self.amounts.scored)
         last = [part for part in self.scores(self.clock.total) if part.name == "last scores"]
         return [Part("pictures", "", sampling=more * self.nfe), *last]
 
     def scores(self, step: int) -> list[Part]:
         """Samples that are scored, and their baselines."""
-        score, n = self.settings.score, self.settings.score.n or 0
+        score, n = self.settings.score, self.amounts.scored
         if self.scorer is None or not n:
             return []
         times = self.clock.times(score.every_n_epochs, step)
@@ -149,13 +184,12 @@ class Forecast(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Time an evaluation and print the forecast."""
         assert isinstance(pl_module, Diffusion)
-        denoiser = whole(trainer, pl_module.denoiser)
         if not trainer.is_global_zero:
             return
         parts, batch = self.plan.parts(trainer.global_step), self.batch(pl_module)
         if not parts:
             return
-        costs = self.costs(trainer, denoiser, pl_module.device, batch)
+        costs = self.costs(trainer, pl_module.denoiser, pl_module.device, batch)
         every = sum(costs.of(part) for part in parts)
         console.print(
             f"forecast: about {duration(every)} on {device_name(pl_module.device)} (a batch of {batch} was timed)"
@@ -206,9 +240,9 @@ class Forecast(Callback):
         console.print(f"{count(left, 'step')} left: about {duration(each * left)} of training (measured)")
         if self.record is None or each * left < LONG:
             return
-        data, settings = self.plan.data, self.plan.settings
+        data, recipe = self.plan.data, self.plan.recipe
         rate = STEP * data.batch_size * self.plan.share / batch
-        if found := utilization(trainer, pl_module, settings.model, data.shape, rate):
+        if found := utilization(trainer, pl_module, {**recipe.settings.model, **recipe.inputs}, data.shape, rate):
             self.record.update(utilization=found)
             console.print(f"  {utilization_text(found)}")
 

@@ -25,7 +25,6 @@ from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
 from diffusion.training.module import Diffusion
 from diffusion.training.reading import Reading
-from diffusion.training.sharding import norm_of
 
 NAMED = 8  # maximum number of files of a batch in a message
 WINDOW = 100  # number of previous losses that a new one is compared with
@@ -213,6 +212,11 @@ class Guard(Callback):
 def scales(trainer: pl.Trainer) -> bool:
     """Whether gradients are scaled, as with float16, where overflows are normal."""
     return getattr(trainer.precision_plugin, "scaler", None) is not None
+
+
+def norm_of(tensors: list[Tensor]) -> Tensor:
+    """The norm over all elements of the tensors (at least one), which are on one device."""
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
 
 
 def percentile_90(values: deque[float]) -> float:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from diffusion.config.schema import Train
 from diffusion.console import console, count
 from diffusion.data import Batch, ImageData
 from diffusion.metric.denoising import DenoisingError, FrozenGrid
@@ -19,7 +19,7 @@ from diffusion.metric.gap import PairedGap
 from diffusion.model.dropout import examples
 from diffusion.process.denoiser import Denoiser, diffuse
 from diffusion.process.grid import even_times
-from diffusion.randomness import GENERATOR, Streams, real_dtype, seed_for, seeds_for, to_device
+from diffusion.randomness import Streams, real_dtype, seed_for, seeds_for, to_device
 from diffusion.runs.jobs import config_text
 from diffusion.training import loops, signals
 from diffusion.training.clock import Clock
@@ -38,23 +38,24 @@ class Diffusion(pl.LightningModule):
     Dropout is a function of (seed, step, index) if the network uses `diffusion.model.dropout`.
 
     Args:
-        settings: The run's settings, stored in every checkpoint so that the model can be rebuilt.
         recipe: The parts of the run. Its data and its guidance are not kept, because the module is copied.
         clock: The run's clock.
+        facts: What follows from the settings and the data. Each checkpoint has it next to the settings, so that the
+            model can be rebuilt.
     """
 
-    def __init__(self, settings: Train, recipe: Recipe, clock: Clock):
+    def __init__(self, recipe: Recipe, clock: Clock, facts: Mapping[str, int]):
         super().__init__()
         self.denoiser = Denoiser(recipe.network, recipe.schedule, recipe.prediction)
         self.objective = recipe.objective
         self.optimizer, self.lr_scheduler = recipe.optimizer, recipe.lr_scheduler
         self.augmentation, self.crops = recipe.augmentation, recipe.crops
-        self.settings = settings
+        self.settings, self.facts = recipe.settings, facts
         self.clock = clock
         self.gathered: list[dict[str, Tensor]] = []  # values of the batches so far that belong `together`
-        self.compiled = False  # whether the network is compiled; a resumed run with compile=auto keeps this
         self.stepped = True  # whether the last step updated the weights; False if it was skipped
-        grid = settings.validation  # with a seed of its own, so that the errors of runs with different seeds are paired
+        # With a seed of its own, so that the errors of runs with different seeds are paired.
+        grid = self.settings.validation
         self.times = partial(even_times, copy.deepcopy(recipe.schedule).cpu())  # u -> t
         self.frozen = FrozenGrid(grid.draws, grid.seed, getattr(recipe.schedule, "steps", None))
         errors = {f"{split}_{weights}": DenoisingError() for split in VALIDATED for weights in ("ema", "raw")}
@@ -282,18 +283,13 @@ class Diffusion(pl.LightningModule):
         loops.adapt(checkpoint, self.clock.accumulate, self.clock.total, validates)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the configuration as text, the identity of images, labels and noise, and the real epoch.
+        """Save the settings as text, the facts, the identity of images and labels, and the real epoch.
 
         (For Lightning the whole run is one epoch.)
         """
-        checkpoint["config"] = config_text(self.settings)
+        checkpoint["config"], checkpoint["facts"] = config_text(self.settings), dict(self.facts)
         data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
         checkpoint["images"] = data.keys
-        checkpoint["noise"] = GENERATOR
-        checkpoint["compiled"] = self.compiled
-        checkpoint["step_images"] = data.batch_size * self.clock.accumulate * self.trainer.world_size
-        if data.global_batch_size is not None:
-            checkpoint["batch_size"] = data.batch_size
         if data.classes:
             checkpoint["labels"] = dict(zip(data.classes, data.class_counts("train"), strict=True))
         checkpoint["epoch"] = self.clock.epoch_after(checkpoint["global_step"])

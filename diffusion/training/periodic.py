@@ -23,7 +23,6 @@ from diffusion.runs.folder import read_scores
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
 from diffusion.training.module import Diffusion
-from diffusion.training.sharding import whole
 from diffusion.training.signals import agreed, poll
 
 
@@ -124,11 +123,10 @@ class SampleGrid(Periodic):
 
     def work(self, trainer: pl.Trainer, module: Diffusion, step: int) -> None:
         """Draw on the first process."""
+        if not trainer.is_global_zero:
+            return
         with averaged_weights(trainer, module):
-            denoiser = whole(trainer, module.denoiser)
-            if not trainer.is_global_zero:
-                return
-            picture = grid(self.draw(denoiser))
+            picture = grid(self.draw(module.denoiser))
         save_png(picture, self.path(step))
         log_image(trainer, "samples", picture)
 
@@ -171,10 +169,9 @@ class ScoreSamples(Periodic):
         """Draw and score one share of the samples per process, and combine them into one score."""
         images: Tensor | None = None
         with contextlib.suppress(Interrupted), averaged_weights(trainer, module):
-            denoiser = whole(trainer, module.denoiser)
-            weights = network_hash(denoiser.network)
+            weights = network_hash(module.denoiser.network)
             share = trainer.global_rank, trainer.world_size
-            images = self.drawing(denoiser, self.n, module.device, self.batch_size, watch=poll, share=share)
+            images = self.drawing(module.denoiser, self.n, module.device, self.batch_size, watch=poll, share=share)
         if agreed(trainer) or images is None:
             return
         new = self.scorer.score(images, step=step, network_hash=weights, **self.source)

@@ -1,5 +1,6 @@
 """The parts of a run, built from its settings and checked against each other."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from diffusion.checkpoint.facts import Facts
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import check_node, make
 from diffusion.config.schema import Train
@@ -16,17 +18,17 @@ from diffusion.config.validation import shown
 from diffusion.console import count
 from diffusion.data import ImageData
 from diffusion.errors import UserError
-from diffusion.evaluation.drawing import Drawing, check_classes, make_guidance
+from diffusion.evaluation.drawing import Drawing, check_classes, make_guidance, source_of
 from diffusion.pixels import MODES, height_width, resolution_of
 from diffusion.process.augmentation import Augmentation
 from diffusion.process.crops import Crops
-from diffusion.process.grid import mostly_noise
 from diffusion.process.guidance import Guidance
 from diffusion.process.prediction import Prediction
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams
 from diffusion.training.ema import EMA
+from diffusion.training.schedule_free import average_for
 
 RGB = 3  # the image channels that conf/model assumes
 LATER = ("trainer", "logger", "callbacks", "features", "metrics")  # built after the images are read
@@ -36,8 +38,10 @@ LATER = ("trainer", "logger", "callbacks", "features", "metrics")  # built after
 class Recipe:
     """The objects that a run's settings describe."""
 
+    settings: Train
     data: ImageData
     network: nn.Module
+    inputs: Mapping[str, int]  # arguments of the network that follow from other settings and the data: see `inputs_of`
     schedule: Schedule
     prediction: Prediction
     objective: Any
@@ -56,38 +60,124 @@ class Recipe:
         for group in LATER:
             check_node(settings.model_dump().get(group), group)
         data: ImageData = make(settings.data, "data", ImageData)
-        network = make(settings.model, "model", nn.Module)
+        augmentation = make(settings.augmentation, "augmentation") if settings.augmentation else None
+        inputs = inputs_of(settings, augmentation)
+        network = build_network(settings, inputs)
         guidance, worse = make_guidance(settings.guidance, data.shape, settings.label_dropout, None)
+        optimizer = make(settings.optimizer, "optimizer")
         recipe = cls(
+            settings=settings,
             data=data,
             network=network,
+            inputs=inputs,
             schedule=make(settings.schedule, "schedule", Schedule),
             prediction=make(settings.prediction, "prediction", Prediction),
             objective=make(settings.objective, "objective", nn.Module),
-            optimizer=make(settings.optimizer, "optimizer"),
-            augmentation=make(settings.augmentation, "augmentation") if settings.augmentation else None,
+            optimizer=optimizer,
+            augmentation=augmentation,
             crops=make(settings.crops, "crops") if settings.crops else None,
             lr_scheduler=make(settings.lr_scheduler, "lr_scheduler"),
             sampler=make(settings.sampler, "sampler", Sampler),
             guidance=guidance,
             worse=worse,
-            ema=make(settings.ema, "ema", Callback) if settings.ema else None,
+            ema=average_for(optimizer, make(settings.ema, "ema", Callback) if settings.ema else None),
         )
         recipe.sampler.grid(recipe.schedule, recipe.sampler.steps)  # raises if a schedule's table has fewer steps
         check_size(data, network, recipe.crops)
         check_restorable(settings, data, network)
         return recipe
 
+    def with_classes(self) -> "Recipe":
+        """The recipe with a network for the classes of the data, which must be set up.
+
+        Raises UserError: see `inputs_of` and `check_classes`.
+        """
+        if self.worse is not None:
+            check_classes(self.guidance, self.worse, self.data.classes)
+        known = len(self.data.classes)
+        inputs = inputs_of(self.settings, self.augmentation, known)
+        if inputs == self.inputs:
+            return self
+        network = build_network(self.settings, inputs)
+        if (has := getattr(network, "classes", None)) != known:
+            raise UserError(
+                f"model: the data has {known} classes, but {type(network).__name__}.classes is {has}; set "
+                "self.classes = classes in its __init__"
+            )
+        return replace(self, network=network, inputs=inputs)
+
     @property
     def share(self) -> float:
         """The fraction of an image's pixels that a training step sees."""
         return self.crops.share if self.crops else 1.0
 
-    def drawing(self, seed: int, precision: str | None = None) -> Drawing:
+    def drawing(self) -> Drawing:
         """Return how to draw samples; with labels, each class is as frequent as in the training images."""
         counts = dict(zip(self.data.classes, self.data.class_counts("train"), strict=True))
-        worse = None if self.worse is None else self.worse.denoiser
-        return Drawing(self.sampler, self.data.shape, seed, self.guidance, worse, counts, precision=precision)
+        worse, settings = None if self.worse is None else self.worse.denoiser, self.settings
+        return Drawing(
+            self.sampler, self.data.shape, settings.seed, self.guidance, worse, counts,
+            precision=settings.samples.precision,
+        )  # fmt: skip
+
+    def drawn_by(self, drawing: Drawing, facts: Facts) -> dict[str, Any]:
+        """The sampler, guidance and precision of samples of this run."""
+        settings, guidance = self.settings, self.settings.guidance
+        if guidance and (step := facts.get("guidance_step")) is not None:
+            guidance = {**guidance, "step": step}
+        return source_of(settings.sampler, guidance if drawing.guidance else None, settings.samples.precision)
+
+    def source(self, drawing: Drawing, facts: Facts) -> dict[str, Any]:
+        """The provenance that is stored with the scores of this run's samples."""
+        weights = "ema" if self.ema else "raw"
+        return {**self.drawn_by(drawing, facts), "seed": self.settings.seed, "weights": weights}
+
+
+def build_network(settings: Train, inputs: Mapping[str, int]) -> nn.Module:
+    """Build the network, with initial weights that depend on the seed alone."""
+    pl.seed_everything(settings.seed, verbose=False)
+    network: nn.Module = make({**settings.model, **inputs}, "model", nn.Module)
+    return network
+
+
+def inputs_of(settings: Train, augmentation: Augmentation | None, classes: int | None = None) -> dict[str, int]:
+    """The network's arguments that follow from the channels of the images, their classes, augmentation and crops.
+
+    Arguments that the settings already have are left out, so a network needs only those that it is used with.
+    `out_channels` changes in proportion to `in_channels`.
+
+    Args:
+        classes: number of classes of the data; None if it is not known yet.
+
+    Raises UserError if the user set another value, or the network has no such setting.
+    """
+    inputs: dict[str, int] = {}
+
+    def follow(key: str, wanted: int, default: int, source: str, fact: str) -> None:
+        given = settings.model.get(key, default)
+        if given == wanted:
+            return
+        if given != default:
+            raise UserError(f"model.{key}={given}: {fact}; remove it, and it follows {source}")
+        if key not in settings.model:
+            raise UserError(
+                f"{source}: {fact}, but the model has no setting `{key}`; choose another model, such as "
+                f"model=unet_small, or do without {source}"
+            )
+        inputs[key] = wanted
+
+    channels = settings.data.get("channels", RGB)
+    if "in_channels" in settings.model and channels in MODES:  # other numbers are rejected with the data
+        follow("in_channels", channels, RGB, "data.channels", f"the images have {count(channels, 'channel')}")
+        if "in_channels" in inputs and (out := settings.model.get("out_channels")) is not None:
+            inputs["out_channels"] = out // RGB * channels
+    labels = augmentation(torch.zeros(1, 1, 8, 8), Streams([0]))[1].shape[1] if augmentation else 0
+    follow("augment", labels, 0, "augmentation", f"the augmentation has {labels} labels")
+    if settings.crops:
+        follow("coordinates", True, False, "crops", "the network needs the position of a crop")
+    if classes is not None:
+        follow("classes", classes, 0, "data.labels", f"the data has {classes or 'no'} classes")
+    return inputs
 
 
 def check_restorable(settings: Train, data: ImageData, network: nn.Module) -> None:
@@ -122,80 +212,3 @@ def check_size(data: ImageData, network: nn.Module, crops: Crops | None) -> None
         )
     if crops is not None:
         crops.check(height, width, factor)
-
-
-def with_inputs(settings: Train) -> Train:
-    """Return the settings with a network for the channels of the images, the augmentation and the crops.
-
-    `out_channels` changes in proportion to `in_channels`. Raises UserError: see `follow`.
-    """
-    channels, out = settings.data.get("channels", RGB), settings.model.get("out_channels")
-    if "in_channels" in settings.model and channels in MODES:  # other numbers are rejected with the data
-        fact = f"the images have {count(channels, 'channel')}"
-        followed = follow(settings, "in_channels", channels, RGB, "data.channels", fact)
-        if followed is not settings and out is not None:
-            followed.model["out_channels"] = out // RGB * channels
-        settings = followed
-    labels = 0
-    if settings.augmentation:
-        augmentation: Augmentation = make(settings.augmentation, "augmentation")
-        labels = augmentation(torch.zeros(1, 1, 8, 8), Streams([0]))[1].shape[1]
-    settings = follow(settings, "augment", labels, 0, "augmentation", f"the augmentation has {labels} labels")
-    if settings.crops:
-        settings = follow(settings, "coordinates", True, False, "crops", "the network needs the position of a crop")
-    return settings
-
-
-def with_times(settings: Train, recipe: Recipe) -> Train:
-    """The settings with the spread of the validation's times, which older runs on such a schedule do not record.
-
-    Raises UserError if the user set it for another schedule.
-    """
-    times = "angles" if mostly_noise(recipe.schedule) else None
-    if times is None and settings.validation.times is not None:
-        raise UserError(f"validation.times={settings.validation.times}: it is for schedules such as edm; remove it")
-    return settings.model_copy(update={"validation": settings.validation.model_copy(update={"times": times})})
-
-
-def with_classes(settings: Train, recipe: Recipe) -> tuple[Train, Recipe]:
-    """Return the settings and the recipe with a network for the classes of the data, which must be set up.
-
-    Raises UserError: see `follow` and `check_classes`.
-    """
-    if recipe.worse is not None:
-        check_classes(recipe.guidance, recipe.worse, recipe.data.classes)
-    known = len(recipe.data.classes)
-    followed = follow(settings, "classes", known, 0, "data.labels", f"the data has {known or 'no'} classes")
-    if followed is settings:
-        return settings, recipe
-    pl.seed_everything(settings.seed, verbose=False)
-    labelled = replace(Recipe.build(followed), data=recipe.data)
-    if (has := getattr(labelled.network, "classes", None)) != known:
-        raise UserError(
-            f"model: the data has {known} classes, but {type(labelled.network).__name__}.classes is {has}; set "
-            "self.classes = classes in its __init__"
-        )
-    return followed, labelled
-
-
-def follow(settings: Train, key: str, wanted: int, default: int, source: str, fact: str) -> Train:
-    """Return the settings with `model.KEY`, a setting that follows from another one, set to the wanted value.
-
-    Args:
-        default: The value that means that the user did not set it.
-        source: The setting from which it follows.
-        fact: Why the value is wanted, for the message.
-
-    Raises UserError if the user set a different value, or the network has no such setting.
-    """
-    given = settings.model.get(key, default)
-    if given == wanted:
-        return settings
-    if given != default:
-        raise UserError(f"model.{key}={given}: {fact}; remove it, and it follows {source}")
-    if key not in settings.model:
-        raise UserError(
-            f"{source}: {fact}, but the model has no setting `{key}`; choose another model, such as model=unet_small, "
-            f"or do without {source}"
-        )
-    return settings.model_copy(update={"model": {**settings.model, key: wanted}})

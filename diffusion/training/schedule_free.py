@@ -8,8 +8,6 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from diffusion.config.build import make
-from diffusion.config.schema import Train
 from diffusion.errors import UserError
 from diffusion.training.ema import EMA
 
@@ -50,24 +48,19 @@ def averages_itself(optimizer: Any) -> bool:
     return all(callable(getattr(made, method, None)) for method in ("train", "eval"))
 
 
-def with_average(settings: Train) -> Train:
-    """Return the settings with the optimizer's own average in place of `ema`, if the optimizer keeps one.
+def average_for(optimizer: Any, chosen: Any) -> Any:
+    """The average of the weights: the optimizer's own, if it keeps one, otherwise the chosen one, which may be None.
 
-    Raises UserError if that optimizer is combined with an average other than `EMA`, or if its average is chosen without
-    it.
+    Raises UserError for an average other than `EMA` next to the optimizer's own.
     """
-    given = make(settings.ema, "ema") if settings.ema else None
-    if averages_itself(make(settings.optimizer, "optimizer")):
-        if given is not None and type(given) not in (EMA, OptimizersAverage):
-            raise UserError(
-                f"ema: {type(given).__name__} is not supported with an optimizer that averages the weights itself; "
-                "choose ema=none, or another optimizer"
-            )
-        target = f"{OptimizersAverage.__module__}.{OptimizersAverage.__qualname__}"
-        return settings.model_copy(update={"ema": {"_target_": target}})
-    if isinstance(given, OptimizersAverage):
-        raise UserError("ema: the optimizer keeps no average of its own; choose ema=warm, or optimizer=schedule_free")
-    return settings
+    if not averages_itself(optimizer):
+        return chosen
+    if chosen is not None and type(chosen) is not EMA:
+        raise UserError(
+            f"ema: {type(chosen).__name__} is not supported with an optimizer that averages the weights itself; choose "
+            "ema=none, or another optimizer"
+        )
+    return OptimizersAverage()
 
 
 def check_rate(optimizer: Optimizer, scheduler: LRScheduler, total_steps: int) -> None:

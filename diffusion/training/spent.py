@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_leaves
 
 from diffusion.data import ImageData
 from diffusion.training.ema import average_of
-from diffusion.training.sharding import held
 
 ELSEWHERE = "images (not on the GPU)"  # not part of the peak, which is the GPU's
 
@@ -29,7 +28,7 @@ def peak_bytes(device: torch.device) -> int:
 
 def size(tensors: Iterable[Tensor]) -> int:
     """The bytes of the tensors that this process holds."""
-    return sum(held(each).numel() * each.element_size() for each in tensors)
+    return sum(each.numel() * each.element_size() for each in tensors)
 
 
 def gradients_of(module: pl.LightningModule) -> int:

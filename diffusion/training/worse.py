@@ -11,51 +11,43 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from diffusion.checkpoint import early, exported
+from diffusion.checkpoint.facts import Facts
 from diffusion.checkpoint.restore import contents_of, network_weights
 from diffusion.config.schema import Train
 from diffusion.console import console, count
 from diffusion.evaluation.drawing import Drawing
-from diffusion.process.denoiser import Denoiser
-from diffusion.runs.record import RunRecord
 from diffusion.training.clock import Clock
 from diffusion.training.module import Diffusion
 from diffusion.training.periodic import averaged_weights
+from diffusion.training.recipe import Recipe
 from diffusion.training.resume import Resumed
 from diffusion.training.saving import unwritable
-from diffusion.training.sharding import whole
 
 
 class KeepEarlyWeights(Callback):
     """Saves the averaged weights of one step, in checkpoints/early.
 
     Args:
-        drawing: How the last samples will be drawn.
-        folder: The run's folder.
-        settings: The run's settings; the file stores those that build the network.
-        record: The run's record on the first process: nothing is written in a folder that another run has taken over.
+        run_folder: The run's folder.
+        recipe: The parts of the run.
+        facts: What follows from its settings; the file stores both.
         resumed: The checkpoint that the run resumes from.
+        first: Whether this is the first process.
 
     If the run does not reach that step, a warning is printed.
     """
 
     def __init__(
-        self,
-        drawing: Drawing,
-        folder: Path,
-        settings: Train,
-        clock: Clock,
-        record: RunRecord | None,
-        resumed: Path | None,
+        self, step: int, run_folder: Path, recipe: Recipe, facts: Facts, clock: Clock, resumed: Path | None, first: bool
     ):
-        step = step_of(drawing)
-        if step >= clock.total and record is not None:
+        if step >= clock.total and first:
             console.print(
                 f"guidance.step={step}: the run has {count(clock.total, 'step')}, so its last samples will be drawn "
                 "without guidance; a fraction, such as guidance.step=0.4, fits a run of any length",
                 style="yellow",
             )
-        self.step, self.file, self.settings = step, early.file_of(folder / "checkpoints", step), settings
-        self.labels, self.clock, self.record, self.resumed = drawing.counts, clock, record, resumed
+        self.step, self.file = step, early.file_of(run_folder / "checkpoints", step)
+        self.recipe, self.facts, self.clock, self.resumed = recipe, facts, clock, resumed
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the weights from the resumed run's folder if this run starts after that step."""
@@ -73,54 +65,48 @@ class KeepEarlyWeights(Callback):
             return
         assert isinstance(pl_module, Diffusion)
         with averaged_weights(trainer, pl_module):
-            denoiser = whole(trainer, pl_module.denoiser)
             if trainer.is_global_zero:
-                self.write(denoiser.network.state_dict())
+                self.write(pl_module.denoiser.network.state_dict())
 
     def write(self, weights: Mapping[str, Tensor]) -> None:
         """Write the weights of a network. Raises UserError if they cannot be written."""
-        if self.record is not None:
-            self.record.check_owner()
-        kind, epoch = "ema" if self.settings.ema else "raw", self.clock.epoch_after(self.step)
+        kind, data = "ema" if self.recipe.ema else "raw", self.recipe.data
+        labels = dict(zip(data.classes, data.class_counts("train"), strict=True))
+        epoch = self.clock.epoch_after(self.step)
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            exported.write(self.file, weights, self.settings.model_dump(), self.step, epoch, kind, self.labels)
+            settings = self.recipe.settings.model_dump()
+            exported.write(self.file, weights, settings, self.facts, self.step, epoch, kind, labels)
         except OSError as error:
             raise unwritable(self.file, self.file.parents[2], error) from error
 
 
-def with_step(settings: Train, drawing: Drawing, clock: Clock, resumed: Resumed | None) -> tuple[Train, Drawing]:
-    """Convert a fractional `guidance.step` to a number: the resumed run's, else this fraction of this run's steps."""
-    guidance = drawing.guidance
-    if not drawing.waits or guidance is None or not isinstance(guidance.step, float):
-        return settings, drawing
-    step = early.resolved_step(guidance.step, clock.total, {} if resumed is None else resumed.config)
-    node = {**(settings.guidance or {}), "step": step}
-    return settings.model_copy(update={"guidance": node}), replace(drawing, guidance=replace(guidance, step=step))
+def early_step(settings: Train, drawing: Drawing, clock: Clock, resumed: Resumed | None) -> int | None:
+    """The step whose weights will guide the last samples; None if they do not wait for it.
+
+    A fractional `guidance.step` is the step of the resumed run, otherwise this fraction of the run's steps.
+    """
+    if not drawing.waits or settings.guidance is None:
+        return None
+    step: int | float = settings.guidance["step"]
+    if isinstance(step, int):
+        return step
+    known: int | None = None if resumed is None else resumed.contents["facts"].get("guidance_step")
+    return known or max(1, round(step * clock.total))
 
 
-def step_of(drawing: Drawing) -> int:
-    """`guidance.step` of a drawing that waits for it."""
-    assert drawing.guidance is not None
-    assert isinstance(drawing.guidance.step, int)  # see `with_step`
-    return drawing.guidance.step
-
-
-def with_worse(settings: Train, drawing: Drawing, folder: Path, module: Diffusion) -> tuple[Train, Drawing]:
+def with_worse(drawing: Drawing, step: int | None, folder: Path, module: Diffusion) -> Drawing:
     """Return how the last samples are drawn after training: guided by the weaker model that the run has saved.
 
     If the run ended before that step, they are drawn without guidance, and a warning is printed.
     """
-    if not drawing.waits:
-        return settings, drawing
-    step = step_of(drawing)
-    file = early.file_of(folder / "checkpoints", step)
+    if step is None:
+        return drawing
     if module.trainer.global_step <= step:
         if module.trainer.is_global_zero:
             words = f"guidance.step={step}: the run ended before this step; its samples are drawn without guidance"
             console.print(words, style="yellow")
-        return settings.model_copy(update={"guidance": {}}), drawing.unguided
-    module.to(module.trainer.strategy.root_device)  # Lightning has moved it to the CPU, but shards are gathered there
-    weak: Denoiser = copy.deepcopy(whole(module.trainer, module.denoiser))
-    weak.network.load_state_dict(exported.read(file, "")["state_dict"])
-    return settings, replace(drawing, weak=weak.eval())
+        return drawing.unguided
+    weak = copy.deepcopy(module.denoiser)
+    weak.network.load_state_dict(exported.read(early.file_of(folder / "checkpoints", step), "")["state_dict"])
+    return replace(drawing, weak=weak.eval())

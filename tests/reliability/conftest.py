@@ -17,5 +17,5 @@ def figure(record_property: Figure) -> Figure:
 def quick() -> Iterator[None]:
     """Skip the figures after a run, which take as long as the run, in this process and in its forks."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diffusion.training.run.write_report", lambda *_, **__: None)
+        patch.setattr("diffusion.training.ending.write_report", lambda *_, **__: None)
         yield

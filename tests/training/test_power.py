@@ -24,7 +24,7 @@ RESUMED = ("ema=power", "ema.snapshots=4", "samples.n=0", "trainer.max_steps=12"
 def quick():
     """Skip the figures after a run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diffusion.training.run.write_report", lambda *_, **__: None)
+        patch.setattr("diffusion.training.ending.write_report", lambda *_, **__: None)
         yield
 
 
