@@ -60,16 +60,27 @@ def choice(group: str, name: str, overrides: Sequence[str] = (), **settings: Any
 
     Raises UserError for an unknown choice, or a setting that it does not have.
     """
-    if name not in choices(group):
-        raise UserError(
-            f"{group}={name}: unknown choice{nearest(name, choices(group))}; {group} is one of "
-            f"{', '.join(choices(group))}"
-        )
+    _check_choice(group, name)
     node: dict[str, Any] = plain(_compose(f"{group}/{name}", overrides)).get(group, {})
     for key in settings:
         if key not in node:
             raise UserError(f"{group}.{key}: {group}={name} has no such setting{nearest(key, node)}")
     return {**node, **{key: _part(key, value, node[key]) for key, value in settings.items()}}
+
+
+def unresolved_choice(group: str, name: str) -> Any:
+    """The configuration node of a choice, with its interpolations such as `${seed}`; None if it has no settings."""
+    _check_choice(group, name)
+    node = _compose(f"{group}/{name}", ()).get(group)
+    return None if node is None else OmegaConf.to_container(node, resolve=False)
+
+
+def _check_choice(group: str, name: str) -> None:
+    if name not in choices(group):
+        raise UserError(
+            f"{group}={name}: unknown choice{nearest(name, choices(group))}; {group} is one of "
+            f"{', '.join(choices(group))}"
+        )
 
 
 def _part(key: str, value: Any, before: Any) -> Any:

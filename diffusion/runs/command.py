@@ -59,15 +59,15 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
                 return
             words = [with_quotes(_expand_home(_renamed(word))) for word in messages.ordered(sys.argv[1:], name)]
             secrets.check_words(words)
-            resumed = resume.resumed_run(words) if name == "train" else None
-            sys.argv[1:] = words if resumed is None else [*resumed.choices, *words]
-            if resumed is not None:
-                stack.enter_context(resumed.keeping_choices())
+            given = messages.options_of(words)[0]
+            if name == "train" and not given.multirun and (resumed := resume.resumed_run(given.overrides)):
+                folder, settings = resumed
+                task(validated(schema, settings), folder)
+                return
+            sys.argv[1:] = words
 
             def settings_of(values: Any, sources: Any) -> S:
                 secrets.check_sources(sources)
-                if resumed is not None:
-                    values = resumed.with_overrides(values)
                 secrets.check_values(values)
                 return validated(schema, values)
 
