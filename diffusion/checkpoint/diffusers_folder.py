@@ -1,50 +1,72 @@
-"""Read and write models as diffusers pipeline folders, without diffusers: JSON and safetensors, no executable code.
+"""Models as diffusers pipeline folders, which diffusers itself writes and reads: JSON and safetensors, no code.
 
     model_index.json                               the classes of the parts (which may also lie beside it)
     unet/config.json                               or transformer/, for a DiT
     unet/diffusion_pytorch_model.safetensors
     scheduler/scheduler_config.json
+    recipe.json                                    only in ours: the metadata of an exported file, see `exported`
 
-In a folder written by us, the metadata of the weights also contain those of an exported file (see `exported`): the
-recipe, the step and the labels. They are used if the JSON files are still the ones written with them. Other folders are
-read without them, provided that their network, schedule, prediction and sampler have a counterpart here.
+The recipe says what the other files cannot: the data, the number of sampling steps, the labels. A folder without it is
+read if its network and scheduler have a counterpart here. This is checked by converting the counterpart to diffusers
+again: each setting must be the one in the folder. Weights are converted in `model.diffusers`.
 """
 
-import hashlib
+import inspect
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from diffusion.checkpoint import counterpart_networks as networks
-from diffusion.checkpoint import counterpart_schedulers as schedulers
 from diffusion.checkpoint import exported
 from diffusion.checkpoint.facts import Facts, model_of
-from diffusion.checkpoint.fields import Fields
-from diffusion.config import untrusted
 from diffusion.config.build import make
 from diffusion.config.composition import composed, plain
 from diffusion.errors import UserError, first_line
-from diffusion.files import replacing
+from diffusion.model import ADMUNet, DiT, UNet
 from diffusion.model.diffusers import from_diffusers, to_diffusers
-from diffusion.pixels import MODES, resolution_of
+from diffusion.pixels import height_width, resolution_of
+from diffusion.process import denoiser as thresholds
+from diffusion.process import grid, variance
 from diffusion.process.denoiser import Denoiser
-from diffusion.process.sampler import Sampler
-from diffusion.process.variance import learned_range
+from diffusion.process.prediction import X0, Eps, Prediction, V
+from diffusion.process.sampler import DDIM, Ancestral, Sampler
+from diffusion.process.schedule import Discrete, Schedule
 
-INDEX, WEIGHTS = "model_index.json", "diffusion_pytorch_model.safetensors"
-LIBRARY, VERSION = "diffusers", "0.32.2"  # the oldest version known to draw the same images from our folders
-LARGEST_SIDE = 1 << 12  # of an image, in pixels
-PIPELINES = {schedulers.DDPM_NAME: "DDPMPipeline", schedulers.DDIM_NAME: "DDIMPipeline"}
+INDEX, RECIPE, WEIGHTS = "model_index.json", "recipe.json", "diffusion_pytorch_model.safetensors"
+UNET, DIT = "UNet2DModel", "DiTTransformer2DModel"
+PART = {UNET: "unet", DIT: "transformer"}  # name and folder of the network in a pipeline
+STEPS = 1000  # the T for which a network's time label 1000·t − 1 is diffusers' timestep
 CLASSES = "time.classes.weight"
-OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-OF = "of"  # metadata key: a hash of the JSON files that the metadata belong to
+
+UNET_NAMES = {  # ours -> diffusers'
+    "in_channels": "in_channels", "out_channels": "out_channels", "channels": "block_out_channels",
+    "blocks": "layers_per_block", "dropout": "dropout", "groups": "norm_num_groups", "head_dim": "attention_head_dim",
+    "norm_eps": "norm_eps", "frequency_shift": "freq_shift", "cosines_first": "flip_sin_to_cos",
+}  # fmt: skip
+DIT_NAMES = {
+    "in_channels": "in_channels", "out_channels": "out_channels", "patch": "patch_size", "depth": "num_layers",
+    "heads": "num_attention_heads", "dropout": "dropout",
+}  # fmt: skip
+BLOCKS = {UNet: ("DownBlock2D", "UpBlock2D"), ADMUNet: ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D")}
+PREDICTIONS: dict[type[Prediction], str] = {Eps: "epsilon", V: "v_prediction", X0: "sample"}
+SPACINGS: dict[Any, str] = {grid.uniform: "trailing", grid.leading: "leading", grid.linspace: "linspace"}
+VARIANCES = {each: each.__name__ for each in (variance.fixed_small, variance.fixed_large, variance.learned_range)}
+TABLE = ("beta_schedule", "beta_start", "beta_end", "trained_betas", "rescale_betas_zero_snr")
+NOT_OURS = (AttributeError, KeyError, TypeError, ValueError, RuntimeError, UserError)  # from settings of others
+
+
+def library() -> Any:
+    """The module `diffusers`. Raises UserError if it is not installed."""
+    try:
+        import diffusers
+    except ImportError as error:
+        raise UserError("a diffusers folder needs diffusers: pip install 'diffusion-experiments[diffusers]'") from error
+    return diffusers
 
 
 def is_folder(path: Path) -> bool:
@@ -54,7 +76,7 @@ def is_folder(path: Path) -> bool:
 
 def weights_file(folder: Path) -> Path:
     """The file of the network's weights."""
-    return next((file for part in networks.PART.values() if (file := _part(folder, part) / WEIGHTS).exists()), folder)
+    return next((file for part in PART.values() if (file := _part(folder, part) / WEIGHTS).exists()), folder)
 
 
 def _part(folder: Path, name: str) -> Path:
@@ -82,202 +104,285 @@ def write(
     Raises UserError, before anything is written, for parts without a counterpart in diffusers and for a folder that is
     not empty.
     """
-    network = denoiser.network
-    net = networks.network_config(network, model_of(config, facts), config["data"]["resolution"])
-    channels = int(net["in_channels"])
-    learned = int(net["out_channels"]) == 2 * channels
-    name = net["_class_name"]
-    if learned and name == networks.UNET and not _takes_variance(sampler):
-        raise UserError(
-            "model.out_channels: of diffusers' samplers for U-Nets, only the ancestral one with learned_range uses a "
-            "learned variance; choose --sampler 'ancestral variance@sampler.variance=learned_range'"
-        )
-    pipeline_splits = name == networks.DIT  # DiTPipeline drops the variance before the scheduler's step
-    scheduler = schedulers.scheduler_config(
-        denoiser.schedule, denoiser.prediction, sampler, learned and not pipeline_splits
-    )
+    network = network_of(denoiser.network, model_of(config, facts), config["data"]["resolution"])
+    dit, net = isinstance(network, library().DiTTransformer2DModel), network.config
+    learned = net.out_channels == 2 * net.in_channels and not dit  # a DiTPipeline drops the variance before a step
+    scheduler = scheduler_of(denoiser.schedule, denoiser.prediction, sampler, learned)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: already exists and is not an empty folder; choose another")
-    net["_diffusers_version"] = scheduler["_diffusers_version"] = VERSION
-    part = networks.PART[name]
-    index: dict[str, Any] = {
-        "_class_name": PIPELINES[scheduler["_class_name"]] if name == networks.UNET else "DiTPipeline",
-        "_diffusers_version": VERSION,
-        "scheduler": [LIBRARY, scheduler["_class_name"]],
-        part: [LIBRARY, name],
-    }
-    if name == networks.DIT:
-        index["vae"] = [None, None]  # our DiT works on pixels
-    metadata = exported.metadata(config, facts, step, epoch, kind, labels) | {"format": "pt", OF: _hash(net, scheduler)}
-    tensors = {key: value.contiguous() for key, value in to_diffusers(network.state_dict()).items()}
-    for inner in (part, "scheduler"):
-        (folder / inner).mkdir(parents=True, exist_ok=True)
-    with replacing(folder / part / WEIGHTS, durable=True) as target:
-        target.write(save(tensors, metadata))
-    for file, content in (
-        (f"{part}/config.json", net),
-        ("scheduler/scheduler_config.json", scheduler),
-        (INDEX, index),  # last: only this file makes it a pipeline folder
-    ):
-        with replacing(folder / file, durable=True) as target:
-            target.write(json.dumps(content, indent=2).encode())
-    return _call(folder, net, scheduler, sampler)
-
-
-def _takes_variance(sampler: Sampler) -> bool:
-    """Whether the sampler uses a learned variance."""
-    return getattr(getattr(sampler, "variance", None), "func", None) is learned_range
-
-
-def _call(folder: Path, net: Mapping[str, Any], scheduler: Mapping[str, Any], sampler: Sampler) -> str:
-    """One line that explains how to draw the same images from the folder with diffusers."""
+    network.load_state_dict(to_diffusers(denoiser.network.state_dict()))
+    if dit:
+        pipeline = library().DiTPipeline(transformer=network, vae=None, scheduler=scheduler)  # ours works on pixels
+    else:
+        pipeline = getattr(library(), type(scheduler).__name__.replace("Scheduler", "Pipeline"))(network, scheduler)
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    pipeline.save_pretrained(part)
+    (part / RECIPE).write_text(json.dumps(exported.metadata(config, facts, step, epoch, kind, labels), indent=1))
+    part.rename(folder)
     words = [f"num_inference_steps={sampler.steps}"]
-    if scheduler["_class_name"] == schedulers.DDIM_NAME:
-        words += [f"eta={getattr(sampler, 'eta', 0.0):g}", "use_clipped_model_output=True"]
-    dit = net["_class_name"] == networks.DIT
-    loaded = f"DiffusionPipeline.from_pretrained({str(folder)!r}{', vae=None' if dit else ''})"
-    if not dit and net.get("num_class_embeds") is None:
-        return f"{loaded}({', '.join(words)})"
-    part = networks.PART[net["_class_name"]]
-    why = "works on the latents of a vae" if dit else "accepts no classes"
-    return f"{loaded}: draw with its .{part} and .scheduler ({', '.join(words)}), because the pipeline itself {why}"
+    if isinstance(sampler, DDIM):
+        words += [f"eta={sampler.eta:g}", "use_clipped_model_output=True"]
+    call = f"DiffusionPipeline.from_pretrained({str(folder)!r}{', vae=None' if dit else ''})"
+    if not dit and net.num_class_embeds is None:
+        return f"{call}({', '.join(words)})"
+    parts = f"its .{PART[type(network).__name__]} and .scheduler ({', '.join(words)})"
+    return f"{call}: draw with {parts}, because the pipeline itself takes no {'pixels' if dit else 'classes'}"
 
 
-def _hash(net: Mapping[str, Any], scheduler: Mapping[str, Any]) -> str:
-    """A hash of the contents of two JSON files, independent of the order of keys."""
-    return hashlib.sha256(json.dumps([net, scheduler], sort_keys=True).encode()).hexdigest()
+def network_of(network: nn.Module, model: Mapping[str, Any], size: int | list[int]) -> Any:
+    """diffusers' counterpart of a network, with new weights.
+
+    Args:
+        model: the configuration node that the network was built from.
+        size: the side of the images, or [height, width], in pixels.
+
+    Raises UserError for a network without a counterpart.
+    """
+    defaults = {name: p.default for name, p in inspect.signature(type(network)).parameters.items()}
+    chosen = {**defaults, **{key: value for key, value in model.items() if key in defaults}}
+    if type(network) not in (*BLOCKS, DiT):
+        name = type(network).__name__
+        raise UserError(f"model: diffusers has no counterpart of {name}, only of UNet, ADMUNet and DiT")
+    for key in ("augment", "coordinates"):
+        if chosen.get(key):
+            raise UserError(f"model.{key}={chosen[key]}: diffusers' networks have no such input")
+    if isinstance(network, DiT):
+        height, width = height_width(size)
+        if height != width:
+            raise UserError(f"data.resolution=[{height},{width}]: diffusers' DiT supports only square images")
+        if int(chosen["mlp_ratio"] * chosen["width"]) != 4 * chosen["width"]:
+            raise UserError(f"model.mlp_ratio={chosen['mlp_ratio']:g}: diffusers' DiT supports only 4")
+        return library().DiTTransformer2DModel(
+            **{theirs: chosen[ours] for ours, theirs in DIT_NAMES.items()},
+            sample_size=height,
+            attention_head_dim=chosen["width"] // chosen["heads"],
+            num_embeds_ada_norm=chosen["classes"] or 1,
+            norm_eps=1e-6,
+        )
+    assert isinstance(network, UNet)
+    if chosen["patch"] != 1:
+        raise UserError(f"model.patch={chosen['patch']}: diffusers' U-Nets work on pixels, so only patch=1 is exported")
+    adm = type(network) is ADMUNet
+    down, up = BLOCKS[type(network)]
+    chosen |= {key: getattr(network, key) for key in ("norm_eps", "frequency_shift", "cosines_first")}
+    return library().UNet2DModel(
+        **{theirs: chosen[ours] for ours, theirs in UNET_NAMES.items()},
+        sample_size=size,
+        down_block_types=["AttnDownBlock2D" if attends else down for attends in chosen["attention"]],
+        up_block_types=["AttnUpBlock2D" if attends else up for attends in reversed(chosen["attention"])],
+        num_class_embeds=chosen["classes"] + 1 if chosen["classes"] else None,
+        downsample_padding=1 if adm else network.down_padding,
+        attn_norm_num_groups=chosen["groups"] if adm else None,
+        resnet_time_scale_shift="scale_shift" if adm else "default",
+        downsample_type="resnet" if adm else "conv",
+        upsample_type="resnet" if adm else "conv",
+    )
+
+
+def scheduler_of(table: Schedule, prediction: Prediction, sampler: Sampler, learned: bool) -> Any:
+    """diffusers' scheduler.
+
+    Args:
+        learned: whether the sampler sees output channels of the network for a variance.
+
+    Raises UserError for a part that does not exist in diffusers, or works differently there.
+    """
+    spacing = SPACINGS.get(_function(sampler.grid)[0])
+    kind = VARIANCES.get(_function(sampler.variance)[0]) if isinstance(sampler, Ancestral) else None
+    known = type(sampler) is Ancestral or (type(sampler) is DDIM and spacing != "linspace")
+    uneven = (spacing == "trailing" and STEPS % sampler.steps) or (spacing == "linspace" and sampler.steps == 1)
+    noisy_end = spacing == "trailing" and sampler.steps < STEPS and kind in ("fixed_large", "learned_range")
+    steps_fit = isinstance(table, Discrete) and table.steps == STEPS
+    unknown = isinstance(sampler, Ancestral) and kind is None
+    for wrong, reason in (
+        (not steps_fit, f"schedule: it has only tables of {STEPS} steps, such as schedule=linear"),
+        (type(prediction) not in PREDICTIONS, "prediction: it has only eps, v and x0"),
+        (not known or spacing is None, "sampler: it has only ddim and ancestral, on the grids uniform and leading"),
+        (uneven, f"sampler.steps={sampler.steps}: its grid has other times; choose a divisor of {STEPS}"),
+        (unknown, "sampler.variance: it has only fixed_small, fixed_large and learned_range"),
+        (learned != (kind == "learned_range"), "sampler.variance: learned_range needs a network with channels for it"),
+        (noisy_end, f"sampler.variance: with {kind} and fewer than {STEPS} steps, it adds noise in the last one"),
+    ):
+        if wrong:
+            raise UserError(f"no counterpart in diffusers: {reason}; --sampler chooses another sampler")
+    assert isinstance(table, Discrete)
+    settings = {
+        "trained_betas": table.betas().tolist(),
+        "prediction_type": PREDICTIONS[type(prediction)],
+        "timestep_spacing": spacing,
+        **_threshold(sampler),
+    }
+    if kind is None:
+        return library().DDIMScheduler(**settings)
+    return library().DDPMScheduler(**settings, variance_type=kind)
+
+
+def _threshold(sampler: Sampler) -> dict[str, Any]:
+    if sampler.threshold is None:
+        return {"clip_sample": False}
+    function, settings = _function(sampler.threshold)
+    if function is thresholds.clip:
+        return {"clip_sample": True, "clip_sample_range": float(settings["limit"])}
+    if function is not thresholds.dynamic:
+        raise UserError("sampler.threshold: diffusers has no counterpart; it has clip, dynamic or none")
+    ratio, unlimited = float(settings["quantile"]), 1e6
+    return {
+        "clip_sample": False, "thresholding": True, "dynamic_thresholding_ratio": ratio, "sample_max_value": unlimited,
+    }  # fmt: skip
+
+
+def _function(chosen: Any) -> tuple[Any, dict[str, Any]]:
+    """The function of a part (possibly a partial), and its settings including defaults."""
+    function = getattr(chosen, "func", chosen)
+    parameters = inspect.signature(function).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    return function, {**defaults, **getattr(chosen, "keywords", {})}
 
 
 def read(folder: Path, prefix: str) -> dict[str, Any]:
     """Read the model of any pipeline folder, in the form of a checkpoint: `prefix` is added to each tensor's name.
 
-    Raises UserError, before memory is allocated, for parts that are missing, malformed, or have no counterpart here.
+    Raises UserError for parts that are missing, unreadable, or have no counterpart here.
     """
-    index = Fields.read(folder / INDEX)
-    name = _network_of(index)
-    of_network = Fields.read(_part(folder, networks.PART[name]) / "config.json")
-    of_scheduler = Fields.read(_part(folder, "scheduler") / "scheduler_config.json")
-    defaults = networks.UNET_DEFAULTS if name == networks.UNET else networks.DIT_DEFAULTS
-    net = Fields({**defaults, **of_network.values}, of_network.where)
-    net.one_of("_class_name", [name])
-    file = _part(folder, networks.PART[name]) / WEIGHTS
-    metadata, weights = _weights(file)
-    if metadata.get(OF) == _hash(of_network.values, of_scheduler.values):
-        try:
-            contents = exported.described(metadata)
-        except exported.MALFORMED as error:
-            raise UserError(f"{file}: its metadata cannot be read ({first_line(error)})") from error
-        model = model_of(untrusted.buildable_config(contents["config"], folder), contents["facts"])
-        if not model.get("classes") and name == networks.DIT:
-            weights.pop(CLASSES, None)
-    else:
-        contents = _foreign(net, schedulers.with_defaults(of_scheduler), weights)
-        model = contents["config"]["model"]
-        contents["config"] = yaml.safe_dump(contents["config"])
-    listed, kind = index.values.get("scheduler"), of_scheduler.values.get("_class_name")
-    if isinstance(listed, list) and listed[-1:] != [kind]:
-        index.refuse("scheduler", f"{[LIBRARY, kind]}, the class in {of_scheduler.where}")
-    _check_shapes(weights, model, net)
+    network = _network(folder)
+    try:
+        weights = from_diffusers(network.state_dict())
+        if type(network).__name__ == DIT and not weights[CLASSES][1:].any():
+            del weights[CLASSES]  # no classes; diffusers' DiT needs at least one
+        if (folder / RECIPE).is_file():
+            contents = exported.described(_json(folder / RECIPE))
+        else:
+            contents = _foreign(folder, network, weights)
+    except (*NOT_OURS, *exported.MALFORMED) as error:
+        raise UserError(f"{folder}: it has no counterpart here: {first_line(error)}") from error
     return contents | {"state_dict": {prefix + key: value for key, value in weights.items()}}
 
 
-def _network_of(index: Fields) -> str:
-    """The class name of the network. Raises UserError for a pipeline with parts that have no counterpart here."""
-    parts = {
-        key: value
-        for key, value in index.values.items()
-        if not key.startswith("_") and value not in ([None, None], None) and isinstance(value, list)
-    }
-    known = {part: [LIBRARY, name] for name, part in networks.PART.items()}
-    found = next((part for part in known if part in parts), None)
-    for key, value in parts.items():
-        if key != "scheduler" and (key != found or value != known[key]):
-            words = " or ".join(f"{part} {value[1]}" for part, value in known.items())
-            index.refuse(key, f"a pipeline of only {words} and a scheduler: other parts have no counterpart here")
-    if found is None:
-        raise UserError(
-            f"{index.where}: it names neither {' nor '.join(known)}; other networks have no counterpart here"
-        )
-    return known[found][1]
+def _network(folder: Path) -> Any:
+    """diffusers' network with the weights of the folder: only safetensors, because a pickle could run code."""
+    parts = {key: part for key, part in _json(folder / INDEX).items() if isinstance(part, list) and any(part)}
+    name = next((name for name, part in PART.items() if parts.get(part) == ["diffusers", name]), None)
+    if name is None or parts.keys() - {PART[name], "scheduler"}:
+        raise UserError(f"{folder / INDEX}: its parts are {parts}; expected a {UNET} or {DIT}, and a scheduler")
+    network, loaded = _from_pretrained(
+        name, _part(folder, PART[name]), use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
+    )
+    if wrong := [key for keys in loaded.values() for key in keys]:
+        raise UserError(f"{folder}: its weights do not fit its network, such as {wrong[0]}; get it again")
+    return network
 
 
-def _weights(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The metadata of a file of weights, and its tensors under our names."""
-    if not file.is_file():
-        others = sorted(each.name for each in file.parent.glob("*.bin"))
-        pickled = f" ({others[0]} is a pickle, which could run code)" if others else ""
-        raise UserError(
-            f"{file}: no such file{pickled}; only safetensors in a single file are supported, as written by diffusers' "
-            "DiffusionPipeline.from_pretrained(FOLDER).save_pretrained(NEW)"
-        )
+def _from_pretrained(name: str, folder: Path, **how: Any) -> Any:
+    """A part of a pipeline, loaded by diffusers without its warnings. Raises UserError if this fails."""
+    log = library().utils.logging
+    before = log.get_verbosity()
+    log.set_verbosity(log.CRITICAL)
     try:
-        with safe_open(str(file), "pt") as opened:
-            metadata = opened.metadata() or {}
-            theirs = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(f"{file}: not a readable safetensors file ({first_line(error)}); get it again") from error
-    if other := [key for key, value in theirs.items() if not value.is_floating_point()]:
-        raise UserError(f"{file}: {other[0]} is {theirs[other[0]].dtype}; expected floating-point weights")
+        return getattr(library(), name).from_pretrained(folder, **how)
+    except Exception as error:  # damaged and foreign files raise many types
+        raise UserError(
+            f"{folder}: not loaded by diffusers: {first_line(error)} (only safetensors are read; for a pickle, "
+            "use DiffusionPipeline.from_pretrained(FOLDER).save_pretrained(NEW))"
+        ) from error
+    finally:
+        log.set_verbosity(before)
+
+
+def _json(file: Path) -> dict[str, Any]:
     try:
-        return metadata, from_diffusers({_modern(key): value for key, value in theirs.items()})
-    except (UserError, KeyError, RuntimeError) as error:
-        raise UserError(f"{file}: {error.args[0] if error.args else error}; it has no counterpart here") from error
+        content = json.loads(file.read_text("utf-8"))
+    except (OSError, RecursionError, ValueError) as error:
+        raise UserError(f"{file}: it cannot be read as JSON ({first_line(error)}); get it again") from error
+    return content if isinstance(content, dict) else {}
 
 
-def _modern(key: str) -> str:
-    """The current name of an attention weight, as diffusers renames it when it reads an old file."""
-    for old, new in OLD_NAMES.items():
-        key = key.replace(old, new)
-    return key
-
-
-def _foreign(net: Fields, scheduler: Fields, weights: dict[str, Tensor]) -> dict[str, Any]:
-    """The contents of a checkpoint, without weights, from a folder's JSON. `weights` are adapted to the network."""
-    model = networks.model_node(net, len(weights))
-    if model["in_channels"] not in MODES:
-        net.refuse("in_channels", "1 (grey), 3 (RGB) or 4 (RGBA)")
-    if model["out_channels"] not in (model["in_channels"], 2 * model["in_channels"]):
-        net.refuse("out_channels", "as many as in_channels, or twice as many for a learned variance")
-    table = weights.get(CLASSES)
-    if model["classes"] and table is not None and table.ndim == 2:
-        if net.values["_class_name"] == networks.UNET:
-            weights[CLASSES] = torch.cat([table, table.new_zeros(1, table.shape[1])])
-        elif model["classes"] == 1 and not table.any():  # no classes; diffusers' DiT needs at least one
-            model["classes"] = 0
-            del weights[CLASSES]
-    images = {"resolution": resolution_of(*_size(net)), "channels": model["in_channels"]}
+def _foreign(folder: Path, network: Any, weights: dict[str, Tensor]) -> dict[str, Any]:
+    """The contents of a checkpoint, without weights, of a network of others. `weights` are adapted to ours."""
+    theirs, dit = dict(network.config), type(network).__name__ == DIT
+    model = _dit_node(theirs, CLASSES in weights) if dit else _unet_node(theirs)
+    with torch.device("meta"):
+        ours = make(model, "model")
+        _check_same(theirs, network_of(ours, model, theirs["sample_size"]).config, but=("num_class_embeds",))
+    if model["classes"] and not dit:  # our last row is "no class"; theirs are all classes
+        weights[CLASSES] = torch.cat([weights[CLASSES], torch.zeros_like(weights[CLASSES][:1])])
+    images = {"resolution": resolution_of(*height_width(theirs["sample_size"])), "channels": theirs["in_channels"]}
     config = {
         "model": model,
-        **schedulers.part_nodes(scheduler),
+        **_process_nodes(_part(folder, "scheduler")),
         "data": {**plain(composed("train").data), **images},
         "seed": 0,
-        "label_dropout": 0.1 if net.values["_class_name"] == networks.DIT else 0.0,
+        "label_dropout": 0.1 if dit else 0.0,
     }
     labels = {str(number): 1 for number in range(model["classes"])}
-    return {"config": config, "global_step": 0, "epoch": 0, "labels": labels}
+    return {"config": yaml.safe_dump(config), "global_step": 0, "epoch": 0, "labels": labels}
 
 
-def _size(net: Fields) -> tuple[int, int]:
-    """(height, width) of the images."""
-    size = net.values.get("sample_size")
-    sides = size if isinstance(size, list) and len(size) == 2 else [size, size]
-    height, width = (Fields({"sample_size": side}, net.where).whole("sample_size", high=LARGEST_SIDE) for side in sides)
-    return height, width
+def _check_same(theirs: Mapping[str, Any], ours: Mapping[str, Any], but: tuple[str, ...] = ()) -> None:
+    """Raise UserError for a setting of theirs that our counterpart, converted to diffusers again, does not have."""
+    for key, value in ours.items():
+        if key not in but and not key.startswith("_") and json.dumps(theirs.get(key)) != json.dumps(value):
+            raise UserError(f"{key} is {theirs.get(key)!r:.60}, and can only be {value!r:.60}")
 
 
-def _check_shapes(weights: Mapping[str, Tensor], model: Mapping[str, Any], net: Fields) -> None:
-    """Raise UserError unless the weights fit the network of `model`, which is built without allocating memory."""
-    try:
-        with torch.device("meta"):
-            network: nn.Module = make(model, "model")
-        network.check_size(*_size(net))  # type: ignore[operator]
-    except UserError as error:
-        raise UserError(f"{net.where}: {error}") from error
-    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in weights.items()}
-    if differing := [key for key in expected | found if expected.get(key) != found.get(key)]:
-        key = differing[0]
-        raise UserError(
-            f"{net.where}: the weights do not fit this network, in {len(differing)} of {len(expected | found)}: {key} "
-            f"is {found.get(key, 'not there')}, and should be {expected.get(key, 'not there')}; get the folder again"
-        )
+def _unet_node(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    adm = theirs["resnet_time_scale_shift"] == "scale_shift"
+    found = {ours: theirs[name] for ours, name in UNET_NAMES.items()}
+    return {
+        "_target_": f"diffusion.model.{'ADMUNet' if adm else 'UNet'}",
+        **found,
+        "channels": list(found["channels"]),
+        "attention": [block == "AttnDownBlock2D" for block in theirs["down_block_types"]],
+        "classes": theirs["num_class_embeds"] or 0,
+        "patch": 1,
+        "checkpointing": False,
+        "down_padding": 0 if adm else theirs["downsample_padding"],
+    }
+
+
+def _dit_node(theirs: Mapping[str, Any], has_classes: bool) -> dict[str, Any]:
+    return {
+        "_target_": "diffusion.model.DiT",
+        **{ours: theirs[name] for ours, name in DIT_NAMES.items()},
+        "width": theirs["num_attention_heads"] * theirs["attention_head_dim"],
+        "mlp_ratio": 4.0,
+        "classes": theirs["num_embeds_ada_norm"] if has_classes else 0,
+        "checkpointing": False,
+    }
+
+
+def _process_nodes(folder: Path) -> dict[str, dict[str, Any]]:
+    """The nodes `schedule`, `prediction` and `sampler` of our configuration that the folder's scheduler describes."""
+    name = _json(folder / "scheduler_config.json").get("_class_name")
+    if name not in ("DDPMScheduler", "DDIMScheduler"):
+        raise UserError(f"its scheduler is {name}, and can only be DDPMScheduler or DDIMScheduler")
+    scheduler = _from_pretrained(name, folder)
+    theirs = dict(scheduler.config)
+    spacings = {word: function.__name__ for function, word in SPACINGS.items()}
+    predictions = {word: kind.__name__ for kind, word in PREDICTIONS.items()}
+    threshold = None
+    if theirs["thresholding"]:
+        threshold = _partial("denoiser.dynamic", quantile=theirs["dynamic_thresholding_ratio"])
+    elif theirs["clip_sample"]:
+        threshold = _partial("denoiser.clip", limit=float(theirs["clip_sample_range"]))
+    sampler: dict[str, Any] = {"grid": _partial(f"grid.{spacings[theirs['timestep_spacing']]}"), "threshold": threshold}
+    if name == "DDIMScheduler":
+        sampler |= {"_target_": "diffusion.process.sampler.DDIM", "steps": 50, "eta": 0.0}
+    else:
+        theirs["variance_type"] = theirs["variance_type"].removesuffix("_log")  # the same, computed via the logarithm
+        kind = _partial(f"variance.{theirs['variance_type']}")
+        sampler |= {"_target_": "diffusion.process.sampler.Ancestral", "steps": STEPS, "variance": kind}
+    betas = scheduler.betas.double().clamp(max=1 - 1e-12).tolist()
+    nodes: dict[str, dict[str, Any]] = {
+        "schedule": {"_target_": "diffusion.process.schedule.table", "betas": betas, "steps": None},
+        "prediction": {"_target_": f"diffusion.process.prediction.{predictions[theirs['prediction_type']]}"},
+        "sampler": sampler,
+    }
+    made = [make(node, part) for part, node in nodes.items()]
+    learned = theirs.get("variance_type") == "learned_range"
+    _check_same(theirs, scheduler_of(made[0], made[1], made[2], learned).config, but=TABLE)
+    return nodes
+
+
+def _partial(name: str, **settings: Any) -> dict[str, Any]:
+    return {"_target_": f"diffusion.process.{name}", "_partial_": True, **settings}

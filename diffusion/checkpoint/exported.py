@@ -15,7 +15,7 @@ from torch import Tensor
 from diffusion.checkpoint.facts import Facts
 from diffusion.config.untrusted import OPTIONAL_PARTS, PARTS
 from diffusion.errors import UserError, first_line
-from diffusion.files import replacing
+from diffusion.files import replace
 
 SUFFIX = ".safetensors"
 FORMAT = "diffusion-experiments 1"
@@ -36,10 +36,6 @@ def write(
 ) -> Path:
     """Write a network's weights, under their names in the network, and the configuration that builds it.
 
-    The metadata are "format", "config" (JSON: model, schedule, prediction and data, and the run's sampler, guidance,
-    features, metrics, seed, score, label_dropout and matmul_precision), "facts" (JSON), "step", "epoch", "weights" and
-    "labels" (JSON).
-
     Args:
         facts: see `checkpoint.facts`.
         kind: `ema`, `raw`, or `ema 0.08` for an average of this length.
@@ -47,16 +43,15 @@ def write(
     """
     if file.suffix != SUFFIX:
         raise UserError(f"{file}: expected a file name that ends in {SUFFIX}")
-    described_by = metadata(config, facts, step, epoch, kind, labels)
-    with replacing(file, durable=True) as target:
-        target.write(save({name: value.contiguous() for name, value in weights.items()}, described_by))
+    tensors = {name: value.contiguous() for name, value in weights.items()}
+    replace(file, save(tensors, metadata(config, facts, step, epoch, kind, labels)), durable=True)
     return file
 
 
 def metadata(
     config: Mapping[str, Any], facts: Facts, step: int, epoch: int, kind: str, labels: Mapping[str, int]
 ) -> dict[str, str]:
-    """The metadata of a file; see `write`."""
+    """The metadata of a file, all of them text; `config` has the parts in `KEPT`."""
     return {
         "format": FORMAT,
         "config": json.dumps({key: config[key] for key in KEPT if key in config}),
@@ -70,16 +65,15 @@ def metadata(
 
 def described(found: Mapping[str, str]) -> dict[str, Any]:
     """The metadata of a file in the form of a checkpoint without weights. Raises one of `MALFORMED`."""
-    contents: dict[str, Any] = {
+    contents = {
         "config": OmegaConf.to_yaml(OmegaConf.create(json.loads(found["config"]))),
-        "facts": json.loads(found.get("facts", "{}")),
+        "facts": json.loads(found["facts"]),
         "global_step": int(found["step"]),
         "epoch": int(found["epoch"]),
-        "labels": json.loads(found.get("labels", "{}")),
+        "labels": json.loads(found["labels"]),
     }
-    if AVERAGED.fullmatch(kind := found.get("weights", "")):
-        contents["current_model_state"] = {}  # averaged weights; the raw ones were not exported
-        contents["weights"] = kind
+    if AVERAGED.fullmatch(kind := found["weights"]):
+        return {**contents, "current_model_state": {}, "weights": kind}  # the raw weights were not exported
     return contents
 
 
@@ -90,12 +84,9 @@ def read(file: Path, prefix: str) -> dict[str, Any]:
     """
     try:
         with safe_open(str(file), "pt") as opened:
-            found = opened.metadata() or {}
             tensors = {prefix + name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        if found.get("format") != FORMAT:
-            raise UserError(f"ckpt={file}: not written by diffusion.export; use a file that it wrote, or a checkpoint")
-        return {"state_dict": tensors, **described(found)}
+            return {"state_dict": tensors, **described(opened.metadata() or {})}
     except (SafetensorError, OSError, *MALFORMED) as error:
         raise UserError(
-            f"ckpt={file}: not a readable safetensors file ({first_line(error)}); export it again"
+            f"ckpt={file}: not a readable file of diffusion.export ({first_line(error)}); export it again"
         ) from error

@@ -1,20 +1,7 @@
 """Convert weights to and from diffusers' equivalent networks. Does not import diffusers.
 
-`UNet` is `UNet2DModel`, with `block_out_channels=channels`, `layers_per_block=blocks`, `norm_num_groups=groups`,
-`attention_head_dim=head_dim` and `dropout=dropout`; `num_class_embeds=classes + 1` if there are classes;
-"AttnDownBlock2D" and "AttnUpBlock2D" where `attention` is true (up blocks are listed from the deepest); and
-`norm_eps=norm_eps`, `downsample_padding=down_padding`, `freq_shift=frequency_shift` and
-`flip_sin_to_cos=cosines_first`. The defaults here are those of `google/ddpm-cifar10-32`: 1e-6, 0, 1 and False. The
-defaults of diffusers are 1e-5, 1, 0 and True.
-
-`ADMUNet` is `UNet2DModel` too, with "ResnetDownsampleBlock2D" and "ResnetUpsampleBlock2D" where `attention` is false,
-`resnet_time_scale_shift="scale_shift"`, `downsample_type="resnet"`, `upsample_type="resnet"` and
-`attn_norm_num_groups=groups`; and, by default, `norm_eps=1e-5`, `freq_shift=0` and `flip_sin_to_cos=True`, as in
-diffusers.
-
-`DiT` is `DiTTransformer2DModel`, with `num_attention_heads=heads`, `attention_head_dim=width/heads`,
-`num_layers=depth`, `patch_size=patch`, `num_embeds_ada_norm=classes` (1 if there are none), `norm_eps=1e-6` and
-`sample_size` the side of the images, which are square.
+`UNet` and `ADMUNet` are `UNet2DModel`, and `DiT` is `DiTTransformer2DModel`, with the settings that
+`checkpoint.diffusers_folder.network_of` lists.
 """
 
 import re

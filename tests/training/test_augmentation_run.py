@@ -103,7 +103,7 @@ def test_incompatible_augmentation_settings_give_one_line_errors(command, tiny, 
 
 def test_export_to_diffusers_is_refused_with_inputs_labels(run, tmp_path, capsys) -> None:
     assert export.main([str(run), str(tmp_path / "theirs"), "--format", "diffusers"]) == 2
-    assert "model.augment=9: diffusers' networks have no augmentation labels" in capsys.readouterr().err
+    assert "model.augment=9" in capsys.readouterr().err
 
 
 def test_augmentation_and_noise_use_separate_random_streams(tiny, tmp_path, monkeypatch) -> None:
