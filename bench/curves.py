@@ -31,6 +31,7 @@ from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import Score
 from diffusion.metric.reference import reference_statistics
 from diffusion.metric.score import score
+from diffusion.nearest import miniature
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import V
 from diffusion.process.sampler import DDIM
@@ -111,7 +112,9 @@ def images(n: int, folder: Path) -> Iterator[Measured]:
         splits = data.splits
         shrunk = [split.images for split in splits.values()]
         yield measured(
-            "near-duplicates", lambda: duplicates.across(splits), lambda: [duplicates.miniature(x) for x in shrunk]
+            "near-duplicates",
+            lambda: duplicates.across(splits),
+            lambda: [miniature(x, 16) for x in shrunk],
         )
         start()
         yield measured("second start", start, listing)

@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diffusion.data.image import crop_box, decoded, planes, resized
-from diffusion.data.threads import streamed
+from diffusion.data.image import crop_box, planes, read, resized
+from diffusion.data.store import in_threads
 
 START = """
 import json, re, sys, time
@@ -84,7 +84,7 @@ def pictures(images: int, size: int, folder: Path | None) -> Iterator[Path]:
             blobs(i).resize((size, size), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
             path.write_bytes(buffer.getvalue())
 
-        list(streamed(write, range(images), "writing images"))
+        list(in_threads(write, range(images), "writing images"))
         yield root
 
 
@@ -92,12 +92,12 @@ def pillow(root: Path, resolution: int, images: int) -> float:
     """Images per second with Pillow alone."""
     files = sorted(root.rglob("*.jpg"))[:images]
 
-    def read(file: Path) -> None:
-        with decoded(file, resolution, 2 * resolution) as image:
-            planes(resized(image, resolution, crop_box(image.size, 0.5)))
+    def decode(file: Path) -> None:
+        image = read(file, resolution, 2 * resolution)
+        planes(resized(image, resolution, crop_box(image.size, 0.5)))
 
     began = time.perf_counter()
-    list(streamed(read, files, "Pillow alone"))
+    list(in_threads(decode, files, "Pillow alone"))
     return len(files) / (time.perf_counter() - began)
 
 

@@ -1,8 +1,7 @@
 """Images in memory as uint8 tensors, and batches of them."""
 
-import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from diffusion.data.cache import digest
 from diffusion.data.order import Index
 from diffusion.errors import UserError
+from diffusion.files import digest
 
 TILE = re.compile(r" \d+px at \d+,\d+$")  # the ending of a tile's name, after the name of its photograph
 
@@ -98,28 +97,39 @@ class Split(Dataset[Batch]):
         return None if self.labels is None else hash_of(self.labels)
 
 
-def check_shape(splits: Mapping[str, Split], shape: tuple[int, int, int]) -> None:
-    """Raise UserError if images do not have the shape (C, H, W) given by the data set's settings."""
+def check_splits(splits: Mapping[str, Split], shape: tuple[int, int, int], classes: Sequence[str], fix: str) -> None:
+    """Raise UserError if what `ImageData.load` returned does not fit the settings of the data set.
+
+    Args:
+        shape: (C, H, W) of the images.
+        classes: the class names; empty without labels.
+        fix: advice in the error about a class without training images.
+    """
     for name in ("train", "val", "test"):
         split = splits.get(name) if isinstance(splits, Mapping) else None
-        if not isinstance(split, Split) or not isinstance(split.images, Tensor):
+        if not isinstance(split, Split) or split.images.dtype != torch.uint8 or len(split.names) != len(split.images):
             raise UserError(
-                f"data: `load` returned no Split of {name} with a tensor of images; it returns a dict with the keys "
-                "train, val and test"
+                f"data: `load` returned no proper Split of {name}; it returns a dict with the keys train, val and "
+                "test, each a Split with uint8 images, 0 to 255, and as many names"
             )
-        if split.images.dtype != torch.uint8:
-            raise UserError(
-                f"data: the images of {name} are {str(split.images.dtype).removeprefix('torch.')}; `load` returns "
-                "uint8, 0 to 255, which the run scales to [−1, 1]"
-            )
-        if len(split.names) != len(split.images):
-            raise UserError(f"data: {name} has {len(split.images)} images, but {len(split.names)} names; one for each")
         if (found := tuple(split.images.shape[1:])) != shape:
             made, expected = ("×".join(map(str, each)) for each in (found, shape))
             raise UserError(
                 f"data: the images of {name} are {made} (channels, height, width), but data.channels and "
                 f"data.resolution specify {expected}; set them to the shape that `load` returns"
             )
+        if len(split.class_counts(len(classes))) != len(classes):
+            raise UserError(
+                f"data: the labels of {name} do not match {len(classes)} classes: if `load` sets `classes`, every "
+                f"split needs labels below {len(classes)}; otherwise no split may have labels"
+            )
+    counts = {name: split.class_counts(len(classes)) for name, split in splits.items()}
+    if without := [i for i, n in enumerate(counts["train"]) if n == 0]:
+        val, test = (sum(counts[name][i] for i in without) for name in ("val", "test"))
+        raise UserError(
+            f"data.labels: the class {classes[without[0]]!r} ({len(without)} in all) has no training image ({val} for "
+            f"validation, {test} for test); {fix}"
+        )
 
 
 @dataclass(frozen=True)
@@ -145,4 +155,4 @@ class Subset(Dataset[Batch]):
 
 def hash_of(values: Tensor) -> str:
     """A hash of the values; contiguous values are not copied."""
-    return hashlib.blake2b(values.contiguous().numpy().data, digest_size=16).hexdigest()
+    return digest(values.contiguous().numpy().data)

@@ -10,9 +10,8 @@ from annotated_types import Ge
 from torchvision.datasets import CIFAR10
 
 from diffusion.data.batches import Split
-from diffusion.data.cache import cache_folder
 from diffusion.data.module import ImageData
-from diffusion.data.store import PATIENCE
+from diffusion.data.store import PATIENCE, cache_folder
 from diffusion.errors import UserError
 from diffusion.files import lock
 from diffusion.randomness import generator_for

@@ -7,16 +7,12 @@ files may be), and `limit` changes neither validation nor test. With tiles, this
 split takes one tile from each of its photographs in turn, the largest first.
 """
 
-import contextlib
-import hashlib
-import json
 import os
 import stat
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -27,49 +23,43 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion.console import count
-from diffusion.data import store
 from diffusion.data.batches import Split, hash_of
-from diffusion.data.cache import cache_folder, digest, print_on_rank_0, read_json, without_gc, write
-from diffusion.data.image import RESIZE, NotAnImage, Unusable, check_bytes, crop_box, decoded, planes, resized, size_of
-from diffusion.data.labels import classes_of, contradicted, label_of, labelled
-from diffusion.data.listing import below
+from diffusion.data.image import RESIZE, NotAnImage, Unusable, crop_box, planes, read, resized, size_of
+from diffusion.data.labels import classes_of, label_of, labelled
 from diffusion.data.module import ImageData
-from diffusion.data.store import Made
-from diffusion.data.threads import streamed
+from diffusion.data.store import Made, cache_folder, in_threads, print_on_rank_0, read_json, stored, write_json
 from diffusion.data.tiles import cut, smallest
 from diffusion.errors import UserError
+from diffusion.files import digest
 from diffusion.pixels import Resolution, height_width
 from diffusion.randomness import seed_for
 
 USUAL_TILES = 70  # per photograph: the 37 bundled ones have 2591
 SCORED = 4  # images that scores need
+MAX_BYTES = 1 << 31  # per file: twice the largest image in uncompressed 16-bit RGBA; a sparse file would take hours
+LINK = "a link to a folder, not followed"
+WRITTEN = {"run.json", ".hydra"}  # present in the output folders of commands
 # Extensions of image formats that Pillow does not read.
 UNREADABLE = {".heic", ".heif", ".jxl", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2", ".exr"}
 
 Share = Annotated[int, Ge(0)] | Annotated[float, Ge(0), Lt(1)]
 
 
-class Found(NamedTuple):
-    """A file: its name relative to the root, its path, and the hash of its bytes."""
+class File(NamedTuple):
+    """A file: its name relative to the root, its path, its size and time in nanoseconds, and a hash once it is read."""
 
     name: str
     path: str
-    content: str
-
-
-class Files(NamedTuple):
-    """Files, ordered by name. (Stored as columns: creating a tuple for each of a million files is slow.)"""
-
-    names: list[str]
-    paths: list[str]
-    contents: list[str]  # hashes of the bytes; sizes and times before the files are read
+    size: int
+    time: int
+    content: str = ""
 
 
 class Folder(ImageData):
     """The images of a folder, cropped and resized; or, with `tiles`, many tiles of each photograph.
 
     `report` also lists every unused file: as "refused" if it is an image or has the extension of one, otherwise as
-    "skipped". It is also written to the cache.
+    "skipped".
 
     Raises UserError if the folder does not exist, has no usable image, or has too few for `limit`, `val` and `test`;
     with `labels`, also if an image has no class, or a class has no training image.
@@ -129,220 +119,186 @@ class Folder(ImageData):
         self.labels = labels
 
     def load(self) -> dict[str, Split]:
-        files = self._hashed(self._walk())
-        label: dict[str, str] = {}
-        if self.labels is not None:
-            label = label_of(self.labels, self.root, [*files.names, *(entry["path"] for entry in self.report)])
-        options = ["repeats"] * self.repeats + [f"tiles 1 {self.tiles}"] * (self.tiles is not None)
-        options += [f"channels {self.channels}"] * (self.channels != 3)
+        files = self._walk()
         crop = self.seed if self.random_crop else None
-        key = digest("folder 5", RESIZE, self.resolution, crop, files.names, files.contents, *options)
-        name = cache_folder() / f"folder-{key}-{self.seed}"
-        decoded = store.stored(name, self.shape, partial(self._decode, files))
-        made = decoded.made
-        images = Split(decoded.images, made.names)
-        photos = images.names if self.tiles is None else images.sources  # the file name of each image
-        contents = dict(zip(files.names, files.contents, strict=True)) if made.left_out else {}
-        self.report += contradicted(made.left_out, contents, photos, label)
-        self._check_report(cache_folder() / f"folder-{key}.report.json", used=len(made.names), found=len(files.names))
+        stamps = [(file.name, file.size, file.time) for file in files]
+        made_by = (
+            os.fspath(self.root.resolve()),
+            stamps,
+            RESIZE,
+            self.shape,
+            crop,
+            self.tiles,
+            self.repeats,
+            self.seed,
+        )
+        name = cache_folder() / f"folder-{digest('folder 6', made_by)}"
+        images, made = stored(name, self.shape, partial(self._decode, files))
+        every = Split(images, made.names)
+        photos = every.names if self.tiles is None else every.sources  # the file name of each image
+        self.report = sorted([*self.report, *made.left_out], key=lambda entry: entry["path"])
+        self._check(used=len(photos), found=len(files))
         if self.labels is not None:
+            names = [*(file.name for file in files), *(entry["path"] for entry in self.report)]
+            label = label_of(self.labels, self.root, names)
             self.classes = classes_of(self.labels, self.root, photos, label)
-            images = labelled(images, photos, label, self.classes)
-        index = self._split(photos)
-        return self._with_keys(name, decoded.hash, {part: (images, index[part]) for part in index})
+            every = labelled(every, photos, label, self.classes)
+        return self._with_keys(name.with_suffix(".keys"), every, self._split(photos))
 
-    @without_gc()
-    def _walk(self) -> Files:
-        """List every file that may be an image, with its size and times."""
-        if not self.root.exists():
-            raise UserError(f"data.root={self.root}: no such folder; set data.root to a folder of images")
+    def _walk(self) -> list[File]:
+        """List every file that may be an image, with its size and times, ordered by name."""
         if not self.root.is_dir():
-            raise UserError(
-                f"data.root={self.root} is a file, expected a folder of images; set data.root to its folder"
-            )
+            found = "is a file" if self.root.exists() else "does not exist"
+            raise UserError(f"data.root={self.root} {found}; set data.root to a folder of images")
         if not os.access(self.root, os.R_OK | os.X_OK):
             raise UserError(
                 f"data.root={self.root}: this folder can't be read; allow it (chmod u+rx), or choose another"
             )
-        start = len(os.path.join(self.root, ""))
-
-        def named(path: str) -> str:
-            name = path[start:].replace(os.sep, "/")
-            return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
-
-        def note(path: str, reason: str, action: str = "skipped") -> None:
-            self.report.append(_entry(named(path), reason, action))
-
-        found = []
-        for entry in below(self.root, note):  # no `Path` for each: it would take longer than the rest
-            path = entry.path
-            try:
-                status = entry.stat()
-            except OSError as error:
-                note(path, f"can't be read: {error.strerror}", "refused")
-                continue
-            if not stat.S_ISREG(status.st_mode):
-                note(path, "a link to a folder, not followed" if stat.S_ISDIR(status.st_mode) else "not a regular file")
-                continue
-            try:
-                check_bytes(status.st_size)
-            except Unusable as reason:
-                note(path, str(reason), "refused" if _named_image(path) else "skipped")
-                continue
-            found.append((named(path), path, f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"))
-        if not found:
-            links = sum("link to a folder" in entry["reason"] for entry in self.report)
+        files, others = below(self.root)
+        self.report += [_entry(self._name(path), reason, action) for path, reason, action in others]
+        if not files:
+            links = sum(reason == LINK for _, reason, _ in others)
             unfollowed = f" but {count(links, 'link')} to folders, which are not followed" if links else ""
             raise UserError(f"data.root={self.root} contains no files{unfollowed}; set data.root to a folder of images")
-        return Files(*map(list, zip(*sorted(found), strict=True)))
+        return sorted(
+            File(self._name(path), path, status.st_size, status.st_mtime_ns) for path, status in files.items()
+        )
 
-    @without_gc()
-    def _hashed(self, files: Files) -> Files:
-        """The files with hashes of their bytes. Only files whose size or times have changed are read again."""
-        manifest = cache_folder() / f"folder-{digest(os.fspath(self.root.resolve()))}.files.json"
-        names, paths, stamps = files
-        known = read_json(manifest)
-        if known.get("names") == names and known.get("stamps") == stamps:
-            return Files(names, paths, known["contents"])
-        stamp = dict(zip(names, stamps, strict=True))
-        before = zip(*(known.get(column, ()) for column in ("names", "stamps", "contents")), strict=False)
-        contents = {name: content for name, at, content in before if stamp.get(name) == at}
-        changed = {name: Path(path) for name, path in zip(names, paths, strict=True) if name not in contents}
-        try:
-            results = streamed(_hash, [*changed.values()], "reading files", "file")
-            for name, result in zip(changed, results, strict=True):
-                if isinstance(result, OSError):
-                    self.report.append(_entry(name, f"can't be read: {result.strerror}", "refused"))
-                else:
-                    contents[name] = result
-        finally:  # after an interruption, what was read is not read again
-            read = [name for name in names if name in contents]
-            columns = {"names": read, "stamps": [stamp[n] for n in read], "contents": [contents[n] for n in read]}
-            with contextlib.suppress(UserError):  # in a read-only cache, they are read at each start
-                write(manifest, json.dumps(columns).encode())
-        path = dict(zip(names, paths, strict=True))
-        return Files(read, [path[name] for name in read], columns["contents"])
+    def _name(self, path: str) -> str:
+        """The name of a file relative to the root; bytes that are not UTF-8 are escaped."""
+        name = path[len(os.path.join(self.root, "")) :].replace(os.sep, "/")
+        return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
 
-    def _decode(self, files: Files, first: int = 0) -> Iterator[tuple[Sequence[np.ndarray], Made]]:
+    def _decode(self, files: Sequence[File], first: int = 0) -> Iterator[tuple[Sequence[np.ndarray], Made]]:
         """Yield each file's images, or why it is unusable, from file number `first` on, in order of (seed, content).
 
         Of files with the same bytes, only the first by name is used.
         """
-        twins: dict[str, list[Found]] = defaultdict(list)
-        for file in map(Found, *files):
-            twins[file.name if self.repeats else file.content].append(file)
+        twins: dict[str, list[File]] = {}
+        for file, content in zip(files, in_threads(_content, files, "reading files", "file"), strict=True):
+            twins.setdefault(file.name if self.repeats else content, []).append(file._replace(content=content))
         order = sorted(
             twins.values(), key=lambda same: (seed_for(self.seed, "order", same[0].content), same[0].content)
         )[first:]
         # Pillow releases the GIL while it decodes.
-        results = streamed(self._images, [same[0] for same in order], "decoding images")
-        for same, result in zip(order, results, strict=True):
-            yield self._made(same, result)
+        results = in_threads(self._images, [same[0] for same in order], "decoding images")
+        for (used, *again), result in zip(order, results, strict=True):
+            if isinstance(result, Unusable):
+                unknown = isinstance(result, NotAnImage)
+                yield [], Made(left_out=[
+                    _entry(f.name, str(result), "skipped" if unknown and not _named_image(f.path) else "refused")
+                    for f in (used, *again)
+                ])  # fmt: skip
+            else:
+                left_out = [_entry(file.name, f"the same bytes as {used.name}", "skipped") for file in again]
+                yield [image for _, image in result], Made([used.name + place for place, _ in result], left_out)
 
-    def _made(
-        self, same: list[Found], result: list[tuple[str, np.ndarray]] | Unusable
-    ) -> tuple[Sequence[np.ndarray], Made]:
-        """The images of files with the same bytes, and their description."""
-        used, *again = same
-        if isinstance(result, Unusable):
-            unknown = isinstance(result, NotAnImage)
-            return [], Made(left_out=[
-                _entry(file.name, str(result), "skipped" if unknown and not _named_image(file.path) else "refused")
-                for file in same
-            ])  # fmt: skip
-        reason = f"the same bytes as {used.name}"
-        return [image for _, image in result], Made(
-            [used.name + place for place, _ in result],
-            [_entry(file.name, reason, "skipped") for file in again],
-        )
-
-    def _images(self, file: Found) -> list[tuple[str, np.ndarray]] | Unusable:
+    def _images(self, file: File) -> list[tuple[str, np.ndarray]] | Unusable:
         """The cropped image, or the tiles, each with the suffix that its name adds to the file's name."""
+        path = Path(file.path)
         try:
             if self.tiles is not None:
-                with decoded(Path(file.path), self.least, 8 * smallest(self.resolution), self.channels) as image:
-                    short = min(size_of(Path(file.path)) or image.size)
-                    found = list(cut(image, file.content, self.resolution, self.tiles, short))
+                image = read(path, self.least, 8 * smallest(self.resolution), self.channels)
+                short = min(size_of(path) or image.size)
+                found = list(cut(image, file.content, self.resolution, self.tiles, short))
                 return found or Unusable("nearly uniform: no tile of it has contrast")
             position = seed_for(self.seed, "crop", file.content) / 2**63 if self.random_crop else 0.5
-            with decoded(Path(file.path), self.least, 2 * max(self.shape[1:]), self.channels) as image:
-                box = crop_box(image.size, position, self.resolution)
-                return [("", planes(resized(image, self.resolution, box)))]
+            image = read(path, self.least, 2 * max(self.shape[1:]), self.channels)
+            return [("", planes(resized(image, self.resolution, crop_box(image.size, position, self.resolution))))]
         except Unusable as reason:
             return reason
 
-    def _check_report(self, file: Path, used: int, found: int) -> None:
-        """Write and print the report. Raises UserError if no image is usable, or one is refused under `strict`."""
-        self.report.sort(key=lambda entry: entry["path"])
+    def _check(self, used: int, found: int) -> None:
+        """Print what is in the report. Raises UserError if no image is usable, or one is refused under `strict`."""
         refused = [entry for entry in self.report if entry["action"] == "refused"]
+        example = ", for example {path!r} ({reason})".format(**(refused or self.report)[0]) if self.report else ""
         if self.report:
-            content = json.dumps(self.report, indent=1).encode()
-            if not file.exists() or file.read_bytes() != content:  # a prepared cache may be read-only
-                write(file, content)
-            skipped = len(self.report) - len(refused)
-            print_on_rank_0(
-                f"data: {count(used, 'image')}, {len(refused)} refused, {count(skipped, 'other file')} skipped; "
-                f"the reasons are in {file}"
-            )
+            skipped = count(len(self.report) - len(refused), "other file")
+            print_on_rank_0(f"data: {count(used, 'image')}, {len(refused)} refused, {skipped} skipped{example}")
         if self.strict and refused:
-            first = refused[0]
             raise UserError(
-                f"{len(refused)} images in {self.root} can't be used, for example {first['path']!r} "
-                f"({first['reason']}); fix or remove them (full list in {file}), or set data.strict=false"
+                f"{len(refused)} images in {self.root} can't be used{example}; fix or remove them, or set "
+                "data.strict=false (data_report.json in the folder of the run lists all)"
             )
         if not used:
             height, width = height_width(self.least)
             raise UserError(
-                f"data.root={self.root}: none of {found} files is a usable image (the reasons are in {file}); set "
+                f"data.root={self.root}: none of {found} files is a usable image{example}; set "
                 f"data.root to a folder of images of at least {width}x{height} pixels, or lower data.resolution"
             )
 
-    @without_gc()
     def _split(self, photos: list[str]) -> dict[str, Tensor]:
         """The positions of each split's images; `photos` are the file names of all images, already ordered."""
-        number = {photo: i for i, photo in enumerate(dict.fromkeys(photos))}
-        numbers = np.fromiter(map(number.__getitem__, photos), np.int64, len(photos))
-        starts = np.searchsorted(numbers, np.arange(len(number) + 1))  # the first image of each photograph
-        turn = np.arange(len(photos)) - starts[numbers]
+        number: dict[str, int] = {}  # of each photograph
+        turn, seen = [], Counter[str]()  # of each image among those of its photograph
+        for photo in photos:
+            number.setdefault(photo, len(number))
+            turn.append(seen[photo])
+            seen[photo] += 1
         least = SCORED if self.tiles is None else 1
         val, test = (_count(size, len(number), least) for size in (self.val, self.test))
         left = max(len(number) - val - test, 0)
-        ends = [0, *starts[[left, min(left + val, len(number))]].tolist(), len(photos)]
-        parts = {name: slice(*each) for name, each in zip(("train", "val", "test"), pairwise(ends), strict=True)}
-        order = {name: part.start + np.argsort(turn[part], kind="stable") for name, part in parts.items()}
-        index = {name: torch.from_numpy(each) for name, each in order.items()}
+        index: dict[str, list[int]] = {"train": [], "val": [], "test": []}
+        for i, photo in enumerate(photos):
+            k = number[photo]
+            index["train" if k < left else "val" if k < left + val else "test"].append(i)
         train = len(index["train"]) if self.limit is None else self.limit
         if train > len(index["train"]) or left == 0:
             what = "image" if self.tiles is None else "photograph"
-            more = f"add {what}s" + ", or cut large ones into tiles (data.tiles=true)" * (self.tiles is None)
-            if len(number) < 2:
-                raise UserError(
-                    f"{self.root} has one usable {what}, but training and validation need different ones: {more}"
-                )
             tiles = "" if self.tiles is None else f" ({len(index['train'])} training tiles)"
             raise UserError(
                 f"{self.root} has {count(len(number), f'usable {what}')}{tiles}, fewer than {max(train, 1)} for "
                 f"training, {val} for validation and {test} for test: lower data.limit, data.val or data.test (0.1 is "
-                f"a tenth of them), {more}"
+                f"a tenth of them), add {what}s" + ", or cut large ones into tiles (data.tiles=true)" * (not tiles)
             )
-        return index | {"train": index["train"][:train]}
+        parts = {
+            name: torch.tensor(sorted(rows, key=turn.__getitem__), dtype=torch.long) for name, rows in index.items()
+        }
+        return parts | {"train": parts["train"][:train]}
 
-    def _with_keys(self, name: Path, content: str, parts: dict[str, tuple[Split, Tensor]]) -> dict[str, Split]:
-        """The splits with cached keys: hashing a million images would take longer than the rest of a run's start.
+    def _with_keys(self, file: Path, every: Split, index: dict[str, Tensor]) -> dict[str, Split]:
+        """The splits with cached keys: hashing a million images would take longer than the rest of a run's start."""
+        known, splits = read_json(file), {name: every.take(rows) for name, rows in index.items()}
+        which = {name: hash_of(rows) for name, rows in index.items()}
+        if missing := {which[name]: split.key for name, split in splits.items() if which[name] not in known}:
+            known |= missing
+            write_json(file, known)
+        return {name: replace(split, known_key=known[which[name]]) for name, split in splits.items()}
 
-        Args:
-            content: a hash of all images.
-            parts: split name -> (all images, the positions of the split's images).
-        """
-        file = name.with_suffix(".keys")
-        known, splits = read_json(file), {}
-        for part, (images, index) in parts.items():
-            split, which = images.take(index), digest(content, hash_of(index))
-            if which not in known:
-                known[which] = split.key
-                write(file, json.dumps(known).encode())
-            splits[part] = replace(split, known_key=known[which])
-        return splits
+
+def below(root: Path) -> tuple[dict[str, os.stat_result], list[tuple[str, str, str]]]:
+    """The status of each file below `root` that may be used, by its path; and (path, reason, action) of the others.
+
+    Output folders of commands are left out: a model must not be trained on its own samples.
+    """
+    files: dict[str, os.stat_result] = {}
+    others: list[tuple[str, str, str]] = []
+
+    def unread(path: str, error: OSError) -> None:
+        others.append((path, f"can't be read: {error.strerror}", "refused"))
+
+    for here, folders, names in os.walk(root, onerror=lambda error: unread(error.filename, error)):
+        if here != os.fspath(root) and not WRITTEN.isdisjoint([*folders, *names]):
+            others.append((here, "written by a command of diffusion", "skipped"))
+            folders.clear()
+            continue
+        others += [(os.path.join(here, n), "hidden", "skipped") for n in [*folders, *names] if n.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        others += [(path, LINK, "skipped") for n in folders if os.path.islink(path := os.path.join(here, n))]
+        for path in (os.path.join(here, name) for name in names if not name.startswith(".")):
+            try:
+                status = os.stat(path)
+            except OSError as error:
+                unread(path, error)
+                continue
+            if not stat.S_ISREG(status.st_mode):
+                others.append((path, "not a regular file", "skipped"))
+            elif status.st_size > MAX_BYTES:
+                reason = f"{status.st_size:,} bytes, more than {MAX_BYTES:,}"
+                others.append((path, reason, "refused" if _named_image(path) else "skipped"))
+            else:
+                files[path] = status
+    return files, others
 
 
 def common_size(root: Path) -> tuple[int, int] | None:
@@ -351,8 +307,8 @@ def common_size(root: Path) -> tuple[int, int] | None:
     Raises UserError if their sizes differ.
     """
     first: dict[tuple[int, int], str] = {}
-    for path in sorted(Path(entry.path) for entry in below(root, lambda *_: None)):
-        if path.is_file() and (size := size_of(path)) is not None:
+    for path in sorted(map(Path, below(root)[0])):
+        if (size := size_of(path)) is not None:
             first.setdefault(size, path.relative_to(root).as_posix())
     if len(first) > 1:
         found = ", ".join(f"{name} is {width}x{height}" for (width, height), name in [*first.items()][:2])
@@ -374,12 +330,12 @@ def _named_image(path: str) -> bool:
     return extension in UNREADABLE or extension in Image.registered_extensions()
 
 
-def _hash(path: Path) -> str | OSError:
+def _content(file: File) -> str:
+    """A hash of the bytes of a file; empty if it cannot be read, which `read` then reports."""
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    except OSError as error:
-        return error
+        return digest(Path(file.path))
+    except OSError:
+        return ""
 
 
 def _count(size: int | float, images: int, least: int) -> int:

@@ -1,6 +1,6 @@
 """The base LightningDataModule of all data sets: holds the splits in memory and builds their data loaders."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from annotated_types import Ge
@@ -9,11 +9,10 @@ from torch.utils.data import DataLoader, Sampler
 
 from diffusion.console import count
 from diffusion.data import duplicates
-from diffusion.data.batches import Batch, Split, Subset, check_shape, to_unit
-from diffusion.data.cache import digest
-from diffusion.data.labels import check_classes
+from diffusion.data.batches import Batch, Split, Subset, check_splits, to_unit
 from diffusion.data.order import Index, InOrder, TrainingBatches
 from diffusion.errors import UserError
+from diffusion.files import digest
 from diffusion.pixels import Channels, Resolution, height_width, resolution_of
 from diffusion.randomness import generator_for, to_device
 
@@ -32,8 +31,7 @@ class ImageData(LightningDataModule):
     Args:
         resolution: Side of the square images, in pixels; or [HEIGHT,WIDTH].
         channels: 1 for grey, 3 for RGB, 4 for RGBA (with transparency).
-        batch_size: Training images per device in a batch. `auto`, in diffusion.train only: the largest size that fits
-            in the device's memory and divides `global_batch_size`; at most 8 on a CPU, where more is no faster.
+        batch_size: Training images per device in a batch.
         global_batch_size: Training images per optimizer step in diffusion.train, over all devices and all accumulated
             batches; it determines the gradient accumulation. null: one batch on each device, times
             `trainer.accumulate_grad_batches`.
@@ -50,7 +48,7 @@ class ImageData(LightningDataModule):
         self,
         resolution: Resolution,
         channels: Channels = 3,
-        batch_size: Annotated[int, Ge(1)] | Literal["auto"] = 8,
+        batch_size: Annotated[int, Ge(1)] = 8,
         eval_batch_size: Annotated[int, Ge(1)] = 32,
         flip: bool = True,
         seed: int = 0,
@@ -62,7 +60,7 @@ class ImageData(LightningDataModule):
         self.channels = channels
         self.shape = channels, height, width  # of the images
         self.resolution = resolution_of(height, width)
-        self.batch_size = 0 if batch_size == "auto" else batch_size  # 0: diffusion.train sets it
+        self.batch_size = batch_size
         self.global_batch_size = global_batch_size
         self.eval_batch_size = eval_batch_size
         self.flip = flip
@@ -85,8 +83,7 @@ class ImageData(LightningDataModule):
         if not self.splits:
             self.report = []
             splits = self.load()
-            check_shape(splits, self.shape)
-            check_classes(splits, self.classes, self.missing_class)
+            check_splits(splits, self.shape, self.classes, self.missing_class)
             self.report += duplicates.report(splits)
             self.splits = splits
 
@@ -117,10 +114,8 @@ class ImageData(LightningDataModule):
         return self.splits[split].class_counts(len(self.classes))
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Load the remaining batches. Raises UserError if the images do not fill one batch, or its size is not set."""
+        """Load the remaining batches. Raises UserError if the images do not fill one batch."""
         train, (rank, devices) = self.splits["train"], self._share()
-        if self.batch_size == 0:
-            raise UserError("data.batch_size=auto: only diffusion.train can find a batch size that fits; set a number")
         per_epoch = self.batches_per_epoch or len(train) // (self.batch_size * devices)
         if per_epoch < 1:
             wanted = f"a batch of {self.batch_size}" + (f" on each of {devices} devices" if devices > 1 else "")

@@ -1,33 +1,36 @@
-"""Decoded images in a file that every process memory-maps, so a batch only needs memory for its own images.
+"""The cache of decoded images: files that every process memory-maps, so a batch only needs memory for its own images.
 
 NAME.bin contains the images, uint8 (N, C, H, W); NAME.json, which is written last, describes them. Images are first
-written to NAME.part, and NAME.progress records its content, so interrupted work resumes where it stopped. NAME.bin is
-assumed to be intact if its size and modification time are those in NAME.json; otherwise its hash is verified.
+appended to NAME.part, and NAME.progress records its content, so interrupted work resumes where it stopped.
 """
 
 import contextlib
-import hashlib
 import json
 import math
 import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from diffusion.data.cache import print_on_rank_0, read_json, unwritable, write
+from diffusion.console import console, track
 from diffusion.errors import UserError
-from diffusion.files import lock
+from diffusion.files import cache_dir, lock, replace
 
 EVERY, SECONDS = 1000, 10.0  # items and seconds after which the progress is recorded
-CHUNK = 1 << 24  # bytes hashed at a time
 PATIENCE = 7 * 24 * 3600.0  # seconds to wait for another process that is making the same images
+AHEAD = 512  # items that threads process before their results are used
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -37,110 +40,133 @@ class Made:
     names: list[str] = field(default_factory=list)
     left_out: list[dict[str, str]] = field(default_factory=list)
 
-
-class Decoded(NamedTuple):
-    """The images of a file, uint8 (N, C, H, W), which are read from disk when they are used."""
-
-    images: Tensor
-    made: Made
-    hash: str
+    def add(self, more: "Made") -> None:
+        """Append a description."""
+        self.names += more.names
+        self.left_out += more.left_out
 
 
 Make = Callable[[int], Iterator[tuple[Sequence[np.ndarray], Made]]]
 """The number of the first item -> for each item from there on: its images, uint8 (C, H, W), and their description."""
 
 
-def stored(name: Path, shape: tuple[int, int, int], make: Make) -> Decoded:
-    """The images in the file `name`, which are made if they are missing or damaged.
+def stored(name: Path, shape: tuple[int, int, int], make: Make) -> tuple[Tensor, Made]:
+    """The images in the file `name`, uint8 (N, C, H, W), and their description; made if they are missing.
 
-    Raises UserError if the file cannot be written, or if it changes while it is read.
+    Raises UserError if the file cannot be written.
     """
-    if (found := read(name, shape, complain=True)) is not None:
+    if (found := _read(name, shape)) is not None:
         return found
-    try:
-        held = lock(name.with_suffix(".lock"))
-    except BlockingIOError:
-        print_on_rank_0("another process is preparing these images: waiting for it")
-        held = lock(name.with_suffix(".lock"), PATIENCE)
-    except OSError as error:
-        raise unwritable(name, error) from error
-    with held or contextlib.nullcontext():
-        if (found := read(name, shape)) is None:
-            try:
-                # Without locks, another process may be making the same file: each writes its own, and the last stays.
-                _write(name, shape, make, "" if held is not None else f".{uuid.uuid4().hex}")
-            except OSError as error:
-                raise unwritable(name.with_suffix(".bin"), error) from error
-            found = read(name, shape)
-    if found is None:
-        raise UserError(f"{name}.bin changed right after it was written; run the command again")
+    with cache_errors(), _alone(name.with_suffix(".lock")) as held:
+        if (found := _read(name, shape)) is None:
+            # Without locks, another process may be making the same file: each writes its own, and the last stays.
+            made = _write(name, shape, make, "" if held else f".{uuid.uuid4().hex}")
+            return _mapped(name, shape, len(made.names)), made
     return found
 
 
-def read(name: Path, shape: tuple[int, int, int], complain: bool = False) -> Decoded | None:
-    """The images in the file `name`; None if it is missing or damaged.
+def cache_folder(kind: str = "data") -> Path:
+    """The folder of decoded images, or of another kind of data. Raises UserError if it cannot be created."""
+    with cache_errors():
+        return cache_dir(kind)
 
-    Args:
-        complain: print a message if it is damaged.
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file of the cache; empty if the file is missing or damaged."""
+    try:
+        value = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Replace `file` atomically. Raises UserError if it cannot be written."""
+    with cache_errors():
+        replace(file, json.dumps(value, indent=1))
+
+
+@contextlib.contextmanager
+def cache_errors() -> Iterator[None]:
+    """Context in which an OSError, such as of a full disk, becomes a UserError about the cache."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"the image cache can't be written ({error}); free some space or set DIFFUSION_CACHE to a writable folder"
+        ) from error
+
+
+@rank_zero_only
+def print_on_rank_0(line: str) -> None:
+    """Print a line on rank 0 only."""
+    console.print(line)
+
+
+def in_threads(
+    work: Callable[[Item], Result], items: Sequence[Item], label: str, unit: str = "image"
+) -> Iterator[Result]:
+    """Apply `work` to each item in threads, and yield the results in order, with a progress bar.
+
+    For work that releases the GIL, such as Pillow's.
     """
-    file, about = name.with_suffix(".bin"), read_json(name.with_suffix(".json"))
-    try:
-        status = file.stat()
-    except FileNotFoundError:
-        return None
-    now = [status.st_size, status.st_mtime_ns]
-    try:
-        made, stamp, whole = Made(**about["made"]), about["stamp"], about["hash"]
-        intact = status.st_size == len(made.names) * math.prod(shape)
-        if intact and stamp != now and (intact := _hash(file).hexdigest() == whole):
-            with contextlib.suppress(UserError):  # in a read-only cache it is hashed at each start
-                write(name.with_suffix(".json"), json.dumps(about | {"stamp": now}).encode())
-    except (KeyError, TypeError, OSError):
-        intact = False
-    if not intact:
-        if complain:
-            print_on_rank_0(f"the cached images in {file} are damaged: recreating them")
-        return None
-    flat = torch.from_file(str(file), size=status.st_size, dtype=torch.uint8) if status.st_size else torch.empty(0)
-    return Decoded(flat.to(torch.uint8).view(len(made.names), *shape), made, whole)
+    with ThreadPoolExecutor() as pool:
+        results = (each for i in range(0, len(items), AHEAD) for each in pool.map(work, items[i : i + AHEAD]))
+        yield from track(results, label, len(items), unit)
 
 
-def _write(name: Path, shape: tuple[int, int, int], make: Make, own: str = "") -> None:
-    """Make the images that are still missing, in files whose names contain `own`."""
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[bool]:
+    """Context in which no other process has the lock `file`; false if the file system has no locks."""
+    try:
+        held = lock(file)
+    except BlockingIOError:
+        print_on_rank_0("another process is preparing these images: waiting for it")
+        held = lock(file, PATIENCE)
+    with held or contextlib.nullcontext():
+        yield held is not None
+
+
+def _read(name: Path, shape: tuple[int, int, int]) -> tuple[Tensor, Made] | None:
+    """The images in the file `name`, and their description; None if one of them is missing or incomplete."""
+    about, file = read_json(name.with_suffix(".json")), name.with_suffix(".bin")
+    if not about or not file.exists() or file.stat().st_size != len(about["names"]) * math.prod(shape):
+        return None
+    return _mapped(name, shape, len(about["names"])), Made(**about)
+
+
+def _mapped(name: Path, shape: tuple[int, int, int], n: int) -> Tensor:
+    """The images in NAME.bin, which are read from disk when they are used."""
+    if n == 0:
+        return torch.empty(0, *shape, dtype=torch.uint8)
+    file = str(name.with_suffix(".bin"))
+    return torch.from_file(file, size=n * math.prod(shape), dtype=torch.uint8).view(n, *shape)
+
+
+def _write(name: Path, shape: tuple[int, int, int], make: Make, own: str) -> Made:
+    """Make the images that are still missing, in files whose names contain `own`. Returns their description."""
     part, log = name.with_suffix(f"{own}.part"), name.with_suffix(f"{own}.progress")
     done, made = _progress(log)
-    size = len(made.names) * math.prod(shape)
-    if not part.exists() or part.stat().st_size < size:
-        done, made, size = 0, Made(), 0
+    if not part.exists() or part.stat().st_size < len(made.names) * math.prod(shape):
+        done, made = 0, Made()
         log.unlink(missing_ok=True)
-        part.write_bytes(b"")
-    os.truncate(part, size)
-    sha, noted, recorded = _hash(part), Made(), time.monotonic()
     with part.open("ab") as pixels, log.open("a", encoding="utf-8") as progress:
-
-        def note(items: int) -> None:
-            pixels.flush()
-            os.fsync(pixels.fileno())
-            progress.write(json.dumps({"items": items, **asdict(noted)}) + "\n")
-            progress.flush()
-
-        items = done
+        pixels.truncate(len(made.names) * math.prod(shape))
+        noted, since = Made(), time.monotonic()
         for items, (images, what) in enumerate(make(done), done + 1):
-            for image in images:
-                row = np.ascontiguousarray(image).data
-                pixels.write(row)
-                sha.update(row)
-            for each in (made, noted):
-                _extend(each, what)
-            if items % EVERY == 0 or time.monotonic() - recorded > SECONDS:
-                note(items)
-                noted, recorded = Made(), time.monotonic()
-        note(items)
+            pixels.writelines(np.ascontiguousarray(image).data for image in images)
+            made.add(what)
+            noted.add(what)
+            if items % EVERY == 0 or time.monotonic() - since > SECONDS:
+                pixels.flush()
+                os.fsync(pixels.fileno())
+                progress.write(json.dumps({"items": items, **asdict(noted)}) + "\n")
+                progress.flush()
+                noted, since = Made(), time.monotonic()
     os.replace(part, name.with_suffix(".bin"))
-    status = name.with_suffix(".bin").stat()
-    about = {"made": asdict(made), "hash": sha.hexdigest(), "stamp": [status.st_size, status.st_mtime_ns]}
-    write(name.with_suffix(".json"), json.dumps(about).encode())
+    replace(name.with_suffix(".json"), json.dumps(asdict(made)))
     log.unlink()
+    return made
 
 
 def _progress(log: Path) -> tuple[int, Made]:
@@ -148,23 +174,9 @@ def _progress(log: Path) -> tuple[int, Made]:
     done, made = 0, Made()
     for line in log.read_text("utf-8").splitlines() if log.exists() else []:
         try:
-            values: dict[str, Any] = json.loads(line)
+            values = json.loads(line)
         except ValueError:
             break
         done = values.pop("items")
-        _extend(made, Made(**values))
+        made.add(Made(**values))
     return done, made
-
-
-def _extend(made: Made, more: Made) -> None:
-    made.names += more.names
-    made.left_out += more.left_out
-
-
-def _hash(file: Path) -> Any:
-    """The BLAKE2b hash object of a file's content."""
-    whole = hashlib.blake2b(digest_size=16)
-    with file.open("rb") as stream:
-        while content := stream.read(CHUNK):
-            whole.update(content)
-    return whole

@@ -31,13 +31,12 @@ from annotated_types import Ge, Le
 from PIL import Image
 
 from diffusion.data.batches import Split
-from diffusion.data.cache import cache_folder, digest
 from diffusion.data.duplicates import NEAR
 from diffusion.data.image import RESIZE, crop_box, planes, read, resized
 from diffusion.data.labels import labelled
 from diffusion.data.module import ImageData
-from diffusion.data.store import Made, stored
-from diffusion.data.threads import streamed
+from diffusion.data.store import Made, cache_folder, in_threads, stored
+from diffusion.files import digest
 from diffusion.pixels import MODES, Resolution, height_width
 from diffusion.randomness import generator_for
 
@@ -94,10 +93,10 @@ class Landscapes(ImageData):
         photos = sorted((HERE / "photos").glob("*.jpg"))
         options = [f"channels {self.channels}"] * (self.channels != 3)
         key = digest("tiles 1", RESIZE, self.resolution, [(p.name, p.stat().st_size) for p in photos], *options)
-        decoded = stored(cache_folder() / f"landscapes-{key}", self.shape, self._make)
-        images = Split(decoded.images, decoded.made.names)
-        parts = torch.arange(len(images)).split([*TILES.values()])
-        splits = {name: images.take(part) for name, part in zip(TILES, parts, strict=True)}
+        images, made = stored(cache_folder() / f"landscapes-{key}", self.shape, self._make)
+        every = Split(images, made.names)
+        parts = torch.arange(len(every)).split([*TILES.values()])
+        splits = {name: every.take(part) for name, part in zip(TILES, parts, strict=True)}
         if self.limit is not None:
             splits["train"] = splits["train"].take(torch.linspace(0, TILES["train"] - 1, self.limit).round().long())
         if self.labels:
@@ -115,7 +114,7 @@ class Landscapes(ImageData):
         def cut(window: Window) -> np.ndarray:
             return planes(resized(shown[window.photo], self.resolution, window.part(self.resolution)))
 
-        tiles = streamed(cut, windows, "cutting tiles")  # Pillow releases the GIL while it resizes
+        tiles = in_threads(cut, windows, "cutting tiles")  # Pillow releases the GIL while it resizes
         for window, tile in zip(windows, tiles, strict=True):
             yield [tile], Made([named(window)])
 
@@ -150,7 +149,7 @@ def choose_windows(photos: dict[str, Image.Image]) -> dict[str, list[Window]]:
     Args:
         photos: all photographs, by file name.
     """
-    parts = [*streamed(lambda photo: candidates_of(*photo), [*photos.items()], "choosing windows", "photograph")]
+    parts = [*in_threads(lambda photo: candidates_of(*photo), [*photos.items()], "choosing windows", "photograph")]
     candidates, miniatures = zip(*chain.from_iterable(parts), strict=True)
     near = near_duplicates(np.stack(miniatures))
     chosen = np.zeros(len(candidates), bool)

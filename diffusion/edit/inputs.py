@@ -1,6 +1,5 @@
 """Read a user's pictures and masks, as untrusted files, into tensors in the size of a model's images."""
 
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +7,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion.data.image import Unusable, crop_box, decoded, in_memory, planes, resized
+from diffusion.data.image import Unusable, crop_box, planes, read, resized
 from diffusion.errors import UserError
-from diffusion.pixels import MODES, Channels, Resolution, resolution_of
+from diffusion.pixels import MODES, Channels, resolution_of
 
 GREY = 127  # of 0 to 255: mask pixels brighter than this are filled
 
@@ -60,30 +59,29 @@ def _window(picture: Source, shape: tuple[int, int, int], name: str) -> tuple[Te
     resolution = resolution_of(*shape[1:])
     channels: Channels = shape[0]  # type: ignore[assignment]  # checked when the model was made
     try:
-        with _opened(picture, resolution, channels, name) as image:
-            pixels = resized(image, resolution, crop_box(image.size, 0.5, resolution))
-            return torch.tensor(planes(pixels)), image.width / image.height
+        image = read(_source(picture, name), resolution, channels=channels)
     except Unusable as error:
         least = f"{shape[2]}x{shape[1]}"
         raise UserError(
             f"{name}={_name(picture)}: {error}; use an intact picture, such as a PNG or JPEG, of at least {least} "
             "pixels"
         ) from error
+    pixels = resized(image, resolution, crop_box(image.size, 0.5, resolution))
+    return torch.tensor(planes(pixels)), image.width / image.height
 
 
-def _opened(
-    picture: Source, resolution: Resolution, channels: Channels, name: str
-) -> AbstractContextManager[Image.Image]:
+def _source(picture: Source, name: str) -> Path | Image.Image:
+    """The file or image of Pillow."""
     if isinstance(picture, np.ndarray):
         picture = _from_array(picture, name)
     if isinstance(picture, Image.Image):
-        return nullcontext(in_memory(picture, resolution, channels))
+        return picture
     if not isinstance(picture, str | Path):
         raise UserError(f"{name}: got {_name(picture)}; expected a file, an image of Pillow, an array or a tensor")
     file = Path(picture).expanduser()
     if not file.is_file():
         raise UserError(f"{name}={file}: no such file; choose a picture, such as a PNG or JPEG")
-    return decoded(file, resolution, channels=channels)
+    return file
 
 
 def _from_array(pixels: np.ndarray, name: str) -> Image.Image:

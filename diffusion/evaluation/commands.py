@@ -23,7 +23,7 @@ from diffusion.console import console, count, log_to, quiet_libraries
 from diffusion.data import Folder, ImageData
 from diffusion.data.folder import common_size
 from diffusion.data.module import SAME_DIVISION
-from diffusion.data.threads import streamed
+from diffusion.data.store import in_threads
 from diffusion.data.tiles import SMALLEST
 from diffusion.errors import UserError, first_line
 from diffusion.evaluation.devices import choose_device, choose_devices
@@ -104,7 +104,7 @@ def save_images(folder: Path, images: Tensor, seed: int, conditions: Mapping[str
     def write(i: int) -> None:
         picture_of(images[i]).save(folder / "images" / f"{i:0{width}d}.png")
 
-    list(streamed(write, range(len(images)), "writing images"))  # Pillow releases the GIL while it encodes
+    list(in_threads(write, range(len(images)), "writing images"))  # Pillow releases the GIL while it encodes
     given = {name: rows.numpy() for name, rows in conditions.items()}
     arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).numpy(), "seed": seed, **given}
     np.savez_compressed(folder / "images.npz", **arrays)

@@ -30,7 +30,7 @@ def check_audit(kinds: Sequence[str], data: ImageData) -> None:
     train, held_out = data.splits["train"].images, data.splits["val"].images
     if len(held_out) == 0:
         raise UserError("audit: no validation images to calibrate it; add some (data.val=0.1), or remove the audit")
-    if all(repeats(some, train, SHIFTED).all() for some in held_out.split(ROWS)):
+    if all(repeats(some, train).all() for some in held_out.split(ROWS)):
         raise UserError(
             f"audit: all {len(held_out)} validation images repeat training images (within {NEAR}/255), so none can "
             f"calibrate it; remove score.audit or audit, or correct the splits"
@@ -56,7 +56,7 @@ def audit_copies(
         embeddings[extractor.name] = Embedding(
             lambda x: features_of(x, extractor, keep=any(torch.equal(x, y) for y in real)), EITHER_WAY
         )
-    found = audit(images, train.images, held_out.images, embeddings, lambda x: repeats(x, train.images, SHIFTED))
+    found = audit(images, train.images, held_out.images, embeddings, lambda x: repeats(x, train.images))
     closest: list[dict[str, Any]] = []
     nearest = []
     for i, name in found.closest(SHOWN):

@@ -37,7 +37,7 @@ from diffusion.errors import UserError
 from diffusion.evaluation.commands import labels_of, make_drawing
 from diffusion.evaluation.frames import MOST_FRAMES
 from diffusion.evaluation.inherited import completed_by
-from diffusion.metric.distances import squared_distances
+from diffusion.nearest import KNOWN, mirrored, neighbours
 from diffusion.process.denoiser import Estimate
 from diffusion.report.images import grid, picture_of
 
@@ -214,14 +214,12 @@ def nearest(images: Tensor, data: ImageData) -> tuple[Tensor, list[str]]:
     Returns uint8 (n, C, H, W), and the root mean squared distances in words.
     """
     train = data.splits["train"].images
-    found, words = [], []
-    for image in images:
-        both = torch.stack([image, image.flip(-1)]).flatten(1).float()
-        distances = torch.cat([squared_distances(both, rows.flatten(1).float()) for rows in train.split(1024)], dim=1)
-        view, j = divmod(int(distances.argmin()), len(train))
-        found.append(torch.flip(train[j], [-1]) if view else train[j])
-        words.append(f"{float(distances.min() / image.numel()) ** 0.5:.0f} of 255 apart")
-    return torch.stack(found), words
+    views = torch.stack(mirrored(images)).flatten(2).float()
+    _, index = neighbours(views, (rows.flatten(1).float() for rows in train.split(KNOWN)))
+    both = torch.stack(mirrored(train[index[:, 0]]))
+    distances = (both.float() - images.float()).flatten(2).norm(dim=2)  # (2, n)
+    found = torch.where((distances[1] < distances[0]).view(-1, 1, 1, 1), both[1], both[0])
+    return found, [f"{float(each) / images[0].numel() ** 0.5:.0f} of 255 apart" for each in distances.amin(dim=0)]
 
 
 def _settings(command: str, words: list[str], restored: Restored, folder: Path) -> Any:

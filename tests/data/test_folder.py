@@ -1,20 +1,24 @@
-"""A folder has the same splits regardless of its location and of bad files, and reports the files it leaves out."""
+"""A folder has the same splits whatever its bad files; its images are decoded once, labelled, and cut into tiles."""
 
-import errno
-import json
 import os
 import shutil
 import unicodedata
+from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from diffusion.config.build import make
-from diffusion.data import Folder, cache, folder
+from diffusion.data import Folder, folder, store
+from diffusion.data.batches import TILE, Split
+from diffusion.data.store import Made
 from diffusion.errors import UserError
+
+SHAPE = (3, 4, 4)
 
 
 def picture(i: int, width: int = 12, height: int = 8) -> Image.Image:
@@ -23,18 +27,18 @@ def picture(i: int, width: int = 12, height: int = 8) -> Image.Image:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Twenty good images, half of them in nested folders."""
-    root = tmp_path / "photos"
-    (root / "a" / "b").mkdir(parents=True)
+    """Ten cats, half of them in nested folders, and ten dogs."""
+    root = tmp_path / "pets"
+    (root / "cat" / "old").mkdir(parents=True)
+    (root / "dog").mkdir()
     for i in range(20):
-        picture(i).save(root / ("a/b" if i % 2 else ".") / f"{i}.png")
+        picture(i).save(root / ("dog" if i % 2 else "cat" if i % 4 else "cat/old") / f"{i}.png")
     return root
 
 
 def load(root: Path, **options: object) -> Folder:
     data = Folder(**{"root": root, "resolution": 8, "batch_size": 2, "val": 3, "test": 2, **options})
     data.prepare_data()
-    data.setup()
     return data
 
 
@@ -42,291 +46,290 @@ def names(data: Folder) -> dict[str, list[str]]:
     return {name: split.names for name, split in data.splits.items()}
 
 
-@pytest.mark.parametrize(("images", "share", "held_out"), [(20, 0.1, 4), (20, 0.3, 6), (8, 0.1, 2), (3, 0.1, 1)])
-def test_a_share_has_the_images_that_scores_need(root, images, share, held_out):
-    for i in range(images, 20):
-        (root / ("a/b" if i % 2 else ".") / f"{i}.png").unlink()
-    assert len(load(root, val=share, test=0).splits["val"]) == held_out
-
-
-def reasons(data: Folder) -> dict[str, tuple[str, str]]:
-    found = {entry["path"]: (entry["action"], entry["reason"]) for entry in data.report}
-    assert len(found) == len(data.report), "each file is named once"
-    return found
-
-
-def add_bad_files(root: Path) -> dict[str, str]:
-    """Add bad files of many kinds; return the expected action and reason for each."""
-    good = (root / "0.png").read_bytes()
-    files = {
-        "cut.png": (good[:200], "refused", "can't be decoded"),
-        "empty.jpg": (b"", "refused", "not an image"),
-        "text.png": (b"hello", "refused", "not an image"),
-        "README.txt": (b"hello", "skipped", "not an image"),
-        "copy of 0.png": (good, "skipped", "the same bytes as 0.png"),
-        ".hidden.png": (good, "skipped", "hidden"),
-    }
-    for name, (content, _, _) in files.items():
-        (root / name).write_bytes(content)
-    picture(0, 7, 100).save(root / "a" / "thin.png")
-    (root / "a" / "again").symlink_to(root, target_is_directory=True)
-    (root / "loop.png").symlink_to(root / "loop.png")
-    (root / "gone.png").symlink_to(root / "nowhere.png")
-    os.mkfifo(root / "pipe.png")
-    return {name: (action, reason) for name, (_, action, reason) in files.items()} | {
-        "a/thin.png": ("refused", "7x100 pixels, smaller than 8x8"),
-        "a/again": ("skipped", "a link to a folder"),
-        "loop.png": ("refused", "can't be read"),
-        "gone.png": ("refused", "can't be read"),
-        "pipe.png": ("skipped", "not a regular file"),
+def classes(data: Folder) -> dict[str, str]:
+    """Image name -> name of its class."""
+    return {
+        name: data.classes[i]
+        for split in data.splits.values()
+        for name, i in zip(split.names, split.labels.tolist(), strict=True)
     }
 
 
-def test_identical_files_are_kept_if_repeats_is_set(root: Path) -> None:
-    (root / "copy of 0.png").write_bytes((root / "0.png").read_bytes())
-    once, often = (len(load(root, repeats=repeats, val=0, test=0).splits["train"]) for repeats in (False, True))
-    assert often == once + 1
-
-
-def test_images_are_cropped_to_the_centre_square(root: Path) -> None:
-    data = load(root)
+def test_images_are_the_centres_of_disjoint_splits(root: Path) -> None:
+    data, less = load(root), load(root, limit=6)
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 15, "val": 3, "test": 2}
+    assert len({name for split in names(data).values() for name in split}) == 20
+    assert names(less) == names(data) | {"train": names(data)["train"][:6]}
+    assert names(load(root, seed=1)) != names(data)
     for split in data.splits.values():
         for image, name in zip(split.images, split.names, strict=True):
             centre = np.asarray(picture(int(Path(name).stem)).crop((2, 0, 10, 8)))
             assert np.array_equal(image.permute(1, 2, 0).numpy(), centre)
+    moved = load(root, random_crop=True, val=0, test=0).splits["train"].images
+    assert len(
+        {image.numpy().tobytes() for image in moved} - {i.numpy().tobytes() for i in data.splits["train"].images}
+    )
 
 
-def test_splits_are_disjoint_and_limit_affects_only_the_training_split(root: Path) -> None:
-    whole, half = names(load(root)), names(load(root, limit=6))
-    assert {name: len(split) for name, split in whole.items()} == {"train": 15, "val": 3, "test": 2}
-    assert len({name for split in whole.values() for name in split}) == 20
-    assert half == {**whole, "train": whole["train"][:6]}
-    assert names(load(root, seed=1)) != whole
+@pytest.mark.parametrize(("images", "share", "held_out"), [(20, 0.1, 4), (20, 0.3, 6), (8, 0.1, 2), (3, 0.1, 1)])
+def test_a_share_has_the_images_that_scores_need(root: Path, images: int, share: float, held_out: int) -> None:
+    for path in sorted(root.rglob("*.png"))[images:]:
+        path.unlink()
+    assert len(load(root, val=share, test=0).splits["val"]) == held_out
 
 
 def test_bad_files_are_reported_once_and_do_not_change_the_splits(
-    root: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clean = load(root)
     assert clean.report == []
-    assert not list(cache.glob("*.report.json"))
-    expected = add_bad_files(root)
-    capsys.readouterr()
+    good = (root / "dog/1.png").read_bytes()
+    for name, content in {
+        "cut.png": good[:200], "empty.jpg": b"", "phone.HEIC": b"\0\0\0\x18ftypheic", "README.txt": b"hello",
+        "zoo.png": good, ".hidden.png": good,
+    }.items():  # fmt: skip
+        (root / name).write_bytes(content)
+    picture(0, 7, 100).save(root / "cat" / "thin.png")
+    (root / "cat" / "again").symlink_to(root, target_is_directory=True)
+    (root / "gone.png").symlink_to(root / "nowhere.png")
+    os.mkfifo(root / "pipe.png")
+    (root / "huge.png").write_bytes(good)
+    os.truncate(root / "huge.png", folder.MAX_BYTES + 1)
+    (root / "run").mkdir()
+    (root / "run/run.json").write_text("{}")
+    picture(0).save(root / "run" / "sample.png")  # of another run: never trained on
     data = load(root)
-    found = reasons(data)
-    assert found.keys() == expected.keys()
-    for name, (action, reason) in expected.items():
-        assert found[name][0] == action, name
-        assert reason in found[name][1], name
+    assert {entry["path"]: entry["action"] for entry in data.report} == {
+        "cut.png": "refused", "empty.jpg": "refused", "phone.HEIC": "refused", "README.txt": "skipped",
+        "zoo.png": "skipped", ".hidden.png": "skipped", "cat/thin.png": "refused", "cat/again": "skipped",
+        "gone.png": "refused", "pipe.png": "skipped", "huge.png": "refused", "run": "skipped",
+    }  # fmt: skip
+    assert len(data.report) == 12
+    assert all(entry["reason"] for entry in data.report)
     assert names(data) == names(clean)
     assert data.keys == clean.keys
-    (file,) = cache.glob("*.report.json")
-    assert json.loads(file.read_text()) == data.report
-    (line,) = (line for line in capsys.readouterr().out.splitlines() if "refused" in line)
-    assert line == f"data: 20 images, 6 refused, 5 other files skipped; the reasons are in {file}"
+    assert "6 refused" in capsys.readouterr().out
     assert load(root).report == data.report  # also from the cache
-
-
-def test_strict_fails_on_refused_images_but_not_on_other_files(root: Path) -> None:
-    (root / "README.txt").write_text("hello")
-    load(root, strict=True)
-    (root / "bad\nname.png").write_bytes(b"hello")
-    with pytest.raises(UserError, match=r"1 images .* can't be used, for example 'bad\\nname.png' \(not an image"):
+    assert len(load(root, repeats=True, val=0, test=0).splits["train"]) == 21
+    with pytest.raises(UserError, match="strict"):
         load(root, strict=True)
 
 
-def test_splits_do_not_depend_on_file_names_or_directory_order(
+def test_splits_do_not_depend_on_file_names_or_the_order_of_listing(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = load(root)
-    moved = tmp_path / "moved"
-    moved.mkdir()
     for i in reversed(range(20)):
-        shutil.copy(next(root.rglob(f"{i}.png")), moved / f"été {19 - i}\n.dat")
-    scan = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: reversed(list(scan(path))))
-    assert load(moved).keys == first.keys
-    assert load(root).keys == first.keys
+        (tmp_path / "moved").mkdir(exist_ok=True)
+        shutil.copy(next(root.rglob(f"{i}.png")), tmp_path / "moved" / f"été {19 - i}\n.dat")
+    walk = os.walk
+    monkeypatch.setattr(os, "walk", lambda *_, **__: ((a, b, c[::-1]) for a, b, c in walk(*_, **__)))
+    assert load(tmp_path / "moved").keys == first.keys
 
 
-def test_undecodable_file_names_are_escaped(root: Path) -> None:
-    odd = os.fsencode(root) + b"/\xff.png"
-    picture(99).save(os.fsdecode(odd), "PNG")
-    assert "\\xff.png" in {name for split in load(root).splits.values() for name in split.names}
-
-
-def test_a_second_start_reads_and_decodes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = load(root)
-    monkeypatch.setattr(folder, "_hash", lambda path: pytest.fail("a file was read"))
-    monkeypatch.setattr(folder, "decoded", lambda *_: pytest.fail("a file was decoded"))
-    again = load(root)
-    assert again.keys == first.keys
-    assert names(again) == names(first)
-    load(root, limit=4, val=1)  # another choice of the decoded images
-
-
-def test_a_changed_file_is_read_and_decoded_again(root: Path) -> None:
-    first = load(root)
-    picture(77).save(root / "0.png")
-    assert load(root).keys != first.keys
-    (root / "0.png").unlink()
-    assert sum(map(len, load(root).splits.values())) == 19
-    picture(0).save(root / "0.png")
-    assert load(root).keys == first.keys
-
-
-def test_resolution_and_random_crop_change_the_decoded_images(root: Path) -> None:
-    keys = {load(root, **options).keys["train"] for options in ({}, {"resolution": 6}, {"random_crop": True})}
-    assert len(keys) == 3
-    moved = [load(root, random_crop=True, seed=seed, val=0, test=0).splits["train"] for seed in (0, 1)]
-    pixels = [sorted(image.flatten().tolist() for image in split.images) for split in moved]
-    assert pixels[0] != pixels[1]
-
-
-def test_a_random_crop_does_not_depend_on_other_images(root: Path) -> None:
-    first = load(root, random_crop=True, val=0, test=0).splits["train"]
-    (root / "0.png").unlink()
-    second = load(root, random_crop=True, val=0, test=0).splits["train"]
-    before = dict(zip(first.names, first.images, strict=True))
-    assert all(torch.equal(image, before[name]) for image, name in zip(second.images, second.names, strict=True))
-
-
-def test_a_damaged_cache_is_reported_and_recomputed(
-    root: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+def test_a_second_start_decodes_nothing_and_a_changed_folder_is_read_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = load(root)
-    (file,) = cache.glob("*.bin")
-    whole = file.read_bytes()
-    position = whole.index(first.splits["train"].images[0].numpy().tobytes())
-    for damaged in (whole[: len(whole) // 2], b"", whole[:position] + bytes(9) + whole[position + 9 :]):
-        file.write_bytes(damaged)
-        capsys.readouterr()
-        assert load(root).keys == first.keys
-        assert capsys.readouterr().out.count("are damaged: recreating them") == 1
-        assert file.read_bytes() == whole
-    next(cache.glob("*.files.json")).write_text("{")
-    assert load(root).keys == first.keys
-    assert not list(cache.glob(".*")), "no leftover"
+    keys = load(root).keys
+    with monkeypatch.context() as patched:
+        patched.setattr(folder, "read", lambda *_: pytest.fail("a file was decoded"))
+        patched.setattr(Split, "key", property(lambda split: split.known_key or pytest.fail("the pixels were hashed")))
+        again = load(root, labels="folders")
+        assert {name: again.splits[name].key for name in keys} == keys
+    picture(99).save(root / "dog/1.png")
+    assert load(root).keys != keys
 
 
-def test_an_unwritable_cache_gives_a_one_line_error(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load(root)
-    (file,) = cache.glob("*.bin")
-    file.unlink()
-
-    def full(*args: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(UserError, match=r"No space left on device.*set DIFFUSION_CACHE"):
-        load(root)
-    assert not list(cache.glob(".*")), "no leftover"
-    cache.parent.rename(cache.parent.with_name("moved"))
-    cache.parent.write_text("a file in its place")
-    with pytest.raises(UserError, match="set DIFFUSION_CACHE to a writable folder"):
-        load(root)
-
-
-def test_an_unreadable_file_is_reported(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = folder._hash
-    denied = PermissionError(13, "Permission denied")
-    monkeypatch.setattr(folder, "_hash", lambda path: denied if path.name == "0.png" else original(path))
-    assert reasons(load(root)) == {"0.png": ("refused", "can't be read: Permission denied")}
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"root": "nowhere"}, "does not exist"),
+        ({"root": "pets/dog/1.png"}, "is a file"),
+        ({"root": "empty"}, "no files"),
+        ({"limit": 16}, "fewer than 16"),
+        ({"val": 15, "test": 5}, "fewer than 1"),
+        ({"resolution": 9}, "smaller than 9x9"),
+        ({"tiles": 9, "random_crop": True}, "random_crop"),
+    ],
+)
+def test_folders_that_cannot_be_used_are_refused(root: Path, options: dict[str, Any], word: str) -> None:
+    (root.parent / "empty").mkdir()
+    with pytest.raises(UserError, match=word):
+        load(root.parent / options.pop("root", "pets"), **options)
 
 
-def test_an_invalid_root_or_too_few_images_give_a_one_line_error(root: Path, tmp_path: Path) -> None:
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    for wrong, line in {
-        tmp_path / "nowhere": "no such folder",
-        root / "0.png": "is a file, expected a folder",
-        empty: "contains no files",
-    }.items():
-        with pytest.raises(UserError, match=line):
-            load(wrong)
-    (empty / "a.txt").write_text("hello")
-    with pytest.raises(UserError, match="none of 1 files is a usable image"):
-        load(empty)
-    shutil.copy(root / "0.png", empty)
-    with pytest.raises(
-        UserError, match="one usable image, but training and validation need different ones: add images"
-    ):
-        load(empty, val=1, test=0)
-    with pytest.raises(
-        UserError, match="20 usable images, fewer than 18 for training, 3 for validation and 2 for test"
-    ):
-        load(root, limit=18)
-    with pytest.raises(UserError, match="20 usable images, fewer than 1 for training"):
-        load(root, val=18)
-    with pytest.raises(UserError, match="fewer than a batch of 16"):
-        load(root, batch_size=16).train_dataloader()
-    share = "a whole number of at least 0 or a number of at least 0 and below 1"
-    for wrong, value, expected in (
-        ("val", -1, share),
-        ("test", 1.5, share),
-        ("limit", -1, "a whole number of at least 1 or null"),
-        ("limit", 0.5, "a whole number of at least 1 or null"),
-    ):
-        with pytest.raises(UserError, match=rf"data\.{wrong}={value}: expected {expected}"):
-            make({"_target_": "diffusion.data.Folder", "root": str(root), "resolution": 8, wrong: value}, "data")
+def rows(first: int, n: int = 50) -> Iterator[tuple[list[np.ndarray], Made]]:
+    """Items first, …, n − 1; every third has no image, and every fourth has two."""
+    for i in range(first, n):
+        number = 0 if i % 3 == 2 else 1 + (i % 4 == 3)
+        images = [np.full(SHAPE, (i + k) % 256, np.uint8) for k in range(number)]
+        yield images, Made([f"{i}.{k}" for k in range(number)], [{"path": f"{i}"}] * (not number))
 
 
-def test_a_prepared_cache_may_be_read_only(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (root / ".DS_Store").write_bytes(b"hidden")
-    expected = load(root).report
+@pytest.mark.parametrize("damage", [False, True])
+@pytest.mark.parametrize("killed", [1, 9, 10, 33, 49])
+def test_preparation_resumes_where_it_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: int, damage: bool
+) -> None:
+    monkeypatch.setattr(store, "EVERY", 10)
+    begun = []
 
-    def full(*_: object) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
+    def make(first: int) -> Iterator[tuple[list[np.ndarray], Made]]:
+        begun.append(first)
+        for i, made in enumerate(rows(first), first):
+            if i == killed and len(begun) == 1:
+                raise KeyboardInterrupt
+            yield made
 
-    monkeypatch.setattr(cache, "replace", full)
-    assert load(root).report == expected
-
-
-def test_folders_that_cannot_be_read_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (root / "secret").mkdir()
-    scandir = os.scandir
-
-    def denied(path: str) -> object:
-        if path.endswith("secret"):
-            raise PermissionError(13, "Permission denied", path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", denied)
-    assert reasons(load(root))["secret"] == ("refused", "can't be read: Permission denied")
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(UserError, match="this folder can't be read"):
-        load(root)
-
-
-def test_photographs_in_formats_that_pillow_cannot_read_are_refused(root: Path) -> None:
-    (root / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
-    assert reasons(load(root))["phone.HEIC"] == ("refused", "not an image in a known format")
-    with pytest.raises(UserError, match=r"1 images in .* can't be used, for example 'phone.HEIC'"):
-        load(root, strict=True)
+    with pytest.raises(KeyboardInterrupt):
+        store.stored(tmp_path / "images", SHAPE, make)
+    log = tmp_path / "images.progress"
+    if damage:  # power was lost while its last line was written
+        log.write_text(log.read_text()[:-30])
+    images, made = store.stored(tmp_path / "images", SHAPE, make)
+    alone, expected = store.stored(tmp_path / "whole", SHAPE, rows)
+    assert begun == [0, max(killed // 10 - damage, 0) * 10]
+    assert torch.equal(images, alone)
+    assert made == expected
+    assert sorted(path.name for path in tmp_path.glob("images*")) == ["images.bin", "images.json", "images.lock"]
 
 
-def test_a_folder_of_links_to_folders_is_refused(root: Path, tmp_path: Path) -> None:
-    (tmp_path / "links").mkdir()
-    for name in ("cats", "dogs"):
-        (tmp_path / "links" / name).symlink_to(root, target_is_directory=True)
-    with pytest.raises(UserError, match="contains no files but 2 links to folders, which are not followed"):
-        load(tmp_path / "links")
+def test_images_are_memory_mapped_and_not_copied_and_an_incomplete_file_is_made_again(root: Path, cache: Path) -> None:
+    data = load(root)
+    file = next(cache.glob("folder-*.bin"))
+    ranges = [
+        line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines() if str(file) in line
+    ]
+    for split in data.splits.values():
+        assert any(int(first, 16) <= split.images.data_ptr() < int(end, 16) for first, end in ranges)
+    os.truncate(file, 100)
+    assert load(root).keys == data.keys
+    assert file.stat().st_size == 20 * 3 * 8 * 8
+
+
+def table(file: Path, rows: dict[str, str], header: str = "file,label") -> Path:
+    file.write_text("\n".join([header, *(f"{name},{label}" for name, label in rows.items())]), encoding="utf-8")
+    return file
+
+
+def by_number(root: Path) -> dict[str, str]:
+    """A label for each image, other than its folder's."""
+    return {p.relative_to(root).as_posix(): "low" if int(p.stem) < 10 else "high" for p in root.rglob("*.png")}
+
+
+def test_folders_or_a_table_give_the_classes_and_bad_files_do_not_shift_them(root: Path, tmp_path: Path) -> None:
+    (root / "cat/0 broken.png").write_bytes(b"hello")
+    (root / "bird").mkdir()
+    (root / "bird/cut.png").write_bytes((root / "cat/2.png").read_bytes()[:99])  # no usable bird, so no class
+    plain, data = load(root), load(root, labels="folders")
+    assert data.classes == ["cat", "dog"]
+    assert classes(data) == {name: name.split("/")[0] for name in classes(data)}
+    assert {**data.keys, "labels": ""} == {**plain.keys, "labels": ""}
+    assert plain.splits["train"].labels is None
+    for bad in ("cat/0 broken.png", "bird/cut.png"):
+        (root / bad).rename(root / Path(bad).with_suffix(".bad"))
+    right = by_number(root)
+    for content in (right, {f"./{name}": f" {label} " for name, label in right.items()} | {"bird/cut.bad": "low"}):
+        assert classes(load(root, labels=str(table(tmp_path / "table.csv", content)))) == right
+    sheet = tmp_path / "sheet.csv"  # as spreadsheets write it, with more columns
+    sheet.write_text("\ufefflabel,note,file\n" + "\n".join(f"{v},?,{k}" for k, v in right.items()), "utf-8")
+    assert classes(load(root, labels=sheet)) == right
 
 
 def test_class_names_do_not_depend_on_the_form_of_their_accents(tmp_path: Path) -> None:
     """macOS decomposes é into two characters, which are sorted before z; the composed one is sorted after it."""
-    classes = []
     for form in ("NFC", "NFD"):
         for k, name in enumerate(("école", "zebra")):
             (tmp_path / form / unicodedata.normalize(form, name)).mkdir(parents=True)
             for i in range(8):
                 picture(8 * k + i).save(tmp_path / form / unicodedata.normalize(form, name) / f"{i}.png")
         data = load(tmp_path / form, labels="folders")
-        classes.append(data.classes)
-    assert classes == [["zebra", "école"]] * 2
-    table = tmp_path / "labels.csv"
-    rows = [f"{name}/{i}.png,{name}" for name in ("école", "zebra") for i in range(8)]
-    table.write_text("\n".join(["file,label", *rows]), encoding="utf-8")
-    found = load(tmp_path / "NFD", labels=table)
-    assert found.classes == classes[0]
-    assert torch.equal(found.splits["train"].labels, data.splits["train"].labels)
+        assert data.classes == ["zebra", "école"]
+    written = table(tmp_path / "labels.csv", {f"{n}/{i}.png": n for n in ("école", "zebra") for i in range(8)})
+    assert torch.equal(load(tmp_path / "NFD", labels=written).splits["train"].labels, data.splits["train"].labels)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda right: {}, "has no label"),
+        (lambda right: {**right, "dog/1.png": " "}, "has no label"),
+        (lambda right: {**right, "./dog/1.png": "other"}, "two labels"),
+        (lambda right: {**right, "gone.png": "low"}, "not a file"),
+        (lambda right: dict.fromkeys(right, "pet"), "nothing to distinguish"),
+        ("file;label", "no column"),
+        (None, "No such file"),
+        ("folders", "stray"),
+    ],
+)
+def test_invalid_labels_give_a_one_line_error(root: Path, tmp_path: Path, change: Any, word: str) -> None:
+    file, right = tmp_path / "table.csv", by_number(root)
+    if change == "folders":
+        picture(30).save(root / "stray.png")
+        file = Path(change)
+    elif change is not None:
+        table(file, *((right, change) if isinstance(change, str) else (change(right),)))
+    with pytest.raises(UserError, match=word):
+        load(root, labels=str(file))
+
+
+def photograph(i: int, width: int = 600, height: int = 400) -> Image.Image:
+    """Large and small spots of many colours."""
+    rng = np.random.default_rng(i)
+    layers = [Image.fromarray(rng.integers(0, 256, (n * 2, n * 3, 3), np.uint8)) for n in (2, 8, 32)]
+    coarse, middle, fine = (layer.resize((width, height), Image.Resampling.BICUBIC) for layer in layers)
+    return Image.blend(Image.blend(coarse, middle, 0.4), fine, 0.3)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight photographs in two folders, one of them stored on its side, and two without usable tiles."""
+    root = tmp_path_factory.mktemp("photographs")
+    for i in range(8):
+        exif = Image.Exif()
+        exif[0x0112] = 6 if i == 3 else 1
+        (root / "ab"[i % 2]).mkdir(exist_ok=True)
+        photograph(i, *((1200, 1100) if i == 5 else (600, 400))).save(
+            root / "ab"[i % 2] / f"{i}.jpg", quality=95, exif=exif
+        )
+    Image.new("RGB", (600, 400), "blue").save(root / "sky.png")
+    photograph(0, 300, 120).save(root / "small.png")
+    return root
+
+
+def test_tiles_are_the_windows_given_by_their_names_and_those_of_a_photograph_are_in_one_split(photos: Path) -> None:
+    data = load(photos, resolution=16, tiles=12, val=1, test=0.2)
+    splits = data.splits
+    assert [len(set(split.sources)) for split in splits.values()] == [5, 1, 2]
+    assert {entry["path"]: entry["action"] for entry in data.report} == {"sky.png": "refused", "small.png": "refused"}
+    for one, other in combinations(splits.values(), 2):
+        assert set(one.sources).isdisjoint(other.sources)
+    for split in splits.values():
+        every = list(dict.fromkeys(split.sources))
+        assert split.sources[: len(every)] == every  # one tile of each photograph in turn
+        assert max(split.sources.count(photo) for photo in every) <= 12
+        for name, image in zip(split.names, split.images, strict=True):
+            photo, side, (left, top) = (
+                TILE.sub("", name),
+                int(name.split()[1][:-2]),
+                map(int, name.split()[3].split(",")),
+            )
+            with Image.open(photos / photo) as opened:
+                upright = opened.rotate(-90, expand=True) if photo.endswith("3.jpg") else opened.copy()
+            if min(upright.size) > 512:  # reduced first; places are in pixels of the file
+                assert side >= 1100 / 4 - 1
+                continue
+            there = upright.crop((left, top, left + side, top + side)).resize((16, 16), Image.Resampling.LANCZOS)
+            assert side >= 128
+            assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(there))
+    less = load(photos, resolution=16, tiles=12, val=1, test=0.2, limit=20).splits
+    assert less["train"].names == splits["train"].names[:20]
+    with pytest.raises(UserError, match="fewer than 900"):
+        load(photos, resolution=16, tiles=12, limit=900)
+
+
+def test_tiles_have_the_class_of_their_photograph(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "classes")
+    found = classes(load(tmp_path / "classes", resolution=8, tiles=3, labels="folders", val=2))
+    assert found == {name: name[0] for name in found}
+    assert {*found.values()} == {"a", "b"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageCms
+from PIL import Image, ImageCms
 
 from diffusion.data.image import MAX_PIXELS, NotAnImage, Unusable, crop_box, read, resized
 
@@ -20,7 +20,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "image"
 
 
-def pixels(file: Path, at_least: int | None = None) -> np.ndarray:
+def pixels(file: Path, at_least: int = 1) -> np.ndarray:
     image = read(file, at_least)
     assert image.mode == "RGB"
     return np.asarray(image)
@@ -31,18 +31,6 @@ def picture(width: int = 24, height: int = 16) -> Image.Image:
     y, x = np.mgrid[:height, :width]
     planes = np.stack([255 * x / width, 255 * y / height, 127 + 127 * np.sin(x / 9)], -1)
     return Image.fromarray(planes.astype(np.uint8))
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
-def test_opaque_modes_match_the_rgb_conversion_of_pillow(file: Path, mode: str) -> None:
-    image = picture().convert(mode)
-    image.save(file, "PNG")
-    assert np.array_equal(pixels(file), np.asarray(image.convert("RGB")))
-
-
-def test_cmyk_jpeg_keeps_its_colours(file: Path) -> None:
-    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(file, "JPEG", quality=100)
-    assert np.abs(pixels(file).astype(int) - RED).max() <= 2
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB"])
@@ -79,25 +67,16 @@ def test_pixels_with_more_than_8_bits_are_scaled_not_clipped(file: Path, values:
     assert pixels(file)[0].tolist() == [[v] * 3 for v in bits]
 
 
-def test_a_16_bit_png_is_scaled_to_8_bits(file: Path) -> None:
-    Image.fromarray(np.array([[0, 257, 32896, 65535]], np.uint16)).save(file, "PNG")
-    assert pixels(file)[0, :, 0].tolist() == [0, 1, 128, 255]
-
-
-@pytest.mark.parametrize("value", [-1.0, 300.0, np.nan])
-def test_pixel_values_of_unknown_range_are_refused(file: Path, value: float) -> None:
-    Image.fromarray(np.array([[value, 0.5]], np.float32)).save(file, "TIFF")
-    with pytest.raises(Unusable, match="values from"):
-        read(file)
-
-
 @pytest.mark.parametrize(
-    "values", [np.array([[0, 1.0001]], np.float32), np.array([[0, 9]], np.float32), np.array([[0, 255]], np.int32)]
-)
-def test_pixel_values_whose_white_is_ambiguous_are_refused(file: Path, values: np.ndarray) -> None:
-    """They would be almost black."""
+    "values",
+    [
+        np.array([[-1.0, 0.5]], np.float32), np.array([[300, 0.5]], np.float32), np.array([[np.nan, 0.5]], np.float32),
+        np.array([[0, 1.0001]], np.float32), np.array([[0, 9]], np.float32), np.array([[0, 255]], np.int32),
+    ],
+)  # fmt: skip
+def test_pixel_values_whose_white_is_unknown_are_refused(file: Path, values: np.ndarray) -> None:
     Image.fromarray(values).save(file, "TIFF")
-    with pytest.raises(Unusable, match="white is unknown"):
+    with pytest.raises(Unusable, match="values from"):
         read(file)
 
 
@@ -147,7 +126,7 @@ def test_a_damaged_profile_changes_nothing(file: Path, damaged: bytes) -> None:
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 8])
-@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "CMYK", "I;16"])
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16"])
 def test_uncompressed_tiffs_are_rotated(file: Path, mode: str, orientation: int) -> None:
     """Pillow maps some of them into memory, if it may, with the rows of the rotated image."""
     image = picture().convert("L" if mode == "I;16" else mode)
@@ -160,30 +139,6 @@ def test_uncompressed_tiffs_are_rotated(file: Path, mode: str, orientation: int)
     assert np.array_equal(pixels(file), upright)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_exif_orientation_is_applied(file: Path, orientation: int, kind: str) -> None:
-    upright = picture()
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    turn = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90"}
-    turn |= {7: "TRANSVERSE", 8: "ROTATE_270"}  # the inverse of the orientation
-    stored = upright.transpose(Image.Transpose[turn[orientation]]) if orientation > 1 else upright
-    stored.save(file, kind, exif=exif, **({"quality": 100, "subsampling": 0} if kind == "JPEG" else {}))
-    assert np.abs(pixels(file).astype(int) - np.asarray(upright)).max() <= (8 if kind == "JPEG" else 0)
-
-
-def test_damaged_exif_does_not_rotate_the_image(file: Path) -> None:
-    picture().save(file, "PNG", exif=b"Exif\0\0II*\0")
-    assert np.array_equal(pixels(file), np.asarray(picture()))
-
-
-def test_the_first_frame_of_an_animation_is_used(file: Path) -> None:
-    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, BLUE)]
-    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
-    assert (pixels(file) == RED).all()
-
-
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
 @pytest.mark.parametrize("part", [0.3, 0.9])
 def test_truncated_files_are_refused(file: Path, kind: str, part: float) -> None:
@@ -193,19 +148,6 @@ def test_truncated_files_are_refused(file: Path, kind: str, part: float) -> None
     file.write_bytes(stream.getvalue()[: int(part * len(stream.getvalue()))])
     with pytest.raises(Unusable):
         read(file)
-
-
-def test_a_png_with_a_flipped_bit_is_refused_unless_its_pixels_are_the_same(file: Path) -> None:
-    picture().save(file, "PNG")
-    content, whole = file.read_bytes(), pixels(file)
-    refused = 0
-    for position in range(len(content)):
-        file.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
-        try:
-            assert np.array_equal(pixels(file), whole), position
-        except Unusable:
-            refused += 1
-    assert refused > 0.9 * len(content)
 
 
 @pytest.mark.parametrize("side", [20_000, 12_000, 1_000_000_000])
@@ -259,22 +201,6 @@ def test_resizing_a_window_uses_no_pixel_outside_of_it() -> None:
     half = Image.new("RGB", (64, 64), RED)
     half.paste(BLUE, (32, 0, 64, 64))
     assert (resized(half, 4, (0, 0, 32, 32)) == RED).all()
-
-
-def test_resizing_averages_the_pixels() -> None:
-    stripes = Image.fromarray(np.tile(np.array([0, 255], np.uint8), (64, 32))).convert("RGB")
-    tile = resized(stripes, 8, (0, 0, 64, 64))
-    assert tile.shape == (8, 8, 3)
-    assert np.abs(tile.astype(int) - 127).max() <= 12
-
-
-def test_a_rotated_image_is_measured_upright(tmp_path):
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
-    Image.new("RGB", (30, 10)).save(tmp_path / "turned.jpg", exif=exif)
-    assert read(tmp_path / "turned.jpg", [30, 10]).size == (10, 30)
-    with pytest.raises(Unusable, match="10x30 pixels, smaller than 20x10"):
-        read(tmp_path / "turned.jpg", [10, 20])
 
 
 def test_crop_box_has_the_aspect_ratio_of_the_resolution():

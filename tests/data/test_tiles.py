@@ -12,7 +12,7 @@ from PIL import Image
 
 from diffusion.data import Landscapes, tiles
 from diffusion.data.image import read
-from diffusion.data.tiles import HERE, Window, near_duplicates, split_photos
+from diffusion.data.tiles import HERE, Window, named, scenes, split_photos
 
 Windows = dict[str, list[Window]]
 
@@ -33,24 +33,11 @@ def test_the_chosen_windows_match_their_recorded_hash(windows: Windows) -> None:
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "a8fdd1ceb15c511a"
 
 
-def test_no_photograph_is_in_two_splits_and_each_split_has_many_categories(windows: Windows) -> None:
-    with (HERE / "CREDITS.csv").open(newline="") as table:
-        category = {row["file"]: row["category"] for row in csv.DictReader(table)}
-    used = {split: {window.photo for window in chosen} for split, chosen in windows.items()}
-    assert used == {split: set(files) for split, files in split_photos().items()}
-    assert sum(map(len, used.values())) == 37
-    assert set.union(*used.values()) == category.keys()
-    spread = {split: {category[file] for file in files} for split, files in used.items()}
-    assert len(spread["train"]) == 12
-    assert spread["val"] == spread["test"]
-    assert len(spread["val"]) == 6
-
-
-def test_tiles_are_distributed_evenly_over_photographs(windows: Windows) -> None:
-    for split, least in {"train": 36, "val": 41, "test": 41}.items():
-        counts = sorted(Counter(window.photo for window in windows[split]).values())
-        assert counts[0] >= least
-        assert counts[-1] - counts[len(counts) // 2] <= 1  # only photographs without further windows have fewer tiles
+def test_no_photograph_is_in_two_splits_and_tiles_are_distributed_evenly(windows: Windows) -> None:
+    used = {split: Counter(window.photo for window in chosen) for split, chosen in windows.items()}
+    assert {split: set(counts) for split, counts in used.items()} == {s: set(f) for s, f in split_photos().items()}
+    assert len({photo for counts in used.values() for photo in counts}) == sum(map(len, used.values())) == 37
+    assert min(count for counts in used.values() for count in counts.values()) >= 36
 
 
 def test_windows_lie_inside_their_photographs_and_cover_all_sizes(
@@ -84,50 +71,34 @@ def test_no_window_is_uniform_or_repeats_another(windows: Windows, photos: dict[
             assert common <= 0.5 * (a.side**2 + b.side**2 - common)
 
 
-def test_near_duplicates_differ_by_less_than_eight_levels() -> None:
-    base = np.full((16, 16, 3), 100, np.uint8)
-    near = near_duplicates(np.stack([base, base + np.uint8(7), base + np.uint8(8), 255 - base]))
-    assert near.tolist() == [
-        [True, True, False, False],
-        [True, True, True, False],
-        [False, True, True, False],
-        [False, False, False, True],
-    ]
-
-
 def test_every_resolution_uses_the_same_windows(
     windows: Windows, photos: dict[str, Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    windows = {split: chosen[:30] for split, chosen in windows.items()}
     monkeypatch.setattr(tiles, "choose_windows", lambda photos: windows)
-    monkeypatch.setattr(tiles, "TILES", dict.fromkeys(windows, 30))
-    small, smaller = Landscapes(16), Landscapes(8, seed=5)
-    for data in (small, smaller):
+    small, other = Landscapes(16), Landscapes(8, labels=True, channels=1, limit=100)
+    for data in (small, other):
         data.prepare_data()
-        data.setup()
-    assert len({split.images.untyped_storage().data_ptr() for split in small.splits.values()}) == 1  # none is copied
     for split, chosen in windows.items():
-        assert small.splits[split].names == smaller.splits[split].names
-        for data in (small, smaller):
-            window, image = chosen[17], data.splits[split].images[17].permute(1, 2, 0).numpy()
-            size = data.shape[1:]
-            tile = photos[window.photo].crop(window.box).resize(size, Image.Resampling.LANCZOS)
-            assert np.array_equal(image, np.asarray(tile))
+        assert small.splits[split].names == [named(window) for window in chosen]
+        window, image = chosen[17], small.splits[split].images[17].permute(1, 2, 0).numpy()
+        tile = photos[window.photo].crop(window.box).resize((16, 16), Image.Resampling.LANCZOS)
+        assert np.array_equal(image, np.asarray(tile))
+    train = other.splits["train"]
+    assert len(train) == len(set(train.names)) == 100
+    assert set(train.names) < set(small.splits["train"].names)
+    assert set(train.sources) == set(small.splits["train"].sources)
+    assert other.splits["val"].names == small.splits["val"].names
+    assert [other.classes[i] for i in train.labels.tolist()] == [scenes()[photo] for photo in train.sources]
+    assert min(other.class_counts("train")) > 0
     monkeypatch.setattr(tiles, "choose_windows", lambda photos: pytest.fail("the tiles were made again"))
     assert Landscapes(16).load()["train"].key == small.splits["train"].key
 
 
-def test_limit_keeps_all_photographs_and_affects_only_the_training_split() -> None:
-    every, part = Landscapes(8).load(), Landscapes(8, limit=100).load()
-    assert len(part["train"]) == len(set(part["train"].names)) == 100
-    assert set(part["train"].names) < set(every["train"].names)
-    assert set(part["train"].sources) == set(every["train"].sources)
-    assert [part[name].key for name in ("val", "test")] == [every[name].key for name in ("val", "test")]
-    assert Landscapes(8, limit=2091).load()["train"].key == every["train"].key
-
-
-def test_the_photographs_are_credited() -> None:
+def test_the_photographs_are_credited_and_have_a_scene() -> None:
     with (HERE / "CREDITS.csv").open(newline="") as table:
         rows = list(csv.DictReader(table))
     assert {row["file"] for row in rows} == {path.name for path in Path(HERE / "photos").iterdir()}
     assert all(row["author"] and row["licence"] for row in rows)
+    trained = Counter(scenes()[photo] for photo in split_photos()["train"])
+    assert trained.keys() == {"buildings", "field", "mountain", "sky", "sunset", "trees", "water"}
+    assert min(trained.values()) >= 2

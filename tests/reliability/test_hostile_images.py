@@ -5,13 +5,9 @@ checksums, over every byte. A flipped bit in the pixels of a JPEG, WebP, GIF or 
 """
 
 import io
-import json
 import os
-import signal
 import stat
 import struct
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -225,102 +221,13 @@ def test_forty_hostile_files_are_used_correctly_or_reported_once(tmp_path, monke
         assert entry["reason"]
         assert refused[entry["path"]] in entry["reason"], entry
 
-    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "another"))
-    scandir = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: sorted(scandir(path), key=lambda entry: entry.name, reverse=True))
-    again, other = load(root)
-    assert list(again) == list(images)
-    assert other.report == data.report
     figure("hostile files", f"{len(used)} used with the right pixels, {len(refused)} named once, 0 crashes, 0 unnamed")
-
-
-MANY_LARGE = """
-import re, sys
-from pathlib import Path
-from diffusion.data import Folder, image
-from diffusion.data.threads import Room
-
-image.ROOM = Room(int(sys.argv[2]))
-data = Folder(root=sys.argv[1], resolution=8, batch_size=1, val=0, test=0)
-files = data._hashed(data._walk())
-
-def kilobytes(name):
-    return int(re.search(rf"{name}:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-
-Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
-before = kilobytes("VmRSS")
-assert sum(len(made.names) for _, made in data._decode(files)) == 6
-print((kilobytes("VmHWM") - before) * 1024)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak since a moment")
-@pytest.mark.parametrize("kind", ["many pixels", "many bytes"])
-def test_large_images_are_decoded_within_a_memory_budget(tmp_path, figure, kind):
-    """Six images that are tiny on disk: with room for one, they use less memory than two at a time.
-
-    For WebP the bound is three: one thread reads a whole file before its size is known, while another may decode.
-    """
-    side, size = 4096, 64 << 20
-    root = tmp_path / "photos"
-    root.mkdir()
-    for i in range(6):
-        if kind == "many pixels":
-            Image.new("RGB", (side, side), (i, 0, 0)).save(root / f"{i}.tiff", compression="tiff_adobe_deflate")
-        else:
-            file = root / f"{i}.webp"
-            Image.new("RGB", (8, 8), (9 * i, 0, 0)).save(file, lossless=True)
-            written = file.read_bytes()
-            with file.open("r+b") as opened:  # a meaningless chunk without blocks on disk
-                opened.write(b"RIFF" + (len(written) + size).to_bytes(4, "little") + written[8:])
-                opened.write(b"JUNK" + size.to_bytes(4, "little"))
-                opened.truncate(len(written) + 8 + size)
-    assert sum(path.stat().st_blocks for path in root.iterdir()) * 512 < 1e6
-    code = [sys.executable, "-c", MANY_LARGE, str(root), str(side**2 if kind == "many pixels" else size // 8)]
-    env = os.environ | {"DIFFUSION_CACHE": str(tmp_path / "cache"), "GLIBC_TUNABLES": ""}  # freed memory is returned
-    ran = subprocess.run(code, env=env, capture_output=True)
-    assert ran.returncode == 0, ran.stderr
-    taken = int(ran.stdout.splitlines()[-1])
-    one, most = (8 * side**2, 2) if kind == "many pixels" else (2 * size, 3)
-    assert taken < most * one
-    figure(f"six images of {kind} with room for one", f"{taken / one:.2f} of the memory of one")
-
-
-NO_ANSWER = """
-import sys, threading
-from diffusion import train
-from diffusion.data import folder
-
-def wait(*_):
-    print("waiting", flush=True)
-    threading.Event().wait()
-
-setattr(folder, sys.argv.pop(1), wait)
-train.main()
-"""
-
-
-@pytest.mark.parametrize("work", ["_hash", "decoded"], ids=["reading", "decoding"])
-def test_a_signal_ends_the_run_even_while_files_are_read_or_decoded(tmp_path, tiny, work):
-    """A disk that does not answer, or 40 slow files, delay neither the exception nor the exit."""
-    code = [sys.executable, "-c", NO_ANSWER, work, *tiny, "hydra.run.dir=run"]
-    environment = os.environ | {"DIFFUSION_CACHE": str(tmp_path / "cache")}
-    process = subprocess.Popen(code, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    while "waiting" not in process.stdout.readline():
-        assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    try:
-        assert process.wait(timeout=60) == 128 + signal.SIGTERM  # it could wait forever
-    finally:
-        process.kill()
-    assert json.loads((tmp_path / "run/run.json").read_text())["state"] == "interrupted"
 
 
 PLACES = 24
 
 
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
 def test_files_with_a_flipped_pixel_bit_are_used_or_reported_once(tmp_path, monkeypatch, figure, form):
     """Each file is named once or used; every PNG is named."""
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))

@@ -94,7 +94,7 @@ def configs(sentinel: str) -> dict[str, dict[str, Any]]:
         "partial": {"model": {"_target_": "subprocess.call", "_partial_": True, "args": ["touch", sentinel]}},
         "not recursive": {"model": {"_target_": "hydra.utils.instantiate", "_recursive_": False, "config": run}},
         "through ours": {"model": {"_target_": "diffusion.config.choices.os.system", "command": f"touch {sentinel}"}},
-        "our writer": {"model": {"_target_": "diffusion.data.cache.write", "file": path, "_args_": ["x"]}},
+        "our writer": {"model": {"_target_": "diffusion.files.replace", "path": path, "_args_": ["x"]}},
         "our builder": {"model": {"_target_": "diffusion.config.build.make", "node": run, "group": "model"}},
         "eval": {"schedule": {"_target_": "builtins.eval", "_args_": [f"open({sentinel!r}, 'w')"]}},
         "get_method": {"model": {"_target_": "hydra.utils.get_method", "path": "os.system"}},

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion.config.build import make
 from diffusion.data import Batch, ImageData, Split, to_uint8, to_unit
 from diffusion.data.order import InOrder, TrainingBatches
 from diffusion.errors import UserError
@@ -20,24 +19,22 @@ Seen = list[tuple[list[int], list[bool], int, int]]
 """(index, flip, epoch, number) of each batch"""
 
 
-def images(n: int, offset: int = 0) -> Split:
-    """Image i has the value i + offset in its left half and 0 in its right half."""
+def images(n: int) -> Split:
+    """Image i has the value i in its left half and 0 in its right half, and the label i mod 3."""
     pixels = torch.zeros(n, 3, 4, 4, dtype=torch.uint8)
-    pixels[..., :2] = (torch.arange(n) + offset).view(-1, 1, 1, 1)
-    return Split(pixels, [str(i) for i in range(n)])
+    pixels[..., :2] = torch.arange(n).view(-1, 1, 1, 1)
+    return Split(pixels, [str(i) for i in range(n)], torch.arange(n) % 3)
 
 
 class Toy(ImageData):
-    sizes = (24, 7, 5)
-
     def load(self) -> dict[str, Split]:
-        return {name: images(n) for name, n in zip(("train", "val", "test"), self.sizes, strict=True)}
+        self.classes = ["a", "b", "c"]
+        return {name: images(n) for name, n in (("train", 24), ("val", 7), ("test", 5))}
 
 
 def toy(**options: int) -> Toy:
     data = Toy(4, **options)
     data.prepare_data()
-    data.setup()
     return data
 
 
@@ -56,8 +53,7 @@ def plain(sampler: Any) -> Seen:
 def test_to_unit_and_to_uint8_are_inverse_and_values_are_clamped() -> None:
     levels = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_uint8(to_unit(levels)), levels)
-    assert to_unit(levels).min() == -1
-    assert to_unit(levels).max() == 1
+    assert to_unit(levels)[[0, -1]].tolist() == [-1, 1]
     assert to_uint8(torch.tensor([-1.04, 1.008, 0.0])).tolist() == [0, 255, 128]
 
 
@@ -77,7 +73,7 @@ def test_an_epoch_uses_each_image_at_most_once_in_full_batches() -> None:
     assert [(e, number) for *_, e, number in epoch] == [(2, i) for i in range(6)]
 
 
-@pytest.mark.parametrize("length", [6, 4, 14, 100])
+@pytest.mark.parametrize("length", [6, 4, 100])
 def test_dividing_a_run_into_parts_does_not_change_its_batches(length: int) -> None:
     epochs = [batch for epoch in range(20) for batch in plain(drawn(epoch=epoch))]
     sampler = TrainingBatches(50, 8, per_epoch=6, length=length)
@@ -85,45 +81,42 @@ def test_dividing_a_run_into_parts_does_not_change_its_batches(length: int) -> N
     for part in range(3):
         sampler.set_epoch(part)
         run += plain(sampler)
-    assert len(run) == 3 * len(sampler) == 3 * length
     assert run[:120] == epochs[: 3 * length]
 
 
-@pytest.mark.parametrize("devices", [2, 4])
-def test_global_batches_are_the_same_on_any_number_of_devices(devices: int) -> None:
-    parts = [drawn(epoch=2, batch_size=8 // devices, rank=rank, devices=devices) for rank in range(devices)]
+def test_global_batches_are_the_same_on_any_number_of_devices() -> None:
+    parts = [drawn(epoch=2, batch_size=4, rank=rank, devices=2) for rank in range(2)]
     for (index, flip, *place), shares in zip(drawn(epoch=2), zip(*parts, strict=True), strict=True):
         assert torch.equal(index, torch.cat([share[0] for share in shares]))
         assert torch.equal(flip, torch.cat([share[1] for share in shares]))
         assert all(list(share[2:]) == place for share in shares)
 
 
-@pytest.mark.parametrize(("size", "devices"), [(37, 1), (37, 2), (37, 3), (5, 4), (64, 4)])
+@pytest.mark.parametrize(("size", "devices"), [(37, 1), (37, 3), (5, 4)])
 def test_evaluation_uses_each_image_once_in_equally_many_batches_per_device(size: int, devices: int) -> None:
     shares = [list(InOrder(torch.arange(size), 8, rank, devices)) for rank in range(devices)]
     given = torch.cat([index for share in shares for index, *_ in share])
     assert given.sort().values.tolist() == list(range(size))
     assert len({len(share) for share in shares}) == 1
-    assert all(1 <= len(index) <= 8 for share in shares for index, *_ in share)
-    assert not any(flip.any() for share in shares for _, flip, *_ in share)
+    assert all(1 <= len(index) <= 8 and not flip.any() for share in shares for index, flip, *_ in share)
 
 
-def test_loaders_return_uint8_and_images_are_flipped_and_scaled_on_the_device() -> None:
+def test_loaders_return_uint8_and_classes_and_images_are_flipped_and_scaled_on_the_device() -> None:
     data = toy()
-    loader = data.train_dataloader()
-    assert len(loader) == 3
-    batch = next(iter(loader))
-    assert batch.image.dtype == torch.uint8
-    assert batch.image.shape == (8, 3, 4, 4)
-    assert batch.index.dtype == torch.int64
+    (batch, *_), workers = data.train_dataloader(), toy(num_workers=1).train_dataloader()
+    assert (batch.image.dtype, batch.image.shape, batch.index.dtype) == (torch.uint8, (8, 3, 4, 4), torch.int64)
+    assert torch.equal(batch.classes, batch.index % 3)
+    assert all(torch.equal(x, y) for x, y in zip(batch[:3], next(iter(workers))[:3], strict=True))
     assert 0 < batch.flip.sum() < 8
     ready = data.on_after_batch_transfer(batch, 0)
-    assert isinstance(ready, Batch)
     bright, dark = to_unit(batch.index.to(torch.uint8)), torch.tensor(-1.0)
     for image, value, flip in zip(ready.image, bright, batch.flip, strict=True):
         left, right = (dark, value) if flip else (value, dark)
         assert (image[..., :2] == left).all()
         assert (image[..., 2:] == right).all()
+    moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert moved.image.device.type == moved.flip.device.type == moved.classes.device.type == "meta"
+    assert moved.index.device.type == "cpu"
 
 
 def test_validation_pairs_the_split_with_as_many_fixed_training_images() -> None:
@@ -131,55 +124,70 @@ def test_validation_pairs_the_split_with_as_many_fixed_training_images() -> None
     val, fit = data.val_dataloader()
     for loader in (val, fit):
         assert [i for batch in loader for i in batch.index.tolist()] == list(range(7))
-    train = [tuple(image.flatten().tolist()) for image in data.splits["train"].images]
-    shown = [train.index(tuple(image.flatten().tolist())) for batch in fit for image in batch.image]
-    assert len(set(shown)) == 7
-    assert max(shown) > 7  # not simply the first images
-    again = torch.cat([batch.image for batch in toy(batch_size=2, seed=1).val_dataloader()[1]])
-    assert torch.equal(again, torch.cat([batch.image for batch in fit]))
-    assert sum(len(batch.index) for batch in toy().test_dataloader()) == 5
+    shown = torch.cat([batch.image[:, 0, 0, 0] for batch in fit])
+    assert len(set(shown.tolist())) == 7
+    assert shown.max() > 7  # not simply the first images
+    again = torch.cat([batch.image[:, 0, 0, 0] for batch in toy(batch_size=2, seed=1).val_dataloader()[1]])
+    assert torch.equal(again, shown)
+    assert sum(len(batch.index) for batch in data.test_dataloader()) == 5
 
 
-def test_indices_stay_on_the_cpu_when_images_are_transferred() -> None:
-    data = toy()
-    moved = data.transfer_batch_to_device(next(iter(data.train_dataloader())), torch.device("meta"), 0)
-    assert moved.image.device.type == moved.flip.device.type == "meta"
-    assert moved.index.device.type == "cpu"
+def test_keys_depend_on_every_pixel_and_label() -> None:
+    split, changed = images(5), images(5)
+    changed.images[4, 2, 3, 3] += 1
+    keys = {split.key, changed.key, Split(split.images.view(5, 3, 2, 8), split.names).key}
+    assert len(keys) == 3
+    assert Split(split.images, split.names).key == split.key  # labels do not change the images
+    data, other = toy(), toy()
+    other.splits["val"].labels.flip(0)
+    assert data.keys == other.keys
+    other.splits["val"] = Split(other.splits["val"].images, other.splits["val"].names, torch.zeros(7).long())
+    assert {name for name in data.keys if data.keys[name] != other.keys[name]} == {"labels"}
 
 
-def test_workers_give_the_same_batches_as_the_main_process() -> None:
-    plain, workers = toy().train_dataloader(), toy(num_workers=1).train_dataloader()
-    for epoch in (0, 1):
-        plain.sampler.set_epoch(epoch)
-        workers.sampler.set_epoch(epoch)
-        for a, b in zip(plain, workers, strict=True):
-            assert all(torch.equal(x, y) for x, y in zip(a[:3], b[:3], strict=True))
-            assert a[3:] == b[3:]
+def test_a_split_selects_labels_together_with_its_images() -> None:
+    taken = images(9).take(torch.tensor([5, 0]))
+    assert (taken.names, taken.labels.tolist(), taken.images[:, 0, 0, 0].tolist()) == (["5", "0"], [2, 0], [5, 0])
+    assert toy().class_counts("val") == [3, 2, 2]
 
 
-def test_the_split_key_depends_on_every_pixel() -> None:
-    split = images(5)
-    assert split.key == images(5).key
-    assert split.key != images(5, offset=1).key
-    assert split.key != Split(split.images.view(5, 3, 2, 8), split.names).key
-    changed = split.images.clone()
-    changed[4, 2, 3, 3] += 1
-    assert split.key != Split(changed, split.names).key
-    assert toy().keys == toy().keys
+def replaced(**changes: Any) -> Any:
+    """A `load` whose validation split has these changes."""
+
+    def load(self: Toy) -> dict[str, Split]:
+        self.classes = ["a", "b", "c"]
+        split = images(7)
+        val = {"images": split.images, "names": split.names, "labels": split.labels} | changes
+        return {"train": images(24), "val": Split(**val), "test": images(5)}
+
+    return load
 
 
-def test_too_few_images_and_invalid_sizes_give_a_one_line_error() -> None:
-    with pytest.raises(UserError, match=r"24 images, fewer than a batch of 25: lower data\.batch_size"):
+@pytest.mark.parametrize(
+    ("load", "word"),
+    [
+        (lambda self: None, "train, val and test"),
+        (replaced(images=torch.zeros(7, 3, 4, 4)), "uint8"),
+        (replaced(names=["a"]), "names"),
+        (replaced(images=torch.zeros(7, 1, 4, 4, dtype=torch.uint8)), "1×4×4"),
+        (replaced(labels=None), "labels of val"),
+        (replaced(labels=torch.full((7,), 3)), "labels of val"),
+        (lambda self: replaced()(self) | {"train": images(24).take(torch.arange(0, 24, 3))}, "'b'"),
+    ],
+)
+def test_splits_that_do_not_fit_the_data_set_are_refused(monkeypatch: pytest.MonkeyPatch, load: Any, word: str) -> None:
+    monkeypatch.setattr(Toy, "load", load)
+    with pytest.raises(UserError, match=word):
+        toy()
+
+
+def test_too_few_images_give_a_one_line_error() -> None:
+    with pytest.raises(UserError, match="batch_size"):
         toy(batch_size=25).train_dataloader()
-    for wrong in ("batch_size", "eval_batch_size", "resolution"):
-        with pytest.raises(UserError, match=rf"data\.{wrong}=0: expected a whole number of at least 1"):
-            make({"_target_": "diffusion.data.ImageData", "resolution": 4, wrong: 0}, "data")
-    with pytest.raises(UserError, match=r"data\.num_workers=-1: expected a whole number of at least 0"):
-        make({"_target_": "diffusion.data.ImageData", "resolution": 4, "num_workers": -1}, "data")
-    empty = toy()
-    empty.splits["test"] = images(0)
-    with pytest.raises(UserError, match="0 images of the test split"):
-        empty.test_dataloader()
+    data = toy()
+    data.splits["test"] = images(0)
+    with pytest.raises(UserError, match="test"):
+        data.test_dataloader()
 
 
 class Recorder(pl.LightningModule):
@@ -201,7 +209,6 @@ class Recorder(pl.LightningModule):
     def training_step(self, batch: Batch) -> Tensor:
         if len(self.seen) == self.stop_after:
             raise KeyboardInterrupt
-        assert batch.image.dtype == torch.float32
         self.seen.append((batch.index.tolist(), batch.flip.tolist(), batch.epoch, batch.number))
         self.write()
         return self.weight * batch.image.mean()
@@ -211,22 +218,13 @@ class Recorder(pl.LightningModule):
 
 
 def fit(
-    folder: Path,
-    resumed: Path | None = None,
-    stop_after: int | None = None,
-    devices: int = 1,
-    batches: int | None = None,
-    **options: int,
+    folder: Path, resumed: Path | None = None, stop_after: int | None = None, devices: int = 1, **options: int
 ) -> Seen:
-    """The global batches of three epochs by Lightning's Trainer, with a checkpoint after each batch.
-
-    Args:
-        batches: if given, Lightning treats a run of that many batches as one epoch, as in diffusion.train.
-    """
-    data = Toy(4, **{"batch_size": 5, **options})
-    data.batches = batches
+    """The global batches of a run of `batches` batches by Lightning's Trainer, with a checkpoint after each."""
+    data = Toy(4, **{"batch_size": 5, **{k: v for k, v in options.items() if k != "batches"}})
+    data.batches = options["batches"]
     trainer = pl.Trainer(
-        max_epochs=3 if batches is None else 1,
+        max_epochs=1,
         accelerator="cpu",
         devices=devices,
         strategy="auto" if devices == 1 else "ddp_fork",
@@ -255,29 +253,22 @@ def in_order(number: int, batch_size: int, first: int = 0) -> Seen:
     return plain(TrainingBatches(24, batch_size, 24 // batch_size, first + number))[first:]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("batches", [None, 12], ids=["three epochs", "one run"])
-@pytest.mark.parametrize("step", [2, 4, 7, 12])  # in an epoch, at its end, in the second one, at the end of the run
-def test_a_resumed_run_continues_exactly(tmp_path: Path, step: int, batches: int | None, workers: int) -> None:
-    whole = fit(tmp_path / "whole", batches=batches, num_workers=workers)
-    assert whole == in_order(12, 5)
-    first = fit(tmp_path / "first", stop_after=step, batches=batches, num_workers=workers)
+@pytest.mark.parametrize(("step", "workers"), [(2, 0), (4, 1), (7, 0)])  # in an epoch, at its end, in the second one
+def test_a_resumed_run_continues_exactly(tmp_path: Path, step: int, workers: int) -> None:
+    first = fit(tmp_path / "first", stop_after=step, batches=12, num_workers=workers)
     ckpt = tmp_path / f"first/step={step}.ckpt"
-    assert first + fit(tmp_path / "rest", ckpt, batches=batches, num_workers=workers) == whole
+    assert first + fit(tmp_path / "rest", ckpt, batches=12, num_workers=workers) == in_order(12, 5)
 
 
 @pytest.mark.reliability  # torch cannot fork after use of another device, as in test_device
-@pytest.mark.parametrize("batches", [None, 18], ids=["three epochs", "one run"])
 @pytest.mark.parametrize(("before", "after"), [((4, 1), (2, 2)), ((2, 2), (4, 1))], ids=["one to two", "two to one"])
 def test_a_run_resumed_on_another_number_of_devices_continues_exactly(
-    tmp_path: Path, before: tuple[int, int], after: tuple[int, int], batches: int | None
+    tmp_path: Path, before: tuple[int, int], after: tuple[int, int]
 ) -> None:
-    whole = fit(tmp_path / "whole", batch_size=before[0], devices=before[1], batches=batches)
+    whole = fit(tmp_path / "whole", batch_size=before[0], devices=before[1], batches=18)
     assert whole == in_order(18, 4)
-    for step in (3, 6, 8):
-        ckpt = tmp_path / f"whole/step={step}.ckpt"
-        rest = fit(tmp_path / f"from {step}", ckpt, batch_size=after[0], devices=after[1], batches=batches)
-        assert rest == whole[step:]
+    rest = fit(tmp_path / "rest", tmp_path / "whole/step=8.ckpt", batch_size=after[0], devices=after[1], batches=18)
+    assert rest == whole[8:]
 
 
 @pytest.mark.parametrize(("batch_size", "first"), [(3, 5), (8, 1)])
