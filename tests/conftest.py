@@ -116,6 +116,23 @@ def two_steps(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Path
     return folder
 
 
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Path:
+    """The folder of a run with two classes, the second with twice as many images."""
+    from tests.support.composing import train
+
+    root = tmp_path_factory.mktemp("labelled")
+    for name, n in {"blue": 12, "red": 24}.items():
+        (root / "shelves" / name).mkdir(parents=True)
+        for i in range(n):
+            picture = Image.new("RGB", (8, 8), (20 + 7 * i, 40, 220) if name == "blue" else (220, 40, 20 + 7 * i))
+            picture.paste((255, 250 - i, 240), (0, i % 8, 8, i % 8 + 1 + i // 8))
+            picture.save(root / "shelves" / name / f"{i}.png")
+    data = [f"data.root={root}/shelves", "data.labels=folders", "seed=3", "samples.n=0"]
+    train([*tiny, *data, "ema=none", "optimizer.lr=1e-2", "trainer.max_steps=5"], root / "run")
+    return root / "run"
+
+
 Command = Callable[..., tuple[int, str, str]]
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from diffusion.checkpoint import early
 from diffusion.checkpoint.diffusers_folder import weights_file
 from diffusion.checkpoint.find import opened, trained
-from diffusion.checkpoint.provenance import file_hash, network_hash
-from diffusion.checkpoint.restore import Restored, restore, what_changed
+from diffusion.checkpoint.provenance import file_hash
+from diffusion.checkpoint.restore import Restored, what_changed
 from diffusion.config.build import make
 from diffusion.config.inherit import completed
 from diffusion.config.schema import AnyStudy, Drawn, Evaluate, Sample, Settings
@@ -27,14 +27,15 @@ from diffusion.data.store import in_threads
 from diffusion.data.tiles import SMALLEST
 from diffusion.errors import UserError, first_line
 from diffusion.evaluation.devices import choose_device, choose_devices
-from diffusion.evaluation.drawing import UNLABELLED, Drawing, guidance_of, has_classes, source_of
+from diffusion.evaluation.drawing import Drawing, source_of
 from diffusion.evaluation.drawn import batches_of
 from diffusion.evaluation.frames import SHOWN, Frames
+from diffusion.evaluation.guided import UNLABELLED, guidance_of, has_classes
 from diffusion.evaluation.inherited import completed_by
 from diffusion.evaluation.ledger import Ledger
 from diffusion.evaluation.likelihood import Likelihood, bits_per_dimension
 from diffusion.evaluation.pipeline import Scorer, make_metrics
-from diffusion.evaluation.team import team
+from diffusion.evaluation.together import Task, draw
 from diffusion.files import replace
 from diffusion.metric.record import Score
 from diffusion.pixels import resolution_of
@@ -48,40 +49,36 @@ from diffusion.runs.metrics import changed_data
 
 GRID = 1024  # maximum number of images in a grid
 OF_IMAGES = ("edit.json", "interpolation.gif", "trajectory.png", "trajectory.gif")  # written after the images
-DRAWN = "drawn.bin"  # holds the samples until they are written or scored
 
 
 def draw_samples(settings: Sample, folder: Path) -> None:
     """Write n images to images/*.png, grid.png, images.npz; with `trajectory` also trajectory.png and .gif."""
     quiet_libraries()
     log_to(folder / "sample.log")
-    choose_device(settings.device)  # raises before the model is loaded
+    n, batch_size, few = settings.n, settings.batch_size, min(settings.n, SHOWN)
+    devices = choose_devices(settings.device, settings.devices, len(batches_of(n, batch_size)))
     restored = opened(settings.ckpt, settings.weights)
     settings = completed_by(settings, restored)
-    drawing = make_drawing(settings, restored, labels_of(settings))
-    n, batch_size = settings.n, settings.batch_size
+    drawing, denoiser = make_drawing(settings, restored, labels_of(settings)), restored.denoiser
     source = source_of(settings.sampler, settings.guidance, settings.precision)
-    drawn = drawing.begin(folder / DRAWN, restored.denoiser, n, batch_size, source)
-    frames = Frames(drawing.sampler, restored.denoiser.schedule)
-    few = min(n, SHOWN)
+    drawn = drawing.begin(folder, denoiser, n, batch_size, source)
+    frames = Frames(drawing.sampler, denoiser.schedule)
     watch = frames.watch if settings.trajectory and batch_size >= few else None
-    devices = choose_devices(settings.device, settings.devices, len(batches_of(n, batch_size)))
-    with team(restored.denoiser, devices) as together:
-        images = together.draw(drawing, drawn, f"sampling {count(n, 'image')}", watch)
-        if settings.trajectory and not frames.pairs:  # the first batch is too small, or had been drawn before
-            drawing(restored.denoiser, few, devices[0], few, "redrawing the trajectory", frames.watch)
-    save_images(folder, images, drawing.seed, drawing.conditions(restored.denoiser, n))
+    draw([Task(drawing, drawn, f"sampling {count(n, 'image')}")], denoiser, devices, folder, watch)
+    if settings.trajectory and not frames.pairs:  # the first batch is too small, or drawn before or elsewhere
+        drawing(denoiser.to(devices[0]), few, devices[0], few, "redrawing the trajectory", frames.watch)
+    images = drawn.images()
+    save_images(folder, images, drawing.seed, drawing.conditions(denoiser, n))
     first = images[:GRID]
     shown, columns = in_turn(first, len(settings.labels)) if settings.labels else (first, None)
     save_png(grid(shown, columns, large=True), folder / "grid.png")
-    of_first = f" (the first {GRID:,})" if n > GRID else ""
-    written = f"images/, grid.png{of_first}, images.npz (uint8, N×H×W×C)"
     if settings.trajectory:
         frames.save(folder, settings.frames)
-        written += ", trajectory.png, trajectory.gif"
     drawn.remove()
     console.print(f"{count(n, 'image')} of step {restored.step} ({restored.weights} weights) in {folder}")
-    console.print(f"  {written}")
+    of_first = f" (the first {GRID:,})" if n > GRID else ""
+    more = ", trajectory.png, trajectory.gif" if settings.trajectory else ""
+    console.print(f"  images/, grid.png{of_first}, images.npz (uint8, N×H×W×C){more}")
     if settings.labels:
         console.print(f"  rows of grid.png: {', '.join(map(str, settings.labels))}")
 
@@ -89,8 +86,8 @@ def draw_samples(settings: Sample, folder: Path) -> None:
 def save_images(folder: Path, images: Tensor, seed: int, conditions: Mapping[str, Tensor]) -> None:
     """Write uint8 images (n, C, H, W) to images/*.png, and to images.npz with their seed and conditions (classes).
 
-    images.npz contains uint8 (n, H, W, C). It is written in pieces, so the images need not all fit into memory. Images
-    of an earlier call in the folder, which images.npz shows, are removed first.
+    images.npz contains uint8 (n, H, W, C). Images of an earlier call in the folder, which images.npz shows, are removed
+    first.
     """
     width = len(str(len(images) - 1))
     (folder / "images").mkdir(exist_ok=True)
@@ -140,22 +137,29 @@ def make_drawing(
     return drawing
 
 
-def evaluate(settings: Evaluate, folder: Path, discard: bool = False) -> None:
-    """Score a checkpoint's samples, or a folder's images, into scores.json.
+def make_sampler(node: dict[str, Any], restored: Restored) -> Sampler:
+    """Build the sampler of a configuration. Raises UserError if it does not fit the model's schedule."""
+    sampler = make(node, "sampler")
+    if not isinstance(sampler, Sampler):
+        raise UserError(f"{restored.path}: its sampler is not a sampler; choose one, such as sampler=ddim")
+    try:
+        sampler.grid(restored.denoiser.schedule, sampler.steps)  # raises if the schedule has fewer steps
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"sampler.grid: cannot compute times ({first_line(error)}); choose another grid") from error
+    return sampler
 
-    Args:
-        discard: remove images from another source that a killed command has left in the folder.
-    """
+
+def evaluate(settings: Evaluate, folder: Path) -> None:
+    """Score a checkpoint's samples, or a folder's images, into scores.json."""
     quiet_libraries()
     log_to(folder / "evaluate.log")
     if (settings.ckpt is None) == (settings.images is None):
         raise UserError("set either ckpt=CHECKPOINT or images=FOLDER to score")
     if settings.ckpt is not None:
-        evaluate_checkpoint(settings, folder, discard)
-    elif settings.bits:
-        raise UserError("bits: images alone have no likelihood; set ckpt=CHECKPOINT, or remove bits")
-    elif settings.by_class:
-        raise UserError("by_class=true: images alone have no classes; set ckpt=CHECKPOINT, or remove by_class")
+        evaluate_checkpoint(settings, folder)
+    elif settings.bits or settings.by_class:
+        wrong = "bits: images alone have no likelihood" if settings.bits else "by_class: images alone have no classes"
+        raise UserError(f"{wrong}; set ckpt=CHECKPOINT, or remove it")
     else:
         evaluate_images(settings, folder)
     console.print(f"  {folder / SCORES}")
@@ -165,40 +169,24 @@ def evaluate_job(settings: Evaluate, folder: Path) -> None:
     """Run `evaluate` as a job of a sweep, unless the job is already complete."""
     if is_complete(settings, folder):
         console.print(f"{folder} is already complete")
-        return
-    evaluate(settings, folder, discard=True)  # its checkpoint or its settings may have changed since it was killed
+    else:
+        evaluate(settings, folder)
 
 
 def is_complete(settings: Evaluate, folder: Path) -> bool:
     """Whether the last scores in `folder` are those of the checkpoint as it is now. (Each sweep job has its folder.)"""
-    if settings.ckpt is None:
-        return False
-    ckpt = trained(settings.ckpt)
     try:
-        sources = [score.source for score in read_scores(folder) if "checkpoint" in score.source]
-    except UserError:
-        return False  # damaged: set aside when new scores are written
-    file, scored = weights_file(ckpt) if ckpt.is_dir() else ckpt, [source["checkpoint"] for source in sources[-1:]]
-    same = file.is_file() and scored == [{"path": str(ckpt), "sha256": file_hash(file)}]
-    return same and not any(map(has_other_guidance, [source for source in sources if "guidance_hash" in source][-1:]))
-
-
-def has_other_guidance(source: Mapping[str, Any]) -> bool:
-    """Whether the worse model of a score's guidance now has other weights than were recorded; False if it is gone."""
-    guidance = source["guidance"]
-    if guidance["ckpt"] is None:
-        return False  # weights of the model itself
-    try:
-        file = trained(guidance["ckpt"])
-        if guidance["step"] is not None:
-            file = early.find(file.parent, guidance["step"])
-        worse = restore(file, guidance["weights"] or "ema").denoiser
-    except UserError:
+        scored = [score.source["checkpoint"] for score in read_scores(folder) if "checkpoint" in score.source]
+        ckpt = None if settings.ckpt is None else trained(settings.ckpt)
+    except UserError:  # what is damaged is set aside when new scores are written
         return False
-    return network_hash(worse.network) != source["guidance_hash"]
+    if ckpt is None or not scored:
+        return False
+    file = weights_file(ckpt) if ckpt.is_dir() else ckpt
+    return bool(scored[-1] == {"path": str(ckpt), "sha256": file_hash(file)})
 
 
-def evaluate_checkpoint(settings: Evaluate, folder: Path, discard: bool) -> None:
+def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     """Sample and score a checkpoint. The ledger of its run records scores on the test split."""
     choose_device(settings.device)  # raises before the model is loaded
     restored = opened(str(settings.ckpt), settings.weights)
@@ -206,29 +194,18 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path, discard: bool) -> None
     settings = completed_by(settings, restored)
     n, batch_size = int(settings.n or 0), int(settings.batch_size or 1)
     devices = choose_devices(settings.device, settings.devices, len(batches_of(n, batch_size)))
-    device = devices[0]
     likelihood: Likelihood = make(settings.likelihood, "likelihood")
-    denoiser = restored.denoiser.to(device)
+    denoiser = restored.denoiser.to(devices[0])
     ledger = Ledger.of(restored.path)
     if settings.split == "test":
         ledger.warn() if settings.again else ledger.refuse()
-    scorer = make_scorer(settings, settings.data, n, folder, ledger, device)
+    scorer = make_scorer(settings, settings.data, n, folder, ledger, devices[0])
     warn_of_other_images(restored, settings.data, scorer.data)
     drawing = make_drawing(settings, restored, counts=counts_of(scorer.data, settings.split, restored))
     labelled = bool(restored.labels) and [*restored.labels] == scorer.data.classes
-    if settings.by_class and not labelled:
-        raise UserError(
-            "by_class=true: needs a model trained with labels, and a reference with the same labels; remove it, or set "
-            "data.labels as in training"
-        )
-    if settings.bits and has_classes(denoiser) and not labelled and restored.label_dropout == 0:
-        raise UserError(
-            f"bits={settings.bits}: the reference does not have the model's labels, and {UNLABELLED}; set data.labels "
-            "as in training, or remove bits"
-        )
+    check_labels(settings, restored, labelled)
     write_configuration(folder, settings, restored)
     source = {"seed": drawing.seed, **of_model}
-    drawn_by = source_of(settings.sampler, settings.guidance, settings.precision)
     bits: list[Score] = []
     if settings.bits:  # before sampling: bits that cannot be computed must not discard scores already seen
         protocol = {"likelihood": describe({k: v for k, v in settings.likelihood.items() if k != "variance"})}
@@ -236,20 +213,20 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path, discard: bool) -> None
             protocol["schedule"] = describe(restored.config["schedule"])
         if restored.labels:
             protocol["labels"] = "of the images" if labelled else "none"
-        how = batch_size, device, likelihood, protocol, labelled
+        how = batch_size, devices[0], likelihood, protocol, labelled
         bits = [bits_per_dimension(denoiser, scorer.data, settings.split, settings.bits, *how, **source)]
     console.print(f"folder: {folder}")
-    drawn = drawing.begin(folder / DRAWN, denoiser, n, batch_size, drawn_by, discard)
+    drawn_by = source_of(settings.sampler, settings.guidance, settings.precision)
+    drawn = drawing.begin(folder, denoiser, n, batch_size, drawn_by)
     if left := sum(map(len, drawn.missing())):
-        drawing.print_cost(denoiser, left, batch_size, device, devices=len(devices))
+        drawing.print_cost(denoiser, left, batch_size, devices[0], devices=len(devices))
     scorer.make_reference()
-    with team(denoiser, devices) as together:
-        images = together.draw(drawing, drawn, f"sampling {count(n, 'image')}")
+    draw([Task(drawing, drawn, f"sampling {count(n, 'image')}")], denoiser, devices, folder)
+    images = drawn.images()
     drawn_by |= source | drawing.weak_source
     new = score_images(scorer, settings, images, "samples", **drawn_by)
     if settings.by_class:
-        with torch.inference_mode():
-            of_classes = scorer.by_class(images, drawing.conditions(denoiser, n)["classes"], **drawn_by)
+        of_classes = scorer.by_class(images, drawing.conditions(denoiser, n)["classes"], **drawn_by)
         print_by_class(of_classes)
         new += of_classes
     for score in bits:
@@ -257,6 +234,20 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path, discard: bool) -> None
         console.print(f"{score.metric}: {score.value:.3f}{shown}, {score.n} images of {settings.split}")
     scorer.write(new + bits)
     drawn.remove()
+
+
+def check_labels(settings: Evaluate, restored: Restored, labelled: bool) -> None:
+    """Raise UserError if a score needs labels that the model or the reference does not have."""
+    if settings.by_class and not labelled:
+        raise UserError(
+            "by_class=true: needs a model trained with labels, and a reference with the same labels; remove it, or set "
+            "data.labels as in training"
+        )
+    if settings.bits and has_classes(restored.denoiser) and not labelled and restored.label_dropout == 0:
+        raise UserError(
+            f"bits={settings.bits}: the reference does not have the model's labels, and {UNLABELLED}; set data.labels "
+            "as in training, or remove bits"
+        )
 
 
 def counts_of(data: ImageData, split: str, restored: Restored) -> dict[str, int]:
@@ -267,9 +258,9 @@ def counts_of(data: ImageData, split: str, restored: Restored) -> dict[str, int]
 
 def evaluate_images(settings: Evaluate, folder: Path) -> None:
     """Score the images of a folder."""
-    device, drawn = choose_device(settings.device), Path(str(settings.images)).expanduser()
-    if (drawn / "images.npz").is_file() and (drawn / "images").is_dir():
-        raise UserError(f"images={drawn}: it also holds a grid of the samples; set images={drawn / 'images'}")
+    device, root = choose_device(settings.device), Path(str(settings.images)).expanduser()
+    if (root / "images.npz").is_file() and (root / "images").is_dir():
+        raise UserError(f"images={root}: it also holds a grid of the samples; set images={root / 'images'}")
     settings = completed(at_their_size(settings), None)
     images = folder_images(str(settings.images), settings.data, settings.n)
     scorer = make_scorer(settings, settings.data, len(images), folder, Ledger(folder), device)
@@ -278,12 +269,7 @@ def evaluate_images(settings: Evaluate, folder: Path) -> None:
 
 
 def make_scorer(
-    settings: Evaluate | AnyStudy,
-    data: dict[str, Any],
-    n: int,
-    folder: Path,
-    ledger: Ledger,
-    device: torch.device,
+    settings: Evaluate | AnyStudy, data: dict[str, Any], n: int, folder: Path, ledger: Ledger, device: torch.device
 ) -> Scorer:
     """A command's scorer against the data configured by `data`. Raises UserError if it cannot score `n` images."""
     extractor = make(settings.features, "features").to(device)
@@ -303,45 +289,19 @@ def score_images(scorer: Scorer, settings: Evaluate, images: Tensor, what: str, 
     return new
 
 
-def make_sampler(node: dict[str, Any], restored: Restored) -> Sampler:
-    """Build the sampler of a configuration. Raises UserError if it does not fit the model's schedule."""
-    sampler = make(node, "sampler")
-    if not isinstance(sampler, Sampler):
-        raise UserError(f"{restored.path}: its sampler is not a sampler; choose one, such as sampler=ddim")
-    try:
-        sampler.grid(restored.denoiser.schedule, sampler.steps)  # raises if the schedule has fewer steps
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"sampler.grid: cannot compute times ({first_line(error)}); choose another grid") from error
-    return sampler
-
-
 def warn_of_other_images(restored: Restored, node: dict[str, Any], data: ImageData) -> None:
-    """Warn if `data`, built from `node`, reads the training run's images, but has others in its splits.
+    """Warn if `data`, built from `node`, is the training run's data set, but with other images in its splits.
 
-    Either the images have changed since, another setting of `node` divides them otherwise, or they may be a copy.
+    Either the images have changed since, or another setting of `node` divides them otherwise.
     """
-    before = restored.config["data"]
-    changed = what_changed(restored.images, data.keys)
-    if not changed:
-        return
-    other = changed_data(before, node)
-    if other is None:
-        if "root" in before and before.get("_target_") == node.get("_target_"):
-            console.print(
-                f"note: {changed} are not those of the training, which had data.root={before['root']}; if this folder "
-                "is a copy of it, held-out images may have been training images"
-            )
-    elif not other:
-        console.print(
-            f"warning: {changed} have changed since the model was trained: its scores refer to different images, and "
-            "held-out images may have been training images"
-        )
-    elif not SAME_DIVISION.issuperset(other):
-        settings = ", ".join(f"data.{key}={before.get(key)}" for key in other if key not in SAME_DIVISION)
-        console.print(
-            f"warning: {changed} are not those of the training, which had {settings}: held-out images may have been "
-            "training images; evaluate with the settings of the training"
-        )
+    changed, other = what_changed(restored.images, data.keys), changed_data(restored.config["data"], node)
+    if not changed or other is None or (other and SAME_DIVISION.issuperset(other)):
+        return  # the same images, another data set, or the same division of images that are decoded otherwise
+    had = ", ".join(f"data.{key}={restored.config['data'].get(key)}" for key in other if key not in SAME_DIVISION)
+    console.print(
+        f"warning: {changed} are not those of the training{', which had ' * bool(had)}{had}: held-out images may have "
+        "been training images"
+    )
 
 
 def write_configuration(folder: Path, settings: Settings, restored: Restored) -> None:
@@ -358,10 +318,7 @@ def write_configuration(folder: Path, settings: Settings, restored: Restored) ->
 
 
 def recipe_of(restored: Restored) -> Mapping[str, Any]:
-    """The configuration of a checkpoint's training. That of an exported file lacks the optimizer, the loss and others.
-
-    They are read from the folder of its run, if the file is in there and the parts that it knows are the same.
-    """
+    """The configuration of a checkpoint's training. An exported file lacks parts of it, which its run's folder has."""
     try:
         whole = yaml.safe_load((early.run_of(restored.path.resolve()) / CONFIG).read_text("utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
@@ -372,8 +329,7 @@ def recipe_of(restored: Restored) -> Mapping[str, Any]:
 
 def at_their_size(settings: Evaluate) -> Evaluate:
     """`settings` with the reference in the size of the scored images, unless data or a resolution is chosen."""
-    node = settings.data
-    root = Path(str(settings.images)).expanduser()
+    node, root = settings.data, Path(str(settings.images)).expanduser()
     if "_target_" in node or "resolution" in node or not root.is_dir() or (size := common_size(root)) is None:
         return settings  # errors in the folder are reported when it is read
     height, width = (min(side, max(1, round(side * SMALLEST / max(size)))) for side in size)

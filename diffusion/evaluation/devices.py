@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 
-from diffusion.console import console, count
+from diffusion.console import count
 from diffusion.errors import UserError
 
 
@@ -32,33 +32,26 @@ def choose_device(name: str | int | torch.device) -> torch.device:
 def choose_devices(name: str, devices: int | Literal["auto"], batches: int) -> list[torch.device]:
     """The device of each process that draws; several processes can share a CPU.
 
-    Raises UserError for more devices than are present.
-
     Args:
         name: see `choose_device`.
         devices: the number of devices; "auto": all GPUs, or one CPU process.
-        batches: the number of batches to draw; it limits the number of processes.
+        batches: the number of batches to draw; there are no more processes than that.
+
+    Raises UserError for more devices than are present.
     """
     first = choose_device(name)
-    there = torch.cuda.device_count() if first.type == "cuda" else 1
-    if devices != "auto" and devices > 1:
-        if first.index is not None or first.type == "mps":
-            raise UserError(
-                f"devices={devices}: device={name} is a single device; use device=cuda, device=cpu or devices=1"
-            )
-        if first.type == "cuda" and devices > there:
-            raise UserError(
-                f"devices={devices}: this machine has {count(there, 'GPU')}; use devices=auto for all of them"
-            )
-        if devices > batches:
-            console.print(
-                f"devices={devices}: only {count(batches, 'batch')} to share; a lower batch_size creates more"
-            )
-    chosen = (1 if first.index is not None else there) if devices == "auto" else devices
-    number = max(1, min(chosen, batches))
-    if first.type != "cuda" or number == 1:
-        return [first] * number
-    return [torch.device("cuda", i) for i in range(number)]
+    single = first.index is not None or first.type == "mps"
+    there = torch.cuda.device_count() if first.type == "cuda" and not single else 1
+    if devices == "auto":
+        devices = there
+    elif devices > 1 and single:
+        raise UserError(
+            f"devices={devices}: device={name} is a single device; use device=cuda, device=cpu or devices=1"
+        )
+    elif first.type == "cuda" and devices > there:
+        raise UserError(f"devices={devices}: this machine has {count(there, 'GPU')}; use devices=auto for all of them")
+    number = max(1, min(devices, batches))
+    return [torch.device("cuda", i) for i in range(number)] if first.type == "cuda" and number > 1 else [first] * number
 
 
 def device_name(device: torch.device, number: int = 1) -> str:

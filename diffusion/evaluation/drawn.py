@@ -1,14 +1,12 @@
-"""Drawn images on disk: several processes fill one file batch by batch, and the file survives them.
+"""Drawn images on disk, one file for each batch: processes share the batches, and a killed command goes on from them.
 
-So memory holds only one batch at a time, however many images there are, and a killed command resumes where it stopped.
-`drawn.bin` contains the pixels, then one byte per batch that is 1 once the batch is written; `drawn.json` records how
-the images are drawn.
+A file is written beside its place and renamed, so a file that exists is whole. A process draws the batches rank,
+rank + processes, …; image i is the same whichever process draws it.
 """
 
 import json
-import math
-import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,135 +15,79 @@ import torch
 from torch import Tensor
 
 from diffusion.config.quoting import override
-from diffusion.console import console, count
-from diffusion.errors import UserError, first_line
-from diffusion.files import replace
+from diffusion.console import count
+from diffusion.errors import UserError
+from diffusion.files import digest, replacing
+
+FOLDER = "drawn"  # in the folder of a command; removed when its images are written or scored
+Share = tuple[int, int]
+"""(rank, processes)"""
 
 
-def batches_of(n: int, batch_size: int, share: tuple[int, int] = (0, 1)) -> list[range]:
-    """Split the indices of n images into batches; `share` = (rank, devices) selects batches rank, rank + devices, ….
+def batches_of(n: int, batch_size: int, share: Share = (0, 1)) -> list[range]:
+    """Split the indices of n images into batches, and take those of a process.
 
-    The batches are the same for any number of devices, so rounding does not depend on it.
+    The batches are the same for any number of processes, so rounding does not depend on it.
     """
-    rank, devices = share
-    starts = range(rank * batch_size, n, devices * batch_size)
+    rank, processes = share
+    starts = range(rank * batch_size, n, processes * batch_size)
     return [range(first, min(first + batch_size, n)) for first in starts]
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """`n` images of a `shape` (C, H, W) in a file, drawn in batches of `batch_size`."""
+    """The files of `n` images, drawn in batches of `batch_size`."""
 
-    file: Path
+    folder: Path
     n: int
-    shape: tuple[int, int, int]
     batch_size: int
 
     @classmethod
-    def begin(
-        cls,
-        file: Path,
-        n: int,
-        shape: tuple[int, int, int],
-        batch_size: int,
-        source: Mapping[str, Any],
-        discard: bool = False,
-    ) -> "Drawn":
-        """Open a partially drawn `file`, or create a new one; call it in one process, before the others draw.
+    def of(cls, folder: Path, n: int, batch_size: int, source: Mapping[str, Any]) -> "Drawn":
+        """The images in a command's `folder` that are drawn as `source` says, in plain values.
 
-        Args:
-            source: how the images are drawn, as plain values.
-            discard: remove images from another source, with a message.
-
-        Raises UserError if the file contains images from another source, unless they are discarded.
+        Each source has its own subfolder, so images drawn in another way are never mistaken for these.
         """
-        drawn = cls(file, n, shape, batch_size)
-        about = {"n": n, "shape": [*shape], "batch_size": batch_size, **json.loads(json.dumps(source))}
-        try:
-            before = json.loads(drawn.label.read_text("utf-8")) if file.is_file() else None
-        except (OSError, ValueError):
-            before = None  # the origin of the pixels is unknown
-        if isinstance(before, dict):
-            changed = sorted(key for key in {*before, *about} if before.get(key) != about.get(key))
-            if changed and not discard:
-                what = changed[0]
-                raise UserError(
-                    f"{file}: contains part of another command's images: their {what} is {before.get(what)!r}, now "
-                    f"{about.get(what)!r}; rerun that command, choose another hydra.run.dir, or remove the file"
-                )
-            if changed:
-                console.print(f"{file}: contains part of other images; removed, and all are drawn again")
-            elif file.stat().st_size == drawn.size:
-                return drawn
+        about = json.dumps([n, batch_size, source], sort_keys=True)
+        return cls(folder / FOLDER / digest(about), n, batch_size)
+
+    def missing(self, share: Share = (0, 1)) -> list[range]:
+        """The batches of a process that are not drawn yet."""
+        return [batch for batch in batches_of(self.n, self.batch_size, share) if not self._file(batch).is_file()]
+
+    def put(self, batch: range, images: Tensor, seconds: float) -> None:
+        """Keep the images of a batch, uint8 (B, C, H, W), and the time that it took."""
+        file = self._file(batch)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("wb") as stream:
-                stream.truncate(drawn.size)
-            replace(drawn.label, json.dumps(about, indent=1))
+            with replacing(file, durable=True) as part:
+                torch.save({"images": images, "seconds": seconds}, part)
         except OSError as error:
-            raise drawn.unwritable(error) from error
-        return drawn
-
-    @property
-    def label(self) -> Path:
-        """The file that records how the images are drawn."""
-        return self.file.with_suffix(".json")
-
-    @property
-    def pixels(self) -> int:
-        """The size of all images in bytes."""
-        return self.n * math.prod(self.shape)
-
-    @property
-    def size(self) -> int:
-        """The size of the file in bytes."""
-        return self.pixels + math.ceil(self.n / self.batch_size)
-
-    def missing(self, share: tuple[int, int] = (0, 1)) -> list[range]:
-        """The batches of a device that are not drawn yet; `share` is (rank, devices)."""
-        with self.file.open("rb") as stream:
-            stream.seek(self.pixels)
-            there = stream.read()
-        return [batch for batch in batches_of(self.n, self.batch_size, share) if not there[self._number(batch)]]
-
-    def put(self, batch: range, images: Tensor) -> None:
-        """Write the images of a batch, uint8 (B, C, H, W), and mark it as drawn once they are flushed to disk."""
-        try:
-            with self.file.open("r+b") as stream:
-                stream.seek(batch.start * math.prod(self.shape))
-                stream.write(images.contiguous().numpy().data)
-                stream.flush()
-                os.fsync(stream.fileno())
-                stream.seek(self.pixels + self._number(batch))
-                stream.write(b"\1")
-        except OSError as error:
-            raise self.unwritable(error) from error
+            why = error.strerror or "not writable"
+            raise UserError(f"{file} can't be written ({why}); free some space, and rerun the command") from error
 
     def images(self) -> Tensor:
-        """All images, uint8 (n, C, H, W), memory-mapped. Raises UserError if some are missing.
+        """All images, uint8 (n, C, H, W), once they are drawn."""
+        return torch.cat([batch["images"] for batch in self._read()])
 
-        They stay readable after `remove`.
-        """
-        if left := sum(map(len, self.missing())):
-            raise UserError(f"{self.file}: {left} of {count(self.n, 'image')} are missing; draw them first")
-        flat = torch.from_file(str(self.file), size=self.pixels, dtype=torch.uint8)
-        return flat.view(self.n, *self.shape)
+    def seconds(self) -> float:
+        """The time that all processes took together."""
+        return sum(batch["seconds"] for batch in self._read())
 
     def remove(self) -> None:
-        """Remove the files."""
-        self.file.unlink(missing_ok=True)
-        self.label.unlink(missing_ok=True)
+        """Remove the files, and those of images that were drawn in another way in the same folder."""
+        shutil.rmtree(self.folder.parent, ignore_errors=True)
 
-    def resume_hint(self) -> str:
-        """A message: how many images are drawn, and how to draw the rest."""
-        there = self.n - sum(map(len, self.missing()))
-        same = f"the same command with {override('hydra.run.dir', self.file.parent)}"
-        return f"{there:,} of {count(self.n, 'image')} are kept in {self.file}; {same} draws the rest"
+    def _file(self, batch: range) -> Path:
+        return self.folder / f"{batch.start}-{batch.stop}.pt"
 
-    def unwritable(self, error: OSError) -> UserError:
-        """The error for images that cannot be written to disk."""
-        why = error.strerror or first_line(error)
-        return UserError(f"{self.file} can't be written ({why}); free {self.size:,} bytes, and rerun the command")
+    def _read(self) -> Iterator[dict[str, Any]]:
+        for batch in batches_of(self.n, self.batch_size):
+            yield torch.load(self._file(batch), weights_only=True)
 
-    def _number(self, batch: range) -> int:
-        return batch.start // self.batch_size
+
+def kept(folder: Path, *drawn: Drawn) -> str:
+    """A message: how many images are drawn in a command's folder, and how to draw the rest."""
+    n, left = sum(each.n for each in drawn), sum(len(batch) for each in drawn for batch in each.missing())
+    same = f"the same command with {override('hydra.run.dir', folder)}"
+    return f"{n - left:,} of {count(n, 'image')} are kept in {folder / FOLDER}; {same} draws the rest"

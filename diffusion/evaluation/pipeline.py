@@ -1,6 +1,5 @@
 """The scoring pipeline of all commands: scores of images, baselines and the audit for copies, in scores.json."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -187,18 +186,3 @@ def opposite(split: str) -> str:
 def make_metrics(node: Mapping[str, Any]) -> list[Factory]:
     """Build the metrics of a configuration's group `metrics`."""
     return [make(inner, f"metrics.{name}") for name, inner in node.items() if inner]
-
-
-def describe_sampler(node: Mapping[str, Any]) -> dict[str, Any]:
-    """A sampler's configuration for the source of a score: names and values, including those of its parts.
-
-    Infinite numbers become strings, "inf", because JSON has none.
-    """
-
-    def described(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return describe_sampler(value)
-        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-    values = {key: described(value) for key, value in node.items() if not key.startswith("_")}
-    return {"name": str(node["_target_"]).rpartition(".")[2], **values}

@@ -25,7 +25,8 @@ from diffusion.edit.inputs import Source, read_mask, read_picture
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import make_sampler
 from diffusion.evaluation.devices import choose_device
-from diffusion.evaluation.drawing import Drawing, check_classes, check_worse, describe_shape, guidance_of
+from diffusion.evaluation.drawing import Drawing
+from diffusion.evaluation.guided import check_classes, check_worse, describe_shape, guidance_of, parts_of
 from diffusion.evaluation.inherited import completed_by, with_step
 from diffusion.library.arguments import Labels, choice_name, classes, described, shown, whole
 from diffusion.metric.precision import products
@@ -248,12 +249,6 @@ class Model:
         if worse is not None and worse.device != self.device:
             weak = copy.deepcopy(worse.denoiser)  # drawing moves it
         if isinstance(guidance, Guidance):
-            for key in ("ckpt", "weights", "step"):
-                if getattr(guidance, key) is not None:
-                    raise UserError(
-                        f"guidance.{key}={getattr(guidance, key)}: not read from a Guidance object; pass the worse "
-                        "model as worse=…"
-                    )
             if worse is not None:
                 self._check_worse(guidance, worse)
             return guidance, weak
@@ -261,12 +256,12 @@ class Model:
             choice_name("guidance", guidance, "cfg, or a Guidance such as ClassifierFree(scale=2)")
         node = self._node("guidance", guidance, {"ckpt": str(worse.restored.path)} if worse else {}, fills)
         if worse is not None:
-            made: Guidance | None = make({**node, "step": None}, "guidance")
+            made, _ = parts_of(node)
             self._check_worse(made, worse)
             return made, weak
         return guidance_of(with_step(node, self.restored), self.restored)
 
-    def _check_worse(self, guidance: Guidance | None, worse: "Model") -> None:
+    def _check_worse(self, guidance: Guidance, worse: "Model") -> None:
         check_worse(guidance, worse.restored, self.restored.shape)
         check_classes(guidance, worse.restored, [*self.restored.labels])
 

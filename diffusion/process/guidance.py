@@ -13,10 +13,10 @@ A new kind of guidance is a subclass of `Guidance` that defines the weak denoise
 import copy
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import torch
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge
 from torch import Tensor
 
 from diffusion.errors import UserError
@@ -37,13 +37,6 @@ class Guidance:
         scale: w, the weight of the strong estimate; 1 is no guidance.
         low: apply guidance only above this noise level; null: down to 0.
         high: apply guidance only up to this noise level; null: from the start.
-        ckpt: the worse model: a run, a checkpoint or an exported file; null: none. Used by the commands, not by this
-            class.
-        weights: the weights of the worse model: `ema` (averaged), `raw`, or the length of an average (ema=power);
-            null: `ema`. Without `ckpt`, they are weights of the model itself. Used by the commands.
-        step: the step of the worse model: a number of optimizer steps of the run itself or of the run of `ckpt`, or a
-            fraction of the steps of the run itself, such as 0.4; null: the last step. A training run with this setting
-            keeps these weights, and guides its last samples with them. Used by the commands.
 
     Raises:
         UserError: for an invalid scale or interval.
@@ -52,9 +45,6 @@ class Guidance:
     scale: Annotated[float, Ge(0)]
     low: Level | None = None
     high: Level | None = None
-    ckpt: str | None = None
-    weights: Literal["ema", "raw"] | float | None = None
-    step: Annotated[int, Ge(1)] | Annotated[float, Gt(0), Lt(1)] | None = None
     drops_labels: ClassVar[bool] = False  # whether the weak denoiser can be the model itself, without labels
 
     def __post_init__(self) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from diffusion.checkpoint.restore import Restored
-from diffusion.config.build import make
 from diffusion.config.choices import choices
 from diffusion.config.composition import RUN
 from diffusion.config.inherit import of_run
@@ -14,7 +13,8 @@ from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import make_sampler
 from diffusion.evaluation.devices import device_name
-from diffusion.evaluation.drawing import Drawing, guidance_of, source_of
+from diffusion.evaluation.drawing import Drawing, source_of
+from diffusion.evaluation.guided import guidance_of, parts_of
 from diffusion.process.guidance import Guidance
 from diffusion.study.guidance_report import write
 from diffusion.study.samplers import Trial, finish, measure, node_of, opened
@@ -51,7 +51,7 @@ def trials_of(settings: GuidanceStudy, restored: Restored) -> Iterator[Trial]:
         if sampler.adaptive:
             raise UserError(f"samplers: {name} chooses its own number of evaluations; a study can't compare its scales")
         for guidance_node in nodes:
-            guidance = make(guidance_node, "guidance")
+            guidance, _ = parts_of(guidance_node)
             drawing = Drawing(
                 sampler, restored.shape, settings.seed, guidance, weak, restored.labels, precision=settings.precision
             )

@@ -1,7 +1,6 @@
 """Sampler study: samplers with different numbers of network evaluations draw from the same noise, scored and timed."""
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any, TypeVar
 import torch
 
 from diffusion.checkpoint import find
-from diffusion.checkpoint.provenance import code_version
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.config.choices import choices
@@ -18,22 +16,22 @@ from diffusion.config.composition import choice
 from diffusion.config.schema import AnyStudy, Study
 from diffusion.console import console, count, log_to, quiet_libraries
 from diffusion.errors import UserError
-from diffusion.evaluation.commands import DRAWN, counts_of, make_scorer, warn_of_other_images, write_configuration
+from diffusion.evaluation.commands import counts_of, make_scorer, warn_of_other_images, write_configuration
 from diffusion.evaluation.cost import evaluations, print_estimate
 from diffusion.evaluation.devices import choose_devices, device_name
-from diffusion.evaluation.drawing import Drawing, guidance_of, most_of, source_of
+from diffusion.evaluation.drawing import Drawing, most_of, source_of
 from diffusion.evaluation.drawn import batches_of
+from diffusion.evaluation.guided import guidance_of
 from diffusion.evaluation.inherited import completed_by
 from diffusion.evaluation.ledger import Ledger
-from diffusion.evaluation.pipeline import Scorer
-from diffusion.evaluation.team import team
+from diffusion.evaluation.together import Task, draw
 from diffusion.metric.record import Score
 from diffusion.process.guidance import Guidance
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.report.page.document import write_page
-from diffusion.report.page.study import latest, picture_file, save_picture, study_page
-from diffusion.runs.folder import SCORES, Run, append_scores, read_scores
+from diffusion.report.page.study import save_picture, study_page
+from diffusion.runs.folder import Run
 from diffusion.study.samplers_report import Point, write
 
 S = TypeVar("S", bound=AnyStudy)
@@ -95,10 +93,10 @@ def measure(
 ) -> tuple[list[Point], list[Score]]:
     """Measure seconds per image and scores by metric for each trial, and the baselines' scores; also in scores.json.
 
-    All trials draw from the same noise and for the same classes. The cost is printed first. Trials that the same study
-    has measured before it was interrupted are not drawn again.
+    All trials draw from the same noise and for the same classes. The cost is printed first. All are drawn before the
+    first is scored, so a study that was interrupted goes on from the samples that it has drawn.
     """
-    n, batch_size, device = settings.n, settings.batch_size, devices[0]
+    n, batch_size, device, denoiser = settings.n, settings.batch_size, devices[0], restored.denoiser
     scorer = make_scorer(settings, settings.data, n, folder, Ledger.of(restored.path), device)
     warn_of_other_images(restored, settings.data, scorer.data)
     if settings.split == "test":
@@ -107,66 +105,32 @@ def measure(
             f"warning: choosing among {len(trials)} settings by the test split makes the chosen one's score too good; "
             "use split=val, and score the chosen one on test, once"
         )
-    denoiser = restored.denoiser.to(device)
-    of_model = {"seed": settings.seed, **restored.source, **trials[0].drawing.weak_source}
-    sources = [{**trial.source, **of_model, "nfe": trial.nfe} for trial in trials]
-    before = measured_before(sources, scorer, n, folder)
-    left = [trial for trial, scores in zip(trials, before, strict=True) if not scores]
-    if len(left) < len(trials):
-        measured = f"{len(trials) - len(left)} of {count(len(trials), 'setting')}"
-        console.print(f"measured before, and not drawn again: {measured} ({folder / SCORES})")
+    counts, tasks = counts_of(scorer.data, settings.split, restored), []
+    for i, trial in enumerate(trials, start=1):
+        drawing = replace(trial.drawing, counts=counts)
+        drawn = drawing.begin(folder, denoiser, n, batch_size, trial.source)
+        tasks.append(Task(drawing, drawn, f"{i}/{len(trials)} {trial.title}, {trial.nfe} NFE"))
+    left = [trial for trial, task in zip(trials, tasks, strict=True) if task.drawn.missing()]
     if left:
         total = sum(trial.nfe for trial in left)
         work = f"{count(len(left), 'setting')} × {count(n, 'sample')}, {total} network evaluations per image"
         total *= most_of(n, batch_size, len(devices))
-        print_estimate(work, trials[0].drawing.in_precision(denoiser), restored.shape, n, total, batch_size, device)
+        denoise = trials[0].drawing.in_precision(denoiser.to(device))
+        print_estimate(work, denoise, restored.shape, n, total, batch_size, device)
     scorer.make_reference()
+    draw(tasks, denoiser, devices, folder)
     baselines = scorer.write(scorer.baselines(settings.baselines, n))
-    counts = counts_of(scorer.data, settings.split, restored)
     points = []
-    with team(denoiser, devices) as together:
-        for i, (trial, source, scored) in enumerate(zip(trials, sources, before, strict=True), start=1):
-            drawing, file = replace(trial.drawing, counts=counts), folder / DRAWN
-            if scored:
-                append_scores(folder, scored)  # now the last ones, in the order of the study
-            else:
-                file.unlink(missing_ok=True)  # samples of an interrupted study have no time, so all are drawn again
-                drawn = drawing.begin(file, denoiser, n, batch_size, trial.source)
-                began = time.perf_counter()
-                images = together.draw(drawing, drawn, f"{i}/{len(trials)} {trial.title}, {trial.nfe} NFE")
-                seconds = (time.perf_counter() - began) / n
-                picture_file(folder, source).unlink(missing_ok=True)  # of an earlier study
-                scored = scorer.write(scorer.score(images, seconds_per_image=seconds, **source))
-                save_picture(images, source, folder)
-                drawn.remove()
-            scores, guidance = {score.metric: score for score in scored}, drawing.guidance
-            guided = (guidance.scale, guidance.low, guidance.high) if guidance else ()
-            seconds = scored[0].source["seconds_per_image"]
-            points.append(Point(trial.sampler, drawing.sampler.steps, trial.nfe, seconds, scores, *guided))
+    for trial, (drawing, drawn, _) in zip(trials, tasks, strict=True):
+        images, seconds = drawn.images(), drawn.seconds() / len(devices) / n
+        source = {**trial.source, "seed": settings.seed, **restored.source, **drawing.weak_source, "nfe": trial.nfe}
+        scored = scorer.write(scorer.score(images, seconds_per_image=seconds, **source))
+        save_picture(images, source, folder)
+        scores, guidance = {score.metric: score for score in scored}, drawing.guidance
+        guided = (guidance.scale, guidance.low, guidance.high) if guidance else ()
+        points.append(Point(trial.sampler, drawing.sampler.steps, trial.nfe, seconds, scores, *guided))
+    tasks[0].drawn.remove()
     return points, baselines
-
-
-def measured_before(
-    sources: Sequence[Mapping[str, Any]], scorer: Scorer, n: int, folder: Path
-) -> list[Sequence[Score]]:
-    """The scores of each source by the latest study in `folder`; [] unless they are all that would be measured now."""
-    try:
-        earlier = [score for score in latest(read_scores(folder)) if score.code == code_version()]
-    except UserError:  # damaged: it is set aside when scores are written
-        earlier = []
-    protocols = scorer.protocols(n) if earlier else set()
-    found: list[Sequence[Score]] = []
-    for source in sources:
-        same = {s.metric: s for s in earlier if s.protocol_key in protocols and same_images(s.source, source)}
-        whole = len(same) == len(protocols) and picture_file(folder, source).is_file()
-        found.append([*same.values()] if whole else [])
-    return found
-
-
-def same_images(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two sources of scores are of the same images, however long they took, from whatever file of the model."""
-    without = {"seconds_per_image": None, "test_evaluation": None, "checkpoint": None}
-    return json.dumps({**one, **without}, sort_keys=True) == json.dumps({**other, **without}, sort_keys=True)
 
 
 def finish(written: Sequence[Path], folder: Path) -> None:

@@ -18,7 +18,8 @@ from diffusion.config.validation import shown
 from diffusion.console import count
 from diffusion.data import ImageData
 from diffusion.errors import UserError
-from diffusion.evaluation.drawing import Drawing, check_classes, make_guidance, source_of
+from diffusion.evaluation.drawing import Drawing, source_of
+from diffusion.evaluation.guided import check_classes, make_guidance
 from diffusion.pixels import MODES, height_width, resolution_of
 from diffusion.process.augmentation import Augmentation
 from diffusion.process.crops import Crops
@@ -115,9 +116,10 @@ class Recipe:
         """Return how to draw samples; with labels, each class is as frequent as in the training images."""
         counts = dict(zip(self.data.classes, self.data.class_counts("train"), strict=True))
         worse, settings = None if self.worse is None else self.worse.denoiser, self.settings
+        waits = worse is None and (settings.guidance or {}).get("step") is not None
         return Drawing(
             self.sampler, self.data.shape, settings.seed, self.guidance, worse, counts,
-            precision=settings.samples.precision,
+            precision=settings.samples.precision, waits=waits,
         )  # fmt: skip
 
     def drawn_by(self, drawing: Drawing, facts: Facts) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from diffusion.training.clock import Clock
 from diffusion.training.forecast import Amounts, Forecast, Plan
 from diffusion.training.guard import Guard
 from diffusion.training.module import Diffusion
+from diffusion.training.overfitting import OverfittingNotice
 from diffusion.training.periodic import LearningRate, SampleGrid, ScoreSamples, StopAfterLastStep
 from diffusion.training.progress import RecordProgress, RunProgress
 from diffusion.training.recipe import Recipe
@@ -141,7 +142,7 @@ def callbacks_of(run: Run, own: list[Callback], checkpoints: Checkpoints) -> lis
     plan = Plan(recipe, run.amounts, run.drawing, clock, scorer, run.trainer.world_size)
     used: list[Callback] = [
         MarkSteps(spent), signals.DeferSignals(), RunProgress(clock), Forecast(clock, plan, record, spent),
-        StopAfterLastStep(clock), LearningRate(clock),
+        StopAfterLastStep(clock), OverfittingNotice(), LearningRate(clock),
     ]  # fmt: skip
     if settings.trainer.max_time is not None:
         used.append(signals.TimeLimit(settings.trainer.max_time))

@@ -109,4 +109,4 @@ def with_worse(drawing: Drawing, step: int | None, folder: Path, module: Diffusi
         return drawing.unguided
     weak = copy.deepcopy(module.denoiser)
     weak.network.load_state_dict(exported.read(early.file_of(folder / "checkpoints", step), "")["state_dict"])
-    return replace(drawing, weak=weak.eval())
+    return replace(drawing, weak=weak.eval(), waits=False)

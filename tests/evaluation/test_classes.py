@@ -28,7 +28,7 @@ def denoiser(classes: int = 3) -> Denoiser:
 
 def model(counts: dict[str, int], classes: int = 3) -> Model:
     config = {"data": {"resolution": 4}, "model": {}, "label_dropout": 0.1}
-    restored = Restored(denoiser(classes), config, Path("last.ckpt"), 0, 0, "raw", {}, counts)
+    restored = Restored(denoiser(classes), config, {}, Path("last.ckpt"), 0, 0, "raw", {}, counts)
     return Model(restored, torch.device("cpu"))
 
 

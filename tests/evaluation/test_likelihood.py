@@ -117,17 +117,6 @@ def test_bits_that_cannot_be_computed_are_refused_before_sampling(command, two_s
     assert "fd_lite0" not in out
 
 
-@pytest.mark.parametrize(
-    ("word", "said"),
-    [("bits=5", "bits: images alone have no likelihood"), ("by_class=true", "by_class=true: images alone have no cl")],
-)
-def test_what_needs_a_model_is_refused_for_images(command, photos: Path, word: str, said: str) -> None:
-    status, _, err = command("evaluate", [f"images={photos}", word, *QUICK])
-    assert status == 2
-    assert said in err
-    assert err.count("\n") == 1
-
-
 class Doubled(torch.nn.Module):
     """A network that also estimates the variance."""
 

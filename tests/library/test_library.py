@@ -210,7 +210,7 @@ def labelled(model: Model, label_dropout: float = 0.1) -> Model:
     """An untrained model with the classes "sky" and "1"."""
     recipe = model.restored.config
     config = {**recipe, "model": {**recipe["model"], "classes": 2}, "label_dropout": label_dropout}
-    denoiser = build_denoiser(config).eval()
+    denoiser = build_denoiser(config, {}).eval()
     return replace(model, restored=replace(model.restored, denoiser=denoiser, config=config, labels={"sky": 1, "1": 1}))
 
 
@@ -253,13 +253,6 @@ def test_a_model_without_label_dropout_is_not_used_without_labels(model):
         with pytest.raises(UserError, match=words):
             labelled(model, label_dropout=0)._drawing(**given)
     labelled(model, label_dropout=0)._drawing(guidance=ClassifierFree(scale=2), worse=model)
-
-
-@pytest.mark.parametrize("settings", [{"ckpt": "run"}, {"weights": "raw"}, {"step": 1}])
-def test_the_worse_model_of_a_guidance_object_must_be_passed_as_worse(model, settings):
-    (key,) = settings
-    with pytest.raises(UserError, match=f"^guidance.{key}={settings[key]}: not read from a Guidance object; pass"):
-        model.sample(1, guidance=AutoGuidance(scale=2, **settings))
 
 
 @pytest.mark.parametrize("guidance", ["auto", AutoGuidance(scale=2)])

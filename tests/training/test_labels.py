@@ -16,7 +16,7 @@ from diffusion.checkpoint.restore import restore
 from diffusion.data import Batch
 from diffusion.errors import UserError
 from diffusion.evaluation.classes import proportional
-from diffusion.evaluation.drawing import check_classes
+from diffusion.evaluation.guided import check_classes
 from diffusion.model.unet import UNet
 from diffusion.process.guidance import AutoGuidance, ClassifierFree
 from diffusion.runs.folder import read_scores

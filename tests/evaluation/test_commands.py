@@ -1,0 +1,247 @@
+"""`sample` and `evaluate`: they use the run's settings, reproduce its scores, and record what they have drawn."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from composing import train
+from omegaconf import OmegaConf
+from PIL import Image
+
+import diffusion
+from diffusion import export
+from diffusion.config.build import make
+from diffusion.config.composition import composed, plain
+from diffusion.config.inherit import completed
+from diffusion.config.schema import Evaluate
+from diffusion.config.validation import validated
+from diffusion.evaluation import drawing
+from diffusion.evaluation.commands import save_images
+from diffusion.evaluation.ledger import Ledger
+from diffusion.process.denoiser import MixedPrecision
+from diffusion.runs.folder import read_scores
+
+QUICK = ["baselines=[]", "device=cpu"]
+
+
+def ran(command, name: str, *words: str) -> str:
+    status, out, err = command(name, list(words))
+    assert status == 0, out + err
+    return str(out)
+
+
+def scores(folder: Path) -> dict[str, dict]:
+    return {r["metric"]: r for r in json.loads((folder / "scores.json").read_text())}
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory, tiny) -> Path:
+    """A run with a sampler, seed, n and metrics other than the defaults."""
+    folder = tmp_path_factory.mktemp("scored") / "run"
+    score = ["score.n=9", "score.baselines=[]", "features=lite0", "metrics.kernel.subsets=7", "seed=3", "samples.n=0"]
+    sampler = ["sampler=heun", "sampler.steps=3", "grid@sampler.grid=linspace"]
+    train([*tiny, *score, *sampler, "trainer.max_steps=2"], folder)
+    return folder
+
+
+@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
+def test_evaluate_reproduces_the_scores_of_the_run(command, scored, tmp_path, suffix):
+    file = scored / "checkpoints/last.ckpt"
+    if suffix == "safetensors":
+        assert export.main([str(file), str(tmp_path / "last.safetensors")]) == 0
+        file = tmp_path / "last.safetensors"
+    ran(command, "evaluate", f"ckpt={file}", *QUICK, "hydra.run.dir=again")
+    again = scores(tmp_path / "again")
+    assert again.keys() == scores(scored).keys()
+    for metric, record in scores(scored).items():
+        assert again[metric] | {"checkpoint": None} == record | {"checkpoint": None}
+
+
+CHANGED = {
+    "one setting": (["sampler.steps=2"], {"name": "Heun", "steps": 2}, "linspace"),
+    "a part": (["grid@sampler.grid=karras", "sampler.grid.rho=3"], {"name": "Heun", "steps": 3}, "karras"),
+    "another": (["sampler=ddim", "sampler.steps=2"], {"name": "DDIM", "steps": 2}, "uniform"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_single_settings_of_the_run_can_be_overridden(command, scored, tmp_path, name):
+    words, expected, grid = CHANGED[name]
+    ran(command, "evaluate", f"ckpt={scored}", *QUICK, "metrics.kernel=null", "n=5", *words, "hydra.run.dir=out")
+    found = scores(tmp_path / "out")
+    assert "kid_lite0" not in found
+    assert expected.items() <= found["fd_lite0"]["sampler"].items()
+    assert found["fd_lite0"]["sampler"]["grid"]["name"] == grid
+    assert (found["fd_lite0"]["n"], found["fd_lite0"]["seed"]) == (5, 3)
+    kept = OmegaConf.load(tmp_path / "out/config.yaml")
+    assert kept.sampler.steps == expected["steps"]  # the value used, not a reference to the run
+    assert kept.data is None  # that of the run
+
+
+def test_numbers_that_are_not_set_are_those_of_the_run():
+    asked = validated(Evaluate, plain(composed("evaluate", ["ckpt=x", "name=x"])))
+    for recipe, n in (({"score": {"n": 9}}, 9), ({"score": {"n": 0}}, 512), ({}, 512), (None, None)):
+        assert completed(asked, recipe).n == n
+    for recipe, words, seed in (({"seed": 3}, [], 3), ({"seed": 3}, ["seed=5"], 5), (None, [], 0)):
+        asked = validated(Evaluate, plain(composed("evaluate", ["ckpt=x", "name=x", "data=landscapes", *words])))
+        settings = completed(asked, recipe)
+        assert settings.data["seed"] == settings.seed == make(settings.data, "data").seed == seed
+
+
+def test_sampled_images_have_the_same_score_as_the_checkpoint(command, scored, photos, tmp_path):
+    ran(command, "sample", f"ckpt={scored}", "n=9", "trajectory=true", "device=cpu", "hydra.run.dir=drawn")
+    assert {file.name for file in (tmp_path / "drawn").glob("*.*")} >= {
+        "grid.png", "images.npz", "trajectory.png", "trajectory.gif",
+    }  # fmt: skip
+    data = ["data=folder", f"data.root={photos}", "data.resolution=8", "data.val=8", "data.test=8"]
+    same = ["features=lite0", "metrics.kernel.subsets=7", *data, *QUICK, "hydra.run.dir=out"]
+    ran(command, "evaluate", "images=drawn/images", *same)
+    assert len(list((tmp_path / "drawn/images").iterdir())) == 9
+    found = scores(tmp_path / "out")["fd_lite0"]["value"]
+    assert found == pytest.approx(scores(scored)["fd_lite0"]["value"], rel=1e-6)
+
+
+def test_classes_are_drawn_and_scored_apart(command, labelled, tmp_path):
+    words = ["n=12", "features=lite0", "by_class=true", "bits=4", "likelihood.steps=5", *QUICK, "hydra.run.dir=out"]
+    ran(command, "evaluate", f"ckpt={labelled}", *words)
+    found = read_scores(tmp_path / "out")
+    assert {score.what for score in found} >= {"samples", "class red", "network"}
+    (bits,) = [score for score in found if score.metric == "bits_per_dim"]
+    assert (bits.settings or {})["labels"] == "of the images"
+    ran(command, "sample", f"ckpt={labelled}", "n=3", "labels=[red,0]", "device=cpu", "hydra.run.dir=drawn")
+    assert np.load(tmp_path / "drawn/images.npz")["classes"].tolist() == [1, 0, 1]
+
+
+def test_a_second_evaluation_on_the_test_split_needs_again(command, labelled, tiny, tmp_path):
+    shutil.copytree(labelled, tmp_path / "run")
+    common = ["ckpt=run", "n=6", "features=lite0", "sampler.steps=2", "device=cpu", "baselines=[noise]"]
+
+    def number(folder: str, *words: str) -> set[int | None]:
+        ran(command, "evaluate", *common, *words, f"hydra.run.dir={folder}")
+        return {score.source.get("test_evaluation") for score in read_scores(tmp_path / folder)}
+
+    assert number("first", "split=test") == {1}
+    assert number("val", "split=val") == {None}
+    status, _, err = command("evaluate", [*common, "split=test", "hydra.run.dir=second"])
+    assert (status, err.count("\n")) == (2, 1)
+    assert "again=true" in err
+    assert not (tmp_path / "second/scores.json").exists()
+    assert number("third", "split=test", "again=true") == {2}
+    entries = json.loads((tmp_path / "run/test.json").read_text())
+    assert [entry["test_evaluation"] for entry in entries] == [1, 2]
+    (distance,) = [s for s in read_scores(tmp_path / "first") if (s.metric, s.what) == ("fd_lite0", "samples")]
+    assert entries[0]["scores"]["fd_lite0"] == distance.value  # not that of the noise
+    assert entries[0]["code"].startswith(diffusion.__version__)
+    Ledger(tmp_path).inherit(Ledger(tmp_path / "run"))  # of a run that resumes this one elsewhere
+    assert Ledger(tmp_path).evaluations() == entries
+
+
+def test_scores_on_test_during_training_are_all_recorded(command, tiny, tmp_path):
+    score = ["score.n=4", "score.every_n_epochs=1", "score.baselines=[]", "features=lite0", "sampler.steps=2"]
+    ran(command, "train", *tiny, *score, "score.split=test", "hydra.run.dir=run")
+    entries = json.loads((tmp_path / "run/test.json").read_text())
+    assert [(entry["test_evaluation"], entry["step"]) for entry in entries] == [(1, 6), (2, 12), (3, 12)]
+
+
+def test_a_job_of_a_sweep_is_complete_only_for_the_checkpoint_that_it_scored(command, tiny, tmp_path):
+    words = ["-m", "ckpt=run", "n=8", "features=lite0", *QUICK, "sampler.steps=2", "hydra.sweep.dir=sweep"]
+    steps = []
+    for step in (1, 2):
+        train([*tiny, f"trainer.max_steps={step}", "samples.n=0", *["ckpt=run"] * (step - 1)], tmp_path / "run")
+        assert "already complete" not in ran(command, "evaluate", *words)
+        assert "already complete" in ran(command, "evaluate", *words)
+        steps.append([s.source["step"] for s in read_scores(tmp_path / "sweep/0") if s.metric == "fd_lite0"])
+    assert steps == [[1], [1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("edit", ["n=2", "interpolate=[1,2]"]),
+        ("evaluate", ["n=4", "baselines=[]"]),
+        ("study", ["sampler", "n=4", "baselines=[]", "samplers=[ddim]", "nfe=[2]"]),
+    ],
+)
+def test_every_command_draws_in_the_precision_and_scores_record_it(
+    command, two_steps, tmp_path, monkeypatch, name, words
+):
+    used = []
+
+    def mixed(denoise, dtype):
+        used.append(dtype)
+        return MixedPrecision(denoise, dtype)
+
+    monkeypatch.setattr(drawing, "MixedPrecision", mixed)
+    ran(command, name, *words, f"ckpt={two_steps}", "precision=bf16-mixed", "hydra.run.dir=out")
+    assert {*used} == {torch.bfloat16}
+    if (tmp_path / "out/scores.json").is_file():
+        assert {score.source["precision"] for score in read_scores(tmp_path / "out")} == {"bf16-mixed"}
+
+
+def test_the_images_of_an_earlier_call_are_removed(tmp_path: Path) -> None:
+    """But not other files, nor numbered photographs where no images were drawn before."""
+
+    def saved(n: int) -> list[str]:
+        save_images(tmp_path, torch.zeros(n, 3, 4, 4, dtype=torch.uint8), 0, {})
+        return sorted(file.name for file in (tmp_path / "images").iterdir())
+
+    (tmp_path / "images").mkdir()
+    for name in ("2026.png", "1 (copy).png"):
+        (tmp_path / "images" / name).touch()
+    assert saved(12) == sorted([*(f"{i:02d}.png" for i in range(12)), "2026.png", "1 (copy).png"])
+    (tmp_path / "trajectory.gif").touch()
+    assert saved(4) == ["0.png", "1 (copy).png", "1.png", "2.png", "3.png"]
+    assert not (tmp_path / "trajectory.gif").exists()  # it showed the earlier images
+
+
+REFUSED = {
+    "a setting that the sampler lacks": ["evaluate", "ckpt=RUN", "sampler.stepz=2"],
+    "a metric that does not exist": ["evaluate", "ckpt=RUN", "metrics.kernal=null"],
+    "a value of another type": ["evaluate", "ckpt=RUN", "sampler.steps=x"],
+    "neither a model nor images": ["evaluate"],
+    "bits of images": ["evaluate", "images=IMAGES", "bits=5"],
+    "classes of images": ["evaluate", "images=IMAGES", "by_class=true"],
+    "more images than there are": ["evaluate", "images=IMAGES", "n=99"],
+    "images of two sizes": ["evaluate", "images=TWO"],
+    "no such folder of images": ["evaluate", "images=nowhere"],
+    "too few samples": ["evaluate", "ckpt=RUN", "n=3"],
+    "too few images for bits": ["evaluate", "ckpt=RUN", "bits=1", "n=4"],
+    "a model without labels": ["evaluate", "ckpt=PLAIN", "by_class=true", "n=4"],
+    "no such checkpoint": ["sample", "ckpt=nowhere"],
+    "no run was saved": ["sample", "ckpt=last"],
+    "an unknown class": ["sample", "ckpt=RUN", "label=green"],
+    "two settings for classes": ["sample", "ckpt=RUN", "label=red", "labels=[red]"],
+    "guidance without labels": ["sample", "ckpt=PLAIN", "guidance=cfg"],
+    "no worse model": ["sample", "ckpt=RUN", "guidance=auto"],
+    "an early step without weights": ["sample", "ckpt=RUN", "guidance=auto", "guidance.step=1"],
+    "a worse model of other images": ["sample", "ckpt=RUN", "guidance=auto", "guidance.ckpt=OTHER"],
+    "a guidance of another type": ["sample", "ckpt=RUN", "guidance=auto", "guidance.step=0"],
+    "a device that is not there": ["sample", "ckpt=RUN", "device=cuda:99"],
+}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory, labelled, two_steps, tiny) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("places")
+    (root / "two").mkdir()
+    for side in (8, 9):
+        Image.new("RGB", (side, side)).save(root / f"two/{side}.png")
+    train([*tiny, "data.channels=1", "trainer.max_steps=1", "samples.n=0"], root / "other")
+    images = labelled.parent / "shelves/red"
+    return {"RUN": labelled, "PLAIN": two_steps, "IMAGES": images, "TWO": root / "two", "OTHER": root / "other"}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_invalid_settings_are_refused_with_one_line(command, places, tmp_path, name):
+    words = [
+        f"{key}={places.get(value, value)}" for key, _, value in (word.partition("=") for word in REFUSED[name][1:])
+    ]
+    more = ["features=lite0"] if REFUSED[name][0] == "evaluate" else []
+    status, _, err = command(REFUSED[name][0], [*words, *more, "hydra.run.dir=out"])
+    lines = [line for line in err.splitlines() if "━" not in line]
+    assert (status, len(lines)) == (2, 1), err
+    assert lines[0].startswith("error: ")
+    assert not (tmp_path / "out/scores.json").exists()

@@ -1,0 +1,159 @@
+"""Parts of an evaluation: its cost, baselines, steps of samples, and the source of a score."""
+
+import json
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from mistakes import Features
+from PIL import Image
+from torch import Tensor, nn
+
+import diffusion
+from diffusion.checkpoint import provenance
+from diffusion.checkpoint.provenance import code_version
+from diffusion.errors import UserError
+from diffusion.evaluation import drawing, pipeline
+from diffusion.evaluation.cost import evaluations
+from diffusion.evaluation.drawing import Drawing, describe_sampler, note_first_step
+from diffusion.evaluation.frames import MOST_FRAMES, Frames
+from diffusion.evaluation.pipeline import Scorer
+from diffusion.process import grid
+from diffusion.process.denoiser import Denoiser, Estimate, MixedPrecision, clip
+from diffusion.process.editing import SDEdit
+from diffusion.process.guidance import AutoGuidance, ClassifierFree
+from diffusion.process.prediction import Eps, V
+from diffusion.process.sampler import DDIM, DPMSolver, Heun
+from diffusion.process.schedule import VP, cosine, linear
+
+CPU = torch.device("cpu")
+
+
+class Same(nn.Module):
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        return x
+
+
+@pytest.mark.parametrize("kind", [ClassifierFree, AutoGuidance])
+def test_guidance_adds_one_evaluation_per_step_inside_its_interval(kind) -> None:
+    sampler = DDIM(10, grid=grid.karras)
+    alpha, sigma = VP()(sampler.grid(VP(), 10)[:-1])
+    inside = int(((sigma / alpha > 0.3) & (sigma / alpha <= 3)).sum())
+    assert 0 < inside < 10
+    assert evaluations(sampler, VP()) == evaluations(sampler, VP(), kind(1.0)) == 10
+    assert evaluations(sampler, VP(), kind(2.0)) == 20
+    assert evaluations(sampler, VP(), kind(2.0, 0.3, 3.0)) == 10 + inside
+    assert evaluations(Heun(4), VP()) == 7
+
+
+def test_the_printed_cost_includes_guidance(capsys: pytest.CaptureFixture[str]) -> None:
+    denoiser = Denoiser(Same(), VP(), V())
+    drawn = Drawing(DDIM(5), (1, 4, 4), 0, AutoGuidance(2.0), denoiser)
+    drawn.print_cost(denoiser, 3, 2, CPU, untrained=2)
+    assert capsys.readouterr().out.startswith("3 samples × 10 network evaluations, and 2 of an untrained network")
+
+
+def test_a_large_error_of_the_first_step_is_noted_once(capsys: pytest.CaptureFixture[str]) -> None:
+    drawing.print_once.cache_clear()
+    eps, picture = Denoiser(Same(), cosine(), Eps()), torch.zeros(1, 2, 2)
+    two = DPMSolver(2, grid.log_snr)
+    for denoiser, sampler in (
+        (Denoiser(Same(), cosine(), V()), two),
+        (eps, DPMSolver(2, grid.log_snr, clip)),
+        (eps, SDEdit(0.5)(two, picture)),
+    ):
+        note_first_step(denoiser, sampler)
+        assert capsys.readouterr().out == ""
+    note_first_step(eps, two)
+    assert "by 20,000 in the first step of DPMSolver" in capsys.readouterr().out
+    note_first_step(eps, two)
+    assert capsys.readouterr().out == ""
+
+
+def test_products_are_rounded_and_images_are_not() -> None:
+    layer = nn.Conv2d(3, 3, 3, padding=1)
+    network = nn.Module()
+    network.forward = lambda x, label: layer(x)
+    denoiser = Denoiser(network, cosine(), V())
+    x, t = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 0.7])
+    with torch.no_grad():
+        exact, rounded = denoiser(x, t), MixedPrecision(denoiser, torch.bfloat16)(x, t)
+    assert rounded.x0.dtype == torch.float32
+    assert 0 < float((exact.x0 - rounded.x0).abs().max()) < 2**-6
+    alpha, sigma = (each.float().view(2, 1, 1, 1) for each in denoiser.schedule(t.double()))
+    assert torch.allclose(alpha * rounded.x0 + sigma * rounded.eps, x, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 99, 101, 1000])
+def test_at_most_100_steps_are_kept_including_the_first_and_last(steps: int, tmp_path: Path) -> None:
+    frames, x = Frames(DDIM(steps=steps), linear()), torch.zeros(9, 3, 2, 2)
+    for first in (0, 9):
+        for k in range(1, steps + 1):
+            frames.watch(first, k, x + k / steps - first, Estimate(x, x, x))  # a second batch, of black images
+    kept = list(frames.pairs)
+    assert all(int(pair[0].max()) > 0 for pair in frames.pairs.values())
+    assert (len(kept), kept[0], kept[-1]) == (min(steps, MOST_FRAMES), 1, steps)
+    if steps == 101:
+        frames.save(tmp_path, 4)
+        assert Image.open(tmp_path / "trajectory.gif").width == 8 * (2 + 16 * 2) - 2
+        assert (tmp_path / "trajectory.png").is_file()
+
+
+def scorer(split: str, splits: dict[str, Any]) -> Scorer:
+    """A scorer without metrics and a ledger."""
+    data: Any = SimpleNamespace(splits=splits, shape=(3, 4, 4))
+    return Scorer(data, split, Features(), [], Path(), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("reference", "others"), [("val", 1), ("train", 2)])
+def test_the_real_baseline_never_uses_the_reference_split(monkeypatch, reference: str, others: int) -> None:
+    numbered = ((1, "train"), (2, "val"), (3, "test"))
+    splits = {name: SimpleNamespace(images=torch.full((9, 3, 4, 4), i)) for i, name in numbered}
+    seen: list[Tensor] = []
+    monkeypatch.setattr(pipeline, "extract", lambda images, *_, **__: seen.append(images))
+    monkeypatch.setattr(pipeline, "score_features", lambda *_, **__: {})
+    monkeypatch.setattr(Scorer, "reference", SimpleNamespace(name=reference, spatial=None))
+    assert scorer(reference, splits).baselines(["real"], 5) == []
+    assert seen[0].unique().tolist() == [others]
+    assert len(seen[0]) == 5
+
+
+def test_too_few_images_are_refused_and_few_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    few, enough = {"train": range(9), "val": range(2)}, {"train": range(900), "val": range(250)}
+    for split, splits, n, baselines in (("train", few, 5, ["floor"]), ("val", few, 5, []), ("train", few, 3, [])):
+        with pytest.raises(UserError):
+            scorer(split, splits).check(n, baselines)
+    scorer("val", enough).check(5, ["floor"])
+    assert capsys.readouterr().out == ""
+    scorer("val", {**enough, "val": range(199)}).check(5, [])
+    assert capsys.readouterr().out.startswith("warning: the reference, split=val, has 199 images")
+
+
+def test_code_version_includes_the_commit_and_marks_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "diffusion")
+
+    def version() -> str:
+        code_version.cache_clear()
+        return code_version()
+
+    assert version() == diffusion.__version__  # installed from a wheel
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    (tmp_path / "file").write_text("one")
+    for words in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *words], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout[:12]
+    assert version() == f"{diffusion.__version__} {commit}"
+    (tmp_path / "file").write_text("two")
+    assert version() == f"{diffusion.__version__} {commit}+"
+    code_version.cache_clear()
+
+
+def test_the_source_includes_nested_sampler_settings() -> None:
+    inner = {"_target_": "a.karras", "_partial_": True, "rho": 7.0, "sigma_max": float("inf")}
+    made = describe_sampler({"_target_": "a.DDIM", "steps": 9, "grid": inner})
+    assert json.loads(json.dumps(made)) == {
+        "name": "DDIM", "steps": 9, "grid": {"name": "karras", "rho": 7.0, "sigma_max": "inf"},
+    }  # fmt: skip
