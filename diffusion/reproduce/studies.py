@@ -15,7 +15,6 @@ from diffusion.errors import UserError, first_line, nearest
 
 GROUP = "results"
 Words = list[str]
-FigureName = Literal["samples", "mse", "copies", "bins", "gap", "noising", "beta", "signal"]  # of a run's report
 
 
 class Sweep(Settings):
@@ -27,6 +26,11 @@ class Sweep(Settings):
     of: Sequence[str] = ()
     """The sweeps whose models are evaluated: SWEEP, or STUDY/SWEEP for a sweep of another study."""
 
+    @property
+    def jobs(self) -> list[Words]:
+        """The overrides of each job, in order."""
+        return [job for case in self.cases for job in jobs([*self.common, *case])]
+
 
 class Study(Settings):
     """A question, and the sweeps that answer it."""
@@ -37,18 +41,6 @@ class Study(Settings):
     gpu_hours: Annotated[float, Gt(0)]
     """Expected hours on one GPU."""
     sweeps: dict[str, Sweep]
-    columns: Annotated[Sequence[str], MinLen(1)] = (
-        "val/mse",
-        "fd_lite0",
-        "kid_lite0",
-        "precision_lite0",
-        "coverage_lite0",
-    )
-    """The columns of the page and the figure, if measured. The CSV table contains all columns."""
-    ranks: Sequence[str] = ()
-    """Columns whose rankings of the models the page also compares."""
-    figures: Sequence[FigureName] = ()
-    """Training figures that are committed for each recipe, such as `mse` for figures/mse.png of its run."""
 
 
 def names() -> list[str]:
@@ -68,10 +60,7 @@ def read(name: str) -> Study:
 
 
 def jobs(words: Sequence[str]) -> list[Words]:
-    """The jobs of a command line with comma-separated values: every combination, with the last word varying fastest.
-
-    The order is that of Hydra's basic sweeper.
-    """
+    """The jobs of a command line with comma-separated values, in the order of Hydra's basic sweeper."""
     values = []
     for override in OverridesParser.create().parse_overrides(list(words)):
         if override.is_sweep_override():
@@ -90,21 +79,20 @@ def place(study: str, sweep: str) -> tuple[str, str]:
 
 def runs_of(study: str, sweep: Sweep) -> int:
     """The number of runs of a sweep of `study`."""
-    each = sum(len(jobs([*sweep.common, *case])) for case in sweep.cases)
     places = [place(study, of) for of in sweep.of]
-    return each * sum(runs_of(other, read(other).sweeps[name]) for other, name in places) if places else each
+    models = sum(runs_of(other, read(other).sweeps[name]) for other, name in places) if places else 1
+    return models * len(sweep.jobs)
 
 
-def needed(name: str) -> list[str]:
-    """The other studies whose models a study evaluates, and which it runs if they are missing, with their cost."""
-    places = [place(name, of)[0] for sweep in read(name).sweeps.values() for of in sweep.of]
-    others = [other for other in dict.fromkeys(places) if other != name]
-    return [f"{other} (at most {read(other).cpu_hours:g} h)" for other in others]
-
-
-def count_runs(name: str) -> dict[str, int]:
-    """The number of runs of a study by command, without those of other studies."""
-    found = {"train": 0, "evaluate": 0}
-    for sweep in read(name).sweeps.values():
-        found[sweep.command] += runs_of(name, sweep)
-    return found
+def cost(name: str) -> str:
+    """The number of runs of a study, its duration, and the other studies whose models it needs, in words."""
+    study = read(name)
+    runs: dict[str, int] = {}
+    for sweep in study.sweeps.values():
+        runs[sweep.command] = runs.get(sweep.command, 0) + runs_of(name, sweep)
+    others = {place(name, of)[0] for sweep in study.sweeps.values() for of in sweep.of} - {name}
+    needed = f"; it trains the missing models of {' and '.join(sorted(others))}" if others else ""
+    return (
+        f"{' and '.join(f'{n} × diffusion.{command}' for command, n in runs.items())}: about {study.cpu_hours:g} h of "
+        f"a CPU core, or {study.gpu_hours:g} h of a GPU{needed}"
+    )
