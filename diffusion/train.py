@@ -26,9 +26,9 @@ from diffusion.runs import jobs
 from diffusion.runs.command import command
 
 
-def train(settings: Train, folder: Path) -> None:
+def train(settings: Train, folder: Path, words: list[str]) -> None:
     """Train in this process."""
-    if (begun := jobs.begin(settings, folder)) is not None:
+    if (begun := jobs.begin(settings, folder, words)) is not None:
         from diffusion.training import worker
 
         settings, record = begun

@@ -51,6 +51,11 @@ def searched() -> tuple[Path, ...]:
     return conf_dir(), *_own.get()
 
 
+def groups() -> list[str]:
+    """The names of all groups."""
+    return sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and path.name != "hydra")
+
+
 def is_group(name: str) -> bool:
     """Whether conf/ has a group of this name."""
     return bool(re.fullmatch(r"\w+", name)) and (conf_dir() / name).is_dir()

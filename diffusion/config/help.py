@@ -7,7 +7,7 @@ classes are not imported, so the help appears in well under a second.
 import ast
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ GROUP=CHOICE selects a choice, KEY=VALUE sets a value, and -m before them runs a
 --cfg job prints the whole configuration without running anything. --help GROUP explains the choices of a group."""
 
 
-def print_help(command: str, schema: type[Settings], about: str, words: list[str]) -> bool:
+def print_help(command: str, schema: type[Settings], about: str, words: Sequence[str]) -> bool:
     """Print the help requested by the command-line `words`. Returns whether they request any."""
     asked = [i for i, word in enumerate(words) if word in FLAGS]
     if not asked:

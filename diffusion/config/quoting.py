@@ -16,29 +16,16 @@ def override(key: str, value: object) -> str:
     return shlex.quote(f"{key}={hydra_value(value)}")
 
 
-def hydra_value(value: object) -> str:
-    """The value of an override, in quotes if Hydra's grammar needs them."""
-    text = str(value)
-    return text if re.fullmatch(r"[\w/.+:-]+", text, re.ASCII) else _in_quotes(text)
-
-
-def with_quotes(word: str) -> str:
-    """`KEY=VALUE` with quotes around the parts of VALUE that are not ASCII, which Hydra only accepts in quotes.
-
-    The elements of lists and sweeps are quoted one by one. Values with quotes, brackets of other kinds or backslashes
-    are left unchanged.
-    """
-    key, _, value = word.partition("=")
-    if value.isascii() or re.search(r"""["'(){}\\]""", value):
-        return word
-    parts = r"[^\[\],\s](?:[^\[\],]*[^\[\],\s])?"
-    return f"{key}=" + re.sub(parts, lambda part: part[0] if part[0].isascii() else f'"{part[0]}"', value)
-
-
 def quoted(word: str) -> str:
     """`KEY=VALUE` with VALUE as a quoted string: `'KEY="VALUE"'`."""
     key, _, value = word.partition("=")
     return shlex.quote(f"{key}={_in_quotes(value)}")
+
+
+def hydra_value(value: object) -> str:
+    """The value of an override, in quotes if Hydra's grammar needs them."""
+    text = str(value)
+    return text if re.fullmatch(r"[\w/.+:-]+", text, re.ASCII) else _in_quotes(text)
 
 
 def command_line(name: str, words: Iterable[str]) -> str:

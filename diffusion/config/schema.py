@@ -406,10 +406,6 @@ COMMANDS: dict[str, type[Settings]] = {
     "study_guidance": GuidanceStudy,
 }  # fmt: skip
 
-RENAMED = {  # old keys, accepted for one more version
-    "score.yardsticks": "score.baselines", "yardsticks": "baselines", "logger.project": "logger.wandb.project",
-}  # fmt: skip
-
 INSTEAD = {  # arguments of Lightning's Trainer that a run sets itself, and what to use instead
     "trainer.barebones": "make bench measures the bare loop",
     "trainer.callbacks": "set callbacks=early_stopping, or several: callbacks=[throughput,memory]; add your own "

@@ -7,7 +7,6 @@ annotated range. Errors are reported in one line, with the type in words.
 
 import inspect
 import json
-import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,16 +16,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union
 
 import annotated_types as at
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
-from diffusion.config.choices import choices, is_group
+from diffusion.config.choices import choices, choices_with, is_group
 from diffusion.errors import UserError, nearest
 
-PLAIN = (int, float, bool, str, list, tuple, type(None))  # the types of yaml values, apart from mappings
 SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-LISTS = (list, Sequence)
+LISTS = (list, Sequence, Iterable)
+PLAIN = (*SCALARS, list, tuple)  # the types of yaml values, apart from mappings
 UNSET = "???"  # what Hydra composes for a setting that must be set
+BOUNDS = {"ge": "of at least", "min_length": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -43,69 +43,44 @@ def _only_mappings(value: Any) -> Any:
     return value
 
 
-def _not_nan(value: float) -> float:
-    if math.isnan(value):
-        raise ValueError("not a number")
-    return value
-
-
 Part = Annotated[Any, BeforeValidator(_only_mappings), Words("a nested object")]
 """An object described by a mapping with `_target_`, which is checked separately."""
-
-Number = Annotated[float, AfterValidator(_not_nan)]
 
 Group = Annotated[dict[str, Any], at.MinLen(1), Words("a choice of its group")]
 """The choice of a group of conf/, such as `model`."""
 
 
-def validated(model: type[Model], values: Mapping[str, Any]) -> Model:
-    """Convert `values` to an object of the class `model`. Raises UserError for the first invalid value."""
-    try:
-        return model.model_validate_json(json.dumps(values, default=str))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(_explain(model, values, first["loc"], first["type"])) from error
-
-
-def check_arguments(target: Callable[..., Any], values: Mapping[str, Any], where: str) -> None:
-    """Raise UserError if a value does not have the type annotated by the class or function `target`.
+def validated(model: type[Model], values: Mapping[str, Any], where: str = "") -> Model:
+    """Convert `values` to an object of the class `model`. Raises UserError for the first invalid value.
 
     Args:
         where: key of the values in the configuration, such as `model`.
     """
-    model = _model_of(target)
     try:
-        model.model_validate_json(json.dumps({k: v for k, v in values.items() if k in model.model_fields}, default=str))
+        return model.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
-        name = str(error.errors()[0]["loc"][0])
-        found, expected = f"{where}.{name}={shown(values[name])}", describe(_annotation(model.model_fields[name]))
-        if expected == describe(Part) and is_group(name):
-            choice = "…" if values[name] is None else shown(values[name])
-            raise UserError(f"{found}: a choice is required, with its place: {name}@{where}.{name}={choice}") from error
-        group = where.partition(".")[0]
-        raise UserError(f"{found}: expected {expected}; --help {group} lists values that work") from error
+        raise UserError(_explained(model, values, error.errors()[0]["loc"], where)) from error
+
+
+def check_arguments(target: Callable[..., Any], values: Mapping[str, Any], where: str) -> None:
+    """Raise UserError for an argument that the class or function does not have, or not with this type."""
+    validated(_model_of(target), values, where)
 
 
 def describe(hint: Any) -> str:
     """A type in words: `a whole number of at least 1 or null`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        base, *constraints = arguments
-        if words := next((c.words for c in constraints if isinstance(c, Words)), None):
+        if words := next((c.words for c in arguments if isinstance(c, Words)), None):
             return words
-        return (
-            describe(base).replace("a list", "a list" + _bounds(constraints), 1)
-            if typing.get_origin(base) in LISTS
-            else describe(base) + _bounds(constraints)
-        )
+        listed, _, each = describe(arguments[0]).partition(",")  # the bounds of a list are those of its length
+        return listed + _bounds(arguments[1:]) + ("," + each if each else "")
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(describe(a) for a in arguments if not (a is int and float in arguments)))
     if origin is Literal:
-        return ", ".join(map(shown, arguments))
-    if origin in LISTS:
-        return f"a list, each {describe(arguments[0])}"
-    if origin is tuple:
-        length = "" if arguments[-1] is Ellipsis else f" of {len(arguments)} values"
+        return " | ".join(map(shown, arguments))
+    if origin in (*LISTS, tuple):
+        length = f" of {len(arguments)} values" if origin is tuple and arguments[-1] is not Ellipsis else ""
         return f"a list{length}, each {describe(arguments[0])}"
     if inspect.isclass(hint) and issubclass(hint, BaseModel):
         return "nested settings"
@@ -120,95 +95,104 @@ def shown(value: Any) -> str:
 
 
 def _bounds(constraints: Iterable[Any]) -> str:
-    low = next((c.ge for c in constraints if isinstance(c, at.Ge)), None)
-    above = next((c.gt for c in constraints if isinstance(c, at.Gt)), None)
-    high = next((c.le for c in constraints if isinstance(c, at.Le)), None)
-    below = next((c.lt for c in constraints if isinstance(c, at.Lt)), None)
-    least = next((c.min_length for c in constraints if isinstance(c, at.MinLen)), None)
-    most = next((c.max_length for c in constraints if isinstance(c, at.MaxLen)), None)
-    if least is not None and least == most:
-        return f" of {least}"
-    if low is not None and high is not None:
-        return f" from {low} to {high}"
-    words = {"of at least": low if least is None else least, "above": above, "of at most": high, "below": below}
-    return " and".join(f" {word} {bound}" for word, bound in words.items() if bound is not None)
+    found = {name: getattr(c, name) for c in constraints for name in BOUNDS if getattr(c, name, None) is not None}
+    return " and".join(f" {BOUNDS[name]} {bound}" for name, bound in found.items())
 
 
-def _explain(model: type[BaseModel], values: Mapping[str, Any], place: tuple[int | str, ...], kind: str) -> str:
-    """What is wrong at a key of the settings, what was expected, and how to fix it."""
-    key, field = "", None
+def _explained(model: type[BaseModel], values: Mapping[str, Any], place: tuple[int | str, ...], where: str) -> str:
+    """What is wrong at a place of the values, what was expected, and how to fix it."""
+    key, group, inner = where, where.partition(".")[0], model
     value: Any = values
-    for name in place:
-        if not (isinstance(name, str) and isinstance(value, Mapping)):
+    field: FieldInfo
+    for name in map(str, place):
+        key = f"{key}.{name}".lstrip(".")
+        if name not in inner.model_fields:
+            return f"{key}: {_unknown(name, inner, where)}"
+        value, field = value.get(name), inner.model_fields[name]
+        if not isinstance(value, Mapping) or not _is_model(field.annotation):
             break
-        key, known = f"{key}.{name}".lstrip("."), model.model_fields
-        if name not in known:
-            return f"{key}: unknown setting{nearest(name, known)}; --help lists all of them"
-        value, field = value.get(name), known[name]
-        if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
-            model = field.annotation
-    assert field is not None
-    hint = _annotation(field)
-    if kind == "missing" or (value in (None, {}) and is_group(key)):
-        return f"{key}={shown(value or None)}: a choice is required; {key} is one of {', '.join(choices(key))}"
-    if field.annotation is model:
-        return f"{key}={shown(value)}: it has nested settings; remove it, or set one of them"
+        inner = field.annotation  # type: ignore[assignment]
+    hint = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    found, expected = f"{key}={shown(value)}", describe(hint)
     if value == UNSET:
-        return f"{key} is not set; expected {describe(hint)}"
+        return f"{key} is not set; expected {expected}"
+    if where:
+        if expected == describe(Part) and is_group(name):
+            choice = "…" if value is None else shown(value)
+            return f"{found}: a choice is required, with its place: {name}@{key}={choice}"
+        return f"{found}: expected {expected}; --help {group} lists values that work"
+    if value in (None, {}) and is_group(key):
+        return f"{key}=null: a choice is required; {key} is one of {', '.join(choices(key))}"
+    if _is_model(field.annotation):
+        return f"{found}: it has nested settings; remove it, or set one of them"
     default = field.get_default(call_default_factory=True)
     usual = "" if field.is_required() or "${" in str(default) else f"; {key}={shown(default)} is the default"
-    parts = () if typing.get_origin(hint) in LISTS else (hint, *typing.get_args(hint))
-    literals = [shown(a) for part in parts if typing.get_origin(part) is Literal for a in typing.get_args(part)]
-    return f"{key}={shown(value)}: expected {describe(hint)}{nearest(shown(value), literals)}{usual}"
+    literals = [shown(a) for part in (hint, *typing.get_args(hint)) for a in _literals(part)]
+    return f"{found}: expected {expected}{nearest(shown(value), literals)}{usual}"
 
 
-def _annotation(field: FieldInfo) -> Any:
-    """A field's type with its constraints."""
-    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+def _unknown(name: str, model: type[BaseModel], where: str) -> str:
+    """Why there is no setting of this name: another choice of its group may have it."""
+    if having := choices_with(where, name) if is_group(where) else []:
+        choose = " or ".join(f"{where}={choice}" for choice in having)
+        return f"the chosen {where} has no such setting; use {choose}, or remove it with ~{where}.{name}"
+    return f"unknown setting{nearest(name, model.model_fields)}; --help {where or 'lists all of them'}"
+
+
+def _is_model(hint: Any) -> bool:
+    return inspect.isclass(hint) and issubclass(hint, BaseModel)
+
+
+def _literals(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
 
 
 @cache
 def _model_of(target: Callable[..., Any]) -> type[BaseModel]:
     """A pydantic model of the arguments of a class or function, including those passed on to parent classes."""
-    hints: dict[str, Any] = {}
     functions = [target]
     if inspect.isclass(target):
         functions = [parent.__dict__["__init__"] for parent in target.__mro__ if "__init__" in parent.__dict__]
+    hints: dict[str, Any] = {}
+    open_ended = True  # whether there may be further arguments
     for function in functions:
-        hints = {**_hints(function), **hints}
         try:
-            kinds = [p.kind for p in inspect.signature(function).parameters.values()]
+            parameters = inspect.signature(function).parameters
         except ValueError:  # a built-in function without a signature, such as torch.tanh
             break
-        if inspect.Parameter.VAR_KEYWORD not in kinds:
+        annotated = _hints(function)
+        hints = {
+            name: annotated.get(name, Any)
+            for name, p in parameters.items()
+            if p.kind < p.VAR_KEYWORD and name != "self"
+        } | hints
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        if not open_ended:
             break
-    fields: dict[str, Any] = {
-        name: (_checkable(hint), None) for name, hint in hints.items() if not name.startswith("_")
-    }
-    return create_model("Arguments", __config__=ConfigDict(strict=True, protected_namespaces=()), **fields)
+    fields: dict[str, Any] = {n: (_checkable(hint), None) for n, hint in hints.items() if not n.startswith("_")}
+    config = ConfigDict(strict=True, protected_namespaces=(), extra="allow" if open_ended else "forbid")
+    return create_model("Arguments", __config__=config, **fields)
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
-        hints = typing.get_type_hints(function, include_extras=True)
+        return typing.get_type_hints(function, include_extras=True)
     except Exception:  # an annotation that only a type checker can resolve
         return {}
-    return {name: hint for name, hint in hints.items() if name in inspect.signature(function).parameters}
 
 
 def _checkable(hint: Any) -> Any:
     """Replace every type in `hint` that yaml cannot express with `Part`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint in (Path, float):
-        return str if hint is Path else Number
+    if hint is Path:
+        return str
     if hint is None or hint in SCALARS or origin is Literal:
         return hint
     if origin is Annotated:
-        base, *constraints = arguments
-        return Annotated[(_checkable(base), *constraints)]
+        return Annotated[(_checkable(arguments[0]), *arguments[1:])]
     if origin in (Union, types.UnionType):
         return Union[tuple(map(_checkable, arguments))]  # noqa: UP007
-    if origin in (list, Sequence, Iterable):
+    if origin in LISTS:
         return list[_checkable(arguments[0])] if arguments else list[Any]  # type: ignore[misc]
     if origin is tuple:
         return tuple[tuple(a if a is Ellipsis else _checkable(a) for a in arguments)]  # type: ignore[misc]

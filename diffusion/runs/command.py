@@ -7,132 +7,132 @@ stopped by a signal first saves its state, and exits with 128 + the signal's num
 """
 
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-import hydra
+from hydra import version
+from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.config import messages, secrets
+from diffusion.config import messages
 from diffusion.config.choices import conf_dir, searching
-from diffusion.config.composition import register
+from diffusion.config.composition import flat, register
 from diffusion.config.help import print_help
-from diffusion.config.quoting import with_quotes
-from diffusion.config.schema import RENAMED, Settings
-from diffusion.config.validation import validated
-from diffusion.console import console
-from diffusion.errors import Interrupted
-from diffusion.runs import naming, resume, streams
+from diffusion.config.schema import Settings
+from diffusion.config.validation import UNSET, validated
+from diffusion.errors import Interrupted, UserError
+from diffusion.runs import naming, resume
 
 S = TypeVar("S", bound=Settings)
-Task = Callable[[S, Path], Any]
+Task = Callable[[S, Path, list[str]], Any]
+"""(settings, folder, words of the command line) -> the result of a job, which a sweeper optimizes."""
 
 
-def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] | None = None) -> Callable[[], None]:
+def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] | None = None) -> Callable[..., None]:
     """Create the main function of a command with its choices in conf/NAME.yaml and its settings in `schema`.
 
     Args:
         about: description of the command, with examples, for `--help`.
-        task: function of the settings and the output folder, called after Hydra has finished.
-        job: the same for one job of a sweep (`-m`), called by Hydra, maybe in another process; default: `task`. A
-            sweeper optimizes its result.
+        task: called after Hydra has finished.
+        job: the same for one job of a sweep (`-m`), called by Hydra, maybe in another process; default: `task`.
     """
     register(name)
     naming.register()
 
-    def main() -> None:
-        streams.keep_going()
+    def main(typed: Sequence[str] | None = None) -> None:
+        """Run the command with these words, by default those of the command line."""
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions reach the handlers below
-        composed: list[tuple[Any, Any, Path]] = []
-        each = job or task
-        stack = ExitStack()
-        try:
-            stack.enter_context(searching(own_folders(sys.argv[1:])))
-            if print_help(name, schema, about, sys.argv[1:]):
-                return
-            words = [with_quotes(_expand_home(_renamed(word))) for word in messages.ordered(sys.argv[1:], name)]
-            secrets.check_words(words)
-            given = messages.options_of(words)[0]
-            if name == "train" and not given.multirun and (resumed := resume.resumed_run(given.overrides)):
-                folder, settings = resumed
-                task(validated(schema, settings), folder)
-                return
-            sys.argv[1:] = words
-
-            def settings_of(values: Any, sources: Any) -> S:
-                secrets.check_sources(sources)
-                secrets.check_values(values)
-                return validated(schema, values)
-
-            def compose(cfg: DictConfig) -> Any:
-                """Called by Hydra, once or for each job of a sweep."""
-                sources = OmegaConf.to_container(cfg, resolve=False)
-                values, context = OmegaConf.to_container(cfg, resolve=True), HydraConfig.get()
-                folder = Path(context.runtime.output_dir)
-                if context.mode == RunMode.MULTIRUN:
-                    return each(settings_of(values, sources), folder)
-                composed.append((values, sources, folder))
-                return None
-
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(compose)()
-            sys.argv[1:] = words  # the command that runs and reports record
-            for values, sources, folder in composed:
-                task(settings_of(values, sources), folder)
-        except KeyboardInterrupt:
-            sys.exit(130)
-        except Interrupted as stop:
-            sys.exit(stop.status)
-        except Exception as error:
-            line = messages.explain(error, name)
-            if line is None:
-                raise
-            print(f"error: {line}", file=sys.stderr)
-            sys.exit(messages.exit_status(error))
-        finally:
-            stack.close()
-            streams.report_loss()
+        typed = sys.argv[1:] if typed is None else typed
+        with ExitStack() as stack:
+            try:
+                given = messages.parsed(typed, name)
+                words = [written(word) for word in given.overrides]
+                stack.enter_context(searching(own_folders(given.config_dir, words)))
+                if print_help(name, schema, about, typed):
+                    return
+                composed = Composed(schema, job or task)
+                if name == "train" and not given.multirun and (resumed := resume.resumed_run(words)):
+                    composed.single.append(resumed)
+                else:
+                    given.overrides = words
+                    version.setbase("1.3")
+                    _run_hydra(given, get_args_parser(), composed, str(conf_dir()), name)
+                for folder, values in composed.single:
+                    task(checked(schema, values), folder, words)
+            except KeyboardInterrupt:
+                sys.exit(130)
+            except Interrupted as stop:
+                sys.exit(stop.status)
+            except Exception as error:
+                line = messages.explain(error, name, typed)
+                if line is None:
+                    raise
+                print(f"error: {line}", file=sys.stderr)
+                sys.exit(messages.exit_status(error))
 
     return main
 
 
-def own_folders(words: list[str]) -> list[Path]:
+class Composed:
+    """Called by Hydra with a configuration: runs a job of a sweep, or keeps the folder and values of a single run."""
+
+    def __init__(self, schema: type[Settings], job: Task[Any]):
+        self.schema, self.job = schema, job
+        self.single: list[tuple[Path, Any]] = []
+
+    def __call__(self, config: DictConfig) -> Any:
+        values, context = OmegaConf.to_container(config, resolve=True), HydraConfig.get()
+        folder = Path(context.runtime.output_dir)
+        if context.mode == RunMode.MULTIRUN:
+            return self.job(checked(self.schema, values), folder, [*context.overrides.task])
+        self.single.append((folder, values))
+        return None
+
+
+def checked(schema: type[S], values: Any) -> S:
+    """The settings of a command. Raises UserError if a value is invalid, or if one that has no default is not set."""
+    settings = validated(schema, values)
+    if unset := [key for key, value in flat(values).items() if value == UNSET]:
+        raise UserError(f"{unset[0]} is not set; pass it on the command line: {unset[0]}=…")
+    return settings
+
+
+def written(word: str) -> str:
+    """`KEY=VALUE` with ~ expanded, and with quotes around the parts that are not ASCII, which Hydra only accepts so.
+
+    The elements of lists and sweeps are quoted one by one. Values with quotes or brackets of other kinds stay.
+    """
+    key, equals, value = word.partition("=")
+    value = os.path.expanduser(value) if value.startswith("~/") else value
+    if not value.isascii() and not re.search(r"""["'(){}\\]""", value):
+        parts = r"[^\[\],\s](?:[^\[\],]*[^\[\],\s])?"
+        value = re.sub(parts, lambda part: part[0] if part[0].isascii() else f'"{part[0]}"', value)
+    return f"{key}{equals}{value}"
+
+
+def own_folders(config_dir: str | None, words: Sequence[str]) -> list[Path]:
     """The folders of choices that a command line adds to conf/, with --config-dir and hydra.searchpath=[…]."""
-    given, _ = messages.options_of(words)
     paths = [word for word in words if word.lstrip("+").startswith("hydra.searchpath=")]
-    found = [given.config_dir] if given.config_dir else []
+    found = [Path(config_dir)] if config_dir else []
     for override in OverridesParser.create().parse_overrides(paths):
         value: Any = override.value()
-        found += value if isinstance(value, list) else [value]
-    return [_folder(str(path)) for path in found]
+        found += [_folder(str(path)) for path in (value if isinstance(value, list) else [value])]
+    return found
 
 
 def _folder(path: str) -> Path:
     """Resolve FOLDER, file://FOLDER or pkg://PACKAGE to a folder, as Hydra does."""
     scheme, _, rest = path.rpartition("://")
-    if scheme != "pkg" or not rest:
+    if scheme != "pkg":
         return Path(rest)
     package, *inner = rest.replace("/", ".").split(".")
     found = find_spec(package)
     return Path(next(iter(found.submodule_search_locations or []), rest) if found else rest, *inner)
-
-
-def _renamed(word: str) -> str:
-    """Replace a renamed key in a word of the command line."""
-    key, equals, value = word.partition("=")
-    if key not in RENAMED:
-        return word
-    console.print(f"note: {key} is now called {RENAMED[key]}; the old name will stop working")
-    return f"{RENAMED[key]}{equals}{value}"
-
-
-def _expand_home(word: str) -> str:
-    """Expand ~ in a word `KEY=~/…` of the command line, which shells do not expand."""
-    key, equals, value = word.partition("=")
-    return f"{key}{equals}{os.path.expanduser(value)}" if value.startswith("~/") else word

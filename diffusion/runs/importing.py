@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from importlib.util import find_spec, module_from_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-TAKEN = {"Metric": "torchmetrics.metric", "MetricCollection": "torchmetrics.collections"}  # used by Lightning and by us
 
 
 @contextlib.contextmanager
@@ -26,7 +25,7 @@ def importing() -> Iterator[None]:
         return
     gc.disable()
     try:
-        Metrics.install()
+        with_few_metrics()
         yield
     finally:
         gc.freeze()
@@ -35,47 +34,44 @@ def importing() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Lazy:
-    """A function that is imported, with torch, only when it is called.
+    """A task (see `runs.command`) that is imported, with torch, only when it is called.
 
     It is pickled as its name, so it is also found by the worker processes of a launcher.
 
     Args:
-        name: the full name, such as `diffusion.evaluation.commands.draw_samples`.
+        name: the full name, such as `diffusion.evaluation.commands.draw_samples`: (settings, folder) -> the result.
     """
 
     name: str
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, settings: Any, folder: Path, words: list[str]) -> Any:
         module, _, function = self.name.rpartition(".")
         with importing():
             imported = getattr(import_module(module), function)
-        return imported(*args)
+        return imported(settings, folder)
 
 
-class Metrics(ModuleType):
-    """The package torchmetrics with a lazy `__init__`, executed on access to any attribute that is not in `TAKEN`.
-
-    Its `__init__` imports every metric, including those for text and audio, and with them transformers, torchvision and
-    scipy.signal, if installed: a third of the time until a run begins.
-    """
-
-    @classmethod
-    def install(cls) -> None:
-        """Make `import torchmetrics` return this module."""
-        spec = find_spec("torchmetrics")
-        assert spec is not None
-        package = module_from_spec(spec)
-        package.__class__ = cls
-        # Attributes that its own modules and Lightning look up:
-        package.__dict__.update(_logger=logging.getLogger(spec.name), __version__=metadata.version(spec.name))
-        sys.modules[spec.name] = package
-        import_module("torchmetrics.utilities")  # must come first: it and the other modules import each other
+class _Few(ModuleType):
+    """The package torchmetrics without its `__init__`, which is executed when one of its other metrics is asked for."""
 
     def __getattr__(self, name: str) -> Any:
-        if name in TAKEN:
-            return getattr(import_module(TAKEN[name]), name)
+        if name in ("Metric", "MetricCollection"):  # used by Lightning and by us
+            return getattr(import_module(f"torchmetrics.{'metric' if name == 'Metric' else 'collections'}"), name)
         self.__class__ = ModuleType  # type: ignore[assignment]
-        assert self.__spec__ is not None
-        assert self.__spec__.loader is not None
-        self.__spec__.loader.exec_module(self)
+        self.__spec__.loader.exec_module(self)  # type: ignore[union-attr]
         return getattr(self, name)
+
+
+def with_few_metrics() -> None:
+    """Import torchmetrics without its metrics for text and audio.
+
+    With them it imports transformers, torchvision and scipy.signal, if installed: half of the time until a run begins.
+    """
+    spec = find_spec("torchmetrics")
+    assert spec is not None
+    package = module_from_spec(spec)
+    package.__class__ = _Few
+    # Attributes that its own modules and Lightning look up:
+    package.__dict__.update(_logger=logging.getLogger(spec.name), __version__=metadata.version(spec.name))
+    sys.modules[spec.name] = package
+    import_module("torchmetrics.utilities")  # must come first: it and the other modules import each other

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -46,7 +46,7 @@ class JobFailed(UserError):
     """A job of a sweep did not complete; the other jobs continue."""
 
 
-def begin(settings: Train, folder: Path) -> tuple[Train, RunRecord] | None:
+def begin(settings: Train, folder: Path, words: Sequence[str]) -> tuple[Train, RunRecord] | None:
     """Claim `folder` for a run of this process. Returns its settings and its record.
 
     Returns None if the run is already complete and is to be resumed (ckpt=auto) or was requeued by SLURM.
@@ -56,10 +56,10 @@ def begin(settings: Train, folder: Path) -> tuple[Train, RunRecord] | None:
         console.print(f"{folder} is already complete")
         return None
     settings = after_requeue(settings, folder)
-    return settings, claim(folder, check=partial(check_overwrites, settings, folder))
+    return settings, claim(folder, partial(check_overwrites, settings, folder, words), words)
 
 
-def run_job(settings: Train, folder: Path) -> Any:
+def run_job(settings: Train, folder: Path, words: Sequence[str]) -> Any:
     """Run a job of a sweep in a separate process, unless it is already complete. Returns its result."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         raise UserError("torchrun starts the processes of one run, not of a sweep: use -m trainer.devices=N instead")
@@ -68,7 +68,7 @@ def run_job(settings: Train, folder: Path) -> Any:
         console.print(f"{folder} is already complete")
         return result_of(record)
     settings = after_requeue(continued(settings, record), folder)
-    record = claim(folder)
+    record = claim(folder, words=words)
     if settings.ckpt is None:
         discard(folder)
     write_config(settings, folder)
@@ -123,14 +123,14 @@ def discard(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def check_overwrites(settings: Train, folder: Path) -> None:
+def check_overwrites(settings: Train, folder: Path, words: Sequence[str]) -> None:
     """Raise FolderTaken if the run would overwrite the checkpoints of another run in `folder`.
 
     Training there from scratch requires an explicit `ckpt=null`. (Jobs of a sweep are not checked: their folders belong
     to them, and they resume.)
     """
     ckpt = settings.ckpt
-    if not holds_checkpoints(folder) or ckpt in RESUMING or "ckpt=null" in sys.argv:
+    if not holds_checkpoints(folder) or ckpt in RESUMING or "ckpt=null" in words:
         return
     if ckpt is None:
         raise FolderTaken(

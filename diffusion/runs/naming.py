@@ -1,4 +1,4 @@
-"""Resolvers for the names of output folders in conf/hydra. Each launch and each job has its own folder.
+"""The folders of launches and jobs: each has its own. Resolvers for conf/hydra, and the folder of a sweep.
 
 ${new_folder:outputs/NAME/TIME}    that folder, or TIME-2, TIME-3, … if there was another launch in the same second; a
                                    requeued SLURM job gets the folder that it created before
@@ -7,15 +7,20 @@ ${job_folder:}                     the folder of a sweep's job: its number, unle
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, read_write
 
+from diffusion.config.quoting import hydra_value
 from diffusion.files import lock, replace
 from diffusion.runs import slurm
+from diffusion.runs.folder import SWEEP
 
 OVERRIDES = ".hydra/overrides.yaml"  # written by Hydra, at each start of a command with this folder
 JOB = ".hydra/job.yaml"  # the overrides of the sweep's job that has this folder
@@ -23,70 +28,84 @@ LOCK, PATIENCE = ".jobs.lock", 60.0  # the lock of a sweep's job folders, and th
 RESUMING = ("ckpt=auto", "ckpt=last", "ckpt=null")  # these do not change the identity of a job
 
 
-def new_folder(wanted: str) -> str:
-    """`wanted`, with the first suffix that makes it new. Creating the folder right here resolves races."""
+@cache
+def new_folder(wanted: str, words: tuple[str, ...] = ()) -> str:
+    """`wanted`, with the first suffix that makes it new. Creating the folder right here resolves races.
+
+    Args:
+        words: the overrides of the command line, which identify a launch in a SLURM job.
+    """
     Path(wanted).parent.mkdir(parents=True, exist_ok=True)
-    if before := slurm.marked(Path(wanted).parent):
+    if before := slurm.marked(Path(wanted).parent, words):
         return str(before)
     for i in itertools.count(1):
         path = Path(wanted if i == 1 else f"{wanted}-{i}")
-        try:
+        with contextlib.suppress(FileExistsError):
             path.mkdir()
-        except FileExistsError:
-            continue
-        slurm.mark(path)
-        return str(path)
+            slurm.mark(path, words)
+            return str(path)
     raise AssertionError
 
 
-def job_folder(sweep: Path, number: int, overrides: list[str]) -> str:
+def job_folder(sweep: Path, number: int, overrides: Sequence[str]) -> str:
     """The name of a job's folder in `sweep`.
 
     A job that ran there before (with the same overrides) gets its old folder. A new job gets its number or, if another
     job has that number (a resumed Optuna study restarts at 0; a grid may have grown), the next free one.
     """
-    key = _key(overrides)
     sweep.mkdir(parents=True, exist_ok=True)
     with lock(sweep / LOCK, PATIENCE) or contextlib.nullcontext():  # until the folder has its job's overrides
-        for folder, before in jobs_in(sweep):
-            if before == key:
-                return folder.name
-        for i in itertools.count(number):
-            file = sweep / str(i) / JOB
-            if not file.exists():
-                try:
-                    file.parent.mkdir(parents=True, exist_ok=i == number)
-                except FileExistsError:
-                    continue
-                replace(file, OmegaConf.to_yaml(OmegaConf.create(overrides)))
-                return str(i)
-    raise AssertionError
+        jobs = {folder.name: words for folder, words in jobs_in(sweep)}
+        if same := [name for name, words in jobs.items() if words == _key(overrides)]:
+            return same[0]
+        free = next(str(i) for i in itertools.count(number) if str(i) not in jobs)
+        (sweep / free / JOB).parent.mkdir(parents=True, exist_ok=True)
+        replace(sweep / free / JOB, yaml.safe_dump([*overrides]))
+        return free
 
 
 def jobs_in(sweep: Path) -> Iterator[tuple[Path, list[str]]]:
     """Yield the folder and the overrides of each job of a sweep."""
     for file in sorted(sweep.glob(f"*/{JOB}")):
-        yield file.parent.parent, _read(file)
+        yield file.parent.parent, _key(yaml.safe_load(file.read_text("utf-8")))
 
 
-def register() -> None:
-    """Register the resolvers with OmegaConf."""
-    OmegaConf.register_new_resolver("new_folder", new_folder, use_cache=True, replace=True)
-    OmegaConf.register_new_resolver("job_folder", _job_folder, replace=True)
-
-
-def _job_folder(*, _root_: DictConfig) -> str:
-    hydra = _root_.hydra
-    return job_folder(Path(hydra.sweep.dir), int(hydra.job.num), [str(word) for word in hydra.overrides.task])
-
-
-def _key(overrides: list[Any]) -> list[str]:
+def _key(overrides: Sequence[str]) -> list[str]:
     """The identity of a job. Whether it resumes does not matter, but a path to resume from does."""
     return sorted(str(override) for override in overrides if str(override) not in RESUMING)
 
 
-def _read(file: Path) -> list[str]:
-    try:
-        return _key(yaml.safe_load(file.read_text("utf-8")) or [])
-    except (OSError, ValueError, TypeError, yaml.YAMLError):
-        return []
+def register() -> None:
+    """Register the resolvers with OmegaConf."""
+    OmegaConf.register_new_resolver("new_folder", _new_folder, replace=True)
+    OmegaConf.register_new_resolver("job_folder", _job_folder, replace=True)
+
+
+def _new_folder(wanted: str, *, _root_: DictConfig) -> str:
+    return new_folder(wanted, tuple(map(str, _root_.hydra.overrides.task)))
+
+
+def _job_folder(*, _root_: DictConfig) -> str:
+    hydra = _root_.hydra
+    return job_folder(Path(hydra.sweep.dir), int(hydra.job.num), list(map(str, hydra.overrides.task)))
+
+
+class SweepFolder(Callback):
+    """Hydra callback: create the folder of a sweep once, for all of its jobs, even if their names differ.
+
+    It also sets Hydra's configuration, which the default name refers to and which Hydra sets only for each job, and
+    writes multirun.yaml, by which a sweep's folder is recognized and which Optuna's sweeper does not write.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called before the sweeper starts."""
+        HydraConfig.instance().set_config(config)
+        OmegaConf.set_readonly(config.hydra, None)  # which `set_config` has made read-only for the other callbacks
+        folder = config.hydra.sweep.dir
+        with read_write(config):
+            config.hydra.sweep.dir = folder
+            if not any(word.startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra):
+                config.hydra.overrides.hydra.append(f"hydra.sweep.dir={hydra_value(folder)}")  # for each job
+        with contextlib.suppress(OSError):  # Hydra reports that it cannot write there
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(config, Path(folder) / SWEEP)

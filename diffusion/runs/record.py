@@ -14,12 +14,11 @@ import json
 import os
 import platform
 import shlex
-import sys
 import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -75,10 +74,13 @@ class RunRecord:
         return self.content
 
     @classmethod
-    def begin(cls, folder: Path) -> "RunRecord":
+    def begin(cls, folder: Path, words: Sequence[str] = ()) -> "RunRecord":
         """Record that this process runs in `folder`. From now on, a signal is recorded before the process ends.
 
         It adds to the times of the folder's previous run, until `start_over` or `resume` says otherwise.
+
+        Args:
+            words: the overrides of the command line.
         """
         before = cls(folder).content
         record = cls(
@@ -88,7 +90,7 @@ class RunRecord:
                 "id": uuid.uuid4().hex,
                 "state": "running",
                 "started": now(),
-                "command": "python -m diffusion.train " + shlex.join(sys.argv[1:]),
+                "command": "python -m diffusion.train " + shlex.join(words),
                 "host": platform.node(),
                 "pid": os.getpid(),
                 "process": start_of_process(os.getpid()),
@@ -231,7 +233,7 @@ class RunRecord:
         return f"process {self.content.get('pid')} on {self.content.get('host')}, since {self.content.get('started')}"
 
 
-def claim(folder: Path, check: Callable[[], None] = lambda: None) -> RunRecord:
+def claim(folder: Path, check: Callable[[], None] = lambda: None, words: Sequence[str] = ()) -> RunRecord:
     """Begin a run of this process in `folder`, holding its lock. Only one of two simultaneous claims succeeds.
 
     Raises FolderTaken if a run is alive there: two would destroy each other's checkpoints. If `check` raises, nothing
@@ -250,7 +252,7 @@ def claim(folder: Path, check: Callable[[], None] = lambda: None) -> RunRecord:
         if before.seems_alive and not before.queued_again:
             raise _taken(before)
         check()
-        record = RunRecord.begin(folder)
+        record = RunRecord.begin(folder, words)
         record.previous, record.lock = before.content, held
         undo.pop_all()
     return record

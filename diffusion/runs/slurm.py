@@ -13,7 +13,7 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from diffusion.errors import UserError
@@ -44,16 +44,16 @@ def requeue() -> str | None:
     return f"SLURM job {name}: " + ("queued again" if done.returncode == 0 else done.stderr.strip())
 
 
-def mark(folder: Path) -> None:
-    """Mark `folder` as created by this launch."""
+def mark(folder: Path, words: Sequence[str]) -> None:
+    """Mark `folder` as created by the launch with these overrides."""
     if job() is not None:
-        replace(folder / MARK, _launch())
+        replace(folder / MARK, _launch(words))
 
 
-def marked(parent: Path) -> Path | None:
+def marked(parent: Path, words: Sequence[str]) -> Path | None:
     """The folder in `parent` that this launch created when the job ran before."""
     marks = sorted(parent.glob(f"*/{MARK}")) if queued_again() else []
-    return next((file.parent for file in marks if file.read_text("utf-8") == _launch()), None)
+    return next((file.parent for file in marks if file.read_text("utf-8") == _launch(words)), None)
 
 
 def check_tasks() -> None:
@@ -66,5 +66,5 @@ def check_tasks() -> None:
         )
 
 
-def _launch() -> str:
-    return f"{job()} {shlex.join(sys.argv[1:])}\n"
+def _launch(words: Sequence[str]) -> str:
+    return f"{job()} {shlex.join(words)}\n"

@@ -31,15 +31,14 @@ STUDIES = {  # by the first word of the command line
 
 
 def main() -> None:
-    """Run the study named first on the command line. The name is removed, as Hydra would read it as an override."""
-    word = next(iter(sys.argv[1:]), "-")
-    if word in STUDIES:
-        del sys.argv[1]
-    elif not word.startswith("-"):
+    """Run the study named first on the command line."""
+    words = sys.argv[1:]
+    word = next(iter(words), "-")
+    if word not in STUDIES and not word.startswith("-"):
         what = "names no study" if "=" in word else f"unknown study{nearest(word, STUDIES)}"
         print(f"error: {word}: {what}; the first word is one of: {', '.join(STUDIES)}", file=sys.stderr)
         sys.exit(2)
-    STUDIES.get(word, STUDIES["sampler"])()
+    STUDIES.get(word, STUDIES["sampler"])(words[1:] if word in STUDIES else words)
 
 
 if __name__ == "__main__":

@@ -29,14 +29,17 @@ from diffusion.config.schema import Train
 from diffusion.config.validation import validated
 from diffusion.console import console, log_to
 from diffusion.errors import Interrupted, UserError
-from diffusion.runs import streams
-from diffusion.runs.importing import Lazy
+from diffusion.runs.importing import importing
 from diffusion.runs.jobs import CONFIG, GRACE, LAUNCHER
 from diffusion.runs.naming import OVERRIDES
 from diffusion.runs.record import RunRecord
 
-train = Lazy("diffusion.training.run.train")
-take_gpus = Lazy("diffusion.training.gpus.take")
+
+def train(settings: Train, folder: Path, record: RunRecord | None) -> None:
+    """Train, after the import of torch."""
+    with importing():
+        from diffusion.training import run
+    run.train(settings, folder, record)
 
 
 def run(settings: Train, folder: Path, record: RunRecord) -> None:
@@ -50,12 +53,13 @@ def job(folder: Path) -> None:
     """Train as a job of a sweep."""
     _watch_launcher(lambda: os.kill(os.getpid(), signal.SIGTERM))
     words = yaml.safe_load((folder / OVERRIDES).read_text("utf-8")) or []
-    sys.argv = ["diffusion.train", *map(str, words)]  # the command that runs this job alone, for run.json
-    record = RunRecord.begin(folder)
+    record = RunRecord.begin(folder, list(map(str, words)))  # the command that runs this job alone
     log_to(folder / "train.log")
     with record.running(partial(messages.summary, command="train")):
         settings = read_config(folder)
-        take_gpus(settings.trainer)
+        with importing():
+            from diffusion.training import gpus
+        gpus.take(settings.trainer)
         train(settings, folder, record)
 
 
@@ -93,7 +97,6 @@ def _leave() -> None:
 
 def main(words: list[str]) -> None:
     """Run as one process of several, or as a job of a sweep."""
-    streams.keep_going()
     folder, *ckpt = words
     try:
         if "LOCAL_RANK" in os.environ:

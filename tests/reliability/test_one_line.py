@@ -120,10 +120,3 @@ def test_status_handles_a_record_with_an_invalid_process_id(run, capsys, pid):
     assert status([str(run)]) == 0
     assert "died" in (said := capsys.readouterr().out)
     assert "[/x] ended with [bold" in said
-
-
-def test_environment_values_in_settings_are_refused_and_not_saved(command, tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("DB_PASS", "hunter2hunter2")
-    one_line(command("train", [*tiny, "name=${oc.env:DB_PASS}"]), "a value from the environment would be saved")
-    one_line(command("train", [*tiny, "name=hunter2hunter2"]), "contains the value of $DB_PASS")
-    assert "hunter2" not in "".join(file.read_text() for file in tmp_path.rglob("*.yaml"))

@@ -34,15 +34,12 @@ def test_several_srun_tasks_are_refused_without_torchrun(command, tiny, tmp_path
 
 @pytest.mark.parametrize(("restarts", "mine"), [("0", False), ("1", True)])
 def test_only_a_requeued_job_gets_its_earlier_folder(tmp_path, monkeypatch, restarts, mine):
-    monkeypatch.setattr("sys.argv", ["train", "seed=1"])
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    first = new_folder(str(tmp_path / "a"))
-    monkeypatch.setattr("sys.argv", ["train", "seed=2"])
-    other = new_folder(str(tmp_path / "b"))
+    first = new_folder(str(tmp_path / "a"), ("seed=1",))
+    other = new_folder(str(tmp_path / "b"), ("seed=2",))
     monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
-    assert (new_folder(str(tmp_path / "c")) == other) is mine
-    monkeypatch.setattr("sys.argv", ["train", "seed=1"])
-    assert (new_folder(str(tmp_path / "d")) == first) is mine
+    assert (new_folder(str(tmp_path / "c"), ("seed=2",)) == other) is mine
+    assert (new_folder(str(tmp_path / "d"), ("seed=1",)) == first) is mine
     monkeypatch.setenv("SLURM_JOB_ID", "8")
     assert new_folder(str(tmp_path / "e")) == str(tmp_path / "e")
 

@@ -1,8 +1,6 @@
 """The same sweep again: complete jobs do not run, stopped ones resume; another checkpoint is another job."""
 
 import platform
-import sys
-from unittest.mock import MagicMock
 
 import pytest
 import yaml
@@ -10,7 +8,6 @@ import yaml
 from diffusion.runs import jobs
 from diffusion.runs.naming import OVERRIDES, job_folder
 from diffusion.runs.record import RunRecord
-from diffusion.training import worker
 
 
 @pytest.mark.filterwarnings("error::UserWarning")  # runs without numbers are compared, too
@@ -103,17 +100,6 @@ def test_a_job_that_stopped_resumes_from_its_last_checkpoint(command, tiny, tmp_
 def test_jobs_with_different_checkpoints_are_different_jobs(tmp_path):
     words = [["ckpt=a.ckpt"], ["ckpt=b.ckpt"], ["ckpt=auto"], []]
     assert [job_folder(tmp_path, i, overrides) for i, overrides in enumerate(words)] == ["0", "1", "2", "2"]
-
-
-def test_a_job_records_the_command_that_runs_it_alone(tmp_path, monkeypatch):
-    words = ["name=x", "optimizer.lr=1e-3"]
-    (tmp_path / OVERRIDES).parent.mkdir()
-    (tmp_path / OVERRIDES).write_text(yaml.safe_dump(words))
-    monkeypatch.setattr(sys, "argv", ["worker.py", str(tmp_path)])
-    for name in ("_watch_launcher", "read_config", "take_gpus", "train", "log_to"):
-        monkeypatch.setattr(worker, name, MagicMock())
-    worker.job(tmp_path)
-    assert RunRecord(tmp_path).content["command"] == "python -m diffusion.train name=x optimizer.lr=1e-3"
 
 
 def test_the_error_for_an_unknown_sweeper_names_the_extra(command):
