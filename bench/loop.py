@@ -23,6 +23,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from diffusion.training.optimizer import optimizer_of
 from lightning.pytorch.callbacks import Callback
 from measuring import Moment, between, forget_peak, median_of_ratios, moment, resident
 from rich.table import Table
@@ -38,12 +39,11 @@ from diffusion.runs import naming
 from diffusion.training.clock import Clock
 from diffusion.training.guard import Guard
 from diffusion.training.module import Diffusion
-from diffusion.training.optimizer import optimizer_of
 from diffusion.training.recipe import Recipe
 from diffusion.training.run import Prepared, add_callbacks, make_trainer, prepare_network, set_clock
 from diffusion.training.saving import Checkpoints
 from diffusion.training.signals import StopOnSignal
-from diffusion.training.spent import Spent
+from diffusion.training.timing import Spent
 
 SKIPPED = 3  # first steps, which allocate memory and choose kernels
 GUARDS = (Guard, StopOnSignal, Checkpoints)

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion.config.choices import conf_dir
-from diffusion.training.utilization import peak_flops
+from diffusion.training.timing import peak_flops
 
 BATCH, SIDE = 8, 64
 SMALL = OmegaConf.load(conf_dir() / "model" / "unet_small.yaml")

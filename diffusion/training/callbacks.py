@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from diffusion.errors import UserError
 from diffusion.training.guard import norm_of
-from diffusion.training.spent import peak_bytes
+from diffusion.training.timing import peak_bytes
 
 
 class EarlyStopping(callbacks.EarlyStopping):

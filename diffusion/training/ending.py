@@ -1,12 +1,14 @@
 """The end of a run: all processes draw the last samples, and the first process scores them."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import lightning.pytorch as pl
+from torch import Tensor
 
 from diffusion.checkpoint.provenance import file_hash, network_hash
 from diffusion.checkpoint.pruning import prune
@@ -28,11 +30,9 @@ from diffusion.runs.record import RunRecord, now
 from diffusion.training import loggers
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
-from diffusion.training.forecast import SHOWN
-from diffusion.training.overfitting import print_gap
 from diffusion.training.periodic import log_image
 from diffusion.training.saving import Checkpoints
-from diffusion.training.spent import peak_bytes
+from diffusion.training.timing import SHOWN, peak_bytes
 from diffusion.training.trainer import Run
 from diffusion.training.worse import with_worse
 
@@ -114,6 +114,18 @@ def draw_last(run: Run) -> Last:
             frames.save_film(folder / "samples" / "film.png")
     spent.mark("last samples")
     return Last(drawing, last)
+
+
+def print_gap(logged: Mapping[str, Tensor]) -> None:
+    """Print the last errors on held-out and on training images, and their gap with its interval, after the run."""
+    if "gap/half" not in logged:
+        return
+    val, fit, gap, half = (float(logged[name]) for name in ("val/mse", "fit/mse", "gap/mse", "gap/half"))
+    interval = "" if math.isnan(half) else f" [{gap - half:+.5f}, {gap + half:+.5f}]"  # none for a single image
+    console.print(
+        f"denoising MSE: {val:.5f} on validation images · {fit:.5f} on training images · gap {gap:+.5f}{interval}",
+        markup=False,
+    )
 
 
 def conclude(run: Run, last: Last) -> float | None:

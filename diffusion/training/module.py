@@ -1,6 +1,7 @@
 """The LightningModule: the network, the forward process's tables, the objective."""
 
 import copy
+import inspect
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from diffusion.console import console, count
 from diffusion.data import Batch, ImageData
 from diffusion.metric.denoising import DenoisingError, FrozenGrid
 from diffusion.metric.gap import PairedGap
@@ -24,7 +24,6 @@ from diffusion.runs.jobs import config_text
 from diffusion.training import loops, signals
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
-from diffusion.training.optimizer import match_devices, match_layouts, optimizer_of, setting_names
 from diffusion.training.recipe import Recipe
 
 VALIDATED = ("val", "fit")  # held-out images, and equally many training images, so that the gap shows overfitting
@@ -61,8 +60,6 @@ class Diffusion(pl.LightningModule):
         errors = {f"{split}_{weights}": DenoisingError() for split in VALIDATED for weights in ("ema", "raw")}
         self.errors: Any = nn.ModuleDict(errors)
         self.gaps: Any = nn.ModuleDict({weights: PairedGap() for weights in ("ema", "raw")})
-        self.differences: dict[str, Tensor] = {}  # held-out minus training errors of the last validation, by weights
-        self.clusters: Tensor | None = None  # clusters of these by image source: see `diffusion.metric.gap`
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed torch's generators by the step, for code that does not use streams.
@@ -87,7 +84,7 @@ class Diffusion(pl.LightningModule):
         if len(self.gathered) == self.clock.together:
             self.objective.update(whole["t"], whole["term"])
         epoch = torch.full((), float(batch.epoch), device=self.device)  # created there, because copying a number waits
-        self.log_step({"train/loss": whole["loss"].mean(), "epoch": epoch})
+        self.log_dict({"train/loss": whole["loss"].mean(), "epoch": epoch}, batch_size=1)
         return losses["loss"].mean()
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -102,19 +99,6 @@ class Diffusion(pl.LightningModule):
                 x0, given["window"] = self.crops(x0, self.streams(batch, "crops"))
             values: dict[str, Tensor] = self.objective(self.denoiser, x0, self.streams(batch), **given)
         return values
-
-    def log_step(self, values: dict[str, Tensor]) -> None:
-        """Log the values of a step, like `log_dict` but without its checks of each value at every step.
-
-        The first call for a name logs as usual; later calls only replace the value. (`_results` is private to
-        Lightning, here 2.6. With a network that costs nothing, `log_dict` takes a sixth of a step: docs/scaling.md.)
-        """
-        results = self.trainer._results
-        for name, value in values.items():
-            if results is not None and (key := f"training_step.{name}") in results:
-                results.update_metrics(key, value, batch_size=1)
-            else:
-                self.log(name, value, on_step=True, on_epoch=False, batch_size=1)
 
     def all_gather_flat(self, values: Tensor) -> Tensor:
         """Gather values (B,) from all devices into (B · devices,)."""
@@ -203,8 +187,6 @@ class Diffusion(pl.LightningModule):
             logged[f"gap/mse{suffix}"] = results["val"]["mse"] - results["fit"]["mse"]
             gap = self.gaps[weights].compute()
             logged |= {f"gap/se{suffix}": gap["gap"].error, f"gap/half{suffix}": gap["gap"].half()}
-            # reshaped because torchmetrics squeezes the tensors of a single image
-            self.differences[weights], self.clusters = gap["images"].reshape(-1), gap["clusters"].reshape(2, -1)
             for i, each in enumerate(gap["bins"]):
                 logged |= {f"gap/mse_bin{i}{suffix}": each.mean, f"gap/half_bin{i}{suffix}": each.half()}
             if weights == "ema":
@@ -216,8 +198,11 @@ class Diffusion(pl.LightningModule):
         self.log_dict({k: v.float().to(self.device) for k, v in logged.items()} | {"epoch": float(epoch)})
 
     def new_optimizer(self) -> Optimizer:
-        """Create a new optimizer for all parameters."""
-        return optimizer_of(self.optimizer, self.parameters(), self.denoiser.network)
+        """Create a new optimizer for all parameters. `Muon` needs to see the layers: it has an argument `network`."""
+        asks = "network" in inspect.signature(self.optimizer).parameters
+        given = {"network": self.denoiser.network} if asks else {}
+        made: Optimizer = self.optimizer(list(self.parameters()), **given)
+        return made
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer and its per-step learning-rate schedule."""
@@ -227,34 +212,18 @@ class Diffusion(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Replace the settings that were saved with a resumed optimizer's state by those of this run.
-
-        Print the learning rate if it jumps, as with a schedule for a longer run.
-        """
+        """Give a resumed optimizer the settings and the learning rate of this run, instead of those saved with it."""
         (optimizer,), scheduler = self.trainer.optimizers, self.lr_schedulers()
         assert isinstance(scheduler, LRScheduler)
-        match_layouts(optimizer)
-        names = setting_names(self.optimizer) - {"params", "lr"}
+        named = {*inspect.signature(self.optimizer).parameters, *getattr(self.optimizer, "keywords", {})}
         for i, fresh in enumerate(self.new_optimizer().param_groups):
-            group = optimizer.param_groups[i]
-            group |= {key: value for key, value in fresh.items() if key in names}
-            for state in (optimizer.state.get(p, {}) for p in group["params"]):  # SOAP keeps settings there too
-                kept = [key for key in names & state.keys() if isinstance(state[key], int | float)]
-                state.update({key: group[key] for key in kept if group[key] is not None})
-            before, rate = group["initial_lr"], fresh["lr"]
-            group["initial_lr"] = scheduler.base_lrs[i] = rate
+            group, rate = optimizer.param_groups[i], fresh["lr"]
+            group |= {key: value for key, value in fresh.items() if key in named - {"params", "lr"}}
+            before, group["initial_lr"], scheduler.base_lrs[i] = group["initial_lr"], rate, rate
             if isinstance(scheduler, LambdaLR):  # as LambdaLR computes the rate
-                factor, saved = scheduler.lr_lambdas[i](scheduler.last_epoch), group["lr"]
-                group["lr"] = rate * factor
-                if i == 0 and not math.isclose(saved, before * factor, rel_tol=1e-6):
-                    steps = count(self.clock.total, "step")
-                    console.print(
-                        f"the learning rate was {saved:.3g} and is {rate * factor:.3g} from here on: lr_scheduler is "
-                        f"computed for a run of {steps}"
-                    )
+                group["lr"] = rate * scheduler.lr_lambdas[i](scheduler.last_epoch)
             elif rate != before:
                 group["lr"] *= rate / before
-        match_devices(optimizer)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Run the step, which the guard or float16's gradient scaler may skip."""

@@ -16,7 +16,7 @@ from diffusion.evaluation.devices import device_name
 from diffusion.runs.folder import epoch_lengths
 from diffusion.runs.record import BEAT, RunRecord
 from diffusion.training.clock import Clock
-from diffusion.training.spent import Spent
+from diffusion.training.timing import Spent
 
 
 class RunProgress(ProgressBar):

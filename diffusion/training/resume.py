@@ -28,7 +28,7 @@ REPORTED = (
 LOSS = ("objective.", "data.", "augmentation.", "crops.", "label_dropout")  # the training loss depends on these
 ERROR = ("validation.", "trainer.limit_val_batches")  # val/mse depends on these, and on the images
 VALIDATED = ("val", "labels")  # keys of the images and labels of the validation
-REMEMBERING = ("Checkpoints", "EarlyStopping", "OverfittingNotice")  # callbacks that keep errors of the validation
+REMEMBERING = ("Checkpoints", "EarlyStopping")  # callbacks that keep errors of the validation
 
 
 class Resumed(NamedTuple):

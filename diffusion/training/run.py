@@ -13,14 +13,13 @@ from diffusion.training import processes, signals
 from diffusion.training.checks import check_recipe, check_sweep_score, check_trainer, check_validation, make_scorer
 from diffusion.training.clock import check_batch, clock_of
 from diffusion.training.ending import closing_logs, conclude, draw_last
-from diffusion.training.forecast import affordable
 from diffusion.training.initial import start_from
 from diffusion.training.loggers import MetricsFile
 from diffusion.training.module import Diffusion
 from diffusion.training.recipe import Recipe
 from diffusion.training.resume import resumed_from
 from diffusion.training.saving import Checkpoints
-from diffusion.training.spent import Spent
+from diffusion.training.timing import Spent, affordable
 from diffusion.training.trainer import (
     Run,
     callbacks_of,

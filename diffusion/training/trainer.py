@@ -26,16 +26,14 @@ from diffusion.runs.record import RunRecord
 from diffusion.training import loggers, processes, signals
 from diffusion.training.callbacks import supported
 from diffusion.training.clock import Clock
-from diffusion.training.forecast import Amounts, Forecast, Plan
 from diffusion.training.guard import Guard
 from diffusion.training.module import Diffusion
-from diffusion.training.overfitting import OverfittingNotice
 from diffusion.training.periodic import LearningRate, SampleGrid, ScoreSamples, StopAfterLastStep
 from diffusion.training.progress import RecordProgress, RunProgress
 from diffusion.training.recipe import Recipe
 from diffusion.training.resume import Resumed
 from diffusion.training.saving import Checkpoints
-from diffusion.training.spent import Mark, MarkSteps, Spent
+from diffusion.training.timing import Amounts, Forecast, Mark, MarkSteps, Spent
 from diffusion.training.worse import KeepEarlyWeights
 
 FIXED = {  # arguments of the Trainer that the user cannot set: see `training.clock`
@@ -139,10 +137,10 @@ def callbacks_of(run: Run, own: list[Callback], checkpoints: Checkpoints) -> lis
     """The callbacks of a run, in the order in which they work after a step; `own` are those that the user chose."""
     settings, clock, spent, record, recipe = run.settings, run.clock, run.spent, run.record, run.recipe
     drawing, scorer, device = run.drawing.in_training, run.scorer, run.trainer.strategy.root_device
-    plan = Plan(recipe, run.amounts, run.drawing, clock, scorer, run.trainer.world_size)
+    forecast = Forecast(recipe, run.amounts, run.drawing, clock, scorer, record, spent)
     used: list[Callback] = [
-        MarkSteps(spent), signals.DeferSignals(), RunProgress(clock), Forecast(clock, plan, record, spent),
-        StopAfterLastStep(clock), OverfittingNotice(), LearningRate(clock),
+        MarkSteps(spent), signals.DeferSignals(), RunProgress(clock), forecast, StopAfterLastStep(clock),
+        LearningRate(clock),
     ]  # fmt: skip
     if settings.trainer.max_time is not None:
         used.append(signals.TimeLimit(settings.trainer.max_time))

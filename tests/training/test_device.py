@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusion.training.optimizer import match_devices
 from lightning.pytorch.plugins import MixedPrecision
 from omegaconf import OmegaConf
 from outcomes import refusal
@@ -59,7 +60,6 @@ from diffusion.runs.metrics import read_metrics
 from diffusion.training import forecast, guard, processes, run, signals
 from diffusion.training.clock import Clock
 from diffusion.training.module import Diffusion
-from diffusion.training.optimizer import match_devices
 
 AWAY = ("trainer.accelerator=away", "trainer.strategy=away")
 

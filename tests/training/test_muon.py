@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from composing import settings, train
+from diffusion.training.optimizer import optimizer_of
 from torch import Tensor, nn
 
 from diffusion.checkpoint import storage
@@ -14,7 +15,6 @@ from diffusion.config.choices import choices
 from diffusion.errors import UserError
 from diffusion.training import lr
 from diffusion.training.muon import A, B, C, Muon, hidden_matrices, orthogonal
-from diffusion.training.optimizer import optimizer_of
 
 
 class Small(nn.Module):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from composing import settings, train
+from diffusion.training.optimizer import optimizer_of
 from outcomes import lines, refusal, same, state
 from pytorch_optimizer import ScheduleFreeAdamW
 from torch import Tensor, nn
@@ -16,7 +17,6 @@ from diffusion.config.build import make
 from diffusion.errors import UserError
 from diffusion.training import lr
 from diffusion.training.ema import EMA
-from diffusion.training.optimizer import optimizer_of
 from diffusion.training.periodic import averaged_weights
 from diffusion.training.schedule_free import OptimizersAverage, check_rate, with_average
 

@@ -5,11 +5,11 @@ import io
 import pytest
 import torch
 from composing import settings, train
+from diffusion.training.optimizer import optimizer_of
 from outcomes import same, state
 from torch import Tensor, nn
 
 from diffusion.config.build import make
-from diffusion.training.optimizer import optimizer_of
 
 SOAP = ["optimizer=soap", "optimizer.precondition_frequency=2"]
 

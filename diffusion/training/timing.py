@@ -1,0 +1,359 @@
+"""The time of a run: a forecast, the use of the device (MFU), and the time and memory of each part.
+
+The forecast is a number of network evaluations times the time of one, which is the forward pass of one image. A
+training step counts as three per image, because the backward pass costs as much as two. Model FLOPs utilization
+(Chowdhery et al. 2022, appendix B) is the share of the device's peak that training uses; the peak is measured.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+from lightning.fabric.utilities.throughput import measure_flops
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from diffusion.config.build import make
+from diffusion.config.schema import SCORED
+from diffusion.console import console, count, duration
+from diffusion.data import ImageData
+from diffusion.errors import first_line
+from diffusion.evaluation.cost import seconds_per_evaluation
+from diffusion.evaluation.devices import device_name
+from diffusion.evaluation.drawing import Drawing, most_of
+from diffusion.evaluation.pipeline import Scorer
+from diffusion.report.page.run import utilization_text
+from diffusion.runs.record import RunRecord
+from diffusion.training.checks import is_error
+from diffusion.training.clock import Clock
+from diffusion.training.ema import average_of
+from diffusion.training.module import VALIDATED, Diffusion
+from diffusion.training.recipe import Recipe
+
+SHOWN = 16  # samples in a picture if samples.n is not set
+STEP = 3  # evaluations per image in a training step
+LONG = 60.0  # seconds of training from which on its utilization of the device is measured
+TIMED = 8  # maximum batch of the timed evaluation on a CPU, where time is proportional to the batch
+MEASURED = slice(5, 25)  # the batches of the run that are timed
+APART = ("validation", "pictures", "scores", "checkpoints")  # parts of a run, in `Spent`, that may lie between batches
+PEAK_SECONDS = 0.1  # for each of the two measurements of the device's peak
+ELSEWHERE = "images (not on the GPU)"  # not part of the peak, which is the GPU's
+
+
+class Amounts(NamedTuple):
+    """How many samples a run scores, and how many its pictures show."""
+
+    scored: int
+    shown: int
+
+
+def affordable(recipe: Recipe, drawing: Drawing, clock: Clock, devices: int) -> Amounts:
+    """The amounts in the settings; where they are not set, sampling takes no more evaluations than training.
+
+    So either `SCORED` samples are scored or none (always `SCORED` if a sweep optimizes a score), and pictures show at
+    most `SHOWN` samples.
+    """
+    settings, nfe = recipe.settings, drawing.evaluations(recipe.schedule)
+    training = evaluations_of_steps(clock.total, recipe, clock, devices)
+    scored, shown = settings.score.n, settings.samples.n
+    if scored is None:
+        scored = SCORED if SCORED * nfe <= training or not is_error(settings.sweep.score) else 0
+        if not scored:
+            console.print(
+                f"no scores: {SCORED} samples need {SCORED * nfe:,} network evaluations, more than the training "
+                f"({training:,}); score=quick or score=full enables them"
+            )
+    if shown is None:
+        shown = min(SHOWN, training // (nfe * (1 + clock.times(settings.samples.every_n_epochs, 0))))
+        if shown < SHOWN:
+            console.print(
+                f"pictures of {count(shown, 'sample')}: {SHOWN} would cost more than the training; samples.n={SHOWN} "
+                "draws them anyway"
+            )
+    return Amounts(scored, shown)
+
+
+def evaluations_of_steps(steps: int, recipe: Recipe, clock: Clock, devices: int = 1) -> int:
+    """The evaluations of training steps, on all devices."""
+    return round(STEP * steps * clock.accumulate * recipe.data.batch_size * devices * recipe.share)
+
+
+class Part(NamedTuple):
+    """A part of a run's work: evaluations in training, in sampling, and images through the feature extractor."""
+
+    name: str
+    amount: str
+    training: int = 0
+    sampling: int = 0
+    features: int = 0
+
+    def seconds(self, each: tuple[float, float, float]) -> float:
+        """The time of this part; `each` has the seconds of one evaluation in training, in sampling, and of features."""
+        return self.training * each[0] + self.sampling * each[1] + self.features * each[2]
+
+
+class Forecast(Callback):
+    """Prints how long each part of the run will take before the first step, and later a measured time for training.
+
+    Args:
+        drawing: How the last samples are drawn.
+        record: The run's record on the first process.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        amounts: Amounts,
+        drawing: Drawing,
+        clock: Clock,
+        scorer: Scorer | None,
+        record: RunRecord | None,
+        spent: "Spent",
+    ):
+        self.recipe, self.amounts, self.drawing, self.clock = recipe, amounts, drawing, clock
+        self.scorer, self.record, self.spent, self.seen = scorer, record, spent, 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Time an evaluation and print the forecast."""
+        assert isinstance(pl_module, Diffusion)
+        parts = self.parts(trainer.global_step, trainer.world_size)
+        if not trainer.is_global_zero or not parts:
+            return
+        size = self.recipe.data.batch_size
+        batch = min(size, TIMED) if pl_module.device.type == "cpu" else size
+        each = self.seconds_each(trainer, pl_module, batch)
+        every = sum(part.seconds(each) for part in parts)
+        console.print(
+            f"forecast: about {duration(every)} on {device_name(pl_module.device)} (a batch of {batch} was timed)"
+        )
+        names, amounts = max(len(part.name) for part in parts), max(len(part.amount) for part in parts)
+        for part in parts:
+            console.print(f"  {part.name:<{names}}  {part.amount:<{amounts}}  {duration(part.seconds(each))}")
+        if pl_module.device.type == "cpu" and every > 3600:
+            console.print("that is long for a CPU; experiment=demo trains a small model in a few minutes")
+
+    def parts(self, step: int, devices: int) -> list[Part]:
+        """The work left after `step` steps, on the device that does most of it."""
+        recipe, settings, clock, data = self.recipe, self.recipe.settings, self.clock, self.recipe.data
+        nfe, unguided, in_training = (
+            way.evaluations(recipe.schedule) for way in (self.drawing, self.drawing.unguided, self.drawing.in_training)
+        )
+        left = clock.total - step
+        parts = [Part("training", count(left, "step"), training=evaluations_of_steps(left, recipe, clock))]
+        times = -(-clock.total // clock.validate_every) - step // clock.validate_every
+        images = -(-len(data.splits["val"]) // devices) * len(VALIDATED)
+        each = images * settings.validation.draws * (2 if recipe.ema else 1)
+        parts.append(Part("validation", f"{count(times, 'time')}, {count(each, 'evaluation')} each", times * each))
+        shown, scored = self.amounts.shown, self.amounts.scored
+        times, more = clock.times(settings.samples.every_n_epochs, step), max(0, shown - scored)
+        sampling = times * shown * in_training + more * nfe
+        parts.append(Part("pictures", f"{times + (more > 0)} of {count(shown, 'sample')}", sampling=sampling))
+        if self.scorer is not None:
+            score, times = settings.score, clock.times(settings.score.every_n_epochs, step)
+            blank = scored * ("untrained" in score.baselines)
+            most, fewer = (most_of(n, score.batch_size, devices) for n in (scored, blank))
+            parts.append(
+                Part("scores", f"{times} of {count(scored, 'sample')}", 0, times * most * in_training, times * most)
+            )
+            compared = len(score.references) * (blank + scored * (1 + len(score.baselines)))
+            parts.append(Part("last scores", count(scored, "sample"), 0, most * nfe + fewer * unguided, compared))
+        return [part for part in parts if part.training or part.sampling]
+
+    def seconds_each(self, trainer: pl.Trainer, module: Diffusion, batch: int) -> tuple[float, float, float]:
+        """Seconds per image: of an evaluation in training and in sampling, in their precisions, and of features."""
+        shape, denoiser, features = self.recipe.data.shape, module.denoiser, 0.0
+        denoiser.eval()
+        with torch.compiler.set_stance("force_eager"):  # compiling takes longer than all of this
+            sampling = seconds_per_evaluation(self.drawing.in_precision(denoiser), shape, batch, module.device) / batch
+            with trainer.precision_plugin.forward_context():
+                training = seconds_per_evaluation(denoiser, shape, batch, module.device) / batch
+        denoiser.train()
+        if self.scorer is not None:
+            blank = torch.zeros(min(batch, TIMED), *shape, dtype=torch.uint8)
+            for _ in range(2):
+                began = time.perf_counter()
+                self.scorer.extractor(blank).cpu()
+                features = (time.perf_counter() - began) / len(blank)
+        return training, sampling, features
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Time the `MEASURED` batches, and print the time of the remaining steps and the utilization of the device."""
+        self.seen += 1
+        if self.seen == MEASURED.start:
+            self.began = self.now(pl_module)
+        if self.seen != MEASURED.stop or not trainer.is_global_zero:
+            return
+        batch = (self.now(pl_module) - self.began) / (MEASURED.stop - MEASURED.start)
+        left, each = self.clock.total - trainer.global_step, batch * self.clock.accumulate
+        console.print(f"{count(left, 'step')} left: about {duration(each * left)} of training (measured)")
+        if self.record is not None and each * left >= LONG:
+            rate = STEP * self.recipe.data.batch_size * self.recipe.share / batch
+            if found := utilization(trainer, pl_module, self.recipe, rate):
+                self.record.update(utilization=found)
+                console.print(f"  {utilization_text(found)}")
+
+    def now(self, module: pl.LightningModule) -> float:
+        """The time in seconds, without that of the `APART` parts so far."""
+        if module.device.type != "cpu":
+            getattr(torch, module.device.type).synchronize()
+        return time.perf_counter() - sum(self.spent.seconds.get(part, 0.0) for part in APART)
+
+
+def utilization(trainer: pl.Trainer, module: pl.LightningModule, recipe: Recipe, rate: float) -> dict[str, Any] | None:
+    """Return "tflops" per second and device, "peak_tflops" and the "precision" of the products, for run.json.
+
+    None if the operations of the network cannot be counted, or if there is no memory for the measurement.
+
+    Args:
+        rate: Evaluations per second on one device.
+    """
+    with trainer.precision_plugin.forward_context():
+        one = torch.ones(1, 1, dtype=next(module.parameters()).dtype, device=module.device)
+        dtype = (one @ one).dtype
+    try:
+        with torch.device("meta"):
+            network = make({**recipe.settings.model, **recipe.inputs}, "model")
+            x, label = torch.zeros(1, *recipe.data.shape), torch.zeros(1)
+        flops = measure_flops(network, lambda: network(x, label)) * rate
+        peak = peak_flops(module.device, dtype)
+    except Exception as error:  # a custom network may need a device with values, or other inputs
+        console.print(f"the utilization of the device is unknown: {first_line(error)}", style="yellow")
+        return None
+    return {"tflops": flops / 1e12, "peak_tflops": peak / 1e12, "precision": str(dtype).removeprefix("torch.")}
+
+
+@torch.no_grad()
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """The operations per second of a large matrix product or of a large 3×3 convolution, whichever is faster."""
+    n, batch, channels = (1024, 8, 128) if device.type == "cpu" else (4096, 32, 256)  # they keep the device busy
+    a = torch.ones(n, n, dtype=dtype, device=device)
+    x = torch.ones(batch, channels, 32, 32, dtype=dtype, device=device).to(memory_format=torch.channels_last)
+    w = torch.ones(channels, channels, 3, 3, dtype=dtype, device=device).to(memory_format=torch.channels_last)
+    product = 2 * n**3 / seconds_of(lambda: a @ a)
+    convolution = 2 * 9 * channels**2 * x[:, 0].numel() / seconds_of(lambda: F.conv2d(x, w, padding=1))
+    return max(product, convolution)
+
+
+def seconds_of(work: Callable[[], Tensor]) -> float:
+    """The shortest time of a call, measured over several calls in a row, so that waiting for a GPU hardly counts."""
+    best, calls, end = float("inf"), 1, time.perf_counter() + PEAK_SECONDS
+    while time.perf_counter() < end:
+        began = time.perf_counter()
+        for _ in range(calls):
+            y = work()
+        y[0, 0].sum().item()  # waits for the device
+        taken = time.perf_counter() - began
+        best = min(best, taken / calls)
+        if taken < PEAK_SECONDS / 5:
+            calls *= 2
+    return best
+
+
+class Spent:
+    """Wall time by part, without gaps: the time between two marks belongs to the part of the later one.
+
+    This is the time of the process. A GPU works asynchronously, so its time counts for the part that waits for it.
+    `bytes` are those at the end of training.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.bytes: dict[str, int] = {}
+        self.last = time.perf_counter()
+
+    def mark(self, part: str) -> None:
+        """Add the time since the last mark to `part`."""
+        now = time.perf_counter()
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
+        self.last = now
+
+    @property
+    def rounded(self) -> dict[str, float]:
+        """The seconds by part, rounded to hundredths."""
+        return {part: round(seconds, 2) for part, seconds in self.seconds.items()}
+
+    def bytes_up_to(self, peak: int) -> dict[str, int]:
+        """The bytes by part, with the remaining bytes up to the peak as "rest": activations, libraries, scoring."""
+        known = sum(size for part, size in self.bytes.items() if part != ELSEWHERE)
+        return {**self.bytes, "rest": max(0, peak - known)}
+
+
+class MarkSteps(Callback):
+    """Marks the parts of a step, and validations. It comes before all callbacks that work after a step."""
+
+    def __init__(self, spent: Spent):
+        self.spent, self.gradients = spent, 0
+
+    def on_train_start(self, *args: Any, **kwargs: Any) -> None:
+        """Images are read, the network is built, a checkpoint is loaded."""
+        self.spent.mark("preparation")
+
+    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """The batch is loaded."""
+        self.spent.mark("data")
+
+    def on_before_backward(self, *args: Any, **kwargs: Any) -> None:
+        """The loss is computed."""
+        self.spent.mark("forward")
+
+    def on_after_backward(self, *args: Any, **kwargs: Any) -> None:
+        """The gradients are computed."""
+        self.spent.mark("backward")
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Measure the gradients, once: their size is the same in every step."""
+        self.gradients = self.gradients or size(p.grad for p in pl_module.parameters() if p.grad is not None)
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """The weights are updated."""
+        self.spent.mark("optimizer")
+
+    def on_validation_start(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's own work since the step is done."""
+        self.spent.mark("other")
+
+    def on_validation_end(self, *args: Any, **kwargs: Any) -> None:
+        """A validation is done."""
+        self.spent.mark("validation")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure the memory by part while the optimizer's state still exists. Images include all splits."""
+        data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
+        average, states = average_of(trainer), tree_leaves([dict(optimizer.state) for optimizer in trainer.optimizers])
+        self.spent.bytes = {
+            "weights": size([*pl_module.parameters(), *pl_module.buffers()]),
+            "gradients": self.gradients,
+            "optimizer": size(state for state in states if isinstance(state, Tensor)),
+            "averages of weights": 0 if average is None else size(average.tensors),
+            ELSEWHERE if pl_module.device.type == "cuda" else "images": size(s.images for s in data.splits.values()),
+        }
+
+
+class Mark(Callback):
+    """Comes after the callbacks of a part, and marks the time of their work after a step."""
+
+    def __init__(self, spent: Spent, part: str):
+        self.spent, self.part = spent, part
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """The callbacks before this one are done."""
+        self.spent.mark(self.part)
+
+
+def size(tensors: Iterable[Tensor]) -> int:
+    """The bytes of tensors."""
+    return sum(each.numel() * each.element_size() for each in tensors)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Peak memory so far in bytes, of the GPU's tensors or, without a CUDA GPU, of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
