@@ -15,7 +15,7 @@ from diffusion.config.build import make
 from diffusion.config.validation import check_arguments
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser
-from diffusion.process.guidance import Guidance
+from diffusion.process.guidance import AutoGuidance, Guidance
 
 UNLABELLED = "the model was trained with label_dropout=0, so it cannot estimate without a label"
 Shape = tuple[int, int, int]
@@ -71,6 +71,11 @@ def make_guidance(
     if not node:
         return None, None
     guidance, asked = parts_of(node)
+    if isinstance(guidance, AutoGuidance) and asked == Worse():
+        raise UserError(
+            "guidance: autoguidance needs a worse model; set guidance.step to an earlier step, guidance.ckpt to a "
+            "smaller or less trained model, or guidance.weights to other weights of this one"
+        )
     if asked.ckpt is None:
         check_label_dropout(guidance, label_dropout)
         if own is None and asked.weights is not None:

@@ -18,7 +18,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
 from diffusion.model.dropout import Dropout
-from diffusion.model.network import Network, check_levels
+from diffusion.model.network import UNetwork, check_levels
 
 BALANCE = 0.3  # t in `mp_sum`: the share of a residual or attention branch (section 2.4)
 LIMIT = 256.0  # the largest absolute activation at the end of a block, for float16
@@ -171,7 +171,7 @@ def joined(block: nn.Module, h: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
     return block(mp_cat(h, skip), emb)
 
 
-class EDM2UNet(Network):
+class EDM2UNet(UNetwork):
     """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
 
     H and W must be multiples of `downsampling`. Level i works on images of H/2^i × W/2^i pixels. With `prediction=edm`,
@@ -185,12 +185,9 @@ class EDM2UNet(Network):
         attention: for each level, whether attention follows its blocks; the middle always has attention.
         dropout: the dropout probability in the residual blocks.
         head_dim: the channels per attention head.
-        classes: K, the number of classes; 0: an unconditional network.
         bandwidth: the standard deviation of the label's frequencies; 1 for prediction=edm, 0.002 for labels 1000·t − 1.
-        checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
 
-    Raises:
-        UserError: if the arguments are inconsistent.
+    Raises UserError if the arguments are inconsistent.
     """
 
     def __init__(
@@ -220,7 +217,6 @@ class EDM2UNet(Network):
             self.ends = (*self.ends, "label")
         self.stem = MPConv(in_channels + 1, channels[0], 3, 3)
         width, skips = channels[0], [channels[0]]
-
         self.encoder = nn.ModuleDict()
         for i, c in enumerate(channels):
             if i > 0:
@@ -230,9 +226,7 @@ class EDM2UNet(Network):
                 self.encoder[f"stage{i}_block{j}"] = block(width, c, attention[i], encoder=True)
                 width = c
                 skips.append(c)
-
         self.middle = nn.ModuleList([block(width, width, True), block(width, width, False)])
-
         self.decoder = nn.ModuleDict()
         for i, c in enumerate(reversed(channels)):
             if i > 0:
@@ -240,7 +234,6 @@ class EDM2UNet(Network):
             for j in range(blocks + 1):
                 self.decoder[f"stage{i}_block{j}"] = block(width + skips.pop(), c, attention[-1 - i])
                 width = c
-
         self.out = MPConv(width, out_channels, 3, 3)
         self.gain = nn.Parameter(torch.zeros(()))
 
@@ -261,12 +254,4 @@ class EDM2UNet(Network):
                     module.force()
         emb = self.embedding(label, self.class_rows(classes, label))
         h = self.stem(torch.cat([x, torch.ones_like(x[:, :1])], dim=1))  # the weights of the ones act as the bias
-        skips = [h]
-        for block in self.encoder.values():
-            h = self.run(block, h, emb)
-            skips.append(h)
-        for block in self.middle:
-            h = self.run(block, h, emb)
-        for name, block in self.decoder.items():
-            h = self.run(block, h, emb) if name.endswith("_up") else self.run(joined, block, h, skips.pop(), emb)
-        return self.out(h, self.gain)
+        return self.out(self.through(h, emb, joined), self.gain)

@@ -41,23 +41,12 @@ class TimeEmbedding(nn.Module):
     """
 
     def __init__(
-        self,
-        width: int,
-        features: int,
-        classes: int = 0,
-        shift: int = 1,
-        cosines_first: bool = False,
-        augment: int = 0,
+        self, width: int, features: int, classes: int = 0, shift: int = 1, cosines_first: bool = False, augment: int = 0
     ):
         super().__init__()
         if width % 2 or width // 2 <= shift:
-            raise UserError(
-                f"model.channels starts with {width}: the first width must be even and at least {2 * shift + 2}, for "
-                "the sines and cosines of the time"
-            )
-        self.width = width
-        self.shift = shift
-        self.cosines_first = cosines_first
+            raise UserError(f"model: the first width is {width}; it must be even and at least {2 * shift + 2}")
+        self.width, self.shift, self.cosines_first = width, shift, cosines_first
         self.linear1 = nn.Linear(width, features)
         self.linear2 = nn.Linear(features, features)
         if classes:

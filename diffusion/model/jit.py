@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
-from diffusion.model.dit import EPS, WAVES, check_heads, initialise, modulate, phases, positions, to_image
+from diffusion.model.dit import EPS, WAVES, Transformer, phases
+from diffusion.model.dit import Block as DiTBlock
 from diffusion.model.dropout import Dropout
 from diffusion.model.embedding import TimeEmbedding
-from diffusion.model.network import Network
 
 
 class RMSNorm(nn.RMSNorm):
@@ -54,15 +54,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
 
 
-class Block(nn.Module):
-    """tokens x (B, N, width), emb (B, width), cos, sin -> (B, N, width): self-attention, then a SwiGLU.
-
-    With β₁, γ₁, α₁, β₂, γ₂, α₂ = W emb:  x ← x + α₁·attention((1 + γ₁)·norm₁(x) + β₁), then x ← x + α₂·mlp(…) in the
-    same way (adaLN-Zero, as in DiT).
-    """
+class Block(DiTBlock):
+    """DiT's block with other norms and a SwiGLU: tokens x (B, N, width), emb (B, width), cos, sin -> (B, N, width)."""
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float):
-        super().__init__()
+        nn.Module.__init__(self)
         self.heads = heads
         self.modulation = nn.Linear(width, 6 * width)
         self.norm1 = RMSNorm(width, EPS)
@@ -75,47 +71,26 @@ class Block(nn.Module):
         self.mlp2 = nn.Linear(hidden, width)
         self.dropout = Dropout(dropout)
 
-    def attention(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """W_o softmax(q kᵀ/√head_dim) v, where q and k are normalised, then rotated."""
-        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).transpose(1, 3).unbind(2)  # each (B, heads, N, ·)
-        q, k = rotate(self.norm_q(q), cos, sin), rotate(self.norm_k(k), cos, sin)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return self.dropout(self.out(mixed))
+    def placed(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """The queries and keys, normalised, then rotated."""
+        return rotate(self.norm_q(q), cos, sin), rotate(self.norm_k(k), cos, sin)
 
     def mlp(self, x: Tensor) -> Tensor:
         """W₃ (silu(W₁ x)·W₂ x): SwiGLU (Shazeer 2020, eq. 6)."""
         gate, h = self.mlp1(x).chunk(2, dim=2)
         return self.mlp2(self.dropout(F.silu(gate) * h))
 
-    def forward(self, x: Tensor, emb: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        beta1, gamma1, alpha1, beta2, gamma2, alpha2 = self.modulation(emb)[:, None].chunk(6, dim=2)
-        x = x + alpha1 * self.attention(modulate(self.norm1(x), beta1, gamma1), cos, sin)
-        return x + alpha2 * self.mlp(modulate(self.norm2(x), beta2, gamma2))
 
-
-class JiT(Network):
+class JiT(Transformer):
     """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
 
-    H and W must be multiples of `patch`. One network works at all such sizes, because no weight depends on the
-    position. label is 1000·t − 1. The defaults are JiT-B/4, for images of 64×64.
+    The defaults are JiT-B/4, for images of 64×64. The arguments are those of `Transformer`, and:
 
     Args:
-        in_channels: the channels of the image.
-        out_channels: the channels of the prediction; twice `in_channels` if the variance is learned.
-        patch: the side of a patch, in pixels; each patch becomes a token.
         bottleneck: the length to which a patch is reduced before it becomes a token.
         width: the length of a token; a multiple of 4 times `heads`.
-        depth: the number of blocks.
-        heads: the number of attention heads.
         mlp_ratio: 3/2 of the SwiGLU's hidden width divided by `width`, which gives it as many weights as an MLP of this
             ratio.
-        dropout: the dropout probability of the attention's output and in the SwiGLU.
-        classes: K, the number of classes; 0: an unconditional network.
-        checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
-        augment: the number of augmentation labels; 0: none.
-
-    Raises:
-        UserError: if `width` is not a multiple of 4 times `heads`.
     """
 
     ends = ("reduce", "out")
@@ -135,9 +110,7 @@ class JiT(Network):
         checkpointing: bool = False,
         augment: Annotated[int, Ge(0)] = 0,
     ):
-        super().__init__(patch, classes, checkpointing)
-        check_heads(width, heads, multiple=4)
-        self.patch = patch
+        super().__init__(patch, width, heads, classes, checkpointing, multiple=4)
         self.head_dim = width // heads
         hidden = int(mlp_ratio * width * 2 / 3)
         self.time = TimeEmbedding(WAVES, width, classes, shift=0, cosines_first=True, augment=augment)
@@ -147,17 +120,12 @@ class JiT(Network):
         self.norm = RMSNorm(width, EPS)
         self.modulation = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, patch**2 * out_channels)
-        initialise(self)
+        self.initialise()
 
-    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
-        height, width = x.shape[2:]
-        self.check_size(height, width)
-        emb = self.time(label, self.class_rows(classes, label), augment)
-        h = self.stem(self.reduce(x)).flatten(2).transpose(1, 2)
-        rows, columns = height // self.patch, width // self.patch
-        h = h + positions(rows, columns, h.shape[2], h.device).to(h.dtype)
-        cos, sin = rotations(rows, columns, self.head_dim, h.device)
-        for block in self.blocks:
-            h = self.run(block, h, emb, cos, sin)
-        beta, gamma = self.modulation(emb)[:, None].chunk(2, dim=2)
-        return to_image(self.out(modulate(self.norm(h), beta, gamma)), self.patch, height, width)
+    def tokens(self, x: Tensor) -> Tensor:
+        """See `Transformer.tokens`."""
+        return self.stem(self.reduce(x))
+
+    def where(self, height: int, width: int, device: torch.device) -> tuple[Tensor, ...]:
+        """cos and sin of the rotations."""
+        return rotations(height, width, self.head_dim, device)

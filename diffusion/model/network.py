@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from diffusion.errors import UserError
-from diffusion.model.coordinates import coordinates
 from diffusion.model.dropout import Examples, examples
 
 
@@ -24,7 +23,7 @@ class Network(nn.Module):
     Args:
         downsampling: H and W must be multiples of it.
         classes: K, the number of classes; 0: an unconditional network.
-        checkpointing: whether the blocks called by `run` keep only their inputs for the backward pass.
+        checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
     """
 
     ends: tuple[str, ...] = ("stem", "out")
@@ -35,9 +34,7 @@ class Network(nn.Module):
 
     def __init__(self, downsampling: int, classes: int = 0, checkpointing: bool = False):
         super().__init__()
-        self.downsampling = downsampling
-        self.classes = classes
-        self.checkpointing = checkpointing
+        self.downsampling, self.classes, self.checkpointing = downsampling, classes, checkpointing
 
     def check_size(self, height: int, width: int) -> None:
         """Raise UserError unless the height and the width of the images are multiples of `downsampling`."""
@@ -45,33 +42,24 @@ class Network(nn.Module):
         if height % d or width % d:
             near = "×".join(str(max(d, round(side / d) * d)) for side in (height, width))
             raise UserError(
-                f"model: images of {height}×{width} pixels, but {type(self).__name__} needs a height and a width that "
-                f"are multiples of {d}, such as {near}; resize the images or change the model"
+                f"model: images of {height}×{width} pixels, but {type(self).__name__} needs multiples of {d}, such as "
+                f"{near}"
             )
 
     def class_rows(self, classes: Tensor | None, label: Tensor) -> Tensor | None:
-        """(B,) rows of a table with K + 1 rows, the last for "no class"; None if K = 0.
-
-        Raises:
-            UserError: if K = 0 and `classes` is not None.
-        """
+        """(B,) rows of a table with K + 1 rows, the last for "no class"; None if K = 0."""
         if self.classes == 0:
             if classes is not None:
-                raise UserError("model.classes=0: this network accepts no classes; pass none, or train with classes")
+                raise UserError("model: this network accepts no classes; pass none, or train one with classes")
             return None
         return torch.full_like(label, self.classes, dtype=torch.int64) if classes is None else classes
 
     def located(self, x: Tensor, window: Tensor | None) -> Tensor:
-        """x with its `coordinates` as two more channels if the network accepts them, else x.
-
-        Raises UserError for a window if the network does not accept coordinates.
-        """
+        """x with its `coordinates` as two more channels if the network accepts them, else x."""
         if self.coordinates:
             return torch.cat([x, coordinates(x, window)], dim=1)
         if window is not None:
-            raise UserError(
-                "model: this network does not accept crop positions; use one that does, with model.coordinates=true"
-            )
+            raise UserError("model: this network does not accept the positions of crops; use one with coordinates")
         return x
 
     def run(self, block: Callable[..., Tensor], *inputs: object) -> Tensor:
@@ -90,6 +78,31 @@ def _with_examples(numbers: Tensor | None, block: Callable[..., Tensor], *inputs
         return block(*inputs)
 
 
+def coordinates(x: Tensor, window: Tensor | None = None) -> Tensor:
+    """(B, 2, h, w) for x (B, C, h, w): to the right, then down; −1 and 1 are the centres of the image's outer pixels.
+
+    Positions of a crop's pixels in the whole image are inputs of a network (Wang et al. 2023, "Patch Diffusion").
+
+    Args:
+        window: (B, 4), the row and column of the crop's first pixel in the whole image, then the height and width of
+            that image; None: x is the whole image.
+    """
+    height, width = x.shape[2:]
+    if window is None:
+        top = left = torch.zeros(len(x), 1, device=x.device)
+        rows, columns = (torch.full((len(x), 1), float(side), device=x.device) for side in (height, width))
+    else:
+        top, left, rows, columns = window.float().split(1, dim=1)
+    across = _line(left, width, columns)[:, None, :].expand(-1, height, -1)
+    down = _line(top, height, rows)[:, :, None].expand(-1, -1, width)
+    return torch.stack([across, down], dim=1).to(x.dtype)
+
+
+def _line(first: Tensor, n: int, whole: Tensor) -> Tensor:
+    """(B, n): the coordinates of the n pixels from `first` (B, 1) on, in a whole image of `whole` (B, 1) pixels."""
+    return (first + torch.arange(n, device=first.device)) / (whole - 1).clamp(min=1) * 2 - 1
+
+
 def to_channels_last(network: nn.Module) -> None:
     """Store all 4-d weights in the memory format channels_last, in place. (`Module.to` fails if there are 5-d ones.)"""
     for weight in (*network.parameters(), *network.buffers()):
@@ -97,18 +110,41 @@ def to_channels_last(network: nn.Module) -> None:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
 
+class UNetwork(Network):
+    """A network with an encoder and a decoder of several levels, each for images of half the size of the one before.
+
+    Subclasses define the blocks (x, emb) -> x of the encoder, the middle and the decoder.
+    """
+
+    encoder: nn.ModuleDict
+    middle: nn.ModuleList
+    decoder: nn.ModuleDict
+
+    def through(self, h: Tensor, emb: Tensor, joined: Callable[..., Tensor]) -> Tensor:
+        """All blocks in turn. Each output of the encoder is an input of one decoder block, last in, first out.
+
+        Args:
+            joined: (block, h, skip, emb) -> block(h and skip, emb).
+        """
+        skips = [h]
+        for unit in self.encoder.values():
+            h = self.run(unit, h, emb)
+            skips.append(h)
+        for block in self.middle:
+            h = self.run(block, h, emb)
+        for name, unit in self.decoder.items():
+            h = self.run(unit, h, emb) if name.endswith("_up") else self.run(joined, unit, h, skips.pop(), emb)
+        return h
+
+
 def check_levels(channels: Sequence[int], attention: Sequence[bool], head_dim: int | None) -> None:
     """Raise UserError unless each level of a U-Net has a width, an attention flag and whole attention heads."""
     if not channels:
-        raise UserError("model.channels is empty: set the width of at least one level, such as [64,128]")
+        raise UserError("model: channels is empty: set the width of at least one level, such as [64,128]")
     if len(attention) != len(channels):
         raise UserError(
-            f"model.attention has {len(attention)} entries and model.channels {len(channels)}: "
-            "both need one entry per level"
+            f"model: attention has {len(attention)} entries and channels {len(channels)}; both need one a level"
         )
     attending = [c for c, attend in zip(channels, attention, strict=True) if attend] + [channels[-1]]
     if invalid := [c for c in attending if c % (head_dim or 1)]:
-        raise UserError(
-            f"model.channels has {invalid[0]} for a level with attention, not a multiple of "
-            f"model.head_dim={head_dim}: change one of them"
-        )
+        raise UserError(f"model: {invalid[0]} channels with attention are not a multiple of head_dim={head_dim}")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from diffusion.errors import UserError
 from diffusion.model.dropout import Dropout
 from diffusion.model.embedding import TimeEmbedding
-from diffusion.model.network import Network, check_levels
+from diffusion.model.network import UNetwork, check_levels
 
 EPS = 1e-6  # of all group norms, as in DDPM
 
@@ -129,7 +129,7 @@ def joined(unit: nn.Module, h: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
 Units = tuple[Callable[[int, int, bool], nn.Module], Callable[[int], nn.Module], Callable[[int], nn.Module]]
 
 
-class UNet(Network):
+class UNet(UNetwork):
     """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
 
     H and W must be multiples of `downsampling`; label is DDPM's time index 1000·t − 1. Level i works on images of
@@ -144,9 +144,7 @@ class UNet(Network):
         dropout: the dropout probability in the residual blocks.
         groups: the number of groups of each group norm.
         head_dim: the channels per attention head; None: a single head, as in DDPM.
-        classes: K, the number of classes; 0: an unconditional network.
         patch: p; each p×p square of pixels becomes one pixel with p² times the channels before the first level.
-        checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
         augment: the number of augmentation labels; 0: none.
         coordinates: add the position of each pixel in the image as two more input channels.
         norm_eps: the constant that each group norm adds to the variance; None: as in the paper.
@@ -154,8 +152,7 @@ class UNet(Network):
         frequency_shift: the shift of the label's frequencies, see `sinusoidal`; None: as in the paper.
         cosines_first: cosines before sines in the label's embedding; None: as in the paper.
 
-    Raises:
-        UserError: if the arguments are inconsistent.
+    Raises UserError if the arguments are inconsistent.
     """
 
     norm_eps = EPS
@@ -185,12 +182,8 @@ class UNet(Network):
         super().__init__(patch * 2 ** max(0, len(channels) - 1), classes, checkpointing)
         check_levels(channels, attention, head_dim)
         if invalid := [c for c in channels if c % groups]:
-            raise UserError(
-                f"model.channels has {invalid[0]}, not a multiple of model.groups={groups}: change one of them"
-            )
-        self.patch = patch
-        self.coordinates = coordinates
-        self.down_padding = down_padding
+            raise UserError(f"model: {invalid[0]} channels are not a multiple of groups={groups}")
+        self.patch, self.coordinates, self.down_padding = patch, coordinates, down_padding
         self.norm_eps = self.norm_eps if norm_eps is None else norm_eps
         self.frequency_shift = self.frequency_shift if frequency_shift is None else frequency_shift
         self.cosines_first = self.cosines_first if cosines_first is None else cosines_first
@@ -202,7 +195,6 @@ class UNet(Network):
         )
         self.stem = nn.Conv2d((in_channels + 2 * coordinates) * patch**2, channels[0], 3, padding=1)
         width, skips = channels[0], [channels[0]]
-
         self.encoder = nn.ModuleDict()
         for i, c in enumerate(channels):
             for j in range(blocks):
@@ -212,9 +204,7 @@ class UNet(Network):
             if i < len(channels) - 1:
                 self.encoder[f"stage{i}_down"] = down(c)
                 skips.append(c)
-
         self.middle = nn.ModuleList([block(width, width, True), block(width, width, False)])
-
         self.decoder = nn.ModuleDict()
         for i, c in enumerate(reversed(channels)):
             for j in range(blocks + 1):
@@ -262,13 +252,6 @@ class UNet(Network):
         x = self.located(x, window)
         emb = self.time(label, self.class_rows(classes, label), augment)
         h = self.stem(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
-        skips = [h]
-        for unit in self.encoder.values():
-            h = self.run(unit, h, emb)
-            skips.append(h)
-        for block in self.middle:
-            h = self.run(block, h, emb)
-        for name, unit in self.decoder.items():
-            h = self.run(unit, h, emb) if name.endswith("_up") else self.run(joined, unit, h, skips.pop(), emb)
+        h = self.through(h, emb, joined)
         y = self.out(F.silu(self.norm(h)))
         return F.pixel_shuffle(y, self.patch) if self.patch > 1 else y

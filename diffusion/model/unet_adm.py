@@ -68,9 +68,7 @@ class ADMUNet(UNet):
     def units(self, features: int, groups: int, dropout: float, head_dim: int | None) -> Units:
         """See `UNet.units`. Raises UserError for a `down_padding`."""
         if self.down_padding:
-            raise UserError(
-                f"model.down_padding={self.down_padding}: ADMUNet averages pixels without padding; set it to 0"
-            )
+            raise UserError("model: ADMUNet averages pixels without padding; set down_padding to 0")
 
         def block(c_in: int, c_out: int, attend: bool = False, resample: Resample = None) -> AdaptiveBlock:
             heads = (head_dim or c_out) if attend else None

@@ -47,11 +47,6 @@ class MemoirUNet(Network):
         channels: the width of each stage of the encoder, in channels; the decoder has the reverse order.
         bottleneck: the width of the bottleneck, in channels.
         features: the length of the time embedding.
-        classes: K, the number of classes; 0: an unconditional network.
-        checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
-
-    Raises:
-        UserError: if `channels` is empty.
     """
 
     ends = ("encoder.0.conv1", "out")
@@ -68,7 +63,7 @@ class MemoirUNet(Network):
     ):
         super().__init__(2 ** len(channels), classes, checkpointing)
         if not channels:
-            raise UserError("model.channels is empty: set the width of at least one stage, such as [64,128,256]")
+            raise UserError("model: channels is empty: set the width of at least one stage, such as [64,128,256]")
         self.time = TimeEmbedding(channels[0], features, classes)
         widths = [in_channels, *channels]
         self.encoder = nn.ModuleList(Stage(c_in, c, features) for c_in, c in pairwise(widths))

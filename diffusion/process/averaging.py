@@ -39,8 +39,7 @@ def gamma_of(length: float) -> float:
     """
     if not 0 < length <= LONGEST:
         raise UserError(
-            f"average length {length:g}: as a fraction of the training, it must be above 0 and at most {LONGEST:.4f} "
-            "(equal weights for all steps); use a length such as 0.1"
+            f"average length {length:g}: a fraction of the training, above 0 and at most {LONGEST:.4f}, such as 0.1"
         )
     t = length**-2
     return max(0.0, float(np.roots([1, 7, 16 - t, 12 - t]).real.max()))

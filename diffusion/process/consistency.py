@@ -54,7 +54,6 @@ class Consistency(Objective):
 
     Args:
         timesteps: the distribution of t; None: log(sigma/alpha) ~ N(−1.1, 2²), as in the paper for CIFAR-10.
-        noise: the noise of each image: (x0, streams) -> eps; see the module `noise`.
         distance: d: (f(x_t, t), f(x_r, r)) -> (B,).
         stages: the number of stages; in the last one, (t − r)/t is q^−stages at high noise.
         q: q; 1: r = 0 throughout, which is diffusion training.
@@ -83,6 +82,7 @@ class Consistency(Objective):
         self.register_buffer("stage", torch.ones((), dtype=torch.long), persistent=False)
 
     def begin(self, step: int, total: int) -> None:
+        """See `Objective.begin`."""
         self.stage.fill_(1 + min(step * self.stages // total, self.stages - 1))
 
     def lower(self, level: Tensor) -> Tensor:
@@ -118,7 +118,6 @@ def check(denoiser: Denoiser) -> None:
     (_, q), _ = denoiser.prediction.solve(schedule, t)
     if float(q.abs()) > 0.1:
         raise UserError(
-            f"objective=consistency: with {type(denoiser.prediction).__name__}, the estimate of x0 does not approach "
-            "x_t as the noise vanishes, which the objective requires; use a model with prediction=v, edm, velocity or "
-            "eps"
+            f"objective: with the prediction {type(denoiser.prediction).__name__}, the estimate of x0 does not "
+            "approach x_t as the noise vanishes, which consistency requires; use v, edm, velocity or eps"
         )

@@ -38,10 +38,7 @@ class Crops:
         probabilities: Sequence[Annotated[float, Ge(0), Le(1)]] = (0.5, 0.3, 0.2),
     ):
         if len(divisors) != len(probabilities) or abs(sum(probabilities) - 1) > 1e-6:
-            raise UserError(
-                f"crops.probabilities={_listed(probabilities)}: expected one for each of crops.divisors="
-                f"{_listed(divisors)}, with a sum of 1"
-            )
+            raise UserError(f"crops: probabilities {[*probabilities]}; expected one per divisor, with a sum of 1")
         self.choices = [(d, p) for d, p in zip(divisors, probabilities, strict=True) if p > 0]
 
     @property
@@ -51,15 +48,11 @@ class Crops:
 
     def check(self, height: int, width: int, factor: int) -> None:
         """Raise UserError unless the sides of all crops of images (…, height, width) are multiples of `factor`."""
-        fitting = [d for d, _ in self.choices if height % (d * factor) == width % (d * factor) == 0]
         for d, _ in self.choices:
-            if d not in fitting:
-                whole = height % d == width % d == 0
-                found = f"of {height // d}×{width // d} pixels" if whole else "that are not whole pixels"
+            if height % (d * factor) or width % (d * factor):
                 raise UserError(
-                    f"crops.divisors: {d} divides images of {height}×{width} into parts {found}, but the network needs "
-                    f"multiples of {factor}; remove {d}"
-                    + (f", for example crops.divisors={_listed(fitting)}" if fitting else "")
+                    f"crops: the divisor {d} divides images of {height}×{width} into parts of "
+                    f"{height / d:g}×{width / d:g} pixels, but the network needs multiples of {factor}; remove it"
                 )
 
     def __call__(self, x0: Tensor, streams: Streams) -> tuple[Tensor, Tensor]:
@@ -76,7 +69,3 @@ class Crops:
         image = torch.arange(len(x0), device=x0.device)
         parts = x0[image[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (B, h, w, C)
         return parts.movedim(3, 1).contiguous(), window
-
-
-def _listed(values: Sequence[float]) -> str:
-    return f"[{','.join(map(str, values))}]"

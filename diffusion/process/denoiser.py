@@ -56,51 +56,36 @@ class Denoiser(nn.Module):
     Further inputs of the network, such as `classes` (B,), are passed to it as keyword arguments.
 
     Raises:
-        UserError: for arguments that are not a schedule and a prediction, or if the prediction does not determine x0 on
-            this schedule; in a call, for images that are not floating point, and for a network's output of another
-            size.
+        UserError: if the prediction does not determine x0 on this schedule; in a call, for images that are not floating
+            point, and for a network's output of another size.
     """
 
     def __init__(self, network: nn.Module, schedule: Schedule, prediction: Prediction):
         super().__init__()
-        _check_kind("network", network, nn.Module, "UNet()")
-        _check_kind("schedule", schedule, Schedule, "cosine()")
-        _check_kind("prediction", prediction, Prediction, "V()")
         prediction.check(schedule)
-        self.network = network
-        self.schedule = schedule
-        self.prediction = prediction
+        self.network, self.schedule, self.prediction = network, schedule, prediction
 
-    def output(
-        self, x_t: Tensor, t: Tensor, schedule: Schedule | None = None, **conditions: Any
-    ) -> tuple[Tensor, Tensor | None]:
+    def output(self, x_t: Tensor, t: Tensor, **conditions: Any) -> tuple[Tensor, Tensor | None]:
         """The network's y (B, C, H, W) and, if it has 2C output channels, the spread; both in the dtype of x_t.
 
         The network's input is cast to the dtype of its weights. All other arithmetic is in the dtype of x_t.
-
-        Args:
-            schedule: `self.schedule.at(t)`, if it is already computed.
         """
         if not x_t.is_floating_point():
-            raise UserError(
-                f"denoiser: the images are {str(x_t.dtype).removeprefix('torch.')}; they must be floating point, in "
-                "[−1, 1]: divide uint8 by 127.5 and subtract 1"
-            )
-        c_in, label = self.prediction.inputs(schedule or self.schedule, t)
+            raise UserError(f"denoiser: the images are {x_t.dtype}; expected floating point in [−1, 1]")
+        c_in, label = self.prediction.inputs(self.schedule, t)
         dtypes = (weight.dtype for weight in self.network.parameters() if weight.is_floating_point())
         dtype = next(dtypes, x_t.dtype)
         label = label.to(torch.promote_types(x_t.dtype, torch.float32))  # bfloat16 would merge neighbouring times
         out = self.network((expand(c_in, x_t) * x_t).to(dtype), label, **conditions)
-        if not isinstance(out, Tensor):
-            raise UserError(f"denoiser: the network returned a {type(out).__name__}; expected a tensor, the prediction")
-        out, channels = out.to(x_t.dtype), x_t.shape[1]
-        sizes, expected = ((*x.shape[:1], *x.shape[2:]) for x in (out, x_t))
-        if sizes != expected or out.shape[1] not in (channels, 2 * channels):
+        B, C, *size = x_t.shape
+        if not isinstance(out, Tensor) or tuple(out.shape) not in [(B, C, *size), (B, 2 * C, *size)]:
+            found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise UserError(
-                f"denoiser: the network turns {tuple(x_t.shape)} into {tuple(out.shape)}; expected the same size, and "
-                f"{channels} channels, or {2 * channels} for a learned variance"
+                f"denoiser: the network turns {tuple(x_t.shape)} into {found}; expected the same size, and {C} "
+                f"channels, or {2 * C} for a learned variance"
             )
-        return out[:, :channels], out[:, channels:] if out.shape[1] == 2 * channels else None
+        out = out.to(x_t.dtype)
+        return out[:, :C], out[:, C:] if out.shape[1] == 2 * C else None
 
     def estimate(self, x_t: Tensor, t: Tensor, y: Tensor, spread: Tensor | None = None) -> Estimate:
         """The estimates of image and noise implied by the network's output y."""
@@ -111,14 +96,6 @@ class Denoiser(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, **conditions: Any) -> Estimate:
         return self.estimate(x_t, t, *self.output(x_t, t, **conditions))
-
-
-def _check_kind(name: str, value: Any, kind: type, example: str) -> None:
-    """Raise UserError if an argument is not of its class, such as a class or a function instead of its result."""
-    if not isinstance(value, kind):
-        called = getattr(value, "__name__", None)
-        found = f"{called} itself; pass its result, {called}()" if called else f"{value!r}; expected one like {example}"
-        raise UserError(f"denoiser: the {name} is {found}")
 
 
 class Conditioned:

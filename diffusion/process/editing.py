@@ -21,21 +21,16 @@ from diffusion.randomness import Seeds, Streams, real_dtype
 LEAST_STEPS = 10  # of an adaptive sampler that is wrapped
 
 
-def check_picture(picture: Tensor) -> None:
-    """Raise UserError unless a picture is floating point (C, H, W)."""
+def check(sampler: Sampler, picture: Tensor) -> None:
+    """Raise UserError unless a picture is floating point (C, H, W), and a sampler has enough times to start from."""
     if not picture.is_floating_point() or picture.ndim != 3:
         raise UserError(
-            f"picture: got {str(picture.dtype).removeprefix('torch.')} {tuple(picture.shape)}; expected floating point "
-            "(C, H, W) in [−1, 1]: divide uint8 by 127.5 and subtract 1"
+            f"picture: got {picture.dtype} {tuple(picture.shape)}; expected floating point (C, H, W) in [−1, 1]"
         )
-
-
-def check_steps(sampler: Sampler) -> None:
-    """Raise UserError for an adaptive sampler with few times of its own, from which alone an edit can start."""
     if sampler.adaptive and sampler.steps < LEAST_STEPS:
         raise UserError(
-            f"sampler: {type(sampler).__name__} solves the ODE in sampler.steps={sampler.steps} parts, and an edit can "
-            "only start between two of them; set sampler.steps=50, or choose another sampler"
+            f"sampler: {type(sampler).__name__} solves the ODE in {sampler.steps} parts, and an edit can only start "
+            "between two of them; set 50 steps, or choose another sampler"
         )
 
 
@@ -55,19 +50,11 @@ class SDEdit:
 
     def __post_init__(self) -> None:
         if not 0 < self.strength <= 1:
-            raise UserError(
-                f"strength={self.strength:g}: it must be in (0, 1]: near 0 the picture is kept, at 1 it is fully "
-                "regenerated"
-            )
+            raise UserError(f"strength {self.strength:g}; expected a number in (0, 1]; 1 keeps nothing of the picture")
 
     def __call__(self, sampler: Sampler, picture: Tensor) -> "Edited":
-        """A sampler that generates variants of `picture`, y (C, H, W) in [−1, 1].
-
-        Raises UserError for a picture of another dtype or number of dimensions, and for an adaptive sampler with few
-        steps.
-        """
-        check_picture(picture)
-        check_steps(sampler)
+        """A sampler that generates variants of `picture`, y (C, H, W) in [−1, 1]; raises UserError as `check`."""
+        check(sampler, picture)
         steps = max(1, round(self.strength * sampler.steps))
         return Edited(steps, sampler.grid, inner=sampler, picture=picture[None])
 
@@ -96,9 +83,8 @@ class Edited(Sampler):
         if noise is None or start is not None:
             raise UserError("sampler: it starts from the noised picture; pass noise, and no start")
         t, _ = self.begins(denoise.schedule)
-        x_t = diffuse(
-            denoise.schedule, self.picture.to(noise), noise, noise.new_tensor(t, dtype=real_dtype(noise.device))
-        )
+        time = noise.new_tensor(t, dtype=real_dtype(noise.device))
+        x_t = diffuse(denoise.schedule, self.picture.to(noise), noise, time)
         x = self.inner(denoise, None, streams, watch, (x_t, t), **conditions)
         self.evaluations = self.inner.evaluations
         return x
@@ -130,7 +116,7 @@ class Between(Streams):
     def __init__(self, seeds: Seeds, others: Seeds, shares: Sequence[float], device: torch.device | str = "cpu"):
         super().__init__(seeds, device)
         if any(a == b for a, b in zip(seeds, others, strict=True)):
-            raise UserError("interpolate: both ends have the same seed; use two, such as interpolate=[0,1]")
+            raise UserError("interpolation: both ends have the same seed; use two")
         self.other = Streams(others, device)
         self.angles = [w * math.pi / 2 for w in shares]
 

@@ -22,20 +22,12 @@ from diffusion.process.schedule import PURE_NOISE, Schedule, pure_noise
 Level = Annotated[float, Gt(0)]  # a noise level, sigma/alpha
 
 
-def _table_steps(schedule: Schedule, steps: int) -> int | None:
-    """T of a table, which must be at least `steps`; None for a continuous schedule."""
-    _at_least_one(steps)
-    table = getattr(schedule, "steps", None)
-    if table is not None and steps > table:
-        raise UserError(
-            f"sampler: steps = {steps}, but the schedule has only T = {table} rows; use at most {table} steps"
-        )
+def _rows(schedule: Schedule, steps: int) -> int:
+    """T of a table; 0 for a continuous schedule. Raises UserError unless a table has rows for 1 … `steps` steps."""
+    table: int = getattr(schedule, "steps", 0)
+    if steps < 1 or (table and steps > table):
+        raise UserError(f"sampler: {steps} steps; expected at least 1" + (f", at most T = {table}" if table else ""))
     return table
-
-
-def _at_least_one(steps: int) -> None:
-    if steps < 1:
-        raise UserError(f"sampler: steps = {steps}; at least one step is needed")
 
 
 def mostly_noise(schedule: Schedule) -> bool:
@@ -64,39 +56,43 @@ def uniform(schedule: Schedule, steps: int) -> Tensor:
 
     Raises UserError on schedules such as EDM's, which spend nearly all of the time at noise levels that hide the image.
     """
-    table = _table_steps(schedule, steps)
+    table = _rows(schedule, steps)
     if mostly_noise(schedule):
         raise UserError(
-            "sampler: on this schedule sigma is above alpha at t = 0.05, so hardly any step of the grid `uniform` is "
-            "at low noise; use grid@sampler.grid=karras"
+            "sampler: on this schedule sigma is above alpha at t = 0.05, so hardly any step of the grid uniform is at "
+            "low noise; use the grid karras"
         )
     t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    return t if table is None else torch.round(t * table) / table
+    return torch.round(t * table) / table if table else t
+
+
+def _on_rows(schedule: Schedule, steps: int, rows: Callable[[int], Tensor]) -> Tensor:
+    """The times of the decreasing rows(T) of a table, then 0."""
+    table = _rows(schedule, steps)
+    if not table:
+        raise UserError("sampler: the grids leading and linspace need a discrete schedule; use uniform")
+    return torch.cat([rows(table) / table, torch.zeros(1, dtype=torch.float64)])
 
 
 def leading(schedule: Schedule, steps: int) -> Tensor:
     """Rows 1 + k·⌊T/N⌋ of a table, then 0: the spacing of DDIM's reference code. It starts below t = 1 if N < T."""
-    table = _table_steps(schedule, steps)
-    if table is None:
-        raise UserError("sampler: the grid `leading` needs a discrete schedule; use grid@sampler.grid=uniform")
-    rows = 1 + torch.arange(steps, dtype=torch.float64).flip(0) * (table // steps)
-    return torch.cat([rows / table, rows.new_zeros(1)])
+    return _on_rows(schedule, steps, lambda T: 1 + torch.arange(steps, dtype=torch.float64).flip(0) * (T // steps))
 
 
 def linspace(schedule: Schedule, steps: int) -> Tensor:
     """N evenly spaced rows of a table from T to 1, both included, then 0 (Improved DDPM's respacing)."""
-    table = _table_steps(schedule, steps)
-    if table is None:
-        raise UserError("sampler: the grid `linspace` needs a discrete schedule; use grid@sampler.grid=uniform")
-    # Those of torch.linspace differ by a bit, and near a half so by a row.
-    rows = 1 + torch.from_numpy(np.linspace(0, table - 1, steps).round()).flip(0)
-    rows[0] = table
-    return torch.cat([rows / table, rows.new_zeros(1)])
+
+    def rows(T: int) -> Tensor:
+        # Those of torch.linspace differ by a bit, and near a half so by a row.
+        chosen = 1 + torch.from_numpy(np.linspace(0, T - 1, steps).round()).flip(0)
+        chosen[0] = T
+        return chosen
+
+    return _on_rows(schedule, steps, rows)
 
 
 def quadratic(schedule: Schedule, steps: int) -> Tensor:
     """Equal steps in √t from 1 to √(1/T), or to √0.001 on a continuous schedule, then 0 (DDIM, appendix D.2)."""
-    _at_least_one(steps)
     least = 1 / getattr(schedule, "steps", 1000)
     t = torch.linspace(1, math.sqrt(least), steps, dtype=torch.float64) ** 2
     return torch.cat([t, t.new_zeros(1)])
@@ -168,10 +164,6 @@ def _noise_levels(
 
     If t = 1 is pure noise, the first time is still t = 1, and the others are placed as if it had level 160.
     """
-    _at_least_one(steps)
-    for name, level in (("sigma_min", sigma_min), ("sigma_max", sigma_max)):
-        if level is not None and not level > 0:
-            raise UserError(f"sampler: the grid's {name} = {level:g}; a noise level sigma/alpha must be positive")
     schedule = copy.deepcopy(schedule).cpu()
     table = getattr(schedule, "steps", None)
     bounds = torch.tensor([1 / table if table else 0.0, 1.0], dtype=torch.float64)

@@ -48,12 +48,10 @@ class Guidance:
     drops_labels: ClassVar[bool] = False  # whether the weak denoiser can be the model itself, without labels
 
     def __post_init__(self) -> None:
-        if not 0 <= self.scale < math.inf:
-            raise UserError(f"guidance: scale = {self.scale:g}; it must be finite and at least 0; 1 means no guidance")
         low, high = self.bounds()
-        if not 0 <= low < high:
+        if not (0 <= self.scale < math.inf and 0 <= low < high):
             raise UserError(
-                f"guidance: low = {low:g} and high = {high:g}; noise levels are at least 0, and low must be below high"
+                f"guidance: scale {self.scale:g} in ({low:g}, {high:g}]; expected scale ≥ 0, 0 ≤ low < high"
             )
 
     @property
@@ -74,26 +72,17 @@ class Guidance:
         if high < least or low >= largest:
             raise UserError(
                 f"guidance: low = {low:g} and high = {high:g}, but the schedule's noise level sigma/alpha ranges from "
-                f"{least:g} to {largest:g}; set guidance.low and guidance.high within it"
+                f"{least:g} to {largest:g}"
             )
 
     def __call__(self, denoise: Any, weak: Any = None) -> "Guided":
         """The guided denoiser: (x_t (B, C, H, W), t (B,), **conditions) -> Estimate.
 
-        Args:
-            denoise: the strong denoiser.
-            weak: another denoiser on the same noise schedule, or None.
-
-        Raises:
-            UserError: if the interval is outside of the schedule, or if the weak denoiser is missing or has another
-                schedule.
+        Raises UserError if the interval is outside of the schedule, or the weak denoiser is missing or has another one.
         """
         self.check(denoise.schedule)
         if weak is not None and not same(denoise.schedule, weak.schedule):
-            raise UserError(
-                "guidance: the worse model's noise schedule differs from the model's; choose one trained with the same "
-                "schedule"
-            )
+            raise UserError("guidance: the weak denoiser has another noise schedule; both need the same")
         return Guided(self, denoise, self.weaker(denoise, weak))
 
     def weaker(self, denoise: Any, weak: Any) -> Any:
@@ -154,10 +143,7 @@ class ClassifierFree(Guidance):
 
     def weak_conditions(self, conditions: dict[str, Any]) -> dict[str, Any]:
         if conditions.get("classes") is None:
-            raise UserError(
-                "guidance: classifier-free guidance needs a class label per image, and a model trained with them "
-                "(data.labels); choose labels other than none, or use guidance=none"
-            )
+            raise UserError("guidance: ClassifierFree needs a class label per image, and a model trained with them")
         return {name: value for name, value in conditions.items() if name != "classes"}
 
 
@@ -170,11 +156,7 @@ class AutoGuidance(Guidance):
 
     def weaker(self, denoise: Any, weak: Any) -> Any:
         if weak is None:
-            raise UserError(
-                "guidance: autoguidance needs a worse model; set guidance.step to an earlier step of the run, "
-                "guidance.ckpt to a run, a checkpoint or an exported file of a smaller or less trained model, or "
-                "guidance.weights to other weights of this one"
-            )
+            raise UserError("guidance: AutoGuidance needs a worse model: a smaller or less trained one")
         return weak
 
     def weak_conditions(self, conditions: dict[str, Any]) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from annotated_types import Ge
 from torch import Tensor
 
 from diffusion.errors import UserError
-from diffusion.process.editing import check_picture, check_steps
-from diffusion.process.sampler import Evaluator, Point, Sampler, Time
+from diffusion.process.editing import check
+from diffusion.process.sampler import Evaluator, Past, Point, Sampler, Stepped, Time
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams
 
@@ -35,20 +35,15 @@ class Inpainting:
         Args:
             sampler: the sampler to wrap.
             picture: y, (C, H, W) in [−1, 1]; its unknown pixels have no influence.
-            known: bool, (H, W) or (C, H, W).
+            known: bool, (H, W) or (C, H, W), with at least one unknown pixel.
 
-        Raises:
-            UserError: if every pixel is known, for a picture or mask of another dtype or shape, and for an adaptive
-                sampler with few steps.
+        Raises UserError otherwise, and as `editing.check`.
         """
-        check_picture(picture)
-        check_steps(sampler)
-        if known.dtype != torch.bool:
+        check(sampler, picture)
+        if known.dtype != torch.bool or bool(known.all()):
             raise UserError(
-                f"mask: got {str(known.dtype).removeprefix('torch.')}; expected bool, true where the picture is known"
+                f"mask: got {known.dtype}; expected bool, true where the picture is known, false to fill it"
             )
-        if bool(known.all()):
-            raise UserError("mask: every pixel is known, so there is nothing to fill; mark the area to fill")
         return self.wrapped(sampler, picture[None], known.expand(picture.shape)[None])
 
     def wrapped(self, sampler: Sampler, picture: Tensor, known: Tensor) -> "Inpainted":
@@ -111,9 +106,7 @@ class RePaint(Inpainting):
 class _Repainted(Inpainted):
     passes: Annotated[int, Ge(1)] = field(kw_only=True)
 
-    def step(
-        self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
-    ) -> tuple[Tensor, Point]:
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         for left in reversed(range(self.passes if s.sigma > 0 else 1)):
             x_t = self.with_known(x_t, t.alpha * self.picture.to(x_t) + t.sigma * streams.normal_like(x_t))
             x_s, now = self.inner.step(denoise, x_t, t, s, [], streams)
@@ -148,26 +141,17 @@ class SplitGibbs(Inpainting):
     rounds: Annotated[int, Ge(1)] = 20
 
     def wrapped(self, sampler: Sampler, picture: Tensor, known: Tensor) -> Inpainted:
-        return _SplitGibbs(
-            min(self.rounds, sampler.steps), self.levels(sampler), inner=sampler, picture=picture, known=known
-        )
-
-    def levels(self, sampler: Sampler) -> Any:
-        """(schedule, n) -> n times of the sampler's grid, about evenly spaced in it, then 0."""
-
         def levels(schedule: Schedule, n: int) -> Tensor:
-            grid = sampler.grid(schedule, sampler.steps)
+            """N times of the sampler's grid, about evenly spaced in it, then 0."""
             chosen = (torch.arange(n + 1, dtype=torch.float64) * sampler.steps / n).round().long()
-            return grid[chosen]
+            return sampler.grid(schedule, sampler.steps)[chosen]
 
-        return levels
+        return _SplitGibbs(min(self.rounds, sampler.steps), levels, inner=sampler, picture=picture, known=known)
 
 
 @dataclass(eq=False)
 class _SplitGibbs(Inpainted):
-    def step(
-        self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
-    ) -> tuple[Tensor, Point]:
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         last: list[Any] = []
         x_t = self.with_known(x_t, t.alpha * self.picture)
         x0 = self.inner(denoise.denoise, None, streams, lambda k, x, estimate: last.append(estimate), (x_t, t.t))

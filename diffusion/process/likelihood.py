@@ -166,8 +166,7 @@ def flow_likelihood(
     solution = scipy.integrate.solve_ivp(slope, (start, end), state, rtol=tolerance, atol=tolerance)
     if not solution.success:
         raise UserError(
-            f"likelihood: the probability flow cannot reach tolerance = {tolerance:g}; raise it, or check that the "
-            "network's output is finite"
+            f"likelihood: tolerance = {tolerance:g} is out of reach; raise it, or check the network's output"
         )
     final = torch.from_numpy(solution.y[:, -1])
     latent, change = final[:-batch].reshape(batch, size), final[-batch:]

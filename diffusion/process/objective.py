@@ -19,8 +19,6 @@ from diffusion.process.variance import Variance, fixed_large, fixed_small, learn
 from diffusion.process.weighting import unit
 from diffusion.randomness import Streams
 
-__all__ = ["Hybrid", "Objective", "Simple", "Uncertainty", "VariationalBound", "diffuse", "eps_error"]
-
 Weighting = Callable[[Schedule, Prediction, Tensor], Tensor]
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -73,16 +71,15 @@ class Objective(nn.Module):
             streams.check(x0)
         t, importance = self.timesteps(denoiser.schedule, streams)
         eps = self.noise(x0, streams)
-        schedule = denoiser.schedule.at(t, getattr(self.timesteps, "on_rows", False))
-        x_t = diffuse(schedule, x0, eps, t)
-        a, b = denoiser.prediction.weights(schedule, t)
+        x_t = diffuse(denoiser.schedule, x0, eps, t)
+        a, b = denoiser.prediction.weights(denoiser.schedule, t)
         target = expand(a, x0) * x0 + expand(b, x0) * eps
-        y, spread = denoiser.output(x_t, t, schedule, **conditions)
+        y, spread = denoiser.output(x_t, t, **conditions)
         term = self.term(denoiser, TrainingBatch(x0, x_t, t, y, target, spread))
         if term.shape != t.shape:
             raise UserError(
-                f"objective: the loss of {len(x0)} images has the shape {tuple(term.shape)}; expected {tuple(t.shape)}"
-                ", one number per image: see the shapes of `term`, weighting and distance"
+                f"objective: the loss of {len(x0)} images has the shape {tuple(term.shape)}; expected one number per "
+                "image from `term`, the weighting and the distance"
             )
         importance = importance.to(term.dtype)
         return {"loss": importance * term, "term": term, "importance": importance, "t": t}
@@ -99,14 +96,12 @@ class Simple(Objective):
     """L_simple = E w(t)‖y − y_θ(x_t, t)‖², where y is the target of the prediction (DDPM, eq. 14; memoir, section 5).
 
     Args:
-        timesteps: the distribution of the training times; None: uniform on the rows of a table.
         weighting: the weight w: (schedule, prediction, t) -> (B,); see the module `weighting`.
         distance: (y, target) -> elementwise error; torch's huber_loss and l1_loss fit, with reduction="none".
-        noise: the noise of each image: (x0, streams) -> eps; see the module `noise`.
 
     Raises:
-        UserError: for a weighting from the module `weighting` other than `unit` with a distance other than `squared`,
-            because these weights convert squared errors.
+        UserError: for a distance other than `squared` with a weight of the module `weighting` other than `unit`. They
+            convert squared errors.
     """
 
     def __init__(
@@ -122,8 +117,7 @@ class Simple(Objective):
         weight, measure = (getattr(each, "func", each) for each in (weighting, distance))  # of a partial
         if measure is not squared and weight is not unit and getattr(weight, "__module__", "") == weightings.__name__:
             raise UserError(
-                f"objective: the weighting {weight.__name__} is for squared errors, but the distance is "
-                f"{getattr(measure, '__name__', measure)}; use weighting@objective.weighting=unit, or objective=simple"
+                f"objective: the weighting {weight.__name__} is for squared errors; use unit, or squared errors"
             )
 
     def term(self, denoiser: Denoiser, batch: TrainingBatch) -> Tensor:
@@ -139,7 +133,6 @@ class VariationalBound(Objective):
     independent of the image, so this class and `Hybrid` have no `noise` argument.
 
     Args:
-        timesteps: the distribution of the training times; None: uniform on the rows of a table.
         variance: the variance of the reverse step: (schedule, t, s, spread) -> log variance.
     """
 
@@ -148,7 +141,7 @@ class VariationalBound(Objective):
         self.variance = variance
 
     def term(self, denoiser: Denoiser, batch: TrainingBatch) -> Tensor:
-        steps = table_steps(denoiser.schedule, "the variational bound")
+        steps = table_steps(denoiser.schedule)
         estimate = denoiser.estimate(batch.x_t, batch.t, batch.y, batch.spread)
         s = (batch.t - 1 / steps).clamp(min=0)
         return steps * bound_term(denoiser.schedule, self.variance, estimate, batch.x0, batch.t, s)
@@ -158,9 +151,6 @@ class Hybrid(Simple):
     """L_hybrid = L_simple + λ L_vlb (Improved DDPM, eq. 16). L_vlb has a detached mean, so it trains only the variance.
 
     Args:
-        timesteps: the distribution of the training times; None: uniform on the rows of a table.
-        weighting: the weight w of L_simple: (schedule, prediction, t) -> (B,); see the module `weighting`.
-        distance: (y, target) -> the elementwise error of L_simple.
         variance: the variance of the reverse step: (schedule, t, s, spread) -> log variance.
         vlb_weight: λ.
 
@@ -177,10 +167,7 @@ class Hybrid(Simple):
     ):
         super().__init__(timesteps, weighting, distance)
         if getattr(variance, "func", variance) in (fixed_small, fixed_large):
-            raise UserError(
-                "objective: the hybrid objective trains only a learned variance with L_vlb, so a fixed one has no "
-                "effect; use objective=simple, or variance@objective.variance=learned_range"
-            )
+            raise UserError("objective: L_vlb trains only a learned variance; use learned_range, or L_simple alone")
         self.bound = VariationalBound(variance=variance)
         self.vlb_weight = vlb_weight
 
@@ -212,12 +199,6 @@ class Uncertainty(nn.Module):
         self.register_buffer("frequencies", 2 * torch.pi * torch.randn(channels, generator=generator))
         self.register_buffer("phases", 2 * torch.pi * torch.rand(channels, generator=generator))
         self.weight = nn.Parameter(torch.zeros(1, channels))
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Read a state from before the factor 1/√channels, too; it has other names."""
-        if (before := state_dict.pop(f"{prefix}linear.weight", None)) is not None:
-            state_dict[f"{prefix}weight"] = before * before.shape[1] ** 0.5
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, denoiser: Denoiser, x0: Tensor, streams: Streams, **conditions: Any) -> dict[str, Tensor]:
         result = self.objective(denoiser, x0, streams, **conditions)

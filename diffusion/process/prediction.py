@@ -54,14 +54,14 @@ class Prediction:
         if abs(float(alpha * b - sigma * a)) < 1e-6:
             raise UserError(
                 f"prediction: {type(self).__name__} cannot recover x0 at t = 1, where this schedule has alpha = "
-                f"{float(alpha):.2g} (zero terminal SNR); use prediction=v, x0 or velocity, or another schedule"
+                f"{float(alpha):.2g} (zero terminal SNR); use v, x0 or velocity, or another schedule"
             )
         for t, weights in ((1, (a, b)), (0, self.weights(schedule, 0 * end))):
             scale = math.hypot(*map(float, weights))  # for data of unit variance
             if scale > 10 and (t == 1 or math.isfinite(scale)):
                 raise UserError(
                     f"prediction: on this schedule the target of {type(self).__name__} has a standard deviation of "
-                    f"{scale:.3g} at t = {t}, too large for a network; use prediction=edm, or another schedule"
+                    f"{scale:.3g} at t = {t}, too large for a network; use EDM's, or another schedule"
                 )
 
 

@@ -14,7 +14,7 @@ that computes its betas.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import torch
 from annotated_types import Ge, Gt, Lt
@@ -34,13 +34,6 @@ def pure_noise(alpha: float, sigma: float) -> bool:
     return alpha * PURE_NOISE < min(sigma, 1.0)
 
 
-def _positive(**values: float) -> None:
-    """Raise UserError unless every value is positive."""
-    for name, value in values.items():
-        if not value > 0:
-            raise UserError(f"schedule: {name} = {value:g}; it must be positive")
-
-
 class Schedule(nn.Module):
     """Base class. Subclasses define `forward` and `time`, for times of any shape; float64 in, float64 out."""
 
@@ -56,14 +49,6 @@ class Schedule(nn.Module):
         """lambda_t = log(alpha_t² / sigma_t²); +inf at t = 0."""
         alpha, sigma = self(t)
         return 2 * (alpha.log() - sigma.log())
-
-    def at(self, t: Tensor, on_rows: bool = False) -> "Schedule":
-        """This schedule with alpha and sigma at t precomputed, for repeated calls with this tensor t.
-
-        Args:
-            on_rows: whether every t is a row of the table; `Discrete` then looks alpha and sigma up.
-        """
-        return cast("Schedule", _At(self, t, self(t)))
 
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha'_t and sigma'_t (per unit of t), by forward-mode differentiation. sigma'(0) may be infinite."""
@@ -93,20 +78,6 @@ class Schedule(nn.Module):
         return self
 
 
-class _At:
-    """See `Schedule.at`."""
-
-    def __init__(self, schedule: Schedule, t: Tensor, coefficients: tuple[Tensor, Tensor]):
-        self.schedule, self.t, self.coefficients = schedule, t, coefficients
-
-    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        known: tuple[Tensor, Tensor] = self.coefficients if t is self.t else self.schedule(t)
-        return known
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.schedule, name)
-
-
 class Discrete(Schedule):
     """A discrete schedule: β_1 … β_T give ᾱ_i = Π_{j≤i} (1 − β_j) at t = i/T (DDPM, eq. 4; memoir, section 4).
 
@@ -122,38 +93,14 @@ class Discrete(Schedule):
         super().__init__()
         betas = torch.as_tensor(betas, dtype=torch.float64)
         if betas.dim() != 1 or len(betas) < 2:
-            raise UserError(f"schedule: betas of shape {tuple(betas.shape)}; steps must be at least 2")
-        outside = ((betas <= 0) | (betas >= 1) | betas.isnan()).nonzero()
-        if len(outside):
-            i = int(outside[0])
-            raise UserError(
-                f"schedule: β_{i + 1} = {float(betas[i]):g} of {len(betas)} lies outside (0, 1); "
-                "change the schedule's arguments so that every β is between 0 and 1"
-            )
+            raise UserError(f"schedule: betas of shape {tuple(betas.shape)}; expected a list of at least 2")
+        if outside := [i for i, beta in enumerate(betas.tolist(), start=1) if not 0 < beta < 1]:
+            i = outside[0]
+            raise UserError(f"schedule: β_{i} = {float(betas[i - 1]):g} of {len(betas)}; every β must be in (0, 1)")
         log_alpha_bar = torch.cat([betas.new_zeros(1), torch.log1p(-betas).cumsum(0)])
         self.steps = len(betas)
         self.lambdas: Tensor
         self.register_buffer("lambdas", log_alpha_bar - torch.log(-torch.expm1(log_alpha_bar)), persistent=False)
-        self._find_rows()
-
-    def _find_rows(self) -> None:
-        """Compute alpha and sigma at all rows, and the ends for `log_snr`, on the table's device, in its precision."""
-        variances = torch.sigmoid(-self.lambdas)
-        self.alphas, self.sigmas = torch.sigmoid(self.lambdas).sqrt(), variances.sqrt()
-        self.ends = variances[1], *self.alphas[-2:]  # sigma² at the first row, alpha at the last two
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Schedule":
-        """See `Schedule`."""
-        super()._apply(fn, recurse)
-        self._find_rows()
-        return self
-
-    def at(self, t: Tensor, on_rows: bool = False) -> Schedule:
-        """See `Schedule`. Looking the rows up takes five operations; interpolating at any t takes forty."""
-        if not on_rows:
-            return super().at(t)
-        row = (t * self.steps).round().long()
-        return cast("Schedule", _At(self, t, (self.alphas[row], self.sigmas[row])))
 
     def log_snr(self, t: Tensor) -> Tensor:
         position = (t.to(self.lambdas.dtype) * self.steps).clamp(0, self.steps)
@@ -163,7 +110,7 @@ class Discrete(Schedule):
         position = position + (gap * near).detach()
         low = position.long().clamp(1, self.steps - 1)
         fraction = position - low
-        variance_1, before_last, last = self.ends
+        variance_1, before_last, last = self._ends()
         first_variance = variance_1 * position.clamp(max=1)
         below = torch.log1p(-first_variance) - first_variance.log()
         between = torch.lerp(self.lambdas[low], self.lambdas[low + 1], fraction)
@@ -179,12 +126,16 @@ class Discrete(Schedule):
         rows = self.lambdas[1:]
         log_snr = log_snr.to(rows.dtype)
         low = torch.searchsorted(-rows, -log_snr.detach().contiguous()).clamp(1, self.steps - 1)
-        variance_1, before_last, last = self.ends
+        variance_1, before_last, last = self._ends()
         below = torch.sigmoid(-log_snr) / variance_1
         between = low + (log_snr - rows[low - 1]) / (rows[low] - rows[low - 1])
         above = self.steps - 1 + (before_last - torch.sigmoid(log_snr).sqrt()) / (before_last - last)
         position = torch.where(log_snr > rows[0], below, torch.where(log_snr < rows[-2], above, between))
         return position.clamp(0, self.steps) / self.steps
+
+    def _ends(self) -> tuple[Tensor, Tensor, Tensor]:
+        """sigma² at row 1, and alpha at the rows T − 1 and T."""
+        return torch.sigmoid(-self.lambdas[1]), *torch.sigmoid(self.lambdas[-2:]).sqrt()
 
     def betas(self) -> Tensor:
         """(T,) β_i = 1 − ᾱ_i / ᾱ_{i−1}."""
@@ -272,7 +223,6 @@ def shifted(table: Discrete, shift: Positive) -> Discrete:
         table: the discrete schedule to shift.
         shift: the factor of sigma/alpha; the paper's is resolution/64.
     """
-    _positive(shift=shift)
     return Discrete(_betas(nn.functional.logsigmoid(table.lambdas - 2 * math.log(shift))))
 
 
@@ -300,9 +250,7 @@ class VP(Schedule):
 
     def __init__(self, beta_min: Positive = 0.1, beta_max: Positive = 20.0):
         super().__init__()
-        _positive(beta_min=beta_min, beta_max=beta_max)
-        self.beta_min = beta_min
-        self.beta_max = beta_max
+        self.beta_min, self.beta_max = beta_min, beta_max
 
     def _integral(self, t: Tensor) -> Tensor:
         """B(t)."""
@@ -350,12 +298,8 @@ class VE(Schedule):
 
     def __init__(self, sigma_min: Positive = 0.01, sigma_max: Positive = 50.0):
         super().__init__()
-        _positive(sigma_min=sigma_min, sigma_max=sigma_max)
         if not sigma_min < sigma_max:
-            raise UserError(
-                f"schedule: VE has sigma_min = {sigma_min:g} and sigma_max = {sigma_max:g}; sigma_max must be above "
-                "sigma_min"
-            )
+            raise UserError(f"schedule: sigma_min = {sigma_min:g} must be below sigma_max = {sigma_max:g}")
         self.sigma_min = sigma_min
         self.rate = 2 * math.log(sigma_max / sigma_min)
 
@@ -375,7 +319,6 @@ class EDM(Schedule):
 
     def __init__(self, sigma_max: Positive = 80.0):
         super().__init__()
-        _positive(sigma_max=sigma_max)
         self.sigma_max = sigma_max
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -395,7 +338,6 @@ class ContinuousCosine(Schedule):
 
     def __init__(self, shift: Positive = 1.0, lowest: float = -15.0):
         super().__init__()
-        _positive(shift=shift)
         self.shift = shift
         self.angle = math.atan(math.exp(-lowest / 2) / shift)
 
@@ -419,7 +361,6 @@ class Flow(Schedule):
 
     def __init__(self, shift: Positive = 1.0):
         super().__init__()
-        _positive(shift=shift)
         self.shift = shift
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:

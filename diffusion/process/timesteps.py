@@ -8,7 +8,7 @@ With `reweight=False` the importance is 1: the distribution itself then weights 
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, Protocol
 
 import torch
 from annotated_types import Ge, Gt, Le, Lt
@@ -20,10 +20,7 @@ from diffusion.randomness import Streams, real_dtype
 
 
 class Timesteps(Protocol):
-    """(schedule, streams) -> t (B,), importance (B,). `update(t, losses)` lets a distribution adapt to the losses.
-
-    With the attribute `on_rows = True`, every t is a row of a table, where a schedule is faster to evaluate.
-    """
+    """(schedule, streams) -> t (B,), importance (B,). `update(t, losses)` lets a distribution adapt to the losses."""
 
     def __call__(self, schedule: Schedule, streams: Streams) -> tuple[Tensor, Tensor]: ...
 
@@ -42,7 +39,6 @@ class Quantile:
 
     stratified: bool = False
     reweight: bool = True
-    on_rows: ClassVar[bool] = False
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
         """t(u) for u in [0, 1), monotone."""
@@ -64,10 +60,9 @@ class UniformTable(Quantile):
     """t uniform on the rows {1/T, …, 1} of a table, with importance 1 (DDPM, Algorithm 1)."""
 
     reweight: bool = field(default=False, init=False)
-    on_rows: ClassVar[bool] = True
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
-        steps = table_steps(schedule, "timesteps=uniform_table")
+        steps = table_steps(schedule)
         return (1 + torch.floor(u * steps)) / steps
 
 
@@ -129,11 +124,6 @@ class Mode(Quantile):
 
     scale: Annotated[float, Ge(-1), Le(2 / (torch.pi - 2))] = 1.29
 
-    def __post_init__(self) -> None:
-        largest = 2 / (torch.pi - 2)
-        if not -1 <= self.scale <= largest:
-            raise UserError(f"timesteps: Mode has scale = {self.scale:g}; it must lie in [−1, {largest:.3f}]")
-
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
         u = _above_zero(u)
         return 1 - u - self.scale * (torch.cos(torch.pi * u / 2) ** 2 - 1 + u)
@@ -150,8 +140,6 @@ class LossSecondMoment(nn.Module):
         history: how many losses to keep for each row.
         uniform: the probability of a uniform draw, which ensures that every row is still visited.
     """
-
-    on_rows = True
 
     def __init__(
         self,
@@ -172,12 +160,9 @@ class LossSecondMoment(nn.Module):
         return (1 - self.uniform) * p + self.uniform / len(p)
 
     def forward(self, schedule: Schedule, streams: Streams) -> tuple[Tensor, Tensor]:
-        steps = table_steps(schedule, "timesteps=loss_second_moment")
+        steps = table_steps(schedule)
         if steps != len(self.losses):
-            raise UserError(
-                f"timesteps: loss_second_moment has steps = {len(self.losses)}, but the schedule has T = {steps}; "
-                f"use objective.timesteps.steps={steps}"
-            )
+            raise UserError(f"timesteps: losses are kept for {len(self.losses)} rows, but the schedule has {steps}")
         p = self.probabilities()
         i = torch.searchsorted(p.cumsum(0), streams.uniform(), right=True).clamp(max=steps - 1)
         return (i + 1).to(p) / steps, 1 / (steps * p[i])
@@ -196,13 +181,13 @@ class LossSecondMoment(nn.Module):
         self.losses.copy_(moved[:, 1:])
 
 
-def table_steps(schedule: Schedule, name: str) -> int:
-    """T of a table. Raises UserError, on behalf of `name`, if the schedule is continuous."""
+def table_steps(schedule: Schedule) -> int:
+    """T of a table. Raises UserError if the schedule is continuous."""
     steps: int | None = getattr(schedule, "steps", None)
     if steps is None:
         raise UserError(
-            f"{name} needs a discrete schedule, such as schedule=linear; for a continuous schedule use "
-            "timesteps@objective.timesteps=uniform (and, for the bound, weighting@objective.weighting=vlb)"
+            f"schedule: {type(schedule).__name__} is continuous, but a discrete one, such as linear, is needed; on a "
+            "continuous one, use the timesteps uniform and, for the variational bound, the weighting vlb"
         )
     return steps
 

@@ -57,10 +57,7 @@ def learned_range(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | Non
     second half of the network's output channels.
     """
     if spread is None:
-        raise UserError(
-            "variance learned_range: the network has no output channels for the variance; "
-            "use the variance fixed_small, or train with twice the model.out_channels"
-        )
+        raise UserError("variance: learned_range needs a network with 2C output channels; use fixed_small")
     small, large = (expand(fixed(schedule, t, s), spread) for fixed in (fixed_small, forward_variance))
     return torch.lerp(small, large, (spread + 1) / 2)
 

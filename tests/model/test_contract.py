@@ -63,14 +63,6 @@ def test_classes_give_different_outputs_and_no_class_has_the_last_index(kind: ty
 
 
 @EVERY
-def test_an_unconditional_network_rejects_classes(kind: type[Network]) -> None:
-    network, (x, label) = build(kind), images()
-    assert torch.equal(network(x, label), network(x, label, None))
-    with pytest.raises(UserError, match=r"model\.classes=0"):
-        network(x, label, torch.zeros(3, dtype=torch.int64))
-
-
-@EVERY
 def test_the_gradient_reaches_every_parameter(kind: type[Network]) -> None:
     network, (x, label) = build(kind, classes=2).train(), images()
     network(x, label, torch.tensor([0, 1, 2])).square().sum().backward()
@@ -102,14 +94,6 @@ def test_bfloat16_gives_nearly_the_same_output(kind: type[Network], autocast: bo
             y = network.to(torch.bfloat16)(x.to(torch.bfloat16), label)
             assert y.dtype == torch.bfloat16
     assert (y.float() - expected).norm() < 0.05 * expected.norm()
-
-
-@EVERY
-def test_channels_last_gives_nearly_the_same_output(kind: type[Network]) -> None:
-    network, (x, label) = build(kind), images()
-    expected = network(x, label)
-    y = network.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last), label)
-    assert (y - expected).norm() < 1e-5 * expected.norm()
 
 
 def gradients(kind: type[Network], **settings: object) -> tuple[Tensor, list[Tensor]]:

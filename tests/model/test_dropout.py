@@ -5,7 +5,6 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.model.dropout import Dropout, examples
-from diffusion.model.unet import UNet
 
 
 def dropped(index: Tensor, p: float = 0.2, shape: tuple[int, ...] = (4, 40, 50), seed: int = 0) -> Tensor:
@@ -30,13 +29,6 @@ def test_a_fraction_p_is_dropped_and_the_rest_is_rescaled(p):
 def test_masks_of_two_examples_are_independent(other):
     a, b = dropped(torch.tensor([7, 7 + other]), shape=(1_000_000,))
     assert float((a & b).double().mean()) == pytest.approx(0.2**2, abs=4 * (0.04 * 0.96 / 1e6) ** 0.5)
-
-
-def test_mask_elements_of_one_example_are_independent():
-    mask = dropped(torch.tensor([123_456]), shape=(1_000_001,))[0]
-    for lag in (1, 2, 64, 4096):
-        both = (mask[lag:] & mask[:-lag]).double().mean()
-        assert float(both) == pytest.approx(0.2**2, abs=4 * (0.04 * 0.96 / 1e6) ** 0.5)
 
 
 def test_counts_over_the_batch_have_the_variance_of_independent_masks():
@@ -65,36 +57,3 @@ def test_without_example_indices_or_in_evaluation_it_equals_torch_dropout():
         assert torch.equal(Dropout(1.0)(x), torch.zeros_like(x))
         assert torch.equal(Dropout(0.0)(x), x)
     assert not layer.state_dict()
-
-
-def test_memory_format_and_dtype_are_preserved():
-    x = torch.randn(3, 8, 4, 4).contiguous(memory_format=torch.channels_last)
-    for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        with examples(torch.arange(3)):
-            y = Dropout(0.5)(x.to(dtype))
-        assert y.dtype == dtype
-        assert y.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_a_network_with_dropout_compiles_to_one_graph_for_any_examples():
-    network = UNet(channels=(8,), attention=(False,), groups=4, dropout=0.5).train()
-    nn.init.normal_(network.out.weight)
-    for block in network.modules():
-        if hasattr(block, "conv2"):
-            nn.init.normal_(block.conv2.weight)
-    graphs: list[object] = []
-
-    def backend(graph: torch.fx.GraphModule, _: object) -> object:
-        graphs.append(graph)
-        return graph
-
-    compiled = torch.compile(network, backend=backend, fullgraph=True)
-    x, label = torch.randn(4, 3, 8, 8), torch.ones(4)
-    for index in (torch.arange(4), torch.arange(4) + 9):
-        torch.manual_seed(0)
-        with examples(index):
-            mine = compiled(x, label)
-        torch.manual_seed(0)
-        with examples(index):
-            torch.testing.assert_close(mine, network(x, label))
-    assert len(graphs) == 1

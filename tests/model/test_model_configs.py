@@ -69,25 +69,3 @@ def test_the_yaml_comment_states_parameters_and_flops(name: str) -> None:
     assert float(stated[1]) == round(parameters / 1e6, 2)
     assert float(stated[2]) == round(gflop, 1)
     assert int(stated[3]) == side
-
-
-@pytest.mark.parametrize(
-    "name", ["unet_memoire", "unet_tiny", "unet_small", "unet_adm_tiny", "edm2_tiny", "dit_tiny", "jit_tiny"]
-)
-def test_a_state_dict_restores_the_network_at_half_the_image_size(name: str) -> None:
-    side = SHIPPED[name][1] // 2
-    x, label = torch.randn(1, 3, side, side), torch.tensor([500.0])
-    with torch.no_grad():
-        trained, restored = build(name).eval(), build(name).eval()
-        for parameter in trained.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.02)
-        assert not torch.equal(trained(x, label), restored(x, label))
-        restored.load_state_dict(trained.state_dict())
-        assert torch.equal(trained(x, label), restored(x, label))
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_the_channels_can_be_overridden(name: str) -> None:
-    with torch.device("meta"):
-        network = build(name, in_channels=1, out_channels=2)
-        assert network(torch.empty(1, 1, 32, 32), torch.empty(1)).shape == (1, 2, 32, 32)

@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion.errors import UserError
 from diffusion.model import ADMUNet
 from diffusion.model.unet import Attention
 from diffusion.model.unet_adm import AdaptiveBlock
@@ -54,9 +53,3 @@ def test_attention_heads_have_the_given_width() -> None:
         f"{block}.attention"
         for block in ("encoder.stage1_block0", "middle.0", "decoder.stage0_block0", "decoder.stage0_block1")
     ]
-
-
-def test_head_dim_need_not_divide_the_width_of_levels_without_attention() -> None:
-    small(channels=(24, 32), head_dim=16)
-    with pytest.raises(UserError, match=r"model\.channels has 24 .* not a multiple of model\.head_dim=16"):
-        small(channels=(24, 32), attention=(True, True))

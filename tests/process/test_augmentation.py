@@ -1,15 +1,23 @@
-"""EDM's augmentation: each transformation is correct, and its labels describe it."""
+"""Augmentation and random crops: what they do, their labels and coordinates, and their distribution."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from composing import settings
+from networks import randomised
 from scipy import ndimage
 from torch import Tensor
 
-from diffusion.process.augmentation import diagonal, non_leaky, product, rotation, warped
-from diffusion.randomness import Streams
+from diffusion.config.build import make
+from diffusion.errors import UserError
+from diffusion.model import UNet
+from diffusion.model.network import coordinates
+from diffusion.process.augmentation import non_leaky, rotation, warped
+from diffusion.process.crops import Crops
+from diffusion.randomness import Streams, seed_for
 
 N = 4000
 
@@ -39,16 +47,6 @@ def inverse_of(labels: Tensor) -> tuple[np.ndarray, float, float]:
     stretch = turn(math.cos(phi), math.sin(phi)) @ np.diag([s, 1 / s]) @ turn(math.cos(phi), -math.sin(phi))
     forward = stretch @ turn(1 + cos, sin) * 2 ** (z_scale / 5)
     return np.linalg.inv(forward), float(labels[7]), float(labels[8])
-
-
-def test_images_with_zero_labels_are_unchanged() -> None:
-    x = torch.rand(N, 1, 4, 6)
-    changed, labels = non_leaky(x, Streams.of(N, "test"), probability=0.12)
-    assert labels.shape == (N, 9)
-    untouched = (labels == 0).all(dim=1)
-    assert untouched.sum() > N / 4
-    assert torch.equal(changed[untouched], x[untouched])
-    assert (changed != x).flatten(1).any(dim=1)[~untouched].all()
 
 
 def test_probability_zero_leaves_only_the_mirroring() -> None:
@@ -106,20 +104,6 @@ def test_a_quarter_turn_is_exact_and_clockwise() -> None:
     torch.testing.assert_close(turned, x.rot90(-1, (2, 3)), rtol=0, atol=1e-5)
 
 
-def test_a_shift_by_whole_pixels_mirrors_the_edge() -> None:
-    x, one = torch.rand(1, 1, 5, 6), torch.ones(1)
-    moved = warped(x, diagonal(one, one), 2 * one, -one)
-    expected = torch.cat([x[..., :2].flip(3), x[..., :-2]], dim=3)
-    expected = torch.cat([expected[:, :, 1:], expected[:, :, -1:]], dim=2)
-    torch.testing.assert_close(moved, expected, rtol=0, atol=1e-6)
-
-
-def test_product_multiplies_2x2_matrices() -> None:
-    a, b, c = (torch.rand(5, 4) for _ in range(3))
-    found = product(*(tuple(m.unbind(1)) for m in (a, b, c)))
-    torch.testing.assert_close(torch.stack(found, 1).view(5, 2, 2), a.view(5, 2, 2) @ b.view(5, 2, 2) @ c.view(5, 2, 2))
-
-
 def test_an_image_and_its_labels_do_not_depend_on_the_batch() -> None:
     x, seeds = smooth(12), list(range(12))
     images, labels = non_leaky(x, Streams(seeds), probability=0.5)
@@ -127,3 +111,81 @@ def test_an_image_and_its_labels_do_not_depend_on_the_batch() -> None:
         some, own = non_leaky(x[part], Streams(seeds[part]), probability=0.5)
         assert torch.equal(some, images[part])
         assert torch.equal(own, labels[part])
+
+
+def image(batch: int = 5, height: int = 16, width: int = 24) -> torch.Tensor:
+    """An image whose pixels encode their image, row and column."""
+    b, i, j = torch.meshgrid(*(torch.arange(n).float() for n in (batch, height, width)), indexing="ij")
+    return torch.stack([b, i, j], dim=1)
+
+
+@pytest.mark.parametrize("divisor", [1, 2, 4])
+def test_a_crop_and_its_coordinates_match_its_window(divisor) -> None:
+    x0 = image()
+    parts, window = Crops([divisor], [1.0])(x0, Streams.of(5, "crops", divisor))
+    h, w = 16 // divisor, 24 // divisor
+    assert parts.shape == (5, 3, h, w)
+    assert (window[:, 2:] == torch.tensor([16, 24])).all()
+    whole, seen = coordinates(x0), coordinates(parts, window)
+    for k, (top, left) in enumerate(window[:, :2].tolist()):
+        assert torch.equal(parts[k], x0[k, :, top : top + h, left : left + w])
+        assert torch.equal(seen[k], whole[k, :, top : top + h, left : left + w])
+    assert len({tuple(each) for each in window.tolist()}) == (1 if divisor == 1 else 5)
+
+
+def test_whole_images_have_coordinates_from_minus_1_to_1() -> None:
+    x, y = coordinates(image(2))[1]
+    assert torch.equal(x[0], x[-1])
+    assert torch.equal(y[:, 0], y[:, -1])
+    torch.testing.assert_close(x[0], torch.linspace(-1, 1, 24))
+    torch.testing.assert_close(y[:, 0], torch.linspace(-1, 1, 16))
+    whole = torch.tensor([[0, 0, 16, 24]]).expand(2, -1)
+    assert torch.equal(coordinates(image(2), whole), coordinates(image(2)))
+    assert torch.equal(coordinates(torch.zeros(1, 3, 1, 1)), torch.full((1, 2, 1, 1), -1.0))
+
+
+def test_crop_sizes_are_drawn_per_batch_with_the_given_probabilities() -> None:
+    crops: Crops = make(settings(["crops=random"]).crops, "crops")
+    x0, found = torch.zeros(1, 1, 8, 8), Counter()
+    for k in range(N):
+        found[crops(x0, Streams([k], batch_seed=k))[0].shape[2]] += 1
+    for side, p in ((8, 0.5), (4, 0.3), (2, 0.2)):
+        assert abs(found[side] / N - p) < 4 * (p * (1 - p) / N) ** 0.5
+    assert crops.share == pytest.approx(0.5 + 0.3 / 4 + 0.2 / 16)
+
+
+def test_crop_positions_are_uniform_and_depend_only_on_the_image() -> None:
+    crops, x0 = Crops([2], [1.0]), torch.zeros(N, 1, 8, 4)
+    window = crops(x0, Streams.of(N, "places"))[1]
+    for column, places in ((0, 5), (1, 3)):
+        counts = window[:, column].bincount(minlength=places)
+        assert len(counts) == places
+        assert (counts / N - 1 / places).abs().max() < 4 * (1 / places / N) ** 0.5
+    alone = crops(x0[:1], Streams([seed_for("places", 7)]))[1]
+    assert torch.equal(alone[0], window[7])
+
+
+def test_all_devices_draw_the_same_crop_size() -> None:
+    crops = Crops()
+    for k in range(20):
+        parts = [crops(torch.zeros(2, 1, 8, 8), Streams([2 * k + i, 5 + i], batch_seed=k))[0] for i in (0, 1)]
+        assert parts[0].shape == parts[1].shape
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_a_network_with_coordinates_sees_the_position_of_a_crop(patch) -> None:
+    options = {"channels": [8, 16], "attention": [False, True], "groups": 4, "patch": patch}
+    network = randomised(UNet(coordinates=True, classes=2, **options))
+    assert network.stem.weight.shape[1] == 5 * patch**2
+    parts, window = Crops([2], [1.0])(torch.randn(3, 3, 16, 16), Streams.of(3, "network"))
+    label, classes = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0, 1, 2])
+    with torch.no_grad():
+        told = network(parts, label, classes, window=window)
+        assert not torch.allclose(told, network(parts, label, classes))
+        others = (each.flip(0) for each in (parts, label, classes))
+        torch.testing.assert_close(told.flip(0), network(*others, window=window.flip(0)))
+        plain = UNet(in_channels=5, classes=2, **options)
+        plain.load_state_dict(network.state_dict())
+        assert torch.equal(plain(torch.cat([parts, coordinates(parts, window)], dim=1), label, classes), told)
+        with pytest.raises(UserError):
+            UNet(**options)(parts, label, window=window)

@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import ndtr
-from stand_ins import SharedStream
 from torch import Tensor, nn
 
-from diffusion.errors import UserError
 from diffusion.model.dropout import Dropout, examples
 from diffusion.process import grid, prediction, schedule
 from diffusion.process.consistency import Consistency, pseudo_huber, squared
 from diffusion.process.denoiser import Denoiser, Estimate, diffuse
-from diffusion.process.objective import Simple, Uncertainty
+from diffusion.process.objective import Uncertainty
 from diffusion.process.oracle import MixtureOracle
 from diffusion.process.sampler import DDIM, Sampler
 from diffusion.process.sampler import Consistency as ConsistencySampler
@@ -129,75 +127,6 @@ def test_the_loss_gradient_on_a_gaussian_matches_the_closed_form() -> None:
         f = (float(v) / A) ** 0.5 * (x - float(m))
         expected = 2 * f * (1 - (float(v) + r * t) / (A * B) ** 0.5) / (t - r)
         assert pull(Exact(GAUSSIAN), x, t, stage) == pytest.approx(expected, rel=1e-6)
-
-
-def test_a_shifted_estimate_has_a_higher_loss_against_the_same_target() -> None:
-    """The excess is that of a mean square: the squared shift plus the pull times the shift."""
-    x, level, stage = 0.4, 0.5, 8
-    model = Exact(MIXTURE)
-    x0, eps, probability = model.pairs(x, level)
-    made = objective(eps, level, stage)
-    step = level * 0.5**stage
-
-    @torch.no_grad()
-    def loss(shift: float) -> float:
-        f = model(torch.full((1, 1, 1, 1), x, dtype=torch.float64), torch.tensor([level / 80]).double()).x0 + shift
-        r = torch.full(x0.shape, (level - step) / 80, dtype=torch.float64)
-        target = model(diffuse(EDM, x0.reshape(-1, 1, 1, 1), eps.reshape(-1, 1, 1, 1), r), r).x0
-        return float(probability @ made.distance(f.expand_as(target), target)) / step
-
-    found = made(model, x0.reshape(-1, 1, 1, 1), Streams([]))["loss"]  # type: ignore[arg-type]
-    assert float(probability @ found.detach()) == pytest.approx(loss(0), rel=1e-9)
-    for shift in (-0.1, 0.1):
-        assert loss(shift) - loss(0) == pytest.approx(
-            (shift**2) / step + shift * pull(model, x, level, stage), rel=1e-6
-        )
-        assert loss(shift) > loss(0)
-
-
-def test_stages_converge_from_the_mean_to_the_consistency_function() -> None:
-    """For N(0, v), a stage converges to f(x, t) = G(t) x with G(t) = G(r) (v + r t)/(v + t²) and G(0) = 1.
-
-    With r = 0 this is the mean, v/(v + t²); as r rises to t, it approaches √(v/(v + t²)), at first order in the step.
-    """
-    v, level = 0.25, torch.tensor([0.8], dtype=torch.float64)
-    exact, mean = (v / (v + level**2)) ** 0.5, v / (v + level**2)
-    errors = []
-    for stage in range(1, 12):
-        made, t, gain = Consistency(stages=11), level, torch.ones(1, dtype=torch.float64)
-        made.begin(stage - 1, 11)
-        while t > 0:
-            r = made.lower(t)
-            gain, t = gain * (v + r * t) / (v + t**2), r if r > 1e-4 else torch.zeros(1).double()
-        errors.append(float((exact - gain) / (exact - mean)))
-    assert errors[0] == 1  # n/q = 3.5/2 at this level, so r = 0
-    assert errors == sorted(errors, reverse=True)
-    assert errors[-2] / errors[-1] == pytest.approx(2, abs=0.1)
-
-
-@pytest.mark.parametrize("on", SCHEDULES)
-def test_with_r_0_the_loss_equals_that_of_diffusion_training(on: str) -> None:
-    """d(x0_θ, x0)/t bit for bit; a squared distance is the x0 loss with the weight 1/t, for any prediction."""
-    kind, of = SCHEDULES[on]
-    denoiser, x0, times = Denoiser(Affine(), kind, of), torch.rand(8, 3, 4, 4) * 2 - 1, LogNormal(std=1.0)
-    times.reweight = False
-    for distance in (squared, pseudo_huber):
-        found = Consistency(times, distance=distance, q=1.0)(denoiser, x0, Streams(range(8)))
-        t, _ = times(kind, Streams(range(8)))
-        streams = Streams(range(8))
-        streams.uniform()
-        level = torch.exp(-kind.log_snr(t) / 2)
-        x_t = diffuse(kind, x0, streams.normal_like(x0), t)
-        expected = distance(denoiser(x_t, t).x0, x0) / level.float()
-        assert torch.equal(found["loss"], expected)
-
-    def weight(schedule: Any, prediction: Any, t: Tensor) -> Tensor:
-        (_, q), _ = prediction.solve(schedule, t)
-        return q**2 * torch.exp(schedule.log_snr(t) / 2)
-
-    simple = Simple(times, weight)(denoiser, x0, Streams(range(8)))["loss"]
-    found = Consistency(times, distance=squared, q=1.0)(denoiser, x0, Streams(range(8)))["loss"]
-    torch.testing.assert_close(found, simple, rtol=2e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("on", SCHEDULES)
@@ -317,14 +246,6 @@ def test_pseudo_huber_matches_its_formula_with_zero_gradient_at_equality() -> No
     assert torch.equal(same.grad, y)  # finite where the estimates are equal
 
 
-def test_the_x0_prediction_is_refused() -> None:
-    with pytest.raises(UserError, match="with X0, the estimate of x0 does not approach x_t"):
-        Consistency()(Denoiser(Affine(), schedule.cosine(), prediction.X0()), torch.rand(2, 1, 2, 2), Streams([1, 2]))
-
-
-# The sampler
-
-
 def test_a_step_adds_fresh_noise_from_each_images_stream_to_the_estimate() -> None:
     denoiser = Denoiser(Affine(), schedule.cosine(), prediction.V())
     noise, seeds, xs = torch.randn(3, 1, 4, 4), [11, 12, 13], {}
@@ -354,81 +275,3 @@ def test_from_pure_noise_the_first_step_is_ancestral_and_one_step_equals_ddim() 
     torch.testing.assert_close(*map(first_step, both))
     one = [kind(1, grid.consistency)(denoiser, noise, Streams(range(3))) for kind in (ConsistencySampler, DDIM)]
     assert torch.equal(*one)
-
-
-@pytest.mark.parametrize("steps", [1, 2, 4])
-def test_the_exact_consistency_function_samples_correctly_in_any_number_of_steps(steps: int) -> None:
-    """Each x_s is exact except the first, which is N(0, σ²) instead of the mixture's x_t at σ = 80."""
-    n, streams = 20_000, SharedStream(0)
-    noise = streams.normal_like(torch.empty(n, 1, 1, 1, dtype=torch.float64))
-    found = ConsistencySampler(steps)(Exact(MIXTURE), noise, streams)  # type: ignore[arg-type]
-    assert distance(found) < 0.03
-
-
-# Training
-
-
-class Perceptron(nn.Module):
-    """A network for scalars: (x (B, 1, 1, 1), label (B,)) -> (B, 1, 1, 1)."""
-
-    def __init__(self, width: int = 64):
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(2, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1)
-        )
-
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        return self.layers(torch.stack([x.flatten(), label], dim=1)).reshape(x.shape)
-
-
-class Shared(SharedStream):
-    """One generator for n examples."""
-
-    def __init__(self, seed: int, n: int):
-        super().__init__(seed)
-        self.n = n
-
-    def uniform(self) -> Tensor:
-        return torch.rand(self.n, generator=self.generator, dtype=torch.float64)
-
-
-def draws(n: int, seed: int) -> Tensor:
-    """(n, 1, 1, 1) samples of the mixture."""
-    weights, means, variances = MIXTURE
-    oracle = MixtureOracle(EDM, weights, means[:, None], variances[:, None, None])
-    return oracle.sample(n, torch.Generator().manual_seed(seed)).float().reshape(-1, 1, 1, 1)
-
-
-def distance(samples: Tensor) -> float:
-    """The 1-Wasserstein distance to the same number of samples of the mixture."""
-    return float((samples.flatten().sort()[0] - draws(len(samples), 99).flatten().sort()[0]).abs().mean())
-
-
-def train(denoiser: Denoiser, objective: Simple | Consistency, steps: int, seed: int, lr: float) -> None:
-    optimizer = torch.optim.Adam(denoiser.parameters(), lr=lr)
-    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
-    for step in range(steps):
-        objective.begin(step, steps)
-        streams: Any = Shared(1000 * seed + step, 256)
-        optimizer.zero_grad()
-        objective(denoiser, draws(256, 1_000_000 * seed + step), streams)["loss"].mean().backward()
-        optimizer.step()
-        rate.step()
-
-
-def sampled(sampler: Sampler, denoiser: Denoiser, n: int = 10_000) -> float:
-    streams: Any = SharedStream(7)
-    return distance(sampler(denoiser, streams.normal_like(torch.empty(n, 1, 1, 1)), streams))
-
-
-def test_consistency_tuning_gives_good_samples_in_one_and_two_steps() -> None:
-    """Before and after: DDIM and consistency sampling, at the same noise levels."""
-    torch.manual_seed(0)
-    denoiser = Denoiser(Perceptron(), EDM, prediction.EDM())
-    train(denoiser, Simple(LogNormal(reweight=False)), 500, seed=1, lr=5e-3)
-    before = {steps: sampled(DDIM(steps, grid.consistency), denoiser) for steps in (1, 2)}
-    train(denoiser, Consistency(), 1000, seed=2, lr=2e-3)
-    after = {steps: sampled(ConsistencySampler(steps), denoiser) for steps in (1, 2)}
-    for steps, (least, most) in {1: (0.4, 0.14), 2: (0.2, 0.08)}.items():  # found: 0.439 → 0.116 and 0.223 → 0.067
-        assert before[steps] > least
-        assert after[steps] < most

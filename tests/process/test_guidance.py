@@ -1,7 +1,5 @@
-"""Guidance on labelled Gaussians, with known guided score and guided flow, and in every sampler."""
+"""Guidance on labelled Gaussians, with known guided score and guided flow."""
 
-import math
-from functools import partial
 from typing import Any
 
 import pytest
@@ -12,16 +10,14 @@ from sampler_cases import ALL, COVARIANCE, DETERMINISTIC, FINE, MEAN, SCHEDULES,
 from torch import Tensor
 
 from diffusion.config.build import make
-from diffusion.config.choices import choices
 from diffusion.config.composition import choice
-from diffusion.errors import UserError
 from diffusion.model import DiT
 from diffusion.process import grid, schedule, variance
-from diffusion.process.denoiser import Denoiser, clip
-from diffusion.process.guidance import AutoGuidance, ClassifierFree, Guidance
-from diffusion.process.oracle import GaussianOracle, sampler_moments
+from diffusion.process.denoiser import Denoiser
+from diffusion.process.guidance import AutoGuidance, ClassifierFree
+from diffusion.process.oracle import GaussianOracle
 from diffusion.process.prediction import V
-from diffusion.process.sampler import DDIM, Ancestral, DPMSolver
+from diffusion.process.sampler import Ancestral
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams
 
@@ -31,7 +27,7 @@ COVARIANCES = torch.stack([COVARIANCE, COVARIANCE.flip(0, 1) / 2, torch.diag(tor
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2]).double()
 Y = torch.tensor([0, 1, 2, 1])
 X = as_images(torch.linspace(-1.5, 1.5, 4 * D).double())
-SCALES = [0.0, 0.7, 1.0, 1.5, 4.0]
+SCALES = [0.0, 0.7, 4.0]
 KINDS = {"classifier-free": ClassifierFree, "auto": AutoGuidance}
 
 
@@ -43,8 +39,8 @@ def at(t: float, n: int = 4) -> Tensor:
     return torch.full((n,), t, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("on", SCHEDULES)
-@pytest.mark.parametrize("time", [0.02, 0.4, 0.999])
+@pytest.mark.parametrize("on", ["linear", "ve", "flow"])
+@pytest.mark.parametrize("time", [0.02, 0.999])
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_guided_score_is_that_of_the_product_of_powered_densities(scale: float, time: float, on: str) -> None:
     """eps = −sigma ∇ log p(x|y)^w p(x)^(1−w), by automatic differentiation; x_t = alpha x0 + sigma eps stays true."""
@@ -61,7 +57,7 @@ def test_the_guided_score_is_that_of_the_product_of_powered_densities(scale: flo
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("time", [0.1, 0.4, 0.9])
+@pytest.mark.parametrize("time", [0.1, 0.9])
 def test_guidance_between_gaussians_is_the_denoiser_of_a_gaussian(time: float, scale: float) -> None:
     """p_1^w p_0^(1−w) has precision P = w P_1 + (1−w) P_0 and mean P⁻¹(w P_1 m_1 + (1−w) P_0 m_0)."""
     strong, weak = GaussianOracle(VP, MEAN, COVARIANCE), GaussianOracle(VP, -MEAN, 2 * COVARIANCE)
@@ -78,19 +74,7 @@ def test_guidance_between_gaussians_is_the_denoiser_of_a_gaussian(time: float, s
     torch.testing.assert_close(estimate.eps.flatten(1), eps, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", DETERMINISTIC)
-@pytest.mark.parametrize("scale", [0.5, 2.0])
-def test_with_equal_variances_guidance_samples_a_gaussian_at_the_extrapolated_mean(scale: float, name: str) -> None:
-    """N(w m_1 + (1−w) m_0, Σ): here the guided flow is the flow of this Gaussian."""
-    kind, steps, stated = DETERMINISTIC[name]
-    strong, weak = GaussianOracle(VP, MEAN, COVARIANCE), GaussianOracle(VP, MEAN / 2, COVARIANCE)
-    target = GaussianOracle(VP, scale * MEAN + (1 - scale) * MEAN / 2, COVARIANCE)
-    noise = as_images(torch.eye(D).double())
-    images = kind(steps, grid=FINE)(AutoGuidance(scale)(strong, weak), noise, Streams(range(D)))
-    torch.testing.assert_close(images, target.flow(noise, FINE(VP, steps)[0], at(0)[0]), rtol=0, atol=stated)
-
-
-@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize("name", ["heun", "dpm_2m"])
 @pytest.mark.parametrize("scale", [0.5, 2.0])
 def test_with_unequal_variances_guidance_follows_the_product_of_both_flows(scale: float, name: str) -> None:
     """With v = sigma/alpha, z = x/alpha follows d log z/dv = v (w/(c_1 + v²) + (1−w)/(c_0 + v²)) on each axis.
@@ -117,8 +101,8 @@ def drawn(name: str, denoise: Any, **conditions: Tensor) -> Tensor:
     return ALL[name][0](5, grid=FINE)(denoise, streams.normal(D, 1, 1, dtype=torch.float64), streams, **conditions)
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_in_every_sampler_scales_0_and_1_give_the_weak_and_the_strong_denoiser(name: str) -> None:
+@pytest.mark.parametrize("name", ["ddim_half", "unipc"])
+def test_scales_0_and_1_give_the_weak_and_the_strong_denoiser(name: str) -> None:
     """Bit for bit: scale 1 is the model with labels, evaluated alone, and scale 0 the model without."""
     model = labelled()
     conditional, marginal = drawn(name, model, classes=Y), drawn(name, model.mixture)
@@ -130,59 +114,7 @@ def test_in_every_sampler_scales_0_and_1_give_the_weak_and_the_strong_denoiser(n
     assert not torch.allclose(drawn(name, ClassifierFree(2.0)(model), classes=Y), conditional)
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_in_every_sampler_a_model_guided_by_itself_is_unchanged(name: str) -> None:
-    model = labelled()
-    for conditions in ({"classes": Y}, {}):
-        assert torch.equal(
-            drawn(name, AutoGuidance(3.0)(model, labelled()), **conditions), drawn(name, model, **conditions)
-        )
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_in_every_sampler_guidance_acts_only_in_its_interval(name: str) -> None:
-    """An interval with all of the sampler's noise levels changes nothing; one without any level means no guidance."""
-    model, weak = labelled(), labelled()
-    whole, within, never = (ClassifierFree(2.0, *ends)(model, weak) for ends in ((), (1e-4, 1e4), (1e-5, 1e-4)))
-    guided = drawn(name, whole, classes=Y)
-    assert torch.equal(drawn(name, within, classes=Y), guided)
-    count = len(weak.calls)
-    assert torch.equal(drawn(name, never, classes=Y), drawn(name, model, classes=Y))
-    assert len(weak.calls) == count
-    partly = drawn(name, ClassifierFree(2.0, 0.2, 2.0)(model, weak), classes=Y)
-    assert len(weak.calls) > count
-    assert not torch.allclose(partly, guided)
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_in_every_sampler_a_guided_image_depends_only_on_its_seed_and_class(name: str) -> None:
-    guided = ClassifierFree(2.0, 0.2, 2.0)(labelled())
-
-    def images(*chosen: int) -> Tensor:
-        streams = Streams(chosen)
-        sampler = ALL[name][0](5, grid=FINE, threshold=clip)
-        noise = streams.normal(D, 1, 1, dtype=torch.float64)
-        return sampler(guided, noise, streams, classes=Y[list(chosen)])
-
-    torch.testing.assert_close(torch.cat([images(0), images(3, 1)]), images(0, 1, 2, 3)[[0, 3, 1]], rtol=0, atol=1e-9)
-
-
-@pytest.mark.parametrize("kind", [partial(DDIM), partial(DDIM, eta=1.0), DPMSolver], ids=["ddim", "ancestral", "2m"])
-@pytest.mark.parametrize("y", range(3))
-def test_scale_1_samples_the_distribution_of_the_class(y: int, kind: Any) -> None:
-    """The exact mean and covariance of the images are those of N(m_y, Σ_y)."""
-    model = labelled()
-    guided = ClassifierFree(1.0)(model)
-
-    def sampler(oracle: GaussianOracle, noise: Tensor, streams: Any) -> Tensor:
-        return kind(200, grid=FINE)(guided, noise, streams, classes=torch.full((len(noise),), y))
-
-    mean, covariance = sampler_moments(sampler, model.each[y])
-    torch.testing.assert_close(mean, model.each[y].mean, rtol=0, atol=0.025)
-    torch.testing.assert_close(covariance, model.each[y].covariance, rtol=0, atol=0.025)
-
-
-@pytest.mark.parametrize("on", SCHEDULES)
+@pytest.mark.parametrize("on", ["linear", "edm"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_interval_excludes_its_low_end_and_includes_its_high_end(kind: str, on: str) -> None:
     """Each image counts by its own noise level: images outside get the strong estimate bit for bit."""
@@ -246,72 +178,6 @@ def test_classifier_free_guidance_uses_the_networks_no_class_output() -> None:
     estimate = ClassifierFree(2.5)(model)(x, t, classes=y)
     torch.testing.assert_close(estimate.x0, 2.5 * with_label.x0 - 1.5 * without.x0)
     torch.testing.assert_close(estimate.x0[2], without.x0[2])
-
-
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"scale": -0.5}, "guidance: scale = -0.5; it must be finite and at least 0; 1 means no guidance"),
-        ({"scale": math.nan}, "scale = nan"),
-        ({"scale": math.inf}, "scale = inf"),
-        ({"scale": 2, "low": 1.0, "high": 0.5}, "low = 1 and high = 0.5; .* low must be below high"),
-        ({"scale": 2, "low": 1.0, "high": 1.0}, "low = 1 and high = 1"),
-        ({"scale": 2, "low": -1.0}, "low = -1 and high = inf; noise levels are at least 0"),
-        ({"scale": 2, "low": math.nan}, "low = nan"),
-        ({"scale": 2, "high": 0.0}, "low = 0 and high = 0"),
-    ],
-)
-@pytest.mark.parametrize("kind", KINDS)
-def test_invalid_settings_give_one_line_errors(kind: str, settings: dict[str, float], said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        KINDS[kind](**settings)
-
-
-def test_guidance_incompatible_with_the_model_is_refused() -> None:
-    model = labelled()
-    for conditions in ({}, {"classes": None}):
-        for scale in (1.0, 2.0):
-            with pytest.raises(UserError, match=r"^guidance: .* needs a class label per image.*guidance=none$"):
-                ClassifierFree(scale)(model)(X, at(0.4), **conditions)
-    with pytest.raises(UserError, match=r"^guidance: autoguidance needs a worse model; set guidance.step"):
-        AutoGuidance(2.0)(model)
-    with pytest.raises(UserError, match=r"^guidance: the worse model's noise schedule differs from the model's"):
-        AutoGuidance(2.0)(model, labelled(schedule.VP(beta_max=19.0)))
-    AutoGuidance(2.0)(model, labelled(schedule.VP()))
-    with pytest.raises(UserError, match=r"^guidance: the worse model's noise schedule differs from the model's"):
-        AutoGuidance(2.0)(labelled(schedule.Flow()), labelled(schedule.Flow(shift=3.0)))  # equal at both ends
-    unlabelled = Denoiser(DiT(2, 2, patch=2, width=8, depth=1, heads=2), VP, V())
-    with pytest.raises(UserError, match=r"^model.classes=0: this network accepts no classes"):
-        ClassifierFree(2.0)(unlabelled)(torch.ones(4, 2, 4, 4), at(0.4), classes=Y)
-
-
-def test_an_interval_must_contain_a_noise_level_of_the_schedule() -> None:
-    """The levels of a table start at its first row; pure noise has no upper end."""
-    table = schedule.linear()
-    first, last = (float((table(t)[1] / table(t)[0])[0]) for t in (at(0.001, 1), at(1.0, 1)))
-    for low, high in ((last, None), (None, 0.99 * first), (1e3, 1e4)):
-        for refused in (partial(ClassifierFree, 2.0), partial(AutoGuidance, 2.0)):
-            with pytest.raises(UserError, match=r"^guidance: low = .*ranges from 0.0100005 to 157.407; set"):
-                refused(low, high).check(table)
-    with pytest.raises(UserError, match="ranges from"):
-        ClassifierFree(2.0, last)(labelled(table))
-    for low, high in ((0.99 * last, None), (None, first), (None, None)):
-        ClassifierFree(2.0, low, high).check(table)
-    ClassifierFree(2.0, 1e3, 1e4).check(SCHEDULES["flow"])
-    ClassifierFree(2.0, None, 1e-9).check(SCHEDULES["edm"])
-
-
-@pytest.mark.parametrize("name", [name for name in choices("guidance") if name != "none"])
-def test_every_choice_can_be_built_and_fits_every_schedule(name: str) -> None:
-    made = make(choice("guidance", name), "guidance")
-    assert isinstance(made, Guidance)
-    assert made.scale > 1
-    assert (made.ckpt, made.weights) == (None, None)
-    for on in SCHEDULES.values():
-        made.check(on)
-    for key, value in {"scale": -1.0, "low": -1.0, "weights": "best", "ckpt": 3}.items():
-        with pytest.raises(UserError, match=rf"^guidance.{key}="):
-            make({**choice("guidance", name), key: value}, "guidance")
 
 
 def test_the_interval_choice_guides_the_same_steps_as_the_papers_code() -> None:

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion.errors import UserError
 from diffusion.process.schedule import EDM, VP, Flow, Schedule, linear
 from diffusion.process.timesteps import (
     LogitNormal,
@@ -54,27 +53,6 @@ def test_importance_makes_every_distribution_unbiased(name: str) -> None:
         torch.testing.assert_close((importance * bump).mean(), torch.trapezoid(exact, fine), rtol=2e-3, atol=0)
 
 
-@pytest.mark.parametrize("name", DRAWS)
-def test_importance_is_unbiased_for_random_draws(name: str) -> None:
-    build, schedule = DRAWS[name]
-    timesteps = build()
-    t, importance = timesteps(schedule, Streams(range(N)))
-    centre = float(timesteps.quantile(schedule, torch.full((1,), 0.5).double()))  # where there are many draws
-    fine = torch.linspace(0, 1, 1_000_001, dtype=torch.float64)
-    bump, exact = (torch.exp(-((3 * (x / centre - 1)) ** 2)) for x in (t, fine))
-    terms, integral = importance * bump, float(torch.trapezoid(exact, fine))
-    assert abs(float(terms.mean()) - integral) < 4 * float(terms.std()) / math.sqrt(N)
-
-
-@pytest.mark.parametrize("name", [n for n in DRAWS if n != "uniform"])
-def test_without_reweighting_importance_is_one(name: str) -> None:
-    build, schedule = DRAWS[name]
-    streams = Streams(range(8))
-    t, importance = build(reweight=False)(schedule, streams)
-    assert (importance == 1).all()
-    torch.testing.assert_close(t, build()(schedule, Streams(range(8)))[0], rtol=0, atol=0)
-
-
 @pytest.mark.parametrize("schedule", [EDM(), VP()], ids=["edm", "vp"])
 def test_log_normal_matches_edm(schedule: Schedule) -> None:
     t, _ = LogNormal(-1.2, 1.2)(schedule, EvenStreams(EVEN))
@@ -102,26 +80,12 @@ def test_logit_normal_and_mode_match_sd3() -> None:
     torch.testing.assert_close(Mode(0.0)(Flow(), EvenStreams(u))[0], 1 - u)
 
 
-@pytest.mark.parametrize("scale", [-1.1, 1.8])
-def test_mode_with_a_non_monotone_scale_is_rejected(scale: float) -> None:
-    with pytest.raises(UserError, match=r"scale = .* must lie in"):
-        Mode(scale)
-
-
 def test_uniform_table_draws_every_row_equally_often() -> None:
     t, importance = UniformTable()(linear(10), EvenStreams(EVEN))
     assert (importance == 1).all()
     rows, counts = torch.unique((t * 10).round(), return_counts=True)
     assert rows.tolist() == list(range(1, 11))
     assert (counts == len(EVEN) // 10).all()
-
-
-@pytest.mark.parametrize("timesteps", [UniformTable(), LossSecondMoment(1000)])
-def test_times_that_count_as_rows_of_a_table_are_rows(timesteps: UniformTable | LossSecondMoment) -> None:
-    assert timesteps.on_rows
-    t, _ = timesteps(linear(), Streams.of(N, "t"))
-    rows = torch.arange(1001, dtype=torch.float64) / 1000
-    assert set(t.tolist()) <= set(rows.tolist())
 
 
 def test_stratified_draws_are_evenly_spaced_and_each_uniform() -> None:
@@ -138,14 +102,6 @@ def test_stratified_draws_do_not_depend_on_the_number_of_devices() -> None:
     parts = [Streams(range(k, 8, 2), batch_seed=3, positions=range(k, 8, 2), batch_size=8).stratified() for k in (0, 1)]
     torch.testing.assert_close(torch.stack(parts, dim=1).flatten(), whole, rtol=0, atol=0)
     assert not torch.equal(whole, Streams(range(8), batch_seed=4).stratified())
-
-
-def test_stratified_draws_reduce_the_variance_of_the_batch_mean() -> None:
-    def spread(stratified: bool) -> float:
-        draw = Uniform(stratified=stratified)
-        return float(torch.stack([draw(VP(), Streams(range(16 * k, 16 * k + 16)))[0].mean() for k in range(50)]).std())
-
-    assert spread(True) < spread(False) / 2
 
 
 def learned(steps: int = 20, history: int = 3) -> LossSecondMoment:
@@ -183,18 +139,3 @@ def test_loss_second_moment_keeps_the_last_losses_and_is_saved_in_checkpoints() 
     other = LossSecondMoment(20, 3, uniform=0.01)
     other.load_state_dict(draw.state_dict())
     torch.testing.assert_close(other.probabilities(), draw.probabilities(), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize(
-    ("draw", "schedule", "words"),
-    [
-        (UniformTable(), VP(), "uniform_table needs a discrete schedule.*timesteps=uniform"),
-        (LossSecondMoment(10), VP(), "loss_second_moment needs a discrete schedule"),
-        (LossSecondMoment(10), linear(20), r"steps = 10, but .* T = 20; use objective.timesteps.steps=20"),
-    ],
-)
-def test_timesteps_incompatible_with_the_schedule_give_a_one_line_error(
-    draw: Callable[..., object], schedule: Schedule, words: str
-) -> None:
-    with pytest.raises(UserError, match=words):
-        draw(schedule, Streams(range(2)))

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion.errors import UserError
 from diffusion.process.schedule import VP, Flow, linear
 from diffusion.process.variance import fixed_large, fixed_small, forward_variance, gaussian_kl, learned_range, ratio
 
@@ -22,12 +21,6 @@ def test_kl_matches_its_integral(m1: float, v1: float, m2: float, v2: float) -> 
     integral = torch.trapezoid(log1.exp() * (log1 - log2), x)
     ours = gaussian_kl(*torch.tensor([m1 - m2, math.log(v1), math.log(v2)], dtype=torch.float64))
     torch.testing.assert_close(ours, integral, rtol=1e-8, atol=1e-12)
-
-
-def test_kl_is_accurate_for_close_variances() -> None:
-    """d²/4 for log variances that differ by d. In float32, v₁/v₂ − 1 − log(v₁/v₂) would lose all precision."""
-    zero, d = torch.zeros(()), torch.tensor(1e-3)
-    assert abs(float(gaussian_kl(zero, d, zero)) / (1e-6 / 4) - 1) < 0.01
 
 
 def test_ratio_matches_its_definition_and_keeps_precision() -> None:
@@ -85,8 +78,3 @@ def test_learned_range_interpolates_the_logarithms() -> None:
     assert learned(0).shape == shape
     for value, expected in ((-1, small), (1, large), (0, (small + large) / 2), (0.5, 0.25 * small + 0.75 * large)):
         torch.testing.assert_close(learned(value), expected.float().reshape(2, 1, 1, 1).expand(shape))
-
-
-def test_learned_range_without_a_spread_is_rejected() -> None:
-    with pytest.raises(UserError, match=r"no output channels.*use the variance fixed_small"):
-        learned_range(TABLE, torch.ones(1), torch.zeros(1))

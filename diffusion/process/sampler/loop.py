@@ -3,14 +3,12 @@
 import copy
 import itertools
 import math
-import operator
 from collections.abc import Callable
-from dataclasses import astuple, dataclass, field
-from numbers import Integral
-from typing import Annotated, Any, ClassVar, NamedTuple, get_type_hints
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge
 from torch import Tensor
 
 from diffusion.errors import UserError
@@ -24,7 +22,6 @@ Threshold = Callable[[Tensor], Tensor]
 Watch = Callable[[int, Tensor, Estimate], None]
 
 MEMORY = 3  # how many earlier points a multistep solver can use
-LIMITS = {Ge: ("at least", operator.ge), Gt: ("above", operator.gt), Le: ("at most", operator.le)}
 
 
 class Time(NamedTuple):
@@ -50,6 +47,13 @@ class Point(NamedTuple):
     t: Time
     x: Tensor
     estimate: Estimate
+
+
+Past = list[Point]
+"""The last `MEMORY` points that a sampler has kept, newest first."""
+
+Stepped = tuple[Tensor, Point]
+"""The result of a step from t to s: x_s, and the point at t to keep for later steps."""
 
 
 class Evaluator:
@@ -107,21 +111,8 @@ class Sampler:
     adaptive: ClassVar[bool] = False
     uses_x0: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        """Raises UserError for a number that does not have the annotated type, or is outside the annotated range."""
-        for name, hint in get_type_hints(type(self), include_extras=True).items():
-            value = getattr(self, name)
-            if getattr(hint, "__origin__", None) is int and not isinstance(value, Integral):
-                raise UserError(f"sampler: {type(self).__name__} has {name} = {value}; it must be a whole number")
-            limits = [(*LIMITS[type(limit)], *astuple(limit)) for limit in getattr(hint, "__metadata__", ())]
-            if value is not None and not all(within(value, bound) for _, within, bound in limits):
-                wanted = " and ".join(f"{words} {bound:g}" for words, _, bound in limits)
-                raise UserError(f"sampler: {type(self).__name__} has {name} = {value:g}; it must be {wanted}")
-
-    def step(
-        self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
-    ) -> tuple[Tensor, Point]:
-        """x_s, and the point at t to keep for later steps. `past` holds the last `MEMORY` kept points, newest first."""
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
+        """x_s, and the point at t to keep for later steps."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -147,8 +138,8 @@ class Sampler:
             conditions: passed to the denoiser at each evaluation, such as `classes` (B,).
 
         Raises:
-            UserError: if both or neither of `noise` and `start` are given, the number of streams is not B, t is outside
-                (0, 1], or the grid does not decrease.
+            UserError: if both or neither of `noise` and `start` are given, the number of streams is not B, or the grid
+                does not decrease.
         """
         if (noise is None) == (start is None):
             raise UserError("sampler: pass either noise or start=(x_t, t), and None for the other")
@@ -163,11 +154,11 @@ class Sampler:
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         evaluator = Evaluator(denoise, x.device)
         grid = self.grid(evaluator.schedule, self.steps)
-        for k, (t, s) in enumerate(itertools.pairwise(grid.tolist())):
-            if not t > s >= 0:
-                raise UserError(f"sampler: grid times {k} and {k + 1} are {t:g} and {s:g}; they must decrease")
+        if not (grid.diff() < 0).all() or grid[-1] < 0:
+            raise UserError(f"sampler: the grid's times {grid.tolist()[:5]} … must decrease to 0")
         if start is not None:
-            grid = from_time(start[1], grid)
+            first = start[1]  # then the times below it; one almost equal to it would make differences of noise
+            grid = torch.cat([grid.new_tensor([first]), grid[grid < first * (1 - 1e-4)]])
         times = evaluator.times(grid)
         if start is None:  # variance alpha² + sigma², like x_t for data of unit variance
             x = x * math.hypot(times[0].alpha, times[0].sigma)
@@ -180,10 +171,3 @@ class Sampler:
                 watch(k, x, now.estimate)
         self.evaluations = evaluator.evaluations
         return x
-
-
-def from_time(t: float, grid: Tensor) -> Tensor:
-    """t, then the grid's times below it, except one almost equal to t: differences over such a step would be noise."""
-    if not 0 < t <= 1:
-        raise UserError(f"sampler: start has t = {t:g}; a time must be above 0 and at most 1")
-    return torch.cat([grid.new_tensor([t]), grid[grid < t * (1 - 1e-4)]])

@@ -19,7 +19,7 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from diffusion.process import grid as grids
-from diffusion.process.sampler.loop import MEMORY, Evaluator, Grid, Point, Sampler, Time
+from diffusion.process.sampler.loop import MEMORY, Evaluator, Grid, Past, Point, Sampler, Stepped, Time
 from diffusion.process.sampler.posterior import first_order_step
 from diffusion.randomness import Streams
 
@@ -52,7 +52,7 @@ def mean_over_step(now: Tensor, others: list[tuple[float, Tensor]], H: float = 0
     return now + sum(float(w) * (value - now) for w, (_, value) in zip(weights, others, strict=True))
 
 
-def positions(axis: Callable[[Time], float], t: Time, s: Time, past: list[Point]) -> list[tuple[float, Point]]:
+def positions(axis: Callable[[Time], float], t: Time, s: Time, past: Past) -> list[tuple[float, Point]]:
     """The earlier points, each with its v = (axis − axis_t)/(axis_s − axis_t). Infinite points are left out.
 
     If an end of the step is infinite, the list is empty. The axis is `Time.lam`, in which x0 is smooth, or
@@ -101,9 +101,7 @@ class DPMSolver(Multistep):
     eta: Annotated[float, Ge(0)] = 0.0
     curvature: Annotated[float | None, Ge(0), Le(1)] = None
 
-    def step(
-        self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
-    ) -> tuple[Tensor, Point]:
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         now = Point(t, x_t, denoise(x_t, t))
         others = [(v, p.estimate.x0) for v, p in positions(attrgetter("lam"), t, s, past[: self.order_of(denoise) - 1])]
         few = 15 if self.eta else 40
@@ -127,9 +125,7 @@ class DPMSolver2S(Sampler):
     grid: Grid = grids.log_snr
     eta: Annotated[float, Ge(0)] = 0.0
 
-    def step(
-        self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
-    ) -> tuple[Tensor, Point]:
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         now = Point(t, x_t, denoise(x_t, t))
         z = streams.normal_like(x_t) if self.eta else None
         if not math.isfinite(s.lam - t.lam):
@@ -148,9 +144,7 @@ class UniPC(Multistep):
     `order` is p, the order of the predictor; the order of the corrector is one higher.
     """
 
-    def step(
-        self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
-    ) -> tuple[Tensor, Point]:
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         estimate = denoise(x_t, t)
         if past and math.isfinite(past[0].t.lam):
             predicted = Point(t, x_t, estimate)
@@ -159,7 +153,7 @@ class UniPC(Multistep):
         return self.solve(now, s, past[: self.order_of(denoise) - 1]), now
 
     @staticmethod
-    def solve(now: Point, s: Time, others: list[Point]) -> Tensor:
+    def solve(now: Point, s: Time, others: Past) -> Tensor:
         """x_s from `now`, with the polynomial of x0 through `now` and `others`."""
         values = [(v, p.estimate.x0) for v, p in positions(attrgetter("lam"), now.t, s, others)]
         return exponential(now.x, mean_over_step(now.estimate.x0, values, s.lam - now.t.lam), now.t, s)
@@ -179,9 +173,7 @@ class AdamsBashforth(Sampler):
     grid: Grid = grids.karras
     order: Annotated[int, Ge(1), Le(MEMORY + 1)] = 2
 
-    def step(
-        self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
-    ) -> tuple[Tensor, Point]:
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         now = Point(t, x_t, denoise(x_t, t))
         if math.isinf(t.level):
             return first_order_step(now.estimate, s), now

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffusion.process import grid as grids
 from diffusion.process.denoiser import Estimate
-from diffusion.process.sampler.loop import Evaluator, Grid, Point, Sampler, Threshold, Time
+from diffusion.process.sampler.loop import Evaluator, Grid, Past, Point, Sampler, Stepped, Threshold, Time
 from diffusion.process.variance import Variance, fixed_small
 from diffusion.randomness import Streams
 
@@ -34,9 +34,7 @@ class Ancestral(Sampler):
 
     variance: Variance = fixed_small
 
-    def step(
-        self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
-    ) -> tuple[Tensor, Point]:
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         now = Point(t, x_t, denoise(x_t, t))
         r = math.exp(t.lam - s.lam)
         mean = s.alpha * now.estimate.x0 + s.sigma * r * now.estimate.eps
@@ -61,9 +59,7 @@ class DDIM(Sampler):
 
     eta: Annotated[float, Ge(0), Le(1)] = 0.0
 
-    def step(
-        self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
-    ) -> tuple[Tensor, Point]:
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         now = Point(t, x_t, denoise(x_t, t))
         noise_variance = self.eta**2 * s.sigma**2 * -math.expm1(2 * (t.lam - s.lam))
         x_s = s.alpha * now.estimate.x0 + math.sqrt(s.sigma**2 - noise_variance) * now.estimate.eps
@@ -85,9 +81,7 @@ class Consistency(Sampler):
 
     grid: Grid = grids.consistency
 
-    def step(
-        self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
-    ) -> tuple[Tensor, Point]:
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         now = Point(t, x_t, denoise(x_t, t))
         x0 = s.alpha * now.estimate.x0
         return (x0 if s.sigma == 0 else x0 + s.sigma * streams.normal_like(x_t)), now
@@ -103,9 +97,7 @@ class ReverseDiffusion(Sampler):
 
     uses_x0 = False
 
-    def step(
-        self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
-    ) -> tuple[Tensor, Point]:
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         now = Point(t, x_t, denoise(x_t, t))
         G = t.sigma * math.sqrt(-math.expm1(2 * (t.lam - s.lam)))
         mean = (2 - t.alpha / s.alpha) * x_t - G**2 / t.sigma * now.estimate.eps
@@ -136,9 +128,7 @@ class PredictorCorrector(Sampler):
         """Whether the predictor does."""
         return self.predictor(self.steps, self.grid, self.threshold).uses_x0
 
-    def step(
-        self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
-    ) -> tuple[Tensor, Point]:
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         for _ in range(self.corrections):
             score = denoise(x_t, t).eps / -t.sigma
             z = streams.normal_like(x_t)

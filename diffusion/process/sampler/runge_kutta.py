@@ -18,7 +18,7 @@ from torch import Tensor
 from diffusion.errors import UserError
 from diffusion.process import grid as grids
 from diffusion.process.denoiser import Estimate, expand
-from diffusion.process.sampler.loop import Evaluator, Grid, Point, Sampler, Time
+from diffusion.process.sampler.loop import Evaluator, Grid, Past, Point, Sampler, Stepped, Time
 from diffusion.process.sampler.posterior import first_order_step
 from diffusion.randomness import Streams
 
@@ -50,9 +50,7 @@ class Euler(Sampler):
     churn_high: Annotated[float, Ge(0)] = math.inf
     churn_noise: Annotated[float, Ge(0)] = 1.0
 
-    def step(
-        self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
-    ) -> tuple[Tensor, Point]:
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         if self.churn and math.isfinite(t.level) and self.churn_low <= t.level <= self.churn_high:
             gamma = min(self.churn / self.steps, math.sqrt(2) - 1)
             t_hat = denoise.time(t.lam - math.log1p(gamma))
@@ -120,9 +118,7 @@ class ProbabilityFlow(Sampler):
     rtol: Annotated[float, Gt(0)] = 1e-5
     atol: Annotated[float, Ge(0)] = 1e-5
 
-    def step(
-        self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
-    ) -> tuple[Tensor, Point]:
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         now = Point(t, x_t, denoise(x_t, t))
         if s.sigma == 0:
             return first_order_step(now.estimate, s), now
@@ -149,7 +145,7 @@ class ProbabilityFlow(Sampler):
             if (h.abs() < 1e-12).logical_and(u > end).any():
                 raise UserError(
                     f"sampler: the probability flow cannot reach rtol = {self.rtol:g} between t = {t.t:g} and {s.t:g}; "
-                    "raise sampler.rtol and sampler.atol, or check that the network's output is finite"
+                    "raise rtol and atol, or check that the network's output is finite"
                 )
         return y * (s.alpha + s.sigma), now
 

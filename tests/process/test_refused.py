@@ -1,0 +1,126 @@
+"""Everything that the mathematics refuses, each with a UserError."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from sampler_cases import COVARIANCE, MEAN, D
+from torch import nn
+
+from diffusion.errors import UserError
+from diffusion.process import grid, guidance, likelihood, noise, prediction, schedule, timesteps, variance, weighting
+from diffusion.process.averaging import gamma_of
+from diffusion.process.consistency import Consistency
+from diffusion.process.crops import Crops
+from diffusion.process.denoiser import Denoiser
+from diffusion.process.editing import Between, SDEdit
+from diffusion.process.inpainting import RePaint
+from diffusion.process.objective import Hybrid, Simple, VariationalBound
+from diffusion.process.oracle import GaussianOracle
+from diffusion.process.sampler import DDIM, Ancestral, ProbabilityFlow
+from diffusion.randomness import Streams
+
+EDM, FLOW, VP = schedule.EDM(), schedule.Flow(), schedule.VP()
+ORACLE = GaussianOracle(VP, MEAN, COVARIANCE)
+STREAMS = Streams([0, 1])
+X = torch.zeros(2, D, 1, 1)
+T = torch.ones(2).double()
+PICTURE, MASK = torch.zeros(3, 4, 4), torch.eye(4).bool()
+
+
+def net(
+    change: Callable[[torch.Tensor], object], kind: prediction.Prediction | None = None, on: schedule.Schedule = VP
+) -> Denoiser:
+    """A denoiser whose network returns change(x)."""
+    network = nn.Identity()
+    network.forward = lambda x, label: change(x)  # type: ignore[method-assign]
+    return Denoiser(network, on, kind or prediction.V())
+
+
+def one_number(y: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return (y - target).sum().reshape(1, 1)
+
+
+def steps(*times: float) -> DDIM:
+    return DDIM(len(times) - 1, lambda schedule, n: torch.tensor(times))
+
+
+REFUSED: dict[str, Callable[[], object]] = {
+    "a single beta": lambda: schedule.table([0.1], 10),
+    "a beta of 1": lambda: schedule.Discrete(torch.tensor([0.1, 1.0])),
+    "a beta that is NaN": lambda: schedule.Discrete(torch.tensor([0.1, torch.nan])),
+    "sigma_max below sigma_min": lambda: schedule.VE(50, 0.01),
+    "eps where alpha is 0": lambda: prediction.Eps().check(FLOW),
+    "eps at zero terminal SNR": lambda: prediction.Eps().check(schedule.zero_terminal_snr(schedule.linear())),
+    "v with a noise of 80": lambda: prediction.V().check(EDM),
+    "a velocity that begins at 1000": lambda: prediction.Velocity().check(schedule.Flow(1000.0)),
+    "a velocity that ends at 1000": lambda: prediction.Velocity().check(schedule.Flow(0.001)),
+    "integer images": lambda: net(lambda x: x)(X.int(), T),
+    "a network that returns no tensor": lambda: net(lambda x: (x, x))(X, T),
+    "a network of another size": lambda: net(lambda x: x[:, :, :0])(X, T),
+    "a network for other channels": lambda: net(lambda x: x[:, :1])(X, T),
+    "a learned variance without a spread": lambda: Ancestral(2, variance=variance.learned_range)(ORACLE, X, STREAMS),
+    "rows of a continuous schedule": lambda: timesteps.UniformTable()(VP, STREAMS),
+    "losses of other rows": lambda: timesteps.LossSecondMoment(10)(schedule.linear(20), STREAMS),
+    "a bound on a continuous schedule": lambda: VariationalBound(timesteps.Uniform())(net(lambda x: x), X, STREAMS),
+    "a bound without a spread": lambda: Hybrid()(net(lambda x: x, on=schedule.linear()), X, STREAMS),
+    "a hybrid objective with a fixed variance": lambda: Hybrid(variance=variance.fixed_large),
+    "weights of squares for other distances": lambda: Simple(weighting=weighting.snr, distance=torch.sub),
+    "a loss that is one number": lambda: Simple(timesteps.Uniform(), lambda *_: torch.ones(1), one_number)(
+        net(lambda x: x), X, STREAMS
+    ),
+    "consistency of x0": lambda: Consistency()(net(lambda x: x, prediction.X0()), X, STREAMS),
+    "no steps": lambda: grid.uniform(VP, 0),
+    "more steps than rows": lambda: grid.uniform(schedule.linear(10), 11),
+    "equal steps in time with EDM": lambda: grid.uniform(EDM, 5),
+    "rows of the leading grid": lambda: grid.leading(VP, 5),
+    "a lowest level above the highest": lambda: grid.karras(VP, 5, sigma_min=3.0, sigma_max=2.0),
+    "noise and a start": lambda: DDIM(2)(ORACLE, X, STREAMS, start=(X, 0.5)),
+    "neither noise nor a start": lambda: DDIM(2)(ORACLE, None, STREAMS),
+    "a grid that rises": lambda: steps(0.5, 0.6, 0.0)(ORACLE, X, STREAMS),
+    "a grid below 0": lambda: steps(0.5, -0.1)(ORACLE, X, STREAMS),
+    "streams for other images": lambda: DDIM(2)(ORACLE, X, Streams([0])),
+    "a flow that is not finite": lambda: ProbabilityFlow(2)(net(lambda x: x / 0), X, STREAMS),
+    "a negative scale": lambda: guidance.ClassifierFree(-0.5),
+    "an infinite scale": lambda: guidance.ClassifierFree(torch.inf),
+    "an empty interval": lambda: guidance.ClassifierFree(2.0, 1.0, 1.0),
+    "an interval above the schedule": lambda: guidance.AutoGuidance(2.0, low=80.0)(
+        GaussianOracle(EDM, MEAN, COVARIANCE), GaussianOracle(EDM, MEAN, COVARIANCE)
+    ),
+    "guidance without classes": lambda: guidance.ClassifierFree(2.0)(ORACLE)(X, T),
+    "guidance by no model": lambda: guidance.AutoGuidance(2.0)(ORACLE),
+    "guidance on another schedule": lambda: guidance.AutoGuidance(2.0)(ORACLE, GaussianOracle(FLOW, MEAN, COVARIANCE)),
+    "a strength of 0": lambda: SDEdit(0.0),
+    "a picture of bytes": lambda: SDEdit()(DDIM(5), PICTURE.byte()),
+    "an edit of an adaptive sampler": lambda: SDEdit()(ProbabilityFlow(2), PICTURE),
+    "an edit from a start": lambda: SDEdit()(DDIM(5), PICTURE)(ORACLE, None, STREAMS, start=(X, 0.5)),
+    "equal ends": lambda: Between([1, 2], [3, 2], [0.5, 0.5]),
+    "a mask without anything to fill": lambda: RePaint()(DDIM(5), PICTURE, MASK | True),
+    "a mask of numbers": lambda: RePaint()(DDIM(5), PICTURE, MASK.float()),
+    "a flow that starts above the schedule": lambda: likelihood.flow_likelihood(ORACLE, X, STREAMS, lowest=1e5),
+    "a flow that cannot be solved": lambda: likelihood.flow_likelihood(net(lambda x: x / 0), X, STREAMS),
+    "probabilities of crops above 1": lambda: Crops((1, 2), (0.5, 0.6)),
+    "crops of half pixels": lambda: Crops((1, 3)).check(32, 32, 4),
+    "an average longer than the run": lambda: gamma_of(0.3),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_it_is_refused(what: str) -> None:
+    with pytest.raises(UserError):
+        REFUSED[what]()
+
+
+def test_objectives_with_a_bound_take_no_pairing_of_noise() -> None:
+    for objective in (Hybrid, VariationalBound):
+        with pytest.raises(TypeError):
+            objective(noise=partial(noise.nearest, k=2))  # type: ignore[call-arg]
+
+
+def test_an_interval_needs_a_level_of_a_table_and_may_end_at_its_first_row() -> None:
+    table = GaussianOracle(schedule.linear(), MEAN, COVARIANCE)
+    first = float((-schedule.linear().log_snr(torch.tensor(1e-3).double()) / 2).exp())
+    guidance.AutoGuidance(2.0, high=first * (1 + 1e-9))(table, table)
+    with pytest.raises(UserError):
+        guidance.AutoGuidance(2.0, high=first * 0.99)(table, table)
