@@ -55,13 +55,10 @@ def edits(settings: Edit, restored: Restored) -> Edits:
     assert settings.image is not None
     picture = read_picture(settings.image, restored.shape)
     if settings.mask is None:
-        strength = STRENGTH if settings.strength is None else settings.strength
-        edited = SDEdit(strength)(drawing.sampler, to_unit(picture))
+        edited = SDEdit(settings.strength or STRENGTH)(drawing.sampler, to_unit(picture))
         _, level = edited.begins(restored.denoiser.schedule)
-        about = (
-            f"{edited.steps} of {count(drawing.sampler.steps, 'step')}, from the noise level sigma/alpha = {level:.3g}"
-        )
-        return Edits(replace(drawing, sampler=edited), settings.n, picture[None], f"strength={strength:g}: {about}")
+        about = f"{edited.steps} of {count(drawing.sampler.steps, 'step')}, from sigma/alpha = {level:.3g}"
+        return Edits(replace(drawing, sampler=edited), settings.n, picture[None], about)
     fill = read_mask(settings.mask, restored.shape, settings.image)
     filled = filling(drawing, picture, fill, make(settings.inpainting, "inpainting"))
     about = f"filling {float(fill.float().mean()):.0%} of the picture"
@@ -70,21 +67,19 @@ def edits(settings: Edit, restored: Restored) -> Edits:
 
 def check(settings: Edit) -> None:
     """Raise UserError for settings that exclude each other, or without a picture and without seeds."""
-    if (settings.image is None) == (settings.interpolate is None):
+    between = settings.interpolate
+    if (settings.image is None) == (between is None):
         raise UserError("set either image=PICTURE, or interpolate=[SEED,SEED] to draw between two noises")
-    for name in ("mask", "strength"):
-        if getattr(settings, name) is not None and settings.image is None:
-            raise UserError(f"{name} needs a picture: set image=PICTURE, or remove {name}")
+    if between is not None and not (settings.mask is settings.strength is settings.labels is None):
+        raise UserError("interpolate has neither mask, strength nor labels (only label=CLASS); remove them")
     if settings.mask is not None and settings.strength is not None:
         raise UserError("mask and strength cannot be combined: remove one of them")
-    if settings.interpolate is not None and settings.labels is not None:
-        raise UserError("labels: all images between two noises have the same class; set label=CLASS")
 
 
 def filling(drawing: Drawing, picture: Tensor, fill: Tensor, method: Inpainting) -> Drawing:
     """`drawing`, changed to fill a picture, uint8 (C, H, W), where `fill`, bool (H, W), is true, and keep the rest.
 
-    Raises UserError if nothing or everything is to be filled.
+    Raises UserError if everything is to be filled.
     """
     if bool(fill.all()):
         raise UserError("mask: it covers the whole picture, so nothing is kept; use diffusion.sample instead")
@@ -95,7 +90,7 @@ def draw_edits(settings: Edit, folder: Path) -> None:
     """Write images/*.png, grid.png, images.npz and edit.json; for an interpolation also interpolation.gif."""
     quiet_libraries()
     log_to(folder / "edit.log")
-    check(settings)
+    check(settings)  # before the model is loaded
     if settings.interpolate is not None and settings.seed not in (None, settings.interpolate[0]):
         raise UserError("seed: an interpolation has two, interpolate=[A,B]; remove it")
     device = choose_device(settings.device)
@@ -107,15 +102,14 @@ def draw_edits(settings: Edit, folder: Path) -> None:
     drawing.print_cost(denoiser, n, settings.batch_size, device)
     images = drawing(denoiser, n, device, settings.batch_size, f"drawing {count(n, 'image')}")
     save_images(folder, images, drawing.seed, drawing.conditions(denoiser, n))
-    written = "images/, grid.png, images.npz (uint8, N×H×W×C), edit.json"
     if drawing.between:
         gif([enlarged(grid(image[None])) for image in images], folder / "interpolation.gif")
-        written += ", interpolation.gif"
     save_png(overview(made, images, settings), folder / "grid.png")
-    record = recorded(settings, made, restored, command_line("edit", exact_words(folder, settings, restored)))
+    record = recorded(settings, made, restored, command_line("edit", exact_words(folder, made, restored)))
     replace_file(folder / "edit.json", json.dumps(record, indent=1, ensure_ascii=False))
     console.print(f"{count(n, 'image')} of step {restored.step} ({restored.weights} weights) in {folder}")
-    console.print(f"  {written}")
+    more = ", interpolation.gif" if drawing.between else ""
+    console.print(f"  images/, grid.png, images.npz (uint8, N×H×W×C), edit.json{more}")
 
 
 def recorded(settings: Edit | Sample, made: Edits, restored: Restored, command: str) -> dict[str, Any]:
@@ -135,22 +129,17 @@ def recorded(settings: Edit | Sample, made: Edits, restored: Restored, command: 
 
 def overview(made: Edits, images: Tensor, settings: Edit) -> Any:
     """One picture: a row with the user's pictures, if any, and the drawn images below it."""
-    if made.drawing.between:
-        columns = min(len(images), COLUMNS)
-        return grid(images, columns, large=True)
-    m, shown = len(made.before), images
-    columns = max(min(len(images), COLUMNS), m)
+    m, shown, columns = len(made.before), images, min(len(images), COLUMNS)
     if settings.labels:
         shown, columns = in_turn(images, len(settings.labels), least=m)
-    padding = images.new_full((columns - m, *images.shape[1:]), 255)
-    everything = torch.cat([made.before, padding, shown])
-    return grid(everything, columns, large=True)
+    columns = max(columns, m)
+    padding = images.new_full(((columns - m) * bool(m), *images.shape[1:]), 255)
+    return grid(torch.cat([made.before, padding, shown]), columns, large=True)
 
 
-def exact_words(folder: Path, settings: Edit, restored: Restored) -> list[str]:
+def exact_words(folder: Path, made: Edits, restored: Restored) -> list[str]:
     """The overrides that reproduce the images: those of the command line, with the actual seed and checkpoint file."""
-    seed = settings.seed if settings.interpolate is None else settings.interpolate[0]
-    pinned = {"ckpt": restored.path, "seed": seed}
+    pinned = {"ckpt": restored.path, "seed": made.drawing.seed}
     given = [word for word in recorded_overrides(folder) if word.partition("=")[0] not in pinned]
     return [*(f"{key}={hydra_value(value)}" for key, value in pinned.items()), *given, *search_words()]
 

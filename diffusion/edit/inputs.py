@@ -18,15 +18,18 @@ Source = str | Path | Image.Image | np.ndarray
 """A file, an image of Pillow, or an array uint8 (H, W, C) or (H, W); a mask may also be bool (H, W)."""
 
 
-def read_picture(picture: Source, shape: tuple[int, int, int]) -> Tensor:
+def read_picture(picture: Source | Tensor, shape: tuple[int, int, int]) -> Tensor:
     """The largest centre crop with the proportions of `shape` (C, H, W), resized to it, as uint8.
 
-    The crop is downscaled, never upscaled. Raises UserError for a picture that does not exist or cannot be used.
+    The crop is downscaled, never upscaled; a tensor must have the shape. Raises UserError for a picture that does not
+    exist or cannot be used.
     """
+    if isinstance(picture, Tensor):
+        return _checked("image", picture, torch.uint8, shape)
     return _window(picture, shape, "image")[0]
 
 
-def read_mask(mask: Source, shape: tuple[int, int, int], picture: Source | None = None) -> Tensor:
+def read_mask(mask: Source | Tensor, shape: tuple[int, int, int], picture: Source | None = None) -> Tensor:
     """The region to fill as bool (H, W): true where the mask is brighter than grey.
 
     Args:
@@ -36,6 +39,8 @@ def read_mask(mask: Source, shape: tuple[int, int, int], picture: Source | None 
     Raises UserError for a mask that cannot be used, or whose proportions differ from the picture's.
     """
     _, height, width = shape
+    if isinstance(mask, Tensor):
+        return _checked("mask", mask, torch.bool, (height, width))
     values, proportions = _window(mask, (1, height, width), "mask")
     others = width / height if picture is None else _window(picture, shape, "image")[1]
     if abs(proportions / others - 1) > 0.02:
@@ -54,12 +59,22 @@ def known_part(picture: Tensor, fill: Tensor) -> Tensor:
     return torch.where(fill, grey, picture)
 
 
+def _checked(name: str, given: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    if given.dtype != dtype or given.shape != shape:
+        raise UserError(f"{name}: got {given.dtype} {tuple(given.shape)}; expected {dtype} {shape}, or a file")
+    return given.cpu()
+
+
 def _window(picture: Source, shape: tuple[int, int, int], name: str) -> tuple[Tensor, float]:
     """The centre crop of a picture, and the picture's aspect ratio, width / height."""
     resolution = resolution_of(*shape[1:])
     channels: Channels = shape[0]  # type: ignore[assignment]  # checked when the model was made
+    if isinstance(picture, np.ndarray):
+        picture = _from_array(picture, name)
+    elif not isinstance(picture, Image.Image) and not (picture := Path(picture).expanduser()).is_file():
+        raise UserError(f"{name}={picture}: no such file; choose a picture, such as a PNG or JPEG")
     try:
-        image = read(_source(picture, name), resolution, channels=channels)
+        image = read(picture, resolution, channels=channels)
     except Unusable as error:
         least = f"{shape[2]}x{shape[1]}"
         raise UserError(
@@ -68,20 +83,6 @@ def _window(picture: Source, shape: tuple[int, int, int], name: str) -> tuple[Te
         ) from error
     pixels = resized(image, resolution, crop_box(image.size, 0.5, resolution))
     return torch.tensor(planes(pixels)), image.width / image.height
-
-
-def _source(picture: Source, name: str) -> Path | Image.Image:
-    """The file or image of Pillow."""
-    if isinstance(picture, np.ndarray):
-        picture = _from_array(picture, name)
-    if isinstance(picture, Image.Image):
-        return picture
-    if not isinstance(picture, str | Path):
-        raise UserError(f"{name}: got {_name(picture)}; expected a file, an image of Pillow, an array or a tensor")
-    file = Path(picture).expanduser()
-    if not file.is_file():
-        raise UserError(f"{name}={file}: no such file; choose a picture, such as a PNG or JPEG")
-    return file
 
 
 def _from_array(pixels: np.ndarray, name: str) -> Image.Image:

@@ -1,21 +1,20 @@
 """`diffusion.load`: trained models for notebooks and programs."""
 
 import copy
-from collections.abc import Mapping
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
-from inspect import signature
-from numbers import Real
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from diffusion.checkpoint.find import precision_of, trained
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
-from diffusion.config.choices import choices, choices_with, is_group, searching
+from diffusion.config.choices import searching
 from diffusion.config.composition import RUN, choice
 from diffusion.config.schema import Mixed, Sample
 from diffusion.console import count
@@ -28,13 +27,14 @@ from diffusion.evaluation.devices import choose_device
 from diffusion.evaluation.drawing import Drawing
 from diffusion.evaluation.guided import check_classes, check_worse, describe_shape, guidance_of, parts_of
 from diffusion.evaluation.inherited import completed_by, with_step
-from diffusion.library.arguments import Labels, choice_name, classes, described, shown, whole
 from diffusion.metric.precision import products
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.editing import SDEdit
 from diffusion.process.guidance import Guidance
 from diffusion.process.inpainting import Inpainting
 from diffusion.process.sampler import Sampler
+
+Labels = int | str | Sequence[int | str] | np.ndarray | Tensor | None
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,10 @@ class Model:
         self,
         n: int,
         sampler: str | Sampler | None = None,
-        seed: int = 0,
+        *,
         batch_size: int = 64,
         progress: bool = True,
-        labels: Labels = None,
-        guidance: str | Guidance | None = None,
-        worse: "Model | str | Path | None" = None,
-        precision: str | None = None,
-        **settings: Any,
+        **options: Any,
     ) -> Tensor:
         """Draw `n` images, uint8 (n, C, H, W) on the CPU.
 
@@ -82,25 +78,16 @@ class Model:
         sampler or setting, and for a sampler that does not fit the model.
 
         Args:
-            sampler: a choice from conf/sampler, such as "heun", or a sampler object; None: the sampler of the model's
-                recipe.
-            labels: one class or several, by name or number (1 is the class named "1", if there is one); the images
-                cycle through several. None: classes in their training proportions; "none": no class.
-            guidance: a choice from conf/guidance, such as "cfg", with its scale; or an object with another scale,
-                `diffusion.process.guidance.ClassifierFree(scale=2)`, or AutoGuidance(scale=2) together with `worse`;
-                None: the guidance of the model's recipe.
-            worse: the worse model, or its path as for `load`, for a guidance that uses one.
-            precision: "bf16-mixed" or "16-mixed", which are faster and change the images slightly; None: float32.
-            settings: sampler settings, such as steps=18 or grid="karras".
+            sampler, options: those of `drawing`.
         """
-        drawing = self._drawing(sampler, seed, labels, guidance, worse, precision, **settings)
-        return self._draw(drawing, n, batch_size, progress)
+        return self._draw(self.drawing(sampler, **options), n, batch_size, progress)
 
     def edit(
         self,
         picture: Source | Tensor,
         strength: float = 0.6,
         n: int = 8,
+        *,
         batch_size: int = 64,
         progress: bool = True,
         **options: Any,
@@ -114,13 +101,10 @@ class Model:
                 numpy array uint8 (H, W, C), which is cropped around its centre to the largest window with the
                 proportions of the model's images and downscaled.
             strength: the fraction of the sampler's steps to run, above 0 and at most 1; higher values change more.
-            options: sampler, seed, labels, guidance, worse, precision and settings, as for `sample`.
+            options: those of `drawing`.
         """
-        if isinstance(strength, bool) or not isinstance(strength, Real):  # numpy's numbers, too
-            raise UserError(f"strength={shown(strength)}: expected a number above 0 and at most 1")
-        strength = float(strength)
-        drawing = self._drawing(**options, _method="edit")
-        edited = SDEdit(strength)(drawing.sampler, to_unit(self._picture(picture)))
+        drawing = self.drawing(**options)
+        edited = SDEdit(float(strength))(drawing.sampler, to_unit(read_picture(picture, self.restored.shape)))
         return self._draw(replace(drawing, sampler=edited), n, batch_size, progress)
 
     def inpaint(
@@ -129,6 +113,7 @@ class Model:
         mask: Source | Tensor,
         method: str | Inpainting = "repaint",
         n: int = 8,
+        *,
         batch_size: int = 64,
         progress: bool = True,
         **options: Any,
@@ -142,24 +127,18 @@ class Model:
             mask: a file, image or array with the picture's proportions, white where the picture is to be filled; or a
                 tensor bool (H, W), true there.
             method: a choice from conf/inpainting, or a method object, RePaint(passes=20).
-            options: as for `edit`. If the recipe guides by an earlier step of its own run, as the demo does, this
+            options: those of `drawing`. If the recipe guides by an earlier step of its own run, as the demo does, this
                 guidance is left out because it exaggerates fillings; guidance="early" turns it on.
         """
-        fill = mask
-        if not isinstance(fill, Tensor):
-            fill = read_mask(fill, self.restored.shape, None if isinstance(picture, Tensor) else picture)
-        if fill.dtype != torch.bool or fill.shape != self.restored.shape[1:]:
-            raise UserError(f"mask: got {described(fill)}; expected bool {self.restored.shape[1:]}, or a file")
-        how = method
-        if not isinstance(how, Inpainting):
-            with searching([self.config_dir]):
-                node = choice("inpainting", choice_name("method", method, "repaint, or an Inpainting"))
-                how = make(node, "inpainting")
-        drawing = filling(self._drawing(**options, _method="inpaint"), self._picture(picture), fill.cpu(), how)
+        shape = self.restored.shape
+        fill = read_mask(mask, shape, None if isinstance(picture, Tensor) else picture)
+        with searching([self.config_dir]):
+            how = make(choice("inpainting", method), "inpainting") if isinstance(method, str) else method
+        drawing = filling(self.drawing(**options, fills=True), read_picture(picture, shape), fill, how)
         return self._draw(drawing, n, batch_size, progress)
 
     def interpolate(
-        self, first: int, last: int, n: int = 8, batch_size: int = 64, progress: bool = True, **options: Any
+        self, first: int, last: int, n: int = 8, *, batch_size: int = 64, progress: bool = True, **options: Any
     ) -> Tensor:
         """Draw `n` images from image 0 of seed `first` to image 0 of seed `last`, uint8 (n, C, H, W) on the CPU.
 
@@ -167,17 +146,13 @@ class Model:
         All images have the class of the first. Raises UserError for equal seeds, and in the same cases as `sample`.
 
         Args:
-            options: sampler, labels, guidance, worse, precision and settings, as for `sample`.
+            options: those of `drawing`, except for `seed`.
         """
-        if isinstance(given := classes(options.get("labels")), list) and len(given) > 1:
-            raise UserError(f"labels={shown(given)}: an interpolation has one class; choose one")
-        if "seed" in options:
-            raise UserError("seed: an interpolation has two seeds, its first and last argument; remove it")
-        ends = whole("first", first), whole("last", last)
-        drawing = replace(self._drawing(seed=ends[0], **options, _method="interpolate"), between=ends)
+        ends = operator.index(first), operator.index(last)
+        drawing = replace(self.drawing(seed=ends[0], **options), between=ends)
         return self._draw(drawing, n, batch_size, progress)
 
-    def _drawing(
+    def drawing(
         self,
         sampler: str | Sampler | None = None,
         seed: int = 0,
@@ -185,44 +160,41 @@ class Model:
         guidance: str | Guidance | None = None,
         worse: "Model | str | Path | None" = None,
         precision: str | None = None,
-        _method: str = "sample",  # the underscore keeps it apart from a sampler's settings
+        fills: bool = False,
         **settings: Any,
     ) -> Drawing:
-        with searching([self.config_dir]):
-            sampler = self._sampler(sampler, settings, _method)
-            guided, weak = self._guidance(guidance, worse, fills=_method == "inpaint")
+        """How images are drawn.
+
+        Args:
+            sampler: a choice from conf/sampler, such as "heun", or a sampler object; None: the sampler of the model's
+                recipe.
+            labels: one class or several, by name or number (1 is the class named "1", if there is one); the images
+                cycle through several. None: classes in their training proportions; "none": no class.
+            guidance: a choice from conf/guidance, such as "cfg", with its scale; or an object with another scale,
+                `diffusion.process.guidance.ClassifierFree(scale=2)`, or AutoGuidance(scale=2) together with `worse`;
+                None: the guidance of the model's recipe.
+            worse: the worse model, or its path as for `load`, for a guidance that uses one.
+            precision: "bf16-mixed" or "16-mixed", which are faster and change the images slightly; None: float32.
+            fills: whether part of a picture is to be filled.
+            settings: sampler settings, such as steps=18 or grid="karras".
+        """
         if precision is not None and precision not in (allowed := get_args(Mixed)):
-            raise UserError(f"precision={shown(precision)}: expected one of {', '.join(allowed)}")
-        shape, counts, number = self.restored.shape, self.restored.labels, whole("seed", seed)
-        drawing = Drawing(
-            sampler, shape, number, guided, weak, counts, classes(labels), precision=precision, finite=True
-        )
+            raise UserError(f"precision={precision}: expected one of {', '.join(allowed)}")
+        if isinstance(sampler, Sampler) and settings:
+            raise UserError(f"{', '.join(settings)}: pass them to the sampler itself, or choose one by name")
+        with searching([self.config_dir]):
+            if not isinstance(sampler, Sampler):
+                sampler = make_sampler(self._node("sampler", sampler, settings), self.restored)
+            guided, weak = self._guidance(guidance, worse, fills)
+        classes = labels.tolist() if isinstance(labels, Tensor | np.ndarray | np.generic) else labels
+        shape, counts, number = self.restored.shape, self.restored.labels, operator.index(seed)
+        drawing = Drawing(sampler, shape, number, guided, weak, counts, classes, precision=precision, finite=True)
         drawing.check(self.denoiser, self.restored.label_dropout, self.device)
         return drawing
 
-    def _sampler(self, sampler: str | Sampler | None, settings: dict[str, Any], method: str) -> Sampler:
-        options = {*signature(Model.sample).parameters, *signature(getattr(Model, method)).parameters}
-        for key, value in settings.items():
-            close = get_close_matches(key, options, n=1, cutoff=0.7)
-            if close and not (choices_with("sampler", key) or key in (self.restored.config.get("sampler") or {})):
-                raise UserError(f"{key}: {method} has no such option (did you mean {close[0]}?)")
-            if is_group(key) and not (value is None or isinstance(value, str | Mapping)):
-                raise UserError(
-                    f"{key}={shown(value)}: expected a name, one of {', '.join(choices(key))}; a function can be "
-                    f"passed to a sampler itself, such as Heun(steps=18, {key}=…)"
-                )
-        if isinstance(sampler, Sampler):
-            if settings:
-                raise UserError(
-                    f"{', '.join(settings)}: pass them to the sampler itself, or choose one by name, sampler='heun'"
-                )
-            return sampler
-        if sampler is not None:
-            choice_name("sampler", sampler, "heun, or a Sampler")
-        return make_sampler(self._node("sampler", sampler, settings), self.restored)
-
     def _draw(self, drawing: Drawing, n: int, batch_size: int, progress: bool) -> Tensor:
-        n, batch_size = whole("n", n, least=1), whole("batch_size", batch_size, least=1)
+        if n < 1 or batch_size < 1:
+            raise UserError(f"n={n}, batch_size={batch_size}: both must be at least 1")
         label = f"sampling {count(n, 'image')}" if progress else None
         trains = self.denoiser.training
         self.denoiser.eval()
@@ -232,46 +204,28 @@ class Model:
         finally:
             self.denoiser.train(trains)
 
-    def _picture(self, picture: Source | Tensor) -> Tensor:
-        """The picture as uint8 (C, H, W), in the size of the model's images."""
-        if not isinstance(picture, Tensor):
-            return read_picture(picture, self.restored.shape)
-        if picture.dtype != torch.uint8 or picture.shape != self.restored.shape:
-            raise UserError(f"image: got {described(picture)}; expected uint8 {self.restored.shape}, or a file")
-        return picture.cpu()
-
     def _guidance(
         self, guidance: str | Guidance | None, worse: "Model | str | Path | None", fills: bool
     ) -> tuple[Guidance | None, Denoiser | None]:
-        if worse is not None and not isinstance(worse, Model):
+        if isinstance(worse, str | Path):
             worse = load(worse, device=self.device, config_dir=self.config_dir)
-        weak = None if worse is None else worse.denoiser
-        if worse is not None and worse.device != self.device:
-            weak = copy.deepcopy(worse.denoiser)  # drawing moves it
-        if isinstance(guidance, Guidance):
-            if worse is not None:
-                self._check_worse(guidance, worse)
-            return guidance, weak
-        if guidance is not None:
-            choice_name("guidance", guidance, "cfg, or a Guidance such as ClassifierFree(scale=2)")
-        node = self._node("guidance", guidance, {"ckpt": str(worse.restored.path)} if worse else {}, fills)
-        if worse is not None:
-            made, _ = parts_of(node)
-            self._check_worse(made, worse)
-            return made, weak
-        return guidance_of(with_step(node, self.restored), self.restored)
-
-    def _check_worse(self, guidance: Guidance, worse: "Model") -> None:
+        if not isinstance(guidance, Guidance):
+            node = self._node("guidance", guidance, {"ckpt": str(worse.restored.path)} if worse else {}, fills)
+            if worse is None:
+                return guidance_of(with_step(node, self.restored), self.restored)
+            guidance, _ = parts_of(node)
+        if worse is None:
+            return guidance, None
         check_worse(guidance, worse.restored, self.restored.shape)
         check_classes(guidance, worse.restored, [*self.restored.labels])
+        return guidance, worse.denoiser if worse.device == self.device else copy.deepcopy(worse.denoiser)
 
     def _node(self, group: str, name: str | None, settings: dict[str, Any], fills: bool = False) -> dict[str, Any]:
         """The configuration of a choice of a group, or of the recipe's own choice, with `settings`."""
         if name is not None:
             return choice(group, name, **settings)
-        path = self.restored.path
         nodes: dict[str, Any] = {"sampler": {"from": RUN}, group: {"from": RUN, **settings}}
-        own = Sample(ckpt=str(path), **nodes)
+        own = Sample(ckpt=str(self.restored.path), **nodes)
         node: dict[str, Any] = getattr(completed_by(own, self.restored, fills=fills), group)
         return node
 
@@ -295,14 +249,9 @@ def load(
         config_dir: your own folder of choices, structured like conf/. Classes named there may be built when the file
             asks for them, and its choices can be named when the model draws.
     """
-    if not isinstance(path, str | Path):
-        raise UserError(f"{shown(path)}: expected the path of a run's folder, a checkpoint or an exported file")
-    if isinstance(weights, bool) or not isinstance(weights, str | Real):
-        raise UserError(f"weights={shown(weights)}: expected ema, raw, or a length such as 0.08")
-    weights = weights if isinstance(weights, str) else float(weights)
     with searching([config_dir]):
         found = path if str(path) == "last" else Path(path).expanduser()
-        restored = restore(trained(found).absolute(), weights)
+        restored = restore(trained(found).absolute(), weights if isinstance(weights, str) else float(weights))
     chosen = choose_device(device)
     restored.denoiser.to(chosen)
     return Model(restored, chosen, None if config_dir is None else Path(config_dir).expanduser().absolute())

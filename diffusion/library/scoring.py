@@ -13,7 +13,6 @@ from diffusion.data import ImageData
 from diffusion.errors import UserError, nearest
 from diffusion.evaluation.devices import choose_device
 from diffusion.evaluation.pipeline import make_metrics
-from diffusion.library.arguments import choice_name, described, shown
 from diffusion.metric import score as metrics_of
 from diffusion.metric.record import Score
 from diffusion.metric.reference import reference_statistics
@@ -45,48 +44,41 @@ def score(
         device: the device of the feature extractor, as for `load`.
         progress: show progress bars.
     """
-    if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
-        raise UserError(f"images: got {described(images)}; expected a uint8 tensor of shape (n, C, H, W)")
-    if images.shape[1] not in MODES:
-        fix = "expected 1, 3 or 4 channels"
-        if images.shape[3] in MODES:
-            fix = "channels come first: images.permute(0, 3, 1, 2)"
-        raise UserError(f"images: got {described(images)}; {fix}")
+    check_images("images", images)
     metrics_of.check_number(len(images))
-    extractor = make(choice("features", choice_name("features", features, "auto")), "features").to(
-        choose_device(device)
-    )
+    extractor = make(choice("features", features), "features").to(choose_device(device))
+    factories = make_metrics(choice("metrics", metrics))
+    spatial = metrics_of.wants_spatial(factories, extractor)
     with hiding_bars(not progress):
-        factories = make_metrics(choice("metrics", choice_name("metrics", metrics, "standard")))
-        spatial = metrics_of.wants_spatial(factories, extractor)
         if isinstance(reference, Tensor):
-            if reference.dtype != torch.uint8 or reference.shape[1:] != images.shape[1:]:
-                raise UserError(
-                    f"reference: got {described(reference)}; expected real images like the images, {described(images)}"
-                )
-            real = reference_statistics(reference, extractor, name="images", spatial=spatial)
+            check_images("reference", reference)
+            real, name = reference, "images"
         else:
-            data = reference if isinstance(reference, ImageData) else _data(reference, images)
+            data = reference if isinstance(reference, ImageData) else data_of(reference, images)
             data.setup()
             if split not in data.splits:
                 raise UserError(f"split={split}: expected one of {', '.join(data.splits)}")
-            real = reference_statistics(data.splits[split].images, extractor, name=split, spatial=spatial)
-        return metrics_of.score(images, extractor, real, metrics=factories)
+            real, name = data.splits[split].images, split
+        statistics = reference_statistics(real, extractor, name=name, spatial=spatial)
+        return metrics_of.score(images, extractor, statistics, metrics=factories)
 
 
-def _data(reference: str | Path, images: Tensor) -> ImageData:
-    if not isinstance(reference, str | Path):
-        raise UserError(
-            f"reference={shown(reference)}: expected a choice from conf/data, a folder, an ImageData, or a uint8 "
-            "tensor of shape (n, C, H, W)"
-        )
-    if reference not in choices("data") and not Path(reference).expanduser().exists():
+def check_images(name: str, images: Tensor) -> None:
+    """Raise UserError unless the argument `name` is a tensor uint8 (n, C, H, W)."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in MODES:
+        found = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
+        raise UserError(f"{name}: got {found}; expected uint8 (n, C, H, W), with 1, 3 or 4 channels, which come first")
+
+
+def data_of(reference: str | Path, images: Tensor) -> ImageData:
+    """The data of a choice from conf/data, or of a folder, in the size of the images."""
+    if str(reference) not in choices("data") and not Path(reference).expanduser().exists():
         raise UserError(
             f"reference={reference}: no such folder, and no such choice{nearest(str(reference), choices('data'))}; "
             f"choose a folder of images, or one of {', '.join(choices('data'))}"
         )
     channels, height, width = images.shape[1:]
     shape = {"resolution": resolution_of(height, width)} | ({"channels": channels} if channels != 3 else {})
-    name, root = (reference, {}) if reference in choices("data") else ("folder", {"root": str(reference)})
-    data: ImageData = make(choice("data", str(name), ["+seed=0"], **shape, **root), "data")
+    name, root = (str(reference), {}) if str(reference) in choices("data") else ("folder", {"root": str(reference)})
+    data: ImageData = make(choice("data", name, ["+seed=0"], **shape, **root), "data")
     return data

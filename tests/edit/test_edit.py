@@ -15,7 +15,6 @@ from torch import Tensor
 
 import diffusion
 from diffusion.edit.edits import Edits, overview
-from diffusion.errors import UserError
 from diffusion.evaluation.drawing import Drawing
 from diffusion.library import Model
 from diffusion.process.inpainting import RePaint
@@ -83,9 +82,11 @@ def test_the_library_draws_the_same_images_as_the_command(command, two_steps, mo
     assert len(expected.flatten(1).unique(dim=0)) == len(expected)
 
 
-@pytest.mark.parametrize("words", [["image=picture.png", "mask=mask.png", "n=3"], ["image=picture.png", "n=2"]])
-def test_the_recorded_command_reproduces_the_images(command, two_steps, pictures, words):
-    first = drawn(command, two_steps, *words, "inpainting.passes=2", "sampler.steps=3")
+@pytest.mark.parametrize("words", [["image=picture.png", "mask=mask.png", "n=3"], ["interpolate=[3,1]", "frames=3"]])
+def test_the_recorded_command_reproduces_the_images(command, two_steps, pictures, tmp_path, words):
+    """Whatever characters the path has."""
+    model = shutil.copytree(two_steps, tmp_path / "run (1)=a, it's #2")
+    first = drawn(command, f'"{model}"', *words, "inpainting.passes=2", "sampler.steps=3")  # type: ignore[arg-type]
     record = json.loads(Path("out/edit.json").read_text(), parse_constant=pytest.fail)  # like strict parsers
     python, _, name, *again = shlex.split(record["command"])
     assert (python, name) == ("python", "diffusion.edit")
@@ -94,28 +95,7 @@ def test_the_recorded_command_reproduces_the_images(command, two_steps, pictures
     with np.load("again/images.npz") as saved:
         assert torch.equal(torch.from_numpy(saved["images"]).permute(0, 3, 1, 2), first)
     assert json.loads(Path("again/edit.json").read_text()) == record
-    assert record["seed"] == 0
-    assert "seed=0" in again
-    assert record["network evaluations of an image"] == (5 if "mask=mask.png" in words else 2)
-    assert ("inpainting" in record) == ("mask=mask.png" in words)
-
-
-def test_an_edit_in_the_folder_of_its_run_records_its_command(command, two_steps, pictures, tmp_path):
-    run = shutil.copytree(two_steps, tmp_path / "run")
-    drawn(command, run, "interpolate=[3,1]", "frames=3", folder=str(run))
-    words = shlex.split(json.loads((run / "edit.json").read_text())["command"])
-    assert {"seed=3", "frames=3"} < {*words}
-    assert "interpolate=[3,1]" in words
-
-
-def test_the_recorded_command_has_the_path_of_the_model_in_quotes(command, two_steps, pictures, tmp_path):
-    model = shutil.copytree(two_steps, tmp_path / "run (1)=a, it's #2")
-    first = drawn(command, f'"{model}"', "image=picture.png", "n=1")  # type: ignore[arg-type]
-    record = json.loads(Path("out/edit.json").read_text())
-    status, out, err = command("edit", [*shlex.split(record["command"])[3:], "hydra.run.dir=again"])
-    assert status == 0, out + err
-    with np.load("again/images.npz") as saved:
-        assert torch.equal(torch.from_numpy(saved["images"]).permute(0, 3, 1, 2), first)
+    assert record["network evaluations of an image"] == (5 if "mask=mask.png" in words else 3)
 
 
 def test_inpainting_keeps_known_pixels_exactly_and_changes_the_others(command, two_steps, pictures):
@@ -130,19 +110,6 @@ def test_inpainting_keeps_known_pixels_exactly_and_changes_the_others(command, t
         assert (shown[1][:, 4:] == 127).all()
         assert (shown[8] == images[0].permute(1, 2, 0).numpy()).all()
         assert sorted(path.name for path in Path(method, "images").iterdir()) == [f"{i}.png" for i in range(8)]
-
-
-def test_the_cost_of_an_edit_is_printed(command, two_steps, pictures):
-    for words, line in (
-        (["image=picture.png"], "strength=0.6: 2 of 4 steps, from the noise level sigma/alpha ="),
-        (["image=picture.png"], "8 samples × 2 network evaluations: about"),
-        (["image=picture.png", "mask=mask.png", "n=3"], "3 samples × 31 network evaluations: about"),
-        (["image=picture.png", "mask=mask.png", "n=3"], "filling 50% of the picture"),
-        (["interpolate=[0,1]", "frames=3"], "3 samples × 4 network evaluations: about"),
-    ):
-        status, out, _ = command("edit", [f"ckpt={two_steps}", "device=cpu", *words])
-        assert status == 0
-        assert line in out
 
 
 def test_interpolation_starts_and_ends_with_the_samples_of_the_two_seeds(command, two_steps, model, pictures):
@@ -174,59 +141,31 @@ def test_all_interpolated_images_have_the_class_of_the_first():
     assert replace(on_the_way, labels="c").conditions(labelled, 3)["classes"].tolist() == [2] * 3
 
 
-REFUSED = [
-    ([], "set either image=PICTURE, or interpolate=[SEED,SEED]"),
-    (["image=picture.png", "interpolate=[0,1]"], "set either image=PICTURE, or interpolate=[SEED,SEED]"),
-    (["mask=mask.png", "interpolate=[0,1]"], "mask needs a picture"),
-    (["strength=0.5", "interpolate=[0,1]"], "strength needs a picture"),
-    (["image=picture.png", "mask=mask.png", "strength=0.5"], "mask and strength cannot be combined"),
-    (["interpolate=[0,1]", "labels=[1,2]"], "labels: all images between two noises have the same class"),
-    (["interpolate=[1,1]"], "both ends have the same seed"),
-    (["interpolate=[0,1]", "seed=7"], "seed: an interpolation has two"),
-    (["image=picture.png", "sampler=probability_flow"], "set sampler.steps=50, or choose another sampler"),
-    (["image=picture.png", "devices=2"], "devices: unknown setting"),
-    (["interpolate=[1]"], "expected two seeds"),
-    (["image=picture.png", "strength=0"], "strength=0: expected"),
-    (["image=picture.png", "strength=1.5"], "strength=1.5: expected"),
-    (["image=nowhere.png"], "image=nowhere.png: no such file"),
-    (["image=."], "image=.: no such file"),
-    (["image=picture.png", "mask=nowhere.png"], "mask=nowhere.png: no such file"),
-    (["image=small.png"], "image=small.png: 16x4 pixels, smaller than 8x8; use"),
-    (["image=broken.png"], "image=broken.png: can't be decoded"),
-    (["image=text.png"], "image=text.png: not an image in a known format"),
-    (["image=picture.png", "mask=text.png"], "mask=text.png: not an image in a known format"),
-    (
-        ["image=picture.png", "mask=tall.png"],
-        "mask=tall.png: its width is 0.5 times its height, but the picture's is 2",
-    ),
-    (["image=picture.png", "mask=black.png"], "mask: every pixel is known, so there is nothing to fill"),
-    (["image=picture.png", "mask=white.png"], "mask: it covers the whole picture"),
-    (["image=picture.png", "mask=mask.png", "inpainting=repint"], "did you mean repaint"),
-    (["image=picture.png", "mask=mask.png", "inpainting.passes=0"], "passes"),
-    (["image=picture.png", "label=3"], "the model was trained without labels"),
-]
+REFUSED = {
+    "no picture": [],
+    "a picture and seeds": ["image=picture.png", "interpolate=[0,1]"],
+    "a mask between seeds": ["mask=mask.png", "interpolate=[0,1]"],
+    "a mask and a strength": ["image=picture.png", "mask=mask.png", "strength=0.5"],
+    "several classes between seeds": ["interpolate=[0,1]", "labels=[1,2]"],
+    "equal seeds": ["interpolate=[1,1]"],
+    "a third seed": ["interpolate=[0,1]", "seed=7"],
+    "an adaptive sampler": ["image=picture.png", "sampler=probability_flow"],
+    "no strength": ["image=picture.png", "strength=0"],
+    "no such picture": ["image=nowhere.png"],
+    "a picture that is too small": ["image=small.png"],
+    "a damaged picture": ["image=broken.png"],
+    "a text as mask": ["image=picture.png", "mask=text.png"],
+    "a mask of other proportions": ["image=picture.png", "mask=tall.png"],
+    "nothing to fill": ["image=picture.png", "mask=black.png"],
+    "nothing to keep": ["image=picture.png", "mask=white.png"],
+    "an unknown method": ["image=picture.png", "mask=mask.png", "inpainting=repint"],
+    "a class of a model without labels": ["image=picture.png", "label=3"],
+}
 
 
-@pytest.mark.parametrize(("words", "line"), REFUSED)
-def test_invalid_command_input_gives_a_one_line_error(command, two_steps, pictures, words, line):
-    status, out, err = command("edit", [f"ckpt={two_steps}", "device=cpu", *words])
-    assert status == 2, out + err
-    (said,) = err.splitlines()
-    assert said.startswith("error: ")
-    assert line in said
-
-
-@pytest.mark.parametrize(
-    ("draw", "line"),
-    [
-        (lambda m: m.edit(PICTURE.float()), r"image: got float32 \(3, 8, 8\); expected uint8 \(3, 8, 8\), or a file"),
-        (lambda m: m.edit(PICTURE[:, :4]), r"image: got uint8 \(3, 4, 8\)"),
-        (lambda m: m.inpaint(PICTURE, FILL.float()), r"mask: got float32 \(8, 8\); expected bool \(8, 8\)"),
-        (lambda m: m.inpaint(PICTURE, FILL, "repint"), "did you mean repaint"),
-        (lambda m: m.edit(PICTURE, 0.0), r"strength=0: it must be in \(0, 1\]"),
-        (lambda m: m.edit(PICTURE, stepz=3), "sampler.stepz"),
-    ],
-)
-def test_invalid_library_arguments_give_a_one_line_error(model, draw, line):
-    with pytest.raises(UserError, match=line):
-        draw(model)
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_drawn_is_refused_with_one_line(command, two_steps, pictures, name):
+    status, _, err = command("edit", [f"ckpt={two_steps}", "device=cpu", *REFUSED[name], "hydra.run.dir=out"])
+    assert (status, err.count("\n")) == (2, 1)
+    assert err.startswith("error: ")
+    assert not Path("out/images").exists()
