@@ -7,7 +7,7 @@ from diffusion.errors import Arguments, UserError, exit_status
 
 ABOUT = """\
 Serve a web page where a trained model draws: samples with their steps, two samplers side by side, images between two
-noises, variants of an uploaded picture, or a part of it filled in. Each result shows the command that reproduces it.
+noises, variants of a picture, or a part of it filled in. Each result shows the command that reproduces it.
 The page is reachable only from this machine unless --host is set; it has no password, so everyone who reaches it can
 use it.
 """
@@ -36,12 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
         from diffusion.checkpoint.find import opened  # imports torch, so only when it is needed
         from diffusion.config.choices import searching
         from diffusion.evaluation.devices import choose_device
-        from diffusion.studio import page, requests
+        from diffusion.studio import page
 
         with searching([chosen.config_dir]):
             restored, device = opened(chosen.checkpoint, chosen.weights), choose_device(chosen.device)
             restored.denoiser.to(device)
-            data = None if chosen.no_nearest else requests.training_images(restored)
+            data = None if chosen.no_nearest else page.training_images(restored)
             page.serve(restored, device, data, chosen.host, chosen.port)
 
     return exit_status(serve, "choose another --port")

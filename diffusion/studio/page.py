@@ -1,17 +1,16 @@
-"""The studio's gradio page: forms around `requests.stream`. Results are embedded in the page, not written to files.
+"""The studio's gradio page: a form becomes the words of a command, which is drawn step by step and shown.
 
-gradio keeps uploads and the canvas in a temporary folder, which is removed at the end.
+So `diffusion.sample` or `diffusion.edit` can reproduce everything the page draws. User input enters the words only as
+numbers within the bounds of their fields, and as the offered choices: gradio refuses all others. Requests share the
+model, which none of them changes.
 """
 
-import base64
 import html
-import io
-import os
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from contextvars import copy_context
 from pathlib import Path
+from queue import Queue
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
@@ -24,287 +23,248 @@ from torch import Tensor
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.config.choices import choices
-from diffusion.config.composition import RUN, choice
-from diffusion.config.schema import Mixed
-from diffusion.data import ImageData
-from diffusion.data.image import FORMATS
-from diffusion.edit.inputs import read_picture
+from diffusion.config.composition import RUN, choice, composed, plain
+from diffusion.config.quoting import command_line, hydra_value
+from diffusion.config.schema import COMMANDS, Edit, Mixed
+from diffusion.config.validation import validated
+from diffusion.console import console
+from diffusion.data import ImageData, to_uint8
+from diffusion.edit.edits import Edits, edits, search_words
+from diffusion.edit.inputs import read_mask, read_picture
 from diffusion.errors import UserError
-from diffusion.report.images import enlarged, gif, grid, picture_of
-from diffusion.studio import requests
-from diffusion.studio.requests import NUMBERS, Request, Result, Stopped
+from diffusion.evaluation.commands import labels_of, make_drawing
+from diffusion.evaluation.inherited import completed_by
+from diffusion.nearest import mirrored, neighbours
+from diffusion.process.denoiser import Estimate
+from diffusion.report.images import grid, picture_of
 
-UPLOAD = 10_000_000  # maximum file size in bytes
-PIXELS = 1 << 24  # maximum size of a painted mask
-CANVAS = 384  # approximate longer side of the canvas for masks, in pixels
-COMPARED = 8  # images whose nearest training images are shown
+FORM = (
+    "seed", "sampler", "sampler.steps", "grid@sampler.grid", "threshold@sampler.threshold", "guidance",
+    "guidance.scale", "label", "precision",
+)  # fmt: skip
 NONE = "none"
-STOPPED = "stopped"  # text of a drawing that was stopped
+FREE = ("sampler.steps", 0)  # the sampler's own
 USUAL = ("default", "")  # what is shown, and its value: the sampler's own, classes as in training, or float32
-Shown = tuple[str, str]  # HTML: pictures and text
+KEPT = 3600  # seconds for which gradio keeps pictures on disk
+Shown = tuple[Image.Image | None, Image.Image | None, str]  # drawn, with the nearest training images, in words
+
+
+class Stopped(Exception):
+    """The user has stopped the drawing."""
 
 
 class Page:
-    """The actions of the page's buttons for one model. `stops` has the session and the stopping event of each drawing.
+    """The actions of the page's buttons for one model; without `data`, no nearest training images are shown.
 
     gradio's threads do not know the user's own folders of choices, so drawings run in the context of the constructor.
     """
 
     def __init__(self, restored: Restored, device: torch.device, data: ImageData | None):
         self.restored, self.device, self.data = restored, device, data
-        self.stops: set[tuple[str, threading.Event]] = set()
         self.context = copy_context()
-        self.efforts = {name: effort_of(name) for name in choices("inpainting")}
 
-    def draw(self, second: str | None, n: Any, session: gr.Request, *form: Any) -> Iterator[tuple[str, str, str, str]]:
+    def draw(self, second: str, n: int, *form: Any) -> Iterator[tuple[Any, ...]]:
         """Draw samples, then samples of the second sampler from the same noise, shown side by side."""
-        values = {**self.values(form), "n": n}
-        left: Shown = "", ""
-        for left in self.run(Request("sample", values), session):
-            yield *left, "", ""
-        if second not in (None, NONE) and left[1] != STOPPED:
-            others = {key: value for key, value in values.items() if key not in ("grid", "threshold")}
-            for right in self.run(Request("sample", {**others, "sampler": second}), session):
+        values, left, empty = {**dict(zip(FORM, form, strict=True)), "n": n}, None, (None, None, "")
+        for left in self.run("sample", values):
+            yield *left, *empty
+        if second != NONE and left is not None:
+            others = {key: value for key, value in values.items() if "@" not in key} | {"sampler": second}
+            for right in self.run("sample", others):
                 yield *left, *right
 
-    def between(self, first: Any, last: Any, frames: Any, session: gr.Request, *form: Any) -> Iterator[Shown]:
+    def between(self, first: int, last: int, frames: int, *form: Any) -> Iterator[Shown]:
         """Draw images between the noises of two seeds."""
-        values = {**self.values(form), "interpolate": [first, last], "frames": frames, "seed": None}
-        yield from self.run(Request("edit", values), session)
+        values = {**dict(zip(FORM, form, strict=True)), "interpolate": f"[{first},{last}]", "frames": frames}
+        yield from self.run("edit", {**values, "seed": None})
 
-    def vary(self, file: str | None, strength: Any, n: Any, session: gr.Request, *form: Any) -> Iterator[Shown]:
-        """Draw variants of an uploaded picture."""
-        values = {**self.values(form), "strength": strength, "n": n}
-        yield from self.run(Request("edit", values, self.read(file)), session)
+    def vary(self, picture: Any, strength: float, n: int, *form: Any) -> Iterator[Shown]:
+        """Draw variants of a picture."""
+        values = {**dict(zip(FORM, form, strict=True)), "strength": strength, "n": n}
+        yield from self.run("edit", values, {"image": picture})
 
-    def fill(
-        self, file: str | None, painted: Any, method: str, effort: Any, n: Any, session: gr.Request, *form: Any
-    ) -> Iterator[Shown]:
-        """Fill an uploaded picture where it is painted over."""
-        values = {**self.values(form), "inpainting": method, "n": n}
-        if effort and (key := self.efforts.get(method)):
-            values[key] = effort
-        yield from self.run(Request("edit", values, self.read(file), self.mask(painted)), session)
-
-    def canvas(self, file: str | None) -> dict[str, Any]:
-        """The uploaded picture, as the model sees it, to paint on."""
-        image = picture_of(self.read(file)).convert("RGB")
-        scale = max(1, CANVAS // max(image.size))
-        large = image.resize((scale * image.width, scale * image.height), Image.Resampling.NEAREST)
-        return {"background": np.asarray(large), "layers": [], "composite": np.asarray(large)}
-
-    def stop(self, session: gr.Request) -> str:
-        """Stop the session's drawings."""
-        own = [stop for key, stop in tuple(self.stops) if key == str(session.session_hash)]
-        for stop in own:
-            stop.set()
-        if not own:
-            return "nothing is being drawn"
-        return "stopping after this step"
-
-    def run(self, request: Request, session: gr.Request) -> Iterator[Shown]:
-        """Run a request; yields pictures and text after each step."""
-        key, stop = str(session.session_hash), threading.Event()
-        self.stops.add((key, stop))
-        try:
-            for seen in requests.stream(self.restored, self.device, request, stop, self.context.copy()):
-                if isinstance(seen, Result):
-                    yield self.shown(seen), said(seen)
-                else:
-                    k, steps, images = seen
-                    yield picture(grid(images, large=True)), f"step {k} of {steps}"
-        except Stopped:
-            yield "", STOPPED
-        except UserError as error:
-            raise self.refused(error) from None
-        finally:
-            self.stops.discard((key, stop))
-
-    def shown(self, result: Result) -> str:
-        """The drawn images, their steps, and the nearest training images."""
-        images = result.images
-        parts = [picture(grid(images, large=True), "the drawn images"), film(result.film)]
-        if self.data is not None:
-            some = images[:COMPARED]
-            near, apart = requests.nearest(some, self.data)
-            pairs = torch.cat([some, near])
-            words = "top: samples, bottom: the nearest training images: " + ", ".join(apart)
-            parts.append(picture(grid(pairs, len(near), large=True), words))
-        return "".join(parts)
-
-    def values(self, form: Sequence[Any]) -> dict[str, Any]:
-        """Setting -> value of the form that all tabs share. An empty number field reaches the server as 0."""
-        values = dict(zip(COMMON, form, strict=True))
-        if not values["sampler.steps"]:
-            del values["sampler.steps"]  # use the sampler's default
-        scale = str(values.pop("guidance.scale")).strip()
-        if scale:
-            values["guidance.scale"] = as_number(scale)
-        return {key: value for key, value in values.items() if value != ""}
-
-    def read(self, file: str | None) -> Tensor:
-        if file is None:
-            raise gr.Error("upload a picture first")
-        try:
-            return read_picture(file, self.restored.shape)
-        except UserError as error:
-            raise self.refused(error, file) from None
-
-    def mask(self, painted: Any) -> Tensor:
-        """The mask, true where any layer is painted on, in the size of the model's images: bool (H, W)."""
+    def fill(self, painted: Any, method: str, n: int, *form: Any) -> Iterator[Shown]:
+        """Fill a picture where it is painted over."""
+        values = {**dict(zip(FORM, form, strict=True)), "inpainting": method, "n": n}
         layers = [np.asarray(layer)[..., -1] > 0 for layer in (painted or {}).get("layers") or []]
         if not any(layer.any() for layer in layers):
             raise gr.Error("paint over the part to fill")
-        _, height, width = self.restored.shape
-        small = Image.fromarray(np.any(layers, axis=0)).resize((width, height), Image.Resampling.NEAREST)
-        return torch.from_numpy(np.array(small))
+        yield from self.run("edit", values, {"image": painted["background"], "mask": np.any(layers, axis=0)})
 
-    def refused(self, error: UserError, file: str = "") -> gr.Error:
-        """An error for the page: escaped, because it is shown as HTML, and without this machine's folder names."""
-        text = str(error)
-        for path in filter(None, (file, str(self.restored.path))):
-            text = text.replace(path, Path(path).name)
-        return gr.Error(html.escape(text, quote=False), print_exception=False)
+    def run(
+        self, command: str, values: Mapping[str, Any], pictures: Mapping[str, Any] | None = None
+    ) -> Iterator[Shown]:
+        """Draw in a thread, and yield what is shown after each step; closing the iterator stops after this step."""
+        queue: Queue[Any] = Queue()
+        stop = threading.Event()
+
+        def after_step(_: int, __: int, x: Tensor, estimate: Estimate) -> None:
+            if stop.is_set():
+                raise Stopped
+            queue.put(to_uint8(estimate.x0).cpu())
+
+        def work() -> None:
+            try:
+                queue.put(self.drawn(command, values, pictures or {}, after_step))
+            except Exception as error:  # raised again in the waiting thread
+                queue.put(error)
+
+        thread = threading.Thread(target=self.context.copy().run, args=(work,), daemon=True)
+        thread.start()
+        try:
+            step = 0
+            while not isinstance(got := queue.get(), tuple | Exception):
+                step += 1
+                yield grid(got, large=True), None, f"step {step}"
+            if isinstance(got, Exception):
+                raise got
+            images, line = got
+            yield grid(images, large=True), self.beside_nearest(images), line
+        except UserError as error:
+            raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None
+        finally:
+            stop.set()
+            thread.join()
+
+    def drawn(
+        self, command: str, values: Mapping[str, Any], pictures: Mapping[str, Any], after_step: Any
+    ) -> tuple[Tensor, str]:
+        """The images, uint8 (n, C, H, W), and the line of their command, in which the pictures are PICTURE and MASK."""
+        names = {"image": "PICTURE", "mask": "MASK"}
+        words = words_of(values, [*self.restored.labels])
+        with TemporaryDirectory() as folder:
+            for key, pixels in pictures.items():
+                if pixels is None:
+                    raise UserError("upload a picture first")
+                if key == "image":
+                    image = picture_of(read_picture(pixels, self.restored.shape))
+                else:
+                    fill = read_mask(pixels, self.restored.shape, pictures["image"])
+                    image = Image.fromarray(fill.numpy())
+                image.save(Path(folder, f"{names[key]}.png"))
+            paths = [f"{key}={hydra_value(str(Path(folder, f'{names[key]}.png')))}" for key in pictures]
+            made = self.planned(command, [*words, *paths])
+            images = made.drawing(self.restored.denoiser, made.n, self.device, made.n, None, after_step)
+        weights = self.restored.weights.split()[-1]  # `0.08` of `ema 0.08`
+        model = [f"ckpt={hydra_value(str(self.restored.path))}", *([] if weights == "ema" else [f"weights={weights}"])]
+        named = [f"{key}={names[key]}" for key in pictures]
+        return images, command_line(command, [*model, *words, *named, *search_words()])
+
+    def planned(self, command: str, words: list[str]) -> Edits:
+        """How the command with these words draws."""
+        node = plain(composed(command, ["ckpt=x", "name=studio", *words]))
+        settings = completed_by(validated(COMMANDS[command], node), self.restored)
+        if isinstance(settings, Edit):
+            return edits(settings, self.restored)
+        nothing = torch.zeros(0, *self.restored.shape, dtype=torch.uint8)
+        return Edits(make_drawing(settings, self.restored, labels_of(settings)), settings.n, nothing, "samples")
+
+    def beside_nearest(self, images: Tensor) -> Image.Image | None:
+        """The images, and below each one the training image that is nearest to it or to its mirror image."""
+        if self.data is None:
+            return None
+        train = self.data.splits["train"].images
+        views = torch.stack([view.flatten(1).float() for view in mirrored(images)])
+        _, index = neighbours(views, (part.flatten(1).float() for part in train.split(1024)))
+        return grid(torch.cat([images, train[index[:, 0]]]), len(images), large=True)
 
 
-COMMON = ("seed", "sampler", "sampler.steps", "grid", "threshold", "guidance", "guidance.scale", "label", "precision")
+def words_of(values: Mapping[str, Any], classes: list[str]) -> list[str]:
+    """The overrides of a form's values; empty ones are left out. Raises UserError for a scale that is no number."""
+    found = {key: value for key, value in values.items() if value not in (None, "") and (key, value) != FREE}
+    if "guidance.scale" in found:
+        try:
+            found["guidance.scale"] = float(found["guidance.scale"])
+        except ValueError as error:
+            raise UserError("scale: expected a number") from error
+    if "label" in found:
+        name, number = found["label"], str(classes.index(found["label"]))
+        found["label"] = hydra_value(name) if number in classes else number
+    return [f"{key}={value}" for key, value in found.items()]
 
 
 def guidances(restored: Restored) -> list[str]:
     """The run's guidance, no guidance and, for a model with labels, guidances whose weak estimate drops the label."""
+
+    def drops_labels(node: dict[str, Any]) -> bool:
+        return bool(make({**node, "_partial_": True}, "guidance").func.drops_labels)
+
     made = {name: choice("guidance", name) for name in choices("guidance")}
     return [RUN, *(name for name, node in made.items() if not node or (restored.labels and drops_labels(node)))]
 
 
-def drops_labels(node: dict[str, Any]) -> bool:
-    """Whether a guidance's weak estimate comes from the model itself without a label."""
-    return bool(make({**node, "_partial_": True}, "guidance").func.drops_labels)
-
-
-def effort_of(method: str) -> str | None:
-    """The setting of a method of inpainting that says how long it takes: its passes or rounds."""
-    known = (f"inpainting.{key}" for key in choice("inpainting", method))
-    return next((key for key in known if key in NUMBERS), None)
-
-
-def as_number(text: str) -> float | str:
-    """The number that a user typed; other text is returned unchanged and rejected later."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def number(key: str, label: str, value: int, low: int | None = None) -> gr.Number:
-    """A field for a whole number within its bounds, or from `low`. An empty field reaches the server as 0."""
-    least, most = NUMBERS[key]
-    return gr.Number(value, label=label, minimum=least if low is None else low, maximum=most, precision=0)
-
-
 def build(restored: Restored, device: torch.device, data: ImageData | None) -> gr.Blocks:
-    """Build the page of a model whose denoiser is on `device`; without `data`, no nearest training images are shown."""
-    restrict_decoders()
+    """Build the page of a model whose denoiser is on `device`."""
     own, (_, height, width) = Page(restored, device, data), restored.shape
-    with gr.Blocks(title="Studio", analytics_enabled=False) as blocks:
+
+    def number(label: str, value: int, most: int = 16, least: int = 1) -> gr.Number:
+        return gr.Number(value, label=label, minimum=least, maximum=most, precision=0)
+
+    def outputs() -> list[Any]:
+        near = gr.Image(label="below: the nearest training images", format="png", visible=data is not None)
+        return [gr.Image(label="drawn", format="png"), near, gr.Code(label="the command that reproduces it")]
+
+    with gr.Blocks(title="Studio", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as blocks:
         gr.Markdown(f"# Studio\n{height}×{width} images, step {restored.step}, {restored.weights} weights")
         with gr.Row():
-            seed = number("seed", "seed", 0)
-            sampler = gr.Dropdown([RUN, *choices("sampler")], value=RUN, label="sampler")
-            steps = number("sampler.steps", "steps (0: the sampler's)", 0, 0)
-            grids = gr.Dropdown([USUAL, *choices("grid")], value="", label="grid")
-            threshold = gr.Dropdown([USUAL, *choices("threshold")], value="", label="threshold")
-            guidance = gr.Dropdown(guidances(restored), value=RUN, label="guidance")
-            scale = gr.Textbox("", label="scale (empty: the guidance's)", max_lines=1)
-            label = gr.Dropdown([USUAL, *restored.labels], value="", label="label")
-            precision = gr.Dropdown([USUAL, *get_args(Mixed)], value="", label="precision")
-        form = [seed, sampler, steps, grids, threshold, guidance, scale, label, precision]
-        with gr.Row():
-            stop, stopped = gr.Button("Stop"), gr.Markdown()
-        stop.click(own.stop, None, stopped, queue=False, api_name="stop")
+            form = [
+                number("seed", 0, 2**32 - 1, 0),
+                gr.Dropdown([RUN, *choices("sampler")], value=RUN, label="sampler"),
+                number("steps (0: the sampler's)", 0, 1000, 0),
+                gr.Dropdown([USUAL, *choices("grid")], value="", label="grid"),
+                gr.Dropdown([USUAL, *choices("threshold")], value="", label="threshold"),
+                gr.Dropdown(guidances(restored), value=RUN, label="guidance"),
+                gr.Textbox("", label="scale (empty: the guidance's)", max_lines=1),
+                gr.Dropdown([USUAL, *restored.labels], value="", label="label"),
+                gr.Dropdown([USUAL, *get_args(Mixed)], value="", label="precision"),
+            ]
+        stop = gr.Button("Stop")
+        running = []
         with gr.Tab("Draw"):
-            n = number("n", "images", 8)
-            second = gr.Dropdown([NONE, *choices("sampler")], value=NONE, label="second sampler for comparison")
+            given = [gr.Dropdown([NONE, *choices("sampler")], value=NONE, label="second sampler"), number("images", 8)]
             go = gr.Button("Draw", variant="primary")
-            outputs = []
             with gr.Row():
-                for _ in range(2):
-                    with gr.Column():
-                        outputs += [gr.HTML(), gr.HTML()]
-            go.click(own.draw, [second, n, *form], outputs, api_name="draw", concurrency_limit=2)
+                with gr.Column():
+                    left = outputs()
+                with gr.Column():
+                    right = outputs()
+            running.append(go.click(own.draw, [*given, *form], [*left, *right], api_name="draw"))
         with gr.Tab("Between two noises"):
-            ends = [number("seed", "from seed", 0), number("seed", "to seed", 1)]
-            frames = number("frames", "images", 8)
+            given = [
+                number("from seed", 0, 2**32 - 1, 0),
+                number("to seed", 1, 2**32 - 1, 0),
+                number("images", 8, 16, 2),
+            ]
             go = gr.Button("Draw", variant="primary")
-            go.click(own.between, [*ends, frames, *form], [gr.HTML(), gr.HTML()], api_name="between")
+            running.append(go.click(own.between, [*given, *form], outputs(), api_name="between"))
         with gr.Tab("Variants of a picture"):
-            file = gr.File(label="a picture", type="filepath")
-            strength = gr.Slider(*NUMBERS["strength"], value=0.6, label="strength")
-            n = number("n", "images", 4)
+            strength = gr.Slider(0.01, 1, value=0.6, label="strength")
+            given = [gr.Image(label="a picture", type="numpy", sources=["upload"]), strength, number("images", 4)]
             go = gr.Button("Draw", variant="primary")
-            go.click(own.vary, [file, strength, n, *form], [gr.HTML(), gr.HTML()], api_name="vary")
+            running.append(go.click(own.vary, [*given, *form], outputs(), api_name="vary"))
         with gr.Tab("Fill a part"):
-            file = gr.File(label="a picture", type="filepath")
-            painted = gr.ImageMask(label="paint over the part to fill", type="numpy", sources=[])
-            file.upload(own.canvas, file, painted, api_name="canvas")
-            method = gr.Dropdown(choices("inpainting"), value=choices("inpainting")[0], label="method")
-            most = max(NUMBERS[key][1] for key in filter(None, own.efforts.values()))
-            effort = gr.Number(0, label="passes or rounds (0: the method's)", minimum=0, maximum=most, precision=0)
-            n = number("n", "images", 4)
+            painted = gr.ImageMask(label="a picture; paint over the part to fill", type="numpy", sources=["upload"])
+            method = gr.Dropdown(choices("inpainting"), value="repaint", label="method")
             go = gr.Button("Fill", variant="primary")
-            go.click(own.fill, [file, painted, method, effort, n, *form], [gr.HTML(), gr.HTML()], api_name="fill")
+            given = [painted, method, number("images", 4)]
+            running.append(go.click(own.fill, [*given, *form], outputs(), api_name="fill"))
+        stop.click(None, cancels=running)
     return blocks
 
 
-def restrict_decoders() -> None:
-    """Restrict Pillow to the allowed formats and size of user pictures, because gradio decodes painted masks itself."""
-    Image.init()
-    Image.ID[:] = [name for name in Image.ID if name in FORMATS]
-    Image.MAX_IMAGE_PIXELS = PIXELS // 2  # Pillow raises above twice this value
-
-
-def said(result: Result) -> str:
-    """The command that reproduces the result, and a link that saves everything, as HTML."""
-    kept = base64.b64encode(result.archive()).decode()
-    link = f'<a download="drawn.zip" href="data:application/zip;base64,{kept}">save pictures and settings</a>'
-    command = html.escape(str(result.record["command"]))
-    return f'<p>Command to reproduce this:</p><pre style="white-space: pre-wrap">{command}</pre><p>{link}</p>'
-
-
-def film(frames: Sequence[Image.Image]) -> str:
-    """The steps as a GIF in HTML."""
-    with TemporaryDirectory() as folder:
-        made = gif([enlarged(frame) for frame in frames], Path(folder, "film.gif"))
-        return embedded(made.read_bytes(), "gif", "the steps: noisy images on top, estimates below")
-
-
-def picture(image: Image.Image, caption: str = "") -> str:
-    """An image as HTML, embedded in the page."""
-    made = io.BytesIO()
-    image.save(made, "PNG")
-    return embedded(made.getvalue(), "png", caption)
-
-
-def embedded(data: bytes, kind: str, caption: str) -> str:
-    """The bytes of an image as an HTML figure."""
-    source, text = f"data:image/{kind};base64,{base64.b64encode(data).decode()}", html.escape(caption)
-    return f'<figure><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
-
-
-@contextmanager
-def temporary_uploads() -> Iterator[None]:
-    """A context where gradio keeps its files in a temporary folder."""
-    with TemporaryDirectory(prefix="studio-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        yield
+def training_images(restored: Restored) -> ImageData | None:
+    """The data of the model's recipe; None, with a message, if it cannot be loaded."""
+    try:
+        data: ImageData = make(restored.config["data"], "data")
+        data.setup()
+    except UserError as error:
+        console.print(f"nearest training images are not shown: {error}")
+        return None
+    return data
 
 
 def serve(restored: Restored, device: torch.device, data: ImageData | None, host: str, port: int) -> None:
-    """Serve the page until interrupted."""
-    with temporary_uploads():
-        build(restored, device, data).launch(server_name=host, server_port=port, **options())
-
-
-def options() -> dict[str, Any]:
-    """Options for serving the page: no public link, limited uploads, and no external fonts."""
+    """Serve the page until interrupted: without a public link, and without fonts of other servers."""
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
-    return {"share": False, "max_file_size": UPLOAD, "ssr_mode": False, "footer_links": [], "theme": theme}
+    page = build(restored, device, data)
+    page.launch(server_name=host, server_port=port, share=False, ssr_mode=False, footer_links=[], theme=theme)

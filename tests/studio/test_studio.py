@@ -1,0 +1,139 @@
+"""The studio: its page draws over HTTP what the commands that it shows reproduce, and it stops and refuses."""
+
+import io
+import shlex
+import threading
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("gradio", reason="the studio's page needs gradio: pip install 'diffusion-experiments[studio]'")
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+import diffusion
+from diffusion.config.choices import searching
+from diffusion.errors import UserError
+from diffusion.report.images import grid
+from diffusion.studio import __main__ as studio
+from diffusion.studio import page as pages
+
+FORM = (4, "heun", 3, "", "", "run", "", "", "")  # the seed, the sampler, its steps, …
+PICTURE = np.arange(3 * 64, dtype=np.uint8).reshape(8, 8, 3)
+LONG = (4, "ddim", 1000, *FORM[3:])
+
+
+@pytest.fixture(scope="module")
+def model(two_steps) -> diffusion.Model:
+    return diffusion.load(two_steps, device="cpu")
+
+
+@pytest.fixture
+def page(model) -> pages.Page:
+    return pages.Page(model.restored, model.device, None)
+
+
+def painted(box: tuple[slice, slice]) -> dict[str, Any]:
+    """As the editor returns a picture that is painted over in a box."""
+    layer = np.zeros((8, 8, 4), np.uint8)
+    layer[box] = 255
+    return {"background": PICTURE, "layers": [layer], "composite": PICTURE}
+
+
+RIGHT = (slice(None), slice(4, None))
+DRAWN = {
+    "two samplers": lambda page: page.draw("ddim", 3, *FORM),
+    "between": lambda page: page.between(3, 4, 3, *FORM),
+    "vary": lambda page: page.vary(PICTURE, 0.5, 2, *FORM),
+    "fill": lambda page: page.fill(painted(RIGHT), "repaint", 2, *FORM),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_the_shown_command_reproduces_the_images(command, page, tmp_path, name):
+    Image.fromarray(PICTURE).save(tmp_path / "PICTURE.png")
+    mask = np.zeros((8, 8), np.uint8)
+    mask[RIGHT] = 255
+    Image.fromarray(mask).save(tmp_path / "MASK.png")
+    *steps, last = DRAWN[name](page)
+    assert [words for _, _, words, *_ in steps][:2] == ["step 1", "step 2"]
+    for picture, line in [(last[0], last[2]), *([(last[3], last[5])] if len(last) > 3 else [])]:
+        _, _, module, *words = shlex.split(line)
+        words = [word.replace("PICTURE", "PICTURE.png").replace("MASK", "MASK.png") for word in words]
+        status, out, err = command(module.removeprefix("diffusion."), [*words, "hydra.run.dir=out", "device=cpu"])
+        assert status == 0, out + err
+        with np.load("out/images.npz") as drawn:
+            images = torch.from_numpy(drawn["images"]).permute(0, 3, 1, 2)
+        assert (np.asarray(grid(images, large=True)) == np.asarray(picture)).all()
+    if name == "fill":
+        assert (images[:, :, :, :4] == torch.from_numpy(PICTURE).permute(2, 0, 1)[:, :, :4]).all()
+
+
+def test_closing_stops_after_the_step_and_own_choices_are_known_to_the_servers_threads(model, tmp_path):
+    (tmp_path / "conf/sampler").mkdir(parents=True)
+    (tmp_path / "conf/sampler/mine.yaml").write_text("defaults: [heun, _self_]\nsteps: 2\n")
+    with searching([tmp_path / "conf"]):
+        page = pages.Page(model.restored, model.device, None)
+    before = threading.active_count()
+    running = page.draw("none", 1, *LONG)
+    assert next(running)[2] == "step 1"
+    running.close()
+    assert threading.active_count() == before
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.extend(page.draw("none", 1, 3, "mine", 0, *FORM[3:])))
+    thread.start()
+    thread.join()
+    assert "hydra.searchpath=" in found[-1][2]
+    expected = grid(model.sample(1, "heun", seed=3, steps=2), large=True)
+    assert (np.asarray(found[-1][0]) == np.asarray(expected)).all()
+
+
+def test_values_become_words():
+    values = {"seed": 0, "sampler.steps": 0, "guidance.scale": " 0 ", "label": "water", "precision": ""}
+    assert pages.words_of(values, ["sky", "water"]) == ["seed=0", "guidance.scale=0.0", "label=1"]
+    assert pages.words_of({"label": "1"}, ["1", "0"]) == ["label=1"]  # the class of this name
+    with pytest.raises(UserError):
+        pages.words_of({"guidance.scale": "1; rm"}, [])
+
+
+def test_the_page_draws_over_http_and_refuses_other_values(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    blocks = pages.build(model.restored, model.device, pages.training_images(model.restored))
+    _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", ssr_mode=False)
+    try:
+        client = Client(url, verbose=False, download_files=False)
+        drawn, near, line, *_ = client.predict("none", 2, *FORM, api_name="/draw")
+        picture = np.asarray(Image.open(io.BytesIO(httpx.get(drawn["url"]).content)).convert("RGB"))
+        assert (picture == np.asarray(grid(model.sample(2, "heun", seed=4, steps=3), large=True))).all()
+        assert near["url"]
+        assert "sampler=heun" in line
+        Image.fromarray(PICTURE).save(tmp_path / "picture.png")
+        file = handle_file(str(tmp_path / "picture.png"))
+        assert "strength=0.5" in client.predict(file, 0.5, 2, *FORM, api_name="/vary")[2]
+        for values in (
+            ("none", 99, *FORM),
+            ("none", 1, 4, "ddim ckpt=x", *FORM[2:]),
+            ("none", 1, *FORM[:6], "<b>", "", ""),
+        ):
+            with pytest.raises(AppError):
+                client.predict(*values, api_name="/draw")
+        with pytest.raises(AppError):
+            client.predict(None, 0.6, 2, *FORM, api_name="/vary")
+    finally:
+        blocks.close()
+
+
+def test_the_studio_is_served_on_this_machine_only_unless_a_host_is_given(two_steps, monkeypatch, capsys):
+    launched = []
+    monkeypatch.setattr("gradio.Blocks.launch", lambda self, **options: launched.append(options))
+    for words, host in (([], "127.0.0.1"), (["--host", "0.0.0.0"], "0.0.0.0")):
+        assert studio.main([f"ckpt={two_steps}", "--device", "cpu", "--no-nearest", *words]) == 0
+        assert (launched[-1]["server_name"], launched[-1]["share"]) == (host, False)
+    monkeypatch.setattr(studio, "find_spec", lambda name: None)
+    assert studio.main(["ckpt=nowhere"]) == 2
+    assert "pip install" in capsys.readouterr().err
