@@ -25,15 +25,12 @@ from diffusion.model import EDM2UNet
 from diffusion.process.prediction import EDM
 from diffusion.randomness import Streams
 from diffusion.training.module import Diffusion
-from diffusion.training.schedule_free import check_rate
 
 ERRORS = ("mse", "loss")  # prefixes of the names of errors, after the split
-MANY = 10  # images of a validation, of which one should not decide
-LAUNCHING = ("spawn", "fork", "notebook")  # in the names of Lightning strategies that start processes themselves
 
 
 def check_trainer(settings: Trainer) -> None:
-    """Reject endless runs, missing GPUs, strategies that start processes, and settings that a run decides itself."""
+    """Reject endless runs, missing GPUs, and settings that a run decides itself."""
     for key in (f"trainer.{name}" for name in settings.model_extra or {}):
         if key in INSTEAD:
             raise UserError(f"{key}: it is set by the run itself; {INSTEAD[key]}")
@@ -43,26 +40,12 @@ def check_trainer(settings: Trainer) -> None:
             "trainer.max_epochs=250"
         )
     extra = settings.model_extra or {}
-    asked, devices, strategy = str(extra.get("accelerator", "auto")), extra.get("devices", 1), extra.get("strategy", "")
+    asked, devices = str(extra.get("accelerator", "auto")), extra.get("devices", 1)
     present = torch.cuda.device_count()
     if asked in ("gpu", "cuda") and present == 0 and not (asked == "gpu" and torch.backends.mps.is_available()):
         raise UserError(f"trainer.accelerator={asked}: this machine has no usable GPU; use trainer.accelerator=auto")
     if isinstance(devices, int) and devices > present > 0 and asked in ("gpu", "cuda", "auto"):
         raise UserError(f"trainer.devices={devices}: this machine has {count(present, 'GPU')}; set at most {present}")
-    if isinstance(strategy, str) and any(word in strategy for word in LAUNCHING):
-        raise UserError(
-            f"trainer.strategy={strategy}: it starts processes, but diffusion.train starts its own; use ddp"
-        )
-
-
-def check_validation(settings: Trainer, data: ImageData, devices: int) -> None:
-    """Reject a fraction of the validation that is less than one batch."""
-    limit, batches = settings.limit_val_batches, -(-len(data.splits["val"]) // (data.eval_batch_size * devices))
-    if isinstance(limit, float) and int(batches * limit) < 1 <= batches:
-        raise UserError(
-            f"trainer.limit_val_batches={limit}: this is less than one of {count(batches, 'batch')} of a validation; "
-            "set a number of batches, such as trainer.limit_val_batches=1, or a lower data.eval_batch_size"
-        )
 
 
 def is_error(name: str) -> bool:
@@ -92,10 +75,17 @@ def check_sweep_score(settings: Train, scorer: Scorer | None) -> None:
 
 
 def make_scorer(settings: Train, data: ImageData, folder: Path) -> Scorer | None:
-    """Read the images and check that they suffice for the requested scores; returns the scorer, if any."""
+    """Read the images and check that they suffice for the requested scores; returns the scorer, if any.
+
+    data_report.json lists the path, reason and action of each file left out, even if such a file ends the run.
+    """
     score = settings.score
     extractor: FeatureExtractor | None = make(settings.features, "features", FeatureExtractor) if score.n != 0 else None
-    read_images(data, folder)
+    try:
+        data.setup()
+    finally:
+        if data.report and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            replace(folder / "data_report.json", json.dumps(data.report, indent=1))
     if extractor is None:
         return None
     scorer = Scorer(data, score.split, extractor, make_metrics(settings.metrics), folder, Ledger(folder))
@@ -108,30 +98,6 @@ def make_scorer(settings: Train, data: ImageData, folder: Path) -> Scorer | None
     return scorer
 
 
-def read_images(data: ImageData, folder: Path) -> None:
-    """Read the images.
-
-    data_report.json lists the path, reason and action of each file left out, even if such a file ends the run.
-    """
-    try:
-        data.setup()
-    finally:
-        if data.report and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            replace(folder / "data_report.json", json.dumps(data.report, indent=1))
-
-
-def note_amplified(module: Diffusion, images: int) -> None:
-    """Print a note if one image decides val/mse, because its error of eps is a multiple of that of the prediction."""
-    schedule = copy.deepcopy(module.denoiser.schedule).cpu()
-    t = module.times(module.frozen.t(torch.arange(images)))
-    _, (_, w) = module.denoiser.prediction.solve(schedule, t)
-    if images >= MANY and float(w.square().max()) > float(w.square().sum()) / 2:
-        console.print(
-            f"note: with prediction={type(module.denoiser.prediction).__name__.lower()}, most of val/mse is the error "
-            "of the image with the least noise: compare checkpoints by their samples (docs/numbers.md)"
-        )
-
-
 def check_recipe(module: Diffusion, data: ImageData, drawing: Drawing) -> None:
     """Reject parts that do not fit together: pass an image through the objective, twice, and draw one sample."""
     network = module.denoiser.network
@@ -141,7 +107,6 @@ def check_recipe(module: Diffusion, data: ImageData, drawing: Drawing) -> None:
             "prediction are 1000·t - 1, so neighbouring times have unrelated embeddings: set model.bandwidth=0.002",
             style="yellow",
         )
-    note_amplified(module, len(data.splits["val"]))
     first = data.splits["train"].take(torch.tensor([0, 0]))
     image, given = to_unit(first.images), {} if first.labels is None else {"classes": first.labels}
     if "classes" in given and module.settings.label_dropout:
@@ -159,8 +124,7 @@ def check_recipe(module: Diffusion, data: ImageData, drawing: Drawing) -> None:
         optimizer = module.new_optimizer()
     except (TypeError, ValueError) as error:
         raise UserError(f"optimizer: {first_line(error)}; --help optimizer lists settings that work") from error
-    total = module.clock.total
-    check_rate(optimizer, module.lr_scheduler(optimizer, total), total)
+    module.lr_scheduler(optimizer, module.clock.total)
     short = copy.copy(drawing.sampler)
     short.steps = min(2, short.steps)
     module.denoiser.eval()

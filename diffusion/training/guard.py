@@ -1,18 +1,16 @@
 """Stops a run whose values are not finite or diverge, before a bad checkpoint replaces a good one.
 
 After every optimizer step the loss, the gradient norm and the norm of the averaged weights (of the raw ones if there is
-no average) must be finite. A NaN weight makes the average NaN immediately, so one norm covers both. On an accelerator
-the three numbers are read one step later, when they have arrived, to avoid a synchronization at every step.
+no average) must be finite. A NaN weight makes the average NaN immediately, so one norm covers both. On a GPU the three
+numbers are read one step later, when they have arrived, to avoid a synchronization at every step.
 """
 
 import math
-import statistics
 from collections import deque
 from typing import Any, NamedTuple, cast
 
 import lightning.pytorch as pl
 import torch
-import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.optim import Optimizer
@@ -34,11 +32,10 @@ LEAST = 20  # losses needed for a meaningful comparison
 FACTOR = 5
 MOST_SKIPPED = 10  # consecutive skipped steps; with so many, the cause is not a single batch
 MOST_OVERFLOWS = 50  # consecutive steps skipped by float16's scaler; each halves its scale, which starts at 2^16
-COUNTED = ("high", "warned", "skipped", "skipped_in_a_row")  # a resumed run continues these counts
 
 
 class Measured(NamedTuple):
-    """Measurements of one optimizer step: the loss, the gradient norm and the norm of the weights."""
+    """The loss, the gradient norm and the norm of the weights of a step."""
 
     numbers: Reading
     step: int
@@ -59,18 +56,13 @@ class Guard(Callback):
     """
 
     def __init__(self, settings: schema.Guard, clock: Clock, same_loss: bool = True):
-        self.same_loss = same_loss
-        self.action, self.spikes, self.clock = settings.action, settings.spikes, clock
-        self.skipped = 0
-        self.skipped_in_a_row = 0
+        self.action, self.spikes, self.clock, self.same_loss = settings.action, settings.spikes, clock, same_loss
+        self.skipped = self.skipped_in_a_row = self.high = 0  # `high`: consecutive spikes
         self.losses: list[Tensor] = []  # of the batches of this step
         self.index: list[Tensor] = []
         self.gradient: Tensor | None = None
-        self.weights: list[Tensor] = []  # the averaged weights, or the raw ones without an average
         self.waiting: deque[Measured] = deque()
         self.usual: deque[float] = deque(maxlen=WINDOW)
-        self.high = 0  # consecutive spikes
-        self.warned = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Collect the tensors to measure once: walking the module takes as long as the norm."""
@@ -93,23 +85,23 @@ class Guard(Callback):
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         self.gradient = norm_of(gradients) if gradients else None
         if self.action == "skip" and self.gradient is not None and not math.isfinite(float(self.gradient)):
-            self.skip(trainer)
-
-    def skip(self, trainer: pl.Trainer) -> None:
-        """Skip this step."""
-        self.skipped += 1
-        self.skipped_in_a_row += 1
-        names = self.names(self.index)
-        if self.skipped_in_a_row >= MOST_SKIPPED:
-            raise NotFinite(
-                f"step {trainer.global_step + 1}: {MOST_SKIPPED} steps in a row had to be skipped (the last with "
-                f"{names}); lower optimizer.lr, or resume from an older checkpoint"
+            console.print(f"step {trainer.global_step + 1} skipped: its gradient is not finite ({self.names()})")
+            self.skipped += 1
+            self.note_skipped(
+                trainer.global_step + 1, MOST_SKIPPED, "lower optimizer.lr, or resume from an older checkpoint"
             )
-        console.print(f"step {trainer.global_step + 1} skipped: its gradient is not finite ({names})")
-        self.gradient = None
-        self.losses.clear()
-        for parameter in self.parameters:
-            parameter.grad = None
+            self.gradient = None
+            for parameter in self.parameters:
+                parameter.grad = None
+
+    def note_skipped(self, step: int, most: int, advice: str) -> None:
+        """Count a skipped step. Raises NotFinite after too many in a row."""
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= most:
+            raise NotFinite(
+                f"step {step}: {most} steps in a row were skipped, because their gradients were not finite (the last "
+                f"with {self.names()}); {advice}"
+            )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -119,17 +111,11 @@ class Guard(Callback):
         self.losses.append(trainer.callback_metrics["train/loss"].detach())
         if not self.clock.completes_step(batch_idx):
             return
-        stepped = cast(Diffusion, pl_module).stepped
-        step = trainer.global_step
+        step, stepped = trainer.global_step, cast(Diffusion, pl_module).stepped
         if stepped:
             self.skipped_in_a_row = 0
         elif scales(trainer):
-            self.skipped_in_a_row += 1
-            if self.skipped_in_a_row >= MOST_OVERFLOWS:
-                raise NotFinite(
-                    f"step {step}: the gradient has overflowed {MOST_OVERFLOWS} times in a row (the last with "
-                    f"{self.names(self.index)}); use trainer.precision=bf16-mixed or 32-true"
-                )
+            self.note_skipped(step, MOST_OVERFLOWS, "use trainer.precision=bf16-mixed or 32-true")
         if stepped or (scales(trainer) and self.action != "skip"):
             loss = self.losses[-1] if self.clock.together > 1 else torch.stack(self.losses).mean()
             gradient = torch.zeros_like(loss) if self.gradient is None else self.gradient
@@ -137,36 +123,6 @@ class Guard(Callback):
             self.waiting.append(Measured(Reading(numbers), step, self.index))
         self.losses, self.index, self.gradient = [], [], None
         self.check(keep=0 if pl_module.device.type == "cpu" else 1)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Check all pending measurements before saving, and save the counts for a resumed run."""
-        self.check(keep=0)
-        return {"usual": list(self.usual), **{name: getattr(self, name) for name in COUNTED}}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the counts."""
-        for name in COUNTED:
-            setattr(self, name, state_dict[name])
-        if self.same_loss:
-            self.usual = deque(state_dict["usual"], maxlen=WINDOW)
-        else:
-            self.high, self.warned = 0, False
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Report the number of skipped steps."""
-        self.check(keep=0)
-        if self.skipped:
-            console.print(f"skipped {count(self.skipped, 'step')} with non-finite gradients")
-
-    def names(self, images: list[Tensor]) -> str:
-        """The files of a step's images: `a.png, b.png and 6 more`."""
-        index = torch.cat(images).tolist()
-        if dist.is_initialized():  # all processes measure the same numbers, so all call this
-            parts: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(parts, index)
-            index = [i for part in parts for i in part]
-        more = f" and {len(index) - NAMED} more" if len(index) > NAMED else ""
-        return ", ".join(self.files[i] for i in index[:NAMED]) + more
 
     def check(self, keep: int) -> None:
         """Check all but the newest `keep` measurements."""
@@ -181,32 +137,45 @@ class Guard(Callback):
                         "checkpoints are from earlier steps; lower optimizer.lr or set trainer.gradient_clip_val=1"
                         f"{skip}"
                     )
-            self.compare(loss, measured)
+            self.compare(abs(loss), measured)
 
     def compare(self, loss: float, measured: Measured) -> None:
         """Compare a loss with the previous ones."""
-        if self.spikes is None:
-            return
-        limit = FACTOR * percentile_90(self.usual) if len(self.usual) >= LEAST else math.inf
-        if abs(loss) <= limit:
-            self.usual.append(abs(loss))
+        ordered = sorted(self.usual)
+        if len(ordered) < LEAST or loss <= FACTOR * ordered[int(0.9 * (len(ordered) - 1))]:
+            self.usual.append(loss)
             self.high = 0
             return
         self.high += 1
-        if not self.warned:
-            self.warned = True
-            median = statistics.median(self.usual)
-            console.print(
-                f"step {measured.step}: the loss jumped to {loss:.4g} from a usual {median:.4g} "
-                f"({self.names(measured.images)})",
-                style="yellow",
-            )
-        if self.high >= self.spikes:
+        if self.spikes is not None and self.high >= self.spikes:
             raise Diverged(
                 f"step {measured.step}: the loss has been far above its usual level for {self.high} steps, now "
                 f"{loss:.4g} with {self.names(measured.images)}; lower optimizer.lr, set trainer.gradient_clip_val=1, "
                 "or guard.spikes=null"
             )
+
+    def names(self, images: list[Tensor] | None = None) -> str:
+        """The files of a step's images on this device, by default of this step: `a.png, b.png and 6 more`."""
+        index = torch.cat(self.index if images is None else images).tolist()
+        more = f" and {len(index) - NAMED} more" if len(index) > NAMED else ""
+        return ", ".join(self.files[i] for i in index[:NAMED]) + more
+
+    def state_dict(self) -> dict[str, Any]:
+        """Check all pending measurements before saving, and save the counts for a resumed run."""
+        self.check(keep=0)
+        return {"usual": list(self.usual), "high": self.high, "skipped": self.skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the counts."""
+        self.skipped = state_dict["skipped"]
+        if self.same_loss:
+            self.usual, self.high = deque(state_dict["usual"], maxlen=WINDOW), state_dict["high"]
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report the number of skipped steps."""
+        self.check(keep=0)
+        if self.skipped:
+            console.print(f"skipped {count(self.skipped, 'step')} with non-finite gradients")
 
 
 def scales(trainer: pl.Trainer) -> bool:
@@ -217,8 +186,3 @@ def scales(trainer: pl.Trainer) -> bool:
 def norm_of(tensors: list[Tensor]) -> Tensor:
     """The norm over all elements of the tensors (at least one), which are on one device."""
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
-
-
-def percentile_90(values: deque[float]) -> float:
-    """The 90th percentile."""
-    return sorted(values)[int(0.9 * (len(values) - 1))]

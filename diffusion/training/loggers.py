@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
@@ -67,16 +66,12 @@ def wandb(
     """
     import wandb as library
 
-    mode = library.setup().settings.mode  # as set by WANDB_MODE; login would warn about it
-    online, why = False, f"WANDB_MODE is {mode}"
-    if mode not in ("offline", "dryrun", "disabled"):
-        online, why = _login(library)
-    if mode == "disabled":
-        console.print(f"wandb: {why}, so nothing is logged there")
-    elif not online:
-        console.print(
-            f"wandb: {why}, so the run is stored locally; upload it with: wandb sync {folder}/wandb/offline-run-*"
-        )
+    mode = library.setup().settings.mode  # as set by WANDB_MODE
+    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    if mode == "online" and not (first and library.login(prompt=False)):
+        mode = "offline"
+    if mode == "offline":
+        console.print(f"wandb: no key, or offline: the run is stored locally; wandb sync {folder}/wandb/offline-run-*")
     try:
         logger = Wandb(
             project=project,
@@ -86,32 +81,21 @@ def wandb(
             group=group or sweep_of(folder),
             job_type=job_type,
             tags=list(tags),
-            offline=not online,
+            offline=mode == "offline",
             settings=library.Settings(
                 x_disable_meta=True, x_disable_machine_info=True, disable_git=True, disable_code=True, save_code=False,
-                silent=True, mode="online" if online else "disabled" if mode == "disabled" else "offline", host="",
+                silent=True, mode=mode, host="",
             ),
             **settings,
         )  # fmt: skip
-        logger._wandb_init.pop("anonymous", None)  # wandb warns that it no longer has an effect
         logger.log_hyperparams({**recipe, "code": code_version(), "versions": versions()})
-        if online:
+        if mode == "online":
             console.print(f"wandb: {logger.experiment.url}")
-    except (TypeError, ValueError, MisconfigurationException, library.errors.Error) as error:
+    except (TypeError, ValueError, library.errors.Error) as error:
         raise UserError(
             f"logger.wandb: {first_line(error)}; --help logger lists its settings; WANDB_MODE=offline needs no account"
         ) from error
     return logger
-
-
-def _login(library: Any) -> tuple[bool, str]:
-    """Whether W&B can be reached with a key and, if not, why. Only the first process asks."""
-    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
-        return False, ""
-    try:
-        return library.login(prompt=False), "no key"
-    except library.errors.Error as error:  # no network, or a wrong key
-        return False, first_line(error).rstrip(".")
 
 
 @rank_zero_only
@@ -184,14 +168,11 @@ class MetricsFile(Logger):
         if self.resumed is None:
             return []
         folder, steps = self.resumed
-        file = folder / self.file.name
         try:
-            return [row for row in read_rows(file) if row["step"] < steps]
+            return [row for row in read_rows(folder / self.file.name) if row["step"] < steps]
         except (ValueError, LookupError) as error:
-            kept = set_aside(file) if folder.resolve() == self.file.parent.resolve() else file
-            console.print(
-                f"{file}: damaged ({first_line(error)}); kept as {kept}; the curves restart here", style="yellow"
-            )
+            kept = set_aside(self.file) if self.file.exists() else folder
+            console.print(f"{self.file.name}: damaged ({first_line(error)}); kept in {kept}; the curves restart here")
             return []
 
     def _write(self, earlier: list[dict[str, float]], row: dict[str, Any]) -> None:

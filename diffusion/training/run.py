@@ -10,7 +10,7 @@ from diffusion.evaluation.ledger import Ledger
 from diffusion.runs.jobs import discard, write_config
 from diffusion.runs.record import RunRecord
 from diffusion.training import processes, signals
-from diffusion.training.checks import check_recipe, check_sweep_score, check_trainer, check_validation, make_scorer
+from diffusion.training.checks import check_recipe, check_sweep_score, check_trainer, make_scorer
 from diffusion.training.clock import check_batch, clock_of
 from diffusion.training.ending import closing_logs, conclude, draw_last
 from diffusion.training.initial import start_from
@@ -61,7 +61,6 @@ def prepare(settings: Train, folder: Path, record: RunRecord | None) -> Run:
     recipe, data = recipe.with_classes(), recipe.data
     check_sweep_score(settings, scorer)
     trainer = make_trainer(settings, folder, resumed)
-    check_validation(settings.trainer, data, trainer.world_size)
     step, seen = (0, 0) if resumed is None else (resumed.step, resumed.seen(data))
     clock, drawing = clock_of(settings, data, trainer.world_size, (step, seen)), recipe.drawing()
     early = early_step(settings, drawing, clock, resumed)

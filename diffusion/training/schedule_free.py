@@ -3,15 +3,10 @@
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from diffusion.errors import UserError
 from diffusion.training.ema import EMA
-
-CHECKED = 1000  # maximum number of steps at which the learning rate is checked
 
 
 class OptimizersAverage(EMA):
@@ -61,15 +56,3 @@ def average_for(optimizer: Any, chosen: Any) -> Any:
             "ema=none, or another optimizer"
         )
     return OptimizersAverage()
-
-
-def check_rate(optimizer: Optimizer, scheduler: LRScheduler, total_steps: int) -> None:
-    """Reject a falling learning rate for an optimizer that averages the weights instead."""
-    if not (averages_itself(optimizer) and isinstance(scheduler, LambdaLR)):
-        return
-    steps = np.linspace(0, total_steps, min(total_steps, CHECKED - 1) + 1).astype(int).tolist()
-    if any(np.diff([factor(step) for step in steps]).min() < 0 for factor in scheduler.lr_lambdas):
-        raise UserError(
-            "lr_scheduler: the learning rate decays, but this optimizer averages the weights instead; choose "
-            "lr_scheduler=constant or lr_scheduler=warmup"
-        )

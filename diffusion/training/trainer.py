@@ -1,14 +1,11 @@
 """Lightning's Trainer for a run, and what happens around each step, in order."""
 
-import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.profilers import PassThroughProfiler
 from torch import Tensor
 
 from diffusion.checkpoint import storage
@@ -24,7 +21,6 @@ from diffusion.model.network import to_channels_last
 from diffusion.process.denoiser import Denoiser
 from diffusion.runs.record import RunRecord
 from diffusion.training import loggers, processes, signals
-from diffusion.training.callbacks import supported
 from diffusion.training.clock import Clock
 from diffusion.training.guard import Guard
 from diffusion.training.module import Diffusion
@@ -75,28 +71,14 @@ def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.T
         default_root_dir=str(folder),
         plugins=[storage.Storage() if resumed is None else resumed.storage, *processes.environment()],
         enable_checkpointing=False, enable_progress_bar=False,
-        profiler=settings.trainer.profiler or Unprofiled(),
     )  # fmt: skip
     return trainer
-
-
-class Unprofiled(PassThroughProfiler):
-    """No profiler. Lightning enters a profiler's context for each hook of each callback, over 100 times per step.
-
-    Lightning's own class makes a generator each time, which took a tenth of a step with a network that costs nothing.
-    """
-
-    nothing = contextlib.nullcontext()
-
-    def profile(self, action_name: str) -> Any:
-        """Return a context that does nothing."""
-        return self.nothing
 
 
 def make_callbacks(settings: Train) -> list[Callback]:
     """Build the callbacks that the user has chosen."""
     chosen = {f"callbacks.{name}": node for name, node in (settings.callbacks or {}).items()}
-    return [supported(make(node, where, Callback), where) for where, node in chosen.items()]
+    return [make(node, where, Callback) for where, node in chosen.items()]
 
 
 def dashboards(settings: Train, folder: Path, resumed: Resumed | None) -> list[Logger]:
