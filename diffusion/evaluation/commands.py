@@ -284,9 +284,7 @@ def score_images(scorer: Scorer, settings: Evaluate, images: Tensor, what: str, 
     """Score images, with the baselines and the audit that the settings ask for, and print the scores."""
     new = scorer.score(images, what, **source) + scorer.baselines(settings.baselines, len(images))
     print_scores(new)
-    if settings.audit:
-        new.append(scorer.audit(images, settings.audit, what, **source))
-    return new
+    return new + scorer.audit(images, settings.audit, what, **source)
 
 
 def warn_of_other_images(restored: Restored, node: dict[str, Any], data: ImageData) -> None:

@@ -12,13 +12,13 @@ from diffusion.data import ImageData
 from diffusion.data.duplicates import NEAR, repeats
 from diffusion.errors import UserError
 from diffusion.metric.features import FeatureExtractor
-from diffusion.metric.memorization import EITHER_WAY, PIXELS, SHIFTED, Embedding, audit
+from diffusion.metric.memorization import Audit, audit
 from diffusion.metric.record import Reference, Score
 from diffusion.metric.reference import features_of
+from diffusion.nearest import mirrored
 from diffusion.report import figures, style
 
 SHOWN = 10  # pairs in the figure
-FIGURE = "figures/copies.png"
 CHANCE = 0.025  # with a smaller p-value, more samples are flagged than by chance
 ROWS = 32  # held-out images per comparison in the search for one that does not repeat a training image
 
@@ -37,62 +37,69 @@ def check_audit(kinds: Sequence[str], data: ImageData) -> None:
         )
 
 
-def audit_copies(
-    images: Tensor, data: ImageData, kinds: Sequence[str], extractor: FeatureExtractor, folder: Path
-) -> Score:
-    """Compute and print the score `copies` of `images`, uint8 (n, C, H, W), and write figures/copies.png in `folder`.
+def audit_copies(images: Tensor, data: ImageData, kind: str, extractor: FeatureExtractor, folder: Path) -> Score:
+    """Compute and print the score of copies among `images`, uint8 (n, C, H, W), and write a figure in `folder`.
 
     Args:
-        kinds: Distances for the comparison: `pixels` (takes seconds), `features` (runs the extractor on all training
-            and held-out images, whose features are then cached).
+        kind: The distance: `pixels` (takes seconds; the score is `copies`), or `features` (runs the extractor on all
+            training and held-out images, whose features are then cached; `copies_lite0` for lite0).
     """
-    check_audit(kinds, data)
+    check_audit([kind], data)
     train, held_out = data.splits["train"], data.splits["val"]
-    embeddings: dict[str, Embedding] = {}
-    if "pixels" in kinds:
-        embeddings["pixels"] = PIXELS
-    if "features" in kinds:
-        real = (train.images, *(view(held_out.images) for view in EITHER_WAY))
-        embeddings[extractor.name] = Embedding(
-            lambda x: features_of(x, extractor, keep=any(torch.equal(x, y) for y in real)), EITHER_WAY
-        )
-    found = audit(images, train.images, held_out.images, embeddings, lambda x: repeats(x, train.images))
-    closest: list[dict[str, Any]] = []
-    nearest = []
-    for i, name in found.closest(SHOWN):
-        near = found.nearest[name]
-        j, ratio, view = int(near.index[i]), round(float(near.ratio[i]), 4), embeddings[name].views[int(near.view[i])]
-        nearest.append(train.images[j].flip(-1) if view.mirrored else train.images[j])
-        flagged = bool(found.flagged[i])
-        closest.append({"sample": i, "flagged": flagged, "train": train.names[j], "by": name, "ratio": ratio})
-    samples = images[[pair["sample"] for pair in closest]]
-    style.save(figures.copies(samples, torch.stack(nearest), [pair["ratio"] for pair in closest]), folder / FIGURE)
+    options: dict[str, Any] = {}
+    resize, name = "8x8 means in 18 views", "copies"
+    if kind == "features":
+        samples = mirrored(images)
+        options = {
+            "embed": lambda x: features_of(x, extractor, keep=not any(torch.equal(x, y) for y in samples)),
+            "views": mirrored,
+        }
+        resize, name = extractor.resize, f"copies_{extractor.name}"
+    found = audit(images, train.images, held_out.images, lambda x: repeats(x, train.images), **options)
     low, high = found.interval()
-    calibration = {"split": "val", "n": found.m, "left_out": found.left_out, "key": held_out.key}
     score = Score(
-        metric="copies",
+        metric=name,
         value=found.share,
-        n=found.n,
+        n=len(images),
         reference=Reference("train", len(train), train.key),
         low=low,
         high=high,
         level=0.95,
-        features="+".join(embeddings),
-        weights_hash=extractor.weights_hash if "features" in kinds else None,
-        resize=f"8x8 means in {len(SHIFTED)} views" if "pixels" in kinds else extractor.resize,
+        features="pixels" if kind == "pixels" else extractor.name,
+        weights_hash=extractor.weights_hash if kind == "features" else None,
+        resize=resize,
         resolution="x".join(map(str, images.shape[-2:])),
         details={
             "flagged": int(found.flagged.sum()),
             "repeats": int(found.repeats.sum()),
             "rate": found.rate,
             "p_value": found.p_value,
-            "calibration": calibration,
-            "thresholds": found.thresholds,
-            "closest": closest,
+            "calibration": {"split": "val", "n": found.m, "left_out": len(held_out) - found.m, "key": held_out.key},
+            "threshold": found.threshold,
+            "closest": [
+                {
+                    "sample": i,
+                    "flagged": bool(found.flagged[i]),
+                    "train": train.names[int(found.index[i])],
+                    "ratio": round(float(found.ratio[i]), 4),
+                }
+                for i in found.closest(SHOWN)
+            ],
         },
     )
+    _draw(images, train.images, found, folder / f"figures/{name}.png")
     console.print(sentence(score))
     return score
+
+
+def _draw(images: Tensor, train: Tensor, found: Audit, file: Path) -> None:
+    """The most suspicious samples above their nearest training images, mirrored if that is closer."""
+    chosen = found.closest(SHOWN)
+    samples = images[chosen]
+    both = torch.stack(mirrored(train[found.index[chosen]]))
+    distance = (both.float() - samples.float()).flatten(2).norm(dim=2)
+    nearest = torch.where((distance[1] < distance[0]).view(-1, 1, 1, 1), both[1], both[0])
+    style.save(figures.copies(samples, nearest, [round(float(found.ratio[i]), 4) for i in chosen]), file)
 
 
 def sentence(score: Score) -> str:
@@ -109,6 +116,6 @@ def sentence(score: Score) -> str:
         f"; {out} of {n + out} validation images repeat training images and are not used for calibration" if out else ""
     )
     return (
-        f"copies: {details['flagged']} of {score.n} samples suspected ({score.value:.1%}, 95% interval {low:.1%} to "
-        f"{high:.1%}; of held-out photographs at most {rate:.1%}): {result}{left_out}"
+        f"{score.metric}: {details['flagged']} of {score.n} samples suspected ({score.value:.1%}, 95% interval "
+        f"{low:.1%} to {high:.1%}; of held-out photographs at most {rate:.1%}): {result}{left_out}"
     )

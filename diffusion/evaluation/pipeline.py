@@ -146,10 +146,10 @@ class Scorer:
 
         return [baseline for name in names for baseline in self._named(scores(name), name, {})]
 
-    def audit(self, images: Tensor, kinds: Sequence[str], what: str = "samples", **source: Any) -> Score:
-        """The fraction of suspected copies among the images; see `evaluation.memorization`."""
-        found = memorization.audit_copies(images, self.data, kinds, self.extractor, self.folder)
-        return found.of(what, code_version(), source)
+    def audit(self, images: Tensor, kinds: Sequence[str], what: str = "samples", **source: Any) -> list[Score]:
+        """The fraction of suspected copies among the images, by each distance; see `evaluation.memorization`."""
+        found = [memorization.audit_copies(images, self.data, kind, self.extractor, self.folder) for kind in kinds]
+        return [score.of(what, code_version(), source) for score in found]
 
     def write(self, scores: Sequence[Score]) -> list[Score]:
         """Append scores to scores.json and record test scores in the ledger; returns the scores as written."""

@@ -119,11 +119,6 @@ def cubic(x: Tensor, y: Tensor) -> Tensor:
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
-def squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """|x_i − y_j|², (N, D) and (M, D) -> (N, M)."""
-    return (x.square().sum(dim=1)[:, None] + y.square().sum(dim=1) - 2 * x @ y.T).clamp(min=0)
-
-
 def pair_sums(x: Tensor, y: Tensor, in_x: Tensor, in_y: Tensor) -> tuple[Tensor, Tensor]:
     """Σ_{i ∈ I_s, j ∈ J_s} k(x_i, y_j) for each s, (S,), and Σ_j k(x_i, y_j), (N,), of the cubic kernel.
 
@@ -233,5 +228,5 @@ class CMMD(SampleMetric):
 
     def _row_sums(self, x: Tensor, y: Tensor) -> Tensor:
         """Σ_j k(x_i, y_j), (N,)."""
-        blocks = (torch.exp(-squared_distances(rows, y) / (2 * self.sigma**2)) for rows in x.split(ROWS))
-        return torch.cat([block.sum(dim=1) for block in blocks])
+        squares = (r.square().sum(dim=1)[:, None] + y.square().sum(dim=1) - 2 * r @ y.T for r in x.split(ROWS))
+        return torch.cat([torch.exp(-each.clamp(min=0) / (2 * self.sigma**2)).sum(dim=1) for each in squares])

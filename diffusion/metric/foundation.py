@@ -4,7 +4,6 @@ The package transformers (the extra `features`) loads them from a folder written
 cache, or from the Hub.
 """
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,14 +17,12 @@ from torch import Tensor, nn
 from diffusion.errors import first_line
 from diffusion.metric.features import FeatureExtractor, FeaturesUnavailable
 
-log = logging.getLogger(__name__)
-
 
 def pretrained(kind: str, source: str) -> Any:
     """Load a model of transformers.
 
-    Raises FeaturesUnavailable if the package or the weights are missing, if the weights belong to another model
-    (transformers would initialise the missing ones at random), or if a file from the Hub is damaged.
+    Raises FeaturesUnavailable if the package or the weights are missing, or if the weights belong to another model
+    (transformers would initialise the missing ones at random).
 
     Args:
         kind: the name of the model class.
@@ -40,48 +37,16 @@ def pretrained(kind: str, source: str) -> Any:
         ) from error
     transformers.utils.logging.set_verbosity_error()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each attempt
-    transformers.utils.logging.disable_progress_bar()  # of loading, not of downloading
-    load = getattr(transformers, kind).from_pretrained
     fix = "set features.source=FOLDER to a folder with a copy, or use features=lite0"
     try:
-        try:
-            net, loaded = load(source, local_files_only=True, output_loading_info=True)
-        except OSError:
-            if Path(source).exists():
-                raise
-            log.warning("%s is neither a folder nor in the local cache: requesting it from the Hub", source)
-            transformers.utils.logging.enable_progress_bar()
-            net, loaded = load(source, output_loading_info=True)
+        net, loaded = getattr(transformers, kind).from_pretrained(source, output_loading_info=True)
     except Exception as error:  # missing or damaged files raise many kinds of exceptions, with multi-line messages
         raise FeaturesUnavailable(f"features of {source}: not a usable {kind} ({first_line(error)}); {fix}") from error
     if missing := len(loaded["missing_keys"]) + len(loaded["mismatched_keys"]):
         raise FeaturesUnavailable(
             f"features of {source}: not a usable {kind} ({missing} of its weights are missing); {fix}"
         )
-    if not Path(source).exists() and (damaged := damaged_in_cache(source)) is not None:
-        raise FeaturesUnavailable(
-            f"features of {source}: the SHA-256 of {damaged} differs from the published one (its file name); delete "
-            f"it to download it again, or {fix}"
-        )
     return net
-
-
-def damaged_in_cache(source: str) -> Path | None:
-    """A weights file in the Hub's local cache whose SHA-256 is not the published one; None if there is none.
-
-    In the cache, large files are named by their published SHA-256. The Hub's library does not verify it again.
-    """
-    from huggingface_hub import try_to_load_from_cache
-
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        found = try_to_load_from_cache(source, name)
-        if not isinstance(found, str):
-            continue
-        path = Path(found).resolve()
-        with path.open("rb") as file:
-            if len(path.name) == 64 and hashlib.file_digest(file, "sha256").hexdigest() != path.name:
-                return path
-    return None
 
 
 class Foundation(FeatureExtractor):

@@ -3,10 +3,6 @@
 Held-out image i and training image i are noised with the same eps at the same t. Most of the variance of an error is
 due to t, and cancels in their difference d_i = v_i − f_i. The gap is the mean of d_i.
 
-If there are only m < n training images, the gap is still the difference v̄ − f̄ of the means of all images. It is the
-mean of d_i = v_i − f̄ − (n/m)(f_i − f̄), where the last term is zero if i has no training image. The deviations of these
-d_i are the images' shares in the error of v̄ − f̄ (times n), so all that follows holds for them, too.
-
 Images of one source, such as tiles of one photograph, are not independent. So the pairs are clustered by the sources of
 both images, and the squared standard error is that of two-way clustering (Cameron, Gelbach & Miller 2011),
 
@@ -46,10 +42,10 @@ class Mean(NamedTuple):
 class PairedGap(Metric):
     """Mean and standard error of the differences of denoising errors, over all times and in bins of t.
 
-    Errors are added set by set, in any batches and on any number of devices. The bins only use images with a partner.
+    Errors are added set by set, in any batches and on any number of devices. Images without a partner are not used.
     """
 
-    sources: dict[str, list[str]]
+    sources: dict[str, Sequence[object]]
     """By set: the source of each image, by its index. If a set is missing, each image is its own source."""
 
     full_state_update = False
@@ -74,32 +70,19 @@ class PairedGap(Metric):
         getattr(self, f"{part}_keys").append(keys.to(self.device))
         getattr(self, f"{part}_values").append(values.to(self.device))
 
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gather the errors of all devices, even if a device has none."""
-        nothing = torch.zeros(0, device=self.device)
-        for part in SETS:
-            if not len(getattr(self, f"{part}_keys")):
-                self.update(part, nothing, nothing, nothing.long())
-        super().sync(*args, **kwargs)
-
     def compute(self) -> dict[str, Any]:
         """`gap`, a `Mean`; `bins`, one per bin; `images` (n,), d_i by image index; and their `clusters` (2, n).
 
         NaN if there are too few images or sources. The draws of an image are not independent, so they are averaged
         first for `gap`.
         """
-        sets = [self._of(part) for part in SETS]
-        if not all(len(keys) for keys, _ in sets):
-            sets = [(keys[:0], values[:0]) for keys, values in sets]
-        (val_keys, val), (fit_keys, fit) = sets
-        index, places = torch.cat([val_keys, fit_keys])[:, 0].unique(return_inverse=True)
-        members = places.split([len(val_keys), len(fit_keys)])
-        images = _differences(val[:, 0], fit[:, 0], members, len(index))
-        clusters = self._clusters(index, members)
-        partner = {tuple(key): i for i, key in enumerate(fit_keys.tolist())}
-        pairs = [(i, partner[tuple(key)]) for i, key in enumerate(val_keys.tolist()) if tuple(key) in partner]
-        of_val, of_fit = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T
-        d, k, image = val[of_val, 0] - fit[of_fit, 0], bin_of(val[of_val, 1]), members[0][of_val]
+        val, fit = (self._errors(part) for part in SETS)
+        pairs = sorted(val.keys() & fit.keys())
+        d = torch.tensor([val[pair][0] - fit[pair][0] for pair in pairs], dtype=torch.float64)
+        k = bin_of(torch.tensor([val[pair][1] for pair in pairs], dtype=torch.float64))
+        index, image = torch.tensor([i for i, _ in pairs], dtype=torch.long).unique(return_inverse=True)
+        images = image.bincount(d) / image.bincount()
+        clusters = torch.stack([self._clusters(part, index.tolist()) for part in SETS])
         return {
             "gap": mean_and_error(images, clusters),
             "bins": [mean_and_error(d[k == i], clusters[:, image[k == i]]) for i in range(BINS)],
@@ -107,39 +90,20 @@ class PairedGap(Metric):
             "clusters": clusters,
         }
 
-    def _clusters(self, index: Tensor, members: Sequence[Tensor]) -> Tensor:
-        """The source number of each image in `index` (n,), for each set: int64 (2, n).
+    def _errors(self, part: str) -> dict[tuple[int, int], tuple[float, float]]:
+        """(index, draw) -> error and t, of one set."""
+        keys, values = (getattr(self, f"{part}_{what}") for what in ("keys", "values"))
+        if not len(keys):
+            return {}
+        rows = zip(dim_zero_cat(keys).tolist(), dim_zero_cat(values).tolist(), strict=True)
+        return {(index, draw): (error, t) for (index, draw), (error, t) in rows}
 
-        Args:
-            members: for each set, the places in `index` of its images. The others get numbers below 0.
-        """
-        numbered = []
-        for part, inside in zip(SETS, members, strict=True):
-            names: Sequence[object] = self.sources.get(part) or range(int(index.max()) + 1 if len(index) else 0)
-            number = {name: i for i, name in enumerate(dict.fromkeys(names))}
-            has = set(inside.tolist())
-            own = [number[names[i]] if place in has else -1 - place for place, i in enumerate(index.tolist())]
-            numbered.append(torch.tensor(own, dtype=torch.long))
-        return torch.stack(numbered)
-
-    def _of(self, part: str) -> tuple[Tensor, Tensor]:
-        """(index, draw) of each error of one set, int64 (n, 2); error and t, float64 (n, 2); on the CPU."""
-        if not len(getattr(self, f"{part}_keys")):
-            return torch.zeros(0, 2, dtype=torch.long), torch.zeros(0, 2, dtype=torch.float64)
-        keys, values = (dim_zero_cat(getattr(self, f"{part}_{what}")).cpu() for what in ("keys", "values"))
-        return keys, values.double()
-
-
-def _differences(val: Tensor, fit: Tensor, members: Sequence[Tensor], n: int) -> Tensor:
-    """d_i of each image, (n,), from the errors of both sets and their `members`: the place 0 … n−1 of each error."""
-    d = torch.zeros(n, dtype=torch.float64)
-    for sign, errors, places in zip((1, -1), (val, fit), members, strict=True):
-        draws = places.bincount(minlength=n)
-        inside = draws > 0
-        means = places.bincount(errors, minlength=n)[inside] / draws[inside]
-        d += sign * means.mean()
-        d[inside] += sign * n * (means - means.mean()) / len(means)
-    return d
+    def _clusters(self, part: str, index: Sequence[int]) -> Tensor:
+        """The source number of each image of one set, (n,)."""
+        sources = self.sources.get(part)
+        names = index if sources is None else [sources[i] for i in index]
+        number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+        return torch.tensor([number[name] for name in names], dtype=torch.long)
 
 
 def mean_and_error(x: Tensor, clusters: Tensor | None = None) -> Mean:
@@ -148,13 +112,12 @@ def mean_and_error(x: Tensor, clusters: Tensor | None = None) -> Mean:
     The mean of no elements is NaN, as is the error with a single element or cluster.
 
     Args:
-        clusters: (ways, n), one or two cluster numbers per element; None if all are independent. A number below 0 is
-            an element's own, and does not count as a cluster.
+        clusters: (ways, n), one or two cluster numbers per element; None if all are independent.
     """
     if clusters is None:
         clusters = torch.arange(len(x))[None]
-    names, groups = zip(*(each.unique(return_inverse=True) for each in clusters), strict=True)
-    least = min(int((each >= 0).sum()) for each in names)
+    groups = [each.unique(return_inverse=True)[1] for each in clusters]
+    least = min(len(group.unique()) for group in groups)
     nan = torch.tensor(torch.nan, dtype=torch.float64)
     if least < 2:
         return Mean(x.mean() if len(x) else nan, nan, nan)

@@ -11,7 +11,6 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from diffusion.metric.distances import squared_distances
 from diffusion.metric.estimate import (
     PAIRS,
     ROWS,
@@ -22,18 +21,14 @@ from diffusion.metric.estimate import (
     jackknife,
     pool,
 )
+from diffusion.nearest import neighbours
 
 
-def nearest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Squared distances (N, k) of each row of `x` to its k nearest other rows, ascending, and their indices (N, k)."""
+def others(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Distances (N, k) of each row of `x` to its k nearest other rows, ascending, and their indices (N, k)."""
     if len(x) <= k:
         raise TooFew(f"{k} nearest neighbours among {len(x)} features; expected more features than {k}")
-    found = []
-    for rows in torch.arange(len(x)).split(ROWS):
-        distances = squared_distances(x[rows], x)
-        distances[torch.arange(len(rows)), rows] = torch.inf  # a row is not its own neighbour
-        found.append(distances.topk(k, largest=False))
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+    return neighbours(x, x, k, itself=False)
 
 
 @dataclass(kw_only=True)
@@ -55,13 +50,13 @@ class PrecisionRecall(SampleMetric):
     def measure(self, x: Tensor) -> dict[str, Estimate]:
         """`precision` and `recall`. Raises TooFew for fewer than k + 2 samples, or k + 1 real images."""
         x, y, k = pool(x).double(), self.reference.pool.double(), self.k
-        real = nearest(y, k)[0][:, -1]
-        to, neighbour = nearest(x, k + 1)
+        real = others(y, k)[0][:, -1]
+        to, neighbour = others(x, k + 1)
         radius, grown, neighbour = to[:, k - 1], to[:, k], neighbour[:, :k]
         inside = torch.zeros(len(x), dtype=torch.bool)
         reached, without = 0, torch.zeros(len(x), dtype=torch.float64)
         for rows in torch.arange(len(y)).split(ROWS):
-            d = squared_distances(y[rows], x)
+            d = torch.cdist(y[rows], x)
             inside |= (d <= real[rows, None]).any(dim=0)
             covers, would = d <= radius, (d > radius) & (d <= grown)
             left = covers.sum(dim=1, keepdim=True) - covers.float()  # balls that contain the image, except sample j's …
@@ -95,11 +90,11 @@ class DensityCoverage(SampleMetric):
     def measure(self, x: Tensor) -> dict[str, Estimate]:
         """`density` and `coverage`. Raises TooFew for fewer than k + 1 real images."""
         x, y = pool(x).double(), self.reference.pool.double()
-        real = nearest(y, self.k)[0][:, -1]
+        real = others(y, self.k)[0][:, -1]
         holding = torch.zeros(len(x), dtype=torch.float64)
         covered, alone = 0, torch.zeros(len(x), dtype=torch.float64)
         for rows in torch.arange(len(y)).split(ROWS):
-            held = squared_distances(y[rows], x) <= real[rows, None]
+            held = torch.cdist(y[rows], x) <= real[rows, None]
             count = held.sum(dim=1)
             holding += held.sum(dim=0)
             covered += int((count > 0).sum())

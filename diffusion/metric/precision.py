@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 
-# The settings of torch 2.9 and later for matrix products and convolutions on CUDA, and the same on a CPU.
-PLACES = (("cuda", "matmul"), ("cudnn", "conv"), ("mkldnn", "matmul"), ("mkldnn", "conv"))
 VALUES = {
     "highest": ("ieee", "ieee", "ieee", "ieee"),
     "high": ("tf32", "tf32", "tf32", "none"),
@@ -30,28 +28,19 @@ def set_precision(precision: str) -> None:
 @contextmanager
 def products(precision: str) -> Iterator[None]:
     """Context in which float32 products have this precision, whatever the process uses otherwise."""
-    settings = settings_of_torch()
-    if not settings:  # an older torch
-        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-        set_precision(precision)
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before[0])
-            torch.backends.cudnn.allow_tf32 = before[1]
-        return
     # Torch refuses to tell its older settings while they differ from these, so only these are changed.
-    values = [each.fp32_precision for each in settings]
+    settings = settings_of_torch()
+    before = [each.fp32_precision for each in settings]
     try:
         for each, value in zip(settings, VALUES[precision], strict=True):
             each.fp32_precision = value
         yield
     finally:
-        for each, value in zip(settings, values, strict=True):
+        for each, value in zip(settings, before, strict=True):
             each.fp32_precision = value
 
 
 def settings_of_torch() -> list[Any]:
-    """The objects at `PLACES`; none in an older torch."""
-    found = [getattr(getattr(torch.backends, backend), kind, None) for backend, kind in PLACES]
-    return found if all(hasattr(each, "fp32_precision") for each in found) else []
+    """The settings of matrix products and convolutions on CUDA, and the same on a CPU, in the order of `VALUES`."""
+    backends: Any = torch.backends
+    return [backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv]

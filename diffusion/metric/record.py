@@ -83,7 +83,7 @@ class Score:
     def name(self) -> str:
         """The metric's name in tables: fd_lite0, or train/fd_lite0 for a distance to the training images."""
         to_train = self.reference is not None and self.reference.split == "train"
-        return f"train/{self.metric}" if to_train and self.metric != "copies" else self.metric
+        return f"train/{self.metric}" if to_train and not self.metric.startswith("copies") else self.metric
 
     @property
     def interval(self) -> tuple[float, float] | None:

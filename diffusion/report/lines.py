@@ -70,7 +70,7 @@ def seconds_left(content: dict[str, Any], now: float) -> float | None:
 
 def last_score(run: Run) -> Score | None:
     """The latest score of samples by the run's first metric (except copies), or else the last validation error."""
-    scored = [score for score in run.scores if score.what == "samples" and score.metric != "copies"]
+    scored = [score for score in run.scores if score.what == "samples" and not score.metric.startswith("copies")]
     if scored:
         return [score for score in scored if score.name == scored[0].name][-1]
     value = run.last("val/mse")

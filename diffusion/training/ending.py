@@ -226,4 +226,4 @@ def score_last(run: Run, scorer: Scorer, last: Last) -> None:
             logger.save()
         print_scores(new)
     if score.audit:
-        scorer.write([scorer.audit(images, score.audit, **of_samples)])
+        scorer.write(scorer.audit(images, score.audit, **of_samples))

@@ -44,25 +44,25 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     return made
 
 
-@pytest.mark.parametrize(("kinds", "features"), [(["pixels"], "pixels"), (["pixels", "features"], "pixels+corners")])
+@pytest.mark.parametrize(("kind", "metric"), [("pixels", "copies"), ("features", "copies_corners")])
 def test_the_copies_score_has_a_protocol_and_a_figure(
-    data: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str], kinds: list[str], features: str
+    data: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, metric: str
 ) -> None:
     train, val = data.splits["train"], data.splits["val"]
     samples = torch.cat([train.images[:6].flip(-1), 255 - val.images[:14]])
-    score = audit_copies(samples, data, kinds, Corners(), tmp_path)
+    score = audit_copies(samples, data, kind, Corners(), tmp_path)
     assert Score.from_json(json.loads(json.dumps(score.to_json()))) == score
-    assert (score.metric, score.n, score.features) == ("copies", 20, features)
+    assert (score.metric, score.name, score.n) == (metric, metric, 20)
     details = score.details
     assert details["flagged"] >= 6
     assert score.low is not None
     assert score.high is not None
     assert score.low < score.value < score.high
     assert 0 < details["p_value"] < 0.025
-    assert details["rate"] == pytest.approx(len(kinds) / 21)
+    assert details["rate"] == pytest.approx(1 / 21)
     assert score.reference == Reference("train", 40, train.key)
     assert {c["sample"]: c["train"] for c in details["closest"][:6]} == {i: train.names[i] for i in range(6)}
-    with Image.open(tmp_path / "figures/copies.png") as picture:
+    with Image.open(tmp_path / f"figures/{metric}.png") as picture:
         assert picture.width > 500
     assert details["repeats"] == 6
     assert details["calibration"] == {"split": "val", "n": 20, "left_out": 0, "key": val.key}
@@ -79,7 +79,7 @@ def test_the_figure_mirrors_training_images_like_their_samples(
     monkeypatch.setattr(figures, "copies", lambda x, y, ratios: shown.append((x, y)) or draw(x, y, ratios))
     train = data.splits["train"].images
     samples = torch.cat([train[:5], train[5:10].flip(-1)])
-    audit_copies(samples, data, ["pixels"], Corners(), tmp_path)
+    audit_copies(samples, data, "pixels", Corners(), tmp_path)
     ((above, below),) = shown
     assert len(above) == 10
     assert torch.equal(above, below)
@@ -94,9 +94,9 @@ def test_held_out_repeats_are_counted_and_reported(
     )
     monkeypatch.setitem(data.splits, "val", repeating)
     samples = train.images[10:20].roll((-1, 1), dims=(-2, -1))
-    details = audit_copies(samples, data, ["pixels", "features"], Corners(), tmp_path).details
+    details = audit_copies(samples, data, "pixels", Corners(), tmp_path).details
     assert (details["flagged"], details["repeats"]) == (10, 10)
-    assert details["rate"] == pytest.approx(2 / 19)
+    assert details["rate"] == pytest.approx(1 / 19)
     assert details["calibration"] == {"split": "val", "n": 18, "left_out": 2, "key": repeating.key}
     line = " ".join(capsys.readouterr().out.split())
     assert line.endswith("; 2 of 20 validation images repeat training images and are not used for calibration")
@@ -111,24 +111,24 @@ def test_embeddings_of_real_images_are_cached_until_an_image_changes(
 
     def audited(samples: torch.Tensor) -> int:
         seen.clear()
-        score = audit_copies(samples, data, ["features"], extractor, tmp_path)
-        found.append((score.value, score.details["thresholds"]))
+        score = audit_copies(samples, data, "features", extractor, tmp_path)
+        found.append((score.value, score.details["threshold"]))
         return sum(seen)
 
-    found: list[tuple[float, dict[str, float]]] = []
+    found: list[tuple[float, float]] = []
     train, val = data.splits["train"], data.splits["val"]
-    assert audited(val.images[:7]) == 40 + 2 * 20 + 2 * 7  # held-out images and samples are also mirrored
+    assert audited(val.images[:7]) == 40 + 2 * 20 + 2 * 7 + 3  # held-out images and samples are also mirrored
     assert audited(val.images[:7]) == 2 * 7 + 3  # and the first image of each set, as a check of the extractor
     assert found[0] == found[1]
     train.images[3, 0, 0, 0] ^= 1
     try:
-        assert audited(val.images[:7]) == 40 + 2 * 7 + 2
+        assert audited(val.images[:7]) == 40 + 2 * 7 + 3
     finally:
         train.images[3, 0, 0, 0] ^= 1
     assert audited(val.images[:9]) == 2 * 9 + 3
     for file in (tmp_path / "cache/features").iterdir():
         file.write_bytes(file.read_bytes()[:-100])
-    assert audited(val.images[:7]) == 40 + 2 * 20 + 2 * 7  # damaged, so recomputed
+    assert audited(val.images[:7]) == 40 + 2 * 20 + 2 * 7 + 3  # damaged, so recomputed
     assert found[-1] == found[0]
 
 
@@ -150,7 +150,7 @@ def test_missing_held_out_images_are_refused(data: Folder, tmp_path: Path, monke
     held_out = data.splits["val"]
     monkeypatch.setitem(data.splits, "val", held_out.take(torch.arange(0)))
     with pytest.raises(UserError, match="no validation images"):
-        audit_copies(held_out.images, data, ["pixels"], Corners(), tmp_path)
+        audit_copies(held_out.images, data, "pixels", Corners(), tmp_path)
     monkeypatch.setitem(data.splits, "val", data.splits["train"].take(torch.arange(5)))
     with pytest.raises(UserError, match="all 5 validation images repeat training images"):
         check_audit(["pixels"], data)

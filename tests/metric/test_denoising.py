@@ -43,22 +43,10 @@ def test_sums_are_exact_and_reduce_over_devices() -> None:
     assert int(parts[0].count.sum()) == 0
 
 
-@pytest.mark.parametrize("t", [0.0, -0.1, 1.1, math.nan])
+@pytest.mark.parametrize("t", [0.0, 1.1, math.nan])
 def test_a_time_outside_of_0_to_1_is_refused(t: float) -> None:
     with pytest.raises(ValueError, match="0 < t <= 1"):
         DenoisingError().update(torch.ones(2), torch.tensor([0.5, t]))
-
-
-def test_the_sums_stay_on_the_cpu_for_a_device_without_float64() -> None:
-    def to_mps(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.dtype == torch.float64:
-            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
-        return tensor
-
-    metric = DenoisingError()
-    torch.nn.ModuleDict({"error": metric})._apply(to_mps)
-    metric.update(torch.ones(1), torch.ones(1))
-    assert float(metric.compute()["mse"]) == 1.0
 
 
 def test_the_grid_depends_only_on_seed_index_and_draw() -> None:
@@ -78,8 +66,7 @@ def test_the_grid_depends_only_on_seed_index_and_draw() -> None:
     assert (eps.dtype, eps.shape) == (torch.float32, like.shape)
 
 
-@pytest.mark.parametrize("n", [50, 250, 2091])
-@pytest.mark.parametrize("draws", [1, 3])
+@pytest.mark.parametrize(("n", "draws"), [(50, 1), (250, 3), (2091, 1)])
 @pytest.mark.parametrize("rows", [None, 1000])
 def test_the_grid_covers_all_times_evenly(n: int, draws: int, rows: int | None) -> None:
     grid = FrozenGrid(draws=draws, seed=1, rows=rows)
@@ -89,12 +76,6 @@ def test_the_grid_covers_all_times_evenly(n: int, draws: int, rows: int | None) 
     assert (counts - n * draws / 10).abs().max() <= 2 * draws  # for random times it would be about 3 √(n·draws/10)
     if rows:
         assert torch.equal((t * rows).round() / rows, t)
-
-
-def test_the_draws_of_one_example_are_spread_over_all_times() -> None:
-    grid = FrozenGrid(draws=10)
-    t = torch.stack([grid.t(torch.tensor([17]), k) for k in range(10)]).flatten()
-    assert (torch.histc(t.float(), bins=5, min=0, max=1) > 0).all()
 
 
 def test_the_noise_is_standard_normal() -> None:

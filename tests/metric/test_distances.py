@@ -102,14 +102,6 @@ def test_frechet_distance_of_singular_covariances_is_exact() -> None:
     assert fd(x, y) == pytest.approx(float(exact), rel=1e-10)
 
 
-def test_moments_are_computed_in_float64_to_avoid_cancellation() -> None:
-    x = features(50, 4) + 1000.0
-    mean, cov = moments(x)
-    assert mean.dtype == cov.dtype == torch.float64
-    torch.testing.assert_close(mean, statistics(x)[0], rtol=1e-13, atol=0)
-    torch.testing.assert_close(cov, statistics(x)[1], rtol=1e-6, atol=1e-7)
-
-
 def brute_force_mmd2(x: Tensor, y: Tensor) -> float:
     m, d = x.shape
 
@@ -157,18 +149,6 @@ def test_kernel_distance_agrees_with_torchmetrics_and_torch_fidelity() -> None:
     assert float(std) == pytest.approx(float(their_std), rel=0.5)
 
 
-@pytest.mark.parametrize("shift", [0.0, 1.5])
-def test_kernel_distance_is_unbiased(shift: float) -> None:
-    """The mean over many draws of 40 from each distribution is the value of large sets."""
-    drawn = range(40)
-    values = [kid(features(40, 5000 + d, shift=shift), features(40, 1000 + d), subsets=40)[0] for d in drawn]
-    assert KernelDistance(Reference.of(features(40, 1))).size(40) == 20
-    spread = float(np.std(values))
-    large, every = [features(1500, 7, shift=shift).double(), features(1500, 8).double()], torch.arange(1500)[None]
-    truth = 0.0 if shift == 0 else float(mmd2(*large, every, every)[0])
-    assert abs(np.mean(values) - truth) < 3 * spread / math.sqrt(40)
-
-
 def test_kernel_subsets_depend_only_on_the_seed_and_the_sets() -> None:
     x, y = features(100, 11, shift=0.1), features(80, 12)
 
@@ -210,23 +190,6 @@ def test_frechet_influence_is_the_derivative_with_respect_to_the_weight() -> Non
     assert value > base  # the unbiased covariance of 30 is larger by 30/29
 
 
-def test_frechet_extrapolates_to_infinitely_many_samples() -> None:
-    """The true distance of these Gaussians is 0: the value of 150 samples in 16 dimensions is all bias and vanishes."""
-    generator, d = torch.Generator().manual_seed(3), 16
-    reference = Reference(
-        torch.zeros(d).double(), torch.eye(d).double(), torch.randn(20, d, generator=generator), 10**9
-    )
-    plain, infinite = [], []
-    for _ in range(12):
-        x = torch.randn(150, d, generator=generator)
-        plain.append(frechet(x, reference)[0])
-        infinite.append(FrechetInfinity(reference).measure(x)["fd_infinity"].value)
-    assert np.mean(plain) > 0.5
-    assert abs(np.mean(infinite)) < 0.15 * np.mean(plain)
-    with pytest.raises(ValueError, match="at least 20"):
-        FrechetInfinity(reference).measure(x[:19])
-
-
 def test_extrapolation_is_exact_if_the_bias_is_proportional_to_1_over_n(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the distance is exactly d + b/N, the result is d for any slope and number of points."""
     d, b = 3.25, 170.0
@@ -234,20 +197,21 @@ def test_extrapolation_is_exact_if_the_bias_is_proportional_to_1_over_n(monkeypa
         "diffusion.metric.distances.frechet", lambda x, _: (d + b / len(x), torch.zeros(len(x)).double())
     )
     x = features(200, 1)
+    with pytest.raises(TooFew):
+        FrechetInfinity(Reference.of(x)).measure(x[:19])
     for points in (3, 15):
         found = FrechetInfinity(Reference.of(x), points=points).measure(x)["fd_infinity"]
         assert found.value == pytest.approx(d, abs=1e-9)
         assert found.error == 0
 
 
-@pytest.mark.parametrize("points", [5, 15])
-def test_the_extrapolation_error_matches_the_regression_error(points: int) -> None:
+def test_the_extrapolation_error_matches_the_regression_error() -> None:
     """Far from the reference d² is linear in the mean, and its error is 2 |μ1 − μ2| s/√N at every N.
 
     The means of two random subsets of the n samples have covariance s²/n, and the mean of one has variance s²/N_j. So
     the variance of the intercept Σ_j a_j d²_{N_j} is 4 |μ1 − μ2|² s² (1/n + Σ_j a_j² (1/N_j − 1/n)).
     """
-    n, shift, s = 4000, 1e4, 3.0
+    n, shift, s, points = 4000, 1e4, 3.0, 15
     x = torch.randn(n, 2, generator=torch.Generator().manual_seed(7), dtype=torch.float64) * s
     reference = Reference(torch.tensor([shift, 0.0]).double(), torch.eye(2).double(), x[:4].float(), 10**9)
     sizes = np.linspace(n / 2, n, points).round()

@@ -1,10 +1,6 @@
 import hashlib
 import logging
 import os
-import socket
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 from urllib.error import URLError
 
@@ -21,7 +17,7 @@ from diffusion.config.choices import conf_dir
 from diffusion.errors import UserError
 from diffusion.files import PACKAGE, tensor_digest
 from diffusion.metric import features
-from diffusion.metric.features import FeatureExtractor, FeaturesUnavailable, Inception, Lite0, auto
+from diffusion.metric.features import FeatureExtractor, FeaturesUnavailable, Inception, Lite0
 from diffusion.metric.precision import set_precision, settings_of_torch
 from diffusion.metric.reference import reference_statistics
 from diffusion.metric.score import score
@@ -78,24 +74,6 @@ def test_missing_inception_weights_give_a_one_line_error_with_a_remedy(offline: 
     for part in (str(offline), fidelity.URL_INCEPTION_V3, "no network here", "features.path=", "features=lite0"):
         assert part in line
     assert os.listdir(offline.parent) == []
-
-
-def test_the_download_has_a_timeout(offline: Path, monkeypatch) -> None:
-    seen = []
-
-    def silent(*_args: object, **_kwargs: object) -> None:
-        seen.append(socket.getdefaulttimeout())
-        raise TimeoutError("timed out")
-
-    monkeypatch.setattr(torch.hub, "urlopen", silent)
-    socket.setdefaulttimeout(77)
-    try:
-        with pytest.raises(FeaturesUnavailable, match="timed out"):
-            Inception()
-        assert seen == [10]
-        assert socket.getdefaulttimeout() == 77
-    finally:
-        socket.setdefaulttimeout(None)
 
 
 def test_auto_falls_back_to_lite0_with_a_one_line_warning(offline: Path, caplog) -> None:
@@ -168,12 +146,6 @@ def test_lite0_has_spatial_features(lite0: Lite0) -> None:
     assert (mirrored.flip(-1) - maps).norm() < 0.6 * (mirrored - maps).norm()  # the features depend on position
 
 
-def test_inception_is_found_where_torch_fidelity_stores_it(offline: Path, inception_file: Path) -> None:
-    offline.parent.mkdir(parents=True)
-    offline.symlink_to(inception_file)
-    assert auto().name == "inception"
-
-
 class Bomb:
     def __reduce__(self) -> tuple:
         return os.mkdir, ("exploded",)
@@ -221,20 +193,6 @@ def test_lite0_distance_grows_with_noise(lite0: Lite0, cache: Path) -> None:
         assert values[-1] > 3 * values[0]
 
 
-def test_lite0_is_silent_frozen_and_always_in_evaluation_mode(lite0: Lite0, capfd, recwarn) -> None:
-    images = torch.randint(0, 256, (3, 3, 32, 48), dtype=torch.uint8)
-    extractor = torch.nn.ModuleList([instantiate(OmegaConf.load(conf_dir() / "features" / "lite0.yaml"))]).train()[0]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = extractor(images)
-    torch.testing.assert_close(found, lite0(images))
-    assert extractor.weights_hash == lite0.weights_hash
-    assert not any(p.requires_grad for p in extractor.parameters())
-    assert extractor.requires_grad_(True)(images).grad_fn is None
-    assert not any(m.training for m in extractor.modules())
-    assert capfd.readouterr() == ("", "")
-    assert not recwarn
-
-
 def test_features_are_computed_with_exact_products_in_any_run(lite0: Lite0, monkeypatch) -> None:
     features, seen = Lite0.features, []
 
@@ -251,29 +209,12 @@ def test_features_are_computed_with_exact_products_in_any_run(lite0: Lite0, monk
     set_precision(before)
 
 
-def test_features_can_be_computed_after_a_program_has_used_torchs_newer_settings() -> None:
-    """In a process of its own: torch then refuses to tell its older settings."""
-    program = """
-        import torch
-        from diffusion.metric.precision import products
-        torch.backends.cuda.matmul.fp32_precision = "tf32"
-        with products("highest"):
-            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
-        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
-    """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
-def test_dtypes_other_than_uint8_are_refused(projection: type[FeatureExtractor], dtype: torch.dtype) -> None:
+def test_images_of_another_type_or_shape_are_refused(projection: type[FeatureExtractor]) -> None:
     with pytest.raises(TypeError, match="uint8"):
-        projection()(torch.ones(2, 3, 8, 8, dtype=dtype))
-
-
-@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 2, 8, 8), (2, 8, 8, 3)])
-def test_images_with_a_wrong_shape_are_refused(projection: type[FeatureExtractor], shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="expected"):
-        projection()(torch.ones(shape, dtype=torch.uint8))
+        projection()(torch.ones(2, 3, 8, 8))
+    for shape in ((3, 8, 8), (2, 2, 8, 8)):
+        with pytest.raises(ValueError, match="expected"):
+            projection()(torch.ones(shape, dtype=torch.uint8))
 
 
 def test_a_digest_depends_on_names_shapes_dtypes_and_bytes() -> None:

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.metric import estimate
-from diffusion.metric import extract as extraction
-from diffusion.metric.baselines import divide, draw, noise_images
+from diffusion.metric.baselines import divide, noise_images
 from diffusion.metric.distances import CMMD, FrechetDistance, FrechetInfinity, KernelDistance, SpatialFrechetDistance
 from diffusion.metric.diversity import InceptionScore
 from diffusion.metric.extract import extract
@@ -134,42 +133,6 @@ def test_the_floor_contains_only_differences_by_chance(projection: Projection, p
     assert not torch.equal(divide(other, reference, seed=2)[0], features)
 
 
-def test_the_floor_has_the_sizes_of_the_sets_even_if_pairwise_metrics_use_fewer(
-    projection: Projection, photographs: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    extractor, metrics = projection(), (FrechetDistance, PrecisionRecall)
-
-    def floor(used: int) -> tuple[list[tuple[int, int]], dict[str, float]]:
-        monkeypatch.setattr(estimate, "POOL", used)
-        monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / f"{used}"))
-        reference = reference_statistics(photographs[:100], extractor)
-        assert len(reference.pool) == min(used, 100)
-        other = extract(photographs[100:180], extractor)
-        features, mixed = divide(other, reference)
-        found = score_features(features, extractor, mixed, metrics=metrics)
-        return [(s.n, s.reference.n) for s in found.values()], {name: s.value for name, s in found.items()}
-
-    sizes, whole = floor(used=1000)
-    assert sizes == [(80, 100)] * 3
-    again, pooled = floor(used=30)
-    assert again == sizes
-    assert pooled["fd_projection"] == pytest.approx(whole["fd_projection"], rel=1e-9)
-    assert pooled["recall_projection"] != whole["recall_projection"]
-
-
-def test_cached_statistics_with_too_few_features_are_recomputed(
-    projection: Projection, photographs: Tensor, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as earlier:
-        earlier.setattr("diffusion.metric.reference.KEPT", 20)
-        few = reference_statistics(photographs[:50], projection())
-    assert len(few.features) == 20
-    found = reference_statistics(photographs[:50], projection())
-    assert len(found.features) == 50
-    assert torch.equal(found.features[:20], few.features)
-    assert found.key == few.key
-
-
 @pytest.fixture
 def mapped(projection: Projection) -> FeatureExtractor:
     """A projection with spatial features: a thumbnail of 2×2 pixels."""
@@ -244,18 +207,16 @@ def process(rank: int, init: str, part: Tensor, whole: Tensor, extractor: Featur
     torch.distributed.init_process_group("gloo", f"file://{init}", rank=rank, world_size=2)
     reference = reference_statistics(whole, extractor)
     found = score(part, extractor, reference, metrics=(*EVERY, KernelDistance))
-    gap = PairedGap()
-    if len(part):  # a process may have no images
-        index = torch.arange(len(part))
-        for split, error in (("val", 0.75), ("fit", 0.5)):
-            gap.update(split, torch.full((len(part),), error), torch.full((len(part),), 0.5), index + 100 * rank)
     values = {name: (s.n, s.value, s.error) for name, s in found.items()}
-    values |= {"gap": (37, *map(float, gap.compute()["images"][[0, -1]]))}
+    gap, index = PairedGap(), torch.arange(3 + rank)
+    for split, error in (("val", 0.75), ("fit", 0.5)):
+        gap.update(split, torch.full((len(index),), error), torch.full((len(index),), 0.5), index + 100 * rank)
+    values |= {"gap": gap.compute()["images"].tolist()}
     torch.save(values, f"{out}{rank}")
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("first", [37, 12, 0])
+@pytest.mark.parametrize("first", [12, 0])
 def test_processes_count_each_image_once(first: int, projection: Projection, photographs: Tensor, tmp_path) -> None:
     """With unequal shares, or one process without images, both processes get the score of all images."""
     extractor, images, whole = projection(), photographs[100:137], photographs[:100]
@@ -276,18 +237,7 @@ def test_processes_count_each_image_once(first: int, projection: Projection, pho
         together = torch.load(f"{out}{rank}")
         for name, s in alone.items():
             assert together[name] == pytest.approx((37, s.value, s.error), rel=1e-5, abs=1e-9)
-        assert together["gap"] == (37, 0.25, 0.25)
-
-
-@pytest.mark.parametrize("sizes", [[37], [1] * 37, [16, 16, 5], [36, 1]])
-def test_scores_do_not_depend_on_the_batch_sizes(
-    projection: Projection, photographs: Tensor, sizes: list[int], monkeypatch
-) -> None:
-    extractor, images = projection(), photographs[100:137]
-    whole = values(images, extractor, photographs[:100])
-    monkeypatch.setattr("diffusion.metric.extract.default_batch_size", lambda extractor: 7)
-    divided = values(iter(images.split(sizes)), extractor, photographs[:100])
-    assert divided == pytest.approx(whole, rel=1e-5)
+        assert together["gap"] == [0.25] * 7
 
 
 def test_exactly_n_generated_images_are_scored(projection: Projection, photographs: Tensor) -> None:
@@ -309,33 +259,12 @@ def test_exactly_n_generated_images_are_scored(projection: Projection, photograp
         score(iter([photographs[:5]]), extractor, reference, n=6)
 
 
-def test_scores_increase_from_identical_images_to_noise(projection: Projection, photographs: Tensor) -> None:
-    """Identical images: 0; other images: small; noise: large; a blend of images and noise: between the two."""
-    extractor, reference = projection(), photographs[:200]
-    same = values(reference, extractor, reference)
-    real = values(draw(photographs[200:], 150), extractor, reference)
-    noise = torch.cat(list(noise_images(150, (3, 32, 32))))
-    blend = ((photographs[200:350].float() + noise) / 2).round().to(torch.uint8)
-    blended, far = values(blend, extractor, reference), values(noise, extractor, reference)
-    assert 0 <= same["fd_projection"] < 1e-10
-    assert same["fd_projection"] < real["fd_projection"] < blended["fd_projection"] < far["fd_projection"]
-    assert real["kid_projection"] < blended["kid_projection"] < far["kid_projection"]
-
-
 def test_noise_images_are_uint8_and_depend_only_on_the_seed() -> None:
     images = torch.cat(list(noise_images(10, (3, 8, 6), seed=1, batch_size=4)))
     assert (images.shape, images.dtype) == ((10, 3, 8, 6), torch.uint8)
     assert torch.equal(images, torch.cat(list(noise_images(10, (3, 8, 6), seed=1, batch_size=10))))
     assert not torch.equal(images, torch.cat(list(noise_images(10, (3, 8, 6), seed=2))))
     assert 0.1 < ((images == 0).float().mean()) < 0.22  # 16% of a normal distribution are below −1, and clamped
-
-
-def test_draw_returns_distinct_images_determined_by_the_seed(photographs: Tensor) -> None:
-    drawn = draw(photographs, 50, seed=1)
-    assert len(drawn.flatten(1).unique(dim=0)) == 50
-    assert torch.equal(drawn, draw(photographs, 50, seed=1))
-    assert not torch.equal(drawn, draw(photographs, 50, seed=2))
-    assert len(draw(photographs[:20], 50)) == 20
 
 
 def test_statistics_are_computed_once_per_key(
@@ -352,25 +281,6 @@ def test_statistics_are_computed_once_per_key(
         assert torch.equal(getattr(first, name), getattr(second, name))
     assert os.listdir(cache) == [f"{first.key}.pt"]
     torch.testing.assert_close(first.cov, projection()(photographs[:50]).double().T.cov(), rtol=1e-5, atol=1e-8)
-
-
-@pytest.mark.parametrize("batch_size", [37, 1, 16, 30])
-def test_statistics_are_float64_and_do_not_depend_on_batches(
-    projection: Projection, photographs: Tensor, batch_size: int, monkeypatch
-) -> None:
-    class Shifted(projection):  # type: ignore[misc, valid-type]
-        """In float32 the covariance of these features would be lost by cancellation."""
-
-        def features(self, images: Tensor) -> Tensor:
-            return super().features(images) + 1000
-
-    extractor = Shifted()
-    monkeypatch.setattr("diffusion.metric.extract.default_batch_size", lambda extractor: batch_size)
-    found = reference_statistics(photographs[:37], extractor)
-    expected = torch.cat([extractor(batch) for batch in photographs[:37].split(batch_size)]).double()
-    assert found.mean.dtype == found.cov.dtype == torch.float64
-    torch.testing.assert_close(found.mean, expected.mean(dim=0), rtol=1e-13, atol=0)
-    torch.testing.assert_close(found.cov, expected.T.cov(), rtol=1e-6, atol=1e-8)
 
 
 def test_the_reference_key_depends_on_the_images_and_the_extractor(projection: Projection, photographs: Tensor) -> None:
@@ -390,62 +300,34 @@ def test_the_reference_key_depends_on_the_images_and_the_extractor(projection: P
     assert reference_key(images.clone(), projection()) == keys[0]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "a flipped bit", "empty", "other content"])
-def test_a_damaged_statistics_file_is_logged_and_replaced(
-    damage: str, projection: Projection, photographs: Tensor, cache: Path, caplog
+def test_a_damaged_cache_file_is_replaced_and_a_full_disk_is_no_error(
+    projection: Projection, photographs: Tensor, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog
 ) -> None:
     extractor = projection()
     first = reference_statistics(photographs[:50], extractor)
     file = cache / f"{first.key}.pt"
-    good = file.read_bytes()
-    at = good.index(first.cov[0].numpy().tobytes())
-    file.write_bytes(
-        {
-            "truncated": good[: len(good) // 2],
-            "a flipped bit": good[: at + 6] + bytes([good[at + 6] ^ 1]) + good[at + 7 :],
-            "empty": b"",
-            "other content": b"not a file of tensors",
-        }[damage]
-    )
-    with caplog.at_level(logging.WARNING):
-        again = reference_statistics(photographs[:50], extractor)
-    assert len(caplog.records) == 1
-    assert str(file) in caplog.text
-    assert "\n" not in caplog.text.strip()
+    file.write_bytes(file.read_bytes()[:1000])
+    again = reference_statistics(photographs[:50], extractor)
     assert torch.equal(again.cov, first.cov)
+    assert str(file) in caplog.text
     caplog.clear()
     reference_statistics(photographs[:50], extractor)
     assert not caplog.records  # it was replaced
 
-
-def test_the_checksum_detects_changed_values(projection: Projection, photographs: Tensor, cache: Path) -> None:
-    """A file that loads but has other values is not used."""
-    extractor = projection()
-    first = reference_statistics(photographs[:50], extractor)
-    file = cache / f"{first.key}.pt"
-    fields = torch.load(file, weights_only=True)
-    fields["mean"] = fields["mean"] + 1
-    torch.save(fields, file)
-    assert torch.equal(reference_statistics(photographs[:50], extractor).mean, first.mean)
-
-
-def test_a_failed_write_leaves_no_file_but_returns_the_statistics(
-    projection: Projection, photographs: Tensor, cache: Path, monkeypatch, caplog
-) -> None:
-    def full(*_args: object) -> None:
+    def full(*_args: object, **_options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
-    found = reference_statistics(photographs[:50], projection())
-    assert found.n == 50
-    assert os.listdir(cache) == []
-    assert "No space left" in caplog.text
+    monkeypatch.setattr(torch, "save", full)
+    assert reference_statistics(photographs[:60], extractor).n == 60
+    assert os.listdir(cache) == [file.name]
 
 
-def test_scoring_works_in_inference_mode(projection: Projection, photographs: Tensor) -> None:
-    with torch.inference_mode():
-        inside = values(photographs[100:150], projection(), photographs[:100])
-    assert inside == values(photographs[100:150], projection(), photographs[:100])
+def test_a_changed_extractor_is_noticed(projection: Projection, photographs: Tensor, monkeypatch) -> None:
+    extractor = projection()
+    first = reference_statistics(photographs[:50], extractor)
+    features = extractor.features
+    monkeypatch.setattr(extractor, "features", lambda images: 2 * features(images))
+    assert torch.allclose(reference_statistics(photographs[:50], extractor).mean, 2 * first.mean)
 
 
 def test_invalid_images_and_references_are_refused(projection: Projection, photographs: Tensor) -> None:
@@ -461,16 +343,3 @@ def test_invalid_images_and_references_are_refused(projection: Projection, photo
         reference_statistics(photographs[:3], extractor, name="val")
     with pytest.raises(ValueError, match="reference of projection"):
         score(photographs[:10], projection(seed=1), reference)
-
-
-def test_the_progress_bars_show_the_image_count(projection: Projection, photographs: Tensor, monkeypatch) -> None:
-    bars = []
-    original = extraction.progress_bar
-    monkeypatch.setattr(extraction, "progress_bar", lambda enabled: bars.append(original(enabled)) or bars[-1])
-    extractor = projection()
-    reference = reference_statistics(photographs[:100], extractor)
-    score(photographs[100:137], extractor, reference)
-    assert [(b.tasks[0].description, b.tasks[0].completed, b.tasks[0].total) for b in bars] == [
-        ("features of the reference", 100, 100),
-        ("scoring images", 37, 37),
-    ]
