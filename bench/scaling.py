@@ -29,12 +29,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from curves import CURVES, Curve
 from matplotlib.figure import Figure
-from rich.table import Table
+from rich.table import Table as Printed
 from scipy.optimize import nnls
 
 from diffusion.console import console, hiding_bars, progress_bar
 from diffusion.report import style
-from diffusion.report.formatting import markdown_table
+from diffusion.report.blocks import Table
 
 MOST = 1.1  # the largest accepted exponent
 LEAST_BYTES = 20e6  # memory that grows by less counts as flat
@@ -206,7 +206,7 @@ def main() -> None:
                 write(asked.out / "scaling.csv", points)
             bar.advance(task)
     points = {key: points[key] for name in CURVES for key in points if key[0] == name}
-    table = Table(title=f"exponents above {MOST} are marked **; costs and memory are those at the largest size")
+    table = Printed(title=f"exponents above {MOST} are marked **; costs and memory are those at the largest size")
     for i, column in enumerate(COLUMNS):
         table.add_column(column, justify="left" if i < 2 else "right")
     for line in lines(points):
@@ -218,7 +218,7 @@ def main() -> None:
     console.print(str(style.save(figure(points), asked.out / "scaling.png")))
     page = asked.out / "scaling.md"
     if page.exists():
-        rows = markdown_table(COLUMNS, lines(points), range(3, len(COLUMNS)))
+        rows = Table(COLUMNS, lines(points), "Scaling", range(3, len(COLUMNS))).markdown()
         page.write_text(MARKS.sub(lambda _: rows + "\n", page.read_text("utf-8")), "utf-8")
 
 

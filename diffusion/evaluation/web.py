@@ -25,8 +25,9 @@ from diffusion.files import replace
 from diffusion.process import grid as grids
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.sampler.loop import Evaluator, Grid
-from diffusion.report.page.document import ASSETS, document
-from diffusion.report.page.run import run_page
+from diffusion.report.blocks import tag
+from diffusion.report.page import ASSETS, document
+from diffusion.report.run import run_sections, state_of
 from diffusion.runs.folder import Run, is_run
 
 STEPS = (5, 10, 25, 50, 100)  # choices on the page
@@ -42,7 +43,6 @@ def write_web(file: Path, model: Restored) -> Path:
     exporter is not installed.
     """
     folder = early.run_of(model.path)
-    page = run_page(Run(folder)) if is_run(folder) else {"kind": "model", "title": f"Model {model.path.stem}"}
     classes = list(model.labels)
     denoiser = copy.deepcopy(model.denoiser).cpu().eval()
     drawing = {
@@ -63,8 +63,12 @@ def write_web(file: Path, model: Restored) -> Path:
         "machine": (ASSETS / MACHINE).read_bytes(),
         "runtime": gzip.compress((ASSETS / RUNTIME).read_bytes(), mtime=0),
     }
+    run = Run(folder) if is_run(folder) else None
+    title, state = (f"Run {run.name}", state_of(run)) if run else (f"Model {model.path.stem}", None)
     # The page leaves the run's folder, so links relative to it would break.
-    text = document({**page, "files": [], "drawing": drawing}, contents=contents)
+    parts = [part.html() for part in run_sections(run) if part.title not in ("Files", "Next steps")] if run else []
+    draw = tag("section", tag("h2", "Draw"), tag("div", id="drawing", data_model=drawing), id="draw")
+    text = document(title, [draw, *parts], state, model=contents)
     if (size := len(text.encode()) / 1e6) > MEGABYTES:
         console.print(f"warning: {file} is {size:.0f} MB; browsers open it slowly", style="yellow")
     replace(file, text)

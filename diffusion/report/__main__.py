@@ -38,55 +38,43 @@ def report(folder: Path, config_dir: str | None = None) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected the folder of a run or of a sweep, such as outputs/NAME")
     from diffusion.config.choices import searching
-    from diffusion.report.page.document import NAME
+    from diffusion.report.page import NAME, write_page
     from diffusion.report.sweep import compare_jobs
-    from diffusion.runs.folder import is_run, is_sweep, runs_below
+    from diffusion.runs.folder import Run, is_run, is_sweep, runs_below
 
     if is_run(folder):
         with importing():
             from diffusion.report.run import write_report
 
         with searching([config_dir]):
-            print(write_report(folder, *rebuild(folder)))
+            print(write_report(folder, images=images_of(Run(folder))))
         print(folder / NAME)
     elif is_sweep(folder) or not any(runs_below(folder)):
         for path in compare_jobs(folder):
             print(path)
     else:
-        from diffusion.report.page.comparison import link
-        from diffusion.report.page.document import write_page
-        from diffusion.report.page.index import entry_of, index_page
+        from diffusion.report.comparison import link_of
+        from diffusion.report.index import index_sections
 
-        print(write_page(folder, index_page(folder, partial(link, folder=folder), partial(entry_of, root=folder))))
+        sections = index_sections(folder, partial(link_of, folder=folder))
+        print(write_page(folder, f"Runs in {folder.resolve().name}", sections))
 
 
-def rebuild(folder: Path) -> tuple[Any, Any]:
-    """Build the schedule of a run, and load images of its data if the noising figure does not exist yet.
-
-    A part that cannot be built is None, and a line on stderr says why.
-    """
+def images_of(run: Any) -> Any:
+    """Images of a run's data if its noising figure does not exist yet; None, with a line on stderr, without any."""
     from diffusion.config.build import make
-    from diffusion.config.untrusted import check_targets, plain_config
+    from diffusion.config.untrusted import check_targets
 
-    file = folder / "config.yaml"
-    schedule = images = None
+    if not run.config.get("data") or (run.folder / "figures/noising.png").is_file():
+        return None  # null: an evaluation of a run's data
     try:
-        config = plain_config(file.read_text("utf-8"), file) if file.is_file() else {}
-
-        def build(part: str) -> Any:
-            """Build only classes that config choices name: the folder may come from someone else."""
-            check_targets(config[part], part, file)
-            return make(config[part], part)
-
-        if "schedule" in config:
-            schedule = build("schedule")
-        if config.get("data") and not (folder / "figures/noising.png").is_file():  # null: an evaluation of a run's data
-            data = build("data")  # imports Lightning, and decodes images that are missing from the cache
-            data.setup()
-            images = data.splits["val"].images  # as at the end of training
+        check_targets(run.config["data"], "data", run.folder / "config.yaml")  # may come from someone else
+        data = make(run.config["data"], "data")  # imports Lightning, and decodes images that are missing from the cache
+        data.setup()
     except (UserError, OSError) as error:
         print(f"note: some figures are not drawn: {error}", file=sys.stderr)
-    return schedule, images
+        return None
+    return data.splits["val"].images  # as at the end of training
 
 
 if __name__ == "__main__":

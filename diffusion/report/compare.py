@@ -1,11 +1,9 @@
 """Compare runs: a row per recipe, a column per quantity and protocol. Different protocols are refused.
 
 Runs that differ only in their seed share a row. If several runs have the same recipe and seed, only the newest counts.
-Evaluations of one model with several sampling seeds count as one training seed. The scored images of two rows may have
-been made in different ways (by another sampler, for example); a warning says so if the settings in the table do not.
+Evaluations of one model with several sampling seeds count as one training seed.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -22,22 +20,8 @@ from diffusion.runs.metrics import measures, validated_weights
 from diffusion.runs.record import RunRecord
 
 ERRORS = ("val/mse", "fit/mse", "gap/mse")
-# Settings that do not distinguish recipes: seeds, and settings that affect a number only through its protocol:
-IDLE = (
-    "seed", "name", "logger", "samples", "score", "again", "checkpoint", "sweep", "audit", "baselines", "batch_size",
-    "bits", "by_class", "device", "devices",
-)  # fmt: skip
-# The parts that must be equal in a row, and the beginnings of the settings that choose them:
-CHOSEN_BY = {
-    "sampler": ("sampler",),
-    "guidance": ("guidance",),
-    "precision": ("precision",),
-    "weights": ("weights", "ema"),
-    "variance": ("likelihood", "sampler.variance", "objective", "model.out_channels"),
-}
+SAME = ("seed", "name")  # settings that may differ between the runs of a recipe
 BEST = "best.ckpt"  # its step differs between seeds
-# The parts of a score's source that say who made the images:
-MAKERS = ("sampler", "guidance", "precision", "weights", "seed", "folder", "checkpoint", "variance")
 
 
 def gather(folders: Iterable[Path]) -> list[Run]:
@@ -79,7 +63,8 @@ def compare(runs: Sequence[Run], mixed: bool = False) -> Comparison:
         row.runs, older = _newest_of_each_seed(row.runs)
         left_out += older
         values |= {run: {} for run in row.runs}
-    warnings = _mixed_steps(rows.values())
+    steps = (_different((_steps(run), run) for run in row.runs) for row in rows.values())
+    warnings = [f"seeds in one row were trained for different numbers of steps: {each}" for each in steps if each]
     columns = _errors(values, settings) + _scores(values, halves, mixed, [*rows.values()], warnings)
     for run, numbers in values.items():
         if run.info.get("seconds") is not None:
@@ -100,12 +85,12 @@ def unusable(run: Run) -> str | None:
 
 
 def _distinguishing(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """The settings that distinguish recipes: those that differ, except seeds and settings that affect no number.
+    """The settings that distinguish recipes: those that differ, except the seed and the name.
 
     `ckpt`, the evaluated checkpoint, is blank for training runs. The step of a checkpoint is shown only if one training
     seed has checkpoints of two steps with the same name, because the step of best.ckpt differs between seeds anyway.
     """
-    found = {key: column for key, column in differing(runs).items() if key.split(".")[0] not in IDLE}
+    found = {key: column for key, column in differing(runs).items() if key not in SAME}
     if "ckpt" in found:
         column = [MISSING if "trainer" in run.config else name for run, name in zip(runs, found["ckpt"], strict=True)]
         found = {key: value for key, value in (found | {"ckpt": column}).items() if len(set(value)) > 1}
@@ -135,15 +120,6 @@ def _finished(run: Run) -> float:
     except (LookupError, TypeError, ValueError):
         scores = run.folder / SCORES
         return scores.stat().st_mtime if scores.is_file() else 0.0
-
-
-def _mixed_steps(rows: Iterable[Row]) -> list[str]:
-    """A warning for each row whose seeds were trained for different numbers of steps."""
-    found = []
-    for row in rows:
-        if steps := _different((_steps(run), run) for run in row.runs):
-            found.append(f"seeds in one row were trained for different numbers of steps: {steps}")
-    return found
 
 
 def _steps(run: Run) -> Any:
@@ -189,91 +165,34 @@ def _scores(
     warnings: list[str],
 ) -> list[Column]:
     """Fill in the latest scores, one column per metric and protocol, and append warnings about them."""
-    measured = ("samples", "images", "network")
-    scored = [(run, s) for run in values for s in run.scores if s.what in measured and not math.isnan(s.value)]
-    several = _several_makers(scored, mixed)
-    found: dict[str, dict[Run, Score]] = {}  # column -> run -> score
-    for run, score in scored:
-        made = maker(score)
-        column = json.dumps([score.protocol_key, {part: made.get(part) for part in several[score.protocol_key]}])
-        found.setdefault(column, {})[run] = score
-    last = [(run, score) for by_run in found.values() for run, score in by_run.items()]
-    examples = [next(iter(by_run.values())) for by_run in found.values()]
-    metrics = [score.name for score in examples]
+    found: dict[str, dict[Run, Score]] = {}  # protocol -> run -> score
+    for run in values:
+        for score in run.scores:
+            if score.what in ("samples", "images", "network") and not math.isnan(score.value):
+                found.setdefault(score.protocol_key, {})[run] = score
+    metrics = [next(iter(by_run.values())).name for by_run in found.values()]
     for metric in dict.fromkeys(metrics):
         if metrics.count(metric) > 1 and not mixed:
-            _refuse(metric, [(run, score) for run, score in last if score.name == metric])
+            _refuse(metric, [(run, s) for by_run in found.values() for run, s in by_run.items() if s.name == metric])
     columns = []
-    for i, (score, by_run) in enumerate(zip(examples, found.values(), strict=True), start=1):
-        name = score.name if metrics.count(score.name) == 1 else f"{score.name} [{i}]"
-        for run, other in by_run.items():
-            values[run][name], halves[run, name] = other.value, half_width(other)
-        higher, made = score.higher_is_better, maker(score)
-        by = "".join(f"; {part} {made[part]}" for part in several[score.protocol_key] if part in made)
-        columns.append(Column(name, None if higher is None else not higher, f"{name}: {protocol_text(score)}{by}"))
-    warnings += [*_different_makers(rows, found.values()), *_warnings(len(rows), last)]
+    for i, (metric, by_run) in enumerate(zip(metrics, found.values(), strict=True), start=1):
+        name = metric if metrics.count(metric) == 1 else f"{metric} [{i}]"
+        for run, score in by_run.items():
+            values[run][name], halves[run, name] = score.value, half_width(score)
+        higher = score.higher_is_better
+        columns.append(Column(name, None if higher is None else not higher, f"{name}: {protocol_text(score)}"))
+        made = (_different((_made(by_run[run]), run) for run in row.runs if run in by_run) for row in rows)
+        warnings += [f"{name} of one row was not made in the same way: {each}" for each in made if each]
+    warnings += _warnings(len(rows), [(run, score) for by_run in found.values() for run, score in by_run.items()])
     return columns
 
 
-def maker(score: Score) -> dict[str, str]:
-    """The origin of a score's images, as text: the sampler and other `MAKERS` that are known."""
-    usual = {"guidance": "none", "precision": "float32"} if "sampler" in score.source else {}
-    source = {**usual, **score.source, "checkpoint": (score.source.get("checkpoint") or {}).get("path")}
-    parts = {part: source.get(part) for part in MAKERS}
-    return {p: sampler_text(v) if isinstance(v, Mapping) else str(v) for p, v in parts.items() if v is not None}
-
-
-def _different_makers(rows: Sequence[Row], columns: Iterable[Mapping[Run, Score]]) -> list[str]:
-    """Warnings about images made in different ways: within a row, and between rows if no setting in the table shows it.
-
-    Args:
-        columns: the scores of each column, by run.
-    """
-    settings = [key for first in rows[:1] for key in first.settings]
-    shown = [key for key in settings if len({row.settings[key] for row in rows} - {MISSING}) > 1]
-    found: dict[str, None] = {}
-    for scores in columns:
-        made = {run: maker(score) for run, score in scores.items()}
-        hidden = [part for part, keys in CHOSEN_BY.items() if not any(key.startswith(keys) for key in shown)]
-        for row in rows:
-            within = _differences({run: made[run] for run in row.runs if run in made}, CHOSEN_BY)
-            hidden = [part for part in hidden if part not in within]
-            if within:
-                found[f"scores in one row were not made in the same way: {'; '.join(within.values())}"] = None
-        if between := _differences(made, hidden):
-            listed = "; ".join(between.values())
-            found[f"rows were not made in the same way, and their settings do not show it: {listed}"] = None
-    return [*found]
-
-
-def _differences(made: Mapping[Run, Mapping[str, str]], parts: Iterable[str]) -> dict[str, str]:
-    """Part -> its values, each with an example run, for the parts in which the known makers of runs differ."""
-    values = {part: _different((known.get(part), run) for run, known in made.items()) for part in parts}
-    return {part: f"{part} is {different}" for part, different in values.items() if different}
-
-
-def _several_makers(scored: Sequence[tuple[Run, Score]], mixed: bool) -> dict[str, list[str]]:
-    """Protocol key -> the parts of `maker` in which scores from one folder differ.
-
-    (Scores of one run at several steps have the same maker, and the last one counts.) With several makers it is unclear
-    which one is meant, so this raises UserError unless `mixed`.
-    """
-    found: dict[str, list[str]] = {score.protocol_key: [] for _, score in scored}
-    groups: dict[tuple[Run, str], list[Score]] = {}
-    for run, score in scored:
-        groups.setdefault((run, score.protocol_key), []).append(score)
-    for (run, protocol), scores in groups.items():
-        made = [maker(score) for score in scores]
-        values = {part: list(dict.fromkeys(parts[part] for parts in made if part in parts)) for part in MAKERS}
-        several = {part: names for part, names in values.items() if len(names) > 1}
-        if several and not mixed:
-            listed = "; ".join(f"{part} is {' and '.join(names)}" for part, names in several.items())
-            raise UserError(
-                f"{run.folder}: {scores[0].name} was measured several times, and {listed}: add --mixed for separate "
-                "columns, or score into separate folders (a study has its own table)"
-            )
-        found[protocol] += [part for part in several if part not in found[protocol]]
-    return found
+def _made(score: Score) -> str | None:
+    """How the scored images were made; None if it is not known."""
+    source = {"guidance": None, "precision": "float32"} | dict(score.source)
+    parts = [source.get(part) for part in ("sampler", "guidance", "precision", "weights", "variance")]
+    texts = [sampler_text(part) if isinstance(part, Mapping) else str(part) for part in parts if part is not None]
+    return ", ".join(texts) if "sampler" in source else None
 
 
 def _refuse(metric: str, scored: Sequence[tuple[Run, Score]]) -> None:
@@ -297,17 +216,8 @@ def _warnings(recipes: int, scored: Sequence[tuple[Run, Score]]) -> list[str]:
             f"{', '.join(sorted(tests))}: choosing among {recipes} recipes by their test scores makes the winner's "
             "score too good; choose on the validation split, and score only the chosen one on test"
         )
-    steps = {run: (score.source.get("step"), run.info.get("steps")) for run, score in scored if score.what == "samples"}
-    found += [
-        f"{run.folder}: its scores are those of step {step}, but its training ended at step {last}"
-        for run, (step, last) in steps.items()
-        if None not in (step, last) and step != last
-    ]
-    numbers: dict[Run, int] = {}
-    for run, score in scored:
-        numbers[run] = max(numbers.get(run, 1), score.source.get("test_evaluation") or 1)
-    if again := [f"{run.folder} (test evaluation {number})" for run, number in numbers.items() if number > 1]:
-        found.append(f"{', '.join(again)}: not the first test evaluation of its run; only the first is unbiased")
+    again = {run.folder: k for run, score in scored if (k := score.source.get("test_evaluation") or 1) > 1}
+    found += [f"{run} has test evaluation {k} of its model; only the first is unbiased" for run, k in again.items()]
     if versions := _different((score.code or None, run) for run, score in scored):
         found.append(f"the scores were made by different versions of the code: {versions}")
     return found

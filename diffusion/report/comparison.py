@@ -1,30 +1,51 @@
-"""Write a comparison: compare.md, compare.csv, runs.csv, compare.png, report.html, and a table on the console."""
+"""The report of a comparison: compare.md, compare.csv, runs.csv, compare.png, report.html, a table on the console."""
 
 import math
+import os
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
-from rich import box
+from matplotlib.patheffects import withStroke
 from rich.console import Console
-from rich.table import Table
 
 from diffusion.console import console as standard
 from diffusion.files import replace
-from diffusion.report import style
-from diffusion.report.formatting import MISSING, csv_text, escaped, markdown_table, number
-from diffusion.report.page.comparison import comparison_page
-from diffusion.report.page.document import write_page
+from diffusion.report import pictures, style
+from diffusion.report.blocks import (
+    Block,
+    Cell,
+    Chart,
+    Charts,
+    Either,
+    Section,
+    Table,
+    Text,
+    markdown,
+    save_charts,
+    tag,
+)
+from diffusion.report.formatting import MISSING, alike, csv_text, number
+from diffusion.report.images import spread
+from diffusion.report.page import NAME, write_page
 from diffusion.report.recipes import Column, Comparison
+from diffusion.report.svg import readable
+from diffusion.runs.folder import Run
 
 LISTED = 10  # runs that the console says were left out
+SHOWN = 24  # runs with curves and pictures; the table contains all runs
+IMAGES, COLUMNS, POINTS = 8, 4, 200
 LEGEND = (
     "One row per recipe: only settings that differ are shown, and runs that differ only in the seed share a row. "
-    "Mean ± half of the 95% t-interval over training seeds; samplings of one model are averaged first. **Bold**: the "
-    "best mean of a column; ≈: a mean that is not shown to differ from it, by Welch's tests at 5% for the whole column "
+    "Mean ± half of the 95% t-interval over training seeds; samplings of one model are averaged first. Bold: the best "
+    "mean of a column; ≈: a mean that is not shown to differ from it, by Welch's tests at 5% for the whole column "
     "(Holm's correction), or for lack of a second seed."
 )
 
@@ -32,90 +53,94 @@ LEGEND = (
 def write(comparison: Comparison, folder: Path, title: str, console: Console | None = standard) -> list[Path]:
     """Write the comparison to `folder`, print its table on `console`, and return the paths of the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows, columns = comparison.rows, comparison.columns
-    notes = [f"- {column.words}." for column in columns] if rows else []
-    notes += [f"- **warning**: {warning}." for warning in comparison.warnings]
-    notes += [f"- left out: `{run.folder}`: {reason}." for run, reason in comparison.left_out]
-    run_head, run_rows = by_run(comparison)
-    _, run_texts = by_run(comparison, lambda value, half: MISSING if value is None else number(value, half))
-    parts = [
-        f"# {escaped(title)}",
-        recipes_table(comparison) if rows else "",
-        LEGEND if rows else "No run is complete.",
-        "\n".join(notes),
-        "![comparison](compare.png)" if rows else "",
-        "## Runs",
-        markdown_table(run_head, [[escaped(cell) for cell in line] for line in run_texts]),
-    ]
-    replace(folder / "compare.md", "\n\n".join(part for part in parts if part) + "\n")
+    sections = comparison_sections(comparison, folder)
+    replace(folder / "compare.md", markdown(title, sections))
     replace(folder / "compare.csv", csv_text(by_recipe(comparison)))
-    replace(folder / "runs.csv", csv_text([run_head, *run_rows]))
+    replace(folder / "runs.csv", runs_table(comparison, folder).csv())
     written = [folder / name for name in ("compare.md", "compare.csv", "runs.csv")]
-    if rows and columns:
-        written.append(style.save(figure(comparison), folder / "compare.png"))
-    written.append(write_page(folder, comparison_page(comparison, folder, title)))
+    written += [*save_charts(sections, folder), write_page(folder, title, sections)]
     if console:
-        console.print(f"\n{title}")
-        if rows:
-            head, cells = in_cells(comparison, "*")
-            brief = [[row.label, *line] for row, line in zip(rows, cells, strict=True)]
-            for part in fitting(["recipe", *head], brief, console.width):
-                console.print(part)
-        several = any(row.seeds > 1 for row in rows)
-        console.print(
-            "±: 95% t-interval over training seeds; *best*; ≈ not shown to differ (Welch, 5% per column by Holm)"
-            if several
-            else "one seed each: no interval, no test; *best*; ≈ not shown to differ from it"
-        )
-        for run, reason in comparison.left_out[:LISTED]:
-            console.print(f"left out: {run.folder}: {reason}")
-        if (more := len(comparison.left_out) - LISTED) > 0:
-            console.print(f"left out: {more} more, which {folder / 'compare.md'} lists")
-        for warning in comparison.warnings:
-            console.print(f"warning: {warning}")
+        print_comparison(comparison, title, console, folder)
     return written
 
 
-def recipes_table(comparison: Comparison) -> str:
-    """The table of recipes as Markdown: settings and numbers, in the notation that `LEGEND` explains.
+def print_comparison(comparison: Comparison, title: str, console: Console, folder: Path) -> None:
+    """Print the table of recipes and the warnings."""
+    console.print(f"\n{title}")
+    if comparison.rows:
+        table = recipes_table(comparison, brief=True)
+        for part in table.printed(console.width):
+            console.print(part)
+    several = any(row.seeds > 1 for row in comparison.rows)
+    console.print(
+        "±: 95% t-interval over training seeds; *best*; ≈ not shown to differ (Welch, 5% per column by Holm)"
+        if several
+        else "one seed each: no interval, no test; *best*; ≈ not shown to differ from it"
+    )
+    for run, reason in comparison.left_out[:LISTED]:
+        console.print(f"left out: {run.folder}: {reason}")
+    if (more := len(comparison.left_out) - LISTED) > 0:
+        console.print(f"left out: {more} more, which {folder / 'compare.md'} lists")
+    for warning in comparison.warnings:
+        console.print(f"warning: {warning}")
+
+
+def comparison_sections(
+    comparison: Comparison, folder: Path, link: Callable[[Path], str | None] | None = None
+) -> list[Section]:
+    """The sections of the report. `link` is the address of a run's page, by default its file, if there is one."""
+    link = link or partial(link_of, folder=folder)
+    return [
+        Section("", lambda: [Text(f"Warning: {each}.", "notice") for each in comparison.warnings]),
+        Section("Recipes", lambda: recipes(comparison)),
+        Section("Scores by recipe", lambda: means(comparison)),
+        Section("Settings and results", lambda: parallel_blocks(comparison)),
+        Section("Validation error", lambda: curves(comparison)),
+        Section("Samples", lambda: samples(comparison)),
+        Section("Two runs", lambda: [Either(tag("div", class_="swipes"))]),
+        Section("Runs", lambda: [runs_table(comparison, folder, link), left_out(comparison, folder)]),
+    ]
+
+
+def recipes(comparison: Comparison) -> list[Block]:
+    """The table of recipes, and what it shows."""
+    if not comparison.rows:
+        return [Text("No run is complete.")]
+    words = ((column.name, column.words.removeprefix(f"{column.name}: ")) for column in comparison.columns)
+    return [recipes_table(comparison), Text(LEGEND), Text([f"{each}." for each in alike(words)])]
+
+
+def recipes_table(comparison: Comparison, brief: bool = False) -> Table:
+    """The table of recipes: settings, or with `brief` only their label, and numbers, as `LEGEND` explains.
 
     If the recipes are numbered, the first column contains the numbers.
-    """
-    numbered = comparison.is_numbered
-    head, cells = in_cells(comparison, "**")
-    settings = [*(["row"] if numbered else []), *comparison.rows[0].settings]
-    table = [
-        [*([str(i)] if numbered else []), *map(escaped, row.settings.values()), *line]
-        for i, (row, line) in enumerate(zip(comparison.rows, cells, strict=True), start=1)
-    ]
-    return markdown_table([*settings, *head], table, range(len(settings), len(settings) + len(head)))
-
-
-def in_cells(comparison: Comparison, bold: str) -> tuple[list[str], list[list[str]]]:
-    """The header and the cells with the numbers of the recipes.
-
-    Args:
-        bold: the marker put on both sides of the best mean of a column.
     """
     rows, columns = comparison.rows, comparison.columns
     best = {column.name: comparison.best(column) for column in columns}
 
-    def cell(i: int, column: Column) -> str:
+    def cell(i: int, column: Column) -> Cell:
         mean = rows[i].mean(column.name)
         if mean is None:
-            return MISSING
+            return Cell(MISSING)
         first, similar = best[column.name]
         fewer = "" if mean.n == rows[i].seeds else f" (of {mean.n})"
-        return f"{bold}{mean}{bold}{fewer}" if i == first else f"{mean}{fewer}{' ≈' if i in similar else ''}"
+        return Cell(str(mean), mean.mean, bold=i == first, after=f"{fewer}{' ≈' if i in similar else ''}")
 
-    lines = [[str(row.seeds), *(cell(i, column) for column in columns)] for i, row in enumerate(rows)]
-    return ["seeds", *(column.name for column in columns)], lines
+    numbered = comparison.is_numbered and not brief
+    head = ["recipe"] if brief else [*["row"] * numbered, *rows[0].settings]
+    lines = []
+    for i, row in enumerate(rows):
+        settings = [row.label] if brief else [*[str(i + 1)] * numbered, *row.settings.values()]
+        lines.append([*settings, str(row.seeds), *(cell(i, column) for column in columns)])
+    about = {column.name: column.words for column in columns}
+    names = [*head, "seeds", *about]
+    return Table(names, lines, "Recipes", range(len(head), len(names)), about)
 
 
-def by_recipe(comparison: Comparison) -> list[list[Any]]:
+def by_recipe(comparison: Comparison) -> list[list[object]]:
     """The lines of compare.csv: each recipe's settings, the mean, half interval and n per column, and its runs."""
     head = [f"{column.name}{suffix}" for column in comparison.columns for suffix in ("", " ±", " n")]
-    lines: list[list[Any]] = [[*(comparison.rows[0].settings if comparison.rows else ()), "seeds", *head, "runs"]]
+    lines: list[list[object]] = [[*(comparison.rows[0].settings if comparison.rows else ()), "seeds", *head, "runs"]]
     for row in comparison.rows:
         means = [row.mean(column.name) or (None, None, 0) for column in comparison.columns]
         values = [None if isinstance(x, float) and math.isnan(x) else x for mean in means for x in mean[:3]]
@@ -123,66 +148,58 @@ def by_recipe(comparison: Comparison) -> list[list[Any]]:
     return lines
 
 
-def by_run(
-    comparison: Comparison, cell: Callable[[float | None, float | None], Any] = lambda value, half: value
-) -> tuple[list[str], list[list[Any]]]:
-    """The header and rows of a table of all runs: state, the settings that differ, and the numbers.
-
-    Args:
-        cell: the content of a cell: (number, half the width of its interval) -> value.
-    """
+def runs_table(comparison: Comparison, folder: Path, link: Callable[[Path], str | None] = lambda path: None) -> Table:
+    """All runs: state, the settings that differ, and the numbers."""
     names = [column.name for column in comparison.columns]
     rows = []
     for i, run in enumerate(comparison.runs):
         row = comparison.rows[comparison.places[run]] if run in comparison.places else None
         values, halves = ({}, {}) if row is None else (row.values[run], row.halves)
-        numbers = [cell(values.get(name), halves.get((run, name))) for name in names]
-        rows.append([str(run.folder), run.state, *(column[i] for column in comparison.settings.values()), *numbers])
-    return ["run", "state", *comparison.settings, *names], rows
+        numbers = [
+            Cell(number(values[name], halves.get((run, name))), values[name]) if name in values else Cell(MISSING)
+            for name in names
+        ]
+        first = Cell(shown_path(run.folder, folder), link=link(run.folder))
+        rows.append([first, run.state, *(column[i] for column in comparison.settings.values()), *numbers])
+    head = ["run", "state", *comparison.settings, *names]
+    return Table(head, rows, "Runs", range(len(head) - len(names), len(head)))
 
 
-def fitting(head: list[str], rows: list[list[str]], width: int) -> list[Table]:
-    """A table of recipes that fits the console `width`: a line per recipe or, if too wide, a column per recipe.
-
-    If neither fits, the table is split into several.
-    """
-    upright = in_parts(head, rows, width)
-    titles, *lines = zip(head, *rows, strict=True)
-    first = 3 + max(map(len, head))
-    each = (width - first - 2) // len(rows) - 3  # characters in a column
-    if len(upright) == 1 or each < max(len(cell) for line in lines for cell in line[1:]):
-        return upright
-    turned = Table(box=box.SIMPLE_HEAD)
-    turned.add_column("", no_wrap=True)
-    for title in titles[1:]:
-        turned.add_column(title, justify="right", max_width=each, overflow="fold")
-    for line in lines:
-        turned.add_row(*line)
-    return [turned]
+def left_out(comparison: Comparison, folder: Path) -> Block:
+    """The runs that were left out, and why."""
+    return Text([f"left out: {shown_path(run.folder, folder)}: {reason}" for run, reason in comparison.left_out])
 
 
-def in_parts(head: list[str], rows: list[list[str]], width: int) -> list[Table]:
-    """Split a table into several that fit the console `width`; each begins with the first two columns.
+def shown_path(path: Path, folder: Path) -> str:
+    """The path of a run relative to the comparison's folder, or as given if that is shorter."""
+    return min(os.path.relpath(path, folder), str(path), key=len)
 
-    The first column is text, wrapped if it is wider than a third of the console; the others are right-aligned.
-    """
-    widths = [3 + max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
-    first = min(widths[0], max(24, width // 3))
-    parts: list[list[int]] = [[]]
-    for i in range(2, len(head)):
-        if parts[-1] and first + sum(widths[j] for j in [1, *parts[-1], i]) + 2 > width:
-            parts.append([])
-        parts[-1].append(i)
-    tables = []
-    for part in parts:
-        table = Table(box=box.SIMPLE_HEAD)
-        table.add_column(head[0], max_width=first - 3, overflow="fold")
-        for i in [1, *part]:
-            table.add_column(head[i], justify="right", no_wrap=True)
-        for line in rows:
-            table.add_row(line[0], *(line[i] for i in [1, *part]))
-        tables.append(table)
-    return tables
+
+def link_of(path: Path, folder: Path) -> str | None:
+    """The URL of a run's page, relative to the comparison's; None if there is no page."""
+    return quote(os.path.relpath(path / NAME, folder)) if (path / NAME).is_file() else None
+
+
+def shown_runs(comparison: Comparison) -> list[Run]:
+    """The runs with curves and pictures: the first complete ones, and then the first others."""
+    return sorted(comparison.runs, key=lambda run: run not in comparison.places)[:SHOWN]
+
+
+def some(comparison: Comparison) -> Block | None:
+    """A note if only some of the runs are shown."""
+    n = len(comparison.runs)
+    return Text(f"Of {SHOWN} of the {n} runs.") if n > SHOWN else None
+
+
+# --------------------------------------------------------------------------------------------- charts and pictures
+
+
+def means(comparison: Comparison) -> list[Block]:
+    """The chart of the means."""
+    if not comparison.rows or not comparison.columns:
+        return []
+    caption = "A dot for each training seed, and the mean with its 95% interval; the best mean has another colour."
+    return [Charts([Chart(caption, partial(figure, comparison), "compare.png")])]
 
 
 def in_lines(label: str, width: int) -> str:
@@ -215,10 +232,131 @@ def figure(comparison: Comparison) -> Figure:
             ax.plot(values, [y] * len(values), "o", color=style.LIGHT, markersize=3, zorder=1)
             half = None if math.isnan(mean.half) else mean.half
             colour = style.VERMILION if y == first else style.BLUE
-            ax.errorbar(mean.mean, y, xerr=half, fmt="o", color=colour, markersize=4, capsize=2.5, linewidth=1.2)
+            bar = ax.errorbar(mean.mean, y, xerr=half, fmt="o", color=colour, markersize=4, capsize=2.5, linewidth=1.2)
+            readable(bar.lines[0], row.label, texts=[f"{row.label}\n{column.name} {mean}"])
         ax.set_yticks(range(len(rows)), names if i % across == 0 else [""] * len(rows), parse_math=False)
         ax.set_ylim(len(rows) - 0.5, -0.5)
         better = "" if column.lower is None else f" ({'lower' if column.lower else 'higher'} is better)"
-        ax.set_xlabel(column.name + better)
+        ax.set_xlabel(style.plain(column.name) + better)
         ax.locator_params(axis="x", nbins=4)
     return drawn
+
+
+def parallel_blocks(comparison: Comparison) -> list[Block]:
+    """Parallel coordinates, if there are runs to compare by a number that is ranked."""
+    index = {run: comparison.runs.index(run) for run in comparison.places}
+    recipe = {"seed", *(comparison.rows[0].settings if comparison.rows else ())}
+    settings = {
+        key: [asked(column[i]) for i in index.values()] for key, column in comparison.settings.items() if key in recipe
+    }
+    columns = sorted((c for c in comparison.columns if c.name != "seconds"), key=lambda column: column.lower is None)
+    if len(index) < 2 or not settings or not columns or columns[0].lower is None:
+        return []
+    values = {run: comparison.rows[place].values[run] for run, place in comparison.places.items()}
+    numbers = {column.name: [values[run].get(column.name) for run in index] for column in columns[:3]}
+    names = [run.folder.name for run in index]
+    caption = f"A line per run, coloured by {columns[0].name}; grey without it."
+    return [Charts([Chart(caption, partial(parallel, names, {**settings, **numbers}, columns[0].name))])]
+
+
+def asked(text: str) -> str | float | None:
+    """A setting as a number, if it is one; None if the run has no such setting."""
+    try:
+        return None if text == MISSING else float(text)
+    except ValueError:
+        return text
+
+
+@style.styled
+def parallel(runs: Sequence[str], axes: Mapping[str, Sequence[str | float | None]], shade: str) -> Figure:
+    """Parallel coordinates: an upright axis for each of `axes`, a curve per run, coloured by the axis `shade`."""
+    drawn, ax = style.axes((max(style.COLUMN[0], 1.15 * len(axes)), 3.2))
+    ways = [ticks_of(values) for values in axes.values()]  # value -> height, for each axis
+    heights = np.array([[way.get(v, np.nan) for v in values] for way, values in zip(ways, axes.values(), strict=True)])
+    tint = heights[[*axes].index(shade)]
+    u = np.linspace(0, 1, 25)
+    for i, run in enumerate(runs):
+        there = np.flatnonzero(np.isfinite(heights[:, i]))
+        y, colour = (
+            heights[there, i],
+            colormaps["viridis"](0.15 + 0.7 * tint[i]) if np.isfinite(tint[i]) else style.LIGHT,
+        )
+        bend = (1 - np.cos(np.pi * u)) / 2  # level at both ends
+        for a, b, low, high in zip(there, there[1:], y, y[1:], strict=False):
+            ax.plot(a + (b - a) * u, low + (high - low) * bend, color=colour, linewidth=1.4)
+        (dots,) = ax.plot(there, y, "o", color=colour, markersize=2.5)
+        told = [(name, values[i]) for name, values in axes.items()]
+        readable(dots, run, texts=[f"{run}\n{told[k][0]}: {shown(told[k][1])}" for k in there])
+    halo = [withStroke(linewidth=3, foreground=style.GROUND)]
+    for x, way in enumerate(ways):
+        ax.axvline(x, color=style.GREY, linewidth=0.6, zorder=0)
+        kept = [*way] if len(way) <= 6 or isinstance(next(iter(way)), str) else [min(way), max(way)]
+        for value in kept:
+            text = textwrap.shorten(shown(value), 18, placeholder="…")
+            ax.text(x + 0.05, way[value], style.plain(text), va="center", fontsize=8, path_effects=halo, zorder=4)
+    ax.set_xticks(range(len(axes)), [in_lines(name, 16) for name in axes], parse_math=False, fontsize=8)
+    ax.xaxis.tick_top()
+    ax.set(xlim=(-0.1, len(axes) - 0.3), ylim=(-0.05, 1.05), yticks=[])
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    return drawn
+
+
+def ticks_of(values: Sequence[str | float | None]) -> dict[Any, float]:
+    """Value -> its height in [0, 1]: linear, or logarithmic over a wide range; names are evenly spaced."""
+    known = [value for value in dict.fromkeys(values) if value is not None]
+    if not all(isinstance(value, float) for value in known):
+        names = sorted(known, key=lambda value: (isinstance(value, str), value))
+        return dict(zip(names, np.linspace(0, 1, len(names)).tolist(), strict=True))
+    x = np.array(known, dtype=float)
+    x = np.log(x) if x.min() > 0 and x.max() > 20 * x.min() else x
+    room = np.ptp(x)
+    return dict(zip(known, ((x - x.min()) / room if room else x * 0 + 0.5).tolist(), strict=True))
+
+
+def shown(value: Any) -> str:
+    """A value of an axis as text."""
+    return MISSING if value is None else value if isinstance(value, str) else number(value)
+
+
+def curves(comparison: Comparison) -> list[Block | None]:
+    """The validation errors of each recipe, on the same scales."""
+    runs = [run for run in shown_runs(comparison) if run in comparison.places and "val/mse" in run.metrics]
+    rows = sorted({comparison.places[run] for run in runs})
+    charts = [Chart(comparison.names[i], partial(errors, comparison, runs, i)) for i in rows]
+    return [Charts(charts), some(comparison)] if charts else []
+
+
+@style.styled
+def errors(comparison: Comparison, runs: Sequence[Run], row: int) -> Figure:
+    """The validation error by step of the runs in a row, above those of all others."""
+    drawn, ax = style.axes((style.COLUMN[0], 2.2))
+    for run in sorted(runs, key=lambda run: comparison.places[run] == row):
+        series = run.metrics["val/mse"]
+        step, value = (each[spread(len(series.step), POINTS)] for each in series)
+        own = comparison.places[run] == row
+        look = {"color": style.BLUE, "marker": "o", "markersize": 2.5} if own else {"color": style.LIGHT}
+        (line,) = ax.plot(step, value, linewidth=1.4 if own else 0.7, **look)
+        if own:
+            readable(line, run.folder.name)
+    style.log_mse(ax)
+    ax.set_xlim(left=0)
+    ax.set_xlabel("training step")
+    ax.set_ylabel("val/mse")
+    style.count_axis(ax)
+    return drawn
+
+
+def samples(comparison: Comparison) -> list[Block | None]:
+    """The first samples of the runs, next to each other; assets/page.js overlays two of them."""
+    found = []
+    for run in shown_runs(comparison):
+        if (picture := pictures.latest(run, IMAGES, COLUMNS)) is not None:
+            place = comparison.places.get(run)
+            name = run.folder.name if place is None else f"{comparison.names[place]} ({run.folder.name})"
+            image = pictures.shown(picture, f"Samples of {name}", max(1, min(4, 400 // picture.width)))
+            figure = tag("figure", image, tag("figcaption", name), data_run=comparison.runs.index(run))
+            found.append(figure)
+    if len(found) < 2:
+        return []
+    return [Either(tag("div", found, class_="pair")), some(comparison)]

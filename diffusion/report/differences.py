@@ -21,15 +21,6 @@ from diffusion.config.help import default_choices
 from diffusion.report.formatting import MISSING, NULL, describe
 from diffusion.runs.folder import Run
 
-# Settings of logging, measurement and speed, and groups of them: they do not belong to a recipe.
-ASIDE = (
-    "trainer.log_every_n_steps", "trainer.limit_val_batches", "trainer.check_val_every_n_epoch",
-    "trainer.val_check_interval", "trainer.profiler", "trainer.benchmark", "trainer.inference_mode",
-    "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "data.eval_batch_size",
-    "data.num_workers", "least_interval", "compile", "channels_last", "batch_size", "device", "devices", "features",
-    "metrics", "validation", "logger", "samples", "score", "checkpoint", "sweep",
-)  # fmt: skip
-
 
 @cache
 def _defaults(folders: tuple[Path, ...]) -> Mapping[str, Any]:
@@ -61,7 +52,6 @@ def differing(runs: Sequence[Run | Defaults]) -> dict[str, list[str]]:
     Keys are dotted. A choice is shown by the name that Hydra recorded for each run (`optimizer: adamw`) or, if a run
     has no record, by its class (`optimizer: AdamW`). The run's own folder is written as `.`, so paths into it do not
     differ. A setting is left out if it equals a shown top-level setting of the same name, as data.seed equals seed.
-    Settings that do not belong to a recipe are last.
     """
     flat = [_flatten(run.settings) for run in runs]
     groups = {key for settings in flat for key, (_, is_choice) in settings.items() if is_choice}
@@ -89,23 +79,14 @@ def differing(runs: Sequence[Run | Defaults]) -> dict[str, list[str]]:
         return top != key and top in shown and all(columns[top][i] == columns[key][i] for i in begun)
 
     shown = {key: column for key, column in columns.items() if distinguishes(key)}
-    return {key: shown[key] for key in sorted(shown, key=is_aside) if not follows(key)}
-
-
-def is_aside(key: str) -> bool:
-    """Whether a setting does not belong to a recipe, because it concerns logging, measurement or speed."""
-    return any(key == other or key.startswith(f"{other}.") for other in ASIDE)
+    return {key: column for key, column in shown.items() if not follows(key)}
 
 
 def labels(settings: Mapping[str, Sequence[str]], count: int) -> list[str]:
     """A label for each of `count` entries of the columns: `lr=0.001, schedule=cosine`; `all` for one without any value.
 
-    A setting is named by the last part of its key, or by the full key if the last part is not unique. Settings that do
-    not belong to a recipe are left out if the others distinguish the entries.
+    A setting is named by the last part of its key, or by the full key if the last part is not unique.
     """
-    recipe = {key: column for key, column in settings.items() if not is_aside(key)}
-    if len({*zip(*recipe.values(), strict=True)}) == len({*zip(*settings.values(), strict=True)}):
-        settings = recipe
     last = [key.rpartition(".")[2] for key in settings]
     names = {key: key if last.count(short) > 1 else short for key, short in zip(settings, last, strict=True)}
     parts = [[f"{names[k]}={col[i]}" for k, col in settings.items() if col[i] != MISSING] for i in range(count)]

@@ -2,16 +2,21 @@
 
 noising   Fig. 1    x_t = √ᾱ_t x0 + √(1 − ᾱ_t) ε at chosen times, with one ε
 beta      Fig. 2    β_t, or log-SNR for a schedule that is not variance-preserving, which has no β_t
+log_snr             the log signal-to-noise ratio
+times               the density of training times, and the weight of the loss
 samples   Fig. 8    samples from the same noise over training
 mse       Fig. 9    denoising MSE on validation and on training images
 signal    Fig. 10   √ᾱ_t and √(1 − ᾱ_t)
 bins                the MSE by time, at several training steps
 gap                 held-out minus training MSE by log-SNR, at several training steps
+others              other logged quantities
+scores              scores with their intervals and baselines
+costs               what the parts of a run took
 trajectory          denoising steps of samples, with times and noise levels
 copies              samples above their nearest training images
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +24,30 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from diffusion.metric.record import Score
 from diffusion.pixels import to_rgb
-from diffusion.randomness import generator_for
+from diffusion.randomness import Streams, generator_for
 from diffusion.report import style
-from diffusion.report.formatting import number
+from diffusion.report.formatting import BASELINES, number, value_text
 from diffusion.report.images import opened, spread, tiles
+from diffusion.report.svg import of_step, readable, stepped
 from diffusion.runs.metrics import Metrics, bins_of
 
 PEAK = 20  # times the median β_t; a higher peak would dwarf everything else on a linear axis
 FAR = 5  # noise relative to signal; with more noise, a linear axis would hide the signal
 RAW = (0, (3, 1.5))  # dash pattern for raw weights
-BESIDE: Any = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}  # a legend to the right of the axes
+POINTS = 1500  # most points of a curve, about the pixel columns of a screen
+LISTED = 5  # curves in a legend
+DRAWS = 20_000  # training times drawn for their density
+ERRORS = {
+    "val/mse": (style.BLUE, "validation images"),
+    "fit/mse": (style.VERMILION, "training images"),
+    "val/mse_raw": (style.BLUE, "validation, raw weights"),
+    "fit/mse_raw": (style.VERMILION, "training, raw weights"),
+}
 
 Schedule = Callable[[Tensor], tuple[Tensor, Tensor]]
 """`alpha, sigma = schedule(t)` for t (B,) float64 in [0, 1]. A discrete schedule also has an int `steps`."""
@@ -59,25 +74,30 @@ def noising(images: Tensor, schedule: Schedule, times: Sequence[int] | None = No
 def beta(schedule: Schedule) -> Figure:
     """Fig. 2: β_t = 1 − ᾱ_t / ᾱ_{t−1}, ᾱ_t = alpha_t², at t = 1 … T; on a logarithmic axis if it has a high peak.
 
-    If alpha² + sigma² = 1, β_t is the variance of the noise added by a step. For any other schedule, the log-SNR
-    λ_t = log(alpha_t² / sigma_t²) is drawn; it is −∞ where alpha = 0.
+    If alpha² + sigma² = 1, β_t is the variance of the noise added by a step. For any other schedule, the log-SNR is
+    drawn.
     """
-    figure, ax = style.axes()
-    alpha, sigma = _table(schedule)
-    preserving = _preserving(alpha, sigma)
-    if preserving:
-        values = -torch.expm1(2 * (alpha[1:].log() - alpha[:-1].log()))
-    else:
-        values = 2 * (alpha[1:].log() - sigma[1:].log())
-    ax.plot(np.arange(1, len(alpha)), values, color=style.BLUE)
-    ax.set_xlim(0, len(values))
-    if preserving and float(values.max()) > PEAK * float(values.median()):
+    alpha, _ = _table(schedule)
+    if not preserving(schedule):
+        return log_snr(schedule)
+    figure, ax = _by_time(len(alpha) - 1, r"noise added per step, $\beta_t$")
+    values = -torch.expm1(2 * (alpha[1:].log() - alpha[:-1].log()))
+    (line,) = ax.plot(np.arange(1, len(alpha)), values, color=style.BLUE)
+    readable(line, "variance added", "t =")
+    if float(values.max()) > PEAK * float(values.median()):
         _log_axis(ax, float(values.min()), float(values.max()))
-    elif preserving:
+    else:
         ax.set_ylim(0, 1.05 * float(values.max()))
-    ax.set_xlabel("time $t$")
-    ax.set_ylabel(r"noise added per step, $\beta_t$" if preserving else r"log-SNR, $\log(\alpha_t^2/\sigma_t^2)$")
-    style.count_axis(ax)
+    return figure
+
+
+@style.styled
+def log_snr(schedule: Schedule) -> Figure:
+    """The log-SNR λ_t = log(alpha_t² / sigma_t²) at t = 1 … T; it is −∞ where alpha = 0."""
+    alpha, sigma = _table(schedule)
+    figure, ax = _by_time(len(alpha) - 1, r"log-SNR, $\log(\alpha_t^2/\sigma_t^2)$")
+    (line,) = ax.plot(np.arange(1, len(alpha)), 2 * (alpha[1:].log() - sigma[1:].log()), color=style.BLUE)
+    readable(line, "log-SNR", "t =")
     return figure
 
 
@@ -88,23 +108,43 @@ def signal(schedule: Schedule) -> Figure:
     If alpha² + sigma² is not 1, the memoir's symbols do not apply, and the labels are α_t and σ_t. If sigma grows far
     beyond alpha, the axis is logarithmic.
     """
-    figure, ax = style.axes()
     alpha, sigma = _table(schedule)
+    figure, ax = _by_time(len(alpha) - 1, "factor of $x_0$ and of $\\varepsilon$ in $x_t$")
     names = (r"signal $\alpha_t$", r"noise $\sigma_t$")
-    if _preserving(alpha, sigma):
+    if preserving(schedule):
         names = (r"signal $\sqrt{\bar\alpha_t}$", r"noise $\sqrt{1-\bar\alpha_t}$")
-    t = np.arange(len(alpha))
-    ax.plot(t, alpha, color=style.BLUE, label=names[0])
-    ax.plot(t, sigma, color=style.VERMILION, linestyle="--", label=names[1])
-    ax.set_xlim(0, t[-1])
+    looks: Any = ({"color": style.BLUE}, {"color": style.VERMILION, "linestyle": "--"})
+    for values, name, look in zip((alpha, sigma), names, looks, strict=True):
+        (line,) = ax.plot(np.arange(len(alpha)), values, label=name, **look)
+        readable(line, name.partition(" ")[0], "t =")
     if float(sigma.max()) > FAR * float(alpha.max()):
         _log_axis(ax, min(float(sigma[1]), float(alpha.min())), float(sigma.max()))
     else:
         ax.set_ylim(0, 1.05 * max(1.0, float(sigma.max())))
-    ax.set_xlabel("time $t$")
-    ax.set_ylabel("factor of $x_0$ and of $\\varepsilon$ in $x_t$")
     ax.legend(loc="center right" if ax.get_yscale() == "linear" else "lower right")
-    style.count_axis(ax)
+    return figure
+
+
+@style.styled
+def times(schedule: Schedule, objective: Any, prediction: Any) -> Figure:
+    """The density of the times drawn in training and the weight of the loss, by t / T, relative to their maxima.
+
+    The weight is the factor of ‖y − y_θ‖² at t, without the importance weights of the times. (The network's own error
+    and a learned weight are not known here.)
+    """
+    figure, ax = style.axes()
+    with torch.no_grad():
+        drawn, _ = objective.timesteps(schedule, Streams(list(range(DRAWS))))
+        density, edges = np.histogram(drawn.double().numpy(), bins=50, range=(0, 1), density=True)
+        middle = torch.from_numpy((edges[1:] + edges[:-1]) / 2)
+        curves = {"density of training times": density}
+        if hasattr(objective, "weighting") and prediction is not None:
+            curves["weight of the loss"] = objective.weighting(schedule, prediction, middle).numpy()
+    for (name, values), colour in zip(curves.items(), (style.BLUE, style.VERMILION), strict=False):
+        (line,) = ax.plot(middle, values / np.nanmax(values), color=colour, label=name)
+        readable(line, name, "t/T =")
+    ax.set(xlim=(0, 1), ylim=(0, 1.05), xlabel="time $t/T$", ylabel="relative to the maximum")
+    ax.legend(loc="best")
     return figure
 
 
@@ -147,34 +187,30 @@ def mse(metrics: Metrics, epoch_lengths: Sequence[tuple[int, int]] = ()) -> Figu
 
     Solid lines are for the validated weights; if those are an average, dashed lines are for the raw weights. The
     objective of each training batch is light grey (for the simple loss of ε it is the MSE, otherwise it has its own
-    units). With `epoch_lengths`, (step, steps per epoch from that step on), a second axis counts epochs.
+    units; where it is not positive, it is left out). With `epoch_lengths`, (step, steps per epoch from that step on), a
+    second axis counts epochs.
     """
-    figure, ax = style.axes((style.TEXT_WIDTH, 3.2))
-    if "train/loss" in metrics:
-        step, value = metrics["train/loss"]
-        ax.plot(step, value, color=style.LIGHT, linewidth=0.6, label="objective, per batch", zorder=1)
-    curves = [
-        ("val/mse", style.BLUE, "validation images"),
-        ("fit/mse", style.VERMILION, "training images"),
-        ("val/mse_raw", style.BLUE, "validation, raw weights"),
-        ("fit/mse_raw", style.VERMILION, "training, raw weights"),
-    ]
+    figure, ax = style.axes((style.COLUMN[0], 3.3))
+    if "train/loss" in metrics and (metrics["train/loss"].value > 0).all():
+        kept = spread(len(metrics["train/loss"].step), POINTS)
+        step, value = (each[kept] for each in metrics["train/loss"])
+        (line,) = ax.plot(step, value, color=style.LIGHT, linewidth=0.6, label="objective, per batch", zorder=1)
+        readable(line, "objective of a batch")
     thick: Any = {"linestyle": "-", "linewidth": 1.7, "markersize": 3, "zorder": 3}
     thin: Any = {"linestyle": RAW, "linewidth": 0.9, "markersize": 2, "zorder": 2}
-    for name, colour, label in curves:
+    for name, (colour, label) in ERRORS.items():
         if name in metrics:
             step, value = metrics[name]
             marker = "o" if len(step) <= 12 else ""
-            ax.plot(step, value, color=colour, label=label, marker=marker, **(thin if "raw" in name else thick))
+            look = thin if "raw" in name else thick
+            (line,) = ax.plot(step, value, color=colour, label=label, marker=marker, **look)
+            readable(line, label)
     if "val/mse" in metrics and "fit/mse" in metrics:
         step, of_val, of_fit = np.intersect1d(metrics["val/mse"].step, metrics["fit/mse"].step, return_indices=True)
         val, fit = metrics["val/mse"].value[of_val], metrics["fit/mse"].value[of_fit]
         ax.fill_between(step, fit, val, color=style.BLUE, alpha=0.15, linewidth=0, label="gap", zorder=1)
-    _log_mse(ax)
-    ax.set_xlim(left=0)
-    ax.set_xlabel("training step")
-    ax.set_ylabel(r"denoising MSE,  $\|\varepsilon-\varepsilon_\theta(x_t,t)\|^2/d$")
-    style.count_axis(ax)
+    style.log_mse(ax)
+    _by_step(ax, r"denoising MSE,  $\|\varepsilon-\varepsilon_\theta(x_t,t)\|^2/d$")
     if epoch_lengths:
         starts, lengths = np.array(epoch_lengths, dtype=float).T
         steps = np.array([0, *starts[1:], 1e12])  # the first length applies from step 0, the last one without end
@@ -184,12 +220,34 @@ def mse(metrics: Metrics, epoch_lengths: Sequence[tuple[int, int]] = ()) -> Figu
         top.set_xlabel("epoch")
         top.spines["top"].set_visible(True)
         top.xaxis.set_major_formatter(style.THOUSANDS)
-    ax.legend(**BESIDE)
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
 @style.styled
-def bins(metrics: Metrics, curves: int = 5) -> Figure:
+def others(metrics: Metrics, names: Sequence[str]) -> Figure:
+    """Small charts of other quantities by training step, two in a row."""
+    rows = -(-len(names) // 2)
+    figure = Figure((style.COLUMN[0], 0.3 + 1.15 * rows), layout="constrained")
+    for i, name in enumerate(names):
+        ax = figure.add_subplot(rows, 2, i + 1)
+        step, value = (each[spread(len(metrics[name].step), POINTS)] for each in metrics[name])
+        (line,) = ax.plot(
+            step, value, color=style.BLUE, linewidth=1.1, marker="o" if len(step) <= 12 else "", markersize=2
+        )
+        readable(line, name)
+        ax.set_title(style.plain(name), fontsize=9)
+        ax.tick_params(labelsize=7)
+        ax.set_xlim(left=0)
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
+        ax.xaxis.set_major_formatter(style.THOUSANDS)
+        ax.yaxis.set_major_locator(MaxNLocator(nbins=3))
+        ax.ticklabel_format(axis="y", useOffset=False)
+    return figure
+
+
+@style.styled
+def bins(metrics: Metrics, curves: int = 24) -> Figure:
     """The validation MSE by time: a point per bin of t (tenths of [0, 1]), a curve per validation, early to late.
 
     If there are more than `curves` validations, the first, the last and log-spaced ones in between are shown.
@@ -197,11 +255,15 @@ def bins(metrics: Metrics, curves: int = 5) -> Figure:
     figure, ax = style.axes()
     names = bins_of(metrics, "val/mse")
     series, centres = [metrics[name] for name in names], centres_of(names)
-    steps = [int(step) for step in series[0].step if all(step in each.step for each in series)]
-    for step, colour in _over_training(steps, curves):
+    found = _over_training([int(step) for step in series[0].step if all(step in each.step for each in series)], curves)
+    named = {found[i][0] for i in spread(len(found), LISTED)}
+    for step, colour in found:
         values = [each.at(step) for each in series]
-        ax.plot(centres, values, color=colour, marker="o", markersize=3, linewidth=1.3, label=f"step {step:,}")
-    _log_mse(ax)
+        label = f"step {step:,}" if step in named else None
+        (line,) = ax.plot(centres, values, color=colour, marker="o", markersize=2.5, linewidth=1.2, label=label)
+        readable(line, f"step {step:,}", "t/T ≈")
+        of_step(line, step)
+    style.log_mse(ax)
     ax.set_xlim(0, 1)
     ax.set_xlabel("time $t/T$")
     ax.set_ylabel("denoising MSE")
@@ -217,7 +279,7 @@ def gap(metrics: Metrics, schedule: Schedule | None = None, curves: int = 4) -> 
     dashed curve shows the last validation of the raw weights. Without a schedule, the axis is t. If there are more than
     `curves` validations, the first, the last and log-spaced ones in between are shown.
     """
-    figure, ax = style.axes((style.TEXT_WIDTH, 3.0))
+    figure, ax = style.axes((style.COLUMN[0], 3.3))
     names = bins_of(metrics, "gap/mse")
     x = centres_of(names)
     if schedule is not None:
@@ -226,23 +288,75 @@ def gap(metrics: Metrics, schedule: Schedule | None = None, curves: int = 4) -> 
         x = 2 * (alpha.log() - sigma.log()).cpu().numpy()
     ax.axhline(0, color=style.INK, linewidth=0.8)
 
-    def curve(step: int, suffix: str, **look: Any) -> None:
+    def curve(step: int, suffix: str, label: str, **look: Any) -> None:
         """Draw the gap at a step. Bins that were not logged at that step are left out."""
         columns = [(name + suffix, name.replace("mse", "half") + suffix) for name in names]
         mean, half = np.array([[metrics[n].at(step) if n in metrics else np.nan for n in pair] for pair in columns]).T
         there = np.isfinite(mean)
-        ax.errorbar(x[there], mean[there], yerr=half[there], capsize=2, elinewidth=0.8, markersize=3, **look)
+        drawn = ax.errorbar(
+            x[there], mean[there], half[there], capsize=2, elinewidth=0.8, markersize=3, label=label, **look
+        )
+        readable(drawn.lines[0], label, "t/T =" if schedule is None else "log-SNR")
 
     steps = [int(step) for step in metrics[names[0]].step]
     for step, colour in _over_training(steps, curves):
-        curve(step, "", color=colour, marker="o", linewidth=1.3, label=f"step {step:,}")
+        curve(step, "", f"step {step:,}", color=colour, marker="o", linewidth=1.3)
     if f"{names[0]}_raw" in metrics:
-        curve(steps[-1], "_raw", color=style.VERMILION, linestyle=RAW, linewidth=0.9, label="last step, raw weights")
+        curve(steps[-1], "_raw", "last step, raw weights", color=style.VERMILION, linestyle=RAW, linewidth=0.9)
     ax.set_xlabel(
         "time $t/T$" if schedule is None else r"log-SNR  $\log(\alpha_t^2/\sigma_t^2)$ (left: noise, right: image)"
     )
     ax.set_ylabel("held-out MSE − training MSE")
-    ax.legend(**BESIDE)
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+@style.styled
+def scores(rows: Mapping[str, Mapping[str, Score]]) -> Figure:
+    """A small chart per metric, with a point and its 95% interval for the samples and for each baseline.
+
+    Args:
+        rows: metric -> what was scored -> its score.
+    """
+    roles = [*dict.fromkeys(what for found in rows.values() for what in found)]
+    across, down = min(2, len(rows)), -(-len(rows) // 2)
+    figure = Figure((style.COLUMN[0], 0.2 + down * (0.55 + 0.16 * len(roles))), layout="constrained")
+    for i, (metric, found) in enumerate(rows.items()):
+        ax = figure.add_subplot(down, across, i + 1)
+        for y, role in enumerate(roles):
+            if (score := found.get(role)) is None or not np.isfinite(score.value):
+                continue
+            low, high = score.interval or (score.value, score.value)
+            colour = style.GREY if role in BASELINES else style.BLUE
+            spans = [[max(0.0, score.value - low)], [max(0.0, high - score.value)]]
+            drawn = ax.errorbar([score.value], [y], xerr=spans, fmt="o", color=colour, markersize=4, capsize=2)
+            readable(drawn.lines[0], "", texts=[f"{BASELINES.get(role, role)}\n{value_text(score)}"])
+        better = {True: " (higher is better)", False: " (lower is better)", None: ""}
+        ax.set_title(style.plain(metric) + better[next(iter(found.values())).higher_is_better], fontsize=8)
+        ax.set_yticks(
+            range(len(roles)), [style.plain(BASELINES.get(role, role)) for role in roles] if i % across == 0 else []
+        )
+        ax.set_ylim(len(roles) - 0.5, -0.5)
+        ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
+        ax.tick_params(labelsize=8)
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=4))
+    return figure
+
+
+@style.styled
+def costs(parts: Mapping[str, float], label: str, texts: Sequence[str]) -> Figure:
+    """Bars of what each part of a run took, with a text at each."""
+    figure, ax = style.axes((style.COLUMN[0], 0.7 + 0.19 * len(parts)))
+    values = list(parts.values())
+    ax.barh(range(len(parts)), values, color=style.BLUE, height=0.7)
+    for y, (value, text) in enumerate(zip(values, texts, strict=True)):
+        ax.text(value, y, f" {text}", va="center", fontsize=8)
+    ax.set_yticks(range(len(parts)), [style.plain(part) for part in parts])
+    ax.set_ylim(len(parts) - 0.5, -0.5)
+    ax.set_xlim(0, 1.35 * max(values))
+    ax.set_xlabel(label)
+    ax.grid(axis="y", visible=False)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
     return figure
 
 
@@ -264,9 +378,29 @@ def _table(schedule: Schedule) -> tuple[Tensor, Tensor]:
     return alpha.detach().cpu().double(), sigma.detach().cpu().double()
 
 
-def _preserving(alpha: Tensor, sigma: Tensor) -> bool:
+def preserving(schedule: Schedule) -> bool:
     """Whether alpha² + sigma² = 1 at all times."""
+    alpha, sigma = _table(schedule)
     return bool(torch.allclose(alpha**2 + sigma**2, torch.ones_like(alpha), atol=1e-6))
+
+
+def _by_time(last: int, label: str) -> tuple[Figure, Axes]:
+    """A figure whose x axis is the time t, in 0 … T."""
+    figure, ax = style.axes()
+    ax.set_xlim(0, last)
+    ax.set_xlabel("time $t$")
+    ax.set_ylabel(label)
+    style.count_axis(ax)
+    return figure, ax
+
+
+def _by_step(ax: Axes, label: str) -> None:
+    """An x axis of training steps, on which a page shows the selected one."""
+    ax.set_xlim(left=0)
+    ax.set_xlabel("training step")
+    ax.set_ylabel(label)
+    style.count_axis(ax)
+    stepped(ax)
 
 
 def _log_axis(ax: Axes, low: float, high: float) -> None:
@@ -274,18 +408,6 @@ def _log_axis(ax: Axes, low: float, high: float) -> None:
     ax.set_yscale("log")
     ax.set_ylim(low / 2, 2 * high)
     style.plain_numbers(ax.yaxis)
-
-
-def _log_mse(ax: Axes) -> None:
-    """Set a logarithmic y axis, labelled at 0.01, 0.02, 0.05, 0.1, …; at more numbers if its range is short."""
-    ax.set_yscale("log")
-    style.plain_numbers(ax.yaxis)
-    low, high = ax.get_ylim()
-    if high < 4 * low:
-        ax.yaxis.set_major_locator(MaxNLocator(5))
-        ax.yaxis.set_minor_locator(NullLocator())
-    else:
-        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
 
 
 def _over_training(steps: Sequence[int], curves: int) -> list[tuple[int, Any]]:

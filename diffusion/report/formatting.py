@@ -1,15 +1,16 @@
-"""Format text for reports: configuration nodes, tables, and scores with their protocols."""
+"""Format text for reports: configuration nodes, numbers, and scores with their protocols."""
 
 import csv
 import io
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from diffusion.metric.record import Score
 
 MISSING = "—"
+# The baselines of a score, as named in tables and figures.
+BASELINES = {"untrained": "untrained network", "noise": "pure noise", "real": "real images", "floor": "floor"}
 
 
 def describe(node: Any) -> str:
@@ -26,21 +27,6 @@ def describe(node: Any) -> str:
 
 
 NULL = describe(None)
-
-
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
-    """A Markdown table. Columns with an index in `right` are right-aligned."""
-    right = set(right)
-    lines = [head, ["--:" if i in right else "---" for i in range(len(head))], *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def escaped(text: str) -> str:
-    """A user's text as one line of Markdown that renders verbatim: special characters are escaped with a backslash.
-
-    Underscores within words, and brackets that do not begin a link, need no escape.
-    """
-    return re.sub(r"[\\`*<~]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[])", r"\\\g<0>", " ".join(text.split()))
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:
@@ -84,6 +70,14 @@ def protocol_text(score: Score) -> str:
         f"{score.n} images{pixels} against {reference}; features {quoted(score.features)}, "
         f"weights hash {quoted(score.weights_hash)}, resize {quoted(score.resize)}{settings}"
     )
+
+
+def alike(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """`a, b: WORDS`: the names that have the same words together, from pairs of a name and words."""
+    groups: dict[str, dict[str, None]] = {}
+    for name, words in pairs:
+        groups.setdefault(words, {})[name] = None
+    return [f"{', '.join(names)}: {words}" for words, names in groups.items()]
 
 
 def number(value: float, half: float | None = None) -> str:

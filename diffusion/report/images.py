@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from diffusion.errors import UserError
 from diffusion.pixels import MODES, to_rgb
@@ -36,19 +37,17 @@ def grid(images: Tensor, columns: int | None = None, large: bool = False) -> Ima
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in MODES or len(images) == 0:
         raise ValueError(f"grid: got {images.dtype} {tuple(images.shape)}; expected uint8 (N, C, H, W), N > 0")
-    n = len(images)
-    columns = columns or math.ceil(math.sqrt(n))
+    columns = columns or math.ceil(math.sqrt(len(images)))
     scale = min(16, max(1, WIDTH // (columns * images.shape[-1]))) if large else 1
-    columns = min(columns, n)
-    rows = math.ceil(n / columns)
-    pixels = to_rgb(images.detach().cpu()).permute(0, 2, 3, 1).numpy().repeat(scale, axis=1).repeat(scale, axis=2)
-    height, width = pixels.shape[1:3]
-    canvas = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, dtype=np.uint8)
-    for i, tile in enumerate(pixels):
-        top, left = (i // columns) * (height + GAP), (i % columns) * (width + GAP)
-        canvas[top : top + height, left : left + width] = tile
-    picture = Image.fromarray(canvas)
-    picture.info[LAYOUT] = json.dumps({"images": n, "columns": columns, "height": height, "width": width, "gap": GAP})
+    columns = min(columns, len(images))
+    pixels = to_rgb(images.detach().cpu()).repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+    canvas = make_grid(pixels, columns, GAP, pad_value=255)
+    if len(images) > 1:  # otherwise, there is no margin
+        canvas = canvas[:, GAP:-GAP, GAP:-GAP]
+    picture = Image.fromarray(canvas.permute(1, 2, 0).numpy())
+    height, width = pixels.shape[-2:]
+    layout = {"images": len(images), "columns": columns, "height": height, "width": width, "gap": GAP}
+    picture.info[LAYOUT] = json.dumps(layout)
     return picture
 
 

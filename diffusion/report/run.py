@@ -1,61 +1,69 @@
-"""The report of a run: its figures, and a README with the recipe and the results."""
+"""The report of a run: its figures, its README, and report.html, which have the same sections."""
 
 import math
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace as replaced
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from diffusion.checkpoint.facts import model_of
 from diffusion.config.quoting import override, resume_command
+from diffusion.console import console, count, duration
+from diffusion.errors import UserError, first_line
 from diffusion.files import replace
-from diffusion.metric.record import Score
-from diffusion.report import figures, style
-from diffusion.report.formatting import (
-    MISSING,
-    describe,
-    escaped,
-    markdown_table,
-    number,
-    protocol_text,
-    sampler_text,
-    value_text,
+from diffusion.pixels import height_width
+from diffusion.report import figures, pictures, style
+from diffusion.report.blocks import (
+    Block,
+    Cell,
+    Chart,
+    Charts,
+    Code,
+    Either,
+    Facts,
+    Section,
+    Table,
+    Text,
+    markdown,
+    save_charts,
 )
-from diffusion.report.page.document import write_page
-from diffusion.report.page.run import FILES, facts, run_page
-from diffusion.report.page.study import is_study, study_page
-from diffusion.runs.folder import Run, epoch_lengths
+from diffusion.report.differences import from_default
+from diffusion.report.formatting import MISSING, alike, describe, plus_minus, protocol_text
+from diffusion.report.images import spread
+from diffusion.report.network import built, network_blocks
+from diffusion.report.page import write_page
+from diffusion.report.scores import latest, score_table
+from diffusion.report.study import is_study, study_of, study_sections, title_of
+from diffusion.runs.folder import CONFIGS, SCORES, Run, command_of, epoch_lengths
 from diffusion.runs.metrics import Metrics, bins_of, validated_weights
+from diffusion.runs.record import RunRecord
 
-BASELINES = {"untrained": "untrained network", "noise": "pure noise", "real": "real images", "floor": "floor"}
-CAPTIONS = {
-    "samples.png": "Samples during training (memoir, Fig. 8): one column per training step; each row starts from "
-    "the same noise.",
-    "mse.png": "Denoising MSE during training (memoir, Fig. 9), on the frozen validation images and on equally many "
-    "training images; where the shaded gap widens, the network memorizes its images. Lines: %s; grey: the objective of "
-    "single batches (in its own units, unless it is the simple loss of ε).",
-    "copies.png": "The samples most similar to a training image, each above that image (mirrored if that is closer). "
-    "r is the distance to it divided by the mean distance to the 50 nearest: near 0 for a copy.",
-    "bins.png": "The validation MSE by time t, in tenths of [0, T], from early to late in training.",
-    "gap.png": "The generalisation gap by noise level: denoising MSE on held-out images minus that on training images, "
-    "at the same times and noises, with 95% intervals. Where it rises, the network memorizes its training images; "
-    "its level also depends on which of the two sets is harder.",
-    "noising.png": "The forward process on images of this run's data (memoir, Fig. 1): "
-    "x_t = √ᾱ_t x₀ + √(1−ᾱ_t) ε with one ε for all t.",
-    "beta.png": "The variance added by each step, β_t = 1 − ᾱ_t/ᾱ_{t−1} (memoir, Fig. 2); the log-SNR for a schedule "
-    "that does not preserve variance, because it has no β_t.",
-    "signal.png": "The factors of the image, √ᾱ_t, and of the noise, √(1−ᾱ_t), in x_t (memoir, Fig. 10).",
+FILES = {
+    "config.yaml": "every setting of the run",
+    "run.json": "state, duration, device, sizes, versions, command",
+    "metrics.csv": "everything logged, by step (counted from 0)",
+    "scores.json": "the scores, each with its protocol",
+    "samples": "grids of samples from the same noise at different steps",
+    "checkpoints/last.ckpt": "the last training state, to resume from",
+    "checkpoints/best.ckpt": "the state with the lowest validation MSE",
+    "figures": "the figures above",
+    "report.html": "this run as a page: open it in a browser",
 }
-NEEDS = {
-    "samples.png": "no samples/step-*.png was written",
-    "mse.png": "metrics.csv contains no losses",
-    "bins.png": "metrics.csv contains no MSE by time (val/mse_bin0, …)",
-    "gap.png": "metrics.csv contains no gap by time (gap/mse_bin0, …)",
-    "noising.png": "the data's images or the noise schedule were not available",
-    "beta.png": "the noise schedule was not available",
-    "signal.png": "the noise schedule was not available",
+LISTED = 60  # validations in a table
+SAMPLES, NOISING, COPIES = "figures/samples.png", "figures/noising.png", "figures/copies.png"
+CAPTIONS = {
+    SAMPLES: "Samples during training (memoir, Fig. 8): one column per training step; each row starts from the same "
+    "noise.",
+    NOISING: "The forward process on images of this run's data (memoir, Fig. 1): x_t = √ᾱ_t x₀ + √(1−ᾱ_t) ε with one "
+    "ε for all t.",
+    COPIES: "The samples most similar to a training image, each above that image (mirrored if that is closer). r is "
+    "the distance to it divided by the mean distance to the 50 nearest: near 0 for a copy.",
 }
 
 
@@ -67,207 +75,329 @@ def write_report(
 ) -> Path:
     """Draw the figures of the run in `folder`, write its report.html and README.md, and return the README's path.
 
-    If a figure cannot be drawn because data are missing, an existing file is kept. The README lists the missing figures
-    with the reasons.
-
     Args:
-        schedule: The run's noise schedule. Without it, the noising figure, β_t and √ᾱ_t are not drawn.
-        images: Images of the run's data, uint8 (N, C, H, W); the noising figure shows the first three.
-        state: The state of the run, if run.json does not contain it yet.
+        schedule: the run's noise schedule; by default, it is built from the configuration.
+        images: images of the run's data, uint8 (N, C, H, W); the noising figure shows the first three. Without them, an
+            earlier figure is kept.
+        state: the state of the run, if run.json does not contain it yet.
     """
     run = Run(folder)
-    missing = draw(run, schedule, images)
-    write_page(run.folder, study_page(run) if is_study(run) else run_page(run, state))
-    readme = run.folder / "README.md"
-    replace(readme, compose(run, missing, state))
-    return readme
+    if is_study(run):
+        study = study_of(run)
+        sections, title = study_sections(study), title_of(study)
+    else:
+        sections, title = run_sections(run, schedule, state), f"Run {run.name}"
+        if run.grids:
+            style.save(figures.samples_over_training(run.grids), folder / SAMPLES)
+        if images is not None and (schedule := schedule or schedule_of(run)) is not None:
+            style.save(figures.noising(images[:3], schedule), folder / NOISING)
+    save_charts(sections, folder)
+    write_page(folder, title, sections, None if is_study(run) else state or state_of(run))
+    replace(folder / "README.md", markdown(title, sections))
+    return folder / "README.md"
 
 
-def draw(run: Run, schedule: figures.Schedule | None, images: Tensor | None) -> dict[str, str]:
-    """Draw into figures/ what the data allow. Returns name -> reason for each figure that is missing there."""
-    metrics, folder = run.metrics, run.folder / "figures"
-    if run.grids:
-        style.save(figures.samples_over_training(run.grids), folder / "samples.png")
-    if {"val/mse", "fit/mse", "train/loss"} & metrics.keys():
-        style.save(figures.mse(metrics, epoch_lengths(run.info)), folder / "mse.png")
-    if bins_of(metrics, "val/mse"):
-        style.save(figures.bins(metrics), folder / "bins.png")
-    if bins_of(metrics, "gap/mse"):
-        style.save(figures.gap(metrics, schedule), folder / "gap.png")
-    if schedule is not None:
-        style.save(figures.beta(schedule), folder / "beta.png")
-        style.save(figures.signal(schedule), folder / "signal.png")
-        if images is not None:
-            style.save(figures.noising(images[:3], schedule), folder / "noising.png")
-    return {name: reason for name, reason in NEEDS.items() if not (folder / name).is_file()}
+def state_of(run: Run) -> str:
+    """The state of the run, which is not `running` if its process has died."""
+    return RunRecord(run.folder).state if run.info else run.state
 
 
-def compose(run: Run, missing: Mapping[str, str], state: str | None = None) -> str:
-    """The README of a run as Markdown. `missing` maps the names of missing figures to the reasons."""
-    sections = [
-        f"# Run {escaped(run.name)}",
-        summary(run, state),
-        picture(run),
-        "## Recipe\n\n" + recipe(run.settings),
-        "## Scores\n\n" + scores_section(run.scores),
-        "## Denoising error\n\n" + mse_section(run.metrics),
-        "## Figures\n\n" + figures_section(run, missing),
-        "## Files\n\n" + files_section(run),
-        "## Next steps\n\n" + commands(run),
+def part_of(run: Run, part: str) -> Any:
+    """A part of the run's configuration, built; None without one."""
+    if not run.settings.get(part):
+        return None
+    node = model_of(run.settings, facts_of(run)) if part == "model" else run.settings[part]
+    return built(node, part, run.folder / CONFIGS[0])
+
+
+def facts_of(run: Run) -> dict[str, Any]:
+    """What follows from the settings and the data, such as the channels of the images."""
+    found = run.info.get("facts")
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
+def schedule_of(run: Run) -> figures.Schedule | None:
+    """The noise schedule of a run; None if it has none or cannot be built."""
+    try:
+        found: figures.Schedule | None = part_of(run, "schedule")
+    except UserError:  # the section of the schedule says why
+        return None
+    return found
+
+
+def shown(what: str, make: Callable[[], Sequence[Block | None]]) -> Sequence[Block | None]:
+    """The result of `make`; [] with a console message if it fails, since custom parts may not support this use.
+
+    For example, a network may need more inputs than x and the label, or a device with actual values.
+    """
+    try:
+        return make()
+    except Exception as error:
+        console.print(f"the report does not show the {what}: {first_line(error)}", style="yellow", soft_wrap=True)
+        return []
+
+
+def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str | None = None) -> list[Section]:
+    """The sections of a run's report; those without data are empty."""
+    folder = run.folder
+    return [
+        Section("", partial(summary, run, state), ("run.json",)),
+        Section("Samples", lambda: samples(run), ("samples",)),
+        Section("Training", lambda: training(run, schedule or schedule_of(run)), ("metrics.csv", "samples")),
+        Section("Denoising", lambda: [Either(pictures.film(folder / "samples/film.png"))], ("samples",)),
+        Section("Scores", lambda: scores_blocks(run), (SCORES,)),
+        Section("Noising", lambda: picture(folder, NOISING), ("figures",)),
+        Section("Nearest training images", lambda: picture(folder, COPIES), ("figures",)),
+        Section("Noise schedule", lambda: shown("noise schedule", partial(schedule_blocks, run, schedule)), CONFIGS),
+        Section("Network", lambda: shown("network", partial(network, run)), CONFIGS),
+        Section("Recipe", lambda: recipe(run), CONFIGS),
+        Section("Time and memory", lambda: costs(run.info), ("run.json",)),
+        Section("Files", lambda: [Facts([(k, v) for k, v in FILES.items() if (folder / k).exists()], linked=True)]),
+        Section("Next steps", lambda: commands(run), ("run.json",)),
     ]
-    return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def summary(run: Run, state: str | None = None) -> str:
-    """The state of the run in words, a table of the other facts in run.json, and the command."""
+def summary(run: Run, state: str | None) -> list[Block | None]:
+    """The state of the run, the facts of run.json, and the command."""
     info = run.info
     if not info:
-        return "run.json is missing: the date, duration and device of this run are unknown."
-    state = state or str(info.get("state", "not recorded"))
-    opening = {
+        return [Text("run.json is missing: the date, duration and device of this run are unknown.")]
+    state = state or state_of(run)
+    words = {
         "complete": "This run is complete.",
-        "running": "**This run is not finished** (or was killed): its state is `running`.",
-        "failed": "**This run failed**; its partial results are below.",
+        "running": "This run is not finished.",
+        "failed": "This run failed; its partial results are below.",
     }.get(state, f"The state of this run is `{state}`.")
     reason = str(info.get("reason", "")).strip(" :")
-    rows = [(name, escaped(text)) for name, text in facts(run, state) if name not in ("state", "reason")]
-    parts = [
-        f"{opening} The reason: `{reason}`." if reason else opening,
-        markdown_table(("fact", "value"), rows) if rows else "",
-        f"```bash\n{info['command']}\n```" if info.get("command") else "",
-    ]
-    return "\n\n".join(part for part in parts if part)
-
-
-def picture(run: Run) -> str:
-    """The latest samples, as an embedded image."""
-    if (run.folder / "samples/final.png").is_file():
-        return "![Samples at the end of the run](samples/final.png)\n\n*Samples at the end of the run.*"
-    if run.grids:
-        step, path = run.grids[-1]
-        return f"![Samples](samples/{path.name})\n\n*Samples at step {step:,}; samples/final.png was not written.*"
-    return "No samples were written."
-
-
-def recipe(config: Mapping[str, Any]) -> str:
-    """A table with a row per top-level key of the configuration, in its order."""
-    if not config:
-        return "config.yaml is missing: the recipe is unknown."
-    rows = [(f"`{key}`", escaped(describe(value))) for key, value in config.items() if value is not None]
-    return markdown_table(("part", "choice"), rows)
-
-
-def scores_section(scores: Sequence[Score]) -> str:
-    """A table with a row per score and its baselines, and the protocols as text.
-
-    A baseline is shown next to a score only if their protocols are equal; `untrained` samples also need the same
-    sampler. A baseline that belongs to no score gets its own row, so every score is shown.
-    """
-    if not scores:
-        return "No scores were computed."
-    keys = dict.fromkeys(score.protocol_key for score in scores)
-    protocols = {key: f"[{i}]" for i, key in enumerate(keys, start=1)}
-    rows: list[list[str]] = []
-    used: set[int] = set()
-    for score in scores:
-        if score.what not in BASELINES:
-            found = {what: _baseline(what, score, scores) for what in BASELINES}
-            used |= {id(baseline) for baseline in found.values()}
-            rows.append(_score_row(score, found, protocols))
-    for score in scores:
-        if score.what in BASELINES and id(score) not in used:
-            rows.append(_score_row(score, {score.what: score}, protocols))
-    words = {score.protocol_key: f"{score.name}: {protocol_text(score)}" for score in reversed(scores)}
-    listed = "\n".join(f"- {number} {words[key]}." for key, number in protocols.items())
-    return (
-        markdown_table(("score", "value", *BASELINES.values(), "protocol", "source"), rows, right=range(1, 6))
-        + "\n\nLower is closer to the reference, except for precision, recall, coverage and the Inception Score, where "
-        "higher is better; density and the Vendi score have no better direction. In brackets: 95% intervals over "
-        "resamples of the same size. The floor is the score of two sets of real images that differ by chance alone. "
-        "Only compare numbers of the same protocol:\n\n" + listed
-    )
-
-
-def _baseline(what: str, score: Score, scores: Sequence[Score]) -> Score | None:
-    """The latest of `scores` that is the baseline `what` for `score`."""
-    for other in reversed(scores):
-        same_sampler = what != "untrained" or other.source.get("sampler") == score.source.get("sampler")
-        if other.what == what and same_sampler and other.protocol_key == score.protocol_key:
-            return other
-    return None
-
-
-def _score_row(score: Score, baselines: Mapping[str, Score | None], protocols: Mapping[str, str]) -> list[str]:
-    source, how = score.source, [score.what]
-    if source.get("step") is not None:
-        how.append(f"step {source['step']:,}")
-    if source.get("weights"):
-        how.append(f"{source['weights']} weights")
-    if source.get("sampler"):
-        how.append(sampler_text(source["sampler"]))
-    if source.get("guidance"):
-        how.append(sampler_text(source["guidance"]))
-    if source.get("precision"):
-        how.append(source["precision"])
-    if source.get("seed") is not None:
-        how.append(f"seed {source['seed']}")
+    final = "![Samples at the end of the run](samples/final.png)" * (run.folder / "samples/final.png").is_file()
     return [
-        score.name,
-        MISSING if score.what in BASELINES else f"**{value_text(score)}**",
-        *(value_text(baselines.get(name)) for name in BASELINES),
-        protocols[score.protocol_key],
-        ", ".join(how),
+        Text(f"{words} The reason: {reason}." if reason else words, None),
+        Facts(known(info)),
+        Code(info["command"]) if info.get("command") else None,
+        Either(text=final),
     ]
 
 
-def mse_section(metrics: Metrics) -> str:
-    """Validation and training error and their gap, for averaged and raw weights, at the end and at the best step."""
-    quantities = {
+def known(info: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The content of run.json as pairs of a name and a text."""
+    found: list[tuple[str, Any]] = []
+    if info.get("steps") is not None:
+        total = f" of {info['total_steps']:,}" if info.get("total_steps") else ""
+        epochs = f" ({count(info['epochs'], 'epoch')})" if info.get("epochs") else ""  # complete ones
+        found.append(("training steps", f"{info['steps']:,}{total}{epochs}"))
+    if isinstance(batch := info.get("batch"), Mapping):
+        parts = f"{batch['size']} × {count(batch['accumulate'], 'batch')} on {count(batch['devices'], 'device')}"
+        found.append(("images per step", f"{batch['images']:,}: {parts}"))
+    if isinstance(info.get("images"), Mapping):
+        found.append(("images", ", ".join(f"{n:,} {split}" for split, n in info["images"].items())))
+    if info.get("parameters") is not None:
+        found.append(("parameters", f"{info['parameters']:,}"))
+    if info.get("seconds") is not None:
+        found.append(("time", duration(info["seconds"])))
+    if info.get("peak_gb") is not None:
+        found.append(("peak memory", f"{info['peak_gb']:g} GB"))
+    if isinstance(used := info.get("utilization"), Mapping):
+        found.append(("utilization", utilization_text(used)))
+    device, devices = info.get("device"), info.get("devices") or 1
+    found.append(("device", f"{devices} × {device}" if device and devices > 1 else device))
+    found.append(("CPU cores of the machine", info.get("host_cores")))
+    found += [(key, moment(str(info[key]))) for key in ("started", "finished") if info.get(key)]
+    if isinstance(info.get("versions"), Mapping):
+        found.append(("versions", ", ".join(f"{key} {value}" for key, value in info["versions"].items())))
+    return [(name, str(value)) for name, value in found if value not in (None, "")]
+
+
+def utilization_text(node: Mapping[str, Any]) -> str:
+    """The utilization of a run's devices: `0.13 TFLOP/s per device, 51% of its measured peak in float32`."""
+    share = node["tflops"] / node["peak_tflops"]
+    return f"{node['tflops']:.3g} TFLOP/s per device, {share:.0%} of its measured peak in {node['precision']}"
+
+
+def moment(text: str) -> str:
+    """A time in ISO format as `2026-01-02 03:04:05 UTC`, without `UTC` if its zone is unknown; other text unchanged."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    known = time.tzinfo is not None
+    return f"{time.astimezone(UTC) if known else time:%Y-%m-%d %H:%M:%S}{' UTC' * known}"
+
+
+def samples(run: Run) -> list[Block]:
+    """All last samples, and those during training, which the page shows at each step of the next section."""
+    link = f"![Samples during training]({SAMPLES})\n\n*{CAPTIONS[SAMPLES]}*" * bool(run.grids)
+    return [Either(pictures.all_samples(run.folder / "samples/all.png"), link)]
+
+
+def picture(folder: Path, file: str) -> list[Block]:
+    """A figure of the run that consists of pictures."""
+    link = f"![{CAPTIONS[file]}]({file})\n\n*{CAPTIONS[file]}*" * (folder / file).is_file()
+    return [Either(pictures.figure(folder / file, CAPTIONS[file]), link)]
+
+
+def training(run: Run, schedule: figures.Schedule | None) -> list[Block | None]:
+    """The curves of training with the samples at the step that the reader selects, and the errors as a table."""
+    metrics = run.metrics
+    names = {name for name in metrics if "_bin" not in name and not name.startswith(("gap/half", "gap/se"))}
+    in_units = "train/loss" in names and bool((metrics["train/loss"].value > 0).all())  # not with learned weights
+    errors = names & {*figures.ERRORS, *(["train/loss"] if in_units else [])}
+    left = sorted(name for name in names - errors if len(metrics[name].step) > 1)
+    lines = validated_weights([metrics]) + ("; dashed: raw weights" if "val/mse_raw" in metrics else "")
+    charts = [
+        errors and Chart(
+            "Denoising MSE during training (memoir, Fig. 9), on the frozen validation images and on equally many "
+            "training images; where the shaded gap widens, the network memorizes its images. "
+            f"Lines: {lines}; grey: the objective of single batches (in its own units, unless it is the simple loss of "
+            "ε).",
+            lambda: figures.mse({name: metrics[name] for name in errors}, epoch_lengths(run.info)),
+            "figures/mse.png",
+        ),
+        bins_of(metrics, "val/mse") and Chart(
+            "The validation MSE by time t, in tenths of [0, T], from early to late in training.",
+            lambda: figures.bins(metrics),
+            "figures/bins.png",
+        ),
+        bins_of(metrics, "gap/mse") and Chart(
+            "The generalisation gap by noise level: denoising MSE on held-out images minus that on training images, at "
+            "the same times and noises, with 95% intervals. Where it rises, the network memorizes its training images; "
+            "its level also depends on which of the two sets is harder.",
+            lambda: figures.gap(metrics, schedule),
+            "figures/gap.png",
+        ),
+        left and Chart("The other logged quantities.", lambda: figures.others(metrics, left)),
+    ]  # fmt: skip
+    validated = {step for name in names if name.startswith("val/") for step in metrics[name].step.tolist()}
+    steps = sorted(validated | {step for step, _ in run.grids})
+    strip = pictures.training(run, steps) if run.grids else None
+    found = [chart for chart in charts if isinstance(chart, Chart)]
+    return [Charts(found, strip, "step", [f"step {step:,}" for step in steps], steps), numbers(metrics)]
+
+
+def numbers(metrics: Metrics) -> Table | None:
+    """The errors at the validations, of which at most `LISTED` and the best one are listed."""
+    columns = {
         "val/mse": "validation images",
-        "val/mse_raw": "validation images, raw weights",
-        "fit/mse": "equally many training images",
-        "fit/mse_raw": "equally many training images, raw weights",
-        "gap/mse": "gap (validation − training)",
+        "val/mse_raw": "the same, raw weights",
+        "fit/mse": "training images",
+        "fit/mse_raw": "the same, raw weights ",
+        "gap/mse": "gap",
     }
-    if not quantities.keys() & metrics.keys():
-        return "No validation was logged."
-    head, best = ["mean ‖ε − ε_θ(x_t, t)‖²/d", "last"], None
-    if "val/mse" in metrics:
-        val = metrics["val/mse"]
-        best = int(val.step[val.value.argmin()])
-        head = [head[0], f"last (step {val.step[-1]:,})", f"at the best validation (step {best:,})"]
+    kept = {name: head for name, head in columns.items() if name in metrics}
+    if "val/mse" not in metrics:
+        return None
+    steps, values = metrics["val/mse"]
+    best = int(steps[values.argmin()])
     rows = []
-    for name, label in quantities.items():
-        if name in metrics:
-            values = [metrics[name].value[-1], *([] if best is None else [metrics[name].at(best)])]
-            rows.append([label, *(MISSING if math.isnan(value) else number(value) for value in values)])
-    absent = [f"`{name}`" for name in quantities if name not in metrics]
-    note = f"\n\nNot logged: {', '.join(absent)}." if absent else ""
-    weights = validated_weights([metrics])
-    return f"{markdown_table(head, rows, right=(1, 2))}\n\nFor the {weights} unless stated otherwise.{note}"
+    for step in sorted({best, *(int(steps[i]) for i in spread(len(steps), LISTED))}):
+        cells = [Cell(f"{step:,}", step)]
+        for name in kept:
+            value = metrics[name].at(step)
+            half = metrics["gap/half"].at(step) if name == "gap/mse" and "gap/half" in metrics else math.nan
+            text = MISSING if math.isnan(value) else plus_minus(value, half)
+            cells.append(Cell(text, value, bold=step == best and name == "val/mse"))
+        rows.append(cells)
+    about = {kept[name]: name for name in kept}
+    return Table(["step", *kept.values()], rows, "Denoising MSE", range(1 + len(kept)), about, "The numbers")
 
 
-def figures_section(run: Run, missing: Mapping[str, str]) -> str:
-    """The figures with their captions, and the reasons for missing ones."""
-    lines = validated_weights([run.metrics]) + ("; dashed: raw weights" if "val/mse_raw" in run.metrics else "")
-    shown = [
-        f"![{name.removesuffix('.png')}](figures/{name})\n\n*{caption.replace('%s', lines)}*"
-        for name, caption in CAPTIONS.items()
-        if (run.folder / "figures" / name).is_file()
+def scores_blocks(run: Run) -> list[Block | None]:
+    """The latest scores as charts, and all of them as a table with their protocols."""
+    scores = run.scores
+    if not scores:
+        return [Text("No scores were computed.")]
+    rows = latest(scores)
+    parts = [{m: found for m, found in rows.items() if m.startswith("train/") == trained} for trained in (False, True)]
+    words = ("Scores of the latest samples.", "Distances to the training images.")
+    charts = [Chart(text, partial(figures.scores, part)) for text, part in zip(words, parts, strict=True) if part]
+    return [
+        Charts(charts),
+        Text(
+            "Intervals are 95% intervals over resamples of the same size. The floor is the score of two sets of real "
+            "images that differ by chance alone. Lower is closer to the reference, except for precision, recall, "
+            "coverage and the Inception Score, where higher is better; density and the Vendi score have no better "
+            "direction. Only compare numbers of the same protocol."
+        ),
+        replaced(score_table(scores), folded="All scores with their protocols"),
+        Text([f"[{i}] {words}." for i, words in enumerate(alike((s.name, protocol_text(s)) for s in scores), start=1)]),
     ]
-    absent = [f"- `figures/{name}` is missing: {reason}." for name, reason in missing.items()]
-    return "\n\n".join([*shown, "\n".join(absent)] if absent else shown)
 
 
-def files_section(run: Run) -> str:
-    """A table of the files that exist, and the names of the missing ones."""
-    there = {name: what for name, what in FILES.items() if (run.folder / name).exists()}
-    absent = [f"`{name}`" for name in FILES if name not in there]
-    listed = markdown_table(("file", "contents"), [(f"[{name}]({name})", what) for name, what in there.items()])
-    return listed + (f"\n\nMissing: {', '.join(absent)}." if absent else "")
+def schedule_blocks(run: Run, schedule: figures.Schedule | None) -> list[Block | None]:
+    """The charts of the noise schedule and of the training times."""
+    schedule = schedule or part_of(run, "schedule")
+    if schedule is None:
+        return []
+    preserving = figures.preserving(schedule)
+    charts = [
+        Chart(
+            "The factors of the image, √ᾱ_t, and of the noise, √(1−ᾱ_t), in x_t (memoir, Fig. 10).",
+            partial(figures.signal, schedule),
+            "figures/signal.png",
+        ),
+        Chart(
+            "The variance added by each step, β_t = 1 − ᾱ_t/ᾱ_{t−1} (memoir, Fig. 2)."
+            if preserving
+            else "The log-SNR; the schedule does not preserve variance, so it has no β_t.",
+            partial(figures.beta, schedule),
+            "figures/beta.png",
+        ),
+    ]
+    if preserving:
+        charts.append(Chart("The log signal-to-noise ratio.", partial(figures.log_snr, schedule)))
+    if run.settings.get("objective"):
+        objective, prediction = (part_of(run, part) for part in ("objective", "prediction"))
+        if hasattr(objective, "timesteps"):
+            caption = "The density of the times drawn in training, and the weight of the loss."
+            charts.append(Chart(caption, partial(figures.times, schedule, objective, prediction)))
+    return [Charts(charts)]
 
 
-def commands(run: Run) -> str:
+def network(run: Run) -> list[Block]:
+    """The network's parts and their cost."""
+    size = (run.settings.get("data") or {}).get("resolution")
+    if not run.settings.get("model") or not isinstance(size, int | list):
+        return []
+    channels = model_of(run.settings, facts_of(run)).get("in_channels", 3)
+    return network_blocks(part_of(run, "model"), (channels, *height_width(size)))
+
+
+def recipe(run: Run) -> list[Block]:
+    """The settings that differ from the defaults, and all settings."""
+    config, blocks = run.settings, list[Block]()
+    if not config:
+        return [Text("config.yaml is missing: the recipe is unknown.")]
+    if command_of(run.folder) == "train":
+        rows = [[f"`{key}`", *pair] for key, pair in from_default(run).items()]
+        head = ("setting", "this run", "default")
+        words = "Settings that differ from the defaults:" if rows else "All settings have their default values."
+        blocks += [Text(words, None), *([Table(head, rows, words)] if rows else [])]
+    rows = [[f"`{key}`", describe(value)] for key, value in config.items() if value is not None]
+    return [*blocks, Table(("part", "choice"), rows, "All settings", folded="All settings")]
+
+
+def costs(info: Mapping[str, Any]) -> list[Block | None]:
+    """The seconds and bytes of each part of the run."""
+    spent, sizes = (info.get(key) if isinstance(info.get(key), Mapping) else {} for key in ("seconds_of", "bytes_of"))
+    charts = []
+    if spent := {part: float(value) for part, value in (spent or {}).items() if value > 0}:
+        total = sum(spent.values())
+        texts = [f"{duration(value)}, {value / total:.0%}" for value in spent.values()]
+        words = (
+            f"{duration(total)} in all starts of the run. This is wall time from training to report: GPU work is "
+            "counted where the process waits for it."
+        )
+        charts.append(Chart(words, partial(figures.costs, spent, "seconds", texts)))
+    if sizes := {part: float(value) / 1e6 for part, value in (sizes or {}).items() if value > 0}:
+        texts = [f"{value:.3g} MB" if value < 1000 else f"{value / 1000:.3g} GB" for value in sizes.values()]
+        words = (
+            "Memory at the end of training. The rest is the difference to the run's peak memory: activations, "
+            "libraries, and memory for samples and scores. This is GPU memory; without a GPU, that of the process."
+        )
+        charts.append(Chart(words, partial(figures.costs, sizes, "MB", texts)))
+    return [Charts(charts)]
+
+
+def commands(run: Run) -> list[Block]:
     """Commands to sample, score, resume and report, for the checkpoints that exist."""
     near = os.path.relpath(run.folder)
     place = run.folder.resolve() if near.startswith("..") else Path(near)
@@ -288,5 +418,4 @@ def commands(run: Run) -> str:
             resume_command(place),
         ]
     lines += ["# recreate this page and its figures", f"python -m diffusion.report {shlex.quote(str(place))}"]
-    note = "" if checkpoints else "There is no checkpoint: nothing to sample from, evaluate or resume.\n\n"
-    return note + "```bash\n" + "\n".join(lines) + "\n```"
+    return [Code("\n".join(lines))]

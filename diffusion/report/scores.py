@@ -1,55 +1,95 @@
-"""The table of scores on the console."""
+"""The table of scores, on the console and in reports."""
 
-from collections.abc import Sequence
-
-from rich import box
-from rich.table import Table
+import math
+from collections.abc import Mapping, Sequence
 
 from diffusion.console import console
 from diffusion.metric.record import Score
-from diffusion.report.formatting import MISSING, half_width, interval_text, number
-
-COLUMNS = ("samples", "images", "floor", "real", "untrained", "noise")
+from diffusion.report.blocks import Cell, Table
+from diffusion.report.formatting import BASELINES, MISSING, half_width, number, protocol_text, sampler_text, value_text
 
 LEAST = 80  # characters that every table fits into; on narrower consoles, it would lose names and digits
 
 
+def score_table(scores: Sequence[Score], origins: bool = True) -> Table:
+    """A row per score, with its baselines; with `origins`, also its protocol's number and how its images were made.
+
+    A baseline is next to a score of the same protocol; `untrained` samples also need the same sampler. A baseline that
+    belongs to no score has its own row.
+    """
+    protocols = [*dict.fromkeys(protocol_text(score) for score in scores)]
+    columns = [what for what in BASELINES if any(score.what == what for score in scores)]
+    found = [(score, {what: _baseline(what, score, scores) for what in columns})
+             for score in scores if score.what not in BASELINES]  # fmt: skip
+    used = {id(baseline) for _, baselines in found for baseline in baselines.values()}
+    alone = [score for score in scores if score.what in BASELINES and id(score) not in used]
+    rows = []
+    for score, baselines in [*found, *((score, {score.what: score}) for score in alone)]:
+        own = score.what not in BASELINES
+        cells = [Cell(value_text(score), score.value, bold=origins) if own else Cell(MISSING)]
+        for what in columns:
+            other = baselines.get(what)
+            cells.append(Cell(MISSING if other is None else number(other.value, half_width(other))))
+        end = [f"[{1 + protocols.index(protocol_text(score))}]", source_text(score)] if origins else []
+        rows.append([score.name, *cells, *end])
+    head = ["score", "value", *(BASELINES[what] for what in columns), *(["protocol", "source"] if origins else [])]
+    return Table(head, rows, "Scores", range(1, 2 + len(columns)))
+
+
+def _baseline(what: str, score: Score, scores: Sequence[Score]) -> Score | None:
+    """The latest of `scores` that is the baseline `what` for `score`."""
+    for other in reversed(scores):
+        same_sampler = what != "untrained" or other.source.get("sampler") == score.source.get("sampler")
+        if other.what == what and same_sampler and other.protocol_key == score.protocol_key:
+            return other
+    return None
+
+
+def source_text(score: Score) -> str:
+    """How the scored images were made: `samples, step 400, ema weights, DDIM(steps=50, eta=0), seed 7`."""
+    source = score.source
+    step, weights, seed = (source.get(key) for key in ("step", "weights", "seed"))
+    parts = [
+        score.what,
+        None if step is None else f"step {step:,}",
+        f"{weights} weights" if weights else None,
+        *(sampler_text(source[key]) for key in ("sampler", "guidance") if isinstance(source.get(key), Mapping)),
+        source.get("precision"),
+        None if seed is None else f"seed {seed}",
+    ]
+    return ", ".join(filter(None, parts))
+
+
 def print_scores(scores: Sequence[Score]) -> None:
-    """Print the scores with their intervals and baselines. (If a baseline has another n, its column shows it.)"""
+    """Print the scores with their intervals and baselines."""
     first = scores[0]
     assert first.reference is not None
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"{first.n} images against {first.reference.n} of {first.reference.split}",
-        title_justify="left",
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_edge=False,
-    )
-    sizes = {score.what: score.n for score in scores}
-    columns = [what for what in COLUMNS if what in sizes]
-    table.add_column("score", overflow="fold")  # wrapped if the numbers need the space
-    others = [what if sizes[what] == first.n else f"{what} (n={sizes[what]})" for what in columns[1:]]
-    for name in (columns[0], "interval", *others):
-        table.add_column(name, justify="left" if name == "interval" else "right", no_wrap=True)
-    for metric in dict.fromkeys(score.metric for score in scores):
-        row = {score.what: score for score in scores if score.metric == metric}
-        values = [number(s.value, half_width(s)) if (s := row.get(what)) else MISSING for what in columns]
-        table.add_row(metric, values[0], interval_text(row.get(columns[0])), *values[1:])
-    if console.width < LEAST:  # no name and no number is left out; the terminal wraps the lines
-        table.width = console.measure(table, options=console.options.update(width=LEAST)).maximum
-    console.print(table, soft_wrap=False, crop=False)
+    console.print(f"{first.n} images against {first.reference.n} of {first.reference.split}")
+    print_table(score_table(scores, origins=False))
 
 
 def print_by_class(scores: Sequence[Score]) -> None:
     """Print the scores of the samples of each class, one row per class."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     metrics = [*dict.fromkeys(score.metric for score in scores)]
-    for i, name in enumerate(("class", "samples", *metrics)):
-        table.add_column(name, justify="right" if i else "left", overflow="fold")
+    rows = []
     for what in dict.fromkeys(score.what for score in scores):
         row = {score.metric: score for score in scores if score.what == what}
         values = [number(s.value, half_width(s)) if (s := row.get(metric)) else MISSING for metric in metrics]
-        table.add_row(what.removeprefix("class "), str(next(iter(row.values())).n), *values)
+        rows.append([what.removeprefix("class "), str(next(iter(row.values())).n), *values])
     if scores:
-        console.print(table, soft_wrap=False)
+        print_table(Table(["class", "samples", *metrics], rows, "Scores by class", range(1, 2 + len(metrics))))
+
+
+def print_table(table: Table) -> None:
+    """Print a table; no name and no number is left out on a narrow console, whose terminal wraps the lines."""
+    for part in table.printed(max(LEAST, console.width)):
+        console.print(part, soft_wrap=False, crop=False, width=max(LEAST, console.width))
+
+
+def latest(scores: Sequence[Score]) -> dict[str, dict[str, Score]]:
+    """Metric -> what was scored -> its latest score; without values that are not finite."""
+    found: dict[str, dict[str, Score]] = {}
+    for score in sorted(scores, key=lambda score: [score.what in BASELINES, *BASELINES].index(score.what in BASELINES)):
+        if math.isfinite(score.value):
+            found.setdefault(score.name, {})[score.what] = score
+    return found

@@ -13,14 +13,18 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 # Okabe & Ito (2008), "Color Universal Design": distinguishable with any common colour blindness, and in greyscale.
 BLUE, VERMILION, GREEN, ORANGE, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7"
-INK, GREY, LIGHT = "#222222", "#7F7F7F", "#C8C8C8"
+INK, GREY, LIGHT, RULE, GROUND = "#222222", "#7F7F7F", "#C8C8C8", "#E6E6E6", "#FFFFFF"
+COLOURS = {  # the variables of page.css for them
+    BLUE: "blue", VERMILION: "vermilion", GREEN: "green", ORANGE: "orange", PURPLE: "purple", INK: "ink",
+    GREY: "grey", LIGHT: "light", RULE: "rule", GROUND: "ground",
+}  # fmt: skip
 
 COLUMN = (4.6, 2.9)  # inches: one figure in a text column
 TEXT_WIDTH = 6.5  # inches: the width of an A4 or letter page's text
@@ -29,7 +33,7 @@ FEWEST = 6  # columns of pictures that fill the width of the page; fewer are not
 THOUSANDS = StrMethodFormatter("{x:,.10g}")  # 12,000; 0.5
 
 STYLE: Any = {
-    "font.family": "STIXGeneral",  # ships with matplotlib, so figures look the same everywhere
+    "font.family": ["STIXGeneral", "DejaVu Sans"],  # ship with matplotlib, so figures look the same everywhere
     "mathtext.fontset": "stix",
     "font.size": 10,
     "axes.labelsize": 10,
@@ -40,7 +44,7 @@ STYLE: Any = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.grid": True,
-    "grid.color": "#E6E6E6",
+    "grid.color": RULE,
     "grid.linewidth": 0.5,
     "xtick.color": INK,
     "ytick.color": INK,
@@ -70,8 +74,18 @@ def axes(size: tuple[float, float] = COLUMN) -> tuple[Figure, Axes]:
 
 
 def sequence(n: int) -> list[Any]:
-    """`n` colours from early (light) to late (dark), ordered by lightness and thus readable in greyscale."""
-    return [colormaps["viridis_r"](x) for x in np.linspace(0.12, 1.0, n)] if n > 1 else [BLUE]
+    """`n` colours from early (light) to late (dark), ordered by lightness; all are readable on white and on black."""
+    return [colormaps["viridis_r"](x) for x in np.linspace(0.12, 0.68, n)] if n > 1 else [BLUE]
+
+
+def grouped(value: float) -> str:
+    """A number with thousands grouped: `12,000`, `0.5`."""
+    return f"{value:,.6g}"
+
+
+def plain(text: str) -> str:
+    """A user's text for a figure, in which a dollar sign is no mathematics."""
+    return text.replace("$", r"\$")
 
 
 def count_axis(ax: Axes) -> None:
@@ -84,6 +98,18 @@ def plain_numbers(axis: Axis) -> None:
     """Label a logarithmic axis with plain numbers (0.02, 0.5, 10)."""
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def log_mse(ax: Axes) -> None:
+    """Set a logarithmic y axis, labelled at 0.01, 0.02, 0.05, 0.1, …; at more numbers if its range is short."""
+    ax.set_yscale("log")
+    plain_numbers(ax.yaxis)
+    low, high = ax.get_ylim()
+    if high < 4 * low:
+        ax.yaxis.set_major_locator(MaxNLocator(5))
+        ax.yaxis.set_minor_locator(NullLocator())
+    else:
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
 
 
 def picture_rows(pictures: Sequence[Sequence[np.ndarray]], columns: Sequence[str], label: str) -> Figure:

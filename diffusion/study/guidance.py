@@ -16,9 +16,8 @@ from diffusion.evaluation.devices import device_name
 from diffusion.evaluation.drawing import Drawing, source_of
 from diffusion.evaluation.guided import guidance_of, parts_of
 from diffusion.process.guidance import Guidance
-from diffusion.study.guidance_report import write
-from diffusion.study.samplers import Trial, finish, measure, node_of, opened
-from diffusion.study.samplers_report import interval_text
+from diffusion.report.study import Study, interval_text, write
+from diffusion.study.samplers import Trial, measure, node_of, opened, print_files
 
 Node = Mapping[str, Any]
 
@@ -29,7 +28,8 @@ def study_guidance(settings: GuidanceStudy, folder: Path) -> None:
     trials = [*trials_of(settings, restored)]
     points, baselines = measure(trials, settings, restored, folder, devices)
     what = type(trials[0].drawing.guidance).__name__
-    finish(write(points, what, folder, settings.split, device_name(devices[0], len(devices)), baselines), folder)
+    device = device_name(devices[0], len(devices))
+    print_files(write(Study(points, baselines, what, settings.split, device), folder))
 
 
 def trials_of(settings: GuidanceStudy, restored: Restored) -> Iterator[Trial]:

@@ -29,10 +29,8 @@ from diffusion.metric.record import Score
 from diffusion.process.guidance import Guidance
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
-from diffusion.report.page.document import write_page
-from diffusion.report.page.study import save_picture, study_page
-from diffusion.runs.folder import Run
-from diffusion.study.samplers_report import Point, write
+from diffusion.report.study import Point, save_picture, write
+from diffusion.report.study import Study as Report
 
 S = TypeVar("S", bound=AnyStudy)
 
@@ -74,7 +72,7 @@ def study_samplers(settings: Study, folder: Path) -> None:
     ]
     points, baselines = measure(trials, settings, restored, folder, devices)
     device = device_name(devices[0], len(devices))
-    finish(write(points, settings.nfe, folder, settings.split, device, baselines), folder)
+    print_files(write(Report(points, baselines, None, settings.split, device, settings.nfe), folder))
 
 
 def opened(settings: S, folder: Path) -> tuple[S, Restored, list[torch.device]]:
@@ -125,17 +123,17 @@ def measure(
         images, seconds = drawn.images(), drawn.seconds() / len(devices) / n
         source = {**trial.source, "seed": settings.seed, **restored.source, **drawing.weak_source, "nfe": trial.nfe}
         scored = scorer.write(scorer.score(images, seconds_per_image=seconds, **source))
-        save_picture(images, source, folder)
         scores, guidance = {score.metric: score for score in scored}, drawing.guidance
-        guided = (guidance.scale, guidance.low, guidance.high) if guidance else ()
-        points.append(Point(trial.sampler, drawing.sampler.steps, trial.nfe, seconds, scores, *guided))
+        guided = (guidance.scale, guidance.low, guidance.high) if guidance else (1.0, None, None)
+        cost = (drawing.sampler.steps, trial.nfe, seconds)
+        points.append(Point(trial.sampler, *cost, scores, *guided, save_picture(images, source, folder)))
     tasks[0].drawn.remove()
     return points, baselines
 
 
-def finish(written: Sequence[Path], folder: Path) -> None:
-    """Write the page of the study in `folder`, and print its path below those of the other files, `written`."""
-    for path in [*written, write_page(folder, study_page(Run(folder)))]:
+def print_files(written: Sequence[Path]) -> None:
+    """Print the paths of a study's files."""
+    for path in written:
         console.print(f"  {path}")
 
 

@@ -28,7 +28,7 @@ from diffusion.evaluation.cost import seconds_per_evaluation
 from diffusion.evaluation.devices import device_name
 from diffusion.evaluation.drawing import Drawing, most_of
 from diffusion.evaluation.pipeline import Scorer
-from diffusion.report.page.run import utilization_text
+from diffusion.report.run import utilization_text
 from diffusion.runs.record import RunRecord
 from diffusion.training.checks import is_error
 from diffusion.training.clock import Clock

@@ -3,8 +3,6 @@
 import csv
 import io
 import json
-import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 from rich.console import Console
 from scipy import stats
 from scipy.stats import binom
@@ -19,10 +20,9 @@ from scipy.stats import binom
 from diffusion.compare import main
 from diffusion.errors import UserError
 from diffusion.report.compare import compare, gather
-from diffusion.report.comparison import by_recipe, figure, in_cells, in_lines, write
-from diffusion.report.page.comparison import comparison_page
+from diffusion.report.comparison import figure, recipes_table, write
 from diffusion.report.recipes import Column, Comparison, Row, mean_over_seeds, rejected, welch
-from diffusion.report.sweep import compare_jobs
+from diffusion.report.sweep import SweepTable
 
 Make = Callable[..., Path]
 FILES = {"compare.md", "compare.csv", "runs.csv", "compare.png", "report.html"}
@@ -64,17 +64,6 @@ def test_seeds_of_one_recipe_form_one_row_with_a_t_interval(seeds: Any, tmp_path
     assert comparison.best(column(comparison, "fd_lite0")) == (0, set())
 
 
-def test_evaluations_of_two_checkpoints_get_two_rows_but_a_resumed_run_does_not(seeds: Any, tmp_path: Path) -> None:
-    folders = seeds("a", 1e-3, [10.0, 12.0])
-    for folder, ckpt in zip(folders, ("null", "auto"), strict=True):
-        config = folder / "config.yaml"
-        config.write_text(config.read_text() + f"ckpt: {ckpt}\n")
-    assert len(compare(gather(folders)).rows) == 1
-    for folder, ckpt in zip(folders, ("a.ckpt", "b.ckpt"), strict=True):
-        (folder / "config.yaml").write_text(f"ckpt: {ckpt}\nseed: 0\nname: evaluate\n")
-    assert [row.label for row in compare(gather(folders)).rows] == ["ckpt=a.ckpt", "ckpt=b.ckpt"]
-
-
 @pytest.fixture
 def evaluation(tmp_path: Path) -> Callable[..., Path]:
     """`evaluation(recipe, value, …)`: the folder of an evaluation of a checkpoint with that recipe."""
@@ -107,15 +96,6 @@ def test_evaluations_of_one_recipe_share_a_row_across_training_and_sampling_seed
     assert [(run.folder, why[:20]) for run, why in comparison.left_out] == [(one[0], "same recipe and seed")]
 
 
-def test_of_two_evaluations_the_newer_one_counts_in_any_order(evaluation: Any) -> None:
-    old, new = evaluation(trained(0), 9.0), evaluation(trained(0), 10.0)
-    os.utime(old / "scores.json", (1e9, 1e9))
-    for order in ([old, new], [new, old]):
-        comparison = compare(gather(order))
-        assert comparison.rows[0].numbers("fd_lite0") == [10.0]
-        assert [run.folder for run, _ in comparison.left_out] == [old]
-
-
 def test_several_samplings_of_one_model_count_as_one_seed(evaluation: Any, tmp_path: Path) -> None:
     def samplings(lr: float, values: list[float]) -> list[Path]:
         return [evaluation(trained(s, lr), x + d / 8, seed=d) for s, x in enumerate(values) for d in range(4)]
@@ -127,27 +107,10 @@ def test_several_samplings_of_one_model_count_as_one_seed(evaluation: Any, tmp_p
     assert row.mean("fd_lite0") == mean_over_seeds(means)
     assert welch(row.numbers("fd_lite0"), other.numbers("fd_lite0")) == welch([80.0, 90.0, 100.0], [95.0, 105.0, 115.0])
     assert comparison.best(column(comparison, "fd_lite0")) == (0, {1})
-    _, cells = in_cells(comparison, "*")
-    assert cells == [["3", "*90 ± 25*"], ["3", "105 ± 25 ≈"]]
-    assert [line[1:5] for line in by_recipe(comparison)[1:]] == [[3, *row.mean("fd_lite0")[:3]] for row in (row, other)]
+    cells = [[cell.marked("*") for cell in line] for line in recipes_table(comparison, brief=True).cells]
+    assert cells == [["lr=0.001", "3", "*90 ± 25*"], ["lr=0.01", "3", "105 ± 25 ≈"]]
     dots = [line.get_xdata().tolist() for line in figure(comparison).axes[0].lines if line.get_marker() == "o"]
     assert means in dots
-    recipe = comparison_page(comparison, tmp_path, "t")["recipes"][0]
-    assert (recipe["seeds"], recipe["cells"]["fd_lite0"]["numbers"]) == (3, means)
-
-
-def test_several_samplings_of_one_model_have_no_interval_over_seeds(evaluation: Any) -> None:
-    def shown(*folders: Path) -> list[str]:
-        for i, folder in enumerate(folders):
-            (folder / "scores.json").write_text(json.dumps([of(value=240.58 + i, low=230.0, high=254.0)]))
-        (cells,) = in_cells(compare(gather(folders)), "*")[1]
-        return cells
-
-    recipes = (trained(0), {"optimizer": {"lr": 1e-3}}, None)  # the last two lack the training seed
-    for recipe in recipes:
-        folders = [evaluation(recipe, 0.0, seed=seed) for seed in range(3)]
-        assert shown(*folders) == ["1", "241.6"]
-        assert shown(folders[0]) == ["1", "241"]  # rounded to its own interval
 
 
 def test_two_checkpoints_of_one_run_get_two_rows(evaluation: Any) -> None:
@@ -158,11 +121,6 @@ def test_two_checkpoints_of_one_run_get_two_rows(evaluation: Any) -> None:
     assert rows((0, "best.ckpt", 90), (0, "last.ckpt", 99)) == ["ckpt=best.ckpt", "ckpt=last.ckpt"]
     assert rows((0, "last.ckpt", 90), (0, "last.ckpt", 99)) == ["step=90", "step=99"]
     assert rows((0, "best.ckpt", 90), (1, "best.ckpt", 95)) == ["all"]
-
-
-def test_two_steps_of_one_training_seed_get_two_rows_whatever_the_sampling_seeds(evaluation: Any) -> None:
-    folders = [evaluation(trained(0), 1.0, ckpt="0/checkpoints/best.ckpt", step=90 + i, seed=i) for i in range(2)]
-    assert [row.label for row in compare(gather(folders)).rows] == ["step=90", "step=91"]
 
 
 def test_seeds_trained_for_different_numbers_of_steps_give_a_warning(evaluation: Any) -> None:
@@ -178,68 +136,10 @@ def test_seeds_trained_for_different_numbers_of_steps_give_a_warning(evaluation:
     assert compare(gather(rows)).warnings == []
 
 
-def test_training_runs_that_ended_at_different_steps_give_a_warning(seeds: Any) -> None:
-    folders = seeds("a", 1e-3, [10.0, 12.0])
-    assert compare(gather(folders)).warnings == []
-    for folder, step in zip(folders, (50, 60), strict=True):
-        info = json.loads((folder / "run.json").read_text())
-        (folder / "run.json").write_text(json.dumps(info | {"steps": step}))
-    line = f"seeds in one row were trained for different numbers of steps: 50 in {folders[0]} and 60 in {folders[1]}"
-    assert line in compare(gather(folders)).warnings
-
-
-def test_settings_that_change_no_number_do_not_split_a_row(evaluation: Any) -> None:
-    idle = {"batch_size": 5, "device": "cpu", "devices": 1, "baselines": [], "audit": ["pixels"], "by_class": True}
-    folders = [evaluation(trained(0), 1.0), evaluation(trained(0), 2.0, seed=1, **idle)]
-    for folder, sampler in zip(folders, ("run", "ddim"), strict=True):
-        (folder / ".hydra").mkdir()
-        hydra = {"job": {"name": "evaluate"}, "runtime": {"choices": {"sampler": sampler}}}
-        (folder / ".hydra/hydra.yaml").write_text(yaml.safe_dump({"hydra": hydra}))
-    assert len(compare(gather(folders)).rows) == 1
-
-
-def test_a_later_command_in_its_folder_does_not_change_a_runs_recipe(seeds: Any) -> None:
-    folders = seeds("a", 1e-3, [10.0, 12.0])
-    for folder, name, sampler in zip(folders, ("train", "sample"), ("ddim", "run"), strict=True):
-        (folder / ".hydra").mkdir()
-        hydra = {"job": {"name": name}, "runtime": {"choices": {"sampler": sampler}}}
-        (folder / ".hydra/hydra.yaml").write_text(yaml.safe_dump({"hydra": hydra}))
-        (folder / ".hydra/overrides.yaml").write_text("[n=2]")
-    assert len(compare(gather(folders)).rows) == 1
-    assert [run.overrides for run in gather(folders)] == [["n=2"], []]
-
-
-def test_evaluations_get_rows_by_sampler_and_reference_and_old_ones_by_checkpoint(
-    evaluation: Any,
-) -> None:
-    elsewhere = {"data": {"root": "photos"}}
-    folders = [evaluation(trained(0), 1.0, **chosen) for chosen in ({}, {"sampler": {"steps": 20}}, elsewhere)]
-    labels = [row.label for row in compare(gather(folders)).rows]
-    assert labels == ["steps=9", "steps=20", "steps=9, root=photos"]
-    earlier = [evaluation(None, 1.0, ckpt=f"{name}/last.ckpt") for name in "ab"]
-    assert [row.label for row in compare(gather(earlier)).rows] == ["ckpt=a/last.ckpt", "ckpt=b/last.ckpt"]
-    assert len(compare(gather([folders[0], *earlier])).rows) == 3
-
-
-def test_an_evaluation_by_an_earlier_version_does_not_share_a_row_with_a_run(seeds: Any, tmp_path: Path) -> None:
-    (run,) = seeds("a", 1e-3, [10.0])
-    folder = tmp_path / "evaluated"
-    (folder / ".hydra").mkdir(parents=True)
-    (folder / ".hydra/config.yaml").write_text("ckpt: a/last.ckpt\nseed: 0\nname: ${hydra:job.name}\n")
-    (folder / "scores.json").write_text(json.dumps([of(value=1.0)]))
-    assert len(compare(gather([run, folder])).rows) == 2
-
-
 def test_one_seed_has_no_interval_and_no_significance_test(seeds: Any) -> None:
     comparison = compare(gather([*seeds("a", 1e-3, [10.0]), *seeds("b", 1e-2, [10.1])]))
     assert str(comparison.rows[0].mean("fd_lite0")) == "10"
     assert comparison.best(column(comparison, "fd_lite0")) == (0, {1})
-
-
-def test_a_row_with_one_seed_is_not_shown_to_differ_from_the_best(seeds: Any) -> None:
-    best, far = seeds("a", 1e-3, [10.0, 10.1, 10.2]), seeds("b", 1e-2, [20.0, 20.1, 20.2])
-    comparison = compare(gather([*best, *far, *seeds("c", 1e-1, [20.0])]))
-    assert comparison.best(column(comparison, "fd_lite0")) == (0, {2})
 
 
 def test_holms_test_compares_the_smallest_p_values_with_stricter_levels() -> None:
@@ -259,25 +159,6 @@ def test_equal_recipes_are_rarely_shown_as_worse_than_the_best(k: int) -> None:
         _, similar = Comparison([], rows, [quality], [], []).best(quality)
         wrong += len(similar) < k - 1
     assert wrong <= binom.ppf(0.999, tables, 0.07)
-
-
-def test_means_that_cannot_be_distinguished_from_the_best_are_marked(seeds: Any) -> None:
-    comparison = compare(gather([*seeds("a", 1e-3, [10.0, 20.0, 15.0]), *seeds("b", 1e-2, [11.0, 21.0, 15.5])]))
-    assert comparison.best(column(comparison, "fd_lite0")) == (0, {1})
-
-
-def test_higher_is_better_for_coverage(seeds: Any) -> None:
-    low, high = seeds("a", 1e-3, [0.1, 0.2], metric="coverage"), seeds("b", 1e-2, [0.8, 0.9], metric="coverage")
-    comparison = compare(gather([*low, *high]))
-    assert comparison.best(column(comparison, "coverage"))[0] == 1
-
-
-@pytest.mark.parametrize("metric", ["density_lite0", "vendi_lite0"])
-def test_a_metric_without_a_direction_has_no_best_value(metric: str, seeds: Any) -> None:
-    comparison = compare(
-        gather([*seeds("a", 1e-3, [0.9, 1.0], metric=metric), *seeds("b", 1e-2, [8.0, 9.0], metric=metric)])
-    )
-    assert comparison.best(column(comparison, metric)) == (None, set())
 
 
 def test_scores_of_different_protocols_are_refused_unless_mixed(seeds: Any) -> None:
@@ -306,138 +187,6 @@ def of(**changed: Any) -> dict[str, Any]:
     return {"metric": "fd_lite0", "what": "samples", "n": 64, "seed": 0, "weights": "ema", **changed}
 
 
-def test_a_folder_scored_with_several_samplers_is_refused_unless_mixed(tmp_path: Path, make_run: Make) -> None:
-    ddim, heun = {"name": "DDIM", "steps": 9}, {"name": "Heun", "steps": 5}
-    scores = [of(sampler=ddim, value=1.0), of(sampler=heun, value=2.0), of(sampler=heun, value=3.0, step=9)]
-    studied = make_run(tmp_path / "study", lr=1e-3, scores=scores)
-    alone = make_run(tmp_path / "alone", lr=1e-2, scores=[of(sampler=ddim, value=4.0)])
-    line = r"study: fd_lite0 was measured .*: add --mixed .* its own table\)$"
-    with pytest.raises(UserError, match=line) as error:
-        compare(gather([alone, studied]))
-    assert "sampler is DDIM(steps=9) and Heun(steps=5): add" in str(error.value)
-    comparison = compare(gather([alone, studied]), mixed=True)
-    columns = [c for c in comparison.columns if c.name.startswith("fd")]
-    assert [c.name for c in columns] == ["fd_lite0 [1]", "fd_lite0 [2]"]
-    assert [c.words.rpartition("; ")[2] for c in columns] == ["sampler DDIM(steps=9)", "sampler Heun(steps=5)"]
-    values = [[row.numbers(c.name) for c in columns] for row in comparison.rows]
-    assert values == [[[4.0], []], [[1.0], [3.0]]]
-
-
-def test_scores_of_known_and_unknown_checkpoints_get_separate_columns(tmp_path: Path, make_run: Make) -> None:
-    scores = [of(value=1.0)] + [of(value=v, checkpoint={"path": name}) for v, name in ((2.0, "a"), (3.0, "b"))]
-    comparison = compare(gather([make_run(tmp_path / "x", scores=scores)]), mixed=True)
-    columns = [c for c in comparison.columns if c.name.startswith("fd")]
-    assert [comparison.rows[0].numbers(c.name) for c in columns] == [[1.0], [2.0], [3.0]]
-    assert [c.words.rpartition("; ")[2] for c in columns][1:] == ["checkpoint a", "checkpoint b"]
-
-
-@pytest.mark.parametrize("part", [{"weights": "raw"}, {"seed": 1}, {"checkpoint": {"path": "b", "sha256": "1"}}])
-def test_a_folder_scored_with_several_weights_seeds_or_checkpoints_is_refused(
-    part: dict[str, Any], tmp_path: Path, make_run: Make
-) -> None:
-    first = of(value=1.0, checkpoint={"path": "a", "sha256": "0"})
-    folder = make_run(tmp_path / "a", scores=[first, first | part | {"value": 2.0}])
-    with pytest.raises(UserError, match=rf"several times, and {next(iter(part))} is \w+ and \w+: add"):
-        compare(gather([folder]))
-
-
-def test_a_folder_scored_with_and_without_guidance_is_refused(tmp_path: Path, make_run: Make) -> None:
-    first = of(value=1.0, sampler={"name": "DDIM", "steps": 9})
-    guided = first | {"value": 2.0, "guidance": {"name": "ClassifierFree", "scale": 2.0}}
-    folder = make_run(tmp_path / "a", scores=[first, guided])
-    with pytest.raises(UserError, match=r"several times, and guidance is none and ClassifierFree\(scale=2\): add"):
-        compare(gather([folder]))
-
-
-DDIM = {"sampler": {"name": "DDIM", "steps": 50}}
-GUIDED = DDIM | {"guidance": {"name": "AutoGuidance", "scale": 2.0, "step": 5}}
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "words"),
-    [
-        (DDIM | {"precision": "bf16-mixed"}, DDIM, "precision is bf16-mixed in {} and float32 in {}"),
-        (GUIDED, DDIM, "guidance is AutoGuidance(scale=2, step=5) in {} and none in {}"),
-        (DDIM, {"sampler": {"name": "DDIM", "steps": 10}}, "sampler is DDIM(steps=50) in {} and DDIM(steps=10) in {}"),
-        ({"weights": "ema"}, {"weights": "raw"}, "weights is ema in {} and raw in {}"),
-        (
-            {"variance": "fixed_small"},
-            {"variance": "fixed_large"},
-            "variance is fixed_small in {} and fixed_large in {}",
-        ),
-        (DDIM | {"seed": 1}, DDIM | {"seed": 2, "checkpoint": {"path": "b"}}, ""),
-        (DDIM, {}, ""),  # an unknown sampler
-    ],
-)
-def test_scores_of_images_made_in_different_ways_give_a_warning(
-    one: dict[str, Any], other: dict[str, Any], words: str, seeds: Any
-) -> None:
-    row = seeds("row", 1e-3, [1.0, 2.0, 3.0])
-    for folder, changed in zip(row, (one, one, other), strict=True):
-        scores = [of(value=1.0) | changed, of(value=1.0, metric="kid_lite0") | changed]
-        (folder / "scores.json").write_text(json.dumps(scores))
-    (apart,) = seeds("apart", 1e-2, [4.0], **other)
-    within, between = words.format(row[0], row[2]), words.format(row[0], apart)
-    assert compare(gather(row)).warnings == [f"scores in one row were not made in the same way: {within}"] * bool(words)
-    line = f"rows were not made in the same way, and their settings do not show it: {between}"
-    assert compare(gather([*row[:2], apart])).warnings == [line] * bool(words)
-
-
-def test_a_warning_names_all_parts_in_which_the_makers_differ(seeds: Any) -> None:
-    folders = [*seeds("a", 1e-3, [1.0], **GUIDED, weights="ema"), *seeds("b", 1e-2, [1.0], **DDIM, weights="raw")]
-    (warning,) = compare(gather(folders)).warnings
-    assert re.search(r"guidance is AutoGuidance.* in .*a/0 and none in .*b/0; weights is ema in .* and raw in", warning)
-
-
-def test_images_made_as_the_settings_in_the_table_say_give_no_warning(evaluation: Any) -> None:
-    def scored(recipe: dict[str, Any], made: dict[str, Any], **chosen: Any) -> Path:
-        folder = evaluation(trained(0) | recipe, 1.0, **chosen)
-        (folder / "scores.json").write_text(json.dumps([of(value=1.0) | made]))
-        return folder
-
-    sampled = [scored({}, {"sampler": {"name": "DDIM", "steps": n}}, sampler={"steps": n}) for n in (9, 20)]
-    precise = [scored({}, DDIM | {"precision": p}, precision=p) for p in (None, "bf16-mixed")]
-    auto = {"_target_": "AutoGuidance", "scale": 2.0}
-    guided = [scored({}, made, guidance=node) for made, node in ((DDIM, None), (GUIDED, auto))]
-    weighed = [scored({}, {"weights": w}, weights=w) for w in ("ema", "raw")]
-    averaged = [
-        scored({"ema": e}, {"weights": w}) for e, w in ((None, "raw"), ({"_target_": "EMA", "decay": 0.9}, "ema"))
-    ]
-    learned = [scored({"objective": o}, {"variance": o}) for o in ("simple", "hybrid")]
-    for folders in (sampled, precise, guided, weighed, averaged, learned):
-        comparison = compare(gather(folders))
-        assert (len(comparison.rows), comparison.warnings) == (2, [])
-
-
-def test_a_setting_that_only_evaluations_have_does_not_explain_a_difference_from_a_run(
-    seeds: Any, evaluation: Any
-) -> None:
-    (run,), drawn = seeds("a", 1e-3, [1.0], **DDIM, precision="bf16-mixed"), evaluation(trained(0), 1.0, precision=None)
-    (drawn / "scores.json").write_text(json.dumps([of(value=1.0) | DDIM]))
-    comparison = compare(gather([run, drawn]))
-    assert [row.settings["precision"] for row in comparison.rows] == ["—", "none"]
-    (warning,) = comparison.warnings
-    assert warning.endswith(f"precision is bf16-mixed in {run} and float32 in {drawn}")
-
-
-def test_only_the_score_of_a_runs_last_step_is_used(tmp_path: Path, make_run: Make) -> None:
-    last = {"path": "a/checkpoints/last.ckpt", "sha256": "0"}
-    scores = [of(value=1.0, step=5), of(value=2.0, step=9), of(value=3.0, step=9, checkpoint=last)]
-    scores += [of(value=4.0, step=12, checkpoint=last | {"sha256": "1"})]  # resumed
-    (row,) = compare(gather([make_run(tmp_path / "a", scores=scores)])).rows
-    assert row.numbers("fd_lite0") == [4.0]
-
-
-def test_scores_of_a_step_before_the_last_give_a_warning(tmp_path: Path, make_run: Make) -> None:
-    folder = make_run(tmp_path / "a", scores=[of(value=1.0, step=5)])
-    info = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps(info | {"steps": 9}))
-    (warning,) = compare(gather([folder])).warnings
-    assert warning == f"{folder}: its scores are those of step 5, but its training ended at step 9"
-    (folder / "run.json").write_text(json.dumps(info | {"steps": 5}))
-    assert compare(gather([folder])).warnings == []
-
-
 def test_only_the_newest_of_several_runs_with_one_seed_counts(seeds: Any, tmp_path: Path) -> None:
     folders = [*seeds("a", 1e-3, [10.0, 12.0]), *seeds("again", 1e-3, [11.0]), *seeds("copy", 1e-3, [10.0])]
     for folder, hour in zip(folders, (3, 3, 5, 3), strict=True):
@@ -452,13 +201,6 @@ def test_only_the_newest_of_several_runs_with_one_seed_counts(seeds: Any, tmp_pa
     copied = compare(gather([folders[0], folders[3]]))  # of equal age: the last one
     assert [run.folder for run in copied.rows[0].runs] == [folders[3]]
     assert copied.rows[0].mean("fd_lite0").n == 1  # type: ignore[union-attr]
-
-
-def test_runs_with_unknown_seeds_count_separately(seeds: Any) -> None:
-    folders = seeds("a", 1e-3, [10.0, 12.0])
-    for folder in folders:
-        (folder / "config.yaml").write_text("name: a\n")
-    assert len(compare(gather(folders)).rows[0].runs) == 2
 
 
 def test_failed_runs_are_listed_and_not_averaged(seeds: Any, tmp_path: Path, make_run: Make) -> None:
@@ -491,15 +233,6 @@ def test_mse_is_ranked_only_if_all_runs_share_a_schedule(seeds: Any) -> None:
     assert "schedule.last differ" in column(apart, "val/mse").words
 
 
-def test_mse_is_ranked_only_if_all_runs_share_validation_settings(seeds: Any) -> None:
-    folders = [*seeds("a", 1e-3, [1.0]), *seeds("b", 1e-3, [1.0])]
-    for i, folder in enumerate(folders):
-        with (folder / "config.yaml").open("a") as file:
-            file.write(f"validation: {{draws: 1, seed: {i}}}\n")
-    apart = column(compare(gather(folders)), "val/mse")
-    assert (apart.lower, "validation.seed differs" in apart.words) == (None, True)
-
-
 @pytest.mark.parametrize(
     ("one", "other", "why"),
     [
@@ -526,160 +259,109 @@ def test_mse_is_ranked_only_if_all_runs_validated_the_same_images(
         assert (mse.lower, f"not ranked, because {why}, and with it what is measured" in mse.words) == (None, True)
 
 
-def test_the_mse_column_states_which_weights_were_validated(
-    seeds: Any, tmp_path: Path, without_average: Callable[[Path], None]
-) -> None:
-    folders = [*seeds("a", 1e-3, [1.0]), *seeds("b", 1e-2, [1.0])]
-
-    def words() -> str:
-        return column(compare(gather(folders)), "val/mse").words
-
-    assert "on validation images, EMA weights, at the end" in words()
-    without_average(folders[0])
-    assert "on validation images, EMA weights or, without EMA, raw weights, at the end" in words()
-    without_average(folders[1])
-    assert "on validation images, raw weights, at the end" in words()
-    compare_jobs(tmp_path / "a", console=None)
-    assert "on validation images, raw weights, at the end" in (tmp_path / "a/compare.md").read_text()
-
-
-def test_choosing_recipes_by_test_scores_gives_a_warning(seeds: Any, tmp_path: Path) -> None:
-    reference = {"split": "test", "n": 250, "key": "k"}
-    two = [*seeds("a", 1e-3, [1.0], reference=reference), *seeds("b", 1e-2, [2.0], reference=reference)]
-    line = "choosing among 2 recipes by their test scores"
-    console = Console(file=io.StringIO(), width=200)
-    write(compare(gather(two)), tmp_path / "out", "t", console)
-    assert f"warning: fd_lite0: {line}" in console.file.getvalue()  # type: ignore[attr-defined]
-    assert line in (tmp_path / "out/compare.md").read_text()
-    assert compare(gather(two[:1])).warnings == []
-    val = [*seeds("c", 1e-3, [1.0]), *seeds("d", 1e-2, [2.0])]
-    assert compare(gather(val)).warnings == []
-
-
-def test_a_repeated_test_evaluation_gives_a_warning_with_its_folder(seeds: Any) -> None:
-    reference = {"split": "test", "n": 250, "key": "k"}
-    first, second = (
-        seeds(name, 1e-3, [1.0], reference=reference, test_evaluation=k) for k, name in ((1, "a"), (2, "b"))
-    )
-    (warning,) = compare(gather(second)).warnings
-    assert warning.startswith(f"{second[0]} (test evaluation 2): not the first test evaluation of its run")
-    assert compare(gather(first)).warnings == []
-
-
-def test_different_code_versions_give_one_warning(seeds: Any, tmp_path: Path) -> None:
-    old, new = seeds("a", 1e-3, [1.0, 2.0], code="0.1.0 aaa"), seeds("b", 1e-2, [2.0], code="0.1.0 bbb")
-    unknown = seeds("c", 1e-1, [3.0])
-    console = Console(file=io.StringIO(), width=400)
-    write(compare(gather([*old, *new, *unknown])), tmp_path / "out", "t", console)
-    line = rf"warning: .* different versions of the code: 0.1.0 aaa in {old[0]} and 0.1.0 bbb in {new[0]}\n"
-    assert len(re.findall(line, console.file.getvalue())) == 1  # type: ignore[attr-defined]
-    assert "different versions of the code" in (tmp_path / "out/compare.md").read_text()
-    assert compare(gather([*old, *unknown])).warnings == []
-
-
-def test_the_command_writes_markdown_csv_and_a_plot(
-    seeds: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    seeds("a", 1e-3, [10.0, 12.0])
-    seeds("b", 1e-2, [40.0, 41.0])
-    assert main([str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "out")]) == 0
-    assert "2 recipes" in capsys.readouterr().out
-    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
-    assert "| **11 ± 13** |" in (tmp_path / "out/compare.md").read_text()
-    with (tmp_path / "out/compare.csv").open(newline="") as file:
-        first = next(csv.DictReader(file))
-    assert [first[name] for name in ("optimizer.lr", "seeds", "fd_lite0", "fd_lite0 n")] == ["0.001", "2", "11.0", "2"]
-    assert main([str(tmp_path / "nowhere")]) == 2
-    assert "nowhere: neither a run" in capsys.readouterr().err
-
-
-def test_a_comparison_is_written_into_the_given_folder_only_if_it_is_a_sweep(
-    seeds: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    seeds("runs", 1e-3, [10.0, 12.0])
-    assert main(["runs"]) == 0
-    assert {path.name for path in Path("runs").iterdir()} == {"0", "1"}
-    assert {path.name for path in Path("outputs/comparisons").glob("*/*")} == FILES
-    Path("runs/multirun.yaml").touch()
-    assert main(["runs"]) == 0
-    assert {path.name for path in Path("runs").iterdir()} == {"0", "1", "multirun.yaml"} | FILES
-
-
-def test_the_comparison_of_a_sweep_is_written_and_printed(seeds: Any, tmp_path: Path) -> None:
-    seeds("sweep", 1e-3, [10.0, 12.0])
-    console = Console(file=io.StringIO(), width=200)
-    assert {path.name for path in compare_jobs(tmp_path / "sweep", console)} == FILES
-    assert "11 ± 13" in console.file.getvalue()  # type: ignore[attr-defined]
-
-
-def test_recipes_with_long_labels_are_numbered_in_the_table_and_named_by_row_in_figures(
-    seeds: Any, tmp_path: Path
-) -> None:
-    folders = [*seeds("a", 1e-3, [10.0]), *seeds("b", 1e-2, [11.0])]
-    assert compare(gather(folders)).names == ["lr=0.001", "lr=0.01"]
-    for i, folder in enumerate(folders):
-        with (folder / "config.yaml").open("a") as file:
-            file.writelines(f"a_long_name_of_a_setting_{k}: {i}\n" for k in range(3))
-    comparison = compare(gather(folders))
-    assert comparison.names == ["row 1", "row 2"]
-    write(comparison, tmp_path / "out", "t", None)
-    head, _, *lines = (tmp_path / "out/compare.md").read_text().splitlines()[2:6]
-    assert head.startswith("| row | ")
-    assert [line[:6] for line in lines] == ["| 1 | ", "| 2 | "]
-    labels = [text.get_text() for text in figure(comparison).axes[0].get_yticklabels()]
-    assert labels == ["row 1", "row 2"]
-    page = comparison_page(comparison, tmp_path, "t")
-    assert (page["numbered"], [recipe["name"] for recipe in page["recipes"]]) == (True, ["row 1", "row 2"])
-
-
 def test_a_mean_is_rounded_to_the_digits_of_its_interval() -> None:
     assert str(mean_over_seeds([0.01234, 0.01236])) == "0.01235 ± 0.00013"
     assert str(mean_over_seeds([12345.0, 12347.0])) == "12346 ± 13"
 
 
-def test_the_score_of_one_seed_is_rounded_to_the_digits_of_its_interval(seeds: Any, tmp_path: Path) -> None:
-    for name, value in (("a", 240.58), ("b", 250.04)):
-        seeds(name, 1e-3 if name == "a" else 1e-2, [value], low=value - 12, high=value + 12)
-    comparison = compare(gather([tmp_path / "a", tmp_path / "b"]))
-    write(comparison, tmp_path / "out", "t", None)
-    text = (tmp_path / "out/compare.md").read_text()
-    assert text.count("| 250 ≈ |") == 1  # in the table of recipes
-    assert text.count("| 250 |") == 1  # in the table of runs
-    assert "240.58" in (tmp_path / "out/compare.csv").read_text()
+@pytest.mark.parametrize(
+    ("metric", "a", "b", "best"),
+    [
+        ("fd_lite0", [10.0, 10.1, 10.2], [20.0, 20.1, 20.2], (0, set())),
+        ("coverage", [0.1, 0.2, 0.11], [0.8, 0.9, 0.85], (1, set())),
+        ("fd_lite0", [10.0, 20.0, 15.0], [11.0, 21.0, 15.5], (0, {1})),  # the difference may be due to chance
+        ("fd_lite0", [10.0, 10.1, 10.2], [20.0], (0, {1})),  # one seed cannot be tested
+        ("density_lite0", [0.9, 1.0], [8.0, 9.0], (None, set())),
+    ],
+)
+def test_the_best_mean_and_those_not_shown_to_differ_are_marked(
+    metric: str, a: list[float], b: list[float], best: Any, seeds: Any
+) -> None:
+    comparison = compare(gather([*seeds("a", 1e-3, a, metric=metric), *seeds("b", 1e-2, b, metric=metric)]))
+    assert comparison.best(column(comparison, metric)) == best
 
 
-@pytest.mark.parametrize(("width", "tables"), [(200, 1), (80, 1), (30, 10)])
-def test_a_comparison_is_one_table_on_80_columns(width: int, tables: int, seeds: Any, tmp_path: Path) -> None:
+DDIM, HEUN = {"sampler": {"name": "DDIM", "steps": 50}}, {"sampler": {"name": "Heun", "steps": 5}}
+ON_TEST = {"reference": {"split": "test", "n": 250, "key": "k"}}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "other", "words"),
+    [
+        (DDIM, DDIM, DDIM, None),
+        (DDIM, HEUN, DDIM, "was not made in the same way"),
+        (DDIM, DDIM | {"weights": "raw"}, DDIM, "was not made in the same way"),
+        ({"code": "1"}, {"code": "1"}, {"code": "2"}, "different versions of the code: 1 in"),
+        (ON_TEST, ON_TEST, ON_TEST, "choosing among 2 recipes by their test scores"),
+    ],
+)
+def test_numbers_that_cannot_be_compared_as_they_stand_give_a_warning(
+    first: Any, second: Any, other: Any, words: str | None, seeds: Any
+) -> None:
+    folders = [*seeds("a", 1e-3, [1.0, 2.0]), *seeds("b", 1e-2, [2.0])]
+    for folder, made in zip(folders, (first, second, other), strict=True):
+        (folder / "scores.json").write_text(json.dumps([of(value=1.0) | made]))
+    warnings = compare(gather(folders)).warnings
+    assert [words in warning for warning in warnings] == [True] if words else warnings == []
+
+
+def test_the_last_score_of_a_folder_counts(tmp_path: Path, make_run: Make) -> None:
+    scores = [of(value=1.0, step=5), of(value=2.0, step=9), of(value=4.0, step=12, checkpoint={"path": "a"})]
+    (row,) = compare(gather([make_run(tmp_path / "a", scores=scores)])).rows
+    assert row.numbers("fd_lite0") == [4.0]
+
+
+def test_the_command_writes_its_files_into_a_sweep_or_a_folder_of_its_own(
+    seeds: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seeds("a", 1e-3, [10.0, 12.0])
+    seeds("b", 1e-2, [40.0, 41.0])
+    assert main(["a", "b", "--out", "out"]) == 0
+    out = capsys.readouterr().out
+    assert all(words in out for words in ("2 recipes", "*11 ± 13*"))
+    assert {path.name for path in Path("out").iterdir()} == FILES
+    assert "| 0.001 | 2 |" in Path("out/compare.md").read_text()
+    assert "| **11 ± 13** |" in Path("out/compare.md").read_text()
+    with Path("out/compare.csv").open(newline="") as file:
+        line = next(csv.DictReader(file))
+    assert [line[name] for name in ("optimizer.lr", "seeds", "fd_lite0", "fd_lite0 n")] == ["0.001", "2", "11.0", "2"]
+    assert len(Path("out/runs.csv").read_text().splitlines()) == 5
+    assert main(["a"]) == 0
+    assert {path.name for path in Path("outputs/comparisons").glob("*/*")} == FILES
+    Path("a/multirun.yaml").touch()
+    assert main(["a"]) == 0
+    assert {path.name for path in Path("a").iterdir()} == {"0", "1", "multirun.yaml"} | FILES
+    assert main(["nowhere"]) == 2
+    assert "nowhere: " in capsys.readouterr().err
+
+
+def test_the_sweeps_callback_writes_the_comparison_after_each_job_and_prints_it_at_the_end(
+    seeds: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeds("sweep", 1e-3, [10.0, 12.0])
+    config = OmegaConf.create(
+        {"hydra": {"mode": RunMode.MULTIRUN, "sweep": {"dir": str(tmp_path / "sweep")}, "job": {"num": 1, "name": "x"}}}
+    )
+    failed = JobReturn(status=JobStatus.FAILED, _return_value=UserError("no memory"))
+    SweepTable().on_job_end(config, failed)
+    assert {path.name for path in (tmp_path / "sweep").iterdir()} >= FILES
+    assert "job 1 failed: no memory" in capsys.readouterr().out
+    SweepTable().on_multirun_end(config)
+    assert "11 ± 13" in capsys.readouterr().out
+
+
+def test_recipes_with_long_labels_are_numbered_and_a_wide_table_is_split(seeds: Any, tmp_path: Path) -> None:
     folders = [*seeds("a", 1e-3, [10.0]), *seeds("b", 1e-2, [11.0])]
-    for folder in folders:
-        scores = [of(metric=f"metric_{i}_lite0", value=i + 0.5) for i in range(6)]
-        (folder / "scores.json").write_text(json.dumps(scores))
-    console = Console(file=io.StringIO(), width=width)
-    write(compare(gather(folders)), tmp_path / "out", "t", console)
+    for i, folder in enumerate(folders):
+        with (folder / "config.yaml").open("a") as file:
+            file.writelines(f"a_long_name_of_a_setting_{k}: {i}\n" for k in range(3))
+        (folder / "scores.json").write_text(json.dumps([of(metric=f"metric_{k}", value=k + 0.5) for k in range(6)]))
+    comparison, console = compare(gather(folders)), Console(file=io.StringIO(), width=60)
+    write(comparison, tmp_path / "out", "t", console)
+    assert comparison.names == ["row 1", "row 2"]
+    assert "| 2 | 0.01 | 1 |" in (tmp_path / "out/compare.md").read_text()
+    assert [text.get_text() for text in figure(comparison).axes[0].get_yticklabels()] == ["row 1", "row 2"]
     printed = console.file.getvalue()  # type: ignore[attr-defined]
-    assert len(re.findall("^ ─+ $", printed, re.MULTILINE)) == tables
-    assert all(len(re.findall(rf"\b{i}\.5\b", printed)) == 2 for i in range(6))
-    assert max(len(line) for line in printed.splitlines() if line[:1] == " ") <= width
-
-
-def test_labels_of_a_figure_are_broken_between_settings_and_values() -> None:
-    label = "sampler.variance=fixed_large, likelihood.variance=fixed_large"
-    assert in_lines(label, 26).split("\n") == [
-        "sampler.variance=",
-        "fixed_large,",
-        "likelihood.variance=",
-        "fixed_large",
-    ]
-    assert in_lines("lr=0.001, batch=16", 26) == "lr=0.001, batch=16"
-    assert in_lines("x" * 30, 26) == "x" * 26 + "\n" + "x" * 4
-
-
-def test_the_console_lists_only_some_of_many_runs_that_are_left_out(seeds: Any, tmp_path: Path, make_run: Make) -> None:
-    failed = [make_run(tmp_path / f"f{i}", lr=1e-3, info={"state": "failed"}) for i in range(12)]
-    console = Console(file=io.StringIO(), width=200)
-    write(compare(gather([*seeds("a", 1e-3, [10.0]), *failed])), tmp_path / "out", "t", console)
-    printed = console.file.getvalue()  # type: ignore[attr-defined]
-    assert printed.count("left out: ") == 11
-    assert f"left out: 2 more, which {tmp_path}/out/compare.md lists" in printed
-    assert (tmp_path / "out/compare.md").read_text().count("left out: ") == 12
+    assert all(printed.count(f" {k}.5 ") == 2 for k in range(6))
+    assert max(len(line) for line in printed.splitlines() if line[:1] == " ") <= 60

@@ -44,11 +44,6 @@ def test_a_choice_is_one_column_without_its_settings(run: Make) -> None:
     assert [row.label for row in compare(runs).rows] == ["schedule=ddpm", "schedule=adm"]
 
 
-def test_without_hydras_record_of_a_run_choices_are_named_by_class(run: Make) -> None:
-    runs = [run({"schedule": LINEAR}, {"schedule": "ddpm"}), run({"schedule": COSINE})]
-    assert differing(runs) == {"schedule": ["linear", "cosine"]}
-
-
 def test_a_setting_that_differs_among_runs_of_one_choice_is_shown(run: Make) -> None:
     nodes = [(LINEAR, "linear"), (COSINE, "cosine"), (COSINE | {"s": 0.02}, "cosine")]
     runs = [run({"schedule": node}, {"schedule": name}) for node, name in nodes]
@@ -57,16 +52,6 @@ def test_a_setting_that_differs_among_runs_of_one_choice_is_shown(run: Make) -> 
     assert labels(settings, 3) == ["schedule=linear", "schedule=cosine, s=0.008", "schedule=cosine, s=0.02"]
     same = [run({"schedule": node}, {"schedule": "cosine"}) for node, _ in nodes[1:]]
     assert differing(same) == {"schedule.s": ["0.008", "0.02"]}
-
-
-def test_choices_with_the_same_class_are_shown_by_name(run: Make) -> None:
-    runs = [run({"schedule": COSINE | {"s": s}}, {"schedule": name}) for s, name in ((0.008, "adm"), (0.02, "mine"))]
-    assert differing(runs) == {"schedule": ["adm", "mine"]}
-
-
-def test_one_name_for_two_classes_is_shown_with_the_class(run: Make) -> None:
-    runs = [run({"schedule": node}, {"schedule": "mine"}) for node in (LINEAR, COSINE)]
-    assert differing(runs) == {"schedule": ["mine (linear)", "mine (cosine)"]}
 
 
 def test_a_choice_overridden_with_null_is_shown_as_none(run: Make) -> None:
@@ -101,16 +86,6 @@ def test_a_nested_group_is_shown_only_if_the_outer_choice_is_the_same(run: Make)
     assert differing(runs) == {"objective.weighting": ["unit", "snr"]}
 
 
-def test_groups_without_a_class_and_empty_groups_are_shown_by_choice(run: Make) -> None:
-    metrics = {"frechet": {"_target_": "a.Frechet"}}
-    full = {"metrics": metrics | {"vendi": {"_target_": "a.Vendi"}}, "ema": None}
-    runs = [
-        run({"metrics": metrics, "ema": {"_target_": "a.Warm", "decay": 0.9}}, {"metrics": "standard", "ema": "warm"}),
-        run(full, {"metrics": "full", "ema": "none"}),
-    ]
-    assert differing(runs) == {"metrics": ["standard", "full"], "ema": ["warm", "none"]}
-
-
 def test_a_value_that_equals_the_seed_is_not_shown(run: Make) -> None:
     runs = [run({"seed": seed, "data": {"seed": seed}}) for seed in (0, 1)]
     assert differing(runs) == {"seed": ["0", "1"]}
@@ -118,21 +93,6 @@ def test_a_value_that_equals_the_seed_is_not_shown(run: Make) -> None:
     assert differing(fixed) == {"seed": ["0", "1"], "data.seed": ["5", "6"]}
     assert len(compare(runs).rows) == 1
     assert len(compare(fixed).rows) == 2
-
-
-def test_settings_of_logging_and_speed_are_last_and_only_in_labels_that_need_them(run: Make) -> None:
-    def config(steps: int, lr: float) -> dict[str, Any]:
-        return {"trainer": {"log_every_n_steps": steps}, "data": {"eval_batch_size": steps}, "lr": lr}
-
-    def rows(*runs: Run) -> list[tuple[list[str], str]]:
-        return [([*row.settings], row.label) for row in compare(runs).rows]
-
-    runs = [run(config(steps, lr)) for steps, lr in ((1, 0.1), (50, 0.2), (50, 0.1))]
-    shown = ["lr", "trainer.log_every_n_steps", "data.eval_batch_size"]
-    assert [*differing(runs)] == shown
-    assert rows(*runs[:2]) == [(shown, "lr=0.1"), (shown, "lr=0.2")]
-    assert rows(*runs)[2] == (shown, "lr=0.1, log_every_n_steps=50, eval_batch_size=50")
-    assert rows(runs[0], runs[2])[0] == (shown[1:], "log_every_n_steps=1, eval_batch_size=1")
 
 
 def test_labels_have_the_shortest_unique_names() -> None:

@@ -99,7 +99,7 @@ function drawing(found) {
         });
         if (x) paint(canvas, x);
       }
-      said.textContent = stopped ? "stopped" : `${total} in ${seconds((performance.now() - began) / 1000)}`;
+      said.textContent = stopped ? "stopped" : `${total} in ${((performance.now() - began) / 1000).toPrecision(3)} s`;
     } catch (error) {
       said.textContent = `this browser cannot draw: ${error.message}`;
     }
@@ -107,7 +107,10 @@ function drawing(found) {
     button.textContent = "draw";
   }
 
-  return [h("p", {}, `The network is embedded in this page (step ${grouped(found.step)}, ${found.weights} weights): it runs in your browser, and nothing is uploaded. DDIM without noise, estimates clamped to [−1, 1].`),
+  return [h("p", {}, `The network is embedded in this page (step ${found.step.toLocaleString("en-US")}, ${found.weights} weights): it runs in your browser, and nothing is uploaded. DDIM without noise, estimates clamped to [−1, 1].`),
     h("div", { class: "controls" }, seedField, nField, h("label", {}, "steps ", steps), found.classes.length ? h("label", {}, "class ", kinds) : null, button),
     said, pictures];
 }
+
+const place = document.getElementById("drawing");
+place.append(...drawing(JSON.parse(place.dataset.model)));

@@ -1,0 +1,503 @@
+"""The report of a study of samplers or of guidance: scores by cost or by scale, and what to use.
+
+The advice is based on the first metric for which higher or lower is better.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator, MaxNLocator
+from torch import Tensor
+
+from diffusion.console import console, count
+from diffusion.files import replace
+from diffusion.metric.record import Score
+from diffusion.report import pictures, style
+from diffusion.report.blocks import Block, Cell, Chart, Charts, Section, Table, Text, markdown, save_charts, tag
+from diffusion.report.formatting import (
+    BASELINES,
+    MISSING,
+    csv_text,
+    half_width,
+    number,
+    protocol_text,
+    sampler_text,
+    value_text,
+)
+from diffusion.report.images import grid, opened, save_png, tiles
+from diffusion.report.page import write_page
+from diffusion.report.scores import print_table
+from diffusion.report.svg import readable
+from diffusion.runs.folder import Run
+
+IMAGES = 8  # samples of a setting in the page
+VARIED = ("sampler", "guidance", "nfe", "seconds_per_image", "test_evaluation", "checkpoint")  # within one study
+FIDELITY = {"precision": "recall", "density": "coverage"}  # fidelity -> diversity; the first measured pair is used
+COSTS = {"nfe": "network evaluations", "seconds": "seconds per image"}
+HUES = (style.BLUE, style.VERMILION, style.GREEN, style.ORANGE, style.PURPLE, style.GREY, style.INK)
+LOOKS = [{"color": HUES[i], "marker": "os^DvPX"[(i + k) % 7]} for k in range(7) for i in range(7)]  # all different
+
+
+class Point(NamedTuple):
+    """One setting: a sampler, its steps, network evaluations and seconds per image, and its scores by metric.
+
+    `scale` and the interval (`low`, `high`] are those of the guidance; None: unbounded. Without guidance, scale is 1.
+    """
+
+    sampler: str
+    steps: int
+    nfe: int
+    seconds: float
+    scores: Mapping[str, Score]
+    scale: float = 1.0
+    low: float | None = None
+    high: float | None = None
+    picture: Path | None = None
+
+    @property
+    def interval(self) -> str:
+        """The interval as text: `(0.19, 1.61]`, `everywhere`, or nothing without guidance."""
+        return "" if self.scale == 1 else interval_text(self.low, self.high)
+
+    @property
+    def guidance(self) -> str:
+        """The scale and, if limited, its interval: `2`, or `2 in (0.19, 1.61]`."""
+        limited = self.scale != 1 and (self.low, self.high) != (None, None)
+        return f"{self.scale:g} in {self.interval}" if limited else f"{self.scale:g}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """The points of a study and its baselines; what was studied (samplers, or a guidance), and on what."""
+
+    points: Sequence[Point]
+    baselines: Sequence[Score]
+    guidance: str | None  # the guidance whose scales are studied, or None for samplers
+    reference: str  # the split
+    device: str | None = None  # None: not known
+    budgets: Sequence[int] = ()  # of network evaluations
+
+    @property
+    def metrics(self) -> list[str]:
+        return list(dict.fromkeys(metric for point in self.points for metric in point.scores))
+
+    @property
+    def first(self) -> str:
+        """The metric that the advice is based on: the first for which higher or lower is better, or else the first."""
+        return next((metric for metric in self.metrics if ranks(self.points, metric)), self.metrics[0])
+
+    @property
+    def floor(self) -> dict[str, Score]:
+        return {score.metric: score for score in self.baselines if score.what == "floor"}
+
+
+def interval_text(low: float | None, high: float | None) -> str:
+    """An interval of noise levels: `(0.19, 1.61]`, `(0, 1.61]`, `above 0.19`, `everywhere`."""
+    if high is None:
+        return "everywhere" if low is None else f"above {number(low)}"
+    return f"({number(low or 0)}, {number(high)}]"
+
+
+# ------------------------------------------------------------------------------------------------ from scores.json
+
+
+def is_study(run: Run) -> bool:
+    """Whether the folder contains scores by sampling cost (NFE)."""
+    return any("nfe" in score.source for score in run.scores)
+
+
+def latest(scores: Sequence[Score]) -> list[Score]:
+    """The scores of settings by the latest of the studies in a folder.
+
+    They have the model, the seed, the program, n and the reference of the last score, and each has the protocol of the
+    last score of its metric.
+    """
+    settings = [score for score in scores if "nfe" in score.source]
+    protocols = {score.metric: score.protocol_key for score in settings}
+    return [s for s in settings if _study(s) == _study(settings[-1]) and s.protocol_key == protocols[s.metric]]
+
+
+def _study(score: Score) -> tuple[Any, ...]:
+    """What the scores of one study have in common."""
+    source = {key: value for key, value in score.source.items() if key not in VARIED}
+    return score.code, score.n, score.reference, source
+
+
+def save_picture(images: Tensor, source: Mapping[str, Any], folder: Path) -> Path:
+    """Save the first samples of a setting, uint8 (n, 3, H, W), for the page, and return the path of the file."""
+    return save_png(grid(images[:IMAGES], IMAGES), picture_file(folder, source))
+
+
+def picture_file(folder: Path, source: Mapping[str, Any]) -> Path:
+    """The path of the picture with the samples for a score's source."""
+    made = json.dumps([source.get("sampler"), source.get("guidance")], sort_keys=True, default=str)
+    return folder / "samples" / f"{hashlib.sha256(made.encode()).hexdigest()[:12]}.png"
+
+
+def study_of(run: Run) -> Study:
+    """The latest study in a folder, from its scores. Samplers are named by their classes, if these differ."""
+    shown = latest(run.scores)
+    ended = [i for i, score in enumerate(run.scores, start=1) if "nfe" in score.source and score not in shown]
+    later = run.scores[max(ended, default=0) :]  # those written after the last earlier study
+    baselines = {(score.what, score.metric): score for score in later if "nfe" not in score.source}
+    nodes = [without_steps(score.source["sampler"]) for score in shown]
+    texts = {sampler_text(node): str(node.get("name")) for node in nodes}
+    names = {text: name if [*texts.values()].count(name) == 1 else text for text, name in texts.items()}
+    points: dict[Path, Point] = {}
+    for score in shown:
+        source, file = score.source, picture_file(run.folder, score.source)
+        name = names[sampler_text(without_steps(source["sampler"]))]
+        guided = source.get("guidance") if isinstance(source.get("guidance"), Mapping) else {}
+        interval = (guided.get("scale") or 1.0, guided.get("low"), guided.get("high"))
+        cost = (source["sampler"].get("steps") or 0, source["nfe"], source.get("seconds_per_image") or math.nan)
+        points.setdefault(file, Point(name, *cost, {}, *interval, file)).scores[score.metric] = score  # type: ignore[index]
+    guidances = {str(score.source["guidance"].get("name")) for score in shown if score.source.get("guidance")}
+    guidance = guidances.pop() if len({point.scale for point in points.values()}) > 1 and guidances else None
+    reference = shown[-1].reference.split if shown[-1].reference else "images"
+    return Study([*points.values()], [*baselines.values()], guidance, reference, budgets=run.config.get("nfe") or ())
+
+
+def without_steps(sampler: Mapping[str, Any]) -> dict[str, Any]:
+    """A sampler without the number of steps, which varies along one curve."""
+    return {key: value for key, value in sampler.items() if key != "steps"}
+
+
+# ------------------------------------------------------------------------------------------------------ the report
+
+
+def write(study: Study, folder: Path) -> list[Path]:
+    """Write the Markdown, CSV and PNG files and the page of a study in `folder`, and print the advice."""
+    name, sections = "guidance" if study.guidance else "study", study_sections(study)
+    replace(folder / f"{name}.md", markdown(title_of(study), sections))
+    replace(folder / f"{name}.csv", csv_of(study))
+    advice, *notes = advice_of(study)
+    print_table(advice)
+    for note in notes:
+        console.print(note)
+    if (floor := study.floor.get(study.first)) is not None:
+        console.print(f"floor ({count(floor.n or 0, 'real image')} against others): {floor.metric} {value_text(floor)}")
+    page = write_page(folder, title_of(study), sections)
+    return [folder / f"{name}.md", folder / f"{name}.csv", *save_charts(sections, folder), page]
+
+
+def title_of(study: Study) -> str:
+    """The title of the report."""
+    return f"{study.guidance or 'Samplers'} against {study.reference}"
+
+
+def study_sections(study: Study) -> list[Section]:
+    """The sections of the report: the advice, the charts, all settings."""
+    if not study.points:
+        return [Section("", lambda: [Text("No settings have been scored yet.")])]
+    return [
+        Section("", lambda: introduction(study)),
+        Section("Scores", lambda: [Charts([*charts(study)])]),
+        Section("Settings", lambda: settings(study)),
+    ]
+
+
+def introduction(study: Study) -> list[Block]:
+    """What the study compares, and the advice."""
+    words = (
+        "Scale 1 is no guidance. All samples use the same noise and, if there are classes, the same classes, so "
+        f"differences are due to the guidance and the sampler. The table shows the best scale by {study.first}."
+        if study.guidance
+        else "All samples use the same noise, so differences are due to the samplers. The table shows the best sampler "
+        f"within each budget of network evaluations by {study.first}."
+    )
+    caution = (
+        "The last column lists the settings whose difference from the best is within its 95% interval. Since all "
+        "settings share their noise, the real interval is narrower, and some of them may be worse."
+    )
+    advice, *notes = advice_of(study)
+    return [Text(f"{words} {caution}"), advice, *(Text(note) for note in notes)]
+
+
+def advice_of(study: Study) -> tuple[Any, ...]:
+    """The table of the best setting of each sampler or within each budget, and notes."""
+    first, points = study.first, [p for p in study.points if study.first in p.scores]
+    alike, notes, rows = "not shown to be worse", [], []
+    if not ranks(points, first):
+        points = []
+    if study.guidance:
+        head = ["sampler", "use scale", "NFE", first, "without guidance", alike]
+        for name in dict.fromkeys(p.sampler for p in points):
+            of_sampler = [p for p in points if p.sampler == name]
+            best, others = best_of(of_sampler, first)
+            unguided = next((value_text(p.scores[first]) for p in of_sampler if p.scale == 1), MISSING)
+            same = ", ".join(p.guidance for p in others) or MISSING
+            rows.append([name, best.guidance, str(best.nfe), value_text(best.scores[first]), unguided, same])
+            if best.scale > 1 and best.scale == max(p.scale for p in points):
+                notes.append(f"With {name} the best scale is the largest that was tried: try larger ones.")
+        return Table(head, rows, "What to use", (2, 3, 4)), *notes
+    for budget in sorted(study.budgets or {p.nfe for p in points}):
+        if within := [p for p in points if p.nfe <= budget]:
+            best, others = best_of(within, first)
+            same = ", ".join(f"{p.sampler} ({p.nfe})" for p in others) or MISSING
+            cost = [str(best.steps), number(best.seconds)]
+            rows.append([str(budget), best.sampler, *cost, value_text(best.scores[first]), same])
+    return Table(["NFE up to", "use", "steps", "s/image", first, alike], rows, "What to use", (0, 2, 3, 4)), *notes
+
+
+def charts(study: Study) -> Iterable[Chart]:
+    """The charts of all metrics; the first one is a file, too."""
+    intervals = "Bars are 95% intervals"
+    if study.floor:
+        intervals += (
+            "; the dashed line is the floor, the score of as many real images as samples (or of all, if there are "
+            "fewer) against others: chance alone"
+        )
+    for metric in sorted(study.metrics, key=lambda metric: metric != study.first):
+        named, first = f"{intervals}." if metric == study.first else f"{metric}.", metric == study.first
+        if study.guidance:
+            yield Chart(named, partial(by_scale, study, metric), "guidance.png" if first else None)
+        else:
+            costs = [*COSTS] if first else ["nfe"]
+            yield Chart(named, partial(pareto, study, metric, costs), "pareto.png" if first else None)
+    if study.guidance and (pair := measured_pair(study.metrics)):
+        yield Chart("Fidelity against diversity, labelled by scale.", partial(against, study, pair), "fidelity.png")
+
+
+def settings(study: Study) -> tuple[Table, Text]:
+    """All settings and the baselines, in the page with samples."""
+    head, rows = ["sampler", "steps", "NFE", "s/image", *study.metrics], []
+    for p in study.points:
+        picture = None
+        if p.picture is not None and p.picture.is_file():
+            images = pictures.sheet(tiles(opened(p.picture))[:IMAGES], IMAGES)
+            picture = tag("div", pictures.shown(images, f"Samples of {p.sampler}", 24 * IMAGES / images.width))
+        cost = [Cell(str(p.steps), p.steps), Cell(str(p.nfe), p.nfe), Cell(number(p.seconds), p.seconds)]
+        rows.append([Cell(p.sampler, picture=picture), *cost, *map(cell, map(p.scores.get, study.metrics))])
+        if study.guidance:
+            rows[-1][1:1] = [Cell(p.interval or MISSING), Cell(f"{p.scale:g}", p.scale)]
+    if study.guidance:
+        head[1:1] = ["interval", "scale"]
+    for what in dict.fromkeys(score.what for score in study.baselines):
+        found = {score.metric: score for score in study.baselines if score.what == what}
+        values = map(cell, map(found.get, study.metrics))
+        rows.append([BASELINES.get(what, what), *[MISSING] * (len(head) - 1 - len(study.metrics)), *values])
+    words = "The interval is the range of noise levels sigma/alpha in which the guidance acts. " * bool(study.guidance)
+    device = f" are on {study.device}, in batches" if study.device else " are in batches"
+    protocol = protocol_text(next(p.scores[study.first] for p in study.points if study.first in p.scores))
+    numbers = [i for i, title in enumerate(head) if title not in ("sampler", "interval")]
+    return Table(head, rows, "Settings", numbers), Text(f"{words}Seconds{device}. {protocol}.")
+
+
+def csv_of(study: Study) -> str:
+    """All settings and the baselines as the text of a CSV file."""
+    fields = ("sampler", *(("low", "high", "scale") if study.guidance else ()), "steps", "nfe")
+    rows: list[tuple[list[Any], Mapping[str, Score]]] = [
+        ([*(getattr(p, field) for field in fields), p.seconds], p.scores) for p in study.points
+    ]
+    for what in dict.fromkeys(score.what for score in study.baselines):
+        found = {score.metric: score for score in study.baselines if score.what == what}
+        rows.append(([what, *[None] * len(fields)], found))
+    lines = [[*cost, *(found[m].value if m in found else None for m in study.metrics)] for cost, found in rows]
+    return csv_text([[*fields, "seconds_per_image", *study.metrics], *lines])
+
+
+def cell(score: Score | None) -> Cell:
+    """A score in a table."""
+    return Cell(value_text(score), None if score is None else score.value)
+
+
+# ------------------------------------------------------------------------------------------------------ comparing
+
+
+def ranks(points: Sequence[Point], metric: str) -> bool:
+    """Whether higher or lower is better for the metric."""
+    return any(p.scores[metric].higher_is_better is not None for p in points if metric in p.scores)
+
+
+def badness(point: Point, metric: str) -> float:
+    """The value, negated if higher is better."""
+    score = point.scores[metric]
+    return -score.value if score.higher_is_better else score.value
+
+
+def best_of(points: Sequence[Point], metric: str) -> tuple[Point, list[Point]]:
+    """The best point, and the others that are not shown to be worse."""
+    best = min(points, key=lambda p: (badness(p, metric), p.nfe))
+    return best, [p for p in points if p is not best and alike(p, best, metric)]
+
+
+def alike(a: Point, b: Point, metric: str) -> bool:
+    """Whether the difference of two scores is within its 95% interval: |x − y| ≤ √(h_x² + h_y²), h half an interval.
+
+    This holds for independent errors. Points share their noise, so that their errors are positively correlated and the
+    interval is too wide. False if a score has no interval.
+    """
+    x, y = a.scores[metric], b.scores[metric]
+    if x.interval is None or y.interval is None:
+        return False
+    return abs(x.value - y.value) <= math.hypot(half_width(x), half_width(y))
+
+
+def front(points: Sequence[Point], metric: str, cost: str) -> list[Point]:
+    """The Pareto front, sorted by cost: the settings that no other beats in both score and `cost` (nfe or seconds).
+
+    [] for a metric for which neither higher nor lower is better.
+    """
+    kept: list[Point] = []
+    if ranks(points, metric):
+        for p in sorted(points, key=lambda p: (getattr(p, cost), badness(p, metric))):
+            if not kept or badness(p, metric) < badness(kept[-1], metric):
+                kept.append(p)
+    return kept
+
+
+def measured_pair(metrics: Sequence[str]) -> tuple[str, str] | None:
+    """The metrics of fidelity and diversity: precision and recall, or else density and coverage."""
+    for pair in FIDELITY.items():
+        found = [next((m for m in metrics if m.startswith(kind)), None) for kind in pair]
+        if found[0] is not None and found[1] is not None:
+            return found[0], found[1]
+    return None
+
+
+def lines_of(points: Sequence[Point]) -> dict[str, list[Point]]:
+    """Line name -> the points of a sampler and an interval, sorted by scale, including the point without guidance."""
+    found: dict[str, list[Point]] = {}
+    for sampler in dict.fromkeys(p.sampler for p in points):
+        of_sampler = [p for p in points if p.sampler == sampler]
+        unguided = [p for p in of_sampler if p.scale == 1]
+        intervals = dict.fromkeys(p.interval for p in of_sampler if p.scale != 1) or {"": None}
+        for interval in intervals:
+            name = sampler if interval in ("", "everywhere") else f"{sampler}, {interval}"
+            line = unguided + [p for p in of_sampler if p.scale != 1 and p.interval == interval]
+            found[name] = sorted(line, key=lambda p: (p.scale, p.nfe))
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------- charts
+
+
+@style.styled
+def pareto(study: Study, metric: str, costs: Sequence[str]) -> Figure:
+    """The score by each of `costs`, one line per sampler, with the Pareto front and the floor."""
+    points = [p for p in study.points if metric in p.scores]
+    figure = Figure(
+        (style.COLUMN[0], 0.4 + 2.4 * len(costs) + 0.1 * len({p.sampler for p in points})), layout="constrained"
+    )
+    panels = figure.subplots(len(costs), squeeze=False)[:, 0]
+    for ax, cost in zip(panels, costs, strict=True):
+        best = front(points, metric, cost)
+        ends = [getattr(p, cost) for p in best], [p.scores[metric].value for p in best]
+        ax.step(*ends, where="post", color=style.LIGHT, linewidth=4, label="Pareto front", zorder=1)
+        _floor(ax, study.floor.get(metric))
+        for look, name in zip(LOOKS, dict.fromkeys(p.sampler for p in points), strict=False):
+            line = sorted((p for p in points if p.sampler == name), key=lambda p: p.nfe)
+            _line(ax, line, [getattr(p, cost) for p in line], metric, name, look)
+        ax.set_xscale("log")
+        style.plain_numbers(ax.xaxis)
+        low, high = ax.get_xlim()
+        if cost == "nfe":
+            ax.set_xticks(_apart(p.nfe for p in points))
+        else:
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 5 * low else MaxNLocator(4))
+        ax.set_xlabel(COSTS[cost])
+        ax.set_ylabel(style.plain(metric))
+    _legend(figure, panels[0])
+    return figure
+
+
+@style.styled
+def by_scale(study: Study, metric: str) -> Figure:
+    """The score by scale, one line per sampler and interval, with the best per sampler ringed, and the floor."""
+    points = [p for p in study.points if metric in p.scores]
+    lines = lines_of(points)
+    figure, ax = style.axes((style.COLUMN[0], 2.8 + 0.1 * len(lines)))
+    _floor(ax, study.floor.get(metric))
+    for look, (name, line) in zip(LOOKS, lines.items(), strict=False):
+        _line(ax, line, [p.scale for p in line], metric, name, look)
+    if ranks(points, metric):
+        best = [best_of([p for p in points if p.sampler == name], metric)[0] for name in {p.sampler: 0 for p in points}]
+        ring: Any = {"marker": "o", "markersize": 10, "markerfacecolor": "none", "markeredgecolor": style.INK}
+        ax.plot([p.scale for p in best], [p.scores[metric].value for p in best], linestyle="", label="best", **ring)
+    ax.set_xticks(sorted({p.scale for p in points}))
+    ax.xaxis.set_major_formatter(style.THOUSANDS)
+    ax.set_xlabel("scale (1: no guidance)")
+    ax.set_ylabel(style.plain(metric))
+    _legend(figure, ax)
+    return figure
+
+
+@style.styled
+def against(study: Study, pair: tuple[str, str]) -> Figure:
+    """Fidelity (up) against diversity (to the right) along the scales, with intervals."""
+    fidelity, diversity = pair
+    lines = lines_of([p for p in study.points if {*pair} <= p.scores.keys()])
+    figure, ax = style.axes((style.COLUMN[0], 2.8 + 0.1 * len(lines)))
+    halo = [withStroke(linewidth=2, foreground=style.GROUND)]
+    for look, (name, line) in zip(LOOKS, lines.items(), strict=False):
+        _line(ax, line, [p.scores[diversity].value for p in line], fidelity, name, look, diversity)
+        for p in line:
+            place = (p.scores[diversity].value, p.scores[fidelity].value)
+            ax.annotate(f"{p.scale:g}", place, (4, 3), textcoords="offset points", fontsize=8, path_effects=halo)
+    if {*pair} <= study.floor.keys():
+        x, y = study.floor[diversity].value, study.floor[fidelity].value
+        ends = ax.get_xlim(), ax.get_ylim()
+        if all(low - (high - low) <= at <= high + (high - low) for at, (low, high) in zip((x, y), ends, strict=True)):
+            ax.plot(x, y, "*", color=style.GREY, markersize=9, label="floor")
+        else:  # would squeeze the rest
+            words = f"floor: {diversity} {number(x)}, {fidelity} {number(y)}"
+            ax.set_title(style.plain(words), loc="right", fontsize=8, color=style.GREY)
+    ax.set_xlabel(style.plain(f"{diversity} (diversity)"))
+    ax.set_ylabel(style.plain(f"{fidelity} (fidelity)"))
+    _legend(figure, ax)
+    return figure
+
+
+def _line(
+    ax: Axes, points: Sequence[Point], x: Sequence[float], up: str, name: str, look: Mapping[str, Any], across: str = ""
+) -> None:
+    """A line of points with their intervals, also those of the metric `across`, if the x axis is one."""
+
+    def bars(metric: str) -> Any:
+        """The lengths of the intervals below and above the values; 0 without an interval."""
+        scores = [p.scores[metric] for p in points]
+        ends = [score.interval or (score.value, score.value) for score in scores]
+        return [[abs(end[side] - s.value) for s, end in zip(scores, ends, strict=True)] for side in (0, 1)]
+
+    y = [p.scores[up].value for p in points]
+    size: Any = {"markersize": 4, "linewidth": 1.2, "elinewidth": 0.8, "capsize": 2}
+    drawn = ax.errorbar(x, y, bars(up), bars(across) if across else None, label=style.plain(name), **size, **look)
+    texts = [
+        f"{name}, {p.steps} steps, {p.nfe} evaluations" + f", scale {p.guidance}" * (p.scale != 1) + "\n"
+        f"{up} {value_text(p.scores[up])}"
+        for p in points
+    ]
+    readable(drawn.lines[0], name, texts=texts)
+
+
+def _floor(ax: Axes, floor: Score | None) -> None:
+    """Draw the floor, if there is one, as a line with its interval."""
+    if floor is not None:
+        ax.axhline(floor.value, color=style.GREY, linewidth=1.0, linestyle="--", label="floor", zorder=1)
+        if floor.interval:
+            ax.axhspan(*floor.interval, color=style.LIGHT, alpha=0.35, linewidth=0, zorder=0)
+
+
+def _legend(figure: Figure, ax: Axes) -> None:
+    """A legend below the figure, with as many columns as fit."""
+    handles, names = ax.get_legend_handles_labels()
+    columns = max(1, min(3, 64 // (8 + max(map(len, names), default=1))))
+    figure.legend(handles, names, loc="outside lower center", ncols=columns)
+
+
+def _apart(ticks: Iterable[int]) -> list[int]:
+    """The largest tick, and those of the others whose labels do not overlap on a logarithmic axis."""
+    kept: list[int] = []
+    for tick in sorted({*ticks}, reverse=True):
+        if not kept or tick < 0.8 * kept[-1]:
+            kept.append(tick)
+    return kept

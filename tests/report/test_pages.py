@@ -1,0 +1,243 @@
+"""Pages in a real browser: they open from disk, make no requests, fit a phone, and their controls work; live pages."""
+
+import http.client
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from browser import chromium, visit
+
+from diffusion import compare
+from diffusion.evaluation.frames import Frames
+from diffusion.files import replace
+from diffusion.process.denoiser import Estimate
+from diffusion.process.sampler import DDIM
+from diffusion.process.schedule import linear
+from diffusion.report.images import grid, save_png
+from diffusion.report.run import write_report
+from diffusion.runs.folder import Run
+from diffusion.watch import __main__ as watch
+from diffusion.watch import server
+from diffusion.watch.server import make_server
+
+__all__ = ["chromium"]
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def whole_run(run_folder: Path) -> Path:
+    """A run with a film, all samples, the seconds of its parts, and its page."""
+    frames = Frames(DDIM(steps=10), linear())
+    for k in range(1, 11):
+        x = torch.full((8, 3, 8, 8), k / 10)
+        frames.watch(0, k, x, Estimate(-x, x))
+    frames.save_film(run_folder / "samples/film.png")
+    some = torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8)
+    save_png(grid(some), run_folder / "samples/all.png", drawn="1020")
+    info = json.loads((run_folder / "run.json").read_text())
+    took = {"seconds_of": {"data": 2.0, "forward": 100.5}, "bytes_of": {"weights": 4938268, "rest": 2500000000}}
+    (run_folder / "run.json").write_text(json.dumps(info | took))
+    write_report(run_folder, linear(100))
+    return run_folder
+
+
+def test_a_runs_page_opens_from_disk_and_its_controls_work(chromium: Any, whole_run: Path) -> None:
+    address = f"file://{whole_run}/report.html"
+    with visit(chromium, address) as seen:
+        page, text = seen.page, seen.page.inner_text("body")
+        for words in ("Run demo", "400 (8 epochs)", "1,234,567", "Noise schedule", "20 of 1,020 samples", "play"):
+            assert words in text
+        rows = page.locator("#training .rows")
+        shown = rows.screenshot()
+        seen.slide("step", 0)
+        assert rows.get_attribute("aria-label") == "Samples from the same noise, step 100"
+        assert rows.screenshot() != shown
+        assert page.locator("#training .now").get_attribute("id").endswith("-step-100")
+        rule = page.locator("#training .selected").bounding_box()["x"]
+        seen.slide("step", 3)
+        assert page.locator("#training .selected").bounding_box()["x"] > rule
+        chart = page.locator("#training .chart svg").first
+        points = json.loads(chart.get_attribute("data-points"))
+        x, y, words = next(point for point in points if point[2].startswith("validation images\nstep 200"))
+        box, scale = (
+            chart.bounding_box(),
+            chart.bounding_box()["width"] / float(chart.get_attribute("viewBox").split()[2]),
+        )
+        chart.hover(position={"x": x * scale, "y": y * scale})
+        assert page.locator("#training .tip:visible").inner_text() == words
+        page.mouse.click(box["x"] + x * scale, box["y"] + y * scale)
+        assert page.get_by_label("step", exact=True).input_value() == "1"
+        film = page.locator("#denoising .rows").first.screenshot()
+        seen.slide("denoising step", 0)
+        assert page.locator("#denoising .rows").first.screenshot() != film
+        seen.slide("zoom", 2)
+        assert page.locator(".zoomed img").bounding_box()["width"] == 40
+        assert seen.requests == [address]
+        assert seen.errors == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1280, "dark")])
+def test_pages_fit_their_window_and_follow_its_colours(
+    chromium: Any, whole_run: Path, make_run: Make, tmp_path: Path, width: int, scheme: str
+) -> None:
+    other = make_run(tmp_path / "other", lr=1e-2)
+    for i, run in enumerate((whole_run, other)):
+        with (run / "config.yaml").open("a") as file:
+            file.writelines(f"a_long_name_of_a_setting_{k}: {i}\n" for k in range(12))
+    assert compare.main([str(whole_run), str(other), "--out", str(tmp_path / "all")]) == 0
+    for page in (whole_run, tmp_path / "all"):
+        with visit(chromium, f"file://{page}/report.html", width, scheme) as seen:
+            assert seen.overflow <= 0
+            ink = seen.page.evaluate(
+                "getComputedStyle(document.querySelector('.chart svg [style*=\"stroke: var(--ink)\"]')).stroke"
+            )
+            assert ("27, 31, 36" in ink) == (scheme == "light")
+            nameless = seen.page.evaluate("""() =>
+                [...document.querySelectorAll("input, select, button, img, .chart svg")]
+                .filter((e) => !(e.alt || e.textContent.trim() || e.closest("[aria-label]")))
+                .map((e) => e.outerHTML.slice(0, 200))""")
+            assert (nameless, seen.errors) == ([], [])
+            seen.page.emulate_media(media="print")
+            assert seen.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_tables_sort_and_filter_and_two_runs_are_swiped(chromium: Any, make_run: Make, tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / f"r{i}", lr=10.0 ** -(i % 9 + 1)) for i in range(9)]
+    for i, run in enumerate(runs):
+        record = {"metric": "fd", "what": "samples", "n": 8, "value": 100.0 - 11 * i, "low": 0.0, "high": 200.0}
+        (run / "scores.json").write_text(json.dumps([record]))
+    assert compare.main([*map(str, runs), "--out", str(tmp_path / "all")]) == 0
+    with visit(chromium, f"file://{tmp_path}/all/report.html") as seen:
+        table = seen.page.locator("#runs table")
+        table.get_by_role("button", name="fd").click()
+        assert [text[-2:] for text in table.locator("tbody td:first-child").all_inner_texts()] == [
+            f"r{8 - i}" for i in range(9)
+        ]
+        seen.page.get_by_label("Filter: Runs").fill("r3")
+        assert table.locator("tbody tr:visible").count() == 1
+        seen.page.get_by_label("B, right").select_option("4")
+        seen.slide("line between A and B", 20)
+        assert "inset(0px 80% 0px 0px)" in seen.page.locator(".swipe img").last.get_attribute("style").replace(
+            "0 ", "0px "
+        )
+        assert "1e-05" in seen.page.locator("#two-runs table").inner_text()
+        assert seen.errors == []
+
+
+# ------------------------------------------------------------------------------------------------------ live pages
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make_run: Make) -> Path:
+    """Two runs, one of them in a sweep."""
+    make_run(tmp_path / "runs/demo")
+    make_run(tmp_path / "runs/sweep/0")
+    (tmp_path / "runs/sweep/multirun.yaml").write_text("")
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
+    """A server of `folder`, without rests."""
+    monkeypatch.setattr(server, "REFRESH", 0.2)
+    monkeypatch.setattr(server, "REST", 0.0)
+    made = make_server(folder, 0)
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+def get(of: ThreadingHTTPServer, path: str, method: str = "GET", **headers: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", of.server_address[1], timeout=30)
+    connection.request(method, path, headers=headers)
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode()
+
+
+def version(page: str) -> str:
+    return page.partition('data-version="')[2].partition('"')[0]
+
+
+def test_the_list_links_to_the_live_page_of_each_run_and_sweep(served: ThreadingHTTPServer) -> None:
+    status, page = get(served, "/")
+    assert (status, "connect-src 'self'" in page) == (200, True)
+    for address in ("/page/demo", "/page/sweep/0", "/page/sweep"):
+        assert f'href="{address}"' in page
+        status, found = get(served, address)
+        assert (status, 'href="/"' in found) == (200, True)
+        assert get(served, address, **{"If-None-Match": version(found)}) == (304, "")
+
+
+def test_only_the_sections_whose_files_have_changed_are_made_again(
+    served: ThreadingHTTPServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    html = server.Section.html
+    monkeypatch.setattr(server.Section, "html", lambda self: made.append(self.title) or html(self))
+    before = version(get(served, "/page/demo")[1])
+    assert "Noise schedule" in made
+    made.clear()
+    with (folder / "demo/metrics.csv").open("a") as file:
+        file.write(",".join(["9", "499", "0.001"] + [""] * (len(Run(folder / "demo").metrics) - 1)) + "\n")
+    status, page = get(served, "/page/demo", **{"If-None-Match": before})
+    assert (status, made, "step 500" in page) == (200, ["Training"], True)
+
+
+@pytest.mark.parametrize(
+    "path", ["/page/..", "/page/../secret", "/page//etc", "/page/demo/samples", "/data/demo", "/x"]
+)
+def test_nothing_else_is_served_and_nothing_can_be_written(served: ThreadingHTTPServer, path: str) -> None:
+    assert get(served, path)[0] == 404
+    assert get(served, "/", "POST")[0] == get(served, "/page/demo", "DELETE")[0] == 501
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8300", "127.0.0.1.evil.example:8300", "[", ""])
+def test_a_request_with_a_foreign_host_header_is_refused(served: ThreadingHTTPServer, host: str) -> None:
+    assert get(served, "/", Host=host)[0] == 403
+    assert get(served, "/", Host=f"localhost:{served.server_address[1]}")[0] == 200
+
+
+def test_a_damaged_or_vanishing_file_does_not_break_other_pages(
+    served: ThreadingHTTPServer, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "sweep/0/scores.json").write_text("{")
+    assert get(served, "/page/demo")[0] == get(served, "/")[0] == 200
+    assert get(served, "/page/sweep/0")[0] == 404
+    monkeypatch.setattr(server, "run_sections", lambda run: 1 / 0)
+    status, text = get(served, "/page/demo")
+    assert (status, "Traceback" in text) == (500, False)
+    assert "ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_an_open_page_follows_its_run_and_keeps_the_readers_place(
+    served: ThreadingHTTPServer, folder: Path, chromium: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with visit(chromium, f"http://127.0.0.1:{served.server_address[1]}/page/demo") as seen:
+        page = seen.page
+        page.locator("#training summary").click()
+        seen.slide("step", 1)
+        page.get_by_label("step", exact=True).focus()
+        page.evaluate("document.querySelector('#noise-schedule').dataset.kept = 'yes'")
+        save_png(grid(torch.zeros(6, 3, 8, 8, dtype=torch.uint8)), folder / "demo/samples/step-00000500.png")
+        info = json.loads((folder / "demo/run.json").read_text())
+        replace(folder / "demo/run.json", json.dumps(info | {"steps": 12345}))
+        page.wait_for_selector("text=12,345")
+        page.wait_for_selector("#training .linked[data-steps*='500']")
+        assert page.get_by_label("step", exact=True).input_value() == "1"
+        assert page.locator("#training details").get_attribute("open") is not None
+        assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "step"
+        assert page.evaluate("document.querySelector('#noise-schedule').dataset.kept") == "yes"
+        assert seen.grave == []
+        monkeypatch.setattr(server, "run_sections", lambda run: 1 / 0)
+        page.wait_for_selector("body.silent")
+
+
+def test_invalid_arguments_give_one_line_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert watch.main([str(tmp_path / "none")]) == watch.main([str(tmp_path), "--port", "70000"]) == 2
+    assert [line.startswith("error: ") for line in capsys.readouterr().err.splitlines()] == [True, True]

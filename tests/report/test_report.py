@@ -1,0 +1,210 @@
+"""The report of a run as README and page: the values of its files, whatever they contain; pictures and tables."""
+
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from markdown_it import MarkdownIt
+from PIL import Image
+
+from diffusion import console
+from diffusion.data.module import ImageData
+from diffusion.metric.record import Reference, Score
+from diffusion.process.schedule import linear
+from diffusion.report.__main__ import main as report
+from diffusion.report.blocks import Table, escaped, tag
+from diffusion.report.formatting import number, plus_minus, value_text
+from diffusion.report.images import gif, grid, save_png, tiles
+from diffusion.report.run import write_report
+from diffusion.report.scores import print_scores, score_table
+from diffusion.runs.folder import read_scores
+
+Make = Callable[..., Path]
+
+
+def images(n: int = 4, channels: int = 3, height: int = 8, width: int = 8) -> torch.Tensor:
+    made = torch.randint(0, 256, (n, channels, height, width), generator=torch.Generator().manual_seed(n))
+    return made.to(torch.uint8)
+
+
+def links(text: str) -> list[str]:
+    return re.findall(r"\]\(([^)]+)\)", text)
+
+
+def test_the_readme_has_the_facts_scores_figures_and_commands_of_the_run(run_folder: Path) -> None:
+    text = write_report(run_folder, linear(100), images()).read_text()
+    for words in (
+        "# Run demo", "This run is complete.", "400 (8 epochs)", "1,234,567", "5 min 6 s", "2026-01-02 03:04:05",
+        "python -m diffusion.train experiment=demo", "| `optimizer` | AdamW(lr=0.0003, betas=[0.9, 0.999]) |",
+        "| 300 | **0.05** | 0.1 | 0.04 | 0.08 | 0.01 |", "hydra.run.dir=", "ckpt=auto",
+    ):  # fmt: skip
+        assert words in text, words
+    assert f"ckpt={run_folder}/checkpoints/best.ckpt" in text
+    assert {path.name for path in (run_folder / "figures").iterdir()} == {
+        f"{name}.png" for name in ("samples", "mse", "bins", "gap", "beta", "signal", "noising")
+    }
+    assert all((run_folder / link).exists() for link in links(text))
+    page = (run_folder / "report.html").read_text()
+    assert len(re.findall(r"<svg ", page)) >= 6
+    for score in read_scores(run_folder):
+        assert value_text(score) in page or score.what != "samples"
+
+
+def test_a_baseline_is_next_to_the_score_of_its_protocol(run_folder: Path) -> None:
+    table = score_table(read_scores(run_folder))
+    rows = [[cell.text for cell in row] for row in table.cells]
+    assert table.head == ["score", "value", "untrained network", "pure noise", "real images", "protocol", "source"]
+    assert rows[0][:6] == ["fd_lite0", "123.4", "290.2", "301.5", "41.75", "[1]"]
+    assert rows[0][6] == "samples, step 400, ema weights, DDIM(steps=50, eta=0), seed 7"
+    assert rows[1][:6] == ["kid_lite0", "0.0123 ± 0.0021", "—", "—", "—", "[1]"]  # the same protocol, too
+    assert rows[2][:6] == ["kid_lite0", "—", "—", "0.4560 ± 0.0010".partition(" ")[0], "—", "[2]"]  # of other n
+    scores = [Score("fd", 1.0, 9, source={"sampler": {"name": "DDIM"}}), Score("fd", 2.0, 9, "untrained")]
+    assert [row[2].text for row in score_table(scores).cells] == ["—", "2"]  # drawn with another sampler
+
+
+def test_a_run_without_files_a_failed_one_and_a_damaged_one_have_a_report_or_a_reason(
+    run_folder: Path, make_run: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "run.json").write_text('{"state": "failed", "reason": "NaN at step 7"}')
+    text = write_report(bare).read_text()
+    assert "This run failed; its partial results are below. The reason: NaN at step 7." in text
+    assert all((bare / link).exists() for link in links(text))
+    (run_folder / "metrics.csv").write_text("step,a\n1,x\n")
+    assert report([str(run_folder), str(tmp_path / "none"), str(bare)]) == 2
+    out, err = capsys.readouterr()
+    assert out == f"{bare}/README.md\n{bare}/report.html\n"
+    assert [line.partition(":")[0] for line in err.splitlines()] == ["note", "error", "error"]
+    assert "metrics.csv" in err
+
+
+def test_the_command_draws_noising_from_the_runs_data_once_and_builds_only_known_classes(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loads = []
+
+    def load(self: Any) -> None:
+        loads.append(self)
+        raise OSError("no such disk")
+
+    config = (run_folder / "config.yaml").read_text()
+    usual = config.replace("diffusion.data.StandIn\n  size: 32", "diffusion.data.cifar10.Cifar10")
+    (run_folder / "config.yaml").write_text(usual)
+    monkeypatch.setattr(ImageData, "setup", load)
+    assert report([str(run_folder)]) == 0
+    assert "some figures are not drawn: " in capsys.readouterr().err
+    (run_folder / "figures/noising.png").touch()
+    assert report([str(run_folder)]) == 0
+    assert len(loads) <= 1
+    hostile = config.replace("diffusion.process.schedule.linear", "os.system")
+    (run_folder / "config.yaml").write_text(hostile)
+    assert report([str(run_folder)]) == 0
+    assert "os.system" in capsys.readouterr().out
+
+
+def test_a_folder_of_runs_gets_a_list_with_links_to_their_pages(
+    make_run: Make, make_output: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b", "sweep/0", "sweep/1"):
+        make_run(tmp_path / name)
+    (tmp_path / "sweep/multirun.yaml").touch()
+    make_output(tmp_path / "drawn", "sample")
+    make_output(tmp_path / "scored", "evaluate", [{"metric": "fd", "value": 1.5, "what": "samples"}])
+    assert report([str(tmp_path / "a"), str(tmp_path / "sweep"), str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert re.findall(r'href="([^"#]*/report.html)"', page) == ["a/report.html", "sweep/report.html"]
+    for words in ("sweep/1", " (2 runs)", " (diffusion.evaluate): fd 1.5", "Not listed: 1 × diffusion.sample."):
+        assert words in page
+
+
+HOSTILE = 'x</script><script>alert(1)</script><img src=x onerror=alert(1)>" `|*_$a_{$[link](x)'
+
+
+def test_users_text_is_escaped_everywhere(run_folder: Path, make_run: Make, tmp_path: Path) -> None:
+    for folder in (run_folder, make_run(tmp_path / "other", lr=1)):
+        config = (
+            (folder / "config.yaml").read_text().replace("name: demo", f"name: {json.dumps(HOSTILE)}\nx: {folder.name}")
+        )
+        (folder / "config.yaml").write_text(
+            config.replace("  size: 32", f"  size: {json.dumps(HOSTILE + folder.name)}")
+        )
+        info = json.loads((folder / "run.json").read_text()) | {"reason": HOSTILE, "command": HOSTILE}
+        (folder / "run.json").write_text(json.dumps(info))
+        write_report(folder, linear(100))
+    assert report([str(tmp_path / "other"), str(run_folder)]) == 0
+    from diffusion import compare
+
+    assert compare.main([str(run_folder), str(tmp_path / "other"), "--out", str(tmp_path / "out")]) == 0
+    for page in (run_folder, tmp_path / "out"):
+        text = (page / "report.html").read_text()
+        assert "<img src=x" not in text
+        assert "<script>alert" not in text
+        assert text.count("<script") == 1
+    markdown = MarkdownIt("commonmark").enable("table").render((run_folder / "README.md").read_text())
+    assert "<img src=x" not in markdown
+    assert "alert(1)&lt;/script&gt;" in markdown
+
+
+@pytest.mark.parametrize("text", ["a*b*", "_x_ y_z", "[a](b)", "`c`", "<b>", "a\\b", "a|b", "~~x~~", "a_b_c", "\n# x"])
+def test_markdown_shows_text_verbatim(text: str) -> None:
+    shown = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(
+        f"| a |\n| --- |\n| {escaped(text).replace('|', chr(92) + '|')} |"
+    )  # fmt: skip
+    assert f"<td>{tag('p', ' '.join(text.split()))[3:-4]}</td>" in shown
+
+
+def test_scores_and_progress_bars_print_text_verbatim_and_no_number_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = io.StringIO()
+    monkeypatch.setattr(console.console, "_file", printed)
+    monkeypatch.setattr(console.console, "_width", 40)
+    name = "m[/foo]x:x:"
+    baselines = [Score(f"fd_{name}", i + 0.125, 9, what, reference=Reference("val", 9)) for i, what in enumerate("ab")]
+    print_scores([Score(f"fd_{name}", 1.0, 9, reference=Reference(name, 9), low=0.5, high=1.5), *baselines])
+    assert list(console.track([1], name, 1)) == [1]
+    assert printed.getvalue().count(name) == 5
+    assert "1.00 [0.50, 1.50]" in printed.getvalue()
+
+
+def test_numbers_are_rounded_to_the_digits_of_their_interval() -> None:
+    assert [number(105.678, half) for half in (1.234, 0.0123, 12.0, 123.0)] == ["105.7", "105.678", "106", "110"]
+    assert [number(x) for x in (0.0123456, 29610.4, 1.5e6, 1e-5, 0.0, 3.0)] == [
+        "0.01235",
+        "29610",
+        "1.5e+06",
+        "1e-05",
+        "0",
+        "3",
+    ]
+    assert plus_minus(105.678, 1.234) == "105.7 ± 1.2"
+    assert plus_minus(1.0, 1e-17) == "1 ± 0"
+    assert plus_minus(1.25, float("nan")) == "1.25"
+
+
+def test_a_table_has_one_content_in_all_its_forms() -> None:
+    table = Table(["name", "x"], [["a|`b`", "1"], ["<c>", "—"]], "Things", (1,))
+    assert table.markdown().splitlines()[2] == "| a\\|`b` | 1 |"
+    assert "<td>a|<code>b</code></td>" in table.html()
+    assert "<td>&lt;c&gt;</td>" in table.html()
+    assert table.csv() == "name,x\r\na|`b`,1\r\n<c>,\r\n"
+
+
+def test_a_grid_is_pixel_exact_and_can_be_split_into_its_images(tmp_path: Path) -> None:
+    for n, channels, columns in ((1, 3, None), (5, 3, None), (7, 1, 3), (4, 4, 2)):
+        made = images(n, channels, 4, 6)
+        cut = tiles(Image.open(save_png(grid(made, columns), tmp_path / "a.png")))
+        if channels == 3:
+            assert (np.stack(cut) == made.permute(0, 2, 3, 1).numpy()).all()
+        assert len(cut) == n
+    assert grid(images(9), large=True).width == 3 * 8 * 16 + 2 * 2
+    with pytest.raises(ValueError, match="expected uint8"):
+        grid(images(3).float())
+    frames = [Image.fromarray(np.full((4, 4, 3), 40 * i, np.uint8)) for i in range(5)]
+    film = Image.open(gif(frames, tmp_path / "a.gif"))
+    assert (film.n_frames, film.info["loop"]) == (5, 0)

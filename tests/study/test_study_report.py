@@ -1,0 +1,163 @@
+"""The reports of studies: advice, fronts, tables and charts, from the study itself or from its scores."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diffusion.metric.record import Reference, Score
+from diffusion.report.run import write_report
+from diffusion.report.study import (
+    LOOKS,
+    Point,
+    Study,
+    advice_of,
+    against,
+    by_scale,
+    front,
+    interval_text,
+    lines_of,
+    measured_pair,
+    pareto,
+    save_picture,
+    study_of,
+    write,
+)
+from diffusion.runs.folder import Run, append_scores
+
+PAIR = ("precision_lite0", "recall_lite0")
+
+
+def score(metric: str, value: float, half: float | None = 2.0, what: str = "samples") -> Score:
+    low, high = (None, None) if half is None else (value - half, value + half)
+    return Score(metric, value, 8, what, low=low, high=high)
+
+
+def sampled(sampler: str, nfe: int, value: float, seconds: float | None = None) -> Point:
+    scores = {"fd_lite0": score("fd_lite0", value, 1.0)}
+    return Point(sampler, nfe, nfe, nfe / 10 if seconds is None else seconds, scores)
+
+
+def guided(
+    name: str, scale: float, fd: float, ends: Any = (None, None), pair: tuple[float, float] = (0.5, 0.5)
+) -> Point:
+    of_pair = (score(PAIR[0], pair[0], 0.1), score(PAIR[1], pair[1], None))
+    scores = {"fd_lite0": score("fd_lite0", fd), **dict(zip(PAIR, of_pair, strict=True))}
+    return Point(name, 5, 5 if scale == 1 else 10, 0.5, scores, scale, *ends)
+
+
+SAMPLERS = [
+    sampled("ddim", 10, 50.0), sampled("ddim", 20, 30.0), sampled("heun", 9, 60.0), sampled("heun", 19, 29.0),
+    sampled("unipc", 20, 10.0, seconds=9.0),
+]  # fmt: skip
+INSIDE = (0.19, 1.61)
+SCALES = [
+    guided("ddim", 1, 50.0, pair=(0.3, 0.7)), guided("ddim", 1.5, 42.0), guided("ddim", 2, 41.0),
+    guided("ddim", 1.5, 44.9, INSIDE), guided("ddim", 2, 45.1, INSIDE), guided("heun", 1, 60.0),
+    guided("heun", 2, 30.0), guided("heun", 0.5, 90.0),
+]  # fmt: skip
+
+
+def rows(points: list[Point], guidance: str | None = None, budgets: tuple[int, ...] = ()) -> list[list[Any]]:
+    return [*advice_of(Study(points, [], guidance, "val", budgets=budgets))[0].rows]
+
+
+def test_the_advice_names_the_best_and_those_not_shown_to_be_worse() -> None:
+    found = rows(SAMPLERS, budgets=(5, 10, 19, 20))
+    assert [(row[0], row[1], row[2]) for row in found] == [
+        ("10", "ddim", "10"),
+        ("19", "heun", "19"),
+        ("20", "unipc", "20"),
+    ]
+    assert rows(SAMPLERS[:4], budgets=(20,))[0][-1] == "ddim (20)"
+    ddim, heun = rows(SCALES, "CFG")
+    assert [ddim[1], ddim[4], ddim[5]] == ["2", "50.0 [48.0, 52.0]", "1.5"]
+    assert heun[1] == "2"
+    assert rows([guided("ddim", 2, 50.0), guided("ddim", 1, 50.0)], "CFG")[0][1] == "1"  # the cheaper one
+    _, note = advice_of(Study(SCALES[-3:], [], "CFG", "val"))
+    assert "try larger ones" in note
+
+
+def test_a_metric_without_a_direction_gives_no_advice_and_no_front() -> None:
+    points = [Point("ddim", 5, 5, 1.0, {"density": score("density", 1.0)})]
+    assert rows(points) == []
+    assert front(points, "density", "nfe") == []
+
+
+def test_the_pareto_front_is_computed_by_evaluations_or_seconds() -> None:
+    assert [(p.sampler, p.nfe) for p in front(SAMPLERS, "fd_lite0", "nfe")] == [
+        ("heun", 9), ("ddim", 10), ("heun", 19), ("unipc", 20),
+    ]  # fmt: skip
+    slow = [sampled("a", 10, 5.0, seconds=9.0), sampled("b", 20, 6.0, seconds=1.0)]
+    assert [p.sampler for p in front(slow, "fd_lite0", "nfe")] == ["a"]
+    assert [p.sampler for p in front(slow, "fd_lite0", "seconds")] == ["b", "a"]
+
+
+def test_lines_intervals_and_pairs() -> None:
+    assert {name: [p.scale for p in line] for name, line in lines_of(SCALES).items()} == {
+        "ddim": [1, 1.5, 2], "ddim, (0.19, 1.61]": [1, 1.5, 2], "heun": [0.5, 1, 2],
+    }  # fmt: skip
+    ends = [(None, None), (0.19, None), (None, 1.61), (0.19, 1.61)]
+    assert [interval_text(*each) for each in ends] == ["everywhere", "above 0.19", "(0, 1.61]", "(0.19, 1.61]"]
+    assert measured_pair(["fd", "density_lite0", "coverage_lite0", PAIR[0]]) == ("density_lite0", "coverage_lite0")
+    assert len({(look["color"], look["marker"]) for look in LOOKS}) == len(LOOKS) == 49
+
+
+@pytest.mark.parametrize(
+    ("points", "guidance", "files", "line"),
+    [
+        (SAMPLERS, None, {"study.md", "study.csv", "pareto.png"}, "| unipc | 20 | 20 | 9 | 10.0 [9.0, 11.0] |"),
+        (
+            SCALES,
+            "CFG",
+            {"guidance.md", "guidance.csv", "guidance.png"},
+            "| ddim | (0.19, 1.61] | 1.5 | 5 | 10 | 0.5 |",
+        ),
+    ],
+)
+def test_a_study_writes_its_tables_and_charts_with_the_floor(
+    points: list[Point], guidance: str | None, files: set[str], line: str, tmp_path: Path, capsys: Any
+) -> None:
+    floor = score("fd_lite0", 4.0, 1.0, "floor")
+    study = Study(points, [floor, replace(floor, what="real", value=9.0)], guidance, "val", "cpu", (10, 20))
+    write(study, tmp_path)
+    assert files | {"report.html"} <= {path.name for path in tmp_path.iterdir()}
+    text = next(tmp_path.glob("*.md")).read_text()
+    assert line in text
+    assert text.index(line) < text.index("| floor | —") < text.index("| real images | —")
+    assert next(tmp_path.glob("*.csv")).read_text().splitlines()[-1].startswith("real,")
+    assert "fd_lite0 4.0 [3.0, 5.0]\n" in capsys.readouterr().out
+    figure = by_scale(study, "fd_lite0") if guidance else pareto(study, "fd_lite0", ["nfe", "seconds"])
+    for ax in figure.axes:
+        (drawn,) = [line for line in ax.get_lines() if line.get_label() == "floor"]
+        assert set(drawn.get_ydata()) == {4.0}
+    if guidance:
+        (rings,) = [line for line in figure.axes[0].get_lines() if line.get_label() == "best"]
+        assert [*zip(rings.get_xdata(), rings.get_ydata(), strict=True)] == [(2, 41.0), (2, 30.0)]
+        assert [text.get_text() for text in against(study, PAIR).axes[0].texts].count("1.5") == 2
+
+
+def measured(steps: int, n: int = 16, code: str = "1", **source: Any) -> list[Score]:
+    drawn = {"sampler": {"name": "DDIM", "steps": steps}, "nfe": steps, "seconds_per_image": 0.1, "seed": 0} | source
+    floor = Score("fd_lite0", 0.1 * n, n, what="floor")
+    return [floor, Score("fd_lite0", 20.0 / steps, n, reference=Reference("val", 250), source=drawn, code=code)]
+
+
+@pytest.mark.parametrize("earlier", [{"n": 64}, {"network_hash": "b"}, {"seed": 1}, {"code": "2"}])
+def test_a_report_is_made_of_the_latest_study_in_a_folder(earlier: dict[str, Any], tmp_path: Path) -> None:
+    append_scores(tmp_path, measured(5, **earlier))
+    for steps in (10, 20):
+        append_scores(tmp_path, measured(steps))
+    save_picture(torch.full((9, 3, 4, 4), 99, dtype=torch.uint8), measured(20)[1].source, tmp_path)
+    study = study_of(Run(tmp_path))
+    assert [(p.sampler, p.steps, p.scores["fd_lite0"].value) for p in study.points] == [
+        ("DDIM", 10, 2.0),
+        ("DDIM", 20, 1.0),
+    ]
+    assert [score.value for score in study.baselines] == [1.6]
+    write_report(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("Samples of DDIM") == 1
+    assert page.count("<svg ") == 1
