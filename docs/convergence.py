@@ -295,7 +295,7 @@ t. With x_t = `diffuse(schedule, x0, noise, t)`, this is SDEdit.
 The choices of `threshold@sampler.threshold=` are `clip` and `dynamic`; `sampler.threshold=null` turns thresholding off.
 Without a threshold, the first estimate of x0 by a model that predicts ε has an error of 1/alpha times that of ε, up to
 20,000 on `cosine`, 1,800 on `sigmoid` and 157 on `linear`. The images of trained networks then have saturated pixels,
-so a note is printed above 100. `clip` limits the error, and the other predictions do not have it.
+unless `clip` limits the error. The other predictions do not have it.
 
 Only `ancestral` uses a learned variance (`variance@sampler.variance=learned_range`). The other samplers ignore the
 second half of the network's outputs.

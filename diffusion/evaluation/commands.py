@@ -24,8 +24,7 @@ from diffusion.data import Folder, ImageData
 from diffusion.data.folder import common_size
 from diffusion.data.module import SAME_DIVISION
 from diffusion.data.store import in_threads
-from diffusion.data.tiles import SMALLEST
-from diffusion.errors import UserError, first_line
+from diffusion.errors import UserError
 from diffusion.evaluation.devices import choose_device, choose_devices
 from diffusion.evaluation.drawing import Drawing, source_of
 from diffusion.evaluation.drawn import batches_of
@@ -139,13 +138,8 @@ def make_drawing(
 
 def make_sampler(node: dict[str, Any], restored: Restored) -> Sampler:
     """Build the sampler of a configuration. Raises UserError if it does not fit the model's schedule."""
-    sampler = make(node, "sampler")
-    if not isinstance(sampler, Sampler):
-        raise UserError(f"{restored.path}: its sampler is not a sampler; choose one, such as sampler=ddim")
-    try:
-        sampler.grid(restored.denoiser.schedule, sampler.steps)  # raises if the schedule has fewer steps
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"sampler.grid: cannot compute times ({first_line(error)}); choose another grid") from error
+    sampler: Sampler = make(node, "sampler", Sampler)
+    sampler.grid(restored.denoiser.schedule, sampler.steps)  # raises if the schedule has fewer steps
     return sampler
 
 
@@ -198,7 +192,7 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     denoiser = restored.denoiser.to(devices[0])
     ledger = Ledger.of(restored.path)
     if settings.split == "test":
-        ledger.warn() if settings.again else ledger.refuse()
+        ledger.check(settings.again)
     scorer = make_scorer(settings, settings.data, n, folder, ledger, devices[0])
     warn_of_other_images(restored, settings.data, scorer.data)
     drawing = make_drawing(settings, restored, counts=counts_of(scorer.data, settings.split, restored))
@@ -330,13 +324,7 @@ def at_their_size(settings: Evaluate) -> Evaluate:
     node, root = settings.data, Path(str(settings.images)).expanduser()
     if "_target_" in node or "resolution" in node or not root.is_dir() or (size := common_size(root)) is None:
         return settings  # errors in the folder are reported when it is read
-    height, width = (min(side, max(1, round(side * SMALLEST / max(size)))) for side in size)
-    if (height, width) != tuple(size):
-        console.print(
-            f"the images are scored at {height}×{width}; 'data.resolution=[{size[0]},{size[1]}]' scores them in their "
-            "own size, compared with larger tiles of the reference"
-        )
-    return settings.model_copy(update={"data": {**node, "resolution": resolution_of(height, width)}})
+    return settings.model_copy(update={"data": {**node, "resolution": resolution_of(*size)}})
 
 
 def folder_images(root: str, data: Mapping[str, Any], n: int | None) -> Tensor:

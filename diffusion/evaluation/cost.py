@@ -17,9 +17,9 @@ from diffusion.randomness import Streams, real_dtype
 
 
 class Blank:
-    """A denoiser without a network, on the CPU, that estimates grey images. (Adaptive samplers take few steps with it.)
+    """A denoiser without a network, on the CPU, that estimates grey images, accepts any conditions, and counts `calls`.
 
-    It accepts any conditions and counts its `calls`.
+    (Adaptive samplers take few steps with it.)
     """
 
     def __init__(self, schedule: Schedule):

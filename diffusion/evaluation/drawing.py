@@ -1,11 +1,9 @@
 """`Drawing`: the sampler, guidance, classes and noise that samples are drawn with."""
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from diffusion.evaluation.drawn import Drawn, Share, batches_of
 from diffusion.evaluation.guided import UNLABELLED, check_label_dropout, has_classes
 from diffusion.files import tensor_digest
 from diffusion.process.denoiser import Conditioned, Denoise, Denoiser, Estimate, MixedPrecision
-from diffusion.process.editing import Between, Edited
+from diffusion.process.editing import Between
 from diffusion.process.guidance import Guidance
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
@@ -32,7 +30,6 @@ Watch = Callable[[int, int, Tensor, Estimate], None]
 """Called after every step: index of the batch's first image, step k (from 1), x (B, C, H, W), the estimate."""
 
 MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-LARGE = 100  # factor of an error in the first step, above which a note is printed
 
 
 @dataclass(frozen=True)
@@ -86,10 +83,9 @@ class Drawing:
         Args:
             source: the sampler and the guidance, see `source_of`.
         """
-        models = {"model": denoiser.network} | ({"worse model": self.weak.network} if self.weak else {})
-        about: dict[str, Any] = {name: network_hash(network) for name, network in models.items()}
-        about |= {name: tensor_digest({name: rows}) for name, rows in self.conditions(denoiser, n).items()}
-        return Drawn.of(folder, n, batch_size, {**source, **about, "seed": self.seed, "between": self.between})
+        about = {name: tensor_digest({name: rows}) for name, rows in self.conditions(denoiser, n).items()}
+        about |= {"weights": network_hash(denoiser.network), **self.weak_source}
+        return Drawn.of(folder, n, batch_size, {**source, **about, "seed": self.seed})
 
     def into(
         self,
@@ -103,9 +99,8 @@ class Drawing:
         """Draw the missing samples of a process's share into their files; the arguments are those of a call."""
         began = time.perf_counter()
         for batch, images in self._draw(denoiser, drawn.n, drawn.missing(share), device, description, watch):
-            now = time.perf_counter()
-            drawn.put(batch, images, now - began)
-            began = now
+            drawn.put(batch, images, time.perf_counter() - began)
+            began = time.perf_counter()
 
     def _draw(
         self,
@@ -117,7 +112,6 @@ class Drawing:
         watch: Watch | None,
     ) -> Iterator[tuple[range, Tensor]]:
         """Yield the indices and images, uint8 (B, C, H, W) on the CPU, of `batches` of the n samples, once drawn."""
-        note_first_step(denoiser, self.sampler)
         conditions, denoise = self.conditions(denoiser, n), self.guided(denoiser, device)
         total = sum(map(len, batches)) * self.sampler.steps
         with progress_bar(enabled=description is not None) as progress:
@@ -133,19 +127,12 @@ class Drawing:
                 given = {name: rows[list(indices)].to(device) for name, rows in conditions.items()}
                 under = Conditioned(denoise, **given) if given else denoise
                 x0 = self.sampler(under, streams.normal(*self.shape), streams, after_step)
-                self.check_finite(x0)
+                if wrong := int((~x0.isfinite()).flatten(1).any(dim=1).sum()):
+                    problem = f"{wrong} of {count(len(x0), 'sample')} {'is' if wrong == 1 else 'are'} not finite"
+                    if self.finite:
+                        raise NotFinite(f"{problem}; use another checkpoint or precision=null")
+                    console.print(f"warning: {problem}", style="yellow")
                 yield indices, to_uint8(x0).cpu()
-
-    def check_finite(self, x0: Tensor) -> None:
-        """Raise NotFinite or print a warning if there are samples that are not finite: see `finite`."""
-        wrong = int((~x0.isfinite()).flatten(1).any(dim=1).sum())
-        if not wrong:
-            return
-        advice = "; float16 may overflow: use precision=bf16-mixed or null" if self.precision == "16-mixed" else ""
-        problem = f"{wrong} of {count(len(x0), 'sample')} {'is' if wrong == 1 else 'are'} not finite{advice}"
-        if self.finite:
-            raise NotFinite(problem)
-        console.print(f"warning: {problem}", style="yellow")
 
     def conditions(self, denoiser: Denoiser, n: int) -> dict[str, Tensor]:
         """The network's inputs besides x_t and t, for n samples. Raises UserError for an unknown class.
@@ -236,28 +223,6 @@ class Drawing:
     def unguided(self) -> "Drawing":
         """The drawing without guidance, for example for an untrained network."""
         return replace(self, guidance=None, weak=None, waits=False)
-
-
-def note_first_step(denoiser: Denoiser, sampler: Sampler) -> None:
-    """Print a note if a network's error is large in the first estimate of x0, which the sampler uses unlimited."""
-    inner: Sampler = getattr(sampler, "inner", sampler)  # of an edit or an inpainting
-    if inner.threshold is not None or not inner.uses_x0:
-        return
-    schedule = copy.deepcopy(denoiser.schedule).cpu()
-    first = sampler.begins(schedule)[0] if isinstance(sampler, Edited) else sampler.grid(schedule, sampler.steps)[0]
-    factor = float(denoiser.prediction.error_factor(schedule, torch.as_tensor([first], dtype=torch.float64)))
-    if factor > LARGE:
-        print_once(
-            f"note: without a threshold, an error of the predicted {type(denoiser.prediction).__name__.lower()} is "
-            f"multiplied by {float(f'{factor:.2g}'):,.0f} in the first step of {type(inner).__name__}, which can "
-            "saturate pixels; threshold@sampler.threshold=clip limits it"
-        )
-
-
-@cache
-def print_once(message: str) -> None:
-    """Print a message, unless it was printed before."""
-    console.print(message)
 
 
 def most_of(n: int, batch_size: int, processes: int) -> int:

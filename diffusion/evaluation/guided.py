@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -122,17 +121,13 @@ def check_classes(guidance: Guidance, worse: Restored, names: Sequence[str]) -> 
     Args:
         names: the model's classes, ordered by number.
     """
-    numbers = [*map(str, range(len(names)))]
-    if guidance.drops_labels or not worse.labels or not names:
-        return
-    if len(worse.labels) == len(names) and numbers in ([*names], [*worse.labels]):
-        return  # a diffusers folder does not name its classes
-    for i, (own, other) in enumerate(zip_longest(names, worse.labels, fillvalue="missing")):
-        if own != other:
-            raise UserError(
-                f"guidance.ckpt={worse.path}: its class {i} is {other}, but the model's is {own}; choose a model that "
-                "was trained with the same classes in the same order"
-            )
+    others = [*worse.labels]
+    numbers = [*map(str, range(len(names)))]  # of a diffusers folder, which does not name its classes
+    if not guidance.drops_labels and others and names and numbers not in (others, [*names]) and others != [*names]:
+        raise UserError(
+            f"guidance.ckpt={worse.path}: its classes are {', '.join(others)}, but the model's are {', '.join(names)}; "
+            "choose a model that was trained with the same classes in the same order"
+        )
 
 
 def has_classes(denoiser: Denoiser) -> bool:

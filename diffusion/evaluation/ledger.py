@@ -39,27 +39,25 @@ class Ledger:
 
     def evaluations(self) -> list[dict[str, Any]]:
         """The evaluations so far. Raises UserError if the ledger cannot be read."""
-        if not self.path.is_file():
-            return []
         try:
-            evaluations = json.loads(self.path.read_text())
-            assert isinstance(evaluations, list)
-        except (ValueError, AssertionError) as error:
+            found: list[dict[str, Any]] = json.loads(self.path.read_text("utf-8")) if self.path.is_file() else []
+        except ValueError as error:
             raise UserError(f"{self.path}: not readable as a list of test scores; restore or remove it") from error
-        return evaluations
+        return found
 
-    def warn(self) -> None:
-        """Print a warning if there are evaluations already."""
-        if history := self._history():
-            console.print(f"warning: {history}; only the first of several test scores is unbiased")
-
-    def refuse(self) -> None:
-        """Raise UserError if there are evaluations already."""
-        if history := self._history():
+    def check(self, again: bool) -> None:
+        """Raise UserError, or with `again` print a warning, if there are evaluations already."""
+        if not (history := self.evaluations()):
+            return
+        times = f"{count(len(history), 'time')} so far, first on {history[0]['when']} (step {history[0]['step']})"
+        if not again:
             raise UserError(
-                f"split=test: {history}, according to {self.path}; use split=val for model selection; again=true "
-                "evaluates on the test split once more, and records it"
+                f"split=test: this run was evaluated on it {times}, says {self.path}; use split=val for model "
+                "selection; again=true evaluates on the test split once more, and records it"
             )
+        console.print(
+            f"warning: the run was evaluated on the test split {times}; only the first test score is unbiased"
+        )
 
     def record(self, scores: Sequence[Score]) -> list[Score]:
         """Record an evaluation if `scores` contain any of samples or the network on test; returns numbered scores."""
@@ -78,16 +76,6 @@ class Ledger:
         }
         try:
             replace(self.path, json.dumps([*before, entry], indent=1))
-        except OSError as error:
+        except OSError as error:  # the folder of somebody else's run
             console.print(f"note: {self.path} can't be written ({error.strerror}): this evaluation is not recorded")
         return [changed(s, source={**s.source, **number}) if s.on_test else s for s in scores]
-
-    def _history(self) -> str:
-        """The date of the first evaluation and the number of evaluations, in words; empty if there are none."""
-        evaluations = self.evaluations()
-        if not evaluations:
-            return ""
-        first, times = evaluations[0], count(len(evaluations), "time")
-        return (
-            f"the test split was first evaluated for this run on {first['when']} (step {first['step']}), {times} so far"
-        )

@@ -14,7 +14,7 @@ from diffusion.checkpoint.provenance import code_version
 from diffusion.console import progress_bar
 from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError
-from diffusion.evaluation.cost import Blank, print_estimate
+from diffusion.evaluation.cost import print_estimate
 from diffusion.metric.baselines import draw
 from diffusion.metric.gap import mean_and_error
 from diffusion.metric.record import Reference, Score
@@ -49,10 +49,6 @@ class Bound:
     def __call__(self, denoise: Denoise, x0: Tensor, streams: Streams, variance: Variance) -> Tensor:
         return variational_bound(Thresholded(denoise, clip), x0, streams, self.steps, variance, self.grid).bits
 
-    def cost(self, schedule: Schedule) -> tuple[str, int]:
-        """The network evaluations per image in words, and their cost in forward passes."""
-        return f"{self.steps} network evaluations", self.steps
-
 
 @dataclass(frozen=True)
 class Flow:
@@ -73,12 +69,6 @@ class Flow:
     def __call__(self, denoise: Denoise, x0: Tensor, streams: Streams, variance: Variance) -> Tensor:
         return flow_likelihood(denoise, x0, streams, self.lowest, self.tolerance).bits
 
-    def cost(self, schedule: Schedule) -> tuple[str, int]:
-        """As for `Bound`. Grey images need few steps; a gradient takes about as long as two forward passes."""
-        grey = torch.zeros(1, 1, 1, 1)
-        least = flow_likelihood(Blank(schedule), grey, Streams([0]), self.lowest, self.tolerance).evaluations
-        return f"at least {least} network evaluations with gradients", 3 * least
-
 
 Likelihood = Bound | Flow
 
@@ -95,7 +85,7 @@ def bits_per_dimension(
     labelled: bool = False,
     **source: Any,
 ) -> Score:
-    """Score `n` images of a split. The cost is printed first.
+    """Score `n` images of a split. The cost of a bound is printed first.
 
     The draws of x_t depend only on the image's position. The interval is clustered by the images' sources, like that of
     the gap (`diffusion.metric.gap`); with a single source there is none. `protocol` contains the settings that must
@@ -109,49 +99,44 @@ def bits_per_dimension(
         raise UserError(f"bits={n}: an interval needs at least 2 images; use as many as time allows, such as bits=64")
     held_out = data.splits[split]
     chosen = held_out.take(draw(torch.arange(len(held_out)), n))
-    images, total = chosen.images, len(chosen)
-    shape = (images.shape[1], images.shape[2], images.shape[3])
-    words, passes = likelihood.cost(denoiser.schedule)
-    work = f"bits per dimension: {total} images of {split} × {words}"
-    print_estimate(work, denoiser, shape, total, total * passes, batch_size, device)
-    half = torch.full((1,), 0.5, device=device)
+    images, total, steps = chosen.images, len(chosen), likelihood.steps
+    if steps is not None:
+        work = f"bits per dimension: {total} images of {split} × {steps} network evaluations"
+        print_estimate(work, denoiser, data.shape, total, total * steps, batch_size, device)
+    parts = []
     with torch.no_grad(), progress_bar() as bar:
-        spread = denoiser(torch.zeros(1, *shape, device=device), half).spread
+        half = torch.full((1,), 0.5, device=device)
+        spread = denoiser(torch.zeros(1, *data.shape, device=device), half).spread
         variance = likelihood.variance or (fixed_small if spread is None else learned_range)
-        steps = likelihood.steps
         task = bar.add_task("bits/dim", total=None if steps is None else total * steps, unit="im·step", note="")
-        parts = []
         with denoiser.register_forward_pre_hook(lambda _, inputs: bar.advance(task, len(inputs[0]))):
             for index in torch.arange(total).split(batch_size):
                 streams = Streams(seeds_for("bits", last=index.tolist()), device)
-                denoise: Denoise = denoiser
-                if labelled:
-                    assert chosen.labels is not None
-                    denoise = Conditioned(denoiser, classes=chosen.labels[index].to(device))
+                classes = chosen.labels[index].to(device) if labelled and chosen.labels is not None else None
+                denoise = denoiser if classes is None else Conditioned(denoiser, classes=classes)
                 parts.append(likelihood(denoise, to_unit(images[index]).to(device), streams, variance).cpu())
-    if likelihood.of_schedule:
-        source["variance"] = getattr(variance, "func", variance).__name__
     bits = torch.cat(parts).double()
     if not bits.isfinite().all():
         raise UserError(
             f"bits={n}: {likelihood.metric} is not finite on schedule {type(denoiser.schedule).__name__}; remove bits, "
             "choose another likelihood, or use a checkpoint of another schedule"
         )
+    if likelihood.of_schedule:
+        source["variance"] = getattr(variance, "func", variance).__name__
     numbers = {source: i for i, source in enumerate(dict.fromkeys(chosen.sources))}
     mean = mean_and_error(bits, torch.tensor([[numbers[source] for source in chosen.sources]]))
     value, error, half_width = float(mean.mean), float(mean.error), float(mean.half())
-    interval = None if math.isnan(error) else (value - half_width, value + half_width)
-    low, high = interval or (None, None)
+    known = not math.isnan(error)
     score = Score(
         metric=likelihood.metric,
         value=value,
         n=total,
         reference=Reference(split, total, held_out.key),
-        error=error if interval else None,
-        low=low,
-        high=high,
-        level=0.95 if interval else None,
-        resolution=f"{shape[1]}x{shape[2]}",
+        error=error if known else None,
+        low=value - half_width if known else None,
+        high=value + half_width if known else None,
+        level=0.95 if known else None,
+        resolution="x".join(map(str, images.shape[-2:])),
         settings=dict(protocol),
     )
     return score.of("network", code_version(), source)

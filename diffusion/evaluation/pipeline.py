@@ -13,7 +13,7 @@ from diffusion.checkpoint.provenance import code_version
 from diffusion.config.build import make
 from diffusion.console import console, count
 from diffusion.data import ImageData
-from diffusion.errors import UserError, first_line
+from diffusion.errors import UserError
 from diffusion.evaluation import memorization
 from diffusion.evaluation.ledger import Ledger
 from diffusion.metric.baselines import divide, draw, noise_images
@@ -24,11 +24,6 @@ from diffusion.metric.reference import LEAST, ReferenceStatistics, reference_sta
 from diffusion.metric.score import Factory, score, score_features, wants_spatial
 from diffusion.runs.folder import append_scores
 
-# More images of a split:
-MORE = {
-    split: f"a larger data.{split} when training, or data.tiles=true for large photographs" for split in ("val", "test")
-}
-MORE["train"] = "a smaller data.val and data.test, or data.tiles=true for large photographs"
 FEW = 200  # reference images: with fewer, a distance is mostly chance and bias
 
 
@@ -48,26 +43,26 @@ class Scorer:
 
         Warns about a reference with few images.
         """
-        split, other, splits = self.split, opposite(self.split), self.data.splits
-        if (available := len(splits.get(split, ()))) < LEAST:
+        other, splits = opposite(self.split), self.data.splits
+        available = len(splits.get(self.split, ()))
+        more = f"add images, or choose another split ({', '.join(splits)})"
+        if available < LEAST:
             raise UserError(
-                f"split={split}: it has {count(available, 'image')}, but scores need at least {LEAST}; add images "
-                f"({MORE[split]}), or choose another split ({', '.join(splits)}); training also works without "
-                "scores (score.n=0)"
+                f"split={self.split}: it has {count(available, 'image')}, but scores need at least {LEAST}; {more}; "
+                "training also works without scores (score.n=0)"
             )
         if n is not None and n < LEAST:
             raise UserError(f"n={n}: scores need at least {LEAST} images; use as many as time allows, such as n=250")
         if {"real", "floor"} & set(baselines) and len(splits[other]) < LEAST:
             raise UserError(
-                f"baselines: real and floor need at least {LEAST} images of {other}; add images "
-                f"({MORE[other]}), or remove these baselines"
+                f"baselines: real and floor need at least {LEAST} images of {other}; add images, or remove them"
             )
         memorization.check_audit(audit, self.data)
         check_extractor(self.extractor, self.data.shape)
         if available < FEW:
             console.print(
-                f"warning: the reference, split={split}, has {count(available, 'image')}; distances to fewer than "
-                f"{FEW} are mostly chance and bias: judge by eye, or add images ({MORE[split]})"
+                f"warning: the reference, split={self.split}, has {count(available, 'image')}; distances to fewer than "
+                f"{FEW} are mostly chance and bias: judge by eye, or {more}"
             )
 
     @cached_property
@@ -86,13 +81,6 @@ class Scorer:
         with torch.inference_mode():
             found = score(images, self.extractor, self.reference, metrics=self.metrics, description=f"scoring {what}")
         return self._named(found, what, source)
-
-    def protocols(self, n: int) -> set[str]:
-        """The keys of the protocols of `n` images' scores, which do not depend on the images: from random features."""
-        width = self.extractor.num_features + (self.extractor.num_spatial if self.reference.spatial is not None else 0)
-        features = torch.randn(n, width, generator=torch.Generator().manual_seed(0))
-        found = score_features(features, self.extractor, self.reference, metrics=self.metrics)
-        return {score.protocol_key for score in found.values()}
 
     def by_class(self, images: Tensor, classes: Tensor, **source: Any) -> list[Score]:
         """Score the images of each class against the reference images of that class.
@@ -162,16 +150,8 @@ class Scorer:
 
 
 def check_extractor(extractor: FeatureExtractor, shape: tuple[int, int, int]) -> None:
-    """Raise UserError if an extractor cannot be used, before the training that it is to score."""
-    if missing := [name for name in ("name", "num_features", "resize", "weights_hash") if not hasattr(extractor, name)]:
-        raise UserError(
-            f"features: {type(extractor).__name__} has no {missing[0]}; set name, num_features and resize, and call "
-            "self.freeze() at the end of __init__"
-        )
-    try:
-        found, expected = tuple(extractor(next(noise_images(2, shape))).shape), (2, extractor.num_features)
-    except (RuntimeError, AttributeError, TypeError, IndexError) as error:
-        raise UserError(f"features: {type(extractor).__name__} fails on two images ({first_line(error)})") from error
+    """Raise UserError for an extractor of another width than it says, before the training that it is to score."""
+    found, expected = tuple(extractor(next(noise_images(2, shape))).shape), (2, extractor.num_features)
     if found != expected:
         raise UserError(
             f"features: {type(extractor).__name__} turns 2 images into {found}; expected {expected}, from num_features"

@@ -38,11 +38,6 @@ class Prediction:
         det = alpha_t * b - sigma_t * a
         return (b / det, -sigma_t / det), (-a / det, alpha_t / det)
 
-    def error_factor(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """(B,): the error of x0 per error of y, relative to the size of x_t; for Eps, 1/alpha if that is large."""
-        (_, q), _ = self.solve(schedule, t)
-        return q.abs() / torch.hypot(*schedule(t))
-
     def check(self, schedule: Schedule) -> None:
         """Raise UserError if x_t and y do not determine x0 at t = 1, or y has a standard deviation above 10 at an end.
 

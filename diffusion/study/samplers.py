@@ -98,7 +98,7 @@ def measure(
     scorer = make_scorer(settings, settings.data, n, folder, Ledger.of(restored.path), device)
     warn_of_other_images(restored, settings.data, scorer.data)
     if settings.split == "test":
-        scorer.ledger.warn()
+        scorer.ledger.check(again=True)
         console.print(
             f"warning: choosing among {len(trials)} settings by the test split makes the chosen one's score too good; "
             "use split=val, and score the chosen one on test, once"

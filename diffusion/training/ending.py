@@ -210,7 +210,7 @@ def score_last(run: Run, scorer: Scorer, last: Last) -> None:
     if file.is_file():
         of_samples["checkpoint"] = {"path": str(file), "sha256": file_hash(file)}
     if score.split == "test":
-        scorer.ledger.warn()
+        scorer.ledger.check(again=True)
     for each in scorers:
         new = each.score(images, **of_samples)
         new += each.baselines([name for name in score.baselines if name != UNTRAINED], scored)

@@ -82,13 +82,6 @@ def test_scores_of_different_average_lengths_are_distinguished(command, run, tmp
     assert len({score["network_hash"] for score in scores}) == 3
 
 
-@pytest.mark.parametrize("command_name", ["sample", "evaluate", "study"])
-def test_setting_ema_outside_training_suggests_weights(command, run, command_name):
-    status, _, err = command(command_name, [*["sampler"] * (command_name == "study"), f"ckpt='{run}'", "ema=0.08"])
-    assert status == 2
-    assert err == "error: ema=0.08: ema is a choice for training; for an average of this length, set weights=0.08\n"
-
-
 def test_a_length_not_covered_by_the_snapshots_gives_a_one_line_error(run):
     with pytest.raises(
         UserError, match=r"weights=0\.005: 7\d% of its profile would be missing .* larger ema\.snapshots"

@@ -16,17 +16,16 @@ import diffusion
 from diffusion.checkpoint import provenance
 from diffusion.checkpoint.provenance import code_version
 from diffusion.errors import UserError
-from diffusion.evaluation import drawing, pipeline
+from diffusion.evaluation import pipeline
 from diffusion.evaluation.cost import evaluations
-from diffusion.evaluation.drawing import Drawing, describe_sampler, note_first_step
+from diffusion.evaluation.drawing import Drawing, describe_sampler
 from diffusion.evaluation.frames import MOST_FRAMES, Frames
 from diffusion.evaluation.pipeline import Scorer
 from diffusion.process import grid
-from diffusion.process.denoiser import Denoiser, Estimate, MixedPrecision, clip
-from diffusion.process.editing import SDEdit
+from diffusion.process.denoiser import Denoiser, Estimate, MixedPrecision
 from diffusion.process.guidance import AutoGuidance, ClassifierFree
-from diffusion.process.prediction import Eps, V
-from diffusion.process.sampler import DDIM, DPMSolver, Heun
+from diffusion.process.prediction import V
+from diffusion.process.sampler import DDIM, Heun
 from diffusion.process.schedule import VP, cosine, linear
 
 CPU = torch.device("cpu")
@@ -54,23 +53,6 @@ def test_the_printed_cost_includes_guidance(capsys: pytest.CaptureFixture[str]) 
     drawn = Drawing(DDIM(5), (1, 4, 4), 0, AutoGuidance(2.0), denoiser)
     drawn.print_cost(denoiser, 3, 2, CPU, untrained=2)
     assert capsys.readouterr().out.startswith("3 samples × 10 network evaluations, and 2 of an untrained network")
-
-
-def test_a_large_error_of_the_first_step_is_noted_once(capsys: pytest.CaptureFixture[str]) -> None:
-    drawing.print_once.cache_clear()
-    eps, picture = Denoiser(Same(), cosine(), Eps()), torch.zeros(1, 2, 2)
-    two = DPMSolver(2, grid.log_snr)
-    for denoiser, sampler in (
-        (Denoiser(Same(), cosine(), V()), two),
-        (eps, DPMSolver(2, grid.log_snr, clip)),
-        (eps, SDEdit(0.5)(two, picture)),
-    ):
-        note_first_step(denoiser, sampler)
-        assert capsys.readouterr().out == ""
-    note_first_step(eps, two)
-    assert "by 20,000 in the first step of DPMSolver" in capsys.readouterr().out
-    note_first_step(eps, two)
-    assert capsys.readouterr().out == ""
 
 
 def test_products_are_rounded_and_images_are_not() -> None:
