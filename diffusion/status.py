@@ -7,8 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +24,13 @@ STYLES = {
 }  # fmt: skip
 ABOUT = """\
 List the runs in a folder and its sub-folders: state, step, time left, score, time of the last write. The score is the
-latest value of the run's first metric or, if there is none, the latest denoising error.
-
-  complete, failed, interrupted   as the run recorded at its end, with the reason
-  running                         its process is alive
-  died                            its process is gone, or is on another machine and
-                                  has not written for 5 minutes
-  not started                     there is only a configuration
-  unreadable                      its run.json is damaged
-
-Exit status: 0 regardless of the runs' states; 2 if the folder does not exist.
+latest value of the run's first metric or, if there is none, the latest denoising error. The states are those that the
+runs recorded; but `died`: the process is gone, `not started`: there is only a configuration, `unreadable`: run.json is
+damaged. Exit status: 0 regardless of the runs' states; 2 if the folder does not exist.
 """
-
-
 ORDERS: dict[str, Callable[[Line], Any]] = {
     "run": lambda line: 0,  # in the order found
-    "state": lambda line: [*STYLES].index(line.state) if line.state in STYLES else len(STYLES),
+    "state": lambda line: [*STYLES].index(line.state),
     "step": lambda line: -(line.steps or 0),
     "left": lambda line: math.inf if line.seconds_left is None else line.seconds_left,
     "score": lambda line: (line.metric or "~", (line.value or 0) * (-1 if line.lower is False else 1)),
@@ -57,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--state", help="show only these states, such as running or failed,died")
     parser.add_argument("--json", action="store_true", help="print a list of objects, for programs")
     asked = parser.parse_args(arguments)
-    task = partial(print_status, asked.folder, asked.sort, asked.state, asked.json)
+    task = lambda: print_status(asked.folder, asked.sort, asked.state, asked.json)  # noqa: E731
     return exit_status(task, "check the folder's permissions")
 
 
@@ -67,21 +56,19 @@ def print_status(folder: Path, sort: str = "run", state: str | None = None, as_j
     Args:
         sort: one of `ORDERS`.
         state: the states to list, separated by commas; None for all.
-
-    Raises UserError if the folder does not exist or a state is unknown.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; choose a folder with runs, such as outputs")
     wanted = list(STYLES) if state is None else state.split(",")
-    if unknown := [each for each in wanted if each not in STYLES]:
-        raise UserError(
-            f"--state {unknown[0]}: unknown state{nearest(unknown[0], STYLES)}; it is one of {', '.join(STYLES)}"
-        )
+    for each in wanted:
+        if each not in STYLES:
+            raise UserError(f"--state {each}: unknown state{nearest(each, STYLES)}; it is one of {', '.join(STYLES)}")
     made = [(path, command_of(path)) for path in runs_below(folder)]
     lines = [line(path, folder) for path, command in made if command == "train"]
-    listed = sorted((each for each in lines if state is None or each.state in wanted), key=ORDERS[sort])
+    listed = sorted((each for each in lines if each.state in wanted), key=ORDERS[sort])
     if as_json:
-        print(json.dumps([{**asdict(each), "written": iso(each.written)} for each in listed], indent=1))
+        written = [time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(each.written)) for each in listed]
+        print(json.dumps([{**asdict(a), "written": b} for a, b in zip(listed, written, strict=True)], indent=1))
         return
     if listed:
         print_table(listed)
@@ -100,21 +87,14 @@ def print_table(lines: list[Line]) -> None:
     for name in ("run", "state", "step", "left", "score", "wrote"):
         table.add_column(name, overflow="fold", no_wrap=name != "run")
     for each in lines:
-        steps = "" if each.steps is None else str(each.steps)
-        steps += f" of {each.total_steps}" if each.total_steps else ""
+        steps = "" if each.steps is None else str(each.steps) + (f" of {each.total_steps}" if each.total_steps else "")
         left = "" if each.seconds_left is None else duration(each.seconds_left)
-        score = f"{each.metric} {each.score}" if each.metric else ""
-        cells = (each.run, each.state, steps, left, score, f"{duration(max(0.0, time.time() - each.written))} ago")
-        table.add_row(*cells, style=STYLES.get(each.state))
+        score, ago = f"{each.metric} {each.score}" if each.metric else "", max(0.0, time.time() - each.written)
+        table.add_row(each.run, each.state, steps, left, score, f"{duration(ago)} ago", style=STYLES.get(each.state))
     console.print(table)
     for each in lines:
         if each.reason:
             console.print(f"{each.run}: {each.reason}", style=STYLES.get(each.state))
-
-
-def iso(seconds: float) -> str:
-    """A Unix timestamp in ISO format, in local time with the UTC offset."""
-    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
 
 
 if __name__ == "__main__":

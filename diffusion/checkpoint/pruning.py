@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from diffusion.checkpoint import averages, storage
+from diffusion.checkpoint import averages, exported, find, restore, storage
 from diffusion.errors import UserError
 
 
@@ -14,17 +14,16 @@ def superfluous(folder: Path, weights: bool) -> list[Path]:
     If there is no best.ckpt (no validation was finite), the last checkpoint is kept.
     """
     files = storage.all_files(folder / "checkpoints")
-    kept = sorted(files, key=lambda file: (file.name != "best.ckpt", file.name != "last.ckpt"))[:1]
     if weights:
         return [*files, *averages.snapshots(folder / "checkpoints").values()]
-    return [file for file in files if file not in kept]
+    return sorted(files, key=lambda file: (file.name != "best.ckpt", file.name != "last.ckpt"))[1:]
 
 
 def freed(files: Iterable[Path]) -> int:
     """The bytes freed by removing these files. A file with hard links elsewhere frees nothing."""
     status = [file.lstat() for file in files]
-    names = Counter((each.st_dev, each.st_ino) for each in status)
-    return sum({(s.st_dev, s.st_ino): s.st_size for s in status if names[s.st_dev, s.st_ino] == s.st_nlink}.values())
+    names = Counter(each.st_ino for each in status)
+    return sum({each.st_ino: each.st_size for each in status if names[each.st_ino] == each.st_nlink}.values())
 
 
 def prune(folder: Path, weights: bool) -> int:
@@ -35,19 +34,15 @@ def prune(folder: Path, weights: bool) -> int:
     is removed unless that file reads back as the same network.
     """
     files = superfluous(folder, weights)
-    if not files:
-        return 0
     gain = freed(files)
-    if weights:
-        from diffusion.checkpoint import exported, find, restore
-
-        model = restore.restore(find.of_run(folder), "ema")
+    if weights and files:
+        model = restore.restore(find.of_run(folder))
         file = model.path.with_suffix(exported.SUFFIX)
         if file.is_file() and (kind := restore.restore(file).weights) != model.weights:
             raise UserError(f"{file}: it holds {kind} weights, which this would replace; nothing was removed; move it")
         state = model.denoiser.network.state_dict()
         exported.write(file, state, model.config, model.facts, model.step, model.epoch, model.weights, model.labels)
-        read = restore.restore(file, "ema").denoiser.network.state_dict()
+        read = restore.restore(file).denoiser.network.state_dict()
         if any(not read[name].equal(value) for name, value in state.items()):
             raise UserError(f"{file}: its content is not what was written; nothing was removed; try again")
         gain -= file.stat().st_size

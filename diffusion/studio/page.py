@@ -153,7 +153,7 @@ class Page:
     def planned(self, command: str, words: list[str]) -> Edits:
         """How the command with these words draws."""
         node = plain(composed(command, ["ckpt=x", "name=studio", *words]))
-        settings = completed_by(validated(COMMANDS[command], node), self.restored)
+        settings: Any = completed_by(validated(COMMANDS[command], node), self.restored)
         if isinstance(settings, Edit):
             return edits(settings, self.restored)
         nothing = torch.zeros(0, *self.restored.shape, dtype=torch.uint8)
@@ -219,9 +219,12 @@ def build(restored: Restored, device: torch.device, data: ImageData | None) -> g
                 gr.Dropdown([USUAL, *get_args(Mixed)], value="", label="precision"),
             ]
         stop = gr.Button("Stop")
-        running = []
+        running: list[Any] = []
         with gr.Tab("Draw"):
-            given = [gr.Dropdown([NONE, *choices("sampler")], value=NONE, label="second sampler"), number("images", 8)]
+            given: list[Any] = [
+                gr.Dropdown([NONE, *choices("sampler")], value=NONE, label="second sampler"),
+                number("images", 8),
+            ]
             go = gr.Button("Draw", variant="primary")
             with gr.Row():
                 with gr.Column():

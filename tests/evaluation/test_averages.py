@@ -9,11 +9,10 @@ import pytest
 import torch
 
 import diffusion
-from diffusion import export
+from diffusion import export, prune
 from diffusion.checkpoint import averages, storage
 from diffusion.checkpoint.restore import PREFIX, restore
 from diffusion.errors import UserError
-from diffusion.prune import __main__ as prune
 from tests.support.composing import train
 
 OVERRIDES = (

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusion import export
+from diffusion import export, prune
 from diffusion.checkpoint import find, pruning, restore, storage
+from diffusion.checkpoint.averages import snapshot
 from diffusion.files import lock
-from diffusion.prune import __main__ as prune
 
 
 def run(folder: Path, state: str, best: bool = True) -> Path:
@@ -33,73 +33,41 @@ def names(folder: Path) -> list[str]:
 
 def test_prune_keeps_the_best_of_complete_runs_and_deletes_only_with_yes(tmp_path, capsys):
     done, scoreless = run(tmp_path / "a/done", "complete"), run(tmp_path / "scoreless", "complete", best=False)
-    others = [run(tmp_path / state, state) for state in ("failed", "interrupted", "running")]
+    locked = run(tmp_path / "locked", "complete")
+    others = [locked, *(run(tmp_path / state, state) for state in ("failed", "interrupted", "running"))]
     before = {folder: names(folder) for folder in (done, scoreless, *others)}
     assert prune.main([str(tmp_path)]) == 0
-    out = capsys.readouterr().out
     assert {folder: names(folder) for folder in before} == before
-    assert "2 runs: 4.0 kB can be freed" in out  # steps 2 and 3; 1 and 2: best.ckpt and last.ckpt are links
-    assert "skipped: 1 failed, 1 interrupted, 1 running" in out
-    assert prune.main([str(tmp_path), "--yes"]) == 0
-    assert "2 runs: 4.0 kB freed" in capsys.readouterr().out
-    assert names(done) == ["best.ckpt"]
-    assert names(scoreless) == ["last.ckpt"]
-    assert all(names(folder) == before[folder] for folder in others)
-    assert prune.main([str(tmp_path), "--yes"]) == 0
-    assert "nothing was removed" in capsys.readouterr().out
-    assert prune.main([str(tmp_path)]) == 0
-    assert "nothing to remove" in capsys.readouterr().out
-
-
-def test_a_folder_locked_by_a_process_is_not_pruned(tmp_path, capsys):
-    done = run(tmp_path / "done", "complete")
-    held = lock(done / ".lock")
+    assert pruning.freed(pruning.superfluous(done, weights=False)) == 2000  # steps 2 and 3
+    held = lock(locked / ".lock")
     assert held is not None
     with held:
         assert prune.main([str(tmp_path), "--yes"]) == 0
-    assert "skipped: a run is alive there" in capsys.readouterr().out
-    assert len(names(done)) == 5
+    assert "2 runs: 4.0 kB freed" in capsys.readouterr().out
+    assert (names(done), names(scoreless)) == (["best.ckpt"], ["last.ckpt"])
+    assert all(names(folder) == before[folder] for folder in others)
 
 
-def test_no_checkpoint_is_deleted_if_its_weights_are_unreadable(tmp_path, capsys):
-    done = run(tmp_path / "done", "complete")
+def test_no_checkpoint_is_deleted_if_its_weights_are_unreadable_or_would_replace_others(two_steps, tmp_path):
+    broken, raw = run(tmp_path / "broken", "complete"), tmp_path / "raw"
+    shutil.copytree(two_steps, raw)
+    assert export.main([str(raw), "--weights", "raw"]) == 0
+    before = names(broken), names(raw)
     assert prune.main([str(tmp_path), "--weights", "--yes"]) == 0
-    assert "not a readable checkpoint" in capsys.readouterr().out
-    assert len(names(done)) == 5
+    assert (names(broken), names(raw)) == before
 
 
-def test_exported_raw_weights_are_not_replaced(two_steps, tmp_path, capsys):
-    shutil.copytree(two_steps, tmp_path / "run")
-    before = names(tmp_path / "run")
-    assert export.main([str(tmp_path / "run"), "--weights", "raw"]) == 0
-    assert prune.main([str(tmp_path), "--weights", "--yes"]) in (0, 1)
-    assert "last.safetensors: it holds raw weights, which this would replace" in "".join(capsys.readouterr())
-    assert names(tmp_path / "run") == sorted([*before, "last.safetensors"])
-
-
-@pytest.mark.parametrize("finished", ["all", "best", "weights"])
-def test_the_kept_files_of_a_finished_run_can_be_sampled(command, tiny, tmp_path, finished):
-    words = [*tiny, "samples.n=0", "checkpoint.keep=1", "hydra.run.dir=run", f"checkpoint.finished={finished}"]
-    status, out, err = command("train", words)
-    assert status == 0, out + err
-    folder, kept = tmp_path / "run", {"best": ["best.ckpt"], "weights": ["last.safetensors"]}
-    all_of_one = ["best.ckpt", "last.ckpt", "step-00000012.ckpt"]
-    assert names(folder) == kept.get(finished, all_of_one)
-    if finished == "all":
-        trained = restore.restore(find.of_run(folder)).denoiser.network.state_dict()
-        size = pruning.freed(pruning.superfluous(folder, weights=True))
-        assert prune.main([str(tmp_path), "--weights", "--yes"]) == 0
-        assert names(folder) == ["last.safetensors"]
-        assert (folder / "checkpoints/last.safetensors").stat().st_size < size / 2
-        left = restore.restore(find.of_run(folder)).denoiser.network.state_dict()
-        assert all(torch.equal(value, left[name]) for name, value in trained.items())
-    status, out, err = command("sample", ["ckpt=run", "n=1", "sampler.steps=2"])
-    assert status == 0, out + err
-    assert ("it has no last.ckpt; this is best.ckpt" in " ".join(out.split())) == (finished == "best")
-    if finished == "weights":
-        status, out, err = command("train", [*words, "ckpt=auto", "trainer.max_epochs=3"])
-        assert status == 2, out + err
-        assert "run were kept, and training cannot resume from them" in err
-        status, out, err = command("train", words)
-        assert status == 2
-        assert "would overwrite" in err
+@pytest.mark.parametrize("weights", [False, True])
+def test_the_kept_files_can_be_sampled_and_not_trained_further(command, tiny, two_steps, tmp_path, weights):
+    folder = tmp_path / "run"
+    shutil.copytree(two_steps, folder)
+    snapshot(folder / "checkpoints", 1).parent.mkdir()
+    snapshot(folder / "checkpoints", 1).write_bytes(b"x")
+    before = restore.restore(find.of_run(folder)).denoiser.network.state_dict()
+    assert prune.main([str(tmp_path), "--yes", *["--weights"] * weights]) == 0
+    assert names(folder) == (["last.safetensors"] if weights else ["averages", "best.ckpt"])
+    kept = restore.restore(find.of_run(folder)).denoiser.network.state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in before.items())
+    if weights:
+        status, _, err = command("train", [*tiny, "trainer.max_steps=3", f"hydra.run.dir={folder}", "ckpt=auto"])
+        assert (status, err.count("\n")) == (2, 1)

@@ -35,10 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(folder: Path, weights: bool, really: bool) -> None:
-    """Print a table of the runs with removable checkpoints, and remove these if `really`.
-
-    Raises UserError if the folder does not exist.
-    """
+    """Print a table of the runs with removable checkpoints, and remove these if `really`."""
     with importing():
         from diffusion.checkpoint import pruning  # imports torch, so only when needed
 
@@ -46,49 +43,32 @@ def run(folder: Path, weights: bool, really: bool) -> None:
         raise UserError(f"{folder}: no such folder; choose a folder with runs, such as outputs")
     left: Counter[str] = Counter()
     table, total = Table("run", "files", "frees", box=box.SIMPLE_HEAD, pad_edge=False), 0
-    for path in runs_below(folder):
-        if command_of(path) != "train":
+    for path in (path for path in runs_below(folder) if command_of(path) == "train"):
+        try:
+            held = lock(path / LOCK) if really else None
+        except BlockingIOError:
+            held = None
+            left["running"] += 1
             continue
-        if (state := RunRecord(path).state) != "complete":
-            left[state] += 1
-            continue
-        files = pruning.superfluous(path, weights)
-        if not files:
-            continue
-        gain = pruning.freed(files)
-        if really:
-            try:
-                gain = _prune(path, weights)
-            except UserError as error:
-                console.print(f"{path}: skipped: {error}", style="yellow")
-                continue
-        total += gain
-        table.add_row(str(path.relative_to(folder)), str(len(files)), decimal(gain))
+        with held or nullcontext():
+            if (state := RunRecord(path).content.get("state", "not started")) != "complete":
+                left[state] += 1
+            elif files := pruning.superfluous(path, weights):
+                gain = pruning.freed(files)
+                try:
+                    gain = pruning.prune(path, weights) if really else gain
+                except UserError as error:
+                    console.print(f"{path}: skipped: {error}", style="yellow")
+                    continue
+                total += gain
+                table.add_row(str(path.relative_to(folder)), str(len(files)), decimal(gain))
     if table.row_count:
         console.print(table)
-        less = " less the weights, which are kept," if weights and not really else ""
-        done = "freed" if really else "can be freed"
-        console.print(f"{count(table.row_count, 'run')}: {decimal(total)}{less} {done}")
-    else:
-        console.print("nothing was removed" if really else f"complete runs in {folder}: nothing to remove")
+    less = " less the weights, which are kept," if weights and not really else ""
+    done = "freed" if really else "can be freed; --yes removes the files"
+    console.print(f"{count(table.row_count, 'run')}: {decimal(total)}{less} {done}")
     if left:
         console.print("skipped: " + ", ".join(f"{n} {state}" for state, n in left.items()))
-    if table.row_count and not really:
-        console.print("nothing was removed; --yes removes them")
-
-
-def _prune(folder: Path, weights: bool) -> int:
-    """Prune a run under its lock and return the bytes freed. Raises UserError if a process is using the run."""
-    from diffusion.checkpoint import pruning
-
-    try:
-        held = lock(folder / LOCK)
-    except BlockingIOError as error:
-        raise UserError("a run is alive there; wait until it ends") from error
-    with held or nullcontext():
-        if RunRecord(folder).content.get("state") != "complete":
-            raise UserError("a run is alive there; wait until it ends")
-        return pruning.prune(folder, weights)
 
 
 if __name__ == "__main__":
