@@ -255,7 +255,7 @@ of x0, which must be a sample and not a mean, as in a model tuned by `experiment
 ## Default settings with few steps
 
 The error is the 2-Wasserstein distance between the sampler's output and the Gaussian, from t = 1 to 0. Each cell shows
-the largest error over all choices of `schedule=`, then the median. `tests/process/test_sampler_configs.py` checks the
+the largest error over all choices of `schedule=`, then the median. `tests/process/test_choices.py` checks the
 largest errors.
 
 {defaults}

@@ -18,13 +18,30 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The tests that must catch the faults: what is wrong, the text in diffusion/, and the faulty text.
 FAULTS = {
-    "process/test_ancestral_ddim.py": [
+    "process/test_sampler_parity.py": [
         ("DDIM: η instead of η²", "self.eta**2 *", "self.eta *"),
         ("DDIM: r instead of r²", "s.sigma**2 * -math.expm1(2 * (", "s.sigma**2 * -math.expm1(("),
         ("ancestral: σ_t instead of σ_s", "s.sigma * r * now", "t.sigma * r * now"),
         ("ancestral: variance instead of standard deviation", "exp(log_variance / 2).to(", "exp(log_variance).to("),
         ("loop: half log-SNR without the half", "log_snr(t) / 2]", "log_snr(t)]"),
         ("threshold: eps is not recomputed", "_replace(x0=x0, eps=eps)", "_replace(x0=x0)"),
+        ("reverse diffusion: α_s/α_t instead of α_t/α_s", "2 - t.alpha / s.alpha", "2 - s.alpha / t.alpha"),
+        ("reverse diffusion: wrong sign of the score term", "* x_t - G**2", "* x_t + G**2"),
+        ("Langevin: √ε instead of √(2ε)", "(2 * size).sqrt()", "size.sqrt()"),
+        ("exponential: wrong sign of the x0 term", "s.alpha * -math", "s.alpha * math"),
+        ("exponential: σ_t instead of σ_s in the noise", "mean + s.sigma", "mean + t.sigma"),
+        ("exponential: noise without the factor 2", "(-2 * eta * h)", "(-eta * h)"),
+        ("multistep: moments off by one", "powers + 2, -H", "powers + 1, -H"),
+        ("2M: points on the wrong side", "(axis(p.t) - start)", "(start - axis(p.t))"),
+        ("3M: the second difference is not scaled", "exact[1:] *= curvature", "pass"),
+        ("UniPC: full order in the last steps", "min(self.order, denoise.steps_left - later)", "self.order"),
+        ("2S: D used over the whole step", "D, middle, s, self.eta", "D, t, s, self.eta"),
+        ("UniPC: past off by one", "past[1 : self.order_of", "past[2 : self.order_of"),
+        ("Adams–Bashforth: wrong sign of a step term", "(s.sigma - s.alpha *", "(s.sigma + s.alpha *"),
+        ("Heun: only the second slope", "(now.estimate.eps + estimate_s.eps) / 2", "estimate_s.eps"),
+        ("churn: less noise instead of more", "t.lam - math.log1p", "t.lam + math.log1p"),
+        ("midpoint: u and 1 − u swapped", "math.log((1 - u) / u)", "math.log(u / (1 - u))"),
+        ("loop: only σ at the start", "x * math.hypot(times[0].alpha, times[0].sigma)", "x * times[0].sigma"),
     ],
     "process/test_augmentation.py": [
         ("rotation in the wrong direction", "product(rotation(-theta),", "product(rotation(theta),"),
@@ -38,6 +55,11 @@ FAULTS = {
         ("every stretch has a random direction", "angles[1] * oblique.float()", "angles[1]"),
         ("vertical flips twice as often", "(0.5, probability / 2,", "(0.5, probability,"),
         ("unchanged images are resampled", "torch.where(geometric[:, None, None, None], moved, x)", "moved"),
+        ("positions: top and left swapped", "torch.stack([top, left, torch", "torch.stack([left, top, torch"),
+        ("positions: the last one is never drawn", "(side + 1)).long()", "side).long()"),
+        ("sizes: wrong choice from the cumulative probabilities", "if u < edge)", "if u > edge)"),
+        ("sizes: share of side length instead of pixels", "p / d**2 for", "p / d for"),
+        ("coordinates: 1 is beyond the last pixel", "(whole - 1).clamp(min=1)", "whole.clamp(min=1)"),
     ],
     "process/test_averaging.py": [
         ("decay: γ instead of γ + 1", "(1 - 1 / n) ** (gamma + 1)", "(1 - 1 / n) ** gamma"),
@@ -60,21 +82,21 @@ FAULTS = {
         ("weight: without importance", '{"loss": share * term', '{"loss": term'),
         ("sampler: x0 is not scaled", "x0 = s.alpha * now.estimate.x0", "x0 = now.estimate.x0"),
     ],
-    "process/test_crops.py": [
-        ("positions: top and left swapped", "torch.stack([top, left, torch", "torch.stack([left, top, torch"),
-        ("positions: the last one is never drawn", "(side + 1)).long()", "side).long()"),
-        ("sizes: wrong choice from the cumulative probabilities", "if u < edge)", "if u > edge)"),
-        ("sizes: share of side length instead of pixels", "p / d**2 for", "p / d for"),
-        ("coordinates: 1 is beyond the last pixel", "(whole - 1).clamp(min=1)", "whole.clamp(min=1)"),
-    ],
     "process/test_editing.py": [
         ("SDEdit: one step too few", "self.inner.steps - self.steps]", "self.inner.steps - self.steps + 1]"),
         ("SDEdit: zero steps are possible", "max(1, round(self.strength", "max(0, round(self.strength"),
         ("interpolation: the angles lack the factor π/2", "[w * math.pi / 2 for w in shares]", "[w for w in shares]"),
         ("interpolation: only the first noise is used", "a + expand(a.new_tensor(sin), a) * b", "a"),
+        ("RePaint: x is not scaled when noise is added back", "t.alpha / s.alpha * x_s + added", "x_s + added"),
+        ("RePaint: one pass too many", "reversed(range(self.passes", "reversed(range(1 + self.passes"),
+        ("RePaint: the last step is repeated too", "self.passes if s.sigma > 0 else 1", "self.passes"),
+        ("RePaint: estimates of earlier steps are used", "t, s, [], streams)", "t, s, past, streams)"),
+        ("split Gibbs: the known pixels keep their noise", "self.with_known(x_t, t.alpha * self.picture)", "x_t"),
+        ("split Gibbs: evaluations are not counted", "denoise.evaluations += self.inner.evaluations", ""),
+        ("split Gibbs: no noise between rounds", "s.alpha * x0 + s.sigma * streams", "s.alpha * x0 + 0 * streams"),
     ],
     "process/test_grid.py": [
-        ("leading grid: row 0 is evaluated", "rows = 1 + torch.arange", "rows = torch.arange"),
+        ("leading grid: row 0 is evaluated", "T: 1 + torch.arange", "T: torch.arange"),
         ("grid: t = 1 is not used as the first time", "if sigma_max is None or largest == last:", "if False:"),
         ("validation: even times on every schedule", "if not mostly_noise(schedule):", "if True:"),
     ],
@@ -91,15 +113,6 @@ FAULTS = {
         ("classifier-free: the weak estimate gets the labels too", 'if name != "classes"', "if name"),
         ("classifier-free: the weak estimate gets no other conditions", 'if name != "classes"', "if not name"),
     ],
-    "process/test_inpainting.py": [
-        ("RePaint: x is not scaled when noise is added back", "t.alpha / s.alpha * x_s + added", "x_s + added"),
-        ("RePaint: one pass too many", "reversed(range(self.passes", "reversed(range(1 + self.passes"),
-        ("RePaint: the last step is repeated too", "self.passes if s.sigma > 0 else 1", "self.passes"),
-        ("RePaint: estimates of earlier steps are used", "t, s, [], streams)", "t, s, past, streams)"),
-        ("split Gibbs: the known pixels keep their noise", "self.with_known(x_t, t.alpha * self.picture)", "x_t"),
-        ("split Gibbs: evaluations are not counted", "denoise.evaluations += self.inner.evaluations", ""),
-        ("split Gibbs: no noise between rounds", "s.alpha * x0 + s.sigma * streams", "s.alpha * x0 + 0 * streams"),
-    ],
     "process/test_likelihood.py": [
         ("a flow that cannot be solved is scored", "if not solution.success:", "if False:"),
         ("flow likelihood: x is not scaled", "x = first_alpha * (x0", "x = (x0"),
@@ -113,12 +126,10 @@ FAULTS = {
         ("table: ᾱ shifted by one row", "torch.log1p(-betas).cumsum(0)])", "torch.log1p(-betas.roll(1)).cumsum(0)])"),
         ("label off by one", "1000 * t - 1", "1000 * t"),
     ],
-    "process/test_noise.py": [
+    "process/test_objective.py": [
         ("nearest: the farthest candidate is chosen", "distance.argmin(dim=1)", "distance.argmax(dim=1)"),
         ("nearest: only one candidate is drawn", "streams.normal_like(x0, k)", "streams.normal_like(x0, 1)"),
         ("assigned: the power of the distance is ignored", "(distance**power).cpu()", "distance.cpu()"),
-    ],
-    "process/test_objective.py": [
         ("weights of squared errors for other distances", "if measure is not squared and", "if False and"),
         ("hybrid: the mean is not detached", "y=batch.y.detach()", "y=batch.y"),
         ("vlb: without the factor T", "steps * bound_term(", "bound_term("),
@@ -135,34 +146,13 @@ FAULTS = {
         ("EDM: c_noise of σ²", "log_snr(t) / 8", "log_snr(t) / 4"),
         ("inputs of standard deviation 80 are not scaled", ".clamp(min=1), 1000", ".clamp(min=1, max=1), 1000"),
     ],
-    "process/test_sampler_calls.py": [
-        ("start: the grid's times above t are not skipped", "grid[grid < t * (1 - 1e-4)]", "grid[1:]"),
-        ("v: wrong sign of x0", "return -sigma_t, alpha_t", "return sigma_t, alpha_t"),
-    ],
-    "process/test_sampler_configs.py": [
-        ("dynamic threshold: s below 1", "clamp(min=1).reshape(-1, *", "reshape(-1, *"),
-    ],
-    "process/test_sampler_parity.py": [
-        ("reverse diffusion: α_s/α_t instead of α_t/α_s", "2 - t.alpha / s.alpha", "2 - s.alpha / t.alpha"),
-        ("reverse diffusion: wrong sign of the score term", "* x_t - G**2", "* x_t + G**2"),
-        ("Langevin: √ε instead of √(2ε)", "(2 * size).sqrt()", "size.sqrt()"),
-        ("exponential: wrong sign of the x0 term", "s.alpha * -math", "s.alpha * math"),
-        ("exponential: σ_t instead of σ_s in the noise", "mean + s.sigma", "mean + t.sigma"),
-        ("exponential: noise without the factor 2", "(-2 * eta * h)", "(-eta * h)"),
-        ("multistep: moments off by one", "powers + 2, -H", "powers + 1, -H"),
-        ("2M: points on the wrong side", "(axis(p.t) - start)", "(start - axis(p.t))"),
-        ("3M: the second difference is not scaled", "exact[1:] *= curvature", "pass"),
-        ("UniPC: full order in the last steps", "min(self.order, denoise.steps_left - later)", "self.order"),
-        ("2S: D used over the whole step", "D, middle, s, self.eta", "D, t, s, self.eta"),
-        ("UniPC: past off by one", "past[1 : self.order_of", "past[2 : self.order_of"),
-        ("Adams–Bashforth: wrong sign of a step term", "(s.sigma - s.alpha *", "(s.sigma + s.alpha *"),
-        ("Heun: only the second slope", "(now.estimate.eps + estimate_s.eps) / 2", "estimate_s.eps"),
-        ("churn: less noise instead of more", "t.lam - math.log1p", "t.lam + math.log1p"),
-        ("midpoint: u and 1 − u swapped", "math.log((1 - u) / u)", "math.log(u / (1 - u))"),
-        ("loop: only σ at the start", "x * math.hypot(times[0].alpha, times[0].sigma)", "x * times[0].sigma"),
-    ],
     "process/test_samplers.py": [
+        ("start: the grid's times above t are not skipped", "grid[grid < first * (1 - 1e-4)]", "grid[1:]"),
+        ("v: wrong sign of x0", "return -sigma_t, alpha_t", "return sigma_t, alpha_t"),
         ("Dormand–Prince: stages at the end of the step", "u + float(c) * h", "u + h"),
+    ],
+    "process/test_choices.py": [
+        ("dynamic threshold: s below 1", "clamp(min=1).reshape(-1, *", "reshape(-1, *"),
     ],
     "process/test_schedule.py": [
         ("a small float32 time is that of the clean image", "        near &= position > 0.5  # but", "        # but"),
@@ -193,7 +183,7 @@ FAULTS = {
         ("sigmoid: wrong sign of log-SNR", "bias - schedule.log_snr(t)", "bias + schedule.log_snr(t)"),
         ("vlb: 1 − r² instead of its square", "(alpha_s * rest) ** 2", "alpha_s**2 * rest"),
     ],
-    "model/test_contract.py": [
+    "model/test_networks.py": [
         ("classes: None means class 0", "full_like(label, self.classes,", "full_like(label, 0,"),
         ("checkpointing: never used", "if self.checkpointing and", "if False and"),
         ("checkpointing: recomputed with other dropout masks", "with examples(numbers)", "with examples(None)"),
@@ -201,10 +191,18 @@ FAULTS = {
     "model/test_diffusers_weights.py": [
         ("ADM: the frequencies of DDPM", "frequency_shift = 0", "frequency_shift = 1"),
     ],
-    "model/test_dit.py": [
+    "model/test_layers.py": [
         ("DiT: rows and columns swapped", "[column.sin(), column.cos(), row", "[row.sin(), row.cos(), row"),
         ("DiT: transposed pixels in a patch", "(0, 5, 1, 3, 2, 4)", "(0, 5, 1, 4, 2, 3)"),
         ("DiT: modulations are not initialised to zero", ' or "modulation" in name', ""),
+        ("JiT: wrong sign in the rotation", "a * sin + b * cos", "a * sin - b * cos"),
+        ("JiT: keys are not normalised", "rotate(self.norm_k(k), cos, sin)", "rotate(k, cos, sin)"),
+        ("JiT: silu applied to the other half", "F.silu(gate) * h", "F.silu(h) * gate"),
+        ("patch: output channels in another order", "pixel_shuffle(y,", "pixel_shuffle(y.flip(1),"),
+        ("time embedding: any width", "if width % 2 or width // 2 <= shift:", "if False:"),
+        ("group norm: trains in bfloat16", "F.group_norm(x.float(),", "F.group_norm(x,"),
+        ("group norm: also samples in float32", '"cpu" and torch.is_grad_enabled()', '"cpu"'),
+        ("ADM: s instead of 1 + s", "(1 + s) *", "s *"),
     ],
     "model/test_edm2.py": [
         ("EDM2: weights are not normalised in training", "module.force()", "pass"),
@@ -214,20 +212,6 @@ FAULTS = {
         ("EDM2: q, k and v are not normalised", "unit(qkv, [3])", "qkv"),
         ("EDM2: skip connections are weighted more", "mp_cat(h, skip)", "torch.cat([h, 3 * skip], dim=1)"),
         ("EDM2: wrong shares of a concatenation", "b * (c * t", "b * (c * (1 - t)"),
-    ],
-    "model/test_jit.py": [
-        ("JiT: wrong sign in the rotation", "a * sin + b * cos", "a * sin - b * cos"),
-        ("JiT: keys are not normalised", "rotate(self.norm_k(k), cos, sin)", "rotate(k, cos, sin)"),
-        ("JiT: silu applied to the other half", "F.silu(gate) * h", "F.silu(h) * gate"),
-    ],
-    "model/test_unet.py": [
-        ("patch: output channels in another order", "pixel_shuffle(y,", "pixel_shuffle(y.flip(1),"),
-        ("time embedding: any width", "if width % 2 or width // 2 <= shift:", "if False:"),
-        ("group norm: trains in bfloat16", "F.group_norm(x.float(),", "F.group_norm(x,"),
-        ("group norm: also samples in float32", '"cpu" and torch.is_grad_enabled()', '"cpu"'),
-    ],
-    "model/test_unet_adm.py": [
-        ("ADM: s instead of 1 + s", "(1 + s) *", "s *"),
     ],
     "test_randomness.py": [
         ("nine rounds instead of ten", "ROUNDS = 10", "ROUNDS = 9"),

@@ -7,7 +7,7 @@ Accuracy is measured on a Gaussian with its exact denoiser. There the result is 
 exact (`oracle.sampler_moments`). The errors below are 2-Wasserstein distances (W2) to the conditional distribution of
 two values given a third; its standard deviations are 0.40 and 0.36. The unconditional distribution has a distance of
 0.25. The errors agree within 0.004 on all noise schedules, because the grid has the same noise levels (`grid.karras`
-from 80 to 0.01). tests/process/test_inpainting.py checks them.
+from 80 to 0.01). tests/process/test_editing.py checks them.
 """
 
 import math

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusion.model import EDM2UNet
-from diffusion.model.edm2 import Attention, Block, MPConv, MPFourier, magnitude, mp_cat, mp_silu, mp_sum
+from diffusion.model.edm2 import Attention, Block, MPConv, MPFourier, mp_cat, mp_sum
 
 
 def small(**changes: object) -> EDM2UNet:
@@ -28,13 +28,6 @@ def rms(x: Tensor) -> float:
 
 def normal(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape)), dtype=torch.float64)
-
-
-def test_mp_silu_preserves_the_magnitude_of_gaussian_inputs() -> None:
-    x = normal(1_000_000)
-    torch.testing.assert_close(mp_silu(x) / F.silu(x), torch.full_like(x, 1 / 0.596))
-    assert rms(mp_silu(x)) == pytest.approx(1, abs=0.003)
-    assert rms(F.silu(x)) == pytest.approx(0.596, abs=0.002)
 
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.5, 1.0])
@@ -123,22 +116,6 @@ def test_every_block_preserves_the_magnitude_at_initialisation_and_after_trainin
     assert min(moved) > 0.05  # weights have magnitude 1, so training has changed them
 
 
-def test_weights_keep_magnitude_one_in_training_and_do_not_change_in_evaluation() -> None:
-    network, (x, label) = small(), images()
-    convs = list(convolutions(network).values())
-    with torch.no_grad():
-        for conv in convs:
-            conv.weight.mul_(3)
-    network.eval()(x, label)
-    assert min(rms(conv.weight) for conv in convs) > 2
-    train(network, 10, 0.1)
-    network.train()(x, label)
-    for conv in convs:
-        torch.testing.assert_close(
-            magnitude(conv.weight, conv.dims).flatten(), torch.ones(len(conv.weight)), rtol=0, atol=1e-5
-        )
-
-
 def test_weight_normalisation_is_idempotent_bit_for_bit() -> None:
     conv = MPConv(48, 64, 3, 3)
     conv.force()
@@ -165,13 +142,3 @@ def test_two_forward_passes_before_one_backward_pass_sum_their_gradients() -> No
 
     for both, each in zip(gradients(True), gradients(False), strict=True):
         torch.testing.assert_close(both, each)
-
-
-def test_parameter_counts_match_the_published_ones() -> None:
-    """124.7 and 280.2 million parameters of EDM2-XS and EDM2-S, for latents of four channels and 1000 classes."""
-    for width, expected in ((128, 124.7), (192, 280.2)):
-        with torch.device("meta"):
-            network = EDM2UNet(
-                in_channels=4, out_channels=4, channels=[width, 2 * width, 3 * width, 4 * width], classes=1000
-            )
-        assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(expected, abs=0.05)

@@ -49,15 +49,6 @@ def inverse_of(labels: Tensor) -> tuple[np.ndarray, float, float]:
     return np.linalg.inv(forward), float(labels[7]), float(labels[8])
 
 
-def test_probability_zero_leaves_only_the_mirroring() -> None:
-    x = torch.rand(N, 1, 4, 6)
-    changed, labels = non_leaky(x, Streams.of(N, "test"), probability=0.0)
-    mirrored = labels[:, 0] == 1
-    assert not labels[:, 1:].any()
-    assert abs(float(mirrored.double().mean()) - 0.5) < 0.04
-    assert torch.equal(changed, torch.where(mirrored[:, None, None, None], x.flip(3), x))
-
-
 def test_labels_follow_the_specified_distributions() -> None:
     p = 0.3
     _, labels = non_leaky(torch.zeros(N, 1, 2, 2), Streams.of(N, "test"), probability=p)
@@ -102,15 +93,6 @@ def test_a_quarter_turn_is_exact_and_clockwise() -> None:
     quarter, none = torch.full((2,), math.pi / 2), torch.zeros(2)
     turned = warped(x, rotation(-quarter), none, none)  # the axis to the right becomes the axis down
     torch.testing.assert_close(turned, x.rot90(-1, (2, 3)), rtol=0, atol=1e-5)
-
-
-def test_an_image_and_its_labels_do_not_depend_on_the_batch() -> None:
-    x, seeds = smooth(12), list(range(12))
-    images, labels = non_leaky(x, Streams(seeds), probability=0.5)
-    for part in (slice(0, 5), slice(5, 6), slice(6, 12)):
-        some, own = non_leaky(x[part], Streams(seeds[part]), probability=0.5)
-        assert torch.equal(some, images[part])
-        assert torch.equal(own, labels[part])
 
 
 def image(batch: int = 5, height: int = 16, width: int = 24) -> torch.Tensor:

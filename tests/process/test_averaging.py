@@ -66,13 +66,6 @@ def test_inner_products_equal_numerical_integrals():
     assert inner_products(profiles, profiles[:1]).shape == (4, 1)
 
 
-@pytest.mark.parametrize("i", [0, 13, 31])
-def test_reconstructing_a_stored_profile_uses_only_that_snapshot(i):
-    x, missing = coefficients(KEPT, KEPT[i])
-    assert torch.allclose(x, torch.eye(32, dtype=torch.float64)[i], rtol=0, atol=1e-9)
-    assert missing < 1e-6
-
-
 @pytest.mark.parametrize(("length", "bound"), [(0.03, 0.04), (0.08, 0.003), (0.15, 0.01), (0.25, 0.08), (0.01, 0.37)])
 def test_other_lengths_are_approximated_and_the_error_is_reported(length, bound):
     wanted = Profile(gamma_of(length), 1600)

@@ -83,16 +83,6 @@ def test_default_noise_levels_span_the_schedule() -> None:
     assert flow[-1] == pytest.approx(0.002)
 
 
-@pytest.mark.parametrize("choice", [grid.karras, grid.log_snr, grid.cosine])
-@pytest.mark.parametrize("on", ["zero_snr", "flow"])
-def test_only_one_level_of_the_grid_is_pure_noise(choice: object, on: str) -> None:
-    """sigma/alpha(1) is 1e3 … ∞ on these schedules: levels after t = 1 equal those of a schedule that ends at 160."""
-    times = choice(SCHEDULES[on], 10)
-    capped = choice(SCHEDULES[on], 10, sigma_max=160.0)
-    assert times[0] == 1 > capped[0]
-    torch.testing.assert_close(times[1:], capped[1:], rtol=0, atol=0)
-
-
 @pytest.mark.parametrize("on", ["vp", "edm"])
 def test_many_of_the_evenly_spread_times_contribute_to_a_mean_error(on: str) -> None:
     """For the error of eps of the best denoiser of N(0, 1/4), (Σe)²/Σe² is the effective number of 250 times."""

@@ -9,8 +9,8 @@ from networks import randomised
 from sampler_cases import ALL, COVARIANCE, DETERMINISTIC, FINE, MEAN, SCHEDULES, D, as_images
 from torch import Tensor
 
-from diffusion.config.build import make
 from diffusion.config.composition import choice
+from diffusion.evaluation.guided import parts_of
 from diffusion.model import DiT
 from diffusion.process import grid, schedule, variance
 from diffusion.process.denoiser import Denoiser
@@ -54,24 +54,6 @@ def test_the_guided_score_is_that_of_the_product_of_powered_densities(scale: flo
         estimate = guided(x.detach(), t, classes=torch.full((4,), y))
         torch.testing.assert_close(estimate.eps, -sigma * score, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(alpha * estimate.x0 + sigma * estimate.eps, x.detach(), rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("time", [0.1, 0.9])
-def test_guidance_between_gaussians_is_the_denoiser_of_a_gaussian(time: float, scale: float) -> None:
-    """p_1^w p_0^(1−w) has precision P = w P_1 + (1−w) P_0 and mean P⁻¹(w P_1 m_1 + (1−w) P_0 m_0)."""
-    strong, weak = GaussianOracle(VP, MEAN, COVARIANCE), GaussianOracle(VP, -MEAN, 2 * COVARIANCE)
-    alpha, sigma = VP(at(time)[0])
-    one = torch.eye(D).double()
-    P1, P0 = (torch.linalg.inv(alpha**2 * oracle.covariance + sigma**2 * one) for oracle in (strong, weak))
-    P = scale * P1 + (1 - scale) * P0
-    mean = torch.linalg.solve(P, alpha * (scale * P1 @ strong.mean + (1 - scale) * P0 @ weak.mean))
-    x = X.flatten(1)
-    eps = sigma * (x - mean) @ P
-    x0 = (x - sigma * eps) / alpha
-    estimate = AutoGuidance(scale)(strong, weak)(X, at(time))
-    torch.testing.assert_close(estimate.x0.flatten(1), x0, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(estimate.eps.flatten(1), eps, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["heun", "dpm_2m"])
@@ -135,13 +117,6 @@ def test_an_interval_excludes_its_low_end_and_includes_its_high_end(kind: str, o
         assert KINDS[kind](3.0, *ends).acts(SCHEDULES[on], t).tolist() == inside
 
 
-def test_pure_noise_is_guided_only_if_the_interval_has_no_upper_end() -> None:
-    """On `flow`, alpha(1) = 0 and sigma/alpha is infinite."""
-    on = SCHEDULES["flow"]
-    assert ClassifierFree(2.0).acts(on, at(1.0, 1)).all()
-    assert not ClassifierFree(2.0, high=1e9).acts(on, at(1.0, 1)).any()
-
-
 def test_the_weak_denoiser_gets_classes_only_in_autoguidance() -> None:
     model, weak, more = labelled(), labelled(), torch.ones(4)
     ClassifierFree(2.0)(model)(X, at(0.4), classes=Y, more=more)
@@ -182,6 +157,6 @@ def test_classifier_free_guidance_uses_the_networks_no_class_output() -> None:
 
 def test_the_interval_choice_guides_the_same_steps_as_the_papers_code() -> None:
     """The paper's code guides steps 17 to 22 of EDM's 32 (https://github.com/kynkaat/guidance-interval)."""
-    made, on = make(choice("guidance", "interval"), "guidance"), SCHEDULES["edm"]
+    (made, _), on = parts_of(choice("guidance", "interval")), SCHEDULES["edm"]
     times = grid.karras(on, 32, sigma_min=0.002, sigma_max=80.0)
     assert made.acts(on, times).nonzero().flatten().tolist() == list(range(17, 23))

@@ -1,22 +1,19 @@
 """Training objectives and the pairing of noise with images."""
 
 import math
-from functools import partial
 from itertools import permutations
 
 import pytest
 import torch
 from networks import randomised
 from torch import Tensor
-from torch.nn import functional
 
 from diffusion.model import DiT
 from diffusion.process import weighting
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.likelihood import variational_bound
 from diffusion.process.noise import assigned, independent, nearest
-from diffusion.process.objective import Hybrid, Simple, Uncertainty, VariationalBound, eps_error
-from diffusion.process.oracle import GaussianOracle
+from diffusion.process.objective import Hybrid, Simple, Uncertainty, VariationalBound
 from diffusion.process.prediction import X0, Eps, V
 from diffusion.process.schedule import VP, cosine, linear
 from diffusion.process.timesteps import LogNormal, LossSecondMoment, Uniform
@@ -37,14 +34,6 @@ class Constant(torch.nn.Module):
         return torch.cat(halves, dim=1)
 
 
-def test_simple_loss_depends_only_on_the_example_seed() -> None:
-    denoiser, x0 = Denoiser(Constant(0.3), linear(), Eps()), torch.rand(4, 3, 8, 8)
-    together = Simple()(denoiser, x0, Streams([5, 6, 7, 8]))
-    alone = Simple()(denoiser, x0[2:3], Streams([7]))
-    torch.testing.assert_close(alone["loss"], together["loss"][2:3], rtol=0, atol=0)
-    assert alone["t"] == together["t"][2]
-
-
 @pytest.mark.parametrize("prediction", [Eps(), X0(), V()])
 def test_simple_loss_uses_the_target_of_the_prediction(prediction) -> None:  # type: ignore[no-untyped-def]
     """The error of a network with constant output c is (c − y)², with the target y computed here by hand."""
@@ -57,20 +46,6 @@ def test_simple_loss_uses_the_target_of_the_prediction(prediction) -> None:  # t
     alpha, sigma = (k.float().reshape(-1, 1, 1, 1) for k in VP()(result["t"]))
     target = {"Eps": eps, "X0": x0, "V": alpha * eps - sigma * x0}[type(prediction).__name__]
     torch.testing.assert_close(result["term"], (target - c).square().flatten(1).mean(1))
-
-
-@pytest.mark.parametrize(
-    ("distance", "expected"),
-    [
-        (partial(functional.huber_loss, reduction="none", delta=0.5), lambda e: 0.5 * (e.abs() - 0.25)),
-        (partial(functional.l1_loss, reduction="none"), lambda e: e.abs()),
-    ],
-)
-def test_the_loss_uses_the_given_distance(distance, expected) -> None:  # type: ignore[no-untyped-def]
-    """The error exceeds delta everywhere: x0 = 0.2 and the output is 5."""
-    denoiser, x0 = Denoiser(Constant(5.0), VP(), X0()), torch.full((3, 1, 2, 2), 0.2)
-    result = Simple(Uniform(reweight=False), distance=distance)(denoiser, x0, Streams(range(3)))
-    torch.testing.assert_close(result["loss"].detach(), expected(torch.full((3,), 4.8)))
 
 
 def test_loss_is_importance_times_weight_times_error() -> None:
@@ -169,32 +144,6 @@ def test_learned_uncertainty_converges_to_the_log_of_the_loss() -> None:
         optimizer.step()
     assert abs(float(loss.detach()) - (1 + math.log(4))) < 0.01
     objective.update(torch.ones(1), torch.ones(1))
-
-
-def test_learned_uncertainty_with_weights_of_1_has_unit_size() -> None:
-    """As in EDM2's code: with weights of 1, u has a root mean square of 1 over noise levels and random features."""
-    squares = []
-    for seed in range(20):
-        objective = Uncertainty(Simple(Uniform(reweight=False)), seed=seed)
-        torch.nn.init.ones_(objective.weight)
-        x0 = torch.full((64, 1, 2, 2), 2.0)  # equal to the network's output, so the loss is u
-        u = objective(Denoiser(Constant(2.0), VP(), X0()), x0, Streams(range(64)))["loss"]
-        squares.append(u.detach().square().mean())
-    assert 0.7 < float(torch.stack(squares).mean().sqrt()) < 1.4
-
-
-def test_eps_error_of_the_oracle_is_the_known_minimum() -> None:
-    """For x0 ~ N(0, v), the minimum of E(eps − eps_θ)² is alpha² v/(alpha² v + sigma²)."""
-    schedule, v, n = linear(), 0.3, 20_000
-    generator = torch.Generator().manual_seed(0)
-    x0 = v**0.5 * torch.randn(n, 1, dtype=torch.float64, generator=generator)
-    eps = torch.randn(n, 1, dtype=torch.float64, generator=generator)
-    oracle = GaussianOracle(schedule, torch.zeros(1), torch.tensor([[v]]))
-    for t in (0.05, 0.3, 0.8):
-        alpha, sigma = schedule(torch.tensor(t, dtype=torch.float64))
-        least = alpha**2 * v / (alpha**2 * v + sigma**2)
-        error = eps_error(oracle, x0, eps, torch.full((n,), t, dtype=torch.float64)).mean()
-        assert abs(error / least - 1) < 5 * (2 / n) ** 0.5
 
 
 SEEDS = range(10, 16)

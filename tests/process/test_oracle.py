@@ -39,19 +39,6 @@ def test_density_integrates_to_one(name: str) -> None:
     assert float(density.sum()) * 0.03**2 == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ORACLES)
-def test_x0_matches_the_posterior_mean_of_exact_samples(name: str) -> None:
-    """E[x0 | x_t] by importance weighting of 200,000 exact samples of x0, within 5 standard errors."""
-    oracle, time = ORACLES[name], torch.tensor([0.3], dtype=torch.float64)
-    alpha, sigma = VP(time)
-    draws = oracle.sample(200_000, torch.Generator().manual_seed(0))
-    x_t = torch.tensor([0.2, -0.1]).double()
-    weights = torch.softmax(-((x_t - alpha * draws) ** 2).sum(1) / (2 * sigma**2), dim=0)
-    mean = weights @ draws
-    deviation = (weights**2 @ (draws - mean) ** 2).sqrt()
-    assert ((oracle(x_t.reshape(1, 2, 1, 1), time).x0.flatten() - mean).abs() < 5 * deviation).all()
-
-
 def test_the_mixture_includes_gaussian_and_points_as_special_cases() -> None:
     """A mixture of one component is a Gaussian. A mixture of components with zero covariance is a set of points."""
     x, t = torch.linspace(-1, 1, 8).double().reshape(4, 2, 1, 1), torch.linspace(0.1, 1, 4).double()

@@ -15,11 +15,12 @@ import torch
 from stand_ins import FixedNetwork, ReplayStreams
 from torch import Tensor, nn
 
-from diffusion.process import grid, prediction, schedule
-from diffusion.process.denoiser import Denoiser
+from diffusion.process import grid, prediction, schedule, variance
+from diffusion.process.denoiser import Denoiser, clip
 from diffusion.process.sampler import (
     DDIM,
     AdamsBashforth,
+    Ancestral,
     DPMSolver,
     DPMSolver2S,
     Euler,
@@ -339,3 +340,76 @@ def test_predictor_corrector_corrects_and_then_predicts() -> None:
     sampler = PredictorCorrector(1, grid=step, predictor=partial(DDIM, eta=1.0), corrections=2, snr=0.2)
     torch.testing.assert_close(sampler(TABLE, x, ReplayStreams(z1, z2, z3)), expected)
     assert sampler.evaluations == 3
+
+
+def reference(kind: type, **options: object) -> object:
+    """A scheduler of diffusers on the linear table, with ᾱ recomputed in float64: its own 1 − ᾱ is imprecise."""
+    scheduler = kind(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False, **options)
+    scheduler.alphas_cumprod = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    return scheduler
+
+
+@pytest.fixture
+def ddpm_noise(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """A queue of noise for diffusers' DDPM."""
+    queue: list[Tensor] = []
+    monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *a, **k: queue.pop(0))
+    return queue
+
+
+@pytest.mark.parametrize("row", [1, 2, 1000])
+@pytest.mark.parametrize(
+    ("choice", "name"), [(variance.fixed_small, "fixed_small"), (variance.fixed_large, "fixed_large")]
+)
+def test_one_ancestral_step_matches_diffusers(row: int, choice: object, name: str, ddpm_noise: list[Tensor]) -> None:
+    x, z = draws(2)
+    ddpm_noise.append(z)
+    out = FixedNetwork()(x, torch.full((2,), row - 1.0, dtype=x.dtype))
+    theirs = reference(diffusers.DDPMScheduler, variance_type=name).step(out, row - 1, x).prev_sample
+    ours = Ancestral(
+        1, grid=lambda schedule, n: torch.tensor([row, row - 1], dtype=torch.float64) / 1000, variance=choice
+    )(TABLE, x, ReplayStreams(z))
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("spacing", "choice"), [("leading", grid.leading), ("trailing", grid.uniform)])
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+@pytest.mark.parametrize("clipped", [False, True])
+def test_ddim_trajectory_matches_diffusers(spacing: str, choice: object, eta: float, clipped: bool) -> None:
+    """With clipping, diffusers keeps the network's eps by default. Here eps is recomputed from the clipped x0."""
+    noise = draws(11)
+    scheduler = reference(diffusers.DDIMScheduler, timestep_spacing=spacing)
+    scheduler.register_to_config(clip_sample=clipped)
+    scheduler.set_timesteps(10)
+    theirs, ours, x = [], [], noise[0]
+    for t, z in zip(scheduler.timesteps, noise[1:], strict=True):
+        out = FixedNetwork()(x, t.double().expand(2))
+        x = scheduler.step(out, t, x, eta=eta, variance_noise=z, use_clipped_model_output=clipped).prev_sample
+        theirs.append(x)
+    sampler = DDIM(10, grid=choice, eta=eta, threshold=clip if clipped else None)
+    sampler(TABLE, noise[0], ReplayStreams(*noise[1:]), watch=lambda k, x, estimate: ours.append(x))
+    torch.testing.assert_close(torch.stack(ours), torch.stack(theirs), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize(("spacing", "choice"), [("leading", grid.leading), ("trailing", grid.uniform)])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(variance.fixed_small, "fixed_small"), (variance.fixed_large, "fixed_large")]
+)
+def test_ancestral_trajectory_matches_diffusers(
+    spacing: str, choice: object, kind: object, name: str, ddpm_noise: list[Tensor]
+) -> None:
+    """diffusers' last step adds noise if its timestep is not 0, as with trailing spacing. The paper's never does."""
+    noise = draws(11)
+    ddpm_noise.extend(noise[1:])
+    scheduler = reference(diffusers.DDPMScheduler, timestep_spacing=spacing, variance_type=name)
+    scheduler.set_timesteps(10)
+    theirs, ours, x = [], [], noise[0]
+    for t in scheduler.timesteps:
+        out = FixedNetwork()(x, t.double().expand(2))
+        step = scheduler.step(out, t, x)
+        x = step.prev_sample
+        theirs.append(x)
+    sampler = Ancestral(10, grid=choice, variance=kind)
+    sampler(TABLE, noise[0], ReplayStreams(*noise[1:]), watch=lambda k, x, estimate: ours.append(x))
+    torch.testing.assert_close(torch.stack(ours[:-1]), torch.stack(theirs[:-1]), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(ours[-1], step.pred_original_sample, rtol=1e-8, atol=1e-8)

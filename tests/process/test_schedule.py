@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 import pytest
+import sampler_cases
 import torch
 from diffusers import DDPMScheduler
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
@@ -11,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion.process.schedule import (
-    EDM,
     VE,
     VP,
     ContinuousCosine,
@@ -28,27 +28,12 @@ from diffusion.process.schedule import (
     zero_terminal_snr,
 )
 
-TABLES: dict[str, Discrete] = {
-    "linear": linear(),
-    "short": linear(10, 1e-3, 0.5),
-    "scaled_linear": scaled_linear(),
-    "cosine": cosine(),
-    "sigmoid": sigmoid(),
-    "shifted": shifted(cosine(), 4),
-    "table": table([1e-3, 0.1, 0.2], 50),
-    "zero_terminal_snr": zero_terminal_snr(scaled_linear()),
-}
-CONTINUOUS: dict[str, Schedule] = {
-    "vp": VP(),
-    "sub_vp": SubVP(),
-    "ve": VE(),
-    "edm": EDM(),
-    "cosine_continuous": ContinuousCosine(),
-    "cosine_shifted": ContinuousCosine(shift=4),
-    "flow": Flow(),
-    "flow_shifted": Flow(shift=3),
-}
-SCHEDULES = {**TABLES, **CONTINUOUS}
+TABLES = {
+    "linear": linear(), "short": linear(10, 1e-3, 0.5), "scaled_linear": scaled_linear(), "cosine": cosine(),
+    "sigmoid": sigmoid(), "shifted": shifted(cosine(), 4), "table": table([1e-3, 0.1, 0.2], 50),
+    "zero_snr": zero_terminal_snr(scaled_linear()),
+}  # fmt: skip
+SCHEDULES: dict[str, Schedule] = {**sampler_cases.SCHEDULES, **TABLES, "shifted_cosine": ContinuousCosine(shift=4)}
 each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
 each_table = pytest.mark.parametrize("schedule", TABLES.values(), ids=TABLES.keys())
 TIMES = torch.linspace(0, 1, 3001, dtype=torch.float64)
@@ -62,12 +47,6 @@ def test_every_schedule_starts_clean_and_decreases_in_snr(schedule: Schedule) ->
     assert (schedule.log_snr(TIMES).diff() < 0).all()  # also between the rows of a table
     inner = TIMES[1:-1]
     torch.testing.assert_close(schedule.log_snr(inner), 2 * (alpha / sigma).log()[1:-1], rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("name", [*TABLES, "vp", "cosine_continuous", "cosine_shifted"])
-def test_variance_preserving_schedules_preserve_variance(name: str) -> None:
-    alpha, sigma = SCHEDULES[name](TIMES)
-    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(TIMES), rtol=0, atol=1e-14)
 
 
 @each_schedule
@@ -90,18 +69,6 @@ def test_derivatives_match_finite_differences(schedule: Schedule) -> None:
     torch.testing.assert_close(schedule.log_snr_rate(t), rate, rtol=1e-5, atol=1e-4)
 
 
-@each_schedule
-def test_sde_has_the_mean_and_variance_of_the_schedule(schedule: Schedule) -> None:
-    """m' = f m and (sigma²)' = 2 f sigma² + g², with g² = −sigma² lambda' ≥ 0 (Song et al., appendix B)."""
-    t = torch.linspace(0.013, 0.987, 101, dtype=torch.float64)
-    f, g2 = schedule.sde(t)
-    (alpha, sigma), (d_alpha, d_sigma) = schedule(t), schedule.derivatives(t)
-    torch.testing.assert_close(f * alpha, d_alpha)
-    torch.testing.assert_close(2 * f * sigma**2 + g2, 2 * sigma * d_sigma)
-    torch.testing.assert_close(g2, -(sigma**2) * schedule.log_snr_rate(t))
-    assert (g2 > 0).all()
-
-
 def test_sdes_match_song() -> None:
     """VP: f = −β/2, g² = β. Sub-VP: g² = β(1 − e^(−2∫β)). VE: g² = σ_min² (σ_max/σ_min)^(2t) 2 log(σ_max/σ_min)."""
     t = torch.linspace(0.01, 1, 50, dtype=torch.float64)
@@ -112,22 +79,6 @@ def test_sdes_match_song() -> None:
     torch.testing.assert_close((f, g2), (-beta / 2, beta * (1 - torch.exp(-2 * integral))))
     f, g2 = VE(0.01, 50.0).sde(t)
     torch.testing.assert_close((f, g2), (0 * t, 1e-4 * 5000 ** (2 * t) * 2 * math.log(5000)))
-
-
-def test_derivatives_work_in_inference_mode_and_at_the_ends() -> None:
-    with torch.inference_mode():
-        d_alpha, d_sigma = Flow().derivatives(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
-        assert all(x.isfinite().all() for x in linear().derivatives(torch.ones(1, dtype=torch.float64)))
-    assert (d_alpha == -1).all()
-    assert (d_sigma == 1).all()
-    once, thrice = (VP().derivatives(torch.tensor([0.5]).double().expand(n)) for n in (1, 3))
-    assert all(torch.equal(a.expand(3), b) for a, b in zip(once, thrice, strict=True))
-
-
-def test_derivative_at_a_row_of_a_table_is_not_zero() -> None:
-    table, row = linear(), torch.tensor([0.3], dtype=torch.float64)
-    slope, beside = table.log_snr_rate(row), table.log_snr_rate(row + 1e-5)
-    torch.testing.assert_close(slope, beside, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("table", [zero_terminal_snr(scaled_linear()), cosine(), linear(2, 0.1, 0.5)])

@@ -1,0 +1,165 @@
+"""The layers of the networks against their formulas."""
+
+import hashlib
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffusion.errors import UserError
+from diffusion.model import ADMUNet, DiT, JiT, MemoirUNet, UNet, jit
+from diffusion.model.dit import positions, to_image
+from diffusion.model.embedding import sinusoidal
+from diffusion.model.jit import rotate, rotations
+from diffusion.model.unet import Attention, GroupNorm, Upsample
+from diffusion.model.unet_adm import AdaptiveBlock
+from tests.support.networks import randomised
+
+CPU = torch.device("cpu")
+
+
+def test_a_seed_gives_the_same_initial_weights_as_ever() -> None:
+    torch.manual_seed(0)
+    network = UNet(channels=(16, 32), attention=(False, True), blocks=1, groups=8)
+    digest = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())).hexdigest()
+    assert digest.startswith("7433efa3aa61d15e")
+
+
+def test_sinusoids_match_a_hand_computed_example() -> None:
+    waves = sinusoidal(torch.tensor([2.0]), 4)  # frequencies 1 and 1/10000
+    torch.testing.assert_close(waves, torch.tensor([[math.sin(2), math.sin(2e-4), math.cos(2), math.cos(2e-4)]]))
+
+
+def test_patch_size_2_equals_a_network_on_pixel_unshuffled_images() -> None:
+    settings = {"channels": (16, 32), "attention": (False, True), "blocks": 1, "groups": 8}
+    network = randomised(UNet(2, 4, **settings, patch=2))
+    inner = UNet(8, 16, **settings).eval()
+    inner.load_state_dict(network.state_dict())
+    x, label = torch.randn(2, 2, 8, 12), torch.tensor([3.0, 700.0])
+    assert torch.equal(network(x, label), F.pixel_shuffle(inner(F.pixel_unshuffle(x, 2), label), 2))
+
+
+def test_upsampling_equals_repeat_and_convolve() -> None:
+    layer, x = randomised(Upsample(8)), torch.randn(2, 8, 5, 3)
+    torch.testing.assert_close(layer(x), layer.conv(repeated(x)), rtol=1e-5, atol=1e-5)
+
+
+def test_group_norm_trains_in_float32_on_bfloat16_images() -> None:
+    """Its gradients have the rounding of bfloat16 once, at the end."""
+    x = torch.randn(4, 32, 16, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
+    norm = randomised(GroupNorm(8, 32, 1e-6))
+
+    def gradient(x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(norm(x).square().sum(), x)[0]
+
+    torch.testing.assert_close(norm(x), norm(x.float()).bfloat16(), rtol=0, atol=0)
+    assert (gradient(x).float() - gradient(x.float())).norm() < 0.01 * gradient(x.float()).norm()
+
+
+def averaged(x: Tensor) -> Tensor:
+    return x.unfold(2, 2, 2).unfold(3, 2, 2).mean(dim=(4, 5))
+
+
+def repeated(x: Tensor) -> Tensor:
+    return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+@pytest.mark.parametrize(("resample", "resampled"), [("down", averaged), ("up", repeated), (None, lambda x: x)])
+def test_adms_block_equals_its_formula(resample, resampled) -> None:  # type: ignore[no-untyped-def]
+    block = randomised(AdaptiveBlock(8, 12, 20, 4, 0.0, None, resample))
+    x, emb = torch.randn(2, 8, 4, 6), torch.randn(2, 20)
+    h = block.conv1(resampled(F.silu(F.group_norm(x, 4, block.norm1.weight, block.norm1.bias))))
+    s, b = (emb @ block.time.weight.T + block.time.bias).split(12, dim=1)
+    h = F.group_norm(h, 4, block.norm2.weight, block.norm2.bias) * (1 + s[..., None, None]) + b[..., None, None]
+    expected = block.shortcut(resampled(x)) + block.conv2(F.silu(h))
+    torch.testing.assert_close(block(x, emb), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_adms_blocks_begin_as_their_shortcuts_and_its_heads_have_the_given_width() -> None:
+    network = ADMUNet(channels=(16, 32), attention=(False, True), blocks=1, groups=8, head_dim=16)
+    h, emb = torch.randn(2, 16, 4, 4), torch.randn(2, 64)
+    assert torch.equal(network.encoder["stage0_down"](h, emb), F.avg_pool2d(h, 2))
+    block = network.encoder["stage1_block0"]
+    assert torch.equal(block(h, emb), block.shortcut(h))
+    assert [m.head_dim for m in network.modules() if isinstance(m, Attention)] == [16] * 4
+
+
+def test_dits_positions_match_a_hand_computed_example() -> None:
+    row, column = 1, 2  # of the last token; frequencies 1 and 1/100
+    expected = [f(n * omega) for n in (column, row) for f in (math.sin, math.cos) for omega in (1, 0.01)]
+    torch.testing.assert_close(positions(2, 3, 8, CPU)[5], torch.tensor(expected))
+
+
+def test_dits_image_inverts_the_division_into_patches() -> None:
+    x = torch.randn(2, 3, 4, 6)
+    tokens = F.unfold(x, 2, stride=2).unflatten(1, (3, 4)).permute(0, 3, 2, 1).flatten(2)  # pixels, then channels
+    assert torch.equal(to_image(tokens, 2, 4, 6), x)
+
+
+def test_blocks_of_transformers_begin_as_the_identity() -> None:
+    h, emb, turns = torch.randn(2, 16, 16), torch.randn(2, 16), rotations(4, 4, 8, CPU)
+    for network, where in ((DiT(width=16, depth=2, heads=2, augment=9), ()), (JiT(width=16, depth=2, heads=2), turns)):
+        assert all(torch.equal(block(h, emb, *where), h) for block in network.blocks)
+        assert float(network.time.linear1.weight.detach().std()) == pytest.approx(0.02, rel=0.1)
+
+
+def test_jits_rotated_products_depend_only_on_the_offset() -> None:
+    cos, sin = rotations(2, 3, 8, CPU)
+    angles = [1, 1 / 100, 2, 2 / 100]  # of row 1 and column 2; frequencies 1 and 1/100
+    torch.testing.assert_close((cos[5], sin[5]), (torch.tensor(angles).cos(), torch.tensor(angles).sin()))
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 16, dtype=torch.float64)
+    turns = [part.double() for part in rotations(6, 5, 16, CPU)]
+    products = (rotate(q.expand(30, 16), *turns) @ rotate(k.expand(30, 16), *turns).T).reshape(6, 5, 6, 5)
+    for rows, columns in ((1, 0), (0, 2), (3, 1)):
+        same = torch.stack([products[i, j, i + rows, j + columns] for i in range(6 - rows) for j in range(5 - columns)])
+        torch.testing.assert_close(same, same[:1].expand_as(same), rtol=0, atol=1e-5)
+    assert products[0, 0].std() > 0.1
+
+
+def test_jits_block_equals_its_formula() -> None:
+    block = randomised(jit.Block(16, 2, 10, 0.0))
+    rms = lambda x, weight: x / (x.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt() * weight  # noqa: E731
+    x, emb, turns = torch.randn(3, 6, 16), torch.randn(3, 16), rotations(2, 3, 8, CPU)
+    b1, g1, a1, b2, g2, a2 = block.modulation(emb)[:, None].split(16, dim=2)
+    q, k, v = block.qkv(rms(x, block.norm1.weight) * (1 + g1) + b1).chunk(3, dim=2)
+    heads = []
+    for s in (slice(0, 8), slice(8, 16)):
+        q_s, k_s = rms(q[..., s], block.norm_q.weight), rms(k[..., s], block.norm_k.weight)
+        heads.append((rotate(q_s, *turns) @ rotate(k_s, *turns).mT / math.sqrt(8)).softmax(dim=2) @ v[..., s])
+    h = x + a1 * block.out(torch.cat(heads, dim=2))
+    w1, w2 = block.mlp1(rms(h, block.norm2.weight) * (1 + g2) + b2).chunk(2, dim=2)
+    torch.testing.assert_close(block(x, emb, *turns), h + a2 * block.mlp2(F.silu(w1) * w2), rtol=1e-4, atol=1e-5)
+
+
+def test_the_memoirs_layers_and_max_poolings() -> None:
+    network, above, below = MemoirUNet(channels=(8, 16), bottleneck=24, features=32), [], []
+    kinds = {type(module).__name__ for module in network.modules()} - {"MemoirUNet", "ModuleList", "Stage"}
+    assert kinds == {"Conv2d", "ConvTranspose2d", "Linear", "TimeEmbedding"}
+    network.encoder[1].register_forward_hook(lambda module, x, y: above.append(y))
+    network.bottleneck.register_forward_hook(lambda module, x, y: below.append(x[0]))
+    network(torch.randn(1, 3, 16, 8), torch.zeros(1))
+    assert torch.equal(below[0], above[0].unflatten(3, (2, 2)).unflatten(2, (4, 2)).amax(dim=(3, 5)))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: UNet(channels=()),
+        lambda: UNet(channels=(16, 32), groups=8),  # four flags of attention
+        lambda: UNet(channels=(20,), attention=(False,), groups=8),
+        lambda: UNet(channels=(24, 32), attention=(True, True), groups=8, head_dim=16),
+        lambda: UNet(channels=(1,), attention=(False,), groups=1),
+        lambda: ADMUNet(down_padding=1),
+        lambda: MemoirUNet(channels=()),
+        lambda: DiT(width=20, heads=3),
+        lambda: JiT(width=20, heads=2),
+    ],
+)
+def test_inconsistent_arguments_are_refused(build) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(UserError):
+        build()
+    assert isinstance(UNet(channels=(24, 32), attention=(False, True), groups=8, head_dim=16), nn.Module)

@@ -1,0 +1,190 @@
+"""Shared by all networks: images, classes, precision, checkpointing, compilation, and the sizes that are stated."""
+
+import re
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffusion.config.choices import conf_dir
+from diffusion.errors import UserError
+from diffusion.model import ADMUNet, DiT, EDM2UNet, JiT, MemoirUNet, UNet
+from diffusion.model.dropout import examples
+from diffusion.model.network import Network
+from tests.support.networks import randomised
+
+SMALL: dict[type[Network], dict[str, object]] = {
+    ADMUNet: {"channels": (8, 16), "attention": (False, True), "blocks": 1, "groups": 4, "head_dim": 8, "dropout": 0.0},
+    DiT: {"patch": 2, "width": 16, "depth": 2, "heads": 2},
+    EDM2UNet: {"channels": (8, 16), "attention": (False, True), "blocks": 1, "head_dim": 8},
+    JiT: {"patch": 2, "bottleneck": 8, "width": 16, "depth": 2, "heads": 2},
+    MemoirUNet: {"channels": (8, 16), "bottleneck": 24, "features": 32},
+    UNet: {"channels": (8, 16), "attention": (False, True), "blocks": 1, "groups": 4},
+}
+EVERY = pytest.mark.parametrize("kind", SMALL, ids=lambda kind: kind.__name__)
+
+
+def build(kind: type[Network], **settings: object) -> Network:
+    """A small network with random weights, including the zero-initialized ones."""
+    torch.manual_seed(0)
+    return randomised(kind(**SMALL[kind] | settings))  # type: ignore[arg-type, return-value]
+
+
+def images(n: int = 3, channels: int = 3, height: int = 8, width: int = 16) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(n, channels, height, width, generator=generator), torch.linspace(3, 700, n)
+
+
+@EVERY
+@pytest.mark.parametrize("channels", [1, 4])
+def test_any_channels_and_aspect_ratio_can_be_used(kind: type[Network], channels: int) -> None:
+    for height, width in ((8, 16), (16, 8)):
+        x, label = images(channels=channels, height=height, width=width)
+        y = build(kind, in_channels=channels, out_channels=2 * channels)(x, label)
+        assert y.shape == (3, 2 * channels, height, width)
+        assert y.std() > 1e-3
+    if kind is not MemoirUNet:
+        assert not kind(**SMALL[kind], in_channels=channels)(x, label).any()  # zero at initialisation
+    for height, width in ((8, 7), (9, 8)):
+        with pytest.raises(UserError):
+            build(kind)(*images(height=height, width=width))
+
+
+@EVERY
+def test_examples_and_their_classes_do_not_influence_each_other(kind: type[Network]) -> None:
+    """No class is the last index."""
+    network, (x, label) = build(kind, classes=4).double(), images()
+    x, classes = x.double(), torch.tensor([0, 3, 4])
+    together = network(x, label, classes)
+    alone = torch.cat([network(x[i : i + 1], label[i : i + 1], classes[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(together, alone)
+    assert torch.equal(network(x, label)[2], together[2])
+    assert ((network(x, label) - together)[:2].abs().amax((1, 2, 3)) > 1e-4).all()
+    with pytest.raises(UserError):
+        build(kind)(x.float(), label, classes)  # it has no classes
+
+
+@EVERY
+def test_the_gradient_reaches_every_parameter(kind: type[Network]) -> None:
+    network, (x, label) = build(kind, classes=2).train(), images()
+    network(x, label, torch.tensor([0, 1, 2])).square().sum().backward()
+    unreached = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert unreached == []
+
+
+@EVERY
+@pytest.mark.parametrize("autocast", [False, True])
+def test_bfloat16_gives_nearly_the_same_output(kind: type[Network], autocast: bool) -> None:
+    network, (x, label) = build(kind), images()
+    with torch.no_grad():
+        expected = network(x, label)
+        if autocast:
+            with torch.autocast("cpu", torch.bfloat16):
+                y = network(x, label)
+        else:
+            y = network.to(torch.bfloat16)(x.to(torch.bfloat16), label)
+            assert y.dtype == torch.bfloat16
+    assert (y.float() - expected).norm() < 0.05 * expected.norm()
+
+
+def gradients(kind: type[Network], **settings: object) -> tuple[Tensor, list[Tensor], int]:
+    """The output and gradients of a training step, and how many layers run.
+
+    The backward pass runs outside the context `examples`.
+    """
+    network, (x, label) = build(kind, classes=2, **settings).train(), images()
+    runs: list[object] = []
+    for module in network.modules():
+        module.register_forward_pre_hook(lambda module, given: runs.append(module))
+    x.requires_grad_()
+    torch.manual_seed(2)
+    with examples(torch.tensor([5, 900, 3])):
+        y = network(x, label, torch.tensor([0, 1, 2]))
+    y.square().sum().backward()
+    return y, [x.grad, *(p.grad for p in network.parameters())], len(runs)  # type: ignore[list-item]
+
+
+@EVERY
+def test_checkpointing_recomputes_the_blocks_with_bit_identical_gradients(kind: type[Network]) -> None:
+    dropout = {} if kind is MemoirUNet else {"dropout": 0.3}
+    y, expected, once = gradients(kind, **dropout)
+    again, found, twice = gradients(kind, **dropout, checkpointing=True)
+    assert torch.equal(y, again)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert twice > once > 0
+    if dropout:
+        assert not torch.equal(y, gradients(kind)[0])
+
+
+@pytest.mark.slow
+@EVERY
+def test_every_network_compiles_to_one_graph(kind: type[Network]) -> None:
+    network, (x, label) = build(kind, classes=2, checkpointing=True).train(), images()
+    classes = torch.tensor([0, 1, 2])
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    y = compiled(x, label, classes)
+    torch.testing.assert_close(y, network(x, label, classes))
+    y.square().sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+#                parameters  image  down-sampling  GFLOP per image forward (2 per multiply-add)
+SHIPPED = {
+    "dit_tiny": (4_177_776, 32, 4, 0.364),
+    "dit_s_2": (32_471_436, 32, 2, 12.107),
+    "dit_b_2": (129_528_588, 32, 2, 46.001),
+    "dit_l_2": (456_791_052, 32, 2, 161.383),
+    "edm2_tiny": (2_329_589, 32, 8, 0.514),
+    "edm2_xxs": (24_129_501, 64, 8, 17.917),
+    "edm2_xs": (124_198_821, 64, 8, 89.883),
+    "edm2_s": (279_441_253, 64, 8, 201.608),
+    "jit_tiny": (4_181_040, 32, 4, 0.364),
+    "jit_s_4": (32_525_616, 64, 4, 12.126),
+    "jit_b_4": (129_684_528, 64, 4, 46.064),
+    "jit_l_4": (456_989_712, 64, 4, 161.440),
+    "unet_memoire": (8_141_763, 64, 8, 4.597),
+    "unet_tiny": (2_103_011, 32, 8, 0.387),
+    "unet_small": (6_338_499, 64, 8, 4.165),
+    "unet_base": (35_746_307, 64, 8, 43.218),
+    "unet_adm_tiny": (2_520_595, 32, 8, 0.468),
+    "unet_adm_small": (25_117_699, 64, 8, 16.472),
+    "unet_adm": (295_131_267, 64, 8, 208.366),
+}
+
+
+def size(network: torch.nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml")))
+def test_each_choice_has_the_size_and_cost_that_its_yaml_states(name: str) -> None:
+    parameters, side, downsampling, gflop = SHIPPED[name]
+    file = conf_dir() / "model" / f"{name}.yaml"
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        network = instantiate(OmegaConf.load(file))
+        assert network(torch.empty(2, 3, side, side), torch.empty(2)).shape == (2, 3, side, side)
+    assert (size(network), network.downsampling) == (parameters, downsampling)
+    assert counter.get_total_flops() / 2e9 == pytest.approx(gflop, abs=0.005)
+    text = file.read_text().replace("\n# ", " ")
+    stated = re.search(r"([\d.]+) M parameters, ([\d.]+) GFLOP per (\d+)×\3 image forward", text)
+    assert stated
+    assert [float(value) for value in stated.groups()] == [round(parameters / 1e6, 2), round(gflop, 1), side]
+
+
+PUBLISHED = [  # millions of parameters, with 1000 classes
+    (lambda: DiT(4, 8, depth=12, width=384, heads=6, classes=1000), 32.9),  # DiT-S/2 and XL/2, table 1
+    (lambda: DiT(4, 8, depth=28, width=1152, heads=16, classes=1000), 674.8),
+    (lambda: JiT(patch=16, classes=1000), 131),  # JiT-B/16 and L/16
+    (lambda: JiT(patch=16, classes=1000, width=1024, depth=24, heads=16), 459),
+    (lambda: EDM2UNet(4, 4, channels=[128, 256, 384, 512], classes=1000), 124.7),  # EDM2-XS and S
+    (lambda: EDM2UNet(4, 4, channels=[192, 384, 576, 768], classes=1000), 280.2),
+]
+
+
+@pytest.mark.parametrize(("make", "millions"), PUBLISHED)
+def test_sizes_match_the_published_ones(make, millions) -> None:  # type: ignore[no-untyped-def]
+    with torch.device("meta"):
+        assert size(make()) / 1e6 == pytest.approx(millions, abs=0.5 if isinstance(millions, int) else 0.05)
