@@ -95,7 +95,7 @@ def lock(path: Path, patience: float = 0.0, shared: bool = False) -> BinaryIO | 
     Args:
         shared: Acquire a shared lock; `path` must then exist, and is not written to.
     """
-    file = path.open("rb" if shared else "ab")
+    file = path.open("rb" if shared else "a+b")
     deadline = time.monotonic() + patience
     while True:
         try:

@@ -15,15 +15,18 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from diffusion.errors import Interrupted, ProcessLost, UserError
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGALRM, signal.SIGXCPU)
+REQUEUE = signal.SIGUSR2  # if submitit has installed a handler
 GRACE = 120  # seconds that the ranks have to save their state after a signal
 USER_ERRORS = (2, 3, 4)  # exit statuses of UserError and its subclasses
+VARIABLES = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # of a rank
 PARENT = "DIFFUSION_PARENT"  # the environment variable with the id of the process that started this one
 
 
@@ -39,11 +42,15 @@ def launch(processes: int, folder: Path, module: str, words: Sequence[str] = ())
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     caught = {n: handler for n in STOPS if (handler := signal.getsignal(n)) != signal.SIG_IGN}  # nohup ignores SIGHUP
+    if callable(requeue := signal.getsignal(REQUEUE)):
+        caught[REQUEUE] = requeue
+    received: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         for each in caught:  # a further signal would make the agent leave the ranks behind
             signal.signal(each, signal.SIG_IGN)
-        raise SignalException("", signal.Signals(number))
+        raise SignalException("", signal.SIGTERM if number == REQUEUE else signal.Signals(number))
 
     shutil.rmtree(folder / "ranks", ignore_errors=True)
     logs = DefaultLogsSpecs(str(folder / "ranks"), dict.fromkeys(range(1, processes), Std.ALL))
@@ -51,28 +58,29 @@ def launch(processes: int, folder: Path, module: str, words: Sequence[str] = ())
         1, 1, processes, logs, run_id=uuid.uuid4().hex, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
         max_restarts=0, signals_to_handle="SIGQUIT", shutdown_timeout=GRACE,
     )  # fmt: skip
-    os.environ[PARENT] = str(os.getpid())
+    own_parent, os.environ[PARENT] = os.environ.get(PARENT, ""), str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     logging.disable(logging.CRITICAL)  # what the agent logs; the ranks have their own
     try:
         for number in caught:
             signal.signal(number, stop)
         elastic_launch(config, sys.executable)("-u", "-m", module, str(folder), *words)
-    except SignalException as stopped:
-        raise Interrupted(stopped.sigval) from None
+    except SignalException:
+        raise Interrupted(received[0]) from None
     except ChildFailedError as error:
         # The cause comes before what it has caused: ranks that have lost a peer, or that the agent has ended.
         ended = (-signal.SIGTERM, 128 + signal.SIGTERM)
         rank, first = min(error.failures.items(), key=lambda f: (f[1].exitcode in ended, f[1].exitcode == 1))
-        raise _described(rank, first.exitcode, first.error_file_data["message"]) from None
+        raise described(rank, first.exitcode, first.error_file_data["message"]) from None
     finally:
         logging.disable(logging.NOTSET)
+        os.environ[PARENT] = own_parent
         for number, handler in caught.items():
             signal.signal(number, handler)
     shutil.rmtree(folder / "ranks", ignore_errors=True)
 
 
-def _described(rank: int, status: int, said: object) -> BaseException:
+def described(rank: int, status: int, said: object) -> BaseException:
     """The error of the first rank that failed. `said` is what it recorded, if it had the time."""
     recorded = said["message"] if isinstance(said, dict) else None
     if status - 128 in STOPS:  # one rank received a signal, and all have saved
@@ -92,21 +100,22 @@ def as_rank(command: str, task: Callable[[], None]) -> NoReturn:
     Args:
         command: NAME of the command `diffusion.NAME`, for the explanation of errors.
     """
-    import torch.distributed as dist
-    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-
-    from diffusion.config import messages
-
     end_with_parent()
     status = 0
     try:
         task()
     except Interrupted as stop:
+        import torch.distributed as dist
+
         status = stop.status
         threading.Timer(GRACE, os._exit, [status]).start()
         if dist.is_initialized():
             dist.barrier()  # the agent ends the others as soon as one has left
     except BaseException as error:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        from diffusion.config import messages
+
         line = messages.explain(error, command) if isinstance(error, Exception) else None
         status = messages.exit_status(error) if line else 1
         get_error_handler().record_exception(UserError(line) if line else error)
@@ -124,14 +133,14 @@ def is_rank() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def end_with_parent() -> None:
-    """End this process, as by SIGTERM, when the process that started it is gone."""
-    parent = int(os.environ.get(PARENT, os.getppid()))  # which may have died since
+def end_with_parent(number: int = signal.SIGTERM) -> None:
+    """End this process, as by the signal `number`, when the process that started it is gone."""
+    parent = int(os.environ.get(PARENT) or os.getppid())  # which may have died since
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         time.sleep(GRACE)
         os._exit(1)
 
@@ -146,3 +155,25 @@ def describe_exit(status: int) -> str:
         return f"ended with status {status}"
     name = signal.Signals(-status).name
     return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+
+
+def tell(folder: Path | None) -> None:
+    """Tell torchrun's other processes the folder of their run, or that there is none."""
+    _store().set(_key(), str(folder or ""))
+
+
+def told() -> Path | None:
+    """The folder that torchrun's first process tells, however long it prepares the run; None if there is none."""
+    folder = _store().get(_key()).decode()
+    return Path(folder) if folder else None
+
+
+def _store() -> Any:
+    import torch.distributed as dist
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(address, port, is_master=False, timeout=timedelta(days=7))  # type: ignore[attr-defined]
+
+
+def _key() -> str:
+    return f"diffusion/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"

@@ -12,27 +12,31 @@ python -m diffusion.train ckpt=last                           resume the newest 
 
 import os
 
-from diffusion.runs import early_signals
+if __name__ == "__main__" and os.isatty(1):  # before the imports that take long
+    print("starting …", end="\r", flush=True)
 
-if __name__ == "__main__":  # before the imports that take long
-    early_signals.watch()
-    if os.isatty(1):
-        print("starting …", end="\r", flush=True)
-
+from functools import partial
 from pathlib import Path
 
+from diffusion import launch
 from diffusion.config.schema import Train
 from diffusion.runs import jobs
 from diffusion.runs.command import command
+from diffusion.training import worker
 
 
 def train(settings: Train, folder: Path, words: list[str]) -> None:
-    """Train in this process."""
-    if (begun := jobs.begin(settings, folder, words)) is not None:
-        from diffusion.training import worker
-
-        settings, record = begun
-        worker.run(settings, folder, record)
+    """Train in this process, or in one process for each of several devices."""
+    if (begun := jobs.begin(settings, folder, words)) is None:
+        return
+    settings, record = begun
+    if launch.is_rank():  # the first process of torchrun
+        launch.tell(folder)
+        launch.as_rank("train", partial(worker.work, folder))
+    elif jobs.devices_of(settings.trainer) > 1:
+        jobs.run_in_processes(settings, record)
+    else:
+        worker.train(settings, folder, record)
 
 
 compose_and_train = command("train", Train, __doc__, train, job=jobs.run_job)
@@ -40,21 +44,19 @@ compose_and_train = command("train", Train, __doc__, train, job=jobs.run_job)
 
 def main() -> None:
     """Under torchrun, only the first process composes a configuration; the others join its run."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        for name in jobs.RENDEZVOUS:  # as some clusters set them for every container
+    if not launch.is_rank():
+        for name in launch.VARIABLES:  # as some clusters set them for every container
             os.environ.pop(name, None)
-        compose_and_train()
+    elif os.environ["RANK"] != "0":
+        if folder := launch.told():
+            launch.as_rank("train", partial(worker.work, folder))
         return
-    from diffusion.training import processes, worker
-
-    if os.environ["RANK"] != "0":
-        if words := processes.words_from_torchrun():
-            worker.main(words)
-        return
-    try:
-        compose_and_train()
-    finally:
-        processes.release()
+    with jobs.relaying_signals():
+        try:
+            compose_and_train()
+        finally:
+            if launch.is_rank():
+                launch.tell(None)  # there is no run, e.g. because it is complete
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
     """`command("train", overrides)` -> (exit status, stdout, stderr); runs in this process, in an empty folder."""
     from importlib import import_module
 
-    from composing import job_in_this_process
+    from composing import launch_here
     from hydra._internal.hydra import Hydra
     from hydra.core.global_hydra import GlobalHydra
 
@@ -149,7 +149,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
     monkeypatch.chdir(tmp_path)
     # Hydra would compose everything again to read hydra.mode, which no test sets; without it, only -m counts.
     monkeypatch.setattr(Hydra, "get_mode", lambda self, config_name, overrides: None)
-    monkeypatch.setattr(jobs, "wait_for_process", job_in_this_process)
+    monkeypatch.setattr(jobs, "launch", launch_here)
 
     def run(name: str, overrides: Sequence[str] = ()) -> tuple[int, str, str]:
         found = import_module(f"diffusion.{name}")

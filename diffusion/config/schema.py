@@ -241,6 +241,10 @@ class Train(Settings):
     interval is given in epochs: with few images, an epoch is only a step or two. In a short run, at most a tenth of its
     steps."""
 
+    restarts: CountOrZero = 0
+    """How often a run on several devices, or a job of a sweep, starts again from its newest checkpoint after one of its
+    processes was killed or has failed, e.g. because a device was lost."""
+
     validation: Validation = Validation()
     checkpoint: Checkpoint = Checkpoint()
     guard: Guard = Guard()

@@ -43,8 +43,8 @@ from diffusion.report.formatting import describe
 from diffusion.report.images import grid, in_turn, picture_of, save_png
 from diffusion.report.scores import print_by_class, print_scores
 from diffusion.runs.folder import SCORES, read_scores
-from diffusion.runs.jobs import CONFIG
 from diffusion.runs.metrics import changed_data
+from diffusion.runs.record import CONFIG
 
 GRID = 1024  # maximum number of images in a grid
 OF_IMAGES = ("edit.json", "interpolation.gif", "trajectory.png", "trajectory.gif")  # written after the images

@@ -1,8 +1,8 @@
-"""Start runs: claim a folder, and run each job of a sweep in its own process.
+"""Start runs: claim a folder, and train in it, in this process or in several.
 
-A sweep survives its jobs: whatever ends a job (an error, running out of memory, `kill -9`), the sweep reports it,
-records it in the job's run.json and continues. The same command with `hydra.sweep.dir=FOLDER` resumes or starts the
-jobs that are not complete.
+A job of a sweep always has its own process. A sweep survives its jobs: whatever ends a job (an error, running out of
+memory, `kill -9`), the sweep reports it, records it in the job's run.json and continues. The same command with
+`hydra.sweep.dir=FOLDER` resumes or starts the jobs that are not complete.
 """
 
 import contextlib
@@ -10,36 +10,27 @@ import math
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, BinaryIO
 
 import yaml
 
-from diffusion.config.quoting import override
-from diffusion.config.schema import Train
+from diffusion.config import messages
+from diffusion.config.quoting import override, resume_command
+from diffusion.config.schema import Train, Trainer
 from diffusion.console import console
-from diffusion.errors import FolderTaken, Interrupted, UserError
+from diffusion.errors import FolderTaken, Interrupted, ProcessLost, UserError
 from diffusion.files import replace
-from diffusion.runs import early_signals, slurm
+from diffusion.launch import PARENT, REQUEUE, STOPS, end_with_parent, is_rank, launch
+from diffusion.runs import slurm
 from diffusion.runs.folder import SCORES
-from diffusion.runs.naming import OVERRIDES
-from diffusion.runs.record import RunRecord, claim
+from diffusion.runs.record import CONFIG, RunRecord, claim
 
-CONFIG = "config.yaml"
-PATIENCE = 2.0  # seconds that a process has to handle Ctrl-C
-WORKER = "diffusion.training.worker"  # `python -m WORKER FOLDER` runs the configuration in FOLDER
-LAUNCHER = "DIFFUSION_LAUNCHER"  # the environment variable with the id of the process that started this one
-GRACE = 15.0  # seconds within which a process notices the death of another one, or ends after it
+WORKER = "diffusion.training.worker"  # `python -m WORKER FOLDER` trains with the settings in FOLDER
 RESUMING = ("auto", "last")
-# Environment variables of a run's processes:
-RENDEZVOUS = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class JobFailed(UserError):
@@ -47,7 +38,7 @@ class JobFailed(UserError):
 
 
 def begin(settings: Train, folder: Path, words: Sequence[str]) -> tuple[Train, RunRecord] | None:
-    """Claim `folder` for a run of this process. Returns its settings and its record.
+    """Claim `folder` for a run with these settings and write its config.yaml. Returns its settings and its record.
 
     Returns None if the run is already complete and is to be resumed (ckpt=auto) or was requeued by SLURM.
     """
@@ -56,29 +47,63 @@ def begin(settings: Train, folder: Path, words: Sequence[str]) -> tuple[Train, R
         console.print(f"{folder} is already complete")
         return None
     settings = after_requeue(settings, folder)
-    return settings, claim(folder, partial(check_overwrites, settings, folder, words), words)
+    record = claim(folder, words, check=partial(check_overwrites, settings, folder, words))
+    write_config(settings, folder)
+    return settings, record
 
 
-def run_job(settings: Train, folder: Path, words: Sequence[str]) -> Any:
-    """Run a job of a sweep in a separate process, unless it is already complete. Returns its result."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+def run_job(settings: Train, folder: Path, words: Sequence[str]) -> float | None:
+    """Run a job of a sweep in its own process, unless it is already complete. Returns its result.
+
+    A sweeper optimizes it. Without a number, which Optuna counts as a failed trial, it is None, not NaN.
+    """
+    if is_rank():
         raise UserError("torchrun starts the processes of one run, not of a sweep: use -m trainer.devices=N instead")
     record = RunRecord(folder)
     if is_complete(record, settings):
         console.print(f"{folder} is already complete")
-        return result_of(record)
-    settings = after_requeue(continued(settings, record), folder)
-    record = claim(folder, words=words)
-    if settings.ckpt is None:
-        discard(folder)
-    write_config(settings, folder)
-    return wait_for_process(folder, record.lock)
-
-
-def result_of(record: RunRecord) -> float | None:
-    """The result of a complete run. Without a number, which Optuna counts as a failed trial, it is None, not NaN."""
+    else:
+        with as_job(folder, devices_of(settings.trainer)):
+            settings = after_requeue(continued(settings, record, words), folder)
+            record = claim(folder, words)
+            write_config(settings, folder)
+            run_in_processes(settings, record)
+        record = RunRecord(folder)
     result: float | None = record.content.get("result")
     return None if result is None or math.isnan(result) else result
+
+
+def run_in_processes(settings: Train, record: RunRecord) -> None:
+    """Train in the folder of `record` in one process for each device.
+
+    If one of them is killed, or fails for another reason than a setting, all start again from the newest checkpoint,
+    `restarts` times.
+    """
+    devices, restarts = devices_of(settings.trainer), settings.restarts
+    with record.running(partial(messages.summary, command="train")):
+        while True:
+            try:
+                return launch(devices, record.folder, WORKER)
+            except ProcessLost as error:
+                if restarts == 0:
+                    raise ProcessLost(f"{error}; to resume: {resume_command(record.folder)}") from error
+                console.print(f"{error}; starting again", style="yellow")
+            restarts -= 1
+            if any(record.folder.glob("checkpoints/*.ckpt")):
+                write_config(settings.model_copy(update={"ckpt": "auto"}), record.folder)
+            record.begin_again()
+
+
+def devices_of(settings: Trainer) -> int:
+    """The number of devices of this machine on which a run trains."""
+    extra = settings.model_extra or {}
+    devices = extra.get("devices", 1)
+    if isinstance(devices, int) and devices > 0:
+        return devices
+    import lightning.pytorch as pl
+
+    chosen = {"accelerator": extra.get("accelerator", "auto"), "devices": devices}
+    return pl.Trainer(**chosen, logger=False, enable_checkpointing=False, enable_progress_bar=False).num_devices
 
 
 def after_requeue(settings: Train, folder: Path) -> Train:
@@ -87,13 +112,13 @@ def after_requeue(settings: Train, folder: Path) -> Train:
     return settings.model_copy(update={"ckpt": "auto"}) if resumes else settings
 
 
-def continued(settings: Train, record: RunRecord) -> Train:
+def continued(settings: Train, record: RunRecord, words: Sequence[str]) -> Train:
     """The settings; a job of a sweep that is not complete resumes from its last checkpoint, if it has one.
 
     With `ckpt=null` it starts from scratch. Raises JobFailed if its settings are no longer those of its folder.
     """
     folder = record.folder
-    if not holds_checkpoints(folder) or "ckpt=null" in yaml.safe_load((folder / OVERRIDES).read_text("utf-8")):
+    if not holds_checkpoints(folder) or "ckpt=null" in words:
         return settings
     if not has_same_settings(record, settings):
         raise JobFailed(
@@ -170,101 +195,100 @@ def write_config(settings: Train, folder: Path) -> None:
     replace(folder / CONFIG, config_text(settings))
 
 
-def wait_for_process(folder: Path, lock: BinaryIO | None) -> Any:
-    """Run the configuration of `folder` in a separate process and return its result. Raises JobFailed if it fails.
+@contextlib.contextmanager
+def as_job(folder: Path, devices: int) -> Iterator[None]:
+    """Context of a job of a sweep, in the process of the sweep or in a worker of joblib or submitit.
 
-    Args:
-        lock: Lock of the folder. The new process inherits it, so the lock is held until that process ends, even if this
-            one ends first.
+    Raises JobFailed if the job fails. After a signal, a worker of joblib raises JobFailed for every job: an Interrupted
+    would make joblib kill the other workers while they save.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in RENDEZVOUS}  # of no other job
-    environment[LAUNCHER] = str(os.getpid())
-    with relaying_signals() as (received, processes):
-        with lock or contextlib.nullcontext():
-            passed = () if lock is None else (lock.fileno(),)
-            process = subprocess.Popen([sys.executable, "-m", WORKER, str(folder)], env=environment, pass_fds=passed)
-        processes.append(process)
-        if multiprocessing.current_process().name.startswith("LokyProcess"):  # joblib's workers outlive the sweep
-            threading.Thread(target=end_with_sweep, args=[process], daemon=True).start()
-        for number in received:
-            process.send_signal(number)
-        status = process.wait()
-    record = RunRecord(folder)
-    if received:
-        if status != 128 + received[0]:  # otherwise the job has done this, as it received the signal too
-            early_signals.queue_again(received[0])
-        if record.content.get("state") == "running":  # it ended before it could write this
-            record.content |= {"state": "interrupted", "reason": signal.Signals(received[0]).name}
-            record.write()
-        raise Interrupted(received[0])
-    if status == 0 and record.content.get("state") == "complete":
-        return result_of(record)
-    if record.content.get("state") in (None, "running", "complete"):
-        stopped = status - 128 in early_signals.CAUGHT or -status in early_signals.CAUGHT  # it had no handler yet
-        record.content |= {"state": "interrupted" if stopped else "failed", "reason": describe_exit(status)}
-        record.write()
-    raise JobFailed(
-        f"{record.content.get('reason') or record.content['state']}; rerun the same command with "
-        f"{override('hydra.sweep.dir', folder.parent)} to repeat the jobs that did not complete"
-    )
+    again = f"rerun the same command with {override('hydra.sweep.dir', folder.parent)} to repeat what is not complete"
+    parallel = multiprocessing.current_process().name.startswith("LokyProcess")
+    if parallel:
+        prepare_worker()
+        take_gpus(devices)
+        if Stopped.by is not None:
+            raise JobFailed(f"stopped by {Stopped.by}; {again}")
+    try:
+        yield
+    except (JobFailed, FolderTaken):
+        raise
+    except UserError as error:
+        raise JobFailed(f"{error}; {again}") from error
+    except Interrupted as stop:
+        if parallel:
+            Stopped.by = stop
+            raise JobFailed(f"stopped by {stop}; {again}") from None
+        if stop.number == REQUEUE and callable(submitit := signal.getsignal(REQUEUE)):
+            submitit(REQUEUE, None)  # requeues the job, and ends this process
+        raise
 
 
-def end_with_sweep(process: "subprocess.Popen[bytes]") -> None:
-    """Stop a job, which saves its state, and then this process, when the process of the sweep has ended."""
-    sweep = os.getppid()
-    while process.poll() is None:
-        time.sleep(1)
-        if os.getppid() != sweep:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
-            os._exit(1)
+class Stopped:
+    """What has stopped the jobs of this process, a worker of joblib."""
+
+    by: Interrupted | None = None
+
+
+@cache
+def prepare_worker() -> None:
+    """Make this process, a worker of joblib, end with its sweep, and remember signals that arrive between two jobs."""
+    end_with_parent(signal.SIGKILL)  # its job saves, and ends with it
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        Stopped.by = Stopped.by or Interrupted(number)
+
+    for number in STOPS:
+        signal.signal(number, remember)
+
+
+def take_gpus(devices: int) -> None:
+    """Give this process, a worker of joblib, its own GPUs. Otherwise all jobs would train on the first ones."""
+    gpus, number = visible_gpus(), int(multiprocessing.current_process().name.partition("-")[2])
+    if gpus:
+        mine = [gpus[(number * devices + i) % len(gpus)] for i in range(min(devices, len(gpus)))]
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+
+
+@cache
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, before it took its own."""
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(i) for i in range(torch.cuda.device_count())] if visible is None else visible.split(",")
 
 
 @contextlib.contextmanager
-def relaying_signals() -> Iterator[tuple[list[int], list[Any]]]:
-    """Context in which signals are appended to the first list and forwarded to the processes in the second list."""
+def relaying_signals() -> Iterator[None]:
+    """Context of the command: a signal ends it before it trains, and stops the jobs of a sweep in joblib's workers.
+
+    Joblib would kill them, before they have saved, if an exception was raised here. On SIGUSR1, a SLURM job is requeued
+    when all have ended.
+    """
     received: list[int] = []
-    processes: list[Any] = []
 
-    def relay(number: int, frame: FrameType | None) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        for process in processes:
-            if number != signal.SIGINT:
-                process.send_signal(number)
-            else:  # Ctrl-C already reaches the whole process group; `kill -INT` reaches this process only
-                stop = threading.Timer(PATIENCE, process.send_signal, [signal.SIGTERM])
-                stop.daemon = True
-                stop.start()
+        workers = multiprocessing.active_children()
+        for worker in workers:
+            worker.terminate()
+        if not workers:
+            raise Interrupted(number)
 
-    numbers = early_signals.CAUGHT if threading.current_thread() is threading.main_thread() else []
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number, handler in before.items():
-        if handler != signal.SIG_IGN:
-            signal.signal(number, relay)
-    requeue = signal.getsignal(signal.SIGUSR2)
-    if numbers and callable(requeue):  # submitit's handler ends this process, after which SLURM kills the job
-
-        def save_first(number: int, frame: FrameType | None) -> None:
-            for process in processes:
-                process.send_signal(signal.SIGTERM)
-                with contextlib.suppress(ChildProcessError):  # it has ended
-                    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-            requeue(number, frame)
-
-        before[signal.SIGUSR2] = requeue
-        signal.signal(signal.SIGUSR2, save_first)
+    if not is_rank():
+        os.environ[PARENT] = str(os.getpid())
+    before = {number: handler for number in STOPS if (handler := signal.getsignal(number)) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, stop)
     try:
-        yield received, processes
+        yield
+    except SystemExit as end:
+        status = 128 + received[0] if received else end.code
+        if status == 128 + signal.SIGUSR1:
+            slurm.requeue()
+        sys.exit(status)
     finally:
+        os.environ.pop(PARENT, None)
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def describe_exit(status: int) -> str:
-    """How a process ended, in words."""
-    if status - 128 in early_signals.CAUGHT:
-        return signal.Signals(status - 128).name
-    if status >= 0:
-        return f"ended with status {status} before the run was complete"
-    name = signal.Signals(-status).name
-    return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")

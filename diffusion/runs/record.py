@@ -1,37 +1,29 @@
-"""run.json: the record of a run, which owns its folder while its process is alive.
-
-A run holds the lock `.lock` in its folder until its process ends. If the file system has no locks, or does not share
-them between machines, run.json serves as a lease: the run touches it regularly, and is considered dead if it has not
-done so for a while. If such a run wakes up after another one has taken the folder, it detects this and stops writing.
+"""run.json: the record of a run, whose processes hold the lock `.lock` of its folder while they are alive.
 
 States: `running`, `complete`, `interrupted` (by a signal) and `failed` are written by the run; `died` means that the
-process of a `running` one is gone; `not started`, that there is only a configuration; `unreadable`, that run.json is
-damaged.
+processes of a `running` one are gone; `not started`, that there is only a configuration; `unreadable`, that run.json is
+damaged. On a file system without locks, `died` cannot be told from `running`, and a second start is not refused.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import platform
-import shlex
-import threading
 import time
-import uuid
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from diffusion.config.quoting import command_line
 from diffusion.errors import FolderTaken, Interrupted, UserError, first_line
 from diffusion.files import lock, replace
-from diffusion.runs import early_signals, slurm
+from diffusion.runs import slurm
 
-BEAT = 30.0  # seconds between touches of run.json, the heartbeat of a run
-SILENCE = 10 * BEAT  # seconds after which a run on another machine is considered dead
-FILE = "run.json"
-LOCK = ".lock"
+FILE, CONFIG, LOCK = "run.json", "config.yaml", ".lock"
+BEAT = 30.0  # seconds between two records of the progress
 CONTINUED = ("seconds", "seconds_of", "epoch_lengths")  # what a run that resumes adds to
 PATIENCE = 2.0  # seconds to wait for a lock whose process is about to end, or is only probing
 LEASE = 120.0  # seconds until a file server releases the lock of a failed machine
@@ -43,16 +35,14 @@ os.register_at_fork(after_in_child=lambda: [held.close() for held in HELD])
 class RunRecord:
     """The run.json of a folder; `content` is empty if there is none."""
 
-    def __init__(self, folder: Path, content: dict[str, Any] | None = None):
+    def __init__(self, folder: Path):
         self.folder, self.path = folder, folder / FILE
         self.damage: str | None = None  # the reason why the file cannot be read
-        self.content = self._read() if content is None else content
-        self.previous: dict[str, Any] = {}  # content of the folder's previous run
-        self.began = time.time()
+        self.content = self._read()
         self.earlier = 0.0  # seconds of the run up to where this process resumed it
         self.written = 0.0  # time of the last write, on the monotonic clock
-        self.ended = threading.Event()
         self.lock: BinaryIO | None = None  # the folder's lock, while held by this process
+        self.previous: dict[str, bytes] = {}  # the record and the configuration before the folder was claimed
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -73,34 +63,37 @@ class RunRecord:
             raise UserError(f"{self.path}: not readable as a run's record ({self.damage}); restore or remove it")
         return self.content
 
-    @classmethod
-    def begin(cls, folder: Path, words: Sequence[str] = ()) -> "RunRecord":
-        """Record that this process runs in `folder`. From now on, a signal is recorded before the process ends.
+    def begin(self, command: str) -> None:
+        """Record that a run begins in the folder, with this command.
 
         It adds to the times of the folder's previous run, until `start_over` or `resume` says otherwise.
-
-        Args:
-            words: the overrides of the command line.
         """
-        before = cls(folder).content
-        record = cls(
-            folder,
-            {key: before[key] for key in CONTINUED if key in before}
-            | {
-                "id": uuid.uuid4().hex,
-                "state": "running",
-                "started": now(),
-                "command": "python -m diffusion.train " + shlex.join(words),
-                "host": platform.node(),
-                "pid": os.getpid(),
-                "process": start_of_process(os.getpid()),
-                "slurm": slurm.job(),
-            },
-        )
-        record.earlier = before.get("seconds", 0.0)
-        early_signals.State.before_exit = partial(record.fail, "interrupted")
-        record._replace()
+        before = self._read()
+        self.earlier = before.get("seconds", 0.0)
+        self.content = {key: before[key] for key in CONTINUED if key in before} | {
+            "state": "running", "started": now(), "command": command,
+            "host": platform.node(), "pid": os.getpid(), "slurm": slurm.job(),
+        }  # fmt: skip
+        self.write()
+
+    def begin_again(self) -> None:
+        """Record that the run starts again, after it has lost a process."""
+        self.previous = {}
+        self.begin(self.content["command"])
+
+    @classmethod
+    def join(cls, folder: Path) -> "RunRecord":
+        """The record of a run that another process has begun, and whose folder this one holds from now on, too."""
+        record = cls(folder)
+        record.earlier = record.content.get("seconds", 0.0)
+        record.hold(lock(folder / LOCK, PATIENCE, shared=True))
         return record
+
+    def hold(self, held: BinaryIO | None) -> None:
+        """Hold the lock of the folder until the run ends."""
+        self.lock = held
+        if held is not None:
+            HELD.add(held)
 
     def start_over(self) -> None:
         """Do not add to the times and epochs of the folder's previous run."""
@@ -126,8 +119,8 @@ class RunRecord:
 
     @property
     def session(self) -> float:
-        """Seconds since this process began."""
-        return time.time() - self.began
+        """Seconds since the run was started."""
+        return time.time() - datetime.fromisoformat(self.content["started"]).timestamp()
 
     def update(self, **more: Any) -> None:
         """Add to the content and write the file."""
@@ -135,49 +128,33 @@ class RunRecord:
         self.write()
 
     def write(self) -> None:
-        """Replace the file. Raises FolderTaken like `check_owner`."""
-        self.check_owner()
-        self._replace()
-
-    def _replace(self) -> None:
+        """Replace the file."""
         self.written = time.monotonic()
         replace(self.path, json.dumps(self.content, indent=1))
 
-    def check_owner(self) -> None:
-        """Raise FolderTaken if another run has taken the folder because this one seemed dead."""
-        other = RunRecord(self.folder)
-        if other.content and other.content.get("id") != self.content.get("id"):
-            raise FolderTaken(
-                f"{self.folder}: another run took over this folder while this run was unresponsive ({other.owner})"
-            )
-
     def finish(self, state: str, **more: Any) -> None:
         """Record how the run ended: complete, interrupted or failed."""
-        self.ended.set()
         self.update(state=state, finished=now(), **more)
 
     def fail(self, state: str, reason: str) -> None:
         """Record that the run failed or was interrupted.
 
-        If it ends before it has written its settings to config.yaml, the record of the folder's previous run, if any,
-        is restored. A run that is recorded as complete stays so. A disk that is full, or other errors of writing, must
-        not hide the reason.
+        If it ends before it has begun to train, the record and the settings of the folder's previous run, if any, are
+        restored. A complete run stays so. A full disk, or other errors of writing, must not hide the reason.
         """
-        self.ended.set()
-        with contextlib.suppress(FolderTaken, OSError):
-            if RunRecord(self.folder).content.get("state") == "complete":
+        with contextlib.suppress(OSError):
+            self.content = self._read()  # as its processes have written it
+            if self.content.get("state") == "complete":
                 return
-            if "facts" in self.content or not self.previous:
-                self.finish(state, reason=reason)
+            if self.previous and "facts" not in self.content:
+                for name, content in self.previous.items():
+                    replace(self.folder / name, content)
             else:
-                self.check_owner()
-                self.content = self.previous
-                self._replace()
+                self.finish(state, reason=reason)
 
     @contextlib.contextmanager
     def running(self, describe: Callable[[BaseException], str]) -> Iterator[None]:
         """Context of the run. On failure, record the state and the reason; `describe` formats an error as one line."""
-        threading.Thread(target=self._beat, daemon=True).start()
         try:
             yield
         except BaseException as error:
@@ -185,17 +162,8 @@ class RunRecord:
             self.fail("interrupted" if interrupted else "failed", str(error) if interrupted else describe(error))
             raise
         finally:
-            self.ended.set()
-            early_signals.State.before_exit = None
             if self.lock is not None:
                 self.lock.close()
-
-    def _beat(self) -> None:
-        """Touch the file regularly, whatever the run is doing."""
-        while not self.ended.wait(BEAT):
-            with contextlib.suppress(OSError, FolderTaken):
-                self.check_owner()
-                os.utime(self.path)
 
     @property
     def state(self) -> str:
@@ -203,29 +171,12 @@ class RunRecord:
         if self.damage:
             return "unreadable"
         state = str(self.content.get("state", "not started"))
-        if state != "running":
-            return state
-        return "running" if is_locked(self.folder) or self.seems_alive else "died"
-
-    @property
-    def seems_alive(self) -> bool:
-        """Whether the process recorded as running exists or, on another machine, has touched the file recently."""
-        if self.content.get("state") != "running":
-            return False
-        if self.content.get("host") == platform.node():
-            started = start_of_process(self.content.get("pid"))
-            return started is not None and self.content.get("process") == started
-        return time.time() - self.path.stat().st_mtime < SILENCE
+        return "died" if state == "running" and is_locked(self.folder) is False else state
 
     @property
     def alive(self) -> bool:
-        """Whether a process is running in the folder."""
-        return self.state == "running" and not self.queued_again
-
-    @property
-    def queued_again(self) -> bool:
-        """Whether SLURM has requeued this run's job: its earlier process is gone, however recently it wrote."""
-        return slurm.queued_again() and self.content.get("slurm") == slurm.job()
+        """Whether a process is running in the folder. The earlier process of a requeued SLURM job is gone."""
+        return self.state == "running" and not (slurm.queued_again() and self.content.get("slurm") == slurm.job())
 
     @property
     def owner(self) -> str:
@@ -233,28 +184,28 @@ class RunRecord:
         return f"process {self.content.get('pid')} on {self.content.get('host')}, since {self.content.get('started')}"
 
 
-def claim(folder: Path, check: Callable[[], None] = lambda: None, words: Sequence[str] = ()) -> RunRecord:
-    """Begin a run of this process in `folder`, holding its lock. Only one of two simultaneous claims succeeds.
+def claim(folder: Path, words: Sequence[str], check: Callable[[], None] = lambda: None) -> RunRecord:
+    """Begin a run in `folder`, holding its lock. Only one of two simultaneous claims succeeds.
 
     Raises FolderTaken if a run is alive there: two would destroy each other's checkpoints. If `check` raises, nothing
     is written.
     """
-    patience = LEASE if RunRecord(folder).queued_again else PATIENCE
     try:
-        held = lock(folder / LOCK, patience)
+        held = lock(folder / LOCK, LEASE if slurm.queued_again() else PATIENCE)
+        if held is not None:
+            fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)  # the processes of the run join in it
     except BlockingIOError:
         raise _taken(RunRecord(folder)) from None
-    with contextlib.ExitStack() as undo:
-        if held is not None:
-            undo.callback(held.close)
-            HELD.add(held)
-        before = RunRecord(folder)
-        if before.seems_alive and not before.queued_again:
-            raise _taken(before)
+    record = RunRecord(folder)
+    record.hold(held)
+    try:
         check()
-        record = RunRecord.begin(folder, words)
-        record.previous, record.lock = before.content, held
-        undo.pop_all()
+        record.previous = {file.name: file.read_bytes() for file in (record.path, folder / CONFIG) if file.is_file()}
+        record.begin(command_line("train", words))
+    except BaseException:
+        if held is not None:
+            held.close()
+        raise
     return record
 
 
@@ -266,30 +217,18 @@ def _taken(record: RunRecord) -> FolderTaken:
     )
 
 
-def is_locked(folder: Path) -> bool:
-    """Whether any process, including this one, holds the lock of a run's folder; False if there are no locks."""
+def is_locked(folder: Path) -> bool | None:
+    """Whether any process, including this one, holds the lock of a run's folder; None if this cannot be told."""
     try:
-        with lock(folder / LOCK, shared=True) or contextlib.nullcontext():
-            return False
+        with (folder / LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:
+    except FileNotFoundError:
         return False
-
-
-def start_of_process(pid: Any) -> str | None:
-    """Distinguishes process `pid` on this machine from later ones with the same number; None if it does not exist."""
-    try:
-        os.kill(int(pid), 0)
-    except PermissionError:
-        pass  # alive, but owned by another user
-    except (OSError, OverflowError, ValueError, TypeError):
+    except OSError:
         return None
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if fields[0] == "Z" else fields[19]  # start time in ticks since boot; Z: a zombie
-    except (OSError, IndexError):
-        return "alive"
+    return False
 
 
 def now() -> str:

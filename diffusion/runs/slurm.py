@@ -11,8 +11,8 @@ command lines need neither hydra.run.dir nor ckpt.
 
 import os
 import shlex
-import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,19 +33,20 @@ def queued_again() -> bool:
     return job() is not None and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
-def requeue() -> str | None:
-    """Requeue this job. Returns a line that describes the result; outside of SLURM, do nothing and return None."""
-    name = job()
-    if name is None:
-        return None
-    if shutil.which("scontrol") is None:
-        return f"SLURM job {name}: cannot be requeued, because scontrol is missing"
-    done = subprocess.run(["scontrol", "requeue", name], capture_output=True, text=True, check=False)
-    return f"SLURM job {name}: " + ("queued again" if done.returncode == 0 else done.stderr.strip())
+def requeue() -> None:
+    """Requeue this job, and say so on standard error; outside of SLURM, do nothing."""
+    if (name := job()) is None:
+        return
+    try:
+        done = subprocess.run(["scontrol", "requeue", name], capture_output=True, text=True, check=False)
+        said = "queued again" if done.returncode == 0 else done.stderr.strip()
+    except OSError as error:
+        said = f"cannot be requeued, scontrol: {error.strerror}"
+    print(f"SLURM job {name}: {said}", file=sys.stderr)
 
 
 def mark(folder: Path, words: Sequence[str]) -> None:
-    """Mark `folder` as created by the launch with these overrides."""
+    """Mark `folder` as created by the launch with these words of the command line."""
     if job() is not None:
         replace(folder / MARK, _launch(words))
 

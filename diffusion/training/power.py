@@ -16,7 +16,7 @@ from diffusion.files import link
 from diffusion.process.averaging import decay, gamma_of
 from diffusion.training.clock import Clock
 from diffusion.training.ema import EMA
-from diffusion.training.saving import Checkpoints, unwritable
+from diffusion.training.saving import unwritable
 
 
 class PowerEMA(EMA):
@@ -95,9 +95,6 @@ class PowerEMA(EMA):
         if not self.updates:
             return
         file = files.snapshot(_folder(trainer), self.step)
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Checkpoints) and callback.record is not None:
-                callback.record.check_owner()
         try:
             files.save(self.named(), self.updates, file)
         except OSError as error:

@@ -7,7 +7,7 @@ from lightning.pytorch.loggers import Logger
 from diffusion.config.schema import Train
 from diffusion.console import console, quiet_libraries
 from diffusion.evaluation.ledger import Ledger
-from diffusion.runs.jobs import discard, write_config
+from diffusion.runs.jobs import discard
 from diffusion.runs.record import RunRecord
 from diffusion.training import processes, signals
 from diffusion.training.checks import check_recipe, check_sweep_score, check_trainer, make_scorer
@@ -43,7 +43,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     """
     run = prepare(settings, folder, record)
     with closing_logs(run):
-        with processes.together(run.trainer, folder, run.start):
+        with processes.together():
             run.trainer.fit(run.module, datamodule=run.recipe.data, ckpt_path=run.start, weights_only=True)
             last = draw_last(run)
         return None if record is None else conclude(run, last)
@@ -97,7 +97,6 @@ def begin(run: Run, dashboards: list[Logger]) -> None:
     else:
         record.resume(resumed.folder, resumed.step)
     record.update(facts=run.facts)
-    write_config(run.settings, run.folder)
     run.spent.seconds = dict(record.content.get("seconds_of", {}))
     if resumed is not None:
         Ledger(run.folder).inherit(Ledger.of(resumed.path))

@@ -100,8 +100,6 @@ class Checkpoints(Checkpoint):
         """Save the current state, also as best.ckpt if `best`, and remove old checkpoints."""
         step = trainer.global_step
         path = storage.numbered(self.folder, step)
-        if self.record is not None:
-            self.record.check_owner()
         try:
             trainer.save_checkpoint(path)
             if trainer.is_global_zero:

@@ -5,8 +5,7 @@ time limit is reached (152), SIGALRM when `trainer.max_time` is over (142), and 
 SLURM job (`#SBATCH --signal=USR1@120`, see `diffusion.runs.slurm`). Handlers only record the signal; several processes
 agree after each step, so that all stop at the same one. A signal interrupts validation and sampling, and the resumed
 run repeats them. (The last validation is finished first, because nothing is left to resume after it.) Before and after
-training, when nothing can be lost, the run ends immediately, as it does before torch is imported
-(`diffusion.runs.early_signals`).
+training, when nothing can be lost, the run ends immediately.
 """
 
 import contextlib
@@ -21,11 +20,9 @@ import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_only
 
 from diffusion.errors import Interrupted
-from diffusion.runs import early_signals
-from diffusion.runs.early_signals import CAUGHT
+from diffusion.launch import STOPS
 from diffusion.training import loops
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
@@ -45,20 +42,17 @@ class State:
 
 def handle(number: int, frame: FrameType | None) -> None:
     """Record the first signal; later signals of a burst change nothing, except a third Ctrl-C."""
-    State.count += 1
-    if os.getpid() != State.process:  # a data loader's worker continues until its second SIGTERM
-        if number == signal.SIGTERM and State.count > 1:
-            os._exit(128 + number)
+    if os.getpid() != State.process:
         return
+    State.count += 1
     if State.received is None:
-        State.received, State.count = number, 1
+        State.received = number
         if not State.deferring:
-            early_signals.say(number, "stopping immediately")
             raise Interrupted(number)
-        early_signals.say(number, "saving at the next completed step")
+        with contextlib.suppress(OSError):  # safe in a handler, and if the terminal is gone
+            os.write(2, f"\n{signal.Signals(number).name}: saving at the next step\n".encode())
     elif number == signal.SIGINT and State.count >= PATIENCE:
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
+        os._exit(128 + number)
 
 
 @contextlib.contextmanager
@@ -67,15 +61,13 @@ def catching() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    State.received, State.deferring = early_signals.State.received, False
-    State.count, State.process = 0, os.getpid()
-    before = {number: signal.getsignal(number) for number in CAUGHT if signal.getsignal(number) != signal.SIG_IGN}
+    State.received, State.deferring, State.count, State.process = None, False, 0, os.getpid()
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in STOPS}
+    before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
     install(before)
     try:
         yield
-    except Interrupted as stop:  # the process ends, and further signals of the burst must not interrupt that
-        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            early_signals.queue_again(stop.number)
+    except Interrupted:  # the process ends, and further signals of the burst must not interrupt that
         raise
     except BaseException:
         restore(before)
@@ -89,17 +81,15 @@ def install(numbers: Iterable[int]) -> None:
         signal.signal(number, handle)
 
 
-def install_again() -> bool:
-    """Replace handlers that Lightning has installed since; returns whether this process is in `catching`."""
-    caught = State.process == os.getpid() and threading.current_thread() is threading.main_thread()
-    if caught:
-        install(number for number in CAUGHT if signal.getsignal(number) != signal.SIG_IGN)
-    return caught
+def install_again() -> None:
+    """Replace handlers that Lightning has installed since."""
+    if State.process == os.getpid() and threading.current_thread() is threading.main_thread():
+        install(number for number in STOPS if signal.getsignal(number) != signal.SIG_IGN)
 
 
 def restore(before: dict[int, Any]) -> None:
     """Restore the previous handlers."""
-    State.deferring = False
+    State.deferring, State.process = False, 0
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -145,7 +135,8 @@ class DeferSignals(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Replace the handlers that Lightning has just installed, which would stop within a step."""
-        State.deferring = install_again()
+        install_again()
+        State.deferring = State.process == os.getpid()
 
 
 class TimeLimit(Callback):

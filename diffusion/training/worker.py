@@ -1,24 +1,15 @@
-"""The training process, which does not use Hydra.
+"""One of the processes of a run: `python -m diffusion.training.worker FOLDER` trains with the settings in FOLDER.
 
-    python -m diffusion.training.worker FOLDER [CKPT]
-
-A plain `diffusion.train` becomes this process by calling `run` with its settings. Each job of a sweep is started as
-one, and so are the additional processes of a run on several devices, which resume from the exact CKPT that the first
-one found. These read the settings from their folder's config.yaml.
+A run on several devices and a job of a sweep are started so, by torch's elastic agent (`diffusion.launch`).
 """
 
-from diffusion.runs import early_signals
+import signal
 
 if __name__ == "__main__":
-    early_signals.watch()  # before the imports that take long
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # before training, a Ctrl-C just ends this process
 
 import os
-import signal
 import sys
-import threading
-import time
-import traceback
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -28,48 +19,34 @@ from diffusion.config import messages
 from diffusion.config.schema import Train
 from diffusion.config.validation import validated
 from diffusion.console import console, log_to
-from diffusion.errors import Interrupted, UserError
+from diffusion.errors import UserError
+from diffusion.launch import as_rank
 from diffusion.runs.importing import importing
-from diffusion.runs.jobs import CONFIG, GRACE, LAUNCHER
-from diffusion.runs.naming import OVERRIDES
-from diffusion.runs.record import RunRecord
+from diffusion.runs.record import CONFIG, RunRecord
+
+
+def work(folder: Path) -> None:
+    """Train in `folder`, in which a run has begun. The first process keeps its record."""
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder}: not visible on this machine; the machines of a run need a shared file system")
+    settings = read_config(folder)
+    if os.environ["RANK"] == "0":
+        train(settings, folder, RunRecord.join(folder))
+    else:
+        console.quiet = True
+        train(settings, folder, None)
 
 
 def train(settings: Train, folder: Path, record: RunRecord | None) -> None:
-    """Train, after the import of torch."""
+    """Train in `folder`. On the first process of the run, `record` says how it ends."""
     with importing():
         from diffusion.training import run
-    run.train(settings, folder, record)
-
-
-def run(settings: Train, folder: Path, record: RunRecord) -> None:
-    """Train in `folder`, which `record` has claimed, as its first process."""
+    if record is None:
+        run.train(settings, folder, None)
+        return
     log_to(folder / "train.log")
     with record.running(partial(messages.summary, command="train")):
-        train(settings, folder, record)
-
-
-def job(folder: Path) -> None:
-    """Train as a job of a sweep."""
-    _watch_launcher(lambda: os.kill(os.getpid(), signal.SIGTERM))
-    words = yaml.safe_load((folder / OVERRIDES).read_text("utf-8")) or []
-    record = RunRecord.begin(folder, list(map(str, words)))  # the command that runs this job alone
-    log_to(folder / "train.log")
-    with record.running(partial(messages.summary, command="train")):
-        settings = read_config(folder)
-        with importing():
-            from diffusion.training import gpus
-        gpus.take(settings.trainer)
-        train(settings, folder, record)
-
-
-def follow(folder: Path, ckpt: str | None = None) -> None:
-    """Take part in the run of `folder` as one of its additional processes, resuming from `ckpt`."""
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder}: not visible on this machine; the machines of a run need a shared file system")
-    console.quiet = True
-    settings = read_config(folder).model_copy(update={"ckpt": ckpt})
-    train(settings, folder, None)
+        run.train(settings, folder, record)
 
 
 def read_config(folder: Path) -> Train:
@@ -77,43 +54,5 @@ def read_config(folder: Path) -> Train:
     return validated(Train, yaml.safe_load((folder / CONFIG).read_text("utf-8")))
 
 
-def _watch_launcher(then: Callable[[], None]) -> None:
-    """Call `then` when the process that started this one is gone, so that no abandoned process continues."""
-    launcher = int(os.environ.get(LAUNCHER, os.getppid()))  # which may have died since
-
-    def watch() -> None:
-        while os.getppid() == launcher:
-            time.sleep(1)
-        then()
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _leave() -> None:
-    """End this process `GRACE` seconds after the run's first process has ended, for which it may still be waiting."""
-    time.sleep(GRACE)
-    os._exit(1)
-
-
-def main(words: list[str]) -> None:
-    """Run as one process of several, or as a job of a sweep."""
-    folder, *ckpt = words
-    try:
-        if "LOCAL_RANK" in os.environ:
-            _watch_launcher(_leave)
-            follow(Path(folder), *ckpt)
-        else:
-            job(Path(folder))
-    except Interrupted as stop:
-        sys.exit(stop.status)
-    except Exception as error:
-        line = messages.explain(error, "train")
-        if line is None:
-            traceback.print_exc()
-        elif "LOCAL_RANK" in os.environ:
-            print(f"error: {line}", file=sys.stderr)
-        sys.exit(messages.exit_status(error) if line else 1)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    as_rank("train", partial(work, Path(sys.argv[1])))

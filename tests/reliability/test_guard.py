@@ -32,7 +32,7 @@ def finite(folder: Path) -> bool:
             for item in node.values() if isinstance(node, dict) else node:
                 yield from tensors(item)
 
-    files = storage.newest_first(folder)
+    files = storage.numbered_files(folder)
     assert files
     contents = [storage.load(file) for file in files]
     kept = [

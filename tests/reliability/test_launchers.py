@@ -1,22 +1,27 @@
-"""T9, T10 under launchers with their own workers: each job has its configuration, folder and processes.
+"""Sweeps in parallel: each job has its configuration, folder and processes, and saves if its sweep is stopped.
 
 The launchers come with the extra `sweep`, which dev includes.
 """
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
-from composing import train
 
-pytestmark = pytest.mark.reliability
+from diffusion.checkpoint import storage
+from diffusion.errors import Interrupted
+from diffusion.runs import jobs
+
+pytestmark = [pytest.mark.reliability, pytest.mark.timeout(300)]
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_two_process_jobs_have_separate_configs_and_folders_and_fail_alone(tiny, tmp_path, launcher, figure):
+def test_jobs_of_two_processes_have_separate_configs_and_folders_and_fail_alone(tiny, tmp_path, launcher, figure):
     overrides = ["-m", *tiny, "samples.n=0", "trainer.max_steps=3", "data.batch_size=2", "trainer.devices=2"]
     overrides += [f"hydra/launcher={launcher}", "hydra.sweep.dir=outputs/sweep"]
     overrides += ["optimizer._target_=deaths.kill,deaths.good"]
@@ -25,26 +30,67 @@ def test_two_process_jobs_have_separate_configs_and_folders_and_fail_alone(tiny,
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | address, text=True, capture_output=True, check=False)
     assert done.returncode != 0
     assert sorted(path.name for path in (tmp_path / "outputs").iterdir()) == ["sweep"]
-    assert sorted(path.parent.name for path in tmp_path.glob("outputs/sweep/*/run.json")) == ["0", "1"]
     for i, (name, state) in enumerate({"kill": "failed", "good": "complete"}.items()):
         folder = tmp_path / f"outputs/sweep/{i}"
         record = json.loads((folder / "run.json").read_text())
         assert record["state"] == state, done.stderr
         assert record["devices"] == 2
-        assert record["total_steps"] == 3
         assert yaml.safe_load((folder / "config.yaml").read_text())["optimizer"]["_target_"] == f"deaths.{name}"
         assert (folder / "checkpoints/last.ckpt").is_file() is (state == "complete")
     figure(f"{launcher}: jobs of two processes, one of two killed", "the other complete")
 
 
-def test_an_evaluation_sweep_runs_under_joblib(tiny, tmp_path):
-    train([*tiny, "trainer.max_steps=1", "samples.n=0"], tmp_path / "run")
-    overrides = ["-m", f"ckpt={tmp_path / 'run'}", "seed=0,1", "n=8", "baselines=[]", "hydra/launcher=joblib"]
-    command = [sys.executable, "-m", "diffusion.evaluate", *overrides, "hydra.sweep.dir=sweep"]
-    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    for i in range(2):
-        scores = json.loads((tmp_path / f"sweep/{i}/scores.json").read_text())
-        assert {score["seed"] for score in scores} == {i}, scores
-    assert "fd_lite0" in (tmp_path / "sweep/compare.md").read_text()
-    assert "compare.md" in done.stdout
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_parallel_jobs_save_and_end_with_their_sweep(tiny, tmp_path, number, figure):
+    """Ctrl-C reaches the sweep and joblib's workers, but not their jobs; kill -9 only the sweep."""
+    words = ["-m", *tiny, "trainer.max_epochs=-1", "trainer.max_steps=100000", "hydra.sweep.dir=sweep", "seed=0,1,2"]
+    words += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "samples.n=0"]
+    log = (tmp_path / "log").open("w+")
+    command = [sys.executable, "-m", "diffusion.train", *words]
+    sweep = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stdout=log, stderr=log)
+    folders = [tmp_path / f"sweep/{i}" for i in range(2)]
+    while not all((folder / "metrics.csv").exists() for folder in folders):
+        assert sweep.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.05)
+    (os.kill if number == signal.SIGKILL else os.killpg)(sweep.pid, number)
+    assert sweep.wait() == (-9 if number == signal.SIGKILL else 130), (tmp_path / "log").read_text()
+    states = [json.loads((folder / "run.json").read_text()) for folder in folders]
+    while number == signal.SIGKILL and any(state["state"] == "running" for state in states):
+        time.sleep(0.1)
+        states = [json.loads((folder / "run.json").read_text()) for folder in folders]
+    for folder, state in zip(folders, states, strict=True):
+        assert state["state"] == "interrupted", (tmp_path / "log").read_text()
+        assert storage.load(folder / "checkpoints/last.ckpt")["global_step"] == state["steps"] > 0
+    assert not (tmp_path / "sweep/2/checkpoints").exists()
+    figure(f"{number.name} for a parallel sweep", "its jobs save and end")
+
+
+def test_a_job_saves_before_submitit_requeues_it(tmp_path):
+    """Its handler of SIGUSR2 ends the process."""
+    called = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: called.append(number))
+    try:
+        with pytest.raises(Interrupted), jobs.as_job(tmp_path / "0", 1):
+            raise Interrupted(signal.SIGUSR2)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert called == [signal.SIGUSR2]
+
+
+def test_workers_of_joblib_use_different_gpus(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    jobs.visible_gpus.cache_clear()
+    used = []
+    for number in (1, 2, 3):
+        monkeypatch.setattr(jobs.multiprocessing, "current_process", lambda n=number: FakeWorker(f"LokyProcess-{n}"))
+        jobs.take_gpus(2)
+        used.append(os.environ["CUDA_VISIBLE_DEVICES"])
+    jobs.visible_gpus.cache_clear()
+    assert used == ["6,7", "4,5", "6,7"]
+
+
+class FakeWorker:
+    """A process with a name."""
+
+    def __init__(self, name: str):
+        self.name = name

@@ -5,14 +5,13 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import torch
-from forked import Train, counted, train
+from forked import Train, train
 from outcomes import same, state
+from places import at
 
 from diffusion.checkpoint import storage
 
@@ -29,27 +28,6 @@ RECIPE = (
     "data.eval_batch_size=4",
     "checkpoint.every_n_steps=2",
 )  # 4 epochs of 6 batches, 3 steps
-
-
-def at(place: str, call: int, numbers: tuple[int, ...]) -> Callable[[], None]:
-    """A function that makes its process send itself the signals at the n-th call of a function."""
-
-    def prepare() -> None:
-        from diffusion.training import signals
-        from diffusion.training.ema import EMA
-        from diffusion.training.module import Diffusion
-
-        owner, name = {
-            "step": (Diffusion, "training_step"),
-            "validation": (Diffusion, "validation_step"),
-            "swap": (EMA, "swap"),
-            "saving": (torch, "save"),
-            "linking": (os, "link"),
-            "sampling": (signals, "poll"),
-        }[place]
-        counted(owner, name, call, lambda: [os.kill(os.getpid(), number) for number in numbers])
-
-    return prepare
 
 
 def curves(run: Path) -> dict[tuple[int, str], str]:
@@ -97,7 +75,7 @@ def whole(tiny, tmp_path_factory) -> Whole:
 
 def resume(tiny: list[str], run: Path, log: Path, whole: Whole, story: object) -> int:
     """Resume a run, check that it ends like an uninterrupted one, and return the step at which it resumed."""
-    files = storage.newest_first(run / "checkpoints")
+    files = storage.numbered_files(run / "checkpoints")
     step = storage.load(files[0])["global_step"] if files else 0
     assert train([*tiny, *RECIPE, f"hydra.run.dir={run}", "ckpt=auto"], log) == 0, (story, log.read_text())
     resumed = Whole.of(run)

@@ -5,8 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from composing import job_in_this_process
-from forked import train
+from forked import launch_forked, train
 
 from diffusion.checkpoint import storage
 from diffusion.runs import jobs
@@ -33,13 +32,15 @@ class Cluster:
     def run(self, overrides: list[str], **more: str) -> tuple[int, str]:
         """Run `python -m diffusion.train OVERRIDES` in a fork, which saves imports; return exit status and output."""
         self.log.unlink(missing_ok=True)
+        self.overrides = overrides
         status = train(overrides, self.log, lambda: self.enter(STEP | more))
         return status, self.log.read_text()
 
     def enter(self, variables: dict[str, str]) -> None:
         os.chdir(self.folder)
         os.environ |= {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"} | variables
-        jobs.wait_for_process = job_in_this_process  # type: ignore[assignment]
+        if "-m" in self.overrides:
+            jobs.launch = launch_forked  # type: ignore[assignment]
 
     def calls(self) -> list[str]:
         return self.notes.read_text().splitlines() if self.notes.exists() else []

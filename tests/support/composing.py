@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from diffusion.config.choices import searched
 from diffusion.config.composition import composed, plain
 from diffusion.config.schema import Train
 from diffusion.config.validation import validated
-from diffusion.runs.record import RunRecord
+from diffusion.errors import ProcessLost, UserError
+from diffusion.launch import launch
+from diffusion.runs import jobs
+from diffusion.runs.record import RunRecord, claim
 
 
 def settings(overrides: Sequence[str]) -> Train:
@@ -26,18 +29,33 @@ def _values(overrides: tuple[str, ...], folders: tuple[Path, ...]) -> dict[str, 
 
 
 def train(overrides: Sequence[str], folder: Path) -> float | None:
-    """Train in `folder` in this process, as rank 0."""
+    """Train in `folder`: on one device in this process, as rank 0."""
     from diffusion.training import run
 
+    chosen = settings(overrides)
     folder.mkdir(parents=True, exist_ok=True)
-    return run.train(settings(overrides), folder, RunRecord.begin(folder))
+    record = claim(folder, [])
+    jobs.write_config(chosen, folder)
+    if jobs.devices_of(chosen.trainer) > 1:
+        jobs.run_in_processes(chosen, record)
+        return None
+    try:
+        return run.train(chosen, folder, record)
+    finally:
+        assert record.lock is not None
+        record.lock.close()
 
 
-def job_in_this_process(folder: Path, lock: BinaryIO | None) -> object:
-    """Run a sweep's job in this process, which has already imported torch; replaces `jobs.wait_for_process`."""
+def launch_here(processes: int, folder: Path, module: str) -> None:
+    """Run a sweep's job in this process, which has already imported torch; replaces `launch`."""
     from diffusion.training import run, worker
 
-    record = RunRecord.begin(folder)
-    record.lock = lock
-    with record.running(str):
-        return run.train(worker.read_config(folder), folder, record)
+    if processes > 1:
+        launch(processes, folder, module)
+        return
+    try:
+        run.train(worker.read_config(folder), folder, RunRecord.join(folder))
+    except UserError:
+        raise
+    except Exception as error:
+        raise ProcessLost(f"process 0 of the run: {error}") from error

@@ -1,12 +1,17 @@
 """Commands in forks of this process, which saves seconds of imports."""
 
+import json
 import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from diffusion.launch import PARENT, as_rank, described
+from diffusion.training import worker
 
 FORK = multiprocessing.get_context("fork")
 
@@ -40,7 +45,6 @@ class Train:
         from hydra.core.global_hydra import GlobalHydra
 
         import diffusion.train
-        from diffusion.runs import early_signals
 
         os.setsid()
         output = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -48,7 +52,6 @@ class Train:
         os.dup2(output, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        early_signals.watch()  # as `python -m diffusion.train` does first
         GlobalHydra.instance().clear()
         sys.argv = ["diffusion.train", *self.overrides]
         self.prepare()
@@ -73,6 +76,23 @@ class Train:
         status = self.process.exitcode
         assert status is not None
         return status if status >= 0 else 128 - status
+
+
+def launch_forked(processes: int, folder: Path, module: str) -> None:
+    """One process of a run as a fork of this one; replaces `launch`."""
+    file = folder / "error.json"
+    file.unlink(missing_ok=True)
+
+    def rank() -> None:
+        os.environ |= {"RANK": "0", "TORCHELASTIC_ERROR_FILE": str(file), PARENT: str(os.getppid())}
+        as_rank("train", partial(worker.work, folder))
+
+    process = FORK.Process(target=rank)
+    process.start()
+    process.join()
+    if status := process.exitcode:
+        said = json.loads(file.read_text())["message"] if file.is_file() else None
+        raise described(0, status, said)
 
 
 def train(overrides: list[str], log: Path, prepare: Callable[[], None] = lambda: None) -> int:

@@ -9,7 +9,7 @@ from diffusion.config.build import make
 from diffusion.data import ImageData, to_unit
 from diffusion.process.denoiser import Denoiser
 from diffusion.randomness import Streams
-from diffusion.runs.record import RunRecord
+from diffusion.runs.record import claim
 from diffusion.training.run import train
 from tests.support.composing import settings
 
@@ -38,7 +38,7 @@ def test_each_recipe_beats_the_best_constant_prediction(recipe, tiny, tmp_path):
     steps = 300
     overrides = [f"experiment={recipe}", *tiny, "optimizer.lr=2e-3", f"trainer.max_steps={steps}"]
     chosen = settings([*overrides, "trainer.max_epochs=-1", "trainer.check_val_every_n_epoch=1000"])
-    train(chosen, tmp_path, RunRecord.begin(tmp_path))
+    train(chosen, tmp_path, claim(tmp_path, []))
 
     learner = restore(tmp_path / "checkpoints/last.ckpt").denoiser
     data: ImageData = make(chosen.data, "data")

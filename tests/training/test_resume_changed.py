@@ -6,7 +6,7 @@ from collections import defaultdict
 from types import SimpleNamespace
 
 import pytest
-from composing import job_in_this_process, settings, train
+from composing import launch_here, settings, train
 
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.restore import restore
@@ -125,7 +125,7 @@ def test_fewer_epochs_than_made_with_larger_steps_are_refused(tiny, tmp_path, ca
 
 
 def test_a_complete_run_with_adapted_settings_is_not_run_again(command, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "wait_for_process", job_in_this_process)
+    monkeypatch.setattr(jobs, "launch", launch_here)
     early = ["guidance=early", "guidance.step=0.5", "sampler.steps=2", "samples.n=2", "trainer.max_steps=4"]
     sweep, alone = ["-m", *tiny, *early, "hydra.sweep.dir=sweep"], ["hydra.run.dir=sweep/0", "ckpt=auto"]
     status, out, err = command("train", sweep)

@@ -3,14 +3,12 @@
 import json
 import os
 import signal
+import sys
 
 import pytest
-from lightning.pytorch.utilities import rank_zero_only
 
 from diffusion.errors import Interrupted
-from diffusion.runs import slurm
-from diffusion.runs.naming import new_folder
-from diffusion.training import signals
+from diffusion.runs import jobs, slurm
 
 
 def test_training_in_a_shell_of_a_slurm_allocation_uses_one_process(command, tiny, tmp_path, monkeypatch):
@@ -35,26 +33,28 @@ def test_several_srun_tasks_are_refused_without_torchrun(command, tiny, tmp_path
 @pytest.mark.parametrize(("restarts", "mine"), [("0", False), ("1", True)])
 def test_only_a_requeued_job_gets_its_earlier_folder(tmp_path, monkeypatch, restarts, mine):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    first = new_folder(str(tmp_path / "a"), ("seed=1",))
-    other = new_folder(str(tmp_path / "b"), ("seed=2",))
+    for name in ("1", "2"):
+        (tmp_path / name).mkdir()
+        slurm.mark(tmp_path / name, [f"seed={name}"])
     monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
-    assert (new_folder(str(tmp_path / "c"), ("seed=2",)) == other) is mine
-    assert (new_folder(str(tmp_path / "d"), ("seed=1",)) == first) is mine
+    for name in ("1", "2"):
+        assert slurm.marked(tmp_path, [f"seed={name}"]) == (tmp_path / name if mine else None)
     monkeypatch.setenv("SLURM_JOB_ID", "8")
-    assert new_folder(str(tmp_path / "e")) == str(tmp_path / "e")
+    assert slurm.marked(tmp_path, ["seed=1"]) is None
 
 
-@pytest.mark.parametrize(
-    ("number", "rank", "calls"), [(signal.SIGUSR1, 0, 1), (signal.SIGUSR1, 1, 0), (signal.SIGTERM, 0, 0)]
-)
-def test_only_rank_0_requeues_the_job_and_only_on_sigusr1(monkeypatch, number, rank, calls):
+@pytest.mark.parametrize(("number", "calls"), [(signal.SIGUSR1, 1), (signal.SIGTERM, 0)])
+def test_the_job_is_requeued_only_on_sigusr1(monkeypatch, number, calls):
     called = []
     monkeypatch.setattr(slurm, "requeue", lambda: called.append(number))
-    monkeypatch.setattr(rank_zero_only, "rank", rank)
-    before = {caught: signal.getsignal(caught) for caught in signals.CAUGHT}
-    try:
-        with pytest.raises(Interrupted), signals.catching():
+
+    @jobs.relaying_signals()
+    def signalled():
+        try:
             os.kill(os.getpid(), number)
-    finally:
-        signals.restore(before)
+        except Interrupted as stop:
+            sys.exit(stop.status)
+
+    with pytest.raises(SystemExit):
+        signalled()
     assert len(called) == calls

@@ -9,9 +9,8 @@ import yaml
 from diffusion.checkpoint import storage
 from diffusion.errors import Interrupted
 from diffusion.runs.metrics import read_metrics
-from diffusion.runs.record import claim
+from diffusion.training import ending, signals
 from diffusion.training import run as run_module
-from diffusion.training import signals
 from diffusion.training.module import Diffusion
 
 RUN = "hydra.run.dir=run"
@@ -41,7 +40,7 @@ def interrupted(*_, **__):
 def test_a_longer_run_that_is_stopped_before_its_first_step_is_not_complete(train, record, monkeypatch):
     assert train()[0] == 0
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "set_clock", interrupted)
+        patch.setattr(run_module, "print_run", interrupted)
         assert train("ckpt=auto", "trainer.max_steps=4")[0] == 143
     assert record()["state"] == "interrupted"
     status, text = train("ckpt=auto", "trainer.max_steps=4")
@@ -51,7 +50,7 @@ def test_a_longer_run_that_is_stopped_before_its_first_step_is_not_complete(trai
 
 
 def test_a_signal_after_the_end_leaves_the_run_complete(train, record, monkeypatch):
-    monkeypatch.setattr(run_module, "print_files", interrupted)
+    monkeypatch.setattr(ending, "print_files", interrupted)
     assert train()[0] == 143
     assert record()["state"] == "complete"
 
@@ -130,17 +129,6 @@ def test_a_run_with_nothing_left_to_do_is_finished(train, record, tmp_path, monk
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())
     validated = read_metrics(tmp_path / "run/metrics.csv")["val/mse"].step
     assert list(validated) == list(range(every, 4, every)) + [3] * (every == 2)
-
-
-def test_a_full_disk_does_not_hide_why_a_run_failed(tmp_path, monkeypatch):
-    def full(path, *parts, **options):
-        raise OSError(28, "No space left on device", str(path))
-
-    record = claim(tmp_path)
-    monkeypatch.setattr("diffusion.runs.record.replace", full)
-    with pytest.raises(ZeroDivisionError) as caught, record.running(str):
-        raise ZeroDivisionError
-    assert caught.value.__context__ is None
 
 
 def test_a_run_can_be_resumed_after_an_evaluation_in_its_folder(command, train, record):
