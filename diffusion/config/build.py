@@ -12,6 +12,7 @@ from typing import Any
 from diffusion.config.validation import UNSET, check_arguments
 from diffusion.errors import UserError, nearest
 
+DIRECTIVES = ("_target_", "_partial_")
 EXTRAS = {"lion_pytorch": "optim", "pytorch_optimizer": "optim"}  # package -> extra of this project that has it
 
 
@@ -46,6 +47,8 @@ def check_node(node: Any, where: str) -> None:
         if value == UNSET:
             raise UserError(f"{where}.{key} is not set; pass it on the command line: {where}.{key}=…")
         check_node(value, f"{where}.{key}")
+        if str(key).startswith("_") and key not in DIRECTIVES:
+            raise UserError(f"{where}.{key}: only {' and '.join(DIRECTIVES)} can begin with _; remove it")
     if "_target_" in node:
         check_arguments(named(node["_target_"], where), _arguments(node), where)
 

@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig
-
 from diffusion.config.choices import nodes
-from diffusion.config.composition import INHERITED, RUN, composed, plain
+from diffusion.config.composition import INHERITED, RUN, composed, flat, plain
 from diffusion.config.schema import SCORED, Settings
+from diffusion.config.validation import validated
 from diffusion.errors import UserError, nearest
 
-NUMBERS = {"seed": ("seed",), "n": ("score", "n"), "batch_size": ("score", "batch_size")}
+NUMBERS = {"seed": "seed", "n": "score.n", "batch_size": "score.batch_size"}  # setting -> that of diffusion.train
 S = TypeVar("S", bound=Settings)
 
 
@@ -26,39 +25,31 @@ def completed(settings: S, recipe: Mapping[str, Any] | None, where: Path | str =
     Without a recipe, and for parts that an exported file does not contain, the defaults of diffusion.train are used.
     Raises UserError for settings that must not come from a file.
     """
-    changes: dict[str, Any] = {}
-    defaults = composed("train")
+    values = settings.model_dump()
     for group in INHERITED:
-        node = getattr(settings, group, None)
-        if isinstance(node, dict) and node.get("from") == RUN:
-            inherited = of_run(group, recipe, defaults)
-            if group == "features" and inherited not in nodes(group):
+        node = values.get(group)
+        if node and node.get("from") == RUN:
+            inherited = of_run(group, recipe)
+            if (group == "features" and inherited not in nodes(group)) or inherited.get("ckpt") is not None:
                 raise UserError(
-                    f"{where}: its features differ from conf/features, and a file may not decide which "
-                    "weights are read; set them yourself, such as features=clip features.source=FOLDER"
+                    f"{where}: its {group} read other weights, and a file may not decide which are read; set {group} "
+                    "yourself, such as features=clip features.source=FOLDER, or guidance=auto guidance.ckpt=RUN"
                 )
-            if group == "guidance" and inherited.get("ckpt") is not None:
-                raise UserError(
-                    f"{where}: its guidance uses another model, and a file may not decide which weights are read; set "
-                    "it yourself, such as guidance=auto guidance.ckpt=RUN, or guidance=none"
-                )
-            chosen = {key: value for key, value in node.items() if key != "from"}
-            changes[group] = _merged(inherited, chosen, group)
-    for key, path in NUMBERS.items():
-        if getattr(settings, key, 0) is None and (recipe is not None or key != "n"):  # images: n=null is all
-            changes[key] = _number(recipe or {}, path, where) or _number(defaults, path, where)
-    if changes.get("n", SCORED) in (0, None):  # the run scored none
-        changes["n"] = SCORED
-    data = changes.get("data", getattr(settings, "data", None))
-    if isinstance(data, dict) and data.get("seed", 0) is None:  # as in conf/data/landscapes.yaml: that of the command
-        changes["data"] = {**data, "seed": changes.get("seed") or 0}
-    return settings.model_copy(update=changes)
+            values[group] = _merged(inherited, {key: value for key, value in node.items() if key != "from"}, group)
+    defaults, own = flat(composed("train")), flat(recipe or {})
+    for key, place in NUMBERS.items():
+        if key in values and values[key] is None and (recipe is not None or key != "n"):  # images: n=null is all
+            values[key] = own.get(place, defaults[place]) or (SCORED if key == "n" else 0)
+    if (
+        isinstance(values.get("data"), dict) and values["data"].get("seed", 0) is None
+    ):  # as in conf/data/landscapes.yaml
+        values["data"] = {**values["data"], "seed": values.get("seed") or 0}
+    return validated(type(settings), values)
 
 
-def of_run(group: str, recipe: Mapping[str, Any] | None, defaults: DictConfig | None = None) -> Any:
+def of_run(group: str, recipe: Mapping[str, Any] | None) -> Any:
     """The node of a group in a run's recipe or, if it has none, the default of diffusion.train."""
-    others = composed("train") if defaults is None else defaults
-    return (recipe or {}).get(group) or plain(others.get(group, {}))
+    return (recipe or {}).get(group) or plain(composed("train").get(group)) or {}
 
 
 def _merged(inherited: Any, changes: Any, place: str) -> Any:
@@ -75,17 +66,5 @@ def _merged(inherited: Any, changes: Any, place: str) -> Any:
                 f"{place}.{key}: the run's {place} has no such setting{nearest(key, having)}; it has "
                 f"{', '.join(having) or 'none'}; or choose another, {place}=…"
             )
-    return {
-        **inherited,
-        **{key: _merged(inherited.get(key), value, f"{place}.{key}") for key, value in changes.items()},
-    }
-
-
-def _number(recipe: Mapping[str, Any], path: tuple[str, ...], where: Path | str) -> int | None:
-    """The integer at `path` in a recipe from the file `where`; None if missing."""
-    value: Any = recipe
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    if value is not None and (type(value) is not int or value < 0):
-        raise UserError(f"{where}: its {'.'.join(path)} is {value!r}, expected a whole number; set {path[-1]}=…")
-    return value
+    merged = {key: _merged(inherited.get(key), value, f"{place}.{key}") for key, value in changes.items()}
+    return {**inherited, **merged}

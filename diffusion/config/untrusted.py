@@ -5,6 +5,7 @@ environment: no interpolation is resolved, and each part may only name classes t
 conf/ or in a folder that the user passes to the current command (`--config-dir`, see `choices.searching`).
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from diffusion.errors import UserError
 PARTS = ("model", "schedule", "prediction", "data")  # required, to sample and score
 OPTIONAL_PARTS = ("sampler", "guidance", "features", "metrics")  # may be missing in an exported file
 REFUSED_TOKENS = (yaml.AliasToken, yaml.AnchorToken, yaml.TagToken)  # never written by us; aliases can expand endlessly
+EXPECTED = "expected a file written by diffusion.train"
 
 
 def plain_config(text: Any, where: Path | str) -> dict[str, Any]:
@@ -27,20 +29,17 @@ def plain_config(text: Any, where: Path | str) -> dict[str, Any]:
     Raises UserError if it cannot be read or contains an interpolation `${…}`: diffusion.train resolves these before it
     writes a configuration.
     """
-    wanted = f"{where}: its configuration %s; expected one written by diffusion.train"
     try:
-        if not isinstance(text, str):
-            raise UserError(wanted % "is not plain yaml")
-        for token in yaml.scan(text, Loader=yaml.SafeLoader):
-            if isinstance(token, REFUSED_TOKENS):
-                raise UserError(wanted % "is not plain yaml")
-            if isinstance(token, yaml.ScalarToken) and "${" in token.value:
-                raise UserError(wanted % f"contains the interpolation {' '.join(token.value.split())[:200]}")
+        if not isinstance(text, str) or any(isinstance(token, REFUSED_TOKENS) for token in yaml.scan(text)):
+            raise UserError(f"{where}: its configuration is not plain yaml; {EXPECTED}")
         config = OmegaConf.to_container(OmegaConf.create(text))
+        if "${" in json.dumps(config, default=str):
+            raise UserError(f"{where}: its configuration contains an interpolation ${{…}}; {EXPECTED}")
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
-        raise UserError(wanted % f"can't be read ({' '.join(str(error).split())[:200]})") from error
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{where}: its configuration can't be read ({reason}); {EXPECTED}") from error
     if not isinstance(config, dict):
-        raise UserError(wanted % "is not a mapping")
+        raise UserError(f"{where}: its configuration is not a mapping; {EXPECTED}")
     return {str(key): value for key, value in config.items()}
 
 
@@ -48,22 +47,17 @@ def buildable_config(text: Any, where: Path | str) -> dict[str, Any]:
     """As `plain_config`, with checks that `PARTS` can be built and that only allowed classes are named."""
     config = plain_config(text, where)
     for part in (*PARTS, *OPTIONAL_PARTS):
-        check_targets(config.get(part), part, where)
-    for part in PARTS:
         node = config.get(part)
-        if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str) or has_directives(node):
-            raise UserError(
-                f"{where}: its configuration has no {part} that can be built; use a file written by diffusion.train"
-            )
-    for part in OPTIONAL_PARTS:
-        if config.get(part) and not isinstance(config[part], Mapping):
-            raise UserError(f"{where}: its {part} is {config[part]!r:.80}; use a file written by diffusion.train")
+        if not (isinstance(node, Mapping) if part in PARTS else isinstance(node, Mapping | None)):
+            raise UserError(f"{where}: its {part} is {node!r:.80}; {EXPECTED}")
+        check_targets(node, part, where)
+    for part in PARTS:
+        if not isinstance(config[part].get("_target_"), str) or "_partial_" in config[part]:
+            raise UserError(f"{where}: its {part} cannot be built; {EXPECTED}")
     resolution = config["data"].get("resolution")
     sides = resolution if isinstance(resolution, list) and len(resolution) == 2 else [resolution]
     if any(type(side) is not int or side < 1 for side in sides):
-        raise UserError(
-            f"{where}: its data.resolution is {resolution!r}, expected pixels; use a file written by diffusion.train"
-        )
+        raise UserError(f"{where}: its data.resolution is {resolution!r:.80}; {EXPECTED}")
     return config
 
 
@@ -86,19 +80,6 @@ def allowed_targets(part: str) -> frozenset[str]:
     """Every `_target_` in the choices of a group and of its nested groups."""
     groups = (part, *inner_groups(part))
     return frozenset(target for group in groups for node in nodes(group) for target in _targets(node))
-
-
-def has_directives(node: Any, nested: bool = False) -> bool:
-    """Whether the node contains, at any depth, a directive for Hydra other than `_target_`, such as `_convert_`.
-
-    A nested part may be a function (`_partial_`): its `_target_` is checked like all others.
-    """
-    if isinstance(node, Mapping):
-        allowed = ("_target_", "_partial_") if nested and "_target_" in node else ("_target_",)
-        special = any(str(key).startswith("_") and key not in allowed for key in node)
-        special = special or not isinstance(node.get("_partial_", False), bool)
-        return special or has_directives(list(node.values()), True)
-    return isinstance(node, list | tuple) and any(has_directives(value, nested) for value in node)
 
 
 def _targets(node: Any) -> Iterator[str]:

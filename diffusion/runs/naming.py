@@ -1,13 +1,15 @@
-"""The folders of launches and jobs: each has its own. Resolvers for conf/hydra, and the folder of a sweep.
+"""The folders of launches and jobs: each has its own. Resolvers for conf/, and the folder of a sweep.
 
-${new_folder:outputs/NAME/TIME}    that folder, or TIME-2, TIME-3, … if there was another launch in the same second; a
-                                   requeued SLURM job gets the folder that it created before
-${job_folder:}                     the folder of a sweep's job: its number, unless taken by another job
+${new_folder:PLACE}           outputs/PLACE/TIME, or TIME-2, TIME-3, … if there was another launch in the same second; a
+                              requeued SLURM job gets the folder that it created before
+${new_folder:PLACE,sweep-}    outputs/PLACE/sweep-TIME
+${job_folder:}                the folder of a sweep's job: its number, unless taken by another job
 """
 
 import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -81,8 +83,13 @@ def register() -> None:
     OmegaConf.register_new_resolver("job_folder", _job_folder, replace=True)
 
 
-def _new_folder(wanted: str, *, _root_: DictConfig) -> str:
-    return new_folder(wanted, tuple(map(str, _root_.hydra.overrides.task)))
+def _new_folder(place: str, prefix: str = "", *, _root_: DictConfig) -> str:
+    return new_folder(f"outputs/{place}/{prefix}{_started():%Y-%m-%d_%H-%M-%S}", tuple(_root_.hydra.overrides.task))
+
+
+@cache
+def _started() -> datetime:
+    return datetime.now()
 
 
 def _job_folder(*, _root_: DictConfig) -> str:

@@ -13,7 +13,6 @@ from diffusion.checkpoint.facts import Facts
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import check_node, make
 from diffusion.config.schema import Train
-from diffusion.config.untrusted import PARTS, has_directives
 from diffusion.config.validation import shown
 from diffusion.console import count
 from diffusion.data import ImageData
@@ -184,12 +183,6 @@ def inputs_of(settings: Train, augmentation: Augmentation | None, classes: int |
 
 def check_restorable(settings: Train, data: ImageData, network: nn.Module) -> None:
     """Reject parts of one's own that could be trained, but not loaded from a checkpoint."""
-    for part in PARTS:
-        if has_directives(getattr(settings, part)):
-            raise UserError(
-                f"{part}: a checkpoint can only rebuild a part whose yaml file names classes and values, and functions "
-                "with _partial_ inside of it; remove the other settings that begin with _"
-            )
     given = settings.data.get("channels", RGB), *height_width(settings.data.get("resolution", 1))
     if "resolution" not in settings.data or given != data.shape:
         channels, height, width = data.shape

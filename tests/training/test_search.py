@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from diffusion.runs.jobs import result_of
 from diffusion.runs.metrics import read_metrics
 from diffusion.runs.naming import job_folder
-from diffusion.runs.optuna import ResumeStudy
+from diffusion.runs.optuna import resume
 from diffusion.runs.record import RunRecord, claim
 
 SEARCH = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", "hydra.sweeper.n_jobs=1", "hydra.sweep.dir=study"]
@@ -87,7 +87,7 @@ def states_after_restart(sweep, sampler="TPESampler", left=1, **params):
     sweeper = {"study_name": "s", "storage": storage, "n_trials": left, "sampler": sampler, "direction": "minimize"}
     hydra = {"sweeper": sweeper, "sweep": {"dir": str(sweep)}}
     config = OmegaConf.create({"hydra": hydra, "sweep": {"score": "val/mse"}})
-    ResumeStudy().on_multirun_start(config)
+    resume(config)
     return [trial.state.name for trial in optuna.load_study(study_name="s", storage=storage).trials]
 
 
