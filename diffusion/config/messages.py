@@ -29,11 +29,12 @@ def exit_status(error: BaseException) -> int:
     return next((cause.status for cause in _chain(error) if isinstance(cause, UserError)), 2)
 
 
-def explain(error: BaseException, command: str, words: Sequence[str] = ()) -> str | None:
+def explain(error: BaseException, command: str, words: Sequence[str] = (), sweep: bool = False) -> str | None:
     """An error that the user can fix, in one line; None for a bug in the program.
 
     Args:
-        words: those of the command line, for errors in its settings.
+        words: the overrides of the command line, for errors in its settings.
+        sweep: whether it is a sweep (-m).
     """
     for cause in _chain(error):
         if isinstance(cause, UserError):
@@ -47,7 +48,9 @@ def explain(error: BaseException, command: str, words: Sequence[str] = ()) -> st
             return f"not readable as yaml: {_line(cause)}"
         if isinstance(cause, OverrideParseException):
             return f"{cause.override}: a value with special characters needs quotes: {quoted(cause.override)}"
-    if isinstance(error, HydraException | OmegaConfBaseException | ValueError) and (wrong := _wrong(words, command)):
+    if isinstance(error, HydraException | OmegaConfBaseException | ValueError) and (
+        wrong := _wrong(words, command, sweep)
+    ):
         return wrong
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _line(error)
@@ -114,21 +117,20 @@ def _unknown_choice(error: MissingConfigException) -> str:
     return f"{group}={choice}: unknown choice{near}; {group} is one of {', '.join(options)}{extra}"
 
 
-def _wrong(words: Sequence[str], command: str) -> str | None:
+def _wrong(words: Sequence[str], command: str, sweep: bool) -> str | None:
     """The first of the settings that does not suit the command, and how to write it."""
-    overrides = OverridesParser.create().parse_overrides([word for word in words if not word.startswith("-")])
+    overrides = OverridesParser.create().parse_overrides([*words])
     given = [o for o in overrides if o.type == OverrideType.CHANGE and not o.key_or_group.startswith("hydra")]
     known = _known(command, [o for o in given if is_group(o.key_or_group) and not o.package])
-    several = {"-m", "--multirun"} & {*words}
-    found = (_wrong_override(override, known, command, bool(several)) for override in given)
+    found = (_wrong_override(override, known, command, sweep) for override in given)
     return next(filter(None, found), None)
 
 
-def _wrong_override(override: Override, known: Sequence[str], command: str, several: bool) -> str | None:
+def _wrong_override(override: Override, known: Sequence[str], command: str, sweep: bool) -> str | None:
     word, key = str(override.input_line), str(override.key_or_group)
     place, value = str(override.package or key), word.partition("=")[2]
     group, _, name = place.partition(".")
-    if override.is_sweep_override() and not several:
+    if override.is_sweep_override() and not sweep:
         listed = f"write {place}=[{value}] for a list, {quoted(word)} for text, or "
         return f"{word}: {'' if is_group(key) and key not in SEVERAL else listed}add -m to run them one by one"
     if is_group(key) and not override.is_sweep_override() and not isinstance(override.value(), str | list):

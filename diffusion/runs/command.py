@@ -51,15 +51,16 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
         """Run the command with these words, by default those of the command line."""
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions reach the handlers below
         typed = sys.argv[1:] if typed is None else typed
+        words, sweep = list[str](), False
         with ExitStack() as stack:
             try:
                 given = messages.parsed(typed, name)
-                words = [written(word) for word in given.overrides]
+                words, sweep = [written(word) for word in given.overrides], given.multirun
                 stack.enter_context(searching(own_folders(given.config_dir, words)))
                 if print_help(name, schema, about, typed):
                     return
                 composed = Composed(schema, job or task)
-                if name == "train" and not given.multirun and (resumed := resume.resumed_run(words)):
+                if name == "train" and not sweep and (resumed := resume.resumed_run(words)):
                     composed.single.append(resumed)
                 else:
                     given.overrides = words
@@ -72,7 +73,7 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
             except Interrupted as stop:
                 sys.exit(stop.status)
             except Exception as error:
-                line = messages.explain(error, name, typed)
+                line = messages.explain(error, name, words, sweep)
                 if line is None:
                     raise
                 print(f"error: {line}", file=sys.stderr)
