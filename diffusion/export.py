@@ -49,35 +49,31 @@ def export(chosen: Namespace) -> None:
     from diffusion.config.choices import searching
     from diffusion.config.composition import choice, composed, plain
 
+    if chosen.sampler is not None and chosen.format != "diffusers":
+        raise UserError(f"--sampler: a file with --format {chosen.format} keeps the sampler of its run; remove it")
     with searching([chosen.config_dir]):
-        if chosen.sampler is not None and chosen.format != "diffusers":
-            raise UserError(f"--sampler: a file with --format {chosen.format} keeps the sampler of its run; remove it")
         model = restore.restore(find.trained(chosen.checkpoint), chosen.weights)
-        config = model.config
+        node = model.config.get("sampler") or plain(composed("train").sampler)
         if chosen.sampler is not None:
             name, *overrides = chosen.sampler.split() or [""]
             try:
-                config = {**config, "sampler": choice("sampler", name, overrides)}
+                node = choice("sampler", name, overrides)
             except HydraException as error:
                 raise UserError(
                     f"--sampler: {first_line(error)}; settings follow the choice, as in 'ddim sampler.steps=20'"
                 ) from error
-        elif chosen.format == "diffusers" and "sampler" not in config:
-            config = {**config, "sampler": plain(composed("train").sampler)}
     file = chosen.file or model.path.with_name(model.path.stem + SUFFIXES[chosen.format])
-    if chosen.format == "web" and file.suffix != SUFFIXES["web"]:
-        raise UserError(f"{file}: a page ends with {SUFFIXES['web']}")
-    about = config, model.facts, model.step, model.epoch, model.weights, model.labels
     if chosen.format == "web":
         from diffusion.evaluation.web import write_web
 
         print(write_web(file, model))
     elif chosen.format == "diffusers":
-        call = diffusers_folder.write(file, model.denoiser, make(config["sampler"], "sampler"), *about)
+        model.config["sampler"] = node
+        call = diffusers_folder.write(file, model, make(node, "sampler"))
         print(f"{file}\n  {call}")
     else:
-        print(exported.write(file, model.denoiser.network.state_dict(), *about))
-    if chosen.format != "safetensors" and config.get("guidance"):
+        print(exported.write(file, model.denoiser.network.state_dict(), model.about))
+    if chosen.format != "safetensors" and model.config.get("guidance"):
         print("  it draws without the run's guidance")
 
 

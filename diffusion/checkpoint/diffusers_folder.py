@@ -1,7 +1,7 @@
 """Models as diffusers pipeline folders, which diffusers itself writes and reads: JSON and safetensors, no code.
 
     model_index.json                               the classes of the parts (which may also lie beside it)
-    unet/config.json                               or transformer/, for a DiT
+    unet/config.json
     unet/diffusion_pytorch_model.safetensors
     scheduler/scheduler_config.json
     recipe.json                                    only in ours: the metadata of an exported file, see `exported`
@@ -16,30 +16,29 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
 from torch import Tensor, nn
 
 from diffusion.checkpoint import exported
-from diffusion.checkpoint.facts import Facts, model_of
 from diffusion.config.build import make
 from diffusion.config.composition import composed, plain
 from diffusion.errors import UserError, first_line
-from diffusion.model import ADMUNet, DiT, UNet
+from diffusion.model import ADMUNet, UNet
 from diffusion.model.diffusers import from_diffusers, to_diffusers
 from diffusion.pixels import height_width, resolution_of
 from diffusion.process import denoiser as thresholds
 from diffusion.process import grid, variance
-from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import X0, Eps, Prediction, V
 from diffusion.process.sampler import DDIM, Ancestral, Sampler
 from diffusion.process.schedule import Discrete, Schedule
 
-INDEX, RECIPE, WEIGHTS = "model_index.json", "recipe.json", "diffusion_pytorch_model.safetensors"
-UNET, DIT = "UNet2DModel", "DiTTransformer2DModel"
-PART = {UNET: "unet", DIT: "transformer"}  # name and folder of the network in a pipeline
+if TYPE_CHECKING:
+    from diffusion.checkpoint.restore import Restored
+
+INDEX, RECIPE = "model_index.json", "recipe.json"
 STEPS = 1000  # the T for which a network's time label 1000·t − 1 is diffusers' timestep
 CLASSES = "time.classes.weight"
 
@@ -47,10 +46,6 @@ UNET_NAMES = {  # ours -> diffusers'
     "in_channels": "in_channels", "out_channels": "out_channels", "channels": "block_out_channels",
     "blocks": "layers_per_block", "dropout": "dropout", "groups": "norm_num_groups", "head_dim": "attention_head_dim",
     "norm_eps": "norm_eps", "frequency_shift": "freq_shift", "cosines_first": "flip_sin_to_cos",
-}  # fmt: skip
-DIT_NAMES = {
-    "in_channels": "in_channels", "out_channels": "out_channels", "patch": "patch_size", "depth": "num_layers",
-    "heads": "num_attention_heads", "dropout": "dropout",
 }  # fmt: skip
 BLOCKS = {UNet: ("DownBlock2D", "UpBlock2D"), ADMUNet: ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D")}
 PREDICTIONS: dict[type[Prediction], str] = {Eps: "epsilon", V: "v_prediction", X0: "sample"}
@@ -76,7 +71,7 @@ def is_folder(path: Path) -> bool:
 
 def weights_file(folder: Path) -> Path:
     """The file of the network's weights."""
-    return next((file for part in PART.values() if (file := _part(folder, part) / WEIGHTS).exists()), folder)
+    return _part(folder, "unet") / "diffusion_pytorch_model.safetensors"
 
 
 def _part(folder: Path, name: str) -> Path:
@@ -84,50 +79,32 @@ def _part(folder: Path, name: str) -> Path:
     return folder / name if (folder / name).is_dir() else folder
 
 
-def write(
-    folder: Path,
-    denoiser: Denoiser,
-    sampler: Sampler,
-    config: Mapping[str, Any],
-    facts: Facts,
-    step: int,
-    epoch: int,
-    kind: str,
-    labels: Mapping[str, int],
-) -> str:
+def write(folder: Path, model: "Restored", sampler: Sampler) -> str:
     """Write a model as a folder. Returns one line that explains how to draw the same images with diffusers.
-
-    Args:
-        sampler: the sampler of the recipe in `config`.
-        config, facts, step, epoch, kind, labels: see `exported.write`.
 
     Raises UserError, before anything is written, for parts without a counterpart in diffusers and for a folder that is
     not empty.
     """
-    network = network_of(denoiser.network, model_of(config, facts), config["data"]["resolution"])
-    dit, net = isinstance(network, library().DiTTransformer2DModel), network.config
-    learned = net.out_channels == 2 * net.in_channels and not dit  # a DiTPipeline drops the variance before a step
-    scheduler = scheduler_of(denoiser.schedule, denoiser.prediction, sampler, learned)
+    ours = model.denoiser
+    network = network_of(ours.network, model.model, model.config["data"]["resolution"])
+    learned = network.config.out_channels == 2 * network.config.in_channels
+    scheduler = scheduler_of(ours.schedule, ours.prediction, sampler, learned)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: already exists and is not an empty folder; choose another")
-    network.load_state_dict(to_diffusers(denoiser.network.state_dict()))
-    if dit:
-        pipeline = library().DiTPipeline(transformer=network, vae=None, scheduler=scheduler)  # ours works on pixels
-    else:
-        pipeline = getattr(library(), type(scheduler).__name__.replace("Scheduler", "Pipeline"))(network, scheduler)
+    network.load_state_dict(to_diffusers(ours.network.state_dict()))
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    pipeline.save_pretrained(part)
-    (part / RECIPE).write_text(json.dumps(exported.metadata(config, facts, step, epoch, kind, labels), indent=1))
+    pipeline = type(scheduler).__name__.replace("Scheduler", "Pipeline")
+    getattr(library(), pipeline)(network, scheduler).save_pretrained(part)
+    (part / RECIPE).write_text(json.dumps(model.about, indent=1))
     part.rename(folder)
     words = [f"num_inference_steps={sampler.steps}"]
     if isinstance(sampler, DDIM):
         words += [f"eta={sampler.eta:g}", "use_clipped_model_output=True"]
-    call = f"DiffusionPipeline.from_pretrained({str(folder)!r}{', vae=None' if dit else ''})"
-    if not dit and net.num_class_embeds is None:
+    call = f"DiffusionPipeline.from_pretrained({str(folder)!r})"
+    if network.config.num_class_embeds is None:
         return f"{call}({', '.join(words)})"
-    parts = f"its .{PART[type(network).__name__]} and .scheduler ({', '.join(words)})"
-    return f"{call}: draw with {parts}, because the pipeline itself takes no {'pixels' if dit else 'classes'}"
+    return f"{call}: draw with its .unet and .scheduler ({', '.join(words)}), because the pipeline takes no classes"
 
 
 def network_of(network: nn.Module, model: Mapping[str, Any], size: int | list[int]) -> Any:
@@ -141,25 +118,11 @@ def network_of(network: nn.Module, model: Mapping[str, Any], size: int | list[in
     """
     defaults = {name: p.default for name, p in inspect.signature(type(network)).parameters.items()}
     chosen = {**defaults, **{key: value for key, value in model.items() if key in defaults}}
-    if type(network) not in (*BLOCKS, DiT):
-        name = type(network).__name__
-        raise UserError(f"model: diffusers has no counterpart of {name}, only of UNet, ADMUNet and DiT")
+    if type(network) not in BLOCKS:
+        raise UserError(f"model: diffusers has no counterpart of {type(network).__name__}, only of UNet and ADMUNet")
     for key in ("augment", "coordinates"):
         if chosen.get(key):
             raise UserError(f"model.{key}={chosen[key]}: diffusers' networks have no such input")
-    if isinstance(network, DiT):
-        height, width = height_width(size)
-        if height != width:
-            raise UserError(f"data.resolution=[{height},{width}]: diffusers' DiT supports only square images")
-        if int(chosen["mlp_ratio"] * chosen["width"]) != 4 * chosen["width"]:
-            raise UserError(f"model.mlp_ratio={chosen['mlp_ratio']:g}: diffusers' DiT supports only 4")
-        return library().DiTTransformer2DModel(
-            **{theirs: chosen[ours] for ours, theirs in DIT_NAMES.items()},
-            sample_size=height,
-            attention_head_dim=chosen["width"] // chosen["heads"],
-            num_embeds_ada_norm=chosen["classes"] or 1,
-            norm_eps=1e-6,
-        )
     assert isinstance(network, UNet)
     if chosen["patch"] != 1:
         raise UserError(f"model.patch={chosen['patch']}: diffusers' U-Nets work on pixels, so only patch=1 is exported")
@@ -248,8 +211,6 @@ def read(folder: Path, prefix: str) -> dict[str, Any]:
     network = _network(folder)
     try:
         weights = from_diffusers(network.state_dict())
-        if type(network).__name__ == DIT and not weights[CLASSES][1:].any():
-            del weights[CLASSES]  # no classes; diffusers' DiT needs at least one
         if (folder / RECIPE).is_file():
             contents = exported.described(_json(folder / RECIPE))
         else:
@@ -262,12 +223,10 @@ def read(folder: Path, prefix: str) -> dict[str, Any]:
 def _network(folder: Path) -> Any:
     """diffusers' network with the weights of the folder: only safetensors, because a pickle could run code."""
     parts = {key: part for key, part in _json(folder / INDEX).items() if isinstance(part, list) and any(part)}
-    name = next((name for name, part in PART.items() if parts.get(part) == ["diffusers", name]), None)
-    if name is None or parts.keys() - {PART[name], "scheduler"}:
-        raise UserError(f"{folder / INDEX}: its parts are {parts}; expected a {UNET} or {DIT}, and a scheduler")
-    network, loaded = _from_pretrained(
-        name, _part(folder, PART[name]), use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
-    )
+    if parts.get("unet") != ["diffusers", "UNet2DModel"] or parts.keys() - {"unet", "scheduler"}:
+        raise UserError(f"{folder / INDEX}: its parts are {parts}; expected a UNet2DModel and a scheduler")
+    how = {"use_safetensors": True, "low_cpu_mem_usage": False, "output_loading_info": True}
+    network, loaded = _from_pretrained("UNet2DModel", _part(folder, "unet"), **how)
     if wrong := [key for keys in loaded.values() for key in keys]:
         raise UserError(f"{folder}: its weights do not fit its network, such as {wrong[0]}; get it again")
     return network
@@ -299,12 +258,12 @@ def _json(file: Path) -> dict[str, Any]:
 
 def _foreign(folder: Path, network: Any, weights: dict[str, Tensor]) -> dict[str, Any]:
     """The contents of a checkpoint, without weights, of a network of others. `weights` are adapted to ours."""
-    theirs, dit = dict(network.config), type(network).__name__ == DIT
-    model = _dit_node(theirs, CLASSES in weights) if dit else _unet_node(theirs)
+    theirs = dict(network.config)
+    model = _unet_node(theirs)
     with torch.device("meta"):
         ours = make(model, "model")
         _check_same(theirs, network_of(ours, model, theirs["sample_size"]).config, but=("num_class_embeds",))
-    if model["classes"] and not dit:  # our last row is "no class"; theirs are all classes
+    if model["classes"]:  # our last row is "no class"; theirs are all classes
         weights[CLASSES] = torch.cat([weights[CLASSES], torch.zeros_like(weights[CLASSES][:1])])
     images = {"resolution": resolution_of(*height_width(theirs["sample_size"])), "channels": theirs["in_channels"]}
     config = {
@@ -312,7 +271,7 @@ def _foreign(folder: Path, network: Any, weights: dict[str, Tensor]) -> dict[str
         **_process_nodes(_part(folder, "scheduler")),
         "data": {**plain(composed("train").data), **images},
         "seed": 0,
-        "label_dropout": 0.1 if dit else 0.0,
+        "label_dropout": 0.0,
     }
     labels = {str(number): 1 for number in range(model["classes"])}
     return {"config": yaml.safe_dump(config), "global_step": 0, "epoch": 0, "labels": labels}
@@ -337,17 +296,6 @@ def _unet_node(theirs: Mapping[str, Any]) -> dict[str, Any]:
         "patch": 1,
         "checkpointing": False,
         "down_padding": 0 if adm else theirs["downsample_padding"],
-    }
-
-
-def _dit_node(theirs: Mapping[str, Any], has_classes: bool) -> dict[str, Any]:
-    return {
-        "_target_": "diffusion.model.DiT",
-        **{ours: theirs[name] for ours, name in DIT_NAMES.items()},
-        "width": theirs["num_attention_heads"] * theirs["attention_head_dim"],
-        "mlp_ratio": 4.0,
-        "classes": theirs["num_embeds_ada_norm"] if has_classes else 0,
-        "checkpointing": False,
     }
 
 

@@ -24,34 +24,23 @@ KEPT = (*PARTS, *OPTIONAL_PARTS, "seed", "score", "label_dropout", "matmul_preci
 MALFORMED = (KeyError, ValueError, RecursionError, OmegaConfBaseException)  # raised for foreign metadata
 
 
-def write(
-    file: Path,
-    weights: Mapping[str, Tensor],
-    config: Mapping[str, Any],
-    facts: Facts,
-    step: int,
-    epoch: int,
-    kind: str,
-    labels: Mapping[str, int],
-) -> Path:
-    """Write a network's weights, under their names in the network, and the configuration that builds it.
-
-    Args:
-        facts: see `checkpoint.facts`.
-        kind: `ema`, `raw`, or `ema 0.08` for an average of this length.
-        labels: class -> number of training images; see `restore.Restored`.
-    """
+def write(file: Path, weights: Mapping[str, Tensor], about: Mapping[str, str]) -> Path:
+    """Write a network's weights, under their names in the network, with `metadata` about them."""
     if file.suffix != SUFFIX:
         raise UserError(f"{file}: expected a file name that ends in {SUFFIX}")
-    tensors = {name: value.contiguous() for name, value in weights.items()}
-    replace(file, save(tensors, metadata(config, facts, step, epoch, kind, labels)), durable=True)
+    replace(file, save({name: value.contiguous() for name, value in weights.items()}, dict(about)), durable=True)
     return file
 
 
 def metadata(
     config: Mapping[str, Any], facts: Facts, step: int, epoch: int, kind: str, labels: Mapping[str, int]
 ) -> dict[str, str]:
-    """The metadata of a file, all of them text; `config` has the parts in `KEPT`."""
+    """The metadata of a file: text, from which the network can be built. Of `config`, the parts in `KEPT` are needed.
+
+    Args:
+        kind: `ema`, `raw`, or `ema 0.08` for an average of this length.
+        labels: class -> number of training images, ordered by class index.
+    """
     return {
         "format": FORMAT,
         "config": json.dumps({key: config[key] for key in KEPT if key in config}),

@@ -41,7 +41,7 @@ def prune(folder: Path, weights: bool) -> int:
         if file.is_file() and (kind := restore.restore(file).weights) != model.weights:
             raise UserError(f"{file}: it holds {kind} weights, which this would replace; nothing was removed; move it")
         state = model.denoiser.network.state_dict()
-        exported.write(file, state, model.config, model.facts, model.step, model.epoch, model.weights, model.labels)
+        exported.write(file, state, model.about)
         read = restore.restore(file).denoiser.network.state_dict()
         if any(not read[name].equal(value) for name, value in state.items()):
             raise UserError(f"{file}: its content is not what was written; nothing was removed; try again")

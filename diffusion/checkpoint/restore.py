@@ -48,6 +48,11 @@ class Restored:
         }
 
     @property
+    def about(self) -> dict[str, str]:
+        """The metadata of this model when it is exported."""
+        return exported.metadata(self.config, self.facts, self.step, self.epoch, self.weights, self.labels)
+
+    @property
     def file(self) -> Path:
         """The file of the weights; for a diffusers folder, the one inside it."""
         return diffusers_folder.weights_file(self.path) if self.path.is_dir() else self.path

@@ -76,7 +76,8 @@ class KeepEarlyWeights(Callback):
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             settings = self.recipe.settings.model_dump()
-            exported.write(self.file, weights, settings, self.facts, self.step, epoch, kind, labels)
+            about = exported.metadata(settings, self.facts, self.step, epoch, kind, labels)
+            exported.write(self.file, weights, about)
         except OSError as error:
             raise unwritable(self.file, self.file.parents[2], error) from error
 
