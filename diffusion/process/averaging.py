@@ -4,8 +4,7 @@ Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion 
 and 3.2 and appendix C. The average of the weights w(s) after n steps is ∫ p(s) w(s) ds with the profile
     p(s) = (γ + 1) s^γ / n^(γ+1)   for 0 ≤ s ≤ n,  else 0.
 Its length σ_rel is the standard deviation of the profile as a fraction of n, so the average always covers the same
-fraction of the training and forgets the initial weights. At a length of 0.1, the last 10% of the steps
-have 57% of the weight, and the last 30% have 94%.
+fraction of the training and forgets the initial weights.
 """
 
 from collections.abc import Sequence

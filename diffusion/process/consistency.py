@@ -3,11 +3,9 @@
 A consistency function f maps every point of a probability-flow path to the image at the end of the path (Song et al.
 2023). Here f(x_t, t) is the denoiser's estimate of x0. It is trained to match the estimate at a lower noise level,
     loss = d(f(x_t, t), stopgrad f(x_r, r))/(t − r),    x_t and x_r from the same image and the same noise,
-where the estimate at r = 0 is the image itself. With r = 0 throughout, this is diffusion training, and f is the mean
-over all images that x_t may come from. As r rises towards t, f becomes the consistency function.
-
-In the formulas of this module, t and r are noise levels sigma/alpha, as in the paper (EDM's convention), which exist on
-every schedule. In the code, `t` and `r` are times, and `level` and `lower` are their noise levels.
+where the estimate at r = 0 is the image itself. With r = 0 throughout, this is diffusion training; as r rises towards
+t, f becomes the consistency function. In these formulas, t and r are noise levels sigma/alpha, as in the paper. In the
+code, `t` and `r` are times, and `level` and `lower` are their noise levels.
 """
 
 import math

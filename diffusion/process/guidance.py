@@ -2,12 +2,10 @@
 
 With D_strong and D_weak the estimates of x0 at the same x_t, and the scale w:
     D_guided = D_weak + w (D_strong − D_weak),  and the same for eps.
-The weights w and 1 − w sum to 1, so x_t = alpha_t x0 + sigma_t eps still holds, even where alpha_t or sigma_t is 0. At
-each noise level, the guided score is the score of p_strong^w p_weak^(1−w). These densities are not noised versions of a
-single distribution, so for w ≠ 1 guided sampling does not sample from p_strong^w p_weak^(1−w) of the images.
-
-w = 1 is no guidance, w = 0 is the weak denoiser, and w > 1 extrapolates. Ho & Salimans write 1 + w for this w.
-A new kind of guidance is a subclass of `Guidance` that defines the weak denoiser and its conditions.
+The weights w and 1 − w sum to 1, so x_t = alpha_t x0 + sigma_t eps still holds. At each noise level, the guided score
+is that of p_strong^w p_weak^(1−w). w = 1 is no guidance, w = 0 is the weak denoiser, and w > 1 extrapolates; Ho &
+Salimans write 1 + w for this w. A new kind of guidance is a subclass of `Guidance` that defines the weak denoiser and
+its conditions.
 """
 
 import copy
@@ -130,8 +128,6 @@ class Guided:
 @dataclass(eq=False)
 class ClassifierFree(Guidance):
     """Guide away from the estimate without a class label (Ho & Salimans 2022, eq. 6).
-
-    Scale 1 is the conditional model, 0 the unconditional one.
 
     The weak estimate comes from the same denoiser without `classes`, or from an unconditional denoiser if one is given.
     """

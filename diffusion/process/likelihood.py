@@ -84,9 +84,8 @@ def variational_bound(
 ) -> Bound:
     """An upper bound on −log p(x0), estimated with one x_t for each of the N steps (DDPM, eq. 5; memoir, section 4).
 
-    With finitely many steps, the bound is loose where a single step changes log-SNR a lot. Equal steps in t, as in
-    DDPM, do this on some schedules: on sub_vp, 1000 of them give twice as many bits as `grids.log_snr` with the same
-    denoiser.
+    With finitely many steps, the bound is loose where a single step changes log-SNR a lot, as equal steps in t do on
+    some schedules.
 
     Args:
         denoise: the denoiser to evaluate.
@@ -121,11 +120,9 @@ def flow_likelihood(
     """−log p(x0) from the probability flow, with uniform dequantisation (Song et al., eq. 39 and appendix D.2).
 
         dx/dλ = (alpha' x0_θ + sigma' eps_θ)/λ',   log p_0(x) = log p_1(x_1) + ∫ div(dx/dλ) dλ,
-    where Hutchinson's estimator of the divergence is vᵀ ∂(dx/dλ)/∂x v, with one random sign vector v per image. The
-    integration variable is the log-SNR λ, in which the flow is smooth even on a table. SciPy's RK45 integrates from
-    the noise level `lowest` to t = 1, or to λ = −20 if the schedule ends in pure noise. An error of x0_θ that does not
-    shrink with the noise costs bits in proportion to the number of its octaves, so the bits of two schedules are only
-    comparable from the same level.
+    where Hutchinson's estimator of the divergence is vᵀ ∂(dx/dλ)/∂x v, with one random sign vector v per image. SciPy's
+    RK45 integrates from the noise level `lowest` to t = 1, or to λ = −20 if the schedule ends in pure noise. The bits
+    of two schedules are only comparable from the same level.
 
     Args:
         denoise: the denoiser to evaluate.

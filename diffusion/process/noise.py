@@ -1,18 +1,9 @@
 """Pairing of noise with images in training: callables (x0, streams) -> eps ~ N(0, I), both (B, ...).
 
 With noise independent of the image, x_t given x0 follows the forward process. The other choices pair each image with
-noise closer to it, so the paths from noise to images cross less. Consequences:
-
-- The network learns E[x0 | x_t] and E[eps | x_t] for these pairs. Their paths still connect the images and N(0, I), so
-  dx/dt = α'_t E[x0 | x_t] + σ'_t E[eps | x_t] leads from one to the other (Tong et al. 2023). Deterministic samplers
-  solve it. (With `nearest`, the marginal distribution of the noise is only approximately N(0, I).)
-- The score of x_t is no longer −eps/σ_t, and α_t² + σ_t² = 1 no longer preserves the variance. So stochastic samplers
-  and guidance are approximations, and so are methods that start from an image with independent noise.
-- The variational bound assumes independent noise, so the objectives that contain it accept no other.
-- The pairing ignores classes. Images of a class get noise close to them, so the noise given a class is not N(0, I),
-  although sampling starts from N(0, I) (Cheng & Schwing 2025).
-
-Validation uses independent noise, so its error does not show the benefit of the pairing.
+noise closer to it, so the paths from noise to images cross less. Deterministic samplers remain exact (with `nearest`,
+nearly), stochastic ones and guidance become approximations, and the variational bound no longer holds: see
+docs/mathematics.md. Validation uses independent noise, so its error does not show the benefit of the pairing.
 """
 
 from collections.abc import Callable
@@ -51,11 +42,8 @@ def assigned(x0: Tensor, streams: Streams, power: Literal[1, 2] = 2) -> Tensor:
 
     Power 2 is minibatch optimal transport (Tong et al. 2023; Pooladian et al. 2023): between two sets of equally many
     points of equal weight, there is an optimal plan that is a permutation. Power 1 is Immiscible Diffusion (Li et al.
-    2024), which sums the distances themselves. Each noise is used exactly once, so the noises of a batch are the same
-    as without pairing.
-
-    A pair depends on the other images of its batch: each device and each accumulated micro-batch is assigned
-    separately. The assignment runs on the CPU, which has to wait for the device.
+    2024), which sums the distances themselves. A pair depends on the other images of its batch: each device and each
+    accumulated micro-batch is assigned separately. The assignment runs on the CPU, which has to wait for the device.
 
     Args:
         power: the power of the distances in the sum.

@@ -179,10 +179,9 @@ class Hybrid(Simple):
 class Uncertainty(nn.Module):
     """Any objective with a learned weight for each noise level: term/exp(u) + u (EDM2, Karras et al. 2024, eq. 21).
 
-    u = Σ_i w_i f_i/√channels, with fixed random Fourier features f of log(sigma/alpha)/4 and learned weights w. With
-    this factor, weights of 1 give u a root mean square of 1 for any number of features. (With Adam, u still moves at a
-    rate proportional to √channels.) Training drives exp(u) to the mean loss of the noise level, so all levels
-    contribute equally. The weights w must be passed to the optimizer; sampling does not need them.
+    u = Σ_i w_i f_i/√channels, with fixed random Fourier features f of log(sigma/alpha)/4 and learned weights w.
+    Training drives exp(u) to the mean loss of the noise level, so all levels contribute equally. The weights w must be
+    passed to the optimizer; sampling does not need them.
 
     Args:
         objective: the objective to weight.

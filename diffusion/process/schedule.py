@@ -270,12 +270,7 @@ class VP(Schedule):
 
 
 class SubVP(VP):
-    """Sub-variance preserving: VP's alpha, and sigma = 1 − alpha² (Song et al., eq. 29).
-
-    Args:
-        beta_min: β at t = 0, per unit of t.
-        beta_max: β at t = 1, per unit of t.
-    """
+    """Sub-variance preserving: VP's alpha, and sigma = 1 − alpha² (Song et al., eq. 29)."""
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         integral = self._integral(t)

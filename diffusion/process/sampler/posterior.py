@@ -49,9 +49,8 @@ class Ancestral(Sampler):
 class DDIM(Sampler):
     """x_s = alpha_s x0 + √(sigma_s² − ς²) eps + ς z with ς² = η² sigma_s² (1 − r²) (DDIM, eqs. 12 and 16).
 
-    η = 0 is deterministic. It is DPM-Solver-1, and Euler's method for the probability-flow ODE both on EDM's axis and
-    on the straight line of a flow. η = 1 is ancestral sampling with the small variance. It is SDE-DPM-Solver++(1) and
-    the Euler-ancestral sampler of k-diffusion.
+    η = 0 is DPM-Solver-1, and Euler's method for the probability-flow ODE. η = 1 is ancestral sampling with the small
+    variance, SDE-DPM-Solver++(1), and the Euler-ancestral sampler of k-diffusion.
 
     Args:
         eta: η, the amount of noise, from 0 (none) to 1 (as in DDPM).
@@ -72,11 +71,8 @@ class DDIM(Sampler):
 class Consistency(Sampler):
     """x_s = alpha_s x0 + sigma_s z, without noise in the last step (Song et al. 2023, Algorithm 1).
 
-    A step keeps only the estimate of x0, nothing else of x_t.
-
     For models trained with `consistency.Consistency`, which estimate a sample of x0, not its mean. With a plain
-    denoiser, the images become smoother with each step. By default, the last step starts at sigma/alpha = 0.821, as in
-    ECT.
+    denoiser, the images become smoother with each step.
     """
 
     grid: Grid = grids.consistency
@@ -108,9 +104,8 @@ class ReverseDiffusion(Sampler):
 class PredictorCorrector(Sampler):
     """`corrections` Langevin steps at each t, then the predictor's step to s (Score SDE, Algorithms 2–5).
 
-    A Langevin step is x ← x + ε score + √(2ε) z with ε = 2 (snr ‖z‖/‖score‖)². There are two differences from the
-    reference code. It averages the norms over the batch; here each image has its own norms, so it does not depend on
-    the rest of the batch. And its factor 1 − β_t ≈ 1 in ε is omitted.
+    A Langevin step is x ← x + ε score + √(2ε) z with ε = 2 (snr ‖z‖/‖score‖)². Each image has its own norms, whereas
+    the reference code averages them over the batch. Its factor 1 − β_t ≈ 1 in ε is omitted.
 
     Args:
         predictor: (steps, grid, threshold) -> the sampler that runs the steps from t to s.

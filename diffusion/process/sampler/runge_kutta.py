@@ -104,9 +104,8 @@ class ProbabilityFlow(Sampler):
     """Solve the probability-flow ODE by adaptive Dormand–Prince 5(4), then denoise once (Score SDE, section 4.3).
 
     Each interval of the grid is solved to the tolerance, except the last, which ends at sigma = 0 and is one
-    first-order step. So `steps` = 2 on a log-SNR grid solves the ODE in a single interval. The axis is the straight
-    line (c = 1), on which no schedule has a singular end. Each image has its own step sizes, so it does not depend on
-    the rest of the batch. The whole batch is evaluated until the last image is finished.
+    first-order step. The axis is the straight line (c = 1), on which no schedule has a singular end. Each image has its
+    own step sizes. The whole batch is evaluated until the last image is finished.
 
     Args:
         rtol: the largest error of one step relative to the values of the image, root mean square over pixels.
