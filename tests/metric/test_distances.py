@@ -18,8 +18,7 @@ from diffusion.metric.distances import (
     frechet,
     mmd2,
 )
-from diffusion.metric.estimate import Reference, TooFew, moments
-from diffusion.metric.estimate import pool as pooled
+from diffusion.metric.estimate import Reference, TooFew
 
 
 class Identity(nn.Identity):
@@ -45,17 +44,6 @@ def kid(x: Tensor, y: Tensor, **kwargs) -> tuple[float, float, float]:
     return found.value, found.std, found.error
 
 
-def from_moments(mean_1: Tensor, cov_1: Tensor, mean_2: Tensor, cov_2: Tensor) -> float:
-    """The Fréchet distance of Gaussians from their moments, by singular values of A A' where A Aᵀ is a covariance."""
-
-    def root(cov: Tensor) -> Tensor:
-        values, vectors = torch.linalg.eigh(cov)
-        return vectors * values.clamp(min=0).sqrt()
-
-    trace = torch.linalg.svdvals(root(cov_1).T @ root(cov_2)).sum()
-    return float((mean_1 - mean_2).square().sum() + cov_1.trace() + cov_2.trace() - 2 * trace)
-
-
 def test_frechet_distance_matches_scipy_torchmetrics_and_torch_fidelity() -> None:
     x, y = features(200, 1), features(300, 2, shift=0.3)
     (m1, s1), (m2, s2) = (tuple(map(np.asarray, statistics(z))) for z in (x, y))
@@ -67,7 +55,6 @@ def test_frechet_distance_matches_scipy_torchmetrics_and_torch_fidelity() -> Non
     assert fd(x, y) == pytest.approx(by_sqrtm, rel=1e-8)
     assert fd(x, y) == pytest.approx(float(theirs.compute()), rel=1e-8)
     assert fd(x, y) == pytest.approx(fidelity["frechet_inception_distance"], rel=1e-8)
-    assert fd(x, y) == pytest.approx(from_moments(*statistics(x), *statistics(y)), rel=1e-10)
 
 
 def test_frechet_distance_of_gaussians_matches_the_closed_form() -> None:
@@ -75,14 +62,9 @@ def test_frechet_distance_of_gaussians_matches_the_closed_form() -> None:
     mean = torch.tensor([1.0, -2.0, 0.0]).double()
     rotation = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)).double())[0]
     exact = 5.0 + float((a - b).square().sum())  # commuting covariances: |μ|² + Σ (a − b)²
-    covs = [rotation @ (s**2).diag() @ rotation.T for s in (a, b)]
-    assert from_moments(mean, covs[0], 0 * mean, covs[1]) == pytest.approx(exact, rel=1e-12)
-    n = 40_000
-    z = torch.randn(2, n, 3, generator=torch.Generator().manual_seed(1)).double()
-    sampled = fd(mean + z[0] * a @ rotation.T, z[1] * b @ rotation.T)
-    assert sampled == pytest.approx(exact, rel=0.05)
+    z = torch.randn(50, 3, generator=torch.Generator().manual_seed(1)).double()
     # Sets with exactly these moments: scaled columns of an orthonormal basis.
-    basis = torch.linalg.qr(torch.cat([torch.ones(50, 1).double(), z[0, :50]], dim=1))[0][:, 1:] * 49**0.5
+    basis = torch.linalg.qr(torch.cat([torch.ones(50, 1).double(), z], dim=1))[0][:, 1:] * 49**0.5
     assert fd(mean + basis * a @ rotation.T, basis * b @ rotation.T) == pytest.approx(exact, rel=1e-6)
 
 
@@ -158,21 +140,13 @@ def test_kernel_subsets_depend_only_on_the_seed_and_the_sets() -> None:
     assert kid(x, y, subsets=10, seed=1) != before
     assert kid(x.flip(0), y.roll(3, 0), subsets=10) == pytest.approx(before, rel=1e-9)
     assert before[1] > 0
-
-
-def test_the_feature_pool_is_bounded_and_ignores_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diffusion.metric.estimate.POOL", 20)
-    x = features(50, 13)
-    assert pooled(x).shape == (20, 16)
-    assert torch.equal(pooled(x), pooled(x.flip(0)))
-
-
-def test_too_few_features_are_refused() -> None:
-    with pytest.raises(TooFew, match="at least 4"):
-        kid(features(3, 2), features(10, 1))
-    for compute in (lambda: moments(features(1, 1)), lambda: fd(features(1, 1), features(9, 2))):
-        with pytest.raises(TooFew, match="at least 2"):
-            compute()
+    for few in (3, 1):
+        with pytest.raises(TooFew):
+            kid(features(few, 2), y)
+    with pytest.raises(TooFew):
+        fd(features(1, 1), y)
+    with pytest.raises(TooFew):
+        FrechetInfinity(Reference.of(y)).measure(x[:19])
 
 
 def test_frechet_influence_is_the_derivative_with_respect_to_the_weight() -> None:
@@ -188,21 +162,6 @@ def test_frechet_influence_is_the_derivative_with_respect_to_the_weight() -> Non
         slope = (more - base) * (len(many) + 1)
         assert slope == pytest.approx(float(frechet(many, reference)[1][i]), rel=0.01)
     assert value > base  # the unbiased covariance of 30 is larger by 30/29
-
-
-def test_extrapolation_is_exact_if_the_bias_is_proportional_to_1_over_n(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the distance is exactly d + b/N, the result is d for any slope and number of points."""
-    d, b = 3.25, 170.0
-    monkeypatch.setattr(
-        "diffusion.metric.distances.frechet", lambda x, _: (d + b / len(x), torch.zeros(len(x)).double())
-    )
-    x = features(200, 1)
-    with pytest.raises(TooFew):
-        FrechetInfinity(Reference.of(x)).measure(x[:19])
-    for points in (3, 15):
-        found = FrechetInfinity(Reference.of(x), points=points).measure(x)["fd_infinity"]
-        assert found.value == pytest.approx(d, abs=1e-9)
-        assert found.error == 0
 
 
 def test_the_extrapolation_error_matches_the_regression_error() -> None:
@@ -223,18 +182,6 @@ def test_the_extrapolation_error_matches_the_regression_error() -> None:
 
 def cmmd(x: Tensor, y: Tensor, **kwargs) -> float:
     return CMMD(Reference.of(y), **kwargs).measure(x)["cmmd"].value
-
-
-def test_cmmd_equals_its_definition(monkeypatch: pytest.MonkeyPatch) -> None:
-    """1000 (mean k(x, x') + mean k(y, y') − 2 mean k(x, y)), k = exp(−|·|² / 2·10²), including the pairs a = b."""
-    monkeypatch.setattr("diffusion.metric.distances.ROWS", 7)
-    x, y = 3 * features(20, 1).double(), 3 * features(25, 2).double()
-
-    def k(a: Tensor, b: Tensor) -> float:
-        return sum(math.exp(-float((u - v).square().sum()) / 200) for u in a for v in b) / len(a) / len(b)
-
-    assert cmmd(x, y) == pytest.approx(1000 * (k(x, x) + k(y, y) - 2 * k(x, y)), rel=1e-5)
-    assert cmmd(x, x) == pytest.approx(0, abs=1e-6)
 
 
 def test_cmmd_of_gaussians_matches_the_closed_form() -> None:

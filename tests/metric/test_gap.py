@@ -46,14 +46,6 @@ def test_the_gap_uses_the_bins_of_the_denoising_error() -> None:
     assert float(found["bins"][k].error) == pytest.approx(float(d.std()) / math.sqrt(len(d)), rel=1e-5)
 
 
-def test_repeated_draws_of_one_image_do_not_reduce_the_error() -> None:
-    metric = PairedGap()
-    for draw in range(4):  # four times the same errors: no new information
-        metric.update("val", VAL, T, INDEX, draw)
-        metric.update("fit", FIT, T, INDEX, draw)
-    assert float(metric.compute()["gap"].error) == pytest.approx(float((VAL - FIT).double().std()) / math.sqrt(N))
-
-
 def test_images_without_a_partner_are_not_used() -> None:
     metric = PairedGap()
     metric.update("val", VAL, T, INDEX)
@@ -63,13 +55,11 @@ def test_images_without_a_partner_are_not_used() -> None:
     assert float(found["gap"].mean) == pytest.approx(float(d.mean()))
     assert float(found["gap"].error) == pytest.approx(float(d.std()) / 3)
     torch.testing.assert_close(found["images"], d)
-
-
-def test_an_empty_gap_is_nan() -> None:
-    metric = PairedGap()
-    assert all(value.isnan() for value in metric.compute()["gap"])
-    metric.update("val", VAL, T, INDEX)
-    assert all(value.isnan() for value in metric.compute()["gap"])
+    for draw in range(1, 4):  # four times the same errors: no new information
+        metric.update("val", VAL, T, INDEX, draw)
+        metric.update("fit", FIT[:9], T[:9], INDEX[:9], draw)
+    assert float(metric.compute()["gap"].error) == pytest.approx(float(d.std()) / 3)
+    assert all(value.isnan() for value in PairedGap().compute()["gap"])
 
 
 def test_tiles_of_a_photograph_form_a_cluster_and_one_cluster_has_no_error() -> None:
@@ -114,8 +104,8 @@ def test_the_error_is_clustered_by_the_sources_of_both_sets() -> None:
     assert float(found.freedom) == min(len(set(sources["val"])), len(set(sources["fit"]))) - 1
 
 
-@pytest.mark.parametrize(("photographs", "tiles"), [(6, 40), (200, 1)])
-def test_intervals_have_nominal_coverage_even_for_correlated_tiles(photographs: int, tiles: int) -> None:
+def test_intervals_have_nominal_coverage_even_for_correlated_tiles() -> None:
+    photographs, tiles = 6, 40
     generator = torch.Generator().manual_seed(1)
     clusters = torch.arange(photographs).repeat_interleave(tiles)[None]
     covered = 0

@@ -47,14 +47,6 @@ def test_a_score_survives_a_json_round_trip(score: Score) -> None:
     assert through_json(score) == score
 
 
-def test_json_has_plain_values_and_no_empty_fields() -> None:
-    assert BARE.to_json() == {"metric": "coverage", "value": 0.5, "n": 64, "what": "samples"}
-    record = FULL.to_json()
-    assert record["reference"] == {"split": "val", "n": 250, "key": "k3y"}
-    assert (record["rate"], record["seed"], record["test_evaluation"]) == (0.01, 7, 2)
-    assert Score("fid", 1.0, 9, reference=Reference("val")).to_json()["reference"] == {"split": "val"}
-
-
 def test_incomplete_records_can_be_read() -> None:
     assert math.isnan(Score.from_json({"metric": "fid", "value": None}).value)
     record = {"metric": "kid", "value": 0.5, "n": 9, "what": "samples", "std": None, "test_evaluation": 2}
