@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from diffusion.errors import Interrupted, ProcessLost, UserError
+from diffusion.runs import slurm
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGALRM, signal.SIGXCPU)
 REQUEUE = signal.SIGUSR2  # if submitit has installed a handler
@@ -111,6 +112,8 @@ def as_rank(command: str, task: Callable[[], None]) -> NoReturn:
         threading.Timer(GRACE, os._exit, [status]).start()
         if dist.is_initialized():
             dist.barrier()  # the agent ends the others as soon as one has left
+        if stop.number == signal.SIGUSR1 and os.environ["RANK"] == "0" and not os.environ.get(PARENT):
+            slurm.requeue()  # torchrun does not
     except BaseException as error:
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
