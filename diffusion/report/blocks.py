@@ -130,18 +130,17 @@ class Cell:
     text: str
     value: float | str | None = None
     bold: bool = False
-    after: str = ""  # a mark behind the text, which is not bold
     link: str | None = None
     picture: Html | None = None
 
     def html(self) -> Html:
         shown: Any = tag("strong", self.text) if self.bold else marked(self.text)
         shown = tag("a", shown, href=self.link) if self.link else shown
-        return joined([shown, self.after, self.picture])
+        return joined([shown, self.picture])
 
-    def marked(self, bold: str) -> str:
-        """The text, with `bold` on both sides if it is bold."""
-        return f"{bold}{self.text}{bold}{self.after}" if self.bold else self.text + self.after
+    def marked(self, bold: str, text: str) -> str:
+        """`text`, with `bold` on both sides if the cell is bold."""
+        return f"{bold}{text}{bold}" if self.bold else text
 
 
 @dataclass(frozen=True)
@@ -187,8 +186,7 @@ class Table:
 
     def markdown(self) -> str:
         rule = ["--:" if i in self.numbers else "---" for i in range(len(self.head))]
-        body = [[in_markdown(cell.text) if not cell.bold and not cell.after else cell.marked("**") for cell in row]
-                for row in self.cells]  # fmt: skip
+        body = [[cell.marked("**", in_markdown(cell.text)) for cell in row] for row in self.cells]
         lines = [[*self.head], rule, *body]
         return "\n".join("| " + " | ".join(each.replace("|", "\\|") for each in line) + " |" for line in lines)
 
@@ -204,7 +202,7 @@ class Table:
 
         The first column is wrapped if it is wider than a third of the console.
         """
-        texts = [[*self.head], *([cell.marked("*") for cell in row] for row in self.cells)]
+        texts = [[*self.head], *([cell.marked("*", cell.text) for cell in row] for row in self.cells)]
         widths = [3 + max(len(line[i]) for line in texts) for i in range(len(self.head))]
         first = min(widths[0], max(24, width // 3))
         parts: list[list[int]] = [[]]

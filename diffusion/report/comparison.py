@@ -124,11 +124,11 @@ def recipes_table(comparison: Comparison, brief: bool = False) -> Table:
             return Cell(MISSING)
         first, similar = best[column.name]
         fewer = "" if mean.n == rows[i].seeds else f" (of {mean.n})"
-        return Cell(str(mean), mean.mean, bold=i == first, after=f"{fewer}{' ≈' if i in similar else ''}")
+        return Cell(f"{mean}{fewer}{' ≈' * (i in similar)}", mean.mean, bold=i == first)
 
     numbered = comparison.is_numbered and not brief
     head = ["recipe"] if brief else [*["row"] * numbered, *rows[0].settings]
-    lines = []
+    lines: list[Any] = []
     for i, row in enumerate(rows):
         settings = [row.label] if brief else [*[str(i + 1)] * numbered, *row.settings.values()]
         lines.append([*settings, str(row.seeds), *(cell(i, column) for column in columns)])
@@ -151,7 +151,7 @@ def by_recipe(comparison: Comparison) -> list[list[object]]:
 def runs_table(comparison: Comparison, folder: Path, link: Callable[[Path], str | None] = lambda path: None) -> Table:
     """All runs: state, the settings that differ, and the numbers."""
     names = [column.name for column in comparison.columns]
-    rows = []
+    rows: list[Any] = []
     for i, run in enumerate(comparison.runs):
         row = comparison.rows[comparison.places[run]] if run in comparison.places else None
         values, halves = ({}, {}) if row is None else (row.values[run], row.halves)
@@ -183,12 +183,6 @@ def link_of(path: Path, folder: Path) -> str | None:
 def shown_runs(comparison: Comparison) -> list[Run]:
     """The runs with curves and pictures: the first complete ones, and then the first others."""
     return sorted(comparison.runs, key=lambda run: run not in comparison.places)[:SHOWN]
-
-
-def some(comparison: Comparison) -> Block | None:
-    """A note if only some of the runs are shown."""
-    n = len(comparison.runs)
-    return Text(f"Of {SHOWN} of the {n} runs.") if n > SHOWN else None
 
 
 # --------------------------------------------------------------------------------------------- charts and pictures
@@ -247,7 +241,7 @@ def parallel_blocks(comparison: Comparison) -> list[Block]:
     index = {run: comparison.runs.index(run) for run in comparison.places}
     recipe = {"seed", *(comparison.rows[0].settings if comparison.rows else ())}
     settings = {
-        key: [asked(column[i]) for i in index.values()] for key, column in comparison.settings.items() if key in recipe
+        key: [column[i] for i in index.values()] for key, column in comparison.settings.items() if key in recipe
     }
     columns = sorted((c for c in comparison.columns if c.name != "seconds"), key=lambda column: column.lower is None)
     if len(index) < 2 or not settings or not columns or columns[0].lower is None:
@@ -257,14 +251,6 @@ def parallel_blocks(comparison: Comparison) -> list[Block]:
     names = [run.folder.name for run in index]
     caption = f"A line per run, coloured by {columns[0].name}; grey without it."
     return [Charts([Chart(caption, partial(parallel, names, {**settings, **numbers}, columns[0].name))])]
-
-
-def asked(text: str) -> str | float | None:
-    """A setting as a number, if it is one; None if the run has no such setting."""
-    try:
-        return None if text == MISSING else float(text)
-    except ValueError:
-        return text
 
 
 @style.styled
@@ -277,22 +263,19 @@ def parallel(runs: Sequence[str], axes: Mapping[str, Sequence[str | float | None
     u = np.linspace(0, 1, 25)
     for i, run in enumerate(runs):
         there = np.flatnonzero(np.isfinite(heights[:, i]))
-        y, colour = (
-            heights[there, i],
-            colormaps["viridis"](0.15 + 0.7 * tint[i]) if np.isfinite(tint[i]) else style.LIGHT,
-        )
+        y, known = heights[there, i], np.isfinite(tint[i])
+        colour = colormaps["viridis"](0.15 + 0.7 * tint[i]) if known else style.LIGHT
         bend = (1 - np.cos(np.pi * u)) / 2  # level at both ends
         for a, b, low, high in zip(there, there[1:], y, y[1:], strict=False):
             ax.plot(a + (b - a) * u, low + (high - low) * bend, color=colour, linewidth=1.4)
         (dots,) = ax.plot(there, y, "o", color=colour, markersize=2.5)
-        told = [(name, values[i]) for name, values in axes.items()]
-        readable(dots, run, texts=[f"{run}\n{told[k][0]}: {shown(told[k][1])}" for k in there])
+        texts = [f"{run}\n{name}: {_text(values[i])}" for name, values in axes.items()]
+        readable(dots, run, texts=[texts[k] for k in there])
     halo = [withStroke(linewidth=3, foreground=style.GROUND)]
     for x, way in enumerate(ways):
         ax.axvline(x, color=style.GREY, linewidth=0.6, zorder=0)
-        kept = [*way] if len(way) <= 6 or isinstance(next(iter(way)), str) else [min(way), max(way)]
-        for value in kept:
-            text = textwrap.shorten(shown(value), 18, placeholder="…")
+        for value in [*way] if len(way) <= 8 else [*way][:: len(way) - 1]:
+            text = textwrap.shorten(_text(value), 18, placeholder="…")
             ax.text(x + 0.05, way[value], style.plain(text), va="center", fontsize=8, path_effects=halo, zorder=4)
     ax.set_xticks(range(len(axes)), [in_lines(name, 16) for name in axes], parse_math=False, fontsize=8)
     ax.xaxis.tick_top()
@@ -302,21 +285,24 @@ def parallel(runs: Sequence[str], axes: Mapping[str, Sequence[str | float | None
     return drawn
 
 
-def ticks_of(values: Sequence[str | float | None]) -> dict[Any, float]:
-    """Value -> its height in [0, 1]: linear, or logarithmic over a wide range; names are evenly spaced."""
-    known = [value for value in dict.fromkeys(values) if value is not None]
-    if not all(isinstance(value, float) for value in known):
-        names = sorted(known, key=lambda value: (isinstance(value, str), value))
-        return dict(zip(names, np.linspace(0, 1, len(names)).tolist(), strict=True))
-    x = np.array(known, dtype=float)
-    x = np.log(x) if x.min() > 0 and x.max() > 20 * x.min() else x
-    room = np.ptp(x)
-    return dict(zip(known, ((x - x.min()) / room if room else x * 0 + 0.5).tolist(), strict=True))
+def _text(value: Any) -> str:
+    return number(value) if isinstance(value, float) else str(value)
 
 
-def shown(value: Any) -> str:
-    """A value of an axis as text."""
-    return MISSING if value is None else value if isinstance(value, str) else number(value)
+def ticks_of(values: Sequence[Any]) -> dict[Any, float]:
+    """Value -> its height in [0, 1] on an axis; texts are evenly spaced. Missing values are left out."""
+    known = sorted({value for value in values if value not in (None, MISSING)}, key=_as_number)
+    if not all(isinstance(value, float) for value in known) or len(known) < 2:
+        return dict(zip(known, np.linspace(0, 1, len(known) or 1), strict=False))
+    return {value: (value - known[0]) / (known[-1] - known[0]) for value in known}
+
+
+def _as_number(text: Any) -> tuple[float, str]:
+    """A sort key: numbers by size, also those that are texts, and then words."""
+    try:
+        return float(text), ""
+    except ValueError:
+        return math.inf, text
 
 
 def curves(comparison: Comparison) -> list[Block | None]:
@@ -324,7 +310,7 @@ def curves(comparison: Comparison) -> list[Block | None]:
     runs = [run for run in shown_runs(comparison) if run in comparison.places and "val/mse" in run.metrics]
     rows = sorted({comparison.places[run] for run in runs})
     charts = [Chart(comparison.names[i], partial(errors, comparison, runs, i)) for i in rows]
-    return [Charts(charts), some(comparison)] if charts else []
+    return [Charts(charts)] if charts else []
 
 
 @style.styled
@@ -359,4 +345,4 @@ def samples(comparison: Comparison) -> list[Block | None]:
             found.append(figure)
     if len(found) < 2:
         return []
-    return [Either(tag("div", found, class_="pair")), some(comparison)]
+    return [Either(tag("div", found, class_="pair"))]

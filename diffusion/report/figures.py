@@ -210,7 +210,10 @@ def mse(metrics: Metrics, epoch_lengths: Sequence[tuple[int, int]] = ()) -> Figu
         val, fit = metrics["val/mse"].value[of_val], metrics["fit/mse"].value[of_fit]
         ax.fill_between(step, fit, val, color=style.BLUE, alpha=0.15, linewidth=0, label="gap", zorder=1)
     style.log_mse(ax)
-    _by_step(ax, r"denoising MSE,  $\|\varepsilon-\varepsilon_\theta(x_t,t)\|^2/d$")
+    ax.set(xlabel="training step", ylabel=r"denoising MSE,  $\|\varepsilon-\varepsilon_\theta(x_t,t)\|^2/d$")
+    ax.set_xlim(left=0)
+    style.count_axis(ax)
+    stepped(ax)
     if epoch_lengths:
         starts, lengths = np.array(epoch_lengths, dtype=float).T
         steps = np.array([0, *starts[1:], 1e12])  # the first length applies from step 0, the last one without end
@@ -387,26 +390,14 @@ def preserving(schedule: Schedule) -> bool:
 def _by_time(last: int, label: str) -> tuple[Figure, Axes]:
     """A figure whose x axis is the time t, in 0 … T."""
     figure, ax = style.axes()
-    ax.set_xlim(0, last)
-    ax.set_xlabel("time $t$")
-    ax.set_ylabel(label)
+    ax.set(xlim=(0, last), xlabel="time $t$", ylabel=label)
     style.count_axis(ax)
     return figure, ax
 
 
-def _by_step(ax: Axes, label: str) -> None:
-    """An x axis of training steps, on which a page shows the selected one."""
-    ax.set_xlim(left=0)
-    ax.set_xlabel("training step")
-    ax.set_ylabel(label)
-    style.count_axis(ax)
-    stepped(ax)
-
-
 def _log_axis(ax: Axes, low: float, high: float) -> None:
     """Set a logarithmic y axis around low … high, labelled at powers of ten."""
-    ax.set_yscale("log")
-    ax.set_ylim(low / 2, 2 * high)
+    ax.set(yscale="log", ylim=(low / 2, 2 * high))
     style.plain_numbers(ax.yaxis)
 
 

@@ -45,7 +45,7 @@ def network_blocks(network: nn.Module, shape: tuple[int, int, int]) -> list[Bloc
     for hook in hooks:
         hook.remove()
     counts = {name.partition(".")[2]: sum(ops.values()) / 1e9 for name, ops in found.items()}
-    rows = []
+    rows: list[Any] = []
     for name, module in parts.items():
         if (size := parameters(module)) or counts.get(name):
             flop = counts.get(name, 0.0)

@@ -377,9 +377,8 @@ def recipe(run: Run) -> list[Block]:
 
 def costs(info: Mapping[str, Any]) -> list[Block | None]:
     """The seconds and bytes of each part of the run."""
-    spent, sizes = (info.get(key) if isinstance(info.get(key), Mapping) else {} for key in ("seconds_of", "bytes_of"))
     charts = []
-    if spent := {part: float(value) for part, value in (spent or {}).items() if value > 0}:
+    if spent := {part: float(value) for part, value in (info.get("seconds_of") or {}).items() if value > 0}:
         total = sum(spent.values())
         texts = [f"{duration(value)}, {value / total:.0%}" for value in spent.values()]
         words = (
@@ -387,7 +386,7 @@ def costs(info: Mapping[str, Any]) -> list[Block | None]:
             "counted where the process waits for it."
         )
         charts.append(Chart(words, partial(figures.costs, spent, "seconds", texts)))
-    if sizes := {part: float(value) / 1e6 for part, value in (sizes or {}).items() if value > 0}:
+    if sizes := {part: float(value) / 1e6 for part, value in (info.get("bytes_of") or {}).items() if value > 0}:
         texts = [f"{value:.3g} MB" if value < 1000 else f"{value / 1000:.3g} GB" for value in sizes.values()]
         words = (
             "Memory at the end of training. The rest is the difference to the run's peak memory: activations, "

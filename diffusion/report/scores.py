@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from diffusion.console import console
 from diffusion.metric.record import Score
@@ -19,19 +20,23 @@ def score_table(scores: Sequence[Score], origins: bool = True) -> Table:
     """
     protocols = [*dict.fromkeys(protocol_text(score) for score in scores)]
     columns = [what for what in BASELINES if any(score.what == what for score in scores)]
-    found = [(score, {what: _baseline(what, score, scores) for what in columns})
-             for score in scores if score.what not in BASELINES]  # fmt: skip
+    found: list[tuple[Score, dict[str, Score | None]]] = [
+        (score, {what: _baseline(what, score, scores) for what in columns})
+        for score in scores
+        if score.what not in BASELINES
+    ]
     used = {id(baseline) for _, baselines in found for baseline in baselines.values()}
-    alone = [score for score in scores if score.what in BASELINES and id(score) not in used]
+    found += [(score, {score.what: score}) for score in scores if score.what in BASELINES and id(score) not in used]
     rows = []
-    for score, baselines in [*found, *((score, {score.what: score}) for score in alone)]:
+    for score, baselines in found:
         own = score.what not in BASELINES
-        cells = [Cell(value_text(score), score.value, bold=origins) if own else Cell(MISSING)]
+        cells: list[Any] = [Cell(value_text(score), score.value, bold=origins) if own else Cell(MISSING)]
         for what in columns:
             other = baselines.get(what)
-            cells.append(Cell(MISSING if other is None else number(other.value, half_width(other))))
-        end = [f"[{1 + protocols.index(protocol_text(score))}]", source_text(score)] if origins else []
-        rows.append([score.name, *cells, *end])
+            cells.append(MISSING if other is None else number(other.value, half_width(other)))
+        if origins:
+            cells += [f"[{1 + protocols.index(protocol_text(score))}]", source_text(score)]
+        rows.append([score.name, *cells])
     head = ["score", "value", *(BASELINES[what] for what in columns), *(["protocol", "source"] if origins else [])]
     return Table(head, rows, "Scores", range(1, 2 + len(columns)))
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 from diffusion.console import console, count
@@ -42,7 +42,7 @@ from diffusion.runs.folder import Run
 IMAGES = 8  # samples of a setting in the page
 VARIED = ("sampler", "guidance", "nfe", "seconds_per_image", "test_evaluation", "checkpoint")  # within one study
 FIDELITY = {"precision": "recall", "density": "coverage"}  # fidelity -> diversity; the first measured pair is used
-COSTS = {"nfe": "network evaluations", "seconds": "seconds per image"}
+COSTS = {"nfe": "network evaluations", "seconds": "seconds per image", "scale": "scale (1: no guidance)"}
 HUES = (style.BLUE, style.VERMILION, style.GREEN, style.ORANGE, style.PURPLE, style.GREY, style.INK)
 LOOKS = [{"color": HUES[i], "marker": "os^DvPX"[(i + k) % 7]} for k in range(7) for i in range(7)]  # all different
 
@@ -69,10 +69,10 @@ class Point(NamedTuple):
         return "" if self.scale == 1 else interval_text(self.low, self.high)
 
     @property
-    def guidance(self) -> str:
-        """The scale and, if limited, its interval: `2`, or `2 in (0.19, 1.61]`."""
-        limited = self.scale != 1 and (self.low, self.high) != (None, None)
-        return f"{self.scale:g} in {self.interval}" if limited else f"{self.scale:g}"
+    def name(self) -> str:
+        """The sampler and, with guidance, its scale and interval: `ddim, scale 2 in (0.19, 1.61]`."""
+        limited = "" if self.interval in ("", "everywhere") else f" in {self.interval}"
+        return self.sampler if self.scale == 1 else f"{self.sampler}, scale {self.scale:g}{limited}"
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def study_of(run: Run) -> Study:
     for score in shown:
         source, file = score.source, picture_file(run.folder, score.source)
         name = names[sampler_text(without_steps(source["sampler"]))]
-        guided = source.get("guidance") if isinstance(source.get("guidance"), Mapping) else {}
+        guided: Mapping[str, Any] = source.get("guidance") or {}
         interval = (guided.get("scale") or 1.0, guided.get("low"), guided.get("high"))
         cost = (source["sampler"].get("steps") or 0, source["nfe"], source.get("seconds_per_image") or math.nan)
         points.setdefault(file, Point(name, *cost, {}, *interval, file)).scores[score.metric] = score  # type: ignore[index]
@@ -207,69 +207,60 @@ def study_sections(study: Study) -> list[Section]:
 
 def introduction(study: Study) -> list[Block]:
     """What the study compares, and the advice."""
+    per = "for each sampler" if study.guidance else "within each budget of network evaluations"
     words = (
-        "Scale 1 is no guidance. All samples use the same noise and, if there are classes, the same classes, so "
-        f"differences are due to the guidance and the sampler. The table shows the best scale by {study.first}."
-        if study.guidance
-        else "All samples use the same noise, so differences are due to the samplers. The table shows the best sampler "
-        f"within each budget of network evaluations by {study.first}."
-    )
-    caution = (
-        "The last column lists the settings whose difference from the best is within its 95% interval. Since all "
-        "settings share their noise, the real interval is narrower, and some of them may be worse."
+        f"All samples use the same noise and the same classes, so differences are due to the settings. The table shows "
+        f"the best setting {per} by {study.first}. The last column lists the settings whose difference from the best "
+        "is within its 95% interval; since all settings share their noise, the real interval is narrower, and some of "
+        "them may be worse."
     )
     advice, *notes = advice_of(study)
-    return [Text(f"{words} {caution}"), advice, *(Text(note) for note in notes)]
+    return [Text(words + " Scale 1 is no guidance." * bool(study.guidance)), advice, *map(Text, notes)]
 
 
 def advice_of(study: Study) -> tuple[Any, ...]:
     """The table of the best setting of each sampler or within each budget, and notes."""
-    first, points = study.first, [p for p in study.points if study.first in p.scores]
-    alike, notes, rows = "not shown to be worse", [], []
-    if not ranks(points, first):
-        points = []
+    first, notes, rows = study.first, [], []
+    points = [p for p in study.points if first in p.scores] if ranks(study.points, study.first) else []
     if study.guidance:
-        head = ["sampler", "use scale", "NFE", first, "without guidance", alike]
-        for name in dict.fromkeys(p.sampler for p in points):
-            of_sampler = [p for p in points if p.sampler == name]
-            best, others = best_of(of_sampler, first)
-            unguided = next((value_text(p.scores[first]) for p in of_sampler if p.scale == 1), MISSING)
-            same = ", ".join(p.guidance for p in others) or MISSING
-            rows.append([name, best.guidance, str(best.nfe), value_text(best.scores[first]), unguided, same])
-            if best.scale > 1 and best.scale == max(p.scale for p in points):
-                notes.append(f"With {name} the best scale is the largest that was tried: try larger ones.")
-        return Table(head, rows, "What to use", (2, 3, 4)), *notes
-    for budget in sorted(study.budgets or {p.nfe for p in points}):
-        if within := [p for p in points if p.nfe <= budget]:
+        groups = {name: [p for p in points if p.sampler == name] for name in dict.fromkeys(p.sampler for p in points)}
+    else:
+        budgets = sorted(study.budgets or {p.nfe for p in points})
+        groups = {str(budget): [p for p in points if p.nfe <= budget] for budget in budgets}
+    for name, within in groups.items():
+        if within:
             best, others = best_of(within, first)
-            same = ", ".join(f"{p.sampler} ({p.nfe})" for p in others) or MISSING
-            cost = [str(best.steps), number(best.seconds)]
-            rows.append([str(budget), best.sampler, *cost, value_text(best.scores[first]), same])
-    return Table(["NFE up to", "use", "steps", "s/image", first, alike], rows, "What to use", (0, 2, 3, 4)), *notes
+            cost = [str(best.steps), str(best.nfe), number(best.seconds)]
+            same = ", ".join(f"{p.name} ({p.nfe})" for p in others) or MISSING
+            rows.append([name, best.name, *cost, value_text(best.scores[first]), same])
+            if 1 < best.scale == max(p.scale for p in points):
+                notes.append(f"With {name} the best scale is the largest that was tried: try larger ones.")
+    group, alike = "sampler" if study.guidance else "NFE up to", "not shown to be worse"
+    head = [group, "use", "steps", "NFE", "s/image", first, alike]
+    return Table(head, rows, "What to use", (2, 3, 4, 5)), *notes
 
 
 def charts(study: Study) -> Iterable[Chart]:
-    """The charts of all metrics; the first one is a file, too."""
-    intervals = "Bars are 95% intervals"
+    """The charts of all metrics; that of the first one is a file, too."""
+    words = "Bars are 95% intervals."
     if study.floor:
-        intervals += (
-            "; the dashed line is the floor, the score of as many real images as samples (or of all, if there are "
-            "fewer) against others: chance alone"
+        words += (
+            " The dashed line is the floor, the score of as many real images as samples (or of all, if there are "
+            "fewer) against others: chance alone."
         )
-    for metric in sorted(study.metrics, key=lambda metric: metric != study.first):
-        named, first = f"{intervals}." if metric == study.first else f"{metric}.", metric == study.first
-        if study.guidance:
-            yield Chart(named, partial(by_scale, study, metric), "guidance.png" if first else None)
-        else:
-            costs = [*COSTS] if first else ["nfe"]
-            yield Chart(named, partial(pareto, study, metric, costs), "pareto.png" if first else None)
+    axes, file = (["scale"], "guidance.png") if study.guidance else (["nfe", "seconds"], "pareto.png")
+    yield Chart(words, partial(by_cost, study, study.first, axes), file)
+    for metric in study.metrics:
+        if metric != study.first:
+            yield Chart(metric, partial(by_cost, study, metric, axes[:1]))
     if study.guidance and (pair := measured_pair(study.metrics)):
         yield Chart("Fidelity against diversity, labelled by scale.", partial(against, study, pair), "fidelity.png")
 
 
 def settings(study: Study) -> tuple[Table, Text]:
     """All settings and the baselines, in the page with samples."""
-    head, rows = ["sampler", "steps", "NFE", "s/image", *study.metrics], []
+    rows: list[Any] = []
+    head = ["sampler", "steps", "NFE", "s/image", *study.metrics]
     for p in study.points:
         picture = None
         if p.picture is not None and p.picture.is_file():
@@ -327,10 +318,10 @@ def badness(point: Point, metric: str) -> float:
 def best_of(points: Sequence[Point], metric: str) -> tuple[Point, list[Point]]:
     """The best point, and the others that are not shown to be worse."""
     best = min(points, key=lambda p: (badness(p, metric), p.nfe))
-    return best, [p for p in points if p is not best and alike(p, best, metric)]
+    return best, [p for p in points if p is not best and not_worse(p, best, metric)]
 
 
-def alike(a: Point, b: Point, metric: str) -> bool:
+def not_worse(a: Point, b: Point, metric: str) -> bool:
     """Whether the difference of two scores is within its 95% interval: |x − y| ≤ √(h_x² + h_y²), h half an interval.
 
     This holds for independent errors. Points share their noise, so that their errors are positively correlated and the
@@ -382,52 +373,32 @@ def lines_of(points: Sequence[Point]) -> dict[str, list[Point]]:
 
 
 @style.styled
-def pareto(study: Study, metric: str, costs: Sequence[str]) -> Figure:
-    """The score by each of `costs`, one line per sampler, with the Pareto front and the floor."""
+def by_cost(study: Study, metric: str, costs: Sequence[str]) -> Figure:
+    """The score by each of `costs` (nfe, seconds or scale), a line per sampler and interval, and the floor.
+
+    By nfe and seconds, with the Pareto front.
+    """
     points = [p for p in study.points if metric in p.scores]
-    figure = Figure(
-        (style.COLUMN[0], 0.4 + 2.4 * len(costs) + 0.1 * len({p.sampler for p in points})), layout="constrained"
-    )
+    lines = lines_of(points)
+    figure = Figure((style.COLUMN[0], 0.4 + 2.4 * len(costs) + 0.1 * len(lines)), layout="constrained")
     panels = figure.subplots(len(costs), squeeze=False)[:, 0]
     for ax, cost in zip(panels, costs, strict=True):
-        best = front(points, metric, cost)
-        ends = [getattr(p, cost) for p in best], [p.scores[metric].value for p in best]
-        ax.step(*ends, where="post", color=style.LIGHT, linewidth=4, label="Pareto front", zorder=1)
-        _floor(ax, study.floor.get(metric))
-        for look, name in zip(LOOKS, dict.fromkeys(p.sampler for p in points), strict=False):
-            line = sorted((p for p in points if p.sampler == name), key=lambda p: p.nfe)
+        if cost != "scale":
+            best = front(points, metric, cost)
+            ends = [getattr(p, cost) for p in best], [p.scores[metric].value for p in best]
+            ax.step(*ends, where="post", color=style.LIGHT, linewidth=4, label="Pareto front", zorder=1)
+            ax.set_xscale("log")
+            style.plain_numbers(ax.xaxis)
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_minor_locator(NullLocator())
+        if (floor := study.floor.get(metric)) is not None:
+            ax.axhline(floor.value, color=style.GREY, linewidth=1.0, linestyle="--", label="floor", zorder=1)
+            ax.axhspan(*(floor.interval or (floor.value,) * 2), color=style.LIGHT, alpha=0.35, linewidth=0, zorder=0)
+        for look, (name, line) in zip(LOOKS, lines.items(), strict=False):
             _line(ax, line, [getattr(p, cost) for p in line], metric, name, look)
-        ax.set_xscale("log")
-        style.plain_numbers(ax.xaxis)
-        low, high = ax.get_xlim()
-        if cost == "nfe":
-            ax.set_xticks(_apart(p.nfe for p in points))
-        else:
-            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 5 * low else MaxNLocator(4))
         ax.set_xlabel(COSTS[cost])
         ax.set_ylabel(style.plain(metric))
     _legend(figure, panels[0])
-    return figure
-
-
-@style.styled
-def by_scale(study: Study, metric: str) -> Figure:
-    """The score by scale, one line per sampler and interval, with the best per sampler ringed, and the floor."""
-    points = [p for p in study.points if metric in p.scores]
-    lines = lines_of(points)
-    figure, ax = style.axes((style.COLUMN[0], 2.8 + 0.1 * len(lines)))
-    _floor(ax, study.floor.get(metric))
-    for look, (name, line) in zip(LOOKS, lines.items(), strict=False):
-        _line(ax, line, [p.scale for p in line], metric, name, look)
-    if ranks(points, metric):
-        best = [best_of([p for p in points if p.sampler == name], metric)[0] for name in {p.sampler: 0 for p in points}]
-        ring: Any = {"marker": "o", "markersize": 10, "markerfacecolor": "none", "markeredgecolor": style.INK}
-        ax.plot([p.scale for p in best], [p.scores[metric].value for p in best], linestyle="", label="best", **ring)
-    ax.set_xticks(sorted({p.scale for p in points}))
-    ax.xaxis.set_major_formatter(style.THOUSANDS)
-    ax.set_xlabel("scale (1: no guidance)")
-    ax.set_ylabel(style.plain(metric))
-    _legend(figure, ax)
     return figure
 
 
@@ -443,14 +414,6 @@ def against(study: Study, pair: tuple[str, str]) -> Figure:
         for p in line:
             place = (p.scores[diversity].value, p.scores[fidelity].value)
             ax.annotate(f"{p.scale:g}", place, (4, 3), textcoords="offset points", fontsize=8, path_effects=halo)
-    if {*pair} <= study.floor.keys():
-        x, y = study.floor[diversity].value, study.floor[fidelity].value
-        ends = ax.get_xlim(), ax.get_ylim()
-        if all(low - (high - low) <= at <= high + (high - low) for at, (low, high) in zip((x, y), ends, strict=True)):
-            ax.plot(x, y, "*", color=style.GREY, markersize=9, label="floor")
-        else:  # would squeeze the rest
-            words = f"floor: {diversity} {number(x)}, {fidelity} {number(y)}"
-            ax.set_title(style.plain(words), loc="right", fontsize=8, color=style.GREY)
     ax.set_xlabel(style.plain(f"{diversity} (diversity)"))
     ax.set_ylabel(style.plain(f"{fidelity} (fidelity)"))
     _legend(figure, ax)
@@ -471,20 +434,8 @@ def _line(
     y = [p.scores[up].value for p in points]
     size: Any = {"markersize": 4, "linewidth": 1.2, "elinewidth": 0.8, "capsize": 2}
     drawn = ax.errorbar(x, y, bars(up), bars(across) if across else None, label=style.plain(name), **size, **look)
-    texts = [
-        f"{name}, {p.steps} steps, {p.nfe} evaluations" + f", scale {p.guidance}" * (p.scale != 1) + "\n"
-        f"{up} {value_text(p.scores[up])}"
-        for p in points
-    ]
+    texts = [f"{p.name}, {p.steps} steps, {p.nfe} evaluations\n{up} {value_text(p.scores[up])}" for p in points]
     readable(drawn.lines[0], name, texts=texts)
-
-
-def _floor(ax: Axes, floor: Score | None) -> None:
-    """Draw the floor, if there is one, as a line with its interval."""
-    if floor is not None:
-        ax.axhline(floor.value, color=style.GREY, linewidth=1.0, linestyle="--", label="floor", zorder=1)
-        if floor.interval:
-            ax.axhspan(*floor.interval, color=style.LIGHT, alpha=0.35, linewidth=0, zorder=0)
 
 
 def _legend(figure: Figure, ax: Axes) -> None:
@@ -492,12 +443,3 @@ def _legend(figure: Figure, ax: Axes) -> None:
     handles, names = ax.get_legend_handles_labels()
     columns = max(1, min(3, 64 // (8 + max(map(len, names), default=1))))
     figure.legend(handles, names, loc="outside lower center", ncols=columns)
-
-
-def _apart(ticks: Iterable[int]) -> list[int]:
-    """The largest tick, and those of the others whose labels do not overlap on a logarithmic axis."""
-    kept: list[int] = []
-    for tick in sorted({*ticks}, reverse=True):
-        if not kept or tick < 0.8 * kept[-1]:
-            kept.append(tick)
-    return kept

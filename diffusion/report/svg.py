@@ -101,6 +101,6 @@ def _rule(figure: Figure) -> list[float] | None:
     for ax in figure.axes:
         if "stepped" in vars(ax):
             (zero, _), (far, _) = _place(figure, ax, [(0, ax.get_ylim()[0]), (1e6, ax.get_ylim()[0])])
-            top, bottom = 72 * figure.get_figheight() - ax.bbox.extents[[3, 1]] * 72 / figure.dpi
+            top, bottom = (72 * figure.get_figheight() - y * 72 / figure.dpi for y in (ax.bbox.y1, ax.bbox.y0))
             return [round(float(each), 7) for each in (zero, (far - zero) / 1e6, top, bottom)]
     return None

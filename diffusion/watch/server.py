@@ -59,7 +59,7 @@ class Pages:
             sections = self.kept(folder, version_of(folder), lambda: made(study_sections(study)))
             return title_of(study), sections, None
         if is_sweep(folder):
-            jobs = [self.kept(run.folder, version_of(run.folder), lambda run=run: run) for run in gather([folder])]
+            jobs = [self.job(run) for run in gather([folder])]
             sections = self.kept(
                 ("sweep", folder),
                 digest(*(version_of(job.folder) for job in jobs)),
@@ -67,6 +67,11 @@ class Pages:
             )
             return f"Sweep {relative(folder, self.root)}", sections, None
         return f"Runs in {folder.resolve().name}", made(index_sections(folder, self.link, self.entry)), None
+
+    def job(self, run: Run) -> Run:
+        """A run of a sweep, whose files have been read if they have not changed."""
+        found: Run = self.kept(("job", run.folder), version_of(run.folder), lambda: run)
+        return found
 
     def run(self, run: Run) -> tuple[str, list[Html], str | None]:
         """The page of a run; the sections whose files have not changed are kept."""

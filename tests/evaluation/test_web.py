@@ -74,14 +74,14 @@ def test_the_browser_draws_the_same_images_as_torch(chromium: Any, tmp_path: Pat
               "sampler": {"_target_": "diffusion.process.sampler.DDIM", "steps": 9,
                           "grid": {"_target_": f"diffusion.process.grid.{grid}", "_partial_": True}}}  # fmt: skip
     labels = {"sky": 2, "water": 1, "</script>": 1}
-    model = Restored(denoiser, config, tmp_path / "x.ckpt", 7, 1, "ema", {}, labels)
+    model = Restored(denoiser, config, {}, tmp_path / "x.ckpt", 7, 1, "ema", {}, labels)
     page = write_web(tmp_path / "x.html", model)
     noise = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     with visit(chromium, f"file://{page}") as seen:
         result = seen.page.evaluate(
             """async ([noise, kind]) => {
-                const network = await openNetwork(data.drawing);
-                const table = data.drawing.tables["10"];
+                const network = await openNetwork(model);
+                const table = model.tables["10"];
                 return Array.from(await denoise(network, table, Float32Array.from(noise), kind, () => false));
             }""",
             [noise.flatten().tolist(), 1],

@@ -107,7 +107,7 @@ def test_several_samplings_of_one_model_count_as_one_seed(evaluation: Any, tmp_p
     assert row.mean("fd_lite0") == mean_over_seeds(means)
     assert welch(row.numbers("fd_lite0"), other.numbers("fd_lite0")) == welch([80.0, 90.0, 100.0], [95.0, 105.0, 115.0])
     assert comparison.best(column(comparison, "fd_lite0")) == (0, {1})
-    cells = [[cell.marked("*") for cell in line] for line in recipes_table(comparison, brief=True).cells]
+    cells = [[cell.marked("*", cell.text) for cell in line] for line in recipes_table(comparison, brief=True).cells]
     assert cells == [["lr=0.001", "3", "*90 ± 25*"], ["lr=0.01", "3", "105 ± 25 ≈"]]
     dots = [line.get_xdata().tolist() for line in figure(comparison).axes[0].lines if line.get_marker() == "o"]
     assert means in dots

@@ -15,12 +15,11 @@ from diffusion.report.study import (
     Study,
     advice_of,
     against,
-    by_scale,
+    by_cost,
     front,
     interval_text,
     lines_of,
     measured_pair,
-    pareto,
     save_picture,
     study_of,
     write,
@@ -73,9 +72,9 @@ def test_the_advice_names_the_best_and_those_not_shown_to_be_worse() -> None:
     ]
     assert rows(SAMPLERS[:4], budgets=(20,))[0][-1] == "ddim (20)"
     ddim, heun = rows(SCALES, "CFG")
-    assert [ddim[1], ddim[4], ddim[5]] == ["2", "50.0 [48.0, 52.0]", "1.5"]
-    assert heun[1] == "2"
-    assert rows([guided("ddim", 2, 50.0), guided("ddim", 1, 50.0)], "CFG")[0][1] == "1"  # the cheaper one
+    assert [ddim[1], ddim[5], ddim[6]] == ["ddim, scale 2", "41.0 [39.0, 43.0]", "ddim, scale 1.5 (10)"]
+    assert heun[1] == "heun, scale 2"
+    assert rows([guided("ddim", 2, 50.0), guided("ddim", 1, 50.0)], "CFG")[0][1] == "ddim"  # the cheaper one
     _, note = advice_of(Study(SCALES[-3:], [], "CFG", "val"))
     assert "try larger ones" in note
 
@@ -129,13 +128,10 @@ def test_a_study_writes_its_tables_and_charts_with_the_floor(
     assert text.index(line) < text.index("| floor | —") < text.index("| real images | —")
     assert next(tmp_path.glob("*.csv")).read_text().splitlines()[-1].startswith("real,")
     assert "fd_lite0 4.0 [3.0, 5.0]\n" in capsys.readouterr().out
-    figure = by_scale(study, "fd_lite0") if guidance else pareto(study, "fd_lite0", ["nfe", "seconds"])
-    for ax in figure.axes:
+    for ax in by_cost(study, "fd_lite0", ["scale"] if guidance else ["nfe", "seconds"]).axes:
         (drawn,) = [line for line in ax.get_lines() if line.get_label() == "floor"]
         assert set(drawn.get_ydata()) == {4.0}
     if guidance:
-        (rings,) = [line for line in figure.axes[0].get_lines() if line.get_label() == "best"]
-        assert [*zip(rings.get_xdata(), rings.get_ydata(), strict=True)] == [(2, 41.0), (2, 30.0)]
         assert [text.get_text() for text in against(study, PAIR).axes[0].texts].count("1.5") == 2
 
 

@@ -112,5 +112,5 @@ function drawing(found) {
     said, pictures];
 }
 
-const place = document.getElementById("drawing");
-place.append(...drawing(JSON.parse(place.dataset.model)));
+const place = document.getElementById("drawing"), model = JSON.parse(place.dataset.model);
+place.append(...drawing(model));
