@@ -7,7 +7,7 @@ docs/mathematics.md. Validation uses independent noise, so its error does not sh
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import scipy  # its submodules are imported on first use
 import torch
@@ -53,8 +53,3 @@ def assigned(x0: Tensor, streams: Streams, power: Literal[1, 2] = 2) -> Tensor:
     distance = torch.cdist(x0.flatten(1).to(dtype), eps.flatten(1).to(dtype))
     _, order = scipy.optimize.linear_sum_assignment((distance**power).cpu().numpy())
     return eps[torch.from_numpy(order).to(eps.device)]
-
-
-def depends_on_batch(noise: Any) -> bool:
-    """Whether a pair depends on the other images of its batch."""
-    return getattr(noise, "func", noise) is assigned

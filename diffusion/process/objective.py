@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from diffusion.errors import UserError
 from diffusion.process import weighting as weightings
-from diffusion.process.denoiser import Denoise, Denoiser, diffuse, expand
+from diffusion.process.denoiser import Denoiser, diffuse, expand
 from diffusion.process.likelihood import bound_term
 from diffusion.process.noise import Noise, independent
 from diffusion.process.prediction import Prediction
@@ -21,12 +21,6 @@ from diffusion.randomness import Streams
 
 Weighting = Callable[[Schedule, Prediction, Tensor], Tensor]
 Distance = Callable[[Tensor, Tensor], Tensor]
-
-
-def eps_error(denoise: Denoise, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-    """(B,) mean over pixels of (eps_θ(x_t, t) − eps)²: the memoir's MSE, for any prediction."""
-    estimate = denoise(diffuse(denoise.schedule, x0, eps, t), t)
-    return (estimate.eps - eps).square().flatten(1).mean(dim=1)
 
 
 def squared(y: Tensor, target: Tensor) -> Tensor:

@@ -47,20 +47,6 @@ def test_closed_form_matches_the_chain_step_by_step(schedule: Discrete) -> None:
         assert abs(variance / sigma[i] ** 2 - 1) < 1e-11
 
 
-def test_closed_form_matches_a_monte_carlo_simulation(schedule: Discrete) -> None:
-    generator = torch.Generator().manual_seed(0)
-    n, x0 = 10_000, 0.7
-    x = torch.full((n,), x0, dtype=torch.float64)
-    for beta in BETAS[:100]:
-        x = torch.sqrt(1 - beta) * x + torch.sqrt(beta) * torch.randn(n, dtype=torch.float64, generator=generator)
-    eps = torch.randn(n, dtype=torch.float64, generator=generator)
-    direct = diffuse(schedule, torch.full_like(x, x0), eps, torch.full_like(x, 0.1))
-    mean, variance = ALPHA_BAR[100].sqrt() * x0, 1 - ALPHA_BAR[100]
-    for sample in (x, direct):
-        assert abs(sample.mean() - mean) < 4 * torch.sqrt(variance / n)
-        assert abs(sample.var() / variance - 1) < 4 * math.sqrt(2 / n)
-
-
 @pytest.mark.parametrize("i", ROWS.tolist())
 def test_posterior_matches_bayes_rule_on_a_grid(schedule: Discrete, i: int) -> None:
     """q(x_{i−1} | x_i, x0) ∝ q(x_i | x_{i−1}) q(x_{i−1} | x0), normalized on a grid of x_{i−1}."""

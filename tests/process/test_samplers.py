@@ -74,20 +74,6 @@ def test_predictor_corrector_samples_a_gaussian() -> None:
     assert sampled(PredictorCorrector(3), new, 2).isfinite().all()  # no Langevin step where the score is zero
 
 
-@pytest.mark.parametrize(("name", "on"), [("dpm_2m", "linear"), ("dpm_2m_sde", "flow"), ("probability_flow", "vp")])
-def test_samplers_recover_a_mixture(name: str, on: str) -> None:
-    """The Kolmogorov–Smirnov distance of n samples to the exact distribution, per axis, is below 2.2/√n + 0.02."""
-    kind, steps, _ = ALL[name]
-    means = torch.tensor([[-0.8, -0.2], [0.5, 0.5], [0.6, -0.7]]).double()
-    spread = torch.tensor([[[0.04, 0.02], [0.02, 0.04]], [[0.02, 0.0], [0.0, 0.06]], [[0.01, 0.0], [0.0, 0.01]]])
-    weights, n = torch.tensor([0.5, 0.3, 0.2]).double(), 3000
-    x = sampled(kind(steps, grid=FINE), MixtureOracle(SCHEDULES[on], weights, means, spread.double()), n, 2)
-    for axis in range(2):
-        z = (x[:, axis].sort().values[:, None] - means[:, axis]) / spread.double()[:, axis, axis].sqrt()
-        distance = (torch.special.ndtr(z) @ weights - (torch.arange(n) + 0.5) / n).abs().max()
-        assert distance < 2.2 / math.sqrt(n) + 0.02
-
-
 class OracleDenoiser(Denoiser):
     """A denoiser whose network predicts y = a x0 + b eps with the oracle's x0 and eps."""
 
@@ -208,22 +194,6 @@ def test_evaluations_are_counted(name: str) -> None:
     assert sampler.evaluations == EVALUATIONS.get(name, 10)
     assert [k for k, *_ in seen] == [*range(1, 11)]
     assert seen[-1][1] is x
-
-
-@TWO
-def test_samplers_compute_in_float32_around_a_bfloat16_network(name: str) -> None:
-    class Half(nn.Module):
-        def forward(self, x: Tensor, label: Tensor) -> Tensor:
-            return torch.full_like(x, 0.3, dtype=torch.bfloat16)
-
-    noise = as_images(torch.linspace(-1, 1, 6))
-    draw = type("Same", (), {"normal_like": staticmethod(lambda x: torch.full_like(x, 0.5))})()
-    half, single, double = (
-        ALL[name][0](8, grid=FINE)(Denoiser(Half(), VP, prediction.X0()), noise.to(dtype), draw)
-        for dtype in (torch.bfloat16, torch.float32, torch.float64)
-    )
-    assert half.dtype == single.dtype == torch.float32
-    torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=1e-5)
 
 
 @TWO

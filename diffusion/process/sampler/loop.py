@@ -101,7 +101,6 @@ class Sampler:
     Attributes:
         evaluations: the number of network evaluations in the last call (NFE).
         adaptive: whether that number depends on the network and the images, not only on `steps`.
-        uses_x0: whether a step uses the estimate of x0, and so its errors; not only that of eps.
     """
 
     steps: Annotated[int, Ge(1)]
@@ -109,7 +108,6 @@ class Sampler:
     threshold: Threshold | None = None
     evaluations: int = field(default=0, init=False)
     adaptive: ClassVar[bool] = False
-    uses_x0: ClassVar[bool] = True
 
     def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         """x_s, and the point at t to keep for later steps."""

@@ -91,8 +91,6 @@ class ReverseDiffusion(Sampler):
     The score is −eps/sigma_t. The method is of first order and needs about a thousand steps.
     """
 
-    uses_x0 = False
-
     def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         now = Point(t, x_t, denoise(x_t, t))
         G = t.sigma * math.sqrt(-math.expm1(2 * (t.lam - s.lam)))
@@ -117,11 +115,6 @@ class PredictorCorrector(Sampler):
     predictor: Callable[[int, Grid, Threshold | None], Sampler] = ReverseDiffusion
     corrections: Annotated[int, Ge(0)] = 1
     snr: Annotated[float, Gt(0)] = 0.16
-
-    @property
-    def uses_x0(self) -> bool:  # type: ignore[override]
-        """Whether the predictor does."""
-        return self.predictor(self.steps, self.grid, self.threshold).uses_x0
 
     def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         for _ in range(self.corrections):
