@@ -11,21 +11,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
 
 Item = TypeVar("Item")
 PAUSE, SILENCE = 60.0, 600.0  # minimum and maximum seconds between two progress lines of a task in a log file
-console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)  # text is printed unchanged
+
+
+class _Console(Console):
+    """Text is printed unchanged. A closed pipe, as of `| head` or `| tee`, does not end a run."""
+
+    def on_broken_pipe(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+console = _Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 if not console.is_terminal and "COLUMNS" not in os.environ:
     console.width = 140  # a log file has no width at which to cut tables
 
@@ -34,8 +35,7 @@ class RateColumn(ProgressColumn):
     """Steps per second, in the task's `unit`."""
 
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        unit = task.fields.get("unit", "it")
+        speed, unit = task.finished_speed or task.speed, task.fields.get("unit", "it")
         rate = "" if speed is None else f"{speed:,.0f} {unit}/s" if speed >= 1000 else f"{speed:.3g} {unit}/s"
         return Text(rate, style="progress.data.speed")
 
@@ -44,10 +44,10 @@ class TimeColumn(ProgressColumn):
     """`12 s, 3 min 5 s left` while running; `in 3 min 17 s` at the end."""
 
     def render(self, task: Task) -> Text:
-        past, left = task.finished_time if task.finished else task.elapsed, task.time_remaining
         if task.finished:
-            return Text(f"in {duration(past or 0)}")
-        return Text(duration(past or 0) + ("" if left is None else f", {duration(left)} left"))
+            return Text(f"in {duration(task.finished_time or 0)}")
+        left = "" if task.time_remaining is None else f", {duration(task.time_remaining)} left"
+        return Text(duration(task.elapsed or 0) + left)
 
 
 class Bar(Progress):
@@ -69,11 +69,10 @@ class Bar(Progress):
 
     def _log(self, task_id: TaskID) -> None:
         task, now = self._tasks[task_id], self.get_time()
-        if self.disable or task.finished or not task.total:
+        if self.disable or task.finished or not task.total or self.console.is_terminal:
             return
         done, since = task.fields.setdefault("logged", (task.completed, now))
-        wait = PAUSE if task.completed - done >= task.total / 10 else SILENCE
-        if now - since >= wait and not self.console.is_terminal:
+        if now - since >= (PAUSE if task.completed - done >= task.total / 10 else SILENCE):
             task.fields["logged"] = task.completed, now
             words = (column(task) for column in self.columns if not isinstance(column, BarColumn | str))
             self.console.print(" ".join(str(word) for word in words if str(word)))
@@ -94,13 +93,14 @@ def hiding_bars(hidden: bool = True) -> Iterator[None]:
 
 def progress_bar(enabled: bool = True) -> Progress:
     """A bar with count, rate, elapsed and remaining time; `add_task(description, total=…, unit="image", note="")`."""
+    one_line = Column(no_wrap=True)
     return Bar(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=10),
-        MofNCompleteColumn(table_column=Column(no_wrap=True)),
-        RateColumn(table_column=Column(no_wrap=True)),
-        TimeColumn(table_column=Column(no_wrap=True)),
-        TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True)),
+        MofNCompleteColumn(table_column=one_line),
+        RateColumn(table_column=one_line),
+        TimeColumn(table_column=one_line),
+        TextColumn("{task.fields[note]}", markup=False, table_column=one_line),
         console=console,
         refresh_per_second=4,
         speed_estimate_period=30.0 if console.is_terminal else 10 * PAUSE,
@@ -119,8 +119,7 @@ def track(items: Iterable[Item], label: str, total: int, unit: str = "image") ->
 
 def count(n: int, word: str) -> str:
     """`1 image`, `2 images`, `2 batches`."""
-    plural = "es" if word.endswith("tch") else "s"
-    return f"{n:,} {word}{plural * (n != 1)}"
+    return f"{n:,} {word}" + ("" if n == 1 else "es" if word.endswith("tch") else "s")
 
 
 def duration(seconds: float) -> str:
@@ -134,23 +133,25 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {s} s" if minutes else f"{s} s"
 
 
+IRRELEVANT = (  # warnings of libraries about deliberate choices
+    ".*isinstance.treespec, LeafSpec.*",
+    ".*Found .* module.* in eval mode.*",
+    ".*does not have many workers.*",  # the images are in memory
+    ".*Experiment logs directory.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*is smaller than the logging interval.*",
+    ".*recommended to use .self.log.*sync_dist=True.*",  # torchmetrics has already reduced it
+    ".*distributed.nn.functional.all_gather is deprecated.*",  # Lightning's own call
+    ".*lr_scheduler.step.*before.*optimizer.step.*",
+    ".*your dataloader is not resumable.*",  # it starts at the right place
+)
+
+
 def quiet_libraries() -> None:
-    """Silence library messages that are irrelevant here: tips, and warnings about deliberate choices."""
+    """Silence library messages that are irrelevant here: tips, and `IRRELEVANT` warnings."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*isinstance.treespec, LeafSpec.*",
-        ".*Found .* module.* in eval mode.*",
-        ".*does not have many workers.*",  # the images are in memory
-        ".*Experiment logs directory.*",
-        ".*Checkpoint directory .* exists and is not empty.*",
-        ".*is smaller than the logging interval.*",
-        ".*recommended to use .self.log.*sync_dist=True.*",  # torchmetrics has already reduced it
-        ".*distributed.nn.functional.all_gather is deprecated.*",  # Lightning's own call
-        ".*lr_scheduler.step.*before.*optimizer.step.*",
-        ".*your dataloader is not resumable.*",  # it starts at the right place
-        ".*FSDP2-wrapped module .* returned a view tensor.*",  # no network modifies one in place
-    ):
+    for message in IRRELEVANT:
         warnings.filterwarnings("ignore", message)
 
 

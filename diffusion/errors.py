@@ -46,10 +46,12 @@ class Interrupted(BaseException):
     """
 
     def __init__(self, number: int):
-        name = Signals(number).name
-        super().__init__(f"{name}: trainer.max_time reached" if name == "SIGALRM" else name)
-        self.number = int(number)
-        self.status = 128 + self.number
+        super().__init__(int(number))  # from which another process makes it again
+        self.number, self.status = int(number), 128 + number
+
+    def __str__(self) -> str:
+        name = Signals(self.number).name
+        return f"{name}: trainer.max_time reached" if name == "SIGALRM" else name
 
 
 def closest(word: str, choices: Iterable[str]) -> list[str]:

@@ -3,29 +3,12 @@
 import io
 
 from rich.console import Console
-from rich.progress import Progress
 
-from diffusion.console import TimeColumn, count, progress_bar
+from diffusion.console import count, progress_bar
 
 
 def test_counts_use_singular_and_plural_forms() -> None:
     assert [count(n, "image") for n in (0, 1, 2, 1000)] == ["0 images", "1 image", "2 images", "1,000 images"]
-
-
-def test_the_time_column_shows_elapsed_remaining_and_total_time() -> None:
-    now = [0.0]
-    console = Console(file=io.StringIO(), force_terminal=True, width=80)
-    with Progress(TimeColumn(), console=console, get_time=lambda: now[0], auto_refresh=False) as bar:
-        task = bar.add_task("", total=4)
-        said = [TimeColumn().render(bar.tasks[0]).plain]
-        for seconds in (6.0, 12.0):
-            now[0] = seconds
-            bar.advance(task)
-        said.append(TimeColumn().render(bar.tasks[0]).plain)
-        now[0] = 72.0
-        bar.advance(task, 2)
-        said.append(TimeColumn().render(bar.tasks[0]).plain)
-    assert said == ["0 s", "12 s, 12 s left", "in 1 min 12 s"]
 
 
 def lines_in_a_log(seconds_per_step: float, steps: int = 100, terminal: bool = False) -> list[str]:

@@ -35,3 +35,12 @@ def test_choices_named_in_the_readme_exist():
     assert named > 50
     sentence = re.search(r"`experiment=` chooses a whole recipe: ([^.]+)\.", README)
     assert sorted(re.findall(r"`(\w+)`", sentence[1])) == choices("experiment")
+
+
+def test_the_test_of_each_documented_fault_exists():
+    rows = [line for line in (ROOT / "docs/reliability.md").read_text("utf-8").splitlines() if line.startswith("| ")]
+    faults = [row for row in rows if not row.startswith(("| fault", "| ---"))]
+    assert len(faults) > 10
+    for row in faults:
+        file, name = re.findall(r"`([\w/]+\.py)::(\w+)`", row)[-1]
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text("utf-8"), row
