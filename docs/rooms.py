@@ -2,7 +2,7 @@
 
 python docs/rooms.py     # rewrites the diagram
 
-The imports are read from the source: imports inside functions and under TYPE_CHECKING count, too.
+The imports are read from the source: imports inside functions count, too, those for type checkers do not.
 """
 
 import ast
@@ -48,7 +48,9 @@ def imports() -> dict[str, set[str]]:
 def imported_names(file: Path) -> set[str]:
     """The dotted names that a file imports from anywhere."""
     names = set()
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+    tree = ast.parse(file.read_text("utf-8"))
+    tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node))]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
