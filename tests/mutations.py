@@ -251,7 +251,6 @@ FAULTS = {
         ("floor: measured on the pool of the samples", "pool(features, len(features))", "pool(features)"),
         ("reference: only the pool of the features is kept", "pool(features, KEPT)", "pool(features)"),
         ("reference: pairwise metrics use all features", "self.features[:POOL]", "self.features"),
-        ("reference: old statistics with fewer features are used", "len(known.features) == min(", "0 < min("),
         ("sFID: the reference is not divided for the floor", "replace(rest, spatial=spatial)", "rest"),
     ],
 }

@@ -28,11 +28,9 @@ def frechet(x: Tensor, reference: Reference) -> tuple[float, Tensor]:
 
         d² = |μ1 − μ2|² + tr Σ1 + tr Σ2 − 2 tr (Σ1 Σ2)^½
 
-    μ1, Σ1 are the moments of the features `x` (N, D), and μ2, Σ2 those of the reference. With Σ1 = A Aᵀ, where
-    A = (x − μ1)ᵀ/√(N−1), and Σ2 = B Bᵀ, the last trace is the sum of the singular values s_k of Z = Aᵀ B (N, r). These
-    keep their digits even if the covariances are singular (fewer images than features). The eigenvalues of Σ1 Σ2
-    would then lose half of their digits, and yield distances down to −1e-4 for identical sets. Since ‖A − B U‖² ≥ 0 for
-    every rotation U, the sum is negative only by rounding, which the clamp removes.
+    With Σ1 = A Aᵀ, where A = (x − μ1)ᵀ/√(N−1) for the features `x` (N, D), and Σ2 = B Bᵀ, the last trace is the sum of
+    the singular values s_k of Z = Aᵀ B (N, r). These keep their digits even if the covariances are singular (fewer
+    images than features), where the eigenvalues of Σ1 Σ2 would lose half of them. The clamp only removes rounding.
 
     With V the eigenvectors of ZᵀZ, s_k is the norm of column k of Z V. Sample i contributes c_i = Σ_k (Z V)_ik² / s_k
     to the trace, and its influence is
@@ -81,10 +79,8 @@ class FrechetInfinity(SampleMetric):
     """Fréchet distance extrapolated to infinitely many samples (FID∞: Chong & Forsyth 2020, arXiv:1911.07023).
 
     The distance of N samples is d²_∞ + c/N + … So d²_∞ is the intercept of a line fitted to (1/N, d²_N), for
-    random subsets with sizes N evenly spaced from n/2 to n. It is a weighted sum Σ_j a_j d²_{N_j}, and so is its
-    influence. (The paper starts at n/10 with n = 50,000, which is over twice the number of features. With fewer
-    samples, terms beyond 1/N would dominate.) The bias from the reference's finite size remains. The value is rough if
-    n is less than a few times the number of features D, and not computed if n < D.
+    random subsets with sizes N evenly spaced from n/2 to n (with fewer samples, terms beyond 1/N would dominate). It is
+    a weighted sum Σ_j a_j d²_{N_j}, and so is its influence. The bias from the reference's finite size remains.
 
     Args:
         points: Number of subset sizes. Each requires an eigendecomposition of the size of the features.
@@ -140,7 +136,7 @@ def mmd2(x: Tensor, y: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
         MMD² = Σ_{a ≠ b} k(x_a, x_b) / m(m−1) + Σ_{a ≠ b} k(y_a, y_b) / m(m−1) − 2 Σ_{a, b} k(x_a, y_b) / m²
 
     `x` (N, D), `y` (M, D) float64; `i`, `j` (S, m) indices, distinct in each row. Every kernel value is computed once
-    and the subsets are sums of them: for S = 100, m = 1000 and N = M = 2000, 25 times less work than S matrices.
+    and the subsets are sums of them.
     """
     m, n = i.shape[1], len(x)
     in_x = x.new_zeros(len(i), len(x)).scatter_(1, i, 1.0)
@@ -158,8 +154,7 @@ def mmd2(x: Tensor, y: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
 class KernelDistance(SampleMetric):
     """Kernel distance: unbiased MMD² with a cubic polynomial kernel (KID: Bińkowski et al. 2018, arXiv:1801.01401).
 
-    The mean over random subsets, with its standard error; not multiplied by 1000, as it is in some tables. `std` is the
-    standard deviation over the subsets, which other tools report; it depends on their size.
+    The mean over random subsets; not multiplied by 1000, as it is in some tables. `std` is over the subsets.
 
     Args:
         subsets: Number of random subsets to average. They are functions of the seed and the two sets.
@@ -204,7 +199,7 @@ class CMMD(SampleMetric):
         k(x, y) = exp(−|x − y|² / 2σ²)
 
     The means include a = b, as in the authors' code, so the value for equal distributions is about
-    scale · E[1 − k] · 2/N, not 0. σ = 10 was chosen for the unit vectors of CLIP ViT-L/14@336 (features=clip).
+    scale · E[1 − k] · 2/N, not 0. σ = 10 was chosen for the unit vectors of CLIP ViT-L/14@336.
 
     Args:
         sigma: Kernel width σ.

@@ -9,11 +9,10 @@ Where leaving samples out is expensive, it is the limit for small changes of sam
 
     error² = Σ_i φ_i² / n(n−1),    φ_i = d value / d(weight of sample i).
 
-The jackknife is conservative: its expectation is at least the variance, up to terms of higher order. Its limit may be
-slightly too small if there are fewer samples than features. (A bootstrap is not suitable: drawing with replacement
-repeats images, which biases distances and coverages by as much as their error.) The reference is held fixed, because
-models are compared with the same reference. So an interval shows the spread over other sample sets of the same model
-and size. It does not include the bias at that size.
+The jackknife is conservative: its expectation is at least the variance, up to terms of higher order. (A bootstrap is
+not suitable: drawing with replacement repeats images, which biases distances and coverages by as much as their error.)
+The reference is held fixed. So an interval shows the spread over other sample sets of the same model and size, without
+the bias at that size.
 """
 
 import math
@@ -49,10 +48,9 @@ class Estimate(NamedTuple):
     def interval(self, level: float = LEVEL) -> tuple[float, float] | None:
         """(low, high): value ± z · error; for a share, Wilson's interval (1927), which is also valid at 0 and 1.
 
-        None if the error of a value other than a share is 0, such as for a density of 0: then these samples say nothing
-        about the spread over other samples. Wilson's interval assumes m independent samples, for which the error of a
-        share p is √(p(1−p)/m). Here, m is the number that yields the given error, or the number of samples if
-        there is none.
+        None if the error of a value other than a share is 0: then these samples say nothing about other samples.
+        Wilson's interval assumes m independent samples, for which the error of a share p is √(p(1−p)/m): here, m is the
+        number that yields the given error, or the number of samples if there is none.
         """
         z = math.sqrt(2) * float(torch.erfinv(torch.tensor(level, dtype=torch.float64)))
         if self.share_of is None:

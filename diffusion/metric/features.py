@@ -78,15 +78,14 @@ class FeatureExtractor(nn.Module):
         """uint8 (B, C, H, W) -> float32 (B, num_features) on `device`; C is 1, 3 or 4, converted by `to_rgb`.
 
         With `spatial`, (B, num_features + num_spatial) from the same forward pass, spatial features last. Raises
-        TypeError for another dtype, ValueError for another shape, and UserError if there are no spatial features.
+        TypeError for other images, and UserError if there are no spatial features.
         """
         if spatial and not self.num_spatial:
             raise UserError(f"features={self.name}: no spatial features (sFID); use features=inception or lite0")
-        if images.dtype != torch.uint8:
-            raise TypeError(f"{self.name}: got {images.dtype} images; expected uint8, 0 to 255")
-        if images.ndim != 4 or images.shape[1] not in MODES:
-            raise ValueError(
-                f"{self.name}: got images of shape {tuple(images.shape)}; expected (B, C, H, W), C 1, 3 or 4"
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in MODES:
+            raise TypeError(
+                f"{self.name}: got {images.dtype} images of shape {tuple(images.shape)}; expected uint8 (B, C, H, W), "
+                "C 1, 3 or 4"
             )
         # Runs may use autocast or TF32, but such features would be another protocol.
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False), products("highest"):

@@ -181,11 +181,9 @@ def test_features_are_computed_with_exact_products_in_any_run(lite0: Lite0, monk
 
 
 def test_images_of_another_type_or_shape_are_refused(projection: type[FeatureExtractor]) -> None:
-    with pytest.raises(TypeError, match="uint8"):
-        projection()(torch.ones(2, 3, 8, 8))
-    for shape in ((3, 8, 8), (2, 2, 8, 8)):
-        with pytest.raises(ValueError, match="expected"):
-            projection()(torch.ones(shape, dtype=torch.uint8))
+    for images in (torch.ones(2, 3, 8, 8), torch.ones(3, 8, 8).byte(), torch.ones(2, 2, 8, 8).byte()):
+        with pytest.raises(TypeError, match="expected uint8"):
+            projection()(images)
 
 
 def test_a_digest_depends_on_names_shapes_dtypes_and_bytes() -> None:

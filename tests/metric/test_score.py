@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusion.errors import UserError
+from diffusion.metric import estimate
 from diffusion.metric.baselines import divide
 from diffusion.metric.distances import CMMD, FrechetDistance, KernelDistance, SpatialFrechetDistance
 from diffusion.metric.diversity import InceptionScore
@@ -19,7 +20,7 @@ from diffusion.metric.extract import extract
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.gap import PairedGap
 from diffusion.metric.neighbours import DensityCoverage, PrecisionRecall
-from diffusion.metric.record import Reference
+from diffusion.metric.record import Reference, Score
 from diffusion.metric.reference import reference_key, reference_statistics
 from diffusion.metric.score import _warn_once, score, score_features
 
@@ -97,6 +98,26 @@ def test_the_floor_contains_only_differences_by_chance(projection: Projection, p
     assert not torch.equal(divide(other, reference, seed=2)[0], features)
 
 
+def test_the_floor_has_the_sizes_of_the_sets_even_if_pairwise_metrics_use_fewer(
+    projection: Projection, photographs: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def floor(used: int) -> dict[str, Score]:
+        monkeypatch.setattr(estimate, "POOL", used)
+        monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / f"{used}"))
+        reference = reference_statistics(photographs[:100], projection())
+        features, mixed = divide(extract(photographs[100:180], projection()), reference)
+        return score_features(features, projection(), mixed, metrics=(FrechetDistance, PrecisionRecall))
+
+    whole, pooled = floor(used=1000), floor(used=30)
+    assert {(s.n, s.reference.n) for s in (*whole.values(), *pooled.values())} == {(80, 100)}
+    assert pooled["fd_projection"].value == pytest.approx(whole["fd_projection"].value, rel=1e-9)
+    assert pooled["recall_projection"].value != whole["recall_projection"].value
+    assert (pooled["recall_projection"].settings, whole["recall_projection"].settings) == (
+        {"k": 3, "pool": 30},
+        {"k": 3},
+    )
+
+
 @pytest.fixture
 def mapped(projection: Projection) -> FeatureExtractor:
     """A projection with spatial features: a thumbnail of 2×2 pixels."""
@@ -137,6 +158,12 @@ def test_spatial_features_need_no_second_pass_and_sfd_matches_numpy(
     expected = ((m1 - m2) ** 2).sum() + np.trace(c1 + c2 - 2 * scipy.linalg.sqrtm(c1 @ c2).real)
     assert found["sfd_projection"].value == pytest.approx(expected, rel=1e-4)  # features are float32
     assert score(images, extractor, reference_statistics(real, extractor), metrics=metrics).keys() == {"fd_projection"}
+    features = extract(images, extractor, spatial=True)
+    floor, mixed = divide(features, reference, seed=1)
+    after = torch.cat([floor[:, 24:], mixed.spatial.features])
+    before = torch.cat([features[:, 24:], reference.spatial.features])
+    assert torch.equal(after.sum(dim=1).sort().values, before.sum(dim=1).sort().values)
+    assert not torch.equal(mixed.spatial.features, reference.spatial.features)
 
 
 def process(rank: int, init: str, part: Tensor, whole: Tensor, extractor: FeatureExtractor, out: str) -> None:
