@@ -69,7 +69,8 @@ def export(chosen: Namespace) -> None:
         print(write_web(file, model))
     elif chosen.format == "diffusers":
         model.config["sampler"] = node
-        call = diffusers_folder.write(file, model, make(node, "sampler"))
+        size = model.config["data"]["resolution"]
+        call = diffusers_folder.write(file, model.denoiser, make(node, "sampler"), model.model, size, model.about)
         print(f"{file}\n  {call}")
     else:
         print(exported.write(file, model.denoiser.network.state_dict(), model.about))

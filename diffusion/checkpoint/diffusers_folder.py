@@ -16,7 +16,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import yaml
@@ -31,12 +31,10 @@ from diffusion.model.diffusers import from_diffusers, to_diffusers
 from diffusion.pixels import height_width, resolution_of
 from diffusion.process import denoiser as thresholds
 from diffusion.process import grid, variance
+from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import X0, Eps, Prediction, V
 from diffusion.process.sampler import DDIM, Ancestral, Sampler
 from diffusion.process.schedule import Discrete, Schedule
-
-if TYPE_CHECKING:
-    from diffusion.checkpoint.restore import Restored
 
 INDEX, RECIPE = "model_index.json", "recipe.json"
 STEPS = 1000  # the T for which a network's time label 1000·t − 1 is diffusers' timestep
@@ -79,24 +77,34 @@ def _part(folder: Path, name: str) -> Path:
     return folder / name if (folder / name).is_dir() else folder
 
 
-def write(folder: Path, model: "Restored", sampler: Sampler) -> str:
+def write(
+    folder: Path,
+    denoiser: Denoiser,
+    sampler: Sampler,
+    model: Mapping[str, Any],
+    size: int | list[int],
+    about: Mapping[str, str],
+) -> str:
     """Write a model as a folder. Returns one line that explains how to draw the same images with diffusers.
+
+    Args:
+        model, size: see `network_of`.
+        about: see `exported.metadata`.
 
     Raises UserError, before anything is written, for parts without a counterpart in diffusers and for a folder that is
     not empty.
     """
-    ours = model.denoiser
-    network = network_of(ours.network, model.model, model.config["data"]["resolution"])
+    network = network_of(denoiser.network, model, size)
     learned = network.config.out_channels == 2 * network.config.in_channels
-    scheduler = scheduler_of(ours.schedule, ours.prediction, sampler, learned)
+    scheduler = scheduler_of(denoiser.schedule, denoiser.prediction, sampler, learned)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: already exists and is not an empty folder; choose another")
-    network.load_state_dict(to_diffusers(ours.network.state_dict()))
+    network.load_state_dict(to_diffusers(denoiser.network.state_dict()))
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     pipeline = type(scheduler).__name__.replace("Scheduler", "Pipeline")
     getattr(library(), pipeline)(network, scheduler).save_pretrained(part)
-    (part / RECIPE).write_text(json.dumps(model.about, indent=1))
+    (part / RECIPE).write_text(json.dumps(dict(about), indent=1))
     part.rename(folder)
     words = [f"num_inference_steps={sampler.steps}"]
     if isinstance(sampler, DDIM):

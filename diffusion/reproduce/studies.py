@@ -77,22 +77,9 @@ def place(study: str, sweep: str) -> tuple[str, str]:
     return (other, name) if slash else (study, sweep)
 
 
-def runs_of(study: str, sweep: Sweep) -> int:
-    """The number of runs of a sweep of `study`."""
-    places = [place(study, of) for of in sweep.of]
-    models = sum(runs_of(other, read(other).sweeps[name]) for other, name in places) if places else 1
-    return models * len(sweep.jobs)
-
-
 def cost(name: str) -> str:
-    """The number of runs of a study, its duration, and the other studies whose models it needs, in words."""
+    """The duration of a study, and the other studies whose models it trains if they are missing, in words."""
     study = read(name)
-    runs: dict[str, int] = {}
-    for sweep in study.sweeps.values():
-        runs[sweep.command] = runs.get(sweep.command, 0) + runs_of(name, sweep)
     others = {place(name, of)[0] for sweep in study.sweeps.values() for of in sweep.of} - {name}
-    needed = f"; it trains the missing models of {' and '.join(sorted(others))}" if others else ""
-    return (
-        f"{' and '.join(f'{n} × diffusion.{command}' for command, n in runs.items())}: about {study.cpu_hours:g} h of "
-        f"a CPU core, or {study.gpu_hours:g} h of a GPU{needed}"
-    )
+    needed = f", and the models of {' and '.join(sorted(others))} that are missing" if others else ""
+    return f"about {study.cpu_hours:g} h of a CPU core, or {study.gpu_hours:g} h of a GPU{needed}"

@@ -70,7 +70,8 @@ def model_of(*overrides: str) -> Restored:
 
 
 def written(model: Restored, folder: Path) -> Path:
-    diffusers_folder.write(folder, model, make(model.config["sampler"], "sampler"))
+    sampler, size = make(model.config["sampler"], "sampler"), model.config["data"]["resolution"]
+    diffusers_folder.write(folder, model.denoiser, sampler, model.model, size, model.about)
     return folder
 
 

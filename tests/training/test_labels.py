@@ -297,7 +297,7 @@ def test_a_model_without_label_dropout_is_never_used_without_a_label(words, comm
 def test_a_worse_model_with_other_classes_is_refused(run, words, command, tmp_path):
     def save(labels):
         weights = known.denoiser.network.state_dict()
-        exported.write(file, weights, known.config, known.step, known.epoch, known.weights, labels)
+        exported.write(file, weights, known.about | {"labels": json.dumps(labels)})
 
     known, file = restore(run / "checkpoints/last.ckpt"), tmp_path / "a.safetensors"
     model = diffusion.load(run, device="cpu")
