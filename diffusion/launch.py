@@ -21,7 +21,6 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from diffusion.errors import Interrupted, ProcessLost, UserError
-from diffusion.runs import slurm
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGALRM, signal.SIGXCPU)
 REQUEUE = signal.SIGUSR2  # if submitit has installed a handler
@@ -70,8 +69,8 @@ def launch(processes: int, folder: Path, module: str, words: Sequence[str] = ())
         raise Interrupted(received[0]) from None
     except ChildFailedError as error:
         # The cause comes before what it has caused: ranks that have lost a peer, or that the agent has ended.
-        ended = (-signal.SIGTERM, 128 + signal.SIGTERM)
-        rank, first = min(error.failures.items(), key=lambda f: (f[1].exitcode in ended, f[1].exitcode == 1))
+        caused = {1: 1, 128 + signal.SIGTERM: 2, -signal.SIGTERM: 3}
+        rank, first = min(error.failures.items(), key=lambda failure: caused.get(failure[1].exitcode, 0))
         raise described(rank, first.exitcode, first.error_file_data["message"]) from None
     finally:
         logging.disable(logging.NOTSET)
@@ -112,8 +111,6 @@ def as_rank(command: str, task: Callable[[], None]) -> NoReturn:
         threading.Timer(GRACE, os._exit, [status]).start()
         if dist.is_initialized():
             dist.barrier()  # the agent ends the others as soon as one has left
-        if stop.number == signal.SIGUSR1 and os.environ["RANK"] == "0" and not os.environ.get(PARENT):
-            slurm.requeue()  # torchrun does not
     except BaseException as error:
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 

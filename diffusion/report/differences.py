@@ -61,7 +61,7 @@ def differing(runs: Sequence[Run | Defaults]) -> dict[str, list[str]]:
         {key: path.sub(".", text) for key, (text, _) in found.items()} for path, found in zip(paths, flat, strict=True)
     ]
     groups |= _name_choices(values, runs)
-    begun = [i for i, run in enumerate(runs) if run.resolved] or range(len(runs))
+    begun = range(len(runs))
     overridden = {re.sub(r"^[+~]*(.*@)?", "", word.partition("=")[0]) for run in runs for word in run.overrides}
     keys = dict.fromkeys(key for settings in values for key in settings)
     columns = {key: [settings.get(key, MISSING) for settings in values] for key in keys}

@@ -4,11 +4,11 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
@@ -16,7 +16,7 @@ from diffusion.console import console
 from diffusion.errors import UserError, first_line
 from diffusion.files import lock, replace, set_aside
 from diffusion.metric.record import Score
-from diffusion.runs.metrics import Metrics, last_finite, read_metrics
+from diffusion.runs.metrics import Metrics, read_metrics
 from diffusion.runs.record import RunRecord
 
 CONFIGS = ("config.yaml", ".hydra/config.yaml")  # written by the run, resolved; written by Hydra before the run
@@ -25,9 +25,6 @@ SCORES = "scores.json"
 OTHERS = ("sample", "edit", "evaluate", "study", "study_guidance")  # commands, besides train, that Hydra records
 PARTS = ("run.json", "metrics.csv", SCORES, *CONFIGS)
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times faster
-
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -71,11 +68,6 @@ class Run:
     def name(self) -> str:
         """The name of the run."""
         return str(self.config.get("name") or self.folder.resolve().name)
-
-    @property
-    def resolved(self) -> bool:
-        """Whether `config` has no interpolations, or there are scores."""
-        return any((self.folder / name).is_file() for name in (CONFIGS[0], SCORES))
 
     @cached_property
     def overrides(self) -> list[str]:
@@ -131,24 +123,22 @@ class Run:
 
     @cached_property
     def metrics(self) -> Metrics:
-        return self._table(read_metrics)
-
-    def last(self, name: str) -> float | None:
-        """The last finite value of a column of metrics.csv, for which the whole file need not be read; or None."""
-        return self._table(partial(last_finite, name=name))
-
-    def _table(self, read: Callable[[Path], T]) -> T:
+        """metrics.csv."""
         path = self.folder / "metrics.csv"
         try:
-            return read(path)
+            return read_metrics(path)
         except ValueError as error:
             raise UserError(f"{path}: not a table of numbers ({first_line(error)}); restore it") from error
+
+    def last(self, name: str) -> float | None:
+        """The last finite value of a column of metrics.csv; None without one."""
+        series = self.metrics.get(name)
+        return None if series is None else float(series.value[-1])
 
     @cached_property
     def grids(self) -> list[tuple[int, Path]]:
         """(step, file) of samples/step-00001000.png, … in order of step."""
-        found = ((re.fullmatch(r"step-(\d+)\.png", p.name), p) for p in self.folder.glob("samples/step-*.png"))
-        return sorted((int(match[1]), path) for match, path in found if match)
+        return sorted((int(path.stem[5:]), path) for path in self.folder.glob("samples/step-*[0-9].png"))
 
 
 def epoch_lengths(info: Mapping[str, Any]) -> list[tuple[int, int]]:

@@ -40,13 +40,16 @@ class JobFailed(UserError):
 def begin(settings: Train, folder: Path, words: Sequence[str]) -> tuple[Train, RunRecord] | None:
     """Claim `folder` for a run with these settings and write its config.yaml. Returns its settings and its record.
 
-    Returns None if the run is already complete and is to be resumed (ckpt=auto) or was requeued by SLURM.
+    Returns None if the run is already complete and is to be resumed (ckpt=auto) or was requeued by SLURM. A requeued
+    run resumes from its last checkpoint, if it has one.
     """
     slurm.check_tasks()
-    if (slurm.queued_again() or settings.ckpt == "auto") and is_complete(RunRecord(folder), settings):
+    again = slurm.queued_again()
+    if (again or settings.ckpt == "auto") and is_complete(settings, folder):
         console.print(f"{folder} is already complete")
         return None
-    settings = after_requeue(settings, folder)
+    if again and any(folder.glob("checkpoints/*.ckpt")):
+        settings = settings.model_copy(update={"ckpt": "auto"})
     record = claim(folder, words, check=partial(check_overwrites, settings, folder, words))
     write_config(settings, folder)
     return settings, record
@@ -55,21 +58,22 @@ def begin(settings: Train, folder: Path, words: Sequence[str]) -> tuple[Train, R
 def run_job(settings: Train, folder: Path, words: Sequence[str]) -> float | None:
     """Run a job of a sweep in its own process, unless it is already complete. Returns its result.
 
-    A sweeper optimizes it. Without a number, which Optuna counts as a failed trial, it is None, not NaN.
+    One that has stopped resumes from its last checkpoint, if it has one; with `ckpt=null` it starts from scratch. A
+    sweeper optimizes the result. Without a number, which Optuna counts as a failed trial, it is None, not NaN.
     """
     if is_rank():
         raise UserError("torchrun starts the processes of one run, not of a sweep: use -m trainer.devices=N instead")
-    record = RunRecord(folder)
-    if is_complete(record, settings):
+    if is_complete(settings, folder):
         console.print(f"{folder} is already complete")
     else:
         with as_job(folder, devices_of(settings.trainer)):
-            settings = after_requeue(continued(settings, record, words), folder)
+            if holds_checkpoints(folder) and "ckpt=null" not in words:
+                check_same(settings, folder)
+                settings = settings.model_copy(update={"ckpt": "auto"})
             record = claim(folder, words)
             write_config(settings, folder)
             run_in_processes(settings, record)
-        record = RunRecord(folder)
-    result: float | None = record.content.get("result")
+    result: float | None = RunRecord(folder).content.get("result")
     return None if result is None or math.isnan(result) else result
 
 
@@ -104,28 +108,6 @@ def devices_of(settings: Trainer) -> int:
 
     chosen = {"accelerator": extra.get("accelerator", "auto"), "devices": devices}
     return pl.Trainer(**chosen, logger=False, enable_checkpointing=False, enable_progress_bar=False).num_devices
-
-
-def after_requeue(settings: Train, folder: Path) -> Train:
-    """The settings; a job that SLURM has requeued resumes from its last checkpoint, if it has one."""
-    resumes = slurm.queued_again() and any(folder.glob("checkpoints/*.ckpt"))
-    return settings.model_copy(update={"ckpt": "auto"}) if resumes else settings
-
-
-def continued(settings: Train, record: RunRecord, words: Sequence[str]) -> Train:
-    """The settings; a job of a sweep that is not complete resumes from its last checkpoint, if it has one.
-
-    With `ckpt=null` it starts from scratch. Raises JobFailed if its settings are no longer those of its folder.
-    """
-    folder = record.folder
-    if not holds_checkpoints(folder) or "ckpt=null" in words:
-        return settings
-    if not has_same_settings(record, settings):
-        raise JobFailed(
-            f"{folder} contains checkpoints of a run with other settings (see its {CONFIG}), which training from "
-            "scratch would overwrite: another hydra.sweep.dir keeps them; ckpt=null, or removing it, discards them"
-        )
-    return settings.model_copy(update={"ckpt": "auto"})
 
 
 def holds_checkpoints(folder: Path) -> bool:
@@ -169,20 +151,27 @@ def check_overwrites(settings: Train, folder: Path, words: Sequence[str]) -> Non
         )
 
 
-def is_complete(record: RunRecord, settings: Train) -> bool:
-    """Whether the run with these settings is complete in the record's folder."""
-    return record.content.get("state") == "complete" and has_same_settings(record, settings)
+def check_same(settings: Train, folder: Path) -> None:
+    """Raise JobFailed if a job would overwrite the checkpoints of a run with other settings."""
+    if not has_same_settings(settings, folder):
+        raise JobFailed(
+            f"{folder} contains checkpoints of a run with other settings (see its {CONFIG}), which training from "
+            "scratch would overwrite: another hydra.sweep.dir keeps them; ckpt=null, or removing it, discards them"
+        )
 
 
-def has_same_settings(record: RunRecord, settings: Train) -> bool:
-    """Whether the run in the record's folder was asked for with these settings, apart from its checkpoint."""
+def is_complete(settings: Train, folder: Path) -> bool:
+    """Whether the run with these settings is complete in `folder`."""
+    return RunRecord(folder).content.get("state") == "complete" and has_same_settings(settings, folder)
+
+
+def has_same_settings(settings: Train, folder: Path) -> bool:
+    """Whether the run in `folder` was asked for with these settings, apart from its checkpoint."""
     try:
-        config = yaml.safe_load((record.folder / CONFIG).read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        before, now = yaml.safe_load((folder / CONFIG).read_text("utf-8")), yaml.safe_load(config_text(settings))
+        return bool(before | {"ckpt": None} == now | {"ckpt": None})
+    except (OSError, ValueError, TypeError, yaml.YAMLError):
         return False
-    return isinstance(config, dict) and config | {"ckpt": None} == yaml.safe_load(config_text(settings)) | {
-        "ckpt": None
-    }
 
 
 def config_text(settings: Train) -> str:

@@ -2,7 +2,6 @@
 
 import csv
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -85,34 +84,6 @@ def last_value(name: str, path: Path) -> float:
     return values[-1]
 
 
-def last_finite(path: Path, name: str) -> float | None:
-    """The last finite value of a column, read from the end of the file; None if there is none.
-
-    Raises ValueError like `read_rows` for the lines that are read.
-    """
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        head = next(csv.reader([file.readline().decode("utf-8")]), [])
-        if name not in head:
-            return None
-        start, end, size = file.tell(), file.seek(0, os.SEEK_END), 1 << 16
-        while True:
-            first = max(start, end - size)
-            file.seek(first)
-            block = file.read(end - first)
-            lines = block[: block.rfind(b"\n") + 1].decode("utf-8", "replace").splitlines()
-            for line in reversed(lines if first == start else lines[1:]):
-                cells = line.split(",")
-                if len(cells) != len(head):
-                    raise ValueError(f"a line has {count(len(cells), 'cell')}, the first line {len(head)}")
-                if (cell := cells[head.index(name)]) and math.isfinite(value := float(cell)):
-                    return value
-            if first == start:
-                return None
-            size *= 8
-
-
 def read_metrics(path: Path) -> dict[str, Series]:
     """Column name -> `Series` of its finite values. If a step was logged twice, the later row is used.
 
@@ -120,17 +91,11 @@ def read_metrics(path: Path) -> dict[str, Series]:
     """
     cells: dict[str, dict[int, float]] = {}
     for row in read_rows(path):
-        if "step" not in row:
-            continue
-        step = 1 + int(row["step"])
-        for name, value in row.items():
-            if name not in ("epoch", "step") and math.isfinite(value):
-                cells.setdefault(name, {})[step] = value
-    series = {}
-    for name, column in cells.items():
-        steps = sorted(column)
-        series[name] = Series(np.array(steps), np.array([column[step] for step in steps]))
-    return series
+        for name in row.keys() - {"epoch", "step"} if "step" in row else ():
+            if math.isfinite(row[name]):
+                cells.setdefault(name, {})[1 + int(row["step"])] = row[name]
+    ordered = {name: sorted(column.items()) for name, column in sorted(cells.items())}
+    return {name: Series(*map(np.array, zip(*column, strict=True))) for name, column in ordered.items()}
 
 
 def bins_of(metrics: Metrics, quantity: str) -> list[str]:

@@ -37,7 +37,7 @@ class Replicas(DDPStrategy):
         Before the barrier "run-stage", Lightning installs a handler of SIGTERM that broadcasts it. If all processes
         receive it while some wait here and others do not, they would wait for each other until the timeout.
         """
-        signals.install_again()
+        signals.install()
         super().barrier(*args, **kwargs)
 
 

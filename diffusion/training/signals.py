@@ -11,8 +11,7 @@ training, when nothing can be lost, the run ends immediately.
 import contextlib
 import os
 import signal
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -57,41 +56,29 @@ def handle(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def catching() -> Iterator[None]:
-    """Context in which signals are recorded. Signals that the parent process ignores, as nohup does, stay ignored."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    """Context in which signals are recorded. After one, the process ends, and further ones must not interrupt that."""
     State.received, State.deferring, State.count, State.process = None, False, 0, os.getpid()
-    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in STOPS}
-    before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
-    install(before)
+    before = {number: signal.getsignal(number) for number in STOPS}
+    install()
     try:
         yield
-    except Interrupted:  # the process ends, and further signals of the burst must not interrupt that
+    except Interrupted as stop:  # maybe by a signal to another process
+        State.received = stop.number
         raise
-    except BaseException:
-        restore(before)
-        raise
-    restore(before)
+    finally:
+        State.deferring = False
+        if State.received is None:
+            State.process = 0
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
-def install(numbers: Iterable[int]) -> None:
-    """Install the handler for these signals."""
-    for number in numbers:
-        signal.signal(number, handle)
-
-
-def install_again() -> None:
-    """Replace handlers that Lightning has installed since."""
-    if State.process == os.getpid() and threading.current_thread() is threading.main_thread():
-        install(number for number in STOPS if signal.getsignal(number) != signal.SIG_IGN)
-
-
-def restore(before: dict[int, Any]) -> None:
-    """Restore the previous handlers."""
-    State.deferring, State.process = False, 0
-    for number, handler in before.items():
-        signal.signal(number, handler)
+def install() -> None:
+    """Install the handlers, again if Lightning has replaced some. What is ignored, as under nohup, stays ignored."""
+    if State.process == os.getpid():
+        for number in STOPS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, handle)
 
 
 def poll(*_: Any) -> None:
@@ -131,29 +118,21 @@ def stop_in_validation(trainer: pl.Trainer, clock: Clock) -> None:
 
 
 class DeferSignals(Callback):
-    """The first callback: from the start of training, signals wait for the end of a step."""
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Replace the handlers that Lightning has just installed, which would stop within a step."""
-        install_again()
-        State.deferring = State.process == os.getpid()
-
-
-class TimeLimit(Callback):
-    """Stops training by SIGALRM after some time in this process; as with other signals, the run can be resumed.
-
-    (Lightning's own Timer ends a run as if it were complete, and a resumed one immediately.)
+    """The first callback: from the start of training, signals wait for the end of a step.
 
     Args:
-        time: in the format DD:HH:MM:SS.
+        time: `trainer.max_time` as DD:HH:MM:SS, after which this process receives SIGALRM. (Lightning's own Timer ends
+            a run as if it were complete, and a resumed one immediately.)
     """
 
-    def __init__(self, time: str):
-        days, hours, minutes, seconds = map(int, time.split(":"))
+    def __init__(self, time: str | None):
+        days, hours, minutes, seconds = map(int, (time or "0:0:0:0").split(":"))
         self.seconds = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the process's timer, whose signal is handled from now on."""
+        """Replace the handlers that Lightning has just installed, which would stop within a step; start the timer."""
+        install()
+        State.deferring = State.process == os.getpid()
         signal.setitimer(signal.ITIMER_REAL, self.seconds)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

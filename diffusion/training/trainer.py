@@ -121,11 +121,9 @@ def callbacks_of(run: Run, own: list[Callback], checkpoints: Checkpoints) -> lis
     drawing, scorer, device = run.drawing.in_training, run.scorer, run.trainer.strategy.root_device
     forecast = Forecast(recipe, run.amounts, run.drawing, clock, scorer, record, spent)
     used: list[Callback] = [
-        MarkSteps(spent), signals.DeferSignals(), RunProgress(clock), forecast, StopAfterLastStep(clock),
-        LearningRate(clock),
+        MarkSteps(spent), signals.DeferSignals(settings.trainer.max_time), RunProgress(clock), forecast,
+        StopAfterLastStep(clock), LearningRate(clock),
     ]  # fmt: skip
-    if settings.trainer.max_time is not None:
-        used.append(signals.TimeLimit(settings.trainer.max_time))
     if record is not None:
         used.append(RecordProgress(record, recipe.data, clock, spent))
     used.append(Mark(spent, "other"))

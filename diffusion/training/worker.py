@@ -19,8 +19,9 @@ from diffusion.config import messages
 from diffusion.config.schema import Train
 from diffusion.config.validation import validated
 from diffusion.console import console, log_to
-from diffusion.errors import UserError
-from diffusion.launch import as_rank
+from diffusion.errors import Interrupted, UserError
+from diffusion.launch import PARENT, as_rank
+from diffusion.runs import slurm
 from diffusion.runs.importing import importing
 from diffusion.runs.record import CONFIG, RunRecord
 
@@ -30,11 +31,16 @@ def work(folder: Path) -> None:
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder}: not visible on this machine; the machines of a run need a shared file system")
     settings = read_config(folder)
-    if os.environ["RANK"] == "0":
-        train(settings, folder, RunRecord.join(folder))
-    else:
+    if os.environ["RANK"] != "0":
         console.quiet = True
         train(settings, folder, None)
+        return
+    try:
+        train(settings, folder, RunRecord.join(folder))
+    except Interrupted as stop:
+        if stop.number == signal.SIGUSR1 and not os.environ.get(PARENT):
+            slurm.requeue()  # torchrun does not
+        raise
 
 
 def train(settings: Train, folder: Path, record: RunRecord | None) -> None:

@@ -9,7 +9,7 @@ from diffusion import files
 from diffusion.errors import UserError
 from diffusion.metric.record import Reference, Score
 from diffusion.runs.folder import append_scores, read_scores
-from diffusion.runs.metrics import last_finite, read_metrics, read_rows
+from diffusion.runs.metrics import read_metrics, read_rows
 from diffusion.training.loggers import MetricsFile
 
 
@@ -139,17 +139,3 @@ def test_concurrent_score_writers_lose_no_scores(tmp_path, monkeypatch):
     for writer in writers:
         writer.join()
     assert sorted(s.value for s in read(tmp_path)) == [1.0, 2.0, 3.0]
-
-
-def test_the_last_number_is_found_from_the_end_of_the_file(tmp_path):
-    """Blocks of the file are read until one has a finite number in the column."""
-    path = tmp_path / "metrics.csv"
-    assert last_finite(path, "b") is None
-    lines = ["a,b", "1,0.5", "2,nan", *(f"{i}," for i in range(30_000)), "3,inf"]
-    path.write_text("\n".join([*lines, "4,7"]))  # the last line is incomplete
-    assert last_finite(path, "b") == 0.5
-    assert last_finite(path, "a") == 3.0
-    assert last_finite(path, "c") is None
-    path.write_text("a,b\n1,2\n3\n")
-    with pytest.raises(ValueError, match="a line has 1 cell"):
-        last_finite(path, "b")
