@@ -69,12 +69,13 @@ def _window(picture: Source, shape: tuple[int, int, int], name: str) -> tuple[Te
     """The centre crop of a picture, and the picture's aspect ratio, width / height."""
     resolution = resolution_of(*shape[1:])
     channels: Channels = shape[0]  # type: ignore[assignment]  # checked when the model was made
-    if isinstance(picture, np.ndarray):
-        picture = _from_array(picture, name)
-    elif not isinstance(picture, Image.Image) and not (picture := Path(picture).expanduser()).is_file():
-        raise UserError(f"{name}={picture}: no such file; choose a picture, such as a PNG or JPEG")
+    if isinstance(picture, str | Path):
+        picture = Path(picture).expanduser()
+        if not picture.is_file():
+            raise UserError(f"{name}={picture}: no such file; choose a picture, such as a PNG or JPEG")
+    given = _from_array(picture, name) if isinstance(picture, np.ndarray) else picture
     try:
-        image = read(picture, resolution, channels=channels)
+        image = read(given, resolution, channels=channels)
     except Unusable as error:
         least = f"{shape[2]}x{shape[1]}"
         raise UserError(

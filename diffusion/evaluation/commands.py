@@ -29,7 +29,7 @@ from diffusion.evaluation.devices import choose_device, choose_devices
 from diffusion.evaluation.drawing import Drawing, source_of
 from diffusion.evaluation.drawn import batches_of
 from diffusion.evaluation.frames import SHOWN, Frames
-from diffusion.evaluation.guided import UNLABELLED, guidance_of, has_classes
+from diffusion.evaluation.guided import guidance_of
 from diffusion.evaluation.inherited import completed_by
 from diffusion.evaluation.ledger import Ledger
 from diffusion.evaluation.likelihood import Likelihood, bits_per_dimension
@@ -188,7 +188,6 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     settings = completed_by(settings, restored)
     n, batch_size = int(settings.n or 0), int(settings.batch_size or 1)
     devices = choose_devices(settings.device, settings.devices, len(batches_of(n, batch_size)))
-    likelihood: Likelihood = make(settings.likelihood, "likelihood")
     denoiser = restored.denoiser.to(devices[0])
     ledger = Ledger.of(restored.path)
     if settings.split == "test":
@@ -197,18 +196,14 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     warn_of_other_images(restored, settings.data, scorer.data)
     drawing = make_drawing(settings, restored, counts=counts_of(scorer.data, settings.split, restored))
     labelled = bool(restored.labels) and [*restored.labels] == scorer.data.classes
-    check_labels(settings, restored, labelled)
+    if settings.by_class and not labelled:
+        raise UserError(
+            "by_class=true: needs a model trained with labels, and a reference with the same labels; remove it, or set "
+            "data.labels as in training"
+        )
     write_configuration(folder, settings, restored)
     source = {"seed": drawing.seed, **of_model}
-    bits: list[Score] = []
-    if settings.bits:  # before sampling: bits that cannot be computed must not discard scores already seen
-        protocol = {"likelihood": describe({k: v for k, v in settings.likelihood.items() if k != "variance"})}
-        if likelihood.of_schedule:
-            protocol["schedule"] = describe(restored.config["schedule"])
-        if restored.labels:
-            protocol["labels"] = "of the images" if labelled else "none"
-        how = batch_size, devices[0], likelihood, protocol, labelled
-        bits = [bits_per_dimension(denoiser, scorer.data, settings.split, settings.bits, *how, **source)]
+    bits = bits_of(settings, restored, scorer, labelled, devices[0])  # first: they may be refused
     console.print(f"folder: {folder}")
     drawn_by = source_of(settings.sampler, settings.guidance, settings.precision)
     drawn = drawing.begin(folder, denoiser, n, batch_size, drawn_by)
@@ -223,25 +218,29 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
         of_classes = scorer.by_class(images, drawing.conditions(denoiser, n)["classes"], **drawn_by)
         print_by_class(of_classes)
         new += of_classes
-    for score in bits:
-        shown = f" [{score.low:.3f}, {score.high:.3f}]" if score.interval else ""
-        console.print(f"{score.metric}: {score.value:.3f}{shown}, {score.n} images of {settings.split}")
     scorer.write(new + bits)
     drawn.remove()
 
 
-def check_labels(settings: Evaluate, restored: Restored, labelled: bool) -> None:
-    """Raise UserError if a score needs labels that the model or the reference does not have."""
-    if settings.by_class and not labelled:
-        raise UserError(
-            "by_class=true: needs a model trained with labels, and a reference with the same labels; remove it, or set "
-            "data.labels as in training"
-        )
-    if settings.bits and has_classes(restored.denoiser) and not labelled and restored.label_dropout == 0:
-        raise UserError(
-            f"bits={settings.bits}: the reference does not have the model's labels, and {UNLABELLED}; set data.labels "
-            "as in training, or remove bits"
-        )
+def bits_of(
+    settings: Evaluate, restored: Restored, scorer: Scorer, labelled: bool, device: torch.device
+) -> list[Score]:
+    """The bits per dimension that the settings ask for, printed; none without `bits`."""
+    if not settings.bits:
+        return []
+    likelihood: Likelihood = make(settings.likelihood, "likelihood")
+    protocol = {"likelihood": describe({k: v for k, v in settings.likelihood.items() if k != "variance"})}
+    if likelihood.of_schedule:
+        protocol["schedule"] = describe(restored.config["schedule"])
+    if restored.labels:
+        protocol["labels"] = "of the images" if labelled else "none"
+    score = bits_per_dimension(
+        restored.denoiser, scorer.data, settings.split, settings.bits, int(settings.batch_size or 1), device,
+        likelihood, protocol, labelled, seed=settings.seed, **restored.source,
+    )  # fmt: skip
+    shown = f" [{score.low:.3f}, {score.high:.3f}]" if score.interval else ""
+    console.print(f"{score.metric}: {score.value:.3f}{shown}, {score.n} images of {settings.split}")
+    return [score]
 
 
 def counts_of(data: ImageData, split: str, restored: Restored) -> dict[str, int]:

@@ -68,9 +68,7 @@ class Scorer:
     @cached_property
     def reference(self) -> ReferenceStatistics:
         """The reference statistics that the metrics need."""
-        spatial = wants_spatial(self.metrics, self.extractor)
-        images = self.data.splits[self.split].images
-        return reference_statistics(images, self.extractor, name=self.split, spatial=spatial)
+        return self._statistics(self.data.splits[self.split].images, self.split)
 
     def make_reference(self) -> None:
         """Compute the reference statistics now, unless they are cached."""
@@ -78,9 +76,7 @@ class Scorer:
 
     def score(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
         """Score uint8 images (n, C, H, W). `source` describes their origin: see `metric.record.SOURCE`."""
-        with torch.inference_mode():
-            found = score(images, self.extractor, self.reference, metrics=self.metrics, description=f"scoring {what}")
-        return self._named(found, what, source)
+        return self._named(self._scores(images, self.reference, what), what, source)
 
     def by_class(self, images: Tensor, classes: Tensor, **source: Any) -> list[Score]:
         """Score the images of each class against the reference images of that class.
@@ -95,18 +91,15 @@ class Scorer:
         assert reference.labels is not None
         found = []
         for i, name in enumerate(self.data.classes):
-            own, real = images[classes == i], reference.take((reference.labels == i).nonzero().flatten())
+            own, real = images[classes == i], reference.images[reference.labels == i]
             if min(len(own), len(real)) < LEAST:
                 console.print(
                     f"class {name}: {count(len(own), 'sample')} against {count(len(real), 'image')} of {self.split}: "
                     f"not scored, because scores need at least {LEAST} of each"
                 )
-                continue
-            where = f"{self.split}, class {name}"
-            spatial = wants_spatial(self.metrics, self.extractor)
-            statistics = reference_statistics(real.images, self.extractor, name=where, spatial=spatial)
-            scores = score(own, self.extractor, statistics, metrics=self.metrics, description=f"scoring class {name}")
-            found += self._named(scores, f"class {name}", source)
+            else:
+                statistics = self._statistics(real, f"{self.split}, class {name}")
+                found += self._named(self._scores(own, statistics, f"class {name}"), f"class {name}", source)
         return found
 
     def baselines(self, names: Iterable[str], n: int) -> list[Score]:
@@ -125,10 +118,7 @@ class Scorer:
 
         def scores(name: str) -> dict[str, Score]:
             if name == "noise":
-                pixels = noise_images(n, self.data.shape)
-                return score(
-                    pixels, self.extractor, self.reference, n, metrics=self.metrics, description="scoring noise"
-                )
+                return self._scores(noise_images(n, self.data.shape), self.reference, "noise", n)
             features, reference = (real(), self.reference) if name == "real" else divide(real(), self.reference)
             return score_features(features, self.extractor, reference, metrics=self.metrics)
 
@@ -144,6 +134,17 @@ class Scorer:
         numbered = self.ledger.record(scores)
         append_scores(self.folder, numbered)
         return numbered
+
+    def _statistics(self, images: Tensor, name: str) -> ReferenceStatistics:
+        return reference_statistics(
+            images, self.extractor, name=name, spatial=wants_spatial(self.metrics, self.extractor)
+        )
+
+    @torch.inference_mode()
+    def _scores(
+        self, images: Tensor | Iterable[Tensor], reference: ReferenceStatistics, what: str, n: int | None = None
+    ) -> dict[str, Score]:
+        return score(images, self.extractor, reference, n, metrics=self.metrics, description=f"scoring {what}")
 
     def _named(self, scores: Mapping[str, Score], what: str, source: Mapping[str, Any]) -> list[Score]:
         return [score.of(what, code_version(), source) for score in scores.values()]

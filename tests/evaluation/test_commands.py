@@ -1,6 +1,8 @@
 """`sample` and `evaluate`: they use the run's settings, reproduce its scores, and record what they have drawn."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -195,6 +197,17 @@ def test_the_images_of_an_earlier_call_are_removed(tmp_path: Path) -> None:
     (tmp_path / "trajectory.gif").touch()
     assert saved(4) == ["0.png", "1 (copy).png", "1.png", "2.png", "3.png"]
     assert not (tmp_path / "trajectory.gif").exists()  # it showed the earlier images
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_folder_in_which_hydra_cannot_write_gives_a_one_line_error(command, monkeypatch, number) -> None:
+    def _save_config(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "out/.hydra/config.yaml")
+
+    monkeypatch.setattr("hydra.core.utils._save_config", _save_config)
+    status, _, err = command("sample", ["ckpt=nowhere.ckpt", "hydra.run.dir=out"])
+    assert (status, err.count("\n")) == (2, 1)
+    assert os.strerror(number) in err
 
 
 REFUSED = {
