@@ -36,7 +36,7 @@ def completed(settings: S, recipe: Mapping[str, Any] | None, where: Path | str =
                     "yourself, such as features=clip features.source=FOLDER, or guidance=auto guidance.ckpt=RUN"
                 )
             values[group] = _merged(inherited, {key: value for key, value in node.items() if key != "from"}, group)
-    defaults, own = flat(composed("train")), flat(recipe or {})
+    defaults, own = flat(composed("train", ["name=run"])), flat(recipe or {})
     for key, place in NUMBERS.items():
         if key in values and values[key] is None and (recipe is not None or key != "n"):  # images: n=null is all
             values[key] = own.get(place, defaults[place]) or (SCORED if key == "n" else 0)

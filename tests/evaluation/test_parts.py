@@ -81,7 +81,6 @@ def test_at_most_100_steps_are_kept_including_the_first_and_last(steps: int, tmp
     if steps == 101:
         frames.save(tmp_path, 4)
         assert Image.open(tmp_path / "trajectory.gif").width == 8 * (2 + 16 * 2) - 2
-        assert (tmp_path / "trajectory.png").is_file()
 
 
 def scorer(split: str, splits: dict[str, Any]) -> Scorer:
