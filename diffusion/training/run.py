@@ -75,7 +75,8 @@ def prepare(settings: Train, folder: Path, record: RunRecord | None) -> Run:
     own, logs = make_callbacks(settings), dashboards(settings, folder, resumed)
     prepare_network(module, settings, trainer)
     amounts = affordable(recipe, drawing, clock, trainer.world_size)
-    scorer = scorer if amounts.scored else None
+    if (scorer := scorer if amounts.scored else None) is not None:
+        scorer.extractor.to(trainer.strategy.root_device)
     set_clock(trainer, data, clock, step)
     run = Run(settings, folder, record, recipe, facts, resumed, clock, amounts, drawing, scorer, module, trainer, spent)
     begin(run, logs)

@@ -1,15 +1,11 @@
 """Intervals in epochs are converted to steps, with a minimum number of steps for tiny epochs."""
 
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from diffusion.config.schema import Trainer
 from diffusion.errors import UserError
-from diffusion.runs.metrics import read_metrics
 from diffusion.training.clock import Clock
 
 
@@ -27,42 +23,9 @@ def test_validations_of_tiny_epochs_are_a_minimum_number_of_steps_apart() -> Non
     assert validated_at(11, max_epochs=10, val_check_interval=2) == [2, 4, 6, 8, 10]  # in batches: exactly as requested
 
 
-@pytest.mark.parametrize("images", [2091, 250, 200])
-@pytest.mark.parametrize("between", [1, 4])
-def test_the_minimum_interval_does_not_affect_usual_epochs(images: int, between: int) -> None:
-    steps = validated_at(images, max_epochs=8, check_val_every_n_epoch=between)
-    assert steps == validated_at(images, least=1, max_epochs=8, check_val_every_n_epoch=between)
-    assert steps == [epoch * (images // 8) for epoch in range(between, 9, between)]
-
-
 def test_the_minimum_interval_is_a_tenth_of_a_short_run() -> None:
     assert validated_at(48, max_epochs=2) == [6, 12]
     assert len(validated_at(11, max_epochs=100)) == 10
-
-
-def test_the_minimum_interval_also_applies_to_pictures() -> None:
-    clock = Clock.of(Trainer(max_epochs=250), 11, 8, 1, 25)
-    assert [step for step in range(251) if clock.every(10, step)] == [*range(30, 251, 30)]
-    assert not any(clock.every(None, step) for step in range(9))
-
-
-def test_a_run_on_few_images_validates_at_the_minimum_interval(command, tiny: list[str], tmp_path: Path) -> None:
-    (tmp_path / "few").mkdir()
-    for i in range(9):
-        Image.new("RGB", (8, 8), (20 * i, 0, 99)).save(tmp_path / f"few/{i}.png")
-    words = ["data.root=few", "data.val=0.3", "data.test=0", "data.batch_size=6", "trainer.max_epochs=60"]
-    status, out, err = command("train", [*tiny, *words, "samples.n=0", "hydra.run.dir=run"])
-    assert status == 0, out + err
-    steps = read_metrics(tmp_path / "run/metrics.csv")["val/mse"].step
-    assert {int(b - a) for a, b in pairwise(steps)} == {6}  # 60 steps
-
-
-def test_a_run_says_that_its_epochs_end_it_before_its_steps(capfd) -> None:
-    assert Clock.of(Trainer(max_steps=50, max_epochs=10), 80, 8, 1).total == 50
-    assert capfd.readouterr().out == ""
-    assert Clock.of(Trainer(max_steps=50, max_epochs=2), 80, 8, 1).total == 20
-    said = "trainer.max_epochs=2 ends the run at step 20, before trainer.max_steps=50; trainer.max_epochs=-1 removes"
-    assert said in " ".join(capfd.readouterr().out.split())
 
 
 def test_intervals_and_limits_in_batches_are_converted_to_steps() -> None:

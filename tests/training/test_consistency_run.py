@@ -2,14 +2,11 @@
 
 import pytest
 import torch
-from composing import settings, train
+from composing import train
 from outcomes import same
 
 from diffusion.checkpoint import storage
-from diffusion.errors import UserError
 from diffusion.process.consistency import Consistency
-from diffusion.process.sampler import Consistency as ConsistencySampler
-from diffusion.training.recipe import Recipe
 
 STATES = ("state_dict", "current_model_state")
 
@@ -57,18 +54,3 @@ def test_the_experiment_tunes_the_weights_of_a_run(tiny, tmp_path):
     moved = [float((tuned[name] - value).abs().max()) for name, value in saved.items()]
     assert 0 < max(moved) < 1e-5
     assert (tmp_path / "tuned/samples/final.png").exists()
-
-
-def test_the_experiment_samples_in_two_steps_and_accepts_model_overrides(tiny):
-    chosen = settings(["experiment=ect", "model=unet_small", "schedule=linear", "prediction=eps"])
-    recipe = Recipe.build(chosen)
-    assert isinstance(recipe.sampler, ConsistencySampler)
-    assert recipe.sampler.steps == 2
-    assert isinstance(recipe.objective, Consistency)
-    assert chosen.schedule["_target_"].endswith("linear")
-    assert chosen.model["channels"] == [32, 64, 128, 128]
-
-
-def test_a_model_that_predicts_the_image_is_refused_before_the_first_step(tiny, tmp_path):
-    with pytest.raises(UserError, match="objective=consistency: with X0"):
-        train([*tiny, "experiment=ect", "prediction=x0", "trainer.max_steps=1"], tmp_path / "x0")

@@ -4,37 +4,28 @@ import copy
 import itertools
 import json
 import math
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusion.training.optimizer import match_devices
 from lightning.pytorch.plugins import MixedPrecision
 from omegaconf import OmegaConf
-from outcomes import refusal
 from torch import Tensor, nn
 
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.restore import restore
 from diffusion.config.build import make
 from diffusion.config.choices import conf_dir
-from diffusion.data import Batch, ImageData
-from diffusion.errors import Interrupted, UserError
 from diffusion.evaluation import pipeline
-from diffusion.evaluation.devices import choose_device, choose_devices
 from diffusion.evaluation.drawing import Drawing
 from diffusion.metric import features
-from diffusion.metric.denoising import DenoisingError
 from diffusion.process import grid
 from diffusion.process.consistency import Consistency
 from diffusion.process.denoiser import Denoiser, clip, dynamic
-from diffusion.process.likelihood import flow_likelihood, variational_bound
 from diffusion.process.noise import assigned
 from diffusion.process.objective import Hybrid, Simple, Uncertainty
 from diffusion.process.prediction import Eps
@@ -57,8 +48,7 @@ from diffusion.process.timesteps import LossSecondMoment, Uniform
 from diffusion.process.variance import learned_range
 from diffusion.randomness import Streams
 from diffusion.runs.metrics import read_metrics
-from diffusion.training import forecast, guard, processes, run, signals
-from diffusion.training.clock import Clock
+from diffusion.training import ending, guard, processes, timing
 from diffusion.training.module import Diffusion
 
 AWAY = ("trainer.accelerator=away", "trainer.strategy=away")
@@ -87,7 +77,7 @@ def scores(folder: Path) -> list[tuple[str, str, float]]:
 def test_a_whole_run_on_another_device_gives_the_results_of_the_cpu(command, tiny, away, monkeypatch, tmp_path):
     monkeypatch.setattr(features, "Lite0", Thumbnail)
     monkeypatch.setattr(
-        run, "write_report", lambda _, schedule, images, **__: schedule(images.double() / 255)
+        ending, "write_report", lambda _, schedule, images, **__: schedule(images.double() / 255)
     )  # on the CPU
     monkeypatch.setattr(pipeline, "check_extractor", lambda *_: None)  # on the CPU, before the run has a device
     whole = (
@@ -126,8 +116,8 @@ def test_training_steps_between_logs_do_not_synchronize_with_the_device(
         return begin(self, batch, batch_idx)
 
     monkeypatch.setattr(Diffusion, "on_train_batch_start", counted)
-    monkeypatch.setattr(forecast, "MEASURED", slice(100, 200))  # the forecast waits twice in a run
-    monkeypatch.setattr(run, "write_report", lambda *_, **__: None)
+    monkeypatch.setattr(timing, "MEASURED", slice(100, 200))  # the forecast waits twice in a run
+    monkeypatch.setattr(ending, "write_report", lambda *_, **__: None)
     long = ["trainer.log_every_n_steps=100", "trainer.max_epochs=1", "trainer.gradient_clip_val=1", "samples.n=0"]
     if labelled:
         rows = [f"{i:02d}.png,{'odd' if i % 2 else 'even'}" for i in range(40)]
@@ -235,38 +225,6 @@ def test_objectives_and_samplers_work_on_a_device_without_float64(name, single):
         assert (images.int() - expected.int()).abs().max() <= 1
 
 
-def test_the_loss_history_keeps_the_last_losses_in_order():
-    draw = LossSecondMoment(3, history=2)
-    expected: list[list[float]] = [[math.nan] * 2 for _ in range(3)]
-    for first, rows in ((0.0, [1, 3, 1, 1, 3]), (10.0, [2, 2, 2]), (20.0, [3, 1])):
-        values = [first + k for k in range(len(rows))]
-        for row, value in zip(rows, values, strict=True):
-            expected[row - 1] = [*expected[row - 1], value][-2:]
-        draw.update(torch.tensor(rows, dtype=torch.float64) / 3, torch.tensor(values))
-    assert draw.losses.tolist() == expected
-
-
-def test_denoising_error_sums_stay_in_float64():
-    error = nn.ModuleDict({"error": DenoisingError()}).to(torch.bfloat16)["error"]
-    assert error.total.dtype == torch.float64
-    for _ in range(300):
-        error.update(torch.full((1,), 1.5), torch.full((1,), 0.5))
-    assert float(error.compute()["mse"]) == 1.5
-    assert len(error.count) == 10
-
-
-def test_learned_loss_weights_are_not_rounded_to_bfloat16():
-    objective = Uncertainty(Simple())
-    nn.init.normal_(objective.weight, generator=torch.Generator().manual_seed(0))
-    denoiser = Denoiser(nn.Identity(), linear(), Eps())
-    denoiser.network.forward = lambda x, label: x  # type: ignore[method-assign]
-    exact, rounded = ([], [])
-    for losses, enabled in ((exact, False), (rounded, True)):
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            losses.append(objective(denoiser, torch.zeros(4, 3, 2, 2), Streams(range(4)))["loss"])
-    assert torch.equal(exact[0], rounded[0])
-
-
 SKIPPING = ("lr_scheduler=cosine", "lr_scheduler.warmup=2", "hydra.run.dir=run", "samples.n=0")
 
 
@@ -284,7 +242,7 @@ def steps_and_updates(run_folder: Path) -> tuple[set[int], set[int]]:
 def test_a_step_skipped_by_the_float16_grad_scaler_updates_nothing(command, tiny, monkeypatch, tmp_path, optimizer):
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, backoff_factor=2.0**-16)
     monkeypatch.setattr(processes, "environment", lambda: [MixedPrecision("16-mixed", "cpu", scaler)])
-    monkeypatch.setattr(run, "write_report", lambda *_, **__: None)
+    monkeypatch.setattr(ending, "write_report", lambda *_, **__: None)
     update, scales = scaler.update, []
     monkeypatch.setattr(scaler, "update", lambda: scales.append((scaler.get_scale(), update(), scaler.get_scale())))
     status, out, err = command("train", [*tiny, *SKIPPING, *optimizer, "trainer.precision=null"])
@@ -293,58 +251,6 @@ def test_a_step_skipped_by_the_float16_grad_scaler_updates_nothing(command, tiny
     assert len(overflows) == 12
     assert overflows[0]
     assert steps_and_updates(tmp_path / "run") == ({12}, {12 - sum(overflows)})
-
-
-@pytest.mark.parametrize(("action", "ends"), [("skip", 0), ("stop", 3)])
-def test_the_guard_leaves_an_infinite_loss_to_the_grad_scaler_if_it_may_skip(command, tiny, monkeypatch, action, ends):
-    scaler, losses = torch.amp.GradScaler("cpu"), Diffusion.losses
-    monkeypatch.setattr(processes, "environment", lambda: [MixedPrecision("16-mixed", "cpu", scaler)])
-    monkeypatch.setattr(run, "write_report", lambda *_, **__: None)
-
-    def planted(self, batch):
-        values = losses(self, batch)
-        return values | {"loss": values["loss"] * (math.inf if self.global_step == 2 else 1)}
-
-    monkeypatch.setattr(Diffusion, "losses", planted)
-    status, out, err = command("train", [*tiny, *SKIPPING, "trainer.precision=null", f"guard.action={action}"])
-    assert status == ends, out + err
-    assert (ends == 3) == ("step 3: the loss became inf" in err)
-
-
-def test_the_gradient_norm_and_clipping_with_a_fused_optimizer_and_float16(command, tiny, monkeypatch, tmp_path):
-    """The optimizer gets scaled gradients: their norm is divided by the scale, and clipping is refused."""
-    monkeypatch.setattr(run, "write_report", lambda *_, **__: None)
-    common = [*tiny, "samples.n=0", "trainer.precision=null", "trainer.max_steps=1", "callbacks=gradient_norm"]
-    norms = []
-    for fused in ("false", "true"):
-        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
-        monkeypatch.setattr(processes, "environment", lambda made=scaler: [MixedPrecision("16-mixed", "cpu", made)])
-        status, out, err = command("train", [*common, f"+optimizer.fused={fused}", f"hydra.run.dir=fused-{fused}"])
-        assert status == 0, out + err
-        norms.append(read_metrics(tmp_path / f"fused-{fused}/metrics.csv")["train/gradient_norm"].value[0])
-    assert norms[0] == pytest.approx(norms[1], rel=1e-2)
-    line = refusal(command("train", [*common, "+optimizer.fused=true", "trainer.gradient_clip_val=1", "name=clipped"]))
-    assert "trainer.gradient_clip_val: gradients cannot be clipped with optimizer.fused=true and float16" in line
-
-
-def test_step_counts_are_moved_to_where_a_resumed_optimizer_needs_them(away):
-    """torch leaves them where the saved `fused` needed them."""
-    for saved, now in (("cpu", away.name), (away.name, "cpu")):
-        weight = torch.nn.Parameter(torch.ones(2).to(away.name))
-        optimizer = torch.optim.AdamW([weight])
-        optimizer.param_groups[0]["fused"] = now == away.name
-        optimizer.state[weight]["step"] = torch.zeros(()).to(saved)
-        match_devices(optimizer)
-        assert optimizer.state[weight]["step"].device == torch.device(now)
-
-
-def test_step_counts_are_moved_once_the_settings_of_a_resumed_run_are_known(command, tiny, monkeypatch):
-    seen = []
-    monkeypatch.setattr("diffusion.training.module.match_devices", lambda o: seen.append(o.param_groups[0]["fused"]))
-    for words in (["trainer.max_steps=1"], ["trainer.max_steps=2", "+optimizer.fused=true", "ckpt=auto"]):
-        status, out, err = command("train", [*tiny, "samples.n=0", "hydra.run.dir=run", *words])
-        assert status == 0, out + err
-    assert seen == [None, True]
 
 
 def test_a_step_skipped_by_the_guard_updates_nothing(command, tiny, monkeypatch, tmp_path):
@@ -358,7 +264,7 @@ def test_a_step_skipped_by_the_guard_updates_nothing(command, tiny, monkeypatch,
         return loss
 
     monkeypatch.setattr(Diffusion, "training_step", planted)
-    monkeypatch.setattr(run, "write_report", lambda *_, **__: None)
+    monkeypatch.setattr(ending, "write_report", lambda *_, **__: None)
     rarely = ("guard.action=skip", "trainer.check_val_every_n_epoch=5", "checkpoint.every_n_steps=1")
     status, out, err = command("train", [*tiny, *SKIPPING, *rarely])
     assert status == 0, out + err
@@ -382,71 +288,4 @@ def test_a_gradient_that_always_overflows_ends_the_run(command, tiny, monkeypatc
     monkeypatch.setattr(Diffusion, "training_step", planted)
     status, out, err = command("train", [*tiny, *SKIPPING, "trainer.precision=null"])
     assert status == 3, out + err
-    assert "error: step 5: the gradient has overflowed 5 times in a row (the last with " in err
-
-
-def test_several_gpus_agree_to_stop_without_synchronization(away, monkeypatch):
-    """A signal to another process, at the second step, stops this one at the third."""
-    received = iter([0, 15, 15])
-    monkeypatch.setattr(signals.dist, "all_reduce", lambda tensor, op: tensor.fill_(next(received)))
-    trainer = SimpleNamespace(world_size=2, strategy=SimpleNamespace(root_device=away.name))
-    callback = signals.StopOnSignal(Clock(1, 9), None)
-    callback.stop(trainer)
-    callback.stop(trainer)
-    with pytest.raises(Interrupted) as stopped:
-        callback.stop(trainer)
-    assert stopped.value.status == 128 + 15
-    assert away.waits == []
-
-
-@pytest.mark.parametrize(
-    ("asked", "words"),
-    [("cuda:2", "this machine has 2 GPUs, counted from 0; use device=cuda:1"), ("cuda:x", "not on this machine")],
-)
-def test_a_nonexistent_gpu_is_refused(asked, words, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(UserError, match=words):
-        choose_device(asked)
-    for name in ("cuda:1", 1, torch.device("cuda", 1)):
-        assert choose_device(name) == torch.device("cuda:1")
-
-
-@pytest.mark.parametrize(
-    ("devices", "batches", "chosen"),
-    [
-        ("auto", 9, ["cuda:0", "cuda:1", "cuda:2"]), ("auto", 2, ["cuda:0", "cuda:1"]), (2, 9, ["cuda:0", "cuda:1"]),
-        (1, 9, ["cuda"]),
-    ],
-)  # fmt: skip
-def test_commands_draw_on_all_gpus_that_have_a_batch(devices, batches, chosen, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    assert choose_devices("cuda", devices, batches) == [torch.device(name) for name in chosen]
-    assert choose_devices("cuda:1", "auto", batches) == [torch.device("cuda:1")]
-    with pytest.raises(UserError, match="devices=4: this machine has 3 GPUs; use devices=auto"):
-        choose_devices("cuda", 4, batches)
-
-
-@pytest.mark.parametrize(("device", "waits"), [("mps", True), ("cuda", False)])
-def test_batches_are_copied_to_mps_with_a_wait(device, waits, monkeypatch):
-    """MPS's non-blocking copies may read memory that is already freed."""
-    copies = []
-    monkeypatch.setattr(torch.Tensor, "to", lambda x, to, non_blocking=False: copies.append((to.type, non_blocking)))
-    batch = Batch(*(torch.zeros(2) for _ in Batch._fields))
-    ImageData.transfer_batch_to_device(None, batch, torch.device(device), 0)
-    assert copies == [(device, not waits)] * 3
-
-
-def test_the_mps_fallback_to_the_cpu_is_enabled():
-    assert os.environ["PYTORCH_ENABLE_MPS_FALLBACK"] == "1"
-
-
-@pytest.mark.parametrize("bits", [partial(variational_bound, steps=4), partial(flow_likelihood, tolerance=0.1)])
-def test_the_likelihood_on_another_device_equals_that_of_the_cpu(bits, away):
-    x0 = torch.linspace(-1, 1, 2 * 12).mul(127.5).round().div(127.5).reshape(2, 3, 2, 2)
-    found = [
-        bits(Denoiser(Small(), linear(), Eps()).to(device), x0.to(device), Streams([1, 2], device)).bits.cpu()
-        for device in ("cpu", away.name)
-    ]
-    torch.testing.assert_close(*found)
+    assert "error: step 5: 5 steps in a row were skipped" in err

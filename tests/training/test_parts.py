@@ -2,21 +2,14 @@
 
 import math
 from copy import deepcopy
-from dataclasses import replace
 from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from composing import train
 from torch import nn
 from torch.optim import SGD
 
-from diffusion.evaluation.drawing import Drawing
-from diffusion.process.denoiser import Denoiser
-from diffusion.process.prediction import Eps
-from diffusion.process.sampler import DDIM
-from diffusion.process.schedule import linear
 from diffusion.training import lr
 from diffusion.training.ema import EMA
 
@@ -52,13 +45,6 @@ def test_ema_follows_its_recurrence_with_warmup():
         average += (1 - min(0.5, (1 + n) / (10 + n))) * (n - average)
     assert float(module.weight) == pytest.approx(average, rel=1e-6)
     assert torch.isinf(module.table)  # buffers are copied: averaging infinities would give NaN
-
-
-def test_ema_decay_warms_up_to_its_value():
-    ema = EMA(decay=0.9)
-    assert ema.decay_at(0) == 0.1
-    assert ema.decay_at(8) == 0.5
-    assert ema.decay_at(10_000) == 0.9
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -109,29 +95,3 @@ def test_learning_rate_schedules_give_the_expected_rates():
     assert rates(lr.cosine, warmup=2, final=0.1) == pytest.approx(expected)
     expected = [2 / 3, 4 / 3, 2.0, 2.0, 2.0, *[2 * (4 / step) ** 0.5 for step in range(5, 10)]]
     assert rates(lr.inverse_sqrt, warmup=2, reference=4) == pytest.approx(expected)
-
-
-class Noise(nn.Module):
-    """A network that returns its input: any function of (x, label) will do."""
-
-    def forward(self, x, label):
-        return 0.5 * x + label[:, None, None, None] / 2000
-
-
-def test_a_sample_depends_only_on_its_seed_and_index():
-    denoiser, cpu = Denoiser(Noise(), linear(), Eps()), torch.device("cpu")
-    drawing = Drawing(DDIM(5, eta=1.0), (3, 4, 4), seed=3)
-    many = drawing(denoiser, 7, cpu, batch_size=7)
-    assert many.dtype == torch.uint8
-    assert torch.equal(drawing(denoiser, 5, cpu, batch_size=2), many[:5])
-    assert not torch.equal(replace(drawing, seed=4)(denoiser, 7, cpu), many)
-
-
-@pytest.mark.parametrize(("prediction", "noted"), [("x0", True), ("v", False)])
-def test_a_validation_that_one_image_decides_is_noted(tiny, tmp_path, capsys, prediction, noted):
-    """The error of eps is alpha/sigma times that of x0."""
-    words = [*tiny, "schedule=flow", f"prediction={prediction}", "timesteps@objective.timesteps=uniform"]
-    words += ["data.val=12", "samples.n=0", "trainer.max_steps=1"]
-    train(words, tmp_path / "run")
-    out = " ".join(capsys.readouterr().out.split())
-    assert ("most of val/mse is the error of the image with the least noise" in out) == noted

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from diffusion.checkpoint import averages, storage
 from diffusion.checkpoint.restore import PREFIX, restore
-from diffusion.errors import UserError
 from diffusion.process.averaging import decay, gamma_of
 from diffusion.training.power import PowerEMA
 from tests.support.composing import train
@@ -79,14 +78,6 @@ def test_the_averages_follow_their_recurrence_and_the_first_is_used(tiny, tmp_pa
     assert all(torch.equal(value, first[PREFIX + name]) for name, value in network.named_parameters())
 
 
-@pytest.mark.parametrize(
-    ("total", "snapshots", "steps"), [(12, 4, [3, 6, 9, 12]), (10, 4, [3, 5, 8, 10]), (3, 16, [1, 2, 3]), (7, 1, [7])]
-)
-def test_snapshots_are_spread_over_the_run(total, snapshots, steps):
-    ema = PowerEMA(snapshots=snapshots)
-    assert [step for step in range(1, total + 1) if ema.is_due(step, total)] == steps
-
-
 def test_a_snapshot_holds_the_averages_of_its_step(tiny, tmp_path):
     train([*tiny, *RESUMED], tmp_path / "run")
     inside = tmp_path / "run/checkpoints"
@@ -106,19 +97,6 @@ def test_an_average_reconstructed_from_snapshots_equals_a_tracked_one(run, other
     assert made.keys() == tracked.keys()
     assert (flat(made) - flat(tracked)).norm() < bound * apart
     assert (flat(made) - flat(tracked)).norm() < bound / 400 * flat(tracked).norm()
-
-
-def test_a_tracked_length_is_exact_and_needs_no_snapshot(run, tmp_path):
-    alone = tmp_path / "alone.ckpt"
-    alone.write_bytes(run.read_bytes())
-    for length in (0.05, 0.1):
-        assert same(averages.of_length(storage.load(alone), alone, length), held(run)["averages"][str(length)])
-
-
-def test_a_length_close_to_a_tracked_one_gives_almost_the_same_average(run):
-    """Combined, not copied: equal to 1e-6 at a snapshot's step."""
-    made, tracked = averages.of_length(storage.load(run), run, 0.1 + 1e-9), held(run)["averages"]["0.1"]
-    assert float((flat(made) - flat(tracked)).abs().max()) < 1e-6
 
 
 def test_resuming_in_another_folder_gives_the_same_run_and_snapshots(tiny, tmp_path):
@@ -145,68 +123,3 @@ def test_resuming_from_an_earlier_step_removes_later_snapshots(tiny, tmp_path):
     assert all(averages.snapshots(folder / "checkpoints")[step].read_bytes() == kept[step] for step in (3, 6))
     now = restore(folder / "checkpoints/last.ckpt", 0.08).denoiser.network.state_dict()
     assert not same(dict(now), dict(before))
-
-
-def test_a_damaged_snapshot_is_reported_and_not_copied(tiny, tmp_path, capfd):
-    train([*tiny, *RESUMED], tmp_path / "run")
-    inside = tmp_path / "run/checkpoints"
-    averages.snapshot(inside, 3).write_bytes(b"torn")
-    train([*tiny, *RESUMED, f"ckpt={storage.numbered(inside, 7)}"], tmp_path / "new")
-    assert "step-00000003.pt: not copied" in capfd.readouterr().out.replace("\n", "")
-    assert list(averages.snapshots(tmp_path / "new/checkpoints")) == [6, 9, 12]
-    assert averages.of_length(
-        storage.load(tmp_path / "new/checkpoints/last.ckpt"), tmp_path / "new/checkpoints/x", 0.08
-    )
-
-
-def test_changed_ema_lengths_are_refused_on_resume(command, tiny, tmp_path):
-    train([*tiny, *RESUMED, "trainer.max_steps=2"], tmp_path / "run")
-    words = [*tiny, *RESUMED, "ckpt=run", "ema.lengths=[0.05,0.2]", "hydra.run.dir=new"]
-    status, _, err = command("train", words)
-    assert status == 2
-    assert "it was trained with other settings: ema.lengths [0.05,0.1] → [0.05,0.2]" in err
-
-
-@pytest.mark.parametrize(
-    ("word", "said"),
-    [
-        ("ema.lengths=[0.05,0.3]", "at most 0.288"),
-        ("ema.lengths=[]", "at least 1"),
-        ("ema.lengths=[0.1,0.1]", "a length is repeated"),
-        ("ema.snapshots=0", "at least 1"),
-        ("ema=0.08", "ema is one of none, power, warm"),
-    ],
-)
-def test_invalid_power_ema_settings_give_one_line_errors(command, tiny, word, said):
-    status, _, err = command("train", [*tiny, *["ema=power"] * (word != "ema=0.08"), word])
-    assert status == 2, err
-    assert err.count("\n") == 1
-    assert said in err
-
-
-def test_a_failed_snapshot_write_gives_a_one_line_error(tiny, tmp_path, monkeypatch):
-    def full(averages, updates, path):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(averages, "save", full)
-    with pytest.raises(
-        UserError, match=r"cannot write .*step-00000003\.pt: No space left on device; earlier .* fix this"
-    ):
-        train([*tiny, *RESUMED], tmp_path / "run")
-
-
-def test_a_run_writes_no_snapshot_after_its_folder_was_taken_over(tiny, tmp_path, monkeypatch):
-    from diffusion.runs.record import RunRecord
-
-    def taken(self):
-        raise UserError("taken")
-
-    def write(self, trainer):
-        monkeypatch.setattr(RunRecord, "check_owner", taken)
-        made(self, trainer)
-
-    made = PowerEMA.write
-    monkeypatch.setattr(PowerEMA, "write", write)
-    with pytest.raises(UserError, match="taken"):
-        train([*tiny, *RESUMED, "checkpoint.every_n_steps=null"], tmp_path / "run")
-    assert not averages.snapshots(tmp_path / "run/checkpoints")

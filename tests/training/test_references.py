@@ -1,10 +1,7 @@
 """Samples scored against held-out and against training images: two metrics with different names."""
 
-import json
-
 import pytest
 
-from diffusion.config.schema import Score
 from diffusion.report.compare import compare
 from diffusion.runs.folder import Run, read_scores
 from diffusion.runs.metrics import last_value
@@ -25,22 +22,3 @@ def test_a_run_scores_its_samples_against_both_splits(command, tiny, tmp_path):
         assert last_value(key, run / "metrics.csv") == pytest.approx(found[name, "samples"].value)
     columns = [column.name for column in compare([Run(run)]).columns]
     assert {"fd_lite0", "train/fd_lite0"} <= {*columns}
-    assert "train/fd_lite0: " in (run / "README.md").read_text()
-
-
-def test_the_training_split_is_scored_once():
-    assert Score(split="train", to_train=True).references == ["train"]
-    assert Score(to_train=True).references == ["val", "train"]
-    assert Score().references == ["val"]
-
-
-def test_a_list_of_runs_shows_the_distance_to_held_out_images(tmp_path):
-    """The list shows the last score of the first metric; the distance to training images is another metric."""
-    from diffusion.report.lines import last_score
-
-    records = [
-        {"metric": "fd", "value": value, "what": "samples", "reference": {"split": split}}
-        for split, value in (("val", 3.0), ("train", 2.0))
-    ]
-    (tmp_path / "scores.json").write_text(json.dumps(records))
-    assert last_score(Run(tmp_path)).value == 3.0

@@ -1,9 +1,6 @@
 """Counter-based randomness: a run's draws depend on (seed, epoch, image) and on nothing that happened before."""
 
-import shutil
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import lightning.pytorch as pl
 import pytest
@@ -11,8 +8,7 @@ import torch
 from composing import settings, train
 from torch import Tensor
 
-from diffusion.checkpoint.find import find
-from diffusion.checkpoint.storage import numbered, numbered_files, step_in_file, step_in_name
+from diffusion.checkpoint.storage import numbered, step_in_name
 from diffusion.config import schema
 from diffusion.config.build import make
 from diffusion.data import ImageData
@@ -38,19 +34,6 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-@pytest.mark.parametrize("stop", [6, 8])  # at the end of an epoch, and within one
-def test_a_resumed_run_equals_an_uninterrupted_run_bit_for_bit(tiny, tmp_path, stop):
-    overrides = [*tiny, DROPOUT, "lr_scheduler=warmup", "trainer.max_epochs=3"]  # 18 steps
-    whole = run(tmp_path, "whole", overrides)
-    first = run(tmp_path, "first", [*overrides, f"trainer.max_steps={stop}"])
-    rest = run(tmp_path, "rest", [*overrides, f"ckpt={first}/checkpoints/last.ckpt"])
-    for key in ("current_model_state", "state_dict"):  # raw and averaged
-        assert equal(weights(whole, key), weights(rest, key))
-        assert not equal(weights(first, key), weights(rest, key))
-    # Curves are complete: the log of the first part was copied.
-    assert (rest / "metrics.csv").read_text().count("\n") >= (whole / "metrics.csv").read_text().count("\n")
-
-
 def test_checkpoints_after_the_step_of_a_resumed_run_are_removed_and_the_newest_kept(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     for step in (10, 20, 30, 25):
@@ -66,50 +49,6 @@ def test_the_best_checkpoint_so_far_is_kept_on_resume_in_another_folder(tiny, tm
     rest = run(tmp_path, "rest", [*common, *still])  # cannot become better
     best = [(each / "checkpoints/best.ckpt").read_bytes() for each in (first, rest)]
     assert best[0] == best[1]
-
-
-@pytest.mark.parametrize("abandoned", [True, False])
-def test_a_best_checkpoint_of_steps_that_are_made_again_is_replaced(tmp_path, abandoned):
-    folder = tmp_path / "checkpoints"
-    folder.mkdir()
-    for step in (100, 200):
-        torch.save({"global_step": step}, numbered(folder, step))
-    shutil.copy(numbered(folder, 200 if abandoned else 100), folder / "best.ckpt")  # as without hard links
-    checkpoints = Checkpoints(tmp_path, schema.Checkpoint(keep=3), Clock(5, 500), resumed=numbered(folder, 100))
-    checkpoints.load_state_dict({"best": 0.5, "latest": 0.5})
-    trainer: Any = SimpleNamespace(
-        global_step=100, is_global_zero=True, callback_metrics={"val/mse": torch.tensor(0.6)},
-        save_checkpoint=lambda path: torch.save({"global_step": 150}, path),
-    )  # fmt: skip
-    checkpoints.on_train_start(trainer, torch.nn.Linear(1, 1))  # type: ignore[arg-type]
-    trainer.global_step = 150
-    checkpoints.on_validation_end(trainer, None)  # type: ignore[arg-type]
-    assert step_in_file(folder / "best.ckpt") == (150 if abandoned else 100)
-    assert checkpoints.best == pytest.approx(0.6 if abandoned else 0.5)
-    assert not numbered(folder, 200).exists()
-
-
-@pytest.mark.parametrize("noise", ["nearest", "ot"])
-def test_a_resumed_run_pairs_the_same_noise_and_images(tiny, tmp_path, noise):
-    overrides = [*tiny, f"noise@objective.noise={noise}", "score=off", "samples.n=0"]
-    whole = run(tmp_path, "whole", [*overrides, "trainer.max_steps=4"])
-    first = run(tmp_path, "first", [*overrides, "trainer.max_steps=2"])
-    rest = run(tmp_path, "rest", [*overrides, "trainer.max_steps=4", f"ckpt={first}/checkpoints/last.ckpt"])
-    assert equal(weights(whole), weights(rest))
-
-
-def test_ckpt_last_finds_the_newest_run_of_the_same_name(tiny, tmp_path, capfd):
-    run(tmp_path, "a", [*tiny, "trainer.max_steps=2"])
-    run(tmp_path, "b", [*tiny, "trainer.max_steps=4"])
-    folder = run(tmp_path, "c", [*tiny, "trainer.max_steps=5", "ckpt=last"])
-    assert "b/checkpoints/last.ckpt, step 4" in capfd.readouterr().out
-    assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 5
-    for file in numbered_files(folder / "checkpoints"):  # as with checkpoint.finished=best
-        file.unlink()
-    (folder / "checkpoints/last.ckpt").unlink()
-    best = find("last", folder)
-    assert best is not None
-    assert best.path == folder / "checkpoints/best.ckpt"
 
 
 def test_equal_seeds_give_equal_runs_and_different_seeds_do_not(tiny, tmp_path):
@@ -175,13 +114,6 @@ def test_the_flip_of_an_image_does_not_depend_on_the_batch_size(tiny):
         seen.append(flips)
     assert seen[0] == seen[1]
     assert len(set(seen[0].values())) == 2
-
-
-def test_compiling_keeps_the_names_of_the_weights(tiny):
-    network = make(settings(tiny).model, "model")
-    names = set(network.state_dict())
-    network.compile()
-    assert set(network.state_dict()) == names
 
 
 def test_a_run_does_not_depend_on_the_global_random_state(tiny, tmp_path):

@@ -1,11 +1,7 @@
 """optimizer=soap: its numbers for a known eigenbasis, and resuming a run with it."""
 
-import io
-
-import pytest
 import torch
 from composing import settings, train
-from diffusion.training.optimizer import optimizer_of
 from outcomes import same, state
 from torch import Tensor, nn
 
@@ -15,8 +11,8 @@ SOAP = ["optimizer=soap", "optimizer.precondition_frequency=2"]
 
 
 def soap(weights: list[nn.Parameter], **options) -> torch.optim.Optimizer:
-    partial = make(settings(["optimizer=soap"]).optimizer, "optimizer")
-    return optimizer_of(lambda params: partial(params, **options), weights, nn.Module())
+    made: torch.optim.Optimizer = make(settings(["optimizer=soap"]).optimizer, "optimizer")(weights, **options)
+    return made
 
 
 def adam(gradients: Tensor, rate: float, beta: float, eps: float) -> Tensor:
@@ -48,48 +44,6 @@ def test_a_matrix_is_updated_like_adam_in_its_eigenbasis():
     assert weight.norm() > 0.3
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_kernel_is_rotated_along_each_dimension(layout):
-    """A gradient a ⊗ b ⊗ c ⊗ d has one nonzero coordinate, its length, so the kernel follows Adam along it."""
-    vectors = [torch.randn(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64) for n in (6, 4, 3, 2)]
-    direction = torch.einsum("a,b,c,d->abcd", *(each / each.norm() for each in vectors))
-    kernel = nn.Parameter(torch.zeros(6, 4, 3, 2, dtype=torch.float64).to(memory_format=layout))
-    lengths = 5 + torch.arange(STEPS, dtype=torch.float64).sin()
-    optimizer, way = soap([kernel], **OPTIONS), adam(lengths[1:], RATE, 0.95, EPS)
-    for step in range(STEPS):
-        kernel.grad = (lengths[step] * direction).to(memory_format=layout)
-        optimizer.step()
-        torch.testing.assert_close(kernel.detach(), way[step] * direction, rtol=0, atol=1e-4)
-    assert kernel.norm() > 0.2
-
-
-def test_training_resumes_bit_for_bit_from_a_saved_optimizer_state():
-    def weights() -> list[nn.Parameter]:
-        generator = torch.Generator().manual_seed(1)
-        made = [torch.randn(shape, generator=generator) for shape in ((6, 4, 3, 3), (5, 6), (7,))]
-        return [nn.Parameter(made[0].to(memory_format=torch.channels_last)), *map(nn.Parameter, made[1:])]
-
-    def stepped(optimizer: torch.optim.Optimizer, params: list[nn.Parameter], steps: range) -> list[Tensor]:
-        for step in steps:
-            generator = torch.Generator().manual_seed(step)
-            for p in params:
-                p.grad = p.detach() + torch.randn(p.shape, generator=generator)
-            optimizer.step()
-        return [p.detach().clone() for p in params]
-
-    whole, first, rest = weights(), weights(), weights()
-    expected = stepped(soap(whole, precondition_frequency=2), whole, range(9))
-    optimizer, file = soap(first, precondition_frequency=2), io.BytesIO()
-    torch.save({"weights": stepped(optimizer, first, range(4)), "optimizer": optimizer.state_dict()}, file)
-    file.seek(0)
-    saved = torch.load(file, weights_only=True)
-    for p, value in zip(rest, saved["weights"], strict=True):
-        p.data.copy_(value)
-    loaded = soap(rest, precondition_frequency=2)
-    loaded.load_state_dict(saved["optimizer"])
-    assert all(map(torch.equal, stepped(loaded, rest, range(4, 9)), expected))
-
-
 def test_a_run_resumes_bit_for_bit_and_uses_new_settings(tiny, tmp_path):
     overrides = [*tiny, *SOAP, "samples.n=0"]
     train([*overrides, "trainer.max_steps=8"], tmp_path / "whole")
@@ -97,8 +51,7 @@ def test_a_run_resumes_bit_for_bit_and_uses_new_settings(tiny, tmp_path):
     ckpt = f"ckpt={tmp_path}/first/checkpoints/last.ckpt"
     train([*overrides, "trainer.max_steps=8", ckpt], tmp_path / "rest")
     assert same(state(tmp_path / "whole"), state(tmp_path / "rest"))
-    changed = ["optimizer.precondition_frequency=3", "optimizer.betas=[0.5,0.6]", "trainer.max_steps=6", ckpt]
+    changed = ["optimizer.betas=[0.5,0.6]", "trainer.max_steps=6", ckpt]
     train([*overrides, *changed], tmp_path / "changed")
     saved = state(tmp_path / "changed")["optimizer_states"][0]
     assert (saved["param_groups"][0]["betas"], saved["param_groups"][0]["step"]) == ([0.5, 0.6], 6)
-    assert {each["precondition_frequency"] for each in saved["state"].values()} == {3}
