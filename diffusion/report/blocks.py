@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote
 
 from matplotlib.figure import Figure
@@ -78,49 +78,47 @@ class Block(Protocol):
     def markdown(self) -> str: ...
 
 
-@dataclass(frozen=True)
-class Text:
-    """A paragraph, or a list of several texts. `look` is the class of its HTML element."""
+class Made(NamedTuple):
+    """A block in its two forms."""
 
-    words: str | Sequence[str]
-    look: str | None = "soft"
-
-    def html(self) -> Html:
-        if isinstance(self.words, str):
-            return tag("p", marked(self.words), class_=self.look)
-        return tag("ul", [tag("li", marked(each)) for each in self.words], class_=self.look) if self.words else Html()
-
-    def markdown(self) -> str:
-        if isinstance(self.words, str):
-            return in_markdown(self.words)
-        return "\n".join(f"- {in_markdown(each)}" for each in self.words)
-
-
-@dataclass(frozen=True)
-class Code:
-    """Commands for a shell."""
-
+    page: Html
     text: str
 
     def html(self) -> Html:
-        return tag("pre", self.text)
-
-    def markdown(self) -> str:
-        return f"```bash\n{self.text}\n```"
-
-
-@dataclass(frozen=True)
-class Either:
-    """What the page and the Markdown show in different ways, or only one of them."""
-
-    page: Html | None = None
-    text: str = ""
-
-    def html(self) -> Html:
-        return self.page or Html()
+        return self.page
 
     def markdown(self) -> str:
         return self.text
+
+
+def either(page: Html | None = None, text: str = "") -> Made:
+    """What the page and the Markdown show in different ways, or only one of them."""
+    return Made(page or Html(), text)
+
+
+def paragraph(words: str, look: str | None = "soft") -> Made:
+    """A paragraph; `look` is the class of its HTML element."""
+    return Made(tag("p", marked(words), class_=look), in_markdown(words))
+
+
+def bullets(texts: Iterable[str]) -> Made:
+    """A list of texts."""
+    found = [*texts]
+    items = [tag("li", marked(each)) for each in found]
+    return Made(tag("ul", items, class_="soft") if items else Html(), "\n".join(f"- {in_markdown(x)}" for x in found))
+
+
+def code_block(text: str) -> Made:
+    """Commands for a shell."""
+    return Made(tag("pre", text), f"```bash\n{text}\n```")
+
+
+def facts(pairs: Sequence[tuple[str, str]], linked: bool = False) -> Made:
+    """Pairs of a name, which may be a link to a file, and a text."""
+    names = [tag("a", name, href=quote(name)) if linked else name for name, _ in pairs]
+    lines = [[tag("dt", name), tag("dd", text)] for name, (_, text) in zip(names, pairs, strict=True)]
+    rows = [f"| {f'[{name}]({quote(name)})' if linked else name} | {escaped(text)} |" for name, text in pairs]
+    return Made(tag("dl", lines) if lines else Html(), "\n".join(["| | |", "| --- | --- |", *rows]) if rows else "")
 
 
 @dataclass(frozen=True)
@@ -220,23 +218,6 @@ class Table:
                 made.add_row(line[0], *(line[i] for i in [1, *part][: len(self.head) - 1]))
             found.append(made)
         return found
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Pairs of a name, which may be a link to a file, and a text."""
-
-    pairs: Sequence[tuple[str, str]]
-    linked: bool = False
-
-    def html(self) -> Html:
-        names = [tag("a", name, href=quote(name)) if self.linked else name for name, _ in self.pairs]
-        lines = [[tag("dt", name), tag("dd", text)] for name, (_, text) in zip(names, self.pairs, strict=True)]
-        return tag("dl", lines) if lines else Html()
-
-    def markdown(self) -> str:
-        rows = [[f"[{name}]({quote(name)})" if self.linked else name, escaped(text)] for name, text in self.pairs]
-        return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {text} |" for name, text in rows)]) if rows else ""
 
 
 @dataclass(frozen=True)

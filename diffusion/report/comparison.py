@@ -24,11 +24,12 @@ from diffusion.report.blocks import (
     Cell,
     Chart,
     Charts,
-    Either,
     Section,
     Table,
-    Text,
+    bullets,
+    either,
     markdown,
+    paragraph,
     save_charts,
     tag,
 )
@@ -91,13 +92,13 @@ def comparison_sections(
     """The sections of the report. `link` is the address of a run's page, by default its file, if there is one."""
     link = link or partial(link_of, folder=folder)
     return [
-        Section("", lambda: [Text(f"Warning: {each}.", "notice") for each in comparison.warnings]),
+        Section("", lambda: [paragraph(f"Warning: {each}.", "notice") for each in comparison.warnings]),
         Section("Recipes", lambda: recipes(comparison)),
         Section("Scores by recipe", lambda: means(comparison)),
         Section("Settings and results", lambda: parallel_blocks(comparison)),
         Section("Validation error", lambda: curves(comparison)),
         Section("Samples", lambda: samples(comparison)),
-        Section("Two runs", lambda: [Either(tag("div", class_="swipes"))]),
+        Section("Two runs", lambda: [either(tag("div", class_="swipes"))]),
         Section("Runs", lambda: [runs_table(comparison, folder, link), left_out(comparison, folder)]),
     ]
 
@@ -105,9 +106,9 @@ def comparison_sections(
 def recipes(comparison: Comparison) -> list[Block]:
     """The table of recipes, and what it shows."""
     if not comparison.rows:
-        return [Text("No run is complete.")]
+        return [paragraph("No run is complete.")]
     words = ((column.name, column.words.removeprefix(f"{column.name}: ")) for column in comparison.columns)
-    return [recipes_table(comparison), Text(LEGEND), Text([f"{each}." for each in alike(words)])]
+    return [recipes_table(comparison), paragraph(LEGEND), bullets([f"{each}." for each in alike(words)])]
 
 
 def recipes_table(comparison: Comparison, brief: bool = False) -> Table:
@@ -167,7 +168,7 @@ def runs_table(comparison: Comparison, folder: Path, link: Callable[[Path], str 
 
 def left_out(comparison: Comparison, folder: Path) -> Block:
     """The runs that were left out, and why."""
-    return Text([f"left out: {shown_path(run.folder, folder)}: {reason}" for run, reason in comparison.left_out])
+    return bullets([f"left out: {shown_path(run.folder, folder)}: {reason}" for run, reason in comparison.left_out])
 
 
 def shown_path(path: Path, folder: Path) -> str:
@@ -345,4 +346,4 @@ def samples(comparison: Comparison) -> list[Block | None]:
             found.append(figure)
     if len(found) < 2:
         return []
-    return [Either(tag("div", found, class_="pair"))]
+    return [either(tag("div", found, class_="pair"))]

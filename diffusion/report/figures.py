@@ -1,20 +1,4 @@
-"""The figures of a run: each function maps data to a matplotlib `Figure`. Figure numbers are those of the memoir.
-
-noising   Fig. 1    x_t = √ᾱ_t x0 + √(1 − ᾱ_t) ε at chosen times, with one ε
-beta      Fig. 2    β_t, or log-SNR for a schedule that is not variance-preserving, which has no β_t
-log_snr             the log signal-to-noise ratio
-times               the density of training times, and the weight of the loss
-samples   Fig. 8    samples from the same noise over training
-mse       Fig. 9    denoising MSE on validation and on training images
-signal    Fig. 10   √ᾱ_t and √(1 − ᾱ_t)
-bins                the MSE by time, at several training steps
-gap                 held-out minus training MSE by log-SNR, at several training steps
-others              other logged quantities
-scores              scores with their intervals and baselines
-costs               what the parts of a run took
-trajectory          denoising steps of samples, with times and noise levels
-copies              samples above their nearest training images
-"""
+"""The figures of a run: each function maps data to a matplotlib `Figure`. Figure numbers are those of the memoir."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -343,23 +327,6 @@ def scores(rows: Mapping[str, Mapping[str, Score]]) -> Figure:
         ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
         ax.tick_params(labelsize=8)
         ax.xaxis.set_major_locator(MaxNLocator(nbins=4))
-    return figure
-
-
-@style.styled
-def costs(parts: Mapping[str, float], label: str, texts: Sequence[str]) -> Figure:
-    """Bars of what each part of a run took, with a text at each."""
-    figure, ax = style.axes((style.COLUMN[0], 0.7 + 0.19 * len(parts)))
-    values = list(parts.values())
-    ax.barh(range(len(parts)), values, color=style.BLUE, height=0.7)
-    for y, (value, text) in enumerate(zip(values, texts, strict=True)):
-        ax.text(value, y, f" {text}", va="center", fontsize=8)
-    ax.set_yticks(range(len(parts)), [style.plain(part) for part in parts])
-    ax.set_ylim(len(parts) - 0.5, -0.5)
-    ax.set_xlim(0, 1.35 * max(values))
-    ax.set_xlabel(label)
-    ax.grid(axis="y", visible=False)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
     return figure
 
 

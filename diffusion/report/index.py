@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from diffusion.console import count, duration
 from diffusion.errors import UserError
 from diffusion.report import pictures
-from diffusion.report.blocks import Block, Cell, Either, Html, Section, Table, Text, tag
+from diffusion.report.blocks import Block, Cell, Html, Section, Table, either, paragraph, tag
 from diffusion.report.compare import comparable
 from diffusion.report.formatting import MISSING
 from diffusion.report.lines import Line, line
@@ -57,7 +57,7 @@ def index_sections(
 
     def listed(items: list[tuple[Path, str, str]]) -> list[Block]:
         texts = [[tag("a", name, href=link(path)) if link(path) else name, words] for path, name, words in items]
-        return [Either(tag("ul", [tag("li", each) for each in texts]))] if texts else []
+        return [either(tag("ul", [tag("li", each) for each in texts]))] if texts else []
 
     runs = Table(
         ["run", "samples", "state", "step", "left", "score", "last written"],
@@ -68,10 +68,10 @@ def index_sections(
         (p, relative(p, folder), f" (diffusion.{e.command}): {e.line.metric} {e.line.score}") for p, e in newest(scored)
     ]
     return [
-        Section("Runs", lambda: [runs if trained else Text("No runs yet.")]),
+        Section("Runs", lambda: [runs if trained else paragraph("No runs yet.")]),
         Section("Sweeps", lambda: listed(sorted(jobs, key=lambda job: natural_order(job[0])))),
         Section("Evaluations and studies", lambda: listed(made)),
-        Section("", lambda: [Text(f"Not listed: {rest}.")] if rest else []),
+        Section("", lambda: [paragraph(f"Not listed: {rest}.")] if rest else []),
     ]
 
 

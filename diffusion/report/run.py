@@ -5,7 +5,6 @@ import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace as replaced
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,14 @@ from diffusion.report.blocks import (
     Cell,
     Chart,
     Charts,
-    Code,
-    Either,
-    Facts,
     Section,
     Table,
-    Text,
+    bullets,
+    code_block,
+    either,
+    facts,
     markdown,
+    paragraph,
     save_charts,
 )
 from diffusion.report.differences import from_default
@@ -144,7 +144,7 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
         Section("", partial(summary, run, state), ("run.json",)),
         Section("Samples", lambda: samples(run), ("samples",)),
         Section("Training", lambda: training(run, schedule or schedule_of(run)), ("metrics.csv", "samples")),
-        Section("Denoising", lambda: [Either(pictures.film(folder / "samples/film.png"))], ("samples",)),
+        Section("Denoising", lambda: [either(pictures.film(folder / "samples/film.png"))], ("samples",)),
         Section("Scores", lambda: scores_blocks(run), (SCORES,)),
         Section("Noising", lambda: picture(folder, NOISING), ("figures",)),
         Section("Nearest training images", lambda: picture(folder, COPIES), ("figures",)),
@@ -152,7 +152,7 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
         Section("Network", lambda: shown("network", partial(network, run)), CONFIGS),
         Section("Recipe", lambda: recipe(run), CONFIGS),
         Section("Time and memory", lambda: costs(run.info), ("run.json",)),
-        Section("Files", lambda: [Facts([(k, v) for k, v in FILES.items() if (folder / k).exists()], linked=True)]),
+        Section("Files", lambda: [facts([(k, v) for k, v in FILES.items() if (folder / k).exists()], linked=True)]),
         Section("Next steps", lambda: commands(run), ("run.json",)),
     ]
 
@@ -161,7 +161,7 @@ def summary(run: Run, state: str | None) -> list[Block | None]:
     """The state of the run, the facts of run.json, and the command."""
     info = run.info
     if not info:
-        return [Text("run.json is missing: the date, duration and device of this run are unknown.")]
+        return [paragraph("run.json is missing: the date, duration and device of this run are unknown.")]
     state = state or state_of(run)
     words = {
         "complete": "This run is complete.",
@@ -171,10 +171,10 @@ def summary(run: Run, state: str | None) -> list[Block | None]:
     reason = str(info.get("reason", "")).strip(" :")
     final = "![Samples at the end of the run](samples/final.png)" * (run.folder / "samples/final.png").is_file()
     return [
-        Text(f"{words} The reason: {reason}." if reason else words, None),
-        Facts(known(info)),
-        Code(info["command"]) if info.get("command") else None,
-        Either(text=final),
+        paragraph(f"{words} The reason: {reason}." if reason else words, None),
+        facts(known(info)),
+        code_block(info["command"]) if info.get("command") else None,
+        either(text=final),
     ]
 
 
@@ -201,7 +201,7 @@ def known(info: Mapping[str, Any]) -> list[tuple[str, str]]:
     device, devices = info.get("device"), info.get("devices") or 1
     found.append(("device", f"{devices} × {device}" if device and devices > 1 else device))
     found.append(("CPU cores of the machine", info.get("host_cores")))
-    found += [(key, moment(str(info[key]))) for key in ("started", "finished") if info.get(key)]
+    found += [(key, str(info.get(key) or "")[:19].replace("T", " ")) for key in ("started", "finished")]
     if isinstance(info.get("versions"), Mapping):
         found.append(("versions", ", ".join(f"{key} {value}" for key, value in info["versions"].items())))
     return [(name, str(value)) for name, value in found if value not in (None, "")]
@@ -213,26 +213,16 @@ def utilization_text(node: Mapping[str, Any]) -> str:
     return f"{node['tflops']:.3g} TFLOP/s per device, {share:.0%} of its measured peak in {node['precision']}"
 
 
-def moment(text: str) -> str:
-    """A time in ISO format as `2026-01-02 03:04:05 UTC`, without `UTC` if its zone is unknown; other text unchanged."""
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        return text
-    known = time.tzinfo is not None
-    return f"{time.astimezone(UTC) if known else time:%Y-%m-%d %H:%M:%S}{' UTC' * known}"
-
-
 def samples(run: Run) -> list[Block]:
     """All last samples, and those during training, which the page shows at each step of the next section."""
     link = f"![Samples during training]({SAMPLES})\n\n*{CAPTIONS[SAMPLES]}*" * bool(run.grids)
-    return [Either(pictures.all_samples(run.folder / "samples/all.png"), link)]
+    return [either(pictures.all_samples(run.folder / "samples/all.png"), link)]
 
 
 def picture(folder: Path, file: str) -> list[Block]:
     """A figure of the run that consists of pictures."""
     link = f"![{CAPTIONS[file]}]({file})\n\n*{CAPTIONS[file]}*" * (folder / file).is_file()
-    return [Either(pictures.figure(folder / file, CAPTIONS[file]), link)]
+    return [either(pictures.figure(folder / file, CAPTIONS[file]), link)]
 
 
 def training(run: Run, schedule: figures.Schedule | None) -> list[Block | None]:
@@ -304,21 +294,22 @@ def scores_blocks(run: Run) -> list[Block | None]:
     """The latest scores as charts, and all of them as a table with their protocols."""
     scores = run.scores
     if not scores:
-        return [Text("No scores were computed.")]
+        return [paragraph("No scores were computed.")]
     rows = latest(scores)
     parts = [{m: found for m, found in rows.items() if m.startswith("train/") == trained} for trained in (False, True)]
     words = ("Scores of the latest samples.", "Distances to the training images.")
     charts = [Chart(text, partial(figures.scores, part)) for text, part in zip(words, parts, strict=True) if part]
+    protocols = alike((score.name, protocol_text(score)) for score in scores)
     return [
         Charts(charts),
-        Text(
+        paragraph(
             "Intervals are 95% intervals over resamples of the same size. The floor is the score of two sets of real "
             "images that differ by chance alone. Lower is closer to the reference, except for precision, recall, "
             "coverage and the Inception Score, where higher is better; density and the Vendi score have no better "
             "direction. Only compare numbers of the same protocol."
         ),
         replaced(score_table(scores), folded="All scores with their protocols"),
-        Text([f"[{i}] {words}." for i, words in enumerate(alike((s.name, protocol_text(s)) for s in scores), start=1)]),
+        bullets(f"[{i}] {words}." for i, words in enumerate(protocols, start=1)),
     ]
 
 
@@ -365,35 +356,35 @@ def recipe(run: Run) -> list[Block]:
     """The settings that differ from the defaults, and all settings."""
     config, blocks = run.settings, list[Block]()
     if not config:
-        return [Text("config.yaml is missing: the recipe is unknown.")]
+        return [paragraph("config.yaml is missing: the recipe is unknown.")]
     if command_of(run.folder) == "train":
         rows = [[f"`{key}`", *pair] for key, pair in from_default(run).items()]
         head = ("setting", "this run", "default")
         words = "Settings that differ from the defaults:" if rows else "All settings have their default values."
-        blocks += [Text(words, None), *([Table(head, rows, words)] if rows else [])]
+        blocks += [paragraph(words, None), *([Table(head, rows, words)] if rows else [])]
     rows = [[f"`{key}`", describe(value)] for key, value in config.items() if value is not None]
     return [*blocks, Table(("part", "choice"), rows, "All settings", folded="All settings")]
 
 
-def costs(info: Mapping[str, Any]) -> list[Block | None]:
-    """The seconds and bytes of each part of the run."""
-    charts = []
-    if spent := {part: float(value) for part, value in (info.get("seconds_of") or {}).items() if value > 0}:
-        total = sum(spent.values())
-        texts = [f"{duration(value)}, {value / total:.0%}" for value in spent.values()]
+def costs(info: Mapping[str, Any]) -> list[Block]:
+    """The time and memory of each part of the run."""
+    spent, sizes = dict(info.get("seconds_of") or {}), dict(info.get("bytes_of") or {})
+    blocks: list[Block] = []
+    if total := sum(spent.values()):
+        cells = [[part, Cell(duration(s), s), Cell(f"{s / total:.0%}", s)] for part, s in spent.items() if s > 0]
         words = (
             f"{duration(total)} in all starts of the run. This is wall time from training to report: GPU work is "
             "counted where the process waits for it."
         )
-        charts.append(Chart(words, partial(figures.costs, spent, "seconds", texts)))
-    if sizes := {part: float(value) / 1e6 for part, value in (info.get("bytes_of") or {}).items() if value > 0}:
-        texts = [f"{value:.3g} MB" if value < 1000 else f"{value / 1000:.3g} GB" for value in sizes.values()]
+        blocks += [Table(("part", "time", "share"), cells, "Time", (1, 2)), paragraph(words)]
+    if sizes:
+        rows = [[part, Cell(f"{n / 1e6:,.3g} MB" if n < 1e9 else f"{n / 1e9:.3g} GB", n)] for part, n in sizes.items()]
         words = (
-            "Memory at the end of training. The rest is the difference to the run's peak memory: activations, "
-            "libraries, and memory for samples and scores. This is GPU memory; without a GPU, that of the process."
+            "Memory at the end of training; the rest is the difference to the run's peak: activations, libraries, "
+            "samples and scores. This is GPU memory; without a GPU, that of the process."
         )
-        charts.append(Chart(words, partial(figures.costs, sizes, "MB", texts)))
-    return [Charts(charts)]
+        blocks += [Table(("part", "memory"), rows, "Memory", (1,)), paragraph(words)]
+    return blocks
 
 
 def commands(run: Run) -> list[Block]:
@@ -417,4 +408,4 @@ def commands(run: Run) -> list[Block]:
             resume_command(place),
         ]
     lines += ["# recreate this page and its figures", f"python -m diffusion.report {shlex.quote(str(place))}"]
-    return [Code("\n".join(lines))]
+    return [code_block("\n".join(lines))]

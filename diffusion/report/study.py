@@ -22,7 +22,7 @@ from diffusion.console import console, count
 from diffusion.files import replace
 from diffusion.metric.record import Score
 from diffusion.report import pictures, style
-from diffusion.report.blocks import Block, Cell, Chart, Charts, Section, Table, Text, markdown, save_charts, tag
+from diffusion.report.blocks import Block, Cell, Chart, Charts, Section, Table, markdown, paragraph, save_charts, tag
 from diffusion.report.formatting import (
     BASELINES,
     MISSING,
@@ -197,7 +197,7 @@ def title_of(study: Study) -> str:
 def study_sections(study: Study) -> list[Section]:
     """The sections of the report: the advice, the charts, all settings."""
     if not study.points:
-        return [Section("", lambda: [Text("No settings have been scored yet.")])]
+        return [Section("", lambda: [paragraph("No settings have been scored yet.")])]
     return [
         Section("", lambda: introduction(study)),
         Section("Scores", lambda: [Charts([*charts(study)])]),
@@ -215,7 +215,7 @@ def introduction(study: Study) -> list[Block]:
         "them may be worse."
     )
     advice, *notes = advice_of(study)
-    return [Text(words + " Scale 1 is no guidance." * bool(study.guidance)), advice, *map(Text, notes)]
+    return [paragraph(words + " Scale 1 is no guidance." * bool(study.guidance)), advice, *map(paragraph, notes)]
 
 
 def advice_of(study: Study) -> tuple[Any, ...]:
@@ -227,13 +227,17 @@ def advice_of(study: Study) -> tuple[Any, ...]:
     else:
         budgets = sorted(study.budgets or {p.nfe for p in points})
         groups = {str(budget): [p for p in points if p.nfe <= budget] for budget in budgets}
+
+    def use(point: Point) -> str:
+        return point.name if study.guidance else point.sampler  # whose guidance is that of all
+
     for name, within in groups.items():
         if within:
             best, others = best_of(within, first)
             cost = [str(best.steps), str(best.nfe), number(best.seconds)]
-            same = ", ".join(f"{p.name} ({p.nfe})" for p in others) or MISSING
-            rows.append([name, best.name, *cost, value_text(best.scores[first]), same])
-            if 1 < best.scale == max(p.scale for p in points):
+            same = ", ".join(f"{use(p)} ({p.nfe})" for p in others) or MISSING
+            rows.append([name, use(best), *cost, value_text(best.scores[first]), same])
+            if study.guidance and 1 < best.scale == max(p.scale for p in points):
                 notes.append(f"With {name} the best scale is the largest that was tried: try larger ones.")
     group, alike = "sampler" if study.guidance else "NFE up to", "not shown to be worse"
     head = [group, "use", "steps", "NFE", "s/image", first, alike]
@@ -257,7 +261,7 @@ def charts(study: Study) -> Iterable[Chart]:
         yield Chart("Fidelity against diversity, labelled by scale.", partial(against, study, pair), "fidelity.png")
 
 
-def settings(study: Study) -> tuple[Table, Text]:
+def settings(study: Study) -> tuple[Table, Block]:
     """All settings and the baselines, in the page with samples."""
     rows: list[Any] = []
     head = ["sampler", "steps", "NFE", "s/image", *study.metrics]
@@ -280,7 +284,7 @@ def settings(study: Study) -> tuple[Table, Text]:
     device = f" are on {study.device}, in batches" if study.device else " are in batches"
     protocol = protocol_text(next(p.scores[study.first] for p in study.points if study.first in p.scores))
     numbers = [i for i, title in enumerate(head) if title not in ("sampler", "interval")]
-    return Table(head, rows, "Settings", numbers), Text(f"{words}Seconds{device}. {protocol}.")
+    return Table(head, rows, "Settings", numbers), paragraph(f"{words}Seconds{device}. {protocol}.")
 
 
 def csv_of(study: Study) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from diffusion.console import console
@@ -24,6 +24,7 @@ from diffusion.report.study import is_study, study_of, study_sections, title_of
 from diffusion.runs.folder import PARTS, Run, is_run, is_sweep, runs_below
 from diffusion.runs.record import RunRecord
 
+T = TypeVar("T")
 REFRESH = 3.0  # seconds between the polls of a page
 REST = 10.0  # a section that has changed is made again after this many times what it took, so that a run is not slowed
 HOSTS = ("127.0.0.1", "localhost")
@@ -34,7 +35,7 @@ class Pages:
 
     def __init__(self, root: Path):
         self.root = root
-        self.held: dict[Any, tuple[str, Any, float]] = {}  # key -> version, result, when to make it again
+        self.held: dict[Any, tuple[str | None, Any, float]] = {}  # key -> version, result, when to make it again
         self.lock = threading.Lock()
 
     def page(self, address: str) -> tuple[str, str]:
@@ -70,8 +71,7 @@ class Pages:
 
     def job(self, run: Run) -> Run:
         """A run of a sweep, whose files have been read if they have not changed."""
-        found: Run = self.kept(("job", run.folder), version_of(run.folder), lambda: run)
-        return found
+        return self.kept(("job", run.folder), version_of(run.folder), lambda: run)
 
     def run(self, run: Run) -> tuple[str, list[Html], str | None]:
         """The page of a run; the sections whose files have not changed are kept."""
@@ -85,21 +85,20 @@ class Pages:
 
     def entry(self, path: Path) -> Entry:
         """A folder in the list of all runs."""
-        found: Entry = self.kept(("entry", path), version_of(path), lambda: entry_of(path, self.root))
-        return found
+        return self.kept(("entry", path), version_of(path), lambda: entry_of(path, self.root))
 
     def link(self, folder: Path) -> str:
         """The address of a folder's page."""
         return f"/page/{quote(str(folder.relative_to(self.root)))}"
 
-    def kept(self, key: Any, version: str, make: Callable[[], Any]) -> Any:
+    def kept(self, key: Any, version: str, make: Callable[[], T]) -> T:
         """The last result of `make`, if it is of this version, or not yet due."""
-        before, now = self.held.get(key), time.monotonic()
-        if before is None or (before[0] != version and now >= before[2]):
-            made = make()
-            took = time.monotonic() - now
-            before = self.held[key] = version, made, now + took + REST * took
-        return before[1]
+        before, result, due = self.held.get(key, (None, None, 0.0))
+        now = time.monotonic()
+        if before is None or (before != version and now >= due):
+            result = make()
+            self.held[key] = version, result, time.monotonic() + REST * (time.monotonic() - now)
+        return result  # type: ignore[return-value]
 
 
 def made(sections: Iterable[Section]) -> list[Html]:

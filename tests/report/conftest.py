@@ -139,20 +139,5 @@ def make_output() -> Callable[..., Path]:
 
 
 @pytest.fixture
-def without_average() -> Callable[[Path], None]:
-    """`without_average(run)` rewrites its metrics.csv as that of a run without EMA."""
-
-    def strip(run: Path) -> None:
-        with (run / "metrics.csv").open(newline="") as file:
-            rows = [{k: v for k, v in row.items() if "_raw" not in k} for row in csv.DictReader(file)]
-        with (run / "metrics.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-
-    return strip
-
-
-@pytest.fixture
 def run_folder(tmp_path: Path, make_run: Callable[..., Path]) -> Path:
     return make_run(tmp_path / "demo")
