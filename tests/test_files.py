@@ -1,11 +1,13 @@
-"""A file is replaced completely or not at all."""
+"""A file is replaced completely or not at all; hashes depend on every byte."""
 
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
+import torch
 
-from diffusion.files import replace, replacing
+from diffusion.files import digest, replace, replacing, tensor_digest
 
 
 def test_the_old_content_is_readable_until_the_new_content_is_complete(tmp_path: Path) -> None:
@@ -43,3 +45,16 @@ def test_an_error_names_the_file_not_the_temporary_one(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         replace(tmp_path / "gone" / "run.json", "{}")
     assert caught.value.filename == str(tmp_path / "gone" / "run.json")
+
+
+def test_a_digest_of_tensors_depends_on_names_shapes_dtypes_and_bytes() -> None:
+    x = torch.arange(6)
+    assert tensor_digest({"a": x, "b": x[:2]}) == tensor_digest({"b": x[:2].clone(), "a": x})
+    variants = [{"a": x}, {"b": x}, {"a": x.reshape(2, 3)}, {"a": x.int()}, {"a": x + (x == 5)}, {"a": x.bfloat16()}]
+    assert len({tensor_digest(v) for v in variants}) == len(variants)
+
+
+def test_a_digest_is_that_of_the_content_or_of_the_parts(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    assert digest(tmp_path / "file") == digest(b"abc") == hashlib.blake2b(b"abc", digest_size=16).hexdigest()
+    assert len({digest("a", 1), digest("a", "1"), digest(("a", 1)), digest(b"abc")}) == 4

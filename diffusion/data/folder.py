@@ -46,12 +46,11 @@ Share = Annotated[int, Ge(0)] | Annotated[float, Ge(0), Lt(1)]
 
 
 class File(NamedTuple):
-    """A file: its name relative to the root, its path, its size and time in nanoseconds, and a hash once it is read."""
+    """A file: its name relative to the root, its path, its size and times, and a hash of its bytes once it is read."""
 
     name: str
     path: str
-    size: int
-    time: int
+    stamp: str
     content: str = ""
 
 
@@ -119,20 +118,10 @@ class Folder(ImageData):
         self.labels = labels
 
     def load(self) -> dict[str, Split]:
-        files = self._walk()
-        crop = self.seed if self.random_crop else None
-        stamps = [(file.name, file.size, file.time) for file in files]
-        made_by = (
-            os.fspath(self.root.resolve()),
-            stamps,
-            RESIZE,
-            self.shape,
-            crop,
-            self.tiles,
-            self.repeats,
-            self.seed,
-        )
-        name = cache_folder() / f"folder-{digest('folder 6', made_by)}"
+        files = self._hashed(self._walk())
+        options = self.shape, self.seed, self.random_crop, self.tiles, self.repeats
+        key = digest("folder 6", RESIZE, *options, [(file.name, file.content) for file in files])
+        name = cache_folder() / f"folder-{key}"
         images, made = stored(name, self.shape, partial(self._decode, files))
         every = Split(images, made.names)
         photos = every.names if self.tiles is None else every.sources  # the file name of each image
@@ -161,8 +150,20 @@ class Folder(ImageData):
             unfollowed = f" but {count(links, 'link')} to folders, which are not followed" if links else ""
             raise UserError(f"data.root={self.root} contains no files{unfollowed}; set data.root to a folder of images")
         return sorted(
-            File(self._name(path), path, status.st_size, status.st_mtime_ns) for path, status in files.items()
+            File(self._name(path), path, f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}")
+            for path, status in files.items()
         )
+
+    def _hashed(self, files: Sequence[File]) -> list[File]:
+        """The files with hashes of their bytes. Only files whose size or times have changed are read again."""
+        manifest = cache_folder() / f"folder-{digest(os.fspath(self.root.resolve()))}.files.json"
+        known = read_json(manifest)  # name -> stamp, hash
+        changed = [file for file in files if known.get(file.name, [""])[0] != file.stamp]
+        for file, content in zip(changed, in_threads(_content, changed, "reading files", "file"), strict=True):
+            known[file.name] = [file.stamp, content]
+        if changed:
+            write_json(manifest, {file.name: known[file.name] for file in files})
+        return [file._replace(content=known[file.name][1]) for file in files]
 
     def _name(self, path: str) -> str:
         """The name of a file relative to the root; bytes that are not UTF-8 are escaped."""
@@ -175,8 +176,8 @@ class Folder(ImageData):
         Of files with the same bytes, only the first by name is used.
         """
         twins: dict[str, list[File]] = {}
-        for file, content in zip(files, in_threads(_content, files, "reading files", "file"), strict=True):
-            twins.setdefault(file.name if self.repeats else content, []).append(file._replace(content=content))
+        for file in files:
+            twins.setdefault(file.name if self.repeats else file.content, []).append(file)
         order = sorted(
             twins.values(), key=lambda same: (seed_for(self.seed, "order", same[0].content), same[0].content)
         )[first:]

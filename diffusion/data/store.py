@@ -8,7 +8,6 @@ import contextlib
 import json
 import math
 import os
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ from diffusion.console import console, track
 from diffusion.errors import UserError
 from diffusion.files import cache_dir, lock, replace
 
-EVERY, SECONDS = 1000, 10.0  # items and seconds after which the progress is recorded
+EVERY = 500  # items after which the progress is recorded
 PATIENCE = 7 * 24 * 3600.0  # seconds to wait for another process that is making the same images
 AHEAD = 512  # items that threads process before their results are used
 
@@ -58,11 +57,8 @@ def stored(name: Path, shape: tuple[int, int, int], make: Make) -> tuple[Tensor,
     if (found := _read(name, shape)) is not None:
         return found
     with cache_errors(), _alone(name.with_suffix(".lock")) as held:
-        if (found := _read(name, shape)) is None:
-            # Without locks, another process may be making the same file: each writes its own, and the last stays.
-            made = _write(name, shape, make, "" if held else f".{uuid.uuid4().hex}")
-            return _mapped(name, shape, len(made.names)), made
-    return found
+        # Without locks, another process may be making the same file: each writes its own, and the last stays.
+        return _read(name, shape) or _write(name, shape, make, "" if held else f".{uuid.uuid4().hex}")
 
 
 def cache_folder(kind: str = "data") -> Path:
@@ -132,19 +128,13 @@ def _read(name: Path, shape: tuple[int, int, int]) -> tuple[Tensor, Made] | None
     about, file = read_json(name.with_suffix(".json")), name.with_suffix(".bin")
     if not about or not file.exists() or file.stat().st_size != len(about["names"]) * math.prod(shape):
         return None
-    return _mapped(name, shape, len(about["names"])), Made(**about)
+    n = len(about["names"])
+    images = torch.from_file(str(file), size=n * math.prod(shape), dtype=torch.uint8) if n else torch.empty(0).byte()
+    return images.view(n, *shape), Made(**about)
 
 
-def _mapped(name: Path, shape: tuple[int, int, int], n: int) -> Tensor:
-    """The images in NAME.bin, which are read from disk when they are used."""
-    if n == 0:
-        return torch.empty(0, *shape, dtype=torch.uint8)
-    file = str(name.with_suffix(".bin"))
-    return torch.from_file(file, size=n * math.prod(shape), dtype=torch.uint8).view(n, *shape)
-
-
-def _write(name: Path, shape: tuple[int, int, int], make: Make, own: str) -> Made:
-    """Make the images that are still missing, in files whose names contain `own`. Returns their description."""
+def _write(name: Path, shape: tuple[int, int, int], make: Make, own: str) -> tuple[Tensor, Made]:
+    """Make the images that are still missing, in files whose names contain `own`."""
     part, log = name.with_suffix(f"{own}.part"), name.with_suffix(f"{own}.progress")
     done, made = _progress(log)
     if not part.exists() or part.stat().st_size < len(made.names) * math.prod(shape):
@@ -152,21 +142,23 @@ def _write(name: Path, shape: tuple[int, int, int], make: Make, own: str) -> Mad
         log.unlink(missing_ok=True)
     with part.open("ab") as pixels, log.open("a", encoding="utf-8") as progress:
         pixels.truncate(len(made.names) * math.prod(shape))
-        noted, since = Made(), time.monotonic()
+        noted = Made()
         for items, (images, what) in enumerate(make(done), done + 1):
             pixels.writelines(np.ascontiguousarray(image).data for image in images)
             made.add(what)
             noted.add(what)
-            if items % EVERY == 0 or time.monotonic() - since > SECONDS:
+            if items % EVERY == 0:
                 pixels.flush()
                 os.fsync(pixels.fileno())
                 progress.write(json.dumps({"items": items, **asdict(noted)}) + "\n")
                 progress.flush()
-                noted, since = Made(), time.monotonic()
+                noted = Made()
     os.replace(part, name.with_suffix(".bin"))
     replace(name.with_suffix(".json"), json.dumps(asdict(made)))
     log.unlink()
-    return made
+    found = _read(name, shape)
+    assert found is not None
+    return found
 
 
 def _progress(log: Path) -> tuple[int, Made]:

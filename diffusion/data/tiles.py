@@ -134,13 +134,10 @@ def split_photos() -> dict[str, list[str]]:
     categories = defaultdict(list)
     for row in _credits():
         categories[row["category"]].append(row["file"])
-    splits: dict[str, list[str]] = {name: [] for name in TILES}
-    for files in map(sorted, categories.values()):
-        val, test = (1, 2) if len(files) >= 3 else (0, 0)
-        splits["val"] += files[:val]
-        splits["test"] += files[val:test]
-        splits["train"] += files[test:]
-    return {name: sorted(files) for name, files in splits.items()}
+    large = [sorted(files) for files in categories.values() if len(files) >= 3]
+    val, test = sorted(files[0] for files in large), sorted(files[1] for files in large)
+    train = sorted({file for files in categories.values() for file in files} - {*val, *test})
+    return {"train": train, "val": val, "test": test}
 
 
 def choose_windows(photos: dict[str, Image.Image]) -> dict[str, list[Window]]:
@@ -201,8 +198,8 @@ def smallest(resolution: Resolution) -> int:
 def near_duplicates(miniatures: np.ndarray) -> np.ndarray:
     """Which pairs of miniatures, uint8 (N, ...), differ by less than NEAR RMS: bool (N, N).
 
-    |a - b|^2 = |a|^2 + |b|^2 - 2ab. Of centred values, each of the three is an integer below 2^24, which float32
-    represents exactly, whatever the order of summation. So the result is the same on every machine.
+    |a - b|^2 = |a|^2 + |b|^2 - 2ab, of centred values: integers below 2^24, which float32 represents exactly. So the
+    result is the same on every machine.
     """
     flat = miniatures.reshape(len(miniatures), -1).astype(np.float32) - 128
     product = (flat @ flat.T).astype(np.float64)

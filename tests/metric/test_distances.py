@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch_fidelity.metric_fid import fid_statistics_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance, poly_mmd
+from torchmetrics.image.kid import poly_mmd
 
 from diffusion.metric.distances import (
     CMMD,
@@ -113,22 +113,15 @@ def test_mmd2_equals_its_definition_on_every_subset(monkeypatch: pytest.MonkeyPa
     assert float(without[4] - without[9]) == pytest.approx(between[0] - between[1], rel=1e-9)
 
 
-@pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance`")
 def test_kernel_distance_agrees_with_torchmetrics_and_torch_fidelity() -> None:
     x, y = features(200, 9, shift=0.2), features(200, 10)
     every = torch.arange(200)[None]
     assert float(mmd2(x.double(), y.double(), every, every)[0]) == pytest.approx(
         float(poly_mmd(y.double(), x.double())), rel=1e-10
     )
-    torch.manual_seed(0)
-    theirs = KernelInceptionDistance(feature=Identity(), subsets=30, subset_size=50)
-    theirs.update(x, real=False)
-    theirs.update(y, real=True)
-    (mean, std, _), (their_mean, their_std) = kid(x, y, subsets=30, subset_size=50), theirs.compute()
+    mean, std, _ = kid(x, y, subsets=30, subset_size=50)
     fidelity = kid_features_to_metric(x, y, kid_subsets=30, kid_subset_size=50, rng_seed=0, verbose=False, cuda=False)
     assert mean == pytest.approx(fidelity[KEY_METRIC_KID_MEAN], abs=4 * std / 30**0.5)
-    assert float(mean) == pytest.approx(float(their_mean), abs=4 * float(std) / 30**0.5)  # 30 subsets each
-    assert float(std) == pytest.approx(float(their_std), rel=0.5)
 
 
 def test_kernel_subsets_depend_only_on_the_seed_and_the_sets() -> None:

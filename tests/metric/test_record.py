@@ -2,13 +2,10 @@
 
 import json
 import math
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from diffusion.metric.record import Reference, Score
-from diffusion.runs.folder import append_scores, read_scores
 
 FULL = Score(
     metric="kid_lite0",
@@ -57,16 +54,6 @@ def test_incomplete_records_can_be_read() -> None:
     assert (score.std, score.features, score.low, score.interval) == (None, None, None, None)
     assert Score.from_json({}).metric == "unknown"
     assert Score.from_json({"reference": {"n": 9}}).reference == Reference("?", 9)
-
-
-def test_appended_scores_are_read_back_in_order(tmp_path: Path) -> None:
-    assert read_scores(tmp_path) == []
-    path = append_scores(tmp_path, [FULL, BARE])
-    assert path == tmp_path / "scores.json"
-    assert read_scores(tmp_path) == [FULL, BARE]
-    other = replace(FULL, what="real")
-    append_scores(tmp_path, [other, BARE])
-    assert read_scores(tmp_path) == [FULL, other, BARE]
 
 
 def test_the_protocol_includes_the_settings_but_not_the_source() -> None:
