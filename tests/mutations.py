@@ -91,8 +91,8 @@ FAULTS = {
         ("RePaint: one pass too many", "reversed(range(self.passes", "reversed(range(1 + self.passes"),
         ("RePaint: the last step is repeated too", "self.passes if s.sigma > 0 else 1", "self.passes"),
         ("RePaint: estimates of earlier steps are used", "t, s, [], streams)", "t, s, past, streams)"),
-        ("split Gibbs: the known pixels keep their noise", "self.with_known(x_t, t.alpha * self.picture)", "x_t"),
-        ("split Gibbs: evaluations are not counted", "denoise.evaluations += self.inner.evaluations", ""),
+        ("split Gibbs: the known pixels keep their noise", "to.with_known(x_t, t.alpha * to.picture)", "x_t"),
+        ("split Gibbs: evaluations are not counted", "denoise.evaluations += to.inner.evaluations", ""),
         ("split Gibbs: no noise between rounds", "s.alpha * x0 + s.sigma * streams", "s.alpha * x0 + 0 * streams"),
     ],
     "process/test_grid.py": [
@@ -188,10 +188,9 @@ FAULTS = {
         ("checkpointing: never used", "if self.checkpointing and", "if False and"),
         ("checkpointing: recomputed with other dropout masks", "with examples(numbers)", "with examples(None)"),
     ],
-    "model/test_diffusers_weights.py": [
-        ("ADM: the frequencies of DDPM", "frequency_shift = 0", "frequency_shift = 1"),
-    ],
+    "model/test_diffusers_weights.py": [],
     "model/test_layers.py": [
+        ("ADM: the frequencies of DDPM", "frequency_shift = 0", "frequency_shift = 1"),
         ("DiT: rows and columns swapped", "[column.sin(), column.cos(), row", "[row.sin(), row.cos(), row"),
         ("DiT: transposed pixels in a patch", "(0, 5, 1, 3, 2, 4)", "(0, 5, 1, 4, 2, 3)"),
         ("DiT: modulations are not initialised to zero", ' or "modulation" in name', ""),

@@ -16,13 +16,14 @@ from torch import Tensor
 from diffusion.errors import UserError
 from diffusion.process.editing import check
 from diffusion.process.sampler import Evaluator, Past, Point, Sampler, Stepped, Time
+from diffusion.process.sampler.loop import Grid, Threshold
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams
 
 
 @dataclass(eq=False)
 class Inpainting:
-    """Base class: inpainting(sampler, picture, known) wraps a sampler as another sampler."""
+    """Base class: inpainting(sampler, picture, known) wraps a sampler as another sampler. Subclasses define `step`."""
 
     def __call__(self, sampler: Sampler, picture: Tensor, known: Tensor) -> "Inpainted":
         """A sampler that fills in the unknown pixels of `picture`.
@@ -39,23 +40,30 @@ class Inpainting:
             raise UserError(
                 f"mask: got {known.dtype}; expected bool, true where the picture is known, false to fill it"
             )
-        return self.wrapped(sampler, picture[None], known.expand(picture.shape)[None])
+        known = known.expand(picture.shape)[None]
+        return Inpainted(*self.outer(sampler), method=self, inner=sampler, picture=picture[None], known=known)
 
-    def wrapped(self, sampler: Sampler, picture: Tensor, known: Tensor) -> "Inpainted":
-        """The sampler, for a picture and a mask of shape (1, C, H, W)."""
+    def outer(self, sampler: Sampler) -> tuple[int, Grid, Threshold | None]:
+        """The number of steps, the grid and the threshold of the wrapping sampler."""
+        return sampler.steps, sampler.grid, sampler.threshold
+
+    def step(self, to: "Inpainted", denoise: Evaluator, x_t: Tensor, t: Time, s: Time, streams: Streams) -> Stepped:
+        """A step of the wrapping sampler."""
         raise NotImplementedError
 
 
 @dataclass(eq=False)
 class Inpainted(Sampler):
-    """Base class of the wrapped samplers. The final result has the known pixels of `picture`.
+    """The sampler returned by an `Inpainting`. The final result has the known pixels of `picture`.
 
     Args:
+        method: the inpainting method.
         inner: the wrapped sampler.
         picture: y, (1, C, H, W).
         known: bool, of the same shape.
     """
 
+    method: Inpainting = field(kw_only=True)
     inner: Sampler = field(kw_only=True)
     picture: Tensor = field(kw_only=True)
     known: Tensor = field(kw_only=True)
@@ -67,6 +75,9 @@ class Inpainted(Sampler):
     def with_known(self, x: Tensor, values: Tensor) -> Tensor:
         """x with the known pixels replaced by `values`."""
         return torch.where(self.known.to(x.device), values.to(x), x)
+
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
+        return self.method.step(self, denoise, x_t, t, s, streams)
 
 
 @dataclass(eq=False)
@@ -86,21 +97,10 @@ class RePaint(Inpainting):
 
     passes: Annotated[int, Ge(1)] = 10
 
-    def wrapped(self, sampler: Sampler, picture: Tensor, known: Tensor) -> Inpainted:
-        return _Repainted(
-            sampler.steps, sampler.grid, sampler.threshold,
-            inner=sampler, picture=picture, known=known, passes=self.passes,
-        )  # fmt: skip
-
-
-@dataclass(eq=False)
-class _Repainted(Inpainted):
-    passes: Annotated[int, Ge(1)] = field(kw_only=True)
-
-    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
+    def step(self, to: Inpainted, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, streams: Streams) -> Stepped:
         for left in reversed(range(self.passes if s.sigma > 0 else 1)):
-            x_t = self.with_known(x_t, t.alpha * self.picture.to(x_t) + t.sigma * streams.normal_like(x_t))
-            x_s, now = self.inner.step(denoise, x_t, t, s, [], streams)
+            x_t = to.with_known(x_t, t.alpha * to.picture.to(x_t) + t.sigma * streams.normal_like(x_t))
+            x_s, now = to.inner.step(denoise, x_t, t, s, [], streams)
             if left:
                 added = t.sigma * math.sqrt(-math.expm1(2 * (t.lam - s.lam)))
                 x_t = t.alpha / s.alpha * x_s + added * streams.normal_like(x_s)
@@ -125,22 +125,20 @@ class SplitGibbs(Inpainting):
 
     rounds: Annotated[int, Ge(1)] = 20
 
-    def wrapped(self, sampler: Sampler, picture: Tensor, known: Tensor) -> Inpainted:
+    def outer(self, sampler: Sampler) -> tuple[int, Grid, None]:
+        """Times of the sampler's grid, about evenly spaced in it, then 0; the sampler itself applies its threshold."""
+
         def levels(schedule: Schedule, n: int) -> Tensor:
-            """N times of the sampler's grid, about evenly spaced in it, then 0."""
             chosen = (torch.arange(n + 1, dtype=torch.float64) * sampler.steps / n).round().long()
             return sampler.grid(schedule, sampler.steps)[chosen]
 
-        return _SplitGibbs(min(self.rounds, sampler.steps), levels, inner=sampler, picture=picture, known=known)
+        return min(self.rounds, sampler.steps), levels, None
 
-
-@dataclass(eq=False)
-class _SplitGibbs(Inpainted):
-    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
+    def step(self, to: Inpainted, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, streams: Streams) -> Stepped:
         last: list[Any] = []
-        x_t = self.with_known(x_t, t.alpha * self.picture)
-        x0 = self.inner(denoise.denoise, None, streams, lambda k, x, estimate: last.append(estimate), (x_t, t.t))
-        denoise.evaluations += self.inner.evaluations
-        x0 = self.with_known(x0, self.picture)
+        x_t = to.with_known(x_t, t.alpha * to.picture)
+        x0 = to.inner(denoise.denoise, None, streams, lambda k, x, estimate: last.append(estimate), (x_t, t.t))
+        denoise.evaluations += to.inner.evaluations
+        x0 = to.with_known(x0, to.picture)
         x_s = x0 if s.sigma == 0 else s.alpha * x0 + s.sigma * streams.normal_like(x0)
         return x_s, Point(t, x_t, last[-1])

@@ -85,6 +85,9 @@ def test_adms_blocks_begin_as_their_shortcuts_and_its_heads_have_the_given_width
     block = network.encoder["stage1_block0"]
     assert torch.equal(block(h, emb), block.shortcut(h))
     assert [m.head_dim for m in network.modules() if isinstance(m, Attention)] == [16] * 4
+    waves = network.time.linear1(sinusoidal(torch.tensor([7.0]), 16, shift=0).roll(8, dims=1))  # cosines first
+    expected = F.silu(network.time.linear2(F.silu(waves)))
+    torch.testing.assert_close(network.time(torch.tensor([7.0])), expected)
 
 
 def test_dits_positions_match_a_hand_computed_example() -> None:
