@@ -33,6 +33,7 @@ from diffusion.edit.edits import Edits, edits, search_words
 from diffusion.edit.inputs import read_mask, read_picture
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import labels_of, make_drawing
+from diffusion.evaluation.guided import parts_of
 from diffusion.evaluation.inherited import completed_by
 from diffusion.nearest import mirrored, neighbours
 from diffusion.process.denoiser import Estimate
@@ -187,7 +188,7 @@ def guidances(restored: Restored) -> list[str]:
     """The run's guidance, no guidance and, for a model with labels, guidances whose weak estimate drops the label."""
 
     def drops_labels(node: dict[str, Any]) -> bool:
-        return bool(make({**node, "_partial_": True}, "guidance").func.drops_labels)
+        return bool(parts_of(node)[0].drops_labels)
 
     made = {name: choice("guidance", name) for name in choices("guidance")}
     return [RUN, *(name for name, node in made.items() if not node or (restored.labels and drops_labels(node)))]
