@@ -69,7 +69,7 @@ def reference_statistics(
             found[f"features {i}"] = pool(part, KEPT)
         return found
 
-    file = cache_dir("reference") / f"{key}{'-spatial' * spatial}.pt"
+    file = cache_dir("statistics") / f"{key}{'-spatial' * spatial}.pt"
     found = _cached(file, extractor(images[:1], spatial).cpu(), statistics)
     made: ReferenceStatistics | None = None
     for i in reversed(range(len(widths))):

@@ -367,8 +367,8 @@ def recipe(run: Run) -> list[Block]:
 
 
 def costs(info: Mapping[str, Any]) -> list[Block]:
-    """The time and memory of each part of the run."""
-    spent, sizes = dict(info.get("seconds_of") or {}), dict(info.get("bytes_of") or {})
+    """The time of each part of the run."""
+    spent = dict(info.get("seconds_of") or {})
     blocks: list[Block] = []
     if total := sum(spent.values()):
         cells = [[part, Cell(duration(s), s), Cell(f"{s / total:.0%}", s)] for part, s in spent.items() if s > 0]
@@ -377,13 +377,6 @@ def costs(info: Mapping[str, Any]) -> list[Block]:
             "counted where the process waits for it."
         )
         blocks += [Table(("part", "time", "share"), cells, "Time", (1, 2)), paragraph(words)]
-    if sizes:
-        rows = [[part, Cell(f"{n / 1e6:,.3g} MB" if n < 1e9 else f"{n / 1e9:.3g} GB", n)] for part, n in sizes.items()]
-        words = (
-            "Memory at the end of training; the rest is the difference to the run's peak: activations, libraries, "
-            "samples and scores. This is GPU memory; without a GPU, that of the process."
-        )
-        blocks += [Table(("part", "memory"), rows, "Memory", (1,)), paragraph(words)]
     return blocks
 
 

@@ -139,7 +139,7 @@ def conclude(run: Run, last: Last) -> float | None:
     loggers.summarize(trainer.loggers, folder, checkpoints.best)
     peak = peak_bytes(trainer.strategy.root_device)
     record.update(
-        finished=now(), seconds_of=spent.rounded, peak_gb=round(peak / 1e9, 2), bytes_of=spent.bytes_up_to(peak),
+        finished=now(), seconds_of=spent.rounded, peak_gb=round(peak / 1e9, 2),
         **ended_early(trainer, run.clock),
     )  # fmt: skip
     write_report(folder, run.recipe.schedule.cpu(), run.recipe.data.splits["val"].images, state="complete")

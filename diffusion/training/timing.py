@@ -1,4 +1,4 @@
-"""The time of a run: a forecast, the use of the device (MFU), and the time and memory of each part.
+"""The time of a run: a forecast, the use of the device (MFU), and the time of each part.
 
 The forecast is a number of network evaluations times the time of one, which is the forward pass of one image. A
 training step counts as three per image, because the backward pass costs as much as two. Model FLOPs utilization
@@ -8,7 +8,7 @@ training step counts as three per image, because the backward pass costs as much
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
@@ -17,22 +17,18 @@ import torch.nn.functional as F
 from lightning.fabric.utilities.throughput import measure_flops
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from diffusion.config.build import make
 from diffusion.config.schema import SCORED
 from diffusion.console import console, count, duration
-from diffusion.data import ImageData
 from diffusion.errors import first_line
 from diffusion.evaluation.cost import seconds_per_evaluation
 from diffusion.evaluation.devices import device_name
-from diffusion.evaluation.drawing import Drawing, most_of
-from diffusion.evaluation.pipeline import Scorer
+from diffusion.evaluation.drawing import Drawing
 from diffusion.report.run import utilization_text
 from diffusion.runs.record import RunRecord
 from diffusion.training.checks import is_error
 from diffusion.training.clock import Clock
-from diffusion.training.ema import average_of
 from diffusion.training.module import VALIDATED, Diffusion
 from diffusion.training.recipe import Recipe
 
@@ -43,7 +39,6 @@ TIMED = 8  # maximum batch of the timed evaluation on a CPU, where time is propo
 MEASURED = slice(5, 25)  # the batches of the run that are timed
 APART = ("validation", "pictures", "scores", "checkpoints")  # parts of a run, in `Spent`, that may lie between batches
 PEAK_SECONDS = 0.1  # for each of the two measurements of the device's peak
-ELSEWHERE = "images (not on the GPU)"  # not part of the peak, which is the GPU's
 
 
 class Amounts(NamedTuple):
@@ -84,22 +79,8 @@ def evaluations_of_steps(steps: int, recipe: Recipe, clock: Clock, devices: int 
     return round(STEP * steps * clock.accumulate * recipe.data.batch_size * devices * recipe.share)
 
 
-class Part(NamedTuple):
-    """A part of a run's work: evaluations in training, in sampling, and images through the feature extractor."""
-
-    name: str
-    amount: str
-    training: int = 0
-    sampling: int = 0
-    features: int = 0
-
-    def seconds(self, each: tuple[float, float, float]) -> float:
-        """The time of this part; `each` has the seconds of one evaluation in training, in sampling, and of features."""
-        return self.training * each[0] + self.sampling * each[1] + self.features * each[2]
-
-
 class Forecast(Callback):
-    """Prints how long each part of the run will take before the first step, and later a measured time for training.
+    """Prints how long the run will take before the first step, and later a measured time for training.
 
     Args:
         drawing: How the last samples are drawn.
@@ -112,75 +93,53 @@ class Forecast(Callback):
         amounts: Amounts,
         drawing: Drawing,
         clock: Clock,
-        scorer: Scorer | None,
         record: RunRecord | None,
         spent: "Spent",
     ):
         self.recipe, self.amounts, self.drawing, self.clock = recipe, amounts, drawing, clock
-        self.scorer, self.record, self.spent, self.seen = scorer, record, spent, 0
+        self.record, self.spent, self.seen = record, spent, 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Time an evaluation and print the forecast."""
         assert isinstance(pl_module, Diffusion)
-        parts = self.parts(trainer.global_step, trainer.world_size)
+        parts = [part for part in self.parts(trainer.global_step, trainer.world_size) if part[2]]
         if not trainer.is_global_zero or not parts:
             return
-        size = self.recipe.data.batch_size
-        batch = min(size, TIMED) if pl_module.device.type == "cpu" else size
-        each = self.seconds_each(trainer, pl_module, batch)
-        every = sum(part.seconds(each) for part in parts)
-        console.print(
-            f"forecast: about {duration(every)} on {device_name(pl_module.device)} (a batch of {batch} was timed)"
-        )
-        names, amounts = max(len(part.name) for part in parts), max(len(part.amount) for part in parts)
-        for part in parts:
-            console.print(f"  {part.name:<{names}}  {part.amount:<{amounts}}  {duration(part.seconds(each))}")
-        if pl_module.device.type == "cpu" and every > 3600:
+        size, device, denoiser = self.recipe.data.batch_size, pl_module.device, pl_module.denoiser
+        batch = min(size, TIMED) if device.type == "cpu" else size
+        denoiser.eval()
+        with torch.compiler.set_stance("force_eager"), trainer.precision_plugin.forward_context():
+            each = seconds_per_evaluation(denoiser, self.recipe.data.shape, batch, device) / batch
+        denoiser.train()
+        every = each * sum(evaluations for *_, evaluations in parts)
+        console.print(f"forecast: about {duration(every)} on {device_name(device)} (a batch of {batch} was timed)")
+        for name, amount, evaluations in parts:
+            console.print(f"  {name:<10}  {amount:<32}  {duration(each * evaluations)}")
+        if device.type == "cpu" and every > 3600:
             console.print("that is long for a CPU; experiment=demo trains a small model in a few minutes")
 
-    def parts(self, step: int, devices: int) -> list[Part]:
-        """The work left after `step` steps, on the device that does most of it."""
+    def parts(self, step: int, devices: int) -> list[tuple[str, str, int]]:
+        """Name, amount and evaluations of the work left after `step` steps, on the device that does most of it."""
         recipe, settings, clock, data = self.recipe, self.recipe.settings, self.clock, self.recipe.data
-        nfe, unguided, in_training = (
-            way.evaluations(recipe.schedule) for way in (self.drawing, self.drawing.unguided, self.drawing.in_training)
+        last, during = (way.evaluations(recipe.schedule) for way in (self.drawing, self.drawing.in_training))
+        (scored, shown), left = self.amounts, clock.total - step
+        validations = -(-clock.total // clock.validate_every) - step // clock.validate_every
+        images = -(-len(data.splits["val"]) // devices) * len(VALIDATED) * settings.validation.draws
+        validation = validations * images * (2 if recipe.ema else 1)
+        pictures, scores = (
+            clock.times(n, step) for n in (settings.samples.every_n_epochs, settings.score.every_n_epochs)
         )
-        left = clock.total - step
-        parts = [Part("training", count(left, "step"), training=evaluations_of_steps(left, recipe, clock))]
-        times = -(-clock.total // clock.validate_every) - step // clock.validate_every
-        images = -(-len(data.splits["val"]) // devices) * len(VALIDATED)
-        each = images * settings.validation.draws * (2 if recipe.ema else 1)
-        parts.append(Part("validation", f"{count(times, 'time')}, {count(each, 'evaluation')} each", times * each))
-        shown, scored = self.amounts.shown, self.amounts.scored
-        times, more = clock.times(settings.samples.every_n_epochs, step), max(0, shown - scored)
-        sampling = times * shown * in_training + more * nfe
-        parts.append(Part("pictures", f"{times + (more > 0)} of {count(shown, 'sample')}", sampling=sampling))
-        if self.scorer is not None:
-            score, times = settings.score, clock.times(settings.score.every_n_epochs, step)
-            blank = scored * ("untrained" in score.baselines)
-            most, fewer = (most_of(n, score.batch_size, devices) for n in (scored, blank))
-            parts.append(
-                Part("scores", f"{times} of {count(scored, 'sample')}", 0, times * most * in_training, times * most)
-            )
-            compared = len(score.references) * (blank + scored * (1 + len(score.baselines)))
-            parts.append(Part("last scores", count(scored, "sample"), 0, most * nfe + fewer * unguided, compared))
-        return [part for part in parts if part.training or part.sampling]
-
-    def seconds_each(self, trainer: pl.Trainer, module: Diffusion, batch: int) -> tuple[float, float, float]:
-        """Seconds per image: of an evaluation in training and in sampling, in their precisions, and of features."""
-        shape, denoiser, features = self.recipe.data.shape, module.denoiser, 0.0
-        denoiser.eval()
-        with torch.compiler.set_stance("force_eager"):  # compiling takes longer than all of this
-            sampling = seconds_per_evaluation(self.drawing.in_precision(denoiser), shape, batch, module.device) / batch
-            with trainer.precision_plugin.forward_context():
-                training = seconds_per_evaluation(denoiser, shape, batch, module.device) / batch
-        denoiser.train()
-        if self.scorer is not None:
-            blank = torch.zeros(min(batch, TIMED), *shape, dtype=torch.uint8)
-            for _ in range(2):
-                began = time.perf_counter()
-                self.scorer.extractor(blank).cpu()
-                features = (time.perf_counter() - began) / len(blank)
-        return training, sampling, features
+        share, more = -(-scored // devices), max(0, shown - scored)
+        return [
+            ("training", count(left, "step"), evaluations_of_steps(left, recipe, clock)),
+            ("validation", count(validations, "time"), validation),
+            (
+                "pictures",
+                f"{pictures + (more > 0)} of {count(shown, 'sample')}",
+                pictures * shown * during + more * last,
+            ),
+            ("scores", f"{scores + 1} of {count(scored, 'sample')}", share * (scores * during + last)),
+        ]
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Time the `MEASURED` batches, and print the time of the remaining steps and the utilization of the device."""
@@ -259,12 +218,10 @@ class Spent:
     """Wall time by part, without gaps: the time between two marks belongs to the part of the later one.
 
     This is the time of the process. A GPU works asynchronously, so its time counts for the part that waits for it.
-    `bytes` are those at the end of training.
     """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self.bytes: dict[str, int] = {}
         self.last = time.perf_counter()
 
     def mark(self, part: str) -> None:
@@ -278,17 +235,12 @@ class Spent:
         """The seconds by part, rounded to hundredths."""
         return {part: round(seconds, 2) for part, seconds in self.seconds.items()}
 
-    def bytes_up_to(self, peak: int) -> dict[str, int]:
-        """The bytes by part, with the remaining bytes up to the peak as "rest": activations, libraries, scoring."""
-        known = sum(size for part, size in self.bytes.items() if part != ELSEWHERE)
-        return {**self.bytes, "rest": max(0, peak - known)}
-
 
 class MarkSteps(Callback):
     """Marks the parts of a step, and validations. It comes before all callbacks that work after a step."""
 
     def __init__(self, spent: Spent):
-        self.spent, self.gradients = spent, 0
+        self.spent = spent
 
     def on_train_start(self, *args: Any, **kwargs: Any) -> None:
         """Images are read, the network is built, a checkpoint is loaded."""
@@ -306,10 +258,6 @@ class MarkSteps(Callback):
         """The gradients are computed."""
         self.spent.mark("backward")
 
-    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Measure the gradients, once: their size is the same in every step."""
-        self.gradients = self.gradients or size(p.grad for p in pl_module.parameters() if p.grad is not None)
-
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """The weights are updated."""
         self.spent.mark("optimizer")
@@ -322,18 +270,6 @@ class MarkSteps(Callback):
         """A validation is done."""
         self.spent.mark("validation")
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure the memory by part while the optimizer's state still exists. Images include all splits."""
-        data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
-        average, states = average_of(trainer), tree_leaves([dict(optimizer.state) for optimizer in trainer.optimizers])
-        self.spent.bytes = {
-            "weights": size([*pl_module.parameters(), *pl_module.buffers()]),
-            "gradients": self.gradients,
-            "optimizer": size(state for state in states if isinstance(state, Tensor)),
-            "averages of weights": 0 if average is None else size(average.tensors),
-            ELSEWHERE if pl_module.device.type == "cuda" else "images": size(s.images for s in data.splits.values()),
-        }
-
 
 class Mark(Callback):
     """Comes after the callbacks of a part, and marks the time of their work after a step."""
@@ -344,11 +280,6 @@ class Mark(Callback):
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """The callbacks before this one are done."""
         self.spent.mark(self.part)
-
-
-def size(tensors: Iterable[Tensor]) -> int:
-    """The bytes of tensors."""
-    return sum(each.numel() * each.element_size() for each in tensors)
 
 
 def peak_bytes(device: torch.device) -> int:

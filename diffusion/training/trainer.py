@@ -119,7 +119,7 @@ def callbacks_of(run: Run, own: list[Callback], checkpoints: Checkpoints) -> lis
     """The callbacks of a run, in the order in which they work after a step; `own` are those that the user chose."""
     settings, clock, spent, record, recipe = run.settings, run.clock, run.spent, run.record, run.recipe
     drawing, scorer, device = run.drawing.in_training, run.scorer, run.trainer.strategy.root_device
-    forecast = Forecast(recipe, run.amounts, run.drawing, clock, scorer, record, spent)
+    forecast = Forecast(recipe, run.amounts, run.drawing, clock, record, spent)
     used: list[Callback] = [
         MarkSteps(spent), signals.DeferSignals(settings.trainer.max_time), RunProgress(clock), forecast,
         StopAfterLastStep(clock), LearningRate(clock),
