@@ -59,24 +59,14 @@ format: $(VENV)/.developer ## Fix linting and formatting
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: $(VENV)/.developer ## Benchmark startup, steps on a busy machine, a run against a bare loop, and components
+bench: $(VENV)/.developer ## Benchmark startup, a run against a bare loop, networks against their peers, sampling, noise and scoring
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python bench/start.py
-	$(BIN)/python bench/busy.py
-	$(BIN)/python bench/memory.py
 	$(BIN)/python bench/loop.py
-	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/network.py
-	$(BIN)/python bench/recipes.py architecture
 	$(BIN)/python bench/sampler.py
-	$(BIN)/python bench/precision.py
 	$(BIN)/python bench/noise.py
 	$(BIN)/python bench/scoring.py
-	$(BIN)/python bench/images.py --images 20000
-
-.PHONY: scaling
-scaling: $(VENV)/.developer ## Measure again how costs grow with size; updates docs/scaling.png and its table
-	$(BIN)/python bench/scaling.py
 
 .PHONY: mutations
 mutations: $(VENV)/.developer ## Plant faults in mathematics, randomness and metrics; the tests must catch each

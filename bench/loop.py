@@ -5,29 +5,24 @@
 Steps of the two alternate in one process, because a machine's speed drifts by more than the difference; a step lasts
 until the next one starts. The ratio is the median of the pairs' ratios with its 95% interval (order statistics). The
 floor is the bare loop: batch, noise, forward pass, backward pass, optimizer, nothing else. The bare loop has no moving
-average of the weights, so the run is measured both without and with one. The callbacks that guard the numbers, the
-signals and the checkpoints are timed inside a step.
+average of the weights, so the run is measured both without and with one.
 Memory is the peak beyond the imports, measured in a separate process for each (device memory on a GPU, else resident).
 """
 
 import argparse
-import dataclasses
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from diffusion.training.optimizer import optimizer_of
 from lightning.pytorch.callbacks import Callback
 from measuring import Moment, between, forget_peak, median_of_ratios, moment, resident
 from rich.table import Table
-from torch import nn
 
 from diffusion.config.build import make
 from diffusion.config.composition import composed, plain
@@ -36,17 +31,9 @@ from diffusion.config.validation import validated
 from diffusion.console import console, quiet_libraries
 from diffusion.data import ImageData
 from diffusion.runs import naming
-from diffusion.training.clock import Clock
-from diffusion.training.guard import Guard
-from diffusion.training.module import Diffusion
-from diffusion.training.recipe import Recipe
-from diffusion.training.run import Prepared, add_callbacks, make_trainer, prepare_network, set_clock
-from diffusion.training.saving import Checkpoints
-from diffusion.training.signals import StopOnSignal
-from diffusion.training.timing import Spent
+from diffusion.training.run import prepare
 
 SKIPPED = 3  # first steps, which allocate memory and choose kernels
-GUARDS = (Guard, StopOnSignal, Checkpoints)
 
 
 class Turns(Callback):
@@ -67,35 +54,12 @@ class Turns(Callback):
         self.bare.append(between(start, self.started))
 
 
-class Stopwatch:
-    """The seconds that each batch spends in the hooks of some callbacks."""
-
-    HOOKS = ("on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end")
-
-    def __init__(self, callbacks: list[Callback], device: torch.device):
-        self.device = device
-        self.seconds: dict[int, float] = defaultdict(float)
-        for callback in callbacks:
-            for hook in self.HOOKS:
-                setattr(callback, hook, self.timed(getattr(callback, hook)))
-
-    def timed(self, hook: Callable[..., None]) -> Callable[..., None]:
-        def wrapped(trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-            start = moment(self.device)
-            hook(trainer, *args, **kwargs)
-            self.seconds[trainer.global_step] += between(start, moment(self.device))[0]
-
-        return wrapped
-
-
-def bare_loop(
-    settings: Train, data: ImageData, device: torch.device, network: nn.Module | None = None
-) -> Callable[[], None]:
-    """A step of a hand-written training loop, for `network` or by default the network of the settings."""
-    network = (network or make(settings.model, "model")).to(device)
+def bare_loop(settings: Train, data: ImageData, device: torch.device) -> Callable[[], None]:
+    """A step of a hand-written training loop."""
+    network = make(settings.model, "model").to(device)
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)
-    optimizer = optimizer_of(make(settings.optimizer, "optimizer"), network.parameters(), network)
+    optimizer = make(settings.optimizer, "optimizer")(list(network.parameters()))
     mixed = (settings.trainer.model_extra or {}).get("precision") == "bf16-mixed"
     images = data.splits["train"].images
     alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0).to(device)
@@ -115,40 +79,14 @@ def bare_loop(
     return step
 
 
-def run(
-    settings: Train,
-    data: ImageData,
-    steps: int,
-    turns: Turns | None = None,
-    watch: bool = False,
-    network: nn.Module | None = None,
-) -> float:
-    """Make some steps of a run as `diffusion.train` does, for `network` or by default the network of the settings.
-
-    With `watch`, return the median seconds of the guards in a step.
-    """
-    limited = settings.trainer.model_copy(update={"max_steps": steps})
-    settings = settings.model_copy(update={"trainer": limited})
+def run(settings: Train, steps: int, turns: Turns | None = None) -> None:
+    """Make some steps of a run as `diffusion.train` does."""
+    limited = settings.trainer.model_copy(update={"max_steps": steps, "limit_val_batches": 1})
     with tempfile.TemporaryDirectory() as folder:
-        recipe = dataclasses.replace(Recipe.build(settings), data=data)
-        recipe = recipe if network is None else dataclasses.replace(recipe, network=network)
-        trainer = make_trainer(settings, Path(folder), None)
-        clock = Clock.of(limited, len(data.splits["train"]), data.batch_size, trainer.world_size)
-        module = Diffusion(settings, recipe, clock)
-        set_clock(trainer, data, clock)
-        checkpoints = Checkpoints(Path(folder), settings.checkpoint, clock)
-        ready = Prepared(settings, recipe, module, trainer, clock, recipe.drawing(0), None, checkpoints, None)
-        add_callbacks(ready, [], Path(folder), None, Spent())
-        prepare_network(module, settings, trainer)
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        guards = [callback for callback in callbacks if isinstance(callback, GUARDS)]
-        assert len(guards) == len(GUARDS)
-        stopwatch = Stopwatch(guards if watch else [], trainer.strategy.root_device)
+        ready = prepare(settings.model_copy(update={"trainer": limited}), Path(folder), None)
         if turns is not None:
-            callbacks.append(turns)
-        trainer.limit_val_batches = 1
-        trainer.fit(module, datamodule=data)
-    return statistics.median(stopwatch.seconds.values()) if watch else 0.0
+            ready.trainer.callbacks.append(turns)  # type: ignore[attr-defined]
+        ready.trainer.fit(ready.module, datamodule=ready.recipe.data)
 
 
 def main() -> None:
@@ -177,7 +115,7 @@ def main() -> None:
             for _ in range(options.steps):
                 step()
         else:
-            run(configs[options.memory], data, options.steps)
+            run(configs[options.memory], options.steps)
         print(torch.cuda.max_memory_allocated() if device.type == "cuda" else resident("VmHWM") - before)
         return
 
@@ -191,7 +129,7 @@ def main() -> None:
         table.add_column(column, justify="left" if column == "loop" else "right", no_wrap=True)
     for name, settings in configs.items():
         turns = Turns(bare_loop(settings, data, device))
-        run(settings, data, options.steps + SKIPPED + 1, turns)
+        run(settings, options.steps + SKIPPED + 1, turns)
         bare_wall, bare_cpu = (list(column) for column in zip(*turns.bare[SKIPPED:-1], strict=True))
         wall, cpu = (list(column) for column in zip(*turns.run[SKIPPED:], strict=True))
         if name == "run":
@@ -202,11 +140,8 @@ def main() -> None:
             f"{statistics.median(wall) * 1e3:.1f}", median_of_ratios(wall, bare_wall), median_of_ratios(cpu, bare_cpu),
             f"{memory[name] / 1e6:.0f}", f"{memory[name] / memory['bare']:.2f}",
         )  # fmt: skip
-    seconds = run(configs["average"], data, options.steps // 2, watch=True)
     console.quiet = False
     console.print(table)
-    share = seconds / statistics.median(wall)
-    console.print(f"guard, signals and checkpoints: {seconds * 1e3:.2f} ms per step, {share:.2%}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Shared by several benchmarks: clocks, memory, ratios, random images, a network that costs nothing."""
+"""Shared by several benchmarks: clocks, memory and ratios."""
 
 import statistics
 import time
@@ -6,10 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-
-from diffusion.data import ImageData
-from diffusion.data.batches import Split
 
 Moment = tuple[float, float]  # seconds of wall time and of CPU time, which a busy machine disturbs less
 
@@ -48,31 +44,3 @@ def median_of_ratios(these: Sequence[float], those: Sequence[float]) -> str:
     n = len(ratios)
     k = max(0, int(n / 2 - 0.98 * n**0.5))
     return f"{statistics.median(ratios):.3f} [{ratios[k]:.3f}, {ratios[n - 1 - k]:.3f}]"
-
-
-class Free(nn.Module):
-    """A network with one parameter, which costs almost nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(0.5))
-
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        return x * self.scale
-
-
-class MadeUp(ImageData):
-    """Images of random pixels: `images` for training, `held_out` for validation."""
-
-    def __init__(self, images: int, resolution: int, batch_size: int, held_out: int = 8):
-        super().__init__(resolution, batch_size=batch_size)
-        self.images, self.held_out = images, held_out
-
-    def load(self) -> dict[str, Split]:
-        draws = torch.Generator().manual_seed(0)
-
-        def split(name: str, n: int) -> Split:
-            pixels = torch.randint(0, 256, (n, *self.shape), dtype=torch.uint8, generator=draws)
-            return Split(pixels, [f"{name}{i}" for i in range(n)])
-
-        return {"train": split("train", self.images), "val": split("val", self.held_out), "test": split("test", 0)}
