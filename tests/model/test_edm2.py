@@ -116,6 +116,15 @@ def test_every_block_preserves_the_magnitude_at_initialisation_and_after_trainin
     assert min(moved) > 0.05  # weights have magnitude 1, so training has changed them
 
 
+def test_weights_have_magnitude_one_after_a_training_step_and_do_not_change_in_evaluation() -> None:
+    network, (x, label) = small(), images()
+    for training, expected in ((False, 3.0), (True, 1.0)):
+        with torch.no_grad():
+            [conv.weight.mul_(3 / rms(conv.weight)) for conv in convolutions(network).values()]
+            network.train(training)(x, label)
+        assert all(rms(conv.weight) == pytest.approx(expected, abs=0.01) for conv in convolutions(network).values())
+
+
 def test_weight_normalisation_is_idempotent_bit_for_bit() -> None:
     conv = MPConv(48, 64, 3, 3)
     conv.force()
