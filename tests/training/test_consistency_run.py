@@ -41,16 +41,3 @@ def test_a_run_goes_through_its_stages_and_resumes_bit_for_bit(tiny, tmp_path, s
     assert same(whole["optimizer_states"], rest["optimizer_states"])
     before = storage.load(tmp_path / "whole/checkpoints/step-00000003.ckpt")
     assert any(not torch.equal(value, rest["state_dict"][name]) for name, value in before["state_dict"].items())
-
-
-def test_the_experiment_tunes_the_weights_of_a_run(tiny, tmp_path):
-    """And one step with a small learning rate does not move far from them."""
-    train([*tiny, "experiment=demo", "trainer.max_steps=2", "samples.n=0"], tmp_path / "base")
-    saved = storage.load(tmp_path / "base/checkpoints/last.ckpt")["state_dict"]
-    overrides = [*tiny, "experiment=ect", "trainer.max_steps=1", "optimizer.lr=1e-6", "samples.n=4"]
-    train([*overrides, f"init={tmp_path}/base"], tmp_path / "tuned")
-    tuned = storage.load(tmp_path / "tuned/checkpoints/last.ckpt")["current_model_state"]
-    assert tuned.keys() == saved.keys()
-    moved = [float((tuned[name] - value).abs().max()) for name, value in saved.items()]
-    assert 0 < max(moved) < 1e-5
-    assert (tmp_path / "tuned/samples/final.png").exists()

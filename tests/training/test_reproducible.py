@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import lightning.pytorch as pl
-import pytest
 import torch
 from composing import settings, train
 from torch import Tensor
@@ -14,7 +12,6 @@ from diffusion.config.build import make
 from diffusion.data import ImageData
 from diffusion.process import objective
 from diffusion.process.denoiser import diffuse
-from diffusion.runs.metrics import read_metrics
 from diffusion.training.clock import Clock
 from diffusion.training.saving import Checkpoints
 
@@ -58,27 +55,6 @@ def test_equal_seeds_give_equal_runs_and_different_seeds_do_not(tiny, tmp_path):
     assert not equal(weights(a), weights(c))
 
 
-def test_all_seeds_are_validated_with_the_same_noise(tiny, tmp_path):
-    """A new network's output is zero, so its error is that of the grid's noise alone."""
-    fixed = [*tiny, "optimizer.lr=1e-30", "optimizer.weight_decay=0", "trainer.max_steps=1", "score.n=0", "samples.n=0"]
-    overrides = {"a": "seed=0", "b": "seed=1", "c": "validation.seed=1"}
-    folders = [run(tmp_path, name, [*fixed, override]) for name, override in overrides.items()]
-    a, b, c = (read_metrics(folder / "metrics.csv")["val/mse"].value[-1] for folder in folders)
-    assert a == pytest.approx(b, abs=1e-7)
-    assert abs(a - c) > 1e-4
-
-
-@pytest.mark.parametrize("noise", ["independent", "nearest"])
-def test_accumulated_batches_equal_one_large_batch(tiny, tmp_path, noise):
-    """In float64, two batches of 4 make the same step as one of 8: the same images, times and noise."""
-    common = [*tiny, "optimizer=sgd", "trainer.max_steps=3", "trainer.precision=64-true"]
-    common += [f"noise@objective.noise={noise}"]
-    large = run(tmp_path, "large", [*common, "data.batch_size=8"])
-    small = run(tmp_path, "small", [*common, "data.batch_size=4", "trainer.accumulate_grad_batches=2"])
-    a, b = weights(large), weights(small)
-    assert all(torch.allclose(a[key], b[key], rtol=0, atol=1e-12) for key in a)
-
-
 def test_two_recipes_use_the_same_images_times_and_noise(tiny, tmp_path, monkeypatch):
     recipes = {
         "a": ["schedule=linear", "prediction=eps"],
@@ -114,12 +90,3 @@ def test_the_flip_of_an_image_does_not_depend_on_the_batch_size(tiny):
         seen.append(flips)
     assert seen[0] == seen[1]
     assert len(set(seen[0].values())) == 2
-
-
-def test_a_run_does_not_depend_on_the_global_random_state(tiny, tmp_path):
-    """Two runs in one process equal runs in separate processes."""
-    short = [*tiny, DROPOUT, "trainer.max_steps=2"]
-    first = run(tmp_path, "first", short)
-    pl.seed_everything(123, verbose=False)
-    torch.randn(1000)
-    assert equal(weights(first), weights(run(tmp_path, "second", short)))

@@ -112,19 +112,8 @@ def test_a_sweep_creates_a_folder_per_job_and_one_comparison(command, tiny, tmp_
     assert all(float(row["val/mse"]) > 0 and row["state"] == "complete" for row in rows)
 
 
-def test_a_failing_job_does_not_affect_other_jobs(command, tiny, tmp_path):
-    status, _, _ = command("train", ["-m", *tiny, "data.batch_size=4,400", "trainer.max_steps=1", "name=bad"])
-    assert status != 0
-    (sweep,) = (tmp_path / "outputs/bad").glob("sweep-*")
-    table = (sweep / "runs.csv").read_text()
-    assert "0,complete" in table
-    assert "1,failed" in table
-
-
-@pytest.mark.parametrize(
-    "optimizer", ["adamw", "adam", "sgd", "lion", "muon", "soap", "schedule_free", "adamw ema=power"]
-)
-def test_half_precision_trains_and_saves_with_every_optimizer(command, tiny, tmp_path, optimizer):
+@pytest.mark.parametrize("optimizer", ["muon", "adamw ema=power"])
+def test_half_precision_trains_and_saves(command, tiny, tmp_path, optimizer):
     overrides = [*f"optimizer={optimizer}".split(), "trainer.precision=bf16-true", "trainer.max_steps=2", "name=half"]
     status, out, err = command("train", [*tiny, *overrides, "trainer.gradient_clip_val=1.0"])
     assert status == 0, out + err
@@ -138,14 +127,6 @@ def test_the_last_step_is_always_validated(command, tiny, tmp_path):
     run = run_of(tmp_path / "outputs/end")
     assert len(read_metrics(run / "metrics.csv")["val/mse"].step) == 1
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 8
-
-
-def test_without_an_average_the_raw_weights_are_validated(command, tiny, tmp_path):
-    status, out, err = command("train", [*tiny, "ema=none", "trainer.max_steps=3", "name=raw"])
-    assert status == 0, out + err
-    metrics = read_metrics(run_of(tmp_path / "outputs/raw") / "metrics.csv")
-    assert "val/mse" in metrics
-    assert "val/mse_raw" not in metrics
 
 
 @pytest.mark.parametrize("mode", ["online", "offline"])
