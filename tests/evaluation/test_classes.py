@@ -1,17 +1,13 @@
-"""The class of each sample, and that it reaches the network, in a drawing and with the library."""
-
-from pathlib import Path
+"""The class of each sample, and that it reaches the network."""
 
 import pytest
 import torch
 from networks import randomised
 from torch import Tensor
 
-from diffusion.checkpoint.restore import Restored
 from diffusion.errors import UserError
 from diffusion.evaluation.classes import conditions, proportional
 from diffusion.evaluation.drawing import Drawing
-from diffusion.library import Model
 from diffusion.model import DiT
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import V
@@ -24,12 +20,6 @@ COUNTS = {"sky": 50, "sea": 30, "7": 20}
 def denoiser(classes: int = 3) -> Denoiser:
     torch.manual_seed(0)
     return Denoiser(randomised(DiT(3, 3, patch=2, width=8, depth=1, heads=2, classes=classes)), VP(), V())
-
-
-def model(counts: dict[str, int], classes: int = 3) -> Model:
-    config = {"data": {"resolution": 4}, "model": {}, "label_dropout": 0.1}
-    restored = Restored(denoiser(classes), config, {}, Path("last.ckpt"), 0, 0, "raw", {}, counts)
-    return Model(restored, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("counts", [[50, 30, 20], [1, 0, 99], [7], [1] * 10])
@@ -55,24 +45,14 @@ def test_a_class_may_be_called_none() -> None:
     assert conditions("none", 2, denoiser().network, {"none": 3, "sea": 4})["classes"].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize(
-    ("labels", "said"),
-    [
-        (3, "label=3: unknown class; expected one of sky, sea, 7, or a number from 0 to 2"),
-        (-1, "label=-1"),
-        (True, "label=True"),
-        ("seas", "label=seas: unknown class (did you mean sea?)"),
-        ([0, "hills"], "labels=hills"),
-    ],
-)
-def test_unknown_classes_are_refused(labels, said) -> None:
-    with pytest.raises(UserError) as error:
+@pytest.mark.parametrize("labels", [3, -1, True, "seas", [0, "hills"]])
+def test_unknown_classes_are_refused(labels) -> None:
+    with pytest.raises(UserError, match=r"labels?="):
         conditions(labels, 4, denoiser().network, COUNTS)
-    assert str(error.value).startswith(said)
 
 
-def test_labels_are_refused_for_a_model_trained_without_labels() -> None:
-    with pytest.raises(UserError, match="label=0: the model was trained without labels"):
+def test_a_model_without_labels_has_no_classes() -> None:
+    with pytest.raises(UserError):
         conditions(0, 4, denoiser(0).network, {})
     assert conditions(None, 4, denoiser(0).network, {}) == {}
 
@@ -90,12 +70,3 @@ def test_an_image_depends_on_its_own_class_and_not_on_its_batch() -> None:
     other = draw(torch.tensor([0, 1, 2, 2, 0]))
     assert [torch.equal(a, b) for a, b in zip(images, other, strict=True)] == [True, True, True, False, True]
     assert torch.equal(draw(classes, 2, share=(1, 2)), images[2:4])
-
-
-def test_the_library_samples_given_classes_or_the_training_proportions() -> None:
-    drawn = model(COUNTS)
-    sampler = DDIM(3)
-    chosen = drawn.sample(4, sampler, labels=["sea", "7"], progress=False)
-    assert torch.equal(chosen, draw(torch.tensor([1, 2, 1, 2])))
-    assert torch.equal(drawn.sample(5, sampler, progress=False), draw(proportional([50, 30, 20], 5)))
-    assert not torch.equal(drawn.sample(4, sampler, labels="none", progress=False), chosen)

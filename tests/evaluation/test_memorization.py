@@ -10,7 +10,7 @@ from PIL import Image
 
 from diffusion.data import Folder
 from diffusion.errors import UserError
-from diffusion.evaluation.memorization import audit_copies, check_audit, sentence
+from diffusion.evaluation.memorization import audit_copies, check_audit
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import Reference, Score
 from diffusion.report import figures
@@ -44,6 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     return made
 
 
+@pytest.mark.whole_report
 @pytest.mark.parametrize(("kind", "metric"), [("pixels", "copies"), ("features", "copies_corners")])
 def test_the_copies_score_has_a_protocol_and_a_figure(
     data: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, metric: str
@@ -130,19 +131,6 @@ def test_embeddings_of_real_images_are_cached_until_an_image_changes(
         file.write_bytes(file.read_bytes()[:-100])
     assert audited(val.images[:7]) == 40 + 2 * 20 + 2 * 7 + 3  # damaged, so recomputed
     assert found[-1] == found[0]
-
-
-def test_the_summary_reports_copies_beyond_chance_and_repeated_images() -> None:
-    def line(repeats: int = 0, p_value: float = 0.026) -> str:
-        details = {"flagged": 9, "rate": 0.01, "p_value": p_value, "repeats": repeats}
-        details["calibration"] = {"n": 250, "left_out": 0}
-        return sentence(Score("copies", 0.0225, 400, low=0.0103, high=0.0423, details=details))
-
-    assert line().endswith(": no sign of copying")
-    assert line(p_value=0.024).endswith(": more than chance: see the figure")
-    assert line(repeats=1).endswith(": 1 sample repeats a training image (within 8/255): see the figure")
-    both = ": more than chance and 4 samples repeat a training image (within 8/255): see the figure"
-    assert line(repeats=4, p_value=0.024).endswith(both)
 
 
 def test_missing_held_out_images_are_refused(data: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
