@@ -98,7 +98,7 @@ class Pages:
         if before is None or (before != version and now >= due):
             result = make()
             self.held[key] = version, result, time.monotonic() + REST * (time.monotonic() - now)
-        return result  # type: ignore[return-value]
+        return result
 
 
 def made(sections: Iterable[Section]) -> list[Html]:
