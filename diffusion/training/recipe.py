@@ -121,6 +121,22 @@ class Recipe:
             precision=settings.samples.precision, waits=waits,
         )  # fmt: skip
 
+    def facts(self, drawing: Drawing, total: int, before: Facts) -> Facts:
+        """What follows from the settings and the data: see `checkpoint.facts`.
+
+        A fractional `guidance.step` is the step of the resumed run, otherwise this fraction of the run's steps.
+
+        Args:
+            total: the steps of the run.
+            before: the facts of the resumed run; empty for a new one.
+        """
+        if not drawing.waits:
+            return self.inputs
+        step = (self.settings.guidance or {})["step"]
+        if isinstance(step, float):
+            step = before.get("guidance_step") or max(1, round(step * total))
+        return {**self.inputs, "guidance_step": step}
+
     def drawn_by(self, drawing: Drawing, facts: Facts) -> dict[str, Any]:
         """The sampler, guidance and precision of samples of this run."""
         settings, guidance = self.settings, self.settings.guidance

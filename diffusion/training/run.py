@@ -2,19 +2,14 @@
 
 from pathlib import Path
 
-from lightning.pytorch.loggers import Logger
-
 from diffusion.config.schema import Train
-from diffusion.console import console, quiet_libraries
-from diffusion.evaluation.ledger import Ledger
-from diffusion.runs.jobs import discard
+from diffusion.console import quiet_libraries
 from diffusion.runs.record import RunRecord
 from diffusion.training import processes, signals
 from diffusion.training.checks import check_recipe, check_sweep_score, check_trainer, make_scorer
 from diffusion.training.clock import check_batch, clock_of
 from diffusion.training.ending import closing_logs, conclude, draw_last
 from diffusion.training.initial import start_from
-from diffusion.training.loggers import MetricsFile
 from diffusion.training.module import Diffusion
 from diffusion.training.recipe import Recipe
 from diffusion.training.resume import resumed_from
@@ -29,7 +24,6 @@ from diffusion.training.trainer import (
     prepare_network,
     set_clock,
 )  # fmt: skip
-from diffusion.training.worse import early_step
 
 
 @signals.catching()
@@ -63,8 +57,7 @@ def prepare(settings: Train, folder: Path, record: RunRecord | None) -> Run:
     trainer = make_trainer(settings, folder, resumed)
     step, seen = (0, 0) if resumed is None else (resumed.step, resumed.seen(data))
     clock, drawing = clock_of(settings, data, trainer.world_size, (step, seen)), recipe.drawing()
-    early = early_step(settings, drawing, clock, resumed)
-    facts = {**recipe.inputs, **({} if early is None else {"guidance_step": early})}
+    facts = recipe.facts(drawing, clock.total, {} if resumed is None else resumed.contents["facts"])
     module = Diffusion(recipe, clock, facts)
     check_recipe(module, data, drawing.in_training)
     processes.check_processes(trainer)
@@ -79,39 +72,7 @@ def prepare(settings: Train, folder: Path, record: RunRecord | None) -> Run:
         scorer.extractor.to(trainer.strategy.root_device)
     set_clock(trainer, data, clock, step)
     run = Run(settings, folder, record, recipe, facts, resumed, clock, amounts, drawing, scorer, module, trainer, spent)
-    begin(run, logs)
+    run.begin(logs)
     checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, run.start)
     trainer.callbacks.extend(callbacks_of(run, own, checkpoints))  # type: ignore[attr-defined]
-    print_run(run)
     return run
-
-
-def begin(run: Run, dashboards: list[Logger]) -> None:
-    """Start to write in the run's folder: what was asked for, and what goes on from the checkpoint that is resumed."""
-    trainer, record, resumed = run.trainer, run.record, run.resumed
-    trainer.loggers = [*trainer.loggers, *dashboards]
-    if record is None:
-        return
-    if resumed is None:
-        record.start_over()
-        discard(run.folder)
-    else:
-        record.resume(resumed.folder, resumed.step)
-    record.update(facts=run.facts)
-    run.spent.seconds = dict(record.content.get("seconds_of", {}))
-    if resumed is not None:
-        Ledger(run.folder).inherit(Ledger.of(resumed.path))
-        metrics_file = trainer.loggers[0]
-        assert isinstance(metrics_file, MetricsFile)
-        metrics_file.copy_earlier()
-
-
-def print_run(run: Run) -> None:
-    """Print two lines before the first step."""
-    if run.record is None:
-        return
-    data, parameters = run.recipe.data, sum(p.numel() for p in run.recipe.network.parameters())
-    (_, height, width), kind = data.shape, {1: ", grey", 4: ", RGBA"}.get(data.channels, "")
-    counts = ", ".join(f"{len(split.images)} {name}" for name, split in data.splits.items())
-    console.print(f"images {height}×{width}{kind}: {counts} · network with {parameters / 1e6:.2f} M parameters")
-    console.print(f"run folder: {run.folder}")

@@ -12,13 +12,16 @@ from diffusion.checkpoint import storage
 from diffusion.checkpoint.facts import Facts
 from diffusion.config.build import make
 from diffusion.config.schema import Train
+from diffusion.console import console
 from diffusion.data import ImageData
 from diffusion.evaluation.drawing import Drawing
+from diffusion.evaluation.ledger import Ledger
 from diffusion.evaluation.pipeline import Scorer
 from diffusion.metric.precision import set_precision
 from diffusion.metric.score import distances
 from diffusion.model.network import to_channels_last
 from diffusion.process.denoiser import Denoiser
+from diffusion.runs.jobs import discard
 from diffusion.runs.record import RunRecord
 from diffusion.training import loggers, processes, signals
 from diffusion.training.clock import Clock
@@ -60,6 +63,28 @@ class Run:
     def start(self) -> Path | None:
         """The checkpoint that the run resumes from."""
         return None if self.resumed is None else self.resumed.path
+
+    def begin(self, dashboards: list[Logger]) -> None:
+        """Start to write in the run's folder, which goes on from the checkpoint that is resumed; print two lines."""
+        record, resumed, data, trainer = self.record, self.resumed, self.recipe.data, self.trainer
+        metrics_file, *_ = trainer.loggers = [*trainer.loggers, *dashboards]
+        if record is None:
+            return
+        if resumed is None:
+            record.start_over()
+            discard(self.folder)
+        else:
+            record.resume(resumed.folder, resumed.step)
+            Ledger(self.folder).inherit(Ledger.of(resumed.path))
+            assert isinstance(metrics_file, loggers.MetricsFile)
+            metrics_file.copy_earlier()
+        record.update(facts=self.facts)
+        self.spent.seconds = dict(record.content.get("seconds_of", {}))
+        parameters = sum(p.numel() for p in self.recipe.network.parameters())
+        (_, height, width), kind = data.shape, {1: ", grey", 4: ", RGBA"}.get(data.channels, "")
+        counts = ", ".join(f"{len(split.images)} {name}" for name, split in data.splits.items())
+        console.print(f"images {height}×{width}{kind}: {counts} · network with {parameters / 1e6:.2f} M parameters")
+        console.print(f"run folder: {self.folder}")
 
 
 def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.Trainer:

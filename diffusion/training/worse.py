@@ -13,14 +13,12 @@ from torch import Tensor
 from diffusion.checkpoint import early, exported
 from diffusion.checkpoint.facts import Facts
 from diffusion.checkpoint.restore import contents_of, network_weights
-from diffusion.config.schema import Train
 from diffusion.console import console, count
 from diffusion.evaluation.drawing import Drawing
 from diffusion.training.clock import Clock
 from diffusion.training.module import Diffusion
 from diffusion.training.periodic import averaged_weights
 from diffusion.training.recipe import Recipe
-from diffusion.training.resume import Resumed
 from diffusion.training.saving import unwritable
 
 
@@ -80,20 +78,6 @@ class KeepEarlyWeights(Callback):
             exported.write(self.file, weights, about)
         except OSError as error:
             raise unwritable(self.file, self.file.parents[2], error) from error
-
-
-def early_step(settings: Train, drawing: Drawing, clock: Clock, resumed: Resumed | None) -> int | None:
-    """The step whose weights will guide the last samples; None if they do not wait for it.
-
-    A fractional `guidance.step` is the step of the resumed run, otherwise this fraction of the run's steps.
-    """
-    if not drawing.waits or settings.guidance is None:
-        return None
-    step: int | float = settings.guidance["step"]
-    if isinstance(step, int):
-        return step
-    known: int | None = None if resumed is None else resumed.contents["facts"].get("guidance_step")
-    return known or max(1, round(step * clock.total))
 
 
 def with_worse(drawing: Drawing, step: int | None, folder: Path, module: Diffusion) -> Drawing:
