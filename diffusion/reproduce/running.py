@@ -12,7 +12,7 @@ from diffusion.config.quoting import command_line
 from diffusion.console import console
 from diffusion.errors import Interrupted, UserError
 from diffusion.report.compare import gather
-from diffusion.reproduce.studies import Sweep, Words, place, read
+from diffusion.reproduce.studies import Words, place, read
 from diffusion.runs.folder import Run
 
 SMOKE = {  # overrides that shorten a job to seconds
@@ -52,18 +52,17 @@ def _run_sweep(name: str, key: str, root: Path, more: Sequence[str], smoke: bool
         commands = [[*sweep.jobs[0], *SMOKE[sweep.command]]]
     for words in commands:
         run_command(sweep.command, ["-m", *ckpt, *words, *more, f"hydra.sweep.dir={folder}"])
-    done[name, key] = in_order(gather([folder]), sweep, commands if smoke else sweep.jobs, more)
+    done[name, key] = in_order(gather([folder]), commands if smoke else sweep.jobs, more)
 
 
-def in_order(runs: Sequence[Run], sweep: Sweep, jobs: Sequence[Words], more: Sequence[str]) -> list[Run]:
+def in_order(runs: Sequence[Run], jobs: Sequence[Words], more: Sequence[str]) -> list[Run]:
     """The runs of these jobs in the order of the study; those of other overrides in the same folder are left out.
 
     A job that was resumed alone has no overrides on record, and counts.
     """
     asked = [_parsed([*job, *without_hydra(more)]) for job in jobs]
-    found = [(run, _parsed(run.overrides)) for run in runs]
-    placed = [(asked.index(words) if words in asked else len(asked), run) for run, words in found]
-    return [run for i, run in sorted(placed, key=lambda pair: pair[0]) if i < len(asked) or not run.overrides]
+    kept = [run for run in runs if not run.overrides or _parsed(run.overrides) in asked]
+    return sorted(kept, key=lambda run: asked.index(_parsed(run.overrides)) if run.overrides else len(asked))
 
 
 def without_hydra(words: Sequence[str]) -> list[str]:

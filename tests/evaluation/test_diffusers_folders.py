@@ -31,7 +31,6 @@ UNET, ADM = ["model=unet_tiny", *SMALL], ["model=unet_adm_tiny", *SMALL, "model.
 ANCESTRAL = ["sampler=ancestral", "sampler.steps=10"]
 LEADING = "grid@sampler.grid=leading"
 RECIPES = {
-    "unet": UNET,
     "unet with classes": [*UNET, "model.classes=3", "model.head_dim=4"],
     "unet with diffusers' settings": [*UNET, "model.norm_eps=0.1", "model.down_padding=1", "model.frequency_shift=0",
                                       "model.cosines_first=true"],

@@ -119,10 +119,10 @@ def child(folder: Path, pipe: int, point: str | None, first: int) -> None:
 
 
 def test_checkpoints_survive_kill_9_while_saving(tmp_path, figure):
-    """100 children are killed while saving; the newest checkpoint is the last acknowledged one, or newer."""
+    """60 children are killed while saving; the newest checkpoint is the last acknowledged one, or newer."""
     random.seed(1)
     leftovers = 0
-    for k in range(100):
+    for k in range(60):
         run = tmp_path / f"run{k % 10}"  # some continue in the folder of a killed child
         folder = run / "checkpoints"
         folder.mkdir(parents=True, exist_ok=True)
@@ -154,8 +154,8 @@ def test_checkpoints_survive_kill_9_while_saving(tmp_path, figure):
         names = {f.name for f in folder.iterdir()}
         assert not any(name.endswith(files.PART) for name in names)
         assert len(names) <= 3
-    assert leftovers > 10  # otherwise the kills did not fall within a save
-    figure("kill −9 while saving", "100 kills, 0 unreadable checkpoints")
+    assert leftovers > 5  # otherwise the kills did not fall within a save
+    figure("kill −9 while saving", "60 kills, 0 unreadable checkpoints")
 
 
 def test_a_file_is_synced_before_and_its_folder_after_the_rename(tmp_path, monkeypatch):

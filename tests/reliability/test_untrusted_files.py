@@ -23,8 +23,6 @@ from safetensors.torch import save_file
 from diffusion import export
 from diffusion.checkpoint.restore import restore
 from diffusion.config import untrusted
-from diffusion.config.choices import choices
-from diffusion.config.composition import choice
 from diffusion.errors import UserError
 from diffusion.report.__main__ import main as report
 
@@ -268,11 +266,3 @@ def test_an_exported_model_equals_its_checkpoint(tmp_path, two_steps, weights):
     for other in [tmp_path / "torn.safetensors", *tmp_path.glob("?.safetensors")]:
         with pytest.raises(UserError, match=other.name):
             restore(other)
-
-
-def test_every_shipped_choice_may_be_built(own):
-    base = OmegaConf.to_container(OmegaConf.create(own["config"]))
-    for group in ("model", "sampler", "guidance"):
-        for name in choices(group):
-            node = choice(group, name)
-            assert untrusted.buildable_config(OmegaConf.to_yaml(base | {group: node}), "x")[group] == node

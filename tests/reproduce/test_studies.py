@@ -157,9 +157,9 @@ def test_runs_are_those_of_the_command_in_the_order_of_the_study():
     sweep = Sweep(command="train", common=["seed=0,1"], cases=[["a=[true]"]])
     words = [["seed=1", "a=[True]"], [], ["seed=0", "a=[True]"], ["seed=1", "a=[True]", "b=2"]]
     runs = [SimpleNamespace(folder=Path(f"x/{i}"), overrides=each) for i, each in enumerate(words)]
-    found = running.in_order(runs, sweep, sweep.jobs, ["hydra/launcher=joblib"])  # type: ignore[arg-type]
+    found = running.in_order(runs, sweep.jobs, ["hydra/launcher=joblib"])  # type: ignore[arg-type]
     assert found == [runs[2], runs[0], runs[1]]
-    assert running.in_order(runs, sweep, sweep.jobs, ["b=2"]) == [runs[3], runs[1]]  # type: ignore[arg-type]
+    assert running.in_order(runs, sweep.jobs, ["b=2"]) == [runs[3], runs[1]]  # type: ignore[arg-type]
 
 
 def test_invalid_studies_are_refused(tmp_path):

@@ -5,6 +5,7 @@ import shlex
 import threading
 from typing import Any
 
+import anyio
 import httpx
 import numpy as np
 import pytest
@@ -103,6 +104,7 @@ def test_values_become_words():
 def test_the_page_draws_over_http_and_refuses_other_values(model, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert anyio.open_file  # imported here, because Python 3.11 may fail to compile in a thread of the server
     blocks = pages.build(model.restored, model.device, pages.training_images(model.restored))
     _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", ssr_mode=False)
     try:
