@@ -246,6 +246,7 @@ FAULTS = {
     ],
     "metric/test_score.py": [
         ("floor: measured on the pool of the samples", "pool(features, len(features))", "pool(features)"),
+        ("reference: only the pool of the features is kept", "pool(part, KEPT)", "pool(part)"),
         ("reference: pairwise metrics use all features", "self.features[:POOL]", "self.features"),
         ("sFID: the reference is not divided for the floor", "replace(rest, spatial=spatial)", "rest"),
     ],

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -71,23 +71,12 @@ def reference_statistics(
 
     file = cache_dir("statistics") / f"{key}{'-spatial' * spatial}.pt"
     found = _cached(file, extractor(images[:1], spatial).cpu(), statistics)
-    made: ReferenceStatistics | None = None
-    for i in reversed(range(len(widths))):
-        made = ReferenceStatistics(
-            mean=found[f"mean {i}"],
-            cov=found[f"cov {i}"],
-            features=found[f"features {i}"],
-            n=len(images),
-            extractor=extractor.name,
-            weights_hash=extractor.weights_hash,
-            resize=extractor.resize,
-            resolution=described_size(images),
-            key=key,
-            name=name if i == 0 else "",
-            spatial=made,
-        )
-    assert made is not None
-    return made
+    protocol = (extractor.name, extractor.weights_hash, extractor.resize, described_size(images), key)
+    both = [
+        ReferenceStatistics(found[f"mean {i}"], found[f"cov {i}"], found[f"features {i}"], len(images), *protocol)
+        for i in range(len(widths))
+    ]
+    return replace(both[0], name=name, spatial=both[1] if spatial else None)
 
 
 def features_of(images: Tensor, extractor: FeatureExtractor, keep: bool = False) -> Tensor:

@@ -105,6 +105,7 @@ def test_the_floor_has_the_sizes_of_the_sets_even_if_pairwise_metrics_use_fewer(
         monkeypatch.setattr(estimate, "POOL", used)
         monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / f"{used}"))
         reference = reference_statistics(photographs[:100], projection())
+        assert len(reference.pool) == min(used, 100)
         features, mixed = divide(extract(photographs[100:180], projection()), reference)
         return score_features(features, projection(), mixed, metrics=(FrechetDistance, PrecisionRecall))
 
