@@ -19,7 +19,7 @@ from diffusion.console import count
 from diffusion.errors import UserError
 from diffusion.files import digest, replacing
 
-FOLDER = "drawn"  # in the folder of a command; removed when its images are written or scored
+FOLDER = ".drawn"  # in the folder of a command; removed when its images are written or scored
 Share = tuple[int, int]
 """(rank, processes)"""
 

@@ -31,7 +31,7 @@ def test_two_processes_draw_the_bytes_and_the_scores_of_one(command, two_steps, 
         scores.append([(s.metric, s.what, s.value, s.n) for s in read_scores(tmp_path / f"study-{devices}")])
     assert files(tmp_path / "of-1") == files(tmp_path / "of-2")
     assert scores[0] == scores[1]
-    assert not [*tmp_path.glob("*/drawn")]
+    assert not [*tmp_path.glob("*/.drawn")]
 
 
 @pytest.mark.parametrize(("sampler", "status"), [("Dying", 1), ("Failing", 2)])
@@ -49,7 +49,7 @@ def test_the_processes_of_a_run_share_the_drawing_of_final_samples(command, tiny
     words = [*tiny, *last, "data.batch_size=2", "trainer.max_steps=2", "trainer.devices=2", "hydra.run.dir=run"]
     status, out, err = command("train", words)
     assert status == 0, out + err
-    assert not (tmp_path / "run/samples/drawn").exists()
+    assert not (tmp_path / "run/samples/.drawn").exists()
     status, out, err = command("sample", ["ckpt=run", "device=cpu", "batch_size=2", "n=7", "hydra.run.dir=alone"])
     assert status == 0, out + err
     alone = np.load(tmp_path / "alone/images.npz")["images"]

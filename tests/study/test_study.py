@@ -89,7 +89,7 @@ def test_a_study_of_samplers_goes_on_after_it_was_killed(command, two_steps, tmp
     studied(command, "sampler", *parts)
     assert drawn == [("Heun", 2), ("Heun", 3)]
     assert [s.identity for s in read_scores(tmp_path / "parts")] == [s.identity for s in scores]
-    assert not (tmp_path / "parts/drawn").exists()
+    assert not (tmp_path / "parts/.drawn").exists()
 
 
 def test_every_setting_on_the_test_split_counts(command, tiny, tmp_path: Path) -> None:
@@ -149,4 +149,4 @@ def test_invalid_studies_are_refused_with_one_line(command, labelled, tmp_path, 
     status, _, err = command("study", [*REFUSED[name], *QUICK, f"ckpt={labelled}"])
     assert (status, err.count("\n")) == (2, 1), err
     assert err.startswith("error: ")
-    assert not (tmp_path / "out/drawn").exists()
+    assert not (tmp_path / "out/.drawn").exists()
