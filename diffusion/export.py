@@ -64,6 +64,8 @@ def export(chosen: Namespace) -> None:
                 ) from error
     file = chosen.file or model.path.with_name(model.path.stem + SUFFIXES[chosen.format])
     if chosen.format == "web":
+        if file.suffix != SUFFIXES["web"]:
+            raise UserError(f"{file}: a page ends with {SUFFIXES['web']}")
         from diffusion.evaluation.web import write_web
 
         print(write_web(file, model))
