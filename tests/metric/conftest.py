@@ -31,7 +31,7 @@ def projection() -> type[Projection]:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder for cached reference statistics."""
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "reference"
+    return tmp_path / "cache" / "statistics"
 
 
 @pytest.fixture
