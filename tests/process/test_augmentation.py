@@ -88,6 +88,14 @@ def test_labels_describe_the_transformation_of_the_image(kind: int) -> None:
             assert np.abs(changed[i, channel].numpy() - expected).max() < 0.03
 
 
+def test_images_that_are_only_mirrored_keep_their_pixels() -> None:
+    x = torch.rand(20, 3, 8, 8)
+    changed, labels = non_leaky(x, Streams.of(20, "mirrored"), probability=0.0)
+    mirrored = labels[:, 0] == 1
+    assert torch.equal(changed, torch.where(mirrored[:, None, None, None], x.flip(3), x))
+    assert 0 < mirrored.sum() < 20
+
+
 def test_a_quarter_turn_is_exact_and_clockwise() -> None:
     x = torch.rand(2, 3, 8, 8)
     quarter, none = torch.full((2,), math.pi / 2), torch.zeros(2)
