@@ -78,7 +78,14 @@ def choices(group: str) -> list[str]:
 def choices_with(group: str, key: str) -> list[str]:
     """The choices of a group that have a setting of this name, or a nested group in its place."""
     pattern = re.compile(rf"^{re.escape(key)}:|@{re.escape(key)}:", re.MULTILINE)
-    return [choice for choice, file in files(group).items() if pattern.search(file.read_text("utf-8"))]
+    return [choice for choice in choices(group) if pattern.search(content(group, choice))]
+
+
+def content(group: str, choice: str) -> str:
+    """The yaml of a choice, after those of its group that it includes: the last value of a key counts."""
+    own = files(group)[choice].read_text("utf-8")
+    included = [name for name in re.findall(r"^ *- (\w+)$", own, re.MULTILINE) if name in files(group)]
+    return "".join(content(group, name) for name in included) + own
 
 
 def inner_groups(group: str) -> tuple[str, ...]:
@@ -89,7 +96,7 @@ def inner_groups(group: str) -> tuple[str, ...]:
 
 def nodes(group: str) -> list[Any]:
     """The parsed yaml of a group's choices, without interpolation."""
-    return [_node(file.read_text("utf-8"), file) for file in files(group).values()]
+    return [_node(content(group, choice), file) for choice, file in files(group).items()]
 
 
 @cache

@@ -16,7 +16,7 @@ import yaml
 from rich.table import Table
 from rich.text import Text
 
-from diffusion.config.choices import choices, conf_dir, files, groups, inner_groups, is_group
+from diffusion.config.choices import choices, conf_dir, content, files, groups, inner_groups, is_group
 from diffusion.config.schema import Settings, Train
 from diffusion.config.validation import shown
 from diffusion.console import console
@@ -41,11 +41,12 @@ def print_help(command: str, schema: type[Settings], about: str, words: Sequence
         _print_command(command, schema, about)
     elif is_group(group):
         for choice, file in files(group).items():
-            text = file.read_text("utf-8")
-            header = re.match(r"(?:# (?!  ).*\n)*", text)  # up to its launch commands or a blank comment line
+            header = re.match(
+                r"(?:# (?!  ).*\n)*", file.read_text("utf-8")
+            )  # up to its launch commands or a blank comment line
             lines = header[0].splitlines() if header else []
             said = " ".join(line[2:] for line in lines if not line.startswith("# @package"))
-            _print(f"{group}={choice}", _rows(group, text), said)
+            _print(f"{group}={choice}", _rows(group, content(group, choice)), said)
     else:
         raise UserError(f"--help {group}: unknown group{nearest(group, groups())}; groups are {', '.join(groups())}")
     return True
@@ -60,8 +61,8 @@ def _print_command(command: str, schema: type[Settings], about: str) -> None:
         listed.append((f"{group}", ", ".join(name + " (default)" * (name == choice) for name in names), ""))
     listed += [(f"{p}@{group}.{p}", ", ".join(choices(p)), "") for group in chosen for p in inner_groups(group)]
     _print("Groups", [(f"{place}=", names, "") for place, names, _ in listed])
-    files_of = {group: file for group, choice in chosen.items() if (file := files(group).get(choice))}
-    rows = [row for group, file in files_of.items() for row in _rows(group, file.read_text("utf-8"))]
+    made = {group: choice for group, choice in chosen.items() if choice in files(group)}
+    rows = [row for group, choice in made.items() for row in _rows(group, content(group, choice))]
     _print("Settings", [*_settings(schema), *rows])
     console.print(f"\n{FOOT}")
 
@@ -98,7 +99,7 @@ def _settings(schema: type[Settings], prefix: str = "") -> Iterator[Row]:
 
 
 def _rows(group: str, text: str) -> list[Row]:
-    """The settings in a choice's file; if nothing else documents a setting, the comment after it does."""
+    """The settings in a choice's yaml; if nothing else documents a setting, the comment after it does."""
     said = {f"{group}.{key}": comment for key, comment in re.findall(r"^(\w+):.*? {2,}# (.+)", text, re.MULTILINE)}
     rows = _rows_of(group, yaml.safe_load(text) or {})
     return [(key, value, about or said.get(key, "")) for key, value, about in rows]

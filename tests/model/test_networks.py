@@ -4,12 +4,12 @@ import re
 
 import pytest
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from diffusion.config.build import make
 from diffusion.config.choices import conf_dir
+from diffusion.config.composition import choice
 from diffusion.errors import UserError
 from diffusion.model import ADMUNet, DiT, EDM2UNet, JiT, MemoirUNet, UNet
 from diffusion.model.dropout import examples
@@ -164,7 +164,7 @@ def test_each_choice_has_the_size_and_cost_that_its_yaml_states(name: str) -> No
     parameters, side, downsampling, gflop = SHIPPED[name]
     file = conf_dir() / "model" / f"{name}.yaml"
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        network = instantiate(OmegaConf.load(file))
+        network = make(choice("model", name), "model")
         assert network(torch.empty(2, 3, side, side), torch.empty(2)).shape == (2, 3, side, side)
     assert (size(network), network.downsampling) == (parameters, downsampling)
     assert counter.get_total_flops() / 2e9 == pytest.approx(gflop, abs=0.005)
