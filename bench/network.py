@@ -29,11 +29,11 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion.config.choices import conf_dir
+from diffusion.config.composition import choice
 from diffusion.training.timing import peak_flops
 
 BATCH, SIDE = 8, 64
-SMALL = OmegaConf.load(conf_dir() / "model" / "unet_small.yaml")
+SMALL = OmegaConf.create(choice("model", "unet_small"))
 Forward = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
