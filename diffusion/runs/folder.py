@@ -1,6 +1,5 @@
 """The contents of a run's folder as plain data. This module imports neither torch nor matplotlib."""
 
-import contextlib
 import json
 import os
 import re
@@ -14,7 +13,7 @@ import yaml
 
 from diffusion.console import console
 from diffusion.errors import UserError, first_line
-from diffusion.files import lock, replace, set_aside
+from diffusion.files import replace, set_aside
 from diffusion.metric.record import Score
 from diffusion.runs.metrics import Metrics, read_metrics
 from diffusion.runs.record import RunRecord
@@ -78,10 +77,12 @@ class Run:
     def choices(self) -> dict[str, str]:
         """Key of a group in the configuration -> its choice, as recorded by Hydra; {} without a record."""
         path = self.folder / ".hydra/hydra.yaml"
-        node = _yaml(path) if path.is_file() and not self.overwritten else None
-        for part in ("hydra", "runtime", "choices"):
-            node = node.get(part) if isinstance(node, dict) else None
-        made = node if isinstance(node, dict) else {}
+        if self.overwritten or not path.is_file():
+            return {}
+        try:
+            made = _yaml(path)["hydra"]["runtime"]["choices"]
+        except (LookupError, TypeError):
+            return {}
         places = {key.rpartition("@")[2]: str(name) for key, name in made.items() if not key.startswith("hydra/")}
         if "recipe" in self.config:  # the choices of an evaluation, which may leave them to the run of its model
             return {key: name for key, name in places.items() if key != "data" and name not in ("run", "None")}
@@ -176,9 +177,7 @@ def is_sweep(folder: Path) -> bool:
 
 def sweep_of(folder: Path) -> str | None:
     """NAME/sweep-TIME, the last parts of the path of the sweep that a run belongs to; None for other runs."""
-    file = folder / ".hydra/hydra.yaml"
-    job = file.is_file() and re.search(r"^  mode: MULTIRUN$", file.read_text(errors="replace"), re.MULTILINE)
-    return "/".join(folder.parts[-3:-1]) if job or is_sweep(folder.parent) else None
+    return "/".join(folder.parts[-3:-1]) if is_sweep(folder.parent) else None
 
 
 def natural_order(path: Path) -> list[tuple[int, str]]:
@@ -207,18 +206,13 @@ def append_scores(folder: Path, new: Sequence[Score]) -> Path:
     """
     path = folder / SCORES
     try:
-        held = lock(folder / ".scores.lock", patience=10)
-    except BlockingIOError as error:
-        raise UserError(f"{folder}/.scores.lock: another process holds this lock; end it and try again") from error
-    with held or contextlib.nullcontext():
-        try:
-            before = read_scores(folder)
-        except UserError as error:
-            console.print(f"{error}; renamed to {set_aside(path)}", style="yellow")
-            before = []
-        made = {score.identity for score in new}
-        kept = [score for score in before if score.identity not in made]
-        replace(path, json.dumps([score.to_json() for score in [*kept, *new]], indent=1), durable=True)
+        before = read_scores(folder)
+    except UserError as error:
+        console.print(f"{error}; renamed to {set_aside(path)}", style="yellow")
+        before = []
+    made = {score.identity for score in new}
+    kept = [score for score in before if score.identity not in made]
+    replace(path, json.dumps([score.to_json() for score in [*kept, *new]], indent=1), durable=True)
     return path
 
 

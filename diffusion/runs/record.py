@@ -46,16 +46,12 @@ class RunRecord:
 
     def _read(self) -> dict[str, Any]:
         try:
-            content = json.loads(self.path.read_text("utf-8"))
+            return dict(json.loads(self.path.read_text("utf-8")))
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             self.damage = first_line(error)
             return {}
-        if not isinstance(content, dict):
-            self.damage = f"it contains a {type(content).__name__}"
-            return {}
-        return content
 
     def checked(self) -> dict[str, Any]:
         """The content. Raises UserError if the file cannot be read."""

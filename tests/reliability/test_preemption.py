@@ -37,15 +37,15 @@ def curves(run: Path) -> dict[tuple[int, str], str]:
     return {(int(float(row["step"])), k): v for row in rows for k, v in row.items() if v and "/" in k}
 
 
+TIMES = 8
 TERM, INT = signal.SIGTERM, signal.SIGINT
 PLACES = {
     f"{place} {call}, {' '.join(number.name for number in numbers)}": (place, call, numbers, step)
     for place, call, numbers, step in [  # the last is the step at which the run is saved
-        ("step", 4, (TERM,), 2), ("step", 6, (TERM,), 3), ("step", 9, (INT,), 5), ("step", 11, (TERM,), 6),
+        ("step", 4, (TERM,), 2), ("step", 9, (INT,), 5),
         ("step", 13, (TERM, TERM), 7), ("step", 4, (INT, INT, INT), 0),  # the third Ctrl-C ends it immediately
-        ("validation", 1, (TERM,), 3), ("validation", 6, (INT, INT), 6), ("validation", 14, (INT,), 12),
-        ("swap", 1, (TERM,), 3), ("swap", 4, (TERM, TERM), 3), ("saving", 1, (TERM,), 2),
-        ("saving", 2, (TERM, INT), 3), ("linking", 3, (INT,), 3), ("sampling", 2, (TERM,), 3),
+        ("validation", 1, (TERM,), 3), ("validation", 14, (INT,), 12),
+        ("swap", 4, (TERM, TERM), 3), ("saving", 2, (TERM, INT), 3), ("linking", 3, (INT,), 3),
         ("sampling", 7, (INT, TERM), 6),
     ]
 }  # fmt: skip
@@ -105,13 +105,13 @@ def lines(file: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-def test_t4_runs_signalled_at_twenty_random_times_resume_exactly(tiny, whole, tmp_path, figure):
-    """From outside: a quarter of them before training starts, the others shortly after a random step."""
+def test_t4_runs_signalled_at_random_times_resume_exactly(tiny, whole, tmp_path, figure):
+    """From outside: two of them before training starts, the others shortly after a random step."""
     random.seed(4)
     steps, late = [], 0
-    for k in range(20):
-        after = 0 if k < 5 else random.randrange(1, 26)  # lines of metrics.csv, of 29
-        pause = random.uniform(0, 0.5 if k < 5 else 0.05) * whole.duration
+    for k in range(TIMES):
+        after = 0 if k < 2 else random.randrange(1, 26)  # lines of metrics.csv, of 29
+        pause = random.uniform(0, 0.5 if k < 2 else 0.05) * whole.duration
         numbers = random.choice([(TERM,), (INT,), (TERM, TERM), (INT, TERM)])
         run, log = tmp_path / str(k) / "run", tmp_path / f"{k}.log"  # no other run next to it, which it might resume
         started = Train([*tiny, *RECIPE, f"hydra.run.dir={run}"], log)
@@ -125,7 +125,7 @@ def test_t4_runs_signalled_at_twenty_random_times_resume_exactly(tiny, whole, tm
         assert status in (128 + numbers[0], 0), (story, log.read_text())
         late += status == 0  # it had already finished
         steps.append(resume(tiny, run, log, whole, story))
-    figure("preemptions at random times", f"20, of which {late} too late; 20 resumed bitwise (at steps {steps})")
+    figure("preemptions at random times", f"{TIMES}, of which {late} too late; all resumed bitwise (at steps {steps})")
 
 
 @pytest.mark.timeout(400)  # processes that disagree wait for each other
@@ -134,7 +134,7 @@ def test_t4_two_processes_stop_at_the_same_step(tiny, tmp_path, figure):
     overrides = [*tiny, *RECIPE, "data.batch_size=2", "trainer.devices=2"]
     whole, log = tmp_path / "whole" / "run", tmp_path / "log"
     assert train([*overrides, f"hydra.run.dir={whole}"], log) == 0, log.read_text()
-    for number, call, step in ((TERM, 9, 5), (INT, 4, 2)):
+    for number, call, step in ((INT, 4, 2),):
         run = tmp_path / number.name / "run"
         status = train([*overrides, f"hydra.run.dir={run}"], log, at("step", call, (number,)))
         assert status == 128 + number, log.read_text()
@@ -142,4 +142,4 @@ def test_t4_two_processes_stop_at_the_same_step(tiny, tmp_path, figure):
         assert train([*overrides, f"hydra.run.dir={run}", "ckpt=auto"], log) == 0, log.read_text()
         assert same(state(run), state(whole))
         assert curves(run) == curves(whole)
-    figure("two processes, one of them signalled", "by SIGTERM, by Ctrl-C: at the same step, resumed bitwise")
+    figure("two processes, one of them signalled", "by Ctrl-C: both stop at the same step, resumed bitwise")

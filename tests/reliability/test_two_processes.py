@@ -20,7 +20,7 @@ pytestmark = pytest.mark.reliability
 LAYOUTS = {  # a global batch of 8, divided in different ways
     "one": ["data.batch_size=8"],
     "two": ["data.batch_size=4", "trainer.devices=2"],
-    "two, accumulating": ["data.batch_size=2", "trainer.devices=2", "trainer.accumulate_grad_batches=2"],
+    "accumulating": ["data.batch_size=2", "trainer.devices=2", "trainer.accumulate_grad_batches=2"],
     "two, of a whole": ["data.global_batch_size=8", "data.batch_size=2", "trainer.devices=2"],
 }
 COMMON = (
@@ -95,11 +95,10 @@ def test_torchrun_starts_a_single_run(tiny, tmp_path):
 
 
 @pytest.mark.timeout(150)  # the second one would wait for days
-@pytest.mark.parametrize(("words", "status"), [(["--help"], 0), (["optimizer.lrr=3"], 1)])
-def test_torchruns_other_processes_end_if_the_first_one_starts_no_run(tmp_path, words, status):
-    command = [*TORCHRUN, "--standalone", "-m", "diffusion.train", *words]
+def test_torchruns_other_processes_end_if_the_first_one_starts_no_run(tmp_path):
+    command = [*TORCHRUN, "--standalone", "-m", "diffusion.train", "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == status, done.stderr
+    assert done.returncode == 0, done.stderr
 
 
 def test_fewer_trainer_devices_than_torchrun_processes_are_refused(monkeypatch):

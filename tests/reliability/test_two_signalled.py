@@ -20,8 +20,6 @@ RECIPE = (
 PLACES = {  # a call of a function in one process, which receives SIGTERM
     "before the first step": ("beginning", 1, 0),
     "pictures, which the first process draws alone": ("sampling", 2, 0),
-    "samples to score": ("drawing", 2, 0),
-    "scoring": ("scoring", 1, 0),
     "validation": ("validation", 2, 1),
 }
 

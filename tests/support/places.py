@@ -31,8 +31,7 @@ def signalled(place: str, call: int, numbers: Sequence[int]) -> None:
     """Make this process send itself the signals."""
     import torch
 
-    from diffusion.evaluation.pipeline import Scorer
-    from diffusion.training import periodic, signals
+    from diffusion.training import signals
     from diffusion.training.ema import EMA
     from diffusion.training.module import Diffusion
 
@@ -44,8 +43,6 @@ def signalled(place: str, call: int, numbers: Sequence[int]) -> None:
         "saving": (torch, "save"),
         "linking": (os, "link"),
         "sampling": (signals, "poll"),
-        "drawing": (periodic, "poll"),
-        "scoring": (Scorer, "score"),
     }[place]
     counted(owner, name, call, lambda: [os.kill(os.getpid(), number) for number in numbers])
 
