@@ -29,29 +29,16 @@ def lines(file: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("console", ["closed pipe", "full disk"])
-def test_a_run_without_a_console_completes(tiny, tmp_path, console, unbuffered, figure, monkeypatch):
-    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+def test_a_run_without_a_console_completes(tiny, tmp_path, figure):
     reading, writing = os.pipe()
-    full = os.open("/dev/full", os.O_WRONLY)
-    output = writing if console == "closed pipe" else full
-    run = start([*tiny, "trainer.max_steps=3", "hydra.run.dir=run"], tmp_path, stdout=output, stderr=output)
+    run = start([*tiny, "trainer.max_steps=3", "hydra.run.dir=run"], tmp_path, stdout=writing, stderr=writing)
     os.close(writing)
     os.close(reading)
-    os.close(full)
     assert run.wait() == 0
     assert state(tmp_path / "run")["state"] == "complete"
     assert (tmp_path / "run/README.md").is_file()
     assert (tmp_path / "run/checkpoints/last.ckpt").is_file()
-    figure(f"the console is a {console}", "the run completes")
-
-
-def test_output_lost_on_a_full_disk_is_reported(tiny, tmp_path):
-    with open("/dev/full", "w") as full:
-        run = start([*tiny, "trainer.max_steps=1", "hydra.run.dir=run"], tmp_path, stdout=full, stderr=subprocess.PIPE)
-    assert b"warning: output was lost (No space left on device)" in run.communicate()[1]
-    assert run.returncode == 0
+    figure("the console is a closed pipe", "the run completes")
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGXCPU])

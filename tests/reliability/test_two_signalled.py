@@ -14,8 +14,7 @@ pytestmark = [pytest.mark.reliability, pytest.mark.timeout(400)]  # processes th
 
 RECIPE = (
     "data.batch_size=2", "data.eval_batch_size=2", "trainer.devices=2", "trainer.max_epochs=2", "model.dropout=0.2",
-    "samples.every_n_epochs=1", "samples.n=2", "score.every_n_epochs=1", "score.n=4", "score.baselines=[]",
-    "~features", "+features._target_=doubles.Rows", "sampler.steps=4", "checkpoint.every_n_steps=1",
+    "samples.every_n_epochs=1", "samples.n=2", "sampler.steps=4", "checkpoint.every_n_steps=1",
 )  # fmt: skip
 PLACES = {  # a call of a function in one process, which receives SIGTERM
     "before the first step": ("beginning", 1, 0),
@@ -25,10 +24,9 @@ PLACES = {  # a call of a function in one process, which receives SIGTERM
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """The final state, all lines of metrics.csv, all scores and all images."""
-    scores = [(r["metric"], r["step"], str(r["value"])) for r in json.loads((folder / "scores.json").read_text())]
+    """The final state, all lines of metrics.csv and all images."""
     pictures = [(file.name, file.read_bytes()) for file in sorted(folder.glob("samples/*"))]
-    return state(folder) | {"lines": lines(folder), "scores": scores, "pictures": pictures}
+    return state(folder) | {"lines": lines(folder), "pictures": pictures}
 
 
 @pytest.fixture(scope="module")

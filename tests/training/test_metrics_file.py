@@ -118,24 +118,3 @@ def test_a_damaged_scores_file_is_renamed_when_scores_are_added(tmp_path, damage
         assert [record["value"] for record in json.loads(file.read_text())] == [1.0]
         assert (tmp_path / f"scores.json.damaged{number}").read_bytes() == damage
         assert f"scores.json.damaged{number}" in capsys.readouterr().out.replace("\n", "")
-
-
-def test_concurrent_score_writers_lose_no_scores(tmp_path, monkeypatch):
-    """Without the lock the second writer would read before the first has written."""
-    import threading
-    import time
-
-    read = read_scores
-
-    def slowly(folder: Path) -> list[Score]:
-        found = read(folder)
-        time.sleep(0.2)
-        return found
-
-    monkeypatch.setattr("diffusion.runs.folder.read_scores", slowly)
-    writers = [threading.Thread(target=append_scores, args=(tmp_path, [score(v, seed=v)])) for v in (1.0, 2.0, 3.0)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert sorted(s.value for s in read(tmp_path)) == [1.0, 2.0, 3.0]
