@@ -1,7 +1,6 @@
 """The exponential moving average of the weights, which validation and sampling use."""
 
 import copy
-from itertools import chain
 from typing import Annotated, Any
 
 import lightning.pytorch as pl
@@ -35,48 +34,29 @@ class EMA(Callback):
         self.swapped = False  # whether the module holds w̄, and `average` holds w
         self.step = 0  # the last optimizer step
         self.updates = 0  # n: the steps so far, without skipped ones
-        # Tensors of w̄ and w in the same order, and buffers of both: walking the modules takes longer than averaging.
-        self.averages: list[Tensor] = []
-        self.exact = self.averages  # in half precision, w̄ before it is rounded
-        self.saved_exact: dict[str, Tensor] = {}  # the same in the checkpoint that the run resumes from
-        self.weights: list[Tensor] = []
-        self.buffers: list[tuple[Tensor, Tensor]] = []
+        self.averages: list[list[Tensor]] = []  # w̄ in float32 or better; PowerEMA has several
+        self.saved: list[dict[str, Tensor]] = []  # the same in the checkpoint that the run resumes from, by name
 
-    @property
-    def copies(self) -> int:
-        """Number of weight sets kept in addition to the module's."""
-        return 1
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """All tensors kept in addition to the module's."""
-        return [*_tensors(self.average), *([] if self.exact is self.averages else self.exact)]
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the module's parameters, in the order of the averages."""
-        return [name for name, _ in self.average.named_parameters()]
-
-    def decay_at(self, n: int) -> float:
-        """d_n, the decay at optimizer step n = 1, 2, …"""
-        return min(self.decay, (1 + n) / (10 + n))
+    def rates(self, n: int) -> list[float]:
+        """1 − d_n for each average at optimizer step n = 1, 2, …"""
+        return [1 - min(self.decay, (1 + n) / (10 + n))]
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Copy the module. The copy is only ever evaluated: dropout must not disturb the raw weights' validation."""
         self.average = copy.deepcopy(pl_module).requires_grad_(False).eval()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Collect the tensors, which are on their device now."""
+        """Collect the tensors, which are on their device now: walking the modules takes longer than averaging."""
         self.average.to(pl_module.device)
-        self.averages = list(self.average.parameters())
-        half = any(average.dtype.itemsize < 4 for average in self.averages)
-        self.exact = [average.float() for average in self.averages] if half else self.averages
-        for exact, name in zip(self.exact, self.names, strict=True):
-            if name in self.saved_exact:
-                exact.copy_(self.saved_exact[name])
-        self.saved_exact = {}
         self.weights = [p.detach() for p in pl_module.parameters()]
+        self.copies = list(self.average.parameters())
         self.buffers = list(zip(self.average.buffers(), pl_module.buffers(), strict=True))
+        self.half = any(weight.dtype.itemsize < 4 for weight in self.weights)
+        first = [average.float() for average in self.copies] if self.half else self.copies
+        self.averages = [first, *([average.clone() for average in first] for _ in self.rates(1)[1:])]
+        for averages, saved in zip(self.averages, self.saved, strict=False):
+            torch._foreach_copy_(averages, [saved[name] for name in self.names])
+        self.saved = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Update the average after a batch that completed an optimizer step, unless the step was skipped."""
@@ -87,19 +67,21 @@ class EMA(Callback):
             return
         self.updates += 1
         self.average_weights()
+        if self.half:
+            torch._foreach_copy_(self.copies, self.averages[0])
         for average, current in self.buffers:
             average.copy_(current)
 
     def average_weights(self) -> None:
-        """Update w̄."""
-        self.follow(self.exact, 1 - self.decay_at(self.updates))
-        if self.exact is not self.averages:
-            torch._foreach_copy_(self.averages, self.exact)
+        """Update w̄, in its own precision."""
+        weights = [weight.float() for weight in self.weights] if self.half else self.weights
+        for averages, rate in zip(self.averages, self.rates(self.updates), strict=True):
+            torch._foreach_lerp_(averages, weights, rate)
 
-    def follow(self, averages: list[Tensor], rate: float) -> None:
-        """w̄ ← w̄ + rate · (w − w̄), in the precision of w̄."""
-        weights = self.weights if self.exact is self.averages else [weight.float() for weight in self.weights]
-        torch._foreach_lerp_(averages, weights, rate)
+    @property
+    def names(self) -> list[str]:
+        """Names of the module's parameters, in the order of the averages."""
+        return [name for name, _ in self.average.named_parameters()]
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Swap w̄ into the module for validation."""
@@ -124,28 +106,23 @@ class EMA(Callback):
         pl_module.load_state_dict(checkpoint["current_model_state"])
 
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"latest_update_step": self.step, "updates": self.updates}
-        if self.exact is not self.averages:
-            state["exact"] = dict(zip(self.names, self.exact, strict=True))
-        return state
+        exact = {"exact": dict(zip(self.names, self.averages[0], strict=True))} if self.half else {}
+        return {"latest_update_step": self.step, "updates": self.updates, **exact}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.step = state_dict["latest_update_step"]
-        self.updates = state_dict["updates"]
-        self.saved_exact = state_dict.get("exact", {})
+        """Restore the counts; `on_train_start` restores the averages, when everything is on its device."""
+        self.step, self.updates = state_dict["latest_update_step"], state_dict["updates"]
+        self.saved = [state_dict["exact"]] if "exact" in state_dict else []
 
     @torch.no_grad()
     def swap(self, module: pl.LightningModule) -> None:
         """Exchange the weights and buffers of the module with the copy's; a second call undoes it."""
-        for ours, theirs in zip(_tensors(self.average), _tensors(module), strict=True):
+        ours_all, theirs_all = ([*each.parameters(), *each.buffers()] for each in (self.average, module))
+        for ours, theirs in zip(ours_all, theirs_all, strict=True):
             kept = ours.clone()
             ours.copy_(theirs)
             theirs.copy_(kept)
         self.swapped = not self.swapped
-
-
-def _tensors(module: torch.nn.Module) -> chain[Tensor]:
-    return chain(module.parameters(), module.buffers())
 
 
 def average_of(trainer: pl.Trainer) -> EMA | None:

@@ -52,11 +52,10 @@ class Guard(Callback):
     Args:
         settings: The run's settings of the guard.
         clock: The run's clock.
-        same_loss: Whether the losses before the run was resumed, if it was, are usual for this one.
     """
 
-    def __init__(self, settings: schema.Guard, clock: Clock, same_loss: bool = True):
-        self.action, self.spikes, self.clock, self.same_loss = settings.action, settings.spikes, clock, same_loss
+    def __init__(self, settings: schema.Guard, clock: Clock):
+        self.action, self.spikes, self.clock = settings.action, settings.spikes, clock
         self.skipped = self.skipped_in_a_row = self.high = 0  # `high`: consecutive spikes
         self.losses: list[Tensor] = []  # of the batches of this step
         self.index: list[Tensor] = []
@@ -69,7 +68,7 @@ class Guard(Callback):
         self.files = trainer.datamodule.splits["train"].names  # type: ignore[attr-defined]
         self.parameters = list(pl_module.parameters())
         average = average_of(trainer)
-        self.weights = [p.detach() for p in self.parameters] if average is None else average.averages
+        self.weights = [p.detach() for p in self.parameters] if average is None else average.averages[0]
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *_: Any) -> None:
         """Note which images the step uses."""
@@ -166,10 +165,8 @@ class Guard(Callback):
         return {"usual": list(self.usual), "high": self.high, "skipped": self.skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the counts."""
-        self.skipped = state_dict["skipped"]
-        if self.same_loss:
-            self.usual, self.high = deque(state_dict["usual"], maxlen=WINDOW), state_dict["high"]
+        self.skipped, self.high = state_dict["skipped"], state_dict["high"]
+        self.usual.extend(state_dict["usual"])
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report the number of skipped steps."""

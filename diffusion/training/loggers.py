@@ -11,7 +11,6 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
 
 from diffusion.checkpoint.provenance import code_version, versions
 from diffusion.console import console
@@ -121,25 +120,14 @@ class MetricsFile(Logger):
     """metrics.csv in the run's folder: one line per logging call, written immediately.
 
     Lines are only appended, except that the whole file is rewritten when a new metric needs a new column.
-
-    Args:
-        resumed: The folder and step of the run that this one resumes from. Lines logged up to this step are kept, or
-            copied, so that curves are complete.
     """
 
-    def __init__(self, folder: Path, resumed: tuple[Path, int] | None = None):
+    name = version = None  # a run's folder has one such file
+
+    def __init__(self, folder: Path):
         super().__init__()
         self.file = folder / "metrics.csv"
-        self.resumed = resumed
-        self.columns: list[str] = []
-
-    @property
-    def name(self) -> None:
-        """None: a run's folder has one such file."""
-
-    @property
-    def version(self) -> None:
-        """None: a run's folder has one such file."""
+        self.columns: set[str] = set()
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: hyperparameters are in config.yaml."""
@@ -147,44 +135,37 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Add a line. Steps count from 0."""
-        row = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
-        row = {name: int(value) if name == "epoch" else value for name, value in row.items()} | {"step": step}
-        if not self.columns:
-            self._write(self._earlier(), row)
-        elif not row.keys() <= set(self.columns):
-            self._write(read_rows(self.file), row)
-        else:
+        row = {name: float(value) for name, value in metrics.items()} | {"step": step}
+        if row.keys() <= self.columns:
             with self.file.open("a", newline="", encoding="utf-8") as file:
-                table.DictWriter(file, self.columns).writerow(row)
+                table.DictWriter(file, sorted(self.columns)).writerow(whole(row))
+        else:
+            self.write([*(read_rows(self.file) if self.columns else []), row])  # an earlier run's file is replaced
 
-    def copy_earlier(self) -> None:
-        """Copy the lines of a resumed run in another folder, before this run is stopped and resumed from its own."""
-        elsewhere = self.resumed is not None and self.resumed[0].resolve() != self.file.parent.resolve()
-        if elsewhere and (rows := self._earlier()):
-            self._write(rows[:-1], rows[-1])
-
-    def _earlier(self) -> list[dict[str, float]]:
-        """The lines logged before the run was resumed, up to the step from which it continues."""
-        if self.resumed is None:
-            return []
-        folder, steps = self.resumed
+    def keep(self, folder: Path, steps: int) -> None:
+        """Begin with the lines of the run in `folder`, maybe this one, up to a step, so that curves are complete."""
         try:
-            return [row for row in read_rows(folder / self.file.name) if row["step"] < steps]
+            rows = [row for row in read_rows(folder / self.file.name) if row["step"] < steps]
         except (ValueError, LookupError) as error:
             kept = set_aside(self.file) if self.file.exists() else folder
             console.print(f"{self.file.name}: damaged ({first_line(error)}); kept in {kept}; the curves restart here")
-            return []
+            return
+        if rows:
+            self.write(rows)
 
-    def _write(self, earlier: list[dict[str, float]], row: dict[str, Any]) -> None:
-        """Rewrite the file with these lines."""
-        rows = [{k: int(v) if k in ("epoch", "step") else v for k, v in each.items()} for each in earlier] + [row]
-        columns = sorted({name for each in rows for name in each})
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Replace all lines."""
+        self.columns = {name for row in rows for name in row}
         text = io.StringIO(newline="")
-        writer = table.DictWriter(text, columns)
+        writer = table.DictWriter(text, sorted(self.columns))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(map(whole, rows))
         replace(self.file, text.getvalue())
-        self.columns = columns
+
+
+def whole(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with its counts as whole numbers."""
+    return {name: int(value) if name in ("epoch", "step") else value for name, value in row.items()}
 
 
 def summarize(loggers: list[Logger], folder: Path, best: float) -> None:

@@ -1,6 +1,5 @@
 """Power-function averages of the weights at several lengths, from which any other length can be computed later."""
 
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,45 +44,23 @@ class PowerEMA(EMA):
             raise UserError(f"ema.lengths={self.lengths}: a length is repeated; list each one once")
         self.gammas = [gamma_of(length) for length in self.lengths]
         self.snapshots = snapshots
-        self.others: list[list[Tensor]] = []  # averages of the lengths after the first, each like `averages`
-        self.saved: dict[str, dict[str, Tensor]] = {}  # averages in the checkpoint that the run resumes from
 
-    @property
-    def copies(self) -> int:
-        """Number of weight sets kept in addition to the module's."""
-        return len(self.lengths)
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """All tensors kept in addition to the module's."""
-        return [*super().tensors, *chain.from_iterable(self.others)]
-
-    def decay_at(self, n: int) -> float:
-        """β of the first length."""
-        return decay(self.gammas[0], n)
+    def rates(self, n: int) -> list[float]:
+        """1 − β_γ(n) for each length."""
+        return [1 - decay(gamma, n) for gamma in self.gammas]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restore the averages, and link the snapshots of a run in another folder."""
         super().on_train_start(trainer, pl_module)
-        self.others = [[average.clone() for average in self.exact] for _ in self.lengths[1:]]
-        for length, others in zip(self.lengths[1:], self.others, strict=True):
-            if self.saved:
-                for average, name in zip(others, self.names, strict=True):
-                    average.copy_(self.saved[repr(length)][name])
-        self.saved = {}
         if trainer.is_global_zero:
             self.link_snapshots(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Update the averages, and write a snapshot if it is due."""
-        step, n = self.step, self.updates
+        before = self.step
         super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
-        if self.updates > n:
-            for gamma, others in zip(self.gammas[1:], self.others, strict=True):
-                self.follow(others, 1 - decay(gamma, self.updates))
         assert isinstance(pl_module.clock, Clock)
-        total = pl_module.clock.total
-        if self.step > step and self.is_due(self.step, total) and trainer.is_global_zero:
+        if self.step > before and self.is_due(self.step, pl_module.clock.total) and trainer.is_global_zero:
             self.write(trainer)
 
     def is_due(self, step: int, total: int) -> bool:
@@ -102,8 +79,8 @@ class PowerEMA(EMA):
 
     def named(self) -> dict[str, dict[str, Tensor]]:
         """σ_rel -> name in the module -> average."""
-        all_of_them = zip(self.lengths, [self.exact, *self.others], strict=True)
-        return {repr(length): dict(zip(self.names, each, strict=True)) for length, each in all_of_them}
+        pairs = zip(self.lengths, self.averages, strict=True)
+        return {repr(length): dict(zip(self.names, averages, strict=True)) for length, averages in pairs}
 
     def link_snapshots(self, trainer: pl.Trainer) -> None:
         """Link the snapshots of the resumed run, up to its step, into this run's folder."""
@@ -130,12 +107,11 @@ class PowerEMA(EMA):
                     file.unlink()
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"averages": self.named()}
+        return {"latest_update_step": self.step, "updates": self.updates, "averages": self.named()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state; `on_train_start` copies the averages when everything is on its device."""
         super().load_state_dict(state_dict)
-        self.saved = state_dict["averages"]
+        self.saved = [state_dict["averages"][repr(length)] for length in self.lengths]
 
 
 def _folder(trainer: pl.Trainer) -> Path:

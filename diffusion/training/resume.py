@@ -54,11 +54,6 @@ class Resumed(NamedTuple):
         """Provides the contents, which have been read already, to Lightning."""
         return Storage(self.path, self.contents)
 
-    @property
-    def has_same_loss(self) -> bool:
-        """Whether the training loss measures the same as before."""
-        return not any(key.startswith(LOSS) for key in self.changed)
-
     def seen(self, data: object) -> int:
         """The number of training images used so far, if they were of the same class of data."""
         return int(self.contents.get(type(data).__qualname__, {}).get("seen", 0))
@@ -66,7 +61,7 @@ class Resumed(NamedTuple):
     def check(self, state: Mapping[str, Tensor], images: Mapping[str, str], total: int, folder: Path) -> None:
         """Refuse to resume with another network, diffusion or images, or without steps left; print other changes.
 
-        If the validation measures something else now, the callbacks that remember its errors start anew.
+        If the validation or the training loss measures something else now, the callbacks that remember it start anew.
 
         Args:
             state: The module's weights.
@@ -106,10 +101,11 @@ class Resumed(NamedTuple):
                 "trainer.max_epochs or trainer.max_steps, or remove ckpt"
             )
         validated = {name: key for name, key in before.items() if name in VALIDATED}
-        if what_changed(validated, images) or any(key.startswith(ERROR) for key in self.changed):
-            states = self.contents["callbacks"]
-            for key in [key for key in states if key.startswith(REMEMBERING)]:
-                del states[key]
+        other_error = what_changed(validated, images) or any(key.startswith(ERROR) for key in self.changed)
+        other_loss = any(key.startswith(LOSS) for key in self.changed)
+        forgetting = REMEMBERING * bool(other_error) + ("Guard",) * other_loss
+        for key in [key for key in self.contents["callbacks"] if key.startswith(forgetting)]:
+            del self.contents["callbacks"][key]
 
 
 def resumed_from(settings: Train, folder: Path) -> Resumed | None:

@@ -23,7 +23,6 @@ class OptimizersAverage(EMA):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Collect the tensors, which are on their device now, and the optimizer."""
         super().on_train_start(trainer, pl_module)
-        self.exact = self.averages
         (self.optimizer,) = trainer.optimizers
         self.optimizer.train()  # type: ignore[attr-defined]
 
@@ -32,7 +31,7 @@ class OptimizersAverage(EMA):
         """Update x."""
         trained = [weight.clone() for weight in self.weights]
         self.optimizer.eval()  # type: ignore[attr-defined]
-        torch._foreach_copy_(self.averages, self.weights)
+        torch._foreach_copy_(self.averages[0], self.weights)
         self.optimizer.train()  # type: ignore[attr-defined]
         torch._foreach_copy_(self.weights, trained)
 

@@ -8,7 +8,6 @@ training step counts as three per image, because the backward pass costs as much
 import resource
 import sys
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
@@ -16,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from lightning.fabric.utilities.throughput import measure_flops
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torch.utils.benchmark import Timer
 
 from diffusion.config.build import make
 from diffusion.config.schema import SCORED
@@ -38,7 +37,6 @@ LONG = 60.0  # seconds of training from which on its utilization of the device i
 TIMED = 8  # maximum batch of the timed evaluation on a CPU, where time is proportional to the batch
 MEASURED = slice(5, 25)  # the batches of the run that are timed
 APART = ("validation", "pictures", "scores", "checkpoints")  # parts of a run, in `Spent`, that may lie between batches
-PEAK_SECONDS = 0.1  # for each of the two measurements of the device's peak
 
 
 class Amounts(NamedTuple):
@@ -194,24 +192,12 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     a = torch.ones(n, n, dtype=dtype, device=device)
     x = torch.ones(batch, channels, 32, 32, dtype=dtype, device=device).to(memory_format=torch.channels_last)
     w = torch.ones(channels, channels, 3, 3, dtype=dtype, device=device).to(memory_format=torch.channels_last)
-    product = 2 * n**3 / seconds_of(lambda: a @ a)
-    convolution = 2 * 9 * channels**2 * x[:, 0].numel() / seconds_of(lambda: F.conv2d(x, w, padding=1))
-    return max(product, convolution)
-
-
-def seconds_of(work: Callable[[], Tensor]) -> float:
-    """The shortest time of a call, measured over several calls in a row, so that waiting for a GPU hardly counts."""
-    best, calls, end = float("inf"), 1, time.perf_counter() + PEAK_SECONDS
-    while time.perf_counter() < end:
-        began = time.perf_counter()
-        for _ in range(calls):
-            y = work()
-        y[0, 0].sum().item()  # waits for the device
-        taken = time.perf_counter() - began
-        best = min(best, taken / calls)
-        if taken < PEAK_SECONDS / 5:
-            calls *= 2
-    return best
+    operations = {"a @ a": 2 * n**3, "conv2d(x, w, padding=1)": 2 * 9 * channels**2 * x[:, 0].numel()}
+    given = {"a": a, "x": x, "w": w, "conv2d": F.conv2d}
+    return max(
+        n / Timer(work, globals=given, num_threads=torch.get_num_threads()).blocked_autorange().median
+        for work, n in operations.items()
+    )
 
 
 class Spent:
@@ -236,50 +222,22 @@ class Spent:
         return {part: round(seconds, 2) for part, seconds in self.seconds.items()}
 
 
-class MarkSteps(Callback):
-    """Marks the parts of a step, and validations. It comes before all callbacks that work after a step."""
-
-    def __init__(self, spent: Spent):
-        self.spent = spent
-
-    def on_train_start(self, *args: Any, **kwargs: Any) -> None:
-        """Images are read, the network is built, a checkpoint is loaded."""
-        self.spent.mark("preparation")
-
-    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        """The batch is loaded."""
-        self.spent.mark("data")
-
-    def on_before_backward(self, *args: Any, **kwargs: Any) -> None:
-        """The loss is computed."""
-        self.spent.mark("forward")
-
-    def on_after_backward(self, *args: Any, **kwargs: Any) -> None:
-        """The gradients are computed."""
-        self.spent.mark("backward")
-
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """The weights are updated."""
-        self.spent.mark("optimizer")
-
-    def on_validation_start(self, *args: Any, **kwargs: Any) -> None:
-        """Lightning's own work since the step is done."""
-        self.spent.mark("other")
-
-    def on_validation_end(self, *args: Any, **kwargs: Any) -> None:
-        """A validation is done."""
-        self.spent.mark("validation")
+STEP_ENDS = {  # hook of Lightning -> the part of a step that ends there
+    "on_train_start": "preparation",  # images are read, the network is built, a checkpoint is loaded
+    "on_train_batch_start": "data",
+    "on_before_backward": "forward",
+    "on_after_backward": "backward",
+    "on_train_batch_end": "optimizer",
+    "on_validation_start": "other",  # Lightning's own work since the step
+    "on_validation_end": "validation",
+}
 
 
 class Mark(Callback):
-    """Comes after the callbacks of a part, and marks the time of their work after a step."""
+    """Marks a part of the run that ends at a hook: after a step, the work of the callbacks since the mark before."""
 
-    def __init__(self, spent: Spent, part: str):
-        self.spent, self.part = spent, part
-
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """The callbacks before this one are done."""
-        self.spent.mark(self.part)
+    def __init__(self, spent: Spent, part: str, hook: str = "on_train_batch_end"):
+        setattr(self, hook, lambda *_, **__: spent.mark(part))
 
 
 def peak_bytes(device: torch.device) -> int:

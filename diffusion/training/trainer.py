@@ -32,7 +32,7 @@ from diffusion.training.progress import RecordProgress, RunProgress
 from diffusion.training.recipe import Recipe
 from diffusion.training.resume import Resumed
 from diffusion.training.saving import Checkpoints
-from diffusion.training.timing import Amounts, Forecast, Mark, MarkSteps, Spent
+from diffusion.training.timing import STEP_ENDS, Amounts, Forecast, Mark, Spent
 from diffusion.training.worse import KeepEarlyWeights
 
 FIXED = {  # arguments of the Trainer that the user cannot set: see `training.clock`
@@ -77,7 +77,7 @@ class Run:
             record.resume(resumed.folder, resumed.step)
             Ledger(self.folder).inherit(Ledger.of(resumed.path))
             assert isinstance(metrics_file, loggers.MetricsFile)
-            metrics_file.copy_earlier()
+            metrics_file.keep(resumed.folder, resumed.step)
         record.update(facts=self.facts)
         self.spent.seconds = dict(record.content.get("seconds_of", {}))
         parameters = sum(p.numel() for p in self.recipe.network.parameters())
@@ -90,7 +90,7 @@ class Run:
 def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.Trainer:
     """Create Lightning's Trainer with metrics.csv as its only logger, without callbacks yet."""
     set_precision(settings.matmul_precision)
-    logs: list[Logger] = [loggers.MetricsFile(folder, None if resumed is None else (resumed.folder, resumed.step))]
+    logs: list[Logger] = [loggers.MetricsFile(folder)]
     trainer: pl.Trainer = make(
         settings.trainer.model_dump() | FIXED | {"val_check_interval": 1}, "trainer", logger=logs,
         default_root_dir=str(folder),
@@ -146,15 +146,16 @@ def callbacks_of(run: Run, own: list[Callback], checkpoints: Checkpoints) -> lis
     drawing, scorer, device = run.drawing.in_training, run.scorer, run.trainer.strategy.root_device
     forecast = Forecast(recipe, run.amounts, run.drawing, clock, record, spent)
     used: list[Callback] = [
-        MarkSteps(spent), signals.DeferSignals(settings.trainer.max_time), RunProgress(clock), forecast,
-        StopAfterLastStep(clock), LearningRate(clock),
+        *(Mark(spent, part, hook) for hook, part in STEP_ENDS.items()),
+        signals.DeferSignals(settings.trainer.max_time), RunProgress(clock), forecast, StopAfterLastStep(clock),
+        LearningRate(clock),
     ]  # fmt: skip
     if record is not None:
         used.append(RecordProgress(record, recipe.data, clock, spent))
     used.append(Mark(spent, "other"))
     if recipe.ema is not None:
         used += [recipe.ema, Mark(spent, "average of weights")]
-    used += [Guard(settings.guard, clock, run.resumed is None or run.resumed.has_same_loss), Mark(spent, "guard")]
+    used += [Guard(settings.guard, clock), Mark(spent, "guard")]
     used += [*own, Mark(spent, "other")]
     if run.amounts.shown and (every := settings.samples.every_n_epochs):
 

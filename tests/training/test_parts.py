@@ -69,7 +69,7 @@ def test_an_average_of_half_precision_weights_follows_them(dtype):
                 trainer.global_step = step
                 ema.on_train_batch_end(trainer, module)
             state = deepcopy((ema.state_dict(), ema.average.state_dict()))
-        ends.append((ema.average.weight, ema.exact[0]))
+        ends.append((ema.average.weight, ema.averages[0][0]))
     (average, exact), restored = ends
     assert average.dtype == dtype
     assert float(exact) == pytest.approx(1 - 6e-5, abs=2e-5)

@@ -5,12 +5,10 @@ import shutil
 from collections import defaultdict
 
 import pytest
-from composing import settings, train
+from composing import train
 
 from diffusion.checkpoint.restore import restore
 from diffusion.runs.metrics import read_metrics, read_rows
-from diffusion.training.clock import Clock
-from diffusion.training.guard import Guard
 from diffusion.training.saving import Checkpoints
 
 LOGGED = ["samples.n=0", "trainer.log_every_n_steps=1", "least_interval=1"]
@@ -57,16 +55,3 @@ def test_the_best_checkpoint_is_forgotten_if_the_error_measures_something_else(t
         best, last = (restore(tmp_path / name / "checkpoints" / f"{which}.ckpt") for which in ("best", "last"))
         assert (best.step < last.step) == kept
         assert best.images == last.images, name
-
-
-def test_the_guard_forgets_losses_of_another_objective():
-    guard = settings(["guard.spikes=5"]).guard
-    clock = Clock(1, 100)
-    before = Guard(guard, clock)
-    before.usual.extend([0.1, 0.2])
-    before.high = 3
-    for same_loss in (True, False):
-        resumed = Guard(guard, clock, same_loss)
-        resumed.load_state_dict(before.state_dict())
-        assert [*resumed.usual] == ([0.1, 0.2] if same_loss else [])
-        assert resumed.high == (3 if same_loss else 0)
