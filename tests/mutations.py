@@ -18,6 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The tests that must catch the faults: what is wrong, the text in diffusion/, and the faulty text.
 FAULTS = {
+    "process/test_refused.py": [
+        ("interval: a table is assumed to begin at noise level 0", '1 / getattr(schedule, "steps", math.inf)', "0.0"),
+    ],
     "process/test_sampler_parity.py": [
         ("DDIM: η instead of η²", "self.eta**2 *", "self.eta *"),
         ("DDIM: r instead of r²", "s.sigma**2 * -math.expm1(2 * (", "s.sigma**2 * -math.expm1(("),
@@ -109,7 +112,6 @@ FAULTS = {
         ("interval: the low end is included", "(level > low) &", "(level >= low) &"),
         ("interval: the high end is excluded", "& (level <= high)", "& (level < high)"),
         ("interval: one decision for the whole batch", "where = expand(acts, x_t).bool()", "where = acts.any()"),
-        ("interval: a table is assumed to begin at noise level 0", '1 / getattr(schedule, "steps", math.inf)', "0.0"),
         ("classifier-free: the weak estimate gets the labels too", 'if name != "classes"', "if name"),
         ("classifier-free: the weak estimate gets no other conditions", 'if name != "classes"', "if not name"),
     ],

@@ -15,6 +15,7 @@ from diffusion.process.consistency import Consistency, pseudo_huber, squared
 from diffusion.process.denoiser import Denoiser, Estimate, diffuse
 from diffusion.process.objective import Uncertainty
 from diffusion.process.sampler import Consistency as ConsistencySampler
+from diffusion.process.timesteps import LogNormal
 from diffusion.randomness import Streams
 
 EDM = schedule.EDM()
@@ -169,6 +170,13 @@ def test_the_loss_depends_only_on_the_seed_and_both_estimates_get_the_conditions
     alone = Consistency()(denoiser, x0[2:3], Streams([7]), classes=torch.tensor([2]))
     assert torch.equal(alone["loss"], together["loss"][2:3])
     assert seen == [[0, 1, 2, 3], [0, 1, 2, 3], [2], [2]]
+
+
+def test_the_loss_is_multiplied_by_the_importance_of_the_times() -> None:
+    denoiser = Denoiser(Affine(), schedule.VP(), prediction.V())
+    found = Consistency(LogNormal())(denoiser, torch.rand(8, 1, 2, 2), Streams(range(8)))
+    torch.testing.assert_close(found["loss"], found["importance"] * found["term"])
+    assert found["importance"].std() > 0.1
 
 
 def test_pseudo_huber_matches_its_formula_with_zero_gradient_at_equality() -> None:

@@ -126,6 +126,7 @@ def test_a_variant_equals_sampling_from_the_noised_picture(name):
     assert torch.equal(x, sampler(oracle, None, streams, start=(x_t, t)))
     assert edited.evaluations == sampler.evaluations
     assert (edited.steps, len(seen)) == (3, 3)
+    assert SDEdit(0.01)(sampler, PICTURE).steps == 1
     alpha, sigma = oracle.schedule(torch.tensor(t, dtype=torch.float64))
     assert edited.begins(oracle.schedule) == pytest.approx((t, float(sigma / alpha)))
 
