@@ -65,6 +65,7 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
                 else:
                     given.overrides = words
                     version.setbase("1.3")
+                    # What hydra.main does, which itself would read sys.argv instead of these words.
                     _run_hydra(given, get_args_parser(), composed, str(conf_dir()), name)
                 for folder, values in composed.single:
                     task(checked(schema, values), folder, words)
