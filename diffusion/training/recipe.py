@@ -92,7 +92,7 @@ class Recipe:
 
         Raises UserError: see `inputs_of` and `check_classes`.
         """
-        if self.worse is not None:
+        if self.worse is not None and self.guidance is not None:
             check_classes(self.guidance, self.worse, self.data.classes)
         known = len(self.data.classes)
         inputs = inputs_of(self.settings, self.augmentation, known)
