@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
         alone = len(asked.folders) == 1 and is_sweep(asked.folders[0])
         out = asked.out or (asked.folders[0] if alone else Path("outputs/comparisons") / stamp)
-        runs = sum(len(row.runs) for row in comparison.rows)
+        runs = sum(len(row.values) for row in comparison.rows)
         for path in write(comparison, out, f"{count(runs, 'run')}, {count(len(comparison.rows), 'recipe')}"):
             print(path)
 

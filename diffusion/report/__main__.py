@@ -6,7 +6,6 @@ torch and matplotlib are imported only if there is something to draw.
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from diffusion.errors import Arguments, UserError, exit_status
 from diffusion.runs.importing import importing
@@ -15,7 +14,7 @@ ABOUT = """\
 Draw the figures of a run and write its README.md and report.html, from the files that the run wrote; or compare the
 runs of a sweep. report.html is a page for the browser; it needs no other file and no network.
 
-  a run's folder     figures/*.png (noising, beta, signal, samples, mse, bins, gap), README.md, report.html
+  a run's folder     figures/*.png (beta, signal, samples, mse, bins, gap), README.md, report.html
   a sweep's folder   compare.md, compare.csv, runs.csv, compare.png, report.html; the comparison is printed too
   a folder of runs   report.html, a list of the runs with links to their pages
 
@@ -40,14 +39,14 @@ def report(folder: Path, config_dir: str | None = None) -> None:
     from diffusion.config.choices import searching
     from diffusion.report.page import NAME, write_page
     from diffusion.report.sweep import compare_jobs
-    from diffusion.runs.folder import Run, is_run, is_sweep, runs_below
+    from diffusion.runs.folder import is_run, is_sweep, runs_below
 
     if is_run(folder):
         with importing():
             from diffusion.report.run import write_report
 
         with searching([config_dir]):
-            print(write_report(folder, images=images_of(Run(folder))))
+            print(write_report(folder))
         print(folder / NAME)
     elif is_sweep(folder) or not any(runs_below(folder)):
         for path in compare_jobs(folder):
@@ -58,23 +57,6 @@ def report(folder: Path, config_dir: str | None = None) -> None:
 
         sections = index_sections(folder, partial(link_of, folder=folder))
         print(write_page(folder, f"Runs in {folder.resolve().name}", sections))
-
-
-def images_of(run: Any) -> Any:
-    """Images of a run's data if its noising figure does not exist yet; None, with a line on stderr, without any."""
-    from diffusion.config.build import make
-    from diffusion.config.untrusted import check_targets
-
-    if not run.config.get("data") or (run.folder / "figures/noising.png").is_file():
-        return None  # null: an evaluation of a run's data
-    try:
-        check_targets(run.config["data"], "data", run.folder / "config.yaml")  # may come from someone else
-        data = make(run.config["data"], "data")  # imports Lightning, and decodes images that are missing from the cache
-        data.setup()
-    except (UserError, OSError) as error:
-        print(f"note: some figures are not drawn: {error}", file=sys.stderr)
-        return None
-    return data.splits["val"].images  # as at the end of training
 
 
 if __name__ == "__main__":

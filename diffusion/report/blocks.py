@@ -164,21 +164,19 @@ class Table:
 
     def html(self) -> Html:
         """A table that can be sorted by a click on a head and, if it is long, filtered."""
-        kinds = ["number" if i in self.numbers else None for i in range(len(self.head))]
+        looks = [{"class_": "number" if i in self.numbers else None} for i in range(len(self.head))]
         about = {name: words.replace("`", "") for name, words in (self.about or {}).items()}
         heads = [
-            tag("th", name, class_=kind, scope="col", title=about.get(name))
-            for name, kind in zip(self.head, kinds, strict=True)
+            tag("th", name, scope="col", title=about.get(name), **look)
+            for name, look in zip(self.head, looks, strict=True)
         ]
         rows = [
-            tag("tr", [
-                tag("td", cell.html(), class_=kind, data_value=cell.value)
-                for cell, kind in zip(row, kinds, strict=True)
-            ])
+            [tag("td", cell.html(), data_value=cell.value, **look) for cell, look in zip(row, looks, strict=True)]
             for row in self.cells
-        ]  # fmt: skip
+        ]
         caption = tag("caption", self.caption, class_="visually-hidden")
-        table = tag("table", caption, tag("thead", tag("tr", heads)), tag("tbody", rows))
+        body = tag("tbody", [tag("tr", row) for row in rows])
+        table = tag("table", caption, tag("thead", tag("tr", heads)), body)
         box = tag("div", table, class_="scroll", tabindex=0, role="group", aria_label=self.caption)
         return tag("details", tag("summary", self.folded), box) if self.folded else box
 
@@ -190,10 +188,8 @@ class Table:
 
     def csv(self) -> str:
         """The text of a CSV file, with full values instead of rounded ones."""
-        lines = [
-            [cell.text.replace(MISSING, "") if cell.value is None else cell.value for cell in row] for row in self.cells
-        ]
-        return csv_text([self.head, *lines])
+        full = lambda cell: cell.text.replace(MISSING, "") if cell.value is None else cell.value  # noqa: E731
+        return csv_text([self.head, *(map(full, row) for row in self.cells)])
 
     def printed(self, width: int) -> list[Printed]:
         """The table for a console of this width: several if it is too wide, each beginning with the first two columns.
@@ -203,19 +199,19 @@ class Table:
         texts = [[*self.head], *([cell.marked("*", cell.text) for cell in row] for row in self.cells)]
         widths = [3 + max(len(line[i]) for line in texts) for i in range(len(self.head))]
         first = min(widths[0], max(24, width // 3))
-        parts: list[list[int]] = [[]]
+        parts: list[list[int]] = [[1]]
         for i in range(2, len(self.head)):
-            if parts[-1] and first + sum(widths[j] for j in [1, *parts[-1], i]) + 2 > width:
-                parts.append([])
+            if len(parts[-1]) > 1 and first + sum(widths[j] for j in [*parts[-1], i]) + 2 > width:
+                parts.append([1])
             parts[-1].append(i)
         found = []
         for part in parts:
             made = Printed(box=box.SIMPLE_HEAD)
             made.add_column(self.head[0], max_width=first - 3, overflow="fold")
-            for i in [1, *part][: len(self.head) - 1]:
+            for i in part:
                 made.add_column(self.head[i], justify="right" if i in self.numbers else "left", no_wrap=True)
             for line in texts[1:]:
-                made.add_row(line[0], *(line[i] for i in [1, *part][: len(self.head) - 1]))
+                made.add_row(line[0], *(line[i] for i in part))
             found.append(made)
         return found
 
@@ -263,9 +259,9 @@ class Charts:
     steps: Sequence[int] = ()
 
     def html(self) -> Html:
-        content = joined([self.before, tag("div", [each.html() for each in self.charts], class_="charts")])
         if not self.charts and not self.before:
             return Html()
+        content = joined([self.before, tag("div", [each.html() for each in self.charts], class_="charts")])
         linked = {"data_label": self.label, "data_texts": [*self.texts], "data_steps": [*self.steps]}
         return tag("div", content, class_="linked", **linked) if len(self.texts) > 1 else content
 
@@ -290,11 +286,10 @@ class Section:
         content = joined([block.html() for block in self.blocks])
         if not content:
             return content
-        name = re.sub(r"[^a-z0-9]+", "-", self.title.lower()) or "summary"
-        heading = tag("h2", self.title, id=f"{name}-title") if self.title else None
-        named = f"{name}-title" if self.title else None
+        name = self.title.lower().replace(" ", "-") or "summary"
+        heading = tag("h2", self.title) if self.title else None
         made = format(zlib.crc32(content.encode()), "x")
-        return tag("section", heading, content, id=name, aria_labelledby=named, data_made=made)
+        return tag("section", heading, content, id=name, aria_label=self.title or None, data_made=made)
 
     def markdown(self) -> str:
         parts = [text for block in self.blocks if (text := block.markdown())]

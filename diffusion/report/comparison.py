@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -18,29 +17,15 @@ from rich.console import Console
 
 from diffusion.console import console as standard
 from diffusion.files import replace
-from diffusion.report import pictures, style
-from diffusion.report.blocks import (
-    Block,
-    Cell,
-    Chart,
-    Charts,
-    Section,
-    Table,
-    bullets,
-    either,
-    markdown,
-    paragraph,
-    save_charts,
-    tag,
-)
+from diffusion.report import blocks, pictures, style
+from diffusion.report.blocks import Block, Cell, Chart, Charts, Section, Table, bullets, either, paragraph, tag
+from diffusion.report.compare import Column, Comparison
 from diffusion.report.formatting import MISSING, alike, csv_text, number
 from diffusion.report.images import spread
 from diffusion.report.page import NAME, write_page
-from diffusion.report.recipes import Column, Comparison
 from diffusion.report.svg import readable
 from diffusion.runs.folder import Run
 
-LISTED = 10  # runs that the console says were left out
 SHOWN = 24  # runs with curves and pictures; the table contains all runs
 IMAGES, COLUMNS, POINTS = 8, 4, 200
 LEGEND = (
@@ -55,17 +40,17 @@ def write(comparison: Comparison, folder: Path, title: str, console: Console | N
     """Write the comparison to `folder`, print its table on `console`, and return the paths of the files."""
     folder.mkdir(parents=True, exist_ok=True)
     sections = comparison_sections(comparison, folder)
-    replace(folder / "compare.md", markdown(title, sections))
+    replace(folder / "compare.md", blocks.markdown(title, sections))
     replace(folder / "compare.csv", csv_text(by_recipe(comparison)))
     replace(folder / "runs.csv", runs_table(comparison, folder).csv())
     written = [folder / name for name in ("compare.md", "compare.csv", "runs.csv")]
-    written += [*save_charts(sections, folder), write_page(folder, title, sections)]
+    written += [*blocks.save_charts(sections, folder), write_page(folder, title, sections)]
     if console:
-        print_comparison(comparison, title, console, folder)
+        print_comparison(comparison, title, console)
     return written
 
 
-def print_comparison(comparison: Comparison, title: str, console: Console, folder: Path) -> None:
+def print_comparison(comparison: Comparison, title: str, console: Console) -> None:
     """Print the table of recipes and the warnings."""
     console.print(f"\n{title}")
     if comparison.rows:
@@ -78,10 +63,8 @@ def print_comparison(comparison: Comparison, title: str, console: Console, folde
         if several
         else "one seed each: no interval, no test; *best*; ≈ not shown to differ from it"
     )
-    for run, reason in comparison.left_out[:LISTED]:
+    for run, reason in comparison.left_out:
         console.print(f"left out: {run.folder}: {reason}")
-    if (more := len(comparison.left_out) - LISTED) > 0:
-        console.print(f"left out: {more} more, which {folder / 'compare.md'} lists")
     for warning in comparison.warnings:
         console.print(f"warning: {warning}")
 
@@ -91,6 +74,7 @@ def comparison_sections(
 ) -> list[Section]:
     """The sections of the report. `link` is the address of a run's page, by default its file, if there is one."""
     link = link or partial(link_of, folder=folder)
+    left_out = [f"left out: {shown_path(run.folder, folder)}: {reason}" for run, reason in comparison.left_out]
     return [
         Section("", lambda: [paragraph(f"Warning: {each}.", "notice") for each in comparison.warnings]),
         Section("Recipes", lambda: recipes(comparison)),
@@ -99,7 +83,7 @@ def comparison_sections(
         Section("Validation error", lambda: curves(comparison)),
         Section("Samples", lambda: samples(comparison)),
         Section("Two runs", lambda: [either(tag("div", class_="swipes"))]),
-        Section("Runs", lambda: [runs_table(comparison, folder, link), left_out(comparison, folder)]),
+        Section("Runs", lambda: [runs_table(comparison, folder, link), bullets(left_out)]),
     ]
 
 
@@ -145,7 +129,7 @@ def by_recipe(comparison: Comparison) -> list[list[object]]:
     for row in comparison.rows:
         means = [row.mean(column.name) or (None, None, 0) for column in comparison.columns]
         values = [None if isinstance(x, float) and math.isnan(x) else x for mean in means for x in mean[:3]]
-        lines.append([*row.settings.values(), row.seeds, *values, " ".join(str(run.folder) for run in row.runs)])
+        lines.append([*row.settings.values(), row.seeds, *values, " ".join(str(run.folder) for run in row.values)])
     return lines
 
 
@@ -155,20 +139,14 @@ def runs_table(comparison: Comparison, folder: Path, link: Callable[[Path], str 
     rows: list[Any] = []
     for i, run in enumerate(comparison.runs):
         row = comparison.rows[comparison.places[run]] if run in comparison.places else None
-        values, halves = ({}, {}) if row is None else (row.values[run], row.halves)
+        values = {} if row is None else row.values[run]
         numbers = [
-            Cell(number(values[name], halves.get((run, name))), values[name]) if name in values else Cell(MISSING)
-            for name in names
+            Cell(number(*values[name]), values[name].value) if name in values else Cell(MISSING) for name in names
         ]
         first = Cell(shown_path(run.folder, folder), link=link(run.folder))
         rows.append([first, run.state, *(column[i] for column in comparison.settings.values()), *numbers])
     head = ["run", "state", *comparison.settings, *names]
     return Table(head, rows, "Runs", range(len(head) - len(names), len(head)))
-
-
-def left_out(comparison: Comparison, folder: Path) -> Block:
-    """The runs that were left out, and why."""
-    return bullets([f"left out: {shown_path(run.folder, folder)}: {reason}" for run, reason in comparison.left_out])
 
 
 def shown_path(path: Path, folder: Path) -> str:
@@ -197,16 +175,6 @@ def means(comparison: Comparison) -> list[Block]:
     return [Charts([Chart(caption, partial(figure, comparison), "compare.png")])]
 
 
-def in_lines(label: str, width: int) -> str:
-    """A label in lines of at most `width` characters, broken after a space or =, and elsewhere only in longer words."""
-    lines = [""]
-    for part in re.split(r"(?<=[ =])", label):
-        if lines[-1] and len(lines[-1] + part.rstrip()) > width:
-            lines.append("")
-        lines[-1] += part
-    return "\n".join(textwrap.fill(line, width) for line in lines)
-
-
 @style.styled
 def figure(comparison: Comparison) -> Figure:
     """A panel per column, a line per recipe: a dot per training seed, and the mean with its interval."""
@@ -214,7 +182,7 @@ def figure(comparison: Comparison) -> Figure:
     columns = [column for column in comparison.columns if column.name != "seconds"] or comparison.columns
     across = min(3, len(columns))
     down = math.ceil(len(columns) / across)
-    names = [in_lines(name, 26) for name in comparison.names]
+    names = [textwrap.fill(name, 26) for name in comparison.names]
     lines = sum(max(2, 1 + name.count("\n")) for name in names)
     drawn = Figure(figsize=(1.8 + 1.9 * across, down * (0.6 + 0.2 * lines)), layout="constrained")
     for i, column in enumerate(columns):
@@ -239,46 +207,38 @@ def figure(comparison: Comparison) -> Figure:
 
 def parallel_blocks(comparison: Comparison) -> list[Block]:
     """Parallel coordinates, if there are runs to compare by a number that is ranked."""
-    index = {run: comparison.runs.index(run) for run in comparison.places}
-    recipe = {"seed", *(comparison.rows[0].settings if comparison.rows else ())}
-    settings = {
-        key: [column[i] for i in index.values()] for key, column in comparison.settings.items() if key in recipe
-    }
+    placed = [(comparison.rows[place], run) for run, place in comparison.places.items()]
     columns = sorted((c for c in comparison.columns if c.name != "seconds"), key=lambda column: column.lower is None)
-    if len(index) < 2 or not settings or not columns or columns[0].lower is None:
+    if len(placed) < 2 or not placed[0][0].settings or not columns or columns[0].lower is None:
         return []
-    values = {run: comparison.rows[place].values[run] for run, place in comparison.places.items()}
-    numbers = {column.name: [values[run].get(column.name) for run in index] for column in columns[:3]}
-    names = [run.folder.name for run in index]
+    runs = [comparison.runs.index(run) for _, run in placed]
+    settings = {key: column for key, column in comparison.settings.items() if key in ("seed", *placed[0][0].settings)}
+    axes: dict[str, list[Any]] = {key: [column[i] for i in runs] for key, column in settings.items()}
+    axes |= {column.name: [row.value(run, column.name) for row, run in placed] for column in columns[:3]}
+    names = [run.folder.name for _, run in placed]
     caption = f"A line per run, coloured by {columns[0].name}; grey without it."
-    return [Charts([Chart(caption, partial(parallel, names, {**settings, **numbers}, columns[0].name))])]
+    return [Charts([Chart(caption, partial(parallel, names, axes, columns[0].name))])]
 
 
 @style.styled
 def parallel(runs: Sequence[str], axes: Mapping[str, Sequence[str | float | None]], shade: str) -> Figure:
-    """Parallel coordinates: an upright axis for each of `axes`, a curve per run, coloured by the axis `shade`."""
+    """Parallel coordinates: an upright axis for each of `axes`, a line per run, coloured by the axis `shade`."""
     drawn, ax = style.axes((max(style.COLUMN[0], 1.15 * len(axes)), 3.2))
-    ways = [ticks_of(values) for values in axes.values()]  # value -> height, for each axis
-    heights = np.array([[way.get(v, np.nan) for v in values] for way, values in zip(ways, axes.values(), strict=True)])
-    tint = heights[[*axes].index(shade)]
-    u = np.linspace(0, 1, 25)
-    for i, run in enumerate(runs):
-        there = np.flatnonzero(np.isfinite(heights[:, i]))
-        y, known = heights[there, i], np.isfinite(tint[i])
-        colour = colormaps["viridis"](0.15 + 0.7 * tint[i]) if known else style.LIGHT
-        bend = (1 - np.cos(np.pi * u)) / 2  # level at both ends
-        for a, b, low, high in zip(there, there[1:], y, y[1:], strict=False):
-            ax.plot(a + (b - a) * u, low + (high - low) * bend, color=colour, linewidth=1.4)
-        (dots,) = ax.plot(there, y, "o", color=colour, markersize=2.5)
-        texts = [f"{run}\n{name}: {_text(values[i])}" for name, values in axes.items()]
-        readable(dots, run, texts=[texts[k] for k in there])
+    ways = {name: heights(values) for name, values in axes.items()}
     halo = [withStroke(linewidth=3, foreground=style.GROUND)]
-    for x, way in enumerate(ways):
+    for i, run in enumerate(runs):
+        there = [(x, name) for x, name in enumerate(axes) if axes[name][i] in ways[name]]
+        tint = ways[shade].get(axes[shade][i])
+        colour = style.LIGHT if tint is None else colormaps["viridis"](0.15 + 0.7 * tint)
+        y = [ways[name][axes[name][i]] for _, name in there]
+        (line,) = ax.plot([x for x, _ in there], y, "o-", color=colour, linewidth=1.4, markersize=2.5)
+        readable(line, run, texts=[f"{run}\n{name}: {_text(axes[name][i])}" for _, name in there])
+    for x, way in enumerate(ways.values()):
         ax.axvline(x, color=style.GREY, linewidth=0.6, zorder=0)
         for value in [*way] if len(way) <= 8 else [*way][:: len(way) - 1]:
-            text = textwrap.shorten(_text(value), 18, placeholder="…")
-            ax.text(x + 0.05, way[value], style.plain(text), va="center", fontsize=8, path_effects=halo, zorder=4)
-    ax.set_xticks(range(len(axes)), [in_lines(name, 16) for name in axes], parse_math=False, fontsize=8)
+            text = style.plain(textwrap.shorten(_text(value), 18, placeholder="…"))
+            ax.text(x + 0.05, way[value], text, va="center", fontsize=8, path_effects=halo, zorder=4)
+    ax.set_xticks(range(len(axes)), [textwrap.fill(name, 16) for name in axes], parse_math=False, fontsize=8)
     ax.xaxis.tick_top()
     ax.set(xlim=(-0.1, len(axes) - 0.3), ylim=(-0.05, 1.05), yticks=[])
     ax.grid(visible=False)
@@ -290,15 +250,15 @@ def _text(value: Any) -> str:
     return number(value) if isinstance(value, float) else str(value)
 
 
-def ticks_of(values: Sequence[Any]) -> dict[Any, float]:
+def heights(values: Sequence[Any]) -> dict[Any, float]:
     """Value -> its height in [0, 1] on an axis; texts are evenly spaced. Missing values are left out."""
-    known = sorted({value for value in values if value not in (None, MISSING)}, key=_as_number)
-    if not all(isinstance(value, float) for value in known) or len(known) < 2:
-        return dict(zip(known, np.linspace(0, 1, len(known) or 1), strict=False))
-    return {value: (value - known[0]) / (known[-1] - known[0]) for value in known}
+    known = sorted({value for value in values if value not in (None, MISSING)}, key=_size)
+    if all(isinstance(value, float) for value in known) and len(known) > 1:
+        return {value: (value - known[0]) / (known[-1] - known[0]) for value in known}
+    return dict(zip(known, np.linspace(0, 1, max(1, len(known))), strict=False))
 
 
-def _as_number(text: Any) -> tuple[float, str]:
+def _size(text: Any) -> tuple[float, str]:
     """A sort key: numbers by size, also those that are texts, and then words."""
     try:
         return float(text), ""

@@ -10,9 +10,9 @@ Runs that agree in all shown settings also agree in all others.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from diffusion.config.choices import searched
@@ -23,31 +23,20 @@ from diffusion.runs.folder import Run
 
 
 @cache
-def _defaults(folders: tuple[Path, ...]) -> Mapping[str, Any]:
-    """The default settings, with conf/ searched in these folders."""
-    settings: dict[str, Any] = plain(composed("train", ["name=default"]))
-    return settings
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """The settings of `diffusion.train` without any override, in the form of a `Run`."""
-
-    folder: Path = Path("default")
-    settings: Mapping[str, Any] = field(default_factory=lambda: _defaults(searched()))
-    choices: Mapping[str, str] = field(default_factory=lambda: default_choices("train"))
-    overrides: Sequence[str] = ()
-    resolved: bool = True
+def defaults(folders: tuple[Path, ...]) -> Any:
+    """The settings of `diffusion.train` without overrides, in the form of a `Run`; conf/ is searched in `folders`."""
+    settings = plain(composed("train", ["name=default"]))
+    return SimpleNamespace(folder=Path("default"), settings=settings, choices=default_choices("train"), overrides=[])
 
 
 def from_default(run: Run) -> dict[str, tuple[str, str]]:
     """Config key -> (value in the run, default), for the settings of a `train` run that differ from the defaults."""
-    found = {key: (here, usual) for key, (here, usual) in differing([run, Defaults()]).items()}
+    found = {key: (here, usual) for key, (here, usual) in differing([run, defaults(searched())]).items()}
     return {key: pair for key, pair in found.items() if key not in ("name", "score", "experiment", "callbacks")}
 
 
-def differing(runs: Sequence[Run | Defaults]) -> dict[str, list[str]]:
-    """Config key -> its value in each run, for the settings that distinguish the runs that have started.
+def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Config key -> its value in each run, for the settings that distinguish the runs.
 
     Keys are dotted. A choice is shown by the name that Hydra recorded for each run (`optimizer: adamw`) or, if a run
     has no record, by its class (`optimizer: AdamW`). The run's own folder is written as `.`, so paths into it do not
@@ -55,30 +44,26 @@ def differing(runs: Sequence[Run | Defaults]) -> dict[str, list[str]]:
     """
     flat = [_flatten(run.settings) for run in runs]
     groups = {key for settings in flat for key, (_, is_choice) in settings.items() if is_choice}
-    own = [re.escape(f"{run.folder.parent.name}/{run.folder.name}") for run in runs]
-    paths = [re.compile(rf"\S*(?<![^/]){name}(?![^/])") for name in own]
-    values = [
-        {key: path.sub(".", text) for key, (text, _) in found.items()} for path, found in zip(paths, flat, strict=True)
-    ]
+    values = []
+    for run, settings in zip(runs, flat, strict=True):
+        own = re.compile(rf"\S*(?<![^/]){re.escape(f'{run.folder.parent.name}/{run.folder.name}')}(?![^/])")
+        values.append({key: own.sub(".", text) for key, (text, _) in settings.items()})
     groups |= _name_choices(values, runs)
-    begun = range(len(runs))
     overridden = {re.sub(r"^[+~]*(.*@)?", "", word.partition("=")[0]) for run in runs for word in run.overrides}
     keys = dict.fromkeys(key for settings in values for key in settings)
     columns = {key: [settings.get(key, MISSING) for settings in values] for key in keys}
 
     def distinguishes(key: str) -> bool:
-        column = columns[key]
-        if key in overridden:
-            return len({column[i] for i in begun}) > 1
-        above = [columns[group] for group in groups if key.startswith(f"{group}.")]
-        values: dict[tuple[str, ...], str] = {}  # choices above -> value in the first run with them
-        return any(values.setdefault(tuple(each[i] for each in above), column[i]) != column[i] for i in begun)
+        above = [columns[group] for group in groups if key.startswith(f"{group}.") and key not in overridden]
+        choices = [tuple(column[i] for column in above) for i in range(len(runs))]
+        return len({*zip(choices, columns[key], strict=True)}) > len({*choices})
+
+    shown = {key: column for key, column in columns.items() if distinguishes(key)}
 
     def follows(key: str) -> bool:
         top = key.rpartition(".")[2]
-        return top != key and top in shown and all(columns[top][i] == columns[key][i] for i in begun)
+        return top != key and shown.get(top) == columns[key]
 
-    shown = {key: column for key, column in columns.items() if distinguishes(key)}
     return {key: column for key, column in shown.items() if not follows(key)}
 
 
@@ -93,7 +78,7 @@ def labels(settings: Mapping[str, Sequence[str]], count: int) -> list[str]:
     return [", ".join(words) or "all" for words in parts]
 
 
-def _name_choices(values: Sequence[dict[str, str]], runs: Sequence[Run | Defaults]) -> set[str]:
+def _name_choices(values: Sequence[dict[str, str]], runs: Sequence[Run]) -> set[str]:
     """Replace classes by names of choices in the groups with a recorded choice in all runs. Returns these groups.
 
     If one name stands for several classes, due to an override or another version of the program, both are shown. A

@@ -17,14 +17,15 @@ from diffusion.randomness import Streams, generator_for
 from diffusion.report import style
 from diffusion.report.formatting import BASELINES, number, value_text
 from diffusion.report.images import opened, spread, tiles
-from diffusion.report.svg import of_step, readable, stepped
-from diffusion.runs.metrics import Metrics, bins_of
+from diffusion.report.svg import curve, of_step, readable, stepped
+from diffusion.runs.metrics import Metrics, Series, bins_of
 
 PEAK = 20  # times the median β_t; a higher peak would dwarf everything else on a linear axis
 FAR = 5  # noise relative to signal; with more noise, a linear axis would hide the signal
 RAW = (0, (3, 1.5))  # dash pattern for raw weights
 POINTS = 1500  # most points of a curve, about the pixel columns of a screen
 LISTED = 5  # curves in a legend
+FEW = 12  # points that are marked
 DRAWS = 20_000  # training times drawn for their density
 ERRORS = {
     "val/mse": (style.BLUE, "validation images"),
@@ -66,8 +67,7 @@ def beta(schedule: Schedule) -> Figure:
         return log_snr(schedule)
     figure, ax = _by_time(len(alpha) - 1, r"noise added per step, $\beta_t$")
     values = -torch.expm1(2 * (alpha[1:].log() - alpha[:-1].log()))
-    (line,) = ax.plot(np.arange(1, len(alpha)), values, color=style.BLUE)
-    readable(line, "variance added", "t =")
+    curve(ax, np.arange(1, len(alpha)), values, "variance added", "t =", color=style.BLUE)
     if float(values.max()) > PEAK * float(values.median()):
         _log_axis(ax, float(values.min()), float(values.max()))
     else:
@@ -80,8 +80,8 @@ def log_snr(schedule: Schedule) -> Figure:
     """The log-SNR λ_t = log(alpha_t² / sigma_t²) at t = 1 … T; it is −∞ where alpha = 0."""
     alpha, sigma = _table(schedule)
     figure, ax = _by_time(len(alpha) - 1, r"log-SNR, $\log(\alpha_t^2/\sigma_t^2)$")
-    (line,) = ax.plot(np.arange(1, len(alpha)), 2 * (alpha[1:].log() - sigma[1:].log()), color=style.BLUE)
-    readable(line, "log-SNR", "t =")
+    values = 2 * (alpha[1:].log() - sigma[1:].log())
+    curve(ax, np.arange(1, len(alpha)), values, "log-SNR", "t =", color=style.BLUE)
     return figure
 
 
@@ -99,8 +99,7 @@ def signal(schedule: Schedule) -> Figure:
         names = (r"signal $\sqrt{\bar\alpha_t}$", r"noise $\sqrt{1-\bar\alpha_t}$")
     looks: Any = ({"color": style.BLUE}, {"color": style.VERMILION, "linestyle": "--"})
     for values, name, look in zip((alpha, sigma), names, looks, strict=True):
-        (line,) = ax.plot(np.arange(len(alpha)), values, label=name, **look)
-        readable(line, name.partition(" ")[0], "t =")
+        curve(ax, np.arange(len(alpha)), values, name.partition(" ")[0], "t =", label=name, **look)
     if float(sigma.max()) > FAR * float(alpha.max()):
         _log_axis(ax, min(float(sigma[1]), float(alpha.min())), float(sigma.max()))
     else:
@@ -125,8 +124,7 @@ def times(schedule: Schedule, objective: Any, prediction: Any) -> Figure:
         if hasattr(objective, "weighting") and prediction is not None:
             curves["weight of the loss"] = objective.weighting(schedule, prediction, middle).numpy()
     for (name, values), colour in zip(curves.items(), (style.BLUE, style.VERMILION), strict=False):
-        (line,) = ax.plot(middle, values / np.nanmax(values), color=colour, label=name)
-        readable(line, name, "t/T =")
+        curve(ax, middle, values / np.nanmax(values), name, "t/T =", color=colour, label=name)
     ax.set(xlim=(0, 1), ylim=(0, 1.05), xlabel="time $t/T$", ylabel="relative to the maximum")
     ax.legend(loc="best")
     return figure
@@ -176,19 +174,15 @@ def mse(metrics: Metrics, epoch_lengths: Sequence[tuple[int, int]] = ()) -> Figu
     """
     figure, ax = style.axes((style.COLUMN[0], 3.3))
     if "train/loss" in metrics and (metrics["train/loss"].value > 0).all():
-        kept = spread(len(metrics["train/loss"].step), POINTS)
-        step, value = (each[kept] for each in metrics["train/loss"])
-        (line,) = ax.plot(step, value, color=style.LIGHT, linewidth=0.6, label="objective, per batch", zorder=1)
-        readable(line, "objective of a batch")
+        look: Any = {"color": style.LIGHT, "linewidth": 0.6, "zorder": 1}
+        curve(ax, *_thinned(metrics["train/loss"]), "objective of a batch", label="objective, per batch", **look)
     thick: Any = {"linestyle": "-", "linewidth": 1.7, "markersize": 3, "zorder": 3}
     thin: Any = {"linestyle": RAW, "linewidth": 0.9, "markersize": 2, "zorder": 2}
     for name, (colour, label) in ERRORS.items():
         if name in metrics:
-            step, value = metrics[name]
-            marker = "o" if len(step) <= 12 else ""
-            look = thin if "raw" in name else thick
-            (line,) = ax.plot(step, value, color=colour, label=label, marker=marker, **look)
-            readable(line, label)
+            marker = "o" if len(metrics[name].step) <= FEW else ""
+            look = {"color": colour, "label": label, "marker": marker} | (thin if "raw" in name else thick)
+            curve(ax, *metrics[name], label, **look)
     if "val/mse" in metrics and "fit/mse" in metrics:
         step, of_val, of_fit = np.intersect1d(metrics["val/mse"].step, metrics["fit/mse"].step, return_indices=True)
         val, fit = metrics["val/mse"].value[of_val], metrics["fit/mse"].value[of_fit]
@@ -218,11 +212,8 @@ def others(metrics: Metrics, names: Sequence[str]) -> Figure:
     figure = Figure((style.COLUMN[0], 0.3 + 1.15 * rows), layout="constrained")
     for i, name in enumerate(names):
         ax = figure.add_subplot(rows, 2, i + 1)
-        step, value = (each[spread(len(metrics[name].step), POINTS)] for each in metrics[name])
-        (line,) = ax.plot(
-            step, value, color=style.BLUE, linewidth=1.1, marker="o" if len(step) <= 12 else "", markersize=2
-        )
-        readable(line, name)
+        look: Any = {"color": style.BLUE, "linewidth": 1.1, "markersize": 2}
+        curve(ax, *_thinned(metrics[name]), name, marker="o" if len(metrics[name].step) <= FEW else "", **look)
         ax.set_title(style.plain(name), fontsize=9)
         ax.tick_params(labelsize=7)
         ax.set_xlim(left=0)
@@ -246,14 +237,11 @@ def bins(metrics: Metrics, curves: int = 24) -> Figure:
     named = {found[i][0] for i in spread(len(found), LISTED)}
     for step, colour in found:
         values = [each.at(step) for each in series]
+        look: Any = {"color": colour, "marker": "o", "markersize": 2.5, "linewidth": 1.2}
         label = f"step {step:,}" if step in named else None
-        (line,) = ax.plot(centres, values, color=colour, marker="o", markersize=2.5, linewidth=1.2, label=label)
-        readable(line, f"step {step:,}", "t/T ≈")
-        of_step(line, step)
+        of_step(curve(ax, centres, values, f"step {step:,}", "t/T ≈", label=label, **look), step)
     style.log_mse(ax)
-    ax.set_xlim(0, 1)
-    ax.set_xlabel("time $t/T$")
-    ax.set_ylabel("denoising MSE")
+    ax.set(xlim=(0, 1), xlabel="time $t/T$", ylabel="denoising MSE")
     ax.legend(loc="best")
     return figure
 
@@ -275,25 +263,22 @@ def gap(metrics: Metrics, schedule: Schedule | None = None, curves: int = 4) -> 
         x = 2 * (alpha.log() - sigma.log()).cpu().numpy()
     ax.axhline(0, color=style.INK, linewidth=0.8)
 
-    def curve(step: int, suffix: str, label: str, **look: Any) -> None:
-        """Draw the gap at a step. Bins that were not logged at that step are left out."""
+    def draw(step: int, suffix: str, label: str, **look: Any) -> None:
+        """The gap at a step. Bins that were not logged at that step are left out."""
         columns = [(name + suffix, name.replace("mse", "half") + suffix) for name in names]
         mean, half = np.array([[metrics[n].at(step) if n in metrics else np.nan for n in pair] for pair in columns]).T
         there = np.isfinite(mean)
-        drawn = ax.errorbar(
-            x[there], mean[there], half[there], capsize=2, elinewidth=0.8, markersize=3, label=label, **look
-        )
+        look |= {"capsize": 2, "elinewidth": 0.8, "markersize": 3, "label": label}
+        drawn = ax.errorbar(x[there], mean[there], half[there], **look)
         readable(drawn.lines[0], label, "t/T =" if schedule is None else "log-SNR")
 
     steps = [int(step) for step in metrics[names[0]].step]
     for step, colour in _over_training(steps, curves):
-        curve(step, "", f"step {step:,}", color=colour, marker="o", linewidth=1.3)
+        draw(step, "", f"step {step:,}", color=colour, marker="o", linewidth=1.3)
     if f"{names[0]}_raw" in metrics:
-        curve(steps[-1], "_raw", "last step, raw weights", color=style.VERMILION, linestyle=RAW, linewidth=0.9)
-    ax.set_xlabel(
-        "time $t/T$" if schedule is None else r"log-SNR  $\log(\alpha_t^2/\sigma_t^2)$ (left: noise, right: image)"
-    )
-    ax.set_ylabel("held-out MSE − training MSE")
+        draw(steps[-1], "_raw", "last step, raw weights", color=style.VERMILION, linestyle=RAW, linewidth=0.9)
+    snr = r"log-SNR  $\log(\alpha_t^2/\sigma_t^2)$ (left: noise, right: image)"
+    ax.set(xlabel="time $t/T$" if schedule is None else snr, ylabel="held-out MSE − training MSE")
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 
@@ -306,12 +291,13 @@ def scores(rows: Mapping[str, Mapping[str, Score]]) -> Figure:
         rows: metric -> what was scored -> its score.
     """
     roles = [*dict.fromkeys(what for found in rows.values() for what in found)]
+    names = [style.plain(BASELINES.get(role, role)) for role in roles]
     across, down = min(2, len(rows)), -(-len(rows) // 2)
     figure = Figure((style.COLUMN[0], 0.2 + down * (0.55 + 0.16 * len(roles))), layout="constrained")
     for i, (metric, found) in enumerate(rows.items()):
         ax = figure.add_subplot(down, across, i + 1)
         for y, role in enumerate(roles):
-            if (score := found.get(role)) is None or not np.isfinite(score.value):
+            if (score := found.get(role)) is None:  # values that are not finite are left out
                 continue
             low, high = score.interval or (score.value, score.value)
             colour = style.GREY if role in BASELINES else style.BLUE
@@ -320,14 +306,18 @@ def scores(rows: Mapping[str, Mapping[str, Score]]) -> Figure:
             readable(drawn.lines[0], "", texts=[f"{BASELINES.get(role, role)}\n{value_text(score)}"])
         better = {True: " (higher is better)", False: " (lower is better)", None: ""}
         ax.set_title(style.plain(metric) + better[next(iter(found.values())).higher_is_better], fontsize=8)
-        ax.set_yticks(
-            range(len(roles)), [style.plain(BASELINES.get(role, role)) for role in roles] if i % across == 0 else []
-        )
+        ax.set_yticks(range(len(roles)), names if i % across == 0 else [])
         ax.set_ylim(len(roles) - 0.5, -0.5)
         ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
         ax.tick_params(labelsize=8)
         ax.xaxis.set_major_locator(MaxNLocator(nbins=4))
     return figure
+
+
+def _thinned(series: Series) -> tuple[Any, Any]:
+    """The steps and values of at most `POINTS` points of a series."""
+    kept = spread(len(series.step), POINTS)
+    return series.step[kept], series.value[kept]
 
 
 def centres_of(names: Sequence[str]) -> Any:

@@ -56,6 +56,13 @@ FILES = {
     "report.html": "this run as a page: open it in a browser",
 }
 LISTED = 60  # validations in a table
+COLUMNS = {
+    "val/mse": "validation images",
+    "val/mse_raw": "the same, raw weights",
+    "fit/mse": "training images",
+    "fit/mse_raw": "the same, raw weights ",
+    "gap/mse": "gap",
+}
 SAMPLES, NOISING, COPIES = "figures/samples.png", "figures/noising.png", "figures/copies.png"
 CAPTIONS = {
     SAMPLES: "Samples during training (memoir, Fig. 8): one column per training step; each row starts from the same "
@@ -180,31 +187,24 @@ def summary(run: Run, state: str | None) -> list[Block | None]:
 
 def known(info: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The content of run.json as pairs of a name and a text."""
-    found: list[tuple[str, Any]] = []
-    if info.get("steps") is not None:
-        total = f" of {info['total_steps']:,}" if info.get("total_steps") else ""
-        epochs = f" ({count(info['epochs'], 'epoch')})" if info.get("epochs") else ""  # complete ones
-        found.append(("training steps", f"{info['steps']:,}{total}{epochs}"))
-    if isinstance(batch := info.get("batch"), Mapping):
-        parts = f"{batch['size']} × {count(batch['accumulate'], 'batch')} on {count(batch['devices'], 'device')}"
-        found.append(("images per step", f"{batch['images']:,}: {parts}"))
-    if isinstance(info.get("images"), Mapping):
-        found.append(("images", ", ".join(f"{n:,} {split}" for split, n in info["images"].items())))
-    if info.get("parameters") is not None:
-        found.append(("parameters", f"{info['parameters']:,}"))
-    if info.get("seconds") is not None:
-        found.append(("time", duration(info["seconds"])))
-    if info.get("peak_gb") is not None:
-        found.append(("peak memory", f"{info['peak_gb']:g} GB"))
-    if isinstance(used := info.get("utilization"), Mapping):
-        found.append(("utilization", utilization_text(used)))
-    device, devices = info.get("device"), info.get("devices") or 1
-    found.append(("device", f"{devices} × {device}" if device and devices > 1 else device))
-    found.append(("CPU cores of the machine", info.get("host_cores")))
-    found += [(key, str(info.get(key) or "")[:19].replace("T", " ")) for key in ("started", "finished")]
-    if isinstance(info.get("versions"), Mapping):
-        found.append(("versions", ", ".join(f"{key} {value}" for key, value in info["versions"].items())))
-    return [(name, str(value)) for name, value in found if value not in (None, "")]
+    texts: dict[str, tuple[str, Callable[[Any], str]]] = {
+        "steps": ("training steps", lambda n: f"{n:,}{total}{epochs}"),
+        "batch": ("images per step", lambda b: f"{b['images']:,}: {b['size']} × {batches(b)}"),
+        "images": ("images", lambda images: ", ".join(f"{n:,} {split}" for split, n in images.items())),
+        "parameters": ("parameters", "{:,}".format),
+        "seconds": ("time", duration),
+        "peak_gb": ("peak memory", "{:g} GB".format),
+        "utilization": ("utilization", utilization_text),
+        "device": ("device", lambda name: f"{info['devices']} × {name}" if (info.get("devices") or 1) > 1 else name),
+        "host_cores": ("CPU cores of the machine", str),
+        "started": ("started", lambda time: time[:19].replace("T", " ")),
+        "finished": ("finished", lambda time: time[:19].replace("T", " ")),
+        "versions": ("versions", lambda found: ", ".join(f"{key} {value}" for key, value in found.items())),
+    }
+    total = f" of {info['total_steps']:,}" if info.get("total_steps") else ""
+    epochs = f" ({count(info['epochs'], 'epoch')})" if info.get("epochs") else ""  # complete ones
+    batches = lambda b: f"{count(b['accumulate'], 'batch')} on {count(b['devices'], 'device')}"  # noqa: E731
+    return [(name, text(info[key])) for key, (name, text) in texts.items() if info.get(key) not in (None, "")]
 
 
 def utilization_text(node: Mapping[str, Any]) -> str:
@@ -233,48 +233,40 @@ def training(run: Run, schedule: figures.Schedule | None) -> list[Block | None]:
     errors = names & {*figures.ERRORS, *(["train/loss"] if in_units else [])}
     left = sorted(name for name in names - errors if len(metrics[name].step) > 1)
     lines = validated_weights([metrics]) + ("; dashed: raw weights" if "val/mse_raw" in metrics else "")
-    charts = [
-        errors and Chart(
+    charts = []
+    if errors:
+        charts.append(Chart(
             "Denoising MSE during training (memoir, Fig. 9), on the frozen validation images and on equally many "
             "training images; where the shaded gap widens, the network memorizes its images. "
             f"Lines: {lines}; grey: the objective of single batches (in its own units, unless it is the simple loss of "
             "ε).",
             lambda: figures.mse({name: metrics[name] for name in errors}, epoch_lengths(run.info)),
             "figures/mse.png",
-        ),
-        bins_of(metrics, "val/mse") and Chart(
-            "The validation MSE by time t, in tenths of [0, T], from early to late in training.",
-            lambda: figures.bins(metrics),
-            "figures/bins.png",
-        ),
-        bins_of(metrics, "gap/mse") and Chart(
+        ))  # fmt: skip
+    if bins_of(metrics, "val/mse"):
+        caption = "The validation MSE by time t, in tenths of [0, T], from early to late in training."
+        charts.append(Chart(caption, lambda: figures.bins(metrics), "figures/bins.png"))
+    if bins_of(metrics, "gap/mse"):
+        charts.append(Chart(
             "The generalisation gap by noise level: denoising MSE on held-out images minus that on training images, at "
             "the same times and noises, with 95% intervals. Where it rises, the network memorizes its training images; "
             "its level also depends on which of the two sets is harder.",
             lambda: figures.gap(metrics, schedule),
             "figures/gap.png",
-        ),
-        left and Chart("The other logged quantities.", lambda: figures.others(metrics, left)),
-    ]  # fmt: skip
+        ))  # fmt: skip
+    if left:
+        charts.append(Chart("The other logged quantities.", lambda: figures.others(metrics, left)))
     validated = {step for name in names if name.startswith("val/") for step in metrics[name].step.tolist()}
     steps = sorted(validated | {step for step, _ in run.grids})
     strip = pictures.training(run, steps) if run.grids else None
-    found = [chart for chart in charts if isinstance(chart, Chart)]
-    return [Charts(found, strip, "step", [f"step {step:,}" for step in steps], steps), numbers(metrics)]
+    return [Charts(charts, strip, "step", [f"step {step:,}" for step in steps], steps), numbers(metrics)]
 
 
 def numbers(metrics: Metrics) -> Table | None:
     """The errors at the validations, of which at most `LISTED` and the best one are listed."""
-    columns = {
-        "val/mse": "validation images",
-        "val/mse_raw": "the same, raw weights",
-        "fit/mse": "training images",
-        "fit/mse_raw": "the same, raw weights ",
-        "gap/mse": "gap",
-    }
-    kept = {name: head for name, head in columns.items() if name in metrics}
     if "val/mse" not in metrics:
         return None
+    kept = {name: head for name, head in COLUMNS.items() if name in metrics}
     steps, values = metrics["val/mse"]
     best = int(steps[values.argmin()])
     rows = []
@@ -286,8 +278,8 @@ def numbers(metrics: Metrics) -> Table | None:
             text = MISSING if math.isnan(value) else plus_minus(value, half)
             cells.append(Cell(text, value, bold=step == best and name == "val/mse"))
         rows.append(cells)
-    about = {kept[name]: name for name in kept}
-    return Table(["step", *kept.values()], rows, "Denoising MSE", range(1 + len(kept)), about, "The numbers")
+    about = {head: name for name, head in kept.items()}
+    return Table(["step", *about], rows, "Denoising MSE", range(1 + len(kept)), about, "The numbers")
 
 
 def scores_blocks(run: Run) -> list[Block | None]:
@@ -319,27 +311,19 @@ def schedule_blocks(run: Run, schedule: figures.Schedule | None) -> list[Block |
     if schedule is None:
         return []
     preserving = figures.preserving(schedule)
+    factors = "The factors of the image, √ᾱ_t, and of the noise, √(1−ᾱ_t), in x_t (memoir, Fig. 10)."
+    added = "The variance added by each step, β_t = 1 − ᾱ_t/ᾱ_{t−1} (memoir, Fig. 2)."
+    other = "The log-SNR; the schedule does not preserve variance, so it has no β_t."
     charts = [
-        Chart(
-            "The factors of the image, √ᾱ_t, and of the noise, √(1−ᾱ_t), in x_t (memoir, Fig. 10).",
-            partial(figures.signal, schedule),
-            "figures/signal.png",
-        ),
-        Chart(
-            "The variance added by each step, β_t = 1 − ᾱ_t/ᾱ_{t−1} (memoir, Fig. 2)."
-            if preserving
-            else "The log-SNR; the schedule does not preserve variance, so it has no β_t.",
-            partial(figures.beta, schedule),
-            "figures/beta.png",
-        ),
+        Chart(factors, partial(figures.signal, schedule), "figures/signal.png"),
+        Chart(added if preserving else other, partial(figures.beta, schedule), "figures/beta.png"),
     ]
     if preserving:
         charts.append(Chart("The log signal-to-noise ratio.", partial(figures.log_snr, schedule)))
-    if run.settings.get("objective"):
-        objective, prediction = (part_of(run, part) for part in ("objective", "prediction"))
-        if hasattr(objective, "timesteps"):
-            caption = "The density of the times drawn in training, and the weight of the loss."
-            charts.append(Chart(caption, partial(figures.times, schedule, objective, prediction)))
+    objective, prediction = (part_of(run, part) for part in ("objective", "prediction"))
+    if hasattr(objective, "timesteps"):
+        caption = "The density of the times drawn in training, and the weight of the loss."
+        charts.append(Chart(caption, partial(figures.times, schedule, objective, prediction)))
     return [Charts(charts)]
 
 
@@ -368,35 +352,35 @@ def recipe(run: Run) -> list[Block]:
 
 def costs(info: Mapping[str, Any]) -> list[Block]:
     """The time of each part of the run."""
-    spent = dict(info.get("seconds_of") or {})
-    blocks: list[Block] = []
-    if total := sum(spent.values()):
-        cells = [[part, Cell(duration(s), s), Cell(f"{s / total:.0%}", s)] for part, s in spent.items() if s > 0]
-        words = (
-            f"{duration(total)} in all starts of the run. This is wall time from training to report: GPU work is "
-            "counted where the process waits for it."
-        )
-        blocks += [Table(("part", "time", "share"), cells, "Time", (1, 2)), paragraph(words)]
-    return blocks
+    spent = {part: seconds for part, seconds in (info.get("seconds_of") or {}).items() if seconds > 0}
+    if not spent:
+        return []
+    total = sum(spent.values())
+    cells = [[part, Cell(duration(s), s), Cell(f"{s / total:.0%}", s)] for part, s in spent.items()]
+    words = (
+        f"{duration(total)} in all starts of the run. This is wall time from training to report: GPU work is counted "
+        "where the process waits for it."
+    )
+    return [Table(("part", "time", "share"), cells, "Time", (1, 2)), paragraph(words)]
 
 
 def commands(run: Run) -> list[Block]:
     """Commands to sample, score, resume and report, for the checkpoints that exist."""
     near = os.path.relpath(run.folder)
     place = run.folder.resolve() if near.startswith("..") else Path(near)
-    checkpoints = [name for name in ("best", "last") if (run.folder / f"checkpoints/{name}.ckpt").is_file()]
+    ckpt = {name: f"{place}/checkpoints/{name}.ckpt" for name in ("best", "last")}
+    there = [name for name in ckpt if (run.folder / f"checkpoints/{name}.ckpt").is_file()]
+    split = (run.config.get("score") or {}).get("split", "val")
     lines = []
-    if checkpoints:
-        ckpt = override("ckpt", f"{place}/checkpoints/{checkpoints[0]}.ckpt")
+    if there:
         lines += [
             "# draw more samples; with the run's sampler by default",
-            f"python -m diffusion.sample {ckpt} n=64 seed=1",
+            f"python -m diffusion.sample {override('ckpt', ckpt[there[0]])} n=64 seed=1",
         ]
-    if "last" in checkpoints:
-        split = (run.config.get("score") or {}).get("split", "val")
+    if "last" in there:
         lines += [
             "# score it again, on the same split",
-            f"python -m diffusion.evaluate {override('ckpt', f'{place}/checkpoints/last.ckpt')} split={split}",
+            f"python -m diffusion.evaluate {override('ckpt', ckpt['last'])} split={split}",
             "# resume; to train beyond the end, raise trainer.max_epochs or trainer.max_steps",
             resume_command(place),
         ]

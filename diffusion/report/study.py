@@ -96,8 +96,16 @@ class Study:
         return next((metric for metric in self.metrics if ranks(self.points, metric)), self.metrics[0])
 
     @property
+    def by_role(self) -> dict[str, dict[str, Score]]:
+        """What was scored, such as `floor` -> metric -> the baseline's score."""
+        found: dict[str, dict[str, Score]] = {}
+        for score in self.baselines:
+            found.setdefault(score.what, {})[score.metric] = score
+        return found
+
+    @property
     def floor(self) -> dict[str, Score]:
-        return {score.metric: score for score in self.baselines if score.what == "floor"}
+        return self.by_role.get("floor", {})
 
 
 def interval_text(low: float | None, high: float | None) -> str:
@@ -149,26 +157,20 @@ def study_of(run: Run) -> Study:
     ended = [i for i, score in enumerate(run.scores, start=1) if "nfe" in score.source and score not in shown]
     later = run.scores[max(ended, default=0) :]  # those written after the last earlier study
     baselines = {(score.what, score.metric): score for score in later if "nfe" not in score.source}
-    nodes = [without_steps(score.source["sampler"]) for score in shown]
-    texts = {sampler_text(node): str(node.get("name")) for node in nodes}
-    names = {text: name if [*texts.values()].count(name) == 1 else text for text, name in texts.items()}
+    texts = [sampler_text({**score.source["sampler"], "steps": None}) for score in shown]  # without what varies
+    classes = {text: str(score.source["sampler"].get("name")) for text, score in zip(texts, shown, strict=True)}
+    names = {text: name if [*classes.values()].count(name) == 1 else text for text, name in classes.items()}
     points: dict[Path, Point] = {}
-    for score in shown:
+    for score, text in zip(shown, texts, strict=True):
         source, file = score.source, picture_file(run.folder, score.source)
-        name = names[sampler_text(without_steps(source["sampler"]))]
         guided: Mapping[str, Any] = source.get("guidance") or {}
         interval = (guided.get("scale") or 1.0, guided.get("low"), guided.get("high"))
         cost = (source["sampler"].get("steps") or 0, source["nfe"], source.get("seconds_per_image") or math.nan)
-        points.setdefault(file, Point(name, *cost, {}, *interval, file)).scores[score.metric] = score  # type: ignore[index]
+        points.setdefault(file, Point(names[text], *cost, {}, *interval, file)).scores[score.metric] = score  # type: ignore[index]
     guidances = {str(score.source["guidance"].get("name")) for score in shown if score.source.get("guidance")}
     guidance = guidances.pop() if len({point.scale for point in points.values()}) > 1 and guidances else None
     reference = shown[-1].reference.split if shown[-1].reference else "images"
     return Study([*points.values()], [*baselines.values()], guidance, reference, budgets=run.config.get("nfe") or ())
-
-
-def without_steps(sampler: Mapping[str, Any]) -> dict[str, Any]:
-    """A sampler without the number of steps, which varies along one curve."""
-    return {key: value for key, value in sampler.items() if key != "steps"}
 
 
 # ------------------------------------------------------------------------------------------------------ the report
@@ -221,26 +223,24 @@ def introduction(study: Study) -> list[Block]:
 def advice_of(study: Study) -> tuple[Any, ...]:
     """The table of the best setting of each sampler or within each budget, and notes."""
     first, notes, rows = study.first, [], []
-    points = [p for p in study.points if first in p.scores] if ranks(study.points, study.first) else []
+    points = [p for p in study.points if first in p.scores and ranks(study.points, first)]
+    groups: dict[str, list[Point]] = {}
     if study.guidance:
-        groups = {name: [p for p in points if p.sampler == name] for name in dict.fromkeys(p.sampler for p in points)}
+        for p in points:
+            groups.setdefault(p.sampler, []).append(p)
     else:
-        budgets = sorted(study.budgets or {p.nfe for p in points})
-        groups = {str(budget): [p for p in points if p.nfe <= budget] for budget in budgets}
-
-    def use(point: Point) -> str:
-        return point.name if study.guidance else point.sampler  # whose guidance is that of all
-
+        for budget in sorted(study.budgets or {p.nfe for p in points}):
+            groups[str(budget)] = [p for p in points if p.nfe <= budget]
     for name, within in groups.items():
         if within:
             best, others = best_of(within, first)
             cost = [str(best.steps), str(best.nfe), number(best.seconds)]
-            same = ", ".join(f"{use(p)} ({p.nfe})" for p in others) or MISSING
-            rows.append([name, use(best), *cost, value_text(best.scores[first]), same])
+            same = ", ".join(f"{p.name} ({p.nfe})" for p in others) or MISSING
+            rows.append([name, best.name, *cost, value_text(best.scores[first]), same])
             if study.guidance and 1 < best.scale == max(p.scale for p in points):
                 notes.append(f"With {name} the best scale is the largest that was tried: try larger ones.")
-    group, alike = "sampler" if study.guidance else "NFE up to", "not shown to be worse"
-    head = [group, "use", "steps", "NFE", "s/image", first, alike]
+    group = "sampler" if study.guidance else "NFE up to"
+    head = [group, "use", "steps", "NFE", "s/image", first, "not shown to be worse"]
     return Table(head, rows, "What to use", (2, 3, 4, 5)), *notes
 
 
@@ -263,46 +263,38 @@ def charts(study: Study) -> Iterable[Chart]:
 
 def settings(study: Study) -> tuple[Table, Block]:
     """All settings and the baselines, in the page with samples."""
-    rows: list[Any] = []
-    head = ["sampler", "steps", "NFE", "s/image", *study.metrics]
+    head, rows = ["sampler", *["interval", "scale"] * bool(study.guidance), "steps", "NFE", "s/image"], list[Any]()
     for p in study.points:
         picture = None
         if p.picture is not None and p.picture.is_file():
             images = pictures.sheet(tiles(opened(p.picture))[:IMAGES], IMAGES)
             picture = tag("div", pictures.shown(images, f"Samples of {p.sampler}", 24 * IMAGES / images.width))
+        guidance = [Cell(p.interval or MISSING), Cell(f"{p.scale:g}", p.scale)] * bool(study.guidance)
         cost = [Cell(str(p.steps), p.steps), Cell(str(p.nfe), p.nfe), Cell(number(p.seconds), p.seconds)]
-        rows.append([Cell(p.sampler, picture=picture), *cost, *map(cell, map(p.scores.get, study.metrics))])
-        if study.guidance:
-            rows[-1][1:1] = [Cell(p.interval or MISSING), Cell(f"{p.scale:g}", p.scale)]
-    if study.guidance:
-        head[1:1] = ["interval", "scale"]
-    for what in dict.fromkeys(score.what for score in study.baselines):
-        found = {score.metric: score for score in study.baselines if score.what == what}
-        values = map(cell, map(found.get, study.metrics))
-        rows.append([BASELINES.get(what, what), *[MISSING] * (len(head) - 1 - len(study.metrics)), *values])
+        rows.append([Cell(p.sampler, picture=picture), *guidance, *cost, *cells(study, p.scores)])
+    for what, found in study.by_role.items():
+        rows.append([BASELINES.get(what, what), *[MISSING] * (len(head) - 1), *cells(study, found)])
     words = "The interval is the range of noise levels sigma/alpha in which the guidance acts. " * bool(study.guidance)
     device = f" are on {study.device}, in batches" if study.device else " are in batches"
     protocol = protocol_text(next(p.scores[study.first] for p in study.points if study.first in p.scores))
-    numbers = [i for i, title in enumerate(head) if title not in ("sampler", "interval")]
-    return Table(head, rows, "Settings", numbers), paragraph(f"{words}Seconds{device}. {protocol}.")
+    numbers = range(2 if study.guidance else 1, len(head) + len(study.metrics))
+    table = Table([*head, *study.metrics], rows, "Settings", numbers)
+    return table, paragraph(f"{words}Seconds{device}. {protocol}.")
 
 
 def csv_of(study: Study) -> str:
     """All settings and the baselines as the text of a CSV file."""
-    fields = ("sampler", *(("low", "high", "scale") if study.guidance else ()), "steps", "nfe")
-    rows: list[tuple[list[Any], Mapping[str, Score]]] = [
-        ([*(getattr(p, field) for field in fields), p.seconds], p.scores) for p in study.points
-    ]
-    for what in dict.fromkeys(score.what for score in study.baselines):
-        found = {score.metric: score for score in study.baselines if score.what == what}
-        rows.append(([what, *[None] * len(fields)], found))
+    fields = ("sampler", *(("low", "high", "scale") if study.guidance else ()), "steps", "nfe", "seconds")
+    rows: list[Any] = [([getattr(p, field) for field in fields], p.scores) for p in study.points]
+    rows += [([what, *[None] * (len(fields) - 1)], found) for what, found in study.by_role.items()]
     lines = [[*cost, *(found[m].value if m in found else None for m in study.metrics)] for cost, found in rows]
-    return csv_text([[*fields, "seconds_per_image", *study.metrics], *lines])
+    return csv_text([[*fields[:-1], "seconds_per_image", *study.metrics], *lines])
 
 
-def cell(score: Score | None) -> Cell:
-    """A score in a table."""
-    return Cell(value_text(score), None if score is None else score.value)
+def cells(study: Study, scores: Mapping[str, Score]) -> list[Cell]:
+    """The scores of a setting in a table: a cell for each metric of the study."""
+    found = [scores.get(metric) for metric in study.metrics]
+    return [Cell(value_text(score), score.value if score else None) for score in found]
 
 
 # ------------------------------------------------------------------------------------------------------ comparing
@@ -320,21 +312,18 @@ def badness(point: Point, metric: str) -> float:
 
 
 def best_of(points: Sequence[Point], metric: str) -> tuple[Point, list[Point]]:
-    """The best point, and the others that are not shown to be worse."""
-    best = min(points, key=lambda p: (badness(p, metric), p.nfe))
-    return best, [p for p in points if p is not best and not_worse(p, best, metric)]
-
-
-def not_worse(a: Point, b: Point, metric: str) -> bool:
-    """Whether the difference of two scores is within its 95% interval: |x − y| ≤ √(h_x² + h_y²), h half an interval.
+    """The best point, and the others not shown to be worse: |x − y| ≤ √(h_x² + h_y²), h half of a 95% interval.
 
     This holds for independent errors. Points share their noise, so that their errors are positively correlated and the
-    interval is too wide. False if a score has no interval.
+    interval is too wide. A score without an interval counts as worse.
     """
-    x, y = a.scores[metric], b.scores[metric]
-    if x.interval is None or y.interval is None:
-        return False
-    return abs(x.value - y.value) <= math.hypot(half_width(x), half_width(y))
+    best = min(points, key=lambda p: (badness(p, metric), p.nfe))
+    x = best.scores[metric]
+
+    def close(y: Score) -> bool:
+        return bool(x.interval and y.interval) and abs(x.value - y.value) <= math.hypot(half_width(x), half_width(y))
+
+    return best, [p for p in points if p is not best and close(p.scores[metric])]
 
 
 def front(points: Sequence[Point], metric: str, cost: str) -> list[Point]:
@@ -364,11 +353,9 @@ def lines_of(points: Sequence[Point]) -> dict[str, list[Point]]:
     found: dict[str, list[Point]] = {}
     for sampler in dict.fromkeys(p.sampler for p in points):
         of_sampler = [p for p in points if p.sampler == sampler]
-        unguided = [p for p in of_sampler if p.scale == 1]
-        intervals = dict.fromkeys(p.interval for p in of_sampler if p.scale != 1) or {"": None}
-        for interval in intervals:
+        for interval in dict.fromkeys(p.interval for p in of_sampler if p.scale != 1) or {"": None}:
+            line = [p for p in of_sampler if p.scale == 1 or p.interval == interval]
             name = sampler if interval in ("", "everywhere") else f"{sampler}, {interval}"
-            line = unguided + [p for p in of_sampler if p.scale != 1 and p.interval == interval]
             found[name] = sorted(line, key=lambda p: (p.scale, p.nfe))
     return found
 

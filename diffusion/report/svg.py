@@ -31,6 +31,13 @@ def readable(line: Line2D, name: str, across: str = "step", texts: list[str] | N
     vars(line)["read"] = (name, across, texts)
 
 
+def curve(ax: Axes, x: Any, y: Any, name: str, across: str = "step", **look: Any) -> Line2D:
+    """Draw a line whose points the page can show as text."""
+    (line,) = ax.plot(x, y, **look)
+    readable(line, name, across)
+    return line
+
+
 def stepped(ax: Axes) -> None:
     """Let the page draw the selected training step in `ax`, whose x axis is linear in the step."""
     vars(ax)["stepped"] = True

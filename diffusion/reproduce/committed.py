@@ -17,9 +17,8 @@ from typing import Any
 from diffusion.config.composition import composed, flat, plain
 from diffusion.errors import UserError
 from diffusion.files import PACKAGE, replace
-from diffusion.report.compare import compare
+from diffusion.report.compare import Mean, by_seed, compare, mean_over_seeds
 from diffusion.report.formatting import csv_text, describe
-from diffusion.report.recipes import Mean, by_seed, mean_over_seeds
 from diffusion.reproduce.studies import read
 from diffusion.runs.folder import Run
 
@@ -41,10 +40,10 @@ def rows_of(runs: Sequence[Run]) -> tuple[list[Row], dict[str, str]]:
         {
             **row.settings,
             SEED: "/".join(map(str, run.seeds or ())),
-            **{name: row.values[run].get(name, "") for name in columns},
+            **{name: row.values[run][name].value if name in row.values[run] else "" for name in columns},
         }
         for row in comparison.rows
-        for run in row.runs
+        for run in row.values
     ]
     return rows, columns
 

@@ -15,7 +15,7 @@ from diffusion.config.composition import composed, plain
 from diffusion.config.schema import COMMANDS
 from diffusion.config.validation import validated
 from diffusion.errors import Interrupted, UserError
-from diffusion.report.recipes import Mean
+from diffusion.report.compare import Mean
 from diffusion.reproduce import __main__ as reproduce
 from diffusion.reproduce import committed, running
 from diffusion.reproduce.studies import Sweep, jobs, names, read
