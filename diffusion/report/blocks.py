@@ -20,7 +20,7 @@ from rich.table import Table as Printed
 
 from diffusion.report import style
 from diffusion.report.formatting import MISSING, csv_text
-from diffusion.report.svg import svg
+from diffusion.report.style import svg
 
 
 class Html(str):

@@ -23,7 +23,7 @@ from diffusion.report.compare import Column, Comparison
 from diffusion.report.formatting import MISSING, alike, csv_text, number
 from diffusion.report.images import spread
 from diffusion.report.page import NAME, write_page
-from diffusion.report.svg import readable
+from diffusion.report.style import readable
 from diffusion.runs.folder import Run
 
 SHOWN = 24  # runs with curves and pictures; the table contains all runs

@@ -17,7 +17,7 @@ from diffusion.randomness import Streams, generator_for
 from diffusion.report import style
 from diffusion.report.formatting import BASELINES, number, value_text
 from diffusion.report.images import opened, spread, tiles
-from diffusion.report.svg import curve, of_step, readable, stepped
+from diffusion.report.style import curve, of_step, readable, stepped
 from diffusion.runs.metrics import Metrics, Series, bins_of
 
 PEAK = 20  # times the median β_t; a higher peak would dwarf everything else on a linear axis

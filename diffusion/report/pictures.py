@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from diffusion.console import console
-from diffusion.errors import UserError
 from diffusion.report.blocks import Html, tag
 from diffusion.report.formatting import number
 from diffusion.report.images import DRAWN, FILM_TIMES, MANY, opened, spread, tiles
@@ -69,8 +67,6 @@ def film(path: Path) -> Html | None:
     if not path.is_file():
         return None
     picture = opened(path)
-    if FILM_TIMES not in picture.info:
-        raise UserError(f"{path}: not a film (its times are missing); delete it")
     times, cut = json.loads(picture.info[FILM_TIMES]), tiles(picture)
     columns = len(cut) // len(times)
     rows = [cut[i : i + columns] for i in range(0, len(cut), columns)]
@@ -109,33 +105,23 @@ def all_samples(path: Path, most: int = SHEET) -> Html | None:
 def latest(run: Run, images: int, columns: int, side: int | None = None) -> Image.Image | None:
     """The first samples of the end of the run, or else of the latest grid; None if there are none.
 
-    Images with a longer `side` than this are made smaller.
+    The picture is made smaller if its images have a longer `side` than this.
     """
     final = run.folder / "samples/all.png"
     files = [final] if final.is_file() else [path for _, path in run.grids[-1:]]
     if not files:
         return None
-    return sheet([within(image, side) for image in tiles(opened(files[0]))[:images]], columns)
-
-
-def within(image: np.ndarray, side: int | None) -> np.ndarray:
-    """An image (H, W, 3), made smaller if one of its sides is longer than `side`."""
-    if side is None or max(image.shape[:2]) <= side:
-        return image
-    picture = Image.fromarray(image)
-    picture.thumbnail((side, side))
-    return np.asarray(picture)
+    picture = sheet(tiles(opened(files[0]))[:images], columns)
+    if side is not None:
+        picture.thumbnail((side * columns, side * math.ceil(images / columns)))
+    return picture
 
 
 def figure(path: Path, caption: str) -> Html | None:
-    """The figure in a file; None if there is none, or (with a console message) if it is unreadable."""
+    """The figure in a file; None if there is none."""
     if not path.is_file():
         return None
-    try:
-        picture = opened(path).convert("RGB")
-    except UserError as error:
-        console.print(f"left out of report.html: {error}", style="yellow", soft_wrap=True)
-        return None
+    picture = opened(path).convert("RGB")
     picture.thumbnail((WIDEST, 4 * WIDEST))
     image = tag("img", src=address(picture), alt=caption, width=picture.width, class_="smooth")
     return tag("figure", image, tag("figcaption", caption))

@@ -9,10 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion.checkpoint.facts import model_of
+from diffusion.config.build import make
 from diffusion.config.quoting import override, resume_command
+from diffusion.config.untrusted import check_targets
 from diffusion.console import console, count, duration
 from diffusion.errors import UserError, first_line
 from diffusion.files import replace
@@ -34,9 +38,8 @@ from diffusion.report.blocks import (
     save_charts,
 )
 from diffusion.report.differences import from_default
-from diffusion.report.formatting import MISSING, alike, describe, plus_minus, protocol_text
+from diffusion.report.formatting import MISSING, alike, describe, number, plus_minus, protocol_text
 from diffusion.report.images import spread
-from diffusion.report.network import built, network_blocks
 from diffusion.report.page import write_page
 from diffusion.report.scores import latest, score_table
 from diffusion.report.study import is_study, study_of, study_sections, title_of
@@ -110,11 +113,16 @@ def state_of(run: Run) -> str:
 
 
 def part_of(run: Run, part: str) -> Any:
-    """A part of the run's configuration, built; None without one."""
+    """A part of the run's configuration, built; None without one. The network is on the meta device, without weights.
+
+    Raises UserError for a class that no config choice names: the folder may come from someone else.
+    """
     if not run.settings.get(part):
         return None
     node = model_of(run.settings, facts_of(run)) if part == "model" else run.settings[part]
-    return built(node, part, run.folder / CONFIGS[0])
+    check_targets(node, part, run.folder / CONFIGS[0])
+    with torch.device("meta" if part == "model" else "cpu"):
+        return make(node, part)
 
 
 def facts_of(run: Run) -> dict[str, Any]:
@@ -334,6 +342,41 @@ def network(run: Run) -> list[Block]:
         return []
     channels = model_of(run.settings, facts_of(run)).get("in_channels", 3)
     return network_blocks(part_of(run, "model"), (channels, *height_width(size)))
+
+
+def network_blocks(network: nn.Module, shape: tuple[int, int, int]) -> list[Block]:
+    """The parts of a network on the meta device, in module order: class, parameters and GFLOP.
+
+    The cost is that of one forward pass for one image of `shape` (C, H, W). Layers without parameters and without cost
+    are left out.
+    """
+    parts: dict[str, nn.Module] = {}
+    for name, child in network.named_children():
+        inside = isinstance(child, nn.ModuleList | nn.ModuleDict | nn.Sequential)
+        parts |= {f"{name}.{k}": part for k, part in child.named_children()} if inside else {name: child}
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        network.eval()(torch.empty(1, *shape, device="meta"), torch.empty(1, device="meta"))
+    found = counter.get_flop_counts()
+    counts = {name.partition(".")[2]: sum(ops.values()) / 1e9 for name, ops in found.items()}
+    rows: list[Any] = []
+    for name, module in parts.items():
+        if (size := parameters(module)) or counts.get(name):
+            flop = counts.get(name, 0.0)
+            cells = [Cell(f"{size:,}", size), Cell(f"{flop:.4f}", flop)]
+            rows.append([name, type(module).__name__, *cells])
+    total = counter.get_total_flops() / 1e9
+    words = (
+        f"{type(network).__name__}: {parameters(network):,} parameters; one evaluation of one image takes "
+        f"{number(total)} GFLOP (a multiply-add counts as two operations)."
+    )
+    head = ("part", "class", "parameters", "GFLOP")
+    return [paragraph(words, None), Table(head, rows, "Parts of the network", (2, 3), folded="Parts")]
+
+
+def parameters(module: nn.Module) -> int:
+    """The number of parameters."""
+    return sum(p.numel() for p in module.parameters())
 
 
 def recipe(run: Run) -> list[Block]:

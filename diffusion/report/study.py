@@ -36,7 +36,7 @@ from diffusion.report.formatting import (
 from diffusion.report.images import grid, opened, save_png, tiles
 from diffusion.report.page import write_page
 from diffusion.report.scores import print_table
-from diffusion.report.svg import readable
+from diffusion.report.style import readable
 from diffusion.runs.folder import Run
 
 IMAGES = 8  # samples of a setting in the page

@@ -17,7 +17,7 @@ from diffusion.errors import UserError
 from diffusion.process.schedule import cosine, linear
 from diffusion.report import figures, style
 from diffusion.report.images import grid, save_png
-from diffusion.report.svg import svg
+from diffusion.report.style import svg
 from diffusion.runs.metrics import Series, read_metrics
 
 
