@@ -1,29 +1,76 @@
-"""The metrics that a search such as Optuna can optimize, and the values that its jobs return."""
+"""Sweeps and searches: their folders, the jobs that run again, and the metrics that Optuna may optimize."""
 
+import contextlib
 import json
+import threading
 import time
 
 import optuna
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
-from diffusion.runs.jobs import result_of
+from diffusion.runs import jobs, naming
+from diffusion.runs.folder import is_sweep
 from diffusion.runs.metrics import read_metrics
-from diffusion.runs.naming import job_folder
 from diffusion.runs.optuna import resume
 from diffusion.runs.record import RunRecord, claim
 
+SHORT = ["trainer.max_steps=1", "samples.n=0"]
 SEARCH = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", "hydra.sweeper.n_jobs=1", "hydra.sweep.dir=study"]
+
+
+@pytest.fixture
+def started(monkeypatch) -> list[str]:
+    """The names of the folders of jobs that are started; they complete immediately."""
+    ran = []
+
+    def start(processes, folder, module):
+        ran.append(folder.name)
+        RunRecord.join(folder).finish("complete", result=1.0)
+
+    monkeypatch.setattr(jobs, "launch", start)
+    return ran
+
+
+def test_a_sweep_without_a_name_has_one_folder_named_after_the_model(command, tiny, tmp_path, started):
+    assert command("train", ["-m", *tiny, "seed=0", "schedule=linear,cosine"])[0] == 0
+    (sweep,) = (tmp_path / "outputs").glob("*/*")
+    assert sweep.parent.name == "unet_tiny"
+    assert sweep.name.startswith("sweep-")
+    assert [RunRecord(sweep / job).state for job in ("0", "1")] == ["complete", "complete"]
+    assert is_sweep(sweep)
+    recorded = RunRecord(sweep / "1").content["command"]
+    assert recorded.startswith("python -m diffusion.train data=folder")
+    assert "seed=0 schedule=cosine" in recorded
+
+
+@pytest.mark.filterwarnings("error::UserWarning")  # runs without numbers are compared, too
+def test_only_a_complete_job_is_not_run_again(command, tiny, tmp_path, started):
+    words = ["-m", *tiny, "seed=0,1", "hydra.sweep.dir=sweep"]
+    folder = tmp_path / "sweep/1"
+
+    def ckpt_of_next_job(state: str, *more: str) -> str | None:
+        (folder / "run.json").write_text(json.dumps({"state": state}))
+        assert command("train", [*words, *more])[0] == 0
+        return yaml.safe_load((folder / "config.yaml").read_text())["ckpt"]
+
+    assert command("train", words)[0] == 0
+    assert ckpt_of_next_job("died") is None  # before its first checkpoint
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints/last.ckpt").touch()
+    assert ckpt_of_next_job("complete") is None
+    assert started == ["0", "1", "1"]
+    assert ckpt_of_next_job("interrupted") == "auto"
+    assert ckpt_of_next_job("failed", "ckpt=null") is None
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["schedule=choice(linear,cosine)"], "trials that differ in schedule measure different tasks"),
-        (["data.resolution=choice(8,16)"], "differ in data.resolution"),
-        (["trainer.limit_val_batches=choice(1,2)"], "differ in trainer.limit_val_batches"),
-        (["trainer.limit_val_batches=1", "data.eval_batch_size=choice(4,8)"], "differ in data.eval_batch_size"),
-        (["experiment=edm,flow"], "differ in experiment"),
+        (["schedule=choice(linear,cosine)"], "schedule"),
+        (["trainer.limit_val_batches=1", "data.eval_batch_size=choice(4,8)"], "data.eval_batch_size"),
+        (["experiment=edm,flow"], "experiment"),
         (["optimizer.lr=interval(1e-5,1e-2)", "sweep.score=val/coverage_lite0"], "direction=maximize"),
         (["optimizer.lr=interval(1e-5,1e-2)", "hydra.sweeper.direction=maximize"], "direction=minimize"),
     ],
@@ -49,17 +96,14 @@ def test_a_sample_score_can_compare_trials_of_different_tasks(command, tiny, tmp
     assert f"best_value: {min(kids)}" in (tmp_path / "study/optimization_results.yaml").read_text()
 
 
-def test_a_search_over_predictions_warns_about_val_mse(command, tiny):
-    words = ["samples.n=0", "trainer.max_steps=1", "prediction=choice(v)"]
-    status, out, err = command("train", [*SEARCH, *tiny, *words])
-    assert status == 0, out + err
-    assert "warning: sweep.score=val/mse weights all times equally, regardless of prediction:" in " ".join(out.split())
-
-
-def test_a_grid_sweep_may_vary_the_schedule(command, tiny):
-    words = [*tiny, "samples.n=0", "trainer.max_steps=1", "schedule=linear,cosine", "hydra.sweep.dir=grid"]
-    status, out, err = command("train", ["-m", *words])
-    assert status == 0, out + err
+def test_a_failed_trial_does_not_end_a_search(command, tiny, tmp_path):
+    """A negative learning rate, which this seed draws first, is refused; and val/mse of predictions is compared."""
+    words = ["hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=0", "hydra.sweeper.n_trials=2"]
+    words += ["optimizer.lr=choice(1e-3,-1.0)", "prediction=choice(v)"]
+    _, out, err = command("train", [*SEARCH, *tiny, *SHORT, *words])
+    assert [RunRecord(tmp_path / "study" / job).state for job in ("0", "1")] == ["failed", "complete"], out + err
+    assert (tmp_path / "study/optimization_results.yaml").is_file()
+    assert "warning: sweep.score=val/mse weights all times equally" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(
@@ -101,13 +145,13 @@ def test_a_search_for_an_error_draws_no_samples(command, tiny):
 @pytest.mark.filterwarnings("error:enqueue_trial")
 def test_a_search_repeats_a_trial_only_if_its_job_has_ended(tmp_path):
     for name in ("0.4", "0.5"):
-        (tmp_path / job_folder(tmp_path, 0, [f"lr={name}", "seed=1"])).mkdir(exist_ok=True)
-    RunRecord(tmp_path / "0", {"state": "interrupted"})._replace()
+        (tmp_path / naming.job_folder(tmp_path, 0, [f"lr={name}", "seed=1"])).mkdir(exist_ok=True)
+    (tmp_path / "0/run.json").write_text(json.dumps({"state": "interrupted"}))
     assert states_after_restart(tmp_path) == ["RUNNING"]  # it has no values yet
     assert states_after_restart(tmp_path, lr=0.5) == ["RUNNING"]  # its job has not begun
-    with claim(tmp_path / "1").lock:
+    with claim(tmp_path / "1", []).lock:
         assert states_after_restart(tmp_path, lr=0.5) == ["RUNNING"]
-    RunRecord(tmp_path / "1", {"state": "interrupted"})._replace()
+    (tmp_path / "1/run.json").write_text(json.dumps({"state": "interrupted"}))
     assert states_after_restart(tmp_path, lr=0.5) == ["FAIL", "WAITING"]
     assert states_after_restart(tmp_path, lr=0.5, left=0) == ["RUNNING"]
     assert states_after_restart(tmp_path, lr=0.5, sampler="GridSampler") == ["RUNNING"]
@@ -129,7 +173,25 @@ def test_a_study_keeps_its_objective(command, tiny, tmp_path):
     assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE"]
 
 
-def test_a_result_that_is_not_a_number_is_none(tmp_path):
-    assert result_of(RunRecord(tmp_path, {"result": float("nan")})) is None
-    assert result_of(RunRecord(tmp_path, {"result": 0.5})) == 0.5
-    assert result_of(RunRecord(tmp_path, {})) is None
+def test_jobs_that_start_at_once_get_different_folders(tmp_path, monkeypatch):
+    """Folder 0 belongs to an earlier job. Both look for one before either has written its overrides."""
+    naming.job_folder(tmp_path, 0, ["a=0"])
+    write, names = naming.replace, {}
+    both = threading.Barrier(2)
+
+    def slow(*words):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.3)
+        write(*words)
+
+    monkeypatch.setattr(naming, "replace", slow)
+    jobs = {name: [f"{name}=1"] for name in ("b", "c")}
+    threads = [
+        threading.Thread(target=lambda job=job: names.setdefault(job, naming.job_folder(tmp_path, 1, jobs[job])))
+        for job in jobs
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(names.values()) == ["1", "2"]
