@@ -64,7 +64,7 @@ def test_every_command_uses_custom_parts_only_with_a_given_config_dir(command, e
     assert export.main(["run", "--config-dir", "nowhere"]) == 2
     assert "nowhere: no such folder" in capfd.readouterr().err
     report(["run"])
-    assert "names mine.Circle" in capfd.readouterr().err
+    assert "names mine.Circle" in "".join(capfd.readouterr())
     report(["run", *OWN])
     assert not capfd.readouterr().err
     with pytest.raises(UserError, match="names mine"):
