@@ -1,4 +1,4 @@
-"""Parts with mistakes that their authors make, and unusual parts, for tests/training/test_own_mistakes.py."""
+"""Parts with mistakes that their authors make, and unusual parts, for tests of what is refused."""
 
 from typing import Any
 

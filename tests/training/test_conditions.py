@@ -1,0 +1,120 @@
+"""Augmentation, crops, labels and the stages of an objective in a run: what the network and its checkpoint are given."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from composing import settings, train
+from outcomes import same, state
+
+from diffusion.checkpoint import storage
+from diffusion.checkpoint.restore import PREFIX, restore
+from diffusion.export import main as export
+from diffusion.model import UNet
+from diffusion.process.consistency import Consistency
+from diffusion.training.module import Diffusion
+
+
+def test_augmentation_labels_are_trained_with_random_streams_of_their_own(tiny, tmp_path, monkeypatch):
+    """The weights for the labels were initially zero. An image's noise and times do not depend on its augmentation."""
+    uses: list[str] = []
+    streams = Diffusion.streams
+    monkeypatch.setattr(
+        Diffusion, "streams", lambda self, batch, use="train": uses.append(use) or streams(self, batch, use)
+    )
+    train([*tiny, "augmentation=edm", "augmentation.probability=0.5", "samples.n=0"], tmp_path)
+    assert uses == ["augment", "train"] * 12
+    weights = storage.load(tmp_path / "checkpoints/last.ckpt")["state_dict"][f"{PREFIX}time.augment"]
+    assert weights.shape == (8, 9)
+    assert (weights != 0).any(dim=0).all()
+    assert restore(tmp_path / "checkpoints/last.ckpt").model["augment"] == 9
+
+
+def test_training_uses_crops_with_windows_and_validation_whole_images(tiny, tmp_path, monkeypatch):
+    seen, forward = [], UNet.forward
+
+    def noted(self, x, *args, window=None, **kwargs):
+        seen.append((x.shape[2], window))
+        return forward(self, x, *args, window=window, **kwargs)
+
+    monkeypatch.setattr(UNet, "forward", noted)
+    train([*tiny, "crops=random", "samples.n=0"], tmp_path)
+    parts = [side for side, window in seen if window is not None]
+    assert {*parts} == {2, 4, 8}
+    assert len(parts) == 13  # 12 steps, and one image tested before them
+    assert {side for side, window in seen if window is None} == {8}
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["coordinates"] is False  # as asked for
+    assert restore(tmp_path / "checkpoints/last.ckpt").model["coordinates"] is True
+
+
+def test_a_run_goes_through_its_stages_and_resumes_bit_for_bit(tiny, tmp_path, monkeypatch):
+    stages, call = [], Consistency.forward
+
+    def forward(self, denoiser, *args, **given):
+        if denoiser.network.training and torch.is_grad_enabled():
+            stages.append(int(self.stage))
+        return call(self, denoiser, *args, **given)
+
+    monkeypatch.setattr(Consistency, "forward", forward)
+    overrides = [
+        *tiny, "experiment=ect", "model.dropout=0.3", "objective.stages=3", "trainer.max_steps=6",
+        "trainer.accumulate_grad_batches=2", "checkpoint.every_n_steps=1", "checkpoint.keep=20", "samples.n=0",
+    ]  # fmt: skip
+    train(overrides, tmp_path / "whole")
+    assert stages == [1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3]
+    stages.clear()
+    train([*overrides, f"ckpt={tmp_path}/whole/checkpoints/step-00000003.ckpt"], tmp_path / "rest")
+    assert stages == [2, 2, 3, 3, 3, 3]
+    assert same(state(tmp_path / "whole"), state(tmp_path / "rest"))
+
+
+def test_the_classes_of_the_data_are_stored_in_checkpoints_and_exports(labelled, tmp_path):
+    restored = restore(labelled / "checkpoints/last.ckpt")
+    assert restored.model["classes"] == 2
+    assert [*restored.labels] == ["blue", "red"]
+    assert export([str(labelled), str(tmp_path / "exported.safetensors")]) == 0
+    assert restore(tmp_path / "exported.safetensors").labels == restored.labels
+
+
+def dropped(epoch: int, index: torch.Tensor) -> list[bool]:
+    """Which of the images a run with label_dropout=0.3 trains without their class in an epoch."""
+    network = SimpleNamespace(classes=3)
+    module = SimpleNamespace(
+        settings=settings([]), denoiser=SimpleNamespace(network=network), device=torch.device("cpu")
+    )
+    batch = SimpleNamespace(classes=torch.ones(len(index), dtype=torch.int64), epoch=epoch, index=index)
+    found: list[int] = Diffusion.conditions(module, batch, 0.3)["classes"].tolist()
+    assert {*found} <= {1, 3}
+    return [each == 3 for each in found]
+
+
+def test_label_dropout_depends_only_on_image_and_epoch():
+    everything = torch.arange(2000)
+    found = dropped(0, everything)
+    assert sum(found) / 2000 == pytest.approx(0.3, abs=0.04)
+    assert [gone for part in everything.split(7) for gone in dropped(0, part)] == found
+    assert dropped(1, everything) != found
+
+
+REFUSED = {
+    "no labels, but guidance": (["data.labels=null", "guidance=cfg"], "needs a class label"),
+    "classes without labels": (["data.labels=null", "model.classes=3"], "model.classes=3: the data has no classes"),
+    "another number of classes": (["model.classes=4"], "model.classes=4: the data has 2 classes"),
+    "guidance without dropout": (["guidance=cfg", "label_dropout=0"], "trained with label_dropout=0"),
+    "no worse model": (["guidance=auto"], "set guidance.step to an earlier step"),
+    "worse weights without a model": (["guidance=auto", "guidance.weights=raw"], "in training it needs guidance.ckpt"),
+    "an interval outside": (["guidance=interval", "guidance.low=1e9", "guidance.high=1e10"], "ranges from"),
+    "low above high": (["guidance=interval", "guidance.low=3"], "low"),
+    "a share above one": (["label_dropout=1.5"], "label_dropout=1.5"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_incompatible_label_settings_are_refused_before_training(command, labelled, tiny, name):
+    more, said = REFUSED[name]
+    words = [*tiny, f"data.root={labelled.parent}/shelves", "data.labels=folders", "samples.n=0"]
+    status, out, err = command("train", [*words, *more, "hydra.run.dir=run"])
+    assert status == 2, out
+    (line,) = err.splitlines()
+    assert said in line
