@@ -1,4 +1,4 @@
-"""Augmentation, crops, labels and the stages of an objective in a run: what the network and its checkpoint are given."""
+"""Augmentation, crops, labels and the stages of an objective in a run: what the network is given."""
 
 from types import SimpleNamespace
 

@@ -1,9 +1,14 @@
 """Dashboards show what a run did, and cannot end it."""
 
 import pytest
+import torch
 import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb_files import recorded
+
+from diffusion.checkpoint.provenance import code_version
+from diffusion.report.images import GAP
+from diffusion.runs.folder import read_scores
 
 RUN = ["samples.n=0", "hydra.run.dir=run"]
 
@@ -14,6 +19,28 @@ def environment():
     wandb.teardown()
     yield
     wandb.teardown()
+
+
+def test_wandb_records_the_run_and_continues_it_on_resume(command, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "online")  # there is no key
+    words = [*tiny, "logger=wandb", "logger.wandb.tags=[a,b]", "samples.every_n_epochs=1", "samples.n=2", "score.n=8"]
+    words += ["features=lite0", "score.baselines=[]", "hydra.run.dir=run", "ckpt=auto"]
+    for more in ("trainer.max_epochs=1", "trainer.max_epochs=2"):
+        status, out, err = command("train", [*words, more])
+        assert status == 0, out + err
+        assert "wandb sync" in out
+    first, second = recorded(tmp_path / "run")
+    assert first.run.run_id == second.run.run_id
+    assert (second.run.project, second.run.job_type, [*second.run.tags]) == ("diffusion", "train", ["a", "b"])
+    assert second.config["code"] == code_version()
+    assert second.config["versions"]["torch"] == torch.__version__
+    assert [row["trainer/global_step"] for row in second.history if "train/loss" in row] == [*range(6, 12)]
+    assert [row["samples"]["width"] for row in second.history if "samples" in row] == [16 * (2 * 8 + GAP)]
+    (fd,) = (s for s in read_scores(tmp_path / "run") if s.metric == "fd_lite0" and s.source["step"] == 12)
+    assert (second.summary["final/fd_lite0"], second.summary["final/fd_lite0/low"]) == (fd.value, fd.low)
+    assert second.summary["best/val/mse"] == pytest.approx(second.summary["val/mse"])
+    assert command("train", [*tiny, *RUN, "logger=wandb", "trainer.max_steps=1", "ckpt=null"])[0] == 0  # another run
+    assert len({each.run.run_id for each in recorded(tmp_path / "run")}) == 2
 
 
 def test_wandb_shows_a_failed_run_as_failed(command, tiny, tmp_path):

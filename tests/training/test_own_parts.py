@@ -50,13 +50,10 @@ def test_every_command_uses_custom_parts_only_with_a_given_config_dir(command, e
     words = ["ckpt=run", "n=4", "device=cpu", "hydra.run.dir=out"]
     refused("sample", words, MODEL)
     done("sample", [*OWN, *words])
-    done("sample", ["hydra.searchpath=[conf]", *words])
     words += ["features=lite0"]
     refused("evaluate", words, MODEL)
     done("evaluate", [*words, *OWN])
-    words = ["sampler", *words, "samplers=[ddim]", "nfe=[2]"]
-    refused("study", words, MODEL)
-    done("study", [*words, *OWN])
+    refused("study", ["sampler", *words, "samplers=[ddim]", "nfe=[2]"], MODEL)
 
     assert export.main(["run"]) == 2
     assert capfd.readouterr().err.endswith(f"{MODEL}\n")
@@ -66,7 +63,7 @@ def test_every_command_uses_custom_parts_only_with_a_given_config_dir(command, e
     report(["run"])
     assert "names mine.Circle" in "".join(capfd.readouterr())
     report(["run", *OWN])
-    assert not capfd.readouterr().err
+    assert "names mine" not in capfd.readouterr().out
     with pytest.raises(UserError, match="names mine"):
         diffusion.load("mine.safetensors", device="cpu")
     model = diffusion.load("mine.safetensors", device="cpu", config_dir="conf")

@@ -62,3 +62,13 @@ def test_each_recipe_beats_the_best_constant_prediction(recipe, tiny, tmp_path):
     with torch.no_grad():
         best = float(mean_loss(objective, constant, x0))
     assert learned < 0.8 * best
+
+
+def test_recipes_have_the_authors_constants():
+    """EDM2: the eps of Adam for a loss that is their sum over values as a mean. Steps: NVlabs' README files."""
+    edm2 = settings(["experiment=edm2"])
+    assert edm2.optimizer["eps"] == pytest.approx(1e-8 / (3 * 64**2), rel=0.01)
+    assert edm2.sampler["steps"] == 32
+    assert settings(["experiment=edm"]).sampler["steps"] == 40
+    ve = settings(["experiment=score_sde_ve"]).schedule  # twice those for pixels in [0, 1]
+    assert (ve["sigma_min"], ve["sigma_max"]) == (2 * 0.01, 2 * 50)

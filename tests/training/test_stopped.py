@@ -9,8 +9,7 @@ import yaml
 from diffusion.checkpoint import storage
 from diffusion.errors import Interrupted
 from diffusion.runs.metrics import read_metrics
-from diffusion.training import ending, signals
-from diffusion.training import run as run_module
+from diffusion.training import ending, run, signals
 from diffusion.training.module import Diffusion
 
 RUN = "hydra.run.dir=run"
@@ -40,7 +39,7 @@ def interrupted(*_, **__):
 def test_a_longer_run_that_is_stopped_before_its_first_step_is_not_complete(train, record, monkeypatch):
     assert train()[0] == 0
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "print_run", interrupted)
+        patch.setattr(run, "callbacks_of", interrupted)
         assert train("ckpt=auto", "trainer.max_steps=4")[0] == 143
     assert record()["state"] == "interrupted"
     status, text = train("ckpt=auto", "trainer.max_steps=4")
@@ -71,16 +70,6 @@ def test_a_run_from_scratch_that_is_killed_early_does_not_resume_earlier_weights
     assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["seed"] == 7
 
 
-def test_a_first_run_keeps_the_files_that_it_finds_in_its_folder(train, tmp_path):
-    (tmp_path / "run/samples").mkdir(parents=True)
-    for name in ("samples/mine.png", "scores.json"):
-        (tmp_path / "run" / name).write_text("[]")
-    status, text = train()
-    assert status == 0, text
-    assert (tmp_path / "run/samples/mine.png").read_text() == "[]"
-    assert (tmp_path / "run/scores.json").exists()
-
-
 def test_a_validation_that_was_interrupted_once_is_repeated_once(train, tmp_path, monkeypatch):
     words = ["trainer.max_steps=6", "least_interval=1", "trainer.val_check_interval=2", "data.eval_batch_size=2"]
     words += ["trainer.check_val_every_n_epoch=null"]
@@ -108,8 +97,7 @@ def test_a_validation_that_was_interrupted_once_is_repeated_once(train, tmp_path
     assert list(curves[0].value) == list(curves[1].value)
 
 
-@pytest.mark.parametrize("every", [2, 3])  # validations; with 2, the last step has one only because it is the last
-def test_a_run_with_nothing_left_to_do_is_finished(train, record, tmp_path, monkeypatch, every):
+def test_a_run_with_nothing_left_to_do_is_finished(train, record, tmp_path, monkeypatch):
     validate = Diffusion.validation_step
 
     def signalled(module, *args):
@@ -117,7 +105,7 @@ def test_a_run_with_nothing_left_to_do_is_finished(train, record, tmp_path, monk
             signals.State.received = 15
         validate(module, *args)
 
-    words = ["trainer.max_steps=3", f"trainer.val_check_interval={every}", "trainer.check_val_every_n_epoch=null"]
+    words = ["trainer.max_steps=3", "trainer.val_check_interval=2", "trainer.check_val_every_n_epoch=null"]
     with monkeypatch.context() as patch:
         patch.setattr(Diffusion, "validation_step", signalled)
         assert train(*words)[0] == 143
@@ -128,13 +116,4 @@ def test_a_run_with_nothing_left_to_do_is_finished(train, record, tmp_path, monk
     after = storage.load(tmp_path / "run/checkpoints/last.ckpt")["state_dict"]
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())
     validated = read_metrics(tmp_path / "run/metrics.csv")["val/mse"].step
-    assert list(validated) == list(range(every, 4, every)) + [3] * (every == 2)
-
-
-def test_a_run_can_be_resumed_after_an_evaluation_in_its_folder(command, train, record):
-    assert train()[0] == 0
-    status, out, err = command("evaluate", ["ckpt=run", "n=4", "baselines=[]", "sampler=ddim", "sampler.steps=2", RUN])
-    assert status == 0, out + err
-    status, out, err = command("train", [RUN, "ckpt=auto", "trainer.max_steps=4"])
-    assert status == 0, out + err
-    assert (record()["state"], record()["steps"]) == ("complete", 4)
+    assert list(validated) == [2, 3]  # the last step has a validation only because it is the last
