@@ -72,7 +72,8 @@ class GradientNorm(LoggedSteps):
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         self.norm = norm_of(gradients) if gradients else None
         if self.norm is not None and scales(trainer) and getattr(optimizer, "_step_supports_amp_scaling", False):
-            self.norm = self.norm / trainer.precision_plugin.scaler.get_scale()  # a fused optimizer gets scaled ones  # type: ignore[attr-defined]
+            scaler = trainer.precision_plugin.scaler  # type: ignore[attr-defined]
+            self.norm = self.norm / scaler.get_scale()  # a fused optimizer gets scaled gradients
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Log if the step has a row."""
