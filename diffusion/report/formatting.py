@@ -112,15 +112,8 @@ def value_text(score: Score | None) -> str:
     """The value with its interval, or ± std if it has no interval; `—` if there is no value."""
     if score is None or math.isnan(score.value):
         return MISSING
-    if score.interval:
-        return f"{number(score.value, half_width(score))} {interval_text(score)}"
-    return plus_minus(score.value, half_width(score))
-
-
-def interval_text(score: Score | None) -> str:
-    """`[low, high]`; empty if there is no interval."""
-    if score is None or score.interval is None:
-        return ""
-    low, high = (0.0 if abs(end) < 1e-12 else end for end in score.interval)  # rounding error of a proportion
+    if not score.interval:
+        return plus_minus(score.value, half_width(score))
     half = half_width(score)
-    return f"[{number(low, half)}, {number(high, half)}]"
+    low, high = (number(0.0 if abs(end) < 1e-12 else end, half) for end in score.interval)  # a proportion's rounding
+    return f"{number(score.value, half)} [{low}, {high}]"

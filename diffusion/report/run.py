@@ -4,7 +4,6 @@ import math
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace as replaced
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -195,6 +194,9 @@ def summary(run: Run, state: str | None) -> list[Block | None]:
 
 def known(info: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The content of run.json as pairs of a name and a text."""
+    total = f" of {info['total_steps']:,}" if info.get("total_steps") else ""
+    epochs = f" ({count(info['epochs'], 'epoch')})" if info.get("epochs") else ""  # complete ones
+    batches = lambda b: f"{count(b['accumulate'], 'batch')} on {count(b['devices'], 'device')}"  # noqa: E731
     texts: dict[str, tuple[str, Callable[[Any], str]]] = {
         "steps": ("training steps", lambda n: f"{n:,}{total}{epochs}"),
         "batch": ("images per step", lambda b: f"{b['images']:,}: {b['size']} × {batches(b)}"),
@@ -209,9 +211,6 @@ def known(info: Mapping[str, Any]) -> list[tuple[str, str]]:
         "finished": ("finished", lambda time: time[:19].replace("T", " ")),
         "versions": ("versions", lambda found: ", ".join(f"{key} {value}" for key, value in found.items())),
     }
-    total = f" of {info['total_steps']:,}" if info.get("total_steps") else ""
-    epochs = f" ({count(info['epochs'], 'epoch')})" if info.get("epochs") else ""  # complete ones
-    batches = lambda b: f"{count(b['accumulate'], 'batch')} on {count(b['devices'], 'device')}"  # noqa: E731
     return [(name, text(info[key])) for key, (name, text) in texts.items() if info.get(key) not in (None, "")]
 
 
@@ -308,7 +307,7 @@ def scores_blocks(run: Run) -> list[Block | None]:
             "coverage and the Inception Score, where higher is better; density and the Vendi score have no better "
             "direction. Only compare numbers of the same protocol."
         ),
-        replaced(score_table(scores), folded="All scores with their protocols"),
+        score_table(scores, folded="All scores with their protocols"),
         bullets(f"[{i}] {words}." for i, words in enumerate(protocols, start=1)),
     ]
 

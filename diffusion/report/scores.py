@@ -12,7 +12,7 @@ from diffusion.report.formatting import BASELINES, MISSING, half_width, number, 
 LEAST = 80  # characters that every table fits into; on narrower consoles, it would lose names and digits
 
 
-def score_table(scores: Sequence[Score], origins: bool = True) -> Table:
+def score_table(scores: Sequence[Score], origins: bool = True, folded: str | None = None) -> Table:
     """A row per score, with its baselines; with `origins`, also its protocol's number and how its images were made.
 
     A baseline is next to a score of the same protocol; `untrained` samples also need the same sampler. A baseline that
@@ -38,7 +38,7 @@ def score_table(scores: Sequence[Score], origins: bool = True) -> Table:
             cells += [f"[{1 + protocols.index(protocol_text(score))}]", source_text(score)]
         rows.append([score.name, *cells])
     head = ["score", "value", *(BASELINES[what] for what in columns), *(["protocol", "source"] if origins else [])]
-    return Table(head, rows, "Scores", range(1, 2 + len(columns)))
+    return Table(head, rows, "Scores", range(1, 2 + len(columns)), folded=folded)
 
 
 def _baseline(what: str, score: Score, scores: Sequence[Score]) -> Score | None:

@@ -1,10 +1,10 @@
 """Serve live pages of the runs in a folder: read-only, on this machine's loopback address."""
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -60,18 +60,12 @@ class Pages:
             sections = self.kept(folder, version_of(folder), lambda: made(study_sections(study)))
             return title_of(study), sections, None
         if is_sweep(folder):
-            jobs = [self.job(run) for run in gather([folder])]
-            sections = self.kept(
-                ("sweep", folder),
-                digest(*(version_of(job.folder) for job in jobs)),
-                lambda: made(comparison_sections(compare(jobs, mixed=True), folder, self.link)),
-            )
+            versions = {job: version_of(job.folder) for job in gather([folder])}
+            jobs = [self.kept(("job", job.folder), versions[job], partial(Run, job.folder)) for job in versions]
+            make = lambda: made(comparison_sections(compare(jobs, mixed=True), folder, self.link))  # noqa: E731
+            sections = self.kept(("sweep", folder), digest(*versions.values()), make)
             return f"Sweep {relative(folder, self.root)}", sections, None
         return f"Runs in {folder.resolve().name}", made(index_sections(folder, self.link, self.entry)), None
-
-    def job(self, run: Run) -> Run:
-        """A run of a sweep, whose files have been read if they have not changed."""
-        return self.kept(("job", run.folder), version_of(run.folder), lambda: run)
 
     def run(self, run: Run) -> tuple[str, list[Html], str | None]:
         """The page of a run; the sections whose files have not changed are kept."""
@@ -108,16 +102,8 @@ def made(sections: Iterable[Section]) -> list[Html]:
 
 def version_of(folder: Path, names: Iterable[str] = (*PARTS, "samples", "figures")) -> str:
     """A hash that changes whenever one of these files changes, or the state of the run."""
-    return digest(*(stamp(folder / name) for name in names), RunRecord(folder).state)
-
-
-def stamp(path: Path) -> str:
-    """The modification time and size of a file; empty if it does not exist."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return ""
-    return f"{found.st_mtime_ns} {found.st_size}"
+    found = [file.stat() for name in names if (file := folder / name).exists()]
+    return digest(*(f"{each.st_mtime_ns} {each.st_size}" for each in found), RunRecord(folder).state)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -135,27 +121,22 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Serve a page, if the Host header names this machine: another name may be a stranger's (DNS rebinding)."""
         path = unquote(urlsplit(self.path).path)
+        address = path.removeprefix("/page/").removeprefix("/")
         if self.headers.get("Host", "").rpartition(":")[0] not in HOSTS:
-            self.answer(HTTPStatus.FORBIDDEN, "this server has another name")
-        elif path != "/" and not path.startswith("/page/"):
-            self.answer(HTTPStatus.NOT_FOUND, "there is nothing here")
-        else:
-            self.serve(path.removeprefix("/page/").removeprefix("/"))
-
-    def serve(self, address: str) -> None:
+            return self.answer(HTTPStatus.FORBIDDEN, "this server has another name")
+        if path != "/" and not path.startswith("/page/"):
+            return self.answer(HTTPStatus.NOT_FOUND, "there is nothing here")
         try:
             content, version = self.pages.page(address)
         except UserError as error:
-            self.answer(HTTPStatus.NOT_FOUND, str(error))
+            return self.answer(HTTPStatus.NOT_FOUND, str(error))
         except Exception as error:  # files may vanish, or be damaged, while they are read
             where = f"cannot build the page of {address or '/'}: {type(error).__name__}: {first_line(error)}"
             console.print(where, style="yellow", soft_wrap=True)
-            self.answer(HTTPStatus.INTERNAL_SERVER_ERROR, "this page cannot be built now; see the terminal")
-        else:
-            if self.headers.get("If-None-Match") == version:
-                self.answer(HTTPStatus.NOT_MODIFIED, "")
-            else:
-                self.answer(HTTPStatus.OK, content, "text/html")
+            return self.answer(HTTPStatus.INTERNAL_SERVER_ERROR, "this page cannot be built now; see the terminal")
+        if self.headers.get("If-None-Match") == version:
+            return self.answer(HTTPStatus.NOT_MODIFIED, "")
+        return self.answer(HTTPStatus.OK, content, "text/html")
 
     def answer(self, status: HTTPStatus, text: str, kind: str = "text/plain") -> None:
         content = text.encode()
