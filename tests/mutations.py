@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FAULTS = {
     "process/test_refused.py": [
         ("interval: a table is assumed to begin at noise level 0", '1 / getattr(schedule, "steps", math.inf)', "0.0"),
+        ("a flow that cannot be solved is scored", "if not solution.success:", "if False:"),
     ],
     "process/test_sampler_parity.py": [
         ("DDIM: η instead of η²", "self.eta**2 *", "self.eta *"),
@@ -116,7 +117,6 @@ FAULTS = {
         ("classifier-free: the weak estimate gets no other conditions", 'if name != "classes"', "if not name"),
     ],
     "process/test_likelihood.py": [
-        ("a flow that cannot be solved is scored", "if not solution.success:", "if False:"),
         ("flow likelihood: x is not scaled", "x = first_alpha * (x0", "x = (x0"),
         ("decoder: δ₋ = ∞ at the lowest level, as misprinted in the memoir", "-torch.inf, low)", "torch.inf, low)"),
         ("decoder: half the interval", "(-1 / 255, 1 / 255)", "(-1 / 510, 1 / 510)"),

@@ -9,17 +9,16 @@ from torch import Tensor
 
 from diffusion.process import grid
 from diffusion.process.denoiser import clip, diffuse
-from diffusion.process.editing import LEAST_STEPS, Between, SDEdit
+from diffusion.process.editing import Between, SDEdit
 from diffusion.process.inpainting import Inpainting, RePaint, SplitGibbs
 from diffusion.process.oracle import GaussianOracle, sampler_moments
-from diffusion.process.sampler import DDIM, AdamsBashforth, DPMSolver, Sampler, UniPC
+from diffusion.process.sampler import DDIM, DPMSolver, Sampler, UniPC
 from diffusion.randomness import Streams, seed_for
 
 Y = 0.9  # the known value, 1 standard deviation above its mean
 KNOWN_FIRST = torch.tensor([Y, 7.0, -7.0], dtype=torch.float64).reshape(3, 1, 1)
 KNOWN = torch.tensor([True, False, False]).reshape(3, 1, 1)
 SDE = partial(DPMSolver, eta=1.0)
-METHODS = [RePaint(3), SplitGibbs(4)]
 
 
 def conditional(rho: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -46,8 +45,7 @@ def law(method: Inpainting, sampler: Sampler) -> tuple[Tensor, Tensor]:
 
 # The errors stated in the docstrings.
 STATED = [
-    (RePaint(1), DDIM, 50, 0.090), (RePaint(1), DDIM, 400, 0.086), (RePaint(10), DDIM, 50, 0.035),
-    (RePaint(10), DDIM, 100, 0.020), (SplitGibbs(10), SDE, 50, 0.077), (SplitGibbs(20), SDE, 50, 0.046),
+    (RePaint(1), DDIM, 50, 0.090), (RePaint(10), DDIM, 50, 0.035), (SplitGibbs(10), SDE, 50, 0.077),
     (SplitGibbs(20), DDIM, 50, 0.060),
 ]  # fmt: skip
 
@@ -55,23 +53,6 @@ STATED = [
 @pytest.mark.parametrize(("method", "kind", "steps", "stated"), STATED)
 def test_samples_follow_the_conditional_distribution_with_the_documented_error(method, kind, steps, stated):
     assert wasserstein(law(method, kind(steps, grid=FINE)), conditional()) == pytest.approx(stated, abs=0.0006)
-
-
-def drawn(method: Inpainting, sampler: Sampler, picture: Tensor, n: int = 3, oracle: GaussianOracle | None = None):
-    streams = Streams.of(n, "drawn")
-    denoise = oracle or GaussianOracle(SCHEDULES["cosine"], MEAN, COVARIANCE)
-    made = method(sampler, picture, KNOWN)
-    return made(denoise, streams.normal(3, 1, 1), streams), made
-
-
-@pytest.mark.parametrize("method", METHODS, ids=["repaint", "split_gibbs"])
-@pytest.mark.parametrize("name", ["ddim_half", "dpm_2m", "probability_flow"])
-def test_every_sampler_returns_known_values_exactly(name, method):
-    kind, _, _ = ALL[name]
-    x, _ = drawn(method, kind(LEAST_STEPS if name == "probability_flow" else 4, grid=grid.log_snr), KNOWN_FIRST.float())
-    assert x.isfinite().all()
-    assert (x[:, 0] == KNOWN_FIRST.float()[0]).all()
-    assert len(x[:, 1].unique()) == 3
 
 
 class Counting(GaussianOracle):
@@ -102,7 +83,7 @@ def test_evaluations_are_counted_and_conditions_and_thresholds_reach_the_denoise
     assert x[:, 1:].abs().max() <= 0.011
 
 
-@pytest.mark.parametrize("kind", [DPMSolver, UniPC, AdamsBashforth])
+@pytest.mark.parametrize("kind", [DPMSolver, UniPC])
 def test_repaint_reduces_multistep_solvers_to_first_order(kind):
     for one, other in zip(law(RePaint(2), kind(8, grid=FINE)), law(RePaint(2), DDIM(8, grid=FINE)), strict=True):
         torch.testing.assert_close(one, other)
@@ -111,10 +92,9 @@ def test_repaint_reduces_multistep_solvers_to_first_order(kind):
 PICTURE = torch.tensor([0.4, -0.3, 0.9]).reshape(3, 1, 1)
 
 
-@pytest.mark.parametrize("name", ["euler_churn", "dpm_2m"])
-def test_a_variant_equals_sampling_from_the_noised_picture(name):
+def test_a_variant_equals_sampling_from_the_noised_picture():
     """0.6 of 5 steps are 3 steps, which start at the third of the 6 times."""
-    sampler = ALL[name][0](5, grid=grid.log_snr)
+    sampler = ALL["euler_churn"][0](5, grid=grid.log_snr)
     oracle = GaussianOracle(SCHEDULES["cosine"], MEAN, COVARIANCE)
     edited, seen = SDEdit(0.6)(sampler, PICTURE), []
     streams = Streams.of(2, "x")
