@@ -164,14 +164,3 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
         return status, *capfd.readouterr()
 
     return run
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the figures recorded by the reliability tests."""
-    figures = {
-        what: value for report in terminalreporter.getreports("passed") for what, value in report.user_properties
-    }
-    if figures:
-        terminalreporter.section("reliability")
-        for what, value in figures.items():
-            terminalreporter.write_line(f"{what}: {value}")

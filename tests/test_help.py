@@ -36,9 +36,3 @@ def test_the_help_of_every_group_lists_its_choices(group: str, capsys: pytest.Ca
     assert helps.print_help("train", Train, "", ["--help", group])
     out = capsys.readouterr().out
     assert all(f"{group}={choice}" in out for choice in helps.choices(group))
-
-
-def test_a_comment_after_a_value_documents_it_if_nothing_else_does() -> None:
-    text = "a: 1   # said\n_target_: diffusion.training.lr.warmup\nwarmup: 5   # not needed\n"
-    rows = {key: about for key, _, about in helps._rows("x", text)}
-    assert rows == {"x.a": "said", "x.warmup": "the steps over which the rate rises from 0 to the optimizer's."}

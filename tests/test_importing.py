@@ -1,16 +1,11 @@
-"""Importing torch leaves out the garbage collector and most metrics; commands that compute nothing import no torch."""
+"""Importing torch leaves out most metrics; commands that compute nothing import no torch."""
 
-import contextlib
-import gc
 import os
-import platform
 import shutil
 import subprocess
 import sys
 
 import pytest
-
-from diffusion.runs.importing import importing
 
 UNUSED = ("transformers", "scipy.signal", "scipy.stats", "scipy.integrate", "scipy.special")
 
@@ -20,17 +15,6 @@ def python(code: str, **options) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def test_objects_created_by_importing_torch_are_frozen_for_gc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "torch", raising=False)
-    before = gc.get_freeze_count()
-    with contextlib.suppress(ImportError), importing():  # garbage collection must be enabled again after a failure
-        assert not gc.isenabled()
-        made = [[] for _ in range(1000)]
-        raise ImportError
-    assert gc.isenabled()
-    assert gc.get_freeze_count() >= before + len(made)
 
 
 def test_a_run_imports_unused_metrics_only_on_demand() -> None:
@@ -63,21 +47,3 @@ def test_the_thread_spin_count_is_set_before_torch_unless_the_user_sets_it() -> 
     code = "import os, sys, diffusion; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
     for given, turns in (({}, "4000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)):
         assert python(code, env=own | given) == f"{turns} False\n"
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep their settings")
-def test_freed_memory_is_kept_unless_the_user_sets_it() -> None:
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
-    code = (
-        "import resource, diffusion, ctypes\n"
-        "libc = ctypes.CDLL(None)\n"
-        "libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]\n"
-        "for _ in range(10):\n"
-        "    block = libc.malloc(ctypes.c_size_t(60 * 2**20))\n"  # 15,360 pages
-        "    ctypes.memset(ctypes.c_void_p(block), 1, 60 * 2**20)\n"
-        "    libc.free(block)\n"
-        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)\n"
-    )
-    for given, kept in (({}, True), ({"MALLOC_ARENA_MAX": "2"}, False)):
-        faults = [int(line) for line in python(code, env=own | given).split()]
-        assert (faults[-1] - faults[1] < 1_000) == kept, faults

@@ -7,11 +7,6 @@ from PIL import Image
 from diffusion.pixels import height_width, resolution_of, to_rgb
 
 
-def test_rgb_images_are_returned_unchanged() -> None:
-    images = torch.randint(256, (2, 3, 4, 5), dtype=torch.uint8)
-    assert to_rgb(images) is images
-
-
 def test_grey_images_are_repeated_to_three_channels() -> None:
     images = torch.randint(256, (7, 2, 1, 4, 5), dtype=torch.uint8)
     assert torch.equal(to_rgb(images), images.repeat(1, 1, 3, 1, 1))

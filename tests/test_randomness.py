@@ -1,14 +1,12 @@
 """Random streams: Philox bit for bit, all bits of a seed count, and draws depend only on their seed."""
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion import randomness
 from diffusion.errors import UserError
@@ -147,31 +145,6 @@ def test_every_bit_of_a_seed_changes_the_draws():
     assert torch.corrcoef(draws).fill_diagonal_(0).abs().max() < 5.2 / 2000**0.5  # 2080 pairs: once in 2400 trials
     assert len(set(Streams(seeds).uniform().tolist())) == 65
     assert torch.equal(Streams([-1]).normal(4), Streams([2**64 - 1]).normal(4))
-
-
-class Counter(TorchDispatchMode):
-    """Counts torch's operations."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.append(func.name())
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_number_of_operations_does_not_depend_on_the_batch_size(dtype):
-    def operations(batch: int) -> list[str]:
-        with Counter() as counter:
-            streams = Streams.of(batch, "train", 0)
-            streams.uniform()
-            streams.stratified()
-            streams.normal(3, 8, 8, dtype=dtype)
-        return counter.names
-
-    assert operations(2) == operations(64)
 
 
 N = 1000  # numbers per example, and examples

@@ -63,6 +63,7 @@ REFUSED = [  # the words of a command, and what its error names: the place, and 
     ("train samples=3", "samples"),
     ("train trainer.max_epochs=x", "trainer.max_epochs=250"),
     ("train trainer.max_time=5", "00:11:30:00"),
+    ("train trainer.max_epochs=-2", "trainer.max_epochs"),
     ("train checkpoint.finished=al", "all"),
     ("train validation.draws=0", "at least 1"),
     ("train validation.drws=2", "validation.draws"),

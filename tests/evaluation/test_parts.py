@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from mistakes import Features
 from PIL import Image
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from diffusion.evaluation.cost import evaluations
 from diffusion.evaluation.drawing import Drawing, describe_sampler
 from diffusion.evaluation.frames import MOST_FRAMES, Frames
 from diffusion.evaluation.pipeline import Scorer
+from diffusion.metric.features import FeatureExtractor
 from diffusion.process import grid
 from diffusion.process.denoiser import Denoiser, Estimate, MixedPrecision
 from diffusion.process.guidance import AutoGuidance, ClassifierFree
@@ -81,6 +81,19 @@ def test_at_most_100_steps_are_kept_including_the_first_and_last(steps: int, tmp
     if steps == 101:
         frames.save(tmp_path, 4)
         assert Image.open(tmp_path / "trajectory.gif").width == 8 * (2 + 16 * 2) - 2
+
+
+class Features(FeatureExtractor):
+    """The mean colour, without weights."""
+
+    name, num_features, resize = "mine", 3, "none"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.freeze()
+
+    def features(self, images: Tensor) -> Tensor:
+        return images.float().mean(dim=(2, 3))
 
 
 def scorer(split: str, splits: dict[str, Any]) -> Scorer:

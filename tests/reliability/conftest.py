@@ -1,16 +1,8 @@
-"""Figures printed at the end of the tests, as by `figure("kills survived", "200 of 200")`, and faster runs."""
+"""Faster runs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
-
-Figure = Callable[[str, object], None]
-
-
-@pytest.fixture
-def figure(record_property: Figure) -> Figure:
-    """Record one line of the summary."""
-    return lambda what, value: record_property(what, str(value))
 
 
 @pytest.fixture(scope="module", autouse=True)

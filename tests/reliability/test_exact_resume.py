@@ -1,15 +1,15 @@
-"""T5. A run resumed from any step in a new process is the same run, bit for bit; every saved item is needed."""
+"""A run resumed from any step in a new process is the same run, bit for bit; every saved item is needed."""
 
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from composing import train as train_here
 from forked import FORK
-from outcomes import lines
+from outcomes import lines, same, state
 from torch import Tensor
 
 from diffusion.checkpoint import storage
@@ -18,31 +18,33 @@ from diffusion.training.module import Diffusion
 
 pytestmark = pytest.mark.reliability
 
-RECIPE = [  # 24 images: 6 batches of 4, 3 optimizer steps per epoch, 9 in total
+RECIPE = (  # 24 images: 6 batches of 4, 3 optimizer steps per epoch, 9 in total
     "model.dropout=0.3", "data.flip=true", "optimizer=adam", "lr_scheduler=cosine", "ema=warm",
-    "trainer.max_epochs=3", "trainer.accumulate_grad_batches=2", "checkpoint.every_n_steps=1", "checkpoint.keep=20",
-    "samples.n=0",
-]  # fmt: skip
-POINTS = (1, 2, 3, 5, 7, 8)  # within epochs and at the end of one
-STATES = ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers")
+    "timesteps@objective.timesteps=stratified", "trainer.max_epochs=3", "trainer.accumulate_grad_batches=2",
+    "checkpoint.every_n_steps=1", "checkpoint.keep=20", "samples.n=0",
+)  # fmt: skip
 
 
 def digest(value: Tensor) -> str:
     return hashlib.sha256(value.detach().contiguous().numpy().tobytes()).hexdigest()
 
 
+class Outcome(NamedTuple):
+    """The digests of all inputs, draws and results of each batch, the lines of metrics.csv, and the final state."""
+
+    trace: list[dict[str, Any]]
+    lines: list[dict[str, str]]
+    state: dict[str, Any]
+
+
 def traced(folder: Path, overrides: list[str]) -> None:
-    """Train in this process; trace.pt contains the digests of all inputs and results of each batch."""
+    """Train in this process; trace.pt contains the trace."""
     trace: list[dict[str, Any]] = []
-    step, normal, uniform = Diffusion.training_step, Streams.normal, Streams.uniform
-    inside = False
+    step = Diffusion.training_step
 
     def training_step(self: Diffusion, batch: Any, batch_idx: int) -> Tensor:
-        nonlocal inside
         trace.append({"index": batch.index.tolist(), "image": digest(batch.image), "draws": []})
-        inside = True
         loss = step(self, batch, batch_idx)
-        inside = False
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         trace[-1] |= {"loss": digest(loss), "epoch": batch.epoch, "step": self.global_step, "rate": rate}
         return loss
@@ -50,62 +52,49 @@ def traced(folder: Path, overrides: list[str]) -> None:
     def drawn(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def wrapper(self: Streams, *args: Any, **kwargs: Any) -> Tensor:
             value = draw(self, *args, **kwargs)
-            if inside:
+            if trace and "loss" not in trace[-1]:  # within a training step
                 trace[-1]["draws"].append(digest(value))
             return value
 
         return wrapper
 
     Diffusion.training_step = training_step  # type: ignore[method-assign]
-    Streams.normal, Streams.uniform = drawn(normal), drawn(uniform)  # type: ignore[method-assign]
+    for name in ("normal", "uniform", "stratified"):
+        setattr(Streams, name, drawn(getattr(Streams, name)))
     train_here(overrides, folder)
     torch.save(trace, folder / "trace.pt")
 
 
-def train(folder: Path, overrides: list[str]) -> bool:
-    """Train in a separate process and return whether it succeeded."""
+def train(folder: Path, overrides: list[str]) -> Outcome:
+    """Train in a separate process."""
     folder.mkdir()
     process = FORK.Process(target=traced, args=(folder, overrides))
     process.start()
     process.join()
-    return process.exitcode == 0
+    assert process.exitcode == 0
+    return Outcome(torch.load(folder / "trace.pt", weights_only=True), lines(folder), state(folder))
 
 
-def flat(node: Any, name: str = "") -> dict[str, Any]:
-    if isinstance(node, dict):
-        return {key: value for k, inner in node.items() for key, value in flat(inner, f"{name}/{k}").items()}
-    if isinstance(node, list | tuple):
-        return flat(dict(enumerate(node)), name)
-    return {name: digest(node) if isinstance(node, Tensor) else node}
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("whole") / "run"
 
 
-def outcome(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The trace, and the digests of the final state."""
-    contents = storage.load(folder / "checkpoints/last.ckpt")
-    assert contents["global_step"] == 9
-    return torch.load(folder / "trace.pt", weights_only=True), flat({key: contents[key] for key in STATES})
+@pytest.fixture(scope="module")
+def whole(tiny, folder) -> Outcome:
+    return train(folder, [*tiny, *RECIPE])
 
 
-def step_of(folder: Path, step: int) -> Path:
-    return folder / f"checkpoints/step-{step:08d}.ckpt"
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_runs_resumed_from_six_different_steps_equal_the_uninterrupted_run(tiny, tmp_path, workers, figure):
-    overrides = [*tiny, *RECIPE, f"data.num_workers={workers}"]
-    assert train(tmp_path / "whole", overrides)
-    trace, state = outcome(tmp_path / "whole")
-    assert len(trace) == 18
-    assert len({tuple(batch["index"]) for batch in trace}) == 18
-    assert len({draw for batch in trace for draw in batch["draws"]}) >= 2 * 18
-    assert len({batch["rate"] for batch in trace}) == 9
-    for point in POINTS:
-        folder = tmp_path / f"from {point}"
-        assert train(folder, [*overrides, f"ckpt={step_of(tmp_path / 'whole', point)}"])
-        resumed, end = outcome(folder)
-        assert resumed == trace[2 * point :], point
-        assert end == state, point
-    figure(f"resumed with {workers} workers", f"{len(POINTS)} points, 0 bits differ")
+@pytest.mark.parametrize(("point", "workers"), [(1, 2), (3, 0), (5, 2), (8, 0)])  # 3: the end of an epoch
+def test_a_resumed_run_equals_the_uninterrupted_run(tiny, whole, folder, tmp_path, point, workers):
+    assert len({tuple(batch["index"]) for batch in whole.trace}) == 18
+    assert len({draw for batch in whole.trace for draw in batch["draws"]}) >= 2 * 18
+    assert len({batch["rate"] for batch in whole.trace}) == 9
+    words = [f"data.num_workers={workers}", f"ckpt={storage.numbered(folder / 'checkpoints', point)}"]
+    resumed = train(tmp_path / "run", [*tiny, *RECIPE, *words])
+    assert resumed.trace == whole.trace[2 * point :]
+    assert resumed.lines == whole.lines
+    assert same(resumed.state, whole.state)
 
 
 def _reset(progress: dict[str, Any]) -> None:
@@ -114,38 +103,44 @@ def _reset(progress: dict[str, Any]) -> None:
 
 
 ITEMS: dict[str, Callable[[dict[str, Any]], Any]] = {  # the value of each item in a checkpoint without it
-    "nothing": lambda c: None,
+    "place in the run": lambda c: _reset(c["loops"]["fit_loop"]["epoch_loop.batch_progress"]),
     "raw weights": lambda c: c.update(current_model_state=c["state_dict"]),
     "averaged weights": lambda c: c.update(state_dict=c["current_model_state"]),
     "moments of Adam": lambda c: c["optimizer_states"][0].update(state={}),
     "place in the schedule of the learning rate": lambda c: c["lr_schedulers"][0].update(last_epoch=0, _step_count=1),
-    "place in the run": lambda c: _reset(c["loops"]["fit_loop"]["epoch_loop.batch_progress"]),
     "place in the data": lambda c: c["Folder"].update(seen=0),
     "optimizer steps": lambda c: _reset(
         c["loops"]["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
     ),
 }
+DERIVED = "place in the run"  # it also follows from the number of steps: `loops.adapt`
 
 
-DERIVED = ("nothing", "place in the run")  # the latter also follows from the number of steps: `loops.adapt`
+@pytest.mark.parametrize("item", ITEMS)
+def test_every_saved_item_is_needed(tiny, whole, folder, tmp_path, item):
+    contents = storage.load(storage.numbered(folder / "checkpoints", 5))
+    ITEMS[item](contents)
+    storage.save(contents, tmp_path / "without.ckpt")
+    resumed = train(tmp_path / "run", [*tiny, *RECIPE, f"ckpt={tmp_path}/without.ckpt"])
+    log = [row for row in whole.lines if float(row["step"]) >= 5]  # there are no earlier curves beside the copy
+    equal = (resumed.trace, resumed.lines) == (whole.trace[10:], log) and same(resumed.state, whole.state)
+    assert equal == (item == DERIVED)
 
 
-def test_every_saved_item_is_needed(tiny, tmp_path, figure):
-    overrides = [*tiny, *RECIPE, "timesteps@objective.timesteps=stratified"]  # its times depend on the batch's number
-    assert train(tmp_path / "whole", overrides)
-    trace, state = outcome(tmp_path / "whole")
-    log = [row for row in lines(tmp_path / "whole") if float(row["step"]) >= 5]  # the copies have no curves
-    for item, remove in ITEMS.items():
-        contents = storage.load(step_of(tmp_path / "whole", 5))
-        remove(contents)
-        without = tmp_path / f"{item}.ckpt"
-        storage.save(contents, without)
-        folder = tmp_path / item
-        assert train(folder, [*overrides, f"ckpt='{without}'"]), item
-        contents = storage.load(folder / "checkpoints/last.ckpt")
-        resumed = torch.load(folder / "trace.pt", weights_only=True)
-        end = flat({key: contents[key] for key in STATES})
-        found = resumed, end, lines(folder)
-        assert (found == (trace[10:], state, log)) == (item in DERIVED), item
-    needed = len(ITEMS) - len(DERIVED)
-    figure("saved items left out, and noticed", f"{needed} of {needed}")
+def test_checkpoints_at_validations_within_a_step_contain_whole_steps(tiny, tmp_path):
+    """A validation every 6 batches, and 4 batches of 2 images per step."""
+    overrides = [
+        *tiny,
+        *RECIPE,
+        "data.batch_size=2",
+        "trainer.accumulate_grad_batches=4",
+        "trainer.val_check_interval=6",
+    ]
+    overrides += ["trainer.val_check_interval=6", "checkpoint.every_n_steps=null"]
+    expected = train(tmp_path / "whole", overrides)
+    files = storage.numbered_files(tmp_path / "whole/checkpoints")
+    assert [storage.load(file)["global_step"] for file in files] == [9, 8, 6, 4, 2]
+    for file in (files[1], files[3]):
+        resumed = train(tmp_path / file.stem, [*overrides, f"ckpt={file}"])
+        assert resumed.lines == expected.lines
+        assert same(resumed.state, expected.state)

@@ -3,54 +3,44 @@
 import os
 import platform
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+import time
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
+from forked import FORK
 
-from diffusion import files
+from diffusion.errors import UserError
 from diffusion.runs.record import CONFIG, RunRecord, claim, is_locked
 
 pytestmark = pytest.mark.reliability
 
-CLAIM = (
-    "import sys, time, pathlib; from diffusion.runs import record; print('ready', flush=True); input();"
-    "held = record.claim(pathlib.Path(sys.argv[1]), [], lambda: time.sleep(0.5)); print('mine', flush=True); input()"
-)
+
+def hold(folder: Path, said: Connection) -> None:
+    """Claim the folder, with a pause between reading and writing, and hold it."""
+    try:
+        held = claim(folder, [], lambda: time.sleep(0.5))
+        said.send("mine")
+        signal.pause()
+        del held
+    except UserError as error:
+        said.send(str(error))
 
 
-def starting(folder: Path) -> subprocess.Popen[str]:
-    """A process that claims the folder when it gets a line, and holds it until it gets another one."""
-    folder.mkdir(exist_ok=True)
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    started = subprocess.Popen([sys.executable, "-c", CLAIM, str(folder)], **pipes)  # type: ignore[call-overload]
-    assert started.stdout.readline() == "ready\n"
-    return started
-
-
-def answer(started: subprocess.Popen[str]) -> str:
-    """Let it claim the folder."""
-    assert started.stdin is not None
-    assert started.stdout is not None
-    started.stdin.write("\n")
-    started.stdin.flush()
-    return started.stdout.readline()
-
-
-@pytest.fixture
-def owner(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A live process that runs in the folder `run`."""
-    started = starting(tmp_path / "run")
-    assert answer(started) == "mine\n"
-    yield started
-    started.kill()
-    started.wait()
+def starting(folder: Path) -> tuple[Any, Connection]:
+    """A process that claims the folder, and what it says."""
+    here, there = FORK.Pipe()
+    process = FORK.Process(target=hold, args=(folder, there))
+    process.start()
+    return process, here
 
 
 @pytest.mark.parametrize("multirun", [[], ["-m"]])
-def test_a_second_run_in_the_folder_of_a_live_run_is_refused(command, tiny, tmp_path, owner, multirun):
+def test_a_second_run_in_the_folder_of_a_live_run_is_refused(command, tiny, tmp_path, multirun):
+    (tmp_path / "run").mkdir()
+    owner, said = starting(tmp_path / "run")
+    assert said.recv() == "mine"
     before = (tmp_path / "run/run.json").read_bytes()
     words = [*multirun, *tiny, "hydra.run.dir=run", "hydra.sweep.dir=.", "hydra.sweep.subdir=run", "samples.n=0"]
     status, out, err = command("train", words)
@@ -59,7 +49,7 @@ def test_a_second_run_in_the_folder_of_a_live_run_is_refused(command, tiny, tmp_
     assert (tmp_path / "run/run.json").read_bytes() == before
     assert not (tmp_path / "run/checkpoints").exists()
     owner.kill()
-    owner.wait()
+    owner.join()
     assert RunRecord(tmp_path / "run").state == "died"
     status, out, err = command("train", [*words, "trainer.max_steps=1"])
     assert status == 0, out + err
@@ -68,15 +58,13 @@ def test_a_second_run_in_the_folder_of_a_live_run_is_refused(command, tiny, tmp_
 def test_only_one_of_two_simultaneous_starts_gets_the_folder(tmp_path):
     """Without a lock, both would read before either has written."""
     both = [starting(tmp_path) for _ in range(2)]
-    for started in both:
-        assert started.stdin is not None
-        started.stdin.write("\n")
-        started.stdin.flush()
-    said = [started.stdout.readline() for started in both if started.stdout is not None]
-    assert sorted(said) == ["", "mine\n"]
-    errors = [started.communicate("\n")[1] for started in both]
-    assert "a run is alive in this folder" in errors[said.index("")]
-    assert RunRecord(tmp_path).content["pid"] == both[said.index("mine\n")].pid
+    said = {process.pid: here.recv() for process, here in both}
+    (owner,) = (pid for pid, text in said.items() if text == "mine")
+    assert sum("a run is alive in this folder" in text for text in said.values()) == 1
+    assert RunRecord(tmp_path).content["pid"] == owner
+    for process, _ in both:
+        process.kill()
+        process.join()
 
 
 def test_the_processes_of_a_run_hold_its_folder_after_the_one_that_started_them(tmp_path):
@@ -127,25 +115,3 @@ def test_a_start_that_fails_leaves_the_record_and_the_settings_of_the_earlier_ru
         raise ZeroDivisionError
     assert (tmp_path / CONFIG).read_text() == "seed: 1\n"
     assert RunRecord(tmp_path).content == {"state": "complete"}
-
-
-def test_a_full_disk_does_not_hide_why_a_run_failed(tmp_path, monkeypatch):
-    def full(path, *parts, **options):
-        raise OSError(28, "No space left on device", str(path))
-
-    record = claim(tmp_path, [])
-    monkeypatch.setattr("diffusion.runs.record.replace", full)
-    with pytest.raises(ZeroDivisionError) as caught, record.running(str):
-        raise ZeroDivisionError
-    assert caught.value.__context__ is None
-
-
-def test_a_lock_held_by_another_program_gives_a_one_line_error(command, tiny, tmp_path):
-    (tmp_path / "run").mkdir()
-    held = files.lock(tmp_path / "run/.lock")
-    assert held is not None
-    status, out, err = command("train", [*tiny, "hydra.run.dir=run"])
-    held.close()
-    assert status == 2, out + err
-    (line,) = err.splitlines()
-    assert "run/.lock" in line

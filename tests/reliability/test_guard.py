@@ -121,17 +121,3 @@ def test_spikes_stop_a_run_only_if_they_follow_each_other_also_over_a_resume():
     second.load_state_dict(first.state_dict())
     with pytest.raises(Diverged):
         follow(second, [spike])
-
-
-def test_no_false_alarm_on_1000_clean_synthetic_losses(figure):
-    """Losses like the demo's: at uniform t, E|eps_θ − eps|² falls from 1 at t = 0 as 1/SNR grows."""
-    generator = torch.Generator().manual_seed(0)
-    guard, most = Named(schema.Guard(), Clock(epoch=1, total=1000)), 0
-    for step in range(1000):
-        t = torch.rand(8, generator=generator)
-        scale = 0.02 + 0.98 * torch.exp(-40 * t) + 0.5 * math.exp(-step / 50)
-        noise = torch.randn(8, generator=generator).mul(0.2).exp()
-        follow(guard, [float((scale * noise).mean())])
-        most = max(most, guard.high)
-    assert most == 0
-    figure("losses along a synthetic clean curve", f"1000, 0 spikes (above {FACTOR} × the 90th percentile)")

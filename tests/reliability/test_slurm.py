@@ -8,7 +8,7 @@ import pytest
 from forked import launch_forked, train
 
 from diffusion.checkpoint import storage
-from diffusion.runs import jobs
+from diffusion.runs import jobs, slurm
 
 pytestmark = pytest.mark.reliability
 
@@ -52,7 +52,7 @@ def steps(folder: Path) -> list[int]:
     return [int(float(line[header.index("step")])) for line in lines if line[header.index("train/loss")]]
 
 
-def test_a_signal_to_one_of_two_processes_requeues_once_and_the_run_resumes(tiny, tmp_path, figure):
+def test_a_signal_to_one_of_two_processes_requeues_once_and_the_run_resumes(tiny, tmp_path):
     cluster = Cluster(tmp_path)
     overrides = [*tiny, "samples.n=0", "optimizer._target_=doubles.second_signalling", "name=x"]
     overrides += ["data.batch_size=2", "trainer.devices=2"]
@@ -73,7 +73,6 @@ def test_a_signal_to_one_of_two_processes_requeues_once_and_the_run_resumes(tiny
     assert cluster.calls() == ["requeue 70_3"]
 
     assert "already complete" in cluster.run(overrides, SLURM_RESTART_COUNT="2")[1]
-    figure("SIGUSR1 under SLURM", "saved, queued again once, resumed in its folder")
 
 
 def test_a_requeued_sweep_resumes_in_its_folder(tiny, tmp_path):
@@ -90,3 +89,38 @@ def test_a_requeued_sweep_resumes_in_its_folder(tiny, tmp_path):
     assert list((tmp_path / "outputs/x").iterdir()) == [sweep]
     assert (sweep / "0/checkpoints/last.ckpt").stat().st_mtime_ns == whole
     assert steps(sweep / "1") == [*range(12)]
+
+
+def test_a_shell_of_an_allocation_starts_one_process_and_several_srun_tasks_are_refused(
+    command, tiny, tmp_path, monkeypatch
+):
+    """SLURM's variables alone change nothing: only processes started by us or by torchrun form a group."""
+    variables = {"JOB_ID": "7", "NTASKS": "2", "JOB_NAME": "zsh", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    words = [*tiny, "trainer.max_steps=1", "samples.n=0", "hydra.run.dir=run"]
+    status, _, err = command("train", words)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "srun started 2 tasks" in err
+    assert not list(tmp_path.rglob("run.json"))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    slurm.check_tasks()
+    for name in ("SLURM_STEP_NUM_TASKS", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name)
+    status, _, err = command("train", words)
+    assert status == 0, err
+    assert json.loads((tmp_path / "run/run.json").read_text())["devices"] == 1
+
+
+@pytest.mark.parametrize(("restarts", "mine"), [("0", False), ("1", True)])
+def test_only_a_requeued_job_gets_its_earlier_folder(tmp_path, monkeypatch, restarts, mine):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    for name in ("1", "2"):
+        (tmp_path / name).mkdir()
+        slurm.mark(tmp_path / name, [f"seed={name}"])
+    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    for name in ("1", "2"):
+        assert slurm.marked(tmp_path, [f"seed={name}"]) == (tmp_path / name if mine else None)
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    assert slurm.marked(tmp_path, ["seed=1"]) is None

@@ -5,15 +5,14 @@ import os
 import random
 import resource
 import signal
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from composing import train
-from forked import FORK
 
 from diffusion import files
 from diffusion.checkpoint import storage
@@ -57,60 +56,24 @@ def found(run: Path) -> Path:
     return checkpoint.path
 
 
-def die(*_) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-class Failing:
-    """A file whose n-th write fails."""
-
-    def __init__(self, file, fail, left):
-        self.file, self.fail, self.left = file, fail, left
-
-    def write(self, block):
-        self.left -= 1
-        return self.fail(self.file, block) if self.left == 0 else self.file.write(block)
-
-    def __getattr__(self, name):
-        return getattr(self.file, name)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
-
-
-def failing_open(fail, left: int):
-    """A replacement of Path.open: the n-th write to each new file fails."""
-    opened = Path.open
-    return lambda self, mode="r", **how: (
-        Failing(opened(self, mode, **how), fail, left) if "x" in mode else opened(self, mode, **how)
-    )
-
-
 def arm(point: str) -> None:
-    """Die at this point of the next save."""
-    if point == "mid-write":
-
-        def half(file, block):
-            file.write(memoryview(block).cast("B")[: len(block) // 2])
-            file.flush()
-            die()
-
-        Path.open = failing_open(half, random.randrange(1, 12))
-        return
+    """Die before or after the next call of a function of `os`."""
     when, name = point.split()
     function = getattr(os, name)
-    setattr(os, name, die if when == "before" else lambda *args: (function(*args), die()))
+
+    def dying(*arguments: Any) -> None:
+        if when == "after":
+            function(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(os, name, dying)
 
 
-POINTS = ["mid-write", "before fsync", "after fsync", "before replace", "after replace", "before link", "after link"]
+POINTS = ["before fsync", "after fsync", "before replace", "after replace", "before link", "after link"]
 
 
 def child(folder: Path, pipe: int, point: str | None, first: int) -> None:
     """Save in a loop; report each saved step to the parent."""
-    random.seed(os.getpid())
     for step in range(first, 10_000):
         if point is not None and step == first + 1:
             arm(point)
@@ -118,11 +81,11 @@ def child(folder: Path, pipe: int, point: str | None, first: int) -> None:
         os.write(pipe, step.to_bytes(4, "little"))
 
 
-def test_checkpoints_survive_kill_9_while_saving(tmp_path, figure):
-    """60 children are killed while saving; the newest checkpoint is the last acknowledged one, or newer."""
+def test_checkpoints_survive_kill_9_while_saving(tmp_path):
+    """40 children are killed while saving; the newest checkpoint is the last acknowledged one, or newer."""
     random.seed(1)
     leftovers = 0
-    for k in range(60):
+    for k in range(40):
         run = tmp_path / f"run{k % 10}"  # some continue in the folder of a killed child
         folder = run / "checkpoints"
         folder.mkdir(parents=True, exist_ok=True)
@@ -154,8 +117,7 @@ def test_checkpoints_survive_kill_9_while_saving(tmp_path, figure):
         names = {f.name for f in folder.iterdir()}
         assert not any(name.endswith(files.PART) for name in names)
         assert len(names) <= 3
-    assert leftovers > 5  # otherwise the kills did not fall within a save
-    figure("kill −9 while saving", "60 kills, 0 unreadable checkpoints")
+    assert leftovers > 3  # otherwise the kills did not fall within a save
 
 
 def test_a_file_is_synced_before_and_its_folder_after_the_rename(tmp_path, monkeypatch):
@@ -199,7 +161,7 @@ def put(path: Path, data: bytes | None) -> None:
         path.write_bytes(data)
 
 
-def test_a_damaged_newest_checkpoint_is_skipped_and_reported(tmp_path, capfd, figure):
+def test_a_damaged_newest_checkpoint_is_skipped_and_reported(tmp_path, capfd):
     """If the newest is damaged, the previous one is used and the reason printed; a named file has no fallback."""
     run, folder = tmp_path / "run", tmp_path / "run/checkpoints"
     for step in (1, 2, 3):
@@ -224,18 +186,6 @@ def test_a_damaged_newest_checkpoint_is_skipped_and_reported(tmp_path, capfd, fi
     with pytest.raises(UserError):
         find("auto", run)  # never a silent fresh start
     assert find("auto", tmp_path / "empty") is None
-    figure("damaged checkpoints", f"{len(damages(good))}, all detected and named, the one before used")
-
-
-def test_a_flipped_bit_of_a_weight_or_its_description_is_detected(tmp_path):
-    storage.save({"a": torch.arange(16.0), "b": torch.arange(3).half()}, path := tmp_path / "a.ckpt")
-    good = path.read_bytes()
-    assert storage.load(path)["a"].equal(torch.arange(16.0))
-    at = good.index(torch.arange(16.0).numpy().tobytes()), good.index(b"torch._utils")
-    for place in (*range(at[0], at[0] + 64), *range(at[1], at[1] + 8)):
-        path.write_bytes(good[:place] + bytes([good[place] ^ (1 << place % 8)]) + good[place + 1 :])
-        with pytest.raises(storage.Damaged):
-            storage.load(path)
 
 
 def test_only_what_can_be_read_back_is_saved(tmp_path):
@@ -246,41 +196,25 @@ def test_only_what_can_be_read_back_is_saved(tmp_path):
         read(tmp_path / "old.ckpt")
 
 
-@pytest.mark.parametrize("call", ["write", "write late", "fsync", "replace"])
+@pytest.mark.parametrize("call", ["write", "fsync", "replace"])
 def test_a_failed_save_raises_and_leaves_the_old_file(tmp_path, monkeypatch, call):
-    path = tmp_path / "a.ckpt"
-    storage.save(contents(1), path)
+    """The error of writing is a real one, which torch would turn into a RuntimeError."""
+    storage.save(contents(1), path := tmp_path / "a.ckpt")
 
-    def fail(*args, **kwargs):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def fail(*_):
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
 
-    if call.startswith("write"):
-        monkeypatch.setattr(Path, "open", failing_open(fail, 9 if "late" in call else 2))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if call == "write":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
     else:
         monkeypatch.setattr(os, call, fail)
-    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
-        storage.save(contents(2), path)
-    monkeypatch.undo()
-    assert whole(path) == 1
-    assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
-
-
-def limited(path: Path) -> None:
-    """Exit with the errno with which the operating system refuses to write a larger file."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
     try:
-        storage.save(contents(2), path)
-    except OSError as error:
-        sys.exit(error.errno)
-
-
-def test_operating_system_errors_are_raised_unchanged(tmp_path):
-    """This error is real, not injected: torch would turn it into a RuntimeError."""
-    storage.save(contents(1), path := tmp_path / "a.ckpt")
-    process = FORK.Process(target=limited, args=(path,))
-    process.start()
-    process.join()
-    assert process.exitcode == errno.EFBIG
+        with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+            storage.save(contents(2), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    monkeypatch.undo()
     assert whole(path) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
 

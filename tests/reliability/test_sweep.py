@@ -1,4 +1,4 @@
-"""T9. The death of a sweep's job harms no other job; only missing jobs run again."""
+"""The death of a sweep's job harms no other job; only missing jobs run again."""
 
 import json
 import os
@@ -20,9 +20,6 @@ pytestmark = pytest.mark.reliability
 DEATHS = {  # the optimizer -> the text in the job's record
     "good": None,
     "error": "an ordinary error",
-    "memory": "out of memory",
-    "nan": "became nan",
-    "vanish": "status 9",
     "kill": "SIGKILL",
     "other": None,
 }
@@ -36,7 +33,7 @@ def times(folder: Path) -> dict[str, int]:
     return {file.parts[-3]: file.stat().st_mtime_ns for file in folder.glob("*/checkpoints/last.ckpt")}
 
 
-def test_dying_jobs_affect_no_others_and_only_they_run_again(command, tiny, tmp_path, monkeypatch, figure):
+def test_dying_jobs_affect_no_others_and_only_they_run_again(command, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "launch", launch_forked)
     choice = "optimizer._target_=" + ",".join(f"deaths.{name}" for name in DEATHS)
     words = ["train", ["-m", *tiny, "trainer.max_steps=2", "samples.n=0", choice, "hydra.sweep.dir=sweep"]]
@@ -58,17 +55,16 @@ def test_dying_jobs_affect_no_others_and_only_they_run_again(command, tiny, tmp_
     again = [name for name in sorted(after) if after[name] != before.get(name)]
     assert again == [str(i) for i, reason in enumerate(DEATHS.values()) if reason]
 
-    config = tmp_path / "sweep/6/config.yaml"
+    config = tmp_path / "sweep/3/config.yaml"
     config.write_text(config.read_text().replace("seed: 0", "seed: 5"))  # as if a default had changed since then
     status, out, err = command(*words)
     assert status == 2
-    assert "sweep/6 contains checkpoints of a run with other settings" in err
+    assert "sweep/3 contains checkpoints of a run with other settings" in err
     assert times(tmp_path / "sweep") == after
     status, out, err = command(words[0], [*words[1], "ckpt=null"])
     assert status == 0, out + err
     last = times(tmp_path / "sweep")
-    assert [name for name in last if last[name] != after[name]] == ["6"]
-    figure(f"sweep of {len(DEATHS)} jobs, {len(again)} of them dying: siblings lost", 0)
+    assert [name for name in last if last[name] != after[name]] == ["3"]
 
 
 def one_launch(folder: str, barrier: object) -> None:
@@ -86,18 +82,17 @@ def one_launch(folder: str, barrier: object) -> None:
     train.main()
 
 
-def test_eight_simultaneous_launches_get_eight_folders(tmp_path, figure):
-    barrier = FORK.Barrier(8)
-    started = [FORK.Process(target=one_launch, args=(str(tmp_path), barrier)) for _ in range(8)]
+def test_four_simultaneous_launches_get_four_folders(tmp_path):
+    barrier = FORK.Barrier(4)
+    started = [FORK.Process(target=one_launch, args=(str(tmp_path), barrier)) for _ in range(4)]
     for process in started:
         process.start()
     for process in started:
         process.join()
-    assert [process.exitcode for process in started] == [0] * 8
+    assert [process.exitcode for process in started] == [0] * 4
     folders = list((tmp_path / "outputs/burst").iterdir())
-    assert len(folders) == 8
+    assert len(folders) == 4
     assert all((folder / "here").is_file() for folder in folders)
-    figure("eight launches at once", f"{len(folders)} folders")
 
 
 def test_a_job_gets_its_previous_folder_and_never_that_of_another_job(tmp_path):
@@ -109,7 +104,7 @@ def test_a_job_gets_its_previous_folder_and_never_that_of_another_job(tmp_path):
     assert job_folder(tmp_path, 0, ["schedule=linear", "ckpt=a.ckpt"]) == "3"
 
 
-def test_a_killed_optuna_study_resumes(tiny, tmp_path, figure):
+def test_a_killed_optuna_study_resumes(tiny, tmp_path):
     """One of two trials is complete: the other one, which saves and ends, resumes, and a third one has other values."""
     import optuna  # from the extra `sweep`, which dev includes
 
@@ -139,4 +134,3 @@ def test_a_killed_optuna_study_resumes(tiny, tmp_path, figure):
     assert stopped == resumed
     assert len({first, resumed, new}) == 3
     assert {i: record["state"] for i, record in records(tmp_path / "study").items()} == dict.fromkeys("012", "complete")
-    figure("an Optuna study killed in the middle", "3 trials of 3 complete, none twice")

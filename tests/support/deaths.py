@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -20,22 +19,10 @@ def _dying(death: Callable[[], Any]) -> Callable[..., torch.optim.Optimizer]:
     return lambda parameters, **_: Dying(parameters, lr=0.01)
 
 
-def _raise(error: BaseException) -> None:
-    raise error
-
-
-def _kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+def _raise() -> None:
+    raise ValueError("an ordinary error")
 
 
 good = other = _dying(lambda: None)
-error = _dying(lambda: _raise(ValueError("an ordinary error")))
-memory = _dying(lambda: _raise(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")))
-leave = _dying(lambda: sys.exit(7))
-vanish = _dying(lambda: os._exit(9))
-kill = _dying(_kill)
-
-
-def nan(parameters: Any, **_: Any) -> torch.optim.Optimizer:
-    """An optimizer whose first step makes every weight NaN."""
-    return torch.optim.SGD(parameters, lr=0.01 if "CURED" in os.environ else float("nan"))
+error = _dying(_raise)
+kill = _dying(lambda: os.kill(os.getpid(), signal.SIGKILL))

@@ -1,4 +1,4 @@
-"""Classes for the configs of tests: optimizers that signal their own process, failing samplers, a cheap extractor."""
+"""Classes for the configs of tests: optimizers that signal their own process, failing samplers."""
 
 import os
 import signal
@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from diffusion.errors import UserError
-from diffusion.metric.features import FeatureExtractor
 from diffusion.process.sampler import DDIM
 from diffusion.randomness import Streams
 
@@ -33,20 +32,6 @@ def signalling(parameters: Any, **_: Any) -> torch.optim.Optimizer:
 def second_signalling(parameters: Any, **_: Any) -> torch.optim.Optimizer:
     """An optimizer that signals only the second of two processes."""
     return (Signalling if os.environ.get("LOCAL_RANK") == "1" else torch.optim.SGD)(parameters, lr=0.01)
-
-
-class Rows(FeatureExtractor):
-    """Features that cost nothing: the mean pixels of columns."""
-
-    name, num_features, resize = "rows", 8, "none"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(1))
-        self.freeze()
-
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        return self.weight * (images / 255).mean(dim=(1, 2))
 
 
 class Dying(DDIM):

@@ -36,7 +36,6 @@ def signalled(place: str, call: int, numbers: Sequence[int]) -> None:
     from diffusion.training.module import Diffusion
 
     owner, name = {
-        "beginning": (Diffusion, "configure_optimizers"),
         "step": (Diffusion, "training_step"),
         "validation": (Diffusion, "validation_step"),
         "swap": (EMA, "swap"),

@@ -9,9 +9,10 @@ import yaml
 from diffusion.checkpoint import storage
 from diffusion.errors import Interrupted
 from diffusion.runs.metrics import read_metrics
-from diffusion.training import ending, run, signals
+from diffusion.training import signals
 from diffusion.training.module import Diffusion
 
+pytestmark = pytest.mark.reliability
 RUN = "hydra.run.dir=run"
 WORDS = ("trainer.max_steps=2", "samples.n=0", "score.n=0", RUN)
 
@@ -39,19 +40,13 @@ def interrupted(*_, **__):
 def test_a_longer_run_that_is_stopped_before_its_first_step_is_not_complete(train, record, monkeypatch):
     assert train()[0] == 0
     with monkeypatch.context() as patch:
-        patch.setattr(run, "callbacks_of", interrupted)
+        patch.setattr(Diffusion, "training_step", interrupted)
         assert train("ckpt=auto", "trainer.max_steps=4")[0] == 143
     assert record()["state"] == "interrupted"
     status, text = train("ckpt=auto", "trainer.max_steps=4")
     assert status == 0, text
     assert "already complete" not in text
     assert (record()["state"], record()["steps"]) == ("complete", 4)
-
-
-def test_a_signal_after_the_end_leaves_the_run_complete(train, record, monkeypatch):
-    monkeypatch.setattr(ending, "print_files", interrupted)
-    assert train()[0] == 143
-    assert record()["state"] == "complete"
 
 
 def test_a_run_from_scratch_that_is_killed_early_does_not_resume_earlier_weights(train, record, tmp_path, monkeypatch):
@@ -116,4 +111,4 @@ def test_a_run_with_nothing_left_to_do_is_finished(train, record, tmp_path, monk
     after = storage.load(tmp_path / "run/checkpoints/last.ckpt")["state_dict"]
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())
     validated = read_metrics(tmp_path / "run/metrics.csv")["val/mse"].step
-    assert list(validated) == [2, 3]  # the last step has a validation only because it is the last
+    assert list(validated) == [2, 3]  # the last step has one only because it is the last
