@@ -49,12 +49,9 @@ def scored(tmp_path_factory, tiny) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
-def test_evaluate_reproduces_the_scores_of_the_run(command, scored, tmp_path, suffix):
-    file = scored / "checkpoints/last.ckpt"
-    if suffix == "safetensors":
-        assert export.main([str(file), str(tmp_path / "last.safetensors")]) == 0
-        file = tmp_path / "last.safetensors"
+def test_evaluate_reproduces_the_scores_of_the_run_from_exported_weights(command, scored, tmp_path):
+    file = tmp_path / "last.safetensors"
+    assert export.main([str(scored / "checkpoints/last.ckpt"), str(file)]) == 0
     ran(command, "evaluate", f"ckpt={file}", *QUICK, "hydra.run.dir=again")
     again = scores(tmp_path / "again")
     assert again.keys() == scores(scored).keys()
@@ -63,7 +60,6 @@ def test_evaluate_reproduces_the_scores_of_the_run(command, scored, tmp_path, su
 
 
 CHANGED = {
-    "one setting": (["sampler.steps=2"], {"name": "Heun", "steps": 2}, "linspace"),
     "a part": (["grid@sampler.grid=karras", "sampler.grid.rho=3"], {"name": "Heun", "steps": 3}, "karras"),
     "another": (["sampler=ddim", "sampler.steps=2"], {"name": "DDIM", "steps": 2}, "uniform"),
 }
@@ -84,12 +80,13 @@ def test_single_settings_of_the_run_can_be_overridden(command, scored, tmp_path,
 
 
 def test_numbers_that_are_not_set_are_those_of_the_run():
-    asked = validated(Evaluate, plain(composed("evaluate", ["ckpt=x", "name=x"])))
-    for recipe, n in (({"score": {"n": 9}}, 9), ({"score": {"n": 0}}, 512), ({}, 512), (None, None)):
-        assert completed(asked, recipe).n == n
-    for recipe, words, seed in (({"seed": 3}, [], 3), ({"seed": 3}, ["seed=5"], 5), (None, [], 0)):
-        asked = validated(Evaluate, plain(composed("evaluate", ["ckpt=x", "name=x", "data=landscapes", *words])))
-        settings = completed(asked, recipe)
+    for recipe, words, n, seed in (
+        ({"score": {"n": 9}, "seed": 3}, [], 9, 3),
+        ({"score": {"n": 0}, "seed": 3}, ["seed=5"], 512, 5),
+    ):
+        words = ["ckpt=x", "name=x", "data=landscapes", *words]
+        settings = completed(validated(Evaluate, plain(composed("evaluate", words))), recipe)
+        assert settings.n == n
         assert settings.data["seed"] == settings.seed == make(settings.data, "data").seed == seed
 
 
@@ -146,15 +143,15 @@ def test_scores_on_test_during_training_are_all_recorded(command, tiny, tmp_path
     assert [(entry["test_evaluation"], entry["step"]) for entry in entries] == [(1, 6), (2, 12), (3, 12)]
 
 
-def test_a_job_of_a_sweep_is_complete_only_for_the_checkpoint_that_it_scored(command, tiny, tmp_path):
+def test_a_job_of_a_sweep_is_complete_only_for_the_checkpoint_that_it_scored(command, two_steps, labelled, tmp_path):
     words = ["-m", "ckpt=run", "n=8", "features=lite0", *QUICK, "sampler.steps=2", "hydra.sweep.dir=sweep"]
     steps = []
-    for step in (1, 2):
-        train([*tiny, f"trainer.max_steps={step}", "samples.n=0", *["ckpt=run"] * (step - 1)], tmp_path / "run")
+    for run in (two_steps, labelled):
+        shutil.copytree(run, tmp_path / "run", dirs_exist_ok=True)
         assert "already complete" not in ran(command, "evaluate", *words)
-        assert "already complete" in ran(command, "evaluate", *words)
         steps.append([s.source["step"] for s in read_scores(tmp_path / "sweep/0") if s.metric == "fd_lite0"])
-    assert steps == [[1], [1, 2]]
+    assert "already complete" in ran(command, "evaluate", *words)
+    assert steps == [[2], [2, 5]]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +159,6 @@ def test_a_job_of_a_sweep_is_complete_only_for_the_checkpoint_that_it_scored(com
     [
         ("edit", ["n=2", "interpolate=[1,2]"]),
         ("evaluate", ["n=4", "baselines=[]"]),
-        ("study", ["sampler", "n=4", "baselines=[]", "samplers=[ddim]", "nfe=[2]"]),
     ],
 )
 def test_every_command_draws_in_the_precision_and_scores_record_it(
@@ -197,39 +193,27 @@ def test_the_images_of_an_earlier_call_are_removed(tmp_path: Path) -> None:
     assert not (tmp_path / "trajectory.gif").exists()  # it showed the earlier images
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
-def test_a_folder_in_which_hydra_cannot_write_gives_a_one_line_error(command, monkeypatch, number) -> None:
+def test_a_folder_in_which_hydra_cannot_write_gives_a_one_line_error(command, monkeypatch) -> None:
     def _save_config(*_: object) -> None:
-        raise OSError(number, os.strerror(number), "out/.hydra/config.yaml")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/.hydra/config.yaml")
 
     monkeypatch.setattr("hydra.core.utils._save_config", _save_config)
     status, _, err = command("sample", ["ckpt=nowhere.ckpt", "hydra.run.dir=out"])
     assert (status, err.count("\n")) == (2, 1)
-    assert os.strerror(number) in err
 
 
 REFUSED = {
-    "a setting that the sampler lacks": ["evaluate", "ckpt=RUN", "sampler.stepz=2"],
-    "a metric that does not exist": ["evaluate", "ckpt=RUN", "metrics.kernal=null"],
-    "a value of another type": ["evaluate", "ckpt=RUN", "sampler.steps=x"],
     "neither a model nor images": ["evaluate"],
     "bits of images": ["evaluate", "images=IMAGES", "bits=5"],
-    "classes of images": ["evaluate", "images=IMAGES", "by_class=true"],
     "more images than there are": ["evaluate", "images=IMAGES", "n=99"],
     "images of two sizes": ["evaluate", "images=TWO"],
-    "no such folder of images": ["evaluate", "images=nowhere"],
     "too few samples": ["evaluate", "ckpt=RUN", "n=3"],
-    "too few images for bits": ["evaluate", "ckpt=RUN", "bits=1", "n=4"],
     "a model without labels": ["evaluate", "ckpt=PLAIN", "by_class=true", "n=4"],
     "no such checkpoint": ["sample", "ckpt=nowhere"],
-    "no run was saved": ["sample", "ckpt=last"],
     "an unknown class": ["sample", "ckpt=RUN", "label=green"],
     "two settings for classes": ["sample", "ckpt=RUN", "label=red", "labels=[red]"],
     "guidance without labels": ["sample", "ckpt=PLAIN", "guidance=cfg"],
-    "no worse model": ["sample", "ckpt=RUN", "guidance=auto"],
-    "an early step without weights": ["sample", "ckpt=RUN", "guidance=auto", "guidance.step=1"],
     "a worse model of other images": ["sample", "ckpt=RUN", "guidance=auto", "guidance.ckpt=OTHER"],
-    "a guidance of another type": ["sample", "ckpt=RUN", "guidance=auto", "guidance.step=0"],
     "a device that is not there": ["sample", "ckpt=RUN", "device=cuda:99"],
 }
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from composing import train
 from safetensors.torch import load_file, save_file
 from stand_ins import ReplayStreams
 from torch import Tensor, nn
@@ -31,15 +30,11 @@ UNET, ADM = ["model=unet_tiny", *SMALL], ["model=unet_adm_tiny", *SMALL, "model.
 ANCESTRAL = ["sampler=ancestral", "sampler.steps=10"]
 LEADING = "grid@sampler.grid=leading"
 RECIPES = {
-    "unet with classes": [*UNET, "model.classes=3", "model.head_dim=4"],
+    "unet with classes, x0": [*UNET, "model.classes=3", "model.head_dim=4", "schedule=sigmoid", "prediction=x0"],
     "unet with diffusers' settings": [*UNET, "model.norm_eps=0.1", "model.down_padding=1", "model.frequency_shift=0",
-                                      "model.cosines_first=true"],
-    "adm with classes": [*ADM, "model.classes=3"],
-    "ddim, leading": [LEADING, "sampler.steps=7", "sampler.eta=0.5"],
+                                      "model.cosines_first=true", LEADING, "sampler.steps=7", "sampler.eta=0.5"],
+    "adm with classes": [*ADM, "model.classes=3", "threshold@sampler.threshold=dynamic", "schedule=scaled_linear"],
     "not clipped": ["prediction=v", "sampler.threshold=null", "sampler.eta=1", "schedule=zero_snr"],
-    "dynamic": ["threshold@sampler.threshold=dynamic", "schedule=scaled_linear"],
-    "sigmoid, x0": ["schedule=sigmoid", "prediction=x0"],
-    "ancestral": ANCESTRAL,
     "fixed_large": [*ANCESTRAL, "variance@sampler.variance=fixed_large", LEADING],
     "linspace": [*ANCESTRAL, "grid@sampler.grid=linspace", "schedule=cosine", "prediction=v"],
     "learned": [*UNET, "model.out_channels=6", *ANCESTRAL, "variance@sampler.variance=learned_range", LEADING],
@@ -128,10 +123,7 @@ def test_our_models_draw_the_same_images_in_diffusers(name: str, tmp_path: Path,
 
 REFUSED = {
     "another network": ["model=dit_tiny"],
-    "patches": [*UNET, "model.patch=2"],
     "continuous": ["schedule=vp"],
-    "100 steps": ["schedule.steps=100"],
-    "prediction": ["prediction=edm"],
     "sampler": ["sampler=heun"],
     "grid": ["grid@sampler.grid=karras"],
     "ddim on linspace": ["grid@sampler.grid=linspace"],
@@ -148,8 +140,8 @@ def test_unsupported_models_are_refused_before_anything_is_written(name: str, tm
     assert not any(tmp_path.iterdir())
 
 
-def test_a_folder_from_the_export_command_can_be_loaded(command, tiny: list[str], tmp_path: Path, monkeypatch) -> None:
-    train([*tiny, "trainer.max_steps=1", "samples.n=0"], Path("run"))
+def test_a_folder_from_the_export_command_can_be_loaded(command, two_steps: Path, monkeypatch) -> None:
+    shutil.copytree(two_steps, "run")
     words = ["run", "--format", "diffusers", "--sampler", "ddim sampler.steps=5"]
     status, out, err = command("export", words)
     assert (status, err) == (0, "")
@@ -195,15 +187,10 @@ NET, SCHEDULER = "unet/config.json", "scheduler/scheduler_config.json"
 HOSTILE: dict[str, Callable[[Path], object]] = {
     "not JSON": lambda folder: (folder / NET).write_text("{"),
     "a pickle": pickled,
-    "another network": change("model_index.json", unet=["diffusers", "UNet2DConditionModel"]),
     "a module of another library": change("model_index.json", unet=["os", "system"]),
-    "a vae": change("model_index.json", vae=["diffusers", "AutoencoderKL"]),
     "another scheduler": change(SCHEDULER, _class_name="PNDMScheduler"),
-    "another activation": change(NET, act_fn="relu"),
-    "other times": change(NET, time_embedding_type="fourier"),
     "another spacing": change(SCHEDULER, timestep_spacing="trailing", steps_offset=1),
     "100 steps": change(SCHEDULER, num_train_timesteps=100, trained_betas=None),
-    "wider": change(NET, block_out_channels=[8, 32]),
     "another shape": tensors(**{"conv_out.bias": torch.zeros(4)}),
     "truncated": lambda folder: diffusers_folder.weights_file(folder).write_bytes(b"x" * 100),
 }

@@ -44,11 +44,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     return made
 
 
-@pytest.mark.whole_report
 @pytest.mark.parametrize(("kind", "metric"), [("pixels", "copies"), ("features", "copies_corners")])
-def test_the_copies_score_has_a_protocol_and_a_figure(
-    data: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, metric: str
-) -> None:
+def test_the_copies_score_has_a_protocol_and_a_figure(data: Folder, tmp_path: Path, kind: str, metric: str) -> None:
     train, val = data.splits["train"], data.splits["val"]
     samples = torch.cat([train.images[:6].flip(-1), 255 - val.images[:14]])
     score = audit_copies(samples, data, kind, Corners(), tmp_path)
@@ -67,9 +64,6 @@ def test_the_copies_score_has_a_protocol_and_a_figure(
         assert picture.width > 500
     assert details["repeats"] == 6
     assert details["calibration"] == {"split": "val", "n": 20, "left_out": 0, "key": val.key}
-    line = " ".join(capsys.readouterr().out.split())
-    assert "6 samples repeat a training image (within 8/255): see the figure" in line
-    assert "validation images repeat" not in line
 
 
 def test_the_figure_mirrors_training_images_like_their_samples(
@@ -86,9 +80,7 @@ def test_the_figure_mirrors_training_images_like_their_samples(
     assert torch.equal(above, below)
 
 
-def test_held_out_repeats_are_counted_and_reported(
-    data: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_held_out_repeats_are_counted(data: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train, val = data.splits["train"], data.splits["val"]
     repeating = replace(
         val, images=torch.cat([train.images[:1].flip(-1).roll(1, -2), train.images[1:2], val.images[2:]])
@@ -99,8 +91,6 @@ def test_held_out_repeats_are_counted_and_reported(
     assert (details["flagged"], details["repeats"]) == (10, 10)
     assert details["rate"] == pytest.approx(1 / 19)
     assert details["calibration"] == {"split": "val", "n": 18, "left_out": 2, "key": repeating.key}
-    line = " ".join(capsys.readouterr().out.split())
-    assert line.endswith("; 2 of 20 validation images repeat training images and are not used for calibration")
 
 
 def test_embeddings_of_real_images_are_cached_until_an_image_changes(
@@ -137,9 +127,9 @@ def test_missing_held_out_images_are_refused(data: Folder, tmp_path: Path, monke
     check_audit(["pixels"], data)
     held_out = data.splits["val"]
     monkeypatch.setitem(data.splits, "val", held_out.take(torch.arange(0)))
-    with pytest.raises(UserError, match="no validation images"):
+    with pytest.raises(UserError):
         audit_copies(held_out.images, data, "pixels", Corners(), tmp_path)
     monkeypatch.setitem(data.splits, "val", data.splits["train"].take(torch.arange(5)))
-    with pytest.raises(UserError, match="all 5 validation images repeat training images"):
+    with pytest.raises(UserError):
         check_audit(["pixels"], data)
     check_audit([], data)

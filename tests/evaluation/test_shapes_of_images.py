@@ -40,8 +40,7 @@ def data(folder: Path, shape: tuple[int, int, int]) -> list[str]:
     return [f"data.root={folder}", f"data.channels={channels}", f"data.resolution=[{height},{width}]"]
 
 
-@pytest.mark.whole_report
-@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("kind", ["grey, wide", pytest.param("RGBA, tall", marks=pytest.mark.whole_report)])
 def test_any_image_shape_works_from_the_folder_to_the_report(command, tiny, folder, tmp_path, kind) -> None:
     shape = channels, height, width = SHAPES[kind]
     status, out, err = command("train", [*tiny, *data(folder, shape), *SCORED, f"hydra.run.dir={tmp_path}/run"])
@@ -51,7 +50,8 @@ def test_any_image_shape_works_from_the_folder_to_the_report(command, tiny, fold
     assert {record["what"] for record in scored} == {"samples", "noise", "real", "floor"}
     said = {1: " grey as RGB", 3: "", 4: " RGBA over white"}[channels]
     assert {record["resolution"] for record in scored if record["metric"] == "fd_lite0"} == {f"{height}x{width}{said}"}
-    assert {file.name for file in (tmp_path / "run/figures").iterdir()} >= {"noising.png", "copies.png"}
+    if channels == 4:
+        assert {file.name for file in (tmp_path / "run/figures").iterdir()} >= {"noising.png", "copies.png"}
 
     drawn = ["device=cpu", "n=6", "trajectory=true", "hydra.run.dir=samples"]
     status, out, err = command("sample", [f"ckpt={tmp_path}/run", *drawn])
@@ -61,13 +61,6 @@ def test_any_image_shape_works_from_the_folder_to_the_report(command, tiny, fold
     with Image.open(tmp_path / "samples/images/3.png") as image:
         assert (image.mode, image.size) == (MODES[channels], (width, height))
         assert np.array_equal(np.asarray(image).reshape(pixels[3].shape), pixels[3])
-
-    again = ["device=cpu", "n=8", "baselines=[]", "hydra.run.dir=again"]
-    status, out, err = command("evaluate", [f"ckpt={tmp_path}/run", *again])
-    assert status == 0, out + err
-    before = {r["metric"]: r["value"] for r in scored if r["what"] == "samples"}
-    after = {r["metric"]: r["value"] for r in json.loads((tmp_path / "again/scores.json").read_text())}
-    assert after == {metric: before[metric] for metric in after}
 
     own = ["data=folder", *data(folder, shape), "data.val=8", "features=lite0", "baselines=[]", "device=cpu"]
     status, out, err = command("evaluate", ["images=samples/images", *own, "hydra.run.dir=of_images"])
@@ -82,12 +75,9 @@ def test_images_with_other_channels_than_the_reference_are_refused(folder) -> No
 
 
 BAD = {
-    "two channels": ["data.channels=2"],
     "three sides": ["data.resolution=[8,8,8]"],
-    "no side": ["data.resolution=[8,0]"],
     "an indivisible width": ["data.resolution=[8,13]"],
     "a network for other images": ["model.in_channels=5"],
-    "images that are too small": ["data.resolution=[32,16]"],
 }
 
 

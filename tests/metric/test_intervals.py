@@ -11,8 +11,7 @@ from diffusion.metric.neighbours import DensityCoverage, PrecisionRecall
 DRAWS = 120
 
 
-@pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.0), (0.7, 0.7)])
-def test_confidence_intervals_have_the_stated_coverage(shift: float, scale: float) -> None:
+def test_confidence_intervals_have_the_stated_coverage() -> None:
     """At least 95%, as the jackknife can be conservative; and no interval is more than twice too wide."""
     generator = torch.Generator().manual_seed(1)
     reference = Reference.of(torch.randn(100, 6, generator=generator))
@@ -29,7 +28,7 @@ def test_confidence_intervals_have_the_stated_coverage(shift: float, scale: floa
     ]
     found: dict[str, list[Estimate]] = {}
     for _ in range(DRAWS):
-        x = torch.randn(80, 6, generator=generator) * scale + shift
+        x = torch.randn(80, 6, generator=generator) * 0.7 + 0.7
         for metric in metrics:
             for name, estimate in metric.measure(x).items():
                 found.setdefault(name, []).append(estimate)

@@ -53,12 +53,11 @@ ALTERED = {
 }
 
 
-@pytest.mark.parametrize("how", ALTERED)
-def test_planted_copies_are_flagged_with_their_training_images(how: str) -> None:
+def test_planted_copies_are_flagged_with_their_training_images() -> None:
     copied = torch.arange(0, 400, 10)
-    found = audited(ALTERED[how](TRAIN[copied]))
+    found = audited(torch.cat([altered(TRAIN[copied[i::5]]) for i, altered in enumerate(ALTERED.values())]))
     assert found.share == 1.0
-    assert torch.equal(found.index, copied)
+    assert torch.equal(found.index, torch.cat([copied[i::5] for i in range(5)]))
 
 
 def test_the_ratio_is_that_of_a_full_comparison() -> None:
@@ -90,14 +89,11 @@ def test_samples_that_repeat_training_images_are_counted_separately_and_come_fir
 
 
 def test_the_false_positive_rate_on_held_out_images_is_bounded() -> None:
-    for rate in (0.01, 0.1):
-        found = audited(scenes(2000, seed=3), rate=rate)
-        assert found.rate == pytest.approx(rate)
-        # The number of flagged images is beta-binomial, because the threshold is also random.
-        k = round(rate * 200)
-        p = beta.ppf(1 - 1e-3, k, 200 - k)
-        assert int(found.flagged.sum()) <= binom.ppf(1 - 1e-3, 2000, p)
-    assert found.share > 0.02  # at a rate of 10% some are flagged
+    found = audited(scenes(500, seed=3), rate=0.1)
+    assert found.rate == pytest.approx(0.1)
+    # The number of flagged images is beta-binomial, because the threshold is also random.
+    assert int(found.flagged.sum()) <= binom.ppf(1 - 1e-3, 500, beta.ppf(1 - 1e-3, 20, 180))
+    assert found.share > 0.02  # some are flagged
     assert audited(HELD[:3], held_out=HELD[:9]).rate == pytest.approx(0.1)  # the lowest possible rate
 
 
@@ -107,9 +103,8 @@ def of(flagged: int, n: int, k: int = 1, m: int = 99) -> Audit:
     return Audit(ratio, torch.zeros(n, dtype=torch.long), torch.zeros(n, dtype=torch.bool), 0.5, k, m)
 
 
-@pytest.mark.parametrize(("n", "m"), [(250, 249), (50_000, 2499)])
-def test_chance_alone_is_called_copying_in_at_most_a_fortieth_of_audits(n: int, m: int) -> None:
-    k = (m + 1) // 100
+def test_chance_alone_is_called_copying_in_at_most_a_fortieth_of_audits() -> None:
+    n, m, k = 250, 249, 2
     random = np.random.default_rng(0)
     thresholds = np.partition(random.random((2000, m)), k - 1, axis=1)[:, k - 1]  # ratios uniform in 0 … 1
     counts, times = np.unique(random.binomial(n, thresholds), return_counts=True)

@@ -1,5 +1,4 @@
 import json
-import logging
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -22,7 +21,7 @@ from diffusion.metric.gap import PairedGap
 from diffusion.metric.neighbours import DensityCoverage, PrecisionRecall
 from diffusion.metric.record import Reference, Score
 from diffusion.metric.reference import reference_key, reference_statistics
-from diffusion.metric.score import _warn_once, score, score_features
+from diffusion.metric.score import score, score_features
 
 pytestmark = pytest.mark.usefixtures("cache")
 Projection = type[FeatureExtractor]
@@ -60,7 +59,7 @@ def test_a_score_records_its_protocol(projection: Projection, photographs: Tenso
 EVERY = (FrechetDistance, CMMD, PrecisionRecall, DensityCoverage)
 
 
-def test_one_pass_of_the_extractor_serves_all_metrics(projection: Projection, photographs: Tensor, caplog) -> None:
+def test_one_pass_of_the_extractor_serves_all_metrics(projection: Projection, photographs: Tensor) -> None:
     extractor, seen = projection(), []
     reference = reference_statistics(photographs[:100], extractor)
     extractor.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
@@ -74,11 +73,8 @@ def test_one_pass_of_the_extractor_serves_all_metrics(projection: Projection, ph
         assert s.error > 0
     features = extract(photographs[100:160], extractor)
     assert score_features(features, extractor, reference, metrics=EVERY) == found
-    _warn_once.cache_clear()  # another test may have used equally few images
-    with caplog.at_level(logging.WARNING):
-        few = score(photographs[:4], extractor, reference, metrics=(PrecisionRecall, FrechetDistance))
-    assert list(few) == ["fd_projection"]
-    assert "PrecisionRecall: skipped (4 nearest neighbours among 4 features" in caplog.text
+    few = score(photographs[:4], extractor, reference, metrics=(PrecisionRecall, FrechetDistance))
+    assert list(few) == ["fd_projection"]  # four images have no four neighbours
 
 
 def test_the_floor_contains_only_differences_by_chance(projection: Projection, photographs: Tensor) -> None:
@@ -183,7 +179,7 @@ def process(rank: int, init: str, part: Tensor, whole: Tensor, extractor: Featur
 
 @pytest.mark.parametrize("first", [12, 0])
 def test_processes_count_each_image_once(first: int, projection: Projection, photographs: Tensor, tmp_path) -> None:
-    """With unequal shares, or one process without images, both processes get the score of all images."""
+    """With unequal shares, or one process without images, both get the score of all images."""
     extractor, images, whole = projection(), photographs[100:137], photographs[:100]
     reference = reference_statistics(whole, extractor)
     alone = score(images, extractor, reference, metrics=(*EVERY, KernelDistance))
@@ -258,7 +254,7 @@ def test_the_reference_key_depends_on_the_images_and_the_extractor(projection: P
 
 
 def test_a_damaged_cache_file_is_replaced_and_a_full_disk_is_no_error(
-    projection: Projection, photographs: Tensor, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog
+    projection: Projection, photographs: Tensor, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extractor = projection()
     first = reference_statistics(photographs[:50], extractor)
@@ -266,10 +262,7 @@ def test_a_damaged_cache_file_is_replaced_and_a_full_disk_is_no_error(
     file.write_bytes(file.read_bytes()[:1000])
     again = reference_statistics(photographs[:50], extractor)
     assert torch.equal(again.cov, first.cov)
-    assert str(file) in caplog.text
-    caplog.clear()
-    reference_statistics(photographs[:50], extractor)
-    assert not caplog.records  # it was replaced
+    assert len(file.read_bytes()) > 1000  # it was replaced
 
     def full(*_args: object, **_options: object) -> None:
         raise OSError(28, "No space left on device")
@@ -290,13 +283,13 @@ def test_a_changed_extractor_is_noticed(projection: Projection, photographs: Ten
 def test_invalid_images_and_references_are_refused(projection: Projection, photographs: Tensor) -> None:
     extractor = projection()
     reference = reference_statistics(photographs[:100], extractor)
-    with pytest.raises(TypeError, match="uint8"):
-        score(photographs[:10] / 255, extractor, reference)
-    with pytest.raises(UserError, match="16x64 pixels but the reference has 32x32"):
-        score(photographs[:10].reshape(10, 3, 16, 64), extractor, reference)
-    with pytest.raises(UserError, match="3 images to score"):
-        score(photographs[:3], extractor, reference)
-    with pytest.raises(UserError, match=r"3 reference images \(val\)"):
+    for images in (photographs[:10].reshape(10, 3, 16, 64), photographs[:3]):
+        with pytest.raises(UserError):
+            score(images, extractor, reference)
+    with pytest.raises(UserError):
         reference_statistics(photographs[:3], extractor, name="val")
     with pytest.raises(ValueError, match="reference of projection"):
         score(photographs[:10], projection(seed=1), reference)
+    for images in (photographs[:2] / 255, photographs[0], photographs[:2, :2]):
+        with pytest.raises(TypeError, match="uint8"):
+            score(images, extractor, reference)
