@@ -129,6 +129,7 @@ FAULTS = {
         ("label off by one", "1000 * t - 1", "1000 * t"),
     ],
     "process/test_objective.py": [
+        ("v: wrong sign of x0", "return -sigma_t, alpha_t", "return sigma_t, alpha_t"),
         ("nearest: the farthest candidate is chosen", "distance.argmin(dim=1)", "distance.argmax(dim=1)"),
         ("nearest: only one candidate is drawn", "streams.normal_like(x0, k)", "streams.normal_like(x0, 1)"),
         ("assigned: the power of the distance is ignored", "(distance**power).cpu()", "distance.cpu()"),
@@ -150,7 +151,6 @@ FAULTS = {
     ],
     "process/test_samplers.py": [
         ("start: the grid's times above t are not skipped", "grid[grid < first * (1 - 1e-4)]", "grid[1:]"),
-        ("v: wrong sign of x0", "return -sigma_t, alpha_t", "return sigma_t, alpha_t"),
         ("Dormand–Prince: stages at the end of the step", "u + float(c) * h", "u + h"),
     ],
     "process/test_choices.py": [

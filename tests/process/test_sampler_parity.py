@@ -105,29 +105,62 @@ def same(a: list[Tensor], b: list[Tensor], tolerance: float = 1e-9) -> None:
 FLOAT32 = 1e-5  # the tolerance where diffusers rounds x to float32
 
 
-@pytest.mark.parametrize("order", [1, 2])
-def test_dpm_solver_multistep_matches_diffusers(order: int) -> None:
+DPM, UNIPC = diffusers.DPMSolverMultistepScheduler, diffusers.UniPCMultistepScheduler
+SDE = {"algorithm_type": "sde-dpmsolver++"}
+UNIP = {"solver_order": 3, "disable_corrector": list(range(N))}  # exact weights of the quadratic through 3 estimates
+
+
+@pytest.mark.parametrize(
+    ("sampler", "kind", "options", "tolerance"),
+    [
+        (partial(DPMSolver, order=1), DPM, {"solver_order": 1}, FLOAT32),
+        (partial(DPMSolver, order=2), DPM, {"solver_order": 2}, FLOAT32),
+        (
+            partial(DPMSolver, order=1, eta=1.0),
+            diffusers.DPMSolverMultistepScheduler,
+            {"solver_order": 1, **SDE},
+            FLOAT32,
+        ),
+        (partial(DPMSolver, order=2, eta=1.0), DPM, {"solver_order": 2, **SDE}, FLOAT32),
+        # diffusers, like the reference code, halves the second difference.
+        (
+            partial(DPMSolver, order=3, curvature=0.5),
+            diffusers.DPMSolverMultistepScheduler,
+            {"solver_order": 3},
+            FLOAT32,
+        ),
+        (partial(DPMSolver, order=3, curvature=1.0, lower_order_final=True), UNIPC, UNIP, 1e-9),
+        (partial(UniPC, order=1, lower_order_final=True), UNIPC, {"solver_order": 1}, 1e-9),
+        (partial(UniPC, order=2, lower_order_final=True), UNIPC, {"solver_order": 2}, 1e-9),
+        (partial(UniPC, order=3, lower_order_final=True), UNIPC, {"solver_order": 3}, 1e-9),
+    ],
+    ids=["1", "2", "1 sde", "2 sde", "3 half", "unip 3", "unipc 1", "unipc 2", "unipc 3"],
+)
+def test_multistep_solvers_match_diffusers(sampler: Callable, kind: type, options: dict, tolerance: float) -> None:
+    noise = draws(N + 1 if "algorithm_type" in options else 1)
+    same(ours(sampler(N, grid.uniform), TABLE, noise), vp_solver(kind, noise, **options), tolerance)
+
+
+def test_dpm_solver_3m_lowers_the_order_of_the_last_of_few_steps_as_diffusers_does() -> None:
     noise = draws(1)
-    theirs = vp_solver(diffusers.DPMSolverMultistepScheduler, noise, solver_order=order)
-    same(ours(DPMSolver(N, grid.uniform, order=order), TABLE, noise), theirs, FLOAT32)
-
-
-@pytest.mark.parametrize("order", [1, 2])
-def test_sde_dpm_solver_multistep_matches_diffusers(order: int) -> None:
-    noise = draws(N + 1)
-    theirs = vp_solver(
-        diffusers.DPMSolverMultistepScheduler, noise, solver_order=order, algorithm_type="sde-dpmsolver++"
+    theirs = vp_solver(DPM, noise, steps=10, solver_order=3)
+    same(
+        ours(DPMSolver(10, grid.uniform, order=3, curvature=0.5, lower_order_final=True), TABLE, noise), theirs, FLOAT32
     )
-    same(ours(DPMSolver(N, grid.uniform, order=order, eta=1.0), TABLE, noise), theirs, FLOAT32)
 
 
-@pytest.mark.parametrize("steps", [N, 10])
-def test_dpm_solver_3m_with_half_the_second_difference_matches_diffusers(steps: int) -> None:
-    """diffusers, like the reference code, halves this term. Below 15 steps it lowers the order of the last ones."""
+@pytest.mark.parametrize(
+    ("sampler", "kind", "tolerance"),
+    [
+        (DDIM(N), diffusers.EulerDiscreteScheduler, FLOAT32),
+        (Euler(N, grid.uniform), diffusers.EulerDiscreteScheduler, FLOAT32),
+        (Heun(N, grid.uniform), diffusers.HeunDiscreteScheduler, 1e-9),
+    ],
+    ids=["ddim", "euler", "heun"],
+)
+def test_solvers_of_one_step_match_diffusers(sampler: Sampler, kind: type, tolerance: float) -> None:
     noise = draws(1)
-    theirs = vp_solver(diffusers.DPMSolverMultistepScheduler, noise, steps=steps, solver_order=3)
-    sampler = DPMSolver(steps, grid.uniform, order=3, curvature=0.5, lower_order_final=steps < 15)
-    same(ours(sampler, TABLE, noise), theirs, FLOAT32)
+    same(ours(sampler, TABLE, noise), k_solver(kind, noise), tolerance)
 
 
 def test_sde_dpm_solver_3m_with_half_the_second_difference_matches_k_diffusion() -> None:
@@ -140,31 +173,6 @@ def test_sde_dpm_solver_3m_with_half_the_second_difference_matches_k_diffusion()
     phi_3 = phi_2 / H - 0.5
     theirs = -math.expm1(-H) * m0 + phi_2 * d1 - phi_3 * d2
     torch.testing.assert_close(-math.expm1(-H) * mean_over_step(m0, [(-r0, m1), (-r0 - r1, m2)], H, 0.5), theirs)
-
-
-def test_dpm_solver_3m_with_the_whole_second_difference_matches_unip_3() -> None:
-    """UniP-3 solves for the exact weights of the quadratic through three estimates."""
-    noise = draws(1)
-    theirs = vp_solver(diffusers.UniPCMultistepScheduler, noise, solver_order=3, disable_corrector=list(range(N)))
-    same(ours(DPMSolver(N, grid.uniform, order=3, curvature=1.0, lower_order_final=True), TABLE, noise), theirs)
-
-
-@pytest.mark.parametrize("order", [1, 2, 3])
-def test_unipc_matches_diffusers(order: int) -> None:
-    noise = draws(1)
-    theirs = vp_solver(diffusers.UniPCMultistepScheduler, noise, solver_order=order)
-    same(ours(UniPC(N, grid.uniform, order=order, lower_order_final=True), TABLE, noise), theirs)
-
-
-@pytest.mark.parametrize("sampler", [DDIM(N), Euler(N, grid.uniform)], ids=["ddim", "euler"])
-def test_euler_matches_diffusers(sampler: Sampler) -> None:
-    noise = draws(1)
-    same(ours(sampler, TABLE, noise), k_solver(diffusers.EulerDiscreteScheduler, noise), FLOAT32)
-
-
-def test_heun_matches_diffusers() -> None:
-    noise = draws(1)
-    same(ours(Heun(N, grid.uniform), TABLE, noise), k_solver(diffusers.HeunDiscreteScheduler, noise))
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
@@ -327,19 +335,19 @@ def test_reverse_diffusion_matches_equation_46() -> None:
 def test_predictor_corrector_corrects_and_then_predicts() -> None:
     x, z1, z2, z3 = draws(4)
     step = lambda schedule, steps: torch.tensor([500, 499], dtype=torch.float64) / 1000  # noqa: E731
-    t = torch.full((2,), 0.5, dtype=torch.float64)
-    sigma, corrected = TABLE.schedule(t[0])[1], x
+    t, corrected = torch.full((2,), 0.5, dtype=torch.float64), x
+    norm = lambda v: v.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)  # noqa: E731
     for z in (z1, z2):
-        g = -TABLE(corrected, t).eps / sigma
-        for i in range(2):
-            epsilon = 2 * (0.2 * z[i].norm() / g[i].norm()) ** 2
-            corrected = corrected.index_put(
-                (torch.tensor(i),), corrected[i] + epsilon * g[i] + (2 * epsilon).sqrt() * z[i]
-            )
+        g = -TABLE(corrected, t).eps / TABLE.schedule(t[0])[1]
+        size = 2 * (0.2 * norm(z) / norm(g)) ** 2
+        corrected = corrected + size * g + (2 * size).sqrt() * z
     expected = DDIM(1, grid=step, eta=1.0)(TABLE, corrected, ReplayStreams(z3))
     sampler = PredictorCorrector(1, grid=step, predictor=partial(DDIM, eta=1.0), corrections=2, snr=0.2)
     torch.testing.assert_close(sampler(TABLE, x, ReplayStreams(z1, z2, z3)), expected)
     assert sampler.evaluations == 3
+    silent = Denoiser(nn.Identity(), TABLE.schedule, prediction.Eps())
+    silent.output = lambda x_t, t: (torch.zeros_like(x_t), None)  # type: ignore[method-assign]
+    assert PredictorCorrector(3)(silent, x, ReplayStreams(*draws(9))).isfinite().all()  # where the score is zero
 
 
 def reference(kind: type, **options: object) -> object:
@@ -349,67 +357,39 @@ def reference(kind: type, **options: object) -> object:
     return scheduler
 
 
-@pytest.fixture
-def ddpm_noise(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """A queue of noise for diffusers' DDPM."""
-    queue: list[Tensor] = []
-    monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *a, **k: queue.pop(0))
-    return queue
-
-
-@pytest.mark.parametrize("row", [1, 2, 1000])
-@pytest.mark.parametrize(
-    ("choice", "name"), [(variance.fixed_small, "fixed_small"), (variance.fixed_large, "fixed_large")]
-)
-def test_one_ancestral_step_matches_diffusers(row: int, choice: object, name: str, ddpm_noise: list[Tensor]) -> None:
-    x, z = draws(2)
-    ddpm_noise.append(z)
-    out = FixedNetwork()(x, torch.full((2,), row - 1.0, dtype=x.dtype))
-    theirs = reference(diffusers.DDPMScheduler, variance_type=name).step(out, row - 1, x).prev_sample
-    ours = Ancestral(
-        1, grid=lambda schedule, n: torch.tensor([row, row - 1], dtype=torch.float64) / 1000, variance=choice
-    )(TABLE, x, ReplayStreams(z))
-    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
-
-
 @pytest.mark.parametrize(("spacing", "choice"), [("leading", grid.leading), ("trailing", grid.uniform)])
-@pytest.mark.parametrize("eta", [0.0, 0.5])
-@pytest.mark.parametrize("clipped", [False, True])
+@pytest.mark.parametrize(("eta", "clipped"), [(0.0, False), (0.5, False), (0.5, True)])
 def test_ddim_trajectory_matches_diffusers(spacing: str, choice: object, eta: float, clipped: bool) -> None:
     """With clipping, diffusers keeps the network's eps by default. Here eps is recomputed from the clipped x0."""
     noise = draws(11)
     scheduler = reference(diffusers.DDIMScheduler, timestep_spacing=spacing)
     scheduler.register_to_config(clip_sample=clipped)
     scheduler.set_timesteps(10)
-    theirs, ours, x = [], [], noise[0]
+    theirs = noise[:1]
     for t, z in zip(scheduler.timesteps, noise[1:], strict=True):
-        out = FixedNetwork()(x, t.double().expand(2))
-        x = scheduler.step(out, t, x, eta=eta, variance_noise=z, use_clipped_model_output=clipped).prev_sample
-        theirs.append(x)
+        out, step = FixedNetwork()(theirs[-1], t.double().expand(2)), {"use_clipped_model_output": clipped}
+        theirs.append(scheduler.step(out, t, theirs[-1], eta=eta, variance_noise=z, **step).prev_sample)
+    found = [noise[0]]
     sampler = DDIM(10, grid=choice, eta=eta, threshold=clip if clipped else None)
-    sampler(TABLE, noise[0], ReplayStreams(*noise[1:]), watch=lambda k, x, estimate: ours.append(x))
-    torch.testing.assert_close(torch.stack(ours), torch.stack(theirs), rtol=1e-8, atol=1e-8)
+    sampler(TABLE, noise[0], ReplayStreams(*noise[1:]), watch=lambda k, x, estimate: found.append(x))
+    same(found, theirs, 1e-8)
 
 
 @pytest.mark.parametrize(("spacing", "choice"), [("leading", grid.leading), ("trailing", grid.uniform)])
-@pytest.mark.parametrize(
-    ("kind", "name"), [(variance.fixed_small, "fixed_small"), (variance.fixed_large, "fixed_large")]
-)
+@pytest.mark.parametrize("kind", [variance.fixed_small, variance.fixed_large])
 def test_ancestral_trajectory_matches_diffusers(
-    spacing: str, choice: object, kind: object, name: str, ddpm_noise: list[Tensor]
+    spacing: str, choice: object, kind: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """diffusers' last step adds noise if its timestep is not 0, as with trailing spacing. The paper's never does."""
     noise = draws(11)
-    ddpm_noise.extend(noise[1:])
-    scheduler = reference(diffusers.DDPMScheduler, timestep_spacing=spacing, variance_type=name)
+    queue = noise[1:]
+    monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *a, **k: queue.pop(0))
+    scheduler = reference(diffusers.DDPMScheduler, timestep_spacing=spacing, variance_type=kind.__name__)
     scheduler.set_timesteps(10)
-    theirs, ours, x = [], [], noise[0]
+    theirs = noise[:1]
     for t in scheduler.timesteps:
-        out = FixedNetwork()(x, t.double().expand(2))
-        step = scheduler.step(out, t, x)
-        x = step.prev_sample
-        theirs.append(x)
-    sampler = Ancestral(10, grid=choice, variance=kind)
-    sampler(TABLE, noise[0], ReplayStreams(*noise[1:]), watch=lambda k, x, estimate: ours.append(x))
-    torch.testing.assert_close(torch.stack(ours[:-1]), torch.stack(theirs[:-1]), rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(ours[-1], step.pred_original_sample, rtol=1e-8, atol=1e-8)
+        step = scheduler.step(FixedNetwork()(theirs[-1], t.double().expand(2)), t, theirs[-1])
+        theirs.append(step.prev_sample)
+    found, sampler = [noise[0]], Ancestral(10, grid=choice, variance=kind)
+    sampler(TABLE, noise[0], ReplayStreams(*noise[1:]), watch=lambda k, x, estimate: found.append(x))
+    same(found, [*theirs[:-1], step.pred_original_sample], 1e-8)

@@ -16,9 +16,9 @@ from stand_ins import SharedStream
 from torch import Tensor, nn
 
 from diffusion.process import grid, prediction, variance
-from diffusion.process.denoiser import Denoise, Denoiser, Estimate, clip
+from diffusion.process.denoiser import Denoiser, Estimate, clip
 from diffusion.process.oracle import GaussianOracle, MixtureOracle, sampler_moments
-from diffusion.process.sampler import DDIM, Ancestral, DPMSolver, Heun, PredictorCorrector, ProbabilityFlow, Sampler
+from diffusion.process.sampler import Ancestral, Heun, ProbabilityFlow, Sampler
 from diffusion.randomness import Streams
 
 VP = SCHEDULES["vp"]
@@ -27,11 +27,6 @@ TWO = pytest.mark.parametrize("name", ["dpm_2m", "euler_churn"])  # properties o
 
 def gaussian(on: str = "vp") -> GaussianOracle:
     return GaussianOracle(SCHEDULES[on], MEAN, COVARIANCE)
-
-
-def sampled(sampler: Sampler, oracle: Denoise, n: int, width: int = D) -> Tensor:
-    streams = SharedStream(0)
-    return sampler(oracle, streams.normal_like(torch.empty(n, width, 1, 1, dtype=torch.float64)), streams).flatten(1)
 
 
 def error(mean: Tensor, covariance: Tensor) -> float:
@@ -54,45 +49,6 @@ def test_every_schedule_can_be_sampled(on: str) -> None:
     G = rows.flatten(1)[1:] - rows.flatten(1)[0]
     prior = 0.01 if on in ("ve", "edm") else 0.0  # their start N(0, ·) ignores the mean, 0.5 compared with sigma = 50
     assert error(rows[0].flatten(), G.T @ G) < 1e-3 + prior
-
-
-def test_predictor_corrector_samples_a_gaussian() -> None:
-    """Within 5.5 standard errors plus 0.02 of samples: the steps depend on norms and so are not affine.
-
-    In few dimensions these norms vary so much that the step size is biased. 48 dimensions are enough.
-    """
-    n, width = 1500, 48
-    root = torch.randn(width, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 14
-    mean, covariance = torch.linspace(-0.5, 0.5, width).double(), root @ root.T + 0.05 * torch.eye(width)
-    sampler = PredictorCorrector(100, grid=FINE, predictor=partial(DDIM, eta=1.0), snr=0.1)
-    x = sampled(sampler, GaussianOracle(SCHEDULES["ve"], mean, covariance), n, width)
-    v = covariance.diagonal()
-    assert ((x.mean(0) - mean).abs() < 5.5 * (v / n).sqrt() + 0.01).all()
-    assert ((x.T.cov() - covariance).abs() < 5.5 * ((torch.outer(v, v) + covariance**2) / n).sqrt() + 0.02).all()
-    new = Denoiser(nn.Flatten(0, 0), VP, prediction.Eps())
-    new.output = lambda x_t, t: (torch.zeros_like(x_t), None)  # type: ignore[method-assign]
-    assert sampled(PredictorCorrector(3), new, 2).isfinite().all()  # no Langevin step where the score is zero
-
-
-class OracleDenoiser(Denoiser):
-    """A denoiser whose network predicts y = a x0 + b eps with the oracle's x0 and eps."""
-
-    def __init__(self, oracle: GaussianOracle, kind: prediction.Prediction):
-        super().__init__(nn.Identity(), oracle.schedule, kind)
-        self.oracle = oracle
-
-    def output(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-        estimate = self.oracle(x_t, t)
-        a, b = (c.reshape(-1, 1, 1, 1) for c in self.prediction.weights(self.schedule, t))
-        return a * estimate.x0 + b * estimate.eps, None
-
-
-@pytest.mark.parametrize("kind", [prediction.Eps, prediction.X0, prediction.V, prediction.Velocity, prediction.EDM])
-def test_samples_do_not_depend_on_the_prediction(kind: Callable[[], prediction.Prediction]) -> None:
-    oracle, noise = gaussian("cosine_continuous"), as_images(torch.linspace(-1, 1, 6).double())
-    for sampler in (DPMSolver(20, grid=FINE), Heun(20, grid=FINE), DDIM(20, grid=FINE, eta=1.0)):
-        both = [sampler(each, noise, SharedStream(1)) for each in (OracleDenoiser(oracle, kind()), oracle)]
-        torch.testing.assert_close(*both, rtol=0, atol=1e-6)
 
 
 def test_a_learned_variance_lies_between_the_fixed_ones() -> None:
@@ -171,7 +127,7 @@ def test_order_of_convergence_on_a_mixture(name: str) -> None:
 # The loop
 
 
-@pytest.mark.parametrize("name", ["dpm_2m", "euler_churn", "predictor_corrector", "probability_flow"])
+@pytest.mark.parametrize("name", ["predictor_corrector", "probability_flow"])
 def test_an_image_depends_only_on_its_seed(name: str) -> None:
     means = torch.randn(5, D, generator=torch.Generator().manual_seed(0)) / 2
     oracle = MixtureOracle(VP, torch.full((5,), 0.2), means, COVARIANCE.expand(5, D, D) / 4)
