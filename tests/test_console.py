@@ -34,5 +34,4 @@ def test_progress_in_a_log_file_is_reported_per_tenth_every_1_to_10_minutes() ->
     slow = lines_in_a_log(45.0)  # a tenth takes 7 min 30 s
     assert [line.split()[2] for line in slow] == [f"{tenth}1/100" for tenth in range(1, 10)]
     slower = lines_in_a_log(360.0)
-    assert [line.split()[2] for line in slower] == [f"{done}/100" for done in range(3, 100, 2)]
     assert slower[24] == "drawing [/x]  51/100 0.00278 image/s 5 h 6 min, 4 h 54 min left"

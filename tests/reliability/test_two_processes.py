@@ -23,8 +23,7 @@ LAYOUTS = {  # a global batch of 8, divided in different ways
     "one": ["data.batch_size=8"],
     "two": ["data.batch_size=4", "trainer.devices=2"],
     "one, accumulating": ["data.batch_size=2", "trainer.accumulate_grad_batches=4"],
-    "two, accumulating": ["data.batch_size=2", "trainer.devices=2", "trainer.accumulate_grad_batches=2"],
-    "two, of a whole": ["data.global_batch_size=8", "data.batch_size=2", "trainer.devices=2"],
+    "two, accumulating": ["data.global_batch_size=8", "data.batch_size=2", "trainer.devices=2"],
 }
 COMMON = (  # 25 images, which no layout divides: 3 steps per epoch
     "data.val=7", "trainer.max_steps=8", "trainer.max_epochs=4", "trainer.precision=64-true",
