@@ -71,7 +71,9 @@ class PairedGap(Metric):
         getattr(self, f"{part}_values").append(values.to(self.device))
 
     def compute(self) -> dict[str, Any]:
-        """`gap`, a `Mean`; `bins`, one per bin; `images` (n,), d_i by image index; and their `clusters` (2, n).
+        """`gap`, a `Mean`; `bins`, one per bin; `images` (n,), d_i by image index; their `clusters` (2, n).
+
+        `whole` says whether each image has a partner: then the gap is the difference of the means of both sets.
 
         NaN if there are too few images or sources. The draws of an image are not independent, so they are averaged
         first for `gap`.
@@ -88,6 +90,7 @@ class PairedGap(Metric):
             "bins": [mean_and_error(d[k == i], clusters[:, image[k == i]]) for i in range(BINS)],
             "images": images,
             "clusters": clusters,
+            "whole": len(pairs) == len(val) == len(fit),
         }
 
     def _errors(self, part: str) -> dict[tuple[int, int], tuple[float, float]]:

@@ -184,8 +184,9 @@ class Diffusion(pl.LightningModule):
             results = {split: self.errors[f"{split}_{weights}"].compute() for split in VALIDATED}
             for split, result in results.items():
                 logged[f"{split}/mse{suffix}"] = result["mse"]
-            logged[f"gap/mse{suffix}"] = results["val"]["mse"] - results["fit"]["mse"]
             gap = self.gaps[weights].compute()
+            difference = results["val"]["mse"] - results["fit"]["mse"]
+            logged[f"gap/mse{suffix}"] = difference if gap["whole"] else gap["gap"].mean  # as its interval
             logged |= {f"gap/se{suffix}": gap["gap"].error, f"gap/half{suffix}": gap["gap"].half()}
             for i, each in enumerate(gap["bins"]):
                 logged |= {f"gap/mse_bin{i}{suffix}": each.mean, f"gap/half_bin{i}{suffix}": each.half()}

@@ -55,6 +55,7 @@ def test_images_without_a_partner_are_not_used() -> None:
     assert float(found["gap"].mean) == pytest.approx(float(d.mean()))
     assert float(found["gap"].error) == pytest.approx(float(d.std()) / 3)
     torch.testing.assert_close(found["images"], d)
+    assert not found["whole"]
     for draw in range(1, 4):  # four times the same errors: no new information
         metric.update("val", VAL, T, INDEX, draw)
         metric.update("fit", FIT[:9], T[:9], INDEX[:9], draw)
