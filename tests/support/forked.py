@@ -1,5 +1,6 @@
 """Commands in forks of this process, which saves seconds of imports."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -39,6 +40,7 @@ class Train:
     def __init__(self, overrides: list[str], log: Path, prepare: Callable[[], None] = lambda: None):
         self.overrides, self.log, self.prepare = overrides, log, prepare
         self.process = FORK.Process(target=self.main)
+        gc.collect()  # here, because the threads of an object, such as a store of torch, do not exist in the fork
         self.process.start()
 
     def main(self) -> None:
@@ -46,12 +48,14 @@ class Train:
 
         import diffusion.train
 
+        gc.freeze()
         os.setsid()
         output = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also if the tests run under nohup
         GlobalHydra.instance().clear()
         sys.argv = ["diffusion.train", *self.overrides]
         self.prepare()
