@@ -61,7 +61,7 @@ def stored(name: Path, shape: tuple[int, int, int], make: Make) -> tuple[Tensor,
         return _read(name, shape) or _write(name, shape, make, "" if held else f".{uuid.uuid4().hex}")
 
 
-def cache_folder(kind: str = "data") -> Path:
+def cache_folder(kind: str = "images") -> Path:
     """The folder of decoded images, or of another kind of data. Raises UserError if it cannot be created."""
     with cache_errors():
         return cache_dir(kind)
