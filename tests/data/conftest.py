@@ -8,4 +8,4 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache for each test."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("DIFFUSION_CACHE", str(folder))
-    return folder / "data"
+    return folder / "images"
