@@ -20,8 +20,6 @@ from torch import Tensor
 
 from diffusion.errors import UserError
 
-GENERATOR = "philox4x32-10"  # of `Streams`; a run that resumes with another generator draws different noise
-
 
 def seed_for(*key: int | str) -> int:
     """A 63-bit hash of `key`, e.g. `seed_for(seed, "noise", epoch, index)`, identical on every machine."""

@@ -24,7 +24,6 @@ from diffusion.files import lock, replace
 from diffusion.runs import slurm
 from diffusion.runs.folder import SWEEP
 
-OVERRIDES = ".hydra/overrides.yaml"  # written by Hydra, at each start of a command with this folder
 JOB = ".hydra/job.yaml"  # the overrides of the sweep's job that has this folder
 LOCK, PATIENCE = ".jobs.lock", 60.0  # the lock of a sweep's job folders, and the seconds to wait for it
 RESUMING = ("ckpt=auto", "ckpt=last", "ckpt=null")  # these do not change the identity of a job

@@ -23,7 +23,6 @@ from diffusion.files import lock, replace
 from diffusion.runs import slurm
 
 FILE, CONFIG, LOCK = "run.json", "config.yaml", ".lock"
-BEAT = 30.0  # seconds between two records of the progress
 CONTINUED = ("seconds", "seconds_of", "epoch_lengths")  # what a run that resumes adds to
 PATIENCE = 2.0  # seconds to wait for a lock whose process is about to end, or is only probing
 LEASE = 120.0  # seconds until a file server releases the lock of a failed machine
@@ -40,7 +39,6 @@ class RunRecord:
         self.damage: str | None = None  # the reason why the file cannot be read
         self.content = self._read()
         self.earlier = 0.0  # seconds of the run up to where this process resumed it
-        self.written = 0.0  # time of the last write, on the monotonic clock
         self.lock: BinaryIO | None = None  # the folder's lock, while held by this process
         self.previous: dict[str, bytes] = {}  # the record and the configuration before the folder was claimed
 
@@ -125,7 +123,6 @@ class RunRecord:
 
     def write(self) -> None:
         """Replace the file."""
-        self.written = time.monotonic()
         replace(self.path, json.dumps(self.content, indent=1))
 
     def finish(self, state: str, **more: Any) -> None:
