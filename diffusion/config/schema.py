@@ -401,8 +401,8 @@ class GuidanceStudy(AnyStudy):
     samplers: Annotated[list[str], MinLen(1)] = ["run"]
     """The run's sampler (`run`), and choices of conf/sampler with overrides after a space: "heun sampler.steps=18"."""
     steps: Count | None = None
-    """Steps of every sampler; null: each sampler's own. All scales use the same number of steps, so guidance may double
-    the network evaluations (NFE); the table shows them."""
+    """Steps of every sampler whose words do not set them; null: each sampler's own. All scales use the same number of
+    steps, so guidance may double the network evaluations (NFE); the table shows them."""
 
 
 COMMANDS: dict[str, type[Settings]] = {

@@ -17,7 +17,7 @@ LOWER_IS_BETTER = ("fid", "fd_", "kid", "cmmd", "sfid", "sfd_", "copies", "bits"
 PROTOCOL_DETAILS = ("rate",)
 SOURCE = (
     "sampler", "guidance", "precision", "seed", "weights", "step", "checkpoint", "network_hash", "guidance_hash",
-    "folder", "nfe", "seconds_per_image", "test_evaluation", "variance",
+    "folder", "nfe", "seconds_per_image", "test_evaluation", "variance", "words", "device",
 )  # fmt: skip
 
 
@@ -111,7 +111,7 @@ class Score:
     @property
     def identity(self) -> str:
         """Equal for two measurements of the same images (or network) by the same protocol and program."""
-        source = {key: value for key, value in self.source.items() if key != "seconds_per_image"}
+        source = {key: value for key, value in self.source.items() if key not in ("seconds_per_image", "device")}
         source["checkpoint"] = "checkpoint" in source  # the file may have been saved again
         return json.dumps([self.what, self.code, self.protocol, source], sort_keys=True, default=str)
 

@@ -30,7 +30,6 @@ from diffusion.report.formatting import (
     half_width,
     number,
     protocol_text,
-    sampler_text,
     value_text,
 )
 from diffusion.report.images import grid, opened, save_png, tiles
@@ -40,7 +39,9 @@ from diffusion.report.style import readable
 from diffusion.runs.folder import Run
 
 IMAGES = 8  # samples of a setting in the page
-VARIED = ("sampler", "guidance", "nfe", "seconds_per_image", "test_evaluation", "checkpoint")  # within one study
+VARIED = (  # within one study
+    "words", "sampler", "guidance", "nfe", "seconds_per_image", "device", "test_evaluation", "checkpoint",
+)  # fmt: skip
 FIDELITY = {"precision": "recall", "density": "coverage"}  # fidelity -> diversity; the first measured pair is used
 COSTS = {"nfe": "network evaluations", "seconds": "seconds per image", "scale": "scale (1: no guidance)"}
 HUES = (style.BLUE, style.VERMILION, style.GREEN, style.ORANGE, style.PURPLE, style.GREY, style.INK)
@@ -152,25 +153,23 @@ def picture_file(folder: Path, source: Mapping[str, Any]) -> Path:
 
 
 def study_of(run: Run) -> Study:
-    """The latest study in a folder, from its scores. Samplers are named by their classes, if these differ."""
+    """The latest study in a folder, from its scores."""
     shown = latest(run.scores)
     ended = [i for i, score in enumerate(run.scores, start=1) if "nfe" in score.source and score not in shown]
     later = run.scores[max(ended, default=0) :]  # those written after the last earlier study
     baselines = {(score.what, score.metric): score for score in later if "nfe" not in score.source}
-    texts = [sampler_text({**score.source["sampler"], "steps": None}) for score in shown]  # without what varies
-    classes = {text: str(score.source["sampler"].get("name")) for text, score in zip(texts, shown, strict=True)}
-    names = {text: name if [*classes.values()].count(name) == 1 else text for text, name in classes.items()}
     points: dict[Path, Point] = {}
-    for score, text in zip(shown, texts, strict=True):
+    for score in shown:
         source, file = score.source, picture_file(run.folder, score.source)
         guided: Mapping[str, Any] = source.get("guidance") or {}
         interval = (guided.get("scale") or 1.0, guided.get("low"), guided.get("high"))
         cost = (source["sampler"].get("steps") or 0, source["nfe"], source.get("seconds_per_image") or math.nan)
-        points.setdefault(file, Point(names[text], *cost, {}, *interval, file)).scores[score.metric] = score  # type: ignore[index]
+        points.setdefault(file, Point(source["words"], *cost, {}, *interval, file)).scores[score.metric] = score  # type: ignore[index]
     guidances = {str(score.source["guidance"].get("name")) for score in shown if score.source.get("guidance")}
     guidance = guidances.pop() if len({point.scale for point in points.values()}) > 1 and guidances else None
     reference = shown[-1].reference.split if shown[-1].reference else "images"
-    return Study([*points.values()], [*baselines.values()], guidance, reference, budgets=run.config.get("nfe") or ())
+    device, budgets = shown[-1].source.get("device"), run.config.get("nfe") or ()
+    return Study([*points.values()], [*baselines.values()], guidance, reference, device, budgets)
 
 
 # ------------------------------------------------------------------------------------------------------ the report

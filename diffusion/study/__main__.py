@@ -22,23 +22,25 @@ python -m diffusion.study guidance ckpt=… guidance=cfg intervals=[[null,null],
 python -m diffusion.study guidance ckpt=… guidance=auto guidance.ckpt=WORSE   autoguidance, with labels or without
 """
 
+TASK = Lazy("diffusion.study.trials.study")
 STUDIES = {  # by the first word of the command line
-    "sampler": command("study", Study, __doc__, Lazy("diffusion.study.samplers.study_samplers")),
-    "guidance": command(
-        "study_guidance", GuidanceStudy, ABOUT_GUIDANCE, Lazy("diffusion.study.guidance.study_guidance")
-    ),
+    "sampler": command("study", Study, __doc__, TASK),
+    "guidance": command("study_guidance", GuidanceStudy, ABOUT_GUIDANCE, TASK),
 }
 
 
 def main() -> None:
     """Run the study named first on the command line."""
-    words = sys.argv[1:]
-    word = next(iter(words), "-")
-    if word not in STUDIES and not word.startswith("-"):
-        what = "names no study" if "=" in word else f"unknown study{nearest(word, STUDIES)}"
-        print(f"error: {word}: {what}; the first word is one of: {', '.join(STUDIES)}", file=sys.stderr)
+    word, *words = sys.argv[1:] or ["--help"]
+    if word.startswith("-"):
+        word, words = "sampler", [word, *words]
+    if word not in STUDIES:
+        print(
+            f"error: {word}: no such study{nearest(word, STUDIES)}; one of {', '.join(STUDIES)} comes first",
+            file=sys.stderr,
+        )
         sys.exit(2)
-    STUDIES.get(word, STUDIES["sampler"])(words[1:] if word in STUDIES else words)
+    STUDIES[word](words)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from diffusion.config.choices import conf_dir
+from diffusion.config.build import make
+from diffusion.config.choices import choices
 from diffusion.errors import UserError
 from diffusion.evaluation.cost import evaluations
 from diffusion.evaluation.drawing import Drawing
 from diffusion.process.schedule import linear
 from diffusion.report.formatting import value_text
 from diffusion.runs.folder import read_scores
-from diffusion.study.guidance import guidance_nodes
-from diffusion.study.samplers import settings_of
+from diffusion.study.trials import within_budgets
 
 KNOWN = {"ddim": 10, "heun": 9, "predictor_corrector": 10}
 QUICK = ["n=6", "features=lite0", "device=cpu", "metrics.kernel=null", "hydra.run.dir=out"]
@@ -34,26 +34,23 @@ def rows_of(folder: Path, *columns: str) -> list[tuple[str, ...]]:
 
 
 def test_every_sampler_uses_the_most_steps_within_the_budget() -> None:
-    found = settings_of([*KNOWN, "heun sampler.churn=1"], [10], linear())
-    assert {s.name: s.nfe for s in found} == KNOWN | {"heun sampler.churn=1": 9}
-    for setting in found:
-        values = {name: value for name, value in vars(setting.sampler).items() if name != "evaluations"}
-        more = type(setting.sampler)(**{**values, "steps": setting.sampler.steps + 1})
-        assert evaluations(more, linear()) > 10
+    found = within_budgets([*KNOWN, "heun sampler.churn=1"], [10], linear())
+    assert {words: nfe for words, _, nfe in found} == KNOWN | {"heun sampler.churn=1": 9}
+    for _, node, _ in found:
+        assert evaluations(make({**node, "steps": node["steps"] + 1}, "sampler"), linear()) > 10
     for samplers, budget in ((["predictor_corrector"], 1), (["probability_flow"], 10)):
         with pytest.raises(UserError):
-            settings_of(samplers, [budget], linear())
+            within_budgets(samplers, [budget], linear())
 
 
 def test_all_selects_the_compatible_samplers_and_reports_the_others(capsys: pytest.CaptureFixture[str]) -> None:
     """`probability_flow` chooses its evaluations; a schedule of T = 8 has no 12 uniform steps, but 12 on a grid."""
-    found = settings_of("all", [6, 12], linear(steps=8))
-    there = {file.stem for file in (conf_dir() / "sampler").glob("*.yaml")}
-    assert {s.name for s in found} == there - {"probability_flow", "consistency"}
-    assert {s.nfe for s in found if s.name == "dpm_2m"} == {6, 12}
-    assert {s.nfe for s in found if s.name == "ddim"} == {6}
+    found = within_budgets("all", [6, 12], linear(steps=8))
+    assert {words for words, _, _ in found} == {*choices("sampler")} - {"probability_flow", "consistency"}
+    assert {nfe for words, _, nfe in found if words == "dpm_2m"} == {6, 12}
+    assert {nfe for words, _, nfe in found if words == "ddim"} == {6, 8}
     skipped = [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if "skipped" in line]
-    assert {"probability_flow", "ddim", "consistency"} <= {*skipped}
+    assert {*skipped} == {"probability_flow", "consistency"}
 
 
 def test_a_study_of_samplers_goes_on_after_it_was_killed(command, two_steps, tmp_path, monkeypatch) -> None:
@@ -102,7 +99,13 @@ def test_every_setting_on_the_test_split_counts(command, tiny, tmp_path: Path) -
 
 def test_every_scale_in_every_interval_is_scored_and_counted(command, labelled, tmp_path) -> None:
     """Scale 1 is drawn once, without the weak estimate."""
-    words = ["guidance=cfg", "scales=[3,1,0.5,3]", "intervals=[[null,null],[0.5,5]]", "samplers=[ddim]", "steps=4"]
+    words = [
+        "guidance=cfg",
+        "scales=[3,1,0.5,3]",
+        "intervals=[[null,null],[0.5,5]]",
+        "samplers=['ddim sampler.steps=4']",
+        "steps=9",
+    ]
     out = studied(command, "guidance", f"ckpt={labelled}", *words)
     of_ddim = [
         ("", "", "1.0", "4"), ("", "", "0.5", "8"), ("", "", "3.0", "8"), ("0.5", "5.0", "0.5", "6"),
@@ -124,11 +127,6 @@ def test_a_model_without_labels_can_be_studied_with_autoguidance(command, two_st
     ]
 
 
-def test_scales_and_intervals_are_combined_without_repetition() -> None:
-    nodes = guidance_nodes({"scale": 9, "low": 1, "high": 2}, [2, 1], [[None, None], [0.2, 1.6]])
-    assert [(n["scale"], n["low"], n["high"]) for n in nodes] == [(1, None, None), (2, None, None), (2, 0.2, 1.6)]
-
-
 REFUSED = {
     "no guidance to study": ["guidance", "guidance=none"],
     "no worse model": ["guidance", "guidance=auto"],
@@ -136,7 +134,6 @@ REFUSED = {
     "low above high": ["guidance", "guidance=cfg", "intervals=[[3,1]]"],
     "an interval outside": ["guidance", "guidance=cfg", "intervals=[[1e9,null]]"],
     "no step inside": ["guidance", "guidance=cfg", "intervals=[[0.5,0.51]]", "scales=[2]", "steps=2"],
-    "steps twice": ["guidance", "guidance=cfg", "samplers=['ddim sampler.steps=3']", "steps=4"],
     "an adaptive sampler": ["guidance", "guidance=cfg", "samplers=[probability_flow]"],
     "no such sampler": ["sampler", "samplers=[dim]"],
     "no list": ["sampler", "nfe=10"],

@@ -136,7 +136,13 @@ def test_a_study_writes_its_tables_and_charts_with_the_floor(
 
 
 def measured(steps: int, n: int = 16, code: str = "1", **source: Any) -> list[Score]:
-    drawn = {"sampler": {"name": "DDIM", "steps": steps}, "nfe": steps, "seconds_per_image": 0.1, "seed": 0} | source
+    drawn = {
+        "sampler": {"name": "DDIM", "steps": steps},
+        "nfe": steps,
+        "seconds_per_image": 0.1,
+        "seed": 0,
+        "words": "ddim",
+    } | source
     floor = Score("fd_lite0", 0.1 * n, n, what="floor")
     return [floor, Score("fd_lite0", 20.0 / steps, n, reference=Reference("val", 250), source=drawn, code=code)]
 
@@ -149,11 +155,11 @@ def test_a_report_is_made_of_the_latest_study_in_a_folder(earlier: dict[str, Any
     save_picture(torch.full((9, 3, 4, 4), 99, dtype=torch.uint8), measured(20)[1].source, tmp_path)
     study = study_of(Run(tmp_path))
     assert [(p.sampler, p.steps, p.scores["fd_lite0"].value) for p in study.points] == [
-        ("DDIM", 10, 2.0),
-        ("DDIM", 20, 1.0),
+        ("ddim", 10, 2.0),
+        ("ddim", 20, 1.0),
     ]
     assert [score.value for score in study.baselines] == [1.6]
     write_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
-    assert page.count("Samples of DDIM") == 1
+    assert page.count("Samples of ddim") == 1
     assert page.count("<svg ") == 1
