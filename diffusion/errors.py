@@ -134,4 +134,6 @@ def exit_status(task: Callable[[], object], fix: str) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}; {fix}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0

@@ -10,13 +10,12 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from diffusion.config.choices import conf_dir, is_group, searching
+from diffusion.config.choices import choices, conf_dir, is_group, searching
 from diffusion.config.composition import composed, plain
 from diffusion.config.schema import COMMANDS
 from diffusion.config.validation import validated
 from diffusion.errors import Arguments
 from diffusion.files import PACKAGE
-from diffusion.reproduce.studies import names
 
 ROOT = PACKAGE.parent
 PAGES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *conf_dir().rglob("*.yaml"), *PACKAGE.rglob("*.py")]
@@ -99,7 +98,7 @@ def test_the_options_of_a_command_exist(words, monkeypatch):
     monkeypatch.setattr(Arguments, "parse_args", parsed)
     name, *rest = words
     if name == "reproduce" and rest[0].isalpha():
-        assert rest[0] in names()
+        assert rest[0] in choices("results")
     monkeypatch.setattr(sys, "argv", [name, *rest])
     package = find_spec(f"diffusion.{name}")
     assert package is not None

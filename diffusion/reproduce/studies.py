@@ -1,20 +1,44 @@
-"""The studies of docs/results: conf/results/NAME.yaml defines each one as sweeps of the project's commands."""
+"""The studies of docs/results: their definitions in conf/results, their runs, and the committed numbers.
 
-import itertools
-from collections.abc import Sequence
-from typing import Annotated, Literal
+docs/results/STUDY has the numbers, in SWEEP.csv with a row per recipe and seed (TRAINING/SAMPLING for the evaluation of
+a model), and record.json, with the protocol of each column. Everything else in the folder is made from the runs with
+`diffusion.compare` and `diffusion.report`.
+"""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import yaml
 from annotated_types import Gt, MinLen
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from diffusion.config.choices import choices, files
+from diffusion.config.quoting import command_line
 from diffusion.config.schema import Settings
 from diffusion.config.validation import validated
+from diffusion.console import console, count
 from diffusion.errors import UserError, first_line, nearest
+from diffusion.files import PACKAGE, replace
+from diffusion.report.compare import Mean, by_seed, compare, gather, mean_over_seeds
+from diffusion.report.formatting import csv_text
+from diffusion.runs.folder import Run
 
-GROUP = "results"
 Words = list[str]
+Row = dict[str, Any]  # the settings that differ, the seed, the numbers; in the order of the columns
+
+
+class Disagreement(UserError):
+    """Numbers do not agree with the committed ones."""
+
+    status = 1
 
 
 class Sweep(Settings):
@@ -28,8 +52,10 @@ class Sweep(Settings):
 
     @property
     def jobs(self) -> list[Words]:
-        """The overrides of each job, in order."""
-        return [job for case in self.cases for job in jobs([*self.common, *case])]
+        """The overrides of each job, in Hydra's order."""
+        parse = OverridesParser.create().parse_overrides
+        commands = [parse([*self.common, *case]) for case in self.cases]
+        return [job for words in commands for job in BasicSweeper.split_arguments(words, None)[0]]
 
 
 class Study(Settings):
@@ -43,38 +69,21 @@ class Study(Settings):
     sweeps: dict[str, Sweep]
 
 
-def names() -> list[str]:
-    """The names of all studies."""
-    return choices(GROUP)
-
-
 def read(name: str) -> Study:
     """Read a study. Raises UserError for an unknown name or an invalid file."""
-    if name not in names():
-        raise UserError(f"{name}: unknown study{nearest(name, names())}; it is one of {', '.join(names())}")
-    file = files(GROUP)[name]
+    if name not in (names := choices("results")):
+        raise UserError(f"{name}: unknown study{nearest(name, names)}; it is one of {', '.join(names)}")
+    file = files("results")[name]
     try:
         return validated(Study, yaml.safe_load(file.read_text("utf-8")))
     except (yaml.YAMLError, UserError) as error:
         raise UserError(f"{file}: {first_line(error)}; the other files in conf/results are examples") from error
 
 
-def jobs(words: Sequence[str]) -> list[Words]:
-    """The jobs of a command line with comma-separated values, in the order of Hydra's basic sweeper."""
-    values = []
-    for override in OverridesParser.create().parse_overrides(list(words)):
-        if override.is_sweep_override():
-            key = override.get_key_element()
-            values.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-        else:
-            values.append([str(override.input_line)])
-    return [list(job) for job in itertools.product(*values)]
-
-
 def place(study: str, sweep: str) -> tuple[str, str]:
     """(study, sweep) of a reference within `study`: `SWEEP` or `STUDY/SWEEP`."""
-    other, slash, name = sweep.rpartition("/")
-    return (other, name) if slash else (study, sweep)
+    other, _, name = sweep.rpartition("/")
+    return other or study, name
 
 
 def cost(name: str) -> str:
@@ -83,3 +92,142 @@ def cost(name: str) -> str:
     others = {place(name, of)[0] for sweep in study.sweeps.values() for of in sweep.of} - {name}
     needed = f", and the models of {' and '.join(sorted(others))} that are missing" if others else ""
     return f"about {study.cpu_hours:g} h of a CPU core, or {study.gpu_hours:g} h of a GPU{needed}"
+
+
+# -------------------------------------------------------------------------------------------------------- running
+
+
+def run_study(name: str, root: Path, more: Sequence[str] = ()) -> dict[str, list[Run]]:
+    """Run the missing runs of a study below `root`, with overrides `more`; returns the runs of each sweep."""
+    done: dict[tuple[str, str], list[Run]] = {}
+    for sweep in read(name).sweeps:
+        run_sweep(name, sweep, root, more, done)
+    return {sweep: runs for (study, sweep), runs in done.items() if study == name}
+
+
+def run_sweep(name: str, key: str, root: Path, more: Sequence[str], done: dict[tuple[str, str], list[Run]]) -> None:
+    """Run the missing runs of a sweep, after those of the sweeps whose models it evaluates, and add its runs to `done`.
+
+    Two studies may train the same model, such as their first recipe. It is evaluated once.
+    """
+    sweep, folder = read(name).sweeps[key], root / name / key
+    models: list[Run] = []
+    for other in (place(name, of) for of in sweep.of):
+        if other not in done:
+            run_sweep(*other, root, more, done)
+        models += [run for run in done[other] if run.config not in [model.config for model in models]]
+    ckpt = [f"ckpt={','.join(str(run.folder) for run in models)}"] if models else []
+    for case in sweep.cases:
+        run_command(sweep.command, ["-m", *ckpt, *sweep.common, *case, *more, f"hydra.sweep.dir={folder}"])
+    done[name, key] = gather([folder])
+
+
+def run_command(command: str, words: Sequence[str]) -> None:
+    """Run a command in its own process. Raises UserError if it fails, after the command has printed the reason.
+
+    Ctrl-C reaches that process, too: this one waits until it has saved.
+    """
+    console.print(f"\n{command_line(command, words)}")
+    process = subprocess.Popen([sys.executable, "-m", f"diffusion.{command}", *words])
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        raise
+    if status:
+        raise UserError(f"diffusion.{command} failed with status {status}; rerun the same command to resume")
+
+
+# ------------------------------------------------------------------------------------------------------ comparing
+
+
+def committed_dir() -> Path:
+    """The folder of committed results: inside the package if installed from a wheel, in docs/ for a checkout."""
+    installed = PACKAGE / "committed"
+    return installed if installed.is_dir() else PACKAGE.parent / "docs/results"
+
+
+def record_of(name: str) -> dict[str, Any]:
+    """The record.json of a study; one without sweeps if no result is committed."""
+    file = committed_dir() / name / "record.json"
+    return json.loads(file.read_text("utf-8")) if file.is_file() else {"date": None, "sweeps": {}}
+
+
+def rows_in(name: str, sweep: str) -> list[Row]:
+    """The committed table of a sweep."""
+    with (committed_dir() / name / f"{sweep}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def rows_of(runs: Sequence[Run]) -> tuple[list[Row], dict[str, str]]:
+    """The table of the runs of a sweep, and the protocol of each column. Raises UserError for an incomplete run."""
+    comparison = compare(runs, mixed=True)
+    for run, reason in comparison.left_out:
+        raise UserError(f"{run.folder}: {reason}; run the same command again, or remove this folder")
+    columns = {column.name: column.words for column in comparison.columns if column.name != "seconds"}
+    rows = []
+    for row in comparison.rows:
+        for run, numbers in row.values.items():
+            values = {name: numbers[name].value if name in numbers else "" for name in columns}
+            rows.append({**row.settings, "seed": "/".join(map(str, run.seeds or ())), **values})
+    return rows, columns
+
+
+def means(rows: Sequence[Row]) -> dict[tuple[str, str], Mean]:
+    """(recipe, column) -> the mean over training seeds, each the mean over its sampling seeds."""
+    found: dict[tuple[str, str], list[tuple[str, float]]] = {}
+    for row in rows:
+        place = [*row].index("seed")
+        recipe = ", ".join(f"{key}={value}" for key, value in [*row.items()][:place])
+        for column, value in [*row.items()][place + 1 :]:
+            if value != "":
+                found.setdefault((recipe, column), []).append((row["seed"].partition("/")[0], float(value)))
+    return {cell: mean_over_seeds(by_seed(numbers)) for cell, numbers in found.items()}
+
+
+def check(name: str, sweeps: Mapping[str, Sequence[Run]]) -> None:
+    """Print the committed means of a study, and the protocols, that its runs do not confirm.
+
+    Raises Disagreement unless these are only means of a single seed, here or there, which have no interval.
+    """
+    record, wrong = record_of(name), 0
+    for sweep, columns in record["sweeps"].items():
+        rows, protocols = rows_of(sweeps[sweep])
+        again, lines = means(rows), list[str]()
+        for column, words in columns.items():
+            if protocols.get(column, words) != words:
+                lines.append(f"{column}: measured under another protocol: {protocols[column]}; committed: {words}")
+        for cell, before in means(rows_in(name, sweep)).items():
+            now = again.get(cell)
+            line = f"{': '.join(cell)} is {now or 'missing'}, committed: {before}"
+            if now and not agree(before, now) and math.isnan(before.half + now.half):
+                console.print(f"{sweep}: {line} (one seed, so no interval)")
+            elif not now or not agree(before, now):
+                lines.append(line)
+        for line in lines:
+            console.print(f"{sweep}: {line}", style="yellow")
+        console.print(f"{sweep}: {count(len(lines), 'number')} disagree with the committed ones")
+        wrong += len(lines)
+    if wrong:
+        made = f"{record['date']}, made by version {', '.join(record['code'])}"
+        raise Disagreement(f"{name}: {count(wrong, 'number')} disagree with the result of {made}")
+
+
+def agree(a: Mean, b: Mean) -> bool:
+    """Whether two means m, m' with 95% intervals ± h, ± h' over their seeds agree: |m − m'| ≤ √(h² + h'²), or m = m'.
+
+    A mean of one seed has no interval (h is NaN), so it agrees only with the same number.
+    """
+    return a.mean == b.mean or abs(a.mean - b.mean) <= math.hypot(a.half, b.half)
+
+
+def commit(sweeps: Mapping[str, Sequence[Run]], folder: Path) -> None:
+    """Write the tables of a study's sweeps and their record into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    protocols: dict[str, dict[str, str]] = {}
+    for sweep, runs in sweeps.items():
+        rows, protocols[sweep] = rows_of(runs)
+        replace(folder / f"{sweep}.csv", csv_text([[*rows[0]], *(row.values() for row in rows)]))
+    code = sorted({score.code for runs in sweeps.values() for run in runs for score in run.scores if score.code})
+    record = {"date": f"{date.today()}", "code": code, "sweeps": protocols}
+    replace(folder / "record.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
