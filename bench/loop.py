@@ -25,7 +25,7 @@ from measuring import Moment, between, forget_peak, median_of_ratios, moment, re
 from rich.table import Table
 
 from diffusion.config.build import make
-from diffusion.config.composition import composed, plain
+from diffusion.config.composition import composed
 from diffusion.config.schema import Train
 from diffusion.config.validation import validated
 from diffusion.console import console, quiet_libraries
@@ -102,7 +102,7 @@ def main() -> None:
     overrides += ["samples.every_n_epochs=null", "trainer.check_val_every_n_epoch=1000"]
     naming.register()
     words = {"run": [*overrides, "ema=none"], "average": overrides}
-    configs = {name: validated(Train, plain(composed("train", each))) for name, each in words.items()}
+    configs = {name: validated(Train, composed("train", each)) for name, each in words.items()}
     data: ImageData = make(configs["run"].data, "data")
     data.prepare_data()
     data.setup()

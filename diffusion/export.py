@@ -47,13 +47,13 @@ def export(chosen: Namespace) -> None:
         from diffusion.checkpoint import diffusers_folder, exported, find, restore
     from diffusion.config.build import make
     from diffusion.config.choices import searching
-    from diffusion.config.composition import choice, composed, plain
+    from diffusion.config.composition import choice, composed
 
     if chosen.sampler is not None and chosen.format != "diffusers":
         raise UserError(f"--sampler: a file with --format {chosen.format} keeps the sampler of its run; remove it")
     with searching([chosen.config_dir]):
         model = restore.restore(find.trained(chosen.checkpoint), chosen.weights)
-        node = model.config.get("sampler") or plain(composed("train").sampler)
+        node = model.config.get("sampler") or composed("train")["sampler"]
         if chosen.sampler is not None:
             name, *overrides = chosen.sampler.split() or [""]
             try:

@@ -116,12 +116,12 @@ def as_rank(command: str, task: Callable[[], None]) -> NoReturn:
 
         from diffusion.config import messages
 
-        line = messages.explain(error, command) if isinstance(error, Exception) else None
-        status = messages.exit_status(error) if line else 1
-        get_error_handler().record_exception(UserError(line) if line else error)
+        known = messages.explain(error, command) if isinstance(error, Exception) else None
+        status = known.status if known else 1
+        get_error_handler().record_exception(UserError(str(known)) if known else error)
         if not os.environ.get(PARENT):  # torchrun would print a table
-            print(f"error: {line}" if line else traceback.format_exc(), file=sys.stderr)
-        if line is None:
+            print(f"error: {known}" if known else traceback.format_exc(), file=sys.stderr)
+        if known is None:
             time.sleep(1)  # a rank that has lost its peer must not be the first one to end
     sys.stdout.flush()
     sys.stderr.flush()

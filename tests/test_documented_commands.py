@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from diffusion.config.choices import choices, conf_dir, is_group, searching
-from diffusion.config.composition import composed, plain
+from diffusion.config.composition import composed
 from diffusion.config.schema import COMMANDS
 from diffusion.config.validation import validated
 from diffusion.errors import Arguments
@@ -74,7 +74,7 @@ def test_the_settings_of_a_command_compose_and_are_in_range(words):
     needed = ["name=x"] if name in ("train", "evaluate") else ["name=x", "ckpt=x"]
     with searching([own]):
         for each in compositions([variants(override) for override in overrides]):
-            validated(COMMANDS[name], plain(composed(name, [*needed, *each])))
+            validated(COMMANDS[name], composed(name, [*needed, *each]))
 
 
 def compositions(values: list[list[str]]) -> list[list[str]]:

@@ -28,7 +28,7 @@ def test_the_documentation_of_every_choice_is_that_of_its_own_class() -> None:
     named = set().union(*(targets(yaml.safe_load(file.read_text("utf-8"))) for file in conf_dir().rglob("*.yaml")))
     assert len(named) > 100
     for target in named:
-        assert helps.summary(target) == (inspect.getdoc(locate(target)) or "").partition("\n")[0], target
+        assert helps.documentation(target)[""] == (inspect.getdoc(locate(target)) or "").partition("\n")[0], target
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -14,7 +14,7 @@ from torch.nn import Conv2d
 from diffusion.config import schema
 from diffusion.config.build import make
 from diffusion.config.choices import conf_dir, is_group
-from diffusion.config.validation import check_arguments, describe
+from diffusion.config.validation import check_arguments
 from diffusion.errors import UserError
 from tests.support.composing import settings
 
@@ -29,7 +29,6 @@ def test_every_setting_is_described(command):
                 check(field.annotation)
                 continue
             assert field.description, f"{model.__name__}.{key}"
-            assert describe(field.annotation) != "anything", f"{model.__name__}.{key}"
 
     check(schema.COMMANDS[command])
 
@@ -73,15 +72,15 @@ REFUSED = [  # the words of a command, and what its error names: the place, and 
     ("sample ckpt=nowhere.ckpt", "nowhere.ckpt"),
     ("sample ckpt=x data.root=photos", "data.root"),
     ("sample ckpt=x steps=10", "sampler.steps"),
-    ("sample ckpt=x ema=0.1", "weights=0.1"),
-    ("sample ckpt=x n=2.5", "at least 1"),
+    ("sample ckpt=x ema=0.1", "ema"),
+    ("sample ckpt=x n=2.5", "a whole number"),
     ("sample ckpt=x seed=-1", "at least 0"),
     ("sample ckpt=x weights=best", "raw"),
     ("evaluate ckpt=x split=tset", "test"),
     ("evaluate ckpt=x audit=pixels", "a list"),
     ("evaluate ckpt=x again=perhaps", "true or false"),
-    ("study sampler ckpt=x nfe=[abc]", "at least 1"),
-    ("study sampler ckpt=x samplers=ddim", "all or a list"),
+    ("study sampler ckpt=x nfe=[abc]", "a whole number"),
+    ("study sampler ckpt=x samplers=ddim", "'all' or a list"),
     ("study smpler ckpt=x", "sampler"),
     *((f"{name} --nonsense", f"diffusion.{name}") for name in (
         "status", "compare", "report", "export", "watch", "prune", "reproduce", "studio"

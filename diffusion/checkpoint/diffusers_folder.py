@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from diffusion.checkpoint import exported
 from diffusion.config.build import make
-from diffusion.config.composition import composed, plain
+from diffusion.config.composition import composed
 from diffusion.errors import UserError, first_line
 from diffusion.model import ADMUNet, UNet
 from diffusion.model.diffusers import from_diffusers, to_diffusers
@@ -277,7 +277,7 @@ def _foreign(folder: Path, network: Any, weights: dict[str, Tensor]) -> dict[str
     config = {
         "model": model,
         **_process_nodes(_part(folder, "scheduler")),
-        "data": {**plain(composed("train").data), **images},
+        "data": {**composed("train")["data"], **images},
         "seed": 0,
         "label_dropout": 0.0,
     }

@@ -9,10 +9,9 @@ from functools import partial
 from pydoc import ErrorDuringImport, locate
 from typing import Any
 
-from diffusion.config.validation import UNSET, check_arguments
+from diffusion.config.validation import check_arguments
 from diffusion.errors import UserError, nearest
 
-DIRECTIVES = ("_target_", "_partial_")
 EXTRAS = {"lion_pytorch": "optim", "pytorch_optimizer": "optim"}  # package -> extra of this project that has it
 
 
@@ -29,10 +28,7 @@ def make(node: Mapping[str, Any], where: str, kind: type | None = None, **more: 
     check_node(node, where)
     made = _made(node, where, more)
     if kind is not None and not isinstance(made, kind):
-        raise UserError(
-            f"{where}: {node['_target_']} gives a {type(made).__name__}; expected a {kind.__name__} "
-            f"({kind.__module__}) or a subclass of it"
-        )
+        raise UserError(f"{where}: {node['_target_']} gives a {type(made).__name__}; expected a {kind.__name__}")
     return made
 
 
@@ -41,43 +37,40 @@ def check_node(node: Any, where: str) -> None:
     if isinstance(node, list):
         for value in node:
             check_node(value, where)
-    if not isinstance(node, Mapping):
-        return
-    for key, value in node.items():
-        if value == UNSET:
-            raise UserError(f"{where}.{key} is not set; pass it on the command line: {where}.{key}=…")
-        check_node(value, f"{where}.{key}")
-        if str(key).startswith("_") and key not in DIRECTIVES:
-            raise UserError(f"{where}.{key}: only {' and '.join(DIRECTIVES)} can begin with _; remove it")
-    if "_target_" in node:
-        check_arguments(named(node["_target_"], where), _arguments(node), where)
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            check_node(value, f"{where}.{key}")
+            if str(key).startswith("_") and key not in ("_target_", "_partial_"):
+                raise UserError(f"{where}.{key}: only _target_ and _partial_ can begin with _; remove it")
+        if "_target_" in node:
+            check_arguments(_named(node["_target_"], where), _arguments(node), where)
 
 
-def named(target: Any, where: str) -> Callable[..., Any]:
+def _named(target: Any, where: str) -> Callable[..., Any]:
     """The class or function with this full name."""
-    package, _, _ = str(target).partition(".")
     parent, _, name = str(target).rpartition(".")
     try:
         found = locate(str(target))
     except ErrorDuringImport as error:
         raise UserError(f"{where}: {target} cannot be imported ({error.value})") from error
-    if found is None and package in EXTRAS:
-        raise UserError(f"{where}: {package} is not installed; pip install 'diffusion-experiments[{EXTRAS[package]}]'")
     if not callable(found):
+        if (package := parent.partition(".")[0]) in EXTRAS:
+            extra = f"pip install 'diffusion-experiments[{EXTRAS[package]}]'"
+            raise UserError(f"{where}: {package} is not installed; {extra}")
         near = nearest(name, dir(locate(parent))) if parent else ""
         raise UserError(f"{where}: {target} is no class or function that can be imported{near}")
     return found
 
 
 def _made(node: Any, where: str, more: Mapping[str, Any]) -> Any:
-    if isinstance(node, list | tuple):
+    if isinstance(node, list):
         return [_made(value, where, {}) for value in node]
     if not isinstance(node, Mapping):
         return node
-    if "_target_" not in node:
-        return {key: _made(value, f"{where}.{key}", {}) for key, value in node.items()}
-    target = named(node["_target_"], where)
     arguments = {key: _made(value, f"{where}.{key}", {}) for key, value in _arguments(node).items()} | dict(more)
+    if "_target_" not in node:
+        return arguments
+    target = _named(node["_target_"], where)
     if node.get("_partial_"):
         return partial(target, **arguments)
     try:

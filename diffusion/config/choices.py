@@ -16,9 +16,8 @@ import yaml
 from diffusion.errors import UserError, first_line
 from diffusion.files import PACKAGE
 
-_own: ContextVar[tuple[Path, ...]] = ContextVar("own", default=())
-
 SEVERAL = ("logger", "callbacks")  # groups of which several choices can be combined
+_own: ContextVar[tuple[Path, ...]] = ContextVar("own", default=())
 
 
 @contextmanager
@@ -30,9 +29,7 @@ def searching(folders: Iterable[str | Path | None]) -> Iterator[None]:
     """
     own = [Path(folder).expanduser() for folder in folders if folder is not None]
     if missing := [folder for folder in own if not folder.is_dir()]:
-        raise UserError(
-            f"{missing[0]}: no such folder; expected one like conf/, such as CONF with CONF/model/NAME.yaml"
-        )
+        raise UserError(f"{missing[0]}: no such folder; expected one like conf/, with files GROUP/NAME.yaml")
     token = _own.set(tuple(own))
     try:
         yield
@@ -90,8 +87,8 @@ def content(group: str, choice: str) -> str:
 
 def inner_groups(group: str) -> tuple[str, ...]:
     """The groups nested in another one, such as `grid` in `sampler`."""
-    texts = [file.read_text("utf-8") for file in files(group).values()]
-    return tuple(sorted({name for text in texts for name in re.findall(r"^ *- /(\w+)@", text, re.MULTILINE)}))
+    text = "\n".join(file.read_text("utf-8") for file in files(group).values())
+    return tuple(sorted({*re.findall(r"^ *- /(\w+)@", text, re.MULTILINE)}))
 
 
 def nodes(group: str) -> list[Any]:

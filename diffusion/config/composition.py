@@ -3,6 +3,9 @@
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -19,6 +22,7 @@ INHERITED = ("sampler", "guidance", "features", "metrics", "data")  # groups tha
 _COMPOSING = threading.Lock()  # Hydra's state belongs to the whole process; the studio's requests are threads
 
 
+@cache
 def register(command: str) -> None:
     """Register with Hydra what conf/COMMAND.yaml includes besides the files of conf/.
 
@@ -27,9 +31,7 @@ def register(command: str) -> None:
     """
     store = ConfigStore.instance()
     store.store(f"{command}_settings", defaults(COMMANDS[command]))
-    if command == "train":
-        return
-    for group in INHERITED:
+    for group in INHERITED if command != "train" else ():
         node = {"defaults": ["_self_", *({f"/{part}@{part}": None} for part in inner_groups(group))], "from": RUN}
         store.store(name=RUN, group=group, node=DictConfig(node, flags={"struct": False}))
 
@@ -49,10 +51,11 @@ def defaults(schema: type[Settings], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def composed(command: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """The configuration of a command with overrides."""
+def composed(command: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The configuration of a command with overrides, as plain values. Without a name, it has that of the command."""
     register(command)
-    return _compose(command, overrides)
+    found: dict[str, Any] = _composed(command, (f"name={command}", *overrides), searched())
+    return deepcopy(found)
 
 
 def choice(group: str, name: str, overrides: Sequence[str] = (), **settings: Any) -> dict[str, Any]:
@@ -60,8 +63,7 @@ def choice(group: str, name: str, overrides: Sequence[str] = (), **settings: Any
 
     Raises UserError for an unknown choice, or a setting that it does not have.
     """
-    _check_choice(group, name)
-    node: dict[str, Any] = plain(_compose(f"{group}/{name}", overrides)).get(group, {})
+    node: dict[str, Any] = _choice(group, name, overrides) or {}
     for key in settings:
         if key not in node:
             raise UserError(f"{group}.{key}: {group}={name} has no such setting{nearest(key, node)}")
@@ -70,17 +72,14 @@ def choice(group: str, name: str, overrides: Sequence[str] = (), **settings: Any
 
 def unresolved_choice(group: str, name: str) -> Any:
     """The configuration node of a choice, with its interpolations such as `${seed}`; None if it has no settings."""
-    _check_choice(group, name)
-    node = _compose(f"{group}/{name}", ()).get(group)
-    return None if node is None else OmegaConf.to_container(node, resolve=False)
+    return _choice(group, name, resolve=False)
 
 
-def _check_choice(group: str, name: str) -> None:
+def _choice(group: str, name: str, overrides: Sequence[str] = (), resolve: bool = True) -> Any:
     if name not in choices(group):
-        raise UserError(
-            f"{group}={name}: unknown choice{nearest(name, choices(group))}; {group} is one of "
-            f"{', '.join(choices(group))}"
-        )
+        near = nearest(name, choices(group))
+        raise UserError(f"{group}={name}: unknown choice{near}; it is one of {', '.join(choices(group))}")
+    return deepcopy(_composed(f"{group}/{name}", tuple(overrides), searched(), resolve).get(group))
 
 
 def _part(key: str, value: Any, before: Any) -> Any:
@@ -92,29 +91,17 @@ def _part(key: str, value: Any, before: Any) -> Any:
     return value
 
 
-def _compose(config: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose a file of conf/ with overrides. Hydra's global state is restored afterwards."""
-    main = next(folder for folder in searched() if (folder / f"{config}.yaml").is_file())
-    others = [str(folder.absolute()) for folder in searched() if folder != main]
+@cache
+def _composed(config: str, overrides: tuple[str, ...], folders: tuple[Path, ...], resolve: bool = True) -> Any:
+    """Compose a file of `folders` with overrides, in 0.15 s. Hydra's global state is restored afterwards."""
+    main = next(folder for folder in folders if (folder / f"{config}.yaml").is_file())
+    others = [str(folder.absolute()) for folder in folders if folder != main]
     path = [f"hydra.searchpath={json.dumps(others)}"] if others else []
     with _COMPOSING:
         before = GlobalHydra.instance().hydra
         GlobalHydra.instance().clear()
         try:
             with initialize_config_dir(str(main.absolute()), version_base="1.3"):
-                return compose(config, [*overrides, *path])
+                return OmegaConf.to_container(compose(config, [*overrides, *path]), resolve=resolve)
         finally:
             GlobalHydra.instance().hydra = before
-
-
-def plain(node: Any) -> Any:
-    """A part of a configuration as plain values, with interpolations resolved."""
-    return OmegaConf.to_container(node, resolve=True)
-
-
-def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}"""
-    found: dict[str, Any] = {}
-    for key, value in node.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found

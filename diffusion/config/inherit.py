@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from diffusion.config.choices import nodes
-from diffusion.config.composition import INHERITED, RUN, composed, flat, plain
+from diffusion.config.composition import INHERITED, RUN, composed
 from diffusion.config.schema import SCORED, Settings
-from diffusion.config.validation import validated
+from diffusion.config.validation import flat, validated
 from diffusion.errors import UserError, nearest
 
 NUMBERS = {"seed": "seed", "n": "score.n", "batch_size": "score.batch_size"}  # setting -> that of diffusion.train
@@ -28,28 +28,26 @@ def completed(settings: S, recipe: Mapping[str, Any] | None, where: Path | str =
     values = settings.model_dump()
     for group in INHERITED:
         node = values.get(group)
-        if node and node.get("from") == RUN:
+        if node and node.pop("from", None) == RUN:
             inherited = of_run(group, recipe)
             if (group == "features" and inherited not in nodes(group)) or inherited.get("ckpt") is not None:
                 raise UserError(
                     f"{where}: its {group} read other weights, and a file may not decide which are read; set {group} "
                     "yourself, such as features=clip features.source=FOLDER, or guidance=auto guidance.ckpt=RUN"
                 )
-            values[group] = _merged(inherited, {key: value for key, value in node.items() if key != "from"}, group)
-    defaults, own = flat(composed("train", ["name=run"])), flat(recipe or {})
+            values[group] = _merged(inherited, node, group)
+    own = flat(composed("train")) | flat(recipe or {})
     for key, place in NUMBERS.items():
         if key in values and values[key] is None and (recipe is not None or key != "n"):  # images: n=null is all
-            values[key] = own.get(place, defaults[place]) or (SCORED if key == "n" else 0)
-    if (
-        isinstance(values.get("data"), dict) and values["data"].get("seed", 0) is None
-    ):  # as in conf/data/landscapes.yaml
-        values["data"] = {**values["data"], "seed": values.get("seed") or 0}
+            values[key] = own[place] or (SCORED if key == "n" else 0)
+    if values.get("data") and values["data"].get("seed", 0) is None:  # as in conf/data/landscapes.yaml
+        values["data"]["seed"] = values.get("seed") or 0
     return validated(type(settings), values)
 
 
 def of_run(group: str, recipe: Mapping[str, Any] | None) -> Any:
     """The node of a group in a run's recipe or, if it has none, the default of diffusion.train."""
-    return (recipe or {}).get(group) or plain(composed("train").get(group)) or {}
+    return (recipe or {}).get(group) or composed("train")[group] or {}
 
 
 def _merged(inherited: Any, changes: Any, place: str) -> Any:

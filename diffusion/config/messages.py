@@ -3,20 +3,20 @@
 import errno
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion.config.choices import SEVERAL, choices, choices_with, groups, inner_groups, is_group
-from diffusion.config.composition import RUN, composed, flat
+from diffusion.config.composition import RUN, composed
 from diffusion.config.quoting import quoted
 from diffusion.config.schema import INSTEAD
+from diffusion.config.validation import flat
 from diffusion.errors import UserError, closest, first_line, nearest, out_of_memory
 
 UNWRITABLE = (
@@ -24,51 +24,32 @@ UNWRITABLE = (
 )  # fmt: skip
 
 
-def exit_status(error: BaseException) -> int:
-    """The exit status for an error that `explain` can explain."""
-    return next((cause.status for cause in _chain(error) if isinstance(cause, UserError)), 2)
-
-
-def explain(error: BaseException, command: str, words: Sequence[str] = (), sweep: bool = False) -> str | None:
-    """An error that the user can fix, in one line; None for a bug in the program.
+def explain(error: BaseException, command: str, words: Sequence[str] = (), sweep: bool = False) -> UserError | None:
+    """An error that the user can fix, with its exit status; None for a bug in the program.
 
     Args:
         words: the overrides of the command line, for errors in its settings.
         sweep: whether it is a sweep (-m).
     """
-    for cause in _chain(error):
-        if isinstance(cause, UserError):
-            return str(cause)
-        if isinstance(cause, MissingConfigException):
-            return _unknown_choice(cause)
-        if isinstance(cause, OSError) and cause.errno in UNWRITABLE:
-            what = cause.filename or "the output folder"
-            return f"{what}: {cause.strerror}; choose a folder you can write to (hydra.run.dir=…)"
-        if isinstance(cause, yaml.YAMLError):  # it names the file and the line
-            return f"not readable as yaml: {_line(cause)}"
-        if isinstance(cause, OverrideParseException):
-            return f"{cause.override}: a value with special characters needs quotes: {quoted(cause.override)}"
-    if isinstance(error, HydraException | OmegaConfBaseException | ValueError) and (
-        wrong := _wrong(words, command, sweep)
-    ):
-        return wrong
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return _line(error)
-    if out_of_memory(error):
+    chain = [*_chain(error)]
+    if known := [cause for cause in chain if isinstance(cause, UserError)]:
+        return known[0]
+    line = next(filter(None, map(_described, chain)), None)
+    if line is None and isinstance(error, HydraException | OmegaConfBaseException | ValueError):
+        line = _wrong(words, command, sweep)
+    if line is None and isinstance(error, HydraException | OmegaConfBaseException):
+        line = " ".join(str(error).split())
+    if line is None and out_of_memory(error):
         fix = "lower batch_size, which does not change the samples, or set precision=bf16-mixed"
         if command == "train":
-            fix = (
-                "lower data.batch_size and set data.global_batch_size, which keeps the results, or set "
-                "trainer.precision=bf16-mixed"
-            )
-        return f"{first_line(error).partition('. ')[0]}: {fix}"
-    return None
+            fix = "lower data.batch_size and set data.global_batch_size, or set trainer.precision=bf16-mixed"
+        line = f"{first_line(error).partition('. ')[0]}: {fix}"
+    return None if line is None else UserError(line)
 
 
 def summary(error: BaseException, command: str) -> str:
     """Any error in one line, including bugs in the program."""
-    reason = explain(error, command) if isinstance(error, Exception) else None
-    return reason or f"{type(error).__name__}: {first_line(error)}"
+    return str(explain(error, command) or f"{type(error).__name__}: {first_line(error)}")
 
 
 def parsed(words: Sequence[str], command: str) -> Namespace:
@@ -82,12 +63,10 @@ def parsed(words: Sequence[str], command: str) -> Namespace:
     stray = [w for w in words if w in unknown or (w in given.overrides and "=" not in w[1:] and not w.startswith("~"))]
     if not stray or {"--help", "-h", "help"} & {*words}:
         return given
-    key, equals, value = stray[0].lstrip("-").partition("=")
-    value = value if equals else next(iter(stray[1:]), "…")
-    meant = closest(key.replace("-", "_"), _known(command, []))
-    raise UserError(
-        f"{stray[0]}: expected KEY=VALUE" + (f", here {meant[0]}={value}" if meant else "; --help lists the keys")
-    )
+    key, _, value = stray[0].lstrip("-").partition("=")
+    value = value or next(iter(stray[1:]), "…")
+    meant = closest(key.replace("-", "_"), flat(composed(command)))
+    raise UserError(f"{stray[0]}: expected KEY=VALUE" + (f", here {meant[0]}={value}" if meant else ""))
 
 
 def _refuse(message: str) -> NoReturn:
@@ -101,29 +80,38 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
-def _unknown_choice(error: MissingConfigException) -> str:
-    """The message for an unknown choice such as `data=landscpes`, with the closest ones."""
-    group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-    known = error.options or (choices(group) if is_group(group) else [])  # Hydra lists none for a list of choices
-    options = [option for option in known if not option.startswith("_") and "_settings" not in option]
-    if not options:
-        return _line(error)
-    extra = "; pip install 'diffusion-experiments[sweep]' installs more" if group.startswith("hydra/") else ""
-    near = nearest(choice, options)
-    return f"{group}={choice}: unknown choice{near}; {group} is one of {', '.join(options)}{extra}"
+def _described(error: BaseException) -> str | None:
+    """An error of Hydra, yaml or the operating system that says by itself what is wrong; None for another one."""
+    if isinstance(error, MissingConfigException):
+        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+        listed = error.options or (choices(group) if is_group(group) else [])  # Hydra lists none for a list of choices
+        options = [name for name in listed if not name.startswith("_") and "_settings" not in name]
+        extra = "; pip install 'diffusion-experiments[sweep]' installs more" if group.startswith("hydra/") else ""
+        return f"{group}={choice}: unknown choice{nearest(choice, options)}; it is one of {', '.join(options)}{extra}"
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        what = error.filename or "the output folder"
+        return f"{what}: {error.strerror}; choose a folder you can write to (hydra.run.dir=…)"
+    if isinstance(error, yaml.YAMLError):  # it names the file and the line
+        return f"not readable as yaml: {' '.join(str(error).split())}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: a value with special characters needs quotes: {quoted(error.override)}"
+    return None
 
 
 def _wrong(words: Sequence[str], command: str, sweep: bool) -> str | None:
     """The first of the settings that does not suit the command, and how to write it."""
     overrides = OverridesParser.create().parse_overrides([*words])
     given = [o for o in overrides if o.type == OverrideType.CHANGE and not o.key_or_group.startswith("hydra")]
-    known = _known(command, [o for o in given if is_group(o.key_or_group) and not o.package])
-    found = (_wrong_override(override, known, command, sweep) for override in given)
-    return next(filter(None, found), None)
+    chosen = [str(o.input_line) for o in given if is_group(o.key_or_group) and not (o.package or o.is_sweep_override())]
+    try:
+        config = composed(command, chosen)
+    except Exception:  # a choice is invalid; the keys of the defaults are close enough
+        config = composed(command)
+    keys = [*flat(config)]
+    known = [*keys, *(key.rpartition(".")[0] for key in keys)]
+    if config.get("sampler", {}).get("from") == RUN:
+        known.append("sampler.steps")
+    return next(filter(None, (_wrong_override(override, known, command, sweep) for override in given)), None)
 
 
 def _wrong_override(override: Override, known: Sequence[str], command: str, sweep: bool) -> str | None:
@@ -133,11 +121,9 @@ def _wrong_override(override: Override, known: Sequence[str], command: str, swee
     if override.is_sweep_override() and not sweep:
         listed = f"write {place}=[{value}] for a list, {quoted(word)} for text, or "
         return f"{word}: {'' if is_group(key) and key not in SEVERAL else listed}add -m to run them one by one"
-    if is_group(key) and not override.is_sweep_override() and not isinstance(override.value(), str | list):
-        weights = f"; for an average of this length, set weights={value}" if key == "ema" and command != "train" else ""
-        return f"{word}: a choice is required; {key} is one of {', '.join(choices(key))}{weights}"
     if place in known or (f"{group}.from" in known and name) or (key, command) == ("experiment", "train"):
-        return None  # the choice `run` has any settings of its group
+        scalar = is_group(key) and not override.is_sweep_override() and not isinstance(override.value(), str | list)
+        return f"{word}: a choice is required; {key} is one of {', '.join(choices(key))}" if scalar else None
     if place in INSTEAD:
         return f"{place}: it is set by the run itself; {INSTEAD[place]}"
     if outer := [outer for outer in groups() if key == place and key in inner_groups(outer)]:
@@ -148,20 +134,3 @@ def _wrong_override(override: Override, known: Sequence[str], command: str, swee
     if group in SEVERAL and (choice := name.partition(".")[0]) in choices(group):
         return f"{word}: set {group}={choice}, too"
     return f"{word}: unknown setting{nearest(place, known)}; --help lists all of them"
-
-
-def _known(command: str, chosen: Sequence[Override]) -> list[str]:
-    """All keys of the command's configuration with the choices on the command line.
-
-    Settings of a run's sampler are added if it is not chosen here.
-    """
-    lines = [str(override.input_line) for override in chosen if not override.is_sweep_override()]
-    for kept in (lines, []):
-        try:
-            config: Any = OmegaConf.to_container(composed(command, kept), resolve=False)
-        except Exception:
-            continue  # a choice is invalid; the keys of the defaults are close enough
-        found = [*flat(config)]
-        parts = dict.fromkeys(key.rpartition(".")[0] for key in found)
-        return [*found, *parts, *(["sampler.steps"] if config.get("sampler", {}).get("from") == RUN else [])]
-    return []

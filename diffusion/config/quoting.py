@@ -19,13 +19,13 @@ def override(key: str, value: object) -> str:
 def quoted(word: str) -> str:
     """`KEY=VALUE` with VALUE as a quoted string: `'KEY="VALUE"'`."""
     key, _, value = word.partition("=")
-    return shlex.quote(f"{key}={_in_quotes(value)}")
+    return shlex.quote(f'{key}="{_escaped(value)}"')
 
 
 def hydra_value(value: object) -> str:
     """The value of an override, in quotes if Hydra's grammar needs them."""
     text = str(value)
-    return text if re.fullmatch(r"[\w/.+:-]+", text, re.ASCII) else _in_quotes(text)
+    return text if re.fullmatch(r"[\w/.+:-]+", text, re.ASCII) else f'"{_escaped(text)}"'
 
 
 def command_line(name: str, words: Iterable[str]) -> str:
@@ -33,5 +33,5 @@ def command_line(name: str, words: Iterable[str]) -> str:
     return " ".join([f"python -m diffusion.{name}", *map(shlex.quote, words)])
 
 
-def _in_quotes(text: str) -> str:
-    return '"' + text.replace('"', '\\"') + '"'
+def _escaped(text: str) -> str:
+    return text.replace('"', '\\"')

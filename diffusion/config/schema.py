@@ -11,24 +11,18 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
-from diffusion.config.validation import UNSET, Group, Words
+from diffusion.config.validation import Group
 
 
 def _inside(name: str) -> str:
     if not name or name.startswith("/") or ".." in Path(name).parts:
-        raise ValueError("points outside of outputs")
+        raise ValueError("it should be a name inside the folder outputs")
     return name
 
 
-def _given(text: str) -> str:
-    if text == UNSET:
-        raise ValueError("not set")
-    return text
-
-
-def _time(text: str) -> str:
-    if not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", text) or not re.search("[1-9]", text):
-        raise ValueError("not a time")
+def _time(text: Any) -> Any:
+    if text is not None and not (re.fullmatch(r"\d+:\d\d:\d\d:\d\d", str(text)) and re.search("[1-9]", str(text))):
+        raise ValueError("it should be a time as DD:HH:MM:SS, such as 00:11:30:00")
     return text
 
 
@@ -37,13 +31,7 @@ def _chosen(node: dict[str, Any] | None) -> dict[str, Any] | None:
     return node if node and node.get("_target_", "") is not None else None
 
 
-Name = Annotated[
-    str,
-    BeforeValidator(lambda value: str(value) if type(value) is int else value),
-    AfterValidator(_inside),
-    Words("a name inside the folder outputs"),
-]
-Trained = Annotated[str, AfterValidator(_given), Words("a run's folder, a checkpoint, or last")]
+Name = Annotated[str, BeforeValidator(lambda x: str(x) if type(x) is int else x), AfterValidator(_inside)]
 Count = Annotated[int, Ge(1)]
 CountOrZero = Annotated[int, Ge(0)]
 Devices = Count | Literal["auto"]
@@ -55,9 +43,7 @@ Audit = list[Literal["pixels", "features"]]
 Baselines = list[Literal["noise", "real", "floor"]]
 Weights = Literal["ema", "raw"] | Annotated[float, Gt(0), Le(0.288)]
 NonNegative = Annotated[float, Ge(0)]
-Interval = Annotated[
-    list[NonNegative | None], MinLen(2), MaxLen(2), Words("a pair [low,high] of noise levels, null for no bound")
-]
+Interval = Annotated[list[NonNegative | None], MinLen(2), MaxLen(2)]
 
 
 class Settings(BaseModel):
@@ -160,7 +146,7 @@ class Trainer(Settings):
     accumulate_grad_batches: Count = 1
     """Gradient accumulation: batches per optimizer step. Alternatively, data.global_batch_size sets the images per
     step; limit_train_batches and val_check_interval then count optimizer steps."""
-    max_time: Annotated[str, AfterValidator(_time), Words("a time as DD:HH:MM:SS, such as 00:11:30:00")] | None = None
+    max_time: Annotated[str | None, BeforeValidator(_time)] = None
     """Time limit, as DD:HH:MM:SS, after which training saves a checkpoint and stops. A resumed run gets the full time
     again."""
     limit_train_batches: Count | Annotated[float, Ge(0), Le(1)] | None = None
@@ -171,26 +157,8 @@ class Trainer(Settings):
     """Epochs between validations, or whose fraction val_check_interval is. A number of batches replaces it."""
     val_check_interval: Count | Annotated[float, Gt(0), Le(1)] | None = None
     """Batches between validations, as a number or a fraction of an epoch. The last step is always validated."""
-    gradient_clip_val: Annotated[float, Ge(0)] | None = None
-    """Maximum norm (or value) of gradients; larger ones are clipped."""
-    gradient_clip_algorithm: Literal["norm", "value"] | None = None
-    """Clip the norm of the gradient (also with null), or each of its values."""
     log_every_n_steps: CountOrZero = 50
     """Optimizer steps between rows of metrics.csv."""
-    num_nodes: Count = 1
-    """Number of machines, with `devices` devices each."""
-    sync_batchnorm: bool = False
-    """Synchronize the statistics of batch normalization across devices."""
-    deterministic: bool | Literal["warn"] | None = None
-    """Use deterministic algorithms only; `warn` uses others, with a warning, where there are none."""
-    benchmark: bool | None = None
-    """Let cuDNN benchmark its algorithms and choose the fastest."""
-    inference_mode: bool = True
-    """Validate in torch.inference_mode instead of torch.no_grad."""
-    detect_anomaly: bool = False
-    """Find the operation that produced a NaN gradient. Slow."""
-    profiler: Literal["simple", "advanced", "pytorch"] | dict[str, Any] | None = None
-    """Profile the parts of the training loop, and print a table at the end."""
 
 
 class Train(Settings):
@@ -279,7 +247,7 @@ class Shared(Settings):
 class Drawn(FromModel):
     """The settings shared by the commands that only draw."""
 
-    ckpt: Trained
+    ckpt: str
     """A run's folder, a checkpoint, an exported file, a diffusers folder, or `last`: the run in outputs/ that saved
     most recently."""
     seed: Seed | None = None
@@ -316,7 +284,7 @@ class Edit(Drawn):
     mask: str | None = None
     """Instead, inpaint the picture where this mask is white (brighter than grey) or transparent, by the method in the
     group `inpainting`. The mask must have the same proportions as the picture."""
-    interpolate: Annotated[list[Seed], MinLen(2), MaxLen(2), Words("two seeds [A,B]")] | None = None
+    interpolate: Annotated[list[Seed], MinLen(2), MaxLen(2)] | None = None
     """Without a picture: interpolate from image 0 of one seed to image 0 of another."""
     n: Count = 8
     """Number of variants or fillings; for an interpolation, set `frames`."""
@@ -361,7 +329,7 @@ class Evaluate(FromModel, Shared):
 class AnyStudy(FromModel, Shared):
     """The settings shared by all studies of a trained model."""
 
-    ckpt: Trained
+    ckpt: str
     """A run's folder, a checkpoint, an exported file, a diffusers folder, or `last`: the run in outputs/ that saved
     most recently."""
     n: Count = 250
@@ -410,27 +378,20 @@ COMMANDS: dict[str, type[Settings]] = {
     "study_guidance": GuidanceStudy,
 }  # fmt: skip
 
+STOPPING = "set callbacks=early_stopping and callbacks.early_stopping.patience=N, in validations"
 INSTEAD = {  # arguments of Lightning's Trainer that a run sets itself, and what to use instead
-    "trainer.barebones": "make bench measures the bare loop",
-    "trainer.callbacks": "set callbacks=early_stopping, or several: callbacks=[throughput,memory]; add your own "
-    "with +callbacks.NAME._target_=my_package.MyCallback",
+    "trainer.callbacks": "set callbacks=[throughput,memory], or add your own: +callbacks.NAME._target_=my_package.Mine",
     "trainer.default_root_dir": "set the run's folder, hydra.run.dir=FOLDER",
-    "trainer.enable_autolog_hparams": "set logger=csv, which uploads no settings",
     "trainer.enable_checkpointing": "a run always saves checkpoints; set checkpoint.keep or checkpoint.every_n_steps",
-    "trainer.enable_model_summary": "the run's README describes the network",
     "trainer.enable_progress_bar": "the bar is hidden if the output is not a terminal",
     "trainer.fast_dev_run": "experiment=debug tests everything in a few steps",
-    "trainer.limit_predict_batches": "a run has no prediction loop; set samples.n",
-    "trainer.limit_test_batches": "a run has no test loop; set score.n",
-    "trainer.logger": "set logger=csv, wandb, tensorboard, or several: logger=[wandb,tensorboard]; metrics.csv is "
-    "always written",
-    "trainer.min_epochs": "set callbacks=early_stopping and callbacks.early_stopping.patience=N, in validations",
-    "trainer.min_steps": "set callbacks=early_stopping and callbacks.early_stopping.patience=N, in validations",
-    "trainer.model_registry": "export a model with python -m diffusion.export RUN",
-    "trainer.num_sanity_val_steps": "a run always tests its parts before the first step",
-    "trainer.overfit_batches": "for few images, set data=folder data.limit=N; for few batches per epoch, "
-    "trainer.limit_train_batches=N",
+    "trainer.logger": "set logger=csv, wandb, tensorboard, or several: logger=[wandb,tensorboard]",
+    "trainer.min_epochs": STOPPING,
+    "trainer.min_steps": STOPPING,
+    "trainer.overfit_batches": "set data=folder data.limit=N, or trainer.limit_train_batches=N",
     "trainer.plugins": "set trainer.precision; a run has its own plugins for checkpoints and processes",
-    "trainer.reload_dataloaders_every_n_epochs": "the images do not change during a run",
-    "trainer.use_distributed_sampler": "the images are distributed over the devices automatically",
-}
+    **{f"trainer.{name}": "remove it" for name in (
+        "barebones", "enable_autolog_hparams", "enable_model_summary", "limit_predict_batches", "limit_test_batches",
+        "model_registry", "num_sanity_val_steps", "reload_dataloaders_every_n_epochs", "use_distributed_sampler",
+    )},
+}  # fmt: skip

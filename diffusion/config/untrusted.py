@@ -31,15 +31,13 @@ def plain_config(text: Any, where: Path | str) -> dict[str, Any]:
     """
     try:
         if not isinstance(text, str) or any(isinstance(token, REFUSED_TOKENS) for token in yaml.scan(text)):
-            raise UserError(f"{where}: its configuration is not plain yaml; {EXPECTED}")
+            raise ValueError("it is not plain yaml")
         config = OmegaConf.to_container(OmegaConf.create(text))
-        if "${" in json.dumps(config, default=str):
-            raise UserError(f"{where}: its configuration contains an interpolation ${{…}}; {EXPECTED}")
+        if not isinstance(config, dict) or "${" in json.dumps(config, default=str):
+            raise ValueError("it is not a mapping without interpolations ${…}")
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{where}: its configuration can't be read ({reason}); {EXPECTED}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{where}: its configuration is not a mapping; {EXPECTED}")
     return {str(key): value for key, value in config.items()}
 
 
@@ -48,12 +46,10 @@ def buildable_config(text: Any, where: Path | str) -> dict[str, Any]:
     config = plain_config(text, where)
     for part in (*PARTS, *OPTIONAL_PARTS):
         node = config.get(part)
-        if not (isinstance(node, Mapping) if part in PARTS else isinstance(node, Mapping | None)):
-            raise UserError(f"{where}: its {part} is {node!r:.80}; {EXPECTED}")
+        built = isinstance(node, Mapping) and isinstance(node.get("_target_"), str) and "_partial_" not in node
+        if not (built if part in PARTS else isinstance(node, Mapping | None)):
+            raise UserError(f"{where}: its {part} cannot be built: {node!r:.80}; {EXPECTED}")
         check_targets(node, part, where)
-    for part in PARTS:
-        if not isinstance(config[part].get("_target_"), str) or "_partial_" in config[part]:
-            raise UserError(f"{where}: its {part} cannot be built; {EXPECTED}")
     resolution = config["data"].get("resolution")
     sides = resolution if isinstance(resolution, list) and len(resolution) == 2 else [resolution]
     if any(type(side) is not int or side < 1 for side in sides):
@@ -67,19 +63,14 @@ def check_targets(node: Any, part: str, where: Path | str, trusted: Any = None) 
     Args:
         trusted: a node given by the user, whose classes are also allowed.
     """
-    allowed = {*allowed_targets(part), *_targets(trusted)}
+    named = [each for group in (part, *inner_groups(part)) for each in nodes(group)]
+    allowed = {*_targets(named), *_targets(trusted)}
     for target in _targets(node):
         if target not in allowed:
             raise UserError(
                 f"{where}: its {part} names {target}; a file may use only classes named in conf/{part}; if you trust "
                 f"it, pass --config-dir CONF (diffusion.load: config_dir=CONF), where CONF/{part}/NAME.yaml names it"
             )
-
-
-def allowed_targets(part: str) -> frozenset[str]:
-    """Every `_target_` in the choices of a group and of its nested groups."""
-    groups = (part, *inner_groups(part))
-    return frozenset(target for group in groups for node in nodes(group) for target in _targets(node))
 
 
 def _targets(node: Any) -> Iterator[str]:

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from diffusion.config.choices import searched
-from diffusion.config.composition import composed, plain
+from diffusion.config.composition import composed
 from diffusion.config.help import default_choices
 from diffusion.report.formatting import MISSING, NULL, describe
 from diffusion.runs.folder import Run
@@ -25,7 +25,7 @@ from diffusion.runs.folder import Run
 @cache
 def defaults(folders: tuple[Path, ...]) -> Any:
     """The settings of `diffusion.train` without overrides, in the form of a `Run`; conf/ is searched in `folders`."""
-    settings = plain(composed("train", ["name=default"]))
+    settings = composed("train", ["name=default"])
     return SimpleNamespace(folder=Path("default"), settings=settings, choices=default_choices("train"), overrides=[])
 
 

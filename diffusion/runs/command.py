@@ -24,11 +24,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion.config import messages
 from diffusion.config.choices import conf_dir, searching
-from diffusion.config.composition import flat, register
+from diffusion.config.composition import register
 from diffusion.config.help import print_help
 from diffusion.config.schema import Settings
-from diffusion.config.validation import UNSET, validated
-from diffusion.errors import Interrupted, UserError
+from diffusion.config.validation import validated
+from diffusion.errors import Interrupted
 from diffusion.runs import naming, resume
 
 S = TypeVar("S", bound=Settings)
@@ -68,17 +68,17 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
                     # What hydra.main does, which itself would read sys.argv instead of these words.
                     _run_hydra(given, get_args_parser(), composed, str(conf_dir()), name)
                 for folder, values in composed.single:
-                    task(checked(schema, values), folder, words)
+                    task(validated(schema, values), folder, words)
             except KeyboardInterrupt:
                 sys.exit(130)
             except Interrupted as stop:
                 sys.exit(stop.status)
             except Exception as error:
-                line = messages.explain(error, name, words, sweep)
-                if line is None:
+                known = messages.explain(error, name, words, sweep)
+                if known is None:
                     raise
-                print(f"error: {line}", file=sys.stderr)
-                sys.exit(messages.exit_status(error))
+                print(f"error: {known}", file=sys.stderr)
+                sys.exit(known.status)
 
     return main
 
@@ -91,20 +91,13 @@ class Composed:
         self.single: list[tuple[Path, Any]] = []
 
     def __call__(self, config: DictConfig) -> Any:
-        values, context = OmegaConf.to_container(config, resolve=True), HydraConfig.get()
+        values: Any = OmegaConf.to_container(config, resolve=True)
+        context = HydraConfig.get()
         folder = Path(context.runtime.output_dir)
         if context.mode == RunMode.MULTIRUN:
-            return self.job(checked(self.schema, values), folder, [*context.overrides.task])
+            return self.job(validated(self.schema, values), folder, [*context.overrides.task])
         self.single.append((folder, values))
         return None
-
-
-def checked(schema: type[S], values: Any) -> S:
-    """The settings of a command. Raises UserError if a value is invalid, or if one that has no default is not set."""
-    settings = validated(schema, values)
-    if unset := [key for key, value in flat(values).items() if value == UNSET]:
-        raise UserError(f"{unset[0]} is not set; pass it on the command line: {unset[0]}=…")
-    return settings
 
 
 def written(word: str) -> str:

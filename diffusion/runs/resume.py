@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 
 from diffusion.config import untrusted
 from diffusion.config.choices import SEVERAL, is_group
-from diffusion.config.composition import flat, plain, unresolved_choice
+from diffusion.config.composition import unresolved_choice
+from diffusion.config.validation import flat
 from diffusion.console import console
 from diffusion.errors import UserError, nearest
 
@@ -43,12 +44,12 @@ def resumed_run(words: list[str]) -> tuple[Path, dict[str, Any]] | None:
     for override in sorted(overrides, key=lambda each: not is_group(each.key_or_group)):  # choices come first
         if not override.key_or_group.startswith("hydra"):
             apply(override, settings)
-    settings = plain(OmegaConf.create(settings))
+    composed: Any = OmegaConf.to_container(OmegaConf.create(settings), resolve=True)
     named = [{"_target_": o.value()} for o in overrides if o.key_or_group.endswith("._target_")]
-    for part, node in settings.items():
+    for part, node in composed.items():
         if is_group(part):
             untrusted.check_targets(node, part, folder, named)
-    return folder, settings
+    return folder, composed
 
 
 def apply(override: Override, settings: dict[str, Any]) -> None:

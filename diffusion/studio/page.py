@@ -23,7 +23,7 @@ from torch import Tensor
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.config.choices import choices
-from diffusion.config.composition import RUN, choice, composed, plain
+from diffusion.config.composition import RUN, choice, composed
 from diffusion.config.quoting import command_line, hydra_value
 from diffusion.config.schema import COMMANDS, Edit, Mixed
 from diffusion.config.validation import validated
@@ -153,7 +153,7 @@ class Page:
 
     def planned(self, command: str, words: list[str]) -> Edits:
         """How the command with these words draws."""
-        node = plain(composed(command, ["ckpt=x", "name=studio", *words]))
+        node = composed(command, ["ckpt=x", "name=studio", *words])
         settings: Any = completed_by(validated(COMMANDS[command], node), self.restored)
         if isinstance(settings, Edit):
             return edits(settings, self.restored)

@@ -10,10 +10,9 @@ from torch import Tensor
 from diffusion.checkpoint.find import find
 from diffusion.checkpoint.restore import PREFIX, what_changed
 from diffusion.checkpoint.storage import Storage
-from diffusion.config.composition import flat
 from diffusion.config.schema import Train
 from diffusion.config.untrusted import plain_config
-from diffusion.config.validation import shown
+from diffusion.config.validation import flat, shown
 from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.runs.jobs import config_text

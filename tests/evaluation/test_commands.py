@@ -16,7 +16,7 @@ from PIL import Image
 import diffusion
 from diffusion import export
 from diffusion.config.build import make
-from diffusion.config.composition import composed, plain
+from diffusion.config.composition import composed
 from diffusion.config.inherit import completed
 from diffusion.config.schema import Evaluate
 from diffusion.config.validation import validated
@@ -85,7 +85,7 @@ def test_numbers_that_are_not_set_are_those_of_the_run():
         ({"score": {"n": 0}, "seed": 3}, ["seed=5"], 512, 5),
     ):
         words = ["ckpt=x", "name=x", "data=landscapes", *words]
-        settings = completed(validated(Evaluate, plain(composed("evaluate", words))), recipe)
+        settings = completed(validated(Evaluate, composed("evaluate", words)), recipe)
         assert settings.n == n
         assert settings.data["seed"] == settings.seed == make(settings.data, "data").seed == seed
 

@@ -18,7 +18,7 @@ from diffusion.checkpoint import diffusers_folder
 from diffusion.checkpoint.find import of_run
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
-from diffusion.config.composition import composed, plain
+from diffusion.config.composition import composed
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser
 
@@ -56,7 +56,7 @@ def model_of(*overrides: str) -> Restored:
     """An untrained model of the recipe."""
     words = ["data.resolution=8", "sampler.steps=10", *overrides]
     words = words if any(word.startswith("model=") for word in words) else [*UNET, *words]
-    config = plain(composed("train", ["name=test", *words]))
+    config = composed("train", ["name=test", *words])
     parts = make(config["schedule"], "schedule"), make(config["prediction"], "prediction")
     denoiser = Denoiser(random_network(config["model"]), *parts).requires_grad_(False)
     labels = {name: 1 + i for i, name in enumerate("abc"[: config["model"]["classes"]])}

@@ -37,8 +37,8 @@ PARTS = [[f"{part}@objective.{part}={name}"] for part in ("timesteps", "weightin
 @pytest.mark.parametrize("overrides", [*OBJECTIVES, *PARTS], ids=lambda words: words[-1])
 def test_every_objective_and_its_parts_train(overrides: list[str]) -> None:
     cfg = composition.composed("train", overrides)
-    denoiser = Denoiser(Linear(), instantiate(cfg.schedule), instantiate(cfg.prediction))
-    objective = instantiate(cfg.objective)
+    denoiser = Denoiser(Linear(), instantiate(cfg["schedule"]), instantiate(cfg["prediction"]))
+    objective = instantiate(cfg["objective"])
     x0 = (2 * torch.randint(0, 256, (8, 3, 4, 4)) / 255 - 1).float()
     result = objective(denoiser, x0, Streams(range(8)))
     result["loss"].mean().backward()
@@ -62,7 +62,7 @@ def test_the_score_sde_loss_is_the_squared_error_of_the_noise(recipe: str) -> No
 
 @cache
 def sampler(name: str) -> Sampler:
-    made: Sampler = instantiate(composition.composed("train", [f"sampler={name}"]).sampler)
+    made: Sampler = instantiate(composition.composed("train", [f"sampler={name}"])["sampler"])
     return made
 
 
@@ -76,7 +76,7 @@ LARGEST = {
     "reverse_diffusion": (1.7, 0.56, 0.24), "unipc": (0.15, 0.055, 0.015),
 }  # fmt: skip
 GAUSSIANS = {
-    on: GaussianOracle(instantiate(composition.composed("train", [f"schedule={on}"]).schedule), MEAN, COVARIANCE)
+    on: GaussianOracle(instantiate(composition.composed("train", [f"schedule={on}"])["schedule"]), MEAN, COVARIANCE)
     for on in choices("schedule")
 }
 

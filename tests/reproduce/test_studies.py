@@ -7,7 +7,7 @@ import re
 import pytest
 
 from diffusion.config.choices import choices, searching
-from diffusion.config.composition import composed, plain
+from diffusion.config.composition import composed
 from diffusion.config.schema import COMMANDS
 from diffusion.config.validation import validated
 from diffusion.errors import UserError
@@ -24,7 +24,7 @@ SWEEPS = [(name, sweep) for name in choices("results") for sweep in studies.reco
 def test_every_study_is_valid(name):
     for sweep in read(name).sweeps.values():
         given = ["name=a", "ckpt=a"] if sweep.command == "evaluate" else ["name=a"]
-        validated(COMMANDS[sweep.command], plain(composed(sweep.command, [*given, *sweep.jobs[-1]])))
+        validated(COMMANDS[sweep.command], composed(sweep.command, [*given, *sweep.jobs[-1]]))
 
 
 @pytest.mark.parametrize(("name", "sweep"), SWEEPS)
