@@ -2,12 +2,13 @@
 
 import sys
 from importlib.util import find_spec
+from typing import Any
 
 from diffusion.errors import Arguments, UserError, exit_status
 
 ABOUT = """\
-Serve a web page where a trained model draws: samples with their steps, two samplers side by side, images between two
-noises, variants of a picture, or a part of it filled in. Each result shows the command that reproduces it.
+Serve a web page where a trained model draws: samples with their steps, images between two noises, variants of a
+picture, or a part of it filled in. Each result shows the command that reproduces it.
 The page is reachable only from this machine unless --host is set; it has no password, so everyone who reaches it can
 use it.
 """
@@ -42,7 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
             restored, device = opened(chosen.checkpoint, chosen.weights), choose_device(chosen.device)
             restored.denoiser.to(device)
             data = None if chosen.no_nearest else page.training_images(restored)
-            page.serve(restored, device, data, chosen.host, chosen.port)
+            address: Any = {"server_name": chosen.host, "server_port": chosen.port, "share": False}
+            page.build(restored, device, data).launch(**address, ssr_mode=False, footer_links=[], theme=page.THEME)
 
     return exit_status(serve, "choose another --port")
 

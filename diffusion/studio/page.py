@@ -7,11 +7,9 @@ model, which none of them changes.
 
 import html
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import copy_context
-from pathlib import Path
 from queue import Queue
-from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import gradio as gr
@@ -23,29 +21,27 @@ from torch import Tensor
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.config.choices import choices
-from diffusion.config.composition import RUN, choice, composed
+from diffusion.config.composition import RUN, composed
 from diffusion.config.quoting import command_line, hydra_value
-from diffusion.config.schema import COMMANDS, Edit, Mixed
+from diffusion.config.schema import COMMANDS, Mixed
 from diffusion.config.validation import validated
 from diffusion.console import console
 from diffusion.data import ImageData, to_uint8
-from diffusion.edit.edits import Edits, edits, search_words
-from diffusion.edit.inputs import read_mask, read_picture
+from diffusion.edit.edits import edits, search_words
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import labels_of, make_drawing
-from diffusion.evaluation.guided import parts_of
 from diffusion.evaluation.inherited import completed_by
 from diffusion.nearest import mirrored, neighbours
 from diffusion.process.denoiser import Estimate
-from diffusion.report.images import grid, picture_of
+from diffusion.report.images import grid
 
 FORM = (
     "seed", "sampler", "sampler.steps", "grid@sampler.grid", "threshold@sampler.threshold", "guidance",
     "guidance.scale", "label", "precision",
 )  # fmt: skip
-NONE = "none"
-FREE = ("sampler.steps", 0)  # the sampler's own
+APART = ("image", "first", "last")  # given values that do not become words as they are
 USUAL = ("default", "")  # what is shown, and its value: the sampler's own, classes as in training, or float32
+THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no fonts of other servers
 KEPT = 3600  # seconds for which gradio keeps pictures on disk
 Shown = tuple[Image.Image | None, Image.Image | None, str]  # drawn, with the nearest training images, in words
 
@@ -55,7 +51,7 @@ class Stopped(Exception):
 
 
 class Page:
-    """The actions of the page's buttons for one model; without `data`, no nearest training images are shown.
+    """The action of the page's buttons for one model; without `data`, no nearest training images are shown.
 
     gradio's threads do not know the user's own folders of choices, so drawings run in the context of the constructor.
     """
@@ -64,38 +60,15 @@ class Page:
         self.restored, self.device, self.data = restored, device, data
         self.context = copy_context()
 
-    def draw(self, second: str, n: int, *form: Any) -> Iterator[tuple[Any, ...]]:
-        """Draw samples, then samples of the second sampler from the same noise, shown side by side."""
-        values, left, empty = {**dict(zip(FORM, form, strict=True)), "n": n}, None, (None, None, "")
-        for left in self.run("sample", values):
-            yield *left, *empty
-        if second != NONE and left is not None:
-            others = {key: value for key, value in values.items() if "@" not in key} | {"sampler": second}
-            for right in self.run("sample", others):
-                yield *left, *right
+    def run(self, command: str, names: Sequence[str], *given: Any) -> Iterator[Shown]:
+        """Draw in a thread, and yield what is shown after each step; closing the iterator stops after this step.
 
-    def between(self, first: int, last: int, frames: int, *form: Any) -> Iterator[Shown]:
-        """Draw images between the noises of two seeds."""
-        values = {**dict(zip(FORM, form, strict=True)), "interpolate": f"[{first},{last}]", "frames": frames}
-        yield from self.run("edit", {**values, "seed": None})
-
-    def vary(self, picture: Any, strength: float, n: int, *form: Any) -> Iterator[Shown]:
-        """Draw variants of a picture."""
-        values = {**dict(zip(FORM, form, strict=True)), "strength": strength, "n": n}
-        yield from self.run("edit", values, {"image": picture})
-
-    def fill(self, painted: Any, method: str, n: int, *form: Any) -> Iterator[Shown]:
-        """Fill a picture where it is painted over."""
-        values = {**dict(zip(FORM, form, strict=True)), "inpainting": method, "n": n}
-        layers = [np.asarray(layer)[..., -1] > 0 for layer in (painted or {}).get("layers") or []]
-        if not any(layer.any() for layer in layers):
-            raise gr.Error("paint over the part to fill")
-        yield from self.run("edit", values, {"image": painted["background"], "mask": np.any(layers, axis=0)})
-
-    def run(
-        self, command: str, values: Mapping[str, Any], pictures: Mapping[str, Any] | None = None
-    ) -> Iterator[Shown]:
-        """Draw in a thread, and yield what is shown after each step; closing the iterator stops after this step."""
+        Args:
+            command: sample or edit.
+            names: the settings that are given before those of `FORM`: of the command; or, for an interpolation, `first`
+                and `last`, its two seeds.
+            given: the values; "" and None are left out. `image` is an array, or painted over as gradio's editor has it.
+        """
         queue: Queue[Any] = Queue()
         stop = threading.Event()
 
@@ -106,7 +79,7 @@ class Page:
 
         def work() -> None:
             try:
-                queue.put(self.drawn(command, values, pictures or {}, after_step))
+                queue.put(self.drawn(command, dict(zip([*names, *FORM], given, strict=True)), after_step))
             except Exception as error:  # raised again in the waiting thread
                 queue.put(error)
 
@@ -127,38 +100,33 @@ class Page:
             stop.set()
             thread.join()
 
-    def drawn(
-        self, command: str, values: Mapping[str, Any], pictures: Mapping[str, Any], after_step: Any
-    ) -> tuple[Tensor, str]:
+    def drawn(self, command: str, values: Mapping[str, Any], after_step: Any) -> tuple[Tensor, str]:
         """The images, uint8 (n, C, H, W), and the line of their command, in which the pictures are PICTURE and MASK."""
-        names = {"image": "PICTURE", "mask": "MASK"}
-        words = words_of(values, [*self.restored.labels])
-        with TemporaryDirectory() as folder:
-            for key, pixels in pictures.items():
-                if pixels is None:
-                    raise UserError("upload a picture first")
-                if key == "image":
-                    image = picture_of(read_picture(pixels, self.restored.shape))
-                else:
-                    fill = read_mask(pixels, self.restored.shape, pictures["image"])
-                    image = Image.fromarray(fill.numpy())
-                image.save(Path(folder, f"{names[key]}.png"))
-            paths = [f"{key}={hydra_value(str(Path(folder, f'{names[key]}.png')))}" for key in pictures]
-            made = self.planned(command, [*words, *paths])
-            images = made.drawing(self.restored.denoiser, made.n, self.device, made.n, None, after_step)
-        weights = self.restored.weights.split()[-1]  # `0.08` of `ema 0.08`
-        model = [f"ckpt={hydra_value(str(self.restored.path))}", *([] if weights == "ema" else [f"weights={weights}"])]
-        named = [f"{key}={names[key]}" for key in pictures]
-        return images, command_line(command, [*model, *words, *named, *search_words()])
-
-    def planned(self, command: str, words: list[str]) -> Edits:
-        """How the command with these words draws."""
+        restored, image, mask = self.restored, values.get("image"), None
+        words = [f"{key}={each}" for key, each in values.items() if key not in APART and each not in ("", None)]
+        if "first" in values:
+            words = [word for word in words if not word.startswith("seed=")]
+            words.append(f"interpolate=[{values['first']},{values['last']}]")
+        if isinstance(image, Mapping):
+            mask = np.any([np.asarray(layer)[..., -1] > 0 for layer in image["layers"]], axis=0)
+            image = image["background"]
+            words.append("mask=MASK")
+            if not mask.any():
+                raise UserError("paint over the part to fill")
+        if "image" in values:
+            words.append("image=PICTURE")
+            if image is None:
+                raise UserError("upload a picture first")
         node = composed(command, ["ckpt=x", "name=studio", *words])
-        settings: Any = completed_by(validated(COMMANDS[command], node), self.restored)
-        if isinstance(settings, Edit):
-            return edits(settings, self.restored)
-        nothing = torch.zeros(0, *self.restored.shape, dtype=torch.uint8)
-        return Edits(make_drawing(settings, self.restored, labels_of(settings)), settings.n, nothing, "samples")
+        settings: Any = completed_by(validated(COMMANDS[command], node), restored)
+        if command == "edit":
+            drawing, n, *_ = edits(settings, restored, image, mask)
+        else:
+            drawing, n = make_drawing(settings, restored, labels_of(settings)), settings.n
+        images = drawing(restored.denoiser, n, self.device, n, None, after_step)
+        weights = restored.weights.split()[-1]  # `0.08` of `ema 0.08`
+        model = [f"ckpt={hydra_value(str(restored.path))}", *([] if weights == "ema" else [f"weights={weights}"])]
+        return images, command_line(command, [*model, *words, *search_words()])
 
     def beside_nearest(self, images: Tensor) -> Image.Image | None:
         """The images, and below each one the training image that is nearest to it or to its mirror image."""
@@ -170,88 +138,60 @@ class Page:
         return grid(torch.cat([images, train[index[:, 0]]]), len(images), large=True)
 
 
-def words_of(values: Mapping[str, Any], classes: list[str]) -> list[str]:
-    """The overrides of a form's values; empty ones are left out. Raises UserError for a scale that is no number."""
-    found = {key: value for key, value in values.items() if value not in (None, "") and (key, value) != FREE}
-    if "guidance.scale" in found:
-        try:
-            found["guidance.scale"] = float(found["guidance.scale"])
-        except ValueError as error:
-            raise UserError("scale: expected a number") from error
-    if "label" in found:
-        name, number = found["label"], str(classes.index(found["label"]))
-        found["label"] = hydra_value(name) if number in classes else number
-    return [f"{key}={value}" for key, value in found.items()]
-
-
-def guidances(restored: Restored) -> list[str]:
-    """The run's guidance, no guidance and, for a model with labels, guidances whose weak estimate drops the label."""
-
-    def drops_labels(node: dict[str, Any]) -> bool:
-        return bool(parts_of(node)[0].drops_labels)
-
-    made = {name: choice("guidance", name) for name in choices("guidance")}
-    return [RUN, *(name for name, node in made.items() if not node or (restored.labels and drops_labels(node)))]
-
-
 def build(restored: Restored, device: torch.device, data: ImageData | None) -> gr.Blocks:
     """Build the page of a model whose denoiser is on `device`."""
-    own, (_, height, width) = Page(restored, device, data), restored.shape
+    page, (_, height, width) = Page(restored, device, data), restored.shape
+    running: list[Any] = []
 
-    def number(label: str, value: int, most: int = 16, least: int = 1) -> gr.Number:
+    def number(label: str, value: int | None, most: int = 16, least: int = 1) -> gr.Number:
         return gr.Number(value, label=label, minimum=least, maximum=most, precision=0)
 
-    def outputs() -> list[Any]:
+    def seed(label: str, value: int) -> gr.Number:
+        return number(label, value, 2**32 - 1, 0)
+
+    def dropdown(label: str, offered: Sequence[Any], value: str = "") -> gr.Dropdown:
+        return gr.Dropdown([*offered] if value else [USUAL, *offered], value=value, label=label)
+
+    def action(name: str, command: str, fields: dict[str, Any]) -> None:
+        """A button that runs a command with these fields and the form, and its outputs."""
+        button = gr.Button("Draw", variant="primary")
+        drawn = gr.Image(label="drawn", format="png")
         near = gr.Image(label="below: the nearest training images", format="png", visible=data is not None)
-        return [gr.Image(label="drawn", format="png"), near, gr.Code(label="the command that reproduces it")]
+        line = gr.Code(label="the command that reproduces it")
+
+        def run(*given: Any) -> Iterator[Shown]:
+            yield from page.run(command, [*fields], *given)
+
+        running.append(button.click(run, [*fields.values(), *form], [drawn, near, line], api_name=name))
 
     with gr.Blocks(title="Studio", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as blocks:
         gr.Markdown(f"# Studio\n{height}×{width} images, step {restored.step}, {restored.weights} weights")
         with gr.Row():
             form = [
-                number("seed", 0, 2**32 - 1, 0),
-                gr.Dropdown([RUN, *choices("sampler")], value=RUN, label="sampler"),
-                number("steps (0: the sampler's)", 0, 1000, 0),
-                gr.Dropdown([USUAL, *choices("grid")], value="", label="grid"),
-                gr.Dropdown([USUAL, *choices("threshold")], value="", label="threshold"),
-                gr.Dropdown(guidances(restored), value=RUN, label="guidance"),
-                gr.Textbox("", label="scale (empty: the guidance's)", max_lines=1),
-                gr.Dropdown([USUAL, *restored.labels], value="", label="label"),
-                gr.Dropdown([USUAL, *get_args(Mixed)], value="", label="precision"),
+                seed("seed", 0),
+                dropdown("sampler", [RUN, *choices("sampler")], RUN),
+                number("steps (empty: the sampler's)", None, 1000),
+                dropdown("grid", choices("grid")),
+                dropdown("threshold", choices("threshold")),
+                dropdown("guidance", [RUN, *choices("guidance")], RUN),
+                gr.Number(None, label="scale (empty: the guidance's)"),
+                dropdown("label", [(name, f'"{name}"') for name in restored.labels]),
+                dropdown("precision", get_args(Mixed)),
             ]
         stop = gr.Button("Stop")
-        running: list[Any] = []
         with gr.Tab("Draw"):
-            given: list[Any] = [
-                gr.Dropdown([NONE, *choices("sampler")], value=NONE, label="second sampler"),
-                number("images", 8),
-            ]
-            go = gr.Button("Draw", variant="primary")
-            with gr.Row():
-                with gr.Column():
-                    left = outputs()
-                with gr.Column():
-                    right = outputs()
-            running.append(go.click(own.draw, [*given, *form], [*left, *right], api_name="draw"))
+            action("draw", "sample", {"n": number("images", 8)})
         with gr.Tab("Between two noises"):
-            given = [
-                number("from seed", 0, 2**32 - 1, 0),
-                number("to seed", 1, 2**32 - 1, 0),
-                number("images", 8, 16, 2),
-            ]
-            go = gr.Button("Draw", variant="primary")
-            running.append(go.click(own.between, [*given, *form], outputs(), api_name="between"))
+            ends = {"first": seed("from seed", 0), "last": seed("to seed", 1)}
+            action("between", "edit", {**ends, "frames": number("images", 8, least=2)})
         with gr.Tab("Variants of a picture"):
+            picture = gr.Image(label="a picture", type="numpy", sources=["upload"])
             strength = gr.Slider(0.01, 1, value=0.6, label="strength")
-            given = [gr.Image(label="a picture", type="numpy", sources=["upload"]), strength, number("images", 4)]
-            go = gr.Button("Draw", variant="primary")
-            running.append(go.click(own.vary, [*given, *form], outputs(), api_name="vary"))
+            action("vary", "edit", {"image": picture, "strength": strength, "n": number("images", 4)})
         with gr.Tab("Fill a part"):
             painted = gr.ImageMask(label="a picture; paint over the part to fill", type="numpy", sources=["upload"])
-            method = gr.Dropdown(choices("inpainting"), value="repaint", label="method")
-            go = gr.Button("Fill", variant="primary")
-            given = [painted, method, number("images", 4)]
-            running.append(go.click(own.fill, [*given, *form], outputs(), api_name="fill"))
+            method = dropdown("method", choices("inpainting"), "repaint")
+            action("fill", "edit", {"image": painted, "inpainting": method, "n": number("images", 4)})
         stop.click(None, cancels=running)
     return blocks
 
@@ -265,10 +205,3 @@ def training_images(restored: Restored) -> ImageData | None:
         console.print(f"nearest training images are not shown: {error}")
         return None
     return data
-
-
-def serve(restored: Restored, device: torch.device, data: ImageData | None, host: str, port: int) -> None:
-    """Serve the page until interrupted: without a public link, and without fonts of other servers."""
-    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
-    page = build(restored, device, data)
-    page.launch(server_name=host, server_port=port, share=False, ssr_mode=False, footer_links=[], theme=theme)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 import diffusion
-from diffusion.edit.edits import Edits, overview
+from diffusion.edit.edits import overview
 from diffusion.evaluation.drawing import Drawing
 from diffusion.library import Model
 from diffusion.process.inpainting import RePaint
@@ -126,8 +126,7 @@ def test_interpolation_starts_and_ends_with_the_samples_of_the_two_seeds(command
 def test_the_picture_of_fillings_has_a_row_for_each_class():
     """Also if the user's pictures need more columns."""
     before, drawn = (torch.arange(k).view(-1, 1, 1, 1).expand(-1, 3, 8, 8).to(torch.uint8) for k in (2, 3))
-    made = Edits(Drawing(DDIM(2), (3, 8, 8), 0), 3, before, "fillings")
-    picture = overview(made, drawn + 10, SimpleNamespace(labels=["a", "b", "c"]))
+    picture = overview(before, drawn + 10, labels=3)
     shown = [int(tile[0, 0, 0]) for tile in tiles(picture)]
     assert shown == [0, 1, 10, 255, 11, 255, 12, 255]
 

@@ -18,12 +18,11 @@ from gradio_client.exceptions import AppError
 
 import diffusion
 from diffusion.config.choices import searching
-from diffusion.errors import UserError
 from diffusion.report.images import grid
 from diffusion.studio import __main__ as studio
 from diffusion.studio import page as pages
 
-FORM = (4, "heun", 3, "", "", "run", "", "", "")  # the seed, the sampler, its steps, …
+FORM = (4, "heun", 3, "", "", "run", None, "", "")  # the seed, the sampler, its steps, …
 PICTURE = np.arange(3 * 64, dtype=np.uint8).reshape(8, 8, 3)
 LONG = (4, "ddim", 1000, *FORM[3:])
 
@@ -47,11 +46,15 @@ def painted(box: tuple[slice, slice]) -> dict[str, Any]:
 
 RIGHT = (slice(None), slice(4, None))
 DRAWN = {
-    "two samplers": lambda page: page.draw("ddim", 3, *FORM),
-    "between": lambda page: page.between(3, 4, 3, *FORM),
-    "vary": lambda page: page.vary(PICTURE, 0.5, 2, *FORM),
-    "fill": lambda page: page.fill(painted(RIGHT), "repaint", 2, *FORM),
+    "samples": ("sample", {"n": 3}),
+    "between": ("edit", {"first": 3, "last": 4, "frames": 3}),
+    "vary": ("edit", {"image": PICTURE, "strength": 0.5, "n": 2}),
+    "fill": ("edit", {"image": painted(RIGHT), "inpainting": "repaint", "n": 2}),
 }
+
+
+def run(page: pages.Page, command: str, values: dict[str, Any], form: tuple[Any, ...] = FORM) -> Any:
+    return page.run(command, [*values], *values.values(), *form)
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -60,16 +63,15 @@ def test_the_shown_command_reproduces_the_images(command, page, tmp_path, name):
     mask = np.zeros((8, 8), np.uint8)
     mask[RIGHT] = 255
     Image.fromarray(mask).save(tmp_path / "MASK.png")
-    *steps, last = DRAWN[name](page)
-    assert [words for _, _, words, *_ in steps][:2] == ["step 1", "step 2"]
-    for picture, line in [(last[0], last[2]), *([(last[3], last[5])] if len(last) > 3 else [])]:
-        _, _, module, *words = shlex.split(line)
-        words = [word.replace("PICTURE", "PICTURE.png").replace("MASK", "MASK.png") for word in words]
-        status, out, err = command(module.removeprefix("diffusion."), [*words, "hydra.run.dir=out", "device=cpu"])
-        assert status == 0, out + err
-        with np.load("out/images.npz") as drawn:
-            images = torch.from_numpy(drawn["images"]).permute(0, 3, 1, 2)
-        assert (np.asarray(grid(images, large=True)) == np.asarray(picture)).all()
+    *steps, (picture, _, line) = run(page, *DRAWN[name])
+    assert [words for _, _, words in steps][:2] == ["step 1", "step 2"]
+    _, _, module, *words = shlex.split(line)
+    words = [word.replace("PICTURE", "PICTURE.png").replace("MASK", "MASK.png") for word in words]
+    status, out, err = command(module.removeprefix("diffusion."), [*words, "hydra.run.dir=out", "device=cpu"])
+    assert status == 0, out + err
+    with np.load("out/images.npz") as drawn:
+        images = torch.from_numpy(drawn["images"]).permute(0, 3, 1, 2)
+    assert (np.asarray(grid(images, large=True)) == np.asarray(picture)).all()
     if name == "fill":
         assert (images[:, :, :, :4] == torch.from_numpy(PICTURE).permute(2, 0, 1)[:, :, :4]).all()
 
@@ -80,12 +82,12 @@ def test_closing_stops_after_the_step_and_own_choices_are_known_to_the_servers_t
     with searching([tmp_path / "conf"]):
         page = pages.Page(model.restored, model.device, None)
     before = threading.active_count()
-    running = page.draw("none", 1, *LONG)
+    running = run(page, "sample", {"n": 1}, LONG)
     assert next(running)[2] == "step 1"
     running.close()
     assert threading.active_count() == before
     found: list[Any] = []
-    thread = threading.Thread(target=lambda: found.extend(page.draw("none", 1, 3, "mine", 0, *FORM[3:])))
+    thread = threading.Thread(target=lambda: found.extend(run(page, "sample", {"n": 1}, (3, "mine", None, *FORM[3:]))))
     thread.start()
     thread.join()
     assert "hydra.searchpath=" in found[-1][2]
@@ -93,12 +95,10 @@ def test_closing_stops_after_the_step_and_own_choices_are_known_to_the_servers_t
     assert (np.asarray(found[-1][0]) == np.asarray(expected)).all()
 
 
-def test_values_become_words():
-    values = {"seed": 0, "sampler.steps": 0, "guidance.scale": " 0 ", "label": "water", "precision": ""}
-    assert pages.words_of(values, ["sky", "water"]) == ["seed=0", "guidance.scale=0.0", "label=1"]
-    assert pages.words_of({"label": "1"}, ["1", "0"]) == ["label=1"]  # the class of this name
-    with pytest.raises(UserError):
-        pages.words_of({"guidance.scale": "1; rm"}, [])
+def test_a_picture_that_is_not_there_is_asked_for(page):
+    for given in (None, {**painted(RIGHT), "layers": [np.zeros((8, 8, 4))]}):
+        with pytest.raises(pages.gr.Error):
+            [*run(page, "edit", {"image": given, "n": 1})]
 
 
 def test_the_page_draws_over_http_and_refuses_other_values(model, tmp_path, monkeypatch):
@@ -109,7 +109,7 @@ def test_the_page_draws_over_http_and_refuses_other_values(model, tmp_path, monk
     _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", ssr_mode=False)
     try:
         client = Client(url, verbose=False, download_files=False)
-        drawn, near, line, *_ = client.predict("none", 2, *FORM, api_name="/draw")
+        drawn, near, line = client.predict(2, *FORM, api_name="/draw")
         picture = np.asarray(Image.open(io.BytesIO(httpx.get(drawn["url"]).content)).convert("RGB"))
         assert (picture == np.asarray(grid(model.sample(2, "heun", seed=4, steps=3), large=True))).all()
         assert near["url"]
@@ -117,11 +117,7 @@ def test_the_page_draws_over_http_and_refuses_other_values(model, tmp_path, monk
         Image.fromarray(PICTURE).save(tmp_path / "picture.png")
         file = handle_file(str(tmp_path / "picture.png"))
         assert "strength=0.5" in client.predict(file, 0.5, 2, *FORM, api_name="/vary")[2]
-        for values in (
-            ("none", 99, *FORM),
-            ("none", 1, 4, "ddim ckpt=x", *FORM[2:]),
-            ("none", 1, *FORM[:6], "<b>", "", ""),
-        ):
+        for values in ((99, *FORM), (1, 4, "ddim ckpt=x", *FORM[2:]), (1, *FORM[:6], "<b>", "", "")):
             with pytest.raises(AppError):
                 client.predict(*values, api_name="/draw")
         with pytest.raises(AppError):
