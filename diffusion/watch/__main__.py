@@ -1,6 +1,7 @@
 """`python -m diffusion.watch [FOLDER]`: live pages of the runs in a folder, in the browser."""
 
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -25,28 +26,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
     parser.add_argument("--port", type=int, default=8300, help="default: 8300; 0: any free port")
     asked = parser.parse_args(arguments)
-    return exit_status(partial(watch, asked.folder, asked.port), "choose another --port")
+    return exit_status(partial(watch, asked.folder, asked.port), "choose another folder")
 
 
 def watch(folder: Path, port: int) -> None:
     """Serve the pages of the runs in `folder`. Raises UserError if the folder or the port is unusable."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; choose a folder with runs, such as outputs")
-    if not 0 <= port <= 65535:
-        raise UserError(f"--port {port}: expected a number from 0 to 65535")
     from diffusion.watch.server import make_server
 
-    try:
-        server = make_server(folder, port)
-    except OSError as error:
-        raise UserError(f"cannot listen at port {port}: {error.strerror}; choose another --port") from error
-    with server:
+    with make_server(folder, port) as server:
         console.print(f"watching {folder}: http://127.0.0.1:{server.server_address[1]}/", soft_wrap=True)
         console.print("press Ctrl-C to stop")
-        try:
+        with suppress(KeyboardInterrupt):
             server.serve_forever()
-        except KeyboardInterrupt:
-            console.print("stopped")
 
 
 if __name__ == "__main__":

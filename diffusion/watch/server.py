@@ -3,107 +3,78 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 from urllib.parse import quote, unquote, urlsplit
 
 from diffusion.console import console
 from diffusion.errors import UserError, first_line
 from diffusion.files import digest
-from diffusion.report.blocks import Html, Section
+from diffusion.report.blocks import Section
 from diffusion.report.compare import compare, gather
 from diffusion.report.comparison import comparison_sections
-from diffusion.report.index import Entry, entry_of, index_sections, relative
+from diffusion.report.index import index_sections, relative
 from diffusion.report.page import document
 from diffusion.report.run import run_sections, state_of
 from diffusion.report.study import is_study, study_of, study_sections, title_of
 from diffusion.runs.folder import PARTS, Run, is_run, is_sweep, runs_below
 from diffusion.runs.record import RunRecord
 
-T = TypeVar("T")
 REFRESH = 3.0  # seconds between the polls of a page
-REST = 10.0  # a section that has changed is made again after this many times what it took, so that a run is not slowed
+REST = 10.0  # a page that has changed is made again after this many times what it took, so that a run is not slowed
 HOSTS = ("127.0.0.1", "localhost")
 
 
 class Pages:
-    """The pages below a folder; a section is made again only when its files have changed."""
+    """The pages below a folder; each is made again only when files of its runs have changed."""
 
     def __init__(self, root: Path):
         self.root = root
-        self.held: dict[Any, tuple[str | None, Any, float]] = {}  # key -> version, result, when to make it again
+        self.held: dict[Path, tuple[str, str, float]] = {}  # folder -> version, page, when to make it again
         self.lock = threading.Lock()
 
     def page(self, address: str) -> tuple[str, str]:
         """The page of the folder itself (""), or of a folder in it, and its version. Raises UserError without one."""
-        folder = self.root / address if address else self.root
-        runs = set(runs_below(self.root))
+        folder, runs = self.root / address if address else self.root, set(runs_below(self.root))
         if address and folder not in runs | {path.parent for path in runs if is_sweep(path.parent)} - {self.root}:
             raise UserError(f"{address}: no run, sweep or study here")
+        version = digest(*map(version_of, runs_below(folder)))
         with self.lock:
-            title, sections, state = self.made(folder)
-        version = digest(title, state, "".join(sections))
-        live = {"version": version, "refresh": REFRESH}
-        return document(title, sections, state, "/" if address else None, live), version
+            before, page, due = self.held.get(folder, ("", "", 0.0))
+            began = time.monotonic()
+            if before == version or began < due:
+                return page, before
+            title, sections, state = self.contents(folder)
+            live = {"version": version, "refresh": REFRESH}
+            page = document(title, [each.html() for each in sections], state, "/" if address else None, live)
+            self.held[folder] = version, page, time.monotonic() + REST * (time.monotonic() - began)
+        return page, version
 
-    def made(self, folder: Path) -> tuple[str, list[Html], str | None]:
+    def contents(self, folder: Path) -> tuple[str, Iterable[Section], str | None]:
         """The title of a page, its sections, and the state of its run."""
         if is_run(folder):
             run = Run(folder)
-            if not is_study(run):
-                return self.run(run)
-            study = study_of(run)
-            sections = self.kept(folder, version_of(folder), lambda: made(study_sections(study)))
-            return title_of(study), sections, None
+            if is_study(run):
+                return title_of(study_of(run)), study_sections(study_of(run)), None
+            sections = [each for each in run_sections(run) if each.title not in ("Files", "Next steps")]
+            return f"Run {relative(folder, self.root)}", sections, state_of(run)
         if is_sweep(folder):
-            versions = {job: version_of(job.folder) for job in gather([folder])}
-            jobs = [self.kept(("job", job.folder), versions[job], partial(Run, job.folder)) for job in versions]
-            make = lambda: made(comparison_sections(compare(jobs, mixed=True), folder, self.link))  # noqa: E731
-            sections = self.kept(("sweep", folder), digest(*versions.values()), make)
-            return f"Sweep {relative(folder, self.root)}", sections, None
-        return f"Runs in {folder.resolve().name}", made(index_sections(folder, self.link, self.entry)), None
-
-    def run(self, run: Run) -> tuple[str, list[Html], str | None]:
-        """The page of a run; the sections whose files have not changed are kept."""
-        state = state_of(run)
-        sections = [
-            self.kept((run.folder, section.title), f"{state} {version_of(run.folder, section.files)}", section.html)
-            for section in run_sections(run)
-            if section.title not in ("Files", "Next steps")
-        ]
-        return f"Run {relative(run.folder, self.root)}", sections, state
-
-    def entry(self, path: Path) -> Entry:
-        """A folder in the list of all runs."""
-        return self.kept(("entry", path), version_of(path), lambda: entry_of(path, self.root))
+            comparison = compare(gather([folder]), mixed=True)
+            return f"Sweep {relative(folder, self.root)}", comparison_sections(comparison, folder, self.link), None
+        return f"Runs in {folder.resolve().name}", index_sections(folder, self.link), None
 
     def link(self, folder: Path) -> str:
         """The address of a folder's page."""
         return f"/page/{quote(str(folder.relative_to(self.root)))}"
 
-    def kept(self, key: Any, version: str, make: Callable[[], T]) -> T:
-        """The last result of `make`, if it is of this version, or not yet due."""
-        before, result, due = self.held.get(key, (None, None, 0.0))
-        now = time.monotonic()
-        if before is None or (before != version and now >= due):
-            result = make()
-            self.held[key] = version, result, time.monotonic() + REST * (time.monotonic() - now)
-        return result
 
-
-def made(sections: Iterable[Section]) -> list[Html]:
-    """The sections as HTML."""
-    return [section.html() for section in sections]
-
-
-def version_of(folder: Path, names: Iterable[str] = (*PARTS, "samples", "figures")) -> str:
-    """A hash that changes whenever one of these files changes, or the state of the run."""
-    found = [file.stat() for name in names if (file := folder / name).exists()]
-    return digest(*(f"{each.st_mtime_ns} {each.st_size}" for each in found), RunRecord(folder).state)
+def version_of(run: Path) -> str:
+    """A hash that changes whenever one of the files of a run changes, or its state."""
+    found = [file.stat() for name in (*PARTS, "samples", "figures") if (file := run / name).exists()]
+    return digest(*(f"{each.st_mtime_ns} {each.st_size}" for each in found), RunRecord(run).state)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -145,7 +116,6 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("Referrer-Policy", "no-referrer")
         self.end_headers()
         self.wfile.write(content)
 
@@ -154,5 +124,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def make_server(root: Path, port: int) -> ThreadingHTTPServer:
-    """Create a server for the pages below `root`. Raises OSError if it cannot listen."""
-    return ThreadingHTTPServer(("127.0.0.1", port), type("Bound", (Handler,), {"pages": Pages(root)}))
+    """Create a server for the pages below `root`. Raises UserError if it cannot listen."""
+    try:
+        return ThreadingHTTPServer(("127.0.0.1", port), type("Bound", (Handler,), {"pages": Pages(root)}))
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--port {port}: {first_line(error)}; choose another one") from error
