@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import nn
 
 from diffusion.checkpoint import exported
 from diffusion.config.build import make
@@ -39,7 +39,6 @@ from diffusion.process.schedule import Discrete, Schedule
 INDEX, RECIPE = "model_index.json", "recipe.json"
 STEPS = 1000  # the T for which a network's time label 1000·t − 1 is diffusers' timestep
 CLASSES = "time.classes.weight"
-
 UNET_NAMES = {  # ours -> diffusers'
     "in_channels": "in_channels", "out_channels": "out_channels", "channels": "block_out_channels",
     "blocks": "layers_per_block", "dropout": "dropout", "groups": "norm_num_groups", "head_dim": "attention_head_dim",
@@ -67,9 +66,9 @@ def is_folder(path: Path) -> bool:
     return (path / INDEX).is_file()
 
 
-def weights_file(folder: Path) -> Path:
-    """The file of the network's weights."""
-    return _part(folder, "unet") / "diffusion_pytorch_model.safetensors"
+def weights_file(path: Path) -> Path:
+    """The file of the weights in a pipeline folder; any other file itself."""
+    return _part(path, "unet") / "diffusion_pytorch_model.safetensors" if path.is_dir() else path
 
 
 def _part(folder: Path, name: str) -> Path:
@@ -106,34 +105,29 @@ def write(
     getattr(library(), pipeline)(network, scheduler).save_pretrained(part)
     (part / RECIPE).write_text(json.dumps(dict(about), indent=1))
     part.rename(folder)
-    words = [f"num_inference_steps={sampler.steps}"]
+    words = f"num_inference_steps={sampler.steps}"
     if isinstance(sampler, DDIM):
-        words += [f"eta={sampler.eta:g}", "use_clipped_model_output=True"]
+        words += f", eta={sampler.eta:g}, use_clipped_model_output=True"
     call = f"DiffusionPipeline.from_pretrained({str(folder)!r})"
     if network.config.num_class_embeds is None:
-        return f"{call}({', '.join(words)})"
-    return f"{call}: draw with its .unet and .scheduler ({', '.join(words)}), because the pipeline takes no classes"
+        return f"{call}({words})"
+    return f"{call}: draw with its .unet and .scheduler ({words}), because the pipeline takes no classes"
 
 
 def network_of(network: nn.Module, model: Mapping[str, Any], size: int | list[int]) -> Any:
-    """diffusers' counterpart of a network, with new weights.
+    """diffusers' counterpart of a network, with new weights. Raises UserError for a network without one.
 
     Args:
         model: the configuration node that the network was built from.
         size: the side of the images, or [height, width], in pixels.
-
-    Raises UserError for a network without a counterpart.
     """
-    defaults = {name: p.default for name, p in inspect.signature(type(network)).parameters.items()}
-    chosen = {**defaults, **{key: value for key, value in model.items() if key in defaults}}
     if type(network) not in BLOCKS:
         raise UserError(f"model: diffusers has no counterpart of {type(network).__name__}, only of UNet and ADMUNet")
-    for key in ("augment", "coordinates"):
-        if chosen.get(key):
-            raise UserError(f"model.{key}={chosen[key]}: diffusers' networks have no such input")
     assert isinstance(network, UNet)
-    if chosen["patch"] != 1:
-        raise UserError(f"model.patch={chosen['patch']}: diffusers' U-Nets work on pixels, so only patch=1 is exported")
+    chosen = _with_defaults(type(network), model)
+    for key, only in (("augment", 0), ("coordinates", False), ("patch", 1)):
+        if (chosen.get(key) or only) != only:
+            raise UserError(f"model.{key}={chosen[key]}: diffusers' U-Nets have only {key}={only}")
     adm = type(network) is ADMUNet
     down, up = BLOCKS[type(network)]
     chosen |= {key: getattr(network, key) for key in ("norm_eps", "frequency_shift", "cosines_first")}
@@ -152,63 +146,53 @@ def network_of(network: nn.Module, model: Mapping[str, Any], size: int | list[in
 
 
 def scheduler_of(table: Schedule, prediction: Prediction, sampler: Sampler, learned: bool) -> Any:
-    """diffusers' scheduler.
+    """diffusers' scheduler. Raises UserError for a part that does not exist in diffusers, or works differently there.
 
     Args:
         learned: whether the sampler sees output channels of the network for a variance.
-
-    Raises UserError for a part that does not exist in diffusers, or works differently there.
     """
-    spacing = SPACINGS.get(_function(sampler.grid)[0])
-    kind = VARIANCES.get(_function(sampler.variance)[0]) if isinstance(sampler, Ancestral) else None
-    known = type(sampler) is Ancestral or (type(sampler) is DDIM and spacing != "linspace")
+    spacing = SPACINGS.get(_function(sampler.grid))
+    kind = VARIANCES.get(_function(sampler.variance)) if isinstance(sampler, Ancestral) else None
+    ancestral, partial = type(sampler) is Ancestral, sampler.steps < STEPS
+    known = ancestral or (type(sampler) is DDIM and spacing != "linspace")
     uneven = (spacing == "trailing" and STEPS % sampler.steps) or (spacing == "linspace" and sampler.steps == 1)
-    noisy_end = spacing == "trailing" and sampler.steps < STEPS and kind in ("fixed_large", "learned_range")
-    steps_fit = isinstance(table, Discrete) and table.steps == STEPS
-    unknown = isinstance(sampler, Ancestral) and kind is None
+    clip = _function(sampler.threshold)
     for wrong, reason in (
-        (not steps_fit, f"schedule: it has only tables of {STEPS} steps, such as schedule=linear"),
+        (not isinstance(table, Discrete) or table.steps != STEPS, f"schedule: it has only tables of {STEPS} steps"),
         (type(prediction) not in PREDICTIONS, "prediction: it has only eps, v and x0"),
         (not known or spacing is None, "sampler: it has only ddim and ancestral, on the grids uniform and leading"),
         (uneven, f"sampler.steps={sampler.steps}: its grid has other times; choose a divisor of {STEPS}"),
-        (unknown, "sampler.variance: it has only fixed_small, fixed_large and learned_range"),
+        (ancestral and kind is None, "sampler.variance: it has only fixed_small, fixed_large and learned_range"),
         (learned != (kind == "learned_range"), "sampler.variance: learned_range needs a network with channels for it"),
-        (noisy_end, f"sampler.variance: with {kind} and fewer than {STEPS} steps, it adds noise in the last one"),
-    ):
+        (partial and spacing == "trailing" and kind in ("fixed_large", "learned_range"),
+         f"sampler.variance: with {kind} and fewer than {STEPS} steps, it adds noise in the last one"),
+        (clip not in (None, thresholds.clip), "sampler.threshold: only clip and none are exported"),
+    ):  # fmt: skip
         if wrong:
             raise UserError(f"no counterpart in diffusers: {reason}; --sampler chooses another sampler")
     assert isinstance(table, Discrete)
+    limit = _with_defaults(clip, getattr(sampler.threshold, "keywords", {})) if clip else {}
     settings = {
         "trained_betas": table.betas().tolist(),
         "prediction_type": PREDICTIONS[type(prediction)],
         "timestep_spacing": spacing,
-        **_threshold(sampler),
+        "clip_sample": clip is not None,
+        **({"clip_sample_range": float(limit["limit"])} if clip else {}),
     }
     if kind is None:
         return library().DDIMScheduler(**settings)
     return library().DDPMScheduler(**settings, variance_type=kind)
 
 
-def _threshold(sampler: Sampler) -> dict[str, Any]:
-    if sampler.threshold is None:
-        return {"clip_sample": False}
-    function, settings = _function(sampler.threshold)
-    if function is thresholds.clip:
-        return {"clip_sample": True, "clip_sample_range": float(settings["limit"])}
-    if function is not thresholds.dynamic:
-        raise UserError("sampler.threshold: diffusers has no counterpart; it has clip, dynamic or none")
-    ratio, unlimited = float(settings["quantile"]), 1e6
-    return {
-        "clip_sample": False, "thresholding": True, "dynamic_thresholding_ratio": ratio, "sample_max_value": unlimited,
-    }  # fmt: skip
+def _function(chosen: Any) -> Any:
+    """The function of a part, which may be a partial."""
+    return getattr(chosen, "func", chosen)
 
 
-def _function(chosen: Any) -> tuple[Any, dict[str, Any]]:
-    """The function of a part (possibly a partial), and its settings including defaults."""
-    function = getattr(chosen, "func", chosen)
-    parameters = inspect.signature(function).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
-    return function, {**defaults, **getattr(chosen, "keywords", {})}
+def _with_defaults(target: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a class or function, with the defaults of the others; without those that it does not have."""
+    defaults = {name: p.default for name, p in inspect.signature(target).parameters.items()}
+    return {name: arguments.get(name, default) for name, default in defaults.items()}
 
 
 def read(folder: Path, prefix: str) -> dict[str, Any]:
@@ -216,34 +200,29 @@ def read(folder: Path, prefix: str) -> dict[str, Any]:
 
     Raises UserError for parts that are missing, unreadable, or have no counterpart here.
     """
-    network = _network(folder)
+    parts = {key: part for key, part in _json(folder / INDEX).items() if isinstance(part, list) and any(part)}
+    if parts.get("unet") != ["diffusers", "UNet2DModel"] or parts.keys() - {"unet", "scheduler"}:
+        raise UserError(f"{folder / INDEX}: its parts are {parts}; expected a UNet2DModel and a scheduler")
+    how = {"use_safetensors": True, "low_cpu_mem_usage": False, "output_loading_info": True}  # a pickle could run code
+    network, loaded = _from_pretrained("UNet2DModel", _part(folder, "unet"), **how)
+    if wrong := [key for keys in loaded.values() for key in keys]:
+        raise UserError(f"{folder}: its weights do not fit its network, such as {wrong[0]}; get it again")
     try:
         weights = from_diffusers(network.state_dict())
         if (folder / RECIPE).is_file():
             contents = exported.described(_json(folder / RECIPE))
         else:
-            contents = _foreign(folder, network, weights)
+            contents = _foreign(folder, dict(network.config))
+            if contents["labels"]:  # our last row is "no class"; theirs are all classes
+                weights[CLASSES] = torch.cat([weights[CLASSES], torch.zeros_like(weights[CLASSES][:1])])
     except (*NOT_OURS, *exported.MALFORMED) as error:
         raise UserError(f"{folder}: it has no counterpart here: {first_line(error)}") from error
     return contents | {"state_dict": {prefix + key: value for key, value in weights.items()}}
 
 
-def _network(folder: Path) -> Any:
-    """diffusers' network with the weights of the folder: only safetensors, because a pickle could run code."""
-    parts = {key: part for key, part in _json(folder / INDEX).items() if isinstance(part, list) and any(part)}
-    if parts.get("unet") != ["diffusers", "UNet2DModel"] or parts.keys() - {"unet", "scheduler"}:
-        raise UserError(f"{folder / INDEX}: its parts are {parts}; expected a UNet2DModel and a scheduler")
-    how = {"use_safetensors": True, "low_cpu_mem_usage": False, "output_loading_info": True}
-    network, loaded = _from_pretrained("UNet2DModel", _part(folder, "unet"), **how)
-    if wrong := [key for keys in loaded.values() for key in keys]:
-        raise UserError(f"{folder}: its weights do not fit its network, such as {wrong[0]}; get it again")
-    return network
-
-
 def _from_pretrained(name: str, folder: Path, **how: Any) -> Any:
     """A part of a pipeline, loaded by diffusers without its warnings. Raises UserError if this fails."""
     log = library().utils.logging
-    before = log.get_verbosity()
     log.set_verbosity(log.CRITICAL)
     try:
         return getattr(library(), name).from_pretrained(folder, **how)
@@ -252,8 +231,6 @@ def _from_pretrained(name: str, folder: Path, **how: Any) -> Any:
             f"{folder}: not loaded by diffusers: {first_line(error)} (only safetensors are read; for a pickle, "
             "use DiffusionPipeline.from_pretrained(FOLDER).save_pretrained(NEW))"
         ) from error
-    finally:
-        log.set_verbosity(before)
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -264,23 +241,26 @@ def _json(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _foreign(folder: Path, network: Any, weights: dict[str, Tensor]) -> dict[str, Any]:
-    """The contents of a checkpoint, without weights, of a network of others. `weights` are adapted to ours."""
-    theirs = dict(network.config)
-    model = _unet_node(theirs)
-    with torch.device("meta"):
-        ours = make(model, "model")
-        _check_same(theirs, network_of(ours, model, theirs["sample_size"]).config, but=("num_class_embeds",))
-    if model["classes"]:  # our last row is "no class"; theirs are all classes
-        weights[CLASSES] = torch.cat([weights[CLASSES], torch.zeros_like(weights[CLASSES][:1])])
-    images = {"resolution": resolution_of(*height_width(theirs["sample_size"])), "channels": theirs["in_channels"]}
-    config = {
-        "model": model,
-        **_process_nodes(_part(folder, "scheduler")),
-        "data": {**composed("train")["data"], **images},
-        "seed": 0,
-        "label_dropout": 0.0,
+def _foreign(folder: Path, theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """The contents of a checkpoint, without weights, of a network of others with these settings."""
+    adm = theirs["resnet_time_scale_shift"] == "scale_shift"
+    model = {
+        "_target_": f"diffusion.model.{'ADMUNet' if adm else 'UNet'}",
+        **{ours: theirs[name] for ours, name in UNET_NAMES.items()},
+        "channels": list(theirs["block_out_channels"]),
+        "attention": [block == "AttnDownBlock2D" for block in theirs["down_block_types"]],
+        "classes": theirs["num_class_embeds"] or 0,
+        "patch": 1,
+        "checkpointing": False,
+        "down_padding": 0 if adm else theirs["downsample_padding"],
     }
+    with torch.device("meta"):
+        again = network_of(make(model, "model"), model, theirs["sample_size"])
+    _check_same(theirs, again.config, but=("num_class_embeds",))
+    images = {"resolution": resolution_of(*height_width(theirs["sample_size"])), "channels": theirs["in_channels"]}
+    process = _process_nodes(_part(folder, "scheduler"))
+    data = {**composed("train")["data"], **images}
+    config = {"model": model, **process, "data": data, "seed": 0, "label_dropout": 0.0}
     labels = {str(number): 1 for number in range(model["classes"])}
     return {"config": yaml.safe_dump(config), "global_step": 0, "epoch": 0, "labels": labels}
 
@@ -292,21 +272,6 @@ def _check_same(theirs: Mapping[str, Any], ours: Mapping[str, Any], but: tuple[s
             raise UserError(f"{key} is {theirs.get(key)!r:.60}, and can only be {value!r:.60}")
 
 
-def _unet_node(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    adm = theirs["resnet_time_scale_shift"] == "scale_shift"
-    found = {ours: theirs[name] for ours, name in UNET_NAMES.items()}
-    return {
-        "_target_": f"diffusion.model.{'ADMUNet' if adm else 'UNet'}",
-        **found,
-        "channels": list(found["channels"]),
-        "attention": [block == "AttnDownBlock2D" for block in theirs["down_block_types"]],
-        "classes": theirs["num_class_embeds"] or 0,
-        "patch": 1,
-        "checkpointing": False,
-        "down_padding": 0 if adm else theirs["downsample_padding"],
-    }
-
-
 def _process_nodes(folder: Path) -> dict[str, dict[str, Any]]:
     """The nodes `schedule`, `prediction` and `sampler` of our configuration that the folder's scheduler describes."""
     name = _json(folder / "scheduler_config.json").get("_class_name")
@@ -316,12 +281,8 @@ def _process_nodes(folder: Path) -> dict[str, dict[str, Any]]:
     theirs = dict(scheduler.config)
     spacings = {word: function.__name__ for function, word in SPACINGS.items()}
     predictions = {word: kind.__name__ for kind, word in PREDICTIONS.items()}
-    threshold = None
-    if theirs["thresholding"]:
-        threshold = _partial("denoiser.dynamic", quantile=theirs["dynamic_thresholding_ratio"])
-    elif theirs["clip_sample"]:
-        threshold = _partial("denoiser.clip", limit=float(theirs["clip_sample_range"]))
-    sampler: dict[str, Any] = {"grid": _partial(f"grid.{spacings[theirs['timestep_spacing']]}"), "threshold": threshold}
+    clip = _partial("denoiser.clip", limit=float(theirs["clip_sample_range"])) if theirs["clip_sample"] else None
+    sampler: dict[str, Any] = {"grid": _partial(f"grid.{spacings[theirs['timestep_spacing']]}"), "threshold": clip}
     if name == "DDIMScheduler":
         sampler |= {"_target_": "diffusion.process.sampler.DDIM", "steps": 50, "eta": 0.0}
     else:

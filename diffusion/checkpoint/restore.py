@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import torch
 from torch import Tensor, nn
 
 from diffusion.checkpoint import averages, diffusers_folder, exported, storage
@@ -14,10 +15,13 @@ from diffusion.checkpoint.facts import Facts, model_of
 from diffusion.checkpoint.provenance import file_hash, network_hash
 from diffusion.config import untrusted
 from diffusion.config.build import make
+from diffusion.config.schema import Precision
 from diffusion.errors import UserError
 from diffusion.model.network import to_channels_last
 from diffusion.pixels import height_width
 from diffusion.process.denoiser import Denoiser
+from diffusion.process.prediction import Prediction
+from diffusion.process.schedule import Schedule
 
 PREFIX = "denoiser.network."  # prefix of the network's weights in a checkpoint
 REQUIRED = {"config": str, "state_dict": dict, "global_step": int, "epoch": int}  # what a checkpoint must contain
@@ -43,7 +47,7 @@ class Restored:
         return {
             "weights": self.weights,
             "step": self.step,
-            "checkpoint": {"path": str(self.path), "sha256": file_hash(self.file)},
+            "checkpoint": {"path": str(self.path), "sha256": file_hash(diffusers_folder.weights_file(self.path))},
             "network_hash": network_hash(self.denoiser.network),
         }
 
@@ -51,11 +55,6 @@ class Restored:
     def about(self) -> dict[str, str]:
         """The metadata of this model when it is exported."""
         return exported.metadata(self.config, self.facts, self.step, self.epoch, self.weights, self.labels)
-
-    @property
-    def file(self) -> Path:
-        """The file of the weights; for a diffusers folder, the one inside it."""
-        return diffusers_folder.weights_file(self.path) if self.path.is_dir() else self.path
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -80,6 +79,12 @@ class Restored:
         value = self.config.get("label_dropout", 0)
         return float(value) if isinstance(value, int | float) else 0.0
 
+    @property
+    def matmul_precision(self) -> str:
+        """The `matmul_precision` of its run; `high` if its file has none."""
+        value: Any = self.config.get("matmul_precision")
+        return value if value in get_args(Precision) else "high"
+
 
 def read(path: Path) -> dict[str, Any]:
     """The contents of a training checkpoint: tensors and primitives, never code.
@@ -89,18 +94,14 @@ def read(path: Path) -> dict[str, Any]:
     if not os.path.lexists(path):
         raise UserError(f"ckpt={path}: no such file; choose a checkpoint such as outputs/…/checkpoints/last.ckpt")
     if path.suffix == exported.SUFFIX or diffusers_folder.is_folder(path):
-        raise UserError(
-            f"ckpt={path}: an exported model contains no training state; resume from a checkpoint, or start from its "
-            "weights: init=…"
-        )
+        raise UserError(f"ckpt={path}: an exported model has no training state; start from its weights: init=…")
     try:
         contents = storage.load(path)
     except storage.Damaged as error:
         raise UserError(f"ckpt={path}: not a readable checkpoint: {error}; use another one") from error
     for key, kind in REQUIRED.items():
         if not isinstance(contents.get(key), kind):
-            problem = "malformed" if key in contents else "missing"
-            raise UserError(f"ckpt={path}: not a checkpoint of diffusion.train ({key} is {problem}); use one of those")
+            raise UserError(f"ckpt={path}: not a checkpoint of diffusion.train (it has no {key}); use one of those")
     return contents
 
 
@@ -137,23 +138,22 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
     """
     path = Path(path)
     contents = contents_of(path)
-    config = untrusted.buildable_config(contents["config"], path)
+    config = untrusted.plain_config(contents["config"], path)
+    untrusted.check_parts(config, path)
     facts: Facts = contents.get("facts", {})
     kind, state = _chosen(contents, path, weights)
     try:
+        torch.Size(height_width(config["data"]["resolution"]))  # whole numbers, or an error
         denoiser = build_denoiser(config, facts)
         denoiser.network.load_state_dict(network_weights(state))
     except UserError as error:
         raise UserError(f"ckpt={path}: {error}") from error
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"ckpt={path}: its weights do not fit its own model ({reason})") from error
+    except Exception as error:  # a strange configuration raises many kinds of exceptions
+        raise UserError(f"ckpt={path}: its model cannot be built ({' '.join(str(error).split())[-200:]})") from error
     denoiser.requires_grad_(False).eval()
     to_channels_last(denoiser.network)  # as in training; faster
-    step, epoch = contents["global_step"], contents["epoch"]
-    return Restored(
-        denoiser, config, facts, path, step, epoch, kind, contents.get("images", {}), contents.get("labels", {})
-    )
+    step, images, labels = contents["global_step"], contents.get("images", {}), contents.get("labels", {})
+    return Restored(denoiser, config, facts, path, step, contents["epoch"], kind, images, labels)
 
 
 def _chosen(contents: Mapping[str, Any], path: Path, weights: str | float) -> tuple[str, Mapping[str, Tensor]]:
@@ -166,10 +166,8 @@ def _chosen(contents: Mapping[str, Any], path: Path, weights: str | float) -> tu
         return f"ema {weights:g}", {**averaged, **averages.of_length(contents, path, weights)}
     if weights not in ("ema", "raw"):
         raise UserError(f"weights={weights}: expected ema, raw or a number")
-    if raw is None:
-        return "raw", averaged
-    if weights == "ema":
-        return contents.get("weights", "ema"), averaged
+    if weights == "ema" or raw is None:
+        return "raw" if raw is None else contents.get("weights", "ema"), averaged
     if not raw:
         raise UserError(f"ckpt={path}: it contains no raw weights; use weights=ema")
     return "raw", raw
@@ -177,5 +175,6 @@ def _chosen(contents: Mapping[str, Any], path: Path, weights: str | float) -> tu
 
 def build_denoiser(config: Mapping[str, Any], facts: Facts) -> Denoiser:
     """Build the denoiser of a run's model, schedule and prediction, with newly initialized weights."""
-    network: nn.Module = make(model_of(config, facts), "model")
-    return Denoiser(network, make(config["schedule"], "schedule"), make(config["prediction"], "prediction"))
+    network: nn.Module = make(model_of(config, facts), "model", nn.Module)
+    schedule: Schedule = make(config["schedule"], "schedule", Schedule)
+    return Denoiser(network, schedule, make(config["prediction"], "prediction", Prediction))

@@ -23,7 +23,7 @@ def make(node: Mapping[str, Any], where: str, kind: type | None = None, **more: 
         kind: the class of which it must be an object; None: any.
         more: further arguments, which are not written in the configuration.
     """
-    if "_target_" not in node:
+    if not isinstance(node, Mapping) or "_target_" not in node:
         raise UserError(f"{where}: it names no class; its yaml file needs a line _target_: PACKAGE.CLASS")
     check_node(node, where)
     made = _made(node, where, more)

@@ -1,15 +1,13 @@
 """`--help` and `--help GROUP` of the commands: every choice and every setting with its documentation.
 
-The documentation is read from the settings' schema, and from the docstrings of the classes that the choices name. These
-classes are not imported, so the help appears in well under a second.
+That of the command's own settings is in their schema, and that of a choice in the docstring of the class that it names.
+Only `--help GROUP` imports these classes, so `--help` appears in well under a second.
 """
 
-import ast
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
-from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import yaml
@@ -21,12 +19,11 @@ from diffusion.config.schema import Settings, Train
 from diffusion.config.validation import shown
 from diffusion.console import console
 from diffusion.errors import UserError, nearest
-from diffusion.files import PACKAGE
 
 FLAGS = ("--help", "-h", "help")
 FOOT = """
 GROUP=CHOICE selects a choice, KEY=VALUE sets a value, and -m before them runs a sweep over comma-separated values.
---cfg job prints the whole configuration without running anything. --help GROUP explains the choices of a group."""
+--cfg job prints the whole configuration without running anything. --help GROUP explains a group and its settings."""
 Row = tuple[str, str]
 """(KEY=VALUE, documentation) of a setting; (GROUP=, choices) of a group."""
 
@@ -51,7 +48,7 @@ def print_help(command: str, schema: type[Settings], about: str, words: Sequence
             header = re.match(r"(?:# (?!  ).*\n)*", file.read_text("utf-8"))  # up to its commands or a blank comment
             lines = header[0].splitlines() if header else []
             about = " ".join(line[2:] for line in lines if not line.startswith("# @package"))
-            _print(f"{group}={choice}", _rows_in(group, choice), about)
+            _print(f"{group}={choice}", _rows_in(group, choice, documentation), about)
     else:
         raise UserError(f"--help {group}: unknown group{nearest(group, groups())}; groups are {', '.join(groups())}")
     return True
@@ -62,6 +59,19 @@ def default_choices(command: str) -> dict[str, str]:
     listed = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text("utf-8"))["defaults"]
     found = {group: choice for entry in listed if isinstance(entry, dict) for group, choice in entry.items()}
     return {group: str(choice) for group, choice in found.items() if is_group(group) and group != "hydra"}
+
+
+def documentation(target: str) -> dict[str, str]:
+    """Argument -> its docstring entry, of a class (with its base classes) or function; "" -> the first line."""
+    made: Any = locate(target)
+    parts = [made]
+    if inspect.isclass(made):
+        parts = [part for base in reversed(made.__mro__) for part in (base, vars(base).get("__init__"))]
+    found: dict[str, str] = {}
+    for docstring in (inspect.cleandoc(part.__doc__ or "") for part in parts if part is not None):
+        entries = re.findall(r"^ {4}([\w, ]+): (.*(?:\n {5,}.*)*)", docstring.partition("Args:\n")[2], re.MULTILINE)
+        found |= {name.strip(): " ".join(text.split()) for names, text in entries for name in names.split(",")}
+    return found | {"": (inspect.getdoc(made) or "").partition("\n")[0]}
 
 
 def _listed(group: str, default: str) -> str:
@@ -94,56 +104,22 @@ def _settings(schema: type[Settings], prefix: str = "") -> Iterator[Row]:
             yield f"{prefix}{key}={'' if '${' in default else default}", text
 
 
-def _rows_in(group: str, choice: str) -> list[Row]:
-    """The settings in a choice's yaml; if nothing else documents a setting, the comment after it does."""
+def _rows_in(group: str, choice: str, documented: Any = lambda target: {}) -> list[Row]:
+    """The settings in a choice's yaml, explained by the class or schema that has them, or the comment after them."""
     text = content(group, choice)
     said = {f"{group}.{key}": comment for key, comment in re.findall(r"^(\w+):.*? {2,}# (.+)", text, re.MULTILINE)}
-    rows = _rows(group, yaml.safe_load(text) or {})
-    return [(row, about or said.get(row.partition("=")[0], "")) for row, about in rows]
-
-
-def _rows(place: str, node: Mapping[str, Any]) -> Iterator[Row]:
-    """The settings of a choice and of its nested parts."""
-    documented = documentation(str(node.get("_target_", "")))
-    field = Train.model_fields.get(place)  # a group may set settings of diffusion.train, such as `score`
+    field = Train.model_fields.get(group)  # a group may set settings of diffusion.train, such as `score`
     if field is not None and inspect.isclass(field.annotation) and issubclass(field.annotation, Settings):
-        documented |= {key: " ".join((x.description or "").split()) for key, x in field.annotation.model_fields.items()}
-    for key, value in node.items():
-        if key == "defaults" or key.startswith("_"):
-            continue
-        part = value if isinstance(value, Mapping) else {}
-        about = documented.get(key) or documentation(str(part.get("_target_", ""))).get("", "")
-        yield f"{place}.{key}={shown(value) if value is not part else '…'}", about
-        yield from _rows(f"{place}.{key}", part)
+        said |= {row.partition("=")[0]: about for row, about in _settings(field.annotation, f"{group}.")}
 
+    def rows(place: str, node: Mapping[str, Any]) -> Iterator[Row]:
+        about = documented(node["_target_"]) if node.get("_target_") else {}
+        for key, value in node.items():
+            if key != "defaults" and not key.startswith("_"):
+                part = value if isinstance(value, Mapping) else {}
+                first = documented(part["_target_"]).get("") if "_target_" in part else ""
+                row = f"{place}.{key}={shown(value) if value is not part else '…'}"
+                yield row, about.get(key) or first or said.get(f"{place}.{key}", "")
+                yield from rows(f"{place}.{key}", part)
 
-@cache
-def _definitions(place: Path) -> dict[str, ast.ClassDef | ast.FunctionDef]:
-    """Every top-level class and function of a file, or of all files in a folder, by name."""
-    files = [place] if place.is_file() else sorted(place.rglob("*.py"))
-    trees = [ast.parse(file.read_text("utf-8")) for file in files]
-    return {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
-
-
-def documentation(target: str) -> dict[str, str]:
-    """Argument -> its docstring entry, of a class (with its base classes) or function of this project.
-
-    The key "" has the first line of the docstring.
-    """
-    if not re.match(r"diffusion\.\w+\.", target):
-        return {}
-    *inner, name = target.split(".")[1:]
-    place = PACKAGE.joinpath(*inner)
-    file = place.with_suffix(".py")
-    node = _definitions(file if file.is_file() else place).get(name)
-    if node is None:
-        return {}
-    found: dict[str, str] = {}
-    for base in (ast.unparse(base).rpartition(".")[2] for base in getattr(node, "bases", [])):
-        if base != name:  # a base in another package may have its name
-            found |= documentation(f"diffusion.{inner[0]}.{base}")
-    makers = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"]
-    for docstring in (ast.get_docstring(each) or "" for each in (node, *makers)):
-        entries = re.findall(r"^ {4}([\w, ]+): (.*(?:\n {5,}.*)*)", docstring.partition("Args:\n")[2], re.MULTILINE)
-        found |= {key.strip(): " ".join(text.split()) for keys, text in entries for key in keys.split(",")}
-    return found | {"": (ast.get_docstring(node) or "").partition("\n")[0]}
+    return [*rows(group, yaml.safe_load(text) or {})]

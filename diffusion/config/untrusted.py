@@ -20,7 +20,6 @@ from diffusion.errors import UserError
 PARTS = ("model", "schedule", "prediction", "data")  # required, to sample and score
 OPTIONAL_PARTS = ("sampler", "guidance", "features", "metrics")  # may be missing in an exported file
 REFUSED_TOKENS = (yaml.AliasToken, yaml.AnchorToken, yaml.TagToken)  # never written by us; aliases can expand endlessly
-EXPECTED = "expected a file written by diffusion.train"
 
 
 def plain_config(text: Any, where: Path | str) -> dict[str, Any]:
@@ -37,24 +36,14 @@ def plain_config(text: Any, where: Path | str) -> dict[str, Any]:
             raise ValueError("it is not a mapping without interpolations ${…}")
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{where}: its configuration can't be read ({reason}); {EXPECTED}") from error
+        raise UserError(f"{where}: its configuration can't be read ({reason})") from error
     return {str(key): value for key, value in config.items()}
 
 
-def buildable_config(text: Any, where: Path | str) -> dict[str, Any]:
-    """As `plain_config`, with checks that `PARTS` can be built and that only allowed classes are named."""
-    config = plain_config(text, where)
+def check_parts(config: Mapping[str, Any], where: Path | str) -> None:
+    """Raise UserError if the parts of a model, or of its samples and scores, name other classes than conf/."""
     for part in (*PARTS, *OPTIONAL_PARTS):
-        node = config.get(part)
-        built = isinstance(node, Mapping) and isinstance(node.get("_target_"), str) and "_partial_" not in node
-        if not (built if part in PARTS else isinstance(node, Mapping | None)):
-            raise UserError(f"{where}: its {part} cannot be built: {node!r:.80}; {EXPECTED}")
-        check_targets(node, part, where)
-    resolution = config["data"].get("resolution")
-    sides = resolution if isinstance(resolution, list) and len(resolution) == 2 else [resolution]
-    if any(type(side) is not int or side < 1 for side in sides):
-        raise UserError(f"{where}: its data.resolution is {resolution!r:.80}; {EXPECTED}")
-    return config
+        check_targets(config.get(part), part, where)
 
 
 def check_targets(node: Any, part: str, where: Path | str, trusted: Any = None) -> None:

@@ -176,8 +176,7 @@ def is_complete(settings: Evaluate, folder: Path) -> bool:
         return False
     if ckpt is None or not scored:
         return False
-    file = weights_file(ckpt) if ckpt.is_dir() else ckpt
-    return bool(scored[-1] == {"path": str(ckpt), "sha256": file_hash(file)})
+    return bool(scored[-1] == {"path": str(ckpt), "sha256": file_hash(weights_file(ckpt))})
 
 
 def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.checkpoint.find import precision_of, trained
+from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
 from diffusion.config.choices import searching
@@ -180,7 +180,7 @@ class Model:
         trains = self.denoiser.training
         self.denoiser.eval()
         try:
-            with products(precision_of(self.restored)):
+            with products(self.restored.matmul_precision):
                 return drawing(self.denoiser, n, self.device, batch_size, label)
         finally:
             self.denoiser.train(trains)

@@ -51,7 +51,7 @@ class Resumed(NamedTuple):
     @property
     def storage(self) -> Storage:
         """Provides the contents, which have been read already, to Lightning."""
-        return Storage(self.path, self.contents)
+        return Storage(self.contents)
 
     def seen(self, data: object) -> int:
         """The number of training images used so far, if they were of the same class of data."""

@@ -33,7 +33,7 @@ RECIPES = {
     "unet with classes, x0": [*UNET, "model.classes=3", "model.head_dim=4", "schedule=sigmoid", "prediction=x0"],
     "unet with diffusers' settings": [*UNET, "model.norm_eps=0.1", "model.down_padding=1", "model.frequency_shift=0",
                                       "model.cosines_first=true", LEADING, "sampler.steps=7", "sampler.eta=0.5"],
-    "adm with classes": [*ADM, "model.classes=3", "threshold@sampler.threshold=dynamic", "schedule=scaled_linear"],
+    "adm with classes": [*ADM, "model.classes=3", "schedule=scaled_linear"],
     "not clipped": ["prediction=v", "sampler.threshold=null", "sampler.eta=1", "schedule=zero_snr"],
     "fixed_large": [*ANCESTRAL, "variance@sampler.variance=fixed_large", LEADING],
     "linspace": [*ANCESTRAL, "grid@sampler.grid=linspace", "schedule=cosine", "prediction=v"],
@@ -130,6 +130,7 @@ REFUSED = {
     "seven steps": ["sampler.steps=7"],
     "noise in the last step": [*ANCESTRAL, "variance@sampler.variance=fixed_large"],
     "variance is ignored": [*UNET, "model.out_channels=6"],
+    "dynamic threshold": ["threshold@sampler.threshold=dynamic"],
 }
 
 

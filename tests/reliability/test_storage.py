@@ -53,7 +53,7 @@ def found(run: Path) -> Path:
     """The checkpoint that `ckpt=auto` resumes from in a run's folder."""
     checkpoint = find("auto", run)
     assert checkpoint is not None
-    return checkpoint.path
+    return checkpoint[0]
 
 
 def arm(point: str) -> None:
