@@ -1,9 +1,11 @@
 """`python -m diffusion.compare RUN RUN …`: a table of runs and sweeps: a row per recipe, intervals over seeds."""
 
 import sys
+from argparse import Namespace
 from datetime import datetime
 from pathlib import Path
 
+from diffusion.console import console, count
 from diffusion.errors import Arguments, exit_status
 
 ABOUT = """\
@@ -24,29 +26,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Arguments("compare", ABOUT)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run's or a sweep's folder")
     parser.add_argument("--mixed", action="store_true", help="show scores of different protocols, in separate columns")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="output folder (default: the given folder, if it is the only one and a sweep; otherwise "
-        "outputs/comparisons/…)",
-    )
+    parser.add_argument("--out", type=Path, help="default: the folder of a single sweep, else outputs/comparisons/TIME")
     asked = parser.parse_args(arguments)
+    return exit_status(lambda: run(asked), "check the folder's permissions, or use --out")
 
-    def run() -> None:
-        from diffusion.console import count
-        from diffusion.report.compare import compare, gather  # imports scipy and matplotlib, so only when needed
-        from diffusion.report.comparison import write
-        from diffusion.runs.folder import is_sweep
 
-        comparison = compare(gather(asked.folders), asked.mixed)
-        stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-        alone = len(asked.folders) == 1 and is_sweep(asked.folders[0])
-        out = asked.out or (asked.folders[0] if alone else Path("outputs/comparisons") / stamp)
-        runs = sum(len(row.values) for row in comparison.rows)
-        for path in write(comparison, out, f"{count(runs, 'run')}, {count(len(comparison.rows), 'recipe')}"):
-            print(path)
+def run(asked: Namespace) -> None:
+    """Write and print the comparison."""
+    from diffusion.report.compare import compare, gather  # imports scipy and matplotlib, so only when needed
+    from diffusion.report.comparison import write
+    from diffusion.runs.folder import is_sweep
 
-    return exit_status(run, "check the folder's permissions, or use --out")
+    comparison, first = compare(gather(asked.folders), asked.mixed), asked.folders[0]
+    alone = first if len(asked.folders) == 1 and is_sweep(first) else None
+    out = asked.out or alone or Path(f"outputs/comparisons/{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    runs = sum(len(row.values) for row in comparison.rows)
+    for path in write(comparison, out, f"{count(runs, 'run')}, {count(len(comparison.rows), 'recipe')}"):
+        console.print(path)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,8 @@ from diffusion.config.schema import Evaluate
 from diffusion.runs.command import command
 from diffusion.runs.importing import Lazy
 
-main = command(
-    "evaluate",
-    Evaluate,
-    __doc__,
-    Lazy("diffusion.evaluation.commands.evaluate"),
-    job=Lazy("diffusion.evaluation.commands.evaluate_job"),
-)
+WORK = "diffusion.evaluation.commands.evaluate"
+main = command("evaluate", Evaluate, __doc__, Lazy(WORK), job=Lazy(f"{WORK}_job"))
 
 if __name__ == "__main__":
     main()

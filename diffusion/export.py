@@ -22,20 +22,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Write the file or folder. Returns 0, or 2 after printing one line to stderr."""
     parser = Arguments("export", ABOUT)
     parser.add_argument("checkpoint", help="a checkpoint, a run's folder, or `last`")
-    parser.add_argument(
-        "file", type=Path, nargs="?", help="default: the checkpoint's name with .safetensors, -diffusers or .html"
-    )
+    parser.add_argument("file", type=Path, nargs="?", help="default: the checkpoint's name with the format's suffix")
     parser.add_weights()
     parser.add_argument("--format", choices=[*SUFFIXES], default="safetensors", help="default: safetensors")
     parser.add_argument(
-        "--sampler",
-        metavar="CHOICE",
-        help="the sampler from conf/sampler to write to a diffusers folder, with its settings: 'ddim sampler.steps=20' "
-        "(default: the run's)",
+        "--sampler", metavar="CHOICE", help="for diffusers, instead of the run's: 'ddim sampler.steps=20'"
     )
     parser.add_config_dir()
     chosen = parser.parse_args([word.removeprefix("ckpt=") for word in arguments or sys.argv[1:]])
-
     return exit_status(partial(export, chosen), "choose a file you can write")
 
 
@@ -49,34 +43,33 @@ def export(chosen: Namespace) -> None:
     from diffusion.config.choices import searching
     from diffusion.config.composition import choice, composed
 
-    if chosen.sampler is not None and chosen.format != "diffusers":
+    if chosen.sampler and chosen.format != "diffusers":
         raise UserError(f"--sampler: a file with --format {chosen.format} keeps the sampler of its run; remove it")
     with searching([chosen.config_dir]):
         model = restore.restore(find.trained(chosen.checkpoint), chosen.weights)
         node = model.config.get("sampler") or composed("train")["sampler"]
-        if chosen.sampler is not None:
-            name, *overrides = chosen.sampler.split() or [""]
+        if chosen.sampler:
             try:
+                name, *overrides = chosen.sampler.split()
                 node = choice("sampler", name, overrides)
             except HydraException as error:
-                raise UserError(
-                    f"--sampler: {first_line(error)}; settings follow the choice, as in 'ddim sampler.steps=20'"
-                ) from error
+                raise UserError(f"--sampler: {first_line(error)}; expected such as 'ddim sampler.steps=20'") from error
     file = chosen.file or model.path.with_name(model.path.stem + SUFFIXES[chosen.format])
-    if chosen.format == "web":
-        if file.suffix != SUFFIXES["web"]:
-            raise UserError(f"{file}: a page ends with {SUFFIXES['web']}")
-        from diffusion.evaluation.web import write_web
-
-        print(write_web(file, model))
-    elif chosen.format == "diffusers":
+    if chosen.format == "safetensors":
+        print(exported.write(file, model.denoiser.network.state_dict(), model.about))
+        return
+    if chosen.format == "diffusers":
         model.config["sampler"] = node
         size = model.config["data"]["resolution"]
         call = diffusers_folder.write(file, model.denoiser, make(node, "sampler"), model.model, size, model.about)
         print(f"{file}\n  {call}")
     else:
-        print(exported.write(file, model.denoiser.network.state_dict(), model.about))
-    if chosen.format != "safetensors" and model.config.get("guidance"):
+        from diffusion.evaluation.web import write_web
+
+        if file.suffix != SUFFIXES["web"]:
+            raise UserError(f"{file}: a page ends with {SUFFIXES['web']}")
+        print(write_web(file, model))
+    if model.config.get("guidance"):
         print("  it draws without the run's guidance")
 
 

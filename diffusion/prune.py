@@ -1,13 +1,10 @@
 """`python -m diffusion.prune [FOLDER]`: free disk space by removing checkpoints that complete runs do not need."""
 
 import sys
-from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 
-from rich import box
 from rich.filesize import decimal
-from rich.table import Table
 
 from diffusion.console import console, count
 from diffusion.errors import Arguments, UserError, exit_status
@@ -35,40 +32,31 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(folder: Path, weights: bool, really: bool) -> None:
-    """Print a table of the runs with removable checkpoints, and remove these if `really`."""
+    """Print the runs with removable checkpoints, and remove these if `really`."""
     with importing():
         from diffusion.checkpoint import pruning  # imports torch, so only when needed
 
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; choose a folder with runs, such as outputs")
-    left: Counter[str] = Counter()
-    table, total = Table("run", "files", "frees", box=box.SIMPLE_HEAD, pad_edge=False), 0
+    runs, total = 0, 0
     for path in (path for path in runs_below(folder) if command_of(path) == "train"):
         try:
             held = lock(path / LOCK) if really else None
         except BlockingIOError:
-            held = None
-            left["running"] += 1
+            console.print(f"{path}: skipped: it is running")
             continue
         with held or nullcontext():
-            if (state := RunRecord(path).content.get("state", "not started")) != "complete":
-                left[state] += 1
-            elif files := pruning.superfluous(path, weights):
-                gain = pruning.freed(files)
-                try:
-                    gain = pruning.prune(path, weights) if really else gain
-                except UserError as error:
-                    console.print(f"{path}: skipped: {error}", style="yellow")
-                    continue
-                total += gain
-                table.add_row(str(path.relative_to(folder)), str(len(files)), decimal(gain))
-    if table.row_count:
-        console.print(table)
+            files = pruning.superfluous(path, weights)
+            if RunRecord(path).content.get("state") != "complete" or not files:
+                continue
+            try:
+                gain = pruning.prune(path, weights) if really else pruning.freed(files)
+            except UserError as error:
+                console.print(f"{path}: skipped: {error}", style="yellow")
+                continue
+        console.print(f"{path}: {count(len(files), 'file')}, {decimal(gain)}")
+        runs, total = runs + 1, total + gain
     less = " less the weights, which are kept," if weights and not really else ""
     done = "freed" if really else "can be freed; --yes removes the files"
-    console.print(f"{count(table.row_count, 'run')}: {decimal(total)}{less} {done}")
-    if left:
-        console.print("skipped: " + ", ".join(f"{n} {state}" for state, n in left.items()))
+    console.print(f"{count(runs, 'complete run')}: {decimal(total)}{less} {done}")
 
 
 if __name__ == "__main__":

@@ -159,7 +159,12 @@ def jobs_of(folder: Path) -> list[Run]:
 
 
 def runs_below(folder: Path) -> Iterator[Path]:
-    """Yield the output folders of commands at or below `folder`, ordered by name (job 2 before 10)."""
+    """Yield the output folders of commands at or below `folder`, ordered by name (job 2 before 10).
+
+    Raises UserError if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; choose a folder with runs, such as outputs")
     waiting = [folder]
     while waiting:
         here = waiting.pop()

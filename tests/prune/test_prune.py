@@ -43,7 +43,7 @@ def test_prune_keeps_the_best_of_complete_runs_and_deletes_only_with_yes(tmp_pat
     assert held is not None
     with held:
         assert prune.main([str(tmp_path), "--yes"]) == 0
-    assert "2 runs: 4.0 kB freed" in capsys.readouterr().out
+    assert "2 complete runs: 4.0 kB freed" in capsys.readouterr().out
     assert (names(done), names(scoreless)) == (["best.ckpt"], ["last.ckpt"])
     assert all(names(folder) == before[folder] for folder in others)
 
