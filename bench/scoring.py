@@ -2,24 +2,20 @@
 
     python bench/scoring.py [--n 2048] [--features lite0] [--metrics standard] [--resolution 64]
 
-Each batch is scored and then passed through the bare extractor before the next one, because a machine's speed drifts by
-more than the difference. The rest of the score (reading the statistics and computing the metrics) is compared with the
-bare batches just before and after it. The ratio is the median of the pairs' ratios, with its 95% interval (order
-statistics), plus the share of the rest; the goal is below 1.1 at 2,048 samples. The share of the rest falls with the
-number of samples. The images and an equal number of reference features are random: their content does not affect the
-cost.
+The features of each part of the images are extracted by `extract` and by the bare extractor in turn, because a
+machine's speed drifts by more than the difference. The cost is the median of the parts' ratios, plus the share of the
+rest (reading the statistics and computing the metrics); the goal is below 1.1 at 2,048 samples. The share of the rest
+falls with the number of samples. The images are random: their content does not affect the cost.
 """
 
 import argparse
 import os
-import statistics
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from functools import partial
 
 import torch
-from measuring import Moment, between, moment
+from measuring import Moment, between, median_of_ratios, moment
 from rich.table import Table
 from torch import Tensor
 
@@ -28,52 +24,17 @@ from diffusion.config.composition import choice
 from diffusion.console import console, hiding_bars
 from diffusion.errors import UserError
 from diffusion.evaluation.pipeline import make_metrics
-from diffusion.metric.extract import extract
-from diffusion.metric.features import FeatureExtractor
-from diffusion.metric.reference import reference_statistics
-from diffusion.metric.score import Factory, score, score_features, wants_spatial
-
-AROUND = 8  # bare batches before and after the rest of a score
+from diffusion.metric.reference import extract, reference_statistics
+from diffusion.metric.score import score_features
 
 
 def seconds(what: Callable[[], object], device: torch.device) -> Moment:
     start = moment(device)
-    what()
-    return between(start, moment(device))
-
-
-class Turns:
-    """Yields batches to score; passes each through the bare extractor after it is scored, and times both."""
-
-    def __init__(self, images: Tensor, batch_size: int, bare: Callable[[Tensor], object], device: torch.device):
-        self.batches, self.bare_pass, self.device = images.split(batch_size), bare, device
-        self.scored: list[Moment] = []
-        self.bare: list[Moment] = []
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for batch in self.batches:
-            start = moment(self.device)
-            yield batch
-            self.scored.append(between(start, moment(self.device)))
-            self.bare.append(seconds(partial(self.bare_pass, batch), self.device))
-
-
-def fill_cache(images: Tensor, extractor: FeatureExtractor, spatial: bool) -> None:
-    """Cache the statistics of random features as the statistics of `images`."""
-    width = extractor.num_features + spatial * extractor.num_spatial
-    extractor.forward = lambda batch, spatial: torch.randn(len(batch), width).abs()  # type: ignore[method-assign]
     try:
-        reference_statistics(images, extractor, spatial=spatial)
-    finally:
-        del extractor.forward
-
-
-def interval(scored: list[float], bare: list[float], rest: float) -> str:
-    """`1.032 [1.029, 1.036]`: the median of the pairs' ratios plus `rest`, and its 95% interval."""
-    ratios = sorted(a / b + rest for a, b in zip(scored, bare, strict=True))
-    n = len(ratios)
-    k = max(0, int(n / 2 - 0.98 * n**0.5))
-    return f"{statistics.median(ratios):.3f} [{ratios[k]:.3f}, {ratios[n - 1 - k]:.3f}]"
+        what()
+    except UserError:  # too few images for a metric
+        return (0.0, 0.0)
+    return between(start, moment(device))
 
 
 @hiding_bars()
@@ -87,60 +48,37 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     extractor = make(choice("features", asked.features), "features").to(device)
     metrics = make_metrics(choice("metrics", asked.metrics))
-    spatial = wants_spatial(metrics, extractor)
     generator = torch.Generator().manual_seed(0)
-    shape = (2, asked.n, 3, asked.resolution, asked.resolution)
-    images, real = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-    batch_size = 128 if device.type == "cuda" else 8
+    shape = (asked.n, 3, asked.resolution, asked.resolution)
+    images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    size = 128 if device.type == "cuda" else 8
 
-    def bare(batch: Tensor) -> Tensor:
-        return extractor(batch).cpu()
+    def bare(part: Tensor) -> None:
+        for batch in part.split(size):
+            extractor(batch).cpu()
 
     with tempfile.TemporaryDirectory() as cache:
         os.environ["DIFFUSION_CACHE"] = cache
-        fill_cache(real, extractor, spatial)
-        for batch in images[: 3 * batch_size].split(batch_size):
-            bare(batch)  # allocate memory and choose kernels
-        turns = Turns(images, batch_size, bare, device)
-
-        def scored() -> None:
-            against = reference_statistics(real, extractor, spatial=spatial)
-            score(turns, extractor, against, metrics=metrics)
-
-        whole = seconds(scored, device)
-        after = [seconds(partial(bare, batch), device) for batch in turns.batches[:AROUND]]
-        against = reference_statistics(real, extractor, spatial=spatial)
-        reading = seconds(lambda: reference_statistics(real, extractor, spatial=spatial), device)
-        features = extract(images[:64], extractor, spatial=spatial)
-        features = features[torch.arange(asked.n) % len(features)] + torch.rand(asked.n, 1)
-        each = {}
+        against = reference_statistics(images, extractor, metrics=metrics)
+        spatial = len(against.parts) > 1
+        each = {"reading": seconds(lambda: reference_statistics(images, extractor, metrics=metrics), device)}
+        pairs = []
+        for part in images.split(8 * size):
+            extracting = partial(extract, part, extractor, spatial)
+            pairs.append([seconds(what, device) for what in (partial(bare, part), extracting)])
+        features = torch.randn(asked.n, extract(images[:1], extractor, spatial).shape[1], generator=generator).abs()
         for metric in metrics:
-            found: dict[str, object] = {}
-
-            def measure(metric: Factory = metric, found: dict[str, object] = found) -> None:
-                with suppress(UserError):  # too few images for this metric
-                    found.update(score_features(features, extractor, against, metrics=[metric]))
-
-            taken = seconds(measure, device)
-            if found:
-                each[", ".join(found)] = taken
-    table = Table(title=f"{asked.n} images, {asked.features} features, {asked.metrics} metrics, {device}")
-    for column in ("what", "wall s", "CPU s"):
-        table.add_column(column, justify="left" if column == "what" else "right", no_wrap=True)
-    line = {}
-    for clock in (0, 1):
-        bares, scoreds = ([pair[clock] for pair in times] for times in (turns.bare, turns.scored))
-        rest = whole[clock] - sum(bares) - sum(scoreds)
-        near = statistics.mean([*bares[-AROUND:], *(pair[clock] for pair in after)])
-        line[clock] = (sum(bares), sum(scoreds) + rest, rest, interval(scoreds, bares, rest / near / len(bares)))
-    for i, what in enumerate(
-        ("the extractor's forward pass", "scoring against cached statistics", "  outside the batches")
-    ):
-        table.add_row(what, *(f"{line[clock][i]:.2f}" for clock in (0, 1)))
-    for names, taken in {"reading the statistics": reading, **each}.items():
-        table.add_row(f"    {names}", *(f"{value:.2f}" for value in taken))
+            measure = partial(score_features, features, extractor, against, [metric])
+            each[type(metric).__name__] = seconds(measure, device)
+    table = Table("what", "wall s", "CPU s", title=f"{asked.n} images, {asked.features} features, {device}")
+    total = {what: [sum(pair[k][i] for pair in pairs) for i in (0, 1)] for k, what in enumerate(("bare", "extract"))}
+    for what, taken in {**total, **each}.items():
+        table.add_row(what, *(f"{value:.2f}" for value in taken))
     console.print(table)
-    console.print(f"ratio {line[0][3]} in wall time, {line[1][3]} in CPU time (goal: below 1.1)")
+    for i, clock in enumerate(("wall", "CPU")):
+        rest = sum(taken[i] for taken in each.values()) / total["bare"][i]
+        ratio = median_of_ratios([pair[1][i] for pair in pairs], [pair[0][i] for pair in pairs])
+        console.print(f"{clock} time: {ratio} for the features, and {rest:.3f} for the rest (goal: below 1.1 together)")
 
 
 if __name__ == "__main__":

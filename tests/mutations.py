@@ -241,16 +241,16 @@ FAULTS = {
     "metric/test_features.py": [
         ("sFID: features of the next block", "return self.net.Mixed_6d", "return self.net.Mixed_6e"),
     ],
-    "metric/test_gap.py": [
+    "metric/test_denoising.py": [
         ("gap: the variances of both sets are not added", "sum(apart) - (len(apart) - 1) * _variance(x, both)", "0"),
         ("gap: the variance of the joint clusters is counted twice", " - (len(apart) - 1) * _variance(x, both)", ""),
         ("gap: no correction for few clusters", "count / (count - 1) * sums", "sums"),
     ],
     "metric/test_score.py": [
-        ("floor: measured on the pool of the samples", "pool(features, len(features))", "pool(features)"),
+        ("floor: measured on the pool of the samples", "pool(part, len(part))", "pool(part)"),
         ("reference: only the pool of the features is kept", "pool(part, KEPT)", "pool(part)"),
         ("reference: pairwise metrics use all features", "self.features[:POOL]", "self.features"),
-        ("sFID: the reference is not divided for the floor", "replace(rest, spatial=spatial)", "rest"),
+        ("floor: the reference is not divided", "replace(reference, parts=tuple(theirs))", "reference"),
     ],
 }
 

@@ -31,12 +31,12 @@ from annotated_types import Ge, Le
 from PIL import Image
 
 from diffusion.data.batches import Split
-from diffusion.data.duplicates import NEAR
 from diffusion.data.image import RESIZE, crop_box, planes, read, resized
 from diffusion.data.labels import labelled
 from diffusion.data.module import ImageData
 from diffusion.data.store import Made, cache_folder, in_threads, stored
 from diffusion.files import digest
+from diffusion.nearest import NEAR
 from diffusion.pixels import MODES, Resolution, height_width
 from diffusion.randomness import generator_for
 

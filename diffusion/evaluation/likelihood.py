@@ -15,9 +15,9 @@ from diffusion.console import progress_bar
 from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError
 from diffusion.evaluation.cost import print_estimate
-from diffusion.metric.baselines import draw
-from diffusion.metric.gap import mean_and_error
+from diffusion.metric.denoising import mean_and_error, numbered
 from diffusion.metric.record import Reference, Score
+from diffusion.metric.score import draw
 from diffusion.process import grid as grids
 from diffusion.process.denoiser import Conditioned, Denoise, Denoiser, Thresholded, clip
 from diffusion.process.likelihood import flow_likelihood, variational_bound
@@ -88,8 +88,8 @@ def bits_per_dimension(
     """Score `n` images of a split. The cost of a bound is printed first.
 
     The draws of x_t depend only on the image's position. The interval is clustered by the images' sources, like that of
-    the gap (`diffusion.metric.gap`); with a single source there is none. `protocol` contains the settings that must
-    agree for two scores to be comparable. The variance is part of the model, so bounds with several are comparable.
+    the gap (`metric.denoising`); with a single source there is none. `protocol` contains the settings that must agree
+    for two scores to be comparable. The variance is part of the model, so bounds with several are comparable.
 
     With `labelled`, the network gets the labels of the images, and the bits are those of p(x | label).
 
@@ -123,9 +123,7 @@ def bits_per_dimension(
         )
     if likelihood.of_schedule:
         source["variance"] = getattr(variance, "func", variance).__name__
-    numbers = {source: i for i, source in enumerate(dict.fromkeys(chosen.sources))}
-    mean = mean_and_error(bits, torch.tensor([[numbers[source] for source in chosen.sources]]))
-    value, error, half_width = float(mean.mean), float(mean.error), float(mean.half())
+    value, error, half_width = mean_and_error(bits, numbered(chosen.sources)[None])
     known = not math.isnan(error)
     score = Score(
         metric=likelihood.metric,

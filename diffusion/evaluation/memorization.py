@@ -9,13 +9,12 @@ from torch import Tensor
 
 from diffusion.console import console, count
 from diffusion.data import ImageData
-from diffusion.data.duplicates import NEAR, repeats
 from diffusion.errors import UserError
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.memorization import Audit, audit
 from diffusion.metric.record import Reference, Score
 from diffusion.metric.reference import features_of
-from diffusion.nearest import mirrored
+from diffusion.nearest import NEAR, mirrored, repeats
 from diffusion.report import figures, style
 
 SHOWN = 10  # pairs in the figure
@@ -55,11 +54,11 @@ def audit_copies(images: Tensor, data: ImageData, kind: str, extractor: FeatureE
             "views": mirrored,
         }
         resize, name = extractor.resize, f"copies_{extractor.name}"
-    found = audit(images, train.images, held_out.images, lambda x: repeats(x, train.images), **options)
+    found = audit(images, train.images, held_out.images, **options)
     low, high = found.interval()
     score = Score(
         metric=name,
-        value=found.share,
+        value=float(found.flagged.double().mean()),
         n=len(images),
         reference=Reference("train", len(train), train.key),
         low=low,
@@ -72,7 +71,7 @@ def audit_copies(images: Tensor, data: ImageData, kind: str, extractor: FeatureE
         details={
             "flagged": int(found.flagged.sum()),
             "repeats": int(found.repeats.sum()),
-            "rate": found.rate,
+            "rate": found.k / (found.m + 1),
             "p_value": found.p_value,
             "calibration": {"split": "val", "n": found.m, "left_out": len(held_out) - found.m, "key": held_out.key},
             "threshold": found.threshold,
@@ -80,7 +79,7 @@ def audit_copies(images: Tensor, data: ImageData, kind: str, extractor: FeatureE
                 {
                     "sample": i,
                     "flagged": bool(found.flagged[i]),
-                    "train": train.names[int(found.index[i])],
+                    "train": train.names[int(found.nearest[i])],
                     "ratio": round(float(found.ratio[i]), 4),
                 }
                 for i in found.closest(SHOWN)
@@ -96,7 +95,7 @@ def _draw(images: Tensor, train: Tensor, found: Audit, file: Path) -> None:
     """The most suspicious samples above their nearest training images, mirrored if that is closer."""
     chosen = found.closest(SHOWN)
     samples = images[chosen]
-    both = torch.stack(mirrored(train[found.index[chosen]]))
+    both = torch.stack(mirrored(train[found.nearest[chosen]]))
     distance = (both.float() - samples.float()).flatten(2).norm(dim=2)
     nearest = torch.where((distance[1] < distance[0]).view(-1, 1, 1, 1), both[1], both[0])
     style.save(figures.copies(samples, nearest, [round(float(found.ratio[i]), 4) for i in chosen]), file)

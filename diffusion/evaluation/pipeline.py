@@ -16,12 +16,11 @@ from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.evaluation import memorization
 from diffusion.evaluation.ledger import Ledger
-from diffusion.metric.baselines import divide, draw, noise_images
-from diffusion.metric.extract import extract
+from diffusion.metric.estimate import SampleMetric
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import Score
-from diffusion.metric.reference import LEAST, ReferenceStatistics, reference_statistics
-from diffusion.metric.score import Factory, score, score_features, wants_spatial
+from diffusion.metric.reference import LEAST, ReferenceStatistics, extract, reference_statistics
+from diffusion.metric.score import divide, draw, noise_images, score, score_features
 from diffusion.runs.folder import append_scores
 
 FEW = 200  # reference images: with fewer, a distance is mostly chance and bias
@@ -34,7 +33,7 @@ class Scorer:
     data: ImageData  # set up
     split: str  # the reference
     extractor: FeatureExtractor
-    metrics: Sequence[Factory]
+    metrics: Sequence[SampleMetric]
     folder: Path  # where scores.json is, and figures/ for the audit
     ledger: Ledger  # of evaluations on the test split
 
@@ -113,12 +112,12 @@ class Scorer:
         @cache
         def real() -> Tensor:
             images = draw(self.data.splits[opposite(self.split)].images, n)
-            spatial = self.reference.spatial is not None
-            return extract(images, self.extractor, spatial=spatial, description="features of real images")
+            spatial = len(self.reference.parts) > 1
+            return extract(images, self.extractor, spatial, description="features of real images")
 
         def scores(name: str) -> dict[str, Score]:
             if name == "noise":
-                return self._scores(noise_images(n, self.data.shape), self.reference, "noise", n)
+                return self._scores(noise_images(n, self.data.shape), self.reference, "noise")
             features, reference = (real(), self.reference) if name == "real" else divide(real(), self.reference)
             return score_features(features, self.extractor, reference, metrics=self.metrics)
 
@@ -136,15 +135,11 @@ class Scorer:
         return numbered
 
     def _statistics(self, images: Tensor, name: str) -> ReferenceStatistics:
-        return reference_statistics(
-            images, self.extractor, name=name, spatial=wants_spatial(self.metrics, self.extractor)
-        )
+        return reference_statistics(images, self.extractor, name, self.metrics)
 
     @torch.inference_mode()
-    def _scores(
-        self, images: Tensor | Iterable[Tensor], reference: ReferenceStatistics, what: str, n: int | None = None
-    ) -> dict[str, Score]:
-        return score(images, self.extractor, reference, n, metrics=self.metrics, description=f"scoring {what}")
+    def _scores(self, images: Tensor, reference: ReferenceStatistics, what: str) -> dict[str, Score]:
+        return score(images, self.extractor, reference, self.metrics, f"scoring {what}")
 
     def _named(self, scores: Mapping[str, Score], what: str, source: Mapping[str, Any]) -> list[Score]:
         return [score.of(what, code_version(), source) for score in scores.values()]
@@ -152,7 +147,7 @@ class Scorer:
 
 def check_extractor(extractor: FeatureExtractor, shape: tuple[int, int, int]) -> None:
     """Raise UserError for an extractor of another width than it says, before the training that it is to score."""
-    found, expected = tuple(extractor(next(noise_images(2, shape))).shape), (2, extractor.num_features)
+    found, expected = tuple(extractor(noise_images(2, shape)).shape), (2, extractor.num_features)
     if found != expected:
         raise UserError(
             f"features: {type(extractor).__name__} turns 2 images into {found}; expected {expected}, from num_features"
@@ -164,6 +159,6 @@ def opposite(split: str) -> str:
     return "val" if split == "train" else "train"
 
 
-def make_metrics(node: Mapping[str, Any]) -> list[Factory]:
+def make_metrics(node: Mapping[str, Any]) -> list[SampleMetric]:
     """Build the metrics of a configuration's group `metrics`."""
-    return [make(inner, f"metrics.{name}") for name, inner in node.items() if inner]
+    return [make(inner, f"metrics.{name}", SampleMetric) for name, inner in node.items() if inner]

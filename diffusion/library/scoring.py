@@ -45,10 +45,8 @@ def score(
         progress: show progress bars.
     """
     check_images("images", images)
-    metrics_of.check_number(len(images))
     extractor = make(choice("features", features), "features").to(choose_device(device))
-    factories = make_metrics(choice("metrics", metrics))
-    spatial = metrics_of.wants_spatial(factories, extractor)
+    chosen = make_metrics(choice("metrics", metrics))
     with hiding_bars(not progress):
         if isinstance(reference, Tensor):
             check_images("reference", reference)
@@ -59,8 +57,8 @@ def score(
             if split not in data.splits:
                 raise UserError(f"split={split}: expected one of {', '.join(data.splits)}")
             real, name = data.splits[split].images, split
-        statistics = reference_statistics(real, extractor, name=name, spatial=spatial)
-        return metrics_of.score(images, extractor, statistics, metrics=factories)
+        statistics = reference_statistics(real, extractor, name, chosen)
+        return metrics_of.score(images, extractor, statistics, chosen)
 
 
 def check_images(name: str, images: Tensor) -> None:

@@ -1,63 +1,33 @@
-"""The denoising error on a frozen grid of (t, eps): L_simple without the variance of random times and noise."""
+"""Denoising errors on a frozen grid of (t, eps), and the generalisation gap: how much harder held-out images are.
 
-from collections.abc import Callable
-from typing import Any
+Held-out image i and training image i are noised with the same eps at the same t. Most of the variance of an error is
+due to t, and cancels in their difference d_i = v_i − f_i. The gap is the mean of d_i.
 
+Images of one source, such as tiles of one photograph, are not independent. So the pairs are clustered by the sources of
+both images, and the squared standard error is that of two-way clustering (Cameron, Gelbach & Miller 2011),
+
+    V = V_val + V_fit − V_both,    V_c = G_c/(G_c − 1) · Σ_g (Σ_{i in g} (d_i − d̄))² / n²,
+
+where G_c is the number of clusters. If V is less than V_val or V_fit, the largest of them is used. If each image has
+its own source, all three are s²(d)/n. An interval uses Student's t with min(G_val, G_fit) − 1 degrees of freedom,
+because the spread of a few clusters is not well known (Cameron & Miller 2015, section VI).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy  # its submodules are imported on first use
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
 
 from diffusion.randomness import Streams, seed_for
 
 BINS = 10  # of t
-
-
-def bin_of(t: Tensor) -> Tensor:
-    """The bins of the times `t` (B,), see `DenoisingError`; int64 (B,)."""
-    return ((t.double() * BINS - 1e-6).ceil().long() - 1).clamp(min=0)
-
-
-class DenoisingError(Metric):
-    """Mean of per-example denoising errors, over all times and in bins of t; sums in float64.
-
-    Bin k covers t in (k/BINS, (k+1)/BINS]. A time less than 1e-6 of a bin above an edge counts as the edge, so
-    the float32 times i/T of a table are in the same bin as their exact values.
-    """
-
-    full_state_update = False
-    higher_is_better = False
-    is_differentiable = False
-    total: Tensor
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros(BINS, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(BINS, dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, error: Tensor, t: Tensor) -> None:
-        """Add errors (B,), means over pixels, at times t (B,). Raises ValueError if a t is not in (0, 1]."""
-        error, t = (x.detach().to(self.total.device).double() for x in (error, t))
-        if not ((t > 0) & (t <= 1)).all():
-            raise ValueError(f"times from {t.min():g} to {t.max():g}; expected 0 < t <= 1")
-        member = F.one_hot(bin_of(t), BINS).double()
-        self.total += error @ member  # a matrix product sums in a fixed order
-        self.count += member.sum(dim=0)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> torch.nn.Module:
-        """Move the sums to a device, but never change their dtype: bfloat16 would keep only two digits.
-
-        They are not moved to MPS, which has no float64 (a TypeError).
-        """
-        try:
-            return super()._apply(lambda x: x.to(fn(torch.empty_like(x)).device), *args, **kwargs)
-        except TypeError:
-            return self
-
-    def compute(self) -> dict[str, Tensor]:
-        """`mse`: the mean over all examples, float64; `bins` (BINS,): the mean of each bin, NaN if empty."""
-        return {"mse": self.total.sum() / self.count.sum(), "bins": self.total / self.count}
+SETS = ("val", "fit")  # held-out images, training images
 
 
 class FrozenGrid:
@@ -84,3 +54,107 @@ class FrozenGrid:
         """N(0, 1) with the shape, dtype and device of `like` (B, ...); equal on all devices up to rounding."""
         seeds = [seed_for(self.seed, "grid eps", i, k) for i in index.tolist()]
         return Streams(seeds, like.device).normal(*like.shape[1:]).to(like)
+
+
+class DenoisingErrors(Metric):
+    """The mean denoising error of held-out and of training images, and their gap: over all times and in bins of t.
+
+    Errors are added set by set, in any batches and on any number of devices.
+    """
+
+    full_state_update = False
+    higher_is_better = False
+    is_differentiable = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        for part in SETS:
+            self.add_state(part, [], dist_reduce_fx="cat")  # (B, 4): index, draw, error, t
+
+    def update(self, part: str, error: Tensor, t: Tensor, index: Tensor, draw: int = 0) -> None:
+        """Add errors (B,) at times t (B,) in (0, 1] of the images `index` (B,) of one set.
+
+        Args:
+            draw: the number of the noise draw, if an image has several.
+        """
+        columns = [each.detach().to(self.device).float() for each in (index, torch.full_like(index, draw), error, t)]
+        getattr(self, part).append(torch.stack(columns, dim=1))
+
+    def compute(self, sources: Mapping[str, Sequence[str]]) -> dict[str, float]:  # type: ignore[override]
+        """The columns of metrics.csv: `val/mse`, `fit/mse`, `gap/mse` with `gap/se` and `gap/half`, each `…_bin0`, ….
+
+        The gap uses the images with a partner in the other set; the draws of an image are not independent, so they are
+        averaged first. `se` is its standard error, and `half` is half the width of its 95% interval. NaN if there are
+        too few images or sources.
+
+        Args:
+            sources: by set: the source of each image, by its index. If a set is missing, each image is its own source.
+        """
+        found, means = {}, dict[str, float]()
+        for part in SETS:
+            rows = dim_zero_cat(getattr(self, part)).tolist() if len(getattr(self, part)) else []
+            found[part] = {(int(index), int(draw)): (error, t) for index, draw, error, t in rows}
+            errors, t = torch.tensor([*found[part].values()], dtype=torch.float64).view(-1, 2).T
+            means[f"{part}/mse"] = float(errors.mean())
+            means |= {f"{part}/mse_bin{i}": float(errors[bin_of(t) == i].mean()) for i in range(BINS)}
+        val, fit = found.values()
+        pairs = sorted(val.keys() & fit.keys())
+        d = torch.tensor([val[pair][0] - fit[pair][0] for pair in pairs], dtype=torch.float64)
+        k = bin_of(torch.tensor([val[pair][1] for pair in pairs], dtype=torch.float64))
+        index, image = torch.tensor([i for i, _ in pairs], dtype=torch.long).unique(return_inverse=True)
+        names = [index.tolist() if part not in sources else [sources[part][i] for i in index.tolist()] for part in SETS]
+        clusters = torch.stack([numbered(each) for each in names])
+        gap = mean_and_error(image.bincount(d) / image.bincount(), clusters)
+        means |= {"gap/mse": gap.mean, "gap/se": gap.error, "gap/half": gap.half}
+        for i in range(BINS):
+            gap = mean_and_error(d[k == i], clusters[:, image[k == i]])
+            means |= {f"gap/mse_bin{i}": gap.mean, f"gap/half_bin{i}": gap.half}
+        return means
+
+
+def bin_of(t: Tensor) -> Tensor:
+    """The bins of the times `t` (B,): bin k covers t in (k/BINS, (k+1)/BINS]; int64 (B,).
+
+    A time less than 1e-6 of a bin above an edge counts as the edge, so the float32 times i/T of a table are in the same
+    bin as their exact values.
+    """
+    return ((t.double() * BINS - 1e-6).ceil().long() - 1).clamp(min=0)
+
+
+class Mean(NamedTuple):
+    """A mean, its standard error, and half the width of its 95% interval. The last two are NaN if unknown."""
+
+    mean: float
+    error: float
+    half: float
+
+
+def numbered(names: Sequence[object]) -> Tensor:
+    """A cluster number for each name, equal for equal names, (n,)."""
+    return torch.from_numpy(np.unique(np.array(names), return_inverse=True)[1])
+
+
+def mean_and_error(x: Tensor, clusters: Tensor) -> Mean:
+    """The mean of `x` (n,), whose elements are independent unless they share a cluster; see above.
+
+    The mean of no elements is NaN, as is the error with a single cluster.
+
+    Args:
+        clusters: (ways, n), one or two cluster numbers per element.
+    """
+    groups = [each.unique(return_inverse=True)[1] for each in clusters]
+    least = min(len(group.unique()) for group in groups)
+    if least < 2:
+        return Mean(float(x.mean()), math.nan, math.nan)
+    both = clusters.unique(dim=1, return_inverse=True)[1]
+    apart = [_variance(x, group) for group in groups]
+    error = math.sqrt(max(*apart, sum(apart) - (len(apart) - 1) * _variance(x, both)))
+    width = float(scipy.special.stdtrit(least - 1, scipy.special.ndtr(1.96)))
+    return Mean(float(x.mean()), error, error * width)
+
+
+def _variance(x: Tensor, group: Tensor) -> float:
+    """V_c of the mean of `x` (n,) in the clusters 0, 1, … of `group` (n,)."""
+    sums = group.bincount(x - x.mean())
+    count = len(sums)
+    return float(count / (count - 1) * sums.square().sum() / len(x) ** 2)

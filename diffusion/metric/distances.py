@@ -9,7 +9,6 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from diffusion.metric.estimate import (
-    PAIRS,
     POOL,
     ROWS,
     Estimate,
@@ -37,14 +36,14 @@ def frechet(x: Tensor, reference: Reference) -> tuple[float, Tensor]:
 
         φ_i = 2 (μ1 − μ2)·(x_i − μ1) + (|x_i − μ1|² − its mean) − N (c_i − its mean)
     """
-    n, mean, b = len(x), x.mean(dim=0, dtype=torch.float64), reference.root
+    n, mean = len(x), x.mean(dim=0, dtype=torch.float64)
     if n < 2:
         raise TooFew(f"Fréchet distance of {n} feature vectors: a covariance needs at least 2")
-    z = torch.cat([(rows.double() - mean) @ b for rows in x.split(ROWS)]) / math.sqrt(n - 1)
+    shift = mean - reference.mean
+    z = torch.cat([(rows.double() - mean) @ reference.root for rows in x.split(ROWS)]) / math.sqrt(n - 1)
     z = z @ torch.linalg.eigh(z.T @ z).eigenvectors
     s = z.norm(dim=0)
     c = torch.cat([torch.where(s > 0, rows.square() / s, 0).sum(dim=1) for rows in z.split(ROWS)])
-    shift = mean - reference.mean
     squares = torch.cat([(rows.double() - mean).square().sum(dim=1) for rows in x.split(ROWS)])
     along = torch.cat([(rows.double() - mean) @ shift for rows in x.split(ROWS)])
     spread = squares.sum() / (n - 1) + reference.cov.trace() - 2 * s.sum()
@@ -55,26 +54,25 @@ def frechet(x: Tensor, reference: Reference) -> tuple[float, Tensor]:
 class FrechetDistance(SampleMetric):
     """Squared Fréchet distance of Gaussians with the moments of samples and reference (FID: Heusel et al. 2017)."""
 
-    def measure(self, x: Tensor) -> dict[str, Estimate]:
+    name = "fd"
+
+    def measure(self, x: Tensor, reference: Reference) -> dict[str, Estimate]:
         """`fd`, never negative."""
-        value, influence = frechet(x, self.reference)
-        return {"fd": Estimate(value, infinitesimal_jackknife(influence), minimum=0.0)}
+        value, influence = frechet(x, reference)
+        return {self.name: Estimate(value, infinitesimal_jackknife(influence), minimum=0.0)}
 
 
 class SpatialFrechetDistance(FrechetDistance):
-    """Fréchet distance of spatial features, which depend on where things are in an image (sFID: Nash et al. 2021).
+    """Fréchet distance `sfd` of spatial features, which depend on where things are in an image.
 
-    (arXiv:2103.03841, section 5.) The features are a few channels of a feature map inside the network, not pooled.
+    (sFID: Nash et al. 2021, arXiv:2103.03841, section 5.) The features are a few channels of a feature map inside the
+    network, not pooled.
     """
 
-    needs_spatial = True
-
-    def measure(self, x: Tensor) -> dict[str, Estimate]:
-        """`sfd`, never negative."""
-        return {"sfd": super().measure(x)["fd"]}
+    name, uses = "sfd", "spatial"
 
 
-@dataclass(kw_only=True)
+@dataclass
 class FrechetInfinity(SampleMetric):
     """Fréchet distance extrapolated to infinitely many samples (FID∞: Chong & Forsyth 2020, arXiv:1911.07023).
 
@@ -88,10 +86,9 @@ class FrechetInfinity(SampleMetric):
 
     points: Annotated[int, Ge(2)] = 15
 
-    settings = ("points",)
     pools = ("samples",)
 
-    def measure(self, x: Tensor) -> dict[str, Estimate]:
+    def measure(self, x: Tensor, reference: Reference) -> dict[str, Estimate]:
         """`fd_infinity`, which may be negative by chance. Raises TooFew for fewer than max(20, D) samples."""
         x = pool(x)
         n, least = len(x), max(20, x.shape[1])
@@ -103,26 +100,21 @@ class FrechetInfinity(SampleMetric):
         weights = 1 / len(u) - u.mean() * (u - u.mean()) / (u - u.mean()).square().sum()
         value, influence = 0.0, torch.zeros(n, dtype=torch.float64)
         for j, (size, weight) in enumerate(zip(sizes, weights.tolist(), strict=True)):
-            chosen = torch.randperm(n, generator=generator_for(self.seed, "fd_infinity", j))[:size]
-            part, phi = frechet(x[chosen], self.reference)
+            chosen = torch.randperm(n, generator=generator_for(0, "fd_infinity", j))[:size]
+            part, phi = frechet(x[chosen], reference)
             value += weight * part
             influence[chosen] += weight * phi * n / size
         return {"fd_infinity": Estimate(value, infinitesimal_jackknife(influence))}
 
 
-def cubic(x: Tensor, y: Tensor) -> Tensor:
-    """k(x, y) = (xᵀy/D + 1)³, (N, D) and (M, D) -> (N, M)."""
-    return (x @ y.T / x.shape[1] + 1) ** 3
-
-
 def pair_sums(x: Tensor, y: Tensor, in_x: Tensor, in_y: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ_{i ∈ I_s, j ∈ J_s} k(x_i, y_j) for each s, (S,), and Σ_j k(x_i, y_j), (N,), of the cubic kernel.
+    """Σ_{i ∈ I_s, j ∈ J_s} k(x_i, y_j) for each s, (S,), and Σ_j k(x_i, y_j), (N,), with k(x, y) = (xᵀy/D + 1)³.
 
     `in_x` (S, N) and `in_y` (S, M) are the indicators of the sets I_s and J_s.
     """
     total, of_rows = x.new_zeros(len(in_x)), []
     for rows in torch.arange(len(x)).split(ROWS):
-        block = cubic(x[rows], y)
+        block = (x[rows] @ y.T / x.shape[1] + 1) ** 3
         total += ((in_x[:, rows] @ block) * in_y).sum(dim=1)
         of_rows.append(block.sum(dim=1))
     return total, torch.cat(of_rows)
@@ -150,48 +142,45 @@ def mmd2(x: Tensor, y: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
     return values, without
 
 
-@dataclass(kw_only=True)
+@dataclass
 class KernelDistance(SampleMetric):
     """Kernel distance: unbiased MMD² with a cubic polynomial kernel (KID: Bińkowski et al. 2018, arXiv:1801.01401).
 
     The mean over random subsets; not multiplied by 1000, as it is in some tables. `std` is over the subsets.
 
     Args:
-        subsets: Number of random subsets to average. They are functions of the seed and the two sets.
+        subsets: Number of random subsets to average. They are functions of the two sets.
         subset_size: Features per set in a subset; at most half of the smaller set, so that subsets differ.
     """
 
     subsets: Annotated[int, Ge(1)] = 100
     subset_size: Annotated[int, Ge(2)] = 1000
 
-    settings = ("subsets",)
-    pools = PAIRS
+    pools = ("samples", "reference")
 
-    def size(self, n: int) -> int:
-        """The size of a subset if there are `n` sample features."""
-        return min(self.subset_size, min(n, POOL) // 2, len(self.reference.pool) // 2)
+    def settings_for(self, n: int, reference: Reference) -> dict[str, Any]:
+        """With the actual size of the subsets."""
+        size = min(self.subset_size, min(n, POOL) // 2, len(reference.pool) // 2)
+        return super().settings_for(n, reference) | {"subset_size": size}
 
-    def settings_for(self, n: int) -> dict[str, Any]:
-        """Includes the actual size of the subsets."""
-        return super().settings_for(n) | {"subset_size": self.size(n)}
-
-    def measure(self, x: Tensor) -> dict[str, Estimate]:
+    def measure(self, x: Tensor, reference: Reference) -> dict[str, Estimate]:
         """`kid`. Raises TooFew for fewer than 4 features in a set."""
-        x, y = pool(x).double(), self.reference.pool.double()
-        m = self.size(len(x))
+        m = self.settings_for(len(x), reference)["subset_size"]
+        x, y = pool(x).double(), reference.pool.double()
         if m < 2:
             raise TooFew(f"kernel distance of {len(x)} features to {len(y)}: each set needs at least 4")
-        values, without = mmd2(x, y, self._draw("generated", len(x), m), self._draw("reference", len(y), m))
+
+        def drawn(which: str, n: int) -> Tensor:
+            draws = [generator_for(0, "kid", which, subset) for subset in range(self.subsets)]
+            return torch.stack([torch.randperm(n, generator=each)[:m] for each in draws])
+
+        values, without = mmd2(x, y, drawn("generated", len(x)), drawn("reference", len(y)))
         std = float(values.std(correction=0))
         error = math.hypot(jackknife(without), std / math.sqrt(self.subsets))  # second term: from the random subsets
         return {"kid": Estimate(float(values.mean()), error, std=std)}
 
-    def _draw(self, which: str, n: int, m: int) -> Tensor:
-        draws = [generator_for(self.seed, "kid", which, subset) for subset in range(self.subsets)]
-        return torch.stack([torch.randperm(n, generator=draw)[:m] for draw in draws])
 
-
-@dataclass(kw_only=True)
+@dataclass
 class CMMD(SampleMetric):
     """CMMD: the biased estimate of MMD² with a Gaussian kernel (Jayasumana et al. 2023, arXiv:2401.09603).
 
@@ -209,12 +198,11 @@ class CMMD(SampleMetric):
     sigma: Annotated[float, Gt(0)] = 10.0
     scale: Annotated[float, Gt(0)] = 1000.0
 
-    settings = ("sigma", "scale")
-    pools = PAIRS
+    pools = ("samples", "reference")
 
-    def measure(self, x: Tensor) -> dict[str, Estimate]:
+    def measure(self, x: Tensor, reference: Reference) -> dict[str, Estimate]:
         """`cmmd`, never negative."""
-        x, y = pool(x).double(), self.reference.pool.double()
+        x, y = pool(x).double(), reference.pool.double()
         n, m = len(x), len(y)
         xx, xy = self._row_sums(x, x), self._row_sums(x, y)
         value = xx.mean() / n + self._row_sums(y, y).mean() / m - 2 * xy.mean() / m

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from diffusion.metric.estimate import ROWS, Estimate, SampleMetric, infinitesimal_jackknife
+from diffusion.metric.estimate import ROWS, Estimate, Reference, SampleMetric, infinitesimal_jackknife
 
 
 class InceptionScore(SampleMetric):
@@ -17,11 +17,11 @@ class InceptionScore(SampleMetric):
     some tables report, is lower, because the score grows with the number of samples.
     """
 
-    needs_logits = True
+    uses = "logits"
 
-    def measure(self, x: Tensor) -> dict[str, Estimate]:
+    def measure(self, x: Tensor, reference: Reference) -> dict[str, Estimate]:
         """`inception_score`, at least 1."""
-        log_p = torch.cat([self.head(rows).double().log_softmax(dim=1) for rows in x.split(ROWS)])
+        log_p = torch.cat([rows.double().log_softmax(dim=1) for rows in x.split(ROWS)])
         log_mean = log_p.logsumexp(dim=0) - math.log(len(x))
         kl = (log_p.exp() * (log_p - log_mean)).sum(dim=1)
         value = float(kl.mean().exp())
@@ -37,7 +37,7 @@ class Vendi(SampleMetric):
     mean_i u_i u_iᵀ of the unit vectors u. The influence of sample i on the entropy is −Σ_k (u_i·v_k)² log λ_k.
     """
 
-    def measure(self, x: Tensor) -> dict[str, Estimate]:
+    def measure(self, x: Tensor, reference: Reference) -> dict[str, Estimate]:
         """`vendi`, at least 1."""
         u = x.double()
         u = u / u.norm(dim=1, keepdim=True).clamp(min=1e-300)

@@ -9,14 +9,13 @@ Where leaving samples out is expensive, it is the limit for small changes of sam
 
     error² = Σ_i φ_i² / n(n−1),    φ_i = d value / d(weight of sample i).
 
-The jackknife is conservative: its expectation is at least the variance, up to terms of higher order. (A bootstrap is
-not suitable: drawing with replacement repeats images, which biases distances and coverages by as much as their error.)
-The reference is held fixed. So an interval shows the spread over other sample sets of the same model and size, without
-the bias at that size.
+The jackknife is conservative: its expectation is at least the variance, up to terms of higher order. (A bootstrap
+repeats images, which biases distances and coverages by as much as their error.) The reference is held fixed. So an
+interval shows the spread over other sample sets of the same model and size, without the bias at that size.
 """
 
 import math
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
@@ -26,9 +25,9 @@ from torch import Tensor
 from diffusion.randomness import generator_for
 
 LEVEL = 0.95  # of confidence intervals
+Z = math.sqrt(2) * float(torch.erfinv(torch.tensor(LEVEL, dtype=torch.float64)))  # half their width, in errors
 POOL = 10_000  # maximum number of features per set in pairwise metrics
 KEPT = 100_000  # maximum number of features in a reference: gigabytes of memory if there were many more
-PAIRS = ("samples", "reference")  # the two sets
 ROWS = 1024  # rows of a pairwise matrix in memory at a time
 
 
@@ -45,21 +44,19 @@ class Estimate(NamedTuple):
     share_of: int | None = None  # if the value is a share: the number of samples
     std: float | None = None  # over the kernel distance's subsets
 
-    def interval(self, level: float = LEVEL) -> tuple[float, float] | None:
-        """(low, high): value ± z · error; for a share, Wilson's interval (1927), which is also valid at 0 and 1.
+    def interval(self) -> tuple[float | None, float | None]:
+        """(low, high): value ± Z · error; for a share, Wilson's interval (1927), which is also valid at 0 and 1.
 
-        None if the error of a value other than a share is 0: then these samples say nothing about other samples.
+        (None, None) if the error of a value other than a share is 0: these samples say nothing about other samples.
         Wilson's interval assumes m independent samples, for which the error of a share p is √(p(1−p)/m): here, m is the
         number that yields the given error, or the number of samples if there is none.
         """
-        z = math.sqrt(2) * float(torch.erfinv(torch.tensor(level, dtype=torch.float64)))
+        p, error = self.value, self.error
         if self.share_of is None:
-            low, high = max(self.minimum, self.value - z * self.error), self.value + z * self.error
-            return None if self.error == 0 else (low, high)
-        p = self.value
-        m = p * (1 - p) / self.error**2 if self.error > 0 and 0 < p < 1 else self.share_of
-        centre, half = p + z**2 / (2 * m), z * math.sqrt(p * (1 - p) / m + z**2 / (4 * m**2))
-        return max(0.0, (centre - half) / (1 + z**2 / m)), min(1.0, (centre + half) / (1 + z**2 / m))
+            return (None, None) if error == 0 else (max(self.minimum, p - Z * error), p + Z * error)
+        m = p * (1 - p) / error**2 if error > 0 and 0 < p < 1 else self.share_of
+        centre, half = p + Z**2 / (2 * m), Z * math.sqrt(p * (1 - p) / m + Z**2 / (4 * m**2))
+        return max(0.0, (centre - half) / (1 + Z**2 / m)), min(1.0, (centre + half) / (1 + Z**2 / m))
 
 
 def jackknife(without: Tensor) -> float:
@@ -75,9 +72,7 @@ def infinitesimal_jackknife(influence: Tensor) -> float:
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (D,) and unbiased covariance (D, D) of features (N, D), float64. Raises TooFew for fewer than two."""
-    if len(x) < 2:
-        raise TooFew(f"moments of {len(x)} feature vectors: a covariance needs at least 2")
+    """Mean (D,) and unbiased covariance (D, D) of features (N, D) with N at least 2, float64."""
     mean = x.double().mean(dim=0)
     centred = (rows.double() - mean for rows in x.split(ROWS))
     return mean, sum((c.T @ c for c in centred), mean.new_zeros(())) / (len(x) - 1)
@@ -105,7 +100,7 @@ class Reference:
     @classmethod
     def of(cls, features: Tensor) -> "Reference":
         """Build a reference from features (N, D)."""
-        return cls(*moments(features.cpu()), pool(features.cpu(), KEPT), len(features))
+        return cls(*moments(features), pool(features, KEPT), len(features))
 
     @property
     def pool(self) -> Tensor:
@@ -121,32 +116,20 @@ class Reference:
         return vectors * values.clamp(min=0).sqrt()
 
 
-@dataclass
 class SampleMetric:
-    """Base class. Subclasses define `measure`, a function of the features of all samples.
+    """Base class. A score records its attributes as settings."""
 
-    Args:
-        reference: the real images' features.
-        seed: seed of the random subsets that some metrics use.
-        head: features (B, D) -> logits (B, K), for metrics that need them.
-    """
-
-    reference: Reference
-    _: KW_ONLY
-    seed: int = 0
-    head: Any = None
-
-    needs_logits: ClassVar[bool] = False
-    needs_spatial: ClassVar[bool] = False  # it uses the spatial features of samples and reference
-    settings: ClassVar[tuple[str, ...]] = ()  # attributes that change its value
+    uses: ClassVar[str] = "features"  # or "spatial" features, or the "logits" of the network's classes
     pools: ClassVar[tuple[str, ...]] = ()  # sets ("samples", "reference") of which it uses at most `POOL` features
 
-    def measure(self, x: Tensor) -> dict[str, Estimate]:
-        """Features (N, D) on the CPU -> estimates by short name: fd, kid, precision, … Raises TooFew."""
+    def measure(self, x: Tensor, reference: Reference) -> dict[str, Estimate]:
+        """Features (or logits) of all samples, (N, D) -> estimates by short name: fd, kid, precision, … Raises TooFew.
+
+        The reference contains the features of the real images: the spatial ones if the metric uses these.
+        """
         raise NotImplementedError
 
-    def settings_for(self, n: int) -> dict[str, Any]:
-        """The settings recorded in a score of `n` features, with `pool` if a set is larger than `POOL`."""
-        sizes = {"samples": n, "reference": self.reference.n}
-        cut = any(sizes[name] > POOL for name in self.pools)
-        return {name: getattr(self, name) for name in self.settings} | ({"pool": POOL} if cut else {})
+    def settings_for(self, n: int, reference: Reference) -> dict[str, Any]:
+        """The settings in a score of `n` samples, with `pool` if a set is larger than `POOL`."""
+        sizes = {"samples": n, "reference": reference.n}
+        return vars(self) | ({"pool": POOL} if any(sizes[name] > POOL for name in self.pools) else {})

@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # of the file at URL_INCEPTION_V3
 INCEPTION_NAMES = {name: name.replace("fd", "fid") for name in ("fd", "kid", "fd_infinity", "sfd", "inception_score")}
 SPATIAL_CHANNELS = 7  # of a feature map, as in sFID (Nash et al. 2021, arXiv:2103.03841, section 5)
-DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
 
 
 class FeaturesUnavailable(UserError):
@@ -41,7 +40,7 @@ class FeatureExtractor(nn.Module):
 
     name: str
     num_features: int
-    num_spatial = 0  # number of spatial features, from a feature map inside the network; 0: there are none
+    num_spatial = 0  # spatial features: those of a feature map inside the network, given by `spatial_layer`
     has_logits = False
     resize: str  # how images are resized to the network's input size, in words
     weights_hash: str  # the first 16 hexadecimal digits of the `digest` of the weights
@@ -64,29 +63,21 @@ class FeatureExtractor(nn.Module):
         raise NotImplementedError
 
     def spatial_layer(self) -> nn.Module:
-        """The layer whose output has the spatial features in its first channels."""
+        """The layer whose output has the spatial features in its first channels; for `num_spatial` > 0."""
         raise NotImplementedError
 
     def logits(self, features: Tensor) -> Tensor:
-        """Features (B, num_features) -> the logits of the network's classes, float32 (B, K) on the CPU.
-
-        Only if `has_logits`. They are a linear map of the features, so they need not be stored.
-        """
+        """Features (B, num_features) -> logits of the network's classes, float32 (B, K) on the CPU; if `has_logits`."""
         raise NotImplementedError
 
     def forward(self, images: Tensor, spatial: bool = False) -> Tensor:
         """uint8 (B, C, H, W) -> float32 (B, num_features) on `device`; C is 1, 3 or 4, converted by `to_rgb`.
 
-        With `spatial`, (B, num_features + num_spatial) from the same forward pass, spatial features last. Raises
-        TypeError for other images, and UserError if there are no spatial features.
+        With `spatial`, (B, num_features + num_spatial) from the same forward pass, spatial features last.
         """
-        if spatial and not self.num_spatial:
-            raise UserError(f"features={self.name}: no spatial features (sFID); use features=inception or lite0")
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in MODES:
-            raise TypeError(
-                f"{self.name}: got {images.dtype} images of shape {tuple(images.shape)}; expected uint8 (B, C, H, W), "
-                "C 1, 3 or 4"
-            )
+            found = f"{images.dtype} images of shape {tuple(images.shape)}"
+            raise TypeError(f"{self.name}: got {found}; expected uint8 (B, C, H, W), C 1, 3 or 4")
         # Runs may use autocast or TF32, but such features would be another protocol.
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False), products("highest"):
             images = to_rgb(images.to(self.device))
@@ -106,7 +97,6 @@ class Inception(FeatureExtractor):
     """The Inception-v3 of the standard FID (Heusel et al. 2017, arXiv:1706.08500), as torch-fidelity runs it.
 
     Non-standard weights are accepted with a warning, but their distances are named `fd_inception` and `kid_inception`.
-    Raises FeaturesUnavailable if there are no usable weights.
 
     Args:
         path: Weights file; null for the one in torch.hub's folder `checkpoints`, downloaded if missing.
@@ -121,20 +111,17 @@ class Inception(FeatureExtractor):
     def __init__(self, path: str | Path | None = None):
         super().__init__()
         file = Path(path) if path is not None else self.download()
-        fix = f"get it from {URL_INCEPTION_V3}, or use features=lite0"
         try:
             sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
             # torch-fidelity unpickles anything, so first make sure that the file contains only tensors.
             torch.load(file, map_location="cpu", weights_only=True)
             self.net = FeatureExtractorInceptionV3(self.name, ["2048"], feature_extractor_weights_path=str(file))
-        except OSError as error:
-            raise FeaturesUnavailable(f"Inception weights {file}: {error.strerror or error}; {fix}") from error
         except Exception as error:  # damaged or wrong files raise many kinds of exceptions, with multi-line messages
             raise FeaturesUnavailable(
-                f"Inception weights {file}: not a usable weights file ({first_line(error)}); {fix}"
+                f"Inception weights {file}: not a usable weights file ({first_line(error)}); get it from "
+                f"{URL_INCEPTION_V3}, or use features=lite0"
             ) from error
-        self.standard = sha256 == INCEPTION_SHA256
-        if self.standard:
+        if sha256 == INCEPTION_SHA256:
             self.canonical = INCEPTION_NAMES
         else:
             log.warning("%s: not the standard Inception weights, so these scores are not named fid and kid", file)
@@ -147,7 +134,7 @@ class Inception(FeatureExtractor):
         if file.is_file():
             return file
         timeout = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torch.hub would wait forever
+        socket.setdefaulttimeout(10.0)  # torch.hub would wait forever
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(URL_INCEPTION_V3, str(file), hash_prefix=INCEPTION_SHA256)
@@ -217,8 +204,7 @@ def auto() -> FeatureExtractor:
     """The standard Inception if its weights are available or can be downloaded, else Lite0, with a warning."""
     try:
         return Inception()
-    except FeaturesUnavailable as error:
-        log.debug("no Inception: %s", error)
+    except FeaturesUnavailable:
         log.warning(
             "the Inception weights are missing and cannot be downloaded: scores use lite0 features (fd_lite0, "
             "kid_lite0) instead of FID; features=inception shows the error"

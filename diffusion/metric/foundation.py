@@ -4,7 +4,6 @@ The package transformers (the extra `features`) loads them from a folder written
 cache, or from the Hub.
 """
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -16,37 +15,6 @@ from torch import Tensor, nn
 
 from diffusion.errors import first_line
 from diffusion.metric.features import FeatureExtractor, FeaturesUnavailable
-
-
-def pretrained(kind: str, source: str) -> Any:
-    """Load a model of transformers.
-
-    Raises FeaturesUnavailable if the package or the weights are missing, or if the weights belong to another model
-    (transformers would initialise the missing ones at random).
-
-    Args:
-        kind: the name of the model class.
-        source: a folder, or a name on the Hub.
-    """
-    try:
-        import transformers
-    except ImportError as error:
-        raise FeaturesUnavailable(
-            f"features of {source}: the package transformers is not installed ({error}); "
-            "pip install 'diffusion-experiments[features]', or use features=lite0"
-        ) from error
-    transformers.utils.logging.set_verbosity_error()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each attempt
-    fix = "set features.source=FOLDER to a folder with a copy, or use features=lite0"
-    try:
-        net, loaded = getattr(transformers, kind).from_pretrained(source, output_loading_info=True)
-    except Exception as error:  # missing or damaged files raise many kinds of exceptions, with multi-line messages
-        raise FeaturesUnavailable(f"features of {source}: not a usable {kind} ({first_line(error)}); {fix}") from error
-    if missing := len(loaded["missing_keys"]) + len(loaded["mismatched_keys"]):
-        raise FeaturesUnavailable(
-            f"features of {source}: not a usable {kind} ({missing} of its weights are missing); {fix}"
-        )
-    return net
 
 
 class Foundation(FeatureExtractor):
@@ -66,7 +34,24 @@ class Foundation(FeatureExtractor):
     def __init__(self, source: str):
         super().__init__()
         self.name = Path(source).name
-        self.net = pretrained(self.kind, source)
+        try:
+            import transformers
+
+            transformers.utils.logging.set_verbosity_error()
+            net, loaded = getattr(transformers, self.kind).from_pretrained(source, output_loading_info=True)
+            if missing := len(loaded["missing_keys"]) + len(loaded["mismatched_keys"]):  # drawn at random
+                raise ValueError(f"{missing} of its weights are missing")
+        except ImportError as error:
+            raise FeaturesUnavailable(
+                f"features of {source}: the package transformers is not installed ({error}); "
+                "pip install 'diffusion-experiments[features]', or use features=lite0"
+            ) from error
+        except Exception as error:  # missing or damaged files raise many kinds of exceptions, with multi-line messages
+            raise FeaturesUnavailable(
+                f"features of {source}: not a usable {self.kind} ({first_line(error)}); set features.source=FOLDER to "
+                "a folder with a copy, or use features=lite0"
+            ) from error
+        self.net = net
         if source == self.published and not Path(source).exists():
             self.canonical = self.names
         self.freeze()

@@ -24,35 +24,23 @@ an image that has many near-duplicates in the training set is not flagged: all y
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import scipy  # its submodules are imported on first use
 import torch
 from torch import Tensor
 
-from diffusion.nearest import miniature, neighbours, shifted
+from diffusion.nearest import miniature, neighbours, repeats, shifted
 
 NEIGHBOURS = 50
 SIDE = 8  # pixels per side of a miniature, which JPEG compression and noise hardly change
-RATE = 0.01
-
-Embed = Callable[[Tensor], Tensor]
-"""uint8 (B, C, H, W) -> (B, D)."""
-Views = Callable[[Tensor], list[Tensor]]
-"""uint8 (B, C, H, W) -> the same images in each view, the unchanged ones first."""
 
 
-def pixels(images: Tensor) -> Tensor:
-    """The embedding of images as miniatures. (At 32×32 a pixel is a quarter of a block, so shifts matter.)"""
-    return miniature(images, SIDE)
-
-
-@dataclass(frozen=True)
-class Audit:
+class Audit(NamedTuple):
     """Which of n samples are suspected copies."""
 
     ratio: Tensor  # (n,) r(x)
-    index: Tensor  # (n,) the training image y_1
+    nearest: Tensor  # (n,) the training image y_1
     repeats: Tensor  # (n,) bool: which are near-duplicates of a training image, flagged or not
     threshold: float  # the k-th smallest ratio of the m held-out photographs
     k: int
@@ -64,25 +52,14 @@ class Audit:
         return self.ratio < self.threshold
 
     @property
-    def share(self) -> float:
-        """The share of flagged samples."""
-        return float(self.flagged.double().mean())
-
-    @property
-    def rate(self) -> float:
-        """The rate at which held-out photographs would be flagged, on average over sets of m of them."""
-        return self.k / (self.m + 1)
-
-    @property
     def p_value(self) -> float:
         """The probability that chance alone flags as many samples: P(X ≥ x), X ~ BetaBinomial(n, k, m + 1 − k)."""
         by_chance = scipy.stats.betabinom(len(self.ratio), self.k, self.m + 1 - self.k)
         return max(0.0, float(by_chance.sf(int(self.flagged.sum()) - 1)))
 
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """The exact Clopper-Pearson interval of the share, for the given threshold."""
-        count = int(self.flagged.sum())
-        low, high = scipy.stats.binomtest(count, len(self.ratio)).proportion_ci(level, method="exact")
+    def interval(self) -> tuple[float, float]:
+        """The exact 95% interval of the share of flagged samples, for the given threshold (Clopper and Pearson)."""
+        low, high = scipy.stats.binomtest(int(self.flagged.sum()), len(self.ratio)).proportion_ci(0.95, method="exact")
         return float(low), float(high)
 
     def closest(self, count: int) -> list[int]:
@@ -95,30 +72,28 @@ def audit(
     samples: Tensor,
     train: Tensor,
     held_out: Tensor,
-    repeats: Callable[[Tensor], Tensor],
-    embed: Embed = pixels,
-    views: Views = shifted,
-    rate: float = RATE,
+    embed: Callable[[Tensor], Tensor] = lambda images: miniature(images, SIDE),
+    views: Callable[[Tensor], list[Tensor]] = shifted,
+    rate: float = 0.01,
 ) -> Audit:
     """Suspected copies of `train` among `samples`, calibrated by `held_out`; all uint8 (·, C, H, W).
 
-    Raises ValueError for fewer than 2 training images, or if no held-out image differs from them.
+    At least 2 images of `train` are needed, and one of `held_out` that differs from them.
 
     Args:
-        repeats: images (B, C, H, W) -> (B,) bool, whether each is a near-duplicate of a training image.
-        rate: the highest rate at which samples that are not copies may be flagged. With too few held-out
-            photographs for it, the lowest possible rate, 1/(m + 1), is used. The result contains the actual rate.
+        embed: images (B, C, H, W) -> (B, D).
+        views: images -> the same images in each view, the unchanged ones first.
+        rate: the highest rate at which samples that are not copies may be flagged. With too few held-out photographs
+            for it, the lowest possible rate, 1/(m + 1), is used. The actual rate is k/(m + 1).
     """
-    distinct = held_out[~repeats(held_out)]
-    if len(train) < 2 or not len(distinct):
-        raise ValueError(f"audit: {len(train)} training and {len(distinct)} other images; expected at least 2 and 1")
     known = embed(train)
 
     def ratio(images: Tensor) -> tuple[Tensor, Tensor]:
         distance, index = neighbours(torch.stack([embed(view) for view in views(images)]), known, NEIGHBOURS)
         return distance[:, 0] / distance.mean(dim=1).clamp(min=1e-12), index[:, 0]
 
+    distinct = held_out[~repeats(held_out, train)]
     m = len(distinct)
     k = max(1, math.floor(rate * (m + 1) + 1e-9))
     threshold = float(ratio(distinct)[0].sort().values[k - 1])
-    return Audit(*ratio(samples), repeats(samples), threshold, k, m)
+    return Audit(*ratio(samples), repeats(samples, train), threshold, k, m)

@@ -12,9 +12,9 @@ from annotated_types import Ge
 from torch import Tensor
 
 from diffusion.metric.estimate import (
-    PAIRS,
     ROWS,
     Estimate,
+    Reference,
     SampleMetric,
     TooFew,
     infinitesimal_jackknife,
@@ -31,7 +31,7 @@ def others(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return neighbours(x, x, k, itself=False)
 
 
-@dataclass(kw_only=True)
+@dataclass
 class PrecisionRecall(SampleMetric):
     """Improved precision and recall (Kynkäänniemi et al. 2019, arXiv:1904.06991, eq. 1-2).
 
@@ -44,12 +44,11 @@ class PrecisionRecall(SampleMetric):
 
     k: Annotated[int, Ge(1)] = 3
 
-    settings = ("k",)
-    pools = PAIRS
+    pools = ("samples", "reference")
 
-    def measure(self, x: Tensor) -> dict[str, Estimate]:
+    def measure(self, x: Tensor, reference: Reference) -> dict[str, Estimate]:
         """`precision` and `recall`. Raises TooFew for fewer than k + 2 samples, or k + 1 real images."""
-        x, y, k = pool(x).double(), self.reference.pool.double(), self.k
+        x, y, k = pool(x).double(), reference.pool.double(), self.k
         real = others(y, k)[0][:, -1]
         to, neighbour = others(x, k + 1)
         radius, grown, neighbour = to[:, k - 1], to[:, k], neighbour[:, :k]
@@ -71,7 +70,7 @@ class PrecisionRecall(SampleMetric):
         }
 
 
-@dataclass(kw_only=True)
+@dataclass
 class DensityCoverage(SampleMetric):
     """Density and coverage (Naeem et al. 2020, arXiv:2002.09797, eq. 3-4).
 
@@ -84,12 +83,11 @@ class DensityCoverage(SampleMetric):
 
     k: Annotated[int, Ge(1)] = 5
 
-    settings = ("k",)
-    pools = PAIRS
+    pools = ("samples", "reference")
 
-    def measure(self, x: Tensor) -> dict[str, Estimate]:
+    def measure(self, x: Tensor, reference: Reference) -> dict[str, Estimate]:
         """`density` and `coverage`. Raises TooFew for fewer than k + 1 real images."""
-        x, y = pool(x).double(), self.reference.pool.double()
+        x, y = pool(x).double(), reference.pool.double()
         real = others(y, self.k)[0][:, -1]
         holding = torch.zeros(len(x), dtype=torch.float64)
         covered, alone = 0, torch.zeros(len(x), dtype=torch.float64)

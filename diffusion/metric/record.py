@@ -6,7 +6,6 @@ made without it.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -35,8 +34,8 @@ class Score:
     """One score. Fields that do not apply to its metric are None."""
 
     metric: str  # fid, kid, fd_lite0, coverage_lite0, copies, bits_per_dim, …
-    value: float  # NaN where the record has no value
-    n: int | None  # images scored
+    value: float
+    n: int | None = None  # images scored
     what: str = "samples"  # what was scored: samples, images, network; or a baseline: noise, untrained, real, floor
     reference: Reference | None = None
     error: float | None = None  # standard error over other sets of n images, with a fixed reference
@@ -48,7 +47,7 @@ class Score:
     features: str | None = None
     weights_hash: str | None = None  # of the feature extractor
     resize: str | None = None  # how images are resized for the extractor
-    resolution: str | None = None  # of the images before resizing: `extract.described_size`
+    resolution: str | None = None  # of the images before resizing: `reference.described_size`
     details: Mapping[str, Any] = field(default_factory=dict)  # other values that the metric reports
     source: Mapping[str, Any] = field(default_factory=dict)  # where the images come from: see SOURCE
     code: str | None = None  # the version of the program
@@ -67,17 +66,14 @@ class Score:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Score":
-        """The inverse of `to_json`. Missing fields are None."""
+        """The inverse of `to_json`."""
         known = {f.name for f in fields(cls)} - {"details", "source", "reference"}
-        values = {"metric": "unknown", "n": None} | {key: value for key, value in record.items() if key in known}
-        rest = {key: value for key, value in record.items() if key not in known and key != "reference"}
-        if values.get("value") is None:
-            values["value"] = math.nan
-        reference = record.get("reference")
-        if isinstance(reference, Mapping):
-            values["reference"] = Reference(str(reference.get("split", "?")), reference.get("n"), reference.get("key"))
-        source = {key: rest.pop(key) for key in SOURCE if key in rest}
-        return cls(**values, source=source, details=rest)
+        values = {key: value for key, value in record.items() if key in known}
+        if "reference" in record:
+            values["reference"] = Reference(**record["reference"])
+        source = {key: record[key] for key in SOURCE if key in record}
+        details = {key: value for key, value in record.items() if key not in {*known, *source, "reference"}}
+        return cls(**values, source=source, details=details)
 
     @property
     def name(self) -> str:

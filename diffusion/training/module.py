@@ -14,8 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from diffusion.data import Batch, ImageData
-from diffusion.metric.denoising import DenoisingError, FrozenGrid
-from diffusion.metric.gap import PairedGap
+from diffusion.metric.denoising import SETS, DenoisingErrors, FrozenGrid
 from diffusion.model.dropout import examples
 from diffusion.process.denoiser import Denoiser, diffuse
 from diffusion.process.grid import even_times
@@ -25,8 +24,6 @@ from diffusion.training import loops, signals
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
 from diffusion.training.recipe import Recipe
-
-VALIDATED = ("val", "fit")  # held-out images, and equally many training images, so that the gap shows overfitting
 
 
 class Diffusion(pl.LightningModule):
@@ -57,9 +54,7 @@ class Diffusion(pl.LightningModule):
         grid = self.settings.validation
         self.times = partial(even_times, copy.deepcopy(recipe.schedule).cpu())  # u -> t
         self.frozen = FrozenGrid(grid.draws, grid.seed, getattr(recipe.schedule, "steps", None))
-        errors = {f"{split}_{weights}": DenoisingError() for split in VALIDATED for weights in ("ema", "raw")}
-        self.errors: Any = nn.ModuleDict(errors)
-        self.gaps: Any = nn.ModuleDict({weights: PairedGap() for weights in ("ema", "raw")})
+        self.errors: Any = nn.ModuleDict({weights: DenoisingErrors() for weights in ("ema", "raw")})
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed torch's generators by the step, for code that does not use streams.
@@ -148,17 +143,9 @@ class Diffusion(pl.LightningModule):
         average = average_of(self.trainer)
         return None if average is None else average.average.denoiser
 
-    def on_validation_epoch_start(self) -> None:
-        """Set the images' sources; without them, tiles of one photograph would count as independent."""
-        loaders = zip(VALIDATED, self.trainer.val_dataloaders, strict=True)  # type: ignore[arg-type]
-        sources = {part: loader.dataset.sources for part, loader in loaders}
-        for gap in self.gaps.values():
-            gap.sources = sources
-
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Compute (eps_θ(x_t, t) − eps)² per image at its frozen times and noises, with averaged and raw weights."""
         signals.stop_in_validation(self.trainer, self.clock)
-        split = VALIDATED[dataloader_idx]
         denoisers = {"ema": self.denoiser, "raw": self.raw_denoiser()}
         x0, given = self.images(batch), self.conditions(batch)
         for k in range(self.settings.validation.draws):
@@ -169,34 +156,20 @@ class Diffusion(pl.LightningModule):
             for weights, denoiser in denoisers.items():
                 if denoiser is not None:
                     error = (denoiser(x_t, t, **given).eps - eps).square().flatten(1).mean(dim=1)
-                    self.errors[f"{split}_{weights}"].update(error, u)
-                    self.gaps[weights].update(split, error, u, batch.index, k)
+                    self.errors[weights].update(SETS[dataloader_idx], error, u, batch.index, k)
 
     def on_validation_epoch_end(self) -> None:
-        """Log val/mse, fit/mse, their gap, and the bins of t; `_raw` marks raw weights, if there is an average.
-
-        `se` is the standard error of a gap, and `half` is half the width of its 95% interval.
-        """
-        logged: dict[str, Tensor] = {}
-        for weights, suffix in (("ema", ""), ("raw", "_raw")):
-            if weights == "raw" and self.raw_denoiser() is None:
-                continue
-            results = {split: self.errors[f"{split}_{weights}"].compute() for split in VALIDATED}
-            for split, result in results.items():
-                logged[f"{split}/mse{suffix}"] = result["mse"]
-            gap = self.gaps[weights].compute()
-            difference = results["val"]["mse"] - results["fit"]["mse"]
-            logged[f"gap/mse{suffix}"] = difference if gap["whole"] else gap["gap"].mean  # as its interval
-            logged |= {f"gap/se{suffix}": gap["gap"].error, f"gap/half{suffix}": gap["gap"].half()}
-            for i, each in enumerate(gap["bins"]):
-                logged |= {f"gap/mse_bin{i}{suffix}": each.mean, f"gap/half_bin{i}{suffix}": each.half()}
-            if weights == "ema":
-                for split, result in results.items():
-                    logged |= {f"{split}/mse_bin{i}": value for i, value in enumerate(result["bins"])}
-        for metric in (*self.errors.values(), *self.gaps.values()):
-            metric.reset()
+        """Log the errors of `DenoisingErrors`; `_raw` marks raw weights, if there is an average."""
+        loaders = zip(SETS, self.trainer.val_dataloaders, strict=True)  # type: ignore[arg-type]
+        sources = {part: loader.dataset.sources for part, loader in loaders}  # tiles of a photograph are dependent
+        logged = self.errors["ema"].compute(sources)
+        if self.raw_denoiser() is not None:
+            raw = self.errors["raw"].compute(sources)
+            logged |= {f"{name}_raw": x for name, x in raw.items() if not name.startswith(("val/mse_", "fit/mse_"))}
+        for errors in self.errors.values():
+            errors.reset()
         epoch = self.clock.epoch_after(self.trainer.global_step - 1)  # the epoch of the last step
-        self.log_dict({k: v.float().to(self.device) for k, v in logged.items()} | {"epoch": float(epoch)})
+        self.log_dict(logged | {"epoch": float(epoch)})
 
     def new_optimizer(self) -> Optimizer:
         """Create a new optimizer for all parameters. `Muon` needs to see the layers: it has an argument `network`."""

@@ -28,7 +28,7 @@ from diffusion.report.run import utilization_text
 from diffusion.runs.record import RunRecord
 from diffusion.training.checks import is_error
 from diffusion.training.clock import Clock
-from diffusion.training.module import VALIDATED, Diffusion
+from diffusion.training.module import Diffusion
 from diffusion.training.recipe import Recipe
 
 SHOWN = 16  # samples in a picture if samples.n is not set
@@ -122,7 +122,7 @@ class Forecast(Callback):
         last, during = (way.evaluations(recipe.schedule) for way in (self.drawing, self.drawing.in_training))
         (scored, shown), left = self.amounts, clock.total - step
         validations = -(-clock.total // clock.validate_every) - step // clock.validate_every
-        images = -(-len(data.splits["val"]) // devices) * len(VALIDATED) * settings.validation.draws
+        images = -(-len(data.splits["val"]) // devices) * 2 * settings.validation.draws  # and as many training images
         validation = validations * images * (2 if recipe.ema else 1)
         pictures, scores = (
             clock.times(n, step) for n in (settings.samples.every_n_epochs, settings.score.every_n_epochs)

@@ -9,9 +9,9 @@ from torch import Tensor
 from diffusion import nearest
 from diffusion.data import duplicates
 from diffusion.data.batches import Split
-from diffusion.data.duplicates import NEAR, across, near
+from diffusion.data.duplicates import across
 from diffusion.data.module import ImageData
-from diffusion.nearest import miniature, mirrored, neighbours, shifted
+from diffusion.nearest import NEAR, miniature, mirrored, near_duplicates, neighbours, shifted
 
 
 def noise(n: int, seed: int, side: int = 16) -> Tensor:
@@ -60,7 +60,7 @@ def test_near_duplicates_are_those_of_a_full_comparison(side: int) -> None:
     pattern = torch.randn(200, 3, 1, 1, generator=g) if side > 16 else torch.randn(200, 3, side, side, generator=g)
     images = (known[:200] + strength * pattern).clamp(0, 255).byte()
     rms = (miniature(images, 16)[:, None] - miniature(known, 16)).square().mean(dim=2).sqrt()
-    rows, index = near(images, known, lambda x: [x])
+    rows, index = near_duplicates(images, known, lambda x: [x])
     assert rows.tolist() == (rms < NEAR).any(dim=1).nonzero().flatten().tolist()
     assert 20 < len(rows) < 180
     assert torch.equal(index, rms.argmin(dim=1)[rows])

@@ -15,8 +15,8 @@ from diffusion.data import Folder, to_unit
 from diffusion.data.batches import Split
 from diffusion.errors import UserError
 from diffusion.evaluation.likelihood import Bound, Flow, bits_per_dimension
-from diffusion.metric.baselines import draw
 from diffusion.metric.record import Reference, Score
+from diffusion.metric.score import draw
 from diffusion.process.denoiser import Denoiser, Thresholded, clip
 from diffusion.process.grid import log_snr
 from diffusion.process.likelihood import flow_likelihood, variational_bound

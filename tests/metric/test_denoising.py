@@ -3,43 +3,105 @@ import math
 import pytest
 import torch
 
-from diffusion.metric.denoising import DenoisingError, FrozenGrid
+from diffusion.metric.denoising import DenoisingErrors, FrozenGrid
+
+N = 40
+g = torch.Generator().manual_seed(0)
+INDEX, T = torch.arange(N), (torch.rand(N, generator=g) * 0.999 + 0.0005)
+VAL, FIT = torch.rand(N, generator=g) + 10 * T, torch.rand(N, generator=g) + 10 * T - 0.2
 
 
-def test_denoising_error_is_averaged_over_all_examples_and_per_bin() -> None:
-    metric = DenoisingError()
-    metric.update(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.05, 0.1, 0.11]))
-    metric.update(torch.tensor([10.0]), torch.tensor([1.0]))
-    result = metric.compute()
-    assert float(result["mse"]) == 4.0  # the mean of four examples, not of two batches
-    assert result["bins"].tolist()[:2] == [1.5, 3.0]
-    assert math.isnan(result["bins"][2])
-    assert float(result["bins"][9]) == 10.0
+def filled(order: torch.Tensor, batches: int) -> dict[str, float]:
+    metric = DenoisingErrors()
+    for part, error in (("val", VAL), ("fit", FIT)):
+        for rows in order.tensor_split(batches):
+            metric.update(part, error[rows], T[rows], INDEX[rows])
+        order = order.flip(0)
+    return metric.compute({})
+
+
+def test_errors_are_averaged_over_all_examples_and_per_bin() -> None:
+    metric = DenoisingErrors()
+    metric.update("val", torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.05, 0.1, 0.11]), torch.arange(3))
+    metric.update("val", torch.tensor([10.0]), torch.tensor([1.0]), torch.tensor([3]))
+    found = metric.compute({})
+    assert found["val/mse"] == 4.0  # the mean of four examples, not of two batches
+    assert [found[f"val/mse_bin{i}"] for i in (0, 1, 9)] == [1.5, 3.0, 10.0]
+    assert math.isnan(found["val/mse_bin2"])
+    assert all(math.isnan(found[name]) for name in ("fit/mse", "gap/mse", "gap/se", "gap/half"))
 
 
 def test_every_timestep_of_a_discrete_schedule_falls_into_its_bin() -> None:
     """Row i of T = 1000 is in bin ⌈i/100⌉ − 1, also at the edges 100, 200, …, regardless of the rounding of i/T."""
     i = torch.arange(1, 1001)
-    metric = DenoisingError()
-    metric.update(i.double(), i / 1000)
-    assert metric.count.tolist() == [100] * 10
-    assert metric.compute()["bins"].tolist() == [50.5 + 100 * k for k in range(10)]
+    metric = DenoisingErrors()
+    metric.update("val", i.double(), i / 1000, i)
+    found = metric.compute({})
+    assert [found[f"val/mse_bin{k}"] for k in range(10)] == [50.5 + 100 * k for k in range(10)]
 
 
-def test_sums_are_exact_and_reduce_over_devices() -> None:
-    generator = torch.Generator().manual_seed(0)
-    error, t = torch.rand(10_000, generator=generator), 1 - torch.rand(10_000, generator=generator)
-    parts = [DenoisingError(), DenoisingError()]
-    for part, half in zip(parts, (slice(0, 3000), slice(3000, None)), strict=True):
-        for batch in zip(error[half].split(7), t[half].split(7), strict=True):
-            part.update(*batch)
-    for name, reduction in parts[0]._reductions.items():
-        setattr(parts[0], name, reduction(torch.stack([getattr(p, name) for p in parts])))
-    assert float(parts[0].compute()["mse"]) == pytest.approx(float(error.double().mean()), rel=1e-14)
-    low = error[t <= 0.1].double().mean()
-    assert float(parts[0].compute()["bins"][0]) == pytest.approx(float(low), rel=1e-12)
-    with pytest.raises(ValueError, match="0 < t <= 1"):
-        DenoisingError().update(torch.ones(2), torch.tensor([0.5, 0.0]))
+def test_the_gap_is_the_mean_paired_difference_with_its_standard_error() -> None:
+    d = (VAL - FIT).double()
+    for found in (filled(INDEX, 1), filled(torch.randperm(N, generator=g), 7)):
+        assert found["gap/mse"] == pytest.approx(float(d.mean()))
+        assert found["gap/mse"] == pytest.approx(found["val/mse"] - found["fit/mse"])
+        assert found["gap/se"] == pytest.approx(float(d.std()) / math.sqrt(N))
+        assert found["gap/half"] == pytest.approx(2.0227 * found["gap/se"], rel=1e-3)  # Student's t of 39
+        # pairing removes the variance due to the times
+        assert found["gap/se"] < 0.2 * float(VAL.std()) / math.sqrt(N)
+        for k in range(10):
+            difference = found[f"val/mse_bin{k}"] - found[f"fit/mse_bin{k}"]
+            assert found[f"gap/mse_bin{k}"] == pytest.approx(difference, abs=1e-6)
+
+
+def test_images_without_a_partner_are_not_used_for_the_gap() -> None:
+    metric = DenoisingErrors()
+    for draw in range(4):  # four times the same errors: no new information
+        metric.update("val", VAL, T, INDEX, draw)
+        metric.update("fit", FIT[:9], T[:9], INDEX[:9], draw)
+    d = (VAL - FIT).double()[:9]
+    found = metric.compute({})
+    assert found["gap/mse"] == pytest.approx(float(d.mean()))
+    assert found["gap/se"] == pytest.approx(float(d.std()) / 3)
+    assert found["val/mse"] == pytest.approx(float(VAL.mean()))
+
+
+def test_tiles_of_a_photograph_form_a_cluster_and_one_cluster_has_no_error() -> None:
+    """With the same number of tiles per photograph, the error equals the error of the photographs' means."""
+    common = torch.arange(5.0).repeat(N // 5)
+
+    def computed(sources: list[str]) -> dict[str, float]:
+        metric = DenoisingErrors()
+        metric.update("val", VAL + common, T, INDEX)
+        metric.update("fit", FIT, T, INDEX)
+        return metric.compute({"val": sources})
+
+    found = computed([f"{i % 5}" for i in range(N)])
+    means = (VAL + common - FIT).double().view(-1, 5).mean(dim=0)
+    assert found["gap/se"] == pytest.approx(float(means.std()) / math.sqrt(5))
+    assert found["gap/half"] == pytest.approx(2.776 * found["gap/se"], rel=1e-3)  # Student's t of 4
+    assert math.isnan(computed(["one"] * N)["gap/se"])
+
+
+def test_the_error_is_clustered_by_the_sources_of_both_sets() -> None:
+    """V by its definition: two pairs covary if they share a source in either set."""
+    metric = DenoisingErrors()
+    sources = {"val": [i % 6 for i in range(N)], "fit": [i * i % 11 for i in range(N)]}
+    val, fit = (error + torch.tensor(sources[part]) for part, error in (("val", VAL), ("fit", FIT)))
+    metric.update("val", val, T, INDEX)
+    metric.update("fit", fit, T, INDEX)
+    d = (val - fit).double() - (val - fit).double().mean()
+
+    def v(*parts: str) -> float:
+        names = [tuple(sources[part][i] for part in parts) for i in range(N)]
+        same = torch.tensor([[a == b for a in names] for b in names]).double()
+        return len(set(names)) / (len(set(names)) - 1) * float(d @ same @ d) / N**2
+
+    two_way = v("val") + v("fit") - v("val", "fit")
+    assert two_way > max(v("val"), v("fit"))
+    found = metric.compute({part: list(map(str, names)) for part, names in sources.items()})
+    assert found["gap/se"] ** 2 == pytest.approx(two_way, rel=1e-5)
+    assert found["gap/half"] == pytest.approx(2.571 * found["gap/se"], rel=1e-3)  # Student's t of the 6 sources
 
 
 def test_the_grid_depends_only_on_seed_index_and_draw() -> None:

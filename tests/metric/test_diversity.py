@@ -16,11 +16,11 @@ REFERENCE = Reference.of(normal(5, 4))
 
 
 def vendi(x: torch.Tensor) -> float:
-    return Vendi(REFERENCE).measure(x)["vendi"].value
+    return Vendi().measure(x, REFERENCE)["vendi"].value
 
 
 def score(logits: torch.Tensor) -> float:
-    return InceptionScore(REFERENCE, head=lambda x: x).measure(logits)["inception_score"].value
+    return InceptionScore().measure(logits, REFERENCE)["inception_score"].value
 
 
 def test_inception_score_matches_torch_fidelity_and_known_limits() -> None:

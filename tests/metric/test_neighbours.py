@@ -32,7 +32,7 @@ def brute_force(x: Tensor, y: Tensor, k: int) -> dict[str, float]:
 
 def values(x: Tensor, y: Tensor, k: int) -> dict[str, float]:
     reference = Reference.of(y)
-    found = PrecisionRecall(reference, k=k).measure(x) | DensityCoverage(reference, k=k).measure(x)
+    found = PrecisionRecall(k).measure(x, reference) | DensityCoverage(k).measure(x, reference)
     return {name: estimate.value for name, estimate in found.items()}
 
 
@@ -48,7 +48,7 @@ def test_errors_equal_a_brute_force_jackknife(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(neighbours, "ROWS", 7)
     x, y, k = normal(24, 3, 0.5), normal(30, 4), 2
     reference = Reference.of(y)
-    found = PrecisionRecall(reference, k=k).measure(x) | DensityCoverage(reference, k=k).measure(x)
+    found = PrecisionRecall(k).measure(x, reference) | DensityCoverage(k).measure(x, reference)
     without = [brute_force(torch.cat([x[:j], x[j + 1 :]]), y, k) for j in range(len(x))]
     for name, estimate in found.items():
         assert estimate.error == pytest.approx(
@@ -68,7 +68,7 @@ def test_metrics_have_the_known_values_in_simple_cases() -> None:
     assert one_mode["precision"] > 0.9  # the samples are good …
     assert one_mode["recall"] < 0.55  # … and half of the real images are missing
     assert one_mode["coverage"] < 0.55
-    drawn = DensityCoverage(Reference.of(normal(2000, 9))).measure(normal(2000, 10))
+    drawn = DensityCoverage().measure(normal(2000, 10), Reference.of(normal(2000, 9)))
     assert drawn["density"].value == pytest.approx(1, abs=4 * drawn["density"].error)
     # For equal sizes and distributions, all 5 nearest points are real with probability 2^−5 (Naeem et al., eq. 6).
     assert drawn["coverage"].value == pytest.approx(1 - 2**-5, abs=0.015)

@@ -1,7 +1,6 @@
 """Scores in scores.json."""
 
 import json
-import math
 
 import pytest
 
@@ -42,18 +41,6 @@ def through_json(score: Score) -> Score:
 @pytest.mark.parametrize("score", [FULL, BARE, Score("fid", 1.0, None, "noise", Reference("train"))])
 def test_a_score_survives_a_json_round_trip(score: Score) -> None:
     assert through_json(score) == score
-
-
-def test_incomplete_records_can_be_read() -> None:
-    assert math.isnan(Score.from_json({"metric": "fid", "value": None}).value)
-    record = {"metric": "kid", "value": 0.5, "n": 9, "what": "samples", "std": None, "test_evaluation": 2}
-    score = Score.from_json(record | {"reference": {"split": "val"}, "sampler": None, "surprise": [1]})
-    assert score.source == {"test_evaluation": 2, "sampler": None}
-    assert score.details == {"surprise": [1]}
-    assert score.reference == Reference("val", None, None)
-    assert (score.std, score.features, score.low, score.interval) == (None, None, None, None)
-    assert Score.from_json({}).metric == "unknown"
-    assert Score.from_json({"reference": {"n": 9}}).reference == Reference("?", 9)
 
 
 def test_the_protocol_includes_the_settings_but_not_the_source() -> None:

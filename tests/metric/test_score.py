@@ -1,7 +1,5 @@
 import json
 import os
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,24 +10,17 @@ from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.metric import estimate
-from diffusion.metric.baselines import divide
+from diffusion.metric.denoising import DenoisingErrors
 from diffusion.metric.distances import CMMD, FrechetDistance, KernelDistance, SpatialFrechetDistance
 from diffusion.metric.diversity import InceptionScore
-from diffusion.metric.extract import extract
 from diffusion.metric.features import FeatureExtractor
-from diffusion.metric.gap import PairedGap
 from diffusion.metric.neighbours import DensityCoverage, PrecisionRecall
 from diffusion.metric.record import Reference, Score
-from diffusion.metric.reference import reference_key, reference_statistics
-from diffusion.metric.score import score, score_features
+from diffusion.metric.reference import extract, reference_key, reference_statistics
+from diffusion.metric.score import divide, score, score_features
 
 pytestmark = pytest.mark.usefixtures("cache")
 Projection = type[FeatureExtractor]
-
-
-def values(images: Tensor | Iterator[Tensor], extractor: FeatureExtractor, reference_images: Tensor) -> dict:
-    reference = reference_statistics(reference_images, extractor)
-    return {name: s.value for name, s in score(images, extractor, reference).items()}
 
 
 def test_a_score_records_its_protocol(projection: Projection, photographs: Tensor) -> None:
@@ -56,14 +47,14 @@ def test_a_score_records_its_protocol(projection: Projection, photographs: Tenso
         assert ("std" in values) == (metric == "kid_projection")
 
 
-EVERY = (FrechetDistance, CMMD, PrecisionRecall, DensityCoverage)
+EVERY = (FrechetDistance(), CMMD(), PrecisionRecall(), DensityCoverage())
 
 
 def test_one_pass_of_the_extractor_serves_all_metrics(projection: Projection, photographs: Tensor) -> None:
     extractor, seen = projection(), []
     reference = reference_statistics(photographs[:100], extractor)
     extractor.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
-    found = score(photographs[100:160], extractor, reference, metrics=(*EVERY, InceptionScore))
+    found = score(photographs[100:160], extractor, reference, metrics=(*EVERY, InceptionScore()))
     assert sum(seen) == 60
     short = ["fd", "cmmd", "precision", "recall", "density", "coverage"]  # there are no classes, so no Inception Score
     assert list(found) == [f"{name}_projection" for name in short]
@@ -73,7 +64,7 @@ def test_one_pass_of_the_extractor_serves_all_metrics(projection: Projection, ph
         assert s.error > 0
     features = extract(photographs[100:160], extractor)
     assert score_features(features, extractor, reference, metrics=EVERY) == found
-    few = score(photographs[:4], extractor, reference, metrics=(PrecisionRecall, FrechetDistance))
+    few = score(photographs[:4], extractor, reference, metrics=(PrecisionRecall(), FrechetDistance()))
     assert list(few) == ["fd_projection"]  # four images have no four neighbours
 
 
@@ -88,7 +79,7 @@ def test_the_floor_contains_only_differences_by_chance(projection: Projection, p
     assert len(features) == 80
     assert floor.reference == Reference("val", 100, reference.key)
     assert floor.high < apart.low
-    both, again = torch.cat([features, mixed.features]), torch.cat([other, reference.features])
+    both, again = torch.cat([features, mixed.parts[0].features]), torch.cat([other, reference.parts[0].features])
     assert torch.equal(both.sum(dim=1).sort().values, again.sum(dim=1).sort().values)  # each image once
     assert torch.equal(divide(other, reference, seed=1)[0], features)
     assert not torch.equal(divide(other, reference, seed=2)[0], features)
@@ -101,9 +92,9 @@ def test_the_floor_has_the_sizes_of_the_sets_even_if_pairwise_metrics_use_fewer(
         monkeypatch.setattr(estimate, "POOL", used)
         monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / f"{used}"))
         reference = reference_statistics(photographs[:100], projection())
-        assert len(reference.pool) == min(used, 100)
+        assert len(reference.parts[0].pool) == min(used, 100)
         features, mixed = divide(extract(photographs[100:180], projection()), reference)
-        return score_features(features, projection(), mixed, metrics=(FrechetDistance, PrecisionRecall))
+        return score_features(features, projection(), mixed, metrics=(FrechetDistance(), PrecisionRecall()))
 
     whole, pooled = floor(used=1000), floor(used=30)
     assert {(s.n, s.reference.n) for s in (*whole.values(), *pooled.values())} == {(80, 100)}
@@ -140,11 +131,11 @@ def test_spatial_features_need_no_second_pass_and_sfd_matches_numpy(
     mapped: FeatureExtractor, photographs: Tensor, cache: Path
 ) -> None:
     extractor, seen = mapped, []
-    metrics = (FrechetDistance, partial(SpatialFrechetDistance))
+    metrics = (FrechetDistance(), SpatialFrechetDistance())
     images, real = photographs[100:160], photographs[:100]
     alone = score(images, extractor, reference_statistics(real, extractor))
     extractor.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
-    reference = reference_statistics(real, extractor, spatial=True)
+    reference = reference_statistics(real, extractor, metrics=metrics)
     assert sum(seen) == 101  # one image twice, to compare its features with those of an earlier cache
     found = score(images, extractor, reference, metrics=metrics)
     assert sum(seen) == 161
@@ -157,22 +148,22 @@ def test_spatial_features_need_no_second_pass_and_sfd_matches_numpy(
     assert score(images, extractor, reference_statistics(real, extractor), metrics=metrics).keys() == {"fd_projection"}
     features = extract(images, extractor, spatial=True)
     floor, mixed = divide(features, reference, seed=1)
-    after = torch.cat([floor[:, 24:], mixed.spatial.features])
-    before = torch.cat([features[:, 24:], reference.spatial.features])
+    after = torch.cat([floor[:, 24:], mixed.parts[1].features])
+    before = torch.cat([features[:, 24:], reference.parts[1].features])
     assert torch.equal(after.sum(dim=1).sort().values, before.sum(dim=1).sort().values)
-    assert not torch.equal(mixed.spatial.features, reference.spatial.features)
+    assert not torch.equal(mixed.parts[1].features, reference.parts[1].features)
 
 
 def process(rank: int, init: str, part: Tensor, whole: Tensor, extractor: FeatureExtractor, out: str) -> None:
     """Score in one of two processes that work together."""
     torch.distributed.init_process_group("gloo", f"file://{init}", rank=rank, world_size=2)
     reference = reference_statistics(whole, extractor)
-    found = score(part, extractor, reference, metrics=(*EVERY, KernelDistance))
+    found = score(part, extractor, reference, metrics=(*EVERY, KernelDistance()))
     values = {name: (s.n, s.value, s.error) for name, s in found.items()}
-    gap, index = PairedGap(), torch.arange(3 + rank)
+    errors, index = DenoisingErrors(), torch.arange(3 + rank)
     for split, error in (("val", 0.75), ("fit", 0.5)):
-        gap.update(split, torch.full((len(index),), error), torch.full((len(index),), 0.5), index + 100 * rank)
-    values |= {"gap": gap.compute()["images"].tolist()}
+        errors.update(split, torch.full((len(index),), error), torch.full((len(index),), 0.5), index + 100 * rank)
+    values |= {"errors": errors.compute({})}
     torch.save(values, f"{out}{rank}")
     torch.distributed.destroy_process_group()
 
@@ -182,7 +173,7 @@ def test_processes_count_each_image_once(first: int, projection: Projection, pho
     """With unequal shares, or one process without images, both get the score of all images."""
     extractor, images, whole = projection(), photographs[100:137], photographs[:100]
     reference = reference_statistics(whole, extractor)
-    alone = score(images, extractor, reference, metrics=(*EVERY, KernelDistance))
+    alone = score(images, extractor, reference, metrics=(*EVERY, KernelDistance()))
     parts, out = (images[:first], images[first:]), str(tmp_path / "out")
     fork = torch.multiprocessing.get_context("fork")
     made = [
@@ -198,26 +189,7 @@ def test_processes_count_each_image_once(first: int, projection: Projection, pho
         together = torch.load(f"{out}{rank}")
         for name, s in alone.items():
             assert together[name] == pytest.approx((37, s.value, s.error), rel=1e-5, abs=1e-9)
-        assert together["gap"] == [0.25] * 7
-
-
-def test_exactly_n_generated_images_are_scored(projection: Projection, photographs: Tensor) -> None:
-    extractor = projection()
-    reference = reference_statistics(photographs[:100], extractor)
-    seen = []
-
-    def sampler() -> Iterator[Tensor]:
-        for batch in photographs[100:].split(16):
-            seen.append(len(batch))
-            yield batch
-
-    found = score(sampler(), extractor, reference, n=37)
-    assert {s.n for s in found.values()} == {37}
-    assert sum(seen) == 48  # no further batch is generated
-    exact = values(photographs[100:137], extractor, photographs[:100])
-    assert {k: s.value for k, s in found.items()} == pytest.approx(exact, rel=1e-9)
-    with pytest.raises(ValueError, match="got 5 images; expected 6"):
-        score(iter([photographs[:5]]), extractor, reference, n=6)
+        assert [together["errors"][name] for name in ("val/mse", "gap/mse", "gap/se")] == [0.75, 0.25, 0]
 
 
 def test_statistics_are_computed_once_per_key(
@@ -231,9 +203,11 @@ def test_statistics_are_computed_once_per_key(
     assert second.name == "test"
     assert passed == [1]
     for name in ("mean", "cov", "features"):
-        assert torch.equal(getattr(first, name), getattr(second, name))
+        assert torch.equal(getattr(first.parts[0], name), getattr(second.parts[0], name))
     assert os.listdir(cache) == [f"{first.key}.pt"]
-    torch.testing.assert_close(first.cov, projection()(photographs[:50]).double().T.cov(), rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(
+        first.parts[0].cov, projection()(photographs[:50]).double().T.cov(), rtol=1e-5, atol=1e-8
+    )
 
 
 def test_the_reference_key_depends_on_the_images_and_the_extractor(projection: Projection, photographs: Tensor) -> None:
@@ -261,14 +235,14 @@ def test_a_damaged_cache_file_is_replaced_and_a_full_disk_is_no_error(
     file = cache / f"{first.key}.pt"
     file.write_bytes(file.read_bytes()[:1000])
     again = reference_statistics(photographs[:50], extractor)
-    assert torch.equal(again.cov, first.cov)
+    assert torch.equal(again.parts[0].cov, first.parts[0].cov)
     assert len(file.read_bytes()) > 1000  # it was replaced
 
     def full(*_args: object, **_options: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    assert reference_statistics(photographs[:60], extractor).n == 60
+    assert reference_statistics(photographs[:60], extractor).parts[0].n == 60
     assert os.listdir(cache) == [file.name]
 
 
@@ -277,7 +251,7 @@ def test_a_changed_extractor_is_noticed(projection: Projection, photographs: Ten
     first = reference_statistics(photographs[:50], extractor)
     features = extractor.features
     monkeypatch.setattr(extractor, "features", lambda images: 2 * features(images))
-    assert torch.allclose(reference_statistics(photographs[:50], extractor).mean, 2 * first.mean)
+    assert torch.allclose(reference_statistics(photographs[:50], extractor).parts[0].mean, 2 * first.parts[0].mean)
 
 
 def test_invalid_images_and_references_are_refused(projection: Projection, photographs: Tensor) -> None:
@@ -292,4 +266,4 @@ def test_invalid_images_and_references_are_refused(projection: Projection, photo
         score(photographs[:10], projection(seed=1), reference)
     for images in (photographs[:2] / 255, photographs[0], photographs[:2, :2]):
         with pytest.raises(TypeError, match="uint8"):
-            score(images, extractor, reference)
+            extractor(images)
