@@ -5,7 +5,6 @@ their number of updates. A run that is resumed removes those of later steps. The
 `diffusion.process.averaging`.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from diffusion.process.averaging import Profile, coefficients, gamma_of
 FOLDER = "averages"  # subfolder of the checkpoints' folder
 STATE = "PowerEMA"  # key of the averages in a checkpoint's callbacks
 WORST = 0.25  # largest missing part of a profile, in the L² norm
-Averages = Mapping[str, Mapping[str, Tensor]]  # σ_rel -> name in the module -> averaged parameter
 
 
 def snapshot(checkpoints: Path, step: int) -> Path:
@@ -31,13 +29,7 @@ def snapshot(checkpoints: Path, step: int) -> Path:
 
 def snapshots(checkpoints: Path) -> dict[int, Path]:
     """step -> file, for all snapshots in a folder of checkpoints, in order."""
-    found = {file: re.fullmatch(r"step-(\d+)\.pt", file.name) for file in sorted((checkpoints / FOLDER).glob("*"))}
-    return {int(match[1]): file for file, match in found.items() if match}
-
-
-def save(averages: Averages, updates: int, path: Path) -> None:
-    """Write a snapshot. Raises OSError like `storage.save`."""
-    storage.save({"averages": averages, "updates": updates}, path)
+    return {int(file.stem[5:]): file for file in sorted((checkpoints / FOLDER).glob("step-*[0-9].pt"))}
 
 
 def of_length(contents: Mapping[str, Any], path: Path, length: float) -> dict[str, Tensor]:
@@ -46,24 +38,20 @@ def of_length(contents: Mapping[str, Any], path: Path, length: float) -> dict[st
     A tracked length is in the checkpoint itself. Any other length is a linear combination, in float64, of the averages
     in the checkpoint and in the earlier snapshots. Raises UserError if that is impossible or too inaccurate.
     """
-    asked = f"ckpt={path}: weights={length:g}"
-    wanted, state = gamma_of(length), contents.get("callbacks", {}).get(STATE)
+    asked, wanted = f"ckpt={path}: weights={length:g}", gamma_of(length)
+    state = contents.get("callbacks", {}).get(STATE)
     if state is None:
-        raise UserError(
-            f"{asked}: an average of another length is computed from a run's averages, and this file contains none; "
-            "use a run trained with ema=power, or weights=ema or weights=raw"
-        )
-    own: Averages = state["averages"]
+        raise UserError(f"{asked}: only a run with ema=power has averages of other lengths; use weights=ema or raw")
+    own: Mapping[str, Mapping[str, Tensor]] = state["averages"]  # σ_rel -> name in the module -> averaged parameter
     if (tracked := own.get(repr(float(length)))) is not None:
         return dict(tracked)
-    held: dict[int, Averages] = {}  # by number of updates
-    for step, file in snapshots(path.parent).items():
-        if step < contents["global_step"]:
-            try:
-                found = storage.load(file, mapped=True)
-            except storage.Damaged as error:
-                raise UserError(f"{asked}: {file} is needed, but {error}; restore it, or use weights=ema") from error
-            held[found["updates"]] = found["averages"]
+    held = {}  # by number of updates
+    for file in (file for step, file in snapshots(path.parent).items() if step < contents["global_step"]):
+        try:
+            found = storage.load(file, mapped=True)
+        except storage.Damaged as error:
+            raise UserError(f"{asked}: {file} is needed, but {error}; restore it, or use weights=ema") from error
+        held[found["updates"]] = found["averages"]
     held[state["updates"]] = own
     profiles = [Profile(gamma_of(float(each)), n) for n in held for each in own]
     factors, missing = coefficients(profiles, Profile(wanted, state["updates"]))

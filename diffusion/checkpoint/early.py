@@ -31,11 +31,7 @@ def kept(checkpoints: Path, step: int) -> Path | None:
 
 def find(checkpoints: Path, step: int) -> Path:
     """Like `kept`, but raises UserError if there is neither."""
-    if (found := kept(checkpoints, step)) is not None:
-        return found
-    numbered = sorted(storage.step_in_name(file) for file in storage.numbered_files(checkpoints))
-    steps = ", ".join(map(str, numbered)) or "none"
-    raise UserError(
-        f"guidance.step={step}: {checkpoints} contains no weights of this step; its checkpoints are of {steps}: choose "
-        "one of them, or guidance.ckpt=…, or guidance=none"
-    )
+    if (found := kept(checkpoints, step)) is None:
+        steps = ", ".join(str(storage.step_in_name(file)) for file in storage.numbered_files(checkpoints)) or "none"
+        raise UserError(f"guidance.step={step}: {checkpoints} has no weights of this step; it has those of {steps}")
+    return found

@@ -1,13 +1,11 @@
 """Exported models: safetensors files, which contain tensors and text but no executable code."""
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -19,9 +17,8 @@ from diffusion.files import replace
 
 SUFFIX = ".safetensors"
 FORMAT = "diffusion-experiments 1"
-AVERAGED = re.compile(r"ema( 0\.\d+)?")  # kinds of averaged weights
 KEPT = (*PARTS, *OPTIONAL_PARTS, "seed", "score", "label_dropout", "matmul_precision")  # keys of the configuration
-MALFORMED = (KeyError, ValueError, RecursionError, OmegaConfBaseException)  # raised for foreign metadata
+MALFORMED = (KeyError, ValueError, RecursionError, yaml.YAMLError)  # raised for foreign metadata
 
 
 def write(file: Path, weights: Mapping[str, Tensor], about: Mapping[str, str]) -> Path:
@@ -41,29 +38,18 @@ def metadata(
         kind: `ema`, `raw`, or `ema 0.08` for an average of this length.
         labels: class -> number of training images, ordered by class index.
     """
-    return {
-        "format": FORMAT,
-        "config": json.dumps({key: config[key] for key in KEPT if key in config}),
-        "facts": json.dumps(dict(facts)),
-        "step": str(step),
-        "epoch": str(epoch),
-        "weights": kind,
-        "labels": json.dumps(dict(labels)),
-    }
+    kept = {key: config[key] for key in KEPT if key in config}
+    values = {"config": kept, "facts": dict(facts), "step": step, "epoch": epoch, "labels": dict(labels)}
+    return {"format": FORMAT, "weights": kind} | {key: json.dumps(value) for key, value in values.items()}
 
 
 def described(found: Mapping[str, str]) -> dict[str, Any]:
     """The metadata of a file in the form of a checkpoint without weights. Raises one of `MALFORMED`."""
-    contents = {
-        "config": OmegaConf.to_yaml(OmegaConf.create(json.loads(found["config"]))),
-        "facts": json.loads(found["facts"]),
-        "global_step": int(found["step"]),
-        "epoch": int(found["epoch"]),
-        "labels": json.loads(found["labels"]),
-    }
-    if AVERAGED.fullmatch(kind := found["weights"]):
-        return {**contents, "current_model_state": {}, "weights": kind}  # the raw weights were not exported
-    return contents
+    contents = {key: json.loads(found[key]) for key in ("facts", "epoch", "labels")}
+    contents |= {"config": yaml.safe_dump(json.loads(found["config"])), "global_step": int(found["step"])}
+    if (kind := found["weights"]) == "raw":
+        return contents
+    return {**contents, "current_model_state": {}, "weights": kind}  # the raw weights were not exported
 
 
 def read(file: Path, prefix: str) -> dict[str, Any]:
@@ -76,6 +62,4 @@ def read(file: Path, prefix: str) -> dict[str, Any]:
             tensors = {prefix + name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             return {"state_dict": tensors, **described(opened.metadata() or {})}
     except (SafetensorError, OSError, *MALFORMED) as error:
-        raise UserError(
-            f"ckpt={file}: not a readable file of diffusion.export ({first_line(error)}); export it again"
-        ) from error
+        raise UserError(f"ckpt={file}: not a readable file of diffusion.export ({first_line(error)})") from error

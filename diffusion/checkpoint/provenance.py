@@ -18,15 +18,11 @@ def code_version() -> str:
     """`0.1.0`; in a git checkout `0.1.0 3f9a71c2d04e` with the commit; a final `+` if tracked files have changed."""
     if not (PACKAGE.parent / ".git").exists():
         return VERSION
-    git = ["git", "-C", str(PACKAGE.parent)]
+    git = ["git", "-C", str(PACKAGE.parent), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, check=True, timeout=10
-        )
+        return f"{VERSION} {subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()}"
     except (OSError, subprocess.SubprocessError):
         return VERSION
-    return f"{VERSION} {commit.stdout[:12]}{'+' if changed.stdout else ''}"
 
 
 def versions() -> dict[str, str]:

@@ -40,10 +40,8 @@ def prune(folder: Path, weights: bool) -> int:
         file = model.path.with_suffix(exported.SUFFIX)
         if file.is_file() and (kind := restore.restore(file).weights) != model.weights:
             raise UserError(f"{file}: it holds {kind} weights, which this would replace; nothing was removed; move it")
-        state = model.denoiser.network.state_dict()
-        exported.write(file, state, model.about)
-        read = restore.restore(file).denoiser.network.state_dict()
-        if any(not read[name].equal(value) for name, value in state.items()):
+        exported.write(file, model.denoiser.network.state_dict(), model.about)
+        if restore.restore(file).source["network_hash"] != model.source["network_hash"]:
             raise UserError(f"{file}: its content is not what was written; nothing was removed; try again")
         gain -= file.stat().st_size
     for old in files:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from diffusion.config.validation import Group
 
@@ -34,16 +34,23 @@ def _chosen(node: dict[str, Any] | None) -> dict[str, Any] | None:
 Name = Annotated[str, BeforeValidator(lambda x: str(x) if type(x) is int else x), AfterValidator(_inside)]
 Count = Annotated[int, Ge(1)]
 CountOrZero = Annotated[int, Ge(0)]
-Devices = Count | Literal["auto"]
+Fraction = Annotated[float, Ge(0), Le(1)]
+Positive = Annotated[float, Gt(0), Le(1)]  # a fraction
 Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 Split = Literal["train", "val", "test"]
 Precision = Literal["highest", "high", "medium"]
 Mixed = Literal["bf16-mixed", "16-mixed"]
-Audit = list[Literal["pixels", "features"]]
-Baselines = list[Literal["noise", "real", "floor"]]
-Weights = Literal["ema", "raw"] | Annotated[float, Gt(0), Le(0.288)]
+OptionalGroup = dict[str, Any] | None  # a group in which nothing may be chosen
 NonNegative = Annotated[float, Ge(0)]
 Interval = Annotated[list[NonNegative | None], MinLen(2), MaxLen(2)]
+Audit = Annotated[
+    list[Literal["pixels", "features"]],
+    Field(description="Look for copies of training images among the samples, comparing [pixels, features]."),
+]
+Trained = Annotated[
+    str,
+    Field(description="A run, a checkpoint, an exported file, a diffusers folder, or `last`: the run that saved last."),
+]
 
 
 class Settings(BaseModel):
@@ -68,11 +75,9 @@ class Checkpoint(Settings):
     """Checkpoints, saved after every validation: last.ckpt, best.ckpt (lowest val/mse) and step-….ckpt."""
 
     keep: Count = 2
-    """Number of newest step-….ckpt files to keep. 1 uses the least disk space, but leaves no older checkpoint to fall
-    back to if the newest is damaged."""
+    """Newest step-….ckpt files to keep. 1 leaves no older checkpoint to fall back to if the newest is damaged."""
     finished: Literal["all", "best", "weights"] = "all"
-    """Checkpoints to keep when the run is complete: all, only best.ckpt, or only the final weights, as
-    last.safetensors."""
+    """Kept when the run is complete: all, only best.ckpt, or only the final weights, as last.safetensors."""
     every_n_steps: Count | None = None
     """Also save at this interval, in optimizer steps; useful for long epochs."""
 
@@ -94,9 +99,8 @@ class Samples(Settings):
     every_n_epochs: Count | None = 10
     """Epochs between pictures; null: only one picture, at the end."""
     precision: Mixed | None = None
-    """Faster sampling, of pictures and of scored samples, that changes them slightly: bf16-mixed computes the network's
-    products in bfloat16, 16-mixed in float16, for GPUs without bfloat16; null: float32, whatever trainer.precision
-    is."""
+    """Faster sampling, of pictures and of scored samples, that changes them slightly: see `precision` of
+    diffusion.sample; null: float32, whatever trainer.precision is."""
 
 
 SCORED = 512  # samples to score if their number is not set
@@ -106,8 +110,7 @@ class Score(Settings):
     """Scores of samples at the end of a run: the metrics in the group `metrics`, on the features in `features`."""
 
     n: CountOrZero | None = None
-    """Number of samples to score; 0: none. Unset: 512, or none if they would cost more than training (and sweep.score
-    does not need them)."""
+    """Number of samples to score; 0: none. Unset: 512, or none if they would cost more than training."""
     every_n_epochs: Count | None = None
     """Also score during training, every this many epochs, with the Fréchet and kernel distances."""
     split: Split = "val"
@@ -115,7 +118,6 @@ class Score(Settings):
     to_train: bool = False
     """Also score the final samples against the training images, as much of the literature does. This rewards copies."""
     audit: Audit = []
-    """Look for copies of training images among the samples, comparing [pixels, features]."""
     baselines: list[Literal["noise", "real", "floor", "untrained"]] = ["noise", "real", "floor"]
     """Baselines to score besides the samples, with the same n: noise, real, floor, untrained."""
     batch_size: Count = 64
@@ -135,7 +137,7 @@ class Sweep(Settings):
 
 
 class Trainer(Settings):
-    """Arguments of Lightning's Trainer. Those that a run sets itself are refused: see `INSTEAD`."""
+    """The arguments of Lightning's Trainer whose meaning a run changes; conf/trainer/default.yaml lists others."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -144,18 +146,17 @@ class Trainer(Settings):
     max_steps: Count | Literal[-1] = -1
     """Optimizer steps of the run; -1: no limit. Training ends at the first limit reached, max_epochs or max_steps."""
     accumulate_grad_batches: Count = 1
-    """Gradient accumulation: batches per optimizer step. Alternatively, data.global_batch_size sets the images per
-    step; limit_train_batches and val_check_interval then count optimizer steps."""
+    """Batches per optimizer step. Alternatively, data.global_batch_size sets the images per step; limit_train_batches
+    and val_check_interval then count optimizer steps."""
     max_time: Annotated[str | None, BeforeValidator(_time)] = None
-    """Time limit, as DD:HH:MM:SS, after which training saves a checkpoint and stops. A resumed run gets the full time
-    again."""
-    limit_train_batches: Count | Annotated[float, Ge(0), Le(1)] | None = None
+    """Time limit, as DD:HH:MM:SS, after which training saves and stops. A resumed run gets the full time again."""
+    limit_train_batches: Count | Fraction | None = None
     """Batches per epoch, as a number or a fraction, for quick tests."""
-    limit_val_batches: Count | Annotated[float, Gt(0), Le(1)] | None = None
+    limit_val_batches: Count | Positive | None = None
     """Batches per validation, of held-out and of training images each, as a number or a fraction, for quick tests."""
     check_val_every_n_epoch: Count | None = 1
     """Epochs between validations, or whose fraction val_check_interval is. A number of batches replaces it."""
-    val_check_interval: Count | Annotated[float, Gt(0), Le(1)] | None = None
+    val_check_interval: Count | Positive | None = None
     """Batches between validations, as a number or a fraction of an epoch. The last step is always validated."""
     log_every_n_steps: CountOrZero = 50
     """Optimizer steps between rows of metrics.csv."""
@@ -181,34 +182,29 @@ class Train(Settings):
     schedule: Group
     prediction: Group
     objective: Group
-    augmentation: dict[str, Any] | None = None
-    crops: dict[str, Any] | None = None
+    augmentation: OptionalGroup = None
+    crops: OptionalGroup = None
     optimizer: Group
     lr_scheduler: Group
-    ema: Annotated[dict[str, Any] | None, AfterValidator(_chosen)] = None
+    ema: Annotated[OptionalGroup, AfterValidator(_chosen)] = None
     trainer: Trainer
     sampler: Group
-    guidance: dict[str, Any] | None = None
+    guidance: OptionalGroup = None
     features: Group
     metrics: Group
-    logger: dict[str, Any] | None = None
-    callbacks: dict[str, Any] | None = None
+    logger: OptionalGroup = None
+    callbacks: OptionalGroup = None
 
     compile: bool = False
     """Compile the network with torch.compile, which takes minutes and pays in long runs on a GPU."""
-    channels_last: bool = True
-    """Use the channels-last memory layout, in which convolutions are fastest."""
     matmul_precision: Precision = "high"
     """Precision of float32 products: on a GPU, `high` and `medium` are TF32. On a CPU with AMX, `medium` multiplies
     matrices in bfloat16; on other CPUs it is float32, too, and faster for transformers (docs/scaling.md)."""
-
-    label_dropout: Annotated[float, Ge(0), Le(1)] = 0.1
+    label_dropout: Fraction = 0.1
     """Fraction of training images shown without their label, to train the network with and without labels."""
     least_interval: Count = 25
     """Minimum number of optimizer steps between validations (each saves a checkpoint), pictures or scores whose
-    interval is given in epochs: with few images, an epoch is only a step or two. In a short run, at most a tenth of its
-    steps."""
-
+    interval is given in epochs, which may be a step or two. In a short run, at most a tenth of its steps."""
     restarts: CountOrZero = 0
     """How often a run on several devices, or a job of a sweep, starts again from its newest checkpoint after one of its
     processes was killed or has failed, e.g. because a device was lost."""
@@ -225,31 +221,29 @@ class FromModel(Settings):
     """The settings shared by all commands that draw from a trained model."""
 
     ckpt: str | None = None
-    weights: Weights = "ema"
+    weights: Literal["ema", "raw"] | Annotated[float, Gt(0), Le(0.288)] = "ema"
     """Averaged (`ema`) or `raw` weights; or a number: the length of a post-hoc average, for a run with ema=power."""
     precision: Mixed | None = None
     """Faster sampling that changes the samples slightly: bf16-mixed computes the network's products in bfloat16,
     16-mixed in float16, for GPUs without bfloat16; null: float32."""
     device: str = "auto"
     """Device: auto, cpu, cuda, cuda:1, mps."""
-    guidance: dict[str, Any] | None = None
+    guidance: OptionalGroup = None
     name: Name = "${hydra:job.name}"
     """Name in the report of an evaluation; sample, edit and study do not use it."""
 
 
-class Shared(Settings):
+class Shared(FromModel):
     """The setting of all commands that share their samples among devices."""
 
-    devices: Devices = "auto"
+    devices: Count | Literal["auto"] = "auto"
     """Number of sampling processes, each on its own GPU or sharing the CPU; auto: one per GPU, or 1."""
 
 
 class Drawn(FromModel):
     """The settings shared by the commands that only draw."""
 
-    ckpt: str
-    """A run's folder, a checkpoint, an exported file, a diffusers folder, or `last`: the run in outputs/ that saved
-    most recently."""
+    ckpt: Trained
     seed: Seed | None = None
     """Image i depends only on (seed, i), not on n or batch_size; null: the run's seed."""
     batch_size: Count = 64
@@ -277,9 +271,8 @@ class Edit(Drawn):
     """Draw variants of a picture, inpaint a part of it, or interpolate between two noises."""
 
     image: str | None = None
-    """Picture to start from. It is cropped around its centre to the proportions of the model's images, and scaled
-    down."""
-    strength: Annotated[float, Gt(0), Le(1)] | None = None
+    """Picture to start from; it is cropped around its centre to the proportions of the model's images, and scaled."""
+    strength: Positive | None = None
     """How strongly the picture is changed: the fraction of the sampler's steps that are run. null: 0.6."""
     mask: str | None = None
     """Instead, inpaint the picture where this mask is white (brighter than grey) or transparent, by the method in the
@@ -293,15 +286,25 @@ class Edit(Drawn):
     inpainting: Group
 
 
-class Evaluate(FromModel, Shared):
+class Scored(Shared):
+    """The settings shared by the commands that score samples."""
+
+    split: Split = "val"
+    """Split of the reference images. Use `test` only after all choices have been made, and only once per run."""
+    baselines: list[Literal["noise", "real", "floor"]] = ["noise", "real", "floor"]
+    """Baselines to score besides the samples, with the same n."""
+    features: Group
+    metrics: Group
+    data: Group
+
+
+class Evaluate(Scored):
     """Score a trained model, or a folder of images, against real images."""
 
     ckpt: str | None = None
     """Score samples of this run, checkpoint, exported file or diffusers folder, or of the `last` run."""
     images: str | None = None
     """Score the images in this folder instead, such as the `images` folder of diffusion.sample."""
-    split: Split = "val"
-    """Split of the reference images. Use `test` only after all choices have been made, and only once per run."""
     again: bool = False
     """Allow another evaluation of the run on `test`; it is recorded as such."""
     n: Count | None = None
@@ -312,48 +315,33 @@ class Evaluate(FromModel, Shared):
     batch_size: Count | None = None
     """Samples drawn per batch; null: as in the run."""
     audit: Audit = []
-    """Look for copies of training images, comparing [pixels, features]."""
     bits: CountOrZero = 0
     """Number of held-out images whose bits per dimension are computed, by the group `likelihood`; 0: none."""
-    baselines: Baselines = ["noise", "real", "floor"]
-    """Baselines to score besides the samples, with the same n."""
     by_class: bool = False
     """Also score the samples of each class against the reference images of that class."""
     sampler: Group
-    features: Group
-    metrics: Group
-    data: Group
     likelihood: Group
 
 
-class AnyStudy(FromModel, Shared):
-    """The settings shared by all studies of a trained model."""
+class AnyStudy(Scored):
+    """The settings shared by all studies of a trained model. On test, each of their settings is an evaluation."""
 
-    ckpt: str
-    """A run's folder, a checkpoint, an exported file, a diffusers folder, or `last`: the run in outputs/ that saved
-    most recently."""
+    ckpt: Trained
     n: Count = 250
-    """Samples per setting, all from the same noise; for a model with labels, each class as often as in the
-    reference."""
-    baselines: Baselines = ["floor"]
+    """Samples per setting, all from the same noise; with labels, each class as often as in the reference."""
+    baselines: list[Literal["noise", "real", "floor"]] = ["floor"]
     """Baselines to score besides the samples, with the same n."""
-    split: Split = "val"
-    """Split of the reference images. On test, each setting counts as an evaluation, and the best score is biased."""
     seed: Seed = 0
     """Seed of the samples."""
     batch_size: Count = 64
     """Samples drawn per batch."""
-    features: Group
-    metrics: Group
-    data: Group
 
 
 class Study(AnyStudy):
     """Compare samplers on one trained model: scores against network evaluations (NFE) and seconds."""
 
     samplers: Literal["all"] | Annotated[list[str], MinLen(1)] = ["ddim", "dpm_2m", "unipc", "heun"]
-    """Choices of conf/sampler, with overrides after a space: "dpm_2m grid@sampler.grid=karras"; or `all`
-    that fit the model."""
+    """Choices of conf/sampler, with overrides after a space: "dpm_2m grid@sampler.grid=karras"; or `all` that fit."""
     nfe: Annotated[list[Count], MinLen(1)] = [10, 20, 50]
     """Budgets of network evaluations (NFE) per image."""
 
@@ -369,8 +357,8 @@ class GuidanceStudy(AnyStudy):
     samplers: Annotated[list[str], MinLen(1)] = ["run"]
     """The run's sampler (`run`), and choices of conf/sampler with overrides after a space: "heun sampler.steps=18"."""
     steps: Count | None = None
-    """Steps of every sampler whose words do not set them; null: each sampler's own. All scales use the same number of
-    steps, so guidance may double the network evaluations (NFE); the table shows them."""
+    """Steps of every sampler whose words do not set them; null: each sampler's own. Guidance may double the network
+    evaluations (NFE) of a step; the table shows them."""
 
 
 COMMANDS: dict[str, type[Settings]] = {

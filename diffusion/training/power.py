@@ -73,7 +73,7 @@ class PowerEMA(EMA):
             return
         file = files.snapshot(_folder(trainer), self.step)
         try:
-            files.save(self.named(), self.updates, file)
+            storage.save({"averages": self.named(), "updates": self.updates}, file)
         except OSError as error:
             raise unwritable(file, file.parents[2], error) from error
 

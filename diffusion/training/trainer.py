@@ -119,8 +119,7 @@ def dashboards(settings: Train, folder: Path, resumed: Resumed | None) -> list[L
 def prepare_network(module: Diffusion, settings: Train, trainer: pl.Trainer) -> None:
     """Set the memory layout and precision of the network, and compile it if asked to."""
     network = module.denoiser.network
-    if settings.channels_last:
-        to_channels_last(network)
+    to_channels_last(network)
     # Before a checkpoint is loaded and the average is copied: Lightning would convert afterwards, and round.
     trainer.precision_plugin.convert_module(module)
     if settings.compile:
