@@ -2,7 +2,7 @@
 
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from signal import Signals
 from typing import NoReturn
@@ -101,6 +101,11 @@ class Arguments(ArgumentParser):
             default="ema",
             help="ema (default), raw, or, for a run with ema=power, a length such as 0.08",
         )
+
+    def run(self, task: Callable[..., object], words: Sequence[str] | None = None) -> int:
+        """Parse the words, call `task` with the options as its arguments, and return the exit status."""
+        asked = vars(self.parse_args(words))
+        return exit_status(lambda: task(**asked), "check its permissions, or choose another place")
 
     def error(self, message: str) -> NoReturn:
         """Print the error and exit with status 2."""

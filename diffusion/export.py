@@ -1,26 +1,24 @@
-"""`python -m diffusion.export CHECKPOINT [FILE.safetensors]`: export a model in a format that cannot contain code."""
+"""Export a model in a format that cannot contain code: by default, one safetensors file with its configuration.
+
+`sample` and `evaluate` read it like a checkpoint (ckpt=FILE.safetensors); training cannot resume from it, but can start
+from it (init=FILE.safetensors). With --format diffusers, write a folder that diffusers reads too:
+DiffusionPipeline.from_pretrained(FOLDER); models with parts that diffusers lacks are refused (docs/diffusers.md). With
+--format web, write one HTML file that draws pictures in any browser, without a server: the run's page with the network
+inside.
+"""
 
 import sys
-from argparse import Namespace
-from functools import partial
 from pathlib import Path
 
-from diffusion.errors import Arguments, UserError, exit_status, first_line
+from diffusion.errors import Arguments, UserError, first_line
 from diffusion.runs.importing import importing
 
-ABOUT = """\
-Write the weights of a checkpoint and their configuration as one safetensors file. `sample` and `evaluate` read it like
-a checkpoint (ckpt=FILE.safetensors); training cannot resume from it, but can start from it (init=FILE.safetensors).
-With --format diffusers, write a folder that diffusers reads too: DiffusionPipeline.from_pretrained(FOLDER); models with
-parts that diffusers lacks are refused (docs/diffusers.md). With --format web, write one HTML file that draws
-pictures in any browser, without a server: the run's page with the network inside.
-"""
 SUFFIXES = {"safetensors": ".safetensors", "diffusers": "-diffusers", "web": ".html"}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the file or folder. Returns 0, or 2 after printing one line to stderr."""
-    parser = Arguments("export", ABOUT)
+    parser = Arguments("export", __doc__)
     parser.add_argument("checkpoint", help="a checkpoint, a run's folder, or `last`")
     parser.add_argument("file", type=Path, nargs="?", help="default: the checkpoint's name with the format's suffix")
     parser.add_weights()
@@ -29,11 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
         "--sampler", metavar="CHOICE", help="for diffusers, instead of the run's: 'ddim sampler.steps=20'"
     )
     parser.add_config_dir()
-    chosen = parser.parse_args([word.removeprefix("ckpt=") for word in arguments or sys.argv[1:]])
-    return exit_status(partial(export, chosen), "choose a file you can write")
+    return parser.run(export, [word.removeprefix("ckpt=") for word in arguments or sys.argv[1:]])
 
 
-def export(chosen: Namespace) -> None:
+def export(
+    checkpoint: str, file: Path | None, weights: str | float, format: str, sampler: str | None, config_dir: str | None
+) -> None:
     """Write what the command line asks for, and print its path."""
     with importing():
         from hydra.errors import HydraException
@@ -43,22 +42,22 @@ def export(chosen: Namespace) -> None:
     from diffusion.config.choices import searching
     from diffusion.config.composition import choice, composed
 
-    if chosen.sampler and chosen.format != "diffusers":
-        raise UserError(f"--sampler: a file with --format {chosen.format} keeps the sampler of its run; remove it")
-    with searching([chosen.config_dir]):
-        model = restore.restore(find.trained(chosen.checkpoint), chosen.weights)
+    if sampler and format != "diffusers":
+        raise UserError(f"--sampler: a file with --format {format} keeps the sampler of its run; remove it")
+    with searching([config_dir]):
+        model = restore.restore(find.trained(checkpoint), weights)
         node = model.config.get("sampler") or composed("train")["sampler"]
-        if chosen.sampler:
+        if sampler:
             try:
-                name, *overrides = chosen.sampler.split()
+                name, *overrides = sampler.split()
                 node = choice("sampler", name, overrides)
             except HydraException as error:
                 raise UserError(f"--sampler: {first_line(error)}; expected such as 'ddim sampler.steps=20'") from error
-    file = chosen.file or model.path.with_name(model.path.stem + SUFFIXES[chosen.format])
-    if chosen.format == "safetensors":
+    file = file or model.path.with_name(model.path.stem + SUFFIXES[format])
+    if format == "safetensors":
         print(exported.write(file, model.denoiser.network.state_dict(), model.about))
         return
-    if chosen.format == "diffusers":
+    if format == "diffusers":
         model.config["sampler"] = node
         size = model.config["data"]["resolution"]
         call = diffusers_folder.write(file, model.denoiser, make(node, "sampler"), model.model, size, model.about)

@@ -1,4 +1,9 @@
-"""`python -m diffusion.status [FOLDER]`: list the runs in a folder: state, step, time left, score, last write."""
+"""List the runs in a folder and its sub-folders: state, step, time left, score, time of the last write.
+
+The score is the latest value of the run's first metric or, if there is none, the latest denoising error. The states are
+those that the runs recorded; but `died`: the process is gone, `not started`: there is no run.json, `unreadable`:
+run.json is damaged. Exit status: 0 regardless of the runs' states; 2 if the folder does not exist.
+"""
 
 import json
 import math
@@ -14,7 +19,7 @@ from rich import box
 from rich.table import Table
 
 from diffusion.console import console, count, duration
-from diffusion.errors import Arguments, exit_status
+from diffusion.errors import Arguments
 from diffusion.report.lines import Line, line
 from diffusion.runs.folder import command_of, runs_below
 
@@ -22,12 +27,6 @@ STYLES = {
     "complete": "green", "running": "cyan", "interrupted": "yellow", "failed": "red", "died": "red",
     "unreadable": "red", "not started": "dim",
 }  # fmt: skip
-ABOUT = """\
-List the runs in a folder and its sub-folders: state, step, time left, score, time of the last write. The score is the
-latest value of the run's first metric or, if there is none, the latest denoising error. The states are those that the
-runs recorded; but `died`: the process is gone, `not started`: there is no run.json, `unreadable`: run.json is damaged.
-Exit status: 0 regardless of the runs' states; 2 if the folder does not exist.
-"""
 ORDERS: dict[str, Callable[[Line], Any]] = {
     "run": lambda line: 0,  # in the order found
     "state": lambda line: [*STYLES].index(line.state),
@@ -39,12 +38,11 @@ ORDERS: dict[str, Callable[[Line], Any]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """List the runs in a folder. Returns the exit status: 0, or 2 with one line on stderr."""
-    parser = Arguments("status", ABOUT)
+    parser = Arguments("status", __doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
     parser.add_argument("--sort", choices=ORDERS, default="run", help="score: best first; wrote: newest first")
-    parser.add_argument("--json", action="store_true", help="print a list of objects, for programs")
-    asked = parser.parse_args(arguments)
-    return exit_status(lambda: print_status(asked.folder, asked.sort, asked.json), "check the folder's permissions")
+    parser.add_argument("--json", action="store_true", dest="as_json", help="print a list of objects, for programs")
+    return parser.run(print_status, arguments)
 
 
 def print_status(folder: Path, sort: str = "run", as_json: bool = False) -> None:

@@ -1,9 +1,8 @@
 """The work of `diffusion.edit`: variants of a picture, inpainting, and interpolation between two noises."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from diffusion.checkpoint.find import opened
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.config.choices import searched
-from diffusion.config.quoting import command_line, hydra_value
+from diffusion.config.quoting import hydra_value
 from diffusion.config.schema import Edit
 from diffusion.console import console, count, log_to, quiet_libraries
 from diffusion.data import to_unit
@@ -22,14 +21,12 @@ from diffusion.data.image import Unusable, crop_box, planes, read, resized
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import labels_of, make_drawing, save_images
 from diffusion.evaluation.devices import choose_device
-from diffusion.evaluation.drawing import Drawing, source_of
+from diffusion.evaluation.drawing import Drawing
 from diffusion.evaluation.inherited import completed_by
-from diffusion.files import replace as replace_file
 from diffusion.pixels import resolution_of
 from diffusion.process.editing import SDEdit
 from diffusion.process.inpainting import Inpainting
 from diffusion.report.images import enlarged, gif, grid, in_turn, save_png
-from diffusion.runs.folder import recorded_overrides
 
 STRENGTH = 0.6  # default for SDEdit
 COLUMNS = 12  # of grid.png, at most
@@ -49,7 +46,7 @@ class Edits(NamedTuple):
 
 
 def draw_edits(settings: Edit, folder: Path) -> None:
-    """Write images/*.png, grid.png, images.npz and edit.json; for an interpolation also interpolation.gif."""
+    """Write images/*.png, grid.png and images.npz; for an interpolation also interpolation.gif."""
     quiet_libraries()
     log_to(folder / "edit.log")
     check(settings)  # before the model is loaded
@@ -65,23 +62,9 @@ def draw_edits(settings: Edit, folder: Path) -> None:
     if drawing.between:
         gif([enlarged(grid(image[None])) for image in images], folder / "interpolation.gif")
     save_png(overview(made.before, images, len(settings.labels or ())), folder / "grid.png")
-    pinned = {"ckpt": restored.path, "seed": drawing.seed}
-    typed = [word for word in recorded_overrides(folder) if word.partition("=")[0] not in pinned]
-    words = [*(f"{key}={hydra_value(value)}" for key, value in pinned.items()), *typed, *search_words()]
-    record: dict[str, Any] = {
-        "command": command_line("edit", words),
-        "what": made.about,
-        "n": n,
-        "network evaluations of an image": drawing.evaluations(denoiser.schedule),
-        "seed": drawing.seed,
-        **({"inpainting": dict(settings.inpainting)} if settings.mask else {}),
-        **source_of(settings.sampler, settings.guidance, settings.precision),
-        **restored.source,
-    }
-    replace_file(folder / "edit.json", json.dumps(record, indent=1, ensure_ascii=False))
     console.print(f"{count(n, 'image')} of step {restored.step} ({restored.weights} weights) in {folder}")
     more = ", interpolation.gif" if drawing.between else ""
-    console.print(f"  images/, grid.png, images.npz (uint8, N×H×W×C), edit.json{more}")
+    console.print(f"  images/, grid.png, images.npz (uint8, N×H×W×C){more}")
 
 
 def check(settings: Edit) -> None:

@@ -1,16 +1,4 @@
-"""`python -m diffusion.reproduce [STUDY]`: list the studies of docs/results with their costs, or rerun one."""
-
-import sys
-from argparse import Namespace
-from pathlib import Path
-
-from diffusion.console import console
-from diffusion.errors import Arguments, exit_status
-from diffusion.files import digest
-
-ABOUT = """\
-Rerun a study of docs/results, and compare its numbers with the committed ones. Without STUDY, list the studies and
-their costs.
+"""Rerun a study of docs/results, and compare its numbers with the committed ones; without STUDY, list the studies.
 
   python -m diffusion.reproduce                                  the studies; nothing is run
   python -m diffusion.reproduce schedule                         run one, or its missing runs
@@ -24,46 +12,46 @@ seed have no interval: they are listed, but do not count. Exit status: 0 if all 
 that you can fix, with one line on stderr; 130 after Ctrl-C.
 """
 
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffusion.console import console
+from diffusion.errors import Arguments
+from diffusion.files import digest
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """List the studies or run one. Returns the exit status, as explained in `ABOUT`."""
-    parser = Arguments("reproduce", ABOUT)
+    """List the studies or run one. Returns the exit status, as explained above."""
+    parser = Arguments("reproduce", __doc__)
     parser.add_argument("study", nargs="?", help="the study's name, as listed")
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="settings for every run, such as hydra/launcher=joblib"
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/results"), help="default: outputs/results")
-    parser.add_argument(
-        "--commit", type=Path, metavar="FOLDER", help="for developers: write the tables to FOLDER/STUDY"
-    )
     parser.add_config_dir()
-    asked = parser.parse_args(arguments)
-    return exit_status(lambda: reproduce(asked), "check the folder's permissions, or use --out")
+    return parser.run(reproduce, arguments)
 
 
-def reproduce(asked: Namespace) -> None:
+def reproduce(study: str | None, overrides: Sequence[str], out: Path, config_dir: str | None) -> None:
     """List the studies, or run the missing runs of one and compare its numbers with the committed ones."""
     from diffusion.config.choices import choices, searching
     from diffusion.reproduce import studies
 
-    with searching([asked.config_dir]):
-        if asked.study is None:
+    with searching([config_dir]):
+        if study is None:
             for name in choices("results"):
                 when = studies.record_of(name)["date"]
                 console.print(f"{name}: {studies.read(name).question}", style="bold")
                 console.print(f"  {studies.cost(name)}\n  {f'result of {when}' if when else 'no result yet'}\n")
             console.print(f"results: {studies.committed_dir()}; python -m diffusion.reproduce STUDY runs one")
             return
-        console.print(f"{studies.read(asked.study).question}\n{studies.cost(asked.study)}")
-        changed = [word for word in asked.overrides if not word.lstrip("+~").startswith("hydra")]
-        root = asked.out / f"changed-{digest(*changed)[:8]}" if changed else asked.out
-        own = [] if asked.config_dir is None else ["--config-dir", asked.config_dir]
-        sweeps = studies.run_study(asked.study, root, [*asked.overrides, *own])
-        console.print(f"\nall runs of {asked.study} are complete: {root / asked.study}")
-        if asked.commit is not None:
-            studies.commit(sweeps, asked.commit / asked.study)
-        else:
-            studies.check(asked.study, sweeps)
+        console.print(f"{studies.read(study).question}\n{studies.cost(study)}")
+        changed = [word for word in overrides if not word.lstrip("+~").startswith("hydra")]
+        root = out / f"changed-{digest(*changed)[:8]}" if changed else out
+        sweeps = studies.run_study(study, root, [*overrides, *(["--config-dir", config_dir] if config_dir else [])])
+        console.print(f"\nall runs of {study} are complete: {root / study}")
+        studies.check(study, sweeps)
 
 
 if __name__ == "__main__":

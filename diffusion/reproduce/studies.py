@@ -1,8 +1,7 @@
 """The studies of docs/results: their definitions in conf/results, their runs, and the committed numbers.
 
 docs/results/STUDY has the numbers, in SWEEP.csv with a row per recipe and seed (TRAINING/SAMPLING for the evaluation of
-a model), and record.json, with the protocol of each column. Everything else in the folder is made from the runs with
-`diffusion.compare` and `diffusion.report`.
+a model), and record.json, with the protocol of each column: docs/results/commit.py writes them.
 """
 
 import csv
@@ -11,7 +10,6 @@ import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,9 +24,8 @@ from diffusion.config.schema import Settings
 from diffusion.config.validation import validated
 from diffusion.console import console, count
 from diffusion.errors import UserError, first_line, nearest
-from diffusion.files import PACKAGE, replace
+from diffusion.files import PACKAGE
 from diffusion.report.compare import Mean, by_seed, compare, gather, mean_over_seeds
-from diffusion.report.formatting import csv_text
 from diffusion.runs.folder import Run
 
 Words = list[str]
@@ -159,18 +156,9 @@ def rows_in(name: str, sweep: str) -> list[Row]:
         return list(csv.DictReader(file))
 
 
-def rows_of(runs: Sequence[Run]) -> tuple[list[Row], dict[str, str]]:
-    """The table of the runs of a sweep, and the protocol of each column. Raises UserError for an incomplete run."""
-    comparison = compare(runs, mixed=True)
-    for run, reason in comparison.left_out:
-        raise UserError(f"{run.folder}: {reason}; run the same command again, or remove this folder")
-    columns = {column.name: column.words for column in comparison.columns if column.name != "seconds"}
-    rows = []
-    for row in comparison.rows:
-        for run, numbers in row.values.items():
-            values = {name: numbers[name].value if name in numbers else "" for name in columns}
-            rows.append({**row.settings, "seed": "/".join(map(str, run.seeds or ())), **values})
-    return rows, columns
+def recipe_of(settings: Mapping[str, str]) -> str:
+    """Settings in words: `schedule=cosine, schedule.steps=100`."""
+    return ", ".join(f"{key}={value}" for key, value in settings.items())
 
 
 def means(rows: Sequence[Row]) -> dict[tuple[str, str], Mean]:
@@ -178,7 +166,7 @@ def means(rows: Sequence[Row]) -> dict[tuple[str, str], Mean]:
     found: dict[tuple[str, str], list[tuple[str, float]]] = {}
     for row in rows:
         place = [*row].index("seed")
-        recipe = ", ".join(f"{key}={value}" for key, value in [*row.items()][:place])
+        recipe = recipe_of(dict([*row.items()][:place]))
         for column, value in [*row.items()][place + 1 :]:
             if value != "":
                 found.setdefault((recipe, column), []).append((row["seed"].partition("/")[0], float(value)))
@@ -192,11 +180,13 @@ def check(name: str, sweeps: Mapping[str, Sequence[Run]]) -> None:
     """
     record, wrong = record_of(name), 0
     for sweep, columns in record["sweeps"].items():
-        rows, protocols = rows_of(sweeps[sweep])
-        again, lines = means(rows), list[str]()
-        for column, words in columns.items():
-            if protocols.get(column, words) != words:
-                lines.append(f"{column}: measured under another protocol: {protocols[column]}; committed: {words}")
+        comparison, lines = compare(sweeps[sweep], mixed=True), list[str]()
+        for run, reason in comparison.left_out:
+            raise UserError(f"{run.folder}: {reason}; run the same command again, or remove this folder")
+        for column in comparison.columns:
+            if columns.get(column.name, column.words) != column.words:
+                lines.append(f"{column.name}: another protocol: {column.words}; committed: {columns[column.name]}")
+        again = {(recipe_of(row.settings), column): row.mean(column) for row in comparison.rows for column in columns}
         for cell, before in means(rows_in(name, sweep)).items():
             now = again.get(cell)
             line = f"{': '.join(cell)} is {now or 'missing'}, committed: {before}"
@@ -219,15 +209,3 @@ def agree(a: Mean, b: Mean) -> bool:
     A mean of one seed has no interval (h is NaN), so it agrees only with the same number.
     """
     return a.mean == b.mean or abs(a.mean - b.mean) <= math.hypot(a.half, b.half)
-
-
-def commit(sweeps: Mapping[str, Sequence[Run]], folder: Path) -> None:
-    """Write the tables of a study's sweeps and their record into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    protocols: dict[str, dict[str, str]] = {}
-    for sweep, runs in sweeps.items():
-        rows, protocols[sweep] = rows_of(runs)
-        replace(folder / f"{sweep}.csv", csv_text([[*rows[0]], *(row.values() for row in rows)]))
-    code = sorted({score.code for runs in sweeps.values() for run in runs for score in run.scores if score.code})
-    record = {"date": f"{date.today()}", "code": code, "sweeps": protocols}
-    replace(folder / "record.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")

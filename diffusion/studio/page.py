@@ -19,19 +19,16 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion.checkpoint.restore import Restored
-from diffusion.config.build import make
 from diffusion.config.choices import choices
 from diffusion.config.composition import RUN, composed
 from diffusion.config.quoting import command_line, hydra_value
 from diffusion.config.schema import COMMANDS, Mixed
 from diffusion.config.validation import validated
-from diffusion.console import console
-from diffusion.data import ImageData, to_uint8
+from diffusion.data import to_uint8
 from diffusion.edit.edits import edits, search_words
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import labels_of, make_drawing
 from diffusion.evaluation.inherited import completed_by
-from diffusion.nearest import mirrored, neighbours
 from diffusion.process.denoiser import Estimate
 from diffusion.report.images import grid
 
@@ -43,7 +40,7 @@ APART = ("image", "first", "last")  # given values that do not become words as t
 USUAL = ("default", "")  # what is shown, and its value: the sampler's own, classes as in training, or float32
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no fonts of other servers
 KEPT = 3600  # seconds for which gradio keeps pictures on disk
-Shown = tuple[Image.Image | None, Image.Image | None, str]  # drawn, with the nearest training images, in words
+Shown = tuple[Image.Image, str]  # what is drawn, in words
 
 
 class Stopped(Exception):
@@ -51,14 +48,14 @@ class Stopped(Exception):
 
 
 class Page:
-    """The action of the page's buttons for one model; without `data`, no nearest training images are shown.
+    """The action of the page's buttons for one model.
 
     gradio's threads do not know the user's own folders of choices, so drawings run in the context of the constructor.
     """
 
-    def __init__(self, restored: Restored, device: torch.device, data: ImageData | None):
-        self.restored, self.device, self.data = restored, device, data
-        self.context = copy_context()
+    def __init__(self, restored: Restored, device: torch.device):
+        restored.denoiser.to(device)
+        self.restored, self.device, self.context = restored, device, copy_context()
 
     def run(self, command: str, names: Sequence[str], *given: Any) -> Iterator[Shown]:
         """Draw in a thread, and yield what is shown after each step; closing the iterator stops after this step.
@@ -89,11 +86,11 @@ class Page:
             step = 0
             while not isinstance(got := queue.get(), tuple | Exception):
                 step += 1
-                yield grid(got, large=True), None, f"step {step}"
+                yield grid(got, large=True), f"step {step}"
             if isinstance(got, Exception):
                 raise got
             images, line = got
-            yield grid(images, large=True), self.beside_nearest(images), line
+            yield grid(images, large=True), line
         except UserError as error:
             raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None
         finally:
@@ -128,19 +125,10 @@ class Page:
         model = [f"ckpt={hydra_value(str(restored.path))}", *([] if weights == "ema" else [f"weights={weights}"])]
         return images, command_line(command, [*model, *words, *search_words()])
 
-    def beside_nearest(self, images: Tensor) -> Image.Image | None:
-        """The images, and below each one the training image that is nearest to it or to its mirror image."""
-        if self.data is None:
-            return None
-        train = self.data.splits["train"].images
-        views = torch.stack([view.flatten(1).float() for view in mirrored(images)])
-        _, index = neighbours(views, (part.flatten(1).float() for part in train.split(1024)))
-        return grid(torch.cat([images, train[index[:, 0]]]), len(images), large=True)
 
-
-def build(restored: Restored, device: torch.device, data: ImageData | None) -> gr.Blocks:
-    """Build the page of a model whose denoiser is on `device`."""
-    page, (_, height, width) = Page(restored, device, data), restored.shape
+def build(restored: Restored, device: torch.device) -> gr.Blocks:
+    """Build the page of a model, which is moved to `device`."""
+    page, (_, height, width) = Page(restored, device), restored.shape
     running: list[Any] = []
 
     def number(label: str, value: int | None, most: int = 16, least: int = 1) -> gr.Number:
@@ -156,13 +144,12 @@ def build(restored: Restored, device: torch.device, data: ImageData | None) -> g
         """A button that runs a command with these fields and the form, and its outputs."""
         button = gr.Button("Draw", variant="primary")
         drawn = gr.Image(label="drawn", format="png")
-        near = gr.Image(label="below: the nearest training images", format="png", visible=data is not None)
         line = gr.Code(label="the command that reproduces it")
 
         def run(*given: Any) -> Iterator[Shown]:
             yield from page.run(command, [*fields], *given)
 
-        running.append(button.click(run, [*fields.values(), *form], [drawn, near, line], api_name=name))
+        running.append(button.click(run, [*fields.values(), *form], [drawn, line], api_name=name))
 
     with gr.Blocks(title="Studio", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as blocks:
         gr.Markdown(f"# Studio\n{height}×{width} images, step {restored.step}, {restored.weights} weights")
@@ -194,14 +181,3 @@ def build(restored: Restored, device: torch.device, data: ImageData | None) -> g
             action("fill", "edit", {"image": painted, "inpainting": method, "n": number("images", 4)})
         stop.click(None, cancels=running)
     return blocks
-
-
-def training_images(restored: Restored) -> ImageData | None:
-    """The data of the model's recipe; None, with a message, if it cannot be loaded."""
-    try:
-        data: ImageData = make(restored.config["data"], "data")
-        data.setup()
-    except UserError as error:
-        console.print(f"nearest training images are not shown: {error}")
-        return None
-    return data

@@ -1,32 +1,26 @@
-"""`python -m diffusion.watch [FOLDER]`: live pages of the runs in a folder, in the browser."""
+"""Serve live pages of the runs in a folder: an index of all runs, and the page of each run, sweep and study.
 
-import sys
-from contextlib import suppress
-from functools import partial
-from pathlib import Path
-
-from diffusion.console import console
-from diffusion.errors import Arguments, UserError, exit_status
-
-ABOUT = """\
-Serve live pages of the runs in a folder: an index of all runs, and the contents of report.html for each run, sweep and
-study. Nothing is written. Only this machine can open them; from another one, forward the port:
-`ssh -L 8300:localhost:8300 HOST`.
+Nothing is written. Only this machine can open them; from another one, forward the port:
+`ssh -L 8300:localhost:8300 HOST`. Press Ctrl-C to stop.
 
   python -m diffusion.watch                 the runs in outputs, at http://127.0.0.1:8300
   python -m diffusion.watch outputs/demo/…  one run, or one sweep
-
-Press Ctrl-C to stop.
 """
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from diffusion.console import console
+from diffusion.errors import Arguments, UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve a folder until interrupted. Returns the exit status: 0, or 2 with one line on stderr."""
-    parser = Arguments("watch", ABOUT)
+    parser = Arguments("watch", __doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
     parser.add_argument("--port", type=int, default=8300, help="default: 8300; 0: any free port")
-    asked = parser.parse_args(arguments)
-    return exit_status(partial(watch, asked.folder, asked.port), "choose another folder")
+    return parser.run(watch, arguments)
 
 
 def watch(folder: Path, port: int) -> None:

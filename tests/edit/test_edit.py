@@ -1,8 +1,5 @@
 """`diffusion.edit` and the library's equivalent: variants of an image, inpainting, images between two noises."""
 
-import json
-import shlex
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -80,22 +77,6 @@ def test_the_library_draws_the_same_images_as_the_command(command, two_steps, mo
     expected = drawn(command, two_steps, *words)
     assert torch.equal(draw(model), expected)
     assert len(expected.flatten(1).unique(dim=0)) == len(expected)
-
-
-@pytest.mark.parametrize("words", [["image=picture.png", "mask=mask.png", "n=3"], ["interpolate=[3,1]", "frames=3"]])
-def test_the_recorded_command_reproduces_the_images(command, two_steps, pictures, tmp_path, words):
-    """Whatever characters the path has."""
-    model = shutil.copytree(two_steps, tmp_path / "run (1)=a, it's #2")
-    first = drawn(command, f'"{model}"', *words, "inpainting.passes=2", "sampler.steps=3")  # type: ignore[arg-type]
-    record = json.loads(Path("out/edit.json").read_text(), parse_constant=pytest.fail)  # like strict parsers
-    python, _, name, *again = shlex.split(record["command"])
-    assert (python, name) == ("python", "diffusion.edit")
-    status, out, err = command("edit", [*again, "hydra.run.dir=again"])
-    assert status == 0, out + err
-    with np.load("again/images.npz") as saved:
-        assert torch.equal(torch.from_numpy(saved["images"]).permute(0, 3, 1, 2), first)
-    assert json.loads(Path("again/edit.json").read_text()) == record
-    assert record["network evaluations of an image"] == (5 if "mask=mask.png" in words else 3)
 
 
 def test_inpainting_keeps_known_pixels_exactly_and_changes_the_others(command, two_steps, pictures):

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import runpy
 
 import pytest
 
@@ -103,7 +104,11 @@ def test_a_study_is_run_committed_and_compared(command, tiny, tmp_path, monkeypa
     def run(*options):
         return reproduce.main(["mine", "--config-dir", str(tmp_path / "conf"), *options])
 
-    assert run("--commit", "docs") == 0
+    commit = runpy.run_path(str(PACKAGE.parent / "docs/results/commit.py"))["commit"]
+    assert run() == 0
+    with searching([tmp_path / "conf"]):
+        commit("mine", results=tmp_path / "docs")
+    assert run() == 0
     table = tmp_path / "docs/mine/drawn.csv"
     head, *lines = (line.split(",") for line in table.read_text().splitlines())
     place = head.index("fd_lite0")

@@ -34,7 +34,7 @@ def model(two_steps) -> diffusion.Model:
 
 @pytest.fixture
 def page(model) -> pages.Page:
-    return pages.Page(model.restored, model.device, None)
+    return pages.Page(model.restored, model.device)
 
 
 def painted(box: tuple[slice, slice]) -> dict[str, Any]:
@@ -63,8 +63,8 @@ def test_the_shown_command_reproduces_the_images(command, page, tmp_path, name):
     mask = np.zeros((8, 8), np.uint8)
     mask[RIGHT] = 255
     Image.fromarray(mask).save(tmp_path / "MASK.png")
-    *steps, (picture, _, line) = run(page, *DRAWN[name])
-    assert [words for _, _, words in steps][:2] == ["step 1", "step 2"]
+    *steps, (picture, line) = run(page, *DRAWN[name])
+    assert [words for _, words in steps][:2] == ["step 1", "step 2"]
     _, _, module, *words = shlex.split(line)
     words = [word.replace("PICTURE", "PICTURE.png").replace("MASK", "MASK.png") for word in words]
     status, out, err = command(module.removeprefix("diffusion."), [*words, "hydra.run.dir=out", "device=cpu"])
@@ -80,17 +80,17 @@ def test_closing_stops_after_the_step_and_own_choices_are_known_to_the_servers_t
     (tmp_path / "conf/sampler").mkdir(parents=True)
     (tmp_path / "conf/sampler/mine.yaml").write_text("defaults: [heun, _self_]\nsteps: 2\n")
     with searching([tmp_path / "conf"]):
-        page = pages.Page(model.restored, model.device, None)
+        page = pages.Page(model.restored, model.device)
     before = threading.active_count()
     running = run(page, "sample", {"n": 1}, LONG)
-    assert next(running)[2] == "step 1"
+    assert next(running)[1] == "step 1"
     running.close()
     assert threading.active_count() == before
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.extend(run(page, "sample", {"n": 1}, (3, "mine", None, *FORM[3:]))))
     thread.start()
     thread.join()
-    assert "hydra.searchpath=" in found[-1][2]
+    assert "hydra.searchpath=" in found[-1][1]
     expected = grid(model.sample(1, "heun", seed=3, steps=2), large=True)
     assert (np.asarray(found[-1][0]) == np.asarray(expected)).all()
 
@@ -105,18 +105,17 @@ def test_the_page_draws_over_http_and_refuses_other_values(model, tmp_path, monk
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     assert anyio.open_file  # imported here, because Python 3.11 may fail to compile in a thread of the server
-    blocks = pages.build(model.restored, model.device, pages.training_images(model.restored))
+    blocks = pages.build(model.restored, model.device)
     _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", ssr_mode=False)
     try:
         client = Client(url, verbose=False, download_files=False)
-        drawn, near, line = client.predict(2, *FORM, api_name="/draw")
+        drawn, line = client.predict(2, *FORM, api_name="/draw")
         picture = np.asarray(Image.open(io.BytesIO(httpx.get(drawn["url"]).content)).convert("RGB"))
         assert (picture == np.asarray(grid(model.sample(2, "heun", seed=4, steps=3), large=True))).all()
-        assert near["url"]
         assert "sampler=heun" in line
         Image.fromarray(PICTURE).save(tmp_path / "picture.png")
         file = handle_file(str(tmp_path / "picture.png"))
-        assert "strength=0.5" in client.predict(file, 0.5, 2, *FORM, api_name="/vary")[2]
+        assert "strength=0.5" in client.predict(file, 0.5, 2, *FORM, api_name="/vary")[1]
         for values in ((99, *FORM), (1, 4, "ddim ckpt=x", *FORM[2:]), (1, *FORM[:6], "<b>", "", "")):
             with pytest.raises(AppError):
                 client.predict(*values, api_name="/draw")
@@ -130,7 +129,7 @@ def test_the_studio_is_served_on_this_machine_only_unless_a_host_is_given(two_st
     launched = []
     monkeypatch.setattr("gradio.Blocks.launch", lambda self, **options: launched.append(options))
     for words, host in (([], "127.0.0.1"), (["--host", "0.0.0.0"], "0.0.0.0")):
-        assert studio.main([f"ckpt={two_steps}", "--device", "cpu", "--no-nearest", *words]) == 0
+        assert studio.main([f"ckpt={two_steps}", "--device", "cpu", *words]) == 0
         assert (launched[-1]["server_name"], launched[-1]["share"]) == (host, False)
     monkeypatch.setattr(studio, "find_spec", lambda name: None)
     assert studio.main(["ckpt=nowhere"]) == 2

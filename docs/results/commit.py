@@ -1,0 +1,37 @@
+"""Write the numbers of a study's runs, and the protocol of each column, into docs/results/STUDY.
+
+python docs/results/commit.py STUDY     # after diffusion.reproduce; diffusion.compare makes the pages and figures
+"""
+
+import csv
+import json
+import sys
+from datetime import date
+from pathlib import Path
+
+from diffusion.report.compare import compare, gather
+from diffusion.reproduce.studies import read
+
+
+def commit(study: str, runs: Path = Path("outputs/results"), results: Path = Path(__file__).parent) -> None:
+    """Write SWEEP.csv, with a row per recipe and seed, for each sweep of the study, and record.json."""
+    (results / study).mkdir(parents=True, exist_ok=True)
+    code, protocols = set(), {}
+    for sweep in read(study).sweeps:
+        comparison = compare(gather([runs / study / sweep]), mixed=True)
+        columns = protocols[sweep] = {c.name: c.words for c in comparison.columns if c.name != "seconds"}
+        with (results / study / f"{sweep}.csv").open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow([*comparison.rows[0].settings, "seed", *columns])
+            for row in comparison.rows:
+                for run, numbers in row.values.items():
+                    values = [numbers[name].value if name in numbers else "" for name in columns]
+                    table.writerow([*row.settings.values(), "/".join(map(str, run.seeds or ())), *values])
+                    code |= {score.code for score in run.scores if score.code}
+    record = {"date": f"{date.today()}", "code": sorted(code), "sweeps": protocols}
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    (results / study / "record.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    commit(sys.argv[1])
