@@ -6,8 +6,6 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -16,11 +14,13 @@ from rich.table import Column
 from rich.text import Text
 
 Item = TypeVar("Item")
-PAUSE, SILENCE = 60.0, 600.0  # minimum and maximum seconds between two progress lines of a task in a log file
+PAUSE = 300.0  # seconds between two progress lines of a task in a log file
 
 
 class _Console(Console):
     """Text is printed unchanged. A closed pipe, as of `| head` or `| tee`, does not end a run."""
+
+    bars = True  # whether progress bars are shown
 
     def on_broken_pipe(self) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -31,64 +31,40 @@ if not console.is_terminal and "COLUMNS" not in os.environ:
     console.width = 140  # a log file has no width at which to cut tables
 
 
-class RateColumn(ProgressColumn):
-    """Steps per second, in the task's `unit`."""
+class Speed(ProgressColumn):
+    """`12.5 step/s 12 s, 3 min 5 s left` while running; `12.5 step/s in 3 min 17 s` at the end."""
 
     def render(self, task: Task) -> Text:
-        speed, unit = task.finished_speed or task.speed, task.fields.get("unit", "it")
-        rate = "" if speed is None else f"{speed:,.0f} {unit}/s" if speed >= 1000 else f"{speed:.3g} {unit}/s"
-        return Text(rate, style="progress.data.speed")
-
-
-class TimeColumn(ProgressColumn):
-    """`12 s, 3 min 5 s left` while running; `in 3 min 17 s` at the end."""
-
-    def render(self, task: Task) -> Text:
+        speed, unit = task.finished_speed or task.speed, task.fields["unit"]
+        rate = "" if speed is None else f"{speed:,.0f} {unit}/s " if speed >= 1000 else f"{speed:.3g} {unit}/s "
         if task.finished:
-            return Text(f"in {duration(task.finished_time or 0)}")
+            return Text(f"{rate}in {duration(task.finished_time or 0)}")
         left = "" if task.time_remaining is None else f", {duration(task.time_remaining)} left"
-        return Text(duration(task.elapsed or 0) + left)
+        return Text(f"{rate}{duration(task.elapsed or 0)}{left}")
 
 
 class Bar(Progress):
-    """Animated bars on a terminal. Elsewhere, for example in a log file, occasional lines (and one at the end).
-
-    A line is printed after each tenth of the work, but not more often than every `PAUSE` seconds; and after `SILENCE`
-    seconds without a line, so slow work does not look stuck.
-    """
+    """Animated bars on a terminal. Elsewhere, as in a log file, a line every `PAUSE` seconds, and one at the end."""
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
         """See `Progress`."""
         super().update(task_id, **changes)
-        self._log(task_id)
-
-    def advance(self, task_id: TaskID, advance: float = 1) -> None:
-        """See `Progress`."""
-        super().advance(task_id, advance)
-        self._log(task_id)
-
-    def _log(self, task_id: TaskID) -> None:
         task, now = self._tasks[task_id], self.get_time()
-        if self.disable or task.finished or not task.total or self.console.is_terminal:
-            return
-        done, since = task.fields.setdefault("logged", (task.completed, now))
-        if now - since >= (PAUSE if task.completed - done >= task.total / 10 else SILENCE):
-            task.fields["logged"] = task.completed, now
+        due = now - task.fields.setdefault("logged", now) >= PAUSE and not task.finished
+        if due and not self.disable and not self.console.is_terminal:
+            task.fields["logged"] = now
             words = (column(task) for column in self.columns if not isinstance(column, BarColumn | str))
             self.console.print(" ".join(str(word) for word in words if str(word)))
-
-
-_hidden: ContextVar[bool] = ContextVar("hidden", default=False)
 
 
 @contextmanager
 def hiding_bars(hidden: bool = True) -> Iterator[None]:
     """Context without progress bars, if `hidden`."""
-    token = _hidden.set(hidden)
+    before, console.bars = console.bars, not hidden
     try:
         yield
     finally:
-        _hidden.reset(token)
+        console.bars = before
 
 
 def progress_bar(enabled: bool = True) -> Progress:
@@ -98,13 +74,12 @@ def progress_bar(enabled: bool = True) -> Progress:
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=10),
         MofNCompleteColumn(table_column=one_line),
-        RateColumn(table_column=one_line),
-        TimeColumn(table_column=one_line),
+        Speed(table_column=one_line),
         TextColumn("{task.fields[note]}", markup=False, table_column=one_line),
         console=console,
         refresh_per_second=4,
-        speed_estimate_period=30.0 if console.is_terminal else 10 * PAUSE,
-        disable=not enabled or _hidden.get(),
+        speed_estimate_period=30.0 if console.is_terminal else 2 * PAUSE,
+        disable=not (enabled and console.bars),
     )
 
 
@@ -114,7 +89,7 @@ def track(items: Iterable[Item], label: str, total: int, unit: str = "image") ->
         task = bar.add_task(label, total=total, unit=unit, note="")
         for item in items:
             yield item
-            bar.advance(task)
+            bar.update(task, advance=1)
 
 
 def count(n: int, word: str) -> str:
@@ -126,8 +101,6 @@ def duration(seconds: float) -> str:
     """`3 h 20 min`, `4 min 10 s`, `12 s`."""
     minutes, s = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    if hours >= 48:
-        return f"{hours / 24:.1f} days"
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {s} s" if minutes else f"{s} s"
@@ -148,16 +121,9 @@ IRRELEVANT = (  # warnings of libraries about deliberate choices
 
 
 def quiet_libraries() -> None:
-    """Silence library messages that are irrelevant here: tips, and `IRRELEVANT` warnings."""
+    """Print log messages as they are, without those of libraries that are irrelevant here."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in IRRELEVANT:
         warnings.filterwarnings("ignore", message)
-
-
-def log_to(file: Path) -> None:
-    """Write log messages to the console unchanged, and to `file` with time, logger and level."""
-    plain, full = logging.StreamHandler(sys.stdout), logging.FileHandler(file, delay=True)
-    plain.setFormatter(logging.Formatter("%(message)s"))
-    full.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[plain, full], force=True)

@@ -4,7 +4,7 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
-from signal import Signals
+from signal import SIGALRM, Signals
 from typing import NoReturn
 
 
@@ -35,23 +35,15 @@ class ProcessLost(UserError):
     status = 1
 
 
-class FolderTaken(UserError):
-    """The folder belongs to another run. Nothing in it has been changed."""
-
-
 class Interrupted(BaseException):
-    """A signal ended the run, after saving what could be saved. Commands exit with 128 + the signal's number.
-
-    SIGALRM is the timer set by `trainer.max_time`.
-    """
+    """A signal ended the run, after saving what could be saved. Commands exit with 128 + the signal's number."""
 
     def __init__(self, number: int):
         super().__init__(int(number))  # from which another process makes it again
         self.number, self.status = int(number), 128 + number
 
     def __str__(self) -> str:
-        name = Signals(self.number).name
-        return f"{name}: trainer.max_time reached" if name == "SIGALRM" else name
+        return Signals(self.number).name + ": trainer.max_time reached" * (self.number == SIGALRM)
 
 
 def closest(word: str, choices: Iterable[str]) -> list[str]:
@@ -72,35 +64,27 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-class Arguments(ArgumentParser):
-    """Argument parser of a command without a configuration. Errors are one line on stderr, and exit status 2.
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a device has too little memory: torch.OutOfMemoryError (without importing torch), or its like on MPS."""
+    return type(error).__name__ == "OutOfMemoryError" or "MPS backend out of memory" in str(error)
 
-    Args:
-        name: NAME of the command `diffusion.NAME`.
-        about: description for `--help`.
-    """
+
+class Arguments(ArgumentParser):
+    """Argument parser of `python -m diffusion.NAME`, a command without a configuration. Errors are one line."""
 
     def __init__(self, name: str, about: str):
-        super().__init__(
-            prog=f"python -m diffusion.{name}", description=about, formatter_class=RawDescriptionHelpFormatter
-        )
+        prog = f"python -m diffusion.{name}"
+        super().__init__(prog=prog, description=about, formatter_class=RawDescriptionHelpFormatter)
 
     def add_config_dir(self) -> None:
         """Add the option for a folder of custom choices, for `config.choices.searching`."""
-        self.add_argument(
-            "--config-dir",
-            metavar="CONF",
-            help="your own choices, as CONF/GROUP/NAME.yaml; their classes are trusted",
-        )
+        about = "your own choices, as CONF/GROUP/NAME.yaml; their classes are trusted"
+        self.add_argument("--config-dir", metavar="CONF", help=about)
 
     def add_weights(self) -> None:
         """Add the option that selects the weights of a model."""
-        self.add_argument(
-            "--weights",
-            type=_weights,
-            default="ema",
-            help="ema (default), raw, or, for a run with ema=power, a length such as 0.08",
-        )
+        about = "ema (default), raw, or, for a run with ema=power, a length such as 0.08"
+        self.add_argument("--weights", type=_weights, default="ema", help=about)
 
     def run(self, task: Callable[..., object], words: Sequence[str] | None = None) -> int:
         """Parse the words, call `task` with the options as its arguments, and return the exit status."""
@@ -117,11 +101,6 @@ def _weights(word: str) -> str | float:
         return word if word in ("ema", "raw") else float(word)
     except ValueError as error:
         raise ArgumentTypeError(f"{word}: expected ema, raw, or a length such as 0.08") from error
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether a device has too little memory: torch.OutOfMemoryError (without importing torch), or its like on MPS."""
-    return type(error).__name__ == "OutOfMemoryError" or "MPS backend out of memory" in str(error)
 
 
 def exit_status(task: Callable[[], object], fix: str) -> int:

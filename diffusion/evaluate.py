@@ -7,10 +7,10 @@ python -m diffusion.evaluate images=FOLDER split=test                     images
 
 from diffusion.config.schema import Evaluate
 from diffusion.runs.command import command
-from diffusion.runs.importing import Lazy
+from diffusion.runs.importing import lazy
 
 WORK = "diffusion.evaluation.commands.evaluate"
-main = command("evaluate", Evaluate, __doc__, Lazy(WORK), job=Lazy(f"{WORK}_job"))
+main = command("evaluate", Evaluate, __doc__, lazy(WORK), job=lazy(f"{WORK}_job"))
 
 if __name__ == "__main__":
     main()

@@ -1,20 +1,17 @@
 """File utilities: package and cache folders, atomic replacement of files, locks, and hashes."""
 
 import contextlib
-import errno
 import fcntl
 import hashlib
-import itertools
 import os
 import shutil
 import time
 import uuid
+import weakref
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
-
-from diffusion.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,22 +19,18 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).resolve().parent
 VERSION = "0.1.0"
 PART = ".part"  # the suffix of a file that is still being written
-UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # errors of file systems that cannot flush a folder
+HELD: weakref.WeakSet[BinaryIO] = weakref.WeakSet()  # locks held by this process
+# Data loader workers may outlive a killed run, and must not keep its lock.
+os.register_at_fork(after_in_child=lambda: [held.close() for held in HELD])
 
 
 def cache_dir(*parts: str) -> Path:
     """`$DIFFUSION_CACHE`, else `$XDG_CACHE_HOME/diffusion-experiments`, else `~/.cache/diffusion-experiments`.
 
-    Creates the folder (joined with `parts`). Everything in it can be deleted; it is recreated when needed. Raises
-    UserError if there is no home folder.
+    Creates the folder (joined with `parts`). Everything in it can be deleted; it is recreated when needed.
     """
-    chosen = os.environ.get("DIFFUSION_CACHE")
-    try:
-        home = chosen or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError as error:
-        raise UserError("there is no home folder for cached images: set DIFFUSION_CACHE to a folder") from error
-    folder = Path(home) if chosen else Path(home) / "diffusion-experiments"
-    folder = folder.joinpath(*parts)
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(os.environ.get("DIFFUSION_CACHE") or f"{home}/diffusion-experiments", *parts)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -49,11 +42,22 @@ def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
     With `durable`, first the bytes and then the rename are flushed to disk, to survive a power failure. An OSError
     names `path`.
     """
-    with _beside(path, durable) as part, part.open("xb") as file:
-        yield file
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
+    part = _part(path)
+    try:
+        with part.open("xb") as file:
+            yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and str(error.filename) == str(part):
+            error.filename = str(path)
+        raise
+    if durable:
+        _sync_folder(path.parent)
 
 
 def replace(path: Path, *parts: str | bytes | memoryview, durable: bool = False) -> None:
@@ -63,13 +67,17 @@ def replace(path: Path, *parts: str | bytes | memoryview, durable: bool = False)
 
 
 def link(source: Path, path: Path) -> None:
-    """Create `path` as a hard link to `source`, durably; copy if the file system has no hard links."""
+    """Replace `path` by a hard link to `source`, durably; by a copy if the file system has no hard links."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _beside(path, durable=True) as part:
-        try:
-            os.link(source, part)
-        except OSError:
-            copy(source, part)
+    part = _part(path)
+    try:
+        os.link(source, part)
+    except OSError:
+        copy(source, path)
+        return
+    os.replace(part, path)
+    part.unlink(missing_ok=True)  # it stays if `path` already was a link to `source`
+    _sync_folder(path.parent)
 
 
 def copy(source: Path, path: Path) -> None:
@@ -79,27 +87,34 @@ def copy(source: Path, path: Path) -> None:
         shutil.copyfileobj(old, new, 1 << 20)
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a damaged file to make room for a new one. Returns its new path, such as `scores.json.damaged1`."""
-    candidates = (path.with_name(f"{path.name}.damaged{number}") for number in itertools.count(1))
-    return path.rename(next(aside for aside in candidates if not aside.exists()))
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, where this is possible: until then, a power failure may undo a rename."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    with contextlib.suppress(OSError):
+        os.fsync(descriptor)
+    os.close(descriptor)
 
 
 def lock(path: Path, patience: float = 0.0, shared: bool = False) -> BinaryIO | None:
-    """Acquire the lock of the file `path`. Closing the returned file releases it.
+    """Acquire the lock of the file `path`. Closing the returned file releases it, as does the end of this process.
 
-    The lock is visible to all processes on the same file system and is released when this process ends, for any reason.
-    Returns None if the file system has no locks. Raises BlockingIOError if another process still holds the lock after
-    `patience` seconds.
+    Forks of this process do not hold it. Returns None if the file system has no locks. Raises BlockingIOError if
+    another process still holds the lock after `patience` seconds.
 
     Args:
-        shared: Acquire a shared lock; `path` must then exist, and is not written to.
+        shared: acquire a shared lock; `path` must then exist.
     """
     file = path.open("rb" if shared else "a+b")
     deadline = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            HELD.add(file)
+            return file
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 file.close()
@@ -108,15 +123,10 @@ def lock(path: Path, patience: float = 0.0, shared: bool = False) -> BinaryIO | 
         except OSError:
             file.close()
             return None
-        else:
-            return file
 
 
 def digest(*parts: object) -> str:
-    """A hash, 32 hexadecimal digits: of the content of a single Path or buffer, otherwise of the `repr` of `parts`.
-
-    For example `digest(path)`, `digest(array.data)`, `digest("tiles", 64)`. It is a BLAKE2b.
-    """
+    """A hash (BLAKE2b) of the content of a single Path or buffer, otherwise of the `repr` of `parts`; 32 digits."""
     new = partial(hashlib.blake2b, digest_size=16)
     match parts:
         case (Path() as file,):
@@ -136,44 +146,3 @@ def tensor_digest(tensors: "Mapping[str, Tensor]") -> str:
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
-
-
-def remove_parts(folder: Path) -> None:
-    """Remove the unfinished files that killed writers have left in `folder`."""
-    for part in folder.glob(f".*{PART}"):
-        part.unlink(missing_ok=True)
-
-
-def free_space(folder: Path) -> int:
-    """Free bytes on the disk of a folder, which is created if missing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return shutil.disk_usage(folder).free
-
-
-@contextlib.contextmanager
-def _beside(path: Path, durable: bool) -> Iterator[Path]:
-    """Yield the name of a file next to `path`, which is renamed to `path` when the block ends."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")
-    try:
-        yield part
-        os.replace(part, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and str(error.filename) == str(part):
-            error.filename = str(path)
-        raise
-    if durable:
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk: until then, a power failure may undo a rename."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in UNSUPPORTED:
-            raise
-    finally:
-        os.close(descriptor)

@@ -91,15 +91,13 @@ def described(rank: int, status: int, said: object) -> BaseException:
         return error
     if isinstance(said, dict):
         print(said["extraInfo"]["py_callstack"], file=sys.stderr, end="")
-    return ProcessLost(f"process {rank} of the run: {recorded or describe_exit(status)}")
+    ended = f"ended with status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
+    ended += " (out of memory?)" * (status == -signal.SIGKILL)
+    return ProcessLost(f"process {rank} of the run: {recorded or ended}")
 
 
 def as_rank(command: str, task: Callable[[], None]) -> NoReturn:
-    """Do the work of one rank and end this process; the agent reports its error.
-
-    Args:
-        command: NAME of the command `diffusion.NAME`, for the explanation of errors.
-    """
+    """Do the work of one rank and end this process; the agent reports its error, explained as one of `command`."""
     end_with_parent()
     status = 0
     try:
@@ -147,33 +145,23 @@ def end_with_parent(number: int = signal.SIGTERM) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def describe_exit(status: int) -> str:
-    """How a process ended, in words."""
-    if status - 128 in STOPS:
-        return signal.Signals(status - 128).name
-    if status >= 0:
-        return f"ended with status {status}"
-    name = signal.Signals(-status).name
-    return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-
-
 def tell(folder: Path | None) -> None:
     """Tell torchrun's other processes the folder of their run, or that there is none."""
-    _store().set(_key(), str(folder or ""))
+    store, key = _board()
+    store.set(key, str(folder or ""))
 
 
 def told() -> Path | None:
     """The folder that torchrun's first process tells, however long it prepares the run; None if there is none."""
-    folder = _store().get(_key()).decode()
+    store, key = _board()
+    folder = store.get(key).decode()
     return Path(folder) if folder else None
 
 
-def _store() -> Any:
+def _board() -> tuple[Any, str]:
+    """torchrun's store, and the key of the folder in it."""
     import torch.distributed as dist
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return dist.TCPStore(address, port, is_master=False, timeout=timedelta(days=7))  # type: ignore[attr-defined]
-
-
-def _key() -> str:
-    return f"diffusion/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+    store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(days=7))  # type: ignore[attr-defined]
+    return store, f"diffusion/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"

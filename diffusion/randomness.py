@@ -10,8 +10,6 @@ import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from numbers import Integral
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,14 +18,15 @@ from torch import Tensor
 
 from diffusion.errors import UserError
 
+Seeds = Sequence[int] | NDArray[np.uint64]
+CPU = torch.device("cpu")
+SINGLE = {"mps"}  # device types without float64
+
 
 def seed_for(*key: int | str) -> int:
     """A 63-bit hash of `key`, e.g. `seed_for(seed, "noise", epoch, index)`, identical on every machine."""
     digest = hashlib.blake2b(repr(tuple(map(_plain, key))).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
-
-
-Seeds = Sequence[int] | NDArray[np.uint64]
 
 
 def seeds_for(*key: int | str, last: Iterable[int]) -> NDArray[np.uint64]:
@@ -44,8 +43,8 @@ def seeds_for(*key: int | str, last: Iterable[int]) -> NDArray[np.uint64]:
 
 
 def _plain(part: int | str) -> int | str:
-    """A part of a key, with numpy's integers as int: their `repr`, which is hashed, differs."""
-    return int(part) if type(part) not in (int, bool, str) and isinstance(part, Integral) else part
+    """A part of a key; the `repr` of numpy's integers, which is hashed, differs from that of Python's."""
+    return int(part) if isinstance(part, np.integer) else part
 
 
 def generator_for(*key: int | str) -> torch.Generator:
@@ -53,18 +52,22 @@ def generator_for(*key: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(seed_for(*key))
 
 
-CPU = torch.device("cpu")
-SINGLE = {"mps"}  # device types without float64
-
-
 def real_dtype(device: torch.device) -> torch.dtype:
     """The dtype of times and coefficients: float64, or float32 on Apple's MPS, which has no float64."""
     return torch.float32 if device.type in SINGLE else torch.float64
 
 
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Copy to a device without waiting for its previous work.
+
+    MPS waits: its non-blocking copies may read the values after they have been freed (pytorch/pytorch#189690).
+    """
+    return values.to(device, non_blocking=device.type != "mps")
+
+
 @contextlib.contextmanager
 def rewinding(device: torch.device) -> Iterator[None]:
-    """Context that restores the states of torch's generators of the CPU and of `device` at its end.
+    """Context that restores torch's generators of the CPU and of `device` at its end.
 
     A network called once inside the context and once after it therefore draws the same dropout masks.
     """
@@ -79,21 +82,11 @@ def rewinding(device: torch.device) -> Iterator[None]:
 
 # Blocks drawn in one chunk, so intermediate values stay in the CPU's cache, or small on a GPU.
 CACHED, QUEUED = 2**16, 2**20
-FEW = 2**14  # blocks up to which torch uses a single CPU thread, as numpy does
 LOW = 2**32 - 1  # mask of the lower half of a 64-bit word
 ALL = 2**64 - 1
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)  # increments of the key per round
 ROUNDS = 10
-INCREMENTS = torch.arange(ROUNDS)[:, None, None] * torch.tensor(WEYL)[:, None]  # (10, 2, 1): their sums up to a round
-
-
-def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to a device without waiting for its previous work.
-
-    MPS waits: its non-blocking copies may read the values after they have been freed (pytorch/pytorch#189690).
-    """
-    return values.to(device, non_blocking=device.type != "mps")
 
 
 def round_keys(seeds: Seeds, device: torch.device) -> Tensor:
@@ -106,15 +99,11 @@ def round_keys(seeds: Seeds, device: torch.device) -> Tensor:
 
 @functools.cache
 def _increments(device: torch.device) -> Tensor:
-    """`INCREMENTS` on a device."""
-    return INCREMENTS.to(device, non_blocking=True)
+    """The increments of both halves of the key up to each round, (10, 2, 1)."""
+    return (torch.arange(ROUNDS)[:, None, None] * torch.tensor(WEYL)[:, None]).to(device)
 
 
-Words = TypeVar("Words", Tensor, NDArray[Any])
-ARRAYS = [np.array(number) for number in (*MULTIPLIERS, 32, LOW)]  # numpy would convert Python's at every use
-
-
-def philox(even: Words, odd: Words, keys: Words) -> tuple[Words, Words]:
+def philox(even: Tensor, odd: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     """Philox 4×32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): 10 rounds of
         (c_0, c_1, c_2, c_3) ← (⌊M_1 c_2 / 2³²⌋ ⊕ c_1 ⊕ k_0, M_1 c_2, ⌊M_0 c_0 / 2³²⌋ ⊕ c_3 ⊕ k_1, M_0 c_0) mod 2³².
 
@@ -122,25 +111,22 @@ def philox(even: Words, odd: Words, keys: Words) -> tuple[Words, Words]:
     same 64 bits; the right shift extends its sign into the upper half, which the mask removes.
 
     Args:
-        even: c_0 and c_2, (2, …), broadcast with the keys; tensors or numpy arrays.
+        even: c_0 and c_2, (2, …), broadcast with the keys.
         odd: c_1 and c_3, in the same form.
         keys: k_0 and k_1 of each round, (10, 2, …).
 
     Returns the words c_0 and c_2, and c_1 and c_3, (2, …) each.
     """
-    library: Any = torch if isinstance(even, Tensor) else np
-    constants: Any = (*MULTIPLIERS, 32, LOW) if library is torch else ARRAYS
-    first, second, half, low = constants
     for key in keys:
-        product = library.empty_like(even)
-        library.multiply(even[1], second, out=product[0])
-        library.multiply(even[0], first, out=product[1])
-        even = product >> half
+        product = torch.empty_like(even)
+        torch.mul(even[1], MULTIPLIERS[1], out=product[0])
+        torch.mul(even[0], MULTIPLIERS[0], out=product[1])
+        even = product >> 32
         even ^= odd
         even = even ^ key  # not in place: it broadcasts in the first round
-        even &= low
+        even &= LOW
         odd = product  # its upper half is masked out in the next round
-    return even, odd & low
+    return even, odd & LOW
 
 
 class Streams:
@@ -188,8 +174,7 @@ class Streams:
         """N(0, 1) of shape (B, *shape), by the Box-Muller transform z = √(−2 log u) (cos 2πv, sin 2πv).
 
         In float64, u and v have 53 bits, and |z| ≤ 8.58. Otherwise they have 32 bits, rounded to float32, and |z| ≤
-        6.67, which one normal number in 4·10¹⁰ would exceed; one pair in 2²⁵ is (0, 0). Other dtypes round the float32
-        result.
+        6.67, which one normal number in 4·10¹⁰ would exceed. Other dtypes round the float32 result.
         """
         real = torch.float64 if dtype == torch.float64 else torch.float32
         pairs, bits = (1, 53) if real == torch.float64 else (2, 32)  # pairs of numbers per block of four words
@@ -200,7 +185,7 @@ class Streams:
         rows = max(1, most // max(1, blocks))
         for i, first in itertools.product(range(0, len(self), rows), range(0, blocks, most)):
             z = out[i : i + rows, first : first + most].permute(2, 0, 1, 3)  # (pairs, examples, blocks, 2)
-            u, v = self._words(draw, first, min(first + most, blocks), self.keys[:, :, i : i + rows])
+            u, v = _words(draw, first, min(first + most, blocks), self.keys[:, :, i : i + rows])
             if real == torch.float64:
                 u, v = _joined(u, v).split(1)
             radius = (u + 1).to(real).mul_(2.0**-bits).log_().mul_(-2).sqrt_()  # u in (0, 1]
@@ -234,9 +219,8 @@ class Streams:
         """
         dtype = real_dtype(self.device)
         bits = 53 if dtype == torch.float64 else 24
-        word = _joined(*self._words(self._next(), 0, 1, self.host_keys))[0, :, 0]
-        drawn = (word >> 53 - bits).to(dtype) * 2.0**-bits
-        return to_device(drawn, self.device)
+        word = _joined(*_words(self._next(), 0, 1, self.host_keys))[0, :, 0]
+        return to_device((word >> 53 - bits).to(dtype) * 2.0**-bits, self.device)
 
     def stratified(self) -> Tensor:
         """U[0, 1) of shape (B,), in `real_dtype`, evenly spaced: u_i = (u + i/n) mod 1 for example i of n."""
@@ -255,15 +239,12 @@ class Streams:
         self.draws += 1
         return self.draws - 1
 
-    def _words(self, draw: int, first: int, end: int, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """The words of blocks `first`, …, `end` − 1 of a draw: `philox`'s even and odd words, (2, B, end − first)."""
-        if keys.device == CPU and keys.shape[2] * (end - first) <= FEW:  # numpy has less overhead than torch here
-            counter = np.array([np.arange(first, end), np.full(end - first, draw)])[:, None]
-            words = philox(counter, np.zeros_like(counter), keys.numpy())
-            return torch.as_tensor(words[0]), torch.as_tensor(words[1])
-        block = torch.arange(first, end, device=keys.device)
-        even = torch.stack([block, torch.full_like(block, draw)])[:, None]
-        return philox(even, torch.zeros_like(even), keys)
+
+def _words(draw: int, first: int, end: int, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """The words of blocks `first`, …, `end` − 1 of a draw: `philox`'s even and odd words, (2, B, end − first)."""
+    block = torch.arange(first, end, device=keys.device)
+    even = torch.stack([block, torch.full_like(block, draw)])[:, None]
+    return philox(even, torch.zeros_like(even), keys)
 
 
 def _joined(even: Tensor, odd: Tensor) -> Tensor:

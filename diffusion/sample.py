@@ -7,9 +7,9 @@ python -m diffusion.sample ckpt=… n=8 trajectory=true                         
 
 from diffusion.config.schema import Sample
 from diffusion.runs.command import command
-from diffusion.runs.importing import Lazy
+from diffusion.runs.importing import lazy
 
-main = command("sample", Sample, __doc__, Lazy("diffusion.evaluation.commands.draw_samples"))
+main = command("sample", Sample, __doc__, lazy("diffusion.evaluation.commands.draw_samples"))
 
 if __name__ == "__main__":
     main()

@@ -17,7 +17,7 @@ from lightning.fabric.plugins.io import CheckpointIO
 from torch import Tensor
 
 from diffusion.errors import first_line
-from diffusion.files import remove_parts, replacing
+from diffusion.files import PART, replacing
 
 PRIMITIVES = (Tensor, str, bytes, int, float, bool, type(None), torch.dtype, torch.device)
 
@@ -34,7 +34,8 @@ def save(contents: Mapping[str, Any], path: Path) -> None:
     """
     check_plain(contents)
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_parts(path.parent)
+    for part in path.parent.glob(f".*{PART}"):
+        part.unlink(missing_ok=True)
     with replacing(path, durable=True) as file:
         try:
             torch.save(dict(contents), file)

@@ -8,9 +8,9 @@ python -m diffusion.edit ckpt=RUN interpolate=[0,1] frames=12                 in
 
 from diffusion.config.schema import Edit
 from diffusion.runs.command import command
-from diffusion.runs.importing import Lazy
+from diffusion.runs.importing import lazy
 
-main = command("edit", Edit, __doc__, Lazy("diffusion.edit.edits.draw_edits"))
+main = command("edit", Edit, __doc__, lazy("diffusion.edit.edits.draw_edits"))
 
 if __name__ == "__main__":
     main()

@@ -15,7 +15,7 @@ from diffusion.config.build import make
 from diffusion.config.choices import searched
 from diffusion.config.quoting import hydra_value
 from diffusion.config.schema import Edit
-from diffusion.console import console, count, log_to, quiet_libraries
+from diffusion.console import console, count, quiet_libraries
 from diffusion.data import to_unit
 from diffusion.data.image import Unusable, crop_box, planes, read, resized
 from diffusion.errors import UserError
@@ -48,7 +48,6 @@ class Edits(NamedTuple):
 def draw_edits(settings: Edit, folder: Path) -> None:
     """Write images/*.png, grid.png and images.npz; for an interpolation also interpolation.gif."""
     quiet_libraries()
-    log_to(folder / "edit.log")
     check(settings)  # before the model is loaded
     device = choose_device(settings.device)
     restored = opened(settings.ckpt, settings.weights)

@@ -17,9 +17,9 @@ from diffusion.checkpoint.provenance import file_hash
 from diffusion.checkpoint.restore import Restored, what_changed
 from diffusion.config.build import make
 from diffusion.config.inherit import completed
-from diffusion.config.schema import AnyStudy, Drawn, Evaluate, Sample, Settings
+from diffusion.config.schema import AnyStudy, Drawn, Evaluate, Sample
 from diffusion.config.validation import check_arguments
-from diffusion.console import console, count, log_to, quiet_libraries
+from diffusion.console import console, count, quiet_libraries
 from diffusion.data import Folder, ImageData
 from diffusion.data.folder import common_size
 from diffusion.data.module import SAME_DIVISION
@@ -43,7 +43,6 @@ from diffusion.report.formatting import describe
 from diffusion.report.images import grid, in_turn, picture_of, save_png
 from diffusion.report.scores import print_by_class, print_scores
 from diffusion.runs.folder import SCORES, read_scores
-from diffusion.runs.metrics import changed_data
 from diffusion.runs.record import CONFIG
 
 GRID = 1024  # maximum number of images in a grid
@@ -53,7 +52,6 @@ OF_IMAGES = ("edit.json", "interpolation.gif", "trajectory.png", "trajectory.gif
 def draw_samples(settings: Sample, folder: Path) -> None:
     """Write n images to images/*.png, grid.png, images.npz; with `trajectory` also trajectory.png and .gif."""
     quiet_libraries()
-    log_to(folder / "sample.log")
     n, batch_size, few = settings.n, settings.batch_size, min(settings.n, SHOWN)
     devices = choose_devices(settings.device, settings.devices, len(batches_of(n, batch_size)))
     restored = opened(settings.ckpt, settings.weights)
@@ -146,7 +144,6 @@ def make_sampler(node: dict[str, Any], restored: Restored) -> Sampler:
 def evaluate(settings: Evaluate, folder: Path) -> None:
     """Score a checkpoint's samples, or a folder's images, into scores.json."""
     quiet_libraries()
-    log_to(folder / "evaluate.log")
     if (settings.ckpt is None) == (settings.images is None):
         raise UserError("set either ckpt=CHECKPOINT or images=FOLDER to score")
     if settings.ckpt is not None:
@@ -200,7 +197,7 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
             "by_class=true: needs a model trained with labels, and a reference with the same labels; remove it, or set "
             "data.labels as in training"
         )
-    write_configuration(folder, settings, restored)
+    write_configuration(folder, settings.model_dump(mode="json"), restored)
     source = {"seed": drawing.seed, **of_model}
     bits = bits_of(settings, restored, scorer, labelled, devices[0])  # first: they may be refused
     console.print(f"folder: {folder}")
@@ -254,6 +251,7 @@ def evaluate_images(settings: Evaluate, folder: Path) -> None:
     if (root / "images.npz").is_file() and (root / "images").is_dir():
         raise UserError(f"images={root}: it also holds a grid of the samples; set images={root / 'images'}")
     settings = completed(at_their_size(settings), None)
+    write_configuration(folder, settings.model_dump(mode="json"))
     images = folder_images(str(settings.images), settings.data, settings.n)
     scorer = make_scorer(settings, settings.data, len(images), folder, Ledger(folder), device)
     scorer.make_reference()
@@ -284,27 +282,28 @@ def warn_of_other_images(restored: Restored, node: dict[str, Any], data: ImageDa
 
     Either the images have changed since, or another setting of `node` divides them otherwise.
     """
-    changed, other = what_changed(restored.images, data.keys), changed_data(restored.config["data"], node)
-    if not changed or other is None or (other and SAME_DIVISION.issuperset(other)):
+    before, changed = restored.config["data"], what_changed(restored.images, data.keys)
+    other = {key for key in {**before, **node} if before.get(key) != node.get(key)}
+    if not changed or other & {"_target_", "root"} or (other and SAME_DIVISION.issuperset(other)):
         return  # the same images, another data set, or the same division of images that are decoded otherwise
-    had = ", ".join(f"data.{key}={restored.config['data'].get(key)}" for key in other if key not in SAME_DIVISION)
+    had = ", ".join(f"data.{key}={before.get(key)}" for key in sorted(other - SAME_DIVISION))
     console.print(
         f"warning: {changed} are not those of the training{', which had ' * bool(had)}{had}: held-out images may have "
         "been training images"
     )
 
 
-def write_configuration(folder: Path, settings: Settings, restored: Restored) -> None:
-    """Write config.yaml for comparisons: the settings, and the checkpoint's step and training recipe.
+def write_configuration(folder: Path, chosen: dict[str, Any], restored: Restored | None = None) -> None:
+    """Write config.yaml for comparisons: the settings and, of a checkpoint, its step and training recipe.
 
     In the folder of a training run, the run's own config.yaml is kept.
     """
-    if not (folder / "run.json").is_file():
-        chosen = settings.model_dump(mode="json")
+    if restored is not None:
+        chosen |= {"ckpt": str(restored.path), "step": restored.step, "recipe": recipe_of(restored)}
         if chosen.get("data") == restored.config["data"]:
             chosen["data"] = None
-        kept = {**chosen, "ckpt": str(restored.path), "step": restored.step, "recipe": recipe_of(restored)}
-        replace(folder / CONFIG, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+    if not (folder / "run.json").is_file():
+        replace(folder / CONFIG, yaml.safe_dump(chosen, sort_keys=False, allow_unicode=True))
 
 
 def recipe_of(restored: Restored) -> Mapping[str, Any]:

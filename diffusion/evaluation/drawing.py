@@ -120,7 +120,7 @@ class Drawing:
                 streams = self.streams(indices, n, device)
 
                 def after_step(k: int, x: Tensor, estimate: Estimate, first: int = indices.start) -> None:
-                    progress.advance(bar, len(x))
+                    progress.update(bar, advance=len(x))
                     if watch is not None:
                         watch(first, k, x, estimate)
 

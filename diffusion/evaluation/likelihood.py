@@ -109,7 +109,7 @@ def bits_per_dimension(
         spread = denoiser(torch.zeros(1, *data.shape, device=device), half).spread
         variance = likelihood.variance or (fixed_small if spread is None else learned_range)
         task = bar.add_task("bits/dim", total=None if steps is None else total * steps, unit="im·step", note="")
-        with denoiser.register_forward_pre_hook(lambda _, inputs: bar.advance(task, len(inputs[0]))):
+        with denoiser.register_forward_pre_hook(lambda _, inputs: bar.update(task, advance=len(inputs[0]))):
             for index in torch.arange(total).split(batch_size):
                 streams = Streams(seeds_for("bits", last=index.tolist()), device)
                 classes = chosen.labels[index].to(device) if labelled and chosen.labels is not None else None

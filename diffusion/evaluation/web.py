@@ -27,7 +27,7 @@ from diffusion.process.denoiser import Denoiser
 from diffusion.process.sampler.loop import Evaluator, Grid
 from diffusion.report.blocks import tag
 from diffusion.report.page import ASSETS, document
-from diffusion.report.run import run_sections, state_of
+from diffusion.report.run import run_sections
 from diffusion.runs.folder import Run, is_run
 
 STEPS = (5, 10, 25, 50, 100)  # choices on the page
@@ -64,7 +64,7 @@ def write_web(file: Path, model: Restored) -> Path:
         "runtime": gzip.compress((ASSETS / RUNTIME).read_bytes(), mtime=0),
     }
     run = Run(folder) if is_run(folder) else None
-    title, state = (f"Run {run.name}", state_of(run)) if run else (f"Model {model.path.stem}", None)
+    title, state = (f"Run {run.name}", run.state) if run else (f"Model {model.path.stem}", None)
     # The page leaves the run's folder, so links relative to it would break.
     parts = [part.html() for part in run_sections(run) if part.title not in ("Files", "Next steps")] if run else []
     draw = tag("section", tag("h2", "Draw"), tag("div", id="drawing", data_model=drawing), id="draw")

@@ -31,9 +31,8 @@ from diffusion.errors import UserError
 from diffusion.metric.record import Score
 from diffusion.report.differences import differing, labels
 from diffusion.report.formatting import MISSING, half_width, number, plus_minus, protocol_text, sampler_text
-from diffusion.runs.folder import PARTS, SCORES, Run, command_of, is_run, jobs_of
+from diffusion.runs.folder import PARTS, SCORES, Run, is_run, jobs_of
 from diffusion.runs.metrics import measures, validated_weights
-from diffusion.runs.record import RunRecord
 
 LEVEL = 0.95
 LONG = 52  # most characters of a label in a figure: two lines
@@ -90,7 +89,7 @@ class Row:
     @property
     def seeds(self) -> int:
         """The number of training seeds."""
-        return len({_seed(run) for run in self.values})
+        return len({run.seeds[0] for run in self.values})
 
     def value(self, run: Run, column: str) -> float | None:
         """The number of one run; None if it has none."""
@@ -99,7 +98,7 @@ class Row:
 
     def numbers(self, column: str) -> list[float]:
         """The numbers of a column: one per training seed that has any."""
-        return by_seed((_seed(run), found[column].value) for run, found in self.values.items() if column in found)
+        return by_seed((run.seeds[0], found[column].value) for run, found in self.values.items() if column in found)
 
     def mean(self, column: str) -> Mean | None:
         """The mean over training seeds; None if there are no numbers."""
@@ -107,11 +106,6 @@ class Row:
         if not found:
             return None
         return mean_over_seeds(self.numbers(column))._replace(own=found[0].half if len(found) == 1 else math.nan)
-
-
-def _seed(run: Run) -> Any:
-    """The training seed of a run; one without a seed is its own."""
-    return run if run.trained is None else run.trained
 
 
 @dataclass(frozen=True)
@@ -198,7 +192,7 @@ def gather(folders: Iterable[Path]) -> list[Run]:
     """Collect the runs in `folders`, each the folder of a run or of a sweep; in order, without duplicates."""
     runs: dict[Path, Run] = {}
     for folder in folders:
-        found = [Run(folder)] if is_run(folder) else comparable(folder)
+        found = [Run(folder)] if is_run(folder) else jobs_of(folder)
         if not found:
             raise UserError(
                 f"{folder}: neither a run (it has none of {', '.join(PARTS)}) nor a sweep (no run in its sub-folders); "
@@ -206,11 +200,6 @@ def gather(folders: Iterable[Path]) -> list[Run]:
             )
         runs |= {run.folder.resolve(): run for run in found}
     return list(runs.values())
-
-
-def comparable(folder: Path) -> list[Run]:
-    """The training runs, evaluations and studies in the subfolders of `folder`; samples and edits have no numbers."""
-    return [run for run in jobs_of(folder) if command_of(run.folder) not in ("sample", "edit")]
 
 
 def compare(runs: Sequence[Run], mixed: bool = False) -> Comparison:
@@ -229,10 +218,10 @@ def compare(runs: Sequence[Run], mixed: bool = False) -> Comparison:
         groups.setdefault(tuple(chosen.values()), (chosen, label, []))[2].append(run)
     rows = []
     for chosen, label, same in groups.values():
-        newest = {run.seeds or run.folder: run for run in sorted(same, key=_finished)}
+        newest = {run.seeds: run for run in sorted(same, key=_finished)}
         rows.append(Row(chosen, label, {run: {} for run in same if run in newest.values()}))
         older = [run for run in same if run not in newest.values()]
-        left_out += [(run, f"same recipe and seed as {newest[run.seeds or run.folder].folder}") for run in older]
+        left_out += [(run, f"same recipe and seed as {newest[run.seeds].folder}") for run in older]
     scored, columns = _scores(rows, mixed)
     columns = _errors(rows, settings) + columns
     columns.append(Column("seconds", None, "seconds: duration of a run, training to report, over all its starts"))
@@ -248,10 +237,7 @@ def unusable(run: Run) -> str | None:
     """The reason why a run cannot be compared (it is not complete), or None."""
     if run.state == "complete":
         return None
-    if (command := command_of(run.folder)) != "train":
-        return f"an output of diffusion.{command} without scores"
-    state = RunRecord(run.folder).state  # knows whether its process has died
-    return f"{state}: {run.info['reason']}" if run.info.get("reason") else state
+    return f"{run.state}: {run.info['reason']}" if run.info.get("reason") else run.state
 
 
 def _distinguishing(runs: Sequence[Run]) -> dict[str, list[str]]:
@@ -266,7 +252,7 @@ def _distinguishing(runs: Sequence[Run]) -> dict[str, list[str]]:
         found = {key: value for key, value in (found | {"ckpt": column}).items() if len(set(value)) > 1}
     steps = found.pop("step", None)
     if steps:
-        draws = list(zip(*found.values(), [str(run.trained) for run in runs], strict=True))
+        draws = list(zip(*found.values(), [str(run.seeds[0]) for run in runs], strict=True))
         if len(set(zip(draws, steps, strict=True))) > len(set(draws)):
             found["step"] = steps
     return found
@@ -298,8 +284,7 @@ def _errors(rows: Sequence[Row], settings: Iterable[str]) -> list[Column]:
     for row in rows:
         for run, numbers in row.values.items():
             numbers |= {name: Number(float(run.metrics[name].value[-1])) for name in ERRORS if name in run.metrics}
-    limited = any((run.config.get("trainer") or {}).get("limit_val_batches") is not None for run in runs)
-    different = [key for key in settings if measures(key, limited)]
+    different = [key for key in settings if measures(key)]
     why = ""
     if different:
         verb = "differ" if len(different) > 1 else "differs"

@@ -1,6 +1,5 @@
 """report.html of a folder of runs: a list of its runs, sweeps, evaluations and studies, newest first."""
 
-from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -10,10 +9,9 @@ from diffusion.console import count, duration
 from diffusion.errors import UserError
 from diffusion.report import pictures
 from diffusion.report.blocks import Block, Cell, Html, Section, Table, either, paragraph, tag
-from diffusion.report.compare import comparable
 from diffusion.report.formatting import MISSING
 from diffusion.report.lines import Line, line
-from diffusion.runs.folder import Run, command_of, is_sweep, natural_order, runs_below
+from diffusion.runs.folder import Run, command_of, is_sweep, jobs_of, natural_order, runs_below
 
 IMAGES, SIDE = 4, 64  # of a thumbnail; the largest side of its images in pixels
 
@@ -39,7 +37,7 @@ def entry_of(path: Path, root: Path) -> Entry:
 def index_sections(
     folder: Path, link: Callable[[Path], str | None], entry: Callable[[Path], Entry] | None = None
 ) -> list[Section]:
-    """The sections of the list. The folders of other commands without scores, such as samples, are only counted.
+    """The sections of the list. The folders of other commands without scores, such as samples, are left out.
 
     Args:
         link: folder -> the URL of its page, or None if it has no page.
@@ -49,8 +47,6 @@ def index_sections(
     trained = {path: each for path, each in found.items() if each.command == "train"}
     scored = {path: each for path, each in found.items() if each.line.metric and path not in trained}
     sweeps = {path.parent for path in [*trained, *scored] if is_sweep(path.parent)}
-    others = Counter(each.command for path, each in found.items() if path not in trained and path not in scored)
-    rest = ", ".join(f"{n} × diffusion.{command}" for command, n in others.items())
 
     def newest(entries: dict[Path, Entry]) -> list[tuple[Path, Entry]]:
         return sorted(entries.items(), key=lambda item: -item[1].line.written)
@@ -63,7 +59,7 @@ def index_sections(
         ["run", "samples", "state", "step", "left", "score", "last written"],
         [row_of(each, link(path), relative(path, folder)) for path, each in newest(trained)], "Runs", (3, 4, 5),
     )  # fmt: skip
-    jobs = [(path, relative(path, folder), f" ({count(len(comparable(path)), 'run')})") for path in sweeps]
+    jobs = [(path, relative(path, folder), f" ({count(len(jobs_of(path)), 'run')})") for path in sweeps]
     made = [
         (p, relative(p, folder), f" (diffusion.{e.command}): {e.line.metric} {e.line.score}") for p, e in newest(scored)
     ]
@@ -71,7 +67,6 @@ def index_sections(
         Section("Runs", lambda: [runs if trained else paragraph("No runs yet.")]),
         Section("Sweeps", lambda: listed(sorted(jobs, key=lambda job: natural_order(job[0])))),
         Section("Evaluations and studies", lambda: listed(made)),
-        Section("", lambda: [paragraph(f"Not listed: {rest}.")] if rest else []),
     ]
 
 

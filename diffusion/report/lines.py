@@ -33,11 +33,10 @@ class Line:
 
 def line(folder: Path, root: Path) -> Line:
     """The entry of the run in `folder`."""
-    record = RunRecord(folder)
-    content, state = record.content, record.state
-    score, reason = None, record.damage or str(content.get("reason", ""))
+    run, score = Run(folder), None
+    content, state, reason = run.info, RunRecord(folder).state, str(run.info.get("reason", ""))
     try:
-        score = last_score(Run(folder))
+        score = last_score(run)
     except UserError as error:
         reason = reason or str(error).removeprefix(f"{folder}/")
     known = score is not None and math.isfinite(score.value)
@@ -73,5 +72,5 @@ def last_score(run: Run) -> Score | None:
     scored = [score for score in run.scores if score.what == "samples" and not score.metric.startswith("copies")]
     if scored:
         return [score for score in scored if score.name == scored[0].name][-1]
-    value = run.last("val/mse")
-    return None if value is None else Score("val/mse", value, None)
+    series = run.metrics.get("val/mse")
+    return None if series is None else Score("val/mse", float(series.value[-1]), None)

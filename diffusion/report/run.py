@@ -42,9 +42,9 @@ from diffusion.report.images import spread
 from diffusion.report.page import write_page
 from diffusion.report.scores import latest, score_table
 from diffusion.report.study import is_study, study_of, study_sections, title_of
-from diffusion.runs.folder import CONFIGS, SCORES, Run, command_of, epoch_lengths
+from diffusion.runs.folder import SCORES, Run, command_of
 from diffusion.runs.metrics import Metrics, bins_of, validated_weights
-from diffusion.runs.record import RunRecord
+from diffusion.runs.record import CONFIG
 
 FILES = {
     "config.yaml": "every setting of the run",
@@ -101,14 +101,9 @@ def write_report(
         if images is not None and (schedule := schedule or schedule_of(run)) is not None:
             style.save(figures.noising(images[:3], schedule), folder / NOISING)
     save_charts(sections, folder)
-    write_page(folder, title, sections, None if is_study(run) else state or state_of(run))
+    write_page(folder, title, sections, None if is_study(run) else state or run.state)
     replace(folder / "README.md", markdown(title, sections))
     return folder / "README.md"
-
-
-def state_of(run: Run) -> str:
-    """The state of the run, which is not `running` if its process has died."""
-    return RunRecord(run.folder).state if run.info else run.state
 
 
 def part_of(run: Run, part: str) -> Any:
@@ -119,7 +114,7 @@ def part_of(run: Run, part: str) -> Any:
     if not run.settings.get(part):
         return None
     node = model_of(run.settings, facts_of(run)) if part == "model" else run.settings[part]
-    check_targets(node, part, run.folder / CONFIGS[0])
+    check_targets(node, part, run.folder / CONFIG)
     with torch.device("meta" if part == "model" else "cpu"):
         return make(node, part)
 
@@ -162,9 +157,9 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
         Section("Scores", lambda: scores_blocks(run), (SCORES,)),
         Section("Noising", lambda: picture(folder, NOISING), ("figures",)),
         Section("Nearest training images", lambda: picture(folder, COPIES), ("figures",)),
-        Section("Noise schedule", lambda: shown("noise schedule", partial(schedule_blocks, run, schedule)), CONFIGS),
-        Section("Network", lambda: shown("network", partial(network, run)), CONFIGS),
-        Section("Recipe", lambda: recipe(run), CONFIGS),
+        Section("Noise schedule", lambda: shown("noise schedule", partial(schedule_blocks, run, schedule)), (CONFIG,)),
+        Section("Network", lambda: shown("network", partial(network, run)), (CONFIG,)),
+        Section("Recipe", lambda: recipe(run), (CONFIG,)),
         Section("Time and memory", lambda: costs(run.info), ("run.json",)),
         Section("Files", lambda: [facts([(k, v) for k, v in FILES.items() if (folder / k).exists()], linked=True)]),
         Section("Next steps", lambda: commands(run), ("run.json",)),
@@ -176,7 +171,7 @@ def summary(run: Run, state: str | None) -> list[Block | None]:
     info = run.info
     if not info:
         return [paragraph("run.json is missing: the date, duration and device of this run are unknown.")]
-    state = state or state_of(run)
+    state = state or run.state
     words = {
         "complete": "This run is complete.",
         "running": "This run is not finished.",
@@ -247,7 +242,7 @@ def training(run: Run, schedule: figures.Schedule | None) -> list[Block | None]:
             "training images; where the shaded gap widens, the network memorizes its images. "
             f"Lines: {lines}; grey: the objective of single batches (in its own units, unless it is the simple loss of "
             "ε).",
-            lambda: figures.mse({name: metrics[name] for name in errors}, epoch_lengths(run.info)),
+            lambda: figures.mse({name: metrics[name] for name in errors}, run.info.get("epoch_lengths", ())),
             "figures/mse.png",
         ))  # fmt: skip
     if bins_of(metrics, "val/mse"):

@@ -7,11 +7,10 @@ stopped by a signal first saves its state, and exits with 128 + the signal's num
 """
 
 import os
-import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from importlib.util import find_spec
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +27,7 @@ from diffusion.config.composition import register
 from diffusion.config.help import print_help
 from diffusion.config.schema import Settings
 from diffusion.config.validation import validated
-from diffusion.errors import Interrupted
+from diffusion.errors import Interrupted, UserError
 from diffusion.runs import naming, resume
 
 S = TypeVar("S", bound=Settings)
@@ -56,7 +55,7 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
             try:
                 given = messages.parsed(typed, name)
                 words, sweep = [written(word) for word in given.overrides], given.multirun
-                stack.enter_context(searching(own_folders(given.config_dir, words)))
+                stack.enter_context(searching([given.config_dir, *search_path(words)]))
                 if print_help(name, schema, about, typed):
                     return
                 composed = Composed(schema, job or task)
@@ -101,33 +100,21 @@ class Composed:
 
 
 def written(word: str) -> str:
-    """`KEY=VALUE` with ~ expanded, and with quotes around the parts that are not ASCII, which Hydra only accepts so.
-
-    The elements of lists and sweeps are quoted one by one. Values with quotes or brackets of other kinds stay.
-    """
+    """`KEY=VALUE` with ~ expanded, and with quotes around a value that is not ASCII, which Hydra only accepts so."""
     key, equals, value = word.partition("=")
     value = os.path.expanduser(value) if value.startswith("~/") else value
-    if not value.isascii() and not re.search(r"""["'(){}\\]""", value):
-        parts = r"[^\[\],\s](?:[^\[\],]*[^\[\],\s])?"
-        value = re.sub(parts, lambda part: part[0] if part[0].isascii() else f'"{part[0]}"', value)
-    return f"{key}{equals}{value}"
+    plain = value.isascii() or any(mark in value for mark in "\"'[]{}(),\\")
+    return f"{key}{equals}{value}" if plain else f'{key}{equals}"{value}"'
 
 
-def own_folders(config_dir: str | None, words: Sequence[str]) -> list[Path]:
-    """The folders of choices that a command line adds to conf/, with --config-dir and hydra.searchpath=[…]."""
+def search_path(words: Sequence[str]) -> Iterator[Path]:
+    """The folders of hydra.searchpath=[FOLDER, file://FOLDER, pkg://PACKAGE], which Hydra adds to conf/."""
     paths = [word for word in words if word.lstrip("+").startswith("hydra.searchpath=")]
-    found = [Path(config_dir)] if config_dir else []
     for override in OverridesParser.create().parse_overrides(paths):
         value: Any = override.value()
-        found += [_folder(str(path)) for path in (value if isinstance(value, list) else [value])]
-    return found
-
-
-def _folder(path: str) -> Path:
-    """Resolve FOLDER, file://FOLDER or pkg://PACKAGE to a folder, as Hydra does."""
-    scheme, _, rest = path.rpartition("://")
-    if scheme != "pkg":
-        return Path(rest)
-    package, *inner = rest.replace("/", ".").split(".")
-    found = find_spec(package)
-    return Path(next(iter(found.submodule_search_locations or []), rest) if found else rest, *inner)
+        for path in value if isinstance(value, list) else [value]:
+            scheme, _, place = str(path).rpartition("://")
+            try:
+                yield Path(str(files(place.replace("/", ".")))) if scheme == "pkg" else Path(place)
+            except ModuleNotFoundError as error:
+                raise UserError(f"hydra.searchpath={path}: {error}") from error

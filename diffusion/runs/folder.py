@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,18 +11,15 @@ from typing import Any
 
 import yaml
 
-from diffusion.console import console
 from diffusion.errors import UserError, first_line
-from diffusion.files import replace, set_aside
+from diffusion.files import replace
 from diffusion.metric.record import Score
 from diffusion.runs.metrics import Metrics, read_metrics
-from diffusion.runs.record import RunRecord
+from diffusion.runs.record import CONFIG, RunRecord
 
-CONFIGS = ("config.yaml", ".hydra/config.yaml")  # written by the run, resolved; written by Hydra before the run
 SWEEP = "multirun.yaml"  # marks the folder of a sweep
 SCORES = "scores.json"
-OTHERS = ("sample", "edit", "evaluate", "study", "study_guidance")  # commands, besides train, that Hydra records
-PARTS = ("run.json", "metrics.csv", SCORES, *CONFIGS)
+PARTS = ("run.json", "metrics.csv", SCORES, CONFIG)
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times faster
 
 
@@ -44,9 +41,8 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        path = next((path for name in CONFIGS if (path := self.folder / name).is_file()), None)
-        config = _yaml(path) if path else None
-        return {str(key): value for key, value in config.items()} if isinstance(config, dict) else {}
+        """config.yaml."""
+        return read_yaml(self.folder / CONFIG)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -55,8 +51,8 @@ class Run:
         For an evaluation, `seed` is that of training, `ckpt` is the file name of the checkpoint (the recipe identifies
         the run), and `reference` is the data used for scoring, if it differs from the recipe's.
         """
-        recipe, config = self.config.get("recipe"), dict(self.config)
-        if not isinstance(recipe, dict):
+        recipe, config = self.config.get("recipe"), self.config
+        if recipe is None:
             return config
         trained = {key: value for key, value in recipe.items() if key != "sampler"}
         chosen = {key: value for key, value in config.items() if key not in ("recipe", "seed", "data")}
@@ -69,53 +65,47 @@ class Run:
         return str(self.config.get("name") or self.folder.resolve().name)
 
     @cached_property
+    def record(self) -> dict[str, Any]:
+        """Hydra's record of the command; {} if another command has later been run in the folder of a training."""
+        found = hydra_record(self.folder)
+        return found if command_of(self.folder) == found.get("job", {}).get("name") else {}
+
+    @property
     def overrides(self) -> list[str]:
         """This run's overrides from the command line or a sweep, without `ckpt`."""
-        return [] if self.overwritten else recorded_overrides(self.folder)
+        words = self.record.get("overrides", {}).get("task", [])
+        return [word for word in words if not word.startswith("ckpt=")]
 
     @cached_property
     def choices(self) -> dict[str, str]:
         """Key of a group in the configuration -> its choice, as recorded by Hydra; {} without a record."""
-        path = self.folder / ".hydra/hydra.yaml"
-        if self.overwritten or not path.is_file():
-            return {}
-        try:
-            made = _yaml(path)["hydra"]["runtime"]["choices"]
-        except (LookupError, TypeError):
-            return {}
+        made = self.record.get("runtime", {}).get("choices", {})
         places = {key.rpartition("@")[2]: str(name) for key, name in made.items() if not key.startswith("hydra/")}
         if "recipe" in self.config:  # the choices of an evaluation, which may leave them to the run of its model
             return {key: name for key, name in places.items() if key != "data" and name not in ("run", "None")}
         return places
 
     @property
-    def overwritten(self) -> bool:
-        """Whether another command has later been run in the folder of a training, and replaced Hydra's record."""
-        return (self.folder / "run.json").is_file() and recorded_command(self.folder) in OTHERS
+    def seeds(self) -> tuple[Any, ...]:
+        """The training seed and, for an evaluation, that of the samples.
 
-    @property
-    def seeds(self) -> tuple[Any, ...] | None:
-        """The run's seed; for an evaluation, the seeds of training and of the samples. None if unknown."""
-        recipe = self.config.get("recipe")
-        seeds = tuple(config.get("seed") for config in (recipe, self.config) if isinstance(config, dict))
-        return None if None in seeds else seeds
-
-    @property
-    def trained(self) -> Any:
-        """The training seed of the run's model; if it is unknown, the scored file or folder of images, if any."""
-        recipe = self.config.get("recipe") or (self.config if "trainer" in self.config else {})
-        seed = recipe.get("seed")
-        return self.config.get("ckpt") or self.config.get("images") if seed is None else seed
+        In place of an unknown training seed: the scored file or folder, or the run's own folder.
+        """
+        config = self.config
+        if "trainer" in config or not {"ckpt", "images"} & config.keys():
+            return (config.get("seed", self.folder),)
+        trained = config.get("recipe", {}).get("seed")
+        return (config.get("ckpt") or config.get("images") if trained is None else trained, config.get("seed"))
 
     @cached_property
     def info(self) -> dict[str, Any]:
         """run.json."""
-        return RunRecord(self.folder).checked()
+        return RunRecord(self.folder).content
 
     @property
     def state(self) -> str:
-        """The state in run.json; a folder with scores but no run.json is a complete evaluation."""
-        return str(self.info.get("state", "complete" if self.scores else "not started"))
+        """The state of the run; a folder with scores but no run.json is a complete evaluation."""
+        return RunRecord(self.folder).state if self.info else "complete" if self.scores else "not started"
 
     @cached_property
     def scores(self) -> list[Score]:
@@ -125,26 +115,12 @@ class Run:
     @cached_property
     def metrics(self) -> Metrics:
         """metrics.csv."""
-        path = self.folder / "metrics.csv"
-        try:
-            return read_metrics(path)
-        except ValueError as error:
-            raise UserError(f"{path}: not a table of numbers ({first_line(error)}); restore it") from error
-
-    def last(self, name: str) -> float | None:
-        """The last finite value of a column of metrics.csv; None without one."""
-        series = self.metrics.get(name)
-        return None if series is None else float(series.value[-1])
+        return read_metrics(self.folder / "metrics.csv")
 
     @cached_property
     def grids(self) -> list[tuple[int, Path]]:
         """(step, file) of samples/step-00001000.png, … in order of step."""
         return sorted((int(path.stem[5:]), path) for path in self.folder.glob("samples/step-*[0-9].png"))
-
-
-def epoch_lengths(info: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """(step, steps per epoch from that step on) in a run.json, in order; several if it changed on resuming the run."""
-    return [(int(step), int(length)) for step, length in info.get("epoch_lengths", ())]
 
 
 def is_run(folder: Path) -> bool:
@@ -180,69 +156,46 @@ def is_sweep(folder: Path) -> bool:
     return (folder / SWEEP).is_file()
 
 
-def sweep_of(folder: Path) -> str | None:
-    """NAME/sweep-TIME, the last parts of the path of the sweep that a run belongs to; None for other runs."""
-    return "/".join(folder.parts[-3:-1]) if is_sweep(folder.parent) else None
-
-
 def natural_order(path: Path) -> list[tuple[int, str]]:
     """A sort key that puts r2 before r10, and names before numbers."""
     return [(int(digits or 0), text) for digits, text in re.findall(r"(\d*)(\D*)", path.name)]
 
 
+def command_of(folder: Path) -> str:
+    """The command that wrote the folder, such as `train` or `evaluate`."""
+    return "train" if (folder / "run.json").is_file() else hydra_record(folder).get("job", {}).get("name", "train")
+
+
+def hydra_record(folder: Path) -> dict[str, Any]:
+    """Hydra's record of the last command in the folder: its `job`, `overrides`, `runtime`; {} if there is none."""
+    found: dict[str, Any] = read_yaml(folder / ".hydra/hydra.yaml").get("hydra", {})
+    return found
+
+
 def read_scores(folder: Path) -> list[Score]:
-    """The scores in a folder's scores.json, oldest first; [] if there is no such file."""
-    path = folder / SCORES
-    if not path.is_file():
-        return []
-    try:
-        records = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not readable as JSON ({first_line(error)}); restore it") from error
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise UserError(f"{path}: expected a list of scores; restore it")
-    return [Score.from_json(record) for record in records]
+    """The scores in a folder's scores.json, oldest first."""
+    read = lambda content: [Score.from_json(record) for record in json.loads(content)]  # noqa: E731
+    return _read(folder / SCORES, read, [])
 
 
 def append_scores(folder: Path, new: Sequence[Score]) -> Path:
-    """Add scores to scores.json and return its path. A score with the same identity is replaced.
-
-    This happens when a run repeats its end. A damaged file is renamed, with a warning.
-    """
-    path = folder / SCORES
-    try:
-        before = read_scores(folder)
-    except UserError as error:
-        console.print(f"{error}; renamed to {set_aside(path)}", style="yellow")
-        before = []
-    made = {score.identity for score in new}
-    kept = [score for score in before if score.identity not in made]
+    """Add scores to scores.json and return its path. Scores with the same identity, of a repeated end, are replaced."""
+    path, made = folder / SCORES, {score.identity for score in new}
+    kept = [score for score in read_scores(folder) if score.identity not in made]
     replace(path, json.dumps([score.to_json() for score in [*kept, *new]], indent=1), durable=True)
     return path
 
 
-def command_of(folder: Path) -> str:
-    """The command that created the folder: `train`, or the one recorded by Hydra, such as `sample`."""
-    return "train" if (folder / "run.json").is_file() else recorded_command(folder) or "train"
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a yaml file."""
+    return _read(path, lambda content: dict(yaml.load(content, LOADER)), {})
 
 
-def recorded_command(folder: Path) -> str | None:
-    """The last command in the folder, as recorded by Hydra; None without a record."""
-    record = folder / ".hydra/hydra.yaml"
-    text = record.read_text(errors="replace") if record.is_file() else ""
-    match = re.search(r"^  job:\n    name: (\w+)", text, re.MULTILINE)
-    return match[1] if match else None
-
-
-def recorded_overrides(folder: Path) -> list[str]:
-    """The overrides of the last command in the folder, as recorded by Hydra, without `ckpt`."""
-    path = folder / ".hydra/overrides.yaml"
-    words = _yaml(path) if path.is_file() else None
-    return [str(word) for word in words if not str(word).startswith("ckpt=")] if isinstance(words, list) else []
-
-
-def _yaml(path: Path) -> Any:
+def _read(path: Path, parse: Callable[[bytes], Any], missing: Any) -> Any:
+    """A parsed file, or `missing`. Raises UserError if it cannot be parsed."""
+    if not path.is_file():
+        return missing
     try:
-        return yaml.load(path.read_bytes(), LOADER)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as yaml ({first_line(error)}); restore it") from error
+        return parse(path.read_bytes())
+    except (ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not readable ({first_line(error)}); restore it") from error

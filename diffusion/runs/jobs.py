@@ -12,29 +12,23 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
 import yaml
 
-from diffusion.config import messages
 from diffusion.config.quoting import override, resume_command
 from diffusion.config.schema import Train, Trainer
 from diffusion.console import console
-from diffusion.errors import FolderTaken, Interrupted, ProcessLost, UserError
+from diffusion.errors import Interrupted, ProcessLost, UserError
 from diffusion.files import replace
 from diffusion.launch import PARENT, REQUEUE, STOPS, end_with_parent, is_rank, launch
 from diffusion.runs import slurm
-from diffusion.runs.folder import SCORES
+from diffusion.runs.folder import SCORES, read_yaml
 from diffusion.runs.record import CONFIG, RunRecord, claim
 
 WORKER = "diffusion.training.worker"  # `python -m WORKER FOLDER` trains with the settings in FOLDER
-RESUMING = ("auto", "last")
-
-
-class JobFailed(UserError):
-    """A job of a sweep did not complete; the other jobs continue."""
 
 
 def begin(settings: Train, folder: Path, words: Sequence[str]) -> tuple[Train, RunRecord] | None:
@@ -50,31 +44,10 @@ def begin(settings: Train, folder: Path, words: Sequence[str]) -> tuple[Train, R
         return None
     if again and any(folder.glob("checkpoints/*.ckpt")):
         settings = settings.model_copy(update={"ckpt": "auto"})
-    record = claim(folder, words, check=partial(check_overwrites, settings, folder, words))
+    check_overwrites(settings, folder, words)
+    record = claim(folder, words)
     write_config(settings, folder)
     return settings, record
-
-
-def run_job(settings: Train, folder: Path, words: Sequence[str]) -> float | None:
-    """Run a job of a sweep in its own process, unless it is already complete. Returns its result.
-
-    One that has stopped resumes from its last checkpoint, if it has one; with `ckpt=null` it starts from scratch. A
-    sweeper optimizes the result. Without a number, which Optuna counts as a failed trial, it is None, not NaN.
-    """
-    if is_rank():
-        raise UserError("torchrun starts the processes of one run, not of a sweep: use -m trainer.devices=N instead")
-    if is_complete(settings, folder):
-        console.print(f"{folder} is already complete")
-    else:
-        with as_job(folder, devices_of(settings.trainer)):
-            if holds_checkpoints(folder) and "ckpt=null" not in words:
-                check_same(settings, folder)
-                settings = settings.model_copy(update={"ckpt": "auto"})
-            record = claim(folder, words)
-            write_config(settings, folder)
-            run_in_processes(settings, record)
-    result: float | None = RunRecord(folder).content.get("result")
-    return None if result is None or math.isnan(result) else result
 
 
 def run_in_processes(settings: Train, record: RunRecord) -> None:
@@ -84,7 +57,7 @@ def run_in_processes(settings: Train, record: RunRecord) -> None:
     `restarts` times.
     """
     devices, restarts = devices_of(settings.trainer), settings.restarts
-    with record.running(partial(messages.summary, command="train")):
+    with record.running():
         while True:
             try:
                 return launch(devices, record.folder, WORKER)
@@ -110,6 +83,26 @@ def devices_of(settings: Trainer) -> int:
     return pl.Trainer(**chosen, logger=False, enable_checkpointing=False, enable_progress_bar=False).num_devices
 
 
+def check_overwrites(settings: Train, folder: Path, words: Sequence[str]) -> None:
+    """Raise UserError if a run, not a job of a sweep, would overwrite the checkpoints of another one in `folder`.
+
+    Training there from scratch requires an explicit `ckpt=null`.
+    """
+    ckpt = settings.ckpt
+    if not holds_checkpoints(folder) or ckpt in ("auto", "last") or "ckpt=null" in words:
+        return
+    if ckpt is None:
+        raise UserError(
+            f"{folder} contains checkpoints that training from scratch would overwrite: ckpt=auto resumes from them, "
+            "another hydra.run.dir keeps them, ckpt=null overwrites them"
+        )
+    if not Path(ckpt).resolve().is_relative_to(folder.resolve()):
+        raise UserError(
+            f"{folder} contains checkpoints of another run, which resuming from {ckpt} would overwrite: set a new "
+            "hydra.run.dir, or resume the existing run with ckpt=auto"
+        )
+
+
 def holds_checkpoints(folder: Path) -> bool:
     """Whether a run has saved checkpoints or weights in its folder."""
     return any(file.suffix in (".ckpt", ".safetensors") for file in folder.glob("checkpoints/*"))
@@ -120,44 +113,11 @@ def discard(folder: Path) -> None:
 
     Without checkpoints there, the files are not those of an earlier run, and are kept.
     """
-    if not holds_checkpoints(folder):
-        return
-    for name in ("checkpoints", "samples"):
-        for file in list((folder / name).rglob("*")):
+    if holds_checkpoints(folder):
+        inside = [file for name in ("checkpoints", "samples") for file in (folder / name).rglob("*")]
+        for file in [*inside, folder / SCORES, folder / "metrics.csv"]:
             if not file.is_dir():
-                file.unlink()
-    for name in (SCORES, "metrics.csv"):
-        (folder / name).unlink(missing_ok=True)
-
-
-def check_overwrites(settings: Train, folder: Path, words: Sequence[str]) -> None:
-    """Raise FolderTaken if the run would overwrite the checkpoints of another run in `folder`.
-
-    Training there from scratch requires an explicit `ckpt=null`. (Jobs of a sweep are not checked: their folders belong
-    to them, and they resume.)
-    """
-    ckpt = settings.ckpt
-    if not holds_checkpoints(folder) or ckpt in RESUMING or "ckpt=null" in words:
-        return
-    if ckpt is None:
-        raise FolderTaken(
-            f"{folder} contains checkpoints that training from scratch would overwrite: ckpt=auto resumes from them, "
-            "another hydra.run.dir keeps them, ckpt=null overwrites them"
-        )
-    if not Path(ckpt).resolve().is_relative_to(folder.resolve()):
-        raise FolderTaken(
-            f"{folder} contains checkpoints of another run, which resuming from {ckpt} would overwrite: set a new "
-            "hydra.run.dir, or resume the existing run with ckpt=auto"
-        )
-
-
-def check_same(settings: Train, folder: Path) -> None:
-    """Raise JobFailed if a job would overwrite the checkpoints of a run with other settings."""
-    if not has_same_settings(settings, folder):
-        raise JobFailed(
-            f"{folder} contains checkpoints of a run with other settings (see its {CONFIG}), which training from "
-            "scratch would overwrite: another hydra.sweep.dir keeps them; ckpt=null, or removing it, discards them"
-        )
+                file.unlink(missing_ok=True)
 
 
 def is_complete(settings: Train, folder: Path) -> bool:
@@ -167,11 +127,7 @@ def is_complete(settings: Train, folder: Path) -> bool:
 
 def has_same_settings(settings: Train, folder: Path) -> bool:
     """Whether the run in `folder` was asked for with these settings, apart from its checkpoint."""
-    try:
-        before, now = yaml.safe_load((folder / CONFIG).read_text("utf-8")), yaml.safe_load(config_text(settings))
-        return bool(before | {"ckpt": None} == now | {"ckpt": None})
-    except (OSError, ValueError, TypeError, yaml.YAMLError):
-        return False
+    return read_yaml(folder / CONFIG) | {"ckpt": None} == yaml.safe_load(config_text(settings)) | {"ckpt": None}
 
 
 def config_text(settings: Train) -> str:
@@ -182,70 +138,6 @@ def config_text(settings: Train) -> str:
 def write_config(settings: Train, folder: Path) -> None:
     """Write config.yaml, which is read by the processes of a run."""
     replace(folder / CONFIG, config_text(settings))
-
-
-@contextlib.contextmanager
-def as_job(folder: Path, devices: int) -> Iterator[None]:
-    """Context of a job of a sweep, in the process of the sweep or in a worker of joblib or submitit.
-
-    Raises JobFailed if the job fails. After a signal, a worker of joblib raises JobFailed for every job: an Interrupted
-    would make joblib kill the other workers while they save.
-    """
-    again = f"rerun the same command with {override('hydra.sweep.dir', folder.parent)} to repeat what is not complete"
-    parallel = multiprocessing.current_process().name.startswith("LokyProcess")
-    if parallel:
-        prepare_worker()
-        take_gpus(devices)
-        if Stopped.by is not None:
-            raise JobFailed(f"stopped by {Stopped.by}; {again}")
-    try:
-        yield
-    except (JobFailed, FolderTaken):
-        raise
-    except UserError as error:
-        raise JobFailed(f"{error}; {again}") from error
-    except Interrupted as stop:
-        if parallel:
-            Stopped.by = stop
-            raise JobFailed(f"stopped by {stop}; {again}") from None
-        if stop.number == REQUEUE and callable(submitit := signal.getsignal(REQUEUE)):
-            submitit(REQUEUE, None)  # requeues the job, and ends this process
-        raise
-
-
-class Stopped:
-    """What has stopped the jobs of this process, a worker of joblib."""
-
-    by: Interrupted | None = None
-
-
-@cache
-def prepare_worker() -> None:
-    """Make this process, a worker of joblib, end with its sweep, and remember signals that arrive between two jobs."""
-    end_with_parent(signal.SIGKILL)  # its job saves, and ends with it
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        Stopped.by = Stopped.by or Interrupted(number)
-
-    for number in STOPS:
-        signal.signal(number, remember)
-
-
-def take_gpus(devices: int) -> None:
-    """Give this process, a worker of joblib, its own GPUs. Otherwise all jobs would train on the first ones."""
-    gpus, number = visible_gpus(), int(multiprocessing.current_process().name.partition("-")[2])
-    if gpus:
-        mine = [gpus[(number * devices + i) % len(gpus)] for i in range(min(devices, len(gpus)))]
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
-
-
-@cache
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, before it took its own."""
-    import torch
-
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return [str(i) for i in range(torch.cuda.device_count())] if visible is None else visible.split(",")
 
 
 @contextlib.contextmanager
@@ -281,3 +173,89 @@ def relaying_signals() -> Iterator[None]:
         os.environ.pop(PARENT, None)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def run_job(settings: Train, folder: Path, words: Sequence[str]) -> float | None:
+    """Run a job of a sweep in its own process, unless it is already complete. Returns its result.
+
+    A sweeper optimizes the result. Without a number, which Optuna counts as a failed trial, it is None, not NaN.
+    """
+    if is_rank():
+        raise UserError("torchrun starts the processes of one run, not of a sweep: use -m trainer.devices=N instead")
+    if is_complete(settings, folder):
+        console.print(f"{folder} is already complete")
+    else:
+        with as_job(folder, devices_of(settings.trainer)):
+            train_job(settings, folder, words)
+    result: float | None = RunRecord(folder).content.get("result")
+    return None if result is None or math.isnan(result) else result
+
+
+def train_job(settings: Train, folder: Path, words: Sequence[str]) -> None:
+    """Train in the folder of a job: from its last checkpoint, if it has one; with `ckpt=null` from scratch."""
+    if holds_checkpoints(folder) and "ckpt=null" not in words:
+        if not has_same_settings(settings, folder):
+            raise UserError(
+                f"{folder} contains checkpoints of a run with other settings (see its {CONFIG}), which training from "
+                "scratch would overwrite: another hydra.sweep.dir keeps them; ckpt=null, or removing it, discards them"
+            )
+        settings = settings.model_copy(update={"ckpt": "auto"})
+    record = claim(folder, words)
+    write_config(settings, folder)
+    run_in_processes(settings, record)
+
+
+class Worker:
+    """This process, if it is a worker of joblib."""
+
+    stopped: Interrupted | None = None  # the signal that has stopped its jobs
+
+
+@contextlib.contextmanager
+def as_job(folder: Path, devices: int) -> Iterator[None]:
+    """Context of a job of a sweep, in the process of the sweep or in a worker of joblib or submitit.
+
+    After a signal, a worker of joblib raises UserError for every job: an Interrupted would make joblib kill the other
+    workers while they save.
+    """
+    again = f"rerun the same command with {override('hydra.sweep.dir', folder.parent)} to repeat what is not complete"
+    parallel = multiprocessing.current_process().name.startswith("LokyProcess")
+    if parallel:
+        prepare_worker(devices)
+    try:
+        if Worker.stopped is not None:
+            raise Worker.stopped
+        yield
+    except UserError as error:
+        raise UserError(f"{error}; {again}") from error
+    except Interrupted as stop:
+        if parallel:
+            Worker.stopped = stop
+            raise UserError(f"stopped by {stop}; {again}") from None
+        if stop.number == REQUEUE and callable(submitit := signal.getsignal(REQUEUE)):
+            submitit(REQUEUE, None)  # requeues the job, and ends this process
+        raise
+
+
+@cache
+def prepare_worker(devices: int) -> None:
+    """Make this process, a worker of joblib, end with its sweep, and remember signals that arrive between two jobs."""
+    take_gpus(devices)
+    end_with_parent(signal.SIGKILL)  # its job saves, and ends with it
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        Worker.stopped = Worker.stopped or Interrupted(number)
+
+    for number in STOPS:
+        signal.signal(number, remember)
+
+
+def take_gpus(devices: int) -> None:
+    """Give this process, a worker of joblib, its own GPUs. Otherwise all jobs would train on the first ones."""
+    import torch
+
+    visible, number = os.environ.get("CUDA_VISIBLE_DEVICES"), int(multiprocessing.current_process().name.split("-")[1])
+    gpus = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+    mine = [gpus[(number * devices + i) % len(gpus)] for i in range(min(devices, len(gpus)))]
+    if mine:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(mine)

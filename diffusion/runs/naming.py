@@ -20,12 +20,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from diffusion.config.quoting import hydra_value
-from diffusion.files import lock, replace
 from diffusion.runs import slurm
 from diffusion.runs.folder import SWEEP
 
-JOB = ".hydra/job.yaml"  # the overrides of the sweep's job that has this folder
-LOCK, PATIENCE = ".jobs.lock", 60.0  # the lock of a sweep's job folders, and the seconds to wait for it
 RESUMING = ("ckpt=auto", "ckpt=last", "ckpt=null")  # these do not change the identity of a job
 
 
@@ -36,64 +33,62 @@ def new_folder(wanted: str, words: tuple[str, ...] = ()) -> str:
     Args:
         words: the overrides of the command line, which identify a launch in a SLURM job.
     """
-    Path(wanted).parent.mkdir(parents=True, exist_ok=True)
-    if before := slurm.marked(Path(wanted).parent, words):
+    parent = Path(wanted).parent
+    parent.mkdir(parents=True, exist_ok=True)
+    if before := slurm.marked(parent, words):
         return str(before)
-    for i in itertools.count(1):
-        path = Path(wanted if i == 1 else f"{wanted}-{i}")
-        with contextlib.suppress(FileExistsError):
-            path.mkdir()
-            slurm.mark(path, words)
-            return str(path)
-    raise AssertionError
+    names = itertools.chain([wanted], (f"{wanted}-{i}" for i in itertools.count(2)))
+    folder = next(Path(name) for name in names if _created(Path(name)))
+    slurm.mark(folder, words)
+    return str(folder)
 
 
-def job_folder(sweep: Path, number: int, overrides: Sequence[str]) -> str:
-    """The name of a job's folder in `sweep`.
+@cache
+def job_folder(sweep: Path, number: int, overrides: tuple[str, ...]) -> str:
+    """The name of a job's folder in `sweep`, which is created.
 
     A job that ran there before (with the same overrides) gets its old folder. A new job gets its number or, if another
     job has that number (a resumed Optuna study restarts at 0; a grid may have grown), the next free one.
     """
     sweep.mkdir(parents=True, exist_ok=True)
-    with lock(sweep / LOCK, PATIENCE) or contextlib.nullcontext():  # until the folder has its job's overrides
-        jobs = {folder.name: words for folder, words in jobs_in(sweep)}
-        if same := [name for name, words in jobs.items() if words == _key(overrides)]:
-            return same[0]
-        free = next(str(i) for i in itertools.count(number) if str(i) not in jobs)
-        (sweep / free / JOB).parent.mkdir(parents=True, exist_ok=True)
-        replace(sweep / free / JOB, yaml.safe_dump([*overrides]))
-        return free
+    same = (folder.name for folder, words in jobs_in(sweep) if words == _key(overrides))
+    return next(same, None) or next(str(i) for i in itertools.count(number) if _created(sweep / str(i)))
+
+
+def _created(folder: Path) -> bool:
+    """Whether a new folder could be created: false if there is one, which another job may just have created."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def jobs_in(sweep: Path) -> Iterator[tuple[Path, list[str]]]:
     """Yield the folder and the overrides of each job of a sweep."""
-    for file in sorted(sweep.glob(f"*/{JOB}")):
+    for file in sorted(sweep.glob("*/.hydra/overrides.yaml")):
         yield file.parent.parent, _key(yaml.safe_load(file.read_text("utf-8")))
 
 
 def _key(overrides: Sequence[str]) -> list[str]:
     """The identity of a job. Whether it resumes does not matter, but a path to resume from does."""
-    return sorted(str(override) for override in overrides if str(override) not in RESUMING)
+    return sorted(word for word in overrides if word not in RESUMING)
 
 
 def register() -> None:
     """Register the resolvers with OmegaConf."""
-    OmegaConf.register_new_resolver("new_folder", _new_folder, replace=True)
-    OmegaConf.register_new_resolver("job_folder", _job_folder, replace=True)
+    started = datetime.now()
 
+    def launch(place: str, prefix: str = "", *, _root_: DictConfig) -> str:
+        wanted = f"outputs/{place}/{prefix}{started:%Y-%m-%d_%H-%M-%S}"
+        return new_folder(wanted, tuple(_root_.hydra.overrides.task))
 
-def _new_folder(place: str, prefix: str = "", *, _root_: DictConfig) -> str:
-    return new_folder(f"outputs/{place}/{prefix}{_started():%Y-%m-%d_%H-%M-%S}", tuple(_root_.hydra.overrides.task))
+    def job(*, _root_: DictConfig) -> str:
+        hydra = _root_.hydra
+        return job_folder(Path(hydra.sweep.dir).absolute(), int(hydra.job.num), tuple(map(str, hydra.overrides.task)))
 
-
-@cache
-def _started() -> datetime:
-    return datetime.now()
-
-
-def _job_folder(*, _root_: DictConfig) -> str:
-    hydra = _root_.hydra
-    return job_folder(Path(hydra.sweep.dir), int(hydra.job.num), list(map(str, hydra.overrides.task)))
+    OmegaConf.register_new_resolver("new_folder", launch, replace=True)
+    OmegaConf.register_new_resolver("job_folder", job, replace=True)
 
 
 class SweepFolder(Callback):

@@ -7,10 +7,9 @@
 This requires `pip install 'diffusion-experiments[sweep]'`. Without `sweep.score`, a trial minimizes the last val/mse.
 """
 
-import logging
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,6 @@ from diffusion.metric.record import Score
 from diffusion.runs.metrics import measures
 from diffusion.runs.naming import jobs_in
 from diffusion.runs.record import RunRecord
-
-ENDED = ("complete", "interrupted", "failed", "died")  # states of a run
-GRID = "GridSampler"  # it repeats a stopped trial by itself, and would count a repeated one as another point
 
 
 class Search(Callback):
@@ -61,34 +57,20 @@ def check_search(config: DictConfig) -> None:
     better, fix = ("higher", "maximize") if larger else ("lower", "minimize")
     if larger is not None and direction_name(direction) not in (fix, "none"):
         raise UserError(f"sweep.score={name}: {better} is better; set hydra.sweeper.direction={fix}")
-    limited = config.trainer.get("limit_val_batches") is not None
-    different = [key for key in searched(config) if measures(key, limited) or key == "experiment"]
+    words = OverridesParser.create().parse_overrides([*config.hydra.overrides.task])
+    searched = [str(word.package or word.key_or_group) for word in words if word.is_sweep_override()]
+    searched += map(str, config.hydra.sweeper.get("params") or {})
+    different = [key for key in searched if measures(key) or key == "experiment"]
     if error and different:
         raise UserError(
             f"sweep.score={name}: errors of trials that differ in {', '.join(different)} measure different "
             "tasks, so the lowest is not the best; optimize a score of samples, such as sweep.score=val/fd_lite0"
         )
 
-    weighed = [key for key in searched(config) if key.split(".")[0] in ("prediction", "objective")]
-    if error and weighed:
-        console.print(
-            f"warning: sweep.score={name} weights all times equally, regardless of {', '.join(weighed)}: a lower error "
-            "need not mean better samples; a score of samples, such as sweep.score=val/fd_lite0, compares them",
-            style="yellow",
-        )
-
 
 def direction_name(direction: Any) -> str:
     """The name of a direction, which is an enumeration of Hydra's plugin or of Optuna, or a word."""
     return getattr(direction, "name", str(direction)).lower()
-
-
-def searched(config: DictConfig) -> Iterator[str]:
-    """Yield the settings in which the trials of a search differ."""
-    for override in OverridesParser.create().parse_overrides([*config.hydra.overrides.task]):
-        if override.is_sweep_override():
-            yield str(override.package or override.key_or_group)
-    yield from map(str, config.hydra.sweeper.get("params") or {})
 
 
 def resume(config: DictConfig) -> None:
@@ -108,15 +90,14 @@ def resume(config: DictConfig) -> None:
     sweeper.n_trials = max(0, wanted - complete)
     if sweeper.sampler.get("seed") is not None:
         sweeper.sampler.seed += len(trials)
-    again = [trial for trial in trials if trial.state == states.RUNNING and has_ended(trial.params, folder)]
-    again = [] if sweeper.sampler._target_.endswith(GRID) else again[: sweeper.n_trials]
-    for trial in again:
+    stopped = [trial for trial in trials if trial.state == states.RUNNING and has_ended(trial.params, folder)]
+    for trial in stopped[: sweeper.n_trials]:
         study.tell(trial.number, state=states.FAIL)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.enqueue_trial(trial.params)
-    stopped = f"; running {count(len(again), 'stopped trial')} again" if again else ""
-    console.print(f"study {sweeper.study_name}: {complete} of {count(wanted, 'trial')} complete{stopped}")
+    again = f"; running {count(len(stopped), 'stopped trial')} again" if stopped else ""
+    console.print(f"study {sweeper.study_name}: {complete} of {count(wanted, 'trial')} complete{again}")
 
 
 def study_of(config: DictConfig) -> Any:
@@ -124,7 +105,6 @@ def study_of(config: DictConfig) -> Any:
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # the storage's library lists its plugins
     sweeper, score, direction = config.hydra.sweeper, config.sweep.score, direction_name(config.hydra.sweeper.direction)
     name, storage = sweeper.study_name, sweeper.storage
     try:
@@ -142,7 +122,7 @@ def study_of(config: DictConfig) -> Any:
 
 
 def has_ended(params: Mapping[str, Any], sweep: Path) -> bool:
-    """Whether the folder `sweep` contains a job with these values whose run has ended: complete, stopped or failed."""
+    """Whether the folder `sweep` contains a job with these values whose run has ended."""
     words = {f"{key}={value}" for key, value in params.items()}
     folders = [folder for folder, overrides in jobs_in(sweep) if words and words <= {*overrides}]
-    return any(RunRecord(folder).state in ENDED for folder in folders)
+    return any(RunRecord(folder).state not in ("not started", "running") for folder in folders)

@@ -1,8 +1,8 @@
 """run.json: the record of a run, whose processes hold the lock `.lock` of its folder while they are alive.
 
 States: `running`, `complete`, `interrupted` (by a signal) and `failed` are written by the run; `died` means that the
-processes of a `running` one are gone; `not started`, that there is only a configuration; `unreadable`, that run.json is
-damaged. On a file system without locks, `died` cannot be told from `running`, and a second start is not refused.
+processes of a `running` one are gone; `not started`, that there is no record; `unreadable`, that it is damaged. On a
+file system without locks, `died` cannot be told from `running`, and a second start is not refused.
 """
 
 import contextlib
@@ -11,14 +11,13 @@ import json
 import os
 import platform
 import time
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from diffusion.config.quoting import command_line
-from diffusion.errors import FolderTaken, Interrupted, UserError, first_line
+from diffusion.errors import Interrupted, UserError, first_line
 from diffusion.files import lock, replace
 from diffusion.runs import slurm
 
@@ -26,9 +25,6 @@ FILE, CONFIG, LOCK = "run.json", "config.yaml", ".lock"
 CONTINUED = ("seconds", "seconds_of", "epoch_lengths")  # what a run that resumes adds to
 PATIENCE = 2.0  # seconds to wait for a lock whose process is about to end, or is only probing
 LEASE = 120.0  # seconds until a file server releases the lock of a failed machine
-HELD: weakref.WeakSet[BinaryIO] = weakref.WeakSet()  # locks held by this process
-# Data loader workers may outlive a killed run, and must not keep its lock.
-os.register_at_fork(after_in_child=lambda: [held.close() for held in HELD])
 
 
 class RunRecord:
@@ -36,9 +32,8 @@ class RunRecord:
 
     def __init__(self, folder: Path):
         self.folder, self.path = folder, folder / FILE
-        self.damage: str | None = None  # the reason why the file cannot be read
         self.content = self._read()
-        self.earlier = 0.0  # seconds of the run up to where this process resumed it
+        self.earlier = self.content.get("seconds", 0.0)  # seconds of the run before this process
         self.lock: BinaryIO | None = None  # the folder's lock, while held by this process
         self.previous: dict[str, bytes] = {}  # the record and the configuration before the folder was claimed
 
@@ -48,25 +43,21 @@ class RunRecord:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, TypeError) as error:
-            self.damage = first_line(error)
-            return {}
+            return {"state": "unreadable", "reason": first_line(error)}
 
-    def checked(self) -> dict[str, Any]:
-        """The content. Raises UserError if the file cannot be read."""
-        if self.damage:
-            raise UserError(f"{self.path}: not readable as a run's record ({self.damage}); restore or remove it")
-        return self.content
+    @property
+    def state(self) -> str:
+        """The recorded state, corrected if the run has died."""
+        state = str(self.content.get("state", "not started"))
+        return "died" if state == "running" and not is_locked(self.folder) else state
 
     def begin(self, command: str) -> None:
-        """Record that a run begins in the folder, with this command.
-
-        It adds to the times of the folder's previous run, until `start_over` or `resume` says otherwise.
-        """
+        """Record that a run begins in the folder, with this command; it adds to the times of the folder's last run."""
         before = self._read()
         self.earlier = before.get("seconds", 0.0)
         self.content = {key: before[key] for key in CONTINUED if key in before} | {
             "state": "running", "started": now(), "command": command,
-            "host": platform.node(), "pid": os.getpid(), "slurm": slurm.job(),
+            "host": platform.node(), "pid": os.getpid(),
         }  # fmt: skip
         self.write()
 
@@ -79,37 +70,15 @@ class RunRecord:
     def join(cls, folder: Path) -> "RunRecord":
         """The record of a run that another process has begun, and whose folder this one holds from now on, too."""
         record = cls(folder)
-        record.earlier = record.content.get("seconds", 0.0)
-        record.hold(lock(folder / LOCK, PATIENCE, shared=True))
+        record.lock = lock(folder / LOCK, PATIENCE, shared=True)
         return record
 
-    def hold(self, held: BinaryIO | None) -> None:
-        """Hold the lock of the folder until the run ends."""
-        self.lock = held
-        if held is not None:
-            HELD.add(held)
-
-    def start_over(self) -> None:
-        """Do not add to the times and epochs of the folder's previous run."""
-        self.earlier = 0.0
-        for key in CONTINUED:
-            self.content.pop(key, None)
-
-    def resume(self, folder: Path, step: int) -> None:
-        """Add to the times and epochs of the run in `folder`, which is resumed at `step`.
-
-        If a run in another folder went on after this step, its times count in proportion to the steps: it does not
-        record when it made a step.
-        """
-        if folder.resolve() == self.folder.resolve():
-            return
-        before = RunRecord(folder).content
-        share = min(1.0, step / before["steps"]) if before.get("steps") else 1.0
-        self.earlier = share * before.get("seconds", 0.0)
-        self.content |= {
-            "seconds_of": {part: share * seconds for part, seconds in before.get("seconds_of", {}).items()},
-            "epoch_lengths": before.get("epoch_lengths", []),
-        }
+    def continue_from(self, folder: Path | None) -> None:
+        """Add to the times and epochs of the run in `folder`, which is resumed; None: to those of no run."""
+        before = {} if folder is None else RunRecord(folder).content
+        self.earlier = before.get("seconds", 0.0)
+        kept = {key: value for key, value in self.content.items() if key not in CONTINUED}
+        self.content = kept | {key: before[key] for key in CONTINUED if key in before}
 
     @property
     def session(self) -> float:
@@ -129,98 +98,63 @@ class RunRecord:
         """Record how the run ended: complete, interrupted or failed."""
         self.update(state=state, finished=now(), **more)
 
-    def fail(self, state: str, reason: str) -> None:
-        """Record that the run failed or was interrupted.
-
-        If it ends before it has begun to train, the record and the settings of the folder's previous run, if any, are
-        restored. A complete run stays so. A full disk, or other errors of writing, must not hide the reason.
-        """
-        with contextlib.suppress(OSError):
-            self.content = self._read()  # as its processes have written it
-            if self.content.get("state") == "complete":
-                return
-            if self.previous and "facts" not in self.content:
-                for name, content in self.previous.items():
-                    replace(self.folder / name, content)
-            else:
-                self.finish(state, reason=reason)
-
     @contextlib.contextmanager
-    def running(self, describe: Callable[[BaseException], str]) -> Iterator[None]:
-        """Context of the run. On failure, record the state and the reason; `describe` formats an error as one line."""
+    def running(self) -> Iterator[None]:
+        """Context of the run, which is then recorded as failed or interrupted if it has not completed.
+
+        If it ends before it has begun to train, the record and the settings of the folder's previous run are restored.
+        """
         try:
             yield
         except BaseException as error:
-            interrupted = isinstance(error, Interrupted)
-            self.fail("interrupted" if interrupted else "failed", str(error) if interrupted else describe(error))
+            from diffusion.config import messages
+
+            with contextlib.suppress(OSError):  # such as of a full disk, which must not hide the reason
+                self.content = self._read()  # as its processes have written it
+                if self.previous and "facts" not in self.content:
+                    for name, content in self.previous.items():
+                        replace(self.folder / name, content)
+                elif self.content.get("state") != "complete":
+                    state = "interrupted" if isinstance(error, Interrupted) else "failed"
+                    self.finish(state, reason=messages.summary(error, "train"))
             raise
         finally:
             if self.lock is not None:
                 self.lock.close()
 
-    @property
-    def state(self) -> str:
-        """The recorded state, corrected if the run has died or its record is damaged."""
-        if self.damage:
-            return "unreadable"
-        state = str(self.content.get("state", "not started"))
-        return "died" if state == "running" and is_locked(self.folder) is False else state
 
-    @property
-    def alive(self) -> bool:
-        """Whether a process is running in the folder. The earlier process of a requeued SLURM job is gone."""
-        return self.state == "running" and not (slurm.queued_again() and self.content.get("slurm") == slurm.job())
-
-    @property
-    def owner(self) -> str:
-        """The process, described in words."""
-        return f"process {self.content.get('pid')} on {self.content.get('host')}, since {self.content.get('started')}"
-
-
-def claim(folder: Path, words: Sequence[str], check: Callable[[], None] = lambda: None) -> RunRecord:
+def claim(folder: Path, words: Sequence[str]) -> RunRecord:
     """Begin a run in `folder`, holding its lock. Only one of two simultaneous claims succeeds.
 
-    Raises FolderTaken if a run is alive there: two would destroy each other's checkpoints. If `check` raises, nothing
-    is written.
+    Raises UserError if a run is alive there: two would destroy each other's checkpoints.
     """
     try:
         held = lock(folder / LOCK, LEASE if slurm.queued_again() else PATIENCE)
         if held is not None:
             fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)  # the processes of the run join in it
     except BlockingIOError:
-        raise _taken(RunRecord(folder)) from None
+        owner = RunRecord(folder).content
+        raise UserError(
+            f"{folder}: a run is alive in this folder (process {owner.get('pid')} on {owner.get('host')}, since "
+            f"{owner.get('started')}); wait until it ends or end it, or choose another folder (hydra.run.dir=…, for a "
+            "sweep hydra.sweep.dir=…)"
+        ) from None
     record = RunRecord(folder)
-    record.hold(held)
-    try:
-        check()
-        record.previous = {file.name: file.read_bytes() for file in (record.path, folder / CONFIG) if file.is_file()}
-        record.begin(command_line("train", words))
-    except BaseException:
-        if held is not None:
-            held.close()
-        raise
+    record.lock = held
+    record.previous = {file.name: file.read_bytes() for file in (record.path, folder / CONFIG) if file.is_file()}
+    record.begin(command_line("train", words))
     return record
 
 
-def _taken(record: RunRecord) -> FolderTaken:
-    owner = record.owner if record.content.get("state") == "running" else f"a process that holds {record.folder / LOCK}"
-    return FolderTaken(
-        f"{record.folder}: a run is alive in this folder ({owner}); wait until it ends or end it, or choose another "
-        "folder (hydra.run.dir=…, for a sweep hydra.sweep.dir=…)"
-    )
-
-
-def is_locked(folder: Path) -> bool | None:
-    """Whether any process, including this one, holds the lock of a run's folder; None if this cannot be told."""
+def is_locked(folder: Path) -> bool:
+    """Whether any process, including this one, holds the lock of a run's folder; true if this cannot be told."""
     try:
         with (folder / LOCK).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
     except FileNotFoundError:
         return False
     except OSError:
-        return None
+        return True
     return False
 
 

@@ -33,11 +33,6 @@ def resumed_run(words: list[str]) -> tuple[Path, dict[str, Any]] | None:
     folder = Path(str(given["hydra.run.dir"])).absolute()
     file = folder / "config.yaml"
     if not file.is_file():
-        if any(folder.glob("checkpoints/*.ckpt")):
-            raise UserError(
-                f"{file}: missing; without it, a run in this folder would resume with other settings; restore it, or "
-                f"pass all settings and another folder: hydra.run.dir=… ckpt={folder}/checkpoints/last.ckpt"
-            )
         return None
     console.print(f"resuming with the settings in {file}")
     settings = untrusted.plain_config(file.read_text("utf-8"), file)
@@ -54,7 +49,8 @@ def resumed_run(words: list[str]) -> tuple[Path, dict[str, Any]] | None:
 
 def apply(override: Override, settings: dict[str, Any]) -> None:
     """Change saved settings as an override says. Raises UserError for a setting that they do not have."""
-    key = str(override.package or override.key_or_group)
+    group, value = override.key_or_group, override.value()
+    key = str(override.package or group)
     *path, last = key.split(".")
     node: Any = settings
     for name in path:
@@ -63,15 +59,7 @@ def apply(override: Override, settings: dict[str, Any]) -> None:
         raise UserError(f"{key}: the run has no such setting{nearest(key, flat(settings))}; +{key}=… adds it")
     if override.is_delete():
         del node[last]
-    elif is_group(override.key_or_group):
-        node[last] = chosen(override.key_or_group, override.value())
+    elif group in SEVERAL and isinstance(value, list):  # several choices together
+        node[last] = {name: part for each in value for name, part in (unresolved_choice(group, each) or {}).items()}
     else:
-        node[last] = override.value()
-
-
-def chosen(group: str, value: Any) -> Any:
-    """The node of a choice; of several ones, all together; None for a choice without settings."""
-    if group not in SEVERAL or not isinstance(value, list):
-        return unresolved_choice(group, str(value))
-    nodes = [unresolved_choice(group, str(name)) or {} for name in value]
-    return {key: setting for node in nodes for key, setting in node.items()}
+        node[last] = unresolved_choice(group, str(value)) if is_group(group) else value

@@ -34,27 +34,22 @@ def queued_again() -> bool:
 
 
 def requeue() -> None:
-    """Requeue this job, and say so on standard error; outside of SLURM, do nothing."""
-    if (name := job()) is None:
-        return
-    try:
+    """Requeue this job; outside of SLURM, do nothing."""
+    if name := job():
         done = subprocess.run(["scontrol", "requeue", name], capture_output=True, text=True, check=False)
-        said = "queued again" if done.returncode == 0 else done.stderr.strip()
-    except OSError as error:
-        said = f"cannot be requeued, scontrol: {error.strerror}"
-    print(f"SLURM job {name}: {said}", file=sys.stderr)
+        print(f"SLURM job {name}: {done.stderr.strip() if done.returncode else 'queued again'}", file=sys.stderr)
 
 
 def mark(folder: Path, words: Sequence[str]) -> None:
     """Mark `folder` as created by the launch with these words of the command line."""
     if job() is not None:
-        replace(folder / MARK, _launch(words))
+        replace(folder / MARK, f"{job()} {shlex.join(words)}\n")
 
 
 def marked(parent: Path, words: Sequence[str]) -> Path | None:
     """The folder in `parent` that this launch created when the job ran before."""
-    marks = sorted(parent.glob(f"*/{MARK}")) if queued_again() else []
-    return next((file.parent for file in marks if file.read_text("utf-8") == _launch(words)), None)
+    marks, launch = sorted(parent.glob(f"*/{MARK}")) if queued_again() else [], f"{job()} {shlex.join(words)}\n"
+    return next((file.parent for file in marks if file.read_text("utf-8") == launch), None)
 
 
 def check_tasks() -> None:
@@ -65,7 +60,3 @@ def check_tasks() -> None:
             f"srun started {tasks} tasks, and each would be a separate run: start one (-n 1) and set "
             "trainer.devices; for several machines start torchrun on each (srun --ntasks-per-node=1 torchrun …)"
         )
-
-
-def _launch(words: Sequence[str]) -> str:
-    return f"{job()} {shlex.join(words)}\n"

@@ -11,7 +11,7 @@ import sys
 from diffusion.config.schema import GuidanceStudy, Study
 from diffusion.errors import nearest
 from diffusion.runs.command import command
-from diffusion.runs.importing import Lazy
+from diffusion.runs.importing import lazy
 
 ABOUT_GUIDANCE = """\
 Compare scales of a guidance on one trained model: which is best, and how they trade fidelity against diversity.
@@ -22,7 +22,7 @@ python -m diffusion.study guidance ckpt=… guidance=cfg intervals=[[null,null],
 python -m diffusion.study guidance ckpt=… guidance=auto guidance.ckpt=WORSE   autoguidance, with labels or without
 """
 
-TASK = Lazy("diffusion.study.trials.study")
+TASK = lazy("diffusion.study.trials.study")
 STUDIES = {  # by the first word of the command line
     "sampler": command("study", Study, __doc__, TASK),
     "guidance": command("study_guidance", GuidanceStudy, ABOUT_GUIDANCE, TASK),

@@ -13,7 +13,7 @@ from diffusion.config.choices import choices
 from diffusion.config.composition import RUN, choice
 from diffusion.config.inherit import of_run
 from diffusion.config.schema import GuidanceStudy, Study
-from diffusion.console import console, count, log_to, quiet_libraries
+from diffusion.console import console, count, quiet_libraries
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import (
     counts_of,
@@ -58,13 +58,12 @@ def study(settings: Study | GuidanceStudy, folder: Path) -> None:
     that was interrupted goes on from the samples that it has drawn.
     """
     quiet_libraries()
-    log_to(folder / "study.log")
     n, batch_size = settings.n, settings.batch_size
     devices = choose_devices(settings.device, settings.devices, len(batches_of(n, batch_size)))
     device = devices[0]
     restored = find.opened(settings.ckpt, settings.weights)
     settings = completed_by(settings, restored)
-    write_configuration(folder, settings, restored)
+    write_configuration(folder, settings.model_dump(mode="json"), restored)
     found = sampler_trials(settings, restored) if isinstance(settings, Study) else guidance_trials(settings, restored)
     trials = [*found]
     scorer = make_scorer(settings, settings.data, n, folder, Ledger.of(restored.path), device)

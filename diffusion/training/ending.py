@@ -15,7 +15,7 @@ from diffusion.checkpoint.pruning import prune
 from diffusion.checkpoint.restore import build_denoiser
 from diffusion.config.quoting import resume_command
 from diffusion.console import console, count, duration
-from diffusion.errors import Interrupted, UserError, first_line
+from diffusion.errors import Interrupted, UserError, first_line, nearest
 from diffusion.evaluation.drawing import Drawing
 from diffusion.evaluation.drawn import Drawn
 from diffusion.evaluation.frames import SHOWN as FILMED
@@ -25,7 +25,7 @@ from diffusion.process.denoiser import Denoiser
 from diffusion.report.images import DRAWN, grid, save_png
 from diffusion.report.run import write_report
 from diffusion.report.scores import print_scores
-from diffusion.runs.metrics import last_value
+from diffusion.runs.metrics import read_rows
 from diffusion.runs.record import RunRecord, now
 from diffusion.training import loggers
 from diffusion.training.clock import Clock
@@ -143,8 +143,13 @@ def conclude(run: Run, last: Last) -> float | None:
         **ended_early(trainer, run.clock),
     )  # fmt: skip
     write_report(folder, run.recipe.schedule.cpu(), run.recipe.data.splits["val"].images, state="complete")
-    name, known = settings.sweep.score, {"val/mse": checkpoints.latest}
-    result = known[name] if name in known else last_value(name, folder / "metrics.csv")
+    rows, name = read_rows(folder / "metrics.csv"), settings.sweep.score
+    values = [checkpoints.latest] if name == "val/mse" else [row[name] for row in rows if name in row]
+    if not values:
+        raise UserError(
+            f"sweep.score={name}: the run did not log it{nearest(name, {key for row in rows for key in row})}"
+        )
+    result = values[-1]
     record.finish("complete", result=result)
     keep_finished(settings.checkpoint.finished, folder)
     print_files(folder, record)

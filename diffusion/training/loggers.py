@@ -15,8 +15,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from diffusion.checkpoint.provenance import code_version, versions
 from diffusion.console import console
 from diffusion.errors import UserError, first_line
-from diffusion.files import replace, set_aside
-from diffusion.runs.folder import read_scores, sweep_of
+from diffusion.files import replace
+from diffusion.runs.folder import is_sweep, read_scores
 from diffusion.runs.metrics import read_rows
 
 
@@ -77,7 +77,7 @@ def wandb(
             name=f"{folder.parent.name}/{folder.name}",
             save_dir=str(folder),
             id=_wandb_id(folder, resumes=recipe["ckpt"] is not None),
-            group=group or sweep_of(folder),
+            group=group or ("/".join(folder.parts[-3:-1]) if is_sweep(folder.parent) else None),
             job_type=job_type,
             tags=list(tags),
             offline=mode == "offline",
@@ -144,13 +144,7 @@ class MetricsFile(Logger):
 
     def keep(self, folder: Path, steps: int) -> None:
         """Begin with the lines of the run in `folder`, maybe this one, up to a step, so that curves are complete."""
-        try:
-            rows = [row for row in read_rows(folder / self.file.name) if row["step"] < steps]
-        except (ValueError, LookupError) as error:
-            kept = set_aside(self.file) if self.file.exists() else folder
-            console.print(f"{self.file.name}: damaged ({first_line(error)}); kept in {kept}; the curves restart here")
-            return
-        if rows:
+        if rows := [row for row in read_rows(folder / self.file.name) if row["step"] < steps]:
             self.write(rows)
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -12,7 +12,6 @@ from diffusion.checkpoint.provenance import versions
 from diffusion.console import console, progress_bar
 from diffusion.data import ImageData
 from diffusion.evaluation.devices import device_name
-from diffusion.runs.folder import epoch_lengths
 from diffusion.runs.record import RunRecord
 from diffusion.training.clock import Clock
 from diffusion.training.timing import Spent
@@ -92,7 +91,7 @@ class RecordProgress(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record the device, the size of the network and the length of epochs from here on."""
         step = trainer.global_step
-        lengths = [(start, length) for start, length in epoch_lengths(self.record.content) if start < step]
+        lengths = [(start, length) for start, length in self.record.content.get("epoch_lengths", ()) if start < step]
         if not lengths or lengths[-1][1] != self.clock.epoch:
             lengths.append((step, self.clock.epoch))
         self.record.update(

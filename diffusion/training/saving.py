@@ -1,6 +1,7 @@
 """When checkpoints are saved, which are kept, and under which names."""
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from diffusion.config import schema
 from diffusion.config.quoting import resume_command
 from diffusion.console import console
 from diffusion.errors import UserError
-from diffusion.files import copy, free_space, link
+from diffusion.files import copy, link
 from diffusion.runs.record import RunRecord
 from diffusion.training.clock import Clock
 
@@ -71,7 +72,8 @@ class Checkpoints(Checkpoint):
         status = [file.stat() for file in storage.all_files(self.folder) if file.is_file()]
         present = sum({s.st_ino: s.st_size for s in status}.values())  # each will be replaced by a new one
         one = COPIES * weights
-        needed, free = max(one, (self.keep + 2) * one - present), free_space(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        needed, free = max(one, (self.keep + 2) * one - present), shutil.disk_usage(self.folder).free
         if free < needed:
             raise UserError(
                 f"{self.folder}: {free / 1e9:.2f} GB are free, but the checkpoints need {needed / 1e9:.2f} GB more; "

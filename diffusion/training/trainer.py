@@ -70,11 +70,10 @@ class Run:
         metrics_file, *_ = trainer.loggers = [*trainer.loggers, *dashboards]
         if record is None:
             return
+        record.continue_from(None if resumed is None else resumed.folder)
         if resumed is None:
-            record.start_over()
             discard(self.folder)
         else:
-            record.resume(resumed.folder, resumed.step)
             Ledger(self.folder).inherit(Ledger.of(resumed.path))
             assert isinstance(metrics_file, loggers.MetricsFile)
             metrics_file.keep(resumed.folder, resumed.step)

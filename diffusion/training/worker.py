@@ -15,10 +15,9 @@ from pathlib import Path
 
 import yaml
 
-from diffusion.config import messages
 from diffusion.config.schema import Train
 from diffusion.config.validation import validated
-from diffusion.console import console, log_to
+from diffusion.console import console
 from diffusion.errors import Interrupted, UserError
 from diffusion.launch import PARENT, as_rank
 from diffusion.runs import slurm
@@ -50,8 +49,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> None:
     if record is None:
         run.train(settings, folder, None)
         return
-    log_to(folder / "train.log")
-    with record.running(partial(messages.summary, command="train")):
+    with record.running():
         run.train(settings, folder, record)
 
 

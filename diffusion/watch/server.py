@@ -18,7 +18,7 @@ from diffusion.report.compare import compare, gather
 from diffusion.report.comparison import comparison_sections
 from diffusion.report.index import index_sections, relative
 from diffusion.report.page import document
-from diffusion.report.run import run_sections, state_of
+from diffusion.report.run import run_sections
 from diffusion.report.study import is_study, study_of, study_sections, title_of
 from diffusion.runs.folder import PARTS, Run, is_run, is_sweep, runs_below
 from diffusion.runs.record import RunRecord
@@ -60,7 +60,7 @@ class Pages:
             if is_study(run):
                 return title_of(study_of(run)), study_sections(study_of(run)), None
             sections = [each for each in run_sections(run) if each.title not in ("Files", "Next steps")]
-            return f"Run {relative(folder, self.root)}", sections, state_of(run)
+            return f"Run {relative(folder, self.root)}", sections, run.state
         if is_sweep(folder):
             comparison = compare(gather([folder]), mixed=True)
             return f"Sweep {relative(folder, self.root)}", comparison_sections(comparison, folder, self.link), None

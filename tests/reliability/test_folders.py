@@ -3,7 +3,6 @@
 import os
 import platform
 import signal
-import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ pytestmark = pytest.mark.reliability
 
 
 def hold(folder: Path, said: Connection) -> None:
-    """Claim the folder, with a pause between reading and writing, and hold it."""
+    """Claim the folder, and hold it."""
     try:
-        held = claim(folder, [], lambda: time.sleep(0.5))
+        held = claim(folder, [])
         said.send("mine")
         signal.pause()
         del held
@@ -56,7 +55,6 @@ def test_a_second_run_in_the_folder_of_a_live_run_is_refused(command, tiny, tmp_
 
 
 def test_only_one_of_two_simultaneous_starts_gets_the_folder(tmp_path):
-    """Without a lock, both would read before either has written."""
     both = [starting(tmp_path) for _ in range(2)]
     said = {process.pid: here.recv() for process, here in both}
     (owner,) = (pid for pid, text in said.items() if text == "mine")
@@ -88,15 +86,6 @@ def test_the_processes_of_a_run_hold_its_folder_after_the_one_that_started_them(
     assert held == [True, True, False]
 
 
-def test_a_job_requeued_by_slurm_takes_back_its_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    record = claim(tmp_path, [])
-    assert RunRecord(tmp_path).alive
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert not RunRecord(tmp_path).alive
-    record.lock.close()
-
-
 @pytest.mark.parametrize("wrong", ["model.channels=[7,9]", "data.batch_size=400"])
 def test_a_run_that_fails_before_training_records_the_reason(command, tiny, tmp_path, wrong):
     status, out, err = command("train", [*tiny, wrong, "hydra.run.dir=run"])
@@ -111,7 +100,7 @@ def test_a_start_that_fails_leaves_the_record_and_the_settings_of_the_earlier_ru
     (tmp_path / "run.json").write_text('{"state": "complete"}')
     record = claim(tmp_path, [])
     (tmp_path / CONFIG).write_text("seed: 2\n")
-    with pytest.raises(ZeroDivisionError), record.running(str):
+    with pytest.raises(ZeroDivisionError), record.running():
         raise ZeroDivisionError
     assert (tmp_path / CONFIG).read_text() == "seed: 1\n"
     assert RunRecord(tmp_path).content == {"state": "complete"}

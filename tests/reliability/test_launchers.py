@@ -74,13 +74,11 @@ def test_a_job_saves_before_submitit_requeues_it(tmp_path):
 
 
 def test_workers_of_joblib_use_different_gpus(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
-    jobs.visible_gpus.cache_clear()
     used = []
     for i in (1, 2, 3):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
         worker = SimpleNamespace(name=f"LokyProcess-{i}")
         monkeypatch.setattr(jobs.multiprocessing, "current_process", lambda worker=worker: worker)
         jobs.take_gpus(2)
         used.append(os.environ["CUDA_VISIBLE_DEVICES"])
-    jobs.visible_gpus.cache_clear()
     assert used == ["6,7", "4,5", "6,7"]

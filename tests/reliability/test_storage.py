@@ -235,7 +235,7 @@ def test_a_run_on_a_full_disk_ends_with_an_error(command, tiny, tmp_path, monkey
     assert os.strerror(errno.ENOSPC) in err
     assert storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 6
     monkeypatch.undo()
-    monkeypatch.setattr(saving, "free_space", lambda folder: 1000)
+    monkeypatch.setattr(saving.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     with pytest.raises(UserError, match="free"):  # before the first step
         train([*tiny, "samples.n=0"], tmp_path / "other")
 

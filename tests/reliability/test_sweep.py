@@ -11,7 +11,6 @@ import pytest
 from forked import FORK, Train, launch_forked, train
 
 from diffusion.runs import jobs
-from diffusion.runs.naming import job_folder
 from diffusion.runs.record import RunRecord
 from diffusion.training import worker
 
@@ -93,15 +92,6 @@ def test_four_simultaneous_launches_get_four_folders(tmp_path):
     folders = list((tmp_path / "outputs/burst").iterdir())
     assert len(folders) == 4
     assert all((folder / "here").is_file() for folder in folders)
-
-
-def test_a_job_gets_its_previous_folder_and_never_that_of_another_job(tmp_path):
-    grid = [["schedule=linear"], ["schedule=cosine"]]
-    assert [job_folder(tmp_path, i, words) for i, words in enumerate(grid)] == ["0", "1"]
-    assert job_folder(tmp_path, 5, ["schedule=cosine", "ckpt=auto"]) == "1"
-    assert job_folder(tmp_path, 0, ["schedule=sigmoid"]) == "2"  # a study that restarts its count at 0
-    assert job_folder(tmp_path, 0, ["schedule=linear"]) == "0"
-    assert job_folder(tmp_path, 0, ["schedule=linear", "ckpt=a.ckpt"]) == "3"
 
 
 def test_a_killed_optuna_study_resumes(tiny, tmp_path):

@@ -130,8 +130,8 @@ def make_output() -> Callable[..., Path]:
     def make(folder: Path, command: str, scores: Any = None) -> Path:
         (folder / ".hydra").mkdir(parents=True)
         (folder / ".hydra/hydra.yaml").write_text(f"hydra:\n  job:\n    name: {command}\n")
-        (folder / ".hydra/config.yaml").write_text("ckpt: run/checkpoints/last.ckpt\nseed: 0\n")
         if scores is not None:
+            (folder / "config.yaml").write_text("ckpt: run/checkpoints/last.ckpt\nseed: 0\n")
             (folder / "scores.json").write_text(json.dumps(scores))
         return folder
 

@@ -25,10 +25,10 @@ def run(tmp_path: Path) -> Make:
         folder = tmp_path / str(len(made))
         (folder / ".hydra").mkdir(parents=True)
         OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
-        OmegaConf.save(OmegaConf.create(list(overrides)), folder / ".hydra/overrides.yaml")
+        record: dict[str, Any] = {"job": {"name": "train"}, "overrides": {"task": list(overrides)}}
         if choices is not None:
-            record = {"hydra": {"runtime": {"choices": {**choices, "hydra/launcher": "basic", "experiment": "x"}}}}
-            OmegaConf.save(OmegaConf.create(record), folder / ".hydra/hydra.yaml")
+            record["runtime"] = {"choices": {**choices, "hydra/launcher": "basic", "experiment": "x"}}
+        OmegaConf.save(OmegaConf.create({"hydra": record}), folder / ".hydra/hydra.yaml")
         (folder / "run.json").write_text('{"state": "complete"}')
         made.append(Run(folder))
         return made[-1]

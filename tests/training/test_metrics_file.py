@@ -1,6 +1,5 @@
 """metrics.csv and scores.json: written atomically, read with checks, and never lost."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -74,20 +73,12 @@ def test_interrupting_a_rewrite_loses_no_lines(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", [b"\xff\xfe\n", b"0,1\r\n", b"0,x,4,\r\n"])
-def test_a_damaged_metrics_file_is_kept_under_another_name(tmp_path, damage, capsys):
+def test_a_damaged_metrics_file_is_named(tmp_path, damage):
     log(tmp_path, range(4))
     with (tmp_path / "metrics.csv").open("ab") as file:
         file.write(damage)
-    broken = (tmp_path / "metrics.csv").read_bytes()
-    with pytest.raises(ValueError, match=r"line|codec|float"):
+    with pytest.raises(UserError, match=r"metrics\.csv: not a table of numbers \(.*(argument|codec|float)"):
         read_metrics(tmp_path / "metrics.csv")
-    log(tmp_path / "..", range(2, 4), (tmp_path, 2))  # from another folder, which is left unchanged
-    assert (tmp_path / "metrics.csv").read_bytes() == broken
-    (tmp_path / "../metrics.csv").unlink()
-    log(tmp_path, range(2, 4), (tmp_path, 2))
-    assert (tmp_path / "metrics.csv.damaged1").read_bytes() == broken
-    assert list(read_metrics(tmp_path / "metrics.csv")["loss"].step) == [3, 4]
-    assert capsys.readouterr().out.count("damaged") >= 2
 
 
 def score(value: float, **source: object) -> Score:
@@ -100,14 +91,8 @@ def test_a_recomputed_score_replaces_the_earlier_one(tmp_path):
     assert [s.value for s in read_scores(tmp_path)] == [2.0, 3.0, 4.0]
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"{}", b"\xff"])
-def test_a_damaged_scores_file_is_renamed_when_scores_are_added(tmp_path, damage, capsys):
-    file = tmp_path / "scores.json"
-    for number in (1, 2):
-        file.write_bytes(damage)
-        with pytest.raises(UserError, match=r"scores\.json: "):
-            read_scores(tmp_path)
+@pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b"\xff"])
+def test_a_damaged_scores_file_is_named(tmp_path, damage):
+    (tmp_path / "scores.json").write_bytes(damage)
+    with pytest.raises(UserError, match=r"scores\.json: "):
         append_scores(tmp_path, [score(1.0)])
-        assert [record["value"] for record in json.loads(file.read_text())] == [1.0]
-        assert (tmp_path / f"scores.json.damaged{number}").read_bytes() == damage
-        assert f"scores.json.damaged{number}" in capsys.readouterr().out.replace("\n", "")
