@@ -1,20 +1,30 @@
-"""Images in memory as uint8 tensors, and batches of them."""
+"""Images in memory as uint8 tensors, batches of them, and their order.
+
+The order in which a run sees the images is a function of (seed, batch number), independent of earlier batches. Epoch e
+is a permutation of the images drawn from (seed, "order", e). Image i is mirrored in it if number i of the draw from
+(seed, "flip", e) is below 1/2. A global batch has `batch_size` × devices images. An epoch has n global batches; the
+remaining images are left out. Global batch k of a run is batch k mod n of epoch ⌊k/n⌋, and device r gets its r-th part.
+"""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
-from diffusion.data.order import Index
 from diffusion.errors import UserError
 from diffusion.files import digest
+from diffusion.randomness import generator_for
 
 TILE = re.compile(r" \d+px at \d+,\d+$")  # the ending of a tile's name, after the name of its photograph
+
+Index = tuple[Tensor, Tensor, int, int]
+"""index (B,), flip (B,), the epoch, the position of the batch in the epoch"""
 
 
 class Batch(NamedTuple):
@@ -47,14 +57,12 @@ def to_uint8(image: Tensor) -> Tensor:
 class Split(Dataset[Batch]):
     """Images of one size, uint8 (N, C, H, W), each with a name that tells where it comes from.
 
-    `labels`, int64 (N,), are indices into `ImageData.classes`; None without labels. `known_key` is the `key`, if it is
-    already known.
+    `labels`, int64 (N,), are indices into `ImageData.classes`; None without labels.
     """
 
     images: Tensor
     names: list[str]
     labels: Tensor | None = None
-    known_key: str | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -72,12 +80,11 @@ class Split(Dataset[Batch]):
 
     def take(self, index: Tensor) -> "Split":
         """The images at the positions `index` (M,), in that order. A contiguous range is not copied."""
+        rows: Tensor | slice = index
         if len(index) and torch.equal(index, torch.arange(int(index[0]), int(index[0]) + len(index))):
-            first, end = int(index[0]), int(index[0]) + len(index)
-            labels = None if self.labels is None else self.labels[first:end]
-            return Split(self.images[first:end], self.names[first:end], labels)
-        labels = None if self.labels is None else self.labels[index]
-        return Split(self.images[index], [self.names[i] for i in index.tolist()], labels)
+            rows = slice(int(index[0]), int(index[0]) + len(index))
+        labels = None if self.labels is None else self.labels[rows]
+        return Split(self.images[rows], [self.names[i] for i in index.tolist()], labels)
 
     def class_counts(self, classes: int) -> list[int]:
         """The number of images in each of `classes` classes; [] without labels."""
@@ -85,16 +92,18 @@ class Split(Dataset[Batch]):
 
     @cached_property
     def key(self) -> str:
-        """A hash of the pixels, which depend on the files and on the resizing. Statistics are cached under it.
-
-        Labels do not change it: the images are the same.
-        """
-        return self.known_key or digest(tuple(self.images.shape), hash_of(self.images))
+        """A hash of the pixels, which depend on the files and on the resizing. Statistics are cached under it."""
+        return digest(tuple(self.images.shape), hash_of(self.images))
 
     @cached_property
     def label_key(self) -> str | None:
         """A hash of the labels; None without them."""
         return None if self.labels is None else hash_of(self.labels)
+
+
+def hash_of(values: Tensor) -> str:
+    """A hash of the values; contiguous values are not copied."""
+    return digest(values.contiguous().numpy().data)
 
 
 def check_splits(splits: Mapping[str, Split], shape: tuple[int, int, int], classes: Sequence[str], fix: str) -> None:
@@ -107,52 +116,77 @@ def check_splits(splits: Mapping[str, Split], shape: tuple[int, int, int], class
     """
     for name in ("train", "val", "test"):
         split = splits.get(name) if isinstance(splits, Mapping) else None
-        if not isinstance(split, Split) or split.images.dtype != torch.uint8 or len(split.names) != len(split.images):
-            raise UserError(
-                f"data: `load` returned no proper Split of {name}; it returns a dict with the keys train, val and "
-                "test, each a Split with uint8 images, 0 to 255, and as many names"
-            )
-        if (found := tuple(split.images.shape[1:])) != shape:
-            made, expected = ("×".join(map(str, each)) for each in (found, shape))
-            raise UserError(
-                f"data: the images of {name} are {made} (channels, height, width), but data.channels and "
-                f"data.resolution specify {expected}; set them to the shape that `load` returns"
-            )
-        if len(split.class_counts(len(classes))) != len(classes):
-            raise UserError(
-                f"data: the labels of {name} do not match {len(classes)} classes: if `load` sets `classes`, every "
-                f"split needs labels below {len(classes)}; otherwise no split may have labels"
-            )
-    counts = {name: split.class_counts(len(classes)) for name, split in splits.items()}
-    if without := [i for i, n in enumerate(counts["train"]) if n == 0]:
-        val, test = (sum(counts[name][i] for i in without) for name in ("val", "test"))
+        found = "no Split"
+        if isinstance(split, Split):
+            found = f"{split.images.dtype} {tuple(split.images.shape)}, {len(split.names)} names and "
+            found += "no labels" if split.labels is None else f"{len(split.labels)} labels"
+            right = split.images.dtype == torch.uint8 and split.images.shape[1:] == shape
+            if right and len(split.names) == len(split) and len(split.class_counts(len(classes))) == len(classes):
+                continue
         raise UserError(
-            f"data.labels: the class {classes[without[0]]!r} ({len(without)} in all) has no training image ({val} for "
-            f"validation, {test} for test); {fix}"
+            f"data: `load` returned {found} for {name}; expected a Split with uint8 images (N, *{shape}), as given by "
+            f"data.channels and data.resolution, N names and, if there are `classes` ({len(classes)}), labels below it"
+        )
+    if without := [i for i, n in enumerate(splits["train"].class_counts(len(classes))) if n == 0]:
+        raise UserError(
+            f"data.labels: the class {classes[without[0]]!r} ({len(without)} in all) has no training image; {fix}"
         )
 
 
-@dataclass(frozen=True)
-class Subset(Dataset[Batch]):
-    """The images of a split at the positions `rows` (M,), indexed from 0; none of them is copied."""
+@dataclass(eq=False)
+class TrainingBatches(Sampler[Index]):
+    """One device's batches of a whole run.
 
-    split: Split
-    rows: Tensor
+    Args:
+        size: images in the split.
+        batch_size: images per device in a batch.
+        per_epoch: batches in an epoch.
+        numbers: the numbers of the batches; they do not begin with 0 if the run is resumed.
+        done: batches done before the run was resumed; not those before `numbers` if the global batch size has changed.
+        flip: mirror half of the images.
+        seed: seed of the order and of the mirroring.
+        rank, devices: rank and world size.
+    """
+
+    size: int
+    batch_size: int
+    per_epoch: int
+    numbers: range
+    done: int = 0
+    flip: bool = True
+    seed: int = 0
+    rank: int = 0
+    devices: int = 1
 
     def __len__(self) -> int:
-        return len(self.rows)
+        """The number of batches, including those before resuming, because Lightning counts them too."""
+        return self.done + len(self.numbers)
 
-    def __getitem__(self, key: Index) -> Batch:
-        """As in `Split`."""
-        index, flip, epoch, number = key
-        return self.split[self.rows[index], flip, epoch, number]._replace(index=index)
+    def __iter__(self) -> Iterator[Index]:
+        for epoch, in_epoch in groupby(self.numbers, lambda k: k // self.per_epoch):
+            order = torch.randperm(self.size, generator=generator_for(self.seed, "order", epoch))
+            heads = torch.rand(self.size, generator=generator_for(self.seed, "flip", epoch)) < 0.5
+            used = order[: self.per_epoch * self.devices * self.batch_size]
+            batches = used.view(self.per_epoch, self.devices, self.batch_size)[:, self.rank]
+            for k in in_epoch:
+                index = batches[k % self.per_epoch]
+                yield index, heads[index] & self.flip, epoch, k % self.per_epoch
 
-    @property
-    def sources(self) -> list[str]:
-        """As in `Split`."""
-        return [TILE.sub("", self.split.names[i]) for i in self.rows.tolist()]
 
+class InOrder(Sampler[Index]):
+    """One device's share of `size` images, without mirroring: each image once, and as many batches on each device.
 
-def hash_of(values: Tensor) -> str:
-    """A hash of the values; contiguous values are not copied."""
-    return digest(values.contiguous().numpy().data)
+    Batch sizes differ by at most one image, and no batch is padded. A mean or an FID over several devices counts each
+    image once, and no device waits for a batch that another device does not have.
+    """
+
+    def __init__(self, size: int, batch_size: int, rank: int, devices: int):
+        per_device = -(-size // (batch_size * devices))
+        self.batches = torch.arange(size).tensor_split(per_device * devices)[rank::devices]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Index]:
+        for i, index in enumerate(self.batches):
+            yield index, torch.zeros(len(index), dtype=torch.bool), 0, i

@@ -1,19 +1,16 @@
 """CIFAR-10 (Krizhevsky 2009): 60,000 photographs of 32x32 pixels, read by torchvision."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Lt
 from torchvision.datasets import CIFAR10
 
 from diffusion.data.batches import Split
 from diffusion.data.module import ImageData
-from diffusion.data.store import PATIENCE, cache_folder
+from diffusion.data.store import alone, cache_folder
 from diffusion.errors import UserError
-from diffusion.files import lock
 from diffusion.randomness import generator_for
 
 
@@ -35,7 +32,7 @@ class Cifar10(ImageData):
         resolution: Literal[32] = 32,
         channels: Literal[3] = 3,
         download: bool = True,
-        val: Annotated[int, Ge(0)] = 5000,
+        val: Annotated[int, Ge(0), Lt(50_000)] = 5000,
         labels: bool = False,
         **options: Any,
     ):
@@ -47,18 +44,13 @@ class Cifar10(ImageData):
 
     def load(self) -> dict[str, Split]:
         official = self._official(train=True)
-        if self.val >= len(official):
-            raise UserError(
-                f"data.val={self.val}: expected fewer than the {len(official)} training images of CIFAR-10; set "
-                f"data.val=5000"
-            )
         order = torch.randperm(len(official), generator=generator_for(self.seed, "split"))
         val, train = order[: self.val].sort().values, order[self.val :].sort().values
         return {"train": official.take(train), "val": official.take(val), "test": self._official(train=False)}
 
     def _official(self, train: bool) -> Split:
         try:
-            with self._alone():
+            with alone(cache_folder() / "cifar10.lock"):
                 data = CIFAR10(self.root, train=train, download=self.download)
         except (RuntimeError, OSError) as error:  # missing or damaged files, no network, or no space on the disk
             raise UserError(
@@ -71,14 +63,3 @@ class Cifar10(ImageData):
             return Split(images, names)
         self.classes = list(data.classes)
         return Split(images, names, torch.tensor(data.targets))
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Context in which no other process downloads or unpacks the archive, if the file system has locks."""
-        held = None
-        if self.download:
-            with contextlib.suppress(OSError):  # such as a read-only folder, which contains the images
-                self.root.mkdir(parents=True, exist_ok=True)
-                held = lock(self.root / ".lock", PATIENCE)
-        with held or contextlib.nullcontext():
-            yield

@@ -9,8 +9,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from diffusion.console import count
 from diffusion.data import duplicates
-from diffusion.data.batches import Batch, Split, Subset, check_splits, to_unit
-from diffusion.data.order import Index, InOrder, TrainingBatches
+from diffusion.data.batches import Batch, Index, InOrder, Split, TrainingBatches, check_splits, to_unit
 from diffusion.errors import UserError
 from diffusion.files import digest
 from diffusion.pixels import Channels, Resolution, height_width, resolution_of
@@ -70,7 +69,7 @@ class ImageData(LightningDataModule):
         self.classes: list[str] = []
         self.report: list[dict[str, str]] = []
         self.batches_per_epoch: int | None = None  # None: as many full batches as the images fill
-        self.batches: int | None = None  # per Lightning epoch, which is the whole run; None: batches_per_epoch
+        self.batches: int | None = None  # of the whole run, which is one epoch to Lightning; None: batches_per_epoch
         self.seen = 0  # training images used before the run was resumed, over all devices …
         self.done = 0  # … and the batches that this run counts for them
 
@@ -114,21 +113,20 @@ class ImageData(LightningDataModule):
         return self.splits[split].class_counts(len(self.classes))
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Load the remaining batches. Raises UserError if the images do not fill one batch."""
+        """Load the remaining batches of the run. Raises UserError if the images do not fill one batch."""
         train, (rank, devices) = self.splits["train"], self._share()
         per_epoch = self.batches_per_epoch or len(train) // (self.batch_size * devices)
         if per_epoch < 1:
-            wanted = f"a batch of {self.batch_size}" + (f" on each of {devices} devices" if devices > 1 else "")
             raise UserError(
-                f"the training split has {count(len(train), 'image')}, fewer than {wanted}: lower data.batch_size or "
-                "add images"
+                f"the training split has {count(len(train), 'image')}, fewer than a batch of {self.batch_size} on each "
+                f"of {count(devices, 'device')}: lower data.batch_size or add images"
             )
         step = self.batch_size * devices * (1 if self.trainer is None else self.trainer.accumulate_grad_batches)
         self.seen -= self.seen % step  # a resumed run with larger steps starts at one of them, not within it
-        length, first = self.batches or per_epoch, self.seen // (self.batch_size * devices)
-        self.done = self._batches_done()
+        self.done, first = self._batches_done(), self.seen // (self.batch_size * devices)
+        numbers = range(first, first + (self.batches or per_epoch) - self.done)
         batches = TrainingBatches(
-            len(train), self.batch_size, per_epoch, length, first, self.done, self.flip, self.seed, rank, devices
+            len(train), self.batch_size, per_epoch, numbers, self.done, self.flip, self.seed, rank, devices
         )
         return self._loader(train, batches)
 
@@ -140,7 +138,7 @@ class ImageData(LightningDataModule):
         """
         train, val = self.splits["train"], self.splits["val"]
         fixed = torch.randperm(len(train), generator=generator_for("overfit"))[: len(val)]
-        return [self._eval_loader("val", val), self._eval_loader("train", Subset(train, fixed.sort().values))]
+        return [self._eval_loader("val", val), self._eval_loader("train", train.take(fixed.sort().values))]
 
     def test_dataloader(self) -> DataLoader[Batch]:
         return self._eval_loader("test", self.splits["test"])
@@ -167,22 +165,18 @@ class ImageData(LightningDataModule):
 
     def _share(self) -> tuple[int, int]:
         """(rank, world size)."""
-        if self.trainer is not None:
-            return self.trainer.global_rank, self.trainer.world_size
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return torch.distributed.get_rank(), torch.distributed.get_world_size()
-        return 0, 1
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _eval_loader(self, name: str, split: Split | Subset) -> DataLoader[Batch]:
+    def _eval_loader(self, name: str, split: Split) -> DataLoader[Batch]:
         rank, devices = self._share()
         if len(split) < devices:
             raise UserError(
                 f"{count(len(split), 'image')} of the {name} split: too few for {count(devices, 'device')}; set "
                 f"data.{name} to at least {devices}" + (", or use fewer devices" if devices > 1 else "")
             )
-        return self._loader(split, InOrder(torch.arange(len(split)), self.eval_batch_size, rank, devices))
+        return self._loader(split, InOrder(len(split), self.eval_batch_size, rank, devices))
 
-    def _loader(self, split: Split | Subset, batches: Sampler[Index]) -> DataLoader[Batch]:
+    def _loader(self, split: Split, batches: Sampler[Index]) -> DataLoader[Batch]:
         return DataLoader(
             split,
             batch_size=None,  # each index of the sampler is a whole batch

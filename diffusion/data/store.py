@@ -1,19 +1,15 @@
 """The cache of decoded images: files that every process memory-maps, so a batch only needs memory for its own images.
 
-NAME.bin contains the images, uint8 (N, C, H, W); NAME.json, which is written last, describes them. Images are first
-appended to NAME.part, and NAME.progress records its content, so interrupted work resumes where it stopped.
+NAME.bin contains the images, uint8 (N, C, H, W); NAME.json, which is written last, describes them.
 """
 
 import contextlib
 import json
 import math
-import os
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,9 +18,8 @@ from torch import Tensor
 
 from diffusion.console import console, track
 from diffusion.errors import UserError
-from diffusion.files import cache_dir, lock, replace
+from diffusion.files import cache_dir, lock, replace, replacing
 
-EVERY = 500  # items after which the progress is recorded
 PATIENCE = 7 * 24 * 3600.0  # seconds to wait for another process that is making the same images
 AHEAD = 512  # items that threads process before their results are used
 
@@ -32,33 +27,46 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-@dataclass
-class Made:
-    """A description of the images of some items: their names, and report entries of unused files."""
+class Made(NamedTuple):
+    """Images of a file, uint8 (C, H, W), with their names; and report entries of unused files."""
 
-    names: list[str] = field(default_factory=list)
-    left_out: list[dict[str, str]] = field(default_factory=list)
-
-    def add(self, more: "Made") -> None:
-        """Append a description."""
-        self.names += more.names
-        self.left_out += more.left_out
+    images: Sequence[np.ndarray]
+    names: Sequence[str]
+    left_out: Sequence[dict[str, str]] = ()
 
 
-Make = Callable[[int], Iterator[tuple[Sequence[np.ndarray], Made]]]
-"""The number of the first item -> for each item from there on: its images, uint8 (C, H, W), and their description."""
-
-
-def stored(name: Path, shape: tuple[int, int, int], make: Make) -> tuple[Tensor, Made]:
-    """The images in the file `name`, uint8 (N, C, H, W), and their description; made if they are missing.
+def stored(
+    name: Path, shape: tuple[int, int, int], make: Callable[[], Iterator[Made]]
+) -> tuple[Tensor, list[str], list[dict[str, str]]]:
+    """The images in the file `name`, uint8 (N, C, H, W), their names, and report entries; made if they are missing.
 
     Raises UserError if the file cannot be written.
     """
-    if (found := _read(name, shape)) is not None:
-        return found
-    with cache_errors(), _alone(name.with_suffix(".lock")) as held:
-        # Without locks, another process may be making the same file: each writes its own, and the last stays.
-        return _read(name, shape) or _write(name, shape, make, "" if held else f".{uuid.uuid4().hex}")
+    about, pixels = name.with_suffix(".json"), name.with_suffix(".bin")
+
+    def found() -> tuple[Tensor, list[str], list[dict[str, str]]] | None:
+        known = read_json(about)
+        size = len(known.get("names", [])) * math.prod(shape)
+        if not known or not pixels.is_file() or pixels.stat().st_size != size:
+            return None
+        images = torch.from_file(str(pixels), size=size, dtype=torch.uint8) if size else torch.empty(0).byte()
+        return images.view(-1, *shape), known["names"], known["left_out"]
+
+    if (whole := found()) is not None:
+        return whole
+    with cache_errors(), alone(name.with_suffix(".lock")):
+        if (whole := found()) is not None:
+            return whole
+        names, left_out = list[str](), list[dict[str, str]]()
+        with replacing(pixels) as file:
+            for made in make():
+                file.writelines(image.data for image in made.images)
+                names += made.names
+                left_out += made.left_out
+        write_json(about, {"names": names, "left_out": left_out})
+    whole = found()
+    assert whole is not None
+    return whole
 
 
 def cache_folder(kind: str = "images") -> Path:
@@ -93,6 +101,18 @@ def cache_errors() -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def alone(file: Path) -> Iterator[None]:
+    """Context in which no other process has the lock `file`, if the file system has locks."""
+    try:
+        held = lock(file)
+    except BlockingIOError:
+        print_on_rank_0("another process is preparing these images: waiting for it")
+        held = lock(file, PATIENCE)
+    with held or contextlib.nullcontext():
+        yield
+
+
 @rank_zero_only
 def print_on_rank_0(line: str) -> None:
     """Print a line on rank 0 only."""
@@ -109,66 +129,3 @@ def in_threads(
     with ThreadPoolExecutor() as pool:
         results = (each for i in range(0, len(items), AHEAD) for each in pool.map(work, items[i : i + AHEAD]))
         yield from track(results, label, len(items), unit)
-
-
-@contextlib.contextmanager
-def _alone(file: Path) -> Iterator[bool]:
-    """Context in which no other process has the lock `file`; false if the file system has no locks."""
-    try:
-        held = lock(file)
-    except BlockingIOError:
-        print_on_rank_0("another process is preparing these images: waiting for it")
-        held = lock(file, PATIENCE)
-    with held or contextlib.nullcontext():
-        yield held is not None
-
-
-def _read(name: Path, shape: tuple[int, int, int]) -> tuple[Tensor, Made] | None:
-    """The images in the file `name`, and their description; None if one of them is missing or incomplete."""
-    about, file = read_json(name.with_suffix(".json")), name.with_suffix(".bin")
-    if not about or not file.exists() or file.stat().st_size != len(about["names"]) * math.prod(shape):
-        return None
-    n = len(about["names"])
-    images = torch.from_file(str(file), size=n * math.prod(shape), dtype=torch.uint8) if n else torch.empty(0).byte()
-    return images.view(n, *shape), Made(**about)
-
-
-def _write(name: Path, shape: tuple[int, int, int], make: Make, own: str) -> tuple[Tensor, Made]:
-    """Make the images that are still missing, in files whose names contain `own`."""
-    part, log = name.with_suffix(f"{own}.part"), name.with_suffix(f"{own}.progress")
-    done, made = _progress(log)
-    if not part.exists() or part.stat().st_size < len(made.names) * math.prod(shape):
-        done, made = 0, Made()
-        log.unlink(missing_ok=True)
-    with part.open("ab") as pixels, log.open("a", encoding="utf-8") as progress:
-        pixels.truncate(len(made.names) * math.prod(shape))
-        noted = Made()
-        for items, (images, what) in enumerate(make(done), done + 1):
-            pixels.writelines(np.ascontiguousarray(image).data for image in images)
-            made.add(what)
-            noted.add(what)
-            if items % EVERY == 0:
-                pixels.flush()
-                os.fsync(pixels.fileno())
-                progress.write(json.dumps({"items": items, **asdict(noted)}) + "\n")
-                progress.flush()
-                noted = Made()
-    os.replace(part, name.with_suffix(".bin"))
-    replace(name.with_suffix(".json"), json.dumps(asdict(made)))
-    log.unlink()
-    found = _read(name, shape)
-    assert found is not None
-    return found
-
-
-def _progress(log: Path) -> tuple[int, Made]:
-    """The number of finished items, and the description of their images. An incomplete last line is ignored."""
-    done, made = 0, Made()
-    for line in log.read_text("utf-8").splitlines() if log.exists() else []:
-        try:
-            values = json.loads(line)
-        except ValueError:
-            break
-        done = values.pop("items")
-        made.add(Made(**values))
-    return done, made

@@ -31,7 +31,7 @@ from annotated_types import Ge, Le
 from PIL import Image
 
 from diffusion.data.batches import Split
-from diffusion.data.image import RESIZE, crop_box, planes, read, resized
+from diffusion.data.image import RESIZE, crop_box, read, resized
 from diffusion.data.labels import labelled
 from diffusion.data.module import ImageData
 from diffusion.data.store import Made, cache_folder, in_threads, stored
@@ -57,13 +57,15 @@ class Window(NamedTuple):
     side: int
 
     @property
-    def box(self) -> tuple[int, int, int, int]:
-        return self.left, self.top, self.left + self.side, self.top + self.side
+    def name(self) -> str:
+        """The name of its tile; `batches.TILE` recognises the ending."""
+        return f"{self.photo} {self.side}px at {self.left},{self.top}"
 
-    def part(self, resolution: Resolution) -> tuple[int, int, int, int]:
-        """The middle of the window, with the aspect ratio of `resolution`, as (left, top, right, bottom)."""
+    def tile(self, photo: Image.Image, resolution: Resolution) -> np.ndarray:
+        """The middle of the window, with the aspect ratio of `resolution`, as uint8 (C, H, W)."""
         left, top, right, bottom = crop_box((self.side, self.side), 0.5, resolution)
-        return self.left + left, self.top + top, self.left + right, self.top + bottom
+        box = self.left + left, self.top + top, self.left + right, self.top + bottom
+        return resized(photo, resolution, box)
 
 
 class Landscapes(ImageData):
@@ -90,41 +92,29 @@ class Landscapes(ImageData):
         self.limit = limit
 
     def load(self) -> dict[str, Split]:
-        photos = sorted((HERE / "photos").glob("*.jpg"))
-        options = [f"channels {self.channels}"] * (self.channels != 3)
-        key = digest("tiles 1", RESIZE, self.resolution, [(p.name, p.stat().st_size) for p in photos], *options)
-        images, made = stored(cache_folder() / f"landscapes-{key}", self.shape, self._make)
-        every = Split(images, made.names)
+        files = [(path.name, path.stat().st_size) for path in sorted((HERE / "photos").glob("*.jpg"))]
+        key = digest("tiles 2", RESIZE, self.shape, files)
+        images, names, _ = stored(cache_folder() / f"landscapes-{key}", self.shape, self._make)
+        every = Split(images, names)
+        if self.labels:
+            every, self.classes = labelled(every, every.sources, {row["file"]: row["scene"] for row in credits_table()})
         parts = torch.arange(len(every)).split([*TILES.values()])
         splits = {name: every.take(part) for name, part in zip(TILES, parts, strict=True)}
         if self.limit is not None:
             splits["train"] = splits["train"].take(torch.linspace(0, TILES["train"] - 1, self.limit).round().long())
-        if self.labels:
-            scene = scenes()
-            self.classes = sorted(set(scene.values()))
-            splits = {name: labelled(split, split.sources, scene, self.classes) for name, split in splits.items()}
         return splits
 
-    def _make(self, first: int) -> Iterator[tuple[list[np.ndarray], Made]]:
-        """Yield each tile and its name, split by split, from tile number `first` on."""
+    def _make(self) -> Iterator[Made]:
         photos = {path.name: read(path) for path in sorted((HERE / "photos").glob("*.jpg"))}
-        windows = [*chain.from_iterable(choose_windows(photos).values())][first:]
+        windows = [*chain.from_iterable(choose_windows(photos).values())]
         shown = {name: photo.convert(MODES[self.channels]) for name, photo in photos.items()}
-
-        def cut(window: Window) -> np.ndarray:
-            return planes(resized(shown[window.photo], self.resolution, window.part(self.resolution)))
-
-        tiles = in_threads(cut, windows, "cutting tiles")  # Pillow releases the GIL while it resizes
+        tiles = in_threads(lambda window: window.tile(shown[window.photo], self.resolution), windows, "cutting tiles")
         for window, tile in zip(windows, tiles, strict=True):
-            yield [tile], Made([named(window)])
+            yield Made([tile], [window.name])
 
 
-def scenes() -> dict[str, str]:
-    """The scene of each photograph, by file name."""
-    return {row["file"]: row["scene"] for row in _credits()}
-
-
-def _credits() -> list[dict[str, str]]:
+def credits_table() -> list[dict[str, str]]:
+    """The rows of CREDITS.csv: the file, category, scene, author and licence of each photograph."""
     with (HERE / "CREDITS.csv").open(encoding="utf-8", newline="") as table:
         return list(csv.DictReader(table))
 
@@ -132,7 +122,7 @@ def _credits() -> list[dict[str, str]]:
 def split_photos() -> dict[str, list[str]]:
     """The file names of the photographs in each split."""
     categories = defaultdict(list)
-    for row in _credits():
+    for row in credits_table():
         categories[row["category"]].append(row["file"])
     large = [sorted(files) for files in categories.values() if len(files) >= 3]
     val, test = sorted(files[0] for files in large), sorted(files[1] for files in large)
@@ -141,11 +131,7 @@ def split_photos() -> dict[str, list[str]]:
 
 
 def choose_windows(photos: dict[str, Image.Image]) -> dict[str, list[Window]]:
-    """Choose the windows of each split.
-
-    Args:
-        photos: all photographs, by file name.
-    """
+    """Choose the windows of each split from all photographs, by file name."""
     parts = [*in_threads(lambda photo: candidates_of(*photo), [*photos.items()], "choosing windows", "photograph")]
     candidates, miniatures = zip(*chain.from_iterable(parts), strict=True)
     near = near_duplicates(np.stack(miniatures))
@@ -165,12 +151,12 @@ def choose_windows(photos: dict[str, Image.Image]) -> dict[str, list[Window]]:
 def cut(
     photo: Image.Image, content: str, resolution: Resolution, most: int, short: int
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield up to `most` tiles of any photograph: the place, in the format of `named`, and uint8 (C, H, W).
+    """Yield up to `most` tiles of any photograph: the ending of its name, and uint8 (C, H, W).
 
     Args:
         photo: no side may be shorter than `smallest(resolution)`.
         content: a hash of the photograph; seeds the positions.
-        short: the short side of the photograph in its file, in pixels; places are in pixels of the file.
+        short: the short side of the photograph in its file, in pixels; names are in pixels of the file.
     """
     least = smallest(resolution)
     factor = max(1.0, min(photo.size) / (4 * least))
@@ -182,12 +168,7 @@ def cut(
         if len(chosen) < most and not near[i, chosen].any():
             chosen.append(i)
             left, top, side = (round(short / min(small.size) * value) for value in window[1:])
-            yield named(Window("", left, top, side)), planes(resized(small, resolution, window.part(resolution)))
-
-
-def named(window: Window) -> str:
-    """The name of a tile; `batches.TILE` recognises its ending."""
-    return f"{window.photo} {window.side}px at {window.left},{window.top}"
+            yield Window("", left, top, side).name, window.tile(small, resolution)
 
 
 def smallest(resolution: Resolution) -> int:
@@ -208,7 +189,7 @@ def near_duplicates(miniatures: np.ndarray) -> np.ndarray:
 
 
 def candidates_of(name: str, photo: Image.Image, smallest: int = SMALLEST) -> list[tuple[Window, np.ndarray]]:
-    """The candidate windows of one photograph, large and small in turn, with miniatures, uint8 (16, 16, 3)."""
+    """The candidate windows of one photograph, large and small in turn, with miniatures, uint8 (C, 16, 16)."""
     width, height = photo.size
     short = min(width, height)
     luminance = photo.convert("L")
@@ -218,13 +199,13 @@ def candidates_of(name: str, photo: Image.Image, smallest: int = SMALLEST) -> li
     earlier = np.empty((0, 3), int)  # left, top, side
     quarters: list[list[tuple[Window, np.ndarray]]] = [[], [], [], []]
     for (left, top), side, quarter in zip(corners.tolist(), sides.tolist(), 4 * draws[:, 0], strict=True):
-        window = Window(name, left, top, side)
+        box = left, top, left + side, top + side
         if overlap(np.array([left, top, side]), earlier).max(initial=0) > MOST_OVERLAP:
             continue
-        if resized(luminance, 64, window.box).std() < LEAST_CONTRAST:
+        if resized(luminance, 64, box).std() < LEAST_CONTRAST:
             continue
         earlier = np.vstack([earlier, (left, top, side)])
-        quarters[int(quarter)].append((window, resized(photo, 16, window.box)))
+        quarters[int(quarter)].append((Window(name, left, top, side), resized(photo, 16, box)))
     return [found for turn in zip_longest(*reversed(quarters)) for found in turn if found]
 
 

@@ -17,7 +17,7 @@ from diffusion.config.quoting import hydra_value
 from diffusion.config.schema import Edit
 from diffusion.console import console, count, quiet_libraries
 from diffusion.data import to_unit
-from diffusion.data.image import Unusable, crop_box, planes, read, resized
+from diffusion.data.image import Unusable, crop_box, read, resized
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import labels_of, make_drawing, save_images
 from diffusion.evaluation.devices import choose_device
@@ -179,4 +179,4 @@ def upright(name: str, picture: Source, shape: tuple[int, int, int]) -> Image.Im
 def window(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:
     """The largest centre crop of an image with the proportions of `shape` (C, H, W), scaled to it, uint8."""
     resolution = resolution_of(*shape[1:])
-    return torch.tensor(planes(resized(image, resolution, crop_box(image.size, 0.5, resolution))))
+    return torch.tensor(resized(image, resolution, crop_box(image.size, 0.5, resolution)))

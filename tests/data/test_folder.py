@@ -3,7 +3,6 @@
 import os
 import shutil
 import unicodedata
-from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion.data import Folder, folder, store
-from diffusion.data.batches import TILE, Split
-from diffusion.data.store import Made
+from diffusion.data import Folder, folder
+from diffusion.data.batches import TILE
 from diffusion.errors import UserError
-
-SHAPE = (3, 4, 4)
 
 
 def picture(i: int, width: int = 12, height: int = 8) -> Image.Image:
@@ -116,46 +112,10 @@ def test_a_second_start_decodes_nothing_and_a_changed_folder_is_read_again(
     keys = load(root).keys
     with monkeypatch.context() as patched:
         patched.setattr(folder, "read", lambda *_: pytest.fail("a file was decoded"))
-        patched.setattr(Split, "key", property(lambda split: split.known_key or pytest.fail("the pixels were hashed")))
         again = load(root, labels="folders")
         assert {name: again.splits[name].key for name in keys} == keys
     picture(99).save(root / "dog/1.png")
     assert load(root).keys != keys
-
-
-def rows(first: int, n: int = 50) -> Iterator[tuple[list[np.ndarray], Made]]:
-    """Items first, …, n − 1; every third has no image, and every fourth has two."""
-    for i in range(first, n):
-        number = 0 if i % 3 == 2 else 1 + (i % 4 == 3)
-        images = [np.full(SHAPE, (i + k) % 256, np.uint8) for k in range(number)]
-        yield images, Made([f"{i}.{k}" for k in range(number)], [{"path": f"{i}"}] * (not number))
-
-
-@pytest.mark.parametrize(("killed", "damage"), [(9, False), (33, False), (33, True)])
-def test_preparation_resumes_where_it_was_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: int, damage: bool
-) -> None:
-    monkeypatch.setattr(store, "EVERY", 10)
-    begun = []
-
-    def make(first: int) -> Iterator[tuple[list[np.ndarray], Made]]:
-        begun.append(first)
-        for i, made in enumerate(rows(first), first):
-            if i == killed and len(begun) == 1:
-                raise KeyboardInterrupt
-            yield made
-
-    with pytest.raises(KeyboardInterrupt):
-        store.stored(tmp_path / "images", SHAPE, make)
-    log = tmp_path / "images.progress"
-    if damage:  # power was lost while its last line was written
-        log.write_text(log.read_text()[:-30])
-    images, made = store.stored(tmp_path / "images", SHAPE, make)
-    alone, expected = store.stored(tmp_path / "whole", SHAPE, rows)
-    assert begun == [0, max(killed // 10 - damage, 0) * 10]
-    assert torch.equal(images, alone)
-    assert made == expected
-    assert sorted(path.name for path in tmp_path.glob("images*")) == ["images.bin", "images.json", "images.lock"]
 
 
 def test_images_are_memory_mapped_and_not_copied_and_an_incomplete_file_is_made_again(root: Path, cache: Path) -> None:

@@ -51,13 +51,7 @@ def test_a_transparent_colour_becomes_white(file: Path, mode: str) -> None:
     [
         (np.array([[0, 257, 32896, 65535]], np.uint16), [0, 1, 128, 255]),
         (np.array([[0, 257, 32896, 65535]], np.int32), [0, 1, 128, 255]),
-        (np.array([[0, 1 / 255, 0.5, 1]], np.float32), [0, 1, 128, 255]),
-        (np.array([[0, 1, 128, 254.6]], np.float32), [0, 1, 128, 255]),
-        (np.array([[-1.0, 0.5]], np.float32), None),
-        (np.array([[np.nan, 0.5]], np.float32), None),
-        (np.array([[0, 300]], np.float32), None),
-        (np.array([[0, 1.0001]], np.float32), None),  # it would be almost black
-        (np.array([[0, 255]], np.int32), None),
+        (np.array([[0, 0.5, 1]], np.float32), None),
     ],
 )
 def test_deep_pixels_are_scaled_not_clipped_or_refused_if_white_is_unknown(
@@ -141,7 +135,7 @@ def test_crops_have_the_place_and_the_aspect_ratio_and_resizing_uses_no_pixel_ou
     assert crop_box((10, 30), 1, [5, 10]) == (0, 25, 10, 30)
     half = Image.new("RGB", (64, 64), RED)
     half.paste(BLUE, (32, 0, 64, 64))
-    assert (resized(half, 4, (0, 0, 32, 32)) == RED).all()
+    assert (resized(half, 4, (0, 0, 32, 32)).transpose(1, 2, 0) == RED).all()
 
 
 def test_grey_is_the_luma_and_transparent_rgba_pixels_become_black(file: Path) -> None:

@@ -1,6 +1,5 @@
 """The landscape tiles are the recorded windows, the same at every resolution, and no photograph is in two splits."""
 
-import csv
 import hashlib
 from collections import Counter
 from pathlib import Path
@@ -11,7 +10,7 @@ from PIL import Image
 
 from diffusion.data import Landscapes, tiles
 from diffusion.data.image import read
-from diffusion.data.tiles import HERE, Window, named, scenes, split_photos
+from diffusion.data.tiles import HERE, Window, credits_table, split_photos
 
 Windows = dict[str, list[Window]]
 
@@ -47,26 +46,27 @@ def test_every_resolution_uses_the_same_windows(
     for data in (small, other):
         data.prepare_data()
     for split, chosen in windows.items():
-        assert small.splits[split].names == [named(window) for window in chosen]
+        assert small.splits[split].names == [window.name for window in chosen]
         window, image = chosen[17], small.splits[split].images[17].permute(1, 2, 0).numpy()
-        tile = photos[window.photo].crop(window.box).resize((16, 16), Image.Resampling.LANCZOS)
+        box = (window.left, window.top, window.left + window.side, window.top + window.side)
+        tile = photos[window.photo].crop(box).resize((16, 16), Image.Resampling.LANCZOS)
         assert np.array_equal(image, np.asarray(tile))
     train = other.splits["train"]
     assert len(train) == len(set(train.names)) == 100
     assert set(train.names) < set(small.splits["train"].names)
     assert set(train.sources) == set(small.splits["train"].sources)
     assert other.splits["val"].names == small.splits["val"].names
-    assert [other.classes[i] for i in train.labels.tolist()] == [scenes()[photo] for photo in train.sources]
+    scenes = {row["file"]: row["scene"] for row in credits_table()}
+    assert [other.classes[i] for i in train.labels.tolist()] == [scenes[photo] for photo in train.sources]
     assert min(other.class_counts("train")) > 0
     monkeypatch.setattr(tiles, "choose_windows", lambda photos: pytest.fail("the tiles were made again"))
     assert Landscapes(16).load()["train"].key == small.splits["train"].key
 
 
 def test_the_photographs_are_credited_and_have_a_scene() -> None:
-    with (HERE / "CREDITS.csv").open(newline="") as table:
-        rows = list(csv.DictReader(table))
+    rows = credits_table()
     assert {row["file"] for row in rows} == {path.name for path in Path(HERE / "photos").iterdir()}
     assert all(row["author"] and row["licence"] for row in rows)
-    trained = Counter(scenes()[photo] for photo in split_photos()["train"])
+    trained = Counter(row["scene"] for row in rows if row["file"] in split_photos()["train"])
     assert trained.keys() == {"buildings", "field", "mountain", "sky", "sunset", "trees", "water"}
     assert min(trained.values()) >= 2
