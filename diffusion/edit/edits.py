@@ -9,20 +9,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion.checkpoint.find import opened
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.config.choices import searched
 from diffusion.config.quoting import hydra_value
 from diffusion.config.schema import Edit
-from diffusion.console import console, count, quiet_libraries
+from diffusion.console import console, count
 from diffusion.data import to_unit
 from diffusion.data.image import Unusable, crop_box, read, resized
 from diffusion.errors import UserError
-from diffusion.evaluation.commands import labels_of, make_drawing, save_images
+from diffusion.evaluation.commands import begin, labels_of, make_drawing, save_images
 from diffusion.evaluation.devices import choose_device
 from diffusion.evaluation.drawing import Drawing
-from diffusion.evaluation.inherited import completed_by
 from diffusion.pixels import resolution_of
 from diffusion.process.editing import SDEdit
 from diffusion.process.inpainting import Inpainting
@@ -47,15 +45,12 @@ class Edits(NamedTuple):
 
 def draw_edits(settings: Edit, folder: Path) -> None:
     """Write images/*.png, grid.png and images.npz; for an interpolation also interpolation.gif."""
-    quiet_libraries()
     check(settings)  # before the model is loaded
+    settings, restored = begin(settings)
     device = choose_device(settings.device)
-    restored = opened(settings.ckpt, settings.weights)
-    settings = completed_by(settings, restored)
     made = edits(settings, restored)
     console.print(made.about)
     drawing, n, denoiser = made.drawing, made.n, restored.denoiser.to(device)
-    drawing.print_cost(denoiser, n, settings.batch_size, device)
     images = drawing(denoiser, n, device, settings.batch_size, f"drawing {count(n, 'image')}")
     save_images(folder, images, drawing.seed, drawing.conditions(denoiser, n))
     if drawing.between:

@@ -1,6 +1,5 @@
 """The class of each sample. A class is a number from 0, and also has a name if the model's data had names."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -34,27 +33,23 @@ def conditions(
 
     Raises UserError for an unknown class.
     """
-    known = int(getattr(network, "classes", 0))
     if (labels == NONE and NONE not in counts) or (labels is None and not counts):
         return {}
     if labels is None:
         return {"classes": proportional([*counts.values()], n)}
-    key, several = ("label", [labels]) if isinstance(labels, int | str) else ("labels", labels)
-    classes = [number(each, [*counts], known, key) for each in several]
-    return {"classes": torch.tensor([*itertools.islice(itertools.cycle(classes), n)])}
+    several = [labels] if isinstance(labels, int | str) else labels
+    classes = [number(label, [*counts], int(getattr(network, "classes", 0))) for label in several]
+    return {"classes": torch.tensor([classes[i % len(classes)] for i in range(n)])}
 
 
-def number(label: int | str, names: Sequence[str], known: int, key: str) -> int:
-    """The number of one of the `known` classes, given by number or name.
-
-    Raises UserError, which names the setting `key`, for an unknown class.
-    """
-    found = names.index(str(label)) if str(label) in names else label  # a folder may be called 7
+def number(label: int | str, names: Sequence[str], known: int) -> int:
+    """The number of one of the `known` classes, given by number or name. Raises UserError for an unknown class."""
     if not known:
-        raise UserError(f"{key}={label}: the model was trained without labels; remove it")
-    if type(found) is not int or not 0 <= found < known:
+        raise UserError(f"label={label}: the model was trained without labels; remove it")
+    if str(label) in names:
+        return names.index(str(label))  # a folder may be called 7
+    if type(label) is not int or not 0 <= label < known:
         each = f"one of {', '.join(names)}, or " if names else ""
-        raise UserError(
-            f"{key}={label}: unknown class{nearest(str(label), names)}; expected {each}a number from 0 to {known - 1}"
-        )
-    return found
+        near = nearest(str(label), names)
+        raise UserError(f"label={label}: unknown class{near}; expected {each}a number from 0 to {known - 1}")
+    return label

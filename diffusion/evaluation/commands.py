@@ -1,9 +1,8 @@
 """The work of `diffusion.sample` and `diffusion.evaluate`, for a trained model or a folder of images."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,62 +15,57 @@ from diffusion.checkpoint.find import opened, trained
 from diffusion.checkpoint.provenance import file_hash
 from diffusion.checkpoint.restore import Restored, what_changed
 from diffusion.config.build import make
-from diffusion.config.inherit import completed
-from diffusion.config.schema import AnyStudy, Drawn, Evaluate, Sample
-from diffusion.config.validation import check_arguments
+from diffusion.config.schema import AnyStudy, Drawn, Evaluate, FromModel, Sample
 from diffusion.console import console, count, quiet_libraries
-from diffusion.data import Folder, ImageData
+from diffusion.data import ImageData
 from diffusion.data.folder import common_size
-from diffusion.data.module import SAME_DIVISION
 from diffusion.data.store import in_threads
 from diffusion.errors import UserError
+from diffusion.evaluation import ledger
 from diffusion.evaluation.devices import choose_device, choose_devices
-from diffusion.evaluation.drawing import Drawing, source_of
-from diffusion.evaluation.drawn import batches_of
+from diffusion.evaluation.drawing import Drawing, batches_of, source_of
 from diffusion.evaluation.frames import SHOWN, Frames
 from diffusion.evaluation.guided import guidance_of
-from diffusion.evaluation.inherited import completed_by
-from diffusion.evaluation.ledger import Ledger
-from diffusion.evaluation.likelihood import Likelihood, bits_per_dimension
+from diffusion.evaluation.inherited import completed
+from diffusion.evaluation.likelihood import bits_per_dimension
 from diffusion.evaluation.pipeline import Scorer, make_metrics
-from diffusion.evaluation.together import Task, draw
+from diffusion.evaluation.together import Task, draw, remove
 from diffusion.files import replace
 from diffusion.metric.record import Score
 from diffusion.pixels import resolution_of
 from diffusion.process.sampler import Sampler
-from diffusion.report.formatting import describe
+from diffusion.report.formatting import describe, value_text
 from diffusion.report.images import grid, in_turn, picture_of, save_png
 from diffusion.report.scores import print_by_class, print_scores
 from diffusion.runs.folder import SCORES, read_scores
 from diffusion.runs.record import CONFIG
 
 GRID = 1024  # maximum number of images in a grid
-OF_IMAGES = ("edit.json", "interpolation.gif", "trajectory.png", "trajectory.gif")  # written after the images
+S = TypeVar("S", bound=FromModel)
+
+
+def begin(settings: S) -> tuple[S, Restored]:
+    """Load a command's model. Returns the settings, completed by the run of the model, and the model."""
+    quiet_libraries()
+    restored = opened(str(settings.ckpt), settings.weights)
+    return completed(settings, restored), restored
 
 
 def draw_samples(settings: Sample, folder: Path) -> None:
     """Write n images to images/*.png, grid.png, images.npz; with `trajectory` also trajectory.png and .gif."""
-    quiet_libraries()
-    n, batch_size, few = settings.n, settings.batch_size, min(settings.n, SHOWN)
-    devices = choose_devices(settings.device, settings.devices, len(batches_of(n, batch_size)))
-    restored = opened(settings.ckpt, settings.weights)
-    settings = completed_by(settings, restored)
+    settings, restored = begin(settings)
+    n, few = settings.n, min(settings.n, SHOWN)
+    devices = choose_devices(settings.device, settings.devices, len(batches_of(n, settings.batch_size)))
     drawing, denoiser = make_drawing(settings, restored, labels_of(settings)), restored.denoiser
-    source = source_of(settings.sampler, settings.guidance, settings.precision)
-    drawn = drawing.begin(folder, denoiser, n, batch_size, source)
-    frames = Frames(drawing.sampler, denoiser.schedule)
-    watch = frames.watch if settings.trajectory and batch_size >= few else None
-    draw([Task(drawing, drawn, f"sampling {count(n, 'image')}")], denoiser, devices, folder, watch)
-    if settings.trajectory and not frames.pairs:  # the first batch is too small, or drawn before or elsewhere
-        drawing(denoiser.to(devices[0]), few, devices[0], few, "redrawing the trajectory", frames.watch)
-    images = drawn.images()
-    save_images(folder, images, drawing.seed, drawing.conditions(denoiser, n))
-    first = images[:GRID]
-    shown, columns = in_turn(first, len(settings.labels)) if settings.labels else (first, None)
-    save_png(grid(shown, columns, large=True), folder / "grid.png")
+    images = draw_all(drawing, settings, restored, n, settings.batch_size, devices, folder)
     if settings.trajectory:
+        frames = Frames(drawing.sampler, denoiser.schedule)
+        drawing(denoiser.to(devices[0]), few, devices[0], few, "sampling the trajectory", frames.watch)
         frames.save(folder, settings.frames)
-    drawn.remove()
+    save_images(folder, images, drawing.seed, drawing.conditions(denoiser, n))
+    shown, columns = in_turn(images[:GRID], len(settings.labels)) if settings.labels else (images[:GRID], None)
+    save_png(grid(shown, columns, large=True), folder / "grid.png")
+    remove(folder)
     console.print(f"{count(n, 'image')} of step {restored.step} ({restored.weights} weights) in {folder}")
     of_first = f" (the first {GRID:,})" if n > GRID else ""
     more = ", trajectory.png, trajectory.gif" if settings.trajectory else ""
@@ -80,28 +74,39 @@ def draw_samples(settings: Sample, folder: Path) -> None:
         console.print(f"  rows of grid.png: {', '.join(map(str, settings.labels))}")
 
 
+def draw_all(
+    drawing: Drawing,
+    settings: Sample | Evaluate,
+    restored: Restored,
+    n: int,
+    batch_size: int,
+    devices: list[torch.device],
+    folder: Path,
+) -> Tensor:
+    """Draw n images, uint8 (n, C, H, W), on all devices; a killed command goes on from those in `folder`."""
+    source = source_of(settings.sampler, settings.guidance, settings.precision)
+    files = drawing.files(folder, restored.denoiser, n, batch_size, source)
+    task = Task(drawing, n, batch_size, files, f"sampling {count(n, 'image')}")
+    draw([task], restored.denoiser, devices, folder)
+    return task.images(restored.denoiser, devices[0])
+
+
 def save_images(folder: Path, images: Tensor, seed: int, conditions: Mapping[str, Tensor]) -> None:
     """Write uint8 images (n, C, H, W) to images/*.png, and to images.npz with their seed and conditions (classes).
 
-    images.npz contains uint8 (n, H, W, C). Images of an earlier call in the folder, which images.npz shows, are removed
-    first.
+    images.npz contains uint8 (n, H, W, C). Images of an earlier call in the folder, which has an images.npz, go.
     """
-    width = len(str(len(images) - 1))
     (folder / "images").mkdir(exist_ok=True)
-    if (folder / "images.npz").is_file():
-        for name in OF_IMAGES:
-            (folder / name).unlink(missing_ok=True)
-        for file in (folder / "images").iterdir():
-            if re.fullmatch(r"\d+\.png", file.name):
-                file.unlink()
+    for file in (folder / "images").glob("[0-9]*.png") if (folder / "images.npz").is_file() else ():
+        file.unlink()
+    width = len(str(len(images) - 1))
 
     def write(i: int) -> None:
         picture_of(images[i]).save(folder / "images" / f"{i:0{width}d}.png")
 
     list(in_threads(write, range(len(images)), "writing images"))  # Pillow releases the GIL while it encodes
-    given = {name: rows.numpy() for name, rows in conditions.items()}
-    arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).numpy(), "seed": seed, **given}
-    np.savez_compressed(folder / "images.npz", **arrays)
+    arrays: dict[str, Any] = {name: rows.numpy() for name, rows in conditions.items()}
+    np.savez_compressed(folder / "images.npz", images=images.permute(0, 2, 3, 1).numpy(), seed=seed, **arrays)
 
 
 def labels_of(settings: Drawn) -> int | str | list[int | str] | None:
@@ -117,13 +122,11 @@ def make_drawing(
     labels: int | str | list[int | str] | None = None,
     counts: Mapping[str, int] | None = None,
 ) -> Drawing:
-    """Build the `Drawing` of a command's settings for a model.
+    """Build the `Drawing` of a command's settings for a model. Raises UserError if they do not fit it.
 
     Args:
         labels: as for `Drawing`.
         counts: the number of reference images in each class; None: the numbers of training images.
-
-    Raises UserError for settings that do not fit the model.
     """
     sampler = make_sampler(settings.sampler, restored)
     guidance, weak = guidance_of(settings.guidance, restored)
@@ -143,129 +146,109 @@ def make_sampler(node: dict[str, Any], restored: Restored) -> Sampler:
 
 def evaluate(settings: Evaluate, folder: Path) -> None:
     """Score a checkpoint's samples, or a folder's images, into scores.json."""
-    quiet_libraries()
     if (settings.ckpt is None) == (settings.images is None):
         raise UserError("set either ckpt=CHECKPOINT or images=FOLDER to score")
     if settings.ckpt is not None:
         evaluate_checkpoint(settings, folder)
     elif settings.bits or settings.by_class:
-        wrong = "bits: images alone have no likelihood" if settings.bits else "by_class: images alone have no classes"
-        raise UserError(f"{wrong}; set ckpt=CHECKPOINT, or remove it")
+        raise UserError("images alone have neither a likelihood (bits) nor classes (by_class); set ckpt=CHECKPOINT")
     else:
         evaluate_images(settings, folder)
     console.print(f"  {folder / SCORES}")
 
 
 def evaluate_job(settings: Evaluate, folder: Path) -> None:
-    """Run `evaluate` as a job of a sweep, unless the job is already complete."""
-    if is_complete(settings, folder):
+    """Run `evaluate` as a job of a sweep, unless its folder has scores of the checkpoint as it is now."""
+    ckpt = trained(settings.ckpt) if settings.ckpt else None
+    scored = [score.source["checkpoint"]["sha256"] for score in read_scores(folder) if "checkpoint" in score.source]
+    if ckpt is not None and file_hash(weights_file(ckpt)) in scored[-1:]:
         console.print(f"{folder} is already complete")
     else:
         evaluate(settings, folder)
 
 
-def is_complete(settings: Evaluate, folder: Path) -> bool:
-    """Whether the last scores in `folder` are those of the checkpoint as it is now. (Each sweep job has its folder.)"""
-    try:
-        scored = [score.source["checkpoint"] for score in read_scores(folder) if "checkpoint" in score.source]
-        ckpt = None if settings.ckpt is None else trained(settings.ckpt)
-    except UserError:  # what is damaged is set aside when new scores are written
-        return False
-    if ckpt is None or not scored:
-        return False
-    return bool(scored[-1] == {"path": str(ckpt), "sha256": file_hash(weights_file(ckpt))})
-
-
 def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     """Sample and score a checkpoint. The ledger of its run records scores on the test split."""
-    choose_device(settings.device)  # raises before the model is loaded
-    restored = opened(str(settings.ckpt), settings.weights)
-    of_model = restored.source  # hashed before its run saves the file again
-    settings = completed_by(settings, restored)
+    settings, restored = begin(settings)
+    of_model, run = restored.source, early.run_of(restored.path)  # hashed before its run saves the file again
     n, batch_size = int(settings.n or 0), int(settings.batch_size or 1)
     devices = choose_devices(settings.device, settings.devices, len(batches_of(n, batch_size)))
-    denoiser = restored.denoiser.to(devices[0])
-    ledger = Ledger.of(restored.path)
+    restored.denoiser.to(devices[0])
     if settings.split == "test":
-        ledger.check(settings.again)
-    scorer = make_scorer(settings, settings.data, n, folder, ledger, devices[0])
+        ledger.check(run, settings.again)
+    scorer = make_scorer(settings, n, folder, run, devices[0])
     warn_of_other_images(restored, settings.data, scorer.data)
-    drawing = make_drawing(settings, restored, counts=counts_of(scorer.data, settings.split, restored))
-    labelled = bool(restored.labels) and [*restored.labels] == scorer.data.classes
+    labelled = has_classes_of(scorer.data, restored)
     if settings.by_class and not labelled:
         raise UserError(
             "by_class=true: needs a model trained with labels, and a reference with the same labels; remove it, or set "
             "data.labels as in training"
         )
-    write_configuration(folder, settings.model_dump(mode="json"), restored)
-    source = {"seed": drawing.seed, **of_model}
-    bits = bits_of(settings, restored, scorer, labelled, devices[0])  # first: they may be refused
+    drawing = make_drawing(settings, restored, counts=counts_of(scorer.data, settings.split, restored))
+    write_configuration(folder, settings, restored)
+    new = [bits_of(settings, restored, scorer.data, labelled, devices[0])] if settings.bits else []
     console.print(f"folder: {folder}")
-    drawn_by = source_of(settings.sampler, settings.guidance, settings.precision)
-    drawn = drawing.begin(folder, denoiser, n, batch_size, drawn_by)
-    if left := sum(map(len, drawn.missing())):
-        drawing.print_cost(denoiser, left, batch_size, devices[0], devices=len(devices))
-    scorer.make_reference()
-    draw([Task(drawing, drawn, f"sampling {count(n, 'image')}")], denoiser, devices, folder)
-    images = drawn.images()
-    drawn_by |= source | drawing.weak_source
-    new = score_images(scorer, settings, images, "samples", **drawn_by)
+    images = draw_all(drawing, settings, restored, n, batch_size, devices, folder)
+    source = source_of(settings.sampler, settings.guidance, settings.precision)
+    source |= {"seed": drawing.seed, **of_model, **drawing.weak_source}
+    new = score_images(scorer, settings, images, "samples", **source) + new
     if settings.by_class:
-        of_classes = scorer.by_class(images, drawing.conditions(denoiser, n)["classes"], **drawn_by)
+        of_classes = scorer.by_class(images, drawing.conditions(restored.denoiser, n)["classes"], **source)
         print_by_class(of_classes)
         new += of_classes
-    scorer.write(new + bits)
-    drawn.remove()
+    scorer.write(new)
+    remove(folder)
 
 
-def bits_of(
-    settings: Evaluate, restored: Restored, scorer: Scorer, labelled: bool, device: torch.device
-) -> list[Score]:
-    """The bits per dimension that the settings ask for, printed; none without `bits`."""
-    if not settings.bits:
-        return []
-    likelihood: Likelihood = make(settings.likelihood, "likelihood")
+def bits_of(settings: Evaluate, restored: Restored, data: ImageData, labelled: bool, device: torch.device) -> Score:
+    """The bits per dimension that the settings ask for, printed."""
+    likelihood = make(settings.likelihood, "likelihood")
     protocol = {"likelihood": describe({k: v for k, v in settings.likelihood.items() if k != "variance"})}
     if likelihood.of_schedule:
         protocol["schedule"] = describe(restored.config["schedule"])
     if restored.labels:
         protocol["labels"] = "of the images" if labelled else "none"
     score = bits_per_dimension(
-        restored.denoiser, scorer.data, settings.split, settings.bits, int(settings.batch_size or 1), device,
-        likelihood, protocol, labelled, seed=settings.seed, **restored.source,
+        restored.denoiser, data, settings.split, settings.bits, int(settings.batch_size or 1), device, likelihood,
+        protocol, labelled, seed=settings.seed, **restored.source,
     )  # fmt: skip
-    shown = f" [{score.low:.3f}, {score.high:.3f}]" if score.interval else ""
-    console.print(f"{score.metric}: {score.value:.3f}{shown}, {score.n} images of {settings.split}")
-    return [score]
-
-
-def counts_of(data: ImageData, split: str, restored: Restored) -> dict[str, int]:
-    """The number of reference images in each of the model's classes; of training images if the classes differ."""
-    counts = dict(zip(data.classes, data.class_counts(split), strict=True))
-    return counts if [*counts] == [*restored.labels] else dict(restored.labels)
+    console.print(f"{score.metric}: {value_text(score)}, {score.n} images of {settings.split}")
+    return score
 
 
 def evaluate_images(settings: Evaluate, folder: Path) -> None:
-    """Score the images of a folder."""
-    device, root = choose_device(settings.device), Path(str(settings.images)).expanduser()
-    if (root / "images.npz").is_file() and (root / "images").is_dir():
-        raise UserError(f"images={root}: it also holds a grid of the samples; set images={root / 'images'}")
-    settings = completed(at_their_size(settings), None)
-    write_configuration(folder, settings.model_dump(mode="json"))
-    images = folder_images(str(settings.images), settings.data, settings.n)
-    scorer = make_scorer(settings, settings.data, len(images), folder, Ledger(folder), device)
-    scorer.make_reference()
+    """Score the images of a folder, against a reference that is read in their size unless data sets another one."""
+    quiet_libraries()
+    device, root, node = choose_device(settings.device), Path(str(settings.images)).expanduser(), settings.data
+    root = root / "images" if (root / "images.npz").is_file() else root  # of diffusion.sample, beside its grid
+    if "_target_" not in node and "resolution" not in node and root.is_dir() and (size := common_size(root)):
+        settings = settings.model_copy(update={"data": {**node, "resolution": resolution_of(*size)}})
+    settings = completed(settings, None)
+    write_configuration(folder, settings)
+    shape = {key: value for key, value in settings.data.items() if key in ("resolution", "channels")}
+    whole = {"_target_": "diffusion.data.Folder", "root": str(root), "val": 0, "test": 0, "repeats": True}
+    reader: ImageData = make({**whole, **shape}, "data")
+    try:
+        reader.setup()
+    except UserError as error:
+        raise UserError(str(error).replace("data.root", "images")) from error
+    images = reader.splits["train"].images[: settings.n]
+    if len(images) < (settings.n or 0):
+        raise UserError(f"n={settings.n}: {root} has {count(len(images), 'usable image')}; lower n, or remove it")
+    scorer = make_scorer(settings, len(images), folder, folder, device)
     scorer.write(score_images(scorer, settings, images, "images", folder=str(settings.images)))
 
 
-def make_scorer(
-    settings: Evaluate | AnyStudy, data: dict[str, Any], n: int, folder: Path, ledger: Ledger, device: torch.device
-) -> Scorer:
-    """A command's scorer against the data configured by `data`. Raises UserError if it cannot score `n` images."""
+def make_scorer(settings: Evaluate | AnyStudy, n: int, folder: Path, run: Path, device: torch.device) -> Scorer:
+    """A command's scorer for the data of its settings. Raises UserError if it cannot score `n` images.
+
+    Args:
+        run: the folder of the run, whose ledger counts evaluations on the test split.
+    """
     extractor = make(settings.features, "features").to(device)
-    module: ImageData = make(data, "data")
-    module.setup()
-    scorer = Scorer(module, settings.split, extractor, make_metrics(settings.metrics), folder, ledger)
+    data: ImageData = make(settings.data, "data")
+    data.setup()
+    scorer = Scorer(data, settings.split, extractor, make_metrics(settings.metrics), folder, run)
     scorer.check(n, settings.baselines, settings.audit if isinstance(settings, Evaluate) else [])
     return scorer
 
@@ -277,65 +260,35 @@ def score_images(scorer: Scorer, settings: Evaluate, images: Tensor, what: str, 
     return new + scorer.audit(images, settings.audit, what, **source)
 
 
-def warn_of_other_images(restored: Restored, node: dict[str, Any], data: ImageData) -> None:
-    """Warn if `data`, built from `node`, is the training run's data set, but with other images in its splits.
-
-    Either the images have changed since, or another setting of `node` divides them otherwise.
-    """
-    before, changed = restored.config["data"], what_changed(restored.images, data.keys)
-    other = {key for key in {**before, **node} if before.get(key) != node.get(key)}
-    if not changed or other & {"_target_", "root"} or (other and SAME_DIVISION.issuperset(other)):
-        return  # the same images, another data set, or the same division of images that are decoded otherwise
-    had = ", ".join(f"data.{key}={before.get(key)}" for key in sorted(other - SAME_DIVISION))
-    console.print(
-        f"warning: {changed} are not those of the training{', which had ' * bool(had)}{had}: held-out images may have "
-        "been training images"
-    )
+def has_classes_of(data: ImageData, restored: Restored) -> bool:
+    """Whether the data has the classes of the model, which has some."""
+    return bool(restored.labels) and [*restored.labels] == data.classes
 
 
-def write_configuration(folder: Path, chosen: dict[str, Any], restored: Restored | None = None) -> None:
+def counts_of(data: ImageData, split: str, restored: Restored) -> dict[str, int]:
+    """The number of reference images in each of the model's classes; of training images if the classes differ."""
+    same = has_classes_of(data, restored)
+    return dict(zip(data.classes, data.class_counts(split), strict=True)) if same else dict(restored.labels)
+
+
+def warn_of_other_images(restored: Restored, node: Mapping[str, Any], data: ImageData) -> None:
+    """Warn if `data`, built from `node`, is the training run's data set, but with other images in its splits."""
+    same = all(str(restored.config["data"].get(key)) == str(node.get(key)) for key in ("_target_", "root"))
+    if same and (changed := what_changed(restored.images, data.keys)):
+        console.print(
+            f"warning: {changed} are not those of the training: held-out images may have been training images"
+        )
+
+
+def write_configuration(folder: Path, settings: FromModel, restored: Restored | None = None) -> None:
     """Write config.yaml for comparisons: the settings and, of a checkpoint, its step and training recipe.
 
     In the folder of a training run, the run's own config.yaml is kept.
     """
+    chosen = settings.model_dump(mode="json")
     if restored is not None:
-        chosen |= {"ckpt": str(restored.path), "step": restored.step, "recipe": recipe_of(restored)}
+        chosen |= {"ckpt": str(restored.path), "step": restored.step, "recipe": restored.config}
         if chosen.get("data") == restored.config["data"]:
             chosen["data"] = None
     if not (folder / "run.json").is_file():
         replace(folder / CONFIG, yaml.safe_dump(chosen, sort_keys=False, allow_unicode=True))
-
-
-def recipe_of(restored: Restored) -> Mapping[str, Any]:
-    """The configuration of a checkpoint's training. An exported file lacks parts of it, which its run's folder has."""
-    try:
-        whole = yaml.safe_load((early.run_of(restored.path.resolve()) / CONFIG).read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return restored.config
-    same = isinstance(whole, dict) and all(whole.get(key) == value for key, value in restored.config.items())
-    return whole if same else restored.config
-
-
-def at_their_size(settings: Evaluate) -> Evaluate:
-    """`settings` with the reference in the size of the scored images, unless data or a resolution is chosen."""
-    node, root = settings.data, Path(str(settings.images)).expanduser()
-    if "_target_" in node or "resolution" in node or not root.is_dir() or (size := common_size(root)) is None:
-        return settings  # errors in the folder are reported when it is read
-    return settings.model_copy(update={"data": {**node, "resolution": resolution_of(*size)}})
-
-
-def folder_images(root: str, data: Mapping[str, Any], n: int | None) -> Tensor:
-    """`n` images of a folder, or all, decoded as in the configuration `data`; duplicates are included."""
-    shape = {key: data[key] for key in ("resolution", "channels") if key in data}
-    check_arguments(Folder, shape, "data")
-    folder = Folder(root=root, **shape, val=0, test=0, batch_size=1, repeats=True)
-    try:
-        folder.setup()
-    except UserError as error:
-        raise UserError(str(error).replace("data.root", "images")) from error
-    images = folder.splits["train"].images
-    if n is not None and n > len(images):
-        raise UserError(
-            f"n={n}: {root} has {count(len(images), 'usable image')}; lower n, or remove it to use all of them"
-        )
-    return images[:n]

@@ -13,20 +13,12 @@ def choose_device(name: str | int | torch.device) -> torch.device:
 
     Raises UserError for a device that is not present.
     """
-    name = f"cuda:{name}" if isinstance(name, int) else str(name)
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(kind for kind, found in present.items() if found))
-    kind, _, number = name.partition(":")
-    if not present.get(kind, False) or (number and not number.isdecimal()):
-        raise UserError(
-            f"device={name}: not on this machine; use one of auto, {', '.join(k for k in present if present[k])}"
-        )
-    if kind == "cuda" and int(number or 0) >= (devices := torch.cuda.device_count()):
-        raise UserError(
-            f"device={name}: this machine has {count(devices, 'GPU')}, counted from 0; use device=cuda:{devices - 1}"
-        )
-    return torch.device(name)
+    name, gpus = f"cuda:{name}" if isinstance(name, int) else str(name), torch.cuda.device_count()
+    present = ["cuda", *(f"cuda:{i}" for i in range(gpus))] if gpus else []
+    present += ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    if name not in ("auto", *present):
+        raise UserError(f"device={name}: not on this machine; use one of auto, {', '.join(present)}")
+    return torch.device(present[0] if name == "auto" else name)
 
 
 def choose_devices(name: str, devices: int | Literal["auto"], batches: int) -> list[torch.device]:
@@ -40,18 +32,12 @@ def choose_devices(name: str, devices: int | Literal["auto"], batches: int) -> l
     Raises UserError for more devices than are present.
     """
     first = choose_device(name)
-    single = first.index is not None or first.type == "mps"
-    there = torch.cuda.device_count() if first.type == "cuda" and not single else 1
-    if devices == "auto":
-        devices = there
-    elif devices > 1 and single:
-        raise UserError(
-            f"devices={devices}: device={name} is a single device; use device=cuda, device=cpu or devices=1"
-        )
-    elif first.type == "cuda" and devices > there:
-        raise UserError(f"devices={devices}: this machine has {count(there, 'GPU')}; use devices=auto for all of them")
-    number = max(1, min(devices, batches))
-    return [torch.device("cuda", i) for i in range(number)] if first.type == "cuda" and number > 1 else [first] * number
+    several = first.type == "cuda" and first.index is None
+    present = torch.cuda.device_count() if several else 1
+    if devices != "auto" and devices > present and first.type != "cpu":
+        raise UserError(f"devices={devices}: device={name} is {count(present, 'device')}; lower devices, or use auto")
+    number = max(1, min(present if devices == "auto" else devices, batches))
+    return [torch.device("cuda", i) for i in range(number)] if several and number > 1 else [first] * number
 
 
 def device_name(device: torch.device, number: int = 1) -> str:

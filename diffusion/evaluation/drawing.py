@@ -1,8 +1,14 @@
-"""`Drawing`: the sampler, guidance, classes and noise that samples are drawn with."""
+"""`Drawing`: all that samples depend on apart from the weights: the sampler, guidance, classes and noise.
 
+A command keeps each batch as a file: several processes share the batches (`together`), and a killed command goes on
+from them. A file is written beside its place and renamed, so a file that exists is whole.
+"""
+
+import copy
+import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +21,7 @@ from diffusion.console import console, count, progress_bar
 from diffusion.data import to_uint8
 from diffusion.errors import NotFinite, UserError
 from diffusion.evaluation.classes import NONE, conditions
-from diffusion.evaluation.cost import evaluations, print_estimate
-from diffusion.evaluation.drawn import Drawn, Share, batches_of
-from diffusion.evaluation.guided import UNLABELLED, check_label_dropout, has_classes
-from diffusion.files import tensor_digest
+from diffusion.files import digest, replacing, tensor_digest
 from diffusion.process.denoiser import Conditioned, Denoise, Denoiser, Estimate, MixedPrecision
 from diffusion.process.editing import Between
 from diffusion.process.guidance import Guidance
@@ -28,8 +31,11 @@ from diffusion.randomness import Streams, seeds_for
 
 Watch = Callable[[int, int, Tensor, Estimate], None]
 """Called after every step: index of the batch's first image, step k (from 1), x (B, C, H, W), the estimate."""
+Share = tuple[int, int]
+"""(rank, processes)"""
 
 MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+KEPT = ".drawn"  # in the folder of a command: the batches; removed when the images are written or scored
 
 
 @dataclass(frozen=True)
@@ -66,73 +72,60 @@ class Drawing:
         description: str | None = None,
         watch: Watch | None = None,
         share: Share = (0, 1),
+        files: Path | None = None,
     ) -> Tensor:
         """Draw n samples, uint8 (n, C, H, W) on the CPU.
 
         Args:
             description: label of the progress bar; None: no bar.
-            watch: called after every step.
             share: draw only the batches of this process, see `batches_of`.
+            files: the folder for the batches, see `files`. Those in it are not drawn again.
         """
-        drawn = self._draw(denoiser, n, batches_of(n, batch_size, share), device, description, watch)
-        return torch.cat([torch.empty(0, *self.shape, dtype=torch.uint8), *(images for _, images in drawn)])
-
-    def begin(self, folder: Path, denoiser: Denoiser, n: int, batch_size: int, source: Mapping[str, Any]) -> Drawn:
-        """The files in a command's folder that n samples are drawn into; some may be there already.
-
-        Args:
-            source: the sampler and the guidance, see `source_of`.
-        """
-        about = {name: tensor_digest({name: rows}) for name, rows in self.conditions(denoiser, n).items()}
-        about |= {"weights": network_hash(denoiser.network), **self.weak_source}
-        return Drawn.of(folder, n, batch_size, {**source, **about, "seed": self.seed})
-
-    def into(
-        self,
-        drawn: Drawn,
-        denoiser: Denoiser,
-        device: torch.device,
-        description: str | None = None,
-        watch: Watch | None = None,
-        share: Share = (0, 1),
-    ) -> None:
-        """Draw the missing samples of a process's share into their files; the arguments are those of a call."""
-        began = time.perf_counter()
-        for batch, images in self._draw(denoiser, drawn.n, drawn.missing(share), device, description, watch):
-            drawn.put(batch, images, time.perf_counter() - began)
-            began = time.perf_counter()
-
-    def _draw(
-        self,
-        denoiser: Denoiser,
-        n: int,
-        batches: Sequence[range],
-        device: torch.device,
-        description: str | None,
-        watch: Watch | None,
-    ) -> Iterator[tuple[range, Tensor]]:
-        """Yield the indices and images, uint8 (B, C, H, W) on the CPU, of `batches` of the n samples, once drawn."""
         conditions, denoise = self.conditions(denoiser, n), self.guided(denoiser, device)
-        total = sum(map(len, batches)) * self.sampler.steps
+        batches = {batch: files and file_of(files, batch) for batch in batches_of(n, batch_size, share)}
+        left = sum(len(batch) for batch, file in batches.items() if not (file and file.is_file()))
+        images = [torch.empty(0, *self.shape, dtype=torch.uint8)]
         with progress_bar(enabled=description is not None) as progress:
-            bar = progress.add_task(description or "", total=total, unit="im·step", note="")
-            for indices in batches:
-                streams = self.streams(indices, n, device)
+            bar = progress.add_task(description or "", total=left * self.sampler.steps, unit="im·step", note="")
+            for batch, file in batches.items():
+                if file and file.is_file():
+                    images.append(torch.load(file, weights_only=True)["images"])
+                    continue
 
-                def after_step(k: int, x: Tensor, estimate: Estimate, first: int = indices.start) -> None:
+                def after_step(k: int, x: Tensor, estimate: Estimate, first: int = batch.start) -> None:
                     progress.update(bar, advance=len(x))
                     if watch is not None:
                         watch(first, k, x, estimate)
 
-                given = {name: rows[list(indices)].to(device) for name, rows in conditions.items()}
+                began, streams = time.perf_counter(), self.streams(batch, n, device)
+                given = {name: rows[list(batch)].to(device) for name, rows in conditions.items()}
                 under = Conditioned(denoise, **given) if given else denoise
                 x0 = self.sampler(under, streams.normal(*self.shape), streams, after_step)
-                if wrong := int((~x0.isfinite()).flatten(1).any(dim=1).sum()):
-                    problem = f"{wrong} of {count(len(x0), 'sample')} {'is' if wrong == 1 else 'are'} not finite"
-                    if self.finite:
-                        raise NotFinite(f"{problem}; use another checkpoint or precision=null")
-                    console.print(f"warning: {problem}", style="yellow")
-                yield indices, to_uint8(x0).cpu()
+                self.check_finite(x0)
+                images.append(to_uint8(x0).cpu())
+                if file:
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    with replacing(file, durable=True) as part:
+                        torch.save({"images": images[-1], "seconds": time.perf_counter() - began}, part)
+        return torch.cat(images)
+
+    def files(self, folder: Path, denoiser: Denoiser, n: int, batch_size: int, source: Mapping[str, Any]) -> Path:
+        """The folder, in a command's folder, for the batches of n samples; another one for each way of drawing.
+
+        Args:
+            source: the sampler and the guidance, see `source_of`.
+        """
+        about: dict[str, Any] = {"conditions": tensor_digest(self.conditions(denoiser, n))}
+        about |= {"weights": network_hash(denoiser.network), **self.weak_source, **source, "seed": self.seed}
+        return folder / KEPT / digest(json.dumps([n, batch_size, about], sort_keys=True))
+
+    def check_finite(self, x0: Tensor) -> None:
+        """Raise NotFinite, or print a warning, for samples with a NaN or an infinity."""
+        if wrong := int((~x0.isfinite()).flatten(1).any(dim=1).sum()):
+            problem = f"{wrong} of {count(len(x0), 'sample')} {'is' if wrong == 1 else 'are'} not finite"
+            if self.finite:
+                raise NotFinite(f"{problem}; use another checkpoint or precision=null")
+            console.print(f"warning: {problem}", style="yellow")
 
     def conditions(self, denoiser: Denoiser, n: int) -> dict[str, Tensor]:
         """The network's inputs besides x_t and t, for n samples. Raises UserError for an unknown class.
@@ -146,12 +139,9 @@ class Drawing:
 
     def guided(self, denoiser: Denoiser, device: torch.device | str = "cpu") -> Denoise:
         """The denoiser with the guidance, in the precision. Raises UserError if they do not fit together."""
-        if self.guidance is None:
-            return self.in_precision(denoiser)
-        return self.in_precision(self.guidance(denoiser, None if self.weak is None else self.weak.to(device)))
-
-    def in_precision(self, denoise: Denoise) -> Denoise:
-        """The denoiser, computing in the drawing's precision."""
+        denoise: Denoise = denoiser
+        if self.guidance is not None:
+            denoise = self.guidance(denoiser, None if self.weak is None else self.weak.to(device))
         return denoise if self.precision is None else MixedPrecision(denoise, MIXED[self.precision])
 
     def check(self, denoiser: Denoiser, label_dropout: float, device: torch.device | str = "cpu") -> None:
@@ -160,20 +150,18 @@ class Drawing:
         Args:
             label_dropout: the label dropout that the model was trained with.
         """
-        given, known = self.conditions(denoiser, 1), has_classes(denoiser)
-        self.guided(denoiser, device)
-        if known and self.labels == NONE and label_dropout == 0:
-            raise UserError(f"label={NONE}: {UNLABELLED}; choose a class")
-        if self.guidance is None:
-            return
-        if self.weak is None:
-            check_label_dropout(self.guidance, label_dropout)
-        if self.guidance.drops_labels and not known:
+        given, known = self.conditions(denoiser, 1), getattr(denoiser.network, "classes", 0)
+        drops = self.guidance is not None and self.guidance.drops_labels
+        if known and label_dropout == 0 and (self.labels == NONE or (drops and self.weak is None)):
             raise UserError(
-                "guidance: the model was trained without labels, which classifier-free guidance needs; use "
-                "guidance=none"
+                "the model was trained with label_dropout=0, so it cannot estimate without a label; choose a class, "
+                "guidance=none, or an unconditional model as guidance.ckpt"
             )
-        self.guidance.weak_conditions(given)
+        if drops and not known:
+            raise UserError("guidance: it drops the labels, and the model was trained without any; use guidance=none")
+        self.guided(denoiser, device)
+        if self.guidance is not None:
+            self.guidance.weak_conditions(given)
 
     def streams(self, indices: Sequence[int], n: int, device: torch.device) -> Streams:
         """The random streams of the samples at `indices`, out of n."""
@@ -185,29 +173,6 @@ class Drawing:
     def evaluations(self, schedule: Schedule) -> int:
         """Network evaluations per sample (NFE)."""
         return evaluations(self.sampler, schedule, self.guidance)
-
-    def print_cost(
-        self,
-        denoiser: Denoiser,
-        n: int,
-        batch_size: int,
-        device: torch.device,
-        untrained: int = 0,
-        devices: int = 1,
-    ) -> float:
-        """Print how many evaluations `n` samples need and how long they will take; returns the seconds.
-
-        Args:
-            untrained: Number of additional samples to draw from an untrained network.
-            devices: Number of processes; the estimate is for the first one, which draws the most.
-        """
-        nfe = self.evaluations(denoiser.schedule)
-        work = f"{count(n, 'sample')} × {count(nfe, 'network evaluation')}"
-        total = most_of(n, batch_size, devices) * nfe
-        if untrained:
-            work += f", and {untrained} of an untrained network"
-            total += most_of(untrained, batch_size, devices) * self.unguided.evaluations(denoiser.schedule)
-        return print_estimate(work, self.in_precision(denoiser), self.shape, n, total, batch_size, device)
 
     @property
     def weak_source(self) -> dict[str, str]:
@@ -225,31 +190,69 @@ class Drawing:
         return replace(self, guidance=None, weak=None, waits=False)
 
 
-def most_of(n: int, batch_size: int, processes: int) -> int:
-    """The number of samples, out of n, that the first of several processes draws; no other one draws more."""
-    return sum(map(len, batches_of(n, batch_size, (0, processes))))
+def batches_of(n: int, batch_size: int, share: Share = (0, 1)) -> list[range]:
+    """Split the indices of n images into batches, and take those of a process: rank, rank + processes, …
+
+    The batches are the same for any number of processes, so rounding does not depend on it.
+    """
+    rank, processes = share
+    starts = range(rank * batch_size, n, processes * batch_size)
+    return [range(first, min(first + batch_size, n)) for first in starts]
+
+
+def file_of(files: Path, batch: range) -> Path:
+    """The file of a batch: its `images`, uint8 (B, C, H, W), and the `seconds` that they took."""
+    return files / f"{batch.start}-{batch.stop}.pt"
+
+
+def seconds_of(files: Path) -> float:
+    """The time that all processes took together to draw the batches in a folder."""
+    return sum(torch.load(file, weights_only=True)["seconds"] for file in files.glob("*.pt"))
+
+
+class Blank:
+    """A denoiser without a network, on the CPU, that estimates grey images, accepts any conditions, and counts `calls`.
+
+    (Adaptive samplers take few steps with it.)
+    """
+
+    def __init__(self, schedule: Schedule):
+        self.schedule = copy.deepcopy(schedule).cpu()
+        self.calls = 0
+
+    def __call__(self, x_t: Tensor, t: Tensor, **conditions: Any) -> Estimate:
+        self.calls += 1
+        zero = torch.zeros_like(x_t)
+        return Estimate(zero, x_t / self.schedule(t)[1].to(x_t).clamp(min=1e-6).view(-1, 1, 1, 1), zero)
+
+
+def evaluations(sampler: Sampler, schedule: Schedule, guidance: Guidance | None = None) -> int:
+    """Network evaluations per image (NFE), counted without a network; with guidance, the weak network counts too."""
+    blank, noise = Blank(schedule), torch.ones(1, 1, 1, 1)
+    if guidance is None:
+        sampler(blank, noise, Streams([0]))
+    else:
+        sampler(guidance(blank, blank), noise, Streams([0]), classes=torch.zeros(1, dtype=torch.int64))
+    return blank.calls
 
 
 def source_of(
     sampler: Mapping[str, Any], guidance: Mapping[str, Any] | None, precision: str | None = None
 ) -> dict[str, Any]:
     """The configuration of the sampler and the guidance, and the precision if it is mixed, for a score's source."""
-    source: dict[str, Any] = {"sampler": describe_sampler(sampler)}
-    if guidance:
-        source["guidance"] = describe_sampler(guidance)
+    source = {"sampler": described(sampler)} | ({"guidance": described(guidance)} if guidance else {})
     return source | {"precision": precision} if precision else source
 
 
-def describe_sampler(node: Mapping[str, Any]) -> dict[str, Any]:
-    """A sampler's configuration for the source of a score: names and values, including those of its parts.
+def described(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A sampler's configuration as names and values, including those of its parts.
 
     Infinite numbers become strings, "inf", because JSON has none.
     """
-
-    def described(value: Any) -> Any:
+    found: dict[str, Any] = {"name": str(node["_target_"]).rpartition(".")[2]}
+    for key, value in node.items():
         if isinstance(value, Mapping):
-            return describe_sampler(value)
-        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-    values = {key: described(value) for key, value in node.items() if not key.startswith("_")}
-    return {"name": str(node["_target_"]).rpartition(".")[2], **values}
+            found[key] = described(value)
+        elif not key.startswith("_"):
+            found[key] = str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return found

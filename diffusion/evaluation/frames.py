@@ -3,7 +3,6 @@
 import copy
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ class Frames:
     def __init__(self, sampler: Sampler, schedule: Schedule):
         self.schedule = copy.deepcopy(schedule).to("cpu")
         self.times = sampler.grid(self.schedule, sampler.steps).tolist()
-        self.kept = torch.linspace(1, sampler.steps, min(sampler.steps, MOST_FRAMES)).round().int().tolist()
+        self.kept = spread(range(1, sampler.steps + 1), MOST_FRAMES)
         self.pairs: dict[int, tuple[Tensor, Tensor]] = {}  # by step
 
     def watch(self, first: int, k: int, x: Tensor, estimate: Estimate) -> None:
@@ -36,11 +35,11 @@ class Frames:
 
     def save(self, folder: Path, frames: int) -> None:
         """Write trajectory.png, x_t from noise to image, and trajectory.gif, x_t above the estimate of x0."""
-        chosen = self._spread(frames)
-        noisy, times = torch.stack([self.pairs[k][0] for k in chosen]), [self.times[k] for k in chosen]
-        style.save(figures.trajectory(noisy, times, self.schedule), folder / "trajectory.png")
-        shown = noisy.shape[1]
-        pictures = [grid(torch.cat(pair), shown, large=True) for pair in self.pairs.values()]
+        chosen = spread([*self.pairs], frames)
+        noisy = torch.stack([self.pairs[k][0] for k in chosen])
+        strip = figures.trajectory(noisy, [self.times[k] for k in chosen], self.schedule)
+        style.save(strip, folder / "trajectory.png")
+        pictures = [grid(torch.cat(pair), len(pair[0]), large=True) for pair in self.pairs.values()]
         gif(pictures, folder / "trajectory.gif")
 
     def save_film(self, path: Path) -> None:
@@ -48,12 +47,12 @@ class Frames:
 
         The file's metadata contains the times t of the rows, next to the grid's layout.
         """
-        chosen = self._spread(FILM_FRAMES)
-        rows: list[Any] = [torch.cat(self.pairs[k]) for k in chosen]
+        chosen = spread([*self.pairs], FILM_FRAMES)
+        rows = [torch.cat(self.pairs[k]) for k in chosen]
         times = json.dumps([self.times[k] for k in chosen])
         save_png(grid(torch.cat(rows), len(rows[0])), path, **{FILM_TIMES: times})
 
-    def _spread(self, frames: int) -> list[int]:
-        """At most `frames` of the recorded steps, evenly spread, including the first and the last."""
-        steps = list(self.pairs)
-        return [steps[i] for i in torch.linspace(0, len(steps) - 1, min(frames, len(steps))).round().long()]
+
+def spread(steps: "range | list[int]", most: int) -> list[int]:
+    """At most `most` of the steps, evenly spread, including the first and the last."""
+    return [steps[i] for i in torch.linspace(0, len(steps) - 1, min(most, len(steps))).round().long()]

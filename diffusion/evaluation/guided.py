@@ -16,7 +16,6 @@ from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.guidance import AutoGuidance, Guidance
 
-UNLABELLED = "the model was trained with label_dropout=0, so it cannot estimate without a label"
 Shape = tuple[int, int, int]
 """(C, H, W)"""
 
@@ -47,22 +46,19 @@ def parts_of(node: Mapping[str, Any]) -> tuple[Guidance, Worse]:
 
 
 def guidance_of(node: Mapping[str, Any] | None, model: Restored) -> tuple[Guidance | None, Denoiser | None]:
-    """Build the guidance of a configuration for a trained model: see `make_guidance`."""
-    guidance, worse = make_guidance(node, model.shape, model.label_dropout, model.path)
-    if guidance is None or worse is None:
-        return guidance, None
-    check_classes(guidance, worse, [*model.labels])
-    return guidance, worse.denoiser
+    """Build the guidance of a configuration and its worse model for a trained model: see `make_guidance`."""
+    guidance, worse = make_guidance(node, model.shape, [*model.labels], model.path)
+    return guidance, None if worse is None else worse.denoiser
 
 
 def make_guidance(
-    node: Mapping[str, Any] | None, shape: Shape, label_dropout: float, own: Path | None
+    node: Mapping[str, Any] | None, shape: Shape, classes: Sequence[str], own: Path | None
 ) -> tuple[Guidance | None, Restored | None]:
     """Build the guidance of a configuration, and load its worse model, if any.
 
     Args:
         shape: (C, H, W) of the model's images.
-        label_dropout: the label dropout that the model was trained with.
+        classes: the names of the model's classes.
         own: the file of the model; None during training, when the weights of `guidance.step` may not exist yet.
 
     Raises UserError if they do not fit together.
@@ -75,66 +71,26 @@ def make_guidance(
             "guidance: autoguidance needs a worse model; set guidance.step to an earlier step, guidance.ckpt to a "
             "smaller or less trained model, or guidance.weights to other weights of this one"
         )
-    if asked.ckpt is None:
-        check_label_dropout(guidance, label_dropout)
-        if own is None and asked.weights is not None:
-            raise UserError(
-                f"guidance.weights={asked.weights}: in training it needs guidance.ckpt, the model with these weights"
-            )
-        if own is None or (asked.weights is None and asked.step is None):
-            return guidance, None
-    file = own if asked.ckpt is None else trained(asked.ckpt)
-    assert file is not None
+    if asked.ckpt is None and asked.weights is not None and own is None:
+        raise UserError(f"guidance.weights={asked.weights}: in training it needs guidance.ckpt, a model with them")
+    if asked.ckpt is None and (own is None or asked == Worse()):
+        return guidance, None
+    file = trained(asked.ckpt or str(own))
     if isinstance(asked.step, float):
-        raise UserError(
-            f"guidance.step={asked.step:g}: a fraction is only defined for the model's own run; set a step number"
-        )
+        raise UserError(f"guidance.step={asked.step:g}: a fraction is one of the model's own run; set a step number")
     if asked.step is not None:
         file = early.find(file.parent, asked.step)
     worse = restore(file, asked.weights or "ema")
-    check_worse(guidance, worse, shape)
+    check_worse(guidance, worse, shape, classes)
     return guidance, worse
 
 
-def check_label_dropout(guidance: Guidance, label_dropout: float) -> None:
-    """Raise UserError if the guidance uses the model without labels, which it has not learned."""
-    if guidance.drops_labels and label_dropout == 0:
-        raise UserError(
-            f"guidance: {UNLABELLED}; train it with label_dropout=0.1, or set guidance.ckpt to an unconditional model"
-        )
-
-
-def check_worse(guidance: Guidance, worse: Restored, shape: Shape) -> None:
-    """Raise UserError if a worse model has images of another shape, or cannot estimate as the guidance needs."""
+def check_worse(guidance: Guidance, worse: Restored, shape: Shape, classes: Sequence[str]) -> None:
+    """Raise UserError if a worse model has other images or classes, or cannot estimate as the guidance needs."""
+    where = f"guidance.ckpt={worse.path}"
     if worse.shape != shape:
-        raise UserError(
-            f"guidance.ckpt={worse.path}: its images are {describe_shape(worse.shape)}, but the model's are "
-            f"{describe_shape(shape)}; choose a model with images of the same shape"
-        )
-    if has_classes(worse.denoiser):
-        check_label_dropout(guidance, worse.label_dropout)
-
-
-def check_classes(guidance: Guidance, worse: Restored, names: Sequence[str]) -> None:
-    """Raise UserError if the guidance gives a worse model a class of the model, whose number is another class there.
-
-    Args:
-        names: the model's classes, ordered by number.
-    """
-    others = [*worse.labels]
-    numbers = [*map(str, range(len(names)))]  # of a diffusers folder, which does not name its classes
-    if not guidance.drops_labels and others and names and numbers not in (others, [*names]) and others != [*names]:
-        raise UserError(
-            f"guidance.ckpt={worse.path}: its classes are {', '.join(others)}, but the model's are {', '.join(names)}; "
-            "choose a model that was trained with the same classes in the same order"
-        )
-
-
-def has_classes(denoiser: Denoiser) -> bool:
-    """Whether the network has class labels as an input."""
-    return bool(getattr(denoiser.network, "classes", 0))
-
-
-def describe_shape(shape: Shape) -> str:
-    """The shape as text: `3×64×64`."""
-    return "×".join(map(str, shape))
+        raise UserError(f"{where}: its images have the shape {worse.shape}, but the model's {shape}; choose another")
+    if guidance.drops_labels and worse.labels and worse.label_dropout == 0:
+        raise UserError(f"{where}: it was trained with label_dropout=0; choose one that can estimate without a label")
+    if not guidance.drops_labels and worse.labels and classes and [*worse.labels] != [*classes]:
+        raise UserError(f"{where}: its classes are others than the model's; choose a model with the same in that order")

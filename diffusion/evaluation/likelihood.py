@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, ClassVar
 
@@ -14,7 +14,6 @@ from diffusion.checkpoint.provenance import code_version
 from diffusion.console import progress_bar
 from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError
-from diffusion.evaluation.cost import print_estimate
 from diffusion.metric.denoising import mean_and_error, numbered
 from diffusion.metric.record import Reference, Score
 from diffusion.metric.score import draw
@@ -63,14 +62,10 @@ class Flow:
     lowest: Annotated[float, Gt(0)] = 0.002
     metric: ClassVar[str] = "bits_per_dim_flow"
     of_schedule: ClassVar[bool] = False
-    steps: ClassVar[None] = None  # the number of network evaluations depends on the network
     variance: ClassVar[None] = None  # the flow has none
 
     def __call__(self, denoise: Denoise, x0: Tensor, streams: Streams, variance: Variance) -> Tensor:
         return flow_likelihood(denoise, x0, streams, self.lowest, self.tolerance).bits
-
-
-Likelihood = Bound | Flow
 
 
 def bits_per_dimension(
@@ -80,18 +75,16 @@ def bits_per_dimension(
     n: int,
     batch_size: int,
     device: torch.device,
-    likelihood: Likelihood,
+    likelihood: Bound | Flow,
     protocol: Mapping[str, Any],
     labelled: bool = False,
     **source: Any,
 ) -> Score:
-    """Score `n` images of a split. The cost of a bound is printed first.
+    """Score `n` images of a split; with `labelled`, the bits are those of p(x | label).
 
     The draws of x_t depend only on the image's position. The interval is clustered by the images' sources, like that of
     the gap (`metric.denoising`); with a single source there is none. `protocol` contains the settings that must agree
     for two scores to be comparable. The variance is part of the model, so bounds with several are comparable.
-
-    With `labelled`, the network gets the labels of the images, and the bits are those of p(x | label).
 
     Raises UserError for n < 2, and for bits that are not finite.
     """
@@ -99,22 +92,17 @@ def bits_per_dimension(
         raise UserError(f"bits={n}: an interval needs at least 2 images; use as many as time allows, such as bits=64")
     held_out = data.splits[split]
     chosen = held_out.take(draw(torch.arange(len(held_out)), n))
-    images, total, steps = chosen.images, len(chosen), likelihood.steps
-    if steps is not None:
-        work = f"bits per dimension: {total} images of {split} × {steps} network evaluations"
-        print_estimate(work, denoiser, data.shape, total, total * steps, batch_size, device)
-    parts = []
+    parts, total = [], len(chosen)
     with torch.no_grad(), progress_bar() as bar:
-        half = torch.full((1,), 0.5, device=device)
-        spread = denoiser(torch.zeros(1, *data.shape, device=device), half).spread
-        variance = likelihood.variance or (fixed_small if spread is None else learned_range)
-        task = bar.add_task("bits/dim", total=None if steps is None else total * steps, unit="im·step", note="")
-        with denoiser.register_forward_pre_hook(lambda _, inputs: bar.update(task, advance=len(inputs[0]))):
-            for index in torch.arange(total).split(batch_size):
-                streams = Streams(seeds_for("bits", last=index.tolist()), device)
-                classes = chosen.labels[index].to(device) if labelled and chosen.labels is not None else None
-                denoise = denoiser if classes is None else Conditioned(denoiser, classes=classes)
-                parts.append(likelihood(denoise, to_unit(images[index]).to(device), streams, variance).cpu())
+        x, t = torch.zeros(1, *data.shape, device=device), torch.full((1,), 0.5, device=device)
+        variance = likelihood.variance or (fixed_small if denoiser(x, t).spread is None else learned_range)
+        task = bar.add_task("bits/dim", total=total, unit="image", note="")
+        for index in torch.arange(total).split(batch_size):
+            streams = Streams(seeds_for("bits", last=index.tolist()), device)
+            classes = chosen.labels[index].to(device) if labelled and chosen.labels is not None else None
+            denoise = denoiser if classes is None else Conditioned(denoiser, classes=classes)
+            parts.append(likelihood(denoise, to_unit(chosen.images[index]).to(device), streams, variance).cpu())
+            bar.update(task, advance=len(index))
     bits = torch.cat(parts).double()
     if not bits.isfinite().all():
         raise UserError(
@@ -123,18 +111,15 @@ def bits_per_dimension(
         )
     if likelihood.of_schedule:
         source["variance"] = getattr(variance, "func", variance).__name__
-    value, error, half_width = mean_and_error(bits, numbered(chosen.sources)[None])
-    known = not math.isnan(error)
+    value, error, half = mean_and_error(bits, numbered(chosen.sources)[None])
     score = Score(
         metric=likelihood.metric,
         value=value,
         n=total,
         reference=Reference(split, total, held_out.key),
-        error=error if known else None,
-        low=value - half_width if known else None,
-        high=value + half_width if known else None,
-        level=0.95 if known else None,
-        resolution="x".join(map(str, images.shape[-2:])),
+        resolution="x".join(map(str, data.shape[1:])),
         settings=dict(protocol),
     )
+    if not math.isnan(error):
+        score = replace(score, error=error, low=value - half, high=value + half, level=0.95)
     return score.of("network", code_version(), source)

@@ -14,8 +14,7 @@ from diffusion.config.build import make
 from diffusion.console import console, count
 from diffusion.data import ImageData
 from diffusion.errors import UserError
-from diffusion.evaluation import memorization
-from diffusion.evaluation.ledger import Ledger
+from diffusion.evaluation import ledger, memorization
 from diffusion.metric.estimate import SampleMetric
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import Score
@@ -35,33 +34,33 @@ class Scorer:
     extractor: FeatureExtractor
     metrics: Sequence[SampleMetric]
     folder: Path  # where scores.json is, and figures/ for the audit
-    ledger: Ledger  # of evaluations on the test split
+    run: Path  # the folder of the run, whose ledger counts evaluations on the test split
 
     def check(self, n: int | None, baselines: Iterable[str], audit: Sequence[str] = ()) -> None:
         """Raise UserError, before any costly work, if scoring `n` images, a baseline or an audit is impossible.
 
         Warns about a reference with few images.
         """
-        other, splits = opposite(self.split), self.data.splits
-        available = len(splits.get(self.split, ()))
-        more = f"add images, or choose another split ({', '.join(splits)})"
+        available, others = len(self.data.splits[self.split]), len(self.data.splits[opposite(self.split)])
         if available < LEAST:
             raise UserError(
-                f"split={self.split}: it has {count(available, 'image')}, but scores need at least {LEAST}; {more}; "
-                "training also works without scores (score.n=0)"
+                f"split={self.split}: it has {count(available, 'image')}, but scores need at least {LEAST}; add images "
+                "or choose another split; training also works without scores (score.n=0)"
             )
         if n is not None and n < LEAST:
             raise UserError(f"n={n}: scores need at least {LEAST} images; use as many as time allows, such as n=250")
-        if {"real", "floor"} & set(baselines) and len(splits[other]) < LEAST:
+        if {"real", "floor"} & set(baselines) and others < LEAST:
             raise UserError(
-                f"baselines: real and floor need at least {LEAST} images of {other}; add images, or remove them"
+                f"baselines: real and floor need at least {LEAST} images of {opposite(self.split)}; add images, or "
+                "remove them"
             )
-        memorization.check_audit(audit, self.data)
+        if audit and not len(self.data.splits["val"]):
+            raise UserError("audit: no validation images to calibrate it; add some (data.val=0.1), or remove the audit")
         check_extractor(self.extractor, self.data.shape)
         if available < FEW:
             console.print(
                 f"warning: the reference, split={self.split}, has {count(available, 'image')}; distances to fewer than "
-                f"{FEW} are mostly chance and bias: judge by eye, or {more}"
+                f"{FEW} are mostly chance and bias: judge by eye, or add images"
             )
 
     @cached_property
@@ -69,13 +68,9 @@ class Scorer:
         """The reference statistics that the metrics need."""
         return self._statistics(self.data.splits[self.split].images, self.split)
 
-    def make_reference(self) -> None:
-        """Compute the reference statistics now, unless they are cached."""
-        _ = self.reference
-
     def score(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
         """Score uint8 images (n, C, H, W). `source` describes their origin: see `metric.record.SOURCE`."""
-        return self._named(self._scores(images, self.reference, what), what, source)
+        return self._scores(images, self.reference, what, source)
 
     def by_class(self, images: Tensor, classes: Tensor, **source: Any) -> list[Score]:
         """Score the images of each class against the reference images of that class.
@@ -86,9 +81,7 @@ class Scorer:
             images: uint8 (n, C, H, W).
             classes: the class of each image, (n,).
         """
-        reference = self.data.splits[self.split]
-        assert reference.labels is not None
-        found = []
+        reference, found = self.data.splits[self.split], []
         for i, name in enumerate(self.data.classes):
             own, real = images[classes == i], reference.images[reference.labels == i]
             if min(len(own), len(real)) < LEAST:
@@ -96,9 +89,9 @@ class Scorer:
                     f"class {name}: {count(len(own), 'sample')} against {count(len(real), 'image')} of {self.split}: "
                     f"not scored, because scores need at least {LEAST} of each"
                 )
-            else:
-                statistics = self._statistics(real, f"{self.split}, class {name}")
-                found += self._named(self._scores(own, statistics, f"class {name}"), f"class {name}", source)
+                continue
+            statistics = self._statistics(real, f"{self.split}, class {name}")
+            found += self._scores(own, statistics, f"class {name}", source)
         return found
 
     def baselines(self, names: Iterable[str], n: int) -> list[Score]:
@@ -115,13 +108,15 @@ class Scorer:
             spatial = len(self.reference.parts) > 1
             return extract(images, self.extractor, spatial, description="features of real images")
 
-        def scores(name: str) -> dict[str, Score]:
+        found = []
+        for name in names:
             if name == "noise":
-                return self._scores(noise_images(n, self.data.shape), self.reference, "noise")
+                found += self._scores(noise_images(n, self.data.shape), self.reference, name, {})
+                continue
             features, reference = (real(), self.reference) if name == "real" else divide(real(), self.reference)
-            return score_features(features, self.extractor, reference, metrics=self.metrics)
-
-        return [baseline for name in names for baseline in self._named(scores(name), name, {})]
+            scores = score_features(features, self.extractor, reference, metrics=self.metrics)
+            found += [score.of(name, code_version(), {}) for score in scores.values()]
+        return found
 
     def audit(self, images: Tensor, kinds: Sequence[str], what: str = "samples", **source: Any) -> list[Score]:
         """The fraction of suspected copies among the images, by each distance; see `evaluation.memorization`."""
@@ -130,7 +125,7 @@ class Scorer:
 
     def write(self, scores: Sequence[Score]) -> list[Score]:
         """Append scores to scores.json and record test scores in the ledger; returns the scores as written."""
-        numbered = self.ledger.record(scores)
+        numbered = ledger.record(self.run, scores)
         append_scores(self.folder, numbered)
         return numbered
 
@@ -138,10 +133,10 @@ class Scorer:
         return reference_statistics(images, self.extractor, name, self.metrics)
 
     @torch.inference_mode()
-    def _scores(self, images: Tensor, reference: ReferenceStatistics, what: str) -> dict[str, Score]:
-        return score(images, self.extractor, reference, self.metrics, f"scoring {what}")
-
-    def _named(self, scores: Mapping[str, Score], what: str, source: Mapping[str, Any]) -> list[Score]:
+    def _scores(
+        self, images: Tensor, reference: ReferenceStatistics, what: str, source: Mapping[str, Any]
+    ) -> list[Score]:
+        scores = score(images, self.extractor, reference, self.metrics, f"scoring {what}")
         return [score.of(what, code_version(), source) for score in scores.values()]
 
 

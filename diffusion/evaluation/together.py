@@ -7,6 +7,7 @@ that started it reads the images. (A training run already has its processes: the
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -14,60 +15,54 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
+from diffusion.config.quoting import override
 from diffusion.console import console
 from diffusion.errors import Interrupted, ProcessLost
-from diffusion.evaluation.drawing import Drawing, Watch
-from diffusion.evaluation.drawn import FOLDER, Drawn, kept
+from diffusion.evaluation.drawing import KEPT, Drawing
+from diffusion.launch import as_rank, launch
 from diffusion.metric.precision import set_precision
 from diffusion.process.denoiser import Denoiser
 
-PLAN = f"{FOLDER}/plan.pt"  # what the processes draw; written and removed by the process that starts them
+PLAN = f"{KEPT}/plan.pt"  # what the processes draw; written and removed by the process that starts them
 
 
 class Task(NamedTuple):
-    """Samples to draw: how, into which files, and the label of the progress bar."""
+    """n samples to draw: how, the folder for their batches (`Drawing.files`), and the label of the progress bar."""
 
     drawing: Drawing
-    drawn: Drawn
+    n: int
+    batch_size: int
+    files: Path
     label: str
 
+    def images(self, denoiser: Denoiser, device: torch.device) -> Tensor:
+        """The samples, uint8 (n, C, H, W), once they are drawn."""
+        return self.drawing(denoiser, self.n, device, self.batch_size, files=self.files)
 
-def draw(
-    tasks: Sequence[Task], denoiser: Denoiser, devices: Sequence[torch.device], folder: Path, watch: Watch | None = None
-) -> None:
-    """Draw the samples that are missing; batches that are drawn are kept, whatever ends the command.
+
+def draw(tasks: Sequence[Task], denoiser: Denoiser, devices: Sequence[torch.device], folder: Path) -> None:
+    """Draw the samples, except for those that an earlier call has drawn. Raises ProcessLost if a process has died.
 
     Args:
         devices: the device of each process.
-        folder: the folder of the command, for the processes' files.
-        watch: called after every step if one process draws.
-
-    Raises ProcessLost if a process has died.
+        folder: the folder of the command.
     """
-    left = [task for task in tasks if task.drawn.missing()]
-    try:
-        if left and len(devices) > 1:
-            draw_in_processes(left, denoiser, devices, folder)
-        elif left:
-            for drawing, drawn, label in left:
-                drawing.into(drawn, denoiser.to(devices[0]), devices[0], label, watch)
-    except ProcessLost as error:
-        raise ProcessLost(f"{error}; {kept(folder, *(task.drawn for task in left))}") from error
-    except (KeyboardInterrupt, Interrupted):
-        console.print(f"stopped: {kept(folder, *(task.drawn for task in left))}")
-        raise
-
-
-def draw_in_processes(tasks: Sequence[Task], denoiser: Denoiser, devices: Sequence[torch.device], folder: Path) -> None:
-    """Start a process for each device, and wait until all samples are drawn."""
-    from diffusion.launch import launch
-
     plan = folder / PLAN
     plan.parent.mkdir(parents=True, exist_ok=True)
     try:
-        torch.save((tasks, denoiser, devices, torch.get_float32_matmul_precision()), plan)
-        launch(len(devices), folder, "diffusion.evaluation.together")
+        if len(devices) > 1:
+            torch.save((tasks, denoiser, devices, torch.get_float32_matmul_precision()), plan)
+            launch(len(devices), folder, "diffusion.evaluation.together")
+        else:
+            denoiser.to(devices[0])
+            for drawing, n, batch_size, files, label in tasks:
+                drawing(denoiser, n, devices[0], batch_size, label, files=files)
+    except (KeyboardInterrupt, Interrupted, ProcessLost):
+        again = override("hydra.run.dir", folder)
+        console.print(f"the images so far are kept in {plan.parent}; the same command with {again} draws the rest")
+        raise
     finally:
         plan.unlink(missing_ok=True)
 
@@ -79,13 +74,16 @@ def draw_share(folder: Path) -> None:
     # not only tensors: the drawings, which the process that started this one has just written
     tasks, denoiser, devices, precision = torch.load(folder / PLAN, map_location="cpu", weights_only=False)
     set_precision(precision)
-    device = devices[rank]
-    for drawing, drawn, label in tasks:
+    denoiser.to(devices[rank])
+    for drawing, n, batch_size, files, label in tasks:
         label = f"{label}, the first of {processes} processes" if rank == 0 else None
-        drawing.into(drawn, denoiser.to(device), device, label, share=(rank, processes))
+        drawing(denoiser, n, devices[rank], batch_size, label, share=(rank, processes), files=files)
+
+
+def remove(folder: Path) -> None:
+    """Remove the batches in a command's folder, including those that were drawn in another way."""
+    shutil.rmtree(folder / KEPT, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    from diffusion.launch import as_rank
-
     as_rank("sample", partial(draw_share, Path(sys.argv[1])))

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from diffusion.checkpoint import early
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
-from diffusion.console import console
 from diffusion.errors import UserError, first_line
 from diffusion.files import replace
 from diffusion.process import grid as grids
@@ -31,9 +30,6 @@ from diffusion.report.run import run_sections
 from diffusion.runs.folder import Run, is_run
 
 STEPS = (5, 10, 25, 50, 100)  # choices on the page
-MEGABYTES = 20  # a larger page is slow to open
-RUNTIME = "vendor/ort.wasm.bundle.min.mjs"
-MACHINE = "vendor/ort-wasm-simd-threaded.wasm.gz"
 
 
 def write_web(file: Path, model: Restored) -> Path:
@@ -43,35 +39,28 @@ def write_web(file: Path, model: Restored) -> Path:
     exporter is not installed.
     """
     folder = early.run_of(model.path)
-    classes = list(model.labels)
     denoiser = copy.deepcopy(model.denoiser).cpu().eval()
     drawing = {
         "shape": list(model.shape),
-        "classes": classes,
+        "classes": [*model.labels],
         "unlabelled": model.label_dropout > 0,  # whether it has learned to draw without a class
         "tables": tables(denoiser, model.config),
         "step": model.step,
         "weights": model.weights,
     }
-    if not drawing["tables"]:
-        raise UserError(
-            f"--format web: none of {', '.join(map(str, STEPS))} steps fits the model's schedule and the grid of its "
-            "sampler; export its weights instead"
-        )
     contents = {
         "network": gzip.compress(network_onnx(denoiser.network, model.shape), mtime=0),
-        "machine": (ASSETS / MACHINE).read_bytes(),
-        "runtime": gzip.compress((ASSETS / RUNTIME).read_bytes(), mtime=0),
+        "machine": (ASSETS / "vendor/ort-wasm-simd-threaded.wasm.gz").read_bytes(),
+        "runtime": gzip.compress((ASSETS / "vendor/ort.wasm.bundle.min.mjs").read_bytes(), mtime=0),
     }
-    run = Run(folder) if is_run(folder) else None
-    title, state = (f"Run {run.name}", run.state) if run else (f"Model {model.path.stem}", None)
-    # The page leaves the run's folder, so links relative to it would break.
-    parts = [part.html() for part in run_sections(run) if part.title not in ("Files", "Next steps")] if run else []
-    draw = tag("section", tag("h2", "Draw"), tag("div", id="drawing", data_model=drawing), id="draw")
-    text = document(title, [draw, *parts], state, model=contents)
-    if (size := len(text.encode()) / 1e6) > MEGABYTES:
-        console.print(f"warning: {file} is {size:.0f} MB; browsers open it slowly", style="yellow")
-    replace(file, text)
+    sections = [tag("section", tag("h2", "Draw"), tag("div", id="drawing", data_model=drawing), id="draw")]
+    title, state = f"Model {model.path.stem}", None
+    if is_run(folder):
+        run = Run(folder)
+        title, state = f"Run {run.name}", run.state
+        # The page leaves the run's folder, so links relative to it would break.
+        sections += [part.html() for part in run_sections(run) if part.title not in ("Files", "Next steps")]
+    replace(file, document(title, sections, state, model=contents))
     return file
 
 
@@ -79,24 +68,24 @@ def tables(denoiser: Denoiser, config: dict[str, Any]) -> dict[str, list[list[fl
     """Number of steps -> rows (c_in, label, p, q, α_t, σ_t, α_s, σ_s), one per step, on the grid of the run's sampler.
 
     Numbers of steps that do not fit the schedule are left out. A row that contains only √(α² + σ²), the factor of the
-    initial noise, precedes the steps.
+    initial noise, precedes the steps. Raises UserError if no number fits.
     """
     grid: Grid = make(config["sampler"], "sampler").grid if config.get("sampler") else grids.uniform
     found: dict[str, list[list[float]]] = {}
     for steps in STEPS:
         try:
             t = grid(denoiser.schedule, steps)
-        except UserError:
+        except UserError as error:
+            if steps == STEPS[0]:
+                raise UserError(f"--format web: {error}; export the weights instead") from error
             continue
         times = Evaluator(denoiser, torch.device("cpu")).times(t)
-        c_in, label = denoiser.prediction.inputs(denoiser.schedule, t[:-1])
         (p, q), _ = denoiser.prediction.solve(denoiser.schedule, t[:-1])
-        columns = [c_in.expand(steps), label.expand(steps), p.expand(steps), q.expand(steps)]
-        rows = torch.stack([column.double() for column in columns], dim=1).tolist()
-        found[str(steps)] = [[math.hypot(times[0].alpha, times[0].sigma)]] + [
-            [*row, now.alpha, now.sigma, after.alpha, after.sigma]
-            for row, now, after in zip(rows, times, times[1:], strict=False)
-        ]
+        columns = [*denoiser.prediction.inputs(denoiser.schedule, t[:-1]), p, q]
+        rows = torch.stack([column.expand(steps).double() for column in columns], dim=1).tolist()
+        found[str(steps)] = [[math.hypot(times[0].alpha, times[0].sigma)]]
+        for row, now, after in zip(rows, times[:-1], times[1:], strict=True):
+            found[str(steps)].append([*row, now.alpha, now.sigma, after.alpha, after.sigma])
     return found
 
 
@@ -107,8 +96,8 @@ class FirstChannels(nn.Module):
         super().__init__()
         self.network, self.channels = network, channels
 
-    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
-        y: Tensor = self.network(x, label) if classes is None else self.network(x, label, classes)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        y: Tensor = self.network(*inputs)
         return y[:, : self.channels]
 
 

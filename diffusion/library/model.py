@@ -25,8 +25,8 @@ from diffusion.errors import UserError
 from diffusion.evaluation.commands import make_sampler
 from diffusion.evaluation.devices import choose_device
 from diffusion.evaluation.drawing import Drawing
-from diffusion.evaluation.guided import check_classes, check_worse, describe_shape, guidance_of, parts_of
-from diffusion.evaluation.inherited import completed_by
+from diffusion.evaluation.guided import check_worse, guidance_of, parts_of
+from diffusion.evaluation.inherited import completed
 from diffusion.metric.precision import products
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.editing import SDEdit
@@ -58,7 +58,7 @@ class Model:
         restored, network = self.restored, self.denoiser.network
         size = count(sum(weight.numel() for weight in network.parameters()), "parameter")
         return (
-            f"Model({restored.path}: {type(network).__name__}, {size}, {describe_shape(restored.shape)}, "
+            f"Model({restored.path}: {type(network).__name__}, {size}, {'×'.join(map(str, restored.shape))}, "
             f"step {restored.step}, {restored.weights}, {self.device})"
         )
 
@@ -145,7 +145,7 @@ class Model:
                 "ckpt": str(self.restored.path), "seed": operator.index(seed), "precision": precision,
                 "sampler": node("sampler", sampler, **settings), "guidance": node("guidance", named, **changes),
             }  # fmt: skip
-            given = completed_by(validated(Sample, asked), self.restored, fills=fills)
+            given = completed(validated(Sample, asked), self.restored, fills=fills)
             how = sampler if isinstance(sampler, Sampler) else make_sampler(given.sampler, self.restored)
             guided, weak = self._guidance(guidance if isinstance(guidance, Guidance) else given.guidance, worse)
         classes = labels.tolist() if isinstance(labels, Tensor | np.ndarray | np.generic) else labels
@@ -161,8 +161,7 @@ class Model:
         if worse is None:
             return (given, None) if isinstance(given, Guidance) else guidance_of(given, self.restored)
         guidance = given if isinstance(given, Guidance) else parts_of(given or {})[0]
-        check_worse(guidance, worse.restored, self.restored.shape)
-        check_classes(guidance, worse.restored, [*self.restored.labels])
+        check_worse(guidance, worse.restored, self.restored.shape, [*self.restored.labels])
         return guidance, worse.denoiser if worse.device == self.device else copy.deepcopy(worse.denoiser)
 
     def _draw(

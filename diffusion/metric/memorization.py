@@ -30,6 +30,7 @@ import scipy  # its submodules are imported on first use
 import torch
 from torch import Tensor
 
+from diffusion.errors import UserError
 from diffusion.nearest import miniature, neighbours, repeats, shifted
 
 NEIGHBOURS = 50
@@ -78,7 +79,7 @@ def audit(
 ) -> Audit:
     """Suspected copies of `train` among `samples`, calibrated by `held_out`; all uint8 (·, C, H, W).
 
-    At least 2 images of `train` are needed, and one of `held_out` that differs from them.
+    At least 2 images of `train` are needed. Raises UserError if no image of `held_out` differs from them.
 
     Args:
         embed: images (B, C, H, W) -> (B, D).
@@ -94,6 +95,8 @@ def audit(
 
     distinct = held_out[~repeats(held_out, train)]
     m = len(distinct)
+    if m == 0:
+        raise UserError("audit: all held-out images repeat training images, so none can calibrate it; remove the audit")
     k = max(1, math.floor(rate * (m + 1) + 1e-9))
     threshold = float(ratio(distinct)[0].sort().values[k - 1])
     return Audit(*ratio(samples), repeats(samples, train), threshold, k, m)

@@ -28,7 +28,7 @@ from diffusion.data import to_uint8
 from diffusion.edit.edits import edits, search_words
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import labels_of, make_drawing
-from diffusion.evaluation.inherited import completed_by
+from diffusion.evaluation.inherited import completed
 from diffusion.process.denoiser import Estimate
 from diffusion.report.images import grid
 
@@ -115,7 +115,7 @@ class Page:
             if image is None:
                 raise UserError("upload a picture first")
         node = composed(command, ["ckpt=x", "name=studio", *words])
-        settings: Any = completed_by(validated(COMMANDS[command], node), restored)
+        settings: Any = completed(validated(COMMANDS[command], node), restored)
         if command == "edit":
             drawing, n, *_ = edits(settings, restored, image, mask)
         else:

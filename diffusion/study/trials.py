@@ -6,30 +6,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffusion.checkpoint import find
+from diffusion.checkpoint import early
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.config.choices import choices
 from diffusion.config.composition import RUN, choice
-from diffusion.config.inherit import of_run
 from diffusion.config.schema import GuidanceStudy, Study
-from diffusion.console import console, count, quiet_libraries
+from diffusion.console import console
 from diffusion.errors import UserError
+from diffusion.evaluation import ledger
 from diffusion.evaluation.commands import (
+    begin,
     counts_of,
     make_sampler,
     make_scorer,
     warn_of_other_images,
     write_configuration,
 )
-from diffusion.evaluation.cost import evaluations, print_estimate
 from diffusion.evaluation.devices import choose_devices, device_name
-from diffusion.evaluation.drawing import Drawing, most_of, source_of
-from diffusion.evaluation.drawn import batches_of
+from diffusion.evaluation.drawing import Drawing, batches_of, evaluations, seconds_of, source_of
 from diffusion.evaluation.guided import guidance_of, parts_of
-from diffusion.evaluation.inherited import completed_by
-from diffusion.evaluation.ledger import Ledger
-from diffusion.evaluation.together import Task, draw
+from diffusion.evaluation.inherited import of_run
+from diffusion.evaluation.together import Task, draw, remove
 from diffusion.process.guidance import Guidance
 from diffusion.process.schedule import Schedule
 from diffusion.report.study import save_picture, study_of, write
@@ -57,19 +55,17 @@ def study(settings: Study | GuidanceStudy, folder: Path) -> None:
     All settings draw from the same noise and for the same classes. All are drawn before the first is scored, so a study
     that was interrupted goes on from the samples that it has drawn.
     """
-    quiet_libraries()
-    n, batch_size = settings.n, settings.batch_size
+    settings, restored = begin(settings)
+    n, batch_size, run = settings.n, settings.batch_size, early.run_of(restored.path)
     devices = choose_devices(settings.device, settings.devices, len(batches_of(n, batch_size)))
     device = devices[0]
-    restored = find.opened(settings.ckpt, settings.weights)
-    settings = completed_by(settings, restored)
-    write_configuration(folder, settings.model_dump(mode="json"), restored)
+    write_configuration(folder, settings, restored)
     found = sampler_trials(settings, restored) if isinstance(settings, Study) else guidance_trials(settings, restored)
     trials = [*found]
-    scorer = make_scorer(settings, settings.data, n, folder, Ledger.of(restored.path), device)
+    scorer = make_scorer(settings, n, folder, run, device)
     warn_of_other_images(restored, settings.data, scorer.data)
     if settings.split == "test":
-        scorer.ledger.check(again=True)
+        ledger.check(run, again=True)
         console.print(
             f"warning: choosing among {len(trials)} settings by the test split makes the chosen one's score too good; "
             "use split=val, and score the chosen one on test, once"
@@ -77,24 +73,18 @@ def study(settings: Study | GuidanceStudy, folder: Path) -> None:
     counts, denoiser, tasks = counts_of(scorer.data, settings.split, restored), restored.denoiser, []
     for i, trial in enumerate(trials, start=1):
         drawing = replace(trial.drawing, counts=counts)
-        drawn = drawing.begin(folder, denoiser, n, batch_size, trial.source)
-        tasks.append(Task(drawing, drawn, f"{i}/{len(trials)} {trial}"))
-    if left := [trial.nfe for trial, task in zip(trials, tasks, strict=True) if task.drawn.missing()]:
-        work = f"{count(len(left), 'setting')} × {count(n, 'sample')}, {sum(left)} network evaluations per image"
-        denoise = trials[0].drawing.in_precision(denoiser.to(device))
-        total = sum(left) * most_of(n, batch_size, len(devices))
-        print_estimate(work, denoise, restored.shape, n, total, batch_size, device)
-    scorer.make_reference()
+        files = drawing.files(folder, denoiser, n, batch_size, trial.source)
+        tasks.append(Task(drawing, n, batch_size, files, f"{i}/{len(trials)} {trial}"))
     draw(tasks, denoiser, devices, folder)
     scorer.write(scorer.baselines(settings.baselines, n))
-    for trial, (drawing, drawn, _) in zip(trials, tasks, strict=True):
-        made: Node = {"seed": settings.seed, **restored.source, **drawing.weak_source, **trial.source}
-        seconds, name = drawn.seconds() / len(devices) / n, device_name(device, len(devices))
+    for trial, task in zip(trials, tasks, strict=True):
+        made: Node = {"seed": settings.seed, **restored.source, **trial.drawing.weak_source, **trial.source}
+        seconds, name = seconds_of(task.files) / len(devices) / n, device_name(device, len(devices))
         cost: Node = {"nfe": trial.nfe, "seconds_per_image": seconds, "device": name}
-        images = drawn.images()
+        images = task.images(denoiser, device)
         scorer.write(scorer.score(images, **made, **cost, words=trial.words))
         save_picture(images, made, folder)
-    tasks[0].drawn.remove()
+    remove(folder)
     for path in write(study_of(Run(folder)), folder):
         console.print(f"  {path}")
 
@@ -109,7 +99,7 @@ def node_of(words: str, steps: int | None = None, recipe: Mapping[str, Any] | No
     name, *overrides = words.split()
     more = [] if steps is None else [f"sampler.steps={steps}"]
     if name == RUN:
-        node: Node = {**of_run("sampler", recipe)} if steps is None else {**of_run("sampler", recipe), "steps": steps}
+        node: Node = {**of_run("sampler", recipe or {}), **({} if steps is None else {"steps": steps})}
     else:
         node = choice("sampler", name, [*more, *overrides])
     if make(node, "sampler").adaptive:

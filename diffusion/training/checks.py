@@ -17,7 +17,6 @@ from diffusion.console import console, count
 from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError, first_line
 from diffusion.evaluation.drawing import Drawing
-from diffusion.evaluation.ledger import Ledger
 from diffusion.evaluation.pipeline import Scorer, make_metrics
 from diffusion.files import replace
 from diffusion.metric.features import FeatureExtractor
@@ -88,7 +87,7 @@ def make_scorer(settings: Train, data: ImageData, folder: Path) -> Scorer | None
             replace(folder / "data_report.json", json.dumps(data.report, indent=1))
     if extractor is None:
         return None
-    scorer = Scorer(data, score.split, extractor, make_metrics(settings.metrics), folder, Ledger(folder))
+    scorer = Scorer(data, score.split, extractor, make_metrics(settings.metrics), folder, folder)
     try:
         scorer.check(SCORED if score.n is None else score.n, score.baselines, score.audit)
     except UserError as error:
@@ -128,5 +127,6 @@ def check_recipe(module: Diffusion, data: ImageData, drawing: Drawing) -> None:
     short = copy.copy(drawing.sampler)
     short.steps = min(2, short.steps)
     module.denoiser.eval()
+    drawing.check(module.denoiser, module.settings.label_dropout)
     replace_part(drawing, sampler=short)(module.denoiser, 1, torch.device("cpu"))
     module.denoiser.train()

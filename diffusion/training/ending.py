@@ -16,11 +16,12 @@ from diffusion.checkpoint.restore import build_denoiser
 from diffusion.config.quoting import resume_command
 from diffusion.console import console, count, duration
 from diffusion.errors import Interrupted, UserError, first_line, nearest
+from diffusion.evaluation import ledger
 from diffusion.evaluation.drawing import Drawing
-from diffusion.evaluation.drawn import Drawn
 from diffusion.evaluation.frames import SHOWN as FILMED
 from diffusion.evaluation.frames import Frames
 from diffusion.evaluation.pipeline import Scorer
+from diffusion.evaluation.together import remove
 from diffusion.process.denoiser import Denoiser
 from diffusion.report.images import DRAWN, grid, save_png
 from diffusion.report.run import write_report
@@ -56,7 +57,7 @@ class Last(NamedTuple):
     """The last samples of a run."""
 
     drawing: Drawing  # how they were drawn
-    sets: Mapping[str, tuple[Denoiser, Drawn]]  # name -> the denoiser and the file of its samples
+    sets: Mapping[str, tuple[Denoiser, Tensor]]  # name -> the denoiser and its samples, all on the first process
 
 
 @contextlib.contextmanager
@@ -93,8 +94,6 @@ def draw_last(run: Run) -> Last:
     n, untrained = max(scored, run.amounts.shown), scored if UNTRAINED in score.baselines else 0
     if first:
         print_gap(trainer.logged_metrics)
-    if first and n:
-        drawing.print_cost(module.denoiser, n, score.batch_size, device, untrained, world)
     wanted = [(SAMPLES, module.denoiser, drawing, n)] if n else []
     if untrained:
         pl.seed_everything(settings.seed, verbose=False)
@@ -102,12 +101,13 @@ def draw_last(run: Run) -> Last:
         wanted.append((UNTRAINED, fresh, drawing.unguided, untrained))
     source, last = run.recipe.drawn_by(drawing, run.facts), {}
     for what, denoiser, how, number in wanted:
-        drawn = how.begin(folder / "samples", denoiser, number, score.batch_size, source)
+        files = how.files(folder / "samples", denoiser, number, score.batch_size, source)
         label = f"sampling {count(number, 'image')}" if what == SAMPLES else "sampling untrained"
         frames = Frames(how.sampler, denoiser.schedule)
-        how.into(drawn, denoiser, device, label if first else None, frames.watch, (rank, world))
+        shown = label if first else None
+        how(denoiser, number, device, score.batch_size, shown, frames.watch, (rank, world), files)
         trainer.strategy.barrier()
-        last[what] = denoiser, drawn
+        last[what] = denoiser, how(denoiser, number if first else 0, device, score.batch_size, files=files)
         if first and what == SAMPLES:
             if not frames.pairs:  # the first batch was drawn before
                 how(denoiser, min(number, FILMED), device, watch=frames.watch)
@@ -191,7 +191,7 @@ def finish(run: Run, last: Last) -> None:
     """Write pictures of the last samples, and their scores with those of the baselines."""
     if not last.sets:
         return
-    images, folder, trainer = last.sets[SAMPLES][1].images(), run.folder, run.trainer
+    images, folder, trainer = last.sets[SAMPLES][1], run.folder, run.trainer
     most = max(1, SHEET // (images.shape[-2] * images.shape[-1]))
     save_png(grid(images[:most]), folder / "samples" / "all.png", **{DRAWN: str(len(images))})
     picture = grid(images[: run.amounts.shown or SHOWN], large=True)
@@ -199,30 +199,29 @@ def finish(run: Run, last: Last) -> None:
     log_image(trainer, "samples/final", picture)
     if run.scorer is not None:
         score_last(run, run.scorer, last)
-    for _, file in last.sets.values():
-        file.remove()
+    remove(folder / "samples")
     run.spent.mark("last scores")
 
 
 def score_last(run: Run, scorer: Scorer, last: Last) -> None:
     """Score the last samples."""
     score, scored, trainer = run.settings.score, run.amounts.scored, run.trainer
-    denoiser, drawn = last.sets[SAMPLES]
-    images = drawn.images()[:scored]
+    denoiser, images = last.sets[SAMPLES]
+    images = images[:scored]
     source, file = run.recipe.source(last.drawing, run.facts), run.folder / "checkpoints" / "last.ckpt"
     scorers = [replace(scorer, split=split) for split in score.references]
     of_samples = source | {"step": trainer.global_step, "network_hash": network_hash(denoiser.network)}
     if file.is_file():
         of_samples["checkpoint"] = {"path": str(file), "sha256": file_hash(file)}
     if score.split == "test":
-        scorer.ledger.check(again=True)
+        ledger.check(run.folder, again=True)
     for each in scorers:
         new = each.score(images, **of_samples)
         new += each.baselines([name for name in score.baselines if name != UNTRAINED], scored)
         if UNTRAINED in last.sets:
             fresh, blank = last.sets[UNTRAINED]
             of_blank = source | {"weights": "raw", "step": 0, "network_hash": network_hash(fresh.network)}
-            new += each.score(blank.images(), UNTRAINED, **of_blank)
+            new += each.score(blank, UNTRAINED, **of_blank)
         each.write(new)
         for logger in trainer.loggers:
             logger.log_metrics(

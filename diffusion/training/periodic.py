@@ -153,8 +153,7 @@ class ScoreSamples(Periodic):
         self.scorer, self.source = scorer, source
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compute the reference; warn about repeated evaluations on test."""
-        self.scorer.make_reference()
+        """Warn about repeated evaluations on test."""
         if self.scorer.split == "test" and trainer.is_global_zero:
             console.print(
                 "warning: score.every_n_epochs with score.split=test evaluates on the test split repeatedly, but only "

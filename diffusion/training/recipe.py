@@ -18,7 +18,7 @@ from diffusion.console import count
 from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.evaluation.drawing import Drawing, source_of
-from diffusion.evaluation.guided import check_classes, make_guidance
+from diffusion.evaluation.guided import check_worse, make_guidance
 from diffusion.pixels import MODES, height_width, resolution_of
 from diffusion.process.augmentation import Augmentation
 from diffusion.process.crops import Crops
@@ -63,7 +63,7 @@ class Recipe:
         augmentation = make(settings.augmentation, "augmentation") if settings.augmentation else None
         inputs = inputs_of(settings, augmentation)
         network = build_network(settings, inputs)
-        guidance, worse = make_guidance(settings.guidance, data.shape, settings.label_dropout, None)
+        guidance, worse = make_guidance(settings.guidance, data.shape, [], None)
         optimizer = make(settings.optimizer, "optimizer")
         recipe = cls(
             settings=settings,
@@ -90,10 +90,10 @@ class Recipe:
     def with_classes(self) -> "Recipe":
         """The recipe with a network for the classes of the data, which must be set up.
 
-        Raises UserError: see `inputs_of` and `check_classes`.
+        Raises UserError: see `inputs_of` and `check_worse`.
         """
         if self.worse is not None and self.guidance is not None:
-            check_classes(self.guidance, self.worse, self.data.classes)
+            check_worse(self.guidance, self.worse, self.data.shape, self.data.classes)
         known = len(self.data.classes)
         inputs = inputs_of(self.settings, self.augmentation, known)
         if inputs == self.inputs:

@@ -21,9 +21,10 @@ from diffusion.config.build import make
 from diffusion.config.schema import SCORED
 from diffusion.console import console, count, duration
 from diffusion.errors import first_line
-from diffusion.evaluation.cost import seconds_per_evaluation
 from diffusion.evaluation.devices import device_name
 from diffusion.evaluation.drawing import Drawing
+from diffusion.process.denoiser import Denoise
+from diffusion.randomness import real_dtype
 from diffusion.report.run import utilization_text
 from diffusion.runs.record import RunRecord
 from diffusion.training.checks import is_error
@@ -75,6 +76,19 @@ def affordable(recipe: Recipe, drawing: Drawing, clock: Clock, devices: int) -> 
 def evaluations_of_steps(steps: int, recipe: Recipe, clock: Clock, devices: int = 1) -> int:
     """The evaluations of training steps, on all devices."""
     return round(STEP * steps * clock.accumulate * recipe.data.batch_size * devices * recipe.share)
+
+
+@torch.no_grad()
+def seconds_per_evaluation(
+    denoise: Denoise, shape: tuple[int, int, int], batch_size: int, device: torch.device
+) -> float:
+    """Wall time in seconds of one evaluation of a batch, measured once after a warm-up."""
+    x = torch.zeros(batch_size, *shape, device=device)
+    t = torch.full((batch_size,), 0.5, device=device, dtype=real_dtype(device))
+    for _ in range(2):
+        began = time.perf_counter()
+        denoise(x, t).x0.flatten()[0].item()  # synchronizes with the device
+    return time.perf_counter() - began
 
 
 class Forecast(Callback):

@@ -14,8 +14,8 @@ from diffusion.config.build import make
 from diffusion.config.schema import Train
 from diffusion.console import console
 from diffusion.data import ImageData
+from diffusion.evaluation import ledger
 from diffusion.evaluation.drawing import Drawing
-from diffusion.evaluation.ledger import Ledger
 from diffusion.evaluation.pipeline import Scorer
 from diffusion.metric.precision import set_precision
 from diffusion.metric.score import distances
@@ -74,7 +74,7 @@ class Run:
         if resumed is None:
             discard(self.folder)
         else:
-            Ledger(self.folder).inherit(Ledger.of(resumed.path))
+            ledger.inherit(self.folder, resumed.folder)
             assert isinstance(metrics_file, loggers.MetricsFile)
             metrics_file.keep(resumed.folder, resumed.step)
         record.update(facts=self.facts)

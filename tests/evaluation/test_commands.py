@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,14 @@ from PIL import Image
 
 import diffusion
 from diffusion import export
+from diffusion.checkpoint.restore import restore
 from diffusion.config.build import make
 from diffusion.config.composition import composed
-from diffusion.config.inherit import completed
 from diffusion.config.schema import Evaluate
 from diffusion.config.validation import validated
-from diffusion.evaluation import drawing
+from diffusion.evaluation import drawing, ledger
 from diffusion.evaluation.commands import save_images
-from diffusion.evaluation.ledger import Ledger
+from diffusion.evaluation.inherited import completed
 from diffusion.process.denoiser import MixedPrecision
 from diffusion.runs.folder import read_scores
 
@@ -79,13 +80,12 @@ def test_single_settings_of_the_run_can_be_overridden(command, scored, tmp_path,
     assert kept.data is None  # that of the run
 
 
-def test_numbers_that_are_not_set_are_those_of_the_run():
-    for recipe, words, n, seed in (
-        ({"score": {"n": 9}, "seed": 3}, [], 9, 3),
-        ({"score": {"n": 0}, "seed": 3}, ["seed=5"], 512, 5),
-    ):
-        words = ["ckpt=x", "name=x", "data=landscapes", *words]
-        settings = completed(validated(Evaluate, composed("evaluate", words)), recipe)
+def test_numbers_that_are_not_set_are_those_of_the_run(scored):
+    values = composed("evaluate", ["ckpt=x", "data=landscapes"])
+    run = restore(scored / "checkpoints/last.ckpt")
+    silent = replace(run, config=run.config | {"score": {"n": 0}})
+    for restored, given, n, seed in ((run, None, 9, 3), (silent, 5, 512, 5)):
+        settings = completed(validated(Evaluate, values | {"seed": given}), restored)
         assert settings.n == n
         assert settings.data["seed"] == settings.seed == make(settings.data, "data").seed == seed
 
@@ -132,8 +132,8 @@ def test_a_second_evaluation_on_the_test_split_needs_again(command, labelled, ti
     (distance,) = [s for s in read_scores(tmp_path / "first") if (s.metric, s.what) == ("fd_lite0", "samples")]
     assert entries[0]["scores"]["fd_lite0"] == distance.value  # not that of the noise
     assert entries[0]["code"].startswith(diffusion.__version__)
-    Ledger(tmp_path).inherit(Ledger(tmp_path / "run"))  # of a run that resumes this one elsewhere
-    assert Ledger(tmp_path).evaluations() == entries
+    ledger.inherit(tmp_path, tmp_path / "run")  # of a run that resumes this one elsewhere
+    assert ledger.evaluations(tmp_path) == entries
 
 
 def test_scores_on_test_during_training_are_all_recorded(command, tiny, tmp_path):
@@ -178,19 +178,17 @@ def test_every_command_draws_in_the_precision_and_scores_record_it(
 
 
 def test_the_images_of_an_earlier_call_are_removed(tmp_path: Path) -> None:
-    """But not other files, nor numbered photographs where no images were drawn before."""
+    """But not photographs where no images were drawn before."""
 
     def saved(n: int) -> list[str]:
         save_images(tmp_path, torch.zeros(n, 3, 4, 4, dtype=torch.uint8), 0, {})
         return sorted(file.name for file in (tmp_path / "images").iterdir())
 
     (tmp_path / "images").mkdir()
-    for name in ("2026.png", "1 (copy).png"):
+    for name in ("2026.png", "sky.png"):
         (tmp_path / "images" / name).touch()
-    assert saved(12) == sorted([*(f"{i:02d}.png" for i in range(12)), "2026.png", "1 (copy).png"])
-    (tmp_path / "trajectory.gif").touch()
-    assert saved(4) == ["0.png", "1 (copy).png", "1.png", "2.png", "3.png"]
-    assert not (tmp_path / "trajectory.gif").exists()  # it showed the earlier images
+    assert saved(12) == sorted([*(f"{i:02d}.png" for i in range(12)), "2026.png", "sky.png"])
+    assert saved(4) == ["0.png", "1.png", "2.png", "3.png", "sky.png"]
 
 
 def test_a_folder_in_which_hydra_cannot_write_gives_a_one_line_error(command, monkeypatch) -> None:

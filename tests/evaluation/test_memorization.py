@@ -10,7 +10,8 @@ from PIL import Image
 
 from diffusion.data import Folder
 from diffusion.errors import UserError
-from diffusion.evaluation.memorization import audit_copies, check_audit
+from diffusion.evaluation.memorization import audit_copies
+from diffusion.evaluation.pipeline import Scorer
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import Reference, Score
 from diffusion.report import figures
@@ -124,12 +125,9 @@ def test_embeddings_of_real_images_are_cached_until_an_image_changes(
 
 
 def test_missing_held_out_images_are_refused(data: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_audit(["pixels"], data)
-    held_out = data.splits["val"]
-    monkeypatch.setitem(data.splits, "val", held_out.take(torch.arange(0)))
+    scorer = Scorer(data, "train", Corners(), [], tmp_path, tmp_path)
+    scorer.check(4, [], ["pixels"])
+    monkeypatch.setitem(data.splits, "val", data.splits["val"].take(torch.arange(0)))
+    scorer.check(4, [])
     with pytest.raises(UserError):
-        audit_copies(held_out.images, data, "pixels", Corners(), tmp_path)
-    monkeypatch.setitem(data.splits, "val", data.splits["train"].take(torch.arange(5)))
-    with pytest.raises(UserError):
-        check_audit(["pixels"], data)
-    check_audit([], data)
+        scorer.check(4, [], ["pixels"])

@@ -16,8 +16,7 @@ from diffusion.checkpoint import provenance
 from diffusion.checkpoint.provenance import code_version
 from diffusion.errors import UserError
 from diffusion.evaluation import pipeline
-from diffusion.evaluation.cost import evaluations
-from diffusion.evaluation.drawing import describe_sampler
+from diffusion.evaluation.drawing import described, evaluations
 from diffusion.evaluation.frames import MOST_FRAMES, Frames
 from diffusion.evaluation.pipeline import Scorer
 from diffusion.metric.features import FeatureExtractor
@@ -90,9 +89,9 @@ class Features(FeatureExtractor):
 
 
 def scorer(split: str, splits: dict[str, Any]) -> Scorer:
-    """A scorer without metrics and a ledger."""
+    """A scorer without metrics."""
     data: Any = SimpleNamespace(splits=splits, shape=(3, 4, 4))
-    return Scorer(data, split, Features(), [], Path(), None)  # type: ignore[arg-type]
+    return Scorer(data, split, Features(), [], Path(), Path())
 
 
 @pytest.mark.parametrize(("reference", "others"), [("val", 1), ("train", 2)])
@@ -140,7 +139,7 @@ def test_code_version_includes_the_commit_and_marks_changes(tmp_path: Path, monk
 
 def test_the_source_includes_nested_sampler_settings() -> None:
     inner = {"_target_": "a.karras", "_partial_": True, "rho": 7.0, "sigma_max": float("inf")}
-    made = describe_sampler({"_target_": "a.DDIM", "steps": 9, "grid": inner})
+    made = described({"_target_": "a.DDIM", "steps": 9, "grid": inner})
     assert json.loads(json.dumps(made)) == {
         "name": "DDIM", "steps": 9, "grid": {"name": "karras", "rho": 7.0, "sigma_max": "inf"},
     }  # fmt: skip

@@ -159,7 +159,7 @@ def test_a_worse_model_with_other_images_is_refused(model):
     large = {**recipe, "data": {**recipe["data"], "resolution": 16}}
     other = replace(model, restored=replace(model.restored, config=large))
     for guidance in ("auto", AutoGuidance(scale=2)):
-        with pytest.raises(UserError, match="16×16"):
+        with pytest.raises(UserError, match="16, 16"):
             model.sample(1, guidance=guidance, worse=other)
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,7 @@ import pytest
 from diffusion.config.build import make
 from diffusion.config.choices import choices
 from diffusion.errors import UserError
-from diffusion.evaluation.cost import evaluations
-from diffusion.evaluation.drawing import Drawing
+from diffusion.evaluation.drawing import Drawing, evaluations
 from diffusion.process.schedule import linear
 from diffusion.report.formatting import value_text
 from diffusion.runs.folder import read_scores
@@ -55,8 +53,7 @@ def test_all_selects_the_compatible_samplers_and_reports_the_others(capsys: pyte
 
 def test_a_study_of_samplers_goes_on_after_it_was_killed(command, two_steps, tmp_path, monkeypatch) -> None:
     words = [f"ckpt={two_steps}", "samplers=[ddim,heun]", "nfe=[3,6]", "batch_size=4", "n=6"]
-    out = studied(command, "sampler", *words)
-    assert re.search(r"4 settings × 6 samples, 17 network evaluations per image: about .* on cpu", out)
+    studied(command, "sampler", *words)
     assert rows_of(tmp_path / "out", "sampler", "steps", "nfe") == [
         ("ddim", "3", "3"), ("ddim", "6", "6"), ("heun", "2", "3"), ("heun", "3", "5"), ("floor", "", ""),
     ]  # fmt: skip
@@ -69,22 +66,22 @@ def test_a_study_of_samplers_goes_on_after_it_was_killed(command, two_steps, tmp
     for name in ("pareto.png", "report.html"):
         assert (tmp_path / "out" / name).is_file()
 
-    drawn, into = [], Drawing.into
+    drawn, streams = [], Drawing.streams  # of a batch, when it is drawn
 
-    def counted(self: Drawing, *args: object, **kwargs: object) -> None:
+    def counted(self: Drawing, *args: object) -> object:
         if len(drawn) == stop:
             raise KeyboardInterrupt
         drawn.append((type(self.sampler).__name__, self.sampler.steps))
-        into(self, *args, **kwargs)
+        return streams(self, *args)
 
-    monkeypatch.setattr(Drawing, "into", counted)
-    stop = 2
+    monkeypatch.setattr(Drawing, "streams", counted)
+    stop = 4
     parts = [*words, "hydra.run.dir=parts"]
     assert command("study", ["sampler", *QUICK, *parts])[0] == 130
     del drawn[:]
     stop = -1
     studied(command, "sampler", *parts)
-    assert drawn == [("Heun", 2), ("Heun", 3)]
+    assert drawn == [("Heun", 2), ("Heun", 2), ("Heun", 3), ("Heun", 3)]
     assert [s.identity for s in read_scores(tmp_path / "parts")] == [s.identity for s in scores]
     assert not (tmp_path / "parts/.drawn").exists()
 
@@ -106,7 +103,7 @@ def test_every_scale_in_every_interval_is_scored_and_counted(command, labelled, 
         "samplers=['ddim sampler.steps=4']",
         "steps=9",
     ]
-    out = studied(command, "guidance", f"ckpt={labelled}", *words)
+    studied(command, "guidance", f"ckpt={labelled}", *words)
     of_ddim = [
         ("", "", "1.0", "4"), ("", "", "0.5", "8"), ("", "", "3.0", "8"), ("0.5", "5.0", "0.5", "6"),
         ("0.5", "5.0", "3.0", "6"),
@@ -115,7 +112,6 @@ def test_every_scale_in_every_interval_is_scored_and_counted(command, labelled, 
     scores = [s for s in read_scores(tmp_path / "out") if (s.metric, s.what) == ("fd_lite0", "samples")]
     assert [(s.source["nfe"], s.source["guidance"]["scale"]) for s in scores[:3]] == [(4, 1), (8, 0.5), (8, 3)]
     assert len({s.value for s in scores}) == 5
-    assert "5 settings × 6 samples, 32 network evaluations per image" in out
 
 
 def test_a_model_without_labels_can_be_studied_with_autoguidance(command, two_steps, tmp_path) -> None:

@@ -207,7 +207,6 @@ def test_samples_equal_the_cpu_without_device_synchronization(name, away):
     images = drawing(there, 5, device, watch=lambda *_: waits.append(len(away.waits)))
     assert torch.equal(images, drawing(here, 5, torch.device("cpu")))
     assert name == "flow" or away.waits[waits[0] : waits[-1]] == []  # its step sizes depend on its results
-    drawing.print_cost(there, 5, 5, device)
 
 
 @pytest.mark.parametrize("name", [*(name for name in OBJECTIVES if "weighting" not in name), *SAMPLERS])
