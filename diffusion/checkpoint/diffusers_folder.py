@@ -1,6 +1,6 @@
 """Models as diffusers pipeline folders, which diffusers itself writes and reads: JSON and safetensors, no code.
 
-    model_index.json                               the classes of the parts (which may also lie beside it)
+    model_index.json                               the classes of the parts
     unet/config.json
     unet/diffusion_pytorch_model.safetensors
     scheduler/scheduler_config.json
@@ -68,12 +68,7 @@ def is_folder(path: Path) -> bool:
 
 def weights_file(path: Path) -> Path:
     """The file of the weights in a pipeline folder; any other file itself."""
-    return _part(path, "unet") / "diffusion_pytorch_model.safetensors" if path.is_dir() else path
-
-
-def _part(folder: Path, name: str) -> Path:
-    """The folder of a pipeline's part; if there is none, the pipeline's own, as in google/ddpm-cat-256."""
-    return folder / name if (folder / name).is_dir() else folder
+    return path / "unet/diffusion_pytorch_model.safetensors" if path.is_dir() else path
 
 
 def write(
@@ -84,14 +79,10 @@ def write(
     size: int | list[int],
     about: Mapping[str, str],
 ) -> str:
-    """Write a model as a folder. Returns one line that explains how to draw the same images with diffusers.
+    """Write a model as a folder; returns one line that explains how to draw the same images with diffusers.
 
-    Args:
-        model, size: see `network_of`.
-        about: see `exported.metadata`.
-
-    Raises UserError, before anything is written, for parts without a counterpart in diffusers and for a folder that is
-    not empty.
+    For `model` and `size` see `network_of`, for `about` `exported.metadata`. Raises UserError, before anything is
+    written, for parts without a counterpart in diffusers and for a folder that is not empty.
     """
     network = network_of(denoiser.network, model, size)
     learned = network.config.out_channels == 2 * network.config.in_channels
@@ -204,7 +195,7 @@ def read(folder: Path, prefix: str) -> dict[str, Any]:
     if parts.get("unet") != ["diffusers", "UNet2DModel"] or parts.keys() - {"unet", "scheduler"}:
         raise UserError(f"{folder / INDEX}: its parts are {parts}; expected a UNet2DModel and a scheduler")
     how = {"use_safetensors": True, "low_cpu_mem_usage": False, "output_loading_info": True}  # a pickle could run code
-    network, loaded = _from_pretrained("UNet2DModel", _part(folder, "unet"), **how)
+    network, loaded = _from_pretrained("UNet2DModel", folder / "unet", **how)
     if wrong := [key for keys in loaded.values() for key in keys]:
         raise UserError(f"{folder}: its weights do not fit its network, such as {wrong[0]}; get it again")
     try:
@@ -258,7 +249,7 @@ def _foreign(folder: Path, theirs: Mapping[str, Any]) -> dict[str, Any]:
         again = network_of(make(model, "model"), model, theirs["sample_size"])
     _check_same(theirs, again.config, but=("num_class_embeds",))
     images = {"resolution": resolution_of(*height_width(theirs["sample_size"])), "channels": theirs["in_channels"]}
-    process = _process_nodes(_part(folder, "scheduler"))
+    process = _process_nodes(folder / "scheduler")
     data = {**composed("train")["data"], **images}
     config = {"model": model, **process, "data": data, "seed": 0, "label_dropout": 0.0}
     labels = {str(number): 1 for number in range(model["classes"])}

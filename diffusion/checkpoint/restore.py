@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,6 @@ from diffusion.checkpoint.facts import Facts, model_of
 from diffusion.checkpoint.provenance import file_hash, network_hash
 from diffusion.config import untrusted
 from diffusion.config.build import make
-from diffusion.config.schema import Precision
 from diffusion.errors import UserError
 from diffusion.model.network import to_channels_last
 from diffusion.pixels import height_width
@@ -70,20 +69,17 @@ class Restored:
     @property
     def guidance_step(self) -> int | None:
         """The step of its run whose weights guide the run's own samples; None if they are guided otherwise."""
-        step = self.facts.get("guidance_step")
-        return step if isinstance(step, int) else None  # a file may contain anything
+        return self.facts.get("guidance_step")
 
     @property
     def label_dropout(self) -> float:
         """The fraction of training images that were shown without their label."""
-        value = self.config.get("label_dropout", 0)
-        return float(value) if isinstance(value, int | float) else 0.0
+        return float(self.config.get("label_dropout", 0))
 
     @property
     def matmul_precision(self) -> str:
-        """The `matmul_precision` of its run; `high` if its file has none."""
-        value: Any = self.config.get("matmul_precision")
-        return value if value in get_args(Precision) else "high"
+        """The precision in which its run computed products."""
+        return str(self.config.get("matmul_precision", "high"))
 
 
 def read(path: Path) -> dict[str, Any]:

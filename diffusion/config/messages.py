@@ -129,8 +129,6 @@ def _wrong_override(override: Override, known: Sequence[str], command: str, swee
     if outer := [outer for outer in groups() if key == place and key in inner_groups(outer)]:
         places = " or ".join(f"{key}@{group}.{key}=…" for group in outer)
         return f"{word}: it is part of another group; choose it with its place: {places}"
-    if name and group in known and (having := choices_with(group, name)):
+    if name and group in (*known, *SEVERAL) and (having := choices_with(group, name.partition(".")[0])):
         return f"{word}: it is a setting of {' or '.join(f'{group}={each}' for each in having)}; choose that, too"
-    if group in SEVERAL and (choice := name.partition(".")[0]) in choices(group):
-        return f"{word}: set {group}={choice}, too"
     return f"{word}: unknown setting{nearest(place, known)}; --help lists all of them"

@@ -215,24 +215,6 @@ def test_a_recipe_can_only_build_classes_listed_in_conf(tmp_path: Path) -> None:
         restore(tmp_path / "x")
 
 
-def test_old_layouts_are_read(sound: Path, tmp_path: Path) -> None:
-    """The parts beside the index, as in google/ddpm-cat-256, and old names, as in google/ddpm-cifar10-32."""
-    folder = tmp_path / "x"
-    shutil.copytree(sound, folder)
-    for part in ("unet", "scheduler"):
-        for file in (folder / part).iterdir():
-            file.rename(folder / file.name)
-        (folder / part).rmdir()
-    names = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
-    weights = load_file(diffusers_folder.weights_file(folder))
-    for new, old in names.items():
-        weights = {key.replace(new, old): value for key, value in weights.items()}
-    save_file(weights, diffusers_folder.weights_file(folder))
-    expected = restore(sound).denoiser.state_dict()
-    found = restore(folder).denoiser.state_dict()
-    assert all(torch.equal(value, found[key]) for key, value in expected.items())
-
-
 LIKE_DDPM = {
     "norm_eps": 1e-6, "downsample_padding": 0, "freq_shift": 1, "flip_sin_to_cos": False, "attention_head_dim": None,
 }  # fmt: skip
