@@ -55,12 +55,8 @@ class Model:
 
     def __repr__(self) -> str:
         """One line, because a notebook shows a model whose cell ends with it."""
-        restored, network = self.restored, self.denoiser.network
-        size = count(sum(weight.numel() for weight in network.parameters()), "parameter")
-        return (
-            f"Model({restored.path}: {type(network).__name__}, {size}, {'×'.join(map(str, restored.shape))}, "
-            f"step {restored.step}, {restored.weights}, {self.device})"
-        )
+        made, network = self.restored, type(self.denoiser.network).__name__
+        return f"Model({made.path}: {network}, {made.shape}, step {made.step}, {made.weights}, {self.device})"
 
     @property
     def denoiser(self) -> Denoiser:
@@ -165,12 +161,7 @@ class Model:
         return guidance, worse.denoiser if worse.device == self.device else copy.deepcopy(worse.denoiser)
 
     def _draw(
-        self,
-        n: int,
-        change: Callable[[Drawing], Drawing],
-        batch_size: int = 64,
-        progress: bool = True,
-        **options: Any,
+        self, n: int, change: Callable[[Drawing], Drawing], batch_size: int = 64, progress: bool = True, **options: Any
     ) -> Tensor:
         """Draw n images by the drawing with these options, once it is changed."""
         if n < 1 or batch_size < 1:

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 import diffusion
-from diffusion.data.folder import Folder
 from diffusion.errors import UserError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -67,11 +66,10 @@ def test_any_image_shape_works_from_the_folder_to_the_report(command, tiny, fold
     assert status == 0, out + err
 
 
-def test_images_with_other_channels_than_the_reference_are_refused(folder) -> None:
-    made = Folder(folder, [8, 12], channels=3, val=8, test=0)
-    grey = torch.zeros(8, 1, 8, 12, dtype=torch.uint8)
+def test_images_with_other_channels_than_the_reference_are_refused() -> None:
+    grey, real = (torch.zeros(8, channels, 8, 12, dtype=torch.uint8) for channels in (1, 3))
     with pytest.raises(UserError, match="8x12 grey as RGB pixels but the reference has 8x12"):
-        diffusion.score(grey, made, features="lite0", device="cpu")
+        diffusion.score(grey, real, features="lite0", device="cpu")
 
 
 BAD = {

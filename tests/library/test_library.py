@@ -40,10 +40,7 @@ def model(two_steps) -> Model:
 
 
 def test_a_model_is_shown_in_one_line(two_steps, model):
-    size = sum(weight.numel() for weight in model.denoiser.network.parameters())
-    shown = (
-        f"{two_steps}/checkpoints/last.ckpt: UNet, {size:,} parameters, 3×8×8, step 2, {model.restored.weights}, cpu"
-    )
+    shown = f"{two_steps}/checkpoints/last.ckpt: UNet, (3, 8, 8), step 2, {model.restored.weights}, cpu"
     assert repr(model) == f"Model({shown})"
     assert {"Model", "load", "score", "__version__"} <= set(dir(diffusion))
 
