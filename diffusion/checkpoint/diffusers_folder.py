@@ -24,15 +24,13 @@ from torch import nn
 
 from diffusion.checkpoint import exported
 from diffusion.config.build import make
-from diffusion.config.composition import composed
+from diffusion.config.composition import choice, composed
 from diffusion.errors import UserError, first_line
 from diffusion.model import ADMUNet, UNet
 from diffusion.model.diffusers import from_diffusers, to_diffusers
 from diffusion.pixels import height_width, resolution_of
-from diffusion.process import denoiser as thresholds
-from diffusion.process import grid, variance
 from diffusion.process.denoiser import Denoiser
-from diffusion.process.prediction import X0, Eps, Prediction, V
+from diffusion.process.prediction import Prediction
 from diffusion.process.sampler import DDIM, Ancestral, Sampler
 from diffusion.process.schedule import Discrete, Schedule
 
@@ -45,9 +43,9 @@ UNET_NAMES = {  # ours -> diffusers'
     "norm_eps": "norm_eps", "frequency_shift": "freq_shift", "cosines_first": "flip_sin_to_cos",
 }  # fmt: skip
 BLOCKS = {UNet: ("DownBlock2D", "UpBlock2D"), ADMUNet: ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D")}
-PREDICTIONS: dict[type[Prediction], str] = {Eps: "epsilon", V: "v_prediction", X0: "sample"}
-SPACINGS: dict[Any, str] = {grid.uniform: "trailing", grid.leading: "leading", grid.linspace: "linspace"}
-VARIANCES = {each: each.__name__ for each in (variance.fixed_small, variance.fixed_large, variance.learned_range)}
+PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
+SPACINGS = {"uniform": "trailing", "leading": "leading", "linspace": "linspace"}  # our grid -> their spacing
+VARIANCES = ("fixed_small", "fixed_large", "learned_range")
 TABLE = ("beta_schedule", "beta_start", "beta_end", "trained_betas", "rescale_betas_zero_snr")
 NOT_OURS = (AttributeError, KeyError, TypeError, ValueError, RuntimeError, UserError)  # from settings of others
 
@@ -115,7 +113,8 @@ def network_of(network: nn.Module, model: Mapping[str, Any], size: int | list[in
     if type(network) not in BLOCKS:
         raise UserError(f"model: diffusers has no counterpart of {type(network).__name__}, only of UNet and ADMUNet")
     assert isinstance(network, UNet)
-    chosen = _with_defaults(type(network), model)
+    defaults = {name: p.default for name, p in inspect.signature(type(network)).parameters.items()}
+    chosen = {name: model.get(name, default) for name, default in defaults.items()}
     for key, only in (("augment", 0), ("coordinates", False), ("patch", 1)):
         if (chosen.get(key) or only) != only:
             raise UserError(f"model.{key}={chosen[key]}: diffusers' U-Nets have only {key}={only}")
@@ -142,48 +141,42 @@ def scheduler_of(table: Schedule, prediction: Prediction, sampler: Sampler, lear
     Args:
         learned: whether the sampler sees output channels of the network for a variance.
     """
-    spacing = SPACINGS.get(_function(sampler.grid))
-    kind = VARIANCES.get(_function(sampler.variance)) if isinstance(sampler, Ancestral) else None
+    spacing, prediction_type = SPACINGS.get(_name(sampler.grid)), PREDICTIONS.get(type(prediction).__name__.lower())
     ancestral, partial = type(sampler) is Ancestral, sampler.steps < STEPS
+    kind = _name(getattr(sampler, "variance", None))
     known = ancestral or (type(sampler) is DDIM and spacing != "linspace")
     uneven = (spacing == "trailing" and STEPS % sampler.steps) or (spacing == "linspace" and sampler.steps == 1)
-    clip = _function(sampler.threshold)
+    clip = _name(sampler.threshold)
     for wrong, reason in (
         (not isinstance(table, Discrete) or table.steps != STEPS, f"schedule: it has only tables of {STEPS} steps"),
-        (type(prediction) not in PREDICTIONS, "prediction: it has only eps, v and x0"),
+        (prediction_type is None, "prediction: it has only eps, v and x0"),
         (not known or spacing is None, "sampler: it has only ddim and ancestral, on the grids uniform and leading"),
         (uneven, f"sampler.steps={sampler.steps}: its grid has other times; choose a divisor of {STEPS}"),
-        (ancestral and kind is None, "sampler.variance: it has only fixed_small, fixed_large and learned_range"),
+        (ancestral and kind not in VARIANCES, f"sampler.variance: it has only {', '.join(VARIANCES)}"),
         (learned != (kind == "learned_range"), "sampler.variance: learned_range needs a network with channels for it"),
         (partial and spacing == "trailing" and kind in ("fixed_large", "learned_range"),
          f"sampler.variance: with {kind} and fewer than {STEPS} steps, it adds noise in the last one"),
-        (clip not in (None, thresholds.clip), "sampler.threshold: only clip and none are exported"),
+        (clip not in ("", "clip"), "sampler.threshold: only clip and none are exported"),
     ):  # fmt: skip
         if wrong:
             raise UserError(f"no counterpart in diffusers: {reason}; --sampler chooses another sampler")
     assert isinstance(table, Discrete)
-    limit = _with_defaults(clip, getattr(sampler.threshold, "keywords", {})) if clip else {}
-    settings = {
+    settings: dict[str, Any] = {
         "trained_betas": table.betas().tolist(),
-        "prediction_type": PREDICTIONS[type(prediction)],
+        "prediction_type": prediction_type,
         "timestep_spacing": spacing,
-        "clip_sample": clip is not None,
-        **({"clip_sample_range": float(limit["limit"])} if clip else {}),
+        "clip_sample": bool(clip),
     }
-    if kind is None:
-        return library().DDIMScheduler(**settings)
-    return library().DDPMScheduler(**settings, variance_type=kind)
+    if clip:
+        settings["clip_sample_range"] = float(getattr(sampler.threshold, "keywords", {}).get("limit", 1))
+    if ancestral:
+        return library().DDPMScheduler(**settings, variance_type=kind)
+    return library().DDIMScheduler(**settings)
 
 
-def _function(chosen: Any) -> Any:
-    """The function of a part, which may be a partial."""
-    return getattr(chosen, "func", chosen)
-
-
-def _with_defaults(target: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a class or function, with the defaults of the others; without those that it does not have."""
-    defaults = {name: p.default for name, p in inspect.signature(target).parameters.items()}
-    return {name: arguments.get(name, default) for name, default in defaults.items()}
+def _name(part: Any) -> str:
+    """The name of a part's function, which may be a partial; empty for None."""
+    return str(getattr(getattr(part, "func", part), "__name__", ""))
 
 
 def read(folder: Path, prefix: str) -> dict[str, Any]:
@@ -270,27 +263,20 @@ def _process_nodes(folder: Path) -> dict[str, dict[str, Any]]:
         raise UserError(f"its scheduler is {name}, and can only be DDPMScheduler or DDIMScheduler")
     scheduler = _from_pretrained(name, folder)
     theirs = dict(scheduler.config)
-    spacings = {word: function.__name__ for function, word in SPACINGS.items()}
-    predictions = {word: kind.__name__ for kind, word in PREDICTIONS.items()}
-    clip = _partial("denoiser.clip", limit=float(theirs["clip_sample_range"])) if theirs["clip_sample"] else None
-    sampler: dict[str, Any] = {"grid": _partial(f"grid.{spacings[theirs['timestep_spacing']]}"), "threshold": clip}
+    spacing = {word: name for name, word in SPACINGS.items()}[theirs["timestep_spacing"]]
+    predicted = {word: name for name, word in PREDICTIONS.items()}[theirs["prediction_type"]]
+    settings: dict[str, Any] = {"grid": spacing, "threshold": None}
+    if theirs["clip_sample"]:
+        settings["threshold"] = {"limit": float(theirs["clip_sample_range"])}
     if name == "DDIMScheduler":
-        sampler |= {"_target_": "diffusion.process.sampler.DDIM", "steps": 50, "eta": 0.0}
+        sampler = choice("sampler", "ddim", **settings)
     else:
         theirs["variance_type"] = theirs["variance_type"].removesuffix("_log")  # the same, computed via the logarithm
-        kind = _partial(f"variance.{theirs['variance_type']}")
-        sampler |= {"_target_": "diffusion.process.sampler.Ancestral", "steps": STEPS, "variance": kind}
+        sampler = choice("sampler", "ancestral", **settings, variance=theirs["variance_type"])
     betas = scheduler.betas.double().clamp(max=1 - 1e-12).tolist()
-    nodes: dict[str, dict[str, Any]] = {
-        "schedule": {"_target_": "diffusion.process.schedule.table", "betas": betas, "steps": None},
-        "prediction": {"_target_": f"diffusion.process.prediction.{predictions[theirs['prediction_type']]}"},
-        "sampler": sampler,
-    }
+    schedule = choice("schedule", "table", betas=betas, steps=None)
+    nodes = {"schedule": schedule, "prediction": choice("prediction", predicted), "sampler": sampler}
     made = [make(node, part) for part, node in nodes.items()]
     learned = theirs.get("variance_type") == "learned_range"
     _check_same(theirs, scheduler_of(made[0], made[1], made[2], learned).config, but=TABLE)
     return nodes
-
-
-def _partial(name: str, **settings: Any) -> dict[str, Any]:
-    return {"_target_": f"diffusion.process.{name}", "_partial_": True, **settings}
