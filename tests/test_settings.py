@@ -140,6 +140,7 @@ class Child(Parent):
         pair: tuple[float, float] = (0, 1),
         ratio: Annotated[float, at.Gt(0), at.Le(1)] = 1,
         part: Callable[[], Tensor] | None = None,
+        own=None,  # type: ignore[no-untyped-def]
         **more: Any,
     ):
         pass
@@ -155,6 +156,7 @@ class Child(Parent):
         ("named", ["a"], ["c", None, 1]),
         ("ratio", [0.5, 1], [0, 1.5, float("nan"), "0.5"]),
         ("part", [None, {"_target_": "x"}], ["karras", 3]),
+        ("own", [1, "a", [1], {"a": 1}], []),  # it has no annotation
         ("unknown", [], [1]),
     ],
 )

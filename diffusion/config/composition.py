@@ -17,7 +17,7 @@ from diffusion.config.choices import choices, inner_groups, is_group, searched
 from diffusion.config.schema import COMMANDS, Settings
 from diffusion.errors import UserError, nearest
 
-RUN = "run"  # the choice of other commands that inherits the settings of the run, see `inherit`
+RUN = "run"  # the choice of other commands that inherits the settings of the run, see `evaluation.inherited`
 INHERITED = ("sampler", "guidance", "features", "metrics", "data")  # groups that have this choice
 _COMPOSING = threading.Lock()  # Hydra's state belongs to the whole process; the studio's requests are threads
 

@@ -155,14 +155,15 @@ def _checkable(hint: Any) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Path:
         return str
-    if hint in (None, object, *PLAIN) or origin is Literal:
+    if hint in (None, Any, object, *PLAIN) or origin is Literal:
         return hint
     if origin is Annotated:
         return Annotated[(_checkable(arguments[0]), *arguments[1:])]
+    inner = tuple(each if each is Ellipsis else _checkable(each) for each in arguments)
     if origin in (Union, types.UnionType):
-        return Union[tuple(map(_checkable, arguments))]  # noqa: UP007
+        return Union[inner]  # noqa: UP007
     if origin in LISTS:
-        return list[_checkable(arguments[0])]  # type: ignore[misc]
+        return list[inner[0]]  # type: ignore[valid-type]
     if origin is tuple:
-        return tuple[tuple(a if a is Ellipsis else _checkable(a) for a in arguments)]  # type: ignore[misc]
+        return tuple[inner]  # type: ignore[valid-type]
     return Part if origin is Callable or inspect.isclass(hint) else Any

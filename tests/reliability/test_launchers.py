@@ -25,7 +25,7 @@ SWEEP = [sys.executable, "-m", "diffusion.train", "-m", "samples.n=0", "hydra.sw
 @pytest.mark.parametrize(("launcher", "devices"), [("joblib", 2), ("submitit_local", 1)])
 def test_parallel_jobs_have_separate_configs_and_folders_and_fail_alone(tiny, tmp_path, launcher, devices):
     words = [*tiny, "trainer.max_steps=2", "data.batch_size=2", f"trainer.devices={devices}"]
-    words += [f"hydra/launcher={launcher}", "optimizer._target_=deaths.kill,deaths.good"]
+    words += [f"hydra/launcher={launcher}", "optimizer._target_=doubles.kill,doubles.good"]
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "45671"}  # as left in the shell; no two jobs may use it
     run = {"cwd": tmp_path, "env": os.environ | address, "text": True, "capture_output": True, "check": False}
     done = subprocess.run([*SWEEP, *words], **run)  # type: ignore[call-overload]
@@ -34,7 +34,7 @@ def test_parallel_jobs_have_separate_configs_and_folders_and_fail_alone(tiny, tm
         folder = tmp_path / f"sweep/{i}"
         record = json.loads((folder / "run.json").read_text())
         assert (record["state"], record["devices"]) == (state, devices), done.stderr
-        assert yaml.safe_load((folder / "config.yaml").read_text())["optimizer"]["_target_"] == f"deaths.{name}"
+        assert yaml.safe_load((folder / "config.yaml").read_text())["optimizer"]["_target_"] == f"doubles.{name}"
         assert (folder / "checkpoints/last.ckpt").is_file() is (state == "complete")
 
 

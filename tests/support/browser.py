@@ -49,11 +49,6 @@ class Visit:
             "(input, value) => { input.value = value; input.dispatchEvent(new Event('input')); }", value
         )
 
-    def shot(self, label: str) -> bytes:
-        """The pixels of the canvas with this label."""
-        pixels: str = self.page.locator(f'canvas[aria-label*="{label}"]').first.evaluate("c => c.toDataURL()")
-        return pixels.encode()
-
     @property
     def overflow(self) -> int:
         """The number of pixels by which the page is wider than the window."""

@@ -1,4 +1,4 @@
-"""Classes for the configs of tests: optimizers that signal their own process, failing samplers."""
+"""Classes for the configs of tests: optimizers and samplers that signal, fail or end their own process."""
 
 import os
 import signal
@@ -9,7 +9,6 @@ import torch
 
 from diffusion.errors import UserError
 from diffusion.process.sampler import DDIM
-from diffusion.randomness import Streams
 
 
 class Signalling(torch.optim.SGD):
@@ -52,6 +51,23 @@ class Failing(DDIM):
         return super().__call__(*args, **kwargs)
 
 
-def unchanged(x0: torch.Tensor, streams: Streams) -> tuple[torch.Tensor, torch.Tensor]:
-    """An augmentation that leaves every image unchanged."""
-    return x0, x0.new_zeros(len(x0), 2)
+def _dying(death: Callable[[], Any]) -> Callable[..., torch.optim.Optimizer]:
+    """An optimizer whose first step ends the job; with $CURED it is plain SGD."""
+
+    class Dies(torch.optim.SGD):
+        def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+            loss = super().step(closure)
+            if "CURED" not in os.environ:
+                death()
+            return loss
+
+    return lambda parameters, **_: Dies(parameters, lr=0.01)
+
+
+def _raise() -> None:
+    raise ValueError("an ordinary error")
+
+
+good = other = _dying(lambda: None)
+error = _dying(_raise)
+kill = _dying(lambda: os.kill(os.getpid(), signal.SIGKILL))

@@ -18,15 +18,6 @@ KEPT = (
 )
 
 
-def refusal(outcome: tuple[int, str, str]) -> str:
-    """The one line with which a command rejects its arguments. `outcome` is its exit status and its output."""
-    status, out, err = outcome
-    assert status == 2, out + err
-    line = err.strip().splitlines()[-1]
-    assert line.startswith("error: ")
-    return line
-
-
 def state(run: Path) -> dict[str, Any]:
     """Weights, averages, optimizer moments, learning rates and counters."""
     contents = storage.load(run / "checkpoints/last.ckpt")

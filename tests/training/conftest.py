@@ -1,12 +1,11 @@
 """A device for tests, `away:0`, which keeps its tensors' data on the CPU and rejects the operations that CUDA rejects.
 
-An operation that mixes devices raises an error, and so does a generator of the wrong device. Operations that would make
-the CPU wait for a GPU are recorded: reads, blocking copies, and shapes that depend on values. The data of a
-non-blocking copy arrive on a wait for the device or for an event recorded after the copy; until then they are NaN.
+An operation that mixes devices raises an error. Operations that would make the CPU wait for a GPU are recorded: reads,
+blocking copies, and shapes that depend on values. The data of a non-blocking copy arrive on a wait for the device or
+for an event recorded after the copy; until then they are NaN.
 """
 
 import traceback
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,7 +35,6 @@ class Device:
         self.coming: list[tuple[torch.Tensor, torch.Tensor]] = []  # (target, data) of non-blocking copies
         self.float64 = True
         self.present = False
-        self.generators: set[int] = set()
         self.name = torch.device("privateuseone", 0)  # renamed to away:0 later
 
     def wait(self, what: str) -> None:
@@ -123,9 +121,6 @@ def run(func: Any, args: Any, kwargs: Any) -> Any:
         return func(args[0].held)
     if func in SHAPED_BY_VALUES or any(index.dtype in (torch.bool, torch.uint8) for index in indices):
         DEVICE.wait(f"shape of {func}")
-    generators = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Generator)]
-    if any(generator._cdata not in DEVICE.generators for generator in generators):
-        raise RuntimeError(f"Expected a '{NAME}' device type for generator but found 'cpu' ({func} at {here()})")
     plain = tree_map_only(Away, lambda x: x.held, kwargs)
     if plain.get("device") is not None:
         plain |= {"device": torch.device("cpu"), "pin_memory": None}
@@ -153,18 +148,6 @@ def copied(func: Any, args: Any, kwargs: Any) -> Any:
     if func is aten.copy_.default:
         return args[0]
     return Away(out) if arrives else out
-
-
-class Generator(torch.Generator):
-    """Replaces torch.Generator: a generator for any device."""
-
-    def __new__(cls, device: Any = "cpu") -> "Generator":
-        away = torch.device(device).type == NAME
-        out = super().__new__(cls, "cpu" if away else device)
-        if away:
-            DEVICE.generators.add(out._cdata)
-            weakref.finalize(out, DEVICE.generators.discard, out._cdata)
-        return out
 
 
 def tensor(data: Any, *, device: Any = None, **kwargs: Any) -> torch.Tensor:
@@ -263,7 +246,6 @@ def machine() -> Iterator[None]:
 @pytest.fixture
 def away(machine: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     """The device, for training with `trainer.accelerator=away trainer.strategy=away` and for commands."""
-    monkeypatch.setattr(torch, "Generator", Generator)
     monkeypatch.setattr(torch, "tensor", tensor)
     monkeypatch.setattr(torch.func, "jvp", jvp)
     for module in (commands, devices):
