@@ -27,10 +27,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
+from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion.config.composition import choice
-from diffusion.training.timing import peak_flops
 
 BATCH, SIDE = 8, 64
 SMALL = OmegaConf.create(choice("model", "unet_small"))
@@ -110,6 +110,21 @@ def steps(name: str, dtype: torch.dtype, device: str) -> Iterator[float]:
         loss.backward()
         optimizer.step()
         yield now(device) - start
+
+
+@torch.no_grad()
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """The operations per second of a large matrix product or of a large 3×3 convolution, whichever is faster."""
+    n, batch, channels = (1024, 8, 128) if device.type == "cpu" else (4096, 32, 256)  # they keep the device busy
+    a = torch.ones(n, n, dtype=dtype, device=device)
+    x = torch.ones(batch, channels, 32, 32, dtype=dtype, device=device).to(memory_format=torch.channels_last)
+    w = torch.ones(channels, channels, 3, 3, dtype=dtype, device=device).to(memory_format=torch.channels_last)
+    operations = {"a @ a": 2 * n**3, "conv2d(x, w, padding=1)": 2 * 9 * channels**2 * x[:, 0].numel()}
+    given = {"a": a, "x": x, "w": w, "conv2d": F.conv2d}
+    return max(
+        n / Timer(work, globals=given, num_threads=torch.get_num_threads()).blocked_autorange().median
+        for work, n in operations.items()
+    )
 
 
 def main() -> None:

@@ -199,7 +199,6 @@ def known(info: Mapping[str, Any]) -> list[tuple[str, str]]:
         "parameters": ("parameters", "{:,}".format),
         "seconds": ("time", duration),
         "peak_gb": ("peak memory", "{:g} GB".format),
-        "utilization": ("utilization", utilization_text),
         "device": ("device", lambda name: f"{info['devices']} × {name}" if (info.get("devices") or 1) > 1 else name),
         "host_cores": ("CPU cores of the machine", str),
         "started": ("started", lambda time: time[:19].replace("T", " ")),
@@ -207,12 +206,6 @@ def known(info: Mapping[str, Any]) -> list[tuple[str, str]]:
         "versions": ("versions", lambda found: ", ".join(f"{key} {value}" for key, value in found.items())),
     }
     return [(name, text(info[key])) for key, (name, text) in texts.items() if info.get(key) not in (None, "")]
-
-
-def utilization_text(node: Mapping[str, Any]) -> str:
-    """The utilization of a run's devices: `0.13 TFLOP/s per device, 51% of its measured peak in float32`."""
-    share = node["tflops"] / node["peak_tflops"]
-    return f"{node['tflops']:.3g} TFLOP/s per device, {share:.0%} of its measured peak in {node['precision']}"
 
 
 def samples(run: Run) -> list[Block]:

@@ -1,4 +1,4 @@
-"""Callbacks of the config group `callbacks`: additional logging.
+"""Callbacks of the config group `callbacks`: values that are logged every `trainer.log_every_n_steps` optimizer steps.
 
 Lightning's callbacks, or your own, are added by their full name: `+callbacks.NAME._target_=my_package.MyCallback`.
 """
@@ -11,30 +11,23 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.optim import Optimizer
 
-from diffusion.training.guard import norm_of, scales
+from diffusion.training.guard import norm_of
 from diffusion.training.timing import peak_bytes
 
 
-class LoggedSteps(Callback):
-    """Base class of callbacks that log a row of metrics.csv every `trainer.log_every_n_steps` optimizer steps."""
-
-    @staticmethod
-    def is_due(trainer: pl.Trainer) -> bool:
-        """Whether the step just completed has a row."""
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return bool(every) and trainer.global_step % every == 0
+def is_due(trainer: pl.Trainer) -> bool:
+    """Whether the step just completed has a row of metrics.csv."""
+    every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return bool(every) and trainer.global_step % every == 0
 
 
-class Throughput(LoggedSteps):
+class Throughput(Callback):
     """Logs train/images_per_second, over all devices, and train/steps_per_second, since the last row.
 
     Validation is excluded. Steps do not wait for a GPU to finish, so the rates of single steps mean little there.
     """
 
-    def __init__(self) -> None:
-        self.began: float | None = None
-        self.step = 0  # the step at which the interval began
-        self.images = 0
+    began: float | None = None
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """Start an interval."""
@@ -47,23 +40,21 @@ class Throughput(LoggedSteps):
         """Log if the step has a row."""
         self.images += len(batch.index) * trainer.world_size
         steps = trainer.global_step - self.step
-        if self.began is None or not steps or not self.is_due(trainer):
-            return
-        seconds = max(1e-9, time.monotonic() - self.began)
-        rates = {"train/images_per_second": self.images / seconds, "train/steps_per_second": steps / seconds}
-        pl_module.log_dict(rates, batch_size=1)
-        self.began = None
+        if self.began is not None and steps and is_due(trainer):
+            seconds = max(1e-9, time.monotonic() - self.began)
+            rates = {"train/images_per_second": self.images / seconds, "train/steps_per_second": steps / seconds}
+            pl_module.log_dict(rates, batch_size=1)
+            self.began = None
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End the interval; another one starts after the validation."""
         self.began = None
 
 
-class GradientNorm(LoggedSteps):
+class GradientNorm(Callback):
     """Logs train/gradient_norm: the norm of the whole gradient of a step, before clipping."""
 
-    def __init__(self) -> None:
-        self.norm: torch.Tensor | None = None
+    norm: torch.Tensor | None = None
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -71,20 +62,17 @@ class GradientNorm(LoggedSteps):
         """Measure the norm."""
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         self.norm = norm_of(gradients) if gradients else None
-        if self.norm is not None and scales(trainer) and getattr(optimizer, "_step_supports_amp_scaling", False):
-            scaler = trainer.precision_plugin.scaler  # type: ignore[attr-defined]
-            self.norm = self.norm / scaler.get_scale()  # a fused optimizer gets scaled gradients
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Log if the step has a row."""
-        if self.norm is not None and self.is_due(trainer):
+        if self.norm is not None and is_due(trainer):
             pl_module.log("train/gradient_norm", self.norm, batch_size=1)
 
 
-class Memory(LoggedSteps):
+class Memory(Callback):
     """Logs memory/peak_gb: peak memory so far (10⁹ bytes), of the GPU's tensors or, without a GPU, of the process."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Log if the step has a row."""
-        if self.is_due(trainer):
+        if is_due(trainer):
             pl_module.log("memory/peak_gb", peak_bytes(pl_module.device) / 1e9, batch_size=1)

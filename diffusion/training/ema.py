@@ -20,9 +20,8 @@ class EMA(Callback):
     With weights in half precision (`trainer.precision=bf16-true`), w̄ is computed in float32 and rounded to theirs:
     in bfloat16, updates of less than 1/512 of a weight would be lost, and w̄ would stop following w.
 
-    A checkpoint's `state_dict` holds w̄, its `current_model_state` holds w, as with Lightning's WeightAveraging.
-    (That callback walks the modules and reads a counter from the device at every step, which takes longer than the
-    average itself; it has no warm-up; and an exception during validation leaves its weights swapped.)
+    A checkpoint's `state_dict` holds w̄, its `current_model_state` holds w, as with Lightning's WeightAveraging. (That
+    callback has no warm-up, and reads a counter from the device at every step.)
 
     Args:
         decay: The largest d_n, close to 1. The averaging window is about 1/(1 − decay) steps.
@@ -90,6 +89,11 @@ class EMA(Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Swap w back into the module for training."""
         self.swap(pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Undo the swap if a validation is interrupted: the state is saved next."""
+        if self.swapped:
+            self.swap(pl_module)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

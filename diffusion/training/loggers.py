@@ -9,15 +9,49 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
 
 from diffusion.checkpoint.provenance import code_version, versions
+from diffusion.config.build import make
+from diffusion.config.schema import Train
 from diffusion.console import console
 from diffusion.errors import UserError, first_line
 from diffusion.files import replace
-from diffusion.runs.folder import is_sweep, read_scores
+from diffusion.metric.record import Score
+from diffusion.report.images import enlarged
+from diffusion.runs.folder import is_sweep
 from diffusion.runs.metrics import read_rows
+from diffusion.training.resume import Resumed
+
+
+def dashboards(settings: Train, folder: Path, resumed: Resumed | None) -> list[Logger]:
+    """Create the run's dashboards. Only a run that has passed all checks may begin or continue one."""
+    # W&B continues the folder's earlier run only if a checkpoint was found; TensorBoard hides its later steps.
+    given = {"ckpt": settings.ckpt if resumed else None, "first_step": resumed.step if resumed else 0}
+    recipe, chosen = settings.model_dump(mode="json") | given, settings.logger or {}
+    # W&B comes after TensorBoard, which may be missing: it begins a run on a server.
+    return [make(chosen[name], f"logger.{name}")(folder, recipe) for name in sorted(chosen)]
+
+
+def log_image(trainer: pl.Trainer, name: str, picture: Image.Image) -> None:
+    """Log a picture to the run's dashboards, which count from 0; small ones are enlarged by a whole factor."""
+    picture, step = enlarged(picture), trainer.global_step - 1
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(name, [picture], step=step)
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, pil_to_tensor(picture.convert("RGB")), step)
+
+
+def log_scores(trainer: pl.Trainer, scores: Sequence[Score], split: str) -> None:
+    """Log scores of samples against a split, next to the loss and the validation of the last step."""
+    for logger in trainer.loggers:
+        logger.log_metrics({f"{split}/{s.metric}": s.value for s in scores}, trainer.global_step - 1)
+        logger.save()
 
 
 class Wandb(WandbLogger):
@@ -27,20 +61,21 @@ class Wandb(WandbLogger):
     still saving, or because memory is short.
     """
 
+    lost = False
+
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        with surviving(self):
+        with self.surviving():
             super().log_metrics(metrics, step)
 
-
-@contextmanager
-def surviving(logger: WandbLogger) -> Iterator[None]:
-    """Context in which W&B may fail. The logger's first failure prints a warning."""
-    try:
-        yield
-    except Exception as error:
-        if not getattr(logger, "lost", False):
-            console.print(f"wandb: {first_line(error)}; the run continues without it", style="yellow")
-        logger.lost = True  # type: ignore[attr-defined]
+    @contextmanager
+    def surviving(self) -> Iterator[None]:
+        """Context in which W&B may fail. The first failure prints a warning."""
+        try:
+            yield
+        except Exception as error:
+            if not self.lost:
+                console.print(f"wandb: {first_line(error)}; the run continues without it", style="yellow")
+            self.lost = True
 
 
 def wandb(
@@ -71,21 +106,15 @@ def wandb(
         mode = "offline"
     if mode == "offline":
         console.print(f"wandb: no key, or offline: the run is stored locally; wandb sync {folder}/wandb/offline-run-*")
+    hidden = library.Settings(
+        x_disable_meta=True, x_disable_machine_info=True, disable_git=True, disable_code=True, save_code=False,
+        silent=True, mode=mode, host="",
+    )  # fmt: skip
     try:
         logger = Wandb(
-            project=project,
-            name=f"{folder.parent.name}/{folder.name}",
-            save_dir=str(folder),
-            id=_wandb_id(folder, resumes=recipe["ckpt"] is not None),
-            group=group or ("/".join(folder.parts[-3:-1]) if is_sweep(folder.parent) else None),
-            job_type=job_type,
-            tags=list(tags),
-            offline=mode == "offline",
-            settings=library.Settings(
-                x_disable_meta=True, x_disable_machine_info=True, disable_git=True, disable_code=True, save_code=False,
-                silent=True, mode=mode, host="",
-            ),
-            **settings,
+            project=project, name=f"{folder.parent.name}/{folder.name}", save_dir=str(folder),
+            id=_wandb_id(folder, resumes=recipe["ckpt"] is not None), group=group or ("/".join(folder.parts[-3:-1]) if is_sweep(folder.parent) else None),
+            job_type=job_type, tags=list(tags), offline=mode == "offline", settings=hidden, **settings,
         )  # fmt: skip
         logger.log_hyperparams({**recipe, "code": code_version(), "versions": versions()})
         if mode == "online":
@@ -162,23 +191,9 @@ def whole(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: int(value) if name in ("epoch", "step") else value for name, value in row.items()}
 
 
-def summarize(loggers: list[Logger], folder: Path, best: float) -> None:
-    """Write the lowest val/mse and the scores of the samples, with their intervals, to the W&B summary."""
+def close(loggers: Sequence[Logger], status: int) -> None:
+    """End the W&B run, which would otherwise continue into the next run of this process. Status 0: it is complete."""
     for logger in loggers:
-        if not isinstance(logger, WandbLogger):
-            continue
-        values = {"best/val/mse": best}
-        for score in read_scores(folder):
-            if score.what == "samples":
-                bounds = {"": score.value, "/low": score.low, "/high": score.high}
-                values |= {f"final/{score.name}{which}": x for which, x in bounds.items() if x is not None}
-        with surviving(logger):
-            logger.experiment.summary.update(values)
-
-
-def finish(loggers: list[Logger], status: int) -> None:
-    """Close W&B runs, which would otherwise continue into the next run of this process. Status 0: it is complete."""
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            with surviving(logger):
+        if isinstance(logger, Wandb):
+            with logger.surviving():
                 logger.experiment.finish(status)

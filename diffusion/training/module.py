@@ -3,7 +3,7 @@
 import copy
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from diffusion.data import Batch, ImageData
 from diffusion.metric.denoising import SETS, DenoisingErrors, FrozenGrid
@@ -20,10 +20,10 @@ from diffusion.process.denoiser import Denoiser, diffuse
 from diffusion.process.grid import even_times
 from diffusion.randomness import Streams, real_dtype, seed_for, seeds_for, to_device
 from diffusion.runs.jobs import config_text
-from diffusion.training import loops, signals
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
 from diffusion.training.recipe import Recipe
+from diffusion.training.resume import place
 
 
 class Diffusion(pl.LightningModule):
@@ -46,10 +46,10 @@ class Diffusion(pl.LightningModule):
         self.objective = recipe.objective
         self.optimizer, self.lr_scheduler = recipe.optimizer, recipe.lr_scheduler
         self.augmentation, self.crops = recipe.augmentation, recipe.crops
-        self.settings, self.facts = recipe.settings, facts
-        self.clock = clock
+        self.settings, self.facts, self.clock = recipe.settings, facts, clock
         self.gathered: list[dict[str, Tensor]] = []  # values of the batches so far that belong `together`
         self.stepped = True  # whether the last step updated the weights; False if it was skipped
+        self.validated = 0  # the step of the last complete validation
         # With a seed of its own, so that the errors of runs with different seeds are paired.
         grid = self.settings.validation
         self.times = partial(even_times, copy.deepcopy(recipe.schedule).cpu())  # u -> t
@@ -57,10 +57,7 @@ class Diffusion(pl.LightningModule):
         self.errors: Any = nn.ModuleDict({weights: DenoisingErrors() for weights in ("ema", "raw")})
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed torch's generators by the step, for code that does not use streams.
-
-        The seed is the same on all devices and for all batches of the step.
-        """
+        """Seed torch's generators by the step, on all devices alike, for code that does not use streams."""
         seed = seed_for(self.settings.seed, "dropout", self.trainer.global_step)
         # Not torch.manual_seed: without a GPU it formats the whole call stack on every call.
         torch.default_generator.manual_seed(seed)
@@ -69,41 +66,37 @@ class Diffusion(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss of a batch; log the mean over the batches so far that belong `together`."""
-        losses = self.losses(batch)
+        self.objective.begin(self.trainer.global_step, self.clock.total)
+        with examples(to_device(batch.index, self.device)):
+            given = self.conditions(batch, self.settings.label_dropout)
+            losses = self.values(self.images(batch), given, partial(self.streams, batch))
         if batch.number % self.clock.together == 0:
             self.gathered = []
-        self.gathered.append({name: self.all_gather_flat(losses[name]) for name in ("t", "term", "loss")})
-        whole = self.gathered[0]
-        if len(self.gathered) > 1:
-            whole = {name: torch.cat([part[name] for part in self.gathered]) for name in whole}
+        mine = {name: losses[name].detach() for name in ("t", "term", "loss")}
+        gathered: Any = self.all_gather(mine)  # from all devices
+        self.gathered.append({name: values.flatten() for name, values in gathered.items()})
+        whole = {name: torch.cat([part[name] for part in self.gathered]) for name in self.gathered[0]}
         if len(self.gathered) == self.clock.together:
             self.objective.update(whole["t"], whole["term"])
         epoch = torch.full((), float(batch.epoch), device=self.device)  # created there, because copying a number waits
         self.log_dict({"train/loss": whole["loss"].mean(), "epoch": epoch}, batch_size=1)
         return losses["loss"].mean()
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the objective's values (B,) for a batch, by name."""
-        x0 = self.images(batch)
-        self.objective.begin(self.trainer.global_step, self.clock.total)
-        with examples(to_device(batch.index, self.device)):
-            given = self.conditions(batch, self.settings.label_dropout)
-            if self.augmentation is not None:
-                x0, given["augment"] = self.augmentation(x0, self.streams(batch, "augment"))
-            if self.crops is not None:
-                x0, given["window"] = self.crops(x0, self.streams(batch, "crops"))
-            values: dict[str, Tensor] = self.objective(self.denoiser, x0, self.streams(batch), **given)
-        return values
+    def values(self, x0: Tensor, given: dict[str, Tensor], streams: Callable[[str], Streams]) -> dict[str, Tensor]:
+        """Return the objective's values (B,) by name, for images x0 (B, C, H, W).
 
-    def all_gather_flat(self, values: Tensor) -> Tensor:
-        """Gather values (B,) from all devices into (B · devices,)."""
-        if self.trainer.world_size == 1:
-            return values.detach()
-        gathered = self.all_gather(values.detach())
-        assert isinstance(gathered, Tensor)
-        return gathered.flatten()
+        Args:
+            given: The network's inputs besides x_t and t.
+            streams: use -> the random streams of the images.
+        """
+        if self.augmentation is not None:
+            x0, given["augment"] = self.augmentation(x0, streams("augment"))
+        if self.crops is not None:
+            x0, given["window"] = self.crops(x0, streams("crops"))
+        found: dict[str, Tensor] = self.objective(self.denoiser, x0, streams("train"), **given)
+        return found
 
-    def streams(self, batch: Batch, use: str = "train") -> Streams:
+    def streams(self, batch: Batch, use: str) -> Streams:
         """Return the random streams of a batch for one use; they know the batch's place among all devices."""
         n, parts, devices = len(batch.index), self.clock.together, self.trainer.world_size
         number, part = divmod(batch.number, parts)
@@ -127,16 +120,19 @@ class Diffusion(pl.LightningModule):
         if not dropout:
             return {"classes": batch.classes}
         seeds = seeds_for(self.settings.seed, "label", batch.epoch, last=batch.index.tolist())
-        dropped = seeds < math.ceil(dropout * 2**63)  # the seeds are uniform below 2⁶³
-        if not dropped.any():
-            return {"classes": batch.classes}
+        dropped = to_device(torch.from_numpy(seeds < math.ceil(dropout * 2**63)), self.device)  # uniform below 2⁶³
         none = int(self.denoiser.network.classes)  # type: ignore[arg-type]
-        return {"classes": batch.classes.masked_fill(to_device(torch.from_numpy(dropped), self.device), none)}
+        return {"classes": batch.classes.masked_fill(dropped, none)}
 
     def images(self, batch: Batch) -> Tensor:
         """Return x0 in float32, or in float64 if the network is; the forward process never uses half precision."""
         dtype = next(self.denoiser.parameters()).dtype
         return batch.image.to(torch.promote_types(batch.image.dtype, dtype))
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Stop after the last step. Lightning validates before it stops, whatever the validation interval."""
+        if self.trainer.global_step >= self.clock.total:
+            self.trainer.should_stop = True
 
     def raw_denoiser(self) -> Denoiser | None:
         """The denoiser with raw weights, while validation uses the averaged ones; None without an average."""
@@ -145,7 +141,6 @@ class Diffusion(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Compute (eps_θ(x_t, t) − eps)² per image at its frozen times and noises, with averaged and raw weights."""
-        signals.stop_in_validation(self.trainer, self.clock)
         denoisers = {"ema": self.denoiser, "raw": self.raw_denoiser()}
         x0, given = self.images(batch), self.conditions(batch)
         for k in range(self.settings.validation.draws):
@@ -168,7 +163,8 @@ class Diffusion(pl.LightningModule):
             logged |= {f"{name}_raw": x for name, x in raw.items() if not name.startswith(("val/mse_", "fit/mse_"))}
         for errors in self.errors.values():
             errors.reset()
-        epoch = self.clock.epoch_after(self.trainer.global_step - 1)  # the epoch of the last step
+        self.validated = self.trainer.global_step
+        epoch = self.clock.epoch_after(self.validated - 1)  # the epoch of the last step
         self.log_dict(logged | {"epoch": float(epoch)})
 
     def new_optimizer(self) -> Optimizer:
@@ -188,16 +184,13 @@ class Diffusion(pl.LightningModule):
     def on_train_start(self) -> None:
         """Give a resumed optimizer the settings and the learning rate of this run, instead of those saved with it."""
         (optimizer,), scheduler = self.trainer.optimizers, self.lr_schedulers()
-        assert isinstance(scheduler, LRScheduler)
+        assert isinstance(scheduler, LambdaLR)
         named = {*inspect.signature(self.optimizer).parameters, *getattr(self.optimizer, "keywords", {})}
         for i, fresh in enumerate(self.new_optimizer().param_groups):
             group, rate = optimizer.param_groups[i], fresh["lr"]
             group |= {key: value for key, value in fresh.items() if key in named - {"params", "lr"}}
-            before, group["initial_lr"], scheduler.base_lrs[i] = group["initial_lr"], rate, rate
-            if isinstance(scheduler, LambdaLR):  # as LambdaLR computes the rate
-                group["lr"] = rate * scheduler.lr_lambdas[i](scheduler.last_epoch)
-            elif rate != before:
-                group["lr"] *= rate / before
+            group["initial_lr"] = scheduler.base_lrs[i] = rate
+            group["lr"] = rate * scheduler.lr_lambdas[i](scheduler.last_epoch)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Run the step, which the guard or float16's gradient scaler may skip."""
@@ -206,14 +199,12 @@ class Diffusion(pl.LightningModule):
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
         """Clip the gradients, if there are any: the guard removes those of a skipped step, and torch needs one."""
-        if any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+        if has_gradients(optimizer):
             super().configure_gradient_clipping(optimizer, *args, **kwargs)
 
     def note_step(self, optimizer: Optimizer, *_: Any) -> None:
-        """Note whether `optimizer` updated the weights: it had gradients and, if fused, did not skip an overflow."""
-        given = any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
-        overflow = getattr(optimizer, "found_inf", None)
-        self.stepped = given and not (overflow is not None and bool(overflow))
+        """Note whether `optimizer` updated the weights."""
+        self.stepped = has_gradients(optimizer)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Advance the learning rate only if the weights were updated."""
@@ -221,18 +212,23 @@ class Diffusion(pl.LightningModule):
             super().lr_scheduler_step(scheduler, metric)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adapt the saved progress: this run may be longer, or use other batches per step."""
-        validates = self.clock.validates(checkpoint["global_step"])
-        loops.adapt(checkpoint, self.clock.accumulate, self.clock.total, validates)
+        """Set the place in this run, which may be longer, or use other batches per step."""
+        due = self.clock.validates(checkpoint["global_step"])
+        place(checkpoint, self.clock.accumulate, self.clock.total, due)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the settings as text, the facts, the identity of images and labels, and the real epoch.
 
         (For Lightning the whole run is one epoch.)
         """
-        checkpoint["config"], checkpoint["facts"] = config_text(self.settings), dict(self.facts)
-        data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
-        checkpoint["images"] = data.keys
+        step, data = checkpoint["global_step"], self.trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, ImageData)
+        checkpoint |= {"config": config_text(self.settings), "facts": dict(self.facts), "images": data.keys}
         if data.classes:
             checkpoint["labels"] = dict(zip(data.classes, data.class_counts("train"), strict=True))
-        checkpoint["epoch"] = self.clock.epoch_after(checkpoint["global_step"])
+        checkpoint |= {"epoch": self.clock.epoch_after(step), "validated": self.validated == step}
+
+
+def has_gradients(optimizer: Optimizer) -> bool:
+    """Whether any parameter has a gradient."""
+    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])

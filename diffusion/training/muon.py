@@ -81,8 +81,7 @@ class Muon(Optimizer):
         eps: Annotated[float, Ge(0)] = 1e-8,
         ends: list[str] | None = None,
     ):
-        ends = getattr(network, "ends", None) if ends is None else ends
-        if ends is None:
+        if (ends := getattr(network, "ends", None) if ends is None else ends) is None:
             raise UserError(
                 f"optimizer.ends=null: {type(network).__name__} does not declare its first and last layers; name them, "
                 "such as optimizer.ends=[first,last], or add an attribute `ends` to it"

@@ -9,13 +9,11 @@ from torch import Tensor
 
 from diffusion.checkpoint import averages as files
 from diffusion.checkpoint import storage
-from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.files import link
 from diffusion.process.averaging import decay, gamma_of
 from diffusion.training.clock import Clock
 from diffusion.training.ema import EMA
-from diffusion.training.saving import unwritable
 
 
 class PowerEMA(EMA):
@@ -50,51 +48,29 @@ class PowerEMA(EMA):
         return [1 - decay(gamma, n) for gamma in self.gammas]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Restore the averages, and link the snapshots of a run in another folder."""
+        """Restore the averages. Snapshots of the resumed run that are in another folder are linked into this one."""
         super().on_train_start(trainer, pl_module)
-        if trainer.is_global_zero:
-            self.link_snapshots(trainer)
+        self.folder = Path(trainer.default_root_dir) / "checkpoints"
+        before = self.folder if trainer.ckpt_path is None else Path(trainer.ckpt_path).parent
+        if trainer.is_global_zero and before.resolve() != self.folder.resolve():
+            for step, source in files.snapshots(before).items():
+                if step <= self.step:
+                    link(source, files.snapshot(self.folder, step))
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Update the averages, and write a snapshot if it is due."""
-        before = self.step
-        super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
+        """Update the averages. The k-th snapshot is written after step ⌈k · total/snapshots⌉."""
         assert isinstance(pl_module.clock, Clock)
-        if self.step > before and self.is_due(self.step, pl_module.clock.total) and trainer.is_global_zero:
-            self.write(trainer)
-
-    def is_due(self, step: int, total: int) -> bool:
-        """Whether a snapshot is written after this step: the k-th at step ⌈k · total/snapshots⌉."""
-        return step * self.snapshots // total > (step - 1) * self.snapshots // total
-
-    def write(self, trainer: pl.Trainer) -> None:
-        """Write a snapshot. Raises UserError if it cannot be written."""
-        if not self.updates:
-            return
-        file = files.snapshot(_folder(trainer), self.step)
-        try:
-            storage.save({"averages": self.named(), "updates": self.updates}, file)
-        except OSError as error:
-            raise unwritable(file, file.parents[2], error) from error
+        before, total = self.step, pl_module.clock.total
+        super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
+        due = self.step * self.snapshots // total > before * self.snapshots // total
+        if due and self.updates and trainer.is_global_zero:
+            found = {"averages": self.named(), "updates": self.updates}
+            storage.save(found, files.snapshot(self.folder, self.step))
 
     def named(self) -> dict[str, dict[str, Tensor]]:
         """σ_rel -> name in the module -> average."""
         pairs = zip(self.lengths, self.averages, strict=True)
         return {repr(length): dict(zip(self.names, averages, strict=True)) for length, averages in pairs}
-
-    def link_snapshots(self, trainer: pl.Trainer) -> None:
-        """Link the snapshots of the resumed run, up to its step, into this run's folder."""
-        here = _folder(trainer)
-        before = here if trainer.ckpt_path is None else Path(trainer.ckpt_path).parent
-        if before.resolve() == here.resolve():
-            return
-        for step, source in files.snapshots(before).items():
-            try:
-                if step <= self.step:
-                    storage.verify(source)
-                    link(source, files.snapshot(here, step))
-            except (storage.Damaged, OSError) as error:
-                console.print(f"{source}: not copied ({error}); weights=… has one snapshot less", style="yellow")
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -102,7 +78,7 @@ class PowerEMA(EMA):
         """Save what EMA saves, and remove snapshots of later steps, left from before the run was resumed."""
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if trainer.is_global_zero:
-            for step, file in files.snapshots(_folder(trainer)).items():
+            for step, file in files.snapshots(self.folder).items():
                 if step > self.step:
                     file.unlink()
 
@@ -112,8 +88,3 @@ class PowerEMA(EMA):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.saved = [state_dict["averages"][repr(length)] for length in self.lengths]
-
-
-def _folder(trainer: pl.Trainer) -> Path:
-    """The folder of the run's checkpoints."""
-    return Path(trainer.default_root_dir) / "checkpoints"

@@ -13,7 +13,6 @@ from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 
 from diffusion.errors import UserError
 from diffusion.launch import is_rank
-from diffusion.training import signals
 
 
 class Replicas(DDPStrategy):
@@ -30,15 +29,6 @@ class Replicas(DDPStrategy):
     def determine_ddp_device_ids(self) -> None:
         """No devices: inputs are not moved. The module is on its device already."""
         return
-
-    def barrier(self, *args: Any, **kwargs: Any) -> None:
-        """Wait for the other processes, with this program's handlers of signals.
-
-        Before the barrier "run-stage", Lightning installs a handler of SIGTERM that broadcasts it. If all processes
-        receive it while some wait here and others do not, they would wait for each other until the timeout.
-        """
-        signals.install()
-        super().barrier(*args, **kwargs)
 
 
 StrategyRegistry.register("ddp", Replicas, description="Lightning's ddp without moving batches", override=True)

@@ -1,110 +1,94 @@
 """The parts of a run, built from its settings and checked against each other."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor, nn
+from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
 
 from diffusion.checkpoint.facts import Facts
-from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import check_node, make
 from diffusion.config.schema import Train
 from diffusion.config.validation import shown
 from diffusion.console import count
 from diffusion.data import ImageData
 from diffusion.errors import UserError
-from diffusion.evaluation.drawing import Drawing, source_of
+from diffusion.evaluation.drawing import Drawing
 from diffusion.evaluation.guided import check_worse, make_guidance
-from diffusion.pixels import MODES, height_width, resolution_of
+from diffusion.files import replace
+from diffusion.metric.features import FeatureExtractor
+from diffusion.pixels import height_width, resolution_of
 from diffusion.process.augmentation import Augmentation
 from diffusion.process.crops import Crops
-from diffusion.process.guidance import Guidance
 from diffusion.process.prediction import Prediction
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams
 from diffusion.training.ema import EMA
+from diffusion.training.resume import Resumed
 from diffusion.training.schedule_free import average_for
 
 RGB = 3  # the image channels that conf/model assumes
 LATER = ("trainer", "logger", "callbacks", "features", "metrics")  # built after the images are read
 
 
-@dataclass(frozen=True)
 class Recipe:
-    """The objects that a run's settings describe."""
+    """The objects that a run's settings describe, and the images, which are read last, because that may take long.
 
-    settings: Train
-    data: ImageData
-    network: nn.Module
-    inputs: Mapping[str, int]  # arguments of the network that follow from other settings and the data: see `inputs_of`
-    schedule: Schedule
-    prediction: Prediction
-    objective: Any
-    optimizer: Any  # parameters -> Optimizer
-    augmentation: Augmentation | None
-    crops: Crops | None
-    lr_scheduler: Any  # (optimizer, total_steps) -> LRScheduler
-    sampler: Sampler
-    guidance: Guidance | None
-    worse: Restored | None  # the weaker model that guidance uses
-    ema: EMA | None
+    Attributes are named as the settings, besides
+        inputs: arguments of the network that follow from other settings and the data, see `inputs_of`;
+        worse: the weaker model that the guidance uses;
+        extractor: the features of the scores.
 
-    @classmethod
-    def build(cls, settings: Train) -> "Recipe":
-        """Build the objects. Raises UserError if one cannot be built or does not fit the others."""
+    Args:
+        folder: where data_report.json lists the images left out.
+
+    Raises UserError if an object cannot be built or does not fit the others.
+    """
+
+    def __init__(self, settings: Train, folder: Path):
         for group in LATER:
             check_node(settings.model_dump().get(group), group)
-        data: ImageData = make(settings.data, "data", ImageData)
-        augmentation = make(settings.augmentation, "augmentation") if settings.augmentation else None
-        inputs = inputs_of(settings, augmentation)
-        network = build_network(settings, inputs)
-        guidance, worse = make_guidance(settings.guidance, data.shape, [], None)
-        optimizer = make(settings.optimizer, "optimizer")
-        recipe = cls(
-            settings=settings,
-            data=data,
-            network=network,
-            inputs=inputs,
-            schedule=make(settings.schedule, "schedule", Schedule),
-            prediction=make(settings.prediction, "prediction", Prediction),
-            objective=make(settings.objective, "objective", nn.Module),
-            optimizer=optimizer,
-            augmentation=augmentation,
-            crops=make(settings.crops, "crops") if settings.crops else None,
-            lr_scheduler=make(settings.lr_scheduler, "lr_scheduler"),
-            sampler=make(settings.sampler, "sampler", Sampler),
-            guidance=guidance,
-            worse=worse,
-            ema=average_for(optimizer, make(settings.ema, "ema", Callback) if settings.ema else None),
+        self.settings = settings
+        self.data: ImageData = make(settings.data, "data", ImageData)
+        self.augmentation: Augmentation | None = (
+            make(settings.augmentation, "augmentation") if settings.augmentation else None
         )
-        recipe.sampler.grid(recipe.schedule, recipe.sampler.steps)  # raises if a schedule's table has fewer steps
-        check_size(data, network, recipe.crops)
-        check_restorable(settings, data, network)
-        return recipe
-
-    def with_classes(self) -> "Recipe":
-        """The recipe with a network for the classes of the data, which must be set up.
-
-        Raises UserError: see `inputs_of` and `check_worse`.
-        """
-        if self.worse is not None and self.guidance is not None:
+        self.crops: Crops | None = make(settings.crops, "crops") if settings.crops else None
+        self.inputs = inputs_of(settings, self.augmentation)
+        self.network = build_network(settings, self.inputs)
+        check_size(self.data, self.network, self.crops)
+        check_restorable(settings, self.data)
+        self.guidance, self.worse = make_guidance(settings.guidance, self.data.shape, [], None)
+        self.schedule: Schedule = make(settings.schedule, "schedule", Schedule)
+        self.prediction: Prediction = make(settings.prediction, "prediction", Prediction)
+        self.objective: Any = make(settings.objective, "objective", nn.Module)
+        self.sampler: Sampler = make(settings.sampler, "sampler", Sampler)
+        self.sampler.grid(self.schedule, self.sampler.steps)  # raises if a schedule's table has fewer steps
+        self.optimizer: Any = make(settings.optimizer, "optimizer")  # parameters -> Optimizer
+        self.lr_scheduler: Any = make(settings.lr_scheduler, "lr_scheduler")  # (optimizer, total_steps) -> LambdaLR
+        chosen = make(settings.ema, "ema", Callback) if settings.ema else None
+        self.ema: EMA | None = average_for(self.optimizer, chosen)
+        self.extractor: FeatureExtractor | None = (
+            make(settings.features, "features", FeatureExtractor) if settings.score.n != 0 else None
+        )
+        read(self.data, folder)
+        if self.guidance is not None and self.worse is not None:
             check_worse(self.guidance, self.worse, self.data.shape, self.data.classes)
-        known = len(self.data.classes)
-        inputs = inputs_of(self.settings, self.augmentation, known)
-        if inputs == self.inputs:
-            return self
-        network = build_network(self.settings, inputs)
-        if (has := getattr(network, "classes", None)) != known:
-            raise UserError(
-                f"model: the data has {known} classes, but {type(network).__name__}.classes is {has}; set "
-                "self.classes = classes in its __init__"
-            )
-        return replace(self, network=network, inputs=inputs)
+        known, before = len(self.data.classes), self.inputs
+        self.inputs = inputs_of(settings, self.augmentation, known)
+        if self.inputs != before:
+            self.network = build_network(settings, self.inputs)
+            if (has := getattr(self.network, "classes", None)) != known:
+                raise UserError(
+                    f"model: the data has {known} classes, but {type(self.network).__name__}.classes is {has}; set "
+                    "self.classes = classes in its __init__"
+                )
 
     @property
     def share(self) -> float:
@@ -121,33 +105,27 @@ class Recipe:
             precision=settings.samples.precision, waits=waits,
         )  # fmt: skip
 
-    def facts(self, drawing: Drawing, total: int, before: Facts) -> Facts:
+    def facts(self, drawing: Drawing, total: int, resumed: Resumed | None) -> Facts:
         """What follows from the settings and the data: see `checkpoint.facts`.
 
-        A fractional `guidance.step` is the step of the resumed run, otherwise this fraction of the run's steps.
-
-        Args:
-            total: the steps of the run.
-            before: the facts of the resumed run; empty for a new one.
+        A fractional `guidance.step` is the step of the resumed run, otherwise this fraction of the `total` steps.
         """
         if not drawing.waits:
             return self.inputs
         step = (self.settings.guidance or {})["step"]
         if isinstance(step, float):
+            before = {} if resumed is None else resumed.contents["facts"]
             step = before.get("guidance_step") or max(1, round(step * total))
         return {**self.inputs, "guidance_step": step}
 
-    def drawn_by(self, drawing: Drawing, facts: Facts) -> dict[str, Any]:
-        """The sampler, guidance and precision of samples of this run."""
-        settings, guidance = self.settings, self.settings.guidance
-        if guidance and (step := facts.get("guidance_step")) is not None:
-            guidance = {**guidance, "step": step}
-        return source_of(settings.sampler, guidance if drawing.guidance else None, settings.samples.precision)
 
-    def source(self, drawing: Drawing, facts: Facts) -> dict[str, Any]:
-        """The provenance that is stored with the scores of this run's samples."""
-        weights = "ema" if self.ema else "raw"
-        return {**self.drawn_by(drawing, facts), "seed": self.settings.seed, "weights": weights}
+def read(data: ImageData, folder: Path) -> None:
+    """Read the images. data_report.json lists those left out, even if such a file ends the run."""
+    try:
+        data.setup()
+    finally:
+        if data.report and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            replace(folder / "data_report.json", json.dumps(data.report, indent=1))
 
 
 def build_network(settings: Train, inputs: Mapping[str, int]) -> nn.Module:
@@ -184,7 +162,7 @@ def inputs_of(settings: Train, augmentation: Augmentation | None, classes: int |
         inputs[key] = wanted
 
     channels = settings.data.get("channels", RGB)
-    if "in_channels" in settings.model and channels in MODES:  # other numbers are rejected with the data
+    if "in_channels" in settings.model:
         follow("in_channels", channels, RGB, "data.channels", f"the images have {count(channels, 'channel')}")
         if "in_channels" in inputs and (out := settings.model.get("out_channels")) is not None:
             inputs["out_channels"] = out // RGB * channels
@@ -197,8 +175,8 @@ def inputs_of(settings: Train, augmentation: Augmentation | None, classes: int |
     return inputs
 
 
-def check_restorable(settings: Train, data: ImageData, network: nn.Module) -> None:
-    """Reject parts of one's own that could be trained, but not loaded from a checkpoint."""
+def check_restorable(settings: Train, data: ImageData) -> None:
+    """Reject data of one's own whose size a checkpoint would not know."""
     given = settings.data.get("channels", RGB), *height_width(settings.data.get("resolution", 1))
     if "resolution" not in settings.data or given != data.shape:
         channels, height, width = data.shape
@@ -207,8 +185,6 @@ def check_restorable(settings: Train, data: ImageData, network: nn.Module) -> No
             f"{type(data).__name__} as arguments, and to its yaml file as resolution: "
             f"{shown(resolution_of(height, width))} and channels: {channels}"
         )
-    if other := [name for name, value in network.state_dict().items() if not isinstance(value, Tensor)]:
-        raise UserError(f"model: its state {other[0]} is not a tensor, which checkpoints must have; make it a buffer")
 
 
 def check_size(data: ImageData, network: nn.Module, crops: Crops | None) -> None:
@@ -216,10 +192,10 @@ def check_size(data: ImageData, network: nn.Module, crops: Crops | None) -> None
     factor, (_, height, width) = int(getattr(network, "downsampling", 1)), data.shape
     if height % factor or width % factor:
         near = [max(factor, round(side / factor) * factor) for side in (height, width)]
-        found, fitting = (shown(resolution_of(h, w)) for h, w in ((height, width), near))
-        what = "a multiple" if height == width else "multiples"
+        fitting = resolution_of(near[0], near[1])
         raise UserError(
-            f"data.resolution={found}: the network needs {what} of {factor}, such as data.resolution={fitting}"
+            f"data.resolution={shown(data.resolution)}: the network needs multiples of {factor}, such as "
+            f"data.resolution={shown(fitting)}"
         )
     if crops is not None:
         crops.check(height, width, factor)

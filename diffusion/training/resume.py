@@ -1,4 +1,4 @@
-"""Finds the checkpoint that a run resumes from, and checks what must not have changed since."""
+"""The checkpoint that a run resumes from, what must not have changed since, and the place where the run goes on."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,6 @@ from torch import Tensor
 
 from diffusion.checkpoint.find import find
 from diffusion.checkpoint.restore import PREFIX, what_changed
-from diffusion.checkpoint.storage import Storage
 from diffusion.config.schema import Train
 from diffusion.config.untrusted import plain_config
 from diffusion.config.validation import flat, shown
@@ -19,15 +18,7 @@ from diffusion.runs.jobs import config_text
 
 # The learned weights and the saved state depend on these settings:
 FIXED = ("schedule.", "prediction.", "optimizer._target_", "ema._target_", "ema.lengths")
-REPORTED = (
-    "seed", "data.", "model.", "objective.", "augmentation.", "crops.", "optimizer.", "lr_scheduler.", "ema.",
-    "label_dropout", "validation.", "guard.", "trainer.devices", "trainer.num_nodes", "trainer.precision",
-    "trainer.accumulate_grad_batches", "trainer.gradient_clip", "trainer.limit_",
-)  # fmt: skip
-LOSS = ("objective.", "data.", "augmentation.", "crops.", "label_dropout")  # the training loss depends on these
-ERROR = ("validation.", "trainer.limit_val_batches")  # val/mse depends on these, and on the images
-VALIDATED = ("val", "labels")  # keys of the images and labels of the validation
-REMEMBERING = ("Checkpoints", "EarlyStopping")  # callbacks that keep errors of the validation
+UNSAID = ("ckpt", "name", "trainer.max_", "checkpoint.", "samples.", "score.", "sweep.", "restarts")  # without effect
 
 
 class Resumed(NamedTuple):
@@ -35,7 +26,6 @@ class Resumed(NamedTuple):
 
     path: Path
     contents: dict[str, Any]
-    config: dict[str, Any]  # what its run was asked for
     changed: dict[str, str]  # the settings that differ now -> both values, in words
 
     @property
@@ -48,19 +38,12 @@ class Resumed(NamedTuple):
         """The folder of the run that saved the checkpoint."""
         return self.path.parent.parent
 
-    @property
-    def storage(self) -> Storage:
-        """Provides the contents, which have been read already, to Lightning."""
-        return Storage(self.contents)
-
     def seen(self, data: object) -> int:
         """The number of training images used so far, if they were of the same class of data."""
         return int(self.contents.get(type(data).__qualname__, {}).get("seen", 0))
 
     def check(self, state: Mapping[str, Tensor], images: Mapping[str, str], total: int, folder: Path) -> None:
         """Refuse to resume with another network, diffusion or images, or without steps left; print other changes.
-
-        If the validation or the training loss measures something else now, the callbacks that remember it start anew.
 
         Args:
             state: The module's weights.
@@ -82,10 +65,9 @@ class Resumed(NamedTuple):
                 f"{where}: it was trained with other settings: {', '.join(refused)}; use the settings it was trained "
                 "with, or train with others from the start in another folder, without ckpt"
             )
-        if reported := [words for key, words in self.changed.items() if key.startswith(REPORTED)]:
-            console.print(f"other settings than the checkpoint's: {', '.join(reported)}", style="yellow")
-        before = self.contents.get("images", {})
-        if changed := what_changed(before, images):
+        if said := [words for key, words in self.changed.items() if not key.startswith(UNSAID)]:
+            console.print(f"other settings than the checkpoint's: {', '.join(said)}", style="yellow")
+        if changed := what_changed(self.contents.get("images", {}), images):
             found = f"{where}: {changed} are not those it was trained with"
             if own:
                 raise UserError(
@@ -99,12 +81,6 @@ class Resumed(NamedTuple):
                 f"{where}: it is at step {self.step} and the run ends at step {total}: nothing is left to train; raise "
                 "trainer.max_epochs or trainer.max_steps, or remove ckpt"
             )
-        validated = {name: key for name, key in before.items() if name in VALIDATED}
-        other_error = what_changed(validated, images) or any(key.startswith(ERROR) for key in self.changed)
-        other_loss = any(key.startswith(LOSS) for key in self.changed)
-        forgetting = REMEMBERING * bool(other_error) + ("Guard",) * other_loss
-        for key in [key for key in self.contents["callbacks"] if key.startswith(forgetting)]:
-            del self.contents["callbacks"][key]
 
 
 def resumed_from(settings: Train, folder: Path) -> Resumed | None:
@@ -114,8 +90,9 @@ def resumed_from(settings: Train, folder: Path) -> Resumed | None:
         return None
     path, contents = found
     console.print(f"resuming from {path}, step {contents['global_step']}")
-    config = plain_config(contents["config"], path)
-    return Resumed(path, contents, config, changes(config, yaml.safe_load(config_text(settings))))
+    return Resumed(
+        path, contents, changes(plain_config(contents["config"], path), yaml.safe_load(config_text(settings)))
+    )
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
@@ -133,3 +110,27 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]
 def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """The shape of each of the network's weights."""
     return {name: tuple(value.shape) for name, value in weights.items() if name.startswith(PREFIX)}
+
+
+def place(checkpoint: dict[str, Any], accumulate: int, total: int, due: bool) -> None:
+    """Set the progress that Lightning 2.6 restores from a checkpoint: between two steps, or before a validation.
+
+    Whenever the checkpoint was saved, the run goes on after its last complete step, with `accumulate` batches per step.
+    Lightning itself would go on within an interrupted validation, whose errors are lost.
+
+    Args:
+        total: the steps of the run, which may have been made longer.
+        due: whether a validation follows after this step; if it is not complete, the run begins with it.
+    """
+    progress, step = checkpoint["loops"]["fit_loop"], checkpoint["global_step"]
+    batches = dict.fromkeys(("ready", "started", "processed", "completed"), step * accumulate)
+    began = int(due and not checkpoint["validated"])
+    validated = {"ready": began, "started": began, "processed": 0, "completed": 0}
+    progress["epoch_loop.batch_progress"] = both(batches, step >= total)
+    progress["epoch_loop.val_loop.batch_progress"] = both(validated, False)
+    progress["epoch_loop.state_dict"]["_batches_that_stepped"] = step - due  # counted after the validation
+
+
+def both(counts: Mapping[str, int], is_last_batch: bool) -> dict[str, Any]:
+    """The progress of one of Lightning's loops, of which there is one for the whole run."""
+    return {"total": dict(counts), "current": dict(counts), "is_last_batch": is_last_batch}

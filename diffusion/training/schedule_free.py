@@ -16,8 +16,7 @@ class OptimizersAverage(EMA):
         z_t = z_{t−1} − γ d_t;  x_t = (1 − c_t) x_{t−1} + c_t z_t;  y_t = (1 − β) z_t + β x_t
     where d_t is AdamW's direction at y_{t−1}, and c_t = γ²/Σγ². The optimizer holds z, the module y. The optimizer's
     `eval` turns y into x, and `train` turns x into y, both with rounding, so the exact bits of y are restored
-    afterwards. Reading x, however often, does not change the training. A checkpoint's `state_dict` holds x, its
-    `current_model_state` y.
+    afterwards. A checkpoint's `state_dict` holds x, its `current_model_state` y.
     """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -36,18 +35,13 @@ class OptimizersAverage(EMA):
         torch._foreach_copy_(self.weights, trained)
 
 
-def averages_itself(optimizer: Any) -> bool:
-    """Whether an optimizer, or the class or partial that creates it, has the methods of schedule-free optimizers."""
-    made = getattr(optimizer, "func", optimizer)
-    return all(callable(getattr(made, method, None)) for method in ("train", "eval"))
-
-
 def average_for(optimizer: Any, chosen: Any) -> Any:
     """The average of the weights: the optimizer's own, if it keeps one, otherwise the chosen one, which may be None.
 
-    Raises UserError for an average other than `EMA` next to the optimizer's own.
+    A schedule-free optimizer has methods `train` and `eval`. Raises UserError for an average other than `EMA` beside.
     """
-    if not averages_itself(optimizer):
+    made = getattr(optimizer, "func", optimizer)
+    if not all(callable(getattr(made, method, None)) for method in ("train", "eval")):
         return chosen
     if chosen is not None and type(chosen) is not EMA:
         raise UserError(

@@ -22,8 +22,8 @@ from diffusion.process.averaging import decay, gamma_of
 from diffusion.training import lr
 from diffusion.training.ema import EMA
 from diffusion.training.periodic import averaged_weights
-from diffusion.training.recipe import Recipe
-from diffusion.training.schedule_free import OptimizersAverage
+from diffusion.training.power import PowerEMA
+from diffusion.training.schedule_free import OptimizersAverage, average_for
 
 EACH = ["samples.n=0", "checkpoint.every_n_steps=1", "checkpoint.keep=20"]
 POWER = ["ema=power", "ema.snapshots=4", "trainer.max_steps=12", "optimizer.lr=0.01", *EACH]
@@ -200,7 +200,7 @@ def test_a_schedule_free_average_weights_iterates_by_the_squared_learning_rate()
         torch.testing.assert_close(callback.average.weight, x, rtol=0, atol=1e-8)
         torch.testing.assert_close(trained, (1 - BETA) * z[-1] + BETA * x, rtol=0, atol=1e-8)
         assert torch.equal(module.weight, trained)
-    with averaged_weights(trainer, module):
+    with averaged_weights(SimpleNamespace(trainer=trainer, module=module)):
         torch.testing.assert_close(module.weight.detach(), x, rtol=0, atol=1e-8)
     assert torch.equal(module.weight, trained)
 
@@ -225,7 +225,7 @@ def test_validation_and_sampling_do_not_affect_training(tiny, free, tmp_path):
 
 
 def test_the_optimizers_average_replaces_ema():
-    average = Recipe.build(settings([*FREE, "ema=warm", "data=folder", "data.root=."])).ema
-    assert type(average) is OptimizersAverage
+    optimizer = make(settings(FREE).optimizer, "optimizer")
+    assert type(average_for(optimizer, EMA())) is OptimizersAverage
     with pytest.raises(UserError, match="ema"):
-        Recipe.build(settings([*FREE, "ema=power"]))
+        average_for(optimizer, PowerEMA())

@@ -1,17 +1,24 @@
 """Intervals in epochs are converted to steps, with a minimum number of steps for tiny epochs."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from diffusion.config.schema import Trainer
 from diffusion.errors import UserError
-from diffusion.training.clock import Clock
+from diffusion.training.clock import Clock, clock_of
+
+
+def clock_with(images: int, least: int = 25, **settings: Any) -> Clock:
+    """The clock of a run on one device with batches of 8 images."""
+    data = SimpleNamespace(splits={"train": range(images)}, batch_size=8, global_batch_size=None)
+    return clock_of(SimpleNamespace(trainer=Trainer(**settings), least_interval=least), data, 1)  # type: ignore[arg-type]
 
 
 def validated_at(images: int, least: int = 25, **settings: Any) -> list[int]:
     """The steps that are followed by a validation."""
-    clock = Clock.of(Trainer(**settings), images, 8, 1, least)
+    clock = clock_with(images, least, **settings)
     return [step for step in range(1, clock.total + 1) if clock.validates(step)]
 
 
@@ -33,11 +40,11 @@ def test_intervals_and_limits_in_batches_are_converted_to_steps() -> None:
     assert between == [*range(10, 81, 10)]  # half of two epochs of ten steps
     every = validated_at(80, least=1, max_epochs=4, val_check_interval=5, accumulate_grad_batches=2)
     assert every == [3, 6, 9, 12, 15, 18, 20]  # a step is complete when its second batch is
-    assert Clock.of(Trainer(limit_train_batches=3), 80, 8, 1).epoch == 3
-    assert Clock.of(Trainer(limit_train_batches=30), 80, 8, 1).epoch == 10
+    assert clock_with(80, limit_train_batches=3).epoch == 3
+    assert clock_with(80, limit_train_batches=30).epoch == 10
 
 
 @pytest.mark.parametrize(("images", "words"), [(24, "leaves no optimizer step in an epoch of 3"), (7, "has 7 images")])
 def test_an_epoch_without_a_step_is_explained_by_its_limit_or_its_images(images: int, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        Clock.of(Trainer(limit_train_batches=0.2), images, 8, 1)
+        clock_with(images, limit_train_batches=0.2)

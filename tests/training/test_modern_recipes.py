@@ -67,9 +67,3 @@ def test_full_size_recipes_train_for_twenty_steps(name: str, photos: Path, cifar
     """With batches of 1 and of 4 images. Takes minutes: 13 for EDM2-S with 64×64 images on two busy cores."""
     size = ["data.resolution=16"] if name == "edm2" else []
     check(name, [*FULL[name], *size], photos, cifar10, tmp_path / "run")
-
-
-def test_edm2_warns_of_a_time_embedding_for_another_prediction(photos: Path, tmp_path: Path, capsys) -> None:
-    words = ["model=edm2_tiny", "data=folder", f"data.root={photos}", "data.val=8", "data.test=8", *NARROW["edm2"][:5]]
-    train([*words, *SHORT, "trainer.max_steps=1"], tmp_path)
-    assert "warning: model.bandwidth=1 is for the labels of prediction=edm" in capsys.readouterr().out

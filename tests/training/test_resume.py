@@ -11,12 +11,10 @@ from composing import train
 from PIL import Image
 
 from diffusion.checkpoint import storage
-from diffusion.checkpoint.restore import restore
 from diffusion.errors import UserError
 from diffusion.runs.metrics import read_metrics, read_rows
 from diffusion.runs.resume import resumed_run
-from diffusion.training.resume import Resumed, flat
-from diffusion.training.saving import Checkpoints
+from diffusion.training.resume import flat
 from tests.conftest import TINY
 
 RUN = ["hydra.run.dir=run", "ckpt=auto"]
@@ -202,26 +200,3 @@ def test_a_larger_global_batch_begins_with_a_whole_step(tiny, tmp_path):
         train([*words, *more, f"ckpt={tmp_path}/a/checkpoints/last.ckpt"], tmp_path / f"b{size}")
         losses.append(read_metrics(tmp_path / f"b{size}/metrics.csv")["train/loss"].value)
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
-
-
-def test_the_best_checkpoint_is_forgotten_if_the_error_measures_something_else(tiny, photos, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "state_dict", lambda self: {"best": 0.0, "latest": 0.0})
-        train([*tiny, "samples.n=0", "trainer.max_epochs=1"], tmp_path / "a")
-    more = ["trainer.max_epochs=2", f"ckpt={tmp_path}/a/checkpoints/last.ckpt", "samples.n=0"]
-    shutil.copytree(photos, tmp_path / "copy")
-    moved = f"data.root={tmp_path}/copy"
-    for name, word, kept in (("same", "seed=0", True), ("moved", moved, True), ("split", "data.seed=1", False)):
-        train([*tiny, *more, word], tmp_path / name)
-        best, last = (restore(tmp_path / name / "checkpoints" / f"{which}.ckpt") for which in ("best", "last"))
-        assert (best.step < last.step) == kept
-        assert best.images == last.images, name
-
-
-def test_the_guard_forgets_losses_of_another_objective(tmp_path):
-    for change, kept in (("optimizer.lr", True), ("objective._target_", False)):
-        contents = {"callbacks": {"Guard": {}, "EMA": {}}, "state_dict": {}, "global_step": 1}
-        resumed = Resumed(tmp_path / "checkpoints/last.ckpt", contents, {}, {change: "1 → 2"})
-        resumed.check({}, {}, 2, tmp_path)
-        assert ("Guard" in contents["callbacks"]) == kept
-        assert "EMA" in contents["callbacks"]
