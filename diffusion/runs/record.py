@@ -115,8 +115,9 @@ class RunRecord:
                     for name, content in self.previous.items():
                         replace(self.folder / name, content)
                 elif self.content.get("state") != "complete":
-                    state = "interrupted" if isinstance(error, Interrupted) else "failed"
-                    self.finish(state, reason=messages.summary(error, "train"))
+                    stopped = isinstance(error, Interrupted)
+                    reason = str(error) if stopped else messages.summary(error, "train")
+                    self.finish("interrupted" if stopped else "failed", reason=reason)
             raise
         finally:
             if self.lock is not None:

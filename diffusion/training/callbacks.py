@@ -22,17 +22,16 @@ def is_due(trainer: pl.Trainer) -> bool:
 
 
 class Throughput(Callback):
-    """Logs train/images_per_second, over all devices, and train/steps_per_second, since the last row.
+    """Logs train/images_per_second, over all devices, and train/steps_per_second, since the last row or validation.
 
-    Validation is excluded. Steps do not wait for a GPU to finish, so the rates of single steps mean little there.
+    Steps do not wait for a GPU to finish, so the rates of single steps mean little there.
     """
 
-    began: float | None = None
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start an interval, as after each row and each validation."""
+        self.began, self.step, self.images = time.monotonic(), trainer.global_step, 0
 
-    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Start an interval."""
-        if self.began is None:
-            self.began, self.step, self.images = time.monotonic(), trainer.global_step, 0
+    on_validation_end = on_train_start
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -40,15 +39,11 @@ class Throughput(Callback):
         """Log if the step has a row."""
         self.images += len(batch.index) * trainer.world_size
         steps = trainer.global_step - self.step
-        if self.began is not None and steps and is_due(trainer):
+        if steps and is_due(trainer):
             seconds = max(1e-9, time.monotonic() - self.began)
             rates = {"train/images_per_second": self.images / seconds, "train/steps_per_second": steps / seconds}
             pl_module.log_dict(rates, batch_size=1)
-            self.began = None
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """End the interval; another one starts after the validation."""
-        self.began = None
+            self.on_train_start(trainer, pl_module)
 
 
 class GradientNorm(Callback):

@@ -23,7 +23,7 @@ from diffusion.process.denoiser import Denoiser
 from diffusion.report.images import DRAWN, grid, save_png
 from diffusion.report.run import write_report
 from diffusion.report.scores import print_scores
-from diffusion.runs import folder as folders
+from diffusion.runs.metrics import read_metrics
 from diffusion.runs.record import now
 from diffusion.training import loggers
 from diffusion.training.ema import average_of
@@ -108,7 +108,8 @@ def conclude(run: Run, drawing: Drawing, samples: Samples) -> float | None:
     peak = round(peak_bytes(run.device) / 1e9, 2)
     record.update(finished=now(), seconds_of=run.spent.rounded, peak_gb=peak, **ended_early(run))
     write_report(folder, run.recipe.schedule.cpu(), data.splits["val"].images, state="complete")
-    result = folders.Run(folder).last(run.settings.sweep.score)
+    series = read_metrics(folder / "metrics.csv").get(run.settings.sweep.score)
+    result = None if series is None else float(series.value[-1])
     record.finish("complete", result=result)
     kept = run.settings.checkpoint.finished
     if kept != "all":

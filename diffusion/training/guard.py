@@ -7,7 +7,7 @@ numbers are read one step later, when they have arrived, to avoid a synchronizat
 
 import math
 from collections import deque
-from typing import Any, cast
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -20,7 +20,6 @@ from diffusion.console import console, count
 from diffusion.errors import Diverged, NotFinite
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
-from diffusion.training.module import Diffusion
 
 WINDOW = 100  # number of previous losses that a new one is compared with
 LEAST = 20  # losses needed for a meaningful comparison
@@ -51,8 +50,8 @@ class Reading:
 class Guard(Callback):
     """Checks every step. Its place is after the average and before the callbacks that save.
 
-    Raises NotFinite (exit status 3) and Diverged (4), naming the step. With float16 mixed precision, gradients overflow
-    occasionally and the gradient scaler skips these steps; only too many in a row are an error.
+    With float16 mixed precision, gradients overflow occasionally, and the gradient scaler skips these steps; only too
+    many in a row are an error. Raises NotFinite (exit status 3) and Diverged (4), naming the step.
     """
 
     def __init__(self, settings: schema.Guard, clock: Clock):
@@ -73,8 +72,8 @@ class Guard(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Measure the gradient; with `skip`, remove a non-finite one, so that no weight or moment changes."""
-        if scales(trainer):
-            return
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            return  # float16, in which overflows are normal
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         self.gradient = norm_of(gradients) if gradients else None
         if self.action == "skip" and self.gradient is not None and not math.isfinite(float(self.gradient)):
@@ -92,7 +91,7 @@ class Guard(Callback):
         self.losses.append(trainer.callback_metrics["train/loss"].detach())
         if not self.clock.completes_step(batch_idx):
             return
-        if cast(Diffusion, pl_module).stepped:
+        if pl_module.stepped:
             self.in_a_row = 0
             loss = self.losses[-1] if self.clock.together > 1 else torch.stack(self.losses).mean()
             gradient = torch.zeros_like(loss) if self.gradient is None else self.gradient
@@ -116,10 +115,9 @@ class Guard(Callback):
             loss, gradient, weights = numbers.read()
             for what, value in (("loss", loss), ("gradient", gradient), ("weights", weights)):
                 if not math.isfinite(value):
-                    skip = "" if what == "weights" or self.action == "skip" else ", or set guard.action=skip"
                     raise NotFinite(
                         f"step {step}: the {what} became {value}; the checkpoints are from earlier steps; lower "
-                        f"optimizer.lr or set trainer.gradient_clip_val=1{skip}"
+                        "optimizer.lr, set trainer.gradient_clip_val=1, or skip such gradients: guard.action=skip"
                     )
             self.compare(abs(loss), step)
 
@@ -146,11 +144,6 @@ class Guard(Callback):
         self.check()
         if self.skipped:
             console.print(f"skipped {count(self.skipped, 'step')} with non-finite gradients")
-
-
-def scales(trainer: pl.Trainer) -> bool:
-    """Whether gradients are scaled, as with float16, where overflows are normal."""
-    return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
 def norm_of(tensors: list[Tensor]) -> Tensor:

@@ -106,6 +106,7 @@ def wandb(
         mode = "offline"
     if mode == "offline":
         console.print(f"wandb: no key, or offline: the run is stored locally; wandb sync {folder}/wandb/offline-run-*")
+    sweep = "/".join(folder.parts[-3:-1]) if is_sweep(folder.parent) else None
     hidden = library.Settings(
         x_disable_meta=True, x_disable_machine_info=True, disable_git=True, disable_code=True, save_code=False,
         silent=True, mode=mode, host="",
@@ -113,7 +114,7 @@ def wandb(
     try:
         logger = Wandb(
             project=project, name=f"{folder.parent.name}/{folder.name}", save_dir=str(folder),
-            id=_wandb_id(folder, resumes=recipe["ckpt"] is not None), group=group or ("/".join(folder.parts[-3:-1]) if is_sweep(folder.parent) else None),
+            id=_wandb_id(folder, resumes=recipe["ckpt"] is not None), group=group or sweep,
             job_type=job_type, tags=list(tags), offline=mode == "offline", settings=hidden, **settings,
         )  # fmt: skip
         logger.log_hyperparams({**recipe, "code": code_version(), "versions": versions()})

@@ -213,7 +213,7 @@ class Diffusion(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Set the place in this run, which may be longer, or use other batches per step."""
-        due = self.clock.validates(checkpoint["global_step"])
+        self.validated, due = checkpoint["validated"], self.clock.validates(checkpoint["global_step"])
         place(checkpoint, self.clock.accumulate, self.clock.total, due)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -226,7 +226,7 @@ class Diffusion(pl.LightningModule):
         checkpoint |= {"config": config_text(self.settings), "facts": dict(self.facts), "images": data.keys}
         if data.classes:
             checkpoint["labels"] = dict(zip(data.classes, data.class_counts("train"), strict=True))
-        checkpoint |= {"epoch": self.clock.epoch_after(step), "validated": self.validated == step}
+        checkpoint |= {"epoch": self.clock.epoch_after(step), "validated": self.validated}
 
 
 def has_gradients(optimizer: Optimizer) -> bool:

@@ -124,7 +124,7 @@ def place(checkpoint: dict[str, Any], accumulate: int, total: int, due: bool) ->
     """
     progress, step = checkpoint["loops"]["fit_loop"], checkpoint["global_step"]
     batches = dict.fromkeys(("ready", "started", "processed", "completed"), step * accumulate)
-    began = int(due and not checkpoint["validated"])
+    began = int(due and checkpoint["validated"] < step)
     validated = {"ready": began, "started": began, "processed": 0, "completed": 0}
     progress["epoch_loop.batch_progress"] = both(batches, step >= total)
     progress["epoch_loop.val_loop.batch_progress"] = both(validated, False)

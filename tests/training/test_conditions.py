@@ -98,7 +98,7 @@ def test_label_dropout_depends_only_on_image_and_epoch():
 
 
 REFUSED = {
-    "no labels, but guidance": (["data.labels=null", "guidance=cfg"], "needs a class label"),
+    "no labels, but guidance": (["data.labels=null", "guidance=cfg"], "the model was trained without any"),
     "classes without labels": (["data.labels=null", "model.classes=3"], "model.classes=3: the data has no classes"),
     "another number of classes": (["model.classes=4"], "model.classes=4: the data has 2 classes"),
     "guidance without dropout": (["guidance=cfg", "label_dropout=0"], "trained with label_dropout=0"),

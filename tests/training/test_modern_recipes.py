@@ -1,4 +1,4 @@
-"""The recipes of EDM2 and of labelled CIFAR-10 train: with narrow networks, and in full size."""
+"""The recipes of EDM2 and of labelled CIFAR-10 train, with narrow networks."""
 
 import hashlib
 import math
@@ -20,7 +20,6 @@ NARROW = {
              "data.batch_size=4", "lr_scheduler.warmup=5", "lr_scheduler.reference=10"],
     "cifar10": ["model.channels=[8,8,8,8]", "model.groups=4", "data.batch_size=4", "lr_scheduler.warmup=5"],
 }  # fmt: skip
-FULL = {"edm2": ["data.batch_size=1", "data.eval_batch_size=1"], "cifar10": ["data.batch_size=4"]}
 
 
 @pytest.fixture
@@ -58,12 +57,3 @@ def check(name: str, changes: list[str], photos: Path, cifar10: Path, folder: Pa
 @pytest.mark.parametrize("name", NARROW)
 def test_narrow_recipes_train_for_twenty_steps(name: str, photos: Path, cifar10: Path, tmp_path: Path) -> None:
     check(name, NARROW[name], photos, cifar10, tmp_path / "run")
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", FULL)
-def test_full_size_recipes_train_for_twenty_steps(name: str, photos: Path, cifar10: Path, tmp_path: Path) -> None:
-    """With batches of 1 and of 4 images. Takes minutes: 13 for EDM2-S with 64×64 images on two busy cores."""
-    size = ["data.resolution=16"] if name == "edm2" else []
-    check(name, [*FULL[name], *size], photos, cifar10, tmp_path / "run")
