@@ -46,12 +46,10 @@ def of_length(contents: Mapping[str, Any], path: Path, length: float) -> dict[st
     if (tracked := own.get(repr(float(length)))) is not None:
         return dict(tracked)
     held = {}  # by number of updates
-    for file in (file for step, file in snapshots(path.parent).items() if step < contents["global_step"]):
-        try:
+    for step, file in snapshots(path.parent).items():
+        if step < contents["global_step"]:
             found = storage.load(file, mapped=True)
-        except storage.Damaged as error:
-            raise UserError(f"{asked}: {file} is needed, but {error}; restore it, or use weights=ema") from error
-        held[found["updates"]] = found["averages"]
+            held[found["updates"]] = found["averages"]
     held[state["updates"]] = own
     profiles = [Profile(gamma_of(float(each)), n) for n in held for each in own]
     factors, missing = coefficients(profiles, Profile(wanted, state["updates"]))

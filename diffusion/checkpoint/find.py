@@ -75,7 +75,7 @@ def find(ckpt: str, folder: Path) -> tuple[Path, dict[str, Any]] | None:
             try:
                 return path, read(path)
             except UserError as error:
-                console.print(f"skipped {str(error).removeprefix('ckpt=')}", style="yellow")
+                console.print(f"skipped {error}", style="yellow")
         if files:
             raise UserError(f"ckpt=auto: no checkpoint in {folder} can be read; ckpt=null starts from scratch")
         console.print("ckpt=auto: there is no checkpoint yet; starting from scratch")

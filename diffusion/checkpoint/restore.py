@@ -91,10 +91,7 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"ckpt={path}: no such file; choose a checkpoint such as outputs/…/checkpoints/last.ckpt")
     if path.suffix == exported.SUFFIX or diffusers_folder.is_folder(path):
         raise UserError(f"ckpt={path}: an exported model has no training state; start from its weights: init=…")
-    try:
-        contents = storage.load(path)
-    except storage.Damaged as error:
-        raise UserError(f"ckpt={path}: not a readable checkpoint: {error}; use another one") from error
+    contents = storage.load(path)
     for key, kind in REQUIRED.items():
         if not isinstance(contents.get(key), kind):
             raise UserError(f"ckpt={path}: not a checkpoint of diffusion.train (it has no {key}); use one of those")

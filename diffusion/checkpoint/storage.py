@@ -16,14 +16,10 @@ import torch
 from lightning.fabric.plugins.io import CheckpointIO
 from torch import Tensor
 
-from diffusion.errors import first_line
+from diffusion.errors import UserError, first_line
 from diffusion.files import PART, replacing
 
 PRIMITIVES = (Tensor, str, bytes, int, float, bool, type(None), torch.dtype, torch.device)
-
-
-class Damaged(Exception):
-    """A file that differs from what was written. The message describes the problem in one line."""
 
 
 def save(contents: Mapping[str, Any], path: Path) -> None:
@@ -46,7 +42,7 @@ def save(contents: Mapping[str, Any], path: Path) -> None:
 
 
 def load(path: Path, mapped: bool = False) -> dict[str, Any]:
-    """The contents of a checkpoint on the CPU: tensors and primitives, never code. Raises Damaged like `verify`.
+    """The contents of a checkpoint on the CPU: tensors and primitives, never code. Raises UserError like `verify`.
 
     Args:
         mapped: whether tensors are read from the file only when they are used, which must then stay as it is.
@@ -56,18 +52,18 @@ def load(path: Path, mapped: bool = False) -> dict[str, Any]:
         contents: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         return {**contents}
     except Exception as error:  # unusual and hostile files raise many kinds of exceptions
-        raise Damaged(f"it cannot be read ({first_line(error)})") from error
+        raise UserError(f"{path}: not a readable checkpoint ({first_line(error)}); use another one") from error
 
 
 def verify(path: Path) -> None:
-    """Raise Damaged unless the file is a complete zip archive whose entries are intact."""
+    """Raise UserError unless the file is a complete zip archive whose entries are intact."""
     try:
         with ZipFile(path) as archive:
             damaged = archive.testzip()
     except Exception as error:  # damaged records raise many kinds of exceptions
-        raise Damaged(f"it is no complete file ({first_line(error)})") from error
+        raise UserError(f"{path}: not a complete checkpoint ({first_line(error)}); use another one") from error
     if damaged:
-        raise Damaged(f"its content is not what was written ({damaged} is damaged)")
+        raise UserError(f"{path}: its content is not what was written ({damaged} is damaged); use another one")
 
 
 def numbered(folder: Path, step: int) -> Path:

@@ -99,8 +99,7 @@ class Samples(Settings):
     every_n_epochs: Count | None = 10
     """Epochs between pictures; null: only one picture, at the end."""
     precision: Mixed | None = None
-    """Faster sampling, of pictures and of scored samples, that changes them slightly: see `precision` of
-    diffusion.sample; null: float32, whatever trainer.precision is."""
+    """As `precision` of diffusion.sample, for pictures and scored samples, whatever trainer.precision is."""
 
 
 SCORED = 512  # samples to score if their number is not set
@@ -146,8 +145,7 @@ class Trainer(Settings):
     max_steps: Count | Literal[-1] = -1
     """Optimizer steps of the run; -1: no limit. Training ends at the first limit reached, max_epochs or max_steps."""
     accumulate_grad_batches: Count = 1
-    """Batches per optimizer step. Alternatively, data.global_batch_size sets the images per step; limit_train_batches
-    and val_check_interval then count optimizer steps."""
+    """Batches per optimizer step; alternatively, data.global_batch_size sets the images per step."""
     max_time: Annotated[str | None, BeforeValidator(_time)] = None
     """Time limit, as DD:HH:MM:SS, after which training saves and stops. A resumed run gets the full time again."""
     limit_train_batches: Count | Fraction | None = None
@@ -198,16 +196,13 @@ class Train(Settings):
     compile: bool = False
     """Compile the network with torch.compile, which takes minutes and pays in long runs on a GPU."""
     matmul_precision: Precision = "high"
-    """Precision of float32 products: on a GPU, `high` and `medium` are TF32. On a CPU with AMX, `medium` multiplies
-    matrices in bfloat16; on other CPUs it is float32, too, and faster for transformers (docs/scaling.md)."""
+    """Precision of float32 products: `high` and `medium` are TF32 on GPUs; `medium` is bfloat16 on CPUs with AMX."""
     label_dropout: Fraction = 0.1
     """Fraction of training images shown without their label, to train the network with and without labels."""
     least_interval: Count = 25
-    """Minimum number of optimizer steps between validations (each saves a checkpoint), pictures or scores whose
-    interval is given in epochs, which may be a step or two. In a short run, at most a tenth of its steps."""
+    """Minimum steps of an interval that is given in epochs; in a short run, at most a tenth of its steps."""
     restarts: CountOrZero = 0
-    """How often a run on several devices, or a job of a sweep, starts again from its newest checkpoint after one of its
-    processes was killed or has failed, e.g. because a device was lost."""
+    """How often a run on several devices, or a job of a sweep, starts again after one of its processes was lost."""
 
     validation: Validation = Validation()
     checkpoint: Checkpoint = Checkpoint()
@@ -224,8 +219,7 @@ class FromModel(Settings):
     weights: Literal["ema", "raw"] | Annotated[float, Gt(0), Le(0.288)] = "ema"
     """Averaged (`ema`) or `raw` weights; or a number: the length of a post-hoc average, for a run with ema=power."""
     precision: Mixed | None = None
-    """Faster sampling that changes the samples slightly: bf16-mixed computes the network's products in bfloat16,
-    16-mixed in float16, for GPUs without bfloat16; null: float32."""
+    """Faster sampling in bfloat16, or float16 for older GPUs, which changes the samples slightly; null: float32."""
     device: str = "auto"
     """Device: auto, cpu, cuda, cuda:1, mps."""
     guidance: OptionalGroup = None
@@ -249,8 +243,7 @@ class Drawn(FromModel):
     batch_size: Count = 64
     """Images drawn per batch."""
     label: int | str | None = None
-    """Class of all images, by name or number (7 is the class named 7, if there is one); `none`: no class; null: all
-    classes, as often as in the training images."""
+    """Class of all images, by name or number; `none`: no class; null: all classes, as often as in the training."""
     labels: Annotated[list[int | str], MinLen(1)] | None = None
     """Several classes, assigned to the images in turn; the picture has one row per class."""
     sampler: Group
@@ -275,8 +268,7 @@ class Edit(Drawn):
     strength: Positive | None = None
     """How strongly the picture is changed: the fraction of the sampler's steps that are run. null: 0.6."""
     mask: str | None = None
-    """Instead, inpaint the picture where this mask is white (brighter than grey) or transparent, by the method in the
-    group `inpainting`. The mask must have the same proportions as the picture."""
+    """Inpaint the picture where this mask of its proportions is white or transparent, by the method in `inpainting`."""
     interpolate: Annotated[list[Seed], MinLen(2), MaxLen(2)] | None = None
     """Without a picture: interpolate from image 0 of one seed to image 0 of another."""
     n: Count = 8
@@ -308,8 +300,7 @@ class Evaluate(Scored):
     again: bool = False
     """Allow another evaluation of the run on `test`; it is recorded as such."""
     n: Count | None = None
-    """Number of samples; null: as in the run, or 512 if it scored none. With images=FOLDER, number of its images to
-    score; null: all."""
+    """Number of samples; null: as in the run, or 512. With images=FOLDER, the number of its images; null: all."""
     seed: Seed | None = None
     """Seed of the samples; null: the run's seed."""
     batch_size: Count | None = None
@@ -352,13 +343,11 @@ class GuidanceStudy(AnyStudy):
     scales: Annotated[list[NonNegative], MinLen(1)] = [1, 1.25, 1.5, 2, 3]
     """Values of guidance.scale to compare. 1 means no guidance, and is always included in the results."""
     intervals: Annotated[list[Interval], MinLen(1)] | None = None
-    """Intervals (low, high] of sigma/alpha in which guidance is applied, such as [[null,null],[0.2,1.6]], as values of
-    guidance.low and guidance.high. Each scale is tried in each interval. null: the guidance's own interval."""
+    """Intervals (low, high] of sigma/alpha with guidance, such as [[null,null],[0.2,1.6]]; null: its own interval."""
     samplers: Annotated[list[str], MinLen(1)] = ["run"]
     """The run's sampler (`run`), and choices of conf/sampler with overrides after a space: "heun sampler.steps=18"."""
     steps: Count | None = None
-    """Steps of every sampler whose words do not set them; null: each sampler's own. Guidance may double the network
-    evaluations (NFE) of a step; the table shows them."""
+    """Steps of every sampler whose words do not set them; null: each sampler's own."""
 
 
 COMMANDS: dict[str, type[Settings]] = {
