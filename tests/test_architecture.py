@@ -9,7 +9,7 @@ import pytest
 
 from diffusion.config.choices import conf_dir
 from diffusion.files import PACKAGE
-from diffusion.reproduce.studies import committed_dir
+from diffusion.reproduce import committed_dir
 
 CORE = ("process", "model", "data", "metric")  # rooms that import no other room
 FRAMEWORKS = {"lightning", "hydra", "omegaconf", "pydantic", "wandb"}

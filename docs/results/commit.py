@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 
 from diffusion.report.compare import compare, gather
-from diffusion.reproduce.studies import read
+from diffusion.reproduce import read
 
 
 def commit(study: str, runs: Path = Path("outputs/results"), results: Path = Path(__file__).parent) -> None:

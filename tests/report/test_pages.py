@@ -12,7 +12,7 @@ import pytest
 import torch
 from browser import chromium, visit
 
-from diffusion import compare
+from diffusion import compare, watch
 from diffusion.evaluation.frames import Frames
 from diffusion.files import replace
 from diffusion.process.denoiser import Estimate
@@ -21,9 +21,7 @@ from diffusion.process.schedule import linear
 from diffusion.report.images import grid, save_png
 from diffusion.report.run import write_report
 from diffusion.runs.folder import Run
-from diffusion.watch import __main__ as watch
-from diffusion.watch import server
-from diffusion.watch.server import make_server
+from diffusion.watch import make_server
 
 __all__ = ["chromium"]
 Make = Callable[..., Path]
@@ -144,8 +142,8 @@ def folder(tmp_path: Path, make_run: Make) -> Path:
 @pytest.fixture
 def served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
     """A server of `folder`, without rests."""
-    monkeypatch.setattr(server, "REFRESH", 0.2)
-    monkeypatch.setattr(server, "REST", 0.0)
+    monkeypatch.setattr(watch, "REFRESH", 0.2)
+    monkeypatch.setattr(watch, "REST", 0.0)
     made = make_server(folder, 0)
     threading.Thread(target=made.serve_forever, daemon=True).start()
     yield made
@@ -206,7 +204,7 @@ def test_a_damaged_or_vanishing_file_does_not_break_other_pages(
     (folder / "sweep/0/scores.json").write_text("{")
     assert get(served, "/page/demo")[0] == get(served, "/")[0] == 200
     assert get(served, "/page/sweep/0")[0] == 404
-    monkeypatch.setattr(server, "run_sections", lambda run: 1 / 0)
+    monkeypatch.setattr(watch, "run_sections", lambda run: 1 / 0)
     (folder / "demo/config.yaml").touch()
     status, text = get(served, "/page/demo")
     assert (status, "Traceback" in text) == (500, False)
@@ -232,7 +230,7 @@ def test_an_open_page_follows_its_run_and_keeps_the_readers_place(
         assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "step"
         assert page.evaluate("document.querySelector('#noise-schedule').dataset.kept") == "yes"
         assert seen.grave == []
-        monkeypatch.setattr(server, "run_sections", lambda run: 1 / 0)
+        monkeypatch.setattr(watch, "run_sections", lambda run: 1 / 0)
         (folder / "demo/config.yaml").touch()
         page.wait_for_selector("body.silent")
 

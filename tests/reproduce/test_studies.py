@@ -7,6 +7,7 @@ import runpy
 
 import pytest
 
+from diffusion import reproduce
 from diffusion.config.choices import choices, searching
 from diffusion.config.composition import composed
 from diffusion.config.schema import COMMANDS
@@ -14,11 +15,9 @@ from diffusion.config.validation import validated
 from diffusion.errors import UserError
 from diffusion.files import PACKAGE
 from diffusion.report.compare import Mean
-from diffusion.reproduce import __main__ as reproduce
-from diffusion.reproduce import studies
-from diffusion.reproduce.studies import read
+from diffusion.reproduce import read
 
-SWEEPS = [(name, sweep) for name in choices("results") for sweep in studies.record_of(name)["sweeps"]]
+SWEEPS = [(name, sweep) for name in choices("results") for sweep in reproduce.record_of(name)["sweeps"]]
 
 
 @pytest.mark.parametrize("name", choices("results"))
@@ -31,12 +30,12 @@ def test_every_study_is_valid(name):
 @pytest.mark.parametrize(("name", "sweep"), SWEEPS)
 def test_the_pages_show_the_committed_numbers(name, sweep):
     """A table has a row for each recipe, in order; a cell may be bold, or end with ≈."""
-    rows = studies.rows_in(name, sweep)
+    rows = reproduce.rows_in(name, sweep)
     if not read(name).sweeps[sweep].of:
         assert len(rows) == len(read(name).sweeps[sweep].jobs)
-    means = studies.means(rows)
+    means = reproduce.means(rows)
     recipes = list(dict.fromkeys(recipe for recipe, _ in means))
-    page = (studies.committed_dir() / name / "README.md").read_text("utf-8")
+    page = (reproduce.committed_dir() / name / "README.md").read_text("utf-8")
     shown = [re.search(rf"<!-- table: {sweep} -->\n(.*?)\n<!-- end -->", page, re.DOTALL)]
     readme = (PACKAGE.parent / "README.md").read_text("utf-8")
     shown += re.finditer(rf"<!-- table: {name}/{sweep} -->\n(.*?)\n<!-- end -->", readme, re.DOTALL)
@@ -58,12 +57,12 @@ def test_the_pages_show_the_committed_numbers(name, sweep):
      ((1, math.nan, 1), (1.01, 5, 3), False)],
 )  # fmt: skip
 def test_means_agree_within_the_interval_of_their_difference(a, b, same):
-    assert studies.agree(Mean(*a), Mean(*b)) == same
+    assert reproduce.agree(Mean(*a), Mean(*b)) == same
 
 
 def test_several_samplings_of_one_model_count_as_one_seed():
     rows = [{"a": "x", "seed": f"{i}/{k}", "fd": str(i + k)} for i in (0, 4) for k in (0, 2)]
-    ((cell, mean),) = studies.means(rows).items()
+    ((cell, mean),) = reproduce.means(rows).items()
     assert cell == ("a=x", "fd")
     assert (mean.mean, mean.n) == (3, 2)
 
@@ -95,8 +94,8 @@ def test_a_study_is_run_committed_and_compared(command, tiny, tmp_path, monkeypa
         assert status == 0, out + err
         ran.append(out.count("is already complete"))
 
-    monkeypatch.setattr(studies, "run_command", here)
-    monkeypatch.setattr(studies, "committed_dir", lambda: tmp_path / "docs")
+    monkeypatch.setattr(reproduce, "run_command", here)
+    monkeypatch.setattr(reproduce, "committed_dir", lambda: tmp_path / "docs")
     (tmp_path / "conf/results").mkdir(parents=True)
     words = [*tiny, "trainer.max_steps=1", "samples.n=0", "seed=0,1"]
     (tmp_path / "conf/results/mine.yaml").write_text(STUDY.format(common=json.dumps(words)))
@@ -134,9 +133,9 @@ def test_a_study_waits_for_an_interrupted_command_and_then_stops(monkeypatch, ca
                 raise KeyboardInterrupt
             return 130
 
-    monkeypatch.setattr(studies.subprocess, "Popen", Process)
+    monkeypatch.setattr(reproduce.subprocess, "Popen", Process)
     with pytest.raises(KeyboardInterrupt):
-        studies.run_command("train", [])
+        reproduce.run_command("train", [])
     assert reproduce.main(["schedule"]) == 130
 
 

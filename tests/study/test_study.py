@@ -33,9 +33,10 @@ def rows_of(folder: Path, *columns: str) -> list[tuple[str, ...]]:
 
 def test_every_sampler_uses_the_most_steps_within_the_budget() -> None:
     found = within_budgets([*KNOWN, "heun sampler.churn=1"], [10], linear())
-    assert {words: nfe for words, _, nfe in found} == KNOWN | {"heun sampler.churn=1": 9}
-    for _, node, _ in found:
-        assert evaluations(make({**node, "steps": node["steps"] + 1}, "sampler"), linear()) > 10
+    assert {trial.words: trial.nfe for trial in found} == KNOWN | {"heun sampler.churn=1": 9}
+    for trial in found:
+        more = {**trial.sampler, "steps": trial.sampler["steps"] + 1}
+        assert evaluations(make(more, "sampler"), linear()) > 10
     for samplers, budget in ((["predictor_corrector"], 1), (["probability_flow"], 10)):
         with pytest.raises(UserError):
             within_budgets(samplers, [budget], linear())
@@ -44,9 +45,9 @@ def test_every_sampler_uses_the_most_steps_within_the_budget() -> None:
 def test_all_selects_the_compatible_samplers_and_reports_the_others(capsys: pytest.CaptureFixture[str]) -> None:
     """`probability_flow` chooses its evaluations; a schedule of T = 8 has no 12 uniform steps, but 12 on a grid."""
     found = within_budgets("all", [6, 12], linear(steps=8))
-    assert {words for words, _, _ in found} == {*choices("sampler")} - {"probability_flow", "consistency"}
-    assert {nfe for words, _, nfe in found if words == "dpm_2m"} == {6, 12}
-    assert {nfe for words, _, nfe in found if words == "ddim"} == {6, 8}
+    assert {trial.words for trial in found} == {*choices("sampler")} - {"probability_flow", "consistency"}
+    assert {trial.nfe for trial in found if trial.words == "dpm_2m"} == {6, 12}
+    assert {trial.nfe for trial in found if trial.words == "ddim"} == {6, 8}
     skipped = [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if "skipped" in line]
     assert {*skipped} == {"probability_flow", "consistency"}
 
@@ -88,8 +89,7 @@ def test_a_study_of_samplers_goes_on_after_it_was_killed(command, two_steps, tmp
 
 def test_every_setting_on_the_test_split_counts(command, tiny, tmp_path: Path) -> None:
     assert command("train", [*tiny, "trainer.max_steps=1", "samples.n=0", "hydra.run.dir=run"])[0] == 0
-    out = studied(command, "sampler", "ckpt=run", "samplers=[ddim]", "nfe=[2,3]", "split=test", "baselines=[]")
-    assert "warning: choosing among 2 settings by the test split" in out
+    studied(command, "sampler", "ckpt=run", "samplers=[ddim]", "nfe=[2,3]", "split=test", "baselines=[]")
     entries = json.loads((tmp_path / "run/test.json").read_text())
     assert [(entry["test_evaluation"], entry["sampler"]["steps"]) for entry in entries] == [(1, 2), (2, 3)]
 

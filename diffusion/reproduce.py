@@ -1,7 +1,17 @@
-"""The studies of docs/results: their definitions in conf/results, their runs, and the committed numbers.
+"""Rerun a study of docs/results, and compare its numbers with the committed ones; without STUDY, list the studies.
 
-docs/results/STUDY has the numbers, in SWEEP.csv with a row per recipe and seed (TRAINING/SAMPLING for the evaluation of
-a model), and record.json, with the protocol of each column: docs/results/commit.py writes them.
+  python -m diffusion.reproduce                                  the studies; nothing is run
+  python -m diffusion.reproduce schedule                         run one, or its missing runs
+  python -m diffusion.reproduce schedule hydra/launcher=joblib hydra.launcher.n_jobs=4     up to four runs at once
+
+A study is a file in conf/results or CONF/results: sweeps of diffusion.train and diffusion.evaluate. Its runs go to a
+separate folder in outputs/results (another one if settings are changed); after an interruption, the same command
+resumes there. A number agrees with the committed one if their difference lies within its 95% interval over seeds; all
+others are listed. Numbers of a single seed have no interval: they are listed, but do not count. Exit status: 0 if all
+agree; 1 if some do not; 2 for an error that you can fix, with one line on stderr; 130 after Ctrl-C.
+
+Committed are, in docs/results/STUDY, the numbers, SWEEP.csv with a row per recipe and seed (TRAINING/SAMPLING for the
+evaluation of a model), and in record.json the protocol of each column: docs/results/commit.py writes them.
 """
 
 import csv
@@ -18,18 +28,48 @@ from annotated_types import Gt, MinLen
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from diffusion.config.choices import choices, files
+from diffusion.config.choices import choices, files, searching
 from diffusion.config.quoting import command_line
 from diffusion.config.schema import Settings
 from diffusion.config.validation import validated
 from diffusion.console import console, count
-from diffusion.errors import UserError, first_line, nearest
-from diffusion.files import PACKAGE
+from diffusion.errors import Arguments, UserError, first_line, nearest
+from diffusion.files import PACKAGE, digest
 from diffusion.report.compare import Mean, by_seed, compare, gather, mean_over_seeds
 from diffusion.runs.folder import Run
 
 Words = list[str]
 Row = dict[str, Any]  # the settings that differ, the seed, the numbers; in the order of the columns
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """List the studies or run one. Returns the exit status, as explained above."""
+    parser = Arguments("reproduce", __doc__)
+    parser.add_argument("study", nargs="?", help="the study's name, as listed")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="settings for every run, such as hydra/launcher=joblib"
+    )
+    parser.add_argument("--out", type=Path, default=Path("outputs/results"), help="default: outputs/results")
+    parser.add_config_dir()
+    return parser.run(reproduce, arguments)
+
+
+def reproduce(study: str | None, overrides: Sequence[str], out: Path, config_dir: str | None) -> None:
+    """List the studies, or run the missing runs of one and compare its numbers with the committed ones."""
+    with searching([config_dir]):
+        if study is None:
+            for name in choices("results"):
+                when = record_of(name)["date"]
+                console.print(f"{name}: {read(name).question}", style="bold")
+                console.print(f"  {read(name).cost}\n  {f'result of {when}' if when else 'no result yet'}\n")
+            console.print(f"results: {committed_dir()}; python -m diffusion.reproduce STUDY runs one")
+            return
+        console.print(f"{read(study).question}\n{read(study).cost}")
+        changed = [word for word in overrides if not word.lstrip("+~").startswith("hydra")]
+        root = out / f"changed-{digest(*changed)[:8]}" if changed else out
+        sweeps = run_study(study, root, [*overrides, *(["--config-dir", config_dir] if config_dir else [])])
+        console.print(f"\nall runs of {study} are complete: {root / study}")
+        check(study, sweeps)
 
 
 class Disagreement(UserError):
@@ -65,6 +105,13 @@ class Study(Settings):
     """Expected hours on one GPU."""
     sweeps: dict[str, Sweep]
 
+    @property
+    def cost(self) -> str:
+        """How long it takes, and the other studies whose models it trains if they are missing."""
+        others = sorted({of.rpartition("/")[0] for sweep in self.sweeps.values() for of in sweep.of} - {""})
+        needed = f", and the missing models of {', '.join(others)}" if others else ""
+        return f"about {self.cpu_hours:g} h of a CPU core, or {self.gpu_hours:g} h of a GPU{needed}"
+
 
 def read(name: str) -> Study:
     """Read a study. Raises UserError for an unknown name or an invalid file."""
@@ -75,20 +122,6 @@ def read(name: str) -> Study:
         return validated(Study, yaml.safe_load(file.read_text("utf-8")))
     except (yaml.YAMLError, UserError) as error:
         raise UserError(f"{file}: {first_line(error)}; the other files in conf/results are examples") from error
-
-
-def place(study: str, sweep: str) -> tuple[str, str]:
-    """(study, sweep) of a reference within `study`: `SWEEP` or `STUDY/SWEEP`."""
-    other, _, name = sweep.rpartition("/")
-    return other or study, name
-
-
-def cost(name: str) -> str:
-    """The duration of a study, and the other studies whose models it trains if they are missing, in words."""
-    study = read(name)
-    others = {place(name, of)[0] for sweep in study.sweeps.values() for of in sweep.of} - {name}
-    needed = f", and the models of {' and '.join(sorted(others))} that are missing" if others else ""
-    return f"about {study.cpu_hours:g} h of a CPU core, or {study.gpu_hours:g} h of a GPU{needed}"
 
 
 # -------------------------------------------------------------------------------------------------------- running
@@ -109,7 +142,8 @@ def run_sweep(name: str, key: str, root: Path, more: Sequence[str], done: dict[t
     """
     sweep, folder = read(name).sweeps[key], root / name / key
     models: list[Run] = []
-    for other in (place(name, of) for of in sweep.of):
+    for study, _, of in (each.rpartition("/") for each in sweep.of):
+        other = study or name, of
         if other not in done:
             run_sweep(*other, root, more, done)
         models += [run for run in done[other] if run.config not in [model.config for model in models]]
@@ -209,3 +243,7 @@ def agree(a: Mean, b: Mean) -> bool:
     A mean of one seed has no interval (h is NaN), so it agrees only with the same number.
     """
     return a.mean == b.mean or abs(a.mean - b.mean) <= math.hypot(a.half, b.half)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

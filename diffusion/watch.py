@@ -1,6 +1,14 @@
-"""Serve live pages of the runs in a folder: read-only, on this machine's loopback address."""
+"""Serve live pages of the runs in a folder: an index of all runs, and the page of each run, sweep and study.
+
+Nothing is written. Only this machine can open them; from another one, forward the port:
+`ssh -L 8300:localhost:8300 HOST`. Press Ctrl-C to stop.
+
+  python -m diffusion.watch                 the runs in outputs, at http://127.0.0.1:8300
+  python -m diffusion.watch outputs/demo/…  one run, or one sweep
+"""
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -11,7 +19,7 @@ from typing import Any, ClassVar
 from urllib.parse import quote, unquote, urlsplit
 
 from diffusion.console import console
-from diffusion.errors import UserError, first_line
+from diffusion.errors import Arguments, UserError, first_line
 from diffusion.files import digest
 from diffusion.report.blocks import Section
 from diffusion.report.compare import compare, gather
@@ -26,6 +34,25 @@ from diffusion.runs.record import RunRecord
 REFRESH = 3.0  # seconds between the polls of a page
 REST = 10.0  # a page that has changed is made again after this many times what it took, so that a run is not slowed
 HOSTS = ("127.0.0.1", "localhost")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve a folder until interrupted. Returns the exit status: 0, or 2 with one line on stderr."""
+    parser = Arguments("watch", __doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
+    parser.add_argument("--port", type=int, default=8300, help="default: 8300; 0: any free port")
+    return parser.run(watch, arguments)
+
+
+def watch(folder: Path, port: int) -> None:
+    """Serve the pages of the runs in `folder`. Raises UserError if the folder or the port is unusable."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; choose a folder with runs, such as outputs")
+    with make_server(folder, port) as server:
+        console.print(f"watching {folder}: http://127.0.0.1:{server.server_address[1]}/", soft_wrap=True)
+        console.print("press Ctrl-C to stop")
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 class Pages:
@@ -129,3 +156,7 @@ def make_server(root: Path, port: int) -> ThreadingHTTPServer:
         return ThreadingHTTPServer(("127.0.0.1", port), type("Bound", (Handler,), {"pages": Pages(root)}))
     except (OSError, OverflowError) as error:
         raise UserError(f"--port {port}: {first_line(error)}; choose another one") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
