@@ -34,9 +34,8 @@ from diffusion.metric.record import Score
 from diffusion.metric.reference import reference_statistics
 from diffusion.pixels import MODES, resolution_of
 from diffusion.process.denoiser import Denoiser
-from diffusion.process.editing import SDEdit
+from diffusion.process.editing import Inpainting, SDEdit
 from diffusion.process.guidance import Guidance
-from diffusion.process.inpainting import Inpainting
 from diffusion.process.sampler import Sampler
 
 Labels = int | str | Sequence[int | str] | np.ndarray | Tensor | None
@@ -80,11 +79,17 @@ class Model:
                 its centre to the proportions of the model's images and downscaled.
             strength: the fraction of the sampler's steps to run, above 0 and at most 1; higher values change more.
         """
-        unit, edit = to_unit(read_picture(picture, self.restored.shape)), SDEdit(float(strength))
-        return self._draw(n, lambda drawing: replace(drawing, sampler=edit(drawing.sampler, unit)), **options)
+        unit = to_unit(read_picture(picture, self.restored.shape))
+        edit = lambda drawing: replace(drawing, sampler=SDEdit(drawing.sampler, unit, float(strength)))  # noqa: E731
+        return self._draw(n, edit, **options)
 
     def inpaint(
-        self, picture: Source, mask: Source, method: str | Inpainting = "repaint", n: int = 8, **options: Any
+        self,
+        picture: Source,
+        mask: Source,
+        method: str | Callable[..., Inpainting] = "repaint",
+        n: int = 8,
+        **options: Any,
     ) -> Tensor:
         """Fill the white part of a picture's mask; the rest is unchanged.
 
@@ -94,7 +99,7 @@ class Model:
         Args:
             picture: as for `edit`.
             mask: as the picture, with its proportions; an array or a tensor may also be bool (H, W).
-            method: a choice from conf/inpainting, or a method object, RePaint(passes=20).
+            method: a choice from conf/inpainting, or a class, such as partial(RePaint, passes=20).
         """
         shape = self.restored.shape
         fill, pixels = read_mask(mask, picture, shape), read_picture(picture, shape)

@@ -1,5 +1,6 @@
 """The work of `diffusion.edit`: variants of a picture, inpainting, and interpolation between two noises."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -22,8 +23,7 @@ from diffusion.evaluation.commands import begin, labels_of, make_drawing, save_i
 from diffusion.evaluation.devices import choose_device
 from diffusion.evaluation.drawing import Drawing
 from diffusion.pixels import resolution_of
-from diffusion.process.editing import SDEdit
-from diffusion.process.inpainting import Inpainting
+from diffusion.process.editing import Inpainting, SDEdit
 from diffusion.report.images import enlarged, gif, grid, in_turn, save_png
 
 STRENGTH = 0.6  # default for SDEdit
@@ -89,7 +89,7 @@ def edits(settings: Edit, restored: Restored, image: Source | None = None, mask:
     source = image if image is not None else str(settings.image)
     picture = read_picture(source, restored.shape)
     if settings.mask is None:
-        edited = SDEdit(settings.strength or STRENGTH)(drawing.sampler, to_unit(picture))
+        edited = SDEdit(drawing.sampler, to_unit(picture), settings.strength or STRENGTH)
         _, level = edited.begins(restored.denoiser.schedule)
         about = f"{edited.steps} of {count(drawing.sampler.steps, 'step')}, from sigma/alpha = {level:.3g}"
         return Edits(replace(drawing, sampler=edited), settings.n, picture[None], about)
@@ -100,7 +100,7 @@ def edits(settings: Edit, restored: Restored, image: Source | None = None, mask:
     return Edits(filled, settings.n, torch.stack([picture, known.to(torch.uint8)]), about)
 
 
-def filling(drawing: Drawing, picture: Tensor, fill: Tensor, method: Inpainting) -> Drawing:
+def filling(drawing: Drawing, picture: Tensor, fill: Tensor, method: Callable[..., Inpainting]) -> Drawing:
     """`drawing`, changed to fill a picture, uint8 (C, H, W), where `fill`, bool (H, W), is true, and keep the rest."""
     if bool(fill.all()):
         raise UserError("mask: it covers the whole picture, so nothing is kept; use diffusion.sample instead")

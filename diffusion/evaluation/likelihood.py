@@ -65,7 +65,7 @@ class Flow:
     variance: ClassVar[None] = None  # the flow has none
 
     def __call__(self, denoise: Denoise, x0: Tensor, streams: Streams, variance: Variance) -> Tensor:
-        return flow_likelihood(denoise, x0, streams, self.lowest, self.tolerance).bits
+        return flow_likelihood(denoise, x0, streams, self.lowest, self.tolerance)
 
 
 def bits_per_dimension(

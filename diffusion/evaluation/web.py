@@ -23,7 +23,7 @@ from diffusion.errors import UserError, first_line
 from diffusion.files import replace
 from diffusion.process import grid as grids
 from diffusion.process.denoiser import Denoiser
-from diffusion.process.sampler.loop import Evaluator, Grid
+from diffusion.process.sampler import Evaluator, Grid
 from diffusion.report.blocks import tag
 from diffusion.report.page import ASSETS, document
 from diffusion.report.run import run_sections

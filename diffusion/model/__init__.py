@@ -3,11 +3,9 @@
 A network maps (x (B, C, H, W), label (B,), classes (B,) or None) to (B, out_channels, H, W). See `network.Network`.
 """
 
-from diffusion.model.dit import DiT
 from diffusion.model.edm2 import EDM2UNet
-from diffusion.model.jit import JiT
-from diffusion.model.unet import UNet
-from diffusion.model.unet_adm import ADMUNet
+from diffusion.model.transformer import DiT, JiT
+from diffusion.model.unet import ADMUNet, UNet
 from diffusion.model.unet_memoire import MemoirUNet
 
 __all__ = ["ADMUNet", "DiT", "EDM2UNet", "JiT", "MemoirUNet", "UNet"]

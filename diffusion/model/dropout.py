@@ -1,12 +1,10 @@
 """Dropout with a mask that depends on the example, not on its position in the batch or on the device.
 
-For each element of the features, a and b are drawn uniformly, once for all examples. Example k gets u_k = a + k·b (mod
-2³²), and drops the element if u_k < p·2³². Each u_k is uniform, the elements of one example are independent, and so are
-the masks of any two examples (except for the lowest bits of u_k, which do not matter). So a mean over the batch has the
-same variance as with fully independent masks. (Pairwise independent hashing: Carter, Wegman 1979.)
-
-A batch needs only the random numbers of two examples. They come from torch's default generator, which the trainer seeds
-identically on all devices and for all micro-batches of a step.
+For each element of the features, a and b are drawn uniformly, once for all examples, from torch's default generator,
+which the trainer seeds identically on all devices and for all micro-batches of a step. Example k gets u_k = a + k·b
+(mod 2³²), and drops the element if u_k < p·2³². Each u_k is uniform, the elements of one example are independent, and
+so are the masks of any two examples (except for the lowest bits of u_k, which do not matter). So a mean over the batch
+has the same variance as with fully independent masks. (Pairwise independent hashing: Carter, Wegman 1979.)
 """
 
 import contextlib
@@ -26,10 +24,7 @@ class Examples:
 
 @contextlib.contextmanager
 def examples(index: Tensor | None) -> Iterator[None]:
-    """Within this context, row i of a network's input is example number `index[i]`; (B,), on any device.
-
-    None: the numbers are unknown.
-    """
+    """Within this context, row i of a network's input is example number `index[i]` (B,); None: unknown."""
     before, Examples.numbers = Examples.numbers, None if index is None else index.int()
     try:
         yield

@@ -4,13 +4,12 @@ arXiv:2312.02696, configuration G. Every layer preserves the expected magnitude 
 tensor is its root mean square. Equation numbers are the paper's. The weights of each output channel are normalised to
 magnitude 1: in memory at the start of each training step (forced weight normalisation, eq. 66), and in each forward
 pass (eq. 47). So the relative size of an update depends only on the learning rate. There are no biases and no group
-norms. Train it with `prediction=edm`, `objective=uncertainty`, `lr_scheduler=inverse_sqrt`, and Adam without weight
-decay at a learning rate near 0.01 (table 6).
+norms. experiment=edm2 trains it as in table 6.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
 from diffusion.model.dropout import Dropout
-from diffusion.model.network import UNetwork, check_levels
+from diffusion.model.network import Resize, UNetwork
 
 BALANCE = 0.3  # t in `mp_sum`: the share of a residual or attention branch (section 2.4)
 LIMIT = 256.0  # the largest absolute activation at the end of a block, for float16
@@ -125,8 +124,7 @@ class Block(nn.Module):
 
     h = conv₂(dropout(mp_silu(c·conv₁(mp_silu(x))))) with c = 1 + gain·W_e emb; then x ← mp_sum(x, h), and likewise
     with attention. In the encoder, x is first mapped to C_out channels and pixel-normalised. In the decoder, x is
-    mapped to C_out channels only for the sum. `resample` "down" averages each 2×2 pixels, "up" repeats each pixel 2×2,
-    and None is the identity.
+    mapped to C_out channels only for the sum. `resize` "down" averages each 2×2 pixels, "up" repeats each pixel 2×2.
     """
 
     def __init__(
@@ -137,11 +135,10 @@ class Block(nn.Module):
         dropout: float,
         head_dim: int | None = None,
         encoder: bool = False,
-        resample: Literal["down", "up"] | None = None,
+        resize: Resize = None,
     ):
         super().__init__()
-        self.encoder = encoder
-        self.resample = resample
+        self.encoder, self.resize = encoder, resize
         self.shortcut = MPConv(c_in, c_out, 1, 1) if c_in != c_out else nn.Identity()
         self.conv1 = MPConv(c_out if encoder else c_in, c_out, 3, 3)
         self.emb = MPConv(features, c_out)
@@ -151,9 +148,9 @@ class Block(nn.Module):
         self.attention = Attention(c_out, head_dim) if head_dim else None
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        if self.resample == "down":
+        if self.resize == "down":
             x = F.avg_pool2d(x, 2)
-        elif self.resample == "up":
+        elif self.resize == "up":
             x = F.interpolate(x, scale_factor=2, mode="nearest")
         if self.encoder:
             x = unit(self.shortcut(x))
@@ -166,28 +163,17 @@ class Block(nn.Module):
         return x.clamp(-LIMIT, LIMIT)
 
 
-def joined(block: nn.Module, h: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
-    """A decoder block, applied to the concatenation of h and an output of the encoder."""
-    return block(mp_cat(h, skip), emb)
-
-
 class EDM2UNet(UNetwork):
     """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
 
-    H and W must be multiples of `downsampling`. Level i works on images of H/2^i × W/2^i pixels. With `prediction=edm`,
-    x has magnitude 1 and label is log(σ)/4. The defaults are EDM2-S (table 6).
+    Level i works on images of H/2^i × W/2^i pixels. With `prediction=edm`, x has magnitude 1 and label is log(σ)/4. The
+    defaults are EDM2-S (table 6). If the variance is learned, out_channels is twice in_channels.
 
     Args:
-        in_channels: the channels of the image.
-        out_channels: the channels of the prediction; twice `in_channels` if the variance is learned.
         channels: the width of each level, in channels; with attention, multiples of `head_dim`.
         blocks: the residual blocks per level of the encoder; the decoder has one more per level.
         attention: for each level, whether attention follows its blocks; the middle always has attention.
-        dropout: the dropout probability in the residual blocks.
-        head_dim: the channels per attention head.
         bandwidth: the standard deviation of the label's frequencies; 1 for prediction=edm, 0.002 for labels 1000·t − 1.
-
-    Raises UserError if the arguments are inconsistent.
     """
 
     def __init__(
@@ -203,39 +189,24 @@ class EDM2UNet(UNetwork):
         bandwidth: Annotated[float, Gt(0)] = 1.0,
         checkpointing: bool = False,
     ):
-        super().__init__(2 ** max(0, len(channels) - 1), classes, checkpointing)
-        check_levels(channels, attention, head_dim)
-        features = max(channels)
-
-        def block(c_in: int, c_out: int, attend: bool, encoder: bool = False) -> Block:
-            return Block(c_in, c_out, features, dropout, head_dim if attend else None, encoder)
-
+        super().__init__(channels, attention, head_dim, 1, classes, checkpointing)
+        self.features, self.dropout, self.head_dim = max(channels), dropout, head_dim
         self.bandwidth, self.fourier = bandwidth, MPFourier(channels[0], bandwidth)
-        self.noise = MPConv(channels[0], features)
+        self.noise = MPConv(channels[0], self.features)
         if classes:
-            self.label = MPConv(classes + 1, features)
+            self.label = MPConv(classes + 1, self.features)
             self.ends = (*self.ends, "label")
         self.stem = MPConv(in_channels + 1, channels[0], 3, 3)
-        width, skips = channels[0], [channels[0]]
-        self.encoder = nn.ModuleDict()
-        for i, c in enumerate(channels):
-            if i > 0:
-                self.encoder[f"stage{i}_down"] = Block(width, width, features, dropout, None, True, "down")
-                skips.append(width)
-            for j in range(blocks):
-                self.encoder[f"stage{i}_block{j}"] = block(width, c, attention[i], encoder=True)
-                width = c
-                skips.append(c)
-        self.middle = nn.ModuleList([block(width, width, True), block(width, width, False)])
-        self.decoder = nn.ModuleDict()
-        for i, c in enumerate(reversed(channels)):
-            if i > 0:
-                self.decoder[f"stage{i}_up"] = Block(width, width, features, dropout, None, False, "up")
-            for j in range(blocks + 1):
-                self.decoder[f"stage{i}_block{j}"] = block(width + skips.pop(), c, attention[-1 - i])
-                width = c
-        self.out = MPConv(width, out_channels, 3, 3)
+        self.build(channels, attention, blocks)
+        self.out = MPConv(channels[0], out_channels, 3, 3)
         self.gain = nn.Parameter(torch.zeros(()))
+
+    def unit(self, c_in: int, c_out: int, attend: bool = False, resize: Resize = None, encoder: bool = False) -> Any:
+        head_dim = self.head_dim if attend else None
+        return Block(c_in, c_out, self.features, self.dropout, head_dim, encoder, resize)
+
+    def joined(self, block: nn.Module, h: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
+        return block(mp_cat(h, skip), emb)
 
     def embedding(self, label: Tensor, rows: Tensor | None) -> Tensor:
         """(B, features): the embedding of the label and of the class, a one-hot vector of magnitude 1 (figure 21)."""
@@ -254,4 +225,4 @@ class EDM2UNet(UNetwork):
                     module.force()
         emb = self.embedding(label, self.class_rows(classes, label))
         h = self.stem(torch.cat([x, torch.ones_like(x[:, :1])], dim=1))  # the weights of the ones act as the bias
-        return self.out(self.through(h, emb, joined), self.gain)
+        return self.out(self.through(h, emb), self.gain)

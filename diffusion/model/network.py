@@ -1,29 +1,28 @@
-"""The base class of the networks: class labels, image sizes and activation checkpointing."""
+"""What the networks share: class labels, image sizes, checkpointing, the embedding of the label, a U-Net's levels."""
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from diffusion.errors import UserError
 from diffusion.model.dropout import Examples, examples
 
+Resize = Literal["down", "up"] | None
+
 
 class Network(nn.Module):
     """A network: forward(x (B, C, H, W), label (B,), classes (B,) or None) -> (B, out_channels, H, W).
 
-    Networks with augmentation labels have another argument, `augment` (B, A) or None, which means zeros. Networks with
-    coordinates have another, `window` (B, 4) or None, which means whole images; see `coordinates`.
-
-    H and W must be multiples of `downsampling`. `label` is the noise label that the prediction computes from t.
-    `classes` are int64 from 0 to K, where K is the attribute `classes`. The value K means "no class"; None means "no
-    class" for all images. If K = 0, the network is unconditional and accepts only None.
-
-    Args:
-        downsampling: H and W must be multiples of it.
-        classes: K, the number of classes; 0: an unconditional network.
-        checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
+    `label` is the noise label that the prediction computes from t. `classes` are int64 from 0 to K, where K is the
+    attribute `classes`; the value K means "no class", and None means "no class" for all images. If K = 0, the network
+    is unconditional and accepts only None. Networks with augmentation labels have another argument, `augment` (B, A) or
+    None, which means zeros. Networks with coordinates have another, `window` (B, 4) or None, which means whole images;
+    see `coordinates`. H and W must be multiples of `downsampling`.
     """
 
     ends: tuple[str, ...] = ("stem", "out")
@@ -54,14 +53,6 @@ class Network(nn.Module):
             return None
         return torch.full_like(label, self.classes, dtype=torch.int64) if classes is None else classes
 
-    def located(self, x: Tensor, window: Tensor | None) -> Tensor:
-        """x with its `coordinates` as two more channels if the network accepts them, else x."""
-        if self.coordinates:
-            return torch.cat([x, coordinates(x, window)], dim=1)
-        if window is not None:
-            raise UserError("model: this network does not accept the positions of crops; use one with coordinates")
-        return x
-
     def run(self, block: Callable[..., Tensor], *inputs: object) -> Tensor:
         """block(*inputs). With `checkpointing`, the backward pass recomputes the block (Chen et al. 2016).
 
@@ -78,29 +69,69 @@ def _with_examples(numbers: Tensor | None, block: Callable[..., Tensor], *inputs
         return block(*inputs)
 
 
+def sinusoidal(label: Tensor, width: int, shift: int = 1) -> Tensor:
+    """[sin(label·ω), cos(label·ω)] (B, width) of label (B,), ω_k = 10000^(−k/(width/2 − shift)), k = 0 … width/2 − 1.
+
+    Vaswani et al. 2017, §3.5, in DDPM's order (sines first); `shift` is 1 in DDPM and 0 in ADM. Always in float32: in
+    bfloat16 the labels 998 and 999 would be the same number.
+    """
+    half = width // 2
+    k = torch.arange(half, dtype=torch.float32, device=label.device)
+    omega = torch.exp(-math.log(10000) * k / (half - shift))
+    phase = label.float()[:, None] * omega
+    return torch.cat([phase.sin(), phase.cos()], dim=1)
+
+
+class TimeEmbedding(nn.Module):
+    """label (B,), rows (B,), augment (B, A) -> (B, features): silu(W₂ silu(W₁ sinusoidal(label)) + class vector).
+
+    DDPM applies the outer silu in each residual block; here it is applied once. The class vector, one of K + 1 (the
+    last for "no class"; none if K = `classes` = 0), is added as in ADM (Dhariwal, Nichol 2021, section 3) and DiT. W_a
+    augment is added to the sinusoids of `width` numbers, as in EDM's code, and W_a is zero-initialised.
+    `cosines_first`: [cos, sin] instead of [sin, cos], as in ADM and DiT.
+    """
+
+    def __init__(
+        self, width: int, features: int, classes: int = 0, shift: int = 1, cosines_first: bool = False, augment: int = 0
+    ):
+        super().__init__()
+        self.width, self.shift, self.cosines_first = width, shift, cosines_first
+        self.linear1 = nn.Linear(width, features)
+        self.linear2 = nn.Linear(features, features)
+        if classes:
+            self.classes = nn.Embedding(classes + 1, features)
+        if augment:
+            self.augment = nn.Parameter(torch.zeros(width, augment))
+
+    def forward(self, label: Tensor, rows: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
+        waves = sinusoidal(label, self.width, self.shift)
+        if self.cosines_first:
+            waves = waves.roll(self.width // 2, dims=1)
+        waves = waves.to(self.linear1.weight.dtype)
+        if augment is not None:
+            waves = waves + F.linear(augment.to(waves.dtype), self.augment)
+        emb = self.linear2(F.silu(self.linear1(waves)))
+        return F.silu(emb if rows is None else emb + self.classes(rows))
+
+
 def coordinates(x: Tensor, window: Tensor | None = None) -> Tensor:
     """(B, 2, h, w) for x (B, C, h, w): to the right, then down; −1 and 1 are the centres of the image's outer pixels.
 
-    Positions of a crop's pixels in the whole image are inputs of a network (Wang et al. 2023, "Patch Diffusion").
-
-    Args:
-        window: (B, 4), the row and column of the crop's first pixel in the whole image, then the height and width of
-            that image; None: x is the whole image.
+    `window` (B, 4) is the row and column of a crop's first pixel in the whole image, then the height and width of that
+    image (Wang et al. 2023, "Patch Diffusion"); None: x is the whole image.
     """
     height, width = x.shape[2:]
     if window is None:
-        top = left = torch.zeros(len(x), 1, device=x.device)
-        rows, columns = (torch.full((len(x), 1), float(side), device=x.device) for side in (height, width))
-    else:
-        top, left, rows, columns = window.float().split(1, dim=1)
-    across = _line(left, width, columns)[:, None, :].expand(-1, height, -1)
-    down = _line(top, height, rows)[:, :, None].expand(-1, -1, width)
+        window = torch.stack([x.new_full((len(x),), n, dtype=torch.float32) for n in (0, 0, height, width)], dim=1)
+    top, left, rows, columns = window.float().split(1, dim=1)
+
+    def line(first: Tensor, n: int, whole: Tensor) -> Tensor:
+        """(B, n)."""
+        return (first + torch.arange(n, device=x.device)) / (whole - 1).clamp(min=1) * 2 - 1
+
+    across = line(left, width, columns)[:, None, :].expand(-1, height, -1)
+    down = line(top, height, rows)[:, :, None].expand(-1, -1, width)
     return torch.stack([across, down], dim=1).to(x.dtype)
-
-
-def _line(first: Tensor, n: int, whole: Tensor) -> Tensor:
-    """(B, n): the coordinates of the n pixels from `first` (B, 1) on, in a whole image of `whole` (B, 1) pixels."""
-    return (first + torch.arange(n, device=first.device)) / (whole - 1).clamp(min=1) * 2 - 1
 
 
 def to_channels_last(network: nn.Module) -> None:
@@ -113,38 +144,64 @@ def to_channels_last(network: nn.Module) -> None:
 class UNetwork(Network):
     """A network with an encoder and a decoder of several levels, each for images of half the size of the one before.
 
-    Subclasses define the blocks (x, emb) -> x of the encoder, the middle and the decoder.
+    Level i has `channels[i]` channels and, if `attention[i]`, attention with heads of `head_dim` channels after each of
+    its blocks (x, emb) -> x; the middle, on the last level, always has attention. Subclasses define `unit`.
     """
 
     encoder: nn.ModuleDict
     middle: nn.ModuleList
     decoder: nn.ModuleDict
 
-    def through(self, h: Tensor, emb: Tensor, joined: Callable[..., Tensor]) -> Tensor:
-        """All blocks in turn. Each output of the encoder is an input of one decoder block, last in, first out.
+    def __init__(
+        self, channels: Sequence[int], attention: Sequence[bool], head_dim: int | None, patch: int, *more: Any
+    ):
+        super().__init__(patch * 2 ** max(0, len(channels) - 1), *more)
+        if not channels or len(attention) != len(channels):
+            raise UserError(
+                f"model: channels has {len(channels)} entries and attention {len(attention)}; both need one a level, "
+                "such as [64,128] and [false,true]"
+            )
+        attending = [c for c, attend in zip(channels, attention, strict=True) if attend] + [channels[-1]]
+        if invalid := [c for c in attending if c % (head_dim or 1)]:
+            raise UserError(f"model: {invalid[0]} channels with attention are not a multiple of head_dim={head_dim}")
 
-        Args:
-            joined: (block, h, skip, emb) -> block(h and skip, emb).
-        """
+    def unit(self, c_in: int, c_out: int, attend: bool = False, resize: Resize = None, encoder: bool = False) -> Any:
+        """A block, or the layer that downsamples or upsamples between two levels."""
+        raise NotImplementedError
+
+    def build(self, channels: Sequence[int], attention: Sequence[bool], blocks: int) -> None:
+        """Add the blocks: `blocks` per level of the encoder, and one more per level of the decoder."""
+        width, skips, last = channels[0], [channels[0]], len(channels) - 1
+        self.encoder = nn.ModuleDict()
+        for i, c in enumerate(channels):
+            for j in range(blocks):
+                self.encoder[f"stage{i}_block{j}"] = self.unit(width, c, attention[i], encoder=True)
+                width = c
+                skips.append(c)
+            if i < last:
+                self.encoder[f"stage{i}_down"] = self.unit(c, c, resize="down", encoder=True)
+                skips.append(c)
+        self.middle = nn.ModuleList([self.unit(width, width, True), self.unit(width, width)])
+        self.decoder = nn.ModuleDict()
+        for i, c in enumerate(reversed(channels)):
+            for j in range(blocks + 1):
+                self.decoder[f"stage{i}_block{j}"] = self.unit(width + skips.pop(), c, attention[-1 - i])
+                width = c
+            if i < last:
+                self.decoder[f"stage{i}_up"] = self.unit(c, c, resize="up")
+
+    def joined(self, block: nn.Module, h: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
+        """A decoder block, applied to the concatenation of h and an output of the encoder."""
+        return block(torch.cat([h, skip], dim=1), emb)
+
+    def through(self, h: Tensor, emb: Tensor) -> Tensor:
+        """All blocks in turn. Each output of the encoder is an input of one decoder block, last in, first out."""
         skips = [h]
-        for unit in self.encoder.values():
-            h = self.run(unit, h, emb)
-            skips.append(h)
+        for block in self.encoder.values():
+            skips.append(self.run(block, skips[-1], emb))
+        h = skips[-1]
         for block in self.middle:
             h = self.run(block, h, emb)
-        for name, unit in self.decoder.items():
-            h = self.run(unit, h, emb) if name.endswith("_up") else self.run(joined, unit, h, skips.pop(), emb)
+        for name, block in self.decoder.items():
+            h = self.run(block, h, emb) if name.endswith("_up") else self.run(self.joined, block, h, skips.pop(), emb)
         return h
-
-
-def check_levels(channels: Sequence[int], attention: Sequence[bool], head_dim: int | None) -> None:
-    """Raise UserError unless each level of a U-Net has a width, an attention flag and whole attention heads."""
-    if not channels:
-        raise UserError("model: channels is empty: set the width of at least one level, such as [64,128]")
-    if len(attention) != len(channels):
-        raise UserError(
-            f"model: attention has {len(attention)} entries and channels {len(channels)}; both need one a level"
-        )
-    attending = [c for c, attend in zip(channels, attention, strict=True) if attend] + [channels[-1]]
-    if invalid := [c for c in attending if c % (head_dim or 1)]:
-        raise UserError(f"model: {invalid[0]} channels with attention are not a multiple of head_dim={head_dim}")

@@ -1,14 +1,16 @@
-"""The U-Net of "Denoising Diffusion Probabilistic Models" (Ho, Jain, Abbeel 2020, appendix B).
-
-It is equivalent to diffusers' `UNet2DModel` with the settings of `google/ddpm-cifar10-32` (see
-`diffusion.model.diffusers`).
+"""The U-Nets of DDPM (Ho, Jain, Abbeel 2020, appendix B) and ADM (Dhariwal, Nichol 2021, section 3).
 
     stem ── blocks ── ↓ ── blocks ── ↓ ── blocks ── middle ── blocks ── ↑ ── blocks ── ↑ ── blocks ── output
           each output of the encoder is concatenated to the input of one decoder block, last in, first out
+
+They are equivalent to diffusers' `UNet2DModel`, with the settings of `google/ddpm-cifar10-32` and with resampling
+residual blocks (see `diffusion.model.diffusers`). ADM differs from DDPM in three ways: the embedding scales and shifts
+each second group norm (adaptive group norm), residual blocks downsample and upsample the images (as in BigGAN), and
+attention has several heads, on several levels.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,17 +19,15 @@ from torch import Tensor, nn
 
 from diffusion.errors import UserError
 from diffusion.model.dropout import Dropout
-from diffusion.model.embedding import TimeEmbedding
-from diffusion.model.network import UNetwork, check_levels
+from diffusion.model.network import Resize, TimeEmbedding, UNetwork, coordinates
 
 EPS = 1e-6  # of all group norms, as in DDPM
 
 
 class GroupNorm(nn.GroupNorm):
-    """x (B, C, …) -> γ (x − mean)/√(variance + eps) + β, mean and variance per image and group of channels.
+    """Group norm. On a CPU, training in bfloat16 normalises in float32, as autocast does on a GPU.
 
-    On a CPU, training in bfloat16 normalises in float32, as autocast does on a GPU: the backward pass of torch's kernel
-    for large bfloat16 images in channels_last format takes five times as long (torch 2.13).
+    The backward pass of torch's kernel for large bfloat16 channels_last images takes five times as long (torch 2.13).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class Block(nn.Module):
     modulations = 1  # values of the embedding per channel
 
     def __init__(
-        self, c_in: int, c_out: int, features: int, groups: int, dropout: float, head_dim: int | None, eps: float = EPS
+        self, c_in: int, c_out: int, head_dim: int | None, features: int, groups: int, dropout: float, eps: float = EPS
     ):
         super().__init__()
         self.norm1 = GroupNorm(groups, c_in, eps)
@@ -85,9 +85,8 @@ class Block(nn.Module):
 class Downsample(nn.Module):
     """(B, C, H, W) -> (B, C, H/2, W/2) by a 3×3 convolution of stride 2.
 
-    Args:
-        padding: 1: pad all sides; 0: pad only the right and the bottom. The latter is TensorFlow's "SAME" padding,
-            which DDPM's published weights were trained with.
+    With `padding` 1 all sides are padded, with 0 only the right and the bottom: TensorFlow's "SAME" padding, which
+    DDPM's published weights were trained with.
     """
 
     def __init__(self, channels: int, padding: int = 0):
@@ -120,39 +119,21 @@ class Upsample(nn.Module):
         return enlarged(x, self.conv)
 
 
-def joined(unit: nn.Module, h: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
-    """A decoder block, applied to the concatenation of h and an output of the encoder."""
-    return unit(torch.cat([h, skip], dim=1), emb)
-
-
-# The constructors block(c_in, c_out, attend), down(channels) and up(channels).
-Units = tuple[Callable[[int, int, bool], nn.Module], Callable[[int], nn.Module], Callable[[int], nn.Module]]
-
-
 class UNet(UNetwork):
     """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
 
-    H and W must be multiples of `downsampling`; label is DDPM's time index 1000·t − 1. Level i works on images of
-    H/(p·2^i) × W/(p·2^i) pixels, where p is `patch`.
+    label is DDPM's time index 1000·t − 1. Level i works on images of H/(p·2^i) × W/(p·2^i) pixels, where p is `patch`.
+    If the variance is learned, out_channels is twice in_channels.
 
     Args:
-        in_channels: the channels of the image.
-        out_channels: the channels of the prediction; twice `in_channels` if the variance is learned.
         channels: the width of each level, in channels; multiples of `groups` and, with attention, of `head_dim`.
         blocks: the residual blocks per level of the encoder; the decoder has one more per level.
         attention: for each level, whether attention follows its blocks; the middle always has attention.
-        dropout: the dropout probability in the residual blocks.
         groups: the number of groups of each group norm.
-        head_dim: the channels per attention head; None: a single head, as in DDPM.
-        patch: p; each p×p square of pixels becomes one pixel with p² times the channels before the first level.
-        augment: the number of augmentation labels; 0: none.
-        coordinates: add the position of each pixel in the image as two more input channels.
-        norm_eps: the constant that each group norm adds to the variance; None: as in the paper.
+        norm_eps: the constant that each group norm adds to the variance; null: as in the paper.
         down_padding: 0 or 1, see `Downsample`.
-        frequency_shift: the shift of the label's frequencies, see `sinusoidal`; None: as in the paper.
-        cosines_first: cosines before sines in the label's embedding; None: as in the paper.
-
-    Raises UserError if the arguments are inconsistent.
+        frequency_shift: the shift of the label's frequencies, see `sinusoidal`; null: as in the paper.
+        cosines_first: cosines before sines in the label's embedding; null: as in the paper.
     """
 
     norm_eps = EPS
@@ -179,52 +160,31 @@ class UNet(UNetwork):
         frequency_shift: Literal[0, 1] | None = None,
         cosines_first: bool | None = None,
     ):
-        super().__init__(patch * 2 ** max(0, len(channels) - 1), classes, checkpointing)
-        check_levels(channels, attention, head_dim)
+        super().__init__(channels, attention, head_dim, patch, classes, checkpointing)
         if invalid := [c for c in channels if c % groups]:
             raise UserError(f"model: {invalid[0]} channels are not a multiple of groups={groups}")
         self.patch, self.coordinates, self.down_padding = patch, coordinates, down_padding
         self.norm_eps = self.norm_eps if norm_eps is None else norm_eps
         self.frequency_shift = self.frequency_shift if frequency_shift is None else frequency_shift
         self.cosines_first = self.cosines_first if cosines_first is None else cosines_first
-        features = 4 * channels[0]
-        block, down, up = self.units(features, groups, dropout, head_dim)
-
-        self.time = TimeEmbedding(
-            channels[0], features, classes, self.frequency_shift, self.cosines_first, augment=augment
-        )
+        features, self.head_dim = 4 * channels[0], head_dim
+        self.settings: dict[str, Any] = {"features": features, "groups": groups, "dropout": dropout}
+        waves = (self.frequency_shift, self.cosines_first, augment)
+        self.time = TimeEmbedding(channels[0], features, classes, *waves)
         self.stem = nn.Conv2d((in_channels + 2 * coordinates) * patch**2, channels[0], 3, padding=1)
-        width, skips = channels[0], [channels[0]]
-        self.encoder = nn.ModuleDict()
-        for i, c in enumerate(channels):
-            for j in range(blocks):
-                self.encoder[f"stage{i}_block{j}"] = block(width, c, attention[i])
-                width = c
-                skips.append(c)
-            if i < len(channels) - 1:
-                self.encoder[f"stage{i}_down"] = down(c)
-                skips.append(c)
-        self.middle = nn.ModuleList([block(width, width, True), block(width, width, False)])
-        self.decoder = nn.ModuleDict()
-        for i, c in enumerate(reversed(channels)):
-            for j in range(blocks + 1):
-                self.decoder[f"stage{i}_block{j}"] = block(width + skips.pop(), c, attention[-1 - i])
-                width = c
-            if i < len(channels) - 1:
-                self.decoder[f"stage{i}_up"] = up(c)
-
-        self.norm = GroupNorm(groups, width, self.norm_eps)
-        self.out = nn.Conv2d(width, out_channels * patch**2, 3, padding=1)
+        self.build(channels, attention, blocks)
+        self.norm = GroupNorm(groups, channels[0], self.norm_eps)
+        self.out = nn.Conv2d(channels[0], out_channels * patch**2, 3, padding=1)
         self.initialise()
 
-    def units(self, features: int, groups: int, dropout: float, head_dim: int | None) -> Units:
-        """The constructors of the blocks and of the downsampling and upsampling layers."""
+    def heads(self, c: int, attend: bool) -> int | None:
+        """The channels of each head of a block's attention; None: no attention."""
+        return (self.head_dim or c) if attend else None
 
-        def block(c_in: int, c_out: int, attend: bool) -> Block:
-            heads = (head_dim or c_out) if attend else None
-            return Block(c_in, c_out, features, groups, dropout, heads, self.norm_eps)
-
-        return block, lambda channels: Downsample(channels, self.down_padding), Upsample
+    def unit(self, c_in: int, c_out: int, attend: bool = False, resize: Resize = None, encoder: bool = False) -> Any:
+        if resize is not None:
+            return Downsample(c_in, self.down_padding) if resize == "down" else Upsample(c_in)
+        return Block(c_in, c_out, self.heads(c_out, attend), eps=self.norm_eps, **self.settings)
 
     def initialise(self) -> None:
         """As in DDPM: Glorot-uniform weights, zero biases; each residual branch and the network end in a zero layer."""
@@ -249,9 +209,61 @@ class UNet(UNetwork):
         window: Tensor | None = None,
     ) -> Tensor:
         self.check_size(*x.shape[2:])
-        x = self.located(x, window)
+        if self.coordinates:
+            x = torch.cat([x, coordinates(x, window)], dim=1)
         emb = self.time(label, self.class_rows(classes, label), augment)
-        h = self.stem(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
-        h = self.through(h, emb, joined)
+        h = self.through(self.stem(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x), emb)
         y = self.out(F.silu(self.norm(h)))
         return F.pixel_shuffle(y, self.patch) if self.patch > 1 else y
+
+
+class AdaptiveBlock(Block):
+    """x (B, C_in, H, W), emb (B, features) -> (B, C_out, H', W'): a residual block with adaptive norm, then attention.
+
+    shortcut(resize(x)) + conv₂(dropout(silu((1 + s)·norm₂(h) + b))) with h = conv₁(resize(silu(norm₁(x)))) and
+    (s, b) = W_t emb; conv₂ is zero-initialised. `resize` "down" averages each 2×2 pixels, "up" repeats each pixel
+    2×2, and None is the identity.
+    """
+
+    modulations = 2  # s and b
+
+    def __init__(self, *args: Any, resize: Resize = None, **more: Any):
+        super().__init__(*args, **more)
+        self.resize = resize
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = F.silu(self.norm1(x))
+        if self.resize == "down":
+            x, h = F.avg_pool2d(x, 2), self.conv1(F.avg_pool2d(h, 2))
+        elif self.resize == "up":
+            x, h = F.interpolate(x, scale_factor=2, mode="nearest"), enlarged(h, self.conv1)
+        else:
+            h = self.conv1(h)
+        s, b = self.time(emb)[:, :, None, None].chunk(2, dim=1)
+        h = self.conv2(self.dropout(F.silu((1 + s) * self.norm2(h) + b)))
+        return self.attention(self.shortcut(x) + h)
+
+
+class ADMUNet(UNet):
+    """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
+
+    The arguments are those of `UNet`, without `down_padding`, because no convolution has a stride. ADM's network for
+    ImageNet at 64×64 (appendix I) is conf/model/unet_adm.yaml.
+    """
+
+    norm_eps = 1e-5  # as in ADM's code
+    frequency_shift = 0
+    cosines_first = True
+
+    def unit(self, c_in: int, c_out: int, attend: bool = False, resize: Resize = None, encoder: bool = False) -> Any:
+        if self.down_padding:
+            raise UserError("model: ADMUNet averages pixels without padding; set down_padding to 0")
+        return AdaptiveBlock(c_in, c_out, self.heads(c_out, attend), resize=resize, eps=self.norm_eps, **self.settings)
+
+    def initialise(self) -> None:
+        """Torch's defaults, but each residual branch and the network end in a zero layer (section 3)."""
+        ends: list[nn.Module] = [self.out]
+        ends += [module.conv2 for module in self.modules() if isinstance(module, AdaptiveBlock)]
+        ends += [module.out for module in self.modules() if isinstance(module, Attention)]
+        for parameter in nn.ModuleList(ends).parameters():
+            nn.init.zeros_(parameter)

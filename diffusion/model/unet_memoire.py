@@ -10,8 +10,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
-from diffusion.model.embedding import TimeEmbedding
-from diffusion.model.network import Network
+from diffusion.model.network import Network, TimeEmbedding
 
 
 class Stage(nn.Module):
@@ -28,25 +27,12 @@ class Stage(nn.Module):
         return F.relu(self.conv2(h))
 
 
-def joined(stage: nn.Module, up: nn.Module, x: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
-    """A decoder stage, applied to the concatenation of the upsampled x and the encoder's features of that size."""
-    return stage(torch.cat([up(x), skip], dim=1), emb)
-
-
 class MemoirUNet(Network):
     """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W).
 
     Encoder: a `Stage` and a 2×2 max pooling per entry of `channels`. Bottleneck: a `Stage` without pooling.
     Decoder, per entry: a transposed convolution of stride 2, concatenation with the encoder's features of that size,
-    and a `Stage`. Output: a 1×1 convolution. Every stage gets the time embedding. H and W must be multiples of
-    `downsampling`; label is DDPM's time index 1000·t − 1.
-
-    Args:
-        in_channels: the channels of the image.
-        out_channels: the channels of the prediction; twice `in_channels` if the variance is learned.
-        channels: the width of each stage of the encoder, in channels; the decoder has the reverse order.
-        bottleneck: the width of the bottleneck, in channels.
-        features: the length of the time embedding.
+    and a `Stage`. Output: a 1×1 convolution. Every stage gets the time embedding of the label 1000·t − 1.
     """
 
     ends = ("encoder.0.conv1", "out")
@@ -79,15 +65,18 @@ class MemoirUNet(Network):
                 nn.init.kaiming_normal_(module.weight)
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
+    def decoded(self, stage: nn.Module, up: nn.Module, x: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
+        """A decoder stage, applied to the concatenation of the upsampled x and the encoder's features of that size."""
+        return stage(torch.cat([up(x), skip], dim=1), emb)
+
     def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
         self.check_size(*x.shape[2:])
         emb = self.time(label, self.class_rows(classes, label))
         skips = []
         for stage in self.encoder:
-            x = self.run(stage, x, emb)
-            skips.append(x)
-            x = F.max_pool2d(x, 2)
+            skips.append(self.run(stage, x, emb))
+            x = F.max_pool2d(skips[-1], 2)
         x = self.run(self.bottleneck, x, emb)
         for up, stage in zip(self.up, self.decoder, strict=True):
-            x = self.run(joined, stage, up, x, skips.pop(), emb)
+            x = self.run(self.decoded, stage, up, x, skips.pop(), emb)
         return self.out(x)

@@ -26,8 +26,8 @@ def non_leaky(
 ) -> tuple[Tensor, Tensor]:
     """EDM's six image transformations, in this order, and their labels (table 6).
 
-    Each transformation draws its own z ~ N(0, 1) and angle ~ U(−π, π), except that φ is 0 with probability 1/2 (as in
-    the paper's code). The first two are applied with the probability in the table, the others with `probability` A:
+    Each draws its own z ~ N(0, 1) and angle ~ U(−π, π), except that φ is 0 with probability 1/2 (as in the paper's
+    code). The last four are applied with `probability` A, 0.12 in the paper for CIFAR-10 and 0.15 for photographs:
 
     | transformation | amount | labels |
     | --- | --- | --- |
@@ -38,14 +38,10 @@ def non_leaky(
     | stretching along the direction φ and shrinking across it | 2^{z/5} | a_5 = z cos 2φ, a_6 = z sin 2φ |
     | translation to the right and down | z_1 W/8, z_2 H/8 | a_7 = z_1, a_8 = z_2 |
 
-    The angle in a_5 and a_6 is doubled because z along φ is the same as −z along φ + π/2, but not the same as −z along
-    φ + π. With the doubled angle, equal labels mean equal transformations. The labels of transformations that are not
-    applied are zero. If none of the last four is applied, the pixels keep their values; otherwise the image is
-    resampled once, by bicubic interpolation with reflected edges (the paper's code resamples with wavelets). Positive
-    angles are clockwise.
-
-    Args:
-        probability: A; the paper uses 0.12 for CIFAR-10 and 0.15 for photographs of faces and animals.
+    z along φ is the same as −z along φ + π/2: with the doubled angle, equal labels mean equal transformations. The
+    labels of transformations that are not applied are zero. If none of the last four is applied, the pixels keep their
+    values; otherwise the image is resampled once, by bicubic interpolation with reflected edges (the paper's code
+    resamples with wavelets). Positive angles are clockwise.
     """
     height, width = x0.shape[2:]
     made = [streams.uniform() < p for p in (0.5, probability / 2, *[probability] * 4)]
@@ -60,9 +56,9 @@ def non_leaky(
     x = torch.where(made[0][:, None, None, None], x0.flip(3), x0)
     x = torch.where(made[1][:, None, None, None], x.flip(2), x)
     # The value at p is read at S⁻¹ R⁻¹ A⁻¹ (p − shift): S scales, R rotates, and A = R_φ diag(s, 1/s) R_φ⁻¹.
-    stretch = 2 ** (z_stretch / 5)
-    back = product(rotation(-theta), rotation(phi), diagonal(1 / stretch, stretch), rotation(-phi))
-    back = product(diagonal(*[2 ** (-z_scale / 5)] * 2), back)
+    zero, stretch, shrink = torch.zeros_like(theta), 2 ** (z_stretch / 5), 2 ** (-z_scale / 5)
+    back = product(rotation(-theta), rotation(phi), (1 / stretch, zero, zero, stretch), rotation(-phi))
+    back = product((shrink, zero, zero, shrink), back)
     moved = warped(x, back, z_right * width / 8, z_down * height / 8)
     geometric = torch.stack(made[2:]).any(dim=0)
     labels = [
@@ -78,12 +74,6 @@ def rotation(angle: Tensor) -> Matrix:
     return cos, -sin, sin, cos
 
 
-def diagonal(x: Tensor, y: Tensor) -> Matrix:
-    """[[x, 0], [0, y]]."""
-    zero = torch.zeros_like(x)
-    return x, zero, zero, y
-
-
 def product(first: Matrix, *others: Matrix) -> Matrix:
     """The product of 2×2 matrices, from left to right."""
     for e, f, g, h in others:
@@ -93,15 +83,9 @@ def product(first: Matrix, *others: Matrix) -> Matrix:
 
 
 def warped(x: Tensor, back: Matrix, right: Tensor, down: Tensor) -> Tensor:
-    """Resample x (B, C, H, W): the value at p is read at M (p − (right, down)), where p = (0, 0) is the centre.
-
-    Args:
-        back: M, applied to positions (x, y) in pixels.
-        right, down: the translation in pixels, (B,).
-    """
+    """x (B, C, H, W) resampled: the value at p is read at M (p − (right, down)), M = `back`; (0, 0) is the centre."""
     height, width = x.shape[2:]
-    columns = torch.arange(width, dtype=torch.float32, device=x.device) - (width - 1) / 2
-    rows = torch.arange(height, dtype=torch.float32, device=x.device) - (height - 1) / 2
+    columns, rows = (torch.arange(n, dtype=torch.float32, device=x.device) - (n - 1) / 2 for n in (width, height))
     a, b, c, d, right, down = (each.view(-1, 1, 1) for each in (*back, right, down))
     px, py = columns[None, None] - right, rows[None, :, None] - down
     # Normalised: −1 and 1 are the outer edges of the image.

@@ -26,13 +26,8 @@ class Profile(NamedTuple):
     n: float
 
 
-def length_of(gamma: float) -> float:
-    """σ_rel = √(γ + 1) / ((γ + 2) √(γ + 3)), the standard deviation of p as a fraction of n."""
-    return float((gamma + 1) ** 0.5 / ((gamma + 2) * (gamma + 3) ** 0.5))
-
-
 def gamma_of(length: float) -> float:
-    """γ for a given length: the largest root of (γ + 2)² (γ + 3) = (γ + 1) / σ_rel², at least 0.
+    """γ of the length σ_rel = √(γ + 1) / ((γ + 2) √(γ + 3)): the largest root of (γ + 2)² (γ + 3) = (γ + 1) / σ_rel².
 
     Raises UserError for a length outside (0, 1/√12]; a longer one would give early steps more weight than late ones.
     """
@@ -53,10 +48,7 @@ def decay(gamma: float, n: int) -> float:
 
 
 def inner_products(rows: Sequence[Profile], columns: Sequence[Profile]) -> Tensor:
-    """⟨p_i, p_j⟩ = ∫ p_i p_j, float64 (rows, columns).
-
-    For n_i ≤ n_j it is (γ_i + 1)(γ_j + 1) / ((γ_i + γ_j + 1) n_j) · (n_i/n_j)^{γ_j}.
-    """
+    """⟨p_i, p_j⟩ (rows, columns): (γ_i + 1)(γ_j + 1) / ((γ_i + γ_j + 1) n_j) · (n_i/n_j)^{γ_j} for n_i ≤ n_j."""
     gamma_i, n_i = torch.tensor(rows, dtype=torch.float64).T[:, :, None]
     gamma_j, n_j = torch.tensor(columns, dtype=torch.float64).T[:, None, :]
     later = torch.where(n_i <= n_j, gamma_j, gamma_i)
@@ -66,13 +58,10 @@ def inner_products(rows: Sequence[Profile], columns: Sequence[Profile]) -> Tenso
 
 
 def coefficients(kept: Sequence[Profile], wanted: Profile) -> tuple[Tensor, float]:
-    """The linear combination of the profiles `kept` closest to `wanted` in the L² norm, and its relative error.
+    """x (kept,), float64, of the Σ x_i p_i of `kept` closest to `wanted` = p in L², and ‖p − Σ x_i p_i‖ / ‖p‖.
 
-    The coefficients x solve A x = b with A = ⟨p_i, p_j⟩ and b = ⟨p_i, p⟩ (algorithm 3 of the paper). They are divided
-    by their sum, as in the authors' code, so averaging constant weights returns those weights.
-
-    Returns:
-        x, float64 (kept,), and ‖p − Σ x_i p_i‖ / ‖p‖.
+    The solution of A x = b with A = ⟨p_i, p_j⟩ and b = ⟨p_i, p⟩ (algorithm 3) is divided by its sum, as in the authors'
+    code, so averaging constant weights returns those weights.
     """
     A, b = inner_products(kept, kept), inner_products(kept, [wanted])[:, 0]
     norms = A.diagonal().sqrt()  # the profiles are scaled to norm 1: otherwise early ones would outweigh late ones

@@ -1,7 +1,7 @@
 """Training on random crops, with their positions as network inputs (Wang et al. 2023, "Patch Diffusion").
 
 A convolutional network learns E[x0 | x_t] of crops of several sizes, including whole images. Training steps cost less
-on average, and structure that all sizes share is learned from all of them. Sampling uses whole images.
+on average. Sampling uses whole images.
 """
 
 from collections.abc import Sequence
@@ -17,19 +17,13 @@ from diffusion.randomness import Streams
 
 
 class Crops:
-    """(x0 (B, C, H, W), streams) -> random crops (B, C, H/d, W/d) and their windows (B, 4).
+    """(x0 (B, C, H, W), streams) -> random crops (B, C, H/d, W/d) and their windows (B, 4), int64 (top, left, H, W).
 
-    A window is (top, left, H, W), int64: the row and column of the crop's first pixel, and the size of the whole image.
-    One d is drawn per batch, from the batch's seed. Crop positions are uniform, each drawn from the stream of its
-    image, so they do not depend on the number of devices or on gradient accumulation. Accumulated micro-batches each
-    draw their own d; they share one if the run sets data.global_batch_size.
+    One d is drawn per batch, from the batch's seed; positions are uniform, each drawn from the stream of its image.
 
     Args:
         divisors: the possible values of d; 1: whole images.
         probabilities: the probability of each divisor; they sum to 1.
-
-    Raises:
-        UserError: if the probabilities do not sum to 1, or there is not one for each divisor.
     """
 
     def __init__(

@@ -5,6 +5,7 @@ a thresholded denoiser and a closed-form oracle all implement it. To extend a de
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, Protocol
 
 import torch
@@ -30,7 +31,8 @@ class Estimate(NamedTuple):
 class Denoise(Protocol):
     """(x_t (B, C, H, W), t (B,)) -> Estimate."""
 
-    schedule: Schedule
+    @property
+    def schedule(self) -> Schedule: ...
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Estimate: ...
 
@@ -53,11 +55,8 @@ def diffuse(schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
 class Denoiser(nn.Module):
     """A network and its prediction: y = network(c_in·x_t, label), then x0 and eps from `prediction.solve`.
 
-    Further inputs of the network, such as `classes` (B,), are passed to it as keyword arguments.
-
-    Raises:
-        UserError: if the prediction does not determine x0 on this schedule; in a call, for images that are not floating
-            point, and for a network's output of another size.
+    Further inputs of the network, such as `classes` (B,), are passed to it as keyword arguments. Raises UserError if
+    the prediction does not determine x0 on this schedule, and for a network's output of another size.
     """
 
     def __init__(self, network: nn.Module, schedule: Schedule, prediction: Prediction):
@@ -74,12 +73,11 @@ class Denoiser(nn.Module):
             raise UserError(f"denoiser: the images are {x_t.dtype}; expected floating point in [−1, 1]")
         c_in, label = self.prediction.inputs(self.schedule, t)
         dtypes = (weight.dtype for weight in self.network.parameters() if weight.is_floating_point())
-        dtype = next(dtypes, x_t.dtype)
         label = label.to(torch.promote_types(x_t.dtype, torch.float32))  # bfloat16 would merge neighbouring times
-        out = self.network((expand(c_in, x_t) * x_t).to(dtype), label, **conditions)
+        out = self.network((expand(c_in, x_t) * x_t).to(next(dtypes, x_t.dtype)), label, **conditions)
         B, C, *size = x_t.shape
-        if not isinstance(out, Tensor) or tuple(out.shape) not in [(B, C, *size), (B, 2 * C, *size)]:
-            found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        if found not in [(B, C, *size), (B, 2 * C, *size)]:
             raise UserError(
                 f"denoiser: the network turns {tuple(x_t.shape)} into {found}; expected the same size, and {C} "
                 f"channels, or {2 * C} for a learned variance"
@@ -98,43 +96,47 @@ class Denoiser(nn.Module):
         return self.estimate(x_t, t, *self.output(x_t, t, **conditions))
 
 
-class Conditioned:
+@dataclass(eq=False)
+class Wrapped:
+    """Base class of denoisers that call another one, on the same schedule."""
+
+    denoise: Any
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoise.schedule
+
+
+class Conditioned(Wrapped):
     """A denoiser that passes the same conditions, such as `classes` (B,), one per image, to every evaluation."""
 
     def __init__(self, denoise: Any, **conditions: Any):
-        self.denoise = denoise
-        self.schedule: Schedule = denoise.schedule
+        super().__init__(denoise)
         self.conditions = conditions
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Estimate:
-        estimate: Estimate = self.denoise(x_t, t, **self.conditions)
-        return estimate
+        return self.denoise(x_t, t, **self.conditions)
 
 
-class MixedPrecision:
+@dataclass(eq=False)
+class MixedPrecision(Wrapped):
     """A denoiser that computes matrix products and convolutions in `dtype`, by torch.autocast; all else as before."""
 
-    def __init__(self, denoise: Any, dtype: torch.dtype):
-        self.denoise = denoise
-        self.schedule: Schedule = denoise.schedule
-        self.dtype = dtype
+    dtype: torch.dtype
 
     def __call__(self, x_t: Tensor, t: Tensor, **conditions: Any) -> Estimate:
         with torch.autocast(x_t.device.type, self.dtype):
-            estimate: Estimate = self.denoise(x_t, t, **conditions)
-        return estimate
+            return self.denoise(x_t, t, **conditions)
 
 
-class Thresholded:
+@dataclass(eq=False)
+class Thresholded(Wrapped):
     """A denoiser that applies `threshold` to x0 and recomputes eps, which keeps x_t = alpha_t x0 + sigma_t eps."""
 
-    def __init__(self, denoise: Denoise, threshold: Callable[[Tensor], Tensor]):
-        self.denoise = denoise
-        self.schedule = denoise.schedule
-        self.threshold = threshold
+    threshold: Callable[[Tensor], Tensor]
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Estimate:
-        estimate = self.denoise(x_t, t)
+        estimate: Estimate = self.denoise(x_t, t)
         alpha_t, sigma_t = self.schedule(t)
         x0 = self.threshold(estimate.x0)
         eps = (x_t - expand(alpha_t, x_t) * x0) / expand(sigma_t, x_t)
@@ -142,19 +144,11 @@ class Thresholded:
 
 
 def clip(x0: Tensor, limit: Annotated[float, Gt(0)] = 1.0) -> Tensor:
-    """x0 clamped to [−limit, limit] (DDPM's reference code).
-
-    Args:
-        limit: the largest absolute pixel value; the data lie in [−1, 1].
-    """
+    """x0 clamped to [−limit, limit] (DDPM's reference code); the data lie in [−1, 1]."""
     return x0.clamp(-limit, limit)
 
 
 def dynamic(x0: Tensor, quantile: Annotated[float, Gt(0), Le(1)] = 0.995) -> Tensor:
-    """x0 clamped to [−s, s] and divided by s, where s ≥ 1 is a quantile of each image's |x0| (Imagen, section 2.3).
-
-    Args:
-        quantile: the share of the pixels with |x0| ≤ s, before s is raised to at least 1.
-    """
+    """x0 clamped to [−s, s] and divided by s, where s ≥ 1 is a quantile of each image's |x0| (Imagen, section 2.3)."""
     s = x0.abs().flatten(1).quantile(quantile, dim=1).clamp(min=1).reshape(-1, *[1] * (x0.dim() - 1))
     return x0.clamp(-s, s) / s

@@ -1,87 +1,54 @@
-"""Sampling that starts from a noised picture or from an interpolation of two noises."""
+"""Sampling from a picture: variants of it, inpainting, and interpolations of two noises.
 
-import copy
+Each method wraps a sampler as another sampler, so guidance, thresholds and conditions work as usual. Inpainting samples
+the conditional distribution p(x0 | x0 = y where known), without gradients; docs/mathematics.md states how far each
+method is from it on a Gaussian, where the exact moments are known. Pictures y (C, H, W) lie in [−1, 1].
+"""
+
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import torch
-from annotated_types import Gt, Le
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoise, diffuse, expand
-from diffusion.process.guidance import noise_level
-from diffusion.process.sampler import Sampler
-from diffusion.process.sampler.loop import Watch
+from diffusion.process.sampler import Evaluator, Past, Point, Sampler, Stepped, Time
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Seeds, Streams, real_dtype
 
-LEAST_STEPS = 10  # of an adaptive sampler that is wrapped
+
+class Wrapping(Sampler):
+    """Base class: a sampler that runs `inner` on a picture."""
+
+    def __init__(self, inner: Sampler, picture: Tensor):
+        super().__init__(inner.steps, inner.grid, inner.threshold)
+        self.inner, self.picture = inner, picture[None]
+        if inner.adaptive and inner.steps < 10:
+            raise UserError(
+                f"sampler: {type(inner).__name__} solves the ODE in {inner.steps} parts, and an edit can only start "
+                "between two of them; set 50 steps, or choose another sampler"
+            )
 
 
-def check(sampler: Sampler, picture: Tensor) -> None:
-    """Raise UserError unless a picture is floating point (C, H, W), and a sampler has enough times to start from."""
-    if not picture.is_floating_point() or picture.ndim != 3:
-        raise UserError(
-            f"picture: got {picture.dtype} {tuple(picture.shape)}; expected floating point (C, H, W) in [−1, 1]"
-        )
-    if sampler.adaptive and sampler.steps < LEAST_STEPS:
-        raise UserError(
-            f"sampler: {type(sampler).__name__} solves the ODE in {sampler.steps} parts, and an edit can only start "
-            "between two of them; set 50 steps, or choose another sampler"
-        )
+class SDEdit(Wrapping):
+    """Variants of a picture, by a sampler that starts from the noised picture (Meng et al. 2022).
 
-
-@dataclass(eq=False)
-class SDEdit:
-    """Wrap a sampler to start from a noised picture (Meng et al. 2022): SDEdit(strength)(sampler, picture).
-
-    Only the last k of the sampler's N steps are run, where k = strength·N, rounded, at least 1. They start at the time
-    t of grid point N − k, with x_t = alpha_t y + sigma_t ε.
-
-    Args:
-        strength: the fraction of the steps to run; features of the picture stronger than the starting noise level are
-            kept, weaker ones are resampled.
+    Only the last k = `steps` of the inner sampler's N steps are run, where k = strength·N, rounded, at least 1. They
+    start at the time t of grid point N − k, with x_t = alpha_t y + sigma_t ε.
     """
 
-    strength: Annotated[float, Gt(0), Le(1)] = 0.6
+    def __init__(self, inner: Sampler, picture: Tensor, strength: Annotated[float, Gt(0), Le(1)] = 0.6):
+        super().__init__(inner, picture)
+        if not 0 < strength <= 1:
+            raise UserError(f"strength {strength:g}; expected a number in (0, 1]; 1 keeps nothing of the picture")
+        self.steps = max(1, round(strength * inner.steps))
 
-    def __post_init__(self) -> None:
-        if not 0 < self.strength <= 1:
-            raise UserError(f"strength {self.strength:g}; expected a number in (0, 1]; 1 keeps nothing of the picture")
-
-    def __call__(self, sampler: Sampler, picture: Tensor) -> "Edited":
-        """A sampler that generates variants of `picture`, y (C, H, W) in [−1, 1]; raises UserError as `check`."""
-        check(sampler, picture)
-        steps = max(1, round(self.strength * sampler.steps))
-        return Edited(steps, sampler.grid, inner=sampler, picture=picture[None])
-
-
-@dataclass(eq=False)
-class Edited(Sampler):
-    """The sampler returned by `SDEdit`; `steps` is the number of steps it runs.
-
-    Args:
-        inner: the wrapped sampler.
-        picture: y, (1, C, H, W).
-    """
-
-    inner: Sampler = field(kw_only=True)
-    picture: Tensor = field(kw_only=True)
-
-    def __call__(
-        self,
-        denoise: Denoise,
-        noise: Tensor | None,
-        streams: Streams,
-        watch: Watch | None = None,
-        start: tuple[Tensor, float] | None = None,
-        **conditions: Any,
+    def __call__(  # type: ignore[override]
+        self, denoise: Denoise, noise: Tensor, streams: Streams, watch: Any = None, **conditions: Any
     ) -> Tensor:
-        if noise is None or start is not None:
-            raise UserError("sampler: it starts from the noised picture; pass noise, and no start")
         t, _ = self.begins(denoise.schedule)
         time = noise.new_tensor(t, dtype=real_dtype(noise.device))
         x_t = diffuse(denoise.schedule, self.picture.to(noise), noise, time)
@@ -91,32 +58,104 @@ class Edited(Sampler):
 
     def begins(self, schedule: Schedule) -> tuple[float, float]:
         """The starting time t and its noise level sigma/alpha."""
-        schedule = copy.deepcopy(schedule).cpu()
+        schedule = schedule.on_cpu()
         t = self.inner.grid(schedule, self.inner.steps)[self.inner.steps - self.steps]
-        return float(t), float(noise_level(schedule, t))
+        return float(t), float(schedule.level(t))
+
+
+class Inpainting(Wrapping):
+    """Base class: fills in the pixels of a picture that are not `known`, bool (H, W). Subclasses define `step`."""
+
+    def __init__(self, inner: Sampler, picture: Tensor, known: Tensor):
+        super().__init__(inner, picture)
+        if known.dtype != torch.bool or bool(known.all()):
+            raise UserError(
+                f"mask: got {known.dtype}; expected bool, true where the picture is known, false to fill it"
+            )
+        self.known = known.expand(picture.shape)[None]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self.with_known(super().__call__(*args, **kwargs), self.picture)
+
+    def with_known(self, x: Tensor, values: Tensor) -> Tensor:
+        """x with the known pixels replaced by `values`."""
+        return torch.where(self.known.to(x.device), values.to(x), x)
+
+
+class RePaint(Inpainting):
+    """Replace the known pixels of x_t by noised ones, and repeat each step several times (RePaint, Algorithm 1).
+
+    Before a step from t to s, the known pixels are set to alpha_t y + sigma_t z. After it, noise takes x_s back to t,
+        x_t = (alpha_t/alpha_s) x_s + √(sigma_t² − (alpha_t/alpha_s)² sigma_s²) z,
+    and the step is repeated, which makes known and unknown pixels consistent (Lugmayr et al. 2022, with jumps of one
+    step). A multistep solver takes first-order steps, because its earlier estimates belong to other noise. Many passes
+    are Langevin dynamics at each noise level; a single pass is plain replacement, which does not converge to the
+    conditional distribution, however many steps are used.
+
+    Args:
+        passes: how many times each step except the last is run; each pass costs as much as plain sampling.
+    """
+
+    def __init__(self, inner: Sampler, picture: Tensor, known: Tensor, passes: Annotated[int, Ge(1)] = 10):
+        super().__init__(inner, picture, known)
+        self.passes = passes
+
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
+        for left in reversed(range(self.passes if s.sigma > 0 else 1)):
+            x_t = self.with_known(x_t, t.alpha * self.picture.to(x_t) + t.sigma * streams.normal_like(x_t))
+            x_s, now = self.inner.step(denoise, x_t, t, s, [], streams)
+            if left:
+                added = t.sigma * math.sqrt(-math.expm1(2 * (t.lam - s.lam)))
+                x_t = t.alpha / s.alpha * x_s + added * streams.normal_like(x_s)
+        return x_s, now
+
+
+class SplitGibbs(Inpainting):
+    """Gibbs sampling of (x0, z), z = x0 + ρ·noise, with z = y where known, for decreasing ρ (PnP-DM, Algorithm 1).
+
+    For each of the decreasing noise levels ρ = sigma_t/alpha_t, chosen from the sampler's grid, draw
+        z  | x0:  y where known, and x0 + ρ ε elsewhere;
+        x0 | z:   a sample of the sampler, started from x_t = alpha_t z at time t.
+    (Coeurdoux et al. 2023; Wu et al. 2024.) If the second draw is exact, the stationary distribution at a fixed ρ is
+    exactly p(x0 | x0 + ρ ε = y where known), which is the target as ρ → 0. An exact draw is random, so it needs a
+    sampler that adds noise.
+
+    Args:
+        rounds: the number of noise levels, at most the sampler's number of steps; each round runs all steps of the
+            grid below its level.
+    """
+
+    def __init__(self, inner: Sampler, picture: Tensor, known: Tensor, rounds: Annotated[int, Ge(1)] = 20):
+        super().__init__(inner, picture, known)
+        self.steps, self.grid, self.threshold = min(rounds, inner.steps), self.levels, None
+
+    def levels(self, schedule: Schedule, n: int) -> Tensor:
+        """n times of the sampler's grid, about evenly spaced in it, then 0."""
+        chosen = (torch.arange(n + 1, dtype=torch.float64) * self.inner.steps / n).round().long()
+        return self.inner.grid(schedule, self.inner.steps)[chosen]
+
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
+        last: list[Any] = []
+        x_t = self.with_known(x_t, t.alpha * self.picture)
+        x0 = self.inner(denoise.denoise, None, streams, lambda k, x, estimate: last.append(estimate), (x_t, t.t))
+        denoise.evaluations += self.inner.evaluations
+        x0 = self.with_known(x0, self.picture)
+        x_s = x0 if s.sigma == 0 else s.alpha * x0 + s.sigma * streams.normal_like(x0)
+        return x_s, Point(t, x_t, last[-1])
 
 
 class Between(Streams):
     """Interpolate between two sets of random streams: each normal draw is
         z = cos(φ) a + sin(φ) b,  φ = w π/2,
-    where a and b are the draws of the two streams; w = 0 and 1 are the two ends. Because cos² + sin² = 1, z ~ N(0, I)
-    for every w, also for the noise that a sampler draws during its steps. If a and b are orthogonal, as noises of many
-    pixels nearly are, this is the spherical interpolation of DDIM (eq. 67).
-
-    Args:
-        seeds: the seeds at w = 0, one for each of the B examples.
-        others: the seeds at w = 1.
-        shares: w for each example, from 0 to 1.
-        device: the device on which the numbers are drawn.
-
-    Raises:
-        UserError: if an example has the same seed at both ends, because z would then not be N(0, I).
+    where a and b are the draws of the streams of `seeds` and `others`, and w is an example's share, from 0 to 1.
+    Because cos² + sin² = 1, z ~ N(0, I) for every w, also for the noise that a sampler draws during its steps. If a and
+    b are orthogonal, as noises of many pixels nearly are, this is the spherical interpolation of DDIM (eq. 67).
     """
 
     def __init__(self, seeds: Seeds, others: Seeds, shares: Sequence[float], device: torch.device | str = "cpu"):
         super().__init__(seeds, device)
         if any(a == b for a, b in zip(seeds, others, strict=True)):
-            raise UserError("interpolation: both ends have the same seed; use two")
+            raise UserError("interpolation: both ends have the same seed; use two")  # z would not be N(0, I)
         self.other = Streams(others, device)
         self.angles = [w * math.pi / 2 for w in shares]
 

@@ -4,11 +4,9 @@ With D_strong and D_weak the estimates of x0 at the same x_t, and the scale w:
     D_guided = D_weak + w (D_strong − D_weak),  and the same for eps.
 The weights w and 1 − w sum to 1, so x_t = alpha_t x0 + sigma_t eps still holds. At each noise level, the guided score
 is that of p_strong^w p_weak^(1−w). w = 1 is no guidance, w = 0 is the weak denoiser, and w > 1 extrapolates; Ho &
-Salimans write 1 + w for this w. A new kind of guidance is a subclass of `Guidance` that defines the weak denoiser and
-its conditions.
+Salimans write 1 + w for this w.
 """
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -18,7 +16,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from diffusion.errors import UserError
-from diffusion.process.denoiser import Estimate, expand
+from diffusion.process.denoiser import Estimate, Wrapped, expand
 from diffusion.process.schedule import Schedule
 
 Level = Annotated[float, Ge(0)]  # a noise level, sigma/alpha
@@ -26,7 +24,7 @@ Level = Annotated[float, Ge(0)]  # a noise level, sigma/alpha
 
 @dataclass(eq=False)
 class Guidance:
-    """Base class: guidance(denoise, weak) wraps a denoiser as another denoiser, for use with any sampler.
+    """Base class: guidance(denoise, weak) wraps a denoiser as another denoiser. Subclasses define `weak_conditions`.
 
     Guidance applies to images with a noise level sigma/alpha in (low, high]; all others get the unchanged strong
     estimate (Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval").
@@ -35,9 +33,6 @@ class Guidance:
         scale: w, the weight of the strong estimate; 1 is no guidance.
         low: apply guidance only above this noise level; null: down to 0.
         high: apply guidance only up to this noise level; null: from the start.
-
-    Raises:
-        UserError: for an invalid scale or interval.
     """
 
     scale: Annotated[float, Ge(0)]
@@ -46,46 +41,42 @@ class Guidance:
     drops_labels: ClassVar[bool] = False  # whether the weak denoiser can be the model itself, without labels
 
     def __post_init__(self) -> None:
-        low, high = self.bounds()
+        low, high = self.bounds
         if not (0 <= self.scale < math.inf and 0 <= low < high):
             raise UserError(
                 f"guidance: scale {self.scale:g} in ({low:g}, {high:g}]; expected scale ≥ 0, 0 ≤ low < high"
             )
 
     @property
-    def limited(self) -> bool:
-        """Whether guidance is limited to an interval of noise levels."""
-        return self.low is not None or self.high is not None
-
     def bounds(self) -> tuple[float, float]:
-        """The ends of the interval as numbers; 0 and infinity if unset."""
+        """low and high as numbers; 0 and infinity if unset."""
         return 0.0 if self.low is None else self.low, math.inf if self.high is None else self.high
 
-    def check(self, schedule: Schedule) -> None:
-        """Raise UserError if no noise level of the schedule is in (low, high]."""
-        first = 1 / getattr(schedule, "steps", math.inf)  # row 1 of a table, else 0
-        ends = torch.tensor([first, 1.0], dtype=torch.float64)
-        least, largest = noise_level(copy.deepcopy(schedule).cpu(), ends).tolist()
-        low, high = self.bounds()
-        if high < least or low >= largest:
-            raise UserError(
-                f"guidance: low = {low:g} and high = {high:g}, but the schedule's noise level sigma/alpha ranges from "
-                f"{least:g} to {largest:g}"
-            )
+    @property
+    def limited(self) -> bool:
+        """Whether guidance is limited to an interval of noise levels."""
+        return self.bounds != (0.0, math.inf)
 
     def __call__(self, denoise: Any, weak: Any = None) -> "Guided":
         """The guided denoiser: (x_t (B, C, H, W), t (B,), **conditions) -> Estimate.
 
         Raises UserError if the interval is outside of the schedule, or the weak denoiser is missing or has another one.
         """
-        self.check(denoise.schedule)
-        if weak is not None and not same(denoise.schedule, weak.schedule):
-            raise UserError("guidance: the weak denoiser has another noise schedule; both need the same")
-        return Guided(self, denoise, self.weaker(denoise, weak))
-
-    def weaker(self, denoise: Any, weak: Any) -> Any:
-        """The denoiser that computes the weak estimate."""
-        raise NotImplementedError
+        schedule, (low, high) = denoise.schedule.on_cpu(), self.bounds
+        least, largest = schedule.level(torch.tensor([schedule.first, 1.0], dtype=torch.float64)).tolist()
+        if high < least or low >= largest:
+            raise UserError(
+                f"guidance: low = {low:g} and high = {high:g}, but the schedule's noise level sigma/alpha ranges from "
+                f"{least:g} to {largest:g}"
+            )
+        if weak is None and not self.drops_labels:
+            raise UserError("guidance: AutoGuidance needs a worse model: a smaller or less trained one")
+        if weak is not None:
+            t = torch.linspace(0, 1, 21, dtype=torch.float64)
+            pairs = zip(schedule(t), weak.schedule.on_cpu()(t), strict=True)
+            if not all(torch.allclose(one, other, rtol=1e-6, atol=0) for one, other in pairs):
+                raise UserError("guidance: the weak denoiser has another noise schedule; both need the same")
+        return Guided(denoise, denoise if weak is None else weak, self)
 
     def weak_conditions(self, conditions: dict[str, Any]) -> dict[str, Any]:
         """The conditions for the weak denoiser, selected from those for the strong one."""
@@ -93,24 +84,24 @@ class Guidance:
 
     def acts(self, schedule: Schedule, t: Tensor) -> Tensor:
         """(B,) whether the noise level of each image is in (low, high]."""
-        low, high = self.bounds()
-        level = noise_level(schedule, t)
+        low, high = self.bounds
+        level = schedule.level(t)
         return (level > low) & (level <= high)
 
 
-class Guided:
+@dataclass(eq=False)
+class Guided(Wrapped):
     """The denoiser returned by `Guidance`. The weak denoiser is evaluated only if guidance changes an image.
 
     A learned variance comes from the strong denoiser.
     """
 
-    def __init__(self, guidance: Guidance, strong: Any, weak: Any):
-        self.guidance, self.strong, self.weak = guidance, strong, weak
-        self.schedule: Schedule = strong.schedule
+    weak: Any
+    guidance: Guidance
 
     def __call__(self, x_t: Tensor, t: Tensor, **conditions: Any) -> Estimate:
         weak_conditions = self.guidance.weak_conditions(conditions)
-        strong: Estimate = self.strong(x_t, t, **conditions)
+        strong: Estimate = self.denoise(x_t, t, **conditions)
         if self.guidance.scale == 1:
             return strong
         acts = self.guidance.acts(self.schedule, t)
@@ -134,9 +125,6 @@ class ClassifierFree(Guidance):
 
     drops_labels: ClassVar[bool] = True
 
-    def weaker(self, denoise: Any, weak: Any) -> Any:
-        return denoise if weak is None else weak
-
     def weak_conditions(self, conditions: dict[str, Any]) -> dict[str, Any]:
         if conditions.get("classes") is None:
             raise UserError("guidance: ClassifierFree needs a class label per image, and a model trained with them")
@@ -150,23 +138,5 @@ class AutoGuidance(Guidance):
     Both get the same conditions, if any. The worse model is smaller or trained for fewer steps, on the same data.
     """
 
-    def weaker(self, denoise: Any, weak: Any) -> Any:
-        if weak is None:
-            raise UserError("guidance: AutoGuidance needs a worse model: a smaller or less trained one")
-        return weak
-
     def weak_conditions(self, conditions: dict[str, Any]) -> dict[str, Any]:
         return conditions
-
-
-def noise_level(schedule: Schedule, t: Tensor) -> Tensor:
-    """sigma/alpha at times t, in the shape of t; infinite where alpha = 0."""
-    alpha, sigma = schedule(t)
-    return sigma / alpha
-
-
-def same(one: Schedule, other: Schedule) -> bool:
-    """Whether both schedules have the same alpha and sigma at all times, up to rounding."""
-    t = torch.linspace(0, 1, 21, dtype=torch.float64)
-    pairs = zip(*(copy.deepcopy(schedule).cpu()(t) for schedule in (one, other)), strict=True)
-    return all(torch.allclose(a, b, rtol=1e-6, atol=0) for a, b in pairs)

@@ -3,7 +3,6 @@
 Images are 8-bit: x0 = 2k/255 − 1 for the levels k = 0 … 255.
 """
 
-import copy
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -53,24 +52,15 @@ def bound_term(schedule: Schedule, variance: Variance, estimate: Estimate, x0: T
     return nats.flatten(1).mean(dim=1) / math.log(2)
 
 
-def prior_term(schedule: Schedule, x0: Tensor, start: float = 1.0) -> Tensor:
-    """(B,) L_T = KL(q(x_T | x0) ‖ N(0, (alpha_T² + sigma_T²) I)), in bits per dimension, for T at the time `start`."""
-    alpha, sigma = schedule(torch.full((1,), start, dtype=real_dtype(x0.device), device=x0.device))
-    log_prior = torch.log(alpha**2 + sigma**2)
-    nats = gaussian_kl(expand(alpha, x0) * x0, expand(2 * sigma.log(), x0), expand(log_prior, x0))
-    return nats.flatten(1).mean(dim=1) / math.log(2)
-
-
 class Bound(NamedTuple):
     """The variational bound in bits per dimension: bits (B,) = prior (B,) + Σ terms (B, N).
 
-    `prior` is L_T. `terms` are L_0, L_1 …, each for the step that starts at the time in `t` (N,).
+    `prior` is L_T = KL(q(x_T | x0) ‖ N(0, (alpha_T² + sigma_T²) I)). `terms` are L_0, L_1 …, one for each step.
     """
 
     bits: Tensor
     prior: Tensor
     terms: Tensor
-    t: Tensor
 
 
 @torch.no_grad()
@@ -84,16 +74,8 @@ def variational_bound(
 ) -> Bound:
     """An upper bound on −log p(x0), estimated with one x_t for each of the N steps (DDPM, eq. 5; memoir, section 4).
 
-    With finitely many steps, the bound is loose where a single step changes log-SNR a lot, as equal steps in t do on
-    some schedules.
-
-    Args:
-        denoise: the denoiser to evaluate.
-        x0: images (B, C, H, W), 8-bit levels in [−1, 1].
-        streams: one random stream per image.
-        steps: N; with the grid `uniform` on a table, at most T.
-        variance: the variance of the reverse step: (schedule, t, s, spread) -> log variance.
-        grid: (schedule, steps) -> the N + 1 times, decreasing to 0.
+    x0 (B, C, H, W) are 8-bit levels in [−1, 1]. With finitely many steps, the bound is loose where a single step
+    changes log-SNR a lot, as equal steps in t do on some schedules.
     """
     schedule = denoise.schedule
     times = grid(schedule, steps).flip(0).to(x0.device, real_dtype(x0.device))
@@ -102,43 +84,26 @@ def variational_bound(
         s, t = s.expand(len(x0)), t.expand(len(x0))
         estimate = denoise(diffuse(schedule, x0, streams.normal_like(x0), t), t)
         terms.append(bound_term(schedule, variance, estimate, x0, t, s))
-    prior, stacked = prior_term(schedule, x0, float(times[-1])), torch.stack(terms, dim=1)
-    return Bound(prior + stacked.sum(dim=1), prior, stacked, times[1:])
-
-
-class FlowLikelihood(NamedTuple):
-    """Bits per dimension (B,), the latent x_1 (B, C, H, W) and the number of network evaluations."""
-
-    bits: Tensor
-    latent: Tensor
-    evaluations: int
+    alpha, sigma = schedule(times[-1:])
+    log_q, log_p = (expand(variance, x0) for variance in (2 * sigma.log(), torch.log(alpha**2 + sigma**2)))
+    prior = gaussian_kl(expand(alpha, x0) * x0, log_q, log_p).flatten(1).mean(dim=1) / math.log(2)
+    stacked = torch.stack(terms, dim=1)
+    return Bound(prior + stacked.sum(dim=1), prior, stacked)
 
 
 def flow_likelihood(
     denoise: Denoise, x0: Tensor, streams: Streams, lowest: float = 0.002, tolerance: float = 1e-5
-) -> FlowLikelihood:
-    """−log p(x0) from the probability flow, with uniform dequantisation (Song et al., eq. 39 and appendix D.2).
+) -> Tensor:
+    """(B,) −log p(x0) in bits per dimension, by the probability flow with uniform dequantisation.
 
-        dx/dλ = (alpha' x0_θ + sigma' eps_θ)/λ',   log p_0(x) = log p_1(x_1) + ∫ div(dx/dλ) dλ,
-    where Hutchinson's estimator of the divergence is vᵀ ∂(dx/dλ)/∂x v, with one random sign vector v per image. SciPy's
-    RK45 integrates from the noise level `lowest` to t = 1, or to λ = −20 if the schedule ends in pure noise. The bits
-    of two schedules are only comparable from the same level.
-
-    Args:
-        denoise: the denoiser to evaluate.
-        x0: images (B, C, H, W), 8-bit levels in [−1, 1].
-        streams: one random stream per image.
-        lowest: sigma/alpha at which the integration starts; on a table at least that of row 1, the lowest noise level
-            its networks are trained on.
-        tolerance: the relative and the absolute tolerance of the solver.
-
-    Raises:
-        UserError: if the solver cannot reach the tolerance, or `lowest` is not a noise level of the schedule.
+        dx/dλ = (alpha' x0_θ + sigma' eps_θ)/λ',   log p_0(x) = log p_1(x_1) + ∫ div(dx/dλ) dλ
+    (Song et al., eq. 39 and appendix D.2). Hutchinson's estimator of the divergence is vᵀ ∂(dx/dλ)/∂x v, with one
+    random sign vector v per image. SciPy's RK45 integrates from the noise level `lowest`, on a table at least that of
+    row 1, to t = 1, or to λ = −20 if the schedule ends in pure noise. Bits are only comparable from the same level.
     """
     schedule, (batch, size) = denoise.schedule, x0.flatten(1).shape
     level = torch.tensor(lowest, dtype=torch.float64)
-    rows = getattr(schedule, "steps", math.inf)
-    first = max(1 / rows, float(copy.deepcopy(schedule).cpu().time(-2 * level.log())))
+    first = max(schedule.first, float(schedule.on_cpu().time(-2 * level.log())))
     if first >= 1:
         raise UserError(f"likelihood: lowest = {lowest:g} is not below the highest noise level of the schedule")
     probe = torch.where(streams.normal_like(x0) < 0, -1.0, 1.0).to(x0.dtype)
@@ -171,4 +136,4 @@ def flow_likelihood(
     variance = (alpha**2 + sigma**2).cpu()
     log_prior = -(latent**2 / variance + torch.log(2 * math.pi * variance)).sum(dim=1) / 2
     bits = -(log_prior + change) / (size * math.log(2)) - math.log2(2 / 255 * first_alpha)
-    return FlowLikelihood(bits.to(x0), latent.reshape(x0.shape).to(x0), solution.nfev)
+    return bits.to(x0)

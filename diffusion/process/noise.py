@@ -1,9 +1,7 @@
 """Pairing of noise with images in training: callables (x0, streams) -> eps ~ N(0, I), both (B, ...).
 
 With noise independent of the image, x_t given x0 follows the forward process. The other choices pair each image with
-noise closer to it, so the paths from noise to images cross less. Deterministic samplers remain exact (with `nearest`,
-nearly), stochastic ones and guidance become approximations, and the variational bound no longer holds: see
-docs/mathematics.md. Validation uses independent noise, so its error does not show the benefit of the pairing.
+noise closer to it, so the paths from noise to images cross less: see docs/mathematics.md for what remains exact.
 """
 
 from collections.abc import Callable
@@ -27,10 +25,7 @@ def independent(x0: Tensor, streams: Streams) -> Tensor:
 def nearest(x0: Tensor, streams: Streams, k: Annotated[int, Ge(1)] = 8) -> Tensor:
     """eps_i = argmin_j ‖x0_i − eps_ij‖ of k noises from the stream of image i (Li et al. 2025, "KNN" noise selection).
 
-    A pair does not depend on the rest of the batch, nor on the number of devices or on gradient accumulation.
-
-    Args:
-        k: the number of noises drawn per image; 1: independent noise. They need the memory of k batches of images.
+    A pair does not depend on the rest of the batch. The noises need the memory of k batches of images.
     """
     candidates = streams.normal_like(x0, k)
     distance = (candidates - x0[:, None]).flatten(2).square().sum(dim=2)
@@ -40,13 +35,8 @@ def nearest(x0: Tensor, streams: Streams, k: Annotated[int, Ge(1)] = 8) -> Tenso
 def assigned(x0: Tensor, streams: Streams, power: Literal[1, 2] = 2) -> Tensor:
     """eps_π(i), where the permutation π of the batch's independent noises minimises Σ_i ‖x0_i − eps_π(i)‖^power.
 
-    Power 2 is minibatch optimal transport (Tong et al. 2023; Pooladian et al. 2023): between two sets of equally many
-    points of equal weight, there is an optimal plan that is a permutation. Power 1 is Immiscible Diffusion (Li et al.
-    2024), which sums the distances themselves. A pair depends on the other images of its batch: each device and each
-    accumulated micro-batch is assigned separately. The assignment runs on the CPU, which has to wait for the device.
-
-    Args:
-        power: the power of the distances in the sum.
+    Power 2 is minibatch optimal transport (Tong et al. 2023; Pooladian et al. 2023), power 1 Immiscible Diffusion (Li
+    et al. 2024). Each device and each accumulated micro-batch is assigned separately, on the CPU.
     """
     eps = streams.normal_like(x0)
     dtype = real_dtype(x0.device)

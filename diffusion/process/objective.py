@@ -8,7 +8,6 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
-from diffusion.process import weighting as weightings
 from diffusion.process.denoiser import Denoiser, diffuse, expand
 from diffusion.process.likelihood import bound_term
 from diffusion.process.noise import Noise, independent
@@ -26,6 +25,12 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 def squared(y: Tensor, target: Tensor) -> Tensor:
     """(y − target)², elementwise."""
     return (y - target).square()
+
+
+def weighted(term: Tensor, importance: Tensor, t: Tensor) -> dict[str, Tensor]:
+    """The result of an objective from the losses `term` (B,) at t (B,) and their `importance` (B,)."""
+    importance = importance.to(term.dtype)
+    return {"loss": importance * term, "term": term, "importance": importance, "t": t}
 
 
 class TrainingBatch(NamedTuple):
@@ -61,22 +66,13 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def forward(self, denoiser: Denoiser, x0: Tensor, streams: Streams, **conditions: Any) -> dict[str, Tensor]:
-        if isinstance(streams, Streams):  # others may draw noise of any shape
-            streams.check(x0)
         t, importance = self.timesteps(denoiser.schedule, streams)
         eps = self.noise(x0, streams)
         x_t = diffuse(denoiser.schedule, x0, eps, t)
         a, b = denoiser.prediction.weights(denoiser.schedule, t)
         target = expand(a, x0) * x0 + expand(b, x0) * eps
         y, spread = denoiser.output(x_t, t, **conditions)
-        term = self.term(denoiser, TrainingBatch(x0, x_t, t, y, target, spread))
-        if term.shape != t.shape:
-            raise UserError(
-                f"objective: the loss of {len(x0)} images has the shape {tuple(term.shape)}; expected one number per "
-                "image from `term`, the weighting and the distance"
-            )
-        importance = importance.to(term.dtype)
-        return {"loss": importance * term, "term": term, "importance": importance, "t": t}
+        return weighted(self.term(denoiser, TrainingBatch(x0, x_t, t, y, target, spread)), importance, t)
 
     def begin(self, step: int, total: int) -> None:
         """Called before each training step, numbered from 0, of `total`: an objective may change during a run."""
@@ -90,12 +86,9 @@ class Simple(Objective):
     """L_simple = E w(t)‖y − y_θ(x_t, t)‖², where y is the target of the prediction (DDPM, eq. 14; memoir, section 5).
 
     Args:
-        weighting: the weight w: (schedule, prediction, t) -> (B,); see the module `weighting`.
+        weighting: the weight w: (schedule, prediction, t) -> (B,). Those of the module `weighting` other than `unit`
+            convert squared errors, so they need the distance `squared`.
         distance: (y, target) -> elementwise error; torch's huber_loss and l1_loss fit, with reduction="none".
-
-    Raises:
-        UserError: for a distance other than `squared` with a weight of the module `weighting` other than `unit`. They
-            convert squared errors.
     """
 
     def __init__(
@@ -106,10 +99,9 @@ class Simple(Objective):
         noise: Noise = independent,
     ):
         super().__init__(timesteps, noise)
-        self.weighting = weighting
-        self.distance = distance
+        self.weighting, self.distance = weighting, distance
         weight, measure = (getattr(each, "func", each) for each in (weighting, distance))  # of a partial
-        if measure is not squared and weight is not unit and getattr(weight, "__module__", "") == weightings.__name__:
+        if measure is not squared and weight is not unit and weight.__module__ == unit.__module__:
             raise UserError(
                 f"objective: the weighting {weight.__name__} is for squared errors; use unit, or squared errors"
             )
@@ -145,10 +137,8 @@ class Hybrid(Simple):
     """L_hybrid = L_simple + λ L_vlb (Improved DDPM, eq. 16). L_vlb has a detached mean, so it trains only the variance.
 
     Args:
-        variance: the variance of the reverse step: (schedule, t, s, spread) -> log variance.
+        variance: the learned variance of the reverse step: (schedule, t, s, spread) -> log variance.
         vlb_weight: λ.
-
-    Raises UserError for a fixed variance, for which L_vlb trains nothing.
     """
 
     def __init__(
@@ -162,8 +152,7 @@ class Hybrid(Simple):
         super().__init__(timesteps, weighting, distance)
         if getattr(variance, "func", variance) in (fixed_small, fixed_large):
             raise UserError("objective: L_vlb trains only a learned variance; use learned_range, or L_simple alone")
-        self.bound = VariationalBound(variance=variance)
-        self.vlb_weight = vlb_weight
+        self.bound, self.vlb_weight = VariationalBound(variance=variance), vlb_weight
 
     def term(self, denoiser: Denoiser, batch: TrainingBatch) -> Tensor:
         bound = self.bound.term(denoiser, batch._replace(y=batch.y.detach()))
@@ -176,11 +165,6 @@ class Uncertainty(nn.Module):
     u = Σ_i w_i f_i/√channels, with fixed random Fourier features f of log(sigma/alpha)/4 and learned weights w.
     Training drives exp(u) to the mean loss of the noise level, so all levels contribute equally. The weights w must be
     passed to the optimizer; sampling does not need them.
-
-    Args:
-        objective: the objective to weight.
-        channels: the number of Fourier features.
-        seed: the seed of the random frequencies and phases.
     """
 
     def __init__(self, objective: Objective, channels: Annotated[int, Ge(1)] = 128, seed: int = 0):
@@ -201,9 +185,7 @@ class Uncertainty(nn.Module):
         return {**result, "loss": result["importance"] * (result["term"] / u.exp() + u)}
 
     def begin(self, step: int, total: int) -> None:
-        """See `Objective.begin`."""
         self.objective.begin(step, total)
 
     def update(self, t: Tensor, term: Tensor) -> None:
-        """See `Objective.update`."""
         self.objective.update(t, term)

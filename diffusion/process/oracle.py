@@ -17,79 +17,36 @@ from diffusion.process.denoiser import Estimate
 from diffusion.process.schedule import Schedule
 
 
-class Oracle:
-    """Base class of optimal denoisers. Subclasses define `posterior`, `sample` and the moments of x0."""
-
-    schedule: Schedule
-    mean: Tensor  # (D,)
-    covariance: Tensor  # (D, D)
-
-    def posterior(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """E[x0 | x_t = x] (B, D) and log p_t(x) (B,) from x (B, D), alpha and sigma (B, 1)."""
-        raise NotImplementedError
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """(n, D) exact draws of x0, float64."""
-        raise NotImplementedError
-
-    def __call__(self, x_t: Tensor, t: Tensor) -> Estimate:
-        x, alpha, sigma = self._flat(x_t, t)
-        x0, _ = self.posterior(x, alpha, sigma)
-        eps = (x - alpha * x0) / sigma
-        return Estimate(*(v.reshape(x_t.shape).to(x_t.dtype) for v in (x0, eps)))
-
-    def log_density(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """log p_t(x_t) (B,) in nats."""
-        return self.posterior(*self._flat(x_t, t))[1]
-
-    def _flat(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        alpha, sigma = (c.reshape(-1, 1) for c in self.schedule(t.double()))
-        return x_t.flatten(1).double(), alpha, sigma
-
-
-class MixtureOracle(Oracle):
-    """The denoiser for a mixture of Gaussians, x0 ~ Σ_k w_k N(m_k, Σ_k).
+class MixtureOracle:
+    """The denoiser for a mixture of Gaussians, x0 ~ Σ_k w_k N(m_k, Σ_k): w (K,), m (K, D), Σ (K, D, D).
 
     E[x0 | x_t] = Σ_k p(k | x_t) (m_k + alpha Σ_k (alpha² Σ_k + sigma² I)⁻¹ (x_t − alpha m_k)).
-
-    Args:
-        schedule: the noise schedule.
-        weights: w_k, (K,), summing to 1.
-        means: m_k, (K, D).
-        covariances: Σ_k, (K, D, D).
+    With Σ_k = 0, it is the denoiser of a finite set of images: a model that has memorised them.
     """
 
     def __init__(self, schedule: Schedule, weights: Tensor, means: Tensor, covariances: Tensor):
         self.schedule = schedule
         self.weights, self.means = weights.double(), means.double()
         self.variances, self.axes = torch.linalg.eigh(covariances.double())  # (K, D), (K, D, D)
-        self.mean = self.weights @ self.means
-        deviations = self.means - self.mean
-        self.covariance = torch.einsum("k,kij->ij", self.weights, covariances.double())
-        self.covariance = self.covariance + torch.einsum("k,ki,kj->ij", self.weights, deviations, deviations)
 
-    def posterior(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, sigma = alpha.unsqueeze(1), sigma.unsqueeze(1)  # (B, 1, 1)
+    def posterior(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """E[x0 | x_t] (B, D) and log p_t(x_t) (B,) in nats."""
+        x, (alpha, sigma) = x_t.flatten(1).double(), (c.reshape(-1, 1, 1) for c in self.schedule(t.double()))
         centred = torch.einsum("bkd,kde->bke", x.unsqueeze(1) - alpha * self.means, self.axes)  # in Σ_k's eigenbasis
         total = alpha**2 * self.variances + sigma**2  # (B, K, D)
         each = self.means + torch.einsum("bke,kde->bkd", alpha * self.variances / total * centred, self.axes)
         log_joint = self.weights.log() - (centred**2 / total + total.log() + math.log(2 * math.pi)).sum(-1) / 2
         return torch.einsum("bk,bkd->bd", log_joint.softmax(1), each), log_joint.logsumexp(1)
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
-        z = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
-        return self.means[k] + torch.einsum("nde,ne->nd", self.axes[k], self.variances[k].clamp(min=0).sqrt() * z)
+    def __call__(self, x_t: Tensor, t: Tensor) -> Estimate:
+        alpha, sigma = (c.reshape(-1, 1) for c in self.schedule(t.double()))
+        x0, _ = self.posterior(x_t, t)
+        eps = (x_t.flatten(1).double() - alpha * x0) / sigma
+        return Estimate(*(v.reshape(x_t.shape).to(x_t.dtype) for v in (x0, eps)))
 
 
 class GaussianOracle(MixtureOracle):
-    """The denoiser for x0 ~ N(mean, covariance), a mixture of one component, with its exact probability flow.
-
-    Args:
-        schedule: the noise schedule.
-        mean: (D,).
-        covariance: (D, D).
-    """
+    """The denoiser for x0 ~ N(mean (D,), covariance (D, D)), with its exact probability flow."""
 
     def __init__(self, schedule: Schedule, mean: Tensor, covariance: Tensor):
         super().__init__(schedule, torch.ones(1), mean[None], covariance[None])
@@ -101,38 +58,10 @@ class GaussianOracle(MixtureOracle):
         √((alpha_s² v + sigma_s²)/(alpha_t² v + sigma_t²)).
         """
         (alpha_t, sigma_t), (alpha_s, sigma_s) = self.schedule(t.double()), self.schedule(s.double())
-        v, axes = self.variances[0], self.axes[0]
+        mean, v, axes = self.means[0], self.variances[0], self.axes[0]
         gain = ((alpha_s**2 * v + sigma_s**2) / (alpha_t**2 * v + sigma_t**2)).sqrt()
-        centred = (x_t.flatten(1).double() - alpha_t * self.mean) @ axes
-        return (alpha_s * self.mean + (gain * centred) @ axes.T).reshape(x_t.shape).to(x_t.dtype)
-
-
-class PointsOracle(Oracle):
-    """The denoiser for x0 uniform on a finite set. On a training set, it is a model that has memorised the set.
-
-    E[x0 | x_t] = Σ_k softmax_k(−‖x_t − alpha p_k‖² / (2 sigma²)) p_k.
-
-    Args:
-        schedule: the noise schedule.
-        points: p_k, (K, D).
-    """
-
-    def __init__(self, schedule: Schedule, points: Tensor):
-        self.schedule = schedule
-        self.points = points.double()
-        self.mean = self.points.mean(0)
-        self.covariance = self.points.T.cov(correction=0)
-
-    def posterior(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        square = (
-            x.square().sum(1, keepdim=True) - 2 * alpha * x @ self.points.T + alpha**2 * self.points.square().sum(1)
-        )
-        count, D = self.points.shape
-        log_joint = -square / (2 * sigma**2) - D * (sigma.log() + math.log(2 * math.pi) / 2) - math.log(count)
-        return log_joint.softmax(1) @ self.points, log_joint.logsumexp(1)
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        return self.points[torch.randint(len(self.points), (n,), generator=generator)]
+        centred = (x_t.flatten(1).double() - alpha_t * mean) @ axes
+        return (alpha_s * mean + (gain * centred) @ axes.T).reshape(x_t.shape).to(x_t.dtype)
 
 
 def sampler_moments(
@@ -144,7 +73,7 @@ def sampler_moments(
     affine in all the noise drawn. Running the sampler on unit vectors, one for each random value, yields the matrix of
     this map.
     """
-    D = len(oracle.mean)
+    D = oracle.means.shape[1]
     counter = _UnitNoise(D)
     sampler(oracle, torch.zeros(1, D, 1, 1, dtype=torch.float64), counter)
     noise = torch.zeros(1 + D * (1 + counter.draws), D, 1, 1, dtype=torch.float64)

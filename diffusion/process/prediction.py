@@ -26,8 +26,8 @@ class Prediction:
     def inputs(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
         """c_in (B,), the factor of x_t, and label (B,), the network's time input.
 
-        c_in = 1/max(1, √(alpha_t² + sigma_t²)) scales x_t to unit variance on schedules with alpha = 1, and is 1 on the
-        others. The label is 1000·t − 1: for T = 1000, DDPM's integer index 0 … 999, so DDPM's weights fit unchanged.
+        c_in = 1/max(1, √(alpha_t² + sigma_t²)). The label is 1000·t − 1: for T = 1000, DDPM's integer index 0 … 999, so
+        DDPM's weights fit unchanged.
         """
         return 1 / torch.hypot(*schedule(t)).clamp(min=1), 1000 * t - 1
 
@@ -43,21 +43,20 @@ class Prediction:
 
         At t = 0 some schedules have no finite derivative; there, only t = 1 counts.
         """
-        end = torch.ones(1, dtype=torch.float64)
-        end = end.to(next(schedule.buffers(), end))
-        (alpha, sigma), (a, b) = schedule(end), self.weights(schedule, end)
-        if abs(float(alpha * b - sigma * a)) < 1e-6:
+        schedule, ends = schedule.on_cpu(), torch.tensor([1.0, 0.0], dtype=torch.float64)
+        (alpha, sigma), (a, b) = schedule(ends), self.weights(schedule, ends)
+        if float((alpha * b - sigma * a)[0].abs()) < 1e-6:
             raise UserError(
                 f"prediction: {type(self).__name__} cannot recover x0 at t = 1, where this schedule has alpha = "
-                f"{float(alpha):.2g} (zero terminal SNR); use v, x0 or velocity, or another schedule"
+                f"{float(alpha[0]):.2g} (zero terminal SNR); use v, x0 or velocity, or another schedule"
             )
-        for t, weights in ((1, (a, b)), (0, self.weights(schedule, 0 * end))):
-            scale = math.hypot(*map(float, weights))  # for data of unit variance
-            if scale > 10 and (t == 1 or math.isfinite(scale)):
-                raise UserError(
-                    f"prediction: on this schedule the target of {type(self).__name__} has a standard deviation of "
-                    f"{scale:.3g} at t = {t}, too large for a network; use EDM's, or another schedule"
-                )
+        last, first = torch.hypot(a, b).tolist()  # for data of unit variance
+        largest = max(last, first if math.isfinite(first) else 0.0)
+        if largest > 10:
+            raise UserError(
+                f"prediction: on this schedule the target of {type(self).__name__} has a standard deviation of "
+                f"{largest:.3g} at one end, too large for a network; use EDM's, or another schedule"
+            )
 
 
 class Eps(Prediction):
@@ -95,23 +94,16 @@ class EDM(Prediction):
     c_skip = σ_d²/(σ² + σ_d²), c_out = σ σ_d/√(σ² + σ_d²), c_in = 1/√(σ² + σ_d²), c_noise = log(σ)/4 (Karras et al.,
     table 1). With n = √(sigma_t² + alpha_t² σ_d²):  a = sigma_t/(n σ_d),  b = −alpha_t σ_d/n.
     On a variance preserving schedule, y is −v if σ_d = 1.
-
-    Args:
-        sigma_data: σ_d, the standard deviation of the pixels of the data, which lie in [−1, 1].
     """
 
     def __init__(self, sigma_data: Annotated[float, Gt(0)] = 0.5):
         self.sigma_data = sigma_data
 
-    def _norm(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """alpha_t, sigma_t and n."""
-        alpha_t, sigma_t = schedule(t)
-        return alpha_t, sigma_t, torch.hypot(sigma_t, alpha_t * self.sigma_data)
-
     def weights(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
-        alpha_t, sigma_t, n = self._norm(schedule, t)
+        alpha_t, sigma_t = schedule(t)
+        n = torch.hypot(sigma_t, alpha_t * self.sigma_data)
         return sigma_t / (n * self.sigma_data), -alpha_t * self.sigma_data / n
 
     def inputs(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
-        _, _, n = self._norm(schedule, t)
-        return 1 / n, (-schedule.log_snr(t) / 8).clamp(-10, 10)
+        alpha_t, sigma_t = schedule(t)
+        return 1 / torch.hypot(sigma_t, alpha_t * self.sigma_data), (-schedule.log_snr(t) / 8).clamp(-10, 10)

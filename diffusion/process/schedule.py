@@ -5,13 +5,11 @@ Time t runs over [0, 1] and x_t = alpha_t x0 + sigma_t eps, with alpha(0) = 1 an
     forward SDE      dx = f x dt + g dw,  f = alpha' / alpha,  g² = −sigma² lambda'  (Song et al., eq. 5)
     probability flow dx/dt = alpha' x0 + sigma' eps
 A DDPM schedule is a table of T + 1 rows at the times t = i/T, and row 0 is the clean image. The memoir's ᾱ_i is
-alpha(i/T)².
-
-Both alpha and sigma are computed in float64 and without cancellation: in float32, 1 − ᾱ has a relative error of 1.7e-4
-at the first step. A new continuous schedule needs two formulas, `forward` and `time`. A new table needs one function
-that computes its betas.
+alpha(i/T)². Both alpha and sigma are computed in float64 and without cancellation: in float32, 1 − ᾱ has a relative
+error of 1.7e-4 at the first step.
 """
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -37,6 +35,8 @@ def pure_noise(alpha: float, sigma: float) -> bool:
 class Schedule(nn.Module):
     """Base class. Subclasses define `forward` and `time`, for times of any shape; float64 in, float64 out."""
 
+    steps: int | None = None  # T of a table
+
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_t and sigma_t at times t in [0, 1], each in the shape of t."""
         raise NotImplementedError
@@ -50,6 +50,11 @@ class Schedule(nn.Module):
         alpha, sigma = self(t)
         return 2 * (alpha.log() - sigma.log())
 
+    def level(self, t: Tensor) -> Tensor:
+        """The noise level sigma_t / alpha_t; +inf where alpha_t = 0."""
+        alpha, sigma = self(t)
+        return sigma / alpha
+
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha'_t and sigma'_t (per unit of t), by forward-mode differentiation. sigma'(0) may be infinite."""
         t = t.contiguous()  # elements of an expanded tensor share their memory, which jvp does not allow
@@ -60,17 +65,17 @@ class Schedule(nn.Module):
         (alpha, sigma), (d_alpha, d_sigma) = self(t), self.derivatives(t)
         return 2 * (d_alpha / alpha - d_sigma / sigma)
 
-    def sde(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """f and g² of the forward SDE dx = f x dt + g dw."""
-        (alpha, sigma), (d_alpha, d_sigma) = self(t), self.derivatives(t)
-        f = d_alpha / alpha
-        return f, 2 * sigma * (d_sigma - f * sigma)
+    @property
+    def first(self) -> float:
+        """The smallest time at which a network is trained: 1/T of a table, else 0."""
+        return 1 / self.steps if self.steps else 0.0
+
+    def on_cpu(self) -> "Schedule":
+        """A copy on the CPU, whose numbers are read without waiting for a device."""
+        return copy.deepcopy(self).cpu()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Schedule":
-        """Move the tables with the module but keep them in float64: `module.half()` must not round them.
-
-        On a device without float64 (Apple's MPS) they become float32.
-        """
+        """Move the tables with the module, but keep them in `real_dtype`: `module.half()` must not round them."""
         for name, table in self._buffers.items():
             if table is not None:
                 device = fn(torch.empty((), device=table.device)).device
@@ -79,26 +84,23 @@ class Schedule(nn.Module):
 
 
 class Discrete(Schedule):
-    """A discrete schedule: β_1 … β_T give ᾱ_i = Π_{j≤i} (1 − β_j) at t = i/T (DDPM, eq. 4; memoir, section 4).
+    """A table: β_1 … β_T, each in (0, 1), give ᾱ_i = Π_{j≤i} (1 − β_j) at t = i/T (DDPM, eq. 4; memoir, section 4).
 
-    Between rows, log-SNR is interpolated linearly, with two exceptions. In the first interval sigma² is linear, because
-    log-SNR is infinite at t = 0. In the last interval alpha is linear, because log-SNR may be infinite at t = 1. The
-    derivative at a row is that of the interval after it.
-
-    Args:
-        betas: β_1 … β_T, (T,), T ≥ 2, each in (0, 1).
+    Between rows, log-SNR is interpolated linearly. In the first interval sigma² is linear instead, because log-SNR is
+    infinite at t = 0; in the last one alpha is, because log-SNR may be infinite at t = 1. The derivative at a row is
+    that of the interval after it.
     """
 
     def __init__(self, betas: Tensor):
         super().__init__()
         betas = torch.as_tensor(betas, dtype=torch.float64)
-        if betas.dim() != 1 or len(betas) < 2:
-            raise UserError(f"schedule: betas of shape {tuple(betas.shape)}; expected a list of at least 2")
-        if outside := [i for i, beta in enumerate(betas.tolist(), start=1) if not 0 < beta < 1]:
-            i = outside[0]
-            raise UserError(f"schedule: β_{i} = {float(betas[i - 1]):g} of {len(betas)}; every β must be in (0, 1)")
+        if len(betas) < 2 or not ((betas > 0) & (betas < 1)).all():
+            raise UserError(
+                f"schedule: {len(betas)} betas from {float(betas.min()):g} to {float(betas.max()):g}; expected at "
+                "least 2, each in (0, 1)"
+            )
         log_alpha_bar = torch.cat([betas.new_zeros(1), torch.log1p(-betas).cumsum(0)])
-        self.steps = len(betas)
+        self.steps: int = len(betas)
         self.lambdas: Tensor
         self.register_buffer("lambdas", log_alpha_bar - torch.log(-torch.expm1(log_alpha_bar)), persistent=False)
 
@@ -148,24 +150,12 @@ def _betas(log_alpha_bar: Tensor) -> Tensor:
 
 
 def linear(steps: Steps = 1000, first: Beta = 1e-4, last: Beta = 0.02) -> Discrete:
-    """β_i linear in i (DDPM, section 4; the memoir's schedule).
-
-    Args:
-        steps: T.
-        first: β_1.
-        last: β_T.
-    """
+    """β_i linear in i, from β_1 = `first` to β_T = `last` (DDPM, section 4; the memoir's schedule)."""
     return Discrete(torch.linspace(first, last, steps, dtype=torch.float64))
 
 
 def scaled_linear(steps: Steps = 1000, first: Beta = 8.5e-4, last: Beta = 0.012) -> Discrete:
-    """√β_i linear in i (the code of latent diffusion). With DDPM's β_1 and β_T: the "quad" schedule of DDIM's code.
-
-    Args:
-        steps: T.
-        first: β_1.
-        last: β_T.
-    """
+    """√β_i linear in i (the code of latent diffusion). With DDPM's β_1 and β_T: the "quad" schedule of DDIM's code."""
     return Discrete(torch.linspace(first**0.5, last**0.5, steps, dtype=torch.float64) ** 2)
 
 
@@ -173,12 +163,10 @@ def table(betas: Sequence[Beta] = (1e-4, 0.02), steps: Steps | None = None) -> D
     """β_i interpolated linearly between the given values, which are evenly spaced from i = 1 to T.
 
     Args:
-        betas: the values of β, at least two; T values are used unchanged.
-        steps: T; None: the number of values.
+        betas: the values of β; T values are used unchanged.
+        steps: T; null: the number of values.
     """
     values = torch.tensor([*betas], dtype=torch.float64)
-    if len(values) < 2:
-        return Discrete(values)  # raises the error
     position = torch.linspace(0, len(values) - 1, steps or len(values), dtype=torch.float64)
     low = position.floor().long().clamp(max=len(values) - 2)
     return Discrete(torch.lerp(values[low], values[low + 1], position - low))
@@ -191,47 +179,26 @@ def _normalised(f: Callable[[Tensor], Tensor], steps: int, largest: float) -> Di
 
 
 def cosine(steps: Steps = 1000, offset: Annotated[float, Ge(0)] = 0.008, largest: Beta = 0.999) -> Discrete:
-    """ᾱ_i = f(i/T) / f(0), f(u) = cos²(π/2 · (u + s)/(1 + s)) (Improved DDPM, eq. 17).
-
-    Args:
-        steps: T.
-        offset: s, which keeps β from being too small near t = 0.
-        largest: the upper limit of β_i.
-    """
+    """ᾱ_i = f(i/T) / f(0), f(u) = cos²(π/2 · (u + s)/(1 + s)), s = `offset` (Improved DDPM, eq. 17)."""
     return _normalised(lambda u: torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2, steps, largest)
 
 
 def sigmoid(
     steps: Steps = 1000, start: float = -3.0, end: float = 3.0, tau: Positive = 1.0, largest: Beta = 0.999
 ) -> Discrete:
-    """ᾱ_i = (f(i/T) − f(1)) / (f(0) − f(1)), f(u) = 1/(1 + exp((start + u (end − start))/τ)) (Jabri et al., RIN).
-
-    Args:
-        steps: T.
-        start: the sigmoid's argument, before division by τ, at t = 0.
-        end: the same at t = 1; above `start`.
-        tau: τ, the temperature; a small τ makes the fall of ᾱ steep, a large τ makes ᾱ linear in t.
-        largest: the upper limit of β_i.
-    """
+    """ᾱ_i = (f(i/T) − f(1)) / (f(0) − f(1)), f(u) = 1/(1 + exp((start + u (end − start))/τ)) (Jabri et al., RIN)."""
     return _normalised(lambda u: torch.sigmoid(-(start + u * (end - start)) / tau), steps, largest)
 
 
 def shifted(table: Discrete, shift: Positive) -> Discrete:
-    """sigma/alpha multiplied by `shift`, so that lambda becomes lambda − 2 log shift (simple diffusion, section 3.1).
-
-    Args:
-        table: the discrete schedule to shift.
-        shift: the factor of sigma/alpha; the paper's is resolution/64.
-    """
+    """sigma/alpha multiplied by `shift`: lambda becomes lambda − 2 log shift (simple diffusion, section 3.1)."""
     return Discrete(_betas(nn.functional.logsigmoid(table.lambdas - 2 * math.log(shift))))
 
 
-def zero_terminal_snr(table: Discrete, last_alpha: Annotated[float, Gt(0), Lt(1)] = 1e-8) -> Discrete:
+def zero_terminal_snr(table: Discrete, last_alpha: Beta = 1e-8) -> Discrete:
     """√ᾱ_i shifted and scaled so that √ᾱ_T becomes 0 and √ᾱ_1 does not change (Lin et al., Algorithm 1).
 
-    Args:
-        table: the discrete schedule to rescale.
-        last_alpha: √ᾱ_T in place of an exact 0. It keeps log-SNR finite and is too small to change x_T.
+    √ᾱ_T is `last_alpha` in place of an exact 0, which keeps log-SNR finite and is too small to change x_T.
     """
     alpha = torch.sigmoid(table.lambdas).sqrt()
     moved = (alpha - alpha[-1]) * alpha[1] / (alpha[1] - alpha[-1])
@@ -242,10 +209,6 @@ class VP(Schedule):
     """Variance preserving: alpha² = exp(−B(t)), sigma² = 1 − alpha², B = β_min t + (β_max − β_min) t²/2.
 
     The continuous limit of DDPM's linear table (Song et al., eq. 33).
-
-    Args:
-        beta_min: β at t = 0, per unit of t.
-        beta_max: β at t = 1, per unit of t.
     """
 
     def __init__(self, beta_min: Positive = 0.1, beta_max: Positive = 20.0):
@@ -285,10 +248,6 @@ class VE(Schedule):
     """Variance exploding: alpha = 1, sigma² = σ_min² ((σ_max/σ_min)^(2t) − 1), with the g of Song et al., eq. 30.
 
     Their perturbation kernel omits the −1, so it starts at sigma = σ_min instead of 0.
-
-    Args:
-        sigma_min: σ_min, the scale at which sigma starts to grow geometrically.
-        sigma_max: σ_max, above `sigma_min`; sigma at t = 1 is √(σ_max² − σ_min²).
     """
 
     def __init__(self, sigma_min: Positive = 0.01, sigma_max: Positive = 50.0):
@@ -306,11 +265,7 @@ class VE(Schedule):
 
 
 class EDM(Schedule):
-    """alpha = 1, sigma = σ_max t (Karras et al., section 3, where t is sigma itself).
-
-    Args:
-        sigma_max: σ_max, sigma at t = 1.
-    """
+    """alpha = 1, sigma = σ_max t (Karras et al., section 3, where t is sigma itself)."""
 
     def __init__(self, sigma_max: Positive = 80.0):
         super().__init__()
@@ -326,9 +281,7 @@ class EDM(Schedule):
 class ContinuousCosine(Schedule):
     """sigma/alpha = s·tan(θt), variance preserving (Hoogeboom et al., simple diffusion, section 3.1).
 
-    Args:
-        shift: s; the paper's is resolution/64, which adds noise for large images.
-        lowest: log-SNR at t = 1, which determines θ.
+    s is `shift`; θ follows from `lowest`, the log-SNR at t = 1.
     """
 
     def __init__(self, shift: Positive = 1.0, lowest: float = -15.0):
@@ -349,9 +302,6 @@ class Flow(Schedule):
     """Rectified flow: sigma = s t / (1 − t + s t), alpha = 1 − sigma (Lipman et al., eq. 22; the shift s: SD3, eq. 23).
 
     It ends in pure noise: alpha(1) = 0.
-
-    Args:
-        shift: s; above 1, more of the time is spent at high noise.
     """
 
     def __init__(self, shift: Positive = 1.0):

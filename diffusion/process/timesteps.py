@@ -1,14 +1,12 @@
 """Distributions of the training times: callables (schedule, streams) -> t (B,), importance (B,).
 
-A distribution is defined by its quantile function t(u), where u is uniform. The u of a batch are independent, or evenly
-spread over [0, 1) (`stratified`: VDM's low-discrepancy sampler, Kingma et al., appendix I.1). The loss at t is
-multiplied by `importance`, which makes its expectation equal to that under uniform times:
+A distribution is defined by its quantile function t(u), where u is uniform. The loss at t is multiplied by
+`importance`, which makes its expectation equal to that under uniform times:
     E_u[|dt/du| f(t(u))] = ∫ f(t) dt.
-With `reweight=False` the importance is 1: the distribution itself then weights the loss, as in EDM and SD3.
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import torch
 from annotated_types import Ge, Gt, Le, Lt
@@ -19,33 +17,26 @@ from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams, real_dtype
 
 
-class Timesteps(Protocol):
-    """(schedule, streams) -> t (B,), importance (B,). `update(t, losses)` lets a distribution adapt to the losses."""
-
-    def __call__(self, schedule: Schedule, streams: Streams) -> tuple[Tensor, Tensor]: ...
-
-    def update(self, t: Tensor, losses: Tensor) -> None: ...
-
-
 @dataclass(kw_only=True)
 class Quantile:
     """Base class. Subclasses define one formula, `quantile(schedule, u)`, differentiable in u.
 
     Args:
-        stratified: spread the times evenly over the batch instead of drawing them independently.
-        reweight: correct the loss for the density of the times, which makes its expectation equal to that under uniform
-            times.
+        stratified: the u of a batch are evenly spread over [0, 1) instead of independent (VDM, appendix I.1).
+        reweight: correct the loss for the density of the times; otherwise the distribution itself weights it, as in
+            EDM and SD3.
     """
 
     stratified: bool = False
     reweight: bool = True
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
-        """t(u) for u in [0, 1), monotone."""
+        """t(u) for u in (0, 1), monotone."""
         raise NotImplementedError
 
     def __call__(self, schedule: Schedule, streams: Streams) -> tuple[Tensor, Tensor]:
         u = streams.stratified() if self.stratified else streams.uniform()
+        u = u.clamp(min=1e-16)  # draws are multiples of 2^-53, so 0 can occur, where some quantiles are infinite
         if not self.reweight:
             return self.quantile(schedule, u), torch.ones_like(u)
         t, slope = torch.func.jvp(lambda u: self.quantile(schedule, u), (u,), (torch.ones_like(u),))[:2]
@@ -68,11 +59,7 @@ class UniformTable(Quantile):
 
 @dataclass
 class Uniform(Quantile):
-    """t uniform on [first, 1] (Song et al., eq. 7).
-
-    Args:
-        first: the smallest time; at t = 0 some targets and weights are singular.
-    """
+    """t uniform on [`first`, 1] (Song et al., eq. 7); at t = 0 some targets and weights are singular."""
 
     first: Annotated[float, Ge(0), Lt(1)] = 1e-5
 
@@ -82,58 +69,42 @@ class Uniform(Quantile):
 
 @dataclass
 class LogNormal(Quantile):
-    """log(sigma/alpha) ~ N(mean, std²), truncated at the schedule's largest (Karras et al., table 1).
-
-    Args:
-        mean: the mean of log(sigma/alpha).
-        std: the standard deviation of log(sigma/alpha).
-    """
+    """log(sigma/alpha) ~ N(mean, std²), truncated at the schedule's largest (Karras et al., table 1)."""
 
     mean: float = -1.2
     std: Annotated[float, Gt(0)] = 1.2
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
         largest = (-schedule.log_snr(torch.ones_like(u)) / 2 - self.mean) / self.std
-        normal = torch.special.ndtri(_above_zero(u) * torch.special.ndtr(largest))
+        normal = torch.special.ndtri(u * torch.special.ndtr(largest))
         return schedule.time(-2 * (self.mean + self.std * normal))
 
 
 @dataclass
 class LogitNormal(Quantile):
-    """logit(t) ~ N(mean, std²) (SD3, eq. 19).
-
-    Args:
-        mean: the mean of logit(t).
-        std: the standard deviation of logit(t).
-    """
+    """logit(t) ~ N(mean, std²) (SD3, eq. 19)."""
 
     mean: float = 0.0
     std: Annotated[float, Gt(0)] = 1.0
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
-        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(_above_zero(u)))
+        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
 
 
 @dataclass
 class Mode(Quantile):
-    """t(u) = 1 − u − s·(cos²(πu/2) − 1 + u) (SD3, eq. 20).
-
-    Args:
-        scale: s; above 0 it favours times near the middle. t(u) is monotone for s in [−1, 2/(π − 2)].
-    """
+    """t(u) = 1 − u − s·(cos²(πu/2) − 1 + u), s = `scale` (SD3, eq. 20); monotone for s in [−1, 2/(π − 2)]."""
 
     scale: Annotated[float, Ge(-1), Le(2 / (torch.pi - 2))] = 1.29
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
-        u = _above_zero(u)
         return 1 - u - self.scale * (torch.cos(torch.pi * u / 2) ** 2 - 1 + u)
 
 
 class LossSecondMoment(nn.Module):
     """Rows of a table with probability p_i ∝ √E[L_i²], estimated from the last losses (Improved DDPM, section 3.3).
 
-    The distribution is uniform until every row has `history` losses. The losses are a buffer, so they are saved in
-    checkpoints. They change only in `update`. Devices gather their losses first, so their buffers stay equal.
+    The distribution is uniform until every row has `history` losses, which are saved in checkpoints.
 
     Args:
         steps: T, as in the schedule.
@@ -181,17 +152,14 @@ class LossSecondMoment(nn.Module):
         self.losses.copy_(moved[:, 1:])
 
 
+Timesteps = Quantile | LossSecondMoment
+
+
 def table_steps(schedule: Schedule) -> int:
     """T of a table. Raises UserError if the schedule is continuous."""
-    steps: int | None = getattr(schedule, "steps", None)
-    if steps is None:
+    if schedule.steps is None:
         raise UserError(
             f"schedule: {type(schedule).__name__} is continuous, but a discrete one, such as linear, is needed; on a "
             "continuous one, use the timesteps uniform and, for the variational bound, the weighting vlb"
         )
-    return steps
-
-
-def _above_zero(u: Tensor) -> Tensor:
-    """u clamped away from 0, where quantiles are infinite. Uniform draws are multiples of 2^-53, so 0 can occur."""
-    return u.clamp(min=1e-16)
+    return schedule.steps

@@ -27,15 +27,12 @@ def ratio(schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
 def fixed_small(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | None = None) -> Tensor:
     """log(sigma_s² (1 − r²)): the variance of the posterior, the memoir's β̃_t.
 
-    At s = 0, where it would be 0, the variance of the step from 2t to t (or from 1 to 1/2) is used instead. For s = t −
-    1/T this is β̃_2, which DDPM uses for its decoder.
+    At s = 0, where it would be 0: that of the step from 2t to t (or from 1 to 1/2), DDPM's β̃_2 if t = 1/T.
     """
     last = s == 0
     s = torch.where(last, t.clamp(max=0.5), s)
     t = torch.where(last, 2 * s, t)
-    _, sigma_s = schedule(s)
-    _, rest = ratio(schedule, t, s)
-    return torch.log(sigma_s**2 * rest)
+    return torch.log(schedule(s)[1] ** 2 * ratio(schedule, t, s)[1])
 
 
 def fixed_large(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | None = None) -> Tensor:
@@ -45,16 +42,13 @@ def fixed_large(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | None 
 
 def forward_variance(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
     """log(sigma_t² (1 − r²)): the variance of x_t given x_s, the memoir's β_t if s = t − 1/T."""
-    _, sigma_t = schedule(t)
-    _, rest = ratio(schedule, t, s)
-    return torch.log(sigma_t**2 * rest)
+    return torch.log(schedule(t)[1] ** 2 * ratio(schedule, t, s)[1])
 
 
 def learned_range(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | None = None) -> Tensor:
     """v·log(large) + (1 − v)·log(small), v = (spread + 1)/2 (Improved DDPM, eq. 15).
 
-    Small is `fixed_small`. Large is `forward_variance`, even at s = 0, as in Improved DDPM's code. `spread` is the
-    second half of the network's output channels.
+    Small is `fixed_small`, large is `forward_variance`, even at s = 0, as in Improved DDPM's code.
     """
     if spread is None:
         raise UserError("variance: learned_range needs a network with 2C output channels; use fixed_small")
@@ -63,9 +57,9 @@ def learned_range(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | Non
 
 
 def gaussian_kl(difference: Tensor, log_variance1: Tensor, log_variance2: Tensor) -> Tensor:
-    """KL(N(m₁, v₁) ‖ N(m₂, v₂)) in nats, elementwise, for m₁ − m₂ = `difference`.
+    """KL(N(m₁, v₁) ‖ N(m₂, v₂)) = (v₁/v₂ − 1 − log(v₁/v₂) + (m₁ − m₂)²/v₂)/2, elementwise, for m₁ − m₂ = `difference`.
 
-    (v₁/v₂ − 1 − log(v₁/v₂) + (m₁ − m₂)²/v₂)/2, computed without cancellation when the variances are close.
+    In nats, and without cancellation when the variances are close.
     """
     log_ratio = log_variance1 - log_variance2
     return (torch.expm1(log_ratio) - log_ratio + difference**2 * torch.exp(-log_variance2)) / 2

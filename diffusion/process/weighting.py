@@ -48,64 +48,39 @@ def truncated_snr(schedule: Schedule, prediction: Prediction, t: Tensor) -> Tens
 
 
 def min_snr(schedule: Schedule, prediction: Prediction, t: Tensor, gamma: Positive = 5.0) -> Tensor:
-    """min(SNR, γ)·‖x0 − x0_θ‖² (Hang et al., section 3.4).
-
-    Args:
-        gamma: γ, the SNR above which the weight of x0's error no longer grows.
-    """
+    """min(SNR, γ)·‖x0 − x0_θ‖² (Hang et al., section 3.4)."""
     return _of_x0(schedule.log_snr(t).exp().clamp(max=gamma), schedule, prediction, t)
 
 
 def soft_min_snr(schedule: Schedule, prediction: Prediction, t: Tensor, gamma: Positive = 4.0) -> Tensor:
-    """1/(σ² + 1/γ)·‖x0 − x0_θ‖², σ² = 1/SNR: a smooth form of min-SNR (Crowson et al., HDiT).
-
-    Args:
-        gamma: γ, the limit of the weight of x0's error at high SNR.
-    """
+    """1/(σ² + 1/γ)·‖x0 − x0_θ‖², σ² = 1/SNR: a smooth form of min-SNR (Crowson et al., HDiT)."""
     return _of_x0(1 / (torch.exp(-schedule.log_snr(t)) + 1 / gamma), schedule, prediction, t)
 
 
 def p2(schedule: Schedule, prediction: Prediction, t: Tensor, gamma: float = 1.0, k: Positive = 1.0) -> Tensor:
-    """‖eps − eps_θ‖²/(k + SNR)^γ (Choi et al., eq. 8).
-
-    Args:
-        gamma: γ, the strength; 0 is the plain error of eps.
-        k: limits the weight at low SNR to k^−γ.
-    """
+    """‖eps − eps_θ‖²/(k + SNR)^γ (Choi et al., eq. 8)."""
     ratio_t = schedule.log_snr(t).exp()
     return _of_x0(ratio_t / (k + ratio_t) ** gamma, schedule, prediction, t)
 
 
 def edm(schedule: Schedule, prediction: Prediction, t: Tensor, sigma_data: Positive = 0.5) -> Tensor:
-    """(σ² + σ_d²)/(σ σ_d)²·‖x0 − x0_θ‖², σ² = 1/SNR (Karras et al., table 1).
-
-    Args:
-        sigma_data: σ_d, the standard deviation of the pixels of the data; the same as in prediction=edm.
-    """
+    """(σ² + σ_d²)/(σ σ_d)²·‖x0 − x0_θ‖², σ² = 1/SNR (Karras et al., table 1)."""
     return _of_x0(schedule.log_snr(t).exp() + sigma_data**-2, schedule, prediction, t)
 
 
 def velocity(schedule: Schedule, prediction: Prediction, t: Tensor, clip: Annotated[float, Ge(0)] = 0.05) -> Tensor:
     """‖x0 − x0_θ‖²/max(sigma_t, clip)²: the squared error of the velocity (Li & He, JiT, table 1).
 
-    Because sigma_t eps = x_t − alpha_t x0, the error of eps is −alpha_t/sigma_t times that of x0. So the error of v =
-    eps − x0 on the flow schedule, and of v = alpha_t eps − sigma_t x0 on a variance-preserving one, is −1/sigma_t times
-    it.
-
-    Args:
-        clip: the smallest sigma_t to divide by; 0: the plain error of the velocity at every t.
+    Because sigma_t eps = x_t − alpha_t x0, the error of v = eps − x0 on the flow schedule, and of v = alpha_t eps −
+    sigma_t x0 on a variance-preserving one, is −1/sigma_t times that of x0.
     """
-    _, sigma_t = schedule(t)
-    return _of_x0(sigma_t.clamp(min=clip) ** -2, schedule, prediction, t)
+    return _of_x0(schedule(t)[1].clamp(min=clip) ** -2, schedule, prediction, t)
 
 
 def sigmoid(schedule: Schedule, prediction: Prediction, t: Tensor, bias: float = 2.0) -> Tensor:
-    """−lambda'/2·sigmoid(b − lambda)·‖eps − eps_θ‖² (Kingma & Gao, VDM++, section 4; the bias: Hoogeboom et al.).
+    """−lambda'/2·sigmoid(b − lambda)·‖eps − eps_θ‖² (Kingma & Gao, VDM++, section 4; the bias b: Hoogeboom et al.).
 
     On a table, −lambda'/2·SNR comes from the slope of the interpolated table, not from T·(SNR_s − SNR_t)/2 as in `vlb`.
-
-    Args:
-        bias: b, the log-SNR above which the weight falls; a larger value favours fine detail.
     """
     weight = torch.sigmoid(bias - schedule.log_snr(t)) * _of_bound(schedule, t)
     return _of_x0(weight, schedule, prediction, t)
@@ -119,10 +94,8 @@ def vlb(schedule: Schedule, prediction: Prediction, t: Tensor) -> Tensor:
     α_t (1 − ᾱ_t))·‖eps − eps_θ‖² in the memoir's notation. On a continuous schedule: the limit −lambda'/2·‖eps −
     eps_θ‖² (Kingma et al., VDM, eq. 17).
     """
-    steps: int | None = getattr(schedule, "steps", None)
-    if steps is None:
+    if schedule.steps is None:
         return _of_x0(_of_bound(schedule, t), schedule, prediction, t)
-    s = (t - 1 / steps).clamp(min=0)
-    alpha_s, _ = schedule(s)
-    _, rest = ratio(schedule, t, s)
-    return _of_x0(steps * (alpha_s * rest) ** 2 * torch.exp(-fixed_small(schedule, t, s)) / 2, schedule, prediction, t)
+    s = (t - 1 / schedule.steps).clamp(min=0)
+    change = (schedule(s)[0] * ratio(schedule, t, s)[1]) ** 2
+    return _of_x0(schedule.steps * change * torch.exp(-fixed_small(schedule, t, s)) / 2, schedule, prediction, t)

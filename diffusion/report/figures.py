@@ -327,7 +327,7 @@ def centres_of(names: Sequence[str]) -> Any:
 
 def _steps(schedule: Schedule) -> int:
     """T of a discrete schedule; a continuous one is drawn with T = 1000."""
-    return int(getattr(schedule, "steps", 1000))
+    return int(getattr(schedule, "steps", None) or 1000)
 
 
 def _table(schedule: Schedule) -> tuple[Tensor, Tensor]:

@@ -9,12 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
-from diffusion.model import ADMUNet, DiT, JiT, MemoirUNet, UNet, jit
-from diffusion.model.dit import positions, to_image
-from diffusion.model.embedding import sinusoidal
-from diffusion.model.jit import rotate, rotations
-from diffusion.model.unet import Attention, GroupNorm, Upsample
-from diffusion.model.unet_adm import AdaptiveBlock
+from diffusion.model import ADMUNet, DiT, JiT, MemoirUNet, UNet
+from diffusion.model.network import sinusoidal
+from diffusion.model.transformer import JiTBlock, positions, rotate, rotations, to_image
+from diffusion.model.unet import AdaptiveBlock, Attention, GroupNorm, Upsample
 from tests.support.networks import randomised
 
 CPU = torch.device("cpu")
@@ -69,7 +67,7 @@ def repeated(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("resample", "resampled"), [("down", averaged), ("up", repeated), (None, lambda x: x)])
 def test_adms_block_equals_its_formula(resample, resampled) -> None:  # type: ignore[no-untyped-def]
-    block = randomised(AdaptiveBlock(8, 12, 20, 4, 0.0, None, resample))
+    block = randomised(AdaptiveBlock(8, 12, None, 20, 4, 0.0, 1e-5, resize=resample))
     x, emb = torch.randn(2, 8, 4, 6), torch.randn(2, 20)
     h = block.conv1(resampled(F.silu(F.group_norm(x, 4, block.norm1.weight, block.norm1.bias))))
     s, b = (emb @ block.time.weight.T + block.time.bias).split(12, dim=1)
@@ -124,7 +122,7 @@ def test_jits_rotated_products_depend_only_on_the_offset() -> None:
 
 
 def test_jits_block_equals_its_formula() -> None:
-    block = randomised(jit.Block(16, 2, 10, 0.0))
+    block = randomised(JiTBlock(16, 2, 15, 0.0))
     rms = lambda x, weight: x / (x.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt() * weight  # noqa: E731
     x, emb, turns = torch.randn(3, 6, 16), torch.randn(3, 16), rotations(2, 3, 8, CPU)
     b1, g1, a1, b2, g2, a2 = block.modulation(emb)[:, None].split(16, dim=2)
@@ -155,7 +153,6 @@ def test_the_memoirs_layers_and_max_poolings() -> None:
         lambda: UNet(channels=(16, 32), groups=8),  # four flags of attention
         lambda: UNet(channels=(20,), attention=(False,), groups=8),
         lambda: UNet(channels=(24, 32), attention=(True, True), groups=8, head_dim=16),
-        lambda: UNet(channels=(1,), attention=(False,), groups=1),
         lambda: ADMUNet(down_padding=1),
         lambda: MemoirUNet(channels=()),
         lambda: DiT(width=20, heads=3),

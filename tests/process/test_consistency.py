@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.model.dropout import Dropout, examples
-from diffusion.process import grid, prediction, schedule
-from diffusion.process.consistency import Consistency, pseudo_huber, squared
+from diffusion.process import prediction, schedule
+from diffusion.process.consistency import Consistency, pseudo_huber
 from diffusion.process.denoiser import Denoiser, Estimate
 from diffusion.process.objective import Uncertainty
 from diffusion.process.sampler import Consistency as ConsistencySampler
@@ -21,6 +21,10 @@ from diffusion.randomness import Streams
 EDM = schedule.EDM()
 MEAN, VARIANCE = 0.3, 0.25
 SCHEDULES = {"edm": (EDM, prediction.EDM()), "linear": (schedule.linear(), prediction.Eps())}
+
+
+def squared(x: Tensor, y: Tensor) -> Tensor:
+    return (x - y).square().flatten(1).mean(dim=1)
 
 
 class Affine(nn.Module):
@@ -160,7 +164,7 @@ def test_a_step_adds_fresh_noise_from_each_images_stream_to_the_estimate() -> No
     denoiser = Denoiser(Affine(), schedule.cosine(), prediction.V())
     noise, seeds, xs = torch.randn(3, 1, 4, 4), [11, 12, 13], {}
     ConsistencySampler(3)(denoiser, noise, Streams(seeds), lambda k, x, e: xs.update({k: (x, e.x0)}))
-    times = grid.consistency(schedule.cosine(), 3)
+    times = ConsistencySampler(3).grid(schedule.cosine(), 3)
     levels = torch.exp(-schedule.cosine().log_snr(times[:3]) / 2)
     torch.testing.assert_close(levels[[0, 2]], torch.tensor([80, 0.821]).double())
     streams, x = Streams(seeds), noise

@@ -1,5 +1,6 @@
 """Inpainting samples the conditional distribution; SDEdit starts from the noised image; interpolated noise is noise."""
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -9,8 +10,7 @@ from torch import Tensor
 
 from diffusion.process import grid
 from diffusion.process.denoiser import clip, diffuse
-from diffusion.process.editing import Between, SDEdit
-from diffusion.process.inpainting import Inpainting, RePaint, SplitGibbs
+from diffusion.process.editing import Between, Inpainting, RePaint, SDEdit, SplitGibbs
 from diffusion.process.oracle import GaussianOracle, sampler_moments
 from diffusion.process.sampler import DDIM, DPMSolver, Sampler, UniPC
 from diffusion.randomness import Streams, seed_for
@@ -34,10 +34,13 @@ def wasserstein(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> flo
     return float((one[0] - other[0]).square().sum() + (one[1] + other[1]).trace() - 2 * cross) ** 0.5
 
 
-def law(method: Inpainting, sampler: Sampler) -> tuple[Tensor, Tensor]:
-    mean, covariance = sampler_moments(
-        method(sampler, KNOWN_FIRST, KNOWN), GaussianOracle(SCHEDULES["vp"], MEAN, COVARIANCE)
-    )
+REPAINT, REPAINT_2, REPAINT_10 = (partial(RePaint, passes=n) for n in (1, 2, 10))
+GIBBS_10, GIBBS_20 = (partial(SplitGibbs, rounds=n) for n in (10, 20))
+
+
+def law(method: Callable[..., Inpainting], sampler: Sampler) -> tuple[Tensor, Tensor]:
+    oracle = GaussianOracle(SCHEDULES["vp"], MEAN, COVARIANCE)
+    mean, covariance = sampler_moments(method(sampler, KNOWN_FIRST, KNOWN), oracle)
     assert mean[0] == Y
     assert covariance[0].abs().max() == 0
     return mean[1:], covariance[1:, 1:]
@@ -45,8 +48,7 @@ def law(method: Inpainting, sampler: Sampler) -> tuple[Tensor, Tensor]:
 
 # The errors stated in the docstrings.
 STATED = [
-    (RePaint(1), DDIM, 50, 0.090), (RePaint(10), DDIM, 50, 0.035), (SplitGibbs(10), SDE, 50, 0.077),
-    (SplitGibbs(20), DDIM, 50, 0.060),
+    (REPAINT, DDIM, 50, 0.090), (REPAINT_10, DDIM, 50, 0.035), (GIBBS_10, SDE, 50, 0.077), (GIBBS_20, DDIM, 50, 0.060),
 ]  # fmt: skip
 
 
@@ -67,7 +69,7 @@ class Counting(GaussianOracle):
 
 @pytest.mark.parametrize(
     ("method", "evaluations"),
-    [(RePaint(1), 10), (RePaint(4), 9 * 4 + 1), (SplitGibbs(5), 10 + 8 + 6 + 4 + 2), (SplitGibbs(99), 55)],
+    [(REPAINT, 10), (REPAINT_2, 9 * 2 + 1), (partial(SplitGibbs, rounds=5), 10 + 8 + 6 + 4 + 2), (GIBBS_20, 55)],
 )
 def test_evaluations_are_counted_and_conditions_and_thresholds_reach_the_denoiser(method, evaluations):
     oracle = Counting(SCHEDULES["cosine"], MEAN, COVARIANCE)
@@ -85,7 +87,7 @@ def test_evaluations_are_counted_and_conditions_and_thresholds_reach_the_denoise
 
 @pytest.mark.parametrize("kind", [DPMSolver, UniPC])
 def test_repaint_reduces_multistep_solvers_to_first_order(kind):
-    for one, other in zip(law(RePaint(2), kind(8, grid=FINE)), law(RePaint(2), DDIM(8, grid=FINE)), strict=True):
+    for one, other in zip(law(REPAINT_2, kind(8, grid=FINE)), law(REPAINT_2, DDIM(8, grid=FINE)), strict=True):
         torch.testing.assert_close(one, other)
 
 
@@ -96,7 +98,7 @@ def test_a_variant_equals_sampling_from_the_noised_picture():
     """0.6 of 5 steps are 3 steps, which start at the third of the 6 times."""
     sampler = ALL["euler_churn"][0](5, grid=grid.log_snr)
     oracle = GaussianOracle(SCHEDULES["cosine"], MEAN, COVARIANCE)
-    edited, seen = SDEdit(0.6)(sampler, PICTURE), []
+    edited, seen = SDEdit(sampler, PICTURE, 0.6), []
     streams = Streams.of(2, "x")
     x = edited(oracle, streams.normal(3, 1, 1), streams, lambda k, *_: seen.append(k))
 
@@ -106,7 +108,7 @@ def test_a_variant_equals_sampling_from_the_noised_picture():
     assert torch.equal(x, sampler(oracle, None, streams, start=(x_t, t)))
     assert edited.evaluations == sampler.evaluations
     assert (edited.steps, len(seen)) == (3, 3)
-    assert SDEdit(0.01)(sampler, PICTURE).steps == 1
+    assert SDEdit(sampler, PICTURE, 0.01).steps == 1
     alpha, sigma = oracle.schedule(torch.tensor(t, dtype=torch.float64))
     assert edited.begins(oracle.schedule) == pytest.approx((t, float(sigma / alpha)))
 

@@ -18,7 +18,7 @@ ON_TABLES = [grid.leading, grid.linspace]
 @pytest.mark.parametrize("on", SCHEDULES)
 @pytest.mark.parametrize("steps", [1, 2, 20])
 def test_times_decrease_to_zero(on: str, steps: int) -> None:
-    table = getattr(SCHEDULES[on], "steps", None)
+    table = SCHEDULES[on].steps
     fitting = [*EVERYWHERE[on == "edm" :], *(ON_TABLES if table else [])]  # `uniform` does not suit EDM
     for choice in fitting:
         times = choice(SCHEDULES[on], steps)

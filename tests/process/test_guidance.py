@@ -44,7 +44,7 @@ def test_the_guided_score_is_that_of_the_product_of_powered_densities(scale: flo
     guided = ClassifierFree(scale)(model)
     for y, oracle in enumerate(model.each):
         x = (X * torch.hypot(alpha, sigma)).requires_grad_()
-        density = scale * oracle.log_density(x, t) + (1 - scale) * model.mixture.log_density(x, t)
+        density = scale * oracle.posterior(x, t)[1] + (1 - scale) * model.mixture.posterior(x, t)[1]
         (score,) = torch.autograd.grad(density.sum(), x)
         estimate = guided(x.detach(), t, classes=torch.full((4,), y))
         torch.testing.assert_close(estimate.eps, -sigma * score, rtol=1e-10, atol=1e-10)

@@ -69,7 +69,6 @@ def test_every_term_of_the_variational_bound_matches_its_closed_form(variance) -
     x0 = gaussian_images(n)
     bound = variational_bound(oracle(table), x0, Streams(range(n)), steps=100, variance=variance)
     torch.testing.assert_close(bound.bits, bound.prior + bound.terms.sum(dim=1))
-    torch.testing.assert_close(bound.t, torch.arange(1, 101).double() / 100)
 
     beta, bar = table.betas(), torch.cat([torch.ones(1).double(), (1 - table.betas()).cumprod(0)])
     gain = bar[1:].sqrt() * STD**2 / (bar[1:] * STD**2 + 1 - bar[1:])
@@ -104,13 +103,9 @@ def test_flow_likelihood_matches_the_gaussian_density(schedule: Schedule) -> Non
     """With equal variances, Hutchinson's estimator has no noise, so the value of every single image must be right."""
     n, size = 16, 8
     x0 = gaussian_images(n, size)
-    result = flow_likelihood(oracle(schedule, size**2), x0, Streams(range(n)))
-    torch.testing.assert_close(result.bits, true_bits(x0), rtol=0, atol=0.01)  # the noise of dequantisation
-    torch.testing.assert_close(result.bits.mean(), true_bits(x0).mean(), rtol=0, atol=1e-3)
-    assert result.latent.shape == x0.shape
-    alpha, sigma = schedule(torch.ones(()).double())
-    assert abs(float(result.latent.std() / torch.sqrt(alpha**2 * STD**2 + sigma**2)) - 1) < 0.1
-    assert result.evaluations < 400
+    bits = flow_likelihood(oracle(schedule, size**2), x0, Streams(range(n)))
+    torch.testing.assert_close(bits, true_bits(x0), rtol=0, atol=0.01)  # the noise of dequantisation
+    torch.testing.assert_close(bits.mean(), true_bits(x0).mean(), rtol=0, atol=1e-3)
 
 
 def test_hutchinsons_estimator_is_unbiased_for_correlated_pixels() -> None:
@@ -120,8 +115,8 @@ def test_hutchinsons_estimator_is_unbiased_for_correlated_pixels() -> None:
     covariance, mean = root @ root.T + 0.002 * torch.eye(4), torch.zeros(4).double()
     x = torch.randn(1, 4, dtype=torch.float64, generator=generator) @ torch.linalg.cholesky(covariance).T
     x0 = LEVELS[((x + 1) / 2 * 255).round().long()].reshape(1, 1, size, size)
-    result = flow_likelihood(GaussianOracle(VP(), mean, covariance), x0.expand(n, 1, 2, 2), Streams(range(n)))
+    bits = flow_likelihood(GaussianOracle(VP(), mean, covariance), x0.expand(n, 1, 2, 2), Streams(range(n)))
     density = torch.distributions.MultivariateNormal(mean, covariance).log_prob(x0.flatten())
     expected = -density / (4 * math.log(2)) - math.log2(2 / 255)
-    assert result.bits.std() > 1e-3
-    assert abs(float(result.bits.mean() - expected)) < 4 * float(result.bits.std()) / math.sqrt(n) + 2e-3
+    assert bits.std() > 1e-3
+    assert abs(float(bits.mean() - expected)) < 4 * float(bits.std()) / math.sqrt(n) + 2e-3

@@ -103,15 +103,6 @@ def test_posterior_mean_matches_the_memoirs_two_forms(schedule: Discrete) -> Non
     torch.testing.assert_close(mean, by_eps, rtol=1e-9, atol=1e-9)
 
 
-def test_marginal_of_a_linear_gaussian_is_gaussian() -> None:
-    """∫ N(y; a x + b, v) N(x; m, w) dx = N(y; a m + b, a² w + v), the induction step, by quadrature."""
-    a, b, v, m, w = 0.8, 0.3, 0.5, -0.4, 1.7
-    x = torch.linspace(-30, 30, 40001, dtype=torch.float64)
-    for y in (-2.0, 0.0, 1.5):
-        marginal = torch.trapezoid(normal(torch.tensor(y), a * x + b, v) * normal(x, m, w), x)
-        torch.testing.assert_close(marginal, normal(torch.tensor(y).double(), a * m + b, a * a * w + v))
-
-
 def test_denoiser_solves_for_the_image_and_the_noise(schedule: Discrete) -> None:
     """x0 = (x_t − √(1−ᾱ_t) ε_θ)/√ᾱ_t, where the network is ε_θ. Its label is DDPM's integer i − 1."""
     generator = torch.Generator().manual_seed(2)

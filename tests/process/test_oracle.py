@@ -5,16 +5,16 @@ import torch
 from torch import Tensor
 
 from diffusion.process import schedule
-from diffusion.process.oracle import GaussianOracle, MixtureOracle, Oracle, PointsOracle
+from diffusion.process.oracle import GaussianOracle, MixtureOracle
 
 VP = schedule.VP()
 MEANS = torch.tensor([[-0.8, -0.2], [0.5, 0.5], [0.6, -0.7]]).double()
 COVARIANCES = torch.tensor([[[0.04, 0.02], [0.02, 0.04]], [[0.02, 0.0], [0.0, 0.06]], [[0.01, 0.0], [0.0, 0.01]]])
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2]).double()
-ORACLES: dict[str, Oracle] = {
+ORACLES: dict[str, MixtureOracle] = {
     "gaussian": GaussianOracle(VP, MEANS[1], COVARIANCES[0]),
     "mixture": MixtureOracle(VP, WEIGHTS, MEANS, COVARIANCES),
-    "points": PointsOracle(VP, MEANS),
+    "points": MixtureOracle(VP, WEIGHTS, MEANS, torch.zeros(3, 2, 2)),
 }
 
 
@@ -24,7 +24,7 @@ def test_eps_is_the_score(name: str, time: float) -> None:
     """eps = −sigma ∇ log p_t (Tweedie's formula), with the gradient by automatic differentiation."""
     oracle, t = ORACLES[name], torch.full((4,), time, dtype=torch.float64)
     x = torch.linspace(-1, 1, 8).double().reshape(4, 2, 1, 1).requires_grad_()
-    (score,) = torch.autograd.grad(oracle.log_density(x, t).sum(), x)
+    (score,) = torch.autograd.grad(oracle.posterior(x, t)[1].sum(), x)
     estimate = oracle(x.detach(), t)
     alpha, sigma = VP(t[0])
     torch.testing.assert_close(estimate.eps, -sigma * score)
@@ -35,23 +35,16 @@ def test_eps_is_the_score(name: str, time: float) -> None:
 def test_density_integrates_to_one(name: str) -> None:
     axis = torch.linspace(-6, 6, 401, dtype=torch.float64)
     x = torch.cartesian_prod(axis, axis).reshape(-1, 2, 1, 1)
-    density = ORACLES[name].log_density(x, torch.tensor([0.2]).double()).exp()
+    density = ORACLES[name].posterior(x, torch.tensor([0.2]).double())[1].exp()
     assert float(density.sum()) * 0.03**2 == pytest.approx(1, abs=1e-6)
 
 
-def test_the_mixture_includes_gaussian_and_points_as_special_cases() -> None:
-    """A mixture of one component is a Gaussian. A mixture of components with zero covariance is a set of points."""
+def test_with_zero_covariances_the_estimate_is_the_softmax_of_the_squared_distances() -> None:
     x, t = torch.linspace(-1, 1, 8).double().reshape(4, 2, 1, 1), torch.linspace(0.1, 1, 4).double()
-    even = torch.full((3,), 1 / 3).double()
-    narrow = MixtureOracle(VP, even, MEANS, torch.zeros(3, 2, 2))
-    for oracle, same in (
-        (narrow, ORACLES["points"]),
-        (MixtureOracle(VP, even[:1] * 3, MEANS[1:2], COVARIANCES[:1]), ORACLES["gaussian"]),
-    ):
-        torch.testing.assert_close(oracle(x, t).x0, same(x, t).x0)
-        torch.testing.assert_close(oracle.log_density(x, t), same.log_density(x, t))
-        torch.testing.assert_close(oracle.mean, same.mean)
-        torch.testing.assert_close(oracle.covariance, same.covariance)
+    alpha, sigma = (c[:, None] for c in VP(t))
+    square = (x.flatten(1)[:, None] - alpha[..., None] * MEANS).square().sum(dim=2)
+    expected = (WEIGHTS.log() - square / (2 * sigma**2)).softmax(dim=1) @ MEANS
+    torch.testing.assert_close(ORACLES["points"](x, t).x0.flatten(1), expected)
 
 
 def test_flow_solves_the_ode() -> None:
@@ -71,5 +64,5 @@ def test_flow_solves_the_ode() -> None:
     A = (rows[1:] - rows[0]).T
     (alpha_t, sigma_t), (alpha_s, sigma_s) = VP(t), VP(s)
     one = torch.eye(2).double()
-    before, after = (a**2 * oracle.covariance + b**2 * one for a, b in ((alpha_t, sigma_t), (alpha_s, sigma_s)))
+    before, after = (a**2 * COVARIANCES[0].double() + b**2 * one for a, b in ((alpha_t, sigma_t), (alpha_s, sigma_s)))
     torch.testing.assert_close(A @ before @ A.T, after)

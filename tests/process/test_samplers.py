@@ -13,12 +13,12 @@ import pytest
 import torch
 from sampler_cases import AFFINE, ALL, COVARIANCE, DETERMINISTIC, FINE, MEAN, SCHEDULES, D, as_images
 from stand_ins import SharedStream
-from torch import Tensor, nn
+from torch import Tensor
 
-from diffusion.process import grid, prediction, variance
-from diffusion.process.denoiser import Denoiser, Estimate, clip
+from diffusion.process import grid
+from diffusion.process.denoiser import Estimate, clip
 from diffusion.process.oracle import GaussianOracle, MixtureOracle, sampler_moments
-from diffusion.process.sampler import Ancestral, Heun, ProbabilityFlow, Sampler
+from diffusion.process.sampler import ProbabilityFlow, Sampler
 from diffusion.randomness import Streams
 
 VP = SCHEDULES["vp"]
@@ -49,24 +49,6 @@ def test_every_schedule_can_be_sampled(on: str) -> None:
     G = rows.flatten(1)[1:] - rows.flatten(1)[0]
     prior = 0.01 if on in ("ve", "edm") else 0.0  # their start N(0, ·) ignores the mean, 0.5 compared with sigma = 50
     assert error(rows[0].flatten(), G.T @ G) < 1e-3 + prior
-
-
-def test_a_learned_variance_lies_between_the_fixed_ones() -> None:
-    """Per pixel, spread −1 is the small variance and +1 the large one."""
-    oracle, noise = gaussian("linear"), as_images(torch.linspace(-1, 1, 6).double())
-
-    class Spread(nn.Module):
-        schedule = oracle.schedule
-
-        def forward(self, x: Tensor, t: Tensor) -> Estimate:
-            return oracle(x, t)._replace(spread=torch.tensor([-1.0, 1.0, -1.0]).expand(len(x), D).reshape(x.shape))
-
-    step = lambda schedule, n: torch.tensor([0.5, 0.4])  # noqa: E731
-    small, large, learned = (
-        Ancestral(1, grid=step, variance=choice)(Spread(), noise, SharedStream(3)).flatten(1)
-        for choice in (variance.fixed_small, variance.fixed_large, variance.learned_range)
-    )
-    torch.testing.assert_close(learned, torch.stack([small[:, 0], large[:, 1], small[:, 2]], dim=1))
 
 
 # Orders of convergence
@@ -172,16 +154,3 @@ def test_a_start_continues_a_trajectory(name: str) -> None:
     x = sampler(gaussian(), None, SharedStream(0), lambda k, x, estimate: seen.update({k: x}), start)
     assert [*seen] == [3, 4, 5, 6]
     torch.testing.assert_close(x, whole, rtol=0, atol=1e-6 if name != "dpm_2m" else 0.2)
-
-
-def test_a_sampler_passes_the_classes_at_every_evaluation() -> None:
-    class Classes(nn.Module):
-        def forward(self, x: Tensor, label: Tensor, classes: Tensor) -> Tensor:
-            seen.append(classes)
-            return x * classes.reshape(-1, 1, 1, 1)
-
-    seen: list[Tensor] = []
-    y = torch.tensor([0, 2])
-    Heun(3, grid=FINE)(Denoiser(Classes(), VP, prediction.V()), torch.ones(2, D, 1, 1), SharedStream(0), classes=y)
-    assert len(seen) == 5
-    assert all(torch.equal(classes, y) for classes in seen)

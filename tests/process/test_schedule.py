@@ -1,7 +1,6 @@
 """Schedules: parity with diffusers, precision, the inverse, derivatives, limits, rejected arguments."""
 
 import math
-from collections.abc import Callable
 
 import pytest
 import sampler_cases
@@ -9,22 +8,9 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
-from diffusion.process.schedule import (
-    VE,
-    VP,
-    ContinuousCosine,
-    Discrete,
-    Flow,
-    Schedule,
-    SubVP,
-    cosine,
-    linear,
-    scaled_linear,
-    shifted,
-    sigmoid,
-    table,
-    zero_terminal_snr,
-)
+from diffusion.process.schedule import VE, VP, ContinuousCosine, Discrete, Flow, Schedule, SubVP, cosine, linear
+
+from diffusion.process.schedule import scaled_linear, shifted, sigmoid, table, zero_terminal_snr  # isort: skip
 
 TABLES = {
     "linear": linear(), "short": linear(10, 1e-3, 0.5), "scaled_linear": scaled_linear(), "cosine": cosine(),
@@ -55,7 +41,7 @@ def test_time_inverts_log_snr(schedule: Schedule) -> None:
 
 @each_schedule
 def test_derivatives_match_finite_differences(schedule: Schedule) -> None:
-    steps = getattr(schedule, "steps", 1000)
+    steps = schedule.steps or 1000
     t = (torch.arange(1, steps, dtype=torch.float64) + 0.37) / steps  # inside the intervals of a table
     h = 1e-6 / steps
     numeric = [(after - before) / (2 * h) for after, before in zip(schedule(t + h), schedule(t - h), strict=True)]
@@ -66,15 +52,17 @@ def test_derivatives_match_finite_differences(schedule: Schedule) -> None:
 
 
 def test_sdes_match_song() -> None:
-    """VP: f = −β/2, g² = β. Sub-VP: g² = β(1 − e^(−2∫β)). VE: g² = σ_min² (σ_max/σ_min)^(2t) 2 log(σ_max/σ_min)."""
+    """f = α'/α and g² = −σ²λ'. VP: f = −β/2, g² = β. Sub-VP: g² = β(1 − e^(−2∫β)). VE: σ_min² r^(2t) 2 log r."""
     t = torch.linspace(0.01, 1, 50, dtype=torch.float64)
     beta, integral = 0.1 + 19.9 * t, 0.1 * t + 19.9 * t**2 / 2
-    f, g2 = VP().sde(t)
-    torch.testing.assert_close((f, g2), (-beta / 2, beta))
-    f, g2 = SubVP().sde(t)
-    torch.testing.assert_close((f, g2), (-beta / 2, beta * (1 - torch.exp(-2 * integral))))
-    f, g2 = VE(0.01, 50.0).sde(t)
-    torch.testing.assert_close((f, g2), (0 * t, 1e-4 * 5000 ** (2 * t) * 2 * math.log(5000)))
+    for schedule, f, g2 in (
+        (VP(), -beta / 2, beta),
+        (SubVP(), -beta / 2, beta * (1 - torch.exp(-2 * integral))),
+        (VE(0.01, 50.0), 0 * t, 1e-4 * 5000 ** (2 * t) * 2 * math.log(5000)),
+    ):
+        alpha, sigma = schedule(t)
+        torch.testing.assert_close(schedule.derivatives(t)[0] / alpha, f)
+        torch.testing.assert_close(-(sigma**2) * schedule.log_snr_rate(t), g2)
 
 
 @pytest.mark.parametrize("table", [zero_terminal_snr(scaled_linear()), cosine(), linear(2, 0.1, 0.5)])
@@ -86,20 +74,14 @@ def test_derivative_at_the_second_to_last_row_is_that_of_the_last_interval(table
     torch.testing.assert_close(table.log_snr(row), table.lambdas[-2:-1], rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs", "ends"),
-    [
-        (linear, "linear", {}),
-        (cosine, "squaredcos_cap_v2", {}),
-        (scaled_linear, "scaled_linear", {"beta_start": 0.00085, "beta_end": 0.012}),
-    ],
-)
-def test_tables_match_diffusers(ours: Callable[[], Discrete], theirs: str, ends: dict[str, float]) -> None:
-    reference = DDPMScheduler(num_train_timesteps=1000, beta_schedule=theirs, **ends)
-    schedule = ours()
-    alpha, _ = schedule(torch.arange(1, 1001) / 1000)
-    torch.testing.assert_close(schedule.betas().float(), reference.betas, rtol=1e-4, atol=1e-7)
-    torch.testing.assert_close((alpha**2).float(), reference.alphas_cumprod, rtol=2e-4, atol=1e-8)
+def test_tables_match_diffusers() -> None:
+    scaled = {"beta_start": 0.00085, "beta_end": 0.012}
+    theirs = {"linear": ("linear", {}), "cosine": ("squaredcos_cap_v2", {}), "scaled_linear": ("scaled_linear", scaled)}
+    for name, (kind, ends) in theirs.items():
+        reference, schedule = DDPMScheduler(beta_schedule=kind, **ends), TABLES[name]
+        alpha, _ = schedule(torch.arange(1, 1001) / 1000)
+        torch.testing.assert_close(schedule.betas().float(), reference.betas, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close((alpha**2).float(), reference.alphas_cumprod, rtol=2e-4, atol=1e-8)
 
 
 def test_zero_terminal_snr_matches_diffusers() -> None:
@@ -121,19 +103,13 @@ def test_the_first_step_keeps_full_precision() -> None:
 
 
 @each_table
-def test_float32_times_find_their_rows(schedule: Discrete) -> None:
-    rows = torch.arange(1, schedule.steps + 1)
-    torch.testing.assert_close(
-        schedule((rows / schedule.steps).float()), schedule(rows.double() / schedule.steps), rtol=0, atol=0
-    )
-
-
-@pytest.mark.parametrize("table", [linear, cosine, sigmoid])
-def test_small_times_in_float32_are_not_those_of_the_clean_image(table) -> None:
+def test_float32_times_find_their_rows_but_are_never_those_of_the_clean_image(schedule: Discrete) -> None:
     """As on MPS, which has no float64: a consistency loss is divided by σ."""
+    times = torch.arange(1, schedule.steps + 1).double() / schedule.steps
+    torch.testing.assert_close(schedule(times.float()), schedule(times), rtol=0, atol=0)
     t = torch.tensor([1e-8, 1e-7], dtype=torch.float32)
-    assert (table()(t)[1] > 0).all()
-    assert table().log_snr(t).isfinite().all()
+    assert (schedule(t)[1] > 0).all()
+    assert schedule.log_snr(t).isfinite().all()
 
 
 @pytest.mark.parametrize("shift", [0.5, 1.0, 4.0])

@@ -1,6 +1,5 @@
 """Distributions of the training times: each matches its paper, and importance weights make all of them unbiased."""
 
-import math
 from collections.abc import Callable
 
 import pytest
@@ -8,18 +7,9 @@ import torch
 from torch import Tensor
 
 from diffusion.process.schedule import EDM, VP, Flow, Schedule, linear
-from diffusion.process.timesteps import (
-    LogitNormal,
-    LogNormal,
-    LossSecondMoment,
-    Mode,
-    Quantile,
-    Uniform,
-    UniformTable,
-)
+from diffusion.process.timesteps import LogitNormal, LogNormal, LossSecondMoment, Mode, Quantile, Uniform, UniformTable
 from diffusion.randomness import Streams
 
-N = 4000
 EVEN = torch.linspace(0, 1, 200_001, dtype=torch.float64)[:-1] + 1 / 400_000  # midpoints of u
 DRAWS: dict[str, tuple[Callable[..., Quantile], Schedule]] = {
     "uniform": (Uniform, VP()),
@@ -81,13 +71,10 @@ def test_uniform_table_draws_every_row_equally_often() -> None:
     assert (counts == len(EVEN) // 10).all()
 
 
-def test_stratified_draws_are_evenly_spaced_and_each_uniform() -> None:
+def test_stratified_draws_are_evenly_spaced() -> None:
     t, _ = Uniform(first=0.0, stratified=True)(VP(), Streams(range(100, 116)))
     gaps = torch.cat([t.sort().values, t.sort().values[:1] + 1]).diff()
     torch.testing.assert_close(gaps, torch.full_like(gaps, 1 / 16))
-    third = torch.stack([Streams([0] * 8, batch_seed=seed).stratified()[2] for seed in range(N)])
-    assert abs(float(third.mean()) - 0.5) < 4 / math.sqrt(12 * N)
-    assert abs(float((third < 0.25).double().mean()) - 0.25) < 4 * math.sqrt(0.25 * 0.75 / N)
 
 
 def learned(steps: int = 20, history: int = 3) -> LossSecondMoment:

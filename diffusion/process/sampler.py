@@ -1,0 +1,554 @@
+"""Samplers: from noise to images along a grid of times. A sampler defines one `step` from t to s < t."""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from operator import attrgetter
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+import numpy as np
+import scipy  # its submodules are imported on first use
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import Tensor
+
+from diffusion.errors import UserError
+from diffusion.process import grid as grids
+from diffusion.process.denoiser import Conditioned, Denoise, Estimate, Thresholded, expand
+from diffusion.process.schedule import Schedule, pure_noise
+from diffusion.process.variance import Variance, fixed_small
+from diffusion.randomness import Streams, real_dtype
+
+Grid = Callable[[Schedule, int], Tensor]
+Threshold = Callable[[Tensor], Tensor]
+Watch = Callable[[int, Tensor, Estimate], None]
+
+MEMORY = 3  # how many earlier points a multistep solver can use
+
+
+class Time(NamedTuple):
+    """A time and its coefficients as Python floats: steps compute them in float64, whatever the dtype of x.
+
+    lam = log(alpha/sigma) is half the log-SNR: +inf where sigma = 0, −inf where alpha = 0.
+    """
+
+    t: float
+    alpha: float
+    sigma: float
+    lam: float
+
+    @property
+    def level(self) -> float:
+        """sigma/alpha, or +inf where x_t is pure noise: a long step from there is exact only to first order."""
+        return math.inf if pure_noise(self.alpha, self.sigma) else self.sigma / self.alpha
+
+
+class Point(NamedTuple):
+    """A point of a sampling trajectory: the time t, x_t (B, C, H, W) and the denoiser's estimate at x_t."""
+
+    t: Time
+    x: Tensor
+    estimate: Estimate
+
+
+Past = list[Point]
+"""The last `MEMORY` points that a sampler has kept, newest first."""
+
+Stepped = tuple[Tensor, Point]
+"""The result of a step from t to s: x_s, and the point at t to keep for later steps."""
+
+
+class Evaluator:
+    """The denoiser as used in a step: it accepts a `Time`, counts evaluations and looks up times on the schedule."""
+
+    def __init__(self, denoise: Denoise, device: torch.device):
+        self.denoise, self.schedule, self.dtype = denoise, denoise.schedule.on_cpu(), real_dtype(device)
+        self.evaluations = 0
+        self.steps_left: int | None = None  # with the current one; None if the last step does not end at sigma = 0
+
+    def __call__(self, x_t: Tensor, t: Time) -> Estimate:
+        return self.at_each(x_t, torch.full((len(x_t),), t.t, dtype=self.dtype, device=x_t.device))
+
+    def at_each(self, x_t: Tensor, t: Tensor) -> Estimate:
+        """Like `__call__`, but with one time per image: t (B,)."""
+        self.evaluations += 1
+        return self.denoise(x_t, t)
+
+    def times(self, t: Tensor) -> list[Time]:
+        """The `Time` for each element of t (N,)."""
+        t = t.double()
+        rows = torch.stack([t, *self.schedule(t), self.schedule.log_snr(t) / 2], dim=-1).tolist()
+        return [Time(*row) for row in rows]
+
+    def time(self, lam: float) -> Time:
+        """The time at which log(alpha/sigma) is `lam`, clamped to [0, 1]."""
+        return self.times(self.schedule.time(torch.tensor([2 * lam], dtype=torch.float64)).clamp(0, 1))[0]
+
+
+@dataclass(eq=False)
+class Sampler:
+    """Base class: from noise to images in `steps` steps along a grid of times. Subclasses define `step`.
+
+    Only `Ancestral` with `variance.learned_range` uses a learned variance.
+
+    Args:
+        steps: the number of steps, N.
+        grid: (schedule, steps) -> the N + 1 times, decreasing to 0.
+        threshold: applied to every estimate of x0, such as `denoiser.clip`; null: estimates are left unchanged.
+    """
+
+    steps: Annotated[int, Ge(1)]
+    grid: Grid = grids.uniform
+    threshold: Threshold | None = None
+    evaluations: int = field(default=0, init=False)  # of the network in the last call (NFE)
+    adaptive: ClassVar[bool] = False  # whether they depend on the network and the images, not only on `steps`
+
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
+        """x_s, and the point at t to keep for later steps."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        denoise: Denoise,
+        noise: Tensor | None,
+        streams: Streams,
+        watch: Watch | None = None,
+        start: tuple[Tensor, float] | None = None,
+        **conditions: Any,
+    ) -> Tensor:
+        """Images x0 (B, C, H, W) from `noise` ~ N(0, I) of the same shape; float32, or float64 if `noise` is.
+
+        Args:
+            denoise: the denoiser.
+            noise: N(0, I), (B, C, H, W); None if there is a `start`.
+            streams: one random stream per image.
+            watch: called after each step as watch(k, x, estimate), where x is at the k-th time of the grid; the last k
+                is N.
+            start: (x_t, t): start from x_t (B, C, H, W) at time t instead, and run only the grid's steps below t.
+            conditions: passed to the denoiser at each evaluation, such as `classes` (B,).
+        """
+        if conditions:
+            denoise = Conditioned(denoise, **conditions)
+        if self.threshold is not None:
+            denoise = Thresholded(denoise, self.threshold)
+        x = noise if start is None else start[0]
+        if x is None or (start is not None and noise is not None):
+            raise UserError("sampler: pass either noise or start=(x_t, t), and None for the other")
+        if isinstance(streams, Streams):  # others, such as the oracle's, draw noise of any shape
+            streams.check(x)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        evaluator = Evaluator(denoise, x.device)
+        grid = self.grid(evaluator.schedule, self.steps)
+        if not (grid.diff() < 0).all() or grid[-1] < 0:
+            raise UserError(f"sampler: the grid's times {grid.tolist()[:5]} … must decrease to 0")
+        if start is not None:
+            first = start[1]  # then the times below it; one almost equal to it would make differences of noise
+            grid = torch.cat([grid.new_tensor([first]), grid[grid < first * (1 - 1e-4)]])
+        times = evaluator.times(grid)
+        if start is None:  # variance alpha² + sigma², like x_t for data of unit variance
+            x = x * math.hypot(times[0].alpha, times[0].sigma)
+        past: Past = []
+        for k, (t, s) in enumerate(itertools.pairwise(times), start=self.steps + 2 - len(times)):
+            evaluator.steps_left = self.steps + 1 - k if times[-1].sigma == 0 else None
+            x, now = self.step(evaluator, x, t, s, past, streams)
+            past = [now, *past[: MEMORY - 1]]
+            if watch is not None:
+                watch(k, x, now.estimate)
+        self.evaluations = evaluator.evaluations
+        return x
+
+
+# The samplers that discretise the reverse process: DDPM, DDIM and the score SDE's; and consistency sampling. In all of
+# them r = alpha_t sigma_s / (alpha_s sigma_t) = exp(lam_t − lam_s), as in `variance`.
+
+
+def first_order_step(estimate: Estimate, s: Time) -> Tensor:
+    """alpha_s x0 + sigma_s eps: the first-order step of the ODE solvers, also valid at alpha_t = 0 or sigma_s = 0."""
+    return s.alpha * estimate.x0 + s.sigma * estimate.eps
+
+
+@dataclass(eq=False)
+class Ancestral(Sampler):
+    """x_s ~ N(alpha_s x0 + sigma_s r eps, variance), without noise in the last step (DDPM, the memoir: Algorithm 2)."""
+
+    variance: Variance = fixed_small
+
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
+        now = Point(t, x_t, denoise(x_t, t))
+        r = math.exp(t.lam - s.lam)
+        mean = s.alpha * now.estimate.x0 + s.sigma * r * now.estimate.eps
+        if s.t == 0:
+            return mean, now
+        t_1, s_1 = (torch.full((1,), time.t, dtype=denoise.dtype, device=x_t.device) for time in (t, s))
+        log_variance = self.variance(denoise.denoise.schedule, t_1, s_1, now.estimate.spread)
+        return mean + torch.exp(log_variance / 2).to(x_t.dtype) * streams.normal_like(x_t), now
+
+
+@dataclass(eq=False)
+class DDIM(Sampler):
+    """x_s = alpha_s x0 + √(sigma_s² − ς²) eps + ς z with ς² = η² sigma_s² (1 − r²) (DDIM, eqs. 12 and 16).
+
+    η = 0 is DPM-Solver-1, and Euler's method for the probability-flow ODE. η = 1 is ancestral sampling with the small
+    variance, SDE-DPM-Solver++(1), and the Euler-ancestral sampler of k-diffusion.
+    """
+
+    eta: Annotated[float, Ge(0), Le(1)] = 0.0
+
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
+        now = Point(t, x_t, denoise(x_t, t))
+        noise_variance = self.eta**2 * s.sigma**2 * -math.expm1(2 * (t.lam - s.lam))
+        x_s = s.alpha * now.estimate.x0 + math.sqrt(s.sigma**2 - noise_variance) * now.estimate.eps
+        if self.eta:
+            x_s = x_s + math.sqrt(noise_variance) * streams.normal_like(x_t)
+        return x_s, now
+
+
+CONSISTENCY = partial(grids.karras, sigma_min=0.821, sigma_max=80.0)  # the last level is that of the last estimate
+
+
+@dataclass(eq=False)
+class Consistency(Sampler):
+    """x_s = alpha_s x0 + sigma_s z, without noise in the last step (Song et al. 2023, Algorithm 1).
+
+    For models trained with `consistency.Consistency`, which estimate a sample of x0, not its mean. With a plain
+    denoiser, the images become smoother with each step.
+    """
+
+    grid: Grid = CONSISTENCY
+
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
+        now = Point(t, x_t, denoise(x_t, t))
+        x0 = s.alpha * now.estimate.x0
+        return (x0 if s.sigma == 0 else x0 + s.sigma * streams.normal_like(x_t)), now
+
+
+@dataclass(eq=False)
+class ReverseDiffusion(Sampler):
+    """x_s = x_t − f + G² score + G z, without noise in the last step (Score SDE, eq. 46), for any schedule.
+
+    The forward step is x_t = (alpha_t/alpha_s) x_s + G z, with f = (alpha_t/alpha_s − 1) x and G² = sigma_t² (1 − r²).
+    The score is −eps/sigma_t. The method is of first order and needs about a thousand steps.
+    """
+
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
+        now = Point(t, x_t, denoise(x_t, t))
+        G = t.sigma * math.sqrt(-math.expm1(2 * (t.lam - s.lam)))
+        mean = (2 - t.alpha / s.alpha) * x_t - G**2 / t.sigma * now.estimate.eps
+        return (mean if s.t == 0 else mean + G * streams.normal_like(x_t)), now
+
+
+@dataclass(eq=False)
+class PredictorCorrector(Sampler):
+    """`corrections` Langevin steps at each t, then the predictor's step to s (Score SDE, Algorithms 2–5).
+
+    A Langevin step is x ← x + ε score + √(2ε) z with ε = 2 (snr ‖z‖/‖score‖)²; after many steps, the variance is too
+    large by a fraction of about snr². Each image has its own norms, whereas the reference code averages them over the
+    batch. Its factor 1 − β_t ≈ 1 in ε is omitted.
+    """
+
+    predictor: Callable[[int, Grid, Threshold | None], Sampler] = ReverseDiffusion
+    corrections: Annotated[int, Ge(0)] = 1
+    snr: Annotated[float, Gt(0)] = 0.16
+
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
+        for _ in range(self.corrections):
+            score = denoise(x_t, t).eps / -t.sigma
+            z = streams.normal_like(x_t)
+            noise_norm, score_norm = (torch.linalg.vector_norm(v, dim=(1, 2, 3), keepdim=True) for v in (z, score))
+            ratio = torch.where(score_norm > 0, noise_norm / score_norm, 0.0)  # the score of a new network is 0
+            size = 2 * (self.snr * ratio) ** 2
+            x_t = x_t + size * score + (2 * size).sqrt() * z
+        return self.predictor(self.steps, self.grid, self.threshold).step(denoise, x_t, t, s, past, streams)
+
+
+# Single-step solvers for the probability-flow ODE. The axis: for any c ≥ 0 let y = x/(alpha + c sigma) and
+# u = sigma/(alpha + c sigma). Then y = (1 − c u) x0 + u eps and dy/du = eps − c x0 for every schedule. c = 0 is EDM's
+# axis (x/alpha, sigma/alpha). c = 1 is the straight line of a flow, with u in [0, 1] and no singular end. Euler's step
+# is alpha_s x0 + sigma_s eps on every axis.
+
+
+def step_on_axis(x_t: Tensor, estimate: Estimate, t: Time, s: Time, c: float) -> Tensor:
+    """x_s = (alpha_s + c sigma_s)(y_t + (u_s − u_t) (eps − c x0)): a step from t to s with the slope of `estimate`."""
+    scale_t, scale_s = t.alpha + c * t.sigma, s.alpha + c * s.sigma
+    rise = s.sigma - scale_s * t.sigma / scale_t  # scale_s (u_s − u_t)
+    return scale_s / scale_t * x_t + rise * (estimate.eps - c * estimate.x0)
+
+
+@dataclass(eq=False)
+class Euler(Sampler):
+    """Euler's method with EDM's churn (EDM, Algorithm 2, without its second-order correction). One evaluation per step.
+
+    Before a step with sigma/alpha in [S_tmin, S_tmax], fresh noise of standard deviation S_noise raises sigma/alpha by
+    the factor 1 + γ, γ = min(S_churn/N, √2 − 1), but not beyond the end of the schedule.
+    """
+
+    grid: Grid = grids.karras
+    churn: Annotated[float, Ge(0)] = 0.0
+    churn_low: Annotated[float, Ge(0)] = 0.0
+    churn_high: Annotated[float, Ge(0)] = math.inf
+    churn_noise: Annotated[float, Ge(0)] = 1.0
+
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
+        if self.churn and math.isfinite(t.level) and self.churn_low <= t.level <= self.churn_high:
+            gamma = min(self.churn / self.steps, math.sqrt(2) - 1)
+            t_hat = denoise.time(t.lam - math.log1p(gamma))
+            scale = t_hat.alpha / t.alpha
+            added = math.sqrt(max(t_hat.sigma**2 - (scale * t.sigma) ** 2, 0.0))
+            x_t, t = scale * x_t + self.churn_noise * added * streams.normal_like(x_t), t_hat
+        now = Point(t, x_t, denoise(x_t, t))
+        return self.advance(denoise, now, s), now
+
+    def advance(self, denoise: Evaluator, now: Point, s: Time) -> Tensor:
+        """x_s from the point at t. Higher-order methods override this and evaluate the denoiser again."""
+        return first_order_step(now.estimate, s)
+
+
+@dataclass(eq=False)
+class Heun(Euler):
+    """Heun's second-order method (EDM, Algorithm 2): the average of the slopes at t and at Euler's x_s, on the axis c.
+
+    Two evaluations per step, but one in a step that ends at sigma = 0 or starts at the singular end of the axis.
+    """
+
+    c: Annotated[float, Ge(0)] = 0.0
+
+    def advance(self, denoise: Evaluator, now: Point, s: Time) -> Tensor:
+        x_s = first_order_step(now.estimate, s)
+        if s.sigma == 0 or (self.c == 0 and math.isinf(now.t.level)):
+            return x_s
+        estimate_s = denoise(x_s, s)
+        mean = Estimate((now.estimate.x0 + estimate_s.x0) / 2, (now.estimate.eps + estimate_s.eps) / 2)
+        return step_on_axis(now.x, mean, now.t, s, self.c)
+
+
+@dataclass(eq=False)
+class Midpoint(Euler):
+    """The midpoint rule on the straight line of a flow: the slope at u = (u_t + u_s)/2. Two evaluations per step."""
+
+    grid: Grid = grids.uniform
+
+    def advance(self, denoise: Evaluator, now: Point, s: Time) -> Tensor:
+        t = now.t
+        u = (t.sigma / (t.alpha + t.sigma) + s.sigma / (s.alpha + s.sigma)) / 2
+        middle = denoise.time(math.log((1 - u) / u))
+        return step_on_axis(now.x, denoise(first_order_step(now.estimate, middle), middle), t, s, c=1.0)
+
+
+@dataclass(eq=False)
+class ProbabilityFlow(Sampler):
+    """Solve the probability-flow ODE by adaptive Dormand–Prince 5(4), then denoise once (Score SDE, section 4.3).
+
+    Each interval of the grid is solved to the tolerance, except the last, which ends at sigma = 0 and is one
+    first-order step. The axis is the straight line (c = 1), on which no schedule has a singular end. Each image has its
+    own step sizes, with errors of one step, root mean square over pixels, below atol + rtol·|y|.
+    """
+
+    adaptive: ClassVar[bool] = True
+    grid: Grid = grids.log_snr
+    rtol: Annotated[float, Gt(0)] = 1e-5
+    atol: Annotated[float, Ge(0)] = 1e-5
+
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
+        now = Point(t, x_t, denoise(x_t, t))
+        if s.sigma == 0:
+            return first_order_step(now.estimate, s), now
+        start, end = (time.sigma / (time.alpha + time.sigma) for time in (t, s))
+        u = torch.full((len(x_t),), start, dtype=denoise.dtype, device=x_t.device)
+        y = x_t / (t.alpha + t.sigma)
+        h = (end - u) / 10
+        slopes = [now.estimate.eps - now.estimate.x0]
+        tableau = scipy.integrate.RK45
+        while (u > end).any():
+            h = torch.maximum(h, end - u)  # both are negative: do not step beyond the end
+            for row, c in zip(tableau.A[1:], tableau.C[1:], strict=True):
+                slopes.append(self.slope(denoise, y + expand(h, y) * combine(row, slopes), u + float(c) * h))
+            y_new = y + expand(h, y) * combine(tableau.B, slopes)
+            slopes.append(self.slope(denoise, y_new, u + h))
+            tolerance = self.atol + self.rtol * torch.maximum(y.abs(), y_new.abs())
+            ratio = (expand(h, y) * combine(tableau.E, slopes) / tolerance).flatten(1).square().mean(dim=1).sqrt()
+            accepted = ratio < 1  # false for NaN
+            y = torch.where(expand(accepted, y).bool(), y_new, y)
+            slopes = [torch.where(expand(accepted, y).bool(), slopes[-1], slopes[0])]  # FSAL: first same as last
+            u = torch.where(accepted, u + h, u)
+            u = torch.where(u - end < 1e-12, end, u)
+            h = h * (0.9 * ratio**-0.2).nan_to_num(0.2).clamp(0.2, 10)
+            if (h.abs() < 1e-12).logical_and(u > end).any():
+                raise UserError(
+                    f"sampler: the probability flow cannot reach rtol = {self.rtol:g} between t = {t.t:g} and {s.t:g}; "
+                    "raise rtol and atol, or check that the network's output is finite"
+                )
+        return y * (s.alpha + s.sigma), now
+
+    @staticmethod
+    def slope(denoise: Evaluator, y: Tensor, u: Tensor) -> Tensor:
+        """eps − x0 at (y, u), for u (B,) > 0."""
+        schedule = denoise.denoise.schedule
+        t = schedule.time(2 * torch.log((1 - u) / u)).clamp(0, 1)
+        alpha, sigma = schedule(t)
+        estimate = denoise.at_each(expand(alpha + sigma, y) * y, t)
+        return estimate.eps - estimate.x0
+
+
+def combine(row: list[float], slopes: list[Tensor]) -> Tensor:
+    """The sum of the slopes, weighted by a row of the Butcher tableau. The row may be padded with zeros."""
+    return sum((float(w) * k for w, k in zip(row, slopes, strict=False)), torch.zeros_like(slopes[0]))
+
+
+# Exponential integrators and multistep solvers, which need few steps because they reuse earlier estimates. With
+# lam = log(alpha/sigma), the reverse SDE with noise factor η (0: the probability-flow ODE) has the exact solution
+#     x_s = (sigma_s/sigma_t) e^{−ηh} x_t + alpha_s ∫ (1 + η) e^{−(1+η)(lam_s − lam)} x0(lam) dlam
+#           + sigma_s √(1 − e^{−2ηh}) z
+# with h = lam_s − lam_t (DPM-Solver++, Proposition 4.1 and section 5; η = 1 is their SDE form). All solvers here except
+# Adams–Bashforth call `exponential` and differ in D, the mean of x0 over the step.
+
+
+def exponential(x_t: Tensor, D: Tensor, t: Time, s: Time, eta: float = 0.0, z: Tensor | None = None) -> Tensor:
+    """x_s = (sigma_s/sigma_t) r^η x_t + alpha_s (1 − r^{1+η}) D + sigma_s √(1 − r^{2η}) z, r = e^{−h}.
+
+    Exact if x0 = D throughout the step. A step that ends at t = 0 adds no noise.
+    """
+    r, h = math.exp(t.lam - s.lam), s.lam - t.lam
+    mean = s.sigma / t.sigma * r**eta * x_t + s.alpha * -math.expm1(-(1 + eta) * h) * D
+    return mean if z is None or s.t == 0 else mean + s.sigma * math.sqrt(-math.expm1(-2 * eta * h)) * z
+
+
+def mean_over_step(now: Tensor, others: list[tuple[float, Tensor]], H: float = 0.0, curvature: float = 1.0) -> Tensor:
+    """The weighted mean over the step, v in [0, 1], of the polynomial through `now` at v = 0 and `others` at their v.
+
+    The weight of v is ∝ e^{−H(1−v)}, with moments E[v^i] = 1F1(1; i + 2; −H) / ((i + 1) 1F1(1; 2; −H)), from i = 2 on
+    times `curvature`. A single difference uses E[v] ≈ 1/2, as in DPM-Solver++(2M) and in UniPC with B₂(h).
+    """
+    if not others:
+        return now
+    v = np.array([position for position, _ in others])
+    powers = np.arange(1, len(v) + 1)
+    hyp1f1 = scipy.special.hyp1f1
+    exact = hyp1f1(1, powers + 2, -H) / ((powers + 1) * hyp1f1(1, 2, -H))
+    exact[1:] *= curvature
+    weights = np.linalg.solve(v ** powers[:, None], exact if len(v) > 1 else np.array([0.5]))
+    return now + sum(float(w) * (value - now) for w, (_, value) in zip(weights, others, strict=True))
+
+
+def positions(axis: Callable[[Time], float], t: Time, s: Time, past: Past) -> list[tuple[float, Point]]:
+    """The earlier points that are finite, each with its v = (axis − axis_t)/(axis_s − axis_t); none if t or s is not.
+
+    The axis is `Time.lam`, in which x0 is smooth, or `Time.level`, in which the ODE is d(x/alpha)/d(sigma/alpha) = eps.
+    """
+    start, length = axis(t), axis(s) - axis(t)
+    if not math.isfinite(length):
+        return []
+    return [((axis(p.t) - start) / length, p) for p in past if math.isfinite(axis(p.t))]
+
+
+@dataclass(eq=False)
+class Multistep(Sampler):
+    """Base class of the solvers that approximate x0 during a step by a polynomial in lam through several estimates.
+
+    Args:
+        order: the number of estimates used, 1 to 3.
+        lower_order_final: order 1 in the last step, which ends at sigma = 0, at most 2 in the step before it, and so
+            on, as in diffusers. null: only below 8 steps, where this reduces the errors.
+    """
+
+    grid: Grid = grids.log_snr
+    order: Annotated[int, Ge(1), Le(MEMORY)] = 2
+    lower_order_final: bool | None = None
+
+    def order_of(self, denoise: Evaluator, later: int = 0) -> int:
+        """The order of the current step, or of the step that comes `later` steps after it (before it if negative)."""
+        lower = self.steps < 8 if self.lower_order_final is None else self.lower_order_final
+        return min(self.order, denoise.steps_left - later) if lower and denoise.steps_left else self.order
+
+
+@dataclass(eq=False)
+class DPMSolver(Multistep):
+    """DPM-Solver++ of order 1, 2 (2M, Algorithm 2) or 3 (3M), and their SDE forms. One evaluation per step.
+
+    D is the mean of the polynomial in lam through the last `order` estimates of x0. Order 1 is DDIM.
+
+    Args:
+        eta: η; 0 solves the ODE, 1 the SDE.
+        curvature: at order 3, a factor of the second difference. 1 is exact for a quadratic; 1/2, as in the reference
+            code, reduces the order to 2 but has smaller errors with few steps. null: 1/2 below 40 steps (15 with
+            noise), else 1.
+    """
+
+    eta: Annotated[float, Ge(0)] = 0.0
+    curvature: Annotated[float | None, Ge(0), Le(1)] = None
+
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
+        now = Point(t, x_t, denoise(x_t, t))
+        others = [(v, p.estimate.x0) for v, p in positions(attrgetter("lam"), t, s, past[: self.order_of(denoise) - 1])]
+        few = 15 if self.eta else 40
+        curvature = (0.5 if self.steps < few else 1.0) if self.curvature is None else self.curvature
+        D = mean_over_step(now.estimate.x0, others, (1 + self.eta) * (s.lam - t.lam), curvature)
+        return exponential(x_t, D, t, s, self.eta, streams.normal_like(x_t) if self.eta else None), now
+
+
+@dataclass(eq=False)
+class DPMSolver2S(Sampler):
+    """DPM-Solver++(2S) (Algorithm 1, r = 1/2) and its SDE form. Two evaluations per step.
+
+    D is the estimate of x0 at the midpoint in lam. The SDE form solves the first half of the step twice with the same
+    noise, once with x0 at t and once with D, so the noise of the two halves adds up to that of the whole step. A step
+    with infinite lam at one of its ends is of first order. eta 0 solves the ODE, 1 the SDE.
+    """
+
+    grid: Grid = grids.log_snr
+    eta: Annotated[float, Ge(0)] = 0.0
+
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
+        now = Point(t, x_t, denoise(x_t, t))
+        z = streams.normal_like(x_t) if self.eta else None
+        if not math.isfinite(s.lam - t.lam):
+            return exponential(x_t, now.estimate.x0, t, s, self.eta, z), now
+        middle = denoise.time((t.lam + s.lam) / 2)
+        D = denoise(exponential(x_t, now.estimate.x0, t, middle, self.eta, z), middle).x0
+        half = exponential(x_t, D, t, middle, self.eta, z)
+        return exponential(half, D, middle, s, self.eta, streams.normal_like(x_t) if self.eta else None), now
+
+
+@dataclass(eq=False)
+class UniPC(Multistep):
+    """UniPC-p with B₂(h) = e^h − 1 (Algorithm 1): predicts x_s, then corrects it with the estimate made at x_s.
+
+    That estimate is used again in the next prediction, so there is one evaluation per step.
+    `order` is p, the order of the predictor; the order of the corrector is one higher.
+    """
+
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
+        estimate = denoise(x_t, t)
+        if past and math.isfinite(past[0].t.lam):
+            predicted = Point(t, x_t, estimate)
+            x_t = self.solve(past[0], t, [predicted, *past[1 : self.order_of(denoise, -1)]])
+        now = Point(t, x_t, estimate)
+        return self.solve(now, s, past[: self.order_of(denoise) - 1]), now
+
+    @staticmethod
+    def solve(now: Point, s: Time, others: Past) -> Tensor:
+        """x_s from `now`, with the polynomial of x0 through `now` and `others`."""
+        values = [(v, p.estimate.x0) for v, p in positions(attrgetter("lam"), now.t, s, others)]
+        return exponential(now.x, mean_over_step(now.estimate.x0, values, s.lam - now.t.lam), now.t, s)
+
+
+@dataclass(eq=False)
+class AdamsBashforth(Sampler):
+    """ρAB-DEIS (Zhang & Chen, DEIS): the variable-step Adams–Bashforth method in sigma/alpha, k-diffusion's LMS.
+
+    eps is replaced by the mean of the polynomial in sigma/alpha through the last `order` estimates of eps, 1 to 4. One
+    evaluation per step. A step from near alpha = 0 is of first order.
+    """
+
+    grid: Grid = grids.karras
+    order: Annotated[int, Ge(1), Le(MEMORY + 1)] = 2
+
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
+        now = Point(t, x_t, denoise(x_t, t))
+        if math.isinf(t.level):
+            return first_order_step(now.estimate, s), now
+        others = [(v, p.estimate.eps) for v, p in positions(attrgetter("level"), t, s, past[: self.order - 1])]
+        eps = mean_over_step(now.estimate.eps, others)
+        return s.alpha / t.alpha * x_t + (s.sigma - s.alpha * t.sigma / t.alpha) * eps, now
