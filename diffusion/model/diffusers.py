@@ -42,11 +42,8 @@ def rename(key: str, modules: Names, layers: Names) -> str:
     for old, new in modules:
         if match := re.match(re.escape(old).replace(r"\{\}", r"(\d+)"), key):
             rest = key[match.end() :]
-            for old_layer, new_layer in layers:
-                if rest.startswith(old_layer):
-                    rest = new_layer + rest.removeprefix(old_layer)
-                    break
-            return new.format(*match.groups()) + rest
+            layer = next((pair for pair in layers if rest.startswith(pair[0])), ("", ""))
+            return new.format(*match.groups()) + layer[1] + rest.removeprefix(layer[0])
     raise KeyError(f"{key!r} has no counterpart in the other network")
 
 
@@ -55,10 +52,9 @@ def from_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for key, tensor in weights.items():
         if ".to_q." in key:
-            parts = [weights[key.replace(".to_q.", f".to_{part}.")] for part in "qkv"]
-            found[rename(key.replace(".to_q.", ".to_qkv."), MODULES, LAYERS)] = torch.cat(parts)
-        elif ".to_k." not in key and ".to_v." not in key:
-            found[rename(key, MODULES, LAYERS)] = tensor
+            tensor = torch.cat([weights[key.replace(".to_q.", f".to_{part}.")] for part in "qkv"])
+        if ".to_k." not in key and ".to_v." not in key:
+            found[rename(key.replace(".to_q.", ".to_qkv."), MODULES, LAYERS)] = tensor
     return found
 
 
@@ -69,7 +65,7 @@ def to_diffusers(weights: Mapping[str, Tensor], modules: Names = MODULES, layers
         theirs = rename(key, [names[::-1] for names in modules], [names[::-1] for names in layers])
         if ".to_qkv." in theirs:
             for part, rows in zip("qkv", tensor.chunk(3), strict=True):
-                found[theirs.replace(".to_qkv.", f".to_{part}.")] = rows.clone()
+                found[theirs.replace("qkv", part)] = rows.clone()
         else:
             found[theirs] = tensor
     return found

@@ -37,13 +37,9 @@ class Network(nn.Module):
 
     def check_size(self, height: int, width: int) -> None:
         """Raise UserError unless the height and the width of the images are multiples of `downsampling`."""
-        d = self.downsampling
-        if height % d or width % d:
-            near = "×".join(str(max(d, round(side / d) * d)) for side in (height, width))
-            raise UserError(
-                f"model: images of {height}×{width} pixels, but {type(self).__name__} needs multiples of {d}, such as "
-                f"{near}"
-            )
+        if height % self.downsampling or width % self.downsampling:
+            needs = f"{type(self).__name__} needs multiples of {self.downsampling}"
+            raise UserError(f"model: images of {height}×{width} pixels, but {needs}")
 
     def class_rows(self, classes: Tensor | None, label: Tensor) -> Tensor | None:
         """(B,) rows of a table with K + 1 rows, the last for "no class"; None if K = 0."""

@@ -145,11 +145,10 @@ class Hybrid(Simple):
         self,
         timesteps: Timesteps | None = None,
         weighting: Weighting = unit,
-        distance: Distance = squared,
         variance: Variance = learned_range,
         vlb_weight: Annotated[float, Ge(0)] = 0.001,
     ):
-        super().__init__(timesteps, weighting, distance)
+        super().__init__(timesteps, weighting)
         if getattr(variance, "func", variance) in (fixed_small, fixed_large):
             raise UserError("objective: L_vlb trains only a learned variance; use learned_range, or L_simple alone")
         self.bound, self.vlb_weight = VariationalBound(variance=variance), vlb_weight

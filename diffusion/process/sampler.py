@@ -122,12 +122,9 @@ class Sampler:
         """Images x0 (B, C, H, W) from `noise` ~ N(0, I) of the same shape; float32, or float64 if `noise` is.
 
         Args:
-            denoise: the denoiser.
-            noise: N(0, I), (B, C, H, W); None if there is a `start`.
             streams: one random stream per image.
-            watch: called after each step as watch(k, x, estimate), where x is at the k-th time of the grid; the last k
-                is N.
-            start: (x_t, t): start from x_t (B, C, H, W) at time t instead, and run only the grid's steps below t.
+            watch: called after each step as watch(k, x, estimate), where x is at the k-th of the N times of the grid.
+            start: (x_t, t): start from x_t (B, C, H, W) at time t, with noise None, and run the grid's steps below t.
             conditions: passed to the denoiser at each evaluation, such as `classes` (B,).
         """
         if conditions:

@@ -23,8 +23,7 @@ from diffusion.evaluation.guided import check_worse, make_guidance
 from diffusion.files import replace
 from diffusion.metric.features import FeatureExtractor
 from diffusion.pixels import height_width, resolution_of
-from diffusion.process.augmentation import Augmentation
-from diffusion.process.crops import Crops
+from diffusion.process.augmentation import Augmentation, Crops
 from diffusion.process.prediction import Prediction
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule

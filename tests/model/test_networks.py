@@ -48,9 +48,8 @@ def test_any_channels_and_aspect_ratio_can_be_used(kind: type[Network], channels
         assert y.std() > 1e-3
     if kind is not MemoirUNet:
         assert not kind(**SMALL[kind], in_channels=channels)(x, label).any()  # zero at initialisation
-    for height, width in ((8, 7), (9, 8)):
-        with pytest.raises(UserError):
-            build(kind)(*images(height=height, width=width))
+    with pytest.raises(UserError):
+        build(kind)(*images(height=8, width=7))
 
 
 @EVERY

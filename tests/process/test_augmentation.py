@@ -14,8 +14,7 @@ from torch import Tensor
 from diffusion.config.build import make
 from diffusion.model import UNet
 from diffusion.model.network import coordinates
-from diffusion.process.augmentation import non_leaky
-from diffusion.process.crops import Crops
+from diffusion.process.augmentation import Crops, non_leaky
 from diffusion.randomness import Streams
 
 N = 4000

@@ -37,16 +37,6 @@ def test_alpha_bar_is_the_product_of_one_minus_beta(schedule: Discrete) -> None:
     torch.testing.assert_close(schedule.betas(), BETAS, rtol=1e-10, atol=0)
 
 
-def test_closed_form_matches_the_chain_step_by_step(schedule: Discrete) -> None:
-    """x_i = √α_i x_{i−1} + √β_i z: the factor of the mean and the variance, computed over all T steps."""
-    factor, variance = torch.tensor(1.0, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64)
-    alpha, sigma = schedule(torch.arange(T + 1, dtype=torch.float64) / T)
-    for i in range(1, T + 1):
-        factor, variance = torch.sqrt(1 - BETAS[i - 1]) * factor, (1 - BETAS[i - 1]) * variance + BETAS[i - 1]
-        assert abs(factor / alpha[i] - 1) < 1e-11
-        assert abs(variance / sigma[i] ** 2 - 1) < 1e-11
-
-
 @pytest.mark.parametrize("i", ROWS.tolist())
 def test_posterior_matches_bayes_rule_on_a_grid(schedule: Discrete, i: int) -> None:
     """q(x_{i−1} | x_i, x0) ∝ q(x_i | x_{i−1}) q(x_{i−1} | x0), normalized on a grid of x_{i−1}."""

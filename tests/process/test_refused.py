@@ -9,9 +9,9 @@ from torch import nn
 
 from diffusion.errors import UserError
 from diffusion.process import grid, guidance, likelihood, prediction, schedule, timesteps, variance, weighting
+from diffusion.process.augmentation import Crops
 from diffusion.process.averaging import gamma_of
 from diffusion.process.consistency import Consistency
-from diffusion.process.crops import Crops
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.editing import Between, RePaint, SDEdit
 from diffusion.process.objective import Hybrid, Simple, VariationalBound
