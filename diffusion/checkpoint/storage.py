@@ -42,28 +42,19 @@ def save(contents: Mapping[str, Any], path: Path) -> None:
 
 
 def load(path: Path, mapped: bool = False) -> dict[str, Any]:
-    """The contents of a checkpoint on the CPU: tensors and primitives, never code. Raises UserError like `verify`.
+    """The contents of a checkpoint on the CPU: tensors and primitives, never code. Raises UserError if it is damaged.
 
     Args:
         mapped: whether tensors are read from the file only when they are used, which must then stay as it is.
     """
-    verify(path)
-    try:
-        contents: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-        return {**contents}
-    except Exception as error:  # unusual and hostile files raise many kinds of exceptions
-        raise UserError(f"{path}: not a readable checkpoint ({first_line(error)}); use another one") from error
-
-
-def verify(path: Path) -> None:
-    """Raise UserError unless the file is a complete zip archive whose entries are intact."""
     try:
         with ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except Exception as error:  # damaged records raise many kinds of exceptions
-        raise UserError(f"{path}: not a complete checkpoint ({first_line(error)}); use another one") from error
-    if damaged:
-        raise UserError(f"{path}: its content is not what was written ({damaged} is damaged); use another one")
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} in it is not what was written")
+        contents: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        return {**contents}
+    except Exception as error:  # damaged and hostile files raise many kinds of exceptions
+        raise UserError(f"{path}: not a readable checkpoint ({first_line(error)}); use another one") from error
 
 
 def numbered(folder: Path, step: int) -> Path:
