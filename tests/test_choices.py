@@ -9,7 +9,7 @@ from diffusion.config.build import check_node, make
 from diffusion.config.choices import choices, groups, is_group
 from diffusion.config.composition import choice
 from diffusion.config.schema import Train
-from diffusion.config.untrusted import check_parts, plain_config
+from diffusion.config.untrusted import OPTIONAL_PARTS, PARTS, check_targets, plain_config
 from diffusion.config.validation import validated
 from tests.support.composing import settings
 
@@ -48,7 +48,8 @@ def test_every_experiment_is_the_same_in_a_checkpoint(name):
             check_node(node, group)
     text = yaml.safe_dump(chosen.model_dump(mode="json"), sort_keys=False)
     read = plain_config(text, "here")
-    check_parts(read, "here")
+    for part in (*PARTS, *OPTIONAL_PARTS):
+        check_targets(read[part], part, "here")
     assert validated(Train, read) == chosen
     assert settings([f"experiment={name}", "ema=none", "optimizer=adamw"]).ema is None
 

@@ -58,7 +58,6 @@ REFUSED = [  # the words of a command, and what its error names: the place, and 
     ("train callbacks.early_stopping.patience=3", "callbacks=early_stopping"),
     ("train trainer.logger=false", "logger=[wandb,tensorboard]"),
     ("train name=(a", 'name="(a"'),
-    ("train name=../x", "outputs"),
     ("train samples=3", "samples"),
     ("train trainer.max_epochs=x", "trainer.max_epochs=250"),
     ("train trainer.max_time=5", "00:11:30:00"),

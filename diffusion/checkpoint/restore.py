@@ -132,7 +132,8 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
     path = Path(path)
     contents = contents_of(path)
     config = untrusted.plain_config(contents["config"], path)
-    untrusted.check_parts(config, path)
+    for part in (*untrusted.PARTS, *untrusted.OPTIONAL_PARTS):
+        untrusted.check_targets(config.get(part), part, path)
     facts: Facts = contents.get("facts", {})
     kind, state = _chosen(contents, path, weights)
     try:

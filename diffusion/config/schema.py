@@ -5,19 +5,12 @@ the class or function that the choice names.
 """
 
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from diffusion.config.validation import Group
-
-
-def _inside(name: str) -> str:
-    if not name or name.startswith("/") or ".." in Path(name).parts:
-        raise ValueError("it should be a name inside the folder outputs")
-    return name
 
 
 def _time(text: Any) -> Any:
@@ -31,7 +24,7 @@ def _chosen(node: dict[str, Any] | None) -> dict[str, Any] | None:
     return node if node and node.get("_target_", "") is not None else None
 
 
-Name = Annotated[str, BeforeValidator(lambda x: str(x) if type(x) is int else x), AfterValidator(_inside)]
+Name = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
 Count = Annotated[int, Ge(1)]
 CountOrZero = Annotated[int, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]

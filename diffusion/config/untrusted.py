@@ -1,8 +1,7 @@
-"""Untrusted configurations from files: read as plain data, and built only from classes named in conf/.
+"""Untrusted configurations from files, which must neither run code nor read the environment.
 
-A checkpoint or a run's folder may come from somebody else. Its configuration must neither run code nor read the
-environment: no interpolation is resolved, and each part may only name classes that the choices of its group name, in
-conf/ or in a folder that the user passes to the current command (`--config-dir`, see `choices.searching`).
+They are read as plain data, without interpolation, and each part may only name classes that the choices of its group
+name, in conf/ or in a folder that the user passes to the current command (`--config-dir`, see `choices.searching`).
 """
 
 import json
@@ -38,12 +37,6 @@ def plain_config(text: Any, where: Path | str) -> dict[str, Any]:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{where}: its configuration can't be read ({reason})") from error
     return {str(key): value for key, value in config.items()}
-
-
-def check_parts(config: Mapping[str, Any], where: Path | str) -> None:
-    """Raise UserError if the parts of a model, or of its samples and scores, name other classes than conf/."""
-    for part in (*PARTS, *OPTIONAL_PARTS):
-        check_targets(config.get(part), part, where)
 
 
 def check_targets(node: Any, part: str, where: Path | str, trusted: Any = None) -> None:
