@@ -6,7 +6,7 @@
 Only settings that differ are shown. Runs that differ only in their seed share a row; if a seed was run several times,
 only the newest run counts. Scores of different protocols are not comparable: the command then lists the differences and
 stops, unless --mixed is set. Nothing is trained or sampled.
-Writes compare.md, report.html, compare.csv (recipes), runs.csv and compare.png.
+Writes compare.md, report.html, runs.csv and compare.png.
 """
 
 import sys

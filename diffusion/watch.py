@@ -21,13 +21,12 @@ from urllib.parse import quote, unquote, urlsplit
 from diffusion.console import console
 from diffusion.errors import Arguments, UserError, first_line
 from diffusion.files import digest
-from diffusion.report.blocks import Section
 from diffusion.report.compare import compare, gather
 from diffusion.report.comparison import comparison_sections
 from diffusion.report.index import index_sections, relative
-from diffusion.report.page import document
+from diffusion.report.page import Section, document
 from diffusion.report.run import run_sections
-from diffusion.report.study import is_study, study_of, study_sections, title_of
+from diffusion.report.study import is_study, study_of, study_sections
 from diffusion.runs.folder import PARTS, Run, is_run, is_sweep, runs_below
 from diffusion.runs.record import RunRecord
 
@@ -85,9 +84,9 @@ class Pages:
         if is_run(folder):
             run = Run(folder)
             if is_study(run):
-                return title_of(study_of(run)), study_sections(study_of(run)), None
-            sections = [each for each in run_sections(run) if each.title not in ("Files", "Next steps")]
-            return f"Run {relative(folder, self.root)}", sections, run.state
+                study = study_of(run)
+                return study.title, study_sections(study), None
+            return f"Run {relative(folder, self.root)}", run_sections(run), run.state
         if is_sweep(folder):
             comparison = compare(gather([folder]), mixed=True)
             return f"Sweep {relative(folder, self.root)}", comparison_sections(comparison, folder, self.link), None

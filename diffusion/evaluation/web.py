@@ -24,8 +24,7 @@ from diffusion.files import replace
 from diffusion.process import grid as grids
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.sampler import Evaluator, Grid
-from diffusion.report.blocks import tag
-from diffusion.report.page import ASSETS, document
+from diffusion.report.page import ASSETS, document, tag
 from diffusion.report.run import run_sections
 from diffusion.runs.folder import Run, is_run
 
@@ -58,8 +57,7 @@ def write_web(file: Path, model: Restored) -> Path:
     if is_run(folder):
         run = Run(folder)
         title, state = f"Run {run.name}", run.state
-        # The page leaves the run's folder, so links relative to it would break.
-        sections += [part.html() for part in run_sections(run) if part.title not in ("Files", "Next steps")]
+        sections += [part.html() for part in run_sections(run)]
     replace(file, document(title, sections, state, model=contents))
     return file
 

@@ -1,6 +1,6 @@
 """The figures of a run: each function maps data to a matplotlib `Figure`. Figure numbers are those of the memoir."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +8,13 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from diffusion.metric.record import Score
 from diffusion.pixels import to_rgb
-from diffusion.randomness import Streams, generator_for
+from diffusion.randomness import generator_for
 from diffusion.report import style
-from diffusion.report.formatting import BASELINES, number, value_text
-from diffusion.report.images import opened, spread, tiles
-from diffusion.report.style import curve, of_step, readable, stepped
+from diffusion.report.formatting import number, spread
+from diffusion.report.images import opened, tiles
 from diffusion.runs.metrics import Metrics, Series, bins_of
 
 PEAK = 20  # times the median β_t; a higher peak would dwarf everything else on a linear axis
@@ -26,7 +23,6 @@ RAW = (0, (3, 1.5))  # dash pattern for raw weights
 POINTS = 1500  # most points of a curve, about the pixel columns of a screen
 LISTED = 5  # curves in a legend
 FEW = 12  # points that are marked
-DRAWS = 20_000  # training times drawn for their density
 ERRORS = {
     "val/mse": (style.BLUE, "validation images"),
     "fit/mse": (style.VERMILION, "training images"),
@@ -40,10 +36,9 @@ Schedule = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @style.styled
 def noising(images: Tensor, schedule: Schedule, times: Sequence[int] | None = None, seed: int = 0) -> Figure:
-    """Fig. 1: a row per image of `images` (N, C, H, W) uint8, a column per time of `times` in 0 … T.
+    """Fig. 1: x_t = alpha_t x0 + sigma_t ε with one ε per image, for uint8 `images` (N, C, H, W) and `times` in 0 … T.
 
-    x_t = alpha_t x0 + sigma_t ε with x0 in [−1, 1] and one ε per image; x_t is clamped to [−1, 1] for display. By
-    default, there are 11 evenly spaced times.
+    x_t is clamped to [−1, 1]. By default, there are 11 evenly spaced times.
     """
     steps = _steps(schedule)
     times = np.linspace(0, steps, 11).round().astype(int).tolist() if times is None else list(times)
@@ -56,87 +51,8 @@ def noising(images: Tensor, schedule: Schedule, times: Sequence[int] | None = No
 
 
 @style.styled
-def beta(schedule: Schedule) -> Figure:
-    """Fig. 2: β_t = 1 − ᾱ_t / ᾱ_{t−1}, ᾱ_t = alpha_t², at t = 1 … T; on a logarithmic axis if it has a high peak.
-
-    If alpha² + sigma² = 1, β_t is the variance of the noise added by a step. For any other schedule, the log-SNR is
-    drawn.
-    """
-    alpha, _ = _table(schedule)
-    if not preserving(schedule):
-        return log_snr(schedule)
-    figure, ax = _by_time(len(alpha) - 1, r"noise added per step, $\beta_t$")
-    values = -torch.expm1(2 * (alpha[1:].log() - alpha[:-1].log()))
-    curve(ax, np.arange(1, len(alpha)), values, "variance added", "t =", color=style.BLUE)
-    if float(values.max()) > PEAK * float(values.median()):
-        _log_axis(ax, float(values.min()), float(values.max()))
-    else:
-        ax.set_ylim(0, 1.05 * float(values.max()))
-    return figure
-
-
-@style.styled
-def log_snr(schedule: Schedule) -> Figure:
-    """The log-SNR λ_t = log(alpha_t² / sigma_t²) at t = 1 … T; it is −∞ where alpha = 0."""
-    alpha, sigma = _table(schedule)
-    figure, ax = _by_time(len(alpha) - 1, r"log-SNR, $\log(\alpha_t^2/\sigma_t^2)$")
-    values = 2 * (alpha[1:].log() - sigma[1:].log())
-    curve(ax, np.arange(1, len(alpha)), values, "log-SNR", "t =", color=style.BLUE)
-    return figure
-
-
-@style.styled
-def signal(schedule: Schedule) -> Figure:
-    """Fig. 10: the factors of signal √ᾱ_t = alpha_t and of noise √(1 − ᾱ_t) = sigma_t, at t = 0 … T.
-
-    If alpha² + sigma² is not 1, the memoir's symbols do not apply, and the labels are α_t and σ_t. If sigma grows far
-    beyond alpha, the axis is logarithmic.
-    """
-    alpha, sigma = _table(schedule)
-    figure, ax = _by_time(len(alpha) - 1, "factor of $x_0$ and of $\\varepsilon$ in $x_t$")
-    names = (r"signal $\alpha_t$", r"noise $\sigma_t$")
-    if preserving(schedule):
-        names = (r"signal $\sqrt{\bar\alpha_t}$", r"noise $\sqrt{1-\bar\alpha_t}$")
-    looks: Any = ({"color": style.BLUE}, {"color": style.VERMILION, "linestyle": "--"})
-    for values, name, look in zip((alpha, sigma), names, looks, strict=True):
-        curve(ax, np.arange(len(alpha)), values, name.partition(" ")[0], "t =", label=name, **look)
-    if float(sigma.max()) > FAR * float(alpha.max()):
-        _log_axis(ax, min(float(sigma[1]), float(alpha.min())), float(sigma.max()))
-    else:
-        ax.set_ylim(0, 1.05 * max(1.0, float(sigma.max())))
-    ax.legend(loc="center right" if ax.get_yscale() == "linear" else "lower right")
-    return figure
-
-
-@style.styled
-def times(schedule: Schedule, objective: Any, prediction: Any) -> Figure:
-    """The density of the times drawn in training and the weight of the loss, by t / T, relative to their maxima.
-
-    The weight is the factor of ‖y − y_θ‖² at t, without the importance weights of the times. (The network's own error
-    and a learned weight are not known here.)
-    """
-    figure, ax = style.axes()
-    with torch.no_grad():
-        drawn, _ = objective.timesteps(schedule, Streams(list(range(DRAWS))))
-        density, edges = np.histogram(drawn.double().numpy(), bins=50, range=(0, 1), density=True)
-        middle = torch.from_numpy((edges[1:] + edges[:-1]) / 2)
-        curves = {"density of training times": density}
-        if hasattr(objective, "weighting") and prediction is not None:
-            curves["weight of the loss"] = objective.weighting(schedule, prediction, middle).numpy()
-    for (name, values), colour in zip(curves.items(), (style.BLUE, style.VERMILION), strict=False):
-        curve(ax, middle, values / np.nanmax(values), name, "t/T =", color=colour, label=name)
-    ax.set(xlim=(0, 1), ylim=(0, 1.05), xlabel="time $t/T$", ylabel="relative to the maximum")
-    ax.legend(loc="best")
-    return figure
-
-
-@style.styled
 def samples_over_training(grids: Sequence[tuple[int, Path]], rows: int = 4, columns: int = 8) -> Figure:
-    """Fig. 8: the first `rows` images of each grid, a column per training step, all from the same noise.
-
-    `grids` are (step, PNG file of an `images.grid`) in order. If there are more than `columns`, the first, the last and
-    evenly spaced ones in between are shown. A PNG of unknown layout is shown as one image.
-    """
+    """Fig. 8: the first `rows` images of at most `columns` of the grids (step, file), all from the same noise."""
     chosen = [grids[i] for i in spread(len(grids), columns)]
     pictures = [tiles(opened(path))[:rows] for _, path in chosen]
     by_row = list(zip(*pictures, strict=False))  # as many rows as the smallest grid has
@@ -152,10 +68,7 @@ def copies(samples: Tensor, nearest: Tensor, ratios: Sequence[float]) -> Figure:
 
 @style.styled
 def trajectory(steps: Tensor, times: Sequence[float], schedule: Schedule) -> Figure:
-    """Denoising steps, uint8 (S, N, C, H, W): a row per image, a column per step.
-
-    Below each column are the time t, in 0 … T (from `times` (S,) in [0, 1]), and the noise level σ_t / α_t.
-    """
+    """Denoising steps, uint8 (S, N, C, H, W), at `times` (S,) in [0, 1]: t in 0 … T, and the noise level σ_t/α_t."""
     alpha, sigma = schedule(torch.tensor(times, dtype=torch.float64))
     levels = (sigma / alpha).tolist()
     texts = [f"{number(t * _steps(schedule))}\n{number(level)}" for t, level in zip(times, levels, strict=True)]
@@ -164,44 +77,67 @@ def trajectory(steps: Tensor, times: Sequence[float], schedule: Schedule) -> Fig
 
 
 @style.styled
-def mse(metrics: Metrics, epoch_lengths: Sequence[tuple[int, int]] = ()) -> Figure:
+def beta(schedule: Schedule) -> Figure:
+    """Fig. 2: the added variance β_t = 1 − ᾱ_t / ᾱ_{t−1}, ᾱ_t = alpha_t², at t = 1 … T. If alpha² + sigma² is not 1,
+    the log-SNR log(alpha_t² / sigma_t²)."""
+    alpha, sigma = _table(schedule)
+    figure, ax = _by_time(len(alpha) - 1, r"noise added per step, $\beta_t$")
+    values = -torch.expm1(2 * (alpha[1:].log() - alpha[:-1].log()))
+    if preserving(schedule):
+        _scale(ax, float(values.min()), float(values.max()), float(values.max()) > PEAK * float(values.median()))
+    else:
+        values = 2 * (alpha[1:].log() - sigma[1:].log())
+        ax.set_ylabel(r"log-SNR, $\log(\alpha_t^2/\sigma_t^2)$")
+    ax.plot(np.arange(1, len(alpha)), values, color=style.BLUE)
+    return figure
+
+
+@style.styled
+def signal(schedule: Schedule) -> Figure:
+    """Fig. 10: the factors of signal √ᾱ_t = alpha_t and of noise √(1 − ᾱ_t) = sigma_t, at t = 0 … T.
+
+    If alpha² + sigma² is not 1, the labels are α_t and σ_t. If sigma grows far beyond alpha, the axis is logarithmic.
+    """
+    alpha, sigma = _table(schedule)
+    figure, ax = _by_time(len(alpha) - 1, "factor of $x_0$ and of $\\varepsilon$ in $x_t$")
+    names = (r"signal $\alpha_t$", r"noise $\sigma_t$")
+    if preserving(schedule):
+        names = (r"signal $\sqrt{\bar\alpha_t}$", r"noise $\sqrt{1-\bar\alpha_t}$")
+    ax.plot(alpha, color=style.BLUE, label=names[0])
+    ax.plot(sigma, color=style.VERMILION, linestyle="--", label=names[1])
+    far = float(sigma.max()) > FAR * float(alpha.max())
+    _scale(ax, min(float(sigma[1]), float(alpha.min())), max(1.0, float(sigma.max())), far)
+    ax.legend(loc="lower right" if far else "center right")
+    return figure
+
+
+@style.styled
+def mse(metrics: Metrics, per_epoch: int | None = None) -> Figure:
     """Fig. 9: denoising MSE over training, on equally many validation and training images; the gap is shaded.
 
-    Solid lines are for the validated weights; if those are an average, dashed lines are for the raw weights. The
-    objective of each training batch is light grey (for the simple loss of ε it is the MSE, otherwise it has its own
-    units; where it is not positive, it is left out). With `epoch_lengths`, (step, steps per epoch from that step on), a
-    second axis counts epochs.
+    With the number of steps `per_epoch`, a second axis counts epochs.
     """
     figure, ax = style.axes((style.COLUMN[0], 3.3))
-    if "train/loss" in metrics and (metrics["train/loss"].value > 0).all():
-        look: Any = {"color": style.LIGHT, "linewidth": 0.6, "zorder": 1}
-        curve(ax, *_thinned(metrics["train/loss"]), "objective of a batch", label="objective, per batch", **look)
-    thick: Any = {"linestyle": "-", "linewidth": 1.7, "markersize": 3, "zorder": 3}
-    thin: Any = {"linestyle": RAW, "linewidth": 0.9, "markersize": 2, "zorder": 2}
+    if "train/loss" in metrics:
+        ax.plot(*_thinned(metrics["train/loss"]), color=style.LIGHT, linewidth=0.6, label="objective, per batch")
     for name, (colour, label) in ERRORS.items():
         if name in metrics:
-            marker = "o" if len(metrics[name].step) <= FEW else ""
-            look = {"color": colour, "label": label, "marker": marker} | (thin if "raw" in name else thick)
-            curve(ax, *metrics[name], label, **look)
+            look: Any = {"color": colour, "label": label, "marker": "o" if len(metrics[name].step) <= FEW else ""}
+            look |= {"linestyle": RAW, "linewidth": 0.9, "markersize": 2} if "raw" in name else {"markersize": 3}
+            ax.plot(*metrics[name], **look)
     if "val/mse" in metrics and "fit/mse" in metrics:
         step, of_val, of_fit = np.intersect1d(metrics["val/mse"].step, metrics["fit/mse"].step, return_indices=True)
-        val, fit = metrics["val/mse"].value[of_val], metrics["fit/mse"].value[of_fit]
-        ax.fill_between(step, fit, val, color=style.BLUE, alpha=0.15, linewidth=0, label="gap", zorder=1)
+        ends = metrics["fit/mse"].value[of_fit], metrics["val/mse"].value[of_val]
+        ax.fill_between(step, *ends, color=style.BLUE, alpha=0.15, linewidth=0, label="gap", zorder=1)
     style.log_mse(ax)
     ax.set(xlabel="training step", ylabel=r"denoising MSE,  $\|\varepsilon-\varepsilon_\theta(x_t,t)\|^2/d$")
-    ax.set_xlim(left=0)
     style.count_axis(ax)
-    stepped(ax)
-    if epoch_lengths:
-        starts, lengths = np.array(epoch_lengths, dtype=float).T
-        steps = np.array([0, *starts[1:], 1e12])  # the first length applies from step 0, the last one without end
-        epochs = np.cumsum([0, *np.diff(steps) / lengths])
-        functions = (lambda x: np.interp(x, steps, epochs), lambda y: np.interp(y, epochs, steps))
+    if per_epoch:
+        functions: Any = (lambda step: step / per_epoch, lambda epoch: epoch * per_epoch)
         top = ax.secondary_xaxis("top", functions=functions)
         top.set_xlabel("epoch")
         top.spines["top"].set_visible(True)
-        top.xaxis.set_major_formatter(style.THOUSANDS)
-    figure.legend(loc="outside lower center", ncols=2)
+    style.legend_below(figure, ax)
     return figure
 
 
@@ -212,34 +148,26 @@ def others(metrics: Metrics, names: Sequence[str]) -> Figure:
     figure = Figure((style.COLUMN[0], 0.3 + 1.15 * rows), layout="constrained")
     for i, name in enumerate(names):
         ax = figure.add_subplot(rows, 2, i + 1)
-        look: Any = {"color": style.BLUE, "linewidth": 1.1, "markersize": 2}
-        curve(ax, *_thinned(metrics[name]), name, marker="o" if len(metrics[name].step) <= FEW else "", **look)
+        ax.plot(*_thinned(metrics[name]), color=style.BLUE, linewidth=1.1)
         ax.set_title(style.plain(name), fontsize=9)
         ax.tick_params(labelsize=7)
-        ax.set_xlim(left=0)
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
-        ax.xaxis.set_major_formatter(style.THOUSANDS)
-        ax.yaxis.set_major_locator(MaxNLocator(nbins=3))
-        ax.ticklabel_format(axis="y", useOffset=False)
+        ax.locator_params(axis="y", nbins=3)
+        style.count_axis(ax, 3)
     return figure
 
 
 @style.styled
 def bins(metrics: Metrics, curves: int = 24) -> Figure:
-    """The validation MSE by time: a point per bin of t (tenths of [0, 1]), a curve per validation, early to late.
-
-    If there are more than `curves` validations, the first, the last and log-spaced ones in between are shown.
-    """
+    """The validation MSE by time: a point per tenth of t, a curve for each of at most `curves` validations."""
     figure, ax = style.axes()
     names = bins_of(metrics, "val/mse")
-    series, centres = [metrics[name] for name in names], centres_of(names)
+    series = [metrics[name] for name in names]
     found = _over_training([int(step) for step in series[0].step if all(step in each.step for each in series)], curves)
     named = {found[i][0] for i in spread(len(found), LISTED)}
     for step, colour in found:
-        values = [each.at(step) for each in series]
-        look: Any = {"color": colour, "marker": "o", "markersize": 2.5, "linewidth": 1.2}
+        look: Any = {"color": colour, "marker": "o", "markersize": 2.5, "linewidth": 1.2, "gid": f"step-{step}"}
         label = f"step {step:,}" if step in named else None
-        of_step(curve(ax, centres, values, f"step {step:,}", "t/T ≈", label=label, **look), step)
+        ax.plot(_centres(names), [each.at(step) for each in series], label=label, **look)
     style.log_mse(ax)
     ax.set(xlim=(0, 1), xlabel="time $t/T$", ylabel="denoising MSE")
     ax.legend(loc="best")
@@ -247,70 +175,33 @@ def bins(metrics: Metrics, curves: int = 24) -> Figure:
 
 
 @style.styled
-def gap(metrics: Metrics, schedule: Schedule | None = None, curves: int = 4) -> Figure:
+def gap(metrics: Metrics, schedule: Schedule, curves: int = 4) -> Figure:
     """The generalisation gap by log-SNR with 95% intervals: held-out minus training MSE, paired, early to late.
 
-    There is a point per tenth of t, at its middle. The curves are for the validated weights; if those are an average, a
-    dashed curve shows the last validation of the raw weights. Without a schedule, the axis is t. If there are more than
-    `curves` validations, the first, the last and log-spaced ones in between are shown.
+    There is a point per tenth of t, at its middle. A dashed curve shows the last validation of the raw weights.
     """
     figure, ax = style.axes((style.COLUMN[0], 3.3))
     names = bins_of(metrics, "gap/mse")
-    x = centres_of(names)
-    if schedule is not None:
-        with torch.no_grad():
-            alpha, sigma = schedule(torch.as_tensor(x, dtype=torch.float64))
-        x = 2 * (alpha.log() - sigma.log()).cpu().numpy()
+    with torch.no_grad():
+        alpha, sigma = schedule(torch.as_tensor(_centres(names), dtype=torch.float64))
+    x = 2 * (alpha.log() - sigma.log()).cpu().numpy()
     ax.axhline(0, color=style.INK, linewidth=0.8)
 
-    def draw(step: int, suffix: str, label: str, **look: Any) -> None:
-        """The gap at a step. Bins that were not logged at that step are left out."""
+    def draw(step: int, suffix: str, **look: Any) -> None:
         columns = [(name + suffix, name.replace("mse", "half") + suffix) for name in names]
         mean, half = np.array([[metrics[n].at(step) if n in metrics else np.nan for n in pair] for pair in columns]).T
         there = np.isfinite(mean)
-        look |= {"capsize": 2, "elinewidth": 0.8, "markersize": 3, "label": label}
-        drawn = ax.errorbar(x[there], mean[there], half[there], **look)
-        readable(drawn.lines[0], label, "t/T =" if schedule is None else "log-SNR")
+        ax.errorbar(x[there], mean[there], half[there], capsize=2, elinewidth=0.8, markersize=3, **look)
 
     steps = [int(step) for step in metrics[names[0]].step]
     for step, colour in _over_training(steps, curves):
-        draw(step, "", f"step {step:,}", color=colour, marker="o", linewidth=1.3)
+        draw(step, "", label=f"step {step:,}", color=colour, marker="o", linewidth=1.3)
     if f"{names[0]}_raw" in metrics:
-        draw(steps[-1], "_raw", "last step, raw weights", color=style.VERMILION, linestyle=RAW, linewidth=0.9)
+        look: Any = {"color": style.VERMILION, "linestyle": RAW, "linewidth": 0.9}
+        draw(steps[-1], "_raw", label="last step, raw weights", **look)
     snr = r"log-SNR  $\log(\alpha_t^2/\sigma_t^2)$ (left: noise, right: image)"
-    ax.set(xlabel="time $t/T$" if schedule is None else snr, ylabel="held-out MSE − training MSE")
-    figure.legend(loc="outside lower center", ncols=3)
-    return figure
-
-
-@style.styled
-def scores(rows: Mapping[str, Mapping[str, Score]]) -> Figure:
-    """A small chart per metric, with a point and its 95% interval for the samples and for each baseline.
-
-    Args:
-        rows: metric -> what was scored -> its score.
-    """
-    roles = [*dict.fromkeys(what for found in rows.values() for what in found)]
-    names = [style.plain(BASELINES.get(role, role)) for role in roles]
-    across, down = min(2, len(rows)), -(-len(rows) // 2)
-    figure = Figure((style.COLUMN[0], 0.2 + down * (0.55 + 0.16 * len(roles))), layout="constrained")
-    for i, (metric, found) in enumerate(rows.items()):
-        ax = figure.add_subplot(down, across, i + 1)
-        for y, role in enumerate(roles):
-            if (score := found.get(role)) is None:  # values that are not finite are left out
-                continue
-            low, high = score.interval or (score.value, score.value)
-            colour = style.GREY if role in BASELINES else style.BLUE
-            spans = [[max(0.0, score.value - low)], [max(0.0, high - score.value)]]
-            drawn = ax.errorbar([score.value], [y], xerr=spans, fmt="o", color=colour, markersize=4, capsize=2)
-            readable(drawn.lines[0], "", texts=[f"{BASELINES.get(role, role)}\n{value_text(score)}"])
-        better = {True: " (higher is better)", False: " (lower is better)", None: ""}
-        ax.set_title(style.plain(metric) + better[next(iter(found.values())).higher_is_better], fontsize=8)
-        ax.set_yticks(range(len(roles)), names if i % across == 0 else [])
-        ax.set_ylim(len(roles) - 0.5, -0.5)
-        ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
-        ax.tick_params(labelsize=8)
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=4))
+    ax.set(xlabel=snr, ylabel="held-out MSE − training MSE")
+    style.legend_below(figure, ax)
     return figure
 
 
@@ -320,7 +211,7 @@ def _thinned(series: Series) -> tuple[Any, Any]:
     return series.step[kept], series.value[kept]
 
 
-def centres_of(names: Sequence[str]) -> Any:
+def _centres(names: Sequence[str]) -> Any:
     """The middle of each bin of t, from its name: 0.05 for val/mse_bin0. (Bins are tenths of [0, 1].)"""
     return (np.array([int(name.rpartition("bin")[2]) for name in names]) + 0.5) / 10
 
@@ -347,15 +238,18 @@ def preserving(schedule: Schedule) -> bool:
 def _by_time(last: int, label: str) -> tuple[Figure, Axes]:
     """A figure whose x axis is the time t, in 0 … T."""
     figure, ax = style.axes()
-    ax.set(xlim=(0, last), xlabel="time $t$", ylabel=label)
     style.count_axis(ax)
+    ax.set(xlim=(0, last), xlabel="time $t$", ylabel=label)
     return figure, ax
 
 
-def _log_axis(ax: Axes, low: float, high: float) -> None:
-    """Set a logarithmic y axis around low … high, labelled at powers of ten."""
-    ax.set(yscale="log", ylim=(low / 2, 2 * high))
-    style.plain_numbers(ax.yaxis)
+def _scale(ax: Axes, low: float, high: float, far: bool) -> None:
+    """Set a y axis from 0 to `high`; a logarithmic one from `low` if the values lie `far` from each other."""
+    if far:
+        ax.set(yscale="log", ylim=(low / 2, 2 * high))
+        style.plain_numbers(ax.yaxis)
+    else:
+        ax.set_ylim(0, 1.05 * high)
 
 
 def _over_training(steps: Sequence[int], curves: int) -> list[tuple[int, Any]]:

@@ -1,10 +1,12 @@
-"""Format text for reports: configuration nodes, numbers, and scores with their protocols."""
+"""Text for reports: configuration nodes, numbers, and scores with their protocols."""
 
 import csv
 import io
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import numpy as np
 
 from diffusion.metric.record import Score
 
@@ -13,20 +15,22 @@ MISSING = "—"
 BASELINES = {"untrained": "untrained network", "noise": "pure noise", "real": "real images", "floor": "floor"}
 
 
-def describe(node: Any) -> str:
-    """A configuration node as a line of text: `AdamW(lr=0.0003, betas=[0.9, 0.999])`, `steps=50, eta=0`, `true`."""
+def describe(node: Any, target: str = "_target_") -> str:
+    """A configuration node as a line of text: `AdamW(lr=0.0003, betas=[0.9, 0.999])`, `steps=50, eta=0`, `true`.
+
+    Args:
+        target: the key of a part's class.
+    """
     if isinstance(node, Mapping):
-        inside = ", ".join(f"{key}={describe(value)}" for key, value in node.items() if not key.startswith("_"))
-        target = str(node["_target_"]).rsplit(".", 1)[-1] if node.get("_target_") else ""
-        return f"{target}({inside})" if target and inside else target or inside or "none"
+        kept = {key: value for key, value in node.items() if key != target and not key.startswith("_")}
+        inside = ", ".join(f"{key}={describe(value, target)}" for key, value in kept.items())
+        name = str(node.get(target) or "").rpartition(".")[2]
+        return f"{name}({inside})" if name and inside else name or inside or "none"
     if isinstance(node, list | tuple):
-        return "[" + ", ".join(describe(value) for value in node) + "]"
+        return "[" + ", ".join(describe(value, target) for value in node) + "]"
     if isinstance(node, bool) or node is None:
         return {True: "true", False: "false", None: "none"}[node]
     return f"{node:g}" if isinstance(node, float) else str(node)
-
-
-NULL = describe(None)
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:
@@ -36,40 +40,9 @@ def csv_text(rows: Iterable[Iterable[Any]]) -> str:
     return text.getvalue()
 
 
-def sampler_text(node: Mapping[str, Any]) -> str:
-    """A score's sampler, without null settings: `DDIM(steps=50, eta=0, grid=karras(rho=7))`.
-
-    Its parts are configuration nodes with the class under "name".
-    """
-
-    def as_node(value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        inner = {key: as_node(v) for key, v in value.items() if key != "name" and v is not None}
-        return {"_target_": value.get("name")} | inner
-
-    return describe(as_node(node))
-
-
-def protocol_text(score: Score) -> str:
-    """`256 images of 64x64 pixels against the 250 images of the reference split `val` (key `…`); features `lite0`…`."""
-
-    def quoted(value: Any) -> str:
-        return f"`{value}`" if value not in (None, "") else "not recorded"
-
-    split, reference = "", "a reference that was not recorded"
-    if score.reference is not None:
-        split = f"split `{score.reference.split}` (key {quoted(score.reference.key)})"
-        reference = f"the {score.reference.n} images of the reference {split}"
-    if score.what == "network":  # bits per dimension
-        return f"the {score.n} images of the {split}; {describe(score.settings)}"
-    size, _, shown = (score.resolution or "").partition(" ")
-    pixels = f" of {size} pixels" * bool(size) + f" ({shown})" * bool(shown)
-    settings = f", {describe(score.settings)}" if score.settings else ""
-    return (
-        f"{score.n} images{pixels} against {reference}; features {quoted(score.features)}, "
-        f"weights hash {quoted(score.weights_hash)}, resize {quoted(score.resize)}{settings}"
-    )
+def spread(n: int, most: int) -> list[int]:
+    """The indices 0 … n − 1, or `most` evenly spaced ones with both ends if there are more."""
+    return np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist()
 
 
 def alike(pairs: Iterable[tuple[str, str]]) -> list[str]:
@@ -112,8 +85,29 @@ def value_text(score: Score | None) -> str:
     """The value with its interval, or ± std if it has no interval; `—` if there is no value."""
     if score is None or math.isnan(score.value):
         return MISSING
-    if not score.interval:
-        return plus_minus(score.value, half_width(score))
     half = half_width(score)
+    if not score.interval:
+        return plus_minus(score.value, half)
     low, high = (number(0.0 if abs(end) < 1e-12 else end, half) for end in score.interval)  # a proportion's rounding
     return f"{number(score.value, half)} [{low}, {high}]"
+
+
+def protocol_text(score: Score) -> str:
+    """`256 images of 64x64 pixels against the 250 images of the reference split `val` (key `…`); features `lite0`…`."""
+
+    def quoted(value: Any) -> str:
+        return f"`{value}`" if value not in (None, "") else "not recorded"
+
+    split, reference = "", "a reference that was not recorded"
+    if score.reference is not None:
+        split = f"split `{score.reference.split}` (key {quoted(score.reference.key)})"
+        reference = f"the {score.reference.n} images of the reference {split}"
+    if score.what == "network":  # bits per dimension
+        return f"the {score.n} images of the {split}; {describe(score.settings)}"
+    size, _, shown = (score.resolution or "").partition(" ")
+    pixels = f" of {size} pixels" * bool(size) + f" ({shown})" * bool(shown)
+    settings = f", {describe(score.settings)}" if score.settings else ""
+    return (
+        f"{score.n} images{pixels} against {reference}; features {quoted(score.features)}, "
+        f"weights hash {quoted(score.weights_hash)}, resize {quoted(score.resize)}{settings}"
+    )

@@ -27,7 +27,7 @@ class Line:
     value: float | None
     written: float  # time of the last write, as a Unix timestamp
     reason: str
-    score: str  # the value, rounded according to its interval, with its step if that is not the run's last one
+    score: str  # the value, rounded according to its interval
     lower: bool | None = None  # whether lower is better; None if neither or unknown
 
 
@@ -39,9 +39,6 @@ def line(folder: Path, root: Path) -> Line:
         score = last_score(run)
     except UserError as error:
         reason = reason or str(error).removeprefix(f"{folder}/")
-    known = score is not None and math.isfinite(score.value)
-    step = None if score is None else score.source.get("step")
-    earlier = f" (step {step:,})" if type(step) is int and step != content.get("steps") else ""
     return Line(
         run=str(folder.relative_to(root)),
         state=state,
@@ -49,10 +46,10 @@ def line(folder: Path, root: Path) -> Line:
         total_steps=content.get("total_steps"),
         seconds_left=seconds_left(content, time.time()) if state == "running" else None,
         metric=score.name if score else None,
-        value=score.value if score and known else None,
+        value=score.value if score and math.isfinite(score.value) else None,
         written=next(file.stat().st_mtime for part in PARTS if (file := folder / part).exists()),
         reason=reason,
-        score=number(score.value, half_width(score)) + earlier if score else "",
+        score=number(score.value, half_width(score)) if score else "",
         lower=None if score is None or score.higher_is_better is None else not score.higher_is_better,
     )
 

@@ -1,53 +1,33 @@
 """The table of scores, on the console and in reports."""
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from diffusion.console import console
 from diffusion.metric.record import Score
-from diffusion.report.blocks import Cell, Table
-from diffusion.report.formatting import BASELINES, MISSING, half_width, number, protocol_text, sampler_text, value_text
-
-LEAST = 80  # characters that every table fits into; on narrower consoles, it would lose names and digits
+from diffusion.report.formatting import BASELINES, MISSING, describe, half_width, number, protocol_text, value_text
+from diffusion.report.page import Cell, Table
 
 
-def score_table(scores: Sequence[Score], origins: bool = True, folded: str | None = None) -> Table:
-    """A row per score, with its baselines; with `origins`, also its protocol's number and how its images were made.
+def score_table(scores: Sequence[Score], origins: bool = True) -> Table:
+    """The latest scores, next to the baselines of the same protocol; a baseline without a score has its own row.
 
-    A baseline is next to a score of the same protocol; `untrained` samples also need the same sampler. A baseline that
-    belongs to no score has its own row.
+    With `origins`, also the number of the protocol, and how the scored images were made.
     """
     protocols = [*dict.fromkeys(protocol_text(score) for score in scores)]
     columns = [what for what in BASELINES if any(score.what == what for score in scores)]
-    found: list[tuple[Score, dict[str, Score | None]]] = [
-        (score, {what: _baseline(what, score, scores) for what in columns})
-        for score in scores
-        if score.what not in BASELINES
-    ]
-    used = {id(baseline) for _, baselines in found for baseline in baselines.values()}
-    found += [(score, {score.what: score}) for score in scores if score.what in BASELINES and id(score) not in used]
-    rows = []
-    for score, baselines in found:
-        own = score.what not in BASELINES
-        cells: list[Any] = [Cell(value_text(score), score.value, bold=origins) if own else Cell(MISSING)]
-        for what in columns:
-            other = baselines.get(what)
-            cells.append(MISSING if other is None else number(other.value, half_width(other)))
-        if origins:
-            cells += [f"[{1 + protocols.index(protocol_text(score))}]", source_text(score)]
-        rows.append([score.name, *cells])
+    latest: dict[str, dict[str, Score]] = {}  # protocol -> what was scored -> its score
+    for score in scores:
+        latest.setdefault(score.protocol_key, {})[score.what] = score
+    rows: list[list[str | Cell]] = []
+    for found in latest.values():
+        baselines = [number(s.value, half_width(s)) if (s := found.get(what)) else MISSING for what in columns]
+        for what in [what for what in found if what not in BASELINES] or [""]:
+            score = found[what] if what else next(iter(found.values()))
+            value = Cell(value_text(score), score.value, bold=origins) if what else Cell(MISSING)
+            origin = [f"[{1 + protocols.index(protocol_text(score))}]", source_text(score) if what else MISSING]
+            rows.append([score.name, value, *baselines, *(origin if origins else [])])
     head = ["score", "value", *(BASELINES[what] for what in columns), *(["protocol", "source"] if origins else [])]
-    return Table(head, rows, "Scores", range(1, 2 + len(columns)), folded=folded)
-
-
-def _baseline(what: str, score: Score, scores: Sequence[Score]) -> Score | None:
-    """The latest of `scores` that is the baseline `what` for `score`."""
-    for other in reversed(scores):
-        same_sampler = what != "untrained" or other.source.get("sampler") == score.source.get("sampler")
-        if other.what == what and same_sampler and other.protocol_key == score.protocol_key:
-            return other
-    return None
+    return Table(head, rows, range(1, 2 + len(columns)))
 
 
 def source_text(score: Score) -> str:
@@ -58,7 +38,7 @@ def source_text(score: Score) -> str:
         score.what,
         None if step is None else f"step {step:,}",
         f"{weights} weights" if weights else None,
-        *(sampler_text(source[key]) for key in ("sampler", "guidance") if isinstance(source.get(key), Mapping)),
+        *(describe(source[key], "name") for key in ("sampler", "guidance") if source.get(key)),
         source.get("precision"),
         None if seed is None else f"seed {seed}",
     ]
@@ -70,7 +50,7 @@ def print_scores(scores: Sequence[Score]) -> None:
     first = scores[0]
     assert first.reference is not None
     console.print(f"{first.n} images against {first.reference.n} of {first.reference.split}")
-    print_table(score_table(scores, origins=False))
+    score_table(scores, origins=False).print(console)
 
 
 def print_by_class(scores: Sequence[Score]) -> None:
@@ -81,20 +61,5 @@ def print_by_class(scores: Sequence[Score]) -> None:
         row = {score.metric: score for score in scores if score.what == what}
         values = [number(s.value, half_width(s)) if (s := row.get(metric)) else MISSING for metric in metrics]
         rows.append([what.removeprefix("class "), str(next(iter(row.values())).n), *values])
-    if scores:
-        print_table(Table(["class", "samples", *metrics], rows, "Scores by class", range(1, 2 + len(metrics))))
-
-
-def print_table(table: Table) -> None:
-    """Print a table; no name and no number is left out on a narrow console, whose terminal wraps the lines."""
-    for part in table.printed(max(LEAST, console.width)):
-        console.print(part, soft_wrap=False, crop=False, width=max(LEAST, console.width))
-
-
-def latest(scores: Sequence[Score]) -> dict[str, dict[str, Score]]:
-    """Metric -> what was scored -> its latest score; without values that are not finite."""
-    found: dict[str, dict[str, Score]] = {}
-    for score in sorted(scores, key=lambda score: [score.what in BASELINES, *BASELINES].index(score.what in BASELINES)):
-        if math.isfinite(score.value):
-            found.setdefault(score.name, {})[score.what] = score
-    return found
+    if rows:
+        Table(["class", "samples", *metrics], rows, range(1, 2 + len(metrics))).print(console)

@@ -46,18 +46,18 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """`config`; for an evaluation, the checkpoint's recipe updated with the settings of the evaluation.
+        """`config` without `ckpt`; for an evaluation, the checkpoint's recipe updated with the evaluation's settings.
 
         For an evaluation, `seed` is that of training, `ckpt` is the file name of the checkpoint (the recipe identifies
         the run), and `reference` is the data used for scoring, if it differs from the recipe's.
         """
-        recipe, config = self.config.get("recipe"), self.config
+        recipe, config = self.config.get("recipe"), {k: v for k, v in self.config.items() if k != "ckpt"}
         if recipe is None:
             return config
         trained = {key: value for key, value in recipe.items() if key != "sampler"}
         chosen = {key: value for key, value in config.items() if key not in ("recipe", "seed", "data")}
         reference = {"reference": config["data"]} if config.get("data") else {}
-        return trained | chosen | reference | {"ckpt": Path(str(config.get("ckpt"))).name}
+        return trained | chosen | reference | {"ckpt": Path(str(self.config.get("ckpt"))).name}
 
     @property
     def name(self) -> str:

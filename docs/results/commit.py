@@ -25,7 +25,7 @@ def commit(study: str, runs: Path = Path("outputs/results"), results: Path = Pat
             table.writerow([*comparison.rows[0].settings, "seed", *columns])
             for row in comparison.rows:
                 for run, numbers in row.values.items():
-                    values = [numbers[name].value if name in numbers else "" for name in columns]
+                    values = [numbers.get(name, "") for name in columns]
                     table.writerow([*row.settings.values(), "/".join(map(str, run.seeds or ())), *values])
                     code |= {score.code for score in run.scores if score.code}
     record = {"date": f"{date.today()}", "code": sorted(code), "sweeps": protocols}

@@ -62,7 +62,7 @@ def score(what: str, value: float, **changed: Any) -> dict[str, Any]:
         "weights_hash": "a1b2c3",
         "resize": "bicubic-antialias",
         "reference": {"split": "val", "n": 250, "key": "k3y"},
-        "sampler": {"_target_": "diffusion.process.sampler.DDIM", "steps": 50, "eta": 0.0},
+        "sampler": {"name": "DDIM", "steps": 50, "eta": 0.0},
         "weights": "ema",
         "seed": 7,
         "step": 400,

@@ -24,7 +24,7 @@ from diffusion.report.comparison import figure, recipes_table, write
 from diffusion.report.sweep import SweepTable
 
 Make = Callable[..., Path]
-FILES = {"compare.md", "compare.csv", "runs.csv", "compare.png", "report.html"}
+FILES = {"compare.md", "runs.csv", "compare.png", "report.html"}
 
 
 @pytest.fixture
@@ -118,7 +118,6 @@ def test_two_checkpoints_of_one_run_get_two_rows(evaluation: Any) -> None:
         return [row.label for row in compare(gather(folders)).rows]
 
     assert rows((0, "best.ckpt", 90), (0, "last.ckpt", 99)) == ["ckpt=best.ckpt", "ckpt=last.ckpt"]
-    assert rows((0, "last.ckpt", 90), (0, "last.ckpt", 99)) == ["step=90", "step=99"]
     assert rows((0, "best.ckpt", 90), (1, "best.ckpt", 95)) == ["all"]
 
 
@@ -219,18 +218,15 @@ def test_the_best_mean_and_those_not_shown_to_differ_are_marked(
     assert comparison.best(column(comparison, metric)) == best
 
 
-DDIM, HEUN = {"sampler": {"name": "DDIM", "steps": 50}}, {"sampler": {"name": "Heun", "steps": 5}}
 ON_TEST = {"reference": {"split": "test", "n": 250, "key": "k"}}
 
 
 @pytest.mark.parametrize(
     ("first", "second", "other", "words"),
     [
-        (DDIM, DDIM, DDIM, None),
-        (DDIM, HEUN, DDIM, "was not made in the same way"),
-        (DDIM, DDIM | {"step": 9}, DDIM, "was not made in the same way"),
-        ({"code": "1"}, {"code": "1"}, {"code": "2"}, "different versions of the code: 1 in"),
+        ({}, {}, {}, None),
         (ON_TEST, ON_TEST, ON_TEST, "choosing among 2 recipes by their test scores"),
+        ({}, {"test_evaluation": 3}, {}, "has test evaluation 3 of its model"),
     ],
 )
 def test_numbers_that_cannot_be_compared_as_they_stand_give_a_warning(
@@ -261,10 +257,9 @@ def test_the_command_writes_its_files_into_a_sweep_or_a_folder_of_its_own(
     assert {path.name for path in Path("out").iterdir()} == FILES
     assert "| 0.001 | 2 |" in Path("out/compare.md").read_text()
     assert "| **11 ± 13** |" in Path("out/compare.md").read_text()
-    with Path("out/compare.csv").open(newline="") as file:
-        line = next(csv.DictReader(file))
-    assert [line[name] for name in ("optimizer.lr", "seeds", "fd_lite0", "fd_lite0 n")] == ["0.001", "2", "11.0", "2"]
-    assert len(Path("out/runs.csv").read_text().splitlines()) == 5
+    with Path("out/runs.csv").open(newline="") as file:
+        lines = [*csv.DictReader(file)]
+    assert [(line["optimizer.lr"], line["fd_lite0"]) for line in lines][1:3] == [("0.001", "12.0"), ("0.01", "40.0")]
     assert main(["a"]) == 0
     assert {path.name for path in Path("outputs/comparisons").glob("*/*")} == FILES
     Path("a/multirun.yaml").touch()
@@ -295,11 +290,11 @@ def test_recipes_with_long_labels_are_numbered_and_a_wide_table_is_split(seeds: 
         with (folder / "config.yaml").open("a") as file:
             file.writelines(f"a_long_name_of_a_setting_{k}: {i}\n" for k in range(3))
         (folder / "scores.json").write_text(json.dumps([of(metric=f"metric_{k}", value=k + 0.5) for k in range(6)]))
-    comparison, console = compare(gather(folders)), Console(file=io.StringIO(), width=60)
+    comparison, console = compare(gather(folders)), Console(file=io.StringIO(), width=80)
     write(comparison, tmp_path / "out", "t", console)
     assert comparison.names == ["row 1", "row 2"]
     assert "| 2 | 0.01 | 1 |" in (tmp_path / "out/compare.md").read_text()
     assert [text.get_text() for text in figure(comparison).axes[0].get_yticklabels()] == ["row 1", "row 2"]
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert all(printed.count(f" {k}.5 ") == 2 for k in range(6))
-    assert max(len(line) for line in printed.splitlines() if line[:1] == " ") <= 60
+    assert max(len(line) for line in printed.splitlines() if line[:1] == " ") <= 80

@@ -31,17 +31,13 @@ def random_images(n: int, size: int = 8) -> torch.Tensor:
 
 
 def pictures(figure: Figure, rows: int, columns: int, size: int) -> np.ndarray:
-    """The images of a figure, (rows, columns, size, size, 3), after a check that all dots of a pixel are equal."""
+    """The images of a figure, (rows, columns, size, size, 3), after a check that a pixel is a whole number of dots."""
     ((canvas,),) = (ax.get_images() for ax in figure.axes)
-    dots = np.asarray(canvas.get_array())
-    left, gap = 70, 6
-    side = (dots.shape[1] - left + gap) // columns
-    corners = [[(i * side, left + j * side) for j in range(columns)] for i in range(rows)]
-    shown = np.stack([[dots[y : y + side - gap, x : x + side - gap] for y, x in row] for row in corners])
-    scale = (side - gap) // size
-    small = shown[..., ::scale, ::scale, :]
-    assert (small.repeat(scale, axis=-3).repeat(scale, axis=-2) == shown).all()
-    return small
+    shown = np.asarray(canvas.get_array())
+    assert shown.shape == (rows * (size + 1), columns * (size + 1), 3)
+    scale = figure.axes[0].get_position().width * figure.get_figwidth() * style.DPI / shown.shape[1]
+    assert scale == pytest.approx(round(scale))
+    return shown.reshape(rows, size + 1, columns, size + 1, 3).swapaxes(1, 2)[:, :, :size, :size]
 
 
 def test_the_beta_figure_shows_the_schedules_betas() -> None:
@@ -118,7 +114,7 @@ def test_samples_over_training_shows_the_first_images_of_the_grids(tmp_path: Pat
 
 
 def test_the_mse_figure_shows_the_values_of_metrics_csv(run_folder: Path) -> None:
-    figure = figures.mse(read_metrics(run_folder / "metrics.csv"), [(0, 80), (200, 30)])
+    figure = figures.mse(read_metrics(run_folder / "metrics.csv"), 80)
     drawn = lines(figure)
     assert drawn["validation images"].tolist() == [[100, 0.4], [200, 0.1], [300, 0.05], [400, 0.06]]
     assert drawn["training, raw weights"][:, 1].tolist() == [0.78, 0.18, 0.08, 0.06]
@@ -128,7 +124,7 @@ def test_the_mse_figure_shows_the_values_of_metrics_csv(run_folder: Path) -> Non
     assert {(400.0, 0.06), (400.0, 0.03)} <= corners
     figure.axes[0].set_xlim(0, 380)
     svg(figure, "mse")
-    assert figure.axes[0].child_axes[0].get_xlim() == pytest.approx((0, 200 / 80 + 180 / 30))  # epochs
+    assert figure.axes[0].child_axes[0].get_xlim() == pytest.approx((0, 380 / 80))  # epochs
 
 
 def test_bins_are_in_their_places_even_if_some_have_no_images() -> None:
@@ -149,23 +145,22 @@ def test_the_gap_is_drawn_at_the_log_snr_of_its_decile_with_its_interval(run_fol
     np.testing.assert_allclose((high - low) / 2, [0.003] * 10)
 
 
-def test_an_svg_has_its_own_ids_the_pages_colours_and_its_points_where_they_are_drawn(run_folder: Path) -> None:
+def test_an_svg_has_its_own_ids_the_pages_colours_and_the_coordinates_of_its_axes(run_folder: Path) -> None:
     metrics = read_metrics(run_folder / "metrics.csv")
-    texts = [svg(figures.bins(metrics), "by <time>"), svg(figures.mse(metrics), "mse")]
+    texts = [svg(figures.bins(metrics), "by <time>"), svg(figures.mse(metrics), "mse", by_step=True)]
     ids = [set(re.findall(r'\bid="([^"]+)"', text)) for text in texts]
     assert not ids[0] & ids[1]
     for text, own in zip(texts, ids, strict=True):
-        assert set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text)) <= {(i, "") for i in own} | {
-            ("", i) for i in own
-        }
+        assert {"".join(pair) for pair in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text)} <= own
         assert "var(--ink)" in text
         assert not re.search("#222222|#ffffff", text, re.I)
     assert 'aria-label="by &lt;time&gt;"' in texts[0]
-    points = json.loads(re.search(r'data-points="([^"]*)"', texts[0])[1].replace("&quot;", '"'))
-    x, y, words = next(point for point in points if point[2].startswith("step 400"))
-    assert words == "step 400\nt/T ≈ 0.05\n0.06"
-    curve = texts[0][texts[0].index("-step-400") :]
-    assert re.search(rf'd="M {x:g}\d* {y:g}'.replace(".", r"\.?"), curve)
+    assert [" data-by-step" in text for text in texts] == [False, True]
+    ((left, top, right, bottom, *ends, x_log, y_log),) = json.loads(re.search(r'data-axes="([^"]*)"', texts[0])[1])
+    assert (ends[0], ends[2], x_log, y_log) == (0, 1, 0, 1)
+    x, y = left + 0.05 * (right - left), top + np.log(0.06 / ends[1]) / np.log(ends[3] / ends[1]) * (bottom - top)
+    curve = re.search(r'-step-400".*?d="M ([\d.]+) ([\d.]+)', texts[0], re.S)
+    assert [float(curve[1]), float(curve[2])] == pytest.approx([x, y], abs=0.1)
 
 
 def test_drawing_does_not_change_matplotlibs_settings_or_depend_on_them(tmp_path: Path) -> None:

@@ -48,27 +48,25 @@ def test_a_runs_page_opens_from_disk_and_its_controls_work(chromium: Any, whole_
     address = f"file://{whole_run}/report.html"
     with visit(chromium, address) as seen:
         page, text = seen.page, seen.page.inner_text("body")
-        for words in ("Run demo", "400 (8 epochs)", "1,234,567", "Noise schedule", "20 of 1,020 samples", "play"):
+        for words in ("Run demo", "1,234,567", "forward 1 min 40 s", "Noise schedule", "20 of 1,020 samples", "play"):
             assert words in text
         rows = page.locator("#training .rows")
         shown = rows.screenshot()
         seen.slide("step", 0)
-        assert rows.get_attribute("aria-label") == "Samples from the same noise, step 100"
+        assert rows.get_attribute("aria-label") == "Samples from the same noise, at the selected step, step 100"
         assert rows.screenshot() != shown
         assert page.locator("#training .now").get_attribute("id").endswith("-step-100")
         rule = page.locator("#training .selected").bounding_box()["x"]
         seen.slide("step", 3)
         assert page.locator("#training .selected").bounding_box()["x"] > rule
         chart = page.locator("#training .chart svg").first
-        points = json.loads(chart.get_attribute("data-points"))
-        x, y, words = next(point for point in points if point[2].startswith("validation images\nstep 200"))
-        box, scale = (
-            chart.bounding_box(),
-            chart.bounding_box()["width"] / float(chart.get_attribute("viewBox").split()[2]),
-        )
-        chart.hover(position={"x": x * scale, "y": y * scale})
-        assert page.locator("#training .tip:visible").inner_text() == words
-        page.mouse.click(box["x"] + x * scale, box["y"] + y * scale)
+        left, top, right, bottom, first, high, last, low, *_ = json.loads(chart.get_attribute("data-axes"))[0]
+        scale = chart.bounding_box()["width"] / float(chart.get_attribute("viewBox").split()[2])
+        x = left + (right - left) * (200 - first) / (last - first)
+        chart.hover(position={"x": x * scale, "y": (top + bottom) / 2 * scale})
+        shown = page.locator("#training .tip:visible").inner_text()
+        assert [float(each) for each in shown.split(", ")] == pytest.approx([200, (high * low) ** 0.5], rel=0.02)
+        chart.click(position={"x": x * scale, "y": (top + bottom) / 2 * scale})
         assert page.get_by_label("step", exact=True).input_value() == "1"
         film = page.locator("#denoising .rows").first.screenshot()
         seen.slide("denoising step", 0)
@@ -104,7 +102,7 @@ def test_pages_fit_their_window_and_follow_its_colours(
             assert seen.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
 
-def test_tables_sort_and_filter_and_two_runs_are_swiped(chromium: Any, make_run: Make, tmp_path: Path) -> None:
+def test_tables_sort_and_two_runs_are_swiped(chromium: Any, make_run: Make, tmp_path: Path) -> None:
     runs = [make_run(tmp_path / f"r{i}", lr=10.0 ** -(i % 9 + 1)) for i in range(9)]
     for i, run in enumerate(runs):
         record = {"metric": "fd", "what": "samples", "n": 8, "value": 100.0 - 11 * i, "low": 0.0, "high": 200.0}
@@ -116,14 +114,11 @@ def test_tables_sort_and_filter_and_two_runs_are_swiped(chromium: Any, make_run:
         assert [text[-2:] for text in table.locator("tbody td:first-child").all_inner_texts()] == [
             f"r{8 - i}" for i in range(9)
         ]
-        seen.page.get_by_label("Filter: Runs").fill("r3")
-        assert table.locator("tbody tr:visible").count() == 1
         seen.page.get_by_label("B, right").select_option("4")
         seen.slide("line between A and B", 20)
         assert "inset(0px 80% 0px 0px)" in seen.page.locator(".swipe img").last.get_attribute("style").replace(
             "0 ", "0px "
         )
-        assert "1e-05" in seen.page.locator("#two-runs table").inner_text()
         assert seen.errors == []
 
 
@@ -179,7 +174,7 @@ def test_a_page_is_made_again_only_if_files_have_changed(served: ThreadingHTTPSe
     assert get(served, "/page/demo")[0] == 200
     assert pages.held == held
     with (folder / "demo/metrics.csv").open("a") as file:
-        file.write(",".join(["9", "499", "0.001"] + [""] * (len(Run(folder / "demo").metrics) - 1)) + "\n")
+        file.write(",".join(["9", "499", "", "0.001"] + [""] * (len(Run(folder / "demo").metrics) - 2)) + "\n")
     status, page = get(served, "/page/demo", **{"If-None-Match": before})
     assert (status, "step 500" in page) == (200, True)
 
@@ -216,7 +211,6 @@ def test_an_open_page_follows_its_run_and_keeps_the_readers_place(
 ) -> None:
     with visit(chromium, f"http://127.0.0.1:{served.server_address[1]}/page/demo") as seen:
         page = seen.page
-        page.locator("#training summary").click()
         seen.slide("step", 1)
         page.get_by_label("step", exact=True).focus()
         page.evaluate("document.querySelector('#noise-schedule').dataset.kept = 'yes'")
@@ -224,9 +218,8 @@ def test_an_open_page_follows_its_run_and_keeps_the_readers_place(
         info = json.loads((folder / "demo/run.json").read_text())
         replace(folder / "demo/run.json", json.dumps(info | {"steps": 12345}))
         page.wait_for_selector("text=12,345")
-        page.wait_for_selector("#training .linked[data-steps*='500']")
+        page.wait_for_selector("#training .slider[data-steps*='500']")
         assert page.get_by_label("step", exact=True).input_value() == "1"
-        assert page.locator("#training details").get_attribute("open") is not None
         assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "step"
         assert page.evaluate("document.querySelector('#noise-schedule').dataset.kept") == "yes"
         assert seen.grave == []

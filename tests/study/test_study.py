@@ -64,7 +64,7 @@ def test_a_study_of_samplers_goes_on_after_it_was_killed(command, two_steps, tmp
     }  # fmt: skip
     (floor,) = [score for score in scores if (score.what, score.metric) == ("floor", "fd_lite0")]
     assert value_text(floor) in (tmp_path / "out/study.md").read_text()
-    for name in ("pareto.png", "report.html"):
+    for name in ("study.png", "report.html"):
         assert (tmp_path / "out" / name).is_file()
 
     drawn, streams = [], Drawing.streams  # of a batch, when it is drawn

@@ -8,22 +8,21 @@ import pytest
 import torch
 
 from diffusion.metric.record import Reference, Score
+from diffusion.report.formatting import MISSING
 from diffusion.report.run import write_report
 from diffusion.report.study import (
-    LOOKS,
     Point,
     Study,
-    advice_of,
+    advice,
     against,
     by_cost,
-    front,
-    interval_text,
+    charts,
     lines_of,
-    measured_pair,
     save_picture,
     study_of,
     write,
 )
+from diffusion.report.style import LOOKS
 from diffusion.runs.folder import Run, append_scores
 
 PAIR = ("precision_lite0", "recall_lite0")
@@ -59,60 +58,49 @@ SCALES = [
 ]  # fmt: skip
 
 
-def rows(points: list[Point], guidance: str | None = None, budgets: tuple[int, ...] = ()) -> list[list[Any]]:
-    return [*advice_of(Study(points, [], guidance, "val", budgets=budgets))[0].rows]
+def rows(points: list[Point], guidance: str | None = None) -> list[list[Any]]:
+    return [*advice(Study(points, [], guidance, "val")).rows]
 
 
 def test_the_advice_names_the_best_and_those_not_shown_to_be_worse() -> None:
-    found = rows(SAMPLERS, budgets=(5, 10, 19, 20))
-    assert [(row[0], row[1], row[2]) for row in found] == [
-        ("10", "ddim", "10"),
-        ("19", "heun", "19"),
-        ("20", "unipc", "20"),
-    ]
-    assert rows(SAMPLERS[:4], budgets=(20,))[0][-1] == "ddim (20)"
+    assert [row[:3] for row in rows(SAMPLERS)] == [
+        ["9", "heun", "9"], ["10", "ddim", "10"], ["19", "heun", "19"], ["20", "unipc", "20"],
+    ]  # fmt: skip
+    assert rows(SAMPLERS[:4])[-1][-1] == MISSING
+    assert rows([*SAMPLERS[:4], sampled("euler", 21, 28.7)])[-1][-1] == "ddim (20), heun (19)"
     ddim, heun = rows(SCALES, "CFG")
     assert [ddim[1], ddim[5], ddim[6]] == ["ddim, scale 2", "41.0 [39.0, 43.0]", "ddim, scale 1.5 (10)"]
     assert heun[1] == "heun, scale 2"
     assert rows([guided("ddim", 2, 50.0), guided("ddim", 1, 50.0)], "CFG")[0][1] == "ddim"  # the cheaper one
-    _, note = advice_of(Study(SCALES[-3:], [], "CFG", "val"))
-    assert "try larger ones" in note
 
 
-def test_a_metric_without_a_direction_gives_no_advice_and_no_front() -> None:
+def test_a_metric_without_a_direction_gives_no_advice() -> None:
     points = [Point("ddim", 5, 5, 1.0, {"density": score("density", 1.0)})]
     assert rows(points) == []
-    assert front(points, "density", "nfe") == []
-
-
-def test_the_pareto_front_is_computed_by_evaluations_or_seconds() -> None:
-    assert [(p.sampler, p.nfe) for p in front(SAMPLERS, "fd_lite0", "nfe")] == [
-        ("heun", 9), ("ddim", 10), ("heun", 19), ("unipc", 20),
-    ]  # fmt: skip
-    slow = [sampled("a", 10, 5.0, seconds=9.0), sampled("b", 20, 6.0, seconds=1.0)]
-    assert [p.sampler for p in front(slow, "fd_lite0", "nfe")] == ["a"]
-    assert [p.sampler for p in front(slow, "fd_lite0", "seconds")] == ["b", "a"]
 
 
 def test_lines_intervals_and_pairs() -> None:
     assert {name: [p.scale for p in line] for name, line in lines_of(SCALES).items()} == {
-        "ddim": [1, 1.5, 2], "ddim, (0.19, 1.61]": [1, 1.5, 2], "heun": [0.5, 1, 2],
+        "ddim": [1, 1.5, 2], "ddim in (0.19, 1.61]": [1, 1.5, 2], "heun": [0.5, 1, 2],
     }  # fmt: skip
     ends = [(None, None), (0.19, None), (None, 1.61), (0.19, 1.61)]
-    assert [interval_text(*each) for each in ends] == ["everywhere", "above 0.19", "(0, 1.61]", "(0.19, 1.61]"]
-    assert measured_pair(["fd", "density_lite0", "coverage_lite0", PAIR[0]]) == ("density_lite0", "coverage_lite0")
+    lines = [guided("ddim", 2, 50.0, each).line for each in ends]
+    assert lines == ["ddim", "ddim above 0.19", "ddim in (0, 1.61]", "ddim in (0.19, 1.61]"]
+    assert [chart.file for chart in charts(Study(SCALES, [], "CFG", "val"))] == [
+        "guidance.png", None, None, "fidelity.png",
+    ]  # fmt: skip
     assert len({(look["color"], look["marker"]) for look in LOOKS}) == len(LOOKS) == 49
 
 
 @pytest.mark.parametrize(
     ("points", "guidance", "files", "line"),
     [
-        (SAMPLERS, None, {"study.md", "study.csv", "pareto.png"}, "| unipc | 20 | 20 | 9 | 10.0 [9.0, 11.0] |"),
+        (SAMPLERS, None, {"study.md", "study.csv", "study.png"}, "| unipc | 20 | 20 | 9 | 10.0 [9.0, 11.0] |"),
         (
             SCALES,
             "CFG",
             {"guidance.md", "guidance.csv", "guidance.png"},
-            "| ddim | (0.19, 1.61] | 1.5 | 5 | 10 | 0.5 |",
+            "| ddim | 0.19 | 1.61 | 1.5 | 5 | 10 | 0.5 |",
         ),
     ],
 )
@@ -120,7 +108,7 @@ def test_a_study_writes_its_tables_and_charts_with_the_floor(
     points: list[Point], guidance: str | None, files: set[str], line: str, tmp_path: Path, capsys: Any
 ) -> None:
     floor = score("fd_lite0", 4.0, 1.0, "floor")
-    study = Study(points, [floor, replace(floor, what="real", value=9.0)], guidance, "val", "cpu", (10, 20))
+    study = Study(points, [floor, replace(floor, what="real", value=9.0)], guidance, "val", "cpu")
     write(study, tmp_path)
     assert files | {"report.html"} <= {path.name for path in tmp_path.iterdir()}
     text = next(tmp_path.glob("*.md")).read_text()
@@ -128,11 +116,10 @@ def test_a_study_writes_its_tables_and_charts_with_the_floor(
     assert text.index(line) < text.index("| floor | —") < text.index("| real images | —")
     assert next(tmp_path.glob("*.csv")).read_text().splitlines()[-1].startswith("real,")
     assert "fd_lite0 4.0 [3.0, 5.0]\n" in capsys.readouterr().out
-    for ax in by_cost(study, "fd_lite0", ["scale"] if guidance else ["nfe", "seconds"]).axes:
-        (drawn,) = [line for line in ax.get_lines() if line.get_label() == "floor"]
-        assert set(drawn.get_ydata()) == {4.0}
+    (drawn,) = [line for line in by_cost(study, "fd_lite0").axes[0].get_lines() if line.get_label() == "floor"]
+    assert set(drawn.get_ydata()) == {4.0}
     if guidance:
-        assert [text.get_text() for text in against(study, PAIR).axes[0].texts].count("1.5") == 2
+        assert [text.get_text() for text in against(study, *PAIR).axes[0].texts].count("1.5") == 2
 
 
 def measured(steps: int, n: int = 16, code: str = "1", **source: Any) -> list[Score]:

@@ -5,18 +5,17 @@
 function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else element.setAttribute(name, value === true ? "" : value);
+    else if (value !== false) element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
+  element.append(...children.flat().filter((child) => child !== null));
   return element;
 }
 
 /** A slider from 0 to `last`; `change(i)` returns the text shown next to it. `set(i)` moves it. */
 function slider(label, last, first, change) {
   const text = h("output", { class: "soft" });
-  const input = h("input", { type: "range", min: 0, max: last, step: 1, value: first, "aria-label": label, oninput: () => set(Number(input.value)) });
+  const input = h("input", { type: "range", min: 0, max: last, step: 1, "aria-label": label, oninput: () => set(Number(input.value)) });
   const set = (i) => {
     input.value = i;
     text.textContent = change(Number(input.value));
@@ -26,182 +25,135 @@ function slider(label, last, first, change) {
   return { input, set, element: h("div", { class: "controls" }, h("span", {}, label), input, text) };
 }
 
-// ------------------------------------------------------------------------------------------------------- tables
-
-/** Order of two cells: numbers before words, the largest first if `down`; missing values last. */
-function compared(a, b, down) {
-  if (a === "—" || b === "—") return (a === "—") - (b === "—");
-  const [x, y] = [Number(a), Number(b)], numbers = a !== "" && b !== "" && !Number.isNaN(x) && !Number.isNaN(y);
-  return (down ? -1 : 1) * (numbers ? x - y : a.localeCompare(b, undefined, { numeric: true }));
-}
-
+/** Tables are sorted by a click on a head: numbers by size, missing values last. */
 function sortable(table) {
-  const body = table.tBodies[0], rows = [...body.rows], heads = [...table.tHead.rows[0].cells];
-  const value = (row, i) => row.cells[i].dataset.value ?? row.cells[i].textContent;
+  const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
+  const number = (text) => parseFloat(text.replaceAll(",", ""));
+  const order = (a, b) => (isNaN(number(a)) || isNaN(number(b)) ? a.localeCompare(b, undefined, { numeric: true }) : number(a) - number(b));
   heads.forEach((head, i) => head.replaceChildren(h("button", { type: "button", onclick: () => {
-    const down = head.getAttribute("aria-sort") === "ascending";
+    const down = head.getAttribute("aria-sort") === "ascending" ? -1 : 1, text = (row) => row.cells[i].textContent;
     heads.forEach((each) => each.removeAttribute("aria-sort"));
-    head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    body.append(...rows.sort((a, b) => compared(value(a, i), value(b, i), down)));
+    head.setAttribute("aria-sort", down < 0 ? "descending" : "ascending");
+    body.append(...[...body.rows].sort((a, b) => (text(a) === "—") - (text(b) === "—") || down * order(text(a), text(b))));
   } }, head.textContent)));
-  if (rows.length < 8) return;
-  const count = h("span", { class: "soft", role: "status" });
-  table.parentNode.before(h("div", { class: "controls" }, h("input", { type: "search", placeholder: "filter", "aria-label": `Filter: ${table.caption.textContent}`, oninput: (event) => {
-    const words = event.target.value.toLowerCase().split(/\s+/);
-    for (const row of rows) row.hidden = !words.every((word) => row.textContent.toLowerCase().includes(word));
-    const left = rows.filter((row) => !row.hidden).length;
-    count.textContent = left < rows.length ? `${left} of ${rows.length} rows` : "";
-  } }), count));
 }
 
-// ----------------------------------------------------------------------------------------- pictures, linked steps
-
-/** A slider for all that a group contains: rows of images, and charts by training step. */
-function linked(group) {
-  const texts = JSON.parse(group.dataset.texts), steps = JSON.parse(group.dataset.steps || "[]"), last = texts.length - 1;
-  const rows = [...group.querySelectorAll(".rows")], charts = steps.length ? [...group.querySelectorAll(".chart svg")] : [];
-  const labels = rows.map((each) => each.getAttribute("aria-label"));
-  const control = slider(group.dataset.label, last, last, (i) => {
-    rows.forEach((each, k) => {
-      const at = each.dataset.at ? JSON.parse(each.dataset.at)[i] : i;
-      each.firstChild.style.transform = `translateY(${(-100 * at) / each.dataset.rows}%)`;
-      each.setAttribute("aria-label", `${labels[k]}, ${texts[i]}`);
-    });
-    for (const chart of charts) select(chart, steps[i]);
+/** A slider for its section: for rows of images and, if it has training steps, for the charts. */
+function linked(place) {
+  const section = place.closest("section"), texts = JSON.parse(place.dataset.texts), steps = JSON.parse(place.dataset.steps), last = texts.length - 1;
+  const rows = [...section.querySelectorAll(".rows")].map((box) => ({ box, at: JSON.parse(box.dataset.at ?? "null"), label: box.getAttribute("aria-label") }));
+  const control = slider(place.dataset.label, last, last, (i) => {
+    for (const { box, at, label } of rows) {
+      box.firstChild.style.transform = `translateY(${(-100 * (at ? at[i] : i)) / box.dataset.rows}%)`;
+      box.setAttribute("aria-label", `${label}, ${texts[i]}`);
+    }
+    if (steps.length) for (const chart of section.querySelectorAll(".chart svg")) select(chart, steps[i]);
     return texts[i];
   });
-  group.addEventListener("step", (event) => {
-    const away = steps.map((step) => Math.abs(step - event.detail));
-    control.set(away.indexOf(Math.min(...away)));
-  });
-  if ("play" in group.dataset) {
-    let timer = null;
-    const stop = () => { clearInterval(timer); timer = null; button.textContent = "play"; };
-    const button = h("button", { class: "plain", type: "button", onclick: () => {
-      if (timer) { stop(); return; }
-      if (Number(control.input.value) >= last) control.set(0);
-      button.textContent = "pause";
-      timer = setInterval(() => { control.set(Number(control.input.value) + 1); if (Number(control.input.value) >= last) stop(); }, 120);
-    } }, "play");
-    control.element.append(button);
+  section.addEventListener("step", (event) => control.set(steps.indexOf(nearest(steps, (step) => Math.abs(step - event.detail)))));
+  if ("play" in place.dataset) {
+    const now = () => Number(control.input.value);
+    control.element.append(h("button", { class: "plain", type: "button", onclick: () => {
+      if (now() >= last) control.set(0);
+      const timer = setInterval(() => { control.set(now() + 1); if (now() >= last) clearInterval(timer); }, 120);
+    } }, "play"));
   }
-  group.prepend(control.element);
+  place.append(control.element);
 }
 
-const drawn = (name, attributes) => {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  return element;
-};
+const nearest = (all, away) => all.reduce((a, b) => (away(b) < away(a) ? b : a));
 
-/** Show the selected step in a chart: a rule on an axis of steps; in others, its curve or the nearest one. */
+/** Show the selected step in a chart: a rule on an axis of steps; in others, the nearest curve. */
 function select(chart, step) {
   chart.querySelector(".selected")?.remove();
-  if (chart.dataset.rule) {
-    const [zero, each, top, bottom] = JSON.parse(chart.dataset.rule), x = zero + each * step;
-    chart.append(drawn("line", { class: "selected", x1: x, x2: x, y1: top, y2: bottom }));
+  if ("byStep" in chart.dataset) {
+    const [left, top, right, bottom, first, , last] = JSON.parse(chart.dataset.axes)[0];
+    const x = left + ((right - left) * (step - first)) / (last - first), line = document.createElementNS("http://www.w3.org/2000/svg", "path");
+    line.setAttribute("class", "selected");
+    line.setAttribute("d", `M ${x} ${top} V ${bottom}`);
+    chart.append(line);
   }
-  const away = (curve) => Math.abs(Number(curve.id.split("-step-")[1]) - step);
-  const curves = [...chart.querySelectorAll('[id*="-step-"]')].sort((a, b) => away(a) - away(b));
-  curves.forEach((curve, i) => curve.classList.toggle("now", i === 0));
+  const curves = [...chart.querySelectorAll('[id*="-step-"]')];
+  if (!curves.length) return;
+  const now = nearest(curves, (curve) => Math.abs(Number(curve.id.split("-step-")[1]) - step));
+  for (const curve of curves) curve.classList.toggle("now", curve === now);
 }
 
-/** Show the text of the point next to the pointer; a click selects its step. */
+/** Show the coordinates under the pointer; a click on an axis of steps selects the step. */
 function readable(chart) {
-  const points = JSON.parse(chart.dataset.points), tip = h("div", { class: "tip", hidden: true });
-  if (!points.length) return;
-  const dot = drawn("circle", { class: "dot", r: 3.5, visibility: "hidden" });
-  chart.append(dot);
-  const figure = chart.closest("figure");
+  const axes = JSON.parse(chart.dataset.axes), figure = chart.parentNode, tip = h("output", { class: "tip", hidden: true });
+  const along = (at, from, to, log) => (log ? from * (to / from) ** at : from + (to - from) * at);
   figure.append(tip);
-  let text = "";
-  chart.addEventListener("pointermove", (event) => {
+  const found = (event) => {
     const { x, y } = new DOMPoint(event.clientX, event.clientY).matrixTransform(chart.getScreenCTM().inverse());
-    const away = ([px, py]) => Math.hypot(px - x, py - y), near = points.reduce((a, b) => (away(b) < away(a) ? b : a));
-    const shown = away(near) < 25, box = figure.getBoundingClientRect();
-    tip.hidden = !shown;
-    dot.setAttribute("visibility", shown ? "visible" : "hidden");
-    dot.setAttribute("cx", near[0]);
-    dot.setAttribute("cy", near[1]);
-    tip.textContent = text = near[2].trim();
+    const inside = axes.find(([left, top, right, bottom]) => left <= x && x <= right && top <= y && y <= bottom);
+    if (!inside) return null;
+    const [left, top, right, bottom, x0, y0, x1, y1, xlog, ylog] = inside;
+    return [along((x - left) / (right - left), x0, x1, xlog), along((y - top) / (bottom - top), y0, y1, ylog)];
+  };
+  chart.addEventListener("pointermove", (event) => {
+    const place = found(event), box = figure.getBoundingClientRect();
+    tip.hidden = !place;
+    if (place) tip.textContent = place.map((each) => each.toLocaleString("en-US", { maximumSignificantDigits: 3 })).join(", ");
     tip.style.left = `${Math.max(0, Math.min(event.clientX - box.left + 12, box.width - tip.offsetWidth))}px`;
     tip.style.top = `${event.clientY - box.top + 16}px`;
   });
-  chart.addEventListener("pointerleave", () => { tip.hidden = true; dot.setAttribute("visibility", "hidden"); });
-  chart.addEventListener("click", () => {
-    const step = /\bstep ([\d,]+)/.exec(text);
-    if (step) chart.dispatchEvent(new CustomEvent("step", { detail: Number(step[1].replaceAll(",", "")), bubbles: true }));
+  chart.addEventListener("pointerleave", () => { tip.hidden = true; });
+  chart.addEventListener("click", (event) => {
+    const place = found(event);
+    if (place && "byStep" in chart.dataset) chart.dispatchEvent(new CustomEvent("step", { detail: place[0], bubbles: true }));
   });
 }
 
 function zoomable(box) {
-  const image = box.firstChild, natural = Number(image.getAttribute("width")), steps = [0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8];
-  const first = Math.max(0, steps.findLastIndex((scale) => scale * natural <= 1024));
-  box.before(slider("zoom", steps.length - 1, first, (i) => { image.style.width = `${steps[i] * natural}px`; return `${steps[i]}×`; }).element);
+  const image = box.firstChild, natural = Number(image.getAttribute("width")), scales = [0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8];
+  const first = Math.max(0, scales.findLastIndex((scale) => scale * natural <= 1024));
+  box.before(slider("zoom", scales.length - 1, first, (i) => { image.style.width = `${scales[i] * natural}px`; return `${scales[i]}×`; }).element);
 }
 
-/** Two of the runs above, one over the other with a movable divider, and a table of where they differ. */
+/** Two of the pictures above, one over the other with a movable divider. */
 function swipe(box) {
-  const runs = [...document.querySelectorAll("figure[data-run]")].map((figure) => ({ figure, image: figure.querySelector("img"), name: figure.textContent, row: Number(figure.dataset.run) }));
-  const size = ({ image }) => `${image.getAttribute("width")} ${image.dataset.height}`;
-  const alike = runs.filter((run) => size(run) === size(runs[0]));
-  if (alike.length < 2) { box.parentNode.hidden = true; return; }
-  const over = h("div", { class: "swipe" }), differences = h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Differences between A and B" });
-  const table = document.querySelector("#runs table"), lines = [...table.tBodies[0].rows], heads = [...table.tHead.rows[0].cells];
-  const picks = ["A, left", "B, right"].map((label, k) => h("select", { "aria-label": label, onchange: () => fill() }, alike.map((run, i) => h("option", { value: i, selected: i === k }, run.name))));
-  function fill() {
-    const [a, b] = picks.map((pick) => alike[Number(pick.value)]);
-    over.replaceChildren(...[b, a].map((run) => { const image = run.image.cloneNode(); image.removeAttribute("width"); return image; }));
-    divide(Number(line.input.value));
-    const cells = [a, b].map((run) => [...lines[run.row].cells].map((cell) => cell.textContent));
-    const rows = heads.map((head, i) => [head.textContent, cells[0][i], cells[1][i]]).filter(([, x, y]) => x !== y);
-    differences.replaceChildren(h("table", {}, rows.map(([name, ...pair]) => h("tr", {}, h("th", { scope: "row" }, name), pair.map((text) => h("td", {}, text))))));
-  }
+  const images = [...document.querySelectorAll(".pair img")], over = h("div", { class: "swipe" });
+  const pick = (label, k) => h("select", { "aria-label": label, onchange: () => fill() }, images.map((image, i) => h("option", { value: i, selected: i === k }, image.alt)));
+  const a = pick("A, left", 0), b = pick("B, right", 1);
   const divide = (at) => { if (over.lastChild) over.lastChild.style.clipPath = `inset(0 ${100 - at}% 0 0)`; return `A ${at}%`; };
   const line = slider("line between A and B", 100, 50, divide);
+  const fill = () => {
+    over.replaceChildren(...[b, a].map(({ value }) => h("img", { src: images[value].src, alt: images[value].alt })));
+    divide(Number(line.input.value));
+  };
   fill();
-  box.append(h("div", { class: "controls" }, picks.map((pick) => h("label", {}, `${pick.getAttribute("aria-label")} `, pick))), line.element, over, differences);
+  box.append(h("div", { class: "controls" }, [a, b]), line.element, over);
 }
-
-// -------------------------------------------------------------------------------------------------- live pages
 
 function enhance(root) {
-  for (const [what, make] of [["table", sortable], [".chart svg", readable], [".linked", linked], [".zoomed", zoomable], [".swipes", swipe]]) root.querySelectorAll(what).forEach(make);
+  for (const [what, make] of [["table", sortable], [".chart svg", readable], [".slider", linked], [".zoomed", zoomable], [".swipes", swipe]]) root.querySelectorAll(what).forEach(make);
 }
 
-/** What the reader has unfolded, set and typed in a section, and its focus: passed on to the newer section. */
+/** Replace a section by a newer one, in which the reader's sliders, choices and focus stay. */
 function carryOver(old, now) {
-  const pairs = (what) => [...old.querySelectorAll(what)].map((each, i) => [each, now.querySelectorAll(what)[i]]).filter(([, next]) => next);
-  for (const [before, next] of pairs("details")) next.open = before.open;
-  for (const [before, next] of pairs("input, select")) {
-    if (before.type === "range" && before.value === before.max) continue; // keeps following the last step
-    next.value = before.value;
-    next.dispatchEvent(new Event(next.matches("select") ? "change" : "input"));
-  }
-  for (const [before, next] of pairs("[aria-sort]")) next.setAttribute("aria-sort", before.getAttribute("aria-sort"));
-  const boxes = pairs("[tabindex]").map(([before, next]) => [next, before.scrollLeft, before.scrollTop]);
-  const focus = pairs("input, select, button, summary, a, [tabindex]").find(([before]) => before === document.activeElement);
-  const caret = focus && focus[0].type === "search" ? focus[0].selectionStart : null;
+  const fields = (section) => [...section.querySelectorAll("input, select")], next = fields(now);
+  fields(old).forEach((before, i) => {
+    if (!next[i] || (before.type === "range" && before.value === before.max)) return; // keeps following the last step
+    next[i].value = before.value;
+    next[i].dispatchEvent(new Event(before.matches("select") ? "change" : "input"));
+  });
+  const focus = next[fields(old).indexOf(document.activeElement)];
   old.replaceWith(now);
-  for (const [box, left, top] of boxes) [box.scrollLeft, box.scrollTop] = [left, top];
-  focus?.[1].focus({ preventScroll: true });
-  if (caret !== null) focus[1].setSelectionRange(caret, caret);
+  focus?.focus({ preventScroll: true });
 }
 
 /** Replace the sections that a newer page has changed, and the heading. */
 function update(newer) {
-  const page = document.getElementById("page");
-  page.querySelector("header").replaceWith(newer.querySelector("header"));
+  let place = newer.querySelector("header");
+  page.querySelector("header").replaceWith(place);
   for (const old of page.querySelectorAll("section")) if (!newer.querySelector(`#${old.id}`)) old.remove();
-  let place = page.querySelector("header");
   for (const now of [...newer.querySelectorAll("section")]) {
-    const old = page.querySelector(`#${now.id}`);
-    if (old?.dataset.made !== now.dataset.made) {
-      if (!old) place.after(now);
-      enhance(now);
-      if (old) carryOver(old, now);
-      place = now;
-    } else place = old;
+    const old = page.querySelector(`#${now.id}`), same = old?.dataset.made === now.dataset.made;
+    if (!old) place.after(now);
+    if (!same) enhance(now);
+    if (old && !same) carryOver(old, now);
+    place = same ? old : now;
   }
 }
 
