@@ -73,7 +73,7 @@ def find(ckpt: str, folder: Path) -> tuple[Path, dict[str, Any]] | None:
     if ckpt == "auto":
         for path in files:
             try:
-                return path, read(path)
+                return path, read(path, to_train=True)
             except UserError as error:
                 console.print(f"skipped {error}", style="yellow")
         if files:
@@ -87,7 +87,7 @@ def find(ckpt: str, folder: Path) -> tuple[Path, dict[str, Any]] | None:
             raise UserError(f"ckpt=last: no run in {folder.parent} has a checkpoint; name one, or remove ckpt")
         path = run
     path = of_run(path)
-    return path, read(path)
+    return path, read(path, to_train=True)
 
 
 def saved(run: Path) -> list[Path]:

@@ -82,32 +82,25 @@ class Restored:
         return str(self.config.get("matmul_precision", "high"))
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The contents of a training checkpoint: tensors and primitives, never code.
+def read(path: Path, to_train: bool = False) -> dict[str, Any]:
+    """The contents of a checkpoint, or of an exported file or a diffusers folder in the form of a checkpoint.
 
-    Raises UserError for a file that is missing, damaged, or not a checkpoint of diffusion.train.
+    Raises UserError if they cannot be read, or have no training state although it is needed `to_train`.
     """
     if not os.path.lexists(path):
         raise UserError(f"ckpt={path}: no such file; choose a checkpoint such as outputs/…/checkpoints/last.ckpt")
-    if path.suffix == exported.SUFFIX or diffusers_folder.is_folder(path):
+    folder = diffusers_folder.is_folder(path)
+    if to_train and (folder or path.suffix == exported.SUFFIX):
         raise UserError(f"ckpt={path}: an exported model has no training state; start from its weights: init=…")
+    if folder:
+        return diffusers_folder.read(path, PREFIX)
+    if path.suffix == exported.SUFFIX:
+        return exported.read(path, PREFIX)
     contents = storage.load(path)
     for key, kind in REQUIRED.items():
         if not isinstance(contents.get(key), kind):
             raise UserError(f"ckpt={path}: not a checkpoint of diffusion.train (it has no {key}); use one of those")
     return contents
-
-
-def contents_of(path: Path) -> dict[str, Any]:
-    """The contents of a checkpoint, or of an exported file or a diffusers folder in the form of a checkpoint.
-
-    Raises UserError if they cannot be read.
-    """
-    if diffusers_folder.is_folder(path):
-        return diffusers_folder.read(path, PREFIX)
-    if path.suffix == exported.SUFFIX and path.is_file():
-        return exported.read(path, PREFIX)
-    return read(path)
 
 
 def what_changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
@@ -130,7 +123,7 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
             a number for an average of this length (σ_rel), for a run with ema=power, see `checkpoint.averages`.
     """
     path = Path(path)
-    contents = contents_of(path)
+    contents = read(path)
     config = untrusted.plain_config(contents["config"], path)
     for part in (*untrusted.PARTS, *untrusted.OPTIONAL_PARTS):
         untrusted.check_targets(config.get(part), part, path)

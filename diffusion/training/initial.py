@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from diffusion.checkpoint.find import trained
-from diffusion.checkpoint.restore import contents_of, network_weights, what_changed
+from diffusion.checkpoint.restore import network_weights, read, what_changed
 from diffusion.config.untrusted import plain_config
 from diffusion.console import console, count
 from diffusion.data import ImageData
@@ -28,7 +28,7 @@ def start_from(init: str, network: nn.Module, config: Mapping[str, Any], data: I
     """
     try:
         path = trained(init)
-        contents = contents_of(path)
+        contents = read(path)
     except UserError as error:
         raise UserError(str(error).replace("ckpt=", "init=", 1)) from error
     found, own = network_weights(contents["state_dict"]), network.state_dict()

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from diffusion.checkpoint import early, exported
-from diffusion.checkpoint.restore import contents_of, network_weights
+from diffusion.checkpoint.restore import network_weights, read
 from diffusion.console import console
 from diffusion.evaluation.drawing import Drawing
 from diffusion.training.periodic import averaged_weights
@@ -28,7 +28,7 @@ class KeepEarlyWeights(Callback):
         """Take the weights from the resumed run's folder if this run starts after that step."""
         if trainer.is_global_zero and trainer.global_step >= self.step and not self.file.is_file():
             assert self.run.resumed is not None
-            found = contents_of(early.find(self.run.resumed.path.parent, self.step))
+            found = read(early.find(self.run.resumed.path.parent, self.step))
             self.write(network_weights(found["state_dict"]))  # averaged, if there is an average
 
     def on_train_batch_end(
