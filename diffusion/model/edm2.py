@@ -168,12 +168,6 @@ class EDM2UNet(UNetwork):
 
     Level i works on images of H/2^i × W/2^i pixels. With `prediction=edm`, x has magnitude 1 and label is log(σ)/4. The
     defaults are EDM2-S (table 6). If the variance is learned, out_channels is twice in_channels.
-
-    Args:
-        channels: the width of each level, in channels; with attention, multiples of `head_dim`.
-        blocks: the residual blocks per level of the encoder; the decoder has one more per level.
-        attention: for each level, whether attention follows its blocks; the middle always has attention.
-        bandwidth: the standard deviation of the label's frequencies; 1 for prediction=edm, 0.002 for labels 1000·t − 1.
     """
 
     def __init__(

@@ -5,13 +5,11 @@
 
 DiT, of "Scalable Diffusion Models with Transformers", section 3, is equivalent to diffusers' `DiTTransformer2DModel`.
 
-JiT, of "Back to Basics: Let Denoising Generative Models Denoise" (arXiv:2511.13720), works on large patches of pixels
-and predicts the image (section 4). A patch may contain more numbers than a token, because images lie near a
-low-dimensional manifold; noise and velocities do not. So train it with `prediction=x0`, `schedule=flow` and
-`weighting=velocity`, and logit-normal times of mean 0.8 and standard deviation 0.8. It differs from DiT by RMSNorm,
-SwiGLU, rotary position embeddings in two dimensions, normalised queries and keys, and a bottleneck in the patch
-embedding. It differs from the paper's code in three ways: the class acts only through the modulation, the time
-embedding receives 1000·t − 1 instead of t, and dropout acts in all blocks instead of the middle half of them.
+JiT, of "Back to Basics: Let Denoising Generative Models Denoise" (arXiv:2511.13720), predicts the image from large
+patches of pixels. A patch may contain more numbers than a token, because images lie near a low-dimensional manifold
+(section 4). It differs from DiT by RMSNorm, SwiGLU, rotary position embeddings in two dimensions, normalised queries
+and keys, and a bottleneck in the patch embedding; and from the paper's code, because the class acts only through the
+modulation, the time embedding receives 1000·t − 1 instead of t, and dropout acts in all blocks.
 """
 
 import math

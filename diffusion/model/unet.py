@@ -124,16 +124,6 @@ class UNet(UNetwork):
 
     label is DDPM's time index 1000·t − 1. Level i works on images of H/(p·2^i) × W/(p·2^i) pixels, where p is `patch`.
     If the variance is learned, out_channels is twice in_channels.
-
-    Args:
-        channels: the width of each level, in channels; multiples of `groups` and, with attention, of `head_dim`.
-        blocks: the residual blocks per level of the encoder; the decoder has one more per level.
-        attention: for each level, whether attention follows its blocks; the middle always has attention.
-        groups: the number of groups of each group norm.
-        norm_eps: the constant that each group norm adds to the variance; null: as in the paper.
-        down_padding: 0 or 1, see `Downsample`.
-        frequency_shift: the shift of the label's frequencies, see `sinusoidal`; null: as in the paper.
-        cosines_first: cosines before sines in the label's embedding; null: as in the paper.
     """
 
     norm_eps = EPS

@@ -102,10 +102,6 @@ class Crops:
     A convolutional network with the positions as inputs learns E[x0 | x_t] of crops of several sizes, including whole
     images, at a lower cost per step; sampling uses whole images (Wang et al. 2023, "Patch Diffusion"). One d is drawn
     per batch, from the batch's seed; positions are uniform, each drawn from the stream of its image.
-
-    Args:
-        divisors: the possible values of d; 1: whole images.
-        probabilities: the probability of each divisor; they sum to 1.
     """
 
     def __init__(

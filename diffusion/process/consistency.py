@@ -39,12 +39,7 @@ class Consistency(Objective):
     The run is split evenly into stages a = 1 … `stages`, where r = t·max(0, 1 − n(t)/q^a), n(t) = 1 + k sigmoid(−b t).
     Both estimates use the same dropout masks. Raises UserError on the first call if the prediction's estimate of x0
     does not approach x_t as the noise vanishes.
-
-    Args:
-        timesteps: the distribution of t; None: log(sigma/alpha) ~ N(−1.1, 2²), as in the paper for CIFAR-10.
-        distance: d: (f(x_t, t), f(x_r, r)) -> (B,).
-        stages: the number of stages; in the last one, (t − r)/t is q^−stages at high noise.
-        b: b, the reciprocal of the noise level below which the step from t to r is longer.
+    `timesteps` None is log(sigma/alpha) ~ N(−1.1, 2²), as in the paper for CIFAR-10.
     """
 
     def __init__(

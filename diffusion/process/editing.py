@@ -91,9 +91,6 @@ class RePaint(Inpainting):
     step). A multistep solver takes first-order steps, because its earlier estimates belong to other noise. Many passes
     are Langevin dynamics at each noise level; a single pass is plain replacement, which does not converge to the
     conditional distribution, however many steps are used.
-
-    Args:
-        passes: how many times each step except the last is run; each pass costs as much as plain sampling.
     """
 
     def __init__(self, inner: Sampler, picture: Tensor, known: Tensor, passes: Annotated[int, Ge(1)] = 10):
@@ -118,11 +115,7 @@ class SplitGibbs(Inpainting):
         x0 | z:   a sample of the sampler, started from x_t = alpha_t z at time t.
     (Coeurdoux et al. 2023; Wu et al. 2024.) If the second draw is exact, the stationary distribution at a fixed ρ is
     exactly p(x0 | x0 + ρ ε = y where known), which is the target as ρ → 0. An exact draw is random, so it needs a
-    sampler that adds noise.
-
-    Args:
-        rounds: the number of noise levels, at most the sampler's number of steps; each round runs all steps of the
-            grid below its level.
+    sampler that adds noise. Each of the `rounds` runs all steps of the grid below its level.
     """
 
     def __init__(self, inner: Sampler, picture: Tensor, known: Tensor, rounds: Annotated[int, Ge(1)] = 20):

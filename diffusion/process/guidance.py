@@ -28,14 +28,9 @@ class Guidance:
 
     Guidance applies to images with a noise level sigma/alpha in (low, high]; all others get the unchanged strong
     estimate (Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval").
-
-    Args:
-        scale: w, the weight of the strong estimate; 1 is no guidance.
-        low: apply guidance only above this noise level; null: down to 0.
-        high: apply guidance only up to this noise level; null: from the start.
     """
 
-    scale: Annotated[float, Ge(0)]
+    scale: Annotated[float, Ge(0)]  # w
     low: Level | None = None
     high: Level | None = None
     drops_labels: ClassVar[bool] = False  # whether the weak denoiser can be the model itself, without labels

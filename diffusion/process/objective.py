@@ -49,11 +49,7 @@ class Objective(nn.Module):
 
     Returns "loss" = importance·term, to minimise in the batch mean; "term"; "importance"; and "t". Norms are means over
     pixels, so the loss of an eps prediction starts near 1. Conditions, such as `classes` (B,), are passed to the
-    network as keyword arguments.
-
-    Args:
-        timesteps: the distribution of the training times; None: uniform on the rows of a table.
-        noise: the noise of each image: (x0, streams) -> eps; see the module `noise`.
+    network as keyword arguments. `timesteps` None is uniform on the rows of a table; `noise` is (x0, streams) -> eps.
     """
 
     def __init__(self, timesteps: Timesteps | None = None, noise: Noise = independent):
@@ -85,10 +81,8 @@ class Objective(nn.Module):
 class Simple(Objective):
     """L_simple = E w(t)‖y − y_θ(x_t, t)‖², where y is the target of the prediction (DDPM, eq. 14; memoir, section 5).
 
-    Args:
-        weighting: the weight w: (schedule, prediction, t) -> (B,). Those of the module `weighting` other than `unit`
-            convert squared errors, so they need the distance `squared`.
-        distance: (y, target) -> elementwise error; torch's huber_loss and l1_loss fit, with reduction="none".
+    Another `distance` (y, target) -> elementwise error may replace ‖·‖²; torch's huber_loss and l1_loss fit, with
+    reduction="none". Then the weight can only be `unit`, because the others convert squared errors.
     """
 
     def __init__(
@@ -117,9 +111,6 @@ class VariationalBound(Objective):
 
     Its expectation over uniform rows is the bound without L_T, which has no parameters. The bound assumes noise that is
     independent of the image, so this class and `Hybrid` have no `noise` argument.
-
-    Args:
-        variance: the variance of the reverse step: (schedule, t, s, spread) -> log variance.
     """
 
     def __init__(self, timesteps: Timesteps | None = None, variance: Variance = fixed_small):
@@ -134,12 +125,7 @@ class VariationalBound(Objective):
 
 
 class Hybrid(Simple):
-    """L_hybrid = L_simple + λ L_vlb (Improved DDPM, eq. 16). L_vlb has a detached mean, so it trains only the variance.
-
-    Args:
-        variance: the learned variance of the reverse step: (schedule, t, s, spread) -> log variance.
-        vlb_weight: λ.
-    """
+    """L_hybrid = L_simple + λ L_vlb (Improved DDPM, eq. 16). L_vlb has a detached mean: it trains only the variance."""
 
     def __init__(
         self,

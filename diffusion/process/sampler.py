@@ -89,19 +89,11 @@ class Evaluator:
 
 @dataclass(eq=False)
 class Sampler:
-    """Base class: from noise to images in `steps` steps along a grid of times. Subclasses define `step`.
-
-    Only `Ancestral` with `variance.learned_range` uses a learned variance.
-
-    Args:
-        steps: the number of steps, N.
-        grid: (schedule, steps) -> the N + 1 times, decreasing to 0.
-        threshold: applied to every estimate of x0, such as `denoiser.clip`; null: estimates are left unchanged.
-    """
+    """Base class: from noise to images in N = `steps` steps along a grid of times. Subclasses define `step`."""
 
     steps: Annotated[int, Ge(1)]
-    grid: Grid = grids.uniform
-    threshold: Threshold | None = None
+    grid: Grid = grids.uniform  # (schedule, steps) -> the N + 1 times, decreasing to 0
+    threshold: Threshold | None = None  # applied to every estimate of x0, such as `denoiser.clip`
     evaluations: int = field(default=0, init=False)  # of the network in the last call (NFE)
     adaptive: ClassVar[bool] = False  # whether they depend on the network and the images, not only on `steps`
 
@@ -442,12 +434,10 @@ def positions(axis: Callable[[Time], float], t: Time, s: Time, past: Past) -> li
 
 @dataclass(eq=False)
 class Multistep(Sampler):
-    """Base class of the solvers that approximate x0 during a step by a polynomial in lam through several estimates.
+    """Base class of the solvers that approximate x0 in a step by a polynomial in lam through `order` estimates.
 
-    Args:
-        order: the number of estimates used, 1 to 3.
-        lower_order_final: order 1 in the last step, which ends at sigma = 0, at most 2 in the step before it, and so
-            on, as in diffusers. null: only below 8 steps, where this reduces the errors.
+    With `lower_order_final`, the order is 1 in the last step, which ends at sigma = 0, at most 2 in the step before it,
+    and so on, as in diffusers. None: only below 8 steps, where this reduces the errors.
     """
 
     grid: Grid = grids.log_snr
@@ -464,13 +454,10 @@ class Multistep(Sampler):
 class DPMSolver(Multistep):
     """DPM-Solver++ of order 1, 2 (2M, Algorithm 2) or 3 (3M), and their SDE forms. One evaluation per step.
 
-    D is the mean of the polynomial in lam through the last `order` estimates of x0. Order 1 is DDIM.
-
-    Args:
-        eta: η; 0 solves the ODE, 1 the SDE.
-        curvature: at order 3, a factor of the second difference. 1 is exact for a quadratic; 1/2, as in the reference
-            code, reduces the order to 2 but has smaller errors with few steps. null: 1/2 below 40 steps (15 with
-            noise), else 1.
+    D is the mean of the polynomial in lam through the last `order` estimates of x0. Order 1 is DDIM. eta 0 solves the
+    ODE, 1 the SDE. `curvature` is a factor of the second difference, at order 3: 1 is exact for a quadratic; 1/2, as in
+    the reference code, reduces the order to 2 but has smaller errors with few steps. None: 1/2 below 40 steps (15 with
+    noise), else 1.
     """
 
     eta: Annotated[float, Ge(0)] = 0.0

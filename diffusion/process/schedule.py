@@ -160,12 +160,7 @@ def scaled_linear(steps: Steps = 1000, first: Beta = 8.5e-4, last: Beta = 0.012)
 
 
 def table(betas: Sequence[Beta] = (1e-4, 0.02), steps: Steps | None = None) -> Discrete:
-    """β_i interpolated linearly between the given values, which are evenly spaced from i = 1 to T.
-
-    Args:
-        betas: the values of β; T values are used unchanged.
-        steps: T; null: the number of values.
-    """
+    """β_i interpolated linearly between the given values, evenly spaced from i = 1 to T = `steps`, or their number."""
     values = torch.tensor([*betas], dtype=torch.float64)
     position = torch.linspace(0, len(values) - 1, steps or len(values), dtype=torch.float64)
     low = position.floor().long().clamp(max=len(values) - 2)

@@ -21,10 +21,8 @@ from diffusion.randomness import Streams, real_dtype
 class Quantile:
     """Base class. Subclasses define one formula, `quantile(schedule, u)`, differentiable in u.
 
-    Args:
-        stratified: the u of a batch are evenly spread over [0, 1) instead of independent (VDM, appendix I.1).
-        reweight: correct the loss for the density of the times; otherwise the distribution itself weights it, as in
-            EDM and SD3.
+    Stratified u of a batch are evenly spread over [0, 1) instead of independent (VDM, appendix I.1). With `reweight`
+    False the importance is 1: the distribution itself weights the loss, as in EDM and SD3.
     """
 
     stratified: bool = False
@@ -104,12 +102,8 @@ class Mode(Quantile):
 class LossSecondMoment(nn.Module):
     """Rows of a table with probability p_i ∝ √E[L_i²], estimated from the last losses (Improved DDPM, section 3.3).
 
-    The distribution is uniform until every row has `history` losses, which are saved in checkpoints.
-
-    Args:
-        steps: T, as in the schedule.
-        history: how many losses to keep for each row.
-        uniform: the probability of a uniform draw, which ensures that every row is still visited.
+    The distribution is uniform until each of the T = `steps` rows has `history` losses, which are saved in checkpoints.
+    With the probability `uniform` a draw is uniform, so every row is still visited.
     """
 
     def __init__(

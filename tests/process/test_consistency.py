@@ -15,7 +15,6 @@ from diffusion.process.consistency import Consistency, pseudo_huber
 from diffusion.process.denoiser import Denoiser, Estimate
 from diffusion.process.objective import Uncertainty
 from diffusion.process.sampler import Consistency as ConsistencySampler
-from diffusion.process.timesteps import LogNormal
 from diffusion.randomness import Streams
 
 EDM = schedule.EDM()
@@ -141,13 +140,6 @@ def test_both_estimates_get_the_same_dropout_mask_and_conditions() -> None:
     assert torch.equal(masks[2], masks[3])
     assert not torch.equal(masks[0], masks[2])
     assert [classes for _, classes in seen] == [[0, 1, 2, 3]] * 4
-
-
-def test_the_loss_is_multiplied_by_the_importance_of_the_times() -> None:
-    denoiser = Denoiser(Affine(), schedule.VP(), prediction.V())
-    found = Consistency(LogNormal())(denoiser, torch.rand(8, 1, 2, 2), Streams(range(8)))
-    torch.testing.assert_close(found["loss"], found["importance"] * found["term"])
-    assert found["importance"].std() > 0.1
 
 
 def test_pseudo_huber_matches_its_formula_with_zero_gradient_at_equality() -> None:

@@ -265,23 +265,6 @@ def test_dpm_solver_2s_matches_algorithm_1() -> None:
     same(ours(DPMSolver2S(N, grid=choice), denoiser, noise)[:-1], theirs)
 
 
-def test_both_halves_of_dpm_solver_2s_sde_add_the_noise_of_one_step() -> None:
-    """If x0 does not depend on x, the two halves are exact: their mean and noise are those of one whole step."""
-
-    class Constant(nn.Module):
-        def forward(self, x: Tensor, label: Tensor) -> Tensor:
-            return torch.full_like(x, 0.3)
-
-    denoiser = Denoiser(Constant(), schedule.VP(), prediction.X0())
-    step = lambda schedule, steps: torch.tensor([0.7, 0.5], dtype=torch.float64)  # noqa: E731
-    x, zero, one = draws(1)[0], torch.zeros(SHAPE).double(), torch.ones(SHAPE).double()
-    run = lambda sampler, *z: sampler(denoiser, x, ReplayStreams(*z))  # noqa: E731
-    mean, whole = (run(DPMSolver(1, grid=step, order=1, eta=1.0), z) for z in (zero, one))
-    halves = [run(DPMSolver2S(1, grid=step, eta=1.0), *z) - mean for z in ((one, zero), (zero, one), (zero, zero))]
-    torch.testing.assert_close(halves[0] ** 2 + halves[1] ** 2, (whole - mean) ** 2)
-    assert halves[2].abs().max() < 1e-12
-
-
 def test_reverse_diffusion_matches_equation_46() -> None:
     """VP: x_{i−1} = (2 − √(1 − β)) x + β score + √β z. VE: x_{i−1} = x + (σ_i² − σ_{i−1}²) score + √(…) z."""
     x, z = draws(2)
