@@ -108,7 +108,7 @@ def _wrong(words: Sequence[str], command: str, sweep: bool) -> str | None:
     except Exception:  # a choice is invalid; the keys of the defaults are close enough
         config = composed(command)
     keys = [*flat(config)]
-    known = [*keys, *(key.rpartition(".")[0] for key in keys)]
+    known = [*dict.fromkeys([*keys, *(key.rpartition(".")[0] for key in keys)])]
     if config.get("sampler", {}).get("from") == RUN:
         known.append("sampler.steps")
     return next(filter(None, (_wrong_override(override, known, command, sweep) for override in given)), None)

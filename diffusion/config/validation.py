@@ -26,7 +26,8 @@ PLAIN = (int, float, bool, str, type(None), list, tuple)  # the types of yaml va
 SHOULD, NESTED = " should be ", "a nested object"  # pydantic writes: Input should be a valid integer
 SIMPLER = {  # pydantic's words -> ours
     "greater than or equal to": "at least", "less than or equal to": "at most", "valid array": "list",
-    "valid integer": "whole number", "a valid boolean": "true or false", "valid ": "",
+    "valid integer": "whole number", "a valid boolean": "true or false", "valid ": "", "Field required": "more values",
+    "List should have": "a list with", "Tuple should have": "a list with", " after validation": "",
 }  # fmt: skip
 Model = TypeVar("Model", bound=BaseModel)
 
