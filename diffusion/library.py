@@ -157,7 +157,7 @@ class Model:
         classes = labels.tolist() if isinstance(labels, Tensor | np.ndarray | np.generic) else labels
         shape, counts, number = self.restored.shape, self.restored.labels, given.seed or 0
         drawing = Drawing(how, shape, number, guided, weak, counts, classes, precision=given.precision, finite=True)
-        drawing.check(self.denoiser, self.restored.label_dropout, self.device)
+        drawing.check(self.denoiser, self.restored.label_dropout)
         return drawing
 
     def _guidance(

@@ -19,8 +19,7 @@ from diffusion.console import console, count
 from diffusion.data import to_unit
 from diffusion.data.image import Unusable, crop_box, read, resized
 from diffusion.errors import UserError
-from diffusion.evaluation.commands import begin, labels_of, make_drawing, save_images
-from diffusion.evaluation.devices import choose_device
+from diffusion.evaluation.commands import begin, make_drawing, save_images
 from diffusion.evaluation.drawing import Drawing
 from diffusion.pixels import resolution_of
 from diffusion.process.editing import Inpainting, SDEdit
@@ -46,11 +45,10 @@ class Edits(NamedTuple):
 def draw_edits(settings: Edit, folder: Path) -> None:
     """Write images/*.png, grid.png and images.npz; for an interpolation also interpolation.gif."""
     check(settings)  # before the model is loaded
-    settings, restored = begin(settings)
-    device = choose_device(settings.device)
+    settings, restored, (device,) = begin(settings)
     made = edits(settings, restored)
     console.print(made.about)
-    drawing, n, denoiser = made.drawing, made.n, restored.denoiser.to(device)
+    drawing, n, denoiser = made.drawing, made.n, restored.denoiser
     images = drawing(denoiser, n, device, settings.batch_size, f"drawing {count(n, 'image')}")
     save_images(folder, images, drawing.seed, drawing.conditions(denoiser, n))
     if drawing.between:
@@ -80,7 +78,7 @@ def edits(settings: Edit, restored: Restored, image: Source | None = None, mask:
     Args:
         image, mask: pictures in memory, instead of the files of the settings.
     """
-    drawing = make_drawing(settings, restored, labels_of(settings))
+    drawing = make_drawing(settings, restored)
     if settings.interpolate is not None:
         first, last = settings.interpolate
         nothing = torch.zeros(0, *restored.shape, dtype=torch.uint8)

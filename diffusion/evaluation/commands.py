@@ -15,7 +15,7 @@ from diffusion.checkpoint.find import opened, trained
 from diffusion.checkpoint.provenance import file_hash
 from diffusion.checkpoint.restore import Restored, what_changed
 from diffusion.config.build import make
-from diffusion.config.schema import AnyStudy, Drawn, Evaluate, FromModel, Sample
+from diffusion.config.schema import AnyStudy, Drawn, Edit, Evaluate, FromModel, Sample
 from diffusion.console import console, count, quiet_libraries
 from diffusion.data import ImageData
 from diffusion.data.folder import common_size
@@ -41,26 +41,28 @@ from diffusion.runs.folder import SCORES, read_scores
 from diffusion.runs.record import CONFIG
 
 GRID = 1024  # maximum number of images in a grid
-S = TypeVar("S", bound=FromModel)
+S = TypeVar("S", bound=Sample | Edit | Evaluate | AnyStudy)
 
 
-def begin(settings: S) -> tuple[S, Restored]:
-    """Load a command's model. Returns the settings, completed by the run of the model, and the model."""
+def begin(settings: S) -> tuple[S, Restored, list[torch.device]]:
+    """The settings of a command, completed by the run of its model; the model, on the first device; the devices."""
     quiet_libraries()
     restored = opened(str(settings.ckpt), settings.weights)
-    return completed(settings, restored), restored
+    settings = completed(settings, restored)
+    batches = batches_of(settings.n or 1, settings.batch_size or 1)
+    devices = choose_devices(settings.device, 1 if isinstance(settings, Edit) else settings.devices, len(batches))
+    restored.denoiser.to(devices[0])
+    return settings, restored, devices
 
 
 def draw_samples(settings: Sample, folder: Path) -> None:
     """Write n images to images/*.png, grid.png, images.npz; with `trajectory` also trajectory.png and .gif."""
-    settings, restored = begin(settings)
-    n, few = settings.n, min(settings.n, SHOWN)
-    devices = choose_devices(settings.device, settings.devices, len(batches_of(n, settings.batch_size)))
-    drawing, denoiser = make_drawing(settings, restored, labels_of(settings)), restored.denoiser
-    images = draw_all(drawing, settings, restored, n, settings.batch_size, devices, folder)
+    settings, restored, devices = begin(settings)
+    drawing, denoiser, n = make_drawing(settings, restored), restored.denoiser, settings.n
+    images = draw_all(drawing, settings, restored, devices, folder)
     if settings.trajectory:
-        frames = Frames(drawing.sampler, denoiser.schedule)
-        drawing(denoiser.to(devices[0]), few, devices[0], few, "sampling the trajectory", frames.watch)
+        frames, few = Frames(drawing.sampler, denoiser.schedule), min(n, SHOWN)
+        drawing(denoiser, few, devices[0], few, "sampling the trajectory", frames.watch)
         frames.save(folder, settings.frames)
     save_images(folder, images, drawing.seed, drawing.conditions(denoiser, n))
     shown, columns = in_turn(images[:GRID], len(settings.labels)) if settings.labels else (images[:GRID], None)
@@ -75,15 +77,10 @@ def draw_samples(settings: Sample, folder: Path) -> None:
 
 
 def draw_all(
-    drawing: Drawing,
-    settings: Sample | Evaluate,
-    restored: Restored,
-    n: int,
-    batch_size: int,
-    devices: list[torch.device],
-    folder: Path,
+    drawing: Drawing, settings: Sample | Evaluate, restored: Restored, devices: list[torch.device], folder: Path
 ) -> Tensor:
     """Draw n images, uint8 (n, C, H, W), on all devices; a killed command goes on from those in `folder`."""
+    n, batch_size = settings.n or 1, settings.batch_size or 1
     source = source_of(settings.sampler, settings.guidance, settings.precision)
     files = drawing.files(folder, restored.denoiser, n, batch_size, source)
     task = Task(drawing, n, batch_size, files, f"sampling {count(n, 'image')}")
@@ -109,30 +106,21 @@ def save_images(folder: Path, images: Tensor, seed: int, conditions: Mapping[str
     np.savez_compressed(folder / "images.npz", images=images.permute(0, 2, 3, 1).numpy(), seed=seed, **arrays)
 
 
-def labels_of(settings: Drawn) -> int | str | list[int | str] | None:
-    """The requested classes. Raises UserError if both `label` and `labels` are given."""
-    if settings.label is not None and settings.labels is not None:
-        raise UserError("set either label=CLASS for all images, or labels=[CLASS,CLASS] for several classes")
-    return settings.label if settings.labels is None else settings.labels
-
-
-def make_drawing(
-    settings: Drawn | Evaluate,
-    restored: Restored,
-    labels: int | str | list[int | str] | None = None,
-    counts: Mapping[str, int] | None = None,
-) -> Drawing:
+def make_drawing(settings: Drawn | Evaluate, restored: Restored, counts: Mapping[str, int] | None = None) -> Drawing:
     """Build the `Drawing` of a command's settings for a model. Raises UserError if they do not fit it.
 
     Args:
-        labels: as for `Drawing`.
         counts: the number of reference images in each class; None: the numbers of training images.
     """
-    sampler = make_sampler(settings.sampler, restored)
+    label, labels = (None, None) if isinstance(settings, Evaluate) else (settings.label, settings.labels)
+    if label is not None and labels is not None:
+        raise UserError("set either label=CLASS for all images, or labels=[CLASS,CLASS] for several classes")
     guidance, weak = guidance_of(settings.guidance, restored)
-    known = restored.labels if counts is None else counts
-    seed, precision = int(settings.seed or 0), settings.precision
-    drawing = Drawing(sampler, restored.shape, seed, guidance, weak, known, labels, precision=precision, finite=True)
+    drawing = Drawing(
+        make_sampler(settings.sampler, restored), restored.shape, settings.seed or 0, guidance, weak,
+        restored.labels if counts is None else counts, label if labels is None else labels,
+        precision=settings.precision, finite=True,
+    )  # fmt: skip
     drawing.check(restored.denoiser, restored.label_dropout)
     return drawing
 
@@ -169,14 +157,11 @@ def evaluate_job(settings: Evaluate, folder: Path) -> None:
 
 def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     """Sample and score a checkpoint. The ledger of its run records scores on the test split."""
-    settings, restored = begin(settings)
+    settings, restored, devices = begin(settings)
     of_model, run = restored.source, early.run_of(restored.path)  # hashed before its run saves the file again
-    n, batch_size = int(settings.n or 0), int(settings.batch_size or 1)
-    devices = choose_devices(settings.device, settings.devices, len(batches_of(n, batch_size)))
-    restored.denoiser.to(devices[0])
     if settings.split == "test":
         ledger.check(run, settings.again)
-    scorer = make_scorer(settings, n, folder, run, devices[0])
+    scorer = make_scorer(settings, settings.n or 0, folder, run, devices[0])
     warn_of_other_images(restored, settings.data, scorer.data)
     labelled = has_classes_of(scorer.data, restored)
     if settings.by_class and not labelled:
@@ -188,12 +173,12 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     write_configuration(folder, settings, restored)
     new = [bits_of(settings, restored, scorer.data, labelled, devices[0])] if settings.bits else []
     console.print(f"folder: {folder}")
-    images = draw_all(drawing, settings, restored, n, batch_size, devices, folder)
+    images = draw_all(drawing, settings, restored, devices, folder)
     source = source_of(settings.sampler, settings.guidance, settings.precision)
     source |= {"seed": drawing.seed, **of_model, **drawing.weak_source}
     new = score_images(scorer, settings, images, "samples", **source) + new
     if settings.by_class:
-        of_classes = scorer.by_class(images, drawing.conditions(restored.denoiser, n)["classes"], **source)
+        of_classes = scorer.by_class(images, drawing.conditions(restored.denoiser, len(images))["classes"], **source)
         print_by_class(of_classes)
         new += of_classes
     scorer.write(new)
@@ -209,7 +194,7 @@ def bits_of(settings: Evaluate, restored: Restored, data: ImageData, labelled: b
     if restored.labels:
         protocol["labels"] = "of the images" if labelled else "none"
     score = bits_per_dimension(
-        restored.denoiser, data, settings.split, settings.bits, int(settings.batch_size or 1), device, likelihood,
+        restored.denoiser, data, settings.split, settings.bits, settings.batch_size or 1, device, likelihood,
         protocol, labelled, seed=settings.seed, **restored.source,
     )  # fmt: skip
     console.print(f"{score.metric}: {value_text(score)}, {score.n} images of {settings.split}")

@@ -81,7 +81,9 @@ class Drawing:
             share: draw only the batches of this process, see `batches_of`.
             files: the folder for the batches, see `files`. Those in it are not drawn again.
         """
-        conditions, denoise = self.conditions(denoiser, n), self.guided(denoiser, device)
+        if self.weak is not None:
+            self.weak.to(device)
+        conditions, denoise = self.conditions(denoiser, n), self.guided(denoiser)
         batches = {batch: files and file_of(files, batch) for batch in batches_of(n, batch_size, share)}
         left = sum(len(batch) for batch, file in batches.items() if not (file and file.is_file()))
         images = [torch.empty(0, *self.shape, dtype=torch.uint8)]
@@ -137,31 +139,27 @@ class Drawing:
         first = conditions(self.labels, 1, denoiser.network, self.counts)
         return {name: row.expand(n) for name, row in first.items()}
 
-    def guided(self, denoiser: Denoiser, device: torch.device | str = "cpu") -> Denoise:
+    def guided(self, denoiser: Denoiser) -> Denoise:
         """The denoiser with the guidance, in the precision. Raises UserError if they do not fit together."""
-        denoise: Denoise = denoiser
-        if self.guidance is not None:
-            denoise = self.guidance(denoiser, None if self.weak is None else self.weak.to(device))
+        denoise: Denoise = self.guidance(denoiser, self.weak) if self.guidance else denoiser
         return denoise if self.precision is None else MixedPrecision(denoise, MIXED[self.precision])
 
-    def check(self, denoiser: Denoiser, label_dropout: float, device: torch.device | str = "cpu") -> None:
+    def check(self, denoiser: Denoiser, label_dropout: float) -> None:
         """Raise UserError if the labels, the guidance and the model do not fit together.
 
         Args:
             label_dropout: the label dropout that the model was trained with.
         """
-        given, known = self.conditions(denoiser, 1), getattr(denoiser.network, "classes", 0)
-        drops = self.guidance is not None and self.guidance.drops_labels
-        if known and label_dropout == 0 and (self.labels == NONE or (drops and self.weak is None)):
+        given, guidance = self.conditions(denoiser, 1), self.guidance
+        drops = self.labels == NONE or (guidance is not None and self.weak is None and guidance.drops_labels)
+        if drops and label_dropout == 0 and int(getattr(denoiser.network, "classes", 0)):
             raise UserError(
                 "the model was trained with label_dropout=0, so it cannot estimate without a label; choose a class, "
                 "guidance=none, or an unconditional model as guidance.ckpt"
             )
-        if drops and not known:
-            raise UserError("guidance: it drops the labels, and the model was trained without any; use guidance=none")
-        self.guided(denoiser, device)
-        if self.guidance is not None:
-            self.guidance.weak_conditions(given)
+        self.guided(denoiser)
+        if guidance is not None:
+            guidance.weak_conditions(given)
 
     def streams(self, indices: Sequence[int], n: int, device: torch.device) -> Streams:
         """The random streams of the samples at `indices`, out of n."""

@@ -22,19 +22,11 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Worse:
-    """The worse model of a guidance, as it is configured.
+    """The worse model of a guidance, as it is configured in conf/guidance."""
 
-    Args:
-        ckpt: a run, a checkpoint or an exported file; null: the model itself.
-        weights: `ema` (averaged), `raw`, or the length of an average (ema=power); null: `ema`.
-        step: a number of optimizer steps of the run itself or of the run of `ckpt`, or a fraction of the steps of the
-            run itself, such as 0.4; null: the last step. A training run with this setting keeps these weights, and
-            guides its last samples with them.
-    """
-
-    ckpt: str | None = None
+    ckpt: str | None = None  # None: the model itself
     weights: Literal["ema", "raw"] | float | None = None
-    step: Annotated[int, Ge(1)] | Annotated[float, Gt(0), Lt(1)] | None = None
+    step: Annotated[int, Ge(1)] | Annotated[float, Gt(0), Lt(1)] | None = None  # or a fraction of the run's own steps
 
 
 def parts_of(node: Mapping[str, Any]) -> tuple[Guidance, Worse]:

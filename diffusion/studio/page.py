@@ -27,7 +27,7 @@ from diffusion.config.validation import validated
 from diffusion.data import to_uint8
 from diffusion.edit.edits import edits, search_words
 from diffusion.errors import UserError
-from diffusion.evaluation.commands import labels_of, make_drawing
+from diffusion.evaluation.commands import make_drawing
 from diffusion.evaluation.inherited import completed
 from diffusion.process.denoiser import Estimate
 from diffusion.report.images import grid
@@ -119,7 +119,7 @@ class Page:
         if command == "edit":
             drawing, n, *_ = edits(settings, restored, image, mask)
         else:
-            drawing, n = make_drawing(settings, restored, labels_of(settings)), settings.n
+            drawing, n = make_drawing(settings, restored), settings.n
         images = drawing(restored.denoiser, n, self.device, n, None, after_step)
         weights = restored.weights.split()[-1]  # `0.08` of `ema 0.08`
         model = [f"ckpt={hydra_value(str(restored.path))}", *([] if weights == "ema" else [f"weights={weights}"])]

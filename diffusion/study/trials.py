@@ -14,8 +14,8 @@ from diffusion.config.schema import GuidanceStudy, Study
 from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.evaluation import commands, ledger
-from diffusion.evaluation.devices import choose_devices, device_name
-from diffusion.evaluation.drawing import Drawing, batches_of, evaluations, seconds_of, source_of
+from diffusion.evaluation.devices import device_name
+from diffusion.evaluation.drawing import Drawing, evaluations, seconds_of, source_of
 from diffusion.evaluation.guided import guidance_of, parts_of
 from diffusion.evaluation.inherited import of_run
 from diffusion.evaluation.together import Task, draw, remove
@@ -41,9 +41,8 @@ def study(settings: Study | GuidanceStudy, folder: Path) -> None:
     All settings draw from the same noise and for the same classes. All are drawn before the first is scored, so a study
     that was interrupted goes on from the samples that it has drawn.
     """
-    settings, restored = commands.begin(settings)
+    settings, restored, devices = commands.begin(settings)
     n, batch_size, seed, precision = settings.n, settings.batch_size, settings.seed, settings.precision
-    devices = choose_devices(settings.device, settings.devices, len(batches_of(n, batch_size)))
     _, weak = guidance_of(settings.guidance, restored)
     denoiser, run = restored.denoiser, early.run_of(restored.path)
     if isinstance(settings, Study):
