@@ -11,28 +11,25 @@ Nothing is trained or sampled, and no checkpoint is read. It can be rerun at any
 """
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from diffusion.errors import Arguments, UserError, exit_status
+from diffusion.errors import Arguments
 from diffusion.files import replace
 from diffusion.runs.importing import importing
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Report on each folder. Returns the exit status: 0, or 2 with one line on stderr per folder without a report."""
+    """Report on each folder. Returns the exit status: 0, or 2 with one line on stderr."""
     parser = Arguments("report", __doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run's or a sweep's folder")
     parser.add_config_dir()
-    chosen = parser.parse_args(arguments)
-    tasks = [partial(report, folder, chosen.config_dir) for folder in chosen.folders]
-    return max([exit_status(task, "check the folder's permissions") for task in tasks])
+    return parser.run(report, arguments)
 
 
-def report(folder: Path, config_dir: str | None = None) -> None:
-    """Write the report of a run or sweep folder; classes that the choices in `config_dir` name are trusted."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected the folder of a run or of a sweep, such as outputs/NAME")
+def report(folders: Sequence[Path], config_dir: str | None) -> None:
+    """Write the report of each folder; classes that the choices in `config_dir` name are trusted."""
     with importing():
         from diffusion.config.choices import searching
         from diffusion.report.comparison import link_of
@@ -42,17 +39,18 @@ def report(folder: Path, config_dir: str | None = None) -> None:
         from diffusion.report.sweep import compare_jobs
         from diffusion.runs.folder import is_run, is_sweep, runs_below
 
-    if is_run(folder):
-        with searching([config_dir]):
-            written = write_report(folder)
-    elif is_sweep(folder) or not any(runs_below(folder)):
-        written = compare_jobs(folder)
-    else:
-        sections = index_sections(folder, partial(link_of, folder=folder))
-        replace(folder / NAME, document(f"Runs in {folder.resolve().name}", [each.html() for each in sections]))
-        written = [folder / NAME]
-    for path in written:
-        print(path)
+    for folder in folders:
+        if is_run(folder):
+            with searching([config_dir]):
+                written = write_report(folder)
+        elif is_sweep(folder) or not any(runs_below(folder)):
+            written = compare_jobs(folder)
+        else:
+            sections = index_sections(folder, partial(link_of, folder=folder))
+            replace(folder / NAME, document(f"Runs in {folder.resolve().name}", [each.html() for each in sections]))
+            written = [folder / NAME]
+        for path in written:
+            print(path)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ correction, half of all tables of 15 equal recipes would show a difference; with
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -91,23 +90,17 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """All runs, rows of recipes, columns of numbers, the runs left out with the reasons, and warnings."""
+    """Rows of recipes, columns of numbers, the runs left out with the reasons, and warnings."""
 
-    runs: list[Run]
     rows: list[Row]
     columns: list[Column]
     left_out: list[tuple[Run, str]]
     warnings: list[str]
 
-    @cached_property
-    def settings(self) -> dict[str, list[str]]:
-        """The settings in which the runs differ, besides the name: dotted key -> its value in each run."""
-        return {key: column for key, column in differing(self.runs).items() if key != "name"}
-
-    @cached_property
-    def places(self) -> dict[Run, int]:
-        """The row index of each run that is not left out."""
-        return {run: i for i, row in enumerate(self.rows) for run in row.values}
+    @property
+    def runs(self) -> list[tuple[int, Run]]:
+        """The runs, each with the index of its row."""
+        return [(i, run) for i, row in enumerate(self.rows) for run in row.values]
 
     @property
     def names(self) -> list[str]:
@@ -192,7 +185,7 @@ def compare(runs: Sequence[Run], mixed: bool = False) -> Comparison:
         if run.info.get("seconds") is not None:
             numbers["seconds"] = float(run.info["seconds"])
     columns = [column for column in columns if any(column.name in numbers for numbers in values.values())]
-    return Comparison(list(runs), [*rows.values()], columns, left_out, _warnings(values, len(rows)))
+    return Comparison([*rows.values()], columns, left_out, _warnings(values, len(rows)))
 
 
 def _errors(values: Mapping[Run, dict[str, float]], settings: Iterable[str]) -> list[Column]:

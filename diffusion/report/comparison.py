@@ -3,7 +3,7 @@
 import math
 import os
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from diffusion.report import images, style
 from diffusion.report.compare import Column, Comparison
 from diffusion.report.formatting import MISSING, alike, number, spread
 from diffusion.report.page import NAME, Block, Cell, Chart, Markdown, Section, Table, escaped, listed, tag, write_files
-from diffusion.runs.folder import Run
 
 SHOWN = 24  # runs with curves and pictures; the table contains all runs
 IMAGES, COLUMNS, POINTS = 8, 4, 200
@@ -69,7 +68,7 @@ def recipes(comparison: Comparison) -> list[Block | None]:
         return ["No run is complete."]
     words = ((column.name, column.words.removeprefix(f"{column.name}: ")) for column in comparison.columns)
     caption = "A dot for each training seed, and the mean with its 95% interval; the best mean has another colour."
-    chart = Chart(caption, partial(figure, comparison), "compare.png") if comparison.columns else None
+    chart = Chart(caption, figure(comparison), "compare.png") if comparison.columns else None
     return [recipes_table(comparison), LEGEND, listed(f"{each}." for each in alike(words)), chart]
 
 
@@ -95,15 +94,14 @@ def recipes_table(comparison: Comparison, brief: bool = False) -> Table:
 
 
 def runs_table(comparison: Comparison, folder: Path, link: Callable[[Path], str | None] = lambda path: None) -> Table:
-    """All runs: state, the settings that differ, and the numbers."""
-    names = [column.name for column in comparison.columns]
-    rows: list[list[str | Cell]] = []
-    for i, run in enumerate(comparison.runs):
-        values = comparison.rows[comparison.places[run]].values[run] if run in comparison.places else {}
-        numbers = [Cell(number(values[name]), values[name]) if name in values else Cell(MISSING) for name in names]
-        settings = [column[i] for column in comparison.settings.values()]
-        rows.append([linked(shown_path(run.folder, folder), link(run.folder)), run.state, *settings, *numbers])
-    head = ["run", "state", *comparison.settings, *names]
+    """The compared runs: the settings that differ, the seed of training (and of the samples), and the numbers."""
+    names, rows = [column.name for column in comparison.columns], list[list[str | Cell]]()
+    for row in comparison.rows:
+        for run, values in row.values.items():
+            numbers = [Cell(number(values[name]), values[name]) if name in values else Cell(MISSING) for name in names]
+            name = linked(shown_path(run.folder, folder), link(run.folder))
+            rows.append([name, *row.settings.values(), "/".join(map(str, run.seeds)), *numbers])
+    head = ["run", *(comparison.rows[0].settings if comparison.rows else ()), "seed", *names]
     return Table(head, rows, range(len(head) - len(names), len(head)))
 
 
@@ -148,30 +146,23 @@ def figure(comparison: Comparison) -> Figure:
     return drawn
 
 
-def shown_runs(comparison: Comparison) -> list[Run]:
-    """The runs with curves and pictures: the first complete ones, and then the first others."""
-    return sorted(comparison.runs, key=lambda run: run not in comparison.places)[:SHOWN]
-
-
 def curves(comparison: Comparison) -> list[Chart]:
     """The chart of the validation errors."""
-    runs = [run for run in shown_runs(comparison) if run in comparison.places and "val/mse" in run.metrics]
     caption = "The validation error of each run; the runs of a recipe have one colour."
-    return [Chart(caption, partial(errors, comparison, runs))] if runs else []
+    return [Chart(caption, errors(comparison))] if any("val/mse" in run.metrics for _, run in comparison.runs) else []
 
 
 @style.styled
-def errors(comparison: Comparison, runs: Sequence[Run]) -> Figure:
+def errors(comparison: Comparison) -> Figure:
     """The validation error by step of each run."""
     drawn, ax = style.axes((style.TEXT_WIDTH, 3.5))
-    named = set[int]()
-    for run in runs:
-        place, series = comparison.places[run], run.metrics["val/mse"]
-        kept = spread(len(series.step), POINTS)
-        look: Any = style.LOOKS[place % len(style.LOOKS)]
-        label = None if place in named else style.plain(comparison.names[place])
-        ax.plot(series.step[kept], series.value[kept], label=label, markersize=3, linewidth=1.2, **look)
-        named.add(place)
+    labels = dict(enumerate(map(style.plain, comparison.names)))
+    for place, run in comparison.runs[:SHOWN]:
+        if "val/mse" in run.metrics:
+            step, value = run.metrics["val/mse"]
+            kept = spread(len(step), POINTS)
+            look: Any = style.LOOKS[place % len(style.LOOKS)]
+            ax.plot(step[kept], value[kept], label=labels.pop(place, None), markersize=3, linewidth=1.2, **look)
     style.log_mse(ax)
     style.count_axis(ax)
     ax.set(xlabel="training step", ylabel="val/mse")
@@ -182,10 +173,9 @@ def errors(comparison: Comparison, runs: Sequence[Run]) -> Figure:
 def samples(comparison: Comparison) -> list[Block]:
     """The first samples of the runs, next to each other; assets/page.js lays two of them over each other."""
     found = []
-    for run in shown_runs(comparison):
+    for place, run in comparison.runs[:SHOWN]:
         if (picture := images.latest(run, IMAGES, COLUMNS)) is not None:
-            place = comparison.places.get(run)
-            name = run.folder.name if place is None else f"{comparison.names[place]} ({run.folder.name})"
+            name = f"{comparison.names[place]} ({run.folder.name})"
             image = images.shown(picture, f"Samples of {name}", max(1, min(4, 400 // picture.width)))
             found.append(tag("figure", image, tag("figcaption", name)))
     return [tag("div", found, class_="pair"), tag("div", class_="swipes")] if len(found) > 1 else []

@@ -10,8 +10,7 @@ import hashlib
 import html
 import json
 import re
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -176,13 +175,9 @@ class Chart:
     """A figure: SVG in a page; in Markdown, a link to its PNG `file`, relative to the report, if it has one."""
 
     caption: str
-    draw: Callable[[], Figure]
+    figure: Figure
     file: str | None = None
     by_step: bool = False  # the x axis is the training step
-
-    @cached_property
-    def figure(self) -> Figure:
-        return self.draw()
 
     def html(self) -> Html:
         drawing = Html(style.svg(self.figure, self.caption, self.by_step))
@@ -213,7 +208,7 @@ class Section:
         self.blocks = [block for block in blocks if block]
 
     def html(self) -> Html:
-        """The section; empty without content. `data_made` changes with the content."""
+        """The section; empty without content."""
         parts = []
         for block in self.blocks:
             if isinstance(block, Html | Chart):
@@ -224,8 +219,7 @@ class Section:
             return content
         name = self.title.lower().replace(" ", "-") or "summary"
         heading = tag("h2", self.title) if self.title else None
-        made = format(zlib.crc32(content.encode()), "x")
-        return tag("section", heading, content, id=name, aria_label=self.title or None, data_made=made)
+        return tag("section", heading, content, id=name, aria_label=self.title or None)
 
     def markdown(self) -> str:
         blocks = [block for block in self.blocks if not isinstance(block, Html)]

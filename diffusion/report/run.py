@@ -174,14 +174,14 @@ def training(run: Run, schedule: figures.Schedule | None) -> list[Block | None]:
         found.append(images.training_strip(run, steps))
     if errors:
         shown, lengths = {name: metrics[name] for name in errors}, run.info.get("epoch_lengths", ())
-        draw = partial(figures.mse, shown, lengths[0][1] if len(lengths) == 1 else None)
-        found.append(Chart(f"{CAPTIONS[MSE]}{validated_weights([metrics])}.", draw, MSE, by_step=True))
+        figure = figures.mse(shown, lengths[0][1] if len(lengths) == 1 else None)
+        found.append(Chart(f"{CAPTIONS[MSE]}{validated_weights([metrics])}.", figure, MSE, by_step=True))
     if bins_of(metrics, "val/mse"):
-        found.append(Chart(CAPTIONS[BINS], lambda: figures.bins(metrics), BINS))
+        found.append(Chart(CAPTIONS[BINS], figures.bins(metrics), BINS))
     if schedule is not None and bins_of(metrics, "gap/mse"):
-        found.append(Chart(CAPTIONS[GAP], partial(figures.gap, metrics, schedule), GAP))
+        found.append(Chart(CAPTIONS[GAP], figures.gap(metrics, schedule), GAP))
     if left:
-        found.append(Chart("The other logged quantities.", lambda: figures.others(metrics, left)))
+        found.append(Chart("The other logged quantities.", figures.others(metrics, left)))
     if "val/mse" in metrics:
         step, value = metrics["val/mse"]
         best = value.argmin()
@@ -209,8 +209,8 @@ def noise_schedule(schedule: figures.Schedule | None) -> list[Block]:
     """The charts of the noise schedule."""
     if schedule is None:
         return []
-    draw = {SIGNAL: figures.signal, BETA: figures.beta}
-    return [Chart(CAPTIONS[file], partial(function, schedule), file) for file, function in draw.items()]
+    drawn = {SIGNAL: figures.signal(schedule), BETA: figures.beta(schedule)}
+    return [Chart(CAPTIONS[file], figure, file) for file, figure in drawn.items()]
 
 
 def recipe(run: Run) -> list[Block]:

@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -231,15 +230,14 @@ def charts(study: Study) -> Iterable[Chart]:
         "Bars are 95% intervals. The dashed line is the floor, the score of as many real images as samples (or of all, "
         "if there are fewer) against others: chance alone."
     )
-    yield Chart(words, partial(by_cost, study, study.first), name)
+    yield Chart(words, by_cost(study, study.first), name)
     for metric in study.metrics:
         if metric != study.first:
-            yield Chart(metric, partial(by_cost, study, metric))
+            yield Chart(metric, by_cost(study, metric))
     for pair in FIDELITY.items():
         found = [metric for kind in pair for metric in study.metrics if metric.startswith(kind)]
         if study.guidance and len(found) == 2:
-            draw = partial(against, study, *found)
-            yield Chart("Fidelity against diversity, labelled by scale.", draw, "fidelity.png")
+            yield Chart("Fidelity against diversity, labelled by scale.", against(study, *found), "fidelity.png")
             return
 
 

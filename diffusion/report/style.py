@@ -138,11 +138,8 @@ def save(figure: Figure, path: Path) -> Path:
 def svg(figure: Figure, label: str, by_step: bool = False) -> str:
     """The figure as an SVG element whose ids no other figure has.
 
-    `data-axes` has the coordinates of each set of axes, which the page shows at the pointer: [left, top, right, bottom,
-    x at the left, y at the top, x at the right, y at the bottom, whether x is logarithmic, whether y is].
-
-    Args:
-        by_step: the x axis is the training step; the page draws the selected one.
+    If the x axis of its axes is the training step (`by_step`), `data-rule` has x of step 0, the width of a step, and
+    top and bottom, with which the page draws the selected step.
     """
     content, nothing = io.StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with rc_context({"svg.fonttype": "path", "svg.hashsalt": "figure", "svg.image_inline": True}):
@@ -156,16 +153,14 @@ def svg(figure: Figure, label: str, by_step: bool = False) -> str:
     for colour, variable in COLOURS.items():
         body = re.sub(f'(?<=: ){colour}(?=[;"])', f"var(--{variable})", body, flags=re.I)
     width, height = 72 * figure.get_size_inches()
-    places = []
-    for ax in figure.axes:
-        (left, bottom), (right, top) = ax.get_position().get_points() * (width, height)
-        (x0, x1), (y0, y1) = ax.get_xlim(), ax.get_ylim()
-        numbers = (left, height - top, right, height - bottom, x0, y1, x1, y0)
-        logarithmic: list[float] = [int(scale == "log") for scale in (ax.get_xscale(), ax.get_yscale())]
-        places.append([float(f"{n:.6g}") for n in numbers] + logarithmic)
+    rule = ""
+    if by_step:
+        (left, bottom), (right, top) = figure.axes[0].get_position().get_points() * (width, height)
+        last = figure.axes[0].get_xlim()[1]  # the first step is 0
+        rule = f' data-rule="[{left:.1f}, {(right - left) / last:.9f}, {height - top:.1f}, {height - bottom:.1f}]"'
     return (
         f'<svg viewBox="0 0 {width:.5g} {height:.5g}" role="img" aria-label="{escape(label.replace("`", ""))}" '
-        f'style="max-width: {1.35 * width:.0f}px" data-axes="{places}"{" data-by-step" * by_step}>{body}</svg>'
+        f'style="max-width: {1.35 * width:.0f}px"{rule}>{body}</svg>'
     )
 
 

@@ -145,9 +145,10 @@ def test_the_gap_is_drawn_at_the_log_snr_of_its_decile_with_its_interval(run_fol
     np.testing.assert_allclose((high - low) / 2, [0.003] * 10)
 
 
-def test_an_svg_has_its_own_ids_the_pages_colours_and_the_coordinates_of_its_axes(run_folder: Path) -> None:
+def test_an_svg_has_its_own_ids_the_pages_colours_and_the_place_of_its_steps(run_folder: Path) -> None:
     metrics = read_metrics(run_folder / "metrics.csv")
-    texts = [svg(figures.bins(metrics), "by <time>"), svg(figures.mse(metrics), "mse", by_step=True)]
+    figure = figures.mse(metrics)
+    texts = [svg(figures.bins(metrics), "by <time>"), svg(figure, "mse", by_step=True)]
     ids = [set(re.findall(r'\bid="([^"]+)"', text)) for text in texts]
     assert not ids[0] & ids[1]
     for text, own in zip(texts, ids, strict=True):
@@ -155,12 +156,11 @@ def test_an_svg_has_its_own_ids_the_pages_colours_and_the_coordinates_of_its_axe
         assert "var(--ink)" in text
         assert not re.search("#222222|#ffffff", text, re.I)
     assert 'aria-label="by &lt;time&gt;"' in texts[0]
-    assert [" data-by-step" in text for text in texts] == [False, True]
-    ((left, top, right, bottom, *ends, x_log, y_log),) = json.loads(re.search(r'data-axes="([^"]*)"', texts[0])[1])
-    assert (ends[0], ends[2], x_log, y_log) == (0, 1, 0, 1)
-    x, y = left + 0.05 * (right - left), top + np.log(0.06 / ends[1]) / np.log(ends[3] / ends[1]) * (bottom - top)
-    curve = re.search(r'-step-400".*?d="M ([\d.]+) ([\d.]+)', texts[0], re.S)
-    assert [float(curve[1]), float(curve[2])] == pytest.approx([x, y], abs=0.1)
+    assert "data-rule" not in texts[0]
+    zero, step, top, bottom = json.loads(re.search(r'data-rule="([^"]*)"', texts[1])[1])
+    x, y = figure.axes[0].transData.transform((400, 0.1)) * 72 / figure.dpi
+    assert x == pytest.approx(zero + 400 * step, abs=0.1)
+    assert top < 72 * figure.get_figheight() - y < bottom
 
 
 def test_drawing_does_not_change_matplotlibs_settings_or_depend_on_them(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 "use strict";
-// Makes a page interactive: tables that sort, sliders, charts that can be read. A live page replaces what has changed.
+// Makes a page interactive: tables that sort, sliders, pictures. A live page is loaded again when it has changed.
 
 /** Create an element with attributes and children; an attribute `onNAME` is an event listener. */
 function h(tag, attributes = {}, ...children) {
@@ -50,7 +50,6 @@ function linked(place) {
     if (steps.length) for (const chart of section.querySelectorAll(".chart svg")) select(chart, steps[i]);
     return texts[i];
   });
-  section.addEventListener("step", (event) => control.set(steps.indexOf(nearest(steps, (step) => Math.abs(step - event.detail)))));
   if ("play" in place.dataset) {
     const now = () => Number(control.input.value);
     control.element.append(h("button", { class: "plain", type: "button", onclick: () => {
@@ -61,48 +60,17 @@ function linked(place) {
   place.append(control.element);
 }
 
-const nearest = (all, away) => all.reduce((a, b) => (away(b) < away(a) ? b : a));
-
 /** Show the selected step in a chart: a rule on an axis of steps; in others, the nearest curve. */
 function select(chart, step) {
-  chart.querySelector(".selected")?.remove();
-  if ("byStep" in chart.dataset) {
-    const [left, top, right, bottom, first, , last] = JSON.parse(chart.dataset.axes)[0];
-    const x = left + ((right - left) * (step - first)) / (last - first), line = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  if (chart.dataset.rule) {
+    const [zero, each, top, bottom] = JSON.parse(chart.dataset.rule);
+    const line = chart.querySelector(".selected") ?? chart.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "path"));
     line.setAttribute("class", "selected");
-    line.setAttribute("d", `M ${x} ${top} V ${bottom}`);
-    chart.append(line);
+    line.setAttribute("d", `M ${zero + each * step} ${top} V ${bottom}`);
   }
-  const curves = [...chart.querySelectorAll('[id*="-step-"]')];
-  if (!curves.length) return;
-  const now = nearest(curves, (curve) => Math.abs(Number(curve.id.split("-step-")[1]) - step));
-  for (const curve of curves) curve.classList.toggle("now", curve === now);
-}
-
-/** Show the coordinates under the pointer; a click on an axis of steps selects the step. */
-function readable(chart) {
-  const axes = JSON.parse(chart.dataset.axes), figure = chart.parentNode, tip = h("output", { class: "tip", hidden: true });
-  const along = (at, from, to, log) => (log ? from * (to / from) ** at : from + (to - from) * at);
-  figure.append(tip);
-  const found = (event) => {
-    const { x, y } = new DOMPoint(event.clientX, event.clientY).matrixTransform(chart.getScreenCTM().inverse());
-    const inside = axes.find(([left, top, right, bottom]) => left <= x && x <= right && top <= y && y <= bottom);
-    if (!inside) return null;
-    const [left, top, right, bottom, x0, y0, x1, y1, xlog, ylog] = inside;
-    return [along((x - left) / (right - left), x0, x1, xlog), along((y - top) / (bottom - top), y0, y1, ylog)];
-  };
-  chart.addEventListener("pointermove", (event) => {
-    const place = found(event), box = figure.getBoundingClientRect();
-    tip.hidden = !place;
-    if (place) tip.textContent = place.map((each) => each.toLocaleString("en-US", { maximumSignificantDigits: 3 })).join(", ");
-    tip.style.left = `${Math.max(0, Math.min(event.clientX - box.left + 12, box.width - tip.offsetWidth))}px`;
-    tip.style.top = `${event.clientY - box.top + 16}px`;
-  });
-  chart.addEventListener("pointerleave", () => { tip.hidden = true; });
-  chart.addEventListener("click", (event) => {
-    const place = found(event);
-    if (place && "byStep" in chart.dataset) chart.dispatchEvent(new CustomEvent("step", { detail: place[0], bubbles: true }));
-  });
+  const curves = [...chart.querySelectorAll('[id*="-step-"]')], away = (curve) => Math.abs(Number(curve.id.split("-step-")[1]) - step);
+  const least = Math.min(...curves.map(away));
+  for (const curve of curves) curve.classList.toggle("now", away(curve) === least);
 }
 
 function zoomable(box) {
@@ -126,58 +94,26 @@ function swipe(box) {
   box.append(h("div", { class: "controls" }, [a, b]), line.element, over);
 }
 
-function enhance(root) {
-  for (const [what, make] of [["table", sortable], [".chart svg", readable], [".slider", linked], [".zoomed", zoomable], [".swipes", swipe]]) root.querySelectorAll(what).forEach(make);
-}
-
-/** Replace a section by a newer one, in which the reader's sliders, choices and focus stay. */
-function carryOver(old, now) {
-  const fields = (section) => [...section.querySelectorAll("input, select")], next = fields(now);
-  fields(old).forEach((before, i) => {
-    if (!next[i] || (before.type === "range" && before.value === before.max)) return; // keeps following the last step
-    next[i].value = before.value;
-    next[i].dispatchEvent(new Event(before.matches("select") ? "change" : "input"));
-  });
-  const focus = next[fields(old).indexOf(document.activeElement)];
-  old.replaceWith(now);
-  focus?.focus({ preventScroll: true });
-}
-
-/** Replace the sections that a newer page has changed, and the heading. */
-function update(newer) {
-  let place = newer.querySelector("header");
-  page.querySelector("header").replaceWith(place);
-  for (const old of page.querySelectorAll("section")) if (!newer.querySelector(`#${old.id}`)) old.remove();
-  for (const now of [...newer.querySelectorAll("section")]) {
-    const old = page.querySelector(`#${now.id}`), same = old?.dataset.made === now.dataset.made;
-    if (!old) place.after(now);
-    if (!same) enhance(now);
-    if (old && !same) carryOver(old, now);
-    place = same ? old : now;
-  }
-}
-
-/** Ask for a newer page every few seconds; its version tells whether anything has changed. */
+/** Ask every few seconds for a newer page, and load it; the reader's sliders and choices stay. */
 async function follow({ version, refresh }) {
+  const fields = [...document.querySelectorAll("input, select")], kept = JSON.parse(sessionStorage.getItem(location.pathname) ?? "[]");
+  fields.forEach((field, i) => {
+    if (kept[i] === undefined || kept[i] === null) return; // a slider at its end keeps following the last step
+    field.value = kept[i];
+    field.dispatchEvent(new Event(field.matches("select") ? "change" : "input"));
+  });
   for (;;) {
     await new Promise((wake) => setTimeout(wake, 1000 * refresh));
     if (document.hidden || document.querySelector("#page :active")) continue;
-    let silent = false;
-    try {
-      const answer = await fetch(location.href, { headers: { "If-None-Match": version }, cache: "no-store" });
-      silent = answer.status >= 400;
-      if (answer.status === 200) {
-        const newer = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("page");
-        version = newer.dataset.version;
-        update(document.adoptNode(newer));
-      }
-    } catch {
-      silent = true; // the server has stopped; keep the current page
-    }
-    document.body.classList.toggle("silent", silent);
+    const answer = await fetch(location.href, { headers: { "If-None-Match": version }, cache: "no-store" }).catch(() => null);
+    document.body.classList.toggle("silent", !answer || answer.status >= 400);
+    if (answer?.status !== 200) continue;
+    sessionStorage.setItem(location.pathname, JSON.stringify(fields.map((field) => (field.type === "range" && field.value === field.max ? null : field.value))));
+    location.reload();
+    return;
   }
 }
 
+for (const [what, make] of [["table", sortable], [".slider", linked], [".zoomed", zoomable], [".swipes", swipe]]) document.querySelectorAll(what).forEach(make);
 const page = document.getElementById("page");
-enhance(page);
 if (page.dataset.version) follow(page.dataset);
