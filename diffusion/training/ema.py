@@ -1,13 +1,21 @@
-"""The exponential moving average of the weights, which validation and sampling use."""
+"""Averages of the weights, which validation and sampling use: exponential, power functions, the optimizer's own."""
 
 import copy
+from pathlib import Path
 from typing import Annotated, Any
 
 import lightning.pytorch as pl
 import torch
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le, MinLen
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+
+from diffusion.checkpoint import storage
+from diffusion.checkpoint.averages import snapshot, snapshots
+from diffusion.errors import UserError
+from diffusion.files import link
+from diffusion.process.averaging import decay, gamma_of
+from diffusion.training.clock import Clock
 
 
 class EMA(Callback):
@@ -127,6 +135,122 @@ class EMA(Callback):
             ours.copy_(theirs)
             theirs.copy_(kept)
         self.swapped = not self.swapped
+
+
+class PowerEMA(EMA):
+    """w̄ ← w̄ + (1 − β_γ(n))(w − w̄) after optimizer step n, with β_γ(n) = (1 − 1/n)^(γ+1), for several γ in parallel.
+
+    An average of length σ_rel always covers the same fraction of the training so far, and contains nothing of the
+    initial weights (Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", section 3;
+    see `diffusion.process.averaging`). Validation and samples use the first length. For other lengths, `weights=0.08`
+    in diffusion.sample, evaluate and study combines the snapshots in checkpoints/averages/.
+
+    A snapshot contains all averages, in float32 or better, so it is as large as one model per length.
+
+    Args:
+        lengths: σ_rel of the averages: the width of the part of the training that each covers, as a fraction.
+        snapshots: Number of snapshots, evenly spaced over the run; with more, shorter lengths can be computed.
+    """
+
+    def __init__(
+        self,
+        lengths: Annotated[list[Annotated[float, Gt(0), Le(0.288)]], MinLen(1)] | None = None,
+        snapshots: Annotated[int, Ge(1)] = 16,
+    ):
+        super().__init__()
+        self.lengths = [float(length) for length in lengths or (0.05, 0.10)]
+        if len(set(self.lengths)) < len(self.lengths):
+            raise UserError(f"ema.lengths={self.lengths}: a length is repeated; list each one once")
+        self.gammas = [gamma_of(length) for length in self.lengths]
+        self.snapshots = snapshots
+
+    def rates(self, n: int) -> list[float]:
+        """1 − β_γ(n) for each length."""
+        return [1 - decay(gamma, n) for gamma in self.gammas]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Restore the averages. Snapshots of the resumed run that are in another folder are linked into this one."""
+        super().on_train_start(trainer, pl_module)
+        self.folder = Path(trainer.default_root_dir) / "checkpoints"
+        before = self.folder if trainer.ckpt_path is None else Path(trainer.ckpt_path).parent
+        if trainer.is_global_zero and before.resolve() != self.folder.resolve():
+            for step, source in snapshots(before).items():
+                if step <= self.step:
+                    link(source, snapshot(self.folder, step))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Update the averages. The k-th snapshot is written after step ⌈k · total/snapshots⌉."""
+        assert isinstance(pl_module.clock, Clock)
+        before, total = self.step, pl_module.clock.total
+        super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
+        due = self.step * self.snapshots // total > before * self.snapshots // total
+        if due and self.updates and trainer.is_global_zero:
+            found = {"averages": self.named(), "updates": self.updates}
+            storage.save(found, snapshot(self.folder, self.step))
+
+    def named(self) -> dict[str, dict[str, Tensor]]:
+        """σ_rel -> name in the module -> average."""
+        pairs = zip(self.lengths, self.averages, strict=True)
+        return {repr(length): dict(zip(self.names, averages, strict=True)) for length, averages in pairs}
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Save what EMA saves, and remove snapshots of later steps, left from before the run was resumed."""
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if trainer.is_global_zero:
+            for step, file in snapshots(self.folder).items():
+                if step > self.step:
+                    file.unlink()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"latest_update_step": self.step, "updates": self.updates, "averages": self.named()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.saved = [state_dict["averages"][repr(length)] for length in self.lengths]
+
+
+class OptimizersAverage(EMA):
+    """The average x that a schedule-free optimizer keeps (Defazio et al. 2024, "The Road Less Scheduled", algorithm 1).
+
+    After step t, with weights y that are trained and z that are never evaluated:
+        z_t = z_{t−1} − γ d_t;  x_t = (1 − c_t) x_{t−1} + c_t z_t;  y_t = (1 − β) z_t + β x_t
+    where d_t is AdamW's direction at y_{t−1}, and c_t = γ²/Σγ². The optimizer holds z, the module y. The optimizer's
+    `eval` turns y into x, and `train` turns x into y, both with rounding, so the exact bits of y are restored
+    afterwards. A checkpoint's `state_dict` holds x, its `current_model_state` y.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Collect the tensors, which are on their device now, and the optimizer."""
+        super().on_train_start(trainer, pl_module)
+        (self.optimizer,) = trainer.optimizers
+        self.optimizer.train()  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def average_weights(self) -> None:
+        """Update x."""
+        trained = [weight.clone() for weight in self.weights]
+        self.optimizer.eval()  # type: ignore[attr-defined]
+        torch._foreach_copy_(self.averages[0], self.weights)
+        self.optimizer.train()  # type: ignore[attr-defined]
+        torch._foreach_copy_(self.weights, trained)
+
+
+def average_for(optimizer: Any, chosen: Any) -> Any:
+    """The average of the weights: the optimizer's own, if it keeps one, otherwise the chosen one, which may be None.
+
+    A schedule-free optimizer has methods `train` and `eval`. Raises UserError for an average other than `EMA` beside.
+    """
+    made = getattr(optimizer, "func", optimizer)
+    if not all(callable(getattr(made, method, None)) for method in ("train", "eval")):
+        return chosen
+    if chosen is not None and type(chosen) is not EMA:
+        raise UserError(
+            f"ema: {type(chosen).__name__} is not supported with an optimizer that averages the weights itself; choose "
+            "ema=none, or another optimizer"
+        )
+    return OptimizersAverage()
 
 
 def average_of(trainer: pl.Trainer) -> EMA | None:

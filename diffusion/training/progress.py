@@ -49,10 +49,6 @@ class Progress(Callback):
         if time.monotonic() - self.noted > EVERY or self.clock.every(1, step):
             self.note(step)
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show that a validation runs."""
-        self.bar.update(self.task, note="validating")
-
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the results of the validation."""
         logged, step = {name: float(value) for name, value in trainer.logged_metrics.items()}, trainer.global_step

@@ -15,7 +15,6 @@ from diffusion.checkpoint.facts import Facts
 from diffusion.config.build import check_node, make
 from diffusion.config.schema import Train
 from diffusion.config.validation import shown
-from diffusion.console import count
 from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.evaluation.drawing import Drawing
@@ -28,9 +27,8 @@ from diffusion.process.prediction import Prediction
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams
-from diffusion.training.ema import EMA
+from diffusion.training.ema import EMA, average_for
 from diffusion.training.resume import Resumed
-from diffusion.training.schedule_free import average_for
 
 RGB = 3  # the image channels that conf/model assumes
 LATER = ("trainer", "logger", "callbacks", "features", "metrics")  # built after the images are read
@@ -138,39 +136,31 @@ def inputs_of(settings: Train, augmentation: Augmentation | None, classes: int |
     """The network's arguments that follow from the channels of the images, their classes, augmentation and crops.
 
     Arguments that the settings already have are left out, so a network needs only those that it is used with.
-    `out_channels` changes in proportion to `in_channels`.
-
-    Args:
-        classes: number of classes of the data; None if it is not known yet.
-
+    `out_channels` changes in proportion to `in_channels`. The number of classes is None before the images are read.
     Raises UserError if the user set another value, or the network has no such setting.
     """
-    inputs: dict[str, int] = {}
-
-    def follow(key: str, wanted: int, default: int, source: str, fact: str) -> None:
-        given = settings.model.get(key, default)
-        if given == wanted:
-            return
-        if given != default:
-            raise UserError(f"model.{key}={given}: {fact}; remove it, and it follows {source}")
-        if key not in settings.model:
-            raise UserError(
-                f"{source}: {fact}, but the model has no setting `{key}`; choose another model, such as "
-                f"model=unet_small, or do without {source}"
-            )
-        inputs[key] = wanted
-
-    channels = settings.data.get("channels", RGB)
-    if "in_channels" in settings.model:
-        follow("in_channels", channels, RGB, "data.channels", f"the images have {count(channels, 'channel')}")
-        if "in_channels" in inputs and (out := settings.model.get("out_channels")) is not None:
-            inputs["out_channels"] = out // RGB * channels
+    model, inputs = settings.model, dict[str, int]()
     labels = augmentation(torch.zeros(1, 1, 8, 8), Streams([0]))[1].shape[1] if augmentation else 0
-    follow("augment", labels, 0, "augmentation", f"the augmentation has {labels} labels")
-    if settings.crops:
-        follow("coordinates", True, False, "crops", "the network needs the position of a crop")
+    wanted = {  # argument -> its value, its default in conf/model, and the setting that it follows
+        "in_channels": (settings.data.get("channels", RGB), RGB, "data.channels"),
+        "augment": (labels, 0, "augmentation"),
+        "coordinates": (settings.crops is not None, False, "crops"),
+    }
     if classes is not None:
-        follow("classes", classes, 0, "data.labels", f"the data has {classes or 'no'} classes")
+        wanted["classes"] = classes, 0, "data.labels"
+    for key, (value, default, source) in wanted.items():
+        given = model.get(key, default)
+        if given not in (value, default):
+            raise UserError(f"model.{key}={given}: it follows {source}, which gives {value}; remove model.{key}")
+        if given != value and key in model:
+            inputs[key] = value
+        elif given != value and key != "in_channels":
+            raise UserError(
+                f"{source}: the model has no setting `{key}`; choose another model, such as model=unet_small, or do "
+                f"without {source}"
+            )
+    if "in_channels" in inputs and model.get("out_channels") is not None:
+        inputs["out_channels"] = model["out_channels"] // RGB * inputs["in_channels"]
     return inputs
 
 

@@ -53,12 +53,10 @@ class Resumed(NamedTuple):
         """
         where, own = f"ckpt={self.path}", self.folder.resolve() == folder.resolve()
         saved, present = shapes_of(self.contents["state_dict"]), shapes_of(state)
-        if differing := [name for name in saved | present if saved.get(name) != present.get(name)]:
-            name = differing[0]
+        if other := [name for name in saved | present if saved.get(name) != present.get(name)]:
             raise UserError(
-                f"{where}: it was saved from a different network: {len(differing)} weights differ; {name} is "
-                f"{saved.get(name, 'missing')} there, and {present.get(name, 'missing')} in model; use the model it "
-                "was trained with, or train another in another folder, without ckpt"
+                f"{where}: it was saved from a different network: {len(other)} weights differ, such as {other[0]}; use "
+                "the model it was trained with, or train another in another folder, without ckpt"
             )
         if refused := [words for key, words in self.changed.items() if key.startswith(FIXED)]:
             raise UserError(

@@ -20,10 +20,8 @@ from diffusion.config.build import make
 from diffusion.errors import UserError
 from diffusion.process.averaging import decay, gamma_of
 from diffusion.training import lr
-from diffusion.training.ema import EMA
+from diffusion.training.ema import EMA, OptimizersAverage, PowerEMA, average_for
 from diffusion.training.periodic import averaged_weights
-from diffusion.training.power import PowerEMA
-from diffusion.training.schedule_free import OptimizersAverage, average_for
 
 EACH = ["samples.n=0", "checkpoint.every_n_steps=1", "checkpoint.keep=20"]
 POWER = ["ema=power", "ema.snapshots=4", "trainer.max_steps=12", "optimizer.lr=0.01", *EACH]

@@ -99,8 +99,11 @@ def test_label_dropout_depends_only_on_image_and_epoch():
 
 REFUSED = {
     "no labels, but guidance": (["data.labels=null", "guidance=cfg"], "the model was trained without any"),
-    "classes without labels": (["data.labels=null", "model.classes=3"], "model.classes=3: the data has no classes"),
-    "another number of classes": (["model.classes=4"], "model.classes=4: the data has 2 classes"),
+    "classes without labels": (
+        ["data.labels=null", "model.classes=3"],
+        "data.labels, which gives 0",
+    ),
+    "another number of classes": (["model.classes=4"], "model.classes=4: it follows data.labels, which gives 2"),
     "guidance without dropout": (["guidance=cfg", "label_dropout=0"], "trained with label_dropout=0"),
     "no worse model": (["guidance=auto"], "set guidance.step to an earlier step"),
     "worse weights without a model": (["guidance=auto", "guidance.weights=raw"], "in training it needs guidance.ckpt"),
