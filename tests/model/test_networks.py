@@ -1,6 +1,7 @@
 """Shared by all networks: images, classes, precision, checkpointing, compilation, and the sizes that are stated."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -130,47 +131,21 @@ def test_every_network_compiles_to_one_graph(kind: type[Network]) -> None:
     assert all(p.grad is not None for p in network.parameters())
 
 
-#                parameters  image  down-sampling  GFLOP per image forward (2 per multiply-add)
-SHIPPED = {
-    "dit_tiny": (4_177_776, 32, 4, 0.364),
-    "dit_s_2": (32_471_436, 32, 2, 12.107),
-    "dit_b_2": (129_528_588, 32, 2, 46.001),
-    "dit_l_2": (456_791_052, 32, 2, 161.383),
-    "edm2_tiny": (2_329_589, 32, 8, 0.514),
-    "edm2_xxs": (24_129_501, 64, 8, 17.917),
-    "edm2_xs": (124_198_821, 64, 8, 89.883),
-    "edm2_s": (279_441_253, 64, 8, 201.608),
-    "jit_tiny": (4_181_040, 32, 4, 0.364),
-    "jit_s_4": (32_525_616, 64, 4, 12.126),
-    "jit_b_4": (129_684_528, 64, 4, 46.064),
-    "jit_l_4": (456_989_712, 64, 4, 161.440),
-    "unet_memoire": (8_141_763, 64, 8, 4.597),
-    "unet_tiny": (2_103_011, 32, 8, 0.387),
-    "unet_small": (6_338_499, 64, 8, 4.165),
-    "unet_base": (35_746_307, 64, 8, 43.218),
-    "unet_adm_tiny": (2_520_595, 32, 8, 0.468),
-    "unet_adm_small": (25_117_699, 64, 8, 16.472),
-    "unet_adm": (295_131_267, 64, 8, 208.366),
-}
-
-
 def size(network: torch.nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml")))
-def test_each_choice_has_the_size_and_cost_that_its_yaml_states(name: str) -> None:
-    parameters, side, downsampling, gflop = SHIPPED[name]
-    file = conf_dir() / "model" / f"{name}.yaml"
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        network = make(choice("model", name), "model")
-        assert network(torch.empty(2, 3, side, side), torch.empty(2)).shape == (2, 3, side, side)
-    assert (size(network), network.downsampling) == (parameters, downsampling)
-    assert counter.get_total_flops() / 2e9 == pytest.approx(gflop, abs=0.005)
-    text = file.read_text().replace("\n# ", " ")
+@pytest.mark.parametrize("file", sorted((conf_dir() / "model").glob("*.yaml")), ids=lambda file: file.stem)
+def test_each_choice_has_the_size_and_cost_that_its_yaml_states(file: Path) -> None:
+    text = file.read_text("utf-8").replace("\n# ", " ")
     stated = re.search(r"([\d.]+) M parameters, ([\d.]+) GFLOP per (\d+)×\3 image forward", text)
     assert stated
-    assert [float(value) for value in stated.groups()] == [round(parameters / 1e6, 2), round(gflop, 1), side]
+    side = int(stated[3])
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        network = make(choice("model", file.stem), "model")
+        assert network(torch.empty(2, 3, side, side), torch.empty(2)).shape == (2, 3, side, side)
+    assert size(network) / 1e6 == pytest.approx(float(stated[1]), abs=0.006)
+    assert counter.get_total_flops() / 2e9 == pytest.approx(float(stated[2]), abs=0.051)  # 2 per multiply-add
 
 
 PUBLISHED = [  # millions of parameters, with 1000 classes
