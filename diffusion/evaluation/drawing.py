@@ -134,10 +134,8 @@ class Drawing:
 
         With `between`, all samples get the inputs of the first.
         """
-        if self.between is None:
-            return conditions(self.labels, n, denoiser.network, self.counts)
-        first = conditions(self.labels, 1, denoiser.network, self.counts)
-        return {name: row.expand(n) for name, row in first.items()}
+        given = conditions(self.labels, 1 if self.between else n, denoiser.network, self.counts)
+        return {name: rows.expand(n) for name, rows in given.items()}
 
     def guided(self, denoiser: Denoiser) -> Denoise:
         """The denoiser with the guidance, in the precision. Raises UserError if they do not fit together."""

@@ -1,6 +1,5 @@
 """weights=0.08: an average of any length, reconstructed from a run's snapshots, wherever weights can be chosen."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -13,40 +12,22 @@ from diffusion import export, prune
 from diffusion.checkpoint import averages, storage
 from diffusion.checkpoint.restore import PREFIX, restore
 from diffusion.errors import UserError
-from tests.support.composing import train
-
-OVERRIDES = (
-    "ema=power",
-    "ema.snapshots=8",
-    "samples.n=0",
-    "trainer.max_steps=16",
-    "trainer.max_epochs=4",
-    "optimizer.lr=0.01",
-)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, tiny) -> Path:
-    """The folder of a complete run with 8 snapshots."""
-    folder: Path = tmp_path_factory.mktemp("runs") / "run"
-    train([*tiny, *OVERRIDES], folder)
-    return folder
 
 
 @pytest.fixture
-def copied(run, tmp_path) -> Path:
+def copied(scored, tmp_path) -> Path:
     """A copy of the run that a test can change."""
-    return Path(shutil.copytree(run, tmp_path / "run"))
+    return Path(shutil.copytree(scored, tmp_path / "run"))
 
 
 def last(folder: Path) -> Path:
     return folder / "checkpoints/last.ckpt"
 
 
-def test_samples_with_a_post_hoc_average_match_the_library(command, run, tmp_path):
-    model = diffusion.load(run, weights=0.08, device="cpu")
+def test_samples_with_a_post_hoc_average_match_the_library(command, scored, tmp_path):
+    model = diffusion.load(scored, weights=0.08, device="cpu")
     assert model.restored.weights == "ema 0.08"
-    words = [f"ckpt='{run}'", "weights=0.08", "n=3", "seed=1", "device=cpu", "hydra.run.dir=out"]
+    words = [f"ckpt='{scored}'", "weights=0.08", "n=3", "seed=1", "device=cpu", "hydra.run.dir=out"]
     status, out, err = command("sample", words)
     assert status == 0, out + err
     assert "16 averages at 8 steps" in out
@@ -54,30 +35,20 @@ def test_samples_with_a_post_hoc_average_match_the_library(command, run, tmp_pat
     with np.load(tmp_path / "out/images.npz") as saved:
         expected = torch.from_numpy(saved["images"]).permute(0, 3, 1, 2)
     assert torch.equal(model.sample(3, seed=1), expected)
-    other = diffusion.load(run, weights=0.2, device="cpu").sample(3, seed=1)
+    other = diffusion.load(scored, weights=0.2, device="cpu").sample(3, seed=1)
     assert not torch.equal(other, expected)
 
 
-def test_tensors_that_are_not_averaged_come_from_the_checkpoint(run, monkeypatch):
+def test_tensors_that_are_not_averaged_come_from_the_checkpoint(scored, monkeypatch):
     """Such as a buffer of the network."""
-    contents = storage.load(last(run))
-    made, state = averages.of_length(contents, last(run), 0.08), contents["state_dict"]
+    contents = storage.load(last(scored))
+    made, state = averages.of_length(contents, last(scored), 0.08), contents["state_dict"]
     name = next(name for name, value in made.items() if not torch.equal(value, state[name]))
     monkeypatch.setattr(averages, "of_length", lambda *_: {key: made[key] for key in made if key != name})
-    network = restore(last(run), 0.08).denoiser.network.state_dict()
+    network = restore(last(scored), 0.08).denoiser.network.state_dict()
     for key, value in network.items():
         source = state if PREFIX + key == name else made
         assert torch.equal(value, source[PREFIX + key]), key
-
-
-def test_scores_name_the_length_of_the_average(command, run, tmp_path):
-    words = [f"ckpt='{run}'", "features=lite0", "n=6", "baselines=[]", "device=cpu", "hydra.run.dir=out"]
-    status, out, err = command("evaluate", [*words, "weights=0.08"])
-    assert status == 0, out + err
-    scores = json.loads((tmp_path / "out/scores.json").read_text())
-    assert {score["weights"] for score in scores} == {"ema 0.08"}
-    assert {score["network_hash"] for score in scores} == {restore(last(run), 0.08).source["network_hash"]}
-    assert restore(last(run)).source["network_hash"] != scores[0]["network_hash"]
 
 
 def test_a_length_that_cannot_be_reconstructed_gives_a_one_line_error(copied, two_steps):
@@ -90,10 +61,10 @@ def test_a_length_that_cannot_be_reconstructed_gives_a_one_line_error(copied, tw
     assert restore(last(copied), 0.1).weights == "ema 0.1"  # a tracked length is in the checkpoint
 
 
-def test_an_exported_average_keeps_its_length(run, tmp_path):
+def test_an_exported_average_keeps_its_length(scored, tmp_path):
     file = tmp_path / "model.safetensors"
-    assert export.main([str(run), str(file), "--weights", "0.08"]) == 0
-    here, there = restore(last(run), 0.08), restore(file)
+    assert export.main([str(scored), str(file), "--weights", "0.08"]) == 0
+    here, there = restore(last(scored), 0.08), restore(file)
     assert (here.weights, there.weights) == ("ema 0.08", "ema 0.08")
     assert all(
         torch.equal(a, b)

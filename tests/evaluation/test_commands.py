@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from composing import train
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -40,16 +39,6 @@ def scores(folder: Path) -> dict[str, dict]:
     return {r["metric"]: r for r in json.loads((folder / "scores.json").read_text())}
 
 
-@pytest.fixture(scope="module")
-def scored(tmp_path_factory, tiny) -> Path:
-    """A run with a sampler, seed, n and metrics other than the defaults."""
-    folder = tmp_path_factory.mktemp("scored") / "run"
-    score = ["score.n=9", "score.baselines=[]", "features=lite0", "metrics.kernel.subsets=7", "seed=3", "samples.n=0"]
-    sampler = ["sampler=heun", "sampler.steps=3", "grid@sampler.grid=linspace"]
-    train([*tiny, *score, *sampler, "trainer.max_steps=2"], folder)
-    return folder
-
-
 def test_evaluate_reproduces_the_scores_of_the_run_from_exported_weights(command, scored, tmp_path):
     file = tmp_path / "last.safetensors"
     assert export.main([str(scored / "checkpoints/last.ckpt"), str(file)]) == 0
@@ -68,14 +57,16 @@ def test_single_settings_of_the_run_can_be_overridden(command, scored, tmp_path,
         return MixedPrecision(denoise, dtype)
 
     monkeypatch.setattr(drawing, "MixedPrecision", mixed)
-    words = ["grid@sampler.grid=karras", "sampler.grid.rho=3", "metrics.kernel=null", "n=5", "precision=bf16-mixed"]
+    words = ["grid@sampler.grid=karras", "sampler.grid.rho=3", "metrics.kernel=null", "n=5"]
+    words += ["precision=bf16-mixed", "weights=0.08"]
     ran(command, "evaluate", f"ckpt={scored}", *QUICK, *words, "hydra.run.dir=out")
     found = scores(tmp_path / "out")
     assert "kid_lite0" not in found
     made = found["fd_lite0"]["sampler"]
     assert (made["name"], made["steps"], made["grid"]["name"], made["grid"]["rho"]) == ("Heun", 3, "karras", 3)
     assert (found["fd_lite0"]["n"], found["fd_lite0"]["seed"]) == (5, 3)
-    assert found["fd_lite0"]["precision"] == "bf16-mixed"
+    assert (found["fd_lite0"]["precision"], found["fd_lite0"]["weights"]) == ("bf16-mixed", "ema 0.08")
+    assert found["fd_lite0"]["network_hash"] != scores(scored)["fd_lite0"]["network_hash"]
     assert {*used} == {torch.bfloat16}
     kept = OmegaConf.load(tmp_path / "out/config.yaml")
     assert kept.sampler.steps == 3  # the value used, not a reference to the run

@@ -78,17 +78,6 @@ def test_a_killed_command_resumes_without_redrawing_complete_batches(
     assert torch.equal(task.images(denoiser(), CPU), drawing()(denoiser(), 11, CPU, 3))
 
 
-def test_a_full_disk_leaves_no_batch_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(number: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    files = folder_of(tmp_path)
-    with pytest.raises(OSError, match="No space"):
-        drawing()(denoiser(), 11, CPU, 3, files=files)
-    assert not [*files.iterdir()]
-
-
 def test_images_drawn_in_another_way_are_not_used(tmp_path: Path) -> None:
     changes: list[dict[str, float]] = [{}, {"seed": 1}, {"weight": 0.4}, {"steps": 4}, {"n": 12}]
     assert len({folder_of(tmp_path, **change) for change in changes}) == len(changes)  # type: ignore[arg-type]

@@ -73,7 +73,6 @@ def test_images_with_other_channels_than_the_reference_are_refused() -> None:
 
 
 BAD = {
-    "three sides": ["data.resolution=[8,8,8]"],
     "an indivisible width": ["data.resolution=[8,13]"],
     "a network for other images": ["model.in_channels=5"],
 }
