@@ -118,7 +118,7 @@ class Drawing:
             source: the sampler and the guidance, see `source_of`.
         """
         about: dict[str, Any] = {"conditions": tensor_digest(self.conditions(denoiser, n))}
-        about |= {"weights": network_hash(denoiser.network), **self.weak_source, **source, "seed": self.seed}
+        about |= {**self.weak_source, **source, "network": network_hash(denoiser.network), "seed": self.seed}
         return folder / KEPT / digest(json.dumps([n, batch_size, about], sort_keys=True))
 
     def check_finite(self, x0: Tensor) -> None:
