@@ -95,11 +95,6 @@ class Split(Dataset[Batch]):
         """A hash of the pixels, which depend on the files and on the resizing. Statistics are cached under it."""
         return digest(tuple(self.images.shape), hash_of(self.images))
 
-    @cached_property
-    def label_key(self) -> str | None:
-        """A hash of the labels; None without them."""
-        return None if self.labels is None else hash_of(self.labels)
-
 
 def hash_of(values: Tensor) -> str:
     """A hash of the values; contiguous values are not copied."""

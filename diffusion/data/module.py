@@ -1,5 +1,7 @@
 """The base LightningDataModule of all data sets: holds the splits in memory and builds their data loaders."""
 
+from collections.abc import Mapping
+from itertools import combinations
 from typing import Annotated
 
 import torch
@@ -7,11 +9,12 @@ from annotated_types import Ge
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
-from diffusion.console import count
-from diffusion.data import duplicates
-from diffusion.data.batches import Batch, Index, InOrder, Split, TrainingBatches, check_splits, to_unit
+from diffusion.console import count, track
+from diffusion.data.batches import Batch, Index, InOrder, Split, TrainingBatches, check_splits, hash_of, to_unit
+from diffusion.data.store import cache_folder, print_on_rank_0, read_json, write_json
 from diffusion.errors import UserError
 from diffusion.files import digest
+from diffusion.nearest import near_duplicates
 from diffusion.pixels import Channels, Resolution, height_width, resolution_of
 from diffusion.randomness import generator_for, to_device
 
@@ -83,7 +86,7 @@ class ImageData(LightningDataModule):
             self.report = []
             splits = self.load()
             check_splits(splits, self.shape, self.classes, self.missing_class)
-            self.report += duplicates.report(splits)
+            self.report += report_of_duplicates(splits)
             self.splits = splits
 
     def setup(self, stage: str | None = None) -> None:
@@ -105,7 +108,8 @@ class ImageData(LightningDataModule):
         """A hash of each split's pixels, by split; with labels, also "labels", a hash of the labels and the classes."""
         keys = {name: split.key for name, split in self.splits.items()}
         if self.classes:
-            keys["labels"] = digest(self.classes, [(name, split.label_key) for name, split in self.splits.items()])
+            labels = [(name, hash_of(split.labels)) for name, split in self.splits.items() if split.labels is not None]
+            keys["labels"] = digest(self.classes, labels)
         return keys
 
     def class_counts(self, split: str) -> list[int]:
@@ -185,3 +189,43 @@ class ImageData(LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )
+
+
+def report_of_duplicates(splits: Mapping[str, Split]) -> list[dict[str, str]]:
+    """Held-out images that are near-duplicates of images in an earlier split, as entries of `ImageData.report`.
+
+    They make scores too good. (But plain skies can be near-duplicates without being from the same photograph.) Their
+    number is printed, and the list is cached, so the same splits are compared only once.
+    """
+    content = [(name, split.key, split.names) for name, split in splits.items()]
+    file = cache_folder() / f"duplicates-{digest('duplicates 3', content)}.json"
+    pairs = read_json(file).get("near-duplicates")
+    if pairs is None:
+        pairs = duplicates_across(splits)
+        write_json(file, {"near-duplicates": pairs})
+    if pairs:
+        held_out = count(len({(second, name) for name, second, _, _ in pairs}), "held-out image")
+        print_on_rank_0(
+            "data: near-duplicates of images in an earlier split make scores look too good: {}, such as {} ({}) of {} "
+            "({}); full list in {}".format(held_out, *pairs[0], file)
+        )
+    return [
+        {"path": name, "reason": f"in {second}: a near-duplicate of {of} in {first}", "action": "used"}
+        for name, second, of, first in pairs
+    ]
+
+
+def duplicates_across(splits: Mapping[str, Split]) -> list[tuple[str, str, str, str]]:
+    """The near-duplicates between splits: for each held-out image, the nearest one in each earlier split.
+
+    Each is (name, split, name of the earlier image, its split).
+
+    Args:
+        splits: in the order train, val, test, which defines "earlier".
+    """
+    order = [*combinations([name for name in splits if len(splits[name])], 2)]
+    return [
+        (splits[second].names[i], second, splits[first].names[j], first)
+        for first, second in track(order, "comparing splits", len(order), "pair")
+        for i, j in torch.stack(near_duplicates(splits[second].images, splits[first].images)).T.tolist()
+    ]

@@ -42,31 +42,20 @@ def stored(
 
     Raises UserError if the file cannot be written.
     """
-    about, pixels = name.with_suffix(".json"), name.with_suffix(".bin")
-
-    def found() -> tuple[Tensor, list[str], list[dict[str, str]]] | None:
-        known = read_json(about)
-        size = len(known.get("names", [])) * math.prod(shape)
-        if not known or not pixels.is_file() or pixels.stat().st_size != size:
-            return None
-        images = torch.from_file(str(pixels), size=size, dtype=torch.uint8) if size else torch.empty(0).byte()
-        return images.view(-1, *shape), known["names"], known["left_out"]
-
-    if (whole := found()) is not None:
-        return whole
+    about, pixels, size = name.with_suffix(".json"), name.with_suffix(".bin"), math.prod(shape)
     with cache_errors(), alone(name.with_suffix(".lock")):
-        if (whole := found()) is not None:
-            return whole
-        names, left_out = list[str](), list[dict[str, str]]()
-        with replacing(pixels) as file:
-            for made in make():
-                file.writelines(image.data for image in made.images)
-                names += made.names
-                left_out += made.left_out
-        write_json(about, {"names": names, "left_out": left_out})
-    whole = found()
-    assert whole is not None
-    return whole
+        known = read_json(about)
+        if not known or not pixels.is_file() or pixels.stat().st_size != len(known["names"]) * size:
+            known = {"names": [], "left_out": []}
+            with replacing(pixels) as file:
+                for made in make():
+                    file.writelines(image.data for image in made.images)
+                    known["names"] += made.names
+                    known["left_out"] += made.left_out
+            write_json(about, known)
+    n = len(known["names"])
+    images = torch.from_file(str(pixels), size=n * size, dtype=torch.uint8) if n else torch.empty(0).byte()
+    return images.view(n, *shape), known["names"], known["left_out"]
 
 
 def cache_folder(kind: str = "images") -> Path:
@@ -103,12 +92,15 @@ def cache_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone(file: Path) -> Iterator[None]:
-    """Context in which no other process has the lock `file`, if the file system has locks."""
+    """Context in which no other process has the lock `file`, if there are locks and the folder is not read-only."""
+    held = None
     try:
-        held = lock(file)
+        held = lock(file, patience=1.0)
     except BlockingIOError:
         print_on_rank_0("another process is preparing these images: waiting for it")
         held = lock(file, PATIENCE)
+    except OSError:
+        pass
     with held or contextlib.nullcontext():
         yield
 

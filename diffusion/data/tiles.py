@@ -20,7 +20,7 @@ and near-duplicates are rejected only within a photograph.
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice, repeat, zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -134,7 +134,7 @@ def choose_windows(photos: dict[str, Image.Image]) -> dict[str, list[Window]]:
     """Choose the windows of each split from all photographs, by file name."""
     parts = [*in_threads(lambda photo: candidates_of(*photo), [*photos.items()], "choosing windows", "photograph")]
     candidates, miniatures = zip(*chain.from_iterable(parts), strict=True)
-    near = near_duplicates(np.stack(miniatures))
+    near = near_duplicates(miniatures)
     chosen = np.zeros(len(candidates), bool)
 
     def choose(files: list[str], number: int) -> Iterator[Window]:
@@ -162,7 +162,9 @@ def cut(
     factor = max(1.0, min(photo.size) / (4 * least))
     small = photo.resize([round(side / factor) for side in photo.size], Image.Resampling.LANCZOS)
     candidates = candidates_of(content, small, least)
-    near = near_duplicates(np.stack([miniature for _, miniature in candidates])) if candidates else np.empty((0, 0))
+    if not candidates:
+        return
+    near = near_duplicates([miniature for _, miniature in candidates])
     chosen: list[int] = []
     for i, (window, _) in enumerate(candidates):
         if len(chosen) < most and not near[i, chosen].any():
@@ -176,16 +178,13 @@ def smallest(resolution: Resolution) -> int:
     return max(SMALLEST, *height_width(resolution))
 
 
-def near_duplicates(miniatures: np.ndarray) -> np.ndarray:
-    """Which pairs of miniatures, uint8 (N, ...), differ by less than NEAR RMS: bool (N, N).
+def near_duplicates(miniatures: Sequence[np.ndarray]) -> np.ndarray:
+    """Which pairs of N miniatures, uint8 (C, 16, 16), differ by less than NEAR RMS: bool (N, N).
 
-    |a - b|^2 = |a|^2 + |b|^2 - 2ab, of centred values: integers below 2^24, which float32 represents exactly. So the
-    result is the same on every machine.
+    The squared distances of integers are exact in float64, so the result is the same on every machine.
     """
-    flat = miniatures.reshape(len(miniatures), -1).astype(np.float32) - 128
-    product = (flat @ flat.T).astype(np.float64)
-    norm = product.diagonal()
-    return norm[:, None] + norm - 2 * product < NEAR**2 * flat.shape[1]
+    flat = torch.tensor(np.array(miniatures), dtype=torch.float64).flatten(1)
+    return (torch.cdist(flat, flat) < NEAR * flat.shape[1] ** 0.5).numpy()
 
 
 def candidates_of(name: str, photo: Image.Image, smallest: int = SMALLEST) -> list[tuple[Window, np.ndarray]]:

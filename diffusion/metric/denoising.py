@@ -37,12 +37,11 @@ class FrozenGrid:
     examples 0..N−1 cover (0, 1] evenly for every N and every number of draws.
 
     Args:
-        draws: number of draws per example, k = 0, 1, …
         rows: T of a table; times are then rounded up to i/T. None for continuous times.
     """
 
-    def __init__(self, draws: int = 1, seed: int = 0, rows: int | None = None):
-        self.draws, self.seed, self.rows = draws, seed, rows
+    def __init__(self, seed: int = 0, rows: int | None = None):
+        self.seed, self.rows = seed, rows
         self.start = seed_for(seed, "grid t") / 2**63
 
     def t(self, index: Tensor, k: int = 0) -> Tensor:

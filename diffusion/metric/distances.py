@@ -8,17 +8,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from diffusion.metric.estimate import (
-    POOL,
-    ROWS,
-    Estimate,
-    Reference,
-    SampleMetric,
-    TooFew,
-    infinitesimal_jackknife,
-    jackknife,
-    pool,
-)
+from diffusion.metric.estimate import POOL, ROWS, Estimate, Reference, SampleMetric, TooFew, jackknife, pool
 from diffusion.randomness import generator_for
 
 
@@ -59,7 +49,7 @@ class FrechetDistance(SampleMetric):
     def measure(self, x: Tensor, reference: Reference) -> dict[str, Estimate]:
         """`fd`, never negative."""
         value, influence = frechet(x, reference)
-        return {self.name: Estimate(value, infinitesimal_jackknife(influence), minimum=0.0)}
+        return {self.name: Estimate.of_influence(value, influence, minimum=0.0)}
 
 
 class SpatialFrechetDistance(FrechetDistance):
@@ -104,7 +94,7 @@ class FrechetInfinity(SampleMetric):
             part, phi = frechet(x[chosen], reference)
             value += weight * part
             influence[chosen] += weight * phi * n / size
-        return {"fd_infinity": Estimate(value, infinitesimal_jackknife(influence))}
+        return {"fd_infinity": Estimate.of_influence(value, influence)}
 
 
 def pair_sums(x: Tensor, y: Tensor, in_x: Tensor, in_y: Tensor) -> tuple[Tensor, Tensor]:

@@ -44,6 +44,11 @@ class Estimate(NamedTuple):
     share_of: int | None = None  # if the value is a share: the number of samples
     std: float | None = None  # over the kernel distance's subsets
 
+    @classmethod
+    def of_influence(cls, value: float, influence: Tensor, **more: Any) -> "Estimate":
+        """The estimate of a value on which the samples have these influences φ, (n,); `more` are other fields."""
+        return cls(value, infinitesimal_jackknife(influence), **more)
+
     def interval(self) -> tuple[float | None, float | None]:
         """(low, high): value ± Z · error; for a share, Wilson's interval (1927), which is also valid at 0 and 1.
 

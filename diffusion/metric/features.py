@@ -5,7 +5,6 @@ standard Inception weights; the names of other scores include the extractor's na
 """
 
 import hashlib
-import http.client
 import logging
 import socket
 from collections.abc import Mapping
@@ -110,42 +109,30 @@ class Inception(FeatureExtractor):
 
     def __init__(self, path: str | Path | None = None):
         super().__init__()
-        file = Path(path) if path is not None else self.download()
+        name = URL_INCEPTION_V3.rpartition("/")[2]
+        file = Path(torch.hub.get_dir()) / "checkpoints" / name if path is None else Path(path)
+        timeout = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(10.0)  # torch.hub would wait forever
         try:
+            if path is None and not file.is_file():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                torch.hub.download_url_to_file(URL_INCEPTION_V3, str(file), hash_prefix=INCEPTION_SHA256)
             sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
             # torch-fidelity unpickles anything, so first make sure that the file contains only tensors.
             torch.load(file, map_location="cpu", weights_only=True)
             self.net = FeatureExtractorInceptionV3(self.name, ["2048"], feature_extractor_weights_path=str(file))
-        except Exception as error:  # damaged or wrong files raise many kinds of exceptions, with multi-line messages
+        except Exception as error:  # of the network, the disk, or damaged files; many kinds, with multi-line messages
             raise FeaturesUnavailable(
-                f"Inception weights {file}: not a usable weights file ({first_line(error)}); get it from "
-                f"{URL_INCEPTION_V3}, or use features=lite0"
+                f"Inception weights {file}: missing or not usable ({first_line(error)}); get {URL_INCEPTION_V3} and "
+                "put it there, set features.path=FILE to a copy, or use features=lite0"
             ) from error
+        finally:
+            socket.setdefaulttimeout(timeout)
         if sha256 == INCEPTION_SHA256:
             self.canonical = INCEPTION_NAMES
         else:
             log.warning("%s: not the standard Inception weights, so these scores are not named fid and kid", file)
         self.freeze()
-
-    @staticmethod
-    def download() -> Path:
-        """The weights file in torch.hub's folder, downloaded if missing."""
-        file = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]
-        if file.is_file():
-            return file
-        timeout = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(10.0)  # torch.hub would wait forever
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(file), hash_prefix=INCEPTION_SHA256)
-        except (OSError, RuntimeError, http.client.HTTPException) as error:
-            raise FeaturesUnavailable(
-                f"Inception weights: {file} is missing, and downloading {URL_INCEPTION_V3} failed: {error}; "
-                "put that file there, set features.path=FILE to a copy, or use features=lite0"
-            ) from error
-        finally:
-            socket.setdefaulttimeout(timeout)
-        return file
 
     def features(self, images: Tensor) -> Tensor:
         return self.net(images)[0]

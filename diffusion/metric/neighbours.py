@@ -11,16 +11,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from diffusion.metric.estimate import (
-    ROWS,
-    Estimate,
-    Reference,
-    SampleMetric,
-    TooFew,
-    infinitesimal_jackknife,
-    jackknife,
-    pool,
-)
+from diffusion.metric.estimate import ROWS, Estimate, Reference, SampleMetric, TooFew, jackknife, pool
 from diffusion.nearest import neighbours
 
 
@@ -65,7 +56,7 @@ class PrecisionRecall(SampleMetric):
             without += (left > 0.5).sum(dim=0)
         precision, recall = inside.double(), reached / len(y)
         return {
-            "precision": Estimate(float(precision.mean()), infinitesimal_jackknife(precision), share_of=len(x)),
+            "precision": Estimate.of_influence(float(precision.mean()), precision, share_of=len(x)),
             "recall": Estimate(recall, jackknife(without / len(y)), share_of=len(x)),
         }
 
@@ -99,6 +90,6 @@ class DensityCoverage(SampleMetric):
             alone += held[count == 1].sum(dim=0)  # balls that are not covered without sample j
         density, coverage = holding / self.k, covered / len(y)
         return {
-            "density": Estimate(float(density.mean()), infinitesimal_jackknife(density), minimum=0.0),
+            "density": Estimate.of_influence(float(density.mean()), density, minimum=0.0),
             "coverage": Estimate(coverage, jackknife(-alone / len(y)), share_of=len(x)),
         }

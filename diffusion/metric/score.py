@@ -1,12 +1,7 @@
 """Scores of generated images against statistics of real ones, each with its protocol; and baselines to judge them by.
 
-Metrics share a single pass of the extractor. Baselines come from the same functions, with equally many images:
-
-    score(samples, extractor, reference)
-    score(noise_images(n, (C, H, W)), extractor, reference)      # what a sampler starts from
-    real = extract(draw(training_images, n), extractor)
-    score_features(real, extractor, reference)                    # other real images
-    score_features(*divide(real, reference), …)                   # the floor: two sets that differ only by chance
+Metrics share a single pass of the extractor. Baselines are scored by the same functions, with equally many images:
+`noise_images`, other real images that `draw` chooses, and the floor, two sets that `divide` makes of real images.
 """
 
 import logging

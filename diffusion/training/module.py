@@ -53,7 +53,7 @@ class Diffusion(pl.LightningModule):
         # With a seed of its own, so that the errors of runs with different seeds are paired.
         grid = self.settings.validation
         self.times = partial(even_times, copy.deepcopy(recipe.schedule).cpu())  # u -> t
-        self.frozen = FrozenGrid(grid.draws, grid.seed, getattr(recipe.schedule, "steps", None))
+        self.frozen = FrozenGrid(grid.seed, getattr(recipe.schedule, "steps", None))
         self.errors: Any = nn.ModuleDict({weights: DenoisingErrors() for weights in ("ema", "raw")})
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

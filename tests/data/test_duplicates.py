@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from diffusion import nearest
-from diffusion.data import duplicates
+from diffusion.data import module
 from diffusion.data.batches import Split
-from diffusion.data.duplicates import across
-from diffusion.data.module import ImageData
+from diffusion.data.module import ImageData, duplicates_across
 from diffusion.nearest import NEAR, miniature, mirrored, near_duplicates, neighbours, shifted
 
 
@@ -72,11 +71,10 @@ def test_near_duplicates_across_splits_are_found_including_mirrored_ones() -> No
     val[3] = train[4].flip(-1)
     test[1] = (val[7].int() + 7).clamp(0, 255).byte()
     test[2] = (val[8].int() + 12).clamp(0, 255).byte()  # farther than 8 grey levels
-    found = [tuple(pair.values()) for pair in across(splits(train, val, test))]
-    assert found == [
+    assert duplicates_across(splits(train, val, test)) == [
         ("val3", "val", "train4", "train"), ("val580", "val", "train1050", "train"), ("test1", "test", "val7", "val"),
     ]  # fmt: skip
-    assert across(splits(train[:50], noise(9, 3), noise(0, 4))) == []
+    assert duplicates_across(splits(train[:50], noise(9, 3), noise(0, 4))) == []
 
 
 class Drawn(ImageData):
@@ -98,7 +96,7 @@ def test_near_duplicates_are_reported_at_every_start_but_computed_once(
     first = report()
     assert [(entry["path"], entry["action"]) for entry in first] == [("val0", "used"), ("val1", "used")]
     with monkeypatch.context() as patched:
-        patched.setattr(duplicates, "across", lambda *_: pytest.fail("compared again"))
+        patched.setattr(module, "duplicates_across", lambda *_: pytest.fail("compared again"))
         assert report() == first
     (file,) = cache.glob("duplicates-*.json")
     file.write_text(file.read_text()[:40])  # damaged

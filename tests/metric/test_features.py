@@ -63,17 +63,6 @@ def photograph(name: str, side: int) -> Tensor:
     return pil_to_tensor(image.crop((left, top, left + short, top + short)).resize((side, side)))[None]
 
 
-def test_missing_inception_weights_give_a_one_line_error_with_a_remedy(offline: Path) -> None:
-    with pytest.raises(FeaturesUnavailable) as caught:
-        Inception()
-    line = str(caught.value)
-    assert isinstance(caught.value, UserError)
-    assert "\n" not in line
-    assert str(offline) in line
-    assert fidelity.URL_INCEPTION_V3 in line
-    assert os.listdir(offline.parent) == []
-
-
 def test_auto_falls_back_to_lite0_with_a_one_line_warning(offline: Path, caplog) -> None:
     with caplog.at_level(logging.WARNING):
         extractor = instantiate(OmegaConf.load(conf_dir() / "features" / "auto.yaml"))
@@ -125,20 +114,25 @@ class Bomb:
         return os.mkdir, ("exploded",)
 
 
-@pytest.mark.parametrize("content", ["truncated", "foreign", "code"])
-def test_unusable_inception_weights_give_a_one_line_error(
-    content: str, inception_file: Path, tmp_path: Path, monkeypatch
+@pytest.mark.parametrize("content", ["missing", "truncated", "foreign", "code"])
+def test_unusable_inception_weights_give_a_one_line_error_with_a_remedy(
+    content: str, inception_file: Path, offline: Path, monkeypatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    file = tmp_path / "weights.pth"
+    offline.parent.mkdir(parents=True)
+    monkeypatch.chdir(offline.parent)
     if content == "truncated":
-        file.write_bytes(inception_file.read_bytes()[:1_000_000])
-    else:
-        torch.save({"weight": torch.ones(3)} if content == "foreign" else Bomb(), file)
+        offline.write_bytes(inception_file.read_bytes()[:1_000_000])
+    elif content != "missing":
+        torch.save({"weight": torch.ones(3)} if content == "foreign" else Bomb(), offline)
+    before = os.listdir()
     with pytest.raises(FeaturesUnavailable) as caught:
-        Inception(file)
-    assert str(file) in str(caught.value)
-    assert not (tmp_path / "exploded").exists()
+        Inception()
+    line = str(caught.value)
+    assert isinstance(caught.value, UserError)
+    assert "\n" not in line
+    assert str(offline) in line
+    assert fidelity.URL_INCEPTION_V3 in line
+    assert os.listdir() == before  # no code was run, and nothing is left of a download
 
 
 def test_lite0_classifies_a_photograph_correctly(lite0: Lite0) -> None:

@@ -214,15 +214,8 @@ def test_the_reference_key_depends_on_the_images_and_the_extractor(projection: P
     images = photographs[:20]
     one_pixel = images.clone()
     one_pixel[7, 1, 3, 3] ^= 1
-    keys = [
-        reference_key(images, projection()),
-        reference_key(one_pixel, projection()),
-        reference_key(images[:19], projection()),
-        reference_key(images.reshape(20, 3, 16, 64), projection()),
-        reference_key(images, projection(resize="16x16 mean")),
-        reference_key(images, projection(name="other")),
-        reference_key(images, projection(seed=1)),
-    ]
+    keys = [reference_key(x, projection()) for x in (images, one_pixel, images[:19], images.reshape(20, 3, 16, 64))]
+    keys += [reference_key(images, projection(**{k: v})) for k, v in (("resize", "x"), ("name", "y"), ("seed", 1))]
     assert len(set(keys)) == len(keys)
     assert reference_key(images.clone(), projection()) == keys[0]
 
