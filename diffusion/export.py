@@ -10,7 +10,7 @@ inside.
 import sys
 from pathlib import Path
 
-from diffusion.errors import Arguments, UserError, first_line
+from diffusion.errors import Arguments
 from diffusion.runs.importing import importing
 
 SUFFIXES = {"safetensors": ".safetensors", "diffusers": "-diffusers", "web": ".html"}
@@ -23,9 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("file", type=Path, nargs="?", help="default: the checkpoint's name with the format's suffix")
     parser.add_weights()
     parser.add_argument("--format", choices=[*SUFFIXES], default="safetensors", help="default: safetensors")
-    parser.add_argument(
-        "--sampler", metavar="CHOICE", help="for diffusers, instead of the run's: 'ddim sampler.steps=20'"
-    )
+    parser.add_argument("--sampler", metavar="CHOICE", help="instead of the run's, such as 'ddim sampler.steps=20'")
     parser.add_config_dir()
     return parser.run(export, [word.removeprefix("ckpt=") for word in arguments or sys.argv[1:]])
 
@@ -35,40 +33,29 @@ def export(
 ) -> None:
     """Write what the command line asks for, and print its path."""
     with importing():
-        from hydra.errors import HydraException
-
         from diffusion.checkpoint import diffusers_folder, exported, find, restore
     from diffusion.config.build import make
     from diffusion.config.choices import searching
-    from diffusion.config.composition import choice, composed
+    from diffusion.config.composition import composed, in_words
 
-    if sampler and format != "diffusers":
-        raise UserError(f"--sampler: a file with --format {format} keeps the sampler of its run; remove it")
     with searching([config_dir]):
         model = restore.restore(find.trained(checkpoint), weights)
-        node = model.config.get("sampler") or composed("train")["sampler"]
+        config = model.config
         if sampler:
-            try:
-                name, *overrides = sampler.split()
-                node = choice("sampler", name, overrides)
-            except HydraException as error:
-                raise UserError(f"--sampler: {first_line(error)}; expected such as 'ddim sampler.steps=20'") from error
+            config["sampler"] = in_words("sampler", sampler)
+        node = config.get("sampler") or composed("train")["sampler"]
     file = file or model.path.with_name(model.path.stem + SUFFIXES[format])
     if format == "safetensors":
         print(exported.write(file, model.denoiser.network.state_dict(), model.about))
         return
     if format == "diffusers":
-        model.config["sampler"] = node
-        size = model.config["data"]["resolution"]
-        call = diffusers_folder.write(file, model.denoiser, make(node, "sampler"), model.model, size, model.about)
-        print(f"{file}\n  {call}")
+        made, size = make(node, "sampler"), config["data"]["resolution"]
+        print(f"{file}\n  {diffusers_folder.write(file, model.denoiser, made, model.model, size, model.about)}")
     else:
         from diffusion.evaluation.web import write_web
 
-        if file.suffix != SUFFIXES["web"]:
-            raise UserError(f"{file}: a page ends with {SUFFIXES['web']}")
         print(write_web(file, model))
-    if model.config.get("guidance"):
+    if config.get("guidance"):
         print("  it draws without the run's guidance")
 
 

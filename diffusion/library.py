@@ -1,6 +1,5 @@
 """The Python API for notebooks and programs: `diffusion.load` (trained models), `diffusion.score` (of images)."""
 
-import copy
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,17 +14,16 @@ from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
 from diffusion.config.choices import choices, searching
-from diffusion.config.composition import RUN, choice
+from diffusion.config.composition import RUN, choice, in_words
 from diffusion.config.schema import Sample
 from diffusion.config.validation import validated
 from diffusion.console import count, hiding_bars
 from diffusion.data import ImageData, to_unit
 from diffusion.edit.edits import Source, filling, read_mask, read_picture
 from diffusion.errors import UserError, nearest
-from diffusion.evaluation.commands import make_sampler
+from diffusion.evaluation.commands import make_drawing
 from diffusion.evaluation.devices import choose_device
 from diffusion.evaluation.drawing import Drawing
-from diffusion.evaluation.guided import check_worse, guidance_of, parts_of
 from diffusion.evaluation.inherited import completed
 from diffusion.evaluation.pipeline import make_metrics
 from diffusion.metric import score as metrics_of
@@ -34,8 +32,7 @@ from diffusion.metric.record import Score
 from diffusion.metric.reference import reference_statistics
 from diffusion.pixels import MODES, resolution_of
 from diffusion.process.denoiser import Denoiser
-from diffusion.process.editing import Inpainting, SDEdit
-from diffusion.process.guidance import Guidance
+from diffusion.process.editing import SDEdit
 from diffusion.process.sampler import Sampler
 
 Labels = int | str | Sequence[int | str] | np.ndarray | Tensor | None
@@ -83,14 +80,7 @@ class Model:
         edit = lambda drawing: replace(drawing, sampler=SDEdit(drawing.sampler, unit, float(strength)))  # noqa: E731
         return self._draw(n, edit, **options)
 
-    def inpaint(
-        self,
-        picture: Source,
-        mask: Source,
-        method: str | Callable[..., Inpainting] = "repaint",
-        n: int = 8,
-        **options: Any,
-    ) -> Tensor:
+    def inpaint(self, picture: Source, mask: Source, method: str = "repaint", n: int = 8, **options: Any) -> Tensor:
         """Fill the white part of a picture's mask; the rest is unchanged.
 
         If the recipe guides by an earlier step of its own run, as the demo does, this guidance is left out because it
@@ -99,12 +89,12 @@ class Model:
         Args:
             picture: as for `edit`.
             mask: as the picture, with its proportions; an array or a tensor may also be bool (H, W).
-            method: a choice from conf/inpainting, or a class, such as partial(RePaint, passes=20).
+            method: a choice from conf/inpainting, perhaps with settings: "repaint inpainting.passes=20".
         """
         shape = self.restored.shape
         fill, pixels = read_mask(mask, picture, shape), read_picture(picture, shape)
         with searching([self.config_dir]):
-            how = make(choice("inpainting", method), "inpainting") if isinstance(method, str) else method
+            how = make(in_words("inpainting", method), "inpainting")
         return self._draw(n, lambda drawing: filling(drawing, pixels, fill, how), fills=True, **options)
 
     def interpolate(self, first: int, last: int, n: int = 8, **options: Any) -> Tensor:
@@ -120,8 +110,7 @@ class Model:
         sampler: str | Sampler | None = None,
         seed: int = 0,
         labels: Labels = None,
-        guidance: str | Guidance | None = None,
-        worse: "Model | str | Path | None" = None,
+        guidance: str | None = None,
         precision: str | None = None,
         fills: bool = False,
         **settings: Any,
@@ -132,43 +121,26 @@ class Model:
             sampler: a choice from conf/sampler, such as "heun", or an object; None: the sampler of the model's recipe.
             labels: one class or several, by name or number (1 is the class named "1", if there is one); the images
                 cycle through several. None: classes in their training proportions; "none": no class.
-            guidance: a choice from conf/guidance, such as "cfg", with its scale; or an object with another scale,
-                `diffusion.process.guidance.ClassifierFree(scale=2)`, or AutoGuidance(scale=2) together with `worse`;
-                None: the guidance of the model's recipe.
-            worse: the worse model, or its path as for `load`, for a guidance that uses one.
+            guidance: a choice from conf/guidance, which may be followed by settings: "cfg guidance.scale=2", or
+                "auto guidance.ckpt=WORSE"; None: the guidance of the model's recipe.
             precision: "bf16-mixed" or "16-mixed", which are faster and change the images slightly; None: float32.
             fills: whether part of a picture is to be filled.
             settings: sampler settings, such as steps=18 or grid="karras".
         """
         if isinstance(sampler, Sampler) and settings:
             raise UserError(f"{', '.join(settings)}: pass them to the sampler itself, or choose one by name")
-        if isinstance(worse, str | Path):
-            worse = load(worse, device=self.device, config_dir=self.config_dir)
-        named = "none" if isinstance(guidance, Guidance) else guidance
-        changes = {"ckpt": str(worse.restored.path)} if worse and named != "none" else {}
+        classes: Any = labels.tolist() if isinstance(labels, Tensor | np.ndarray | np.generic) else labels
         with searching([self.config_dir]):
             asked = {
-                "ckpt": str(self.restored.path), "seed": operator.index(seed), "precision": precision,
-                "sampler": node("sampler", sampler, **settings), "guidance": node("guidance", named, **changes),
-            }  # fmt: skip
+                "ckpt": str(self.restored.path),
+                "seed": operator.index(seed),
+                "precision": precision,
+                "sampler": node("sampler", sampler, **settings),
+                "guidance": node("guidance", guidance),
+            }
             given = completed(validated(Sample, asked), self.restored, fills=fills)
-            how = sampler if isinstance(sampler, Sampler) else make_sampler(given.sampler, self.restored)
-            guided, weak = self._guidance(guidance if isinstance(guidance, Guidance) else given.guidance, worse)
-        classes = labels.tolist() if isinstance(labels, Tensor | np.ndarray | np.generic) else labels
-        shape, counts, number = self.restored.shape, self.restored.labels, given.seed or 0
-        drawing = Drawing(how, shape, number, guided, weak, counts, classes, precision=given.precision, finite=True)
-        drawing.check(self.denoiser, self.restored.label_dropout)
-        return drawing
-
-    def _guidance(
-        self, given: dict[str, Any] | Guidance | None, worse: "Model | None"
-    ) -> tuple[Guidance | None, Denoiser | None]:
-        """The guidance of a configuration, or this one, and the denoiser of the worse model."""
-        if worse is None:
-            return (given, None) if isinstance(given, Guidance) else guidance_of(given, self.restored)
-        guidance = given if isinstance(given, Guidance) else parts_of(given or {})[0]
-        check_worse(guidance, worse.restored, self.restored.shape, [*self.restored.labels])
-        return guidance, worse.denoiser if worse.device == self.device else copy.deepcopy(worse.denoiser)
+            drawing = make_drawing(given, self.restored, classes)
+        return replace(drawing, sampler=sampler) if isinstance(sampler, Sampler) else drawing
 
     def _draw(
         self, n: int, change: Callable[[Drawing], Drawing], batch_size: int = 64, progress: bool = True, **options: Any
@@ -187,8 +159,8 @@ class Model:
 
 
 def node(group: str, chosen: object, **changes: Any) -> dict[str, Any]:
-    """The configuration of a choice of a group by name; of anything else, that of the run; with changed settings."""
-    return choice(group, chosen, **changes) if isinstance(chosen, str) else {"from": RUN, **changes}
+    """The configuration of a choice, in words; of anything else, that of the run; with changed settings."""
+    return in_words(group, chosen, **changes) if isinstance(chosen, str) else {"from": RUN, **changes}
 
 
 def load(

@@ -25,8 +25,6 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from annotated_types import Gt, MinLen
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from diffusion.config.choices import choices, files, searching
 from diffusion.config.quoting import command_line
@@ -38,7 +36,7 @@ from diffusion.files import PACKAGE, digest
 from diffusion.report.compare import Mean, by_seed, compare, gather, mean_over_seeds
 from diffusion.runs.folder import Run
 
-Words = list[str]
+Done = dict[tuple[str, str], list[Run]]  # (study, sweep) -> its runs
 Row = dict[str, Any]  # the settings that differ, the seed, the numbers; in the order of the columns
 
 
@@ -67,9 +65,11 @@ def reproduce(study: str | None, overrides: Sequence[str], out: Path, config_dir
         console.print(f"{read(study).question}\n{read(study).cost}")
         changed = [word for word in overrides if not word.lstrip("+~").startswith("hydra")]
         root = out / f"changed-{digest(*changed)[:8]}" if changed else out
-        sweeps = run_study(study, root, [*overrides, *(["--config-dir", config_dir] if config_dir else [])])
+        more, done = [*overrides, *(["--config-dir", config_dir] if config_dir else [])], Done()
+        for sweep in read(study).sweeps:
+            run_sweep(study, sweep, root, more, done)
         console.print(f"\nall runs of {study} are complete: {root / study}")
-        check(study, sweeps)
+        check(study, done)
 
 
 class Disagreement(UserError):
@@ -82,17 +82,10 @@ class Sweep(Settings):
     """Runs of one command: the overrides in `common` with each of `cases`; comma-separated values are swept."""
 
     command: Literal["train", "evaluate"]
-    common: Words
-    cases: Annotated[list[Words], MinLen(1)]
+    common: list[str]
+    cases: Annotated[list[list[str]], MinLen(1)]
     of: Sequence[str] = ()
     """The sweeps whose models are evaluated: SWEEP, or STUDY/SWEEP for a sweep of another study."""
-
-    @property
-    def jobs(self) -> list[Words]:
-        """The overrides of each job, in Hydra's order."""
-        parse = OverridesParser.create().parse_overrides
-        commands = [parse([*self.common, *case]) for case in self.cases]
-        return [job for words in commands for job in BasicSweeper.split_arguments(words, None)[0]]
 
 
 class Study(Settings):
@@ -127,15 +120,7 @@ def read(name: str) -> Study:
 # -------------------------------------------------------------------------------------------------------- running
 
 
-def run_study(name: str, root: Path, more: Sequence[str] = ()) -> dict[str, list[Run]]:
-    """Run the missing runs of a study below `root`, with overrides `more`; returns the runs of each sweep."""
-    done: dict[tuple[str, str], list[Run]] = {}
-    for sweep in read(name).sweeps:
-        run_sweep(name, sweep, root, more, done)
-    return {sweep: runs for (study, sweep), runs in done.items() if study == name}
-
-
-def run_sweep(name: str, key: str, root: Path, more: Sequence[str], done: dict[tuple[str, str], list[Run]]) -> None:
+def run_sweep(name: str, key: str, root: Path, more: Sequence[str], done: Done) -> None:
     """Run the missing runs of a sweep, after those of the sweeps whose models it evaluates, and add its runs to `done`.
 
     Two studies may train the same model, such as their first recipe. It is evaluated once.
@@ -207,14 +192,14 @@ def means(rows: Sequence[Row]) -> dict[tuple[str, str], Mean]:
     return {cell: mean_over_seeds(by_seed(numbers)) for cell, numbers in found.items()}
 
 
-def check(name: str, sweeps: Mapping[str, Sequence[Run]]) -> None:
+def check(name: str, done: Done) -> None:
     """Print the committed means of a study, and the protocols, that its runs do not confirm.
 
     Raises Disagreement unless these are only means of a single seed, here or there, which have no interval.
     """
     record, wrong = record_of(name), 0
     for sweep, columns in record["sweeps"].items():
-        comparison, lines = compare(sweeps[sweep], mixed=True), list[str]()
+        comparison, lines = compare(done[name, sweep], mixed=True), list[str]()
         for run, reason in comparison.left_out:
             raise UserError(f"{run.folder}: {reason}; run the same command again, or remove this folder")
         for column in comparison.columns:

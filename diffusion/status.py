@@ -5,13 +5,10 @@ those that the runs recorded; but `died`: the process is gone, `not started`: th
 run.json is damaged. Exit status: 0 regardless of the runs' states; 2 if the folder does not exist.
 """
 
-import json
-import math
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +26,6 @@ STYLES = {
 }  # fmt: skip
 ORDERS: dict[str, Callable[[Line], Any]] = {
     "run": lambda line: 0,  # in the order found
-    "state": lambda line: [*STYLES].index(line.state),
-    "left": lambda line: math.inf if line.seconds_left is None else line.seconds_left,
     "score": lambda line: (line.metric or "~", (line.value or 0) * (-1 if line.lower is False else 1)),
     "wrote": lambda line: -line.written,
 }
@@ -41,17 +36,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Arguments("status", __doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
     parser.add_argument("--sort", choices=ORDERS, default="run", help="score: best first; wrote: newest first")
-    parser.add_argument("--json", action="store_true", dest="as_json", help="print a list of objects, for programs")
     return parser.run(print_status, arguments)
 
 
-def print_status(folder: Path, sort: str = "run", as_json: bool = False) -> None:
-    """Print a table of the runs, the reasons of those that stopped, and the number of runs in each state; or JSON."""
+def print_status(folder: Path, sort: str) -> None:
+    """Print a table of the runs, the reasons of those that stopped, and the number of runs in each state."""
     lines = [line(path, folder) for path in runs_below(folder) if command_of(path) == "train"]
     lines.sort(key=ORDERS[sort])
-    if as_json:
-        print(json.dumps([asdict(each) for each in lines], indent=1))
-        return
     table = Table("run", "state", "step", "left", "score", "wrote", box=box.SIMPLE_HEAD, pad_edge=False)
     for each in lines:
         steps = "" if each.steps is None else str(each.steps) + (f" of {each.total_steps}" if each.total_steps else "")

@@ -11,11 +11,12 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.config.choices import choices, inner_groups, is_group, searched
 from diffusion.config.schema import COMMANDS, Settings
-from diffusion.errors import UserError, nearest
+from diffusion.errors import UserError, first_line, nearest
 
 RUN = "run"  # the choice of other commands that inherits the settings of the run, see `evaluation.inherited`
 INHERITED = ("sampler", "guidance", "features", "metrics", "data")  # groups that have this choice
@@ -68,6 +69,15 @@ def choice(group: str, name: str, overrides: Sequence[str] = (), **settings: Any
         if key not in node:
             raise UserError(f"{group}.{key}: {group}={name} has no such setting{nearest(key, node)}")
     return {**node, **{key: _part(key, value, node[key]) for key, value in settings.items()}}
+
+
+def in_words(group: str, words: str, **settings: Any) -> dict[str, Any]:
+    """The configuration node of a choice with overrides, `heun sampler.steps=18`, and with changed settings."""
+    name, *overrides = words.split() or [""]
+    try:
+        return choice(group, name, overrides, **settings)
+    except HydraException as error:
+        raise UserError(f"{group}: {words}: {first_line(error)}; expected such as 'ddim sampler.steps=20'") from error
 
 
 def unresolved_choice(group: str, name: str) -> Any:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import copy_context
 from queue import Queue
-from typing import Any, get_args
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -22,7 +22,7 @@ from diffusion.checkpoint.restore import Restored
 from diffusion.config.choices import choices
 from diffusion.config.composition import RUN, composed
 from diffusion.config.quoting import command_line, hydra_value
-from diffusion.config.schema import COMMANDS, Mixed
+from diffusion.config.schema import COMMANDS
 from diffusion.config.validation import validated
 from diffusion.data import to_uint8
 from diffusion.edit.edits import edits, search_words
@@ -32,12 +32,8 @@ from diffusion.evaluation.inherited import completed
 from diffusion.process.denoiser import Estimate
 from diffusion.report.images import grid
 
-FORM = (
-    "seed", "sampler", "sampler.steps", "grid@sampler.grid", "threshold@sampler.threshold", "guidance",
-    "guidance.scale", "label", "precision",
-)  # fmt: skip
-APART = ("image", "first", "last")  # given values that do not become words as they are
-USUAL = ("default", "")  # what is shown, and its value: the sampler's own, classes as in training, or float32
+APART = ("image", "last")  # given values that do not become words as they are
+USUAL = ("default", "")  # what is shown, and its value: the sampler's own, or classes as in training
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no fonts of other servers
 KEPT = 3600  # seconds for which gradio keeps pictures on disk
 Shown = tuple[Image.Image, str]  # what is drawn, in words
@@ -57,17 +53,15 @@ class Page:
         restored.denoiser.to(device)
         self.restored, self.device, self.context = restored, device, copy_context()
 
-    def run(self, command: str, names: Sequence[str], *given: Any) -> Iterator[Shown]:
+    def run(self, command: str, values: Mapping[str, Any]) -> Iterator[Shown]:
         """Draw in a thread, and yield what is shown after each step; closing the iterator stops after this step.
 
         Args:
             command: sample or edit.
-            names: the settings that are given before those of `FORM`: of the command; or, for an interpolation, `first`
-                and `last`, its two seeds.
-            given: the values; "" and None are left out. `image` is an array, or painted over as gradio's editor has it.
+            values: its settings; "" and None are left out. `image` is an array, or painted over as gradio's editor has
+                it; `last` is the second seed of an interpolation.
         """
-        queue: Queue[Any] = Queue()
-        stop = threading.Event()
+        queue, stop = Queue[Any](), threading.Event()
 
         def after_step(_: int, __: int, x: Tensor, estimate: Estimate) -> None:
             if stop.is_set():
@@ -76,7 +70,7 @@ class Page:
 
         def work() -> None:
             try:
-                queue.put(self.drawn(command, dict(zip([*names, *FORM], given, strict=True)), after_step))
+                queue.put(self.drawn(command, values, after_step))
             except Exception as error:  # raised again in the waiting thread
                 queue.put(error)
 
@@ -101,9 +95,8 @@ class Page:
         """The images, uint8 (n, C, H, W), and the line of their command, in which the pictures are PICTURE and MASK."""
         restored, image, mask = self.restored, values.get("image"), None
         words = [f"{key}={each}" for key, each in values.items() if key not in APART and each not in ("", None)]
-        if "first" in values:
-            words = [word for word in words if not word.startswith("seed=")]
-            words.append(f"interpolate=[{values['first']},{values['last']}]")
+        if "last" in values:
+            words.append(f"interpolate=[{values['seed']},{values['last']}]")
         if isinstance(image, Mapping):
             mask = np.any([np.asarray(layer)[..., -1] > 0 for layer in image["layers"]], axis=0)
             image = image["background"]
@@ -146,31 +139,31 @@ def build(restored: Restored, device: torch.device) -> gr.Blocks:
         drawn = gr.Image(label="drawn", format="png")
         line = gr.Code(label="the command that reproduces it")
 
-        def run(*given: Any) -> Iterator[Shown]:
-            yield from page.run(command, [*fields], *given)
+        every = {**fields, **form}
 
-        running.append(button.click(run, [*fields.values(), *form], [drawn, line], api_name=name))
+        def run(*given: Any) -> Iterator[Shown]:
+            yield from page.run(command, dict(zip(every, given, strict=True)))
+
+        running.append(button.click(run, [*every.values()], [drawn, line], api_name=name))
 
     with gr.Blocks(title="Studio", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as blocks:
         gr.Markdown(f"# Studio\n{height}×{width} images, step {restored.step}, {restored.weights} weights")
         with gr.Row():
-            form = [
-                seed("seed", 0),
-                dropdown("sampler", [RUN, *choices("sampler")], RUN),
-                number("steps (empty: the sampler's)", None, 1000),
-                dropdown("grid", choices("grid")),
-                dropdown("threshold", choices("threshold")),
-                dropdown("guidance", [RUN, *choices("guidance")], RUN),
-                gr.Number(None, label="scale (empty: the guidance's)"),
-                dropdown("label", [(name, f'"{name}"') for name in restored.labels]),
-                dropdown("precision", get_args(Mixed)),
-            ]
+            form = {
+                "seed": seed("seed", 0),
+                "sampler": dropdown("sampler", [RUN, *choices("sampler")], RUN),
+                "sampler.steps": number("steps (empty: the sampler's)", None, 1000),
+                "grid@sampler.grid": dropdown("grid", choices("grid")),
+                "threshold@sampler.threshold": dropdown("threshold", choices("threshold")),
+                "guidance": dropdown("guidance", [RUN, *choices("guidance")], RUN),
+                "guidance.scale": gr.Number(None, label="scale (empty: the guidance's)"),
+                "label": dropdown("label", [(name, f'"{name}"') for name in restored.labels]),
+            }
         stop = gr.Button("Stop")
         with gr.Tab("Draw"):
             action("draw", "sample", {"n": number("images", 8)})
         with gr.Tab("Between two noises"):
-            ends = {"first": seed("from seed", 0), "last": seed("to seed", 1)}
-            action("between", "edit", {**ends, "frames": number("images", 8, least=2)})
+            action("between", "edit", {"last": seed("second seed", 1), "frames": number("images", 8, least=2)})
         with gr.Tab("Variants of a picture"):
             picture = gr.Image(label="a picture", type="numpy", sources=["upload"])
             strength = gr.Slider(0.01, 1, value=0.6, label="strength")

@@ -1,7 +1,6 @@
 """`diffusion.edit` and the library's equivalent: variants of an image, inpainting, images between two noises."""
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +14,6 @@ import diffusion
 from diffusion.edit.edits import overview
 from diffusion.evaluation.drawing import Drawing
 from diffusion.library import Model
-from diffusion.process.editing import RePaint
 from diffusion.process.sampler import DDIM
 from diffusion.report.images import tiles
 
@@ -65,7 +63,7 @@ def drawn(command, run: Path, *words: str, folder: str = "out") -> Tensor:
         (["image=picture.png", "mask=mask.png"], lambda m: m.inpaint("picture.png", "mask.png")),
         (
             ["image=picture.png", "mask=mask.png", "inpainting.passes=2", "n=3"],
-            lambda m: m.inpaint(PICTURE, FILL, partial(RePaint, passes=2), n=3),
+            lambda m: m.inpaint(PICTURE, FILL, "repaint inpainting.passes=2", n=3),
         ),
         (
             ["image=picture.png", "mask=mask.png", "inpainting=split_gibbs", "sampler=dpm_2m_sde", "sampler.steps=5"],

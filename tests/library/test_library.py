@@ -2,11 +2,9 @@
 
 import copy
 import json
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +22,6 @@ from diffusion.metric.precision import settings_of_torch
 from diffusion.model import UNet
 from diffusion.process.denoiser import Denoiser, clip
 from diffusion.process.grid import karras
-from diffusion.process.guidance import AutoGuidance, ClassifierFree
 from diffusion.process.objective import Simple
 from diffusion.process.prediction import X0
 from diffusion.process.sampler import DDIM, Heun
@@ -66,15 +63,11 @@ def test_samplers_and_grids_can_be_objects(model):
     assert torch.equal(model.sample(2, "heun", steps=3, grid={"rho": 5}), model.sample(2, of_grid))
 
 
-def test_the_worse_model_can_be_a_path_or_a_model_whose_file_is_gone(two_steps, model, tmp_path):
-    copied = Path(shutil.copy(two_steps / "checkpoints/last.ckpt", tmp_path))
-    worse = diffusion.load(copied, weights="raw", device="cpu")
-    expected = model.sample(2, guidance="auto", worse=worse)
-    copied.unlink()
-    assert torch.equal(model.sample(2, guidance="auto", worse=worse), expected)
-    assert not torch.equal(model.sample(2, guidance="none"), expected)
-    guided = model.sample(2, guidance=AutoGuidance(scale=2), worse=str(two_steps))
-    assert torch.equal(guided, model.sample(2, guidance=AutoGuidance(scale=2), worse=model))
+def test_choices_are_followed_by_their_settings(two_steps, model):
+    assert torch.equal(model.sample(2, "heun sampler.steps=3"), model.sample(2, "heun", steps=3))
+    worse = f"auto guidance.ckpt={two_steps} guidance.weights=raw"
+    assert torch.equal(model.sample(2, guidance=f"{worse} guidance.scale=1"), model.sample(2, guidance="none"))
+    assert not torch.equal(model.sample(2, guidance=worse), model.sample(2, guidance="none"))
 
 
 def test_own_choices_of_a_model_can_be_named_when_it_draws(two_steps, model, tmp_path, monkeypatch):
@@ -98,11 +91,11 @@ def test_classes_can_be_names_and_numbers(labelled, labels):
 def test_a_model_without_label_dropout_is_not_used_without_labels(labelled, model):
     known = diffusion.load(labelled, device="cpu")
     strict = replace(known, restored=replace(known.restored, config={**known.restored.config, "label_dropout": 0}))
-    for given in ({"labels": "none"}, {"guidance": "cfg"}, {"guidance": ClassifierFree(scale=2)}):
+    for given in ({"labels": "none"}, {"guidance": "cfg"}):
         known.drawing(**given)
         with pytest.raises(UserError):
             strict.drawing(**given)
-    strict.drawing(guidance=ClassifierFree(scale=2), worse=model)  # an unconditional one
+    strict.drawing(guidance=f"cfg guidance.ckpt={model.restored.path}")  # an unconditional one
 
 
 def test_pictures_and_masks_can_be_images_and_arrays(model, tmp_path):
@@ -119,6 +112,7 @@ def test_pictures_and_masks_can_be_images_and_arrays(model, tmp_path):
 
 REFUSED = {
     "an unknown sampler": lambda m: m.sample(1, "hein"),
+    "an unknown setting in words": lambda m: m.sample(1, "heun sampler.stepz=3"),
     "an unknown setting": lambda m: m.sample(1, "heun", stepz=3),
     "a setting that the run's sampler lacks": lambda m: m.sample(1, stepz=3),
     "a value of another type": lambda m: m.sample(1, "heun", steps="many"),
@@ -149,15 +143,6 @@ REFUSED = {
 def test_what_cannot_be_done_is_refused_with_one_line(model, name):
     with pytest.raises(UserError):
         REFUSED[name](model)
-
-
-def test_a_worse_model_with_other_images_is_refused(model):
-    recipe = model.restored.config
-    large = {**recipe, "data": {**recipe["data"], "resolution": 16}}
-    other = replace(model, restored=replace(model.restored, config=large))
-    for guidance in ("auto", AutoGuidance(scale=2)):
-        with pytest.raises(UserError, match="16, 16"):
-            model.sample(1, guidance=guidance, worse=other)
 
 
 def test_samples_that_are_not_finite_are_refused(model):

@@ -6,6 +6,8 @@ import re
 import runpy
 
 import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from diffusion import reproduce
 from diffusion.config.choices import choices, searching
@@ -15,16 +17,23 @@ from diffusion.config.validation import validated
 from diffusion.errors import UserError
 from diffusion.files import PACKAGE
 from diffusion.report.compare import Mean
-from diffusion.reproduce import read
+from diffusion.reproduce import Sweep, read
 
 SWEEPS = [(name, sweep) for name in choices("results") for sweep in reproduce.record_of(name)["sweeps"]]
+
+
+def jobs(sweep: Sweep) -> list[list[str]]:
+    """The overrides of each job of a sweep."""
+    parse = OverridesParser.create().parse_overrides
+    commands = [parse([*sweep.common, *case]) for case in sweep.cases]
+    return [job for words in commands for job in BasicSweeper.split_arguments(words, None)[0]]
 
 
 @pytest.mark.parametrize("name", choices("results"))
 def test_every_study_is_valid(name):
     for sweep in read(name).sweeps.values():
         given = ["name=a", "ckpt=a"] if sweep.command == "evaluate" else ["name=a"]
-        validated(COMMANDS[sweep.command], composed(sweep.command, [*given, *sweep.jobs[-1]]))
+        validated(COMMANDS[sweep.command], composed(sweep.command, [*given, *jobs(sweep)[-1]]))
 
 
 @pytest.mark.parametrize(("name", "sweep"), SWEEPS)
@@ -32,7 +41,7 @@ def test_the_pages_show_the_committed_numbers(name, sweep):
     """A table has a row for each recipe, in order; a cell may be bold, or end with ≈."""
     rows = reproduce.rows_in(name, sweep)
     if not read(name).sweeps[sweep].of:
-        assert len(rows) == len(read(name).sweeps[sweep].jobs)
+        assert len(rows) == len(jobs(read(name).sweeps[sweep]))
     means = reproduce.means(rows)
     recipes = list(dict.fromkeys(recipe for recipe, _ in means))
     page = (reproduce.committed_dir() / name / "README.md").read_text("utf-8")

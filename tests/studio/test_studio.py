@@ -22,7 +22,11 @@ from diffusion.report.images import grid
 from diffusion.studio import __main__ as studio
 from diffusion.studio import page as pages
 
-FORM = (4, "heun", 3, "", "", "run", None, "", "")  # the seed, the sampler, its steps, …
+FORM = (4, "heun", 3, "", "", "run", None, "")  # the seed, the sampler, its steps, …
+NAMES = (
+    "seed", "sampler", "sampler.steps", "grid@sampler.grid", "threshold@sampler.threshold", "guidance",
+    "guidance.scale", "label",
+)  # fmt: skip
 PICTURE = np.arange(3 * 64, dtype=np.uint8).reshape(8, 8, 3)
 LONG = (4, "ddim", 1000, *FORM[3:])
 
@@ -47,14 +51,14 @@ def painted(box: tuple[slice, slice]) -> dict[str, Any]:
 RIGHT = (slice(None), slice(4, None))
 DRAWN = {
     "samples": ("sample", {"n": 3}),
-    "between": ("edit", {"first": 3, "last": 4, "frames": 3}),
+    "between": ("edit", {"last": 5, "frames": 3}),
     "vary": ("edit", {"image": PICTURE, "strength": 0.5, "n": 2}),
     "fill": ("edit", {"image": painted(RIGHT), "inpainting": "repaint", "n": 2}),
 }
 
 
 def run(page: pages.Page, command: str, values: dict[str, Any], form: tuple[Any, ...] = FORM) -> Any:
-    return page.run(command, [*values], *values.values(), *form)
+    return page.run(command, {**values, **dict(zip(NAMES, form, strict=True))})
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -116,7 +120,7 @@ def test_the_page_draws_over_http_and_refuses_other_values(model, tmp_path, monk
         Image.fromarray(PICTURE).save(tmp_path / "picture.png")
         file = handle_file(str(tmp_path / "picture.png"))
         assert "strength=0.5" in client.predict(file, 0.5, 2, *FORM, api_name="/vary")[1]
-        for values in ((99, *FORM), (1, 4, "ddim ckpt=x", *FORM[2:]), (1, *FORM[:6], "<b>", "", "")):
+        for values in ((99, *FORM), (1, 4, "ddim ckpt=x", *FORM[2:]), (1, *FORM[:6], "<b>", "")):
             with pytest.raises(AppError):
                 client.predict(*values, api_name="/draw")
         with pytest.raises(AppError):

@@ -39,14 +39,14 @@ def test_the_averaged_weights_of_the_guidance_step_are_kept(run):
 
 def test_the_early_weights_guide_the_final_samples_and_later_commands(run, command, tmp_path):
     whole = diffusion.load(run, device="cpu")
-    early = diffusion.load(run / "checkpoints/step-00000003.ckpt", device="cpu")
-    expected = whole.sample(8, worse=early, progress=False)
+    early = f"auto guidance.ckpt={run}/checkpoints/step-00000003.ckpt guidance.scale=3"
+    expected = whole.sample(8, guidance=early, progress=False)
     assert not torch.equal(expected, whole.sample(8, guidance="none", progress=False))
     assert torch.equal(whole.sample(8, progress=False), expected)
     assert picture(run / "samples/all.png") == picture_of(expected)
     assert {score.source["guidance"]["step"] for score in read_scores(run) if score.what == "samples"} == {3}
     of_sixth = run / "checkpoints/step-00000006.ckpt"  # 40% of 6 steps are 2, and of the run's 7 are 3
-    with_early = diffusion.load(of_sixth, device="cpu").sample(8, worse=early, progress=False)
+    with_early = diffusion.load(of_sixth, device="cpu").sample(8, guidance=early, progress=False)
     cases = {"own": (run, [], expected), "early": (of_sixth, ["guidance=early", "guidance.scale=3"], with_early)}
     for name, (model, chosen, images) in cases.items():
         words = [f"ckpt={model}", "n=8", "device=cpu", f"hydra.run.dir={name}", *chosen]
