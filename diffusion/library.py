@@ -129,17 +129,17 @@ class Model:
         """
         if isinstance(sampler, Sampler) and settings:
             raise UserError(f"{', '.join(settings)}: pass them to the sampler itself, or choose one by name")
-        classes: Any = labels.tolist() if isinstance(labels, Tensor | np.ndarray | np.generic) else labels
+        classes = labels.tolist() if isinstance(labels, Tensor | np.ndarray | np.generic) else labels
         with searching([self.config_dir]):
             asked = {
                 "ckpt": str(self.restored.path),
                 "seed": operator.index(seed),
+                "label" if isinstance(classes, int | str) else "labels": classes,
                 "precision": precision,
                 "sampler": node("sampler", sampler, **settings),
                 "guidance": node("guidance", guidance),
             }
-            given = completed(validated(Sample, asked), self.restored, fills=fills)
-            drawing = make_drawing(given, self.restored, classes)
+            drawing = make_drawing(completed(validated(Sample, asked), self.restored, fills=fills), self.restored)
         return replace(drawing, sampler=sampler) if isinstance(sampler, Sampler) else drawing
 
     def _draw(

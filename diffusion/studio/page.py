@@ -6,10 +6,11 @@ model, which none of them changes.
 """
 
 import html
-import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from queue import Queue
+from threading import Event
 from typing import Any
 
 import gradio as gr
@@ -61,35 +62,25 @@ class Page:
             values: its settings; "" and None are left out. `image` is an array, or painted over as gradio's editor has
                 it; `last` is the second seed of an interpolation.
         """
-        queue, stop = Queue[Any](), threading.Event()
+        queue, stop = Queue[Tensor | None](), Event()
 
         def after_step(_: int, __: int, x: Tensor, estimate: Estimate) -> None:
             if stop.is_set():
                 raise Stopped
             queue.put(to_uint8(estimate.x0).cpu())
 
-        def work() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            drawing = pool.submit(self.context.copy().run, self.drawn, command, values, after_step)
+            drawing.add_done_callback(lambda _: queue.put(None))
             try:
-                queue.put(self.drawn(command, values, after_step))
-            except Exception as error:  # raised again in the waiting thread
-                queue.put(error)
-
-        thread = threading.Thread(target=self.context.copy().run, args=(work,), daemon=True)
-        thread.start()
-        try:
-            step = 0
-            while not isinstance(got := queue.get(), tuple | Exception):
-                step += 1
-                yield grid(got, large=True), f"step {step}"
-            if isinstance(got, Exception):
-                raise got
-            images, line = got
-            yield grid(images, large=True), line
-        except UserError as error:
-            raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None
-        finally:
-            stop.set()
-            thread.join()
+                for step, estimate in enumerate(iter(queue.get, None), start=1):
+                    yield grid(estimate, large=True), f"step {step}"
+                images, line = drawing.result()
+                yield grid(images, large=True), line
+            except UserError as error:
+                raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None
+            finally:
+                stop.set()
 
     def drawn(self, command: str, values: Mapping[str, Any], after_step: Any) -> tuple[Tensor, str]:
         """The images, uint8 (n, C, H, W), and the line of their command, in which the pictures are PICTURE and MASK."""
