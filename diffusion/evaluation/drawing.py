@@ -166,10 +166,6 @@ class Drawing:
         seeds, others = (seeds_for(end, "sample", last=[0] * len(indices)) for end in self.between)
         return Between(seeds, others, [i / max(1, n - 1) for i in indices], device)
 
-    def evaluations(self, schedule: Schedule) -> int:
-        """Network evaluations per sample (NFE)."""
-        return evaluations(self.sampler, schedule, self.guidance)
-
     @property
     def weak_source(self) -> dict[str, str]:
         """The weights of the worse model, for a score's source; {} without one."""

@@ -144,7 +144,7 @@ def inputs_of(settings: Train, augmentation: Augmentation | None, classes: int |
     wanted = {  # argument -> its value, its default in conf/model, and the setting that it follows
         "in_channels": (settings.data.get("channels", RGB), RGB, "data.channels"),
         "augment": (labels, 0, "augmentation"),
-        "coordinates": (settings.crops is not None, False, "crops"),
+        "coordinates": (bool(settings.crops), False, "crops"),
     }
     if classes is not None:
         wanted["classes"] = classes, 0, "data.labels"

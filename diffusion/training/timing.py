@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 
 from diffusion.config.schema import SCORED
 from diffusion.console import console, count
-from diffusion.evaluation.drawing import Drawing
+from diffusion.evaluation.drawing import Drawing, evaluations
 from diffusion.training.clock import Clock
 from diffusion.training.recipe import Recipe
 
@@ -28,7 +28,7 @@ def affordable(recipe: Recipe, drawing: Drawing, clock: Clock, devices: int) -> 
     So either `SCORED` samples are scored or none (always `SCORED` if a sweep optimizes a score), and pictures show at
     most `SHOWN` samples.
     """
-    settings, nfe = recipe.settings, drawing.evaluations(recipe.schedule)
+    settings, nfe = recipe.settings, evaluations(drawing.sampler, recipe.schedule, drawing.guidance)
     training = round(STEP * clock.total * clock.accumulate * recipe.data.batch_size * devices * recipe.share)
     scored, shown = settings.score.n, settings.samples.n
     if scored is None:
