@@ -34,7 +34,6 @@ def export(
     """Write what the command line asks for, and print its path."""
     with importing():
         from diffusion.checkpoint import diffusers_folder, exported, find, restore
-    from diffusion.config.build import make
     from diffusion.config.choices import searching
     from diffusion.config.composition import composed, in_words
 
@@ -43,14 +42,13 @@ def export(
         config = model.config
         if sampler:
             config["sampler"] = in_words("sampler", sampler)
-        node = config.get("sampler") or composed("train")["sampler"]
     file = file or model.path.with_name(model.path.stem + SUFFIXES[format])
     if format == "safetensors":
         print(exported.write(file, model.denoiser.network.state_dict(), model.about))
         return
     if format == "diffusers":
-        made, size = make(node, "sampler"), config["data"]["resolution"]
-        print(f"{file}\n  {diffusers_folder.write(file, model.denoiser, made, model.model, size, model.about)}")
+        config["sampler"] = config.get("sampler") or composed("train")["sampler"]
+        print(f"{file}\n  {diffusers_folder.write(file, model)}")
     else:
         from diffusion.evaluation.web import write_web
 

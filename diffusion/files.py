@@ -1,15 +1,18 @@
-"""File utilities: package and cache folders, atomic replacement of files, locks, and hashes."""
+"""File utilities: package and cache folders, the version of the code, atomic replacement, locks, and hashes."""
 
 import contextlib
 import fcntl
 import hashlib
 import os
+import platform
 import shutil
+import subprocess
 import time
 import uuid
 import weakref
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import cache, partial
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -33,6 +36,24 @@ def cache_dir(*parts: str) -> Path:
     folder = Path(os.environ.get("DIFFUSION_CACHE") or f"{home}/diffusion-experiments", *parts)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@cache
+def code_version() -> str:
+    """`0.1.0`; in a git checkout `0.1.0 3f9a71c2d04e` with the commit; a final `+` if tracked files have changed."""
+    if not (PACKAGE.parent / ".git").exists():
+        return VERSION
+    git = ["git", "-C", str(PACKAGE.parent), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+    try:
+        return f"{VERSION} {subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()}"
+    except (OSError, subprocess.SubprocessError):
+        return VERSION
+
+
+def versions() -> dict[str, str]:
+    """Versions of this program and of the software that its results depend on most."""
+    others = {name: metadata.version(name) for name in ("torch", "lightning")}
+    return {"diffusion": VERSION, "python": platform.python_version(), **others}
 
 
 @contextlib.contextmanager

@@ -1,14 +1,20 @@
-"""Find the checkpoint selected by `ckpt=`: a file, a run's folder, `last`, or `auto`."""
+"""Find the checkpoint selected by `ckpt=`: a file, a run's folder, `last`, or `auto`; and the weights of early steps.
+
+checkpoints/early/step-00001234.safetensors is an exported file of the averaged weights of a step, the weak model of
+autoguidance (`guidance.step`). It is kept when checkpoints are removed.
+"""
 
 from pathlib import Path
 from typing import Any
 
-from diffusion.checkpoint import diffusers_folder, storage
+from diffusion.checkpoint import diffusers_folder, exported, storage
 from diffusion.checkpoint.restore import Restored, read, restore
 from diffusion.console import console, count
 from diffusion.errors import UserError
 from diffusion.metric.precision import set_precision
 from diffusion.runs.folder import is_sweep, jobs_of, runs_below
+
+EARLY = "early"  # subfolder of the checkpoints' folder
 
 
 def trained(ckpt: str | Path) -> Path:
@@ -16,16 +22,12 @@ def trained(ckpt: str | Path) -> Path:
 
     Raises UserError if there is none.
     """
+    run = Path(ckpt)
     if str(ckpt) == "last":
-        run = newest(list(runs_below(Path("outputs")))) if Path("outputs").is_dir() else None
-        if run is None:
-            raise UserError("ckpt=last: no run in outputs has a checkpoint; name a run's folder, or a checkpoint")
-        path = of_run(run)
-        console.print(f"ckpt=last: {path}")
-        return path
-    path = of_run(Path(ckpt))
-    if path.name == "best.ckpt" and Path(ckpt).is_dir():
-        console.print(f"{ckpt}: it has no last.ckpt; this is best.ckpt, the checkpoint with the lowest val/mse")
+        run = newest(list(runs_below(Path("outputs"))) if Path("outputs").is_dir() else [], "in outputs")
+    path = of_run(run)
+    if str(ckpt) == "last" or (run.is_dir() and path.name == "best.ckpt"):
+        console.print(f"ckpt={ckpt}: {path}")
     return path
 
 
@@ -46,7 +48,7 @@ def of_run(path: Path) -> Path:
     """
     if not path.is_dir() or diffusers_folder.is_folder(path):
         return path
-    files = saved(path) or storage.all_files(path)
+    files = saved(path)
     if not files:
         runs = [run.folder for run in jobs_of(path) if saved(run.folder)]
         example = f", such as {runs[0]} ({count(len(runs), 'run')} here)" if runs else ""
@@ -64,7 +66,7 @@ def find(ckpt: str, folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
     Raises UserError if there is none or, with `auto`, none that can be read: training never silently starts over.
     """
-    files, path = storage.all_files(folder / "checkpoints"), Path(ckpt)
+    files = storage.all_files(folder / "checkpoints")
     if ckpt in ("last", "auto") and not files and saved(folder):
         raise UserError(
             f"ckpt={ckpt}: only the weights of {folder} were kept, and training cannot resume from them; set another "
@@ -80,22 +82,48 @@ def find(ckpt: str, folder: Path) -> tuple[Path, dict[str, Any]] | None:
             raise UserError(f"ckpt=auto: no checkpoint in {folder} can be read; ckpt=null starts from scratch")
         console.print("ckpt=auto: there is no checkpoint yet; starting from scratch")
         return None
-    if ckpt == "last":
-        beside = [] if is_sweep(folder.parent) else [*folder.parent.glob("*")]  # other jobs have other recipes
-        run = folder if files else newest(beside)
-        if run is None:
-            raise UserError(f"ckpt=last: no run in {folder.parent} has a checkpoint; name one, or remove ckpt")
-        path = run
-    path = of_run(path)
+    run = Path(ckpt)
+    if ckpt == "last":  # the other jobs of a sweep have other recipes
+        beside = [] if is_sweep(folder.parent) else [*folder.parent.glob("*")]
+        run = folder if files else newest(beside, f"in {folder.parent}")
+    path = of_run(run)
     return path, read(path, to_train=True)
 
 
 def saved(run: Path) -> list[Path]:
-    """The checkpoints of a run, or its exported weights if only these were kept."""
-    return storage.all_files(run / "checkpoints") or sorted((run / "checkpoints").glob("*.safetensors"))
+    """The checkpoints of a run or of a folder of checkpoints, or the exported weights if only these were kept."""
+    folder = run / "checkpoints" if (run / "checkpoints").is_dir() else run
+    return storage.all_files(folder) or sorted((run / "checkpoints").glob(f"*{exported.SUFFIX}"))
 
 
-def newest(runs: list[Path]) -> Path | None:
-    """The most recently saved of these runs; None if none has a checkpoint or weights."""
+def newest(runs: list[Path], where: str) -> Path:
+    """The most recently saved of these runs. Raises UserError if none has a checkpoint or weights."""
     times = {run: max(file.lstat().st_mtime_ns for file in files) for run in runs if (files := saved(run))}
-    return max(times, key=lambda run: times[run]) if times else None
+    if not times:
+        raise UserError(f"ckpt=last: no run {where} has a checkpoint; name a run's folder, or a checkpoint")
+    return max(times, key=lambda run: times[run])
+
+
+def run_folder(path: Path) -> Path:
+    """The folder of the run that a checkpoint or a file of early weights belongs to; of another file, its folder."""
+    folder = path.parent.parent if path.parent.name == EARLY else path.parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
+def early_file(checkpoints: Path, step: int) -> Path:
+    """The file of early weights of a step, in a folder of checkpoints."""
+    return storage.numbered(checkpoints / EARLY, step).with_suffix(exported.SUFFIX)
+
+
+def kept(checkpoints: Path, step: int) -> Path | None:
+    """The early weights of a step, otherwise the checkpoint of that step; None if there is neither."""
+    files = (early_file(checkpoints, step), storage.numbered(checkpoints, step))
+    return next((file for file in files if file.is_file()), None)
+
+
+def at_step(checkpoints: Path, step: int) -> Path:
+    """Like `kept`, but raises UserError if there is neither."""
+    if (found := kept(checkpoints, step)) is None:
+        steps = ", ".join(str(storage.step_in_name(file)) for file in storage.numbered_files(checkpoints)) or "none"
+        raise UserError(f"guidance.step={step}: {checkpoints} has no weights of this step; it has those of {steps}")
+    return found

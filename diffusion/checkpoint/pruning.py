@@ -4,7 +4,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from diffusion.checkpoint import averages, exported, find, restore, storage
+from diffusion.checkpoint import averages, exported, storage
+from diffusion.checkpoint.find import of_run
+from diffusion.checkpoint.restore import restore
 from diffusion.errors import UserError
 
 
@@ -36,12 +38,12 @@ def prune(folder: Path, weights: bool) -> int:
     files = superfluous(folder, weights)
     gain = freed(files)
     if weights and files:
-        model = restore.restore(find.of_run(folder))
+        model = restore(of_run(folder))
         file = model.path.with_suffix(exported.SUFFIX)
-        if file.is_file() and (kind := restore.restore(file).weights) != model.weights:
+        if file.is_file() and (kind := restore(file).weights) != model.weights:
             raise UserError(f"{file}: it holds {kind} weights, which this would replace; nothing was removed; move it")
         exported.write(file, model.denoiser.network.state_dict(), model.about)
-        if restore.restore(file).source["network_hash"] != model.source["network_hash"]:
+        if restore(file).source["network_hash"] != model.source["network_hash"]:
             raise UserError(f"{file}: its content is not what was written; nothing was removed; try again")
         gain -= file.stat().st_size
     for old in files:

@@ -1,5 +1,6 @@
 """Read a checkpoint as data, and rebuild its denoiser."""
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.checkpoint import averages, diffusers_folder, exported, storage
-from diffusion.checkpoint.facts import Facts, model_of
-from diffusion.checkpoint.provenance import file_hash, network_hash
 from diffusion.config import untrusted
 from diffusion.config.build import make
+from diffusion.config.untrusted import Facts, model_of
 from diffusion.errors import UserError
+from diffusion.files import tensor_digest
 from diffusion.model.network import to_channels_last
 from diffusion.pixels import height_width
 from diffusion.process.denoiser import Denoiser
@@ -46,7 +47,7 @@ class Restored:
         return {
             "weights": self.weights,
             "step": self.step,
-            "checkpoint": {"path": str(self.path), "sha256": file_hash(diffusers_folder.weights_file(self.path))},
+            "checkpoint": {"path": str(self.path), "sha256": file_hash(self.path)},
             "network_hash": network_hash(self.denoiser.network),
         }
 
@@ -65,11 +66,6 @@ class Restored:
     def model(self) -> dict[str, Any]:
         """The configuration of the network, with all its arguments."""
         return model_of(self.config, self.facts)
-
-    @property
-    def guidance_step(self) -> int | None:
-        """The step of its run whose weights guide the run's own samples; None if they are guided otherwise."""
-        return self.facts.get("guidance_step")
 
     @property
     def label_dropout(self) -> float:
@@ -108,6 +104,22 @@ def what_changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     changed = [name for name, key in before.items() if now.get(name) != key]
     splits = " and ".join(name for name in changed if name != "labels")
     return " and ".join([f"the images of {splits}"] * bool(splits) + ["the labels"] * ("labels" in changed))
+
+
+def file_hash(path: Path) -> str:
+    """The first 16 digits of the SHA-256 of a file, or of the weights in a diffusers folder."""
+    with (path / diffusers_folder.WEIGHTS if path.is_dir() else path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def network_hash(network: nn.Module) -> str:
+    """The first 16 digits of the SHA-256 of a network's weights as float32.
+
+    The hash is the same during training and after loading from any file, so a network can be identified even if its
+    checkpoint is gone. (A checkpoint of half-precision weights restores exactly these weights in float32.)
+    """
+    state = network.state_dict().items()
+    return tensor_digest({name: value.float() if value.is_floating_point() else value for name, value in state})[:16]
 
 
 def network_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,21 +14,16 @@ from zipfile import ZipFile
 
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
-from torch import Tensor
 
 from diffusion.errors import UserError, first_line
 from diffusion.files import PART, replacing
-
-PRIMITIVES = (Tensor, str, bytes, int, float, bool, type(None), torch.dtype, torch.device)
 
 
 def save(contents: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint durably, after removing the unfinished files of killed writers in its folder.
 
-    Raises OSError if it cannot be written (the old file is then unchanged, and nothing is left behind), and TypeError
-    for a value that is neither a tensor nor a primitive, because it could not be read back.
+    Raises OSError if it cannot be written: the old file is then unchanged, and nothing is left behind.
     """
-    check_plain(contents)
     path.parent.mkdir(parents=True, exist_ok=True)
     for part in path.parent.glob(f".*{PART}"):
         part.unlink(missing_ok=True)
@@ -86,18 +81,6 @@ def all_files(folder: Path) -> list[Path]:
     """The numbered files, newest first, last.ckpt (the newest) and best.ckpt (a link to one that may be gone)."""
     named = [file for name in ("last", "best") if os.path.lexists(file := folder / f"{name}.ckpt")]
     return numbered_files(folder) + named
-
-
-def check_plain(value: Any, where: str = "checkpoint") -> None:
-    """Raise TypeError unless `value` consists of tensors and primitives, which `weights_only=True` reads back."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            check_plain(item, f"{where}[{key!r}]")
-    elif isinstance(value, list | tuple | set):
-        for item in value:
-            check_plain(item, where)
-    elif not isinstance(value, PRIMITIVES):
-        raise TypeError(f"{where} is a {type(value).__name__}; a checkpoint may contain only tensors and primitives")
 
 
 class Storage(CheckpointIO):

@@ -9,11 +9,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from diffusion.checkpoint import early
-from diffusion.checkpoint.diffusers_folder import weights_file
-from diffusion.checkpoint.find import opened, trained
-from diffusion.checkpoint.provenance import file_hash
-from diffusion.checkpoint.restore import Restored, what_changed
+from diffusion.checkpoint.find import opened, run_folder, trained
+from diffusion.checkpoint.restore import Restored, file_hash, what_changed
 from diffusion.config.build import make
 from diffusion.config.schema import AnyStudy, Drawn, Edit, Evaluate, FromModel, Sample
 from diffusion.console import console, count, quiet_libraries
@@ -149,7 +146,7 @@ def evaluate_job(settings: Evaluate, folder: Path) -> None:
     """Run `evaluate` as a job of a sweep, unless its folder has scores of the checkpoint as it is now."""
     ckpt = trained(settings.ckpt) if settings.ckpt else None
     scored = [score.source["checkpoint"]["sha256"] for score in read_scores(folder) if "checkpoint" in score.source]
-    if ckpt is not None and file_hash(weights_file(ckpt)) in scored[-1:]:
+    if ckpt is not None and file_hash(ckpt) in scored[-1:]:
         console.print(f"{folder} is already complete")
     else:
         evaluate(settings, folder)
@@ -158,7 +155,7 @@ def evaluate_job(settings: Evaluate, folder: Path) -> None:
 def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     """Sample and score a checkpoint. The ledger of its run records scores on the test split."""
     settings, restored, devices = begin(settings)
-    of_model, run = restored.source, early.run_of(restored.path)  # hashed before its run saves the file again
+    of_model, run = restored.source, run_folder(restored.path)  # hashed before its run saves the file again
     if settings.split == "test":
         ledger.check(run, settings.again)
     scorer = make_scorer(settings, settings.n or 0, folder, run, devices[0])

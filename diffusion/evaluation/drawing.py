@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.checkpoint.provenance import network_hash
+from diffusion.checkpoint.restore import network_hash
 from diffusion.console import console, count, progress_bar
 from diffusion.data import to_uint8
 from diffusion.errors import NotFinite, UserError

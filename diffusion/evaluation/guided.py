@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
 
-from diffusion.checkpoint import early
-from diffusion.checkpoint.find import trained
+from diffusion.checkpoint.find import at_step, trained
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
 from diffusion.config.validation import check_arguments
@@ -71,7 +70,7 @@ def make_guidance(
     if isinstance(asked.step, float):
         raise UserError(f"guidance.step={asked.step:g}: a fraction is one of the model's own run; set a step number")
     if asked.step is not None:
-        file = early.find(file.parent, asked.step)
+        file = at_step(file.parent, asked.step)
     worse = restore(file, asked.weights or "ema")
     check_worse(guidance, worse, shape, classes)
     return guidance, worse

@@ -7,7 +7,7 @@
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from diffusion.checkpoint import early
+from diffusion.checkpoint.find import kept
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.choices import nodes
 from diffusion.config.composition import INHERITED, RUN, composed
@@ -50,7 +50,7 @@ def completed(settings: S, restored: Restored | None, fills: bool = False) -> S:
     guidance = values.get("guidance") or {}
     if restored and isinstance(share := guidance.get("step"), float) and guidance.get("ckpt") is None:
         # the step that the run has kept for its own guidance, or else this fraction of the model's steps
-        guidance["step"] = restored.guidance_step or max(1, round(share * restored.step))
+        guidance["step"] = restored.facts.get("guidance_step") or max(1, round(share * restored.step))
     known = flat(recipe)
     numbers = {"seed": known.get("seed") or 0, "batch_size": known.get("score.batch_size") or Score().batch_size}
     if restored:  # of a folder of images, n=null is all
@@ -68,12 +68,12 @@ def of_run(group: str, recipe: Mapping[str, Any]) -> Any:
 
 def without_guidance(restored: Restored, fills: bool) -> str:
     """The reason to leave out the run's guidance by an earlier step; empty if it applies, or if there is none."""
-    step = restored.guidance_step
+    step = restored.facts.get("guidance_step")
     if step is None:
         return ""
     if restored.step <= step:
         return f"is at step {restored.step}, but its run's guidance uses the model of step {step}"
-    if early.kept(restored.path.parent, step) is None:
+    if kept(restored.path.parent, step) is None:
         return f"has no weights of step {step} in its folder, but its run's guidance uses them"
     if fills:
         return f"fills part of a picture, where guidance by step {step} is too strong (guidance=early turns it on)"

@@ -10,10 +10,10 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from diffusion.checkpoint.provenance import code_version
 from diffusion.console import progress_bar
 from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError
+from diffusion.files import code_version
 from diffusion.metric.denoising import mean_and_error, numbered
 from diffusion.metric.record import Reference, Score
 from diffusion.metric.score import draw

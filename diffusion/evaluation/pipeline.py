@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.checkpoint.provenance import code_version
 from diffusion.config.build import make
 from diffusion.console import console, count
 from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.evaluation import ledger, memorization
+from diffusion.files import code_version
 from diffusion.metric.estimate import SampleMetric
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import Score

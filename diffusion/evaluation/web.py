@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion.checkpoint import early
+from diffusion.checkpoint.find import run_folder
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.errors import UserError, first_line
@@ -37,7 +37,7 @@ def write_web(file: Path, model: Restored) -> Path:
     Raises UserError for a network that ONNX cannot express, for a schedule that fits none of `STEPS`, and if the
     exporter is not installed.
     """
-    folder = early.run_of(model.path)
+    folder = run_folder(model.path)
     denoiser = copy.deepcopy(model.denoiser).cpu().eval()
     drawing = {
         "shape": list(model.shape),

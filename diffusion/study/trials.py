@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffusion.checkpoint import early
+from diffusion.checkpoint.find import run_folder
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.config.choices import choices
@@ -44,7 +44,7 @@ def study(settings: Study | GuidanceStudy, folder: Path) -> None:
     settings, restored, devices = commands.begin(settings)
     n, batch_size, seed, precision = settings.n, settings.batch_size, settings.seed, settings.precision
     _, weak = guidance_of(settings.guidance, restored)
-    denoiser, run = restored.denoiser, early.run_of(restored.path)
+    denoiser, run = restored.denoiser, run_folder(restored.path)
     if isinstance(settings, Study):
         trials = within_budgets(settings.samplers, settings.nfe, denoiser.schedule, settings.guidance)
     else:

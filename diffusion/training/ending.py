@@ -7,9 +7,8 @@ from dataclasses import replace
 import lightning.pytorch as pl
 from torch import Tensor
 
-from diffusion.checkpoint.provenance import file_hash, network_hash
 from diffusion.checkpoint.pruning import prune
-from diffusion.checkpoint.restore import build_denoiser
+from diffusion.checkpoint.restore import build_denoiser, file_hash, network_hash
 from diffusion.config.quoting import resume_command
 from diffusion.console import console, count, duration
 from diffusion.errors import Interrupted, UserError, first_line

@@ -15,12 +15,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
-from diffusion.checkpoint.provenance import code_version, versions
 from diffusion.config.build import make
 from diffusion.config.schema import Train
 from diffusion.console import console
 from diffusion.errors import UserError, first_line
-from diffusion.files import replace
+from diffusion.files import code_version, replace, versions
 from diffusion.metric.record import Score
 from diffusion.report.images import enlarged
 from diffusion.runs.folder import is_sweep

@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from torch import Tensor
 
-from diffusion.checkpoint.provenance import network_hash
+from diffusion.checkpoint.restore import network_hash
 from diffusion.console import console
 from diffusion.errors import Interrupted
 from diffusion.metric.score import distances

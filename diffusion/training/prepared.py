@@ -7,8 +7,8 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from diffusion.checkpoint.facts import Facts
 from diffusion.config.schema import Train
+from diffusion.config.untrusted import Facts
 from diffusion.evaluation.drawing import Drawing, source_of
 from diffusion.evaluation.pipeline import Scorer
 from diffusion.runs.record import RunRecord

@@ -7,9 +7,9 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-from diffusion.checkpoint.provenance import versions
 from diffusion.console import console, progress_bar
 from diffusion.evaluation.devices import device_name
+from diffusion.files import versions
 from diffusion.training.prepared import Run
 
 EVERY = 30.0  # seconds between updates of run.json

@@ -11,9 +11,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
-from diffusion.checkpoint.facts import Facts
 from diffusion.config.build import check_node, make
 from diffusion.config.schema import Train
+from diffusion.config.untrusted import Facts
 from diffusion.config.validation import shown
 from diffusion.data import ImageData
 from diffusion.errors import UserError
@@ -103,7 +103,7 @@ class Recipe:
         )  # fmt: skip
 
     def facts(self, drawing: Drawing, total: int, resumed: Resumed | None) -> Facts:
-        """What follows from the settings and the data: see `checkpoint.facts`.
+        """What follows from the settings and the data: see `config.untrusted`.
 
         A fractional `guidance.step` is the step of the resumed run, otherwise this fraction of the `total` steps.
         """

@@ -9,7 +9,8 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from diffusion.checkpoint import early, exported
+from diffusion.checkpoint import exported
+from diffusion.checkpoint.find import at_step, early_file
 from diffusion.checkpoint.restore import network_weights, read
 from diffusion.console import console
 from diffusion.evaluation.drawing import Drawing
@@ -22,13 +23,13 @@ class KeepEarlyWeights(Callback):
 
     def __init__(self, run: Run):
         self.run, self.step = run, run.facts["guidance_step"]
-        self.file = early.file_of(run.folder / "checkpoints", self.step)
+        self.file = early_file(run.folder / "checkpoints", self.step)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the weights from the resumed run's folder if this run starts after that step."""
         if trainer.is_global_zero and trainer.global_step >= self.step and not self.file.is_file():
             assert self.run.resumed is not None
-            found = read(early.find(self.run.resumed.path.parent, self.step))
+            found = read(at_step(self.run.resumed.path.parent, self.step))
             self.write(network_weights(found["state_dict"]))  # averaged, if there is an average
 
     def on_train_batch_end(
@@ -63,5 +64,5 @@ def with_worse(run: Run) -> Drawing:
             console.print(words, style="yellow")
         return run.drawing.unguided
     weak = copy.deepcopy(run.module.denoiser)
-    weak.network.load_state_dict(exported.read(early.file_of(run.folder / "checkpoints", step), "")["state_dict"])
+    weak.network.load_state_dict(exported.read(early_file(run.folder / "checkpoints", step), "")["state_dict"])
     return replace(run.drawing, weak=weak.eval(), waits=False)

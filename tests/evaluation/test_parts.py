@@ -12,13 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 import diffusion
-from diffusion.checkpoint import provenance
-from diffusion.checkpoint.provenance import code_version
+from diffusion import files
 from diffusion.errors import UserError
 from diffusion.evaluation import pipeline
 from diffusion.evaluation.drawing import described, evaluations
 from diffusion.evaluation.frames import MOST_FRAMES, Frames
 from diffusion.evaluation.pipeline import Scorer
+from diffusion.files import code_version
 from diffusion.metric.features import FeatureExtractor
 from diffusion.process import grid
 from diffusion.process.denoiser import Denoiser, Estimate, MixedPrecision
@@ -119,7 +119,7 @@ def test_too_few_images_are_refused_and_few_are_noted(capsys: pytest.CaptureFixt
 
 
 def test_code_version_includes_the_commit_and_marks_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "diffusion")
+    monkeypatch.setattr(files, "PACKAGE", tmp_path / "diffusion")
 
     def version() -> str:
         code_version.cache_clear()

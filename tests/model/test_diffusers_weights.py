@@ -19,7 +19,7 @@ NETWORKS: dict[str, tuple[type[Network], dict[str, Any]]] = {
         UNet, {"channels": (16, 24, 32, 48), "attention": (False, False, True, True), "blocks": 1, "groups": 8},
     ),
     "classes": (UNet, {"channels": (16, 32), "attention": (False, True), "groups": 8, "classes": 5}),
-    "heads": (UNet, {"channels": (16, 32), "attention": (True, True), "groups": 4, "head_dim": 8, "out_channels": 6}),
+    "heads": (UNet, {"channels": (16, 32), "attention": (True, True), "groups": 4, "head_dim": 8}),
     "unet_adm": (
         ADMUNet,
         {"channels": (16, 32, 48), "attention": (False, True, True), "groups": 8, "head_dim": 8, "classes": 5},
@@ -40,11 +40,35 @@ def randomised(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
+def counterpart(ours: Network, settings: dict[str, Any], size: int) -> Any:
+    """diffusers' network with our settings; that of an ADMUNet differs from that of a UNet in its blocks."""
+    if type(ours) is UNet:
+        return network_of(ours, settings, size)
+    same = {key: value for key, value in settings.items() if key != "out_channels"}
+    base = network_of(UNet(**same), same, size).config
+    down, up = (
+        [
+            name.replace("DownBlock", "ResnetDownsampleBlock").replace("UpBlock", "ResnetUpsampleBlock")
+            if "Attn" not in name
+            else name
+            for name in base[f"{way}_block_types"]
+        ]
+        for way in ("down", "up")
+    )
+    return diffusers.UNet2DModel(**{
+        **base, "down_block_types": down, "up_block_types": up, "downsample_padding": 1,
+        "out_channels": settings.get("out_channels", 3), "attn_norm_num_groups": settings["groups"],
+        "resnet_time_scale_shift": "scale_shift", "downsample_type": "resnet", "upsample_type": "resnet",
+        **{key: getattr(ours, ours_) for key, ours_ in (
+            ("norm_eps", "norm_eps"), ("freq_shift", "frequency_shift"), ("flip_sin_to_cos", "cosines_first"))},
+    })  # fmt: skip
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_converted_weights_give_the_same_outputs_in_diffusers_and_convert_back(name: str) -> None:
     kind, settings = NETWORKS[name]
     ours = randomised(kind(**settings))
-    theirs = network_of(ours, settings, 16).eval()
+    theirs = counterpart(ours, settings, 16).eval()
     theirs.load_state_dict(to_diffusers(ours.state_dict()))
     for width in (16, 32):
         x = torch.randn(2, 3, 16, width, generator=torch.Generator().manual_seed(1))
@@ -123,7 +147,7 @@ def test_the_structure_matches_published_models(name: str) -> None:
     kind, settings, parameters = PUBLISHED[name]
     with torch.device("meta"):
         ours = kind(**settings)
-        theirs = network_of(ours, settings, 32)
+        theirs = counterpart(ours, settings, 32)
     converted = {key: value.shape for key, value in to_diffusers(ours.state_dict()).items()}
     assert converted == {key: value.shape for key, value in theirs.state_dict().items()}
     assert sum(p.numel() for p in ours.parameters()) == parameters

@@ -6,7 +6,7 @@ import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb_files import recorded
 
-from diffusion.checkpoint.provenance import code_version
+from diffusion.files import code_version
 from diffusion.report.images import GAP
 from diffusion.runs.folder import read_scores
 

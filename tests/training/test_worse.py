@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import diffusion
-from diffusion.checkpoint.early import file_of
+from diffusion.checkpoint.find import early_file
 from diffusion.pixels import to_rgb
 from diffusion.report.images import grid
 from diffusion.runs.folder import read_scores
@@ -31,7 +31,7 @@ def run(words, tmp_path_factory) -> Path:
 
 
 def test_the_averaged_weights_of_the_guidance_step_are_kept(run):
-    kept = load_file(file_of(run / "checkpoints", 3))
+    kept = load_file(early_file(run / "checkpoints", 3))
     saved = diffusion.load(run / "checkpoints/step-00000003.ckpt", device="cpu").denoiser.network.state_dict()
     assert kept.keys() == saved.keys()
     assert all(torch.equal(kept[name], saved[name]) for name in kept)
