@@ -28,18 +28,18 @@ def mark(part):
     marks.append((part, time.process_time(), time.time()))
 mark("Python")
 from diffusion import train
-from diffusion.runs.importing import importing
+from diffusion.runs.importing import few_metrics
 from diffusion.training import worker
 mark("imports of the command: Hydra, pydantic, rich")
 def run(settings, folder, record):
     mark("the configuration is composed and checked, the folder claimed")
-    with importing():
-        import torch
-        mark("import of torch and what it uses of torchmetrics")
-        import lightning.pytorch
-        mark("import of Lightning")
-        from diffusion.training import run as of_run
-        mark("import of the rest")
+    few_metrics()
+    import torch
+    mark("import of torch and what it uses of torchmetrics")
+    import lightning.pytorch
+    mark("import of Lightning")
+    from diffusion.training import run as of_run
+    mark("import of the rest")
     def after(owner, name, part):
         function = getattr(owner, name)
         def marked(*args, **kwargs):

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from diffusion.errors import Arguments
-from diffusion.runs.importing import importing
+from diffusion.runs.importing import few_metrics
 
 SUFFIXES = {"safetensors": ".safetensors", "diffusers": "-diffusers", "web": ".html"}
 
@@ -32,8 +32,8 @@ def export(
     checkpoint: str, file: Path | None, weights: str | float, format: str, sampler: str | None, config_dir: str | None
 ) -> None:
     """Write what the command line asks for, and print its path."""
-    with importing():
-        from diffusion.checkpoint import diffusers_folder, exported, find, restore
+    few_metrics()
+    from diffusion.checkpoint import diffusers_folder, exported, find, restore
     from diffusion.config.choices import searching
     from diffusion.config.composition import composed, in_words
 

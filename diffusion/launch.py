@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -23,7 +24,7 @@ from typing import Any, NoReturn
 from diffusion.errors import Interrupted, ProcessLost, UserError
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGALRM, signal.SIGXCPU)
-REQUEUE = signal.SIGUSR2  # if submitit has installed a handler
+SUBMITIT = signal.SIGUSR2  # if submitit has installed a handler, which requeues its job
 GRACE = 120  # seconds that the ranks have to save their state after a signal
 USER_ERRORS = (2, 3, 4)  # exit statuses of UserError and its subclasses
 VARIABLES = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # of a rank
@@ -42,15 +43,15 @@ def launch(processes: int, folder: Path, module: str, words: Sequence[str] = ())
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     caught = {n: handler for n in STOPS if (handler := signal.getsignal(n)) != signal.SIG_IGN}  # nohup ignores SIGHUP
-    if callable(requeue := signal.getsignal(REQUEUE)):
-        caught[REQUEUE] = requeue
+    if callable(submitit := signal.getsignal(SUBMITIT)):
+        caught[SUBMITIT] = submitit
     received: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         received.append(number)
         for each in caught:  # a further signal would make the agent leave the ranks behind
             signal.signal(each, signal.SIG_IGN)
-        raise SignalException("", signal.SIGTERM if number == REQUEUE else signal.Signals(number))
+        raise SignalException("", signal.SIGTERM if number == SUBMITIT else signal.Signals(number))
 
     shutil.rmtree(folder / "ranks", ignore_errors=True)
     logs = DefaultLogsSpecs(str(folder / "ranks"), dict.fromkeys(range(1, processes), Std.ALL))
@@ -165,3 +166,31 @@ def _board() -> tuple[Any, str]:
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(days=7))  # type: ignore[attr-defined]
     return store, f"diffusion/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+
+
+def slurm_job() -> str | None:
+    """The SLURM job of this process, `1234`, or `1200_7` for a task of an array; None outside of SLURM."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def queued_again() -> bool:
+    """Whether this SLURM job has run before: by `scontrol requeue`, preemption, or after a failure of its node."""
+    return slurm_job() is not None and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+
+
+def requeue() -> None:
+    """Requeue this SLURM job, which runs its script again; outside of SLURM, do nothing."""
+    if name := slurm_job():
+        done = subprocess.run(["scontrol", "requeue", name], capture_output=True, text=True, check=False)
+        print(f"SLURM job {name}: {done.stderr.strip() if done.returncode else 'queued again'}", file=sys.stderr)
+
+
+def check_tasks() -> None:
+    """Raise UserError in one of several tasks of an `srun`, because each would be a separate run."""
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if tasks != "1" and not is_rank():
+        raise UserError(
+            f"srun started {tasks} tasks, and each would be a separate run: start one (-n 1) and set "
+            "trainer.devices; for several machines start torchrun on each (srun --ntasks-per-node=1 torchrun …)"
+        )

@@ -15,7 +15,7 @@ from diffusion.console import console, count
 from diffusion.errors import Arguments, UserError
 from diffusion.files import lock
 from diffusion.runs.folder import command_of, runs_below
-from diffusion.runs.importing import importing
+from diffusion.runs.importing import few_metrics
 from diffusion.runs.record import LOCK, RunRecord
 
 
@@ -30,8 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def prune(folder: Path, weights: bool, yes: bool) -> None:
     """Print the runs with removable checkpoints, and remove these if `yes`."""
-    with importing():
-        from diffusion.checkpoint import pruning  # imports torch, so only when needed
+    few_metrics()
+    from diffusion.checkpoint import pruning  # imports torch, so only when needed
 
     runs, total = 0, 0
     for path in (path for path in runs_below(folder) if command_of(path) == "train"):

@@ -200,12 +200,7 @@ class Streams:
         return self.normal(*times, *x.shape[1:], dtype=x.dtype)
 
     def check(self, x: Tensor) -> None:
-        """Raise UserError unless `x` has B examples, as fewer streams would broadcast, and is on their device."""
-        if x.device.type != self.device.type:
-            raise UserError(
-                f"randomness: the streams are on {self.device} and the images on {x.device}; pass device=x.device to "
-                "Streams.of"
-            )
+        """Raise UserError unless `x` has B examples: fewer streams would broadcast."""
         if len(x) != len(self):
             raise UserError(
                 f"randomness: {len(self)} random streams for {len(x)} images; pass one per image, such as "

@@ -51,7 +51,7 @@ def main() -> None:
         if folder := launch.told():
             launch.as_rank("train", partial(worker.work, folder))
         return
-    with jobs.relaying_signals():
+    with jobs.ending_on_signals():
         try:
             compose_and_train()
         finally:

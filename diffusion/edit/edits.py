@@ -12,8 +12,6 @@ from torch import Tensor
 
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
-from diffusion.config.choices import searched
-from diffusion.config.quoting import hydra_value
 from diffusion.config.schema import Edit
 from diffusion.console import console, count
 from diffusion.data import to_unit
@@ -113,12 +111,6 @@ def overview(before: Tensor, images: Tensor, labels: int) -> Image.Image:
     columns = max(columns, m)
     padding = images.new_full(((columns - m) * bool(m), *images.shape[1:]), 255)
     return grid(torch.cat([before, padding, shown]), columns, large=True)
-
-
-def search_words() -> list[str]:
-    """The override that adds the user's own folders of choices, if there are any."""
-    own = [hydra_value(str(folder)) for folder in searched()[1:]]
-    return [f"hydra.searchpath=[{','.join(own)}]"] if own else []
 
 
 # ------------------------------------------------------------------------------------------- pictures of the user

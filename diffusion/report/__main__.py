@@ -17,7 +17,7 @@ from pathlib import Path
 
 from diffusion.errors import Arguments
 from diffusion.files import replace
-from diffusion.runs.importing import importing
+from diffusion.runs.importing import few_metrics
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,14 +30,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def report(folders: Sequence[Path], config_dir: str | None) -> None:
     """Write the report of each folder; classes that the choices in `config_dir` name are trusted."""
-    with importing():
-        from diffusion.config.choices import searching
-        from diffusion.report.comparison import link_of
-        from diffusion.report.index import index_sections
-        from diffusion.report.page import NAME, document
-        from diffusion.report.run import write_report
-        from diffusion.report.sweep import compare_jobs
-        from diffusion.runs.folder import is_run, is_sweep, runs_below
+    few_metrics()
+    from diffusion.config.choices import searching
+    from diffusion.report.comparison import link_of
+    from diffusion.report.index import index_sections
+    from diffusion.report.page import NAME, document
+    from diffusion.report.run import write_report
+    from diffusion.report.sweep import compare_jobs
+    from diffusion.runs.folder import is_run, is_sweep, runs_below
 
     for folder in folders:
         if is_run(folder):

@@ -8,16 +8,14 @@ stopped by a signal first saves its state, and exits with 128 + the signal's num
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra import version
 from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -27,7 +25,7 @@ from diffusion.config.composition import register
 from diffusion.config.help import print_help
 from diffusion.config.schema import Settings
 from diffusion.config.validation import validated
-from diffusion.errors import Interrupted, UserError
+from diffusion.errors import Interrupted
 from diffusion.runs import naming, resume
 
 S = TypeVar("S", bound=Settings)
@@ -55,7 +53,7 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
             try:
                 given = messages.parsed(typed, name)
                 words, sweep = [written(word) for word in given.overrides], given.multirun
-                stack.enter_context(searching([given.config_dir, *search_path(words)]))
+                stack.enter_context(searching([given.config_dir]))
                 if print_help(name, schema, about, typed):
                     return
                 composed = Composed(schema, job or task)
@@ -105,16 +103,3 @@ def written(word: str) -> str:
     value = os.path.expanduser(value) if value.startswith("~/") else value
     plain = value.isascii() or any(mark in value for mark in "\"'[]{}(),\\")
     return f"{key}{equals}{value}" if plain else f'{key}{equals}"{value}"'
-
-
-def search_path(words: Sequence[str]) -> Iterator[Path]:
-    """The folders of hydra.searchpath=[FOLDER, file://FOLDER, pkg://PACKAGE], which Hydra adds to conf/."""
-    paths = [word for word in words if word.lstrip("+").startswith("hydra.searchpath=")]
-    for override in OverridesParser.create().parse_overrides(paths):
-        value: Any = override.value()
-        for path in value if isinstance(value, list) else [value]:
-            scheme, _, place = str(path).rpartition("://")
-            try:
-                yield Path(str(files(place.replace("/", ".")))) if scheme == "pkg" else Path(place)
-            except ModuleNotFoundError as error:
-                raise UserError(f"hydra.searchpath={path}: {error}") from error

@@ -156,6 +156,17 @@ def is_sweep(folder: Path) -> bool:
     return (folder / SWEEP).is_file()
 
 
+def jobs_in(sweep: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield the folder and the `identity` of each job of a sweep."""
+    for file in sorted(sweep.glob("*/.hydra/overrides.yaml")):
+        yield file.parent.parent, identity(yaml.load(file.read_bytes(), LOADER) or ())  # it may just be written
+
+
+def identity(overrides: Sequence[str]) -> list[str]:
+    """The overrides that identify a job. Whether it resumes does not matter, but a path to resume from does."""
+    return sorted(word for word in overrides if word not in ("ckpt=auto", "ckpt=last", "ckpt=null"))
+
+
 def natural_order(path: Path) -> list[tuple[int, str]]:
     """A sort key that puts r2 before r10, and names before numbers."""
     return [(int(digits or 0), text) for digits, text in re.findall(r"(\d*)(\D*)", path.name)]

@@ -10,7 +10,6 @@ import math
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -23,8 +22,7 @@ from diffusion.config.schema import Train, Trainer
 from diffusion.console import console
 from diffusion.errors import Interrupted, ProcessLost, UserError
 from diffusion.files import replace
-from diffusion.launch import PARENT, REQUEUE, STOPS, end_with_parent, is_rank, launch
-from diffusion.runs import slurm
+from diffusion.launch import STOPS, SUBMITIT, check_tasks, end_with_parent, is_rank, launch, queued_again, requeue
 from diffusion.runs.folder import SCORES, read_yaml
 from diffusion.runs.record import CONFIG, RunRecord, claim
 
@@ -37,8 +35,8 @@ def begin(settings: Train, folder: Path, words: Sequence[str]) -> tuple[Train, R
     Returns None if the run is already complete and is to be resumed (ckpt=auto) or was requeued by SLURM. A requeued
     run resumes from its last checkpoint, if it has one.
     """
-    slurm.check_tasks()
-    again = slurm.queued_again()
+    check_tasks()
+    again = queued_again()
     if (again or settings.ckpt == "auto") and is_complete(settings, folder):
         console.print(f"{folder} is already complete")
         return None
@@ -89,17 +87,11 @@ def check_overwrites(settings: Train, folder: Path, words: Sequence[str]) -> Non
     Training there from scratch requires an explicit `ckpt=null`.
     """
     ckpt = settings.ckpt
-    if not holds_checkpoints(folder) or ckpt in ("auto", "last") or "ckpt=null" in words:
-        return
-    if ckpt is None:
+    own = ckpt in ("auto", "last") or (ckpt and Path(ckpt).resolve().is_relative_to(folder.resolve()))
+    if holds_checkpoints(folder) and not own and "ckpt=null" not in words:
         raise UserError(
-            f"{folder} contains checkpoints that training from scratch would overwrite: ckpt=auto resumes from them, "
-            "another hydra.run.dir keeps them, ckpt=null overwrites them"
-        )
-    if not Path(ckpt).resolve().is_relative_to(folder.resolve()):
-        raise UserError(
-            f"{folder} contains checkpoints of another run, which resuming from {ckpt} would overwrite: set a new "
-            "hydra.run.dir, or resume the existing run with ckpt=auto"
+            f"{folder} contains checkpoints that this run would overwrite: ckpt=auto resumes from them, another "
+            "hydra.run.dir keeps them, ckpt=null overwrites them"
         )
 
 
@@ -127,7 +119,7 @@ def is_complete(settings: Train, folder: Path) -> bool:
 
 def has_same_settings(settings: Train, folder: Path) -> bool:
     """Whether the run in `folder` was asked for with these settings, apart from its checkpoint."""
-    return read_yaml(folder / CONFIG) | {"ckpt": None} == yaml.safe_load(config_text(settings)) | {"ckpt": None}
+    return read_yaml(folder / CONFIG) | {"ckpt": None} == settings.model_dump(mode="json") | {"ckpt": None}
 
 
 def config_text(settings: Train) -> str:
@@ -141,36 +133,31 @@ def write_config(settings: Train, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def relaying_signals() -> Iterator[None]:
-    """Context of the command: a signal ends it before it trains, and stops the jobs of a sweep in joblib's workers.
+def ending_on_signals() -> Iterator[None]:
+    """Context of the command: before it trains, a signal just ends it. After SIGUSR1, a SLURM job is requeued.
 
-    Joblib would kill them, before they have saved, if an exception was raised here. On SIGUSR1, a SLURM job is requeued
-    when all have ended.
+    Jobs in workers of joblib save and end when this process is gone; after an exception, joblib would kill them first.
     """
-    received: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        workers = multiprocessing.active_children()
-        for worker in workers:
-            worker.terminate()
-        if not workers:
+        for each in before:  # further signals of a burst change nothing
+            signal.signal(each, signal.SIG_IGN)
+        if not multiprocessing.active_children():
             raise Interrupted(number)
+        if number == signal.SIGUSR1:
+            requeue()
+        os._exit(128 + number)
 
-    if not is_rank():
-        os.environ[PARENT] = str(os.getpid())
     before = {number: handler for number in STOPS if (handler := signal.getsignal(number)) != signal.SIG_IGN}
     for number in before:
         signal.signal(number, stop)
     try:
         yield
     except SystemExit as end:
-        status = 128 + received[0] if received else end.code
-        if status == 128 + signal.SIGUSR1:
-            slurm.requeue()
-        sys.exit(status)
+        if end.code == 128 + signal.SIGUSR1:
+            requeue()
+        raise
     finally:
-        os.environ.pop(PARENT, None)
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -185,7 +172,9 @@ def run_job(settings: Train, folder: Path, words: Sequence[str]) -> float | None
     if is_complete(settings, folder):
         console.print(f"{folder} is already complete")
     else:
-        with as_job(folder, devices_of(settings.trainer)):
+        if multiprocessing.current_process().name.startswith("LokyProcess"):
+            prepare_worker(devices_of(settings.trainer))
+        with as_job(folder):
             train_job(settings, folder, words)
     result: float | None = RunRecord(folder).content.get("result")
     return None if result is None or math.isnan(result) else result
@@ -205,55 +194,29 @@ def train_job(settings: Train, folder: Path, words: Sequence[str]) -> None:
     run_in_processes(settings, record)
 
 
-class Worker:
-    """This process, if it is a worker of joblib."""
-
-    stopped: Interrupted | None = None  # the signal that has stopped its jobs
-
-
 @contextlib.contextmanager
-def as_job(folder: Path, devices: int) -> Iterator[None]:
-    """Context of a job of a sweep, in the process of the sweep or in a worker of joblib or submitit.
-
-    After a signal, a worker of joblib raises UserError for every job: an Interrupted would make joblib kill the other
-    workers while they save.
-    """
-    again = f"rerun the same command with {override('hydra.sweep.dir', folder.parent)} to repeat what is not complete"
-    parallel = multiprocessing.current_process().name.startswith("LokyProcess")
-    if parallel:
-        prepare_worker(devices)
+def as_job(folder: Path) -> Iterator[None]:
+    """Context of a job of a sweep, in the process of the sweep or in a worker of joblib or submitit."""
     try:
-        if Worker.stopped is not None:
-            raise Worker.stopped
         yield
     except UserError as error:
-        raise UserError(f"{error}; {again}") from error
+        again = override("hydra.sweep.dir", folder.parent)
+        raise UserError(f"{error}; rerun the same command with {again} to repeat what is not complete") from error
     except Interrupted as stop:
-        if parallel:
-            Worker.stopped = stop
-            raise UserError(f"stopped by {stop}; {again}") from None
-        if stop.number == REQUEUE and callable(submitit := signal.getsignal(REQUEUE)):
-            submitit(REQUEUE, None)  # requeues the job, and ends this process
+        if stop.number == SUBMITIT and callable(submitit := signal.getsignal(SUBMITIT)):
+            submitit(SUBMITIT, None)  # requeues the job, and ends this process
         raise
 
 
 @cache
 def prepare_worker(devices: int) -> None:
-    """Make this process, a worker of joblib, end with its sweep, and remember signals that arrive between two jobs."""
-    take_gpus(devices)
-    end_with_parent(signal.SIGKILL)  # its job saves, and ends with it
+    """End this process, a worker of joblib, with its sweep, and give it its own GPUs instead of the first ones.
 
-    def remember(number: int, frame: FrameType | None) -> None:
-        Worker.stopped = Worker.stopped or Interrupted(number)
-
-    for number in STOPS:
-        signal.signal(number, remember)
-
-
-def take_gpus(devices: int) -> None:
-    """Give this process, a worker of joblib, its own GPUs. Otherwise all jobs would train on the first ones."""
+    Its job saves and ends when this process is gone.
+    """
     import torch
 
+    end_with_parent(signal.SIGKILL)
     visible, number = os.environ.get("CUDA_VISIBLE_DEVICES"), int(multiprocessing.current_process().name.split("-")[1])
     gpus = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
     mine = [gpus[(number * devices + i) % len(gpus)] for i in range(min(devices, len(gpus)))]

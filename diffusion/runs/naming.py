@@ -1,45 +1,49 @@
 """The folders of launches and jobs: each has its own. Resolvers for conf/, and the folder of a sweep.
 
-${new_folder:PLACE}           outputs/PLACE/TIME, or TIME-2, TIME-3, … if there was another launch in the same second; a
-                              requeued SLURM job gets the folder that it created before
+${new_folder:PLACE}           outputs/PLACE/TIME, or TIME-2, TIME-3, … if there was another launch in the same second
 ${new_folder:PLACE,sweep-}    outputs/PLACE/sweep-TIME
 ${job_folder:}                the folder of a sweep's job: its number, unless taken by another job
 """
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+import shlex
+import sys
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from diffusion.config.quoting import hydra_value
-from diffusion.runs import slurm
-from diffusion.runs.folder import SWEEP
+from diffusion.errors import exit_status
+from diffusion.files import replace
+from diffusion.launch import queued_again, slurm_job
+from diffusion.runs import optuna
+from diffusion.runs.folder import SWEEP, identity, jobs_in
 
-RESUMING = ("ckpt=auto", "ckpt=last", "ckpt=null")  # these do not change the identity of a job
+MARK = ".slurm"  # the file in a folder that names the launch that created it
 
 
 @cache
 def new_folder(wanted: str, words: tuple[str, ...] = ()) -> str:
     """`wanted`, with the first suffix that makes it new. Creating the folder right here resolves races.
 
-    Args:
-        words: the overrides of the command line, which identify a launch in a SLURM job.
+    A launch in a SLURM job, which `words` identify, marks its folder, and gets it again if the job is requeued.
     """
-    parent = Path(wanted).parent
+    parent, job = Path(wanted).parent, slurm_job()
     parent.mkdir(parents=True, exist_ok=True)
-    if before := slurm.marked(parent, words):
-        return str(before)
+    launch = f"{job} {shlex.join(words)}\n"
+    for file in sorted(parent.glob(f"*/{MARK}")) if queued_again() else ():
+        if file.read_text("utf-8") == launch:
+            return str(file.parent)
     names = itertools.chain([wanted], (f"{wanted}-{i}" for i in itertools.count(2)))
     folder = next(Path(name) for name in names if _created(Path(name)))
-    slurm.mark(folder, words)
+    if job is not None:
+        replace(folder / MARK, launch)
     return str(folder)
 
 
@@ -51,7 +55,7 @@ def job_folder(sweep: Path, number: int, overrides: tuple[str, ...]) -> str:
     job has that number (a resumed Optuna study restarts at 0; a grid may have grown), the next free one.
     """
     sweep.mkdir(parents=True, exist_ok=True)
-    same = (folder.name for folder, words in jobs_in(sweep) if words == _key(overrides))
+    same = (folder.name for folder, words in jobs_in(sweep) if words == identity(overrides))
     return next(same, None) or next(str(i) for i in itertools.count(number) if _created(sweep / str(i)))
 
 
@@ -62,17 +66,6 @@ def _created(folder: Path) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-def jobs_in(sweep: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yield the folder and the overrides of each job of a sweep."""
-    for file in sorted(sweep.glob("*/.hydra/overrides.yaml")):
-        yield file.parent.parent, _key(yaml.safe_load(file.read_text("utf-8")))
-
-
-def _key(overrides: Sequence[str]) -> list[str]:
-    """The identity of a job. Whether it resumes does not matter, but a path to resume from does."""
-    return sorted(word for word in overrides if word not in RESUMING)
 
 
 def register() -> None:
@@ -91,15 +84,16 @@ def register() -> None:
     OmegaConf.register_new_resolver("job_folder", job, replace=True)
 
 
-class SweepFolder(Callback):
+class Sweep(Callback):
     """Hydra callback: create the folder of a sweep once, for all of its jobs, even if their names differ.
 
-    It also sets Hydra's configuration, which the default name refers to and which Hydra sets only for each job, and
-    writes multirun.yaml, by which a sweep's folder is recognized and which Optuna's sweeper does not write.
+    It also sets Hydra's configuration, which the default name refers to and which Hydra sets only for each job; writes
+    multirun.yaml, by which a sweep's folder is recognized and which Optuna's sweeper does not write; and prepares a
+    search with Optuna.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Called before the sweeper starts."""
+        """Called before the sweeper starts. Hydra would turn exceptions into warnings."""
         HydraConfig.instance().set_config(config)
         OmegaConf.set_readonly(config.hydra, None)  # which `set_config` has made read-only for the other callbacks
         folder = config.hydra.sweep.dir
@@ -110,3 +104,6 @@ class SweepFolder(Callback):
         with contextlib.suppress(OSError):  # Hydra reports that it cannot write there
             Path(folder).mkdir(parents=True, exist_ok=True)
             OmegaConf.save(config, Path(folder) / SWEEP)
+        search = config.hydra.runtime.choices.get("hydra/sweeper") != "basic"
+        if search and (status := exit_status(partial(optuna.prepare, config), "check hydra.sweeper.storage")):
+            sys.exit(status)

@@ -7,38 +7,27 @@
 This requires `pip install 'diffusion-experiments[sweep]'`. Without `sweep.score`, a trial minimizes the last val/mse.
 """
 
-import sys
 import warnings
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
 from diffusion.console import console, count
-from diffusion.errors import UserError, exit_status, first_line
+from diffusion.errors import UserError, first_line
 from diffusion.metric.record import Score
+from diffusion.runs.folder import jobs_in
 from diffusion.runs.metrics import measures
-from diffusion.runs.naming import jobs_in
 from diffusion.runs.record import RunRecord
 
 
-class Search(Callback):
-    """Hydra callback that prepares a search. A failed trial does not end it, unless `max_failure_rate` is set."""
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Exit with one line and status 2 on failure. (Hydra turns exceptions of callbacks into warnings.)"""
-        if config.hydra.runtime.choices.get("hydra/sweeper") == "basic":
-            return  # a grid, which compares nothing
-        if status := exit_status(partial(prepare, config), "check hydra.sweeper.storage"):
-            sys.exit(status)
-
-
 def prepare(config: DictConfig) -> None:
-    """Check the objective of a search, and resume its study if it has a `study_name` in a `storage`."""
+    """Check the objective of a search, and resume its study if it has a `study_name` in a `storage`.
+
+    A failed trial does not end it, unless `max_failure_rate` is set.
+    """
     check_search(config)
     sweeper = config.hydra.sweeper
     chosen = any(word.startswith("hydra.sweeper.max_failure_rate=") for word in config.hydra.overrides.hydra)

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from diffusion.config.quoting import command_line
 from diffusion.errors import Interrupted, UserError, first_line
 from diffusion.files import lock, replace
-from diffusion.runs import slurm
+from diffusion.launch import queued_again
 
 FILE, CONFIG, LOCK = "run.json", "config.yaml", ".lock"
 CONTINUED = ("seconds", "seconds_of", "epoch_lengths")  # what a run that resumes adds to
@@ -115,7 +115,7 @@ class RunRecord:
                     for name, content in self.previous.items():
                         replace(self.folder / name, content)
                 elif self.content.get("state") != "complete":
-                    stopped = isinstance(error, Interrupted)
+                    stopped = isinstance(error, Interrupted | KeyboardInterrupt)
                     reason = str(error) if stopped else messages.summary(error, "train")
                     self.finish("interrupted" if stopped else "failed", reason=reason)
             raise
@@ -130,7 +130,7 @@ def claim(folder: Path, words: Sequence[str]) -> RunRecord:
     Raises UserError if a run is alive there: two would destroy each other's checkpoints.
     """
     try:
-        held = lock(folder / LOCK, LEASE if slurm.queued_again() else PATIENCE)
+        held = lock(folder / LOCK, LEASE if queued_again() else PATIENCE)
         if held is not None:
             fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)  # the processes of the run join in it
     except BlockingIOError:

@@ -2,7 +2,7 @@
 
 The signals are SIGTERM (143), SIGINT from Ctrl-C (130), SIGHUP when the terminal is closed (129), SIGXCPU when a CPU
 time limit is reached (152), SIGALRM when `trainer.max_time` is over (142), and SIGUSR1 (138), which also requeues a
-SLURM job (`#SBATCH --signal=USR1@120`, see `diffusion.runs.slurm`). Handlers only record the signal; several processes
+SLURM job (`#SBATCH --signal=USR1@120`, see docs/clusters.md). Handlers only record the signal; several processes
 agree after each step, so that all stop at the same one. A signal interrupts validation and sampling, and the resumed
 run repeats them. (The last validation is finished first, because nothing is left to resume after it.) Before and after
 training, when nothing can be lost, the run ends immediately.

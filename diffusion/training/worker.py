@@ -19,9 +19,8 @@ from diffusion.config.schema import Train
 from diffusion.config.validation import validated
 from diffusion.console import console
 from diffusion.errors import Interrupted, UserError
-from diffusion.launch import PARENT, as_rank
-from diffusion.runs import slurm
-from diffusion.runs.importing import importing
+from diffusion.launch import PARENT, as_rank, requeue
+from diffusion.runs.importing import few_metrics
 from diffusion.runs.record import CONFIG, RunRecord
 
 
@@ -38,14 +37,15 @@ def work(folder: Path) -> None:
         train(settings, folder, RunRecord.join(folder))
     except Interrupted as stop:
         if stop.number == signal.SIGUSR1 and not os.environ.get(PARENT):
-            slurm.requeue()  # torchrun does not
+            requeue()  # torchrun does not
         raise
 
 
 def train(settings: Train, folder: Path, record: RunRecord | None) -> None:
     """Train in `folder`. On the first process of the run, `record` says how it ends."""
-    with importing():
-        from diffusion.training import run
+    few_metrics()
+    from diffusion.training import run
+
     if record is None:
         run.train(settings, folder, None)
         return

@@ -53,7 +53,7 @@ def test_parallel_jobs_save_and_end_with_their_sweep(tiny, tmp_path, number):
     assert sweep.wait() == (-9 if number == signal.SIGKILL else 130), (tmp_path / "log").read_text()
     for folder in folders:
         record = json.loads((folder / "run.json").read_text())
-        while number == signal.SIGKILL and record["state"] == "running":
+        while record["state"] == "running":
             time.sleep(0.1)
             record = json.loads((folder / "run.json").read_text())
         assert record["state"] == "interrupted", (tmp_path / "log").read_text()
@@ -66,7 +66,7 @@ def test_a_job_saves_before_submitit_requeues_it(tmp_path):
     called = []
     before = signal.signal(signal.SIGUSR2, lambda number, frame: called.append(number))
     try:
-        with pytest.raises(Interrupted), jobs.as_job(tmp_path / "0", 1):
+        with pytest.raises(Interrupted), jobs.as_job(tmp_path / "0"):
             raise Interrupted(signal.SIGUSR2)
     finally:
         signal.signal(signal.SIGUSR2, before)
@@ -75,10 +75,12 @@ def test_a_job_saves_before_submitit_requeues_it(tmp_path):
 
 def test_workers_of_joblib_use_different_gpus(monkeypatch):
     used = []
+    monkeypatch.setattr(jobs, "end_with_parent", lambda number: None)
     for i in (1, 2, 3):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
         worker = SimpleNamespace(name=f"LokyProcess-{i}")
         monkeypatch.setattr(jobs.multiprocessing, "current_process", lambda worker=worker: worker)
-        jobs.take_gpus(2)
+        jobs.prepare_worker(2)
+        jobs.prepare_worker.cache_clear()
         used.append(os.environ["CUDA_VISIBLE_DEVICES"])
     assert used == ["6,7", "4,5", "6,7"]

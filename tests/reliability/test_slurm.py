@@ -8,7 +8,8 @@ import pytest
 from forked import launch_forked, train
 
 from diffusion.checkpoint import storage
-from diffusion.runs import jobs, slurm
+from diffusion.launch import check_tasks
+from diffusion.runs import jobs
 
 pytestmark = pytest.mark.reliability
 
@@ -105,22 +106,9 @@ def test_a_shell_of_an_allocation_starts_one_process_and_several_srun_tasks_are_
     assert "srun started 2 tasks" in err
     assert not list(tmp_path.rglob("run.json"))
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    slurm.check_tasks()
+    check_tasks()
     for name in ("SLURM_STEP_NUM_TASKS", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name)
     status, _, err = command("train", words)
     assert status == 0, err
     assert json.loads((tmp_path / "run/run.json").read_text())["devices"] == 1
-
-
-@pytest.mark.parametrize(("restarts", "mine"), [("0", False), ("1", True)])
-def test_only_a_requeued_job_gets_its_earlier_folder(tmp_path, monkeypatch, restarts, mine):
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    for name in ("1", "2"):
-        (tmp_path / name).mkdir()
-        slurm.mark(tmp_path / name, [f"seed={name}"])
-    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
-    for name in ("1", "2"):
-        assert slurm.marked(tmp_path, [f"seed={name}"]) == (tmp_path / name if mine else None)
-    monkeypatch.setenv("SLURM_JOB_ID", "8")
-    assert slurm.marked(tmp_path, ["seed=1"]) is None

@@ -94,7 +94,7 @@ def test_closing_stops_after_the_step_and_own_choices_are_known_to_the_servers_t
     thread = threading.Thread(target=lambda: found.extend(run(page, "sample", {"n": 1}, (3, "mine", None, *FORM[3:]))))
     thread.start()
     thread.join()
-    assert "hydra.searchpath=" in found[-1][1]
+    assert "--config-dir" in found[-1][1]
     expected = grid(model.sample(1, "heun", seed=3, steps=2), large=True)
     assert (np.asarray(found[-1][0]) == np.asarray(expected)).all()
 
