@@ -75,7 +75,7 @@ class Pages:
                 return page, before
             title, sections, state = self.contents(folder)
             live = {"version": version, "refresh": REFRESH}
-            page = document(title, [each.html() for each in sections], state, "/" if address else None, live)
+            page = document(title, sections, state, "/" if address else None, live)
             self.held[folder] = version, page, time.monotonic() + REST * (time.monotonic() - began)
         return page, version
 

@@ -24,7 +24,7 @@ from diffusion.files import replace
 from diffusion.process import grid as grids
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.sampler import Evaluator, Grid
-from diffusion.report.page import ASSETS, document, tag
+from diffusion.report.page import ASSETS, Section, document, tag
 from diffusion.report.run import run_sections
 from diffusion.runs.folder import Run, is_run
 
@@ -52,12 +52,12 @@ def write_web(file: Path, model: Restored) -> Path:
         "machine": (ASSETS / "vendor/ort-wasm-simd-threaded.wasm.gz").read_bytes(),
         "runtime": gzip.compress((ASSETS / "vendor/ort.wasm.bundle.min.mjs").read_bytes(), mtime=0),
     }
-    sections = [tag("section", tag("h2", "Draw"), tag("div", id="drawing", data_model=drawing), id="draw")]
+    sections = [Section("Draw", [tag("div", id="drawing", data_model=drawing)])]
     title, state = f"Model {model.path.stem}", None
     if is_run(folder):
         run = Run(folder)
         title, state = f"Run {run.name}", run.state
-        sections += [part.html() for part in run_sections(run)]
+        sections += run_sections(run)
     replace(file, document(title, sections, state, model=contents))
     return file
 

@@ -47,7 +47,7 @@ def report(folders: Sequence[Path], config_dir: str | None) -> None:
             written = compare_jobs(folder)
         else:
             sections = index_sections(folder, partial(link_of, folder=folder))
-            replace(folder / NAME, document(f"Runs in {folder.resolve().name}", [each.html() for each in sections]))
+            replace(folder / NAME, document(f"Runs in {folder.resolve().name}", sections))
             written = [folder / NAME]
         for path in written:
             print(path)

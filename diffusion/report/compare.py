@@ -114,10 +114,7 @@ class Comparison:
 
 
 def best_of(numbers: Sequence[Sequence[float]], lower: bool | None) -> tuple[int | None, set[int]]:
-    """The index of the best mean, and those of the means not shown to differ from it; (None, {}) if unranked.
-
-    A mean of one number cannot be tested, so it is not shown to differ.
-    """
+    """The index of the best mean, and those of the means not shown to differ from it (also for lack of a test)."""
     means = {i: fmean(values) for i, values in enumerate(numbers) if values}
     if lower is None or len(set(means.values())) < 2:
         return None, set()
@@ -162,8 +159,7 @@ def gather(folders: Iterable[Path]) -> list[Run]:
 def compare(runs: Sequence[Run], mixed: bool = False) -> Comparison:
     """Compare `runs`; if several have the same recipe and seed, only the newest counts.
 
-    Raises UserError if scores of one metric have different protocols; the message names the differences. With `mixed`,
-    each protocol becomes a separate column, ranked on its own.
+    Raises UserError if scores of one metric have different protocols; with `mixed`, each becomes a column.
     """
     reasons = {run: f": {run.info['reason']}" if run.info.get("reason") else "" for run in runs}
     left_out = [(run, f"{run.state}{reasons[run]}") for run in runs if run.state != "complete"]

@@ -40,9 +40,8 @@ def from_default(run: Run) -> dict[str, list[str]]:
 def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Dotted config key -> its value in each run, for the settings that distinguish the runs.
 
-    A choice is shown by the name that Hydra recorded for each run (`optimizer: adamw`) or, if a run has no record, by
-    its class (`optimizer: AdamW`). The run's own folder is written as `.`, so paths into it do not differ. A setting is
-    left out if it equals a shown top-level setting of the same name, as data.seed equals seed.
+    A choice is shown by its recorded name (`optimizer: adamw`) or, if a run has no record, by its class. The run's own
+    folder is written as `.`. A setting that equals a shown top-level one of the same name, as data.seed, is left out.
     """
     values, groups = [], set[str]()
     for run in runs:
@@ -69,8 +68,7 @@ def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
 def _name_choices(values: Sequence[dict[str, str]], runs: Sequence[Run]) -> set[str]:
     """Replace classes by names of choices in the groups with a recorded choice in all runs. Returns these groups.
 
-    If one name stands for several classes, due to an override, both are shown. A choice that an override set to null
-    keeps the value `none`.
+    If one name stands for several classes, due to an override, both are shown; null stays `none`.
     """
     named = set()
     for key in dict.fromkeys(key for run in runs for key in run.choices):
@@ -95,10 +93,7 @@ def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def labels(settings: Mapping[str, Sequence[str]], count: int) -> list[str]:
-    """A label for each of `count` entries of the columns: `lr=0.001, schedule=cosine`; `all` for one without any value.
-
-    A setting is named by the last part of its key, or by the full key if the last part is not unique.
-    """
+    """A label for each of `count` entries of the columns, with the shortest unique names: `lr=0.001, s=0.02`."""
     last = [key.rpartition(".")[2] for key in settings]
     names = {key: key if last.count(short) > 1 else short for key, short in zip(settings, last, strict=True)}
     parts = [[f"{names[k]}={col[i]}" for k, col in settings.items() if col[i] != MISSING] for i in range(count)]

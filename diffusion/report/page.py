@@ -69,8 +69,7 @@ class Picture(str):
 def tag(name: str, *children: Any, **attributes: Any) -> Html:
     """An element with children: text, which is escaped, elements, or lists of them; None is left out.
 
-    `class_` stands for the attribute class and `data_at` for data-at. True is an attribute without a value, and lists
-    and mappings become JSON.
+    `class_` is the attribute class and `data_at` data-at. True has no value; lists and mappings become JSON.
     """
     words = [name]
     for key, value in attributes.items():
@@ -92,10 +91,7 @@ def joined(children: Any) -> Html:
 
 
 def escaped(text: str) -> str:
-    """A text as one line of Markdown that renders verbatim, except for `code` between backticks.
-
-    Special characters get a backslash; underscores within words, and brackets that do not begin a link, need none.
-    """
+    """A text as one line of Markdown that renders verbatim, except for `code` between backticks."""
     special = r"(`[^`]+`)|[\\`*<~]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[])"
     return re.sub(special, lambda found: found[1] or f"\\{found[0]}", " ".join(text.split()))
 
@@ -204,7 +200,7 @@ class Section:
     """A part of a report with a title; without one, it is a beginning or an end."""
 
     def __init__(self, title: str, blocks: Iterable[Block | None]):
-        self.title = title
+        self.title, self.anchor = title, title.lower().replace(" ", "-") or "summary"
         self.blocks = [block for block in blocks if block]
 
     def html(self) -> Html:
@@ -217,9 +213,8 @@ class Section:
                 parts.append(Html(RENDERER.render(block if isinstance(block, str) else block.markdown())))
         if not (content := joined(parts)):
             return content
-        name = self.title.lower().replace(" ", "-") or "summary"
         heading = tag("h2", self.title) if self.title else None
-        return tag("section", heading, content, id=name, aria_label=self.title or None)
+        return tag("section", heading, content, id=self.anchor, aria_label=self.title or None)
 
     def markdown(self) -> str:
         blocks = [block for block in self.blocks if not isinstance(block, Html)]
@@ -230,7 +225,7 @@ class Section:
 def write_files(
     folder: Path, name: str, title: str, sections: Sequence[Section], state: str | None = None
 ) -> list[Path]:
-    """Write a report into `folder`: Markdown into the file `name`, the PNG files of its charts, and report.html.
+    """Write the Markdown of a report into the file `name`, the PNG files of its charts, and report.html.
 
     Returns the paths. `state` is that of a run.
     """
@@ -238,13 +233,13 @@ def write_files(
     replace(folder / name, "\n\n".join(filter(None, parts)) + "\n")
     charts = [block for section in sections for block in section.blocks if isinstance(block, Chart) and block.file]
     saved = [style.save(chart.figure, folder / str(chart.file)) for chart in charts]
-    replace(folder / NAME, document(title, [section.html() for section in sections], state))
+    replace(folder / NAME, document(title, sections, state))
     return [folder / name, *saved, folder / NAME]
 
 
 def document(
     title: str,
-    sections: Iterable[Html],
+    sections: Iterable[Section],
     state: str | None = None,
     home: str | None = None,
     live: Mapping[str, Any] | None = None,
@@ -258,9 +253,8 @@ def document(
         live: `version` of a page that asks its server for a newer one, and how often: `refresh`, in seconds.
         model: for a page that draws samples (assets/draw.js): the files that its script unpacks, name -> gzip.
     """
-    found = [section for section in sections if section]
-    titles = [match for each in found if (match := re.match(r'<section id="([^"]*)".*?<h2[^>]*>(.*?)</h2>', each))]
-    links = [tag("li", tag("a", Html(match[2]), href=f"#{match[1]}")) for match in titles]
+    made = [(section, text) for section in sections if (text := section.html())]
+    links = [tag("li", tag("a", each.title, href=f"#{each.anchor}")) for each, _ in made if each.title]
     head = [
         tag("p", tag("a", "all runs", href=home)) if home else None,
         tag("h1", title),
@@ -282,7 +276,7 @@ def document(
         f"connect-src '{'self' if live else 'none'}'; base-uri 'none'; form-action 'none'",
         title=html.escape(title),
         style=asset("page.css"),
-        body=tag("main", tag("header", head), found, id="page", **data),
+        body=tag("main", tag("header", head), [text for _, text in made], id="page", **data),
         contents="\n".join(packed),
         scripts="\n".join(f"<script>{script}</script>" for script in scripts),
     )

@@ -1,7 +1,4 @@
-"""The report of a study of samplers or of guidance: scores by cost or by scale, and what to use.
-
-The advice is based on the first metric for which higher or lower is better.
-"""
+"""The report of a study of samplers or of guidance: scores by cost or by scale, and what to use."""
 
 import json
 import math
@@ -192,8 +189,7 @@ def advice(study: Study) -> Table:
 def best_of(points: Sequence[Point], metric: str) -> tuple[Point, list[Point]]:
     """The best point, and the others not shown to be worse: |x − y| ≤ √(h_x² + h_y²), h half of a 95% interval.
 
-    This holds for independent errors. Points share their noise, so that their errors are positively correlated and the
-    interval is too wide. A score without an interval counts as worse.
+    It is too wide an interval, since points share their noise. A score without an interval counts as worse.
     """
     best = min(points, key=lambda p: (p.badness(metric), p.nfe))
     x = best.scores[metric]

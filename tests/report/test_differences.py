@@ -93,11 +93,3 @@ def test_a_value_that_equals_the_seed_is_not_shown(run: Make) -> None:
     assert differing(fixed) == {"seed": ["0", "1"], "data.seed": ["5", "6"]}
     assert len(compare(runs).rows) == 1
     assert len(compare(fixed).rows) == 2
-
-
-def test_labels_have_the_shortest_unique_names() -> None:
-    settings = {"seed": ["0", "1"], "optimizer.eps": ["1", "2"], "sampler.eps": ["3", "4"], "schedule.s": ["—", "5"]}
-    assert labels(settings, 2) == [
-        "seed=0, optimizer.eps=1, sampler.eps=3", "seed=1, optimizer.eps=2, sampler.eps=4, s=5",
-    ]  # fmt: skip
-    assert labels({}, 2) == ["all", "all"]
