@@ -59,19 +59,6 @@ def test_the_lines_of_a_resumed_run_in_another_folder_are_copied_at_once(tmp_pat
     assert (tmp_path / "metrics.csv").read_bytes() == before
 
 
-def test_interrupting_a_rewrite_loses_no_lines(tmp_path, monkeypatch):
-    logger = log(tmp_path, range(4))
-    before = (tmp_path / "metrics.csv").read_bytes()
-
-    def end(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(files.os, "replace", end)
-    with pytest.raises(KeyboardInterrupt):
-        logger.log_metrics({"other": 1.0}, 4)
-    assert (tmp_path / "metrics.csv").read_bytes() == before
-
-
 @pytest.mark.parametrize("damage", [b"\xff\xfe\n", b"0,1\r\n", b"0,x,4,\r\n"])
 def test_a_damaged_metrics_file_is_named(tmp_path, damage):
     log(tmp_path, range(4))

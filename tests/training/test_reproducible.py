@@ -3,11 +3,9 @@
 from pathlib import Path
 
 import torch
-from composing import settings, train
+from composing import train
 from torch import Tensor
 
-from diffusion.config.build import make
-from diffusion.data import ImageData
 from diffusion.process import objective
 from diffusion.process.denoiser import diffuse
 
@@ -52,20 +50,3 @@ def test_two_recipes_use_the_same_images_times_and_noise(tiny, tmp_path, monkeyp
     for a, b in zip(drawn["a"], drawn["b"], strict=True):
         assert all(map(torch.equal, a, b))
     assert not torch.equal(drawn["a"][0][1], drawn["a"][1][1])
-
-
-def test_the_flip_of_an_image_does_not_depend_on_the_batch_size(tiny):
-    seen: list[dict[int, bool]] = []
-    for size in (4, 8):
-        data: ImageData = make(settings([*tiny, f"data.batch_size={size}"]).data, "data")
-        data.prepare_data()
-        data.setup()
-        loader = data.train_dataloader()
-        loader.sampler.numbers = range(3 * len(loader), 4 * len(loader))
-        flips = {}
-        for batch in loader:
-            assert batch.epoch == 3
-            flips |= dict(zip(batch.index.tolist(), batch.flip.tolist(), strict=True))
-        seen.append(flips)
-    assert seen[0] == seen[1]
-    assert len(set(seen[0].values())) == 2
