@@ -42,6 +42,8 @@ def test_a_run_writes_all_expected_files(command, tiny, tmp_path):
     assert {(r["metric"], r["what"]) for r in records} == {
         (metric, what) for metric in STANDARD for what in ("samples", "noise", "real", "floor", "untrained")
     }
+    distances = {r["what"]: r["value"] for r in records if r["metric"] == "fd_lite0"}
+    assert distances["untrained"] != distances["samples"]
     bare = [r for r in records if "low" not in r]
     assert all((r["metric"], r["value"]) == ("density_lite0", 0.0) and "high" not in r for r in bare)
     assert all(r["low"] <= r["value"] <= r["high"] for r in records if r not in bare)
