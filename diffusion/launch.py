@@ -2,7 +2,7 @@
 
 The agent runs in the process that calls `launch`, starts the processes ("ranks"), relays signals to them, and ends them
 all if one fails. On several machines the user starts torchrun, which is the same agent. A rank does its work in
-`as_rank`: only the first error is reported, by the agent, and no rank outlives its agent.
+`as_rank`: only the first error is reported, by the agent, and no rank outlives its agent. Below: jobs of SLURM.
 """
 
 import logging
