@@ -19,10 +19,12 @@ def describe(node: Any, target: str = "_target_") -> str:
     """A configuration node as a line of text: `AdamW(lr=0.0003, betas=[0.9, 0.999])`, `steps=50, eta=0`, `true`.
 
     Args:
-        target: the key of a part's class.
+        target: the key of a part's class; `name` in the source of a score, whose null settings are left out.
     """
     if isinstance(node, Mapping):
         kept = {key: value for key, value in node.items() if key != target and not key.startswith("_")}
+        if target == "name":
+            kept = {key: value for key, value in kept.items() if value is not None}
         inside = ", ".join(f"{key}={describe(value, target)}" for key, value in kept.items())
         name = str(node.get(target) or "").rpartition(".")[2]
         return f"{name}({inside})" if name and inside else name or inside or "none"

@@ -19,9 +19,9 @@ from diffusion.errors import first_line
 from diffusion.pixels import height_width
 from diffusion.report import figures, images, style
 from diffusion.report.differences import from_default
-from diffusion.report.formatting import alike, describe, number, protocol_text
+from diffusion.report.formatting import BASELINES, alike, describe, number, protocol_text
 from diffusion.report.page import Block, Chart, Section, Table, code, escaped, listed, picture, slider, write_files
-from diffusion.report.scores import score_table
+from diffusion.report.scores import score_table, source_text
 from diffusion.report.study import is_study, study_of, write
 from diffusion.runs.folder import Run, command_of
 from diffusion.runs.metrics import bins_of, validated_weights
@@ -193,6 +193,7 @@ def scores(run: Run) -> list[Block]:
     """The latest scores with their baselines and protocols."""
     if not run.scores:
         return ["No scores were computed."]
+    made = alike((score.name, source_text(score)) for score in run.scores if score.what not in BASELINES)
     protocols = alike((score.name, protocol_text(score)) for score in run.scores)
     return [
         score_table(run.scores),
@@ -200,7 +201,7 @@ def scores(run: Run) -> list[Block]:
         "images that differ by chance alone. Lower is closer to the reference, except for precision, recall, "
         "coverage and the Inception Score, where higher is better; density and the Vendi score have no better "
         "direction. Only compare numbers of the same protocol.",
-        listed(f"[{i}] {words}." for i, words in enumerate(protocols, start=1)),
+        listed(f"{words}." for words in [*made, *protocols]),
     ]
 
 

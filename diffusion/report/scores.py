@@ -4,29 +4,23 @@ from collections.abc import Sequence
 
 from diffusion.console import console
 from diffusion.metric.record import Score
-from diffusion.report.formatting import BASELINES, MISSING, describe, half_width, number, protocol_text, value_text
-from diffusion.report.page import Cell, Table
+from diffusion.report.formatting import BASELINES, MISSING, describe, half_width, number, value_text
+from diffusion.report.page import Table
 
 
-def score_table(scores: Sequence[Score], origins: bool = True) -> Table:
-    """The latest scores, next to the baselines of the same protocol; a baseline without a score has its own row.
-
-    With `origins`, also the number of the protocol, and how the scored images were made.
-    """
-    protocols = [*dict.fromkeys(protocol_text(score) for score in scores)]
+def score_table(scores: Sequence[Score]) -> Table:
+    """The latest scores, next to the baselines of the same protocol; a baseline without a score has its own row."""
     columns = [what for what in BASELINES if any(score.what == what for score in scores)]
     latest: dict[str, dict[str, Score]] = {}  # protocol -> what was scored -> its score
     for score in scores:
         latest.setdefault(score.protocol_key, {})[score.what] = score
-    rows: list[list[str | Cell]] = []
+    rows: list[list[str]] = []
     for found in latest.values():
+        name = next(iter(found.values())).name
         baselines = [number(s.value, half_width(s)) if (s := found.get(what)) else MISSING for what in columns]
-        for what in [what for what in found if what not in BASELINES] or [""]:
-            score = found[what] if what else next(iter(found.values()))
-            value = Cell(value_text(score), score.value, bold=origins) if what else Cell(MISSING)
-            origin = [f"[{1 + protocols.index(protocol_text(score))}]", source_text(score) if what else MISSING]
-            rows.append([score.name, value, *baselines, *(origin if origins else [])])
-    head = ["score", "value", *(BASELINES[what] for what in columns), *(["protocol", "source"] if origins else [])]
+        values = [value_text(score) for what, score in found.items() if what not in BASELINES]
+        rows += [[name, value, *baselines] for value in values or [MISSING]]
+    head = ["score", "value", *(BASELINES[what] for what in columns)]
     return Table(head, rows, range(1, 2 + len(columns)))
 
 
@@ -50,7 +44,7 @@ def print_scores(scores: Sequence[Score]) -> None:
     first = scores[0]
     assert first.reference is not None
     console.print(f"{first.n} images against {first.reference.n} of {first.reference.split}")
-    score_table(scores, origins=False).print(console)
+    score_table(scores).print(console)
 
 
 def print_by_class(scores: Sequence[Score]) -> None:
