@@ -12,8 +12,6 @@ from typing import Any
 from diffusion.config.validation import check_arguments
 from diffusion.errors import UserError, nearest
 
-EXTRAS = {"lion_pytorch": "optim", "pytorch_optimizer": "optim"}  # package -> extra of this project that has it
-
 
 def make(node: Mapping[str, Any], where: str, kind: type | None = None, **more: Any) -> Any:
     """Build the object that `node` describes.
@@ -54,11 +52,10 @@ def _named(target: Any, where: str) -> Callable[..., Any]:
     except ErrorDuringImport as error:
         raise UserError(f"{where}: {target} cannot be imported ({error.value})") from error
     if not callable(found):
-        if (package := parent.partition(".")[0]) in EXTRAS:
-            extra = f"pip install 'diffusion-experiments[{EXTRAS[package]}]'"
-            raise UserError(f"{where}: {package} is not installed; {extra}")
-        near = nearest(name, dir(locate(parent))) if parent else ""
-        raise UserError(f"{where}: {target} is no class or function that can be imported{near}")
+        holder = locate(parent) if parent else None
+        hint = f"; install its package, or see --help {where.partition('.')[0]}" if holder is None else ""
+        near = nearest(name, dir(holder))
+        raise UserError(f"{where}: {target} is no class or function that can be imported{hint or near}")
     return found
 
 

@@ -72,12 +72,6 @@ def choices(group: str) -> list[str]:
     return list(files(group))
 
 
-def choices_with(group: str, key: str) -> list[str]:
-    """The choices of a group that have a setting of this name, or a nested group in its place."""
-    pattern = re.compile(rf"^{re.escape(key)}:|@{re.escape(key)}:", re.MULTILINE)
-    return [choice for choice in choices(group) if pattern.search(content(group, choice))]
-
-
 def content(group: str, choice: str) -> str:
     """The yaml of a choice, after those of its group that it includes: the last value of a key counts."""
     own = files(group)[choice].read_text("utf-8")
@@ -93,11 +87,11 @@ def inner_groups(group: str) -> tuple[str, ...]:
 
 def nodes(group: str) -> list[Any]:
     """The parsed yaml of a group's choices, without interpolation."""
-    return [_node(content(group, choice), file) for choice, file in files(group).items()]
+    return [_parsed(content(group, choice), file) for choice, file in files(group).items()]
 
 
 @cache
-def _node(text: str, file: Path) -> Any:
+def _parsed(text: str, file: Path) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -62,13 +62,19 @@ def composed(command: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 def choice(group: str, name: str, overrides: Sequence[str] = (), **settings: Any) -> dict[str, Any]:
     """The configuration node of a choice, with changed settings: `choice("sampler", "heun", steps=18, grid="karras")`.
 
-    Raises UserError for an unknown choice, or a setting that it does not have.
+    A nested group is the name of a choice, or changes to the settings of its choice. Raises UserError for an unknown
+    choice, or a setting that it does not have.
     """
-    node: dict[str, Any] = _choice(group, name, overrides) or {}
-    for key in settings:
+    node: dict[str, Any] = unresolved_choice(group, name, overrides, resolve=True) or {}
+    for key, value in settings.items():
         if key not in node:
             raise UserError(f"{group}.{key}: {group}={name} has no such setting{nearest(key, node)}")
-    return {**node, **{key: _part(key, value, node[key]) for key, value in settings.items()}}
+        if is_group(key) and isinstance(value, str):
+            value = choice(key, value)
+        elif is_group(key) and isinstance(value, Mapping) and "_target_" not in value:
+            value = {**(node[key] or {}), **value}
+        node[key] = value
+    return node
 
 
 def in_words(group: str, words: str, **settings: Any) -> dict[str, Any]:
@@ -80,25 +86,12 @@ def in_words(group: str, words: str, **settings: Any) -> dict[str, Any]:
         raise UserError(f"{group}: {words}: {first_line(error)}; expected such as 'ddim sampler.steps=20'") from error
 
 
-def unresolved_choice(group: str, name: str) -> Any:
+def unresolved_choice(group: str, name: str, overrides: Sequence[str] = (), resolve: bool = False) -> Any:
     """The configuration node of a choice, with its interpolations such as `${seed}`; None if it has no settings."""
-    return _choice(group, name, resolve=False)
-
-
-def _choice(group: str, name: str, overrides: Sequence[str] = (), resolve: bool = True) -> Any:
     if name not in choices(group):
         near = nearest(name, choices(group))
         raise UserError(f"{group}={name}: unknown choice{near}; it is one of {', '.join(choices(group))}")
     return deepcopy(_composed(f"{group}/{name}", tuple(overrides), searched(), resolve).get(group))
-
-
-def _part(key: str, value: Any, before: Any) -> Any:
-    """The value of a setting: of a nested group, the name of a choice, or changes to the settings of its choice."""
-    if is_group(key) and isinstance(value, str):
-        return choice(key, value)
-    if is_group(key) and isinstance(value, Mapping) and isinstance(before, Mapping) and "_target_" not in value:
-        return {**before, **value}
-    return value
 
 
 @cache

@@ -2,7 +2,7 @@
 
 import errno
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 import yaml
@@ -12,13 +12,14 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion.config.choices import SEVERAL, choices, choices_with, groups, inner_groups, is_group
+from diffusion.config.choices import choices, is_group
 from diffusion.config.composition import RUN, composed
-from diffusion.config.quoting import quoted
+from diffusion.config.quoting import override
 from diffusion.config.schema import INSTEAD
 from diffusion.config.validation import flat
-from diffusion.errors import UserError, closest, first_line, nearest, out_of_memory
+from diffusion.errors import UserError, first_line, nearest, out_of_memory
 
+HELP = ("--help", "-h", "help")
 UNWRITABLE = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG
 )  # fmt: skip
@@ -31,8 +32,12 @@ def explain(error: BaseException, command: str, words: Sequence[str] = (), sweep
         words: the overrides of the command line, for errors in its settings.
         sweep: whether it is a sweep (-m).
     """
-    chain = [*_chain(error)]
-    if known := [cause for cause in chain if isinstance(cause, UserError)]:
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None:  # OmegaConf hides the causes of an error in an interpolation
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    if known := [each for each in chain if isinstance(each, UserError)]:
         return known[0]
     line = next(filter(None, map(_described, chain)), None)
     if line is None and isinstance(error, HydraException | OmegaConfBaseException | ValueError):
@@ -60,24 +65,15 @@ def parsed(words: Sequence[str], command: str) -> Namespace:
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
     given, unknown = parser.parse_known_intermixed_args(list(words))
-    stray = [w for w in words if w in unknown or (w in given.overrides and "=" not in w[1:] and not w.startswith("~"))]
-    if not stray or {"--help", "-h", "help"} & {*words}:
-        return given
-    key, _, value = stray[0].lstrip("-").partition("=")
-    value = value or next(iter(stray[1:]), "…")
-    meant = closest(key.replace("-", "_"), flat(composed(command)))
-    raise UserError(f"{stray[0]}: expected KEY=VALUE" + (f", here {meant[0]}={value}" if meant else ""))
+    stray = [*unknown, *(word for word in given.overrides if "=" not in word[1:] and not word.startswith("~"))]
+    if stray and not {*HELP} & {*words}:
+        key = stray[0].lstrip("-").partition("=")[0].replace("-", "_")
+        raise UserError(f"{stray[0]}: expected KEY=VALUE{nearest(key, flat(composed(command)))}")
+    return given
 
 
 def _refuse(message: str) -> NoReturn:
     raise UserError(f"{message}; --help lists the settings")
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and its causes. OmegaConf hides those of an error in an interpolation."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _described(error: BaseException) -> str | None:
@@ -94,7 +90,8 @@ def _described(error: BaseException) -> str | None:
     if isinstance(error, yaml.YAMLError):  # it names the file and the line
         return f"not readable as yaml: {' '.join(str(error).split())}"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: a value with special characters needs quotes: {quoted(error.override)}"
+        key, _, value = error.override.partition("=")
+        return f"{error.override}: a value with special characters needs quotes: {override(key, value)}"
     return None
 
 
@@ -111,24 +108,22 @@ def _wrong(words: Sequence[str], command: str, sweep: bool) -> str | None:
     known = [*dict.fromkeys([*keys, *(key.rpartition(".")[0] for key in keys)])]
     if config.get("sampler", {}).get("from") == RUN:
         known.append("sampler.steps")
-    return next(filter(None, (_wrong_override(override, known, command, sweep) for override in given)), None)
+    return next(filter(None, (_wrong_override(each, known, command, sweep) for each in given)), None)
 
 
-def _wrong_override(override: Override, known: Sequence[str], command: str, sweep: bool) -> str | None:
-    word, key = str(override.input_line), str(override.key_or_group)
-    place, value = str(override.package or key), word.partition("=")[2]
+def _wrong_override(each: Override, known: Sequence[str], command: str, sweep: bool) -> str | None:
+    word, key = str(each.input_line), str(each.key_or_group)
+    place = str(each.package or key)
     group, _, name = place.partition(".")
-    if override.is_sweep_override() and not sweep:
-        listed = f"write {place}=[{value}] for a list, {quoted(word)} for text, or "
-        return f"{word}: {'' if is_group(key) and key not in SEVERAL else listed}add -m to run them one by one"
+    if each.is_sweep_override() and not sweep:
+        value = word.partition("=")[2]
+        return f"{word}: add -m to run them one by one, or write {place}=[{value}] or {override(place, value)}"
     if place in known or (f"{group}.from" in known and name) or (key, command) == ("experiment", "train"):
-        scalar = is_group(key) and not override.is_sweep_override() and not isinstance(override.value(), str | list)
+        scalar = is_group(key) and not each.is_sweep_override() and not isinstance(each.value(), str | list)
         return f"{word}: a choice is required; {key} is one of {', '.join(choices(key))}" if scalar else None
     if place in INSTEAD:
         return f"{place}: it is set by the run itself; {INSTEAD[place]}"
-    if outer := [outer for outer in groups() if key == place and key in inner_groups(outer)]:
-        places = " or ".join(f"{key}@{group}.{key}=…" for group in outer)
-        return f"{word}: it is part of another group; choose it with its place: {places}"
-    if name and group in (*known, *SEVERAL) and (having := choices_with(group, name.partition(".")[0])):
-        return f"{word}: it is a setting of {' or '.join(f'{group}={each}' for each in having)}; choose that, too"
+    if name and is_group(group):
+        near = nearest(place, known)
+        return f"{word}: the chosen {group} has no such setting{near}; --help {group} lists those of each choice"
     return f"{word}: unknown setting{nearest(place, known)}; --help lists all of them"

@@ -16,22 +16,14 @@ def override(key: str, value: object) -> str:
     return shlex.quote(f"{key}={hydra_value(value)}")
 
 
-def quoted(word: str) -> str:
-    """`KEY=VALUE` with VALUE as a quoted string: `'KEY="VALUE"'`."""
-    key, _, value = word.partition("=")
-    return shlex.quote(f'{key}="{_escaped(value)}"')
-
-
 def hydra_value(value: object) -> str:
     """The value of an override, in quotes if Hydra's grammar needs them."""
     text = str(value)
-    return text if re.fullmatch(r"[\w/.+:-]+", text, re.ASCII) else f'"{_escaped(text)}"'
+    if re.fullmatch(r"[\w/.+:-]+", text, re.ASCII):
+        return text
+    return '"' + text.replace('"', '\\"') + '"'
 
 
 def command_line(name: str, words: Iterable[str]) -> str:
     """`python -m diffusion.NAME WORDS`, each word quoted for a shell where needed."""
     return " ".join([f"python -m diffusion.{name}", *map(shlex.quote, words)])
-
-
-def _escaped(text: str) -> str:
-    return text.replace('"', '\\"')

@@ -248,9 +248,7 @@ class Sample(Drawn, Shared):
     n: Count = 64
     """Number of images."""
     trajectory: bool = False
-    """Also save the denoising steps of the first 8 images, as a strip and a GIF."""
-    frames: Count = 12
-    """Pictures in the strip. (The GIF has up to 100 frames.)"""
+    """Also save the denoising steps of the first 8 images, as a strip of 12 pictures and a GIF of up to 100."""
 
 
 class Edit(Drawn):
@@ -265,9 +263,7 @@ class Edit(Drawn):
     interpolate: Annotated[list[Seed], MinLen(2), MaxLen(2)] | None = None
     """Without a picture: interpolate from image 0 of one seed to image 0 of another."""
     n: Count = 8
-    """Number of variants or fillings; for an interpolation, set `frames`."""
-    frames: Annotated[int, Ge(2)] = 8
-    """Number of images in an interpolation, including both ends."""
+    """Number of variants or fillings, or of the images of an interpolation, including both ends."""
     inpainting: Group
 
 
@@ -360,8 +356,4 @@ INSTEAD = {  # arguments of Lightning's Trainer that a run sets itself, and what
     "trainer.min_steps": STOPPING,
     "trainer.overfit_batches": "set data=folder data.limit=N, or trainer.limit_train_batches=N",
     "trainer.plugins": "set trainer.precision; a run has its own plugins for checkpoints and processes",
-    **{f"trainer.{name}": "remove it" for name in (
-        "barebones", "enable_autolog_hparams", "enable_model_summary", "limit_predict_batches", "limit_test_batches",
-        "model_registry", "num_sanity_val_steps", "reload_dataloaders_every_n_epochs", "use_distributed_sampler",
-    )},
-}  # fmt: skip
+}

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 from annotated_types import MinLen
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
 
-from diffusion.config.choices import choices, choices_with, is_group
+from diffusion.config.choices import choices, is_group
 from diffusion.errors import UserError, nearest
 
 UNSET = "???"  # what Hydra composes for a setting that must be set
@@ -89,7 +89,10 @@ def _explained(model: type[BaseModel], values: Mapping[str, Any], error: Validat
         path.append(name := str(errors[0]["loc"][len(path)]))
         key = ".".join([*filter(None, [where]), *path])
         if name not in inner.model_fields:
-            return f"{key}: {_unknown(name, inner, where)}"
+            near = nearest(name, inner.model_fields)
+            if is_group(where):
+                return f"{key}: the chosen {where} has no such setting{near}; --help {where}, or remove it with ~{key}"
+            return f"{key}: unknown setting{near}; --help {where or 'lists all of them'}"
         value, field = value.get(name), inner.model_fields[name]
         inner = field.annotation
     found = f"{key}={shown(value)}"
@@ -110,14 +113,6 @@ def _explained(model: type[BaseModel], values: Mapping[str, Any], error: Validat
     return f"{found}: {expected}{usual}"
 
 
-def _unknown(name: str, model: type[BaseModel], where: str) -> str:
-    """Why there is no setting of this name: another choice of its group may have it."""
-    if having := choices_with(where, name) if is_group(where) else []:
-        choose = " or ".join(f"{where}={choice}" for choice in having)
-        return f"the chosen {where} has no such setting; use {choose}, or remove it with ~{where}.{name}"
-    return f"unknown setting{nearest(name, model.model_fields)}; --help {where or 'lists all of them'}"
-
-
 def _is_model(hint: Any) -> bool:
     return inspect.isclass(hint) and issubclass(hint, BaseModel)
 
@@ -125,9 +120,8 @@ def _is_model(hint: Any) -> bool:
 @cache
 def _model_of(target: Callable[..., Any]) -> type[BaseModel]:
     """A pydantic model of the arguments of a class or function, including those passed on to parent classes."""
-    functions = [target]
-    if inspect.isclass(target):
-        functions = [parent.__dict__["__init__"] for parent in target.__mro__ if "__init__" in parent.__dict__]
+    parents = inspect.getmro(target) if inspect.isclass(target) else ()
+    functions = [vars(parent)["__init__"] for parent in parents if "__init__" in vars(parent)] or [target]
     fields: dict[str, Any] = {}
     extra: Literal["allow", "forbid"] = "allow"
     for function in functions:

@@ -3,7 +3,7 @@
 python -m diffusion.edit ckpt=RUN image=PICTURE strength=0.6                  SDEdit: noise the picture, then denoise it
 python -m diffusion.edit ckpt=RUN image=PICTURE mask=MASK                     fill it where the mask is white
 python -m diffusion.edit ckpt=… image=… mask=… inpainting=split_gibbs sampler=dpm_2m_sde    with another method
-python -m diffusion.edit ckpt=RUN interpolate=[0,1] frames=12                 interpolate between two seeds
+python -m diffusion.edit ckpt=RUN interpolate=[0,1] n=12                      interpolate between two seeds
 """
 
 from diffusion.config.schema import Edit

@@ -81,7 +81,7 @@ def edits(settings: Edit, restored: Restored, image: Source | None = None, mask:
         first, last = settings.interpolate
         nothing = torch.zeros(0, *restored.shape, dtype=torch.uint8)
         about = f"from the noise of seed {first} to that of seed {last}"
-        return Edits(replace(drawing, between=(first, last), seed=first), settings.frames, nothing, about)
+        return Edits(replace(drawing, between=(first, last), seed=first), settings.n, nothing, about)
     source = image if image is not None else str(settings.image)
     picture = read_picture(source, restored.shape)
     if settings.mask is None:

@@ -60,7 +60,7 @@ def draw_samples(settings: Sample, folder: Path) -> None:
     if settings.trajectory:
         frames, few = Frames(drawing.sampler, denoiser.schedule), min(n, SHOWN)
         drawing(denoiser, few, devices[0], few, "sampling the trajectory", frames.watch)
-        frames.save(folder, settings.frames)
+        frames.save(folder)
     save_images(folder, images, drawing.seed, drawing.conditions(denoiser, n))
     shown, columns = in_turn(images[:GRID], len(settings.labels)) if settings.labels else (images[:GRID], None)
     save_png(grid(shown, columns, large=True), folder / "grid.png")

@@ -15,6 +15,7 @@ from diffusion.report import figures, style
 from diffusion.report.images import FILM_TIMES, gif, grid, save_png
 
 SHOWN = 8  # images
+STRIP_FRAMES = 12
 MOST_FRAMES = 100  # in a GIF
 FILM_FRAMES = 25  # on a page
 
@@ -33,9 +34,9 @@ class Frames:
         if first == 0 and k in self.kept:
             self.pairs[k] = to_uint8(x[:SHOWN]).cpu(), to_uint8(estimate.x0[:SHOWN]).cpu()
 
-    def save(self, folder: Path, frames: int) -> None:
+    def save(self, folder: Path) -> None:
         """Write trajectory.png, x_t from noise to image, and trajectory.gif, x_t above the estimate of x0."""
-        chosen = spread([*self.pairs], frames)
+        chosen = spread([*self.pairs], STRIP_FRAMES)
         noisy = torch.stack([self.pairs[k][0] for k in chosen])
         strip = figures.trajectory(noisy, [self.times[k] for k in chosen], self.schedule)
         style.save(strip, folder / "trajectory.png")

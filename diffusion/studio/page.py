@@ -155,7 +155,7 @@ def build(restored: Restored, device: torch.device) -> gr.Blocks:
         with gr.Tab("Draw"):
             action("draw", "sample", {"n": number("images", 8)})
         with gr.Tab("Between two noises"):
-            action("between", "edit", {"last": seed("second seed", 1), "frames": number("images", 8, least=2)})
+            action("between", "edit", {"last": seed("second seed", 1), "n": number("images", 8, least=2)})
         with gr.Tab("Variants of a picture"):
             picture = gr.Image(label="a picture", type="numpy", sources=["upload"])
             strength = gr.Slider(0.01, 1, value=0.6, label="strength")

@@ -69,7 +69,7 @@ def drawn(command, run: Path, *words: str, folder: str = "out") -> Tensor:
             ["image=picture.png", "mask=mask.png", "inpainting=split_gibbs", "sampler=dpm_2m_sde", "sampler.steps=5"],
             lambda m: m.inpaint(PICTURE, FILL, "split_gibbs", sampler="dpm_2m_sde", steps=5),
         ),
-        (["interpolate=[3,4]", "frames=5"], lambda m: m.interpolate(3, 4, 5, batch_size=2)),
+        (["interpolate=[3,4]", "n=5"], lambda m: m.interpolate(3, 4, 5, batch_size=2)),
     ],
 )
 def test_the_library_draws_the_same_images_as_the_command(command, two_steps, model, pictures, words, draw):

@@ -71,7 +71,7 @@ def test_at_most_100_steps_are_kept_including_the_first_and_last(steps: int, tmp
     assert all(int(pair[0].max()) > 0 for pair in frames.pairs.values())
     assert (len(kept), kept[0], kept[-1]) == (min(steps, MOST_FRAMES), 1, steps)
     if steps == 101:
-        frames.save(tmp_path, 4)
+        frames.save(tmp_path)
         assert Image.open(tmp_path / "trajectory.gif").width == 8 * (2 + 16 * 2) - 2
 
 
