@@ -17,7 +17,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import scipy  # its submodules are imported on first use
 import torch
 from torch import Tensor
@@ -130,7 +129,8 @@ class Mean(NamedTuple):
 
 def numbered(names: Sequence[object]) -> Tensor:
     """A cluster number for each name, equal for equal names, (n,)."""
-    return torch.from_numpy(np.unique(np.array(names), return_inverse=True)[1])
+    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return torch.tensor([number[name] for name in names], dtype=torch.long)
 
 
 def mean_and_error(x: Tensor, clusters: Tensor) -> Mean:
