@@ -98,7 +98,7 @@ def test_label_dropout_depends_only_on_image_and_epoch():
 
 
 REFUSED = {
-    "no labels, but guidance": (["data.labels=null", "guidance=cfg"], "the model was trained without any"),
+    "no labels, but guidance": (["data.labels=null", "guidance=cfg"], "needs a class label"),
     "classes without labels": (
         ["data.labels=null", "model.classes=3"],
         "data.labels, which gives 0",
