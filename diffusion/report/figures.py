@@ -148,7 +148,7 @@ def others(metrics: Metrics, names: Sequence[str]) -> Figure:
     figure = Figure((style.COLUMN[0], 0.3 + 1.15 * rows), layout="constrained")
     for i, name in enumerate(names):
         ax = figure.add_subplot(rows, 2, i + 1)
-        ax.plot(*_thinned(metrics[name]), color=style.BLUE, linewidth=1.1)
+        ax.plot(*_thinned(metrics[name]), color=style.BLUE, linewidth=1.1, label=name)
         ax.set_title(style.plain(name), fontsize=9)
         ax.tick_params(labelsize=7)
         ax.locator_params(axis="y", nbins=3)

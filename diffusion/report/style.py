@@ -17,8 +17,11 @@ import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
+
+from diffusion.report.formatting import number, spread
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,6 +39,7 @@ LOOKS = [{"color": HUES[i], "marker": "os^DvPX"[(i + k) % 7]} for k in range(7) 
 COLUMN = (4.6, 2.9)  # inches: one figure in a text column
 TEXT_WIDTH = 6.5  # inches: the width of an A4 or letter page's text
 DPI = 200
+POINTS = 300  # most points of a curve whose values are shown at the pointer
 THOUSANDS = StrMethodFormatter("{x:,.10g}")  # 12,000; 0.5
 
 STYLE: Any = {
@@ -158,10 +162,29 @@ def svg(figure: Figure, label: str, by_step: bool = False) -> str:
         (left, bottom), (right, top) = figure.axes[0].get_position().get_points() * (width, height)
         last = figure.axes[0].get_xlim()[1]  # the first step is 0
         rule = f' data-rule="[{left:.1f}, {(right - left) / last:.9f}, {height - top:.1f}, {height - bottom:.1f}]"'
+    points = "".join(_points(ax, 72 / figure.dpi, height) for ax in figure.axes)
     return (
         f'<svg viewBox="0 0 {width:.5g} {height:.5g}" role="img" aria-label="{escape(label.replace("`", ""))}" '
-        f'style="max-width: {1.35 * width:.0f}px"{rule}>{body}</svg>'
+        f'style="max-width: {1.35 * width:.0f}px"{rule}>{body}{points}</svg>'
     )
+
+
+def _points(ax: Axes, scale: float, height: float) -> str:
+    """An invisible circle on each point of the curves with a name; browsers show its title at the pointer."""
+    bars = [each for each in ax.containers if isinstance(each, ErrorbarContainer)]
+    curves = [(each.get_label(), each) for each in ax.lines] + [(each.get_label(), each.lines[0]) for each in bars]
+    circles = []
+    for name, line in curves:
+        if str(name).startswith("_"):  # matplotlib's own name
+            continue
+        data = np.asarray(line.get_xydata(), dtype=float)
+        data = data[spread(len(data), POINTS)]
+        data = data[np.isfinite(data).all(axis=1)]
+        words = escape(re.sub(r"\s*(?<!\\)\$.*?(?<!\\)\$", "", str(name)).replace(r"\$", "$"))
+        for (x, y), (across, up) in zip(data, scale * ax.transData.transform(data), strict=True):
+            title = f"<title>{words}: {number(y)} at {x:,.6g}</title>"
+            circles.append(f'<circle cx="{across:.1f}" cy="{height - up:.1f}" r="4">{title}</circle>')
+    return "".join(circles)
 
 
 def _short(match: re.Match[str]) -> str:

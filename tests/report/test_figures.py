@@ -161,6 +161,9 @@ def test_an_svg_has_its_own_ids_the_pages_colours_and_the_place_of_its_steps(run
     x, y = figure.axes[0].transData.transform((400, 0.1)) * 72 / figure.dpi
     assert x == pytest.approx(zero + 400 * step, abs=0.1)
     assert top < 72 * figure.get_figheight() - y < bottom
+    cx, cy, value = re.search(r'cx="(\S*)" cy="(\S*)" r="4"><title>validation images: (\S*) at 400<', texts[1]).groups()
+    place = figure.axes[0].transData.transform((400, float(value))) * 72 / figure.dpi
+    assert (float(cx), 72 * figure.get_figheight() - float(cy)) == pytest.approx(place, abs=0.1)
 
 
 def test_drawing_does_not_change_matplotlibs_settings_or_depend_on_them(tmp_path: Path) -> None:
