@@ -35,13 +35,13 @@ def export(
     few_metrics()
     from diffusion.checkpoint import diffusers_folder, exported, find, restore
     from diffusion.config.choices import searching
-    from diffusion.config.composition import composed, in_words
+    from diffusion.config.composition import choice, composed
 
     with searching([config_dir]):
         model = restore.restore(find.trained(checkpoint), weights)
         config = model.config
         if sampler:
-            config["sampler"] = in_words("sampler", sampler)
+            config["sampler"] = choice("sampler", sampler)
     file = file or model.path.with_name(model.path.stem + SUFFIXES[format])
     if format == "safetensors":
         print(exported.write(file, model.denoiser.network.state_dict(), model.about))

@@ -14,7 +14,7 @@ from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
 from diffusion.config.choices import choices, searching
-from diffusion.config.composition import RUN, choice, in_words
+from diffusion.config.composition import RUN, choice
 from diffusion.config.schema import Sample
 from diffusion.config.validation import validated
 from diffusion.console import count, hiding_bars
@@ -94,7 +94,7 @@ class Model:
         shape = self.restored.shape
         fill, pixels = read_mask(mask, picture, shape), read_picture(picture, shape)
         with searching([self.config_dir]):
-            how = make(in_words("inpainting", method), "inpainting")
+            how = make(choice("inpainting", method), "inpainting")
         return self._draw(n, lambda drawing: filling(drawing, pixels, fill, how), fills=True, **options)
 
     def interpolate(self, first: int, last: int, n: int = 8, **options: Any) -> Tensor:
@@ -160,7 +160,7 @@ class Model:
 
 def node(group: str, chosen: object, **changes: Any) -> dict[str, Any]:
     """The configuration of a choice, in words; of anything else, that of the run; with changed settings."""
-    return in_words(group, chosen, **changes) if isinstance(chosen, str) else {"from": RUN, **changes}
+    return choice(group, chosen, **changes) if isinstance(chosen, str) else {"from": RUN, **changes}
 
 
 def load(
@@ -239,7 +239,7 @@ def images_of(reference: str, split: str, like: Tensor) -> Tensor:
     channels, height, width = like.shape[1:]
     settings = {"resolution": resolution_of(height, width)} | ({"channels": channels} if channels != 3 else {})
     name, root = (reference, {}) if reference in known else ("folder", {"root": reference})
-    data: ImageData = make(choice("data", name, ["+seed=0"], **settings, **root), "data")
+    data: ImageData = make(choice("data", f"{name} +seed=0", **settings, **root), "data")
     data.setup()
     if split not in data.splits:
         raise UserError(f"split={split}: expected one of {', '.join(data.splits)}")

@@ -28,7 +28,7 @@ HEAVY = ("features", "model", "data", "guidance")  # they read or allocate somet
 def test_every_choice_has_valid_types_and_can_be_built(group, name):
     set_on_the_command_line = {"root": "x"} if (group, name) == ("data", "folder") else {}
     steps = ["+schedule.steps=1000"] if group in ("objective", "timesteps") else []
-    node = choice(group, name, ["+seed=0", "+name=x", *steps], **set_on_the_command_line)
+    node = choice(group, " ".join([name, "+seed=0", "+name=x", *steps]), **set_on_the_command_line)
     if group == "guidance":
         node = {key: value for key, value in node.items() if key not in ("ckpt", "weights", "step")}
     nodes = node if group in SEVERAL else {"": node}

@@ -59,16 +59,16 @@ def composed(command: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return deepcopy(found)
 
 
-def choice(group: str, name: str, overrides: Sequence[str] = (), **settings: Any) -> dict[str, Any]:
+def choice(group: str, words: str, **settings: Any) -> dict[str, Any]:
     """The configuration node of a choice, with changed settings: `choice("sampler", "heun", steps=18, grid="karras")`.
 
-    A nested group is the name of a choice, or changes to the settings of its choice. Raises UserError for an unknown
-    choice, or a setting that it does not have.
+    A nested group is the name of a choice, or changes to the settings of its choice. Overrides may follow the choice:
+    "heun sampler.steps=18". Raises UserError for an unknown choice or setting.
     """
-    node: dict[str, Any] = unresolved_choice(group, name, overrides, resolve=True) or {}
+    node: dict[str, Any] = unresolved_choice(group, words, resolve=True) or {}
     for key, value in settings.items():
         if key not in node:
-            raise UserError(f"{group}.{key}: {group}={name} has no such setting{nearest(key, node)}")
+            raise UserError(f"{group}.{key}: {group}={words} has no such setting{nearest(key, node)}")
         if is_group(key) and isinstance(value, str):
             value = choice(key, value)
         elif is_group(key) and isinstance(value, Mapping) and "_target_" not in value:
@@ -77,21 +77,18 @@ def choice(group: str, name: str, overrides: Sequence[str] = (), **settings: Any
     return node
 
 
-def in_words(group: str, words: str, **settings: Any) -> dict[str, Any]:
-    """The configuration node of a choice with overrides, `heun sampler.steps=18`, and with changed settings."""
-    name, *overrides = words.split() or [""]
-    try:
-        return choice(group, name, overrides, **settings)
-    except HydraException as error:
-        raise UserError(f"{group}: {words}: {first_line(error)}; expected such as 'ddim sampler.steps=20'") from error
-
-
-def unresolved_choice(group: str, name: str, overrides: Sequence[str] = (), resolve: bool = False) -> Any:
+def unresolved_choice(group: str, words: str, resolve: bool = False) -> Any:
     """The configuration node of a choice, with its interpolations such as `${seed}`; None if it has no settings."""
+    name, *overrides = words.split() or [""]
     if name not in choices(group):
         near = nearest(name, choices(group))
         raise UserError(f"{group}={name}: unknown choice{near}; it is one of {', '.join(choices(group))}")
-    return deepcopy(_composed(f"{group}/{name}", tuple(overrides), searched(), resolve).get(group))
+    try:
+        return deepcopy(_composed(f"{group}/{name}", tuple(overrides), searched(), resolve).get(group))
+    except HydraException as error:
+        if not overrides:
+            raise
+        raise UserError(f"{words}: {first_line(error)}; settings follow as in 'ddim sampler.steps=20'") from error
 
 
 @cache

@@ -9,7 +9,7 @@ from diffusion.checkpoint.find import run_folder
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.config.choices import choices
-from diffusion.config.composition import RUN, in_words
+from diffusion.config.composition import RUN, choice
 from diffusion.config.schema import GuidanceStudy, Study
 from diffusion.console import console
 from diffusion.errors import UserError
@@ -165,7 +165,7 @@ def node_of(words: str, steps: int | None = None, recipe: Mapping[str, Any] | No
     if name == RUN:
         node: Node = of_run("sampler", recipe or {}) | ({"steps": steps} if steps else {})
     else:
-        node = in_words("sampler", f"{name} sampler.steps={steps} {overrides}" if steps else words)
+        node = choice("sampler", f"{name} sampler.steps={steps} {overrides}" if steps else words)
     if make(node, "sampler").adaptive:
         raise UserError(f"samplers: {words} chooses its own number of evaluations, so a study cannot compare it")
     return node
