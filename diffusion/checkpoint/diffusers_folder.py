@@ -46,9 +46,12 @@ SETTINGS = {  # ours -> diffusers'
     "norm_eps": "norm_eps", "down_padding": "downsample_padding", "frequency_shift": "freq_shift",
     "cosines_first": "flip_sin_to_cos",
 }  # fmt: skip
-PREDICTIONS = {"Eps": "epsilon", "V": "v_prediction", "X0": "sample"}
-SPACINGS = {"uniform": "trailing", "leading": "leading"}  # our grid -> their spacing
-VARIANCES = ("fixed_small", "fixed_large")
+NAMES = {  # of classes and functions: ours -> diffusers'
+    "Eps": "epsilon", "V": "v_prediction", "X0": "sample", "DDIM": "DDIMScheduler", "Ancestral": "DDPMScheduler",
+    "uniform": "trailing", "leading": "leading", "fixed_small": "fixed_small", "fixed_large": "fixed_large",
+    "clip": "clip_sample",
+}  # fmt: skip
+OURS = {theirs: ours for ours, theirs in NAMES.items()}
 TABLE = ("beta_schedule", "beta_start", "beta_end", "trained_betas", "rescale_betas_zero_snr")
 NOT_OURS = (AttributeError, KeyError, TypeError, ValueError, RuntimeError, UserError)  # from settings of others
 
@@ -121,41 +124,31 @@ def network_of(network: nn.Module, model: Mapping[str, Any], size: int | list[in
 
 def scheduler_of(table: Schedule, prediction: Prediction, sampler: Sampler) -> Any:
     """diffusers' scheduler. Raises UserError for a part that it does not have, or that works differently there."""
-    spacing, predicted = SPACINGS.get(_name(sampler.grid)), PREDICTIONS.get(type(prediction).__name__)
-    ancestral, kind, clip = type(sampler) is Ancestral, _name(getattr(sampler, "variance", None)), sampler.threshold
-    last = ancestral and spacing == "trailing" and sampler.steps < STEPS and kind != "fixed_small"
-    for wrong, reason in (
-        (not isinstance(table, Discrete) or table.steps != STEPS, f"schedule: it has only tables of {STEPS} steps"),
-        (predicted is None, "prediction: it has only eps, v and x0"),
-        (not ancestral and type(sampler) is not DDIM, "sampler: it has only ddim and ancestral"),
-        (spacing is None, f"sampler.grid: it has only {' and '.join(SPACINGS)}"),
-        (
-            spacing == "trailing" and STEPS % sampler.steps,
-            f"sampler.steps: it has only divisors of {STEPS}",
-        ),
-        (ancestral and kind not in VARIANCES, f"sampler.variance: it has only {' and '.join(VARIANCES)}"),
-        (last, f"sampler.variance: with {kind} and fewer than {STEPS} steps, it adds noise in the last one"),
-        (_name(clip) not in ("", "clip"), "sampler.threshold: it has only clip and none"),
-    ):
-        if wrong:
-            raise UserError(f"no counterpart in diffusers: {reason}; --sampler chooses another sampler")
-    assert isinstance(table, Discrete)
-    settings: dict[str, Any] = {
-        "trained_betas": table.betas().tolist(),
-        "prediction_type": predicted,
-        "timestep_spacing": spacing,
-        "clip_sample": clip is not None,
-    }
-    if clip is not None:
-        settings["clip_sample_range"] = float(getattr(clip, "keywords", {}).get("limit", 1))
-    if ancestral:
-        return library().DDPMScheduler(**settings, variance_type=kind)
-    return library().DDIMScheduler(**settings)
+    if not isinstance(table, Discrete) or table.steps != STEPS:
+        raise UserError(f"schedule: diffusers has only tables of {STEPS} steps")
+    name, spacing = _theirs(sampler), _theirs(sampler.grid)
+    settings: dict[str, Any] = {"trained_betas": table.betas().tolist(), "prediction_type": _theirs(prediction)}
+    settings |= {"timestep_spacing": spacing, "clip_sample": False}
+    if sampler.threshold is not None:
+        settings[_theirs(sampler.threshold)] = True
+        settings["clip_sample_range"] = float(getattr(sampler.threshold, "keywords", {}).get("limit", 1))
+    if isinstance(sampler, Ancestral):
+        settings["variance_type"] = _theirs(sampler.variance)
+    noisy = settings.get("variance_type") == "fixed_large" and sampler.steps < STEPS  # in the last step
+    if spacing == "trailing" and (STEPS % sampler.steps or noisy):
+        raise UserError(
+            f"sampler.steps={sampler.steps}: on the grid uniform, diffusers needs a divisor of {STEPS}, or with "
+            f"fixed_large {STEPS} itself; --sampler chooses others, or another grid"
+        )
+    return getattr(library(), name)(**settings)
 
 
-def _name(part: Any) -> str:
-    """The name of a part's function, which may be a partial; empty for None."""
-    return str(getattr(getattr(part, "func", part), "__name__", ""))
+def _theirs(part: Any) -> str:
+    """diffusers' name of an object of a class, or of a function, which may be a partial."""
+    name = getattr(getattr(part, "func", part), "__name__", type(part).__name__)
+    if name not in NAMES:
+        raise UserError(f"diffusers has no counterpart of {name}: see docs/diffusers.md; --sampler sets another")
+    return NAMES[name]
 
 
 def read(folder: Path, prefix: str) -> dict[str, Any]:
@@ -226,7 +219,7 @@ def _process(folder: Path) -> dict[str, dict[str, Any]]:
         raise UserError(f"its scheduler is {name}, and can only be DDPMScheduler or DDIMScheduler")
     scheduler = _from_pretrained(name, folder)
     theirs = dict(scheduler.config)
-    settings: dict[str, Any] = {"grid": _key(SPACINGS, theirs["timestep_spacing"]), "threshold": None}
+    settings: dict[str, Any] = {"grid": OURS[theirs["timestep_spacing"]], "threshold": None}
     if theirs["clip_sample"]:
         settings["threshold"] = {"limit": float(theirs["clip_sample_range"])}
     if name == "DDPMScheduler":
@@ -235,17 +228,12 @@ def _process(folder: Path) -> dict[str, dict[str, Any]]:
     betas = scheduler.betas.double().clamp(max=1 - 1e-12).tolist()
     nodes = {
         "schedule": choice("schedule", "table", betas=betas, steps=None),
-        "prediction": choice("prediction", _key(PREDICTIONS, theirs["prediction_type"]).lower()),
-        "sampler": choice("sampler", "ancestral" if name == "DDPMScheduler" else "ddim", **settings),
+        "prediction": choice("prediction", OURS[theirs["prediction_type"]].lower()),
+        "sampler": choice("sampler", OURS[name].lower(), **settings),
     }
     made = {part: make(node, part) for part, node in nodes.items()}
     _check_same(theirs, scheduler_of(made["schedule"], made["prediction"], made["sampler"]).config, but=TABLE)
     return nodes
-
-
-def _key(names: Mapping[str, str], theirs: str) -> str:
-    """Our name of one of theirs. Raises KeyError for one without a counterpart."""
-    return {value: key for key, value in names.items()}[theirs]
 
 
 def _check_same(theirs: Mapping[str, Any], ours: Mapping[str, Any], but: tuple[str, ...]) -> None:

@@ -9,13 +9,14 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from diffusion.config.validation import Group
 
 
 def _time(text: Any) -> Any:
     if text is not None and not (re.fullmatch(r"\d+:\d\d:\d\d:\d\d", str(text)) and re.search("[1-9]", str(text))):
-        raise ValueError("it should be a time as DD:HH:MM:SS, such as 00:11:30:00")
+        raise PydanticCustomError("time", "Input should be a time as DD:HH:MM:SS, such as 00:11:30:00")
     return text
 
 
@@ -274,6 +275,8 @@ class Scored(Shared):
     """Split of the reference images. Use `test` only after all choices have been made, and only once per run."""
     baselines: list[Literal["noise", "real", "floor"]] = ["noise", "real", "floor"]
     """Baselines to score besides the samples, with the same n."""
+    batch_size: Count | None = None
+    """Samples drawn per batch; null: as in the run."""
     features: Group
     metrics: Group
     data: Group
@@ -292,8 +295,6 @@ class Evaluate(Scored):
     """Number of samples; null: as in the run, or 512. With images=FOLDER, the number of its images; null: all."""
     seed: Seed | None = None
     """Seed of the samples; null: the run's seed."""
-    batch_size: Count | None = None
-    """Samples drawn per batch; null: as in the run."""
     audit: Audit = []
     bits: CountOrZero = 0
     """Number of held-out images whose bits per dimension are computed, by the group `likelihood`; 0: none."""
@@ -313,8 +314,6 @@ class AnyStudy(Scored):
     """Baselines to score besides the samples, with the same n."""
     seed: Seed = 0
     """Seed of the samples."""
-    batch_size: Count = 64
-    """Samples drawn per batch."""
 
 
 class Study(AnyStudy):

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 
 from annotated_types import MinLen
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
+from pydantic_core import PydanticCustomError
 
 from diffusion.config.choices import choices, is_group
 from diffusion.errors import UserError, nearest
@@ -23,18 +24,13 @@ from diffusion.errors import UserError, nearest
 UNSET = "???"  # what Hydra composes for a setting that must be set
 LISTS = (list, Sequence, Iterable)
 PLAIN = (int, float, bool, str, type(None), list, tuple)  # the types of yaml values, apart from mappings
-SHOULD, NESTED = " should be ", "a nested object"  # pydantic writes: Input should be a valid integer
-SIMPLER = {  # pydantic's words -> ours
-    "greater than or equal to": "at least", "less than or equal to": "at most", "valid array": "list",
-    "valid integer": "whole number", "a valid boolean": "true or false", "valid ": "", "Field required": "more values",
-    "List should have": "a list with", "Tuple should have": "a list with", " after validation": "",
-}  # fmt: skip
+NESTED = "Input should be a nested object"
 Model = TypeVar("Model", bound=BaseModel)
 
 
 def _only_mappings(value: Any) -> Any:
     if isinstance(value, PLAIN):
-        raise ValueError(f"it{SHOULD}{NESTED}")
+        raise PydanticCustomError("nested", NESTED)
     return value
 
 
@@ -101,10 +97,8 @@ def _explained(model: type[BaseModel], values: Mapping[str, Any], error: Validat
     if _is_model(inner):
         return f"{found}: it has nested settings; set one of them, such as {key}.{next(iter(inner.model_fields))}=…"
     messages = [each["msg"] for each in errors if each["loc"][: len(path)] == tuple(path)]  # of the types of a union
-    expected = "expected " + " or ".join(dict.fromkeys(text.rpartition(SHOULD)[2] for text in messages))
-    for theirs, ours in SIMPLER.items():
-        expected = expected.replace(theirs, ours)
-    if where and expected.endswith(NESTED) and is_group(name):
+    expected = " or ".join(dict.fromkeys(messages)).replace("or Input should be ", "or ")
+    if NESTED in messages and is_group(name):
         return f"{found}: {expected}; choose it with its place: {name}@{key}={shown(value)}"
     if where:
         return f"{found}: {expected}; --help {where.partition('.')[0]} lists values that work"

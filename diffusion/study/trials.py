@@ -42,7 +42,7 @@ def study(settings: Study | GuidanceStudy, folder: Path) -> None:
     that was interrupted goes on from the samples that it has drawn.
     """
     settings, restored, devices = commands.begin(settings)
-    n, batch_size, seed, precision = settings.n, settings.batch_size, settings.seed, settings.precision
+    n, batch_size, seed, precision = settings.n, settings.batch_size or 1, settings.seed, settings.precision
     _, weak = guidance_of(settings.guidance, restored)
     denoiser, run = restored.denoiser, run_folder(restored.path)
     if isinstance(settings, Study):
