@@ -51,7 +51,7 @@ def painted(box: tuple[slice, slice]) -> dict[str, Any]:
 RIGHT = (slice(None), slice(4, None))
 DRAWN = {
     "samples": ("sample", {"n": 3}),
-    "between": ("edit", {"last": 5, "frames": 3}),
+    "between": ("edit", {"last": 5, "n": 3}),
     "vary": ("edit", {"image": PICTURE, "strength": 0.5, "n": 2}),
     "fill": ("edit", {"image": painted(RIGHT), "inpainting": "repaint", "n": 2}),
 }
