@@ -21,6 +21,7 @@ FAULTS = {
     "process/test_refused.py": [
         ("interval: a table is assumed to begin at noise level 0", "1 / self.steps if self.steps else 0.0", "0.0"),
         ("a flow that cannot be solved is scored", "if not solution.success:", "if False:"),
+        ("weights of squared errors for other distances", "if measure is not squared and", "if False and"),
     ],
     "process/test_sampler_parity.py": [
         ("DDIM: η instead of η²", "self.eta**2 *", "self.eta *"),
@@ -131,7 +132,6 @@ FAULTS = {
         ("nearest: the farthest candidate is chosen", "distance.argmin(dim=1)", "distance.argmax(dim=1)"),
         ("nearest: only one candidate is drawn", "streams.normal_like(x0, k)", "streams.normal_like(x0, 1)"),
         ("assigned: the power of the distance is ignored", "(distance**power).cpu()", "distance.cpu()"),
-        ("weights of squared errors for other distances", "if measure is not squared and", "if False and"),
         ("hybrid: the mean is not detached", "y=batch.y.detach()", "y=batch.y"),
         ("vlb: without the factor T", "steps * bound_term(", "bound_term("),
         ("uncertainty: −u instead of +u", "u.exp() + u)", "u.exp() - u)"),
@@ -197,7 +197,6 @@ FAULTS = {
         ("JiT: keys are not normalised", "rotate(self.norm_k(k), *where)", "rotate(k, *where)"),
         ("JiT: silu applied to the other half", "F.silu(gate) * h", "F.silu(h) * gate"),
         ("patch: output channels in another order", "pixel_shuffle(y,", "pixel_shuffle(y.flip(1),"),
-        ("time embedding: any width", "if width % 2 or width // 2 <= shift:", "if False:"),
         ("ADM: s instead of 1 + s", "(1 + s) *", "s *"),
     ],
     "model/test_edm2.py": [

@@ -114,6 +114,8 @@ def test_learned_uncertainty_is_minimal_at_the_log_of_the_loss() -> None:
     optimizer = torch.optim.Adam(objective.parameters(), lr=0.03)
     first = objective(denoiser, x0, Streams(range(16)))
     torch.testing.assert_close(first["loss"], first["term"])
+    first["loss"][0].backward()  # (1 − term)² Σ f²/channels
+    assert float(objective.weight.grad.square().sum()) == pytest.approx(9, rel=0.4)
     for k in range(200):
         loss = objective(denoiser, x0, Streams(range(16 * k, 16 * k + 16)))["loss"].mean()
         optimizer.zero_grad()
@@ -124,7 +126,7 @@ def test_learned_uncertainty_is_minimal_at_the_log_of_the_loss() -> None:
 
 @pytest.mark.parametrize("power", [1, 2])
 def test_the_assigned_permutation_of_the_noises_has_the_lowest_cost(power: int) -> None:
-    x0 = 2 * torch.randn(6, 1, 1, 2, generator=torch.Generator().manual_seed(0))
+    x0 = 2 * torch.randn(6, 1, 1, 2, generator=torch.Generator().manual_seed(2))
     drawn, found = independent(x0, Streams(range(10, 16))), assigned(x0, Streams(range(10, 16)), power)
     cost = lambda eps: float((x0 - eps).double().flatten(1).norm(dim=1).pow(power).sum())  # noqa: E731
     assert torch.equal(found, min((drawn[list(order)] for order in permutations(range(6))), key=cost))
