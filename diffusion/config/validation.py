@@ -7,35 +7,21 @@ annotated range.
 
 import inspect
 import json
-import types
-import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from annotated_types import MinLen
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from diffusion.config.choices import choices, is_group
 from diffusion.errors import UserError, nearest
 
 UNSET = "???"  # what Hydra composes for a setting that must be set
-LISTS = (list, Sequence, Iterable)
-PLAIN = (int, float, bool, str, type(None), list, tuple)  # the types of yaml values, apart from mappings
+PARTS = ("needs_python_object", "callable_type")  # pydantic's errors where yaml needs a nested object
 NESTED = "Input should be a nested object"
 Model = TypeVar("Model", bound=BaseModel)
 
-
-def _only_mappings(value: Any) -> Any:
-    if isinstance(value, PLAIN):
-        raise PydanticCustomError("nested", NESTED)
-    return value
-
-
-Part = Annotated[Any, BeforeValidator(_only_mappings)]
-"""An object described by a mapping with `_target_`, which is checked separately."""
 
 Group = Annotated[dict[str, Any], MinLen(1)]
 """The choice of a group of conf/, such as `model`."""
@@ -65,8 +51,13 @@ def validated(model: type[Model], values: Mapping[str, Any], where: str = "") ->
 
 
 def check_arguments(target: Callable[..., Any], values: Mapping[str, Any], where: str) -> None:
-    """Raise UserError for an argument that the class or function does not have, or not with this type."""
-    validated(_model_of(target), values, where)
+    """Raise UserError for an argument that the class or function does not have, or not with this type.
+
+    Nested objects, which are mappings with `_target_`, are not compared with their annotations.
+    """
+    model = _model_of(target)
+    parts = [key for key, value in values.items() if '"_target_":' in json.dumps(value, default=str)]
+    validated(model, {key: values[key] for key in values if key not in parts or key not in model.model_fields}, where)
 
 
 def shown(value: Any) -> str:
@@ -96,7 +87,8 @@ def _explained(model: type[BaseModel], values: Mapping[str, Any], error: Validat
         return f"{key}=null: a choice is required; {key} is one of {', '.join(choices(key))}"
     if _is_model(inner):
         return f"{found}: it has nested settings; set one of them, such as {key}.{next(iter(inner.model_fields))}=…"
-    messages = [each["msg"] for each in errors if each["loc"][: len(path)] == tuple(path)]  # of the types of a union
+    of_types = [each for each in errors if each["loc"][: len(path)] == tuple(path)]  # of a union
+    messages = [NESTED if each["type"] in PARTS else each["msg"] for each in of_types]
     expected = " or ".join(dict.fromkeys(messages)).replace("or Input should be ", "or ")
     if NESTED in messages and is_group(name):
         return f"{found}: {expected}; choose it with its place: {name}@{key}={shown(value)}"
@@ -125,34 +117,20 @@ def _model_of(target: Callable[..., Any]) -> type[BaseModel]:
             break
         hints = _hints(function)
         named = [p.name for p in parameters if p.kind < p.VAR_KEYWORD and p.name != "self" and p.name[0] != "_"]
-        fields = {name: (_checkable(hints.get(name, Any)), None) for name in named} | fields
+        fields = {name: (hints.get(name, Any), None) for name in named} | fields
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             extra = "forbid"
             break
-    return create_model("Arguments", __config__=ConfigDict(strict=True, protected_namespaces=(), extra=extra), **fields)
+    config = ConfigDict(strict=True, protected_namespaces=(), extra=extra, arbitrary_types_allowed=True)
+    try:
+        return create_model("Arguments", __config__=config, **fields)
+    except Exception:  # an annotation that pydantic cannot check
+        unchecked: dict[str, Any] = dict.fromkeys(fields, (Any, None))
+        return create_model("Arguments", __config__=config, **unchecked)
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(function, include_extras=True)
+        return get_type_hints(function, include_extras=True)
     except Exception:  # an annotation that only a type checker can resolve
         return {}
-
-
-def _checkable(hint: Any) -> Any:
-    """`hint`, with `Part` in the place of every type that yaml cannot express."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Path:
-        return str
-    if hint in (None, Any, object, *PLAIN) or origin is Literal:
-        return hint
-    if origin is Annotated:
-        return Annotated[(_checkable(arguments[0]), *arguments[1:])]
-    inner = tuple(each if each is Ellipsis else _checkable(each) for each in arguments)
-    if origin in (Union, types.UnionType):
-        return Union[inner]  # noqa: UP007
-    if origin in LISTS:
-        return list[inner[0]]  # type: ignore[valid-type]
-    if origin is tuple:
-        return tuple[inner]  # type: ignore[valid-type]
-    return Part if origin is Callable or inspect.isclass(hint) else Any
