@@ -9,10 +9,10 @@ from typing import Any
 
 from diffusion.checkpoint import diffusers_folder, exported, storage
 from diffusion.checkpoint.restore import Restored, read, restore
-from diffusion.console import console, count
+from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.metric.precision import set_precision
-from diffusion.runs.folder import is_sweep, jobs_of, runs_below
+from diffusion.runs.folder import is_sweep, runs_below
 
 EARLY = "early"  # subfolder of the checkpoints' folder
 
@@ -50,11 +50,7 @@ def of_run(path: Path) -> Path:
         return path
     files = saved(path)
     if not files:
-        runs = [run.folder for run in jobs_of(path) if saved(run.folder)]
-        example = f", such as {runs[0]} ({count(len(runs), 'run')} here)" if runs else ""
-        raise UserError(
-            f"ckpt={path}: no checkpoint in this folder; name a run that has saved one, or a checkpoint{example}"
-        )
+        raise UserError(f"ckpt={path}: no checkpoint in this folder; name a run that has saved one, or a checkpoint")
     return next((file for file in files if file.name == "last.ckpt"), files[0])
 
 

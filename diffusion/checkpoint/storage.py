@@ -63,14 +63,6 @@ def step_in_name(file: Path) -> int:
     return int(match[1]) if match else -1
 
 
-def step_in_file(path: Path) -> int:
-    """The step of a checkpoint, without reading its tensors; −1 if it cannot be read."""
-    try:
-        return int(torch.load(path, weights_only=True, map_location="cpu", mmap=True)["global_step"])
-    except Exception:  # see `load`
-        return -1
-
-
 def numbered_files(folder: Path) -> list[Path]:
     """The step-….ckpt files of a folder, highest step first, because clocks are set back and copies look new."""
     files = [file for file in folder.glob("*") if step_in_name(file) >= 0]

@@ -72,13 +72,6 @@ def choices(group: str) -> list[str]:
     return list(files(group))
 
 
-def content(group: str, choice: str) -> str:
-    """The yaml of a choice, after those of its group that it includes: the last value of a key counts."""
-    own = files(group)[choice].read_text("utf-8")
-    included = [name for name in re.findall(r"^ *- (\w+)$", own, re.MULTILINE) if name in files(group)]
-    return "".join(content(group, name) for name in included) + own
-
-
 def inner_groups(group: str) -> tuple[str, ...]:
     """The groups nested in another one, such as `grid` in `sampler`."""
     text = "\n".join(file.read_text("utf-8") for file in files(group).values())
@@ -86,13 +79,13 @@ def inner_groups(group: str) -> tuple[str, ...]:
 
 
 def nodes(group: str) -> list[Any]:
-    """The parsed yaml of a group's choices, without interpolation."""
-    return [_parsed(content(group, choice), file) for choice, file in files(group).items()]
+    """The parsed yaml files of a group's choices, without interpolation and the files that they include."""
+    return [_parsed(file) for file in files(group).values()]
 
 
 @cache
-def _parsed(text: str, file: Path) -> Any:
+def _parsed(file: Path) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.safe_load(file.read_text("utf-8"))
     except yaml.YAMLError as error:
         raise UserError(f"{file}: not readable yaml ({first_line(error)}); fix it") from error

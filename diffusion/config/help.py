@@ -15,7 +15,7 @@ import yaml
 from rich.table import Table
 from rich.text import Text
 
-from diffusion.config.choices import choices, conf_dir, content, groups, inner_groups, is_group
+from diffusion.config.choices import choices, conf_dir, files, groups, inner_groups, is_group
 from diffusion.config.messages import HELP
 from diffusion.config.schema import Settings
 from diffusion.config.validation import shown
@@ -43,8 +43,8 @@ def print_help(command: str, schema: type[Settings], about: str, words: Sequence
         console.print(FOOT)
     elif is_group(group):
         targets = dict[str, None]()
-        for choice in choices(group):
-            text = content(group, choice)
+        for choice, file in files(group).items():
+            text = file.read_text("utf-8")
             console.print(f"\n{group}={choice}", style="bold")
             console.print(indent(text.strip(), "  "))
             targets |= dict.fromkeys(re.findall(r"^ *_target_: ([\w.]+)", text, re.MULTILINE))

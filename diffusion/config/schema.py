@@ -355,4 +355,7 @@ INSTEAD = {  # arguments of Lightning's Trainer that a run sets itself, and what
     "trainer.min_steps": STOPPING,
     "trainer.overfit_batches": "set data=folder data.limit=N, or trainer.limit_train_batches=N",
     "trainer.plugins": "set trainer.precision; a run has its own plugins for checkpoints and processes",
+    "trainer.enable_model_summary": "remove it",
+    "trainer.num_sanity_val_steps": "remove it",
+    "trainer.use_distributed_sampler": "remove it",
 }

@@ -1,5 +1,6 @@
 """When checkpoints are saved, which are kept, and under which names."""
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,9 @@ class Checkpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         """Restore the lowest error, unless best.ckpt is in another folder or of steps that are made again."""
         assert self.resumed is not None
-        if 0 <= storage.step_in_file(self.folder / "best.ckpt") <= self.resumed.step:
-            self.best = state_dict["best"]
+        with contextlib.suppress(UserError):
+            best = storage.load(self.folder / "best.ckpt", mapped=True)
+            self.best = state_dict["best"] if best["global_step"] <= self.resumed.step else self.best
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
