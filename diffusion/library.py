@@ -22,10 +22,10 @@ from diffusion.data import ImageData, to_unit
 from diffusion.edit.edits import Source, filling, read_mask, read_picture
 from diffusion.errors import UserError, nearest
 from diffusion.evaluation.commands import make_drawing
-from diffusion.evaluation.devices import choose_device
 from diffusion.evaluation.drawing import Drawing
 from diffusion.evaluation.inherited import completed
 from diffusion.evaluation.pipeline import make_metrics
+from diffusion.evaluation.together import choose_device
 from diffusion.metric import score as metrics_of
 from diffusion.metric.precision import products
 from diffusion.metric.record import Score

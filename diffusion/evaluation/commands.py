@@ -19,14 +19,13 @@ from diffusion.data.folder import common_size
 from diffusion.data.store import in_threads
 from diffusion.errors import UserError
 from diffusion.evaluation import ledger
-from diffusion.evaluation.devices import choose_device, choose_devices
 from diffusion.evaluation.drawing import Drawing, batches_of, source_of
 from diffusion.evaluation.frames import SHOWN, Frames
 from diffusion.evaluation.guided import guidance_of
 from diffusion.evaluation.inherited import completed
 from diffusion.evaluation.likelihood import bits_per_dimension
 from diffusion.evaluation.pipeline import Scorer, make_metrics
-from diffusion.evaluation.together import Task, draw, remove
+from diffusion.evaluation.together import Task, choose_device, choose_devices, draw, remove
 from diffusion.files import replace
 from diffusion.metric.record import Score
 from diffusion.pixels import resolution_of

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion.checkpoint.restore import network_hash
 from diffusion.console import console, count, progress_bar
 from diffusion.data import to_uint8
-from diffusion.errors import NotFinite, UserError
-from diffusion.evaluation.classes import NONE, conditions
+from diffusion.errors import NotFinite, UserError, nearest
 from diffusion.files import digest, replacing, tensor_digest
 from diffusion.process.denoiser import Conditioned, Denoise, Denoiser, Estimate, MixedPrecision
 from diffusion.process.editing import Between
@@ -34,6 +33,8 @@ Watch = Callable[[int, int, Tensor, Estimate], None]
 Share = tuple[int, int]
 """(rank, processes)"""
 
+NONE = "none"  # as a label: no class, unless a class has this name
+GOLDEN = (5**0.5 - 1) / 2  # its multiples mod 1 are evenly spread, however many there are
 MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 KEPT = ".drawn"  # in the folder of a command: the batches; removed when the images are written or scored
 
@@ -42,7 +43,7 @@ KEPT = ".drawn"  # in the folder of a command: the batches; removed when the ima
 class Drawing:
     """Draws samples from a denoiser; sample i does not depend on n, the batches or the processes.
 
-    `labels` are as for `classes.conditions`. Without labels, the samples have the class proportions of `counts`, the
+    `labels` are as for `conditions`. Without labels, the samples have the class proportions of `counts`, the
     number of images in each class; `counts` is empty for a model without labels. `weak` is the worse model of the
     guidance, if it has one; a drawing `waits` if this is the training run itself, at a step that it has not reached.
 
@@ -200,6 +201,50 @@ def file_of(files: Path, batch: range) -> Path:
 def seconds_of(files: Path) -> float:
     """The time that all processes took together to draw the batches in a folder."""
     return sum(torch.load(file, weights_only=True)["seconds"] for file in files.glob("*.pt"))
+
+
+def proportional(counts: Sequence[int], n: int) -> Tensor:
+    """Classes in the proportions of `counts`, to within about two images of each, (n,) int64.
+
+    Sample i gets the class at the quantile (i + ½)·golden ratio mod 1, for every n.
+    """
+    ends = torch.tensor(counts, dtype=torch.float64).cumsum(0) / max(1, sum(counts))
+    quantiles = (torch.arange(n, dtype=torch.float64) + 0.5) * GOLDEN % 1
+    return torch.searchsorted(ends, quantiles, right=True).clamp(max=len(counts) - 1)
+
+
+def conditions(
+    labels: int | str | Sequence[int | str] | None, n: int, network: nn.Module, counts: Mapping[str, int]
+) -> dict[str, Tensor]:
+    """The network's inputs besides x_t and t, for n samples: `classes` (n,), or nothing for no class.
+
+    Args:
+        labels: One class or several, by name or number; the samples cycle through several. "none": no class, unless a
+            class is called so; None: classes in the proportions of `counts`.
+        counts: Class name -> number of images, in the order of the class numbers; empty for a model without labels.
+
+    Raises UserError for an unknown class.
+    """
+    if (labels == NONE and NONE not in counts) or (labels is None and not counts):
+        return {}
+    if labels is None:
+        return {"classes": proportional([*counts.values()], n)}
+    several = [labels] if isinstance(labels, int | str) else labels
+    classes = [number(label, [*counts], int(getattr(network, "classes", 0))) for label in several]
+    return {"classes": torch.tensor([classes[i % len(classes)] for i in range(n)])}
+
+
+def number(label: int | str, names: Sequence[str], known: int) -> int:
+    """The number of one of the `known` classes, given by number or name. Raises UserError for an unknown class."""
+    if not known:
+        raise UserError(f"label={label}: the model was trained without labels; remove it")
+    if str(label) in names:
+        return names.index(str(label))  # a folder may be called 7
+    if type(label) is not int or not 0 <= label < known:
+        each = f"one of {', '.join(names)}, or " if names else ""
+        near = nearest(str(label), names)
+        raise UserError(f"label={label}: unknown class{near}; expected {each}a number from 0 to {known - 1}")
+    return label
 
 
 class Blank:

@@ -31,7 +31,7 @@ def serve(checkpoint: str, weights: str | float, device: str, host: str, port: i
         raise UserError("the studio needs gradio: pip install 'diffusion-experiments[studio]'")
     from diffusion.checkpoint.find import opened  # imports torch, so only when it is needed
     from diffusion.config.choices import searching
-    from diffusion.evaluation.devices import choose_device
+    from diffusion.evaluation.together import choose_device
     from diffusion.studio import page
 
     with searching([config_dir]):

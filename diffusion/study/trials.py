@@ -14,11 +14,10 @@ from diffusion.config.schema import GuidanceStudy, Study
 from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.evaluation import commands, ledger
-from diffusion.evaluation.devices import device_name
 from diffusion.evaluation.drawing import Drawing, evaluations, seconds_of, source_of
 from diffusion.evaluation.guided import guidance_of, parts_of
 from diffusion.evaluation.inherited import of_run
-from diffusion.evaluation.together import Task, draw, remove
+from diffusion.evaluation.together import Task, device_name, draw, remove
 from diffusion.process.schedule import Schedule
 from diffusion.report.study import save_picture, study_of, write
 from diffusion.runs.folder import Run

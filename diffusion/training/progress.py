@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from diffusion.console import console, progress_bar
-from diffusion.evaluation.devices import device_name
+from diffusion.evaluation.together import device_name
 from diffusion.files import versions
 from diffusion.training.prepared import Run
 

@@ -6,8 +6,7 @@ from networks import randomised
 from torch import Tensor
 
 from diffusion.errors import UserError
-from diffusion.evaluation.classes import conditions, proportional
-from diffusion.evaluation.drawing import Drawing
+from diffusion.evaluation.drawing import Drawing, conditions, proportional
 from diffusion.model import DiT
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import V

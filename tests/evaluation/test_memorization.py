@@ -64,7 +64,6 @@ def test_the_copies_score_has_a_protocol_and_a_figure(data: Folder, tmp_path: Pa
     with Image.open(tmp_path / f"figures/{metric}.png") as picture:
         assert picture.width > 500
     assert details["repeats"] == 6
-    assert details["calibration"] == {"split": "val", "n": 20, "left_out": 0, "key": val.key}
 
 
 def test_the_figure_mirrors_training_images_like_their_samples(
@@ -91,7 +90,6 @@ def test_held_out_repeats_are_counted(data: Folder, tmp_path: Path, monkeypatch:
     details = audit_copies(samples, data, "pixels", Corners(), tmp_path).details
     assert (details["flagged"], details["repeats"]) == (10, 10)
     assert details["rate"] == pytest.approx(1 / 19)
-    assert details["calibration"] == {"split": "val", "n": 18, "left_out": 2, "key": repeating.key}
 
 
 def test_embeddings_of_real_images_are_cached(data: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from diffusion.metric.distances import CMMD, FrechetDistance, FrechetInfinity, KernelDistance
-from diffusion.metric.diversity import InceptionScore, Vendi
+from diffusion.metric.diversity import DensityCoverage, InceptionScore, PrecisionRecall, Vendi
 from diffusion.metric.estimate import Estimate, Reference
-from diffusion.metric.neighbours import DensityCoverage, PrecisionRecall
 
 DRAWS = 120
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion.metric import neighbours
+from diffusion.metric import diversity
+from diffusion.metric.diversity import DensityCoverage, PrecisionRecall
 from diffusion.metric.estimate import Reference, jackknife
-from diffusion.metric.neighbours import DensityCoverage, PrecisionRecall
 
 
 def normal(n: int, seed: int, shift: float = 0.0, d: int = 5) -> Tensor:
@@ -38,14 +38,14 @@ def values(x: Tensor, y: Tensor, k: int) -> dict[str, float]:
 
 @pytest.mark.parametrize(("k", "shift"), [(1, 0.0), (5, 2.0)])
 def test_all_four_metrics_equal_their_definitions(k: int, shift: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "ROWS", 7)
+    monkeypatch.setattr(diversity, "ROWS", 7)
     x, y = normal(23, 1, shift), normal(31, 2)
     assert values(x, y, k) == pytest.approx(brute_force(x, y, k), abs=1e-12)
 
 
 def test_errors_equal_a_brute_force_jackknife(monkeypatch: pytest.MonkeyPatch) -> None:
     """The values are recomputed without each sample in turn."""
-    monkeypatch.setattr(neighbours, "ROWS", 7)
+    monkeypatch.setattr(diversity, "ROWS", 7)
     x, y, k = normal(24, 3, 0.5), normal(30, 4), 2
     reference = Reference.of(y)
     found = PrecisionRecall(k).measure(x, reference) | DensityCoverage(k).measure(x, reference)

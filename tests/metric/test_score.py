@@ -12,9 +12,8 @@ from diffusion.errors import UserError
 from diffusion.metric import estimate
 from diffusion.metric.denoising import DenoisingErrors
 from diffusion.metric.distances import CMMD, FrechetDistance, KernelDistance, SpatialFrechetDistance
-from diffusion.metric.diversity import InceptionScore
+from diffusion.metric.diversity import DensityCoverage, InceptionScore, PrecisionRecall
 from diffusion.metric.features import FeatureExtractor
-from diffusion.metric.neighbours import DensityCoverage, PrecisionRecall
 from diffusion.metric.record import Reference, Score
 from diffusion.metric.reference import extract, reference_key, reference_statistics
 from diffusion.metric.score import divide, score, score_features

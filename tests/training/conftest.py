@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from diffusion import randomness
-from diffusion.evaluation import commands, devices
+from diffusion.evaluation import commands, together
 
 aten = torch.ops.aten
 NAME = "away"
@@ -248,7 +248,7 @@ def away(machine: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     """The device, for training with `trainer.accelerator=away trainer.strategy=away` and for commands."""
     monkeypatch.setattr(torch, "tensor", tensor)
     monkeypatch.setattr(torch.func, "jvp", jvp)
-    for module in (commands, devices):
+    for module in (commands, together):
         monkeypatch.setattr(module, "choose_device", lambda name: DEVICE.name)
     DEVICE.__init__()  # type: ignore[misc]
     DEVICE.present = True

@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.stats import beta, binom
 from torch import Tensor
 
-from diffusion.metric.memorization import Audit, audit
+from diffusion.evaluation.memorization import Audit, audit
 from diffusion.nearest import mirrored
 
 
