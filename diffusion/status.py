@@ -17,7 +17,8 @@ from rich.table import Table
 
 from diffusion.console import console, count, duration
 from diffusion.errors import Arguments
-from diffusion.report.lines import Line, line
+from diffusion.metric.record import Score
+from diffusion.report.index import Line, line
 from diffusion.runs.folder import command_of, runs_below
 
 STYLES = {
@@ -26,9 +27,14 @@ STYLES = {
 }  # fmt: skip
 ORDERS: dict[str, Callable[[Line], Any]] = {
     "run": lambda line: 0,  # in the order found
-    "score": lambda line: (line.metric or "~", (line.value or 0) * (-1 if line.lower is False else 1)),
+    "score": lambda line: by_score(line.score),
     "wrote": lambda line: -line.written,
 }
+
+
+def by_score(score: Score | None) -> tuple[str, float]:
+    """A sort key: by metric, the best first; runs without a score last."""
+    return (score.name, -score.value if score.higher_is_better else score.value) if score else ("~", 0.0)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,20 +47,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 def print_status(folder: Path, sort: str) -> None:
     """Print a table of the runs, the reasons of those that stopped, and the number of runs in each state."""
-    lines = [line(path, folder) for path in runs_below(folder) if command_of(path) == "train"]
+    lines = [line(path) for path in runs_below(folder) if command_of(path) == "train"]
     lines.sort(key=ORDERS[sort])
     table = Table("run", "state", "step", "left", "score", "wrote", box=box.SIMPLE_HEAD, pad_edge=False)
     for each in lines:
-        steps = "" if each.steps is None else str(each.steps) + (f" of {each.total_steps}" if each.total_steps else "")
-        left = "" if each.seconds_left is None else duration(each.seconds_left)
-        score = f"{each.metric} {each.score}" if each.metric else ""
         wrote = f"{duration(max(0.0, time.time() - each.written))} ago"
-        table.add_row(each.run, each.state, steps, left, score, wrote, style=STYLES[each.state])
+        row = (str(each.folder.relative_to(folder)), each.state, each.steps, each.left, each.score_text, wrote)
+        table.add_row(*row, style=STYLES[each.state])
     if lines:
         console.print(table)
     for each in lines:
         if each.reason:
-            console.print(f"{each.run}: {each.reason}", style=STYLES[each.state])
+            console.print(f"{each.folder.relative_to(folder)}: {each.reason}", style=STYLES[each.state])
     states = Counter(each.state for each in lines)
     counts = ", ".join(f"{n} {state}" for state, n in states.items())
     console.print(f"{count(len(lines), 'run')} below {folder}" + (f": {counts}" if counts else ""))

@@ -23,7 +23,7 @@ from diffusion.errors import Arguments, UserError, first_line
 from diffusion.files import digest
 from diffusion.report.compare import compare, gather
 from diffusion.report.comparison import comparison_sections
-from diffusion.report.index import index_sections, relative
+from diffusion.report.index import index_sections
 from diffusion.report.page import Section, document
 from diffusion.report.run import run_sections
 from diffusion.report.study import is_study, study_of, study_sections
@@ -81,16 +81,17 @@ class Pages:
 
     def contents(self, folder: Path) -> tuple[str, Iterable[Section], str | None]:
         """The title of a page, its sections, and the state of its run."""
+        name = folder.resolve().name if folder == self.root else folder.relative_to(self.root)
         if is_run(folder):
             run = Run(folder)
             if is_study(run):
                 study = study_of(run)
                 return study.title, study_sections(study), None
-            return f"Run {relative(folder, self.root)}", run_sections(run), run.state
+            return f"Run {name}", run_sections(run), run.state
         if is_sweep(folder):
             comparison = compare(gather([folder]), mixed=True)
-            return f"Sweep {relative(folder, self.root)}", comparison_sections(comparison, folder, self.link), None
-        return f"Runs in {folder.resolve().name}", index_sections(folder, self.link), None
+            return f"Sweep {name}", comparison_sections(comparison, folder, self.link), None
+        return f"Runs in {name}", index_sections(folder, self.link), None
 
     def link(self, folder: Path) -> str:
         """The address of a folder's page."""

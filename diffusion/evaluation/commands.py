@@ -30,9 +30,8 @@ from diffusion.files import replace
 from diffusion.metric.record import Score
 from diffusion.pixels import resolution_of
 from diffusion.process.sampler import Sampler
-from diffusion.report.formatting import describe, value_text
 from diffusion.report.images import grid, in_turn, picture_of, save_png
-from diffusion.report.scores import print_by_class, print_scores
+from diffusion.report.scores import describe, print_by_class, print_scores, value_text
 from diffusion.runs.folder import SCORES, read_scores
 from diffusion.runs.record import CONFIG
 

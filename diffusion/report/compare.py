@@ -20,7 +20,7 @@ import scipy  # its submodules are imported on first use
 from diffusion.errors import UserError
 from diffusion.metric.record import Score
 from diffusion.report.differences import differing, labels
-from diffusion.report.formatting import number, plus_minus, protocol_text
+from diffusion.report.scores import number, plus_minus, protocol_text
 from diffusion.runs.folder import PARTS, Run, is_run, jobs_of
 from diffusion.runs.metrics import measures, validated_weights
 

@@ -17,8 +17,22 @@ from diffusion.console import console as standard
 from diffusion.files import replace
 from diffusion.report import images, style
 from diffusion.report.compare import Column, Comparison
-from diffusion.report.formatting import MISSING, alike, number, spread
-from diffusion.report.page import NAME, Block, Cell, Chart, Markdown, Section, Table, escaped, listed, tag, write_files
+from diffusion.report.page import (
+    MISSING,
+    NAME,
+    Block,
+    Cell,
+    Chart,
+    Section,
+    Table,
+    escaped,
+    linked,
+    listed,
+    tag,
+    write_files,
+)
+from diffusion.report.scores import alike, number
+from diffusion.report.style import spread
 
 SHOWN = 24  # runs with curves and pictures; the table contains all runs
 IMAGES, COLUMNS, POINTS = 8, 4, 200
@@ -103,11 +117,6 @@ def runs_table(comparison: Comparison, folder: Path, link: Callable[[Path], str 
             rows.append([name, *row.settings.values(), "/".join(map(str, run.seeds)), *numbers])
     head = ["run", *(comparison.rows[0].settings if comparison.rows else ()), "seed", *names]
     return Table(head, rows, range(len(head) - len(names), len(head)))
-
-
-def linked(name: str, url: str | None) -> str:
-    """A name in a table, with a link if there is a URL."""
-    return Markdown(f"[{escaped(name)}]({url})") if url else name
 
 
 def shown_path(path: Path, folder: Path) -> str:

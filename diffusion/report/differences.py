@@ -18,7 +18,8 @@ from typing import Any
 from diffusion.config.choices import searched
 from diffusion.config.composition import composed
 from diffusion.config.help import default_choices
-from diffusion.report.formatting import MISSING, describe
+from diffusion.report.page import MISSING
+from diffusion.report.scores import describe
 from diffusion.runs.folder import Run
 
 CLASS, NULL = "._target_", describe(None)

@@ -13,8 +13,9 @@ from torch import Tensor
 from diffusion.pixels import to_rgb
 from diffusion.randomness import generator_for
 from diffusion.report import style
-from diffusion.report.formatting import number, spread
 from diffusion.report.images import opened, tiles
+from diffusion.report.scores import number
+from diffusion.report.style import spread
 from diffusion.runs.metrics import Metrics, Series, bins_of
 
 PEAK = 20  # times the median β_t; a higher peak would dwarf everything else on a linear axis

@@ -19,8 +19,9 @@ from torchvision.utils import make_grid
 
 from diffusion.errors import UserError
 from diffusion.pixels import MODES, to_rgb
-from diffusion.report.formatting import number, spread
 from diffusion.report.page import Html, picture, slider, tag
+from diffusion.report.scores import number
+from diffusion.report.style import spread
 from diffusion.runs.folder import Run
 
 GAP = 2  # white pixels between the images of a grid

@@ -6,8 +6,10 @@ the page blocks all other scripts and all requests, so text of strangers cannot 
 """
 
 import base64
+import csv
 import hashlib
 import html
+import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,10 +26,10 @@ from rich.table import Table as Printed
 
 from diffusion.files import replace
 from diffusion.report import style
-from diffusion.report.formatting import MISSING, csv_text
 
 ASSETS = Path(__file__).parent / "assets"
 NAME = "report.html"
+MISSING = "—"  # in a table
 DOCUMENT = """\
 <!doctype html>
 <html lang="en">
@@ -96,6 +98,11 @@ def escaped(text: str) -> str:
     return re.sub(special, lambda found: found[1] or f"\\{found[0]}", " ".join(text.split()))
 
 
+def linked(name: str, url: str | None) -> str:
+    """A name in a table, with a link if there is a URL."""
+    return Markdown(f"[{escaped(name)}]({url})") if url else name
+
+
 def listed(texts: Iterable[str]) -> str:
     """A list of texts."""
     return "\n".join(f"- {escaped(text)}" for text in texts)
@@ -143,27 +150,18 @@ class Table:
     def csv(self) -> str:
         """The text of a CSV file, with full values instead of rounded ones."""
         full = [[c.text.replace(MISSING, "") if c.value is None else c.value for c in row] for row in self.cells]
-        return csv_text([self.head, *full])
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([self.head, *full])
+        return text.getvalue()
 
     def print(self, console: Console) -> None:
-        """Print the table; if it is too wide, in parts that each begin with the first column, which may be wrapped."""
-        width = max(LEAST, console.width)
-        texts = [[cell.marked("*", cell.text) for cell in row] for row in self.cells]
-        widths = [3 + max(map(len, column)) for column in zip(self.head, *texts, strict=True)]
-        first = min(widths[0], max(24, width // 3))
-        parts: list[list[int]] = [[]]
-        for i in range(1, len(self.head)):
-            if parts[-1] and first + sum(widths[j] for j in [*parts[-1], i]) + 2 > width:
-                parts.append([])
-            parts[-1].append(i)
-        for part in parts:
-            made = Printed(box=box.SIMPLE_HEAD)
-            made.add_column(self.head[0], max_width=first - 3, overflow="fold")
-            for i in part:
-                made.add_column(self.head[i], justify="right" if i in self.numbers else "left", no_wrap=True)
-            for line in texts:
-                made.add_row(line[0], *(line[i] for i in part))
-            console.print(made, soft_wrap=False, crop=False, width=width)
+        """Print the table; what does not fit a column is wrapped."""
+        made = Printed(box=box.SIMPLE_HEAD)
+        for i, name in enumerate(self.head):
+            made.add_column(name, justify="right" if i in self.numbers else "left", overflow="fold")
+        for row in self.cells:
+            made.add_row(*(cell.marked("*", cell.text) for cell in row))
+        console.print(made, soft_wrap=False, crop=False, width=max(LEAST, console.width))
 
 
 @dataclass(frozen=True)

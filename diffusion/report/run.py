@@ -19,9 +19,8 @@ from diffusion.errors import first_line
 from diffusion.pixels import height_width
 from diffusion.report import figures, images, style
 from diffusion.report.differences import from_default
-from diffusion.report.formatting import BASELINES, alike, describe, number, protocol_text
 from diffusion.report.page import Block, Chart, Section, Table, code, escaped, listed, picture, slider, write_files
-from diffusion.report.scores import score_table, source_text
+from diffusion.report.scores import BASELINES, alike, describe, number, protocol_text, score_table, source_text
 from diffusion.report.study import is_study, study_of, write
 from diffusion.runs.folder import Run, command_of
 from diffusion.runs.metrics import bins_of, validated_weights

@@ -15,8 +15,8 @@ from diffusion.console import console
 from diffusion.files import digest, replace
 from diffusion.metric.record import Score
 from diffusion.report import images, style
-from diffusion.report.formatting import BASELINES, MISSING, half_width, number, protocol_text, value_text
-from diffusion.report.page import Block, Cell, Chart, Section, Table, tag, write_files
+from diffusion.report.page import MISSING, Block, Cell, Chart, Section, Table, tag, write_files
+from diffusion.report.scores import BASELINES, half_width, number, protocol_text, value_text
 from diffusion.runs.folder import Run
 
 IMAGES = 8  # samples of a setting in the page

@@ -21,8 +21,6 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
 
-from diffusion.report.formatting import number, spread
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -69,6 +67,11 @@ def axes(size: tuple[float, float] = COLUMN) -> tuple[Figure, Axes]:
 def sequence(n: int) -> list[Any]:
     """`n` colours from early (light) to late (dark), ordered by lightness; all are readable on white and on black."""
     return [colormaps["viridis_r"](x) for x in np.linspace(0.12, 0.68, n)] if n > 1 else [BLUE]
+
+
+def spread(n: int, most: int) -> list[int]:
+    """The indices 0 … n − 1, or `most` evenly spaced ones with both ends if there are more."""
+    return np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist()
 
 
 def plain(text: str) -> str:
@@ -182,7 +185,7 @@ def _points(ax: Axes, scale: float, height: float) -> str:
         data = data[np.isfinite(data).all(axis=1)]
         words = escape(re.sub(r"\s*(?<!\\)\$.*?(?<!\\)\$", "", str(name)).replace(r"\$", "$"))
         for (x, y), (across, up) in zip(data, scale * ax.transData.transform(data), strict=True):
-            title = f"<title>{words}: {number(y)} at {x:,.6g}</title>"
+            title = f"<title>{words}: {y:.4g} at {x:,.6g}</title>"
             circles.append(f'<circle cx="{across:.1f}" cy="{height - up:.1f}" r="4">{title}</circle>')
     return "".join(circles)
 

@@ -16,11 +16,10 @@ from diffusion import console
 from diffusion.metric.record import Reference, Score
 from diffusion.process.schedule import linear
 from diffusion.report.__main__ import main as report
-from diffusion.report.formatting import number, plus_minus, value_text
 from diffusion.report.images import gif, grid, save_png, tiles
 from diffusion.report.page import Cell, Section, Table, escaped, tag
 from diffusion.report.run import write_report
-from diffusion.report.scores import print_scores, score_table, source_text
+from diffusion.report.scores import number, plus_minus, print_scores, score_table, source_text, value_text
 from diffusion.runs.folder import read_scores
 
 Make = Callable[..., Path]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from diffusion import status
-from diffusion.report.lines import seconds_left
+from diffusion.report.index import seconds_left
 
 
 def record(folder: Path, **info: object) -> Path:
@@ -17,7 +17,7 @@ def record(folder: Path, **info: object) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("value", "text"), [(12.5, "12.5"), (0.0, "0")])
+@pytest.mark.parametrize(("value", "text"), [(12.5, "fd 12.5"), (0.0, "fd 0")])
 def test_the_listed_score_is_the_latest_sample_score_of_the_first_metric(tmp_path, value, text):
     records = [
         {"metric": "fd", "value": 3.0, "what": "samples"},
@@ -27,8 +27,7 @@ def test_the_listed_score_is_the_latest_sample_score_of_the_first_metric(tmp_pat
         {"metric": "copies", "value": 0.0, "what": "samples"},
     ]
     (tmp_path / "scores.json").write_text(json.dumps(records))
-    line = status.line(tmp_path, tmp_path.parent)
-    assert (line.metric, line.value, line.score) == ("fd", value, text)
+    assert status.line(tmp_path).score_text == text
 
 
 def test_the_remaining_time_uses_the_rate_since_resuming():

@@ -11,7 +11,7 @@ from diffusion.config.choices import choices
 from diffusion.errors import UserError
 from diffusion.evaluation.drawing import Drawing, evaluations
 from diffusion.process.schedule import linear
-from diffusion.report.formatting import value_text
+from diffusion.report.scores import value_text
 from diffusion.runs.folder import read_scores
 from diffusion.study.trials import within_budgets
 

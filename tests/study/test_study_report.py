@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffusion.metric.record import Reference, Score
-from diffusion.report.formatting import MISSING
+from diffusion.report.page import MISSING
 from diffusion.report.run import write_report
 from diffusion.report.study import (
     Point,
