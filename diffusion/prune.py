@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 def prune(folder: Path, weights: bool, yes: bool) -> None:
     """Print the runs with removable checkpoints, and remove these if `yes`."""
     few_metrics()
-    from diffusion.checkpoint import pruning  # imports torch, so only when needed
+    from diffusion.checkpoint import find  # imports torch, so only when needed
 
     runs, total = 0, 0
     for path in (path for path in runs_below(folder) if command_of(path) == "train"):
@@ -41,11 +41,11 @@ def prune(folder: Path, weights: bool, yes: bool) -> None:
             console.print(f"{path}: skipped: it is running")
             continue
         with held or nullcontext():
-            files = pruning.superfluous(path, weights)
+            files = find.superfluous(path, weights)
             if RunRecord(path).content.get("state") != "complete" or not files:
                 continue
             try:
-                gain = pruning.prune(path, weights) if yes else pruning.freed(files)
+                gain = find.prune(path, weights) if yes else find.freed(files)
             except UserError as error:
                 console.print(f"{path}: skipped: {error}", style="yellow")
                 continue

@@ -7,7 +7,7 @@ from dataclasses import replace
 import lightning.pytorch as pl
 from torch import Tensor
 
-from diffusion.checkpoint.pruning import prune
+from diffusion.checkpoint.find import prune
 from diffusion.checkpoint.restore import build_denoiser, file_hash, network_hash
 from diffusion.config.quoting import resume_command
 from diffusion.console import console, count, duration

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from diffusion import export, prune
-from diffusion.checkpoint import find, pruning, restore, storage
+from diffusion.checkpoint import find, restore, storage
 from diffusion.checkpoint.averages import snapshot
 from diffusion.files import lock
 
@@ -38,7 +38,7 @@ def test_prune_keeps_the_best_of_complete_runs_and_deletes_only_with_yes(tmp_pat
     before = {folder: names(folder) for folder in (done, scoreless, *others)}
     assert prune.main([str(tmp_path)]) == 0
     assert {folder: names(folder) for folder in before} == before
-    assert pruning.freed(pruning.superfluous(done, weights=False)) == 2000  # steps 2 and 3
+    assert find.freed(find.superfluous(done, weights=False)) == 2000  # steps 2 and 3
     held = lock(locked / ".lock")
     assert held is not None
     with held:
