@@ -29,7 +29,6 @@ data:
   size: 32
 trainer:
   max_steps: 400
-  default_root_dir: {folder}
 """
 
 INFO = {
