@@ -203,7 +203,8 @@ def check(name: str, done: Done) -> None:
         for run, reason in comparison.left_out:
             raise UserError(f"{run.folder}: {reason}; run the same command again, or remove this folder")
         for column in comparison.columns:
-            if columns.get(column.name, column.words) != column.words:
+            words = f"{column.name}: {column.words}"
+            if columns.get(column.name, words) != words:
                 lines.append(f"{column.name}: another protocol: {column.words}; committed: {columns[column.name]}")
         again = {(recipe_of(row.settings), column): row.mean(column) for row in comparison.rows for column in columns}
         for cell, before in means(rows_in(name, sweep)).items():

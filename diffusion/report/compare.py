@@ -161,46 +161,42 @@ def compare(runs: Sequence[Run], mixed: bool = False) -> Comparison:
 
     Raises UserError if scores of one metric have different protocols; with `mixed`, each becomes a column.
     """
-    reasons = {run: f": {run.info['reason']}" if run.info.get("reason") else "" for run in runs}
-    left_out = [(run, f"{run.state}{reasons[run]}") for run in runs if run.state != "complete"]
-    used = [run for run in runs if run not in dict(left_out)]
+    left_out = [
+        (run, f"{run.state}: {run.info.get('reason', '')}".strip(": ")) for run in runs if run.state != "complete"
+    ]
+    used = [run for run in runs if run.state == "complete"]
     settings = {key: column for key, column in differing(used).items() if key not in ("seed", "name", "step")}
     recipes = {run: {key: column[i] for key, column in settings.items()} for i, run in enumerate(used)}
     twins = {run: (*recipes[run].values(), run.seeds) for run in used}
     newest = {twins[run]: run for run in sorted(used, key=lambda run: str(run.info.get("finished")))}
     rows: dict[tuple[str, ...], Row] = {}
     for run, label in zip(used, labels(settings, len(used)), strict=True):
-        if newest[twins[run]] == run:
+        if (counts := newest[twins[run]]) == run:
             rows.setdefault(tuple(recipes[run].values()), Row(recipes[run], label)).values[run] = {}
         else:
-            left_out.append((run, f"same recipe and seed as {newest[twins[run]].folder}"))
+            left_out.append((run, f"same recipe and seed as {counts.folder}"))
     values = {run: numbers for row in rows.values() for run, numbers in row.values.items()}
     columns = [*_errors(values, settings), *_scores(values, mixed)]
-    columns.append(Column("seconds", None, "seconds: duration of a run, training to report, over all its starts"))
-    for run, numbers in values.items():
-        if run.info.get("seconds") is not None:
-            numbers["seconds"] = float(run.info["seconds"])
+    columns.append(Column("seconds", None, "duration of a run, training to report, over all its starts"))
     columns = [column for column in columns if any(column.name in numbers for numbers in values.values())]
     return Comparison([*rows.values()], columns, left_out, _warnings(values, len(rows)))
 
 
 def _errors(values: Mapping[Run, dict[str, float]], settings: Iterable[str]) -> list[Column]:
-    """Fill in the final denoising errors. They are ranked only if data, schedule and validated images are the same."""
+    """Fill in the last errors and the seconds. Errors are ranked only if data, schedule and validation are the same."""
     for run, numbers in values.items():
         numbers |= {name: float(run.metrics[name].value[-1]) for name in ERRORS if name in run.metrics}
+        if run.info.get("seconds") is not None:
+            numbers["seconds"] = float(run.info["seconds"])
     different = [key for key in settings if measures(key)]
-    why = ""
-    if different:
-        verb = "differ" if len(different) > 1 else "differs"
-        why = f"; not ranked, because {', '.join(different)} {verb}, and with it what is measured"
-    weights = validated_weights(run.metrics for run in values)
-    words = {
-        "val/mse": f"denoising MSE on validation images, {weights}, at the end{why}",
-        "fit/mse": "the same on as many training images; not ranked, since over-fitting lowers it too",
-        "gap/mse": "val/mse − fit/mse, which grows with over-fitting",
-    }
-    ranked = {"val/mse": None if different else True}
-    return [Column(name, ranked.get(name), f"{name}: {words[name]}") for name in ERRORS]
+    verb = "differ" if len(different) > 1 else "differs"
+    why = f"; not ranked, because {', '.join(different)} {verb}, and with it what is measured" * bool(different)
+    measured = f"denoising MSE on validation images, {validated_weights(run.metrics for run in values)}, at the end"
+    return [
+        Column("val/mse", None if different else True, measured + why),
+        Column("fit/mse", None, "the same on as many training images; not ranked, since over-fitting lowers it too"),
+        Column("gap/mse", None, "val/mse − fit/mse, which grows with over-fitting"),
+    ]
 
 
 def _scores(values: Mapping[Run, dict[str, float]], mixed: bool) -> list[Column]:
@@ -210,29 +206,30 @@ def _scores(values: Mapping[Run, dict[str, float]], mixed: bool) -> list[Column]
         for score in run.scores:
             if score.what in ("samples", "images", "network") and not math.isnan(score.value):
                 found.setdefault(score.protocol_key, {})[run] = score
-    metrics = [next(iter(by_run.values())).name for by_run in found.values()]
+    firsts = [next(iter(by_run.items())) for by_run in found.values()]
     columns = []
-    for i, (metric, by_run) in enumerate(zip(metrics, found.values(), strict=True), start=1):
-        if metrics.count(metric) > 1 and not mixed:
-            firsts = [next(iter(each.items())) for each in found.values()]
-            raise _refused(*(pair for pair in firsts if pair[1].name == metric))
-        name = metric if metrics.count(metric) == 1 else f"{metric} [{i}]"
+    for i, ((_, first), by_run) in enumerate(zip(firsts, found.values(), strict=True), start=1):
+        same = [(run, score) for run, score in firsts if score.name == first.name]
+        if len(same) > 1 and not mixed:
+            raise _refused(*same[:2])
+        name = f"{first.name} [{i}]" if len(same) > 1 else first.name
         for run, score in by_run.items():
             values[run][name] = score.value
-        lower = None if score.higher_is_better is None else not score.higher_is_better
-        columns.append(Column(name, lower, f"{name}: {protocol_text(score)}"))
+        lower = None if first.higher_is_better is None else not first.higher_is_better
+        columns.append(Column(name, lower, protocol_text(first)))
     return columns
 
 
-def _refused(*scored: tuple[Run, Score]) -> UserError:
-    """The differences between the protocols of one metric, from a run and its score for each protocol."""
-    differences = []
-    for key in dict.fromkeys(key for _, score in scored for key in score.protocol):
-        values = {str(score.protocol.get(key)): run.folder for run, score in scored}
-        if len(values) > 1:
-            differences.append(f"{key} is " + " and ".join(f"{value} in {folder}" for value, folder in values.items()))
+def _refused(one: tuple[Run, Score], other: tuple[Run, Score]) -> UserError:
+    """The differences between the protocols of two scores of one metric."""
+    (run, x), (second, y) = one, other
+    different = [
+        f"{key} is {x.protocol.get(key)} in {run.folder} and {y.protocol.get(key)} in {second.folder}"
+        for key in {**x.protocol, **y.protocol}
+        if x.protocol.get(key) != y.protocol.get(key)
+    ]
     return UserError(
-        f"{scored[0][1].name} was measured under different protocols and can't be ranked: {'; '.join(differences)}; "
+        f"{x.name} was measured under different protocols and can't be ranked: {'; '.join(different)}; "
         "score them under one protocol with python -m diffusion.evaluate, or add --mixed for separate columns"
     )
 
@@ -241,10 +238,10 @@ def _warnings(runs: Iterable[Run], recipes: int) -> list[str]:
     """Warnings about scores that are too good, because the test split was used more than once."""
     scored = [(run, score) for run in runs for score in run.scores]
     found = []
-    if recipes > 1 and (tests := {score.metric for _, score in scored if score.on_test}):
+    if recipes > 1 and any(score.on_test for _, score in scored):
         found.append(
-            f"{', '.join(sorted(tests))}: choosing among {recipes} recipes by their test scores makes the winner's "
-            "score too good; choose on the validation split, and score only the chosen one on test"
+            f"choosing among {recipes} recipes by their test scores makes the winner's score too good; choose on the "
+            "validation split, and score only the chosen one on test"
         )
     again = {run.folder: k for run, score in scored if (k := score.source.get("test_evaluation") or 1) > 1}
     found += [f"{run} has test evaluation {k} of its model; only the first is unbiased" for run, k in again.items()]

@@ -80,10 +80,10 @@ def recipes(comparison: Comparison) -> list[Block | None]:
     """The table of recipes, what it shows, and the chart of the means."""
     if not comparison.rows:
         return ["No run is complete."]
-    words = ((column.name, column.words.removeprefix(f"{column.name}: ")) for column in comparison.columns)
+    words = alike((column.name, column.words) for column in comparison.columns)
     caption = "A dot for each training seed, and the mean with its 95% interval; the best mean has another colour."
     chart = Chart(caption, figure(comparison), "compare.png") if comparison.columns else None
-    return [recipes_table(comparison), LEGEND, listed(f"{each}." for each in alike(words)), chart]
+    return [recipes_table(comparison), LEGEND, listed(f"{each}." for each in words), chart]
 
 
 def recipes_table(comparison: Comparison, brief: bool = False) -> Table:

@@ -85,9 +85,10 @@ def protocol_text(score: Score) -> str:
         if score.what == "network":  # bits per dimension
             return f"the {score.n} images of the {split}; {', '.join(settings)}"
         reference = f"the {score.reference.n} images of the reference {split}"
-    pixels = f" of {score.resolution} pixels" if score.resolution else ""
+    size, _, shown = (score.resolution or "").partition(" ")
+    pixels = f" of {size} pixels" * bool(size) + f" ({shown})" * bool(shown)
     names = {"features": score.features, "weights hash": score.weights_hash, "resize": score.resize}
-    parts = [f"{name} `{value}`" for name, value in names.items() if value]
+    parts = [f"{name} `{value}`" if value else f"{name} not recorded" for name, value in names.items()]
     return f"{score.n} images{pixels} against {reference}; {', '.join(parts + settings)}"
 
 

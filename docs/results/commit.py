@@ -19,7 +19,7 @@ def commit(study: str, runs: Path = Path("outputs/results"), results: Path = Pat
     code, protocols = set(), {}
     for sweep in read(study).sweeps:
         comparison = compare(gather([runs / study / sweep]), mixed=True)
-        columns = protocols[sweep] = {c.name: c.words for c in comparison.columns if c.name != "seconds"}
+        columns = protocols[sweep] = {c.name: f"{c.name}: {c.words}" for c in comparison.columns if c.name != "seconds"}
         with (results / study / f"{sweep}.csv").open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file)
             table.writerow([*comparison.rows[0].settings, "seed", *columns])
