@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.optim import Optimizer
 
 from diffusion.training.guard import norm_of
-from diffusion.training.timing import peak_bytes
+from diffusion.training.prepared import peak_bytes
 
 
 def is_due(trainer: pl.Trainer) -> bool:
@@ -22,10 +22,7 @@ def is_due(trainer: pl.Trainer) -> bool:
 
 
 class Throughput(Callback):
-    """Logs train/images_per_second, over all devices, and train/steps_per_second, since the last row or validation.
-
-    Steps do not wait for a GPU to finish, so the rates of single steps mean little there.
-    """
+    """Logs train/images_per_second, over all devices, and train/steps_per_second, since the last row or validation."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start an interval, as after each row and each validation."""
@@ -33,16 +30,13 @@ class Throughput(Callback):
 
     on_validation_end = on_train_start
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log if the step has a row."""
         self.images += len(batch.index) * trainer.world_size
-        steps = trainer.global_step - self.step
-        if steps and is_due(trainer):
+        if is_due(trainer) and trainer.global_step > self.step:
+            amounts = {"images": self.images, "steps": trainer.global_step - self.step}
             seconds = max(1e-9, time.monotonic() - self.began)
-            rates = {"train/images_per_second": self.images / seconds, "train/steps_per_second": steps / seconds}
-            pl_module.log_dict(rates, batch_size=1)
+            pl_module.log_dict({f"train/{each}_per_second": n / seconds for each, n in amounts.items()}, batch_size=1)
             self.on_train_start(trainer, pl_module)
 
 
@@ -51,9 +45,7 @@ class GradientNorm(Callback):
 
     norm: torch.Tensor | None = None
 
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Optimizer) -> None:
         """Measure the norm."""
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         self.norm = norm_of(gradients) if gradients else None

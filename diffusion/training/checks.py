@@ -13,8 +13,8 @@ from diffusion.evaluation.drawing import Drawing
 from diffusion.evaluation.pipeline import Scorer, make_metrics
 from diffusion.randomness import Streams
 from diffusion.training.module import Diffusion
+from diffusion.training.prepared import is_error
 from diffusion.training.recipe import Recipe
-from diffusion.training.timing import is_error
 
 
 def check_trainer(settings: Train) -> None:

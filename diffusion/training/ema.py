@@ -103,16 +103,12 @@ class EMA(Callback):
         if self.swapped:
             self.swap(pl_module)
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Save w̄ and w."""
         checkpoint["current_model_state"] = checkpoint["state_dict"]
         checkpoint["state_dict"] = self.average.state_dict()
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Restore w̄ and w."""
         self.average.load_state_dict(checkpoint["state_dict"])
         pl_module.load_state_dict(checkpoint["current_model_state"])
@@ -193,9 +189,7 @@ class PowerEMA(EMA):
         pairs = zip(self.lengths, self.averages, strict=True)
         return {repr(length): dict(zip(self.names, averages, strict=True)) for length, averages in pairs}
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Save what EMA saves, and remove snapshots of later steps, left from before the run was resumed."""
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if trainer.is_global_zero:

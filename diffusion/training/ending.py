@@ -26,9 +26,8 @@ from diffusion.runs.metrics import read_metrics
 from diffusion.runs.record import now
 from diffusion.training import loggers
 from diffusion.training.ema import average_of
-from diffusion.training.prepared import Run
-from diffusion.training.timing import SHOWN, peak_bytes
-from diffusion.training.worse import with_worse
+from diffusion.training.periodic import with_worse
+from diffusion.training.prepared import SHOWN, Run, peak_bytes
 
 SHEET = 1 << 24  # maximum number of pixels in samples/all.png: 16,384 samples of 32×32
 SAMPLES, UNTRAINED = "samples", "untrained"  # names of the sets of samples

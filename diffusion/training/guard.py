@@ -7,6 +7,7 @@ numbers are read one step later, when they have arrived, to avoid a synchronizat
 
 import math
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -23,28 +24,22 @@ from diffusion.training.ema import average_of
 
 WINDOW = 100  # number of previous losses that a new one is compared with
 LEAST = 20  # losses needed for a meaningful comparison
-# A spike is a loss above this multiple of their 90th percentile. Losses vary with t, most in small batches. In clean
-# training, 1 step in 10,000 was a spike at batch size 4 and none at 8; never two in a row. (At factor 4, 5 in 10,000.)
-FACTOR = 5
+FACTOR = 5  # a spike is a loss above this multiple of their 90th percentile: 1 of 10,000 clean steps at batch size 4
 MOST_SKIPPED = 50  # consecutive skipped steps; each of float16's scaler halves its scale, which starts at 2^16
 
 
-class Reading:
-    """Numbers that are copied to the CPU without delaying the next step. (MPS guarantees no non-blocking copies.)"""
+def reading(numbers: Tensor) -> Callable[[], list[float]]:
+    """Begin to copy numbers to the CPU without delaying the next step; the returned function waits for them."""
+    if numbers.device.type != "cuda":
+        return numbers.tolist
+    copied, arrived = numbers.to("cpu", non_blocking=True), torch.cuda.Event()
+    arrived.record()
 
-    def __init__(self, numbers: Tensor):
-        kind, self.arrived = numbers.device.type, None
-        if kind not in ("cpu", "mps"):
-            numbers = numbers.to("cpu", non_blocking=True)  # to pinned memory, on CUDA
-            self.arrived = getattr(torch, kind).Event()
-            self.arrived.record()
-        self.numbers = numbers
+    def read() -> list[float]:
+        arrived.synchronize()
+        return copied.tolist()
 
-    def read(self) -> list[float]:
-        """Return the numbers; waits only for work that the device received before them."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        return self.numbers.tolist()
+    return read
 
 
 class Guard(Callback):
@@ -59,7 +54,7 @@ class Guard(Callback):
         self.skipped = self.in_a_row = self.high = 0  # skipped steps; consecutive ones; consecutive spikes
         self.losses: list[Tensor] = []  # of the batches of this step
         self.gradient: Tensor | None = None
-        self.waiting: deque[tuple[int, Reading]] = deque()
+        self.waiting: deque[tuple[int, Callable[[], list[float]]]] = deque()
         self.usual: deque[float] = deque(maxlen=WINDOW)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -68,9 +63,7 @@ class Guard(Callback):
         average = average_of(trainer)
         self.weights = [p.detach() for p in self.parameters] if average is None else average.averages[0]
 
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Optimizer) -> None:
         """Measure the gradient; with `skip`, remove a non-finite one, so that no weight or moment changes."""
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             return  # float16, in which overflows are normal
@@ -83,9 +76,7 @@ class Guard(Callback):
             for parameter in self.parameters:
                 parameter.grad = None
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Check the step when it is complete."""
         # The mean over all devices: the processes see the same spikes, and stop together.
         self.losses.append(trainer.callback_metrics["train/loss"].detach())
@@ -95,8 +86,8 @@ class Guard(Callback):
             self.in_a_row = 0
             loss = self.losses[-1] if self.clock.together > 1 else torch.stack(self.losses).mean()
             gradient = torch.zeros_like(loss) if self.gradient is None else self.gradient
-            numbers = Reading(torch.stack([loss, gradient, norm_of(self.weights)]))
-            self.waiting.append((trainer.global_step, numbers))
+            numbers = torch.stack([loss, gradient, norm_of(self.weights)])
+            self.waiting.append((trainer.global_step, reading(numbers)))
         else:
             self.in_a_row += 1
             if self.in_a_row >= MOST_SKIPPED:
@@ -112,7 +103,7 @@ class Guard(Callback):
         """Check all but the newest `keep` measurements."""
         while len(self.waiting) > keep:
             step, numbers = self.waiting.popleft()
-            loss, gradient, weights = numbers.read()
+            loss, gradient, weights = numbers()
             for what, value in (("loss", loss), ("gradient", gradient), ("weights", weights)):
                 if not math.isfinite(value):
                     raise NotFinite(
@@ -135,11 +126,11 @@ class Guard(Callback):
                 "lower optimizer.lr, set trainer.gradient_clip_val=1, or guard.spikes=null"
             )
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Any) -> None:
+    def on_save_checkpoint(self, *_: Any) -> None:
         """Check what is still waiting, before it is saved."""
         self.check()
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, *_: Any) -> None:
         """Report the number of skipped steps."""
         self.check()
         if self.skipped:

@@ -1,10 +1,10 @@
-"""Loggers: metrics.csv, and dashboards as functions (folder, recipe) -> Lightning logger. No prompts, no secrets."""
+"""Loggers: metrics.csv, and dashboards as functions (folder, recipe) -> Lightning logger."""
 
 import csv as table
 import io
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -54,71 +54,45 @@ def log_scores(trainer: pl.Trainer, scores: Sequence[Score], split: str) -> None
 
 
 class Wandb(WandbLogger):
-    """Lightning's logger, but if W&B fails, the run continues without it.
-
-    Its process is a child of this one: it may die from a SIGTERM that ends all processes of a job, in which the run is
-    still saving, or because memory is short.
-    """
+    """Lightning's logger. W&B's own process may end by a SIGTERM to the whole job, which the run survives."""
 
     lost = False
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        with self.surviving():
-            super().log_metrics(metrics, step)
-
-    @contextmanager
-    def surviving(self) -> Iterator[None]:
-        """Context in which W&B may fail. The first failure prints a warning."""
+        """Log, until W&B fails: then the run continues without it."""
+        if self.lost:
+            return
         try:
-            yield
+            super().log_metrics(metrics, step)
         except Exception as error:
-            if not self.lost:
-                console.print(f"wandb: {first_line(error)}; the run continues without it", style="yellow")
             self.lost = True
+            console.print(f"wandb: {first_line(error)}; the run continues without it", style="yellow")
 
 
-def wandb(
-    folder: Path,
-    recipe: Mapping[str, Any],
-    project: str,
-    group: str | None = None,
-    job_type: str = "train",
-    tags: Sequence[str] = (),
-    **settings: Any,
-) -> Logger:
-    """Weights & Biases; offline if there is no API key, without a prompt or error. A resumed run is continued there.
+def wandb(folder: Path, recipe: Mapping[str, Any], group: str | None = None, **settings: Any) -> Logger:
+    """Weights & Biases, with the commit and the library versions as `code` and `versions` in the configuration.
 
-    The command line, the machine and the source code are not sent, because they may contain secrets. The commit and the
-    library versions are logged with the configuration, as `code` and `versions`.
+    A resumed run is continued there. The command line, the machine and the source code are not sent, because they may
+    contain secrets.
 
     Args:
-        project: The W&B project of the run.
         group: The W&B group of the run; null for the sweep that the run is a job of, if any.
-        job_type: The kind of run within a group.
-        tags: Tags by which runs can be filtered.
+        settings: Further arguments of Lightning's WandbLogger and of `wandb.init`.
     """
     import wandb as library
 
-    mode = library.setup().settings.mode  # as set by WANDB_MODE
-    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
-    if mode == "online" and not (first and library.login(prompt=False)):
-        mode = "offline"
-    if mode == "offline":
-        console.print(f"wandb: no key, or offline: the run is stored locally; wandb sync {folder}/wandb/offline-run-*")
     sweep = "/".join(folder.parts[-3:-1]) if is_sweep(folder.parent) else None
     hidden = library.Settings(
         x_disable_meta=True, x_disable_machine_info=True, disable_git=True, disable_code=True, save_code=False,
-        silent=True, mode=mode, host="",
+        silent=True, host="",
     )  # fmt: skip
     try:
         logger = Wandb(
-            project=project, name=f"{folder.parent.name}/{folder.name}", save_dir=str(folder),
-            id=_wandb_id(folder, resumes=recipe["ckpt"] is not None), group=group or sweep,
-            job_type=job_type, tags=list(tags), offline=mode == "offline", settings=hidden, **settings,
+            name=f"{folder.parent.name}/{folder.name}", save_dir=str(folder), group=group or sweep, settings=hidden,
+            id=_wandb_id(folder, resumes=recipe["ckpt"] is not None), **settings,
         )  # fmt: skip
         logger.log_hyperparams({**recipe, "code": code_version(), "versions": versions()})
-        if mode == "online":
-            console.print(f"wandb: {logger.experiment.url}")
+        console.print(f"wandb: {logger.experiment.url or f'offline: wandb sync {folder}/wandb/offline-run-*'}")
     except (TypeError, ValueError, library.errors.Error) as error:
         raise UserError(
             f"logger.wandb: {first_line(error)}; --help logger lists its settings; WANDB_MODE=offline needs no account"
@@ -151,7 +125,7 @@ class MetricsFile(Logger):
     Lines are only appended, except that the whole file is rewritten when a new metric needs a new column.
     """
 
-    name = version = None  # a run's folder has one such file
+    name = version = None
 
     def __init__(self, folder: Path):
         super().__init__()
@@ -194,6 +168,6 @@ def whole(row: Mapping[str, Any]) -> dict[str, Any]:
 def close(loggers: Sequence[Logger], status: int) -> None:
     """End the W&B run, which would otherwise continue into the next run of this process. Status 0: it is complete."""
     for logger in loggers:
-        if isinstance(logger, Wandb):
-            with logger.surviving():
+        if isinstance(logger, Wandb) and not logger.lost:
+            with suppress(Exception):  # it must not hide how the run ended
                 logger.experiment.finish(status)

@@ -9,12 +9,10 @@ from diffusion.training import processes, signals
 from diffusion.training.checks import check_recipe, check_trainer, make_scorer
 from diffusion.training.clock import clock_of
 from diffusion.training.ending import closing_logs, conclude, draw_last
-from diffusion.training.initial import start_from
 from diffusion.training.module import Diffusion
-from diffusion.training.prepared import Run
+from diffusion.training.prepared import Run, Spent, affordable
 from diffusion.training.recipe import Recipe
-from diffusion.training.resume import resumed_from
-from diffusion.training.timing import Spent, affordable
+from diffusion.training.resume import resumed_from, start_from
 from diffusion.training.trainer import begin, callbacks_of, make_trainer, prepare_network, set_clock
 
 

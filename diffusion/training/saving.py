@@ -40,9 +40,7 @@ class Checkpoints(Checkpoint):
             best = storage.load(self.folder / "best.ckpt", mapped=True)
             self.best = state_dict["best"] if best["global_step"] <= self.resumed.step else self.best
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Save every `every_n_steps` steps, unless a validation follows, which also saves."""
         step = trainer.global_step
         due = self.every is not None and step % self.every == 0 and not self.clock.validates(step)

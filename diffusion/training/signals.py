@@ -110,9 +110,7 @@ class StopOnSignal(Callback):
         State.deferring = True
         signal.setitimer(signal.ITIMER_REAL, self.seconds)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Stop after a complete step, whose values are logged by now."""
         if self.clock.completes_step(batch_idx - 1):
             stop_all(trainer)

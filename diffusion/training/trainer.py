@@ -19,13 +19,11 @@ from diffusion.training import loggers, processes
 from diffusion.training.clock import Clock
 from diffusion.training.guard import Guard
 from diffusion.training.module import Diffusion
-from diffusion.training.periodic import LearningRate, SampleGrid, ScoreSamples
-from diffusion.training.prepared import Run
-from diffusion.training.progress import Progress
+from diffusion.training.periodic import KeepEarlyWeights, LearningRate, SampleGrid, ScoreSamples
+from diffusion.training.prepared import Progress, Run
 from diffusion.training.resume import Resumed
 from diffusion.training.saving import Checkpoints
 from diffusion.training.signals import StopOnSignal
-from diffusion.training.worse import KeepEarlyWeights
 
 FIXED = {  # arguments of the Trainer that the user cannot set: see `training.clock`
     "max_epochs": 1, "max_steps": -1, "check_val_every_n_epoch": None, "val_check_interval": 1,

@@ -21,8 +21,7 @@ def environment():
     wandb.teardown()
 
 
-def test_wandb_records_the_run_and_continues_it_on_resume(command, tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "online")  # there is no key
+def test_wandb_records_the_run_and_continues_it_on_resume(command, tiny, tmp_path):
     words = [*tiny, "logger=wandb", "logger.wandb.tags=[a,b]", "samples.every_n_epochs=1", "samples.n=2", "score.n=8"]
     words += ["features=lite0", "score.baselines=[]", "hydra.run.dir=run", "ckpt=auto"]
     for more in ("trainer.max_epochs=1", "trainer.max_epochs=2"):

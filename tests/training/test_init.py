@@ -12,7 +12,7 @@ from diffusion.checkpoint import storage
 from diffusion.checkpoint.restore import network_weights
 from diffusion.config.build import make
 from diffusion.errors import UserError
-from diffusion.training.initial import start_from
+from diffusion.training.resume import start_from
 
 SHORT = ["trainer.max_steps=1", "samples.n=0", "optimizer.lr=1e-30", "optimizer.weight_decay=0"]
 SAME = SimpleNamespace(keys={})  # data without images to compare

@@ -13,8 +13,8 @@ from diffusion.evaluation.drawing import Drawing
 from diffusion.report.images import tiles
 from diffusion.runs.metrics import read_metrics
 from diffusion.training.clock import Clock
+from diffusion.training.prepared import affordable
 from diffusion.training.recipe import Recipe
-from diffusion.training.timing import affordable
 
 STANDARD = [f"{metric}_lite0" for metric in ("fd", "kid", "precision", "recall", "density", "coverage")]
 
