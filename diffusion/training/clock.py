@@ -75,8 +75,6 @@ def clock_of(settings: Train, data: ImageData, devices: int, resumed: Resumed | 
     """
     trainer, images = settings.trainer, len(data.splits["train"])
     size, whole, accumulate = data.batch_size, data.global_batch_size, trainer.accumulate_grad_batches
-    few = f"the training split has {count(images, 'image')}, but an optimizer step needs"
-    more = "lower it, add images, or cut large photographs into tiles (data=folder data.tiles=true)"
     if whole is None:
         batch, together = size * devices, 1  # `batch`: the images of what counts as one batch
         needed = f"{batch * accumulate} (data.batch_size={size} × {count(devices, 'device')} × accumulated batches)"
@@ -91,7 +89,10 @@ def clock_of(settings: Train, data: ImageData, devices: int, resumed: Resumed | 
     limited = every if limit is None else min(every, limit) if isinstance(limit, int) else int(every * limit)
     epoch = limited // accumulate
     if every // accumulate < 1:
-        raise UserError(f"{few} {needed}: {more}")
+        raise UserError(
+            f"the training split has {count(images, 'image')}, but an optimizer step needs {needed}: lower it, add "
+            "images, or cut large photographs into tiles (data=folder data.tiles=true)"
+        )
     if epoch < 1:
         raise UserError(
             f"trainer.limit_train_batches={limit}: it leaves no optimizer step in an epoch of {every} batches; set a "

@@ -30,9 +30,10 @@ MOST_SKIPPED = 50  # consecutive skipped steps; each of float16's scaler halves 
 
 def reading(numbers: Tensor) -> Callable[[], list[float]]:
     """Begin to copy numbers to the CPU without delaying the next step; the returned function waits for them."""
-    if numbers.device.type != "cuda":
+    kind = numbers.device.type
+    if kind in ("cpu", "mps"):  # MPS guarantees no non-blocking copies
         return numbers.tolist
-    copied, arrived = numbers.to("cpu", non_blocking=True), torch.cuda.Event()
+    copied, arrived = numbers.to("cpu", non_blocking=True), getattr(torch, kind).Event()
     arrived.record()
 
     def read() -> list[float]:

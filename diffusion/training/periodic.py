@@ -120,15 +120,6 @@ class ScoreSamples(Periodic):
         assert run.scorer is not None
         self.scorer = replace(run.scorer, metrics=distances(run.scorer.metrics))
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Warn about repeated evaluations on test."""
-        if self.scorer.split == "test" and trainer.is_global_zero:
-            console.print(
-                "warning: score.every_n_epochs with score.split=test evaluates on the test split repeatedly, but only "
-                "the first score is unbiased; use score.split=val, and test once, when all choices are made"
-            )
-        super().on_train_start(trainer, pl_module)
-
     def is_done(self, step: int) -> bool:
         return any(score.source.get("step") == step for score in read_scores(self.run.folder))
 

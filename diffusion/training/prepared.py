@@ -19,9 +19,9 @@ from lightning.pytorch.callbacks import Callback
 from diffusion.config.schema import SCORED, Train
 from diffusion.config.untrusted import Facts
 from diffusion.console import console, count, progress_bar
-from diffusion.evaluation.together import device_name
 from diffusion.evaluation.drawing import Drawing, evaluations, source_of
 from diffusion.evaluation.pipeline import Scorer
+from diffusion.evaluation.together import device_name
 from diffusion.files import versions
 from diffusion.runs.record import RunRecord
 from diffusion.training.clock import Clock

@@ -1,7 +1,6 @@
 """The parts of a run, built from its settings and checked against each other."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ from diffusion.training.ema import EMA, average_for
 from diffusion.training.resume import Resumed
 
 RGB = 3  # the image channels that conf/model assumes
-LATER = ("trainer", "logger", "callbacks", "features", "metrics")  # built after the images are read
 
 
 class Recipe:
@@ -49,7 +47,7 @@ class Recipe:
     """
 
     def __init__(self, settings: Train, folder: Path):
-        for group in LATER:
+        for group in ("trainer", "logger", "callbacks", "features", "metrics"):  # built after the images are read
             check_node(settings.model_dump().get(group), group)
         self.settings = settings
         self.data: ImageData = make(settings.data, "data", ImageData)
@@ -58,9 +56,8 @@ class Recipe:
         )
         self.crops: Crops | None = make(settings.crops, "crops") if settings.crops else None
         self.inputs = inputs_of(settings, self.augmentation)
-        self.network = build_network(settings, self.inputs)
-        check_size(self.data, self.network, self.crops)
-        check_restorable(settings, self.data)
+        self.network = self.build_network()
+        check_size(settings, self.data, self.network, self.crops)
         self.guidance, self.worse = make_guidance(settings.guidance, self.data.shape, [], None)
         self.schedule: Schedule = make(settings.schedule, "schedule", Schedule)
         self.prediction: Prediction = make(settings.prediction, "prediction", Prediction)
@@ -80,12 +77,18 @@ class Recipe:
         known, before = len(self.data.classes), self.inputs
         self.inputs = inputs_of(settings, self.augmentation, known)
         if self.inputs != before:
-            self.network = build_network(settings, self.inputs)
+            self.network = self.build_network()
             if (has := getattr(self.network, "classes", None)) != known:
                 raise UserError(
                     f"model: the data has {known} classes, but {type(self.network).__name__}.classes is {has}; set "
                     "self.classes = classes in its __init__"
                 )
+
+    def build_network(self) -> nn.Module:
+        """Build the network, with initial weights that depend on the seed alone."""
+        pl.seed_everything(self.settings.seed, verbose=False)
+        network: nn.Module = make({**self.settings.model, **self.inputs}, "model", nn.Module)
+        return network
 
     @property
     def share(self) -> float:
@@ -125,13 +128,6 @@ def read(data: ImageData, folder: Path) -> None:
             replace(folder / "data_report.json", json.dumps(data.report, indent=1))
 
 
-def build_network(settings: Train, inputs: Mapping[str, int]) -> nn.Module:
-    """Build the network, with initial weights that depend on the seed alone."""
-    pl.seed_everything(settings.seed, verbose=False)
-    network: nn.Module = make({**settings.model, **inputs}, "model", nn.Module)
-    return network
-
-
 def inputs_of(settings: Train, augmentation: Augmentation | None, classes: int | None = None) -> dict[str, int]:
     """The network's arguments that follow from the channels of the images, their classes, augmentation and crops.
 
@@ -164,27 +160,22 @@ def inputs_of(settings: Train, augmentation: Augmentation | None, classes: int |
     return inputs
 
 
-def check_restorable(settings: Train, data: ImageData) -> None:
-    """Reject data of one's own whose size a checkpoint would not know."""
+def check_size(settings: Train, data: ImageData, network: nn.Module, crops: Crops | None) -> None:
+    """Reject a size that a checkpoint would not know, and sides that are not multiples of `network.downsampling`."""
+    channels, height, width = data.shape
+    size, factor = resolution_of(height, width), int(getattr(network, "downsampling", 1))
     given = settings.data.get("channels", RGB), *height_width(settings.data.get("resolution", 1))
     if "resolution" not in settings.data or given != data.shape:
-        channels, height, width = data.shape
         raise UserError(
             f"data: a checkpoint knows the size of its images from data.resolution and data.channels; give them to "
-            f"{type(data).__name__} as arguments, and to its yaml file as resolution: "
-            f"{shown(resolution_of(height, width))} and channels: {channels}"
+            f"{type(data).__name__} as arguments, and to its yaml file as resolution: {shown(size)} and channels: "
+            f"{channels}"
         )
-
-
-def check_size(data: ImageData, network: nn.Module, crops: Crops | None) -> None:
-    """Reject images or crops with sides that are not multiples of the network's `downsampling`."""
-    factor, (_, height, width) = int(getattr(network, "downsampling", 1)), data.shape
     if height % factor or width % factor:
         near = [max(factor, round(side / factor) * factor) for side in (height, width)]
-        fitting = resolution_of(near[0], near[1])
         raise UserError(
-            f"data.resolution={shown(data.resolution)}: the network needs multiples of {factor}, such as "
-            f"data.resolution={shown(fitting)}"
+            f"data.resolution={shown(size)}: the network needs multiples of {factor}, such as data.resolution="
+            f"{shown(resolution_of(near[0], near[1]))}"
         )
     if crops is not None:
         crops.check(height, width, factor)

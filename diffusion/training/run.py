@@ -5,7 +5,7 @@ from pathlib import Path
 from diffusion.config.schema import Train
 from diffusion.console import quiet_libraries
 from diffusion.runs.record import RunRecord
-from diffusion.training import processes, signals
+from diffusion.training import signals
 from diffusion.training.checks import check_recipe, check_trainer, make_scorer
 from diffusion.training.clock import clock_of
 from diffusion.training.ending import closing_logs, conclude, draw_last
@@ -13,7 +13,7 @@ from diffusion.training.module import Diffusion
 from diffusion.training.prepared import Run, Spent, affordable
 from diffusion.training.recipe import Recipe
 from diffusion.training.resume import resumed_from, start_from
-from diffusion.training.trainer import begin, callbacks_of, make_trainer, prepare_network, set_clock
+from diffusion.training.trainer import begin, callbacks_of, make_trainer, prepare_network, set_clock, together
 
 
 @signals.catching()
@@ -27,7 +27,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     """
     run = prepare(settings, folder, record)
     with closing_logs(run):
-        with processes.together():
+        with together():
             start = None if run.resumed is None else run.resumed.path
             run.trainer.fit(run.module, datamodule=run.recipe.data, ckpt_path=start, weights_only=True)
             drawing, samples = draw_last(run)

@@ -1,21 +1,31 @@
-"""Lightning's Trainer for a run, and what happens around each step, in order."""
+"""Lightning's Trainer for a run, its view of the processes of the run, and what happens around each step, in order."""
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
+import torch.distributed as dist
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 
 from diffusion.checkpoint import storage
 from diffusion.config.build import make
 from diffusion.config.schema import Train
 from diffusion.console import console
 from diffusion.data import ImageData
+from diffusion.errors import UserError
 from diffusion.evaluation import ledger
+from diffusion.launch import is_rank
 from diffusion.metric.precision import set_precision
 from diffusion.model.network import to_channels_last
 from diffusion.runs.jobs import discard
-from diffusion.training import loggers, processes
+from diffusion.training import loggers
 from diffusion.training.clock import Clock
 from diffusion.training.guard import Guard
 from diffusion.training.module import Diffusion
@@ -32,15 +42,60 @@ FIXED = {  # arguments of the Trainer that the user cannot set: see `training.cl
 }  # fmt: skip
 
 
+class Replicas(DDPStrategy):
+    """Lightning's `ddp`, registered under this name, which `trainer.strategy=auto` chooses for several devices.
+
+    Gradients are views of the buckets that are sent, which saves a copy of them. And a batch stays where it is:
+    Lightning lets DistributedDataParallel move it to the GPU, together with the image indices, which seed the noise.
+    Reading them back would wait for the previous step.
+    """
+
+    def __init__(self, gradient_as_bucket_view: bool = True, **kwargs: Any):
+        super().__init__(gradient_as_bucket_view=gradient_as_bucket_view, **kwargs)
+
+    def determine_ddp_device_ids(self) -> None:
+        """No devices: inputs are not moved. The module is on its device already."""
+        return
+
+
+StrategyRegistry.register("ddp", Replicas, description="Lightning's ddp without moving batches", override=True)
+
+
+def environment() -> list[ClusterEnvironment]:
+    """The Trainer's plugin for a run of one process. (Lightning assumes that `srun` started every run under SLURM.)"""
+    return [] if is_rank() else [LightningEnvironment()]
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Context in which the processes of a run work together. The first one then goes on alone."""
+    yield
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def check_processes(trainer: pl.Trainer) -> None:
+    """Raise UserError if the Trainer's size differs from the number of processes: each would be its own run."""
+    started = int(os.environ["WORLD_SIZE"]) if is_rank() else 1
+    if trainer.world_size != started:
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        raise UserError(
+            f"there are {started} processes, but the trainer has {trainer.world_size}: for several machines, start "
+            f"torchrun on each, with trainer.devices={local} and trainer.num_nodes={started // local}: see "
+            "docs/clusters.md"
+        )
+
+
 def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.Trainer:
     """Create Lightning's Trainer with metrics.csv as its only logger, without callbacks yet."""
     set_precision(settings.matmul_precision)
     store = storage.Storage(None if resumed is None else resumed.contents)
     trainer: pl.Trainer = make(
         settings.trainer.model_dump() | FIXED, "trainer", logger=[loggers.MetricsFile(folder)],
-        default_root_dir=str(folder), plugins=[store, *processes.environment()],
+        default_root_dir=str(folder), plugins=[store, *environment()],
     )  # fmt: skip
-    processes.check_processes(trainer)
+    check_processes(trainer)
     # Its handler of SIGTERM would end a step in its middle, and broadcasts, for which processes may wait for each other
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer

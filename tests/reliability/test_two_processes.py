@@ -15,7 +15,7 @@ from torch import Tensor
 from diffusion.checkpoint import averages, storage
 from diffusion.errors import UserError
 from diffusion.runs.metrics import Metrics, read_metrics
-from diffusion.training import processes
+from diffusion.training.trainer import check_processes
 
 pytestmark = pytest.mark.reliability
 
@@ -113,4 +113,4 @@ def test_fewer_trainer_devices_than_torchrun_processes_are_refused(monkeypatch):
         monkeypatch.setenv(name, "2")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     with pytest.raises(UserError, match=r"trainer\.devices=2"):
-        processes.check_processes(SimpleNamespace(world_size=1))  # type: ignore[arg-type]
+        check_processes(SimpleNamespace(world_size=1))  # type: ignore[arg-type]

@@ -48,7 +48,7 @@ from diffusion.process.timesteps import LossSecondMoment, Uniform
 from diffusion.process.variance import learned_range
 from diffusion.randomness import Streams
 from diffusion.runs.metrics import read_metrics
-from diffusion.training import ending, guard, processes
+from diffusion.training import ending, guard, trainer
 from diffusion.training.module import Diffusion
 
 AWAY = ("trainer.accelerator=away", "trainer.strategy=away")
@@ -234,7 +234,7 @@ def steps_and_updates(run_folder: Path) -> tuple[set[int], set[int]]:
 
 def test_a_step_skipped_by_the_float16_grad_scaler_updates_nothing(command, tiny, monkeypatch, tmp_path):
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, backoff_factor=2.0**-16)
-    monkeypatch.setattr(processes, "environment", lambda: [MixedPrecision("16-mixed", "cpu", scaler)])
+    monkeypatch.setattr(trainer, "environment", lambda: [MixedPrecision("16-mixed", "cpu", scaler)])
     monkeypatch.setattr(ending, "write_report", lambda *_, **__: None)
     update, scales = scaler.update, []
     monkeypatch.setattr(scaler, "update", lambda: scales.append((scaler.get_scale(), update(), scaler.get_scale())))
@@ -269,7 +269,7 @@ def test_a_step_skipped_by_the_guard_updates_nothing(command, tiny, monkeypatch,
 
 def test_a_gradient_that_always_overflows_ends_the_run(command, tiny, monkeypatch):
     scaler = torch.amp.GradScaler("cpu")
-    monkeypatch.setattr(processes, "environment", lambda: [MixedPrecision("16-mixed", "cpu", scaler)])
+    monkeypatch.setattr(trainer, "environment", lambda: [MixedPrecision("16-mixed", "cpu", scaler)])
     monkeypatch.setattr(guard, "MOST_SKIPPED", 5)
     step = Diffusion.training_step
 
