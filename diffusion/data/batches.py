@@ -1,9 +1,8 @@
 """Images in memory as uint8 tensors, batches of them, and their order.
 
 The order in which a run sees the images is a function of (seed, batch number), independent of earlier batches. Epoch e
-is a permutation of the images drawn from (seed, "order", e). Image i is mirrored in it if number i of the draw from
-(seed, "flip", e) is below 1/2. A global batch has `batch_size` × devices images. An epoch has n global batches; the
-remaining images are left out. Global batch k of a run is batch k mod n of epoch ⌊k/n⌋, and device r gets its r-th part.
+is a permutation of the images drawn from (seed, "order", e), of n global batches of `batch_size` × devices images; the
+rest is left out. Global batch k of a run is batch k mod n of epoch ⌊k/n⌋, and device r gets its r-th part.
 """
 
 import re
@@ -139,8 +138,6 @@ class TrainingBatches(Sampler[Index]):
         numbers: the numbers of the batches; they do not begin with 0 if the run is resumed.
         done: batches done before the run was resumed; not those before `numbers` if the global batch size has changed.
         flip: mirror half of the images.
-        seed: seed of the order and of the mirroring.
-        rank, devices: rank and world size.
     """
 
     size: int
@@ -171,8 +168,7 @@ class TrainingBatches(Sampler[Index]):
 class InOrder(Sampler[Index]):
     """One device's share of `size` images, without mirroring: each image once, and as many batches on each device.
 
-    Batch sizes differ by at most one image, and no batch is padded. A mean or an FID over several devices counts each
-    image once, and no device waits for a batch that another device does not have.
+    Batch sizes differ by at most one image, no batch is padded, and no device waits for one that another has not.
     """
 
     def __init__(self, size: int, batch_size: int, rank: int, devices: int):

@@ -38,9 +38,7 @@ class Cifar10(ImageData):
     ):
         super().__init__(resolution, channels, **options)
         self.root = Path(root).expanduser() if root else cache_folder("cifar10")
-        self.download = download
-        self.val = val
-        self.labels = labels
+        self.download, self.val, self.labels = download, val, labels
 
     def load(self) -> dict[str, Split]:
         official = self._official(train=True)

@@ -1,10 +1,9 @@
 """Images from any folder, nested or not: decoded once, with a report of unusable files.
 
-Every regular file that is not hidden is tried, whatever its name. Images are ordered by a hash of (seed, content), so
-neither the file system, nor names, nor bad files change which images are used. In that order, the first images are the
-training split, followed by the validation split and the test split: no image is in two splits (with `repeats`, equal
-files may be), and `limit` changes neither validation nor test. With tiles, this is the order of the photographs, and a
-split takes one tile from each of its photographs in turn, the largest first.
+Images are ordered by a hash of (seed, content), so neither the file system, nor names, nor bad files change which
+images are used. In that order, the first images are the training split, followed by the validation split and the test
+split, so `limit` changes neither validation nor test. With tiles, this is the order of the photographs, and a split
+takes one tile from each of its photographs in turn, the largest first.
 """
 
 import os
@@ -41,14 +40,14 @@ Share = Annotated[int, Ge(0)] | Annotated[float, Ge(0), Lt(1)]
 class Folder(ImageData):
     """The images of a folder, cropped and resized; or, with `tiles`, many tiles of each photograph.
 
-    `report` also lists every unused file: as "refused" if it is an image or has the extension of one, otherwise as
-    "skipped".
+    Every regular file that is not hidden is tried. `report` lists those that cannot be used: as "refused" if it is an
+    image or has the extension of one, otherwise as "skipped".
 
     Raises UserError if the folder does not exist, has no usable image, or has too few for `limit`, `val` and `test`;
     with `labels`, also if an image has no class, or a class has no training image.
 
     Args:
-        root: The folder. Links to files are followed, links to folders are not; hidden files are skipped.
+        root: The folder. Links to files are followed, links to folders are not; hidden files and folders are skipped.
         resolution: Side of the square images, in pixels; or [HEIGHT,WIDTH], to which images are cropped. Smaller images
             are refused.
         tiles: Number of tiles to cut from each photograph, in the same way as the bundled ones, or fewer if there is no
@@ -91,32 +90,25 @@ class Folder(ImageData):
             )
         self.root = Path(root).expanduser()
         self.tiles = USUAL_TILES if tiles is True else tiles or None
-        self.limit = limit
-        self.val = val
-        self.test = test
-        self.random_crop = random_crop
-        self.strict = strict
-        self.repeats = repeats
-        self.labels = labels
+        self.limit, self.val, self.test, self.labels = limit, val, test, labels
+        self.random_crop, self.strict, self.repeats = random_crop, strict, repeats
 
     def load(self) -> dict[str, Split]:
-        files, left_out = listed(self.root)
+        files = listed(self.root)
         if not files:
-            found = "contains no files" + example_of(left_out) if self.root.is_dir() else "is not an existing folder"
+            found = "contains no files" if self.root.is_dir() else "is not an existing folder"
             raise UserError(f"data.root={self.root} {found}; set data.root to a folder of images")
         stats = [(name, path.stat()) for name, path in files.items()]
         stamps = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
         options = self.shape, self.seed, self.random_crop, self.tiles, self.repeats
-        key = digest("folder 7", RESIZE, *options, os.fspath(self.root.resolve()), stamps)
+        key = digest("folder 8", RESIZE, *options, os.fspath(self.root.resolve()), stamps)
         name = cache_folder() / f"folder-{key}"
-        images, names, unusable = stored(name, self.shape, partial(self._decode, files))
-        self.report = sorted([*left_out, *unusable], key=lambda entry: entry["path"])
+        images, names, self.report = stored(name, self.shape, partial(self._decode, files))
         every = Split(images, names)
         photos = every.names if self.tiles is None else every.sources  # the file name of each image
         self._check(used=len(photos), found=len(files))
         if self.labels is not None:
-            known = [*files, *(entry["path"] for entry in left_out)]
-            every, self.classes = labelled(every, photos, label_of(self.labels, self.root, known, photos))
+            every, self.classes = labelled(every, photos, label_of(self.labels, self.root, files, photos))
         return {name: every.take(rows) for name, rows in self._split(photos).items()}
 
     def _decode(self, files: dict[str, Path]) -> Iterator[Made]:
@@ -125,19 +117,17 @@ class Folder(ImageData):
         Of files with the same bytes, only the first by name is used.
         """
         contents = in_threads(_content, [*files.values()], "reading files", "file")
-        twins: dict[tuple[str, str], list[str]] = {}  # the names of files with the same bytes
+        first: dict[tuple[str, str], str] = {}  # content -> name
         for name, content in zip(files, contents, strict=True):
-            twins.setdefault((content, name if self.repeats else ""), []).append(name)
-        order = sorted(twins, key=lambda key: (seed_for(self.seed, "order", key[0]), key[0]))
-        work = [(files[twins[key][0]], key[0]) for key in order]
+            first.setdefault((content, name if self.repeats or not content else ""), name)
+        order = sorted(first, key=lambda key: (seed_for(self.seed, "order", key[0]), key[0]))
+        work = [(files[first[key]], key[0]) for key in order]
         results = in_threads(lambda each: self._images(*each), work, "decoding images")  # Pillow releases the GIL
         for key, made in zip(order, results, strict=True):
-            first, *again = twins[key]
             if isinstance(made, Unusable):
-                yield Made([], [], [_unusable(name, made) for name in (first, *again)])
+                yield Made([], [], [_unusable(first[key], made)])
             else:
-                entries = [entry(name, f"the same bytes as {first}", "skipped") for name in again]
-                yield Made(made.images, [first + place for place in made.names], entries)
+                yield Made(made.images, [first[key] + place for place in made.names])
 
     def _images(self, path: Path, content: str) -> Made | Unusable:
         """The cropped image, or the tiles, each with the suffix that its name adds to the file's name."""
@@ -157,8 +147,9 @@ class Folder(ImageData):
 
     def _check(self, used: int, found: int) -> None:
         """Print what is in the report. Raises UserError if no image is usable, or one is refused under `strict`."""
+        self.report.sort(key=lambda entry: entry["path"])
         refused = [entry for entry in self.report if entry["action"] == "refused"]
-        example = example_of(refused or self.report)
+        example = "".join(", for example {path!r} ({reason})".format(**each) for each in [*refused, *self.report][:1])
         if self.report:
             skipped = count(len(self.report) - len(refused), "other file")
             print_on_rank_0(f"data: {count(used, 'image')}, {len(refused)} refused, {skipped} skipped{example}")
@@ -198,38 +189,30 @@ class Folder(ImageData):
         return index | {"train": index["train"][:limit]}
 
 
-def listed(root: Path) -> tuple[dict[str, Path], list[dict[str, str]]]:
-    """The files below `root` that may be used, by name (relative to the root), sorted; and report entries of others.
+def listed(root: Path) -> dict[str, Path]:
+    """The files below `root` that may be used, by name (relative to the root), sorted.
 
-    Output folders of commands are left out: a model must not be trained on its own samples.
+    Output folders of commands are left out: a model must not be trained on its own samples. Raises UserError for a
+    folder that cannot be read.
     """
     files: dict[str, Path] = {}
-    left_out: list[dict[str, str]] = []
-
-    def name_of(path: str | Path) -> str:  # bytes that are not UTF-8 are escaped
-        return os.fsencode(os.path.relpath(path, root)).decode("utf-8", "backslashreplace")
 
     def unread(error: OSError) -> None:
-        left_out.append(entry(name_of(error.filename), f"can't be read: {error.strerror}", "refused"))
+        if Path(error.filename) != root:
+            raise UserError(
+                f"data.root={root}: can't read {error.filename!r}: {error.strerror}; allow it, or remove it"
+            )
 
     for here, folders, names in os.walk(root, onerror=unread):
-        if here != os.fspath(root) and not {"run.json", ".hydra"}.isdisjoint([*folders, *names]):
-            left_out.append(entry(name_of(here), "written by a command of diffusion", "skipped"))
+        if Path(here) != root and not {"run.json", ".hydra"}.isdisjoint([*folders, *names]):
             folders.clear()
             continue
-        others = {Path(here, name): "hidden" for name in [*folders, *names] if name.startswith(".")}
         folders[:] = [name for name in folders if not name.startswith(".")]
-        links = (path for name in folders if (path := Path(here, name)).is_symlink())
-        others |= dict.fromkeys(links, "a link to a folder, not followed")
         for path in (Path(here, name) for name in names if not name.startswith(".")):
-            if not path.is_file():
-                others[path] = "not a regular file"
-            elif path.stat().st_size > MAX_BYTES:
-                others[path] = f"more than {MAX_BYTES:,} bytes"
-            else:
-                files[name_of(path)] = path
-        left_out += [entry(name_of(path), reason, "skipped") for path, reason in others.items()]
-    return dict(sorted(files.items())), left_out
+            if path.is_file() and path.stat().st_size <= MAX_BYTES:
+                name = os.fsencode(os.path.relpath(path, root)).decode("utf-8", "backslashreplace")  # may not be UTF-8
+                files[name] = path
+    return dict(sorted(files.items()))
 
 
 def common_size(root: Path) -> tuple[int, int] | None:
@@ -238,7 +221,7 @@ def common_size(root: Path) -> tuple[int, int] | None:
     Raises UserError if their sizes differ.
     """
     first: dict[tuple[int, int], str] = {}
-    for name, path in listed(root)[0].items():
+    for name, path in listed(root).items():
         if (size := size_of(path)) is not None:
             first.setdefault(size, name)
     if len(first) > 1:
@@ -250,21 +233,11 @@ def common_size(root: Path) -> tuple[int, int] | None:
     return next(iter(first))[::-1] if first else None
 
 
-def entry(name: str, reason: str, action: str) -> dict[str, str]:
-    """An entry of `ImageData.report`."""
-    return {"path": name, "reason": reason, "action": action}
-
-
-def example_of(entries: list[dict[str, str]]) -> str:
-    """The first of some report entries, in words; nothing if there are none."""
-    return ", for example {path!r} ({reason})".format(**entries[0]) if entries else ""
-
-
 def _unusable(name: str, reason: Unusable) -> dict[str, str]:
     """The entry of an unusable file: "skipped" if neither its content nor its extension is that of an image."""
     extensions = {".heic", ".heif", ".jxl", *Image.registered_extensions()}
     image = not isinstance(reason, NotAnImage) or Path(name).suffix.lower() in extensions
-    return entry(name, str(reason), "refused" if image else "skipped")
+    return {"path": name, "reason": str(reason), "action": "refused" if image else "skipped"}
 
 
 def _content(path: Path) -> str:

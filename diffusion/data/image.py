@@ -1,9 +1,8 @@
 """Read one image file as grey, RGB or RGBA pixels, or say why the file cannot be used.
 
-Every colour mode and EXIF orientation is accepted, and colours are converted to sRGB from the file's profile, such as
-Display P3; only the first frame of an animation is read. Refused are files that can't be decoded completely, images
-beyond Pillow's limit of 179 million pixels, and images with a side shorter than the resolution: if they were upscaled,
-the network would learn the blur.
+Every colour mode and EXIF orientation is accepted, and colours are converted to sRGB from the file's profile; only the
+first frame of an animation is read. Refused are files that can't be decoded completely, images beyond Pillow's limit of
+179 million pixels, and images smaller than the resolution: if they were upscaled, the network would learn the blur.
 """
 
 import contextlib

@@ -18,8 +18,7 @@ from diffusion.errors import UserError
 def label_of(source: str | Path, root: Path, known: Iterable[str], used: Iterable[str]) -> dict[str, str]:
     """The label of each file that has one, by its name relative to `root`.
 
-    Raises UserError if the table can't be read, has no label or two labels for a file, or names a file that is not
-    `known`; if a `used` file has no label; and if all have the same.
+    Raises UserError for a table that does not fit the files, for a used file without a label, and if all have the same.
 
     Args:
         source: "folders", or the path of a CSV file with the columns file,label.

@@ -25,10 +25,9 @@ class ImageData(LightningDataModule):
     """Base class of all data sets. Subclasses define `load`, which returns the splits "train", "val" and "test".
 
     It also works without a Trainer: `data.setup(); data.splits["val"].images`. `report` lists files that need
-    attention, as {"path", "reason", "action"}; the action "used" marks held-out images that are near-duplicates of an
-    image in an earlier split. `classes` lists the class names in the order of their indices, and is empty without
-    labels; a `load` that returns labels must set it. Build the Trainer with `use_distributed_sampler=False`: the
-    loaders already divide the images among the devices.
+    attention, as {"path", "reason", "action"}. `classes` lists the class names in the order of their indices; a `load`
+    that returns labels must set it. Build the Trainer with `use_distributed_sampler=False`: the loaders already divide
+    the images among the devices.
 
     Args:
         resolution: Side of the square images, in pixels; or [HEIGHT,WIDTH].
@@ -62,12 +61,8 @@ class ImageData(LightningDataModule):
         self.channels = channels
         self.shape = channels, height, width  # of the images
         self.resolution = resolution_of(height, width)
-        self.batch_size = batch_size
-        self.global_batch_size = global_batch_size
-        self.eval_batch_size = eval_batch_size
-        self.flip = flip
-        self.seed = seed
-        self.num_workers = num_workers
+        self.batch_size, self.eval_batch_size, self.global_batch_size = batch_size, eval_batch_size, global_batch_size
+        self.flip, self.seed, self.num_workers = flip, seed, num_workers
         self.splits: dict[str, Split] = {}
         self.classes: list[str] = []
         self.report: list[dict[str, str]] = []
@@ -198,34 +193,29 @@ def report_of_duplicates(splits: Mapping[str, Split]) -> list[dict[str, str]]:
     number is printed, and the list is cached, so the same splits are compared only once.
     """
     content = [(name, split.key, split.names) for name, split in splits.items()]
-    file = cache_folder() / f"duplicates-{digest('duplicates 3', content)}.json"
-    pairs = read_json(file).get("near-duplicates")
-    if pairs is None:
-        pairs = duplicates_across(splits)
-        write_json(file, {"near-duplicates": pairs})
-    if pairs:
-        held_out = count(len({(second, name) for name, second, _, _ in pairs}), "held-out image")
+    file = cache_folder() / f"duplicates-{digest('duplicates 4', content)}.json"
+    found: list[dict[str, str]] | None = read_json(file).get("near-duplicates")
+    if found is None:
+        found = duplicates_across(splits)
+        write_json(file, {"near-duplicates": found})
+    if found:
+        held_out = count(len({entry["path"] for entry in found}), "held-out image")
         print_on_rank_0(
-            "data: near-duplicates of images in an earlier split make scores look too good: {}, such as {} ({}) of {} "
-            "({}); full list in {}".format(held_out, *pairs[0], file)
+            f"data: near-duplicates of images in an earlier split make scores look too good: {held_out}, such as "
+            f"{found[0]['path']} ({found[0]['reason']}); full list in {file}"
         )
-    return [
-        {"path": name, "reason": f"in {second}: a near-duplicate of {of} in {first}", "action": "used"}
-        for name, second, of, first in pairs
-    ]
+    return found
 
 
-def duplicates_across(splits: Mapping[str, Split]) -> list[tuple[str, str, str, str]]:
-    """The near-duplicates between splits: for each held-out image, the nearest one in each earlier split.
-
-    Each is (name, split, name of the earlier image, its split).
-
-    Args:
-        splits: in the order train, val, test, which defines "earlier".
-    """
+def duplicates_across(splits: Mapping[str, Split]) -> list[dict[str, str]]:
+    """An entry for each held-out image and earlier split with a near-duplicate of it; `splits`: train, val, test."""
     order = [*combinations([name for name in splits if len(splits[name])], 2)]
     return [
-        (splits[second].names[i], second, splits[first].names[j], first)
+        {
+            "path": splits[second].names[i],
+            "reason": f"in {second}: a near-duplicate of {splits[first].names[j]} in {first}",
+            "action": "used",
+        }
         for first, second in track(order, "comparing splits", len(order), "pair")
         for i, j in torch.stack(near_duplicates(splits[second].images, splits[first].images)).T.tolist()
     ]

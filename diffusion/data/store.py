@@ -105,10 +105,7 @@ def alone(file: Path) -> Iterator[None]:
         yield
 
 
-@rank_zero_only
-def print_on_rank_0(line: str) -> None:
-    """Print a line on rank 0 only."""
-    console.print(line)
+print_on_rank_0 = rank_zero_only(console.print)
 
 
 def in_threads(

@@ -1,21 +1,13 @@
 """Tiles of several scales cut from photographs, split by photograph; and the bundled landscapes, 37 photographs.
 
-The bundled windows are a fixed list, the same at every resolution and for every seed, so results can be compared. The
-candidates of a photograph have a side s, log-uniform in [128 px, short side], and a uniform position, drawn from the
-photograph's name. A candidate is rejected if
+The candidates of a photograph are windows with a side log-uniform in [128 px, short side] and a uniform position, drawn
+from the photograph's name. One is rejected if its IoU with an earlier window is above 1/2, its luminance has a std
+below 10/255 at 64x64, or its 16x16 miniature differs from that of an earlier window by less than 8/255 RMS. They are
+taken in turn from the quarters of the range of log s, the largest first, because there is less room for large windows.
+Each split takes one window from each of its photographs in turn. The bundled windows are the same at every resolution.
 
-- IoU > 1/2 with an earlier window of the photograph (overlap),
-- std of its luminance < 10/255 at 64x64 (nearly uniform), or
-- RMS of the difference to the 16x16 miniature of any earlier window < 8/255 (near-duplicate).
-
-The others are taken in turn from the quarters of the range of log s, the largest first, because there is less room for
-large windows, and only large windows show sky above land. In every category with three photographs or more, the first
-by name is for validation and the second for test. Each split takes one window from each photograph in turn, until it
-has its number of tiles.
-
-Tiles of any other folder (`data.folder`) are chosen in the same way, with three differences: a photograph is first
-reduced to a short side of four times the smallest window, like the bundled ones; positions are drawn from its content;
-and near-duplicates are rejected only within a photograph.
+Tiles of any other folder (`data.folder`) are chosen in the same way, but from a photograph that is first reduced to a
+short side of four times the smallest window, with positions drawn from its content.
 """
 
 import csv
@@ -88,8 +80,7 @@ class Landscapes(ImageData):
         **options: Any,
     ):
         super().__init__(resolution, channels, **options)
-        self.labels = labels
-        self.limit = limit
+        self.labels, self.limit = labels, limit
 
     def load(self) -> dict[str, Split]:
         files = [(path.name, path.stat().st_size) for path in sorted((HERE / "photos").glob("*.jpg"))]

@@ -1,7 +1,7 @@
 """`Drawing`: all that samples depend on apart from the weights: the sampler, guidance, classes and noise.
 
 A command keeps each batch as a file: several processes share the batches (`together`), and a killed command goes on
-from them. A file is written beside its place and renamed, so a file that exists is whole.
+from them.
 """
 
 import copy

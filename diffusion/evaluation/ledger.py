@@ -1,7 +1,6 @@
 """The ledger of a run's evaluations on the test split: test.json in its folder. Only the first one is unbiased.
 
-After the first score, further choices depend on the test images, knowingly or not. So every evaluation is recorded,
-and its scores in scores.json carry its number, `test_evaluation`.
+Every evaluation is recorded, and its scores in scores.json carry its number, `test_evaluation`.
 """
 
 import json

@@ -82,11 +82,9 @@ def bits_per_dimension(
 ) -> Score:
     """Score `n` images of a split; with `labelled`, the bits are those of p(x | label).
 
-    The draws of x_t depend only on the image's position. The interval is clustered by the images' sources, like that of
-    the gap (`metric.denoising`); with a single source there is none. `protocol` contains the settings that must agree
-    for two scores to be comparable. The variance is part of the model, so bounds with several are comparable.
-
-    Raises UserError for n < 2, and for bits that are not finite.
+    The interval is clustered by the images' sources, like that of the gap (`metric.denoising`). `protocol` contains the
+    settings that must agree for two scores to be comparable. Raises UserError for n < 2, and for bits that are not
+    finite.
     """
     if n < 2:
         raise UserError(f"bits={n}: an interval needs at least 2 images; use as many as time allows, such as bits=64")

@@ -2,8 +2,7 @@
 
     python -m diffusion.evaluation.together FOLDER
 
-is one of these processes. It reads the models and the drawings, draws its share of the batches, and ends; the process
-that started it reads the images. (A training run already has its processes: they draw together at its end.)
+is one of these processes: it reads the drawings, draws its share of the batches, and ends.
 """
 
 import os

@@ -1,16 +1,13 @@
 """Denoising errors on a frozen grid of (t, eps), and the generalisation gap: how much harder held-out images are.
 
-Held-out image i and training image i are noised with the same eps at the same t. Most of the variance of an error is
-due to t, and cancels in their difference d_i = v_i − f_i. The gap is the mean of d_i.
+Held-out image i and training image i are noised with the same eps at the same t. The gap is the mean of the differences
+d_i of their errors. Tiles of one photograph are not independent, so the pairs are clustered by the sources of both
+images, and the squared standard error is that of two-way clustering (Cameron, Gelbach & Miller 2011), but at least
+V_val and V_fit:
 
-Images of one source, such as tiles of one photograph, are not independent. So the pairs are clustered by the sources of
-both images, and the squared standard error is that of two-way clustering (Cameron, Gelbach & Miller 2011),
+    V = V_val + V_fit − V_both,    V_c = G_c/(G_c − 1) · Σ_g (Σ_{i in g} (d_i − d̄))² / n²,    G_c clusters.
 
-    V = V_val + V_fit − V_both,    V_c = G_c/(G_c − 1) · Σ_g (Σ_{i in g} (d_i − d̄))² / n²,
-
-where G_c is the number of clusters. If V is less than V_val or V_fit, the largest of them is used. If each image has
-its own source, all three are s²(d)/n. An interval uses Student's t with min(G_val, G_fit) − 1 degrees of freedom,
-because the spread of a few clusters is not well known (Cameron & Miller 2015, section VI).
+An interval uses Student's t with min(G_val, G_fit) − 1 degrees of freedom (Cameron & Miller 2015, section VI).
 """
 
 import math
@@ -32,8 +29,7 @@ SETS = ("val", "fit")  # held-out images, training images
 class FrozenGrid:
     """Times and noise of draw k of example `index`: functions of (seed, index, k), not of batch, order or device.
 
-    The times are a golden-ratio (Weyl) sequence in `index` for each k, and a √2 sequence in k for each index. So
-    examples 0..N−1 cover (0, 1] evenly for every N and every number of draws.
+    The times are a golden-ratio (Weyl) sequence in `index` and a √2 sequence in k, which cover (0, 1] evenly.
 
     Args:
         rows: T of a table; times are then rounded up to i/T. None for continuous times.
@@ -81,9 +77,8 @@ class DenoisingErrors(Metric):
     def compute(self, sources: Mapping[str, Sequence[str]]) -> dict[str, float]:  # type: ignore[override]
         """The columns of metrics.csv: `val/mse`, `fit/mse`, `gap/mse` with `gap/se` and `gap/half`, each `…_bin0`, ….
 
-        The gap uses the images with a partner in the other set; the draws of an image are not independent, so they are
-        averaged first. `se` is its standard error, and `half` is half the width of its 95% interval. NaN if there are
-        too few images or sources.
+        The gap uses the images with a partner in the other set, averaged over their draws. `se` is its standard error,
+        and `half` is half the width of its 95% interval. NaN if there are too few images or sources.
 
         Args:
             sources: by set: the source of each image, by its index. If a set is missing, each image is its own source.
@@ -111,11 +106,7 @@ class DenoisingErrors(Metric):
 
 
 def bin_of(t: Tensor) -> Tensor:
-    """The bins of the times `t` (B,): bin k covers t in (k/BINS, (k+1)/BINS]; int64 (B,).
-
-    A time less than 1e-6 of a bin above an edge counts as the edge, so the float32 times i/T of a table are in the same
-    bin as their exact values.
-    """
+    """The bins of the times `t` (B,): bin k covers t in (k/BINS, (k+1)/BINS], up to float32 rounding; int64 (B,)."""
     return ((t.double() * BINS - 1e-6).ceil().long() - 1).clamp(min=0)
 
 

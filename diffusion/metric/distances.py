@@ -18,11 +18,9 @@ def frechet(x: Tensor, reference: Reference) -> tuple[float, Tensor]:
         d² = |μ1 − μ2|² + tr Σ1 + tr Σ2 − 2 tr (Σ1 Σ2)^½
 
     With Σ1 = A Aᵀ, where A = (x − μ1)ᵀ/√(N−1) for the features `x` (N, D), and Σ2 = B Bᵀ, the last trace is the sum of
-    the singular values s_k of Z = Aᵀ B (N, r). These keep their digits even if the covariances are singular (fewer
-    images than features), where the eigenvalues of Σ1 Σ2 would lose half of them. The clamp only removes rounding.
-
-    With V the eigenvectors of ZᵀZ, s_k is the norm of column k of Z V. Sample i contributes c_i = Σ_k (Z V)_ik² / s_k
-    to the trace, and its influence is
+    the singular values s_k of Z = Aᵀ B (N, r), which keep their digits even if the covariances are singular. With V the
+    eigenvectors of ZᵀZ, s_k is the norm of column k of Z V. Sample i contributes c_i = Σ_k (Z V)_ik² / s_k to the
+    trace, and its influence is
 
         φ_i = 2 (μ1 − μ2)·(x_i − μ1) + (|x_i − μ1|² − its mean) − N (c_i − its mean)
     """
@@ -53,11 +51,7 @@ class FrechetDistance(SampleMetric):
 
 
 class SpatialFrechetDistance(FrechetDistance):
-    """Fréchet distance `sfd` of spatial features, which depend on where things are in an image.
-
-    (sFID: Nash et al. 2021, arXiv:2103.03841, section 5.) The features are a few channels of a feature map inside the
-    network, not pooled.
-    """
+    """Fréchet distance `sfd` of channels of a feature map (sFID: Nash et al. 2021, arXiv:2103.03841, section 5)."""
 
     name, uses = "sfd", "spatial"
 
@@ -66,9 +60,8 @@ class SpatialFrechetDistance(FrechetDistance):
 class FrechetInfinity(SampleMetric):
     """Fréchet distance extrapolated to infinitely many samples (FID∞: Chong & Forsyth 2020, arXiv:1911.07023).
 
-    The distance of N samples is d²_∞ + c/N + … So d²_∞ is the intercept of a line fitted to (1/N, d²_N), for
-    random subsets with sizes N evenly spaced from n/2 to n (with fewer samples, terms beyond 1/N would dominate). It is
-    a weighted sum Σ_j a_j d²_{N_j}, and so is its influence. The bias from the reference's finite size remains.
+    The intercept of a line fitted to (1/N, d²_N), for random subsets with sizes N evenly spaced from n/2 to n. It is a
+    weighted sum Σ_j a_j d²_{N_j}, and so is its influence.
 
     Args:
         points: Number of subset sizes. Each requires an eigendecomposition of the size of the features.
@@ -117,8 +110,7 @@ def mmd2(x: Tensor, y: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
 
         MMD² = Σ_{a ≠ b} k(x_a, x_b) / m(m−1) + Σ_{a ≠ b} k(y_a, y_b) / m(m−1) − 2 Σ_{a, b} k(x_a, y_b) / m²
 
-    `x` (N, D), `y` (M, D) float64; `i`, `j` (S, m) indices, distinct in each row. Every kernel value is computed once
-    and the subsets are sums of them.
+    `x` (N, D), `y` (M, D) float64; `i`, `j` (S, m) indices, distinct in each row.
     """
     m, n = i.shape[1], len(x)
     in_x = x.new_zeros(len(i), len(x)).scatter_(1, i, 1.0)
@@ -177,8 +169,7 @@ class CMMD(SampleMetric):
         CMMD = scale · (mean_{a,b} k(x_a, x_b) + mean_{a,b} k(y_a, y_b) − 2 mean_{a,b} k(x_a, y_b)),
         k(x, y) = exp(−|x − y|² / 2σ²)
 
-    The means include a = b, as in the authors' code, so the value for equal distributions is about
-    scale · E[1 − k] · 2/N, not 0. σ = 10 was chosen for the unit vectors of CLIP ViT-L/14@336.
+    The means include a = b, as in the authors' code. σ = 10 was chosen for the unit vectors of CLIP ViT-L/14@336.
 
     Args:
         sigma: Kernel width σ.

@@ -75,8 +75,8 @@ class PrecisionRecall(SampleMetric):
 class DensityCoverage(SampleMetric):
     """Density and coverage (Naeem et al. 2020, arXiv:2002.09797, eq. 3-4).
 
-    Density is the mean number of real images' balls that contain a sample, divided by k; about 1 for equal
-    distributions. Coverage is the share of real images' balls that contain a sample.
+    Density is the mean number of real images' balls that contain a sample, divided by k. Coverage is the share of real
+    images' balls that contain a sample.
 
     Args:
         k: The radius of a ball is the distance to the k-th nearest neighbour.
@@ -110,8 +110,7 @@ class InceptionScore(SampleMetric):
 
         IS = exp( mean_i KL(p(y | x_i) ‖ p̄(y)) ),   p̄ = mean_i p(y | x_i)
 
-    It is computed over all samples at once (Barratt & Sharma 2018, arXiv:1801.01973). The mean over ten parts, which
-    some tables report, is lower, because the score grows with the number of samples.
+    It is computed over all samples at once (Barratt & Sharma 2018, arXiv:1801.01973).
     """
 
     uses = "logits"
@@ -130,8 +129,8 @@ class Vendi(SampleMetric):
 
         VS = exp( −Σ_k λ_k log λ_k ),   λ the eigenvalues of K/n,  K_ij = cos(x_i, x_j)
 
-    It is 1 if all samples are the same, and n if all are orthogonal. K/n has the same eigenvalues as the D×D matrix
-    mean_i u_i u_iᵀ of the unit vectors u. The influence of sample i on the entropy is −Σ_k (u_i·v_k)² log λ_k.
+    K/n has the same eigenvalues as the D×D matrix mean_i u_i u_iᵀ of the unit vectors u. The influence of sample i on
+    the entropy is −Σ_k (u_i·v_k)² log λ_k.
     """
 
     def measure(self, x: Tensor, reference: Reference) -> dict[str, Estimate]:

@@ -1,17 +1,12 @@
 """Metrics of a set of samples: functions of their features, with a standard error and a confidence interval.
 
-A metric compares extracted features with a reference, so all metrics share a single pass of the extractor. Its standard
-error is the jackknife's (Efron & Stein 1981). With v_(i) the value without sample i,
+The standard error is the jackknife's (Efron & Stein 1981), with v_(i) the value without sample i; or, where leaving
+samples out is expensive, its limit for small changes of sample weights (infinitesimal jackknife):
 
-    error² = (n−1)/n · Σ_i (v_(i) − v̄)²
+    error² = (n−1)/n · Σ_i (v_(i) − v̄)²    or    error² = Σ_i φ_i² / n(n−1),    φ_i = d value / d(weight of sample i).
 
-Where leaving samples out is expensive, it is the limit for small changes of sample weights (infinitesimal jackknife),
-
-    error² = Σ_i φ_i² / n(n−1),    φ_i = d value / d(weight of sample i).
-
-The jackknife is conservative: its expectation is at least the variance, up to terms of higher order. (A bootstrap
-repeats images, which biases distances and coverages by as much as their error.) The reference is held fixed. So an
-interval shows the spread over other sample sets of the same model and size, without the bias at that size.
+The reference is held fixed. (A bootstrap repeats images, which biases distances and coverages by as much as their
+error.)
 """
 
 import math
@@ -52,9 +47,8 @@ class Estimate(NamedTuple):
     def interval(self) -> tuple[float | None, float | None]:
         """(low, high): value ± Z · error; for a share, Wilson's interval (1927), which is also valid at 0 and 1.
 
-        (None, None) if the error of a value other than a share is 0: these samples say nothing about other samples.
-        Wilson's interval assumes m independent samples, for which the error of a share p is √(p(1−p)/m): here, m is the
-        number that yields the given error, or the number of samples if there is none.
+        (None, None) if the error of a value other than a share is 0. Wilson's interval assumes m independent samples:
+        the number for which √(p(1−p)/m) is the given error, or the number of samples if the error is 0.
         """
         p, error = self.value, self.error
         if self.share_of is None:
@@ -86,8 +80,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 def pool(features: Tensor, most: int | None = None) -> Tensor:
     """At most `most` rows of `features` (N, D), `POOL` by default, in a random order that depends only on their values.
 
-    So subsets do not depend on how the images were batched or divided among devices. A smaller pool is the beginning of
-    a larger one.
+    A smaller pool is the beginning of a larger one.
     """
     order = features.double().sum(dim=1).argsort()
     return features[order[torch.randperm(len(features), generator=generator_for("pool"))[: most or POOL]]]

@@ -1,7 +1,6 @@
 """Feature extractors: frozen networks that map images to feature vectors, which the metrics compare.
 
-A score records the `name`, `resize` and `weights_hash` of its extractor. The names `fid` and `kid` are reserved for the
-standard Inception weights; the names of other scores include the extractor's name.
+The names `fid` and `kid` are reserved for the standard Inception weights; other names end with the extractor's.
 """
 
 import hashlib
@@ -95,16 +94,15 @@ class FeatureExtractor(nn.Module):
 class Inception(FeatureExtractor):
     """The Inception-v3 of the standard FID (Heusel et al. 2017, arXiv:1706.08500), as torch-fidelity runs it.
 
-    Non-standard weights are accepted with a warning, but their distances are named `fd_inception` and `kid_inception`.
-
     Args:
-        path: Weights file; null for the one in torch.hub's folder `checkpoints`, downloaded if missing.
+        path: A copy of the weights file; null for the one in torch.hub's folder `checkpoints`, downloaded if missing.
     """
 
     name = "inception"
     num_features = 2048
     num_spatial = 17 * 17 * SPATIAL_CHANNELS
     has_logits = True
+    canonical = MappingProxyType(INCEPTION_NAMES)
     resize = "299x299 bilinear as TensorFlow 1, not antialiased"
 
     def __init__(self, path: str | Path | None = None):
@@ -117,9 +115,8 @@ class Inception(FeatureExtractor):
             if path is None and not file.is_file():
                 file.parent.mkdir(parents=True, exist_ok=True)
                 torch.hub.download_url_to_file(URL_INCEPTION_V3, str(file), hash_prefix=INCEPTION_SHA256)
-            sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-            # torch-fidelity unpickles anything, so first make sure that the file contains only tensors.
-            torch.load(file, map_location="cpu", weights_only=True)
+            if hashlib.sha256(file.read_bytes()).hexdigest() != INCEPTION_SHA256:  # torch-fidelity unpickles anything
+                raise ValueError("other contents than the standard weights")
             self.net = FeatureExtractorInceptionV3(self.name, ["2048"], feature_extractor_weights_path=str(file))
         except Exception as error:  # of the network, the disk, or damaged files; many kinds, with multi-line messages
             raise FeaturesUnavailable(
@@ -128,10 +125,6 @@ class Inception(FeatureExtractor):
             ) from error
         finally:
             socket.setdefaulttimeout(timeout)
-        if sha256 == INCEPTION_SHA256:
-            self.canonical = INCEPTION_NAMES
-        else:
-            log.warning("%s: not the standard Inception weights, so these scores are not named fid and kid", file)
         self.freeze()
 
     def features(self, images: Tensor) -> Tensor:
@@ -155,7 +148,7 @@ class Lite0(FeatureExtractor):
     """EfficientNet-Lite0 with its ImageNet weights from a Python package, so nothing is downloaded.
 
     (Tan & Le 2019, arXiv:1905.11946, without squeeze-and-excitation and with ReLU6.) The features are the pooled
-    outputs of the last convolution. The distances rank models, but are not FID; they are named `fd_lite0`, `kid_lite0`.
+    outputs of the last convolution.
     """
 
     name = "lite0"

@@ -104,9 +104,8 @@ class DINOv2(Foundation):
 class CLIP(Foundation):
     """CLIP's image encoder (Radford et al. 2021, arXiv:2103.00020), for CMMD (Jayasumana et al. 2023).
 
-    The features are unit vectors in CLIP's joint space of images and texts, for the middle square of an image, resized
-    to the network's input size. The name `cmmd` is reserved for ViT-L/14 at 336×336,
-    `openai/clip-vit-large-patch14-336`; the names of other scores include the network's name.
+    The features are unit vectors in CLIP's joint space of images and texts, for the middle square of an image. The name
+    `cmmd` is reserved for `openai/clip-vit-large-patch14-336`; the names of other scores include the network's name.
     """
 
     kind, published = "CLIPVisionModelWithProjection", "openai/clip-vit-large-patch14-336"

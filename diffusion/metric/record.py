@@ -1,8 +1,7 @@
 """A score: a number together with its measurement protocol, as used by metrics, scores.json and all tables.
 
-Two scores may be compared only if their protocols are equal. What was scored (the sampler, weights and seed of the
-images) is the score's source, which is not part of the protocol. This module does not import torch, so tables can be
-made without it.
+Two scores may be compared only if their protocols are equal. Their sources (the sampler, weights and seed of the
+images) are not part of it. This module does not import torch, so tables can be made without it.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Scores of generated images against statistics of real ones, each with its protocol; and baselines to judge them by.
 
-Metrics share a single pass of the extractor. Baselines are scored by the same functions, with equally many images:
-`noise_images`, other real images that `draw` chooses, and the floor, two sets that `divide` makes of real images.
+Baselines are scored by the same functions: `noise_images`, other real images that `draw` chooses, and the floor, two
+sets that `divide` makes of real images.
 """
 
 import logging
@@ -125,11 +125,9 @@ def draw(images: Tensor, n: int) -> Tensor:
 def divide(features: Tensor, reference: ReferenceStatistics, seed: int = 0) -> tuple[Tensor, ReferenceStatistics]:
     """Mix real `features` with the reference's, and divide them at random into sets of the same two sizes.
 
-    The sizes are those of the sets that are given: N of `features`, which may be fewer than the samples, and the
-    reference's M (`KEPT` if it is larger). The new reference contains its true size.
-
-    The score of these two sets is the floor: the value for sets of real images that differ only by chance. The new
-    reference has the name and key of the old one, because it belongs to the same scores.
+    The score of these two sets is the floor: the value for sets of real images that differ only by chance. The sizes
+    are N of `features` and the reference's M (`KEPT` if it is larger). The new reference has the name and key of the
+    old one.
     """
     ours, theirs, widths = [], [], [len(each.mean) for each in reference.parts]
     for part, known in zip(features.split(widths, dim=1), reference.parts, strict=True):

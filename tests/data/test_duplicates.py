@@ -71,9 +71,11 @@ def test_near_duplicates_across_splits_are_found_including_mirrored_ones() -> No
     val[3] = train[4].flip(-1)
     test[1] = (val[7].int() + 7).clamp(0, 255).byte()
     test[2] = (val[8].int() + 12).clamp(0, 255).byte()  # farther than 8 grey levels
-    assert duplicates_across(splits(train, val, test)) == [
-        ("val3", "val", "train4", "train"), ("val580", "val", "train1050", "train"), ("test1", "test", "val7", "val"),
-    ]  # fmt: skip
+    assert [(entry["path"], entry["reason"]) for entry in duplicates_across(splits(train, val, test))] == [
+        ("val3", "in val: a near-duplicate of train4 in train"),
+        ("val580", "in val: a near-duplicate of train1050 in train"),
+        ("test1", "in test: a near-duplicate of val7 in val"),
+    ]
     assert duplicates_across(splits(train[:50], noise(9, 3), noise(0, 4))) == []
 
 
