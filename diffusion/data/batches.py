@@ -7,7 +7,7 @@ rest is left out. Global batch k of a run is batch k mod n of epoch ⌊k/n⌋, a
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from typing import NamedTuple
@@ -100,31 +100,39 @@ def hash_of(values: Tensor) -> str:
     return digest(values.contiguous().numpy().data)
 
 
-def check_splits(splits: Mapping[str, Split], shape: tuple[int, int, int], classes: Sequence[str], fix: str) -> None:
+def check_splits(splits: Mapping[str, Split], shape: tuple[int, int, int], classes: Sequence[str]) -> None:
     """Raise UserError if what `ImageData.load` returned does not fit the settings of the data set.
 
     Args:
         shape: (C, H, W) of the images.
         classes: the class names; empty without labels.
-        fix: advice in the error about a class without training images.
     """
     for name in ("train", "val", "test"):
-        split = splits.get(name) if isinstance(splits, Mapping) else None
-        found = "no Split"
-        if isinstance(split, Split):
-            found = f"{split.images.dtype} {tuple(split.images.shape)}, {len(split.names)} names and "
-            found += "no labels" if split.labels is None else f"{len(split.labels)} labels"
-            right = split.images.dtype == torch.uint8 and split.images.shape[1:] == shape
-            if right and len(split.names) == len(split) and len(split.class_counts(len(classes))) == len(classes):
-                continue
-        raise UserError(
-            f"data: `load` returned {found} for {name}; expected a Split with uint8 images (N, *{shape}), as given by "
-            f"data.channels and data.resolution, N names and, if there are `classes` ({len(classes)}), labels below it"
+        split = splits.get(name)
+        right = (
+            split is not None
+            and (split.images.dtype, *split.images.shape[1:]) == (torch.uint8, *shape)
+            and len(split.names) == len(split)
+            and len(split.class_counts(len(classes))) == len(classes)
         )
+        if not right:
+            raise UserError(
+                f"data: `load` returned {'no Split' if split is None else 'another Split'} for {name}; expected uint8 "
+                f"images (N, *{shape}), as given by data.channels and data.resolution, N names and, if there are "
+                f"`classes` ({len(classes)}), labels below it"
+            )
     if without := [i for i, n in enumerate(splits["train"].class_counts(len(classes))) if n == 0]:
         raise UserError(
-            f"data.labels: the class {classes[without[0]]!r} ({len(without)} in all) has no training image; {fix}"
+            f"data.labels: the class {classes[without[0]]!r} ({len(without)} in all) has no training image; add images "
+            "of it or remove it, lower data.val or data.test, or remove data.limit"
         )
+
+
+def labelled(images: Split, photos: Sequence[str], label: Mapping[str, str]) -> tuple[Split, list[str]]:
+    """`images` with the class indices of their photographs, and the names of the classes, sorted."""
+    classes = sorted({label[name] for name in photos})
+    number = {name: i for i, name in enumerate(classes)}
+    return replace(images, labels=torch.tensor([number[label[name]] for name in photos])), classes
 
 
 @dataclass(eq=False)

@@ -42,9 +42,6 @@ class ImageData(LightningDataModule):
         num_workers: Worker processes of the data loaders; 0 is the fastest, because the images are in memory.
     """
 
-    missing_class = "add training images of it"
-    """Advice in the error about a class without training images."""
-
     def __init__(
         self,
         resolution: Resolution,
@@ -80,7 +77,7 @@ class ImageData(LightningDataModule):
         if not self.splits:
             self.report = []
             splits = self.load()
-            check_splits(splits, self.shape, self.classes, self.missing_class)
+            check_splits(splits, self.shape, self.classes)
             self.report += report_of_duplicates(splits)
             self.splits = splits
 

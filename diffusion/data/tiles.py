@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from annotated_types import Ge, Le
 from PIL import Image
+from torchvision.ops import box_iou
 
-from diffusion.data.batches import Split
+from diffusion.data.batches import Split, labelled
 from diffusion.data.image import RESIZE, crop_box, read, resized
-from diffusion.data.labels import labelled
 from diffusion.data.module import ImageData
 from diffusion.data.store import Made, cache_folder, in_threads, stored
 from diffusion.files import digest
@@ -186,22 +186,16 @@ def candidates_of(name: str, photo: Image.Image, smallest: int = SMALLEST) -> li
     draws = torch.rand(TRIES, 3, dtype=torch.float64, generator=generator_for("tiles", name)).numpy()
     sides = np.rint(smallest * (short / smallest) ** draws[:, 0]).astype(int)
     corners = np.floor(draws[:, 1:] * (np.array([width, height]) - sides[:, None] + 1)).astype(int)
-    earlier = np.empty((0, 3), int)  # left, top, side
+    windows = np.hstack([corners, corners + sides[:, None]])  # left, top, right, bottom
+    boxes = torch.from_numpy(windows).double()
+    earlier: list[int] = []
     quarters: list[list[tuple[Window, np.ndarray]]] = [[], [], [], []]
-    for (left, top), side, quarter in zip(corners.tolist(), sides.tolist(), 4 * draws[:, 0], strict=True):
-        box = left, top, left + side, top + side
-        if overlap(np.array([left, top, side]), earlier).max(initial=0) > MOST_OVERLAP:
+    for i, (left, top, right, bottom) in enumerate(windows.tolist()):
+        box = left, top, right, bottom
+        if (box_iou(boxes[i : i + 1], boxes[earlier]) > MOST_OVERLAP).any():
             continue
         if resized(luminance, 64, box).std() < LEAST_CONTRAST:
             continue
-        earlier = np.vstack([earlier, (left, top, side)])
-        quarters[int(quarter)].append((Window(name, left, top, side), resized(photo, 16, box)))
+        earlier.append(i)
+        quarters[int(4 * draws[i, 0])].append((Window(name, left, top, right - left), resized(photo, 16, box)))
     return [found for turn in zip_longest(*reversed(quarters)) for found in turn if found]
-
-
-def overlap(window: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union of a square (left, top, side) with squares (N, 3): (N,)."""
-    least = np.maximum(window[:2], others[:, :2])
-    most = np.minimum(window[:2] + window[2], others[:, :2] + others[:, 2:])
-    common = np.clip(most - least, 0, None).prod(1)
-    return common / (window[2] ** 2 + others[:, 2] ** 2 - common)

@@ -85,7 +85,9 @@ class Drawing:
         if self.weak is not None:
             self.weak.to(device)
         conditions, denoise = self.conditions(denoiser, n), self.guided(denoiser)
-        batches = {batch: files and file_of(files, batch) for batch in batches_of(n, batch_size, share)}
+        batches = {
+            batch: files and files / f"{batch.start}-{batch.stop}.pt" for batch in batches_of(n, batch_size, share)
+        }
         left = sum(len(batch) for batch, file in batches.items() if not (file and file.is_file()))
         images = [torch.empty(0, *self.shape, dtype=torch.uint8)]
         with progress_bar(enabled=description is not None) as progress:
@@ -191,11 +193,6 @@ def batches_of(n: int, batch_size: int, share: Share = (0, 1)) -> list[range]:
     rank, processes = share
     starts = range(rank * batch_size, n, processes * batch_size)
     return [range(first, min(first + batch_size, n)) for first in starts]
-
-
-def file_of(files: Path, batch: range) -> Path:
-    """The file of a batch: its `images`, uint8 (B, C, H, W), and the `seconds` that they took."""
-    return files / f"{batch.start}-{batch.stop}.pt"
 
 
 def seconds_of(files: Path) -> float:

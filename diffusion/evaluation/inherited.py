@@ -22,11 +22,9 @@ S = TypeVar("S", bound=Settings)
 def completed(settings: S, restored: Restored | None, fills: bool = False) -> S:
     """`settings`, completed with the values that they leave to the run of a model.
 
-    Without a model, and for parts that an exported file does not contain, they are the defaults of diffusion.train. If
-    the run is guided by one of its own earlier steps, this guidance is left out, with a message, in three cases: the
-    model has not trained past this step, the weights of the step are not next to its file, or a picture is filled.
-
-    Raises UserError for settings that must not come from a file.
+    Without a model, and for parts that an exported file does not contain, they are the defaults of diffusion.train.
+    Guidance by an earlier step of the run is left out, with a message, where `without_guidance` has a reason. Raises
+    UserError for settings that must not come from a file.
 
     Args:
         fills: whether part of a picture is filled; also implied by settings with a `mask`.

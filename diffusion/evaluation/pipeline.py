@@ -66,7 +66,7 @@ class Scorer:
     @cached_property
     def reference(self) -> ReferenceStatistics:
         """The reference statistics that the metrics need."""
-        return self._statistics(self.data.splits[self.split].images, self.split)
+        return reference_statistics(self.data.splits[self.split].images, self.extractor, self.split, self.metrics)
 
     def score(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
         """Score uint8 images (n, C, H, W). `source` describes their origin: see `metric.record.SOURCE`."""
@@ -90,7 +90,7 @@ class Scorer:
                     f"not scored, because scores need at least {LEAST} of each"
                 )
                 continue
-            statistics = self._statistics(real, f"{self.split}, class {name}")
+            statistics = reference_statistics(real, self.extractor, f"{self.split}, class {name}", self.metrics)
             found += self._scores(own, statistics, f"class {name}", source)
         return found
 
@@ -128,9 +128,6 @@ class Scorer:
         numbered = ledger.record(self.run, scores)
         append_scores(self.folder, numbered)
         return numbered
-
-    def _statistics(self, images: Tensor, name: str) -> ReferenceStatistics:
-        return reference_statistics(images, self.extractor, name, self.metrics)
 
     @torch.inference_mode()
     def _scores(

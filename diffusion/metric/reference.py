@@ -107,19 +107,13 @@ def reference_statistics(
     return ReferenceStatistics(tuple(parts), made_by, described_size(images), key, name)
 
 
-def features_of(images: Tensor, extractor: FeatureExtractor, keep: bool = False) -> Tensor:
-    """Features (N, D) of this process's `images`, uint8 (N, C, H, W), as float32 on the CPU.
-
-    Args:
-        keep: cache the features, for real images.
-    """
+def features_of(images: Tensor, extractor: FeatureExtractor) -> Tensor:
+    """Features (N, D) of real `images`, uint8 (N, C, H, W), as float32 on the CPU; cached."""
 
     def features() -> dict[str, Tensor]:
         description = f"{extractor.name} features of {len(images)} images"
         return {"features": extract(images, extractor, gather=False, description=description)}
 
-    if not keep:
-        return features()["features"]
     file = cache_dir("features") / f"{reference_key(images, extractor)}.pt"
     return _cached(file, extractor(images[:1]).cpu(), features)["features"]
 

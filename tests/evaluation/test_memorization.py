@@ -1,7 +1,6 @@
 """The audit for copies in a run: its score, its figure, its line on the console."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,18 +77,6 @@ def test_the_figure_mirrors_training_images_like_their_samples(
     ((above, below),) = shown
     assert len(above) == 10
     assert torch.equal(above, below)
-
-
-def test_held_out_repeats_are_counted(data: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train, val = data.splits["train"], data.splits["val"]
-    repeating = replace(
-        val, images=torch.cat([train.images[:1].flip(-1).roll(1, -2), train.images[1:2], val.images[2:]])
-    )
-    monkeypatch.setitem(data.splits, "val", repeating)
-    samples = train.images[10:20].roll((-1, 1), dims=(-2, -1))
-    details = audit_copies(samples, data, "pixels", Corners(), tmp_path).details
-    assert (details["flagged"], details["repeats"]) == (10, 10)
-    assert details["rate"] == pytest.approx(1 / 19)
 
 
 def test_embeddings_of_real_images_are_cached(data: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
