@@ -9,17 +9,15 @@ from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from diffusion.console import console
-from diffusion.files import digest, replace
+from diffusion.files import replace
 from diffusion.metric.record import Score
-from diffusion.report import images, style
-from diffusion.report.page import MISSING, Block, Cell, Chart, Section, Table, tag, write_files
-from diffusion.report.scores import BASELINES, half_width, number, protocol_text, value_text
+from diffusion.report import style
+from diffusion.report.page import MISSING, Cell, Chart, Section, Table, write_files
+from diffusion.report.scores import BASELINES, number, protocol_text, value_text
 from diffusion.runs.folder import Run
 
-IMAGES = 8  # samples of a setting in the page
 VARIED = (  # within one study
     "words", "sampler", "guidance", "nfe", "seconds_per_image", "device", "test_evaluation", "checkpoint",
 )  # fmt: skip
@@ -40,7 +38,6 @@ class Point(NamedTuple):
     scale: float = 1.0
     low: float | None = None
     high: float | None = None
-    picture: Path | None = None
 
     @property
     def line(self) -> str:
@@ -103,28 +100,18 @@ def study_of(run: Run) -> Study:
     settings = [score for score in run.scores if "nfe" in score.source]
     last = settings[-1]
     baselines = {(score.what, score.metric): score for score in run.scores if "nfe" not in score.source}
-    points: dict[Path, Point] = {}
+    points: dict[str, Point] = {}  # sampler and guidance -> the setting
     for score in (score for score in settings if common(score) == common(last)):
-        source, file = score.source, picture_file(run.folder, score.source)
+        source = score.source
         guided: Mapping[str, Any] = source.get("guidance") or {}
         cost = (source["sampler"].get("steps") or 0, source["nfe"], source.get("seconds_per_image") or math.nan)
         interval = (guided.get("scale") or 1.0, guided.get("low"), guided.get("high"))
-        points.setdefault(file, Point(source["words"], *cost, {}, *interval, file)).scores[score.metric] = score
+        made = json.dumps([source["sampler"], guided], sort_keys=True, default=str)
+        points.setdefault(made, Point(source["words"], *cost, {}, *interval)).scores[score.metric] = score
     several = len({point.scale for point in points.values()}) > 1
     guidance = str(last.source["guidance"].get("name")) if several else None
     reference, device = last.reference.split if last.reference else "images", last.source.get("device")
     return Study([*points.values()], [*baselines.values()], guidance, reference, device)
-
-
-def save_picture(samples: Tensor, source: Mapping[str, Any], folder: Path) -> Path:
-    """Save the first samples of a setting, uint8 (n, 3, H, W), for the page, and return the path of the file."""
-    return images.save_png(images.grid(samples[:IMAGES], IMAGES), picture_file(folder, source))
-
-
-def picture_file(folder: Path, source: Mapping[str, Any]) -> Path:
-    """The path of the picture with the samples for a score's source."""
-    made = json.dumps([source.get("sampler"), source.get("guidance")], sort_keys=True, default=str)
-    return folder / "samples" / f"{digest(made)}.png"
 
 
 def write(study: Study, folder: Path) -> list[Path]:
@@ -143,29 +130,16 @@ def study_sections(study: Study) -> list[Section]:
     per = "for each sampler" if study.guidance else "from each number of network evaluations on"
     words = (
         f"All samples use the same noise and the same classes, so differences are due to the settings. The table shows "
-        f"the best setting {per} by {study.first}. The last column lists the settings whose difference from the best "
-        "is within its 95% interval; since all settings share their noise, the real interval is narrower, and some of "
-        "them may be worse. If the best scale is the largest one, try larger ones."
+        f"the best setting {per} by {study.first}; settings whose intervals overlap may be as good. If the best scale "
+        "is the largest one, try larger ones."
     )
     protocol = protocol_text(next(p.scores[study.first] for p in study.points if study.first in p.scores))
     about = (
         f"Seconds are on {study.device or 'an unknown device'}, in batches. Guidance acts at noise levels sigma/alpha "
         f"from low to high; scale 1 is no guidance. {protocol}."
     )
-    return [
-        Section("", [words, advice(study)]),
-        Section("Scores", charts(study)),
-        Section("Settings", [settings(study), about, *map(picture, study.points)]),
-    ]
-
-
-def picture(point: Point) -> Block | None:
-    """The samples of a setting."""
-    if point.picture is None or not point.picture.is_file():
-        return None
-    row = images.sheet(images.tiles(images.opened(point.picture))[:IMAGES], IMAGES)
-    name = f"{point.name}, {point.nfe} evaluations"
-    return tag("figure", images.shown(row, f"Samples of {name}", 48 * IMAGES / row.width), tag("figcaption", name))
+    all_settings = Section("Settings", [settings(study), about])
+    return [Section("", [words, advice(study)]), Section("Scores", charts(study)), all_settings]
 
 
 def advice(study: Study) -> Table:
@@ -177,27 +151,12 @@ def advice(study: Study) -> Table:
     else:
         groups = {str(nfe): [p for p in points if p.nfe <= nfe] for nfe in sorted({p.nfe for p in points})}
     for name, within in groups.items():
-        best, others = best_of(within, first)
-        same = ", ".join(f"{p.name} ({p.nfe})" for p in others) or MISSING
-        row = [best.name, str(best.steps), str(best.nfe), number(best.seconds), value_text(best.scores[first]), same]
-        if study.guidance or not rows or rows[-1][1:-1] != row[:-1]:  # more evaluations help
+        best = min(within, key=lambda p: (p.badness(first), p.nfe))
+        row = [best.name, str(best.steps), str(best.nfe), number(best.seconds), value_text(best.scores[first])]
+        if study.guidance or not rows or rows[-1][1:] != row:  # more evaluations help
             rows.append([name, *row])
     head = ["sampler" if study.guidance else "NFE from", "use", "steps", "NFE", "s/image", first]
-    return Table([*head, "not shown to be worse"], rows, (2, 3, 4, 5))
-
-
-def best_of(points: Sequence[Point], metric: str) -> tuple[Point, list[Point]]:
-    """The best point, and the others not shown to be worse: |x − y| ≤ √(h_x² + h_y²), h half of a 95% interval.
-
-    It is too wide an interval, since points share their noise. A score without an interval counts as worse.
-    """
-    best = min(points, key=lambda p: (p.badness(metric), p.nfe))
-    x = best.scores[metric]
-
-    def close(y: Score) -> bool:
-        return bool(x.interval and y.interval) and abs(x.value - y.value) <= math.hypot(half_width(x), half_width(y))
-
-    return best, [p for p in points if p is not best and close(p.scores[metric])]
+    return Table(head, rows, (2, 3, 4, 5))
 
 
 def settings(study: Study) -> Table:

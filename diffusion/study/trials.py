@@ -19,7 +19,7 @@ from diffusion.evaluation.guided import guidance_of, parts_of
 from diffusion.evaluation.inherited import of_run
 from diffusion.evaluation.together import Task, device_name, draw, remove
 from diffusion.process.schedule import Schedule
-from diffusion.report.study import save_picture, study_of, write
+from diffusion.report.study import study_of, write
 from diffusion.runs.folder import Run
 
 Node = dict[str, Any]  # a configuration
@@ -68,9 +68,7 @@ def study(settings: Study | GuidanceStudy, folder: Path) -> None:
         source: Node = source_of(trial.sampler, trial.guidance, precision) | task.drawing.weak_source | restored.source
         seconds = seconds_of(task.files) / len(devices) / n
         source |= {"seed": seed, "nfe": trial.nfe, "seconds_per_image": seconds, "device": device}
-        images = task.images(denoiser, devices[0])
-        scorer.write(scorer.score(images, **source, words=trial.words))
-        save_picture(images, source, folder)
+        scorer.write(scorer.score(task.images(denoiser, devices[0]), **source, words=trial.words))
     remove(folder)
     for path in write(study_of(Run(folder)), folder):
         console.print(f"  {path}")

@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from diffusion.metric.record import Reference, Score
-from diffusion.report.page import MISSING
 from diffusion.report.run import write_report
 from diffusion.report.study import (
     Point,
@@ -18,7 +16,6 @@ from diffusion.report.study import (
     by_cost,
     charts,
     lines_of,
-    save_picture,
     study_of,
     write,
 )
@@ -62,14 +59,12 @@ def rows(points: list[Point], guidance: str | None = None) -> list[list[Any]]:
     return [*advice(Study(points, [], guidance, "val")).rows]
 
 
-def test_the_advice_names_the_best_and_those_not_shown_to_be_worse() -> None:
+def test_the_advice_names_the_best() -> None:
     assert [row[:3] for row in rows(SAMPLERS)] == [
         ["9", "heun", "9"], ["10", "ddim", "10"], ["19", "heun", "19"], ["20", "unipc", "20"],
     ]  # fmt: skip
-    assert rows(SAMPLERS[:4])[-1][-1] == MISSING
-    assert rows([*SAMPLERS[:4], sampled("euler", 21, 28.7)])[-1][-1] == "ddim (20), heun (19)"
     ddim, heun = rows(SCALES, "CFG")
-    assert [ddim[1], ddim[5], ddim[6]] == ["ddim, scale 2", "41.0 [39.0, 43.0]", "ddim, scale 1.5 (10)"]
+    assert [ddim[1], ddim[5]] == ["ddim, scale 2", "41.0 [39.0, 43.0]"]
     assert heun[1] == "heun, scale 2"
     assert rows([guided("ddim", 2, 50.0), guided("ddim", 1, 50.0)], "CFG")[0][1] == "ddim"  # the cheaper one
 
@@ -134,11 +129,9 @@ def test_a_report_is_made_of_the_latest_study_in_a_folder(earlier: dict[str, Any
     append_scores(tmp_path, measured(5, **earlier))
     for steps in (10, 20):
         append_scores(tmp_path, measured(steps))
-    save_picture(torch.full((9, 3, 4, 4), 99, dtype=torch.uint8), measured(20)[1].source, tmp_path)
     study = study_of(Run(tmp_path))
     assert [(p.steps, p.scores["fd_lite0"].value) for p in study.points] == [(10, 2.0), (20, 1.0)]
     assert [score.value for score in study.baselines] == [1.6]
     write_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
-    assert page.count("Samples of ddim") == 1
     assert page.count("<svg ") == 1

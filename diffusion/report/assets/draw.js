@@ -2,7 +2,7 @@
 // Sampling from the model embedded in the page: DDIM with a table of coefficients; onnxruntime-web runs the network.
 
 /** Sample an image. `network(x, label, kind)` -> y, with x and y Float32Arrays of one image; see evaluation/web.py.
- *  `watch(x0, k)` is called after each step; if it returns true, sampling stops and the result is null. */
+ *  `watch(x0, k)` is called after each step. */
 async function denoise(network, table, noise, kind, watch) {
   const [[scale], ...steps] = table;
   let x = noise.map((value) => value * scale);
@@ -14,7 +14,7 @@ async function denoise(network, table, noise, kind, watch) {
       next[i] = alphaS * x0[i] + (sigmaS * (x[i] - alpha * x0[i])) / sigma;
     }
     x = next;
-    if (await watch(x0, k + 1)) return null;
+    await watch(x0, k + 1);
   }
   return x;
 }
@@ -67,8 +67,7 @@ function drawing(found) {
   const counts = Object.keys(found.tables);
   const steps = h("select", {}, counts.map((count) => h("option", { value: count, selected: count === "25" }, count)));
   const kinds = h("select", {}, [...found.classes, ...(found.unlabelled ? ["no class"] : [])].map((name, i) => h("option", { value: i }, name)));
-  let running = false, stopped = false;
-  const button = h("button", { class: "plain", type: "button", onclick: () => { if (running) stopped = true; else draw(); } }, "draw");
+  const button = h("button", { class: "plain", type: "button", onclick: draw }, "draw");
 
   function paint(canvas, x) {
     const pen = canvas.getContext("2d"), image = pen.createImageData(width, height);
@@ -82,29 +81,26 @@ function drawing(found) {
 
   async function draw() {
     if (![seed, n].every((each) => each.reportValidity())) return;
-    running = true; stopped = false;
-    button.textContent = "stop";
+    button.disabled = true;
     pictures.replaceChildren();
     try {
       said.textContent = "loading the network …";
       const network = await openNetwork(found), total = Number(n.value), table = found.tables[steps.value], began = performance.now();
-      for (let i = 0; i < total && !stopped; i++) {
+      for (let i = 0; i < total; i++) {
         const canvas = h("canvas", { width, height, role: "img", "aria-label": `Picture ${i + 1}`, style: `width: ${width * scale}px; flex: none; background: #fff` });
         pictures.append(canvas);
         const x = await denoise(network, table, gaussian(Number(seed.value) * 1000 + i, size), Number(kinds.value), async (x0, k) => {
           paint(canvas, x0);
           said.textContent = `picture ${i + 1} of ${total}, step ${k} of ${table.length - 1}`;
           await new Promise((wake) => setTimeout(wake)); // let the browser paint
-          return stopped;
         });
-        if (x) paint(canvas, x);
+        paint(canvas, x);
       }
-      said.textContent = stopped ? "stopped" : `${total} in ${((performance.now() - began) / 1000).toPrecision(3)} s`;
+      said.textContent = `${total} in ${((performance.now() - began) / 1000).toPrecision(3)} s`;
     } catch (error) {
       said.textContent = `this browser cannot draw: ${error.message}`;
     }
-    running = false;
-    button.textContent = "draw";
+    button.disabled = false;
   }
 
   return [h("p", {}, `The network is embedded in this page (step ${found.step.toLocaleString("en-US")}, ${found.weights} weights): it runs in your browser, and nothing is uploaded. DDIM without noise, estimates clamped to [−1, 1].`),
