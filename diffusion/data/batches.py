@@ -108,18 +108,18 @@ def check_splits(splits: Mapping[str, Split], shape: tuple[int, int, int], class
         classes: the class names; empty without labels.
     """
     for name in ("train", "val", "test"):
-        split = splits.get(name)
+        split = splits.get(name) if isinstance(splits, Mapping) else None
         right = (
-            split is not None
+            isinstance(split, Split)
             and (split.images.dtype, *split.images.shape[1:]) == (torch.uint8, *shape)
             and len(split.names) == len(split)
             and len(split.class_counts(len(classes))) == len(classes)
         )
         if not right:
+            found = "another" if isinstance(split, Split) else "no"
             raise UserError(
-                f"data: `load` returned {'no Split' if split is None else 'another Split'} for {name}; expected uint8 "
-                f"images (N, *{shape}), as given by data.channels and data.resolution, N names and, if there are "
-                f"`classes` ({len(classes)}), labels below it"
+                f"data: `load` returned {found} Split for {name}; expected uint8 images (N, *{shape}), as given by "
+                f"data.channels and data.resolution, N names and, with `classes` ({len(classes)}), labels below it"
             )
     if without := [i for i, n in enumerate(splits["train"].class_counts(len(classes))) if n == 0]:
         raise UserError(
