@@ -47,16 +47,15 @@ def run(settings, folder, record):
             mark(part)
             return result
         setattr(owner, name, marked)
-    after(of_run.Recipe, "build", "the network and the other parts are built")
-    after(of_run, "prepare_data", "features and images are read")
+    after(of_run, "Recipe", "the network and the other parts are built, features and images are read")
     after(of_run, "check_recipe", "one image goes through all parts")
-    def end(folder, recipe):
+    def end(run):
         mark("the rest")
         print(json.dumps(marks), file=sys.__stderr__, flush=True)
         os._exit(0)
-    of_run.print_run = end
+    of_run.begin = end
     of_run.train(settings, folder, record)
-worker.run = run
+worker.train = run
 train.main()
 """
 

@@ -87,16 +87,11 @@ def clock_of(settings: Train, data: ImageData, devices: int, resumed: Resumed | 
         batch, together, needed = whole, whole // (size * devices), f"data.global_batch_size={whole}"
     every, limit = images // batch, trainer.limit_train_batches
     limited = every if limit is None else min(every, limit) if isinstance(limit, int) else int(every * limit)
-    epoch = limited // accumulate
-    if every // accumulate < 1:
+    if (epoch := limited // accumulate) < 1:
+        less = "" if limit is None else f", or remove trainer.limit_train_batches={limit}"
         raise UserError(
             f"the training split has {count(images, 'image')}, but an optimizer step needs {needed}: lower it, add "
-            "images, or cut large photographs into tiles (data=folder data.tiles=true)"
-        )
-    if epoch < 1:
-        raise UserError(
-            f"trainer.limit_train_batches={limit}: it leaves no optimizer step in an epoch of {every} batches; set a "
-            "larger number, or remove it"
+            f"images, or cut large photographs into tiles (data=folder data.tiles=true){less}"
         )
     seen = 0 if resumed is None else resumed.seen(data)
     shift = seen // (batch * accumulate) - resumed.step if resumed is not None and seen else 0

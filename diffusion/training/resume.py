@@ -123,17 +123,13 @@ def place(checkpoint: dict[str, Any], accumulate: int, total: int, due: bool) ->
         due: whether a validation follows after this step; if it is not complete, the run begins with it.
     """
     progress, step = checkpoint["loops"]["fit_loop"], checkpoint["global_step"]
-    batches = dict.fromkeys(("ready", "started", "processed", "completed"), step * accumulate)
-    began = int(due and checkpoint["validated"] < step)
-    validated = {"ready": began, "started": began, "processed": 0, "completed": 0}
-    progress["epoch_loop.batch_progress"] = both(batches, step >= total)
-    progress["epoch_loop.val_loop.batch_progress"] = both(validated, False)
+    done, began = step * accumulate, int(due and checkpoint["validated"] < step)
+    for loop, started, completed, last in (("", done, done, step >= total), ("val_loop.", began, 0, False)):
+        counts = {"ready": started, "started": started, "processed": completed, "completed": completed}
+        progress[f"epoch_loop.{loop}batch_progress"] = {
+            "total": counts, "current": {**counts}, "is_last_batch": last
+        }  # fmt: skip
     progress["epoch_loop.state_dict"]["_batches_that_stepped"] = step - due  # counted after the validation
-
-
-def both(counts: Mapping[str, int], is_last_batch: bool) -> dict[str, Any]:
-    """The progress of one of Lightning's loops, of which there is one for the whole run."""
-    return {"total": dict(counts), "current": dict(counts), "is_last_batch": is_last_batch}
 
 
 def start_from(init: str, network: nn.Module, config: Mapping[str, Any], data: ImageData) -> None:
@@ -166,9 +162,9 @@ def start_from(init: str, network: nn.Module, config: Mapping[str, Any], data: I
     console.print(
         f"starting from {path}, step {contents['global_step']}: loaded {count(len(fitting), 'weight')} of {len(own)}"
     )
-    for names, what in ((own, "missing there, or of another shape"), (found, "there that are not used")):
-        if left := [name for name in names if name not in fitting]:
-            console.print(f"  {count(len(left), 'weight')} {what}, such as {left[0]}", style="yellow")
+    if left := [name for name in own if name not in fitting]:
+        what = f"{count(len(left), 'weight')} of the model are missing there, or of another shape, such as {left[0]}"
+        console.print(f"  {what}", style="yellow")
     theirs = plain_config(contents["config"], path)
     if parts := [part for part in ("schedule", "prediction") if theirs.get(part) != config[part]]:
         console.print(f"  it was trained with another {' and '.join(parts)} and must adapt to this one", style="yellow")

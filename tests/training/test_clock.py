@@ -44,7 +44,7 @@ def test_intervals_and_limits_in_batches_are_converted_to_steps() -> None:
     assert clock_with(80, limit_train_batches=30).epoch == 10
 
 
-@pytest.mark.parametrize(("images", "words"), [(24, "leaves no optimizer step in an epoch of 3"), (7, "has 7 images")])
+@pytest.mark.parametrize(("images", "words"), [(24, "or remove trainer.limit_train_batches=0.2"), (7, "has 7 images")])
 def test_an_epoch_without_a_step_is_explained_by_its_limit_or_its_images(images: int, words: str) -> None:
     with pytest.raises(UserError, match=words):
         clock_with(images, limit_train_batches=0.2)
