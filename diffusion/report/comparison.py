@@ -16,21 +16,8 @@ from rich.console import Console
 from diffusion.console import console as standard
 from diffusion.files import replace
 from diffusion.report import images, style
-from diffusion.report.compare import Column, Comparison
-from diffusion.report.page import (
-    MISSING,
-    NAME,
-    Block,
-    Cell,
-    Chart,
-    Section,
-    Table,
-    escaped,
-    linked,
-    listed,
-    tag,
-    write_files,
-)
+from diffusion.report.compare import Comparison
+from diffusion.report.page import MISSING, NAME, Cell, Chart, Section, Table, escaped, linked, listed, tag, write_files
 from diffusion.report.scores import alike, number
 from diffusion.report.style import spread
 
@@ -67,42 +54,34 @@ def comparison_sections(
     """The sections of the report. `link` is the address of a run's page, by default its file, if there is one."""
     link = link or partial(link_of, folder=folder)
     left_out = listed(f"left out: {shown_path(run.folder, folder)}: {reason}" for run, reason in comparison.left_out)
+    words = listed(f"{each}." for each in alike((column.name, column.words) for column in comparison.columns))
+    means = "A dot for each training seed, and the mean with its 95% interval; the best mean has another colour."
+    curves = "The validation error of each run; the runs of a recipe have one colour."
+    chart = Chart(means, figure(comparison), "compare.png") if comparison.columns else None
+    table = [recipes_table(comparison), LEGEND, words, chart] if comparison.rows else ["No run is complete."]
+    validated = any("val/mse" in run.metrics for _, run in comparison.runs)
     return [
         Section("", [escaped(f"Warning: {each}.") for each in comparison.warnings]),
-        Section("Recipes", recipes(comparison)),
-        Section("Validation error", curves(comparison)),
+        Section("Recipes", table),
+        Section("Validation error", [Chart(curves, errors(comparison))] if validated else []),
         Section("Samples", samples(comparison)),
         Section("Runs", [runs_table(comparison, folder, link), left_out]),
     ]
 
 
-def recipes(comparison: Comparison) -> list[Block | None]:
-    """The table of recipes, what it shows, and the chart of the means."""
-    if not comparison.rows:
-        return ["No run is complete."]
-    words = alike((column.name, column.words) for column in comparison.columns)
-    caption = "A dot for each training seed, and the mean with its 95% interval; the best mean has another colour."
-    chart = Chart(caption, figure(comparison), "compare.png") if comparison.columns else None
-    return [recipes_table(comparison), LEGEND, listed(f"{each}." for each in words), chart]
-
-
 def recipes_table(comparison: Comparison, brief: bool = False) -> Table:
     """The table of recipes: settings, or with `brief` only their label, and numbers, as `LEGEND` explains."""
     rows, columns = comparison.rows, comparison.columns
-    best = {column.name: comparison.best(column) for column in columns}
-
-    def cell(i: int, column: Column) -> Cell:
-        if (mean := rows[i].mean(column.name)) is None:
-            return Cell(MISSING)
-        first, similar = best[column.name]
-        return Cell(f"{mean}{' ≈' * (i in similar)}", bold=i == first)
-
+    best = [comparison.best(column) for column in columns]
     numbered = comparison.names != [row.label for row in rows] and not brief
-    head = ["recipe"] if brief else [*["row"] * numbered, *rows[0].settings]
-    lines: list[list[str | Cell]] = []
+    head, lines = ["recipe"] if brief else [*["row"] * numbered, *rows[0].settings], []
     for i, row in enumerate(rows):
-        settings = [row.label] if brief else [*[str(i + 1)] * numbered, *row.settings.values()]
-        lines.append([*settings, str(row.seeds), *(cell(i, column) for column in columns)])
+        line: list[str | Cell] = [row.label] if brief else [*[str(i + 1)] * numbered, *row.settings.values()]
+        line.append(str(row.seeds))
+        for column, (first, similar) in zip(columns, best, strict=True):
+            mean = row.mean(column.name)
+            line.append(Cell(MISSING) if mean is None else Cell(f"{mean}{' ≈' * (i in similar)}", bold=i == first))
+        lines.append(line)
     names = [*head, "seeds", *(column.name for column in columns)]
     return Table(names, lines, range(len(head), len(names)))
 
@@ -155,12 +134,6 @@ def figure(comparison: Comparison) -> Figure:
     return drawn
 
 
-def curves(comparison: Comparison) -> list[Chart]:
-    """The chart of the validation errors."""
-    caption = "The validation error of each run; the runs of a recipe have one colour."
-    return [Chart(caption, errors(comparison))] if any("val/mse" in run.metrics for _, run in comparison.runs) else []
-
-
 @style.styled
 def errors(comparison: Comparison) -> Figure:
     """The validation error by step of each run."""
@@ -179,7 +152,7 @@ def errors(comparison: Comparison) -> Figure:
     return drawn
 
 
-def samples(comparison: Comparison) -> list[Block]:
+def samples(comparison: Comparison) -> list[str]:
     """The first samples of the runs, next to each other; assets/page.js lays two of them over each other."""
     found = []
     for place, run in comparison.runs[:SHOWN]:

@@ -143,8 +143,7 @@ def address(picture: Image.Image) -> str:
     """`picture` as a data: URL in WebP, whose artefacts stay invisible even at several times the size."""
     picture.thumbnail((LONGEST, LONGEST))
     content = io.BytesIO()
-    large = picture.width * picture.height > LARGE
-    picture.convert("RGB").save(content, "webp", quality=85, method=0 if large else 2)
+    picture.convert("RGB").save(content, "webp", quality=85, method=0 if picture.width * picture.height > LARGE else 2)
     return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
