@@ -16,16 +16,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markdown_it import MarkdownIt
-from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table as Printed
 
 from diffusion.files import replace
-from diffusion.report import style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ASSETS = Path(__file__).parent / "assets"
 NAME = "report.html"
@@ -169,11 +170,13 @@ class Chart:
     """A figure: SVG in a page; in Markdown, a link to its PNG `file`, relative to the report, if it has one."""
 
     caption: str
-    figure: Figure
+    figure: "Figure"
     file: str | None = None
     by_step: bool = False  # the x axis is the training step
 
     def html(self) -> Html:
+        from diffusion.report import style  # matplotlib: status does without it
+
         drawing = Html(style.svg(self.figure, self.caption, self.by_step))
         return tag("figure", drawing, tag("figcaption", self.caption), class_="chart")
 
@@ -227,6 +230,8 @@ def write_files(
 
     Returns the paths. `state` is that of a run.
     """
+    from diffusion.report import style
+
     parts = [f"# {escaped(title)}", *(section.markdown() for section in sections)]
     replace(folder / name, "\n\n".join(filter(None, parts)) + "\n")
     charts = [block for section in sections for block in section.blocks if isinstance(block, Chart) and block.file]
