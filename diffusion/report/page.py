@@ -156,13 +156,24 @@ class Table:
         return text.getvalue()
 
     def print(self, console: Console) -> None:
-        """Print the table; what does not fit a column is wrapped."""
-        made = Printed(box=box.SIMPLE_HEAD)
-        for i, name in enumerate(self.head):
-            made.add_column(name, justify="right" if i in self.numbers else "left", overflow="fold")
-        for row in self.cells:
-            made.add_row(*(cell.marked("*", cell.text) for cell in row))
-        console.print(made, soft_wrap=False, crop=False, width=max(LEAST, console.width))
+        """Print the table; if it is too wide, in parts that each begin with the first column, which may be wrapped."""
+        width = max(LEAST, console.width)
+        texts = [self.head, *([cell.marked("*", cell.text) for cell in row] for row in self.cells)]
+        widths = [3 + max(map(len, column)) for column in zip(*texts, strict=True)]
+        first = min(widths[0], max(24, width // 3))
+        parts: list[list[int]] = [[]]
+        for i in range(1, len(self.head)):
+            if parts[-1] and first + sum(widths[j] for j in [*parts[-1], i]) + 2 > width:
+                parts.append([])
+            parts[-1].append(i)
+        for part in parts:
+            made = Printed(box=box.SIMPLE_HEAD)
+            made.add_column(self.head[0], max_width=first - 3, overflow="fold")
+            for i in part:
+                made.add_column(self.head[i], justify="right" if i in self.numbers else "left", no_wrap=True)
+            for line in texts[1:]:
+                made.add_row(line[0], *(line[i] for i in part))
+            console.print(made, soft_wrap=False, crop=False, width=width)
 
 
 @dataclass(frozen=True)
