@@ -24,8 +24,7 @@ def compare_jobs(folder: Path, console: Console | None = standard) -> list[Path]
 class SweepTable(Callback):
     """Hydra callback: write the comparison in the sweep's folder after each job, and print it at the end.
 
-    It is written after each job because Hydra's basic sweeper ends a sweep with a failed job without calling
-    `on_multirun_end`.
+    Hydra's basic sweeper ends a sweep with a failed job without calling `on_multirun_end`.
     """
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
