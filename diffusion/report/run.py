@@ -26,10 +26,12 @@ from diffusion.runs.folder import Run, command_of
 from diffusion.runs.metrics import bins_of, validated_weights
 from diffusion.runs.record import CONFIG
 
-FACTS = (  # of run.json
-    "steps", "total_steps", "epochs", "batch", "images", "parameters", "seconds", "seconds_of", "peak_gb",
-    "devices", "device", "host_cores", "started", "finished", "versions",
-)  # fmt: skip
+FACTS = {  # of run.json, with their names
+    "steps": "steps", "total_steps": "steps of the whole run", "epochs": "epochs",
+    "images": "images", "parameters": "parameters", "seconds": "time", "seconds_of": "time of the parts",
+    "peak_gb": "peak memory in GB", "devices": "devices", "device": "device", "host_cores": "CPU cores",
+    "started": "started", "finished": "finished", "versions": "versions",
+}  # fmt: skip
 SAMPLES, NOISING, COPIES = "figures/samples.png", "figures/noising.png", "figures/copies.png"
 MSE, BINS, GAP, SIGNAL, BETA = (f"figures/{name}.png" for name in ("mse", "bins", "gap", "signal", "beta"))
 CAPTIONS = {
@@ -119,7 +121,7 @@ def summary(run: Run, state: str) -> list[Block | None]:
         return ["run.json is missing: the date, duration and device of this run are unknown."]
     final, reason = "samples/final.png", str(info.get("reason", "")).strip(" :")
     words = {"complete": "This run is complete.", "running": "This run is not finished."}
-    facts = [(key.replace("_", " "), fact(key, info[key])) for key in FACTS if info.get(key) not in (None, "")]
+    facts = [(name, fact(key, info[key])) for key, name in FACTS.items() if info.get(key) not in (None, "")]
     if cost := built(run, "model", partial(network, run)):
         facts.append(("network", cost))
     return [

@@ -60,7 +60,7 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
                 if name == "train" and not sweep and (resumed := resume.resumed_run(words)):
                     composed.single.append(resumed)
                 else:
-                    given.overrides = words
+                    given.overrides = [*words]  # Hydra adds its mode
                     version.setbase("1.3")
                     # What hydra.main does, which itself would read sys.argv instead of these words.
                     _run_hydra(given, get_args_parser(), composed, str(conf_dir()), name)
