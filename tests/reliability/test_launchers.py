@@ -44,6 +44,7 @@ def test_parallel_jobs_save_and_end_with_their_sweep(tiny, tmp_path, number):
     words = [*tiny, "trainer.max_epochs=-1", "trainer.max_steps=100000", "seed=0,1,2"]
     words += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     log = (tmp_path / "log").open("w+")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # not ignored, as if the tests run in the background
     sweep = subprocess.Popen([*SWEEP, *words], cwd=tmp_path, start_new_session=True, stdout=log, stderr=log)
     folders = [tmp_path / f"sweep/{i}" for i in range(2)]
     while not all((folder / "metrics.csv").exists() for folder in folders):
