@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from diffusion.checkpoint import averages, diffusers_folder, exported, storage
 from diffusion.config import untrusted
-from diffusion.config.build import make
-from diffusion.config.untrusted import Facts, model_of
+from diffusion.config.build import Facts, make, model_of
 from diffusion.errors import UserError
 from diffusion.files import tensor_digest
 from diffusion.model.network import to_channels_last

@@ -2,6 +2,9 @@
 
 Its other values are the arguments, of which the nested objects are built first. With `_partial_: true` it is that
 function with these arguments set. Any failure is a one-line UserError.
+
+Beside a configuration, which is what was asked for, stand its facts: arguments of the network that follow from the data
+and from other settings, and `guidance_step`, the step whose weights guide the run's own samples.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,6 +14,9 @@ from typing import Any
 
 from diffusion.config.validation import check_arguments
 from diffusion.errors import UserError, nearest
+
+Facts = Mapping[str, int]
+ARGUMENTS = ("in_channels", "out_channels", "classes", "augment", "coordinates")  # of a network that may be facts
 
 
 def make(node: Mapping[str, Any], where: str, kind: type | None = None, **more: Any) -> Any:
@@ -28,6 +34,11 @@ def make(node: Mapping[str, Any], where: str, kind: type | None = None, **more: 
     if kind is not None and not isinstance(made, kind):
         raise UserError(f"{where}: {node['_target_']} gives a {type(made).__name__}; expected a {kind.__name__}")
     return made
+
+
+def model_of(config: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
+    """The node of a network in a configuration, with the arguments that are facts. Both may be a stranger's."""
+    return {**config["model"], **{key: facts[key] for key in ARGUMENTS if isinstance(facts.get(key), int)}}
 
 
 def check_node(node: Any, where: str) -> None:

@@ -2,9 +2,6 @@
 
 They are read as plain data, without interpolation, and each part may only name classes that the choices of its group
 name, in conf/ or in a folder that the user passes to the current command (`--config-dir`, see `choices.searching`).
-
-Beside a configuration, which is what was asked for, stand its facts: arguments of the network that follow from the data
-and from other settings, and `guidance_step`, the step whose weights guide the run's own samples.
 """
 
 import json
@@ -21,8 +18,6 @@ from diffusion.errors import UserError
 
 PARTS = ("model", "schedule", "prediction", "data")  # required, to sample and score
 OPTIONAL_PARTS = ("sampler", "guidance", "features", "metrics")  # may be missing in an exported file
-Facts = Mapping[str, int]
-ARGUMENTS = ("in_channels", "out_channels", "classes", "augment", "coordinates")  # of a network that may be facts
 REFUSED_TOKENS = (yaml.AliasToken, yaml.AnchorToken, yaml.TagToken)  # never written by us; aliases can expand endlessly
 
 
@@ -58,11 +53,6 @@ def check_targets(node: Any, part: str, where: Path | str, trusted: Any = None) 
                 f"{where}: its {part} names {target}; a file may use only classes named in conf/{part}; if you trust "
                 f"it, pass --config-dir CONF (diffusion.load: config_dir=CONF), where CONF/{part}/NAME.yaml names it"
             )
-
-
-def model_of(config: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
-    """The node of a network in a configuration, with the arguments that are facts. Both may be a stranger's."""
-    return {**config["model"], **{key: facts[key] for key in ARGUMENTS if isinstance(facts.get(key), int)}}
 
 
 def _targets(node: Any) -> Iterator[str]:

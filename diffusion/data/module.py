@@ -18,8 +18,6 @@ from diffusion.nearest import near_duplicates
 from diffusion.pixels import Channels, Resolution, height_width, resolution_of
 from diffusion.randomness import generator_for, to_device
 
-SAME_DIVISION = {"resolution", "channels", "labels", "random_crop"}  # data settings that do not change the splits
-
 
 class ImageData(LightningDataModule):
     """Base class of all data sets. Subclasses define `load`, which returns the splits "train", "val" and "test".

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion.config.build import make
+from diffusion.config.build import make, model_of
 from diffusion.config.quoting import override, resume_command
-from diffusion.config.untrusted import check_targets, model_of
+from diffusion.config.untrusted import check_targets
 from diffusion.console import console, duration
 from diffusion.errors import first_line
 from diffusion.pixels import height_width

@@ -16,8 +16,8 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from diffusion.config.build import Facts
 from diffusion.config.schema import SCORED, Train
-from diffusion.config.untrusted import Facts
 from diffusion.console import console, count, progress_bar
 from diffusion.evaluation.drawing import Drawing, evaluations, source_of
 from diffusion.evaluation.pipeline import Scorer

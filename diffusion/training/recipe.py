@@ -10,9 +10,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
-from diffusion.config.build import check_node, make
+from diffusion.config.build import Facts, check_node, make
 from diffusion.config.schema import Train
-from diffusion.config.untrusted import Facts
 from diffusion.config.validation import shown
 from diffusion.data import ImageData
 from diffusion.errors import UserError
