@@ -1,9 +1,12 @@
-"""Errors that a user can cause and fix. Any module may import this one; it imports no other module of the project."""
+"""Errors that a user can cause and fix, and the words of commands that fix them. It imports no other module of ours."""
 
+import re
+import shlex
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from signal import SIGALRM, Signals
 from typing import NoReturn
 
@@ -57,6 +60,29 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """` (did you mean a, b?)` with the choices closest to `word`; empty if none is close."""
     close = closest(word, choices)
     return f" (did you mean {', '.join(close)}?)" if close else ""
+
+
+def shown(value: object) -> str:
+    """A value as an override writes it: null, true, [1,2], and text in quotes where Hydra's grammar needs them."""
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(shown, value)) + "]"
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return text if re.fullmatch(r"[\w/.+:-]+", text, re.ASCII) else '"' + text.replace('"', '\\"') + '"'
+
+
+def override(key: str, value: object) -> str:
+    """`KEY=VALUE`, quoted for Hydra and the shell where needed."""
+    return shlex.quote(f"{key}={shown(value)}")
+
+
+def command_line(name: str, words: Iterable[str]) -> str:
+    """`python -m diffusion.NAME WORDS`, each word quoted for a shell where needed."""
+    return " ".join([f"python -m diffusion.{name}", *map(shlex.quote, words)])
+
+
+def resume_command(run: Path) -> str:
+    """The command that resumes a run."""
+    return f"python -m diffusion.train {override('hydra.run.dir', run)} ckpt=auto"
 
 
 def first_line(error: BaseException) -> str:

@@ -237,9 +237,11 @@ def images_of(reference: str, split: str, like: Tensor) -> Tensor:
         near = nearest(reference, known)
         raise UserError(f"reference={reference}: no such folder{near}; choose a folder, or one of {', '.join(known)}")
     channels, height, width = like.shape[1:]
-    settings = {"resolution": resolution_of(height, width)} | ({"channels": channels} if channels != 3 else {})
-    name, root = (reference, {}) if reference in known else ("folder", {"root": reference})
-    data: ImageData = make(choice("data", f"{name} +seed=0", **settings, **root), "data")
+    settings: dict[str, Any] = {"resolution": resolution_of(height, width)}
+    settings |= {"channels": channels} if channels != 3 else {}
+    settings |= {} if reference in known else {"root": reference}
+    name = reference if reference in known else "folder"
+    data: ImageData = make(choice("data", f"{name} +seed=0", **settings), "data")
     data.setup()
     if split not in data.splits:
         raise UserError(f"split={split}: expected one of {', '.join(data.splits)}")

@@ -27,11 +27,10 @@ import yaml
 from annotated_types import Gt, MinLen
 
 from diffusion.config.choices import choices, files, searching
-from diffusion.config.quoting import command_line
 from diffusion.config.schema import Settings
 from diffusion.config.validation import validated
 from diffusion.console import console, count
-from diffusion.errors import Arguments, UserError, first_line, nearest
+from diffusion.errors import Arguments, UserError, command_line, first_line, nearest
 from diffusion.files import PACKAGE, digest
 from diffusion.report.compare import Mean, by_seed, compare, gather, mean_over_seeds
 from diffusion.runs.folder import Run

@@ -5,11 +5,10 @@ import torch
 import yaml
 from torch import nn
 
-from diffusion.config.build import check_node, make
-from diffusion.config.choices import choices, groups, is_group
+from diffusion.config.build import OPTIONAL_PARTS, PARTS, check_node, check_targets, make, plain_config
+from diffusion.config.choices import choices, groups
 from diffusion.config.composition import choice
 from diffusion.config.schema import Train
-from diffusion.config.untrusted import OPTIONAL_PARTS, PARTS, check_targets, plain_config
 from diffusion.config.validation import validated
 from tests.support.composing import settings
 
@@ -44,7 +43,7 @@ def test_every_choice_has_valid_types_and_can_be_built(group, name):
 def test_every_experiment_is_the_same_in_a_checkpoint(name):
     chosen = settings([f"experiment={name}"])
     for group, node in chosen.model_dump().items():
-        if is_group(group) and group != "guidance":
+        if group in groups() and group != "guidance":
             check_node(node, group)
     text = yaml.safe_dump(chosen.model_dump(mode="json"), sort_keys=False)
     read = plain_config(text, "here")

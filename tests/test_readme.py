@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from diffusion.config.choices import choices, is_group
+from diffusion.config.choices import choices, groups
 from diffusion.files import PACKAGE
 
 ROOT = PACKAGE.parent
@@ -27,10 +27,10 @@ def test_relative_links_have_existing_targets(page):
 
 def test_choices_named_in_the_readme_exist():
     named = 0
-    for groups, row in re.findall(r"^\| (`[^|]+)\| [^|]+ \| ([^|]+) \|$", README, re.MULTILINE):
-        known = {choice for group in re.findall(r"`(\w+)`", groups) if is_group(group) for choice in choices(group)}
+    for row_of, row in re.findall(r"^\| (`[^|]+)\| [^|]+ \| ([^|]+) \|$", README, re.MULTILINE):
+        known = {choice for group in re.findall(r"`(\w+)`", row_of) if group in groups() for choice in choices(group)}
         for choice in re.findall(r"`(\w+)`", row):
-            assert choice in known, f"{groups}: {choice}"
+            assert choice in known, f"{row_of}: {choice}"
             named += 1
     assert named > 50
     sentence = re.search(r"`experiment=` chooses a whole recipe: ([^.]+)\.", README)

@@ -10,8 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from diffusion.config.build import Facts
-from diffusion.config.untrusted import OPTIONAL_PARTS, PARTS
+from diffusion.config.build import OPTIONAL_PARTS, PARTS, Facts
 from diffusion.errors import UserError, first_line
 from diffusion.files import replace
 

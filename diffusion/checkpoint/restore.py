@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.checkpoint import averages, diffusers_folder, exported, storage
-from diffusion.config import untrusted
-from diffusion.config.build import Facts, make, model_of
+from diffusion.config.build import OPTIONAL_PARTS, PARTS, Facts, check_targets, make, model_of, plain_config
 from diffusion.errors import UserError
 from diffusion.files import tensor_digest
 from diffusion.model.network import to_channels_last
@@ -135,9 +134,9 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
     """
     path = Path(path)
     contents = read(path)
-    config = untrusted.plain_config(contents["config"], path)
-    for part in (*untrusted.PARTS, *untrusted.OPTIONAL_PARTS):
-        untrusted.check_targets(config.get(part), part, path)
+    config = plain_config(contents["config"], path)
+    for part in (*PARTS, *OPTIONAL_PARTS):
+        check_targets(config.get(part), part, path)
     facts: Facts = contents.get("facts", {})
     kind, state = _chosen(contents, path, weights)
     try:

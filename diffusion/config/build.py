@@ -5,18 +5,32 @@ function with these arguments set. Any failure is a one-line UserError.
 
 Beside a configuration, which is what was asked for, stand its facts: arguments of the network that follow from the data
 and from other settings, and `guidance_step`, the step whose weights guide the run's own samples.
+
+A configuration in a file is untrusted: it must neither run code nor read the environment. It is read as plain data,
+without interpolation, and each part may only name classes that the choices of its group name, in conf/ or in a folder
+that the user passes to the current command (`--config-dir`, see `choices.searching`).
 """
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from pydoc import ErrorDuringImport, locate
 from typing import Any
 
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from diffusion.config.choices import inner_groups, nodes
 from diffusion.config.validation import check_arguments
 from diffusion.errors import UserError, nearest
 
 Facts = Mapping[str, int]
 ARGUMENTS = ("in_channels", "out_channels", "classes", "augment", "coordinates")  # of a network that may be facts
+PARTS = ("model", "schedule", "prediction", "data")  # required of a file, to sample and score
+OPTIONAL_PARTS = ("sampler", "guidance", "features", "metrics")  # may be missing in an exported file
+REFUSED_TOKENS = (yaml.AliasToken, yaml.AnchorToken, yaml.TagToken)  # never written by us; aliases can expand endlessly
 
 
 def make(node: Mapping[str, Any], where: str, kind: type | None = None, **more: Any) -> Any:
@@ -49,8 +63,6 @@ def check_node(node: Any, where: str) -> None:
     elif isinstance(node, Mapping):
         for key, value in node.items():
             check_node(value, f"{where}.{key}")
-            if str(key).startswith("_") and key not in ("_target_", "_partial_"):
-                raise UserError(f"{where}.{key}: only _target_ and _partial_ can begin with _; remove it")
         if "_target_" in node:
             check_arguments(_named(node["_target_"], where), _arguments(node), where)
 
@@ -64,9 +76,8 @@ def _named(target: Any, where: str) -> Callable[..., Any]:
         raise UserError(f"{where}: {target} cannot be imported ({error.value})") from error
     if not callable(found):
         holder = locate(parent) if parent else None
-        hint = f"; install its package, or see --help {where.partition('.')[0]}" if holder is None else ""
-        near = nearest(name, dir(holder))
-        raise UserError(f"{where}: {target} is no class or function that can be imported{hint or near}")
+        hint = nearest(name, dir(holder)) if holder else f"; install its package, or see --help {where.split('.')[0]}"
+        raise UserError(f"{where}: {target} is no class or function that can be imported{hint}")
     return found
 
 
@@ -92,4 +103,47 @@ def _made(node: Any, where: str, more: Mapping[str, Any]) -> Any:
 
 
 def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:
-    return {str(key): value for key, value in node.items() if not str(key).startswith("_")}
+    return {str(key): value for key, value in node.items() if key not in ("_target_", "_partial_")}
+
+
+def plain_config(text: Any, where: Path | str) -> dict[str, Any]:
+    """Parse a file's configuration as plain data.
+
+    Raises UserError if it cannot be read or contains an interpolation `${…}`: diffusion.train resolves these before it
+    writes a configuration.
+    """
+    try:
+        if not isinstance(text, str) or any(isinstance(token, REFUSED_TOKENS) for token in yaml.scan(text)):
+            raise ValueError("it is not plain yaml")
+        config = OmegaConf.to_container(OmegaConf.create(text))
+        if not isinstance(config, dict) or "${" in json.dumps(config, default=str):
+            raise ValueError("it is not a mapping without interpolations ${…}")
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{where}: its configuration can't be read ({reason})") from error
+    return {str(key): value for key, value in config.items()}
+
+
+def check_targets(node: Any, part: str, where: Path | str, trusted: Any = None) -> None:
+    """Raise UserError if a part of a file's configuration names a class that no choice of its group names.
+
+    Args:
+        trusted: a node given by the user, whose classes are also allowed.
+    """
+    named = [each for group in (part, *inner_groups(part)) for each in nodes(group)]
+    if unknown := [*{*_targets(node)} - {*_targets([named, trusted])}]:
+        raise UserError(
+            f"{where}: its {part} names {unknown[0]}; a file may use only classes named in conf/{part}; if you trust "
+            f"it, pass --config-dir CONF (diffusion.load: config_dir=CONF), where CONF/{part}/NAME.yaml names it"
+        )
+
+
+def _targets(node: Any) -> Iterator[str]:
+    """Yield every `_target_`, at any depth."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for value in node:
+            yield from _targets(value)

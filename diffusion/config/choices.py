@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from diffusion.errors import UserError, first_line
+from diffusion.errors import UserError
 from diffusion.files import PACKAGE
 
 SEVERAL = ("logger", "callbacks")  # groups of which several choices can be combined
@@ -48,14 +48,10 @@ def searched() -> tuple[Path, ...]:
     return conf_dir(), *_own.get()
 
 
-def groups() -> list[str]:
+@cache
+def groups() -> tuple[str, ...]:
     """The names of all groups."""
-    return sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and path.name != "hydra")
-
-
-def is_group(name: str) -> bool:
-    """Whether conf/ has a group of this name."""
-    return bool(re.fullmatch(r"\w+", name)) and (conf_dir() / name).is_dir()
+    return tuple(sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and path.name != "hydra"))
 
 
 def files(group: str) -> dict[str, Path]:
@@ -85,7 +81,5 @@ def nodes(group: str) -> list[Any]:
 
 @cache
 def _parsed(file: Path) -> Any:
-    try:
-        return yaml.safe_load(file.read_text("utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{file}: not readable yaml ({first_line(error)}); fix it") from error
+    with file.open(encoding="utf-8") as text:
+        return yaml.safe_load(text)

@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.config.choices import choices, inner_groups, is_group, searched
+from diffusion.config.choices import choices, groups, inner_groups, searched
 from diffusion.config.schema import COMMANDS, Settings
 from diffusion.errors import UserError, first_line, nearest
 
@@ -38,16 +38,12 @@ def register(command: str) -> None:
 
 
 def defaults(schema: type[Settings], prefix: str = "") -> dict[str, Any]:
-    """The settings with their defaults, as plain values; `???` for required ones. Groups are omitted.
-
-    Args:
-        prefix: key of the settings in the configuration, such as `sweep.`.
-    """
+    """The settings, all beginning with `prefix`, and their defaults; `???` for required ones. Groups are omitted."""
     found: dict[str, Any] = {}
     for key, field in schema.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
             found[key] = defaults(field.annotation, f"{prefix}{key}.")
-        elif not is_group(prefix + key):
+        elif prefix + key not in groups():
             found[key] = "???" if field.is_required() else field.default
     return found
 
@@ -59,36 +55,35 @@ def composed(command: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return deepcopy(found)
 
 
-def choice(group: str, words: str, **settings: Any) -> dict[str, Any]:
+def choice(group: str, words: str, resolve: bool = True, **settings: Any) -> dict[str, Any]:
     """The configuration node of a choice, with changed settings: `choice("sampler", "heun", steps=18, grid="karras")`.
 
     A nested group is the name of a choice, or changes to the settings of its choice. Overrides may follow the choice:
     "heun sampler.steps=18". Raises UserError for an unknown choice or setting.
+
+    Args:
+        resolve: whether to resolve interpolations such as `${seed}`.
     """
-    node: dict[str, Any] = unresolved_choice(group, words, resolve=True) or {}
-    for key, value in settings.items():
-        if key not in node:
-            raise UserError(f"{group}.{key}: {group}={words} has no such setting{nearest(key, node)}")
-        if is_group(key) and isinstance(value, str):
-            value = choice(key, value)
-        elif is_group(key) and isinstance(value, Mapping) and "_target_" not in value:
-            value = {**(node[key] or {}), **value}
-        node[key] = value
-    return node
-
-
-def unresolved_choice(group: str, words: str, resolve: bool = False) -> Any:
-    """The configuration node of a choice, with its interpolations such as `${seed}`; None if it has no settings."""
     name, *overrides = words.split() or [""]
     if name not in choices(group):
         near = nearest(name, choices(group))
         raise UserError(f"{group}={name}: unknown choice{near}; it is one of {', '.join(choices(group))}")
     try:
-        return deepcopy(_composed(f"{group}/{name}", tuple(overrides), searched(), resolve).get(group))
+        found = _composed(f"{group}/{name}", tuple(overrides), searched(), resolve)
     except HydraException as error:
         if not overrides:
             raise
         raise UserError(f"{words}: {first_line(error)}; settings follow as in 'ddim sampler.steps=20'") from error
+    node: dict[str, Any] = deepcopy(found.get(group)) or {}
+    for key, value in settings.items():
+        if key not in node:
+            raise UserError(f"{group}.{key}: {group}={words} has no such setting{nearest(key, node)}")
+        if key in groups() and isinstance(value, str):
+            value = choice(key, value)
+        elif key in groups() and isinstance(value, Mapping) and "_target_" not in value:
+            value = {**(node[key] or {}), **value}
+        node[key] = value
+    return node
 
 
 @cache

@@ -13,14 +13,12 @@ from typing import Any
 
 import yaml
 from rich.table import Table
-from rich.text import Text
 
-from diffusion.config.choices import choices, conf_dir, files, groups, inner_groups, is_group
+from diffusion.config.choices import choices, conf_dir, files, groups, inner_groups
 from diffusion.config.messages import HELP
 from diffusion.config.schema import Settings
-from diffusion.config.validation import shown
 from diffusion.console import console
-from diffusion.errors import UserError, nearest
+from diffusion.errors import UserError, nearest, shown
 
 FOOT = """
 GROUP=CHOICE selects a choice, KEY=VALUE sets a value, and -m before them runs a sweep over comma-separated values.
@@ -36,12 +34,12 @@ def print_help(command: str, schema: type[Settings], about: str, words: Sequence
     if group.startswith("-"):
         console.print(about.strip())
         chosen = default_choices(command)
-        inner = [(group, part) for group in chosen for part in inner_groups(group)]
-        rows = [(f"{group}=", _listed(group, choice)) for group, choice in chosen.items()]
-        _print("Groups", rows + [(f"{part}@{group}.{part}=", _listed(part)) for group, part in inner])
-        _print("Settings", _settings(schema))
+        rows = [(f"{each}={default}", ", ".join(choices(each))) for each, default in chosen.items()]
+        rows += [(f"{part}@{each}.{part}=", ", ".join(choices(part))) for each in chosen for part in inner_groups(each)]
+        _print("Groups, the default choices, and all choices", rows)
+        _print("Settings and their defaults", _settings(schema))
         console.print(FOOT)
-    elif is_group(group):
+    elif group in groups():
         targets = dict[str, None]()
         for choice, file in files(group).items():
             text = file.read_text("utf-8")
@@ -61,7 +59,7 @@ def default_choices(command: str) -> dict[str, str]:
     """Group -> a command's default choice."""
     listed = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text("utf-8"))["defaults"]
     found = {group: choice for entry in listed if isinstance(entry, dict) for group, choice in entry.items()}
-    return {group: str(choice) for group, choice in found.items() if is_group(group) and group != "hydra"}
+    return {group: shown(choice) for group, choice in found.items() if group in groups()}
 
 
 def documentation(target: str) -> str:
@@ -74,19 +72,12 @@ def documentation(target: str) -> str:
     return "".join(found for text in texts for found in re.findall(r"^Args:\n((?: .*\n)+)", text, re.MULTILINE))
 
 
-def _listed(group: str, default: str = "") -> str:
-    """The choices of a group. (The default `run` of an evaluation has no file.)"""
-    names = [*choices(group), *[default] * (default == "run")]
-    return ", ".join(name + " (default)" * (name == default) for name in names)
-
-
 def _print(title: str, rows: Iterable[tuple[str, str]]) -> None:
     console.print(f"\n{title}", style="bold")
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
     table.add_column(overflow="fold", max_width=44)
-    table.add_column(overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*row)
     console.print(table, soft_wrap=False)
 
 
@@ -95,7 +86,6 @@ def _settings(schema: type[Settings], prefix: str = "") -> Iterator[tuple[str, s
     for key, field in schema.model_fields.items():
         if inspect.isclass(field.annotation) and issubclass(field.annotation, Settings):
             yield from _settings(field.annotation, f"{prefix}{key}.")
-        elif not is_group(prefix + key):
+        elif prefix + key not in groups():
             default = "" if field.is_required() else shown(field.default)
-            text = " ".join((field.description or "").split())
-            yield f"{prefix}{key}={'' if '${' in default else default}", text
+            yield f"{prefix}{key}={'' if '${' in default else default}", " ".join((field.description or "").split())

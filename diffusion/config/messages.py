@@ -8,21 +8,18 @@ from typing import NoReturn
 import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion.config.choices import choices, is_group
+from diffusion.config.choices import choices, groups
 from diffusion.config.composition import RUN, composed
-from diffusion.config.quoting import override
 from diffusion.config.schema import INSTEAD
 from diffusion.config.validation import flat
-from diffusion.errors import UserError, first_line, nearest, out_of_memory
+from diffusion.errors import UserError, first_line, nearest, out_of_memory, override
 
 HELP = ("--help", "-h", "help")
-UNWRITABLE = (
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG
-)  # fmt: skip
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
 
 
 def explain(error: BaseException, command: str, words: Sequence[str] = (), sweep: bool = False) -> UserError | None:
@@ -32,11 +29,9 @@ def explain(error: BaseException, command: str, words: Sequence[str] = (), sweep
         words: the overrides of the command line, for errors in its settings.
         sweep: whether it is a sweep (-m).
     """
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None:  # OmegaConf hides the causes of an error in an interpolation
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:  # OmegaConf hides that of an interpolation's error
         chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
     if known := [each for each in chain if isinstance(each, UserError)]:
         return known[0]
     line = next(filter(None, map(_described, chain)), None)
@@ -62,8 +57,12 @@ def parsed(words: Sequence[str], command: str) -> Namespace:
 
     Raises UserError for a word that is neither an option nor KEY=VALUE, such as `--lr 1e-4`.
     """
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; --help lists the settings")
+
     parser = get_args_parser()
-    parser.error = _refuse  # type: ignore[method-assign]
+    parser.error = refuse  # type: ignore[method-assign]
     given, unknown = parser.parse_known_intermixed_args(list(words))
     stray = [*unknown, *(word for word in given.overrides if "=" not in word[1:] and not word.startswith("~"))]
     if stray and not {*HELP} & {*words}:
@@ -72,15 +71,11 @@ def parsed(words: Sequence[str], command: str) -> Namespace:
     return given
 
 
-def _refuse(message: str) -> NoReturn:
-    raise UserError(f"{message}; --help lists the settings")
-
-
 def _described(error: BaseException) -> str | None:
     """An error of Hydra, yaml or the operating system that says by itself what is wrong; None for another one."""
     if isinstance(error, MissingConfigException):
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-        listed = error.options or (choices(group) if is_group(group) else [])  # Hydra lists none for a list of choices
+        listed = error.options or (choices(group) if group in groups() else [])  # Hydra lists none for several choices
         options = [name for name in listed if not name.startswith("_") and "_settings" not in name]
         extra = "; pip install 'diffusion-experiments[sweep]' installs more" if group.startswith("hydra/") else ""
         return f"{group}={choice}: unknown choice{nearest(choice, options)}; it is one of {', '.join(options)}{extra}"
@@ -99,31 +94,29 @@ def _wrong(words: Sequence[str], command: str, sweep: bool) -> str | None:
     """The first of the settings that does not suit the command, and how to write it."""
     overrides = OverridesParser.create().parse_overrides([*words])
     given = [o for o in overrides if o.type == OverrideType.CHANGE and not o.key_or_group.startswith("hydra")]
-    chosen = [str(o.input_line) for o in given if is_group(o.key_or_group) and not (o.package or o.is_sweep_override())]
+    chosen = [o for o in given if o.key_or_group in groups() and not (o.package or o.is_sweep_override())]
     try:
-        config = composed(command, chosen)
+        config = composed(command, [str(each.input_line) for each in chosen])
     except Exception:  # a choice is invalid; the keys of the defaults are close enough
         config = composed(command)
-    keys = [*flat(config)]
-    known = [*dict.fromkeys([*keys, *(key.rpartition(".")[0] for key in keys)])]
+    known = [*dict.fromkeys(name for key in flat(config) for name in (key, key.rpartition(".")[0]))]
     if config.get("sampler", {}).get("from") == RUN:
         known.append("sampler.steps")
-    return next(filter(None, (_wrong_override(each, known, command, sweep) for each in given)), None)
-
-
-def _wrong_override(each: Override, known: Sequence[str], command: str, sweep: bool) -> str | None:
-    word, key = str(each.input_line), str(each.key_or_group)
-    place = str(each.package or key)
-    group, _, name = place.partition(".")
-    if each.is_sweep_override() and not sweep:
-        value = word.partition("=")[2]
-        return f"{word}: add -m to run them one by one, or write {place}=[{value}] or {override(place, value)}"
-    if place in known or (f"{group}.from" in known and name) or (key, command) == ("experiment", "train"):
-        scalar = is_group(key) and not each.is_sweep_override() and not isinstance(each.value(), str | list)
-        return f"{word}: a choice is required; {key} is one of {', '.join(choices(key))}" if scalar else None
-    if place in INSTEAD:
-        return f"{place}: it is set by the run itself; {INSTEAD[place]}"
-    if name and is_group(group):
-        near = nearest(place, known)
-        return f"{word}: the chosen {group} has no such setting{near}; --help {group} lists those of each choice"
-    return f"{word}: unknown setting{nearest(place, known)}; --help lists all of them"
+    for each in given:
+        word, key = str(each.input_line), str(each.key_or_group)
+        place = str(each.package or key)
+        group, _, name = place.partition(".")
+        if each.is_sweep_override() and not sweep:
+            value = word.partition("=")[2]
+            return f"{word}: add -m to run them one by one, or write {place}=[{value}] or {override(place, value)}"
+        if place in known or (f"{group}.from" in known and name) or (key, command) == ("experiment", "train"):
+            if key in groups() and not each.is_sweep_override() and not isinstance(each.value(), str | list):
+                return f"{word}: a choice is required; {key} is one of {', '.join(choices(key))}"
+        elif place in INSTEAD:
+            return f"{place}: it is set by the run itself; {INSTEAD[place]}"
+        elif name and group in groups():
+            near = nearest(place, known)
+            return f"{word}: the chosen {group} has no such setting{near}; --help {group} lists those of each choice"
+        else:
+            return f"{word}: unknown setting{nearest(place, known)}; --help lists all of them"
+    return None

@@ -11,8 +11,6 @@ from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from diffusion.config.validation import Group
-
 
 def _time(text: Any) -> Any:
     if text is not None and not (re.fullmatch(r"\d+:\d\d:\d\d:\d\d", str(text)) and re.search("[1-9]", str(text))):
@@ -32,8 +30,8 @@ Fraction = Annotated[float, Ge(0), Le(1)]
 Positive = Annotated[float, Gt(0), Le(1)]  # a fraction
 Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 Split = Literal["train", "val", "test"]
-Precision = Literal["highest", "high", "medium"]
 Mixed = Literal["bf16-mixed", "16-mixed"]
+Group = Annotated[dict[str, Any], MinLen(1)]  # the choice of a group of conf/, such as `model`
 OptionalGroup = dict[str, Any] | None  # a group in which nothing may be chosen
 NonNegative = Annotated[float, Ge(0)]
 Interval = Annotated[list[NonNegative | None], MinLen(2), MaxLen(2)]
@@ -189,7 +187,7 @@ class Train(Settings):
 
     compile: bool = False
     """Compile the network with torch.compile, which takes minutes and pays in long runs on a GPU."""
-    matmul_precision: Precision = "high"
+    matmul_precision: Literal["highest", "high", "medium"] = "high"
     """Precision of float32 products: `high` and `medium` are TF32 on GPUs; `medium` is bfloat16 on CPUs with AMX."""
     label_dropout: Fraction = 0.1
     """Fraction of training images shown without their label, to train the network with and without labels."""

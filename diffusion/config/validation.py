@@ -9,22 +9,17 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
-from annotated_types import MinLen
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from diffusion.config.choices import choices, is_group
-from diffusion.errors import UserError, nearest
+from diffusion.config.choices import choices, groups
+from diffusion.errors import UserError, nearest, shown
 
 UNSET = "???"  # what Hydra composes for a setting that must be set
 PARTS = ("needs_python_object", "callable_type")  # pydantic's errors where yaml needs a nested object
 NESTED = "Input should be a nested object"
 Model = TypeVar("Model", bound=BaseModel)
-
-
-Group = Annotated[dict[str, Any], MinLen(1)]
-"""The choice of a group of conf/, such as `model`."""
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -41,8 +36,8 @@ def validated(model: type[Model], values: Mapping[str, Any], where: str = "") ->
     Args:
         where: key of the values in the configuration, such as `model`.
     """
-    for key in (key for key, value in flat(values).items() if value == UNSET):
-        key = f"{where}.{key}".lstrip(".")
+    if unset := [key for key, value in flat(values).items() if value == UNSET]:
+        key = f"{where}.{unset[0]}".lstrip(".")
         raise UserError(f"{key} is not set; pass it on the command line: {key}=…")
     try:
         return model.model_validate_json(json.dumps(values, default=str))
@@ -60,13 +55,6 @@ def check_arguments(target: Callable[..., Any], values: Mapping[str, Any], where
     validated(model, {key: values[key] for key in values if key not in parts or key not in model.model_fields}, where)
 
 
-def shown(value: Any) -> str:
-    """A value as written on the command line."""
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(shown, value)) + "]"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _explained(model: type[BaseModel], values: Mapping[str, Any], error: ValidationError, where: str) -> str:
     """What is wrong with the first invalid value, what was expected, and how to fix it."""
     errors, path = error.errors(), list[str]()
@@ -77,26 +65,25 @@ def _explained(model: type[BaseModel], values: Mapping[str, Any], error: Validat
         key = ".".join([*filter(None, [where]), *path])
         if name not in inner.model_fields:
             near = nearest(name, inner.model_fields)
-            if is_group(where):
+            if where in groups():
                 return f"{key}: the chosen {where} has no such setting{near}; --help {where}, or remove it with ~{key}"
             return f"{key}: unknown setting{near}; --help {where or 'lists all of them'}"
         value, field = value.get(name), inner.model_fields[name]
         inner = field.annotation
     found = f"{key}={shown(value)}"
-    if value in (None, {}) and is_group(key):
+    if value in (None, {}) and key in groups():
         return f"{key}=null: a choice is required; {key} is one of {', '.join(choices(key))}"
     if _is_model(inner):
         return f"{found}: it has nested settings; set one of them, such as {key}.{next(iter(inner.model_fields))}=…"
     of_types = [each for each in errors if each["loc"][: len(path)] == tuple(path)]  # of a union
     messages = [NESTED if each["type"] in PARTS else each["msg"] for each in of_types]
     expected = " or ".join(dict.fromkeys(messages)).replace("or Input should be ", "or ")
-    if NESTED in messages and is_group(name):
+    if NESTED in messages and name in groups():
         return f"{found}: {expected}; choose it with its place: {name}@{key}={shown(value)}"
     if where:
         return f"{found}: {expected}; --help {where.partition('.')[0]} lists values that work"
-    default = field.get_default(call_default_factory=True)
-    usual = "" if field.is_required() or "${" in str(default) else f"; {key}={shown(default)} is the default"
-    return f"{found}: {expected}{usual}"
+    default = "" if field.is_required() else shown(field.default)
+    return f"{found}: {expected}" + f"; {key}={default} is the default" * (default != "" and "${" not in default)
 
 
 def _is_model(hint: Any) -> bool:
@@ -107,30 +94,18 @@ def _is_model(hint: Any) -> bool:
 def _model_of(target: Callable[..., Any]) -> type[BaseModel]:
     """A pydantic model of the arguments of a class or function, including those passed on to parent classes."""
     parents = inspect.getmro(target) if inspect.isclass(target) else ()
-    functions = [vars(parent)["__init__"] for parent in parents if "__init__" in vars(parent)] or [target]
     fields: dict[str, Any] = {}
     extra: Literal["allow", "forbid"] = "allow"
-    for function in functions:
+    for function in [vars(parent)["__init__"] for parent in parents if "__init__" in vars(parent)] or [target]:
         try:
+            hints = get_type_hints(function, include_extras=True)
             parameters = inspect.signature(function).parameters.values()
-        except ValueError:  # a built-in function without a signature, such as torch.tanh
+        except (ValueError, TypeError, NameError):  # a built-in function, or an annotation for type checkers only
             break
-        hints = _hints(function)
         named = [p.name for p in parameters if p.kind < p.VAR_KEYWORD and p.name != "self" and p.name[0] != "_"]
         fields = {name: (hints.get(name, Any), None) for name in named} | fields
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             extra = "forbid"
             break
     config = ConfigDict(strict=True, protected_namespaces=(), extra=extra, arbitrary_types_allowed=True)
-    try:
-        return create_model("Arguments", __config__=config, **fields)
-    except Exception:  # an annotation that pydantic cannot check
-        unchecked: dict[str, Any] = dict.fromkeys(fields, (Any, None))
-        return create_model("Arguments", __config__=config, **unchecked)
-
-
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return get_type_hints(function, include_extras=True)
-    except Exception:  # an annotation that only a type checker can resolve
-        return {}
+    return create_model("Arguments", __config__=config, **fields)

@@ -16,9 +16,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.config.quoting import override
 from diffusion.console import console, count
-from diffusion.errors import Interrupted, ProcessLost, UserError
+from diffusion.errors import Interrupted, ProcessLost, UserError, override
 from diffusion.evaluation.drawing import KEPT, Drawing
 from diffusion.launch import as_rank, launch
 from diffusion.metric.precision import set_precision

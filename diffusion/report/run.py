@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion.config.build import make, model_of
-from diffusion.config.quoting import override, resume_command
-from diffusion.config.untrusted import check_targets
+from diffusion.config.build import check_targets, make, model_of
 from diffusion.console import console, duration
-from diffusion.errors import first_line
+from diffusion.errors import first_line, override, resume_command
 from diffusion.pixels import height_width
 from diffusion.report import figures, images, style
 from diffusion.report.differences import from_default

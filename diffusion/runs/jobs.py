@@ -17,10 +17,9 @@ from types import FrameType
 
 import yaml
 
-from diffusion.config.quoting import override, resume_command
 from diffusion.config.schema import Train, Trainer
 from diffusion.console import console
-from diffusion.errors import Interrupted, ProcessLost, UserError
+from diffusion.errors import Interrupted, ProcessLost, UserError, override, resume_command
 from diffusion.files import replace
 from diffusion.launch import STOPS, SUBMITIT, check_tasks, end_with_parent, is_rank, launch, queued_again, requeue
 from diffusion.runs.folder import SCORES, read_yaml

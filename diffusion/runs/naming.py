@@ -18,8 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from diffusion.config.quoting import hydra_value
-from diffusion.errors import exit_status
+from diffusion.errors import exit_status, shown
 from diffusion.files import replace
 from diffusion.launch import queued_again, slurm_job
 from diffusion.runs import optuna
@@ -100,7 +99,7 @@ class Sweep(Callback):
         with read_write(config):
             config.hydra.sweep.dir = folder
             if not any(word.startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra):
-                config.hydra.overrides.hydra.append(f"hydra.sweep.dir={hydra_value(folder)}")  # for each job
+                config.hydra.overrides.hydra.append(f"hydra.sweep.dir={shown(folder)}")  # for each job
         with contextlib.suppress(OSError):  # Hydra reports that it cannot write there
             Path(folder).mkdir(parents=True, exist_ok=True)
             OmegaConf.save(config, Path(folder) / SWEEP)

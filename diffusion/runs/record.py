@@ -16,8 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from diffusion.config.quoting import command_line
-from diffusion.errors import Interrupted, UserError, first_line
+from diffusion.errors import Interrupted, UserError, command_line, first_line
 from diffusion.files import lock, replace
 from diffusion.launch import queued_again
 

@@ -13,9 +13,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from diffusion.config import untrusted
-from diffusion.config.choices import SEVERAL, is_group
-from diffusion.config.composition import unresolved_choice
+from diffusion.config.build import check_targets, plain_config
+from diffusion.config.choices import SEVERAL, groups
+from diffusion.config.composition import choice
 from diffusion.config.validation import flat
 from diffusion.console import console
 from diffusion.errors import UserError, nearest
@@ -35,15 +35,15 @@ def resumed_run(words: list[str]) -> tuple[Path, dict[str, Any]] | None:
     if not file.is_file():
         return None
     console.print(f"resuming with the settings in {file}")
-    settings = untrusted.plain_config(file.read_text("utf-8"), file)
-    for override in sorted(overrides, key=lambda each: not is_group(each.key_or_group)):  # choices come first
+    settings = plain_config(file.read_text("utf-8"), file)
+    for override in sorted(overrides, key=lambda each: each.key_or_group not in groups()):  # choices come first
         if not override.key_or_group.startswith("hydra"):
             apply(override, settings)
     composed: Any = OmegaConf.to_container(OmegaConf.create(settings), resolve=True)
     named = [{"_target_": o.value()} for o in overrides if o.key_or_group.endswith("._target_")]
     for part, node in composed.items():
-        if is_group(part):
-            untrusted.check_targets(node, part, folder, named)
+        if part in groups():
+            check_targets(node, part, folder, named)
     return folder, composed
 
 
@@ -60,6 +60,6 @@ def apply(override: Override, settings: dict[str, Any]) -> None:
     if override.is_delete():
         del node[last]
     elif group in SEVERAL and isinstance(value, list):  # several choices together
-        node[last] = {name: part for each in value for name, part in (unresolved_choice(group, each) or {}).items()}
+        node[last] = {name: part for each in value for name, part in choice(group, each, resolve=False).items()}
     else:
-        node[last] = unresolved_choice(group, str(value)) if is_group(group) else value
+        node[last] = choice(group, str(value), resolve=False) or None if group in groups() else value

@@ -22,12 +22,11 @@ from torch import Tensor
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.choices import choices, searched
 from diffusion.config.composition import RUN, composed
-from diffusion.config.quoting import command_line, hydra_value
 from diffusion.config.schema import COMMANDS
 from diffusion.config.validation import validated
 from diffusion.data import to_uint8
 from diffusion.edit.edits import edits
-from diffusion.errors import UserError
+from diffusion.errors import UserError, command_line, shown
 from diffusion.evaluation.commands import make_drawing
 from diffusion.evaluation.inherited import completed
 from diffusion.process.denoiser import Estimate
@@ -106,7 +105,7 @@ class Page:
             drawing, n = make_drawing(settings, restored), settings.n
         images = drawing(restored.denoiser, n, self.device, n, None, after_step)
         weights = restored.weights.split()[-1]  # `0.08` of `ema 0.08`
-        model = [f"ckpt={hydra_value(str(restored.path))}", *([] if weights == "ema" else [f"weights={weights}"])]
+        model = [f"ckpt={shown(str(restored.path))}", *([] if weights == "ema" else [f"weights={weights}"])]
         own = [word for folder in searched()[1:] for word in ("--config-dir", str(folder))]
         return images, command_line(command, [*own, *model, *words])
 

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from diffusion.checkpoint.find import prune
 from diffusion.checkpoint.restore import build_denoiser, file_hash, network_hash
-from diffusion.config.quoting import resume_command
 from diffusion.console import console, count, duration
-from diffusion.errors import Interrupted, UserError, first_line
+from diffusion.errors import Interrupted, UserError, first_line, resume_command
 from diffusion.evaluation import ledger
 from diffusion.evaluation.drawing import Drawing
 from diffusion.evaluation.frames import SHOWN as FILMED

@@ -12,9 +12,8 @@ from torch import nn
 
 from diffusion.config.build import Facts, check_node, make
 from diffusion.config.schema import Train
-from diffusion.config.validation import shown
 from diffusion.data import ImageData
-from diffusion.errors import UserError
+from diffusion.errors import UserError, shown
 from diffusion.evaluation.drawing import Drawing
 from diffusion.evaluation.guided import check_worse, make_guidance
 from diffusion.files import replace
@@ -105,7 +104,7 @@ class Recipe:
         )  # fmt: skip
 
     def facts(self, drawing: Drawing, total: int, resumed: Resumed | None) -> Facts:
-        """What follows from the settings and the data: see `config.untrusted`.
+        """What follows from the settings and the data: see `config.build`.
 
         A fractional `guidance.step` is the step of the resumed run, otherwise this fraction of the `total` steps.
         """

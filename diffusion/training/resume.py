@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from diffusion.checkpoint.find import find, trained
 from diffusion.checkpoint.restore import PREFIX, network_weights, read, what_changed
+from diffusion.config.build import plain_config
 from diffusion.config.schema import Train
-from diffusion.config.untrusted import plain_config
-from diffusion.config.validation import flat, shown
+from diffusion.config.validation import flat
 from diffusion.console import console, count
 from diffusion.data import ImageData
-from diffusion.errors import UserError
+from diffusion.errors import UserError, shown
 from diffusion.runs.jobs import config_text
 
 # The learned weights and the saved state depend on these settings:

@@ -9,9 +9,8 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
 from diffusion.checkpoint import storage
-from diffusion.config.quoting import resume_command
 from diffusion.console import console
-from diffusion.errors import UserError
+from diffusion.errors import UserError, resume_command
 from diffusion.files import link
 from diffusion.training.prepared import Run
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from diffusion import export
 from diffusion.checkpoint.restore import restore
-from diffusion.config import untrusted
+from diffusion.config import build
 from diffusion.errors import UserError
 from diffusion.report.__main__ import main as report
 
@@ -132,7 +132,7 @@ def payloads(two_steps, own, tmp_path_factory, sentinel) -> dict[str, Path]:
     assert export.main([str(two_steps), str(folder / "own.safetensors")]) == 0
     metadata, tensors = opened(folder / "own.safetensors")
     for name in ("target", "secret"):
-        config = json.dumps({part: (base | parts[name])[part] for part in untrusted.PARTS})
+        config = json.dumps({part: (base | parts[name])[part] for part in build.PARTS})
         save_file(tensors, files[f"exported {name}"], metadata | {"config": config})
     return files
 
