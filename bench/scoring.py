@@ -24,8 +24,7 @@ from diffusion.config.composition import choice
 from diffusion.console import console, hiding_bars
 from diffusion.errors import UserError
 from diffusion.evaluation.pipeline import make_metrics
-from diffusion.metric.reference import extract, reference_statistics
-from diffusion.metric.score import score_features
+from diffusion.metric.score import extract, reference_of, score_features
 
 
 def seconds(what: Callable[[], object], device: torch.device) -> Moment:
@@ -59,14 +58,13 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as cache:
         os.environ["DIFFUSION_CACHE"] = cache
-        against = reference_statistics(images, extractor, metrics=metrics)
-        spatial = len(against.parts) > 1
-        each = {"reading": seconds(lambda: reference_statistics(images, extractor, metrics=metrics), device)}
+        against = reference_of(images, extractor)
+        each = {"reading": seconds(lambda: reference_of(images, extractor), device)}
         pairs = []
         for part in images.split(8 * size):
-            extracting = partial(extract, part, extractor, spatial)
+            extracting = partial(extract, part, extractor)
             pairs.append([seconds(what, device) for what in (partial(bare, part), extracting)])
-        features = torch.randn(asked.n, extract(images[:1], extractor, spatial).shape[1], generator=generator).abs()
+        features = torch.randn(asked.n, extractor.num_features, generator=generator).abs()
         for metric in metrics:
             measure = partial(score_features, features, extractor, against, [metric])
             each[type(metric).__name__] = seconds(measure, device)

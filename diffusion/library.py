@@ -29,7 +29,6 @@ from diffusion.evaluation.together import choose_device
 from diffusion.metric import score as metrics_of
 from diffusion.metric.precision import products
 from diffusion.metric.record import Score
-from diffusion.metric.reference import reference_statistics
 from diffusion.pixels import MODES, resolution_of
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.editing import SDEdit
@@ -220,7 +219,7 @@ def score(
             real, split = reference, "images"
         else:
             real = images_of(str(reference), split, images)
-        return metrics_of.score(images, extractor, reference_statistics(real, extractor, split, chosen), chosen)
+        return metrics_of.score(images, extractor, metrics_of.reference_of(real, extractor, split), chosen)
 
 
 def check(name: str, images: Tensor) -> None:

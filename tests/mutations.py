@@ -226,24 +226,16 @@ FAULTS = {
         ("every draw is the first", "return self.draws - 1", "return 0"),
         ("every chunk begins at block 0", "torch.arange(first, end,", "torch.arange(0, end - first,"),
     ],
-    "metric/test_distances.py": [
-        ("FID∞: influence is not scaled by the subset's size", " * n / size", ""),
-        ("FID∞: sizes from n/4", "linspace(n / 2, n,", "linspace(n / 4, n,"),
-        ("FID∞: the mean instead of the intercept", " - u.mean() * (u - u.mean())", " - 0 * (u - u.mean())"),
-    ],
-    "metric/test_features.py": [
-        ("sFID: features of the next block", "return self.net.Mixed_6d", "return self.net.Mixed_6e"),
-    ],
     "metric/test_denoising.py": [
         ("gap: the variances of both sets are not added", "sum(apart) - (len(apart) - 1) * _variance(x, both)", "0"),
         ("gap: the variance of the joint clusters is counted twice", " - (len(apart) - 1) * _variance(x, both)", ""),
         ("gap: no correction for few clusters", "count / (count - 1) * sums", "sums"),
     ],
     "metric/test_score.py": [
-        ("floor: measured on the pool of the samples", "pool(part, len(part))", "pool(part)"),
-        ("reference: only the pool of the features is kept", "pool(part, KEPT)", "pool(part)"),
-        ("reference: pairwise metrics use all features", "self.features[:POOL]", "self.features"),
-        ("floor: the reference is not divided", "replace(reference, parts=tuple(theirs))", "reference"),
+        ("floor: measured on the pool of the samples", "pool(features, len(features))", "pool(features)"),
+        ("reference: only the pool of the features is kept", "pool(features, KEPT)", "pool(features)"),
+        ("reference: pairwise metrics use all features", "reference.features[:POOL]", "reference.features"),
+        ("floor: the features of the reference are not divided", "features=rest, n=len(rest)", "n=len(rest)"),
     ],
 }
 

@@ -26,7 +26,7 @@ from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import Reference, Score
-from diffusion.metric.reference import extract, features_of
+from diffusion.metric.score import extract, features_of
 from diffusion.nearest import NEAR, miniature, mirrored, neighbours, repeats, shifted
 from diffusion.report import figures, style
 
@@ -118,7 +118,7 @@ def audit_copies(images: Tensor, data: ImageData, kind: str, extractor: FeatureE
 
         def embed(x: Tensor) -> Tensor:
             real = not any(torch.equal(x, y) for y in samples)
-            return features_of(x, extractor) if real else extract(x, extractor, gather=False)
+            return features_of(x, extractor)[0] if real else extract(x, extractor, gather=False)
 
         found = audit(images, train.images, held_out.images, embed, mirrored)
     low, high = found.interval()

@@ -15,11 +15,10 @@ from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.evaluation import ledger, memorization
 from diffusion.files import code_version
-from diffusion.metric.estimate import SampleMetric
+from diffusion.metric.estimate import Reference, SampleMetric
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import Score
-from diffusion.metric.reference import LEAST, ReferenceStatistics, extract, reference_statistics
-from diffusion.metric.score import divide, draw, noise_images, score, score_features
+from diffusion.metric.score import LEAST, divide, draw, extract, noise_images, reference_of, score, score_features
 from diffusion.runs.folder import append_scores
 
 FEW = 200  # reference images: with fewer, a distance is mostly chance and bias
@@ -64,12 +63,11 @@ class Scorer:
             )
 
     @cached_property
-    def reference(self) -> ReferenceStatistics:
-        """The reference statistics that the metrics need."""
-        return reference_statistics(self.data.splits[self.split].images, self.extractor, self.split, self.metrics)
+    def reference(self) -> Reference:
+        return reference_of(self.data.splits[self.split].images, self.extractor, self.split)
 
     def score(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
-        """Score uint8 images (n, C, H, W). `source` describes their origin: see `metric.record.SOURCE`."""
+        """Score uint8 images (n, C, H, W). `source` describes their origin: sampler, weights, seed, …."""
         return self._scores(images, self.reference, what, source)
 
     def by_class(self, images: Tensor, classes: Tensor, **source: Any) -> list[Score]:
@@ -90,7 +88,7 @@ class Scorer:
                     f"not scored, because scores need at least {LEAST} of each"
                 )
                 continue
-            statistics = reference_statistics(real, self.extractor, f"{self.split}, class {name}", self.metrics)
+            statistics = reference_of(real, self.extractor, f"{self.split}, class {name}")
             found += self._scores(own, statistics, f"class {name}", source)
         return found
 
@@ -105,8 +103,7 @@ class Scorer:
         @cache
         def real() -> Tensor:
             images = draw(self.data.splits[opposite(self.split)].images, n)
-            spatial = len(self.reference.parts) > 1
-            return extract(images, self.extractor, spatial, description="features of real images")
+            return extract(images, self.extractor, description="features of real images")
 
         found = []
         for name in names:
@@ -130,9 +127,7 @@ class Scorer:
         return numbered
 
     @torch.inference_mode()
-    def _scores(
-        self, images: Tensor, reference: ReferenceStatistics, what: str, source: Mapping[str, Any]
-    ) -> list[Score]:
+    def _scores(self, images: Tensor, reference: Reference, what: str, source: Mapping[str, Any]) -> list[Score]:
         scores = score(images, self.extractor, reference, self.metrics, f"scoring {what}")
         return [score.of(what, code_version(), source) for score in scores.values()]
 

@@ -8,7 +8,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from diffusion.metric.estimate import POOL, ROWS, Estimate, Reference, SampleMetric, TooFew, jackknife, pool
+from diffusion.metric.estimate import POOL, ROWS, Estimate, PairwiseMetric, Reference, SampleMetric, error_of, jackknife
 from diffusion.randomness import generator_for
 
 
@@ -25,8 +25,6 @@ def frechet(x: Tensor, reference: Reference) -> tuple[float, Tensor]:
         φ_i = 2 (μ1 − μ2)·(x_i − μ1) + (|x_i − μ1|² − its mean) − N (c_i − its mean)
     """
     n, mean = len(x), x.mean(dim=0, dtype=torch.float64)
-    if n < 2:
-        raise TooFew(f"Fréchet distance of {n} feature vectors: a covariance needs at least 2")
     shift = mean - reference.mean
     z = torch.cat([(rows.double() - mean) @ reference.root for rows in x.split(ROWS)]) / math.sqrt(n - 1)
     z = z @ torch.linalg.eigh(z.T @ z).eigenvectors
@@ -42,52 +40,10 @@ def frechet(x: Tensor, reference: Reference) -> tuple[float, Tensor]:
 class FrechetDistance(SampleMetric):
     """Squared Fréchet distance of Gaussians with the moments of samples and reference (FID: Heusel et al. 2017)."""
 
-    name = "fd"
-
     def measure(self, x: Tensor, reference: Reference) -> dict[str, Estimate]:
         """`fd`, never negative."""
         value, influence = frechet(x, reference)
-        return {self.name: Estimate.of_influence(value, influence, minimum=0.0)}
-
-
-class SpatialFrechetDistance(FrechetDistance):
-    """Fréchet distance `sfd` of channels of a feature map (sFID: Nash et al. 2021, arXiv:2103.03841, section 5)."""
-
-    name, uses = "sfd", "spatial"
-
-
-@dataclass
-class FrechetInfinity(SampleMetric):
-    """Fréchet distance extrapolated to infinitely many samples (FID∞: Chong & Forsyth 2020, arXiv:1911.07023).
-
-    The intercept of a line fitted to (1/N, d²_N), for random subsets with sizes N evenly spaced from n/2 to n. It is a
-    weighted sum Σ_j a_j d²_{N_j}, and so is its influence.
-
-    Args:
-        points: Number of subset sizes. Each requires an eigendecomposition of the size of the features.
-    """
-
-    points: Annotated[int, Ge(2)] = 15
-
-    pools = ("samples",)
-
-    def measure(self, x: Tensor, reference: Reference) -> dict[str, Estimate]:
-        """`fd_infinity`, which may be negative by chance. Raises TooFew for fewer than max(20, D) samples."""
-        x = pool(x)
-        n, least = len(x), max(20, x.shape[1])
-        if n < least:
-            raise TooFew(f"extrapolating the Fréchet distance of {n} samples needs at least {least}")
-        sizes = torch.linspace(n / 2, n, self.points).round().long().tolist()
-        u = 1 / torch.tensor(sizes, dtype=torch.float64)
-        # Least-squares weights of the intercept.
-        weights = 1 / len(u) - u.mean() * (u - u.mean()) / (u - u.mean()).square().sum()
-        value, influence = 0.0, torch.zeros(n, dtype=torch.float64)
-        for j, (size, weight) in enumerate(zip(sizes, weights.tolist(), strict=True)):
-            chosen = torch.randperm(n, generator=generator_for(0, "fd_infinity", j))[:size]
-            part, phi = frechet(x[chosen], reference)
-            value += weight * part
-            influence[chosen] += weight * phi * n / size
-        return {"fd_infinity": Estimate.of_influence(value, influence)}
+        return {"fd": Estimate(value, error_of(influence), minimum=0.0)}
 
 
 def pair_sums(x: Tensor, y: Tensor, in_x: Tensor, in_y: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,7 +81,7 @@ def mmd2(x: Tensor, y: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass
-class KernelDistance(SampleMetric):
+class KernelDistance(PairwiseMetric):
     """Kernel distance: unbiased MMD² with a cubic polynomial kernel (KID: Bińkowski et al. 2018, arXiv:1801.01401).
 
     The mean over random subsets; not multiplied by 1000, as it is in some tables. `std` is over the subsets.
@@ -138,23 +94,17 @@ class KernelDistance(SampleMetric):
     subsets: Annotated[int, Ge(1)] = 100
     subset_size: Annotated[int, Ge(2)] = 1000
 
-    pools = ("samples", "reference")
-
-    def settings_for(self, n: int, reference: Reference) -> dict[str, Any]:
+    def settings_for(self, n: int, m: int) -> dict[str, Any]:
         """With the actual size of the subsets."""
-        size = min(self.subset_size, min(n, POOL) // 2, len(reference.pool) // 2)
-        return super().settings_for(n, reference) | {"subset_size": size}
+        return super().settings_for(n, m) | {"subset_size": min(self.subset_size, min(n, m, POOL) // 2)}
 
-    def measure(self, x: Tensor, reference: Reference) -> dict[str, Estimate]:
-        """`kid`. Raises TooFew for fewer than 4 features in a set."""
-        m = self.settings_for(len(x), reference)["subset_size"]
-        x, y = pool(x).double(), reference.pool.double()
-        if m < 2:
-            raise TooFew(f"kernel distance of {len(x)} features to {len(y)}: each set needs at least 4")
+    def compare(self, x: Tensor, y: Tensor) -> dict[str, Estimate]:
+        """`kid`, of at least 4 features in each set."""
+        size = self.settings_for(len(x), len(y))["subset_size"]
 
         def drawn(which: str, n: int) -> Tensor:
             draws = [generator_for(0, "kid", which, subset) for subset in range(self.subsets)]
-            return torch.stack([torch.randperm(n, generator=each)[:m] for each in draws])
+            return torch.stack([torch.randperm(n, generator=each)[:size] for each in draws])
 
         values, without = mmd2(x, y, drawn("generated", len(x)), drawn("reference", len(y)))
         std = float(values.std(correction=0))
@@ -163,7 +113,7 @@ class KernelDistance(SampleMetric):
 
 
 @dataclass
-class CMMD(SampleMetric):
+class CMMD(PairwiseMetric):
     """CMMD: the biased estimate of MMD² with a Gaussian kernel (Jayasumana et al. 2023, arXiv:2401.09603).
 
         CMMD = scale · (mean_{a,b} k(x_a, x_b) + mean_{a,b} k(y_a, y_b) − 2 mean_{a,b} k(x_a, y_b)),
@@ -179,14 +129,11 @@ class CMMD(SampleMetric):
     sigma: Annotated[float, Gt(0)] = 10.0
     scale: Annotated[float, Gt(0)] = 1000.0
 
-    pools = ("samples", "reference")
-
-    def measure(self, x: Tensor, reference: Reference) -> dict[str, Estimate]:
+    def compare(self, x: Tensor, y: Tensor) -> dict[str, Estimate]:
         """`cmmd`, never negative."""
-        x, y = pool(x).double(), reference.pool.double()
         n, m = len(x), len(y)
-        xx, xy = self._row_sums(x, x), self._row_sums(x, y)
-        value = xx.mean() / n + self._row_sums(y, y).mean() / m - 2 * xy.mean() / m
+        xx, xy, yy = self._row_sums(x, x), self._row_sums(x, y), self._row_sums(y, y)
+        value = xx.mean() / n + yy.mean() / m - 2 * xy.mean() / m
         without = (xx.sum() - 2 * xx + 1) / (n - 1) ** 2 - 2 * (xy.sum() - xy) / ((n - 1) * m)
         return {"cmmd": Estimate(max(float(self.scale * value), 0.0), jackknife(self.scale * without), minimum=0.0)}
 

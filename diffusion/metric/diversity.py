@@ -12,28 +12,20 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from diffusion.metric.estimate import (
-    ROWS,
-    Estimate,
-    Reference,
-    SampleMetric,
-    TooFew,
-    infinitesimal_jackknife,
-    jackknife,
-    pool,
-)  # fmt: skip
+from diffusion.errors import UserError
+from diffusion.metric.estimate import ROWS, Estimate, PairwiseMetric, Reference, SampleMetric, error_of, jackknife
 from diffusion.nearest import neighbours
 
 
 def others(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Distances (N, k) of each row of `x` to its k nearest other rows, ascending, and their indices (N, k)."""
     if len(x) <= k:
-        raise TooFew(f"{k} nearest neighbours among {len(x)} features; expected more features than {k}")
+        raise UserError(f"{k} nearest neighbours among {len(x)} features")
     return neighbours(x, x, k, itself=False)
 
 
 @dataclass
-class PrecisionRecall(SampleMetric):
+class PrecisionRecall(PairwiseMetric):
     """Improved precision and recall (Kynkäänniemi et al. 2019, arXiv:1904.06991, eq. 1-2).
 
     Precision is the share of samples in the ball of a real image, recall the share of real images in the ball of a
@@ -45,12 +37,9 @@ class PrecisionRecall(SampleMetric):
 
     k: Annotated[int, Ge(1)] = 3
 
-    pools = ("samples", "reference")
-
-    def measure(self, x: Tensor, reference: Reference) -> dict[str, Estimate]:
-        """`precision` and `recall`. Raises TooFew for fewer than k + 2 samples, or k + 1 real images."""
-        x, y, k = pool(x).double(), reference.pool.double(), self.k
-        real = others(y, k)[0][:, -1]
+    def compare(self, x: Tensor, y: Tensor) -> dict[str, Estimate]:
+        """`precision` and `recall`, of at least k + 2 samples and k + 1 real images."""
+        k, real = self.k, others(y, self.k)[0][:, -1]
         to, neighbour = others(x, k + 1)
         radius, grown, neighbour = to[:, k - 1], to[:, k], neighbour[:, :k]
         inside = torch.zeros(len(x), dtype=torch.bool)
@@ -66,13 +55,13 @@ class PrecisionRecall(SampleMetric):
             without += (left > 0.5).sum(dim=0)
         precision, recall = inside.double(), reached / len(y)
         return {
-            "precision": Estimate.of_influence(float(precision.mean()), precision, share_of=len(x)),
+            "precision": Estimate(float(precision.mean()), error_of(precision), share_of=len(x)),
             "recall": Estimate(recall, jackknife(without / len(y)), share_of=len(x)),
         }
 
 
 @dataclass
-class DensityCoverage(SampleMetric):
+class DensityCoverage(PairwiseMetric):
     """Density and coverage (Naeem et al. 2020, arXiv:2002.09797, eq. 3-4).
 
     Density is the mean number of real images' balls that contain a sample, divided by k. Coverage is the share of real
@@ -84,11 +73,8 @@ class DensityCoverage(SampleMetric):
 
     k: Annotated[int, Ge(1)] = 5
 
-    pools = ("samples", "reference")
-
-    def measure(self, x: Tensor, reference: Reference) -> dict[str, Estimate]:
-        """`density` and `coverage`. Raises TooFew for fewer than k + 1 real images."""
-        x, y = pool(x).double(), reference.pool.double()
+    def compare(self, x: Tensor, y: Tensor) -> dict[str, Estimate]:
+        """`density` and `coverage`, of at least k + 1 real images."""
         real = others(y, self.k)[0][:, -1]
         holding = torch.zeros(len(x), dtype=torch.float64)
         covered, alone = 0, torch.zeros(len(x), dtype=torch.float64)
@@ -100,7 +86,7 @@ class DensityCoverage(SampleMetric):
             alone += held[count == 1].sum(dim=0)  # balls that are not covered without sample j
         density, coverage = holding / self.k, covered / len(y)
         return {
-            "density": Estimate.of_influence(float(density.mean()), density, minimum=0.0),
+            "density": Estimate(float(density.mean()), error_of(density), minimum=0.0),
             "coverage": Estimate(coverage, jackknife(-alone / len(y)), share_of=len(x)),
         }
 
@@ -121,7 +107,7 @@ class InceptionScore(SampleMetric):
         log_mean = log_p.logsumexp(dim=0) - math.log(len(x))
         kl = (log_p.exp() * (log_p - log_mean)).sum(dim=1)
         value = float(kl.mean().exp())
-        return {"inception_score": Estimate(value, value * infinitesimal_jackknife(kl), minimum=1.0)}
+        return {"inception_score": Estimate(value, value * error_of(kl), minimum=1.0)}
 
 
 class Vendi(SampleMetric):
@@ -141,4 +127,4 @@ class Vendi(SampleMetric):
         log = values.clamp(min=torch.finfo(values.dtype).eps).log()  # an eigenvalue of 0 does not change the entropy
         influence = -(u @ vectors).square() @ log
         value = float(influence.mean().exp())
-        return {"vendi": Estimate(value, value * infinitesimal_jackknife(influence), minimum=1.0)}
+        return {"vendi": Estimate(value, value * error_of(influence), minimum=1.0)}

@@ -10,7 +10,8 @@ error.)
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
@@ -26,10 +27,6 @@ KEPT = 100_000  # maximum number of features in a reference: gigabytes of memory
 ROWS = 1024  # rows of a pairwise matrix in memory at a time
 
 
-class TooFew(ValueError):
-    """Fewer features than a metric is defined for."""
-
-
 class Estimate(NamedTuple):
     """A value and its standard error."""
 
@@ -38,11 +35,6 @@ class Estimate(NamedTuple):
     minimum: float = -math.inf  # the lowest possible value
     share_of: int | None = None  # if the value is a share: the number of samples
     std: float | None = None  # over the kernel distance's subsets
-
-    @classmethod
-    def of_influence(cls, value: float, influence: Tensor, **more: Any) -> "Estimate":
-        """The estimate of a value on which the samples have these influences φ, (n,); `more` are other fields."""
-        return cls(value, infinitesimal_jackknife(influence), **more)
 
     def interval(self) -> tuple[float | None, float | None]:
         """(low, high): value ± Z · error; for a share, Wilson's interval (1927), which is also valid at 0 and 1.
@@ -64,8 +56,8 @@ def jackknife(without: Tensor) -> float:
     return float(((n - 1) / n * (without - without.mean()).square().sum()).sqrt())
 
 
-def infinitesimal_jackknife(influence: Tensor) -> float:
-    """The standard error from the samples' influences φ, (n,)."""
+def error_of(influence: Tensor) -> float:
+    """The standard error from the samples' influences φ, (n,): the infinitesimal jackknife's."""
     n = len(influence)
     return float((influence - influence.mean()).norm()) / math.sqrt(n * (n - 1))
 
@@ -88,22 +80,20 @@ def pool(features: Tensor, most: int | None = None) -> Tensor:
 
 @dataclass(frozen=True)
 class Reference:
-    """The features of the real images, as metrics use them."""
+    """The features of the real images, as metrics use them, and their protocol."""
 
     mean: Tensor  # (D,) float64
     cov: Tensor  # (D, D) float64, unbiased
     features: Tensor  # (M, D) float32: all, or `KEPT` of them, in random order
     n: int  # number of images
+    name: str = ""  # in scores: the split
+    key: str = ""  # a hash of the images and of the extractor
+    protocol: Mapping[str, Any] = field(default_factory=dict)  # of a Score: features, weights_hash, resize, resolution
 
     @classmethod
     def of(cls, features: Tensor) -> "Reference":
         """Build a reference from features (N, D)."""
         return cls(*moments(features), pool(features, KEPT), len(features))
-
-    @property
-    def pool(self) -> Tensor:
-        """The features that pairwise metrics use: at most `POOL`."""
-        return self.features[:POOL]
 
     @cached_property
     def root(self) -> Tensor:
@@ -117,17 +107,30 @@ class Reference:
 class SampleMetric:
     """Base class. A score records its attributes as settings."""
 
-    uses: ClassVar[str] = "features"  # or "spatial" features, or the "logits" of the network's classes
-    pools: ClassVar[tuple[str, ...]] = ()  # sets ("samples", "reference") of which it uses at most `POOL` features
+    uses: ClassVar[str] = "features"  # or the "logits" of the network's classes
 
     def measure(self, x: Tensor, reference: Reference) -> dict[str, Estimate]:
-        """Features (or logits) of all samples, (N, D) -> estimates by short name: fd, kid, precision, … Raises TooFew.
+        """Features (or logits) of all samples, (N, D) -> estimates by short name: fd, kid, precision, …
 
-        The reference contains the features of the real images: the spatial ones if the metric uses these.
+        Raises UserError if there are too few for this metric.
         """
         raise NotImplementedError
 
-    def settings_for(self, n: int, reference: Reference) -> dict[str, Any]:
-        """The settings in a score of `n` samples, with `pool` if a set is larger than `POOL`."""
-        sizes = {"samples": n, "reference": reference.n}
-        return vars(self) | ({"pool": POOL} if any(sizes[name] > POOL for name in self.pools) else {})
+    def settings_for(self, n: int, m: int) -> dict[str, Any]:
+        """The settings in a score of `n` samples against `m` real images."""
+        return vars(self)
+
+
+class PairwiseMetric(SampleMetric):
+    """Base class of metrics that compare pairs of features, of at most `POOL` in each set."""
+
+    def measure(self, x: Tensor, reference: Reference) -> dict[str, Estimate]:
+        return self.compare(pool(x).double(), reference.features[:POOL].double())
+
+    def compare(self, x: Tensor, y: Tensor) -> dict[str, Estimate]:
+        """Features of samples (N, D) and of real images (M, D), float64 -> estimates by short name."""
+        raise NotImplementedError
+
+    def settings_for(self, n: int, m: int) -> dict[str, Any]:
+        """With `pool` if a set is larger than `POOL`."""
+        return vars(self) | ({"pool": POOL} if max(n, m) > POOL else {})

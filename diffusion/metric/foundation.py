@@ -7,7 +7,6 @@ cache, or from the Hub.
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,20 +37,16 @@ class Foundation(FeatureExtractor):
             import transformers
 
             transformers.utils.logging.set_verbosity_error()
-            net, loaded = getattr(transformers, self.kind).from_pretrained(source, output_loading_info=True)
+            self.net, loaded = getattr(transformers, self.kind).from_pretrained(source, output_loading_info=True)
             if missing := len(loaded["missing_keys"]) + len(loaded["mismatched_keys"]):  # drawn at random
                 raise ValueError(f"{missing} of its weights are missing")
-        except ImportError as error:
-            raise FeaturesUnavailable(
-                f"features of {source}: the package transformers is not installed ({error}); "
-                "pip install 'diffusion-experiments[features]', or use features=lite0"
-            ) from error
         except Exception as error:  # missing or damaged files raise many kinds of exceptions, with multi-line messages
+            mend = "set features.source=FOLDER to a folder with a copy"
+            if isinstance(error, ImportError):
+                mend = "pip install 'diffusion-experiments[features]'"
             raise FeaturesUnavailable(
-                f"features of {source}: not a usable {self.kind} ({first_line(error)}); set features.source=FOLDER to "
-                "a folder with a copy, or use features=lite0"
+                f"features of {source}: not a usable {self.kind} ({first_line(error)}); {mend}, or use features=lite0"
             ) from error
-        self.net = net
         if source == self.published and not Path(source).exists():
             self.canonical = self.names
         self.freeze()
@@ -69,10 +64,13 @@ class DINOv2(Foundation):
 
     The features are the class token after the final layer norm, for images at 224×224. The name `fd_dinov2` is reserved
     for the paper's ViT-L/14, `facebook/dinov2-large`; the names of other scores include the network's name.
+
+    The position embeddings are interpolated from 37×37 to 16×16 patches with the scale (16 + 0.1)/37, as in DINOv2's
+    code, which avoids a rounding error; published features depend on it.
     """
 
     kind, published = "Dinov2Model", "facebook/dinov2-large"
-    names = MappingProxyType({"fd": "fd_dinov2", "fd_infinity": "fd_dinov2_infinity"})
+    names = MappingProxyType({"fd": "fd_dinov2"})
     resize = "224x224 bicubic, antialiased, rounded"
     side = 224
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -80,21 +78,14 @@ class DINOv2(Foundation):
     def __init__(self, source: str = published):
         super().__init__(source)
         self.num_features = self.net.config.hidden_size
-        self._fit_positions(self.net.embeddings)  # after the weights were hashed
-
-    def _fit_positions(self, embeddings: Any) -> None:
-        """Interpolate the position embeddings from 37×37 to 16×16 patches, as in DINOv2's code.
-
-        The scale is (16 + 0.1)/37, not 16/37, to avoid a rounding error. Published features depend on it.
-        """
-        place = embeddings.position_embeddings.data
-        rows, patches = round((place.shape[1] - 1) ** 0.5), self.side // embeddings.patch_size
-        if rows == patches:
-            return
-        plane = place[:, 1:].reshape(1, rows, rows, -1).permute(0, 3, 1, 2)
-        scale = (patches + 0.1) / rows
-        plane = F.interpolate(plane, scale_factor=(scale, scale), mode="bicubic").permute(0, 2, 3, 1).flatten(1, 2)
-        embeddings.position_embeddings = nn.Parameter(torch.cat([place[:, :1], plane], dim=1), requires_grad=False)
+        place, plane = self.net.embeddings.position_embeddings.data.tensor_split([1], dim=1)
+        rows, patches = round(plane.shape[1] ** 0.5), self.side // self.net.embeddings.patch_size
+        if rows != patches:  # after the weights were hashed
+            scale = (patches + 0.1) / rows
+            plane = plane.reshape(1, rows, rows, -1).permute(0, 3, 1, 2)
+            plane = F.interpolate(plane, scale_factor=(scale, scale), mode="bicubic").permute(0, 2, 3, 1).flatten(1, 2)
+            place = nn.Parameter(torch.cat([place, plane], dim=1), requires_grad=False)
+            self.net.embeddings.position_embeddings = place
 
     def features(self, images: Tensor) -> Tensor:
         """The class token."""

@@ -11,12 +11,8 @@ from typing import Any
 
 # Density is in neither list: above 1 it means that samples crowd. Nor is the Vendi score: noise is diverse, too.
 HIGHER_IS_BETTER = ("precision", "recall", "coverage", "inception_score")
-LOWER_IS_BETTER = ("fid", "fd_", "kid", "cmmd", "sfid", "sfd_", "copies", "bits")
-PROTOCOL_DETAILS = ("rate",)
-SOURCE = (
-    "sampler", "guidance", "precision", "seed", "weights", "step", "checkpoint", "network_hash", "guidance_hash",
-    "folder", "nfe", "seconds_per_image", "test_evaluation", "variance", "words", "device",
-)  # fmt: skip
+LOWER_IS_BETTER = ("fid", "fd_", "kid", "cmmd", "copies", "bits")
+DETAILS = ("flagged", "repeats", "rate", "p_value", "closest")  # of the audit for copies
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class Score:
     value: float
     n: int | None = None  # images scored
     what: str = "samples"  # what was scored: samples, images, network; or a baseline: noise, untrained, real, floor
-    reference: Reference | None = None
+    reference: Reference = Reference("not recorded")
     error: float | None = None  # standard error over other sets of n images, with a fixed reference
     low: float | None = None  # bounds of the confidence interval of the value's expectation at this n
     high: float | None = None
@@ -46,9 +42,9 @@ class Score:
     features: str | None = None
     weights_hash: str | None = None  # of the feature extractor
     resize: str | None = None  # how images are resized for the extractor
-    resolution: str | None = None  # of the images before resizing: `reference.described_size`
-    details: Mapping[str, Any] = field(default_factory=dict)  # other values that the metric reports
-    source: Mapping[str, Any] = field(default_factory=dict)  # where the images come from: see SOURCE
+    resolution: str | None = None  # of the images before resizing: `score.described_size`
+    details: Mapping[str, Any] = field(default_factory=dict)  # other values that the metric reports: DETAILS
+    source: Mapping[str, Any] = field(default_factory=dict)  # of the images: sampler, guidance, weights, step, seed, …
     code: str | None = None  # the version of the program
 
     def of(self, what: str, code: str, source: Mapping[str, Any]) -> "Score":
@@ -57,28 +53,24 @@ class Score:
 
     def to_json(self) -> dict[str, Any]:
         """A flat dictionary of plain values, as in scores.json. Fields that are None are left out."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("details", "source")}
-        if self.reference is not None:
-            plain["reference"] = {k: v for k, v in vars(self.reference).items() if v is not None}
-        plain |= {**self.details, **self.source}
-        return {key: value for key, value in plain.items() if value is not None}
+        reference = {key: value for key, value in vars(self.reference).items() if value is not None}
+        plain = {**vars(self), "reference": reference, **self.details, **self.source}
+        return {key: value for key, value in plain.items() if value is not None and key not in ("details", "source")}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Score":
         """The inverse of `to_json`."""
-        known = {f.name for f in fields(cls)} - {"details", "source", "reference"}
-        values = {key: value for key, value in record.items() if key in known}
-        if "reference" in record:
-            values["reference"] = Reference(**record["reference"])
-        source = {key: record[key] for key in SOURCE if key in record}
-        details = {key: value for key, value in record.items() if key not in {*known, *source, "reference"}}
-        return cls(**values, source=source, details=details)
+        rest = dict(record)
+        values = {field.name: rest.pop(field.name) for field in fields(cls) if field.name in rest}
+        if "reference" in values:
+            values["reference"] = Reference(**values["reference"])
+        return cls(**values, details={key: rest.pop(key) for key in DETAILS if key in rest}, source=rest)
 
     @property
     def name(self) -> str:
         """The metric's name in tables: fd_lite0, or train/fd_lite0 for a distance to the training images."""
-        to_train = self.reference is not None and self.reference.split == "train"
-        return f"train/{self.metric}" if to_train and not self.metric.startswith("copies") else self.metric
+        to_train = self.reference.split == "train" and not self.metric.startswith("copies")
+        return f"train/{self.metric}" if to_train else self.metric
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -88,15 +80,14 @@ class Score:
     @property
     def on_test(self) -> bool:
         """Whether the reference is the test split."""
-        return self.reference is not None and self.reference.split == "test"
+        return self.reference.split == "test"
 
     @property
     def protocol(self) -> dict[str, Any]:
         """Everything that must be equal in two scores to compare them."""
         parts = {key: getattr(self, key) for key in ("metric", "n", "features", "weights_hash", "resize", "resolution")}
-        parts |= {key: self.details.get(key) for key in PROTOCOL_DETAILS} | dict(self.settings or {})
-        reference = self.reference or Reference("not recorded")
-        return parts | {f"reference {key}": value for key, value in vars(reference).items()}
+        parts |= {"rate": self.details.get("rate"), **(self.settings or {})}
+        return parts | {f"reference {key}": value for key, value in vars(self.reference).items()}
 
     @property
     def protocol_key(self) -> str:

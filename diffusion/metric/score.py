@@ -1,30 +1,35 @@
-"""Scores of generated images against statistics of real ones, each with its protocol; and baselines to judge them by.
+"""Features of images, and scores against those of real images, each with its protocol; and baselines to judge them by.
 
 Baselines are scored by the same functions: `noise_images`, other real images that `draw` chooses, and the floor, two
 sets that `divide` makes of real images.
 """
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
+from torchmetrics.utilities.distributed import gather_all_tensors
 
-from diffusion.errors import UserError
+from diffusion.console import progress_bar
+from diffusion.errors import UserError, first_line
+from diffusion.files import cache_dir, replacing, tensor_digest
 from diffusion.metric.distances import FrechetDistance, KernelDistance
-from diffusion.metric.estimate import LEVEL, ROWS, Reference, SampleMetric, TooFew, moments, pool
+from diffusion.metric.estimate import LEVEL, ROWS, Reference, SampleMetric, moments, pool
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import Reference as Recorded
 from diffusion.metric.record import Score
-from diffusion.metric.reference import LEAST, ReferenceStatistics, described_size, extract
+from diffusion.pixels import SHOWN_AS
 from diffusion.randomness import Streams, generator_for, seeds_for
 
 log = logging.getLogger(__name__)
 warn_once = cache(log.warning)  # samples and their baselines lack the same metrics for the same reasons
 
 DISTANCES: tuple[SampleMetric, ...] = (FrechetDistance(), KernelDistance())
+LEAST = 4  # images, generated or real, that the distances need
 
 
 def distances(metrics: Sequence[SampleMetric]) -> Sequence[SampleMetric]:
@@ -32,10 +37,73 @@ def distances(metrics: Sequence[SampleMetric]) -> Sequence[SampleMetric]:
     return [metric for metric in metrics if type(metric) in (FrechetDistance, KernelDistance)] or DISTANCES
 
 
+def extract(
+    images: Tensor, extractor: FeatureExtractor, gather: bool = True, description: str = "scoring images"
+) -> Tensor:
+    """Features (N, D) of the images of all processes, float32 on the CPU.
+
+    Args:
+        images: those of this process, uint8 (n, C, H, W).
+        gather: return the features of all processes; False: of this process only.
+        description: label of the progress bar.
+    """
+    features = [torch.empty(0, extractor.num_features)]
+    together = distributed.is_available() and distributed.is_initialized()
+    with progress_bar(enabled=not (together and distributed.get_rank())) as bar:
+        task = bar.add_task(description, total=len(images), unit="image", note="")
+        for batch in images.split(128 if extractor.device.type == "cuda" else 8) if len(images) else ():
+            features.append(extractor(batch).cpu())
+            bar.advance(task, len(batch))
+    mine = torch.cat(features)
+    if together and gather:
+        parts = gather_all_tensors(mine.to(extractor.device if distributed.get_backend() == "nccl" else "cpu"))
+        return torch.cat([part.cpu() for part in parts])
+    return mine
+
+
+def features_of(images: Tensor, extractor: FeatureExtractor) -> tuple[Tensor, str]:
+    """Features (N, D) of real `images`, uint8 (N, C, H, W), as float32 on the CPU, from the cache; and their key.
+
+    The key has 16 hexadecimal digits that change with every pixel, the resolution, the resize, the extractor and its
+    weights. The features are extracted if they are not in the cache, or if the extractor's code has changed them.
+    """
+    made_from = (1, tensor_digest({"images": images}), extractor.name, extractor.resize, extractor.weights_hash)
+    key = hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]
+    file, first = cache_dir("features") / f"{key}.pt", extractor(images[:1]).cpu()
+    try:
+        found: Tensor = torch.load(file, map_location="cpu", weights_only=True)["features"]
+        if (found[:1] - first).norm() <= 0.01 * first.norm():  # another device rounds differently
+            return found, key
+    except Exception as error:  # missing, or damaged, which raises anything from EOFError to UnpicklingError
+        log.debug("%s: %s", file, error)
+    found = extract(images, extractor, gather=False, description=f"{extractor.name} features of {len(images)} images")
+    try:
+        with replacing(file) as temporary:
+            torch.save({"features": found}, temporary)
+    except OSError as error:
+        log.warning("%s can't be written (%s): it will be computed again next time", file, first_line(error))
+    return found, key
+
+
+def described_size(images: Tensor) -> str:
+    """`HEIGHTxWIDTH` of images (…, C, H, W), and how grey or RGBA is converted to RGB: `8x8 RGBA over white`."""
+    return " ".join(filter(None, ["x".join(map(str, images.shape[-2:])), SHOWN_AS.get(images.shape[-3])]))
+
+
+def reference_of(images: Tensor, extractor: FeatureExtractor, name: str = "") -> Reference:
+    """The reference of real `images`, uint8 (N, C, H, W), by its name in scores. Raises UserError for fewer than 4."""
+    if len(images) < LEAST:
+        raise UserError(f"{len(images)} reference images{f' ({name})' if name else ''}; scores need at least {LEAST}")
+    features, key = features_of(images, extractor)
+    made_by = {"features": extractor.name, "weights_hash": extractor.weights_hash, "resize": extractor.resize}
+    protocol = made_by | {"resolution": described_size(images)}
+    return replace(Reference.of(features), name=name, key=key, protocol=protocol)
+
+
 def score(
     images: Tensor,
     extractor: FeatureExtractor,
-    reference: ReferenceStatistics,
+    reference: Reference,
     metrics: Sequence[SampleMetric] = DISTANCES,
     description: str = "scoring images",
 ) -> dict[str, Score]:
@@ -45,49 +113,36 @@ def score(
     The extractor runs on its device, the metrics on the CPU. Raises UserError for fewer than 4 images, or for a
     resolution other than the reference's.
     """
-    if (size := described_size(images)) != reference.resolution:
-        raise UserError(f"images have {size} pixels but the reference has {reference.resolution}: use the same size")
-    features = extract(images, extractor, len(reference.parts) > 1, description=description)
-    return score_features(features, extractor, reference, metrics)
+    if (size := described_size(images)) != (expected := reference.protocol["resolution"]):
+        raise UserError(f"images have {size} pixels but the reference has {expected}: use the same size")
+    return score_features(extract(images, extractor, description=description), extractor, reference, metrics)
 
 
 def score_features(
-    features: Tensor,
-    extractor: FeatureExtractor,
-    reference: ReferenceStatistics,
-    metrics: Sequence[SampleMetric] = DISTANCES,
+    features: Tensor, extractor: FeatureExtractor, reference: Reference, metrics: Sequence[SampleMetric] = DISTANCES
 ) -> dict[str, Score]:
-    """`score` from the extractor's features (N, D), or (N, D + S) with spatial ones.
+    """`score` from the features (N, D) of the extractor that made the reference.
 
-    A metric that lacks logits, spatial features or images is left out, with a log message. Raises UserError for fewer
-    than 4 images or if no metric is left, and ValueError for a reference of another extractor.
+    A metric that lacks logits or images is left out, with a log message. Raises UserError for fewer than 4 images or if
+    no metric is left.
     """
-    if reference.made_by != (made_by := (extractor.name, extractor.weights_hash, extractor.resize)):
-        raise ValueError(f"reference of {' '.join(reference.made_by)}, not of {' '.join(made_by)}")
     if len(features) < LEAST:
         raise UserError(f"{len(features)} images to score; Fréchet and kernel distances need at least {LEAST}")
     found = {}
-    plain, maps = features.tensor_split([extractor.num_features], dim=1)
     for metric in metrics:
-        x, against, kind = plain, reference.parts[0], type(metric).__name__
-        if metric.uses == "spatial":
-            if len(reference.parts) == 1:
-                warn_once(f"{kind}: skipped, {extractor.name} has no spatial features; features=inception does")
-                continue
-            x, against = maps, reference.parts[1]
+        x, kind = features, type(metric).__name__
         if metric.uses == "logits":
             if not extractor.has_logits:
                 log.info("%s: skipped, %s has no classes", kind, extractor.name)
                 continue
-            x = torch.cat([extractor.logits(rows) for rows in plain.split(ROWS)])
+            x = torch.cat([extractor.logits(rows) for rows in features.split(ROWS)])
         try:
-            estimates = metric.measure(x, against)
-        except TooFew as error:
+            estimates = metric.measure(x, reference)
+        except UserError as error:
             warn_once(f"{kind}: skipped ({error})")
             continue
         for short, estimate in estimates.items():
-            low, high = estimate.interval()
-            name = extractor.named(short)
+            name, (low, high) = extractor.named(short), estimate.interval()
             found[name] = Score(
                 metric=name,
                 value=estimate.value,
@@ -97,17 +152,12 @@ def score_features(
                 level=LEVEL,
                 std=estimate.std,
                 n=len(features),
-                settings=metric.settings_for(len(x), against),
-                features=extractor.name,
-                weights_hash=extractor.weights_hash,
-                resize=extractor.resize,
-                resolution=reference.resolution,
-                reference=Recorded(reference.name, against.n, reference.key),
+                settings=metric.settings_for(len(features), reference.n),
+                reference=Recorded(reference.name, reference.n, reference.key),
+                **reference.protocol,
             )
     if metrics and not found:
-        raise UserError(
-            f"none of the chosen metrics can be computed for {len(features)} images and {extractor.name} features"
-        )
+        raise UserError(f"none of the chosen metrics works for {len(features)} images and {extractor.name} features")
     return found
 
 
@@ -122,18 +172,15 @@ def draw(images: Tensor, n: int) -> Tensor:
     return images[torch.randperm(len(images), generator=generator_for(0, "draw"))[:n]]
 
 
-def divide(features: Tensor, reference: ReferenceStatistics, seed: int = 0) -> tuple[Tensor, ReferenceStatistics]:
+def divide(features: Tensor, reference: Reference, seed: int = 0) -> tuple[Tensor, Reference]:
     """Mix real `features` with the reference's, and divide them at random into sets of the same two sizes.
 
     The score of these two sets is the floor: the value for sets of real images that differ only by chance. The sizes
     are N of `features` and the reference's M (`KEPT` if it is larger). The new reference has the name and key of the
     old one.
     """
-    ours, theirs, widths = [], [], [len(each.mean) for each in reference.parts]
-    for part, known in zip(features.split(widths, dim=1), reference.parts, strict=True):
-        both = torch.cat([pool(part, len(part)), known.features])
-        both = both[torch.randperm(len(both), generator=generator_for(seed, "divide"))]
-        ours.append(both[: len(part)])
-        rest = both[len(part) :]
-        theirs.append(Reference(*moments(rest), rest, len(rest)))
-    return torch.cat(ours, dim=1), replace(reference, parts=tuple(theirs))
+    both = torch.cat([pool(features, len(features)), reference.features])
+    both = both[torch.randperm(len(both), generator=generator_for(seed, "divide"))]
+    ours, rest = both[: len(features)], both[len(features) :]
+    mean, cov = moments(rest)
+    return ours, replace(reference, mean=mean, cov=cov, features=rest, n=len(rest))

@@ -79,17 +79,16 @@ def value_text(score: Score | None) -> str:
 
 def protocol_text(score: Score) -> str:
     """`256 images of 64x64 pixels against the 250 images of the reference split `val` (key `…`); features `lite0`…`."""
-    reference, settings = "a reference that was not recorded", [describe(score.settings)] * bool(score.settings)
-    if score.reference is not None:
-        split = f"split `{score.reference.split}` (key `{score.reference.key}`)"
-        if score.what == "network":  # bits per dimension
-            return f"the {score.n} images of the {split}; {', '.join(settings)}"
-        reference = f"the {score.reference.n} images of the reference {split}"
+    settings = [describe(score.settings)] * bool(score.settings)
+    split = f"split `{score.reference.split}` (key `{score.reference.key}`)"
+    if score.what == "network":  # bits per dimension
+        return f"the {score.n} images of the {split}; {', '.join(settings)}"
     size, _, shown = (score.resolution or "").partition(" ")
     pixels = f" of {size} pixels" * bool(size) + f" ({shown})" * bool(shown)
     names = {"features": score.features, "weights hash": score.weights_hash, "resize": score.resize}
     parts = [f"{name} `{value}`" if value else f"{name} not recorded" for name, value in names.items()]
-    return f"{score.n} images{pixels} against {reference}; {', '.join(parts + settings)}"
+    against = f"the {score.reference.n} images of the reference {split}"
+    return f"{score.n} images{pixels} against {against}; {', '.join(parts + settings)}"
 
 
 def source_text(score: Score) -> str:
@@ -125,7 +124,6 @@ def score_table(scores: Sequence[Score]) -> Table:
 def print_scores(scores: Sequence[Score]) -> None:
     """Print the scores with their intervals and baselines."""
     first = scores[0]
-    assert first.reference is not None
     console.print(f"{first.n} images against {first.reference.n} of {first.reference.split}")
     score_table(scores).print(console)
 

@@ -110,7 +110,7 @@ def study_of(run: Run) -> Study:
         points.setdefault(made, Point(source["words"], *cost, {}, *interval)).scores[score.metric] = score
     several = len({point.scale for point in points.values()}) > 1
     guidance = str(last.source["guidance"].get("name")) if several else None
-    reference, device = last.reference.split if last.reference else "images", last.source.get("device")
+    reference, device = last.reference.split, last.source.get("device")
     return Study([*points.values()], [*baselines.values()], guidance, reference, device)
 
 

@@ -29,9 +29,9 @@ def projection() -> type[Projection]:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder for cached reference statistics."""
+    """An empty folder for the cached features of real images."""
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "statistics"
+    return tmp_path / "cache" / "features"
 
 
 @pytest.fixture

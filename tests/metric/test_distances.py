@@ -10,15 +10,8 @@ from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metri
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
-from diffusion.metric.distances import (
-    CMMD,
-    FrechetDistance,
-    FrechetInfinity,
-    KernelDistance,
-    frechet,
-    mmd2,
-)
-from diffusion.metric.estimate import Reference, TooFew
+from diffusion.metric.distances import CMMD, FrechetDistance, KernelDistance, frechet, mmd2
+from diffusion.metric.estimate import Reference
 
 
 class Identity(nn.Identity):
@@ -132,13 +125,6 @@ def test_kernel_subsets_depend_only_on_the_sets() -> None:
     assert kid(x, y, subsets=10) == before
     assert kid(x.flip(0), y.roll(3, 0), subsets=10) == pytest.approx(before, rel=1e-9)
     assert before[1] > 0
-    for few in (3, 1):
-        with pytest.raises(TooFew):
-            kid(features(few, 2), y)
-    with pytest.raises(TooFew):
-        fd(features(1, 1), y)
-    with pytest.raises(TooFew):
-        FrechetInfinity().measure(x[:19], Reference.of(y))
 
 
 def test_frechet_influence_is_the_derivative_with_respect_to_the_weight() -> None:
@@ -154,22 +140,6 @@ def test_frechet_influence_is_the_derivative_with_respect_to_the_weight() -> Non
         slope = (more - base) * (len(many) + 1)
         assert slope == pytest.approx(float(frechet(many, reference)[1][i]), rel=0.01)
     assert value > base  # the unbiased covariance of 30 is larger by 30/29
-
-
-def test_the_extrapolation_error_matches_the_regression_error() -> None:
-    """Far from the reference d² is linear in the mean, and its error is 2 |μ1 − μ2| s/√N at every N.
-
-    The means of two random subsets of the n samples have covariance s²/n, and the mean of one has variance s²/N_j. So
-    the variance of the intercept Σ_j a_j d²_{N_j} is 4 |μ1 − μ2|² s² (1/n + Σ_j a_j² (1/N_j − 1/n)).
-    """
-    n, shift, s, points = 4000, 1e4, 3.0, 15
-    x = torch.randn(n, 2, generator=torch.Generator().manual_seed(7), dtype=torch.float64) * s
-    reference = Reference(torch.tensor([shift, 0.0]).double(), torch.eye(2).double(), x[:4].float(), 10**9)
-    sizes = np.linspace(n / 2, n, points).round()
-    a = np.linalg.pinv(np.stack([np.ones(points), 1 / sizes], axis=1))[0]  # weights of the intercept by least squares
-    expected = 2 * shift * float(x[:, 0].std()) * math.sqrt(1 / n + (a**2 * (1 / sizes - 1 / n)).sum())
-    found = FrechetInfinity(points).measure(x, reference)["fd_infinity"].error
-    assert found == pytest.approx(expected, rel=0.05)
 
 
 def test_cmmd_of_gaussians_matches_the_closed_form() -> None:

@@ -89,22 +89,6 @@ def test_inception_loads_a_weights_file_and_matches_torch_fidelity(inception_fil
     assert not any(p.requires_grad for p in extractor.parameters())
     torch.testing.assert_close(extractor.logits(found), their_logits)
     assert extractor.named("coverage") == "coverage_inception"
-    # Spatial features: `mixed_6/conv` of TensorFlow's graph is the first branch of Mixed_6d after its ReLU.
-    passes: list[int] = []
-    extractor.net.register_forward_hook(lambda *_: passes.append(1))
-    entered: list[Tensor] = []
-    extractor.net.Mixed_6d.register_forward_hook(lambda _layer, inputs, _made: entered.append(inputs[0]))
-    both = extractor(images, spatial=True)
-    assert len(passes) == 1
-    assert both.shape == (2, 2048 + 2023)
-    assert torch.equal(both[:, :2048], found)
-    branch = extractor.net.Mixed_6d.branch1x1
-    expected = branch.bn(branch.conv(entered[0])).relu()[:, :7]
-    assert torch.equal(both[:, 2048:], expected.flatten(1))
-    assert (expected == 0).any()
-    assert extractor.named("sfd") == "sfid"
-    assert torch.equal(extractor(images), found)
-    assert not branch._forward_hooks  # the hook is removed
 
 
 class Bomb:

@@ -2,21 +2,18 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
-import scipy.linalg
 import torch
 from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.metric import estimate
 from diffusion.metric.denoising import DenoisingErrors
-from diffusion.metric.distances import CMMD, FrechetDistance, KernelDistance, SpatialFrechetDistance
+from diffusion.metric.distances import CMMD, FrechetDistance, KernelDistance
 from diffusion.metric.diversity import DensityCoverage, InceptionScore, PrecisionRecall
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import Reference, Score
-from diffusion.metric.reference import extract, reference_key, reference_statistics
-from diffusion.metric.score import divide, score, score_features
+from diffusion.metric.score import divide, extract, features_of, reference_of, score, score_features
 
 pytestmark = pytest.mark.usefixtures("cache")
 Projection = type[FeatureExtractor]
@@ -24,7 +21,7 @@ Projection = type[FeatureExtractor]
 
 def test_a_score_records_its_protocol(projection: Projection, photographs: Tensor) -> None:
     extractor = projection()
-    reference = reference_statistics(photographs[:100], extractor, name="val")
+    reference = reference_of(photographs[:100], extractor, name="val")
     found = score(photographs[100:160], extractor, reference)
     assert list(found) == ["fd_projection", "kid_projection"]
     fd, kid = (json.loads(json.dumps(s.to_json())) for s in found.values())
@@ -35,7 +32,7 @@ def test_a_score_records_its_protocol(projection: Projection, photographs: Tenso
         "weights_hash": extractor.weights_hash,
         "resize": "8x8 mean",
         "resolution": "32x32",
-        "reference": {"split": "val", "n": 100, "key": reference_key(photographs[:100], extractor)},
+        "reference": {"split": "val", "n": 100, "key": features_of(photographs[:100], extractor)[1]},
         "level": 0.95,
     }
     kernel = {"subsets": 100, "subset_size": 30}
@@ -51,7 +48,7 @@ EVERY = (FrechetDistance(), CMMD(), PrecisionRecall(), DensityCoverage())
 
 def test_one_pass_of_the_extractor_serves_all_metrics(projection: Projection, photographs: Tensor) -> None:
     extractor, seen = projection(), []
-    reference = reference_statistics(photographs[:100], extractor)
+    reference = reference_of(photographs[:100], extractor)
     extractor.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
     found = score(photographs[100:160], extractor, reference, metrics=(*EVERY, InceptionScore()))
     assert sum(seen) == 60
@@ -70,7 +67,7 @@ def test_one_pass_of_the_extractor_serves_all_metrics(projection: Projection, ph
 def test_the_floor_contains_only_differences_by_chance(projection: Projection, photographs: Tensor) -> None:
     """Darker images have a distance. Mixed with the reference and split at random, they differ only by chance."""
     extractor = projection()
-    reference = reference_statistics(photographs[:100], extractor, name="val")
+    reference = reference_of(photographs[:100], extractor, name="val")
     other = extract((photographs[100:180] * 0.8).to(torch.uint8), extractor)
     apart = score_features(other, extractor, reference)["fd_projection"]
     features, mixed = divide(other, reference, seed=1)
@@ -78,7 +75,7 @@ def test_the_floor_contains_only_differences_by_chance(projection: Projection, p
     assert len(features) == 80
     assert floor.reference == Reference("val", 100, reference.key)
     assert floor.high < apart.low
-    both, again = torch.cat([features, mixed.parts[0].features]), torch.cat([other, reference.parts[0].features])
+    both, again = torch.cat([features, mixed.features]), torch.cat([other, reference.features])
     assert torch.equal(both.sum(dim=1).sort().values, again.sum(dim=1).sort().values)  # each image once
     assert torch.equal(divide(other, reference, seed=1)[0], features)
     assert not torch.equal(divide(other, reference, seed=2)[0], features)
@@ -90,8 +87,7 @@ def test_the_floor_has_the_sizes_of_the_sets_even_if_pairwise_metrics_use_fewer(
     def floor(used: int) -> dict[str, Score]:
         monkeypatch.setattr(estimate, "POOL", used)
         monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / f"{used}"))
-        reference = reference_statistics(photographs[:100], projection())
-        assert len(reference.parts[0].pool) == min(used, 100)
+        reference = reference_of(photographs[:100], projection())
         features, mixed = divide(extract(photographs[100:180], projection()), reference)
         return score_features(features, projection(), mixed, metrics=(FrechetDistance(), PrecisionRecall()))
 
@@ -105,58 +101,10 @@ def test_the_floor_has_the_sizes_of_the_sets_even_if_pairwise_metrics_use_fewer(
     )
 
 
-@pytest.fixture
-def mapped(projection: Projection) -> FeatureExtractor:
-    """A projection with spatial features: a thumbnail of 2×2 pixels."""
-
-    class Mapped(projection):  # type: ignore[misc, valid-type]
-        num_spatial = 12
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.thumbnail = torch.nn.AdaptiveAvgPool2d(2)
-
-        def features(self, images: Tensor) -> Tensor:
-            self.thumbnail(images / 255)
-            return super().features(images)
-
-        def spatial_layer(self) -> torch.nn.Module:
-            return self.thumbnail
-
-    return Mapped()
-
-
-def test_spatial_features_need_no_second_pass_and_sfd_matches_numpy(
-    mapped: FeatureExtractor, photographs: Tensor, cache: Path
-) -> None:
-    extractor, seen = mapped, []
-    metrics = (FrechetDistance(), SpatialFrechetDistance())
-    images, real = photographs[100:160], photographs[:100]
-    alone = score(images, extractor, reference_statistics(real, extractor))
-    extractor.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
-    reference = reference_statistics(real, extractor, metrics=metrics)
-    assert sum(seen) == 101  # one image twice, to compare its features with those of an earlier cache
-    found = score(images, extractor, reference, metrics=metrics)
-    assert sum(seen) == 161
-    assert list(found) == ["fd_projection", "sfd_projection"]
-    assert found["fd_projection"] == alone["fd_projection"]  # the key of the reference is also the same
-    x, y = (extractor.thumbnail(z / 255).flatten(1).double().numpy() for z in (images, real))
-    (m1, c1), (m2, c2) = ((z.mean(axis=0), np.cov(z.T)) for z in (x, y))
-    expected = ((m1 - m2) ** 2).sum() + np.trace(c1 + c2 - 2 * scipy.linalg.sqrtm(c1 @ c2).real)
-    assert found["sfd_projection"].value == pytest.approx(expected, rel=1e-4)  # features are float32
-    assert score(images, extractor, reference_statistics(real, extractor), metrics=metrics).keys() == {"fd_projection"}
-    features = extract(images, extractor, spatial=True)
-    floor, mixed = divide(features, reference, seed=1)
-    after = torch.cat([floor[:, 24:], mixed.parts[1].features])
-    before = torch.cat([features[:, 24:], reference.parts[1].features])
-    assert torch.equal(after.sum(dim=1).sort().values, before.sum(dim=1).sort().values)
-    assert not torch.equal(mixed.parts[1].features, reference.parts[1].features)
-
-
 def process(rank: int, init: str, part: Tensor, whole: Tensor, extractor: FeatureExtractor, out: str) -> None:
     """Score in one of two processes that work together."""
     torch.distributed.init_process_group("gloo", f"file://{init}", rank=rank, world_size=2)
-    reference = reference_statistics(whole, extractor)
+    reference = reference_of(whole, extractor)
     found = score(part, extractor, reference, metrics=(*EVERY, KernelDistance()))
     values = {name: (s.n, s.value, s.error) for name, s in found.items()}
     errors, index = DenoisingErrors(), torch.arange(3 + rank)
@@ -171,7 +119,7 @@ def process(rank: int, init: str, part: Tensor, whole: Tensor, extractor: Featur
 def test_processes_count_each_image_once(first: int, projection: Projection, photographs: Tensor, tmp_path) -> None:
     """With unequal shares, or one process without images, both get the score of all images."""
     extractor, images, whole = projection(), photographs[100:137], photographs[:100]
-    reference = reference_statistics(whole, extractor)
+    reference = reference_of(whole, extractor)
     alone = score(images, extractor, reference, metrics=(*EVERY, KernelDistance()))
     parts, out = (images[:first], images[first:]), str(tmp_path / "out")
     fork = torch.multiprocessing.get_context("fork")
@@ -195,67 +143,60 @@ def test_statistics_are_computed_once_per_key(
     projection: Projection, photographs: Tensor, cache: Path, monkeypatch
 ) -> None:
     extractor = projection()
-    first = reference_statistics(photographs[:50], extractor, name="val")
+    first = reference_of(photographs[:50], extractor, name="val")
     passed, features = [], extractor.features
     monkeypatch.setattr(extractor, "features", lambda images: passed.append(len(images)) or features(images))
-    second = reference_statistics(photographs[:50].clone(), extractor, name="test")
+    second = reference_of(photographs[:50].clone(), extractor, name="test")
     assert second.name == "test"
     assert passed == [1]
-    for name in ("mean", "cov", "features"):
-        assert torch.equal(getattr(first.parts[0], name), getattr(second.parts[0], name))
+    assert torch.equal(first.features, second.features)
     assert os.listdir(cache) == [f"{first.key}.pt"]
-    torch.testing.assert_close(
-        first.parts[0].cov, projection()(photographs[:50]).double().T.cov(), rtol=1e-5, atol=1e-8
-    )
+    torch.testing.assert_close(first.cov, projection()(photographs[:50]).double().T.cov(), rtol=1e-5, atol=1e-8)
 
 
 def test_the_reference_key_depends_on_the_images_and_the_extractor(projection: Projection, photographs: Tensor) -> None:
     images = photographs[:20]
     one_pixel = images.clone()
     one_pixel[7, 1, 3, 3] ^= 1
-    keys = [reference_key(x, projection()) for x in (images, one_pixel, images[:19], images.reshape(20, 3, 16, 64))]
-    keys += [reference_key(images, projection(**{k: v})) for k, v in (("resize", "x"), ("name", "y"), ("seed", 1))]
+    sets = (images, one_pixel, images[:19], images.reshape(20, 3, 16, 64))
+    keys = [features_of(x, projection())[1] for x in sets]
+    keys += [features_of(images, projection(**{k: v}))[1] for k, v in (("resize", "x"), ("name", "y"), ("seed", 1))]
     assert len(set(keys)) == len(keys)
-    assert reference_key(images.clone(), projection()) == keys[0]
+    assert features_of(images.clone(), projection())[1] == keys[0]
 
 
 def test_a_damaged_cache_file_is_replaced_and_a_full_disk_is_no_error(
     projection: Projection, photographs: Tensor, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extractor = projection()
-    first = reference_statistics(photographs[:50], extractor)
+    first = reference_of(photographs[:50], extractor)
     file = cache / f"{first.key}.pt"
     file.write_bytes(file.read_bytes()[:1000])
-    again = reference_statistics(photographs[:50], extractor)
-    assert torch.equal(again.parts[0].cov, first.parts[0].cov)
+    again = reference_of(photographs[:50], extractor)
+    assert torch.equal(again.cov, first.cov)
     assert len(file.read_bytes()) > 1000  # it was replaced
 
     def full(*_args: object, **_options: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    assert reference_statistics(photographs[:60], extractor).parts[0].n == 60
+    assert reference_of(photographs[:60], extractor).n == 60
     assert os.listdir(cache) == [file.name]
 
 
 def test_a_changed_extractor_is_noticed(projection: Projection, photographs: Tensor, monkeypatch) -> None:
     extractor = projection()
-    first = reference_statistics(photographs[:50], extractor)
+    first = reference_of(photographs[:50], extractor)
     features = extractor.features
     monkeypatch.setattr(extractor, "features", lambda images: 2 * features(images))
-    assert torch.allclose(reference_statistics(photographs[:50], extractor).parts[0].mean, 2 * first.parts[0].mean)
+    assert torch.allclose(reference_of(photographs[:50], extractor).mean, 2 * first.mean)
 
 
 def test_invalid_images_and_references_are_refused(projection: Projection, photographs: Tensor) -> None:
     extractor = projection()
-    reference = reference_statistics(photographs[:100], extractor)
+    reference = reference_of(photographs[:100], extractor)
     for images in (photographs[:10].reshape(10, 3, 16, 64), photographs[:3]):
         with pytest.raises(UserError):
             score(images, extractor, reference)
     with pytest.raises(UserError):
-        reference_statistics(photographs[:3], extractor, name="val")
-    with pytest.raises(ValueError, match="reference of projection"):
-        score(photographs[:10], projection(seed=1), reference)
-    for images in (photographs[:2] / 255, photographs[0], photographs[:2, :2]):
-        with pytest.raises(TypeError, match="uint8"):
-            extractor(images)
+        reference_of(photographs[:3], extractor, name="val")
