@@ -247,7 +247,7 @@ class Sample(Drawn, Shared):
     n: Count = 64
     """Number of images."""
     trajectory: bool = False
-    """Also save the denoising steps of the first 8 images, as a strip of 12 pictures and a GIF of up to 100."""
+    """Also save the denoising steps of the first 8 images, as a GIF of up to 100 frames."""
 
 
 class Edit(Drawn):
@@ -324,7 +324,7 @@ class Study(AnyStudy):
 
 
 class GuidanceStudy(AnyStudy):
-    """Compare guidance scales and intervals on one trained model: scores, and fidelity against diversity."""
+    """Compare guidance scales and intervals on one trained model: scores and their cost."""
 
     scales: Annotated[list[NonNegative], MinLen(1)] = [1, 1.25, 1.5, 2, 3]
     """Values of guidance.scale to compare. 1 means no guidance, and is always included in the results."""

@@ -51,7 +51,7 @@ def begin(settings: S) -> tuple[S, Restored, list[torch.device]]:
 
 
 def draw_samples(settings: Sample, folder: Path) -> None:
-    """Write n images to images/*.png, grid.png, images.npz; with `trajectory` also trajectory.png and .gif."""
+    """Write n images to images/*.png, grid.png, images.npz; with `trajectory` also trajectory.gif."""
     settings, restored, devices = begin(settings)
     drawing, denoiser, n = make_drawing(settings, restored), restored.denoiser, settings.n
     images = draw_all(drawing, settings, restored, devices, folder)
@@ -65,7 +65,7 @@ def draw_samples(settings: Sample, folder: Path) -> None:
     remove(folder)
     console.print(f"{count(n, 'image')} of step {restored.step} ({restored.weights} weights) in {folder}")
     of_first = f" (the first {GRID:,})" if n > GRID else ""
-    more = ", trajectory.png, trajectory.gif" if settings.trajectory else ""
+    more = ", trajectory.gif" if settings.trajectory else ""
     console.print(f"  images/, grid.png{of_first}, images.npz (uint8, N×H×W×C){more}")
     if settings.labels:
         console.print(f"  rows of grid.png: {', '.join(map(str, settings.labels))}")

@@ -1,4 +1,4 @@
-"""The denoising steps of samples: recorded during sampling, then shown as a strip, a GIF, or on a run's page."""
+"""The denoising steps of samples: recorded during sampling, then shown as a GIF, or on a run's page."""
 
 import copy
 import json
@@ -11,11 +11,9 @@ from diffusion.data import to_uint8
 from diffusion.process.denoiser import Estimate
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
-from diffusion.report import figures, style
 from diffusion.report.images import FILM_TIMES, gif, grid, save_png
 
 SHOWN = 8  # images
-STRIP_FRAMES = 12
 MOST_FRAMES = 100  # in a GIF
 FILM_FRAMES = 25  # on a page
 
@@ -24,8 +22,7 @@ class Frames:
     """x and the estimate of x0 of the first images, at no more than `MOST_FRAMES` of the denoising steps."""
 
     def __init__(self, sampler: Sampler, schedule: Schedule):
-        self.schedule = copy.deepcopy(schedule).to("cpu")
-        self.times = sampler.grid(self.schedule, sampler.steps).tolist()
+        self.times = sampler.grid(copy.deepcopy(schedule).to("cpu"), sampler.steps).tolist()
         self.kept = spread(range(1, sampler.steps + 1), MOST_FRAMES)
         self.pairs: dict[int, tuple[Tensor, Tensor]] = {}  # by step
 
@@ -35,11 +32,7 @@ class Frames:
             self.pairs[k] = to_uint8(x[:SHOWN]).cpu(), to_uint8(estimate.x0[:SHOWN]).cpu()
 
     def save(self, folder: Path) -> None:
-        """Write trajectory.png, x_t from noise to image, and trajectory.gif, x_t above the estimate of x0."""
-        chosen = spread([*self.pairs], STRIP_FRAMES)
-        noisy = torch.stack([self.pairs[k][0] for k in chosen])
-        strip = figures.trajectory(noisy, [self.times[k] for k in chosen], self.schedule)
-        style.save(strip, folder / "trajectory.png")
+        """Write trajectory.gif: x_t above the estimate of x0."""
         pictures = [grid(torch.cat(pair), len(pair[0]), large=True) for pair in self.pairs.values()]
         gif(pictures, folder / "trajectory.gif")
 

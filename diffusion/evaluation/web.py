@@ -8,6 +8,7 @@ with one row per step has all the values of them that a DDIM step (eta = 0) need
 import copy
 import gzip
 import io
+import json
 import math
 import warnings
 from pathlib import Path
@@ -24,7 +25,7 @@ from diffusion.files import replace
 from diffusion.process import grid as grids
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.sampler import Evaluator, Grid
-from diffusion.report.page import ASSETS, Section, document, tag
+from diffusion.report.page import ASSETS, Html, Section, document
 from diffusion.report.run import run_sections
 from diffusion.runs.folder import Run, is_run
 
@@ -52,7 +53,8 @@ def write_web(file: Path, model: Restored) -> Path:
         "machine": (ASSETS / "vendor/ort-wasm-simd-threaded.wasm.gz").read_bytes(),
         "runtime": gzip.compress((ASSETS / "vendor/ort.wasm.bundle.min.mjs").read_bytes(), mtime=0),
     }
-    sections = [Section("Draw", [tag("div", id="drawing", data_model=drawing)])]
+    place = Html('<div id="drawing" data-model="{}"></div>').format(json.dumps(drawing))
+    sections = [Section("Draw", [place])]
     title, state = f"Model {model.path.stem}", None
     if is_run(folder):
         run = Run(folder)

@@ -4,7 +4,7 @@ report.html is a page for the browser; it needs no other file and no network.
 
   a run's folder     figures/*.png (beta, signal, samples, mse, bins, gap), README.md, report.html
   a sweep's folder   compare.md, runs.csv, compare.png, report.html; the comparison is printed too
-  a study's folder   its tables, charts and report.html
+  a study's folder   study.md, study.csv, figures/*.png, report.html; the table is printed too
   a folder of runs   report.html, a list of the runs with links to their pages
 
 Nothing is trained or sampled, and no checkpoint is read. It can be rerun at any time, even during the run.
@@ -49,8 +49,7 @@ def report(folders: Sequence[Path], config_dir: str | None) -> None:
             sections = index_sections(folder, partial(link_of, folder=folder))
             replace(folder / NAME, document(f"Runs in {folder.resolve().name}", sections))
             written = [folder / NAME]
-        for path in written:
-            print(path)
+        print(*written, sep="\n")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from diffusion.console import console as standard
 from diffusion.files import replace
 from diffusion.report import images, style
 from diffusion.report.compare import Comparison
-from diffusion.report.page import MISSING, NAME, Cell, Chart, Section, Table, escaped, linked, listed, tag, write_files
+from diffusion.report.page import MISSING, NAME, Cell, Chart, Section, Table, escaped, linked, listed, write_files
 from diffusion.report.scores import alike, number
 from diffusion.report.style import spread
 
@@ -153,11 +153,9 @@ def errors(comparison: Comparison) -> Figure:
 
 
 def samples(comparison: Comparison) -> list[str]:
-    """The first samples of the runs, next to each other; assets/page.js lays two of them over each other."""
-    found = []
+    """The first samples of the runs, next to each other."""
+    found = {}
     for place, run in comparison.runs[:SHOWN]:
         if (picture := images.latest(run, IMAGES, COLUMNS)) is not None:
-            name = f"{comparison.names[place]} ({run.folder.name})"
-            image = images.shown(picture, f"Samples of {name}", max(1, min(4, 400 // picture.width)))
-            found.append(tag("figure", image, tag("figcaption", name)))
-    return [tag("div", found, class_="pair"), tag("div", class_="swipes")] if len(found) > 1 else []
+            found[f"{comparison.names[place]} ({run.folder.name})"] = picture
+    return images.side_by_side(found) if len(found) > 1 else []

@@ -13,14 +13,13 @@ from torch import Tensor
 from diffusion.pixels import to_rgb
 from diffusion.randomness import generator_for
 from diffusion.report import style
-from diffusion.report.images import opened, tiles
-from diffusion.report.scores import number
-from diffusion.report.style import spread
+from diffusion.report.images import arranged, opened, tiles
+from diffusion.report.style import DPI, spread
 from diffusion.runs.metrics import Metrics, Series, bins_of
 
 PEAK = 20  # times the median β_t; a higher peak would dwarf everything else on a linear axis
 FAR = 5  # noise relative to signal; with more noise, a linear axis would hide the signal
-RAW = (0, (3, 1.5))  # dash pattern for raw weights
+RAW: Any = {"linestyle": (0, (3, 1.5)), "linewidth": 0.9}  # for raw weights
 POINTS = 1500  # most points of a curve, about the pixel columns of a screen
 LISTED = 5  # curves in a legend
 FEW = 12  # points that are marked
@@ -36,6 +35,28 @@ Schedule = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @style.styled
+def picture_rows(pictures: np.ndarray, columns: Sequence[str], label: str) -> Figure:
+    """Rows of pictures, uint8 (R, C, H, W, 3), with a text under each column and `label` left of the texts.
+
+    A pixel is a whole number of dots wide, so that the saved figure contains the exact values of the pictures.
+    """
+    padded = np.pad(pictures, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=255)
+    n, width = padded.shape[1], padded.shape[3]
+    canvas = arranged(padded.reshape(-1, *padded.shape[2:]), n)
+    scale = max(1, round(style.TEXT_WIDTH * DPI / (width * max(6, n))))  # few columns are not enlarged further
+    left, foot = 70, 50  # dots
+    across, down = left + scale * canvas.shape[1], foot + scale * canvas.shape[0]
+    figure = Figure(figsize=(across / DPI, down / DPI))
+    ax = figure.add_axes((left / across, foot / down, 1 - left / across, 1 - foot / down))
+    ax.imshow(canvas, interpolation="nearest", aspect="auto")
+    ax.set_axis_off()
+    for j, text in enumerate(columns):
+        x = (left + (j + 0.5) * scale * width) / across
+        figure.text(x, foot / 2 / down, text, ha="center", va="center", fontsize=9)
+    figure.text(4 / across, foot / 2 / down, label, va="center", fontsize=9)
+    return figure
+
+
 def noising(images: Tensor, schedule: Schedule, times: Sequence[int] | None = None, seed: int = 0) -> Figure:
     """Fig. 1: x_t = alpha_t x0 + sigma_t ε with one ε per image, for uint8 `images` (N, C, H, W) and `times` in 0 … T.
 
@@ -48,43 +69,31 @@ def noising(images: Tensor, schedule: Schedule, times: Sequence[int] | None = No
     alpha, sigma = schedule(torch.tensor(times, dtype=torch.float64) / steps)
     x = alpha.view(-1, 1, 1, 1, 1) * x0 + sigma.view(-1, 1, 1, 1, 1) * eps  # (times, N, C, H, W)
     shown = to_rgb(((x.clamp(-1, 1) + 1) * 127.5).round().byte()).permute(1, 0, 3, 4, 2).numpy()
-    return style.picture_rows([list(row) for row in shown], [f"{t:,}" for t in times], "$t$ =")
+    return picture_rows(shown, [f"{t:,}" for t in times], "$t$ =")
 
 
-@style.styled
 def samples_over_training(grids: Sequence[tuple[int, Path]], rows: int = 4, columns: int = 8) -> Figure:
     """Fig. 8: the first `rows` images of at most `columns` of the grids (step, file), all from the same noise."""
     chosen = [grids[i] for i in spread(len(grids), columns)]
     pictures = [tiles(opened(path))[:rows] for _, path in chosen]
-    by_row = list(zip(*pictures, strict=False))  # as many rows as the smallest grid has
-    return style.picture_rows(by_row, [f"{step:,}" for step, _ in chosen], "step")
+    by_row = np.stack([*zip(*pictures, strict=False)])  # as many rows as the smallest grid has
+    return picture_rows(by_row, [f"{step:,}" for step, _ in chosen], "step")
 
 
-@style.styled
 def copies(samples: Tensor, nearest: Tensor, ratios: Sequence[float]) -> Figure:
     """Samples, uint8 (k, C, H, W), above their nearest training images, each with the ratio r of the copy audit."""
-    rows = [list(to_rgb(images).permute(0, 2, 3, 1).numpy()) for images in (samples, nearest)]
-    return style.picture_rows(rows, [f"{ratio:.2f}" for ratio in ratios], "$r$ =")
-
-
-@style.styled
-def trajectory(steps: Tensor, times: Sequence[float], schedule: Schedule) -> Figure:
-    """Denoising steps, uint8 (S, N, C, H, W), at `times` (S,) in [0, 1]: t in 0 … T, and the noise level σ_t/α_t."""
-    alpha, sigma = schedule(torch.tensor(times, dtype=torch.float64))
-    levels = (sigma / alpha).tolist()
-    texts = [f"{number(t * _steps(schedule))}\n{number(level)}" for t, level in zip(times, levels, strict=True)]
-    rows = [list(row) for row in to_rgb(steps).permute(1, 0, 3, 4, 2).numpy()]
-    return style.picture_rows(rows, texts, "$t$ =\n$\\sigma_t/\\alpha_t$ =")
+    rows = to_rgb(torch.stack([samples, nearest])).permute(0, 1, 3, 4, 2).numpy()
+    return picture_rows(rows, [f"{ratio:.2f}" for ratio in ratios], "$r$ =")
 
 
 @style.styled
 def beta(schedule: Schedule) -> Figure:
     """Fig. 2: the added variance β_t = 1 − ᾱ_t / ᾱ_{t−1}, ᾱ_t = alpha_t², at t = 1 … T. If alpha² + sigma² is not 1,
     the log-SNR log(alpha_t² / sigma_t²)."""
-    alpha, sigma = _table(schedule)
+    alpha, sigma, preserving = _table(schedule)
     figure, ax = _by_time(len(alpha) - 1, r"noise added per step, $\beta_t$")
     values = -torch.expm1(2 * (alpha[1:].log() - alpha[:-1].log()))
-    if preserving(schedule):
+    if preserving:
         _scale(ax, float(values.min()), float(values.max()), float(values.max()) > PEAK * float(values.median()))
     else:
         values = 2 * (alpha[1:].log() - sigma[1:].log())
@@ -99,13 +108,11 @@ def signal(schedule: Schedule) -> Figure:
 
     If alpha² + sigma² is not 1, the labels are α_t and σ_t. If sigma grows far beyond alpha, the axis is logarithmic.
     """
-    alpha, sigma = _table(schedule)
+    alpha, sigma, preserving = _table(schedule)
     figure, ax = _by_time(len(alpha) - 1, "factor of $x_0$ and of $\\varepsilon$ in $x_t$")
-    names = (r"signal $\alpha_t$", r"noise $\sigma_t$")
-    if preserving(schedule):
-        names = (r"signal $\sqrt{\bar\alpha_t}$", r"noise $\sqrt{1-\bar\alpha_t}$")
-    ax.plot(alpha, color=style.BLUE, label=names[0])
-    ax.plot(sigma, color=style.VERMILION, linestyle="--", label=names[1])
+    names = (r"\sqrt{\bar\alpha_t}", r"\sqrt{1-\bar\alpha_t}") if preserving else (r"\alpha_t", r"\sigma_t")
+    ax.plot(alpha, color=style.BLUE, label=f"signal ${names[0]}$")
+    ax.plot(sigma, color=style.VERMILION, linestyle="--", label=f"noise ${names[1]}$")
     far = float(sigma.max()) > FAR * float(alpha.max())
     _scale(ax, min(float(sigma[1]), float(alpha.min())), max(1.0, float(sigma.max())), far)
     ax.legend(loc="lower right" if far else "center right")
@@ -123,21 +130,19 @@ def mse(metrics: Metrics, per_epoch: int | None = None) -> Figure:
         ax.plot(*_thinned(metrics["train/loss"]), color=style.LIGHT, linewidth=0.6, label="objective, per batch")
     for name, (colour, label) in ERRORS.items():
         if name in metrics:
-            look: Any = {"color": colour, "label": label, "marker": "o" if len(metrics[name].step) <= FEW else ""}
-            look |= {"linestyle": RAW, "linewidth": 0.9, "markersize": 2} if "raw" in name else {"markersize": 3}
-            ax.plot(*metrics[name], **look)
+            look = RAW | {"markersize": 2} if "raw" in name else {"markersize": 3}
+            marker = "o" if len(metrics[name].step) <= FEW else ""
+            ax.plot(*metrics[name], color=colour, label=label, marker=marker, **look)
     if "val/mse" in metrics and "fit/mse" in metrics:
         step, of_val, of_fit = np.intersect1d(metrics["val/mse"].step, metrics["fit/mse"].step, return_indices=True)
         ends = metrics["fit/mse"].value[of_fit], metrics["val/mse"].value[of_val]
         ax.fill_between(step, *ends, color=style.BLUE, alpha=0.15, linewidth=0, label="gap", zorder=1)
     style.log_mse(ax)
-    ax.set(xlabel="training step", ylabel=r"denoising MSE,  $\|\varepsilon-\varepsilon_\theta(x_t,t)\|^2/d$")
+    ax.set(xlabel=style.STEPS, ylabel=r"denoising MSE,  $\|\varepsilon-\varepsilon_\theta(x_t,t)\|^2/d$")
     style.count_axis(ax)
     if per_epoch:
         functions: Any = (lambda step: step / per_epoch, lambda epoch: epoch * per_epoch)
-        top = ax.secondary_xaxis("top", functions=functions)
-        top.set_xlabel("epoch")
-        top.spines["top"].set_visible(True)
+        ax.secondary_xaxis("top", functions=functions).set_xlabel("epoch")
     style.legend_below(figure, ax)
     return figure
 
@@ -189,8 +194,8 @@ def gap(metrics: Metrics, schedule: Schedule, curves: int = 4) -> Figure:
     ax.axhline(0, color=style.INK, linewidth=0.8)
 
     def draw(step: int, suffix: str, **look: Any) -> None:
-        columns = [(name + suffix, name.replace("mse", "half") + suffix) for name in names]
-        mean, half = np.array([[metrics[n].at(step) if n in metrics else np.nan for n in pair] for pair in columns]).T
+        pairs = [(name + suffix, name.replace("mse", "half") + suffix) for name in names]
+        mean, half = np.array([[metrics[n].at(step) if n in metrics else np.nan for n in pair] for pair in pairs]).T
         there = np.isfinite(mean)
         ax.errorbar(x[there], mean[there], half[there], capsize=2, elinewidth=0.8, markersize=3, **look)
 
@@ -198,8 +203,7 @@ def gap(metrics: Metrics, schedule: Schedule, curves: int = 4) -> Figure:
     for step, colour in _over_training(steps, curves):
         draw(step, "", label=f"step {step:,}", color=colour, marker="o", linewidth=1.3)
     if f"{names[0]}_raw" in metrics:
-        look: Any = {"color": style.VERMILION, "linestyle": RAW, "linewidth": 0.9}
-        draw(steps[-1], "_raw", label="last step, raw weights", **look)
+        draw(steps[-1], "_raw", label="last step, raw weights", color=style.VERMILION, **RAW)
     snr = r"log-SNR  $\log(\alpha_t^2/\sigma_t^2)$ (left: noise, right: image)"
     ax.set(xlabel=snr, ylabel="held-out MSE − training MSE")
     style.legend_below(figure, ax)
@@ -222,18 +226,12 @@ def _steps(schedule: Schedule) -> int:
     return int(getattr(schedule, "steps", None) or 1000)
 
 
-def _table(schedule: Schedule) -> tuple[Tensor, Tensor]:
-    """alpha_t, sigma_t at t = 0, 1/T, …, 1: two float64 tensors (T + 1,)."""
+def _table(schedule: Schedule) -> tuple[Tensor, Tensor, bool]:
+    """alpha_t, sigma_t at t = 0, 1/T, …, 1: two float64 tensors (T + 1,); whether alpha² + sigma² = 1."""
     steps = _steps(schedule)
     with torch.no_grad():
-        alpha, sigma = schedule(torch.arange(steps + 1, dtype=torch.float64) / steps)
-    return alpha.detach().cpu().double(), sigma.detach().cpu().double()
-
-
-def preserving(schedule: Schedule) -> bool:
-    """Whether alpha² + sigma² = 1 at all times."""
-    alpha, sigma = _table(schedule)
-    return bool(torch.allclose(alpha**2 + sigma**2, torch.ones_like(alpha), atol=1e-6))
+        alpha, sigma = (each.double() for each in schedule(torch.arange(steps + 1, dtype=torch.float64) / steps))
+    return alpha, sigma, torch.allclose(alpha**2 + sigma**2, torch.ones_like(alpha), atol=1e-6)
 
 
 def _by_time(last: int, label: str) -> tuple[Figure, Axes]:

@@ -1,4 +1,4 @@
-"""Pictures: grids and GIFs in files, and pictures in pages. Images are uint8 (N, C, H, W), sRGB, and shown as RGB.
+"""Pictures: grids and GIFs in files, and pictures in pages. Images are uint8 and shown as sRGB.
 
 The layout of a grid is stored in the PNG file (`tEXt` chunk "grid"), so `tiles` can split it into the images again.
 """
@@ -7,19 +7,19 @@ import base64
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from diffusion.errors import UserError
 from diffusion.pixels import MODES, to_rgb
-from diffusion.report.page import Html, picture, slider, tag
+from diffusion.report.page import Html, captioned, picture, slider
 from diffusion.report.scores import number
 from diffusion.report.style import spread
 from diffusion.runs.folder import Run
@@ -36,6 +36,14 @@ DRAWN = "drawn"  # PNG text chunk: the number of images; the grid may show only 
 FILM_TIMES = "times"  # PNG text chunk: the times t of the rows of a film
 
 
+def arranged(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images (N, H, W, 3) as one, row by row without gaps; white ones fill the last row."""
+    n, height, width, _ = images.shape
+    white = np.full((-n % columns, height, width, 3), 255, np.uint8)
+    rows = np.concatenate([images, white]).reshape(-1, columns, height, width, 3)
+    return rows.swapaxes(1, 2).reshape(-1, columns * width, 3)
+
+
 def grid(images: Tensor, columns: int | None = None, large: bool = False) -> Image.Image:
     """Arrange `images`, uint8 (N, C, H, W), row by row, with `GAP` white pixels between; ⌈√N⌉ `columns` by default.
 
@@ -47,15 +55,21 @@ def grid(images: Tensor, columns: int | None = None, large: bool = False) -> Ima
     columns = columns or math.ceil(math.sqrt(len(images)))
     scale = min(16, max(1, WIDTH // (columns * images.shape[-1]))) if large else 1
     columns = min(columns, len(images))
-    pixels = to_rgb(images.detach().cpu()).repeat_interleave(scale, -1).repeat_interleave(scale, -2)
-    canvas = make_grid(pixels, columns, GAP, pad_value=255)
-    if len(images) > 1:  # otherwise, there is no margin
-        canvas = canvas[:, GAP:-GAP, GAP:-GAP]
-    picture = Image.fromarray(canvas.permute(1, 2, 0).numpy())
-    height, width = pixels.shape[-2:]
-    layout = {"images": len(images), "columns": columns, "height": height, "width": width, "gap": GAP}
-    picture.info[LAYOUT] = json.dumps(layout)
+    pixels = to_rgb(images.detach().cpu()).permute(0, 2, 3, 1).numpy().repeat(scale, 1).repeat(scale, 2)
+    padded = np.pad(pixels, ((0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
+    picture = Image.fromarray(arranged(padded, columns)[:-GAP, :-GAP])
+    picture.info[LAYOUT] = json.dumps({"images": len(images), "columns": columns})
     return picture
+
+
+def tiles(picture: Image.Image) -> np.ndarray:
+    """Split a picture from `grid`, also after `save_png`, into uint8 (N, H, W, 3); any other picture is one tile."""
+    layout = json.loads(picture.info.get(LAYOUT, '{"images": 1, "columns": 1}'))
+    n, columns = layout["images"], layout["columns"]
+    padded = np.pad(np.asarray(picture.convert("RGB")), ((0, GAP), (0, GAP), (0, 0)))
+    down, across = padded.shape[0] // math.ceil(n / columns), padded.shape[1] // columns
+    cut = padded.reshape(-1, down, columns, across, 3).swapaxes(1, 2).reshape(-1, down, across, 3)
+    return cut[:n, :-GAP, :-GAP]
 
 
 def in_turn(images: Tensor, kinds: int, least: int = 1) -> tuple[Tensor, int]:
@@ -84,17 +98,6 @@ def opened(path: Path) -> Image.Image:
         raise UserError(f"{path}: not a readable picture; delete it, or recreate it by sampling") from error
 
 
-def tiles(picture: Image.Image) -> list[np.ndarray]:
-    """Split a picture from `grid`, also after `save_png`, into uint8 (H, W, 3) images; other pictures are one tile."""
-    pixels = np.asarray(picture.convert("RGB"))
-    if LAYOUT not in picture.info:
-        return [pixels]
-    layout = json.loads(picture.info[LAYOUT])
-    height, width, gap, columns = layout["height"], layout["width"], layout["gap"], layout["columns"]
-    corners = [((i // columns) * (height + gap), (i % columns) * (width + gap)) for i in range(layout["images"])]
-    return [pixels[top : top + height, left : left + width] for top, left in corners]
-
-
 def enlarged(picture: Image.Image) -> Image.Image:
     """`picture` enlarged by a whole number, from 1 to 16, to about `WIDTH` pixels wide (nearest neighbour)."""
     scale = min(16, max(1, WIDTH // picture.width))
@@ -105,8 +108,7 @@ def save_png(picture: Image.Image, path: Path, **text: str) -> Path:
     """Write `picture` as PNG, with the layout of its grid and `text` as text chunks; creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     chunks = PngInfo()
-    if LAYOUT in picture.info:
-        text[LAYOUT] = picture.info[LAYOUT]
+    text |= {key: picture.info[key] for key in (LAYOUT,) if key in picture.info}
     for name, content in text.items():
         chunks.add_text(name, content)
     picture.save(path, pnginfo=chunks, compress_level=1 if picture.width * picture.height > LARGE else 6)
@@ -120,23 +122,12 @@ def gif(frames: Sequence[Image.Image], path: Path, seconds: float = 4.0, hold: f
     frames shorter than two hundredths of a second.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    each = max(2, round(100 * seconds / max(1, len(frames) - 1)))
-    durations = [10 * each] * (len(frames) - 1) + [round(100 * hold) * 10]
-    indexed = [
-        frame.convert("RGB").quantize(
-            256, method=Image.Quantize.MEDIANCUT, kmeans=int(frame is frames[-1]), dither=Image.Dither.NONE
-        )
-        for frame in frames
-    ]
-    indexed[0].save(path, save_all=True, append_images=indexed[1:], duration=durations, loop=0, optimize=False)
+    each = max(20, 10 * round(100 * seconds / max(1, len(frames) - 1)))
+    how: Any = {"method": Image.Quantize.MEDIANCUT, "dither": Image.Dither.NONE}
+    first, *others = [frame.convert("RGB").quantize(256, kmeans=int(frame is frames[-1]), **how) for frame in frames]
+    durations = [each] * len(others) + [round(1000 * hold)]
+    first.save(path, save_all=True, append_images=others, duration=durations, loop=0, optimize=False)
     return path
-
-
-def sheet(images: Sequence[np.ndarray], columns: int) -> Image.Image:
-    """Images (H, W, 3) in rows without gaps; white images fill the last row."""
-    padded = [*images, *[np.full_like(images[0], 255)] * (-len(images) % columns)]
-    rows = [np.concatenate(padded[i : i + columns], axis=1) for i in range(0, len(padded), columns)]
-    return Image.fromarray(np.concatenate(rows, axis=0))
 
 
 def address(picture: Image.Image) -> str:
@@ -147,29 +138,32 @@ def address(picture: Image.Image) -> str:
     return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def shown(picture: Image.Image, label: str, scale: float = 1.0) -> Html:
-    """A picture, `scale` times as large as its pixels if there is room."""
-    return tag("img", src=address(picture), alt=label, width=round(scale * picture.width))
+def shown(picture: Image.Image, label: str, scale: float = 1.0, look: str = "") -> Html:
+    """A picture, `scale` times as large as its pixels if there is room; `look` is a class of the style sheet."""
+    image = Html('<img src="{}" alt="{}" width="{}" class="{}">')
+    return image.format(address(picture), label, round(scale * picture.width), look)
 
 
-def rows_of(rows: Sequence[Sequence[np.ndarray]], caption: str, at: Sequence[int] | None = None) -> Html:
-    """Rows of images (H, W, 3), of which the page shows one: row `at[i]`, or row i, at position i of its slider."""
-    height, width = rows[0][0].shape[0], rows[0][0].shape[1] * len(rows[0])
-    image = shown(sheet([image for row in rows for image in row], len(rows[0])), "")
-    look = f"aspect-ratio: {width} / {height}; width: {max(1, min(4, 1024 // width)) * width}px"
-    data = {"data_rows": len(rows), "data_at": at}
-    box = tag("div", image, class_="rows", role="img", aria_label=caption, style=look, **data)
-    return tag("figure", box, tag("figcaption", caption))
+def rows_of(rows: np.ndarray, caption: str, at: Sequence[int] | None = None) -> Html:
+    """Rows of images (R, N, H, W, 3), of which the page shows one: row `at[i]`, or i, at position i of its slider."""
+    count, n, height, width, _ = rows.shape
+    image = shown(Image.fromarray(arranged(rows.reshape(-1, height, width, 3), n)), "")
+    box = Html(
+        '<div class="rows" role="img" aria-label="{}" data-rows="{}" data-at="{}" '
+        'style="aspect-ratio: {} / {}; width: {}px">{}</div>'
+    )
+    size = n * width, height, n * width * max(1, min(4, 1024 // (n * width)))
+    return captioned(box.format(caption, count, json.dumps(at or [*range(count)]), *size, image), caption)
 
 
 def training_strip(run: Run, steps: Sequence[int]) -> Html | None:
     """The first samples of each grid, for a slider over these steps; None without grids, or if their layouts differ."""
     chosen = [run.grids[i] for i in spread(len(run.grids), STEPS)]
     rows = [tiles(opened(path))[:IMAGES] for _, path in chosen]
-    if len({(len(row), row[0].shape) for row in rows}) != 1:
+    if len({row.shape for row in rows}) != 1:
         return None
     at = [int(np.abs(np.array([of for of, _ in chosen]) - step).argmin()) for step in steps]
-    return rows_of(rows, "Samples from the same noise, at the selected step", at)
+    return rows_of(np.stack(rows), "Samples from the same noise, at the selected step", at)
 
 
 def film(path: Path) -> list[Html]:
@@ -178,12 +172,11 @@ def film(path: Path) -> list[Html]:
         return []
     picture = opened(path)
     times, cut = json.loads(picture.info[FILM_TIMES]), tiles(picture)
-    columns = len(cut) // len(times)
-    rows, half = [cut[i : i + columns] for i in range(0, len(cut), columns)], columns // 2
+    rows = cut.reshape(len(times), 2, -1, *cut.shape[1:])
     return [
         slider("denoising step", [f"t = {number(time)}" for time in times], play=True),
-        rows_of([row[:half] for row in rows], "x_t: the picture during denoising"),
-        rows_of([row[half:] for row in rows], "the network's estimate of x0 in the previous step"),
+        rows_of(rows[:, 0], "x_t: the picture during denoising"),
+        rows_of(rows[:, 1], "the network's estimate of x0 in the previous step"),
     ]
 
 
@@ -193,20 +186,29 @@ def all_samples(path: Path) -> Html | None:
         return None
     picture = opened(path)
     images = tiles(picture)
-    height, width = images[0].shape[:2]
-    drawn = max(len(images), int(picture.info.get(DRAWN, 0)))
+    drawn, (_, height, width, _) = int(picture.info.get(DRAWN, len(images))), images.shape
     images = images[: max(1, PAGE // (height * width))]
-    made = shown(sheet(images, math.ceil(math.sqrt(len(images) * height / width))), "Samples at the end of the run")
+    sheet = arranged(images, math.ceil(math.sqrt(len(images) * height / width)))
+    box = Html('<div class="zoomed" tabindex="0" role="group">{}</div>')
     some = f"{len(images):,} of " * (len(images) < drawn)
-    caption = tag("figcaption", f"{some}{drawn:,} samples at the end of the run.")
-    return tag("figure", tag("div", made, class_="zoomed", tabindex=0, role="group"), caption)
+    caption = f"{some}{drawn:,} samples at the end of the run."
+    return captioned(box.format(shown(Image.fromarray(sheet), "Samples at the end of the run")), caption)
 
 
 def latest(run: Run, images: int, columns: int) -> Image.Image | None:
     """The first samples of the end of the run, or else of the latest grid; None if there are none."""
     final = run.folder / "samples/all.png"
     files = [final] if final.is_file() else [path for _, path in run.grids[-1:]]
-    return sheet(tiles(opened(files[0]))[:images], columns) if files else None
+    return Image.fromarray(arranged(tiles(opened(files[0]))[:images], columns)) if files else None
+
+
+def side_by_side(pictures: Mapping[str, Image.Image]) -> list[str]:
+    """Pictures with their names; assets/page.js lays two of them over each other."""
+    found = [
+        captioned(shown(made, f"Samples of {name}", max(1, min(4, 400 // made.width))), name)
+        for name, made in pictures.items()
+    ]
+    return [Html('<div class="pair">{}</div><div class="swipes"></div>').format(Html("").join(found))]
 
 
 def figure(folder: Path, file: str, caption: str) -> list[str]:
@@ -215,5 +217,4 @@ def figure(folder: Path, file: str, caption: str) -> list[str]:
         return []
     made = opened(folder / file)
     made.thumbnail((WIDEST, 4 * WIDEST))
-    image = tag("img", src=address(made), alt=caption, width=made.width, class_="smooth")
-    return [tag("figure", image, tag("figcaption", caption)), picture(file, caption)]
+    return [captioned(shown(made, caption, look="smooth"), caption), picture(file, caption)]

@@ -8,7 +8,6 @@ the page blocks all other scripts and all requests, so text of strangers cannot 
 import base64
 import csv
 import hashlib
-import html
 import io
 import json
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markdown_it import MarkdownIt
+from markupsafe import Markup
 from rich import box
 from rich.console import Console
 from rich.table import Table as Printed
@@ -29,36 +29,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ASSETS = Path(__file__).parent / "assets"
+FILES = ("page.html", "page.css", "page.js", "draw.js")  # in ASSETS
 NAME = "report.html"
 MISSING = "—"  # in a table
-DOCUMENT = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>{title}</title>
-<style>
-{style}
-</style>
-</head>
-<body>
-{body}
-{contents}
-{scripts}
-</body>
-</html>
-"""
-
 LEAST = 80  # characters: a table is not made for a narrower console, on which it would lose names and digits
+Html = Markup  # for pages only; Html("<p>{}</p>").format(text) escapes the text
 RENDERER = MarkdownIt("commonmark", {"html": False}).enable("table")
-
-
-class Html(str):
-    """HTML, for pages only."""
 
 
 class Markdown(str):
@@ -67,30 +43,6 @@ class Markdown(str):
 
 class Picture(str):
     """A picture in Markdown, for files only."""
-
-
-def tag(name: str, *children: Any, **attributes: Any) -> Html:
-    """An element with children: text, which is escaped, elements, or lists of them; None is left out.
-
-    `class_` is the attribute class and `data_at` data-at. True has no value; lists and mappings become JSON.
-    """
-    words = [name]
-    for key, value in attributes.items():
-        shown = json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else str(value)
-        if value is not None and value is not False:
-            key = key.rstrip("_").replace("_", "-")
-            words.append(key if value is True else f'{key}="{html.escape(shown)}"')
-    start = f"<{' '.join(words)}>"
-    return Html(start if name in ("img", "input") else f"{start}{joined(children)}</{name}>")
-
-
-def joined(children: Any) -> Html:
-    """Children as HTML."""
-    if isinstance(children, Html) or children is None:
-        return Html(children or "")
-    if isinstance(children, list | tuple):
-        return Html("".join(map(joined, children)))
-    return Html(html.escape(str(children), quote=False))
 
 
 def escaped(text: str) -> str:
@@ -155,25 +107,24 @@ class Table:
         csv.writer(text).writerows([self.head, *full])
         return text.getvalue()
 
-    def print(self, console: Console) -> None:
-        """Print the table; if it is too wide, in parts that each begin with the first column, which may be wrapped."""
-        width = max(LEAST, console.width)
-        texts = [self.head, *([cell.marked("*", cell.text) for cell in row] for row in self.cells)]
-        widths = [3 + max(map(len, column)) for column in zip(*texts, strict=True)]
-        first = min(widths[0], max(24, width // 3))
-        parts: list[list[int]] = [[]]
-        for i in range(1, len(self.head)):
-            if parts[-1] and first + sum(widths[j] for j in [*parts[-1], i]) + 2 > width:
-                parts.append([])
-            parts[-1].append(i)
-        for part in parts:
-            made = Printed(box=box.SIMPLE_HEAD)
-            made.add_column(self.head[0], max_width=first - 3, overflow="fold")
-            for i in part:
-                made.add_column(self.head[i], justify="right" if i in self.numbers else "left", no_wrap=True)
-            for line in texts[1:]:
-                made.add_row(line[0], *(line[i] for i in part))
-            console.print(made, soft_wrap=False, crop=False, width=width)
+    def print(self, console: Console, columns: Sequence[int] = ()) -> None:
+        """Print the table, or some columns; if it is too wide, in two parts that both begin with the first column."""
+        columns, width = columns or range(len(self.head)), max(LEAST, console.width)
+        made, total = Printed(box=box.SIMPLE_HEAD), 2
+        for i in columns:
+            texts = [self.head[i], *(row[i].marked("*", row[i].text) for row in self.cells)]
+            least = max(map(len, texts)) if i else min(max(map(len, texts)), width // 3)
+            side: Any = "right" if i in self.numbers else "left"
+            made.add_column(self.head[i], justify=side, min_width=least, no_wrap=i > 0, overflow="fold")
+            total += least + 3
+        if total > width and len(columns) > 2:
+            half = (len(columns) + 1) // 2
+            self.print(console, columns[:half])
+            self.print(console, [0, *columns[half:]])
+            return
+        for row in self.cells:
+            made.add_row(*(row[i].marked("*", row[i].text) for i in columns))
+        console.print(made, crop=False, width=width)
 
 
 @dataclass(frozen=True)
@@ -183,13 +134,11 @@ class Chart:
     caption: str
     figure: "Figure"
     file: str | None = None
-    by_step: bool = False  # the x axis is the training step
 
     def html(self) -> Html:
         from diffusion.report import style  # matplotlib: status does without it
 
-        drawing = Html(style.svg(self.figure, self.caption, self.by_step))
-        return tag("figure", drawing, tag("figcaption", self.caption), class_="chart")
+        return captioned(Html(style.svg(self.figure, self.caption)), self.caption, "chart")
 
     def markdown(self) -> str:
         return picture(self.file, self.caption) if self.file else ""
@@ -200,9 +149,15 @@ def picture(file: str, caption: str) -> Picture:
     return Picture(f"![{Path(file).stem}]({file})\n\n*{escaped(caption)}*")
 
 
+def captioned(content: Html, caption: str, look: str = "") -> Html:
+    """Content of a page with a caption; `look` is a class of the style sheet."""
+    return Html('<figure class="{}">{}<figcaption>{}</figcaption></figure>').format(look, content, caption)
+
+
 def slider(label: str, texts: Sequence[str], steps: Sequence[int] = (), play: bool = False) -> Html:
     """A slider for its section: for the rows of images and, with training `steps`, for the charts."""
-    return tag("div", class_="slider", data_label=label, data_texts=texts, data_steps=steps, data_play=play)
+    box = Html('<div class="slider" data-label="{}" data-texts="{}" data-steps="{}"{}></div>')
+    return box.format(label, json.dumps(texts), json.dumps(steps), Html(" data-play" * play))
 
 
 Block = str | Table | Chart
@@ -215,18 +170,16 @@ class Section:
         self.title, self.anchor = title, title.lower().replace(" ", "-") or "summary"
         self.blocks = [block for block in blocks if block]
 
+    @cached_property
     def html(self) -> Html:
-        """The section; empty without content."""
+        """The content for a page."""
         parts = []
         for block in self.blocks:
             if isinstance(block, Html | Chart):
-                parts.append(block if isinstance(block, Html) else block.html())
+                parts.append(block.html() if isinstance(block, Chart) else block)
             elif not isinstance(block, Picture):
                 parts.append(Html(RENDERER.render(block if isinstance(block, str) else block.markdown())))
-        if not (content := joined(parts)):
-            return content
-        heading = tag("h2", self.title) if self.title else None
-        return tag("section", heading, content, id=self.anchor, aria_label=self.title or None)
+        return Html("\n").join(parts)
 
     def markdown(self) -> str:
         blocks = [block for block in self.blocks if not isinstance(block, Html)]
@@ -255,47 +208,28 @@ def document(
     title: str,
     sections: Iterable[Section],
     state: str | None = None,
-    home: str | None = None,
-    live: Mapping[str, Any] | None = None,
     model: Mapping[str, bytes] | None = None,
+    **live: str | float | None,
 ) -> str:
-    """The page with these sections.
+    """The page with these sections; those without content are left out.
 
     Args:
         state: the state of a run, next to the title.
-        home: the address of the page that lists all runs.
-        live: `version` of a page that asks its server for a newer one, and how often: `refresh`, in seconds.
         model: for a page that draws samples (assets/draw.js): the files that its script unpacks, name -> gzip.
+        live: for a page of a server: `home`, the address of the page that lists all runs; `version`, to ask every
+            `refresh` seconds for a newer one.
     """
-    made = [(section, text) for section in sections if (text := section.html())]
-    links = [tag("li", tag("a", each.title, href=f"#{each.anchor}")) for each, _ in made if each.title]
-    head = [
-        tag("p", tag("a", "all runs", href=home)) if home else None,
-        tag("h1", title),
-        tag("span", state, class_=f"badge {state.replace(' ', '')}") if state else None,
-        tag("nav", tag("ul", links), aria_label="Contents") if len(links) > 2 else None,
-    ]
-    data = {f"data_{key}": value for key, value in (live or {}).items()}
-    scripts = [asset(name) for name in ("page.js", *(["draw.js"] if model else []))]
-    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    allowed = " ".join(f"'sha256-{each}'" for each in hashes)
-    if model:
-        allowed += " blob: 'wasm-unsafe-eval'"  # the network's runtime is a JS module and a WebAssembly program
-    packed = [
-        f'<script type="application/gzip" id="packed-{name}">{base64.b64encode(content).decode()}</script>'
-        for name, content in (model or {}).items()
-    ]
-    return DOCUMENT.format(
-        policy=f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
-        f"connect-src '{'self' if live else 'none'}'; base-uri 'none'; form-action 'none'",
-        title=html.escape(title),
-        style=asset("page.css"),
-        body=tag("main", tag("header", head), [text for _, text in made], id="page", **data),
-        contents="\n".join(packed),
-        scripts="\n".join(f"<script>{script}</script>" for script in scripts),
-    )
+    from jinja2 import Environment  # torch depends on it
 
-
-def asset(name: str) -> str:
-    """The text of a file of assets/."""
-    return (ASSETS / name).read_text("utf-8").strip()
+    html, style, page, draw = (Html((ASSETS / name).read_text("utf-8")) for name in FILES)
+    scripts = [page, draw] if model else [page]
+    return Environment(autoescape=True).from_string(html).render(
+        title=title,
+        sections=[section for section in sections if section.html],
+        state=state,
+        hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
+        style=style,
+        scripts=scripts,
+        model={name: base64.b64encode(content).decode() for name, content in (model or {}).items()},
+        **live,
+    )  # fmt: skip

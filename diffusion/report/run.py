@@ -19,7 +19,7 @@ from diffusion.report import figures, images, style
 from diffusion.report.differences import from_default
 from diffusion.report.page import Block, Chart, Section, Table, code, escaped, listed, picture, slider, write_files
 from diffusion.report.scores import BASELINES, alike, describe, number, protocol_text, score_table, source_text
-from diffusion.report.study import is_study, study_of, write
+from diffusion.report.study import is_study, write_study
 from diffusion.runs.folder import Run, command_of
 from diffusion.runs.metrics import bins_of, validated_weights
 from diffusion.runs.record import CONFIG
@@ -30,22 +30,21 @@ FACTS = {  # of run.json, with their names
     "peak_gb": "peak memory in GB", "devices": "devices", "device": "device", "host_cores": "CPU cores",
     "started": "started", "finished": "finished", "versions": "versions",
 }  # fmt: skip
-SAMPLES, NOISING, COPIES = "figures/samples.png", "figures/noising.png", "figures/copies.png"
-MSE, BINS, GAP, SIGNAL, BETA = (f"figures/{name}.png" for name in ("mse", "bins", "gap", "signal", "beta"))
+SAMPLES, NOISING, COPIES, MSE, BINS, GAP, SIGNAL, BETA = (
+    f"figures/{name}.png" for name in ("samples", "noising", "copies", "mse", "bins", "gap", "signal", "beta")
+)
 CAPTIONS = {
-    SAMPLES: "Samples during training (memoir, Fig. 8): one column per training step; each row starts from the same "
-    "noise.",
-    NOISING: "The forward process on images of this run's data (memoir, Fig. 1): x_t = √ᾱ_t x₀ + √(1−ᾱ_t) ε with one "
-    "ε for all t.",
+    SAMPLES: "Samples during training (memoir, Fig. 8): a column per training step; each row is from one noise.",
+    NOISING: "The forward process on images of this run (memoir, Fig. 1): x_t = √ᾱ_t x₀ + √(1−ᾱ_t) ε, one ε for all t.",
     COPIES: "The samples most similar to a training image, each above that image (mirrored if that is closer). r is "
     "the distance to it divided by the mean distance to the 50 nearest: near 0 for a copy.",
     MSE: "Denoising MSE during training (memoir, Fig. 9), on the frozen validation images and on equally many training "
     "images; where the shaded gap widens, the network memorizes its images. Dashed: raw weights; grey: the objective "
     "of single batches (in its own units, unless it is the simple loss of ε). The other lines: ",
     BINS: "The validation MSE by time t, in tenths of [0, T], from early to late in training.",
-    GAP: "The generalisation gap by noise level: denoising MSE on held-out images minus that on training images, at "
-    "the same times and noises, with 95% intervals. Where it rises, the network memorizes its training images; its "
-    "level also depends on which of the two sets is harder.",
+    GAP: "The gap by noise level: denoising MSE on held-out images minus that on training images, at the same times "
+    "and noises, with 95% intervals. Where it rises, the network memorizes its training images; its level also depends "
+    "on which of the two sets is harder.",
     SIGNAL: "The factors of the image, √ᾱ_t, and of the noise, √(1−ᾱ_t), in x_t (memoir, Fig. 10).",
     BETA: "The variance added by each step, β_t = 1 − ᾱ_t/ᾱ_{t−1} (memoir, Fig. 2), or the log-SNR of a schedule that "
     "does not preserve variance.",
@@ -53,10 +52,7 @@ CAPTIONS = {
 
 
 def write_report(
-    folder: Path,
-    schedule: figures.Schedule | None = None,
-    data: Tensor | None = None,
-    state: str | None = None,
+    folder: Path, schedule: figures.Schedule | None = None, data: Tensor | None = None, state: str | None = None
 ) -> list[Path]:
     """Draw the figures of the run in `folder`, write its README.md and report.html, and return their paths.
 
@@ -68,7 +64,7 @@ def write_report(
     """
     run = Run(folder)
     if is_study(run):
-        return write(study_of(run), folder)
+        return write_study(run)
     schedule = schedule or built(run, "schedule")
     if run.grids:
         style.save(figures.samples_over_training(run.grids), folder / SAMPLES)
@@ -81,17 +77,24 @@ def write_report(
 def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str | None = None) -> list[Section]:
     """The sections of a run's report; those without data are empty."""
     folder, schedule = run.folder, schedule or built(run, "schedule")
+    of_schedule = {SIGNAL: figures.signal, BETA: figures.beta} if schedule else {}
+    rows = from_default(run).items() if command_of(folder) == "train" and run.settings else ()
     return [
         Section("", summary(run, state or run.state)),
-        Section("Samples", samples(run)),
+        Section("Samples", [
+            images.all_samples(folder / "samples/all.png"),
+            picture(SAMPLES, CAPTIONS[SAMPLES]) if run.grids else None,
+        ]),
         Section("Training", training(run, schedule)),
         Section("Denoising", images.film(folder / "samples/film.png")),
         Section("Scores", scores(run)),
         Section("Noising", images.figure(folder, NOISING, CAPTIONS[NOISING])),
         Section("Nearest training images", images.figure(folder, COPIES, CAPTIONS[COPIES])),
-        Section("Noise schedule", noise_schedule(schedule)),
-        Section("Recipe", recipe(run)),
-    ]
+        Section("Noise schedule", [Chart(CAPTIONS[file], draw(schedule), file) for file, draw in of_schedule.items()]),
+        Section("Recipe", [
+            Table(("setting", "this run", "default"), [[f"`{key}`", *pair] for key, pair in rows]) if rows else None,
+        ]),
+    ]  # fmt: skip
 
 
 def built(run: Run, part: str, use: Callable[[Any], Any] = lambda built: built) -> Any:
@@ -114,18 +117,15 @@ def built(run: Run, part: str, use: Callable[[Any], Any] = lambda built: built) 
 
 def summary(run: Run, state: str) -> list[Block | None]:
     """The state of the run, the facts of run.json, the cost of the network, and the command."""
-    info = run.info
+    info, final = run.info, "samples/final.png"
     if not info:
         return ["run.json is missing: the date, duration and device of this run are unknown."]
-    final, reason = "samples/final.png", str(info.get("reason", "")).strip(" :")
-    words = {"complete": "This run is complete.", "running": "This run is not finished."}
     facts = [(name, fact(key, info[key])) for key, name in FACTS.items() if info.get(key) not in (None, "")]
-    if cost := built(run, "model", partial(network, run)):
-        facts.append(("network", cost))
+    facts.append(("network", built(run, "model", partial(network, run)) or "unknown"))
+    reason = str(info.get("reason", "")).strip(" :")
     return [
-        words.get(state, f"This run is {escaped(state)}; its partial results are below.")
-        + f" The reason: {escaped(reason)}." * bool(reason),
-        Table(("fact", "value"), facts) if facts else None,
+        f"This run is {escaped(state)}." + f" The reason: {escaped(reason)}." * bool(reason),
+        Table(("fact", "value"), facts),
         code(info["command"]) if info.get("command") else None,
         picture(final, "Samples at the end of the run.") if (run.folder / final).is_file() else None,
     ]
@@ -150,12 +150,6 @@ def network(run: Run, model: Any) -> str:
     return f"{type(model).__name__}: {n:,} parameters; {flops} GFLOP for one image (a multiply-add is two operations)"
 
 
-def samples(run: Run) -> list[Block | None]:
-    """All last samples, and those during training, which the page shows at each step of the next section."""
-    strip = picture(SAMPLES, CAPTIONS[SAMPLES]) if run.grids else None
-    return [images.all_samples(run.folder / "samples/all.png"), strip]
-
-
 def training(run: Run, schedule: figures.Schedule | None) -> list[Block | None]:
     """The curves of training, with the samples at the step that the reader selects."""
     metrics = run.metrics
@@ -173,7 +167,7 @@ def training(run: Run, schedule: figures.Schedule | None) -> list[Block | None]:
     if errors:
         shown, lengths = {name: metrics[name] for name in errors}, run.info.get("epoch_lengths", ())
         figure = figures.mse(shown, lengths[0][1] if len(lengths) == 1 else None)
-        found.append(Chart(f"{CAPTIONS[MSE]}{validated_weights([metrics])}.", figure, MSE, by_step=True))
+        found.append(Chart(f"{CAPTIONS[MSE]}{validated_weights([metrics])}.", figure, MSE))
     if bins_of(metrics, "val/mse"):
         found.append(Chart(CAPTIONS[BINS], figures.bins(metrics), BINS))
     if schedule is not None and bins_of(metrics, "gap/mse"):
@@ -202,22 +196,6 @@ def scores(run: Run) -> list[Block]:
         "direction. Only compare numbers of the same protocol.",
         listed(f"{words}." for words in [*made, *protocols]),
     ]
-
-
-def noise_schedule(schedule: figures.Schedule | None) -> list[Block]:
-    """The charts of the noise schedule."""
-    if schedule is None:
-        return []
-    drawn = {SIGNAL: figures.signal(schedule), BETA: figures.beta(schedule)}
-    return [Chart(CAPTIONS[file], figure, file) for file, figure in drawn.items()]
-
-
-def recipe(run: Run) -> list[Block]:
-    """The settings that differ from the defaults."""
-    if command_of(run.folder) != "train" or not run.settings:
-        return []
-    rows = [[f"`{key}`", *pair] for key, pair in from_default(run).items()]
-    return [Table(("setting", "this run", "default"), rows) if rows else "All settings have their default values."]
 
 
 def next_steps(run: Run) -> str:

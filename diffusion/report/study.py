@@ -1,13 +1,11 @@
-"""The report of a study of samplers or of guidance: scores by cost or by scale, and what to use."""
+"""The report of a study of samplers or of a guidance: a table of all settings, and a chart of each metric."""
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from matplotlib.axes import Axes
+import numpy as np
 from matplotlib.figure import Figure
 
 from diffusion.console import console
@@ -18,72 +16,49 @@ from diffusion.report.page import MISSING, Cell, Chart, Section, Table, write_fi
 from diffusion.report.scores import BASELINES, number, protocol_text, value_text
 from diffusion.runs.folder import Run
 
-VARIED = (  # within one study
-    "words", "sampler", "guidance", "nfe", "seconds_per_image", "device", "test_evaluation", "checkpoint",
-)  # fmt: skip
-FIDELITY = {"precision": "recall", "density": "coverage"}  # fidelity -> diversity; the first measured pair is used
+COLUMNS = ("sampler", "scale", "low", "high", "steps", "nfe", "seconds_per_image")
+VARIED = ("words", "sampler", "guidance", "nfe", "seconds_per_image", "device", "test_evaluation", "checkpoint")
+WORDS = (
+    "All samples use the same noise and the same classes, so differences are due to the settings. Bold: no setting "
+    "with as many network evaluations (nfe) or fewer is better; settings whose intervals overlap may be as good. "
+    "Guidance of some scale acts at noise levels sigma/alpha from low to high; scale 1 is no guidance. "
+)
+BARS = (
+    "Bars are 95% intervals. The dashed line is the floor, the score of as many real images as samples (or of all, if "
+    "there are fewer) against others: chance alone."
+)
 
 
-class Point(NamedTuple):
-    """One setting: a sampler, its steps, network evaluations and seconds per image, and its scores by metric.
+class Setting(NamedTuple):
+    """A setting: its values of `COLUMNS`, the name of its line in a chart, its scores by metric."""
 
-    `scale` and the interval (`low`, `high`] are those of the guidance; None: unbounded. Without guidance, scale is 1.
-    """
-
-    sampler: str
-    steps: int
-    nfe: int
-    seconds: float
+    about: dict[str, Any]
+    line: str  # the sampler and the interval of its guidance: `ddim in (0.2, 1.6]`
     scores: dict[str, Score]
-    scale: float = 1.0
-    low: float | None = None
-    high: float | None = None
-
-    @property
-    def line(self) -> str:
-        """The sampler and the interval of its guidance: `ddim in (0.19, 1.61]`."""
-        if self.high is not None:
-            return f"{self.sampler} in ({number(self.low or 0)}, {number(self.high)}]"
-        return self.sampler if self.low is None else f"{self.sampler} above {number(self.low)}"
-
-    @property
-    def name(self) -> str:
-        """The sampler and its guidance: `ddim in (0.19, 1.61], scale 2`."""
-        return self.sampler if self.scale == 1 else f"{self.line}, scale {self.scale:g}"
-
-    def badness(self, metric: str) -> float:
-        """The value of a metric, negated if higher is better."""
-        score = self.scores[metric]
-        return -score.value if score.higher_is_better else score.value
 
 
-@dataclass(frozen=True)
-class Study:
-    """The points of a study and its baselines; what was studied (samplers, or a guidance), and on what."""
+class Study(NamedTuple):
+    """The settings of a study, the scores of its baselines by metric, and what the charts show: by `nfe` or `scale`."""
 
-    points: Sequence[Point]
-    baselines: Sequence[Score]
-    guidance: str | None  # the guidance whose scales are studied, or None for samplers
-    reference: str  # the split
-    device: str | None = None
+    settings: list[Setting]
+    baselines: dict[str, dict[str, Score]]
+    over: str
 
     @property
     def title(self) -> str:
-        return f"{self.guidance or 'Samplers'} against {self.reference}"
+        return f"Study of {'guidance' if self.over == 'scale' else 'samplers'}"
 
     @property
-    def metrics(self) -> list[str]:
-        return list(dict.fromkeys(metric for point in self.points for metric in point.scores))
+    def metrics(self) -> dict[str, Score]:
+        """The metrics, each with one of its scores."""
+        return {metric: score for each in self.settings for metric, score in each.scores.items()}
 
-    @property
-    def first(self) -> str:
-        """The metric that the advice is based on: the first for which higher or lower is better, or else the first."""
-        return next(filter(ranked, self.metrics), self.metrics[0])
-
-
-def ranked(metric: str) -> bool:
-    """Whether higher or lower is better for the metric."""
-    return Score(metric, 0.0, None).higher_is_better is not None
+    def is_best(self, score: Score, nfe: int) -> bool:
+        """Whether no setting with `nfe` evaluations is better, and none with fewer is as good."""
+        sign = {True: -1, False: 1, None: 0}[score.higher_is_better]
+        rivals = [(sign * each.scores[score.metric].value, each.about["nfe"])
+                  for each in self.settings if each.about["nfe"] <= nfe and score.metric in each.scores]  # fmt: skip
+        return sign != 0 and (sign * score.value, nfe) <= min(rivals)
 
 
 def is_study(run: Run) -> bool:
@@ -97,155 +72,75 @@ def study_of(run: Run) -> Study:
     def common(score: Score) -> Any:
         return score.code, score.n, score.reference, {k: v for k, v in score.source.items() if k not in VARIED}
 
-    settings = [score for score in run.scores if "nfe" in score.source]
-    last = settings[-1]
-    baselines = {(score.what, score.metric): score for score in run.scores if "nfe" not in score.source}
-    points: dict[str, Point] = {}  # sampler and guidance -> the setting
-    for score in (score for score in settings if common(score) == common(last)):
-        source = score.source
-        guided: Mapping[str, Any] = source.get("guidance") or {}
-        cost = (source["sampler"].get("steps") or 0, source["nfe"], source.get("seconds_per_image") or math.nan)
-        interval = (guided.get("scale") or 1.0, guided.get("low"), guided.get("high"))
-        made = json.dumps([source["sampler"], guided], sort_keys=True, default=str)
-        points.setdefault(made, Point(source["words"], *cost, {}, *interval)).scores[score.metric] = score
-    several = len({point.scale for point in points.values()}) > 1
-    guidance = str(last.source["guidance"].get("name")) if several else None
-    reference, device = last.reference.split, last.source.get("device")
-    return Study([*points.values()], [*baselines.values()], guidance, reference, device)
+    last = [score for score in run.scores if "nfe" in score.source][-1]
+    settings, baselines = dict[str, Setting](), dict[str, dict[str, Score]]()
+    for score in run.scores:
+        source, guidance = score.source, score.source.get("guidance") or {}
+        if "nfe" not in source:
+            baselines.setdefault(score.what, {})[score.metric] = score
+        elif common(score) == common(last):
+            name, steps = source["words"], source["sampler"].get("steps")
+            low, high = guidance.get("low"), guidance.get("high")
+            inside = "" if low is high is None else f" in ({low or 0:g}, {math.inf if high is None else high:g}]"
+            about = {"scale": 1, **guidance, **source, "sampler": name, "steps": steps}
+            made = json.dumps([source["sampler"], guidance], sort_keys=True, default=str)
+            settings.setdefault(made, Setting(about, name + inside, {})).scores[score.metric] = score
+    over = "scale" if len({each.about["scale"] for each in settings.values()}) > 1 else "nfe"
+    return Study([*settings.values()], baselines, over)
 
 
-def write(study: Study, folder: Path) -> list[Path]:
-    """Write the files of a study, and print the advice and the floor."""
-    name, sections = "guidance" if study.guidance else "study", study_sections(study)
-    replace(folder / f"{name}.csv", settings(study).csv())
-    advice(study).print(console)
-    for score in study.baselines:
-        if score.what == "floor" and score.metric == study.first:
-            console.print(f"floor ({score.n} real images against others): {score.metric} {value_text(score)}")
-    return [folder / f"{name}.csv", *write_files(folder, f"{name}.md", study.title, sections)]
+def write_study(run: Run) -> list[Path]:
+    """Write the table, the charts and the page of a study, and print its table."""
+    file, study = run.folder / "study.csv", study_of(run)
+    replace(file, table_of(study).csv())
+    table_of(study).print(console)
+    return [file, *write_files(run.folder, "study.md", study.title, study_sections(study))]
 
 
 def study_sections(study: Study) -> list[Section]:
-    """The sections of the report: the advice, the charts, all settings."""
-    per = "for each sampler" if study.guidance else "from each number of network evaluations on"
-    words = (
-        f"All samples use the same noise and the same classes, so differences are due to the settings. The table shows "
-        f"the best setting {per} by {study.first}; settings whose intervals overlap may be as good. If the best scale "
-        "is the largest one, try larger ones."
-    )
-    protocol = protocol_text(next(p.scores[study.first] for p in study.points if study.first in p.scores))
-    about = (
-        f"Seconds are on {study.device or 'an unknown device'}, in batches. Guidance acts at noise levels sigma/alpha "
-        f"from low to high; scale 1 is no guidance. {protocol}."
-    )
-    all_settings = Section("Settings", [settings(study), about])
-    return [Section("", [words, advice(study)]), Section("Scores", charts(study)), all_settings]
+    """The sections of the report: the settings, and a chart of each metric."""
+    charts = [Chart(metric, chart(study, metric), f"figures/{metric}.png") for metric in study.metrics]
+    score = next(iter(study.metrics.values()))
+    words = f"{WORDS}Seconds are on {score.source.get('device')}. {protocol_text(score)}."
+    return [Section("Settings", [table_of(study), words]), Section("Scores", [BARS, *charts])]
 
 
-def advice(study: Study) -> Table:
-    """The table of the best setting of each sampler or, without guidance, of what to use up to a number of NFE."""
-    first, rows = study.first, list[list[str]]()
-    points = [p for p in study.points if first in p.scores and ranked(first)]
-    if study.guidance:
-        groups = {name: [p for p in points if p.sampler == name] for name in dict.fromkeys(p.sampler for p in points)}
-    else:
-        groups = {str(nfe): [p for p in points if p.nfe <= nfe] for nfe in sorted({p.nfe for p in points})}
-    for name, within in groups.items():
-        best = min(within, key=lambda p: (p.badness(first), p.nfe))
-        row = [best.name, str(best.steps), str(best.nfe), number(best.seconds), value_text(best.scores[first])]
-        if study.guidance or not rows or rows[-1][1:] != row:  # more evaluations help
-            rows.append([name, *row])
-    head = ["sampler" if study.guidance else "NFE from", "use", "steps", "NFE", "s/image", first]
-    return Table(head, rows, (2, 3, 4, 5))
-
-
-def settings(study: Study) -> Table:
+def table_of(study: Study) -> Table:
     """All settings and the baselines."""
-    head = ["sampler", *["low", "high", "scale"] * bool(study.guidance), "steps", "nfe", "seconds_per_image"]
-
-    def row(name: Cell, costs: Iterable[float | None], scores: Mapping[str, Score]) -> list[Cell]:
-        cells = [Cell(MISSING) if cost is None else Cell(number(cost), cost) for cost in costs]
-        found = [scores.get(metric) for metric in study.metrics]
-        return [name, *cells, *(Cell(value_text(score), score.value if score else None) for score in found)]
-
-    rows = []
-    for p in study.points:
-        guidance = (p.low, p.high, p.scale) if study.guidance else ()
-        rows.append(row(Cell(p.sampler), [*guidance, p.steps, p.nfe, p.seconds], p.scores))
-    for what in dict.fromkeys(score.what for score in study.baselines):
-        found = {score.metric: score for score in study.baselines if score.what == what}
-        rows.append(row(Cell(BASELINES.get(what, what), what), [None] * (len(head) - 1), found))
-    return Table([*head, *study.metrics], rows, range(1, len(head) + len(study.metrics)))
-
-
-def charts(study: Study) -> Iterable[Chart]:
-    """The charts of all metrics; that of the first one is a file, too."""
-    name = "guidance.png" if study.guidance else "study.png"
-    words = (
-        "Bars are 95% intervals. The dashed line is the floor, the score of as many real images as samples (or of all, "
-        "if there are fewer) against others: chance alone."
-    )
-    yield Chart(words, by_cost(study, study.first), name)
-    for metric in study.metrics:
-        if metric != study.first:
-            yield Chart(metric, by_cost(study, metric))
-    for pair in FIDELITY.items():
-        found = [metric for kind in pair for metric in study.metrics if metric.startswith(kind)]
-        if study.guidance and len(found) == 2:
-            yield Chart("Fidelity against diversity, labelled by scale.", against(study, *found), "fidelity.png")
-            return
+    columns = [name for name in COLUMNS if study.over == "scale" or name not in ("scale", "low", "high")]
+    metrics, rows = [*study.metrics], list[list[str | Cell]]()
+    for about, _, scores in study.settings:
+        values = [about.get(name) for name in columns[1:]]
+        row = [about["sampler"], *(MISSING if value is None else Cell(number(value), value) for value in values)]
+        for score in map(scores.get, metrics):
+            row.append(Cell(value_text(score), score.value, study.is_best(score, about["nfe"])) if score else MISSING)
+        rows.append(row)
+    for what, scores in study.baselines.items():
+        cells = [Cell(value_text(score), score.value) if score else MISSING for score in map(scores.get, metrics)]
+        rows.append([Cell(BASELINES.get(what, what), what), *[MISSING] * (len(columns) - 1), *cells])
+    return Table([*columns, *metrics], rows, range(1, len(columns) + len(metrics)))
 
 
 @style.styled
-def by_cost(study: Study, metric: str) -> Figure:
+def chart(study: Study, metric: str) -> Figure:
     """The score by network evaluations or by scale, a line per sampler and interval, and the floor."""
-    points = [p for p in study.points if metric in p.scores]
     figure, ax = style.axes((style.COLUMN[0], 3.3))
-    for floor in (score for score in study.baselines if (score.what, score.metric) == ("floor", metric)):
+    if floor := study.baselines.get("floor", {}).get(metric):
         ax.axhline(floor.value, color=style.GREY, linewidth=1.0, linestyle="--", label="floor", zorder=1)
         ax.axhspan(*(floor.interval or (floor.value,) * 2), color=style.LIGHT, alpha=0.35, linewidth=0, zorder=0)
-    for look, (name, line) in zip(style.LOOKS, lines_of(points).items(), strict=False):
-        _draw(ax, name, [p.scale if study.guidance else p.nfe for p in line], line, metric, look)
-    ax.set_xlabel("scale (1: no guidance)" if study.guidance else "network evaluations")
+    lines = {each.line: each.about["sampler"] for each in study.settings}
+    for look, (line, sampler) in zip(style.LOOKS, lines.items(), strict=False):
+        unguided = (sampler, 1)  # begins every line of the sampler
+        own = [
+            each for each in study.settings
+            if metric in each.scores and (each.line == line or (each.about["sampler"], each.about["scale"]) == unguided)
+        ]  # fmt: skip
+        own.sort(key=lambda each: each.about[study.over])
+        values = np.array([each.scores[metric].value for each in own])
+        ends = np.array([each.scores[metric].interval or (each.scores[metric].value,) * 2 for each in own])
+        how: Any = {"label": style.plain(line), "markersize": 4, "linewidth": 1.2, "elinewidth": 0.8, "capsize": 2}
+        ax.errorbar([each.about[study.over] for each in own], values, np.abs(ends.T - values), **how, **look)
+    ax.set_xlabel({"scale": "scale (1: no guidance)", "nfe": "network evaluations"}[study.over])
     ax.set_ylabel(style.plain(metric))
     style.legend_below(figure, ax)
     return figure
-
-
-@style.styled
-def against(study: Study, fidelity: str, diversity: str) -> Figure:
-    """Fidelity (up) against diversity (to the right) along the scales."""
-    figure, ax = style.axes((style.COLUMN[0], 3.3))
-    lines = lines_of([p for p in study.points if {fidelity, diversity} <= p.scores.keys()])
-    for look, (name, line) in zip(style.LOOKS, lines.items(), strict=False):
-        x = [p.scores[diversity].value for p in line]
-        _draw(ax, name, x, line, fidelity, look)
-        for p, at in zip(line, x, strict=True):
-            place = (at, p.scores[fidelity].value)
-            ax.annotate(f"{p.scale:g}", place, (4, 3), textcoords="offset points", fontsize=8)
-    ax.set_xlabel(style.plain(f"{diversity} (diversity)"))
-    ax.set_ylabel(style.plain(f"{fidelity} (fidelity)"))
-    style.legend_below(figure, ax)
-    return figure
-
-
-def _draw(ax: Axes, name: str, x: Sequence[float], line: Sequence[Point], metric: str, look: Mapping[str, Any]) -> None:
-    """Draw a line of points with the intervals of a metric."""
-    scores = [p.scores[metric] for p in line]
-    ends = [score.interval or (score.value, score.value) for score in scores]
-    bars = [[abs(end[side] - s.value) for s, end in zip(scores, ends, strict=True)] for side in (0, 1)]
-    size: Any = {"markersize": 4, "linewidth": 1.2, "elinewidth": 0.8, "capsize": 2}
-    ax.errorbar(x, [score.value for score in scores], bars, label=style.plain(name), **size, **look)
-
-
-def lines_of(points: Sequence[Point]) -> dict[str, list[Point]]:
-    """Line name -> the points of a sampler and an interval, sorted by scale, including the point without guidance."""
-    found: dict[str, list[Point]] = {}
-    guided = {p.sampler for p in points if p.scale != 1}
-    for p in points:
-        if p.scale != 1 or p.sampler not in guided:
-            found.setdefault(p.line, []).append(p)
-    for name, line in found.items():
-        line += [p for p in points if p.scale == 1 and p.sampler == line[0].sampler and p not in line]
-        found[name] = sorted(line, key=lambda p: (p.scale, p.nfe))
-    return found

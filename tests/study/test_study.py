@@ -10,10 +10,10 @@ from diffusion.config.build import make
 from diffusion.config.choices import choices
 from diffusion.errors import UserError
 from diffusion.evaluation.drawing import Drawing, evaluations
+from diffusion.evaluation.studies import within_budgets
 from diffusion.process.schedule import linear
 from diffusion.report.scores import value_text
 from diffusion.runs.folder import read_scores
-from diffusion.study.trials import within_budgets
 
 KNOWN = {"ddim": 10, "heun": 9, "predictor_corrector": 10}
 QUICK = ["n=6", "features=lite0", "device=cpu", "metrics.kernel=null", "hydra.run.dir=out"]
@@ -64,7 +64,7 @@ def test_a_study_of_samplers_goes_on_after_it_was_killed(command, two_steps, tmp
     }  # fmt: skip
     (floor,) = [score for score in scores if (score.what, score.metric) == ("floor", "fd_lite0")]
     assert value_text(floor) in (tmp_path / "out/study.md").read_text()
-    for name in ("study.png", "report.html"):
+    for name in ("figures/fd_lite0.png", "report.html"):
         assert (tmp_path / "out" / name).is_file()
 
     drawn, streams = [], Drawing.streams  # of a batch, when it is drawn

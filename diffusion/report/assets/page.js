@@ -68,7 +68,7 @@ function select(chart, step) {
     line.setAttribute("class", "selected");
     line.setAttribute("d", `M ${zero + each * step} ${top} V ${bottom}`);
   }
-  const curves = [...chart.querySelectorAll('[id*="-step-"]')], away = (curve) => Math.abs(Number(curve.id.split("-step-")[1]) - step);
+  const curves = [...chart.querySelectorAll('[id^="step-"]')], away = (curve) => Math.abs(Number(curve.id.slice(5)) - step);
   const least = Math.min(...curves.map(away));
   for (const curve of curves) curve.classList.toggle("now", away(curve) === least);
 }

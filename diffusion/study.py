@@ -14,7 +14,7 @@ from diffusion.runs.command import command
 from diffusion.runs.importing import lazy
 
 ABOUT_GUIDANCE = """\
-Compare scales of a guidance on one trained model: which is best, and how they trade fidelity against diversity.
+Compare scales of a guidance on one trained model: which is best, and at which cost.
 
 python -m diffusion.study guidance ckpt=RUN guidance=cfg                      the run's sampler, scales from 1 to 3
 python -m diffusion.study guidance ckpt=… guidance=cfg scales=[1.5,2] samplers=[ddim,heun] steps=20
@@ -22,7 +22,7 @@ python -m diffusion.study guidance ckpt=… guidance=cfg intervals=[[null,null],
 python -m diffusion.study guidance ckpt=… guidance=auto guidance.ckpt=WORSE   autoguidance, with labels or without
 """
 
-TASK = lazy("diffusion.study.trials.study")
+TASK = lazy("diffusion.evaluation.studies.study")
 STUDIES = {  # by the first word of the command line
     "sampler": command("study", Study, __doc__, TASK),
     "guidance": command("study_guidance", GuidanceStudy, ABOUT_GUIDANCE, TASK),
@@ -31,16 +31,12 @@ STUDIES = {  # by the first word of the command line
 
 def main() -> None:
     """Run the study named first on the command line."""
-    word, *words = sys.argv[1:] or ["--help"]
-    if word.startswith("-"):
-        word, words = "sampler", [word, *words]
-    if word not in STUDIES:
-        print(
-            f"error: {word}: no such study{nearest(word, STUDIES)}; one of {', '.join(STUDIES)} comes first",
-            file=sys.stderr,
-        )
+    words = sys.argv[1:] or ["--help"]
+    kind = "sampler" if words[0].startswith("-") else words.pop(0)
+    if kind not in STUDIES:
+        sys.stderr.write(f"error: {kind}: no such study{nearest(kind, STUDIES)}; sampler or guidance comes first\n")
         sys.exit(2)
-    STUDIES[word](words)
+    STUDIES[kind](words)
 
 
 if __name__ == "__main__":

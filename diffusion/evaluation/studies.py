@@ -19,7 +19,7 @@ from diffusion.evaluation.guided import guidance_of, parts_of
 from diffusion.evaluation.inherited import of_run
 from diffusion.evaluation.together import Task, device_name, draw, remove
 from diffusion.process.schedule import Schedule
-from diffusion.report.study import study_of, write
+from diffusion.report.study import write_study
 from diffusion.runs.folder import Run
 
 Node = dict[str, Any]  # a configuration
@@ -65,12 +65,12 @@ def study(settings: Study | GuidanceStudy, folder: Path) -> None:
     scorer.write(scorer.baselines(settings.baselines, n))
     device = device_name(devices[0], len(devices))
     for trial, task in zip(trials, tasks, strict=True):
-        source: Node = source_of(trial.sampler, trial.guidance, precision) | task.drawing.weak_source | restored.source
         seconds = seconds_of(task.files) / len(devices) / n
+        source: Node = source_of(trial.sampler, trial.guidance, precision) | task.drawing.weak_source | restored.source
         source |= {"seed": seed, "nfe": trial.nfe, "seconds_per_image": seconds, "device": device}
         scorer.write(scorer.score(task.images(denoiser, devices[0]), **source, words=trial.words))
     remove(folder)
-    for path in write(study_of(Run(folder)), folder):
+    for path in write_study(Run(folder)):
         console.print(f"  {path}")
 
 
@@ -79,48 +79,40 @@ def within_budgets(
 ) -> list[Trial]:
     """Every sampler with the most steps within every budget of evaluations, without duplicates.
 
-    Args:
-        samplers: Choices from conf/sampler, each with optional overrides: `dpm_3m grid@sampler.grid=karras`. `all`
-            means every choice; those that do not fit the schedule are left out, and printed with the reason.
+    With samplers=all, those that do not fit the schedule or the budget are left out, and printed with the reason.
     """
     found: dict[tuple[str, int], Trial] = {}
     for words in choices("sampler") if samplers == "all" else samplers:
-        try:
-            node = node_of(words)
-            for budget in sorted(budgets):
-                steps, nfe = most_steps(node, budget, schedule, guidance)
-                if steps:
-                    found[words, steps] = Trial(words, {**node, "steps": steps}, guidance, nfe)
-                else:
-                    console.print(f"{words}: does not run within {budget} evaluations; skipped")
-        except UserError as error:
-            if samplers != "all":
-                raise
-            console.print(f"{words}: skipped ({error})")
-    if not found:
-        raise UserError(f"nfe={list(budgets)}: no sampler runs within so few evaluations; raise nfe")
+        for budget in sorted(budgets):
+            try:
+                trial = most_steps(words, budget, schedule, guidance)
+                found[words, trial.nfe] = trial
+            except UserError as error:
+                if samplers != "all":
+                    raise
+                console.print(f"{words}: skipped ({error})")
     return [*found.values()]
 
 
-def most_steps(node: Node, budget: int, schedule: Schedule, guidance: Node | None) -> tuple[int, int]:
-    """The most steps that a budget and the schedule allow, and their evaluations; (0, 0) if one step is too many.
+def most_steps(words: str, budget: int, schedule: Schedule, guidance: Node | None) -> Trial:
+    """A sampler with the most steps that a budget and the schedule allow.
 
-    Raises UserError for a sampler that does not fit the schedule, however many steps it makes.
+    Raises UserError for a sampler that does not fit the schedule or the budget, however many steps it makes.
     """
+    node, part = node_of(words), parts_of(guidance)[0] if guidance else None
 
     def cost(steps: int) -> int:
         try:
-            sampler = make({**node, "steps": steps}, "sampler")
-            return evaluations(sampler, schedule, parts_of(guidance)[0] if guidance else None)
+            return evaluations(make({**node, "steps": steps}, "sampler"), schedule, part)
         except UserError:
             if steps == 1:
                 raise
             return budget + 1  # more steps than the schedule has
 
-    if cost(1) > budget:
-        return 0, 0
+    if (least := cost(1)) > budget:
+        raise UserError(f"{words}: its first step needs {least} evaluations; raise nfe, which has {budget}")
     steps = bisect_right(range(1, budget + 1), budget, key=cost)
-    return steps, cost(steps)
+    return Trial(words, {**node, "steps": steps}, guidance, cost(steps))
 
 
 def with_guidance(settings: GuidanceStudy, restored: Restored) -> list[Trial]:
@@ -131,21 +123,20 @@ def with_guidance(settings: GuidanceStudy, restored: Restored) -> list[Trial]:
     if not settings.guidance:
         raise UserError("guidance: nothing to study; choose one, such as guidance=cfg (--help guidance lists all)")
     intervals = settings.intervals or [[settings.guidance.get("low"), settings.guidance.get("high")]]
-    scales = sorted({*settings.scales} - {1})
-    tried = [(1.0, None, None), *((scale, *ends) for ends in dict.fromkeys(map(tuple, intervals)) for scale in scales)]
-    found: list[Trial] = []
+    scales, found = sorted({*settings.scales} - {1}), list[Trial]()
+    tried = [(1.0, None, None), *((scale, *ends) for ends in intervals for scale in scales)]
     for words in settings.samplers:
-        node, unguided = node_of(words, settings.steps, restored.config), 0
-        sampler = commands.make_sampler(node, restored)
+        node = node_of(words, settings.steps, restored.config)
+        sampler, least = commands.make_sampler(node, restored), 0
         name = f"{RUN} ({type(sampler).__name__})" if words == RUN else words
         for scale, low, high in tried:
             guidance = {**settings.guidance, "scale": scale, "low": low, "high": high}
             nfe = evaluations(sampler, restored.denoiser.schedule, parts_of(guidance)[0])
-            unguided = unguided or nfe
-            if scale == 1 or nfe > unguided:
+            if nfe > least:
                 found.append(Trial(name, node, guidance, nfe))
             else:
                 console.print(f"{name}, scale {scale:g}: no step is between {low} and {high}; skipped")
+            least = least or nfe
     if len(found) == len(settings.samplers):
         raise UserError("only scale 1 (no guidance) is left; add others, such as scales=[1.5,2,3]")
     return found
