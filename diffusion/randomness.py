@@ -5,46 +5,29 @@ same seed see the same images, times and noise. Any module may import this one.
 """
 
 import contextlib
-import functools
 import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from diffusion.errors import UserError
 
-Seeds = Sequence[int] | NDArray[np.uint64]
-CPU = torch.device("cpu")
+Seeds = Sequence[int]
 SINGLE = {"mps"}  # device types without float64
 
 
 def seed_for(*key: int | str) -> int:
     """A 63-bit hash of `key`, e.g. `seed_for(seed, "noise", epoch, index)`, identical on every machine."""
-    digest = hashlib.blake2b(repr(tuple(map(_plain, key))).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+    plain = tuple(part if isinstance(part, str) else int(part) for part in key)  # numpy's integers have another repr
+    return int.from_bytes(hashlib.blake2b(repr(plain).encode(), digest_size=8).digest(), "little") >> 1
 
 
-def seeds_for(*key: int | str, last: Iterable[int]) -> NDArray[np.uint64]:
-    """`seed_for(*key, each)` for each number in `last`, such as image indices; the common part is hashed once."""
-    parts = [repr(_plain(part)) for part in key]
-    begun = hashlib.blake2b(f"({', '.join(parts)}{', ' * bool(key)}".encode(), digest_size=8)
-    end = b"%d)" if key else b"%d,)"
-    digests = []
-    for each in last:
-        whole = begun.copy()
-        whole.update(end % each)
-        digests.append(whole.digest())
-    return np.frombuffer(b"".join(digests), "<u8") >> np.uint64(1)
-
-
-def _plain(part: int | str) -> int | str:
-    """A part of a key; the `repr` of numpy's integers, which is hashed, differs from that of Python's."""
-    return int(part) if isinstance(part, np.integer) else part
+def seeds_for(*key: int | str, last: Iterable[int]) -> list[int]:
+    """`seed_for(*key, each)` for each number in `last`, such as image indices."""
+    return [seed_for(*key, each) for each in last]
 
 
 def generator_for(*key: int | str) -> torch.Generator:
@@ -67,10 +50,7 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
 
 @contextlib.contextmanager
 def rewinding(device: torch.device) -> Iterator[None]:
-    """Context that restores torch's generators of the CPU and of `device` at its end.
-
-    A network called once inside the context and once after it therefore draws the same dropout masks.
-    """
+    """Context that restores torch's generators at its end: a network called in it and after it has the same dropout."""
     kinds = [torch] if device.type == "cpu" else [torch, getattr(torch, device.type)]
     states = [kind.get_rng_state() for kind in kinds]
     try:
@@ -83,7 +63,6 @@ def rewinding(device: torch.device) -> Iterator[None]:
 # Blocks drawn in one chunk, so intermediate values stay in the CPU's cache, or small on a GPU.
 CACHED, QUEUED = 2**16, 2**20
 LOW = 2**32 - 1  # mask of the lower half of a 64-bit word
-ALL = 2**64 - 1
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)  # increments of the key per round
 ROUNDS = 10
@@ -91,16 +70,10 @@ ROUNDS = 10
 
 def round_keys(seeds: Seeds, device: torch.device) -> Tensor:
     """The keys of Philox's rounds, (10, 2, B, 1). The key is the lower and the upper half of the seed modulo 2⁶⁴."""
-    words = seeds if isinstance(seeds, np.ndarray) else np.array([seed & ALL for seed in seeds], dtype=np.uint64)
-    low = to_device(torch.from_numpy(words.view(np.int64)), device)
+    words = torch.tensor([(seed + 2**63) % 2**64 - 2**63 for seed in seeds], dtype=torch.int64)  # signed: the same bits
+    low, rounds = to_device(words, device), torch.arange(ROUNDS, device=device)[:, None]
     high = low >> 32  # the mask removes the bits above each half
-    return ((torch.stack([low, high]) + _increments(device)) & LOW)[..., None]
-
-
-@functools.cache
-def _increments(device: torch.device) -> Tensor:
-    """The increments of both halves of the key up to each round, (10, 2, 1)."""
-    return (torch.arange(ROUNDS)[:, None, None] * torch.tensor(WEYL)[:, None]).to(device)
+    return torch.stack([low + rounds * WEYL[0], high + rounds * WEYL[1]], dim=1)[..., None] & LOW
 
 
 def philox(even: Tensor, odd: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,15 +107,15 @@ class Streams:
 
     Equal seeds give equal draws, so a training loop needs new seeds at each step: `Streams.of(B, "train", step)`. The
     idea is that of EDM's StackedRandomGenerator. Block j (four words) of draw d of an example is a function of (seed,
-    d, j): Philox with the seed as its key and the counter (j, 0, d, 0). The whole batch is drawn in parallel. The words
-    depend neither on the batch nor on the device; the numbers computed from them are the same on every type of device,
-    up to the rounding of its logarithm, cosine and sine.
+    d, j): Philox with the seed as its key and the counter (j, 0, d, 0). The words depend neither on the batch nor on
+    the device; the numbers computed from them are the same on every type of device, up to the rounding of its
+    logarithm, cosine and sine.
 
     Args:
         seeds: one seed for each of the B examples, used modulo 2⁶⁴.
         device: device on which the numbers are drawn.
         batch_seed: for `stratified` and `shared`: a seed shared by all examples of the batch; None: a hash of `seeds`.
-        positions: for `stratified`: the positions of these examples in the batch; None: they are the whole batch.
+        first: for `stratified`: the position of the first of these examples in the batch.
         batch_size: for `stratified`: the size of the whole batch; None: the number of `seeds`.
     """
 
@@ -151,16 +124,15 @@ class Streams:
         seeds: Seeds,
         device: torch.device | str = "cpu",
         batch_seed: int | None = None,
-        positions: range | None = None,
+        first: int = 0,
         batch_size: int | None = None,
     ):
         self.device = torch.device(device)
         self.keys = round_keys(seeds, self.device)
-        self.host_keys = self.keys if self.device == CPU else round_keys(seeds, CPU)
-        self.draws = 0
+        self.host_keys = self.keys if self.device.type == "cpu" else round_keys(seeds, torch.device("cpu"))
+        self.draws = itertools.count()  # successive draws differ, whatever their type
         self.batch_seed = seed_for("batch", *seeds) if batch_seed is None else batch_seed
-        self.positions = range(len(seeds)) if positions is None else positions
-        self.batch_size = len(seeds) if batch_size is None else batch_size
+        self.first, self.batch_size = first, len(seeds) if batch_size is None else batch_size
 
     @classmethod
     def of(cls, n: int, *key: int | str, device: torch.device | str = "cpu") -> "Streams":
@@ -179,7 +151,7 @@ class Streams:
         real = torch.float64 if dtype == torch.float64 else torch.float32
         pairs, bits = (1, 53) if real == torch.float64 else (2, 32)  # pairs of numbers per block of four words
         n = math.prod(shape)
-        blocks, draw = -(-n // (2 * pairs)), self._next()
+        blocks, draw = -(-n // (2 * pairs)), next(self.draws)
         out = torch.empty(len(self), blocks, pairs, 2, dtype=real, device=self.device)
         most = CACHED if self.device.type == "cpu" else QUEUED
         rows = max(1, most // max(1, blocks))
@@ -202,10 +174,8 @@ class Streams:
     def check(self, x: Tensor) -> None:
         """Raise UserError unless `x` has B examples: fewer streams would broadcast."""
         if len(x) != len(self):
-            raise UserError(
-                f"randomness: {len(self)} random streams for {len(x)} images; pass one per image, such as "
-                f'Streams.of({len(x)}, "train", step)'
-            )
+            words = f"randomness: {len(self)} random streams for {len(x)} images"
+            raise UserError(f'{words}; pass one per image, such as Streams.of({len(x)}, "train", step)')
 
     def uniform(self) -> Tensor:
         """U[0, 1) of shape (B,), in `real_dtype`: multiples of 2⁻⁵³, or in float32 their first 24 bits.
@@ -214,25 +184,18 @@ class Streams:
         """
         dtype = real_dtype(self.device)
         bits = 53 if dtype == torch.float64 else 24
-        word = _joined(*_words(self._next(), 0, 1, self.host_keys))[0, :, 0]
+        word = _joined(*_words(next(self.draws), 0, 1, self.host_keys))[0, :, 0]
         return to_device((word >> 53 - bits).to(dtype) * 2.0**-bits, self.device)
 
     def stratified(self) -> Tensor:
         """U[0, 1) of shape (B,), in `real_dtype`, evenly spaced: u_i = (u + i/n) mod 1 for example i of n."""
-        first = seed_for("stratified", self.batch_seed, self._next()) / 2**63
-        # Created on the device: a copy would wait for all of the device's queued work.
-        p, dtype = self.positions, real_dtype(self.device)
-        places = torch.arange(p.start, p.stop, p.step, dtype=dtype, device=self.device)
-        return (first + places / self.batch_size) % 1
+        u = seed_for("stratified", self.batch_seed, next(self.draws)) / 2**63
+        i = self.first + torch.arange(len(self), dtype=real_dtype(self.device), device=self.device)  # a copy would wait
+        return (u + i / self.batch_size) % 1
 
     def shared(self) -> float:
         """A single U[0, 1) for the whole batch, as a function of its seed."""
-        return seed_for("shared", self.batch_seed, self._next()) / 2**63
-
-    def _next(self) -> int:
-        """The index of this draw: successive draws differ, whatever their type."""
-        self.draws += 1
-        return self.draws - 1
+        return seed_for("shared", self.batch_seed, next(self.draws)) / 2**63
 
 
 def _words(draw: int, first: int, end: int, keys: Tensor) -> tuple[Tensor, Tensor]:

@@ -211,7 +211,7 @@ FAULTS = {
     "test_randomness.py": [
         ("nine rounds instead of ten", "ROUNDS = 10", "ROUNDS = 9"),
         ("multipliers swapped", "(0xD2511F53, 0xCD9E8D57)", "(0xCD9E8D57, 0xD2511F53)"),
-        ("the key is the same in every round", "+ _increments(device)", "+ _increments(device)[:1]"),
+        ("the key is the same in every round", "rounds * WEYL", "0 * WEYL"),
         ("halves of the key swapped", "high = low >> 32", "low, high = low >> 32, low"),
         ("the odd word has more than 32 bits", "return even, odd & LOW", "return even, odd"),
         ("only 32 bits of a seed are used", "high = low >> 32", "high = 0 * low"),
@@ -223,12 +223,12 @@ FAULTS = {
         ("log u instead of 2 log u", ".mul_(-2)", ".mul_(-1)"),
         ("only 32 of 53 bits are random", "(even << 21) | (odd >> 11)", "(even << 21)"),
         ("uniform numbers reach 1", "(word >> 53 - bits).to(dtype)", "word.to(dtype) * 2.0 ** (bits - 53)"),
-        ("every draw is the first", "return self.draws - 1", "return 0"),
+        ("every draw is the first", "itertools.count()", "itertools.repeat(0)"),
         ("every chunk begins at block 0", "torch.arange(first, end,", "torch.arange(0, end - first,"),
     ],
     "metric/test_denoising.py": [
-        ("gap: the variances of both sets are not added", "sum(apart) - (len(apart) - 1) * _variance(x, both)", "0"),
-        ("gap: the variance of the joint clusters is counted twice", " - (len(apart) - 1) * _variance(x, both)", ""),
+        ("gap: the variances of both sets are not added", "sum(apart) - (len(apart) - 1) * variance(both)", "0"),
+        ("gap: the variance of the joint clusters is counted twice", " - (len(apart) - 1) * variance(both)", ""),
         ("gap: no correction for few clusters", "count / (count - 1) * sums", "sums"),
     ],
     "metric/test_score.py": [

@@ -212,5 +212,6 @@ def duplicates_across(splits: Mapping[str, Split]) -> list[dict[str, str]]:
             "action": "used",
         }
         for first, second in track(order, "comparing splits", len(order), "pair")
-        for i, j in torch.stack(near_duplicates(splits[second].images, splits[first].images)).T.tolist()
+        for i, j in enumerate(near_duplicates(splits[second].images, splits[first].images).tolist())
+        if j >= 0
     ]

@@ -12,7 +12,6 @@ An interval uses Student's t with min(G_val, G_fit) − 1 degrees of freedom (Ca
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import scipy  # its submodules are imported on first use
 import torch
@@ -57,8 +56,6 @@ class DenoisingErrors(Metric):
     """
 
     full_state_update = False
-    higher_is_better = False
-    is_differentiable = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,34 +71,33 @@ class DenoisingErrors(Metric):
         columns = [each.detach().to(self.device).float() for each in (index, torch.full_like(index, draw), error, t)]
         getattr(self, part).append(torch.stack(columns, dim=1))
 
-    def compute(self, sources: Mapping[str, Sequence[str]]) -> dict[str, float]:  # type: ignore[override]
+    def compute(self, sources: Mapping[str, Sequence[object]]) -> dict[str, float]:  # type: ignore[override]
         """The columns of metrics.csv: `val/mse`, `fit/mse`, `gap/mse` with `gap/se` and `gap/half`, each `…_bin0`, ….
 
         The gap uses the images with a partner in the other set, averaged over their draws. `se` is its standard error,
         and `half` is half the width of its 95% interval. NaN if there are too few images or sources.
 
         Args:
-            sources: by set: the source of each image, by its index. If a set is missing, each image is its own source.
+            sources: by set: the source of each image, by its index.
         """
-        found, means = {}, dict[str, float]()
+        found, means = [], dict[str, float]()
         for part in SETS:
             rows = dim_zero_cat(getattr(self, part)).tolist() if len(getattr(self, part)) else []
-            found[part] = {(int(index), int(draw)): (error, t) for index, draw, error, t in rows}
-            errors, t = torch.tensor([*found[part].values()], dtype=torch.float64).view(-1, 2).T
+            found.append({(int(index), int(draw)): (error, t) for index, draw, error, t in rows})
+            errors, t = torch.tensor([*found[-1].values()], dtype=torch.float64).view(-1, 2).T
             means[f"{part}/mse"] = float(errors.mean())
             means |= {f"{part}/mse_bin{i}": float(errors[bin_of(t) == i].mean()) for i in range(BINS)}
-        val, fit = found.values()
+        val, fit = found
         pairs = sorted(val.keys() & fit.keys())
         d = torch.tensor([val[pair][0] - fit[pair][0] for pair in pairs], dtype=torch.float64)
         k = bin_of(torch.tensor([val[pair][1] for pair in pairs], dtype=torch.float64))
         index, image = torch.tensor([i for i, _ in pairs], dtype=torch.long).unique(return_inverse=True)
-        names = [index.tolist() if part not in sources else [sources[part][i] for i in index.tolist()] for part in SETS]
-        clusters = torch.stack([numbered(each) for each in names])
-        gap = mean_and_error(image.bincount(d) / image.bincount(), clusters)
-        means |= {"gap/mse": gap.mean, "gap/se": gap.error, "gap/half": gap.half}
+        clusters = torch.stack([numbered([sources[part][i] for i in index.tolist()]) for part in SETS])
+        gap, error, half = mean_and_error(image.bincount(d) / image.bincount(), clusters)
+        means |= {"gap/mse": gap, "gap/se": error, "gap/half": half}
         for i in range(BINS):
-            gap = mean_and_error(d[k == i], clusters[:, image[k == i]])
-            means |= {f"gap/mse_bin{i}": gap.mean, f"gap/half_bin{i}": gap.half}
+            gap, _, half = mean_and_error(d[k == i], clusters[:, image[k == i]])
+            means |= {f"gap/mse_bin{i}": gap, f"gap/half_bin{i}": half}
         return means
 
 
@@ -110,41 +106,33 @@ def bin_of(t: Tensor) -> Tensor:
     return ((t.double() * BINS - 1e-6).ceil().long() - 1).clamp(min=0)
 
 
-class Mean(NamedTuple):
-    """A mean, its standard error, and half the width of its 95% interval. The last two are NaN if unknown."""
-
-    mean: float
-    error: float
-    half: float
-
-
 def numbered(names: Sequence[object]) -> Tensor:
     """A cluster number for each name, equal for equal names, (n,)."""
     number = {name: i for i, name in enumerate(dict.fromkeys(names))}
     return torch.tensor([number[name] for name in names], dtype=torch.long)
 
 
-def mean_and_error(x: Tensor, clusters: Tensor) -> Mean:
-    """The mean of `x` (n,), whose elements are independent unless they share a cluster; see above.
+def mean_and_error(x: Tensor, clusters: Tensor) -> tuple[float, float, float]:
+    """The mean of `x` (n,), whose elements are independent unless they share a cluster; its standard error, see above;
+    and half the width of its 95% interval.
 
     The mean of no elements is NaN, as is the error with a single cluster.
 
     Args:
         clusters: (ways, n), one or two cluster numbers per element.
     """
+
+    def variance(group: Tensor) -> float:
+        """V_c for the clusters 0, 1, … of `group` (n,)."""
+        sums = group.bincount(x - x.mean())
+        count = len(sums)
+        return float(count / (count - 1) * sums.square().sum() / len(x) ** 2)
+
     groups = [each.unique(return_inverse=True)[1] for each in clusters]
     least = min(len(group.unique()) for group in groups)
     if least < 2:
-        return Mean(float(x.mean()), math.nan, math.nan)
+        return float(x.mean()), math.nan, math.nan
     both = clusters.unique(dim=1, return_inverse=True)[1]
-    apart = [_variance(x, group) for group in groups]
-    error = math.sqrt(max(*apart, sum(apart) - (len(apart) - 1) * _variance(x, both)))
-    width = float(scipy.special.stdtrit(least - 1, scipy.special.ndtr(1.96)))
-    return Mean(float(x.mean()), error, error * width)
-
-
-def _variance(x: Tensor, group: Tensor) -> float:
-    """V_c of the mean of `x` (n,) in the clusters 0, 1, … of `group` (n,)."""
-    sums = group.bincount(x - x.mean())
-    count = len(sums)
-    return float(count / (count - 1) * sums.square().sum() / len(x) ** 2)
+    apart = [variance(group) for group in groups]
+    error = math.sqrt(max(*apart, sum(apart) - (len(apart) - 1) * variance(both)))
+    return float(x.mean()), error, error * float(scipy.special.stdtrit(least - 1, scipy.special.ndtr(1.96)))

@@ -27,16 +27,11 @@ log = logging.getLogger(__name__)
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # of the file at URL_INCEPTION_V3
 
 
-class FeaturesUnavailable(UserError):
-    """The weights of an extractor are missing, damaged, or cannot be downloaded."""
-
-
 class FeatureExtractor(nn.Module):
     """Base class. Subclasses set `name`, `num_features` and `resize`, call `freeze()`, and define `features`."""
 
     name: str
     num_features: int
-    has_logits = False
     resize: str  # how images are resized to the network's input size, in words
     weights_hash: str  # the first 16 hexadecimal digits of the `tensor_digest` of the weights
     canonical: Mapping[str, str] = MappingProxyType({})  # published names of metrics on exactly these features
@@ -58,8 +53,8 @@ class FeatureExtractor(nn.Module):
         raise NotImplementedError
 
     def logits(self, features: Tensor) -> Tensor:
-        """Features (B, num_features) -> logits of the network's classes, float32 (B, K) on the CPU; if `has_logits`."""
-        raise NotImplementedError
+        """Features (B, num_features) -> logits of the network's classes, float32 (B, K) on the CPU."""
+        raise UserError(f"{self.name} has no classes")
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -78,7 +73,6 @@ class Inception(FeatureExtractor):
 
     name = "inception"
     num_features = 2048
-    has_logits = True
     canonical = MappingProxyType({"fd": "fid", "kid": "kid", "inception_score": "inception_score"})
     resize = "299x299 bilinear as TensorFlow 1, not antialiased"
 
@@ -95,7 +89,7 @@ class Inception(FeatureExtractor):
                 raise ValueError("other contents than the standard weights")
             self.net = FeatureExtractorInceptionV3(self.name, ["2048"], feature_extractor_weights_path=str(file))
         except Exception as error:  # of the network, the disk, or damaged files; many kinds, with multi-line messages
-            raise FeaturesUnavailable(
+            raise UserError(
                 f"Inception weights {file}: {first_line(error)}; put {URL_INCEPTION_V3} there, or use features=lite0"
             ) from error
         finally:
@@ -121,7 +115,6 @@ class Lite0(FeatureExtractor):
 
     name = "lite0"
     num_features = 1280
-    has_logits = True
     resize = "224x224 bicubic, antialiased, clamped"
 
     def __init__(self) -> None:
@@ -147,6 +140,6 @@ def auto() -> FeatureExtractor:
     """The standard Inception if its weights are available or can be downloaded, else Lite0, with a warning."""
     try:
         return Inception()
-    except FeaturesUnavailable:
+    except UserError:
         log.warning("no Inception weights: fd_lite0 and kid_lite0 instead of FID and KID; features=inception says why")
         return Lite0()

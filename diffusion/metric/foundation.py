@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion.errors import first_line
-from diffusion.metric.features import FeatureExtractor, FeaturesUnavailable
+from diffusion.errors import UserError, first_line
+from diffusion.metric.features import FeatureExtractor
 
 
 class Foundation(FeatureExtractor):
@@ -44,7 +44,7 @@ class Foundation(FeatureExtractor):
             mend = "set features.source=FOLDER to a folder with a copy"
             if isinstance(error, ImportError):
                 mend = "pip install 'diffusion-experiments[features]'"
-            raise FeaturesUnavailable(
+            raise UserError(
                 f"features of {source}: not a usable {self.kind} ({first_line(error)}); {mend}, or use features=lite0"
             ) from error
         if source == self.published and not Path(source).exists():

@@ -123,23 +123,19 @@ def score_features(
 ) -> dict[str, Score]:
     """`score` from the features (N, D) of the extractor that made the reference.
 
-    A metric that lacks logits or images is left out, with a log message. Raises UserError for fewer than 4 images or if
+    A metric that lacks logits or images is left out, with a warning. Raises UserError for fewer than 4 images or if
     no metric is left.
     """
     if len(features) < LEAST:
         raise UserError(f"{len(features)} images to score; Fréchet and kernel distances need at least {LEAST}")
     found = {}
     for metric in metrics:
-        x, kind = features, type(metric).__name__
-        if metric.uses == "logits":
-            if not extractor.has_logits:
-                log.info("%s: skipped, %s has no classes", kind, extractor.name)
-                continue
-            x = torch.cat([extractor.logits(rows) for rows in features.split(ROWS)])
         try:
+            logits = metric.uses == "logits"
+            x = torch.cat([extractor.logits(rows) for rows in features.split(ROWS)]) if logits else features
             estimates = metric.measure(x, reference)
-        except UserError as error:
-            warn_once(f"{kind}: skipped ({error})")
+        except UserError as error:  # too few images, or no logits
+            warn_once(f"{type(metric).__name__}: skipped ({error})")
             continue
         for short, estimate in estimates.items():
             name, (low, high) = extractor.named(short), estimate.interval()

@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -105,7 +104,7 @@ class Diffusion(pl.LightningModule):
             seeds_for(self.settings.seed, use, batch.epoch, last=batch.index.tolist()),
             self.device,
             batch_seed=seed_for(self.settings.seed, "batch", batch.epoch, number),
-            positions=range(first, first + n),
+            first=first,
             batch_size=n * devices * parts,
         )
 
@@ -120,7 +119,7 @@ class Diffusion(pl.LightningModule):
         if not dropout:
             return {"classes": batch.classes}
         seeds = seeds_for(self.settings.seed, "label", batch.epoch, last=batch.index.tolist())
-        dropped = to_device(torch.from_numpy(seeds < math.ceil(dropout * 2**63)), self.device)  # uniform below 2⁶³
+        dropped = to_device(torch.tensor([seed < dropout * 2**63 for seed in seeds]), self.device)  # uniform below 2⁶³
         none = int(self.denoiser.network.classes)  # type: ignore[arg-type]
         return {"classes": batch.classes.masked_fill(dropped, none)}
 

@@ -18,7 +18,7 @@ from diffusion import console
 from diffusion.errors import NotFinite, UserError
 from diffusion.evaluation.drawing import Drawing
 from diffusion.library import Model
-from diffusion.metric.precision import settings_of_torch
+from diffusion.metric.precision import SETTINGS
 from diffusion.model import UNet
 from diffusion.process.denoiser import Denoiser, clip
 from diffusion.process.grid import karras
@@ -160,17 +160,17 @@ def test_samples_are_drawn_in_evaluation_mode_and_in_the_precision_of_the_run(mo
     forward, seen = UNet.forward, set()
 
     def noted(self, *args, **kwargs):
-        seen.add((self.training, *(each.fp32_precision for each in settings_of_torch())))
+        seen.add((self.training, *(each.fp32_precision for each in SETTINGS)))
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(UNet, "forward", noted)
-    before = [each.fp32_precision for each in settings_of_torch()]
+    before = [each.fp32_precision for each in SETTINGS]
     exact = replace(model.restored, config=model.restored.config | {"matmul_precision": "highest"})
     model.denoiser.train()
     replace(model, restored=exact).sample(2)
     assert seen == {(False, "ieee", "ieee", "ieee", "ieee")}
     assert model.denoiser.training
-    assert [each.fp32_precision for each in settings_of_torch()] == before
+    assert [each.fp32_precision for each in SETTINGS] == before
     model.denoiser.eval()
 
 

@@ -3,11 +3,12 @@ import math
 import pytest
 import torch
 
-from diffusion.metric.denoising import DenoisingErrors, FrozenGrid
+from diffusion.metric.denoising import SETS, DenoisingErrors, FrozenGrid
 
 N = 40
 g = torch.Generator().manual_seed(0)
 INDEX, T = torch.arange(N), (torch.rand(N, generator=g) * 0.999 + 0.0005)
+OWN = {part: range(2000) for part in SETS}  # each image is its own source
 VAL, FIT = torch.rand(N, generator=g) + 10 * T, torch.rand(N, generator=g) + 10 * T - 0.2
 
 
@@ -17,14 +18,14 @@ def filled(order: torch.Tensor, batches: int) -> dict[str, float]:
         for rows in order.tensor_split(batches):
             metric.update(part, error[rows], T[rows], INDEX[rows])
         order = order.flip(0)
-    return metric.compute({})
+    return metric.compute(OWN)
 
 
 def test_errors_are_averaged_over_all_examples_and_per_bin() -> None:
     metric = DenoisingErrors()
     metric.update("val", torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.05, 0.1, 0.11]), torch.arange(3))
     metric.update("val", torch.tensor([10.0]), torch.tensor([1.0]), torch.tensor([3]))
-    found = metric.compute({})
+    found = metric.compute(OWN)
     assert found["val/mse"] == 4.0  # the mean of four examples, not of two batches
     assert [found[f"val/mse_bin{i}"] for i in (0, 1, 9)] == [1.5, 3.0, 10.0]
     assert math.isnan(found["val/mse_bin2"])
@@ -36,7 +37,7 @@ def test_every_timestep_of_a_discrete_schedule_falls_into_its_bin() -> None:
     i = torch.arange(1, 1001)
     metric = DenoisingErrors()
     metric.update("val", i.double(), i / 1000, i)
-    found = metric.compute({})
+    found = metric.compute(OWN)
     assert [found[f"val/mse_bin{k}"] for k in range(10)] == [50.5 + 100 * k for k in range(10)]
 
 
@@ -60,7 +61,7 @@ def test_images_without_a_partner_are_not_used_for_the_gap() -> None:
         metric.update("val", VAL, T, INDEX, draw)
         metric.update("fit", FIT[:9], T[:9], INDEX[:9], draw)
     d = (VAL - FIT).double()[:9]
-    found = metric.compute({})
+    found = metric.compute(OWN)
     assert found["gap/mse"] == pytest.approx(float(d.mean()))
     assert found["gap/se"] == pytest.approx(float(d.std()) / 3)
     assert found["val/mse"] == pytest.approx(float(VAL.mean()))
@@ -74,7 +75,7 @@ def test_tiles_of_a_photograph_form_a_cluster_and_one_cluster_has_no_error() -> 
         metric = DenoisingErrors()
         metric.update("val", VAL + common, T, INDEX)
         metric.update("fit", FIT, T, INDEX)
-        return metric.compute({"val": sources})
+        return metric.compute(OWN | {"val": sources})
 
     found = computed([f"{i % 5}" for i in range(N)])
     means = (VAL + common - FIT).double().view(-1, 5).mean(dim=0)

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from diffusion.config.choices import conf_dir
-from diffusion.metric.features import FeaturesUnavailable
+from diffusion.errors import UserError
 from diffusion.metric.foundation import CLIP, DINOv2
 
 IMAGES = torch.randint(0, 256, (5, 3, 40, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -90,8 +90,8 @@ def test_missing_weights_or_packages_give_a_one_line_error(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for source in (folder, tmp_path / "empty", "nobody/nothing"):  # never completed with random weights
-        with pytest.raises(FeaturesUnavailable):
+        with pytest.raises(UserError):
             extractor(str(source))
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(FeaturesUnavailable):
+    with pytest.raises(UserError):
         extractor()

@@ -110,7 +110,7 @@ def process(rank: int, init: str, part: Tensor, whole: Tensor, extractor: Featur
     errors, index = DenoisingErrors(), torch.arange(3 + rank)
     for split, error in (("val", 0.75), ("fit", 0.5)):
         errors.update(split, torch.full((len(index),), error), torch.full((len(index),), 0.5), index + 100 * rank)
-    values |= {"errors": errors.compute({})}
+    values |= {"errors": errors.compute({part: range(200) for part in ("val", "fit")})}
     torch.save(values, f"{out}{rank}")
     torch.distributed.destroy_process_group()
 

@@ -166,7 +166,7 @@ def trained(objective: nn.Module, device: Any, away: Any) -> Tensor:
     losses = []
     before = len(away.waits)
     for step in range(2):
-        streams = Streams([step, 1, 2, 3], device, batch_seed=step, positions=range(4, 8), batch_size=8)
+        streams = Streams([step, 1, 2, 3], device, batch_seed=step, first=4, batch_size=8)
         objective.begin(step, 2)
         result = objective(denoiser, x0, streams)
         objective.update(result["t"], result["term"])
