@@ -211,7 +211,7 @@ FAULTS = {
     "test_randomness.py": [
         ("nine rounds instead of ten", "ROUNDS = 10", "ROUNDS = 9"),
         ("multipliers swapped", "(0xD2511F53, 0xCD9E8D57)", "(0xCD9E8D57, 0xD2511F53)"),
-        ("the key is the same in every round", "rounds * WEYL", "0 * WEYL"),
+        ("the key is the same in every round", "rounds * WEYL[0]", "0 * WEYL[0]"),
         ("halves of the key swapped", "high = low >> 32", "low, high = low >> 32, low"),
         ("the odd word has more than 32 bits", "return even, odd & LOW", "return even, odd"),
         ("only 32 bits of a seed are used", "high = low >> 32", "high = 0 * low"),
@@ -232,10 +232,9 @@ FAULTS = {
         ("gap: no correction for few clusters", "count / (count - 1) * sums", "sums"),
     ],
     "metric/test_score.py": [
-        ("floor: measured on the pool of the samples", "pool(features, len(features))", "pool(features)"),
-        ("reference: only the pool of the features is kept", "pool(features, KEPT)", "pool(features)"),
+        ("reference: only the pool of the features is kept", "shuffled(features))", "shuffled(features)[:POOL])"),
         ("reference: pairwise metrics use all features", "reference.features[:POOL]", "reference.features"),
-        ("floor: the features of the reference are not divided", "features=rest, n=len(rest)", "n=len(rest)"),
+        ("floor: the features of the reference are not divided", "cov=cov, features=rest", "cov=cov"),
     ],
 }
 

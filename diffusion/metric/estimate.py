@@ -23,7 +23,6 @@ from diffusion.randomness import generator_for
 LEVEL = 0.95  # of confidence intervals
 Z = math.sqrt(2) * float(torch.erfinv(torch.tensor(LEVEL, dtype=torch.float64)))  # half their width, in errors
 POOL = 10_000  # maximum number of features per set in pairwise metrics
-KEPT = 100_000  # maximum number of features in a reference: gigabytes of memory if there were many more
 ROWS = 1024  # rows of a pairwise matrix in memory at a time
 
 
@@ -69,13 +68,10 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, sum((c.T @ c for c in centred), mean.new_zeros(())) / (len(x) - 1)
 
 
-def pool(features: Tensor, most: int | None = None) -> Tensor:
-    """At most `most` rows of `features` (N, D), `POOL` by default, in a random order that depends only on their values.
-
-    A smaller pool is the beginning of a larger one.
-    """
+def shuffled(features: Tensor) -> Tensor:
+    """The rows of `features` (N, D) in a random order that depends only on their values."""
     order = features.double().sum(dim=1).argsort()
-    return features[order[torch.randperm(len(features), generator=generator_for("pool"))[: most or POOL]]]
+    return features[order[torch.randperm(len(features), generator=generator_for("pool"))]]
 
 
 @dataclass(frozen=True)
@@ -84,8 +80,7 @@ class Reference:
 
     mean: Tensor  # (D,) float64
     cov: Tensor  # (D, D) float64, unbiased
-    features: Tensor  # (M, D) float32: all, or `KEPT` of them, in random order
-    n: int  # number of images
+    features: Tensor  # (M, D) float32, in random order
     name: str = ""  # in scores: the split
     key: str = ""  # a hash of the images and of the extractor
     protocol: Mapping[str, Any] = field(default_factory=dict)  # of a Score: features, weights_hash, resize, resolution
@@ -93,13 +88,13 @@ class Reference:
     @classmethod
     def of(cls, features: Tensor) -> "Reference":
         """Build a reference from features (N, D)."""
-        return cls(*moments(features), pool(features, KEPT), len(features))
+        return cls(*moments(features), shuffled(features))
 
     @cached_property
     def root(self) -> Tensor:
         """B (D, r) with B Bᵀ = cov. With fewer images than features, the centred images are such a B."""
-        if self.n == len(self.features) <= len(self.mean):
-            return (self.features.double() - self.mean).T / math.sqrt(self.n - 1)
+        if len(self.features) <= len(self.mean):
+            return (self.features.double() - self.mean).T / math.sqrt(len(self.features) - 1)
         values, vectors = torch.linalg.eigh(self.cov)
         return vectors * values.clamp(min=0).sqrt()
 
@@ -125,7 +120,7 @@ class PairwiseMetric(SampleMetric):
     """Base class of metrics that compare pairs of features, of at most `POOL` in each set."""
 
     def measure(self, x: Tensor, reference: Reference) -> dict[str, Estimate]:
-        return self.compare(pool(x).double(), reference.features[:POOL].double())
+        return self.compare(shuffled(x)[:POOL].double(), reference.features[:POOL].double())
 
     def compare(self, x: Tensor, y: Tensor) -> dict[str, Estimate]:
         """Features of samples (N, D) and of real images (M, D), float64 -> estimates by short name."""

@@ -4,9 +4,7 @@ The package transformers (the extra `features`) loads them from a folder written
 cache, or from the Hub.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +22,6 @@ class Foundation(FeatureExtractor):
     """
 
     kind: str  # the name of a class in transformers
-    published: str  # the name on the Hub for which metrics have published `names`
-    names: Mapping[str, str]
     side: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -41,14 +37,10 @@ class Foundation(FeatureExtractor):
             if missing := len(loaded["missing_keys"]) + len(loaded["mismatched_keys"]):  # drawn at random
                 raise ValueError(f"{missing} of its weights are missing")
         except Exception as error:  # missing or damaged files raise many kinds of exceptions, with multi-line messages
-            mend = "set features.source=FOLDER to a folder with a copy"
-            if isinstance(error, ImportError):
-                mend = "pip install 'diffusion-experiments[features]'"
             raise UserError(
-                f"features of {source}: not a usable {self.kind} ({first_line(error)}); {mend}, or use features=lite0"
+                f"features of {source}: {first_line(error)}; pip install 'diffusion-experiments[features]', set "
+                "features.source=FOLDER to a copy, or use features=lite0"
             ) from error
-        if source == self.published and not Path(source).exists():
-            self.canonical = self.names
         self.freeze()
 
     def resized(self, images: Tensor) -> Tensor:
@@ -69,15 +61,15 @@ class DINOv2(Foundation):
     code, which avoids a rounding error; published features depend on it.
     """
 
-    kind, published = "Dinov2Model", "facebook/dinov2-large"
-    names = MappingProxyType({"fd": "fd_dinov2"})
+    kind = "Dinov2Model"
     resize = "224x224 bicubic, antialiased, rounded"
     side = 224
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-    def __init__(self, source: str = published):
+    def __init__(self, source: str = "facebook/dinov2-large"):
         super().__init__(source)
         self.num_features = self.net.config.hidden_size
+        self.canonical = {"fd": "fd_dinov2"} if source == "facebook/dinov2-large" else {}
         place, plane = self.net.embeddings.position_embeddings.data.tensor_split([1], dim=1)
         rows, patches = round(plane.shape[1] ** 0.5), self.side // self.net.embeddings.patch_size
         if rows != patches:  # after the weights were hashed
@@ -99,12 +91,12 @@ class CLIP(Foundation):
     `cmmd` is reserved for `openai/clip-vit-large-patch14-336`; the names of other scores include the network's name.
     """
 
-    kind, published = "CLIPVisionModelWithProjection", "openai/clip-vit-large-patch14-336"
-    names = MappingProxyType({"cmmd": "cmmd"})
+    kind = "CLIPVisionModelWithProjection"
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
-    def __init__(self, source: str = published):
+    def __init__(self, source: str = "openai/clip-vit-large-patch14-336"):
         super().__init__(source)
+        self.canonical = {"cmmd": "cmmd"} if source == "openai/clip-vit-large-patch14-336" else {}
         self.num_features, self.side = self.net.config.projection_dim, self.net.config.image_size
         self.resize = f"middle square to {self.side}x{self.side} bicubic, antialiased, rounded"
 

@@ -18,7 +18,7 @@ from diffusion.console import progress_bar
 from diffusion.errors import UserError, first_line
 from diffusion.files import cache_dir, replacing, tensor_digest
 from diffusion.metric.distances import FrechetDistance, KernelDistance
-from diffusion.metric.estimate import LEVEL, ROWS, Reference, SampleMetric, moments, pool
+from diffusion.metric.estimate import LEVEL, ROWS, Reference, SampleMetric, moments, shuffled
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import Reference as Recorded
 from diffusion.metric.record import Score
@@ -148,8 +148,8 @@ def score_features(
                 level=LEVEL,
                 std=estimate.std,
                 n=len(features),
-                settings=metric.settings_for(len(features), reference.n),
-                reference=Recorded(reference.name, reference.n, reference.key),
+                settings=metric.settings_for(len(features), len(reference.features)),
+                reference=Recorded(reference.name, len(reference.features), reference.key),
                 **reference.protocol,
             )
     if metrics and not found:
@@ -172,11 +172,10 @@ def divide(features: Tensor, reference: Reference, seed: int = 0) -> tuple[Tenso
     """Mix real `features` with the reference's, and divide them at random into sets of the same two sizes.
 
     The score of these two sets is the floor: the value for sets of real images that differ only by chance. The sizes
-    are N of `features` and the reference's M (`KEPT` if it is larger). The new reference has the name and key of the
-    old one.
+    are N of `features` and the reference's M. The new reference has the name and key of the old one.
     """
-    both = torch.cat([pool(features, len(features)), reference.features])
+    both = torch.cat([shuffled(features), reference.features])
     both = both[torch.randperm(len(both), generator=generator_for(seed, "divide"))]
     ours, rest = both[: len(features)], both[len(features) :]
     mean, cov = moments(rest)
-    return ours, replace(reference, mean=mean, cov=cov, features=rest, n=len(rest))
+    return ours, replace(reference, mean=mean, cov=cov, features=rest)

@@ -180,7 +180,7 @@ def test_a_damaged_cache_file_is_replaced_and_a_full_disk_is_no_error(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    assert reference_of(photographs[:60], extractor).n == 60
+    assert len(reference_of(photographs[:60], extractor).features) == 60
     assert os.listdir(cache) == [file.name]
 
 
