@@ -71,14 +71,7 @@ DETERMINISTIC = [
     Row("midpoint (flow)", Midpoint, "flow_midpoint", 2, "2", "Flow matching"),
     Row("DPM-Solver++(2S)", DPMSolver2S, "dpm_2s", 2, "2", "DPM-Solver++, Algorithm 1"),
     Row("DPM-Solver++(2M)", DPMSolver, "dpm_2m", 1, "2", "DPM-Solver++, Algorithm 2"),
-    Row(
-        "DPM-Solver++(3M)", partial(DPMSolver, order=3, curvature=1.0), "dpm_3m, curvature=1", 1, "3",
-        "DPM-Solver++, Proposition 4.1",
-    ),
-    Row(
-        "DPM-Solver++(3M), half", partial(DPMSolver, order=3, curvature=0.5), "dpm_3m, curvature=0.5", 1, "2",
-        "DPM-Solver++, reference code",
-    ),
+    Row("DPM-Solver++(3M)", partial(DPMSolver, order=3), "dpm_3m", 1, "3", "DPM-Solver++, Proposition 4.1"),
     Row("UniPC-2", UniPC, "unipc", 1, "3", "UniPC, Algorithm 1"),
     Row("UniPC-3", partial(UniPC, order=3), "unipc, order=3", 1, "4", "UniPC, Algorithm 1"),
     Row("Adams–Bashforth 2 (ρAB-DEIS)", AdamsBashforth, "adams_bashforth, order=2", 1, "2", "DEIS, ρAB"),
@@ -214,11 +207,11 @@ order and takes one evaluation (two with the midpoint rule), so N steps of a sol
 UniPC-p has order p + 1, as its theorem says, because the corrector adds one order. The midpoint rule gains an order on
 a Gaussian; on a mixture, the tests measure order 2.
 
-`sampler.curvature` scales the second difference of DPM-Solver++(3M). The value 1 has order 3; 0.5, as in the reference
-code and in diffusers, has order 2, but smaller errors with few steps. The default is 0.5 below 40 steps (15 in the SDE
-form), and 1 otherwise. `sampler.lower_order_final` limits the second-to-last step of `unipc` and of DPM-Solver++ to
-order 2, as in diffusers. By default, it is active below 8 steps. This table shows the root mean square error relative
-to the exact solution for a one-dimensional mixture of two Gaussians, as the geometric mean over eight schedules:
+Below 40 steps (15 in the SDE form), DPM-Solver++(3M) multiplies its second difference by a curvature of 0.5, as in the
+reference code and in diffusers: the order is then 2, but the errors are smaller. Below 8 steps, the second-to-last step
+of `unipc` and of DPM-Solver++ has at most order 2, as in diffusers. This table shows the root mean square error
+relative to the exact solution for a one-dimensional mixture of two Gaussians, as the geometric mean over eight
+schedules:
 
 | sampler | grid | 5 steps | 10 | 20 | 30 | 40 | 60 |
 | --- | --- | --: | --: | --: | --: | --: | --: |
@@ -245,7 +238,7 @@ The error is the largest error of the covariance of the final x, which is comput
 {stochastic}
 
 `predictor_corrector` runs `corrections` Langevin steps, with one evaluation each, before each step of
-`sampler.predictor`. Their step size is set by a signal-to-noise ratio, `snr`. In the limit of many Langevin steps, the
+`reverse_diffusion`. Their step size is set by a signal-to-noise ratio, `snr`. In the limit of many Langevin steps, the
 variance is too large by a fraction of about snr².
 
 `consistency` is not in these tables, because it does not work with an ordinary denoiser. A step keeps only the estimate
@@ -289,8 +282,8 @@ The choices of `grid@sampler.grid=` are `uniform` (trailing), `leading`, `linspa
 grids `leading` and `linspace` need a discrete schedule, and `uniform` raises an error on `edm`, where equal steps in
 sigma had an error of 0.6. Each class defaults to the grid of its paper, and so do the choices of `sampler=`.
 
-A sampler can also start at any time t: `sampler(denoiser, None, streams, start=(x_t, t))` runs the grid's steps below
-t. With x_t = `diffuse(schedule, x0, noise, t)`, this is SDEdit.
+A sampler can also start at any time t: `sampler(denoiser, x_t, streams, start=t)` runs the grid's steps below t. With
+x_t = `diffuse(schedule, x0, noise, t)`, this is SDEdit.
 
 The choices of `threshold@sampler.threshold=` are `clip` and `dynamic`; `sampler.threshold=null` turns thresholding off.
 Without a threshold, the first estimate of x0 by a model that predicts ε has an error of 1/alpha times that of ε, up to

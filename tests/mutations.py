@@ -39,7 +39,7 @@ FAULTS = {
         ("multistep: moments off by one", "powers + 2, -H", "powers + 1, -H"),
         ("2M: points on the wrong side", "(axis(p.t) - start)", "(start - axis(p.t))"),
         ("3M: the second difference is not scaled", "exact[1:] *= curvature", "pass"),
-        ("UniPC: full order in the last steps", "min(self.order, denoise.steps_left - later)", "self.order"),
+        ("UniPC: full order in the last steps", "min(self.order, left - later)", "self.order"),
         ("2S: D used over the whole step", "D, middle, s, self.eta", "D, t, s, self.eta"),
         ("UniPC: past off by one", "past[1 : self.order_of", "past[2 : self.order_of"),
         ("Adams–Bashforth: wrong sign of a step term", "(s.sigma - s.alpha *", "(s.sigma + s.alpha *"),
@@ -148,7 +148,7 @@ FAULTS = {
         ("inputs of standard deviation 80 are not scaled", ".clamp(min=1), 1000", ".clamp(min=1, max=1), 1000"),
     ],
     "process/test_samplers.py": [
-        ("start: the grid's times above t are not skipped", "grid[grid < first * (1 - 1e-4)]", "grid[1:]"),
+        ("start: the grid's times above t are not skipped", "grid[grid < start * (1 - 1e-4)]", "grid[1:]"),
         ("Dormand–Prince: stages at the end of the step", "u + float(c) * h", "u + h"),
     ],
     "process/test_choices.py": [
@@ -189,7 +189,7 @@ FAULTS = {
     ],
     "model/test_diffusers_weights.py": [],
     "model/test_layers.py": [
-        ("ADM: the frequencies of DDPM", "frequency_shift = 0", "frequency_shift = 1"),
+        ("ADM: the frequencies of DDPM", "frequency_shift=0", "frequency_shift=1"),
         ("DiT: rows and columns swapped", "[column.sin(), column.cos(), row", "[row.sin(), row.cos(), row"),
         ("DiT: transposed pixels in a patch", "(0, 5, 1, 3, 2, 4)", "(0, 5, 1, 4, 2, 3)"),
         ("DiT: modulations are not initialised to zero", ' or "modulation" in name', ""),

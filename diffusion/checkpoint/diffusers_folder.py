@@ -112,7 +112,6 @@ def network_of(network: nn.Module, model: Mapping[str, Any], size: int | list[in
     for key, only in (("augment", 0), ("coordinates", False), ("patch", 1), ("out_channels", chosen["in_channels"])):
         if chosen[key] != only:
             raise UserError(f"model.{key}={chosen[key]}: diffusers' U-Nets have only {key}={only}")
-    chosen |= {key: getattr(network, key) for key in ("norm_eps", "frequency_shift", "cosines_first")}
     return library().UNet2DModel(
         **{theirs: chosen[ours] for ours, theirs in SETTINGS.items()},
         sample_size=size,

@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
-from diffusion.model.dropout import Dropout
-from diffusion.model.network import Resize, UNetwork
+from diffusion.model.network import Dropout, Resize, UNetwork, resized
 
 BALANCE = 0.3  # t in `mp_sum`: the share of a residual or attention branch (section 2.4)
 LIMIT = 256.0  # the largest absolute activation at the end of a block, for float16
@@ -124,7 +123,7 @@ class Block(nn.Module):
 
     h = conv₂(dropout(mp_silu(c·conv₁(mp_silu(x))))) with c = 1 + gain·W_e emb; then x ← mp_sum(x, h), and likewise
     with attention. In the encoder, x is first mapped to C_out channels and pixel-normalised. In the decoder, x is
-    mapped to C_out channels only for the sum. `resize` "down" averages each 2×2 pixels, "up" repeats each pixel 2×2.
+    mapped to C_out channels only for the sum.
     """
 
     def __init__(
@@ -148,10 +147,7 @@ class Block(nn.Module):
         self.attention = Attention(c_out, head_dim) if head_dim else None
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        if self.resize == "down":
-            x = F.avg_pool2d(x, 2)
-        elif self.resize == "up":
-            x = F.interpolate(x, scale_factor=2, mode="nearest")
+        x = resized(x, self.resize)
         if self.encoder:
             x = unit(self.shortcut(x))
         c = 1 + self.emb(emb, self.gain)
@@ -196,8 +192,7 @@ class EDM2UNet(UNetwork):
         self.gain = nn.Parameter(torch.zeros(()))
 
     def unit(self, c_in: int, c_out: int, attend: bool = False, resize: Resize = None, encoder: bool = False) -> Any:
-        head_dim = self.head_dim if attend else None
-        return Block(c_in, c_out, self.features, self.dropout, head_dim, encoder, resize)
+        return Block(c_in, c_out, self.features, self.dropout, self.head_dim if attend else None, encoder, resize)
 
     def joined(self, block: nn.Module, h: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
         return block(mp_cat(h, skip), emb)

@@ -1,7 +1,8 @@
-"""What the networks share: class labels, image sizes, checkpointing, the embedding of the label, a U-Net's levels."""
+"""What the networks share: dropout, class labels, image sizes, checkpointing, label embedding, a U-Net's levels."""
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -10,9 +11,46 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from diffusion.errors import UserError
-from diffusion.model.dropout import Examples, examples
 
 Resize = Literal["down", "up"] | None
+RANGE = 2**32
+
+
+class Examples:
+    """The examples that the networks currently process."""
+
+    numbers: Tensor | None = None  # (B,) int32; None: unknown
+
+
+@contextlib.contextmanager
+def examples(index: Tensor | None) -> Iterator[None]:
+    """Within this context, row i of a network's input is example number `index[i]` (B,); None: unknown."""
+    before, Examples.numbers = Examples.numbers, None if index is None else index.int()
+    try:
+        yield
+    finally:
+        Examples.numbers = before
+
+
+class Dropout(nn.Dropout):
+    """x (B, ...) -> x·m/(1 − p) in training, where the mask m is 0 with probability p and 1 otherwise; x in evaluation.
+
+    Within the context `examples`, m depends on the example, not on its position in the batch or on the device; outside,
+    this is torch's dropout. For each element of the features, a and b are drawn uniformly, once for all examples, from
+    torch's default generator, which the trainer seeds identically on all devices and for all micro-batches of a step.
+    Example k gets u_k = a + k·b (mod 2³²), and drops the element if u_k < p·2³². Each u_k is uniform, the elements of
+    one example are independent, and so are the masks of any two examples (except for the lowest bits of u_k, which do
+    not matter). So a mean over the batch has the same variance as with fully independent masks. (Pairwise independent
+    hashing: Carter, Wegman 1979.)
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p in (0, 1) or Examples.numbers is None:
+            return super().forward(x)
+        a, b = (torch.randint_like(x[:1], -RANGE // 2, RANGE // 2, dtype=torch.int32) for _ in range(2))
+        k = Examples.numbers.view(-1, *[1] * (x.ndim - 1))
+        kept = torch.addcmul(a, k, b) >= round(self.p * RANGE) - RANGE // 2
+        return x * kept * (1 / (1 - self.p))
 
 
 class Network(nn.Module):
@@ -27,9 +65,6 @@ class Network(nn.Module):
 
     ends: tuple[str, ...] = ("stem", "out")
     """Names of the layers that read or write images, or read one-hot classes: `optimizer=muon` leaves them to AdamW."""
-
-    coordinates = False
-    """Whether the network accepts coordinates."""
 
     def __init__(self, downsampling: int, classes: int = 0, checkpointing: bool = False):
         super().__init__()
@@ -108,6 +143,13 @@ class TimeEmbedding(nn.Module):
             waves = waves + F.linear(augment.to(waves.dtype), self.augment)
         emb = self.linear2(F.silu(self.linear1(waves)))
         return F.silu(emb if rows is None else emb + self.classes(rows))
+
+
+def resized(x: Tensor, resize: Resize) -> Tensor:
+    """x (B, C, H, W) -> (B, C, H', W'): "down" averages each 2×2 pixels, "up" repeats each pixel 2×2."""
+    if resize == "down":
+        return F.avg_pool2d(x, 2)
+    return F.interpolate(x, scale_factor=2, mode="nearest") if resize == "up" else x
 
 
 def coordinates(x: Tensor, window: Tensor | None = None) -> Tensor:

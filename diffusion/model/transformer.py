@@ -13,7 +13,6 @@ modulation, the time embedding receives 1000·t − 1 instead of t, and dropout 
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
@@ -23,8 +22,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
-from diffusion.model.dropout import Dropout
-from diffusion.model.network import Network, TimeEmbedding
+from diffusion.model.network import Dropout, Network, TimeEmbedding
 
 EPS = 1e-6  # of every norm
 WAVES = 256  # number of sinusoids of the label
@@ -91,18 +89,19 @@ class Block(nn.Module):
     """DiT's block: tokens x (B, N, width), emb (B, width) -> (B, N, width), self-attention, then an MLP (figure 3).
 
     With β₁, γ₁, α₁, β₂, γ₂, α₂ = W emb:  x ← x + α₁·attention((1 + γ₁)·norm₁(x) + β₁), then x ← x + α₂·mlp(…) in the
-    same way.
+    same way. The MLP has `hidden` features, which its first layer computes from `gates` times as many.
     """
 
-    def __init__(self, width: int, heads: int, hidden: float, dropout: float):
+    norm: Any = staticmethod(partial(nn.LayerNorm, eps=EPS, elementwise_affine=False))
+
+    def __init__(self, width: int, heads: int, hidden: float, dropout: float, gates: int = 1):
         super().__init__()
         self.heads = heads
         self.modulation = nn.Linear(width, 6 * width)
-        self.norm1: nn.Module = nn.LayerNorm(width, EPS, elementwise_affine=False)
-        self.norm2: nn.Module = self.norm1
+        self.norm1, self.norm2 = self.norm(width), self.norm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
-        self.mlp1 = nn.Linear(width, int(hidden))
+        self.mlp1 = nn.Linear(width, gates * int(hidden))
         self.mlp2 = nn.Linear(int(hidden), width)
         self.dropout = Dropout(dropout)
 
@@ -129,19 +128,12 @@ class Block(nn.Module):
 class JiTBlock(Block):
     """DiT's block with other norms and a SwiGLU: tokens x (B, N, width), emb (B, width), cos, sin -> (B, N, width)."""
 
+    norm = staticmethod(partial(RMSNorm, eps=EPS))
+
     def __init__(self, width: int, heads: int, hidden: float, dropout: float):
-        nn.Module.__init__(self)
-        self.heads = heads
-        self.modulation = nn.Linear(width, 6 * width)
-        self.norm1 = RMSNorm(width, EPS)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.norm_q, self.norm_k = RMSNorm(width // heads, EPS), RMSNorm(width // heads, EPS)
-        self.out = nn.Linear(width, width)
-        self.norm2 = RMSNorm(width, EPS)
-        third = int(hidden * 2 / 3)  # which gives three matrices as many weights as two of `hidden`
-        self.mlp1 = nn.Linear(width, 2 * third)
-        self.mlp2 = nn.Linear(third, width)
-        self.dropout = Dropout(dropout)
+        # 2/3 gives three matrices as many weights as two of `hidden`
+        super().__init__(width, heads, hidden * 2 / 3, dropout, gates=2)
+        self.norm_q, self.norm_k = self.norm(width // heads), self.norm(width // heads)
 
     def placed(self, q: Tensor, k: Tensor, *where: Tensor) -> tuple[Tensor, Tensor]:
         """The queries and keys, normalised, then rotated."""
@@ -162,7 +154,6 @@ class DiT(Network):
     """
 
     block: type[Block] = Block
-    norm_of: Callable[[int], nn.Module] = staticmethod(partial(nn.LayerNorm, eps=EPS, elementwise_affine=False))
     shift = 1  # of the label's frequencies
     multiple = 1  # which divides the width of each head
 
@@ -188,7 +179,7 @@ class DiT(Network):
         self.time = TimeEmbedding(WAVES, width, classes, self.shift, cosines_first=True, augment=augment)
         self.embed(in_channels, width)
         self.blocks = nn.ModuleList(self.block(width, heads, mlp_ratio * width, dropout) for _ in range(depth))
-        self.norm = self.norm_of(width)
+        self.norm = self.block.norm(width)
         self.modulation = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, patch**2 * out_channels)
         self.initialise()
@@ -240,7 +231,6 @@ class JiT(DiT):
 
     ends = ("reduce", "out")
     block = JiTBlock
-    norm_of = staticmethod(partial(RMSNorm, eps=EPS))
     shift = 0
     multiple = 4
 

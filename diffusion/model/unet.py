@@ -1,25 +1,25 @@
-"""The U-Nets of DDPM (Ho, Jain, Abbeel 2020, appendix B) and ADM (Dhariwal, Nichol 2021, section 3).
+"""The U-Nets of DDPM (Ho, Jain, Abbeel 2020, appendix B), of ADM (Dhariwal, Nichol 2021, section 3) and of the memoir.
 
     stem ── blocks ── ↓ ── blocks ── ↓ ── blocks ── middle ── blocks ── ↑ ── blocks ── ↑ ── blocks ── output
           each output of the encoder is concatenated to the input of one decoder block, last in, first out
 
-They are equivalent to diffusers' `UNet2DModel`, with the settings of `google/ddpm-cifar10-32` and with resampling
-residual blocks (see `diffusion.model.diffusers`). ADM differs from DDPM in three ways: the embedding scales and shifts
-each second group norm (adaptive group norm), residual blocks downsample and upsample the images (as in BigGAN), and
-attention has several heads, on several levels.
+The first two are equivalent to diffusers' `UNet2DModel`, with the settings of `google/ddpm-cifar10-32` and with
+resampling residual blocks (see `diffusion.model.diffusers`). ADM differs from DDPM in three ways: the embedding scales
+and shifts each second group norm (adaptive group norm), residual blocks downsample and upsample the images (as in
+BigGAN), and attention has several heads, on several levels.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MinLen
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
-from diffusion.model.dropout import Dropout
-from diffusion.model.network import Resize, TimeEmbedding, UNetwork, coordinates
+from diffusion.model.network import Dropout, Network, Resize, TimeEmbedding, UNetwork, coordinates, resized
 
 EPS = 1e-6  # of all group norms, as in DDPM
 
@@ -126,10 +126,6 @@ class UNet(UNetwork):
     If the variance is learned, out_channels is twice in_channels.
     """
 
-    norm_eps = EPS
-    frequency_shift = 1
-    cosines_first = False
-
     def __init__(
         self,
         in_channels: Annotated[int, Ge(1)] = 3,
@@ -145,36 +141,28 @@ class UNet(UNetwork):
         checkpointing: bool = False,
         augment: Annotated[int, Ge(0)] = 0,
         coordinates: bool = False,
-        norm_eps: Annotated[float, Gt(0)] | None = None,
+        norm_eps: Annotated[float, Gt(0)] = EPS,
         down_padding: Literal[0, 1] = 0,
-        frequency_shift: Literal[0, 1] | None = None,
-        cosines_first: bool | None = None,
+        frequency_shift: Literal[0, 1] = 1,
+        cosines_first: bool = False,
     ):
         super().__init__(channels, attention, head_dim, patch, classes, checkpointing)
         if invalid := [c for c in channels if c % groups]:
             raise UserError(f"model: {invalid[0]} channels are not a multiple of groups={groups}")
         self.patch, self.coordinates, self.down_padding = patch, coordinates, down_padding
-        self.norm_eps = self.norm_eps if norm_eps is None else norm_eps
-        self.frequency_shift = self.frequency_shift if frequency_shift is None else frequency_shift
-        self.cosines_first = self.cosines_first if cosines_first is None else cosines_first
         features, self.head_dim = 4 * channels[0], head_dim
-        self.settings: dict[str, Any] = {"features": features, "groups": groups, "dropout": dropout}
-        waves = (self.frequency_shift, self.cosines_first, augment)
-        self.time = TimeEmbedding(channels[0], features, classes, *waves)
+        self.settings: dict[str, Any] = {"features": features, "groups": groups, "dropout": dropout, "eps": norm_eps}
+        self.time = TimeEmbedding(channels[0], features, classes, frequency_shift, cosines_first, augment)
         self.stem = nn.Conv2d((in_channels + 2 * coordinates) * patch**2, channels[0], 3, padding=1)
         self.build(channels, attention, blocks)
-        self.norm = GroupNorm(groups, channels[0], self.norm_eps)
+        self.norm = GroupNorm(groups, channels[0], norm_eps)
         self.out = nn.Conv2d(channels[0], out_channels * patch**2, 3, padding=1)
         self.initialise()
-
-    def heads(self, c: int, attend: bool) -> int | None:
-        """The channels of each head of a block's attention; None: no attention."""
-        return (self.head_dim or c) if attend else None
 
     def unit(self, c_in: int, c_out: int, attend: bool = False, resize: Resize = None, encoder: bool = False) -> Any:
         if resize is not None:
             return Downsample(c_in, self.down_padding) if resize == "down" else Upsample(c_in)
-        return Block(c_in, c_out, self.heads(c_out, attend), eps=self.norm_eps, **self.settings)
+        return Block(c_in, c_out, (self.head_dim or c_out) if attend else None, **self.settings)
 
     def initialise(self) -> None:
         """As in DDPM: Glorot-uniform weights, zero biases; each residual branch and the network end in a zero layer."""
@@ -211,8 +199,7 @@ class AdaptiveBlock(Block):
     """x (B, C_in, H, W), emb (B, features) -> (B, C_out, H', W'): a residual block with adaptive norm, then attention.
 
     shortcut(resize(x)) + conv₂(dropout(silu((1 + s)·norm₂(h) + b))) with h = conv₁(resize(silu(norm₁(x)))) and
-    (s, b) = W_t emb; conv₂ is zero-initialised. `resize` "down" averages each 2×2 pixels, "up" repeats each pixel
-    2×2, and None is the identity.
+    (s, b) = W_t emb; conv₂ is zero-initialised.
     """
 
     modulations = 2  # s and b
@@ -223,32 +210,25 @@ class AdaptiveBlock(Block):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = F.silu(self.norm1(x))
-        if self.resize == "down":
-            x, h = F.avg_pool2d(x, 2), self.conv1(F.avg_pool2d(h, 2))
-        elif self.resize == "up":
-            x, h = F.interpolate(x, scale_factor=2, mode="nearest"), enlarged(h, self.conv1)
-        else:
-            h = self.conv1(h)
+        h = enlarged(h, self.conv1) if self.resize == "up" else self.conv1(resized(h, self.resize))
         s, b = self.time(emb)[:, :, None, None].chunk(2, dim=1)
         h = self.conv2(self.dropout(F.silu((1 + s) * self.norm2(h) + b)))
-        return self.attention(self.shortcut(x) + h)
+        return self.attention(self.shortcut(resized(x, self.resize)) + h)
 
 
 class ADMUNet(UNet):
     """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
 
-    The arguments are those of `UNet`, without `down_padding`, because no convolution has a stride. ADM's network for
-    ImageNet at 64×64 (appendix I) is conf/model/unet_adm.yaml.
+    The arguments are those of `UNet`; the last four are those of ADM's code. ADM's network for ImageNet at 64×64
+    (appendix I) is conf/model/unet_adm.yaml.
     """
 
-    norm_eps = 1e-5  # as in ADM's code
-    frequency_shift = 0
-    cosines_first = True
+    def __init__(self, **options: Any):
+        super().__init__(norm_eps=1e-5, frequency_shift=0, cosines_first=True, **options)
 
     def unit(self, c_in: int, c_out: int, attend: bool = False, resize: Resize = None, encoder: bool = False) -> Any:
-        if self.down_padding:
-            raise UserError("model: ADMUNet averages pixels without padding; set down_padding to 0")
-        return AdaptiveBlock(c_in, c_out, self.heads(c_out, attend), resize=resize, eps=self.norm_eps, **self.settings)
+        head_dim = (self.head_dim or c_out) if attend else None
+        return AdaptiveBlock(c_in, c_out, head_dim, resize=resize, **self.settings)
 
     def initialise(self) -> None:
         """Torch's defaults, but each residual branch and the network end in a zero layer (section 3)."""
@@ -257,3 +237,72 @@ class ADMUNet(UNet):
         ends += [module.out for module in self.modules() if isinstance(module, Attention)]
         for parameter in nn.ModuleList(ends).parameters():
             nn.init.zeros_(parameter)
+
+
+class Stage(nn.Module):
+    """x (B, C_in, H, W), emb (B, features) -> (B, C_out, H, W): relu(conv₂(relu(conv₁(x) + W_t emb)))."""
+
+    def __init__(self, c_in: int, c_out: int, features: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.time = nn.Linear(features, c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = F.relu(self.conv1(x) + self.time(emb)[:, :, None, None])
+        return F.relu(self.conv2(h))
+
+
+class MemoirUNet(Network):
+    """The memoir's network, of convolutions, ReLU and max pooling (Ronneberger et al. 2015), with time input.
+
+    x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W).
+
+    Encoder: a `Stage` and a 2×2 max pooling per entry of `channels`. Bottleneck: a `Stage` without pooling.
+    Decoder, per entry: a transposed convolution of stride 2, concatenation with the encoder's features of that size,
+    and a `Stage`. Output: a 1×1 convolution. Every stage gets the time embedding of the label 1000·t − 1.
+    """
+
+    ends = ("encoder.0.conv1", "out")
+
+    def __init__(
+        self,
+        in_channels: Annotated[int, Ge(1)] = 3,
+        out_channels: Annotated[int, Ge(1)] = 3,
+        channels: Annotated[Sequence[Annotated[int, Ge(1)]], MinLen(1)] = (64, 128, 256),
+        bottleneck: Annotated[int, Ge(1)] = 512,
+        features: Annotated[int, Ge(1)] = 256,
+        classes: Annotated[int, Ge(0)] = 0,
+        checkpointing: bool = False,
+    ):
+        super().__init__(2 ** len(channels), classes, checkpointing)
+        self.time = TimeEmbedding(channels[0], features, classes)
+        widths = [in_channels, *channels]
+        self.encoder = nn.ModuleList(Stage(c_in, c, features) for c_in, c in pairwise(widths))
+        self.bottleneck = Stage(channels[-1], bottleneck, features)
+        upwards = [bottleneck, *reversed(channels)]
+        self.up = nn.ModuleList(nn.ConvTranspose2d(c_in, c, 2, stride=2) for c_in, c in pairwise(upwards))
+        self.decoder = nn.ModuleList(Stage(2 * c, c, features) for c in reversed(channels))
+        self.out = nn.Conv2d(channels[0], out_channels, 1)
+        # Without normalisation, the signal keeps its scale through some fifteen layers only if the initialisation
+        # preserves the variance through each ReLU (He et al. 2015).
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(module.weight)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def decoded(self, stage: nn.Module, up: nn.Module, x: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
+        """A decoder stage, applied to the concatenation of the upsampled x and the encoder's features of that size."""
+        return stage(torch.cat([up(x), skip], dim=1), emb)
+
+    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
+        self.check_size(*x.shape[2:])
+        emb = self.time(label, self.class_rows(classes, label))
+        skips = []
+        for stage in self.encoder:
+            skips.append(self.run(stage, x, emb))
+            x = F.max_pool2d(skips[-1], 2)
+        x = self.run(self.bottleneck, x, emb)
+        for up, stage in zip(self.up, self.decoder, strict=True):
+            x = self.run(self.decoded, stage, up, x, skips.pop(), emb)
+        return self.out(x)

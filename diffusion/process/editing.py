@@ -52,7 +52,7 @@ class SDEdit(Wrapping):
         t, _ = self.begins(denoise.schedule)
         time = noise.new_tensor(t, dtype=real_dtype(noise.device))
         x_t = diffuse(denoise.schedule, self.picture.to(noise), noise, time)
-        x = self.inner(denoise, None, streams, watch, (x_t, t), **conditions)
+        x = self.inner(denoise, x_t, streams, watch, t, **conditions)
         self.evaluations = self.inner.evaluations
         return x
 
@@ -69,9 +69,7 @@ class Inpainting(Wrapping):
     def __init__(self, inner: Sampler, picture: Tensor, known: Tensor):
         super().__init__(inner, picture)
         if known.dtype != torch.bool or bool(known.all()):
-            raise UserError(
-                f"mask: got {known.dtype}; expected bool, true where the picture is known, false to fill it"
-            )
+            raise UserError("mask: expected bool, true where the picture is known, and false to fill at least a pixel")
         self.known = known.expand(picture.shape)[None]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -130,7 +128,7 @@ class SplitGibbs(Inpainting):
     def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         last: list[Any] = []
         x_t = self.with_known(x_t, t.alpha * self.picture)
-        x0 = self.inner(denoise.denoise, None, streams, lambda k, x, estimate: last.append(estimate), (x_t, t.t))
+        x0 = self.inner(denoise.denoise, x_t, streams, lambda k, x, estimate: last.append(estimate), t.t)
         denoise.evaluations += self.inner.evaluations
         x0 = self.with_known(x0, self.picture)
         x_s = x0 if s.sigma == 0 else s.alpha * x0 + s.sigma * streams.normal_like(x0)

@@ -18,14 +18,16 @@ from torch import Tensor
 from diffusion.errors import UserError
 from diffusion.process.schedule import PURE_NOISE, Schedule, pure_noise
 
-Level = Annotated[float, Gt(0)]  # a noise level, sigma/alpha
+Positive = Annotated[float, Gt(0)]
+Level = Positive | None  # a noise level, sigma/alpha
+Map = Callable[[Tensor], Tensor]
 
 
 def _rows(schedule: Schedule, steps: int) -> int:
-    """T of a table; 0 for a continuous schedule. Raises UserError unless a table has rows for 1 … `steps` steps."""
+    """T of a table; 0 for a continuous schedule. Raises UserError if a table has fewer than `steps` rows."""
     table = schedule.steps or 0
-    if steps < 1 or (table and steps > table):
-        raise UserError(f"sampler: {steps} steps; expected at least 1" + (f", at most T = {table}" if table else ""))
+    if table and steps > table:
+        raise UserError(f"sampler: {steps} steps; this schedule has at most T = {table}")
     return table
 
 
@@ -59,22 +61,17 @@ def uniform(schedule: Schedule, steps: int) -> Tensor:
     return torch.round(t * table) / table if table else t
 
 
-def _table(schedule: Schedule, steps: int) -> int:
-    """T of a table. Raises UserError for a continuous schedule."""
-    if not (table := _rows(schedule, steps)):
-        raise UserError("sampler: the grids leading and linspace need a discrete schedule; use uniform")
-    return table
-
-
 def leading(schedule: Schedule, steps: int) -> Tensor:
     """Rows 1 + k·⌊T/N⌋ of a table, then 0: the spacing of DDIM's reference code. It starts below t = 1 if N < T."""
-    T = _table(schedule, steps)
+    if not (T := _rows(schedule, steps)):
+        raise UserError("sampler: the grid leading needs a discrete schedule; use uniform")
     return F.pad((1 + torch.arange(steps, dtype=torch.float64).flip(0) * (T // steps)) / T, (0, 1))
 
 
 def linspace(schedule: Schedule, steps: int) -> Tensor:
     """N evenly spaced rows of a table from T to 1, both included, then 0 (Improved DDPM's respacing)."""
-    T = _table(schedule, steps)
+    if not (T := _rows(schedule, steps)):
+        raise UserError("sampler: the grid linspace needs a discrete schedule; use uniform")
     # Those of torch.linspace differ by a bit, and near a half so by a row.
     rows = 1 + torch.from_numpy(np.linspace(0, T - 1, steps).round()).flip(0)
     rows[0] = T
@@ -87,33 +84,24 @@ def quadratic(schedule: Schedule, steps: int) -> Tensor:
 
 
 def karras(
-    schedule: Schedule,
-    steps: int,
-    rho: Annotated[float, Gt(0)] = 7.0,
-    sigma_min: Level | None = None,
-    sigma_max: Level | None = None,
+    schedule: Schedule, steps: int, rho: Positive = 7.0, sigma_min: Level = None, sigma_max: Level = None
 ) -> Tensor:
     """Equal steps in (sigma/alpha)^{1/ρ} from sigma_max to sigma_min, then 0 (EDM, eq. 5; the paper: 80 to 0.002)."""
     return _noise_levels(schedule, steps, lambda v: v ** (1 / rho), lambda u: u**rho, sigma_min, sigma_max)
 
 
-def log_snr(schedule: Schedule, steps: int, sigma_min: Level | None = None, sigma_max: Level | None = None) -> Tensor:
+def log_snr(schedule: Schedule, steps: int, sigma_min: Level = None, sigma_max: Level = None) -> Tensor:
     """Equal steps in log(alpha/sigma), then 0 (DPM-Solver, section 3.4)."""
     return _noise_levels(schedule, steps, torch.log, torch.exp, sigma_min, sigma_max)
 
 
-def cosine(schedule: Schedule, steps: int, sigma_min: Level | None = None, sigma_max: Level | None = None) -> Tensor:
+def cosine(schedule: Schedule, steps: int, sigma_min: Level = None, sigma_max: Level = None) -> Tensor:
     """Equal steps in the angle arctan(sigma/alpha), then 0: on any schedule, the noise levels of a cosine schedule."""
     return _noise_levels(schedule, steps, torch.atan, torch.tan, sigma_min, sigma_max)
 
 
 def _noise_levels(
-    schedule: Schedule,
-    steps: int,
-    axis: Callable[[Tensor], Tensor],
-    inverse: Callable[[Tensor], Tensor],
-    sigma_min: float | None,
-    sigma_max: float | None,
+    schedule: Schedule, steps: int, axis: Map, inverse: Map, sigma_min: Level, sigma_max: Level
 ) -> Tensor:
     """N times that are equally spaced in axis(sigma/alpha) from sigma_max to sigma_min, then 0.
 

@@ -24,7 +24,7 @@ Level = Annotated[float, Ge(0)]  # a noise level, sigma/alpha
 
 @dataclass(eq=False)
 class Guidance:
-    """Base class: guidance(denoise, weak) wraps a denoiser as another denoiser. Subclasses define `weak_conditions`.
+    """Base class: guidance(denoise, weak) wraps a denoiser as another denoiser.
 
     Guidance applies to images with a noise level sigma/alpha in (low, high]; all others get the unchanged strong
     estimate (Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval").
@@ -35,22 +35,10 @@ class Guidance:
     high: Level | None = None
     drops_labels: ClassVar[bool] = False  # whether the weak denoiser can be the model itself, without labels
 
-    def __post_init__(self) -> None:
-        low, high = self.bounds
-        if not (0 <= self.scale < math.inf and 0 <= low < high):
-            raise UserError(
-                f"guidance: scale {self.scale:g} in ({low:g}, {high:g}]; expected scale ≥ 0, 0 ≤ low < high"
-            )
-
     @property
     def bounds(self) -> tuple[float, float]:
         """low and high as numbers; 0 and infinity if unset."""
         return 0.0 if self.low is None else self.low, math.inf if self.high is None else self.high
-
-    @property
-    def limited(self) -> bool:
-        """Whether guidance is limited to an interval of noise levels."""
-        return self.bounds != (0.0, math.inf)
 
     def __call__(self, denoise: Any, weak: Any = None) -> "Guided":
         """The guided denoiser: (x_t (B, C, H, W), t (B,), **conditions) -> Estimate.
@@ -59,23 +47,23 @@ class Guidance:
         """
         schedule, (low, high) = denoise.schedule.on_cpu(), self.bounds
         least, largest = schedule.level(torch.tensor([schedule.first, 1.0], dtype=torch.float64)).tolist()
-        if high < least or low >= largest:
+        if not low < high or high < least or low >= largest:
             raise UserError(
-                f"guidance: low = {low:g} and high = {high:g}, but the schedule's noise level sigma/alpha ranges from "
-                f"{least:g} to {largest:g}"
+                f"guidance: low = {low:g} and high = {high:g}; expected low below high, in the range of the schedule's "
+                f"noise level sigma/alpha, from {least:g} to {largest:g}"
             )
         if weak is None and not self.drops_labels:
             raise UserError("guidance: AutoGuidance needs a worse model: a smaller or less trained one")
         if weak is not None:
             t = torch.linspace(0, 1, 21, dtype=torch.float64)
-            pairs = zip(schedule(t), weak.schedule.on_cpu()(t), strict=True)
-            if not all(torch.allclose(one, other, rtol=1e-6, atol=0) for one, other in pairs):
+            here, there = (torch.stack(each(t)) for each in (schedule, weak.schedule.on_cpu()))
+            if not torch.allclose(here, there, rtol=1e-6, atol=0):
                 raise UserError("guidance: the weak denoiser has another noise schedule; both need the same")
         return Guided(denoise, denoise if weak is None else weak, self)
 
     def weak_conditions(self, conditions: dict[str, Any]) -> dict[str, Any]:
-        """The conditions for the weak denoiser, selected from those for the strong one."""
-        raise NotImplementedError
+        """The conditions for the weak denoiser, selected from those for the strong one; by default all of them."""
+        return conditions
 
     def acts(self, schedule: Schedule, t: Tensor) -> Tensor:
         """(B,) whether the noise level of each image is in (low, high]."""
@@ -100,7 +88,7 @@ class Guided(Wrapped):
         if self.guidance.scale == 1:
             return strong
         acts = self.guidance.acts(self.schedule, t)
-        if self.guidance.limited and not acts.any():  # `any` waits for the device
+        if self.guidance.bounds != (0.0, math.inf) and not acts.any():  # `any` waits for the device
             return strong
         weak: Estimate = self.weak(x_t, t, **weak_conditions)
         where = expand(acts, x_t).bool()
@@ -132,6 +120,3 @@ class AutoGuidance(Guidance):
 
     Both get the same conditions, if any. The worse model is smaller or trained for fewer steps, on the same data.
     """
-
-    def weak_conditions(self, conditions: dict[str, Any]) -> dict[str, Any]:
-        return conditions

@@ -127,9 +127,7 @@ def flow_likelihood(
     state = torch.cat([x.flatten(), x.new_zeros(batch)]).cpu().double().numpy()
     solution = scipy.integrate.solve_ivp(slope, (start, end), state, rtol=tolerance, atol=tolerance)
     if not solution.success:
-        raise UserError(
-            f"likelihood: tolerance = {tolerance:g} is out of reach; raise it, or check the network's output"
-        )
+        raise UserError(f"likelihood: tolerance = {tolerance:g} is out of reach; raise it, or is the output a NaN?")
     final = torch.from_numpy(solution.y[:, -1])
     latent, change = final[:-batch].reshape(batch, size), final[-batch:]
     alpha, sigma = schedule(schedule.time(ends.new_tensor(end)))

@@ -96,9 +96,7 @@ class Simple(Objective):
         self.weighting, self.distance = weighting, distance
         weight, measure = (getattr(each, "func", each) for each in (weighting, distance))  # of a partial
         if measure is not squared and weight is not unit and weight.__module__ == unit.__module__:
-            raise UserError(
-                f"objective: the weighting {weight.__name__} is for squared errors; use unit, or squared errors"
-            )
+            raise UserError(f"objective: the weighting {weight.__name__} is for squared errors; use the weighting unit")
 
     def term(self, denoiser: Denoiser, batch: TrainingBatch) -> Tensor:
         weight = self.weighting(denoiser.schedule, denoiser.prediction, batch.t)

@@ -68,13 +68,11 @@ class Evaluator:
         self.evaluations = 0
         self.steps_left: int | None = None  # with the current one; None if the last step does not end at sigma = 0
 
-    def __call__(self, x_t: Tensor, t: Time) -> Estimate:
-        return self.at_each(x_t, torch.full((len(x_t),), t.t, dtype=self.dtype, device=x_t.device))
-
-    def at_each(self, x_t: Tensor, t: Tensor) -> Estimate:
-        """Like `__call__`, but with one time per image: t (B,)."""
+    def __call__(self, x_t: Tensor, t: Time | Tensor) -> Estimate:
+        """The estimate at x_t (B, C, H, W), at one time or, for t (B,), at one for each image."""
         self.evaluations += 1
-        return self.denoise(x_t, t)
+        each = torch.full((len(x_t),), t.t, dtype=self.dtype, device=x_t.device) if isinstance(t, Time) else t
+        return self.denoise(x_t, each)
 
     def times(self, t: Tensor) -> list[Time]:
         """The `Time` for each element of t (N,)."""
@@ -105,37 +103,31 @@ class Sampler:
     def __call__(
         self,
         denoise: Denoise,
-        noise: Tensor | None,
+        x: Tensor,
         streams: Streams,
         watch: Watch | None = None,
-        start: tuple[Tensor, float] | None = None,
+        start: float | None = None,
         **conditions: Any,
     ) -> Tensor:
-        """Images x0 (B, C, H, W) from `noise` ~ N(0, I) of the same shape; float32, or float64 if `noise` is.
+        """Images x0 (B, C, H, W) from noise x ~ N(0, I) of the same shape; float32, or float64 if x is.
 
         Args:
             streams: one random stream per image.
             watch: called after each step as watch(k, x, estimate), where x is at the k-th of the N times of the grid.
-            start: (x_t, t): start from x_t (B, C, H, W) at time t, with noise None, and run the grid's steps below t.
+            start: a time t: x is x_t instead of noise, and only the grid's steps below t are run.
             conditions: passed to the denoiser at each evaluation, such as `classes` (B,).
         """
         if conditions:
             denoise = Conditioned(denoise, **conditions)
         if self.threshold is not None:
             denoise = Thresholded(denoise, self.threshold)
-        x = noise if start is None else start[0]
-        if x is None or (start is not None and noise is not None):
-            raise UserError("sampler: pass either noise or start=(x_t, t), and None for the other")
-        if isinstance(streams, Streams):  # others, such as the oracle's, draw noise of any shape
-            streams.check(x)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         evaluator = Evaluator(denoise, x.device)
         grid = self.grid(evaluator.schedule, self.steps)
         if not (grid.diff() < 0).all() or grid[-1] < 0:
             raise UserError(f"sampler: the grid's times {grid.tolist()[:5]} … must decrease to 0")
-        if start is not None:
-            first = start[1]  # then the times below it; one almost equal to it would make differences of noise
-            grid = torch.cat([grid.new_tensor([first]), grid[grid < first * (1 - 1e-4)]])
+        if start is not None:  # a time of the grid that is almost equal to it would make differences of noise
+            grid = torch.cat([grid.new_tensor([start]), grid[grid < start * (1 - 1e-4)]])
         times = evaluator.times(grid)
         if start is None:  # variance alpha² + sigma², like x_t for data of unit variance
             x = x * math.hypot(times[0].alpha, times[0].sigma)
@@ -230,15 +222,14 @@ class ReverseDiffusion(Sampler):
 
 
 @dataclass(eq=False)
-class PredictorCorrector(Sampler):
-    """`corrections` Langevin steps at each t, then the predictor's step to s (Score SDE, Algorithms 2–5).
+class PredictorCorrector(ReverseDiffusion):
+    """`corrections` Langevin steps at each t, then a step of reverse diffusion to s (Score SDE, Algorithms 2–5).
 
     A Langevin step is x ← x + ε score + √(2ε) z with ε = 2 (snr ‖z‖/‖score‖)²; after many steps, the variance is too
     large by a fraction of about snr². Each image has its own norms, whereas the reference code averages them over the
     batch. Its factor 1 − β_t ≈ 1 in ε is omitted.
     """
 
-    predictor: Callable[[int, Grid, Threshold | None], Sampler] = ReverseDiffusion
     corrections: Annotated[int, Ge(0)] = 1
     snr: Annotated[float, Gt(0)] = 0.16
 
@@ -250,7 +241,7 @@ class PredictorCorrector(Sampler):
             ratio = torch.where(score_norm > 0, noise_norm / score_norm, 0.0)  # the score of a new network is 0
             size = 2 * (self.snr * ratio) ** 2
             x_t = x_t + size * score + (2 * size).sqrt() * z
-        return self.predictor(self.steps, self.grid, self.threshold).step(denoise, x_t, t, s, past, streams)
+        return super().step(denoise, x_t, t, s, past, streams)
 
 
 # Single-step solvers for the probability-flow ODE. The axis: for any c ≥ 0 let y = x/(alpha + c sigma) and
@@ -353,9 +344,9 @@ class ProbabilityFlow(Sampler):
         while (u > end).any():
             h = torch.maximum(h, end - u)  # both are negative: do not step beyond the end
             for row, c in zip(tableau.A[1:], tableau.C[1:], strict=True):
-                slopes.append(self.slope(denoise, y + expand(h, y) * combine(row, slopes), u + float(c) * h))
+                slopes.append(slope(denoise, y + expand(h, y) * combine(row, slopes), u + float(c) * h))
             y_new = y + expand(h, y) * combine(tableau.B, slopes)
-            slopes.append(self.slope(denoise, y_new, u + h))
+            slopes.append(slope(denoise, y_new, u + h))
             tolerance = self.atol + self.rtol * torch.maximum(y.abs(), y_new.abs())
             ratio = (expand(h, y) * combine(tableau.E, slopes) / tolerance).flatten(1).square().mean(dim=1).sqrt()
             accepted = ratio < 1  # false for NaN
@@ -365,20 +356,17 @@ class ProbabilityFlow(Sampler):
             u = torch.where(u - end < 1e-12, end, u)
             h = h * (0.9 * ratio**-0.2).nan_to_num(0.2).clamp(0.2, 10)
             if (h.abs() < 1e-12).logical_and(u > end).any():
-                raise UserError(
-                    f"sampler: the probability flow cannot reach rtol = {self.rtol:g} between t = {t.t:g} and {s.t:g}; "
-                    "raise rtol and atol, or check that the network's output is finite"
-                )
+                raise UserError("sampler: the steps became too small; raise rtol and atol, or is the output a NaN?")
         return y * (s.alpha + s.sigma), now
 
-    @staticmethod
-    def slope(denoise: Evaluator, y: Tensor, u: Tensor) -> Tensor:
-        """eps − x0 at (y, u), for u (B,) > 0."""
-        schedule = denoise.denoise.schedule
-        t = schedule.time(2 * torch.log((1 - u) / u)).clamp(0, 1)
-        alpha, sigma = schedule(t)
-        estimate = denoise.at_each(expand(alpha + sigma, y) * y, t)
-        return estimate.eps - estimate.x0
+
+def slope(denoise: Evaluator, y: Tensor, u: Tensor) -> Tensor:
+    """dy/du = eps − x0 on the axis c = 1, at (y, u) for u (B,) > 0."""
+    schedule = denoise.denoise.schedule
+    t = schedule.time(2 * torch.log((1 - u) / u)).clamp(0, 1)
+    alpha, sigma = schedule(t)
+    estimate = denoise(expand(alpha + sigma, y) * y, t)
+    return estimate.eps - estimate.x0
 
 
 def combine(row: list[float], slopes: list[Tensor]) -> Tensor:
@@ -422,32 +410,38 @@ def mean_over_step(now: Tensor, others: list[tuple[float, Tensor]], H: float = 0
 
 
 def positions(axis: Callable[[Time], float], t: Time, s: Time, past: Past) -> list[tuple[float, Point]]:
-    """The earlier points that are finite, each with its v = (axis − axis_t)/(axis_s − axis_t); none if t or s is not.
+    """The earlier points with a finite v = (axis − axis_t)/(axis_s − axis_t), and this v.
 
     The axis is `Time.lam`, in which x0 is smooth, or `Time.level`, in which the ODE is d(x/alpha)/d(sigma/alpha) = eps.
     """
     start, length = axis(t), axis(s) - axis(t)
-    if not math.isfinite(length):
-        return []
-    return [((axis(p.t) - start) / length, p) for p in past if math.isfinite(axis(p.t))]
+    return [((axis(p.t) - start) / length, p) for p in past if math.isfinite(length) and math.isfinite(axis(p.t))]
+
+
+def extrapolated(
+    now: Point, s: Time, others: Past, eta: float = 0.0, z: Tensor | None = None, curvature: float = 1.0
+) -> Tensor:
+    """x_s by `exponential`, where D is the mean of the polynomial in lam through the x0 of `now` and of `others`."""
+    values = [(v, p.estimate.x0) for v, p in positions(attrgetter("lam"), now.t, s, others)]
+    D = mean_over_step(now.estimate.x0, values, (1 + eta) * (s.lam - now.t.lam), curvature)
+    return exponential(now.x, D, now.t, s, eta, z)
 
 
 @dataclass(eq=False)
 class Multistep(Sampler):
     """Base class of the solvers that approximate x0 in a step by a polynomial in lam through `order` estimates.
 
-    With `lower_order_final`, the order is 1 in the last step, which ends at sigma = 0, at most 2 in the step before it,
-    and so on, as in diffusers. None: only below 8 steps, where this reduces the errors.
+    Below 8 steps, the order is 1 in the last step, which ends at sigma = 0, at most 2 in the step before it, and so on,
+    as in diffusers, which reduces the errors.
     """
 
     grid: Grid = grids.log_snr
     order: Annotated[int, Ge(1), Le(MEMORY)] = 2
-    lower_order_final: bool | None = None
 
     def order_of(self, denoise: Evaluator, later: int = 0) -> int:
         """The order of the current step, or of the step that comes `later` steps after it (before it if negative)."""
-        lower = self.steps < 8 if self.lower_order_final is None else self.lower_order_final
-        return min(self.order, denoise.steps_left - later) if lower and denoise.steps_left else self.order
+        left = denoise.steps_left
+        return min(self.order, left - later) if self.steps < 8 and left else self.order
 
 
 @dataclass(eq=False)
@@ -455,21 +449,17 @@ class DPMSolver(Multistep):
     """DPM-Solver++ of order 1, 2 (2M, Algorithm 2) or 3 (3M), and their SDE forms. One evaluation per step.
 
     D is the mean of the polynomial in lam through the last `order` estimates of x0. Order 1 is DDIM. eta 0 solves the
-    ODE, 1 the SDE. `curvature` is a factor of the second difference, at order 3: 1 is exact for a quadratic; 1/2, as in
-    the reference code, reduces the order to 2 but has smaller errors with few steps. None: 1/2 below 40 steps (15 with
-    noise), else 1.
+    ODE, 1 the SDE. At order 3, the second difference has the factor 1/2 below 40 steps (15 with noise), as in the
+    reference code, which reduces the order to 2 but has smaller errors with few steps.
     """
 
     eta: Annotated[float, Ge(0)] = 0.0
-    curvature: Annotated[float | None, Ge(0), Le(1)] = None
 
     def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         now = Point(t, x_t, denoise(x_t, t))
-        others = [(v, p.estimate.x0) for v, p in positions(attrgetter("lam"), t, s, past[: self.order_of(denoise) - 1])]
-        few = 15 if self.eta else 40
-        curvature = (0.5 if self.steps < few else 1.0) if self.curvature is None else self.curvature
-        D = mean_over_step(now.estimate.x0, others, (1 + self.eta) * (s.lam - t.lam), curvature)
-        return exponential(x_t, D, t, s, self.eta, streams.normal_like(x_t) if self.eta else None), now
+        z = streams.normal_like(x_t) if self.eta else None
+        curvature = 0.5 if self.steps < (15 if self.eta else 40) else 1.0
+        return extrapolated(now, s, past[: self.order_of(denoise) - 1], self.eta, z, curvature), now
 
 
 @dataclass(eq=False)
@@ -504,18 +494,11 @@ class UniPC(Multistep):
     """
 
     def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
-        estimate = denoise(x_t, t)
+        now = Point(t, x_t, denoise(x_t, t))
         if past and math.isfinite(past[0].t.lam):
-            predicted = Point(t, x_t, estimate)
-            x_t = self.solve(past[0], t, [predicted, *past[1 : self.order_of(denoise, -1)]])
-        now = Point(t, x_t, estimate)
-        return self.solve(now, s, past[: self.order_of(denoise) - 1]), now
-
-    @staticmethod
-    def solve(now: Point, s: Time, others: Past) -> Tensor:
-        """x_s from `now`, with the polynomial of x0 through `now` and `others`."""
-        values = [(v, p.estimate.x0) for v, p in positions(attrgetter("lam"), now.t, s, others)]
-        return exponential(now.x, mean_over_step(now.estimate.x0, values, s.lam - now.t.lam), now.t, s)
+            others = [now, *past[1 : self.order_of(denoise, -1)]]
+            now = now._replace(x=extrapolated(past[0], t, others))
+        return extrapolated(now, s, past[: self.order_of(denoise) - 1]), now
 
 
 @dataclass(eq=False)

@@ -95,10 +95,7 @@ class Discrete(Schedule):
         super().__init__()
         betas = torch.as_tensor(betas, dtype=torch.float64)
         if len(betas) < 2 or not ((betas > 0) & (betas < 1)).all():
-            raise UserError(
-                f"schedule: {len(betas)} betas from {float(betas.min()):g} to {float(betas.max()):g}; expected at "
-                "least 2, each in (0, 1)"
-            )
+            raise UserError(f"schedule: betas from {betas.min():g} to {betas.max():g}; expected at least 2, in (0, 1)")
         log_alpha_bar = torch.cat([betas.new_zeros(1), torch.log1p(-betas).cumsum(0)])
         self.steps: int = len(betas)
         self.lambdas: Tensor

@@ -153,7 +153,7 @@ def table_steps(schedule: Schedule) -> int:
     """T of a table. Raises UserError if the schedule is continuous."""
     if schedule.steps is None:
         raise UserError(
-            f"schedule: {type(schedule).__name__} is continuous, but a discrete one, such as linear, is needed; on a "
-            "continuous one, use the timesteps uniform and, for the variational bound, the weighting vlb"
+            f"schedule: {type(schedule).__name__} is continuous, but a discrete one, such as linear, is needed; or use "
+            "the timesteps uniform and, for the variational bound, the weighting vlb"
         )
     return schedule.steps

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from diffusion.data import Batch, ImageData
 from diffusion.metric.denoising import SETS, DenoisingErrors, FrozenGrid
-from diffusion.model.dropout import examples
+from diffusion.model.network import examples
 from diffusion.process.denoiser import Denoiser, diffuse
 from diffusion.process.grid import even_times
 from diffusion.randomness import Streams, real_dtype, seed_for, seeds_for, to_device

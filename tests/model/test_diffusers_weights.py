@@ -59,8 +59,7 @@ def counterpart(ours: Network, settings: dict[str, Any], size: int) -> Any:
         **base, "down_block_types": down, "up_block_types": up, "downsample_padding": 1,
         "out_channels": settings.get("out_channels", 3), "attn_norm_num_groups": settings["groups"],
         "resnet_time_scale_shift": "scale_shift", "downsample_type": "resnet", "upsample_type": "resnet",
-        **{key: getattr(ours, ours_) for key, ours_ in (
-            ("norm_eps", "norm_eps"), ("freq_shift", "frequency_shift"), ("flip_sin_to_cos", "cosines_first"))},
+        "norm_eps": 1e-5, "freq_shift": 0, "flip_sin_to_cos": True,
     })  # fmt: skip
 
 

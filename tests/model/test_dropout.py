@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffusion.model.dropout import Dropout, examples
+from diffusion.model.network import Dropout, examples
 
 
 def dropped(index: Tensor, p: float = 0.2, shape: tuple[int, ...] = (4, 40, 50), seed: int = 0) -> Tensor:

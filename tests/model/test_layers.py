@@ -153,8 +153,6 @@ def test_the_memoirs_layers_and_max_poolings() -> None:
         lambda: UNet(channels=(16, 32), groups=8),  # four flags of attention
         lambda: UNet(channels=(20,), attention=(False,), groups=8),
         lambda: UNet(channels=(24, 32), attention=(True, True), groups=8, head_dim=16),
-        lambda: ADMUNet(down_padding=1),
-        lambda: MemoirUNet(channels=()),
         lambda: DiT(width=20, heads=3),
         lambda: JiT(width=20, heads=2),
     ],

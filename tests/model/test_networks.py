@@ -13,8 +13,7 @@ from diffusion.config.choices import conf_dir
 from diffusion.config.composition import choice
 from diffusion.errors import UserError
 from diffusion.model import ADMUNet, DiT, EDM2UNet, JiT, MemoirUNet, UNet
-from diffusion.model.dropout import examples
-from diffusion.model.network import Network
+from diffusion.model.network import Network, examples
 from tests.support.networks import randomised
 
 SMALL: dict[type[Network], dict[str, object]] = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffusion.model.dropout import Dropout, examples
+from diffusion.model.network import Dropout, examples
 from diffusion.process import prediction, schedule
 from diffusion.process.consistency import Consistency, pseudo_huber
 from diffusion.process.denoiser import Denoiser, Estimate

@@ -105,7 +105,7 @@ def test_a_variant_equals_sampling_from_the_noised_picture():
     t = float(grid.log_snr(oracle.schedule, 5)[2])
     streams = Streams.of(2, "x")
     x_t = diffuse(oracle.schedule, PICTURE[None], streams.normal(3, 1, 1), torch.tensor([t, t], dtype=torch.float64))
-    assert torch.equal(x, sampler(oracle, None, streams, start=(x_t, t)))
+    assert torch.equal(x, sampler(oracle, x_t, streams, start=t))
     assert edited.evaluations == sampler.evaluations
     assert (edited.steps, len(seen)) == (3, 3)
     assert SDEdit(sampler, PICTURE, 0.01).steps == 1

@@ -53,7 +53,6 @@ DETERMINISTIC: dict[str, tuple[Callable[..., Sampler], int, float]] = {
     "dpm_2s": (DPMSolver2S, 50, 0.006),
     "dpm_2m": (DPMSolver, 50, 0.006),
     "dpm_3m": (partial(DPMSolver, order=3), 50, 0.006),
-    "dpm_3m_half": (partial(DPMSolver, order=3, curvature=0.5), 50, 0.006),
     "unipc": (UniPC, 50, 0.006),
     "unipc_3": (partial(UniPC, order=3), 50, 0.006),
     "adams_bashforth": (AdamsBashforth, 50, 0.02),
@@ -75,7 +74,7 @@ STOCHASTIC: dict[str, tuple[Callable[..., Sampler], int, float]] = {
 }
 AFFINE = DETERMINISTIC | STOCHASTIC
 NONLINEAR: dict[str, tuple[Callable[..., Sampler], int, float]] = {
-    "predictor_corrector": (partial(PredictorCorrector, predictor=partial(DDIM, eta=1.0), snr=0.1), 100, 0.04),
+    "predictor_corrector": (partial(PredictorCorrector, snr=0.1), 100, 0.04),
     "probability_flow": (ProbabilityFlow, 2, 0.001),
 }
 ALL = AFFINE | NONLINEAR
