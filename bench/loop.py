@@ -83,10 +83,10 @@ def run(settings: Train, steps: int, turns: Turns | None = None) -> None:
     """Make some steps of a run as `diffusion.train` does."""
     limited = settings.trainer.model_copy(update={"max_steps": steps, "limit_val_batches": 1})
     with tempfile.TemporaryDirectory() as folder:
-        ready = prepare(settings.model_copy(update={"trainer": limited}), Path(folder), None)
+        parts, module, trainer = prepare(settings.model_copy(update={"trainer": limited}), Path(folder), None)
         if turns is not None:
-            ready.trainer.callbacks.append(turns)  # type: ignore[attr-defined]
-        ready.trainer.fit(ready.module, datamodule=ready.recipe.data)
+            trainer.callbacks.append(turns)  # type: ignore[attr-defined]
+        trainer.fit(module, datamodule=parts.data)
 
 
 def main() -> None:

@@ -47,9 +47,9 @@ def run(settings, folder, record):
             mark(part)
             return result
         setattr(owner, name, marked)
-    after(of_run, "Recipe", "the network and the other parts are built, features and images are read")
-    after(of_run, "check_recipe", "one image goes through all parts")
-    def end(run):
+    after(of_run, "Run", "the network and the other parts are built, features and images are read")
+    after(of_run, "check_parts", "one image goes through all parts")
+    def end(*_):
         mark("the rest")
         print(json.dumps(marks), file=sys.__stderr__, flush=True)
         os._exit(0)

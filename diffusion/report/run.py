@@ -26,7 +26,7 @@ from diffusion.runs.record import CONFIG
 
 FACTS = {  # of run.json, with their names
     "steps": "steps", "total_steps": "steps of the whole run", "epochs": "epochs",
-    "images": "images", "parameters": "parameters", "seconds": "time", "seconds_of": "time of the parts",
+    "images": "images", "parameters": "parameters", "seconds": "time",
     "peak_gb": "peak memory in GB", "devices": "devices", "device": "device", "host_cores": "CPU cores",
     "started": "started", "finished": "finished", "versions": "versions",
 }  # fmt: skip
@@ -133,8 +133,6 @@ def summary(run: Run, state: str) -> list[Block | None]:
 
 def fact(key: str, value: Any) -> str:
     """A value of run.json as text."""
-    if key == "seconds_of":
-        return ", ".join(f"{part} {duration(seconds)}" for part, seconds in value.items() if seconds > 0)
     if key in ("started", "finished"):
         return str(value)[:19].replace("T", " ")
     return duration(value) if key == "seconds" else f"{value:,}" if isinstance(value, int) else describe(value)

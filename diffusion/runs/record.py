@@ -21,7 +21,7 @@ from diffusion.files import lock, replace
 from diffusion.launch import queued_again
 
 FILE, CONFIG, LOCK = "run.json", "config.yaml", ".lock"
-CONTINUED = ("seconds", "seconds_of", "epoch_lengths")  # what a run that resumes adds to
+CONTINUED = ("seconds", "epoch_lengths")  # what a run that resumes adds to
 PATIENCE = 2.0  # seconds to wait for a lock whose process is about to end, or is only probing
 LEASE = 120.0  # seconds until a file server releases the lock of a failed machine
 

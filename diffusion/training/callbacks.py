@@ -1,28 +1,105 @@
-"""Callbacks of the config group `callbacks`: values that are logged every `trainer.log_every_n_steps` optimizer steps.
+"""Callbacks that measure and show: the learning rate, the progress, and those of the config group `callbacks`.
 
-Lightning's callbacks, or your own, are added by their full name: `+callbacks.NAME._target_=my_package.MyCallback`.
+Those of the group log every `trainer.log_every_n_steps` optimizer steps. Lightning's callbacks, or your own, are added
+by their full name: `+callbacks.NAME._target_=my_package.MyCallback`.
 """
 
+import os
+import resource
+import sys
 import time
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from torch.optim import Optimizer
 
+from diffusion.console import console, progress_bar
+from diffusion.evaluation.together import device_name
+from diffusion.files import versions
+from diffusion.training.clock import Clock
 from diffusion.training.guard import norm_of
-from diffusion.training.prepared import peak_bytes
+from diffusion.training.parts import Run
+
+EVERY = 30.0  # seconds between updates of run.json
 
 
-def is_due(trainer: pl.Trainer) -> bool:
-    """Whether the step just completed has a row of metrics.csv."""
-    every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    return bool(every) and trainer.global_step % every == 0
+class LearningRate(LearningRateMonitor):
+    """Logs the learning rate once per step. (Lightning's own logs it for each batch of a step.)"""
+
+    def __init__(self, clock: Clock):
+        super().__init__("step")
+        self.clock = clock
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Log at the first batch of a step."""
+        if self.clock.completes_step(batch_idx - 1):
+            super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+
+
+class Progress(Callback):
+    """One bar for the whole run (steps, loss, rate, time left), a line for every validation, and run.json."""
+
+    def __init__(self, run: Run) -> None:
+        assert run.record is not None
+        self.run, self.record, self.clock, self.noted = run, run.record, run.clock, 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Record what is known by now, and show the bar from this step on."""
+        step, splits = trainer.global_step, self.run.data.splits
+        lengths = [(start, length) for start, length in self.record.content.get("epoch_lengths", ()) if start < step]
+        if not lengths or lengths[-1][1] != self.clock.epoch:
+            lengths.append((step, self.clock.epoch))
+        self.record.update(
+            host_cores=os.cpu_count(), images={name: len(split.images) for name, split in splits.items()},
+            versions=versions(), device=device_name(pl_module.device), devices=trainer.world_size,
+            parameters=sum(p.numel() for p in pl_module.parameters()), precision=str(trainer.precision),
+            total_steps=self.clock.total, first_step=step, epoch_lengths=lengths,
+        )  # fmt: skip
+        self.start, self.began, self.bar = step, time.monotonic(), progress_bar()
+        self.task = self.bar.add_task("training", total=self.clock.total, completed=step, unit="step", note="")
+        self.bar.start()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Update the bar; the record about every `EVERY` seconds and after each epoch."""
+        step = trainer.global_step
+        self.bar.update(self.task, completed=step)
+        # The loss is read only when it is logged, to avoid waiting for a GPU at every step.
+        if is_due(trainer) and (loss := trainer.logged_metrics.get("train/loss")) is not None:
+            epoch = 1 + self.clock.epoch_after(max(0, step - 1))
+            self.bar.update(self.task, note=f"loss {float(loss):.4f} · epoch {epoch}")
+        if time.monotonic() - self.noted > EVERY or self.clock.every(1, step):
+            self.note(step)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the results of the validation."""
+        logged, step = {name: float(value) for name, value in trainer.logged_metrics.items()}, trainer.global_step
+        rate = (step - self.start) / max(1e-9, time.monotonic() - self.began)
+        raw = f" (raw weights {logged['val/mse_raw']:.5f})" if "val/mse_raw" in logged else ""
+        console.print(
+            f"epoch {1 + self.clock.epoch_after(step - 1):4d} · step {step:6d} · val mse {logged['val/mse']:.5f}{raw}"
+            f" · train mse {logged['fit/mse']:.5f} · gap {logged['gap/mse']:+.5f} · {rate:.2f} steps/s"
+        )
+
+    def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Release the terminal, and record the last step."""
+        self.bar.stop()
+        self.note(trainer.global_step)
+
+    def on_exception(self, trainer: pl.Trainer, *_: Any) -> None:
+        """As after training."""
+        if hasattr(self, "bar"):
+            self.on_train_end(trainer)
+
+    def note(self, step: int) -> None:
+        """Record the number of complete steps and epochs."""
+        self.noted = time.monotonic()
+        self.record.update(steps=step, epochs=self.clock.epoch_after(step))
 
 
 class Throughput(Callback):
-    """Logs train/images_per_second, over all devices, and train/steps_per_second, since the last row or validation."""
+    """Logs train/images_per_second, over all devices, since the last row or validation."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start an interval, as after each row and each validation."""
@@ -34,9 +111,8 @@ class Throughput(Callback):
         """Log if the step has a row."""
         self.images += len(batch.index) * trainer.world_size
         if is_due(trainer) and trainer.global_step > self.step:
-            amounts = {"images": self.images, "steps": trainer.global_step - self.step}
-            seconds = max(1e-9, time.monotonic() - self.began)
-            pl_module.log_dict({f"train/{each}_per_second": n / seconds for each, n in amounts.items()}, batch_size=1)
+            seconds = time.monotonic() - self.began
+            pl_module.log("train/images_per_second", self.images / seconds, batch_size=1)
             self.on_train_start(trainer, pl_module)
 
 
@@ -57,9 +133,23 @@ class GradientNorm(Callback):
 
 
 class Memory(Callback):
-    """Logs memory/peak_gb: peak memory so far (10⁹ bytes), of the GPU's tensors or, without a GPU, of the process."""
+    """Logs memory/peak_gb, see `peak_gb`."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Log if the step has a row."""
         if is_due(trainer):
-            pl_module.log("memory/peak_gb", peak_bytes(pl_module.device) / 1e9, batch_size=1)
+            pl_module.log("memory/peak_gb", peak_gb(pl_module.device), batch_size=1)
+
+
+def is_due(trainer: pl.Trainer) -> bool:
+    """Whether the step just completed has a row of metrics.csv."""
+    every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return bool(every) and trainer.global_step % every == 0
+
+
+def peak_gb(device: torch.device) -> float:
+    """Peak memory so far (10⁹ bytes), of the GPU's tensors or, without a CUDA GPU, of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

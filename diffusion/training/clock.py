@@ -44,10 +44,6 @@ class Clock:
         """Steps in an interval of `epochs` epochs, extended to the first multiple with at least `least` steps."""
         return epochs * self.epoch * math.ceil(self.least / (epochs * self.epoch))
 
-    def times(self, epochs: int | None, step: int) -> int:
-        """Number of intervals of `epochs` epochs that end after `step`, up to the end of the run; 0 for None."""
-        return 0 if epochs is None else self.total // self.steps(epochs) - step // self.steps(epochs)
-
     def epoch_after(self, step: int) -> int:
         """Number of complete epochs after `step` steps."""
         return (step + self.shift) // self.epoch
@@ -73,25 +69,21 @@ def clock_of(settings: Train, data: ImageData, devices: int, resumed: Resumed | 
 
     Raises UserError if the images do not fill a step, or a step cannot be divided.
     """
-    trainer, images = settings.trainer, len(data.splits["train"])
-    size, whole, accumulate = data.batch_size, data.global_batch_size, trainer.accumulate_grad_batches
-    if whole is None:
-        batch, together = size * devices, 1  # `batch`: the images of what counts as one batch
-        needed = f"{batch * accumulate} (data.batch_size={size} × {count(devices, 'device')} × accumulated batches)"
-    else:
-        if whole % (size * devices):
-            raise UserError(
-                f"data.global_batch_size={whole}: it cannot be divided into batches of {size} on "
-                f"{count(devices, 'device')}; set a multiple of {devices * size}, or a data.batch_size that divides it"
-            )
-        batch, together, needed = whole, whole // (size * devices), f"data.global_batch_size={whole}"
-    every, limit = images // batch, trainer.limit_train_batches
+    trainer, images, least = settings.trainer, len(data.splits["train"]), data.batch_size * devices
+    whole, accumulate = data.global_batch_size, trainer.accumulate_grad_batches
+    if whole is not None and (whole % least or accumulate > 1):
+        raise UserError(
+            f"data.global_batch_size={whole}: set a multiple of {least}, which is data.batch_size={data.batch_size} on "
+            f"{count(devices, 'device')}, and trainer.accumulate_grad_batches=1, because it follows"
+        )
+    batch = whole or least  # the images of what counts as one batch
+    together, every, limit = batch // least, images // batch, trainer.limit_train_batches
     limited = every if limit is None else min(every, limit) if isinstance(limit, int) else int(every * limit)
     if (epoch := limited // accumulate) < 1:
         less = "" if limit is None else f", or remove trainer.limit_train_batches={limit}"
         raise UserError(
-            f"the training split has {count(images, 'image')}, but an optimizer step needs {needed}: lower it, add "
-            f"images, or cut large photographs into tiles (data=folder data.tiles=true){less}"
+            f"the training split has {count(images, 'image')}, but an optimizer step needs {batch * accumulate}: lower "
+            f"data.batch_size, add images, or cut large photographs into tiles (data=folder data.tiles=true){less}"
         )
     seen = 0 if resumed is None else resumed.seen(data)
     shift = seen // (batch * accumulate) - resumed.step if resumed is not None and seen else 0
@@ -102,8 +94,8 @@ def clock_of(settings: Train, data: ImageData, devices: int, resumed: Resumed | 
             f"trainer.max_epochs={epochs} ends the run at step {total:,}, before trainer.max_steps="
             f"{trainer.max_steps}; trainer.max_epochs=-1 removes this limit"
         )
-    least = max(1, min(settings.least_interval, total // 10))
-    clock = Clock(epoch, total, accumulate * together, together, least=least, shift=shift)
+    shortest = max(1, min(settings.least_interval, total // 10))
+    clock = Clock(epoch, total, accumulate * together, together, least=shortest, shift=shift)
     interval, between = trainer.val_check_interval, trainer.check_val_every_n_epoch or 1
     if isinstance(interval, int):
         validate_every = math.ceil(interval / accumulate)

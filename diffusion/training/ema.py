@@ -15,18 +15,15 @@ from diffusion.checkpoint.averages import snapshot, snapshots
 from diffusion.errors import UserError
 from diffusion.files import link
 from diffusion.process.averaging import decay, gamma_of
-from diffusion.training.clock import Clock
 
 
 class EMA(Callback):
     """w̄ ← w̄ + (1 − d_n)(w − w̄) after optimizer step n, with d_n = min(decay, (1 + n)/(10 + n)).
 
     The recurrence starts from the initial weights. Without the warm-up of d_n, a decay of 0.9995 would keep 60% of the
-    initial weights after 1000 steps, and samples would look untrained long after the raw weights work. During
-    validation, and for the last samples, the module holds w̄. Buffers (tables, histories) are copied, not averaged.
-
-    With weights in half precision (`trainer.precision=bf16-true`), w̄ is computed in float32 and rounded to theirs:
-    in bfloat16, updates of less than 1/512 of a weight would be lost, and w̄ would stop following w.
+    initial weights after 1000 steps. During validation, and for the last samples, the module holds w̄. Buffers (tables,
+    histories) are copied, not averaged. w̄ of weights in half precision (`trainer.precision=bf16-true`) is computed in
+    float32 and rounded to theirs: in bfloat16, updates of less than 1/512 of a weight would be lost.
 
     A checkpoint's `state_dict` holds w̄, its `current_model_state` holds w, as with Lightning's WeightAveraging. (That
     callback has no warm-up, and reads a counter from the device at every step.)
@@ -91,17 +88,25 @@ class EMA(Callback):
         return [name for name, _ in self.average.named_parameters()]
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Swap w̄ into the module for validation."""
         self.swap(pl_module)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Swap w back into the module for training."""
         self.swap(pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Undo the swap if a validation is interrupted: the state is saved next."""
         if self.swapped:
             self.swap(pl_module)
+
+    @torch.no_grad()
+    def swap(self, module: pl.LightningModule) -> None:
+        """Exchange the weights and buffers of the module with the copy's; a second call undoes it."""
+        ours_all, theirs_all = ([*each.parameters(), *each.buffers()] for each in (self.average, module))
+        for ours, theirs in zip(ours_all, theirs_all, strict=True):
+            kept = ours.clone()
+            ours.copy_(theirs)
+            theirs.copy_(kept)
+        self.swapped = not self.swapped
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Save w̄ and w."""
@@ -122,26 +127,14 @@ class EMA(Callback):
         self.step, self.updates = state_dict["latest_update_step"], state_dict["updates"]
         self.saved = [state_dict["exact"]] if "exact" in state_dict else []
 
-    @torch.no_grad()
-    def swap(self, module: pl.LightningModule) -> None:
-        """Exchange the weights and buffers of the module with the copy's; a second call undoes it."""
-        ours_all, theirs_all = ([*each.parameters(), *each.buffers()] for each in (self.average, module))
-        for ours, theirs in zip(ours_all, theirs_all, strict=True):
-            kept = ours.clone()
-            ours.copy_(theirs)
-            theirs.copy_(kept)
-        self.swapped = not self.swapped
-
 
 class PowerEMA(EMA):
     """w̄ ← w̄ + (1 − β_γ(n))(w − w̄) after optimizer step n, with β_γ(n) = (1 − 1/n)^(γ+1), for several γ in parallel.
 
-    An average of length σ_rel always covers the same fraction of the training so far, and contains nothing of the
-    initial weights (Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", section 3;
-    see `diffusion.process.averaging`). Validation and samples use the first length. For other lengths, `weights=0.08`
-    in diffusion.sample, evaluate and study combines the snapshots in checkpoints/averages/.
-
-    A snapshot contains all averages, in float32 or better, so it is as large as one model per length.
+    These are the averages of `diffusion.process.averaging` (Karras et al. 2024, "Analyzing and Improving the Training
+    Dynamics of Diffusion Models", section 3). Validation and samples use the first length. For other lengths,
+    `weights=0.08` in diffusion.sample, evaluate and study combines the snapshots in checkpoints/averages/, which hold
+    all averages in float32 or better.
 
     Args:
         lengths: σ_rel of the averages: the width of the part of the training that each covers, as a fraction.
@@ -155,8 +148,6 @@ class PowerEMA(EMA):
     ):
         super().__init__()
         self.lengths = [float(length) for length in lengths or (0.05, 0.10)]
-        if len(set(self.lengths)) < len(self.lengths):
-            raise UserError(f"ema.lengths={self.lengths}: a length is repeated; list each one once")
         self.gammas = [gamma_of(length) for length in self.lengths]
         self.snapshots = snapshots
 
@@ -174,9 +165,8 @@ class PowerEMA(EMA):
                 if step <= self.step:
                     link(source, snapshot(self.folder, step))
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any, **kwargs: Any) -> None:
         """Update the averages. The k-th snapshot is written after step ⌈k · total/snapshots⌉."""
-        assert isinstance(pl_module.clock, Clock)
         before, total = self.step, pl_module.clock.total
         super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
         due = self.step * self.snapshots // total > before * self.snapshots // total
@@ -237,13 +227,10 @@ def average_for(optimizer: Any, chosen: Any) -> Any:
     A schedule-free optimizer has methods `train` and `eval`. Raises UserError for an average other than `EMA` beside.
     """
     made = getattr(optimizer, "func", optimizer)
-    if not all(callable(getattr(made, method, None)) for method in ("train", "eval")):
+    if not (hasattr(made, "train") and hasattr(made, "eval")):
         return chosen
     if chosen is not None and type(chosen) is not EMA:
-        raise UserError(
-            f"ema: {type(chosen).__name__} is not supported with an optimizer that averages the weights itself; choose "
-            "ema=none, or another optimizer"
-        )
+        raise UserError(f"ema: the optimizer averages the weights itself, instead of {type(chosen).__name__}: ema=none")
     return OptimizersAverage()
 
 

@@ -1,13 +1,17 @@
 """The end of a run: all processes draw the last samples, and the first process scores them and writes the report."""
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import lightning.pytorch as pl
+import torch.distributed as dist
 from torch import Tensor
 
-from diffusion.checkpoint.find import prune
+from diffusion.checkpoint import exported
+from diffusion.checkpoint.find import early_file, prune
 from diffusion.checkpoint.restore import build_denoiser, file_hash, network_hash
 from diffusion.console import console, count, duration
 from diffusion.errors import Interrupted, UserError, first_line, resume_command
@@ -17,24 +21,24 @@ from diffusion.evaluation.frames import SHOWN as FILMED
 from diffusion.evaluation.frames import Frames
 from diffusion.evaluation.pipeline import Scorer
 from diffusion.evaluation.together import remove
-from diffusion.process.denoiser import Denoiser
 from diffusion.report.images import DRAWN, grid, save_png
 from diffusion.report.run import write_report
 from diffusion.report.scores import print_scores
 from diffusion.runs.metrics import read_metrics
 from diffusion.runs.record import now
 from diffusion.training import loggers
+from diffusion.training.callbacks import peak_gb
 from diffusion.training.ema import average_of
-from diffusion.training.periodic import with_worse
-from diffusion.training.prepared import SHOWN, Run, peak_bytes
+from diffusion.training.module import Diffusion
+from diffusion.training.parts import SHOWN, Run
 
 SHEET = 1 << 24  # maximum number of pixels in samples/all.png: 16,384 samples of 32×32
 SAMPLES, UNTRAINED = "samples", "untrained"  # names of the sets of samples
-Samples = dict[str, tuple[Denoiser, Tensor]]  # name -> the denoiser and its samples, all on the first process
+Samples = dict[str, tuple[Tensor, dict[str, Any]]]  # name -> the images and their source; on the first process
 
 
 @contextlib.contextmanager
-def closing_logs(run: Run) -> Iterator[None]:
+def closing_logs(run: Run, trainer: pl.Trainer) -> Iterator[None]:
     """Context of a run: its dashboards show how it ended, and a stopped run prints how to resume it."""
     status = 1
     try:
@@ -46,65 +50,79 @@ def closing_logs(run: Run) -> Iterator[None]:
             console.print(f"stopped by {stop}; to resume: {resume_command(run.folder)}")
         raise
     finally:
-        loggers.close(run.trainer.loggers, status)
+        loggers.close(trainer.loggers, status)
 
 
-def draw_last(run: Run) -> tuple[Drawing, Samples]:
+def draw_last(run: Run, trainer: pl.Trainer, module: Diffusion) -> Samples:
     """Draw the last samples, if any are requested, and those of an untrained network if it is a baseline.
 
-    All processes of the run must call this. Afterwards the module holds its averaged weights. Samples drawn before a
-    run was killed are not drawn again.
-
-    Returns how they were drawn, and the samples.
+    All processes of the run must call this; the first one then goes on alone. Afterwards the module holds its averaged
+    weights. Samples drawn before a run was killed are not drawn again.
     """
-    settings, score, trainer, module = run.settings, run.settings.score, run.trainer, run.module
-    drawing, first, size = with_worse(run), trainer.is_global_zero, score.batch_size
-    run.spent.mark("training")
-    module.to(run.device).eval()
+    settings, score, device = run.settings, run.settings.score, trainer.strategy.root_device
+    first, share, size = trainer.is_global_zero, (trainer.global_rank, trainer.world_size), score.batch_size
+    module.to(device).eval()
     if (average := average_of(trainer)) is not None:
         average.swap(module)
-    n, untrained = max(run.scored, run.shown), run.scored if UNTRAINED in score.baselines else 0
-    wanted = [(SAMPLES, module.denoiser, drawing, n)] if n else []
-    if untrained:
+    drawing, samples = guided_by_early(run, trainer, module), Samples()
+    about: dict[str, Any] = {"step": trainer.global_step}
+    wanted = [(SAMPLES, module.denoiser, drawing, max(run.scored, run.shown), about)]
+    if run.scored and UNTRAINED in score.baselines:
         pl.seed_everything(settings.seed, verbose=False)
-        fresh = build_denoiser(settings.model_dump(), run.facts).to(run.device).eval()
-        wanted.append((UNTRAINED, fresh, drawing.unguided, untrained))
-    samples: Samples = {}
-    for what, denoiser, how, number in wanted:
-        files = how.files(run.folder / "samples", denoiser, number, size, run.source(drawing))
-        label = f"sampling {count(number, 'image')}" if what == SAMPLES else "sampling untrained"
-        frames, share = Frames(how.sampler, denoiser.schedule), (trainer.global_rank, trainer.world_size)
-        how(denoiser, number, run.device, size, label if first else None, frames.watch, share, files)
+        fresh = build_denoiser(settings.model_dump(), run.facts).to(device).eval()
+        wanted.append((UNTRAINED, fresh, drawing.unguided, run.scored, {"step": 0, "weights": "raw"}))
+    for what, denoiser, how, n, about in wanted:
+        if n == 0:
+            break
+        source, frames = run.source(how) | about, Frames(how.sampler, denoiser.schedule)
+        files = how.files(run.folder / "samples", denoiser, n, size, source)
+        how(denoiser, n, device, size, f"sampling {count(n, 'image')}" if first else None, frames.watch, share, files)
         trainer.strategy.barrier()
-        samples[what] = denoiser, how(denoiser, number if first else 0, run.device, size, files=files)
+        if first:
+            images = how(denoiser, n, device, size, files=files)
+            samples[what] = images, source | {"network_hash": network_hash(denoiser.network)}
         if first and what == SAMPLES:
             if not frames.pairs:  # the first batch was drawn before
-                how(denoiser, min(number, FILMED), run.device, watch=frames.watch)
+                how(denoiser, min(n, FILMED), device, watch=frames.watch)
             frames.save_film(run.folder / "samples" / "film.png")
-    run.spent.mark("last samples")
-    return drawing, samples
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+    return samples
 
 
-def conclude(run: Run, drawing: Drawing, samples: Samples) -> float | None:
+def guided_by_early(run: Run, trainer: pl.Trainer, module: Diffusion) -> Drawing:
+    """How the last samples are drawn: with `guidance.step`, guided by the weights of that step, if it was reached."""
+    if (step := run.facts.get("guidance_step")) is None:
+        return run.drawing
+    if trainer.global_step <= step:
+        words = f"guidance.step={step}: the run ended before this step; its samples are drawn without guidance"
+        console.print(words, style="yellow")
+        return run.drawing.unguided
+    weak = copy.deepcopy(module.denoiser)
+    weak.network.load_state_dict(exported.read(early_file(run.folder / "checkpoints", step), "")["state_dict"])
+    return replace(run.drawing, weak=weak.eval(), waits=False)
+
+
+def conclude(run: Run, trainer: pl.Trainer, samples: Samples) -> float | None:
     """Score the last samples, and complete the logs, the record and the report; returns the last `sweep.score`."""
-    folder, trainer, record, data = run.folder, run.trainer, run.record, run.recipe.data
+    folder, record = run.folder, run.record
     assert record is not None
     if table := trainer.profiler.summary():  # type: ignore[attr-defined]
         console.print(table, markup=False, highlight=False)  # Lightning logs it where `quiet_libraries` hides it
     if samples:
-        _, images = samples[SAMPLES]
+        images, _ = samples[SAMPLES]
         most = max(1, SHEET // (images.shape[-2] * images.shape[-1]))
         save_png(grid(images[:most]), folder / "samples" / "all.png", **{DRAWN: str(len(images))})
         picture = grid(images[: run.shown or SHOWN], large=True)
         save_png(picture, folder / "samples" / "final.png")
         loggers.log_image(trainer, "samples/final", picture)
         if run.scorer is not None:
-            score_last(run, run.scorer, drawing, samples)
+            score_last(run, run.scorer, trainer, samples)
         remove(folder / "samples")
-        run.spent.mark("last scores")
-    peak = round(peak_bytes(run.device) / 1e9, 2)
-    record.update(finished=now(), seconds_of=run.spent.rounded, peak_gb=peak, **ended_early(run))
-    write_report(folder, run.recipe.schedule.cpu(), data.splits["val"].images, state="complete")
+    peak = round(peak_gb(trainer.strategy.root_device), 2)
+    record.update(finished=now(), peak_gb=peak, **ended_early(run, trainer))
+    write_report(folder, run.schedule.cpu(), run.data.splits["val"].images, state="complete")
     series = read_metrics(folder / "metrics.csv").get(run.settings.sweep.score)
     result = None if series is None else float(series.value[-1])
     record.finish("complete", result=result)
@@ -114,41 +132,36 @@ def conclude(run: Run, drawing: Drawing, samples: Samples) -> float | None:
             prune(folder, weights=kept == "weights")
         except (UserError, OSError) as error:
             console.print(f"keeping all checkpoints: {first_line(error)}", style="yellow")
-    earlier = f", after {duration(record.earlier)} before it was resumed" if record.earlier else ""
-    console.print(f"done in {duration(record.session)}{earlier}: {folder / 'report.html'}")
+    console.print(f"done in {duration(record.session)}: {folder / 'report.html'}")
     return result
 
 
-def ended_early(run: Run) -> dict[str, str]:
+def ended_early(run: Run, trainer: pl.Trainer) -> dict[str, str]:
     """Return, for the record, why a complete run made fewer steps than planned; empty if it made all of them."""
-    step, total = run.trainer.global_step, run.clock.total
+    step, total = trainer.global_step, run.clock.total
     if step >= total:
         return {}
-    why = [c.stopping_reason_message for c in run.trainer.early_stopping_callbacks if c.stopping_reason_message]
-    said = " ".join(why).removesuffix(" Signaling Trainer to stop.") or "A callback asked to stop."
-    reason = f"ended at step {step} of {total}. {said}"
+    why = " ".join(callback.stopping_reason_message or "" for callback in trainer.early_stopping_callbacks)
+    reason = f"ended at step {step} of {total}. {why or 'A callback asked to stop.'}"
     console.print(reason)
     return {"reason": reason}
 
 
-def score_last(run: Run, scorer: Scorer, drawing: Drawing, samples: Samples) -> None:
+def score_last(run: Run, scorer: Scorer, trainer: pl.Trainer, samples: Samples) -> None:
     """Score the last samples, against each reference, with those of the baselines."""
-    score, scored, source = run.settings.score, run.scored, run.source(drawing)
-    (denoiser, images), file = samples[SAMPLES], run.folder / "checkpoints" / "last.ckpt"
-    of_samples = source | {"step": run.trainer.global_step, "network_hash": network_hash(denoiser.network)}
-    if file.is_file():
-        of_samples["checkpoint"] = {"path": str(file), "sha256": file_hash(file)}
+    score, (images, source), file = run.settings.score, samples[SAMPLES], run.folder / "checkpoints" / "last.ckpt"
+    if file.is_file():  # none if the run ended before its first step
+        source = source | {"checkpoint": {"path": str(file), "sha256": file_hash(file)}}
     if score.split == "test":
         ledger.check(run.folder, again=True)
     for each in [replace(scorer, split=split) for split in score.references]:
-        own = each.score(images[:scored], **of_samples)
-        others = each.baselines([name for name in score.baselines if name != UNTRAINED], scored)
+        own = each.score(images[: run.scored], **source)
+        others = each.baselines([name for name in score.baselines if name != UNTRAINED], run.scored)
         if UNTRAINED in samples:
-            fresh, blank = samples[UNTRAINED]
-            of_blank = source | {"weights": "raw", "step": 0, "network_hash": network_hash(fresh.network)}
+            blank, of_blank = samples[UNTRAINED]
             others += each.score(blank, UNTRAINED, **of_blank)
         each.write([*own, *others])
-        loggers.log_scores(run.trainer, own, each.split)
+        loggers.log_scores(trainer, own, each.split)
         print_scores([*own, *others])
     if score.audit:
-        scorer.write(scorer.audit(images[:scored], score.audit, **of_samples))
+        scorer.write(scorer.audit(images[: run.scored], score.audit, **source))

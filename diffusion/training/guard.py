@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from diffusion.config import schema
-from diffusion.console import console, count
+from diffusion.console import console
 from diffusion.errors import Diverged, NotFinite
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
@@ -26,21 +26,6 @@ WINDOW = 100  # number of previous losses that a new one is compared with
 LEAST = 20  # losses needed for a meaningful comparison
 FACTOR = 5  # a spike is a loss above this multiple of their 90th percentile: 1 of 10,000 clean steps at batch size 4
 MOST_SKIPPED = 50  # consecutive skipped steps; each of float16's scaler halves its scale, which starts at 2^16
-
-
-def reading(numbers: Tensor) -> Callable[[], list[float]]:
-    """Begin to copy numbers to the CPU without delaying the next step; the returned function waits for them."""
-    kind = numbers.device.type
-    if kind in ("cpu", "mps"):  # MPS guarantees no non-blocking copies
-        return numbers.tolist
-    copied, arrived = numbers.to("cpu", non_blocking=True), getattr(torch, kind).Event()
-    arrived.record()
-
-    def read() -> list[float]:
-        arrived.synchronize()
-        return copied.tolist()
-
-    return read
 
 
 class Guard(Callback):
@@ -53,9 +38,8 @@ class Guard(Callback):
     def __init__(self, settings: schema.Guard, clock: Clock):
         self.action, self.spikes, self.clock = settings.action, settings.spikes, clock
         self.skipped = self.in_a_row = self.high = 0  # skipped steps; consecutive ones; consecutive spikes
-        self.losses: list[Tensor] = []  # of the batches of this step
-        self.gradient: Tensor | None = None
-        self.waiting: deque[tuple[int, Callable[[], list[float]]]] = deque()
+        self.gradient: Tensor | None = None  # its norm
+        self.waiting: list[tuple[int, Callable[[], list[float]]]] = []
         self.usual: deque[float] = deque(maxlen=WINDOW)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -71,39 +55,32 @@ class Guard(Callback):
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         self.gradient = norm_of(gradients) if gradients else None
         if self.action == "skip" and self.gradient is not None and not math.isfinite(float(self.gradient)):
-            console.print(f"step {trainer.global_step + 1} skipped: its gradient is not finite")
             self.skipped += 1
-            self.gradient = None
+            console.print(f"step {trainer.global_step + 1}: its gradient is not finite; skipped {self.skipped} so far")
             for parameter in self.parameters:
                 parameter.grad = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Check the step when it is complete."""
-        # The mean over all devices: the processes see the same spikes, and stop together.
-        self.losses.append(trainer.callback_metrics["train/loss"].detach())
         if not self.clock.completes_step(batch_idx):
             return
+        step, self.in_a_row = trainer.global_step, 0 if pl_module.stepped else self.in_a_row + 1
+        if self.in_a_row >= MOST_SKIPPED:
+            raise NotFinite(
+                f"step {step}: {MOST_SKIPPED} steps in a row were skipped, because their gradients were not finite; "
+                "lower optimizer.lr, or use trainer.precision=bf16-mixed or 32-true"
+            )
         if pl_module.stepped:
-            self.in_a_row = 0
-            loss = self.losses[-1] if self.clock.together > 1 else torch.stack(self.losses).mean()
+            # The mean over all devices: the processes see the same spikes, and stop together.
+            loss = trainer.callback_metrics["train/loss"].detach()
             gradient = torch.zeros_like(loss) if self.gradient is None else self.gradient
-            numbers = torch.stack([loss, gradient, norm_of(self.weights)])
-            self.waiting.append((trainer.global_step, reading(numbers)))
-        else:
-            self.in_a_row += 1
-            if self.in_a_row >= MOST_SKIPPED:
-                raise NotFinite(
-                    f"step {trainer.global_step}: {MOST_SKIPPED} steps in a row were skipped, because their gradients "
-                    "were not finite; lower optimizer.lr, use trainer.precision=bf16-mixed or 32-true, or resume from "
-                    "an older checkpoint"
-                )
-        self.losses, self.gradient = [], None
+            self.waiting.append((step, reading(torch.stack([loss, gradient, norm_of(self.weights)]))))
         self.check(keep=0 if pl_module.device.type == "cpu" else 1)
 
     def check(self, keep: int = 0) -> None:
         """Check all but the newest `keep` measurements."""
         while len(self.waiting) > keep:
-            step, numbers = self.waiting.popleft()
+            step, numbers = self.waiting.pop(0)
             loss, gradient, weights = numbers()
             for what, value in (("loss", loss), ("gradient", gradient), ("weights", weights)):
                 if not math.isfinite(value):
@@ -131,11 +108,20 @@ class Guard(Callback):
         """Check what is still waiting, before it is saved."""
         self.check()
 
-    def on_train_end(self, *_: Any) -> None:
-        """Report the number of skipped steps."""
-        self.check()
-        if self.skipped:
-            console.print(f"skipped {count(self.skipped, 'step')} with non-finite gradients")
+
+def reading(numbers: Tensor) -> Callable[[], list[float]]:
+    """Begin to copy numbers to the CPU without delaying the next step; the returned function waits for them."""
+    kind = numbers.device.type
+    if kind in ("cpu", "mps"):  # MPS guarantees no non-blocking copies
+        return numbers.tolist
+    copied, arrived = numbers.to("cpu", non_blocking=True), getattr(torch, kind).Event()
+    arrived.record()
+
+    def read() -> list[float]:
+        arrived.synchronize()
+        return copied.tolist()
+
+    return read
 
 
 def norm_of(tensors: list[Tensor]) -> Tensor:

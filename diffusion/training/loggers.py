@@ -1,6 +1,6 @@
 """Loggers: metrics.csv, and dashboards as functions (folder, recipe) -> Lightning logger."""
 
-import csv as table
+import csv
 import io
 import uuid
 from collections.abc import Mapping, Sequence
@@ -28,10 +28,12 @@ from diffusion.training.resume import Resumed
 
 
 def dashboards(settings: Train, folder: Path, resumed: Resumed | None) -> list[Logger]:
-    """Create the run's dashboards. Only a run that has passed all checks may begin or continue one."""
-    # W&B continues the folder's earlier run only if a checkpoint was found; TensorBoard hides its later steps.
-    given = {"ckpt": settings.ckpt if resumed else None, "first_step": resumed.step if resumed else 0}
-    recipe, chosen = settings.model_dump(mode="json") | given, settings.logger or {}
+    """Create the run's dashboards. Only a run that has passed all checks may begin or continue one.
+
+    A dashboard gets the settings, with the step that the run goes on from as `first_step`.
+    """
+    recipe = settings.model_dump(mode="json") | {"first_step": resumed.step if resumed else 0}
+    chosen = settings.logger or {}
     # W&B comes after TensorBoard, which may be missing: it begins a run on a server.
     return [make(chosen[name], f"logger.{name}")(folder, recipe) for name in sorted(chosen)]
 
@@ -89,25 +91,22 @@ def wandb(folder: Path, recipe: Mapping[str, Any], group: str | None = None, **s
     try:
         logger = Wandb(
             name=f"{folder.parent.name}/{folder.name}", save_dir=str(folder), group=group or sweep, settings=hidden,
-            id=_wandb_id(folder, resumes=recipe["ckpt"] is not None), **settings,
+            id=_wandb_id(folder / "wandb/id", recipe["first_step"]), **settings,
         )  # fmt: skip
         logger.log_hyperparams({**recipe, "code": code_version(), "versions": versions()})
         console.print(f"wandb: {logger.experiment.url or f'offline: wandb sync {folder}/wandb/offline-run-*'}")
     except (TypeError, ValueError, library.errors.Error) as error:
-        raise UserError(
-            f"logger.wandb: {first_line(error)}; --help logger lists its settings; WANDB_MODE=offline needs no account"
-        ) from error
+        raise UserError(f"logger.wandb: {first_line(error)}; WANDB_MODE=offline needs no account") from error
     return logger
 
 
 @rank_zero_only
-def _wandb_id(folder: Path, resumes: bool) -> str:
-    """The W&B id of the folder's run, stored in wandb/id; a new one if the run starts from scratch."""
-    file = folder / "wandb" / "id"
-    if not (resumes and file.is_file()):
+def _wandb_id(file: Path, first_step: int) -> str:
+    """The W&B id of the folder's run, stored in a file; a new one if the run starts from scratch."""
+    if first_step == 0 or not file.is_file():
         file.parent.mkdir(exist_ok=True)
         replace(file, uuid.uuid4().hex)
-    return file.read_text("utf-8").strip()
+    return file.read_text("utf-8")
 
 
 def tensorboard(folder: Path, recipe: Mapping[str, Any]) -> Logger:
@@ -117,6 +116,14 @@ def tensorboard(folder: Path, recipe: Mapping[str, Any]) -> Logger:
     logger = TensorBoardLogger(save_dir=str(folder), name="", version="tensorboard", purge_step=recipe["first_step"])
     logger.log_hyperparams(dict(recipe))
     return logger
+
+
+def close(loggers: Sequence[Logger], status: int) -> None:
+    """End the W&B run, which would otherwise continue into the next run of this process. Status 0: it is complete."""
+    for logger in loggers:
+        if isinstance(logger, Wandb) and not logger.lost:
+            with suppress(Exception):  # it must not hide how the run ended
+                logger.experiment.finish(status)
 
 
 class MetricsFile(Logger):
@@ -130,7 +137,7 @@ class MetricsFile(Logger):
     def __init__(self, folder: Path):
         super().__init__()
         self.file = folder / "metrics.csv"
-        self.columns: set[str] = set()
+        self.columns: list[str] = []
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: hyperparameters are in config.yaml."""
@@ -139,9 +146,9 @@ class MetricsFile(Logger):
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Add a line. Steps count from 0."""
         row = {name: float(value) for name, value in metrics.items()} | {"step": step}
-        if row.keys() <= self.columns:
+        if row.keys() <= {*self.columns}:
             with self.file.open("a", newline="", encoding="utf-8") as file:
-                table.DictWriter(file, sorted(self.columns)).writerow(whole(row))
+                csv.DictWriter(file, self.columns).writerow(whole(row))
         else:
             self.write([*(read_rows(self.file) if self.columns else []), row])  # an earlier run's file is replaced
 
@@ -152,9 +159,9 @@ class MetricsFile(Logger):
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Replace all lines."""
-        self.columns = {name for row in rows for name in row}
+        self.columns = sorted({name for row in rows for name in row})
         text = io.StringIO(newline="")
-        writer = table.DictWriter(text, sorted(self.columns))
+        writer = csv.DictWriter(text, self.columns)
         writer.writeheader()
         writer.writerows(map(whole, rows))
         replace(self.file, text.getvalue())
@@ -163,11 +170,3 @@ class MetricsFile(Logger):
 def whole(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row with its counts as whole numbers."""
     return {name: int(value) if name in ("epoch", "step") else value for name, value in row.items()}
-
-
-def close(loggers: Sequence[Logger], status: int) -> None:
-    """End the W&B run, which would otherwise continue into the next run of this process. Status 0: it is complete."""
-    for logger in loggers:
-        if isinstance(logger, Wandb) and not logger.lost:
-            with suppress(Exception):  # it must not hide how the run ended
-                logger.experiment.finish(status)

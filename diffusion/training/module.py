@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,9 +19,8 @@ from diffusion.process.denoiser import Denoiser, diffuse
 from diffusion.process.grid import even_times
 from diffusion.randomness import Streams, real_dtype, seed_for, seeds_for, to_device
 from diffusion.runs.jobs import config_text
-from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
-from diffusion.training.recipe import Recipe
+from diffusion.training.parts import Run
 from diffusion.training.resume import place
 
 
@@ -33,26 +32,23 @@ class Diffusion(pl.LightningModule):
     Dropout is a function of (seed, step, index) if the network uses `diffusion.model.dropout`.
 
     Args:
-        recipe: The parts of the run. Its data and its guidance are not kept, because the module is copied.
-        clock: The run's clock.
-        facts: What follows from the settings and the data. Each checkpoint has it next to the settings, so that the
-            model can be rebuilt.
+        run: The parts of the run. Its data and its guidance are not kept, because the module is copied.
     """
 
-    def __init__(self, recipe: Recipe, clock: Clock, facts: Mapping[str, int]):
+    def __init__(self, run: Run):
         super().__init__()
-        self.denoiser = Denoiser(recipe.network, recipe.schedule, recipe.prediction)
-        self.objective = recipe.objective
-        self.optimizer, self.lr_scheduler = recipe.optimizer, recipe.lr_scheduler
-        self.augmentation, self.crops = recipe.augmentation, recipe.crops
-        self.settings, self.facts, self.clock = recipe.settings, facts, clock
+        self.denoiser = Denoiser(run.network, run.schedule, run.prediction)
+        self.objective = run.objective
+        self.optimizer, self.lr_scheduler = run.optimizer, run.lr_scheduler
+        self.augmentation, self.crops = run.augmentation, run.crops
+        self.settings, self.facts, self.clock = run.settings, run.facts, run.clock
         self.gathered: list[dict[str, Tensor]] = []  # values of the batches so far that belong `together`
         self.stepped = True  # whether the last step updated the weights; False if it was skipped
         self.validated = 0  # the step of the last complete validation
         # With a seed of its own, so that the errors of runs with different seeds are paired.
         grid = self.settings.validation
-        self.times = partial(even_times, copy.deepcopy(recipe.schedule).cpu())  # u -> t
-        self.frozen = FrozenGrid(grid.seed, getattr(recipe.schedule, "steps", None))
+        self.times = partial(even_times, copy.deepcopy(run.schedule).cpu())  # u -> t
+        self.frozen = FrozenGrid(grid.seed, getattr(run.schedule, "steps", None))
         self.errors: Any = nn.ModuleDict({weights: DenoisingErrors() for weights in ("ema", "raw")})
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Lt
@@ -32,14 +32,15 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
     return x.T if tall else x
 
 
-def hidden_matrices(network: nn.Module, ends: Sequence[str]) -> list[nn.Parameter]:
+def hidden_matrices(network: nn.Module, ends: Sequence[str] | None) -> list[nn.Parameter]:
     """The weights with 2 or more dimensions and more than one row and column, except in embeddings and `ends`."""
     try:
-        apart = {id(p) for name in ends for p in network.get_submodule(name).parameters()}
+        names: Any = network.ends if ends is None else ends
+        apart = {id(p) for name in names for p in network.get_submodule(name).parameters()}
     except AttributeError as error:
         raise UserError(
-            f"optimizer.ends=[{','.join(ends)}]: {type(network).__name__} has no layer with one of these names; "
-            "expected its first and last layers, such as optimizer.ends=[first,last]"
+            f"optimizer.ends: name the first and last layers of {type(network).__name__}, such as [first,last], or set "
+            f"them as its attribute `ends` ({error})"
         ) from error
     layers = [layer for layer in network.modules() if not isinstance(layer, nn.Embedding | nn.EmbeddingBag)]
     named = [pair for layer in layers for pair in layer.named_parameters(recurse=False)]
@@ -53,9 +54,9 @@ class Muon(Optimizer):
     For a matrix W (m, n) with gradient g, where the kernel (out, in, h, w) of a convolution is a matrix (out, in·h·w):
         M ← μM + (1 − μ)g;  O = orthogonal((1 − μ)g + μM)
         W ← W − γλW;  W ← W − 0.2 γ √max(m, n) O
-    O has an RMS of 1/√max(m, n), so elements change by 0.2 γ, the typical update of AdamW (Liu et al. 2025). So all
-    parameters share AdamW's rate γ and decay λ. There are two parameter groups: the matrices and the others. The
-    results are those of torch.optim.Muon with adjust_lr_fn="match_rms_adamw".
+    O has an RMS of 1/√max(m, n), so elements change by 0.2 γ, the typical update of AdamW (Liu et al. 2025), and all
+    parameters share AdamW's rate γ and decay λ. The results are those of torch.optim.Muon, which takes only matrices,
+    with adjust_lr_fn="match_rms_adamw". The matrices and the others are two parameter groups.
 
     Args:
         params: all parameters, including those of modules other than the network.
@@ -81,38 +82,26 @@ class Muon(Optimizer):
         eps: Annotated[float, Ge(0)] = 1e-8,
         ends: list[str] | None = None,
     ):
-        if (ends := getattr(network, "ends", None) if ends is None else ends) is None:
-            raise UserError(
-                f"optimizer.ends=null: {type(network).__name__} does not declare its first and last layers; name them, "
-                "such as optimizer.ends=[first,last], or add an attribute `ends` to it"
-            )
         params, hidden = list(params), {id(p) for p in hidden_matrices(network, ends)}
         self.adamw = AdamW([p for p in params if id(p) not in hidden], lr, betas, eps, weight_decay)
-        matrices = [p for p in params if id(p) in hidden]
         own = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "steps": steps}
-        super().__init__([{"params": matrices, **own}, *self.adamw.param_groups], {})
+        matrices = {"params": [p for p in params if id(p) in hidden], **own}
+        super().__init__([matrices, *self.adamw.param_groups], {})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update all parameters that have a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         matrices, others = self.param_groups
-        for p in matrices["params"]:
-            if p.grad is not None:
-                self.update(p, p.grad, **{key: matrices[key] for key in ("lr", "weight_decay", "momentum", "steps")})
         self.adamw.param_groups, self.adamw.state = [others], self.state  # loading a state replaces both
-        self.adamw.step()
+        loss: float | None = self.adamw.step(closure)
+        rate, mu = matrices["lr"], matrices["momentum"]
+        for p in matrices["params"]:
+            if (g := p.grad) is not None:
+                state = self.state[p]
+                if not state:
+                    state["momentum"] = torch.zeros_like(g, memory_format=torch.preserve_format)
+                state["momentum"].lerp_(g, 1 - mu)
+                o = orthogonal(g.lerp(state["momentum"], mu).flatten(1), matrices["steps"])
+                p.mul_(1 - rate * matrices["weight_decay"])
+                p.add_(o.unflatten(1, p.shape[1:]), alpha=-RMS * rate * math.sqrt(max(o.shape)))
         return loss
-
-    def update(self, p: nn.Parameter, g: Tensor, lr: float, weight_decay: float, momentum: float, steps: int) -> None:
-        """Update W with the gradient g."""
-        state = self.state[p]
-        if not state:
-            state["momentum"] = torch.zeros_like(g, memory_format=torch.preserve_format)
-        state["momentum"].lerp_(g, 1 - momentum)
-        o = orthogonal(g.lerp(state["momentum"], momentum).flatten(1), steps)
-        p.mul_(1 - lr * weight_decay)
-        p.add_(o.unflatten(1, p.shape[1:]), alpha=-RMS * lr * math.sqrt(max(o.shape)))

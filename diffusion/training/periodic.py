@@ -1,94 +1,73 @@
-"""Work during training: the learning rate, pictures and scores every few epochs, and the weights of an early step.
-
-Autoguidance with the run's own weights: the averaged weights after `guidance.step` steps guide its last samples.
-"""
+"""Work during training: pictures and scores every few epochs, and the weights of an early step."""
 
 import contextlib
-import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from diffusion.checkpoint import exported
 from diffusion.checkpoint.find import at_step, early_file
 from diffusion.checkpoint.restore import network_hash, network_weights, read
-from diffusion.console import console
 from diffusion.errors import Interrupted
-from diffusion.evaluation.drawing import Drawing
 from diffusion.metric.score import distances
 from diffusion.report.images import grid, save_png
 from diffusion.runs.folder import read_scores
-from diffusion.training import signals
-from diffusion.training.clock import Clock
+from diffusion.training import saving
 from diffusion.training.ema import average_of
 from diffusion.training.loggers import log_image, log_scores
-from diffusion.training.prepared import Run
-
-
-class LearningRate(LearningRateMonitor):
-    """Logs the learning rate once per step. (Lightning's own logs it for each batch of a step.)"""
-
-    def __init__(self, clock: Clock):
-        super().__init__("step")
-        self.clock = clock
-
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Log at the first batch of a step."""
-        if self.clock.completes_step(batch_idx - 1):
-            super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+from diffusion.training.module import Diffusion
+from diffusion.training.parts import Run
 
 
 @contextlib.contextmanager
-def averaged_weights(run: Run) -> Iterator[None]:
+def averaged_weights(module: pl.LightningModule) -> Iterator[None]:
     """Context in which the module holds its averaged weights, if there are any, and is in evaluation mode."""
-    average = average_of(run.trainer)
-    run.module.eval()
+    average = average_of(module.trainer)
+    module.eval()
     if average is not None:
-        average.swap(run.module)
+        average.swap(module)
     try:
         yield
     finally:
         if average is not None:
-            average.swap(run.module)
-        run.module.train()
+            average.swap(module)
+        module.train()
 
 
 class Periodic(Callback):
     """Base class for work with the averaged weights after every `epochs` epochs; subclasses implement `work`.
 
-    A signal interrupts the work (`signals.StopOnSignal` stops the run). The resumed run repeats it before its first
-    step if `is_done` is false for the step where it starts.
+    A signal interrupts the work (`saving.Checkpoints` stops the run). The resumed run repeats it before its first step
+    if `is_done` is false for the step where it starts.
     """
 
     def __init__(self, run: Run, epochs: int):
         self.run, self.epochs, self.drawing = run, epochs, run.drawing.in_training
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Do the work that the resumed run did not finish."""
         if not self.is_done(trainer.global_step):
-            self.work_if_due(trainer.global_step)
+            self.work_if_due(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Do the work if it is due."""
         if self.run.clock.completes_step(batch_idx):
-            self.work_if_due(trainer.global_step)
+            self.work_if_due(trainer, pl_module)
 
-    def work_if_due(self, step: int) -> None:
-        if self.run.clock.every(self.epochs, step):
-            self.run.spent.mark("training")
+    def work_if_due(self, trainer: pl.Trainer, module: Diffusion) -> None:
+        if self.run.clock.every(self.epochs, trainer.global_step):
             with contextlib.suppress(Interrupted):
-                self.work(step)
-            self.run.spent.mark("pictures and scores")
+                self.work(trainer, module)
 
     def is_done(self, step: int) -> bool:
         raise NotImplementedError
 
-    def work(self, step: int) -> None:
-        """Do the work after `step` steps. Raises Interrupted if a signal interrupts it."""
+    def work(self, trainer: pl.Trainer, module: Diffusion) -> None:
+        """Do the work. Raises Interrupted if a signal interrupts it."""
         raise NotImplementedError
 
 
@@ -98,15 +77,13 @@ class SampleGrid(Periodic):
     def is_done(self, step: int) -> bool:
         return (self.run.folder / f"samples/step-{step:08d}.png").is_file()
 
-    def work(self, step: int) -> None:
+    def work(self, trainer: pl.Trainer, module: Diffusion) -> None:
         """Draw on the first process."""
-        run = self.run
-        if not run.trainer.is_global_zero:
-            return
-        with averaged_weights(run):
-            picture = grid(self.drawing(run.module.denoiser, run.shown, run.device, watch=signals.poll))
-        save_png(picture, run.folder / f"samples/step-{step:08d}.png")
-        log_image(run.trainer, "samples", picture)
+        if trainer.is_global_zero:
+            with averaged_weights(module):
+                picture = grid(self.drawing(module.denoiser, self.run.shown, module.device, watch=saving.poll))
+            save_png(picture, self.run.folder / f"samples/step-{trainer.global_step:08d}.png")
+            log_image(trainer, "samples", picture)
 
 
 class ScoreSamples(Periodic):
@@ -123,22 +100,25 @@ class ScoreSamples(Periodic):
     def is_done(self, step: int) -> bool:
         return any(score.source.get("step") == step for score in read_scores(self.run.folder))
 
-    def work(self, step: int) -> None:
+    def work(self, trainer: pl.Trainer, module: Diffusion) -> None:
         """Draw and score one share of the samples per process, and combine them into one score."""
-        run, trainer, images = self.run, self.run.trainer, None
+        run, images = self.run, None
         size, share = run.settings.score.batch_size, (trainer.global_rank, trainer.world_size)
-        with contextlib.suppress(Interrupted), averaged_weights(run):
-            weights = network_hash(run.module.denoiser.network)
-            images = self.drawing(run.module.denoiser, run.scored, run.device, size, watch=signals.poll, share=share)
-        signals.stop_all(trainer)
+        with contextlib.suppress(Interrupted), averaged_weights(module):
+            weights = network_hash(module.denoiser.network)
+            images = self.drawing(module.denoiser, run.scored, module.device, size, watch=saving.poll, share=share)
+        saving.stop_all(trainer)
         assert isinstance(images, Tensor)
-        new = self.scorer.score(images, step=step, network_hash=weights, **run.source(self.drawing))
+        new = self.scorer.score(images, step=trainer.global_step, network_hash=weights, **run.source(self.drawing))
         if trainer.is_global_zero:
             log_scores(trainer, self.scorer.write(new), self.scorer.split)
 
 
 class KeepEarlyWeights(Callback):
-    """Saves the averaged weights of the step that is in the run's facts, in checkpoints/early."""
+    """Saves the averaged weights of the step that is in the run's facts, in checkpoints/early.
+
+    They guide the last samples (autoguidance with the run's own weights, `guidance.step`).
+    """
 
     def __init__(self, run: Run):
         self.run, self.step = run, run.facts["guidance_step"]
@@ -154,32 +134,15 @@ class KeepEarlyWeights(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Write the weights on the first process."""
         if trainer.global_step == self.step and self.run.clock.completes_step(batch_idx):
-            with averaged_weights(self.run):
+            with averaged_weights(pl_module):
                 if trainer.is_global_zero:
-                    self.write(self.run.module.denoiser.network.state_dict())
+                    self.write(pl_module.denoiser.network.state_dict())
 
     def write(self, weights: dict[str, Tensor]) -> None:
         """Write the weights of a network."""
-        run, data = self.run, self.run.recipe.data
+        run, data = self.run, self.run.data
         labels = dict(zip(data.classes, data.class_counts("train"), strict=True))
-        epoch, kind = run.clock.epoch_after(self.step), "ema" if run.recipe.ema else "raw"
+        epoch, kind = run.clock.epoch_after(self.step), "ema" if run.ema else "raw"
         about = exported.metadata(run.settings.model_dump(), run.facts, self.step, epoch, kind, labels)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         exported.write(self.file, weights, about)
-
-
-def with_worse(run: Run) -> Drawing:
-    """Return how the last samples are drawn after training: guided by the weaker model that the run has saved.
-
-    If the run ended before that step, they are drawn without guidance, and a warning is printed.
-    """
-    if (step := run.facts.get("guidance_step")) is None:
-        return run.drawing
-    if run.trainer.global_step <= step:
-        if run.record is not None:
-            words = f"guidance.step={step}: the run ended before this step; its samples are drawn without guidance"
-            console.print(words, style="yellow")
-        return run.drawing.unguided
-    weak = copy.deepcopy(run.module.denoiser)
-    weak.network.load_state_dict(exported.read(early_file(run.folder / "checkpoints", step), "")["state_dict"])
-    return replace(run.drawing, weak=weak.eval(), waits=False)

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-import yaml
 from torch import Tensor, nn
 
 from diffusion.checkpoint.find import find, trained
@@ -14,9 +12,7 @@ from diffusion.config.build import plain_config
 from diffusion.config.schema import Train
 from diffusion.config.validation import flat
 from diffusion.console import console, count
-from diffusion.data import ImageData
 from diffusion.errors import UserError, shown
-from diffusion.runs.jobs import config_text
 
 # The learned weights and the saved state depend on these settings:
 FIXED = ("schedule.", "prediction.", "optimizer._target_", "ema._target_", "ema.lengths")
@@ -54,16 +50,15 @@ class Resumed(NamedTuple):
             folder: The run's folder. In another folder than the checkpoint's, changed images only print a warning.
         """
         where, own = f"ckpt={self.path}", self.folder.resolve() == folder.resolve()
-        saved, present = shapes_of(self.contents["state_dict"]), shapes_of(state)
-        if other := [name for name in saved | present if saved.get(name) != present.get(name)]:
+        saved, present = (
+            {name: value.shape for name, value in weights.items() if name.startswith(PREFIX)}
+            for weights in (self.contents["state_dict"], state)
+        )
+        other = [f"weight {name}" for name in saved | present if saved.get(name) != present.get(name)]
+        if different := other + [words for key, words in self.changed.items() if key.startswith(FIXED)]:
             raise UserError(
-                f"{where}: it was saved from a different network: {len(other)} weights differ, such as {other[0]}; use "
-                "the model it was trained with, or train another in another folder, without ckpt"
-            )
-        if refused := [words for key, words in self.changed.items() if key.startswith(FIXED)]:
-            raise UserError(
-                f"{where}: it was trained with other settings: {', '.join(refused)}; use the settings it was trained "
-                "with, or train with others from the start in another folder, without ckpt"
+                f"{where}: it was trained with another network or other settings, such as {different[0]}; use those it "
+                "was trained with, or train from the start in another folder, without ckpt"
             )
         if said := [words for key, words in self.changed.items() if not key.startswith(UNSAID)]:
             console.print(f"other settings than the checkpoint's: {', '.join(said)}", style="yellow")
@@ -90,26 +85,11 @@ def resumed_from(settings: Train, folder: Path) -> Resumed | None:
         return None
     path, contents = found
     console.print(f"resuming from {path}, step {contents['global_step']}")
-    return Resumed(
-        path, contents, changes(plain_config(contents["config"], path), yaml.safe_load(config_text(settings)))
-    )
-
-
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
-    """The settings that differ, with both values in words. Of another choice, only its class is listed."""
-    old, new = flat(before), flat(now)
-    changed = [key for key in old | new if old.get(key) != new.get(key)]
-    other = tuple(key.removesuffix("_target_") for key in changed if key.endswith("._target_"))  # their settings too
-    return {
-        key: f"{key} {shown(old.get(key))} → {shown(new.get(key))}"
-        for key in changed
-        if key.endswith("._target_") or not key.startswith(other)
+    old, new = flat(plain_config(contents["config"], path)), flat(settings.model_dump(mode="json"))
+    changed = {
+        key: f"{key} {shown(old.get(key))} → {shown(new.get(key))}" for key in old | new if old.get(key) != new.get(key)
     }
-
-
-def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """The shape of each of the network's weights."""
-    return {name: tuple(value.shape) for name, value in weights.items() if name.startswith(PREFIX)}
+    return Resumed(path, contents, changed)
 
 
 def place(checkpoint: dict[str, Any], accumulate: int, total: int, due: bool) -> None:
@@ -132,15 +112,14 @@ def place(checkpoint: dict[str, Any], accumulate: int, total: int, due: bool) ->
     progress["epoch_loop.state_dict"]["_batches_that_stepped"] = step - due  # counted after the validation
 
 
-def start_from(init: str, network: nn.Module, config: Mapping[str, Any], data: ImageData) -> None:
-    """Copy those weights of a model into `network` that match its own by name and shape, and print what is copied.
+def start_from(init: str, network: nn.Module, config: Mapping[str, Any]) -> None:
+    """Copy those weights of a model into `network` that match its own by name and shape, and print their number.
 
     The averaged weights are used if there are any. The other weights of `network` keep their initial values.
 
     Args:
         init: a run, a checkpoint, an exported file, a diffusers folder, or `last`.
         config: the run's configuration; its schedule and prediction are compared with those of the model.
-        data: the run's images, which are compared with those of the model.
 
     Raises UserError if the model cannot be read, or if none of its matrices fits.
     """
@@ -152,22 +131,11 @@ def start_from(init: str, network: nn.Module, config: Mapping[str, Any], data: I
     found, own = network_weights(contents["state_dict"]), network.state_dict()
     fitting = [name for name in own if name in found and found[name].shape == own[name].shape]
     if not any(own[name].ndim > 1 for name in fitting):  # the shape of a bias may match by chance
-        raise UserError(
-            f"init={path}: none of its {count(len(found), 'weight')} fits the model; choose the model that it was "
-            "trained with, or remove init"
-        )
-    with torch.no_grad():
-        for name in fitting:
-            own[name].copy_(found[name])
-    console.print(
-        f"starting from {path}, step {contents['global_step']}: loaded {count(len(fitting), 'weight')} of {len(own)}"
-    )
-    if left := [name for name in own if name not in fitting]:
-        what = f"{count(len(left), 'weight')} of the model are missing there, or of another shape, such as {left[0]}"
-        console.print(f"  {what}", style="yellow")
+        raise UserError(f"init={path}: none of its weights fits the model; choose the one that it was trained with")
+    for name in fitting:
+        own[name].copy_(found[name])
+    loaded = f"loaded {count(len(fitting), 'weight')} of {len(own)}"
+    console.print(f"starting from {path}, step {contents['global_step']}: {loaded}")
     theirs = plain_config(contents["config"], path)
     if parts := [part for part in ("schedule", "prediction") if theirs.get(part) != config[part]]:
         console.print(f"  it was trained with another {' and '.join(parts)} and must adapt to this one", style="yellow")
-    if changed := what_changed(contents.get("images", {}), data.keys):
-        said = f"  {changed} are not those it was trained with; held-out images may have been training images"
-        console.print(said, style="yellow")

@@ -1,31 +1,116 @@
-"""When checkpoints are saved, which are kept, and under which names."""
+"""When a run saves its state: after validations, at an interval of steps, and when a signal ends it.
+
+The signals are SIGTERM (exit status 143), SIGINT from Ctrl-C (130), SIGHUP when the terminal is closed (129), SIGXCPU
+when a CPU time limit is reached (152), SIGALRM when `trainer.max_time` is over (142), and SIGUSR1 (138), which also
+requeues a SLURM job (`#SBATCH --signal=USR1@120`, see docs/clusters.md). Handlers only record the signal; several
+processes agree after each step, so that all stop at the same one. A signal interrupts validation and sampling, and the
+resumed run repeats them. (The last validation is finished first, because nothing is left to resume after it.) Before
+and after training, when nothing can be lost, the run ends immediately.
+"""
 
 import contextlib
 import math
-from pathlib import Path
+import os
+import signal
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint
 
 from diffusion.checkpoint import storage
 from diffusion.console import console
-from diffusion.errors import UserError, resume_command
+from diffusion.errors import Interrupted, UserError, resume_command
 from diffusion.files import link
-from diffusion.training.prepared import Run
+from diffusion.launch import STOPS
+from diffusion.training.parts import Run
+
+PATIENCE = 3  # the third Ctrl-C ends the process immediately; checkpoint files stay intact even then
+
+
+class State:
+    """Signals recorded by the handlers of this process."""
+
+    received: int | None = None  # the first signal
+    deferring = False  # True during training; otherwise a signal raises Interrupted immediately
+    count = 0
+    process = 0  # the process that the signals are for: workers of data loaders inherit the handlers
+
+
+def handle(number: int, frame: FrameType | None) -> None:
+    """Record the first signal; later signals of a burst change nothing, except a third Ctrl-C."""
+    if os.getpid() != State.process:
+        return
+    State.count += 1
+    if State.received is None:
+        State.received = number
+        if not State.deferring:
+            raise Interrupted(number)
+        with contextlib.suppress(OSError):  # safe in a handler, and if the terminal is gone
+            os.write(2, f"\n{signal.Signals(number).name}: saving at the next step\n".encode())
+    elif number == signal.SIGINT and State.count >= PATIENCE:
+        os._exit(128 + number)
+
+
+@contextlib.contextmanager
+def catching_signals() -> Iterator[None]:
+    """Context in which signals are recorded; what is ignored, as under nohup, stays ignored.
+
+    After a signal, the process ends, and further ones must not interrupt that.
+    """
+    State.received, State.deferring, State.count, State.process = None, False, 0, os.getpid()
+    before = {number: handler for number in STOPS if (handler := signal.getsignal(number)) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    except Interrupted as stop:  # maybe by a signal to another process
+        State.received = stop.number
+        raise
+    finally:
+        State.deferring = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if State.received is None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def poll(*_: Any) -> None:
+    """Raise Interrupted if this process has received a signal; for work that can be repeated, such as sampling."""
+    if State.received is not None:
+        raise Interrupted(State.received)
+
+
+def stop_all(trainer: pl.Trainer) -> None:
+    """Raise Interrupted, on all processes of the run with the same signal, if any has received one."""
+    received = State.received or 0
+    if trainer.world_size > 1:
+        # Not Lightning's own reduction, which begins with a barrier.
+        numbers = torch.full((1,), received, device=trainer.strategy.root_device)
+        dist.all_reduce(numbers, dist.ReduceOp.MAX)
+        received = int(numbers)
+    if received:
+        raise Interrupted(received)
 
 
 class Checkpoints(Checkpoint):
     """Saves step-00001234.ckpt and keeps the last `keep`; last.ckpt is the newest, best.ckpt has the lowest val/mse.
 
-    One is saved after every validation, including the last one, and every `every_n_steps` optimizer steps if that is
-    set.
+    One is saved after every validation, including the last one, every `every_n_steps` optimizer steps if that is set,
+    and after a signal, which ends training between two steps or within a validation. It is the last callback.
+
+    It also starts the timer of `trainer.max_time`, which sends SIGALRM to this process. (Lightning's own Timer ends a
+    run as if it were complete, and a resumed one immediately.)
     """
 
     def __init__(self, run: Run):
-        settings = run.settings.checkpoint
         self.folder, self.clock, self.resumed = run.folder / "checkpoints", run.clock, run.resumed
-        self.keep, self.every = settings.keep, settings.every_n_steps
+        self.keep, self.every = run.settings.checkpoint.keep, run.settings.checkpoint.every_n_steps
+        days, hours, minutes, seconds = map(int, (run.settings.trainer.max_time or "0:0:0:0").split(":"))
+        self.seconds = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
         self.best = math.inf  # the lowest val/mse of the checkpoints in this folder
         self.saved_at = 0  # the step of the newest checkpoint
 
@@ -39,6 +124,21 @@ class Checkpoints(Checkpoint):
             best = storage.load(self.folder / "best.ckpt", mapped=True)
             self.best = state_dict["best"] if best["global_step"] <= self.resumed.step else self.best
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """From here on, signals wait for the end of a step."""
+        State.deferring = True
+        signal.setitimer(signal.ITIMER_REAL, self.seconds)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Stop after a complete step, whose values are logged by now."""
+        if self.clock.completes_step(batch_idx - 1):
+            stop_all(trainer)
+
+    def on_validation_batch_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Interrupt any validation but the last one."""
+        if trainer.global_step < self.clock.total:
+            stop_all(trainer)
+
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Save every `every_n_steps` steps, unless a validation follows, which also saves."""
         step = trainer.global_step
@@ -51,19 +151,32 @@ class Checkpoints(Checkpoint):
         before, self.best = self.best, min(self.best, float(trainer.callback_metrics["val/mse"]))
         self.save(trainer, best=self.best < before)
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The last state is saved: nothing is left to defer signals for, or to interrupt by a timer."""
+        State.deferring = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        stop_all(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save the state, unless it is saved already."""
+        if isinstance(exception, Interrupted) and State.deferring and self.saved_at != trainer.global_step:
+            self.save(trainer)
+
     def save(self, trainer: pl.Trainer, best: bool = False) -> None:
         """Save the current state, also as best.ckpt if `best`, and remove old checkpoints."""
-        step = trainer.global_step
-        path = storage.numbered(self.folder, step)
+        path = storage.numbered(self.folder, trainer.global_step)
         try:
             trainer.save_checkpoint(path)
             if trainer.is_global_zero:
                 for name in ("last", "best") if best else ("last",):
                     link(path, self.folder / f"{name}.ckpt")
-                self.prune(step)
+                self.prune(trainer.global_step)
         except OSError as error:
-            raise unwritable(path, self.folder.parent, error) from error
-        self.saved_at = step
+            raise UserError(
+                f"cannot write {path}: {error.strerror or error}; earlier checkpoints are intact; fix this, and resume "
+                f"with {resume_command(self.folder.parent)}"
+            ) from error
+        self.saved_at = trainer.global_step
 
     def prune(self, step: int) -> None:
         """Remove the oldest beyond `keep`, and those after `step`, left from before the run was resumed."""
@@ -73,11 +186,3 @@ class Checkpoints(Checkpoint):
             old.unlink()
         if later:
             console.print(f"removed {', '.join(file.name for file in later)}: the run was resumed from an earlier step")
-
-
-def unwritable(file: Path, run: Path, error: OSError) -> UserError:
-    """Return the error for a checkpoint, or a file next to the checkpoints of `run`, that could not be written."""
-    return UserError(
-        f"cannot write {file}: {error.strerror or error}; earlier checkpoints are intact; fix this, and resume with "
-        f"{resume_command(run)}"
-    )

@@ -1,39 +1,32 @@
 """Lightning's Trainer for a run, its view of the processes of the run, and what happens around each step, in order."""
 
-import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
-import torch.distributed as dist
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 
 from diffusion.checkpoint import storage
 from diffusion.config.build import make
-from diffusion.config.schema import Train
+from diffusion.config.schema import INSTEAD, Train
 from diffusion.console import console
-from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.evaluation import ledger
 from diffusion.launch import is_rank
 from diffusion.metric.precision import set_precision
 from diffusion.model.network import to_channels_last
 from diffusion.runs.jobs import discard
-from diffusion.training import loggers
-from diffusion.training.clock import Clock
+from diffusion.training.callbacks import LearningRate, Progress
 from diffusion.training.guard import Guard
+from diffusion.training.loggers import MetricsFile, dashboards
 from diffusion.training.module import Diffusion
-from diffusion.training.periodic import KeepEarlyWeights, LearningRate, SampleGrid, ScoreSamples
-from diffusion.training.prepared import Progress, Run
+from diffusion.training.parts import Run
+from diffusion.training.periodic import KeepEarlyWeights, SampleGrid, ScoreSamples
 from diffusion.training.resume import Resumed
 from diffusion.training.saving import Checkpoints
-from diffusion.training.signals import StopOnSignal
 
 FIXED = {  # arguments of the Trainer that the user cannot set: see `training.clock`
     "max_epochs": 1, "max_steps": -1, "check_val_every_n_epoch": None, "val_check_interval": 1,
@@ -45,20 +38,17 @@ FIXED = {  # arguments of the Trainer that the user cannot set: see `training.cl
 class Replicas(DDPStrategy):
     """Lightning's `ddp`, registered under this name, which `trainer.strategy=auto` chooses for several devices.
 
-    Gradients are views of the buckets that are sent, which saves a copy of them. And a batch stays where it is:
-    Lightning lets DistributedDataParallel move it to the GPU, together with the image indices, which seed the noise.
-    Reading them back would wait for the previous step.
+    A batch stays where it is: Lightning lets DistributedDataParallel move it to the GPU, together with the image
+    indices, which seed the noise. Reading them back would wait for the previous step.
     """
-
-    def __init__(self, gradient_as_bucket_view: bool = True, **kwargs: Any):
-        super().__init__(gradient_as_bucket_view=gradient_as_bucket_view, **kwargs)
 
     def determine_ddp_device_ids(self) -> None:
         """No devices: inputs are not moved. The module is on its device already."""
         return
 
 
-StrategyRegistry.register("ddp", Replicas, description="Lightning's ddp without moving batches", override=True)
+# Gradients are views of the buckets that are sent, which saves a copy of them.
+StrategyRegistry.register("ddp", Replicas, override=True, gradient_as_bucket_view=True)
 
 
 def environment() -> list[ClusterEnvironment]:
@@ -66,13 +56,27 @@ def environment() -> list[ClusterEnvironment]:
     return [] if is_rank() else [LightningEnvironment()]
 
 
-@contextlib.contextmanager
-def together() -> Iterator[None]:
-    """Context in which the processes of a run work together. The first one then goes on alone."""
-    yield
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
+def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.Trainer:
+    """Create Lightning's Trainer with metrics.csv as its only logger, without callbacks yet.
+
+    Raises UserError for settings that a run decides itself, an endless run, or another size than that of torchrun.
+    """
+    given = settings.trainer
+    for key in (f"trainer.{name}" for name in given.model_extra or {}):
+        if key in INSTEAD:
+            raise UserError(f"{key}: it is set by the run itself; {INSTEAD[key]}")
+    if given.max_epochs in (None, -1) and given.max_steps == -1:
+        raise UserError("trainer.max_epochs and trainer.max_steps are both unlimited: set trainer.max_epochs=250")
+    set_precision(settings.matmul_precision)
+    store = storage.Storage(None if resumed is None else resumed.contents)
+    trainer: pl.Trainer = make(
+        given.model_dump() | FIXED, "trainer", logger=[MetricsFile(folder)], default_root_dir=str(folder),
+        plugins=[store, *environment()],
+    )  # fmt: skip
+    check_processes(trainer)
+    # Its handler of SIGTERM would end a step in its middle, and broadcasts, for which processes may wait for each other
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 def check_processes(trainer: pl.Trainer) -> None:
@@ -87,20 +91,6 @@ def check_processes(trainer: pl.Trainer) -> None:
         )
 
 
-def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.Trainer:
-    """Create Lightning's Trainer with metrics.csv as its only logger, without callbacks yet."""
-    set_precision(settings.matmul_precision)
-    store = storage.Storage(None if resumed is None else resumed.contents)
-    trainer: pl.Trainer = make(
-        settings.trainer.model_dump() | FIXED, "trainer", logger=[loggers.MetricsFile(folder)],
-        default_root_dir=str(folder), plugins=[store, *environment()],
-    )  # fmt: skip
-    check_processes(trainer)
-    # Its handler of SIGTERM would end a step in its middle, and broadcasts, for which processes may wait for each other
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    return trainer
-
-
 def prepare_network(module: Diffusion, settings: Train, trainer: pl.Trainer) -> None:
     """Set the memory layout and precision of the network, and compile it if asked to."""
     network = module.denoiser.network
@@ -111,23 +101,45 @@ def prepare_network(module: Diffusion, settings: Train, trainer: pl.Trainer) -> 
         network.compile()  # in place: the keys of the weights stay as they are
 
 
-def set_clock(trainer: pl.Trainer, data: ImageData, clock: Clock, resumed: Resumed | None) -> None:
-    """Set the length of the run in the trainer and the data."""
+def begin(run: Run, trainer: pl.Trainer) -> None:
+    """Complete the trainer and start to write in the run's folder, where the run that is resumed goes on."""
+    record, resumed, data, clock = run.record, run.resumed, run.data, run.clock
     data.batches_per_epoch, data.batches = clock.epoch * clock.accumulate, clock.total * clock.accumulate
     trainer.accumulate_grad_batches = clock.accumulate
     complete = resumed is not None and resumed.step >= clock.total
     # After the last step of a complete run, Lightning would make another one if it did not validate there.
     trainer.val_check_interval = (clock.total if complete else clock.validate_every) * clock.accumulate
+    trainer.callbacks.extend(callbacks_of(run))  # type: ignore[attr-defined]
+    # Dashboards come after all checks: they may begin a run on a server.
+    (curves,) = trainer.loggers
+    assert isinstance(curves, MetricsFile)
+    trainer.loggers = [curves, *dashboards(run.settings, run.folder, resumed)]
+    if run.scorer is not None:
+        run.scorer.extractor.to(trainer.strategy.root_device)
+    if record is None:
+        return
+    record.continue_from(None if resumed is None else resumed.folder)
+    if resumed is None:
+        discard(run.folder)
+    else:
+        ledger.inherit(run.folder, resumed.folder)
+        curves.keep(resumed.folder, resumed.step)
+    record.update(facts=run.facts)
+    parameters = sum(p.numel() for p in run.network.parameters())
+    (_, height, width), kind = data.shape, {1: ", grey", 4: ", RGBA"}.get(data.channels, "")
+    counts = ", ".join(f"{len(split.images)} {name}" for name, split in data.splits.items())
+    console.print(f"images {height}×{width}{kind}: {counts} · network with {parameters / 1e6:.2f} M parameters")
+    console.print(f"run folder: {run.folder}")
 
 
 def callbacks_of(run: Run) -> list[Callback]:
     """The callbacks of a run, in the order in which they work after a step."""
-    settings, chosen, checkpoints = run.settings, run.settings.callbacks or {}, Checkpoints(run)
-    used: list[Callback] = [run.spent, LearningRate(run.clock)]
+    settings, chosen = run.settings, run.settings.callbacks or {}
+    used: list[Callback] = [LearningRate(run.clock)]
     if run.record is not None:
         used.append(Progress(run))
-    if run.recipe.ema is not None:
-        used.append(run.recipe.ema)
+    if run.ema is not None:
+        used.append(run.ema)
     used.append(Guard(settings.guard, run.clock))
     used += [make(chosen[name], f"callbacks.{name}", Callback) for name in chosen]
     if run.shown and settings.samples.every_n_epochs:
@@ -136,31 +148,4 @@ def callbacks_of(run: Run) -> list[Callback]:
         used.append(ScoreSamples(run, settings.score.every_n_epochs))
     if "guidance_step" in run.facts:
         used.append(KeepEarlyWeights(run))
-    # Checkpoints come last, so that they save the final state of the other callbacks.
-    return [*used, checkpoints, StopOnSignal(run, checkpoints)]
-
-
-def begin(run: Run) -> None:
-    """Start to write in the run's folder, which goes on from the checkpoint that is resumed; print two lines."""
-    record, resumed, data = run.record, run.resumed, run.recipe.data
-    # Dashboards come after all checks: they may begin a run on a server.
-    run.trainer.loggers = [*run.trainer.loggers, *loggers.dashboards(run.settings, run.folder, resumed)]
-    if run.scorer is not None:
-        run.scorer.extractor.to(run.device)
-    if record is None:
-        return
-    record.continue_from(None if resumed is None else resumed.folder)
-    if resumed is None:
-        discard(run.folder)
-    else:
-        ledger.inherit(run.folder, resumed.folder)
-        metrics_file: Logger = run.trainer.loggers[0]
-        assert isinstance(metrics_file, loggers.MetricsFile)
-        metrics_file.keep(resumed.folder, resumed.step)
-    record.update(facts=run.facts)
-    run.spent.seconds = dict(record.content.get("seconds_of", {}))
-    parameters = sum(p.numel() for p in run.recipe.network.parameters())
-    (_, height, width), kind = data.shape, {1: ", grey", 4: ", RGBA"}.get(data.channels, "")
-    counts = ", ".join(f"{len(split.images)} {name}" for name, split in data.splits.items())
-    console.print(f"images {height}×{width}{kind}: {counts} · network with {parameters / 1e6:.2f} M parameters")
-    console.print(f"run folder: {run.folder}")
+    return [*used, Checkpoints(run)]  # at the end, so that they save the final state of the other callbacks

@@ -8,6 +8,7 @@ import signal
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # before training, a Ctrl-C just ends this process
 
+import contextlib
 import os
 import sys
 from functools import partial
@@ -28,15 +29,12 @@ def work(folder: Path) -> None:
     """Train in `folder`, in which a run has begun. The first process keeps its record."""
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder}: not visible on this machine; the machines of a run need a shared file system")
-    settings = read_config(folder)
-    if os.environ["RANK"] != "0":
-        console.quiet = True
-        train(settings, folder, None)
-        return
+    first = os.environ["RANK"] == "0"
+    console.quiet = not first
     try:
-        train(settings, folder, RunRecord.join(folder))
+        train(read_config(folder), folder, RunRecord.join(folder) if first else None)
     except Interrupted as stop:
-        if stop.number == signal.SIGUSR1 and not os.environ.get(PARENT):
+        if first and stop.number == signal.SIGUSR1 and not os.environ.get(PARENT):
             requeue()  # torchrun does not
         raise
 
@@ -46,10 +44,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> None:
     few_metrics()
     from diffusion.training import run
 
-    if record is None:
-        run.train(settings, folder, None)
-        return
-    with record.running():
+    with record.running() if record else contextlib.nullcontext():
         run.train(settings, folder, record)
 
 

@@ -9,7 +9,7 @@ import yaml
 from diffusion.checkpoint import storage
 from diffusion.errors import Interrupted
 from diffusion.runs.metrics import read_metrics
-from diffusion.training import signals
+from diffusion.training import saving
 from diffusion.training.module import Diffusion
 
 pytestmark = pytest.mark.reliability
@@ -94,7 +94,7 @@ def test_a_run_with_nothing_left_to_do_is_finished(train, record, tmp_path, monk
 
     def signalled(module, *args):
         if module.trainer.global_step == 3:
-            signals.State.received = 15
+            saving.State.received = 15
         validate(module, *args)
 
     words = ["trainer.max_steps=3", "trainer.val_check_interval=2", "trainer.check_val_every_n_epoch=null"]

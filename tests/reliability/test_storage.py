@@ -209,7 +209,7 @@ def test_checkpoints_of_another_run_are_not_overwritten(command, two_steps, tiny
 
 def test_the_last_ones_are_kept_and_those_of_repeated_steps_removed(tmp_path):
     def save_at(step: int, keep: int) -> list[int]:
-        settings = SimpleNamespace(checkpoint=schema.Checkpoint(keep=keep))
+        settings = SimpleNamespace(checkpoint=schema.Checkpoint(keep=keep), trainer=schema.Trainer())
         checkpoints = Checkpoints(
             SimpleNamespace(settings=settings, folder=tmp_path, clock=Clock(epoch=1, total=100), resumed=None)
         )

@@ -31,7 +31,7 @@ def signalled(place: str, call: int, numbers: Sequence[int]) -> None:
     """Make this process send itself the signals."""
     import torch
 
-    from diffusion.training import signals
+    from diffusion.training import saving
     from diffusion.training.ema import EMA
     from diffusion.training.module import Diffusion
 
@@ -41,7 +41,7 @@ def signalled(place: str, call: int, numbers: Sequence[int]) -> None:
         "swap": (EMA, "swap"),
         "saving": (torch, "save"),
         "linking": (os, "link"),
-        "sampling": (signals, "poll"),
+        "sampling": (saving, "poll"),
     }[place]
     counted(owner, name, call, lambda: [os.kill(os.getpid(), number) for number in numbers])
 

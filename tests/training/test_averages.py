@@ -198,7 +198,8 @@ def test_a_schedule_free_average_weights_iterates_by_the_squared_learning_rate()
         torch.testing.assert_close(callback.average.weight, x, rtol=0, atol=1e-8)
         torch.testing.assert_close(trained, (1 - BETA) * z[-1] + BETA * x, rtol=0, atol=1e-8)
         assert torch.equal(module.weight, trained)
-    with averaged_weights(SimpleNamespace(trainer=trainer, module=module)):
+    module.trainer = trainer
+    with averaged_weights(module):
         torch.testing.assert_close(module.weight.detach(), x, rtol=0, atol=1e-8)
     assert torch.equal(module.weight, trained)
 

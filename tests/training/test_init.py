@@ -1,7 +1,6 @@
 """`init=`: a run starts with the weights of another model, and is a new run in everything else."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from diffusion.errors import UserError
 from diffusion.training.resume import start_from
 
 SHORT = ["trainer.max_steps=1", "samples.n=0", "optimizer.lr=1e-30", "optimizer.weight_decay=0"]
-SAME = SimpleNamespace(keys={})  # data without images to compare
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +33,7 @@ def averaged(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("form", ["run", "run/checkpoints/last.ckpt", "model.safetensors", "theirs"])
 def test_every_model_format_provides_the_averaged_weights(tiny, first, form):
     network = make(settings(tiny).model, "model")
-    start_from(str(first.parent / form), network, settings(tiny).model_dump(), SAME)
+    start_from(str(first.parent / form), network, settings(tiny).model_dump())
     expected = averaged(first)
     assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
 
@@ -44,7 +42,7 @@ def test_weights_of_another_shape_are_newly_initialized(tiny, first, capsys):
     other = settings([*tiny, "model.channels=[8,16,16]", "model.attention=[false,true,false]", "model.out_channels=6"])
     network = make(other.model, "model")
     fresh = {name: value.clone() for name, value in network.state_dict().items()}
-    start_from(str(first), network, other.model_dump(), SAME)
+    start_from(str(first), network, other.model_dump())
     given, now = averaged(first), network.state_dict()
     fitting = [name for name in now if name in given and now[name].shape == given[name].shape]
     assert all(torch.equal(now[name], given[name] if name in fitting else fresh[name]) for name in now)
@@ -56,7 +54,7 @@ def test_a_model_that_is_missing_or_has_no_matching_matrix_is_refused(tiny, firs
     path = first if init == "other" else init
     other = settings([*tiny, "model.channels=[12,24]"])
     with pytest.raises(UserError, match="init="):
-        start_from(str(path), make(other.model, "model"), other.model_dump(), SAME)
+        start_from(str(path), make(other.model, "model"), other.model_dump())
 
 
 def test_the_initial_model_is_read_only_at_the_start_of_the_run(tiny, first, tmp_path):

@@ -107,7 +107,7 @@ def test_a_failed_trial_does_not_end_a_search(command, tiny, tmp_path):
     [
         (["sweep.score=val/fid", "score.n=8", "features=lite0"], "such as val/fd_lite0"),
         (["sweep.score=val/fd_lite0"], "no scores (score.n=0)"),
-        (["sweep.score=test/fd_lite0", "score.n=8", "features=lite0"], "scores as val/…"),
+        (["sweep.score=test/fd_lite0", "score.n=8", "features=lite0"], "such as val/fd_lite0"),
     ],
 )
 def test_a_sweep_score_that_is_not_logged_is_refused_before_training(command, tiny, monkeypatch, words, said):

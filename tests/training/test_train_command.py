@@ -9,12 +9,10 @@ import torch
 from composing import settings, train
 from PIL import Image
 
-from diffusion.evaluation.drawing import Drawing
 from diffusion.report.images import tiles
 from diffusion.runs.metrics import read_metrics
 from diffusion.training.clock import Clock
-from diffusion.training.prepared import affordable
-from diffusion.training.recipe import Recipe
+from diffusion.training.parts import Run
 
 STANDARD = [f"{metric}_lite0" for metric in ("fd", "kid", "precision", "recall", "density", "coverage")]
 
@@ -65,12 +63,12 @@ def test_a_run_writes_all_expected_files(command, tiny, tmp_path):
 
 def test_sampling_costs_no_more_than_the_training_unless_it_is_asked_for(tiny, tmp_path):
     words = [*tiny, "score.n=null", "samples.n=null"]
-    recipe = Recipe(settings(words), tmp_path)  # a step costs 3 · 4 evaluations, a sample 4
-    drawing = Drawing(recipe.sampler, recipe.data.shape, 0)
+    run = Run(settings(words), tmp_path, None)  # a step costs 3 · 4 evaluations, a sample 4
     for steps, amounts in ((0, (0, 0)), (5, (0, 15)), (6, (0, 16)), (170, (0, 16)), (171, (512, 16))):
-        assert affordable(recipe, drawing, Clock(epoch=6, total=steps), 1) == amounts
-    asked = Recipe(settings([*words, "score.n=7", "samples.n=20", "samples.every_n_epochs=1"]), tmp_path)
-    assert affordable(asked, drawing, Clock(epoch=6, total=1), 1) == (7, 20)
+        run.clock = Clock(epoch=6, total=steps)
+        assert run.affordable() == amounts
+    asked = Run(settings([*words, "score.n=7", "samples.n=20", "samples.every_n_epochs=1"]), tmp_path, None)
+    assert (asked.scored, asked.shown) == (7, 20)
 
 
 def test_a_checkpoint_loads_with_weights_only_and_contains_its_config(two_steps):

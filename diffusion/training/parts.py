@@ -1,4 +1,4 @@
-"""The parts of a run, built from its settings and checked against each other."""
+"""`Run`: the parts of a run, built from its settings and checked against each other."""
 
 import json
 from pathlib import Path
@@ -11,11 +11,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from diffusion.config.build import Facts, check_node, make
-from diffusion.config.schema import Train
+from diffusion.config.schema import SCORED, Train
+from diffusion.console import console
 from diffusion.data import ImageData
 from diffusion.errors import UserError, shown
-from diffusion.evaluation.drawing import Drawing
+from diffusion.evaluation.drawing import Drawing, evaluations, source_of
 from diffusion.evaluation.guided import check_worse, make_guidance
+from diffusion.evaluation.pipeline import Scorer, make_metrics
 from diffusion.files import replace
 from diffusion.metric.features import FeatureExtractor
 from diffusion.pixels import height_width, resolution_of
@@ -24,30 +26,44 @@ from diffusion.process.prediction import Prediction
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams
+from diffusion.runs.record import RunRecord
+from diffusion.training.clock import clock_of
 from diffusion.training.ema import EMA, average_for
 from diffusion.training.resume import Resumed
 
 RGB = 3  # the image channels that conf/model assumes
+SHOWN = 16  # samples in a picture if samples.n is not set
+STEP = 3  # evaluations of the network in a training step, per image: the backward pass costs as much as two
 
 
-class Recipe:
-    """The objects that a run's settings describe, and the images, which are read last, because that may take long.
+class Run:
+    """A run before its first step: the objects that its settings describe, and what follows from them and the data.
 
-    Attributes are named as the settings, besides
+    The images are read after most objects are built, because that may take long. Attributes are named as the settings,
+    besides
         inputs: arguments of the network that follow from other settings and the data, see `inputs_of`;
         worse: the weaker model that the guidance uses;
-        extractor: the features of the scores.
+        extractor: the features of the scores;
+        clock, facts: see `training.clock` and `config.build`;
+        drawing: how the last samples are drawn, apart from the weights that guide them if it `waits`;
+        scored, shown: numbers of samples, see `affordable`;
+        scorer: None if no samples are scored.
 
     Args:
-        folder: where data_report.json lists the images left out.
+        folder: what the run writes. data_report.json there lists the images left out.
+        record: the run's record on the first process; None on the others.
+        resumed: the checkpoint that the run goes on from, if any.
+        devices: number of devices, on all machines.
 
     Raises UserError if an object cannot be built or does not fit the others.
     """
 
-    def __init__(self, settings: Train, folder: Path):
+    def __init__(
+        self, settings: Train, folder: Path, record: RunRecord | None, resumed: Resumed | None = None, devices: int = 1
+    ):
+        self.settings, self.folder, self.record, self.resumed, self.devices = settings, folder, record, resumed, devices
         for group in ("trainer", "logger", "callbacks", "features", "metrics"):  # built after the images are read
             check_node(settings.model_dump().get(group), group)
-        self.settings = settings
         self.data: ImageData = make(settings.data, "data", ImageData)
         self.augmentation: Augmentation | None = (
             make(settings.augmentation, "augmentation") if settings.augmentation else None
@@ -69,11 +85,30 @@ class Recipe:
         self.extractor: FeatureExtractor | None = (
             make(settings.features, "features", FeatureExtractor) if settings.score.n != 0 else None
         )
-        read(self.data, folder)
+        self.read_images()
+        self.clock = clock_of(settings, self.data, devices, resumed)
+        self.drawing = self.make_drawing()
+        self.facts = self.make_facts()
+        self.scored, self.shown = self.affordable()
+        self.scorer = self.make_scorer()
+
+    def build_network(self) -> nn.Module:
+        """Build the network, with initial weights that depend on the seed alone."""
+        pl.seed_everything(self.settings.seed, verbose=False)
+        network: nn.Module = make({**self.settings.model, **self.inputs}, "model", nn.Module)
+        return network
+
+    def read_images(self) -> None:
+        """Read the images; with labels, build the network again, for their classes."""
+        try:
+            self.data.setup()
+        finally:  # it lists unreadable files, even if such a file ends the run
+            if self.data.report and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                replace(self.folder / "data_report.json", json.dumps(self.data.report, indent=1))
         if self.guidance is not None and self.worse is not None:
             check_worse(self.guidance, self.worse, self.data.shape, self.data.classes)
         known, before = len(self.data.classes), self.inputs
-        self.inputs = inputs_of(settings, self.augmentation, known)
+        self.inputs = inputs_of(self.settings, self.augmentation, known)
         if self.inputs != before:
             self.network = self.build_network()
             if (has := getattr(self.network, "classes", None)) != known:
@@ -82,18 +117,7 @@ class Recipe:
                     "self.classes = classes in its __init__"
                 )
 
-    def build_network(self) -> nn.Module:
-        """Build the network, with initial weights that depend on the seed alone."""
-        pl.seed_everything(self.settings.seed, verbose=False)
-        network: nn.Module = make({**self.settings.model, **self.inputs}, "model", nn.Module)
-        return network
-
-    @property
-    def share(self) -> float:
-        """The fraction of an image's pixels that a training step sees."""
-        return self.crops.share if self.crops else 1.0
-
-    def drawing(self) -> Drawing:
+    def make_drawing(self) -> Drawing:
         """Return how to draw samples; with labels, each class is as frequent as in the training images."""
         counts = dict(zip(self.data.classes, self.data.class_counts("train"), strict=True))
         worse, settings = None if self.worse is None else self.worse.denoiser, self.settings
@@ -103,27 +127,74 @@ class Recipe:
             precision=settings.samples.precision, waits=waits,
         )  # fmt: skip
 
-    def facts(self, drawing: Drawing, total: int, resumed: Resumed | None) -> Facts:
-        """What follows from the settings and the data: see `config.build`.
+    def make_facts(self) -> Facts:
+        """What follows from the settings and the data, for the checkpoints.
 
-        A fractional `guidance.step` is the step of the resumed run, otherwise this fraction of the `total` steps.
+        A fractional `guidance.step` is the step of the resumed run, otherwise this fraction of all steps.
         """
-        if not drawing.waits:
+        if not self.drawing.waits:
             return self.inputs
         step = (self.settings.guidance or {})["step"]
         if isinstance(step, float):
-            before = {} if resumed is None else resumed.contents["facts"]
-            step = before.get("guidance_step") or max(1, round(step * total))
+            before = {} if self.resumed is None else self.resumed.contents["facts"]
+            step = before.get("guidance_step") or max(1, round(step * self.clock.total))
         return {**self.inputs, "guidance_step": step}
 
+    def affordable(self) -> tuple[int, int]:
+        """The numbers of samples to score and to show: where they are not set, they cost no more than the training.
 
-def read(data: ImageData, folder: Path) -> None:
-    """Read the images. data_report.json lists those left out, even if such a file ends the run."""
-    try:
-        data.setup()
-    finally:
-        if data.report and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            replace(folder / "data_report.json", json.dumps(data.report, indent=1))
+        So either `SCORED` samples are scored or none (always `SCORED` if a sweep optimizes a score), and pictures show
+        at most `SHOWN` samples. Costs are evaluations of the network on one image.
+        """
+        settings, nfe = self.settings, evaluations(self.sampler, self.schedule, self.guidance)
+        images = self.clock.total * self.clock.accumulate * self.data.batch_size * self.devices
+        training = round(STEP * images * (self.crops.share if self.crops else 1.0))
+        scored, pictured = settings.score.n, settings.samples.n
+        if scored is None:
+            scored = SCORED if SCORED * nfe <= training or not is_error(settings.sweep.score) else 0
+            if not scored:
+                console.print(
+                    f"no scores: {SCORED} samples need {SCORED * nfe:,} network evaluations, more than the training "
+                    f"({training:,}); score=quick or score=full enables them"
+                )
+        if pictured is None:
+            every = settings.samples.every_n_epochs
+            pictures = 1 + (self.clock.total // self.clock.steps(every) if every else 0)
+            pictured = min(SHOWN, training // (nfe * pictures))
+        return scored, pictured
+
+    def make_scorer(self) -> Scorer | None:
+        """Create the scorer, if samples are scored, and check that the images and `sweep.score` suit it."""
+        settings, score, scorer = self.settings, self.settings.score, None
+        if self.scored and self.extractor is not None:
+            metrics = make_metrics(settings.metrics)
+            scorer = Scorer(self.data, score.split, self.extractor, metrics, self.folder, self.folder)
+            try:
+                scorer.check(self.scored, score.baselines, score.audit)
+            except UserError as error:
+                if str(error).startswith("features:"):
+                    raise
+                raise UserError(f"score.{error}".replace("such as n=", "such as score.n=")) from error
+        name, features = settings.sweep.score, self.extractor
+        split, _, metric = name.partition("/")
+        named = features is not None and (metric in features.canonical.values() or metric.endswith(f"_{features.name}"))
+        if not is_error(name) and not (named and scorer and split in score.references):
+            scores = f"scores such as {score.split}/{features.named('fd')}" if features else "no scores (score.n=0)"
+            raise UserError(f"sweep.score={name}: this run does not log it; it logs val/mse, and {scores}")
+        return scorer
+
+    def source(self, drawing: Drawing) -> dict[str, Any]:
+        """The provenance that is stored with the scores of samples drawn so."""
+        settings, guidance = self.settings, self.settings.guidance if drawing.guidance else None
+        if guidance and "guidance_step" in self.facts:
+            guidance = {**guidance, "step": self.facts["guidance_step"]}
+        source = source_of(settings.sampler, guidance, settings.samples.precision)
+        return {**source, "seed": settings.seed, "weights": "ema" if self.ema else "raw"}
+
+
+def is_error(name: str) -> bool:
+    """Whether this column of metrics.csv is an error, such as val/mse, for which nothing is sampled."""
+    return "mse" in name or name == "train/loss"
 
 
 def inputs_of(settings: Train, augmentation: Augmentation | None, classes: int | None = None) -> dict[str, int]:
@@ -170,10 +241,10 @@ def check_size(settings: Train, data: ImageData, network: nn.Module, crops: Crop
             f"{channels}"
         )
     if height % factor or width % factor:
-        near = [max(factor, round(side / factor) * factor) for side in (height, width)]
+        near = resolution_of(*(max(factor, round(side / factor) * factor) for side in (height, width)))
         raise UserError(
-            f"data.resolution={shown(size)}: the network needs multiples of {factor}, such as data.resolution="
-            f"{shown(resolution_of(near[0], near[1]))}"
+            f"data.resolution={shown(size)}: the network needs multiples of {factor}, such as "
+            f"data.resolution={shown(near)}"
         )
     if crops is not None:
         crops.check(height, width, factor)
