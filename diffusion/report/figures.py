@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -86,37 +85,26 @@ def copies(samples: Tensor, nearest: Tensor, ratios: Sequence[float]) -> Figure:
     return picture_rows(rows, [f"{ratio:.2f}" for ratio in ratios], "$r$ =")
 
 
-@style.styled
 def beta(schedule: Schedule) -> Figure:
     """Fig. 2: the added variance β_t = 1 − ᾱ_t / ᾱ_{t−1}, ᾱ_t = alpha_t², at t = 1 … T. If alpha² + sigma² is not 1,
     the log-SNR log(alpha_t² / sigma_t²)."""
     alpha, sigma, preserving = _table(schedule)
-    figure, ax = _by_time(len(alpha) - 1, r"noise added per step, $\beta_t$")
-    values = -torch.expm1(2 * (alpha[1:].log() - alpha[:-1].log()))
-    if preserving:
-        _scale(ax, float(values.min()), float(values.max()), float(values.max()) > PEAK * float(values.median()))
-    else:
-        values = 2 * (alpha[1:].log() - sigma[1:].log())
-        ax.set_ylabel(r"log-SNR, $\log(\alpha_t^2/\sigma_t^2)$")
-    ax.plot(np.arange(1, len(alpha)), values, color=style.BLUE)
-    return figure
+    if not preserving:
+        return _by_time({"": 2 * (alpha / sigma).log()[1:]}, r"log-SNR, $\log(\alpha_t^2/\sigma_t^2)$", first=1)
+    added = -torch.expm1(2 * alpha.log().diff())
+    return _by_time({"": added}, r"noise added per step, $\beta_t$", bool(added.max() > PEAK * added.median()), 1)
 
 
-@style.styled
 def signal(schedule: Schedule) -> Figure:
     """Fig. 10: the factors of signal √ᾱ_t = alpha_t and of noise √(1 − ᾱ_t) = sigma_t, at t = 0 … T.
 
     If alpha² + sigma² is not 1, the labels are α_t and σ_t. If sigma grows far beyond alpha, the axis is logarithmic.
     """
     alpha, sigma, preserving = _table(schedule)
-    figure, ax = _by_time(len(alpha) - 1, "factor of $x_0$ and of $\\varepsilon$ in $x_t$")
     names = (r"\sqrt{\bar\alpha_t}", r"\sqrt{1-\bar\alpha_t}") if preserving else (r"\alpha_t", r"\sigma_t")
-    ax.plot(alpha, color=style.BLUE, label=f"signal ${names[0]}$")
-    ax.plot(sigma, color=style.VERMILION, linestyle="--", label=f"noise ${names[1]}$")
-    far = float(sigma.max()) > FAR * float(alpha.max())
-    _scale(ax, min(float(sigma[1]), float(alpha.min())), max(1.0, float(sigma.max())), far)
-    ax.legend(loc="lower right" if far else "center right")
-    return figure
+    curves = {f"signal ${names[0]}$": alpha, f"noise ${names[1]}$": sigma}
+    far = bool(sigma.max() > FAR * alpha.max())
+    return _by_time(curves, "factor of $x_0$ and of $\\varepsilon$ in $x_t$", far)
 
 
 @style.styled
@@ -234,21 +222,22 @@ def _table(schedule: Schedule) -> tuple[Tensor, Tensor, bool]:
     return alpha, sigma, torch.allclose(alpha**2 + sigma**2, torch.ones_like(alpha), atol=1e-6)
 
 
-def _by_time(last: int, label: str) -> tuple[Figure, Axes]:
-    """A figure whose x axis is the time t, in 0 … T."""
+@style.styled
+def _by_time(curves: dict[str, Tensor], label: str, far: bool = False, first: int = 0) -> Figure:
+    """Curves over the time t = `first` … T; on a logarithmic axis if their values lie `far` from each other."""
     figure, ax = style.axes()
     style.count_axis(ax)
-    ax.set(xlim=(0, last), xlabel="time $t$", ylabel=label)
-    return figure, ax
-
-
-def _scale(ax: Axes, low: float, high: float, far: bool) -> None:
-    """Set a y axis from 0 to `high`; a logarithmic one from `low` if the values lie `far` from each other."""
+    for (name, values), colour, line in zip(curves.items(), (style.BLUE, style.VERMILION), ("-", "--"), strict=False):
+        ax.plot(range(first, first + len(values)), values, label=name, color=colour, linestyle=line)
+    ax.set(xlim=(0, first + len(values) - 1), xlabel="time $t$", ylabel=label)
     if far:
-        ax.set(yscale="log", ylim=(low / 2, 2 * high))
+        ax.set_yscale("log")
         style.plain_numbers(ax.yaxis)
-    else:
-        ax.set_ylim(0, 1.05 * high)
+    elif float(values.min()) >= 0:
+        ax.set_ylim(bottom=0)
+    if len(curves) > 1:
+        ax.legend(loc="lower right" if far else "center right")
+    return figure
 
 
 def _over_training(steps: Sequence[int], curves: int) -> list[tuple[int, Any]]:

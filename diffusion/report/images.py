@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -118,13 +117,11 @@ def save_png(picture: Image.Image, path: Path, **text: str) -> Path:
 def gif(frames: Sequence[Image.Image], path: Path, seconds: float = 4.0, hold: float = 2.0) -> Path:
     """Write a looping GIF of `frames`: `seconds` for all frames but the last, which is shown for `hold` seconds.
 
-    Each frame has its own palette, because a common one would spend its colours on the noisy frames. Browsers play no
-    frames shorter than two hundredths of a second.
+    Pillow gives each frame its own palette. Browsers play no frames shorter than two hundredths of a second.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    each = max(20, 10 * round(100 * seconds / max(1, len(frames) - 1)))
-    how: Any = {"method": Image.Quantize.MEDIANCUT, "dither": Image.Dither.NONE}
-    first, *others = [frame.convert("RGB").quantize(256, kmeans=int(frame is frames[-1]), **how) for frame in frames]
+    first, *others = frames
+    each = max(20, 10 * round(100 * seconds / max(1, len(others))))
     durations = [each] * len(others) + [round(1000 * hold)]
     first.save(path, save_all=True, append_images=others, duration=durations, loop=0, optimize=False)
     return path

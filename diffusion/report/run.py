@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -30,25 +31,29 @@ FACTS = {  # of run.json, with their names
     "peak_gb": "peak memory in GB", "devices": "devices", "device": "device", "host_cores": "CPU cores",
     "started": "started", "finished": "finished", "versions": "versions",
 }  # fmt: skip
-SAMPLES, NOISING, COPIES, MSE, BINS, GAP, SIGNAL, BETA = (
-    f"figures/{name}.png" for name in ("samples", "noising", "copies", "mse", "bins", "gap", "signal", "beta")
-)
+SAMPLES, NOISING, COPIES = (f"figures/{name}.png" for name in ("samples", "noising", "copies"))
 CAPTIONS = {
     SAMPLES: "Samples during training (memoir, Fig. 8): a column per training step; each row is from one noise.",
     NOISING: "The forward process on images of this run (memoir, Fig. 1): x_t = √ᾱ_t x₀ + √(1−ᾱ_t) ε, one ε for all t.",
     COPIES: "The samples most similar to a training image, each above that image (mirrored if that is closer). r is "
     "the distance to it divided by the mean distance to the 50 nearest: near 0 for a copy.",
-    MSE: "Denoising MSE during training (memoir, Fig. 9), on the frozen validation images and on equally many training "
-    "images; where the shaded gap widens, the network memorizes its images. Dashed: raw weights; grey: the objective "
-    "of single batches (in its own units, unless it is the simple loss of ε). The other lines: ",
-    BINS: "The validation MSE by time t, in tenths of [0, T], from early to late in training.",
-    GAP: "The gap by noise level: denoising MSE on held-out images minus that on training images, at the same times "
-    "and noises, with 95% intervals. Where it rises, the network memorizes its training images; its level also depends "
-    "on which of the two sets is harder.",
-    SIGNAL: "The factors of the image, √ᾱ_t, and of the noise, √(1−ᾱ_t), in x_t (memoir, Fig. 10).",
-    BETA: "The variance added by each step, β_t = 1 − ᾱ_t/ᾱ_{t−1} (memoir, Fig. 2), or the log-SNR of a schedule that "
-    "does not preserve variance.",
+    "mse": "Denoising MSE during training (memoir, Fig. 9), on the frozen validation images and on equally many "
+    "training images; where the shaded gap widens, the network memorizes its images. Dashed: raw weights; grey: the "
+    "objective of single batches (in its own units, unless it is the simple loss of ε). The other lines: ",
+    "bins": "The validation MSE by time t, in tenths of [0, T], from early to late in training.",
+    "gap": "MSE on held-out images minus that on training images by noise level, at the same times and noises, with "
+    "95% intervals. Where it rises, the network memorizes; its level also depends on which set is harder.",
+    "others": "The other logged quantities.",
+    "signal": "The factors of the image, √ᾱ_t, and of the noise, √(1−ᾱ_t), in x_t (memoir, Fig. 10).",
+    "beta": "The variance added by each step, β_t = 1 − ᾱ_t/ᾱ_{t−1} (memoir, Fig. 2), or the log-SNR of a schedule "
+    "that does not preserve variance.",
 }
+
+
+def chart(there: object, draw: Callable[..., Figure], *data: Any, more: str = "") -> Chart | None:
+    """The chart of a function of `figures` with its caption and file, if its data is `there`."""
+    name = draw.__name__
+    return Chart(CAPTIONS[name] + more, draw(*data), f"figures/{name}.png") if there else None
 
 
 def write_report(
@@ -77,7 +82,6 @@ def write_report(
 def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str | None = None) -> list[Section]:
     """The sections of a run's report; those without data are empty."""
     folder, schedule = run.folder, schedule or built(run, "schedule")
-    of_schedule = {SIGNAL: figures.signal, BETA: figures.beta} if schedule else {}
     rows = from_default(run).items() if command_of(folder) == "train" and run.settings else ()
     return [
         Section("", summary(run, state or run.state)),
@@ -90,7 +94,10 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
         Section("Scores", scores(run)),
         Section("Noising", images.figure(folder, NOISING, CAPTIONS[NOISING])),
         Section("Nearest training images", images.figure(folder, COPIES, CAPTIONS[COPIES])),
-        Section("Noise schedule", [Chart(CAPTIONS[file], draw(schedule), file) for file, draw in of_schedule.items()]),
+        Section("Noise schedule", [
+            chart(schedule, figures.signal, schedule),
+            chart(schedule, figures.beta, schedule),
+        ]),
         Section("Recipe", [
             Table(("setting", "this run", "default"), [[f"`{key}`", *pair] for key, pair in rows]) if rows else None,
         ]),
@@ -157,27 +164,23 @@ def training(run: Run, schedule: figures.Schedule | None) -> list[Block | None]:
         errors.add("train/loss")
     left = sorted(name for name in names - errors if len(metrics[name].step) > 1)
     steps = sorted({step for step, _ in run.grids}.union(*(metrics[n].step.tolist() for n in names & {"val/mse"})))
-    found: list[Block | None] = []
-    if len(steps) > 1:
-        found.append(slider("step", [f"step {step:,}" for step in steps], steps))
-    if run.grids:
-        found.append(images.training_strip(run, steps))
-    if errors:
-        shown, lengths = {name: metrics[name] for name in errors}, run.info.get("epoch_lengths", ())
-        figure = figures.mse(shown, lengths[0][1] if len(lengths) == 1 else None)
-        found.append(Chart(f"{CAPTIONS[MSE]}{validated_weights([metrics])}.", figure, MSE))
-    if bins_of(metrics, "val/mse"):
-        found.append(Chart(CAPTIONS[BINS], figures.bins(metrics), BINS))
-    if schedule is not None and bins_of(metrics, "gap/mse"):
-        found.append(Chart(CAPTIONS[GAP], figures.gap(metrics, schedule), GAP))
-    if left:
-        found.append(Chart("The other logged quantities.", figures.others(metrics, left)))
+    lengths, best = run.info.get("epoch_lengths", ()), None
     if "val/mse" in metrics:
         step, value = metrics["val/mse"]
-        best = value.argmin()
-        found.append(f"The best validation MSE is {number(value[best])}, at step {step[best]:,}; the last one is "
-                     f"{number(value[-1])}. `metrics.csv` has all numbers.")  # fmt: skip
-    return found
+        best = f"The best validation MSE is {number(value.min())}, at step {step[value.argmin()]:,}; the last one is "
+        best += f"{number(value[-1])}. `metrics.csv` has all numbers."
+    return [
+        slider("step", [f"step {step:,}" for step in steps], steps) if len(steps) > 1 else None,
+        images.training_strip(run, steps) if run.grids else None,
+        chart(
+            errors, figures.mse, {name: metrics[name] for name in errors}, lengths[0][1] if len(lengths) == 1 else None,
+            more=f"{validated_weights([metrics])}.",
+        ),
+        chart(bins_of(metrics, "val/mse"), figures.bins, metrics),
+        chart(schedule and bins_of(metrics, "gap/mse"), figures.gap, metrics, schedule),
+        chart(left, figures.others, metrics, left),
+        best,
+    ]  # fmt: skip
 
 
 def scores(run: Run) -> list[Block]:

@@ -28,7 +28,7 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def whole_run(run_folder: Path) -> Path:
-    """A run with a film, all samples, the seconds of its parts, and its page."""
+    """A run with a film, all samples, and its page."""
     frames = Frames(DDIM(steps=10), linear())
     for k in range(1, 11):
         x = torch.full((8, 3, 8, 8), k / 10)

@@ -43,7 +43,7 @@ def test_the_readme_has_the_facts_scores_figures_and_commands_of_the_run(run_fol
     ):  # fmt: skip
         assert words in text, words
     assert {path.name for path in (run_folder / "figures").iterdir()} == {
-        f"{name}.png" for name in ("samples", "mse", "bins", "gap", "beta", "signal", "noising")
+        f"{name}.png" for name in ("samples", "mse", "bins", "gap", "others", "beta", "signal", "noising")
     }
     assert all((run_folder / link).exists() for link in links(text))
     page = (run_folder / "report.html").read_text()

@@ -33,40 +33,34 @@ function gaussian(seed, length) {
 }
 
 async function unpacked(name) {
-  const text = atob(document.getElementById(`packed-${name}`).textContent), bytes = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  const bytes = Uint8Array.from(atob(document.getElementById(`packed-${name}`).textContent), (byte) => byte.charCodeAt());
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-let opened = null; // the network (a promise), once requested
-
 /** Load the embedded network as a function. */
-function openNetwork(found) {
-  opened ??= (async () => {
-    const module = new Blob([await unpacked("runtime")], { type: "text/javascript" });
-    const ort = await import(URL.createObjectURL(module));
-    ort.env.wasm.numThreads = 1; // more threads need HTTP headers, which a local file does not have
-    ort.env.wasm.wasmBinary = await unpacked("machine");
-    const session = await ort.InferenceSession.create(await unpacked("network"), { executionProviders: ["wasm"] });
-    return async (x, label, kind) => {
-      const inputs = { x: new ort.Tensor("float32", x, [1, ...found.shape]), label: new ort.Tensor("float32", [label], [1]) };
-      if (found.classes.length) inputs.classes = new ort.Tensor("int64", [BigInt(kind)], [1]);
-      return (await session.run(inputs)).y.data;
-    };
-  })();
-  return opened;
+async function openNetwork(found) {
+  const module = new Blob([await unpacked("runtime")], { type: "text/javascript" });
+  const ort = await import(URL.createObjectURL(module));
+  ort.env.wasm.numThreads = 1; // more threads need HTTP headers, which a local file does not have
+  ort.env.wasm.wasmBinary = await unpacked("machine");
+  const session = await ort.InferenceSession.create(await unpacked("network"), { executionProviders: ["wasm"] });
+  return async (x, label, kind) => {
+    const inputs = { x: new ort.Tensor("float32", x, [1, ...found.shape]), label: new ort.Tensor("float32", [label], [1]) };
+    if (found.classes.length) inputs.classes = new ort.Tensor("int64", [BigInt(kind)], [1]);
+    return (await session.run(inputs)).y.data;
+  };
 }
 
 function drawing(found) {
+  let opened = null; // the network (a promise), once requested
   const [channels, height, width] = found.shape, size = channels * height * width, scale = Math.max(1, Math.floor(160 / width));
   const pictures = h("div", { class: "pair" }), said = h("p", { class: "soft", role: "status" });
-  const field = (label, attributes) => { const input = h("input", { type: "number", min: 0, required: true, ...attributes }); return [input, h("label", {}, `${label} `, input)]; };
-  const [seed, seedField] = field("seed", { value: 0, max: 2 ** 31 });
-  const [n, nField] = field("pictures", { value: 4, min: 1, max: 64 });
-  const counts = Object.keys(found.tables);
-  const steps = h("select", {}, counts.map((count) => h("option", { value: count, selected: count === "25" }, count)));
+  const seed = h("input", { type: "number", min: 0, max: 2 ** 31, value: 0, required: true });
+  const n = h("input", { type: "number", min: 1, max: 64, value: 4, required: true });
+  const steps = h("select", {}, Object.keys(found.tables).map((count) => h("option", { selected: count === "25" }, count)));
   const kinds = h("select", {}, [...found.classes, ...(found.unlabelled ? ["no class"] : [])].map((name, i) => h("option", { value: i }, name)));
+  const fields = Object.entries({ seed, pictures: n, steps, ...(found.classes.length ? { class: kinds } : {}) });
   const button = h("button", { class: "plain", type: "button", onclick: draw }, "draw");
 
   function paint(canvas, x) {
@@ -85,7 +79,7 @@ function drawing(found) {
     pictures.replaceChildren();
     try {
       said.textContent = "loading the network …";
-      const network = await openNetwork(found), total = Number(n.value), table = found.tables[steps.value], began = performance.now();
+      const network = await (opened ??= openNetwork(found)), total = Number(n.value), table = found.tables[steps.value], began = performance.now();
       for (let i = 0; i < total; i++) {
         const canvas = h("canvas", { width, height, role: "img", "aria-label": `Picture ${i + 1}`, style: `width: ${width * scale}px; flex: none; background: #fff` });
         pictures.append(canvas);
@@ -104,9 +98,9 @@ function drawing(found) {
   }
 
   return [h("p", {}, `The network is embedded in this page (step ${found.step.toLocaleString("en-US")}, ${found.weights} weights): it runs in your browser, and nothing is uploaded. DDIM without noise, estimates clamped to [−1, 1].`),
-    h("div", { class: "controls" }, seedField, nField, h("label", {}, "steps ", steps), found.classes.length ? h("label", {}, "class ", kinds) : null, button),
+    h("div", { class: "controls" }, fields.map(([name, field]) => h("label", {}, `${name} `, field)), button),
     said, pictures];
 }
 
-const place = document.getElementById("drawing"), model = JSON.parse(place.dataset.model);
-place.append(...drawing(model));
+const place = document.getElementById("drawing");
+place.append(...drawing(JSON.parse(place.dataset.model)));

@@ -6,7 +6,7 @@ function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (value !== false) element.setAttribute(name, value === true ? "" : value);
+    else if (value !== false) element.setAttribute(name, value);
   }
   element.append(...children.flat().filter((child) => child !== null));
   return element;
@@ -15,21 +15,21 @@ function h(tag, attributes = {}, ...children) {
 /** A slider from 0 to `last`; `change(i)` returns the text shown next to it. `set(i)` moves it. */
 function slider(label, last, first, change) {
   const text = h("output", { class: "soft" });
-  const input = h("input", { type: "range", min: 0, max: last, step: 1, "aria-label": label, oninput: () => set(Number(input.value)) });
   const set = (i) => {
     input.value = i;
     text.textContent = change(Number(input.value));
     input.setAttribute("aria-valuetext", text.textContent);
   };
+  const input = h("input", { type: "range", max: last, "aria-label": label, oninput: () => set(input.value) });
   set(first);
-  return { input, set, element: h("div", { class: "controls" }, h("span", {}, label), input, text) };
+  return { input, set, element: h("div", { class: "controls" }, label, input, text) };
 }
 
 /** Tables are sorted by a click on a head: numbers by size, missing values last. */
 function sortable(table) {
   const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
   const number = (text) => parseFloat(text.replaceAll(",", ""));
-  const order = (a, b) => (isNaN(number(a)) || isNaN(number(b)) ? a.localeCompare(b, undefined, { numeric: true }) : number(a) - number(b));
+  const order = (a, b) => number(a) - number(b) || a.localeCompare(b, undefined, { numeric: true });
   heads.forEach((head, i) => head.replaceChildren(h("button", { type: "button", onclick: () => {
     const down = head.getAttribute("aria-sort") === "ascending" ? -1 : 1, text = (row) => row.cells[i].textContent;
     heads.forEach((each) => each.removeAttribute("aria-sort"));
@@ -41,22 +41,20 @@ function sortable(table) {
 /** A slider for its section: for rows of images and, if it has training steps, for the charts. */
 function linked(place) {
   const section = place.closest("section"), texts = JSON.parse(place.dataset.texts), steps = JSON.parse(place.dataset.steps), last = texts.length - 1;
-  const rows = [...section.querySelectorAll(".rows")].map((box) => ({ box, at: JSON.parse(box.dataset.at ?? "null"), label: box.getAttribute("aria-label") }));
+  const rows = [...section.querySelectorAll(".rows")].map((box) => [box, JSON.parse(box.dataset.at), box.getAttribute("aria-label")]);
   const control = slider(place.dataset.label, last, last, (i) => {
-    for (const { box, at, label } of rows) {
-      box.firstChild.style.transform = `translateY(${(-100 * (at ? at[i] : i)) / box.dataset.rows}%)`;
+    for (const [box, at, label] of rows) {
+      box.firstChild.style.transform = `translateY(${(-100 * at[i]) / box.dataset.rows}%)`;
       box.setAttribute("aria-label", `${label}, ${texts[i]}`);
     }
     if (steps.length) for (const chart of section.querySelectorAll(".chart svg")) select(chart, steps[i]);
     return texts[i];
   });
-  if ("play" in place.dataset) {
-    const now = () => Number(control.input.value);
-    control.element.append(h("button", { class: "plain", type: "button", onclick: () => {
-      if (now() >= last) control.set(0);
-      const timer = setInterval(() => { control.set(now() + 1); if (now() >= last) clearInterval(timer); }, 120);
-    } }, "play"));
-  }
+  const play = () => {
+    const first = Number(control.input.value) % last;
+    for (let i = first; i <= last; i++) setTimeout(control.set, 120 * (i - first), i);
+  };
+  if ("play" in place.dataset) control.element.append(h("button", { class: "plain", type: "button", onclick: play }, "play"));
   place.append(control.element);
 }
 
@@ -68,37 +66,35 @@ function select(chart, step) {
     line.setAttribute("class", "selected");
     line.setAttribute("d", `M ${zero + each * step} ${top} V ${bottom}`);
   }
-  const curves = [...chart.querySelectorAll('[id^="step-"]')], away = (curve) => Math.abs(Number(curve.id.slice(5)) - step);
+  const curves = [...chart.querySelectorAll('[id^="step-"]')], away = (curve) => Math.abs(curve.id.slice(5) - step);
   const least = Math.min(...curves.map(away));
   for (const curve of curves) curve.classList.toggle("now", away(curve) === least);
 }
 
 function zoomable(box) {
-  const image = box.firstChild, natural = Number(image.getAttribute("width")), scales = [0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8];
-  const first = Math.max(0, scales.findLastIndex((scale) => scale * natural <= 1024));
+  const image = box.firstChild, natural = image.getAttribute("width"), scales = [0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8];
+  const first = scales.findLastIndex((scale) => scale * natural <= 1024);
   box.before(slider("zoom", scales.length - 1, first, (i) => { image.style.width = `${scales[i] * natural}px`; return `${scales[i]}×`; }).element);
 }
 
 /** Two of the pictures above, one over the other with a movable divider. */
 function swipe(box) {
-  const images = [...document.querySelectorAll(".pair img")], over = h("div", { class: "swipe" });
-  const pick = (label, k) => h("select", { "aria-label": label, onchange: () => fill() }, images.map((image, i) => h("option", { value: i, selected: i === k }, image.alt)));
-  const a = pick("A, left", 0), b = pick("B, right", 1);
-  const divide = (at) => { if (over.lastChild) over.lastChild.style.clipPath = `inset(0 ${100 - at}% 0 0)`; return `A ${at}%`; };
-  const line = slider("line between A and B", 100, 50, divide);
-  const fill = () => {
-    over.replaceChildren(...[b, a].map(({ value }) => h("img", { src: images[value].src, alt: images[value].alt })));
-    divide(Number(line.input.value));
+  const images = [...document.querySelectorAll(".pair img")], [below, above] = [h("img"), h("img")];
+  const pick = (label, image, first) => {
+    const choose = () => { image.src = images[menu.value].src; image.alt = images[menu.value].alt; };
+    const menu = h("select", { "aria-label": label, onchange: choose }, images.map(({ alt }, i) => h("option", { value: i, selected: i === first }, alt)));
+    choose();
+    return menu;
   };
-  fill();
-  box.append(h("div", { class: "controls" }, [a, b]), line.element, over);
+  const line = slider("line between A and B", 100, 50, (at) => { above.style.clipPath = `inset(0 ${100 - at}% 0 0)`; return `A ${at}%`; });
+  box.append(h("div", { class: "controls" }, pick("A, left", above, 0), pick("B, right", below, 1)), line.element, h("div", { class: "swipe" }, below, above));
 }
 
 /** Ask every few seconds for a newer page, and load it; the reader's sliders and choices stay. */
 async function follow({ version, refresh }) {
   const fields = [...document.querySelectorAll("input, select")], kept = JSON.parse(sessionStorage.getItem(location.pathname) ?? "[]");
   fields.forEach((field, i) => {
-    if (kept[i] === undefined || kept[i] === null) return; // a slider at its end keeps following the last step
+    if (!kept[i]) return; // a slider at its end keeps following the last step
     field.value = kept[i];
     field.dispatchEvent(new Event(field.matches("select") ? "change" : "input"));
   });
@@ -108,9 +104,8 @@ async function follow({ version, refresh }) {
     const answer = await fetch(location.href, { headers: { "If-None-Match": version }, cache: "no-store" }).catch(() => null);
     document.body.classList.toggle("silent", !answer || answer.status >= 400);
     if (answer?.status !== 200) continue;
-    sessionStorage.setItem(location.pathname, JSON.stringify(fields.map((field) => (field.type === "range" && field.value === field.max ? null : field.value))));
-    location.reload();
-    return;
+    sessionStorage.setItem(location.pathname, JSON.stringify(fields.map((field) => (field.value === field.max ? null : field.value))));
+    return location.reload();
   }
 }
 
