@@ -24,7 +24,7 @@ from diffusion.config.composition import choice
 from diffusion.console import console, hiding_bars
 from diffusion.errors import UserError
 from diffusion.evaluation.pipeline import make_metrics
-from diffusion.metric.score import extract, reference_of, score_features
+from diffusion.metric.score import extract, reference_of, score
 
 
 def seconds(what: Callable[[], object], device: torch.device) -> Moment:
@@ -66,7 +66,7 @@ def main() -> None:
             pairs.append([seconds(what, device) for what in (partial(bare, part), extracting)])
         features = torch.randn(asked.n, extractor.num_features, generator=generator).abs()
         for metric in metrics:
-            measure = partial(score_features, features, extractor, against, [metric])
+            measure = partial(score, features, extractor, against, [metric])
             each[type(metric).__name__] = seconds(measure, device)
     table = Table("what", "wall s", "CPU s", title=f"{asked.n} images, {asked.features} features, {device}")
     total = {what: [sum(pair[k][i] for pair in pairs) for i in (0, 1)] for k, what in enumerate(("bare", "extract"))}

@@ -216,10 +216,13 @@ def score(
     with hiding_bars(not progress):
         if isinstance(reference, Tensor):
             check("reference", reference)
+            if (size := tuple(reference.shape[1:])) != (wanted := tuple(images.shape[1:])):
+                raise UserError(f"reference: its images are {size}, but those to score are {wanted}")
             real, split = reference, "images"
         else:
             real = images_of(str(reference), split, images)
-        return metrics_of.score(images, extractor, metrics_of.reference_of(real, extractor, split), chosen)
+        against = metrics_of.reference_of(real, extractor, split)
+        return metrics_of.score(metrics_of.extract(images, extractor), extractor, against, chosen)
 
 
 def check(name: str, images: Tensor) -> None:

@@ -6,7 +6,6 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from diffusion.config.build import make
@@ -18,7 +17,7 @@ from diffusion.files import code_version
 from diffusion.metric.estimate import Reference, SampleMetric
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import Score
-from diffusion.metric.score import LEAST, divide, draw, extract, noise_images, reference_of, score, score_features
+from diffusion.metric.score import LEAST, divide, draw, extract, noise_images, reference_of, score
 from diffusion.runs.folder import append_scores
 
 FEW = 200  # reference images: with fewer, a distance is mostly chance and bias
@@ -68,7 +67,7 @@ class Scorer:
 
     def score(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
         """Score uint8 images (n, C, H, W). `source` describes their origin: sampler, weights, seed, …."""
-        return self._scores(images, self.reference, what, source)
+        return self._scores(self._features(images, what), self.reference, what, source)
 
     def by_class(self, images: Tensor, classes: Tensor, **source: Any) -> list[Score]:
         """Score the images of each class against the reference images of that class.
@@ -89,7 +88,7 @@ class Scorer:
                 )
                 continue
             statistics = reference_of(real, self.extractor, f"{self.split}, class {name}")
-            found += self._scores(own, statistics, f"class {name}", source)
+            found += self._scores(self._features(own, f"class {name}"), statistics, f"class {name}", source)
         return found
 
     def baselines(self, names: Iterable[str], n: int) -> list[Score]:
@@ -103,16 +102,15 @@ class Scorer:
         @cache
         def real() -> Tensor:
             images = draw(self.data.splits[opposite(self.split)].images, n)
-            return extract(images, self.extractor, description="features of real images")
+            return self._features(images, "real images")
 
         found = []
         for name in names:
             if name == "noise":
-                found += self._scores(noise_images(n, self.data.shape), self.reference, name, {})
+                found += self.score(noise_images(n, self.data.shape), name)
                 continue
             features, reference = (real(), self.reference) if name == "real" else divide(real(), self.reference)
-            scores = score_features(features, self.extractor, reference, metrics=self.metrics)
-            found += [score.of(name, code_version(), {}) for score in scores.values()]
+            found += self._scores(features, reference, name, {})
         return found
 
     def audit(self, images: Tensor, kinds: Sequence[str], what: str = "samples", **source: Any) -> list[Score]:
@@ -126,9 +124,11 @@ class Scorer:
         append_scores(self.folder, numbered)
         return numbered
 
-    @torch.inference_mode()
-    def _scores(self, images: Tensor, reference: Reference, what: str, source: Mapping[str, Any]) -> list[Score]:
-        scores = score(images, self.extractor, reference, self.metrics, f"scoring {what}")
+    def _features(self, images: Tensor, what: str) -> Tensor:
+        return extract(images, self.extractor, description=f"scoring {what}")
+
+    def _scores(self, features: Tensor, reference: Reference, what: str, source: Mapping[str, Any]) -> list[Score]:
+        scores = score(features, self.extractor, reference, self.metrics)
         return [score.of(what, code_version(), source) for score in scores.values()]
 
 

@@ -125,7 +125,3 @@ class PairwiseMetric(SampleMetric):
     def compare(self, x: Tensor, y: Tensor) -> dict[str, Estimate]:
         """Features of samples (N, D) and of real images (M, D), float64 -> estimates by short name."""
         raise NotImplementedError
-
-    def settings_for(self, n: int, m: int) -> dict[str, Any]:
-        """With `pool` if a set is larger than `POOL`."""
-        return vars(self) | ({"pool": POOL} if max(n, m) > POOL else {})

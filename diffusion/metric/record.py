@@ -42,7 +42,7 @@ class Score:
     features: str | None = None
     weights_hash: str | None = None  # of the feature extractor
     resize: str | None = None  # how images are resized for the extractor
-    resolution: str | None = None  # of the images before resizing: `score.described_size`
+    resolution: str | None = None  # of the images before resizing, and how grey or RGBA is shown
     details: Mapping[str, Any] = field(default_factory=dict)  # other values that the metric reports: DETAILS
     source: Mapping[str, Any] = field(default_factory=dict)  # of the images: sampler, guidance, weights, step, seed, …
     code: str | None = None  # the version of the program

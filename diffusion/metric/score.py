@@ -85,46 +85,23 @@ def features_of(images: Tensor, extractor: FeatureExtractor) -> tuple[Tensor, st
     return found, key
 
 
-def described_size(images: Tensor) -> str:
-    """`HEIGHTxWIDTH` of images (…, C, H, W), and how grey or RGBA is converted to RGB: `8x8 RGBA over white`."""
-    return " ".join(filter(None, ["x".join(map(str, images.shape[-2:])), SHOWN_AS.get(images.shape[-3])]))
-
-
 def reference_of(images: Tensor, extractor: FeatureExtractor, name: str = "") -> Reference:
     """The reference of real `images`, uint8 (N, C, H, W), by its name in scores. Raises UserError for fewer than 4."""
     if len(images) < LEAST:
         raise UserError(f"{len(images)} reference images{f' ({name})' if name else ''}; scores need at least {LEAST}")
     features, key = features_of(images, extractor)
+    size = " ".join(filter(None, ["x".join(map(str, images.shape[-2:])), SHOWN_AS[images.shape[1]]]))
     made_by = {"features": extractor.name, "weights_hash": extractor.weights_hash, "resize": extractor.resize}
-    protocol = made_by | {"resolution": described_size(images)}
-    return replace(Reference.of(features), name=name, key=key, protocol=protocol)
+    return replace(Reference.of(features), name=name, key=key, protocol=made_by | {"resolution": size})
 
 
 def score(
-    images: Tensor,
-    extractor: FeatureExtractor,
-    reference: Reference,
-    metrics: Sequence[SampleMetric] = DISTANCES,
-    description: str = "scoring images",
-) -> dict[str, Score]:
-    """Compute `metrics` of generated images, uint8 (n, C, H, W), against `reference`; return the scores by name.
-
-    In a distributed run, each process passes its own part of the images, and every process returns the scores of all.
-    The extractor runs on its device, the metrics on the CPU. Raises UserError for fewer than 4 images, or for a
-    resolution other than the reference's.
-    """
-    if (size := described_size(images)) != (expected := reference.protocol["resolution"]):
-        raise UserError(f"images have {size} pixels but the reference has {expected}: use the same size")
-    return score_features(extract(images, extractor, description=description), extractor, reference, metrics)
-
-
-def score_features(
     features: Tensor, extractor: FeatureExtractor, reference: Reference, metrics: Sequence[SampleMetric] = DISTANCES
 ) -> dict[str, Score]:
-    """`score` from the features (N, D) of the extractor that made the reference.
+    """Compute `metrics` from the features (N, D) that the extractor of the reference made; the scores by name.
 
-    A metric that lacks logits or images is left out, with a warning. Raises UserError for fewer than 4 images or if
-    no metric is left.
+    A metric that lacks logits or images is left out, with a warning. Raises UserError for fewer than 4 images or if no
+    metric is left.
     """
     if len(features) < LEAST:
         raise UserError(f"{len(features)} images to score; Fréchet and kernel distances need at least {LEAST}")

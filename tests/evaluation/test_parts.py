@@ -100,7 +100,7 @@ def test_the_real_baseline_never_uses_the_reference_split(monkeypatch, reference
     splits = {name: SimpleNamespace(images=torch.full((9, 3, 4, 4), i)) for i, name in numbered}
     seen: list[Tensor] = []
     monkeypatch.setattr(pipeline, "extract", lambda images, *_, **__: seen.append(images))
-    monkeypatch.setattr(pipeline, "score_features", lambda *_, **__: {})
+    monkeypatch.setattr(pipeline, "score", lambda *_, **__: {})
     monkeypatch.setattr(Scorer, "reference", SimpleNamespace(name=reference, parts=()))
     assert scorer(reference, splits).baselines(["real"], 5) == []
     assert seen[0].unique().tolist() == [others]
