@@ -39,6 +39,10 @@ Audit = Annotated[
     list[Literal["pixels", "features"]],
     Field(description="Look for copies of training images among the samples, comparing [pixels, features]."),
 ]
+Devices = Annotated[
+    Count | Literal["auto"],
+    Field(description="Sampling processes, each on its own GPU or sharing the CPU; auto: one per GPU, or 1."),
+]
 Trained = Annotated[
     str,
     Field(description="A run, a checkpoint, an exported file, a diffusers folder, or `last`: the run that saved last."),
@@ -219,13 +223,6 @@ class FromModel(Settings):
     """Name in the report of an evaluation; sample, edit and study do not use it."""
 
 
-class Shared(FromModel):
-    """The setting of all commands that share their samples among devices."""
-
-    devices: Count | Literal["auto"] = "auto"
-    """Number of sampling processes, each on its own GPU or sharing the CPU; auto: one per GPU, or 1."""
-
-
 class Drawn(FromModel):
     """The settings shared by the commands that only draw."""
 
@@ -241,9 +238,10 @@ class Drawn(FromModel):
     sampler: Group
 
 
-class Sample(Drawn, Shared):
+class Sample(Drawn):
     """Draw images from a trained model."""
 
+    devices: Devices = "auto"
     n: Count = 64
     """Number of images."""
     trajectory: bool = False
@@ -266,9 +264,10 @@ class Edit(Drawn):
     inpainting: Group
 
 
-class Scored(Shared):
+class Scored(FromModel):
     """The settings shared by the commands that score samples."""
 
+    devices: Devices = "auto"
     split: Split = "val"
     """Split of the reference images. Use `test` only after all choices have been made, and only once per run."""
     baselines: list[Literal["noise", "real", "floor"]] = ["noise", "real", "floor"]
@@ -341,7 +340,6 @@ COMMANDS: dict[str, type[Settings]] = {
     "study_guidance": GuidanceStudy,
 }  # fmt: skip
 
-STOPPING = "set callbacks=early_stopping and callbacks.early_stopping.patience=N, in validations"
 INSTEAD = {  # arguments of Lightning's Trainer that a run sets itself, and what to use instead
     "trainer.callbacks": "set callbacks=[throughput,memory], or add your own: +callbacks.NAME._target_=my_package.Mine",
     "trainer.default_root_dir": "set the run's folder, hydra.run.dir=FOLDER",
@@ -349,11 +347,7 @@ INSTEAD = {  # arguments of Lightning's Trainer that a run sets itself, and what
     "trainer.enable_progress_bar": "the bar is hidden if the output is not a terminal",
     "trainer.fast_dev_run": "experiment=debug tests everything in a few steps",
     "trainer.logger": "set logger=csv, wandb, tensorboard, or several: logger=[wandb,tensorboard]",
-    "trainer.min_epochs": STOPPING,
-    "trainer.min_steps": STOPPING,
     "trainer.overfit_batches": "set data=folder data.limit=N, or trainer.limit_train_batches=N",
     "trainer.plugins": "set trainer.precision; a run has its own plugins for checkpoints and processes",
-    "trainer.enable_model_summary": "remove it",
     "trainer.num_sanity_val_steps": "remove it",
-    "trainer.use_distributed_sampler": "remove it",
 }

@@ -57,10 +57,9 @@ class Network(nn.Module):
     """A network: forward(x (B, C, H, W), label (B,), classes (B,) or None) -> (B, out_channels, H, W).
 
     `label` is the noise label that the prediction computes from t. `classes` are int64 from 0 to K, where K is the
-    attribute `classes`; the value K means "no class", and None means "no class" for all images. If K = 0, the network
-    is unconditional and accepts only None. Networks with augmentation labels have another argument, `augment` (B, A) or
-    None, which means zeros. Networks with coordinates have another, `window` (B, 4) or None, which means whole images;
-    see `coordinates`. H and W must be multiples of `downsampling`.
+    attribute `classes`; the value K, and None for all images, mean "no class". If K = 0, only None is accepted. Some
+    have the arguments `augment` (B, A), labels of which None means zeros, and `window` (B, 4), where None means whole
+    images (see `coordinates`). H and W must be multiples of `downsampling`.
     """
 
     ends: tuple[str, ...] = ("stem", "out")
@@ -73,8 +72,7 @@ class Network(nn.Module):
     def check_size(self, height: int, width: int) -> None:
         """Raise UserError unless the height and the width of the images are multiples of `downsampling`."""
         if height % self.downsampling or width % self.downsampling:
-            needs = f"{type(self).__name__} needs multiples of {self.downsampling}"
-            raise UserError(f"model: images of {height}×{width} pixels, but {needs}")
+            raise UserError(f"model: images of {height}×{width} pixels; expected multiples of {self.downsampling}")
 
     def class_rows(self, classes: Tensor | None, label: Tensor) -> Tensor | None:
         """(B,) rows of a table with K + 1 rows, the last for "no class"; None if K = 0."""
@@ -116,10 +114,9 @@ def sinusoidal(label: Tensor, width: int, shift: int = 1) -> Tensor:
 class TimeEmbedding(nn.Module):
     """label (B,), rows (B,), augment (B, A) -> (B, features): silu(W₂ silu(W₁ sinusoidal(label)) + class vector).
 
-    DDPM applies the outer silu in each residual block; here it is applied once. The class vector, one of K + 1 (the
-    last for "no class"; none if K = `classes` = 0), is added as in ADM (Dhariwal, Nichol 2021, section 3) and DiT. W_a
-    augment is added to the sinusoids of `width` numbers, as in EDM's code, and W_a is zero-initialised.
-    `cosines_first`: [cos, sin] instead of [sin, cos], as in ADM and DiT.
+    DDPM applies the outer silu in each residual block; here it is applied once. The class vector, one of K + 1 (none if
+    K = `classes` = 0), is added as in ADM (Dhariwal, Nichol 2021, section 3) and DiT. The zero-initialised W_a augment
+    is added to the sinusoids, as in EDM's code. `cosines_first`: [cos, sin], as in ADM and DiT.
     """
 
     def __init__(
@@ -195,10 +192,7 @@ class UNetwork(Network):
     ):
         super().__init__(patch * 2 ** max(0, len(channels) - 1), *more)
         if not channels or len(attention) != len(channels):
-            raise UserError(
-                f"model: channels has {len(channels)} entries and attention {len(attention)}; both need one a level, "
-                "such as [64,128] and [false,true]"
-            )
+            raise UserError(f"model: {len(channels)} channels but {len(attention)} flags of attention: one a level")
         attending = [c for c, attend in zip(channels, attention, strict=True) if attend] + [channels[-1]]
         if invalid := [c for c in attending if c % (head_dim or 1)]:
             raise UserError(f"model: {invalid[0]} channels with attention are not a multiple of head_dim={head_dim}")

@@ -6,10 +6,9 @@
 DiT, of "Scalable Diffusion Models with Transformers", section 3, is equivalent to diffusers' `DiTTransformer2DModel`.
 
 JiT, of "Back to Basics: Let Denoising Generative Models Denoise" (arXiv:2511.13720), predicts the image from large
-patches of pixels. A patch may contain more numbers than a token, because images lie near a low-dimensional manifold
-(section 4). It differs from DiT by RMSNorm, SwiGLU, rotary position embeddings in two dimensions, normalised queries
-and keys, and a bottleneck in the patch embedding; and from the paper's code, because the class acts only through the
-modulation, the time embedding receives 1000·t − 1 instead of t, and dropout acts in all blocks.
+patches of pixels. It differs from DiT by RMSNorm, SwiGLU, rotary position embeddings in two dimensions, normalised
+queries and keys, and a bottleneck in the patch embedding; and from the paper's code, because the class acts only
+through the modulation, the time embedding receives 1000·t − 1 instead of t, and dropout acts in all blocks.
 """
 
 import math

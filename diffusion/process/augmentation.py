@@ -1,8 +1,7 @@
 """Changes of the training images that are inputs of the network: augmentation and random crops.
 
 An augmentation is a callable (x0, streams) -> (x0', labels), (B, C, H, W) and (B, A). The labels tell the network how
-each image was transformed. Sampling sets them to zero, which means an untransformed image, so the transformations do
-not leak into the samples (Karras et al. 2022, appendix F.2).
+each image was transformed. Sampling sets them to zero: untransformed images (Karras et al. 2022, appendix F.2).
 """
 
 import math
@@ -41,10 +40,9 @@ def non_leaky(
     | stretching along the direction φ and shrinking across it | 2^{z/5} | a_5 = z cos 2φ, a_6 = z sin 2φ |
     | translation to the right and down | z_1 W/8, z_2 H/8 | a_7 = z_1, a_8 = z_2 |
 
-    z along φ is the same as −z along φ + π/2: with the doubled angle, equal labels mean equal transformations. The
-    labels of transformations that are not applied are zero. If none of the last four is applied, the pixels keep their
-    values; otherwise the image is resampled once, by bicubic interpolation with reflected edges (the paper's code
-    resamples with wavelets). Positive angles are clockwise.
+    z along φ is the same as −z along φ + π/2: with the doubled angle, equal labels mean equal transformations. Without
+    any of the last four, the pixels keep their values; otherwise the image is resampled once, by bicubic interpolation
+    with reflected edges (the paper's code resamples with wavelets). Positive angles are clockwise.
     """
     height, width = x0.shape[2:]
     made = [streams.uniform() < p for p in (0.5, probability / 2, *[probability] * 4)]
@@ -99,9 +97,8 @@ def warped(x: Tensor, back: Matrix, right: Tensor, down: Tensor) -> Tensor:
 class Crops:
     """(x0 (B, C, H, W), streams) -> random crops (B, C, H/d, W/d) and their windows (B, 4), int64 (top, left, H, W).
 
-    A convolutional network with the positions as inputs learns E[x0 | x_t] of crops of several sizes, including whole
-    images, at a lower cost per step; sampling uses whole images (Wang et al. 2023, "Patch Diffusion"). One d is drawn
-    per batch, from the batch's seed; positions are uniform, each drawn from the stream of its image.
+    A convolutional network with the positions as inputs learns E[x0 | x_t] of crops and whole images; sampling uses
+    whole images (Wang et al. 2023, "Patch Diffusion"). One d is drawn per batch; positions are uniform for each image.
     """
 
     def __init__(

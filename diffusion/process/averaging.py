@@ -32,9 +32,7 @@ def gamma_of(length: float) -> float:
     Raises UserError for a length outside (0, 1/√12]; a longer one would give early steps more weight than late ones.
     """
     if not 0 < length <= LONGEST:
-        raise UserError(
-            f"average length {length:g}: a fraction of the training, above 0 and at most {LONGEST:.4f}, such as 0.1"
-        )
+        raise UserError(f"average length {length:g}: expected a fraction of the training, at most {LONGEST:.4f}")
     t = length**-2
     return max(0.0, float(np.roots([1, 7, 16 - t, 12 - t]).real.max()))
 

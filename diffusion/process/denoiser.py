@@ -55,8 +55,8 @@ def diffuse(schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
 class Denoiser(nn.Module):
     """A network and its prediction: y = network(c_in·x_t, label), then x0 and eps from `prediction.solve`.
 
-    Further inputs of the network, such as `classes` (B,), are passed to it as keyword arguments. Raises UserError if
-    the prediction does not determine x0 on this schedule, and for a network's output of another size.
+    Further inputs of the network, such as `classes` (B,), are passed to it as keyword arguments. Raises UserError for a
+    prediction that does not suit the schedule (`Prediction.check`), and for a network's output of another size.
     """
 
     def __init__(self, network: nn.Module, schedule: Schedule, prediction: Prediction):
@@ -69,8 +69,6 @@ class Denoiser(nn.Module):
 
         The network's input is cast to the dtype of its weights. All other arithmetic is in the dtype of x_t.
         """
-        if not x_t.is_floating_point():
-            raise UserError(f"denoiser: the images are {x_t.dtype}; expected floating point in [−1, 1]")
         c_in, label = self.prediction.inputs(self.schedule, t)
         dtypes = (weight.dtype for weight in self.network.parameters() if weight.is_floating_point())
         label = label.to(torch.promote_types(x_t.dtype, torch.float32))  # bfloat16 would merge neighbouring times

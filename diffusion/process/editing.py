@@ -1,8 +1,8 @@
 """Sampling from a picture: variants of it, inpainting, and interpolations of two noises.
 
-Each method wraps a sampler as another sampler, so guidance, thresholds and conditions work as usual. Inpainting samples
-the conditional distribution p(x0 | x0 = y where known), without gradients; docs/mathematics.md states how far each
-method is from it on a Gaussian, where the exact moments are known. Pictures y (C, H, W) lie in [−1, 1].
+Each wraps a sampler as another sampler, so guidance, thresholds and conditions work as usual. Inpainting samples
+p(x0 | x0 = y where known), without gradients; docs/mathematics.md states how far each method is from it on a Gaussian.
+Pictures y (C, H, W) lie in [−1, 1].
 """
 
 import math
@@ -27,10 +27,7 @@ class Wrapping(Sampler):
         super().__init__(inner.steps, inner.grid, inner.threshold)
         self.inner, self.picture = inner, picture[None]
         if inner.adaptive and inner.steps < 10:
-            raise UserError(
-                f"sampler: {type(inner).__name__} solves the ODE in {inner.steps} parts, and an edit can only start "
-                "between two of them; set 50 steps, or choose another sampler"
-            )
+            raise UserError(f"sampler: an edit starts between two of the {inner.steps} parts of the ODE; set 50 steps")
 
 
 class SDEdit(Wrapping):
@@ -86,9 +83,8 @@ class RePaint(Inpainting):
     Before a step from t to s, the known pixels are set to alpha_t y + sigma_t z. After it, noise takes x_s back to t,
         x_t = (alpha_t/alpha_s) x_s + √(sigma_t² − (alpha_t/alpha_s)² sigma_s²) z,
     and the step is repeated, which makes known and unknown pixels consistent (Lugmayr et al. 2022, with jumps of one
-    step). A multistep solver takes first-order steps, because its earlier estimates belong to other noise. Many passes
-    are Langevin dynamics at each noise level; a single pass is plain replacement, which does not converge to the
-    conditional distribution, however many steps are used.
+    step). A multistep solver takes first-order steps, because its earlier estimates belong to other noise. A single
+    pass is plain replacement, which does not converge to the conditional distribution, however many steps are used.
     """
 
     def __init__(self, inner: Sampler, picture: Tensor, known: Tensor, passes: Annotated[int, Ge(1)] = 10):

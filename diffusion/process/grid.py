@@ -1,8 +1,7 @@
 """Time grids for samplers: functions (schedule, steps) -> (steps + 1,) times, decreasing from the start to 0, float64.
 
 On a table, `uniform`, `leading` and `linspace` use the times i/T of its rows. (The integer timestep of other libraries
-is i − 1.) The other grids take equal steps in a function of the time or of the noise level sigma/alpha, down to the
-lowest noise level, and then one step to 0. Their times lie between the rows of a table.
+is i − 1.) The others take equal steps in a function of the time or of the noise level sigma/alpha, then one to 0.
 """
 
 import math

@@ -2,9 +2,8 @@
 
 With D_strong and D_weak the estimates of x0 at the same x_t, and the scale w:
     D_guided = D_weak + w (D_strong − D_weak),  and the same for eps.
-The weights w and 1 − w sum to 1, so x_t = alpha_t x0 + sigma_t eps still holds. At each noise level, the guided score
-is that of p_strong^w p_weak^(1−w). w = 1 is no guidance, w = 0 is the weak denoiser, and w > 1 extrapolates; Ho &
-Salimans write 1 + w for this w.
+The weights sum to 1, so x_t = alpha_t x0 + sigma_t eps still holds. At each noise level, the guided score is that of
+p_strong^w p_weak^(1−w). w = 1 is no guidance, w = 0 the weak denoiser; Ho & Salimans write 1 + w for this w.
 """
 
 import math

@@ -74,8 +74,7 @@ def variational_bound(
 ) -> Bound:
     """An upper bound on −log p(x0), estimated with one x_t for each of the N steps (DDPM, eq. 5; memoir, section 4).
 
-    x0 (B, C, H, W) are 8-bit levels in [−1, 1]. With finitely many steps, the bound is loose where a single step
-    changes log-SNR a lot, as equal steps in t do on some schedules.
+    x0 (B, C, H, W) are 8-bit levels in [−1, 1]. The bound is loose where a single step changes log-SNR a lot.
     """
     schedule = denoise.schedule
     times = grid(schedule, steps).flip(0).to(x0.device, real_dtype(x0.device))
@@ -104,8 +103,6 @@ def flow_likelihood(
     schedule, (batch, size) = denoise.schedule, x0.flatten(1).shape
     level = torch.tensor(lowest, dtype=torch.float64)
     first = max(schedule.first, float(schedule.on_cpu().time(-2 * level.log())))
-    if first >= 1:
-        raise UserError(f"likelihood: lowest = {lowest:g} is not below the highest noise level of the schedule")
     probe = torch.where(streams.normal_like(x0) < 0, -1.0, 1.0).to(x0.dtype)
     ends = x0.new_tensor([first, 1.0], dtype=real_dtype(x0.device))
     first_alpha = float(schedule(ends)[0][0])

@@ -1,7 +1,7 @@
 """Pairing of noise with images in training: callables (x0, streams) -> eps ~ N(0, I), both (B, ...).
 
-With noise independent of the image, x_t given x0 follows the forward process. The other choices pair each image with
-noise closer to it, so the paths from noise to images cross less: see docs/mathematics.md for what remains exact.
+All but `independent` pair each image with noise closer to it, so the paths from noise to images cross less: see
+docs/mathematics.md for what remains exact.
 """
 
 from collections.abc import Callable

@@ -81,8 +81,8 @@ class Objective(nn.Module):
 class Simple(Objective):
     """L_simple = E w(t)‖y − y_θ(x_t, t)‖², where y is the target of the prediction (DDPM, eq. 14; memoir, section 5).
 
-    Another `distance` (y, target) -> elementwise error may replace ‖·‖²; torch's huber_loss and l1_loss fit, with
-    reduction="none". Then the weight can only be `unit`, because the others convert squared errors.
+    Another `distance` (y, target) -> elementwise error may replace ‖·‖², such as torch's huber_loss with
+    reduction="none", if the weight is `unit`: the others convert squared errors.
     """
 
     def __init__(

@@ -69,9 +69,8 @@ def sampler_moments(
 ) -> tuple[Tensor, Tensor]:
     """The exact mean (D,) and covariance (D, D) of the output of `sampler` with `oracle`, without Monte-Carlo error.
 
-    With the denoiser of a Gaussian, the steps of most samplers are affine in x_t and in their noise. So the output is
-    affine in all the noise drawn. Running the sampler on unit vectors, one for each random value, yields the matrix of
-    this map.
+    With the denoiser of a Gaussian, the output of most samplers is affine in all the noise drawn: running them on unit
+    vectors, one for each random value, yields the matrix of this map.
     """
     D = oracle.means.shape[1]
     counter = _UnitNoise(D)

@@ -5,7 +5,6 @@ det = alpha_t·b − sigma_t·a, the same two formulas invert every prediction (
     x0 = (b·x_t − sigma_t·y) / det,    eps = (alpha_t·y − a·x_t) / det.
 """
 
-import math
 from typing import Annotated
 
 import torch
@@ -43,19 +42,17 @@ class Prediction:
 
         At t = 0 some schedules have no finite derivative; there, only t = 1 counts.
         """
-        schedule, ends = schedule.on_cpu(), torch.tensor([1.0, 0.0], dtype=torch.float64)
-        (alpha, sigma), (a, b) = schedule(ends), self.weights(schedule, ends)
-        if float((alpha * b - sigma * a)[0].abs()) < 1e-6:
+        name, ends = type(self).__name__, torch.tensor([1.0, 0.0], dtype=torch.float64)
+        (alpha, sigma), (a, b) = schedule.on_cpu()(ends), self.weights(schedule.on_cpu(), ends)
+        if (alpha * b - sigma * a)[0].abs() < 1e-6:
             raise UserError(
-                f"prediction: {type(self).__name__} cannot recover x0 at t = 1, where this schedule has alpha = "
-                f"{float(alpha[0]):.2g} (zero terminal SNR); use v, x0 or velocity, or another schedule"
+                f"prediction: {name} cannot recover x0 at t = 1, where this schedule has alpha = {alpha[0]:.2g} (zero "
+                "terminal SNR); use v, x0 or velocity, or another schedule"
             )
-        last, first = torch.hypot(a, b).tolist()  # for data of unit variance
-        largest = max(last, first if math.isfinite(first) else 0.0)
-        if largest > 10:
+        if (largest := torch.hypot(a, b).nan_to_num(0, 0).max()) > 10:  # for data of unit variance
             raise UserError(
-                f"prediction: on this schedule the target of {type(self).__name__} has a standard deviation of "
-                f"{largest:.3g} at one end, too large for a network; use EDM's, or another schedule"
+                f"prediction: on this schedule the target of {name} has a standard deviation of {largest:.3g}, too "
+                "large; use edm, or another schedule"
             )
 
 

@@ -53,11 +53,8 @@ class Point(NamedTuple):
     estimate: Estimate
 
 
-Past = list[Point]
-"""The last `MEMORY` points that a sampler has kept, newest first."""
-
-Stepped = tuple[Tensor, Point]
-"""The result of a step from t to s: x_s, and the point at t to keep for later steps."""
+Past = list[Point]  # the last `MEMORY` points that a sampler has kept, newest first
+Stepped = tuple[Tensor, Point]  # the result of a step from t to s: x_s, and the point at t to keep for later steps
 
 
 class Evaluator:
@@ -211,7 +208,7 @@ class ReverseDiffusion(Sampler):
     """x_s = x_t − f + G² score + G z, without noise in the last step (Score SDE, eq. 46), for any schedule.
 
     The forward step is x_t = (alpha_t/alpha_s) x_s + G z, with f = (alpha_t/alpha_s − 1) x and G² = sigma_t² (1 − r²).
-    The score is −eps/sigma_t. The method is of first order and needs about a thousand steps.
+    The score is −eps/sigma_t. Of first order: it needs about a thousand steps.
     """
 
     def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
@@ -225,9 +222,8 @@ class ReverseDiffusion(Sampler):
 class PredictorCorrector(ReverseDiffusion):
     """`corrections` Langevin steps at each t, then a step of reverse diffusion to s (Score SDE, Algorithms 2–5).
 
-    A Langevin step is x ← x + ε score + √(2ε) z with ε = 2 (snr ‖z‖/‖score‖)²; after many steps, the variance is too
-    large by a fraction of about snr². Each image has its own norms, whereas the reference code averages them over the
-    batch. Its factor 1 − β_t ≈ 1 in ε is omitted.
+    A Langevin step is x ← x + ε score + √(2ε) z with ε = 2 (snr ‖z‖/‖score‖)². Each image has its own norms; the
+    reference code averages them over the batch. Its factor 1 − β_t ≈ 1 in ε is omitted.
     """
 
     corrections: Annotated[int, Ge(0)] = 1

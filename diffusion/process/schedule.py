@@ -5,8 +5,7 @@ Time t runs over [0, 1] and x_t = alpha_t x0 + sigma_t eps, with alpha(0) = 1 an
     forward SDE      dx = f x dt + g dw,  f = alpha' / alpha,  g² = −sigma² lambda'  (Song et al., eq. 5)
     probability flow dx/dt = alpha' x0 + sigma' eps
 A DDPM schedule is a table of T + 1 rows at the times t = i/T, and row 0 is the clean image. The memoir's ᾱ_i is
-alpha(i/T)². Both alpha and sigma are computed in float64 and without cancellation: in float32, 1 − ᾱ has a relative
-error of 1.7e-4 at the first step.
+alpha(i/T)². Both are computed in float64 without cancellation: in float32, 1 − ᾱ_1 has a relative error of 1.7e-4.
 """
 
 import copy
@@ -208,7 +207,6 @@ class VP(Schedule):
         self.beta_min, self.beta_max = beta_min, beta_max
 
     def _integral(self, t: Tensor) -> Tensor:
-        """B(t)."""
         return self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / 2
 
     def _time(self, integral: Tensor) -> Tensor:

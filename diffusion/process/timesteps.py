@@ -102,8 +102,8 @@ class Mode(Quantile):
 class LossSecondMoment(nn.Module):
     """Rows of a table with probability p_i ∝ √E[L_i²], estimated from the last losses (Improved DDPM, section 3.3).
 
-    The distribution is uniform until each of the T = `steps` rows has `history` losses, which are saved in checkpoints.
-    With the probability `uniform` a draw is uniform, so every row is still visited.
+    It is uniform until each of the T = `steps` rows has `history` losses, which are saved in checkpoints. With the
+    probability `uniform` a draw is uniform, so every row is still visited.
     """
 
     def __init__(
@@ -138,8 +138,8 @@ class LossSecondMoment(nn.Module):
         i = (t * steps).round().long() - 1
         new = torch.zeros(steps, dtype=torch.long, device=i.device).index_add_(0, i, torch.ones_like(i))  # per row
         later = (i[:, None] == i).triu(1).sum(dim=1)  # losses of the same row that come later in the batch
-        # Each row shifts left by its number of new losses. An extra first column receives the new losses that do not
-        # fit into a row's history. A loop over the rows would wait for the device; these operations do not.
+        # Each row shifts left by its number of new losses, without waiting for the device. An extra first column
+        # receives the new losses that do not fit into a row's history.
         moved = self.losses.gather(1, (new[:, None] + torch.arange(history, device=i.device)).clamp(max=history - 1))
         moved = torch.cat([moved[:, :1], moved], dim=1)
         moved[i, (history - later).clamp(min=0)] = losses.detach().to(moved)

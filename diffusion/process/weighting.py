@@ -90,9 +90,8 @@ def vlb(schedule: Schedule, prediction: Prediction, t: Tensor) -> Tensor:
     """The weight of the variational bound: the mean over t is the bound without L_T, in nats per dimension.
 
     On a table: T·(alpha_s (1 − r²))²/(2 v)·‖x0 − x0_θ‖² with s = t − 1/T and v the small variance. Row 1 contributes
-    ‖x0 − x0_θ‖²/(2 β̃_2) in place of L_0. At the other rows this is T·(SNR_s − SNR_t)/2·‖x0 − x0_θ‖², or T·β_t²/(2 β̃_t
-    α_t (1 − ᾱ_t))·‖eps − eps_θ‖² in the memoir's notation. On a continuous schedule: the limit −lambda'/2·‖eps −
-    eps_θ‖² (Kingma et al., VDM, eq. 17).
+    ‖x0 − x0_θ‖²/(2 β̃_2) in place of L_0. At the others this is T·(SNR_s − SNR_t)/2·‖x0 − x0_θ‖², or T·β_t²/
+    (2 β̃_t α_t (1 − ᾱ_t))·‖eps − eps_θ‖² (memoir). On a continuous schedule: −lambda'/2·‖eps − eps_θ‖² (VDM, eq. 17).
     """
     if schedule.steps is None:
         return _of_x0(_of_bound(schedule, t), schedule, prediction, t)
