@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote, urlsplit
 from diffusion.console import console
 from diffusion.errors import Arguments, UserError, first_line
 from diffusion.files import digest
-from diffusion.report.compare import compare, gather
+from diffusion.report.compare import compare
 from diffusion.report.comparison import comparison_sections
 from diffusion.report.index import index_sections
 from diffusion.report.page import document
@@ -88,7 +88,7 @@ class Server(ThreadingHTTPServer):
                 return document(study.title, study_sections(study), **live)
             return document(f"Run {name}", run_sections(run), run.state, **live)
         if is_sweep(folder):
-            comparison = compare(gather([folder]), mixed=True)
+            comparison = compare([folder])
             return document(f"Sweep {name}", comparison_sections(comparison, folder, self.link), **live)
         return document(f"Runs in {name}", index_sections(folder, self.link), **live)
 

@@ -54,7 +54,9 @@ def short_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     if "diffusion.report.run" in sys.modules and not whole:
         monkeypatch.setattr("diffusion.report.run.run_sections", lambda *_: [])
     if "diffusion.report.comparison" in sys.modules and not whole:
-        monkeypatch.setattr("diffusion.report.comparison.figure", lambda comparison: Figure((1, 1)))
+        empty = Figure((1, 1))
+        empty.add_subplot()
+        monkeypatch.setattr("diffusion.report.comparison.figure", lambda comparison: empty)
 
 
 @pytest.fixture(autouse=True)

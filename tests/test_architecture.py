@@ -9,7 +9,7 @@ import pytest
 
 from diffusion.config.choices import conf_dir
 from diffusion.files import PACKAGE
-from diffusion.reproduce import committed_dir
+from diffusion.reproduce import committed
 
 CORE = ("process", "model", "data", "metric")  # rooms that import no other room
 FRAMEWORKS = {"lightning", "hydra", "omegaconf", "pydantic", "wandb"}
@@ -52,8 +52,8 @@ def test_the_wheel_contains_configs_results_and_photographs(tmp_path):
     names = set(zipfile.ZipFile(file).namelist())
     for path in conf_dir().rglob("*.yaml"):
         assert f"diffusion/conf/{path.relative_to(conf_dir())}" in names
-    for path in committed_dir().rglob("*.csv"):
-        assert f"diffusion/committed/{path.relative_to(committed_dir())}" in names
+    for path in committed("*"):
+        assert f"diffusion/committed/{path.parent.name}/{path.name}" in names
     photographs = [name for name in names if name.startswith("diffusion/data/landscapes/photos/")]
     assert len(photographs) == 37
     assert {"diffusion/data/landscapes/CREDITS.csv", "diffusion/py.typed"} <= names

@@ -31,7 +31,7 @@ from diffusion.metric.record import Score
 from diffusion.pixels import resolution_of
 from diffusion.process.sampler import Sampler
 from diffusion.report.images import grid, in_turn, picture_of, save_png
-from diffusion.report.scores import describe, print_by_class, print_scores, value_text
+from diffusion.report.scores import describe, print_scores, value_text
 from diffusion.runs.folder import SCORES, read_scores
 from diffusion.runs.record import CONFIG
 
@@ -173,9 +173,7 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     source |= {"seed": drawing.seed, **of_model, **drawing.weak_source}
     new = score_images(scorer, settings, images, "samples", **source) + new
     if settings.by_class:
-        of_classes = scorer.by_class(images, drawing.conditions(restored.denoiser, len(images))["classes"], **source)
-        print_by_class(of_classes)
-        new += of_classes
+        new += scorer.by_class(images, drawing.conditions(restored.denoiser, len(images))["classes"], **source)
     scorer.write(new)
     remove(folder)
 

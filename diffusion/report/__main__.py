@@ -32,11 +32,10 @@ def report(folders: Sequence[Path], config_dir: str | None) -> None:
     """Write the report of each folder; classes that the choices in `config_dir` name are trusted."""
     few_metrics()
     from diffusion.config.choices import searching
-    from diffusion.report.comparison import link_of
+    from diffusion.report.comparison import link_of, write
     from diffusion.report.index import index_sections
     from diffusion.report.page import NAME, document
     from diffusion.report.run import write_report
-    from diffusion.report.sweep import compare_jobs
     from diffusion.runs.folder import is_run, is_sweep, runs_below
 
     for folder in folders:
@@ -44,7 +43,8 @@ def report(folders: Sequence[Path], config_dir: str | None) -> None:
             with searching([config_dir]):
                 written = write_report(folder)
         elif is_sweep(folder) or not any(runs_below(folder)):
-            written = compare_jobs(folder)
+            write([folder], folder)
+            continue
         else:
             sections = index_sections(folder, partial(link_of, folder=folder))
             replace(folder / NAME, document(f"Runs in {folder.resolve().name}", sections))

@@ -1,126 +1,101 @@
 """Compare runs: a row per recipe with mean ± interval over training seeds, and the best one marked where justified.
 
-Runs that differ only in their seed share a row; samplings of one model are averaged first. The interval is Student's
-95% interval for the mean of k training seeds, m ± t_{k−1, 0.975} s / √k; one seed has none. The best mean of a column
-is marked, and every mean (≈) that Welch's two-sided test does not show to differ from it, at 5% for all tests of the
-column together (Holm's step-down correction): the lowest number of a table is often just the luckiest one. Without the
-correction, half of all tables of 15 equal recipes would show a difference; with it, 4 to 14% do, for 3 to 5 seeds.
+The best mean of a column is marked, and every mean (≈) that Welch's two-sided test does not show to differ from it, at
+5% for all tests of the column together (Holm's step-down correction): the lowest number of a table is often just the
+luckiest one. Without the correction, half of all tables of 15 equal recipes would show a difference; with it, 4 to 14%
+do, for 3 to 5 seeds. Scores of different protocols are in different columns, so they are never ranked together.
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy  # its submodules are imported on first use
 
+from diffusion.config.composition import composed
+from diffusion.config.help import default_choices
+from diffusion.config.validation import flat
 from diffusion.errors import UserError
 from diffusion.metric.record import Score
-from diffusion.report.differences import differing, labels
-from diffusion.report.scores import number, plus_minus, protocol_text
-from diffusion.runs.folder import PARTS, Run, is_run, jobs_of
+from diffusion.report.page import MISSING
+from diffusion.report.scores import describe, plus_minus, protocol_text
+from diffusion.runs.folder import Run, is_run, jobs_of
 from diffusion.runs.metrics import measures, validated_weights
 
-LEVEL = 0.95
-LONG = 52  # most characters of a label in a figure: two lines
-ERRORS = ("val/mse", "fit/mse", "gap/mse")
+CLASS = "._target_"
 
 
-class Mean(NamedTuple):
-    """The mean over `n` training seeds, and half the width of its interval (NaN for one seed)."""
+class Mean:
+    """The mean m over k training seeds, and its 95% interval m ± `half`, t_{k−1, 0.975} s / √k (NaN for one seed).
 
-    mean: float
-    half: float
-    n: int
+    `values` are pairs (training seed, number). Several numbers of one seed, of several samplings, are averaged first.
+    """
+
+    def __init__(self, values: Iterable[tuple[Any, float]]):
+        samplings: dict[Any, list[float]] = {}
+        for seed, value in values:
+            samplings.setdefault(seed, []).append(value)
+        self.of_seeds = x = [fmean(found) for found in samplings.values()]
+        self.mean, self.half = fmean(x), math.nan
+        if len(x) > 1:
+            self.half = float(scipy.stats.t.ppf(0.975, len(x) - 1) * np.std(x, ddof=1) / math.sqrt(len(x)))
 
     def __str__(self) -> str:
-        return number(self.mean) if self.n == 1 else plus_minus(self.mean, self.half)
+        return plus_minus(self.mean, self.half)
 
 
-def mean_over_seeds(values: Sequence[float]) -> Mean:
-    """The mean of the numbers of k seeds, and half the width of its interval."""
-    x = np.asarray(values, dtype=float)
-    half = math.nan
-    if len(x) > 1:
-        half = float(scipy.stats.t.ppf((1 + LEVEL) / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x)))
-    return Mean(float(x.mean()), half, len(x))
+def label(settings: Mapping[str, str]) -> str:
+    """Settings in words, with the shortest unique names: `lr=0.001, s=0.02`."""
+    last = [key.rpartition(".")[2] for key in settings]
+    names = [key if last.count(short) > 1 else short for key, short in zip(settings, last, strict=True)]
+    pairs = zip(names, settings.values(), strict=True)
+    return ", ".join(f"{name}={value}" for name, value in pairs if value != MISSING) or "all"
 
 
-def by_seed(numbers: Iterable[tuple[Any, float]]) -> list[float]:
-    """A number per training seed, from pairs (training seed, number): the mean over its sampling seeds."""
-    found: dict[Any, list[float]] = {}
-    for seed, value in numbers:
-        found.setdefault(seed, []).append(value)
-    return [fmean(values) for values in found.values()]
-
-
-@dataclass
-class Row:
-    """A recipe: the settings that distinguish it, and its runs with their numbers by column."""
+class Row(NamedTuple):
+    """A recipe: the settings that distinguish it, and its runs."""
 
     settings: dict[str, str]
-    label: str
-    values: dict[Run, dict[str, float]] = field(default_factory=dict)
-
-    @property
-    def seeds(self) -> int:
-        """The number of training seeds."""
-        return len({run.seeds[0] for run in self.values})
-
-    def numbers(self, column: str) -> list[float]:
-        """The numbers of a column: one per training seed that has any."""
-        return by_seed((run.seeds[0], found[column]) for run, found in self.values.items() if column in found)
-
-    def mean(self, column: str) -> Mean | None:
-        """The mean over training seeds; None if there are no numbers."""
-        numbers = self.numbers(column)
-        return mean_over_seeds(numbers) if numbers else None
-
-
-class Column(NamedTuple):
-    """A quantity under one protocol. `lower`: whether lower or higher is better (True or False); None for neither."""
-
-    name: str
-    lower: bool | None
-    words: str
+    runs: list[Run]
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Rows of recipes, columns of numbers, the runs left out with the reasons, and warnings."""
+class Column:
+    """A quantity under one protocol: whether higher is better (None: neither), an explanation, and values by run."""
 
-    rows: list[Row]
-    columns: list[Column]
-    left_out: list[tuple[Run, str]]
-    warnings: list[str]
+    name: str
+    higher: bool | None
+    words: str
+    values: Mapping[Run, float]
+    rows: Sequence[Row]
 
-    @property
-    def runs(self) -> list[tuple[int, Run]]:
-        """The runs, each with the index of its row."""
-        return [(i, run) for i, row in enumerate(self.rows) for run in row.values]
+    @cached_property
+    def means(self) -> list[Mean | None]:
+        """The mean of each recipe; None if there are no numbers."""
+        found = [[(run.seeds[0], self.values[run]) for run in row.runs if run in self.values] for row in self.rows]
+        return [Mean(values) if values else None for values in found]
 
-    @property
-    def names(self) -> list[str]:
-        """The names of the recipes in figures: their labels or, if one is too long, `row 1`, … as in the table."""
-        long = any(len(row.label) > LONG for row in self.rows)
-        return [f"row {i}" if long else row.label for i, row in enumerate(self.rows, start=1)]
-
-    def best(self, column: Column) -> tuple[int | None, set[int]]:
-        """The row of the best mean, and the rows not shown to differ from it, as `best_of` explains."""
-        return best_of([row.numbers(column.name) for row in self.rows], column.lower)
-
-
-def best_of(numbers: Sequence[Sequence[float]], lower: bool | None) -> tuple[int | None, set[int]]:
-    """The index of the best mean, and those of the means not shown to differ from it (also for lack of a test)."""
-    means = {i: fmean(values) for i, values in enumerate(numbers) if values}
-    if lower is None or len(set(means.values())) < 2:
-        return None, set()
-    first = (min if lower else max)(means, key=means.__getitem__)
-    tests = {i: welch(numbers[first], numbers[i]) for i in means if i != first}
-    return first, {*tests} - rejected({i: p for i, p in tests.items() if p is not None})
+    @cached_property
+    def best(self) -> tuple[int | None, set[int]]:
+        """The row of the best mean, and the rows not shown to differ from it (also for lack of a test)."""
+        known = {i: mean for i, mean in enumerate(self.means) if mean}
+        if self.higher is None or len({mean.mean for mean in known.values()}) < 2:
+            return None, set()
+        first = (max if self.higher else min)(known, key=lambda i: known[i].mean)
+        similar = {*known} - {first}
+        tests = sorted((p, i) for i in similar if (p := welch(known[first].of_seeds, known[i].of_seeds)) is not None)
+        for rank, (p, i) in enumerate(tests):
+            if p > 0.05 / (len(tests) - rank):  # Holm: the smallest of k p-values must be below 0.05 / k
+                break
+            similar.remove(i)
+        return first, similar
 
 
 def welch(x: Sequence[float], y: Sequence[float]) -> float | None:
@@ -132,117 +107,120 @@ def welch(x: Sequence[float], y: Sequence[float]) -> float | None:
     return float(scipy.stats.ttest_ind(x, y, equal_var=False).pvalue)
 
 
-def rejected(p_values: Mapping[int, float], level: float = 1 - LEVEL) -> set[int]:
-    """The hypotheses that Holm's step-down test rejects: the chance of a wrong rejection is at most `level` in all."""
-    found: set[int] = set()
-    for i in sorted(p_values, key=p_values.__getitem__):
-        if p_values[i] > level / (len(p_values) - len(found)):
-            break
-        found.add(i)
-    return found
+class Comparison(NamedTuple):
+    """Rows of recipes, columns of numbers, and notes: the runs left out with the reasons, and a warning."""
+
+    rows: list[Row]
+    columns: list[Column]
+    notes: list[str]
+
+    @property
+    def runs(self) -> list[tuple[Row, Run]]:
+        """The runs that count, each with its row."""
+        return [(row, run) for row in self.rows for run in row.runs]
 
 
-def gather(folders: Iterable[Path]) -> list[Run]:
-    """Collect the runs in `folders`, each the folder of a run or of a sweep; in order, without duplicates."""
-    runs: dict[Path, Run] = {}
+def compare(folders: Iterable[Path]) -> Comparison:
+    """Compare the runs in `folders`, each the folder of a run or of a sweep.
+
+    If several runs have the same recipe and seed, only the newest counts.
+    """
+    used, notes = dict[Run, None](), []
     for folder in folders:
         found = [Run(folder)] if is_run(folder) else jobs_of(folder)
         if not found:
             raise UserError(
-                f"{folder}: neither a run (it has none of {', '.join(PARTS)}) nor a sweep (no run in its sub-folders); "
-                "choose a folder written by python -m diffusion.train"
+                f"{folder}: neither a run nor a sweep; choose a folder written by python -m diffusion.train"
             )
-        runs |= {run.folder.resolve(): run for run in found}
-    return list(runs.values())
-
-
-def compare(runs: Sequence[Run], mixed: bool = False) -> Comparison:
-    """Compare `runs`; if several have the same recipe and seed, only the newest counts.
-
-    Raises UserError if scores of one metric have different protocols; with `mixed`, each becomes a column.
-    """
-    left_out = [
-        (run, f"{run.state}: {run.info.get('reason', '')}".strip(": ")) for run in runs if run.state != "complete"
-    ]
-    used = [run for run in runs if run.state == "complete"]
-    settings = {key: column for key, column in differing(used).items() if key not in ("seed", "name", "step")}
-    recipes = {run: {key: column[i] for key, column in settings.items()} for i, run in enumerate(used)}
-    twins = {run: (*recipes[run].values(), run.seeds) for run in used}
-    newest = {twins[run]: run for run in sorted(used, key=lambda run: str(run.info.get("finished")))}
-    rows: dict[tuple[str, ...], Row] = {}
-    for run, label in zip(used, labels(settings, len(used)), strict=True):
-        if (counts := newest[twins[run]]) == run:
-            rows.setdefault(tuple(recipes[run].values()), Row(recipes[run], label)).values[run] = {}
+        used |= dict.fromkeys(run for run in found if run.state == "complete")
+        stopped = {run: f"{run.state}: {run.info.get('reason', '')}".strip(": ") for run in found if run not in used}
+        notes += [f"left out: {run.folder}: {reason}" for run, reason in stopped.items()]
+    settings = {key: values for key, values in differing([*used]).items() if key not in ("seed", "name", "step")}
+    recipes = {run: tuple(values[i] for values in settings.values()) for i, run in enumerate(used)}
+    by_age = sorted(used, key=lambda run: str(run.info.get("finished")))
+    newest = {(recipes[run], run.seeds): run for run in by_age}
+    grouped: dict[tuple[str, ...], Row] = {}
+    for run, recipe in recipes.items():
+        if (counts := newest[recipe, run.seeds]) == run:
+            grouped.setdefault(recipe, Row(dict(zip(settings, recipe, strict=True)), [])).runs.append(run)
         else:
-            left_out.append((run, f"same recipe and seed as {counts.folder}"))
-    values = {run: numbers for row in rows.values() for run, numbers in row.values.items()}
-    columns = [*_errors(values, settings), *_scores(values, mixed)]
-    columns.append(Column("seconds", None, "duration of a run, training to report, over all its starts"))
-    columns = [column for column in columns if any(column.name in numbers for numbers in values.values())]
-    return Comparison([*rows.values()], columns, left_out, _warnings(values, len(rows)))
+            notes.append(f"left out: {run.folder}: same recipe and seed as {counts.folder}")
+    rows = [*grouped.values()]
+    if len(rows) > 1 and any(score.on_test for row in rows for run in row.runs for score in run.scores):
+        notes.append(
+            f"warning: choosing among {len(rows)} recipes by their test scores makes the winner's score too good; "
+            "choose on the validation split, and score only the chosen one on test"
+        )
+    return Comparison(rows, columns_of(rows), notes)
 
 
-def _errors(values: Mapping[Run, dict[str, float]], settings: Iterable[str]) -> list[Column]:
-    """Fill in the last errors and the seconds. Errors are ranked only if data, schedule and validation are the same."""
-    for run, numbers in values.items():
-        numbers |= {name: float(run.metrics[name].value[-1]) for name in ERRORS if name in run.metrics}
-        if run.info.get("seconds") is not None:
-            numbers["seconds"] = float(run.info["seconds"])
-    different = [key for key in settings if measures(key)]
-    verb = "differ" if len(different) > 1 else "differs"
-    why = f"; not ranked, because {', '.join(different)} {verb}, and with it what is measured" * bool(different)
-    measured = f"denoising MSE on validation images, {validated_weights(run.metrics for run in values)}, at the end"
-    return [
-        Column("val/mse", None if different else True, measured + why),
-        Column("fit/mse", None, "the same on as many training images; not ranked, since over-fitting lowers it too"),
-        Column("gap/mse", None, "val/mse − fit/mse, which grows with over-fitting"),
-    ]
+def columns_of(rows: Sequence[Row]) -> list[Column]:
+    """The errors at the end, the latest scores by metric and protocol, and the duration, as far as runs have them.
 
-
-def _scores(values: Mapping[Run, dict[str, float]], mixed: bool) -> list[Column]:
-    """Fill in the latest scores. Returns a column per metric and protocol."""
-    found: dict[str, dict[Run, Score]] = {}  # protocol -> run -> score
-    for run in values:
+    Errors are ranked only if data, schedule and validation are the same. The protocols of a metric are numbered.
+    """
+    runs = [run for row in rows for run in row.runs]
+    different = ", ".join(key for key in (rows[0].settings if rows else ()) if measures(key))
+    weights = validated_weights(run.metrics for run in runs)
+    why = f"; not ranked, because what is measured depends on {different}" if different else ""
+    errors = {
+        "val/mse": f"denoising MSE on validation images, {weights}, at the end{why}",
+        "fit/mse": "the same on as many training images; not ranked, since over-fitting lowers it too",
+        "gap/mse": "val/mse − fit/mse, which grows with over-fitting",
+    }
+    columns = []
+    for name, words in errors.items():
+        values = {run: float(run.metrics[name].value[-1]) for run in runs if name in run.metrics}
+        columns.append(Column(name, False if name == "val/mse" and not different else None, words, values, rows))
+    scores: dict[str, dict[str, dict[Run, Score]]] = {}  # metric -> protocol -> run -> score
+    for run in runs:
         for score in run.scores:
             if score.what in ("samples", "images", "network") and not math.isnan(score.value):
-                found.setdefault(score.protocol_key, {})[run] = score
-    firsts = [next(iter(by_run.items())) for by_run in found.values()]
-    columns = []
-    for i, ((_, first), by_run) in enumerate(zip(firsts, found.values(), strict=True), start=1):
-        same = [(run, score) for run, score in firsts if score.name == first.name]
-        if len(same) > 1 and not mixed:
-            raise _refused(*same[:2])
-        name = f"{first.name} [{i}]" if len(same) > 1 else first.name
-        for run, score in by_run.items():
-            values[run][name] = score.value
-        lower = None if first.higher_is_better is None else not first.higher_is_better
-        columns.append(Column(name, lower, protocol_text(first)))
-    return columns
+                scores.setdefault(score.name, {}).setdefault(score.protocol_key, {})[run] = score
+    for name, protocols in scores.items():
+        for i, found in enumerate(protocols.values(), start=1):
+            one, values = next(iter(found.values())), {run: score.value for run, score in found.items()}
+            title = f"{name} [{i}]" if len(protocols) > 1 else name
+            columns.append(Column(title, one.higher_is_better, protocol_text(one), values, rows))
+    seconds = {run: float(run.info["seconds"]) for run in runs if "seconds" in run.info}
+    columns.append(Column("seconds", None, "duration of a run, training to report, over all its starts", seconds, rows))
+    return [column for column in columns if column.values]
 
 
-def _refused(one: tuple[Run, Score], other: tuple[Run, Score]) -> UserError:
-    """The differences between the protocols of two scores of one metric."""
-    (run, x), (second, y) = one, other
-    different = [
-        f"{key} is {x.protocol.get(key)} in {run.folder} and {y.protocol.get(key)} in {second.folder}"
-        for key in {**x.protocol, **y.protocol}
-        if x.protocol.get(key) != y.protocol.get(key)
-    ]
-    return UserError(
-        f"{x.name} was measured under different protocols and can't be ranked: {'; '.join(different)}; "
-        "score them under one protocol with python -m diffusion.evaluate, or add --mixed for separate columns"
+def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Dotted config key -> its value in each run, for the settings that distinguish the runs.
+
+    A choice (`schedule: cosine`) is the value of a config group: its name if all runs recorded it, else its class. Two
+    different choices have different settings (`schedule.offset`) anyway, so a setting is shown only if it differs
+    between two runs with the same choices above it, or differs and was an override of one of the runs. A setting that
+    equals a shown top-level one of the same name, as data.seed, is left out. Runs that agree in all shown settings also
+    agree in all others.
+    """
+    values = [{key: describe(value) for key, value in flat(run.settings).items()} for run in runs]
+    groups = [key.removesuffix(CLASS) for settings in values for key in settings if key.endswith(CLASS)]
+    groups = [*dict.fromkeys([*groups, *(key for run in runs for key in run.choices)])]
+    for group in reversed(groups):
+        having = [i for i in range(len(runs)) if any(key.startswith(f"{group}.") for key in values[i])]
+        named = all(group in runs[i].choices for i in having)
+        for i in having:
+            name = runs[i].choices[group] if named else values[i].get(group + CLASS, "")
+            values[i] = {group: name.rpartition(".")[2]} | values[i]
+    overridden = {re.sub(r"^[+~]*(.*@)?", "", word.partition("=")[0]) for run in runs for word in run.overrides}
+    shown: dict[str, list[str]] = {}
+    for key in dict.fromkeys(key for settings in values for key in settings):
+        above = [group for group in groups if key.startswith(f"{group}.") and key not in overridden]
+        choices = [tuple(settings.get(group) for group in above) for settings in values]
+        column = [settings.get(key, MISSING) for settings in values]
+        if len({*zip(choices, column, strict=True)}) > len({*choices}):
+            shown[key] = column
+    same = {key for key in shown if "." in key and shown.get(key.rpartition(".")[2]) == shown[key]}
+    return {key: column for key, column in shown.items() if key not in same}
+
+
+def from_default(run: Run) -> dict[str, list[str]]:
+    """Config key -> [value in the run, default], for the settings of a `train` run that differ from the defaults."""
+    default: Any = SimpleNamespace(
+        settings=composed("train", ["name=default"]), choices=default_choices("train"), overrides=[]
     )
-
-
-def _warnings(runs: Iterable[Run], recipes: int) -> list[str]:
-    """Warnings about scores that are too good, because the test split was used more than once."""
-    scored = [(run, score) for run in runs for score in run.scores]
-    found = []
-    if recipes > 1 and any(score.on_test for _, score in scored):
-        found.append(
-            f"choosing among {recipes} recipes by their test scores makes the winner's score too good; choose on the "
-            "validation split, and score only the chosen one on test"
-        )
-    again = {run.folder: k for run, score in scored if (k := score.source.get("test_evaluation") or 1) > 1}
-    found += [f"{run} has test evaluation {k} of its model; only the first is unbiased" for run, k in again.items()]
-    return found
+    left_out = ("name", "ckpt", "score", "experiment", "callbacks")
+    return {key: pair for key, pair in differing([run, default]).items() if key not in left_out}

@@ -1,69 +1,67 @@
-"""The list of the runs in a folder, in the terminal and as a page: state, steps, time left, score, picture."""
+"""The list of the runs in a folder, for the terminal and as a page: state, steps, time left, score, picture."""
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from diffusion.console import duration
 from diffusion.errors import UserError
 from diffusion.metric.record import Score
-from diffusion.report.page import MISSING, Markdown, Section, Table, linked
-from diffusion.report.scores import half_width, number
-from diffusion.runs.folder import PARTS, Run, command_of, is_sweep, jobs_of, natural_order, runs_below
-from diffusion.runs.record import RunRecord
+from diffusion.report.page import MISSING, Markdown, Section, Table, linked, listed
+from diffusion.report.scores import value_text
+from diffusion.runs.folder import PARTS, Run, is_sweep, jobs_of, natural_order, runs_below
 
 IMAGES, SIDE = 4, 64  # of a thumbnail; the largest side of its images in pixels
+HEAD, NUMBERS = ("run", "state", "step", "left", "score", "last written"), (2, 3, 4)
 
 
-@dataclass(frozen=True)
-class Line:
-    """A run's entry in a list of runs."""
+class Line(NamedTuple):
+    """The entry of a run, or of another command that computed scores; `cells` are the texts for `HEAD`."""
 
-    folder: Path
+    run: Run
     state: str
     reason: str
-    steps: str  # `300 of 1,000`
-    left: str
     score: Score | None
-    written: float  # time of the last write, as a Unix timestamp
-
-    @property
-    def score_text(self) -> str:
-        """The metric and its value, rounded according to its interval."""
-        return f"{self.score.name} {number(self.score.value, half_width(self.score))}" if self.score else MISSING
+    cells: list[str]
 
 
-def line(folder: Path) -> Line:
-    """The entry of the run in `folder`."""
-    run, score = Run(folder), None
-    info, state, reason = run.info, RunRecord(folder).state, str(run.info.get("reason", ""))
-    try:
-        score = last_score(run)
-    except UserError as error:
-        reason = reason or str(error).removeprefix(f"{folder}/")
-    numbers = [f"{info[key]:,}" for key in ("steps", "total_steps") if info.get(key) is not None]
-    left = seconds_left(info, time.time()) if state == "running" else None
-    written = next(file.stat().st_mtime for part in PARTS if (file := folder / part).exists())
-    steps, words = " of ".join(numbers) or MISSING, MISSING if left is None else duration(left)
-    return Line(folder, state, reason, steps, words, score, written)
+def lines_below(folder: Path) -> list[Line]:
+    """The entries of the folders at or below `folder`, ordered by name. Commands without scores are left out."""
+    lines = []
+    for run in map(Run, runs_below(folder)):
+        info = run.info
+        try:
+            score, reason = last_score(run), str(info.get("reason", ""))
+        except UserError as error:
+            score, reason = None, str(error)
+        if info or score or reason:
+            state = run.state if info else "complete"
+            steps = " of ".join(f"{info[key]:,}" for key in ("steps", "total_steps") if key in info)
+            left = seconds_left(info, time.time()) if state == "running" else None
+            shown = f"{score.name} {value_text(score)}" if score else MISSING
+            written = next(file.stat().st_mtime for part in PARTS if (file := run.folder / part).exists())
+            cells = [str(run.folder.relative_to(folder)), state, steps or MISSING]
+            cells += [MISSING if left is None else duration(left), shown, f"{datetime.fromtimestamp(written):%F %T}"]
+            lines.append(Line(run, state, reason, score, cells))
+    return lines
 
 
-def seconds_left(content: dict[str, Any], now: float) -> float | None:
+def seconds_left(info: dict[str, Any], now: float) -> float | None:
     """Time for the remaining steps at the rate since the run was started or resumed; None if unknown."""
-    try:
-        done = content["steps"] - content.get("first_step", 0)
-        passed = now - datetime.fromisoformat(content["started"]).timestamp()
-        return float((content["total_steps"] - content["steps"]) * passed / done)
-    except (LookupError, TypeError, ValueError, ZeroDivisionError):
+    done = info.get("steps", 0) - info.get("first_step", 0)
+    if done <= 0 or "total_steps" not in info:
         return None
+    passed = now - datetime.fromisoformat(info["started"]).timestamp()
+    return float((info["total_steps"] - info["steps"]) * passed / done)
 
 
 def last_score(run: Run) -> Score | None:
-    """The latest score of samples by the run's first metric (except copies), or else the last validation error."""
-    scored = [score for score in run.scores if score.what == "samples" and not score.metric.startswith("copies")]
+    """The latest score of images by the run's first metric (except copies), or else the last validation error."""
+    scored = [
+        each for each in run.scores if each.what in ("samples", "images") and not each.metric.startswith("copies")
+    ]
     if scored:
         return [score for score in scored if score.name == scored[0].name][-1]
     series = run.metrics.get("val/mse")
@@ -71,41 +69,24 @@ def last_score(run: Run) -> Score | None:
 
 
 def index_sections(folder: Path, link: Callable[[Path], str | None]) -> list[Section]:
-    """The sections of the page, newest runs first. Folders of other commands without scores are left out.
-
-    Args:
-        link: folder -> the URL of its page, or None if it has no page.
-    """
-    lines = sorted(map(line, runs_below(folder)), key=lambda each: -each.written)
-
-    def name(path: Path) -> str:
-        return linked(path.resolve().name if path == folder else str(path.relative_to(folder)), link(path))
-
-    runs, scored = [], []
-    for each in lines:
-        if (command := command_of(each.folder)) == "train":
-            state = f"{each.state}: {each.reason}" if each.reason else each.state
-            written = f"{datetime.fromtimestamp(each.written):%Y-%m-%d %H:%M:%S}"
-            picture = thumbnail(each.folder)
-            runs.append([name(each.folder), picture, state, each.steps, each.left, each.score_text, written])
-        elif each.score:
-            scored.append([name(each.folder), command, each.score_text])
-    found = {each.folder.parent for each in lines if is_sweep(each.folder.parent)}
-    sweeps = [[name(path), str(len(jobs_of(path)))] for path in sorted(found, key=natural_order)]
-    head = ("run", "samples", "state", "step", "left", "score", "last written")
+    """The sections of the page, newest runs first. `link` is the URL of a folder's page, or None if it has no page."""
+    lines = sorted(lines_below(folder), key=lambda line: line.cells[-1], reverse=True)
+    rows = [[linked(line.cells[0], link(line.run.folder)), *line.cells[1:], thumbnail(line.run)] for line in lines]
+    reasons = listed(f"{line.cells[0]}: {line.reason}" for line in lines if line.reason)
+    found = sorted({path for line in lines if is_sweep(path := line.run.folder.parent)}, key=natural_order)
+    sweeps = [[linked(str(path.relative_to(folder)), link(path)), str(len(jobs_of(path)))] for path in found]
     return [
-        Section("Runs", [Table(head, runs, (3, 4, 5)) if runs else "No runs yet."]),
+        Section("Runs", [Table([*HEAD, "samples"], rows, NUMBERS), reasons] if rows else ["No runs yet."]),
         Section("Sweeps", [Table(("sweep", "runs"), sweeps, (1,))] if sweeps else []),
-        Section("Evaluations and studies", [Table(("folder", "command", "score"), scored)] if scored else []),
     ]
 
 
-def thumbnail(folder: Path) -> Markdown:
+def thumbnail(run: Run) -> Markdown:
     """The first samples of a run; empty if there are none, or if they cannot be read."""
     from diffusion.report import images  # imports torch, which would slow `status`
 
     try:
-        picture = images.latest(Run(folder), IMAGES, IMAGES)
+        picture = images.latest(run, IMAGES, IMAGES)
     except UserError:
         picture = None
     if picture is None:

@@ -17,7 +17,7 @@ from diffusion.console import console, duration
 from diffusion.errors import first_line, override, resume_command
 from diffusion.pixels import height_width
 from diffusion.report import figures, images, style
-from diffusion.report.differences import from_default
+from diffusion.report.compare import from_default
 from diffusion.report.page import Block, Chart, Section, Table, code, escaped, listed, picture, slider, write_files
 from diffusion.report.scores import BASELINES, alike, describe, number, protocol_text, score_table, source_text
 from diffusion.report.study import is_study, write_study

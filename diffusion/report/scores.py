@@ -33,19 +33,18 @@ def plus_minus(value: float, half: float) -> str:
     return number(value, half) + (f" ± {number(half, half)}" if half >= 0 else "")
 
 
-def describe(node: Any, target: str = "_target_") -> str:
+def describe(node: Any) -> str:
     """A configuration node as a line of text: `AdamW(lr=0.0003, betas=[0.9, 0.999])`, `steps=50, eta=0`, `true`.
 
-    Args:
-        target: the key of a part's class; `name` in the source of a score, whose null settings are left out.
+    A part has the name of its class (`_target_`) or, in the source of a score, its `name`.
     """
     if isinstance(node, Mapping):
-        kept = {key: value for key, value in node.items() if key != target and not key.startswith("_")}
-        shown = [f"{k}={describe(v, target)}" for k, v in kept.items() if v is not None or target != "name"]
-        name, inside = str(node.get(target) or "").rpartition(".")[2], ", ".join(shown)
+        key = "_target_" if "_target_" in node else "name"
+        name = str(node.get(key) or "").rpartition(".")[2]
+        inside = ", ".join(f"{k}={describe(v)}" for k, v in node.items() if k != key and not k.startswith("_"))
         return f"{name}({inside})" if name and inside else name or inside or "none"
     if isinstance(node, list | tuple):
-        return "[" + ", ".join(describe(value, target) for value in node) + "]"
+        return "[" + ", ".join(map(describe, node)) + "]"
     if isinstance(node, bool) or node is None:
         return {True: "true", False: "false", None: "none"}[node]
     return f"{node:g}" if isinstance(node, float) else str(node)
@@ -78,31 +77,16 @@ def value_text(score: Score | None) -> str:
 
 
 def protocol_text(score: Score) -> str:
-    """`256 images of 64x64 pixels against the 250 images of the reference split `val` (key `…`); features `lite0`…`."""
-    settings = [describe(score.settings)] * bool(score.settings)
-    split = f"split `{score.reference.split}` (key `{score.reference.key}`)"
-    if score.what == "network":  # bits per dimension
-        return f"the {score.n} images of the {split}; {', '.join(settings)}"
-    size, _, shown = (score.resolution or "").partition(" ")
-    pixels = f" of {size} pixels" * bool(size) + f" ({shown})" * bool(shown)
-    names = {"features": score.features, "weights hash": score.weights_hash, "resize": score.resize}
-    parts = [f"{name} `{value}`" if value else f"{name} not recorded" for name, value in names.items()]
-    against = f"the {score.reference.n} images of the reference {split}"
-    return f"{score.n} images{pixels} against {against}; {', '.join(parts + settings)}"
+    """All parts of the protocol: `256 images; features lite0; …; reference split val; reference n 250; …`."""
+    parts = {key: value for key, value in score.protocol.items() if key not in ("metric", "n") and value is not None}
+    return "; ".join([f"{score.n} images", *(f"{key} {describe(value)}" for key, value in parts.items())])
 
 
 def source_text(score: Score) -> str:
-    """How the scored images were made: `samples, step 400, ema weights, DDIM(steps=50, eta=0), seed 7`."""
-    source = score.source
-    parts = [score.what]
-    if source.get("step") is not None:
-        parts.append(f"step {source['step']:,}")
-    if source.get("weights"):
-        parts.append(f"{source['weights']} weights")
-    parts += [describe(source[key], "name") for key in ("sampler", "guidance", "precision") if source.get(key)]
-    if source.get("seed") is not None:
-        parts.append(f"seed {source['seed']}")
-    return ", ".join(parts)
+    """How the scored images were made: `samples, step=400, weights=ema, sampler=DDIM(steps=50, eta=0), seed=7`."""
+    keys = ("step", "weights", "sampler", "guidance", "precision", "seed")
+    made = {key: score.source[key] for key in keys if score.source.get(key) is not None}
+    return ", ".join([score.what, *(f"{key}={describe(value)}" for key, value in made.items())])
 
 
 def score_table(scores: Sequence[Score]) -> Table:
@@ -126,14 +110,3 @@ def print_scores(scores: Sequence[Score]) -> None:
     first = scores[0]
     console.print(f"{first.n} images against {first.reference.n} of {first.reference.split}")
     score_table(scores).print(console)
-
-
-def print_by_class(scores: Sequence[Score]) -> None:
-    """Print the scores of the samples of each class, one row per class."""
-    metrics, rows = [*dict.fromkeys(score.metric for score in scores)], []
-    for what in dict.fromkeys(score.what for score in scores):
-        row = {score.metric: score for score in scores if score.what == what}
-        values = [number(s.value, half_width(s)) if (s := row.get(metric)) else MISSING for metric in metrics]
-        rows.append([what.removeprefix("class "), str(next(iter(row.values())).n), *values])
-    if rows:
-        Table(["class", "samples", *metrics], rows, range(1, 2 + len(metrics))).print(console)

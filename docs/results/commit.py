@@ -9,7 +9,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from diffusion.report.compare import compare, gather
+from diffusion.report.compare import compare
 from diffusion.reproduce import read
 
 
@@ -18,16 +18,16 @@ def commit(study: str, runs: Path = Path("outputs/results"), results: Path = Pat
     (results / study).mkdir(parents=True, exist_ok=True)
     code, protocols = set(), {}
     for sweep in read(study).sweeps:
-        comparison = compare(gather([runs / study / sweep]), mixed=True)
-        columns = protocols[sweep] = {c.name: f"{c.name}: {c.words}" for c in comparison.columns if c.name != "seconds"}
+        comparison = compare([runs / study / sweep])
+        columns = [column for column in comparison.columns if column.name != "seconds"]
+        protocols[sweep] = {column.name: column.words for column in columns}
         with (results / study / f"{sweep}.csv").open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file)
-            table.writerow([*comparison.rows[0].settings, "seed", *columns])
-            for row in comparison.rows:
-                for run, numbers in row.values.items():
-                    values = [numbers.get(name, "") for name in columns]
-                    table.writerow([*row.settings.values(), "/".join(map(str, run.seeds or ())), *values])
-                    code |= {score.code for score in run.scores if score.code}
+            table.writerow([*comparison.rows[0].settings, "seed", *protocols[sweep]])
+            for row, run in comparison.runs:
+                values = [column.values.get(run, "") for column in columns]
+                table.writerow([*row.settings.values(), "/".join(map(str, run.seeds)), *values])
+                code |= {score.code for score in run.scores if score.code}
     record = {"date": f"{date.today()}", "code": sorted(code), "sweeps": protocols}
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     (results / study / "record.json").write_text(text, encoding="utf-8")

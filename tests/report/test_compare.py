@@ -1,11 +1,10 @@
-"""The comparison of runs: rows of recipes, intervals over seeds, ranking, and rejected input."""
+"""The comparison of runs: rows of recipes, the settings in which they differ, intervals over seeds, ranking."""
 
 import csv
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,15 +12,16 @@ import yaml
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from rich.console import Console
 from scipy import stats
 from scipy.stats import binom
 
 from diffusion.compare import main
+from diffusion.console import console
 from diffusion.errors import UserError
-from diffusion.report.compare import Comparison, best_of, compare, gather, mean_over_seeds, rejected, welch
+from diffusion.report.compare import Column, Comparison, Row, compare, differing, label, welch
 from diffusion.report.comparison import figure, recipes_table, write
 from diffusion.report.sweep import SweepTable
+from diffusion.runs.folder import Run
 
 Make = Callable[..., Path]
 FILES = {"compare.md", "runs.csv", "compare.png", "report.html"}
@@ -49,18 +49,25 @@ def column(comparison: Comparison, name: str) -> Any:
     return next(c for c in comparison.columns if c.name == name)
 
 
+def numbers(comparison: Comparison, name: str = "fd_lite0") -> list[list[float]]:
+    """The numbers of each recipe: one per training seed."""
+    return [mean.of_seeds for mean in column(comparison, name).means]
+
+
+def labels(comparison: Comparison) -> list[str]:
+    return [label(row.settings) for row in comparison.rows]
+
+
 def test_seeds_of_one_recipe_form_one_row_with_a_t_interval(seeds: Any, tmp_path: Path) -> None:
     x = [10.0, 12.0, 17.0]
-    runs = gather([*seeds("a", 1e-3, x), *seeds("b", 1e-2, [40.0, 41.0, 45.0])])
-    comparison = compare(runs)
+    comparison = compare([*seeds("a", 1e-3, x), *seeds("b", 1e-2, [40.0, 41.0, 45.0])])
     assert [row.settings for row in comparison.rows] == [{"optimizer.lr": "0.001"}, {"optimizer.lr": "0.01"}]
-    assert [len(row.values) for row in comparison.rows] == [3, 3]
-    mean = comparison.rows[0].mean("fd_lite0")
-    assert mean is not None
+    assert [len(row.runs) for row in comparison.rows] == [3, 3]
+    mean = column(comparison, "fd_lite0").means[0]
     low, high = stats.t.interval(0.95, 2, loc=13.0, scale=stats.sem(x))
     assert mean.mean == 13.0
     assert (13 - mean.half, 13 + mean.half) == pytest.approx((low, high))
-    assert comparison.best(column(comparison, "fd_lite0")) == (0, set())
+    assert column(comparison, "fd_lite0").best == (0, set())
 
 
 @pytest.fixture
@@ -85,27 +92,26 @@ def trained(seed: int, lr: float = 1e-3) -> dict[str, Any]:
 
 def test_evaluations_of_one_recipe_share_a_row_across_training_and_sampling_seeds(evaluation: Any) -> None:
     one = [evaluation(trained(s), 10.0 + s, ckpt=f"{s}/checkpoints/best.ckpt", step=90 + s) for s in range(3)]
-    (row,) = compare(gather(one)).rows
-    assert row.numbers("fd_lite0") == [10.0, 11.0, 12.0]
+    assert numbers(compare(one)) == [[10.0, 11.0, 12.0]]
     one.append(evaluation(trained(2), 13.0, ckpt="2/checkpoints/best.ckpt", step=92, seed=1))
     other = [evaluation(trained(s, lr=1e-2), 20.0 + s) for s in range(2)]
-    comparison = compare(gather([*one, *other, evaluation(trained(0), 9.0, ckpt="0/checkpoints/best.ckpt", step=90)]))
-    assert [row.label for row in comparison.rows] == ["lr=0.001", "lr=0.01"]
-    assert [len(row.values) for row in comparison.rows] == [4, 2]
-    assert [(run.folder, why[:20]) for run, why in comparison.left_out] == [(one[0], "same recipe and seed")]
+    comparison = compare([*one, *other, evaluation(trained(0), 9.0, ckpt="0/checkpoints/best.ckpt", step=90)])
+    assert labels(comparison) == ["lr=0.001", "lr=0.01"]
+    assert [len(row.runs) for row in comparison.rows] == [4, 2]
+    (note,) = comparison.notes
+    assert note.startswith(f"left out: {one[0]}: same recipe and seed as ")
 
 
 def test_several_samplings_of_one_model_count_as_one_seed(evaluation: Any, tmp_path: Path) -> None:
     def samplings(lr: float, values: list[float]) -> list[Path]:
         return [evaluation(trained(s, lr), x + d / 8, seed=d) for s, x in enumerate(values) for d in range(4)]
 
-    comparison = compare(gather([*samplings(1e-3, [80.0, 90.0, 100.0]), *samplings(1e-2, [95.0, 105.0, 115.0])]))
-    row, other = comparison.rows
+    comparison = compare([*samplings(1e-3, [80.0, 90.0, 100.0]), *samplings(1e-2, [95.0, 105.0, 115.0])])
     means = [80.1875, 90.1875, 100.1875]
-    assert (len(row.values), row.seeds, row.numbers("fd_lite0")) == (12, 3, means)
-    assert row.mean("fd_lite0") == mean_over_seeds(means)
-    assert welch(row.numbers("fd_lite0"), other.numbers("fd_lite0")) == welch([80.0, 90.0, 100.0], [95.0, 105.0, 115.0])
-    assert comparison.best(column(comparison, "fd_lite0")) == (0, {1})
+    found = numbers(comparison)
+    assert (len(comparison.rows[0].runs), found[0]) == (12, means)
+    assert welch(*found) == welch([80.0, 90.0, 100.0], [95.0, 105.0, 115.0])
+    assert column(comparison, "fd_lite0").best == (0, {1})
     cells = [[cell.marked("*", cell.text) for cell in line] for line in recipes_table(comparison, brief=True).cells]
     assert cells == [["lr=0.001", "3", "*90 ± 25*"], ["lr=0.01", "3", "105 ± 25 ≈"]]
     dots = [line.get_xdata().tolist() for line in figure(comparison).axes[0].lines if line.get_marker() == "o"]
@@ -115,35 +121,34 @@ def test_several_samplings_of_one_model_count_as_one_seed(evaluation: Any, tmp_p
 def test_two_checkpoints_of_one_run_get_two_rows(evaluation: Any) -> None:
     def rows(*checkpoints: tuple[int, str, int]) -> list[str]:
         folders = [evaluation(trained(s), 1.0, ckpt=f"{s}/checkpoints/{name}", step=n) for s, name, n in checkpoints]
-        return [row.label for row in compare(gather(folders)).rows]
+        return labels(compare(folders))
 
     assert rows((0, "best.ckpt", 90), (0, "last.ckpt", 99)) == ["ckpt=best.ckpt", "ckpt=last.ckpt"]
     assert rows((0, "best.ckpt", 90), (1, "best.ckpt", 95)) == ["all"]
 
 
-def test_holms_test_compares_the_smallest_p_values_with_stricter_levels() -> None:
-    assert rejected({1: 0.01, 2: 0.04, 3: 0.02}) == {1, 2, 3}  # 0.05/3, 0.05/2, 0.05
-    assert rejected({1: 0.01, 2: 0.04, 3: 0.03}) == {1}
-    assert rejected({1: 0.02, 2: 0.02, 3: 0.02}) == set()
-    assert rejected({}) == set()
+class Drawn(NamedTuple):
+    """In place of a run: the seed, and the recipe."""
+
+    seeds: tuple[int, int]
 
 
 def test_equal_recipes_are_rarely_shown_as_worse_than_the_best() -> None:
     random, wrong, tables, k = np.random.default_rng(0), 0, 200, 20
     for _ in range(tables):
-        _, similar = best_of([list(random.normal(size=3)) for _ in range(k)], lower=True)
-        wrong += len(similar) < k - 1
+        values: Any = {Drawn((seed, row)): random.normal() for row in range(k) for seed in range(3)}
+        rows: Any = [Row({}, [run for run in values if run.seeds[1] == row]) for row in range(k)]
+        wrong += len(Column("x", False, "", values, rows).best[1]) < k - 1
     assert wrong <= binom.ppf(0.999, tables, 0.07)
 
 
-def test_scores_of_different_protocols_are_refused_unless_mixed(seeds: Any) -> None:
-    folders = [*seeds("a", 1e-3, [10.0, 11.0]), *seeds("b", 1e-2, [5.0, 6.0], n=32, resize="nearest")]
-    with pytest.raises(UserError, match=r"n is 64 in .*a/0 and 32 in .*b/0; resize is None in .* and nearest"):
-        compare(gather(folders))
-    comparison = compare(gather(folders), mixed=True)
+def test_scores_of_different_protocols_are_in_different_columns(seeds: Any, tmp_path: Path) -> None:
+    comparison = compare([*seeds("a", 1e-3, [10.0, 11.0]), *seeds("b", 1e-2, [5.0, 6.0], n=32, resize="nearest")])
     names = [c.name for c in comparison.columns if c.name.startswith("fd")]
     assert names == ["fd_lite0 [1]", "fd_lite0 [2]"]
-    assert all(comparison.best(column(comparison, name)) == (None, set()) for name in names)
+    assert all(column(comparison, name).best == (None, set()) for name in names)
+    assert [column(comparison, name).words[:9] for name in names] == ["64 images", "32 images"]
+    assert "resize nearest" in column(comparison, names[1]).words
 
 
 def of(**changed: Any) -> dict[str, Any]:
@@ -155,36 +160,35 @@ def test_only_the_newest_of_several_runs_with_one_seed_counts(seeds: Any, tmp_pa
     for folder, hour in zip(folders, (3, 3, 5, 3), strict=True):
         info = json.loads((folder / "run.json").read_text()) | {"finished": f"2026-01-02T0{hour}:00:00"}
         (folder / "run.json").write_text(json.dumps(info))
-    comparison = compare(gather(folders))
-    (row,) = comparison.rows
-    assert sorted(row.numbers("fd_lite0")) == [11.0, 12.0]
-    assert [run.folder for run in row.values] == [folders[1], folders[2]]
+    comparison = compare(folders)
+    assert [run.folder for _, run in comparison.runs] == [folders[1], folders[2]]
     reason = f"same recipe and seed as {folders[2]}"
-    assert [(run.folder, why) for run, why in comparison.left_out] == [(folders[0], reason), (folders[3], reason)]
-    copied = compare(gather([folders[0], folders[3]]))  # of equal age: the last one
-    assert [run.folder for run in copied.rows[0].values] == [folders[3]]
-    assert copied.rows[0].mean("fd_lite0").n == 1  # type: ignore[union-attr]
+    assert comparison.notes == [f"left out: {folders[0]}: {reason}", f"left out: {folders[3]}: {reason}"]
+    copied = compare([folders[0], folders[3]])  # of equal age: the last one
+    assert [run.folder for _, run in copied.runs] == [folders[3]]
+    assert numbers(copied) == [[10.0]]
 
 
-def test_failed_runs_and_samples_are_left_out(seeds: Any, tmp_path: Path, make_run: Make, make_output: Make) -> None:
+def test_failed_runs_and_samples_are_left_out(
+    seeds: Any, tmp_path: Path, make_run: Make, make_output: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
     folders = seeds("a", 1e-3, [10.0, 11.0])
     make_output(tmp_path / "a/sample", "sample")
-    assert [run.folder for run in gather([tmp_path / "a"])] == folders
+    assert [run.folder for _, run in compare([tmp_path / "a"]).runs] == folders
     failed = make_run(tmp_path / "f", lr=1e-3, info={"state": "failed", "reason": "NaN at step 7"})
-    comparison = compare(gather([*folders, failed]))
-    assert [len(row.values) for row in comparison.rows] == [2]
-    assert [run.folder for run, _ in comparison.left_out] == [failed]
-    console = Console(file=io.StringIO(), width=200)
-    write(comparison, tmp_path / "out", "t", console)
-    for text in ((tmp_path / "out/compare.md").read_text(), console.file.getvalue()):  # type: ignore[attr-defined]
+    comparison = compare([*folders, failed])
+    assert [len(row.runs) for row in comparison.rows] == [2]
+    assert comparison.notes == [f"left out: {failed}: failed: NaN at step 7"]
+    write([*folders, failed], tmp_path / "out")
+    for text in ((tmp_path / "out/compare.md").read_text(), capsys.readouterr().out):
         assert "failed: NaN at step 7" in text
 
 
 @pytest.mark.parametrize(
     ("key", "value", "why"),
     [
-        ("schedule.last", 0.01, "schedule.last differs"),
-        ("trainer.limit_val_batches", 1, "trainer.limit_val_batches differs"),
+        ("schedule.last", 0.01, "schedule.last"),
+        ("trainer.limit_val_batches", 1, "trainer.limit_val_batches"),
         ("data.eval_batch_size", 4, None),  # without a limit, the same images are validated
         ("trainer.devices", 2, None),
     ],
@@ -196,9 +200,9 @@ def test_mse_is_ranked_only_if_schedule_and_validated_images_are_the_same(
     config = OmegaConf.load(folders[1] / "config.yaml")
     OmegaConf.update(config, key, value)
     OmegaConf.save(config, folders[1] / "config.yaml")
-    mse = column(compare(gather(folders)), "val/mse")
-    assert mse.lower is (True if why is None else None)
-    assert why is None or f"not ranked, because {why}, and with it what is measured" in mse.words
+    mse = column(compare(folders), "val/mse")
+    assert mse.higher is (False if why is None else None)
+    assert why is None or f"not ranked, because what is measured depends on {why}" in mse.words
 
 
 @pytest.mark.parametrize(
@@ -214,35 +218,21 @@ def test_mse_is_ranked_only_if_schedule_and_validated_images_are_the_same(
 def test_the_best_mean_and_those_not_shown_to_differ_are_marked(
     metric: str, a: list[float], b: list[float], best: Any, seeds: Any
 ) -> None:
-    comparison = compare(gather([*seeds("a", 1e-3, a, metric=metric), *seeds("b", 1e-2, b, metric=metric)]))
-    assert comparison.best(column(comparison, metric)) == best
+    comparison = compare([*seeds("a", 1e-3, a, metric=metric), *seeds("b", 1e-2, b, metric=metric)])
+    assert column(comparison, metric).best == best
 
 
-ON_TEST = {"reference": {"split": "test", "n": 250, "key": "k"}}
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "other", "words"),
-    [
-        ({}, {}, {}, None),
-        (ON_TEST, ON_TEST, ON_TEST, "choosing among 2 recipes by their test scores"),
-        ({}, {"test_evaluation": 3}, {}, "has test evaluation 3 of its model"),
-    ],
-)
-def test_numbers_that_cannot_be_compared_as_they_stand_give_a_warning(
-    first: Any, second: Any, other: Any, words: str | None, seeds: Any
-) -> None:
-    folders = [*seeds("a", 1e-3, [1.0, 2.0]), *seeds("b", 1e-2, [2.0])]
-    for folder, made in zip(folders, (first, second, other), strict=True):
-        (folder / "scores.json").write_text(json.dumps([of(value=1.0) | made]))
-    warnings = compare(gather(folders)).warnings
-    assert [words in warning for warning in warnings] == [True] if words else warnings == []
+def test_choosing_among_recipes_by_their_test_scores_gives_a_warning(seeds: Any) -> None:
+    reference = {"split": "test", "n": 250, "key": "k"}
+    one = seeds("a", 1e-3, [1.0, 2.0], reference=reference)
+    assert compare(one).notes == []
+    (note,) = compare([*one, *seeds("b", 1e-2, [2.0], reference=reference)]).notes
+    assert "choosing among 2 recipes by their test scores" in note
 
 
 def test_the_last_score_of_a_folder_counts(tmp_path: Path, make_run: Make) -> None:
     scores = [of(value=1.0, step=5), of(value=2.0, step=9), of(value=4.0, step=12, checkpoint={"path": "a"})]
-    (row,) = compare(gather([make_run(tmp_path / "a", scores=scores)])).rows
-    assert row.numbers("fd_lite0") == [4.0]
+    assert numbers(compare([make_run(tmp_path / "a", scores=scores)])) == [[4.0]]
 
 
 def test_the_command_writes_its_files_into_a_sweep_or_a_folder_of_its_own(
@@ -284,17 +274,103 @@ def test_the_sweeps_callback_writes_the_comparison_after_each_job_and_prints_it_
     assert "11 ± 13" in capsys.readouterr().out
 
 
-def test_recipes_with_long_labels_are_numbered_and_a_wide_table_is_split(seeds: Any, tmp_path: Path) -> None:
+def test_long_labels_are_cut_in_figures_and_a_wide_table_is_split(
+    seeds: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folders = [*seeds("a", 1e-3, [10.0]), *seeds("b", 1e-2, [11.0])]
     for i, folder in enumerate(folders):
         with (folder / "config.yaml").open("a") as file:
             file.writelines(f"a_long_name_of_a_setting_{k}: {i}\n" for k in range(3))
         (folder / "scores.json").write_text(json.dumps([of(metric=f"metric_{k}", value=k + 0.5) for k in range(6)]))
-    comparison, console = compare(gather(folders)), Console(file=io.StringIO(), width=80)
-    write(comparison, tmp_path / "out", "t", console)
-    assert comparison.names == ["row 1", "row 2"]
-    assert "| 2 | 0.01 | 1 |" in (tmp_path / "out/compare.md").read_text()
-    assert [text.get_text() for text in figure(comparison).axes[0].get_yticklabels()] == ["row 1", "row 2"]
-    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    monkeypatch.setattr(console, "_width", 80)
+    write(folders, tmp_path / "out")
+    assert "| 0.01 | 1 | 1 | 1 | 1 |" in (tmp_path / "out/compare.md").read_text()
+    names = [text.get_text() for text in figure(compare(folders)).axes[0].get_yticklabels()]
+    assert [name.count("\n") for name in names] == [2, 2]
+    printed = capsys.readouterr().out
     assert all(printed.count(f" {k}.5 ") == 2 for k in range(6))
     assert max(len(line) for line in printed.splitlines() if line[:1] == " ") <= 80
+
+
+LINEAR = {"_target_": "diffusion.process.schedule.linear", "steps": 100, "first": 1e-4, "last": 0.02}
+COSINE = {"_target_": "diffusion.process.schedule.cosine", "steps": 100, "s": 0.008}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Any:
+    """`run(config, choices, overrides)`: a run's folder as written by Hydra and training."""
+    made: list[Run] = []
+
+    def make(config: dict[str, Any], choices: dict[str, str] | None = None, overrides: tuple[str, ...] = ()) -> Run:
+        folder = tmp_path / str(len(made))
+        (folder / ".hydra").mkdir(parents=True)
+        OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+        record: dict[str, Any] = {"job": {"name": "train"}, "overrides": {"task": list(overrides)}}
+        if choices is not None:
+            record["runtime"] = {"choices": {**choices, "hydra/launcher": "basic", "experiment": "x"}}
+        OmegaConf.save(OmegaConf.create({"hydra": record}), folder / ".hydra/hydra.yaml")
+        (folder / "run.json").write_text('{"state": "complete"}')
+        made.append(Run(folder))
+        return made[-1]
+
+    return make
+
+
+def test_a_choice_is_one_column_without_its_settings(run: Any) -> None:
+    runs = [
+        run({"seed": 0, "schedule": node}, {"schedule": name}) for node, name in ((LINEAR, "ddpm"), (COSINE, "adm"))
+    ]
+    assert differing(runs) == {"schedule": ["ddpm", "adm"]}
+    assert labels(compare([each.folder for each in runs])) == ["schedule=ddpm", "schedule=adm"]
+
+
+def test_a_setting_that_differs_among_runs_of_one_choice_is_shown(run: Any) -> None:
+    nodes = [(LINEAR, "linear"), (COSINE, "cosine"), (COSINE | {"s": 0.02}, "cosine")]
+    runs = [run({"schedule": node}, {"schedule": name}) for node, name in nodes]
+    settings = differing(runs)
+    assert settings == {"schedule": ["linear", "cosine", "cosine"], "schedule.s": ["—", "0.008", "0.02"]}
+    recipes = [dict(zip(settings, values, strict=True)) for values in zip(*settings.values(), strict=True)]
+    assert [*map(label, recipes)] == ["schedule=linear", "schedule=cosine, s=0.008", "schedule=cosine, s=0.02"]
+    same = [run({"schedule": node}, {"schedule": "cosine"}) for node, _ in nodes[1:]]
+    assert differing(same) == {"schedule.s": ["0.008", "0.02"]}
+
+
+def test_a_choice_overridden_with_null_is_shown_as_none(run: Any) -> None:
+    clip = {"_target_": "diffusion.process.threshold.clip"}
+    pairs = ((clip, "clip"), (None, "clip"), (None, None))  # Hydra records None for a part without a choice
+    runs = [run({"sampler": {"threshold": node}}, {"sampler.threshold": name}) for node, name in pairs]
+    assert differing(runs) == {"sampler.threshold": ["clip", "none", "none"]}
+
+
+def test_an_override_is_shown_in_addition_to_a_choice(run: Any) -> None:
+    sgd = {"_target_": "torch.optim.SGD", "lr": 0.1, "nesterov": True}
+    adam = {"_target_": "torch.optim.Adam", "lr": 0.001, "amsgrad": False}
+    choices = [{"optimizer": "sgd"}, {"optimizer": "adam"}]
+    implied = [run({"optimizer": node}, choice) for node, choice in zip((sgd, adam), choices, strict=True)]
+    assert differing(implied) == {"optimizer": ["sgd", "adam"]}
+    given = ("optimizer=sgd", "optimizer.lr=0.1")
+    chosen = [run({"optimizer": sgd}, choices[0], given), run({"optimizer": adam}, choices[1])]
+    assert differing(chosen) == {"optimizer": ["sgd", "adam"], "optimizer.lr": ["0.1", "0.001"]}
+
+
+def test_a_nested_group_is_shown_only_if_the_outer_choice_is_the_same(run: Any) -> None:
+    def of(weighting: str, name: str) -> dict[str, Any]:
+        return {"objective": {"_target_": f"a.{name}", "weighting": {"_target_": f"b.{weighting}", "gamma": 5}}}
+
+    def choices(weighting: str, name: str) -> dict[str, str]:
+        return {"objective": name, "weighting@objective.weighting": weighting}
+
+    pairs = [("unit", "simple"), ("vlb", "hybrid")]
+    assert differing([run(of(*pair), choices(*pair)) for pair in pairs]) == {"objective": ["simple", "hybrid"]}
+    pairs = [("unit", "simple"), ("snr", "simple")]
+    runs = [run(of(*pair), choices(*pair)) for pair in pairs]
+    assert differing(runs) == {"objective.weighting": ["unit", "snr"]}
+
+
+def test_a_value_that_equals_the_seed_is_not_shown(run: Any) -> None:
+    runs = [run({"seed": seed, "data": {"seed": seed}}) for seed in (0, 1)]
+    assert differing(runs) == {"seed": ["0", "1"]}
+    fixed = [run({"seed": seed, "data": {"seed": other}}) for seed, other in ((0, 5), (1, 6))]
+    assert differing(fixed) == {"seed": ["0", "1"], "data.seed": ["5", "6"]}
+    assert len(compare([each.folder for each in runs]).rows) == 1
+    assert len(compare([each.folder for each in fixed]).rows) == 2

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import runpy
+from types import SimpleNamespace
 
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -16,10 +17,9 @@ from diffusion.config.schema import COMMANDS
 from diffusion.config.validation import validated
 from diffusion.errors import UserError
 from diffusion.files import PACKAGE
-from diffusion.report.compare import Mean
 from diffusion.reproduce import Sweep, read
 
-SWEEPS = [(name, sweep) for name in choices("results") for sweep in reproduce.record_of(name)["sweeps"]]
+TABLES = [(name, table) for name in choices("results") for table in reproduce.committed(name)]
 
 
 def jobs(sweep: Sweep) -> list[list[str]]:
@@ -36,21 +36,20 @@ def test_every_study_is_valid(name):
         validated(COMMANDS[sweep.command], composed(sweep.command, [*given, *jobs(sweep)[-1]]))
 
 
-@pytest.mark.parametrize(("name", "sweep"), SWEEPS)
-def test_the_pages_show_the_committed_numbers(name, sweep):
+@pytest.mark.parametrize(("name", "table"), TABLES, ids=[f"{name}/{table.stem}" for name, table in TABLES])
+def test_the_pages_show_the_committed_numbers(name, table):
     """A table has a row for each recipe, in order; a cell may be bold, or end with ≈."""
-    rows = reproduce.rows_in(name, sweep)
+    sweep, means = table.stem, reproduce.means(table)
     if not read(name).sweeps[sweep].of:
-        assert len(rows) == len(jobs(read(name).sweeps[sweep]))
-    means = reproduce.means(rows)
+        assert table.read_text("utf-8").count("\n") == 1 + len(jobs(read(name).sweeps[sweep]))
     recipes = list(dict.fromkeys(recipe for recipe, _ in means))
-    page = (reproduce.committed_dir() / name / "README.md").read_text("utf-8")
+    page = table.with_name("README.md").read_text("utf-8")
     shown = [re.search(rf"<!-- table: {sweep} -->\n(.*?)\n<!-- end -->", page, re.DOTALL)]
     readme = (PACKAGE.parent / "README.md").read_text("utf-8")
     shown += re.finditer(rf"<!-- table: {name}/{sweep} -->\n(.*?)\n<!-- end -->", readme, re.DOTALL)
     found = 0
-    for table in shown:
-        head, _, *lines = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table[1].splitlines())
+    for each in shown:
+        head, _, *lines = ([cell.strip() for cell in line.split("|")[1:-1]] for line in each[1].splitlines())
         assert len(lines) == len(recipes)
         for recipe, line in zip(recipes, lines, strict=True):
             for column, cell in zip(head, line, strict=True):
@@ -62,18 +61,24 @@ def test_the_pages_show_the_committed_numbers(name, sweep):
 
 @pytest.mark.parametrize(
     ("a", "b", "same"),
-    [((0, 3, 3), (5, 4, 3), True), ((0, 3, 3), (5.1, 4, 3), False), ((1, math.nan, 1), (1, 5, 3), True),
-     ((1, math.nan, 1), (1.01, 5, 3), False)],
-)  # fmt: skip
+    [
+        ((0, 3), (5, 4), True),
+        ((0, 3), (5.1, 4), False),
+        ((1, math.nan), (1, 5), True),
+        ((1, math.nan), (1.01, 5), False),
+    ],
+)
 def test_means_agree_within_the_interval_of_their_difference(a, b, same):
-    assert reproduce.agree(Mean(*a), Mean(*b)) == same
+    one, other = (SimpleNamespace(mean=mean, half=half) for mean, half in (a, b))
+    assert reproduce.agree(one, other) == same
 
 
-def test_several_samplings_of_one_model_count_as_one_seed():
-    rows = [{"a": "x", "seed": f"{i}/{k}", "fd": str(i + k)} for i in (0, 4) for k in (0, 2)]
-    ((cell, mean),) = reproduce.means(rows).items()
+def test_several_samplings_of_one_model_count_as_one_seed(tmp_path):
+    lines = ["a,seed,fd", *(f"x,{i}/{k},{i + k}" for i in (0, 4) for k in (0, 2))]
+    (tmp_path / "drawn.csv").write_text("\n".join(lines))
+    ((cell, mean),) = reproduce.means(tmp_path / "drawn.csv").items()
     assert cell == ("a=x", "fd")
-    assert (mean.mean, mean.n) == (3, 2)
+    assert (mean.mean, mean.of_seeds) == (3, [1, 5])
 
 
 STUDY = """\
@@ -104,7 +109,7 @@ def test_a_study_is_run_committed_and_compared(command, tiny, tmp_path, monkeypa
         ran.append(out.count("is already complete"))
 
     monkeypatch.setattr(reproduce, "run_command", here)
-    monkeypatch.setattr(reproduce, "committed_dir", lambda: tmp_path / "docs")
+    monkeypatch.setattr(reproduce, "committed", lambda name: sorted((tmp_path / "docs" / name).glob("*.csv")))
     (tmp_path / "conf/results").mkdir(parents=True)
     words = [*tiny, "trainer.max_steps=1", "samples.n=0", "seed=0,1"]
     (tmp_path / "conf/results/mine.yaml").write_text(STUDY.format(common=json.dumps(words)))
@@ -150,9 +155,8 @@ def test_a_study_waits_for_an_interrupted_command_and_then_stops(monkeypatch, ca
 
 def test_invalid_studies_are_refused(tmp_path):
     (tmp_path / "results").mkdir()
-    for text in ("question: [", "question: Why?\ncpu_hours: 0\ngpu_hours: 1\nsweeps: {}"):
-        (tmp_path / "results/mine.yaml").write_text(text)
-        with searching([tmp_path]), pytest.raises(UserError, match=r"mine\.yaml"):
-            read("mine")
+    (tmp_path / "results/mine.yaml").write_text("question: Why?\ncpu_hours: 0\nsweeps: {}")
+    with searching([tmp_path]), pytest.raises(UserError, match=r"results/mine\.yaml"):
+        read("mine")
     with pytest.raises(UserError, match="schedule"):
         read("schedul")
