@@ -104,7 +104,6 @@ def main() -> None:
     words = {"run": [*overrides, "ema=none"], "average": overrides}
     configs = {name: validated(Train, composed("train", each)) for name, each in words.items()}
     data: ImageData = make(configs["run"].data, "data")
-    data.prepare_data()
     data.setup()
     console.quiet = True
     if options.memory:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
 
@@ -31,16 +31,16 @@ if not console.is_terminal and "COLUMNS" not in os.environ:
     console.width = 140  # a log file has no width at which to cut tables
 
 
-class Speed(ProgressColumn):
-    """`12.5 step/s 12 s, 3 min 5 s left` while running; `12.5 step/s in 3 min 17 s` at the end."""
+class Numbers(ProgressColumn):
+    """`31/100 12.5 step/s 12 s, 3 min 5 s left loss 0.1`: count, rate, elapsed and remaining time, and a note."""
 
     def render(self, task: Task) -> Text:
-        speed, unit = task.finished_speed or task.speed, task.fields["unit"]
-        rate = "" if speed is None else f"{speed:,.0f} {unit}/s " if speed >= 1000 else f"{speed:.3g} {unit}/s "
-        if task.finished:
-            return Text(f"{rate}in {duration(task.finished_time or 0)}")
-        left = "" if task.time_remaining is None else f", {duration(task.time_remaining)} left"
-        return Text(f"{rate}{duration(task.elapsed or 0)}{left}")
+        words, speed = [f"{task.completed:.0f}/{task.total or 0:.0f}"], task.finished_speed or task.speed
+        if speed:
+            words.append((f"{speed:,.0f}" if speed >= 1000 else f"{speed:.3g}") + f" {task.fields['unit']}/s")
+        left = f", {duration(task.time_remaining)} left" if task.time_remaining else ""
+        words += [duration(task.finished_time or task.elapsed or 0) + left, task.fields["note"]]
+        return Text(" ".join(words).rstrip())
 
 
 class Bar(Progress):
@@ -53,8 +53,15 @@ class Bar(Progress):
         due = now - task.fields.setdefault("logged", now) >= PAUSE and not task.finished
         if due and not self.disable and not self.console.is_terminal:
             task.fields["logged"] = now
-            words = (column(task) for column in self.columns if not isinstance(column, BarColumn | str))
-            self.console.print(" ".join(str(word) for word in words if str(word)))
+            self.console.print(task.description, Numbers()(task))
+
+
+def progress_bar(enabled: bool = True) -> Progress:
+    """A bar; `add_task(description, total=…, unit="image", note="")`, then `update(task, advance=1, note="…")`."""
+    period = 30.0 if console.is_terminal else 2 * PAUSE
+    columns = TextColumn("{task.description}", markup=False), BarColumn(bar_width=10), Numbers(Column(no_wrap=True))
+    disable = not (enabled and console.bars)
+    return Bar(*columns, console=console, refresh_per_second=4, speed_estimate_period=period, disable=disable)
 
 
 @contextmanager
@@ -65,22 +72,6 @@ def hiding_bars(hidden: bool = True) -> Iterator[None]:
         yield
     finally:
         console.bars = before
-
-
-def progress_bar(enabled: bool = True) -> Progress:
-    """A bar with count, rate, elapsed and remaining time; `add_task(description, total=…, unit="image", note="")`."""
-    one_line = Column(no_wrap=True)
-    return Bar(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=10),
-        MofNCompleteColumn(table_column=one_line),
-        Speed(table_column=one_line),
-        TextColumn("{task.fields[note]}", markup=False, table_column=one_line),
-        console=console,
-        refresh_per_second=4,
-        speed_estimate_period=30.0 if console.is_terminal else 2 * PAUSE,
-        disable=not (enabled and console.bars),
-    )
 
 
 def track(items: Iterable[Item], label: str, total: int, unit: str = "image") -> Iterator[Item]:
@@ -106,24 +97,9 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {s} s" if minutes else f"{s} s"
 
 
-IRRELEVANT = (  # warnings of libraries about deliberate choices
-    ".*isinstance.treespec, LeafSpec.*",
-    ".*Found .* module.* in eval mode.*",
-    ".*does not have many workers.*",  # the images are in memory
-    ".*Experiment logs directory.*",
-    ".*Checkpoint directory .* exists and is not empty.*",
-    ".*is smaller than the logging interval.*",
-    ".*recommended to use .self.log.*sync_dist=True.*",  # torchmetrics has already reduced it
-    ".*distributed.nn.functional.all_gather is deprecated.*",  # Lightning's own call
-    ".*lr_scheduler.step.*before.*optimizer.step.*",
-    ".*your dataloader is not resumable.*",  # it starts at the right place
-)
-
-
 def quiet_libraries() -> None:
-    """Print log messages as they are, without those of libraries that are irrelevant here."""
+    """Print log messages as they are, without what Lightning says of how it is used here."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in IRRELEVANT:
-        warnings.filterwarnings("ignore", message)
+    warnings.filterwarnings("ignore", module="lightning|torch.optim.lr_scheduler")  # they are about deliberate choices

@@ -3,7 +3,7 @@
 import re
 import shlex
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -49,16 +49,14 @@ class Interrupted(BaseException):
         return Signals(self.number).name + ": trainer.max_time reached" * (self.number == SIGALRM)
 
 
-def closest(word: str, choices: Iterable[str]) -> list[str]:
-    """Up to three choices that `word` may stand for: `optimizer.lr` for `lr`, otherwise those with similar spelling."""
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """` (did you mean a, b?)` with up to three choices that `word` may stand for; empty if there is none.
+
+    They end like it, as `optimizer.lr` for `lr`, or else are spelled similarly.
+    """
     every, last = list(choices), word.rpartition(".")[2]
     same = [choice for choice in every if choice.rpartition(".")[2] == last]
-    return get_close_matches(word, same, n=3, cutoff=0.0) or get_close_matches(word, every, n=3, cutoff=0.5)
-
-
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """` (did you mean a, b?)` with the choices closest to `word`; empty if none is close."""
-    close = closest(word, choices)
+    close = get_close_matches(word, same, n=3, cutoff=0.0) or get_close_matches(word, every, n=3, cutoff=0.5)
     return f" (did you mean {', '.join(close)}?)" if close else ""
 
 
@@ -90,17 +88,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether a device has too little memory: torch.OutOfMemoryError (without importing torch), or its like on MPS."""
-    return type(error).__name__ == "OutOfMemoryError" or "MPS backend out of memory" in str(error)
-
-
 class Arguments(ArgumentParser):
     """Argument parser of `python -m diffusion.NAME`, a command without a configuration. Errors are one line."""
 
     def __init__(self, name: str, about: str):
-        prog = f"python -m diffusion.{name}"
-        super().__init__(prog=prog, description=about, formatter_class=RawDescriptionHelpFormatter)
+        super().__init__(f"python -m diffusion.{name}", None, about, formatter_class=RawDescriptionHelpFormatter)
 
     def add_config_dir(self) -> None:
         """Add the option for a folder of custom choices, for `config.choices.searching`."""
@@ -115,7 +107,7 @@ class Arguments(ArgumentParser):
     def run(self, task: Callable[..., object], words: Sequence[str] | None = None) -> int:
         """Parse the words, call `task` with the options as its arguments, and return the exit status."""
         asked = vars(self.parse_args(words))
-        return exit_status(lambda: task(**asked), "check its permissions, or choose another place")
+        return exit_status(lambda: task(**asked))
 
     def error(self, message: str) -> NoReturn:
         """Print the error and exit with status 2."""
@@ -123,18 +115,11 @@ class Arguments(ArgumentParser):
 
 
 def _weights(word: str) -> str | float:
-    try:
-        return word if word in ("ema", "raw") else float(word)
-    except ValueError as error:
-        raise ArgumentTypeError(f"{word}: expected ema, raw, or a length such as 0.08") from error
+    return word if word.isalpha() else float(word)
 
 
-def exit_status(task: Callable[[], object], fix: str) -> int:
-    """Run `task` and return the exit status of the command. Errors that the user can fix are one line on stderr.
-
-    Args:
-        fix: advice for errors of the operating system about a file or folder.
-    """
+def exit_status(task: Callable[[], object]) -> int:
+    """Run `task` and return the exit status of the command. Errors that the user can fix are one line on stderr."""
     try:
         task()
     except UserError as error:
@@ -142,7 +127,8 @@ def exit_status(task: Callable[[], object], fix: str) -> int:
         return error.status
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}; {fix}", file=sys.stderr)
+        advice = "check its permissions, or choose another place"
+        print(f"error: {where}{error.strerror or error}; {advice}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -5,11 +5,9 @@ import fcntl
 import hashlib
 import os
 import platform
-import shutil
 import subprocess
 import time
 import uuid
-import weakref
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from importlib import metadata
@@ -22,9 +20,6 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).resolve().parent
 VERSION = "0.1.0"
 PART = ".part"  # the suffix of a file that is still being written
-HELD: weakref.WeakSet[BinaryIO] = weakref.WeakSet()  # locks held by this process
-# Data loader workers may outlive a killed run, and must not keep its lock.
-os.register_at_fork(after_in_child=lambda: [held.close() for held in HELD])
 
 
 def cache_dir(*parts: str) -> Path:
@@ -52,16 +47,15 @@ def code_version() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of this program and of the software that its results depend on most."""
-    others = {name: metadata.version(name) for name in ("torch", "lightning")}
-    return {"diffusion": VERSION, "python": platform.python_version(), **others}
+    libraries = {name: metadata.version(name) for name in ("torch", "lightning")}
+    return {"diffusion": VERSION, "python": platform.python_version(), **libraries}
 
 
 @contextlib.contextmanager
 def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
     """Open a new file next to `path`; rename it to `path` when the block ends. An exception leaves `path` unchanged.
 
-    With `durable`, first the bytes and then the rename are flushed to disk, to survive a power failure. An OSError
-    names `path`.
+    With `durable`, first the bytes and then the rename are flushed to disk, to survive a power failure.
     """
     part = _part(path)
     try:
@@ -71,20 +65,16 @@ def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(part, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and str(error.filename) == str(part):
-            error.filename = str(path)
-        raise
+    finally:
+        part.unlink(missing_ok=True)
     if durable:
         _sync_folder(path.parent)
 
 
-def replace(path: Path, *parts: str | bytes | memoryview, durable: bool = False) -> None:
-    """Replace the content of `path` with `parts` (strings are encoded as UTF-8); for `durable` see `replacing`."""
+def replace(path: Path, content: str | bytes, durable: bool = False) -> None:
+    """Replace the content of `path` (a string is encoded as UTF-8); for `durable` see `replacing`."""
     with replacing(path, durable) as file:
-        file.writelines(part.encode() if isinstance(part, str) else part for part in parts)
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def link(source: Path, path: Path) -> None:
@@ -94,18 +84,11 @@ def link(source: Path, path: Path) -> None:
     try:
         os.link(source, part)
     except OSError:
-        copy(source, path)
+        replace(path, source.read_bytes(), durable=True)
         return
     os.replace(part, path)
     part.unlink(missing_ok=True)  # it stays if `path` already was a link to `source`
     _sync_folder(path.parent)
-
-
-def copy(source: Path, path: Path) -> None:
-    """Copy a file, durably."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with source.open("rb") as old, replacing(path, durable=True) as new:
-        shutil.copyfileobj(old, new, 1 << 20)
 
 
 def _part(path: Path) -> Path:
@@ -123,26 +106,23 @@ def _sync_folder(folder: Path) -> None:
 def lock(path: Path, patience: float = 0.0, shared: bool = False) -> BinaryIO | None:
     """Acquire the lock of the file `path`. Closing the returned file releases it, as does the end of this process.
 
-    Forks of this process do not hold it. Returns None if the file system has no locks. Raises BlockingIOError if
-    another process still holds the lock after `patience` seconds.
+    Returns None if the file system has no locks. Raises BlockingIOError if another process still holds the lock after
+    `patience` seconds.
 
     Args:
         shared: acquire a shared lock; `path` must then exist.
     """
-    file = path.open("rb" if shared else "a+b")
+    file, kind = path.open("rb" if shared else "a+b"), fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     deadline = time.monotonic() + patience
     while True:
         try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            HELD.add(file)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
             return file
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                file.close()
                 raise
             time.sleep(0.05)
         except OSError:
-            file.close()
             return None
 
 

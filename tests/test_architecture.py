@@ -56,5 +56,6 @@ def test_the_wheel_contains_configs_results_and_photographs(tmp_path):
         assert f"diffusion/committed/{path.parent.name}/{path.name}" in names
     photographs = [name for name in names if name.startswith("diffusion/data/landscapes/photos/")]
     assert len(photographs) == 37
-    assert {"diffusion/data/landscapes/CREDITS.csv", "diffusion/py.typed"} <= names
+    tables = {f"diffusion/data/landscapes/{name}.csv" for name in ("CREDITS", "windows")}
+    assert {*tables, "diffusion/py.typed"} <= names
     assert not any(name.startswith("tests/") for name in names)

@@ -27,4 +27,4 @@ def test_progress_in_a_log_file_is_reported_every_5_minutes() -> None:
     assert lines_in_a_log(2.0) == []
     assert lines_in_a_log(3600, terminal=True) == []
     assert [line.split()[2] for line in lines_in_a_log(10.0)] == ["31/100", "61/100", "91/100"]
-    assert lines_in_a_log(360.0)[49] == "drawing [/x]  51/100 0.00278 image/s 5 h 6 min, 4 h 54 min left"
+    assert lines_in_a_log(360.0)[49] == "drawing [/x] 51/100 0.00278 image/s 5 h 6 min, 4 h 54 min left"

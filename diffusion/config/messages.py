@@ -16,7 +16,7 @@ from diffusion.config.choices import choices, groups
 from diffusion.config.composition import RUN, composed
 from diffusion.config.schema import INSTEAD
 from diffusion.config.validation import flat
-from diffusion.errors import UserError, first_line, nearest, out_of_memory, override
+from diffusion.errors import UserError, first_line, nearest, override
 
 HELP = ("--help", "-h", "help")
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
@@ -39,7 +39,7 @@ def explain(error: BaseException, command: str, words: Sequence[str] = (), sweep
         line = _wrong(words, command, sweep)
     if line is None and isinstance(error, HydraException | OmegaConfBaseException):
         line = " ".join(str(error).split())
-    if line is None and out_of_memory(error):
+    if type(error).__name__ == "OutOfMemoryError" or "MPS backend out of memory" in str(error):  # torch's, unimported
         fix = "lower batch_size, which does not change the samples, or set precision=bf16-mixed"
         if command == "train":
             fix = "lower data.batch_size and set data.global_batch_size, or set trainer.precision=bf16-mixed"

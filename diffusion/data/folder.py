@@ -6,26 +6,26 @@ split, so `limit` changes neither validation nor test. With tiles, this is the o
 takes one tile from each of its photographs in turn, the largest first.
 """
 
+import contextlib
 import csv
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from annotated_types import Ge, Lt
-from PIL import Image
 from torch import Tensor
 
-from diffusion.console import count
-from diffusion.data.batches import Split, labelled
-from diffusion.data.image import RESIZE, NotAnImage, Unusable, crop_box, read, resized, size_of
-from diffusion.data.module import ImageData
-from diffusion.data.store import Made, cache_folder, in_threads, print_on_rank_0, stored
-from diffusion.data.tiles import cut, smallest
+from diffusion.console import console, count
+from diffusion.data.image import RESIZE, Unusable, opened, read, resized
+from diffusion.data.module import ImageData, Split, labelled
+from diffusion.data.store import cache_folder, in_threads, stored
+from diffusion.data.tiles import cut
 from diffusion.errors import UserError
 from diffusion.files import digest
 from diffusion.pixels import Resolution
@@ -33,7 +33,6 @@ from diffusion.randomness import seed_for
 
 USUAL_TILES = 70  # per photograph: the 37 bundled ones have 2591
 SCORED = 4  # images that scores need
-MAX_BYTES = 1 << 31  # per file: no image that can be read is larger, and a film would take minutes
 
 Share = Annotated[int, Ge(0)] | Annotated[float, Ge(0), Lt(1)]
 
@@ -41,8 +40,7 @@ Share = Annotated[int, Ge(0)] | Annotated[float, Ge(0), Lt(1)]
 class Folder(ImageData):
     """The images of a folder, cropped and resized; or, with `tiles`, many tiles of each photograph.
 
-    Every regular file that is not hidden is tried. `report` lists those that cannot be used: as "refused" if it is an
-    image or has the extension of one, otherwise as "skipped".
+    Every regular file that is not hidden is tried. `report` lists those that cannot be used.
 
     Raises UserError if the folder does not exist, has no usable image, or has too few for `limit`, `val` and `test`;
     with `labels`, also if an image has no class, or a class has no training image.
@@ -50,18 +48,15 @@ class Folder(ImageData):
     Args:
         root: The folder. Links to files are followed, links to folders are not; hidden files and folders are skipped.
         resolution: Side of the square images, in pixels; or [HEIGHT,WIDTH], to which images are cropped. Smaller images
-            are refused.
+            are left out.
         tiles: Number of tiles to cut from each photograph, in the same way as the bundled ones, or fewer if there is no
             room. true: 70, about as many as the bundled ones have. Meant for a few large photographs. All tiles of a
             photograph are in the same split. Photographs with a side below 128 pixels, or below the resolution, are
-            refused. null: one image per file.
+            left out. null: one image per file.
         limit: Maximum number of training images; null for all that are not in validation or test.
         val, test: Number of images; below 1, a fraction of the usable images, at least one, and from 16 images on at
             least the 4 that scores need; 0 for none (training needs validation images). With `tiles`, photographs are
             counted, and one is enough.
-        random_crop: Crop at a random position along the side that is cut, drawn from (seed, content), instead of at the
-            centre.
-        strict: Raise an error for an unusable image, instead of leaving it out.
         repeats: Use byte-identical files as often as they occur, instead of once.
         labels: Class labels, for a network with `model.classes`. folders: the classes are the folders directly in root.
             FILE.csv: a table with the columns file,label, where file is a path relative to root. A tile has the class
@@ -76,142 +71,105 @@ class Folder(ImageData):
         limit: Annotated[int, Ge(1)] | None = None,
         val: Share = 0.1,
         test: Share = 0.1,
-        random_crop: bool = False,
-        strict: bool = False,
         repeats: bool = False,
         labels: Literal["folders"] | str | Path | None = None,
         **options: Any,
     ):
         super().__init__(resolution, **options)
-        if tiles and random_crop:
-            raise UserError(
-                "data.random_crop=true: data.tiles already cuts random windows; remove one of the two settings"
-            )
         self.root = Path(root).expanduser()
         self.tiles = USUAL_TILES if tiles is True else tiles or None
-        self.limit, self.val, self.test, self.labels = limit, val, test, labels
-        self.random_crop, self.strict, self.repeats = random_crop, strict, repeats
+        self.limit, self.val, self.test, self.repeats, self.labels = limit, val, test, repeats, labels
 
     def load(self) -> dict[str, Split]:
         files = listed(self.root)
-        if not files:
-            found = "contains no files" if self.root.is_dir() else "is not an existing folder"
-            raise UserError(f"data.root={self.root} {found}; set data.root to a folder of images")
-        stats = [(name, path.stat()) for name, path in files.items()]
+        stats = [(name, file.stat()) for name, file in files.items()]
         stamps = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
-        options = self.shape, self.seed, self.random_crop, self.tiles, self.repeats
-        key = digest("folder 8", RESIZE, *options, os.fspath(self.root.resolve()), stamps)
-        name = cache_folder() / f"folder-{key}"
-        images, names, self.report = stored(name, self.shape, partial(self._decode, files))
+        options = self.shape, self.seed, self.tiles, self.repeats
+        key = digest("folder 9", RESIZE, *options, os.fspath(self.root.resolve()), stamps)
+        images, names, self.report = stored(cache_folder() / f"folder-{key}", self.shape, partial(self._decode, files))
+        self.report.sort(key=lambda entry: entry["path"])
+        example = ", for example {path!r} ({reason})".format(**self.report[0]) if self.report else ""
+        if not names:
+            found = (
+                f"no usable image among {count(len(files), 'file')}{example}" if files else "no such folder, or empty"
+            )
+            raise UserError(f"data.root={self.root}: {found}; choose a folder of images, or lower data.resolution")
+        if self.report:
+            console.print(f"data: {count(len(names), 'image')}, {count(len(self.report), 'file')} left out{example}")
         every = Split(images, names)
-        photos = every.names if self.tiles is None else every.sources  # the file name of each image
-        self._check(used=len(photos), found=len(files))
+        photos = names if self.tiles is None else every.sources
         if self.labels is not None:
-            every, self.classes = labelled(every, photos, label_of(self.labels, self.root, files, photos))
+            label = labels_of(self.labels, self.root, photos)
+            every, self.classes = labelled(every, [label[photo] for photo in photos])
         return {name: every.take(rows) for name, rows in self._split(photos).items()}
 
-    def _decode(self, files: dict[str, Path]) -> Iterator[Made]:
+    def _decode(self, files: dict[str, Path]) -> Iterator[tuple[str, np.ndarray | str]]:
         """Yield each file's images, or why it is unusable, in order of (seed, content).
 
         Of files with the same bytes, only the first by name is used.
         """
-        contents = in_threads(_content, [*files.values()], "reading files", "file")
-        first: dict[tuple[str, str], str] = {}  # content -> name
-        for name, content in zip(files, contents, strict=True):
-            first.setdefault((content, name if self.repeats or not content else ""), name)
-        order = sorted(first, key=lambda key: (seed_for(self.seed, "order", key[0]), key[0]))
-        work = [(files[first[key]], key[0]) for key in order]
+        contents = in_threads(digest, [*files.values()], "reading files", "file")
+        found = [*zip(contents, files, strict=True)]
+        if not self.repeats:
+            found = [*{content: (content, name) for content, name in reversed(found)}.values()]
+        found.sort(key=lambda each: (seed_for(self.seed, "order", each[0]), *each))
+        work = [(files[name], content) for content, name in found]
         results = in_threads(lambda each: self._images(*each), work, "decoding images")  # Pillow releases the GIL
-        for key, made in zip(order, results, strict=True):
-            if isinstance(made, Unusable):
-                yield Made([], [], [_unusable(first[key], made)])
-            else:
-                yield Made(made.images, [first[key] + place for place in made.names])
+        for (_, name), made in zip(found, results, strict=True):
+            yield from ((name + place, image) for place, image in made)
 
-    def _images(self, path: Path, content: str) -> Made | Unusable:
-        """The cropped image, or the tiles, each with the suffix that its name adds to the file's name."""
+    def _images(self, file: Path, content: str) -> list[tuple[str, np.ndarray | str]]:
+        """The cropped image, or the tiles, each with the ending of its name; or why there is none."""
         try:
             if self.tiles is not None:
-                least = smallest(self.resolution)
-                image = read(path, least, 8 * least, self.channels)
-                found = list(cut(image, content, self.resolution, self.tiles, min(size_of(path) or image.size)))
-                if not found:
-                    return Unusable("nearly uniform: no tile of it has contrast")
-                return Made([tile for _, tile in found], [place for place, _ in found])
-            image = read(path, self.resolution, 2 * max(self.shape[1:]), self.channels)
-            position = seed_for(self.seed, "crop", content) / 2**63 if self.random_crop else 0.5
-            return Made([resized(image, self.resolution, crop_box(image.size, position, self.resolution))], [""])
+                return [*cut(file, content, self.resolution, self.channels, self.tiles)]
+            image = read(file, self.resolution, 2 * max(self.shape[1:]), self.channels)
+            return [("", resized(image, self.resolution))]
         except Unusable as reason:
-            return reason
+            return [("", str(reason))]
 
-    def _check(self, used: int, found: int) -> None:
-        """Print what is in the report. Raises UserError if no image is usable, or one is refused under `strict`."""
-        self.report.sort(key=lambda entry: entry["path"])
-        refused = [entry for entry in self.report if entry["action"] == "refused"]
-        example = "".join(", for example {path!r} ({reason})".format(**each) for each in [*refused, *self.report][:1])
-        if self.report:
-            skipped = count(len(self.report) - len(refused), "other file")
-            print_on_rank_0(f"data: {count(used, 'image')}, {len(refused)} refused, {skipped} skipped{example}")
-        if self.strict and refused:
-            raise UserError(
-                f"{len(refused)} images in {self.root} can't be used{example}; fix or remove them, or set "
-                "data.strict=false (data_report.json in the folder of the run lists all)"
-            )
-        if not used:
-            raise UserError(
-                f"data.root={self.root}: none of {found} files is a usable image{example}; set data.root to a folder "
-                "of images, or lower data.resolution"
-            )
-
-    def _split(self, photos: list[str]) -> dict[str, Tensor]:
+    def _split(self, photos: Sequence[str]) -> dict[str, Tensor]:
         """The positions of each split's images; `photos` are the file names of all images, already ordered."""
-        number = {photo: i for i, photo in enumerate(dict.fromkeys(photos))}
-        least = SCORED if self.tiles is None else 1
-        val, test = (_count(size, len(number), least) for size in (self.val, self.test))
-        left = max(len(number) - val - test, 0)
+        every, seen = [*dict.fromkeys(photos)], Counter[str]()
+        least, what = (SCORED, "image") if self.tiles is None else (1, "photograph")
+        val, test = (number_of(size, len(every), least) for size in (self.val, self.test))
+        left = max(len(every) - val - test, 0)
+        split = {photo: "train" if k < left else "val" if k < left + val else "test" for k, photo in enumerate(every)}
         rows: dict[str, list[tuple[int, int]]] = {"train": [], "val": [], "test": []}
-        seen = Counter[str]()
         for i, photo in enumerate(photos):
-            k = number[photo]
-            rows["train" if k < left else "val" if k < left + val else "test"].append((seen[photo], i))
+            rows[split[photo]].append((seen[photo], i))
             seen[photo] += 1
-        limit = len(rows["train"]) if self.limit is None else self.limit
-        if limit > len(rows["train"]) or left == 0:
-            what = "image" if self.tiles is None else "photograph"
-            tiles = "" if self.tiles is None else f" ({len(rows['train'])} training tiles)"
-            raise UserError(
-                f"{self.root} has {count(len(number), f'usable {what}')}{tiles}, fewer than {max(limit, 1)} for "
-                f"training, {val} for validation and {test} for test: lower data.limit, data.val or data.test (0.1 is "
-                f"a tenth of them), add {what}s" + ", or cut large ones into tiles (data.tiles=true)" * (not tiles)
-            )
         index = {name: torch.tensor([i for _, i in sorted(each)], dtype=torch.long) for name, each in rows.items()}
-        return index | {"train": index["train"][:limit]}
+        if len(index["train"]) < (self.limit or 1):
+            raise UserError(
+                f"{self.root} has {count(len(every), f'usable {what}')}, which leaves {len(index['train'])} training "
+                f"images after {val} for validation and {test} for test: lower data.limit, data.val or data.test (0.1 "
+                f"is a tenth of them), add {what}s, or cut large ones into (more) tiles (data.tiles=true)"
+            )
+        return index | {"train": index["train"][: self.limit]}
 
 
 def listed(root: Path) -> dict[str, Path]:
     """The files below `root` that may be used, by name (relative to the root), sorted.
 
-    Output folders of commands are left out: a model must not be trained on its own samples. Raises UserError for a
-    folder that cannot be read.
+    Output folders of commands are left out: a model must not be trained on its own samples.
     """
     files: dict[str, Path] = {}
-
-    def unread(error: OSError) -> None:
-        if Path(error.filename) != root:
-            raise UserError(
-                f"data.root={root}: can't read {error.filename!r}: {error.strerror}; allow it, or remove it"
-            )
-
-    for here, folders, names in os.walk(root, onerror=unread):
+    for here, folders, names in os.walk(root):
         if Path(here) != root and not {"run.json", ".hydra"}.isdisjoint([*folders, *names]):
             folders.clear()
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for path in (Path(here, name) for name in names if not name.startswith(".")):
-            if path.is_file() and path.stat().st_size <= MAX_BYTES:
-                name = os.fsencode(os.path.relpath(path, root)).decode("utf-8", "backslashreplace")  # may not be UTF-8
-                files[name] = path
+        for file in (Path(here, name) for name in names if not name.startswith(".")):
+            if file.is_file():
+                name = os.fsencode(os.path.relpath(file, root)).decode("utf-8", "backslashreplace")  # may not be UTF-8
+                files[composed(name)] = file
     return dict(sorted(files.items()))
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's composed form: macOS stores é as two characters, and the order of classes must not differ."""
+    return unicodedata.normalize("NFC", name)
 
 
 def common_size(root: Path) -> tuple[int, int] | None:
@@ -219,89 +177,57 @@ def common_size(root: Path) -> tuple[int, int] | None:
 
     Raises UserError if their sizes differ.
     """
-    first: dict[tuple[int, int], str] = {}
-    for name, path in listed(root).items():
-        if (size := size_of(path)) is not None:
-            first.setdefault(size, name)
-    if len(first) > 1:
-        found = ", ".join(f"{name} is {width}x{height}" for (width, height), name in [*first.items()][:2])
-        raise UserError(
-            f"{root}: its images have different sizes ({found}); use images of one size, or resize "
-            "them, for example with data.resolution=64"
-        )
-    return next(iter(first))[::-1] if first else None
+    sizes: dict[tuple[int, int], str] = {}  # the first file of each
+    for name, file in listed(root).items():
+        with contextlib.suppress(Exception):  # not an image
+            sizes.setdefault(opened(file).size, name)
+    if len(sizes) > 1:
+        found = ", ".join(f"{name} is {width}x{height}" for (width, height), name in [*sizes.items()][:2])
+        raise UserError(f"{root}: images of different sizes ({found}); resize them, as with data.resolution=64")
+    return next(iter(sizes))[::-1] if sizes else None
 
 
-def label_of(source: str | Path, root: Path, known: Iterable[str], used: Iterable[str]) -> dict[str, str]:
-    """The label of each file that has one, by its name relative to `root`.
-
-    Raises UserError for a table that does not fit the files, for a used file without a label, and if all have the same.
+def labels_of(source: str | Path, root: Path, files: Sequence[str]) -> dict[str, str]:
+    """The label of each file. Raises UserError for one without a label, and if all have the same.
 
     Args:
         source: "folders", or the path of a CSV file with the columns file,label.
-        known, used: the names of all files in `root`, and of those that have images.
+        files: names relative to `root`.
     """
-    if source == "folders":
-        labels = {name: PurePosixPath(composed(name)).parts[0] for name in known if "/" in name}
-    else:
-        labels = _from_table(Path(source).expanduser(), root, known)
-    names = {*used}
-    if without := sorted(names - labels.keys()):
-        where = "move it into the folder of its class" if source == "folders" else f"add its row to {source}"
+    table = Path(source).expanduser()
+    labels = {name: name.split("/")[0] for name in files if "/" in name} if source == "folders" else read_labels(table)
+    if without := sorted({*files} - labels.keys()):
+        where = "move it into the folder of its class" if source == "folders" else "add a row for it"
         raise UserError(
             f"data.labels={source}: {without[0]!r} in data.root={root} has no label ({len(without)} in all); {where}, "
             "or remove the image"
         )
-    if len({labels[name] for name in names}) < 2:
+    if len({labels[name] for name in files}) < 2:
         raise UserError(
-            f"data.labels={source}: all images in {root} have the same class, so there is nothing to distinguish; set "
-            "data.root to the folder that contains the class folders, or set data.labels=null"
+            f"data.labels={source}: all images in {root} have the same class; set data.root to the folder above the "
+            "folders of the classes, or data.labels=null"
         )
     return labels
 
 
-def _from_table(file: Path, root: Path, known: Iterable[str]) -> dict[str, str]:
-    name_of, labels = {composed(name): name for name in known}, dict[str, str]()
+def read_labels(table: Path) -> dict[str, str]:
+    """The label of each file in a CSV file. Raises UserError if it is not such a table."""
+    row, labels = dict[str, str](), dict[str, str]()
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            rows = [(row["file"] or "", composed(row["label"] or "")) for row in csv.DictReader(stream)]
-    except (OSError, ValueError, csv.Error, KeyError) as error:
+        with table.open(encoding="utf-8-sig", newline="") as stream:
+            for row in csv.DictReader(stream):
+                name, label = (composed(row[column].strip()) for column in ("file", "label"))
+                if labels.setdefault(PurePosixPath(name).as_posix(), label) != label or not label:
+                    raise ValueError("not one label")
+    except (OSError, ValueError, LookupError, AttributeError, csv.Error) as error:
         raise UserError(
-            f"data.labels={file}: not a readable table ({type(error).__name__}: {error}); set it to a CSV file with "
-            f"the columns file,label: paths relative to {root}, and their classes; or set data.labels=folders"
+            f"data.labels={table}: {type(error).__name__}: {error}, at the row {row}; expected a CSV file with the "
+            "columns file,label: for each image its path relative to data.root, and its class; or data.labels=folders"
         ) from error
-    for cell, label in rows:
-        name = name_of.get(composed(PurePosixPath(cell.strip()).as_posix()))
-        if name is None or not label or labels.setdefault(name, label) != label:
-            problem = "is not a file in that folder" if name is None else "has two labels" if label else "has no label"
-            raise UserError(
-                f"{file}: {cell!r} {problem}; expected one row per file, with its path relative to data.root={root} "
-                "and its label"
-            )
     return labels
 
 
-def composed(name: str) -> str:
-    """A name in Unicode's composed form: macOS stores é as two characters, and the order of classes must not differ."""
-    return unicodedata.normalize("NFC", name.strip())
-
-
-def _unusable(name: str, reason: Unusable) -> dict[str, str]:
-    """The entry of an unusable file: "skipped" if neither its content nor its extension is that of an image."""
-    extensions = {".heic", ".heif", ".jxl", *Image.registered_extensions()}
-    image = not isinstance(reason, NotAnImage) or Path(name).suffix.lower() in extensions
-    return {"path": name, "reason": str(reason), "action": "refused" if image else "skipped"}
-
-
-def _content(path: Path) -> str:
-    """A hash of the bytes of a file; empty if it cannot be read, which `read` then reports."""
-    try:
-        return digest(path)
-    except OSError:
-        return ""
-
-
-def _count(size: int | float, images: int, least: int) -> int:
+def number_of(size: int | float, images: int, least: int) -> int:
     """The number of images: `size` itself, or if it is a fraction, that share of `images`.
 
     A share is at least one image, and at least `least` unless that is more than a quarter of the images.

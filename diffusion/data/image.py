@@ -8,7 +8,6 @@ first frame of an animation is read. Refused are files that can't be decoded com
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +16,26 @@ from PIL import __version__ as PILLOW
 
 from diffusion.pixels import MODES, Channels, Resolution, height_width
 
+Box = tuple[int, int, int, int]
+"""A window of an image: left, top, right, bottom, in pixels."""
+
 # EPS is left out because reading it runs an external program.
 FORMATS = ["JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"]
 RESIZE = f"Pillow {PILLOW} Lanczos"  # part of every cache key: another Pillow may round differently
+warnings.filterwarnings("ignore", module=r"PIL\.")  # about sizes and metadata
 
 
 class Unusable(Exception):
     """Why an image can't be used, in a few words."""
 
 
-class NotAnImage(Unusable):
-    """The file is not in a known image format."""
+def opened(file: Path) -> Image.Image:
+    """The image in a file, of which only the header is decoded yet.
+
+    (Given a path, Pillow maps raw TIFFs into memory, in wrong rows if they are to be rotated.)
+    """
+    Image.init()
+    return Image.open(io.BytesIO(file.read_bytes()), formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 def read(
@@ -42,69 +50,40 @@ def read(
             than this; several times faster.
     """
     try:
-        with contextlib.nullcontext(source) if isinstance(source, Image.Image) else _opened(source) as image:
-            if keep:
-                image.draft(None, (keep, keep))
-            image.load()
-            upright = image
-            with contextlib.suppress(Exception):  # unreadable metadata
-                upright = ImageOps.exif_transpose(image)
-            upright = _coloured(upright, channels)
+        image = opened(source) if isinstance(source, Path) else source
+        if keep:
+            image.draft(None, (keep, keep))
+        image.load()
+        with contextlib.suppress(Exception):  # unreadable metadata
+            image = ImageOps.exif_transpose(image)
+        image = _coloured(image, channels)
     except Unusable:
         raise
     except UnidentifiedImageError as error:
-        raise NotAnImage("not an image in a known format") from error
+        raise Unusable("not an image in a known format") from error
     except Exception as error:  # decoders raise almost any exception on damaged bytes
         raise Unusable(f"can't be decoded: {' '.join(str(error).split()) or type(error).__name__}") from error
     height, width = height_width(at_least)
-    if upright.width < width or upright.height < height:
-        raise Unusable(f"{upright.width}x{upright.height} pixels, smaller than {width}x{height}")
-    return upright
+    if image.width < width or image.height < height:
+        raise Unusable(f"{image.width}x{image.height} pixels, smaller than {width}x{height}")
+    return image
 
 
-def size_of(file: Path) -> tuple[int, int] | None:
-    """(width, height) from the header of `file`; None if it is not an image."""
-    with contextlib.suppress(Exception), _opened(file) as image:  # as in `read`
-        return image.size
-    return None
+def resized(image: Image.Image, resolution: Resolution, box: Box | None = None) -> np.ndarray:
+    """The centre of a window of an image (default: of the whole) with the proportions of `resolution`, resized to it.
 
-
-def resized(image: Image.Image, resolution: Resolution, box: tuple[int, int, int, int]) -> np.ndarray:
-    """The window `box` (left, top, right, bottom) of `image`, resized without using any pixel outside of it.
-
-    Lanczos with antialiasing; RGBA colours are weighted by their opacity, and fully transparent pixels become black.
-    Returns uint8 (C, H, W), contiguous.
+    Lanczos with antialiasing, without using any pixel outside of the centre; RGBA colours are weighted by their
+    opacity, and fully transparent pixels become black. Returns uint8 (C, H, W), contiguous.
     """
-    height, width = height_width(resolution)
-    pixels = np.atleast_3d(np.asarray(image.crop(box).resize((width, height), Image.Resampling.LANCZOS)))
+    (height, width), (left, top, right, bottom) = height_width(resolution), box or (0, 0, *image.size)
+    unit = min((right - left) / width, (bottom - top) / height)
+    across, along = round(unit * width), round(unit * height)
+    left, top = left + round((right - left - across) / 2), top + round((bottom - top - along) / 2)
+    centre = image.crop((left, top, left + across, top + along))
+    pixels = np.atleast_3d(np.asarray(centre.resize((width, height), Image.Resampling.LANCZOS)))
     if image.mode == "RGBA":
         pixels = pixels * (pixels[..., 3:] > 0)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def crop_box(size: tuple[int, int], position: float, resolution: Resolution = 1) -> tuple[int, int, int, int]:
-    """The largest window of an image of `size` (width, height), as (left, top, right, bottom).
-
-    Args:
-        position: position of the window along the side that is cut, in [0, 1]; 0.5 is the centre.
-        resolution: the target resolution, which sets the aspect ratio of the window, to the nearest pixel.
-    """
-    width, height = size
-    down, right = height_width(resolution)
-    unit = min(width / right, height / down)
-    across, along = round(unit * right), round(unit * down)
-    left, top = round(position * (width - across)), round(position * (height - along))
-    return left, top, left + across, top + along
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image. (Given a path, Pillow maps raw TIFFs into memory, in wrong rows if they are to be rotated.)"""
-    with warnings.catch_warnings(), path.open("rb") as file:
-        warnings.simplefilter("ignore")  # Pillow's warnings about sizes and metadata
-        Image.init()
-        with Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
-            yield image
 
 
 def _coloured(image: Image.Image, channels: Channels) -> Image.Image:

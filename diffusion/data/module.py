@@ -1,22 +1,154 @@
-"""The base LightningDataModule of all data sets: holds the splits in memory and builds their data loaders."""
+"""The base of all data sets: images in memory as uint8 tensors, their order, and batches of them.
 
-from collections.abc import Mapping
-from itertools import combinations
-from typing import Annotated
+The order in which a run sees the images is a function of (seed, batch number), independent of earlier batches. Epoch e
+is a permutation of the images drawn from (seed, "order", e), of n global batches of `batch_size` × devices images; the
+rest is left out. Global batch k of a run is batch k mod n of epoch ⌊k/n⌋, and device r gets its r-th part.
+"""
 
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import combinations, groupby
+from typing import Annotated, NamedTuple
+
+import numpy as np
 import torch
 from annotated_types import Ge
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Sampler
+from lightning.pytorch import LightningDataModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from diffusion.console import count, track
-from diffusion.data.batches import Batch, Index, InOrder, Split, TrainingBatches, check_splits, hash_of, to_unit
-from diffusion.data.store import cache_folder, print_on_rank_0, read_json, write_json
+from diffusion.console import console, count, track
+from diffusion.data.store import Entry, cache_folder, cached
 from diffusion.errors import UserError
 from diffusion.files import digest
 from diffusion.nearest import near_duplicates
-from diffusion.pixels import Channels, Resolution, height_width, resolution_of
+from diffusion.pixels import Channels, Resolution, height_width
 from diffusion.randomness import generator_for, to_device
+
+PLACE = re.compile(r" \d+px at \d+,\d+$")  # the ending of a tile's name, after the name of its photograph
+Index = tuple[Tensor, Tensor, int, int]
+"""index (B,), flip (B,), the epoch, the position of the batch in the epoch"""
+
+
+class Batch(NamedTuple):
+    """B images of one split: (B, C, H, W), uint8 from the loader, float32 in [-1, 1] on the device.
+
+    `index` (B,) int64 are their positions in the loader's split, on the CPU; `flip` (B,) bool says which are mirrored
+    left to right; `number` is the position of the batch in its epoch; `classes` (B,) int64 are the class indices, None
+    without labels.
+    """
+
+    image: Tensor
+    index: Tensor  # type: ignore[assignment]  # this hides the tuple's method of that name
+    flip: Tensor
+    epoch: int = 0
+    number: int = 0
+    classes: Tensor | None = None
+
+
+def to_unit(image: Tensor) -> Tensor:
+    """uint8 0..255 -> float32 [-1, 1]: x/127.5 - 1."""
+    return image.float().div_(127.5).sub_(1)
+
+
+def to_uint8(image: Tensor) -> Tensor:
+    """float [-1, 1] -> uint8 0..255, rounded to the nearest. Values outside the range are clamped."""
+    return image.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Split(Dataset[Batch]):
+    """Images of one size, uint8 (N, C, H, W), each with a name that tells where it comes from.
+
+    `labels`, int64 (N,), are indices into `ImageData.classes`; None without labels.
+    """
+
+    images: Tensor
+    names: list[str]
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: Index) -> Batch:
+        """Return a whole batch: one indexing operation for B images."""
+        index, flip, epoch, number = key
+        classes = None if self.labels is None else self.labels[index]
+        return Batch(self.images[index], index, flip, epoch, number, classes)
+
+    @cached_property
+    def sources(self) -> list[str]:
+        """The source of each image: the photograph of a tile (see `tiles`), otherwise the image's own name."""
+        return [PLACE.sub("", name) for name in self.names]
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of the pixels, which depend on the files and on the resizing. Statistics are cached under it."""
+        return digest(tuple(self.images.shape), digest(self.images.contiguous().numpy().data))
+
+    def take(self, index: Tensor) -> "Split":
+        """The images at the positions `index` (M,), in that order. A contiguous range is not copied."""
+        rows: Tensor | slice = index
+        if len(index) and torch.equal(index, torch.arange(int(index[0]), int(index[0]) + len(index))):
+            rows = slice(int(index[0]), int(index[0]) + len(index))
+        labels = None if self.labels is None else self.labels[rows]
+        return Split(self.images[rows], [self.names[i] for i in index.tolist()], labels)
+
+
+def labelled(images: Split, labels: Sequence[str]) -> tuple[Split, list[str]]:
+    """`images` with the class indices of their labels, and the names of the classes, sorted."""
+    classes, index = np.unique(labels, return_inverse=True)
+    return replace(images, labels=torch.from_numpy(index)), classes.tolist()
+
+
+@dataclass(eq=False)
+class TrainingBatches(Sampler[Index]):
+    """One device's batches of a whole run.
+
+    Args:
+        size: images in the split.
+        batch_size: images per device in a batch.
+        per_epoch: batches in an epoch.
+        numbers: the numbers of the batches; they do not begin with 0 if the run is resumed.
+        done: batches done before the run was resumed; not those before `numbers` if the global batch size has changed.
+        flip: mirror half of the images.
+    """
+
+    size: int
+    batch_size: int
+    per_epoch: int
+    numbers: range
+    done: int = 0
+    flip: bool = True
+    seed: int = 0
+    rank: int = 0
+    devices: int = 1
+
+    def __len__(self) -> int:
+        """The number of batches, including those before resuming, because Lightning counts them too."""
+        return self.done + len(self.numbers)
+
+    def __iter__(self) -> Iterator[Index]:
+        for epoch, in_epoch in groupby(self.numbers, lambda k: k // self.per_epoch):
+            order = torch.randperm(self.size, generator=generator_for(self.seed, "order", epoch))
+            heads = torch.rand(self.size, generator=generator_for(self.seed, "flip", epoch)) < 0.5
+            used = order[: self.per_epoch * self.devices * self.batch_size]
+            batches = used.view(self.per_epoch, self.devices, self.batch_size)[:, self.rank]
+            for k in in_epoch:
+                index = batches[k % self.per_epoch]
+                yield index, heads[index] & self.flip, epoch, k % self.per_epoch
+
+
+def in_order(size: int, batch_size: int, rank: int, devices: int) -> list[Index]:
+    """One device's batches of `size` images, without mirroring: each image once, and as many batches on each device.
+
+    Batch sizes differ by at most one image, no batch is padded, and no device waits for one that another has not.
+    """
+    per_device = -(-size // (batch_size * devices))
+    shares = torch.arange(size).tensor_split(per_device * devices)[rank::devices]
+    return [(index, torch.zeros(len(index), dtype=torch.bool), 0, i) for i, index in enumerate(shares)]
 
 
 class ImageData(LightningDataModule):
@@ -37,8 +169,9 @@ class ImageData(LightningDataModule):
         eval_batch_size: Maximum number of images per device in a validation batch.
         flip: Mirror half of the training images, selected at random in each epoch.
         seed: Seed of the order, of the mirroring, and of any other random choice of the data set.
-        num_workers: Worker processes of the data loaders; 0 is the fastest, because the images are in memory.
     """
+
+    trainer: Trainer  # set by `Trainer.fit`
 
     def __init__(
         self,
@@ -48,19 +181,15 @@ class ImageData(LightningDataModule):
         eval_batch_size: Annotated[int, Ge(1)] = 32,
         flip: bool = True,
         seed: int = 0,
-        num_workers: Annotated[int, Ge(0)] = 0,
         global_batch_size: Annotated[int, Ge(1)] | None = None,
     ):
         super().__init__()
-        height, width = height_width(resolution)
-        self.channels = channels
-        self.shape = channels, height, width  # of the images
-        self.resolution = resolution_of(height, width)
+        self.resolution, self.channels, self.flip, self.seed = resolution, channels, flip, seed
+        self.shape = (channels, *height_width(resolution))  # of the images
         self.batch_size, self.eval_batch_size, self.global_batch_size = batch_size, eval_batch_size, global_batch_size
-        self.flip, self.seed, self.num_workers = flip, seed, num_workers
         self.splits: dict[str, Split] = {}
         self.classes: list[str] = []
-        self.report: list[dict[str, str]] = []
+        self.report: list[Entry] = []
         self.batches_per_epoch: int | None = None  # None: as many full batches as the images fill
         self.batches: int | None = None  # of the whole run, which is one epoch to Lightning; None: batches_per_epoch
         self.seen = 0  # training images used before the run was resumed, over all devices …
@@ -70,22 +199,27 @@ class ImageData(LightningDataModule):
         """Return the splits "train", "val" and "test"; create what is not in the cache yet."""
         raise NotImplementedError
 
-    def prepare_data(self) -> None:
-        """Download, decode and cache what is missing. Lightning calls this in one process per machine, then `setup`."""
-        if not self.splits:
-            self.report = []
-            splits = self.load()
-            check_splits(splits, self.shape, self.classes)
-            self.report += report_of_duplicates(splits)
-            self.splits = splits
-
     def setup(self, stage: str | None = None) -> None:
-        """Load the splits: the same as `prepare_data`, which does nothing if they are loaded."""
-        self.prepare_data()
+        """Load the splits, unless they are loaded. Raises UserError if they do not fit the settings."""
+        if self.splits:
+            return
+        self.splits = self.load()
+        for name, split in self.splits.items():
+            kind, counts = (split.images.dtype, *split.images.shape[1:]), self.class_counts(name)
+            if kind != (torch.uint8, *self.shape) or len(counts) != len(self.classes):
+                raise UserError(
+                    f"data: `load` returned other images for {name} than uint8 (N, *{self.shape}), as given by "
+                    f"data.channels and data.resolution, or other labels than of {len(self.classes)} `classes`"
+                )
+        if 0 in (counts := self.class_counts("train")):
+            raise UserError(
+                f"data.labels: the class {self.classes[counts.index(0)]!r} ({counts.count(0)} in all) has no training "
+                "image; add images of it or remove it, lower data.val or data.test, or remove data.limit"
+            )
+        self.report = [*self.report, *duplicates(self.splits)]
 
     def state_dict(self) -> dict[str, int]:
         """The position in the data, for a checkpoint that is saved after a batch."""
-        assert self.trainer is not None
         size = self.batch_size * self.trainer.world_size
         return {"seen": (self.seen // size + self._batches_done() - self.done) * size}
 
@@ -98,31 +232,31 @@ class ImageData(LightningDataModule):
         """A hash of each split's pixels, by split; with labels, also "labels", a hash of the labels and the classes."""
         keys = {name: split.key for name, split in self.splits.items()}
         if self.classes:
-            labels = [(name, hash_of(split.labels)) for name, split in self.splits.items() if split.labels is not None]
+            labels = [(name, digest(np.asarray(split.labels).data)) for name, split in self.splits.items()]
             keys["labels"] = digest(self.classes, labels)
         return keys
 
     def class_counts(self, split: str) -> list[int]:
         """The number of images of each class in a split, in the order of `classes`; [] without labels."""
-        return self.splits[split].class_counts(len(self.classes))
+        labels = self.splits[split].labels
+        return [] if labels is None else torch.bincount(labels, minlength=len(self.classes)).tolist()
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Load the remaining batches of the run. Raises UserError if the images do not fill one batch."""
-        train, (rank, devices) = self.splits["train"], self._share()
-        per_epoch = self.batches_per_epoch or len(train) // (self.batch_size * devices)
-        if per_epoch < 1:
-            raise UserError(
-                f"the training split has {count(len(train), 'image')}, fewer than a batch of {self.batch_size} on each "
-                f"of {count(devices, 'device')}: lower data.batch_size or add images"
-            )
-        step = self.batch_size * devices * (1 if self.trainer is None else self.trainer.accumulate_grad_batches)
-        self.seen -= self.seen % step  # a resumed run with larger steps starts at one of them, not within it
-        self.done, first = self._batches_done(), self.seen // (self.batch_size * devices)
+        """Load the remaining batches of the run."""
+        train, trainer = self.splits["train"], self.trainer
+        size = self.batch_size * trainer.world_size
+        per_epoch = self.batches_per_epoch or len(train) // size
+        # A resumed run with larger steps starts at one of them, not within it.
+        self.seen -= self.seen % (size * trainer.accumulate_grad_batches)
+        self.done, first = self._batches_done(), self.seen // size
         numbers = range(first, first + (self.batches or per_epoch) - self.done)
-        batches = TrainingBatches(
-            len(train), self.batch_size, per_epoch, numbers, self.done, self.flip, self.seed, rank, devices
-        )
-        return self._loader(train, batches)
+        return self._loader(
+            train,
+            TrainingBatches(
+                len(train), self.batch_size, per_epoch, numbers, self.done, self.flip, self.seed,
+                trainer.global_rank, trainer.world_size,
+            ),
+        )  # fmt: skip
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """[the validation split, equally many training images]: their errors differ if the network overfits.
@@ -134,19 +268,14 @@ class ImageData(LightningDataModule):
         fixed = torch.randperm(len(train), generator=generator_for("overfit"))[: len(val)]
         return [self._eval_loader("val", val), self._eval_loader("train", train.take(fixed.sort().values))]
 
-    def test_dataloader(self) -> DataLoader[Batch]:
-        return self._eval_loader("test", self.splits["test"])
-
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move images, flips and classes. The indices, which seed the noise, stay on the CPU, where they are read.
 
         (Reading them back from a GPU would make every step wait for the previous one.)
         """
-        return batch._replace(
-            image=to_device(batch.image, device),
-            flip=to_device(batch.flip, device),
-            classes=None if batch.classes is None else to_device(batch.classes, device),
-        )
+        classes = None if batch.classes is None else to_device(batch.classes, device)
+        image, flip = to_device(batch.image, device), to_device(batch.flip, device)
+        return batch._replace(image=image, flip=flip, classes=classes)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Mirror the images according to `flip` and scale them to float32 [-1, 1], on the device."""
@@ -155,63 +284,50 @@ class ImageData(LightningDataModule):
 
     def _batches_done(self) -> int:
         """The number of batches in the optimizer steps so far."""
-        return 0 if self.trainer is None else self.trainer.global_step * self.trainer.accumulate_grad_batches
-
-    def _share(self) -> tuple[int, int]:
-        """(rank, world size)."""
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        return self.trainer.global_step * self.trainer.accumulate_grad_batches
 
     def _eval_loader(self, name: str, split: Split) -> DataLoader[Batch]:
-        rank, devices = self._share()
+        rank, devices = self.trainer.global_rank, self.trainer.world_size
         if len(split) < devices:
             raise UserError(
                 f"{count(len(split), 'image')} of the {name} split: too few for {count(devices, 'device')}; set "
-                f"data.{name} to at least {devices}" + (", or use fewer devices" if devices > 1 else "")
+                f"data.{name} to at least {devices}"
             )
-        return self._loader(split, InOrder(len(split), self.eval_batch_size, rank, devices))
+        return self._loader(split, in_order(len(split), self.eval_batch_size, rank, devices))
 
-    def _loader(self, split: Split, batches: Sampler[Index]) -> DataLoader[Batch]:
-        return DataLoader(
-            split,
-            batch_size=None,  # each index of the sampler is a whole batch
-            sampler=batches,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
-        )
+    def _loader(self, split: Split, batches: Sampler[Index] | list[Index]) -> DataLoader[Batch]:
+        """A loader for which each index is a whole batch. The images are in memory, so it needs no workers."""
+        pin = self.trainer.strategy.root_device.type == "cuda"
+        return DataLoader(split, batch_size=None, sampler=batches, pin_memory=pin)
 
 
-def report_of_duplicates(splits: Mapping[str, Split]) -> list[dict[str, str]]:
+def duplicates(splits: Mapping[str, Split]) -> list[Entry]:
     """Held-out images that are near-duplicates of images in an earlier split, as entries of `ImageData.report`.
 
     They make scores too good. (But plain skies can be near-duplicates without being from the same photograph.) Their
     number is printed, and the list is cached, so the same splits are compared only once.
     """
+    pairs = [pair for pair in combinations(splits, 2) if all(len(splits[name]) for name in pair)]
+
+    def search() -> list[Entry]:
+        return [
+            {
+                "path": splits[second].names[i],
+                "reason": f"in {second}: a near-duplicate of {splits[first].names[j]} in {first}",
+                "action": "used",
+            }
+            for first, second in track(pairs, "comparing splits", len(pairs), "pair")
+            for i, j in enumerate(near_duplicates(splits[second].images, splits[first].images).tolist())
+            if j >= 0
+        ]
+
     content = [(name, split.key, split.names) for name, split in splits.items()]
-    file = cache_folder() / f"duplicates-{digest('duplicates 4', content)}.json"
-    found: list[dict[str, str]] | None = read_json(file).get("near-duplicates")
-    if found is None:
-        found = duplicates_across(splits)
-        write_json(file, {"near-duplicates": found})
+    file = cache_folder() / f"duplicates-{digest('duplicates 5', content)}.json"
+    found: list[Entry] = cached(file, search)
     if found:
         held_out = count(len({entry["path"] for entry in found}), "held-out image")
-        print_on_rank_0(
+        console.print(
             f"data: near-duplicates of images in an earlier split make scores look too good: {held_out}, such as "
             f"{found[0]['path']} ({found[0]['reason']}); full list in {file}"
         )
     return found
-
-
-def duplicates_across(splits: Mapping[str, Split]) -> list[dict[str, str]]:
-    """An entry for each held-out image and earlier split with a near-duplicate of it; `splits`: train, val, test."""
-    order = [*combinations([name for name in splits if len(splits[name])], 2)]
-    return [
-        {
-            "path": splits[second].names[i],
-            "reason": f"in {second}: a near-duplicate of {splits[first].names[j]} in {first}",
-            "action": "used",
-        }
-        for first, second in track(order, "comparing splits", len(order), "pair")
-        for i, j in enumerate(near_duplicates(splits[second].images, splits[first].images).tolist())
-        if j >= 0
-    ]

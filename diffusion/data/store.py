@@ -1,111 +1,99 @@
 """The cache of decoded images: files that every process memory-maps, so a batch only needs memory for its own images.
 
-NAME.bin contains the images, uint8 (N, C, H, W); NAME.json, which is written last, describes them.
+NAME.bin contains the images, uint8 (N, C, H, W); NAME.json, which is written last, their names.
 """
 
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from diffusion.console import console, track
+from diffusion.console import track
 from diffusion.errors import UserError
 from diffusion.files import cache_dir, lock, replace, replacing
 
-PATIENCE = 7 * 24 * 3600.0  # seconds to wait for another process that is making the same images
 AHEAD = 512  # items that threads process before their results are used
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-class Made(NamedTuple):
-    """Images of a file, uint8 (C, H, W), with their names; and report entries of unused files."""
-
-    images: Sequence[np.ndarray]
-    names: Sequence[str]
-    left_out: Sequence[dict[str, str]] = ()
-
-
-def stored(
-    name: Path, shape: tuple[int, int, int], make: Callable[[], Iterator[Made]]
-) -> tuple[Tensor, list[str], list[dict[str, str]]]:
-    """The images in the file `name`, uint8 (N, C, H, W), their names, and report entries; made if they are missing.
-
-    Raises UserError if the file cannot be written.
-    """
-    about, pixels, size = name.with_suffix(".json"), name.with_suffix(".bin"), math.prod(shape)
-    with cache_errors(), alone(name.with_suffix(".lock")):
-        known = read_json(about)
-        if not known or not pixels.is_file() or pixels.stat().st_size != len(known["names"]) * size:
-            known = {"names": [], "left_out": []}
-            with replacing(pixels) as file:
-                for made in make():
-                    file.writelines(image.data for image in made.images)
-                    known["names"] += made.names
-                    known["left_out"] += made.left_out
-            write_json(about, known)
-    n = len(known["names"])
-    images = torch.from_file(str(pixels), size=n * size, dtype=torch.uint8) if n else torch.empty(0).byte()
-    return images.view(n, *shape), known["names"], known["left_out"]
-
-
-def cache_folder(kind: str = "images") -> Path:
-    """The folder of decoded images, or of another kind of data. Raises UserError if it cannot be created."""
-    with cache_errors():
-        return cache_dir(kind)
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file of the cache; empty if the file is missing or damaged."""
-    try:
-        value = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Replace `file` atomically. Raises UserError if it cannot be written."""
-    with cache_errors():
-        replace(file, json.dumps(value, indent=1))
+Entry = dict[str, str]
+"""A file or an image that needs attention: {"path", "reason", "action"}."""
 
 
 @contextlib.contextmanager
 def cache_errors() -> Iterator[None]:
-    """Context in which an OSError, such as of a full disk, becomes a UserError about the cache."""
+    """Context in which an OSError, such as of a full disk, becomes a UserError."""
     try:
         yield
     except OSError as error:
         raise UserError(
-            f"the image cache can't be written ({error}); free some space or set DIFFUSION_CACHE to a writable folder"
+            f"data: the images can't be read or cached ({error}); allow it, free some space, or set DIFFUSION_CACHE to "
+            "a writable folder"
         ) from error
 
 
-@contextlib.contextmanager
-def alone(file: Path) -> Iterator[None]:
-    """Context in which no other process has the lock `file`, if there are locks and the folder is not read-only."""
-    held = None
-    try:
-        held = lock(file, patience=1.0)
-    except BlockingIOError:
-        print_on_rank_0("another process is preparing these images: waiting for it")
-        held = lock(file, PATIENCE)
-    except OSError:
-        pass
-    with held or contextlib.nullcontext():
-        yield
+@cache_errors()
+def cache_folder(kind: str = "images") -> Path:
+    """The folder of decoded images, or of another kind of data."""
+    return cache_dir(kind)
 
 
-print_on_rank_0 = rank_zero_only(console.print)
+@cache_errors()
+def cached(file: Path, make: Callable[[], Any]) -> Any:
+    """The JSON value in a file; made and written if the file is missing or damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(file.read_bytes())
+    value = make()
+    replace(file, json.dumps(value, indent=1))
+    return value
+
+
+@cache_errors()
+def stored(
+    file: Path, shape: tuple[int, int, int], make: Callable[[], Iterable[tuple[str, np.ndarray | str]]]
+) -> tuple[Tensor, list[str], list[Entry]]:
+    """The images of a data set, uint8 (N, C, H, W), and their names; and the files that can't be used.
+
+    Args:
+        file: their place in the cache, without a suffix.
+        shape: (C, H, W).
+        make: makes them if they are missing: name and uint8 (C, H, W), or name and why the file can't be used.
+    """
+    pixels, about = file.with_suffix(".bin"), file.with_suffix(".json")
+
+    def write() -> dict[str, Any]:
+        names, unusable = [], []
+        with replacing(pixels, durable=True) as stream:
+            for name, image in make():
+                if isinstance(image, str):
+                    unusable.append({"path": name, "reason": image, "action": "left out"})
+                else:
+                    stream.write(image.data)
+                    names.append(name)
+        return {"names": names, "unusable": unusable}
+
+    with alone(file.with_suffix(".lock")):
+        if not pixels.is_file():
+            about.unlink(missing_ok=True)
+        known = cached(about, write)
+    n = len(known["names"])
+    size = n * math.prod(shape)
+    images = torch.from_file(str(pixels), size=size, dtype=torch.uint8) if n else torch.empty(0).byte()
+    return images.view(n, *shape), known["names"], known["unusable"]
+
+
+def alone(file: Path) -> contextlib.AbstractContextManager[object]:
+    """Wait until no other process has the lock `file`, and return a context in which this one has it."""
+    with contextlib.suppress(OSError):  # of a folder that is read-only
+        return lock(file, patience=math.inf) or contextlib.nullcontext()
+    return contextlib.nullcontext()
 
 
 def in_threads(

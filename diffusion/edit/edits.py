@@ -15,7 +15,7 @@ from diffusion.config.build import make
 from diffusion.config.schema import Edit
 from diffusion.console import console, count
 from diffusion.data import to_unit
-from diffusion.data.image import Unusable, crop_box, read, resized
+from diffusion.data.image import Unusable, read, resized
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import begin, make_drawing, save_images
 from diffusion.evaluation.drawing import Drawing
@@ -163,5 +163,4 @@ def upright(name: str, picture: Source, shape: tuple[int, int, int]) -> Image.Im
 
 def window(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:
     """The largest centre crop of an image with the proportions of `shape` (C, H, W), scaled to it, uint8."""
-    resolution = resolution_of(*shape[1:])
-    return torch.tensor(resized(image, resolution, crop_box(image.size, 0.5, resolution)))
+    return torch.tensor(resized(image, resolution_of(*shape[1:])))

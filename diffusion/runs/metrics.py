@@ -12,7 +12,7 @@ import numpy as np
 from diffusion.errors import UserError, first_line
 
 MEASURED = ("data", "schedule", "validation", "trainer.limit_val_batches")  # must be equal to compare errors, but for
-UNMEASURED = ("data.batch_size", "data.eval_batch_size", "data.global_batch_size", "data.num_workers", "data.flip")
+UNMEASURED = ("data.batch_size", "data.eval_batch_size", "data.global_batch_size", "data.flip")
 
 
 class Series(NamedTuple):

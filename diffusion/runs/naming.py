@@ -104,5 +104,5 @@ class Sweep(Callback):
             Path(folder).mkdir(parents=True, exist_ok=True)
             OmegaConf.save(config, Path(folder) / SWEEP)
         search = config.hydra.runtime.choices.get("hydra/sweeper") != "basic"
-        if search and (status := exit_status(partial(optuna.prepare, config), "check hydra.sweeper.storage")):
+        if search and (status := exit_status(partial(optuna.prepare, config))):
             sys.exit(status)

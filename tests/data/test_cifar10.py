@@ -48,7 +48,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def load(root: Path, **options: int) -> Cifar10:
     data = Cifar10(root, **{"val": 5, **options})
-    data.prepare_data()
     data.setup()
     return data
 
@@ -72,12 +71,9 @@ def test_splits_are_disjoint_and_contain_the_official_pixels_and_classes(root: P
 
 
 def test_missing_files_give_a_one_line_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="nowhere"):
-        Cifar10(tmp_path / "nowhere", download=False).prepare_data()
-
     def offline(*args: object, **options: object) -> None:
         raise OSError("<urlopen error [Errno -3] Temporary failure in name resolution>")
 
     monkeypatch.setattr("torchvision.datasets.utils.download_url", offline)
     with pytest.raises(UserError, match="name resolution"):
-        Cifar10(tmp_path / "offline").prepare_data()
+        Cifar10(tmp_path / "offline").setup()

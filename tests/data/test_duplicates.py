@@ -8,8 +8,7 @@ from torch import Tensor
 
 from diffusion import nearest
 from diffusion.data import module
-from diffusion.data.batches import Split
-from diffusion.data.module import ImageData, duplicates_across
+from diffusion.data.module import ImageData, Split, duplicates
 from diffusion.nearest import NEAR, miniature, mirrored, near_duplicates, neighbours, shifted
 
 
@@ -70,12 +69,12 @@ def test_near_duplicates_across_splits_are_found_including_mirrored_ones() -> No
     val[3] = train[4].flip(-1)
     test[1] = (val[7].int() + 7).clamp(0, 255).byte()
     test[2] = (val[8].int() + 12).clamp(0, 255).byte()  # farther than 8 grey levels
-    assert [(entry["path"], entry["reason"]) for entry in duplicates_across(splits(train, val, test))] == [
+    assert [(entry["path"], entry["reason"]) for entry in duplicates(splits(train, val, test))] == [
         ("val3", "in val: a near-duplicate of train4 in train"),
         ("val580", "in val: a near-duplicate of train1050 in train"),
         ("test1", "in test: a near-duplicate of val7 in val"),
     ]
-    assert duplicates_across(splits(train[:50], noise(9, 3), noise(0, 4))) == []
+    assert duplicates(splits(train[:50], noise(9, 3), noise(0, 4))) == []
 
 
 class Drawn(ImageData):
@@ -91,13 +90,13 @@ def test_near_duplicates_are_reported_at_every_start_but_computed_once(
 ) -> None:
     def report() -> list[dict[str, str]]:
         data = Drawn(resolution=16, batch_size=4)
-        data.prepare_data()
+        data.setup()
         return data.report
 
     first = report()
     assert [(entry["path"], entry["action"]) for entry in first] == [("val0", "used"), ("val1", "used")]
     with monkeypatch.context() as patched:
-        patched.setattr(module, "duplicates_across", lambda *_: pytest.fail("compared again"))
+        patched.setattr(module, "near_duplicates", lambda *_: pytest.fail("compared again"))
         assert report() == first
     (file,) = cache.glob("duplicates-*.json")
     file.write_text(file.read_text()[:40])  # damaged

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from diffusion.data.image import Unusable, crop_box, read, resized
+from diffusion.data.image import Unusable, read, resized
 
 Point = tuple[float, float, float]
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -114,18 +114,22 @@ def test_a_jpeg_decoded_at_a_part_of_its_size_is_close_to_the_whole(file: Path) 
     picture(800, 600).save(file, "JPEG", quality=95)
     small, full = read(file, 64, 128), read(file)
     assert (full.size, small.size) == ((800, 600), (200, 150))
-    a, b = (resized(each, 64, crop_box(each.size, 0.5)).astype(int) for each in (small, full))
+    a, b = (resized(each, 64).astype(int) for each in (small, full))
     assert np.abs(a - b).max() <= 4
 
 
-def test_crops_have_the_place_and_the_aspect_ratio_and_resizing_uses_no_pixel_outside_of_them() -> None:
-    assert crop_box((30, 10), 0.5) == (10, 0, 20, 10)
-    assert crop_box((10, 30), 0) == (0, 0, 10, 10)
-    assert crop_box((30, 10), 0.5, [5, 10]) == (5, 0, 25, 10)
-    assert crop_box((10, 30), 1, [5, 10]) == (0, 25, 10, 30)
-    half = Image.new("RGB", (64, 64), RED)
-    half.paste(BLUE, (32, 0, 64, 64))
-    assert (resized(half, 4, (0, 0, 32, 32)).transpose(1, 2, 0) == RED).all()
+@pytest.mark.parametrize(
+    ("resolution", "box", "red"),
+    [([5, 5], None, (10, 0, 20, 10)), ([5, 10], None, (5, 0, 25, 10)), ([4, 4], (2, 1, 6, 9), (2, 3, 6, 7))],
+)
+def test_the_centre_with_the_right_proportions_is_resized_without_pixels_outside_of_it(resolution, box, red) -> None:
+    image = Image.new("RGB", (30, 10), BLUE)
+    image.paste(RED, red)
+    found = resized(image, resolution, box)
+    assert [*found.shape[1:]] == resolution
+    assert (found.transpose(1, 2, 0) == RED).all()
+    image.paste(BLUE, (red[2] - 1, 0, 30, 10))
+    assert not (resized(image, resolution, box).transpose(1, 2, 0) == RED).all()
 
 
 def test_grey_is_the_luma_and_transparent_rgba_pixels_become_black(file: Path) -> None:

@@ -11,8 +11,7 @@ from scipy.stats import t
 from torch import Tensor, nn
 
 from diffusion.checkpoint.restore import restore
-from diffusion.data import Folder, to_unit
-from diffusion.data.batches import Split
+from diffusion.data import Folder, Split, to_unit
 from diffusion.errors import UserError
 from diffusion.evaluation.likelihood import Bound, Flow, bits_per_dimension
 from diffusion.metric.record import Reference, Score

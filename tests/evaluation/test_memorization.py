@@ -39,7 +39,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Folder:
         noise[[0, 1, -2, -1]] = noise[:, [0, 1, -2, -1]] = 0
         Image.fromarray(noise.numpy()).save(root / f"{i}.png")
     made = Folder(root, resolution=16, val=20, test=0, batch_size=4)
-    made.prepare_data()
     made.setup()
     return made
 

@@ -42,7 +42,6 @@ def test_each_recipe_beats_the_best_constant_prediction(recipe, tiny, tmp_path):
 
     learner = restore(tmp_path / "checkpoints/last.ckpt").denoiser
     data: ImageData = make(chosen.data, "data")
-    data.prepare_data()
     data.setup()
     x0 = to_unit(data.splits["train"].images).repeat(20, 1, 1, 1)
     objective = make(chosen.objective, "objective")
