@@ -24,7 +24,7 @@ from diffusion.report.comparison import comparison_sections
 from diffusion.report.index import index_sections
 from diffusion.report.page import document
 from diffusion.report.run import run_sections
-from diffusion.report.study import is_study, study_of, study_sections
+from diffusion.report.study import is_study, study_sections
 from diffusion.runs.folder import PARTS, Run, is_run, is_sweep, runs_below
 from diffusion.runs.record import RunRecord
 
@@ -84,8 +84,7 @@ class Server(ThreadingHTTPServer):
         if is_run(folder):
             run = Run(folder)
             if is_study(run):
-                study = study_of(run)
-                return document(study.title, study_sections(study), **live)
+                return document(f"Study {name}", study_sections(run), **live)
             return document(f"Run {name}", run_sections(run), run.state, **live)
         if is_sweep(folder):
             comparison = compare([folder])

@@ -25,10 +25,7 @@ from diffusion.runs.folder import Run
 
 GAP = 2  # white pixels between the images of a grid
 WIDTH = 640  # pixels; target width of a picture for display
-LARGE = 1 << 20  # pixels; larger pictures are encoded faster, and slightly less compactly
 PAGE = 1 << 22  # pixels; the most of the samples in a page
-LONGEST = 16_000  # pixels; WebP has no longer sides
-WIDEST = 1200  # pixels; maximum width of a figure in a page
 STEPS, IMAGES = 24, 8  # of the samples over training in a page
 LAYOUT = "grid"  # PNG text chunk: the layout of a grid
 DRAWN = "drawn"  # PNG text chunk: the number of images; the grid may show only the first ones
@@ -110,7 +107,7 @@ def save_png(picture: Image.Image, path: Path, **text: str) -> Path:
     text |= {key: picture.info[key] for key in (LAYOUT,) if key in picture.info}
     for name, content in text.items():
         chunks.add_text(name, content)
-    picture.save(path, pnginfo=chunks, compress_level=1 if picture.width * picture.height > LARGE else 6)
+    picture.save(path, pnginfo=chunks)
     return path
 
 
@@ -129,9 +126,9 @@ def gif(frames: Sequence[Image.Image], path: Path, seconds: float = 4.0, hold: f
 
 def address(picture: Image.Image) -> str:
     """`picture` as a data: URL in WebP, whose artefacts stay invisible even at several times the size."""
-    picture.thumbnail((LONGEST, LONGEST))
+    picture.thumbnail((16_000, 16_000))  # WebP has no longer sides
     content = io.BytesIO()
-    picture.convert("RGB").save(content, "webp", quality=85, method=0 if picture.width * picture.height > LARGE else 2)
+    picture.convert("RGB").save(content, "webp", quality=85, method=2)
     return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
@@ -141,26 +138,26 @@ def shown(picture: Image.Image, label: str, scale: float = 1.0, look: str = "") 
     return image.format(address(picture), label, round(scale * picture.width), look)
 
 
-def rows_of(rows: np.ndarray, caption: str, at: Sequence[int] | None = None) -> Html:
-    """Rows of images (R, N, H, W, 3), of which the page shows one: row `at[i]`, or i, at position i of its slider."""
+def rows_of(rows: np.ndarray, caption: str) -> Html:
+    """Rows of images (R, N, H, W, 3), of which the page shows row i at position i of the section's slider."""
     count, n, height, width, _ = rows.shape
     image = shown(Image.fromarray(arranged(rows.reshape(-1, height, width, 3), n)), "")
-    box = Html(
-        '<div class="rows" role="img" aria-label="{}" data-rows="{}" data-at="{}" '
-        'style="aspect-ratio: {} / {}; width: {}px">{}</div>'
-    )
-    size = n * width, height, n * width * max(1, min(4, 1024 // (n * width)))
-    return captioned(box.format(caption, count, json.dumps(at or [*range(count)]), *size, image), caption)
+    look = f"aspect-ratio: {n * width} / {height}; width: {n * width * max(1, min(4, 1024 // (n * width)))}px"
+    box = Html('<div class="rows" role="img" aria-label="{}" data-rows="{}" style="{}">{}</div>')
+    return captioned(box.format(caption, count, look, image), caption)
 
 
-def training_strip(run: Run, steps: Sequence[int]) -> Html | None:
-    """The first samples of each grid, for a slider over these steps; None without grids, or if their layouts differ."""
+def training_strip(run: Run) -> list[Html]:
+    """The first samples of the grids during training, with a slider over the steps; [] if their layouts differ."""
     chosen = [run.grids[i] for i in spread(len(run.grids), STEPS)]
     rows = [tiles(opened(path))[:IMAGES] for _, path in chosen]
     if len({row.shape for row in rows}) != 1:
-        return None
-    at = [int(np.abs(np.array([of for of, _ in chosen]) - step).argmin()) for step in steps]
-    return rows_of(np.stack(rows), "Samples from the same noise, at the selected step", at)
+        return []
+    steps = [step for step, _ in chosen]
+    return [
+        slider("step", [f"step {step:,}" for step in steps], steps),
+        rows_of(np.stack(rows), "Samples from the same noise, at the selected step"),
+    ]
 
 
 def film(path: Path) -> list[Html]:
@@ -185,11 +182,11 @@ def all_samples(path: Path) -> Html | None:
     images = tiles(picture)
     drawn, (_, height, width, _) = int(picture.info.get(DRAWN, len(images))), images.shape
     images = images[: max(1, PAGE // (height * width))]
-    sheet = arranged(images, math.ceil(math.sqrt(len(images) * height / width)))
-    box = Html('<div class="zoomed" tabindex="0" role="group">{}</div>')
-    some = f"{len(images):,} of " * (len(images) < drawn)
-    caption = f"{some}{drawn:,} samples at the end of the run."
-    return captioned(box.format(shown(Image.fromarray(sheet), "Samples at the end of the run")), caption)
+    caption = f"{len(images):,} of " * (len(images) < drawn) + f"{drawn:,} samples at the end of the run."
+    sheet = Image.fromarray(arranged(images, math.ceil(math.sqrt(len(images) * height / width))))
+    return captioned(
+        Html('<div class="zoomed" tabindex="0" role="group">{}</div>').format(shown(sheet, caption)), caption
+    )
 
 
 def latest(run: Run, images: int, columns: int) -> Image.Image | None:
@@ -201,10 +198,7 @@ def latest(run: Run, images: int, columns: int) -> Image.Image | None:
 
 def side_by_side(pictures: Mapping[str, Image.Image]) -> list[str]:
     """Pictures with their names; assets/page.js lays two of them over each other."""
-    found = [
-        captioned(shown(made, f"Samples of {name}", max(1, min(4, 400 // made.width))), name)
-        for name, made in pictures.items()
-    ]
+    found = [captioned(shown(each, name, max(1, min(4, 400 // each.width))), name) for name, each in pictures.items()]
     return [Html('<div class="pair">{}</div><div class="swipes"></div>').format(Html("").join(found))]
 
 
@@ -212,6 +206,4 @@ def figure(folder: Path, file: str, caption: str) -> list[str]:
     """A figure in a file of the folder; nothing if there is none."""
     if not (folder / file).is_file():
         return []
-    made = opened(folder / file)
-    made.thumbnail((WIDEST, 4 * WIDEST))
-    return [captioned(shown(made, caption, look="smooth"), caption), picture(file, caption)]
+    return [captioned(shown(opened(folder / file), caption, look="smooth"), caption), picture(file, caption)]

@@ -61,11 +61,6 @@ def listed(texts: Iterable[str]) -> str:
     return "\n".join(f"- {escaped(text)}" for text in texts)
 
 
-def code(text: str) -> str:
-    """Commands for a shell."""
-    return f"```bash\n{text}\n```"
-
-
 @dataclass(frozen=True)
 class Cell:
     """A cell of a table, and its full value in a CSV file."""
@@ -74,9 +69,14 @@ class Cell:
     value: float | str | None = None
     bold: bool = False
 
-    def marked(self, mark: str, text: str) -> str:
-        """`text`, with `mark` on both sides if the cell is bold."""
-        return f"{mark}{text}{mark}" if self.bold else text
+    @property
+    def printed(self) -> str:
+        return f"*{self.text}*" if self.bold else self.text
+
+    @property
+    def markdown(self) -> str:
+        text = self.text if isinstance(self.text, Markdown) else escaped(self.text)
+        return (f"**{text}**" if self.bold else text).replace("|", "\\|")
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,8 @@ class Table:
         return [[each if isinstance(each, Cell) else Cell(each) for each in row] for row in self.rows]
 
     def markdown(self) -> str:
-        def shown(cell: Cell) -> str:
-            text = cell.text if isinstance(cell.text, Markdown) else escaped(cell.text)
-            return cell.marked("**", text).replace("|", "\\|")
-
         rule = ["--:" if i in self.numbers else "---" for i in range(len(self.head))]
-        lines = [map(escaped, self.head), rule, *(map(shown, row) for row in self.cells)]
+        lines = [map(escaped, self.head), rule, *([cell.markdown for cell in row] for row in self.cells)]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
     def csv(self) -> str:
@@ -112,8 +108,8 @@ class Table:
         columns, width = columns or range(len(self.head)), max(LEAST, console.width)
         made, total = Printed(box=box.SIMPLE_HEAD), 2
         for i in columns:
-            texts = [self.head[i], *(row[i].marked("*", row[i].text) for row in self.cells)]
-            least = max(map(len, texts)) if i else min(max(map(len, texts)), width // 3)
+            longest = max(len(self.head[i]), *(len(row[i].printed) for row in self.cells), 0)
+            least = longest if i else min(longest, width // 3)
             side: Any = "right" if i in self.numbers else "left"
             made.add_column(self.head[i], justify=side, min_width=least, no_wrap=i > 0, overflow="fold")
             total += least + 3
@@ -123,7 +119,7 @@ class Table:
             self.print(console, [0, *columns[half:]])
             return
         for row in self.cells:
-            made.add_row(*(row[i].marked("*", row[i].text) for i in columns))
+            made.add_row(*(row[i].printed for i in columns))
         console.print(made, crop=False, width=width)
 
 
@@ -190,14 +186,14 @@ class Section:
 def write_files(
     folder: Path, name: str, title: str, sections: Sequence[Section], state: str | None = None
 ) -> list[Path]:
-    """Write the Markdown of a report into the file `name`, the PNG files of its charts, and report.html.
+    """Write a report as Markdown into the file `name`, with the PNG files of its charts, and as report.html.
 
     Returns the paths. `state` is that of a run.
     """
     from diffusion.report import style
 
-    parts = [f"# {escaped(title)}", *(section.markdown() for section in sections)]
-    replace(folder / name, "\n\n".join(filter(None, parts)) + "\n")
+    texts = [f"# {escaped(title)}", *(section.markdown() for section in sections)]
+    replace(folder / name, "\n\n".join(filter(None, texts)) + "\n")
     charts = [block for section in sections for block in section.blocks if isinstance(block, Chart) and block.file]
     saved = [style.save(chart.figure, folder / str(chart.file)) for chart in charts]
     replace(folder / NAME, document(title, sections, state))
@@ -205,12 +201,9 @@ def write_files(
 
 
 def document(
-    title: str,
-    sections: Iterable[Section],
-    state: str | None = None,
-    model: Mapping[str, bytes] | None = None,
+    title: str, sections: Iterable[Section], state: str | None = None, model: Mapping[str, bytes] | None = None,
     **live: str | float | None,
-) -> str:
+) -> str:  # fmt: skip
     """The page with these sections; those without content are left out.
 
     Args:
@@ -223,13 +216,9 @@ def document(
 
     html, style, page, draw = (Html((ASSETS / name).read_text("utf-8")) for name in FILES)
     scripts = [page, draw] if model else [page]
-    return Environment(autoescape=True).from_string(html).render(
-        title=title,
-        sections=[section for section in sections if section.html],
-        state=state,
-        hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
-        style=style,
-        scripts=scripts,
-        model={name: base64.b64encode(content).decode() for name, content in (model or {}).items()},
-        **live,
-    )  # fmt: skip
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    packed = {name: base64.b64encode(content).decode() for name, content in (model or {}).items()}
+    shown = [section for section in sections if section.html]
+    made = Environment(autoescape=True).from_string(html)
+    return made.render(live, title=title, sections=shown, state=state, style=style, scripts=scripts, hashes=hashes,
+                       model=packed)  # fmt: skip

@@ -18,7 +18,7 @@ from diffusion.errors import first_line, override, resume_command
 from diffusion.pixels import height_width
 from diffusion.report import figures, images, style
 from diffusion.report.compare import from_default
-from diffusion.report.page import Block, Chart, Section, Table, code, escaped, listed, picture, slider, write_files
+from diffusion.report.page import Block, Chart, Section, Table, escaped, listed, picture, write_files
 from diffusion.report.scores import BASELINES, alike, describe, number, protocol_text, score_table, source_text
 from diffusion.report.study import is_study, write_study
 from diffusion.runs.folder import Run, command_of
@@ -31,6 +31,7 @@ FACTS = {  # of run.json, with their names
     "peak_gb": "peak memory in GB", "devices": "devices", "device": "device", "host_cores": "CPU cores",
     "started": "started", "finished": "finished", "versions": "versions",
 }  # fmt: skip
+SHELL = "```bash\n{}\n```"
 SAMPLES, NOISING, COPIES = (f"figures/{name}.png" for name in ("samples", "noising", "copies"))
 CAPTIONS = {
     SAMPLES: "Samples during training (memoir, Fig. 8): a column per training step; each row is from one noise.",
@@ -82,26 +83,20 @@ def write_report(
 def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str | None = None) -> list[Section]:
     """The sections of a run's report; those without data are empty."""
     folder, schedule = run.folder, schedule or built(run, "schedule")
-    rows = from_default(run).items() if command_of(folder) == "train" and run.settings else ()
+    strip = picture(SAMPLES, CAPTIONS[SAMPLES]) if run.grids else None  # the page has it in the next section
+    trained = command_of(folder) == "train" and run.settings
+    rows = [[f"`{key}`", *pair] for key, pair in from_default(run).items()] if trained else []
     return [
         Section("", summary(run, state or run.state)),
-        Section("Samples", [
-            images.all_samples(folder / "samples/all.png"),
-            picture(SAMPLES, CAPTIONS[SAMPLES]) if run.grids else None,
-        ]),
+        Section("Samples", [images.all_samples(folder / "samples/all.png"), strip]),
         Section("Training", training(run, schedule)),
         Section("Denoising", images.film(folder / "samples/film.png")),
         Section("Scores", scores(run)),
         Section("Noising", images.figure(folder, NOISING, CAPTIONS[NOISING])),
         Section("Nearest training images", images.figure(folder, COPIES, CAPTIONS[COPIES])),
-        Section("Noise schedule", [
-            chart(schedule, figures.signal, schedule),
-            chart(schedule, figures.beta, schedule),
-        ]),
-        Section("Recipe", [
-            Table(("setting", "this run", "default"), [[f"`{key}`", *pair] for key, pair in rows]) if rows else None,
-        ]),
-    ]  # fmt: skip
+        Section("Noise schedule", [chart(schedule, draw, schedule) for draw in (figures.signal, figures.beta)]),
+        Section("Recipe", [Table(("setting", "this run", "default"), rows) if rows else None]),
+    ]
 
 
 def built(run: Run, part: str, use: Callable[[Any], Any] = lambda built: built) -> Any:
@@ -133,7 +128,7 @@ def summary(run: Run, state: str) -> list[Block | None]:
     return [
         f"This run is {escaped(state)}." + f" The reason: {escaped(reason)}." * bool(reason),
         Table(("fact", "value"), facts),
-        code(info["command"]) if info.get("command") else None,
+        SHELL.format(info["command"]) if info.get("command") else None,
         picture(final, "Samples at the end of the run.") if (run.folder / final).is_file() else None,
     ]
 
@@ -163,15 +158,13 @@ def training(run: Run, schedule: figures.Schedule | None) -> list[Block | None]:
     if "train/loss" in names and (metrics["train/loss"].value > 0).all():  # not with learned weights
         errors.add("train/loss")
     left = sorted(name for name in names - errors if len(metrics[name].step) > 1)
-    steps = sorted({step for step, _ in run.grids}.union(*(metrics[n].step.tolist() for n in names & {"val/mse"})))
     lengths, best = run.info.get("epoch_lengths", ()), None
     if "val/mse" in metrics:
         step, value = metrics["val/mse"]
         best = f"The best validation MSE is {number(value.min())}, at step {step[value.argmin()]:,}; the last one is "
         best += f"{number(value[-1])}. `metrics.csv` has all numbers."
     return [
-        slider("step", [f"step {step:,}" for step in steps], steps) if len(steps) > 1 else None,
-        images.training_strip(run, steps) if run.grids else None,
+        *images.training_strip(run),
         chart(
             errors, figures.mse, {name: metrics[name] for name in errors}, lengths[0][1] if len(lengths) == 1 else None,
             more=f"{validated_weights([metrics])}.",
@@ -201,14 +194,9 @@ def scores(run: Run) -> list[Block]:
 
 def next_steps(run: Run) -> str:
     """Commands to report, sample, score and resume."""
-    near = os.path.relpath(run.folder)
-    place = run.folder.resolve() if near.startswith("..") else Path(near)
-    lines = [f"python -m diffusion.report {shlex.quote(str(place))}   # recreate this page and its figures"]
+    place = Path(min(os.path.relpath(run.folder), str(run.folder.resolve()), key=len))
+    ckpt, lines = override("ckpt", place), [f"python -m diffusion.report {shlex.quote(str(place))}   # this page again"]
     if (run.folder / "checkpoints/last.ckpt").is_file():
-        ckpt = override("ckpt", place)
-        lines += [
-            f"python -m diffusion.sample {ckpt} n=64 seed=1",
-            f"python -m diffusion.evaluate {ckpt}",
-            f"{resume_command(place)}   # to train beyond the end, raise trainer.max_steps",
-        ]
-    return code("\n".join(lines))
+        lines += [f"python -m diffusion.sample {ckpt} n=64 seed=1", f"python -m diffusion.evaluate {ckpt}"]
+        lines += [f"{resume_command(place)}   # to train beyond the end, raise trainer.max_steps"]
+    return SHELL.format("\n".join(lines))

@@ -131,11 +131,10 @@ def svg(figure: Figure, label: str) -> str:
     for colour, variable in COLOURS.items():
         body = body.replace(colour, f"var(--{variable})")
     width, height = 72 * figure.get_size_inches()
-    rule, ax = "", figure.axes[0]
+    rule, ax, (low, high) = "", figure.axes[0], figure.axes[0].get_ylim()
     if ax.get_xlabel() == STEPS:
-        (left, bottom), (right, top) = ax.get_position().get_points() * (width, height)
-        step = (right - left) / ax.get_xlim()[1]  # the first step is 0
-        rule = f' data-rule="[{left:.1f}, {step:.9f}, {height - top:.1f}, {height - bottom:.1f}]"'
+        (zero, bottom), (one, top) = 72 / figure.dpi * ax.transData.transform([(0, low), (1, high)])
+        rule = f' data-rule="[{zero:.1f}, {one - zero:.9f}, {height - top:.1f}, {height - bottom:.1f}]"'
     points = "".join(_points(ax, 72 / figure.dpi, height) for ax in figure.axes)
     return (
         f'<svg viewBox="0 0 {width:.5g} {height:.5g}" role="img" aria-label="{escape(label.replace("`", ""))}" '

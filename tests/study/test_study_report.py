@@ -7,7 +7,7 @@ import pytest
 
 from diffusion.metric.record import Reference, Score
 from diffusion.report.run import write_report
-from diffusion.report.study import chart, study_of, table_of
+from diffusion.report.study import chart, rows_of, table_of
 from diffusion.report.style import LOOKS
 from diffusion.runs.folder import Run, append_scores
 
@@ -49,19 +49,19 @@ def test_a_study_writes_its_table_and_charts_with_the_floor(settings: Any, best:
         "study.md", "study.csv", "report.html", "fd_lite0.png", "density_lite0.png",
     }  # fmt: skip
     text = (tmp_path / "study.md").read_text()
-    assert text.index(row) < text.index("| floor | —") < text.index("| real images | —")
+    assert text.index(row) < text.index("| floor | —") < text.index("| real | —")
     assert (tmp_path / "study.csv").read_text().splitlines()[-1].startswith("real,")
-    study = study_of(Run(tmp_path))
-    bold = [cell.text.partition(" ")[0] for cells in table_of(study).cells for cell in cells if cell.bold]
+    rows = rows_of(Run(tmp_path))
+    bold = [cell.text.partition(" ")[0] for cells in table_of(rows).cells for cell in cells if cell.bold]
     assert bold == best  # heun's 30.0 costs less than that of ddim; no density is better than another
-    (drawn,) = [line for line in chart(study, "fd_lite0").axes[0].get_lines() if line.get_label() == "floor"]
+    (drawn,) = [line for line in chart(rows, "fd_lite0").axes[0].get_lines() if line.get_label() == "floor"]
     assert set(drawn.get_ydata()) == {4.0}
 
 
 def test_every_line_of_a_chart_begins_without_guidance(tmp_path: Path) -> None:
     for each in SCALES:
         append_scores(tmp_path, each)
-    bars = chart(study_of(Run(tmp_path)), "fd_lite0").axes[0].containers
+    bars = chart(rows_of(Run(tmp_path)), "fd_lite0").axes[0].containers
     lines = {each.get_label(): each.lines[0].get_xydata().tolist() for each in bars}
     assert lines == {
         "ddim": [[1, 50], [1.5, 42], [2, 41]], "ddim in (0.19, 1.61]": [[1, 50], [2, 45]], "heun": [[1, 60], [2, 30]],
@@ -76,4 +76,4 @@ def test_a_report_is_made_of_the_latest_study_in_a_folder(earlier: dict[str, Any
     append_scores(tmp_path, scores("ddim", 5, 4.0, **earlier))
     for steps in (10, 20):
         append_scores(tmp_path, scores("ddim", steps, 20.0 / steps))
-    assert [each.scores["fd_lite0"].value for each in study_of(Run(tmp_path)).settings] == [2.0, 1.0]
+    assert [row["fd_lite0"].value for row in rows_of(Run(tmp_path))] == [2.0, 1.0]

@@ -41,10 +41,10 @@ function sortable(table) {
 /** A slider for its section: for rows of images and, if it has training steps, for the charts. */
 function linked(place) {
   const section = place.closest("section"), texts = JSON.parse(place.dataset.texts), steps = JSON.parse(place.dataset.steps), last = texts.length - 1;
-  const rows = [...section.querySelectorAll(".rows")].map((box) => [box, JSON.parse(box.dataset.at), box.getAttribute("aria-label")]);
+  const rows = [...section.querySelectorAll(".rows")].map((box) => [box, box.getAttribute("aria-label")]);
   const control = slider(place.dataset.label, last, last, (i) => {
-    for (const [box, at, label] of rows) {
-      box.firstChild.style.transform = `translateY(${(-100 * at[i]) / box.dataset.rows}%)`;
+    for (const [box, label] of rows) {
+      box.firstChild.style.transform = `translateY(${(-100 * i) / box.dataset.rows}%)`;
       box.setAttribute("aria-label", `${label}, ${texts[i]}`);
     }
     if (steps.length) for (const chart of section.querySelectorAll(".chart svg")) select(chart, steps[i]);
