@@ -25,7 +25,7 @@ from measuring import Moment, between, forget_peak, median_of_ratios, moment, re
 from rich.table import Table
 
 from diffusion.config.build import make
-from diffusion.config.composition import composed
+from diffusion.config.choices import composed
 from diffusion.config.schema import Train
 from diffusion.config.validation import validated
 from diffusion.console import console, quiet_libraries

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion.config.composition import choice
+from diffusion.config.choices import choice
 
 BATCH, SIDE = 8, 64
 SMALL = OmegaConf.create(choice("model", "unet_small"))

@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion.config.build import make
-from diffusion.config.choices import choices
-from diffusion.config.composition import choice
+from diffusion.config.choices import choice, choices
 from diffusion.console import console
 from diffusion.randomness import Streams
 

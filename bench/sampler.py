@@ -15,8 +15,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from diffusion.config.build import make
-from diffusion.config.choices import choices
-from diffusion.config.composition import choice
+from diffusion.config.choices import choice, choices
 from diffusion.console import console
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import V

@@ -20,7 +20,7 @@ from rich.table import Table
 from torch import Tensor
 
 from diffusion.config.build import make
-from diffusion.config.composition import choice
+from diffusion.config.choices import choice
 from diffusion.console import console, hiding_bars
 from diffusion.errors import UserError
 from diffusion.evaluation.pipeline import make_metrics

@@ -34,8 +34,7 @@ def export(
     """Write what the command line asks for, and print its path."""
     few_metrics()
     from diffusion.checkpoint import diffusers_folder, exported, find, restore
-    from diffusion.config.choices import searching
-    from diffusion.config.composition import choice, composed
+    from diffusion.config.choices import choice, composed, searching
 
     with searching([config_dir]):
         model = restore.restore(find.trained(checkpoint), weights)

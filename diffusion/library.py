@@ -13,8 +13,7 @@ from torch import Tensor
 from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
-from diffusion.config.choices import choices, searching
-from diffusion.config.composition import RUN, choice
+from diffusion.config.choices import RUN, choice, choices, searching
 from diffusion.config.schema import Sample
 from diffusion.config.validation import validated
 from diffusion.console import count, hiding_bars

@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 
 from diffusion.config.build import make
-from diffusion.config.choices import choices
-from diffusion.config.composition import choice
+from diffusion.config.choices import choice, choices
 from diffusion.errors import UserError
 from diffusion.process import grid
 from diffusion.process.oracle import GaussianOracle, sampler_moments

@@ -6,8 +6,7 @@ import yaml
 from torch import nn
 
 from diffusion.config.build import OPTIONAL_PARTS, PARTS, check_node, check_targets, make, plain_config
-from diffusion.config.choices import choices, groups
-from diffusion.config.composition import choice
+from diffusion.config.choices import choice, choices, groups
 from diffusion.config.schema import Train
 from diffusion.config.validation import validated
 from tests.support.composing import settings

@@ -10,8 +10,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from diffusion.config.choices import choices, conf_dir, groups, searching
-from diffusion.config.composition import composed
+from diffusion.config.choices import choices, composed, conf_dir, groups, searching
 from diffusion.config.schema import COMMANDS
 from diffusion.config.validation import validated
 from diffusion.errors import Arguments

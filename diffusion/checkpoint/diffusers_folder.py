@@ -24,7 +24,7 @@ from torch import nn
 
 from diffusion.checkpoint import exported
 from diffusion.config.build import make
-from diffusion.config.composition import choice, composed
+from diffusion.config.choices import choice, composed
 from diffusion.errors import UserError, first_line
 from diffusion.model import UNet
 from diffusion.model.diffusers import from_diffusers, to_diffusers

@@ -12,8 +12,7 @@ from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion.config.choices import choices, groups
-from diffusion.config.composition import RUN, composed
+from diffusion.config.choices import RUN, choices, composed, groups
 from diffusion.config.schema import INSTEAD
 from diffusion.config.validation import flat
 from diffusion.errors import UserError, first_line, nearest, override

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 from diffusion.checkpoint.find import kept
 from diffusion.checkpoint.restore import Restored
-from diffusion.config.choices import nodes
-from diffusion.config.composition import INHERITED, RUN, composed
+from diffusion.config.choices import INHERITED, RUN, composed, nodes
 from diffusion.config.schema import SCORED, Score, Settings
 from diffusion.config.validation import flat, validated
 from diffusion.console import console

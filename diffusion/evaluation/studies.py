@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 from diffusion.checkpoint.find import run_folder
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
-from diffusion.config.choices import choices
-from diffusion.config.composition import RUN, choice
+from diffusion.config.choices import RUN, choice, choices
 from diffusion.config.schema import GuidanceStudy, Study
 from diffusion.console import console
 from diffusion.errors import UserError

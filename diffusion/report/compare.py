@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy  # its submodules are imported on first use
 
-from diffusion.config.composition import composed
+from diffusion.config.choices import composed
 from diffusion.config.help import default_choices
 from diffusion.config.validation import flat
 from diffusion.errors import UserError

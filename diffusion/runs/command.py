@@ -20,8 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.config import messages
-from diffusion.config.choices import conf_dir, searching
-from diffusion.config.composition import register
+from diffusion.config.choices import conf_dir, register, searching
 from diffusion.config.help import print_help
 from diffusion.config.schema import Settings
 from diffusion.config.validation import validated

@@ -20,8 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion.checkpoint.restore import Restored
-from diffusion.config.choices import choices, searched
-from diffusion.config.composition import RUN, composed
+from diffusion.config.choices import RUN, choices, composed, searched
 from diffusion.config.schema import COMMANDS
 from diffusion.config.validation import validated
 from diffusion.data import to_uint8

@@ -15,7 +15,7 @@ import diffusion
 from diffusion import export
 from diffusion.checkpoint.restore import restore
 from diffusion.config.build import make
-from diffusion.config.composition import composed
+from diffusion.config.choices import composed
 from diffusion.config.schema import Evaluate
 from diffusion.config.validation import validated
 from diffusion.evaluation import commands, drawing, ledger

@@ -18,7 +18,7 @@ from diffusion.checkpoint import diffusers_folder
 from diffusion.checkpoint.find import of_run
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
-from diffusion.config.composition import composed
+from diffusion.config.choices import composed
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser
 

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion.config.build import make
-from diffusion.config.choices import conf_dir
-from diffusion.config.composition import choice
+from diffusion.config.choices import choice, conf_dir
 from diffusion.errors import UserError
 from diffusion.model import ADMUNet, DiT, EDM2UNet, JiT, MemoirUNet, UNet
 from diffusion.model.network import Network, examples

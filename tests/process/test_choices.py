@@ -9,8 +9,7 @@ from hydra.utils import instantiate
 from sampler_cases import COVARIANCE, MEAN
 from torch import Tensor
 
-from diffusion.config import composition
-from diffusion.config.choices import choices
+from diffusion.config.choices import choices, composed
 from diffusion.errors import UserError
 from diffusion.process import grid
 from diffusion.process.denoiser import Denoiser, dynamic
@@ -36,7 +35,7 @@ PARTS = [[f"{part}@objective.{part}={name}"] for part in ("timesteps", "weightin
 
 @pytest.mark.parametrize("overrides", [*OBJECTIVES, *PARTS], ids=lambda words: words[-1])
 def test_every_objective_and_its_parts_train(overrides: list[str]) -> None:
-    cfg = composition.composed("train", overrides)
+    cfg = composed("train", overrides)
     denoiser = Denoiser(Linear(), instantiate(cfg["schedule"]), instantiate(cfg["prediction"]))
     objective = instantiate(cfg["objective"])
     x0 = (2 * torch.randint(0, 256, (8, 3, 4, 4)) / 255 - 1).float()
@@ -53,7 +52,7 @@ def test_every_objective_and_its_parts_train(overrides: list[str]) -> None:
 @pytest.mark.parametrize("recipe", ["score_sde_vp", "score_sde_ve"])
 def test_the_score_sde_loss_is_the_squared_error_of_the_noise(recipe: str) -> None:
     """λ(t) = sigma_t² times the squared error of the score −eps/sigma_t (Song et al., section 3.3)."""
-    cfg = composition.composed("train", [f"experiment={recipe}"])
+    cfg = composed("train", [f"experiment={recipe}"])
     kind, prediction, objective = (instantiate(cfg[key]) for key in ("schedule", "prediction", "objective"))
     t = torch.linspace(0.01, 1, 50, dtype=torch.float64)
     _, (_, of_y) = prediction.solve(kind, t)  # eps = u·x_t + w·y
@@ -62,7 +61,7 @@ def test_the_score_sde_loss_is_the_squared_error_of_the_noise(recipe: str) -> No
 
 @cache
 def sampler(name: str) -> Sampler:
-    made: Sampler = instantiate(composition.composed("train", [f"sampler={name}"])["sampler"])
+    made: Sampler = instantiate(composed("train", [f"sampler={name}"])["sampler"])
     return made
 
 
@@ -76,7 +75,7 @@ LARGEST = {
     "reverse_diffusion": (1.7, 0.56, 0.24), "unipc": (0.15, 0.055, 0.015),
 }  # fmt: skip
 GAUSSIANS = {
-    on: GaussianOracle(instantiate(composition.composed("train", [f"schedule={on}"])["schedule"]), MEAN, COVARIANCE)
+    on: GaussianOracle(instantiate(composed("train", [f"schedule={on}"])["schedule"]), MEAN, COVARIANCE)
     for on in choices("schedule")
 }
 

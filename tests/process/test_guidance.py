@@ -8,7 +8,7 @@ from labelled import Labelled
 from sampler_cases import COVARIANCE, DETERMINISTIC, FINE, MEAN, SCHEDULES, D, as_images
 from torch import Tensor
 
-from diffusion.config.composition import choice
+from diffusion.config.choices import choice
 from diffusion.evaluation.guided import parts_of
 from diffusion.process import grid
 from diffusion.process.guidance import AutoGuidance, ClassifierFree

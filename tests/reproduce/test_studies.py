@@ -11,8 +11,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from diffusion import reproduce
-from diffusion.config.choices import choices, searching
-from diffusion.config.composition import composed
+from diffusion.config.choices import choices, composed, searching
 from diffusion.config.schema import COMMANDS
 from diffusion.config.validation import validated
 from diffusion.errors import UserError

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusion.config.composition import composed
+from diffusion.config.choices import composed
 from diffusion.config.schema import Train
 from diffusion.config.validation import validated
 from diffusion.errors import ProcessLost, UserError
