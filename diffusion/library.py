@@ -18,11 +18,10 @@ from diffusion.config.schema import Sample
 from diffusion.config.validation import validated
 from diffusion.console import count, hiding_bars
 from diffusion.data import ImageData, to_unit
-from diffusion.edit.edits import Source, filling, read_mask, read_picture
-from diffusion.errors import UserError, nearest
-from diffusion.evaluation.commands import make_drawing
+from diffusion.errors import UserError
+from diffusion.evaluation.commands import completed, make_drawing
 from diffusion.evaluation.drawing import Drawing
-from diffusion.evaluation.inherited import completed
+from diffusion.evaluation.edits import Source, filling, read_mask, read_picture
 from diffusion.evaluation.pipeline import make_metrics
 from diffusion.evaluation.together import choose_device
 from diffusion.metric import score as metrics_of
@@ -50,7 +49,7 @@ class Model:
 
     restored: Restored
     device: torch.device
-    config_dir: str | Path | None = None  # the folder of choices that it was loaded with
+    config_dir: Path | None = None  # the folder of choices that it was loaded with
 
     def __repr__(self) -> str:
         """One line, because a notebook shows a model whose cell ends with it."""
@@ -75,8 +74,7 @@ class Model:
             strength: the fraction of the sampler's steps to run, above 0 and at most 1; higher values change more.
         """
         unit = to_unit(read_picture(picture, self.restored.shape))
-        edit = lambda drawing: replace(drawing, sampler=SDEdit(drawing.sampler, unit, float(strength)))  # noqa: E731
-        return self._draw(n, edit, **options)
+        return self._draw(n, lambda made: replace(made, sampler=SDEdit(made.sampler, unit, strength)), **options)
 
     def inpaint(self, picture: Source, mask: Source, method: str = "repaint", n: int = 8, **options: Any) -> Tensor:
         """Fill the white part of a picture's mask; the rest is unchanged.
@@ -144,16 +142,9 @@ class Model:
         self, n: int, change: Callable[[Drawing], Drawing], batch_size: int = 64, progress: bool = True, **options: Any
     ) -> Tensor:
         """Draw n images by the drawing with these options, once it is changed."""
-        if n < 1 or batch_size < 1:
-            raise UserError(f"n={n}, batch_size={batch_size}: both must be at least 1")
         drawing, label = change(self.drawing(**options)), f"sampling {count(n, 'image')}" if progress else None
-        trains = self.denoiser.training
-        self.denoiser.eval()
-        try:
-            with products(self.restored.matmul_precision):
-                return drawing(self.denoiser, n, self.device, batch_size, label)
-        finally:
-            self.denoiser.train(trains)
+        with products(self.restored.matmul_precision):
+            return drawing(self.denoiser, n, self.device, batch_size, label)
 
 
 def node(group: str, chosen: object, **changes: Any) -> dict[str, Any]:
@@ -180,12 +171,13 @@ def load(
         config_dir: your own folder of choices, structured like conf/. Classes named there may be built when the file
             asks for them, and its choices can be named when the model draws.
     """
-    with searching([config_dir]):
-        found = path if str(path) == "last" else Path(path).expanduser()
-        restored = restore(trained(found).absolute(), weights if isinstance(weights, str) else float(weights))
+    own = None if config_dir is None else Path(config_dir).expanduser().absolute()
+    with searching([own]):
+        file = trained(path if str(path) == "last" else Path(path).expanduser())
+        restored = restore(file.absolute(), weights)
     chosen = choose_device(device)
     restored.denoiser.to(chosen)
-    return Model(restored, chosen, None if config_dir is None else Path(config_dir).expanduser().absolute())
+    return Model(restored, chosen, own)
 
 
 def score(
@@ -209,12 +201,12 @@ def score(
         features, metrics: choices from conf/features and conf/metrics.
         device: the device of the feature extractor, as for `load`.
     """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in MODES:
+        raise UserError(f"images: got {images.dtype} {tuple(images.shape)}; expected uint8 (n, C, H, W), C 1, 3 or 4")
     extractor = make(choice("features", features), "features").to(choose_device(device))
     chosen = make_metrics(choice("metrics", metrics))
-    check("images", images)
     with hiding_bars(not progress):
         if isinstance(reference, Tensor):
-            check("reference", reference)
             if (size := tuple(reference.shape[1:])) != (wanted := tuple(images.shape[1:])):
                 raise UserError(f"reference: its images are {size}, but those to score are {wanted}")
             real, split = reference, "images"
@@ -224,26 +216,12 @@ def score(
         return metrics_of.score(metrics_of.extract(images, extractor), extractor, against, chosen)
 
 
-def check(name: str, images: Tensor) -> None:
-    """Raise UserError unless the argument `name` is a tensor uint8 (n, C, H, W)."""
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in MODES:
-        found = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
-        raise UserError(f"{name}: got {found}; expected uint8 (n, C, H, W), with 1, 3 or 4 channels, which come first")
-
-
 def images_of(reference: str, split: str, like: Tensor) -> Tensor:
     """The images of a split of a choice from conf/data, or of a folder, in the size of others."""
-    known = choices("data")
-    if reference not in known and not Path(reference).expanduser().exists():
-        near = nearest(reference, known)
-        raise UserError(f"reference={reference}: no such folder{near}; choose a folder, or one of {', '.join(known)}")
     channels, height, width = like.shape[1:]
     settings: dict[str, Any] = {"resolution": resolution_of(height, width)}
     settings |= {"channels": channels} if channels != 3 else {}
-    settings |= {} if reference in known else {"root": reference}
-    name = reference if reference in known else "folder"
-    data: ImageData = make(choice("data", f"{name} +seed=0", **settings), "data")
+    name, root = (reference, {}) if reference in choices("data") else ("folder", {"root": reference})
+    data: ImageData = make(choice("data", f"{name} +seed=0", **settings | root), "data")
     data.setup()
-    if split not in data.splits:
-        raise UserError(f"split={split}: expected one of {', '.join(data.splits)}")
     return data.splits[split].images

@@ -26,7 +26,7 @@ from diffusion.errors import UserError, first_line, nearest
 from diffusion.files import PACKAGE
 
 SEVERAL = ("logger", "callbacks")  # groups of which several choices can be combined
-RUN = "run"  # the choice of other commands that inherits the settings of the run, see `evaluation.inherited`
+RUN = "run"  # the choice of other commands that inherits the settings of the run, see `evaluation.commands`
 INHERITED = ("sampler", "guidance", "features", "metrics", "data")  # groups that have this choice
 _COMPOSING = threading.Lock()  # Hydra's state belongs to the whole process; the studio's requests are threads
 _own: ContextVar[tuple[Path, ...]] = ContextVar("own", default=())

@@ -36,8 +36,7 @@ OptionalGroup = dict[str, Any] | None  # a group in which nothing may be chosen
 NonNegative = Annotated[float, Ge(0)]
 Interval = Annotated[list[NonNegative | None], MinLen(2), MaxLen(2)]
 Audit = Annotated[
-    list[Literal["pixels", "features"]],
-    Field(description="Look for copies of training images among the samples, comparing [pixels, features]."),
+    list[Literal["pixels"]], Field(description="[pixels]: look for copies of training images among the samples.")
 ]
 Devices = Annotated[
     Count | Literal["auto"],
@@ -245,7 +244,7 @@ class Sample(Drawn):
     n: Count = 64
     """Number of images."""
     trajectory: bool = False
-    """Also save the denoising steps of the first 8 images, as a GIF of up to 100 frames."""
+    """Also save the denoising steps of the first 8 images, as trajectory.gif."""
 
 
 class Edit(Drawn):
@@ -295,8 +294,6 @@ class Evaluate(Scored):
     audit: Audit = []
     bits: CountOrZero = 0
     """Number of held-out images whose bits per dimension are computed, by the group `likelihood`; 0: none."""
-    by_class: bool = False
-    """Also score the samples of each class against the reference images of that class."""
     sampler: Group
     likelihood: Group
 

@@ -1,4 +1,9 @@
-"""The work of `diffusion.sample` and `diffusion.evaluate`, for a trained model or a folder of images."""
+"""The work of `diffusion.sample` and `diffusion.evaluate`, for a trained model or a folder of images.
+
+A command's settings are completed by those of the run whose model it uses. `sampler=run`, the default, is the run's
+sampler, of which single settings can be overridden: `sampler.steps=20`, `grid@sampler.grid=karras`. The same applies to
+guidance, features, metrics and data, and to a number that is null.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,27 +12,27 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import yaml
+from PIL import Image
 from torch import Tensor
 
-from diffusion.checkpoint.find import opened, run_folder, trained
+from diffusion.checkpoint.find import kept, opened, run_folder, trained
 from diffusion.checkpoint.restore import Restored, file_hash, what_changed
 from diffusion.config.build import make
-from diffusion.config.schema import AnyStudy, Drawn, Edit, Evaluate, FromModel, Sample
+from diffusion.config.choices import INHERITED, RUN, composed, nodes
+from diffusion.config.schema import SCORED, AnyStudy, Drawn, Edit, Evaluate, FromModel, Sample, Score, Settings
+from diffusion.config.validation import flat, validated
 from diffusion.console import console, count, quiet_libraries
 from diffusion.data import ImageData
 from diffusion.data.folder import common_size
 from diffusion.data.store import in_threads
 from diffusion.errors import UserError
-from diffusion.evaluation import ledger
-from diffusion.evaluation.drawing import Drawing, batches_of, source_of
-from diffusion.evaluation.frames import SHOWN, Frames
+from diffusion.evaluation.drawing import FILMED, Drawing, Frames, source_of
 from diffusion.evaluation.guided import guidance_of
-from diffusion.evaluation.inherited import completed
 from diffusion.evaluation.likelihood import bits_per_dimension
-from diffusion.evaluation.pipeline import Scorer, make_metrics
+from diffusion.evaluation.pipeline import Scorer, check_test, make_metrics
 from diffusion.evaluation.together import Task, choose_device, choose_devices, draw, remove
 from diffusion.files import replace
-from diffusion.metric.record import Score
+from diffusion.metric import record
 from diffusion.pixels import resolution_of
 from diffusion.process.sampler import Sampler
 from diffusion.report.images import grid, in_turn, picture_of, save_png
@@ -36,18 +41,99 @@ from diffusion.runs.folder import SCORES, read_scores
 from diffusion.runs.record import CONFIG
 
 GRID = 1024  # maximum number of images in a grid
-S = TypeVar("S", bound=Sample | Edit | Evaluate | AnyStudy)
+S = TypeVar("S", bound=Settings)
+B = TypeVar("B", bound=Sample | Edit | Evaluate | AnyStudy)
 
 
-def begin(settings: S) -> tuple[S, Restored, list[torch.device]]:
+# ------------------------------------------------------------------------------------ the settings and their model
+
+
+def begin(settings: B) -> tuple[B, Restored, list[torch.device]]:
     """The settings of a command, completed by the run of its model; the model, on the first device; the devices."""
     quiet_libraries()
     restored = opened(str(settings.ckpt), settings.weights)
     settings = completed(settings, restored)
-    batches = batches_of(settings.n or 1, settings.batch_size or 1)
-    devices = choose_devices(settings.device, 1 if isinstance(settings, Edit) else settings.devices, len(batches))
+    batches = -(-(settings.n or 1) // (settings.batch_size or 1))
+    devices = choose_devices(settings.device, 1 if isinstance(settings, Edit) else settings.devices, batches)
     restored.denoiser.to(devices[0])
     return settings, restored, devices
+
+
+def completed(settings: S, restored: Restored | None, fills: bool = False) -> S:
+    """`settings`, completed with the values that they leave to the run of a model.
+
+    Without a model, and for parts that an exported file does not contain, they are the defaults of diffusion.train.
+    Guidance by an earlier step of the run is left out, with a message, if that step has no weights or is not earlier.
+    Raises UserError for settings that must not come from a file.
+
+    Args:
+        fills: whether part of a picture is filled, for which guidance by an earlier step is too strong, and left out;
+            also implied by settings with a `mask`.
+    """
+    values, recipe = settings.model_dump(), restored.config if restored else {}
+    step = restored.facts.get("guidance_step") if restored else None
+    if restored and step and values.get("guidance") == {"from": RUN}:
+        missing = restored.step <= step or kept(restored.path.parent, step) is None
+        if missing or fills or values.get("mask") is not None:
+            why = "its folder has no such weights" if missing else "too strong for fillings; guidance=early turns it on"
+            console.print(f"drawn without its run's guidance by step {step}: {why}", style="yellow")
+            values["guidance"] = None
+    for group in INHERITED:
+        changes = dict(values.get(group) or {})
+        if changes.pop("from", None) != RUN:
+            continue
+        inherited = of_run(group, recipe)
+        if (group == "features" and inherited not in nodes(group)) or inherited.get("ckpt") is not None:
+            raise UserError(
+                f"the run's {group} read other weights, and a file may not decide which are read; set {group} "
+                "yourself, such as features=clip features.source=FOLDER, or guidance=auto guidance.ckpt=RUN"
+            )
+        if changes and not inherited:
+            raise UserError(f"{group}: the run has none whose settings could change; choose one, such as {group}=…")
+        values[group] = merged(inherited, changes)
+    guidance = values.get("guidance") or {}
+    if restored and isinstance(share := guidance.get("step"), float) and guidance.get("ckpt") is None:
+        # the step that the run has kept for its own guidance, or else this fraction of the model's steps
+        guidance["step"] = step or max(1, round(share * restored.step))
+    known = flat(recipe)
+    numbers = {"seed": known.get("seed") or 0, "batch_size": known.get("score.batch_size") or Score().batch_size}
+    if restored:  # of a folder of images, n=null is all
+        numbers["n"] = known.get("score.n") or SCORED
+    values |= {key: number for key, number in numbers.items() if key in values and values[key] is None}
+    if (values.get("data") or {}).get("seed", 0) is None:  # as in conf/data/landscapes.yaml
+        values["data"]["seed"] = values.get("seed") or 0
+    return validated(type(settings), values)
+
+
+def of_run(group: str, recipe: Mapping[str, Any]) -> Any:
+    """The node of a group in a run's recipe or, if it has none, the default of diffusion.train."""
+    return (recipe[group] if group in recipe else composed("train")[group]) or {}
+
+
+def merged(node: Any, changes: Any) -> Any:
+    """A node with changes, recursively. A changed node with its own `_target_` replaces that of the run."""
+    if not isinstance(node, Mapping) or not isinstance(changes, Mapping) or "_target_" in changes:
+        return changes
+    return {**node, **{key: merged(node.get(key), value) for key, value in changes.items()}}
+
+
+def make_drawing(settings: Drawn | Evaluate, restored: Restored, counts: Mapping[str, int] | None = None) -> Drawing:
+    """Build the `Drawing` of a command's settings for a model. Raises UserError if they do not fit it.
+
+    Args:
+        counts: the number of reference images in each class; None: the numbers of training images.
+    """
+    labels = settings.labels or settings.label if isinstance(settings, Drawn) else None
+    guidance, weak = guidance_of(settings.guidance, restored)
+    drawing = Drawing(
+        make(settings.sampler, "sampler", Sampler), restored.shape, settings.seed or 0, guidance, weak,
+        restored.labels if counts is None else counts, labels, precision=settings.precision, finite=True,
+    )  # fmt: skip
+    drawing.check(restored.denoiser, restored.label_dropout)
+    return drawing
+
+
+# ------------------------------------------------------------------------------------------------ diffusion.sample
 
 
 def draw_samples(settings: Sample, folder: Path) -> None:
@@ -56,19 +142,15 @@ def draw_samples(settings: Sample, folder: Path) -> None:
     drawing, denoiser, n = make_drawing(settings, restored), restored.denoiser, settings.n
     images = draw_all(drawing, settings, restored, devices, folder)
     if settings.trajectory:
-        frames, few = Frames(drawing.sampler, denoiser.schedule), min(n, SHOWN)
+        frames, few = Frames(drawing.sampler, denoiser.schedule), min(n, FILMED)
         drawing(denoiser, few, devices[0], few, "sampling the trajectory", frames.watch)
-        frames.save(folder)
-    save_images(folder, images, drawing.seed, drawing.conditions(denoiser, n))
-    shown, columns = in_turn(images[:GRID], len(settings.labels)) if settings.labels else (images[:GRID], None)
-    save_png(grid(shown, columns, large=True), folder / "grid.png")
+        frames.save_gif(folder / "trajectory.gif")
+    kinds = settings.labels or ()
+    shown, columns = in_turn(images[:GRID], len(kinds)) if kinds else (images[:GRID], None)
+    save_images(folder, images, grid(shown, columns, large=True), drawing, restored)
     remove(folder)
-    console.print(f"{count(n, 'image')} of step {restored.step} ({restored.weights} weights) in {folder}")
-    of_first = f" (the first {GRID:,})" if n > GRID else ""
-    more = ", trajectory.gif" if settings.trajectory else ""
-    console.print(f"  images/, grid.png{of_first}, images.npz (uint8, N×H×W×C){more}")
-    if settings.labels:
-        console.print(f"  rows of grid.png: {', '.join(map(str, settings.labels))}")
+    if kinds:
+        console.print(f"  rows of grid.png: {', '.join(map(str, kinds))}")
 
 
 def draw_all(
@@ -80,51 +162,32 @@ def draw_all(
     files = drawing.files(folder, restored.denoiser, n, batch_size, source)
     task = Task(drawing, n, batch_size, files, f"sampling {count(n, 'image')}")
     draw([task], restored.denoiser, devices, folder)
-    return task.images(restored.denoiser, devices[0])
+    return task(restored.denoiser, devices[0])
 
 
-def save_images(folder: Path, images: Tensor, seed: int, conditions: Mapping[str, Tensor]) -> None:
-    """Write uint8 images (n, C, H, W) to images/*.png, and to images.npz with their seed and conditions (classes).
+def save_images(folder: Path, images: Tensor, picture: Image.Image, drawing: Drawing, restored: Restored) -> None:
+    """Write uint8 images (n, C, H, W) to images/*.png, their picture, and images.npz, with their seed and classes.
 
     images.npz contains uint8 (n, H, W, C). Images of an earlier call in the folder, which has an images.npz, go.
     """
+    n = len(images)
     (folder / "images").mkdir(exist_ok=True)
     for file in (folder / "images").glob("[0-9]*.png") if (folder / "images.npz").is_file() else ():
         file.unlink()
-    width = len(str(len(images) - 1))
 
     def write(i: int) -> None:
-        picture_of(images[i]).save(folder / "images" / f"{i:0{width}d}.png")
+        picture_of(images[i]).save(folder / "images" / f"{i:0{len(str(n - 1))}d}.png")
 
-    list(in_threads(write, range(len(images)), "writing images"))  # Pillow releases the GIL while it encodes
-    arrays: dict[str, Any] = {name: rows.numpy() for name, rows in conditions.items()}
-    np.savez_compressed(folder / "images.npz", images=images.permute(0, 2, 3, 1).numpy(), seed=seed, **arrays)
-
-
-def make_drawing(settings: Drawn | Evaluate, restored: Restored, counts: Mapping[str, int] | None = None) -> Drawing:
-    """Build the `Drawing` of a command's settings for a model. Raises UserError if they do not fit it.
-
-    Args:
-        counts: the number of reference images in each class; None: the numbers of training images.
-    """
-    label, labels = (None, None) if isinstance(settings, Evaluate) else (settings.label, settings.labels)
-    if label is not None and labels is not None:
-        raise UserError("set either label=CLASS for all images, or labels=[CLASS,CLASS] for several classes")
-    guidance, weak = guidance_of(settings.guidance, restored)
-    drawing = Drawing(
-        make_sampler(settings.sampler, restored), restored.shape, settings.seed or 0, guidance, weak,
-        restored.labels if counts is None else counts, label if labels is None else labels,
-        precision=settings.precision, finite=True,
-    )  # fmt: skip
-    drawing.check(restored.denoiser, restored.label_dropout)
-    return drawing
+    list(in_threads(write, range(n), "writing images"))  # Pillow releases the GIL while it encodes
+    arrays: dict[str, Any] = {name: rows.numpy() for name, rows in drawing.conditions(restored.denoiser, n).items()}
+    np.savez_compressed(folder / "images.npz", images=images.permute(0, 2, 3, 1).numpy(), seed=drawing.seed, **arrays)
+    save_png(picture, folder / "grid.png")
+    console.print(f"{count(n, 'image')} of step {restored.step} ({restored.weights} weights) in {folder}")
+    of_first = f" (the first {GRID:,})" if n > GRID else ""
+    console.print(f"  images/, images.npz (uint8, N×H×W×C), grid.png{of_first}")
 
 
-def make_sampler(node: dict[str, Any], restored: Restored) -> Sampler:
-    """Build the sampler of a configuration. Raises UserError if it does not fit the model's schedule."""
-    sampler: Sampler = make(node, "sampler", Sampler)
-    sampler.grid(restored.denoiser.schedule, sampler.steps)  # raises if the schedule has fewer steps
-    return sampler
+# ---------------------------------------------------------------------------------------------- diffusion.evaluate
 
 
 def evaluate(settings: Evaluate, folder: Path) -> None:
@@ -133,8 +196,8 @@ def evaluate(settings: Evaluate, folder: Path) -> None:
         raise UserError("set either ckpt=CHECKPOINT or images=FOLDER to score")
     if settings.ckpt is not None:
         evaluate_checkpoint(settings, folder)
-    elif settings.bits or settings.by_class:
-        raise UserError("images alone have neither a likelihood (bits) nor classes (by_class); set ckpt=CHECKPOINT")
+    elif settings.bits:
+        raise UserError("bits: images alone have no likelihood; set ckpt=CHECKPOINT")
     else:
         evaluate_images(settings, folder)
     console.print(f"  {folder / SCORES}")
@@ -142,45 +205,35 @@ def evaluate(settings: Evaluate, folder: Path) -> None:
 
 def evaluate_job(settings: Evaluate, folder: Path) -> None:
     """Run `evaluate` as a job of a sweep, unless its folder has scores of the checkpoint as it is now."""
-    ckpt = trained(settings.ckpt) if settings.ckpt else None
     scored = [score.source["checkpoint"]["sha256"] for score in read_scores(folder) if "checkpoint" in score.source]
-    if ckpt is not None and file_hash(ckpt) in scored[-1:]:
+    if settings.ckpt and file_hash(trained(settings.ckpt)) in scored[-1:]:
         console.print(f"{folder} is already complete")
     else:
         evaluate(settings, folder)
 
 
 def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
-    """Sample and score a checkpoint. The ledger of its run records scores on the test split."""
+    """Sample and score a checkpoint. Scores on the test split are recorded in the folder of its run."""
     settings, restored, devices = begin(settings)
     of_model, run = restored.source, run_folder(restored.path)  # hashed before its run saves the file again
     if settings.split == "test":
-        ledger.check(run, settings.again)
+        check_test(run, settings.again)
     scorer = make_scorer(settings, settings.n or 0, folder, run, devices[0])
     warn_of_other_images(restored, settings.data, scorer.data)
-    labelled = has_classes_of(scorer.data, restored)
-    if settings.by_class and not labelled:
-        raise UserError(
-            "by_class=true: needs a model trained with labels, and a reference with the same labels; remove it, or set "
-            "data.labels as in training"
-        )
-    drawing = make_drawing(settings, restored, counts=counts_of(scorer.data, settings.split, restored))
+    drawing = make_drawing(settings, restored, counts_of(scorer.data, settings.split, restored))
     write_configuration(folder, settings, restored)
-    new = [bits_of(settings, restored, scorer.data, labelled, devices[0])] if settings.bits else []
+    bits = [bits_of(settings, restored, scorer.data, devices[0])] if settings.bits else []
     console.print(f"folder: {folder}")
     images = draw_all(drawing, settings, restored, devices, folder)
     source = source_of(settings.sampler, settings.guidance, settings.precision)
     source |= {"seed": drawing.seed, **of_model, **drawing.weak_source}
-    new = score_images(scorer, settings, images, "samples", **source) + new
-    if settings.by_class:
-        new += scorer.by_class(images, drawing.conditions(restored.denoiser, len(images))["classes"], **source)
-    scorer.write(new)
+    scorer.write(score_images(scorer, settings, images, "samples", **source) + bits)
     remove(folder)
 
 
-def bits_of(settings: Evaluate, restored: Restored, data: ImageData, labelled: bool, device: torch.device) -> Score:
+def bits_of(settings: Evaluate, restored: Restored, data: ImageData, device: torch.device) -> record.Score:
     """The bits per dimension that the settings ask for, printed."""
-    likelihood = make(settings.likelihood, "likelihood")
+    likelihood, labelled = make(settings.likelihood, "likelihood"), has_classes_of(data, restored)
     protocol = {"likelihood": describe({k: v for k, v in settings.likelihood.items() if k != "variance"})}
     if likelihood.of_schedule:
         protocol["schedule"] = describe(restored.config["schedule"])
@@ -205,11 +258,8 @@ def evaluate_images(settings: Evaluate, folder: Path) -> None:
     write_configuration(folder, settings)
     shape = {key: value for key, value in settings.data.items() if key in ("resolution", "channels")}
     whole = {"_target_": "diffusion.data.Folder", "root": str(root), "val": 0, "test": 0, "repeats": True}
-    reader: ImageData = make({**whole, **shape}, "data")
-    try:
-        reader.setup()
-    except UserError as error:
-        raise UserError(str(error).replace("data.root", "images")) from error
+    reader: ImageData = make({**whole, **shape}, "images")
+    reader.setup()
     images = reader.splits["train"].images[: settings.n]
     if len(images) < (settings.n or 0):
         raise UserError(f"n={settings.n}: {root} has {count(len(images), 'usable image')}; lower n, or remove it")
@@ -221,7 +271,7 @@ def make_scorer(settings: Evaluate | AnyStudy, n: int, folder: Path, run: Path, 
     """A command's scorer for the data of its settings. Raises UserError if it cannot score `n` images.
 
     Args:
-        run: the folder of the run, whose ledger counts evaluations on the test split.
+        run: the folder of the run, where evaluations on the test split are recorded.
     """
     extractor = make(settings.features, "features").to(device)
     data: ImageData = make(settings.data, "data")
@@ -231,11 +281,11 @@ def make_scorer(settings: Evaluate | AnyStudy, n: int, folder: Path, run: Path, 
     return scorer
 
 
-def score_images(scorer: Scorer, settings: Evaluate, images: Tensor, what: str, **source: Any) -> list[Score]:
+def score_images(scorer: Scorer, settings: Evaluate, images: Tensor, what: str, **source: Any) -> list[record.Score]:
     """Score images, with the baselines and the audit that the settings ask for, and print the scores."""
     new = scorer.score(images, what, **source) + scorer.baselines(settings.baselines, len(images))
     print_scores(new)
-    return new + scorer.audit(images, settings.audit, what, **source)
+    return new + (scorer.audit(images, what, **source) if settings.audit else [])
 
 
 def has_classes_of(data: ImageData, restored: Restored) -> bool:
@@ -253,9 +303,7 @@ def warn_of_other_images(restored: Restored, node: Mapping[str, Any], data: Imag
     """Warn if `data`, built from `node`, is the training run's data set, but with other images in its splits."""
     same = all(str(restored.config["data"].get(key)) == str(node.get(key)) for key in ("_target_", "root"))
     if same and (changed := what_changed(restored.images, data.keys)):
-        console.print(
-            f"warning: {changed} are not those of the training: held-out images may have been training images"
-        )
+        console.print(f"warning: {changed} are not those of the training, which may have used held-out images")
 
 
 def write_configuration(folder: Path, settings: FromModel, restored: Restored | None = None) -> None:

@@ -1,10 +1,9 @@
 """`Drawing`: all that samples depend on apart from the weights: the sampler, guidance, classes and noise.
 
 A command keeps each batch as a file: several processes share the batches (`together`), and a killed command goes on
-from them.
+from them. `Frames` are the denoising steps of the first samples.
 """
 
-import copy
 import json
 import math
 import time
@@ -21,31 +20,37 @@ from diffusion.console import console, count, progress_bar
 from diffusion.data import to_uint8
 from diffusion.errors import NotFinite, UserError, nearest
 from diffusion.files import digest, replacing, tensor_digest
-from diffusion.process.denoiser import Conditioned, Denoise, Denoiser, Estimate, MixedPrecision
+from diffusion.process.denoiser import Denoise, Denoiser, Estimate, MixedPrecision
 from diffusion.process.editing import Between
 from diffusion.process.guidance import Guidance
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams, seeds_for
+from diffusion.report.images import FILM_TIMES, gif, grid, save_png
+from diffusion.report.style import spread
 
 Watch = Callable[[int, int, Tensor, Estimate], None]
 """Called after every step: index of the batch's first image, step k (from 1), x (B, C, H, W), the estimate."""
 Share = tuple[int, int]
 """(rank, processes)"""
+Labels = int | str | Sequence[int | str] | None
+"""One class or several, by name or number, which the samples cycle through; NONE: no class; None: as in the data."""
 
-NONE = "none"  # as a label: no class, unless a class has this name
+NONE = "none"  # no class, unless a class has this name
 GOLDEN = (5**0.5 - 1) / 2  # its multiples mod 1 are evenly spread, however many there are
 MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 KEPT = ".drawn"  # in the folder of a command: the batches; removed when the images are written or scored
+FILMED = 8  # images in a film or a GIF
+GIF_FRAMES, FILM_FRAMES = 100, 25  # at most
 
 
 @dataclass(frozen=True)
 class Drawing:
     """Draws samples from a denoiser; sample i does not depend on n, the batches or the processes.
 
-    `labels` are as for `conditions`. Without labels, the samples have the class proportions of `counts`, the
-    number of images in each class; `counts` is empty for a model without labels. `weak` is the worse model of the
-    guidance, if it has one; a drawing `waits` if this is the training run itself, at a step that it has not reached.
+    Without `labels`, the samples have the class proportions of `counts`, the number of images in each class, which is
+    empty for a model without labels. `weak` is the worse model of the guidance, if it has one; a drawing `waits` if
+    this is the training run itself, at a step that it has not reached.
 
     With `between`, a pair of seeds, the images interpolate from image 0 of the first seed to image 0 of the second.
     `precision` is that of the network's products: one of `MIXED`, or None for that of the weights. Samples that are not
@@ -58,7 +63,7 @@ class Drawing:
     guidance: Guidance | None = None
     weak: Denoiser | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
-    labels: int | str | Sequence[int | str] | None = None
+    labels: Labels = None
     between: tuple[int, int] | None = None
     precision: str | None = None
     finite: bool = False
@@ -85,11 +90,9 @@ class Drawing:
         if self.weak is not None:
             self.weak.to(device)
         conditions, denoise = self.conditions(denoiser, n), self.guided(denoiser)
-        batches = {
-            batch: files and files / f"{batch.start}-{batch.stop}.pt" for batch in batches_of(n, batch_size, share)
-        }
-        left = sum(len(batch) for batch, file in batches.items() if not (file and file.is_file()))
         images = [torch.empty(0, *self.shape, dtype=torch.uint8)]
+        batches = {b: files and files / f"{b.start}-{b.stop}.pt" for b in batches_of(n, batch_size, share)}
+        left = sum(len(batch) for batch, file in batches.items() if not (file and file.is_file()))
         with progress_bar(enabled=description is not None) as progress:
             bar = progress.add_task(description or "", total=left * self.sampler.steps, unit="im·step", note="")
             for batch, file in batches.items():
@@ -103,9 +106,8 @@ class Drawing:
                         watch(first, k, x, estimate)
 
                 began, streams = time.perf_counter(), self.streams(batch, n, device)
-                given = {name: rows[list(batch)].to(device) for name, rows in conditions.items()}
-                under = Conditioned(denoise, **given) if given else denoise
-                x0 = self.sampler(under, streams.normal(*self.shape), streams, after_step)
+                given: dict[str, Any] = {name: rows[list(batch)].to(device) for name, rows in conditions.items()}
+                x0 = self.sampler(denoise, streams.normal(*self.shape), streams, after_step, **given)
                 self.check_finite(x0)
                 images.append(to_uint8(x0).cpu())
                 if file:
@@ -127,9 +129,9 @@ class Drawing:
     def check_finite(self, x0: Tensor) -> None:
         """Raise NotFinite, or print a warning, for samples with a NaN or an infinity."""
         if wrong := int((~x0.isfinite()).flatten(1).any(dim=1).sum()):
-            problem = f"{wrong} of {count(len(x0), 'sample')} {'is' if wrong == 1 else 'are'} not finite"
+            problem = f"{wrong} of {count(len(x0), 'sample')} not finite; use another checkpoint or precision=null"
             if self.finite:
-                raise NotFinite(f"{problem}; use another checkpoint or precision=null")
+                raise NotFinite(problem)
             console.print(f"warning: {problem}", style="yellow")
 
     def conditions(self, denoiser: Denoiser, n: int) -> dict[str, Tensor]:
@@ -146,11 +148,7 @@ class Drawing:
         return denoise if self.precision is None else MixedPrecision(denoise, MIXED[self.precision])
 
     def check(self, denoiser: Denoiser, label_dropout: float) -> None:
-        """Raise UserError if the labels, the guidance and the model do not fit together.
-
-        Args:
-            label_dropout: the label dropout that the model was trained with.
-        """
+        """Raise UserError if the labels, the guidance and the model, trained with `label_dropout`, do not fit."""
         given, guidance = self.conditions(denoiser, 1), self.guidance
         drops = self.labels == NONE or (guidance is not None and self.weak is None and guidance.drops_labels)
         if drops and label_dropout == 0 and int(getattr(denoiser.network, "classes", 0)):
@@ -210,14 +208,10 @@ def proportional(counts: Sequence[int], n: int) -> Tensor:
     return torch.searchsorted(ends, quantiles, right=True).clamp(max=len(counts) - 1)
 
 
-def conditions(
-    labels: int | str | Sequence[int | str] | None, n: int, network: nn.Module, counts: Mapping[str, int]
-) -> dict[str, Tensor]:
+def conditions(labels: Labels, n: int, network: nn.Module, counts: Mapping[str, int]) -> dict[str, Tensor]:
     """The network's inputs besides x_t and t, for n samples: `classes` (n,), or nothing for no class.
 
     Args:
-        labels: One class or several, by name or number; the samples cycle through several. "none": no class, unless a
-            class is called so; None: classes in the proportions of `counts`.
         counts: Class name -> number of images, in the order of the class numbers; empty for a model without labels.
 
     Raises UserError for an unknown class.
@@ -226,33 +220,49 @@ def conditions(
         return {}
     if labels is None:
         return {"classes": proportional([*counts.values()], n)}
-    several = [labels] if isinstance(labels, int | str) else labels
-    classes = [number(label, [*counts], int(getattr(network, "classes", 0))) for label in several]
+    names, known = [*counts], int(getattr(network, "classes", 0))
+    classes = []
+    for label in [labels] if isinstance(labels, int | str) else labels:
+        if str(label) in names:
+            classes.append(names.index(str(label)))  # a folder may be called 7
+        elif type(label) is int and 0 <= label < known:
+            classes.append(label)
+        else:
+            near = nearest(str(label), names)
+            raise UserError(f"label={label}: unknown class{near}; the model has {known} classes: {', '.join(names)}")
     return {"classes": torch.tensor([classes[i % len(classes)] for i in range(n)])}
 
 
-def number(label: int | str, names: Sequence[str], known: int) -> int:
-    """The number of one of the `known` classes, given by number or name. Raises UserError for an unknown class."""
-    if not known:
-        raise UserError(f"label={label}: the model was trained without labels; remove it")
-    if str(label) in names:
-        return names.index(str(label))  # a folder may be called 7
-    if type(label) is not int or not 0 <= label < known:
-        each = f"one of {', '.join(names)}, or " if names else ""
-        near = nearest(str(label), names)
-        raise UserError(f"label={label}: unknown class{near}; expected {each}a number from 0 to {known - 1}")
-    return label
+class Frames:
+    """The denoising steps of the first `FILMED` samples: step -> the images x_t, then the estimates of x0, uint8."""
+
+    def __init__(self, sampler: Sampler, schedule: Schedule):
+        self.times = sampler.grid(schedule.on_cpu(), sampler.steps).tolist()
+        self.kept = [1 + i for i in spread(sampler.steps, GIF_FRAMES)]
+        self.steps: dict[int, Tensor] = {}
+
+    def watch(self, first: int, k: int, x: Tensor, estimate: Estimate) -> None:
+        """Keep step k of the first batch."""
+        if first == 0 and k in self.kept:
+            self.steps[k] = to_uint8(torch.cat([x[:FILMED], estimate.x0[:FILMED]])).cpu()
+
+    def save_gif(self, path: Path) -> None:
+        """Write a GIF: x_t above the estimates of x0."""
+        gif([grid(images, len(images) // 2, large=True) for images in self.steps.values()], path)
+
+    def save_film(self, path: Path) -> None:
+        """Write a grid with a row for each step: x_t, then the estimates. Its metadata has the times t of the rows."""
+        chosen = [[*self.steps][i] for i in spread(len(self.steps), FILM_FRAMES)]
+        rows = torch.stack([self.steps[k] for k in chosen])
+        times = json.dumps([self.times[k] for k in chosen])
+        save_png(grid(rows.flatten(0, 1), rows.shape[1]), path, **{FILM_TIMES: times})
 
 
 class Blank:
-    """A denoiser without a network, on the CPU, that estimates grey images, accepts any conditions, and counts `calls`.
-
-    (Adaptive samplers take few steps with it.)
-    """
+    """A denoiser without a network that estimates grey images, and counts its `calls`."""
 
     def __init__(self, schedule: Schedule):
-        self.schedule = copy.deepcopy(schedule).cpu()
-        self.calls = 0
+        self.schedule, self.calls = schedule.on_cpu(), 0
 
     def __call__(self, x_t: Tensor, t: Tensor, **conditions: Any) -> Estimate:
         self.calls += 1
@@ -262,11 +272,9 @@ class Blank:
 
 def evaluations(sampler: Sampler, schedule: Schedule, guidance: Guidance | None = None) -> int:
     """Network evaluations per image (NFE), counted without a network; with guidance, the weak network counts too."""
-    blank, noise = Blank(schedule), torch.ones(1, 1, 1, 1)
-    if guidance is None:
-        sampler(blank, noise, Streams([0]))
-    else:
-        sampler(guidance(blank, blank), noise, Streams([0]), classes=torch.zeros(1, dtype=torch.int64))
+    blank = Blank(schedule)
+    denoise: Denoise = guidance(blank, blank) if guidance else blank
+    sampler(denoise, torch.ones(1, 1, 1, 1), Streams([0]), classes=torch.zeros(1, dtype=torch.int64))
     return blank.calls
 
 
@@ -279,14 +287,11 @@ def source_of(
 
 
 def described(node: Mapping[str, Any]) -> dict[str, Any]:
-    """A sampler's configuration as names and values, including those of its parts.
-
-    Infinite numbers become strings, "inf", because JSON has none.
-    """
+    """A sampler's configuration as names and values, including those of its parts; JSON has no infinite numbers."""
     found: dict[str, Any] = {"name": str(node["_target_"]).rpartition(".")[2]}
     for key, value in node.items():
         if isinstance(value, Mapping):
             found[key] = described(value)
         elif not key.startswith("_"):
-            found[key] = str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            found[key] = str(value) if isinstance(value, float) and math.isinf(value) else value
     return found

@@ -15,9 +15,6 @@ from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.guidance import AutoGuidance, Guidance
 
-Shape = tuple[int, int, int]
-"""(C, H, W)"""
-
 
 @dataclass(frozen=True)
 class Worse:
@@ -37,51 +34,39 @@ def parts_of(node: Mapping[str, Any]) -> tuple[Guidance, Worse]:
 
 
 def guidance_of(node: Mapping[str, Any] | None, model: Restored) -> tuple[Guidance | None, Denoiser | None]:
-    """Build the guidance of a configuration and its worse model for a trained model: see `make_guidance`."""
-    guidance, worse = make_guidance(node, model.shape, [*model.labels], model.path)
-    return guidance, None if worse is None else worse.denoiser
+    """The guidance of a configuration and its worse model, if any, for a trained model. Raises as `make_guidance`."""
+    guidance, worse = make_guidance(node, model.path)
+    if guidance is None or worse is None:
+        return guidance, None
+    check_worse(guidance, worse, model.shape, [*model.labels])
+    return guidance, worse.denoiser
 
 
-def make_guidance(
-    node: Mapping[str, Any] | None, shape: Shape, classes: Sequence[str], own: Path | None
-) -> tuple[Guidance | None, Restored | None]:
+def make_guidance(node: Mapping[str, Any] | None, own: Path | None) -> tuple[Guidance | None, Restored | None]:
     """Build the guidance of a configuration, and load its worse model, if any.
 
     Args:
-        shape: (C, H, W) of the model's images.
-        classes: the names of the model's classes.
         own: the file of the model; None during training, when the weights of `guidance.step` may not exist yet.
 
-    Raises UserError if they do not fit together.
+    Raises UserError if there is no such model.
     """
     if not node:
         return None, None
     guidance, asked = parts_of(node)
     if isinstance(guidance, AutoGuidance) and asked == Worse():
-        raise UserError(
-            "guidance: autoguidance needs a worse model; set guidance.step to an earlier step, guidance.ckpt to a "
-            "smaller or less trained model, or guidance.weights to other weights of this one"
-        )
-    if asked.ckpt is None and asked.weights is not None and own is None:
-        raise UserError(f"guidance.weights={asked.weights}: in training it needs guidance.ckpt, a model with them")
+        raise UserError("guidance: it needs a worse model; set guidance.step, guidance.ckpt or guidance.weights")
     if asked.ckpt is None and (own is None or asked == Worse()):
         return guidance, None
-    file = trained(asked.ckpt or str(own))
     if isinstance(asked.step, float):
         raise UserError(f"guidance.step={asked.step:g}: a fraction is one of the model's own run; set a step number")
-    if asked.step is not None:
-        file = at_step(file.parent, asked.step)
-    worse = restore(file, asked.weights or "ema")
-    check_worse(guidance, worse, shape, classes)
-    return guidance, worse
+    file = trained(asked.ckpt or str(own))
+    return guidance, restore(at_step(file.parent, asked.step) if asked.step else file, asked.weights or "ema")
 
 
-def check_worse(guidance: Guidance, worse: Restored, shape: Shape, classes: Sequence[str]) -> None:
-    """Raise UserError if a worse model has other images or classes, or cannot estimate as the guidance needs."""
-    where = f"guidance.ckpt={worse.path}"
-    if worse.shape != shape:
-        raise UserError(f"{where}: its images have the shape {worse.shape}, but the model's {shape}; choose another")
-    if guidance.drops_labels and worse.labels and worse.label_dropout == 0:
-        raise UserError(f"{where}: it was trained with label_dropout=0; choose one that can estimate without a label")
-    if not guidance.drops_labels and worse.labels and classes and [*worse.labels] != [*classes]:
-        raise UserError(f"{where}: its classes are others than the model's; choose a model with the same in that order")
+def check_worse(guidance: Guidance, worse: Restored, shape: tuple[int, ...], classes: Sequence[str]) -> None:
+    """Raise UserError if a worse model has other images (C, H, W) or classes than the model that it guides."""
+    if worse.shape != shape or (worse.labels and not guidance.drops_labels and [*worse.labels] != [*classes]):
+        raise UserError(
+            f"guidance.ckpt={worse.path}: its images {worse.shape} or its classes are others than the model's, "
+            f"{shape}; choose a model of the same images"
+        )

@@ -83,11 +83,8 @@ def bits_per_dimension(
     """Score `n` images of a split; with `labelled`, the bits are those of p(x | label).
 
     The interval is clustered by the images' sources, like that of the gap (`metric.denoising`). `protocol` contains the
-    settings that must agree for two scores to be comparable. Raises UserError for n < 2, and for bits that are not
-    finite.
+    settings that must agree for two scores to be comparable. Raises UserError for bits that are not finite.
     """
-    if n < 2:
-        raise UserError(f"bits={n}: an interval needs at least 2 images; use as many as time allows, such as bits=64")
     held_out = data.splits[split]
     chosen = held_out.take(draw(torch.arange(len(held_out)), n))
     parts, total = [], len(chosen)
@@ -103,21 +100,12 @@ def bits_per_dimension(
             bar.update(task, advance=len(index))
     bits = torch.cat(parts).double()
     if not bits.isfinite().all():
-        raise UserError(
-            f"bits={n}: {likelihood.metric} is not finite on schedule {type(denoiser.schedule).__name__}; remove bits, "
-            "choose another likelihood, or use a checkpoint of another schedule"
-        )
+        raise UserError(f"bits={n}: {likelihood.metric} is not finite on this schedule; choose another likelihood")
     if likelihood.of_schedule:
         source["variance"] = getattr(variance, "func", variance).__name__
     value, error, half = mean_and_error(bits, numbered(chosen.sources)[None])
-    score = Score(
-        metric=likelihood.metric,
-        value=value,
-        n=total,
-        reference=Reference(split, total, held_out.key),
-        resolution="x".join(map(str, data.shape[1:])),
-        settings=dict(protocol),
-    )
+    size, reference = "x".join(map(str, data.shape[1:])), Reference(split, total, held_out.key)
+    score = Score(likelihood.metric, value, total, "network", reference, resolution=size, settings=dict(protocol))
     if not math.isnan(error):
         score = replace(score, error=error, low=value - half, high=value + half, level=0.95)
     return score.of("network", code_version(), source)

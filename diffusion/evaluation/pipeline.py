@@ -1,19 +1,25 @@
-"""The scoring pipeline of all commands: scores of images, baselines and the audit for copies, in scores.json."""
+"""The scoring pipeline of all commands: scores of images, baselines and the audit for copies, in scores.json.
 
+A run's evaluations on the test split are recorded in its folder, in test.json. Only the first one is unbiased; the
+scores in scores.json carry the number of theirs, `test_evaluation`.
+"""
+
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from diffusion import files
 from diffusion.config.build import make
 from diffusion.console import console, count
 from diffusion.data import ImageData
 from diffusion.errors import UserError
-from diffusion.evaluation import ledger, memorization
-from diffusion.files import code_version
+from diffusion.evaluation.memorization import copies
 from diffusion.metric.estimate import Reference, SampleMetric
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import Score
@@ -21,6 +27,7 @@ from diffusion.metric.score import LEAST, divide, draw, extract, noise_images, r
 from diffusion.runs.folder import append_scores
 
 FEW = 200  # reference images: with fewer, a distance is mostly chance and bias
+TESTS = "test.json"
 
 
 @dataclass
@@ -32,26 +39,20 @@ class Scorer:
     extractor: FeatureExtractor
     metrics: Sequence[SampleMetric]
     folder: Path  # where scores.json is, and figures/ for the audit
-    run: Path  # the folder of the run, whose ledger counts evaluations on the test split
+    run: Path  # the folder of the run, whose evaluations on the test split are counted
 
-    def check(self, n: int | None, baselines: Iterable[str], audit: Sequence[str] = ()) -> None:
+    def check(self, n: int, baselines: Iterable[str], audit: Sequence[str] = ()) -> None:
         """Raise UserError, before any costly work, if scoring `n` images, a baseline or an audit is impossible.
 
         Warns about a reference with few images.
         """
-        available, others = len(self.data.splits[self.split]), len(self.data.splits[opposite(self.split)])
-        if available < LEAST:
-            raise UserError(
-                f"split={self.split}: it has {count(available, 'image')}, but scores need at least {LEAST}; add images "
-                "or choose another split; training also works without scores (score.n=0)"
-            )
-        if n is not None and n < LEAST:
-            raise UserError(f"n={n}: scores need at least {LEAST} images; use as many as time allows, such as n=250")
-        if {"real", "floor"} & set(baselines) and others < LEAST:
-            raise UserError(
-                f"baselines: real and floor need at least {LEAST} images of {opposite(self.split)}; add images, or "
-                "remove them"
-            )
+        available, others = len(self.data.splits[self.split]), len(self.data.splits[self.opposite])
+        needed = {f"n={n}": n, f"split={self.split}: {available} images": available}
+        if {"real", "floor"} & set(baselines):
+            needed[f"baselines: {others} images of {self.opposite} for real and floor"] = others
+        for what, found in needed.items():
+            if found < LEAST:
+                raise UserError(f"{what}; scores need at least {LEAST}; add some, or score without them")
         if audit and not len(self.data.splits["val"]):
             raise UserError("audit: no validation images to calibrate it; add some (data.val=0.1), or remove the audit")
         check_extractor(self.extractor, self.data.shape)
@@ -61,6 +62,11 @@ class Scorer:
                 f"{FEW} are mostly chance and bias: judge by eye, or add images"
             )
 
+    @property
+    def opposite(self) -> str:
+        """The split whose images serve as real ones beside the reference."""
+        return "val" if self.split == "train" else "train"
+
     @cached_property
     def reference(self) -> Reference:
         return reference_of(self.data.splits[self.split].images, self.extractor, self.split)
@@ -68,28 +74,6 @@ class Scorer:
     def score(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
         """Score uint8 images (n, C, H, W). `source` describes their origin: sampler, weights, seed, …."""
         return self._scores(self._features(images, what), self.reference, what, source)
-
-    def by_class(self, images: Tensor, classes: Tensor, **source: Any) -> list[Score]:
-        """Score the images of each class against the reference images of that class.
-
-        A class with fewer than `LEAST` images on either side is not scored; a message says so.
-
-        Args:
-            images: uint8 (n, C, H, W).
-            classes: the class of each image, (n,).
-        """
-        reference, found = self.data.splits[self.split], []
-        for i, name in enumerate(self.data.classes):
-            own, real = images[classes == i], reference.images[reference.labels == i]
-            if min(len(own), len(real)) < LEAST:
-                console.print(
-                    f"class {name}: {count(len(own), 'sample')} against {count(len(real), 'image')} of {self.split}: "
-                    f"not scored, because scores need at least {LEAST} of each"
-                )
-                continue
-            statistics = reference_of(real, self.extractor, f"{self.split}, class {name}")
-            found += self._scores(self._features(own, f"class {name}"), statistics, f"class {name}", source)
-        return found
 
     def baselines(self, names: Iterable[str], n: int) -> list[Score]:
         """Score baselines, to compare with a score of `n` images.
@@ -101,8 +85,7 @@ class Scorer:
 
         @cache
         def real() -> Tensor:
-            images = draw(self.data.splits[opposite(self.split)].images, n)
-            return self._features(images, "real images")
+            return self._features(draw(self.data.splits[self.opposite].images, n), "real images")
 
         found = []
         for name in names:
@@ -113,14 +96,13 @@ class Scorer:
             found += self._scores(features, reference, name, {})
         return found
 
-    def audit(self, images: Tensor, kinds: Sequence[str], what: str = "samples", **source: Any) -> list[Score]:
-        """The fraction of suspected copies among the images, by each distance; see `evaluation.memorization`."""
-        found = [memorization.audit_copies(images, self.data, kind, self.extractor, self.folder) for kind in kinds]
-        return [score.of(what, code_version(), source) for score in found]
+    def audit(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
+        """The share of suspected copies among the images; see `evaluation.memorization`."""
+        return [copies(images, self.data, self.folder).of(what, files.code_version(), source)]
 
     def write(self, scores: Sequence[Score]) -> list[Score]:
-        """Append scores to scores.json and record test scores in the ledger; returns the scores as written."""
-        numbered = ledger.record(self.run, scores)
+        """Append scores to scores.json and record test scores in test.json; returns the scores as written."""
+        numbered = record_test(self.run, scores)
         append_scores(self.folder, numbered)
         return numbered
 
@@ -129,23 +111,53 @@ class Scorer:
 
     def _scores(self, features: Tensor, reference: Reference, what: str, source: Mapping[str, Any]) -> list[Score]:
         scores = score(features, self.extractor, reference, self.metrics)
-        return [score.of(what, code_version(), source) for score in scores.values()]
+        return [each.of(what, files.code_version(), source) for each in scores.values()]
 
 
 def check_extractor(extractor: FeatureExtractor, shape: tuple[int, int, int]) -> None:
     """Raise UserError for an extractor of another width than it says, before the training that it is to score."""
     found, expected = tuple(extractor(noise_images(2, shape)).shape), (2, extractor.num_features)
     if found != expected:
-        raise UserError(
-            f"features: {type(extractor).__name__} turns 2 images into {found}; expected {expected}, from num_features"
-        )
-
-
-def opposite(split: str) -> str:
-    """The split whose real images serve as a baseline for the reference `split`."""
-    return "val" if split == "train" else "train"
+        raise UserError(f"features: {type(extractor).__name__} gives {found} for 2 images; expected {expected}")
 
 
 def make_metrics(node: Mapping[str, Any]) -> list[SampleMetric]:
     """Build the metrics of a configuration's group `metrics`."""
     return [make(inner, f"metrics.{name}", SampleMetric) for name, inner in node.items() if inner]
+
+
+def recorded_tests(run: Path) -> list[dict[str, Any]]:
+    """The evaluations of a run's checkpoints on the test split."""
+    found: list[dict[str, Any]] = json.loads((run / TESTS).read_text("utf-8")) if (run / TESTS).is_file() else []
+    return found
+
+
+def inherit_tests(run: Path, other: Path) -> None:
+    """Copy the evaluations of the run that this run is resumed from, unless this run already has some."""
+    if (other / TESTS).is_file() and not (run / TESTS).is_file():
+        files.replace(run / TESTS, (other / TESTS).read_bytes())
+
+
+def check_test(run: Path, again: bool) -> None:
+    """Raise UserError, or with `again` print a warning, if the run was evaluated on the test split already."""
+    if before := recorded_tests(run):
+        found = f"split=test: this run was evaluated on it {count(len(before), 'time')}, first on {before[0]['when']}"
+        if not again:
+            raise UserError(f"{found}; use split=val for choices; again=true evaluates once more, and records it")
+        console.print(f"warning: {found}; only the first test score is unbiased")
+
+
+def record_test(run: Path, scores: Sequence[Score]) -> list[Score]:
+    """Record an evaluation if `scores` contain any of samples or the network on test; returns numbered scores."""
+    on_test = [score for score in scores if score.on_test and score.what in ("samples", "network")]
+    if not on_test:
+        return list(scores)
+    first, before = on_test[0], recorded_tests(run)
+    number = {"test_evaluation": 1 + len(before)}
+    made = {"when": f"{datetime.now():%Y-%m-%d %H:%M}", "n": first.n, "code": first.code, **first.source}
+    entry = number | made | {"scores": {score.metric: score.value for score in on_test}}
+    try:
+        files.replace(run / TESTS, json.dumps([*before, entry], indent=1))
+    except OSError as error:  # the folder of somebody else's run
+        console.print(f"note: {run / TESTS} can't be written ({error.strerror}): this evaluation is not recorded")
+    return [replace(score, source={**score.source, **number}) if score.on_test else score for score in scores]

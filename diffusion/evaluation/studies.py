@@ -12,10 +12,10 @@ from diffusion.config.choices import RUN, choice, choices
 from diffusion.config.schema import GuidanceStudy, Study
 from diffusion.console import console
 from diffusion.errors import UserError
-from diffusion.evaluation import commands, ledger
+from diffusion.evaluation import commands
 from diffusion.evaluation.drawing import Drawing, evaluations, seconds_of, source_of
 from diffusion.evaluation.guided import guidance_of, parts_of
-from diffusion.evaluation.inherited import of_run
+from diffusion.evaluation.pipeline import check_test
 from diffusion.evaluation.together import Task, device_name, draw, remove
 from diffusion.process.schedule import Schedule
 from diffusion.report.study import write_study
@@ -51,10 +51,10 @@ def study(settings: Study | GuidanceStudy, folder: Path) -> None:
     scorer = commands.make_scorer(settings, n, folder, run, devices[0])
     commands.warn_of_other_images(restored, settings.data, scorer.data)
     if settings.split == "test":
-        ledger.check(run, again=True)
+        check_test(run, again=True)
     counts, tasks = commands.counts_of(scorer.data, settings.split, restored), []
     for i, trial in enumerate(trials, start=1):
-        sampler = commands.make_sampler(trial.sampler, restored)
+        sampler = make(trial.sampler, "sampler")
         guidance = parts_of(trial.guidance)[0] if trial.guidance else None
         drawing = Drawing(sampler, restored.shape, seed, guidance, weak, counts, precision=precision)
         drawing.check(denoiser, restored.label_dropout)
@@ -67,7 +67,7 @@ def study(settings: Study | GuidanceStudy, folder: Path) -> None:
         seconds = seconds_of(task.files) / len(devices) / n
         source: Node = source_of(trial.sampler, trial.guidance, precision) | task.drawing.weak_source | restored.source
         source |= {"seed": seed, "nfe": trial.nfe, "seconds_per_image": seconds, "device": device}
-        scorer.write(scorer.score(task.images(denoiser, devices[0]), **source, words=trial.words))
+        scorer.write(scorer.score(task(denoiser, devices[0]), **source, words=trial.words))
     remove(folder)
     for path in write_study(Run(folder)):
         console.print(f"  {path}")
@@ -126,7 +126,7 @@ def with_guidance(settings: GuidanceStudy, restored: Restored) -> list[Trial]:
     tried = [(1.0, None, None), *((scale, *ends) for ends in intervals for scale in scales)]
     for words in settings.samplers:
         node = node_of(words, settings.steps, restored.config)
-        sampler, least = commands.make_sampler(node, restored), 0
+        sampler, least = make(node, "sampler"), 0
         name = f"{RUN} ({type(sampler).__name__})" if words == RUN else words
         for scale, low, high in tried:
             guidance = {**settings.guidance, "scale": scale, "low": low, "high": high}
@@ -150,7 +150,7 @@ def node_of(words: str, steps: int | None = None, recipe: Mapping[str, Any] | No
     """
     name, _, overrides = words.partition(" ")
     if name == RUN:
-        node: Node = of_run("sampler", recipe or {}) | ({"steps": steps} if steps else {})
+        node: Node = commands.of_run("sampler", recipe or {}) | ({"steps": steps} if steps else {})
     else:
         node = choice("sampler", f"{name} sampler.steps={steps} {overrides}" if steps else words)
     if make(node, "sampler").adaptive:

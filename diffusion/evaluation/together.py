@@ -18,7 +18,7 @@ from torch import Tensor
 
 from diffusion.console import console, count
 from diffusion.errors import Interrupted, ProcessLost, UserError, override
-from diffusion.evaluation.drawing import KEPT, Drawing
+from diffusion.evaluation.drawing import KEPT, Drawing, Share
 from diffusion.launch import as_rank, launch
 from diffusion.metric.precision import set_precision
 from diffusion.process.denoiser import Denoiser
@@ -49,22 +49,22 @@ def choose_devices(name: str, devices: int | Literal["auto"], batches: int) -> l
 
     Raises UserError for more devices than are present.
     """
-    first = choose_device(name)
-    several = first.type == "cuda" and first.index is None
-    present = torch.cuda.device_count() if several else 1
-    if devices != "auto" and devices > present and first.type != "cpu":
-        raise UserError(f"devices={devices}: device={name} is {count(present, 'device')}; lower devices, or use auto")
-    number = max(1, min(present if devices == "auto" else devices, batches))
-    return [torch.device("cuda", i) for i in range(number)] if several and number > 1 else [first] * number
+    present = [choose_device(name)]
+    if present == [torch.device("cuda")]:
+        present = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    elif present == [torch.device("cpu")] and devices != "auto":
+        present *= devices
+    wanted = len(present) if devices == "auto" else devices
+    if wanted > len(present):
+        raise UserError(f"devices={wanted}: device={name} is {count(len(present), 'device')}; lower devices")
+    return present[: max(1, min(wanted, batches))]
 
 
 def device_name(device: torch.device, number: int = 1) -> str:
     """The device's name: `NVIDIA H100`, `cpu (2 threads)`; for several devices, `2 × NVIDIA H100`."""
-    if number > 1:
-        return f"{number} × {device_name(device)}"
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu ({count(torch.get_num_threads(), 'thread')})" if device.type == "cpu" else device.type
+    named = f"cpu ({count(torch.get_num_threads(), 'thread')})" if device.type == "cpu" else device.type
+    named = torch.cuda.get_device_name(device) if device.type == "cuda" else named
+    return f"{number} × {named}" if number > 1 else named
 
 
 class Task(NamedTuple):
@@ -76,9 +76,11 @@ class Task(NamedTuple):
     files: Path
     label: str
 
-    def images(self, denoiser: Denoiser, device: torch.device) -> Tensor:
-        """The samples, uint8 (n, C, H, W), once they are drawn."""
-        return self.drawing(denoiser, self.n, device, self.batch_size, files=self.files)
+    def __call__(
+        self, denoiser: Denoiser, device: torch.device, label: str | None = None, share: Share = (0, 1)
+    ) -> Tensor:
+        """The samples of a process, uint8 (n, C, H, W), drawn or read."""
+        return self.drawing(denoiser, self.n, device, self.batch_size, label, share=share, files=self.files)
 
 
 def draw(tasks: Sequence[Task], denoiser: Denoiser, devices: Sequence[torch.device], folder: Path) -> None:
@@ -96,8 +98,8 @@ def draw(tasks: Sequence[Task], denoiser: Denoiser, devices: Sequence[torch.devi
             launch(len(devices), folder, "diffusion.evaluation.together")
         else:
             denoiser.to(devices[0])
-            for drawing, n, batch_size, files, label in tasks:
-                drawing(denoiser, n, devices[0], batch_size, label, files=files)
+            for task in tasks:
+                task(denoiser, devices[0], task.label)
     except (KeyboardInterrupt, Interrupted, ProcessLost):
         again = override("hydra.run.dir", folder)
         console.print(f"the images so far are kept in {plan.parent}; the same command with {again} draws the rest")
@@ -114,9 +116,8 @@ def draw_share(folder: Path) -> None:
     tasks, denoiser, devices, precision = torch.load(folder / PLAN, map_location="cpu", weights_only=False)
     set_precision(precision)
     denoiser.to(devices[rank])
-    for drawing, n, batch_size, files, label in tasks:
-        label = f"{label}, the first of {processes} processes" if rank == 0 else None
-        drawing(denoiser, n, devices[rank], batch_size, label, share=(rank, processes), files=files)
+    for task in tasks:
+        task(denoiser, devices[rank], f"{task.label}, the first of {processes} processes", (rank, processes))
 
 
 def remove(folder: Path) -> None:

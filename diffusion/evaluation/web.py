@@ -11,6 +11,8 @@ import io
 import json
 import math
 import warnings
+from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,7 @@ STEPS = (5, 10, 25, 50, 100)  # choices on the page
 def write_web(file: Path, model: Restored) -> Path:
     """Write the page of a model, as part of its run's page if the checkpoint is in a run's folder; returns the path.
 
-    Raises UserError for a network that ONNX cannot express, for a schedule that fits none of `STEPS`, and if the
-    exporter is not installed.
+    Raises UserError for a network that ONNX cannot express, and if the exporter is not installed.
     """
     folder = run_folder(model.path)
     denoiser = copy.deepcopy(model.denoiser).cpu().eval()
@@ -68,23 +69,21 @@ def tables(denoiser: Denoiser, config: dict[str, Any]) -> dict[str, list[list[fl
     """Number of steps -> rows (c_in, label, p, q, α_t, σ_t, α_s, σ_s), one per step, on the grid of the run's sampler.
 
     Numbers of steps that do not fit the schedule are left out. A row that contains only √(α² + σ²), the factor of the
-    initial noise, precedes the steps. Raises UserError if no number fits.
+    initial noise, precedes the steps.
     """
     grid: Grid = make(config["sampler"], "sampler").grid if config.get("sampler") else grids.uniform
     found: dict[str, list[list[float]]] = {}
     for steps in STEPS:
         try:
             t = grid(denoiser.schedule, steps)
-        except UserError as error:
-            if steps == STEPS[0]:
-                raise UserError(f"--format web: {error}; export the weights instead") from error
+        except UserError:
             continue
         times = Evaluator(denoiser, torch.device("cpu")).times(t)
-        (p, q), _ = denoiser.prediction.solve(denoiser.schedule, t[:-1])
-        columns = [*denoiser.prediction.inputs(denoiser.schedule, t[:-1]), p, q]
-        rows = torch.stack([column.expand(steps).double() for column in columns], dim=1).tolist()
+        solution, _ = denoiser.prediction.solve(denoiser.schedule, t[:-1])
+        columns = [*denoiser.prediction.inputs(denoiser.schedule, t[:-1]), *solution]
+        network = torch.stack([column.expand(steps).double() for column in columns], dim=1).tolist()
         found[str(steps)] = [[math.hypot(times[0].alpha, times[0].sigma)]]
-        for row, now, after in zip(rows, times[:-1], times[1:], strict=True):
+        for row, (now, after) in zip(network, pairwise(times), strict=True):
             found[str(steps)].append([*row, now.alpha, now.sigma, after.alpha, after.sigma])
     return found
 
@@ -103,11 +102,8 @@ class FirstChannels(nn.Module):
 
 def network_onnx(network: nn.Module, shape: tuple[int, int, int]) -> bytes:
     """The network for one image of `shape` (C, H, W) as ONNX: x, label and, if it has classes, classes -> y."""
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UserError("--format web needs onnx: pip install 'diffusion-experiments[web]'") from error
+    if find_spec("onnxscript") is None:
+        raise UserError("--format web needs onnx: pip install 'diffusion-experiments[web]'")
     inputs = {"x": torch.zeros(1, *shape), "label": torch.zeros(1)}
     if getattr(network, "classes", 0):
         inputs["classes"] = torch.zeros(1, dtype=torch.int64)
@@ -115,15 +111,12 @@ def network_onnx(network: nn.Module, shape: tuple[int, int, int]) -> bytes:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch's exporter warns about its own code
         try:
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(
                 FirstChannels(network, shape[0]).float(), tuple(inputs.values()), dynamo=True,
                 input_names=[*inputs], output_names=["y"], verbose=False,
             )  # fmt: skip
         except Exception as error:  # the exporter raises many types
-            raise UserError(
-                f"{type(network).__name__} cannot be exported to ONNX ({first_line(error)}); choose another network"
-            ) from error
-    assert program is not None
+            raise UserError(f"{type(network).__name__} cannot be exported to ONNX ({first_line(error)})") from error
     program.optimize()
-    program.save(content)  # type: ignore[arg-type]
+    program.save(content)
     return content.getvalue()

@@ -7,7 +7,7 @@ model, which none of them changes.
 
 import html
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextvars import copy_context
 from queue import Queue
 from threading import Event
@@ -24,22 +24,15 @@ from diffusion.config.choices import RUN, choices, composed, searched
 from diffusion.config.schema import COMMANDS
 from diffusion.config.validation import validated
 from diffusion.data import to_uint8
-from diffusion.edit.edits import edits
 from diffusion.errors import UserError, command_line, shown
-from diffusion.evaluation.commands import make_drawing
-from diffusion.evaluation.inherited import completed
+from diffusion.evaluation.commands import completed, make_drawing
+from diffusion.evaluation.edits import edited
 from diffusion.process.denoiser import Estimate
 from diffusion.report.images import grid
 
-APART = ("image", "last")  # given values that do not become words as they are
-USUAL = ("default", "")  # what is shown, and its value: the sampler's own, or classes as in training
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no fonts of other servers
 KEPT = 3600  # seconds for which gradio keeps pictures on disk
 Shown = tuple[Image.Image, str]  # what is drawn, in words
-
-
-class Stopped(Exception):
-    """The user has stopped the drawing."""
 
 
 class Page:
@@ -64,7 +57,7 @@ class Page:
 
         def after_step(_: int, __: int, x: Tensor, estimate: Estimate) -> None:
             if stop.is_set():
-                raise Stopped
+                raise CancelledError
             queue.put(to_uint8(estimate.x0).cpu())
 
         with ThreadPoolExecutor(1) as pool:
@@ -83,26 +76,24 @@ class Page:
     def drawn(self, command: str, values: Mapping[str, Any], after_step: Any) -> tuple[Tensor, str]:
         """The images, uint8 (n, C, H, W), and the line of their command, in which the pictures are PICTURE and MASK."""
         restored, image, mask = self.restored, values.get("image"), None
-        words = [f"{key}={each}" for key, each in values.items() if key not in APART and each not in ("", None)]
+        given = {key: value for key, value in values.items() if key not in ("image", "last")}
+        words = [f"{key}={value}" for key, value in given.items() if value not in ("", None)]
         if "last" in values:
             words.append(f"interpolate=[{values['seed']},{values['last']}]")
         if isinstance(image, Mapping):
             mask = np.any([np.asarray(layer)[..., -1] > 0 for layer in image["layers"]], axis=0)
             image = image["background"]
             words.append("mask=MASK")
-            if not mask.any():
-                raise UserError("paint over the part to fill")
         if "image" in values:
             words.append("image=PICTURE")
-            if image is None:
-                raise UserError("upload a picture first")
-        node = composed(command, ["ckpt=x", "name=studio", *words])
-        settings: Any = completed(validated(COMMANDS[command], node), restored)
+            if image is None or (mask is not None and not mask.any()):
+                raise UserError("upload a picture first, and paint over the part to fill")
+        settings: Any = validated(COMMANDS[command], composed(command, ["ckpt=x", "name=studio", *words]))
+        settings = completed(settings, restored)
+        drawing = make_drawing(settings, restored)
         if command == "edit":
-            drawing, n, *_ = edits(settings, restored, image, mask)
-        else:
-            drawing, n = make_drawing(settings, restored), settings.n
-        images = drawing(restored.denoiser, n, self.device, n, None, after_step)
+            drawing, _ = edited(drawing, settings, restored, image, mask)
+        images = drawing(restored.denoiser, settings.n, self.device, settings.n, None, after_step)
         weights = restored.weights.split()[-1]  # `0.08` of `ema 0.08`
         model = [f"ckpt={shown(str(restored.path))}", *([] if weights == "ema" else [f"weights={weights}"])]
         own = [word for folder in searched()[1:] for word in ("--config-dir", str(folder))]
@@ -121,14 +112,14 @@ def build(restored: Restored, device: torch.device) -> gr.Blocks:
         return number(label, value, 2**32 - 1, 0)
 
     def dropdown(label: str, offered: Sequence[Any], value: str = "") -> gr.Dropdown:
-        return gr.Dropdown([*offered] if value else [USUAL, *offered], value=value, label=label)
+        """A choice; by default `default`: the sampler's own, or classes as in training."""
+        return gr.Dropdown([*offered] if value else [("default", ""), *offered], value=value, label=label)
 
     def action(name: str, command: str, fields: dict[str, Any]) -> None:
         """A button that runs a command with these fields and the form, and its outputs."""
         button = gr.Button("Draw", variant="primary")
         drawn = gr.Image(label="drawn", format="png")
         line = gr.Code(label="the command that reproduces it")
-
         every = {**fields, **form}
 
         def run(*given: Any) -> Iterator[Shown]:

@@ -15,11 +15,8 @@ from diffusion.checkpoint.find import early_file, prune
 from diffusion.checkpoint.restore import build_denoiser, file_hash, network_hash
 from diffusion.console import console, count, duration
 from diffusion.errors import Interrupted, UserError, first_line, resume_command
-from diffusion.evaluation import ledger
-from diffusion.evaluation.drawing import Drawing
-from diffusion.evaluation.frames import SHOWN as FILMED
-from diffusion.evaluation.frames import Frames
-from diffusion.evaluation.pipeline import Scorer
+from diffusion.evaluation.drawing import FILMED, Drawing, Frames
+from diffusion.evaluation.pipeline import Scorer, check_test
 from diffusion.evaluation.together import remove
 from diffusion.report.images import DRAWN, grid, save_png
 from diffusion.report.run import write_report
@@ -82,7 +79,7 @@ def draw_last(run: Run, trainer: pl.Trainer, module: Diffusion) -> Samples:
             images = how(denoiser, n, device, size, files=files)
             samples[what] = images, source | {"network_hash": network_hash(denoiser.network)}
         if first and what == SAMPLES:
-            if not frames.pairs:  # the first batch was drawn before
+            if not frames.steps:  # the first batch was drawn before
                 how(denoiser, min(n, FILMED), device, watch=frames.watch)
             frames.save_film(run.folder / "samples" / "film.png")
     if dist.is_initialized():
@@ -153,7 +150,7 @@ def score_last(run: Run, scorer: Scorer, trainer: pl.Trainer, samples: Samples) 
     if file.is_file():  # none if the run ended before its first step
         source = source | {"checkpoint": {"path": str(file), "sha256": file_hash(file)}}
     if score.split == "test":
-        ledger.check(run.folder, again=True)
+        check_test(run.folder, again=True)
     for each in [replace(scorer, split=split) for split in score.references]:
         own = each.score(images[: run.scored], **source)
         others = each.baselines([name for name in score.baselines if name != UNTRAINED], run.scored)
@@ -164,4 +161,4 @@ def score_last(run: Run, scorer: Scorer, trainer: pl.Trainer, samples: Samples) 
         loggers.log_scores(trainer, own, each.split)
         print_scores([*own, *others])
     if score.audit:
-        scorer.write(scorer.audit(images[: run.scored], score.audit, **source))
+        scorer.write(scorer.audit(images[: run.scored], **source))

@@ -72,7 +72,7 @@ class Run:
         self.inputs = inputs_of(settings, self.augmentation)
         self.network = self.build_network()
         check_size(settings, self.data, self.network, self.crops)
-        self.guidance, self.worse = make_guidance(settings.guidance, self.data.shape, [], None)
+        self.guidance, self.worse = make_guidance(settings.guidance, None)
         self.schedule: Schedule = make(settings.schedule, "schedule", Schedule)
         self.prediction: Prediction = make(settings.prediction, "prediction", Prediction)
         self.objective: Any = make(settings.objective, "objective", nn.Module)

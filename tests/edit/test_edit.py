@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 import diffusion
-from diffusion.edit.edits import overview
 from diffusion.evaluation.drawing import Drawing
+from diffusion.evaluation.edits import overview
 from diffusion.library import Model
 from diffusion.process.sampler import DDIM
 from diffusion.report.images import tiles

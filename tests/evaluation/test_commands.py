@@ -18,10 +18,14 @@ from diffusion.config.build import make
 from diffusion.config.choices import composed
 from diffusion.config.schema import Evaluate
 from diffusion.config.validation import validated
-from diffusion.evaluation import commands, drawing, ledger
-from diffusion.evaluation.inherited import completed
+from diffusion.evaluation import commands, drawing
+from diffusion.evaluation.commands import completed
+from diffusion.evaluation.drawing import Drawing
+from diffusion.evaluation.pipeline import inherit_tests, recorded_tests
 from diffusion.metric.record import Score
 from diffusion.process.denoiser import MixedPrecision
+from diffusion.process.sampler import DDIM
+from diffusion.report.images import grid
 from diffusion.runs.folder import append_scores, read_scores
 
 QUICK = ["baselines=[]", "device=cpu"]
@@ -92,11 +96,11 @@ def test_sampled_images_have_the_same_score_as_the_checkpoint(command, scored, p
     assert found == pytest.approx(scores(scored)["fd_lite0"]["value"], rel=1e-6)
 
 
-def test_classes_are_drawn_and_scored_apart(command, labelled, tmp_path):
-    words = ["n=12", "features=lite0", "by_class=true", "bits=4", "likelihood.steps=5", *QUICK, "hydra.run.dir=out"]
+def test_classes_are_drawn_in_turn_and_bits_are_those_of_the_labels(command, labelled, tmp_path):
+    words = ["n=12", "features=lite0", "bits=4", "likelihood.steps=5", *QUICK, "hydra.run.dir=out"]
     ran(command, "evaluate", f"ckpt={labelled}", *words)
     found = read_scores(tmp_path / "out")
-    assert {score.what for score in found} >= {"samples", "class red", "network"}
+    assert {score.what for score in found} >= {"samples", "network"}
     (bits,) = [score for score in found if score.metric == "bits_per_dim"]
     assert (bits.settings or {})["labels"] == "of the images"
     ran(command, "sample", f"ckpt={labelled}", "n=3", "labels=[red,0]", "device=cpu", "hydra.run.dir=drawn")
@@ -122,8 +126,8 @@ def test_a_second_evaluation_on_the_test_split_needs_again(command, labelled, ti
     (distance,) = [s for s in read_scores(tmp_path / "first") if (s.metric, s.what) == ("fd_lite0", "samples")]
     assert entries[0]["scores"]["fd_lite0"] == distance.value  # not that of the noise
     assert entries[0]["code"].startswith(diffusion.__version__)
-    ledger.inherit(tmp_path, tmp_path / "run")  # of a run that resumes this one elsewhere
-    assert ledger.evaluations(tmp_path) == entries
+    inherit_tests(tmp_path, tmp_path / "run")  # of a run that resumes this one elsewhere
+    assert recorded_tests(tmp_path) == entries
 
 
 def test_scores_on_test_during_training_are_all_recorded(command, tiny, tmp_path):
@@ -148,13 +152,15 @@ def test_a_job_of_a_sweep_is_complete_only_for_the_checkpoint_that_it_scored(
     assert scored == [str(run)]
 
 
-def test_the_images_of_an_earlier_call_are_removed(tmp_path: Path) -> None:
+def test_the_images_of_an_earlier_call_are_removed(two_steps, tmp_path: Path) -> None:
     """But not photographs where no images were drawn before."""
 
     def saved(n: int) -> list[str]:
-        commands.save_images(tmp_path, torch.zeros(n, 3, 4, 4, dtype=torch.uint8), 0, {})
+        images = torch.zeros(n, 3, 4, 4, dtype=torch.uint8)
+        commands.save_images(tmp_path, images, grid(images), Drawing(DDIM(2), (3, 4, 4), 0), run)
         return sorted(file.name for file in (tmp_path / "images").iterdir())
 
+    run = restore(two_steps / "checkpoints/last.ckpt")
     (tmp_path / "images").mkdir()
     for name in ("2026.png", "sky.png"):
         (tmp_path / "images" / name).touch()
@@ -168,10 +174,8 @@ REFUSED = {
     "more images than there are": ["evaluate", "images=IMAGES", "n=99"],
     "images of two sizes": ["evaluate", "images=TWO"],
     "too few samples": ["evaluate", "ckpt=RUN", "n=3"],
-    "a model without labels": ["evaluate", "ckpt=PLAIN", "by_class=true", "n=4"],
     "no such checkpoint": ["sample", "ckpt=nowhere"],
     "an unknown class": ["sample", "ckpt=RUN", "label=green"],
-    "two settings for classes": ["sample", "ckpt=RUN", "label=red", "labels=[red]"],
     "guidance without labels": ["sample", "ckpt=PLAIN", "guidance=cfg"],
     "a device that is not there": ["sample", "ckpt=RUN", "device=cuda:99"],
 }

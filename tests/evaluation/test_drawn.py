@@ -52,7 +52,7 @@ def test_images_do_not_depend_on_the_number_of_processes(processes: int, tmp_pat
     task = Task(drawing(), 11, 3, folder_of(tmp_path), "sampling")
     for rank in reversed(range(processes)):
         drawing()(denoiser(), 11, CPU, 3, share=(rank, processes), files=task.files)
-    assert torch.equal(task.images(denoiser(), CPU), drawing()(denoiser(), 11, CPU, 3))
+    assert torch.equal(task(denoiser(), CPU), drawing()(denoiser(), 11, CPU, 3))
     assert seconds_of(task.files) > 0
     remove(tmp_path)
     assert not [*tmp_path.iterdir()]
@@ -75,7 +75,7 @@ def test_a_killed_command_resumes_without_redrawing_complete_batches(
     assert f"hydra.run.dir={tmp_path} draws the rest" in capsys.readouterr().out
     draw([task], denoiser(), [CPU], tmp_path)
     assert begun == [0, 3, 6, 6, 9]
-    assert torch.equal(task.images(denoiser(), CPU), drawing()(denoiser(), 11, CPU, 3))
+    assert torch.equal(task(denoiser(), CPU), drawing()(denoiser(), 11, CPU, 3))
 
 
 def test_images_drawn_in_another_way_are_not_used(tmp_path: Path) -> None:

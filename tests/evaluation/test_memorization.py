@@ -2,32 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import beta
 
 from diffusion.data import Folder
 from diffusion.errors import UserError
-from diffusion.evaluation.memorization import audit_copies
+from diffusion.evaluation import pipeline
+from diffusion.evaluation.memorization import copies
 from diffusion.evaluation.pipeline import Scorer
-from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import Reference, Score
-from diffusion.report import figures
-
-
-class Corners(FeatureExtractor):
-    """Features: the corner of an image."""
-
-    name, num_features, resize = "corners", 48, "none"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(()))
-        self.freeze()
-
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        return images[..., :4, :4].flatten(1).float()
 
 
 @pytest.fixture(scope="module")
@@ -43,53 +30,30 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     return made
 
 
-@pytest.mark.parametrize(("kind", "metric"), [("pixels", "copies"), ("features", "copies_corners")])
-def test_the_copies_score_has_a_protocol_and_a_figure(data: Folder, tmp_path: Path, kind: str, metric: str) -> None:
+def test_the_copies_score_has_a_protocol_an_interval_and_a_figure(data: Folder, tmp_path: Path, capsys) -> None:
     train, val = data.splits["train"], data.splits["val"]
-    samples = torch.cat([train.images[:6].flip(-1), 255 - val.images[:14]])
-    score = audit_copies(samples, data, kind, Corners(), tmp_path)
+    samples = torch.cat([train.images[:12].flip(-1), 255 - val.images[:8]])
+    score = copies(samples, data, tmp_path)
     assert Score.from_json(json.loads(json.dumps(score.to_json()))) == score
-    assert (score.metric, score.name, score.n) == (metric, metric, 20)
+    assert (score.metric, score.name, score.n) == ("copies", "copies", 20)
     details = score.details
-    assert details["flagged"] >= 6
-    assert score.low is not None
-    assert score.high is not None
-    assert score.low < score.value < score.high
-    assert 0 < details["p_value"] < 0.025
+    flagged = details["flagged"]
+    assert flagged >= 12
+    ends = beta.ppf(0.025, flagged, 21 - flagged), beta.ppf(0.975, flagged + 1, 20 - flagged)
+    assert score.interval == pytest.approx(ends)  # Clopper and Pearson's
     assert details["rate"] == pytest.approx(1 / 21)
     assert score.reference == Reference("train", 40, train.key)
-    assert {c["sample"]: c["train"] for c in details["closest"][:6]} == {i: train.names[i] for i in range(6)}
-    with Image.open(tmp_path / f"figures/{metric}.png") as picture:
+    assert {c["sample"]: c["train"] for c in details["closest"]} == {i: train.names[i] for i in range(10)}
+    with Image.open(tmp_path / "figures/copies.png") as picture:
         assert picture.width > 500
-    assert details["repeats"] == 6
-
-
-def test_the_figure_mirrors_training_images_like_their_samples(
-    data: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shown: list[tuple[torch.Tensor, torch.Tensor]] = []
-    draw = figures.copies
-    monkeypatch.setattr(figures, "copies", lambda x, y, ratios: shown.append((x, y)) or draw(x, y, ratios))
-    train = data.splits["train"].images
-    samples = torch.cat([train[:5], train[5:10].flip(-1)])
-    audit_copies(samples, data, "pixels", Corners(), tmp_path)
-    ((above, below),) = shown
-    assert len(above) == 10
-    assert torch.equal(above, below)
-
-
-def test_embeddings_of_real_images_are_cached(data: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
-    extractor, seen = Corners(), []
-    extractor.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
-    for n, real in ((7, 40 + 2 * 20), (9, 0)):  # held-out images and samples are also mirrored
-        seen.clear()
-        audit_copies(data.splits["val"].images[:n], data, "features", extractor, tmp_path)
-        assert sum(seen) == real + 2 * n + 3  # and the first image of each set, as a check of the extractor
+    assert details["repeats"] == 12
+    assert "more than chance and 12 near-duplicates" in capsys.readouterr().out
 
 
 def test_missing_held_out_images_are_refused(data: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scorer = Scorer(data, "train", Corners(), [], tmp_path, tmp_path)
+    monkeypatch.setattr(pipeline, "check_extractor", lambda *_: None)
+    extractor: Any = None
+    scorer = Scorer(data, "train", extractor, [], tmp_path, tmp_path)
     scorer.check(4, [], ["pixels"])
     monkeypatch.setitem(data.splits, "val", data.splits["val"].take(torch.arange(0)))
     scorer.check(4, [])

@@ -15,8 +15,7 @@ import diffusion
 from diffusion import files
 from diffusion.errors import UserError
 from diffusion.evaluation import pipeline
-from diffusion.evaluation.drawing import described, evaluations
-from diffusion.evaluation.frames import MOST_FRAMES, Frames
+from diffusion.evaluation.drawing import GIF_FRAMES, Frames, described, evaluations
 from diffusion.evaluation.pipeline import Scorer
 from diffusion.files import code_version
 from diffusion.metric.features import FeatureExtractor
@@ -67,11 +66,11 @@ def test_at_most_100_steps_are_kept_including_the_first_and_last(steps: int, tmp
     for first in (0, 9):
         for k in range(1, steps + 1):
             frames.watch(first, k, x + k / steps - first, Estimate(x, x, x))  # a second batch, of black images
-    kept = list(frames.pairs)
-    assert all(int(pair[0].max()) > 0 for pair in frames.pairs.values())
-    assert (len(kept), kept[0], kept[-1]) == (min(steps, MOST_FRAMES), 1, steps)
+    kept = list(frames.steps)
+    assert all(int(images.max()) > 0 for images in frames.steps.values())
+    assert (len(kept), kept[0], kept[-1]) == (min(steps, GIF_FRAMES), 1, steps)
     if steps == 101:
-        frames.save(tmp_path)
+        frames.save_gif(tmp_path / "trajectory.gif")
         assert Image.open(tmp_path / "trajectory.gif").width == 8 * (2 + 16 * 2) - 2
 
 

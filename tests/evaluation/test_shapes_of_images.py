@@ -68,7 +68,7 @@ def test_any_image_shape_works_from_the_folder_to_the_report(command, tiny, fold
 
 def test_images_with_other_channels_than_the_reference_are_refused() -> None:
     grey, real = (torch.zeros(8, channels, 8, 12, dtype=torch.uint8) for channels in (1, 3))
-    with pytest.raises(UserError, match="8x12 grey as RGB pixels but the reference has 8x12"):
+    with pytest.raises(UserError, match="reference"):
         diffusion.score(grey, real, features="lite0", device="cpu")
 
 

@@ -12,7 +12,7 @@ import torch
 from browser import chromium, visit
 
 from diffusion import compare, watch
-from diffusion.evaluation.frames import Frames
+from diffusion.evaluation.drawing import Frames
 from diffusion.files import replace
 from diffusion.process.denoiser import Estimate
 from diffusion.process.sampler import DDIM

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from diffusion.evaluation.commands import begin, make_drawing, save_images
 from diffusion.evaluation.drawing import Drawing
 from diffusion.pixels import resolution_of
 from diffusion.process.editing import Inpainting, SDEdit
-from diffusion.report.images import enlarged, gif, grid, in_turn, save_png
+from diffusion.report.images import enlarged, gif, grid, in_turn
 
 STRENGTH = 0.6  # default for SDEdit
 COLUMNS = 12  # of grid.png, at most
@@ -31,69 +30,49 @@ Source = str | Path | Image.Image | np.ndarray | Tensor
 """A file, an image of Pillow, an array uint8 (H, W, C) or (H, W), or a tensor uint8 (C, H, W); a mask may be bool."""
 
 
-class Edits(NamedTuple):
-    """A planned edit: how to draw, how many images, and the user's pictures shown `before` them, uint8 (m, C, H, W)."""
-
-    drawing: Drawing
-    n: int
-    before: Tensor
-    about: str
-
-
 def draw_edits(settings: Edit, folder: Path) -> None:
     """Write images/*.png, grid.png and images.npz; for an interpolation also interpolation.gif."""
-    check(settings)  # before the model is loaded
-    settings, restored, (device,) = begin(settings)
-    made = edits(settings, restored)
-    console.print(made.about)
-    drawing, n, denoiser = made.drawing, made.n, restored.denoiser
-    images = drawing(denoiser, n, device, settings.batch_size, f"drawing {count(n, 'image')}")
-    save_images(folder, images, drawing.seed, drawing.conditions(denoiser, n))
-    if drawing.between:
-        gif([enlarged(grid(image[None])) for image in images], folder / "interpolation.gif")
-    save_png(overview(made.before, images, len(settings.labels or ())), folder / "grid.png")
-    console.print(f"{count(n, 'image')} of step {restored.step} ({restored.weights} weights) in {folder}")
-    more = ", interpolation.gif" if drawing.between else ""
-    console.print(f"  images/, grid.png, images.npz (uint8, N×H×W×C){more}")
-
-
-def check(settings: Edit) -> None:
-    """Raise UserError for settings that exclude each other, or without a picture and without seeds."""
     between = settings.interpolate
     if (settings.image is None) == (between is None):
         raise UserError("set either image=PICTURE, or interpolate=[SEED,SEED] to draw between two noises")
-    if between is not None and not (settings.mask is settings.strength is settings.labels is None):
-        raise UserError("interpolate has neither mask, strength nor labels (only label=CLASS); remove them")
-    if between is not None and settings.seed not in (None, between[0]):
-        raise UserError("seed: an interpolation has two, interpolate=[A,B]; remove it")
+    if between and (settings.mask or settings.strength or settings.labels or settings.seed not in (None, between[0])):
+        raise UserError("interpolate has neither mask, strength, labels nor seed (only label=CLASS); remove them")
     if settings.mask is not None and settings.strength is not None:
         raise UserError("mask and strength cannot be combined: remove one of them")
+    settings, restored, (device,) = begin(settings)
+    drawing, before = edited(make_drawing(settings, restored), settings, restored)
+    n = settings.n
+    images = drawing(restored.denoiser, n, device, settings.batch_size, f"drawing {count(n, 'image')}")
+    save_images(folder, images, overview(before, images, len(settings.labels or ())), drawing, restored)
+    if between:
+        gif([enlarged(grid(image[None])) for image in images], folder / "interpolation.gif")
 
 
-def edits(settings: Edit, restored: Restored, image: Source | None = None, mask: Source | None = None) -> Edits:
-    """Plan the edit of `settings`, completed by the run's. Raises UserError for settings that do not fit together.
+def edited(
+    drawing: Drawing, settings: Edit, restored: Restored, image: Source | None = None, mask: Source | None = None
+) -> tuple[Drawing, Tensor]:
+    """`drawing`, changed to draw the edit of `settings`; and the user's pictures, uint8 (m, C, H, W).
+
+    Raises UserError for settings that do not fit together.
 
     Args:
         image, mask: pictures in memory, instead of the files of the settings.
     """
-    drawing = make_drawing(settings, restored)
     if settings.interpolate is not None:
         first, last = settings.interpolate
         nothing = torch.zeros(0, *restored.shape, dtype=torch.uint8)
-        about = f"from the noise of seed {first} to that of seed {last}"
-        return Edits(replace(drawing, between=(first, last), seed=first), settings.n, nothing, about)
+        return replace(drawing, between=(first, last), seed=first), nothing
     source = image if image is not None else str(settings.image)
     picture = read_picture(source, restored.shape)
     if settings.mask is None:
-        edited = SDEdit(drawing.sampler, to_unit(picture), settings.strength or STRENGTH)
-        _, level = edited.begins(restored.denoiser.schedule)
-        about = f"{edited.steps} of {count(drawing.sampler.steps, 'step')}, from sigma/alpha = {level:.3g}"
-        return Edits(replace(drawing, sampler=edited), settings.n, picture[None], about)
+        sampler = SDEdit(drawing.sampler, to_unit(picture), settings.strength or STRENGTH)
+        _, level = sampler.begins(restored.denoiser.schedule)
+        console.print(f"{count(sampler.steps, 'step')}, from sigma/alpha = {level:.3g}")
+        return replace(drawing, sampler=sampler), picture[None]
     fill = read_mask(mask if mask is not None else settings.mask, source, restored.shape)
     filled = filling(drawing, picture, fill, make(settings.inpainting, "inpainting"))
     known = torch.where(fill, torch.tensor([GREY, GREY, GREY, 255])[: len(picture)].view(-1, 1, 1), picture)
-    about = f"filling {float(fill.float().mean()):.0%} of the picture"
-    return Edits(filled, settings.n, torch.stack([picture, known.to(torch.uint8)]), about)
+    return filled, torch.stack([picture, known.to(torch.uint8)])
 
 
 def filling(drawing: Drawing, picture: Tensor, fill: Tensor, method: Callable[..., Inpainting]) -> Drawing:
@@ -138,12 +117,8 @@ def read_mask(mask: Source, picture: Source, shape: tuple[int, int, int]) -> Ten
 
 def upright(name: str, picture: Source, shape: tuple[int, int, int]) -> Image.Image:
     """A picture as an image of at least the size of `shape`, in its mode."""
-    shown = name
-    if isinstance(picture, str | Path):
-        shown, picture = f"{name}={picture}", Path(picture).expanduser()
     if isinstance(picture, Tensor):
-        picture = picture.cpu().numpy()
-        picture = picture.transpose(1, 2, 0) if picture.ndim == 3 else picture
+        picture = picture.cpu().movedim(0, -1).numpy() if picture.ndim == 3 else picture.cpu().numpy()
     if isinstance(picture, np.ndarray):
         pixels = picture.astype(np.uint8) * 255 if picture.dtype == bool else np.squeeze(picture)
         if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or pixels.shape[2:] in ((3,), (4,))):
@@ -151,11 +126,11 @@ def upright(name: str, picture: Source, shape: tuple[int, int, int]) -> Image.Im
                 f"{name}: got {picture.dtype} {picture.shape}; expected uint8 (H, W, C), (H, W), or a tensor (C, H, W)"
             )
         picture = Image.fromarray(pixels)
+    file = picture if isinstance(picture, Image.Image) else Path(picture).expanduser()
     try:
-        if isinstance(picture, Path) and not picture.is_file():
-            raise Unusable("no such file")
-        return read(picture, resolution_of(*shape[1:]), channels=shape[0])  # type: ignore[arg-type]
+        return read(file, resolution_of(*shape[1:]), channels=shape[0])  # type: ignore[arg-type]
     except Unusable as error:
+        shown = name if isinstance(file, Image.Image) else f"{name}={file}"
         raise UserError(
             f"{shown}: {error}; use an intact picture, such as a PNG or JPEG, of at least {shape[2]}x{shape[1]} pixels"
         ) from error

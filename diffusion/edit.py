@@ -10,7 +10,7 @@ from diffusion.config.schema import Edit
 from diffusion.runs.command import command
 from diffusion.runs.importing import lazy
 
-main = command("edit", Edit, __doc__, lazy("diffusion.edit.edits.draw_edits"))
+main = command("edit", Edit, __doc__, lazy("diffusion.evaluation.edits.draw_edits"))
 
 if __name__ == "__main__":
     main()
