@@ -1,4 +1,4 @@
-"""Callbacks that measure and show: the learning rate, the progress, and those of the config group `callbacks`.
+"""Callbacks that measure and show: the progress of a run, and those of the config group `callbacks`.
 
 Those of the group log every `trainer.log_every_n_steps` optimizer steps. Lightning's callbacks, or your own, are added
 by their full name: `+callbacks.NAME._target_=my_package.MyCallback`.
@@ -12,30 +12,16 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.callbacks import Callback
 from torch.optim import Optimizer
 
 from diffusion.console import console, progress_bar
 from diffusion.evaluation.together import device_name
 from diffusion.files import versions
-from diffusion.training.clock import Clock
 from diffusion.training.guard import norm_of
 from diffusion.training.parts import Run
 
 EVERY = 30.0  # seconds between updates of run.json
-
-
-class LearningRate(LearningRateMonitor):
-    """Logs the learning rate once per step. (Lightning's own logs it for each batch of a step.)"""
-
-    def __init__(self, clock: Clock):
-        super().__init__("step")
-        self.clock = clock
-
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Log at the first batch of a step."""
-        if self.clock.completes_step(batch_idx - 1):
-            super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
 
 class Progress(Callback):

@@ -73,8 +73,10 @@ class Diffusion(pl.LightningModule):
         whole = {name: torch.cat([part[name] for part in self.gathered]) for name in self.gathered[0]}
         if len(self.gathered) == self.clock.together:
             self.objective.update(whole["t"], whole["term"])
-        epoch = torch.full((), float(batch.epoch), device=self.device)  # created there, because copying a number waits
-        self.log_dict({"train/loss": whole["loss"].mean(), "epoch": epoch}, batch_size=1)
+        counted = {"epoch": float(batch.epoch), "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
+        device = self.device  # the numbers are created there, because copying them waits
+        logged = {name: torch.full((), x, dtype=real_dtype(device), device=device) for name, x in counted.items()}
+        self.log_dict(logged | {"train/loss": whole["loss"].mean()}, batch_size=1)
         return losses["loss"].mean()
 
     def values(self, x0: Tensor, given: dict[str, Tensor], streams: Callable[[str], Streams]) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from diffusion.launch import is_rank
 from diffusion.metric.precision import set_precision
 from diffusion.model.network import to_channels_last
 from diffusion.runs.jobs import discard
-from diffusion.training.callbacks import LearningRate, Progress
+from diffusion.training.callbacks import Progress
 from diffusion.training.guard import Guard
 from diffusion.training.loggers import MetricsFile, dashboards
 from diffusion.training.module import Diffusion
@@ -135,9 +135,7 @@ def begin(run: Run, trainer: pl.Trainer) -> None:
 def callbacks_of(run: Run) -> list[Callback]:
     """The callbacks of a run, in the order in which they work after a step."""
     settings, chosen = run.settings, run.settings.callbacks or {}
-    used: list[Callback] = [LearningRate(run.clock)]
-    if run.record is not None:
-        used.append(Progress(run))
+    used: list[Callback] = [] if run.record is None else [Progress(run)]
     if run.ema is not None:
         used.append(run.ema)
     used.append(Guard(settings.guard, run.clock))

@@ -1,5 +1,7 @@
 """Every recipe learns: a few hundred steps on tiny images beat the best constant prediction of its own objective."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from diffusion.config.build import make
 from diffusion.data import ImageData, to_unit
 from diffusion.process.denoiser import Denoiser
 from diffusion.randomness import Streams
+from diffusion.runs.metrics import read_metrics
 from diffusion.runs.record import claim
 from diffusion.training.run import train
 from tests.support.composing import settings
@@ -61,6 +64,17 @@ def test_each_recipe_beats_the_best_constant_prediction(recipe, tiny, tmp_path):
     with torch.no_grad():
         best = float(mean_loss(objective, constant, x0))
     assert learned < 0.8 * best
+
+
+def test_edm2_trains_a_narrow_network(photos, tmp_path):
+    words = ["model.channels=[8,8]", "model.attention=[false,true]", "model.head_dim=4", "data.resolution=16"]
+    words += ["data=folder", f"data.root={photos}", "data.val=8", "data.test=8", "data.batch_size=4", "score.n=0"]
+    words += ["samples.n=0", "trainer.accelerator=cpu", "trainer.max_steps=8", "trainer.log_every_n_steps=1"]
+    chosen = settings(["experiment=edm2", *words])
+    train(chosen, tmp_path, claim(tmp_path, []))
+    losses = read_metrics(tmp_path / "metrics.csv")["train/loss"].value
+    assert len({*losses}) == 8
+    assert all(map(math.isfinite, losses))
 
 
 def test_recipes_have_the_authors_constants():

@@ -101,7 +101,7 @@ def test_changed_optimizer_settings_are_used_on_resume(command, run):
     words = ["optimizer.lr=0.01", "optimizer.betas=[0.5,0.6]", "optimizer.weight_decay=0.3", "trainer.max_steps=4"]
     status, out, err = command("train", [*RUN, *words])
     assert status == 0, out + err
-    rates = read_metrics(run / "metrics.csv")["lr-AdamW"]
+    rates = read_metrics(run / "metrics.csv")["lr"]
     assert rates.value[-2:].tolist() == pytest.approx([0.01 * 3 / 4, 0.01])  # the warmup takes 3 steps
     saved = storage.load(run / "checkpoints/last.ckpt")
     (group,) = saved["optimizer_states"][0]["param_groups"]
