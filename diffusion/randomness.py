@@ -4,11 +4,10 @@ A resumed run therefore equals an uninterrupted one, two devices give the same n
 same seed see the same images, times and noise. Any module may import this one.
 """
 
-import contextlib
 import hashlib
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -46,18 +45,6 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     MPS waits: its non-blocking copies may read the values after they have been freed (pytorch/pytorch#189690).
     """
     return values.to(device, non_blocking=device.type != "mps")
-
-
-@contextlib.contextmanager
-def rewinding(device: torch.device) -> Iterator[None]:
-    """Context that restores torch's generators at its end: a network called in it and after it has the same dropout."""
-    kinds = [torch] if device.type == "cpu" else [torch, getattr(torch, device.type)]
-    states = [kind.get_rng_state() for kind in kinds]
-    try:
-        yield
-    finally:
-        for kind, state in zip(kinds, states, strict=True):
-            kind.set_rng_state(state)
 
 
 # Blocks drawn in one chunk, so intermediate values stay in the CPU's cache, or small on a GPU.
@@ -167,15 +154,14 @@ class Streams:
         return out.flatten(1)[:, :n].reshape(len(self), *shape).to(dtype).contiguous()
 
     def normal_like(self, x: Tensor, *times: int) -> Tensor:
-        """N(0, 1) of shape (B, *times, ...) and with the dtype of `x` (B, ...). Raises UserError as `check` does."""
-        self.check(x)
-        return self.normal(*times, *x.shape[1:], dtype=x.dtype)
+        """N(0, 1) of shape (B, *times, ...) and with the dtype of `x` (B, ...).
 
-    def check(self, x: Tensor) -> None:
-        """Raise UserError unless `x` has B examples: fewer streams would broadcast."""
+        Raises UserError unless `x` has B examples: fewer streams would broadcast.
+        """
         if len(x) != len(self):
             words = f"randomness: {len(self)} random streams for {len(x)} images"
             raise UserError(f'{words}; pass one per image, such as Streams.of({len(x)}, "train", step)')
+        return self.normal(*times, *x.shape[1:], dtype=x.dtype)
 
     def uniform(self) -> Tensor:
         """U[0, 1) of shape (B,), in `real_dtype`: multiples of 2⁻⁵³, or in float32 their first 24 bits.

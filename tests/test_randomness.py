@@ -13,7 +13,7 @@ from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.objective import Simple
 from diffusion.process.prediction import Eps
-from diffusion.process.sampler import DDIM, Heun
+from diffusion.process.sampler import DDIM
 from diffusion.process.schedule import linear
 from diffusion.randomness import Streams, philox, round_keys, seed_for, seeds_for
 
@@ -193,7 +193,6 @@ def test_streams_for_a_different_number_of_images_are_refused() -> None:
         lambda streams: streams.normal_like(images),
         lambda streams: Simple()(denoiser, images, streams),
         lambda streams: DDIM(2, eta=1.0)(denoiser, images, streams),
-        lambda streams: Heun(2)(denoiser, images, streams),  # which draws nothing
     ):
         with pytest.raises(UserError, match=r"^randomness: 1 random streams for 3 images; .*Streams.of\(3, "):
             draw(Streams([0]))

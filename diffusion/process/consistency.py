@@ -21,7 +21,7 @@ from diffusion.process.noise import Noise, independent
 from diffusion.process.objective import Objective, weighted
 from diffusion.process.prediction import X0
 from diffusion.process.timesteps import LogNormal, Timesteps
-from diffusion.randomness import Streams, rewinding
+from diffusion.randomness import Streams
 
 
 def pseudo_huber(x: Tensor, y: Tensor, c: Annotated[float, Gt(0)] = 0.00054) -> Tensor:
@@ -71,9 +71,12 @@ class Consistency(Objective):
         lower = level * (1 - n / self.q**self.stage).clamp(min=0)
         noisy = lower > 0
         r = torch.where(noisy, schedule.time(-2 * lower.log()).clamp(0, 1), t)
-        with torch.no_grad(), rewinding(x0.device):  # before f(x_t, t), which then draws the same dropout masks
+        seed = int(torch.randint(2**62, ()))  # of the dropout masks, which are the same for both estimates
+        torch.manual_seed(seed)
+        with torch.no_grad():
             target = denoiser(diffuse(schedule, x0, eps, r), r, **conditions).x0
             target = torch.where(expand(noisy, x0).bool(), target, x0)
+        torch.manual_seed(seed)
         estimate = denoiser(diffuse(schedule, x0, eps, t), t, **conditions).x0
         term = self.distance(estimate, target) / (level - lower).to(x0.dtype)
         return weighted(term, importance, t)
