@@ -74,7 +74,7 @@ mutations: $(VENV)/.developer ## Plant faults in mathematics, randomness and met
 
 .PHONY: docs
 docs: $(VENV)/.developer ## Measure the samplers' orders again; updates docs/samplers.md and docs/convergence.png
-	$(BIN)/python docs/convergence.py
+	$(BIN)/python -m docs.convergence
 
 .PHONY: wheel
 wheel: $(VENV)/.developer ## Build a wheel that includes the configs and the photographs

@@ -63,7 +63,6 @@ FAULTS = {
         ("positions: top and left swapped", "torch.stack([top, left, torch", "torch.stack([left, top, torch"),
         ("positions: the last one is never drawn", "(side + 1)).long()", "side).long()"),
         ("sizes: wrong choice from the cumulative probabilities", "if u < edge)", "if u > edge)"),
-        ("sizes: share of side length instead of pixels", "p / d**2 for", "p / d for"),
         ("coordinates: 1 is beyond the last pixel", "(whole - 1).clamp(min=1)", "whole.clamp(min=1)"),
     ],
     "process/test_averaging.py": [
@@ -137,9 +136,6 @@ FAULTS = {
         ("uncertainty: −u instead of +u", "u.exp() + u)", "u.exp() - u)"),
         ("objective: without importance", '"loss": importance * term', '"loss": term'),
         ("the learned weight moves faster with more features", " / self.weight.shape[1] ** 0.5", ""),
-    ],
-    "process/test_oracle.py": [
-        ("mixture: α² instead of α", "alpha * self.variances / total", "alpha**2 * self.variances / total"),
     ],
     "process/test_prediction.py": [
         ("solve: wrong sign of y in x0", "(b / det, -sigma_t / det)", "(b / det, sigma_t / det)"),

@@ -1,10 +1,9 @@
 """Build objects from a configuration: a mapping with `_target_` is a call of the class or function of that name.
 
 Its other values are the arguments, of which the nested objects are built first. With `_partial_: true` it is that
-function with these arguments set. Any failure is a one-line UserError.
-
-Beside a configuration, which is what was asked for, stand its facts: arguments of the network that follow from the data
-and from other settings, and `guidance_step`, the step whose weights guide the run's own samples.
+function with these arguments set. Any failure is a one-line UserError. Beside a configuration, which is what was asked
+for, stand its facts: arguments of the network that follow from the data and from other settings, and `guidance_step`,
+the step whose weights guide the run's own samples.
 
 A configuration in a file is untrusted: it must neither run code nor read the environment. It is read as plain data,
 without interpolation, and each part may only name classes that the choices of its group name, in conf/ or in a folder
@@ -57,14 +56,20 @@ def model_of(config: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
 
 def check_node(node: Any, where: str) -> None:
     """Raise UserError if the classes in a node do not exist, or a value does not have its annotated type."""
-    if isinstance(node, list):
-        for value in node:
-            check_node(value, where)
-    elif isinstance(node, Mapping):
+    for key, call in _calls(node, where):
+        check_arguments(_named(call["_target_"], key), _arguments(call), key)
+
+
+def _calls(node: Any, where: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield every call in a node, at any depth, with its key."""
+    if isinstance(node, Mapping):
         for key, value in node.items():
-            check_node(value, f"{where}.{key}")
+            yield from _calls(value, f"{where}.{key}")
         if "_target_" in node:
-            check_arguments(_named(node["_target_"], where), _arguments(node), where)
+            yield where, node
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from _calls(value, where)
 
 
 def _named(target: Any, where: str) -> Callable[..., Any]:
@@ -130,20 +135,11 @@ def check_targets(node: Any, part: str, where: Path | str, trusted: Any = None) 
     Args:
         trusted: a node given by the user, whose classes are also allowed.
     """
-    named = [each for group in (part, *inner_groups(part)) for each in nodes(group)]
-    if unknown := [*{*_targets(node)} - {*_targets([named, trusted])}]:
-        raise UserError(
-            f"{where}: its {part} names {unknown[0]}; a file may use only classes named in conf/{part}; if you trust "
-            f"it, pass --config-dir CONF (diffusion.load: config_dir=CONF), where CONF/{part}/NAME.yaml names it"
-        )
-
-
-def _targets(node: Any) -> Iterator[str]:
-    """Yield every `_target_`, at any depth."""
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        node = list(node.values())
-    if isinstance(node, list | tuple):
-        for value in node:
-            yield from _targets(value)
+    known = [trusted, *(each for group in (part, *inner_groups(part)) for each in nodes(group))]
+    allowed = {str(call["_target_"]) for _, call in _calls(known)}
+    for _, call in _calls(node):
+        if (target := str(call["_target_"])) not in allowed:
+            raise UserError(
+                f"{where}: its {part} names {target}; a file may use only classes named in conf/{part}; if you trust "
+                f"it, pass --config-dir CONF (diffusion.load: config_dir=CONF), where CONF/{part}/NAME.yaml names it"
+            )

@@ -110,11 +110,6 @@ class Crops:
             raise UserError(f"crops: probabilities {[*probabilities]}; expected one per divisor, with a sum of 1")
         self.choices = [(d, p) for d, p in zip(divisors, probabilities, strict=True) if p > 0]
 
-    @property
-    def share(self) -> float:
-        """The mean number of pixels of a crop, as a fraction of the whole image."""
-        return sum(p / d**2 for d, p in self.choices)
-
     def check(self, height: int, width: int, factor: int) -> None:
         """Raise UserError unless the sides of all crops of images (…, height, width) are multiples of `factor`."""
         for d, _ in self.choices:

@@ -1,7 +1,7 @@
 """From a network to an estimate of the image and the noise.
 
 `Denoise` is any callable (x_t (B, C, H, W), t (B,)) -> Estimate that has a `schedule`. A trained network, its EMA copy,
-a thresholded denoiser and a closed-form oracle all implement it. To extend a denoiser, wrap it.
+a thresholded denoiser and the tests' closed-form oracles all implement it. To extend a denoiser, wrap it.
 """
 
 from collections.abc import Callable

@@ -148,7 +148,7 @@ class Run:
         """
         settings, nfe = self.settings, evaluations(self.sampler, self.schedule, self.guidance)
         images = self.clock.total * self.clock.accumulate * self.data.batch_size * self.devices
-        training = round(STEP * images * (self.crops.share if self.crops else 1.0))
+        training = round(STEP * images)
         scored, pictured = settings.score.n, settings.samples.n
         if scored is None:
             scored = SCORED if SCORED * nfe <= training or not is_error(settings.sweep.score) else 0

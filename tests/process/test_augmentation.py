@@ -115,7 +115,6 @@ def test_crop_sizes_and_positions_have_the_given_probabilities() -> None:
         found[crops(torch.zeros(1, 1, 8, 8), Streams([k], batch_seed=k))[0].shape[2]] += 1
     for side, p in ((8, 0.5), (4, 0.3), (2, 0.2)):
         assert abs(found[side] / N - p) < 4 * (p * (1 - p) / N) ** 0.5
-    assert crops.share == pytest.approx(0.5 + 0.3 / 4 + 0.2 / 16)
     window = Crops([2], [1.0])(torch.zeros(N, 1, 8, 4), Streams.of(N, "places"))[1]
     for column, places in ((0, 5), (1, 3)):
         counts = window[:, column].bincount(minlength=places)

@@ -13,9 +13,9 @@ from diffusion.config.choices import choices, composed
 from diffusion.errors import UserError
 from diffusion.process import grid
 from diffusion.process.denoiser import Denoiser, dynamic
-from diffusion.process.oracle import GaussianOracle, sampler_moments
 from diffusion.process.sampler import Sampler
 from diffusion.randomness import Streams
+from tests.support.oracle import GaussianOracle, sampler_moments
 
 
 class Linear(torch.nn.Module):

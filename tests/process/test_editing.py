@@ -11,9 +11,9 @@ from torch import Tensor
 from diffusion.process import grid
 from diffusion.process.denoiser import clip, diffuse
 from diffusion.process.editing import Between, Inpainting, RePaint, SDEdit, SplitGibbs
-from diffusion.process.oracle import GaussianOracle, sampler_moments
 from diffusion.process.sampler import DDIM, DPMSolver, Sampler, UniPC
 from diffusion.randomness import Streams, seed_for
+from tests.support.oracle import GaussianOracle, sampler_moments
 
 Y = 0.9  # the known value, 1 standard deviation above its mean
 KNOWN_FIRST = torch.tensor([Y, 7.0, -7.0], dtype=torch.float64).reshape(3, 1, 1)

@@ -12,10 +12,10 @@ from diffusion.config.choices import choice
 from diffusion.evaluation.guided import parts_of
 from diffusion.process import grid
 from diffusion.process.guidance import AutoGuidance, ClassifierFree
-from diffusion.process.oracle import GaussianOracle
 from diffusion.process.sampler import UniPC
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams
+from tests.support.oracle import GaussianOracle
 
 VP = SCHEDULES["vp"]
 MEANS = torch.stack([MEAN, -MEAN, MEAN.flip(0)])

@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.special import ndtr
 
 from diffusion.process.likelihood import flow_likelihood, log_decoder, variational_bound
-from diffusion.process.oracle import GaussianOracle
 from diffusion.process.schedule import EDM, VP, Flow, Schedule, SubVP, linear
 from diffusion.process.variance import fixed_large, fixed_small
 from diffusion.randomness import Streams
+from tests.support.oracle import GaussianOracle
 
 LEVELS = 2 * torch.arange(256, dtype=torch.float64) / 255 - 1
 MEAN, STD = -0.2, 0.25  # of the pixels: all but 3 in 10,000 lie within [−1, 1]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from diffusion.process import schedule
-from diffusion.process.oracle import GaussianOracle, MixtureOracle
+from tests.support.oracle import GaussianOracle, MixtureOracle
 
 VP = schedule.VP()
 MEANS = torch.tensor([[-0.8, -0.2], [0.5, 0.5], [0.6, -0.7]]).double()

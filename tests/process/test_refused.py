@@ -15,9 +15,9 @@ from diffusion.process.consistency import Consistency
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.editing import Between, RePaint, SDEdit
 from diffusion.process.objective import Hybrid, Simple, VariationalBound
-from diffusion.process.oracle import GaussianOracle
 from diffusion.process.sampler import DDIM, Ancestral, ProbabilityFlow
 from diffusion.randomness import Streams
+from tests.support.oracle import GaussianOracle
 
 EDM, FLOW, VP = schedule.EDM(), schedule.Flow(), schedule.VP()
 ORACLE = GaussianOracle(VP, MEAN, COVARIANCE)

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from diffusion.process import grid
 from diffusion.process.denoiser import Estimate, clip
-from diffusion.process.oracle import GaussianOracle, MixtureOracle, sampler_moments
 from diffusion.process.sampler import ProbabilityFlow, Sampler
 from diffusion.randomness import Streams
+from tests.support.oracle import GaussianOracle, MixtureOracle, sampler_moments
 
 VP = SCHEDULES["vp"]
 TWO = pytest.mark.parametrize("name", ["dpm_2m", "euler_churn"])  # properties of the loop: a solver of each kind

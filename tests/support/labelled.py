@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from diffusion.process.denoiser import Estimate
-from diffusion.process.oracle import GaussianOracle, MixtureOracle
 from diffusion.process.schedule import Schedule
+from tests.support.oracle import GaussianOracle, MixtureOracle
 
 
 class Labelled:
