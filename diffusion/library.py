@@ -12,10 +12,9 @@ from torch import Tensor
 
 from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.restore import Restored, restore
-from diffusion.config.build import make
+from diffusion.config.build import make, validated
 from diffusion.config.choices import RUN, choice, choices, searching
 from diffusion.config.schema import Sample
-from diffusion.config.validation import validated
 from diffusion.console import count, hiding_bars
 from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError

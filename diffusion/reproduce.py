@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from diffusion.config.build import validated
 from diffusion.config.choices import choices, nodes, searching
 from diffusion.config.schema import Settings
-from diffusion.config.validation import validated
 from diffusion.console import console
 from diffusion.errors import Arguments, UserError, command_line, nearest
 from diffusion.files import PACKAGE, digest

@@ -5,10 +5,9 @@ import torch
 import yaml
 from torch import nn
 
-from diffusion.config.build import OPTIONAL_PARTS, PARTS, check_node, check_targets, make, plain_config
+from diffusion.config.build import OPTIONAL_PARTS, PARTS, check_node, check_targets, make, plain_config, validated
 from diffusion.config.choices import choice, choices, groups
 from diffusion.config.schema import Train
-from diffusion.config.validation import validated
 from tests.support.composing import settings
 
 PRESETS = (

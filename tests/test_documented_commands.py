@@ -10,9 +10,9 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
+from diffusion.config.build import validated
 from diffusion.config.choices import choices, composed, conf_dir, groups, searching
 from diffusion.config.schema import COMMANDS
-from diffusion.config.validation import validated
 from diffusion.errors import Arguments
 from diffusion.files import PACKAGE
 

@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.nn import Conv2d
 
 from diffusion.config import schema
-from diffusion.config.build import make
+from diffusion.config.build import check_arguments, make
 from diffusion.config.choices import conf_dir, groups
-from diffusion.config.validation import check_arguments
 from diffusion.errors import UserError
 from tests.support.composing import settings
 

@@ -12,9 +12,9 @@ from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+from diffusion.config.build import flat
 from diffusion.config.choices import RUN, choices, composed, groups
 from diffusion.config.schema import INSTEAD
-from diffusion.config.validation import flat
 from diffusion.errors import UserError, first_line, nearest, override
 
 HELP = ("--help", "-h", "help")

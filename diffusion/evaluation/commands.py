@@ -17,10 +17,9 @@ from torch import Tensor
 
 from diffusion.checkpoint.find import kept, opened, run_folder, trained
 from diffusion.checkpoint.restore import Restored, file_hash, what_changed
-from diffusion.config.build import make
+from diffusion.config.build import flat, make, validated
 from diffusion.config.choices import INHERITED, RUN, composed, nodes
 from diffusion.config.schema import SCORED, AnyStudy, Drawn, Edit, Evaluate, FromModel, Sample, Score, Settings
-from diffusion.config.validation import flat, validated
 from diffusion.console import console, count, quiet_libraries
 from diffusion.data import ImageData
 from diffusion.data.folder import common_size

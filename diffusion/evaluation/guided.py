@@ -9,8 +9,7 @@ from annotated_types import Ge, Gt, Lt
 
 from diffusion.checkpoint.find import at_step, trained
 from diffusion.checkpoint.restore import Restored, restore
-from diffusion.config.build import make
-from diffusion.config.validation import check_arguments
+from diffusion.config.build import check_arguments, make
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.guidance import AutoGuidance, Guidance

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy  # its submodules are imported on first use
 
+from diffusion.config.build import flat
 from diffusion.config.choices import composed
 from diffusion.config.help import default_choices
-from diffusion.config.validation import flat
 from diffusion.errors import UserError
 from diffusion.metric.record import Score
 from diffusion.report.page import MISSING

@@ -20,10 +20,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.config import messages
+from diffusion.config.build import validated
 from diffusion.config.choices import conf_dir, register, searching
 from diffusion.config.help import print_help
 from diffusion.config.schema import Settings
-from diffusion.config.validation import validated
 from diffusion.errors import Interrupted
 from diffusion.runs import naming, resume
 

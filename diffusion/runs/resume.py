@@ -13,9 +13,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from diffusion.config.build import check_targets, plain_config
+from diffusion.config.build import check_targets, flat, plain_config
 from diffusion.config.choices import SEVERAL, choice, groups
-from diffusion.config.validation import flat
 from diffusion.console import console
 from diffusion.errors import UserError, nearest
 

@@ -20,9 +20,9 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion.checkpoint.restore import Restored
+from diffusion.config.build import validated
 from diffusion.config.choices import RUN, choices, composed, searched
 from diffusion.config.schema import COMMANDS
-from diffusion.config.validation import validated
 from diffusion.data import to_uint8
 from diffusion.errors import UserError, command_line, shown
 from diffusion.evaluation.commands import completed, make_drawing

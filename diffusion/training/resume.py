@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from diffusion.checkpoint.find import find, trained
 from diffusion.checkpoint.restore import PREFIX, network_weights, read, what_changed
-from diffusion.config.build import plain_config
+from diffusion.config.build import flat, plain_config
 from diffusion.config.schema import Train
-from diffusion.config.validation import flat
 from diffusion.console import console, count
 from diffusion.errors import UserError, shown
 

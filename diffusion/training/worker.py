@@ -16,8 +16,8 @@ from pathlib import Path
 
 import yaml
 
+from diffusion.config.build import validated
 from diffusion.config.schema import Train
-from diffusion.config.validation import validated
 from diffusion.console import console
 from diffusion.errors import Interrupted, UserError
 from diffusion.launch import PARENT, as_rank, requeue

@@ -14,10 +14,9 @@ from PIL import Image
 import diffusion
 from diffusion import export
 from diffusion.checkpoint.restore import restore
-from diffusion.config.build import make
+from diffusion.config.build import make, validated
 from diffusion.config.choices import composed
 from diffusion.config.schema import Evaluate
-from diffusion.config.validation import validated
 from diffusion.evaluation import commands, drawing
 from diffusion.evaluation.commands import completed
 from diffusion.evaluation.drawing import Drawing

@@ -11,9 +11,9 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from diffusion import reproduce
+from diffusion.config.build import validated
 from diffusion.config.choices import choices, composed, searching
 from diffusion.config.schema import COMMANDS
-from diffusion.config.validation import validated
 from diffusion.errors import UserError
 from diffusion.files import PACKAGE
 from diffusion.reproduce import Sweep, read

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffusion.config.build import validated
 from diffusion.config.choices import composed
 from diffusion.config.schema import Train
-from diffusion.config.validation import validated
 from diffusion.errors import ProcessLost, UserError
 from diffusion.launch import launch
 from diffusion.runs import jobs
