@@ -28,7 +28,7 @@ def mark(part):
     marks.append((part, time.process_time(), time.time()))
 mark("Python")
 from diffusion import train
-from diffusion.runs.importing import few_metrics
+from diffusion.runs.command import few_metrics
 from diffusion.training import worker
 mark("imports of the command: Hydra, pydantic, rich")
 def run(settings, folder, record):

@@ -6,8 +6,7 @@ python -m diffusion.evaluate images=FOLDER split=test                     images
 """
 
 from diffusion.config.schema import Evaluate
-from diffusion.runs.command import command
-from diffusion.runs.importing import lazy
+from diffusion.runs.command import command, lazy
 
 WORK = "diffusion.evaluation.commands.evaluate"
 main = command("evaluate", Evaluate, __doc__, lazy(WORK), job=lazy(f"{WORK}_job"))

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 from diffusion.errors import Arguments
-from diffusion.runs.importing import few_metrics
 
 SUFFIXES = {"safetensors": ".safetensors", "diffusers": "-diffusers", "web": ".html"}
 
@@ -32,8 +31,10 @@ def export(
     checkpoint: str, file: Path | None, weights: str | float, format: str, sampler: str | None, config_dir: str | None
 ) -> None:
     """Write what the command line asks for, and print its path."""
+    from diffusion.runs.command import few_metrics
+
     few_metrics()
-    from diffusion.checkpoint import diffusers_folder, exported, find, restore
+    from diffusion.checkpoint import diffusers_folder, find, restore, storage
     from diffusion.config.choices import choice, composed, searching
 
     with searching([config_dir]):
@@ -43,7 +44,7 @@ def export(
             config["sampler"] = choice("sampler", sampler)
     file = file or model.path.with_name(model.path.stem + SUFFIXES[format])
     if format == "safetensors":
-        print(exported.write(file, model.denoiser.network.state_dict(), model.about))
+        print(storage.export(file, model.denoiser.network.state_dict(), model.about))
         return
     if format == "diffusers":
         config["sampler"] = config.get("sampler") or composed("train")["sampler"]

@@ -1,10 +1,10 @@
 """Several processes for one command: torch's elastic agent runs `python -m MODULE FOLDER WORDS` once for each device.
 
 The agent runs in the process that calls `launch`, starts the processes ("ranks"), relays signals to them, and ends them
-all if one fails. On several machines the user starts torchrun, which is the same agent. A rank does its work in
-`as_rank`: only the first error is reported, by the agent, and no rank outlives its agent. Below: jobs of SLURM.
+all if one fails. On several machines the user starts torchrun, which is the same agent. Below: jobs of SLURM.
 """
 
+import contextlib
 import logging
 import os
 import shutil
@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -23,12 +23,32 @@ from typing import Any, NoReturn
 
 from diffusion.errors import Interrupted, ProcessLost, UserError
 
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGALRM, signal.SIGXCPU)
-SUBMITIT = signal.SIGUSR2  # if submitit has installed a handler, which requeues its job
+STOPS = (
+    signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM, signal.SIGXCPU,
+    signal.SIGUSR1, signal.SIGUSR2,  # of SLURM, of submitit: before the time limit of a job
+)  # fmt: skip
 GRACE = 120  # seconds that the ranks have to save their state after a signal
 USER_ERRORS = (2, 3, 4)  # exit statuses of UserError and its subclasses
-VARIABLES = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # of a rank
 PARENT = "DIFFUSION_PARENT"  # the environment variable with the id of the process that started this one
+
+
+@contextlib.contextmanager
+def stopped_by(act: Callable[[int], None]) -> Iterator[None]:
+    """Context in which the first signal that ends a run calls `act`. What nohup ignores stays ignored."""
+    before = {number: handler for number in STOPS if (handler := signal.getsignal(number)) != signal.SIG_IGN}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in before:  # the rest of a burst
+            signal.signal(each, signal.SIG_IGN)
+        act(number)
+
+    try:
+        for number in before:
+            signal.signal(number, stop)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def launch(processes: int, folder: Path, module: str, words: Sequence[str] = ()) -> None:
@@ -42,16 +62,8 @@ def launch(processes: int, folder: Path, module: str, words: Sequence[str] = ())
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    caught = {n: handler for n in STOPS if (handler := signal.getsignal(n)) != signal.SIG_IGN}  # nohup ignores SIGHUP
-    if callable(submitit := signal.getsignal(SUBMITIT)):
-        caught[SUBMITIT] = submitit
-    received: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        for each in caught:  # a further signal would make the agent leave the ranks behind
-            signal.signal(each, signal.SIG_IGN)
-        raise SignalException("", signal.SIGTERM if number == SUBMITIT else signal.Signals(number))
+    def stop(number: int) -> None:  # relayed by the agent
+        raise SignalException("", signal.Signals(number))
 
     shutil.rmtree(folder / "ranks", ignore_errors=True)
     logs = DefaultLogsSpecs(str(folder / "ranks"), dict.fromkeys(range(1, processes), Std.ALL))
@@ -59,15 +71,14 @@ def launch(processes: int, folder: Path, module: str, words: Sequence[str] = ())
         1, 1, processes, logs, run_id=uuid.uuid4().hex, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
         max_restarts=0, signals_to_handle="SIGQUIT", shutdown_timeout=GRACE,
     )  # fmt: skip
-    own_parent, os.environ[PARENT] = os.environ.get(PARENT, ""), str(os.getpid())
+    os.environ[PARENT] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     logging.disable(logging.CRITICAL)  # what the agent logs; the ranks have their own
     try:
-        for number in caught:
-            signal.signal(number, stop)
-        elastic_launch(config, sys.executable)("-u", "-m", module, str(folder), *words)
-    except SignalException:
-        raise Interrupted(received[0]) from None
+        with stopped_by(stop):
+            elastic_launch(config, sys.executable)("-u", "-m", module, str(folder), *words)
+    except SignalException as stopped:
+        raise Interrupted(stopped.sigval) from None
     except ChildFailedError as error:
         # The cause comes before what it has caused: ranks that have lost a peer, or that the agent has ended.
         caused = {1: 1, 128 + signal.SIGTERM: 2, -signal.SIGTERM: 3}
@@ -75,26 +86,24 @@ def launch(processes: int, folder: Path, module: str, words: Sequence[str] = ())
         raise described(rank, first.exitcode, first.error_file_data["message"]) from None
     finally:
         logging.disable(logging.NOTSET)
-        os.environ[PARENT] = own_parent
-        for number, handler in caught.items():
-            signal.signal(number, handler)
+        del os.environ[PARENT]
     shutil.rmtree(folder / "ranks", ignore_errors=True)
 
 
 def described(rank: int, status: int, said: object) -> BaseException:
     """The error of the first rank that failed. `said` is what it recorded, if it had the time."""
-    recorded = said["message"] if isinstance(said, dict) else None
     if status - 128 in STOPS:  # one rank received a signal, and all have saved
         return Interrupted(status - 128)
-    if status in USER_ERRORS and recorded:
-        error = UserError(recorded.removeprefix("UserError: "))
-        error.status = status
-        return error
-    if isinstance(said, dict):
-        print(said["extraInfo"]["py_callstack"], file=sys.stderr, end="")
     ended = f"ended with status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
     ended += " (out of memory?)" * (status == -signal.SIGKILL)
-    return ProcessLost(f"process {rank} of the run: {recorded or ended}")
+    if isinstance(said, dict):
+        ended = said["message"]
+        if status in USER_ERRORS:
+            error = UserError(ended.removeprefix("UserError: "))
+            error.status = status
+            return error
+        print(said["extraInfo"]["py_callstack"], file=sys.stderr, end="")
+    return ProcessLost(f"process {rank} of the run: {ended}")
 
 
 def as_rank(command: str, task: Callable[[], None]) -> NoReturn:
@@ -115,7 +124,7 @@ def as_rank(command: str, task: Callable[[], None]) -> NoReturn:
 
         from diffusion.config import messages
 
-        known = messages.explain(error, command) if isinstance(error, Exception) else None
+        known = messages.explain(error, command)
         status = known.status if known else 1
         get_error_handler().record_exception(UserError(str(known)) if known else error)
         if not os.environ.get(PARENT):  # torchrun would print a table
@@ -148,24 +157,22 @@ def end_with_parent(number: int = signal.SIGTERM) -> None:
 
 def tell(folder: Path | None) -> None:
     """Tell torchrun's other processes the folder of their run, or that there is none."""
-    store, key = _board()
-    store.set(key, str(folder or ""))
+    _board().set("folder", str(folder or ""))
 
 
 def told() -> Path | None:
     """The folder that torchrun's first process tells, however long it prepares the run; None if there is none."""
-    store, key = _board()
-    folder = store.get(key).decode()
+    folder = _board().get("folder").decode()
     return Path(folder) if folder else None
 
 
-def _board() -> tuple[Any, str]:
-    """torchrun's store, and the key of the folder in it."""
-    import torch.distributed as dist
+def _board() -> Any:
+    """torchrun's store of keys, for this attempt to start its processes."""
+    from torch._C._distributed_c10d import PrefixStore, TCPStore
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(days=7))  # type: ignore[attr-defined]
-    return store, f"diffusion/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+    store = TCPStore(address, port, is_master=False, timeout=timedelta(days=7))
+    return PrefixStore(f"diffusion/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 
 def slurm_job() -> str | None:
@@ -190,7 +197,4 @@ def check_tasks() -> None:
     """Raise UserError in one of several tasks of an `srun`, because each would be a separate run."""
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
     if tasks != "1" and not is_rank():
-        raise UserError(
-            f"srun started {tasks} tasks, and each would be a separate run: start one (-n 1) and set "
-            "trainer.devices; for several machines start torchrun on each (srun --ntasks-per-node=1 torchrun …)"
-        )
+        raise UserError(f"srun started {tasks} tasks, each a separate run: start one (-n 1), see docs/clusters.md")

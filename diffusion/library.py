@@ -142,7 +142,7 @@ class Model:
     ) -> Tensor:
         """Draw n images by the drawing with these options, once it is changed."""
         drawing, label = change(self.drawing(**options)), f"sampling {count(n, 'image')}" if progress else None
-        with products(self.restored.matmul_precision):
+        with products(self.restored.config.get("matmul_precision", "high")):
             return drawing(self.denoiser, n, self.device, batch_size, label)
 
 

@@ -6,17 +6,13 @@ further. Runs that are active or not complete are never changed.
 """
 
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 from rich.filesize import decimal
 
 from diffusion.console import console, count
 from diffusion.errors import Arguments, UserError
-from diffusion.files import lock
-from diffusion.runs.folder import command_of, runs_below
-from diffusion.runs.importing import few_metrics
-from diffusion.runs.record import LOCK, RunRecord
+from diffusion.runs.folder import Run, runs_below
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,25 +26,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 def prune(folder: Path, weights: bool, yes: bool) -> None:
     """Print the runs with removable checkpoints, and remove these if `yes`."""
+    from diffusion.runs.command import few_metrics
+
     few_metrics()
     from diffusion.checkpoint import find  # imports torch, so only when needed
 
     runs, total = 0, 0
-    for path in (path for path in runs_below(folder) if command_of(path) == "train"):
-        try:
-            held = lock(path / LOCK) if yes else None
-        except BlockingIOError:
-            console.print(f"{path}: skipped: it is running")
+    for path in runs_below(folder):
+        run, files = Run(path), find.superfluous(path, weights)
+        if run.command != "train" or run.state != "complete" or not files:
             continue
-        with held or nullcontext():
-            files = find.superfluous(path, weights)
-            if RunRecord(path).content.get("state") != "complete" or not files:
-                continue
-            try:
-                gain = find.prune(path, weights) if yes else find.freed(files)
-            except UserError as error:
-                console.print(f"{path}: skipped: {error}", style="yellow")
-                continue
+        try:
+            gain = find.prune(path, weights) if yes else find.freed(files)
+        except UserError as error:
+            console.print(f"{path}: skipped: {error}", style="yellow")
+            continue
         console.print(f"{path}: {count(len(files), 'file')}, {decimal(gain)}")
         runs, total = runs + 1, total + gain
     less = " less the weights, which are kept," if weights and not yes else ""

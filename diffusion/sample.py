@@ -6,8 +6,7 @@ python -m diffusion.sample ckpt=… n=8 trajectory=true                         
 """
 
 from diffusion.config.schema import Sample
-from diffusion.runs.command import command
-from diffusion.runs.importing import lazy
+from diffusion.runs.command import command, lazy
 
 main = command("sample", Sample, __doc__, lazy("diffusion.evaluation.commands.draw_samples"))
 

@@ -10,8 +10,7 @@ import sys
 
 from diffusion.config.schema import GuidanceStudy, Study
 from diffusion.errors import nearest
-from diffusion.runs.command import command
-from diffusion.runs.importing import lazy
+from diffusion.runs.command import command, lazy
 
 ABOUT_GUIDANCE = """\
 Compare scales of a guidance on one trained model: which is best, and at which cost.

@@ -30,7 +30,7 @@ def train(settings: Train, folder: Path, words: list[str]) -> None:
     if (begun := jobs.begin(settings, folder, words)) is None:
         return
     settings, record = begun
-    if launch.is_rank():  # the first process of torchrun
+    if launch.is_rank():
         launch.tell(folder)
         launch.as_rank("train", partial(worker.work, folder))
     elif jobs.devices_of(settings.trainer) > 1:
@@ -43,11 +43,8 @@ compose_and_train = command("train", Train, __doc__, train, job=jobs.run_job)
 
 
 def main() -> None:
-    """Under torchrun, only the first process composes a configuration; the others join its run."""
-    if not launch.is_rank():
-        for name in launch.VARIABLES:  # as some clusters set them for every container
-            os.environ.pop(name, None)
-    elif os.environ["RANK"] != "0":
+    """Run the command. Of torchrun's processes, the first one does, and the others join its run."""
+    if launch.is_rank() and os.environ["RANK"] != "0":
         if folder := launch.told():
             launch.as_rank("train", partial(worker.work, folder))
         return

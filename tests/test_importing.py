@@ -20,7 +20,7 @@ def python(code: str, **options) -> str:
 def test_a_run_imports_unused_metrics_only_on_demand() -> None:
     code = (
         "import sys\n"
-        "from diffusion.runs.importing import few_metrics\n"
+        "from diffusion.runs.command import few_metrics\n"
         "few_metrics()\n"
         "import diffusion.training.run, torchmetrics\n"
         f"print(sorted({{'torchmetrics.functional', *{UNUSED}}} & set(sys.modules)))\n"

@@ -4,11 +4,11 @@
     unet/config.json
     unet/diffusion_pytorch_model.safetensors
     scheduler/scheduler_config.json
-    recipe.json                                    only in ours: the metadata of an exported file, see `exported`
+    recipe.json                                    only in ours: see `storage.metadata`
 
 The recipe says what the other files cannot: the data, the number of sampling steps, the labels. A folder without it is
-read if its network and scheduler have a counterpart here. This is checked by converting the counterpart to diffusers
-again: each setting must be the one in the folder. Weights are converted in `model.diffusers`.
+read if its network and scheduler have a counterpart here: converted to diffusers again, it must have each setting in
+the folder. Weights are converted in `model.diffusers`.
 """
 
 import inspect
@@ -22,7 +22,7 @@ import torch
 import yaml
 from torch import nn
 
-from diffusion.checkpoint import exported
+from diffusion.checkpoint import storage
 from diffusion.config.build import make
 from diffusion.config.choices import choice, composed
 from diffusion.errors import UserError, first_line
@@ -53,7 +53,6 @@ NAMES = {  # of classes and functions: ours -> diffusers'
 }  # fmt: skip
 OURS = {theirs: ours for ours, theirs in NAMES.items()}
 TABLE = ("beta_schedule", "beta_start", "beta_end", "trained_betas", "rescale_betas_zero_snr")
-NOT_OURS = (AttributeError, KeyError, TypeError, ValueError, RuntimeError, UserError)  # from settings of others
 
 
 def library() -> Any:
@@ -92,10 +91,8 @@ def write(folder: Path, model: "Restored") -> str:
     words = f"num_inference_steps={sampler.steps}"
     if isinstance(sampler, DDIM):
         words += f", eta={sampler.eta:g}, use_clipped_model_output=True"
-    call = f"DiffusionPipeline.from_pretrained({str(folder)!r})"
-    if not model.labels:
-        return f"{call}({words})"
-    return f"{call}: draw with its .unet and .scheduler ({words}), because the pipeline takes no classes"
+    how = f": draw with its .unet and .scheduler ({words}), as the pipeline takes no classes"
+    return f"DiffusionPipeline.from_pretrained({str(folder)!r}){how if model.labels else f'({words})'}"
 
 
 def network_of(network: nn.Module, model: Mapping[str, Any], size: int | list[int]) -> Any:
@@ -155,46 +152,37 @@ def read(folder: Path, prefix: str) -> dict[str, Any]:
 
     Raises UserError for parts that are missing, unreadable, or have no counterpart here.
     """
-    parts = {key: part for key, part in _json(folder / "model_index.json").items() if isinstance(part, list)}
-    if parts.get("unet") != ["diffusers", "UNet2DModel"] or parts.keys() - {"unet", "scheduler"}:
-        raise UserError(f"{folder}: its parts are {parts}; expected a UNet2DModel and a scheduler")
+    their = library()
     how = {"use_safetensors": True, "low_cpu_mem_usage": False, "output_loading_info": True}  # a pickle could run code
-    network, loaded = _from_pretrained("UNet2DModel", folder / "unet", **how)
-    if wrong := [key for keys in loaded.values() for key in keys]:
-        raise UserError(f"{folder}: its weights do not fit its network, such as {wrong[0]}; get it again")
     try:
+        parts = {key: part for key, part in _json(folder / "model_index.json").items() if isinstance(part, list)}
+        if parts.get("unet") != ["diffusers", "UNet2DModel"] or parts.keys() - {"unet", "scheduler"}:
+            raise ValueError(f"its parts are {parts}; expected a UNet2DModel and a scheduler")
+        network, loaded = their.UNet2DModel.from_pretrained(folder / "unet", **how)
+        if wrong := [key for keys in loaded.values() for key in keys]:
+            raise ValueError(f"its weights do not fit its network, such as {wrong[0]}")
         weights = from_diffusers(network.state_dict())
         if (folder / RECIPE).is_file():
-            contents = exported.described(_json(folder / RECIPE))
+            contents = storage.described(_json(folder / RECIPE))
         else:
             contents = _foreign(folder, dict(network.config))
             if contents["labels"]:  # our last row is "no class"; theirs are all classes
                 weights[CLASSES] = torch.cat([weights[CLASSES], torch.zeros_like(weights[CLASSES][:1])])
-    except (*NOT_OURS, *exported.MALFORMED) as error:
-        raise UserError(f"{folder}: it has no counterpart here: {first_line(error)}") from error
+    except Exception as error:  # damaged and foreign files raise many kinds
+        raise UserError(
+            f"{folder}: it has no counterpart here: {first_line(error)} (of pickles, "
+            "DiffusionPipeline.from_pretrained(FOLDER).save_pretrained(NEW) makes safetensors)"
+        ) from error
     return contents | {"state_dict": {prefix + key: value for key, value in weights.items()}}
 
 
-def _from_pretrained(name: str, folder: Path, **how: Any) -> Any:
-    """A part of a pipeline, loaded by diffusers. Raises UserError if this fails."""
-    try:
-        return getattr(library(), name).from_pretrained(folder, **how)
-    except Exception as error:  # damaged and foreign files raise many types
-        raise UserError(
-            f"{folder}: not loaded by diffusers: {first_line(error)} (only safetensors are read; for a pickle, "
-            "use DiffusionPipeline.from_pretrained(FOLDER).save_pretrained(NEW))"
-        ) from error
-
-
 def _json(file: Path) -> dict[str, Any]:
-    try:
-        return {**json.loads(file.read_text("utf-8"))}
-    except (OSError, RecursionError, TypeError, ValueError) as error:
-        raise UserError(f"{file}: not a readable JSON file of settings ({first_line(error)}); get it again") from error
+    return {**json.loads(file.read_text("utf-8"))}
 
 
 def _foreign(folder: Path, theirs: Mapping[str, Any]) -> dict[str, Any]:
     """The contents of a checkpoint, without weights, of a network of others with these settings."""
+    size = theirs["sample_size"]
     model = choice("model", "unet_small") | {
         **{ours: theirs[name] for ours, name in SETTINGS.items()},
         "channels": list(theirs["block_out_channels"]),
@@ -202,9 +190,9 @@ def _foreign(folder: Path, theirs: Mapping[str, Any]) -> dict[str, Any]:
         "classes": theirs["num_class_embeds"] or 0,
     }
     with torch.device("meta"):
-        again = network_of(make(model, "model"), model, theirs["sample_size"])
+        again = network_of(make(model, "model"), model, size)
     _check_same(theirs, again.config, but=("num_class_embeds",))
-    images = {"resolution": resolution_of(*height_width(theirs["sample_size"])), "channels": theirs["in_channels"]}
+    images = {"resolution": resolution_of(*height_width(size)), "channels": theirs["in_channels"]}
     data = {**composed("train")["data"], **images}
     config = {"model": model, **_process(folder / "scheduler"), "data": data, "seed": 0, "label_dropout": 0.0}
     labels = {str(number): 1 for number in range(model["classes"])}
@@ -215,15 +203,13 @@ def _process(folder: Path) -> dict[str, dict[str, Any]]:
     """The nodes `schedule`, `prediction` and `sampler` of our configuration that the folder's scheduler describes."""
     name = _json(folder / "scheduler_config.json").get("_class_name")
     if name not in ("DDPMScheduler", "DDIMScheduler"):
-        raise UserError(f"its scheduler is {name}, and can only be DDPMScheduler or DDIMScheduler")
-    scheduler = _from_pretrained(name, folder)
-    theirs = dict(scheduler.config)
-    settings: dict[str, Any] = {"grid": OURS[theirs["timestep_spacing"]], "threshold": None}
-    if theirs["clip_sample"]:
-        settings["threshold"] = {"limit": float(theirs["clip_sample_range"])}
+        raise ValueError(f"its scheduler is {name}, and can only be DDPMScheduler or DDIMScheduler")
+    scheduler = getattr(library(), name).from_pretrained(folder)
+    theirs = scheduler.config
+    threshold = {"limit": float(theirs["clip_sample_range"])} if theirs["clip_sample"] else None
+    settings: dict[str, Any] = {"grid": OURS[theirs["timestep_spacing"]], "threshold": threshold}
     if name == "DDPMScheduler":
-        settings["variance"] = theirs["variance_type"].removesuffix("_log")  # the same, computed via the logarithm
-        theirs["variance_type"] = settings["variance"]
+        settings["variance"] = theirs["variance_type"]
     betas = scheduler.betas.double().clamp(max=1 - 1e-12).tolist()
     nodes = {
         "schedule": choice("schedule", "table", betas=betas, steps=None),
@@ -236,7 +222,7 @@ def _process(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _check_same(theirs: Mapping[str, Any], ours: Mapping[str, Any], but: tuple[str, ...]) -> None:
-    """Raise UserError for a setting of theirs that our counterpart, converted to diffusers again, does not have."""
+    """Raise ValueError for a setting of theirs that our counterpart, converted to diffusers again, does not have."""
     for key, value in ours.items():
         if key not in but and not key.startswith("_") and json.dumps(theirs.get(key)) != json.dumps(value):
-            raise UserError(f"{key} is {theirs.get(key)!r:.60}, and can only be {value!r:.60}")
+            raise ValueError(f"{key} is {theirs.get(key)!r:.60}, and can only be {value!r:.60}")

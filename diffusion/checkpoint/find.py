@@ -1,22 +1,16 @@
-"""The checkpoints of runs: which one `ckpt=` selects, the weights of early steps, and which can be removed.
-
-checkpoints/early/step-00001234.safetensors is an exported file of the averaged weights of a step, the weak model of
-autoguidance (`guidance.step`). It is kept when checkpoints are removed.
-"""
+"""The checkpoints of runs: which one `ckpt=` selects, the weights of early steps, and which can be removed."""
 
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from diffusion.checkpoint import averages, diffusers_folder, exported, storage
+from diffusion.checkpoint import diffusers_folder, storage
 from diffusion.checkpoint.restore import Restored, read, restore
 from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.metric.precision import set_precision
 from diffusion.runs.folder import is_sweep, runs_below
-
-EARLY = "early"  # subfolder of the checkpoints' folder
 
 
 def trained(ckpt: str | Path) -> Path:
@@ -26,7 +20,7 @@ def trained(ckpt: str | Path) -> Path:
     """
     run = Path(ckpt)
     if str(ckpt) == "last":
-        run = newest(list(runs_below(Path("outputs"))) if Path("outputs").is_dir() else [], "in outputs")
+        run = newest([*runs_below(Path("outputs"))], "in outputs")
     path = of_run(run)
     if str(ckpt) == "last" or (run.is_dir() and path.name == "best.ckpt"):
         console.print(f"ckpt={ckpt}: {path}")
@@ -39,7 +33,7 @@ def opened(ckpt: str | Path, weights: str | float) -> Restored:
     (On a GPU, the precision of products changes the last digits of a sample.)
     """
     restored = restore(trained(ckpt), weights)
-    set_precision(restored.matmul_precision)
+    set_precision(restored.config.get("matmul_precision", "high"))
     return restored
 
 
@@ -67,7 +61,7 @@ def find(ckpt: str, folder: Path) -> tuple[Path, dict[str, Any]] | None:
     files = storage.all_files(folder / "checkpoints")
     if ckpt in ("last", "auto") and not files and saved(folder):
         raise UserError(
-            f"ckpt={ckpt}: only the weights of {folder} were kept, and training cannot resume from them; set another "
+            f"ckpt={ckpt}: only the weights of {folder} were kept, from which training cannot resume; set another "
             "hydra.run.dir, or discard them: ckpt=null trains from scratch"
         )
     if ckpt == "auto":
@@ -91,7 +85,7 @@ def find(ckpt: str, folder: Path) -> tuple[Path, dict[str, Any]] | None:
 def saved(run: Path) -> list[Path]:
     """The checkpoints of a run or of a folder of checkpoints, or the exported weights if only these were kept."""
     folder = run / "checkpoints" if (run / "checkpoints").is_dir() else run
-    return storage.all_files(folder) or sorted((run / "checkpoints").glob(f"*{exported.SUFFIX}"))
+    return storage.all_files(folder) or sorted((run / "checkpoints").glob(f"*{storage.SUFFIX}"))
 
 
 def newest(runs: list[Path], where: str) -> Path:
@@ -104,18 +98,12 @@ def newest(runs: list[Path], where: str) -> Path:
 
 def run_folder(path: Path) -> Path:
     """The folder of the run that a checkpoint or a file of early weights belongs to; of another file, its folder."""
-    folder = path.parent.parent if path.parent.name == EARLY else path.parent
-    return folder.parent if folder.name == "checkpoints" else folder
-
-
-def early_file(checkpoints: Path, step: int) -> Path:
-    """The file of early weights of a step, in a folder of checkpoints."""
-    return storage.numbered(checkpoints / EARLY, step).with_suffix(exported.SUFFIX)
+    return next((folder.parent for folder in path.parents[:2] if folder.name == "checkpoints"), path.parent)
 
 
 def kept(checkpoints: Path, step: int) -> Path | None:
     """The early weights of a step, otherwise the checkpoint of that step; None if there is neither."""
-    files = (early_file(checkpoints, step), storage.numbered(checkpoints, step))
+    files = (storage.early_file(checkpoints, step), storage.numbered(checkpoints, step))
     return next((file for file in files if file.is_file()), None)
 
 
@@ -134,7 +122,7 @@ def superfluous(folder: Path, weights: bool) -> list[Path]:
     """
     files = storage.all_files(folder / "checkpoints")
     if weights:
-        return [*files, *averages.snapshots(folder / "checkpoints").values()]
+        return [*files, *storage.snapshots(folder / "checkpoints").values()]
     return sorted(files, key=lambda file: (file.name != "best.ckpt", file.name != "last.ckpt"))[1:]
 
 
@@ -156,15 +144,13 @@ def prune(folder: Path, weights: bool) -> int:
     gain = freed(files)
     if weights and files:
         model = restore(of_run(folder))
-        file = model.path.with_suffix(exported.SUFFIX)
+        file = model.path.with_suffix(storage.SUFFIX)
         if file.is_file() and (kind := restore(file).weights) != model.weights:
             raise UserError(f"{file}: it holds {kind} weights, which this would replace; nothing was removed; move it")
-        exported.write(file, model.denoiser.network.state_dict(), model.about)
+        storage.export(file, model.denoiser.network.state_dict(), model.about)
         if restore(file).source["network_hash"] != model.source["network_hash"]:
             raise UserError(f"{file}: its content is not what was written; nothing was removed; try again")
         gain -= file.stat().st_size
     for old in files:
         old.unlink()
-    if weights and (snapshots := folder / "checkpoints" / averages.FOLDER).is_dir():
-        snapshots.rmdir()
     return gain

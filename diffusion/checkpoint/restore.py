@@ -1,4 +1,4 @@
-"""Read a checkpoint as data, and rebuild its denoiser."""
+"""Read a checkpoint as data, and rebuild its denoiser, with the weights of a step or an average of any length."""
 
 import hashlib
 import os
@@ -11,18 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion.checkpoint import averages, diffusers_folder, exported, storage
+from diffusion.checkpoint import diffusers_folder, storage
 from diffusion.config.build import OPTIONAL_PARTS, PARTS, Facts, check_targets, make, model_of, plain_config
+from diffusion.console import console, count
 from diffusion.errors import UserError
 from diffusion.files import tensor_digest
 from diffusion.model.network import to_channels_last
 from diffusion.pixels import height_width
+from diffusion.process.averaging import Profile, coefficients, gamma_of
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import Prediction
 from diffusion.process.schedule import Schedule
 
 PREFIX = "denoiser.network."  # prefix of the network's weights in a checkpoint
 REQUIRED = {"config": str, "state_dict": dict, "global_step": int, "epoch": int}  # what a checkpoint must contain
+WORST = 0.25  # largest missing part of an average's profile, in the L² norm
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Restored:
     @property
     def about(self) -> dict[str, str]:
         """The metadata of this model when it is exported."""
-        return exported.metadata(self.config, self.facts, self.step, self.epoch, self.weights, self.labels)
+        return storage.metadata(self.config, self.facts, self.step, self.epoch, self.weights, self.labels)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -70,11 +73,6 @@ class Restored:
         """The fraction of training images that were shown without their label."""
         return float(self.config.get("label_dropout", 0))
 
-    @property
-    def matmul_precision(self) -> str:
-        """The precision in which its run computed products."""
-        return str(self.config.get("matmul_precision", "high"))
-
 
 def read(path: Path, to_train: bool = False) -> dict[str, Any]:
     """The contents of a checkpoint, or of an exported file or a diffusers folder in the form of a checkpoint.
@@ -84,12 +82,12 @@ def read(path: Path, to_train: bool = False) -> dict[str, Any]:
     if not os.path.lexists(path):
         raise UserError(f"ckpt={path}: no such file; choose a checkpoint such as outputs/…/checkpoints/last.ckpt")
     folder = diffusers_folder.is_folder(path)
-    if to_train and (folder or path.suffix == exported.SUFFIX):
+    if to_train and (folder or path.suffix == storage.SUFFIX):
         raise UserError(f"ckpt={path}: an exported model has no training state; start from its weights: init=…")
     if folder:
         return diffusers_folder.read(path, PREFIX)
-    if path.suffix == exported.SUFFIX:
-        return exported.read(path, PREFIX)
+    if path.suffix == storage.SUFFIX:
+        return storage.exported(path, PREFIX)
     contents = storage.load(path)
     for key, kind in REQUIRED.items():
         if not isinstance(contents.get(key), kind):
@@ -130,7 +128,7 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
 
     Args:
         weights: `raw` for the trained weights; `ema` for the averaged weights, or the raw ones if there is no average;
-            a number for an average of this length (σ_rel), for a run with ema=power, see `checkpoint.averages`.
+            a number for an average of this length (σ_rel), for a run with ema=power.
     """
     path = Path(path)
     contents = read(path)
@@ -153,6 +151,13 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
     return Restored(denoiser, config, facts, path, step, contents["epoch"], kind, images, labels)
 
 
+def build_denoiser(config: Mapping[str, Any], facts: Facts) -> Denoiser:
+    """Build the denoiser of a run's model, schedule and prediction, with newly initialized weights."""
+    network: nn.Module = make(model_of(config, facts), "model", nn.Module)
+    schedule: Schedule = make(config["schedule"], "schedule", Schedule)
+    return Denoiser(network, schedule, make(config["prediction"], "prediction", Prediction))
+
+
 def _chosen(contents: Mapping[str, Any], path: Path, weights: str | float) -> tuple[str, Mapping[str, Tensor]]:
     """The kind of the chosen weights (see `Restored.weights`), and the state of the module that contains them.
 
@@ -160,7 +165,7 @@ def _chosen(contents: Mapping[str, Any], path: Path, weights: str | float) -> tu
     """
     averaged, raw = contents["state_dict"], contents.get("current_model_state")
     if not isinstance(weights, str):
-        return f"ema {weights:g}", {**averaged, **averages.of_length(contents, path, weights)}
+        return f"ema {weights:g}", {**averaged, **average_of_length(contents, path, weights)}
     if weights not in ("ema", "raw"):
         raise UserError(f"weights={weights}: expected ema, raw or a number")
     if weights == "ema" or raw is None:
@@ -170,8 +175,35 @@ def _chosen(contents: Mapping[str, Any], path: Path, weights: str | float) -> tu
     return "raw", raw
 
 
-def build_denoiser(config: Mapping[str, Any], facts: Facts) -> Denoiser:
-    """Build the denoiser of a run's model, schedule and prediction, with newly initialized weights."""
-    network: nn.Module = make(model_of(config, facts), "model", nn.Module)
-    schedule: Schedule = make(config["schedule"], "schedule", Schedule)
-    return Denoiser(network, schedule, make(config["prediction"], "prediction", Prediction))
+def average_of_length(contents: Mapping[str, Any], path: Path, length: float) -> dict[str, Tensor]:
+    """The parameters averaged with length σ_rel, at the step of the checkpoint `path`, by name in the module.
+
+    A tracked length is in the checkpoint itself. Any other length is a linear combination, in float64, of the averages
+    in the checkpoint and in the earlier snapshots (`diffusion.process.averaging` has the mathematics). Raises UserError
+    if that is impossible or too inaccurate.
+    """
+    asked = f"ckpt={path}: weights={length:g}"
+    state = contents.get("callbacks", {}).get("PowerEMA")
+    if state is None:
+        raise UserError(f"{asked}: only a run with ema=power has averages of other lengths; use weights=ema or raw")
+    own: Mapping[str, Mapping[str, Tensor]] = state["averages"]  # σ_rel -> name in the module -> averaged parameter
+    if (tracked := own.get(repr(float(length)))) is not None:
+        return dict(tracked)
+    files = [file for step, file in storage.snapshots(path.parent).items() if step < contents["global_step"]]
+    held = {one["updates"]: one for one in [*(storage.load(file, mapped=True) for file in files), state]}
+    profiles = [Profile(gamma_of(float(each)), updates) for updates in held for each in own]
+    factors, missing = coefficients(profiles, Profile(gamma_of(length), state["updates"]))
+    used = f"{count(len(profiles), 'average')} at {count(len(held), 'step')}"
+    if not missing <= WORST:
+        raise UserError(
+            f"{asked}: {missing:.0%} of its profile would be missing (at most {WORST:.0%} may be) from a combination "
+            f"of {used}; use a length closer to {' and '.join(own)}, or train with a larger ema.snapshots"
+        )
+    first = next(iter(own.values()))
+    sums = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in first.items()}
+    parts = [one["averages"][each] for one in held.values() for each in own]
+    for factor, part in zip(factors.tolist(), parts, strict=True):
+        for name, total in sums.items():
+            total.add_(part[name].double(), alpha=factor)
+    console.print(f"weights={length:g}: combined from {used}; {missing:.1%} of its profile is missing")
+    return {name: total.to(first[name].dtype) for name, total in sums.items()}

@@ -1,10 +1,11 @@
-"""Checkpoint files: written atomically, verified when read.
+"""Files of weights: a run's checkpoints, and exported models (safetensors: tensors and text, no executable code).
 
-A file is torch's zip archive, which contains a CRC-32 of each of its entries. It is written to a temporary file in the
-same folder, flushed to disk and renamed (see `diffusion.files`): whenever the process is killed, the path contains
-either the complete old file or the complete new one.
+A checkpoint is torch's zip archive, which contains a CRC-32 of each of its entries. It is written to a temporary file
+in the same folder, flushed to disk and renamed (see `diffusion.files`): whenever the process is killed, the path
+contains either the complete old file or the complete new one.
 """
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -13,10 +14,19 @@ from typing import Any
 from zipfile import ZipFile
 
 import torch
+import yaml
 from lightning.fabric.plugins.io import CheckpointIO
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as as_safetensors
+from torch import Tensor
 
+from diffusion.config.build import OPTIONAL_PARTS, PARTS, Facts
 from diffusion.errors import UserError, first_line
-from diffusion.files import PART, replacing
+from diffusion.files import PART, replace, replacing
+
+SUFFIX = ".safetensors"
+KEPT = (*PARTS, *OPTIONAL_PARTS, "seed", "score", "label_dropout", "matmul_precision")  # settings in exported files
+MALFORMED = (KeyError, ValueError, RecursionError, yaml.YAMLError)  # raised for foreign metadata
 
 
 def save(contents: Mapping[str, Any], path: Path) -> None:
@@ -59,20 +69,79 @@ def numbered(folder: Path, step: int) -> Path:
 
 def step_in_name(file: Path) -> int:
     """The step in the name of a numbered file; −1 for other files."""
-    match = re.fullmatch(r"step-(\d+)\.ckpt", file.name)
+    match = re.fullmatch(r"step-(\d+)", file.stem)
     return int(match[1]) if match else -1
 
 
 def numbered_files(folder: Path) -> list[Path]:
     """The step-….ckpt files of a folder, highest step first, because clocks are set back and copies look new."""
-    files = [file for file in folder.glob("*") if step_in_name(file) >= 0]
-    return sorted(files, key=step_in_name, reverse=True)
+    return sorted(filter(lambda file: step_in_name(file) >= 0, folder.glob("*.ckpt")), key=step_in_name, reverse=True)
 
 
 def all_files(folder: Path) -> list[Path]:
     """The numbered files, newest first, last.ckpt (the newest) and best.ckpt (a link to one that may be gone)."""
     named = [file for name in ("last", "best") if os.path.lexists(file := folder / f"{name}.ckpt")]
     return numbered_files(folder) + named
+
+
+def snapshot(checkpoints: Path, step: int) -> Path:
+    """The file of power-function averages after a step, in a folder of checkpoints."""
+    return numbered(checkpoints / "averages", step).with_suffix(".pt")
+
+
+def snapshots(checkpoints: Path) -> dict[int, Path]:
+    """step -> file of averages, for all such files in a folder of checkpoints, in order."""
+    return {step_in_name(file): file for file in sorted(snapshot(checkpoints, 0).parent.glob("step-*[0-9].pt"))}
+
+
+def early_file(checkpoints: Path, step: int) -> Path:
+    """The file of early weights of a step, in a folder of checkpoints."""
+    return numbered(checkpoints / "early", step).with_suffix(SUFFIX)
+
+
+def export(file: Path, weights: Mapping[str, Tensor], about: Mapping[str, str]) -> Path:
+    """Write a network's weights, under their names in the network, with `metadata` about them."""
+    if file.suffix != SUFFIX:
+        raise UserError(f"{file}: expected a file name that ends in {SUFFIX}")
+    content = as_safetensors({name: value.contiguous() for name, value in weights.items()}, dict(about))
+    replace(file, content, durable=True)
+    return file
+
+
+def metadata(
+    config: Mapping[str, Any], facts: Facts, step: int, epoch: int, kind: str, labels: Mapping[str, int]
+) -> dict[str, str]:
+    """The metadata of an exported file: text, from which the network can be built. Of `config`, `KEPT` is needed.
+
+    Args:
+        kind: `ema`, `raw`, or `ema 0.08` for an average of this length.
+        labels: class -> number of training images, ordered by class index.
+    """
+    kept = {key: config[key] for key in KEPT if key in config}
+    values = {"config": kept, "facts": dict(facts), "step": step, "epoch": epoch, "labels": dict(labels)}
+    return {"format": "diffusion-experiments 1", "weights": kind} | {k: json.dumps(v) for k, v in values.items()}
+
+
+def described(found: Mapping[str, str]) -> dict[str, Any]:
+    """The metadata of a file in the form of a checkpoint without weights. Raises one of `MALFORMED`."""
+    contents = {key: json.loads(found[key]) for key in ("facts", "epoch", "labels")}
+    contents |= {"config": yaml.safe_dump(json.loads(found["config"])), "global_step": int(found["step"])}
+    if (kind := found["weights"]) == "raw":
+        return contents
+    return {**contents, "current_model_state": {}, "weights": kind}  # the raw weights were not exported
+
+
+def exported(file: Path, prefix: str) -> dict[str, Any]:
+    """Read an exported file in the form of a checkpoint: `prefix` is added to each tensor's name.
+
+    Raises UserError for a file that is damaged or was not written by `export`.
+    """
+    try:
+        with safe_open(str(file), "pt") as opened:
+            tensors = {prefix + name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            return {"state_dict": tensors, **described(opened.metadata() or {})}
+    except (SafetensorError, OSError, *MALFORMED) as error:
+        raise UserError(f"ckpt={file}: not a readable file of diffusion.export ({first_line(error)})") from error
 
 
 class Storage(CheckpointIO):

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from diffusion.errors import Arguments
 from diffusion.files import replace
-from diffusion.runs.importing import few_metrics
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,7 +29,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def report(folders: Sequence[Path], config_dir: str | None) -> None:
     """Write the report of each folder; classes that the choices in `config_dir` name are trusted."""
-    few_metrics()
     from diffusion.config.choices import searching
     from diffusion.report.comparison import link_of, write
     from diffusion.report.index import index_sections

@@ -26,8 +26,7 @@ from diffusion.errors import UserError
 from diffusion.metric.record import Score
 from diffusion.report.page import MISSING
 from diffusion.report.scores import describe, plus_minus, protocol_text
-from diffusion.runs.folder import Run, is_run, jobs_of
-from diffusion.runs.metrics import measures, validated_weights
+from diffusion.runs.folder import Run, is_run, jobs_of, measures, validated_weights
 
 CLASS = "._target_"
 
@@ -161,7 +160,7 @@ def columns_of(rows: Sequence[Row]) -> list[Column]:
     """
     runs = [run for row in rows for run in row.runs]
     different = ", ".join(key for key in (rows[0].settings if rows else ()) if measures(key))
-    weights = validated_weights(run.metrics for run in runs)
+    weights = " or ".join(sorted({validated_weights(run.metrics) for run in runs if "val/mse" in run.metrics}))
     why = f"; not ranked, because what is measured depends on {different}" if different else ""
     errors = {
         "val/mse": f"denoising MSE on validation images, {weights}, at the end{why}",

@@ -14,7 +14,7 @@ from diffusion.randomness import generator_for
 from diffusion.report import style
 from diffusion.report.images import arranged, opened, tiles
 from diffusion.report.style import DPI, spread
-from diffusion.runs.metrics import Metrics, Series, bins_of
+from diffusion.runs.folder import Metrics, Series, bins_of
 
 PEAK = 20  # times the median β_t; a higher peak would dwarf everything else on a linear axis
 FAR = 5  # noise relative to signal; with more noise, a linear axis would hide the signal

@@ -21,8 +21,7 @@ from diffusion.report.compare import from_default
 from diffusion.report.page import Block, Chart, Section, Table, escaped, listed, picture, write_files
 from diffusion.report.scores import BASELINES, alike, describe, number, protocol_text, score_table, source_text
 from diffusion.report.study import is_study, write_study
-from diffusion.runs.folder import Run, command_of
-from diffusion.runs.metrics import bins_of, validated_weights
+from diffusion.runs.folder import Run, bins_of, validated_weights
 from diffusion.runs.record import CONFIG
 
 FACTS = {  # of run.json, with their names
@@ -84,7 +83,7 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
     """The sections of a run's report; those without data are empty."""
     folder, schedule = run.folder, schedule or built(run, "schedule")
     strip = picture(SAMPLES, CAPTIONS[SAMPLES]) if run.grids else None  # the page has it in the next section
-    trained = command_of(folder) == "train" and run.settings
+    trained = run.command == "train" and run.settings
     rows = [[f"`{key}`", *pair] for key, pair in from_default(run).items()] if trained else []
     return [
         Section("", summary(run, state or run.state)),
@@ -167,7 +166,7 @@ def training(run: Run, schedule: figures.Schedule | None) -> list[Block | None]:
         *images.training_strip(run),
         chart(
             errors, figures.mse, {name: metrics[name] for name in errors}, lengths[0][1] if len(lengths) == 1 else None,
-            more=f"{validated_weights([metrics])}.",
+            more=f"{validated_weights(metrics)}.",
         ),
         chart(bins_of(metrics, "val/mse"), figures.bins, metrics),
         chart(schedule and bins_of(metrics, "gap/mse"), figures.gap, metrics, schedule),

@@ -6,26 +6,33 @@ stopped by a signal first saves its state, and exits with 128 + the signal's num
 138 for SIGUSR1, 142 for trainer.max_time, 129 if its terminal was closed.
 """
 
+import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
+from importlib import import_module, metadata
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra import version
 from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.config import messages
-from diffusion.config.build import validated
-from diffusion.config.choices import conf_dir, register, searching
+from diffusion.config.build import check_targets, flat, plain_config, validated
+from diffusion.config.choices import SEVERAL, choice, conf_dir, groups, register, searching
 from diffusion.config.help import print_help
 from diffusion.config.schema import Settings
-from diffusion.errors import Interrupted
-from diffusion.runs import naming, resume
+from diffusion.console import console
+from diffusion.errors import Interrupted, UserError, nearest
+from diffusion.runs import naming
 
 S = TypeVar("S", bound=Settings)
 Task = Callable[[S, Path, list[str]], Any]
@@ -55,15 +62,16 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
                 stack.enter_context(searching([given.config_dir]))
                 if print_help(name, schema, about, typed):
                     return
-                composed = Composed(schema, job or task)
-                if name == "train" and not sweep and (resumed := resume.resumed_run(words)):
-                    composed.single.append(resumed)
+                single: list[tuple[Path, Any]] = []
+                if name == "train" and not sweep and (resumed := resumed_run(words)):
+                    single.append(resumed)
                 else:
                     given.overrides = [*words]  # Hydra adds its mode
                     version.setbase("1.3")
                     # What hydra.main does, which itself would read sys.argv instead of these words.
+                    composed = partial(run_composed, schema, job or task, single)
                     _run_hydra(given, get_args_parser(), composed, str(conf_dir()), name)
-                for folder, values in composed.single:
+                for folder, values in single:
                     task(validated(schema, values), folder, words)
             except KeyboardInterrupt:
                 sys.exit(130)
@@ -79,21 +87,14 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
     return main
 
 
-class Composed:
-    """Called by Hydra with a configuration: runs a job of a sweep, or keeps the folder and values of a single run."""
-
-    def __init__(self, schema: type[Settings], job: Task[Any]):
-        self.schema, self.job = schema, job
-        self.single: list[tuple[Path, Any]] = []
-
-    def __call__(self, config: DictConfig) -> Any:
-        values: Any = OmegaConf.to_container(config, resolve=True)
-        context = HydraConfig.get()
-        folder = Path(context.runtime.output_dir)
-        if context.mode == RunMode.MULTIRUN:
-            return self.job(validated(self.schema, values), folder, [*context.overrides.task])
-        self.single.append((folder, values))
-        return None
+def run_composed(schema: type[S], job: Task[S], single: list[tuple[Path, Any]], config: DictConfig) -> Any:
+    """Called by Hydra with a configuration: run a job of a sweep, or keep the folder and values of a `single` run."""
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    context = HydraConfig.get()
+    folder = Path(context.runtime.output_dir)
+    if context.mode == RunMode.MULTIRUN:
+        return job(validated(schema, values), folder, [*context.overrides.task])
+    return single.append((folder, values))
 
 
 def written(word: str) -> str:
@@ -102,3 +103,88 @@ def written(word: str) -> str:
     value = os.path.expanduser(value) if value.startswith("~/") else value
     plain = value.isascii() or any(mark in value for mark in "\"'[]{}(),\\")
     return f"{key}{equals}{value}" if plain else f'{key}{equals}"{value}"'
+
+
+def resumed_run(words: list[str]) -> tuple[Path, dict[str, Any]] | None:
+    """The folder and the settings of the run that `hydra.run.dir=RUN ckpt=auto` resumes; None for other overrides.
+
+    These are the settings that the run has saved, changed by the overrides. They are data, never a command line: no
+    interpolation is resolved, and a class that conf/ does not name is only built if the overrides name it again,
+    directly or with a folder of choices (`--config-dir`). With `experiment=…`, the command line states the whole recipe
+    again, and Hydra composes it.
+    """
+    overrides = OverridesParser.create().parse_overrides(words)
+    given = {override.key_or_group: override.value() for override in overrides}
+    if given.get("ckpt") not in ("auto", "last") or "hydra.run.dir" not in given or "experiment" in given:
+        return None
+    folder = Path(str(given["hydra.run.dir"])).absolute()
+    file = folder / "config.yaml"
+    if not file.is_file():
+        return None
+    console.print(f"resuming with the settings in {file}")
+    settings = plain_config(file.read_text("utf-8"), file)
+    for override in sorted(overrides, key=lambda each: each.key_or_group not in groups()):  # choices come first
+        if not override.key_or_group.startswith("hydra"):
+            change(settings, override)
+    composed: Any = OmegaConf.to_container(OmegaConf.create(settings), resolve=True)
+    named = [{"_target_": o.value()} for o in overrides if o.key_or_group.endswith("._target_")]
+    for part, node in composed.items():
+        if part in groups():
+            check_targets(node, part, folder, named)
+    return folder, composed
+
+
+def change(settings: dict[str, Any], override: Override) -> None:
+    """Change saved settings as an override says. Raises UserError for a setting that they do not have."""
+    group, value = override.key_or_group, override.value()
+    key = str(override.package or group)
+    *path, last = key.split(".")
+    node: Any = settings
+    for name in path:
+        node = node.get(name) if isinstance(node, Mapping) else None
+    if not isinstance(node, dict) or (last not in node and not override.is_add()):
+        raise UserError(f"{key}: the run has no such setting{nearest(key, flat(settings))}; +{key}=… adds it")
+    if override.is_delete():
+        del node[last]
+    elif group in SEVERAL and isinstance(value, list):  # several choices together
+        node[last] = {name: part for each in value for name, part in choice(group, each, resolve=False).items()}
+    else:
+        node[last] = choice(group, str(value), resolve=False) or None if group in groups() else value
+
+
+def lazy(name: str) -> Task[Any]:
+    """The function `package.module.name`, (settings, folder) -> result, as a task that is imported when called."""
+    module, _, function = name.rpartition(".")
+
+    def task(settings: Any, folder: Path, words: list[str]) -> Any:
+        few_metrics()
+        return getattr(import_module(module), function)(settings, folder)
+
+    return task
+
+
+def few_metrics() -> None:
+    """Import torchmetrics, before Lightning does, without its metrics for text and audio, which are rarely asked for.
+
+    With them it imports transformers, torchvision and scipy.signal, if installed: 3 of 5 s until a run begins.
+    """
+    if "torchmetrics" in sys.modules:
+        return
+    spec = find_spec("torchmetrics")
+    assert spec is not None
+    assert spec.loader is not None
+    package, loader = module_from_spec(spec), spec.loader
+    first = {"Metric": "torchmetrics.metric", "MetricCollection": "torchmetrics.collections"}  # Lightning's and ours
+
+    def asked_for(name: str) -> Any:
+        if name in first:
+            return getattr(import_module(first[name]), name)
+        package.__dict__.pop("__getattr__")
+        loader.exec_module(package)
+        return getattr(package, name)
+
+    # Attributes that its own modules and Lightning look up:
+    own = {"_logger": logging.getLogger(spec.name), "__version__": metadata.version(spec.name)}
+    package.__dict__.update(own, __getattr__=asked_for)
+    sys.modules[spec.name] = package
+    import_module("torchmetrics.utilities")  # must come first: it and the other modules import each other

@@ -1,26 +1,47 @@
-"""The contents of a run's folder as plain data. This module imports neither torch nor matplotlib."""
+"""A run's folder as plain data: settings, record, scores, curves; folders of runs. Imports no torch, no matplotlib."""
 
+import csv
 import json
+import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import yaml
 
 from diffusion.errors import UserError, first_line
 from diffusion.files import replace
 from diffusion.metric.record import Score
-from diffusion.runs.metrics import Metrics, read_metrics
 from diffusion.runs.record import CONFIG, RunRecord
 
 SWEEP = "multirun.yaml"  # marks the folder of a sweep
-SCORES = "scores.json"
-PARTS = ("run.json", "metrics.csv", SCORES, CONFIG)
+SCORES, METRICS = "scores.json", "metrics.csv"
+PARTS = ("run.json", METRICS, SCORES, CONFIG)
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times faster
+MEASURED = ("data", "schedule", "validation", "trainer.limit_val_batches")  # must be equal to compare errors, but for
+UNMEASURED = ("data.batch_size", "data.eval_batch_size", "data.global_batch_size", "data.flip")
+
+
+class Series(NamedTuple):
+    """One logged quantity: `step` (n,) int, ascending, and `value` (n,) float.
+
+    `step` is the number of completed training steps. The file counts from 0: its step 99 is logged after 100 steps.
+    """
+
+    step: np.ndarray
+    value: np.ndarray
+
+    def at(self, step: int) -> float:
+        """The value at a step; NaN if nothing was logged."""
+        return float(dict(zip(*self, strict=True)).get(step, math.nan))
+
+
+Metrics = Mapping[str, Series]
 
 
 @dataclass(frozen=True)
@@ -34,10 +55,7 @@ class Run:
 
     def __post_init__(self) -> None:
         if not is_run(self.folder):
-            raise UserError(
-                f"{self.folder}: no run here; expected a folder with one of {', '.join(PARTS)}, "
-                "as python -m diffusion.train writes it"
-            )
+            raise UserError(f"{self.folder}: no run here, which has one of {', '.join(PARTS)}; choose a run's folder")
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -66,9 +84,15 @@ class Run:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """Hydra's record of the command; {} if another command has later been run in the folder of a training."""
-        found = hydra_record(self.folder)
-        return found if command_of(self.folder) == found.get("job", {}).get("name") else {}
+        """Hydra's record: `job`, `overrides`, `runtime`. {} without one, or if a later command wrote it."""
+        found: dict[str, Any] = read_yaml(self.folder / ".hydra/hydra.yaml").get("hydra", {})
+        trained = (self.folder / "run.json").is_file()
+        return {} if trained and found.get("job", {}).get("name") != "train" else found
+
+    @property
+    def command(self) -> str:
+        """The command that wrote the folder, such as `train` or `evaluate`."""
+        return str(self.record.get("job", {}).get("name", "train"))
 
     @property
     def overrides(self) -> list[str]:
@@ -115,7 +139,7 @@ class Run:
     @cached_property
     def metrics(self) -> Metrics:
         """metrics.csv."""
-        return read_metrics(self.folder / "metrics.csv")
+        return read_metrics(self.folder / METRICS)
 
     @cached_property
     def grids(self) -> list[tuple[int, Path]]:
@@ -126,6 +150,11 @@ class Run:
 def is_run(folder: Path) -> bool:
     """Whether `folder` contains a file of a run."""
     return any(os.path.isfile(folder / part) for part in PARTS)  # also false for a folder that cannot be read
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether the folder was made for the jobs of a sweep."""
+    return (folder / SWEEP).is_file()
 
 
 def jobs_of(folder: Path) -> list[Run]:
@@ -151,55 +180,65 @@ def runs_below(folder: Path) -> Iterator[Path]:
             waiting += sorted(inside, key=natural_order, reverse=True)
 
 
-def is_sweep(folder: Path) -> bool:
-    """Whether the folder was made for the jobs of a sweep."""
-    return (folder / SWEEP).is_file()
-
-
-def jobs_in(sweep: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yield the folder and the `identity` of each job of a sweep."""
-    for file in sorted(sweep.glob("*/.hydra/overrides.yaml")):
-        yield file.parent.parent, identity(yaml.load(file.read_bytes(), LOADER) or ())  # it may just be written
-
-
-def identity(overrides: Sequence[str]) -> list[str]:
-    """The overrides that identify a job. Whether it resumes does not matter, but a path to resume from does."""
-    return sorted(word for word in overrides if word not in ("ckpt=auto", "ckpt=last", "ckpt=null"))
-
-
 def natural_order(path: Path) -> list[tuple[int, str]]:
     """A sort key that puts r2 before r10, and names before numbers."""
     return [(int(digits or 0), text) for digits, text in re.findall(r"(\d*)(\D*)", path.name)]
 
 
-def command_of(folder: Path) -> str:
-    """The command that wrote the folder, such as `train` or `evaluate`."""
-    return "train" if (folder / "run.json").is_file() else hydra_record(folder).get("job", {}).get("name", "train")
-
-
-def hydra_record(folder: Path) -> dict[str, Any]:
-    """Hydra's record of the last command in the folder: its `job`, `overrides`, `runtime`; {} if there is none."""
-    found: dict[str, Any] = read_yaml(folder / ".hydra/hydra.yaml").get("hydra", {})
-    return found
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a yaml file."""
+    return _read(path, lambda content: dict(yaml.load(content, LOADER)), {})
 
 
 def read_scores(folder: Path) -> list[Score]:
     """The scores in a folder's scores.json, oldest first."""
-    read = lambda content: [Score.from_json(record) for record in json.loads(content)]  # noqa: E731
-    return _read(folder / SCORES, read, [])
+    return _read(folder / SCORES, lambda content: [Score.from_json(record) for record in json.loads(content)], [])
 
 
-def append_scores(folder: Path, new: Sequence[Score]) -> Path:
-    """Add scores to scores.json and return its path. Scores with the same identity, of a repeated end, are replaced."""
-    path, made = folder / SCORES, {score.identity for score in new}
+def append_scores(folder: Path, new: Sequence[Score]) -> None:
+    """Add scores to scores.json. Those with the same identity, of a repeated end, are replaced."""
+    made = {score.identity for score in new}
     kept = [score for score in read_scores(folder) if score.identity not in made]
-    replace(path, json.dumps([score.to_json() for score in [*kept, *new]], indent=1), durable=True)
-    return path
+    replace(folder / SCORES, json.dumps([score.to_json() for score in [*kept, *new]], indent=1), durable=True)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a yaml file."""
-    return _read(path, lambda content: dict(yaml.load(content, LOADER)), {})
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """The rows of metrics.csv, one per logging call, without their many empty cells; [] if there is no file.
+
+    A last line without a line break is skipped: it is still being written, or the run was killed meanwhile.
+    """
+
+    def parse(content: bytes) -> list[dict[str, float]]:
+        lines = list(csv.reader(content[: content.rfind(b"\n") + 1].decode("utf-8").splitlines()))
+        return [{name: float(cell) for name, cell in zip(lines[0], line, strict=True) if cell} for line in lines[1:]]
+
+    return _read(path, parse, [])
+
+
+def read_metrics(path: Path) -> dict[str, Series]:
+    """Column name -> `Series` of its finite values. If a step was logged twice, the later row is used."""
+    cells: dict[str, dict[int, float]] = {}
+    for row in read_rows(path):
+        for name in row.keys() - {"epoch", "step"} if "step" in row else ():
+            if math.isfinite(row[name]):
+                cells.setdefault(name, {})[1 + int(row["step"])] = row[name]
+    ordered = {name: sorted(column.items()) for name, column in sorted(cells.items())}
+    return {name: Series(*map(np.array, zip(*column, strict=True))) for name, column in ordered.items()}
+
+
+def measures(setting: str) -> bool:
+    """Whether the errors (val/mse) of two runs that differ in this setting measure different tasks or images."""
+    return setting.startswith(MEASURED) and setting not in UNMEASURED
+
+
+def bins_of(metrics: Metrics, quantity: str) -> list[str]:
+    """The columns `val/mse_bin0` to `val/mse_bin9` of a quantity such as `val/mse`, ordered by time t."""
+    return sorted(name for name in metrics if re.fullmatch(rf"{quantity}_bin\d", name))
+
+
+def validated_weights(metrics: Metrics) -> str:
+    """The weights that val/mse measures. (val/mse_raw is only logged in addition to the error of an average.)"""
+    return "EMA weights" if "val/mse_raw" in metrics else "raw weights"
 
 
 def _read(path: Path, parse: Callable[[bytes], Any], missing: Any) -> Any:

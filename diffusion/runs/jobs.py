@@ -13,7 +13,6 @@ import signal
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from types import FrameType
 
 import yaml
 
@@ -21,27 +20,35 @@ from diffusion.config.schema import Train, Trainer
 from diffusion.console import console
 from diffusion.errors import Interrupted, ProcessLost, UserError, override, resume_command
 from diffusion.files import replace
-from diffusion.launch import STOPS, SUBMITIT, check_tasks, end_with_parent, is_rank, launch, queued_again, requeue
-from diffusion.runs.folder import SCORES, read_yaml
+from diffusion.launch import check_tasks, end_with_parent, is_rank, launch, queued_again, requeue, stopped_by
+from diffusion.runs.folder import METRICS, SCORES, read_yaml
 from diffusion.runs.record import CONFIG, RunRecord, claim
 
 WORKER = "diffusion.training.worker"  # `python -m WORKER FOLDER` trains with the settings in FOLDER
 
 
-def begin(settings: Train, folder: Path, words: Sequence[str]) -> tuple[Train, RunRecord] | None:
+def begin(settings: Train, folder: Path, words: Sequence[str], job: bool = False) -> tuple[Train, RunRecord] | None:
     """Claim `folder` for a run with these settings and write its config.yaml. Returns its settings and its record.
 
-    Returns None if the run is already complete and is to be resumed (ckpt=auto) or was requeued by SLURM. A requeued
-    run resumes from its last checkpoint, if it has one.
+    A job of a sweep, and a run that SLURM has requeued, go on from their own last checkpoint. If they are complete, or
+    with ckpt=auto any run, nothing is begun: None. Raises UserError if checkpoints of another run would be overwritten,
+    unless the words contain `ckpt=null`.
     """
     check_tasks()
-    again = queued_again()
-    if (again or settings.ckpt == "auto") and is_complete(settings, folder):
+    requeued, resumes = queued_again(), settings.ckpt in ("auto", "last")
+    same = read_yaml(folder / CONFIG) | {"ckpt": None} == settings.model_dump(mode="json") | {"ckpt": None}
+    if same and (job or requeued or settings.ckpt == "auto") and RunRecord(folder).content.get("state") == "complete":
         console.print(f"{folder} is already complete")
         return None
-    if again and any(folder.glob("checkpoints/*.ckpt")):
-        settings = settings.model_copy(update={"ckpt": "auto"})
-    check_overwrites(settings, folder, words)
+    if holds_checkpoints(folder):
+        within = settings.ckpt and Path(settings.ckpt).resolve().is_relative_to(folder.resolve())
+        if requeued or (job and same and "ckpt=null" not in words):
+            settings = settings.model_copy(update={"ckpt": "auto"})
+        elif not (resumes or within or "ckpt=null" in words):
+            raise UserError(
+                f"{folder} contains checkpoints of another run (see its {CONFIG}): ckpt=auto resumes from them, "
+                "another hydra.run.dir or hydra.sweep.dir keeps them, ckpt=null overwrites them"
+            )
     record = claim(folder, words)
     write_config(settings, folder)
     return settings, record
@@ -63,9 +70,9 @@ def run_in_processes(settings: Train, record: RunRecord) -> None:
                     raise ProcessLost(f"{error}; to resume: {resume_command(record.folder)}") from error
                 console.print(f"{error}; starting again", style="yellow")
             restarts -= 1
-            if any(record.folder.glob("checkpoints/*.ckpt")):
+            if holds_checkpoints(record.folder):
                 write_config(settings.model_copy(update={"ckpt": "auto"}), record.folder)
-            record.begin_again()
+            record.begin(record.content["command"])
 
 
 def devices_of(settings: Trainer) -> int:
@@ -80,20 +87,6 @@ def devices_of(settings: Trainer) -> int:
     return pl.Trainer(**chosen, logger=False, enable_checkpointing=False, enable_progress_bar=False).num_devices
 
 
-def check_overwrites(settings: Train, folder: Path, words: Sequence[str]) -> None:
-    """Raise UserError if a run, not a job of a sweep, would overwrite the checkpoints of another one in `folder`.
-
-    Training there from scratch requires an explicit `ckpt=null`.
-    """
-    ckpt = settings.ckpt
-    own = ckpt in ("auto", "last") or (ckpt and Path(ckpt).resolve().is_relative_to(folder.resolve()))
-    if holds_checkpoints(folder) and not own and "ckpt=null" not in words:
-        raise UserError(
-            f"{folder} contains checkpoints that this run would overwrite: ckpt=auto resumes from them, another "
-            "hydra.run.dir keeps them, ckpt=null overwrites them"
-        )
-
-
 def holds_checkpoints(folder: Path) -> bool:
     """Whether a run has saved checkpoints or weights in its folder."""
     return any(file.suffix in (".ckpt", ".safetensors") for file in folder.glob("checkpoints/*"))
@@ -106,19 +99,9 @@ def discard(folder: Path) -> None:
     """
     if holds_checkpoints(folder):
         inside = [file for name in ("checkpoints", "samples") for file in (folder / name).rglob("*")]
-        for file in [*inside, folder / SCORES, folder / "metrics.csv"]:
+        for file in [*inside, folder / SCORES, folder / METRICS]:
             if not file.is_dir():
                 file.unlink(missing_ok=True)
-
-
-def is_complete(settings: Train, folder: Path) -> bool:
-    """Whether the run with these settings is complete in `folder`."""
-    return RunRecord(folder).content.get("state") == "complete" and has_same_settings(settings, folder)
-
-
-def has_same_settings(settings: Train, folder: Path) -> bool:
-    """Whether the run in `folder` was asked for with these settings, apart from its checkpoint."""
-    return read_yaml(folder / CONFIG) | {"ckpt": None} == settings.model_dump(mode="json") | {"ckpt": None}
 
 
 def config_text(settings: Train) -> str:
@@ -138,27 +121,20 @@ def ending_on_signals() -> Iterator[None]:
     Jobs in workers of joblib save and end when this process is gone; after an exception, joblib would kill them first.
     """
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        for each in before:  # further signals of a burst change nothing
-            signal.signal(each, signal.SIG_IGN)
+    def stop(number: int) -> None:
         if not multiprocessing.active_children():
             raise Interrupted(number)
         if number == signal.SIGUSR1:
             requeue()
         os._exit(128 + number)
 
-    before = {number: handler for number in STOPS if (handler := signal.getsignal(number)) != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, stop)
     try:
-        yield
+        with stopped_by(stop):
+            yield
     except SystemExit as end:
         if end.code == 128 + signal.SIGUSR1:
             requeue()
         raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def run_job(settings: Train, folder: Path, words: Sequence[str]) -> float | None:
@@ -168,43 +144,20 @@ def run_job(settings: Train, folder: Path, words: Sequence[str]) -> float | None
     """
     if is_rank():
         raise UserError("torchrun starts the processes of one run, not of a sweep: use -m trainer.devices=N instead")
-    if is_complete(settings, folder):
-        console.print(f"{folder} is already complete")
-    else:
-        if multiprocessing.current_process().name.startswith("LokyProcess"):
-            prepare_worker(devices_of(settings.trainer))
-        with as_job(folder):
-            train_job(settings, folder, words)
-    result: float | None = RunRecord(folder).content.get("result")
-    return None if result is None or math.isnan(result) else result
-
-
-def train_job(settings: Train, folder: Path, words: Sequence[str]) -> None:
-    """Train in the folder of a job: from its last checkpoint, if it has one; with `ckpt=null` from scratch."""
-    if holds_checkpoints(folder) and "ckpt=null" not in words:
-        if not has_same_settings(settings, folder):
-            raise UserError(
-                f"{folder} contains checkpoints of a run with other settings (see its {CONFIG}), which training from "
-                "scratch would overwrite: another hydra.sweep.dir keeps them; ckpt=null, or removing it, discards them"
-            )
-        settings = settings.model_copy(update={"ckpt": "auto"})
-    record = claim(folder, words)
-    write_config(settings, folder)
-    run_in_processes(settings, record)
-
-
-@contextlib.contextmanager
-def as_job(folder: Path) -> Iterator[None]:
-    """Context of a job of a sweep, in the process of the sweep or in a worker of joblib or submitit."""
     try:
-        yield
+        if begun := begin(settings, folder, words, job=True):
+            if multiprocessing.current_process().name.startswith("LokyProcess"):
+                prepare_worker(devices_of(settings.trainer))
+            run_in_processes(*begun)
     except UserError as error:
         again = override("hydra.sweep.dir", folder.parent)
         raise UserError(f"{error}; rerun the same command with {again} to repeat what is not complete") from error
     except Interrupted as stop:
-        if stop.number == SUBMITIT and callable(submitit := signal.getsignal(SUBMITIT)):
-            submitit(SUBMITIT, None)  # requeues the job, and ends this process
+        if stop.number == signal.SIGUSR2 and callable(submitit := signal.getsignal(signal.SIGUSR2)):
+            submitit(signal.SIGUSR2, None)  # requeues the job, and ends this process
         raise
+    result: float | None = RunRecord(folder).content.get("result")
+    return None if result is None or math.isnan(result) else result
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The folders of launches and jobs: each has its own. Resolvers for conf/, and the folder of a sweep.
+"""The folders of launches and jobs: each has its own. Resolvers for conf/, and what a sweep does before its first job.
 
 ${new_folder:PLACE}           outputs/PLACE/TIME, or TIME-2, TIME-3, … if there was another launch in the same second
 ${new_folder:PLACE,sweep-}    outputs/PLACE/sweep-TIME
@@ -9,27 +9,30 @@ import contextlib
 import itertools
 import shlex
 import sys
+from collections.abc import Iterable
 from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from diffusion.errors import exit_status, shown
+from diffusion.errors import UserError, exit_status, shown
 from diffusion.files import replace
 from diffusion.launch import queued_again, slurm_job
-from diffusion.runs import optuna
-from diffusion.runs.folder import SWEEP, identity, jobs_in
+from diffusion.runs.folder import LOADER, SWEEP, measures
 
 MARK = ".slurm"  # the file in a folder that names the launch that created it
+UNNAMED = ("ckpt=auto", "ckpt=last", "ckpt=null")  # a job may resume or not; a path to resume from identifies it
 
 
 @cache
 def new_folder(wanted: str, words: tuple[str, ...] = ()) -> str:
-    """`wanted`, with the first suffix that makes it new. Creating the folder right here resolves races.
+    """`wanted`, with the first suffix that makes it new; created.
 
     A launch in a SLURM job, which `words` identify, marks its folder, and gets it again if the job is requeued.
     """
@@ -39,8 +42,7 @@ def new_folder(wanted: str, words: tuple[str, ...] = ()) -> str:
     for file in sorted(parent.glob(f"*/{MARK}")) if queued_again() else ():
         if file.read_text("utf-8") == launch:
             return str(file.parent)
-    names = itertools.chain([wanted], (f"{wanted}-{i}" for i in itertools.count(2)))
-    folder = next(Path(name) for name in names if _created(Path(name)))
+    folder = first_new(itertools.chain([Path(wanted)], (Path(f"{wanted}-{i}") for i in itertools.count(2))))
     if job is not None:
         replace(folder / MARK, launch)
     return str(folder)
@@ -54,17 +56,20 @@ def job_folder(sweep: Path, number: int, overrides: tuple[str, ...]) -> str:
     job has that number (a resumed Optuna study restarts at 0; a grid may have grown), the next free one.
     """
     sweep.mkdir(parents=True, exist_ok=True)
-    same = (folder.name for folder, words in jobs_in(sweep) if words == identity(overrides))
-    return next(same, None) or next(str(i) for i in itertools.count(number) if _created(sweep / str(i)))
+    for file in sorted(sweep.glob("*/.hydra/overrides.yaml")):
+        before = yaml.load(file.read_bytes(), LOADER) or ()  # it may just be written
+        if {*before}.difference(UNNAMED) == {*overrides}.difference(UNNAMED):
+            return file.parent.parent.name
+    return first_new(sweep / str(i) for i in itertools.count(number)).name
 
 
-def _created(folder: Path) -> bool:
-    """Whether a new folder could be created: false if there is one, which another job may just have created."""
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        return False
-    return True
+def first_new(folders: Iterable[Path]) -> Path:
+    """The first of these folders that does not exist. Creating it right here resolves races."""
+    for folder in folders:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            break
+    return folder
 
 
 def register() -> None:
@@ -86,9 +91,8 @@ def register() -> None:
 class Sweep(Callback):
     """Hydra callback: create the folder of a sweep once, for all of its jobs, even if their names differ.
 
-    It also sets Hydra's configuration, which the default name refers to and which Hydra sets only for each job; writes
-    multirun.yaml, by which a sweep's folder is recognized and which Optuna's sweeper does not write; and prepares a
-    search with Optuna.
+    It also sets Hydra's configuration, which the default name refers to and which Hydra sets only for each job, and
+    writes multirun.yaml, by which a sweep's folder is recognized and which Optuna's sweeper does not write.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -100,9 +104,37 @@ class Sweep(Callback):
             config.hydra.sweep.dir = folder
             if not any(word.startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra):
                 config.hydra.overrides.hydra.append(f"hydra.sweep.dir={shown(folder)}")  # for each job
-        with contextlib.suppress(OSError):  # Hydra reports that it cannot write there
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            OmegaConf.save(config, Path(folder) / SWEEP)
-        search = config.hydra.runtime.choices.get("hydra/sweeper") != "basic"
-        if search and (status := exit_status(partial(optuna.prepare, config))):
-            sys.exit(status)
+            with contextlib.suppress(OSError):  # Hydra reports that it cannot write there
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                OmegaConf.save(config, Path(folder) / SWEEP)
+            search = config.hydra.runtime.choices.get("hydra/sweeper") != "basic"
+            if search and (status := exit_status(partial(prepare_search, config))):
+                sys.exit(status)
+
+
+def prepare_search(config: DictConfig) -> None:
+    """Check that the trials of a search with Optuna can be compared, and let a stored study go on.
+
+    By itself, Hydra's plugin runs `n_trials` more, of which a seeded sampler draws the first ones again, and ends at a
+    failed trial. Raises UserError for a search that compares errors of different tasks.
+    """
+    sweeper, score = config.hydra.sweeper, config.sweep.score
+    words = OverridesParser.create().parse_overrides([*config.hydra.overrides.task])
+    searched = [str(word.package or word.key_or_group) for word in words if word.is_sweep_override()]
+    different = [key for key in searched if measures(key) or key == "experiment"]
+    if different and ("mse" in score or "loss" in score):
+        raise UserError(
+            f"sweep.score={score}: errors of trials that differ in {', '.join(different)} measure different tasks; "
+            "optimize a score of samples, such as sweep.score=val/fd_lite0"
+        )
+    if sweeper.get("max_failure_rate") == 0:  # the plugin's default
+        sweeper.max_failure_rate = 1.0
+    if sweeper.get("study_name") and sweeper.get("storage"):
+        import optuna
+
+        name, storage, direction = sweeper.study_name, sweeper.storage, sweeper.direction.name
+        study = optuna.create_study(study_name=name, storage=storage, direction=direction, load_if_exists=True)
+        states = [trial.state for trial in study.trials]
+        sweeper.n_trials = max(0, sweeper.n_trials - states.count(optuna.trial.TrialState.COMPLETE))
+        if sweeper.sampler.get("seed") is not None:
+            sweeper.sampler.seed += len(states)

@@ -22,8 +22,6 @@ from diffusion.launch import queued_again
 
 FILE, CONFIG, LOCK = "run.json", "config.yaml", ".lock"
 CONTINUED = ("seconds", "epoch_lengths")  # what a run that resumes adds to
-PATIENCE = 2.0  # seconds to wait for a lock whose process is about to end, or is only probing
-LEASE = 120.0  # seconds until a file server releases the lock of a failed machine
 
 
 class RunRecord:
@@ -32,9 +30,8 @@ class RunRecord:
     def __init__(self, folder: Path):
         self.folder, self.path = folder, folder / FILE
         self.content = self._read()
-        self.earlier = self.content.get("seconds", 0.0)  # seconds of the run before this process
         self.lock: BinaryIO | None = None  # the folder's lock, while held by this process
-        self.previous: dict[str, bytes] = {}  # the record and the configuration before the folder was claimed
+        self.previous: dict[Path, bytes] = {}  # the record and the configuration before the folder was claimed
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -46,38 +43,39 @@ class RunRecord:
 
     @property
     def state(self) -> str:
-        """The recorded state, corrected if the run has died."""
+        """The recorded state, but `died` if no process holds the lock of a run that seems to be running."""
         state = str(self.content.get("state", "not started"))
-        return "died" if state == "running" and not is_locked(self.folder) else state
+        if state != "running":
+            return state
+        try:
+            with (self.folder / LOCK).open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return "died" if isinstance(error, FileNotFoundError) else state
+        return "died"
 
     def begin(self, command: str) -> None:
-        """Record that a run begins in the folder, with this command; it adds to the times of the folder's last run."""
-        before = self._read()
-        self.earlier = before.get("seconds", 0.0)
-        self.content = {key: before[key] for key in CONTINUED if key in before} | {
-            "state": "running", "started": now(), "command": command,
-            "host": platform.node(), "pid": os.getpid(),
-        }  # fmt: skip
-        self.write()
-
-    def begin_again(self) -> None:
-        """Record that the run starts again, after it has lost a process."""
+        """Record that a run begins in the folder, with this command, or begins again after it has lost a process."""
         self.previous = {}
-        self.begin(self.content["command"])
+        self.content = {
+            "state": "running", "started": now(), "command": command, "host": platform.node(), "pid": os.getpid(),
+        }  # fmt: skip
+        self.continue_from(self.folder)
+        replace(self.path, json.dumps(self.content, indent=1))
 
     @classmethod
     def join(cls, folder: Path) -> "RunRecord":
         """The record of a run that another process has begun, and whose folder this one holds from now on, too."""
         record = cls(folder)
-        record.lock = lock(folder / LOCK, PATIENCE, shared=True)
+        record.lock = lock(folder / LOCK, patience=2, shared=True)
         return record
 
     def continue_from(self, folder: Path | None) -> None:
         """Add to the times and epochs of the run in `folder`, which is resumed; None: to those of no run."""
         before = {} if folder is None else RunRecord(folder).content
-        self.earlier = before.get("seconds", 0.0)
         kept = {key: value for key, value in self.content.items() if key not in CONTINUED}
-        self.content = kept | {key: before[key] for key in CONTINUED if key in before}
+        more = {key: before[key] for key in CONTINUED if key in before}
+        self.content = kept | more | {"earlier": before.get("seconds", 0.0)}
 
     @property
     def session(self) -> float:
@@ -86,11 +84,7 @@ class RunRecord:
 
     def update(self, **more: Any) -> None:
         """Add to the content and write the file."""
-        self.content |= more | {"seconds": round(self.earlier + self.session, 1)}
-        self.write()
-
-    def write(self) -> None:
-        """Replace the file."""
+        self.content |= more | {"seconds": round(self.content["earlier"] + self.session, 1)}
         replace(self.path, json.dumps(self.content, indent=1))
 
     def finish(self, state: str, **more: Any) -> None:
@@ -111,8 +105,8 @@ class RunRecord:
             with contextlib.suppress(OSError):  # such as of a full disk, which must not hide the reason
                 self.content = self._read()  # as its processes have written it
                 if self.previous and "facts" not in self.content:
-                    for name, content in self.previous.items():
-                        replace(self.folder / name, content)
+                    for file, content in self.previous.items():
+                        replace(file, content)
                 elif self.content.get("state") != "complete":
                     stopped = isinstance(error, Interrupted | KeyboardInterrupt)
                     reason = str(error) if stopped else messages.summary(error, "train")
@@ -129,33 +123,22 @@ def claim(folder: Path, words: Sequence[str]) -> RunRecord:
     Raises UserError if a run is alive there: two would destroy each other's checkpoints.
     """
     try:
-        held = lock(folder / LOCK, LEASE if queued_again() else PATIENCE)
+        # A file server may take two minutes to release the lock of a machine that has failed.
+        held = lock(folder / LOCK, patience=120 if queued_again() else 2)
         if held is not None:
             fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)  # the processes of the run join in it
     except BlockingIOError:
         owner = RunRecord(folder).content
         raise UserError(
             f"{folder}: a run is alive in this folder (process {owner.get('pid')} on {owner.get('host')}, since "
-            f"{owner.get('started')}); wait until it ends or end it, or choose another folder (hydra.run.dir=…, for a "
-            "sweep hydra.sweep.dir=…)"
+            f"{owner.get('started')}); wait until it ends, or choose another (hydra.run.dir=…, hydra.sweep.dir=…)"
         ) from None
     record = RunRecord(folder)
     record.lock = held
-    record.previous = {file.name: file.read_bytes() for file in (record.path, folder / CONFIG) if file.is_file()}
+    previous = {file: file.read_bytes() for file in (record.path, folder / CONFIG) if file.is_file()}
     record.begin(command_line("train", words))
+    record.previous = previous
     return record
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether any process, including this one, holds the lock of a run's folder; true if this cannot be told."""
-    try:
-        with (folder / LOCK).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
 
 
 def now() -> str:

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from diffusion.checkpoint import storage
-from diffusion.checkpoint.averages import snapshot, snapshots
+from diffusion.checkpoint.storage import snapshot, snapshots
 from diffusion.errors import UserError
 from diffusion.files import link
 from diffusion.process.averaging import decay, gamma_of

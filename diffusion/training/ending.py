@@ -10,8 +10,8 @@ import lightning.pytorch as pl
 import torch.distributed as dist
 from torch import Tensor
 
-from diffusion.checkpoint import exported
-from diffusion.checkpoint.find import early_file, prune
+from diffusion.checkpoint import storage
+from diffusion.checkpoint.find import prune
 from diffusion.checkpoint.restore import build_denoiser, file_hash, network_hash
 from diffusion.console import console, count, duration
 from diffusion.errors import Interrupted, UserError, first_line, resume_command
@@ -21,7 +21,7 @@ from diffusion.evaluation.together import remove
 from diffusion.report.images import DRAWN, grid, save_png
 from diffusion.report.run import write_report
 from diffusion.report.scores import print_scores
-from diffusion.runs.metrics import read_metrics
+from diffusion.runs.folder import read_metrics
 from diffusion.runs.record import now
 from diffusion.training import loggers
 from diffusion.training.callbacks import peak_gb
@@ -97,7 +97,8 @@ def guided_by_early(run: Run, trainer: pl.Trainer, module: Diffusion) -> Drawing
         console.print(words, style="yellow")
         return run.drawing.unguided
     weak = copy.deepcopy(module.denoiser)
-    weak.network.load_state_dict(exported.read(early_file(run.folder / "checkpoints", step), "")["state_dict"])
+    file = storage.early_file(run.folder / "checkpoints", step)
+    weak.network.load_state_dict(storage.exported(file, "")["state_dict"])
     return replace(run.drawing, weak=weak.eval(), waits=False)
 
 

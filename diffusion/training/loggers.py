@@ -22,8 +22,7 @@ from diffusion.errors import UserError, first_line
 from diffusion.files import code_version, replace, versions
 from diffusion.metric.record import Score
 from diffusion.report.images import enlarged
-from diffusion.runs.folder import is_sweep
-from diffusion.runs.metrics import read_rows
+from diffusion.runs.folder import is_sweep, read_rows
 from diffusion.training.resume import Resumed
 
 

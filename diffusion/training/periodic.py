@@ -9,8 +9,8 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from diffusion.checkpoint import exported
-from diffusion.checkpoint.find import at_step, early_file
+from diffusion.checkpoint import storage
+from diffusion.checkpoint.find import at_step
 from diffusion.checkpoint.restore import network_hash, network_weights, read
 from diffusion.errors import Interrupted
 from diffusion.metric.score import distances
@@ -122,7 +122,7 @@ class KeepEarlyWeights(Callback):
 
     def __init__(self, run: Run):
         self.run, self.step = run, run.facts["guidance_step"]
-        self.file = early_file(run.folder / "checkpoints", self.step)
+        self.file = storage.early_file(run.folder / "checkpoints", self.step)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the weights from the resumed run's folder if this run starts after that step."""
@@ -143,6 +143,6 @@ class KeepEarlyWeights(Callback):
         run, data = self.run, self.run.data
         labels = dict(zip(data.classes, data.class_counts("train"), strict=True))
         epoch, kind = run.clock.epoch_after(self.step), "ema" if run.ema else "raw"
-        about = exported.metadata(run.settings.model_dump(), run.facts, self.step, epoch, kind, labels)
+        about = storage.metadata(run.settings.model_dump(), run.facts, self.step, epoch, kind, labels)
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        exported.write(self.file, weights, about)
+        storage.export(self.file, weights, about)

@@ -21,7 +21,7 @@ from diffusion.config.schema import Train
 from diffusion.console import console
 from diffusion.errors import Interrupted, UserError
 from diffusion.launch import PARENT, as_rank, requeue
-from diffusion.runs.importing import few_metrics
+from diffusion.runs.command import few_metrics
 from diffusion.runs.record import CONFIG, RunRecord
 
 

@@ -9,7 +9,8 @@ import torch
 
 import diffusion
 from diffusion import export, prune
-from diffusion.checkpoint import averages, storage
+from diffusion.checkpoint import restore as restores
+from diffusion.checkpoint import storage
 from diffusion.checkpoint.restore import PREFIX, restore
 from diffusion.errors import UserError
 
@@ -42,9 +43,9 @@ def test_samples_with_a_post_hoc_average_match_the_library(command, scored, tmp_
 def test_tensors_that_are_not_averaged_come_from_the_checkpoint(scored, monkeypatch):
     """Such as a buffer of the network."""
     contents = storage.load(last(scored))
-    made, state = averages.of_length(contents, last(scored), 0.08), contents["state_dict"]
+    made, state = restores.average_of_length(contents, last(scored), 0.08), contents["state_dict"]
     name = next(name for name, value in made.items() if not torch.equal(value, state[name]))
-    monkeypatch.setattr(averages, "of_length", lambda *_: {key: made[key] for key in made if key != name})
+    monkeypatch.setattr(restores, "average_of_length", lambda *_: {key: made[key] for key in made if key != name})
     network = restore(last(scored), 0.08).denoiser.network.state_dict()
     for key, value in network.items():
         source = state if PREFIX + key == name else made
@@ -53,7 +54,7 @@ def test_tensors_that_are_not_averaged_come_from_the_checkpoint(scored, monkeypa
 
 def test_a_length_that_cannot_be_reconstructed_gives_a_one_line_error(copied, two_steps):
     """No snapshots cover it, there are none, or one is damaged."""
-    file = averages.snapshot(copied / "checkpoints", 4)
+    file = storage.snapshot(copied / "checkpoints", 4)
     file.write_bytes(file.read_bytes()[:-10])
     for run, length in ((copied, 0.005), (copied, 0.3), (two_steps, 0.08), (copied, 0.08)):
         with pytest.raises(UserError):
@@ -80,11 +81,11 @@ def test_pruning_keeps_the_snapshots_unless_only_weights_are_kept(copied, capfd,
     assert prune.main([str(copied.parent), "--yes", *["--weights"] * only_weights]) == 0
     inside = copied / "checkpoints"
     assert sorted(file.name for file in inside.iterdir()) == (
-        ["last.safetensors"] if only_weights else ["averages", "best.ckpt"]
+        ["averages", "last.safetensors"] if only_weights else ["averages", "best.ckpt"]
     )
     if only_weights:
         assert restore(inside / "last.safetensors").weights == "ema"
         assert " 12 " in capfd.readouterr().out  # last, best and two step-….ckpt, and 8 snapshots
     else:
-        assert len(averages.snapshots(inside)) == 8
+        assert len(storage.snapshots(inside)) == 8
         assert restore(inside / "best.ckpt", 0.08).weights == "ema 0.08"

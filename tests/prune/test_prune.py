@@ -10,8 +10,7 @@ import torch
 
 from diffusion import export, prune
 from diffusion.checkpoint import find, restore, storage
-from diffusion.checkpoint.averages import snapshot
-from diffusion.files import lock
+from diffusion.checkpoint.storage import snapshot
 
 
 def run(folder: Path, state: str, best: bool = True) -> Path:
@@ -33,16 +32,12 @@ def names(folder: Path) -> list[str]:
 
 def test_prune_keeps_the_best_of_complete_runs_and_deletes_only_with_yes(tmp_path, capsys):
     done, scoreless = run(tmp_path / "a/done", "complete"), run(tmp_path / "scoreless", "complete", best=False)
-    locked = run(tmp_path / "locked", "complete")
-    others = [locked, *(run(tmp_path / state, state) for state in ("failed", "interrupted", "running"))]
+    others = [run(tmp_path / state, state) for state in ("failed", "interrupted", "running")]
     before = {folder: names(folder) for folder in (done, scoreless, *others)}
     assert prune.main([str(tmp_path)]) == 0
     assert {folder: names(folder) for folder in before} == before
     assert find.freed(find.superfluous(done, weights=False)) == 2000  # steps 2 and 3
-    held = lock(locked / ".lock")
-    assert held is not None
-    with held:
-        assert prune.main([str(tmp_path), "--yes"]) == 0
+    assert prune.main([str(tmp_path), "--yes"]) == 0
     assert "2 complete runs: 4.0 kB freed" in capsys.readouterr().out
     assert (names(done), names(scoreless)) == (["best.ckpt"], ["last.ckpt"])
     assert all(names(folder) == before[folder] for folder in others)
@@ -65,7 +60,7 @@ def test_the_kept_files_can_be_sampled_and_not_trained_further(command, tiny, tw
     snapshot(folder / "checkpoints", 1).write_bytes(b"x")
     before = restore.restore(find.of_run(folder)).denoiser.network.state_dict()
     assert prune.main([str(tmp_path), "--yes", *["--weights"] * weights]) == 0
-    assert names(folder) == (["last.safetensors"] if weights else ["averages", "best.ckpt"])
+    assert names(folder) == (["averages", "last.safetensors"] if weights else ["averages", "best.ckpt"])
     kept = restore.restore(find.of_run(folder)).denoiser.network.state_dict()
     assert all(torch.equal(value, kept[name]) for name, value in before.items())
     if weights:

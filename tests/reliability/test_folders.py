@@ -10,7 +10,7 @@ import pytest
 from forked import FORK
 
 from diffusion.errors import UserError
-from diffusion.runs.record import CONFIG, RunRecord, claim, is_locked
+from diffusion.runs.record import CONFIG, RunRecord, claim
 
 pytestmark = pytest.mark.reliability
 
@@ -69,10 +69,10 @@ def test_the_processes_of_a_run_hold_its_folder_after_the_one_that_started_them(
     first = RunRecord.join(tmp_path)
     held = []
     for each in (record, first):
-        held.append(is_locked(tmp_path))
+        held.append(RunRecord(tmp_path).state)
         each.lock.close()
-    held.append(is_locked(tmp_path))
-    assert held == [True, True, False]
+    held.append(RunRecord(tmp_path).state)
+    assert held == ["running", "running", "died"]
 
 
 @pytest.mark.parametrize("wrong", ["model.channels=[7,9]", "data.batch_size=400"])

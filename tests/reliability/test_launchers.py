@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from composing import settings
 
 from diffusion.checkpoint import storage
 from diffusion.errors import Interrupted
@@ -62,13 +63,18 @@ def test_parallel_jobs_save_and_end_with_their_sweep(tiny, tmp_path, number):
     assert not (tmp_path / "sweep/2/checkpoints").exists()
 
 
-def test_a_job_saves_before_submitit_requeues_it(tmp_path):
+def test_a_job_saves_before_submitit_requeues_it(tmp_path, monkeypatch):
     """Its handler of SIGUSR2 ends the process."""
+
+    def stopped(*_: object, **__: object) -> None:
+        raise Interrupted(signal.SIGUSR2)
+
     called = []
+    monkeypatch.setattr(jobs, "begin", stopped)
     before = signal.signal(signal.SIGUSR2, lambda number, frame: called.append(number))
     try:
-        with pytest.raises(Interrupted), jobs.as_job(tmp_path / "0"):
-            raise Interrupted(signal.SIGUSR2)
+        with pytest.raises(Interrupted):
+            jobs.run_job(settings([]), tmp_path / "0", [])
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert called == [signal.SIGUSR2]

@@ -8,7 +8,7 @@ import yaml
 
 from diffusion.checkpoint import storage
 from diffusion.errors import Interrupted
-from diffusion.runs.metrics import read_metrics
+from diffusion.runs.folder import read_metrics
 from diffusion.training import saving
 from diffusion.training.module import Diffusion
 

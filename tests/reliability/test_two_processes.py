@@ -12,9 +12,9 @@ import pytest
 from composing import train
 from torch import Tensor
 
-from diffusion.checkpoint import averages, storage
+from diffusion.checkpoint import storage
 from diffusion.errors import UserError
-from diffusion.runs.metrics import Metrics, read_metrics
+from diffusion.runs.folder import Metrics, read_metrics
 from diffusion.training.trainer import check_processes
 
 pytestmark = pytest.mark.reliability
@@ -60,7 +60,7 @@ def outcome(tiny, tmp_path_factory) -> Callable[..., Outcome]:
         assert contents["global_step"] == 8
         kept = {"raw": contents["current_model_state"], "averaged": contents["state_dict"]}
         kept |= {f"moments {i}": moments for i, moments in contents["optimizer_states"][0]["state"].items()}
-        for step, file in averages.snapshots(run / "checkpoints").items():
+        for step, file in storage.snapshots(run / "checkpoints").items():
             kept |= {f"{step} {length}": values for length, values in storage.load(file)["averages"].items()}
         flat = {f"{kind} {name}": value for kind, values in kept.items() for name, value in values.items()}
         return Outcome(flat, read_metrics(run / "metrics.csv"))

@@ -18,7 +18,7 @@ from diffusion.process.schedule import cosine, linear
 from diffusion.report import figures, style
 from diffusion.report.images import grid, save_png
 from diffusion.report.style import svg
-from diffusion.runs.metrics import Series, read_metrics
+from diffusion.runs.folder import Series, read_metrics
 
 
 def lines(figure: Figure) -> dict[str, np.ndarray]:

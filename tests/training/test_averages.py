@@ -14,8 +14,8 @@ from composing import settings, train
 from outcomes import lines, same, state
 from torch import Tensor, nn
 
-from diffusion.checkpoint import averages, storage
-from diffusion.checkpoint.restore import PREFIX, restore
+from diffusion.checkpoint import storage
+from diffusion.checkpoint.restore import PREFIX, average_of_length, restore
 from diffusion.config.build import make
 from diffusion.errors import UserError
 from diffusion.process.averaging import decay, gamma_of
@@ -127,8 +127,8 @@ def test_power_averages_follow_their_recurrence_and_the_first_is_used(power):
 
 
 def test_a_snapshot_holds_the_averages_of_its_step(power):
-    assert list(averages.snapshots(power / "checkpoints")) == [3, 6, 9, 12]
-    for step, file in averages.snapshots(power / "checkpoints").items():
+    assert list(storage.snapshots(power / "checkpoints")) == [3, 6, 9, 12]
+    for step, file in storage.snapshots(power / "checkpoints").items():
         found = storage.load(file)
         assert found["updates"] == step
         assert same(found["averages"], held(storage.numbered(power / "checkpoints", step))["averages"])
@@ -140,7 +140,7 @@ def four(tmp_path_factory, tiny) -> tuple[Path, dict[str, dict[str, Tensor]]]:
     folder = tmp_path_factory.mktemp("four")
     long = ["ema=power", "ema.lengths=[0.05,0.1,0.08,0.2]", "samples.n=0", "trainer.max_epochs=8"]
     train([*tiny, *long, "trainer.check_val_every_n_epoch=8"], folder)  # 48 steps, 16 snapshots
-    for file in averages.snapshots(folder / "checkpoints").values():
+    for file in storage.snapshots(folder / "checkpoints").values():
         contents = storage.load(file)
         storage.save({**contents, "averages": {each: contents["averages"][each] for each in ("0.05", "0.1")}}, file)
     return folder / "checkpoints/last.ckpt", held(folder / "checkpoints/last.ckpt")["averages"]
@@ -152,7 +152,7 @@ def test_an_average_reconstructed_from_snapshots_equals_a_tracked_one(four, leng
     path, own = four
     contents = storage.load(path)
     contents["callbacks"]["PowerEMA"]["averages"] = {each: own[each] for each in ("0.05", "0.1")}
-    made, tracked = averages.of_length(contents, path, float(length)), own[length]
+    made, tracked = average_of_length(contents, path, float(length)), own[length]
     apart = (flat(own["0.05"]) - flat(own["0.1"])).norm()
     assert (flat(made) - flat(tracked)).norm() < bound * apart
     assert (flat(made) - flat(tracked)).norm() < bound / 400 * flat(tracked).norm()
@@ -162,7 +162,7 @@ def test_resuming_in_another_folder_gives_the_same_run_and_snapshots(tiny, power
     train([*tiny, *POWER, f"ckpt={storage.numbered(power / 'checkpoints', 7)}"], tmp_path)
     assert same(state(tmp_path), state(power))
     assert same(held(tmp_path / "checkpoints/last.ckpt"), held(power / "checkpoints/last.ckpt"))
-    ours, theirs = averages.snapshots(tmp_path / "checkpoints"), averages.snapshots(power / "checkpoints")
+    ours, theirs = storage.snapshots(tmp_path / "checkpoints"), storage.snapshots(power / "checkpoints")
     assert {n: file.read_bytes() for n, file in ours.items()} == {n: file.read_bytes() for n, file in theirs.items()}
 
 
@@ -170,7 +170,7 @@ def test_resuming_from_an_earlier_step_removes_later_snapshots(tiny, power, tmp_
     folder = Path(shutil.copytree(power, tmp_path / "run"))
     ckpt = storage.numbered(folder / "checkpoints", 7)
     train([*tiny, *POWER, "trainer.max_steps=8", f"ckpt={ckpt}"], folder)
-    assert list(averages.snapshots(folder / "checkpoints")) == [3, 6, 8]
+    assert list(storage.snapshots(folder / "checkpoints")) == [3, 6, 8]
     assert restore(folder / "checkpoints/last.ckpt", 0.08).step == 8
 
 

@@ -34,7 +34,7 @@ from diffusion.process.schedule import linear
 from diffusion.process.timesteps import LossSecondMoment, Uniform
 from diffusion.process.variance import learned_range
 from diffusion.randomness import Streams
-from diffusion.runs.metrics import read_metrics
+from diffusion.runs.folder import read_metrics
 from diffusion.training import ending, guard, trainer
 from diffusion.training.module import Diffusion
 

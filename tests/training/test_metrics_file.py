@@ -7,8 +7,7 @@ import pytest
 from diffusion import files
 from diffusion.errors import UserError
 from diffusion.metric.record import Reference, Score
-from diffusion.runs.folder import append_scores, read_scores
-from diffusion.runs.metrics import read_metrics, read_rows
+from diffusion.runs.folder import append_scores, read_metrics, read_rows, read_scores
 from diffusion.training.loggers import MetricsFile
 
 
@@ -64,7 +63,7 @@ def test_a_damaged_metrics_file_is_named(tmp_path, damage):
     log(tmp_path, range(4))
     with (tmp_path / "metrics.csv").open("ab") as file:
         file.write(damage)
-    with pytest.raises(UserError, match=r"metrics\.csv: not a table of numbers \(.*(argument|codec|float)"):
+    with pytest.raises(UserError, match=r"metrics\.csv: not readable \(.*(argument|codec|float)"):
         read_metrics(tmp_path / "metrics.csv")
 
 

@@ -11,7 +11,7 @@ from diffusion.config.build import make
 from diffusion.data import ImageData, to_unit
 from diffusion.process.denoiser import Denoiser
 from diffusion.randomness import Streams
-from diffusion.runs.metrics import read_metrics
+from diffusion.runs.folder import read_metrics
 from diffusion.runs.record import claim
 from diffusion.training.run import train
 from tests.support.composing import settings

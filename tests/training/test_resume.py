@@ -12,8 +12,8 @@ from PIL import Image
 
 from diffusion.checkpoint import storage
 from diffusion.errors import UserError
-from diffusion.runs.metrics import read_metrics, read_rows
-from diffusion.runs.resume import resumed_run
+from diffusion.runs.command import resumed_run
+from diffusion.runs.folder import read_metrics, read_rows
 from diffusion.training.resume import flat
 from tests.conftest import TINY
 

@@ -10,7 +10,7 @@ from composing import settings, train
 from PIL import Image
 
 from diffusion.report.images import tiles
-from diffusion.runs.metrics import read_metrics
+from diffusion.runs.folder import read_metrics
 from diffusion.training.clock import Clock
 from diffusion.training.parts import Run
 

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import diffusion
-from diffusion.checkpoint.find import early_file
+from diffusion.checkpoint.storage import early_file
 from diffusion.pixels import to_rgb
 from diffusion.report.images import grid
 from diffusion.runs.folder import read_scores
