@@ -25,7 +25,7 @@ from diffusion.data import ImageData
 from diffusion.data.folder import common_size
 from diffusion.data.store import in_threads
 from diffusion.errors import UserError
-from diffusion.evaluation.drawing import FILMED, Drawing, Frames, source_of
+from diffusion.evaluation.drawing import FILMED, Drawing, Frames
 from diffusion.evaluation.guided import guidance_of
 from diffusion.evaluation.likelihood import bits_per_dimension
 from diffusion.evaluation.pipeline import Scorer, check_test, make_metrics
@@ -157,7 +157,7 @@ def draw_all(
 ) -> Tensor:
     """Draw n images, uint8 (n, C, H, W), on all devices; a killed command goes on from those in `folder`."""
     n, batch_size = settings.n or 1, settings.batch_size or 1
-    source = source_of(settings.sampler, settings.guidance, settings.precision)
+    source = drawing.source(settings.sampler, settings.guidance)
     files = drawing.files(folder, restored.denoiser, n, batch_size, source)
     task = Task(drawing, n, batch_size, files, f"sampling {count(n, 'image')}")
     draw([task], restored.denoiser, devices, folder)
@@ -224,8 +224,7 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     bits = [bits_of(settings, restored, scorer.data, devices[0])] if settings.bits else []
     console.print(f"folder: {folder}")
     images = draw_all(drawing, settings, restored, devices, folder)
-    source = source_of(settings.sampler, settings.guidance, settings.precision)
-    source |= {"seed": drawing.seed, **of_model, **drawing.weak_source}
+    source = drawing.source(settings.sampler, settings.guidance) | of_model
     scorer.write(score_images(scorer, settings, images, "samples", **source) + bits)
     remove(folder)
 

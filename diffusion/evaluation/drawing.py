@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusion.checkpoint.restore import network_hash
 from diffusion.console import console, count, progress_bar
@@ -41,7 +41,7 @@ GOLDEN = (5**0.5 - 1) / 2  # its multiples mod 1 are evenly spread, however many
 MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 KEPT = ".drawn"  # in the folder of a command: the batches; removed when the images are written or scored
 FILMED = 8  # images in a film or a GIF
-GIF_FRAMES, FILM_FRAMES = 100, 25  # at most
+FRAMES = 25  # steps in it, at most
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,11 @@ class Drawing:
                 began, streams = time.perf_counter(), self.streams(batch, n, device)
                 given: dict[str, Any] = {name: rows[list(batch)].to(device) for name, rows in conditions.items()}
                 x0 = self.sampler(denoise, streams.normal(*self.shape), streams, after_step, **given)
-                self.check_finite(x0)
+                if wrong := int((~x0.isfinite()).flatten(1).any(dim=1).sum()):
+                    problem = f"{count(wrong, 'sample')} not finite; use another checkpoint or precision=null"
+                    if self.finite:
+                        raise NotFinite(problem)
+                    console.print(f"warning: {problem}", style="yellow")
                 images.append(to_uint8(x0).cpu())
                 if file:
                     file.parent.mkdir(parents=True, exist_ok=True)
@@ -116,31 +120,35 @@ class Drawing:
                         torch.save({"images": images[-1], "seconds": time.perf_counter() - began}, part)
         return torch.cat(images)
 
+    def source(self, sampler: Mapping[str, Any], guidance: Mapping[str, Any] | None) -> dict[str, Any]:
+        """How samples are drawn, for the source of their scores, from the configurations of sampler and guidance."""
+        found: dict[str, Any] = {"sampler": described(sampler), "seed": self.seed}
+        if self.guidance is not None and guidance is not None:
+            found["guidance"] = described(guidance)
+        if self.weak is not None:
+            found["guidance_hash"] = network_hash(self.weak.network)
+        return found | ({"precision": self.precision} if self.precision else {})
+
     def files(self, folder: Path, denoiser: Denoiser, n: int, batch_size: int, source: Mapping[str, Any]) -> Path:
-        """The folder, in a command's folder, for the batches of n samples; another one for each way of drawing.
-
-        Args:
-            source: the sampler and the guidance, see `source_of`.
-        """
-        about: dict[str, Any] = {"conditions": tensor_digest(self.conditions(denoiser, n))}
-        about |= {**self.weak_source, **source, "network": network_hash(denoiser.network), "seed": self.seed}
-        return folder / KEPT / digest(json.dumps([n, batch_size, about], sort_keys=True))
-
-    def check_finite(self, x0: Tensor) -> None:
-        """Raise NotFinite, or print a warning, for samples with a NaN or an infinity."""
-        if wrong := int((~x0.isfinite()).flatten(1).any(dim=1).sum()):
-            problem = f"{wrong} of {count(len(x0), 'sample')} not finite; use another checkpoint or precision=null"
-            if self.finite:
-                raise NotFinite(problem)
-            console.print(f"warning: {problem}", style="yellow")
+        """The folder, in a command's folder, for the batches of n samples; another one for each `source`."""
+        inputs = tensor_digest(self.conditions(denoiser, n)), network_hash(denoiser.network)
+        return folder / KEPT / digest(json.dumps([n, batch_size, inputs, source], sort_keys=True))
 
     def conditions(self, denoiser: Denoiser, n: int) -> dict[str, Tensor]:
-        """The network's inputs besides x_t and t, for n samples. Raises UserError for an unknown class.
+        """The network's inputs besides x_t and t, for n samples: `classes` (n,), or nothing for no class.
 
-        With `between`, all samples get the inputs of the first.
+        With `between`, all samples get the class of the first. Raises UserError for an unknown class.
         """
-        given = conditions(self.labels, 1 if self.between else n, denoiser.network, self.counts)
-        return {name: rows.expand(n) for name, rows in given.items()}
+        names, known = [*self.counts], int(getattr(denoiser.network, "classes", 0))
+        if (self.labels == NONE and NONE not in names) or (self.labels is None and not names):
+            return {}
+        if self.labels is None:
+            classes = proportional([*self.counts.values()], n)
+        else:
+            several = [self.labels] if isinstance(self.labels, int | str) else self.labels
+            numbers = [number(label, names, known) for label in several]
+            classes = torch.tensor([numbers[i % len(numbers)] for i in range(n)])
+        return {"classes": classes[:1].expand(n) if self.between else classes}
 
     def guided(self, denoiser: Denoiser) -> Denoise:
         """The denoiser with the guidance, in the precision. Raises UserError if they do not fit together."""
@@ -166,11 +174,6 @@ class Drawing:
             return Streams(seeds_for(self.seed, "sample", last=indices), device)
         seeds, others = (seeds_for(end, "sample", last=[0] * len(indices)) for end in self.between)
         return Between(seeds, others, [i / max(1, n - 1) for i in indices], device)
-
-    @property
-    def weak_source(self) -> dict[str, str]:
-        """The weights of the worse model, for a score's source; {} without one."""
-        return {} if self.weak is None else {"guidance_hash": network_hash(self.weak.network)}
 
     @property
     def in_training(self) -> "Drawing":
@@ -208,29 +211,14 @@ def proportional(counts: Sequence[int], n: int) -> Tensor:
     return torch.searchsorted(ends, quantiles, right=True).clamp(max=len(counts) - 1)
 
 
-def conditions(labels: Labels, n: int, network: nn.Module, counts: Mapping[str, int]) -> dict[str, Tensor]:
-    """The network's inputs besides x_t and t, for n samples: `classes` (n,), or nothing for no class.
-
-    Args:
-        counts: Class name -> number of images, in the order of the class numbers; empty for a model without labels.
-
-    Raises UserError for an unknown class.
-    """
-    if (labels == NONE and NONE not in counts) or (labels is None and not counts):
-        return {}
-    if labels is None:
-        return {"classes": proportional([*counts.values()], n)}
-    names, known = [*counts], int(getattr(network, "classes", 0))
-    classes = []
-    for label in [labels] if isinstance(labels, int | str) else labels:
-        if str(label) in names:
-            classes.append(names.index(str(label)))  # a folder may be called 7
-        elif type(label) is int and 0 <= label < known:
-            classes.append(label)
-        else:
-            near = nearest(str(label), names)
-            raise UserError(f"label={label}: unknown class{near}; the model has {known} classes: {', '.join(names)}")
-    return {"classes": torch.tensor([classes[i % len(classes)] for i in range(n)])}
+def number(label: int | str, names: Sequence[str], known: int) -> int:
+    """The number of one of the `known` classes, given by number or name. Raises UserError for an unknown class."""
+    if str(label) in names:
+        return names.index(str(label))  # a folder may be called 7
+    if type(label) is not int or not 0 <= label < known:
+        near = nearest(str(label), names)
+        raise UserError(f"label={label}: unknown class{near}; the model has {known} classes: {', '.join(names)}")
+    return label
 
 
 class Frames:
@@ -238,7 +226,7 @@ class Frames:
 
     def __init__(self, sampler: Sampler, schedule: Schedule):
         self.times = sampler.grid(schedule.on_cpu(), sampler.steps).tolist()
-        self.kept = [1 + i for i in spread(sampler.steps, GIF_FRAMES)]
+        self.kept = [1 + i for i in spread(sampler.steps, FRAMES)]
         self.steps: dict[int, Tensor] = {}
 
     def watch(self, first: int, k: int, x: Tensor, estimate: Estimate) -> None:
@@ -252,9 +240,7 @@ class Frames:
 
     def save_film(self, path: Path) -> None:
         """Write a grid with a row for each step: x_t, then the estimates. Its metadata has the times t of the rows."""
-        chosen = [[*self.steps][i] for i in spread(len(self.steps), FILM_FRAMES)]
-        rows = torch.stack([self.steps[k] for k in chosen])
-        times = json.dumps([self.times[k] for k in chosen])
+        rows, times = torch.stack([*self.steps.values()]), json.dumps([self.times[k] for k in self.steps])
         save_png(grid(rows.flatten(0, 1), rows.shape[1]), path, **{FILM_TIMES: times})
 
 
@@ -276,14 +262,6 @@ def evaluations(sampler: Sampler, schedule: Schedule, guidance: Guidance | None 
     denoise: Denoise = guidance(blank, blank) if guidance else blank
     sampler(denoise, torch.ones(1, 1, 1, 1), Streams([0]), classes=torch.zeros(1, dtype=torch.int64))
     return blank.calls
-
-
-def source_of(
-    sampler: Mapping[str, Any], guidance: Mapping[str, Any] | None, precision: str | None = None
-) -> dict[str, Any]:
-    """The configuration of the sampler and the guidance, and the precision if it is mixed, for a score's source."""
-    source = {"sampler": described(sampler)} | ({"guidance": described(guidance)} if guidance else {})
-    return source | {"precision": precision} if precision else source
 
 
 def described(node: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from diffusion.config.schema import GuidanceStudy, Study
 from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.evaluation import commands
-from diffusion.evaluation.drawing import Drawing, evaluations, seconds_of, source_of
+from diffusion.evaluation.drawing import Drawing, evaluations, seconds_of
 from diffusion.evaluation.guided import guidance_of, parts_of
 from diffusion.evaluation.pipeline import check_test
 from diffusion.evaluation.together import Task, device_name, draw, remove
@@ -58,15 +58,15 @@ def study(settings: Study | GuidanceStudy, folder: Path) -> None:
         guidance = parts_of(trial.guidance)[0] if trial.guidance else None
         drawing = Drawing(sampler, restored.shape, seed, guidance, weak, counts, precision=precision)
         drawing.check(denoiser, restored.label_dropout)
-        files = drawing.files(folder, denoiser, n, batch_size, source_of(trial.sampler, trial.guidance, precision))
+        files = drawing.files(folder, denoiser, n, batch_size, drawing.source(trial.sampler, trial.guidance))
         tasks.append(Task(drawing, n, batch_size, files, f"{i}/{len(trials)} {trial.words}, {trial.nfe} NFE"))
     draw(tasks, denoiser, devices, folder)
     scorer.write(scorer.baselines(settings.baselines, n))
     device = device_name(devices[0], len(devices))
     for trial, task in zip(trials, tasks, strict=True):
         seconds = seconds_of(task.files) / len(devices) / n
-        source: Node = source_of(trial.sampler, trial.guidance, precision) | task.drawing.weak_source | restored.source
-        source |= {"seed": seed, "nfe": trial.nfe, "seconds_per_image": seconds, "device": device}
+        source: Node = task.drawing.source(trial.sampler, trial.guidance) | restored.source
+        source |= {"nfe": trial.nfe, "seconds_per_image": seconds, "device": device}
         scorer.write(scorer.score(task(denoiser, devices[0]), **source, words=trial.words))
     remove(folder)
     for path in write_study(Run(folder)):

@@ -15,7 +15,7 @@ from diffusion.config.schema import SCORED, Train
 from diffusion.console import console
 from diffusion.data import ImageData
 from diffusion.errors import UserError, shown
-from diffusion.evaluation.drawing import Drawing, evaluations, source_of
+from diffusion.evaluation.drawing import Drawing, evaluations
 from diffusion.evaluation.guided import check_worse, make_guidance
 from diffusion.evaluation.pipeline import Scorer, make_metrics
 from diffusion.files import replace
@@ -185,11 +185,10 @@ class Run:
 
     def source(self, drawing: Drawing) -> dict[str, Any]:
         """The provenance that is stored with the scores of samples drawn so."""
-        settings, guidance = self.settings, self.settings.guidance if drawing.guidance else None
+        guidance = self.settings.guidance
         if guidance and "guidance_step" in self.facts:
             guidance = {**guidance, "step": self.facts["guidance_step"]}
-        source = source_of(settings.sampler, guidance, settings.samples.precision)
-        return {**source, "seed": settings.seed, "weights": "ema" if self.ema else "raw"}
+        return {**drawing.source(self.settings.sampler, guidance), "weights": "ema" if self.ema else "raw"}
 
 
 def is_error(name: str) -> bool:

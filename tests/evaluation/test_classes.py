@@ -6,7 +6,7 @@ from networks import randomised
 from torch import Tensor
 
 from diffusion.errors import UserError
-from diffusion.evaluation.drawing import Drawing, conditions, proportional
+from diffusion.evaluation.drawing import Drawing, Labels, proportional
 from diffusion.model import DiT
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import V
@@ -19,6 +19,11 @@ COUNTS = {"sky": 50, "sea": 30, "7": 20}
 def denoiser(classes: int = 3) -> Denoiser:
     torch.manual_seed(0)
     return Denoiser(randomised(DiT(3, 3, patch=2, width=8, depth=1, heads=2, classes=classes)), VP(), V())
+
+
+def classes_of(labels: Labels, n: int, counts: dict[str, int] = COUNTS, classes: int = 3) -> list[int] | None:
+    given = Drawing(DDIM(3), (3, 4, 4), 0, labels=labels, counts=counts).conditions(denoiser(classes), n)
+    return given["classes"].tolist() if given else None
 
 
 @pytest.mark.parametrize("counts", [[50, 30, 20], [1, 0, 99], [7], [1] * 10])
@@ -36,24 +41,23 @@ def test_default_classes_are_proportional_for_any_number_of_samples(counts: list
     [(2, [2] * 4), ("sea", [1] * 4), (["sea", 0, "7"], [1, 0, 2, 1]), ("none", None), (None, [0, 2, 1, 0])],
 )
 def test_labels_can_be_numbers_or_names(labels, classes) -> None:
-    given = conditions(labels, 4, denoiser().network, COUNTS)
-    assert (given["classes"].tolist() if given else None) == classes
+    assert classes_of(labels, 4) == classes
 
 
 def test_a_class_may_be_called_none() -> None:
-    assert conditions("none", 2, denoiser().network, {"none": 3, "sea": 4})["classes"].tolist() == [0, 0]
+    assert classes_of("none", 2, {"none": 3, "sea": 4}) == [0, 0]
 
 
 @pytest.mark.parametrize("labels", [3, -1, True, "seas", [0, "hills"]])
 def test_unknown_classes_are_refused(labels) -> None:
     with pytest.raises(UserError, match=r"labels?="):
-        conditions(labels, 4, denoiser().network, COUNTS)
+        classes_of(labels, 4)
 
 
 def test_a_model_without_labels_has_no_classes() -> None:
     with pytest.raises(UserError):
-        conditions(0, 4, denoiser(0).network, {})
-    assert conditions(None, 4, denoiser(0).network, {}) == {}
+        classes_of(0, 4, {}, 0)
+    assert classes_of(None, 4, {}, 0) is None
 
 
 def draw(classes: Tensor, batch_size: int = 3, share: tuple[int, int] = (0, 1)) -> Tensor:

@@ -36,7 +36,8 @@ def drawing(seed: int = 0) -> Drawing:
 
 
 def folder_of(folder: Path, n: int = 11, weight: float = 0.3, seed: int = 0, steps: int = 3) -> Path:
-    return drawing(seed).files(folder, denoiser(weight), n, 3, {"sampler": {"steps": steps}, "weights": "ema"})
+    made = drawing(seed)
+    return made.files(folder, denoiser(weight), n, 3, made.source({"_target_": "DDIM", "steps": steps}, None))
 
 
 @pytest.mark.parametrize("n", [1, 3, 7, 65])
