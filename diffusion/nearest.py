@@ -3,7 +3,6 @@
 The distance of an image from a known one is the least of its views: for example, of the image and its mirror image.
 """
 
-from collections.abc import Callable
 from itertools import product
 
 import torch
@@ -14,8 +13,6 @@ ROWS = 256  # vectors whose distances are in memory at a time …
 KNOWN = 4096  # … to this many others
 SIDE = 16  # of the miniatures of near-duplicates, in pixels
 NEAR = 8  # grey levels, RMS: less makes two images near-duplicates
-
-Views = Callable[[Tensor], list[Tensor]]
 
 
 def neighbours(x: Tensor, known: Tensor, k: int = 1, itself: bool = True) -> tuple[Tensor, Tensor]:
@@ -49,26 +46,23 @@ def miniature(images: Tensor, side: int) -> Tensor:
     return torch.cat([F.adaptive_avg_pool2d(x.float(), side).flatten(1) - 128 for x in images.split(ROWS)])
 
 
-def mirrored(images: Tensor) -> list[Tensor]:
-    """The images (…, W), and their mirror images."""
-    return [images, images.flip(-1)]
+def views(images: Tensor, shift: int = 0) -> list[Tensor]:
+    """Images (…, H, W) shifted down and right by up to `shift` pixels, with replicated edges, and mirrored.
+
+    The first of the 2 (2 shift + 1)² views are the images themselves.
+    """
+    by = sorted(range(-shift, shift + 1), key=abs)
+    rows, columns = ([(torch.arange(n) - each).clamp(0, n - 1) for each in by] for n in images.shape[-2:])
+    moved = [images[..., down[:, None], right] for down, right in product(rows, columns)]
+    return [view for each in moved for view in (each, each.flip(-1))]
 
 
-def shifted(images: Tensor) -> list[Tensor]:
-    """18 views of images (…, H, W): shifted by −1, 0 or +1 pixel down and right with replicated edges, and mirrored."""
-    height, width = images.shape[-2:]
-    rows, columns = ([(torch.arange(n) - by).clamp(0, n - 1) for by in (0, -1, 1)] for n in (height, width))
-    return [view for down, right in product(rows, columns) for view in mirrored(images[..., down[:, None], right])]
+def near_duplicates(images: Tensor, known: Tensor, shift: int = 0) -> Tensor:
+    """For each of n images, the index of the nearest of m known ones if they are near-duplicates, or else −1; (n,).
 
-
-def near_duplicates(images: Tensor, known: Tensor, views: Views = mirrored) -> Tensor:
-    """For each of n images, the index of the nearest known image if they are near-duplicates in any view, or else −1.
-
+    `images` (n, C, H, W) and `known` (m, C, H, W) are uint8; the former are compared in all `views` with this shift.
     Two images are near-duplicates if their 16×16 miniatures differ by less than 8/255 RMS. First, the means of 4×4
     blocks of these are compared: their distance, times 4, is at most that of the miniatures, so few images remain.
-
-    Args:
-        images, known: uint8 (n, C, H, W) and (m, C, H, W).
     """
     side, channels = min(SIDE, *known.shape[-2:]), known.shape[1]
     radius, block = NEAR * (channels * side**2) ** 0.5, min(4, side)
@@ -76,14 +70,9 @@ def near_duplicates(images: Tensor, known: Tensor, views: Views = mirrored) -> T
     def coarse(x: Tensor) -> Tensor:
         return F.avg_pool2d(x.reshape(-1, channels, side, side), block).reshape(*x.shape[:-1], -1)
 
-    x, y = torch.stack([miniature(view, SIDE) for view in views(images)]), miniature(known, SIDE)
+    x, y = torch.stack([miniature(view, SIDE) for view in views(images, shift)]), miniature(known, SIDE)
     likely = block * neighbours(coarse(x), coarse(y))[0][:, 0] < 1.001 * radius  # 1.001: rounding errors
     distance, index = neighbours(x[:, likely], y)
     found = torch.full((len(images),), -1)
     found[likely] = torch.where(distance < radius, index, -1)[:, 0]
     return found
-
-
-def repeats(images: Tensor, known: Tensor) -> Tensor:
-    """Which of `images` (n, C, H, W) are near-duplicates of a known one, also mirrored or shifted: (n,) bool."""
-    return near_duplicates(images, known, shifted) >= 0

@@ -14,8 +14,6 @@ Channels = Literal[1, 3, 4]
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Channels -> Pillow's mode."""
-SHOWN_AS = {1: "grey as RGB", 3: "", 4: "RGBA over white"}
-"""Channels -> how `to_rgb` converts them to RGB, in words."""
 
 
 def height_width(resolution: int | Sequence[int]) -> tuple[int, int]:

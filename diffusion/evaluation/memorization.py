@@ -24,7 +24,7 @@ from diffusion.console import console, count
 from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.metric.record import Reference, Score
-from diffusion.nearest import NEAR, miniature, neighbours, repeats, shifted
+from diffusion.nearest import NEAR, miniature, near_duplicates, neighbours, views
 from diffusion.report import figures, style
 
 NEIGHBOURS = 50
@@ -55,19 +55,19 @@ def audit(samples: Tensor, train: Tensor, held_out: Tensor, rate: float = 0.01) 
     known = miniature(train, SIDE)
 
     def ratio(images: Tensor) -> tuple[Tensor, Tensor]:
-        views = torch.stack([miniature(view, SIDE) for view in shifted(images)])
-        distance, index = neighbours(views, known, NEIGHBOURS)
+        seen = torch.stack([miniature(view, SIDE) for view in views(images, shift=1)])
+        distance, index = neighbours(seen, known, NEIGHBOURS)
         return distance[:, 0] / distance.mean(dim=1).clamp(min=1e-12), index[:, 0]
 
-    distinct = held_out[~repeats(held_out, train)]
+    distinct = held_out[near_duplicates(held_out, train, shift=1) < 0]
     m = len(distinct)
     if m == 0:
         raise UserError("audit: all held-out images repeat training images, so none can calibrate it; remove the audit")
     k = max(1, math.floor(rate * (m + 1) + 1e-9))
     threshold = float(ratio(distinct)[0].sort().values[k - 1])
-    found, nearest = ratio(samples)
+    (found, nearest), repeats = ratio(samples), near_duplicates(samples, train, shift=1) >= 0
     chance = float(scipy.stats.beta.ppf(0.975, k, m + 1 - k))
-    return Audit(found, nearest, found < threshold, repeats(samples, train), threshold, k / (m + 1), chance)
+    return Audit(found, nearest, found < threshold, repeats, threshold, k / (m + 1), chance)
 
 
 def copies(images: Tensor, data: ImageData, folder: Path) -> Score:
@@ -103,10 +103,10 @@ def copies(images: Tensor, data: ImageData, folder: Path) -> Score:
         features="pixels",
         resize="8x8 means in 18 views",
         resolution="x".join(map(str, images.shape[-2:])),
-        details={
+        settings={"rate": found.rate},
+        source={
             "flagged": flagged,
             "repeats": repeated,
-            "rate": found.rate,
             "closest": [{"sample": i, "train": train.names[j], "ratio": ratio} for i, j, ratio in pairs],
         },
     )

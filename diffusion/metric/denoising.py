@@ -63,11 +63,7 @@ class DenoisingErrors(Metric):
             self.add_state(part, [], dist_reduce_fx="cat")  # (B, 4): index, draw, error, t
 
     def update(self, part: str, error: Tensor, t: Tensor, index: Tensor, draw: int = 0) -> None:
-        """Add errors (B,) at times t (B,) in (0, 1] of the images `index` (B,) of one set.
-
-        Args:
-            draw: the number of the noise draw, if an image has several.
-        """
+        """Add errors (B,) at times t (B,) in (0, 1] of a noise draw of the images `index` (B,) of one set."""
         columns = [each.detach().to(self.device).float() for each in (index, torch.full_like(index, draw), error, t)]
         getattr(self, part).append(torch.stack(columns, dim=1))
 
@@ -75,10 +71,8 @@ class DenoisingErrors(Metric):
         """The columns of metrics.csv: `val/mse`, `fit/mse`, `gap/mse` with `gap/se` and `gap/half`, each `…_bin0`, ….
 
         The gap uses the images with a partner in the other set, averaged over their draws. `se` is its standard error,
-        and `half` is half the width of its 95% interval. NaN if there are too few images or sources.
-
-        Args:
-            sources: by set: the source of each image, by its index.
+        and `half` is half the width of its 95% interval. NaN if there are too few images or sources. `sources` has the
+        source of each image of a set, by its index.
         """
         found, means = [], dict[str, float]()
         for part in SETS:

@@ -12,7 +12,6 @@ from typing import Any
 # Density is in neither list: above 1 it means that samples crowd. Nor is the Vendi score: noise is diverse, too.
 HIGHER_IS_BETTER = ("precision", "recall", "coverage", "inception_score")
 LOWER_IS_BETTER = ("fid", "fd_", "kid", "cmmd", "copies", "bits")
-DETAILS = ("flagged", "repeats", "rate", "p_value", "closest")  # of the audit for copies
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,7 @@ class Score:
     weights_hash: str | None = None  # of the feature extractor
     resize: str | None = None  # how images are resized for the extractor
     resolution: str | None = None  # of the images before resizing, and how grey or RGBA is shown
-    details: Mapping[str, Any] = field(default_factory=dict)  # other values that the metric reports: DETAILS
-    source: Mapping[str, Any] = field(default_factory=dict)  # of the images: sampler, guidance, weights, step, seed, …
+    source: Mapping[str, Any] = field(default_factory=dict)  # of the images: sampler, weights, step, seed, copies, …
     code: str | None = None  # the version of the program
 
     def of(self, what: str, code: str, source: Mapping[str, Any]) -> "Score":
@@ -54,8 +52,8 @@ class Score:
     def to_json(self) -> dict[str, Any]:
         """A flat dictionary of plain values, as in scores.json. Fields that are None are left out."""
         reference = {key: value for key, value in vars(self.reference).items() if value is not None}
-        plain = {**vars(self), "reference": reference, **self.details, **self.source}
-        return {key: value for key, value in plain.items() if value is not None and key not in ("details", "source")}
+        plain = {**vars(self), "reference": reference, **self.source}
+        return {key: value for key, value in plain.items() if value is not None and key != "source"}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Score":
@@ -64,7 +62,7 @@ class Score:
         values = {field.name: rest.pop(field.name) for field in fields(cls) if field.name in rest}
         if "reference" in values:
             values["reference"] = Reference(**values["reference"])
-        return cls(**values, details={key: rest.pop(key) for key in DETAILS if key in rest}, source=rest)
+        return cls(**values, source=rest)
 
     @property
     def name(self) -> str:
@@ -86,8 +84,8 @@ class Score:
     def protocol(self) -> dict[str, Any]:
         """Everything that must be equal in two scores to compare them."""
         parts = {key: getattr(self, key) for key in ("metric", "n", "features", "weights_hash", "resize", "resolution")}
-        parts |= {"rate": self.details.get("rate"), **(self.settings or {})}
-        return parts | {f"reference {key}": value for key, value in vars(self.reference).items()}
+        parts |= {f"reference {key}": value for key, value in vars(self.reference).items()}
+        return parts | dict(self.settings or {})
 
     @property
     def protocol_key(self) -> str:

@@ -22,7 +22,6 @@ from diffusion.metric.estimate import LEVEL, ROWS, Reference, SampleMetric, mome
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import Reference as Recorded
 from diffusion.metric.record import Score
-from diffusion.pixels import SHOWN_AS
 from diffusion.randomness import Streams, generator_for, seeds_for
 
 log = logging.getLogger(__name__)
@@ -61,36 +60,30 @@ def extract(
     return mine
 
 
-def features_of(images: Tensor, extractor: FeatureExtractor) -> tuple[Tensor, str]:
-    """Features (N, D) of real `images`, uint8 (N, C, H, W), as float32 on the CPU, from the cache; and their key.
-
-    The key has 16 hexadecimal digits that change with every pixel, the resolution, the resize, the extractor and its
-    weights. The features are extracted if they are not in the cache, or if the extractor's code has changed them.
-    """
-    made_from = (1, tensor_digest({"images": images}), extractor.name, extractor.resize, extractor.weights_hash)
-    key = hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]
-    file, first = cache_dir("features") / f"{key}.pt", extractor(images[:1]).cpu()
-    try:
-        found: Tensor = torch.load(file, map_location="cpu", weights_only=True)["features"]
-        if (found[:1] - first).norm() <= 0.01 * first.norm():  # another device rounds differently
-            return found, key
-    except Exception as error:  # missing, or damaged, which raises anything from EOFError to UnpicklingError
-        log.debug("%s: %s", file, error)
-    found = extract(images, extractor, gather=False, description=f"{extractor.name} features of {len(images)} images")
-    try:
-        with replacing(file) as temporary:
-            torch.save({"features": found}, temporary)
-    except OSError as error:
-        log.warning("%s can't be written (%s): it will be computed again next time", file, first_line(error))
-    return found, key
-
-
 def reference_of(images: Tensor, extractor: FeatureExtractor, name: str = "") -> Reference:
-    """The reference of real `images`, uint8 (N, C, H, W), by its name in scores. Raises UserError for fewer than 4."""
+    """The reference of real `images`, uint8 (N, C, H, W), by its name in scores; their features are cached.
+
+    Its key has 16 hexadecimal digits that change with every pixel, the resolution, the resize, the extractor and its
+    weights. Raises UserError for fewer than 4 images.
+    """
     if len(images) < LEAST:
         raise UserError(f"{len(images)} reference images{f' ({name})' if name else ''}; scores need at least {LEAST}")
-    features, key = features_of(images, extractor)
-    size = " ".join(filter(None, ["x".join(map(str, images.shape[-2:])), SHOWN_AS[images.shape[1]]]))
+    made_from = (1, tensor_digest({"images": images}), extractor.name, extractor.resize, extractor.weights_hash)
+    key = hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]
+    file, first, features = cache_dir("features") / f"{key}.pt", extractor(images[:1]).cpu(), None
+    try:
+        features = torch.load(file, map_location="cpu", weights_only=True)["features"]
+    except Exception as error:  # missing, or damaged, which raises anything from EOFError to UnpicklingError
+        log.debug("%s: %s", file, error)
+    if features is None or (features[:1] - first).norm() > 0.01 * first.norm():  # the extractor's code has changed
+        features = extract(images, extractor, gather=False, description="features of the reference")
+        try:
+            with replacing(file) as temporary:
+                torch.save({"features": features}, temporary)
+        except OSError as error:
+            log.warning("%s can't be written (%s): it will be computed again next time", file, first_line(error))
+    shown = {1: " grey as RGB", 3: "", 4: " RGBA over white"}[images.shape[1]]  # see `to_rgb`
+    size = "x".join(map(str, images.shape[-2:])) + shown
     made_by = {"features": extractor.name, "weights_hash": extractor.weights_hash, "resize": extractor.resize}
     return replace(Reference.of(features), name=name, key=key, protocol=made_by | {"resolution": size})
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from diffusion import nearest
 from diffusion.data import module
 from diffusion.data.module import ImageData, Split, duplicates
-from diffusion.nearest import NEAR, miniature, mirrored, near_duplicates, neighbours, shifted
+from diffusion.nearest import NEAR, miniature, near_duplicates, neighbours, views
 
 
 def noise(n: int, seed: int, side: int = 16) -> Tensor:
@@ -45,10 +45,11 @@ def test_neighbours_are_those_of_a_full_comparison(monkeypatch: pytest.MonkeyPat
 
 def test_views_are_shifted_with_replicated_edges_and_mirrored() -> None:
     x = torch.arange(12).view(1, 3, 4)
-    assert torch.equal(mirrored(x)[1], x.flip(-1))
-    views = shifted(x)
-    assert len({tuple(view.flatten().tolist()) for view in views}) == 18
-    assert any(torch.equal(view[0, :, 0], x[0, :, 0]) and torch.equal(view[..., 1:], x[..., :-1]) for view in views)
+    assert torch.equal(torch.stack(views(x)), torch.stack([x, x.flip(-1)]))
+    found = views(x, shift=1)
+    assert torch.equal(found[0], x)
+    assert len({tuple(view.flatten().tolist()) for view in found}) == 18
+    assert any(torch.equal(view[0, :, 0], x[0, :, 0]) and torch.equal(view[..., 1:], x[..., :-1]) for view in found)
 
 
 @pytest.mark.parametrize("side", [30, 6])
@@ -58,7 +59,7 @@ def test_near_duplicates_are_those_of_a_full_comparison(side: int) -> None:
     pattern = torch.randn(200, 3, 1, 1, generator=g) if side > 16 else torch.randn(200, 3, side, side, generator=g)
     images = (known[:200] + strength * pattern).clamp(0, 255).byte()
     rms = (miniature(images, 16)[:, None] - miniature(known, 16)).square().mean(dim=2).sqrt()
-    found = near_duplicates(images, known, lambda x: [x])
+    found = near_duplicates(images, known)
     assert torch.equal(found, torch.where((rms < NEAR).any(dim=1), rms.argmin(dim=1), -1))
     assert 20 < (found >= 0).sum() < 180
 

@@ -36,7 +36,7 @@ def test_the_copies_score_has_a_protocol_an_interval_and_a_figure(data: Folder, 
     score = copies(samples, data, tmp_path)
     assert Score.from_json(json.loads(json.dumps(score.to_json()))) == score
     assert (score.metric, score.name, score.n) == ("copies", "copies", 20)
-    details = score.details
+    details = score.source | score.settings
     flagged = details["flagged"]
     assert flagged >= 12
     ends = beta.ppf(0.025, flagged, 21 - flagged), beta.ppf(0.975, flagged + 1, 20 - flagged)

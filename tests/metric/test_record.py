@@ -22,12 +22,12 @@ FULL = Score(
     weights_hash="a1b2c3",
     resize="bicubic",
     resolution="32x32",
-    details={"rate": 0.01, "closest": [{"sample": 3, "flagged": True}]},
     source={
         "sampler": {"name": "DDIM", "steps": 50, "grid": {"name": "uniform"}}, "seed": 7, "weights": "ema", "step": 400,
         "checkpoint": {"path": "a/last.ckpt", "sha256": "0123"}, "network_hash": "4567", "folder": "photos", "nfe": 50,
         "seconds_per_image": 0.5, "test_evaluation": 2, "variance": "fixed_small",
         "guidance": {"name": "ClassifierFree", "scale": 2.0}, "guidance_hash": "89ab", "precision": "bf16-mixed",
+        "closest": [{"sample": 3, "train": "a.png", "ratio": 0.5}],
     },
     code="0.1.0 abc",
 )  # fmt: skip
@@ -47,7 +47,7 @@ def test_the_protocol_includes_the_settings_but_not_the_source() -> None:
     assert BARE.protocol_key == BARE.of("noise", "x", {"seed": 1}).protocol_key
     for other in (
         {"n": 65}, {"features": "lite0"}, {"weights_hash": "0"}, {"resize": "x"}, {"resolution": "8x8"},
-        {"settings": {"k": 5}}, {"rate": 0.01}, {"reference": {"split": "val"}},
+        {"settings": {"k": 5}}, {"reference": {"split": "val"}},
         {"metric": "recall"},
     ):  # fmt: skip
         assert Score.from_json(BARE.to_json() | other).protocol_key != BARE.protocol_key, other

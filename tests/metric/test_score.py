@@ -14,7 +14,7 @@ from diffusion.metric.distances import CMMD, FrechetDistance, KernelDistance
 from diffusion.metric.diversity import DensityCoverage, InceptionScore, PrecisionRecall
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import Reference, Score
-from diffusion.metric.score import divide, extract, features_of, reference_of, score
+from diffusion.metric.score import divide, extract, reference_of, score
 
 pytestmark = pytest.mark.usefixtures("cache")
 Projection = type[FeatureExtractor]
@@ -37,7 +37,7 @@ def test_a_score_records_its_protocol(projection: Projection, photographs: Tenso
         "weights_hash": extractor.weights_hash,
         "resize": "8x8 mean",
         "resolution": "32x32",
-        "reference": {"split": "val", "n": 100, "key": features_of(photographs[:100], extractor)[1]},
+        "reference": {"split": "val", "n": 100, "key": reference.key},
         "level": 0.95,
     }
     kernel = {"subsets": 100, "subset_size": 30}
@@ -158,10 +158,10 @@ def test_the_reference_key_depends_on_the_images_and_the_extractor(projection: P
     one_pixel = images.clone()
     one_pixel[7, 1, 3, 3] ^= 1
     sets = (images, one_pixel, images[:19], images.reshape(20, 3, 16, 64))
-    keys = [features_of(x, projection())[1] for x in sets]
-    keys += [features_of(images, projection(**{k: v}))[1] for k, v in (("resize", "x"), ("name", "y"), ("seed", 1))]
+    keys = [reference_of(x, projection()).key for x in sets]
+    keys += [reference_of(images, projection(**{k: v})).key for k, v in (("resize", "x"), ("name", "y"), ("seed", 1))]
     assert len(set(keys)) == len(keys)
-    assert features_of(images.clone(), projection())[1] == keys[0]
+    assert reference_of(images.clone(), projection()).key == keys[0]
 
 
 def test_a_damaged_cache_file_is_replaced_and_a_full_disk_is_no_error(
