@@ -19,12 +19,7 @@ from urllib.parse import quote, unquote, urlsplit
 from diffusion.console import console
 from diffusion.errors import Arguments, UserError, first_line
 from diffusion.files import digest
-from diffusion.report.compare import compare
-from diffusion.report.comparison import comparison_sections
-from diffusion.report.index import index_sections
-from diffusion.report.page import document
-from diffusion.report.run import run_sections
-from diffusion.report.study import is_study, study_sections
+from diffusion.report import compare, comparison, index, page, run, study
 from diffusion.runs.folder import PARTS, Run, is_run, is_sweep, runs_below
 from diffusion.runs.record import RunRecord
 
@@ -64,32 +59,31 @@ class Server(ThreadingHTTPServer):
     def page(self, path: str) -> tuple[str, str]:
         """The page of a path, and its version: `/` is that of the folder itself. Raises UserError without one."""
         runs = set(runs_below(self.root))
-        sweeps = {run.parent for run in runs if is_sweep(run.parent)} - {self.root}
+        sweeps = {each.parent for each in runs if is_sweep(each.parent)} - {self.root}
         folder = {unquote(self.link(each)): each for each in runs | sweeps}.get(path, self.root)
         if folder == self.root and path != "/":
             raise UserError(f"{path}: no run, sweep or study here")
         version = digest(*map(version_of, runs_below(folder)))
         with self.lock:
-            page, before, due = self.held.get(folder, ("", "", 0.0))
+            text, before, due = self.held.get(folder, ("", "", 0.0))
             began = time.monotonic()
             if before == version or began < due:
-                return page, before
-            page = self.made(folder, version=version, refresh=REFRESH, home="/" if path != "/" else None)
-            self.held[folder] = page, version, time.monotonic() + REST * (time.monotonic() - began)
-        return page, version
+                return text, before
+            text = self.made(folder, version=version, refresh=REFRESH, home="/" if path != "/" else None)
+            self.held[folder] = text, version, time.monotonic() + REST * (time.monotonic() - began)
+        return text, version
 
     def made(self, folder: Path, **live: Any) -> str:
         """The page of a folder, as it is now."""
         name = folder.resolve().name if folder == self.root else folder.relative_to(self.root)
-        if is_run(folder):
-            run = Run(folder)
-            if is_study(run):
-                return document(f"Study {name}", study_sections(run), **live)
-            return document(f"Run {name}", run_sections(run), run.state, **live)
         if is_sweep(folder):
-            comparison = compare([folder])
-            return document(f"Sweep {name}", comparison_sections(comparison, folder, self.link), **live)
-        return document(f"Runs in {name}", index_sections(folder, self.link), **live)
+            sections = comparison.comparison_sections(compare.compare([folder]), folder, self.link)
+            return page.document(f"Sweep {name}", sections, **live)
+        if not is_run(folder):
+            return page.document(f"Runs in {name}", index.index_sections(folder, self.link), **live)
+        if study.is_study(Run(folder)):
+            return page.document(f"Study {name}", study.study_sections(Run(folder)), **live)
+        return page.document(f"Run {name}", run.run_sections(Run(folder)), Run(folder).state, **live)
 
     def link(self, folder: Path) -> str:
         """The path of a folder's page."""
@@ -99,10 +93,10 @@ class Server(ThreadingHTTPServer):
         """Print nothing if a browser closes a connection."""
 
 
-def version_of(run: Path) -> str:
+def version_of(folder: Path) -> str:
     """A hash that changes whenever one of the files of a run changes, or its state."""
-    found = [file.stat() for name in (*PARTS, "samples", "figures") if (file := run / name).exists()]
-    return digest(*(f"{each.st_mtime_ns} {each.st_size}" for each in found), RunRecord(run).state)
+    found = [file.stat() for name in (*PARTS, "samples", "figures") if (file := folder / name).exists()]
+    return digest(*(f"{each.st_mtime_ns} {each.st_size}" for each in found), RunRecord(folder).state)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -115,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Host", "").rpartition(":")[0] not in ("127.0.0.1", "localhost"):
             return self.send_error(403, explain="this server has another name")
         try:
-            page, version = self.server.page(unquote(urlsplit(self.path).path))
+            text, version = self.server.page(unquote(urlsplit(self.path).path))
         except UserError as error:
             return self.send_error(404, explain=str(error))
         except Exception as error:  # files may vanish, or be damaged, while they are read
@@ -125,7 +119,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Cache-Control", "no-store")
         self.end_headers()
-        self.wfile.write(b"" if same else page.encode())
+        self.wfile.write(b"" if same else text.encode())
         return None
 
     def log_message(self, *words: Any) -> None:

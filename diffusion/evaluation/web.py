@@ -8,7 +8,6 @@ with one row per step has all the values of them that a DDIM step (eta = 0) need
 import copy
 import gzip
 import io
-import json
 import math
 import warnings
 from importlib.util import find_spec
@@ -27,7 +26,7 @@ from diffusion.files import replace
 from diffusion.process import grid as grids
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.sampler import Evaluator, Grid
-from diffusion.report.page import ASSETS, Html, Section, document
+from diffusion.report.page import ASSETS, Section, document, rendered
 from diffusion.report.run import run_sections
 from diffusion.runs.folder import Run, is_run
 
@@ -54,8 +53,7 @@ def write_web(file: Path, model: Restored) -> Path:
         "machine": (ASSETS / "vendor/ort-wasm-simd-threaded.wasm.gz").read_bytes(),
         "runtime": gzip.compress((ASSETS / "vendor/ort.wasm.bundle.min.mjs").read_bytes(), mtime=0),
     }
-    place = Html('<div id="drawing" data-model="{}"></div>').format(json.dumps(drawing))
-    sections = [Section("Draw", [place])]
+    sections = [Section("Draw", [rendered("draw.html", **drawing)])]
     title, state = f"Model {model.path.stem}", None
     if is_run(folder):
         run = Run(folder)

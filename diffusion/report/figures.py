@@ -20,7 +20,6 @@ PEAK = 20  # times the median β_t; a higher peak would dwarf everything else on
 FAR = 5  # noise relative to signal; with more noise, a linear axis would hide the signal
 RAW: Any = {"linestyle": (0, (3, 1.5)), "linewidth": 0.9}  # for raw weights
 POINTS = 1500  # most points of a curve, about the pixel columns of a screen
-LISTED = 5  # curves in a legend
 FEW = 12  # points that are marked
 ERRORS = {
     "val/mse": (style.BLUE, "validation images"),
@@ -113,7 +112,7 @@ def mse(metrics: Metrics, per_epoch: int | None = None) -> Figure:
 
     With the number of steps `per_epoch`, a second axis counts epochs.
     """
-    figure, ax = style.axes((style.COLUMN[0], 3.3))
+    figure, ax = style.axes(style.TALL)
     if "train/loss" in metrics:
         ax.plot(*_thinned(metrics["train/loss"]), color=style.LIGHT, linewidth=0.6, label="objective, per batch")
     for name, (colour, label) in ERRORS.items():
@@ -122,8 +121,9 @@ def mse(metrics: Metrics, per_epoch: int | None = None) -> Figure:
             marker = "o" if len(metrics[name].step) <= FEW else ""
             ax.plot(*metrics[name], color=colour, label=label, marker=marker, **look)
     if "val/mse" in metrics and "fit/mse" in metrics:
-        step, of_val, of_fit = np.intersect1d(metrics["val/mse"].step, metrics["fit/mse"].step, return_indices=True)
-        ends = metrics["fit/mse"].value[of_fit], metrics["val/mse"].value[of_val]
+        val, fit = metrics["val/mse"], metrics["fit/mse"]
+        step, of_val, of_fit = np.intersect1d(val.step, fit.step, return_indices=True)
+        ends = fit.value[of_fit], val.value[of_val]
         ax.fill_between(step, *ends, color=style.BLUE, alpha=0.15, linewidth=0, label="gap", zorder=1)
     style.log_mse(ax)
     ax.set(xlabel=style.STEPS, ylabel=r"denoising MSE,  $\|\varepsilon-\varepsilon_\theta(x_t,t)\|^2/d$")
@@ -155,16 +155,13 @@ def bins(metrics: Metrics, curves: int = 24) -> Figure:
     """The validation MSE by time: a point per tenth of t, a curve for each of at most `curves` validations."""
     figure, ax = style.axes()
     names = bins_of(metrics, "val/mse")
-    series = [metrics[name] for name in names]
-    found = _over_training([int(step) for step in series[0].step if all(step in each.step for each in series)], curves)
-    named = {found[i][0] for i in spread(len(found), LISTED)}
-    for step, colour in found:
+    steps = sorted(set.intersection(*({*metrics[name].step.tolist()} for name in names)))
+    for step, colour in _over_training(steps, curves):
         look: Any = {"color": colour, "marker": "o", "markersize": 2.5, "linewidth": 1.2, "gid": f"step-{step}"}
-        label = f"step {step:,}" if step in named else None
-        ax.plot(_centres(names), [each.at(step) for each in series], label=label, **look)
+        ax.plot(_centres(names), [metrics[name].at(step) for name in names], label=f"step {step:,}", **look)
     style.log_mse(ax)
     ax.set(xlim=(0, 1), xlabel="time $t/T$", ylabel="denoising MSE")
-    ax.legend(loc="best")
+    ax.legend(handles=[ax.lines[i] for i in spread(len(ax.lines), 5)])
     return figure
 
 
@@ -174,24 +171,22 @@ def gap(metrics: Metrics, schedule: Schedule, curves: int = 4) -> Figure:
 
     There is a point per tenth of t, at its middle. A dashed curve shows the last validation of the raw weights.
     """
-    figure, ax = style.axes((style.COLUMN[0], 3.3))
+    figure, ax = style.axes(style.TALL)
     names = bins_of(metrics, "gap/mse")
     with torch.no_grad():
         alpha, sigma = schedule(torch.as_tensor(_centres(names), dtype=torch.float64))
     x = 2 * (alpha.log() - sigma.log()).cpu().numpy()
     ax.axhline(0, color=style.INK, linewidth=0.8)
-
-    def draw(step: int, suffix: str, **look: Any) -> None:
+    steps = metrics[names[0]].step.tolist()
+    drawn = [(step, "", {"label": f"step {step:,}", "color": colour, "marker": "o", "linewidth": 1.3})
+             for step, colour in _over_training(steps, curves)]  # fmt: skip
+    if f"{names[0]}_raw" in metrics:
+        drawn.append((steps[-1], "_raw", RAW | {"label": "last step, raw weights", "color": style.VERMILION}))
+    for step, suffix, look in drawn:
         pairs = [(name + suffix, name.replace("mse", "half") + suffix) for name in names]
         mean, half = np.array([[metrics[n].at(step) if n in metrics else np.nan for n in pair] for pair in pairs]).T
         there = np.isfinite(mean)
         ax.errorbar(x[there], mean[there], half[there], capsize=2, elinewidth=0.8, markersize=3, **look)
-
-    steps = [int(step) for step in metrics[names[0]].step]
-    for step, colour in _over_training(steps, curves):
-        draw(step, "", label=f"step {step:,}", color=colour, marker="o", linewidth=1.3)
-    if f"{names[0]}_raw" in metrics:
-        draw(steps[-1], "_raw", label="last step, raw weights", color=style.VERMILION, **RAW)
     snr = r"log-SNR  $\log(\alpha_t^2/\sigma_t^2)$ (left: noise, right: image)"
     ax.set(xlabel=snr, ylabel="held-out MSE − training MSE")
     style.legend_below(figure, ax)

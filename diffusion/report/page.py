@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ASSETS = Path(__file__).parent / "assets"
-FILES = ("page.html", "page.css", "page.js", "draw.js")  # in ASSETS
 NAME = "report.html"
 MISSING = "—"  # in a table
 LEAST = 80  # characters: a table is not made for a narrower console, on which it would lose names and digits
@@ -202,7 +201,7 @@ def write_files(
 
 def document(
     title: str, sections: Iterable[Section], state: str | None = None, model: Mapping[str, bytes] | None = None,
-    **live: str | float | None,
+    **live: Any,
 ) -> str:  # fmt: skip
     """The page with these sections; those without content are left out.
 
@@ -212,13 +211,16 @@ def document(
         live: for a page of a server: `home`, the address of the page that lists all runs; `version`, to ask every
             `refresh` seconds for a newer one.
     """
-    from jinja2 import Environment  # torch depends on it
-
-    html, style, page, draw = (Html((ASSETS / name).read_text("utf-8")) for name in FILES)
+    style, page, draw = (Html((ASSETS / name).read_text("utf-8")) for name in ("page.css", "page.js", "draw.js"))
     scripts = [page, draw] if model else [page]
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     packed = {name: base64.b64encode(content).decode() for name, content in (model or {}).items()}
-    shown = [section for section in sections if section.html]
-    made = Environment(autoescape=True).from_string(html)
-    return made.render(live, title=title, sections=shown, state=state, style=style, scripts=scripts, hashes=hashes,
-                       model=packed)  # fmt: skip
+    live |= {"title": title, "sections": [section for section in sections if section.html], "state": state}
+    return rendered("page.html", style=style, scripts=scripts, hashes=hashes, model=packed, **live)
+
+
+def rendered(name: str, **values: Any) -> Html:
+    """A template of assets/ with these values, which are escaped."""
+    from jinja2 import Environment  # torch depends on it
+
+    return Html(Environment(autoescape=True).from_string((ASSETS / name).read_text("utf-8")).render(values))

@@ -111,7 +111,7 @@ def table_of(rows: list[Row]) -> Table:
 @style.styled
 def chart(rows: list[Row], metric: str) -> Figure:
     """The score by network evaluations or by scale, a line per sampler and interval, and the floor."""
-    figure, ax = style.axes((style.COLUMN[0], 3.3))
+    figure, ax = style.axes(style.TALL)
     for floor in (row[metric] for row in rows if row["sampler"] == "floor" and metric in row):
         ax.axhline(floor.value, color=style.GREY, linewidth=1.0, linestyle="--", label="floor", zorder=1)
         ax.axhspan(*(floor.interval or (floor.value,) * 2), color=style.LIGHT, alpha=0.35, linewidth=0, zorder=0)

@@ -80,7 +80,6 @@ def test_the_browser_draws_the_same_images_as_torch(chromium: Any, tmp_path: Pat
     with visit(chromium, f"file://{page}") as seen:
         result = seen.page.evaluate(
             """async ([noise, kind]) => {
-                const model = JSON.parse(document.getElementById("drawing").dataset.model);
                 const network = await openNetwork(model);
                 const table = model.tables["10"];
                 return Array.from(await denoise(network, table, Float32Array.from(noise), kind, () => false));

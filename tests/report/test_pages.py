@@ -185,7 +185,7 @@ def test_a_damaged_or_vanishing_file_does_not_break_other_pages(
     (folder / "sweep/0/scores.json").write_text("{")
     assert get(served, "/page/demo")[0] == get(served, "/")[0] == 200
     assert get(served, "/page/sweep/0")[0] == 404
-    monkeypatch.setattr(watch, "run_sections", lambda run: 1 / 0)
+    monkeypatch.setattr(watch.run, "run_sections", lambda run: 1 / 0)
     (folder / "demo/config.yaml").touch()
     status, text = get(served, "/page/demo")
     assert (status, "ZeroDivisionError" in text, "Traceback" in text) == (500, True, False)
@@ -203,7 +203,7 @@ def test_an_open_page_follows_its_run_and_keeps_the_readers_choices(
         page.wait_for_selector("text=12,345")
         assert page.get_by_label("step", exact=True).input_value() == "1"
         assert seen.grave == []
-        monkeypatch.setattr(watch, "run_sections", lambda run: 1 / 0)
+        monkeypatch.setattr(watch.run, "run_sections", lambda run: 1 / 0)
         (folder / "demo/config.yaml").touch()
         page.wait_for_selector("body.silent")
 

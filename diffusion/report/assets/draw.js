@@ -52,55 +52,41 @@ async function openNetwork(found) {
   };
 }
 
-function drawing(found) {
-  let opened = null; // the network (a promise), once requested
-  const [channels, height, width] = found.shape, size = channels * height * width, scale = Math.max(1, Math.floor(160 / width));
-  const pictures = h("div", { class: "pair" }), said = h("p", { class: "soft", role: "status" });
-  const seed = h("input", { type: "number", min: 0, max: 2 ** 31, value: 0, required: true });
-  const n = h("input", { type: "number", min: 1, max: 64, value: 4, required: true });
-  const steps = h("select", {}, Object.keys(found.tables).map((count) => h("option", { selected: count === "25" }, count)));
-  const kinds = h("select", {}, [...found.classes, ...(found.unlabelled ? ["no class"] : [])].map((name, i) => h("option", { value: i }, name)));
-  const fields = Object.entries({ seed, pictures: n, steps, ...(found.classes.length ? { class: kinds } : {}) });
-  const button = h("button", { class: "plain", type: "button", onclick: draw }, "draw");
+const form = document.getElementById("drawing"), model = JSON.parse(form.dataset.model), { seed, n, steps, kind } = form.elements;
+const [channels, height, width] = model.shape, said = document.querySelector("[role=status]");
+let opened = null; // the network (a promise), once requested
 
-  function paint(canvas, x) {
-    const pen = canvas.getContext("2d"), image = pen.createImageData(width, height);
-    const byte = (i, c) => Math.round((x[c * height * width + i] + 1) * 127.5);
-    for (let i = 0; i < height * width; i++) {
-      for (let c = 0; c < 3; c++) image.data[4 * i + c] = byte(i, channels < 3 ? 0 : c);
-      image.data[4 * i + 3] = channels === 4 ? byte(i, 3) : 255; // composited over the canvas's white background
-    }
-    pen.putImageData(image, 0, 0);
+function paint(canvas, x) {
+  const pen = canvas.getContext("2d"), image = pen.createImageData(width, height);
+  const byte = (i, c) => Math.round((x[c * height * width + i] + 1) * 127.5);
+  for (let i = 0; i < height * width; i++) {
+    for (let c = 0; c < 3; c++) image.data[4 * i + c] = byte(i, channels < 3 ? 0 : c);
+    image.data[4 * i + 3] = channels === 4 ? byte(i, 3) : 255; // composited over the canvas's white background
   }
-
-  async function draw() {
-    if (![seed, n].every((each) => each.reportValidity())) return;
-    button.disabled = true;
-    pictures.replaceChildren();
-    try {
-      said.textContent = "loading the network …";
-      const network = await (opened ??= openNetwork(found)), total = Number(n.value), table = found.tables[steps.value], began = performance.now();
-      for (let i = 0; i < total; i++) {
-        const canvas = h("canvas", { width, height, role: "img", "aria-label": `Picture ${i + 1}`, style: `width: ${width * scale}px; flex: none; background: #fff` });
-        pictures.append(canvas);
-        const x = await denoise(network, table, gaussian(Number(seed.value) * 1000 + i, size), Number(kinds.value), async (x0, k) => {
-          paint(canvas, x0);
-          said.textContent = `picture ${i + 1} of ${total}, step ${k} of ${table.length - 1}`;
-          await new Promise((wake) => setTimeout(wake)); // let the browser paint
-        });
-        paint(canvas, x);
-      }
-      said.textContent = `${total} in ${((performance.now() - began) / 1000).toPrecision(3)} s`;
-    } catch (error) {
-      said.textContent = `this browser cannot draw: ${error.message}`;
-    }
-    button.disabled = false;
-  }
-
-  return [h("p", {}, `The network is embedded in this page (step ${found.step.toLocaleString("en-US")}, ${found.weights} weights): it runs in your browser, and nothing is uploaded. DDIM without noise, estimates clamped to [−1, 1].`),
-    h("div", { class: "controls" }, fields.map(([name, field]) => h("label", {}, `${name} `, field)), button),
-    said, pictures];
+  pen.putImageData(image, 0, 0);
 }
 
-const place = document.getElementById("drawing");
-place.append(...drawing(JSON.parse(place.dataset.model)));
+form.onsubmit = async (event) => {
+  event.preventDefault();
+  const button = form.querySelector("button"), total = Number(n.value), table = model.tables[steps.value], began = performance.now();
+  const look = `width: ${width * Math.max(1, Math.floor(160 / width))}px; flex: none; background: #fff`;
+  const canvases = Array.from({ length: total }, (_, i) => h("canvas", { width, height, role: "img", "aria-label": `Picture ${i + 1}`, style: look }));
+  button.disabled = true;
+  form.parentElement.querySelector(".pair").replaceChildren(...canvases);
+  try {
+    said.textContent = "loading the network …";
+    const network = await (opened ??= openNetwork(model));
+    for (const [i, canvas] of canvases.entries()) {
+      const noise = gaussian(Number(seed.value) * 1000 + i, channels * height * width);
+      paint(canvas, await denoise(network, table, noise, Number(kind.value), async (x0, k) => {
+        paint(canvas, x0);
+        said.textContent = `picture ${i + 1} of ${total}, step ${k} of ${table.length - 1}`;
+        await new Promise((wake) => setTimeout(wake)); // let the browser paint
+      }));
+    }
+    said.textContent = `${total} in ${((performance.now() - began) / 1000).toPrecision(3)} s`;
+  } catch (error) {
+    said.textContent = `this browser cannot draw: ${error.message}`;
+  }
+  button.disabled = false;
+};
