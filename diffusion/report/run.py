@@ -157,7 +157,7 @@ def training(run: Run, schedule: figures.Schedule | None) -> list[Block | None]:
     if "train/loss" in names and (metrics["train/loss"].value > 0).all():  # not with learned weights
         errors.add("train/loss")
     left = sorted(name for name in names - errors if len(metrics[name].step) > 1)
-    lengths, best = run.info.get("epoch_lengths", ()), None
+    best = None
     if "val/mse" in metrics:
         step, value = metrics["val/mse"]
         best = f"The best validation MSE is {number(value.min())}, at step {step[value.argmin()]:,}; the last one is "
@@ -165,7 +165,7 @@ def training(run: Run, schedule: figures.Schedule | None) -> list[Block | None]:
     return [
         *images.training_strip(run),
         chart(
-            errors, figures.mse, {name: metrics[name] for name in errors}, lengths[0][1] if len(lengths) == 1 else None,
+            errors, figures.mse, {name: metrics[name] for name in errors}, run.info.get("epoch_length"),
             more=f"{validated_weights(metrics)}.",
         ),
         chart(bins_of(metrics, "val/mse"), figures.bins, metrics),

@@ -21,7 +21,6 @@ from diffusion.files import lock, replace
 from diffusion.launch import queued_again
 
 FILE, CONFIG, LOCK = "run.json", "config.yaml", ".lock"
-CONTINUED = ("seconds", "epoch_lengths")  # what a run that resumes adds to
 
 
 class RunRecord:
@@ -71,11 +70,9 @@ class RunRecord:
         return record
 
     def continue_from(self, folder: Path | None) -> None:
-        """Add to the times and epochs of the run in `folder`, which is resumed; None: to those of no run."""
-        before = {} if folder is None else RunRecord(folder).content
-        kept = {key: value for key, value in self.content.items() if key not in CONTINUED}
-        more = {key: before[key] for key in CONTINUED if key in before}
-        self.content = kept | more | {"earlier": before.get("seconds", 0.0)}
+        """Add to the time of the run in `folder`, which is resumed; None: to that of no run."""
+        seconds = 0.0 if folder is None else RunRecord(folder).content.get("seconds", 0.0)
+        self.content |= {"earlier": seconds, "seconds": seconds}
 
     @property
     def session(self) -> float:

@@ -34,16 +34,14 @@ class Progress(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record what is known by now, and show the bar from this step on."""
         step, splits = trainer.global_step, self.run.data.splits
-        lengths = [(start, length) for start, length in self.record.content.get("epoch_lengths", ()) if start < step]
-        if not lengths or lengths[-1][1] != self.clock.epoch:
-            lengths.append((step, self.clock.epoch))
         self.record.update(
             host_cores=os.cpu_count(), images={name: len(split.images) for name, split in splits.items()},
             versions=versions(), device=device_name(pl_module.device), devices=trainer.world_size,
             parameters=sum(p.numel() for p in pl_module.parameters()), precision=str(trainer.precision),
-            total_steps=self.clock.total, first_step=step, epoch_lengths=lengths,
+            total_steps=self.clock.total, first_step=step,
+            epoch_length=None if self.clock.shift else self.clock.epoch,
         )  # fmt: skip
-        self.start, self.began, self.bar = step, time.monotonic(), progress_bar()
+        self.bar = progress_bar()
         self.task = self.bar.add_task("training", total=self.clock.total, completed=step, unit="step", note="")
         self.bar.start()
 
@@ -61,11 +59,10 @@ class Progress(Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the results of the validation."""
         logged, step = {name: float(value) for name, value in trainer.logged_metrics.items()}, trainer.global_step
-        rate = (step - self.start) / max(1e-9, time.monotonic() - self.began)
         raw = f" (raw weights {logged['val/mse_raw']:.5f})" if "val/mse_raw" in logged else ""
         console.print(
             f"epoch {1 + self.clock.epoch_after(step - 1):4d} · step {step:6d} · val mse {logged['val/mse']:.5f}{raw}"
-            f" · train mse {logged['fit/mse']:.5f} · gap {logged['gap/mse']:+.5f} · {rate:.2f} steps/s"
+            f" · train mse {logged['fit/mse']:.5f} · gap {logged['gap/mse']:+.5f}"
         )
 
     def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
