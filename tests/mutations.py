@@ -190,7 +190,7 @@ FAULTS = {
         ("DiT: transposed pixels in a patch", "(0, 5, 1, 3, 2, 4)", "(0, 5, 1, 4, 2, 3)"),
         ("DiT: modulations are not initialised to zero", ' or "modulation" in name', ""),
         ("JiT: wrong sign in the rotation", "a * sin + b * cos", "a * sin - b * cos"),
-        ("JiT: keys are not normalised", "rotate(self.norm_k(k), *where)", "rotate(k, *where)"),
+        ("JiT: keys are not normalised", "self.norm_q(q), self.norm_k(k)", "self.norm_q(q), k"),
         ("JiT: silu applied to the other half", "F.silu(gate) * h", "F.silu(h) * gate"),
         ("patch: output channels in another order", "pixel_shuffle(y,", "pixel_shuffle(y.flip(1),"),
         ("ADM: s instead of 1 + s", "(1 + s) *", "s *"),

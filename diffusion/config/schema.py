@@ -163,12 +163,11 @@ class Train(Settings):
     seed: Seed = 0
     """Seed of all randomness: initial weights, data order, flips, times, noise, samples."""
     ckpt: str | None = None
-    """Checkpoint to resume from. `auto`: the newest intact one in this folder, or a new run if there is none;
-    `last`: last.ckpt in this folder, otherwise in the newest run beside it; or the path of a run or a checkpoint.
-    `null` on the command line starts over, and removes the checkpoints, samples, scores and curves in this folder."""
+    """Resume from `auto`: the newest intact checkpoint in this folder, if any; `last`: last.ckpt of this folder or of
+    the newest run beside it; or a run or a checkpoint. `null` on the command line starts over and removes this run."""
     init: str | None = None
-    """Start a new run from the weights of a run, a checkpoint, an exported file or a diffusers folder. Only weights
-    with matching names and shapes are copied. A run that resumes (`ckpt`) does not read them again."""
+    """Start a new run from the weights of a run, a checkpoint, an exported file or a diffusers folder, as far as their
+    names and shapes match."""
 
     data: Group
     model: Group

@@ -25,7 +25,8 @@ from diffusion.errors import UserError, first_line
 from diffusion.files import replace
 from diffusion.process import grid as grids
 from diffusion.process.denoiser import Denoiser
-from diffusion.process.sampler import Evaluator, Grid
+from diffusion.process.grid import Grid
+from diffusion.process.sampler import Evaluator
 from diffusion.report.page import ASSETS, Section, document, rendered
 from diffusion.report.run import run_sections
 from diffusion.runs.folder import Run, is_run

@@ -181,7 +181,7 @@ class EDM2UNet(UNetwork):
     ):
         super().__init__(channels, attention, head_dim, 1, classes, checkpointing)
         self.features, self.dropout, self.head_dim = max(channels), dropout, head_dim
-        self.bandwidth, self.fourier = bandwidth, MPFourier(channels[0], bandwidth)
+        self.fourier = MPFourier(channels[0], bandwidth)
         self.noise = MPConv(channels[0], self.features)
         if classes:
             self.label = MPConv(classes + 1, self.features)

@@ -92,27 +92,29 @@ class Block(nn.Module):
     """
 
     norm: Any = staticmethod(partial(nn.LayerNorm, eps=EPS, elementwise_affine=False))
+    head_norm: Any = nn.Identity  # of queries and keys
 
     def __init__(self, width: int, heads: int, hidden: float, dropout: float, gates: int = 1):
         super().__init__()
         self.heads = heads
         self.modulation = nn.Linear(width, 6 * width)
-        self.norm1, self.norm2 = self.norm(width), self.norm(width)
+        self.norm1 = self.norm(width)
         self.qkv = nn.Linear(width, 3 * width)
+        self.norm_q, self.norm_k = self.head_norm(width // heads), self.head_norm(width // heads)
         self.out = nn.Linear(width, width)
+        self.norm2 = self.norm(width)
         self.mlp1 = nn.Linear(width, gates * int(hidden))
         self.mlp2 = nn.Linear(int(hidden), width)
         self.dropout = Dropout(dropout)
 
     def attention(self, x: Tensor, *where: Tensor) -> Tensor:
-        """W_o softmax(q kᵀ/√head_dim) v. `where` is `DiT.where` of the tokens."""
+        """W_o softmax(q kᵀ/√head_dim) v, with q and k normalised and rotated in JiT. `where` is that of `DiT`."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).transpose(1, 3).unbind(2)  # each (B, heads, N, ·)
-        mixed = F.scaled_dot_product_attention(*self.placed(q, k, *where), v).transpose(1, 2).flatten(2)
+        q, k = self.norm_q(q), self.norm_k(k)
+        if where:
+            q, k = rotate(q, *where), rotate(k, *where)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         return self.dropout(self.out(mixed))
-
-    def placed(self, q: Tensor, k: Tensor, *where: Tensor) -> tuple[Tensor, Tensor]:
-        """The queries and keys as attention compares them, with their positions if it depends on them."""
-        return q, k
 
     def mlp(self, x: Tensor) -> Tensor:
         """W₂ gelu(W₁ x), with the tanh approximation of gelu."""
@@ -127,16 +129,11 @@ class Block(nn.Module):
 class JiTBlock(Block):
     """DiT's block with other norms and a SwiGLU: tokens x (B, N, width), emb (B, width), cos, sin -> (B, N, width)."""
 
-    norm = staticmethod(partial(RMSNorm, eps=EPS))
+    norm = head_norm = staticmethod(partial(RMSNorm, eps=EPS))
 
     def __init__(self, width: int, heads: int, hidden: float, dropout: float):
         # 2/3 gives three matrices as many weights as two of `hidden`
         super().__init__(width, heads, hidden * 2 / 3, dropout, gates=2)
-        self.norm_q, self.norm_k = self.norm(width // heads), self.norm(width // heads)
-
-    def placed(self, q: Tensor, k: Tensor, *where: Tensor) -> tuple[Tensor, Tensor]:
-        """The queries and keys, normalised, then rotated."""
-        return rotate(self.norm_q(q), *where), rotate(self.norm_k(k), *where)
 
     def mlp(self, x: Tensor) -> Tensor:
         """W₃ (silu(W₁ x)·W₂ x): SwiGLU (Shazeer 2020, eq. 6)."""

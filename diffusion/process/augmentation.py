@@ -115,8 +115,7 @@ class Crops:
         for d, _ in self.choices:
             if height % (d * factor) or width % (d * factor):
                 raise UserError(
-                    f"crops: the divisor {d} divides images of {height}×{width} into parts of "
-                    f"{height / d:g}×{width / d:g} pixels, but the network needs multiples of {factor}; remove it"
+                    f"crops: the network needs multiples of {factor} pixels; remove the divisor {d} of {height}×{width}"
                 )
 
     def __call__(self, x0: Tensor, streams: Streams) -> tuple[Tensor, Tensor]:

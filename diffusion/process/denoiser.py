@@ -77,8 +77,7 @@ class Denoiser(nn.Module):
         found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         if found not in [(B, C, *size), (B, 2 * C, *size)]:
             raise UserError(
-                f"denoiser: the network turns {tuple(x_t.shape)} into {found}; expected the same size, and {C} "
-                f"channels, or {2 * C} for a learned variance"
+                f"denoiser: the network gives {found} for {tuple(x_t.shape)}; expected {C} or {2 * C} channels"
             )
         out = out.to(x_t.dtype)
         return out[:, :C], out[:, C:] if out.shape[1] == 2 * C else None

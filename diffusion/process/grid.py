@@ -20,6 +20,7 @@ from diffusion.process.schedule import PURE_NOISE, Schedule, pure_noise
 Positive = Annotated[float, Gt(0)]
 Level = Positive | None  # a noise level, sigma/alpha
 Map = Callable[[Tensor], Tensor]
+Grid = Callable[[Schedule, int], Tensor]
 
 
 def _rows(schedule: Schedule, steps: int) -> int:
@@ -52,10 +53,7 @@ def uniform(schedule: Schedule, steps: int) -> Tensor:
     """t_k = 1 − k/N, from t = 1 to 0; on a table, rounded to its rows ("trailing" spacing)."""
     table = _rows(schedule, steps)
     if mostly_noise(schedule):
-        raise UserError(
-            "sampler: on this schedule sigma is above alpha at t = 0.05, so hardly any step of the grid uniform is at "
-            "low noise; use the grid karras"
-        )
+        raise UserError("sampler: on this schedule, the grid uniform has hardly any step at low noise; use karras")
     t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     return torch.round(t * table) / table if table else t
 

@@ -4,7 +4,6 @@ Images are 8-bit: x0 = 2k/255 − 1 for the levels k = 0 … 255.
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +13,8 @@ from torch import Tensor
 from torch.special import log_ndtr, ndtr
 
 from diffusion.errors import UserError
-from diffusion.process import grid as grids
 from diffusion.process.denoiser import Denoise, Estimate, diffuse, expand
+from diffusion.process.grid import Grid, uniform
 from diffusion.process.schedule import Schedule
 from diffusion.process.variance import Variance, fixed_small, gaussian_kl, ratio
 from diffusion.randomness import Streams, real_dtype
@@ -65,12 +64,7 @@ class Bound(NamedTuple):
 
 @torch.no_grad()
 def variational_bound(
-    denoise: Denoise,
-    x0: Tensor,
-    streams: Streams,
-    steps: int,
-    variance: Variance = fixed_small,
-    grid: Callable[[Schedule, int], Tensor] = grids.uniform,
+    denoise: Denoise, x0: Tensor, streams: Streams, steps: int, variance: Variance = fixed_small, grid: Grid = uniform
 ) -> Bound:
     """An upper bound on −log p(x0), estimated with one x_t for each of the N steps (DDPM, eq. 5; memoir, section 4).
 

@@ -17,11 +17,11 @@ from torch import Tensor
 from diffusion.errors import UserError
 from diffusion.process import grid as grids
 from diffusion.process.denoiser import Conditioned, Denoise, Estimate, Thresholded, expand
-from diffusion.process.schedule import Schedule, pure_noise
+from diffusion.process.grid import Grid
+from diffusion.process.schedule import pure_noise
 from diffusion.process.variance import Variance, fixed_small
 from diffusion.randomness import Streams, real_dtype
 
-Grid = Callable[[Schedule, int], Tensor]
 Threshold = Callable[[Tensor], Tensor]
 Watch = Callable[[int, Tensor, Estimate], None]
 

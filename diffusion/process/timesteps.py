@@ -16,6 +16,8 @@ from diffusion.errors import UserError
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams, real_dtype
 
+Fraction = Annotated[float, Ge(0), Le(1)]
+
 
 @dataclass(kw_only=True)
 class Quantile:
@@ -106,12 +108,7 @@ class LossSecondMoment(nn.Module):
     probability `uniform` a draw is uniform, so every row is still visited.
     """
 
-    def __init__(
-        self,
-        steps: Annotated[int, Ge(2)],
-        history: Annotated[int, Ge(1)] = 10,
-        uniform: Annotated[float, Ge(0), Le(1)] = 0.001,
-    ):
+    def __init__(self, steps: Annotated[int, Ge(2)], history: Annotated[int, Ge(1)] = 10, uniform: Fraction = 0.001):
         super().__init__()
         self.uniform = uniform
         self.losses: Tensor
@@ -153,7 +150,6 @@ def table_steps(schedule: Schedule) -> int:
     """T of a table. Raises UserError if the schedule is continuous."""
     if schedule.steps is None:
         raise UserError(
-            f"schedule: {type(schedule).__name__} is continuous, but a discrete one, such as linear, is needed; or use "
-            "the timesteps uniform and, for the variational bound, the weighting vlb"
+            f"schedule: {type(schedule).__name__} is continuous; use a table, such as linear, or the timesteps uniform"
         )
     return schedule.steps
