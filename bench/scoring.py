@@ -21,7 +21,7 @@ from torch import Tensor
 
 from diffusion.config.build import make
 from diffusion.config.choices import choice
-from diffusion.console import console, hiding_bars
+from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.evaluation.pipeline import make_metrics
 from diffusion.metric.score import extract, reference_of, score
@@ -36,7 +36,6 @@ def seconds(what: Callable[[], object], device: torch.device) -> Moment:
     return between(start, moment(device))
 
 
-@hiding_bars()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=2048)

@@ -5,7 +5,6 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -19,8 +18,6 @@ PAUSE = 300.0  # seconds between two progress lines of a task in a log file
 
 class _Console(Console):
     """Text is printed unchanged. A closed pipe, as of `| head` or `| tee`, does not end a run."""
-
-    bars = True  # whether progress bars are shown
 
     def on_broken_pipe(self) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -60,18 +57,7 @@ def progress_bar(enabled: bool = True) -> Progress:
     """A bar; `add_task(description, total=…, unit="image", note="")`, then `update(task, advance=1, note="…")`."""
     period = 30.0 if console.is_terminal else 2 * PAUSE
     columns = TextColumn("{task.description}", markup=False), BarColumn(bar_width=10), Numbers(Column(no_wrap=True))
-    disable = not (enabled and console.bars)
-    return Bar(*columns, console=console, refresh_per_second=4, speed_estimate_period=period, disable=disable)
-
-
-@contextmanager
-def hiding_bars(hidden: bool = True) -> Iterator[None]:
-    """Context without progress bars, if `hidden`."""
-    before, console.bars = console.bars, not hidden
-    try:
-        yield
-    finally:
-        console.bars = before
+    return Bar(*columns, console=console, refresh_per_second=4, speed_estimate_period=period, disable=not enabled)
 
 
 def track(items: Iterable[Item], label: str, total: int, unit: str = "image") -> Iterator[Item]:

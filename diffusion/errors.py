@@ -126,9 +126,7 @@ def exit_status(task: Callable[[], object]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.status
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        advice = "check its permissions, or choose another place"
-        print(f"error: {where}{error.strerror or error}; {advice}", file=sys.stderr)
+        print(f"error: {error}; check its permissions, or choose another place", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

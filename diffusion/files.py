@@ -27,8 +27,8 @@ def cache_dir(*parts: str) -> Path:
 
     Creates the folder (joined with `parts`). Everything in it can be deleted; it is recreated when needed.
     """
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = Path(os.environ.get("DIFFUSION_CACHE") or f"{home}/diffusion-experiments", *parts)
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(os.environ.get("DIFFUSION_CACHE") or home / "diffusion-experiments", *parts)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -15,7 +15,7 @@ from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make, validated
 from diffusion.config.choices import RUN, choice, choices, searching
 from diffusion.config.schema import Sample
-from diffusion.console import count, hiding_bars
+from diffusion.console import count
 from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import completed, make_drawing
@@ -186,7 +186,6 @@ def score(
     features: str = "auto",
     metrics: str = "standard",
     device: str | int | torch.device = "auto",
-    progress: bool = True,
 ) -> dict[str, Score]:
     """Score images against real ones; the scores by name: `score(images)["fd_lite0"].value`.
 
@@ -204,15 +203,14 @@ def score(
         raise UserError(f"images: got {images.dtype} {tuple(images.shape)}; expected uint8 (n, C, H, W), C 1, 3 or 4")
     extractor = make(choice("features", features), "features").to(choose_device(device))
     chosen = make_metrics(choice("metrics", metrics))
-    with hiding_bars(not progress):
-        if isinstance(reference, Tensor):
-            if (size := tuple(reference.shape[1:])) != (wanted := tuple(images.shape[1:])):
-                raise UserError(f"reference: its images are {size}, but those to score are {wanted}")
-            real, split = reference, "images"
-        else:
-            real = images_of(str(reference), split, images)
-        against = metrics_of.reference_of(real, extractor, split)
-        return metrics_of.score(metrics_of.extract(images, extractor), extractor, against, chosen)
+    if isinstance(reference, Tensor):
+        if (size := tuple(reference.shape[1:])) != (wanted := tuple(images.shape[1:])):
+            raise UserError(f"reference: its images are {size}, but those to score are {wanted}")
+        real, split = reference, "images"
+    else:
+        real = images_of(str(reference), split, images)
+    against = metrics_of.reference_of(real, extractor, split)
+    return metrics_of.score(metrics_of.extract(images, extractor), extractor, against, chosen)
 
 
 def images_of(reference: str, split: str, like: Tensor) -> Tensor:

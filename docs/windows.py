@@ -13,9 +13,9 @@ from itertools import chain, islice, repeat
 
 import numpy as np
 
-from diffusion.data.image import read
-from diffusion.data.store import in_threads
-from diffusion.data.tiles import HERE, candidates, near_duplicates, table
+from diffusion.data.folder import candidates, near_duplicates
+from diffusion.data.images import in_threads, read
+from diffusion.data.sets import HERE, table
 
 SIZES = {"train": 2091, "val": 250, "test": 250}  # 2091 as in the memoir
 

@@ -4,6 +4,11 @@ Images are ordered by a hash of (seed, content), so neither the file system, nor
 images are used. In that order, the first images are the training split, followed by the validation split and the test
 split, so `limit` changes neither validation nor test. With tiles, this is the order of the photographs, and a split
 takes one tile from each of its photographs in turn, the largest first.
+
+The candidates of a photograph are windows with a side log-uniform in [128 px, short side] and a uniform position. One
+is rejected if its IoU with an earlier window is above 1/2, its luminance has a std below 10/255 at 64x64, or its 16x16
+miniature differs from that of an earlier window by less than 8/255 RMS. They are taken in turn from the quarters of the
+range of log s, the largest first, because there is less room for large windows.
 """
 
 import contextlib
@@ -13,37 +18,42 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from annotated_types import Ge, Lt
+from PIL import Image
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from diffusion.console import console, count
-from diffusion.data.image import RESIZE, Unusable, opened, read, resized
-from diffusion.data.module import ImageData, Split, labelled
-from diffusion.data.store import cache_folder, in_threads, stored
-from diffusion.data.tiles import cut
+from diffusion.data.images import RESIZE, Box, Unusable, cache_folder, in_threads, opened, read, resized, stored
+from diffusion.data.module import ImageData, Split, labelled, place
 from diffusion.errors import UserError
 from diffusion.files import digest
-from diffusion.pixels import Resolution
-from diffusion.randomness import seed_for
+from diffusion.nearest import NEAR
+from diffusion.pixels import Channels, Resolution, height_width
+from diffusion.randomness import generator_for, seed_for
 
 USUAL_TILES = 70  # per photograph: the 37 bundled ones have 2591
 SCORED = 4  # images that scores need
+SMALLEST = 128  # pixels
+MOST_OVERLAP = 0.5
+LEAST_CONTRAST = 10
+TRIES = 2500  # candidates per photograph; more would only add windows of the smallest sizes
 
+# macOS stores é as two characters, and the order of classes must not differ.
+composed = partial(unicodedata.normalize, "NFC")
 Share = Annotated[int, Ge(0)] | Annotated[float, Ge(0), Lt(1)]
 
 
 class Folder(ImageData):
     """The images of a folder, cropped and resized; or, with `tiles`, many tiles of each photograph.
 
-    Every regular file that is not hidden is tried. `report` lists those that cannot be used.
-
-    Raises UserError if the folder does not exist, has no usable image, or has too few for `limit`, `val` and `test`;
-    with `labels`, also if an image has no class, or a class has no training image.
+    Every file is tried, and `report` lists those that cannot be used. Raises UserError if the others are too few.
 
     Args:
         root: The folder. Links to files are followed, links to folders are not; hidden files and folders are skipped.
@@ -54,9 +64,8 @@ class Folder(ImageData):
             photograph are in the same split. Photographs with a side below 128 pixels, or below the resolution, are
             left out. null: one image per file.
         limit: Maximum number of training images; null for all that are not in validation or test.
-        val, test: Number of images; below 1, a fraction of the usable images, at least one, and from 16 images on at
-            least the 4 that scores need; 0 for none (training needs validation images). With `tiles`, photographs are
-            counted, and one is enough.
+        val, test: Number of images; below 1, a fraction of the usable images, at least the 4 that scores need; 0 for
+            none (training needs validation images). With `tiles`, photographs are counted, and one is enough.
         repeats: Use byte-identical files as often as they occur, instead of once.
         labels: Class labels, for a network with `model.classes`. folders: the classes are the folders directly in root.
             FILE.csv: a table with the columns file,label, where file is a path relative to root. A tile has the class
@@ -81,6 +90,8 @@ class Folder(ImageData):
         self.limit, self.val, self.test, self.repeats, self.labels = limit, val, test, repeats, labels
 
     def load(self) -> dict[str, Split]:
+        if not self.root.is_dir():
+            raise UserError(f"data.root={self.root} is not an existing folder; set it to a folder of images")
         files = listed(self.root)
         stats = [(name, file.stat()) for name, file in files.items()]
         stamps = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
@@ -90,10 +101,10 @@ class Folder(ImageData):
         self.report.sort(key=lambda entry: entry["path"])
         example = ", for example {path!r} ({reason})".format(**self.report[0]) if self.report else ""
         if not names:
-            found = (
-                f"no usable image among {count(len(files), 'file')}{example}" if files else "no such folder, or empty"
+            raise UserError(
+                f"data.root={self.root}: none of {count(len(files), 'file')} is a usable image{example}; set it to a "
+                "folder of images, or lower data.resolution"
             )
-            raise UserError(f"data.root={self.root}: {found}; choose a folder of images, or lower data.resolution")
         if self.report:
             console.print(f"data: {count(len(names), 'image')}, {count(len(self.report), 'file')} left out{example}")
         every = Split(images, names)
@@ -132,7 +143,9 @@ class Folder(ImageData):
         """The positions of each split's images; `photos` are the file names of all images, already ordered."""
         every, seen = [*dict.fromkeys(photos)], Counter[str]()
         least, what = (SCORED, "image") if self.tiles is None else (1, "photograph")
-        val, test = (number_of(size, len(every), least) for size in (self.val, self.test))
+        val, test = (
+            max(round(size * len(every)), least) if 0 < size < 1 else int(size) for size in (self.val, self.test)
+        )
         left = max(len(every) - val - test, 0)
         split = {photo: "train" if k < left else "val" if k < left + val else "test" for k, photo in enumerate(every)}
         rows: dict[str, list[tuple[int, int]]] = {"train": [], "val": [], "test": []}
@@ -167,24 +180,19 @@ def listed(root: Path) -> dict[str, Path]:
     return dict(sorted(files.items()))
 
 
-def composed(name: str) -> str:
-    """A name in Unicode's composed form: macOS stores é as two characters, and the order of classes must not differ."""
-    return unicodedata.normalize("NFC", name)
-
-
 def common_size(root: Path) -> tuple[int, int] | None:
     """(height, width) in pixels of all images in a folder, read from their headers; None if there are no images.
 
     Raises UserError if their sizes differ.
     """
-    sizes: dict[tuple[int, int], str] = {}  # the first file of each
-    for name, file in listed(root).items():
+    sizes = set()
+    for file in listed(root).values():
         with contextlib.suppress(Exception):  # not an image
-            sizes.setdefault(opened(file).size, name)
+            sizes.add(opened(file).size)
     if len(sizes) > 1:
-        found = ", ".join(f"{name} is {width}x{height}" for (width, height), name in [*sizes.items()][:2])
-        raise UserError(f"{root}: images of different sizes ({found}); resize them, as with data.resolution=64")
-    return next(iter(sizes))[::-1] if sizes else None
+        found = " and ".join(f"{width}x{height}" for width, height in sorted(sizes)[:2])
+        raise UserError(f"{root}: images of different sizes, such as {found}; resize them, as by data.resolution=64")
+    return sizes.pop()[::-1] if sizes else None
 
 
 def labels_of(source: str | Path, root: Path, files: Sequence[str]) -> dict[str, str]:
@@ -227,9 +235,61 @@ def read_labels(table: Path) -> dict[str, str]:
     return labels
 
 
-def number_of(size: int | float, images: int, least: int) -> int:
-    """The number of images: `size` itself, or if it is a fraction, that share of `images`.
+def cut(
+    file: Path, content: str, resolution: Resolution, channels: Channels, most: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield up to `most` tiles of any photograph: the ending of its name, and uint8 (C, H, W).
 
-    A share is at least one image, and at least `least` unless that is more than a quarter of the images.
+    The photograph is first reduced to a short side of four times the smallest window, which is never upscaled. Raises
+    Unusable if it cannot be read, is smaller than this window, or too uniform.
+
+    Args:
+        content: a hash of the photograph; seeds the positions.
     """
-    return max(round(size * images), min(least, images // 4), 1) if 0 < size < 1 else int(size)
+    least = max(SMALLEST, *height_width(resolution))
+    photo = read(file, least, 8 * least, channels)
+    factor = max(1.0, min(photo.size) / (4 * least))
+    photo = photo.resize([round(side / factor) for side in photo.size], Image.Resampling.LANCZOS)
+    unit = min(opened(file).size) / min(photo.size)  # pixels of the file
+    found = candidates(content, photo, least)
+    if not found:
+        raise Unusable("nearly uniform: no tile of it has contrast")
+    near = near_duplicates([miniature for _, miniature in found])
+    chosen: list[int] = []
+    for i, ((left, top, right, bottom), _) in enumerate(found):
+        if len(chosen) < most and not near[i, chosen].any():
+            chosen.append(i)
+            ending = place(round(unit * left), round(unit * top), round(unit * (right - left)))
+            yield ending, resized(photo, resolution, (left, top, right, bottom))
+
+
+def candidates(seed: str, photo: Image.Image, least: int = SMALLEST) -> list[tuple[Box, np.ndarray]]:
+    """The candidate windows of one photograph, large and small in turn, with miniatures, uint8 (C, 16, 16).
+
+    Args:
+        least: their smallest side, in pixels.
+    """
+    luminance, short = photo.convert("L"), min(photo.size)
+    draws = torch.rand(TRIES, 3, dtype=torch.float64, generator=generator_for("tiles", seed)).numpy()
+    sides = np.rint(least * (short / least) ** draws[:, :1]).astype(int)
+    corners = np.floor(draws[:, 1:] * (np.array(photo.size) - sides + 1)).astype(int)
+    windows = np.hstack([corners, corners + sides])  # left, top, right, bottom
+    boxes = torch.from_numpy(windows).double()
+    earlier: list[int] = []
+    quarters: list[list[tuple[Box, np.ndarray]]] = [[], [], [], []]
+    for i, box in enumerate(map(tuple, windows.tolist())):
+        if (box_iou(boxes[i : i + 1], boxes[earlier]) > MOST_OVERLAP).any():
+            continue
+        if resized(luminance, 64, box).std() >= LEAST_CONTRAST:
+            earlier.append(i)
+            quarters[int(4 * draws[i, 0])].append((box, resized(photo, 16, box)))
+    return [found for turn in zip_longest(*reversed(quarters)) for found in turn if found]
+
+
+def near_duplicates(miniatures: Sequence[np.ndarray]) -> np.ndarray:
+    """Which pairs of N miniatures, uint8 (C, 16, 16), differ by less than NEAR RMS: bool (N, N).
+
+    The squared distances of integers are exact in float64, so the result is the same on every machine.
+    """
+    flat = torch.tensor(np.array(miniatures), dtype=torch.float64).flatten(1)
+    return (torch.cdist(flat, flat) < NEAR * flat.shape[1] ** 0.5).numpy()

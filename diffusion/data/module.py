@@ -5,6 +5,7 @@ is a permutation of the images drawn from (seed, "order", e), of n global batche
 rest is left out. Global batch k of a run is batch k mod n of epoch ⌊k/n⌋, and device r gets its r-th part.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from diffusion.console import console, count, track
-from diffusion.data.store import Entry, cache_folder, cached
+from diffusion.data.images import Entry, cache_folder, cached
 from diffusion.errors import UserError
 from diffusion.files import digest
 from diffusion.nearest import near_duplicates
@@ -46,6 +47,11 @@ class Batch(NamedTuple):
     epoch: int = 0
     number: int = 0
     classes: Tensor | None = None
+
+
+def place(left: int, top: int, side: int) -> str:
+    """The ending of the name of a tile, in pixels of its photograph; `PLACE` matches it."""
+    return f" {side}px at {left},{top}"
 
 
 def to_unit(image: Tensor) -> Tensor:
@@ -109,36 +115,33 @@ class TrainingBatches(Sampler[Index]):
 
     Args:
         size: images in the split.
-        batch_size: images per device in a batch.
-        per_epoch: batches in an epoch.
+        shape: batches in an epoch, devices, and images per device in a batch.
         numbers: the numbers of the batches; they do not begin with 0 if the run is resumed.
         done: batches done before the run was resumed; not those before `numbers` if the global batch size has changed.
         flip: mirror half of the images.
     """
 
     size: int
-    batch_size: int
-    per_epoch: int
+    shape: tuple[int, int, int]
     numbers: range
     done: int = 0
     flip: bool = True
     seed: int = 0
     rank: int = 0
-    devices: int = 1
 
     def __len__(self) -> int:
         """The number of batches, including those before resuming, because Lightning counts them too."""
         return self.done + len(self.numbers)
 
     def __iter__(self) -> Iterator[Index]:
-        for epoch, in_epoch in groupby(self.numbers, lambda k: k // self.per_epoch):
+        per_epoch = self.shape[0]
+        for epoch, in_epoch in groupby(self.numbers, lambda k: k // per_epoch):
             order = torch.randperm(self.size, generator=generator_for(self.seed, "order", epoch))
             heads = torch.rand(self.size, generator=generator_for(self.seed, "flip", epoch)) < 0.5
-            used = order[: self.per_epoch * self.devices * self.batch_size]
-            batches = used.view(self.per_epoch, self.devices, self.batch_size)[:, self.rank]
+            batches = order[: math.prod(self.shape)].view(self.shape)[:, self.rank]
             for k in in_epoch:
-                index = batches[k % self.per_epoch]
-                yield index, heads[index] & self.flip, epoch, k % self.per_epoch
+                index = batches[k % per_epoch]
+                yield index, heads[index] & self.flip, epoch, k % per_epoch
 
 
 def in_order(size: int, batch_size: int, rank: int, devices: int) -> list[Index]:
@@ -250,13 +253,10 @@ class ImageData(LightningDataModule):
         self.seen -= self.seen % (size * trainer.accumulate_grad_batches)
         self.done, first = self._batches_done(), self.seen // size
         numbers = range(first, first + (self.batches or per_epoch) - self.done)
+        shape = per_epoch, trainer.world_size, self.batch_size
         return self._loader(
-            train,
-            TrainingBatches(
-                len(train), self.batch_size, per_epoch, numbers, self.done, self.flip, self.seed,
-                trainer.global_rank, trainer.world_size,
-            ),
-        )  # fmt: skip
+            train, TrainingBatches(len(train), shape, numbers, self.done, self.flip, self.seed, trainer.global_rank)
+        )
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """[the validation split, equally many training images]: their errors differ if the network overfits.

@@ -23,7 +23,7 @@ from diffusion.config.schema import SCORED, AnyStudy, Drawn, Edit, Evaluate, Fro
 from diffusion.console import console, count, quiet_libraries
 from diffusion.data import ImageData
 from diffusion.data.folder import common_size
-from diffusion.data.store import in_threads
+from diffusion.data.images import in_threads
 from diffusion.errors import UserError
 from diffusion.evaluation.drawing import FILMED, Drawing, Frames
 from diffusion.evaluation.guided import guidance_of

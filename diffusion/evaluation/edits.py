@@ -14,7 +14,7 @@ from diffusion.config.build import make
 from diffusion.config.schema import Edit
 from diffusion.console import console, count
 from diffusion.data import to_unit
-from diffusion.data.image import Unusable, read, resized
+from diffusion.data.images import Unusable, read, resized
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import begin, make_drawing, save_images
 from diffusion.evaluation.drawing import Drawing

@@ -44,9 +44,10 @@ def toy(**options: int) -> Toy:
 
 def drawn(epoch: int = 0, size: int = 50, batch_size: int = 8, **options: int) -> list[tuple[Tensor, Tensor, int, int]]:
     """The batches of one epoch on one device."""
-    per_epoch = size // (batch_size * options.get("devices", 1))
+    devices = options.pop("devices", 1)
+    per_epoch = size // (batch_size * devices)
     numbers = range(epoch * per_epoch, (epoch + 1) * per_epoch)
-    return list(TrainingBatches(size, batch_size, per_epoch, numbers, **options))
+    return list(TrainingBatches(size, (per_epoch, devices, batch_size), numbers, **options))
 
 
 def plain(sampler: Any) -> Seen:
@@ -224,7 +225,7 @@ def fit(
 
 def expected(number: int, batch_size: int, first: int = 0) -> Seen:
     """Global batches first, first + 1, … of the toy's order."""
-    return plain(TrainingBatches(24, batch_size, 24 // batch_size, range(first, first + number)))
+    return plain(TrainingBatches(24, (24 // batch_size, 1, batch_size), range(first, first + number)))
 
 
 @pytest.mark.parametrize("step", [2, 4])  # in an epoch, at its end

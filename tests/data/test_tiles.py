@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion.data import Landscapes, tiles
-from diffusion.data.image import read
-from diffusion.data.tiles import HERE, table
+from diffusion.data import Landscapes, sets
+from diffusion.data.images import read
+from diffusion.data.sets import HERE, table
 
 WINDOWS = table("windows.csv")
 
@@ -40,7 +40,7 @@ def test_every_resolution_uses_the_same_windows(monkeypatch: pytest.MonkeyPatch)
     scenes = {row["file"]: row["scene"] for row in table("CREDITS.csv")}
     assert [other.classes[i] for i in train.labels.tolist()] == [scenes[photo] for photo in train.sources]
     assert min(other.class_counts("train")) > 0
-    monkeypatch.setattr(tiles, "read", lambda *_, **__: pytest.fail("the tiles were made again"))
+    monkeypatch.setattr(sets, "read", lambda *_, **__: pytest.fail("the tiles were made again"))
     assert Landscapes(16).load()["train"].key == small.splits["train"].key
 
 

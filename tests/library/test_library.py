@@ -180,7 +180,7 @@ def test_scores_are_the_same_as_those_of_the_command(command, photos, tmp_path):
     folder = diffusion.data.Folder(root=str(photos), resolution=24, val=0, test=0, batch_size=1)
     folder.setup()
     before = GlobalHydra.instance().hydra
-    scores = diffusion.score(folder.splits["train"].images, photos, features="lite0", device="cpu", progress=False)
+    scores = diffusion.score(folder.splits["train"].images, photos, features="lite0", device="cpu")
     assert GlobalHydra.instance().hydra is before
     assert {name: (s.value, s.low) for name, s in scores.items()} == {
         name: (s["value"], s.get("low")) for name, s in expected.items()

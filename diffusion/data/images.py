@@ -1,27 +1,45 @@
-"""Read one image file as grey, RGB or RGBA pixels, or say why the file cannot be used.
+"""Image files as grey, RGB or RGBA pixels, and the cache of decoded images.
 
 Every colour mode and EXIF orientation is accepted, and colours are converted to sRGB from the file's profile; only the
 first frame of an animation is read. Refused are files that can't be decoded completely, images beyond Pillow's limit of
 179 million pixels, and images smaller than the resolution: if they were upscaled, the network would learn the blur.
+
+In the cache, NAME.bin contains the images of a data set, uint8 (N, C, H, W), and NAME.json, which is written last,
+their names. Every process memory-maps it, so a batch only needs memory for its own images.
 """
 
 import contextlib
 import io
+import json
+import math
 import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL import __version__ as PILLOW
+from torch import Tensor
 
+from diffusion.console import track
+from diffusion.errors import UserError
+from diffusion.files import cache_dir, lock, replace, replacing
 from diffusion.pixels import MODES, Channels, Resolution, height_width
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Box = tuple[int, int, int, int]
 """A window of an image: left, top, right, bottom, in pixels."""
+Entry = dict[str, str]
+"""A file or an image that needs attention: {"path", "reason", "action"}."""
 
 # EPS is left out because reading it runs an external program.
 FORMATS = ["JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"]
 RESIZE = f"Pillow {PILLOW} Lanczos"  # part of every cache key: another Pillow may round differently
+AHEAD = 512  # items that threads process before their results are used
 warnings.filterwarnings("ignore", module=r"PIL\.")  # about sizes and metadata
 
 
@@ -111,3 +129,84 @@ def _in_srgb(pixels: Image.Image, image: Image.Image) -> Image.Image:
             srgb = ImageCms.createProfile("sRGB")
             return ImageCms.profileToProfile(pixels, source, srgb, outputMode=mode) or pixels
     return pixels
+
+
+@contextlib.contextmanager
+def cache_errors() -> Iterator[None]:
+    """Context in which an OSError, such as of a full disk, becomes a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"data: the images can't be read or cached ({error}); allow it, free some space, or set DIFFUSION_CACHE to "
+            "a writable folder"
+        ) from error
+
+
+@cache_errors()
+def cache_folder(kind: str = "images") -> Path:
+    """The folder of decoded images, or of another kind of data."""
+    return cache_dir(kind)
+
+
+@cache_errors()
+def cached(file: Path, make: Callable[[], Any]) -> Any:
+    """The JSON value in a file; made and written if the file is missing or damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(file.read_bytes())
+    value = make()
+    replace(file, json.dumps(value, indent=1))
+    return value
+
+
+@cache_errors()
+def stored(
+    file: Path, shape: tuple[int, int, int], make: Callable[[], Iterable[tuple[str, np.ndarray | str]]]
+) -> tuple[Tensor, list[str], list[Entry]]:
+    """The images of a data set, uint8 (N, C, H, W), and their names; and the files that can't be used.
+
+    Args:
+        file: their place in the cache, without a suffix.
+        shape: (C, H, W).
+        make: makes them if they are missing: name and uint8 (C, H, W), or name and why the file can't be used.
+    """
+    pixels, about = file.with_suffix(".bin"), file.with_suffix(".json")
+
+    def write() -> dict[str, Any]:
+        names, unusable = [], []
+        with replacing(pixels, durable=True) as stream:
+            for name, image in make():
+                if isinstance(image, str):
+                    unusable.append({"path": name, "reason": image, "action": "left out"})
+                else:
+                    stream.write(image.data)
+                    names.append(name)
+        return {"names": names, "unusable": unusable}
+
+    with alone(file.with_suffix(".lock")):
+        if not pixels.is_file():
+            about.unlink(missing_ok=True)
+        known = cached(about, write)
+    n = len(known["names"])
+    size = n * math.prod(shape)
+    images = torch.from_file(str(pixels), size=size, dtype=torch.uint8) if n else torch.empty(0).byte()
+    return images.view(n, *shape), known["names"], known["unusable"]
+
+
+def alone(file: Path) -> contextlib.AbstractContextManager[object]:
+    """Wait until no other process has the lock `file`, and return a context in which this one has it."""
+    with contextlib.suppress(OSError):  # of a folder that is read-only
+        return lock(file, patience=math.inf) or contextlib.nullcontext()
+    return contextlib.nullcontext()
+
+
+def in_threads(
+    work: Callable[[Item], Result], items: Sequence[Item], label: str, unit: str = "image"
+) -> Iterator[Result]:
+    """Apply `work` to each item in threads, and yield the results in order, with a progress bar.
+
+    For work that releases the GIL, such as Pillow's.
+    """
+    with ThreadPoolExecutor() as pool:
+        results = (each for i in range(0, len(items), AHEAD) for each in pool.map(work, items[i : i + AHEAD]))
+        yield from track(results, label, len(items), unit)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from diffusion.data.image import Unusable, read, resized
+from diffusion.data.images import Unusable, read, resized
 
 Point = tuple[float, float, float]
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)

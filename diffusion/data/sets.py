@@ -1,0 +1,123 @@
+"""The data sets with images of their own: the bundled landscapes, and CIFAR-10."""
+
+import csv
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from annotated_types import Ge, Le, Lt
+from torchvision.datasets import CIFAR10
+
+from diffusion.data.images import RESIZE, alone, cache_folder, in_threads, read, resized, stored
+from diffusion.data.module import ImageData, Split, labelled, place
+from diffusion.errors import UserError
+from diffusion.files import digest
+from diffusion.pixels import Resolution
+from diffusion.randomness import generator_for
+
+HERE = Path(__file__).resolve().parent / "landscapes"
+
+
+class Landscapes(ImageData):
+    """2091 training, 250 validation and 250 test tiles of the photographs in `landscapes/` (see CREDITS.csv).
+
+    Their windows stand in windows.csv, in this order, and are the same at every resolution. docs/windows.py chose them
+    in the same way as `folder.cut`.
+
+    Args:
+        resolution: Side of the square images, in pixels; or [HEIGHT,WIDTH], cut from the middle of the squares.
+        channels: 1 for grey, 3 for RGB.
+        labels: Label each tile with the scene of its photograph, one of seven such as mountain, for a network with
+            `model.classes`. Not every tile shows this scene.
+        limit: Number of training tiles, spread evenly over the photographs; null for all 2091.
+    """
+
+    def __init__(
+        self,
+        resolution: Resolution,
+        labels: bool = False,
+        channels: Literal[1, 3] = 3,
+        limit: Annotated[int, Ge(1), Le(2091)] | None = None,
+        **options: Any,
+    ):
+        super().__init__(resolution, channels, **options)
+        self.labels, self.limit = labels, limit
+
+    def load(self) -> dict[str, Split]:
+        windows = table("windows.csv")
+        key = digest("tiles 3", RESIZE, self.shape, digest(HERE / "windows.csv"))
+        images, names, _ = stored(cache_folder() / f"landscapes-{key}", self.shape, partial(self._make, windows))
+        every = Split(images, names)
+        if self.labels:
+            scenes = {row["file"]: row["scene"] for row in table("CREDITS.csv")}
+            every, self.classes = labelled(every, [scenes[row["photo"]] for row in windows])
+        split = np.array([row["split"] for row in windows])
+        rows = {name: torch.from_numpy(np.flatnonzero(split == name)) for name in ("train", "val", "test")}
+        if self.limit is not None:
+            rows["train"] = rows["train"][torch.linspace(0, len(rows["train"]) - 1, self.limit).round().long()]
+        return {name: every.take(index) for name, index in rows.items()}
+
+    def _make(self, windows: list[dict[str, str]]) -> Iterator[tuple[str, np.ndarray]]:
+        photos = {file.name: read(file, channels=self.channels) for file in (HERE / "photos").iterdir()}
+
+        def tile(row: dict[str, str]) -> tuple[str, np.ndarray]:
+            left, top, side = (int(row[column]) for column in ("left", "top", "side"))
+            image = resized(photos[row["photo"]], self.resolution, (left, top, left + side, top + side))
+            return row["photo"] + place(left, top, side), image
+
+        return in_threads(tile, windows, "cutting tiles")
+
+
+def table(name: str) -> list[dict[str, str]]:
+    """The rows of a table of the bundled photographs: CREDITS.csv or windows.csv, in the order of the tiles."""
+    with (HERE / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class Cifar10(ImageData):
+    """CIFAR-10 with the official test split; the seed divides the official training split into train and val.
+
+    Args:
+        root: Folder that contains cifar-10-batches-py or its archive, which is downloaded if it is missing (170 MB);
+            null for the project's cache.
+        resolution: Side of the images, always 32 pixels.
+        channels: Always 3 (RGB).
+        val: Number of validation images, taken from the 50,000 training images.
+        labels: Label each image with its class, one of ten such as airplane, for a network with `model.classes`.
+    """
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        resolution: Literal[32] = 32,
+        channels: Literal[3] = 3,
+        val: Annotated[int, Ge(0), Lt(50_000)] = 5000,
+        labels: bool = False,
+        **options: Any,
+    ):
+        super().__init__(resolution, channels, **options)
+        self.root = Path(root).expanduser() if root else cache_folder("cifar10")
+        self.val, self.labels = val, labels
+
+    def load(self) -> dict[str, Split]:
+        official = self._official(train=True)
+        order = torch.randperm(len(official), generator=generator_for(self.seed, "split"))
+        val, train = order[: self.val].sort().values, order[self.val :].sort().values
+        return {"train": official.take(train), "val": official.take(val), "test": self._official(train=False)}
+
+    def _official(self, train: bool) -> Split:
+        try:
+            with alone(cache_folder() / "cifar10.lock"):
+                data = CIFAR10(self.root, train=train, download=True)
+        except (RuntimeError, OSError) as error:  # missing or damaged files, no network, or no space on the disk
+            raise UserError(
+                f"CIFAR-10 is not in {self.root} and can't be downloaded ({' '.join(str(error).split())}): put "
+                f"{CIFAR10.filename} there, or set data.root to its folder"
+            ) from error
+        images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
+        names = [f"{'train' if train else 'test'} {i}" for i in range(len(images))]
+        self.classes = list(data.classes) if self.labels else []
+        return Split(images, names, torch.tensor(data.targets) if self.labels else None)
