@@ -6,9 +6,9 @@
 
 A study is a file in conf/results or CONF/results: sweeps of diffusion.train and diffusion.evaluate. Its runs go to a
 separate folder in outputs/results (another one if settings are changed); after an interruption, the same command
-resumes there. A number agrees with the committed one in docs/results/STUDY/SWEEP.csv if their difference lies within
-its 95% interval over seeds; all others are listed. Those of a single seed have no interval, and do not count. Exit
-status: 0 if all agree; 1 if some do not; 2 for an error that you can fix, with one line on stderr; 130 after Ctrl-C.
+resumes there. Numbers whose difference from the committed one, in docs/results/STUDY/SWEEP.csv, lies beyond its 95%
+interval over seeds are listed; those of a single seed have no interval. Exit status: 0 if there are none; 1 if there
+are some; 2 for an error that you can fix, with one line on stderr; 130 after Ctrl-C.
 """
 
 import csv
@@ -75,11 +75,10 @@ def reproduce(study: str | None, overrides: Sequence[str], out: Path, config_dir
         if study:
             changed = [word for word in overrides if not word.lstrip("+~").startswith("hydra")]
             root = out / f"changed-{digest(*changed)[:8]}" if changed else out
+            more = [*overrides, *(["--config-dir", config_dir] if config_dir else [])]
             done: dict[Path, list[Run]] = {}
-            for sweep in read(study).sweeps:
-                run_sweep(
-                    root / study / sweep, [*overrides, *([f"--config-dir={config_dir}"] * bool(config_dir))], done
-                )
+            for sweep in found.sweeps:
+                run_sweep(root / study / sweep, more, done)
             console.print(f"\nall runs of {study} are complete: {root / study}")
             check(study, root)
 
@@ -147,9 +146,9 @@ def means(table: Path) -> dict[tuple[str, str], Mean]:
 
 
 def check(name: str, root: Path) -> None:
-    """Print the committed means of a study that its runs do not confirm.
+    """Print the committed means m ± h of a study that its runs do not confirm by m' ± h': |m − m'| > √(h² + h'²).
 
-    Raises Disagreement unless these are only means of a single seed, here or there, which have no interval.
+    Raises Disagreement if there are any. A mean of a single seed, here or there, has no interval: none contradicts it.
     """
     compared = wrong = 0
     for table in committed(name):
@@ -159,20 +158,12 @@ def check(name: str, root: Path) -> None:
         for (recipe, column), before in means(table).items():
             now = again.get(column, {}).get(recipe)
             compared += 1
-            if now is None or not agree(before, now):
-                no_interval = now is not None and math.isnan(before.half + now.half)
-                wrong += not no_interval
-                line = f"{table.stem}: {recipe}: {column} is {now or 'missing'}, committed: {before}"
-                console.print(line + " (one seed, so no interval)" * no_interval)
-    summary = f"{wrong} of {compared} numbers disagree with the committed ones"
+            if now is None or abs(before.mean - now.mean) > math.hypot(before.half, now.half):  # false for NaN
+                wrong += 1
+                console.print(f"{table.stem}: {recipe}: {column} is {now or 'missing'}, committed: {before}")
+    console.print(f"{wrong} of {compared} numbers disagree with the committed ones")
     if wrong:
-        raise Disagreement(f"{name}: {summary}")
-    console.print(summary)
-
-
-def agree(a: Mean, b: Mean) -> bool:
-    """Whether two means m ± h, m' ± h' agree: |m − m'| ≤ √(h² + h'²) or, without an interval (h is NaN), m = m'."""
-    return a.mean == b.mean or abs(a.mean - b.mean) <= math.hypot(a.half, b.half)
+        raise Disagreement(f"{name}: not confirmed")
 
 
 if __name__ == "__main__":

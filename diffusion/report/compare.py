@@ -107,8 +107,9 @@ def welch(x: Sequence[float], y: Sequence[float]) -> float | None:
 
 
 class Comparison(NamedTuple):
-    """Rows of recipes, columns of numbers, and notes: the runs left out with the reasons, and a warning."""
+    """The settings that differ, rows of recipes, columns of numbers, and notes: the runs left out, and a warning."""
 
+    settings: list[str]
     rows: list[Row]
     columns: list[Column]
     notes: list[str]
@@ -124,20 +125,18 @@ def compare(folders: Iterable[Path]) -> Comparison:
 
     If several runs have the same recipe and seed, only the newest counts.
     """
-    used, notes = dict[Run, None](), []
+    used: list[Run] = []
+    notes: list[str] = []
     for folder in folders:
         found = [Run(folder)] if is_run(folder) else jobs_of(folder)
         if not found:
-            raise UserError(
-                f"{folder}: neither a run nor a sweep; choose a folder written by python -m diffusion.train"
-            )
-        used |= dict.fromkeys(run for run in found if run.state == "complete")
-        stopped = {run: f"{run.state}: {run.info.get('reason', '')}".strip(": ") for run in found if run not in used}
-        notes += [f"left out: {run.folder}: {reason}" for run, reason in stopped.items()]
-    settings = {key: values for key, values in differing([*used]).items() if key not in ("seed", "name", "step")}
+            raise UserError(f"{folder}: no run and no sweep; choose a folder written by python -m diffusion.train")
+        used += [run for run in found if run.state == "complete"]
+        stopped = [(run, run.info.get("reason", "")) for run in found if run.state != "complete"]
+        notes += [f"left out: {run.folder}: {run.state}: {reason}".rstrip(": ") for run, reason in stopped]
+    settings = {key: values for key, values in differing(used).items() if key not in ("seed", "name", "step")}
     recipes = {run: tuple(values[i] for values in settings.values()) for i, run in enumerate(used)}
-    by_age = sorted(used, key=lambda run: str(run.info.get("finished")))
-    newest = {(recipes[run], run.seeds): run for run in by_age}
+    newest = {(recipes[run], run.seeds): run for run in sorted(used, key=lambda run: str(run.info.get("finished")))}
     grouped: dict[tuple[str, ...], Row] = {}
     for run, recipe in recipes.items():
         if (counts := newest[recipe, run.seeds]) == run:
@@ -150,16 +149,16 @@ def compare(folders: Iterable[Path]) -> Comparison:
             f"warning: choosing among {len(rows)} recipes by their test scores makes the winner's score too good; "
             "choose on the validation split, and score only the chosen one on test"
         )
-    return Comparison(rows, columns_of(rows), notes)
+    return Comparison([*settings], rows, columns_of([*settings], rows), notes)
 
 
-def columns_of(rows: Sequence[Row]) -> list[Column]:
+def columns_of(settings: Sequence[str], rows: Sequence[Row]) -> list[Column]:
     """The errors at the end, the latest scores by metric and protocol, and the duration, as far as runs have them.
 
     Errors are ranked only if data, schedule and validation are the same. The protocols of a metric are numbered.
     """
     runs = [run for row in rows for run in row.runs]
-    different = ", ".join(key for key in (rows[0].settings if rows else ()) if measures(key))
+    different = ", ".join(filter(measures, settings))
     weights = " or ".join(sorted({validated_weights(run.metrics) for run in runs if "val/mse" in run.metrics}))
     why = f"; not ranked, because what is measured depends on {different}" if different else ""
     errors = {
@@ -218,8 +217,7 @@ def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 def from_default(run: Run) -> dict[str, list[str]]:
     """Config key -> [value in the run, default], for the settings of a `train` run that differ from the defaults."""
-    default: Any = SimpleNamespace(
-        settings=composed("train", ["name=default"]), choices=default_choices("train"), overrides=[]
-    )
+    settings = composed("train", ["name=default"])
+    default: Any = SimpleNamespace(settings=settings, choices=default_choices("train"), overrides=[])
     left_out = ("name", "ckpt", "score", "experiment", "callbacks")
     return {key: pair for key, pair in differing([run, default]).items() if key not in left_out}

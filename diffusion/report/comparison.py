@@ -18,10 +18,9 @@ from diffusion.report import images, style
 from diffusion.report.compare import Comparison, compare, label
 from diffusion.report.page import MISSING, NAME, Cell, Chart, Section, Table, linked, listed, write_files
 from diffusion.report.scores import alike, number
-from diffusion.report.style import spread
 
 SHOWN = 24  # runs with curves and pictures; the table contains all runs
-IMAGES, COLUMNS, POINTS = 8, 4, 200
+IMAGES, COLUMNS = 8, 4  # of each picture
 Link = Callable[[Path], str | None]  # a run's folder -> the address of its page, if it has one
 LEGEND = (
     "One row per recipe: only settings that differ are shown, and runs that differ only in the seed share a row. "
@@ -40,9 +39,8 @@ def write(folders: Iterable[Path], out: Path, printed: bool = True) -> None:
     written = write_files(out, "compare.md", title, comparison_sections(comparison, out, partial(link_of, folder=out)))
     if printed:
         console.print(f"\n{title}")
-        if comparison.rows:
-            recipes_table(comparison, brief=True).print(console)
-            console.print("±: 95% t-interval over training seeds; *best*; ≈ not shown to differ (Welch, 5% by Holm)")
+        recipes_table(comparison, brief=True).print(console)
+        console.print("±: 95% t-interval over training seeds; *best*; ≈ not shown to differ (Welch, 5% by Holm)")
         for line in [*comparison.notes, *written, out / "runs.csv"]:
             console.print(line)
 
@@ -53,19 +51,22 @@ def comparison_sections(comparison: Comparison, folder: Path, link: Link) -> lis
     curves = f"The validation error, of at most {SHOWN} runs; the runs of a recipe have one colour."
     words = listed(f"{each}." for each in alike((column.name, column.words) for column in comparison.columns))
     chart = Chart(means, figure(comparison), "compare.png") if comparison.columns else None
-    table = [recipes_table(comparison), LEGEND, words, chart] if comparison.rows else ["No run is complete."]
     validated = any("val/mse" in run.metrics for _, run in comparison.runs)
+    pictures = {}
+    for row, run in comparison.runs[:SHOWN]:
+        if (picture := images.latest(run, IMAGES, COLUMNS)) is not None:
+            pictures[f"{label(row.settings)} ({os.path.relpath(run.folder, folder)})"] = picture
     return [
-        Section("Recipes", [listed(comparison.notes), *table]),
+        Section("Recipes", [listed(comparison.notes), recipes_table(comparison), LEGEND, words, chart]),
         Section("Validation error", [Chart(curves, errors(comparison))] if validated else []),
-        Section("Samples", samples(comparison)),
-        Section("Runs", [runs_table(comparison, folder, link)] if comparison.rows else []),
+        Section("Samples", images.side_by_side(pictures) if len(pictures) > 1 else []),
+        Section("Runs", [runs_table(comparison, folder, link)]),
     ]
 
 
 def recipes_table(comparison: Comparison, brief: bool = False) -> Table:
     """The table of recipes: settings, or with `brief` only their label, and numbers, as `LEGEND` explains."""
-    head = ["recipe"] if brief else [*comparison.rows[0].settings]
+    head = ["recipe"] if brief else comparison.settings
     lines = list[list[str | Cell]]()
     for i, row in enumerate(comparison.rows):
         seeds = {run.seeds[0] for run in row.runs}
@@ -86,9 +87,8 @@ def runs_table(comparison: Comparison, folder: Path, link: Link = lambda path: N
         numbers = [Cell(MISSING) if value is None else Cell(number(value), value) for value in found]
         name = linked(os.path.relpath(run.folder, folder), link(run.folder))
         rows.append([name, *row.settings.values(), "/".join(map(str, run.seeds)), *numbers])
-    settings = comparison.rows[0].settings if comparison.rows else ()
-    head = ["run", *settings, "seed", *(column.name for column in comparison.columns)]
-    return Table(head, rows, range(2 + len(settings), len(head)))
+    head = ["run", *comparison.settings, "seed", *(column.name for column in comparison.columns)]
+    return Table(head, rows, range(2 + len(comparison.settings), len(head)))
 
 
 def link_of(path: Path, folder: Path) -> str | None:
@@ -126,23 +126,11 @@ def errors(comparison: Comparison) -> Figure:
     drawn, ax = style.axes((style.TEXT_WIDTH, 3.5))
     for row, run in comparison.runs[:SHOWN]:
         if "val/mse" in run.metrics:
-            step, value = run.metrics["val/mse"]
-            kept = spread(len(step), POINTS)
             look: Any = style.LOOKS[comparison.rows.index(row) % len(style.LOOKS)]
             name = style.plain(textwrap.shorten(label(row.settings), 60, placeholder=" …"))
-            named = name if run == row.runs[0] else None
-            ax.plot(step[kept], value[kept], label=named, markersize=3, linewidth=1.2, **look)
+            ax.plot(*run.metrics["val/mse"], label=name if run == row.runs[0] else None, markersize=3, **look)
     style.log_mse(ax)
     style.count_axis(ax)
     ax.set(xlabel="training step", ylabel="val/mse")
     style.legend_below(drawn, ax)
     return drawn
-
-
-def samples(comparison: Comparison) -> list[str]:
-    """The first samples of the first runs, next to each other."""
-    found = {}
-    for row, run in comparison.runs[:SHOWN]:
-        if (picture := images.latest(run, IMAGES, COLUMNS)) is not None:
-            found[f"{label(row.settings)} ({run.folder.name})"] = picture
-    return images.side_by_side(found) if len(found) > 1 else []

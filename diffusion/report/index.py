@@ -82,14 +82,10 @@ def index_sections(folder: Path, link: Callable[[Path], str | None]) -> list[Sec
 
 
 def thumbnail(run: Run) -> Markdown:
-    """The first samples of a run; empty if there are none, or if they cannot be read."""
+    """The first samples of a run; empty if there are none."""
     from diffusion.report import images  # imports torch, which would slow `status`
 
-    try:
-        picture = images.latest(run, IMAGES, IMAGES)
-    except UserError:
-        picture = None
-    if picture is None:
+    if (picture := images.latest(run, IMAGES, IMAGES)) is None:
         return Markdown("")
     picture.thumbnail((SIDE * IMAGES, SIDE))
     return Markdown(f"![samples]({images.address(picture)})")

@@ -46,7 +46,7 @@ def describe(node: Any) -> str:
     if isinstance(node, list | tuple):
         return "[" + ", ".join(map(describe, node)) + "]"
     if isinstance(node, bool) or node is None:
-        return {True: "true", False: "false", None: "none"}[node]
+        return str(node).lower()
     return f"{node:g}" if isinstance(node, float) else str(node)
 
 

@@ -1,4 +1,4 @@
-"""The comparison of the jobs of a sweep, while it runs and at its end."""
+"""The comparison of the jobs of a sweep."""
 
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,6 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from diffusion.config import messages
-from diffusion.console import console
-
 
 class SweepTable(Callback):
     """Hydra callback: write the comparison in the sweep's folder after each job, and print it at the end.
@@ -19,13 +16,9 @@ class SweepTable(Callback):
     """
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Write the comparison so far; if the job failed, print the reason."""
+        """Write the comparison so far, and print it if the job failed."""
         if config.hydra.mode == RunMode.MULTIRUN:
-            self.on_multirun_end(config, printed=False)
-            if job_return.status == JobStatus.FAILED:
-                error = job_return._return_value  # the public property would raise it
-                reason = messages.summary(error, config.hydra.job.name)
-                console.print(f"job {config.hydra.job.num} failed: {reason}; the jobs so far: {config.hydra.sweep.dir}")
+            self.on_multirun_end(config, printed=job_return.status == JobStatus.FAILED)
 
     def on_multirun_end(self, config: DictConfig, printed: bool = True, **kwargs: Any) -> None:
         """Write the comparison and print it."""

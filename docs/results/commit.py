@@ -23,7 +23,7 @@ def commit(study: str, runs: Path = Path("outputs/results"), results: Path = Pat
         protocols[sweep] = {column.name: column.words for column in columns}
         with (results / study / f"{sweep}.csv").open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file)
-            table.writerow([*comparison.rows[0].settings, "seed", *protocols[sweep]])
+            table.writerow([*comparison.settings, "seed", *protocols[sweep]])
             for row, run in comparison.runs:
                 values = [column.values.get(run, "") for column in columns]
                 table.writerow([*row.settings.values(), "/".join(map(str, run.seeds)), *values])

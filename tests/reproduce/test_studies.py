@@ -1,10 +1,8 @@
 """The studies of conf/results: each composes and runs, and committed results match the configuration and the pages."""
 
 import json
-import math
 import re
 import runpy
-from types import SimpleNamespace
 
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -56,20 +54,6 @@ def test_the_pages_show_the_committed_numbers(name, table):
                     assert cell.strip("*").removesuffix(" ≈") == str(mean)
                     found += 1
     assert found >= len(recipes)
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "same"),
-    [
-        ((0, 3), (5, 4), True),
-        ((0, 3), (5.1, 4), False),
-        ((1, math.nan), (1, 5), True),
-        ((1, math.nan), (1.01, 5), False),
-    ],
-)
-def test_means_agree_within_the_interval_of_their_difference(a, b, same):
-    one, other = (SimpleNamespace(mean=mean, half=half) for mean, half in (a, b))
-    assert reproduce.agree(one, other) == same
 
 
 def test_several_samplings_of_one_model_count_as_one_seed(tmp_path):
