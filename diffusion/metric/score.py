@@ -31,11 +31,6 @@ DISTANCES: tuple[SampleMetric, ...] = (FrechetDistance(), KernelDistance())
 LEAST = 4  # images, generated or real, that the distances need
 
 
-def distances(metrics: Sequence[SampleMetric]) -> Sequence[SampleMetric]:
-    """The Fréchet and kernel distances among `metrics`, with their settings; `DISTANCES` if there are none."""
-    return [metric for metric in metrics if type(metric) in (FrechetDistance, KernelDistance)] or DISTANCES
-
-
 def extract(
     images: Tensor, extractor: FeatureExtractor, gather: bool = True, description: str = "scoring images"
 ) -> Tensor:
@@ -72,10 +67,11 @@ def reference_of(images: Tensor, extractor: FeatureExtractor, name: str = "") ->
     key = hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]
     file, first, features = cache_dir("features") / f"{key}.pt", extractor(images[:1]).cpu(), None
     try:
-        features = torch.load(file, map_location="cpu", weights_only=True)["features"]
+        found = torch.load(file, map_location="cpu", weights_only=True)["features"]
+        features = found if (found[:1] - first).norm() <= 0.01 * first.norm() else None  # None: other code made them
     except Exception as error:  # missing, or damaged, which raises anything from EOFError to UnpicklingError
         log.debug("%s: %s", file, error)
-    if features is None or (features[:1] - first).norm() > 0.01 * first.norm():  # the extractor's code has changed
+    if features is None:
         features = extract(images, extractor, gather=False, description="features of the reference")
         try:
             with replacing(file) as temporary:

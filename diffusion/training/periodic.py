@@ -13,7 +13,7 @@ from diffusion.checkpoint import storage
 from diffusion.checkpoint.find import at_step
 from diffusion.checkpoint.restore import network_hash, network_weights, read
 from diffusion.errors import Interrupted
-from diffusion.metric.score import distances
+from diffusion.metric.score import DISTANCES
 from diffusion.report.images import grid, save_png
 from diffusion.runs.folder import read_scores
 from diffusion.training import saving
@@ -95,7 +95,8 @@ class ScoreSamples(Periodic):
     def __init__(self, run: Run, epochs: int):
         super().__init__(run, epochs)
         assert run.scorer is not None
-        self.scorer = replace(run.scorer, metrics=distances(run.scorer.metrics))
+        quick = [metric for metric in run.scorer.metrics if isinstance(metric, tuple(map(type, DISTANCES)))]
+        self.scorer = replace(run.scorer, metrics=quick or DISTANCES)
 
     def is_done(self, step: int) -> bool:
         return any(score.source.get("step") == step for score in read_scores(self.run.folder))
