@@ -40,9 +40,8 @@ def study(settings: Study | GuidanceStudy, folder: Path) -> None:
     that was interrupted goes on from the samples that it has drawn.
     """
     settings, restored, devices = commands.begin(settings)
-    n, batch_size, seed, precision = settings.n, settings.batch_size or 1, settings.seed, settings.precision
+    n, batch_size, denoiser, run = settings.n, settings.batch_size or 1, restored.denoiser, run_folder(restored.path)
     _, weak = guidance_of(settings.guidance, restored)
-    denoiser, run = restored.denoiser, run_folder(restored.path)
     if isinstance(settings, Study):
         trials = within_budgets(settings.samplers, settings.nfe, denoiser.schedule, settings.guidance)
     else:
@@ -56,18 +55,17 @@ def study(settings: Study | GuidanceStudy, folder: Path) -> None:
     for i, trial in enumerate(trials, start=1):
         sampler = make(trial.sampler, "sampler")
         guidance = parts_of(trial.guidance)[0] if trial.guidance else None
-        drawing = Drawing(sampler, restored.shape, seed, guidance, weak, counts, precision=precision)
+        drawing = Drawing(sampler, restored.shape, settings.seed, guidance, weak, counts, precision=settings.precision)
         drawing.check(denoiser, restored.label_dropout)
         files = drawing.files(folder, denoiser, n, batch_size, drawing.source(trial.sampler, trial.guidance))
         tasks.append(Task(drawing, n, batch_size, files, f"{i}/{len(trials)} {trial.words}, {trial.nfe} NFE"))
     draw(tasks, denoiser, devices, folder)
     scorer.write(scorer.baselines(settings.baselines, n))
-    device = device_name(devices[0], len(devices))
     for trial, task in zip(trials, tasks, strict=True):
-        seconds = seconds_of(task.files) / len(devices) / n
         source: Node = task.drawing.source(trial.sampler, trial.guidance) | restored.source
-        source |= {"nfe": trial.nfe, "seconds_per_image": seconds, "device": device}
-        scorer.write(scorer.score(task(denoiser, devices[0]), **source, words=trial.words))
+        source |= {"words": trial.words, "nfe": trial.nfe, "device": device_name(devices[0], len(devices))}
+        seconds = seconds_of(task.files) / len(devices) / n
+        scorer.write(scorer.score(task(denoiser, devices[0]), **source, seconds_per_image=seconds))
     remove(folder)
     for path in write_study(Run(folder)):
         console.print(f"  {path}")
@@ -108,9 +106,9 @@ def most_steps(words: str, budget: int, schedule: Schedule, guidance: Node | Non
                 raise
             return budget + 1  # more steps than the schedule has
 
-    if (least := cost(1)) > budget:
-        raise UserError(f"{words}: its first step needs {least} evaluations; raise nfe, which has {budget}")
     steps = bisect_right(range(1, budget + 1), budget, key=cost)
+    if steps == 0:
+        raise UserError(f"{words}: does not run within {budget} evaluations; raise nfe")
     return Trial(words, {**node, "steps": steps}, guidance, cost(steps))
 
 
