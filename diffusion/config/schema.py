@@ -232,7 +232,7 @@ class Drawn(FromModel):
     label: int | str | None = None
     """Class of all images, by name or number; `none`: no class; null: all classes, as often as in the training."""
     labels: Annotated[list[int | str], MinLen(1)] | None = None
-    """Several classes, assigned to the images in turn; the picture has one row per class."""
+    """Several classes, assigned to the images in turn; the picture of diffusion.sample has one row per class."""
     sampler: Group
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from diffusion.checkpoint.find import kept, opened, run_folder, trained
 from diffusion.checkpoint.restore import Restored, file_hash, what_changed
-from diffusion.config.build import flat, make, validated
+from diffusion.config.build import make, validated
 from diffusion.config.choices import INHERITED, RUN, composed, nodes
 from diffusion.config.schema import SCORED, AnyStudy, Drawn, Edit, Evaluate, FromModel, Sample, Score, Settings
 from diffusion.console import console, count, quiet_libraries
@@ -42,9 +42,6 @@ from diffusion.runs.record import CONFIG
 GRID = 1024  # maximum number of images in a grid
 S = TypeVar("S", bound=Settings)
 B = TypeVar("B", bound=Sample | Edit | Evaluate | AnyStudy)
-
-
-# ------------------------------------------------------------------------------------ the settings and their model
 
 
 def begin(settings: B) -> tuple[B, Restored, list[torch.device]]:
@@ -94,10 +91,10 @@ def completed(settings: S, restored: Restored | None, fills: bool = False) -> S:
     if restored and isinstance(share := guidance.get("step"), float) and guidance.get("ckpt") is None:
         # the step that the run has kept for its own guidance, or else this fraction of the model's steps
         guidance["step"] = step or max(1, round(share * restored.step))
-    known = flat(recipe)
-    numbers = {"seed": known.get("seed") or 0, "batch_size": known.get("score.batch_size") or Score().batch_size}
+    score = recipe.get("score") or {}
+    numbers = {"seed": recipe.get("seed") or 0, "batch_size": score.get("batch_size") or Score().batch_size}
     if restored:  # of a folder of images, n=null is all
-        numbers["n"] = known.get("score.n") or SCORED
+        numbers["n"] = score.get("n") or SCORED
     values |= {key: number for key, number in numbers.items() if key in values and values[key] is None}
     if (values.get("data") or {}).get("seed", 0) is None:  # as in conf/data/landscapes.yaml
         values["data"]["seed"] = values.get("seed") or 0
@@ -130,9 +127,6 @@ def make_drawing(settings: Drawn | Evaluate, restored: Restored, counts: Mapping
     )  # fmt: skip
     drawing.check(restored.denoiser, restored.label_dropout)
     return drawing
-
-
-# ------------------------------------------------------------------------------------------------ diffusion.sample
 
 
 def draw_samples(settings: Sample, folder: Path) -> None:
@@ -182,11 +176,7 @@ def save_images(folder: Path, images: Tensor, picture: Image.Image, drawing: Dra
     np.savez_compressed(folder / "images.npz", images=images.permute(0, 2, 3, 1).numpy(), seed=drawing.seed, **arrays)
     save_png(picture, folder / "grid.png")
     console.print(f"{count(n, 'image')} of step {restored.step} ({restored.weights} weights) in {folder}")
-    of_first = f" (the first {GRID:,})" if n > GRID else ""
-    console.print(f"  images/, images.npz (uint8, N×H×W×C), grid.png{of_first}")
-
-
-# ---------------------------------------------------------------------------------------------- diffusion.evaluate
+    console.print("  images/, images.npz (uint8, N×H×W×C), grid.png")
 
 
 def evaluate(settings: Evaluate, folder: Path) -> None:
@@ -259,8 +249,6 @@ def evaluate_images(settings: Evaluate, folder: Path) -> None:
     reader: ImageData = make({**whole, **shape}, "images")
     reader.setup()
     images = reader.splits["train"].images[: settings.n]
-    if len(images) < (settings.n or 0):
-        raise UserError(f"n={settings.n}: {root} has {count(len(images), 'usable image')}; lower n, or remove it")
     scorer = make_scorer(settings, len(images), folder, folder, device)
     scorer.write(score_images(scorer, settings, images, "images", folder=str(settings.images)))
 

@@ -20,7 +20,7 @@ from diffusion.evaluation.commands import begin, make_drawing, save_images
 from diffusion.evaluation.drawing import Drawing
 from diffusion.pixels import resolution_of
 from diffusion.process.editing import Inpainting, SDEdit
-from diffusion.report.images import enlarged, gif, grid, in_turn
+from diffusion.report.images import enlarged, gif, grid
 
 STRENGTH = 0.6  # default for SDEdit
 COLUMNS = 12  # of grid.png, at most
@@ -43,7 +43,7 @@ def draw_edits(settings: Edit, folder: Path) -> None:
     drawing, before = edited(make_drawing(settings, restored), settings, restored)
     n = settings.n
     images = drawing(restored.denoiser, n, device, settings.batch_size, f"drawing {count(n, 'image')}")
-    save_images(folder, images, overview(before, images, len(settings.labels or ())), drawing, restored)
+    save_images(folder, images, overview(before, images), drawing, restored)
     if between:
         gif([enlarged(grid(image[None])) for image in images], folder / "interpolation.gif")
 
@@ -82,17 +82,11 @@ def filling(drawing: Drawing, picture: Tensor, fill: Tensor, method: Callable[..
     return replace(drawing, sampler=method(drawing.sampler, to_unit(picture), ~fill))
 
 
-def overview(before: Tensor, images: Tensor, labels: int) -> Image.Image:
-    """One picture: a row with the user's pictures, if any, and the drawn images below it; a row for each label."""
-    m, shown, columns = len(before), images, min(len(images), COLUMNS)
-    if labels:
-        shown, columns = in_turn(images, labels, least=m)
-    columns = max(columns, m)
-    padding = images.new_full(((columns - m) * bool(m), *images.shape[1:]), 255)
-    return grid(torch.cat([before, padding, shown]), columns, large=True)
-
-
-# ------------------------------------------------------------------------------------------- pictures of the user
+def overview(before: Tensor, images: Tensor) -> Image.Image:
+    """One picture: a row with the user's pictures, if any, and the drawn images below it."""
+    columns = max(min(len(images), COLUMNS), len(before))
+    padding = images.new_full(((columns - len(before)) * bool(len(before)), *images.shape[1:]), 255)
+    return grid(torch.cat([before, padding, images]), columns, large=True)
 
 
 def read_picture(picture: Source, shape: tuple[int, int, int]) -> Tensor:

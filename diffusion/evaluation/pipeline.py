@@ -46,16 +46,15 @@ class Scorer:
 
         Warns about a reference with few images.
         """
-        available, others = len(self.data.splits[self.split]), len(self.data.splits[self.opposite])
-        needed = {f"n={n}": n, f"split={self.split}: {available} images": available}
+        splits = self.data.splits
+        available, needed = len(splits[self.split]), {f"n={n}": n, f"split={self.split}": len(splits[self.split])}
         if {"real", "floor"} & set(baselines):
-            needed[f"baselines: {others} images of {self.opposite} for real and floor"] = others
+            needed[f"baselines from split {self.opposite}"] = len(splits[self.opposite])
+        if audit:
+            needed["audit by split val"] = len(splits["val"])
         for what, found in needed.items():
             if found < LEAST:
-                raise UserError(f"{what}; scores need at least {LEAST}; add some, or score without them")
-        if audit and not len(self.data.splits["val"]):
-            raise UserError("audit: no validation images to calibrate it; add some (data.val=0.1), or remove the audit")
-        check_extractor(self.extractor, self.data.shape)
+                raise UserError(f"{what}: {count(found, 'image')}, but scores need at least {LEAST}; use more, or none")
         if available < FEW:
             console.print(
                 f"warning: the reference, split={self.split}, has {count(available, 'image')}; distances to fewer than "
@@ -112,13 +111,6 @@ class Scorer:
     def _scores(self, features: Tensor, reference: Reference, what: str, source: Mapping[str, Any]) -> list[Score]:
         scores = score(features, self.extractor, reference, self.metrics)
         return [each.of(what, files.code_version(), source) for each in scores.values()]
-
-
-def check_extractor(extractor: FeatureExtractor, shape: tuple[int, int, int]) -> None:
-    """Raise UserError for an extractor of another width than it says, before the training that it is to score."""
-    found, expected = tuple(extractor(noise_images(2, shape)).shape), (2, extractor.num_features)
-    if found != expected:
-        raise UserError(f"features: {type(extractor).__name__} gives {found} for 2 images; expected {expected}")
 
 
 def make_metrics(node: Mapping[str, Any]) -> list[SampleMetric]:

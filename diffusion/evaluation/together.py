@@ -40,14 +40,10 @@ def choose_device(name: str | int | torch.device) -> torch.device:
 
 
 def choose_devices(name: str, devices: int | Literal["auto"], batches: int) -> list[torch.device]:
-    """The device of each process that draws; several processes can share a CPU.
+    """The device of each process that draws, at most one for each of the batches; several processes can share a CPU.
 
     Args:
-        name: see `choose_device`.
-        devices: the number of devices; "auto": all GPUs, or one CPU process.
-        batches: the number of batches to draw; there are no more processes than that.
-
-    Raises UserError for more devices than are present.
+        devices: the number of devices; "auto": all GPUs, or one CPU process. Raises UserError if there are fewer.
     """
     present = [choose_device(name)]
     if present == [torch.device("cuda")]:
@@ -84,11 +80,9 @@ class Task(NamedTuple):
 
 
 def draw(tasks: Sequence[Task], denoiser: Denoiser, devices: Sequence[torch.device], folder: Path) -> None:
-    """Draw the samples, except for those that an earlier call has drawn. Raises ProcessLost if a process has died.
+    """Draw samples for a command's folder, except for those that an earlier call has drawn, in a process per device.
 
-    Args:
-        devices: the device of each process.
-        folder: the folder of the command.
+    Raises ProcessLost if a process has died.
     """
     plan = folder / PLAN
     plan.parent.mkdir(parents=True, exist_ok=True)

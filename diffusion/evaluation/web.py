@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from diffusion.checkpoint.find import run_folder
 from diffusion.checkpoint.restore import Restored
@@ -87,18 +87,6 @@ def tables(denoiser: Denoiser, config: dict[str, Any]) -> dict[str, list[list[fl
     return found
 
 
-class FirstChannels(nn.Module):
-    """A network's y, without the channels of a learned variance."""
-
-    def __init__(self, network: nn.Module, channels: int):
-        super().__init__()
-        self.network, self.channels = network, channels
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        y: Tensor = self.network(*inputs)
-        return y[:, : self.channels]
-
-
 def network_onnx(network: nn.Module, shape: tuple[int, int, int]) -> bytes:
     """The network for one image of `shape` (C, H, W) as ONNX: x, label and, if it has classes, classes -> y."""
     if find_spec("onnxscript") is None:
@@ -107,11 +95,12 @@ def network_onnx(network: nn.Module, shape: tuple[int, int, int]) -> bytes:
     if getattr(network, "classes", 0):
         inputs["classes"] = torch.zeros(1, dtype=torch.int64)
     content = io.BytesIO()
+    network.register_forward_hook(lambda _, __, y: y[:, : shape[0]])  # without the channels of a learned variance
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch's exporter warns about its own code
         try:
             program: Any = torch.onnx.export(
-                FirstChannels(network, shape[0]).float(), tuple(inputs.values()), dynamo=True,
+                network.float(), tuple(inputs.values()), dynamo=True,
                 input_names=[*inputs], output_names=["y"], verbose=False,
             )  # fmt: skip
         except Exception as error:  # the exporter raises many types

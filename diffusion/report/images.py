@@ -68,12 +68,12 @@ def tiles(picture: Image.Image) -> np.ndarray:
     return cut[:n, :-GAP, :-GAP]
 
 
-def in_turn(images: Tensor, kinds: int, least: int = 1) -> tuple[Tensor, int]:
+def in_turn(images: Tensor, kinds: int) -> tuple[Tensor, int]:
     """Reorder `images` (N, C, H, W), which cycle through `kinds`, to one grid row per kind. Also returns the columns.
 
-    Short rows are padded with white images, to at least `least` columns.
+    Short rows are padded with white images.
     """
-    columns = max(least, math.ceil(len(images) / kinds))
+    columns = math.ceil(len(images) / kinds)
     padding = images.new_full((columns * kinds - len(images), *images.shape[1:]), 255)
     return torch.cat([images, padding]).unflatten(0, (columns, kinds)).transpose(0, 1).flatten(0, 1), columns
 

@@ -172,7 +172,7 @@ class Run:
             try:
                 scorer.check(self.scored, score.baselines, score.audit)
             except UserError as error:
-                raise UserError(str(error) if str(error).startswith("features:") else f"score.{error}") from error
+                raise UserError(f"score.{error}") from error
         name, features = settings.sweep.score, self.extractor
         split, _, metric = name.partition("/")
         named = features is not None and (metric in features.canonical.values() or metric.endswith(f"_{features.name}"))

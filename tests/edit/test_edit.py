@@ -12,7 +12,6 @@ from torch import Tensor
 
 import diffusion
 from diffusion.evaluation.drawing import Drawing
-from diffusion.evaluation.edits import overview
 from diffusion.library import Model
 from diffusion.process.sampler import DDIM
 from diffusion.report.images import tiles
@@ -101,14 +100,6 @@ def test_interpolation_starts_and_ends_with_the_samples_of_the_two_seeds(command
         Image.open("out/grid.png").width // (8 * 8)
     )
     assert Image.open("out/interpolation.gif").n_frames == 8
-
-
-def test_the_picture_of_fillings_has_a_row_for_each_class():
-    """Also if the user's pictures need more columns."""
-    before, drawn = (torch.arange(k).view(-1, 1, 1, 1).expand(-1, 3, 8, 8).to(torch.uint8) for k in (2, 3))
-    picture = overview(before, drawn + 10, labels=3)
-    shown = [int(tile[0, 0, 0]) for tile in tiles(picture)]
-    assert shown == [0, 1, 10, 255, 11, 255, 12, 255]
 
 
 def test_all_interpolated_images_have_the_class_of_the_first():

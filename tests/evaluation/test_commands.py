@@ -170,7 +170,6 @@ def test_the_images_of_an_earlier_call_are_removed(two_steps, tmp_path: Path) ->
 REFUSED = {
     "neither a model nor images": ["evaluate"],
     "bits of images": ["evaluate", "images=IMAGES", "bits=5"],
-    "more images than there are": ["evaluate", "images=IMAGES", "n=99"],
     "images of two sizes": ["evaluate", "images=TWO"],
     "too few samples": ["evaluate", "ckpt=RUN", "n=3"],
     "no such checkpoint": ["sample", "ckpt=nowhere"],

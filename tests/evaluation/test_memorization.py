@@ -11,7 +11,6 @@ from scipy.stats import beta
 
 from diffusion.data import Folder
 from diffusion.errors import UserError
-from diffusion.evaluation import pipeline
 from diffusion.evaluation.memorization import copies
 from diffusion.evaluation.pipeline import Scorer
 from diffusion.metric.record import Reference, Score
@@ -51,7 +50,6 @@ def test_the_copies_score_has_a_protocol_an_interval_and_a_figure(data: Folder, 
 
 
 def test_missing_held_out_images_are_refused(data: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "check_extractor", lambda *_: None)
     extractor: Any = None
     scorer = Scorer(data, "train", extractor, [], tmp_path, tmp_path)
     scorer.check(4, [], ["pixels"])

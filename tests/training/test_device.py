@@ -20,7 +20,6 @@ from diffusion.checkpoint import storage
 from diffusion.checkpoint.restore import restore
 from diffusion.config.build import make
 from diffusion.config.choices import conf_dir
-from diffusion.evaluation import pipeline
 from diffusion.evaluation.drawing import Drawing
 from diffusion.metric import features
 from diffusion.process import grid
@@ -66,7 +65,6 @@ def test_a_whole_run_on_another_device_gives_the_results_of_the_cpu(command, tin
     monkeypatch.setattr(
         ending, "write_report", lambda _, schedule, images, **__: schedule(images.double() / 255)
     )  # on the CPU
-    monkeypatch.setattr(pipeline, "check_extractor", lambda *_: None)  # on the CPU, before the run has a device
     whole = (
         "features=lite0", "metrics=full", "score.n=12", "score.every_n_epochs=2", "samples.every_n_epochs=1",
         "samples.n=2", "score.baselines=[floor,untrained]", "score.audit=[pixels]", "least_interval=1",
