@@ -16,6 +16,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -75,10 +76,8 @@ def reproduce(study: str | None, overrides: Sequence[str], out: Path, config_dir
         if study:
             changed = [word for word in overrides if not word.lstrip("+~").startswith("hydra")]
             root = out / f"changed-{digest(*changed)[:8]}" if changed else out
-            more = [*overrides, *(["--config-dir", config_dir] if config_dir else [])]
-            done: dict[Path, list[Run]] = {}
             for sweep in found.sweeps:
-                run_sweep(root / study / sweep, more, done)
+                run_sweep(root / study / sweep, (*overrides, *(("--config-dir", config_dir) if config_dir else ())))
             console.print(f"\nall runs of {study} are complete: {root / study}")
             check(study, root)
 
@@ -91,23 +90,21 @@ def read(name: str) -> Study:
     return validated(Study, known[name], f"results/{name}.yaml")
 
 
-def run_sweep(folder: Path, more: Sequence[str], done: dict[Path, list[Run]]) -> list[Run]:
-    """Run the missing runs of a sweep in `folder`, STUDY/SWEEP, unless it is in `done`. Returns its runs.
+@cache
+def run_sweep(folder: Path, more: tuple[str, ...]) -> list[Run]:
+    """Run the missing runs of a sweep in `folder`, STUDY/SWEEP, once in this process. Returns its runs.
 
     The sweeps whose models it evaluates are run first. Two studies may train the same model, which is evaluated once.
     """
-    if folder not in done:
-        sweep = read(folder.parent.name).sweeps[folder.name]
-        models: list[Run] = []
-        for of in sweep.of:
-            place = folder.parents[1] if "/" in of else folder.parent
-            trained = run_sweep(place / of, more, done)
-            models += [run for run in trained if run.config not in [model.config for model in models]]
-        ckpt = [f"ckpt={','.join(str(run.folder) for run in models)}"] if models else []
-        for case in sweep.cases:
-            run_command(sweep.command, ["-m", *ckpt, *sweep.common, *case, *more, f"hydra.sweep.dir={folder}"])
-        done[folder] = jobs_of(folder)
-    return done[folder]
+    sweep = read(folder.parent.name).sweeps[folder.name]
+    models: list[Run] = []
+    for of in sweep.of:
+        trained = run_sweep((folder.parents[1] if "/" in of else folder.parent) / of, more)
+        models += [run for run in trained if run.config not in [model.config for model in models]]
+    ckpt = [f"ckpt={','.join(str(run.folder) for run in models)}"] if models else []
+    for case in sweep.cases:
+        run_command(sweep.command, ["-m", *ckpt, *sweep.common, *case, *more, f"hydra.sweep.dir={folder}"])
+    return jobs_of(folder)
 
 
 def run_command(command: str, words: Sequence[str]) -> None:

@@ -51,11 +51,8 @@ class Mean:
 
 
 def label(settings: Mapping[str, str]) -> str:
-    """Settings in words, with the shortest unique names: `lr=0.001, s=0.02`."""
-    last = [key.rpartition(".")[2] for key in settings]
-    names = [key if last.count(short) > 1 else short for key, short in zip(settings, last, strict=True)]
-    pairs = zip(names, settings.values(), strict=True)
-    return ", ".join(f"{name}={value}" for name, value in pairs if value != MISSING) or "all"
+    """Settings in words: `optimizer.lr=0.001, schedule=cosine`."""
+    return ", ".join(f"{key}={value}" for key, value in settings.items() if value != MISSING) or "all"
 
 
 class Row(NamedTuple):

@@ -59,19 +59,18 @@ def alike(pairs: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def half_width(score: Score) -> float:
-    """Half the width of a score's interval, or else its std; NaN if it has neither."""
-    if score.interval:
-        return (score.interval[1] - score.interval[0]) / 2
-    return math.nan if score.std is None else score.std
+    """Half the width of a score's interval; NaN if it has none."""
+    low, high = score.interval or (math.nan, math.nan)
+    return (high - low) / 2
 
 
 def value_text(score: Score | None) -> str:
-    """The value with its interval, or ± std if it has no interval; `—` if there is no value."""
+    """The value with its interval, if it has one; `—` if there is no value."""
     if score is None or math.isnan(score.value):
         return MISSING
+    if score.interval is None:
+        return number(score.value)
     half = half_width(score)
-    if not score.interval:
-        return plus_minus(score.value, half)
     low, high = (number(0.0 if abs(end) < 1e-12 else end, half) for end in score.interval)  # a proportion's rounding
     return f"{number(score.value, half)} [{low}, {high}]"
 

@@ -98,6 +98,7 @@ def test_a_study_is_run_committed_and_compared(command, tiny, tmp_path, monkeypa
     (tmp_path / "conf/results/mine.yaml").write_text(STUDY.format(common=json.dumps(words)))
 
     def run(*options):
+        reproduce.run_sweep.cache_clear()
         return reproduce.main(["mine", "--config-dir", str(tmp_path / "conf"), *options])
 
     commit = runpy.run_path(str(PACKAGE.parent / "docs/results/commit.py"))["commit"]
