@@ -29,7 +29,7 @@ def mark(part):
 mark("Python")
 from diffusion import train
 from diffusion.runs.command import few_metrics
-from diffusion.training import worker
+from diffusion.training import jobs
 mark("imports of the command: Hydra, pydantic, rich")
 def run(settings, folder, record):
     mark("the configuration is composed and checked, the folder claimed")
@@ -55,7 +55,7 @@ def run(settings, folder, record):
         os._exit(0)
     of_run.begin = end
     of_run.train(settings, folder, record)
-worker.train = run
+jobs.train = run
 train.main()
 """
 

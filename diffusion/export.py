@@ -35,25 +35,23 @@ def export(
 
     few_metrics()
     from diffusion.checkpoint import diffusers_folder, find, restore, storage
-    from diffusion.config.choices import choice, composed, searching
+    from diffusion.config.choices import choice, searching
 
     with searching([config_dir]):
         model = restore.restore(find.trained(checkpoint), weights)
-        config = model.config
         if sampler:
-            config["sampler"] = choice("sampler", sampler)
+            model.config["sampler"] = choice("sampler", sampler)
     file = file or model.path.with_name(model.path.stem + SUFFIXES[format])
     if format == "safetensors":
         print(storage.export(file, model.denoiser.network.state_dict(), model.about))
         return
     if format == "diffusers":
-        config["sampler"] = config.get("sampler") or composed("train")["sampler"]
         print(f"{file}\n  {diffusers_folder.write(file, model)}")
     else:
         from diffusion.evaluation.web import write_web
 
         print(write_web(file, model))
-    if config.get("guidance"):
+    if model.config.get("guidance"):
         print("  it draws without the run's guidance")
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from diffusion.errors import Interrupted, ProcessLost, UserError
 
@@ -28,7 +28,6 @@ STOPS = (
     signal.SIGUSR1, signal.SIGUSR2,  # of SLURM, of submitit: before the time limit of a job
 )  # fmt: skip
 GRACE = 120  # seconds that the ranks have to save their state after a signal
-USER_ERRORS = (2, 3, 4)  # exit statuses of UserError and its subclasses
 PARENT = "DIFFUSION_PARENT"  # the environment variable with the id of the process that started this one
 
 
@@ -94,16 +93,15 @@ def described(rank: int, status: int, said: object) -> BaseException:
     """The error of the first rank that failed. `said` is what it recorded, if it had the time."""
     if status - 128 in STOPS:  # one rank received a signal, and all have saved
         return Interrupted(status - 128)
-    ended = f"ended with status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
-    ended += " (out of memory?)" * (status == -signal.SIGKILL)
-    if isinstance(said, dict):
-        ended = said["message"]
-        if status in USER_ERRORS:
-            error = UserError(ended.removeprefix("UserError: "))
-            error.status = status
-            return error
-        print(said["extraInfo"]["py_callstack"], file=sys.stderr, end="")
-    return ProcessLost(f"process {rank} of the run: {ended}")
+    if not isinstance(said, dict):
+        ended = f"ended with status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
+        return ProcessLost(f"process {rank} of the run: {ended}" + " (out of memory?)" * (status == -signal.SIGKILL))
+    if status in (2, 3, 4):  # of UserError and its subclasses
+        error = UserError(said["message"].removeprefix("UserError: "))
+        error.status = status
+        return error
+    print(said["extraInfo"]["py_callstack"], file=sys.stderr, end="")
+    return ProcessLost(f"process {rank} of the run: {said['message']}")
 
 
 def as_rank(command: str, task: Callable[[], None]) -> NoReturn:
@@ -155,24 +153,17 @@ def end_with_parent(number: int = signal.SIGTERM) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def tell(folder: Path | None) -> None:
-    """Tell torchrun's other processes the folder of their run, or that there is none."""
-    _board().set("folder", str(folder or ""))
-
-
-def told() -> Path | None:
-    """The folder that torchrun's first process tells, however long it prepares the run; None if there is none."""
-    folder = _board().get("folder").decode()
-    return Path(folder) if folder else None
-
-
-def _board() -> Any:
-    """torchrun's store of keys, for this attempt to start its processes."""
+def shared(folder: Path | None = None) -> Path | None:
+    """The folder of the run, which torchrun's first process says to the others, whenever that is; None: no run."""
     from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = TCPStore(address, port, is_master=False, timeout=timedelta(days=7))
-    return PrefixStore(f"diffusion/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    address, attempt = os.environ["MASTER_ADDR"], os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = TCPStore(address, int(os.environ["MASTER_PORT"]), is_master=False, timeout=timedelta(days=7))
+    board = PrefixStore(f"diffusion/{attempt}", store)
+    if os.environ["RANK"] == "0":
+        board.set("folder", str(folder or ""))
+    found = board.get("folder").decode()
+    return Path(found) if found else None
 
 
 def slurm_job() -> str | None:

@@ -20,9 +20,8 @@ from pathlib import Path
 
 from diffusion import launch
 from diffusion.config.schema import Train
-from diffusion.runs import jobs
 from diffusion.runs.command import command
-from diffusion.training import worker
+from diffusion.training import jobs
 
 
 def train(settings: Train, folder: Path, words: list[str]) -> None:
@@ -31,12 +30,12 @@ def train(settings: Train, folder: Path, words: list[str]) -> None:
         return
     settings, record = begun
     if launch.is_rank():
-        launch.tell(folder)
-        launch.as_rank("train", partial(worker.work, folder))
+        launch.shared(folder)
+        launch.as_rank("train", partial(jobs.work, folder))
     elif jobs.devices_of(settings.trainer) > 1:
         jobs.run_in_processes(settings, record)
     else:
-        worker.train(settings, folder, record)
+        jobs.train(settings, folder, record)
 
 
 compose_and_train = command("train", Train, __doc__, train, job=jobs.run_job)
@@ -45,15 +44,15 @@ compose_and_train = command("train", Train, __doc__, train, job=jobs.run_job)
 def main() -> None:
     """Run the command. Of torchrun's processes, the first one does, and the others join its run."""
     if launch.is_rank() and os.environ["RANK"] != "0":
-        if folder := launch.told():
-            launch.as_rank("train", partial(worker.work, folder))
+        if folder := launch.shared():
+            launch.as_rank("train", partial(jobs.work, folder))
         return
     with jobs.ending_on_signals():
         try:
             compose_and_train()
         finally:
             if launch.is_rank():
-                launch.tell(None)  # there is no run, e.g. because it is complete
+                launch.shared()  # there is no run, e.g. because it is complete
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
     from hydra._internal.hydra import Hydra
     from hydra.core.global_hydra import GlobalHydra
 
-    from diffusion.runs import jobs
+    from diffusion.training import jobs
 
     monkeypatch.chdir(tmp_path)
     # Hydra would compose everything again to read hydra.mode, which no test sets; without it, only -m counts.

@@ -4,7 +4,7 @@
     unet/config.json
     unet/diffusion_pytorch_model.safetensors
     scheduler/scheduler_config.json
-    recipe.json                                    only in ours: see `storage.metadata`
+    recipe.json                                    only in ours: `Restored.about`
 
 The recipe says what the other files cannot: the data, the number of sampling steps, the labels. A folder without it is
 read if its network and scheduler have a counterpart here: converted to diffusers again, it must have each setting in
@@ -163,7 +163,7 @@ def read(folder: Path, prefix: str) -> dict[str, Any]:
             raise ValueError(f"its weights do not fit its network, such as {wrong[0]}")
         weights = from_diffusers(network.state_dict())
         if (folder / RECIPE).is_file():
-            contents = storage.described(_json(folder / RECIPE))
+            contents = {key: value for key, value in _json(folder / RECIPE).items() if key in storage.ABOUT}
         else:
             contents = _foreign(folder, dict(network.config))
             if contents["labels"]:  # our last row is "no class"; theirs are all classes

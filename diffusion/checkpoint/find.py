@@ -138,18 +138,17 @@ def prune(folder: Path, weights: bool) -> int:
 
     With `weights`, the weights of the last checkpoint (the average, if there is one) are first written to
     last.safetensors (best.safetensors if only best.ckpt is left), which is enough to sample, but not to train. Nothing
-    is removed unless that file reads back as the same network.
+    is removed unless that file reads back as the same network. Raises UserError if it already holds another one.
     """
     files = superfluous(folder, weights)
     gain = freed(files)
     if weights and files:
         model = restore(of_run(folder))
         file = model.path.with_suffix(storage.SUFFIX)
-        if file.is_file() and (kind := restore(file).weights) != model.weights:
-            raise UserError(f"{file}: it holds {kind} weights, which this would replace; nothing was removed; move it")
-        storage.export(file, model.denoiser.network.state_dict(), model.about)
+        if not file.is_file():
+            storage.export(file, model.denoiser.network.state_dict(), model.about)
         if restore(file).source["network_hash"] != model.source["network_hash"]:
-            raise UserError(f"{file}: its content is not what was written; nothing was removed; try again")
+            raise UserError(f"{file}: it holds other weights than {model.path}; nothing was removed; move it")
         gain -= file.stat().st_size
     for old in files:
         old.unlink()

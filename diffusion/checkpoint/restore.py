@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from diffusion.checkpoint import diffusers_folder, storage
@@ -53,9 +54,10 @@ class Restored:
         }
 
     @property
-    def about(self) -> dict[str, str]:
-        """The metadata of this model when it is exported."""
-        return storage.metadata(self.config, self.facts, self.step, self.epoch, self.weights, self.labels)
+    def about(self) -> dict[str, Any]:
+        """What an exported file says about this model, in the form of a checkpoint's contents."""
+        about = {"facts": dict(self.facts), "global_step": self.step, "epoch": self.epoch, "labels": dict(self.labels)}
+        return {"config": yaml.safe_dump(self.config), **about, "weights": self.weights}
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -85,21 +87,19 @@ def read(path: Path, to_train: bool = False) -> dict[str, Any]:
     if to_train and (folder or path.suffix == storage.SUFFIX):
         raise UserError(f"ckpt={path}: an exported model has no training state; start from its weights: init=…")
     if folder:
-        return diffusers_folder.read(path, PREFIX)
-    if path.suffix == storage.SUFFIX:
-        return storage.exported(path, PREFIX)
-    contents = storage.load(path)
+        contents = diffusers_folder.read(path, PREFIX)
+    else:
+        contents = storage.exported(path, PREFIX) if path.suffix == storage.SUFFIX else storage.load(path)
     for key, kind in REQUIRED.items():
         if not isinstance(contents.get(key), kind):
-            raise UserError(f"ckpt={path}: not a checkpoint of diffusion.train (it has no {key}); use one of those")
+            raise UserError(f"ckpt={path}: not a model of diffusion.train (it has no {key}); choose one of those")
     return contents
 
 
 def what_changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Differences from a checkpoint's `images`, in words: `the images of train and val`, `the labels`, or empty."""
-    changed = [name for name, key in before.items() if now.get(name) != key]
-    splits = " and ".join(name for name in changed if name != "labels")
-    return " and ".join([f"the images of {splits}"] * bool(splits) + ["the labels"] * ("labels" in changed))
+    """What differs from a checkpoint's `images`, in words: `the data (train, labels)`; empty if nothing does."""
+    changed = ", ".join(name for name, key in before.items() if now.get(name) != key)
+    return changed and f"the data ({changed})"
 
 
 def file_hash(path: Path) -> str:
@@ -163,16 +163,17 @@ def _chosen(contents: Mapping[str, Any], path: Path, weights: str | float) -> tu
 
     If a run averages its weights, state_dict has the average, and current_model_state the raw weights.
     """
-    averaged, raw = contents["state_dict"], contents.get("current_model_state")
+    averaged, raw, only = contents["state_dict"], contents.get("current_model_state"), contents.get("weights")
+    name = weights if isinstance(weights, str) else f"ema {weights:g}"
+    if only is not None:  # an exported model
+        if name not in ("ema", only):
+            raise UserError(f"ckpt={path}: it contains only the {only} weights; use weights=ema")
+        return only, averaged
     if not isinstance(weights, str):
-        return f"ema {weights:g}", {**averaged, **average_of_length(contents, path, weights)}
+        return name, {**averaged, **average_of_length(contents, path, weights)}
     if weights not in ("ema", "raw"):
         raise UserError(f"weights={weights}: expected ema, raw or a number")
-    if weights == "ema" or raw is None:
-        return "raw" if raw is None else contents.get("weights", "ema"), averaged
-    if not raw:
-        raise UserError(f"ckpt={path}: it contains no raw weights; use weights=ema")
-    return "raw", raw
+    return ("raw", averaged) if raw is None else (name, averaged if weights == "ema" else raw)
 
 
 def average_of_length(contents: Mapping[str, Any], path: Path, length: float) -> dict[str, Tensor]:

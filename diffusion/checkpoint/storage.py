@@ -14,19 +14,16 @@ from typing import Any
 from zipfile import ZipFile
 
 import torch
-import yaml
 from lightning.fabric.plugins.io import CheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as as_safetensors
 from torch import Tensor
 
-from diffusion.config.build import OPTIONAL_PARTS, PARTS, Facts
 from diffusion.errors import UserError, first_line
 from diffusion.files import PART, replace, replacing
 
 SUFFIX = ".safetensors"
-KEPT = (*PARTS, *OPTIONAL_PARTS, "seed", "score", "label_dropout", "matmul_precision")  # settings in exported files
-MALFORMED = (KeyError, ValueError, RecursionError, yaml.YAMLError)  # raised for foreign metadata
+ABOUT = ("config", "facts", "global_step", "epoch", "labels", "weights")  # of a checkpoint, in an exported file
 
 
 def save(contents: Mapping[str, Any], path: Path) -> None:
@@ -99,36 +96,14 @@ def early_file(checkpoints: Path, step: int) -> Path:
     return numbered(checkpoints / "early", step).with_suffix(SUFFIX)
 
 
-def export(file: Path, weights: Mapping[str, Tensor], about: Mapping[str, str]) -> Path:
-    """Write a network's weights, under their names in the network, with `metadata` about them."""
+def export(file: Path, weights: Mapping[str, Tensor], contents: Mapping[str, Any]) -> Path:
+    """Write a network's weights, under their names in the network, with what the `contents` of a checkpoint say."""
     if file.suffix != SUFFIX:
         raise UserError(f"{file}: expected a file name that ends in {SUFFIX}")
-    content = as_safetensors({name: value.contiguous() for name, value in weights.items()}, dict(about))
-    replace(file, content, durable=True)
+    about = {key: json.dumps(contents[key]) for key in ABOUT if key in contents}
+    tensors = {name: value.contiguous() for name, value in weights.items()}
+    replace(file, as_safetensors(tensors, {"format": "diffusion-experiments 1", **about}), durable=True)
     return file
-
-
-def metadata(
-    config: Mapping[str, Any], facts: Facts, step: int, epoch: int, kind: str, labels: Mapping[str, int]
-) -> dict[str, str]:
-    """The metadata of an exported file: text, from which the network can be built. Of `config`, `KEPT` is needed.
-
-    Args:
-        kind: `ema`, `raw`, or `ema 0.08` for an average of this length.
-        labels: class -> number of training images, ordered by class index.
-    """
-    kept = {key: config[key] for key in KEPT if key in config}
-    values = {"config": kept, "facts": dict(facts), "step": step, "epoch": epoch, "labels": dict(labels)}
-    return {"format": "diffusion-experiments 1", "weights": kind} | {k: json.dumps(v) for k, v in values.items()}
-
-
-def described(found: Mapping[str, str]) -> dict[str, Any]:
-    """The metadata of a file in the form of a checkpoint without weights. Raises one of `MALFORMED`."""
-    contents = {key: json.loads(found[key]) for key in ("facts", "epoch", "labels")}
-    contents |= {"config": yaml.safe_dump(json.loads(found["config"])), "global_step": int(found["step"])}
-    if (kind := found["weights"]) == "raw":
-        return contents
-    return {**contents, "current_model_state": {}, "weights": kind}  # the raw weights were not exported
 
 
 def exported(file: Path, prefix: str) -> dict[str, Any]:
@@ -139,9 +114,10 @@ def exported(file: Path, prefix: str) -> dict[str, Any]:
     try:
         with safe_open(str(file), "pt") as opened:
             tensors = {prefix + name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            return {"state_dict": tensors, **described(opened.metadata() or {})}
-    except (SafetensorError, OSError, *MALFORMED) as error:
+            about = {key: json.loads(text) for key, text in opened.metadata().items() if key in ABOUT}
+    except (SafetensorError, OSError, AttributeError, ValueError, RecursionError) as error:
         raise UserError(f"ckpt={file}: not a readable file of diffusion.export ({first_line(error)})") from error
+    return {"state_dict": tensors, **about}
 
 
 class Storage(CheckpointIO):

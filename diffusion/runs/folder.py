@@ -69,13 +69,14 @@ class Run:
         For an evaluation, `seed` is that of training, `ckpt` is the file name of the checkpoint (the recipe identifies
         the run), and `reference` is the data used for scoring, if it differs from the recipe's.
         """
-        recipe, config = self.config.get("recipe"), {k: v for k, v in self.config.items() if k != "ckpt"}
+        config = {**self.config}
+        recipe, ckpt = config.pop("recipe", None), config.pop("ckpt", None)
         if recipe is None:
             return config
         trained = {key: value for key, value in recipe.items() if key != "sampler"}
-        chosen = {key: value for key, value in config.items() if key not in ("recipe", "seed", "data")}
+        chosen = {key: value for key, value in config.items() if key not in ("seed", "data")}
         reference = {"reference": config["data"]} if config.get("data") else {}
-        return trained | chosen | reference | {"ckpt": Path(str(self.config.get("ckpt"))).name}
+        return trained | chosen | reference | {"ckpt": Path(str(ckpt)).name}
 
     @property
     def name(self) -> str:
@@ -111,15 +112,13 @@ class Run:
 
     @property
     def seeds(self) -> tuple[Any, ...]:
-        """The training seed and, for an evaluation, that of the samples.
-
-        In place of an unknown training seed: the scored file or folder, or the run's own folder.
-        """
+        """The training seed (if unknown: what was scored, or the folder), and for an evaluation that of the samples."""
         config = self.config
-        if "trainer" in config or not {"ckpt", "images"} & config.keys():
+        scored = config.get("ckpt") or config.get("images")
+        if "trainer" in config or not scored:
             return (config.get("seed", self.folder),)
         trained = config.get("recipe", {}).get("seed")
-        return (config.get("ckpt") or config.get("images") if trained is None else trained, config.get("seed"))
+        return (scored if trained is None else trained, config.get("seed"))
 
     @cached_property
     def info(self) -> dict[str, Any]:
@@ -159,8 +158,7 @@ def is_sweep(folder: Path) -> bool:
 
 def jobs_of(folder: Path) -> list[Run]:
     """The runs in the subfolders of `folder`, ordered by name."""
-    inside = [path for path in folder.iterdir() if is_run(path)] if folder.is_dir() else []
-    return [Run(path) for path in sorted(inside, key=natural_order)]
+    return [Run(path) for path in sorted(folder.glob("*"), key=natural_order) if is_run(path)]
 
 
 def runs_below(folder: Path) -> Iterator[Path]:

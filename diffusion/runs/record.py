@@ -1,8 +1,8 @@
 """run.json: the record of a run, whose processes hold the lock `.lock` of its folder while they are alive.
 
 States: `running`, `complete`, `interrupted` (by a signal) and `failed` are written by the run; `died` means that the
-processes of a `running` one are gone; `not started`, that there is no record; `unreadable`, that it is damaged. On a
-file system without locks, `died` cannot be told from `running`, and a second start is not refused.
+processes of a `running` one are gone; `not started`, that there is no record. On a file system without locks, `died`
+cannot be told from `running`, and a second start is not refused.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from diffusion.errors import Interrupted, UserError, command_line, first_line
+from diffusion.errors import Interrupted, UserError, command_line
 from diffusion.files import lock, replace
 from diffusion.launch import queued_again
 
@@ -34,11 +34,9 @@ class RunRecord:
 
     def _read(self) -> dict[str, Any]:
         try:
-            return dict(json.loads(self.path.read_text("utf-8")))
-        except FileNotFoundError:
+            return {**json.loads(self.path.read_text("utf-8"))}
+        except (OSError, ValueError):
             return {}
-        except (OSError, ValueError, TypeError) as error:
-            return {"state": "unreadable", "reason": first_line(error)}
 
     @property
     def state(self) -> str:

@@ -130,20 +130,17 @@ class KeepEarlyWeights(Callback):
         if trainer.is_global_zero and trainer.global_step >= self.step and not self.file.is_file():
             assert self.run.resumed is not None
             found = read(at_step(self.run.resumed.path.parent, self.step))
-            self.write(network_weights(found["state_dict"]))  # averaged, if there is an average
+            self.write(network_weights(found["state_dict"]), found)  # averaged, if there is an average
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Write the weights on the first process."""
         if trainer.global_step == self.step and self.run.clock.completes_step(batch_idx):
             with averaged_weights(pl_module):
                 if trainer.is_global_zero:
-                    self.write(pl_module.denoiser.network.state_dict())
+                    pl_module.on_save_checkpoint(contents := {"global_step": self.step})
+                    self.write(pl_module.denoiser.network.state_dict(), contents)
 
-    def write(self, weights: dict[str, Tensor]) -> None:
-        """Write the weights of a network."""
-        run, data = self.run, self.run.data
-        labels = dict(zip(data.classes, data.class_counts("train"), strict=True))
-        epoch, kind = run.clock.epoch_after(self.step), "ema" if run.ema else "raw"
-        about = storage.metadata(run.settings.model_dump(), run.facts, self.step, epoch, kind, labels)
+    def write(self, weights: dict[str, Tensor], contents: dict[str, Any]) -> None:
+        """Write the weights of a network, with what these contents of a checkpoint say."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        storage.export(self.file, weights, about)
+        storage.export(self.file, weights, {"weights": "ema" if self.run.ema else "raw", **contents})

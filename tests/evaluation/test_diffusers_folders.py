@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from stand_ins import ReplayStreams
 from torch import Tensor, nn
@@ -206,7 +207,7 @@ def test_a_recipe_can_only_build_classes_listed_in_conf(tmp_path: Path) -> None:
     file = written(model_of(), tmp_path / "x") / diffusers_folder.RECIPE
     found = json.loads(file.read_text())
     model = {"model": {"_target_": "os.system", "command": "true"}}
-    file.write_text(json.dumps(found | {"config": json.dumps(json.loads(found["config"]) | model)}))
+    file.write_text(json.dumps(found | {"config": json.dumps(yaml.safe_load(found["config"]) | model)}))
     with pytest.raises(UserError, match=r"os\.system"):
         restore(tmp_path / "x")
 

@@ -17,7 +17,7 @@ from composing import settings
 
 from diffusion.checkpoint import storage
 from diffusion.errors import Interrupted
-from diffusion.runs import jobs
+from diffusion.training import jobs
 
 pytestmark = [pytest.mark.reliability, pytest.mark.timeout(300)]
 SWEEP = [sys.executable, "-m", "diffusion.train", "-m", "samples.n=0", "hydra.sweep.dir=sweep"]

@@ -9,7 +9,7 @@ from forked import launch_forked, train
 
 from diffusion.checkpoint import storage
 from diffusion.launch import check_tasks
-from diffusion.runs import jobs
+from diffusion.training import jobs
 
 pytestmark = pytest.mark.reliability
 

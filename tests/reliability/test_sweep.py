@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from forked import FORK, launch_forked
 
-from diffusion.runs import jobs
-from diffusion.training import worker
+from diffusion.training import jobs
 
 pytestmark = pytest.mark.reliability
 
@@ -72,7 +71,7 @@ def one_launch(folder: str, barrier: object) -> None:
             pass
 
     os.chdir(folder)
-    worker.train = write  # type: ignore[assignment]
+    jobs.train = write  # type: ignore[assignment]
     sys.argv = ["diffusion.train", "name=burst"]
     barrier.wait()  # type: ignore[attr-defined]
     train.main()

@@ -132,7 +132,7 @@ def payloads(two_steps, own, tmp_path_factory, sentinel) -> dict[str, Path]:
     assert export.main([str(two_steps), str(folder / "own.safetensors")]) == 0
     metadata, tensors = opened(folder / "own.safetensors")
     for name in ("target", "secret"):
-        config = json.dumps({part: (base | parts[name])[part] for part in build.PARTS})
+        config = json.dumps(OmegaConf.to_yaml({part: (base | parts[name])[part] for part in build.PARTS}))
         save_file(tensors, files[f"exported {name}"], metadata | {"config": config})
     return files
 

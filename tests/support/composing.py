@@ -8,8 +8,8 @@ from diffusion.config.choices import composed
 from diffusion.config.schema import Train
 from diffusion.errors import ProcessLost, UserError
 from diffusion.launch import launch
-from diffusion.runs import jobs
 from diffusion.runs.record import RunRecord, claim
+from diffusion.training import jobs
 
 
 def settings(overrides: Sequence[str]) -> Train:
@@ -37,13 +37,13 @@ def train(overrides: Sequence[str], folder: Path) -> float | None:
 
 def launch_here(processes: int, folder: Path, module: str) -> None:
     """Run a sweep's job in this process, which has already imported torch; replaces `launch`."""
-    from diffusion.training import run, worker
+    from diffusion.training import run
 
     if processes > 1:
         launch(processes, folder, module)
         return
     try:
-        run.train(worker.read_config(folder), folder, RunRecord.join(folder))
+        run.train(jobs.read_config(folder), folder, RunRecord.join(folder))
     except UserError:
         raise
     except Exception as error:

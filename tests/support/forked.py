@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion.launch import PARENT, as_rank, described
-from diffusion.training import worker
+from diffusion.training import jobs
 
 FORK = multiprocessing.get_context("fork")
 
@@ -89,7 +89,7 @@ def launch_forked(processes: int, folder: Path, module: str) -> None:
 
     def rank() -> None:
         os.environ |= {"RANK": "0", "TORCHELASTIC_ERROR_FILE": str(file), PARENT: str(os.getppid())}
-        as_rank("train", partial(worker.work, folder))
+        as_rank("train", partial(jobs.work, folder))
 
     process = FORK.Process(target=rank)
     process.start()

@@ -10,8 +10,7 @@ from pathlib import Path
 from forked import counted
 
 from diffusion.launch import as_rank
-from diffusion.runs import jobs
-from diffusion.training import worker
+from diffusion.training import jobs
 
 AT = "SIGNALLED_AT"  # the environment variable with the place and the signals
 
@@ -53,7 +52,7 @@ def main(folder: Path) -> None:
     if int(os.environ["RANK"]) == rank and not once.exists():
         once.touch()
         signalled(place, call, numbers)
-    as_rank("train", partial(worker.work, folder))
+    as_rank("train", partial(jobs.work, folder))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ import optuna
 import pytest
 import yaml
 
-from diffusion.runs import jobs, naming
+from diffusion.runs import naming
 from diffusion.runs.folder import is_sweep, read_metrics
 from diffusion.runs.record import RunRecord
+from diffusion.training import jobs
 
 SHORT = ["trainer.max_steps=1", "samples.n=0"]
 SEARCH = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", "hydra.sweeper.n_jobs=1", "hydra.sweep.dir=study"]

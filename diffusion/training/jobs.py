@@ -1,30 +1,46 @@
-"""Start runs: claim a folder, and train in it, in this process or in several.
+"""Start runs: claim a folder, and train in it, in this process or in several (`diffusion.launch`).
 
-A job of a sweep always has its own process. A sweep survives its jobs: whatever ends a job (an error, running out of
-memory, `kill -9`), the sweep reports it, records it in the job's run.json and continues. The same command with
-`hydra.sweep.dir=FOLDER` resumes or starts the jobs that are not complete.
+`python -m diffusion.training.jobs FOLDER` is one of several: it trains with the settings in FOLDER. A job of a sweep
+always has its own process. A sweep survives its jobs: whatever ends a job (an error, running out of memory, `kill -9`),
+the sweep reports it, records it in the job's run.json and continues. The same command with `hydra.sweep.dir=FOLDER`
+resumes or starts the jobs that are not complete.
 """
+
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # before training, a Ctrl-C just ends this process
 
 import contextlib
 import math
 import multiprocessing
 import os
-import signal
+import sys
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import yaml
 
+from diffusion.config.build import validated
 from diffusion.config.schema import Train, Trainer
 from diffusion.console import console
 from diffusion.errors import Interrupted, ProcessLost, UserError, override, resume_command
 from diffusion.files import replace
-from diffusion.launch import check_tasks, end_with_parent, is_rank, launch, queued_again, requeue, stopped_by
+from diffusion.launch import (
+    PARENT,
+    as_rank,
+    check_tasks,
+    end_with_parent,
+    is_rank,
+    launch,
+    queued_again,
+    requeue,
+    stopped_by,
+)  # fmt: skip
+from diffusion.runs.command import few_metrics
 from diffusion.runs.folder import METRICS, SCORES, read_yaml
 from diffusion.runs.record import CONFIG, RunRecord, claim
-
-WORKER = "diffusion.training.worker"  # `python -m WORKER FOLDER` trains with the settings in FOLDER
 
 
 def begin(settings: Train, folder: Path, words: Sequence[str], job: bool = False) -> tuple[Train, RunRecord] | None:
@@ -54,6 +70,29 @@ def begin(settings: Train, folder: Path, words: Sequence[str], job: bool = False
     return settings, record
 
 
+def train(settings: Train, folder: Path, record: RunRecord | None) -> None:
+    """Train in this process. On the first process of the run, `record` says how it ends."""
+    few_metrics()
+    from diffusion.training import run
+
+    with record.running() if record else contextlib.nullcontext():
+        run.train(settings, folder, record)
+
+
+def work(folder: Path) -> None:
+    """Train in one of the processes of the run that has begun in `folder`. The first process keeps its record."""
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder}: not visible on this machine; the machines of a run need a shared file system")
+    first = os.environ["RANK"] == "0"
+    console.quiet = not first
+    try:
+        train(read_config(folder), folder, RunRecord.join(folder) if first else None)
+    except Interrupted as stop:
+        if first and stop.number == signal.SIGUSR1 and not os.environ.get(PARENT):
+            requeue()  # torchrun does not
+        raise
+
+
 def run_in_processes(settings: Train, record: RunRecord) -> None:
     """Train in the folder of `record` in one process for each device.
 
@@ -64,7 +103,7 @@ def run_in_processes(settings: Train, record: RunRecord) -> None:
     with record.running():
         while True:
             try:
-                return launch(devices, record.folder, WORKER)
+                return launch(devices, record.folder, "diffusion.training.jobs")
             except ProcessLost as error:
                 if restarts == 0:
                     raise ProcessLost(f"{error}; to resume: {resume_command(record.folder)}") from error
@@ -112,6 +151,11 @@ def config_text(settings: Train) -> str:
 def write_config(settings: Train, folder: Path) -> None:
     """Write config.yaml, which is read by the processes of a run."""
     replace(folder / CONFIG, config_text(settings))
+
+
+def read_config(folder: Path) -> Train:
+    """The settings in a folder's config.yaml."""
+    return validated(Train, yaml.safe_load((folder / CONFIG).read_text("utf-8")))
 
 
 @contextlib.contextmanager
@@ -174,3 +218,7 @@ def prepare_worker(devices: int) -> None:
     mine = [gpus[(number * devices + i) % len(gpus)] for i in range(min(devices, len(gpus)))]
     if mine:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+
+
+if __name__ == "__main__":
+    as_rank("train", partial(work, Path(sys.argv[1])))
