@@ -118,8 +118,12 @@ def conclude(run: Run, trainer: pl.Trainer, samples: Samples) -> float | None:
         if run.scorer is not None:
             score_last(run, run.scorer, trainer, samples)
         remove(folder / "samples")
-    peak = round(peak_gb(trainer.strategy.root_device), 2)
-    record.update(finished=now(), peak_gb=peak, **ended_early(run, trainer))
+    record.update(finished=now(), peak_gb=round(peak_gb(trainer.strategy.root_device), 2))
+    if (step := trainer.global_step) < run.clock.total:
+        why = " ".join(callback.stopping_reason_message or "" for callback in trainer.early_stopping_callbacks)
+        reason = f"ended at step {step} of {run.clock.total}. {why or 'A callback asked to stop.'}"
+        console.print(reason)
+        record.update(reason=reason)
     write_report(folder, run.schedule.cpu(), run.data.splits["val"].images, state="complete")
     series = read_metrics(folder / "metrics.csv").get(run.settings.sweep.score)
     result = None if series is None else float(series.value[-1])
@@ -132,17 +136,6 @@ def conclude(run: Run, trainer: pl.Trainer, samples: Samples) -> float | None:
             console.print(f"keeping all checkpoints: {first_line(error)}", style="yellow")
     console.print(f"done in {duration(record.session)}: {folder / 'report.html'}")
     return result
-
-
-def ended_early(run: Run, trainer: pl.Trainer) -> dict[str, str]:
-    """Return, for the record, why a complete run made fewer steps than planned; empty if it made all of them."""
-    step, total = trainer.global_step, run.clock.total
-    if step >= total:
-        return {}
-    why = " ".join(callback.stopping_reason_message or "" for callback in trainer.early_stopping_callbacks)
-    reason = f"ended at step {step} of {total}. {why or 'A callback asked to stop.'}"
-    console.print(reason)
-    return {"reason": reason}
 
 
 def score_last(run: Run, scorer: Scorer, trainer: pl.Trainer, samples: Samples) -> None:

@@ -147,8 +147,7 @@ class Run:
         at most `SHOWN` samples. Costs are evaluations of the network on one image.
         """
         settings, nfe = self.settings, evaluations(self.sampler, self.schedule, self.guidance)
-        images = self.clock.total * self.clock.accumulate * self.data.batch_size * self.devices
-        training = round(STEP * images)
+        training = STEP * self.clock.total * self.clock.accumulate * self.data.batch_size * self.devices
         scored, pictured = settings.score.n, settings.samples.n
         if scored is None:
             scored = SCORED if SCORED * nfe <= training or not is_error(settings.sweep.score) else 0
@@ -218,8 +217,7 @@ def inputs_of(settings: Train, augmentation: Augmentation | None, classes: int |
             inputs[key] = value
         elif given != value and key != "in_channels":
             raise UserError(
-                f"{source}: the model has no setting `{key}`; choose another model, such as model=unet_small, or do "
-                f"without {source}"
+                f"{source}: the model has no setting `{key}`; choose another, such as model=unet_small, or do without"
             )
     if "in_channels" in inputs and model.get("out_channels") is not None:
         inputs["out_channels"] = model["out_channels"] // RGB * inputs["in_channels"]
@@ -233,9 +231,8 @@ def check_size(settings: Train, data: ImageData, network: nn.Module, crops: Crop
     given = settings.data.get("channels", RGB), *height_width(settings.data.get("resolution", 1))
     if "resolution" not in settings.data or given != data.shape:
         raise UserError(
-            f"data: a checkpoint knows the size of its images from data.resolution and data.channels; give them to "
-            f"{type(data).__name__} as arguments, and to its yaml file as resolution: {shown(size)} and channels: "
-            f"{channels}"
+            f"data: checkpoints need the size of the images: give {type(data).__name__} the arguments resolution and "
+            f"channels, and its yaml file resolution: {shown(size)} and channels: {channels}"
         )
     if height % factor or width % factor:
         near = resolution_of(*(max(factor, round(side / factor) * factor) for side in (height, width)))

@@ -91,25 +91,25 @@ def check_processes(trainer: pl.Trainer) -> None:
         )
 
 
-def prepare_network(module: Diffusion, settings: Train, trainer: pl.Trainer) -> None:
-    """Set the memory layout and precision of the network, and compile it if asked to."""
-    network = module.denoiser.network
-    to_channels_last(network)
+def complete(trainer: pl.Trainer, run: Run, module: Diffusion) -> None:
+    """Prepare the module for the trainer; give the trainer the clock and the callbacks of the run."""
+    to_channels_last(run.network)
     # Before a checkpoint is loaded and the average is copied: Lightning would convert afterwards, and round.
     trainer.precision_plugin.convert_module(module)
-    if settings.compile:
-        network.compile()  # in place: the keys of the weights stay as they are
-
-
-def begin(run: Run, trainer: pl.Trainer) -> None:
-    """Complete the trainer and start to write in the run's folder, where the run that is resumed goes on."""
-    record, resumed, data, clock = run.record, run.resumed, run.data, run.clock
+    if run.settings.compile:
+        run.network.compile()  # in place: the keys of the weights stay as they are
+    data, clock = run.data, run.clock
     data.batches_per_epoch, data.batches = clock.epoch * clock.accumulate, clock.total * clock.accumulate
     trainer.accumulate_grad_batches = clock.accumulate
-    complete = resumed is not None and resumed.step >= clock.total
+    ended = run.resumed is not None and run.resumed.step >= clock.total
     # After the last step of a complete run, Lightning would make another one if it did not validate there.
-    trainer.val_check_interval = (clock.total if complete else clock.validate_every) * clock.accumulate
+    trainer.val_check_interval = (clock.total if ended else clock.validate_every) * clock.accumulate
     trainer.callbacks.extend(callbacks_of(run))  # type: ignore[attr-defined]
+
+
+def begin(trainer: pl.Trainer, run: Run) -> None:
+    """Start to write in the run's folder, which goes on from the checkpoint that is resumed; print two lines."""
+    record, resumed, data = run.record, run.resumed, run.data
     # Dashboards come after all checks: they may begin a run on a server.
     (curves,) = trainer.loggers
     assert isinstance(curves, MetricsFile)
