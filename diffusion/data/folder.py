@@ -98,7 +98,7 @@ class Folder(ImageData):
         options = self.shape, self.seed, self.tiles, self.repeats
         key = digest("folder 9", RESIZE, *options, os.fspath(self.root.resolve()), stamps)
         images, names, self.report = stored(cache_folder() / f"folder-{key}", self.shape, partial(self._decode, files))
-        self.report.sort(key=lambda entry: entry["path"])
+        self.report.sort(key=lambda entry: (entry["reason"], entry["path"]))  # what is not an image comes last
         example = ", for example {path!r} ({reason})".format(**self.report[0]) if self.report else ""
         if not names:
             raise UserError(
@@ -220,17 +220,17 @@ def labels_of(source: str | Path, root: Path, files: Sequence[str]) -> dict[str,
 
 def read_labels(table: Path) -> dict[str, str]:
     """The label of each file in a CSV file. Raises UserError if it is not such a table."""
-    row, labels = dict[str, str](), dict[str, str]()
+    labels = dict[str, str]()
     try:
         with table.open(encoding="utf-8-sig", newline="") as stream:
             for row in csv.DictReader(stream):
-                name, label = (composed(row[column].strip()) for column in ("file", "label"))
-                if labels.setdefault(PurePosixPath(name).as_posix(), label) != label or not label:
-                    raise ValueError("not one label")
-    except (OSError, ValueError, LookupError, AttributeError, csv.Error) as error:
+                name, label = (composed(row.get(column) or "").strip() for column in ("file", "label"))
+                if not label or labels.setdefault(PurePosixPath(name).as_posix(), label) != label:
+                    raise ValueError(f"the row {row}")
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(
-            f"data.labels={table}: {type(error).__name__}: {error}, at the row {row}; expected a CSV file with the "
-            "columns file,label: for each image its path relative to data.root, and its class; or data.labels=folders"
+            f"data.labels={table}: {error}; expected a CSV file with the columns file,label: for each image its path "
+            "relative to data.root, and its one class; or data.labels=folders"
         ) from error
     return labels
 

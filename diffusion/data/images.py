@@ -75,8 +75,6 @@ def read(
         with contextlib.suppress(Exception):  # unreadable metadata
             image = ImageOps.exif_transpose(image)
         image = _coloured(image, channels)
-    except Unusable:
-        raise
     except UnidentifiedImageError as error:
         raise Unusable("not an image in a known format") from error
     except Exception as error:  # decoders raise almost any exception on damaged bytes
@@ -107,7 +105,7 @@ def resized(image: Image.Image, resolution: Resolution, box: Box | None = None) 
 def _coloured(image: Image.Image, channels: Channels) -> Image.Image:
     """Convert `image` to grey (ITU-R 601 luma of its RGB), RGB or RGBA."""
     if image.mode == "F":
-        raise Unusable("floating-point pixels, whose white is unknown")
+        raise ValueError("floating-point pixels, whose white is unknown")
     if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion saturates
         values = np.asarray(image).astype(np.float64)
         image = Image.fromarray(np.rint(values.clip(0, 65535) / 257).astype(np.uint8))

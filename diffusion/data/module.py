@@ -223,8 +223,9 @@ class ImageData(LightningDataModule):
 
     def state_dict(self) -> dict[str, int]:
         """The position in the data, for a checkpoint that is saved after a batch."""
-        size = self.batch_size * self.trainer.world_size
-        return {"seen": (self.seen // size + self._batches_done() - self.done) * size}
+        trainer, size = self.trainer, self.batch_size * self.trainer.world_size
+        done = trainer.global_step * trainer.accumulate_grad_batches  # by this run and those before
+        return {"seen": (self.seen // size + done - self.done) * size}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Resume at that position, even with another batch size or number of devices."""
@@ -251,7 +252,7 @@ class ImageData(LightningDataModule):
         per_epoch = self.batches_per_epoch or len(train) // size
         # A resumed run with larger steps starts at one of them, not within it.
         self.seen -= self.seen % (size * trainer.accumulate_grad_batches)
-        self.done, first = self._batches_done(), self.seen // size
+        self.done, first = trainer.global_step * trainer.accumulate_grad_batches, self.seen // size
         numbers = range(first, first + (self.batches or per_epoch) - self.done)
         shape = per_epoch, trainer.world_size, self.batch_size
         return self._loader(
@@ -264,9 +265,12 @@ class ImageData(LightningDataModule):
         The training images are the same for every seed. Both loaders index their images from 0, so random draws by
         index are the same for both, and the errors are paired.
         """
-        train, val = self.splits["train"], self.splits["val"]
+        train, val, trainer = self.splits["train"], self.splits["val"], self.trainer
+        if len(val) < trainer.world_size:
+            raise UserError(f"{count(len(val), 'validation image')}: too few for the devices; raise data.val")
         fixed = torch.randperm(len(train), generator=generator_for("overfit"))[: len(val)]
-        return [self._eval_loader("val", val), self._eval_loader("train", train.take(fixed.sort().values))]
+        share = self.eval_batch_size, trainer.global_rank, trainer.world_size
+        return [self._loader(x, in_order(len(x), *share)) for x in (val, train.take(fixed.sort().values))]
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move images, flips and classes. The indices, which seed the noise, stay on the CPU, where they are read.
@@ -281,19 +285,6 @@ class ImageData(LightningDataModule):
         """Mirror the images according to `flip` and scale them to float32 [-1, 1], on the device."""
         image = torch.where(batch.flip[:, None, None, None], batch.image.flip(-1), batch.image)
         return batch._replace(image=to_unit(image))
-
-    def _batches_done(self) -> int:
-        """The number of batches in the optimizer steps so far."""
-        return self.trainer.global_step * self.trainer.accumulate_grad_batches
-
-    def _eval_loader(self, name: str, split: Split) -> DataLoader[Batch]:
-        rank, devices = self.trainer.global_rank, self.trainer.world_size
-        if len(split) < devices:
-            raise UserError(
-                f"{count(len(split), 'image')} of the {name} split: too few for {count(devices, 'device')}; set "
-                f"data.{name} to at least {devices}"
-            )
-        return self._loader(split, in_order(len(split), self.eval_batch_size, rank, devices))
 
     def _loader(self, split: Split, batches: Sampler[Index] | list[Index]) -> DataLoader[Batch]:
         """A loader for which each index is a whole batch. The images are in memory, so it needs no workers."""
