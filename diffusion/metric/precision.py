@@ -1,7 +1,4 @@
-"""The precision of float32 products: `highest`, or `high` and `medium`, which are TF32 on a GPU.
-
-On a CPU with AMX, `medium` multiplies matrices in bfloat16.
-"""
+"""The precision of float32 products: `highest`; TF32 on a GPU: `high`; and bfloat16 on a CPU with AMX: `medium`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -12,6 +12,7 @@ from diffusion.metric import estimate
 from diffusion.metric.denoising import DenoisingErrors
 from diffusion.metric.distances import CMMD, FrechetDistance, KernelDistance
 from diffusion.metric.diversity import DensityCoverage, InceptionScore, PrecisionRecall
+from diffusion.metric.estimate import Estimate, PairwiseMetric
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import Reference, Score
 from diffusion.metric.score import divide, extract, reference_of, score
@@ -84,20 +85,19 @@ def test_the_floor_contains_only_differences_by_chance(projection: Projection, p
     assert not torch.equal(divide(other, reference, seed=2)[0], features)
 
 
-def test_the_floor_has_the_sizes_of_the_sets_even_if_pairwise_metrics_use_fewer(
-    projection: Projection, photographs: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_pairwise_metrics_use_at_most_the_pool_and_the_floor_has_the_sizes_of_the_sets(
+    projection: Projection, photographs: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def floor(used: int) -> dict[str, Score]:
-        monkeypatch.setattr(estimate, "POOL", used)
-        monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / f"{used}"))
-        reference = reference_of(photographs[:100], projection())
-        features, mixed = divide(extract(photographs[100:180], projection()), reference)
-        return score(features, projection(), mixed, metrics=(FrechetDistance(), PrecisionRecall()))
+    class Sizes(PairwiseMetric):
+        def compare(self, x: Tensor, y: Tensor) -> dict[str, Estimate]:
+            return {"sizes": Estimate(len(x), len(y))}
 
-    whole, pooled = floor(used=1000), floor(used=30)
-    assert {(s.n, s.reference.n) for s in (*whole.values(), *pooled.values())} == {(80, 100)}
-    assert pooled["fd_projection"].value == pytest.approx(whole["fd_projection"].value, rel=1e-9)
-    assert pooled["recall_projection"].value != whole["recall_projection"].value
+    monkeypatch.setattr(estimate, "POOL", 30)
+    reference = reference_of(photographs[:100], projection())
+    features, mixed = divide(extract(photographs[100:180], projection()), reference)
+    found = score(features, projection(), mixed, metrics=(FrechetDistance(), Sizes()))
+    assert {(s.n, s.reference.n) for s in found.values()} == {(80, 100)}
+    assert (found["sizes_projection"].value, found["sizes_projection"].error) == (30, 30)
 
 
 def process(rank: int, init: str, part: Tensor, whole: Tensor, extractor: FeatureExtractor, out: str) -> None:
