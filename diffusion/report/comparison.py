@@ -129,7 +129,7 @@ def errors(comparison: Comparison) -> Figure:
             look: Any = style.LOOKS[comparison.rows.index(row) % len(style.LOOKS)]
             name = style.plain(textwrap.shorten(label(row.settings), 60, placeholder=" …"))
             ax.plot(*run.metrics["val/mse"], label=name if run == row.runs[0] else None, markersize=3, **look)
-    style.log_mse(ax)
+    style.log_axis(ax)
     style.count_axis(ax)
     ax.set(xlabel="training step", ylabel="val/mse")
     style.legend_below(drawn, ax)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -125,7 +126,7 @@ def mse(metrics: Metrics, per_epoch: int | None = None) -> Figure:
         step, of_val, of_fit = np.intersect1d(val.step, fit.step, return_indices=True)
         ends = fit.value[of_fit], val.value[of_val]
         ax.fill_between(step, *ends, color=style.BLUE, alpha=0.15, linewidth=0, label="gap", zorder=1)
-    style.log_mse(ax)
+    style.log_axis(ax)
     ax.set(xlabel=style.STEPS, ylabel=r"denoising MSE,  $\|\varepsilon-\varepsilon_\theta(x_t,t)\|^2/d$")
     style.count_axis(ax)
     if per_epoch:
@@ -159,7 +160,7 @@ def bins(metrics: Metrics, curves: int = 24) -> Figure:
     for step, colour in _over_training(steps, curves):
         look: Any = {"color": colour, "marker": "o", "markersize": 2.5, "linewidth": 1.2, "gid": f"step-{step}"}
         ax.plot(_centres(names), [metrics[name].at(step) for name in names], label=f"step {step:,}", **look)
-    style.log_mse(ax)
+    style.log_axis(ax)
     ax.set(xlim=(0, 1), xlabel="time $t/T$", ylabel="denoising MSE")
     ax.legend(handles=[ax.lines[i] for i in spread(len(ax.lines), 5)])
     return figure
@@ -226,8 +227,7 @@ def _by_time(curves: dict[str, Tensor], label: str, far: bool = False, first: in
         ax.plot(range(first, first + len(values)), values, label=name, color=colour, linestyle=line)
     ax.set(xlim=(0, first + len(values) - 1), xlabel="time $t$", ylabel=label)
     if far:
-        ax.set_yscale("log")
-        style.plain_numbers(ax.yaxis)
+        style.log_axis(ax)
     elif float(values.min()) >= 0:
         ax.set_ylim(bottom=0)
     if len(curves) > 1:
@@ -236,6 +236,7 @@ def _by_time(curves: dict[str, Tensor], label: str, far: bool = False, first: in
 
 
 def _over_training(steps: Sequence[int], curves: int) -> list[tuple[int, Any]]:
-    """Up to `curves` of `steps`, log-spaced by index, each with its colour."""
+    """Up to `curves` of `steps`, log-spaced by index, each with a colour from early (light) to late (dark)."""
     picks = np.unique(np.geomspace(1, len(steps), min(curves, len(steps))).round().astype(int)) - 1
-    return list(zip([steps[i] for i in picks], style.sequence(len(picks)), strict=True))
+    colours = colormaps["viridis_r"](np.linspace(0.68, 0.12, len(picks))[::-1])  # readable on white and on black
+    return list(zip([steps[i] for i in picks], colours, strict=True))

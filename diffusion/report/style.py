@@ -7,21 +7,16 @@ dark mode.
 
 import io
 import re
-from collections.abc import Callable
 from html import escape
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
-from matplotlib import colormaps, rc_context
+from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 # Okabe & Ito (2008), "Color Universal Design": distinguishable with any common colour blindness, and in greyscale.
 BLUE, VERMILION, GREEN, ORANGE, PURPLE = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7"
@@ -50,22 +45,13 @@ STYLE: Any = {
     "lines.linewidth": 1.6, "lines.solid_capstyle": "round",
     "legend.frameon": False, "legend.handlelength": 1.8,
 }  # fmt: skip
-
-
-def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Decorator: call a drawing function under `STYLE`, and restore matplotlib's settings afterwards."""
-    return rc_context(STYLE)(draw)
+styled = rc_context(STYLE)  # a decorator of functions that draw; restores matplotlib's settings afterwards
 
 
 def axes(size: tuple[float, float] = COLUMN) -> tuple[Figure, Axes]:
     """A figure of `size` inches with one set of axes."""
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.add_subplot()
-
-
-def sequence(n: int) -> list[Any]:
-    """`n` colours from early (light) to late (dark), ordered by lightness; all are readable on white and on black."""
-    return [colormaps["viridis_r"](x) for x in np.linspace(0.12, 0.68, n)] if n > 1 else [BLUE]
 
 
 def spread(n: int, most: int) -> list[int]:
@@ -85,21 +71,13 @@ def count_axis(ax: Axes, most: int = 6) -> None:
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
 
 
-def plain_numbers(axis: Axis) -> None:
-    """Label a logarithmic axis with plain numbers (0.02, 0.5, 10)."""
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def log_mse(ax: Axes) -> None:
+def log_axis(ax: Axes) -> None:
     """Set a logarithmic y axis, labelled at 0.01, 0.02, 0.05, 0.1, …; at more numbers if its range is short."""
     ax.set_yscale("log")
-    plain_numbers(ax.yaxis)
     low, high = ax.get_ylim()
-    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
-    if high < 4 * low:
-        ax.yaxis.set_major_locator(MaxNLocator(5))
-        ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12) if high > 4 * low else MaxNLocator(5))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
 def legend_below(figure: Figure, ax: Axes) -> None:
