@@ -55,9 +55,7 @@ class Turns(Callback):
 
 def bare_loop(settings: Train, data: ImageData, device: torch.device) -> Callable[[], None]:
     """A step of a hand-written training loop."""
-    network = make(settings.model, "model").to(device)
-    if settings.channels_last:
-        network.to(memory_format=torch.channels_last)
+    network = make(settings.model, "model").to(device, memory_format=torch.channels_last)
     optimizer = make(settings.optimizer, "optimizer")(list(network.parameters()))
     mixed = (settings.trainer.model_extra or {}).get("precision") == "bf16-mixed"
     images = data.splits["train"].images

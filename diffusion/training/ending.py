@@ -62,14 +62,14 @@ def draw_last(run: Run, trainer: pl.Trainer, module: Diffusion) -> Samples:
     if (average := average_of(trainer)) is not None:
         average.swap(module)
     drawing, samples = guided_by_early(run, trainer, module), Samples()
-    about: dict[str, Any] = {"step": trainer.global_step}
-    wanted = [(SAMPLES, module.denoiser, drawing, max(run.scored, run.shown), about)]
+    last: dict[str, Any] = {"step": trainer.global_step}
+    wanted = [(SAMPLES, module.denoiser, drawing, max(run.scored, run.shown), last)]
     if run.scored and UNTRAINED in score.baselines:
         pl.seed_everything(settings.seed, verbose=False)
         fresh = build_denoiser(settings.model_dump(), run.facts).to(device).eval()
         wanted.append((UNTRAINED, fresh, drawing.unguided, run.scored, {"step": 0, "weights": "raw"}))
     for what, denoiser, how, n, about in wanted:
-        if n == 0:
+        if n == 0:  # no samples are requested
             break
         source, frames = run.source(how) | about, Frames(how.sampler, denoiser.schedule)
         files = how.files(run.folder / "samples", denoiser, n, size, source)
