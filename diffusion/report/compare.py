@@ -194,7 +194,7 @@ def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
     values = [{key: describe(value) for key, value in flat(run.settings).items()} for run in runs]
     groups = [key.removesuffix(CLASS) for settings in values for key in settings if key.endswith(CLASS)]
     groups = [*dict.fromkeys([*groups, *(key for run in runs for key in run.choices)])]
-    for group in reversed(groups):
+    for group in reversed(groups):  # each choice is put before the settings and the later choices
         having = [i for i in range(len(runs)) if any(key.startswith(f"{group}.") for key in values[i])]
         named = all(group in runs[i].choices for i in having)
         for i in having:
