@@ -178,6 +178,23 @@ def runs_below(folder: Path) -> Iterator[Path]:
             waiting += sorted(inside, key=natural_order, reverse=True)
 
 
+def holds_checkpoints(folder: Path) -> bool:
+    """Whether a run has saved checkpoints or weights in its folder."""
+    return any(file.suffix in (".ckpt", ".safetensors") for file in folder.glob("checkpoints/*"))
+
+
+def discard(folder: Path) -> None:
+    """Remove the checkpoints, samples, scores and curves of an earlier run before another one starts from scratch.
+
+    Without checkpoints there, the files are not those of an earlier run, and are kept.
+    """
+    if holds_checkpoints(folder):
+        inside = [file for name in ("checkpoints", "samples") for file in (folder / name).rglob("*")]
+        for file in [*inside, folder / SCORES, folder / METRICS]:
+            if not file.is_dir():
+                file.unlink(missing_ok=True)
+
+
 def natural_order(path: Path) -> list[tuple[int, str]]:
     """A sort key that puts r2 before r10, and names before numbers."""
     return [(int(digits or 0), text) for digits, text in re.findall(r"(\d*)(\D*)", path.name)]

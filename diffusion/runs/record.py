@@ -16,6 +16,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import yaml
+
+from diffusion.config.schema import Settings
 from diffusion.errors import Interrupted, UserError, command_line
 from diffusion.files import lock, replace
 from diffusion.launch import queued_again
@@ -134,6 +137,16 @@ def claim(folder: Path, words: Sequence[str]) -> RunRecord:
     record.begin(command_line("train", words))
     record.previous = previous
     return record
+
+
+def config_text(settings: Settings) -> str:
+    """The settings as yaml, in the order of their definition."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def write_config(settings: Settings, folder: Path) -> None:
+    """Write config.yaml, which is read by the processes of a run."""
+    replace(folder / CONFIG, config_text(settings))
 
 
 def now() -> str:

@@ -26,7 +26,6 @@ from diffusion.config.build import validated
 from diffusion.config.schema import Train, Trainer
 from diffusion.console import console
 from diffusion.errors import Interrupted, ProcessLost, UserError, override, resume_command
-from diffusion.files import replace
 from diffusion.launch import (
     PARENT,
     as_rank,
@@ -39,8 +38,8 @@ from diffusion.launch import (
     stopped_by,
 )  # fmt: skip
 from diffusion.runs.command import few_metrics
-from diffusion.runs.folder import METRICS, SCORES, read_yaml
-from diffusion.runs.record import CONFIG, RunRecord, claim
+from diffusion.runs.folder import holds_checkpoints, read_yaml
+from diffusion.runs.record import CONFIG, RunRecord, claim, write_config
 
 
 def begin(settings: Train, folder: Path, words: Sequence[str], job: bool = False) -> tuple[Train, RunRecord] | None:
@@ -124,33 +123,6 @@ def devices_of(settings: Trainer) -> int:
 
     chosen = {"accelerator": extra.get("accelerator", "auto"), "devices": devices}
     return pl.Trainer(**chosen, logger=False, enable_checkpointing=False, enable_progress_bar=False).num_devices
-
-
-def holds_checkpoints(folder: Path) -> bool:
-    """Whether a run has saved checkpoints or weights in its folder."""
-    return any(file.suffix in (".ckpt", ".safetensors") for file in folder.glob("checkpoints/*"))
-
-
-def discard(folder: Path) -> None:
-    """Remove the checkpoints, samples, scores and curves of an earlier run before another one starts from scratch.
-
-    Without checkpoints there, the files are not those of an earlier run, and are kept.
-    """
-    if holds_checkpoints(folder):
-        inside = [file for name in ("checkpoints", "samples") for file in (folder / name).rglob("*")]
-        for file in [*inside, folder / SCORES, folder / METRICS]:
-            if not file.is_dir():
-                file.unlink(missing_ok=True)
-
-
-def config_text(settings: Train) -> str:
-    """The settings as yaml, in the order of their definition."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def write_config(settings: Train, folder: Path) -> None:
-    """Write config.yaml, which is read by the processes of a run."""
-    replace(folder / CONFIG, config_text(settings))
 
 
 def read_config(folder: Path) -> Train:

@@ -18,8 +18,8 @@ from diffusion.model.network import examples
 from diffusion.process.denoiser import Denoiser, diffuse
 from diffusion.process.grid import even_times
 from diffusion.randomness import Streams, real_dtype, seed_for, seeds_for, to_device
+from diffusion.runs.record import config_text
 from diffusion.training.ema import average_of
-from diffusion.training.jobs import config_text
 from diffusion.training.parts import Run
 from diffusion.training.resume import place
 

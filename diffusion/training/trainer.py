@@ -18,9 +18,9 @@ from diffusion.evaluation.pipeline import inherit_tests
 from diffusion.launch import is_rank
 from diffusion.metric.precision import set_precision
 from diffusion.model.network import to_channels_last
+from diffusion.runs.folder import discard
 from diffusion.training.callbacks import Progress
 from diffusion.training.guard import Guard
-from diffusion.training.jobs import discard
 from diffusion.training.loggers import MetricsFile, dashboards
 from diffusion.training.module import Diffusion
 from diffusion.training.parts import Run

@@ -8,7 +8,7 @@ from diffusion.config.choices import composed
 from diffusion.config.schema import Train
 from diffusion.errors import ProcessLost, UserError
 from diffusion.launch import launch
-from diffusion.runs.record import RunRecord, claim
+from diffusion.runs.record import RunRecord, claim, write_config
 from diffusion.training import jobs
 
 
@@ -24,7 +24,7 @@ def train(overrides: Sequence[str], folder: Path) -> float | None:
     chosen = settings(overrides)
     folder.mkdir(parents=True, exist_ok=True)
     record = claim(folder, [])
-    jobs.write_config(chosen, folder)
+    write_config(chosen, folder)
     if jobs.devices_of(chosen.trainer) > 1:
         jobs.run_in_processes(chosen, record)
         return None
