@@ -61,9 +61,7 @@ class Validation(Settings):
     """Denoising MSE on a fixed grid of (t, eps), over held-out images and an equal number of training images."""
 
     draws: Count = 1
-    """Number of (t, eps) pairs per image."""
-    seed: Seed = 0
-    """Seed of the grid. It is separate from the run's seed, so runs with different seeds share the same grid."""
+    """Number of (t, eps) pairs per image. Runs with different seeds share the same grid."""
 
 
 class Checkpoint(Settings):

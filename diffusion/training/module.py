@@ -46,9 +46,8 @@ class Diffusion(pl.LightningModule):
         self.stepped = True  # whether the last step updated the weights; False if it was skipped
         self.validated = 0  # the step of the last complete validation
         # With a seed of its own, so that the errors of runs with different seeds are paired.
-        grid = self.settings.validation
         self.times = partial(even_times, copy.deepcopy(run.schedule).cpu())  # u -> t
-        self.frozen = FrozenGrid(grid.seed, getattr(run.schedule, "steps", None))
+        self.frozen = FrozenGrid(0, getattr(run.schedule, "steps", None))
         self.errors: Any = nn.ModuleDict({weights: DenoisingErrors() for weights in ("ema", "raw")})
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
