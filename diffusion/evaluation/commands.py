@@ -27,7 +27,7 @@ from diffusion.data.images import in_threads
 from diffusion.errors import UserError
 from diffusion.evaluation.drawing import FILMED, Drawing, Frames
 from diffusion.evaluation.guided import guidance_of
-from diffusion.evaluation.likelihood import bits_per_dimension
+from diffusion.evaluation.likelihood import bits_per_dimension, has_classes_of
 from diffusion.evaluation.pipeline import Scorer, check_test, make_metrics
 from diffusion.evaluation.together import Task, choose_device, choose_devices, draw, remove
 from diffusion.files import replace
@@ -35,7 +35,7 @@ from diffusion.metric import record
 from diffusion.pixels import resolution_of
 from diffusion.process.sampler import Sampler
 from diffusion.report.images import grid, in_turn, picture_of, save_png
-from diffusion.report.scores import describe, print_scores, value_text
+from diffusion.report.scores import print_scores
 from diffusion.runs.folder import SCORES, read_scores
 from diffusion.runs.record import CONFIG
 
@@ -211,28 +211,12 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     warn_of_other_images(restored, settings.data, scorer.data)
     drawing = make_drawing(settings, restored, counts_of(scorer.data, settings.split, restored))
     write_configuration(folder, settings, restored)
-    bits = [bits_of(settings, restored, scorer.data, devices[0])] if settings.bits else []
+    bits = [bits_per_dimension(restored, settings, scorer.data, devices[0])] if settings.bits else []
     console.print(f"folder: {folder}")
     images = draw_all(drawing, settings, restored, devices, folder)
     source = drawing.source(settings.sampler, settings.guidance) | of_model
     scorer.write(score_images(scorer, settings, images, "samples", **source) + bits)
     remove(folder)
-
-
-def bits_of(settings: Evaluate, restored: Restored, data: ImageData, device: torch.device) -> record.Score:
-    """The bits per dimension that the settings ask for, printed."""
-    likelihood, labelled = make(settings.likelihood, "likelihood"), has_classes_of(data, restored)
-    protocol = {"likelihood": describe({k: v for k, v in settings.likelihood.items() if k != "variance"})}
-    if likelihood.of_schedule:
-        protocol["schedule"] = describe(restored.config["schedule"])
-    if restored.labels:
-        protocol["labels"] = "of the images" if labelled else "none"
-    score = bits_per_dimension(
-        restored.denoiser, data, settings.split, settings.bits, settings.batch_size or 1, device, likelihood,
-        protocol, labelled, seed=settings.seed, **restored.source,
-    )  # fmt: skip
-    console.print(f"{score.metric}: {value_text(score)}, {score.n} images of {settings.split}")
-    return score
 
 
 def evaluate_images(settings: Evaluate, folder: Path) -> None:
@@ -272,11 +256,6 @@ def score_images(scorer: Scorer, settings: Evaluate, images: Tensor, what: str, 
     new = scorer.score(images, what, **source) + scorer.baselines(settings.baselines, len(images))
     print_scores(new)
     return new + (scorer.audit(images, what, **source) if settings.audit else [])
-
-
-def has_classes_of(data: ImageData, restored: Restored) -> bool:
-    """Whether the data has the classes of the model, which has some."""
-    return bool(restored.labels) and [*restored.labels] == data.classes
 
 
 def counts_of(data: ImageData, split: str, restored: Restored) -> dict[str, int]:

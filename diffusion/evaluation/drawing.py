@@ -53,8 +53,8 @@ class Drawing:
     this is the training run itself, at a step that it has not reached.
 
     With `between`, a pair of seeds, the images interpolate from image 0 of the first seed to image 0 of the second.
-    `precision` is that of the network's products: one of `MIXED`, or None for that of the weights. Samples that are not
-    finite are an error if `finite`; otherwise, as in training, a warning is printed.
+    `precision` is that of the network's products, None for that of the weights. Samples that are not finite are an
+    error if `finite`; otherwise, as in training, a warning is printed.
     """
 
     sampler: Sampler

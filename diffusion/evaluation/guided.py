@@ -12,7 +12,7 @@ from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import check_arguments, make
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser
-from diffusion.process.guidance import AutoGuidance, Guidance
+from diffusion.process.guidance import Guidance
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def make_guidance(node: Mapping[str, Any] | None, own: Path | None) -> tuple[Gui
     if not node:
         return None, None
     guidance, asked = parts_of(node)
-    if isinstance(guidance, AutoGuidance) and asked == Worse():
+    if asked == Worse() and not guidance.drops_labels:
         raise UserError("guidance: it needs a worse model; set guidance.step, guidance.ckpt or guidance.weights")
     if asked.ckpt is None and (own is None or asked == Worse()):
         return guidance, None

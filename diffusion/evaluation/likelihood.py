@@ -1,16 +1,19 @@
 """Bits per dimension of held-out images under a trained denoiser: the variational bound, or the probability flow."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from diffusion.console import progress_bar
+from diffusion.checkpoint.restore import Restored
+from diffusion.config.build import make
+from diffusion.config.schema import Evaluate
+from diffusion.console import console, progress_bar
 from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError
 from diffusion.files import code_version
@@ -18,11 +21,12 @@ from diffusion.metric.denoising import mean_and_error, numbered
 from diffusion.metric.record import Reference, Score
 from diffusion.metric.score import draw
 from diffusion.process import grid as grids
-from diffusion.process.denoiser import Conditioned, Denoise, Denoiser, Thresholded, clip
+from diffusion.process.denoiser import Conditioned, Denoise, Thresholded, clip
 from diffusion.process.likelihood import flow_likelihood, variational_bound
 from diffusion.process.schedule import Schedule
 from diffusion.process.variance import Variance, fixed_small, learned_range
 from diffusion.randomness import Streams, seeds_for
+from diffusion.report.scores import describe, value_text
 
 log_snr = partial(grids.log_snr, sigma_min=0.01)  # DDPM's lowest noise level; 1000 steps to it are small enough
 
@@ -68,31 +72,21 @@ class Flow:
         return flow_likelihood(denoise, x0, streams, self.lowest, self.tolerance)
 
 
-def bits_per_dimension(
-    denoiser: Denoiser,
-    data: ImageData,
-    split: str,
-    n: int,
-    batch_size: int,
-    device: torch.device,
-    likelihood: Bound | Flow,
-    protocol: Mapping[str, Any],
-    labelled: bool = False,
-    **source: Any,
-) -> Score:
-    """Score `n` images of a split; with `labelled`, the bits are those of p(x | label).
+def bits_per_dimension(restored: Restored, settings: Evaluate, data: ImageData, device: torch.device) -> Score:
+    """The score of `settings.bits` images of a split, printed: that of p(x | label) if the data has the same classes.
 
-    The interval is clustered by the images' sources, like that of the gap (`metric.denoising`). `protocol` contains the
-    settings that must agree for two scores to be comparable. Raises UserError for bits that are not finite.
+    The interval is clustered by the images' sources, like that of the gap (`metric.denoising`). Raises UserError for
+    bits that are not finite.
     """
-    held_out = data.splits[split]
-    chosen = held_out.take(draw(torch.arange(len(held_out)), n))
-    parts, total = [], len(chosen)
+    likelihood: Bound | Flow = make(settings.likelihood, "likelihood")
+    denoiser, held_out, labelled = restored.denoiser, data.splits[settings.split], has_classes_of(data, restored)
+    chosen = held_out.take(draw(torch.arange(len(held_out)), settings.bits))
+    parts, n = [], len(chosen)
     with torch.no_grad(), progress_bar() as bar:
         x, t = torch.zeros(1, *data.shape, device=device), torch.full((1,), 0.5, device=device)
         variance = likelihood.variance or (fixed_small if denoiser(x, t).spread is None else learned_range)
-        task = bar.add_task("bits/dim", total=total, unit="image", note="")
-        for index in torch.arange(total).split(batch_size):
+        task = bar.add_task("bits/dim", total=n, unit="image", note="")
+        for index in torch.arange(n).split(settings.batch_size or 1):
             streams = Streams(seeds_for("bits", last=index.tolist()), device)
             classes = chosen.labels[index].to(device) if labelled and chosen.labels is not None else None
             denoise = denoiser if classes is None else Conditioned(denoiser, classes=classes)
@@ -100,12 +94,23 @@ def bits_per_dimension(
             bar.update(task, advance=len(index))
     bits = torch.cat(parts).double()
     if not bits.isfinite().all():
-        raise UserError(f"bits={n}: {likelihood.metric} is not finite on this schedule; choose another likelihood")
+        raise UserError(f"bits: {likelihood.metric} is not finite on this schedule; choose another likelihood")
+    source = {"seed": settings.seed, **restored.source}
+    protocol = {"likelihood": describe({k: v for k, v in settings.likelihood.items() if k != "variance"})}
     if likelihood.of_schedule:
+        protocol["schedule"] = describe(restored.config["schedule"])
         source["variance"] = getattr(variance, "func", variance).__name__
+    if restored.labels:
+        protocol["labels"] = "of the images" if labelled else "none"
     value, error, half = mean_and_error(bits, numbered(chosen.sources)[None])
-    size, reference = "x".join(map(str, data.shape[1:])), Reference(split, total, held_out.key)
-    score = Score(likelihood.metric, value, total, "network", reference, resolution=size, settings=dict(protocol))
+    size, reference = "x".join(map(str, data.shape[1:])), Reference(settings.split, n, held_out.key)
+    score = Score(likelihood.metric, value, n, "network", reference, resolution=size, settings=protocol)
     if not math.isnan(error):
         score = replace(score, error=error, low=value - half, high=value + half, level=0.95)
+    console.print(f"{score.metric}: {value_text(score)}, {n} images of {settings.split}")
     return score.of("network", code_version(), source)
+
+
+def has_classes_of(data: ImageData, restored: Restored) -> bool:
+    """Whether the data has the classes of the model, which has some."""
+    return bool(restored.labels) and [*restored.labels] == data.classes

@@ -4,6 +4,8 @@ import json
 import shutil
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from diffusion.checkpoint.restore import restore
 from diffusion.data import Folder, Split, to_unit
-from diffusion.evaluation.likelihood import Bound, Flow, bits_per_dimension
+from diffusion.evaluation.likelihood import bits_per_dimension
 from diffusion.metric.record import Reference, Score
 from diffusion.metric.score import draw
 from diffusion.process.denoiser import Denoiser, Thresholded, clip
@@ -25,6 +27,7 @@ from diffusion.randomness import Streams, seed_for
 from diffusion.runs.folder import read_scores
 
 CPU = torch.device("cpu")
+FIXED = {"_target_": "diffusion.process.variance.fixed_large", "_partial_": True}
 GRID = partial(log_snr, sigma_min=0.01)
 QUICK = ["features=lite0", "n=4", "sampler.steps=2", "baselines=[]", "device=cpu", "hydra.run.dir=out"]
 
@@ -34,6 +37,13 @@ def data(photos: Path) -> Folder:
     made = Folder(photos, resolution=8, val=8, test=8, batch_size=4)
     made.setup()
     return made
+
+
+def scored_by(denoiser: Denoiser, data: Folder, n: int, batch_size: int, kind: str = "Bound", **settings: Any) -> Score:
+    likelihood = {"_target_": f"diffusion.evaluation.likelihood.{kind}", **settings}
+    asked: Any = SimpleNamespace(likelihood=likelihood, split="val", bits=n, batch_size=batch_size, seed=0)
+    restored: Any = SimpleNamespace(denoiser=denoiser, config={"schedule": {}}, labels={}, source={})
+    return bits_per_dimension(restored, asked, data, CPU)
 
 
 def first(data: Folder, split: str, n: int) -> tuple[Tensor, Streams]:
@@ -77,7 +87,7 @@ class Same(nn.Module):
 
 def test_the_flow_likelihood_is_a_separate_metric(data: Folder) -> None:
     denoiser = Denoiser(Same(), linear(), Eps())
-    score = bits_per_dimension(denoiser, data, "val", 2, 2, CPU, Flow(1e-2), {})
+    score = scored_by(denoiser, data, 2, 2, "Flow", tolerance=1e-2)
     assert score.metric == "bits_per_dim_flow"
     bits = flow_likelihood(denoiser, *first(data, "val", 2), tolerance=1e-2)
     assert score.value == pytest.approx(float(bits.mean()), rel=1e-4)
@@ -92,9 +102,9 @@ class Doubled(nn.Module):
 
 def test_a_learned_variance_is_used_unless_another_is_chosen(data: Folder) -> None:
     denoiser = Denoiser(Doubled(), linear(steps=10), Eps())
-    learned = bits_per_dimension(denoiser, data, "val", 6, 4, CPU, Bound(10), {})
+    learned = scored_by(denoiser, data, 6, 4, steps=10)
     assert learned.source["variance"] == "learned_range"
-    other = bits_per_dimension(denoiser, data, "val", 6, 6, CPU, Bound(10, variance=partial(fixed_large)), {})
+    other = scored_by(denoiser, data, 6, 6, steps=10, variance=FIXED)
     bits = variational_bound(Thresholded(denoiser, clip), *first(data, "val", 6), 10, fixed_large, GRID).bits
     assert other.value == pytest.approx(float(bits.mean()), rel=1e-6)
     assert other.source["variance"] == "fixed_large"
@@ -111,6 +121,6 @@ def test_the_interval_is_clustered_by_photographs(data: Folder) -> None:
         names = [f"{i % photographs}.jpg 24px at {i},0" for i in range(8)]
         order = draw(torch.arange(8), 8).tolist()
         data.splits["val"] = Split(data.splits["val"].images, [names[order.index(i)] for i in range(8)])
-        score = bits_per_dimension(network, data, "val", 8, 8, CPU, Bound(20), {})
+        score = scored_by(network, data, 8, 8, steps=20)
         assert score.error == (error if error is None else pytest.approx(error, rel=1e-4))
         assert (score.interval is None) is (error is None)
