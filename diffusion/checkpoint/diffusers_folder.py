@@ -13,7 +13,6 @@ the folder. Weights are converted in `model.diffusers`.
 
 import inspect
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +35,7 @@ from diffusion.process.schedule import Discrete, Schedule
 if TYPE_CHECKING:
     from diffusion.checkpoint.restore import Restored
 
-RECIPE = "recipe.json"
+INDEX, RECIPE = "model_index.json", "recipe.json"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 STEPS = 1000  # the T for which a network's time label 1000·t − 1 is diffusers' timestep
 CLASSES = "time.classes.weight"
@@ -65,29 +64,21 @@ def library() -> Any:
     return diffusers
 
 
-def is_folder(path: Path) -> bool:
-    """Whether `path` is a pipeline folder."""
-    return (path / "model_index.json").is_file()
-
-
 def write(folder: Path, model: "Restored") -> str:
     """Write a model with the sampler in its configuration; returns a line on how diffusers draws the same images.
 
-    Raises UserError, before anything is written, for parts without a counterpart in diffusers and for a folder that is
-    not empty.
+    Raises UserError, before anything is written, for parts without a counterpart in diffusers and for a folder that
+    exists.
     """
     denoiser, sampler = model.denoiser, make(model.config["sampler"], "sampler", Sampler)
     network = network_of(denoiser.network, model.model, model.config["data"]["resolution"])
     scheduler = scheduler_of(denoiser.schedule, denoiser.prediction, sampler)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: already exists and is not an empty folder; choose another")
+    if folder.exists():
+        raise UserError(f"{folder}: already exists; choose another")
     network.load_state_dict(to_diffusers(denoiser.network.state_dict()))
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
     pipeline = type(scheduler).__name__.replace("Scheduler", "Pipeline")
-    getattr(library(), pipeline)(network, scheduler).save_pretrained(part)
-    (part / RECIPE).write_text(json.dumps(model.about, indent=1))
-    part.rename(folder)
+    getattr(library(), pipeline)(network, scheduler).save_pretrained(folder)
+    (folder / RECIPE).write_text(json.dumps(model.about, indent=1))
     words = f"num_inference_steps={sampler.steps}"
     if isinstance(sampler, DDIM):
         words += f", eta={sampler.eta:g}, use_clipped_model_output=True"
@@ -155,7 +146,7 @@ def read(folder: Path, prefix: str) -> dict[str, Any]:
     their = library()
     how = {"use_safetensors": True, "low_cpu_mem_usage": False, "output_loading_info": True}  # a pickle could run code
     try:
-        parts = {key: part for key, part in _json(folder / "model_index.json").items() if isinstance(part, list)}
+        parts = {key: part for key, part in _json(folder / INDEX).items() if isinstance(part, list)}
         if parts.get("unet") != ["diffusers", "UNet2DModel"] or parts.keys() - {"unet", "scheduler"}:
             raise ValueError(f"its parts are {parts}; expected a UNet2DModel and a scheduler")
         network, loaded = their.UNet2DModel.from_pretrained(folder / "unet", **how)

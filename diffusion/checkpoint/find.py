@@ -42,7 +42,7 @@ def of_run(path: Path) -> Path:
 
     A file or a diffusers folder is returned unchanged. Raises UserError for any other folder without a checkpoint.
     """
-    if not path.is_dir() or diffusers_folder.is_folder(path):
+    if not path.is_dir() or (path / diffusers_folder.INDEX).is_file():
         return path
     files = saved(path)
     if not files:

@@ -83,7 +83,7 @@ def read(path: Path, to_train: bool = False) -> dict[str, Any]:
     """
     if not os.path.lexists(path):
         raise UserError(f"ckpt={path}: no such file; choose a checkpoint such as outputs/…/checkpoints/last.ckpt")
-    folder = diffusers_folder.is_folder(path)
+    folder = path.is_dir()  # of diffusers
     if to_train and (folder or path.suffix == storage.SUFFIX):
         raise UserError(f"ckpt={path}: an exported model has no training state; start from its weights: init=…")
     if folder:

@@ -1,9 +1,8 @@
 """Entry point of every command: Hydra composes the configuration, which is validated once and becomes a typed object.
 
 Exit status: 0 success; 1 a bug in the program (with a traceback), or a killed process of the run; with one line on
-stderr: 2 an error that the user can fix, 3 a NaN or infinity in training, 4 a diverged loss. A training run that is
-stopped by a signal first saves its state, and exits with 128 + the signal's number: 130 for Ctrl-C, 143 for SIGTERM,
-138 for SIGUSR1, 142 for trainer.max_time, 129 if its terminal was closed.
+stderr: 2 an error that the user can fix, 3 a NaN or infinity in training, 4 a diverged loss; 128 + its number after a
+signal, such as 130 for Ctrl-C: a training run first saves its state.
 """
 
 import logging
@@ -42,10 +41,8 @@ Task = Callable[[S, Path, list[str]], Any]
 def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] | None = None) -> Callable[..., None]:
     """Create the main function of a command with its choices in conf/NAME.yaml and its settings in `schema`.
 
-    Args:
-        about: description of the command, with examples, for `--help`.
-        task: called after Hydra has finished.
-        job: the same for one job of a sweep (`-m`), called by Hydra, maybe in another process; default: `task`.
+    `about` describes it, with examples, for `--help`. `task` is called after Hydra has finished; for a job of a sweep
+    (`-m`), Hydra calls `job`, by default the same, maybe in another process.
     """
     register(name)
     naming.register()

@@ -31,18 +31,17 @@ UNNAMED = ("ckpt=auto", "ckpt=last", "ckpt=null")  # a job may resume or not; a 
 
 
 @cache
-def new_folder(wanted: str, words: tuple[str, ...] = ()) -> str:
+def new_folder(wanted: Path, words: tuple[str, ...] = ()) -> str:
     """`wanted`, with the first suffix that makes it new; created.
 
     A launch in a SLURM job, which `words` identify, marks its folder, and gets it again if the job is requeued.
     """
-    parent, job = Path(wanted).parent, slurm_job()
-    parent.mkdir(parents=True, exist_ok=True)
-    launch = f"{job} {shlex.join(words)}\n"
-    for file in sorted(parent.glob(f"*/{MARK}")) if queued_again() else ():
+    job, launch = slurm_job(), f"{slurm_job()} {shlex.join(words)}\n"
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    for file in sorted(wanted.parent.glob(f"*/{MARK}")) if queued_again() else ():
         if file.read_text("utf-8") == launch:
             return str(file.parent)
-    folder = first_new(itertools.chain([Path(wanted)], (Path(f"{wanted}-{i}") for i in itertools.count(2))))
+    folder = first_new(wanted.with_name(wanted.name + f"-{i}" * (i > 1)) for i in itertools.count(1))
     if job is not None:
         replace(folder / MARK, launch)
     return str(folder)
@@ -74,11 +73,10 @@ def first_new(folders: Iterable[Path]) -> Path:
 
 def register() -> None:
     """Register the resolvers with OmegaConf."""
-    started = datetime.now()
+    started = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
 
     def launch(place: str, prefix: str = "", *, _root_: DictConfig) -> str:
-        wanted = f"outputs/{place}/{prefix}{started:%Y-%m-%d_%H-%M-%S}"
-        return new_folder(wanted, tuple(_root_.hydra.overrides.task))
+        return new_folder(Path("outputs", place, prefix + started), tuple(_root_.hydra.overrides.task))
 
     def job(*, _root_: DictConfig) -> str:
         hydra = _root_.hydra
