@@ -26,14 +26,14 @@ __all__ = ["Model", "__version__", "load", "score"]
 # These variables must be set before torch is imported. Operations that Apple's MPS lacks, such as the quantile function
 # of the normal distribution, run on the CPU:
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
-# A waiting OpenMP thread spins on its core for microseconds, not for the milliseconds of libgomp's default 300,000
-# turns: on a busy machine, the thread it waits for may need that very core (bench/busy.py). The number of threads stays
-# unchanged because it affects rounding, and a resumed run must reproduce the same bits.
+# A waiting OpenMP thread spins on its core for microseconds, not for the milliseconds of libgomp's default: on a busy
+# machine, the thread it waits for may need that very core. The number of threads stays unchanged because it affects
+# rounding, and a resumed run must reproduce the same bits.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 # Let the C library (glibc) reuse freed memory. By default it returns large blocks to the system, which must fill each
 # page with zeros when it hands it out again: up to a tenth of a training step on a CPU, and two fifths of an evaluation
-# of many images (bench/memory.py). Settings in the environment take precedence.
+# of many images. Settings in the environment take precedence.
 if sys.platform == "linux" and not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
     _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # in malloc.h
     _mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # None: musl

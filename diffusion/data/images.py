@@ -31,10 +31,8 @@ from diffusion.pixels import MODES, Channels, Resolution, height_width
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Box = tuple[int, int, int, int]
-"""A window of an image: left, top, right, bottom, in pixels."""
-Entry = dict[str, str]
-"""A file or an image that needs attention: {"path", "reason", "action"}."""
+Box = tuple[int, int, int, int]  # a window of an image: left, top, right, bottom, in pixels
+Entry = dict[str, str]  # a file or an image that needs attention: {"path", "reason", "action"}
 
 # EPS is left out because reading it runs an external program.
 FORMATS = ["JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"]

@@ -29,8 +29,7 @@ from diffusion.pixels import Channels, Resolution, height_width
 from diffusion.randomness import generator_for, to_device
 
 PLACE = re.compile(r" \d+px at \d+,\d+$")  # the ending of a tile's name, after the name of its photograph
-Index = tuple[Tensor, Tensor, int, int]
-"""index (B,), flip (B,), the epoch, the position of the batch in the epoch"""
+Index = tuple[Tensor, Tensor, int, int]  # index (B,), flip (B,), the epoch, the position of the batch in the epoch
 
 
 class Batch(NamedTuple):
@@ -295,8 +294,8 @@ class ImageData(LightningDataModule):
 def duplicates(splits: Mapping[str, Split]) -> list[Entry]:
     """Held-out images that are near-duplicates of images in an earlier split, as entries of `ImageData.report`.
 
-    They make scores too good. (But plain skies can be near-duplicates without being from the same photograph.) Their
-    number is printed, and the list is cached, so the same splits are compared only once.
+    They make scores too good. (But plain skies can be near-duplicates without being from the same photograph.) The
+    list is cached, so the same splits are compared only once.
     """
     pairs = [pair for pair in combinations(splits, 2) if all(len(splits[name]) for name in pair)]
 
@@ -317,8 +316,6 @@ def duplicates(splits: Mapping[str, Split]) -> list[Entry]:
     found: list[Entry] = cached(file, search)
     if found:
         held_out = count(len({entry["path"] for entry in found}), "held-out image")
-        console.print(
-            f"data: near-duplicates of images in an earlier split make scores look too good: {held_out}, such as "
-            f"{found[0]['path']} ({found[0]['reason']}); full list in {file}"
-        )
+        example = f"{found[0]['path']} ({found[0]['reason']})"
+        console.print(f"data: near-duplicates make scores look too good: {held_out}, such as {example}; all in {file}")
     return found
