@@ -8,25 +8,25 @@
 
 The recipe says what the other files cannot: the data, the number of sampling steps, the labels. A folder without it is
 read if its network and scheduler have a counterpart here: converted to diffusers again, it must have each setting in
-the folder. Weights are converted in `model.diffusers`.
+the folder.
 """
 
 import inspect
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from diffusion.checkpoint import storage
 from diffusion.config.build import make
 from diffusion.config.choices import choice, composed
 from diffusion.errors import UserError, first_line
 from diffusion.model import UNet
-from diffusion.model.diffusers import from_diffusers, to_diffusers
 from diffusion.pixels import height_width, resolution_of
 from diffusion.process.prediction import Prediction
 from diffusion.process.sampler import DDIM, Ancestral, Sampler
@@ -52,6 +52,31 @@ NAMES = {  # of classes and functions: ours -> diffusers'
 }  # fmt: skip
 OURS = {theirs: ours for ours, theirs in NAMES.items()}
 TABLE = ("beta_schedule", "beta_start", "beta_end", "trained_betas", "rescale_betas_zero_snr")
+Names = list[tuple[str, str]]
+# (diffusers' name, our name). {} is a number, the same on both sides. The first entry that matches a prefix applies.
+MODULES: Names = [
+    ("time_embedding.linear_{}.", "time.linear{}."),
+    ("class_embedding.", "time.classes."),
+    ("conv_in.", "stem."),
+    ("down_blocks.{}.attentions.{}.", "encoder.stage{}_block{}.attention."),
+    ("down_blocks.{}.resnets.{}.", "encoder.stage{}_block{}."),
+    ("down_blocks.{}.downsamplers.0.", "encoder.stage{}_down."),
+    ("mid_block.attentions.{}.", "middle.{}.attention."),
+    ("mid_block.resnets.{}.", "middle.{}."),
+    ("up_blocks.{}.attentions.{}.", "decoder.stage{}_block{}.attention."),
+    ("up_blocks.{}.resnets.{}.", "decoder.stage{}_block{}."),
+    ("up_blocks.{}.upsamplers.0.", "decoder.stage{}_up."),
+    ("conv_norm_out.", "norm."),
+    ("conv_out.", "out."),
+]
+# (diffusers' name, our name) of layers within a block or an attention. All other layers have the same name in both.
+LAYERS: Names = [
+    ("time_emb_proj.", "time."),
+    ("conv_shortcut.", "shortcut."),
+    ("group_norm.", "norm."),
+    ("to_qkv.", "qkv."),
+    ("to_out.0.", "out."),
+]
 
 
 def library() -> Any:
@@ -217,3 +242,37 @@ def _check_same(theirs: Mapping[str, Any], ours: Mapping[str, Any], but: tuple[s
     for key, value in ours.items():
         if key not in but and not key.startswith("_") and json.dumps(theirs.get(key)) != json.dumps(value):
             raise ValueError(f"{key} is {theirs.get(key)!r:.60}, and can only be {value!r:.60}")
+
+
+def rename(key: str, modules: Names, layers: Names) -> str:
+    """`key` with the names of its module and its layer translated from the left column of the tables to the right."""
+    for old, new in modules:
+        if match := re.match(re.escape(old).replace(r"\{\}", r"(\d+)"), key):
+            rest = key[match.end() :]
+            layer = next((pair for pair in layers if rest.startswith(pair[0])), ("", ""))
+            return new.format(*match.groups()) + layer[1] + rest.removeprefix(layer[0])
+    raise KeyError(f"{key!r} has no counterpart in the other network")
+
+
+def from_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our `state_dict` from that of diffusers' network. Raises KeyError for the weights of another architecture."""
+    found: dict[str, Tensor] = {}
+    for key, tensor in weights.items():
+        if ".to_q." in key:
+            tensor = torch.cat([weights[key.replace(".to_q.", f".to_{part}.")] for part in "qkv"])
+        if ".to_k." not in key and ".to_v." not in key:
+            found[rename(key.replace(".to_q.", ".to_qkv."), MODULES, LAYERS)] = tensor
+    return found
+
+
+def to_diffusers(weights: Mapping[str, Tensor], modules: Names = MODULES, layers: Names = LAYERS) -> dict[str, Tensor]:
+    """The `state_dict` of diffusers' network from ours. Raises KeyError for the weights of another architecture."""
+    found: dict[str, Tensor] = {}
+    for key, tensor in weights.items():
+        theirs = rename(key, [names[::-1] for names in modules], [names[::-1] for names in layers])
+        if ".to_qkv." in theirs:
+            for part, rows in zip("qkv", tensor.chunk(3), strict=True):
+                found[theirs.replace("qkv", part)] = rows.clone()
+        else:
+            found[theirs] = tensor
+    return found

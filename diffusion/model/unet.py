@@ -4,9 +4,9 @@
           each output of the encoder is concatenated to the input of one decoder block, last in, first out
 
 The first two are equivalent to diffusers' `UNet2DModel`, with the settings of `google/ddpm-cifar10-32` and with
-resampling residual blocks (see `diffusion.model.diffusers`). ADM differs from DDPM in three ways: the embedding scales
-and shifts each second group norm (adaptive group norm), residual blocks downsample and upsample the images (as in
-BigGAN), and attention has several heads, on several levels.
+resampling residual blocks. ADM differs from DDPM in three ways: the embedding scales and shifts each second group norm
+(adaptive group norm), residual blocks downsample and upsample the images (as in BigGAN), and attention has several
+heads, on several levels.
 """
 
 from collections.abc import Sequence

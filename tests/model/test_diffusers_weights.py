@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffusion.checkpoint.diffusers_folder import network_of
+from diffusion.checkpoint.diffusers_folder import from_diffusers, network_of, to_diffusers
 from diffusion.model import ADMUNet, DiT, UNet
-from diffusion.model.diffusers import from_diffusers, to_diffusers
 from diffusion.model.network import Network
 
 diffusers = pytest.importorskip("diffusers")
