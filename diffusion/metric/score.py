@@ -17,11 +17,10 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from diffusion.console import progress_bar
 from diffusion.errors import UserError, first_line
 from diffusion.files import cache_dir, replacing, tensor_digest
+from diffusion.metric import record
 from diffusion.metric.distances import FrechetDistance, KernelDistance
 from diffusion.metric.estimate import LEVEL, ROWS, Reference, SampleMetric, moments, shuffled
 from diffusion.metric.features import FeatureExtractor
-from diffusion.metric.record import Reference as Recorded
-from diffusion.metric.record import Score
 from diffusion.randomness import Streams, generator_for, seeds_for
 
 log = logging.getLogger(__name__)
@@ -86,7 +85,7 @@ def reference_of(images: Tensor, extractor: FeatureExtractor, name: str = "") ->
 
 def score(
     features: Tensor, extractor: FeatureExtractor, reference: Reference, metrics: Sequence[SampleMetric] = DISTANCES
-) -> dict[str, Score]:
+) -> dict[str, record.Score]:
     """Compute `metrics` from the features (N, D) that the extractor of the reference made; the scores by name.
 
     A metric that lacks logits or images is left out, with a warning. Raises UserError for fewer than 4 images or if no
@@ -105,7 +104,7 @@ def score(
             continue
         for short, estimate in estimates.items():
             name, (low, high) = extractor.named(short), estimate.interval()
-            found[name] = Score(
+            found[name] = record.Score(
                 metric=name,
                 value=estimate.value,
                 error=estimate.error,
@@ -115,7 +114,7 @@ def score(
                 std=estimate.std,
                 n=len(features),
                 settings=metric.settings_for(len(features), len(reference.features)),
-                reference=Recorded(reference.name, len(reference.features), reference.key),
+                reference=record.Reference(reference.name, len(reference.features), reference.key),
                 **reference.protocol,
             )
     if metrics and not found:
