@@ -5,10 +5,9 @@ images are used. In that order, the first images are the training split, followe
 split, so `limit` changes neither validation nor test. With tiles, this is the order of the photographs, and a split
 takes one tile from each of its photographs in turn, the largest first.
 
-The candidates of a photograph are windows with a side log-uniform in [128 px, short side] and a uniform position. One
-is rejected if its IoU with an earlier window is above 1/2, its luminance has a std below 10/255 at 64x64, or its 16x16
-miniature differs from that of an earlier window by less than 8/255 RMS. They are taken in turn from the quarters of the
-range of log s, the largest first, because there is less room for large windows.
+The tiles of a photograph are windows with a side log-uniform in [128 px, short side] and a uniform position. One is
+rejected if its IoU with an earlier window is above 1/2, or its luminance has a std below 10/255 at 64x64. They are
+taken in turn from the quarters of the range of log s, the largest first, because there is less room for large windows.
 """
 
 import contextlib
@@ -34,7 +33,6 @@ from diffusion.data.images import RESIZE, Box, Unusable, cache_folder, in_thread
 from diffusion.data.module import ImageData, Split, labelled, place
 from diffusion.errors import UserError
 from diffusion.files import digest
-from diffusion.nearest import NEAR
 from diffusion.pixels import Channels, Resolution, height_width
 from diffusion.randomness import generator_for, seed_for
 
@@ -59,10 +57,9 @@ class Folder(ImageData):
         root: The folder. Links to files are followed, links to folders are not; hidden files and folders are skipped.
         resolution: Side of the square images, in pixels; or [HEIGHT,WIDTH], to which images are cropped. Smaller images
             are left out.
-        tiles: Number of tiles to cut from each photograph, in the same way as the bundled ones, or fewer if there is no
-            room. true: 70, about as many as the bundled ones have. Meant for a few large photographs. All tiles of a
-            photograph are in the same split. Photographs with a side below 128 pixels, or below the resolution, are
-            left out. null: one image per file.
+        tiles: Number of tiles to cut from each photograph, or fewer if there is no room. true: 70, about as many as the
+            bundled ones have. Meant for a few large photographs. All tiles of a photograph are in the same split.
+            Photographs with a side below 128 pixels, or below the resolution, are left out. null: one image per file.
         limit: Maximum number of training images; null for all that are not in validation or test.
         val, test: Number of images; below 1, a fraction of the usable images, at least the 4 that scores need; 0 for
             none (training needs validation images). With `tiles`, photographs are counted, and one is enough.
@@ -254,21 +251,13 @@ def cut(
     found = candidates(content, photo, least)
     if not found:
         raise Unusable("nearly uniform: no tile of it has contrast")
-    near = near_duplicates([miniature for _, miniature in found])
-    chosen: list[int] = []
-    for i, ((left, top, right, bottom), _) in enumerate(found):
-        if len(chosen) < most and not near[i, chosen].any():
-            chosen.append(i)
-            ending = place(round(unit * left), round(unit * top), round(unit * (right - left)))
-            yield ending, resized(photo, resolution, (left, top, right, bottom))
+    for left, top, right, bottom in found[:most]:
+        ending = place(round(unit * left), round(unit * top), round(unit * (right - left)))
+        yield ending, resized(photo, resolution, (left, top, right, bottom))
 
 
-def candidates(seed: str, photo: Image.Image, least: int = SMALLEST) -> list[tuple[Box, np.ndarray]]:
-    """The candidate windows of one photograph, large and small in turn, with miniatures, uint8 (C, 16, 16).
-
-    Args:
-        least: their smallest side, in pixels.
-    """
+def candidates(seed: str, photo: Image.Image, least: int = SMALLEST) -> list[Box]:
+    """The windows of one photograph, large and small in turn, with sides of at least `least` pixels."""
     luminance, short = photo.convert("L"), min(photo.size)
     draws = torch.rand(TRIES, 3, dtype=torch.float64, generator=generator_for("tiles", seed)).numpy()
     sides = np.rint(least * (short / least) ** draws[:, :1]).astype(int)
@@ -276,20 +265,11 @@ def candidates(seed: str, photo: Image.Image, least: int = SMALLEST) -> list[tup
     windows = np.hstack([corners, corners + sides])  # left, top, right, bottom
     boxes = torch.from_numpy(windows).double()
     earlier: list[int] = []
-    quarters: list[list[tuple[Box, np.ndarray]]] = [[], [], [], []]
+    quarters: list[list[Box]] = [[], [], [], []]
     for i, box in enumerate(map(tuple, windows.tolist())):
         if (box_iou(boxes[i : i + 1], boxes[earlier]) > MOST_OVERLAP).any():
             continue
         if resized(luminance, 64, box).std() >= LEAST_CONTRAST:
             earlier.append(i)
-            quarters[int(4 * draws[i, 0])].append((box, resized(photo, 16, box)))
-    return [found for turn in zip_longest(*reversed(quarters)) for found in turn if found]
-
-
-def near_duplicates(miniatures: Sequence[np.ndarray]) -> np.ndarray:
-    """Which pairs of N miniatures, uint8 (C, 16, 16), differ by less than NEAR RMS: bool (N, N).
-
-    The squared distances of integers are exact in float64, so the result is the same on every machine.
-    """
-    flat = torch.tensor(np.array(miniatures), dtype=torch.float64).flatten(1)
-    return (torch.cdist(flat, flat) < NEAR * flat.shape[1] ** 0.5).numpy()
+            quarters[int(4 * draws[i, 0])].append(box)
+    return [box for turn in zip_longest(*reversed(quarters)) for box in turn if box]

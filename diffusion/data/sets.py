@@ -25,7 +25,7 @@ class Landscapes(ImageData):
     """2091 training, 250 validation and 250 test tiles of the photographs in `landscapes/` (see CREDITS.csv).
 
     Their windows stand in windows.csv, in this order, and are the same at every resolution. docs/windows.py chose them
-    in the same way as `folder.cut`.
+    among those of `folder.candidates`.
 
     Args:
         resolution: Side of the square images, in pixels; or [HEIGHT,WIDTH], cut from the middle of the squares.
