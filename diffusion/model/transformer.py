@@ -108,7 +108,7 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def attention(self, x: Tensor, *where: Tensor) -> Tensor:
-        """W_o softmax(q kᵀ/√head_dim) v, with q and k normalised and rotated in JiT. `where` is that of `DiT`."""
+        """W_o softmax(q kᵀ/√head_dim) v; JiT normalises q and k and rotates them by `where`, from `rotations`."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).transpose(1, 3).unbind(2)  # each (B, heads, N, ·)
         q, k = self.norm_q(q), self.norm_k(k)
         if where:
@@ -151,7 +151,7 @@ class DiT(Network):
 
     block: type[Block] = Block
     shift = 1  # of the label's frequencies
-    multiple = 1  # which divides the width of each head
+    rotary = False  # whether attention depends on the positions of the tokens
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ class DiT(Network):
         augment: Annotated[int, Ge(0)] = 0,
     ):
         super().__init__(patch, classes, checkpointing)
-        if width % (step := math.lcm(4, self.multiple * heads)):  # 4: for `positions`
+        if width % (step := math.lcm(4, (4 if self.rotary else 1) * heads)):  # for `rotations` and `positions`
             near = max(1, round(width / step)) * step
             raise UserError(f"model: width {width} must be a multiple of {step} for {heads} heads, such as {near}")
         self.patch, self.head_dim = patch, width // heads
@@ -181,23 +181,16 @@ class DiT(Network):
         self.initialise()
 
     def embed(self, in_channels: int, width: int) -> None:
-        """Add the layers of `tokens`."""
+        """Add the layers that make tokens of patches."""
+        self.reduce: nn.Module = nn.Identity()
         self.stem = nn.Conv2d(in_channels, width, self.patch, stride=self.patch)
-
-    def tokens(self, x: Tensor) -> Tensor:
-        """(B, width, H/patch, W/patch)."""
-        return self.stem(x)
-
-    def where(self, height: int, width: int, device: torch.device) -> tuple[Tensor, ...]:
-        """What each block needs to know of the positions of height·width tokens."""
-        return ()
 
     def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         self.check_size(*x.shape[2:])
         emb = self.time(label, self.class_rows(classes, label), augment)
-        h = self.tokens(x)
+        h = self.stem(self.reduce(x))  # (B, width, H/patch, W/patch)
         _, channels, rows, columns = h.shape
-        where = self.where(rows, columns, h.device)
+        where = rotations(rows, columns, self.head_dim, h.device) if self.rotary else ()
         h = h.flatten(2).transpose(1, 2) + positions(rows, columns, channels, h.device).to(h.dtype)
         for block in self.blocks:
             h = self.run(block, h, emb, *where)
@@ -228,7 +221,7 @@ class JiT(DiT):
     ends = ("reduce", "out")
     block = JiTBlock
     shift = 0
-    multiple = 4
+    rotary = True
 
     def __init__(
         self,
@@ -244,10 +237,3 @@ class JiT(DiT):
     def embed(self, in_channels: int, width: int) -> None:
         self.reduce = nn.Conv2d(in_channels, self.bottleneck, self.patch, stride=self.patch, bias=False)
         self.stem = nn.Conv2d(self.bottleneck, width, 1)
-
-    def tokens(self, x: Tensor) -> Tensor:
-        return self.stem(self.reduce(x))
-
-    def where(self, height: int, width: int, device: torch.device) -> tuple[Tensor, ...]:
-        """cos and sin of the rotations."""
-        return rotations(height, width, self.head_dim, device)
