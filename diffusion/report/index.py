@@ -33,11 +33,10 @@ def lines_below(folder: Path) -> list[Line]:
     for run in map(Run, runs_below(folder)):
         info = run.info
         try:
-            score, reason = last_score(run), str(info.get("reason", ""))
+            state, score, reason = run.state, last_score(run), str(info.get("reason", ""))
         except UserError as error:
-            score, reason = None, str(error)
+            state, score, reason = run.state if info else MISSING, None, str(error)
         if info or score or reason:
-            state = run.state if info else "complete"
             steps = " of ".join(f"{info[key]:,}" for key in ("steps", "total_steps") if key in info)
             left = seconds_left(info, time.time()) if state == "running" else None
             shown = f"{score.name} {value_text(score)}" if score else MISSING
