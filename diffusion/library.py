@@ -31,8 +31,6 @@ from diffusion.process.denoiser import Denoiser
 from diffusion.process.editing import SDEdit
 from diffusion.process.sampler import Sampler
 
-Labels = int | str | Sequence[int | str] | np.ndarray | Tensor | None
-
 
 @dataclass(frozen=True)
 class Model:
@@ -42,8 +40,7 @@ class Model:
     of `drawing`, and `batch_size=64`, `progress=True`. Image i depends only on the weights, the options of `drawing`
     and i. They raise UserError for what `diffusion.sample` and `diffusion.edit` refuse.
 
-    `restored` contains its recipe (`config`), its training `step`, the `shape` (C, H, W) of its images, and the kind of
-    `weights` that were loaded.
+    `restored` has its recipe (`config`), the `step` and the kind of its `weights`, and the `shape` of its images.
     """
 
     restored: Restored
@@ -95,7 +92,7 @@ class Model:
     def interpolate(self, first: int, last: int, n: int = 8, **options: Any) -> Tensor:
         """Draw images from image 0 of seed `first` to image 0 of seed `last`, all with the class of the first.
 
-        The noise is interpolated along a circle (`process.editing.Between`), including the noise that a sampler adds.
+        All noise is interpolated along a circle (`process.editing.Between`).
         """
         ends = operator.index(first), operator.index(last)
         return self._draw(n, lambda drawing: replace(drawing, between=ends), seed=first, **options)
@@ -104,7 +101,7 @@ class Model:
         self,
         sampler: str | Sampler | None = None,
         seed: int = 0,
-        labels: Labels = None,
+        labels: int | str | Sequence[int | str] | np.ndarray | Tensor | None = None,
         guidance: str | None = None,
         precision: str | None = None,
         fills: bool = False,
@@ -119,20 +116,20 @@ class Model:
             guidance: a choice from conf/guidance, which may be followed by settings: "cfg guidance.scale=2", or
                 "auto guidance.ckpt=WORSE"; None: the guidance of the model's recipe.
             precision: "bf16-mixed" or "16-mixed", which are faster and change the images slightly; None: float32.
-            fills: whether part of a picture is to be filled.
             settings: sampler settings, such as steps=18 or grid="karras".
         """
         if isinstance(sampler, Sampler) and settings:
             raise UserError(f"{', '.join(settings)}: pass them to the sampler itself, or choose one by name")
         classes = labels.tolist() if isinstance(labels, Tensor | np.ndarray | np.generic) else labels
+        own: dict[str, Any] = {"from": RUN, **settings}
         with searching([self.config_dir]):
             asked = {
                 "ckpt": str(self.restored.path),
                 "seed": operator.index(seed),
                 "label" if isinstance(classes, int | str) else "labels": classes,
                 "precision": precision,
-                "sampler": node("sampler", sampler, **settings),
-                "guidance": node("guidance", guidance),
+                "sampler": choice("sampler", sampler, **settings) if isinstance(sampler, str) else own,
+                "guidance": choice("guidance", guidance) if guidance else {"from": RUN},
             }
             drawing = make_drawing(completed(validated(Sample, asked), self.restored, fills=fills), self.restored)
         return replace(drawing, sampler=sampler) if isinstance(sampler, Sampler) else drawing
@@ -144,11 +141,6 @@ class Model:
         drawing, label = change(self.drawing(**options)), f"sampling {count(n, 'image')}" if progress else None
         with products(self.restored.config.get("matmul_precision", "high")):
             return drawing(self.denoiser, n, self.device, batch_size, label)
-
-
-def node(group: str, chosen: object, **changes: Any) -> dict[str, Any]:
-    """The configuration of a choice, in words; of anything else, that of the run; with changed settings."""
-    return choice(group, chosen, **changes) if isinstance(chosen, str) else {"from": RUN, **changes}
 
 
 def load(

@@ -138,12 +138,9 @@ def draw_samples(settings: Sample, folder: Path) -> None:
         frames, few = Frames(drawing.sampler, denoiser.schedule), min(n, FILMED)
         drawing(denoiser, few, devices[0], few, "sampling the trajectory", frames.watch)
         frames.save_gif(folder / "trajectory.gif")
-    kinds = settings.labels or ()
-    shown, columns = in_turn(images[:GRID], len(kinds)) if kinds else (images[:GRID], None)
+    shown, columns = in_turn(images[:GRID], len(settings.labels)) if settings.labels else (images[:GRID], None)
     save_images(folder, images, grid(shown, columns, large=True), drawing, restored)
     remove(folder)
-    if kinds:
-        console.print(f"  rows of grid.png: {', '.join(map(str, kinds))}")
 
 
 def draw_all(

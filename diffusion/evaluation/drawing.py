@@ -151,7 +151,7 @@ class Drawing:
         return {"classes": classes[:1].expand(n) if self.between else classes}
 
     def guided(self, denoiser: Denoiser) -> Denoise:
-        """The denoiser with the guidance, in the precision. Raises UserError if they do not fit together."""
+        """The denoiser with the guidance, in the precision."""
         denoise: Denoise = self.guidance(denoiser, self.weak) if self.guidance else denoiser
         return denoise if self.precision is None else MixedPrecision(denoise, MIXED[self.precision])
 

@@ -42,10 +42,7 @@ class Scorer:
     run: Path  # the folder of the run, whose evaluations on the test split are counted
 
     def check(self, n: int, baselines: Iterable[str], audit: Sequence[str] = ()) -> None:
-        """Raise UserError, before any costly work, if scoring `n` images, a baseline or an audit is impossible.
-
-        Warns about a reference with few images.
-        """
+        """Raise UserError, before any costly work, for too few images; warn about few images in the reference."""
         splits = self.data.splits
         available, needed = len(splits[self.split]), {f"n={n}": n, f"split={self.split}": len(splits[self.split])}
         if {"real", "floor"} & set(baselines):
@@ -56,10 +53,8 @@ class Scorer:
             if found < LEAST:
                 raise UserError(f"{what}: {count(found, 'image')}, but scores need at least {LEAST}; use more, or none")
         if available < FEW:
-            console.print(
-                f"warning: the reference, split={self.split}, has {count(available, 'image')}; distances to fewer than "
-                f"{FEW} are mostly chance and bias: judge by eye, or add images"
-            )
+            words = f"distances to fewer than {FEW} are mostly chance and bias: judge by eye, or add images"
+            console.print(f"warning: the reference, split={self.split}, has {count(available, 'image')}; {words}")
 
     @property
     def opposite(self) -> str:

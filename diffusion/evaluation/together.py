@@ -27,10 +27,7 @@ PLAN = f"{KEPT}/plan.pt"  # what the processes draw; written and removed by the 
 
 
 def choose_device(name: str | int | torch.device) -> torch.device:
-    """The device `name`; `auto` is the best one of this machine, and a number is that of a GPU, as in torch.
-
-    Raises UserError for a device that is not present.
-    """
+    """The device `name`; `auto` is the best one, and a number is that of a GPU. Raises UserError if it is not there."""
     name, gpus = f"cuda:{name}" if isinstance(name, int) else str(name), torch.cuda.device_count()
     present = ["cuda", *(f"cuda:{i}" for i in range(gpus))] if gpus else []
     present += ["mps"] * torch.backends.mps.is_available() + ["cpu"]
@@ -80,10 +77,7 @@ class Task(NamedTuple):
 
 
 def draw(tasks: Sequence[Task], denoiser: Denoiser, devices: Sequence[torch.device], folder: Path) -> None:
-    """Draw samples for a command's folder, except for those that an earlier call has drawn, in a process per device.
-
-    Raises ProcessLost if a process has died.
-    """
+    """Draw samples for a command's folder, except for those that an earlier call has drawn, in a process per device."""
     plan = folder / PLAN
     plan.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -32,6 +32,7 @@ from diffusion.report.images import grid
 
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no fonts of other servers
 KEPT = 3600  # seconds for which gradio keeps pictures on disk
+LARGEST = 2**32 - 1  # of seeds
 Shown = tuple[Image.Image, str]  # what is drawn, in words
 
 
@@ -108,11 +109,7 @@ def build(restored: Restored, device: torch.device) -> gr.Blocks:
     def number(label: str, value: int | None, most: int = 16, least: int = 1) -> gr.Number:
         return gr.Number(value, label=label, minimum=least, maximum=most, precision=0)
 
-    def seed(label: str, value: int) -> gr.Number:
-        return number(label, value, 2**32 - 1, 0)
-
     def dropdown(label: str, offered: Sequence[Any], value: str = "") -> gr.Dropdown:
-        """A choice; by default `default`: the sampler's own, or classes as in training."""
         return gr.Dropdown([*offered] if value else [("default", ""), *offered], value=value, label=label)
 
     def action(name: str, command: str, fields: dict[str, Any]) -> None:
@@ -131,7 +128,7 @@ def build(restored: Restored, device: torch.device) -> gr.Blocks:
         gr.Markdown(f"# Studio\n{height}×{width} images, step {restored.step}, {restored.weights} weights")
         with gr.Row():
             form = {
-                "seed": seed("seed", 0),
+                "seed": number("seed", 0, LARGEST, 0),
                 "sampler": dropdown("sampler", [RUN, *choices("sampler")], RUN),
                 "sampler.steps": number("steps (empty: the sampler's)", None, 1000),
                 "grid@sampler.grid": dropdown("grid", choices("grid")),
@@ -144,7 +141,7 @@ def build(restored: Restored, device: torch.device) -> gr.Blocks:
         with gr.Tab("Draw"):
             action("draw", "sample", {"n": number("images", 8)})
         with gr.Tab("Between two noises"):
-            action("between", "edit", {"last": seed("second seed", 1), "n": number("images", 8, least=2)})
+            action("between", "edit", {"last": number("second seed", 1, LARGEST, 0), "n": number("images", 8, least=2)})
         with gr.Tab("Variants of a picture"):
             picture = gr.Image(label="a picture", type="numpy", sources=["upload"])
             strength = gr.Slider(0.01, 1, value=0.6, label="strength")
