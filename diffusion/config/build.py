@@ -49,11 +49,7 @@ def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def validated(model: type[Model], values: Mapping[str, Any], where: str = "") -> Model:
-    """Convert `values` to an object of the class `model`. Raises UserError for an invalid value, or one that is unset.
-
-    Args:
-        where: key of the values in the configuration, such as `model`.
-    """
+    """Convert `values`, with the key `where`, to an object of the class `model`. Raises UserError for a wrong one."""
     if unset := [key for key, value in flat(values).items() if value == UNSET]:
         key = f"{where}.{unset[0]}".lstrip(".")
         raise UserError(f"{key} is not set; pass it on the command line: {key}=…")
@@ -229,8 +225,7 @@ def plain_config(text: Any, where: Path | str) -> dict[str, Any]:
 def check_targets(node: Any, part: str, where: Path | str, trusted: Any = None) -> None:
     """Raise UserError if a part of a file's configuration names a class that no choice of its group names.
 
-    Args:
-        trusted: a node given by the user, whose classes are also allowed.
+    The classes in `trusted`, a node given by the user, are also allowed.
     """
     known = [trusted, *(each for group in (part, *inner_groups(part)) for each in nodes(group))]
     allowed = {str(call["_target_"]) for _, call in _calls(known)}

@@ -133,10 +133,8 @@ def choice(group: str, words: str, resolve: bool = True, **settings: Any) -> dic
     """The configuration node of a choice, with changed settings: `choice("sampler", "heun", steps=18, grid="karras")`.
 
     A nested group is the name of a choice, or changes to the settings of its choice. Overrides may follow the choice:
-    "heun sampler.steps=18". Raises UserError for an unknown choice or setting.
-
-    Args:
-        resolve: whether to resolve interpolations such as `${seed}`.
+    "heun sampler.steps=18". Interpolations such as `${seed}` stay unless they are to `resolve`. Raises UserError for an
+    unknown choice or setting.
     """
     name, *overrides = words.split() or [""]
     if name not in choices(group):

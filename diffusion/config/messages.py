@@ -22,12 +22,7 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM
 
 
 def explain(error: BaseException, command: str, words: Sequence[str] = (), sweep: bool = False) -> UserError | None:
-    """An error that the user can fix, with its exit status; None for a bug in the program.
-
-    Args:
-        words: the overrides of the command line, for errors in its settings.
-        sweep: whether it is a sweep (-m).
-    """
+    """An error that the user can fix, such as in the overrides `words` of a command or its sweep; None for a bug."""
     chain = [error]
     while cause := chain[-1].__cause__ or chain[-1].__context__:  # OmegaConf hides that of an interpolation's error
         chain.append(cause)

@@ -6,18 +6,15 @@ is i − 1.) The others take equal steps in a function of the time or of the noi
 
 import math
 from collections.abc import Callable
-from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from annotated_types import Gt
 from torch import Tensor
 
 from diffusion.errors import UserError
-from diffusion.process.schedule import PURE_NOISE, Schedule, pure_noise
+from diffusion.process.schedule import PURE_NOISE, Positive, Schedule, pure_noise
 
-Positive = Annotated[float, Gt(0)]
 Level = Positive | None  # a noise level, sigma/alpha
 Map = Callable[[Tensor], Tensor]
 Grid = Callable[[Schedule, int], Tensor]

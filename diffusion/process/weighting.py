@@ -10,14 +10,12 @@ on the prediction, like the "simple" losses of the literature.
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge
 from torch import Tensor
 
 from diffusion.process.prediction import Prediction
-from diffusion.process.schedule import Schedule
+from diffusion.process.schedule import Positive, Schedule
 from diffusion.process.variance import fixed_small, ratio
-
-Positive = Annotated[float, Gt(0)]
 
 
 def _of_x0(weight: Tensor, schedule: Schedule, prediction: Prediction, t: Tensor) -> Tensor:
