@@ -14,6 +14,7 @@ import torch
 import yaml
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 
 from diffusion.checkpoint.find import kept, opened, run_folder, trained
 from diffusion.checkpoint.restore import Restored, file_hash, what_changed
@@ -34,7 +35,7 @@ from diffusion.files import replace
 from diffusion.metric import record
 from diffusion.pixels import resolution_of
 from diffusion.process.sampler import Sampler
-from diffusion.report.images import grid, in_turn, picture_of, save_png
+from diffusion.report.images import grid, in_turn, save_png
 from diffusion.report.scores import print_scores
 from diffusion.runs.folder import SCORES, read_scores
 from diffusion.runs.record import CONFIG
@@ -166,7 +167,7 @@ def save_images(folder: Path, images: Tensor, picture: Image.Image, drawing: Dra
         file.unlink()
 
     def write(i: int) -> None:
-        picture_of(images[i]).save(folder / "images" / f"{i:0{len(str(n - 1))}d}.png")
+        to_pil_image(images[i]).save(folder / "images" / f"{i:0{len(str(n - 1))}d}.png")
 
     list(in_threads(write, range(n), "writing images"))  # Pillow releases the GIL while it encodes
     arrays: dict[str, Any] = {name: rows.numpy() for name, rows in drawing.conditions(restored.denoiser, n).items()}

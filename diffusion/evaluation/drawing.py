@@ -26,7 +26,7 @@ from diffusion.process.guidance import Guidance
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams, seeds_for
-from diffusion.report.images import FILM_TIMES, gif, grid, save_png
+from diffusion.report.images import gif, grid, save_png
 from diffusion.report.style import spread
 
 Watch = Callable[[int, int, Tensor, Estimate], None]
@@ -240,8 +240,8 @@ class Frames:
 
     def save_film(self, path: Path) -> None:
         """Write a grid with a row for each step: x_t, then the estimates. Its metadata has the times t of the rows."""
-        rows, times = torch.stack([*self.steps.values()]), json.dumps([self.times[k] for k in self.steps])
-        save_png(grid(rows.flatten(0, 1), rows.shape[1]), path, **{FILM_TIMES: times})
+        rows = torch.stack([*self.steps.values()])
+        save_png(grid(rows.flatten(0, 1), rows.shape[1], times=[self.times[k] for k in self.steps]), path)
 
 
 class Blank:

@@ -20,7 +20,7 @@ from diffusion.evaluation.commands import begin, make_drawing, save_images
 from diffusion.evaluation.drawing import Drawing
 from diffusion.pixels import resolution_of
 from diffusion.process.editing import Inpainting, SDEdit
-from diffusion.report.images import enlarged, gif, grid
+from diffusion.report.images import gif, grid
 
 STRENGTH = 0.6  # default for SDEdit
 COLUMNS = 12  # of grid.png, at most
@@ -45,7 +45,7 @@ def draw_edits(settings: Edit, folder: Path) -> None:
     images = drawing(restored.denoiser, n, device, settings.batch_size, f"drawing {count(n, 'image')}")
     save_images(folder, images, overview(before, images), drawing, restored)
     if between:
-        gif([enlarged(grid(image[None])) for image in images], folder / "interpolation.gif")
+        gif([grid(image[None], large=True) for image in images], folder / "interpolation.gif")
 
 
 def edited(

@@ -1,6 +1,6 @@
 """Pictures: grids and GIFs in files, and pictures in pages. Images are uint8 and shown as sRGB.
 
-The layout of a grid is stored in the PNG file (`tEXt` chunk "grid"), so `tiles` can split it into the images again.
+What is known about a grid is stored in the PNG file (`tEXt` chunk "grid"), so `tiles` can split it into images again.
 """
 
 import base64
@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,9 +28,7 @@ GAP = 2  # white pixels between the images of a grid
 WIDTH = 640  # pixels; target width of a picture for display
 PAGE = 1 << 22  # pixels; the most of the samples in a page
 STEPS, IMAGES = 24, 8  # of the samples over training in a page
-LAYOUT = "grid"  # PNG text chunk: the layout of a grid
-DRAWN = "drawn"  # PNG text chunk: the number of images; the grid may show only the first ones
-FILM_TIMES = "times"  # PNG text chunk: the times t of the rows of a film
+ABOUT = "grid"  # PNG text chunk: about a grid
 
 
 def arranged(images: np.ndarray, columns: int) -> np.ndarray:
@@ -40,11 +39,11 @@ def arranged(images: np.ndarray, columns: int) -> np.ndarray:
     return rows.swapaxes(1, 2).reshape(-1, columns * width, 3)
 
 
-def grid(images: Tensor, columns: int | None = None, large: bool = False) -> Image.Image:
+def grid(images: Tensor, columns: int | None = None, large: bool = False, **about: Any) -> Image.Image:
     """Arrange `images`, uint8 (N, C, H, W), row by row, with `GAP` white pixels between; ⌈√N⌉ `columns` by default.
 
-    Raises ValueError for another dtype or shape, or if there are no images. With `large`, each pixel is repeated, so
-    that a picture with all `columns` is about `WIDTH` wide.
+    With `large`, each pixel is repeated, so that a picture with all `columns` is about `WIDTH` wide. `about` is kept in
+    the PNG file. Raises ValueError for another dtype or shape, or if there are no images.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in MODES or len(images) == 0:
         raise ValueError(f"grid: got {images.dtype} {tuple(images.shape)}; expected uint8 (N, C, H, W), N > 0")
@@ -54,14 +53,14 @@ def grid(images: Tensor, columns: int | None = None, large: bool = False) -> Ima
     pixels = to_rgb(images.detach().cpu()).permute(0, 2, 3, 1).numpy().repeat(scale, 1).repeat(scale, 2)
     padded = np.pad(pixels, ((0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
     picture = Image.fromarray(arranged(padded, columns)[:-GAP, :-GAP])
-    picture.info[LAYOUT] = json.dumps({"images": len(images), "columns": columns})
+    picture.info[ABOUT] = json.dumps({"images": len(images), "columns": columns, **about})
     return picture
 
 
 def tiles(picture: Image.Image) -> np.ndarray:
     """Split a picture from `grid`, also after `save_png`, into uint8 (N, H, W, 3); any other picture is one tile."""
-    layout = json.loads(picture.info.get(LAYOUT, '{"images": 1, "columns": 1}'))
-    n, columns = layout["images"], layout["columns"]
+    about = json.loads(picture.info.get(ABOUT, '{"images": 1, "columns": 1}'))
+    n, columns = about["images"], about["columns"]
     padded = np.pad(np.asarray(picture.convert("RGB")), ((0, GAP), (0, GAP), (0, 0)))
     down, across = padded.shape[0] // math.ceil(n / columns), padded.shape[1] // columns
     cut = padded.reshape(-1, down, columns, across, 3).swapaxes(1, 2).reshape(-1, down, across, 3)
@@ -78,12 +77,6 @@ def in_turn(images: Tensor, kinds: int) -> tuple[Tensor, int]:
     return torch.cat([images, padding]).unflatten(0, (columns, kinds)).transpose(0, 1).flatten(0, 1), columns
 
 
-def picture_of(image: Tensor) -> Image.Image:
-    """One image (C, H, W), unchanged: greyscale, RGB or RGBA."""
-    pixels = image.detach().cpu().permute(1, 2, 0).numpy()
-    return Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels)
-
-
 def opened(path: Path) -> Image.Image:
     """Open the picture in a file. Raises UserError if it cannot be read."""
     try:
@@ -94,19 +87,12 @@ def opened(path: Path) -> Image.Image:
         raise UserError(f"{path}: not a readable picture; delete it, or recreate it by sampling") from error
 
 
-def enlarged(picture: Image.Image) -> Image.Image:
-    """`picture` enlarged by a whole number, from 1 to 16, to about `WIDTH` pixels wide (nearest neighbour)."""
-    scale = min(16, max(1, WIDTH // picture.width))
-    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-
-
-def save_png(picture: Image.Image, path: Path, **text: str) -> Path:
-    """Write `picture` as PNG, with the layout of its grid and `text` as text chunks; creates the folder."""
+def save_png(picture: Image.Image, path: Path) -> Path:
+    """Write `picture` as PNG, with what is known about its grid; creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     chunks = PngInfo()
-    text |= {key: picture.info[key] for key in (LAYOUT,) if key in picture.info}
-    for name, content in text.items():
-        chunks.add_text(name, content)
+    if ABOUT in picture.info:
+        chunks.add_text(ABOUT, picture.info[ABOUT])
     picture.save(path, pnginfo=chunks)
     return path
 
@@ -165,7 +151,7 @@ def film(path: Path) -> list[Html]:
     if not path.is_file():
         return []
     picture = opened(path)
-    times, cut = json.loads(picture.info[FILM_TIMES]), tiles(picture)
+    times, cut = json.loads(picture.info[ABOUT])["times"], tiles(picture)
     rows = cut.reshape(len(times), 2, -1, *cut.shape[1:])
     return [
         slider("denoising step", [f"t = {number(time)}" for time in times], play=True),
@@ -180,7 +166,7 @@ def all_samples(path: Path) -> Html | None:
         return None
     picture = opened(path)
     images = tiles(picture)
-    drawn, (_, height, width, _) = int(picture.info.get(DRAWN, len(images))), images.shape
+    drawn, (_, height, width, _) = json.loads(picture.info[ABOUT])["drawn"], images.shape
     images = images[: max(1, PAGE // (height * width))]
     caption = f"{len(images):,} of " * (len(images) < drawn) + f"{drawn:,} samples at the end of the run."
     sheet = Image.fromarray(arranged(images, math.ceil(math.sqrt(len(images) * height / width))))

@@ -18,7 +18,7 @@ from diffusion.errors import Interrupted, UserError, first_line, resume_command
 from diffusion.evaluation.drawing import FILMED, Drawing, Frames
 from diffusion.evaluation.pipeline import Scorer, check_test
 from diffusion.evaluation.together import remove
-from diffusion.report.images import DRAWN, grid, save_png
+from diffusion.report.images import grid, save_png
 from diffusion.report.run import write_report
 from diffusion.report.scores import print_scores
 from diffusion.runs.folder import read_metrics
@@ -111,7 +111,7 @@ def conclude(run: Run, trainer: pl.Trainer, samples: Samples) -> float | None:
     if samples:
         images, _ = samples[SAMPLES]
         most = max(1, SHEET // (images.shape[-2] * images.shape[-1]))
-        save_png(grid(images[:most]), folder / "samples" / "all.png", **{DRAWN: str(len(images))})
+        save_png(grid(images[:most], drawn=len(images)), folder / "samples" / "all.png")
         picture = grid(images[: run.shown or SHOWN], large=True)
         save_png(picture, folder / "samples" / "final.png")
         loggers.log_image(trainer, "samples/final", picture)

@@ -21,7 +21,7 @@ from diffusion.console import console
 from diffusion.errors import UserError, first_line
 from diffusion.files import code_version, replace, versions
 from diffusion.metric.record import Score
-from diffusion.report.images import enlarged
+from diffusion.report.images import WIDTH
 from diffusion.runs.folder import is_sweep, read_rows
 from diffusion.training.resume import Resumed
 
@@ -39,7 +39,8 @@ def dashboards(settings: Train, folder: Path, resumed: Resumed | None) -> list[L
 
 def log_image(trainer: pl.Trainer, name: str, picture: Image.Image) -> None:
     """Log a picture to the run's dashboards, which count from 0; small ones are enlarged by a whole factor."""
-    picture, step = enlarged(picture), trainer.global_step - 1
+    scale, step = min(16, max(1, WIDTH // picture.width)), trainer.global_step - 1
+    picture = picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.NEAREST)
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(name, [picture], step=step)

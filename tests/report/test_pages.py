@@ -35,7 +35,7 @@ def whole_run(run_folder: Path) -> Path:
         frames.watch(0, k, x, Estimate(-x, x))
     frames.save_film(run_folder / "samples/film.png")
     some = torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8)
-    save_png(grid(some), run_folder / "samples/all.png", drawn="1020")
+    save_png(grid(some, drawn=1020), run_folder / "samples/all.png")
     write_report(run_folder, linear(100))
     return run_folder
 

@@ -51,7 +51,7 @@ def test_a_run_writes_all_expected_files(command, tiny, tmp_path):
         "all.png", "film.png", "final.png", "step-00000006.png", "step-00000012.png",
     ]  # fmt: skip
     with Image.open(run / "samples/all.png") as everything:
-        assert (everything.text["drawn"], len(tiles(everything))) == ("8", 8)
+        assert (json.loads(everything.text["grid"])["drawn"], len(tiles(everything))) == (8, 8)
     assert Image.open(run / "samples/final.png").width == 2 * (2 + 16 * 8) - 2  # readable, like a grid of `sample`
     for name in ("noising", "beta", "samples", "mse", "signal"):
         Image.open(run / "figures" / f"{name}.png").verify()
