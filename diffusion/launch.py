@@ -182,10 +182,3 @@ def requeue() -> None:
     if name := slurm_job():
         done = subprocess.run(["scontrol", "requeue", name], capture_output=True, text=True, check=False)
         print(f"SLURM job {name}: {done.stderr.strip() if done.returncode else 'queued again'}", file=sys.stderr)
-
-
-def check_tasks() -> None:
-    """Raise UserError in one of several tasks of an `srun`, because each would be a separate run."""
-    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
-    if tasks != "1" and not is_rank():
-        raise UserError(f"srun started {tasks} tasks, each a separate run: start one (-n 1), see docs/clusters.md")

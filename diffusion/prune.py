@@ -43,9 +43,8 @@ def prune(folder: Path, weights: bool, yes: bool) -> None:
             continue
         console.print(f"{path}: {count(len(files), 'file')}, {decimal(gain)}")
         runs, total = runs + 1, total + gain
-    less = " less the weights, which are kept," if weights and not yes else ""
-    done = "freed" if yes else "can be freed; --yes removes the files"
-    console.print(f"{count(runs, 'complete run')}: {decimal(total)}{less} {done}")
+    done = "freed" if yes else "can be freed, less any weights that are kept; --yes removes the files"
+    console.print(f"{count(runs, 'complete run')}: {decimal(total)} {done}")
 
 
 if __name__ == "__main__":

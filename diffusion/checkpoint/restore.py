@@ -25,7 +25,7 @@ from diffusion.process.prediction import Prediction
 from diffusion.process.schedule import Schedule
 
 PREFIX = "denoiser.network."  # prefix of the network's weights in a checkpoint
-REQUIRED = {"config": str, "state_dict": dict, "global_step": int, "epoch": int}  # what a checkpoint must contain
+REQUIRED = {"config": str, "state_dict": dict, "global_step": int, "epoch": int}  # of a checkpoint
 WORST = 0.25  # largest missing part of an average's profile, in the L² norm
 
 
@@ -83,16 +83,14 @@ def read(path: Path, to_train: bool = False) -> dict[str, Any]:
     """
     if not os.path.lexists(path):
         raise UserError(f"ckpt={path}: no such file; choose a checkpoint such as outputs/…/checkpoints/last.ckpt")
-    folder = path.is_dir()  # of diffusers
-    if to_train and (folder or path.suffix == storage.SUFFIX):
+    if to_train and (path.is_dir() or path.suffix == storage.SUFFIX):
         raise UserError(f"ckpt={path}: an exported model has no training state; start from its weights: init=…")
-    if folder:
+    if path.is_dir():
         contents = diffusers_folder.read(path, PREFIX)
     else:
         contents = storage.exported(path, PREFIX) if path.suffix == storage.SUFFIX else storage.load(path)
-    for key, kind in REQUIRED.items():
-        if not isinstance(contents.get(key), kind):
-            raise UserError(f"ckpt={path}: not a model of diffusion.train (it has no {key}); choose one of those")
+    if missing := [key for key, kind in REQUIRED.items() if not isinstance(contents.get(key), kind)]:
+        raise UserError(f"ckpt={path}: not a model of diffusion.train (it has no {missing[0]}); choose one of those")
     return contents
 
 

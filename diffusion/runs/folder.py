@@ -46,10 +46,7 @@ Metrics = Mapping[str, Series]
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder. Files are read lazily; a missing file reads as empty.
-
-    Raises UserError for a folder that contains no file of a run, and for a file that cannot be parsed.
-    """
+    """A run's folder. Files are read lazily; a missing one reads as empty. Raises UserError if one cannot be parsed."""
 
     folder: Path
 
@@ -66,8 +63,7 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """`config` without `ckpt`; for an evaluation, the checkpoint's recipe updated with the evaluation's settings.
 
-        For an evaluation, `seed` is that of training, `ckpt` is the file name of the checkpoint (the recipe identifies
-        the run), and `reference` is the data used for scoring, if it differs from the recipe's.
+        Then `seed` is that of training, `ckpt` is the name of the file, and `reference` the data used for scoring.
         """
         config = {**self.config}
         recipe, ckpt = config.pop("recipe", None), config.pop("ckpt", None)

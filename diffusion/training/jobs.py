@@ -26,20 +26,12 @@ from diffusion.config.build import validated
 from diffusion.config.schema import Train, Trainer
 from diffusion.console import console
 from diffusion.errors import Interrupted, ProcessLost, UserError, override, resume_command
-from diffusion.launch import (
-    PARENT,
-    as_rank,
-    check_tasks,
-    end_with_parent,
-    is_rank,
-    launch,
-    queued_again,
-    requeue,
-    stopped_by,
-)  # fmt: skip
+from diffusion.launch import PARENT, as_rank, end_with_parent, is_rank, launch, queued_again, requeue, stopped_by
 from diffusion.runs.command import few_metrics
 from diffusion.runs.folder import holds_checkpoints, read_yaml
 from diffusion.runs.record import CONFIG, RunRecord, claim, write_config
+
+WORKER = "diffusion.training.jobs"  # `python -m WORKER FOLDER` trains with the settings in FOLDER
 
 
 def begin(settings: Train, folder: Path, words: Sequence[str], job: bool = False) -> tuple[Train, RunRecord] | None:
@@ -49,7 +41,9 @@ def begin(settings: Train, folder: Path, words: Sequence[str], job: bool = False
     with ckpt=auto any run, nothing is begun: None. Raises UserError if checkpoints of another run would be overwritten,
     unless the words contain `ckpt=null`.
     """
-    check_tasks()
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if tasks != "1" and not is_rank():
+        raise UserError(f"srun started {tasks} tasks, each a separate run: start one (-n 1), see docs/clusters.md")
     requeued, resumes = queued_again(), settings.ckpt in ("auto", "last")
     same = read_yaml(folder / CONFIG) | {"ckpt": None} == settings.model_dump(mode="json") | {"ckpt": None}
     if same and (job or requeued or settings.ckpt == "auto") and RunRecord(folder).content.get("state") == "complete":
@@ -102,7 +96,7 @@ def run_in_processes(settings: Train, record: RunRecord) -> None:
     with record.running():
         while True:
             try:
-                return launch(devices, record.folder, "diffusion.training.jobs")
+                return launch(devices, record.folder, WORKER)
             except ProcessLost as error:
                 if restarts == 0:
                     raise ProcessLost(f"{error}; to resume: {resume_command(record.folder)}") from error
