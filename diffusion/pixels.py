@@ -1,11 +1,23 @@
-"""Sizes and channels of images: 1 channel is grey, 3 are RGB, 4 are RGBA (the last channel is opacity)."""
+"""Images as numbers: their sizes and channels, and grids and GIFs of them in files.
 
+1 channel is grey, 3 are RGB, 4 are RGBA (the last channel is opacity). What is known about a grid is stored in the PNG
+file (`tEXt` chunk "grid"), so `tiles` can split it into images again.
+"""
+
+import json
+import math
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from annotated_types import Ge, MaxLen, MinLen
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
+
+from diffusion.errors import UserError
 
 Side = Annotated[int, Ge(1)]
 Resolution = Side | Annotated[list[Side], MinLen(2), MaxLen(2)]
@@ -14,6 +26,9 @@ Channels = Literal[1, 3, 4]
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Channels -> Pillow's mode."""
+GAP = 2  # white pixels between the images of a grid
+WIDTH = 640  # pixels; target width of a picture for display
+ABOUT = "grid"  # PNG text chunk: about a grid
 
 
 def height_width(resolution: int | Sequence[int]) -> tuple[int, int]:
@@ -39,3 +54,82 @@ def to_rgb(images: Tensor) -> Tensor:
         return images
     c, a = images.int().split([3, 1], dim=-3)
     return ((a * c + (255 - a) * 255 + 127) // 255).to(torch.uint8)
+
+
+def arranged(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images (N, H, W, 3) as one, row by row without gaps; white ones fill the last row."""
+    n, height, width, _ = images.shape
+    white = np.full((-n % columns, height, width, 3), 255, np.uint8)
+    rows = np.concatenate([images, white]).reshape(-1, columns, height, width, 3)
+    return rows.swapaxes(1, 2).reshape(-1, columns * width, 3)
+
+
+def grid(images: Tensor, columns: int | None = None, large: bool = False, **about: Any) -> Image.Image:
+    """Arrange `images`, uint8 (N, C, H, W), row by row, with `GAP` white pixels between; ⌈√N⌉ `columns` by default.
+
+    With `large`, each pixel is repeated, so that a picture with all `columns` is about `WIDTH` wide. `about` is kept in
+    the PNG file. Raises ValueError for another dtype or shape, or if there are no images.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in MODES or len(images) == 0:
+        raise ValueError(f"grid: got {images.dtype} {tuple(images.shape)}; expected uint8 (N, C, H, W), N > 0")
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    scale = min(16, max(1, WIDTH // (columns * images.shape[-1]))) if large else 1
+    columns = min(columns, len(images))
+    pixels = to_rgb(images.detach().cpu()).permute(0, 2, 3, 1).numpy().repeat(scale, 1).repeat(scale, 2)
+    padded = np.pad(pixels, ((0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
+    picture = Image.fromarray(arranged(padded, columns)[:-GAP, :-GAP])
+    picture.info[ABOUT] = json.dumps({"images": len(images), "columns": columns, **about})
+    return picture
+
+
+def tiles(picture: Image.Image) -> np.ndarray:
+    """Split a picture from `grid`, also after `save_png`, into uint8 (N, H, W, 3); any other picture is one tile."""
+    about = json.loads(picture.info.get(ABOUT, '{"images": 1, "columns": 1}'))
+    n, columns = about["images"], about["columns"]
+    padded = np.pad(np.asarray(picture.convert("RGB")), ((0, GAP), (0, GAP), (0, 0)))
+    down, across = padded.shape[0] // math.ceil(n / columns), padded.shape[1] // columns
+    cut = padded.reshape(-1, down, columns, across, 3).swapaxes(1, 2).reshape(-1, down, across, 3)
+    return cut[:n, :-GAP, :-GAP]
+
+
+def in_turn(images: Tensor, kinds: int) -> tuple[Tensor, int]:
+    """Reorder `images` (N, C, H, W), which cycle through `kinds`, to one grid row per kind. Also returns the columns.
+
+    Short rows are padded with white images.
+    """
+    columns = math.ceil(len(images) / kinds)
+    padding = images.new_full((columns * kinds - len(images), *images.shape[1:]), 255)
+    return torch.cat([images, padding]).unflatten(0, (columns, kinds)).transpose(0, 1).flatten(0, 1), columns
+
+
+def opened(path: Path) -> Image.Image:
+    """Open the picture in a file. Raises UserError if it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return picture
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: not a readable picture; delete it, or recreate it by sampling") from error
+
+
+def save_png(picture: Image.Image, path: Path) -> Path:
+    """Write `picture` as PNG, with what is known about its grid; creates the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    chunks = PngInfo()
+    if ABOUT in picture.info:
+        chunks.add_text(ABOUT, picture.info[ABOUT])
+    picture.save(path, pnginfo=chunks)
+    return path
+
+
+def gif(frames: Sequence[Image.Image], path: Path, seconds: float = 4.0, hold: float = 2.0) -> Path:
+    """Write a looping GIF of `frames`: `seconds` for all frames but the last, which is shown for `hold` seconds.
+
+    Pillow gives each frame its own palette. Browsers play no frames shorter than two hundredths of a second.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first, *others = frames
+    each = max(20, 10 * round(100 * seconds / max(1, len(others))))
+    durations = [each] * len(others) + [round(1000 * hold)]
+    first.save(path, save_all=True, append_images=others, duration=durations, loop=0, optimize=False)
+    return path

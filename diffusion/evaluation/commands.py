@@ -33,9 +33,8 @@ from diffusion.evaluation.pipeline import Scorer, check_test, make_metrics
 from diffusion.evaluation.together import Task, choose_device, choose_devices, draw, remove
 from diffusion.files import replace
 from diffusion.metric import record
-from diffusion.pixels import resolution_of
+from diffusion.pixels import grid, in_turn, resolution_of, save_png
 from diffusion.process.sampler import Sampler
-from diffusion.report.images import grid, in_turn, save_png
 from diffusion.report.scores import print_scores
 from diffusion.runs.folder import SCORES, read_scores
 from diffusion.runs.record import CONFIG

@@ -20,13 +20,13 @@ from diffusion.console import console, count, progress_bar
 from diffusion.data import to_uint8
 from diffusion.errors import NotFinite, UserError, nearest
 from diffusion.files import digest, replacing, tensor_digest
+from diffusion.pixels import gif, grid, save_png
 from diffusion.process.denoiser import Denoise, Denoiser, Estimate, MixedPrecision
 from diffusion.process.editing import Between
 from diffusion.process.guidance import Guidance
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams, seeds_for
-from diffusion.report.images import gif, grid, save_png
 from diffusion.report.style import spread
 
 Watch = Callable[[int, int, Tensor, Estimate], None]

@@ -18,9 +18,8 @@ from diffusion.data.images import Unusable, read, resized
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import begin, make_drawing, save_images
 from diffusion.evaluation.drawing import Drawing
-from diffusion.pixels import resolution_of
+from diffusion.pixels import gif, grid, resolution_of
 from diffusion.process.editing import Inpainting, SDEdit
-from diffusion.report.images import gif, grid
 
 STRENGTH = 0.6  # default for SDEdit
 COLUMNS = 12  # of grid.png, at most

@@ -10,10 +10,9 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffusion.pixels import to_rgb
+from diffusion.pixels import arranged, opened, tiles, to_rgb
 from diffusion.randomness import generator_for
 from diffusion.report import style
-from diffusion.report.images import arranged, opened, tiles
 from diffusion.report.style import DPI, spread
 from diffusion.runs.folder import Metrics, Series, bins_of
 

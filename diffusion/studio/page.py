@@ -27,8 +27,8 @@ from diffusion.data import to_uint8
 from diffusion.errors import UserError, command_line, shown
 from diffusion.evaluation.commands import completed, make_drawing
 from diffusion.evaluation.edits import edited
+from diffusion.pixels import grid
 from diffusion.process.denoiser import Estimate
-from diffusion.report.images import grid
 
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no fonts of other servers
 KEPT = 3600  # seconds for which gradio keeps pictures on disk

@@ -18,7 +18,7 @@ from diffusion.errors import Interrupted, UserError, first_line, resume_command
 from diffusion.evaluation.drawing import FILMED, Drawing, Frames
 from diffusion.evaluation.pipeline import Scorer, check_test
 from diffusion.evaluation.together import remove
-from diffusion.report.images import grid, save_png
+from diffusion.pixels import grid, save_png
 from diffusion.report.run import write_report
 from diffusion.report.scores import print_scores
 from diffusion.runs.folder import read_metrics

@@ -21,7 +21,7 @@ from diffusion.console import console
 from diffusion.errors import UserError, first_line
 from diffusion.files import code_version, replace, versions
 from diffusion.metric.record import Score
-from diffusion.report.images import WIDTH
+from diffusion.pixels import WIDTH
 from diffusion.runs.folder import is_sweep, read_rows
 from diffusion.training.resume import Resumed
 

@@ -14,7 +14,7 @@ from diffusion.checkpoint.find import at_step
 from diffusion.checkpoint.restore import network_hash, network_weights, read
 from diffusion.errors import Interrupted
 from diffusion.metric.score import DISTANCES
-from diffusion.report.images import grid, save_png
+from diffusion.pixels import grid, save_png
 from diffusion.runs.folder import read_scores
 from diffusion.training import saving
 from diffusion.training.ema import average_of

@@ -13,8 +13,8 @@ from torch import Tensor
 import diffusion
 from diffusion.evaluation.drawing import Drawing
 from diffusion.library import Model
+from diffusion.pixels import tiles
 from diffusion.process.sampler import DDIM
-from diffusion.report.images import tiles
 
 
 @pytest.fixture(scope="module")

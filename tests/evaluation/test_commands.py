@@ -22,9 +22,9 @@ from diffusion.evaluation.commands import completed
 from diffusion.evaluation.drawing import Drawing
 from diffusion.evaluation.pipeline import inherit_tests, recorded_tests
 from diffusion.metric.record import Score
+from diffusion.pixels import grid
 from diffusion.process.denoiser import MixedPrecision
 from diffusion.process.sampler import DDIM
-from diffusion.report.images import grid
 from diffusion.runs.folder import append_scores, read_scores
 
 QUICK = ["baselines=[]", "device=cpu"]

@@ -14,9 +14,9 @@ from PIL import Image
 
 from diffusion.config.build import make
 from diffusion.errors import UserError
+from diffusion.pixels import grid, save_png
 from diffusion.process.schedule import cosine, linear
 from diffusion.report import figures, style
-from diffusion.report.images import grid, save_png
 from diffusion.report.style import svg
 from diffusion.runs.folder import Series, read_metrics
 

@@ -14,10 +14,10 @@ from browser import chromium, visit
 from diffusion import compare, watch
 from diffusion.evaluation.drawing import Frames
 from diffusion.files import replace
+from diffusion.pixels import grid, save_png
 from diffusion.process.denoiser import Estimate
 from diffusion.process.sampler import DDIM
 from diffusion.process.schedule import linear
-from diffusion.report.images import grid, save_png
 from diffusion.report.run import write_report
 from diffusion.runs.folder import Run
 from diffusion.watch import Server

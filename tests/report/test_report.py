@@ -14,9 +14,9 @@ from PIL import Image
 
 from diffusion import console
 from diffusion.metric.record import Reference, Score
+from diffusion.pixels import gif, grid, save_png, tiles
 from diffusion.process.schedule import linear
 from diffusion.report.__main__ import main as report
-from diffusion.report.images import gif, grid, save_png, tiles
 from diffusion.report.page import Cell, Html, Section, Table, escaped
 from diffusion.report.run import write_report
 from diffusion.report.scores import number, plus_minus, print_scores, score_table, source_text, value_text

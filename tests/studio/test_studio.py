@@ -18,7 +18,7 @@ from gradio_client.exceptions import AppError
 
 import diffusion
 from diffusion.config.choices import searching
-from diffusion.report.images import grid
+from diffusion.pixels import grid
 from diffusion.studio import __main__ as studio
 from diffusion.studio import page as pages
 

@@ -7,7 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb_files import recorded
 
 from diffusion.files import code_version
-from diffusion.report.images import GAP
+from diffusion.pixels import GAP
 from diffusion.runs.folder import read_scores
 
 RUN = ["samples.n=0", "hydra.run.dir=run"]

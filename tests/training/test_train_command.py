@@ -9,7 +9,7 @@ import torch
 from composing import settings, train
 from PIL import Image
 
-from diffusion.report.images import tiles
+from diffusion.pixels import tiles
 from diffusion.runs.folder import read_metrics
 from diffusion.training.clock import Clock
 from diffusion.training.parts import Run

@@ -11,8 +11,7 @@ from safetensors.torch import load_file
 
 import diffusion
 from diffusion.checkpoint.storage import early_file
-from diffusion.pixels import to_rgb
-from diffusion.report.images import grid
+from diffusion.pixels import grid, to_rgb
 from diffusion.runs.folder import read_scores
 
 GUIDED = ["guidance=auto", "guidance.step=3", "guidance.scale=3", "trainer.max_steps=7", "samples.n=4"]
