@@ -11,6 +11,12 @@ Writes compare.md, report.html, runs.csv and compare.png.
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
 
 from diffusion.errors import Arguments
 
@@ -30,6 +36,24 @@ def write(folders: list[Path], out: Path | None) -> None:
 
     alone = folders[0] if len(folders) == 1 and is_sweep(folders[0]) else None
     comparison.write(folders, out or alone or Path(f"outputs/comparisons/{datetime.now():%Y-%m-%d_%H-%M-%S}"))
+
+
+class SweepTable(Callback):
+    """Hydra callback: write the comparison of a sweep's jobs in its folder after each of them, and print it at the end.
+
+    Hydra's basic sweeper ends a sweep with a failed job without calling `on_multirun_end`.
+    """
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Write the comparison so far, and print it if the job failed."""
+        if config.hydra.mode == RunMode.MULTIRUN:
+            self.on_multirun_end(config, printed=job_return.status == JobStatus.FAILED)
+
+    def on_multirun_end(self, config: DictConfig, printed: bool = True, **kwargs: Any) -> None:
+        """Write the comparison and print it."""
+        from diffusion.report.comparison import write  # scipy and matplotlib would slow the start of every command
+
+        write([folder := Path(config.hydra.sweep.dir)], folder, printed)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,11 @@ from omegaconf import OmegaConf
 from scipy import stats
 from scipy.stats import binom
 
-from diffusion.compare import main
+from diffusion.compare import SweepTable, main
 from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.report.compare import Column, Comparison, Row, compare, differing, label, welch
 from diffusion.report.comparison import figure, recipes_table, write
-from diffusion.report.sweep import SweepTable
 from diffusion.runs.folder import Run
 
 Make = Callable[..., Path]
