@@ -17,10 +17,10 @@ from diffusion.config.choices import RUN, choice, choices, searching
 from diffusion.config.schema import Sample
 from diffusion.console import count
 from diffusion.data import ImageData, to_unit
+from diffusion.edit.edits import Source, filling, read_mask, read_picture
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import completed, make_drawing
 from diffusion.evaluation.drawing import Drawing
-from diffusion.evaluation.edits import Source, filling, read_mask, read_picture
 from diffusion.evaluation.pipeline import make_metrics
 from diffusion.evaluation.together import choose_device
 from diffusion.metric import score as metrics_of

@@ -24,9 +24,9 @@ from diffusion.config.build import validated
 from diffusion.config.choices import RUN, choices, composed, searched
 from diffusion.config.schema import COMMANDS
 from diffusion.data import to_uint8
+from diffusion.edit.edits import edited
 from diffusion.errors import UserError, command_line, shown
 from diffusion.evaluation.commands import completed, make_drawing
-from diffusion.evaluation.edits import edited
 from diffusion.pixels import grid
 from diffusion.process.denoiser import Estimate
 

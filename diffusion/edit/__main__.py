@@ -9,7 +9,7 @@ python -m diffusion.edit ckpt=RUN interpolate=[0,1] n=12                      in
 from diffusion.config.schema import Edit
 from diffusion.runs.command import command, lazy
 
-main = command("edit", Edit, __doc__, lazy("diffusion.evaluation.edits.draw_edits"))
+main = command("edit", Edit, __doc__, lazy("diffusion.edit.edits.draw_edits"))
 
 if __name__ == "__main__":
     main()

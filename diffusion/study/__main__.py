@@ -21,7 +21,7 @@ python -m diffusion.study guidance ckpt=… guidance=cfg intervals=[[null,null],
 python -m diffusion.study guidance ckpt=… guidance=auto guidance.ckpt=WORSE   autoguidance, with labels or without
 """
 
-TASK = lazy("diffusion.evaluation.studies.study")
+TASK = lazy("diffusion.study.trials.study")
 STUDIES = {  # by the first word of the command line
     "sampler": command("study", Study, __doc__, TASK),
     "guidance": command("study_guidance", GuidanceStudy, ABOUT_GUIDANCE, TASK),
