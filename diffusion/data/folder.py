@@ -162,10 +162,16 @@ class Folder(ImageData):
 def listed(root: Path) -> dict[str, Path]:
     """The files below `root` that may be used, by name (relative to the root), sorted.
 
-    Output folders of commands are left out: a model must not be trained on its own samples.
+    Output folders of commands are left out: a model must not be trained on its own samples. Raises UserError for a
+    folder that cannot be read.
     """
     files: dict[str, Path] = {}
-    for here, folders, names in os.walk(root):
+
+    def unread(error: OSError) -> None:
+        if Path(error.filename) != root:
+            raise UserError(f"data.root={root}: {error.filename}: {error.strerror}; allow to read it, or remove it")
+
+    for here, folders, names in os.walk(root, onerror=unread):
         if Path(here) != root and not {"run.json", ".hydra"}.isdisjoint([*folders, *names]):
             folders.clear()
             continue

@@ -39,15 +39,13 @@ def report(folders: Sequence[Path], config_dir: str | None) -> None:
     for folder in folders:
         if is_run(folder):
             with searching([config_dir]):
-                written = write_report(folder)
+                print(*write_report(folder), sep="\n")
         elif is_sweep(folder) or not any(runs_below(folder)):
             write([folder], folder)
-            continue
         else:
             sections = index_sections(folder, partial(link_of, folder=folder))
             replace(folder / NAME, document(f"Runs in {folder.resolve().name}", sections))
-            written = [folder / NAME]
-        print(*written, sep="\n")
+            print(folder / NAME)
 
 
 if __name__ == "__main__":

@@ -58,9 +58,8 @@ def seconds_left(info: dict[str, Any], now: float) -> float | None:
 
 def last_score(run: Run) -> Score | None:
     """The latest score of images by the run's first metric (except copies), or else the last validation error."""
-    scored = [
-        each for each in run.scores if each.what in ("samples", "images") and not each.metric.startswith("copies")
-    ]
+    of_images = [score for score in run.scores if score.what in ("samples", "images")]
+    scored = [score for score in of_images if not score.metric.startswith("copies")]
     if scored:
         return [score for score in scored if score.name == scored[0].name][-1]
     series = run.metrics.get("val/mse")

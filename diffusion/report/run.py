@@ -157,22 +157,17 @@ def training(run: Run, schedule: figures.Schedule | None) -> list[Block | None]:
     if "train/loss" in names and (metrics["train/loss"].value > 0).all():  # not with learned weights
         errors.add("train/loss")
     left = sorted(name for name in names - errors if len(metrics[name].step) > 1)
-    best = None
+    more = f"{validated_weights(metrics)}."
     if "val/mse" in metrics:
         step, value = metrics["val/mse"]
-        best = f"The best validation MSE is {number(value.min())}, at step {step[value.argmin()]:,}; the last one is "
-        best += f"{number(value[-1])}. `metrics.csv` has all numbers."
+        more += f" The best validation MSE is {number(value.min())}, at step {step[value.argmin()]:,}."
     return [
         *images.training_strip(run),
-        chart(
-            errors, figures.mse, {name: metrics[name] for name in errors}, run.info.get("epoch_length"),
-            more=f"{validated_weights(metrics)}.",
-        ),
+        chart(errors, figures.mse, {each: metrics[each] for each in errors}, run.info.get("epoch_length"), more=more),
         chart(bins_of(metrics, "val/mse"), figures.bins, metrics),
         chart(schedule and bins_of(metrics, "gap/mse"), figures.gap, metrics, schedule),
         chart(left, figures.others, metrics, left),
-        best,
-    ]  # fmt: skip
+    ]
 
 
 def scores(run: Run) -> list[Block]:
