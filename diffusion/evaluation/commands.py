@@ -182,8 +182,8 @@ def evaluate(settings: Evaluate, folder: Path) -> None:
         raise UserError("set either ckpt=CHECKPOINT or images=FOLDER to score")
     if settings.ckpt is not None:
         evaluate_checkpoint(settings, folder)
-    elif settings.bits:
-        raise UserError("bits: images alone have no likelihood; set ckpt=CHECKPOINT")
+    elif settings.bits or settings.by_class:
+        raise UserError("bits, by_class: images alone have neither likelihood nor classes; set ckpt=CHECKPOINT")
     else:
         evaluate_images(settings, folder)
     console.print(f"  {folder / SCORES}")
@@ -206,13 +206,18 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
         check_test(run, settings.again)
     scorer = make_scorer(settings, settings.n or 0, folder, run, devices[0])
     warn_of_other_images(restored, settings.data, scorer.data)
+    if settings.by_class and not has_classes_of(scorer.data, restored):
+        raise UserError("by_class: the model and the reference need the same labels (data.labels); remove it")
     drawing = make_drawing(settings, restored, counts_of(scorer.data, settings.split, restored))
     write_configuration(folder, settings, restored)
     bits = [bits_per_dimension(restored, settings, scorer.data, devices[0])] if settings.bits else []
     console.print(f"folder: {folder}")
     images = draw_all(drawing, settings, restored, devices, folder)
     source = drawing.source(settings.sampler, settings.guidance) | of_model
-    scorer.write(score_images(scorer, settings, images, "samples", **source) + bits)
+    new = score_images(scorer, settings, images, "samples", **source) + bits
+    if settings.by_class:
+        new += scorer.by_class(images, drawing.conditions(restored.denoiser, len(images))["classes"], **source)
+    scorer.write(new)
     remove(folder)
 
 

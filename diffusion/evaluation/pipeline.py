@@ -24,6 +24,7 @@ from diffusion.metric.estimate import Reference, SampleMetric
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import Score
 from diffusion.metric.score import LEAST, divide, draw, extract, noise_images, reference_of, score
+from diffusion.report.scores import print_scores
 from diffusion.runs.folder import append_scores
 
 FEW = 200  # reference images: with fewer, a distance is mostly chance and bias
@@ -68,6 +69,23 @@ class Scorer:
     def score(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
         """Score uint8 images (n, C, H, W). `source` describes their origin: sampler, weights, seed, …."""
         return self._scores(self._features(images, what), self.reference, what, source)
+
+    def by_class(self, images: Tensor, classes: Tensor, **source: Any) -> list[Score]:
+        """Score the images of each class against the reference images of that class, and print the scores.
+
+        `classes` (n,) are those of the images. For a class with too few images, a message is printed instead.
+        """
+        reference, found = self.data.splits[self.split], list[Score]()
+        for i, name in enumerate(self.data.classes):
+            what, own, real = f"class {name}", images[classes == i], reference.images[reference.labels == i]
+            if min(len(own), len(real)) < LEAST:
+                console.print(f"{what}: {len(own)} samples and {len(real)} in the reference; not scored below {LEAST}")
+                continue
+            against = reference_of(real, self.extractor, f"{self.split}, {what}")
+            new = self._scores(self._features(own, what), against, what, source)
+            print_scores(new)
+            found += new
+        return found
 
     def baselines(self, names: Iterable[str], n: int) -> list[Score]:
         """Score baselines, to compare with a score of `n` images.

@@ -95,11 +95,11 @@ def test_sampled_images_have_the_same_score_as_the_checkpoint(command, scored, p
     assert found == pytest.approx(scores(scored)["fd_lite0"]["value"], rel=1e-6)
 
 
-def test_classes_are_drawn_in_turn_and_bits_are_those_of_the_labels(command, labelled, tmp_path):
-    words = ["n=12", "features=lite0", "bits=4", "likelihood.steps=5", *QUICK, "hydra.run.dir=out"]
+def test_classes_are_drawn_and_scored_apart(command, labelled, tmp_path):
+    words = ["n=12", "features=lite0", "by_class=true", "bits=4", "likelihood.steps=5", *QUICK, "hydra.run.dir=out"]
     ran(command, "evaluate", f"ckpt={labelled}", *words)
     found = read_scores(tmp_path / "out")
-    assert {score.what for score in found} >= {"samples", "network"}
+    assert {score.what for score in found} >= {"samples", "class red", "network"}
     (bits,) = [score for score in found if score.metric == "bits_per_dim"]
     assert (bits.settings or {})["labels"] == "of the images"
     ran(command, "sample", f"ckpt={labelled}", "n=3", "labels=[red,0]", "device=cpu", "hydra.run.dir=drawn")
@@ -175,6 +175,7 @@ REFUSED = {
     "no such checkpoint": ["sample", "ckpt=nowhere"],
     "an unknown class": ["sample", "ckpt=RUN", "label=green"],
     "guidance without labels": ["sample", "ckpt=PLAIN", "guidance=cfg"],
+    "classes without labels": ["evaluate", "ckpt=PLAIN", "by_class=true", "n=4"],
     "a device that is not there": ["sample", "ckpt=RUN", "device=cuda:99"],
 }
 
