@@ -26,7 +26,7 @@ from diffusion.runs.record import CONFIG
 
 FACTS = {  # of run.json, with their names
     "steps": "steps", "total_steps": "steps of the whole run", "epochs": "epochs",
-    "images": "images", "parameters": "parameters", "seconds": "time",
+    "images": "images", "parameters": "parameters", "seconds": "time", "seconds_of": "time of the parts",
     "peak_gb": "peak memory in GB", "devices": "devices", "device": "device", "host_cores": "CPU cores",
     "started": "started", "finished": "finished", "versions": "versions",
 }  # fmt: skip
@@ -119,9 +119,7 @@ def built(run: Run, part: str, use: Callable[[Any], Any] = lambda built: built) 
 def summary(run: Run, state: str) -> list[Block | None]:
     """The state of the run, the facts of run.json, the cost of the network, and the command."""
     info, final = run.info, "samples/final.png"
-    if not info:
-        return ["run.json is missing: the date, duration and device of this run are unknown."]
-    facts = [(name, fact(key, info[key])) for key, name in FACTS.items() if info.get(key) not in (None, "")]
+    facts = [(name, fact(key, info[key])) for key, name in FACTS.items() if info.get(key) not in (None, "", {})]
     facts.append(("network", built(run, "model", partial(network, run)) or "unknown"))
     reason = str(info.get("reason", "")).strip(" :")
     return [
@@ -134,6 +132,8 @@ def summary(run: Run, state: str) -> list[Block | None]:
 
 def fact(key: str, value: Any) -> str:
     """A value of run.json as text."""
+    if key == "seconds_of":
+        return ", ".join(f"{part} {duration(seconds)}" for part, seconds in value.items())
     if key in ("started", "finished"):
         return str(value)[:19].replace("T", " ")
     return duration(value) if key == "seconds" else f"{value:,}" if isinstance(value, int) else describe(value)

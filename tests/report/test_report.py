@@ -39,7 +39,8 @@ def test_the_readme_has_the_facts_scores_figures_and_commands_of_the_run(run_fol
     for words in (
         "# Run demo", "This run is complete.", "| epochs | 8 |", "1,234,567", "5 min 6 s", "2026-01-02 03:04:05",
         "python -m diffusion.train experiment=demo", "| `schedule.steps` | 100 | 1000 |",
-        "The best validation MSE is 0.05, at step 300.", "hydra.run.dir=", "ckpt=auto",
+        "training 5 min 0 s, validation 6 s", "The best validation MSE is 0.05, at step 300.",
+        "hydra.run.dir=", "ckpt=auto",
     ):  # fmt: skip
         assert words in text, words
     assert {path.name for path in (run_folder / "figures").iterdir()} == {
