@@ -122,7 +122,7 @@ class Score(Settings):
 
 
 class Sweep(Settings):
-    """The objective of a search, for example by Optuna: see diffusion/runs/optuna.py."""
+    """The objective of a search, for example by Optuna: see `diffusion.runs.naming`."""
 
     score: str = "val/mse"
     """Column of metrics.csv whose last value a job returns to the sweeper, such as val/fd_lite0."""

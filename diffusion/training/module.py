@@ -29,7 +29,7 @@ class Diffusion(pl.LightningModule):
 
     The time, the noise and the label dropout of a training example are functions of (seed, epoch, index in the split).
     An example is seen once per epoch, so these draws do not depend on its batch, the number of devices or restarts.
-    Dropout is a function of (seed, step, index) if the network uses `diffusion.model.dropout`.
+    Dropout is a function of (seed, step, index) if the network uses `diffusion.model.network.Dropout`.
 
     Args:
         run: The parts of the run. Its data and its guidance are not kept, because the module is copied.
