@@ -83,9 +83,22 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {s} s" if minutes else f"{s} s"
 
 
+IRRELEVANT = (  # warnings of libraries about deliberate choices
+    ".*isinstance.treespec, LeafSpec.*",
+    ".*Found .* module.* in eval mode.*",
+    ".*does not have many workers.*",  # the images are in memory
+    ".*is smaller than the logging interval.*",
+    ".*recommended to use .self.log.*sync_dist=True.*",  # torchmetrics has already reduced it
+    ".*distributed.nn.functional.all_gather is deprecated.*",  # Lightning's own call
+    ".*lr_scheduler.step.*before.*optimizer.step.*",
+    ".*your dataloader is not resumable.*",  # it starts at the right place
+)
+
+
 def quiet_libraries() -> None:
-    """Print log messages as they are, without what Lightning says of how it is used here."""
+    """Print log messages as they are, without those of libraries that are irrelevant here."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning|torch.optim.lr_scheduler")  # they are about deliberate choices
+    for message in IRRELEVANT:
+        warnings.filterwarnings("ignore", message)

@@ -120,6 +120,8 @@ def make_drawing(settings: Drawn | Evaluate, restored: Restored, counts: Mapping
         counts: the number of reference images in each class; None: the numbers of training images.
     """
     labels = settings.labels or settings.label if isinstance(settings, Drawn) else None
+    if isinstance(settings, Drawn) and settings.labels and settings.label is not None:
+        raise UserError("set label=CLASS for all images, or labels=[CLASS,CLASS] for several classes, not both")
     guidance, weak = guidance_of(settings.guidance, restored)
     drawing = Drawing(
         make(settings.sampler, "sampler", Sampler), restored.shape, settings.seed or 0, guidance, weak,

@@ -175,6 +175,7 @@ REFUSED = {
     "no such checkpoint": ["sample", "ckpt=nowhere"],
     "an unknown class": ["sample", "ckpt=RUN", "label=green"],
     "guidance without labels": ["sample", "ckpt=PLAIN", "guidance=cfg"],
+    "a class and several": ["sample", "ckpt=RUN", "label=red", "labels=[red,0]"],
     "classes without labels": ["evaluate", "ckpt=PLAIN", "by_class=true", "n=4"],
     "a device that is not there": ["sample", "ckpt=RUN", "device=cuda:99"],
 }
