@@ -153,7 +153,7 @@ def end_with_parent(number: int = signal.SIGTERM) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def shared(folder: Path | None = None) -> Path | None:
+def shared_folder(folder: Path | None = None) -> Path | None:
     """The folder of the run, which torchrun's first process says to the others, whenever that is; None: no run."""
     from torch._C._distributed_c10d import PrefixStore, TCPStore
 

@@ -30,7 +30,7 @@ def train(settings: Train, folder: Path, words: list[str]) -> None:
         return
     settings, record = begun
     if launch.is_rank():
-        launch.shared(folder)
+        launch.shared_folder(folder)
         launch.as_rank("train", partial(jobs.work, folder))
     elif jobs.devices_of(settings.trainer) > 1:
         jobs.run_in_processes(settings, record)
@@ -44,7 +44,7 @@ compose_and_train = command("train", Train, __doc__, train, job=jobs.run_job)
 def main() -> None:
     """Run the command. Of torchrun's processes, the first one does, and the others join its run."""
     if launch.is_rank() and os.environ["RANK"] != "0":
-        if folder := launch.shared():
+        if folder := launch.shared_folder():
             launch.as_rank("train", partial(jobs.work, folder))
         return
     with jobs.ending_on_signals():
@@ -52,7 +52,7 @@ def main() -> None:
             compose_and_train()
         finally:
             if launch.is_rank():
-                launch.shared()  # there is no run, e.g. because it is complete
+                launch.shared_folder()  # there is no run, e.g. because it is complete
 
 
 if __name__ == "__main__":

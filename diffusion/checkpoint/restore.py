@@ -26,6 +26,7 @@ from diffusion.process.schedule import Schedule
 
 PREFIX = "denoiser.network."  # prefix of the network's weights in a checkpoint
 REQUIRED = {"config": str, "state_dict": dict, "global_step": int, "epoch": int}  # of a checkpoint
+KEPT = (*PARTS, *OPTIONAL_PARTS, "seed", "score", "label_dropout", "matmul_precision")  # settings in an exported file
 WORST = 0.25  # largest missing part of an average's profile, in the L² norm
 
 
@@ -57,7 +58,8 @@ class Restored:
     def about(self) -> dict[str, Any]:
         """What an exported file says about this model, in the form of a checkpoint's contents."""
         about = {"facts": dict(self.facts), "global_step": self.step, "epoch": self.epoch, "labels": dict(self.labels)}
-        return {"config": yaml.safe_dump(self.config), **about, "weights": self.weights}
+        kept = {key: self.config[key] for key in KEPT if key in self.config}
+        return {"config": yaml.safe_dump(kept), **about, "weights": self.weights}
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -217,7 +217,8 @@ def number(label: int | str, names: Sequence[str], known: int) -> int:
         return names.index(str(label))  # a folder may be called 7
     if type(label) is not int or not 0 <= label < known:
         near = nearest(str(label), names)
-        raise UserError(f"label={label}: unknown class{near}; the model has {known} classes {names}")
+        listed = ", ".join(names) or "none: it was trained without labels"
+        raise UserError(f"label={label}: unknown class{near}; the model has {known} classes ({listed})")
     return label
 
 

@@ -35,7 +35,7 @@ SAMPLES, NOISING, COPIES = (f"figures/{name}.png" for name in ("samples", "noisi
 CAPTIONS = {
     SAMPLES: "Samples during training (memoir, Fig. 8): a column per training step; each row is from one noise.",
     NOISING: "The forward process on images of this run (memoir, Fig. 1): x_t = √ᾱ_t x₀ + √(1−ᾱ_t) ε, one ε for all t.",
-    COPIES: "The samples most similar to a training image, each above that image (mirrored if that is closer). r is "
+    COPIES: "The samples most similar to a training image, each above that image. r is "
     "the distance to it divided by the mean distance to the 50 nearest: near 0 for a copy.",
     "mse": "Denoising MSE during training (memoir, Fig. 9), on the frozen validation images and on equally many "
     "training images; where the shaded gap widens, the network memorizes its images. Dashed: raw weights; grey: the "

@@ -18,7 +18,7 @@ from diffusion.training.module import Diffusion
 from diffusion.training.parts import Run
 from diffusion.training.resume import resumed_from, start_from
 from diffusion.training.saving import catching_signals
-from diffusion.training.trainer import begin, complete, make_trainer
+from diffusion.training.trainer import begin, equip, make_trainer
 
 
 @catching_signals()
@@ -50,7 +50,7 @@ def prepare(settings: Train, folder: Path, record: RunRecord | None) -> tuple[Ru
         resumed.check(module.state_dict(), run.data.keys, run.clock.total, folder)
     elif settings.init is not None:
         start_from(settings.init, module.denoiser.network, settings.model_dump())
-    complete(trainer, run, module)
+    equip(trainer, run, module)
     begin(trainer, run)
     return run, module, trainer
 

@@ -2,9 +2,9 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
@@ -51,11 +51,6 @@ class Replicas(DDPStrategy):
 StrategyRegistry.register("ddp", Replicas, override=True, gradient_as_bucket_view=True)
 
 
-def environment() -> list[ClusterEnvironment]:
-    """The Trainer's plugin for a run of one process. (Lightning assumes that `srun` started every run under SLURM.)"""
-    return [] if is_rank() else [LightningEnvironment()]
-
-
 def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.Trainer:
     """Create Lightning's Trainer with metrics.csv as its only logger, without callbacks yet.
 
@@ -68,10 +63,12 @@ def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.T
     if given.max_epochs in (None, -1) and given.max_steps == -1:
         raise UserError("trainer.max_epochs and trainer.max_steps are both unlimited: set trainer.max_epochs=250")
     set_precision(settings.matmul_precision)
-    store = storage.Storage(None if resumed is None else resumed.contents)
+    plugins: list[Any] = [storage.Storage(None if resumed is None else resumed.contents)]
+    if not is_rank():
+        plugins.append(LightningEnvironment())  # Lightning assumes that `srun` started every run under SLURM
     trainer: pl.Trainer = make(
         given.model_dump() | FIXED, "trainer", logger=[MetricsFile(folder)], default_root_dir=str(folder),
-        plugins=[store, *environment()],
+        plugins=plugins,
     )  # fmt: skip
     check_processes(trainer)
     # Its handler of SIGTERM would end a step in its middle, and broadcasts, for which processes may wait for each other
@@ -91,7 +88,7 @@ def check_processes(trainer: pl.Trainer) -> None:
         )
 
 
-def complete(trainer: pl.Trainer, run: Run, module: Diffusion) -> None:
+def equip(trainer: pl.Trainer, run: Run, module: Diffusion) -> None:
     """Prepare the module for the trainer; give the trainer the clock and the callbacks of the run."""
     to_channels_last(run.network)
     # Before a checkpoint is loaded and the average is copied: Lightning would convert afterwards, and round.

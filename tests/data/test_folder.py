@@ -84,6 +84,17 @@ def test_bad_files_are_reported_once_and_do_not_change_the_splits(root: Path) ->
     assert len(load(root, repeats=True, val=0, test=0).splits["train"]) == 21
 
 
+def test_a_folder_that_cannot_be_read_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scandir(here: str, scan: Any = os.scandir) -> Any:  # permissions do not stop root, which may run the tests
+        if str(here).endswith("old"):
+            raise PermissionError(13, "Permission denied", here)
+        return scan(here)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match="cat/old: Permission denied"):
+        load(root)
+
+
 def test_splits_do_not_depend_on_file_names_or_the_order_of_listing(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

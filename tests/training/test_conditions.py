@@ -74,7 +74,9 @@ def test_the_classes_of_the_data_are_stored_in_checkpoints_and_exports(labelled,
     assert restored.model["classes"] == 2
     assert [*restored.labels] == ["blue", "red"]
     assert export([str(labelled), str(tmp_path / "exported.safetensors")]) == 0
-    assert restore(tmp_path / "exported.safetensors").labels == restored.labels
+    exported = restore(tmp_path / "exported.safetensors")
+    assert exported.labels == restored.labels
+    assert {"logger", "init"} <= restored.config.keys() - exported.config.keys()  # for others than its owner
 
 
 def dropped(epoch: int, index: torch.Tensor) -> list[bool]:
