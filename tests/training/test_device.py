@@ -213,7 +213,7 @@ def steps_and_updates(run_folder: Path) -> tuple[set[int], set[int]]:
 
 def test_a_step_skipped_by_the_float16_grad_scaler_updates_nothing(command, tiny, monkeypatch, tmp_path):
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, backoff_factor=2.0**-16)
-    monkeypatch.setattr(trainer, "environment", lambda: [MixedPrecision("16-mixed", "cpu", scaler)])
+    monkeypatch.setattr(trainer, "LightningEnvironment", lambda: MixedPrecision("16-mixed", "cpu", scaler))
     monkeypatch.setattr(ending, "write_report", lambda *_, **__: None)
     update, scales = scaler.update, []
     monkeypatch.setattr(scaler, "update", lambda: scales.append((scaler.get_scale(), update(), scaler.get_scale())))
@@ -248,7 +248,7 @@ def test_a_step_skipped_by_the_guard_updates_nothing(command, tiny, monkeypatch,
 
 def test_a_gradient_that_always_overflows_ends_the_run(command, tiny, monkeypatch):
     scaler = torch.amp.GradScaler("cpu")
-    monkeypatch.setattr(trainer, "environment", lambda: [MixedPrecision("16-mixed", "cpu", scaler)])
+    monkeypatch.setattr(trainer, "LightningEnvironment", lambda: MixedPrecision("16-mixed", "cpu", scaler))
     monkeypatch.setattr(guard, "MOST_SKIPPED", 5)
     step = Diffusion.training_step
 
