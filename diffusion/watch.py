@@ -105,8 +105,8 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        """Serve a page, if the Host header names this machine: another name may be a stranger's (DNS rebinding)."""
-        if self.headers.get("Host", "").rpartition(":")[0] not in ("127.0.0.1", "localhost"):
+        """Serve a page, if the Host header names this machine."""
+        if not page.is_local(self.headers.get("Host", "")):
             return self.send_error(403, explain="this server has another name")
         try:
             text, version = self.server.page(unquote(urlsplit(self.path).path))
