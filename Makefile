@@ -29,11 +29,11 @@ install: $(VENV)/.developer ## Set up .venv with all development dependencies
 
 .PHONY: demo
 demo: $(VENV)/.program ## Train a small model on the bundled photographs; takes minutes on any machine
-	$(RUN) diffusion.train experiment=demo
+	$(BIN)/diffusion train experiment=demo
 
 .PHONY: memoire
 memoire: $(VENV)/.program ## Train the memoir's exact recipe (preferably on a GPU)
-	$(RUN) diffusion.train experiment=memoire
+	$(BIN)/diffusion train experiment=memoire
 
 .PHONY: test
 test: $(VENV)/.developer ## Run the tests

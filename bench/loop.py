@@ -77,7 +77,7 @@ def bare_loop(settings: Train, data: ImageData, device: torch.device) -> Callabl
 
 
 def run(settings: Train, steps: int, turns: Turns | None = None) -> None:
-    """Make some steps of a run as `diffusion.train` does."""
+    """Make some steps of a run as `diffusion train` does."""
     limited = settings.trainer.model_copy(update={"max_steps": steps, "limit_val_batches": 1})
     with tempfile.TemporaryDirectory() as folder:
         parts, module, trainer = prepare(settings.model_copy(update={"trainer": limited}), Path(folder), None)

@@ -2,7 +2,7 @@
 
     python bench/start.py [--turns 5] [WORD …]
 
-The words are arguments of `diffusion.train`; the default is what a newcomer types. In each turn, one process starts the
+The words are arguments of `diffusion train`; the default is what a newcomer types. In each turn, one process starts the
 run and exits where the run would print its folder, and another only imports torch and Lightning: the floor. All files
 are already cached. A number is the least over the turns, in CPU time, which other load on the machine disturbs less,
 and in wall time. The ratio is between CPU times.

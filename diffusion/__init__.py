@@ -6,9 +6,8 @@
     images = model.sample(64, sampler="heun", steps=18, seed=0)
     scores = diffusion.score(images, reference="landscapes", split="val")
 
-The commands are `python -m diffusion.COMMAND` for train, sample, edit, studio, evaluate, study, compare, report,
-watch, status, prune, export and reproduce, each with --help. docs/architecture.md describes the layout of the code, and
-README.md how to train your own network in your own loop.
+`diffusion` lists the commands, such as `diffusion train`; each has --help. docs/architecture.md describes the layout of
+the code, and README.md how to train your own network in your own loop.
 """
 
 import ctypes

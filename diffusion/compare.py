@@ -1,7 +1,7 @@
 """Compare runs or whole sweeps: a row per recipe, mean ± interval over its training seeds.
 
-  python -m diffusion.compare outputs/demo/sweep-…            a sweep
-  python -m diffusion.compare RUN RUN SWEEP …                 runs and sweeps together
+  diffusion compare outputs/demo/sweep-…            a sweep
+  diffusion compare RUN RUN SWEEP …                 runs and sweeps together
 
 Only settings that differ are shown. Runs that differ only in their seed share a row; if a seed was run several times,
 only the newest run counts. Scores of different protocols are in different columns. Nothing is trained or sampled.

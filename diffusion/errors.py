@@ -74,13 +74,13 @@ def override(key: str, value: object) -> str:
 
 
 def command_line(name: str, words: Iterable[str]) -> str:
-    """`python -m diffusion.NAME WORDS`, each word quoted for a shell where needed."""
-    return " ".join([f"python -m diffusion.{name}", *map(shlex.quote, words)])
+    """`diffusion NAME WORDS`, each word quoted for a shell where needed."""
+    return " ".join([f"diffusion {name}", *map(shlex.quote, words)])
 
 
 def resume_command(run: Path) -> str:
     """The command that resumes a run."""
-    return f"python -m diffusion.train {override('hydra.run.dir', run)} ckpt=auto"
+    return f"diffusion train {override('hydra.run.dir', run)} ckpt=auto"
 
 
 def first_line(error: BaseException) -> str:
@@ -89,10 +89,10 @@ def first_line(error: BaseException) -> str:
 
 
 class Arguments(ArgumentParser):
-    """Argument parser of `python -m diffusion.NAME`, a command without a configuration. Errors are one line."""
+    """Argument parser of `diffusion NAME`, a command without a configuration. Errors are one line."""
 
     def __init__(self, name: str, about: str):
-        super().__init__(f"python -m diffusion.{name}", None, about, formatter_class=RawDescriptionHelpFormatter)
+        super().__init__(f"diffusion {name}", None, about, formatter_class=RawDescriptionHelpFormatter)
 
     def add_config_dir(self) -> None:
         """Add the option for a folder of custom choices, for `config.choices.searching`."""

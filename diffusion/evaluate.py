@@ -1,8 +1,8 @@
 """Score a trained model, or a folder of images, against real images.
 
-python -m diffusion.evaluate ckpt=RUN split=val                           score a run again
-python -m diffusion.evaluate ckpt=… n=2048 sampler.steps=100              more samples, more steps
-python -m diffusion.evaluate images=FOLDER split=test                     images from any source, e.g. SAMPLES/images
+diffusion evaluate ckpt=RUN split=val                           score a run again
+diffusion evaluate ckpt=… n=2048 sampler.steps=100              more samples, more steps
+diffusion evaluate images=FOLDER split=test                     images from any source, e.g. SAMPLES/images
 """
 
 from diffusion.config.schema import Evaluate

@@ -38,7 +38,7 @@ class Model:
 
     `sample`, `edit`, `inpaint` and `interpolate` draw n images, uint8 (n, C, H, W) on the CPU. Their options are those
     of `drawing`, and `batch_size=64`, `progress=True`. Image i depends only on the weights, the options of `drawing`
-    and i. They raise UserError for what `diffusion.sample` and `diffusion.edit` refuse.
+    and i. They raise UserError for what `diffusion sample` and `diffusion edit` refuse.
 
     `restored` has its recipe (`config`), the `step` and the kind of its `weights`, and the `shape` of its images.
     """
@@ -149,7 +149,7 @@ def load(
     device: str | int | torch.device = "auto",
     config_dir: str | Path | None = None,
 ) -> Model:
-    """Load the trained model of a run, a checkpoint, or a file written by diffusion.export.
+    """Load the trained model of a run, a checkpoint, or a file written by `diffusion export`.
 
     Raises UserError if there is no model, or if the file is damaged.
 

@@ -1,8 +1,8 @@
 """Draw images from a trained model.
 
-python -m diffusion.sample ckpt=RUN                                             64 images with the run's sampler
-python -m diffusion.sample ckpt=… n=64 sampler=ddim sampler.steps=50 seed=0     another sampler
-python -m diffusion.sample ckpt=… n=8 trajectory=true                           also save the denoising steps
+diffusion sample ckpt=RUN                                             64 images with the run's sampler
+diffusion sample ckpt=… n=64 sampler=ddim sampler.steps=50 seed=0     another sampler
+diffusion sample ckpt=… n=8 trajectory=true                           also save the denoising steps
 """
 
 from diffusion.config.schema import Sample

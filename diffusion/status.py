@@ -35,7 +35,7 @@ def print_status(folder: Path, sort: str) -> None:
     counts = ", ".join(f"{n} {state}" for state, n in states.items())
     console.print(f"{count(len(lines), 'run')} below {folder}" + (f": {counts}" if counts else ""))
     if states["died"] + states["interrupted"]:
-        console.print(f"to resume one: python -m diffusion.train hydra.run.dir={folder}/RUN ckpt=auto")
+        console.print(f"to resume one: diffusion train hydra.run.dir={folder}/RUN ckpt=auto")
 
 
 def by_score(line: Line) -> tuple[str, float]:

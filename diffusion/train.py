@@ -1,13 +1,13 @@
 """Train a denoising diffusion model on images.
 
-python -m diffusion.train                                     the default recipe on the bundled photographs
-python -m diffusion.train experiment=demo                     a few minutes on a laptop's CPU
-python -m diffusion.train model=unet_small trainer.devices=1  choose from a group; override a value
-python -m diffusion.train data=folder data.root=PHOTOS        your own images
-python -m diffusion.train -m schedule=linear,cosine           a sweep: one run per combination
-python -m diffusion.train -m … hydra.sweep.dir=SWEEP          rerun the jobs of that sweep that did not complete
-python -m diffusion.train hydra.run.dir=RUN ckpt=auto         resume a run with its own settings
-python -m diffusion.train ckpt=last                           resume the newest run of this name in a new folder
+diffusion train                                     the default recipe on the bundled photographs
+diffusion train experiment=demo                     a few minutes on a laptop's CPU
+diffusion train model=unet_small trainer.devices=1  choose from a group; override a value
+diffusion train data=folder data.root=PHOTOS        your own images
+diffusion train -m schedule=linear,cosine           a sweep: one run per combination
+diffusion train -m … hydra.sweep.dir=SWEEP          rerun the jobs of that sweep that did not complete
+diffusion train hydra.run.dir=RUN ckpt=auto         resume a run with its own settings
+diffusion train ckpt=last                           resume the newest run of this name in a new folder
 """
 
 import os

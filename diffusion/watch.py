@@ -3,8 +3,8 @@
 Nothing is written. Only this machine can open them; from another one, forward the port:
 `ssh -L 8300:localhost:8300 HOST`. Press Ctrl-C to stop.
 
-  python -m diffusion.watch                 the runs in outputs, at http://127.0.0.1:8300
-  python -m diffusion.watch outputs/demo/…  one run, or one sweep
+  diffusion watch                 the runs in outputs, at http://127.0.0.1:8300
+  diffusion watch outputs/demo/…  one run, or one sweep
 """
 
 import contextlib

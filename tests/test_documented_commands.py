@@ -10,6 +10,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
+from diffusion.__main__ import NAMES
 from diffusion.config.build import validated
 from diffusion.config.choices import choices, composed, conf_dir, groups, searching
 from diffusion.config.schema import COMMANDS
@@ -17,6 +18,7 @@ from diffusion.errors import Arguments
 from diffusion.files import PACKAGE
 
 ROOT = PACKAGE.parent
+COMMAND = rf"(?:python -m diffusion\.|\bdiffusion )({'|'.join(NAMES)})(?![\w.])([^\n`]*)"
 PAGES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *conf_dir().rglob("*.yaml"), *PACKAGE.rglob("*.py")]
 
 
@@ -25,7 +27,7 @@ def documented() -> set[tuple[str, ...]]:
     found = set()
     for page in PAGES:
         text = page.read_text("utf-8").replace("\\\n", " ")
-        for name, rest in re.findall(r"python -m diffusion\.([a-z]+)(?![\w.])([^\n`]*)", text):
+        for name, rest in re.findall(COMMAND, text):
             if page.suffix != ".md":
                 rest = re.split(r"\s{2,}(?!#)", rest.rstrip("\"'),;.{}"))[0]  # a description follows
             try:

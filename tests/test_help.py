@@ -1,10 +1,14 @@
-"""`--help GROUP`: the documentation of choices is read from their source files, without importing them."""
+"""`diffusion --help` lists the commands; `--help GROUP` explains the choices of a group."""
+
+import sys
 
 import pytest
 
+from diffusion.__main__ import NAMES, main
 from diffusion.config import help as helps
 from diffusion.config.choices import groups
 from diffusion.config.schema import Train
+from diffusion.files import PACKAGE
 
 
 @pytest.mark.parametrize("group", groups())
@@ -12,3 +16,20 @@ def test_the_help_of_every_group_lists_its_choices(group: str, capsys: pytest.Ca
     assert helps.print_help("train", Train, "", ["--help", group])
     out = capsys.readouterr().out
     assert all(f"{group}={choice}" in out for choice in helps.choices(group))
+
+
+def test_the_table_of_commands_is_complete(capsys, monkeypatch) -> None:
+    files = [*PACKAGE.glob("*.py"), *PACKAGE.glob("*/__main__.py")]
+    run = {file for file in files if 'if __name__ == "__main__"' in file.read_text("utf-8")} - {PACKAGE / "__main__.py"}
+    assert {*NAMES} == {file.parent.name if file.stem == "__main__" else file.stem for file in run}
+    monkeypatch.setattr(sys, "argv", ["diffusion"])
+    main()
+    listed = capsys.readouterr().out
+    assert all(f"\n  {name} " in listed for name in NAMES)
+
+
+def test_an_unknown_command_is_refused_with_the_nearest(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["diffusion", "trian"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "trian: no such command (did you mean train?)" in capsys.readouterr().err

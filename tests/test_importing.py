@@ -33,9 +33,9 @@ def test_a_run_imports_unused_metrics_only_on_demand() -> None:
 def test_commands_without_computation_do_not_import_torch(words: list[str], tmp_path, two_steps) -> None:
     shutil.copytree(two_steps, tmp_path / "run")
     code = (
-        "import runpy, sys\n"
-        f"sys.argv = {words}\n"
-        "try: runpy.run_module('diffusion.' + sys.argv[0], run_name='__main__')\n"
+        "import sys, diffusion.__main__\n"
+        f"sys.argv = {['diffusion', *words]}\n"
+        "try: diffusion.__main__.main()\n"
         "except SystemExit as end: assert not end.code, end.code\n"
         "print(sorted({'torch', 'scipy', 'matplotlib', 'lightning'} & set(sys.modules)))"
     )

@@ -92,7 +92,7 @@ def read(path: Path, to_train: bool = False) -> dict[str, Any]:
     else:
         contents = storage.exported(path, PREFIX) if path.suffix == storage.SUFFIX else storage.load(path)
     if missing := [key for key, kind in REQUIRED.items() if not isinstance(contents.get(key), kind)]:
-        raise UserError(f"ckpt={path}: not a model of diffusion.train (it has no {missing[0]}); choose one of those")
+        raise UserError(f"ckpt={path}: not a model of `diffusion train` (it has no {missing[0]}); choose one of those")
     return contents
 
 

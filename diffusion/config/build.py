@@ -207,8 +207,8 @@ def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:
 def plain_config(text: Any, where: Path | str) -> dict[str, Any]:
     """Parse a file's configuration as plain data.
 
-    Raises UserError if it cannot be read or contains an interpolation `${…}`: diffusion.train resolves these before it
-    writes a configuration.
+    Raises UserError if it cannot be read or contains an interpolation `${…}`: `diffusion train` resolves these before
+    it writes a configuration.
     """
     try:
         if not isinstance(text, str) or any(isinstance(token, REFUSED_TOKENS) for token in yaml.scan(text)):

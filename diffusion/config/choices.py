@@ -102,7 +102,7 @@ def register(command: str) -> None:
     """Register with Hydra what conf/COMMAND.yaml includes besides the files of conf/.
 
     These are the defaults of the command's settings, as COMMAND_settings, and the choice `run`. It accepts any
-    settings, because those of the run are not known yet. diffusion.train has no run to inherit from.
+    settings, because those of the run are not known yet. diffusion train has no run to inherit from.
     """
     store = ConfigStore.instance()
     store.store(f"{command}_settings", defaults(COMMANDS[command]))

@@ -1,6 +1,6 @@
 """The settings of each command: type, default, range and documentation in one place.
 
-`python -m diffusion.train --help` prints them. The settings of a choice, such as `model.channels`, are documented in
+`diffusion train --help` prints them. The settings of a choice, such as `model.channels`, are documented in
 the class or function that the choice names.
 """
 
@@ -92,7 +92,7 @@ class Samples(Settings):
     every_n_epochs: Count | None = 10
     """Epochs between pictures; null: only one picture, at the end."""
     precision: Mixed | None = None
-    """As `precision` of diffusion.sample, for pictures and scored samples, whatever trainer.precision is."""
+    """As `precision` of `diffusion sample`, for pictures and scored samples, whatever trainer.precision is."""
 
 
 SCORED = 512  # samples to score if their number is not set
@@ -230,7 +230,7 @@ class Drawn(FromModel):
     label: int | str | None = None
     """Class of all images, by name or number; `none`: no class; null: all classes, as often as in the training."""
     labels: Annotated[list[int | str], MinLen(1)] | None = None
-    """Several classes, assigned to the images in turn; the picture of diffusion.sample has one row per class."""
+    """Several classes, assigned to the images in turn; the picture of `diffusion sample` has a row per class."""
     sampler: Group
 
 
@@ -281,7 +281,7 @@ class Evaluate(Scored):
     ckpt: str | None = None
     """Score samples of this run, checkpoint, exported file or diffusers folder, or of the `last` run."""
     images: str | None = None
-    """Score the images in this folder instead, such as the `images` folder of diffusion.sample."""
+    """Score the images in this folder instead, such as the `images` folder of `diffusion sample`."""
     again: bool = False
     """Allow another evaluation of the run on `test`; it is recorded as such."""
     n: Count | None = None

@@ -165,7 +165,7 @@ class ImageData(LightningDataModule):
         resolution: Side of the square images, in pixels; or [HEIGHT,WIDTH].
         channels: 1 for grey, 3 for RGB, 4 for RGBA (with transparency).
         batch_size: Training images per device in a batch.
-        global_batch_size: Training images per optimizer step in diffusion.train, over all devices and all accumulated
+        global_batch_size: Training images per optimizer step in `diffusion train`, over all devices and all accumulated
             batches; it determines the gradient accumulation. null: one batch on each device, times
             `trainer.accumulate_grad_batches`.
         eval_batch_size: Maximum number of images per device in a validation batch.

@@ -1,4 +1,4 @@
-"""The work of `diffusion.edit`: variants of a picture, inpainting, and interpolation between two noises."""
+"""The work of `diffusion edit`: variants of a picture, inpainting, and interpolation between two noises."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -77,7 +77,7 @@ def edited(
 def filling(drawing: Drawing, picture: Tensor, fill: Tensor, method: Callable[..., Inpainting]) -> Drawing:
     """`drawing`, changed to fill a picture, uint8 (C, H, W), where `fill`, bool (H, W), is true, and keep the rest."""
     if bool(fill.all()):
-        raise UserError("mask: it covers the whole picture, so nothing is kept; use diffusion.sample instead")
+        raise UserError("mask: it covers the whole picture, so nothing is kept; use `diffusion sample` instead")
     return replace(drawing, sampler=method(drawing.sampler, to_unit(picture), ~fill))
 
 

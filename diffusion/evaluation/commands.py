@@ -1,4 +1,4 @@
-"""The work of `diffusion.sample` and `diffusion.evaluate`, for a trained model or a folder of images.
+"""The work of `diffusion sample` and `diffusion evaluate`, for a trained model or a folder of images.
 
 A command's settings are completed by those of the run whose model it uses. `sampler=run`, the default, is the run's
 sampler, of which single settings can be overridden: `sampler.steps=20`, `grid@sampler.grid=karras`. The same applies to
@@ -58,7 +58,7 @@ def begin(settings: B) -> tuple[B, Restored, list[torch.device]]:
 def completed(settings: S, restored: Restored | None, fills: bool = False) -> S:
     """`settings`, completed with the values that they leave to the run of a model.
 
-    Without a model, and for parts that an exported file does not contain, they are the defaults of diffusion.train.
+    Without a model, and for parts that an exported file does not contain, they are the defaults of `diffusion train`.
     Guidance by an earlier step of the run is left out, with a message, if that step has no weights or is not earlier.
     Raises UserError for settings that must not come from a file.
 
@@ -102,7 +102,7 @@ def completed(settings: S, restored: Restored | None, fills: bool = False) -> S:
 
 
 def of_run(group: str, recipe: Mapping[str, Any]) -> Any:
-    """The node of a group in a run's recipe or, if it has none, the default of diffusion.train."""
+    """The node of a group in a run's recipe or, if it has none, the default of `diffusion train`."""
     return (recipe[group] if group in recipe else composed("train")[group]) or {}
 
 
@@ -227,7 +227,7 @@ def evaluate_images(settings: Evaluate, folder: Path) -> None:
     """Score the images of a folder, against a reference that is read in their size unless data sets another one."""
     quiet_libraries()
     device, root, node = choose_device(settings.device), Path(str(settings.images)).expanduser(), settings.data
-    root = root / "images" if (root / "images.npz").is_file() else root  # of diffusion.sample, beside its grid
+    root = root / "images" if (root / "images.npz").is_file() else root  # of diffusion sample, beside its grid
     if "_target_" not in node and "resolution" not in node and root.is_dir() and (size := common_size(root)):
         settings = settings.model_copy(update={"data": {**node, "resolution": resolution_of(*size)}})
     settings = completed(settings, None)

@@ -127,7 +127,7 @@ def compare(folders: Iterable[Path]) -> Comparison:
     for folder in folders:
         found = [Run(folder)] if is_run(folder) else jobs_of(folder)
         if not found:
-            raise UserError(f"{folder}: no run and no sweep; choose a folder written by python -m diffusion.train")
+            raise UserError(f"{folder}: no run and no sweep; choose a folder written by `diffusion train`")
         used += [run for run in found if run.state == "complete"]
         stopped = [(run, run.info.get("reason", "")) for run in found if run.state != "complete"]
         notes += [f"left out: {run.folder}: {run.state}: {reason}".rstrip(": ") for run, reason in stopped]

@@ -189,8 +189,8 @@ def scores(run: Run) -> list[Block]:
 def next_steps(run: Run) -> str:
     """Commands to report, sample, score and resume."""
     place = Path(min(os.path.relpath(run.folder), str(run.folder.resolve()), key=len))
-    ckpt, lines = override("ckpt", place), [f"python -m diffusion.report {shlex.quote(str(place))}   # this page again"]
+    ckpt, lines = override("ckpt", place), [f"diffusion report {shlex.quote(str(place))}   # this page again"]
     if (run.folder / "checkpoints/last.ckpt").is_file():
-        lines += [f"python -m diffusion.sample {ckpt} n=64 seed=1", f"python -m diffusion.evaluate {ckpt}"]
+        lines += [f"diffusion sample {ckpt} n=64 seed=1", f"diffusion evaluate {ckpt}"]
         lines += [f"{resume_command(place)}   # to train beyond the end, raise trainer.max_steps"]
     return SHELL.format("\n".join(lines))

@@ -1,6 +1,6 @@
 """The studio's gradio page: a form becomes the words of a command, which is drawn step by step and shown.
 
-So `diffusion.sample` or `diffusion.edit` can reproduce everything the page draws. User input enters the words only as
+So `diffusion sample` or `diffusion edit` can reproduce everything the page draws. User input enters the words only as
 numbers within the bounds of their fields, and as the offered choices: gradio refuses all others. Requests share the
 model, which none of them changes.
 """

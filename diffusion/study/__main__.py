@@ -1,9 +1,9 @@
 """Compare samplers or guidance scales on one trained model: scores and their cost.
 
-python -m diffusion.study sampler ckpt=RUN                                    four samplers, 10 to 50 evaluations
-python -m diffusion.study sampler ckpt=… samplers=[ddim,heun] nfe=[20,100]    other samplers and numbers
-python -m diffusion.study sampler ckpt=… 'samplers=[dpm_2m,"dpm_2m grid@sampler.grid=karras"]'   one on two grids
-python -m diffusion.study guidance ckpt=RUN guidance=cfg                      guidance scales: see guidance --help
+diffusion study sampler ckpt=RUN                                    four samplers, 10 to 50 evaluations
+diffusion study sampler ckpt=… samplers=[ddim,heun] nfe=[20,100]    other samplers and numbers
+diffusion study sampler ckpt=… 'samplers=[dpm_2m,"dpm_2m grid@sampler.grid=karras"]'   one on two grids
+diffusion study guidance ckpt=RUN guidance=cfg                      guidance scales: see guidance --help
 """
 
 import sys
@@ -15,10 +15,10 @@ from diffusion.runs.command import command, lazy
 ABOUT_GUIDANCE = """\
 Compare scales of a guidance on one trained model: which is best, and at which cost.
 
-python -m diffusion.study guidance ckpt=RUN guidance=cfg                      the run's sampler, scales from 1 to 3
-python -m diffusion.study guidance ckpt=… guidance=cfg scales=[1.5,2] samplers=[ddim,heun] steps=20
-python -m diffusion.study guidance ckpt=… guidance=cfg intervals=[[null,null],[0.2,1.6]]    also in an interval only
-python -m diffusion.study guidance ckpt=… guidance=auto guidance.ckpt=WORSE   autoguidance, with labels or without
+diffusion study guidance ckpt=RUN guidance=cfg                      the run's sampler, scales from 1 to 3
+diffusion study guidance ckpt=… guidance=cfg scales=[1.5,2] samplers=[ddim,heun] steps=20
+diffusion study guidance ckpt=… guidance=cfg intervals=[[null,null],[0.2,1.6]]    also in an interval only
+diffusion study guidance ckpt=… guidance=auto guidance.ckpt=WORSE   autoguidance, with labels or without
 """
 
 TASK = lazy("diffusion.study.trials.study")

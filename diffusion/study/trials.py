@@ -1,4 +1,4 @@
-"""The work of `diffusion.study`: samplers or scales of a guidance draw from the same noise, are scored and timed."""
+"""The work of `diffusion study`: samplers or scales of a guidance draw from the same noise, are scored and timed."""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -140,7 +140,7 @@ def with_guidance(settings: GuidanceStudy, restored: Restored) -> list[Trial]:
 
 
 def node_of(words: str, steps: int | None = None, recipe: Mapping[str, Any] | None = None) -> Node:
-    """The configuration of a sampler: a choice with overrides, as for `python -m diffusion.sample`, or `run`.
+    """The configuration of a sampler: a choice with overrides, as for `diffusion sample`, or `run`.
 
     Args:
         steps: instead of its own, unless they are among the overrides.

@@ -133,7 +133,7 @@ class PowerEMA(EMA):
 
     These are the averages of `diffusion.process.averaging` (Karras et al. 2024, "Analyzing and Improving the Training
     Dynamics of Diffusion Models", section 3). Validation and samples use the first length. For other lengths,
-    `weights=0.08` in diffusion.sample, evaluate and study combines the snapshots in checkpoints/averages/, which hold
+    `weights=0.08` in `diffusion sample`, evaluate and study combines the snapshots in checkpoints/averages/, which hold
     all averages in float32 or better.
 
     Args:

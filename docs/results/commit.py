@@ -1,6 +1,6 @@
 """Write the numbers of a study's runs, and the protocol of each column, into docs/results/STUDY.
 
-python docs/results/commit.py STUDY     # after diffusion.reproduce; diffusion.compare makes the pages and figures
+python docs/results/commit.py STUDY     # after diffusion reproduce; diffusion compare makes the pages and figures
 """
 
 import csv

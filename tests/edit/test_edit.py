@@ -1,4 +1,4 @@
-"""`diffusion.edit` and the library's equivalent: variants of an image, inpainting, images between two noises."""
+"""`diffusion edit` and the library's equivalent: variants of an image, inpainting, images between two noises."""
 
 from dataclasses import replace
 from pathlib import Path

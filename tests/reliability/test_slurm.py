@@ -30,7 +30,7 @@ class Cluster:
         program.chmod(0o755)
 
     def run(self, overrides: list[str], **more: str) -> tuple[int, str]:
-        """Run `python -m diffusion.train OVERRIDES` in a fork, which saves imports; return exit status and output."""
+        """Run `diffusion train OVERRIDES` in a fork, which saves imports; return exit status and output."""
         self.log.unlink(missing_ok=True)
         self.overrides = overrides
         status = train(overrides, self.log, lambda: self.enter(STEP | more))

@@ -63,7 +63,7 @@ def test_dying_jobs_affect_no_others_and_only_they_run_again(command, tiny, tmp_
 
 
 def one_launch(folder: str, barrier: object) -> None:
-    """`python -m diffusion.train`, with a training that only writes a file."""
+    """`diffusion train`, with a training that only writes a file."""
     from diffusion import train
 
     def write(settings: object, run: Path, record: object) -> None:

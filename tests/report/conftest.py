@@ -44,7 +44,7 @@ INFO = {
     "epochs": 8,
     "images": {"train": 2091, "val": 250, "test": 251},
     "versions": {"torch": "2.13.0"},
-    "command": "python -m diffusion.train experiment=demo",
+    "command": "diffusion train experiment=demo",
 }
 
 STEPS = (100, 200, 300, 400)

@@ -69,9 +69,9 @@ def test_the_shown_command_reproduces_the_images(command, page, tmp_path, name):
     Image.fromarray(mask).save(tmp_path / "MASK.png")
     *steps, (picture, line) = run(page, *DRAWN[name])
     assert [words for _, words in steps][:2] == ["step 1", "step 2"]
-    _, _, module, *words = shlex.split(line)
+    _, drawing, *words = shlex.split(line)
     words = [word.replace("PICTURE", "PICTURE.png").replace("MASK", "MASK.png") for word in words]
-    status, out, err = command(module.removeprefix("diffusion."), [*words, "hydra.run.dir=out", "device=cpu"])
+    status, out, err = command(drawing, [*words, "hydra.run.dir=out", "device=cpu"])
     assert status == 0, out + err
     with np.load("out/images.npz") as drawn:
         images = torch.from_numpy(drawn["images"]).permute(0, 3, 1, 2)

@@ -13,7 +13,7 @@ from diffusion.training import jobs
 
 
 def settings(overrides: Sequence[str]) -> Train:
-    """The settings of `diffusion.train` with overrides."""
+    """The settings of `diffusion train` with overrides."""
     return validated(Train, composed("train", ["name=test", *overrides]))
 
 

@@ -32,7 +32,7 @@ def counted(owner: Any, name: str, call: int, act: Callable[[], None]) -> None:
 
 
 class Train:
-    """`python -m diffusion.train OVERRIDES` in a new process group; its output is appended to `log`.
+    """`diffusion train OVERRIDES` in a new process group; its output is appended to `log`.
 
     The new process calls `prepare` first.
     """
@@ -100,5 +100,5 @@ def launch_forked(processes: int, folder: Path, module: str) -> None:
 
 
 def train(overrides: list[str], log: Path, prepare: Callable[[], None] = lambda: None) -> int:
-    """Run `python -m diffusion.train OVERRIDES` and return its exit status."""
+    """Run `diffusion train OVERRIDES` and return its exit status."""
     return Train(overrides, log, prepare).ended()

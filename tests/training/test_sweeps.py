@@ -36,7 +36,7 @@ def test_a_sweep_without_a_name_has_one_folder_named_after_the_model(command, ti
     assert [RunRecord(sweep / job).state for job in ("0", "1")] == ["complete", "complete"]
     assert is_sweep(sweep)
     recorded = RunRecord(sweep / "1").content["command"]
-    assert recorded.startswith("python -m diffusion.train data=folder")
+    assert recorded.startswith("diffusion train data=folder")
     assert "seed=0 schedule=cosine" in recorded
 
 

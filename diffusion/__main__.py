@@ -1,0 +1,64 @@
+"""The command `diffusion NAME …`, the same as `python -m diffusion.NAME …`, and the list of all commands.
+
+Only the chosen command is imported.
+"""
+
+import os
+import runpy
+import sys
+
+from diffusion.errors import nearest
+
+COMMANDS = {  # by what a user wants: the name of a module of diffusion, and what it does
+    "Make a model": {
+        "train": "train a model on images, resume a run, or run a sweep",
+    },
+    "Use it": {
+        "sample": "draw images",
+        "edit": "vary a picture, fill a part of it, or interpolate between two noises",
+        "studio": "the same in a page of the browser",
+        "export": "write the model to one file, a diffusers folder or a web page",
+    },
+    "Judge it": {
+        "evaluate": "score a model, or a folder of images, against real images",
+        "study": "compare samplers or guidance scales on one model",
+        "compare": "compare runs and sweeps",
+        "reproduce": "run a published study again",
+    },
+    "Look after runs": {
+        "watch": "the pages of all runs in the browser, updated while they train",
+        "status": "list the runs: state, time left, score",
+        "report": "draw the page and the figures of a run or a sweep again",
+        "prune": "delete checkpoints that are no longer needed",
+    },
+}
+NAMES = [name for commands in COMMANDS.values() for name in commands]
+
+ABOUT = """\
+Diffusion models on images: train, sample, edit and compare them.
+
+  diffusion train experiment=demo     a first model in a few minutes, on any machine
+  diffusion sample ckpt=last          64 images from it
+"""
+
+
+def main() -> None:
+    """Run the command that is named first on the command line; without one, list all."""
+    name, *words = sys.argv[1:] or ["--help"]
+    if name in ("--help", "-h", "help"):
+        print(ABOUT)
+        for title, commands in COMMANDS.items():
+            print(title, *(f"  {each:<11} {about}" for each, about in commands.items()), sep="\n", end="\n\n")
+        print("diffusion COMMAND --help explains a command.")
+    elif name not in NAMES:
+        sys.stderr.write(f"error: {name}: no such command{nearest(name, NAMES)}; diffusion --help lists all\n")
+        sys.exit(2)
+    else:
+        if not sys.flags.safe_path and os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())  # as `python -m` does: for the user's own classes
+        sys.argv = [name, *words]
+        runpy.run_module(f"diffusion.{name}", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
