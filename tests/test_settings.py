@@ -80,7 +80,7 @@ REFUSED = [  # the words of a command, and what its error names: the place, and 
     ("study sampler ckpt=x nfe=[abc]", "a valid integer"),
     ("study sampler ckpt=x samplers=ddim", "'all' or a valid array"),
     ("study smpler ckpt=x", "sampler"),
-    *((f"{name} --nonsense", f"diffusion.{name}") for name in (
+    *((f"{name} --nonsense", f"diffusion {name}") for name in (
         "status", "compare", "report", "export", "watch", "prune", "reproduce", "studio"
     )),
 ]  # fmt: skip
