@@ -107,6 +107,7 @@ def copies(images: Tensor, data: ImageData, folder: Path) -> Score:
         source={
             "flagged": flagged,
             "repeats": repeated,
+            "chance": found.chance,
             "closest": [{"sample": i, "train": train.names[j], "ratio": ratio} for i, j, ratio in pairs],
         },
     )

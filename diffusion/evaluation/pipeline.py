@@ -22,12 +22,11 @@ from diffusion.errors import UserError
 from diffusion.evaluation.memorization import copies
 from diffusion.metric.estimate import Reference, SampleMetric
 from diffusion.metric.features import FeatureExtractor
-from diffusion.metric.record import Score
+from diffusion.metric.record import FEW, Score
 from diffusion.metric.score import LEAST, divide, draw, extract, noise_images, reference_of, score
 from diffusion.report.scores import print_scores
 from diffusion.runs.folder import append_scores
 
-FEW = 200  # reference images: with fewer, a distance is mostly chance and bias
 TESTS = "test.json"
 
 

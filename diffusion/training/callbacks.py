@@ -37,6 +37,7 @@ class Progress(Callback):
         self.record.spent("preparation")
         self.record.update(
             host_cores=os.cpu_count(), images={name: len(split.images) for name, split in splits.items()},
+            photographs={name: len({*split.sources}) for name, split in splits.items()},
             versions=versions(), device=device_name(pl_module.device), devices=trainer.world_size,
             parameters=sum(p.numel() for p in pl_module.parameters()), precision=str(trainer.precision),
             total_steps=self.clock.total, first_step=step,

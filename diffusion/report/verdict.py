@@ -1,0 +1,262 @@
+"""How good the samples of a run are, in plain words: rules on its scores, baselines, audit and validation errors.
+
+No sentence says more than the intervals show. The samples are "as close as real ones" only if for every distance the
+whole interval is at or below the score of real images. They are never called better than real ones: a distance to few
+photographs is lower for their blurred averages than for other photographs.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion.errors import command_line, override, resume_command, shown
+from diffusion.metric.record import FEW, LOWER_IS_BETTER, Score
+from diffusion.report.scores import half_width, number, plus_minus
+from diffusion.runs.folder import Metrics, Run
+
+CHANGE = 0.02  # of the validation error, relative: a smaller one counts as none
+NAMES = {  # the beginning of a metric's name -> its name in words
+    "fid": "FID", "fd_": "Fréchet distance", "kid": "kernel distance", "cmmd": "CMMD", "precision": "precision",
+    "recall": "recall", "density": "density", "coverage": "coverage", "inception_score": "Inception Score",
+    "vendi": "Vendi score", "bits": "bits per dimension", "copies": "share of copies",
+    "val/mse": "error on held-out images", "fit/mse": "error on training images",
+}  # fmt: skip
+Findings = dict[str, str]  # what was found, such as "falling" -> the sentence that says so
+Found = Mapping[str, Score]  # what was scored: samples, or a baseline -> its score, all of one protocol
+
+
+class Verdict(NamedTuple):
+    """What the numbers of a run show, what they do not show, and one next step with its command."""
+
+    findings: Findings
+    limits: list[str]
+    step: str
+    command: str
+
+    def __str__(self) -> str:
+        """The findings without those about the training images, and the next step, in lines for the console."""
+        said = [text for kind, text in self.findings.items() if not kind.startswith("train/")]
+        return "\n".join([*said, f"Next: {self.step}", f"  {self.command}"])
+
+
+def verdict(run: Run, state: str) -> Verdict:
+    """The verdict on a run in this state, or on an evaluation."""
+    info, findings = run.info, Findings()
+    if state != "complete":
+        steps = " of ".join(f"{info[key]:,}" for key in ("steps", "total_steps") if key in info)
+        going = "goes on" if state == "running" else f"has ended too early ({state})"
+        findings[state] = f"The training {going}" + f", at step {steps}." * bool(steps)
+    if share := info.get("saturated"):
+        findings["saturated"] = (
+            f"{share:.0%} of the samples are almost entirely black, white or of one colour: they are drawn wrongly, "
+            "whatever the distances say."
+        )
+    findings |= closeness(run.scores) | copying(run.scores) | training(run.metrics)
+    if state == "complete" and not any(score.what in ("samples", "images") for score in run.scores):
+        findings["no scores"] = "No scores were computed, so no number says how good the samples are."
+    return Verdict(findings, limits(run), *next_step(run, state, findings))
+
+
+def called(name: str) -> str:
+    """The name of a metric in words, such as Fréchet distance for `train/fd_lite0`; otherwise `name` itself."""
+    return next((words for start, words in NAMES.items() if name.removeprefix("train/").startswith(start)), name)
+
+
+def explained(metric: str) -> str:
+    """What a distance is, for a reader who has never heard of it; empty for other metrics."""
+    if not metric.startswith(LOWER_IS_BETTER[:4]):
+        return ""
+    return (
+        f"A {called(metric)} compares two sets of images as a whole: a network that was trained to recognize things "
+        "describes each image by a list of numbers, and the distance is 0 if both sets have the same lists, and larger "
+        "the more they differ."
+    )
+
+
+def closeness(scores: Sequence[Score]) -> Findings:
+    """What the latest distances to each reference say: `kind`, or `train/kind` for the training images."""
+    latest: dict[str, dict[str, Score]] = {}
+    for score in scores:
+        if score.higher_is_better is False and not score.metric.startswith(("copies", "bits")):
+            latest.setdefault(score.protocol_key, {})["samples" if score.what == "images" else score.what] = score
+    splits: dict[str, list[Found]] = {}
+    for found in latest.values():
+        if "samples" in found and "class" not in found["samples"].reference.split:
+            splits.setdefault(found["samples"].reference.split, []).append(found)
+    return dict(compared(split, found) for split, found in splits.items())
+
+
+def compared(split: str, found: Sequence[Found]) -> tuple[str, str]:
+    """A kind and its sentences: how near the samples are to a split, by its distances, of which the first leads."""
+    kinds, lead = [judged(each) for each in found], found[0]["samples"]
+    held_out = "held-out images, which the training has not used"
+    what, real = ("the training images", held_out) if split == "train" else (f"the {held_out}", "other real images")
+    close = f"as close to {what.partition(',')[0]} as {real.partition(',')[0]} are"
+    claims = {
+        "as real": f"the samples are {close}",
+        "behind real": f"the samples are not {close}",
+        "unclear": f"it is not shown whether the samples are {close}",
+        "like noise": "the samples are no better than noise: the training was far too short, or something failed",
+        "beyond chance": "the samples differ from them by more than chance, but how real images score was not measured",
+        "no baseline": "nothing can be said, because how real images score was not measured",
+    }
+    text = f"By the {called(lead.metric)} to {what} ({lead.metric}; lower is closer), {numbers(found[0], real)}. "
+    if lead.reference.n is not None and lead.reference.n < FEW:
+        kind, text = "few", f"{text}But {lead.reference.n} images are too few for such a number: judge by eye."
+    else:
+        kind, text = kinds[0], f"{text}By this number, {claims[kinds[0]]}."
+    if kind != "few" and "as real" in kinds and len({*kinds}) > 1:
+        i = next(i for i, other in enumerate(kinds) if other != kind)
+        text += f" By the {called(found[i]['samples'].metric)}, {claims[kinds[i]]}: {numbers(found[i], real)}."
+        kind = "mixed"
+    return "train/" * (split == "train") + kind, text
+
+
+def judged(found: Found) -> str:
+    """How a distance of samples compares with that of real images, of noise, and of chance alone."""
+    ends = {what: score.interval or (score.value, score.value) for what, score in found.items()}
+    low, high = ends["samples"]
+    if found["samples"].interval is None:
+        return "unclear" if "real" in found else "no baseline"
+    if any(high >= ends[what][0] for what in ("noise", "untrained") if what in ends):
+        return "like noise"
+    if "real" not in found:
+        return "no baseline" if "floor" not in found else "beyond chance" if low > ends["floor"][1] else "unclear"
+    return "as real" if high <= found["real"].value else "behind real" if low > ends["real"][1] else "unclear"
+
+
+def numbers(found: Found, real: str) -> str:
+    """`other real images score 97.8, noise 278.7, these samples 78.9 ± 2.4`."""
+    names = {"real": real.partition(",")[0], "noise": "images of noise", "untrained": "an untrained network's samples"}
+    if "real" not in found:
+        names["floor"] = "equally many images of the same set"
+    words = [(name, number(s.value, half_width(s))) for what, name in names.items() if (s := found.get(what))]
+    words.append(("these samples", plus_minus(found["samples"].value, half_width(found["samples"]))))
+    return ", ".join(f"{name} {'score ' * (not i)}{value}" for i, (name, value) in enumerate(words))
+
+
+def copying(scores: Sequence[Score]) -> Findings:
+    """What the audit for copies says."""
+    found = [score for score in scores if score.metric == "copies"][-1:]
+    if not found or found[0].interval is None:
+        return {}
+    (low, high), flagged, repeats = found[0].interval, found[0].source["flagged"], found[0].source["repeats"]
+    share = f"of {found[0].n:,} samples ({low:.1%} to {high:.1%})"
+    if repeats or low > found[0].source.get("chance", high):
+        return {"copies": f"{max(flagged, repeats)} {share} are suspiciously close to a training image: see the pairs."}
+    if flagged:
+        return {"few copies": f"{flagged} {share} look like copies of a training image, which is no more than chance."}
+    return {"no copies": f"No copies of training images among {share.removeprefix('of ')}."}
+
+
+def training(metrics: Metrics) -> Findings:
+    """Whether the validation error still fell, by the medians of the second and the last quarter of the steps.
+
+    It has risen if the median of the last quarter is above the lowest one. The network memorizes if the gap is above 0,
+    and above its lowest value by more than half of its interval.
+    """
+    if "val/mse" not in metrics:
+        return {}
+    (steps, values), findings = metrics["val/mse"], Findings()
+    quarters = [values[(steps > i / 4 * steps[-1]) & (steps <= (i + 1) / 4 * steps[-1])] for i in range(4)]
+    _, second, third, last = (float(np.median(each)) if len(each) else np.inf for each in quarters)
+    if last > (1 + CHANGE) * min(second, third):
+        change = last / min(second, third) - 1
+        findings["rising"] = (
+            f"The error on held-out images has risen again, by {change:.0%}: the best was before the end."
+        )
+    elif last < (1 - CHANGE) * second < np.inf:
+        findings["falling"] = (
+            f"The error on held-out images was still falling when the training ended, by {1 - last / second:.0%} in "
+            "its second half: twice the steps should help."
+        )
+    elif np.isfinite(second):
+        findings["flat"] = "The error on held-out images hardly changed in the second half of the training."
+    if "gap/half" in metrics:
+        gap, half = metrics["gap/mse"].value, metrics["gap/half"].value[-1]
+        if gap[-1] - max(0, gap.min()) > half:
+            findings["memorizing"] = (
+                "The network memorizes: its error on held-out images is higher than on training images, and the "
+                "difference has grown."
+            )
+    return findings
+
+
+def limits(run: Run) -> list[str]:
+    """What the numbers of the run do not show."""
+    own = [score for score in run.scores if score.what in ("samples", "images")]
+    distance = next((score for score in own if score.higher_is_better is False), None)
+    if distance is None or distance.metric.startswith(("copies", "bits")):
+        return []
+    n, found = distance.reference.n or 0, run.info.get("photographs", {}).get(distance.reference.split)
+    said = ["Whether a single picture is beautiful: a distance compares whole sets of images. Look at the samples."]
+    if found and found < n:
+        said.append(
+            f"How near the samples are to other photographs: the {n:,} images that they are compared with are parts of "
+            f"{found} photographs, from which real images of other places are far, too."
+        )
+    if run.command == "train":
+        said.append("What another training would give: this is one seed. Compare recipes with at least three.")
+    if distance.metric != "fid":
+        said.append(
+            f"How it compares with numbers in papers: {distance.metric} uses other features than FID, and "
+            f"{distance.n:,} samples instead of 50,000."
+        )
+    if not any(score.metric == "copies" for score in own):
+        said.append("Whether samples are copies of training images: this was not checked (audit=[pixels]).")
+    return said
+
+
+def recipe_command(run: Run, *more: str) -> str:
+    """The command that trains the run's recipe from the start, with more overrides, which replace its own."""
+    keys = {word.partition("=")[0] for word in more}
+    return command_line("train", [*(word for word in run.overrides if word.partition("=")[0] not in keys), *more])
+
+
+def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
+    """The most useful next step after these findings, in words, and its command."""
+    place, config, steps = place_of(run), run.config, run.info.get("total_steps", 0)
+    model = override("ckpt", place) if run.command == "train" else override("ckpt", config.get("ckpt"))
+    has = findings.keys().__and__
+    sample, evaluate = f"{command_line('sample', [])} {model} n=64", f"{command_line('evaluate', [])} {model}"
+    if state == "running":
+        return "Watch the training in your browser.", command_line("watch", [str(place)])
+    if state != "complete":
+        return "Go on with the training.", resume_command(place)
+    if has({"saturated"}):
+        return "Draw without guidance, and compare the pictures.", f"{sample} guidance=none"
+    if has({"no scores"}):
+        return "Score its samples, and look for copies.", f"{evaluate} 'audit=[pixels]'"
+    if has({"no baseline", "beyond chance"}):
+        return "Measure how real images and noise score.", evaluate
+    if run.command != "train":
+        return "Draw more samples.", sample
+    if has({"copies"}):
+        words = "Look at the pairs below. If they are copies: train with more images, or for fewer steps."
+        return words, recipe_command(run, f"trainer.max_steps={max(1, steps // 2)}")
+    if has({"rising", "memorizing"}):
+        best = override("ckpt", place / "checkpoints/best.ckpt")
+        return "Draw with the weights of the lowest error.", f"{command_line('sample', [])} {best} n=64"
+    if has({"falling", "like noise"}) and (steps := 2 * steps):
+        longer = f"trainer.max_steps={steps}"
+        if resumable(run):
+            return "Train for as many steps again.", f"{resume_command(place)} {longer}"
+        return "Train for as many steps again, from these weights.", recipe_command(run, f"init={shown(place)}")
+    if not run.settings.get("guidance"):
+        words = "Train with guidance by the run's own early weights, which often helps and costs no training."
+        return words, recipe_command(run, "guidance=early")
+    return "Train with other seeds, to see how much is chance.", recipe_command(run, "-m", "seed=0,1,2")
+
+
+def place_of(run: Run) -> Path:
+    """The shortest path of a run's folder."""
+    return Path(min(os.path.relpath(run.folder), str(run.folder.resolve()), key=len))
+
+
+def resumable(run: Run) -> bool:
+    """Whether training can go on from a checkpoint, also after the end of the run has removed what it does not keep."""
+    weights = run.settings.get("checkpoint", {}).get("finished") == "weights"
+    return not weights and any(run.folder.glob("checkpoints/*.ckpt"))
