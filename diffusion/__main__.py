@@ -12,6 +12,7 @@ from diffusion.errors import nearest
 COMMANDS = {  # by what a user wants: the name of a module of diffusion, and what it does
     "Make a model": {
         "train": "train a model on images, resume a run, or run a sweep",
+        "new": "write a network, sampler or other part of your own, with its test",
     },
     "Use it": {
         "sample": "draw images",

@@ -9,6 +9,7 @@ import pytest
 
 from diffusion.config.choices import conf_dir
 from diffusion.files import PACKAGE
+from diffusion.new import EXAMPLES
 from diffusion.reproduce import committed
 
 CORE = ("process", "model", "data", "metric")  # rooms that import no other room
@@ -54,6 +55,8 @@ def test_the_wheel_contains_configs_results_and_photographs(tmp_path):
         assert f"diffusion/conf/{path.relative_to(conf_dir())}" in names
     for path in committed("*"):
         assert f"diffusion/committed/{path.parent.name}/{path.name}" in names
+    for path in EXAMPLES.rglob("*my_*"):
+        assert f"diffusion/example/{path.relative_to(EXAMPLES)}" in names or path.suffix == ".pyc"
     photographs = [name for name in names if name.startswith("diffusion/data/landscapes/photos/")]
     assert len(photographs) == 37
     tables = {f"diffusion/data/landscapes/{name}.csv" for name in ("CREDITS", "windows")}

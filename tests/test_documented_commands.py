@@ -48,7 +48,7 @@ OTHERS = [words for words in DOCUMENTED if words[0] not in COMMANDS]
 def test_the_documentation_was_searched():
     assert len(HYDRA) > 60
     assert {words[0] for words in OTHERS} == {
-        "compare", "export", "prune", "report", "reproduce", "status", "studio", "watch"
+        "compare", "export", "new", "prune", "report", "reproduce", "status", "studio", "watch"
     }  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def variants(override: Override) -> list[str]:
 @pytest.mark.parametrize("words", HYDRA, ids=" ".join)
 def test_the_settings_of_a_command_compose_and_are_in_range(words):
     name, *rest = words
-    own = ROOT / "docs/example/conf" if "--config-dir" in rest else None
+    own = (ROOT / "docs/example").glob("*/conf") if "--config-dir" in rest else ()
     rest = [word for word in rest if word not in ("-m", "--config-dir", "conf")]
     if name == "study":
         name = {"sampler": "study", "guidance": "study_guidance"}[rest.pop(0)]
@@ -73,7 +73,7 @@ def test_the_settings_of_a_command_compose_and_are_in_range(words):
         return
     overrides = OverridesParser.create().parse_overrides([word for word in rest if not word.startswith("hydra")])
     needed = ["name=x"] if name in ("train", "evaluate") else ["name=x", "ckpt=x"]
-    with searching([own]):
+    with searching(own):
         for each in compositions([variants(override) for override in overrides]):
             validated(COMMANDS[name], composed(name, [*needed, *each]))
 

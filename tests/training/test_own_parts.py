@@ -1,29 +1,34 @@
-"""Custom parts, as in docs/example: a command uses them only if the user names their folder."""
+"""Parts of one's own, as in docs/extending.md: a command uses them only if the user names their folder."""
 
-import shutil
+import re
 
 import pytest
 
 import diffusion
-from diffusion import export
+from diffusion import export, new
 from diffusion.errors import UserError
 from diffusion.files import PACKAGE
 from diffusion.report.__main__ import main as report
 
-TINY = ("data.n=16", "data.resolution=8", "model.width=4", "sampler.steps=2", "samples.n=0", "score.n=0")
+TINY = ("model.width=8", "model.blocks=1", "sampler.steps=2", "samples.n=0", "score.n=0", "features=lite0")
 TINY += ("trainer.accelerator=cpu", "trainer.max_steps=1", "hydra.run.dir=run")
 OWN = ("--config-dir", "conf")
 REFUSED = (
-    "its {} names mine.{}; a file may use only classes named in conf/{}; if you trust it, pass --config-dir CONF "
-    "(diffusion.load: config_dir=CONF), where CONF/{}/NAME.yaml names it"
+    "its {0} names my_{1}; a file may use only classes named in conf/{0}; if you trust it, pass --config-dir CONF "
+    "(diffusion.load: config_dir=CONF), where CONF/{0}/NAME.yaml names it"
 )
-DATA, MODEL = REFUSED.format("data", "Discs", "data", "data"), REFUSED.format("model", "Convolutions", "model", "model")
+DATA, MODEL = REFUSED.format("data", "data.MyData"), REFUSED.format("model", "network.MyNetwork")
 
 
 @pytest.fixture
 def example(tmp_path, monkeypatch):
-    """The example in the working directory, from which `python -m` imports its module."""
-    shutil.copytree(PACKAGE.parent / "docs/example", tmp_path, dirs_exist_ok=True)
+    """A part of each kind and the recipe of the documentation, in the working directory."""
+    for kind in new.EXAMPLES.iterdir():
+        assert new.main([kind.name, f"my_{kind.name}", str(tmp_path)]) == 0
+    page = (PACKAGE.parent / "docs/extending.md").read_text("utf-8")
+    recipe = tmp_path / "conf/experiment/mine.yaml"
+    recipe.parent.mkdir()
+    recipe.write_text(re.search(r"```yaml\n(# @package _global_.*?)```", page, re.DOTALL)[1], "utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
@@ -52,7 +57,7 @@ def test_every_command_uses_custom_parts_only_with_a_given_config_dir(command, e
     done("sample", [*OWN, *words])
     words += ["features=lite0"]
     refused("evaluate", words, MODEL)
-    done("evaluate", [*words, *OWN])
+    assert "energy_lite0" in done("evaluate", [*words, *OWN])
     refused("study", ["sampler", *words, "samplers=[ddim]", "nfe=[2]"], MODEL)
 
     assert export.main(["run"]) == 2
@@ -61,10 +66,10 @@ def test_every_command_uses_custom_parts_only_with_a_given_config_dir(command, e
     assert export.main(["run", "--config-dir", "nowhere"]) == 2
     assert "nowhere: no such folder" in capfd.readouterr().err
     report(["run"])
-    assert "names mine.Circle" in "".join(capfd.readouterr())
+    assert "names my_schedule.MySchedule" in "".join(capfd.readouterr())
     report(["run", *OWN])
-    assert "names mine" not in capfd.readouterr().out
-    with pytest.raises(UserError, match="names mine"):
+    assert "names my_" not in capfd.readouterr().out
+    with pytest.raises(UserError, match="names my_network"):
         diffusion.load("mine.safetensors", device="cpu")
     model = diffusion.load("mine.safetensors", device="cpu", config_dir="conf")
-    assert model.sample(2, progress=False).shape == (2, 3, 8, 8)
+    assert model.sample(2, progress=False).shape == (2, 3, 32, 32)

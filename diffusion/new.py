@@ -1,0 +1,72 @@
+"""Write a part of your own: a class that works, its yaml file, and a test that passes. Change them as you like.
+
+  diffusion new network ring              ring.py, conf/model/ring.yaml and test_ring.py in this folder
+  diffusion new sampler slow PARTS        the same in the folder PARTS
+
+docs/extending.md shows what is written, and how to train and sample with it. No file is overwritten.
+"""
+
+import ast
+import keyword
+import re
+import shlex
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from diffusion.config.choices import choices
+from diffusion.console import console
+from diffusion.errors import Arguments, UserError, command_line
+from diffusion.files import PACKAGE
+
+INSTALLED = PACKAGE / "example"
+EXAMPLES = INSTALLED if INSTALLED.is_dir() else PACKAGE.parent / "docs/example"
+"""A folder for each kind; its files are written with the user's name in place of my_KIND, and Name of MyKind."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write a part. Returns the exit status: 0, or 2 with one line on stderr."""
+    parser, kinds = Arguments("new", __doc__), sorted(folder.name for folder in EXAMPLES.iterdir())
+    parser.add_argument("kind", choices=kinds, metavar="KIND", help=", ".join(kinds))
+    parser.add_argument("name", metavar="NAME", help="of the file and of the choice; ring has the class Ring")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(), metavar="FOLDER", help="default: this one")
+    return parser.run(write, arguments)
+
+
+def write(kind: str, name: str, folder: Path) -> None:
+    """Write a part, and print the commands to try next. Raises UserError for a name that cannot be used."""
+    source, part, made = EXAMPLES / kind, f"my_{kind}", camel(name)
+    found = sorted(source.rglob("*.*"), key=lambda file: file.name)  # the class comes first
+    content = {file: file.read_bytes() for file in found if file.suffix in (".py", ".yaml", ".npz")}
+    files = {file: folder / str(file.relative_to(source)).replace(part, name) for file in content}
+    (yaml,) = source.rglob("*.yaml")
+    trees = [ast.walk(ast.parse(text)) for file, text in content.items() if file.suffix == ".py"]
+    used = {node.id for tree in trees for node in tree if isinstance(node, ast.Name)} - {part, camel(part)}
+    if not re.fullmatch(r"[a-z]\w*", name, re.ASCII | re.IGNORECASE):
+        raise UserError(f"{name}: expected the name of a Python module: letters, digits and _, such as {part}")
+    if name in choices(yaml.parent.name):
+        raise UserError(f"{name}: {yaml.parent.name}={name} is a choice of the project; choose another name")
+    if there := [file for file in files.values() if file.exists()]:
+        raise UserError(f"{there[0]} exists, and no file is overwritten; choose another name or folder")
+    if used & {name, made} or keyword.iskeyword(name) or keyword.iskeyword(made) or find_spec(name):
+        raise UserError(f"{name}: Python or the example uses {name} or {made} for something else; choose another name")
+    for file, target in files.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        text = content[file].replace(part.encode(), name.encode())
+        target.write_bytes(text.replace(camel(part).encode(), made.encode()))
+    console.print(f"wrote {', '.join(map(str, files.values()))}\ntry next:")
+    if folder != Path():
+        console.print(f"  cd {shlex.quote(str(folder))}")
+    (trial,) = re.findall(r"^#   diffusion train (.*)", files[yaml].read_text("utf-8"), re.MULTILINE)
+    console.print(" ", command_line("train", trial.split()))
+    console.print(" ", command_line("train", ["--config-dir", "conf", "--help", yaml.parent.name]))
+    console.print(f"  pytest test_{name}.py")
+
+
+def camel(name: str) -> str:
+    """`my_part` -> `MyPart`."""
+    return "".join(word[:1].upper() + word[1:] for word in name.split("_"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
