@@ -140,7 +140,9 @@ class Model:
         """Draw n images by the drawing with these options, once it is changed."""
         drawing, label = change(self.drawing(**options)), f"sampling {count(n, 'image')}" if progress else None
         with products(self.restored.config.get("matmul_precision", "high")):
-            return drawing(self.denoiser, n, self.device, batch_size, label)
+            images = drawing(self.denoiser, n, self.device, batch_size, label)
+        drawing.warn_of_saturated(images)
+        return images
 
 
 def load(

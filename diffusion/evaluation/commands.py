@@ -174,6 +174,7 @@ def save_images(folder: Path, images: Tensor, picture: Image.Image, drawing: Dra
     arrays: dict[str, Any] = {name: rows.numpy() for name, rows in drawing.conditions(restored.denoiser, n).items()}
     np.savez_compressed(folder / "images.npz", images=images.permute(0, 2, 3, 1).numpy(), seed=drawing.seed, **arrays)
     save_png(picture, folder / "grid.png")
+    drawing.warn_of_saturated(images)
     console.print(f"{count(n, 'image')} of step {restored.step} ({restored.weights} weights) in {folder}")
     console.print("  images/, images.npz (uint8, N×H×W×C), grid.png")
 
@@ -215,6 +216,7 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     bits = [bits_per_dimension(restored, settings, scorer.data, devices[0])] if settings.bits else []
     console.print(f"folder: {folder}")
     images = draw_all(drawing, settings, restored, devices, folder)
+    drawing.warn_of_saturated(images, scorer.data.splits[settings.split].images)
     source = drawing.source(settings.sampler, settings.guidance) | of_model
     new = score_images(scorer, settings, images, "samples", **source) + bits
     if settings.by_class:

@@ -20,7 +20,7 @@ from diffusion.console import console, count, progress_bar
 from diffusion.data import to_uint8
 from diffusion.errors import NotFinite, UserError, nearest
 from diffusion.files import digest, replacing, tensor_digest
-from diffusion.pixels import gif, grid, save_png
+from diffusion.pixels import gif, grid, saturated, save_png
 from diffusion.process.denoiser import Denoise, Denoiser, Estimate, MixedPrecision
 from diffusion.process.editing import Between
 from diffusion.process.guidance import Guidance
@@ -42,6 +42,7 @@ MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 KEPT = ".drawn"  # in the folder of a command: the batches; removed when the images are written or scored
 FILMED = 8  # images in a film or a GIF
 FRAMES = 25  # steps in it, at most
+SATURATED = 0.1  # images of which this share and one more are black or white need a warning
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,31 @@ class Drawing:
                     with replacing(file, durable=True) as part:
                         torch.save({"images": images[-1], "seconds": time.perf_counter() - began}, part)
         return torch.cat(images)
+
+    def saturation(self, images: Tensor, real: Tensor | None = None) -> tuple[float, str]:
+        """The share of saturated images, and a sentence about it with what to change; (0, "") if they are few.
+
+        Args:
+            real: images of which about as many may be saturated, such as those of the training; that of an edit is its
+                picture.
+        """
+        picture: Tensor | None = getattr(self.sampler, "picture", None)
+        real = real if picture is None else to_uint8(picture)
+        usual = 0.0 if real is None else float(saturated(real[:: 1 + len(real) // 1000]).float().mean())
+        wrong, n = int(saturated(images).sum()), len(images)
+        if wrong <= 1 + (SATURATED + usual) * n:
+            return 0.0, ""
+        change = "train longer, or set threshold@sampler.threshold=dynamic"
+        if self.guidance is not None:
+            change = f"lower guidance.scale={self.guidance.scale:g}, set guidance=none, or train longer"
+        return wrong / n, f"{wrong} of {count(n, 'image')} are almost entirely black, white or of one colour; {change}"
+
+    def warn_of_saturated(self, images: Tensor, real: Tensor | None = None) -> float:
+        """Print the sentence of `saturation`, if there is one, and return the share."""
+        share, words = self.saturation(images, real)
+        if words:
+            console.print(f"warning: {words}", style="yellow")
+        return share
 
     def source(self, sampler: Mapping[str, Any], guidance: Mapping[str, Any] | None) -> dict[str, Any]:
         """How samples are drawn, for the source of their scores, from the configurations of sampler and guidance."""

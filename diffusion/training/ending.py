@@ -82,6 +82,9 @@ def draw_last(run: Run, trainer: pl.Trainer, module: Diffusion) -> Samples:
             if not frames.steps:  # the first batch was drawn before
                 how(denoiser, min(n, FILMED), device, watch=frames.watch)
             frames.save_film(run.folder / "samples" / "film.png")
+            black = how.warn_of_saturated(images, run.data.splits["train"].images)
+            if black and run.record is not None:
+                run.record.update(saturated=round(black, 3))
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()

@@ -1,14 +1,19 @@
 """Samples on disk: any split of the work gives the same images, and a killed command goes on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from diffusion.data import Landscapes
 from diffusion.evaluation.drawing import Drawing, batches_of, seconds_of
 from diffusion.evaluation.together import Task, draw, remove
+from diffusion.pixels import saturated
 from diffusion.process.denoiser import Denoiser
+from diffusion.process.editing import SDEdit
+from diffusion.process.guidance import AutoGuidance
 from diffusion.process.prediction import Eps
 from diffusion.process.sampler import DDIM
 from diffusion.process.schedule import linear
@@ -82,3 +87,24 @@ def test_a_killed_command_resumes_without_redrawing_complete_batches(
 def test_images_drawn_in_another_way_are_not_used(tmp_path: Path) -> None:
     changes: list[dict[str, float]] = [{}, {"seed": 1}, {"weight": 0.4}, {"steps": 4}, {"n": 12}]
     assert len({folder_of(tmp_path, **change) for change in changes}) == len(changes)  # type: ignore[arg-type]
+
+
+def test_black_samples_are_noticed_and_neither_photographs_nor_drawings_are_called_so() -> None:
+    data = Landscapes(32)
+    data.setup()
+    assert max(saturated(split.images).float().mean() for split in data.splits.values()) < 0.02  # snow and night
+    black = torch.randint(9, (20, 3, 32, 32), dtype=torch.uint8)
+    black[:, :, ::9, ::9] = 90
+    stroke = torch.zeros(20, 3, 32, 32, dtype=torch.uint8)
+    stroke[..., 14:17] = 255
+    assert saturated(torch.cat([black, 255 - black])).all()
+    assert not saturated(stroke).any()
+    half, guided = torch.cat([black, stroke]), replace(drawing(), guidance=AutoGuidance(2.0))
+    share, words = guided.saturation(half)
+    assert share == 0.5
+    assert "20 of 40 images" in words
+    assert "guidance.scale=2" in words
+    assert "guidance" not in drawing().saturation(half)[1]
+    of_night = replace(guided, sampler=SDEdit(DDIM(3), torch.full((3, 32, 32), -1.0)))
+    few = torch.cat([stroke, black[:2]])
+    assert guided.saturation(few) == guided.saturation(half, real=half) == of_night.saturation(half) == (0.0, "")
