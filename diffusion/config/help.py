@@ -1,4 +1,4 @@
-"""`--help` and `--help GROUP` of the commands: the settings with their documentation, and the choices of a group.
+"""`--help` and `--help NAME` of the commands: the settings with their documentation, and the choices of a group.
 
 A command's own settings are documented in their schema, those of a choice in its yaml file or in the docstring of the
 class that it names. Only `--help GROUP` imports these classes, so `--help` appears in well under a second.
@@ -22,7 +22,23 @@ from diffusion.errors import UserError, nearest, shown
 
 FOOT = """
 GROUP=CHOICE selects a choice, KEY=VALUE sets a value, and -m before them runs a sweep over comma-separated values.
---cfg job prints the whole configuration without running anything. --help GROUP explains a group and its settings."""
+--cfg job prints the whole configuration without running anything. --help NAME explains a group or a setting."""
+
+MOST_USED = {  # of each command with more settings than fit on a screen
+    "train": {
+        "experiment": "A whole recipe, such as demo, which takes minutes on any machine.",
+        "data": "folder: your own images; landscapes: the photographs that come with the program.",
+        "data.root": "With data=folder: the folder of your images, nested or not.",
+        "data.resolution": "Size of the images in pixels, or [height,width].",
+        "data.batch_size": "Images per step and device. Lower it if memory runs out.",
+        "model": "The network, from unet_tiny to unet_base, or another architecture.",
+        "optimizer.lr": "Learning rate.",
+        "trainer.max_steps": "Length of the run in steps; -1: trainer.max_epochs alone ends it.",
+        "trainer.devices": "Number of GPUs or processes on this machine.",
+        "ckpt": "Resume a run: auto with its hydra.run.dir, or last.",
+        "seed": "Seed of all randomness. Several, as in -m seed=0,1,2, show how much results vary by chance.",
+    }
+}
 
 
 def print_help(command: str, schema: type[Settings], about: str, words: Sequence[str]) -> bool:
@@ -30,16 +46,26 @@ def print_help(command: str, schema: type[Settings], about: str, words: Sequence
     asked = [i for i, word in enumerate(words) if word in HELP]
     if not asked:
         return False
-    group = next(iter(words[asked[0] + 1 :]), "-")
-    if group.startswith("-"):
+    name = next(iter(words[asked[0] + 1 :]), "-").partition("=")[0]
+    group = name.partition("@")[0]
+    settings = list(_settings(schema))
+    described = [row for row in settings if f"{row[0].partition('=')[0]}.".startswith(f"{name}.")]
+    if name.startswith("-"):
         console.print(about.strip())
         chosen = default_choices(command)
+        if first := MOST_USED.get(command):
+            defaults = dict(row[0].split("=", 1) for row in settings) | chosen
+            for key in first.keys() - defaults.keys():  # of the default choice of a group
+                group, _, inner = key.partition(".")
+                value = yaml.safe_load(files(group)[chosen[group]].read_text("utf-8")).get(inner)
+                defaults[key] = "" if value is None else shown(value)
+            _print("Most used", [(f"{key}={defaults[key]}", text) for key, text in first.items()])
         rows = [(f"{each}={default}", ", ".join(choices(each))) for each, default in chosen.items()]
         rows += [(f"{part}@{each}.{part}=", ", ".join(choices(part))) for each in chosen for part in inner_groups(each)]
         _print("Groups, the default choices, and all choices", rows)
-        _print("Settings and their defaults", _settings(schema))
+        _print("Settings and their defaults", settings)
         console.print(FOOT)
-    elif group in groups():
+    elif group in groups() or (not described and (group := group.partition(".")[0]) in groups()):
         targets = dict[str, None]()
         for choice, file in files(group).items():
             text = file.read_text("utf-8")
@@ -50,8 +76,10 @@ def print_help(command: str, schema: type[Settings], about: str, words: Sequence
             if arguments := documentation(target):
                 console.print(f"\n{target}", style="bold")
                 console.print(arguments.rstrip())
-    else:
-        raise UserError(f"--help {group}: unknown group{nearest(group, groups())}; groups are {', '.join(groups())}")
+    elif not described:
+        raise UserError(f"--help {group}: unknown name{nearest(group, groups())}; groups are {', '.join(groups())}")
+    if described:
+        _print("Settings and their defaults", described)
     return True
 
 
