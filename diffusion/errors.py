@@ -1,5 +1,6 @@
 """Errors that a user can cause and fix, and the words of commands that fix them. It imports no other module of ours."""
 
+import errno
 import re
 import shlex
 import sys
@@ -88,6 +89,14 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def of_system(error: OSError) -> str:
+    """An error of the operating system, such as of a full disk, and what to do."""
+    advice = {"ENOSPC": "free some space", "EDQUOT": "free some space", "EACCES": "change its permissions"}
+    first = advice.get(errno.errorcode.get(error.errno or 0, ""))
+    what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+    return f"{what}; {f'{first}, or ' if first else ''}choose another place"
+
+
 class Arguments(ArgumentParser):
     """Argument parser of `diffusion NAME`, a command without a configuration. Errors are one line."""
 
@@ -126,7 +135,7 @@ def exit_status(task: Callable[[], object]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.status
     except OSError as error:
-        print(f"error: {error}; check its permissions, or choose another place", file=sys.stderr)
+        print(f"error: {of_system(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -12,7 +12,7 @@ from rich.filesize import decimal
 
 from diffusion.console import console, count
 from diffusion.errors import Arguments, UserError
-from diffusion.runs.folder import Run, runs_below
+from diffusion.runs.folder import Run, check_output, runs_below
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,6 +37,7 @@ def prune(folder: Path, weights: bool, yes: bool) -> None:
         if run.command != "train" or run.state != "complete" or not files:
             continue
         try:
+            check_output(path)
             gain = find.prune(path, weights) if yes else find.freed(files)
         except UserError as error:
             console.print(f"{path}: skipped: {error}", style="yellow")

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffusion.config.build import flat
 from diffusion.config.choices import RUN, choices, composed, groups
 from diffusion.config.schema import INSTEAD
-from diffusion.errors import UserError, first_line, nearest, override
+from diffusion.errors import UserError, first_line, nearest, of_system, override
 
 HELP = ("--help", "-h", "help")
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
@@ -74,8 +74,7 @@ def _described(error: BaseException) -> str | None:
         extra = "; pip install 'diffusion-experiments[sweep]' installs more" if group.startswith("hydra/") else ""
         return f"{group}={choice}: unknown choice{nearest(choice, options)}; it is one of {', '.join(options)}{extra}"
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
-        what = error.filename or "the output folder"
-        return f"{what}: {error.strerror}; choose a folder you can write to (hydra.run.dir=…)"
+        return f"{of_system(error)} (hydra.run.dir=…)"
     if isinstance(error, yaml.YAMLError):  # it names the file and the line
         return f"not readable as yaml: {' '.join(str(error).split())}"
     if isinstance(error, OverrideParseException):

@@ -24,7 +24,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL import __version__ as PILLOW
 from torch import Tensor
 
-from diffusion.console import track
+from diffusion.console import console, track
 from diffusion.errors import UserError
 from diffusion.files import cache_dir, lock, replace, replacing
 from diffusion.pixels import MODES, Channels, Resolution, height_width
@@ -192,6 +192,10 @@ def stored(
 def alone(file: Path) -> contextlib.AbstractContextManager[object]:
     """Wait until no other process has the lock `file`, and return a context in which this one has it."""
     with contextlib.suppress(OSError):  # of a folder that is read-only
+        try:
+            return lock(file) or contextlib.nullcontext()
+        except BlockingIOError:
+            console.print("data: waiting for another command that prepares the same images")
         return lock(file, patience=math.inf) or contextlib.nullcontext()
     return contextlib.nullcontext()
 

@@ -63,6 +63,7 @@ class Score:
         values = {field.name: rest.pop(field.name) for field in fields(cls) if field.name in rest}
         if "reference" in values:
             values["reference"] = Reference(**values["reference"])
+        values["metric"], values["value"] = str(values["metric"]), float(values["value"])
         return cls(**values, source=rest)
 
     @property

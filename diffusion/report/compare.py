@@ -26,7 +26,7 @@ from diffusion.errors import UserError
 from diffusion.metric.record import Score
 from diffusion.report.page import MISSING
 from diffusion.report.scores import describe, plus_minus, protocol_text
-from diffusion.runs.folder import Run, is_run, jobs_of, measures, validated_weights
+from diffusion.runs.folder import DAMAGED, Run, is_run, jobs_of, measures, validated_weights
 
 CLASS = "._target_"
 
@@ -128,9 +128,15 @@ def compare(folders: Iterable[Path]) -> Comparison:
         found = [Run(folder)] if is_run(folder) else jobs_of(folder)
         if not found:
             raise UserError(f"{folder}: no run and no sweep; choose a folder written by `diffusion train`")
-        used += [run for run in found if run.state == "complete"]
-        stopped = [(run, run.info.get("reason", "")) for run in found if run.state != "complete"]
-        notes += [f"left out: {run.folder}: {run.state}: {reason}".rstrip(": ") for run, reason in stopped]
+        for run in found:
+            try:
+                state, reason, _ = run.state, run.info.get("reason", ""), (run.settings, run.scores, run.metrics)
+            except UserError as error:
+                state, reason = DAMAGED, str(error)
+            if state == "complete":
+                used.append(run)
+            else:
+                notes.append(f"left out: {run.folder}: {state}: {reason}".rstrip(": "))
     settings = {key: values for key, values in differing(used).items() if key not in ("seed", "name", "step")}
     recipes = {run: tuple(values[i] for values in settings.values()) for i, run in enumerate(used)}
     newest = {(recipes[run], run.seeds): run for run in sorted(used, key=lambda run: str(run.info.get("finished")))}

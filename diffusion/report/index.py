@@ -11,7 +11,7 @@ from diffusion.errors import UserError
 from diffusion.metric.record import Score
 from diffusion.report.page import MISSING, Markdown, Section, Table, linked, listed
 from diffusion.report.scores import value_text
-from diffusion.runs.folder import PARTS, Run, is_sweep, jobs_of, natural_order, runs_below
+from diffusion.runs.folder import DAMAGED, PARTS, Run, is_sweep, jobs_of, natural_order, runs_below
 
 IMAGES, SIDE = 4, 64  # of a thumbnail; the largest side of its images in pixels
 HEAD, NUMBERS = ("run", "state", "step", "left", "score", "last written"), (2, 3, 4)
@@ -31,11 +31,11 @@ def lines_below(folder: Path) -> list[Line]:
     """The entries of the folders at or below `folder`, ordered by name. Commands without scores are left out."""
     lines = []
     for run in map(Run, runs_below(folder)):
-        info = run.info
         try:
-            state, score, reason = run.state, last_score(run), str(info.get("reason", ""))
+            info, state, score = run.info, run.state, last_score(run)
+            reason = str(info.get("reason", ""))
         except UserError as error:
-            state, score, reason = run.state if info else MISSING, None, str(error)
+            info, state, score, reason = {}, DAMAGED, None, str(error)
         if info or score or reason:
             steps = " of ".join(f"{info[key]:,}" for key in ("steps", "total_steps") if key in info)
             left = seconds_left(info, time.time()) if state == "running" else None

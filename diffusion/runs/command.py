@@ -32,6 +32,7 @@ from diffusion.config.schema import Settings
 from diffusion.console import console
 from diffusion.errors import Interrupted, UserError, nearest
 from diffusion.runs import naming
+from diffusion.runs.folder import check_output
 
 S = TypeVar("S", bound=Settings)
 Task = Callable[[S, Path, list[str]], Any]
@@ -90,7 +91,10 @@ def run_composed(schema: type[S], job: Task[S], single: list[tuple[Path, Any]], 
     context = HydraConfig.get()
     folder = Path(context.runtime.output_dir)
     if context.mode == RunMode.MULTIRUN:
-        return job(validated(schema, values), folder, [*context.overrides.task])
+        check_output(folder)
+        own = [each.path for each in context.runtime.config_sources if each.provider == "command-line"]
+        with searching(own):  # also in a process of a launcher
+            return job(validated(schema, values), folder, [*context.overrides.task])
     return single.append((folder, values))
 
 
@@ -118,6 +122,7 @@ def resumed_run(words: list[str]) -> tuple[Path, dict[str, Any]] | None:
     file = folder / "config.yaml"
     if not file.is_file():
         return None
+    check_output(folder)
     console.print(f"resuming with the settings in {file}")
     settings = plain_config(file.read_text("utf-8"), file)
     for override in sorted(overrides, key=lambda each: each.key_or_group not in groups()):  # choices come first

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,12 +18,14 @@ import yaml
 from diffusion.errors import UserError, first_line
 from diffusion.files import replace
 from diffusion.metric.record import Score
-from diffusion.runs.record import CONFIG, RunRecord
+from diffusion.runs.record import CONFIG, FILE, RunRecord
 
 SWEEP = "multirun.yaml"  # marks the folder of a sweep
+DAMAGED = "damaged"  # the state of a run with a file that cannot be read
 SCORES, METRICS = "scores.json", "metrics.csv"
 PARTS = ("run.json", METRICS, SCORES, CONFIG)
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times faster
+OURS = re.compile(rb'diffusion\.runs|job_folder|"command": "(python -m )?diffusion')  # in the records of our commands
 MEASURED = ("data", "schedule", "validation", "trainer.limit_val_batches")  # must be equal to compare errors, but for
 UNMEASURED = ("data.batch_size", "data.eval_batch_size", "data.global_batch_size", "data.flip")
 
@@ -119,7 +122,14 @@ class Run:
     @cached_property
     def info(self) -> dict[str, Any]:
         """run.json."""
-        return RunRecord(self.folder).content
+
+        def parse(content: bytes) -> dict[str, Any]:
+            info: dict[str, Any] = {**json.loads(content)}
+            datetime.fromisoformat(info.get("started", "2000-01-01"))
+            math.fsum(info.get(key, 0) for key in ("seconds", "steps", "first_step", "total_steps"))  # all are numbers
+            return info
+
+        return _read(self.folder / FILE, parse, {})
 
     @property
     def state(self) -> str:
@@ -174,6 +184,28 @@ def runs_below(folder: Path) -> Iterator[Path]:
             waiting += sorted(inside, key=natural_order, reverse=True)
 
 
+def check_output(folder: str | Path | None, key: str = "hydra.run.dir") -> None:
+    """Check a folder before a command writes into it: it must be new, empty but for hidden files, or one of ours.
+
+    Raises UserError for no name; for files of others, which could be overwritten; for links in it, through which files
+    elsewhere could be overwritten or removed.
+    """
+    if not folder:
+        raise UserError(f"{key}: it is empty, as from a variable that is not set; name a new folder, or leave it out")
+    path = Path(folder)
+    found = sorted(each.name for each in path.glob("[!.]*"))
+    records = [file for name in ("run.json", ".hydra/hydra.yaml", SWEEP) if (file := path / name).is_file()]
+    if found and not any(OURS.search(file.read_bytes()) for file in records):
+        more = f" and {len(found) - 1:,} more" * (len(found) > 1)
+        raise UserError(
+            f"{folder}: it contains {found[0]}{more}, not written by diffusion; choose a new folder ({key}=…)"
+        )
+    if link := next((each for each in (*path.glob("*"), *path.glob("checkpoints/*/")) if each.is_symlink()), None):
+        raise UserError(
+            f"{link}: a link; files elsewhere could be overwritten or removed; replace it by what it links to"
+        )
+
+
 def holds_checkpoints(folder: Path) -> bool:
     """Whether a run has saved checkpoints or weights in its folder."""
     return any(file.suffix in (".ckpt", ".safetensors") for file in folder.glob("checkpoints/*"))
@@ -198,7 +230,13 @@ def natural_order(path: Path) -> list[tuple[int, str]]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a yaml file."""
-    return _read(path, lambda content: dict(yaml.load(content, LOADER)), {})
+
+    def parse(content: bytes) -> dict[str, Any]:
+        if b"*" in content and any(isinstance(each, yaml.AliasEvent) for each in yaml.parse(content, LOADER)):
+            raise ValueError("it has aliases, which can expand endlessly")
+        return {**yaml.load(content, LOADER)}
+
+    return _read(path, parse, {})
 
 
 def read_scores(folder: Path) -> list[Score]:
@@ -258,5 +296,5 @@ def _read(path: Path, parse: Callable[[bytes], Any], missing: Any) -> Any:
         return missing
     try:
         return parse(path.read_bytes())
-    except (ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not readable ({first_line(error)}); restore it") from error

@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
@@ -18,13 +18,15 @@ from typing import Any
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from diffusion.errors import UserError, exit_status, shown
 from diffusion.files import replace
 from diffusion.launch import queued_again, slurm_job
-from diffusion.runs.folder import LOADER, SWEEP, measures
+from diffusion.runs.folder import LOADER, SWEEP, check_output, measures
 
 MARK = ".slurm"  # the file in a folder that names the launch that created it
 UNNAMED = ("ckpt=auto", "ckpt=last", "ckpt=null")  # a job may resume or not; a path to resume from identifies it
@@ -87,37 +89,52 @@ def register() -> None:
 
 
 class Sweep(Callback):
-    """Hydra callback: create the folder of a sweep once, for all of its jobs, even if their names differ.
+    """Hydra callback: check the folder of a run or a sweep before anything is written to it; begin a sweep."""
 
-    It also sets Hydra's configuration, which the default name refers to and which Hydra sets only for each job, and
-    writes multirun.yaml, by which a sweep's folder is recognized and which Optuna's sweeper does not write.
-    """
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called before Hydra writes its record. Hydra would turn exceptions into warnings."""
+        with contextlib.suppress(OmegaConfBaseException):  # Hydra reports that it cannot create the folder
+            if status := exit_status(lambda: check_output(config.hydra.run.dir)):
+                sys.exit(status)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Called before the sweeper starts. Hydra would turn exceptions into warnings."""
+        """Called before the sweeper starts."""
         HydraConfig.instance().set_config(config)
         OmegaConf.set_readonly(config.hydra, None)  # which `set_config` has made read-only for the other callbacks
-        folder = config.hydra.sweep.dir
         with read_write(config):
-            config.hydra.sweep.dir = folder
-            if not any(word.startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra):
-                config.hydra.overrides.hydra.append(f"hydra.sweep.dir={shown(folder)}")  # for each job
-            with contextlib.suppress(OSError):  # Hydra reports that it cannot write there
-                Path(folder).mkdir(parents=True, exist_ok=True)
-                OmegaConf.save(config, Path(folder) / SWEEP)
-            search = config.hydra.runtime.choices.get("hydra/sweeper") != "basic"
-            if search and (status := exit_status(partial(prepare_search, config))):
+            if status := exit_status(partial(begin_sweep, config)):
                 sys.exit(status)
 
 
-def prepare_search(config: DictConfig) -> None:
+def begin_sweep(config: DictConfig) -> None:
+    """Create the folder of a sweep once, for all of its jobs, even if their names differ.
+
+    It also writes multirun.yaml, by which a sweep's folder is recognized and which Optuna's sweeper does not write.
+    (The caller sets Hydra's configuration, which the default name refers to and which Hydra sets only for each job.)
+    """
+    folder, task = config.hydra.sweep.dir, [*config.hydra.overrides.task]
+    check_output(folder, "hydra.sweep.dir")
+    words = OverridesParser.create().parse_overrides(task)
+    ranges = [(each.input_line, value) for each in words if isinstance(value := each.value(), RangeSweep)]
+    if empty := [word for word, value in ranges if not [*value.range()]]:
+        raise UserError(f"{empty[0]}: a sweep over no values runs nothing; range(0,3) is 0, 1 and 2")
+    config.hydra.sweep.dir = folder
+    if not any(word.startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra):
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={shown(folder)}")  # for each job
+    with contextlib.suppress(OSError):  # Hydra reports that it cannot write there
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(config, Path(folder) / SWEEP)
+    if "sweep" in config and config.hydra.runtime.choices.get("hydra/sweeper") != "basic":
+        prepare_search(config, words)
+
+
+def prepare_search(config: DictConfig, words: Sequence[Override]) -> None:
     """Check that the trials of a search with Optuna can be compared, and let a stored study go on.
 
     By itself, Hydra's plugin runs `n_trials` more, of which a seeded sampler draws the first ones again, and ends at a
     failed trial. Raises UserError for a search that compares errors of different tasks.
     """
     sweeper, score = config.hydra.sweeper, config.sweep.score
-    words = OverridesParser.create().parse_overrides([*config.hydra.overrides.task])
     searched = [str(word.package or word.key_or_group) for word in words if word.is_sweep_override()]
     different = [key for key in searched if measures(key) or key == "experiment"]
     if different and ("mse" in score or "loss" in score):

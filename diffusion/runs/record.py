@@ -38,7 +38,7 @@ class RunRecord:
     def _read(self) -> dict[str, Any]:
         try:
             return {**json.loads(self.path.read_text("utf-8"))}
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError):
             return {}
 
     @property

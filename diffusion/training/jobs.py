@@ -1,6 +1,7 @@
 """Start runs: claim a folder, and train in it, in this process or in several (`diffusion.launch`).
 
-`python -m diffusion.training.jobs FOLDER` is one of several: it trains with the settings in FOLDER. A job of a sweep
+`python -m diffusion.training.jobs FOLDER CONF …` is one of several: it trains with the settings in FOLDER, and trusts
+the user's own choices in the folders CONF (--config-dir). A job of a sweep
 always has its own process. A sweep survives its jobs: whatever ends a job (an error, running out of memory, `kill -9`),
 the sweep reports it, records it in the job's run.json and continues. The same command with `hydra.sweep.dir=FOLDER`
 resumes or starts the jobs that are not complete.
@@ -23,6 +24,7 @@ from pathlib import Path
 import yaml
 
 from diffusion.config.build import validated
+from diffusion.config.choices import searched, searching
 from diffusion.config.schema import Train, Trainer
 from diffusion.console import console
 from diffusion.errors import Interrupted, ProcessLost, UserError, override, resume_command
@@ -31,7 +33,7 @@ from diffusion.runs.command import few_metrics
 from diffusion.runs.folder import holds_checkpoints, read_yaml
 from diffusion.runs.record import CONFIG, RunRecord, claim, write_config
 
-WORKER = "diffusion.training.jobs"  # `python -m WORKER FOLDER` trains with the settings in FOLDER
+WORKER = "diffusion.training.jobs"
 
 
 def begin(settings: Train, folder: Path, words: Sequence[str], job: bool = False) -> tuple[Train, RunRecord] | None:
@@ -96,7 +98,7 @@ def run_in_processes(settings: Train, record: RunRecord) -> None:
     with record.running():
         while True:
             try:
-                return launch(devices, record.folder, WORKER)
+                return launch(devices, record.folder, WORKER, [*map(str, searched()[1:])])
             except ProcessLost as error:
                 if restarts == 0:
                     raise ProcessLost(f"{error}; to resume: {resume_command(record.folder)}") from error
@@ -187,4 +189,5 @@ def prepare_worker(devices: int) -> None:
 
 
 if __name__ == "__main__":
-    as_rank("train", partial(work, Path(sys.argv[1])))
+    with searching(sys.argv[2:]):
+        as_rank("train", partial(work, Path(sys.argv[1])))

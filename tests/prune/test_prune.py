@@ -17,7 +17,7 @@ def run(folder: Path, state: str, best: bool = True) -> Path:
     """A run's folder with checkpoints of 1000 bytes; last.ckpt and best.ckpt are hard links to two of them."""
     inside = folder / "checkpoints"
     inside.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"state": state}))
+    (folder / "run.json").write_text(json.dumps({"state": state, "command": "diffusion train"}))
     for step in (1, 2, 3):
         storage.numbered(inside, step).write_bytes(bytes(1000))
     os.link(storage.numbered(inside, 3), inside / "last.ckpt")

@@ -1,6 +1,7 @@
 """A live run owns its folder: no second run starts there."""
 
 import platform
+import shutil
 import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from forked import FORK
 
+from diffusion import export, prune
 from diffusion.errors import UserError
 from diffusion.runs.record import CONFIG, RunRecord, claim
 
@@ -36,21 +38,81 @@ def starting(folder: Path) -> tuple[Any, Connection]:
 
 @pytest.mark.parametrize("multirun", [[], ["-m"]])
 def test_a_second_run_in_the_folder_of_a_live_run_is_refused(command, tiny, tmp_path, multirun):
-    (tmp_path / "run").mkdir()
-    owner, said = starting(tmp_path / "run")
+    folder = tmp_path / ("sweep" if multirun else "") / "run"
+    folder.mkdir(parents=True)
+    (folder.parent / "multirun.yaml").write_text("diffusion.runs")
+    owner, said = starting(folder)
     assert said.recv() == "mine"
-    before = (tmp_path / "run/run.json").read_bytes()
-    words = [*multirun, *tiny, "hydra.run.dir=run", "hydra.sweep.dir=.", "hydra.sweep.subdir=run", "samples.n=0"]
+    before = (folder / "run.json").read_bytes()
+    words = [*multirun, *tiny, "hydra.run.dir=run", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=run", "samples.n=0"]
     status, out, err = command("train", words)
     assert status == 2, out + err
     assert f"process {owner.pid} on {platform.node()}, since 20" in err
-    assert (tmp_path / "run/run.json").read_bytes() == before
-    assert not (tmp_path / "run/checkpoints").exists()
+    assert (folder / "run.json").read_bytes() == before
+    assert not (folder / "checkpoints").exists()
     owner.kill()
     owner.join()
-    assert RunRecord(tmp_path / "run").state == "died"
+    assert RunRecord(folder).state == "died"
     status, out, err = command("train", [*words, "trainer.max_steps=1"])
     assert status == 0, out + err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("train", ["hydra.run.dir="]),
+        ("train", ["hydra.run.dir=."]),
+        ("train", ["hydra.run.dir='${name}'", "name=mine"]),
+        ("train", ["hydra.run.dir=mine", "ckpt=auto"]),
+        ("train", ["-m", "hydra.sweep.dir=mine"]),
+        ("sample", ["hydra.run.dir=mine"]),
+        ("sample", ["-m", "hydra.sweep.dir=mine"]),
+    ],
+)
+def test_a_folder_of_the_user_is_refused_and_left_as_it_is(command, tiny, two_steps, tmp_path, name, words):
+    for file in ("README.md", "config.yaml", "images.npz", "images/0000.png"):
+        (tmp_path / "mine" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mine" / file).write_text("seed: 0")
+    before = {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")}
+    more = [*tiny, "trainer.max_steps=1", "samples.n=0"] if name == "train" else [f"ckpt={two_steps}", "n=1"]
+    status, out, err = command(name, [*more, *words])
+    assert (status, err.count("\n")) == (2, 1), out + err
+    assert "name a new folder" in err or "choose a new folder" in err
+    assert {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
+def test_the_jobs_of_a_sweep_of_samples_share_its_folder_and_are_drawn_again_there(command, two_steps, tmp_path):
+    words = ["-m", f"ckpt={two_steps}", "n=1", "seed=0,1", "device=cpu"]
+    assert command("sample", words)[0] == 0
+    (folder,) = (tmp_path / "outputs/samples").iterdir()
+    assert command("sample", [*words, f"hydra.sweep.dir={folder}"])[0] == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "multirun.yaml"]
+
+
+def test_files_behind_a_link_are_neither_overwritten_nor_removed(command, two_steps, tmp_path, capfd):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/0.png").write_text("mine")
+    words = [f"ckpt={two_steps}", "n=1", "device=cpu", "hydra.run.dir=drawn"]
+    assert command("sample", words)[0] == 0
+    shutil.rmtree(tmp_path / "drawn/images")
+    (tmp_path / "drawn/images").symlink_to(tmp_path / "photos")
+    assert command("sample", words)[0] == 2
+    assert (tmp_path / "photos/0.png").read_text() == "mine"
+
+    shutil.copytree(two_steps, tmp_path / "runs/run", ignore=shutil.ignore_patterns("checkpoints"))
+    (tmp_path / "runs/run/checkpoints").symlink_to(two_steps / "checkpoints")
+    assert prune.main([str(tmp_path / "runs"), "--weights", "--yes"]) == 0
+    assert "skipped" in capfd.readouterr().out
+    assert (two_steps / "checkpoints/last.ckpt").is_file()
+
+
+def test_export_replaces_only_its_own_files(two_steps, tmp_path, capsys):
+    assert [export.main([str(two_steps), f"{tmp_path}/own.safetensors"]) for _ in range(2)] == [0, 0]
+    for name, form in (("model.safetensors", "safetensors"), ("page.html", "web")):
+        (tmp_path / name).write_text("mine")
+        assert export.main([str(two_steps), f"{tmp_path}/{name}", "--format", form]) == 2
+        assert capsys.readouterr().err.endswith("choose another name\n")
+        assert (tmp_path / name).read_text() == "mine"
 
 
 def test_only_one_of_two_simultaneous_starts_gets_the_folder(tmp_path):

@@ -1,13 +1,17 @@
 """The list of runs: each with its state, even if the run could not write it."""
 
+import errno
 import json
+import os
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from diffusion import status
-from diffusion.report.index import lines_below, seconds_left
+from diffusion.errors import exit_status
+from diffusion.report.compare import compare
+from diffusion.report.index import index_sections, lines_below, seconds_left
 
 
 def record(folder: Path, **info: object) -> Path:
@@ -62,3 +66,44 @@ def test_runs_are_listed_at_any_depth_and_sorted(tmp_path, capsys):
     assert "[x]" in out
     assert status.main(["nowhere"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+LISTS = "a: &a [x,x]\n" + "".join(f"{b}: &{b} [*{a},*{a}]\n" for a, b in zip("abcd", "bcde", strict=True))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("run.json", "[]"),
+        ("run.json", '{"state": "complete", "steps": "seven"}'),
+        ("run.json", '{"state": "running", "started": "today"}'),
+        ("scores.json", '[{"metric": "fd"}]'),
+        ("scores.json", '[{"metric": "fd", "value": "low"}]'),
+        ("config.yaml", LISTS),
+    ],
+)
+def test_a_damaged_run_is_named_and_the_others_are_shown(tmp_path, make_run, capsys, file, content):
+    runs = [make_run(tmp_path / name) for name in ("good", "other", "bad")]
+    (runs[2] / file).write_text(content)
+    left_out = compare(runs)
+    assert len(left_out.runs) == 1  # two are of one recipe and seed
+    assert f"left out: {runs[2]}: damaged: {runs[2]}/{file}: not readable" in left_out.notes[0]
+    if file != "config.yaml":  # which the lists do not read
+        assert status.main([str(tmp_path)]) == 0
+        assert f"bad: {runs[2]}/{file}: not readable" in capsys.readouterr().out.replace("\n", "")
+        assert [line.state for line in lines_below(tmp_path)] == ["damaged", "complete", "complete"]
+        assert index_sections(tmp_path, lambda folder: None)
+
+
+def test_each_error_of_the_disk_is_called_by_its_name(capsys):
+    def said(number: int) -> str:
+        def fail() -> None:
+            raise OSError(number, os.strerror(number), "report.html")
+
+        assert exit_status(fail) == 2
+        return capsys.readouterr().err
+
+    place = "or choose another place\n"
+    assert said(errno.ENOSPC) == f"error: report.html: No space left on device; free some space, {place}"
+    assert said(errno.EACCES) == f"error: report.html: Permission denied; change its permissions, {place}"
+    assert said(errno.EROFS) == "error: report.html: Read-only file system; choose another place\n"

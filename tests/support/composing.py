@@ -35,12 +35,12 @@ def train(overrides: Sequence[str], folder: Path) -> float | None:
         record.lock.close()
 
 
-def launch_here(processes: int, folder: Path, module: str) -> None:
+def launch_here(processes: int, folder: Path, module: str, words: Sequence[str]) -> None:
     """Run a sweep's job in this process, which has already imported torch; replaces `launch`."""
     from diffusion.training import run
 
     if processes > 1:
-        launch(processes, folder, module)
+        launch(processes, folder, module, words)
         return
     try:
         run.train(jobs.read_config(folder), folder, RunRecord.join(folder))

@@ -20,7 +20,7 @@ def started(monkeypatch) -> list[str]:
     """The names of the folders of jobs that are started; they complete immediately."""
     ran = []
 
-    def start(processes, folder, module):
+    def start(processes, folder, *_):
         ran.append(folder.name)
         RunRecord.join(folder).finish("complete", result=1.0)
 
@@ -38,6 +38,12 @@ def test_a_sweep_without_a_name_has_one_folder_named_after_the_model(command, ti
     recorded = RunRecord(sweep / "1").content["command"]
     assert recorded.startswith("diffusion train data=folder")
     assert "seed=0 schedule=cosine" in recorded
+
+
+def test_a_sweep_over_no_values_is_refused(command, tiny, started):
+    status, _, err = command("train", ["-m", *tiny, "seed=range(0,0)"])
+    assert (status, err.count("\n")) == (2, 1)
+    assert "seed=range(0,0)" in err
 
 
 @pytest.mark.filterwarnings("error::UserWarning")  # runs without numbers are compared, too
