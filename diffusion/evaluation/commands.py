@@ -36,7 +36,8 @@ from diffusion.metric import record
 from diffusion.pixels import grid, in_turn, resolution_of, save_png
 from diffusion.process.sampler import Sampler
 from diffusion.report.scores import print_scores
-from diffusion.runs.folder import SCORES, read_scores
+from diffusion.report.verdict import verdict
+from diffusion.runs.folder import SCORES, Run, read_scores
 from diffusion.runs.record import CONFIG
 
 GRID = 1024  # maximum number of images in a grid
@@ -189,7 +190,7 @@ def evaluate(settings: Evaluate, folder: Path) -> None:
         raise UserError("bits, by_class: images alone have neither likelihood nor classes; set ckpt=CHECKPOINT")
     else:
         evaluate_images(settings, folder)
-    console.print(f"  {folder / SCORES}")
+    console.print(f"{verdict(Run(folder), 'complete')}\n  {folder / SCORES}")
 
 
 def evaluate_job(settings: Evaluate, folder: Path) -> None:

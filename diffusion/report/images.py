@@ -18,6 +18,7 @@ from diffusion.runs.folder import Run
 
 PAGE = 1 << 22  # pixels; the most of the samples in a page
 STEPS, IMAGES = 24, 8  # of the samples over training in a page
+FIRST = 24  # samples at the top of a page
 
 
 def address(picture: Image.Image) -> str:
@@ -70,6 +71,17 @@ def film(path: Path) -> list[Html]:
     ]
 
 
+def gallery(run: Run, caption: str) -> Html | None:
+    """The first samples of the end of the run, or else of the latest grid, each as a picture; None without samples."""
+    file = latest_grid(run)
+    if file is None:
+        return None
+    images = tiles(opened(file))
+    most = max(1, min(FIRST, PAGE // images[0].size))
+    cells = [shown(Image.fromarray(each), f"sample {i}") for i, each in enumerate(images[:most], start=1)]
+    return captioned(Html('<div class="gallery">{}</div>').format(Html("").join(cells)), caption)
+
+
 def all_samples(path: Path) -> Html | None:
     """The images of a grid file with a zoom; only the first ones if they have more than `PAGE` pixels."""
     if not path.is_file():
@@ -87,9 +99,14 @@ def all_samples(path: Path) -> Html | None:
 
 def latest(run: Run, images: int, columns: int) -> Image.Image | None:
     """The first samples of the end of the run, or else of the latest grid; None if there are none."""
+    file = latest_grid(run)
+    return Image.fromarray(arranged(tiles(opened(file))[:images], columns)) if file else None
+
+
+def latest_grid(run: Run) -> Path | None:
+    """The file of the samples of the end of the run, or else of the latest grid; None if there is none."""
     final = run.folder / "samples/all.png"
-    files = [final] if final.is_file() else [path for _, path in run.grids[-1:]]
-    return Image.fromarray(arranged(tiles(opened(files[0]))[:images], columns)) if files else None
+    return final if final.is_file() else run.grids[-1][1] if run.grids else None
 
 
 def side_by_side(pictures: Mapping[str, Image.Image]) -> list[str]:

@@ -164,10 +164,10 @@ Block = str | Table | Chart
 
 
 class Section:
-    """A part of a report with a title; without one, it is a beginning or an end."""
+    """A part of a report with a title; without one, it is a beginning or an end. A page shows it `folded` or open."""
 
-    def __init__(self, title: str, blocks: Iterable[Block | None]):
-        self.title, self.anchor = title, title.lower().replace(" ", "-") or "summary"
+    def __init__(self, title: str, blocks: Iterable[Block | None], folded: bool = False):
+        self.title, self.anchor, self.folded = title, title.lower().replace(" ", "-").strip("?") or "summary", folded
         self.blocks = [block for block in blocks if block]
 
     @cached_property

@@ -1,8 +1,6 @@
 """The report of a run: its figures, its README, and report.html, which have the same sections."""
 
-import os
-import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion.config.build import check_targets, make, model_of
 from diffusion.console import console, duration
-from diffusion.errors import first_line, override, resume_command
+from diffusion.errors import command_line, first_line, override, resume_command, shown
 from diffusion.pixels import height_width
 from diffusion.report import figures, images, style
 from diffusion.report.compare import from_default
-from diffusion.report.page import Block, Chart, Section, Table, escaped, listed, picture, write_files
+from diffusion.report.page import Block, Chart, Picture, Section, Table, escaped, listed, picture, write_files
 from diffusion.report.scores import BASELINES, alike, describe, number, protocol_text, score_table, source_text
 from diffusion.report.study import is_study, write_study
-from diffusion.runs.folder import Run, bins_of, validated_weights
+from diffusion.report.verdict import Verdict, explained, place_of, recipe_command, resumable, verdict
+from diffusion.runs.folder import Run, bins_of, holds_checkpoints, validated_weights
 from diffusion.runs.record import CONFIG
 
 FACTS = {  # of run.json, with their names
@@ -33,19 +32,19 @@ FACTS = {  # of run.json, with their names
 SHELL = "```bash\n{}\n```"
 SAMPLES, NOISING, COPIES = (f"figures/{name}.png" for name in ("samples", "noising", "copies"))
 CAPTIONS = {
-    SAMPLES: "Samples during training (memoir, Fig. 8): a column per training step; each row is from one noise.",
-    NOISING: "The forward process on images of this run (memoir, Fig. 1): x_t = √ᾱ_t x₀ + √(1−ᾱ_t) ε, one ε for all t.",
+    SAMPLES: "Samples during training: a column per training step; each row is from one noise.",
+    NOISING: "The forward process on images of this run: x_t = √ᾱ_t x₀ + √(1−ᾱ_t) ε, one ε for all t.",
     COPIES: "The samples most similar to a training image, each above that image. r is "
     "the distance to it divided by the mean distance to the 50 nearest: near 0 for a copy.",
-    "mse": "Denoising MSE during training (memoir, Fig. 9), on the frozen validation images and on equally many "
+    "mse": "Denoising MSE during training, on the frozen validation images and on equally many "
     "training images; where the shaded gap widens, the network memorizes its images. Dashed: raw weights; grey: the "
     "objective of single batches (in its own units, unless it is the simple loss of ε). The other lines: ",
     "bins": "The validation MSE by time t, in tenths of [0, T], from early to late in training.",
     "gap": "MSE on held-out images minus that on training images by noise level, at the same times and noises, with "
     "95% intervals. Where it rises, the network memorizes; its level also depends on which set is harder.",
     "others": "The other logged quantities.",
-    "signal": "The factors of the image, √ᾱ_t, and of the noise, √(1−ᾱ_t), in x_t (memoir, Fig. 10).",
-    "beta": "The variance added by each step, β_t = 1 − ᾱ_t/ᾱ_{t−1} (memoir, Fig. 2), or the log-SNR of a schedule "
+    "signal": "The factors of the image, √ᾱ_t, and of the noise, √(1−ᾱ_t), in x_t.",
+    "beta": "The variance added by each step, β_t = 1 − ᾱ_t/ᾱ_{t−1}, or the log-SNR of a schedule "
     "that does not preserve variance.",
 }
 
@@ -75,26 +74,38 @@ def write_report(
         style.save(figures.samples_over_training(run.grids), folder / SAMPLES)
     if data is not None and schedule is not None:
         style.save(figures.noising(data[:3], schedule), folder / NOISING)
-    sections = [*run_sections(run, schedule, state), Section("Next steps", [next_steps(run)])]
-    return write_files(folder, "README.md", f"Run {run.name}", sections, state or run.state)
+    return write_files(folder, "README.md", f"Run {run.name}", run_sections(run, schedule, state), state or run.state)
 
 
 def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str | None = None) -> list[Section]:
-    """The sections of a run's report; those without data are empty."""
-    folder, schedule = run.folder, schedule or built(run, "schedule")
-    strip = picture(SAMPLES, CAPTIONS[SAMPLES]) if run.grids else None  # the page has it in the next section
+    """The sections of a run's report; those without data are empty. A page shows the details folded."""
+    folder, schedule, state = run.folder, schedule or built(run, "schedule"), state or run.state
+    found = verdict(run, state)
+    strip = picture(SAMPLES, CAPTIONS[SAMPLES]) if run.grids else None  # the page has it in the section below
     trained = run.command == "train" and run.settings
     rows = [[f"`{key}`", *pair] for key, pair in from_default(run).items()] if trained else []
+    last = str(run.info.get("command", ""))
+    commands = [SHELL.format(recipe_command(run)) if trained else None]
+    if "ckpt=" in last:
+        commands += ["The run was resumed by:", SHELL.format(last)]
+    details: dict[str, Sequence[Block | None]] = {
+        "All samples": [images.all_samples(folder / "samples/all.png")],
+        "Nearest training images": images.figure(folder, COPIES, CAPTIONS[COPIES]),
+        "Recipe": [*commands, Table(("setting", "this run", "default"), rows) if rows else None],
+        "Facts": [facts(run)],
+        "Noising": images.figure(folder, NOISING, CAPTIONS[NOISING]),
+        "Noise schedule": [chart(schedule, draw, schedule) for draw in (figures.signal, figures.beta)],
+        "Protocols of the scores": protocols(run),
+        "More commands": [more_commands(run)],
+    }
     return [
-        Section("", summary(run, state or run.state)),
-        Section("Samples", [images.all_samples(folder / "samples/all.png"), strip]),
-        Section("Training", training(run, schedule)),
+        Section("", pictures(run, state)),
+        Section("How good is it?", judgement(run, found)),
+        Section("Next step", [found.step, SHELL.format(found.command)]),
+        Section("Training", [strip, *training(run, schedule)]),
         Section("Denoising", images.film(folder / "samples/film.png")),
         Section("Scores", scores(run)),
-        Section("Noising", images.figure(folder, NOISING, CAPTIONS[NOISING])),
-        Section("Nearest training images", images.figure(folder, COPIES, CAPTIONS[COPIES])),
-        Section("Noise schedule", [chart(schedule, draw, schedule) for draw in (figures.signal, figures.beta)]),
-        Section("Recipe", [Table(("setting", "this run", "default"), rows) if rows else None]),
+        *(Section(title, blocks, folded=True) for title, blocks in details.items()),
     ]
 
 
@@ -116,18 +127,40 @@ def built(run: Run, part: str, use: Callable[[Any], Any] = lambda built: built) 
         return None
 
 
-def summary(run: Run, state: str) -> list[Block | None]:
-    """The state of the run, the facts of run.json, the cost of the network, and the command."""
+def pictures(run: Run, state: str) -> list[Block | None]:
+    """What the run is and its state; the first of its latest samples."""
     info, final = run.info, "samples/final.png"
-    facts = [(name, fact(key, info[key])) for key, name in FACTS.items() if info.get(key) not in (None, "", {})]
-    facts.append(("network", built(run, "model", partial(network, run)) or "unknown"))
     reason = str(info.get("reason", "")).strip(" :")
+    made = "Samples of the network."
+    if "images" in info:
+        made = f"Samples of a network that has learned from {info['images']['train']:,} images"
+        made += f" in {info.get('steps', 0):,} steps, {duration(info['seconds'])}."
+    words = f"This run is {escaped(state)}." + f" The reason: {escaped(reason)}." * bool(reason)
     return [
-        f"This run is {escaped(state)}." + f" The reason: {escaped(reason)}." * bool(reason),
-        Table(("fact", "value"), facts),
-        SHELL.format(info["command"]) if info.get("command") else None,
-        picture(final, "Samples at the end of the run.") if (run.folder / final).is_file() else None,
+        words if reason or state != "complete" else Picture(words),
+        images.gallery(run, made),
+        picture(final, made) if (run.folder / final).is_file() else None,
     ]
+
+
+def judgement(run: Run, found: Verdict) -> list[Block | None]:
+    """The verdict: its headline, what was found, what a distance is, and what the numbers do not show."""
+    if not found.findings:
+        return []
+    return [
+        f"**{escaped(found.headline)}**" if found.headline else None,
+        listed(found.findings.values()),
+        explained(next((score.metric for score in run.scores), "")),
+        "What these numbers do not show:" if found.limits else None,
+        listed(found.limits),
+    ]
+
+
+def facts(run: Run) -> Table:
+    """The facts of run.json, and the cost of the network."""
+    info = run.info
+    found = [(name, fact(key, info[key])) for key, name in FACTS.items() if info.get(key) not in (None, "", {})]
+    return Table(("fact", "value"), [*found, ("network", built(run, "model", partial(network, run)) or "unknown")])
 
 
 def fact(key: str, value: Any) -> str:
@@ -171,26 +204,37 @@ def training(run: Run, schedule: figures.Schedule | None) -> list[Block | None]:
 
 
 def scores(run: Run) -> list[Block]:
-    """The latest scores with their baselines and protocols."""
+    """The latest scores with their baselines."""
     if not run.scores:
-        return ["No scores were computed."]
-    made = alike((score.name, source_text(score)) for score in run.scores if score.what not in BASELINES)
-    protocols = alike((score.name, protocol_text(score)) for score in run.scores)
+        return []
     return [
         score_table(run.scores),
-        "Intervals are 95% intervals over resamples of the same size. The floor is the score of two sets of real "
-        "images that differ by chance alone. Lower is closer to the reference, except for precision, recall, "
-        "coverage and the Inception Score, where higher is better; density and the Vendi score have no better "
-        "direction. Only compare numbers of the same protocol.",
-        listed(f"{words}." for words in [*made, *protocols]),
+        "The reference are held-out images, or for `train/` the training images. Brackets are 95% intervals over other "
+        "samples of the same model. Real images are as many of another split. The floor is the score of two sets of "
+        "real images that differ by chance alone. Lower is closer to the reference, except for precision, recall, "
+        "coverage and the Inception Score, where higher is better; for density and the Vendi score, neither is.",
     ]
 
 
-def next_steps(run: Run) -> str:
+def protocols(run: Run) -> list[Block]:
+    """How the scored samples were made, and how each score was measured."""
+    made = alike((score.name, source_text(score)) for score in run.scores if score.what not in BASELINES)
+    measured = alike((score.name, protocol_text(score)) for score in run.scores)
+    words = listed(f"{words}." for words in [*made, *measured])
+    return ["Only compare numbers of the same protocol.", words] if words else []
+
+
+def more_commands(run: Run) -> str:
     """Commands to report, sample, score and resume."""
-    place = Path(min(os.path.relpath(run.folder), str(run.folder.resolve()), key=len))
-    ckpt, lines = override("ckpt", place), [f"diffusion report {shlex.quote(str(place))}   # this page again"]
-    if (run.folder / "checkpoints/last.ckpt").is_file():
-        lines += [f"diffusion sample {ckpt} n=64 seed=1", f"diffusion evaluate {ckpt}"]
-        lines += [f"{resume_command(place)}   # to train beyond the end, raise trainer.max_steps"]
+    place, lines = place_of(run), [f"{command_line('report', [str(place_of(run))])}   # this page again"]
+    if holds_checkpoints(run.folder):
+        ckpt = override("ckpt", place)
+        lines += [
+            f"{command_line(name, [])} {ckpt}{more}" for name, more in (("sample", " n=64 seed=1"), ("evaluate", ""))
+        ]
+        if resumable(run):
+            lines += [f"{resume_command(place)}   # to train beyond the end, raise trainer.max_steps"]
+        else:
+            again = recipe_command(run, f"init={shown(place)}")
+            lines += [f"{again}   # only the weights were kept: a new run that starts from them"]
     return SHELL.format("\n".join(lines))

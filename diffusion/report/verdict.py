@@ -24,6 +24,16 @@ NAMES = {  # the beginning of a metric's name -> its name in words
     "vendi": "Vendi score", "bits": "bits per dimension", "copies": "share of copies",
     "val/mse": "error on held-out images", "fit/mse": "error on training images",
 }  # fmt: skip
+HEADLINES = {  # what was found, in a few words
+    "saturated": "Something is wrong with many of the samples.", "as real": "As close to held-out images as real ones.",
+    "mixed": "By one distance as close as real images, by another not.", "behind real": "Not as close as real images.",
+    "like noise": "No better than noise.", "unclear": "Not shown whether as close as real images.",
+    "beyond chance": "Not as close as chance allows.", "few": "Too few held-out images for a number.",
+    "copies": "Some may be copies of training images.", "no copies": "No copies.", "few copies": "No sign of copying.",
+    "falling": "Longer training should help.", "flat": "Longer training alone may not help.",
+    "rising": "Trained for too long.", "memorizing": "It memorizes its images.", "no scores": "Not scored.",
+    "no baseline": "Nothing to compare with.",
+}  # fmt: skip
 Findings = dict[str, str]  # what was found, such as "falling" -> the sentence that says so
 Found = Mapping[str, Score]  # what was scored: samples, or a baseline -> its score, all of one protocol
 
@@ -36,10 +46,15 @@ class Verdict(NamedTuple):
     step: str
     command: str
 
+    @property
+    def headline(self) -> str:
+        """The findings in a few words; empty if there is nothing to say."""
+        kinds = ["saturated"] if "saturated" in self.findings else self.findings
+        return " ".join(HEADLINES[kind] for kind in kinds if kind in HEADLINES)
+
     def __str__(self) -> str:
-        """The findings without those about the training images, and the next step, in lines for the console."""
-        said = [text for kind, text in self.findings.items() if not kind.startswith("train/")]
-        return "\n".join([*said, f"Next: {self.step}", f"  {self.command}"])
+        """The headline and the next step, in lines for the console."""
+        return f"How good is it? {self.headline}\nNext: {self.step}\n  {self.command}"
 
 
 def verdict(run: Run, state: str) -> Verdict:
@@ -54,7 +69,9 @@ def verdict(run: Run, state: str) -> Verdict:
             f"{share:.0%} of the samples are almost entirely black, white or of one colour: they are drawn wrongly, "
             "whatever the distances say."
         )
-    findings |= closeness(run.scores) | copying(run.scores) | training(run.metrics)
+    findings |= closeness(run.scores) | copying(run.scores)
+    if state == "complete":
+        findings |= training(run.metrics)
     if state == "complete" and not any(score.what in ("samples", "images") for score in run.scores):
         findings["no scores"] = "No scores were computed, so no number says how good the samples are."
     return Verdict(findings, limits(run), *next_step(run, state, findings))
@@ -70,9 +87,9 @@ def explained(metric: str) -> str:
     if not metric.startswith(LOWER_IS_BETTER[:4]):
         return ""
     return (
-        f"A {called(metric)} compares two sets of images as a whole: a network that was trained to recognize things "
-        "describes each image by a list of numbers, and the distance is 0 if both sets have the same lists, and larger "
-        "the more they differ."
+        f"A {called(metric)} compares two sets of images: a network that was trained to recognize things describes "
+        "each image by a list of numbers, and the more the lists of the two sets differ, the larger the distance. "
+        "Held-out images are real ones that the training has not used."
     )
 
 
@@ -92,27 +109,28 @@ def closeness(scores: Sequence[Score]) -> Findings:
 def compared(split: str, found: Sequence[Found]) -> tuple[str, str]:
     """A kind and its sentences: how near the samples are to a split, by its distances, of which the first leads."""
     kinds, lead = [judged(each) for each in found], found[0]["samples"]
-    held_out = "held-out images, which the training has not used"
-    what, real = ("the training images", held_out) if split == "train" else (f"the {held_out}", "other real images")
-    close = f"as close to {what.partition(',')[0]} as {real.partition(',')[0]} are"
+    what, real = (
+        ("the training images", "held-out images") if split == "train" else ("held-out images", "other real images")
+    )
     claims = {
-        "as real": f"the samples are {close}",
-        "behind real": f"the samples are not {close}",
-        "unclear": f"it is not shown whether the samples are {close}",
-        "like noise": "the samples are no better than noise: the training was far too short, or something failed",
-        "beyond chance": "the samples differ from them by more than chance, but how real images score was not measured",
-        "no baseline": "nothing can be said, because how real images score was not measured",
+        "as real": f"as close to {what} as {real}",
+        "behind real": f"not as close to {what} as {real}",
+        "unclear": f"it is not shown whether they are as close to {what} as {real}",
+        "like noise": "no better than noise, so the training was far too short, or something failed",
+        "beyond chance": f"not as close to {what} as chance allows; the distance of {real} was not measured",
+        "no baseline": f"the distance of {real} was not measured, so this says little",
+        "few": f"{lead.reference.n} images are too few for such a number, so judge by eye",
     }
-    text = f"By the {called(lead.metric)} to {what} ({lead.metric}; lower is closer), {numbers(found[0], real)}. "
-    if lead.reference.n is not None and lead.reference.n < FEW:
-        kind, text = "few", f"{text}But {lead.reference.n} images are too few for such a number: judge by eye."
-    else:
-        kind, text = kinds[0], f"{text}By this number, {claims[kinds[0]]}."
+    kind = "few" if lead.reference.n is not None and lead.reference.n < FEW else kinds[0]
+    name = f"{lead.metric}, the {called(lead.metric)} to {what}; lower is closer"
+    text = f"{numbers(found[0], real)}: {claims[kind]} ({name})."
     if kind != "few" and "as real" in kinds and len({*kinds}) > 1:
-        i = next(i for i, other in enumerate(kinds) if other != kind)
-        text += f" By the {called(found[i]['samples'].metric)}, {claims[kinds[i]]}: {numbers(found[i], real)}."
+        other = next(i for i, each in enumerate(kinds) if each != kind)
+        text += (
+            f" By the {called(found[other]['samples'].metric)}, {numbers(found[other], real)}: {claims[kinds[other]]}."
+        )
         kind = "mixed"
-    return "train/" * (split == "train") + kind, text
+    return "train/" * (split == "train") + kind, text[0].upper() + text[1:]
 
 
 def judged(found: Found) -> str:
@@ -129,10 +147,10 @@ def judged(found: Found) -> str:
 
 
 def numbers(found: Found, real: str) -> str:
-    """`other real images score 97.8, noise 278.7, these samples 78.9 ± 2.4`."""
-    names = {"real": real.partition(",")[0], "noise": "images of noise", "untrained": "an untrained network's samples"}
+    """`other real ones score 97.8, images of noise 278.7, these samples 78.9 ± 2.4`."""
+    names = {"real": real, "noise": "images of noise", "untrained": "an untrained network's samples"}
     if "real" not in found:
-        names["floor"] = "equally many images of the same set"
+        names["floor"] = "two halves of the same images"
     words = [(name, number(s.value, half_width(s))) for what, name in names.items() if (s := found.get(what))]
     words.append(("these samples", plus_minus(found["samples"].value, half_width(found["samples"]))))
     return ", ".join(f"{name} {'score ' * (not i)}{value}" for i, (name, value) in enumerate(words))
@@ -198,7 +216,7 @@ def limits(run: Run) -> list[str]:
             f"How near the samples are to other photographs: the {n:,} images that they are compared with are parts of "
             f"{found} photographs, from which real images of other places are far, too."
         )
-    if run.command == "train":
+    if own[0].what == "samples":
         said.append("What another training would give: this is one seed. Compare recipes with at least three.")
     if distance.metric != "fid":
         said.append(
@@ -213,7 +231,9 @@ def limits(run: Run) -> list[str]:
 def recipe_command(run: Run, *more: str) -> str:
     """The command that trains the run's recipe from the start, with more overrides, which replace its own."""
     keys = {word.partition("=")[0] for word in more}
-    return command_line("train", [*(word for word in run.overrides if word.partition("=")[0] not in keys), *more])
+    typed = [word for word in str(run.info.get("command", "")).split() if "=" in word and "ckpt=" not in word]
+    words = run.overrides if run.record else typed  # a run that was not started by Hydra
+    return command_line("train", [*(word for word in words if word.partition("=")[0] not in keys), *more])
 
 
 def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
@@ -227,17 +247,20 @@ def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
     if state != "complete":
         return "Go on with the training.", resume_command(place)
     if has({"saturated"}):
-        return "Draw without guidance, and compare the pictures.", f"{sample} guidance=none"
+        other = "guidance=none" if run.settings.get("guidance") else "threshold@sampler.threshold=dynamic"
+        return "Draw in another way, and compare the pictures.", f"{sample} {other}"
     if has({"no scores"}):
         return "Score its samples, and look for copies.", f"{evaluate} 'audit=[pixels]'"
     if has({"no baseline", "beyond chance"}):
         return "Measure how real images and noise score.", evaluate
     if run.command != "train":
         return "Draw more samples.", sample
+    shorter = recipe_command(run, f"trainer.max_steps={max(1, steps // 2)}")
     if has({"copies"}):
-        words = "Look at the pairs below. If they are copies: train with more images, or for fewer steps."
-        return words, recipe_command(run, f"trainer.max_steps={max(1, steps // 2)}")
+        return "Look at the pairs below. If they are copies: train with more images, or for fewer steps.", shorter
     if has({"rising", "memorizing"}):
+        if not resumable(run) or not (place / "checkpoints/best.ckpt").is_file():
+            return "Train with more images, or for fewer steps.", shorter
         best = override("ckpt", place / "checkpoints/best.ckpt")
         return "Draw with the weights of the lowest error.", f"{command_line('sample', [])} {best} n=64"
     if has({"falling", "like noise"}) and (steps := 2 * steps):

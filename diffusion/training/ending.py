@@ -21,6 +21,8 @@ from diffusion.evaluation.together import remove
 from diffusion.pixels import grid, save_png
 from diffusion.report.run import write_report
 from diffusion.report.scores import print_scores
+from diffusion.report.verdict import verdict
+from diffusion.runs.folder import Run as Finished
 from diffusion.runs.folder import read_metrics
 from diffusion.runs.record import now
 from diffusion.training import loggers
@@ -140,6 +142,7 @@ def conclude(run: Run, trainer: pl.Trainer, samples: Samples) -> float | None:
             prune(folder, weights=kept == "weights")
         except (UserError, OSError) as error:
             console.print(f"keeping all checkpoints: {first_line(error)}", style="yellow")
+    console.print(str(verdict(Finished(folder), "complete")))
     console.print(f"done in {duration(record.session)}: {folder / 'report.html'}")
     return result
 

@@ -43,7 +43,13 @@ def whole_run(run_folder: Path) -> Path:
 def test_a_runs_page_opens_from_disk_and_its_controls_work(chromium: Any, whole_run: Path) -> None:
     address = f"file://{whole_run}/report.html"
     with visit(chromium, address) as seen:
-        page, text = seen.page, seen.page.inner_text("body")
+        page = seen.page
+        assert page.locator(".gallery img").count() == 20
+        assert "Noise schedule" in page.inner_text("body")
+        assert "1,234,567" not in page.inner_text("body")  # details are folded
+        for title in page.locator("summary").all():
+            title.click()
+        text = page.inner_text("body")
         for words in ("Run demo", "1,234,567", "Noise schedule", "20 of 1,020 samples", "play"):
             assert words in text
         rows = page.locator("#training .rows")

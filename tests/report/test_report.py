@@ -84,6 +84,26 @@ def test_a_run_without_files_a_failed_one_and_a_damaged_one_have_a_report_or_a_r
         assert words in err
 
 
+def test_the_commands_of_a_run_fit_what_it_keeps_and_name_its_recipe_after_it_was_resumed(
+    run_folder: Path, make_output: Make
+) -> None:
+    info = json.loads((run_folder / "run.json").read_text())
+    (run_folder / "run.json").write_text(json.dumps(info | {"command": "diffusion train hydra.run.dir=demo ckpt=auto"}))
+    make_output(run_folder, "train")
+    with (run_folder / ".hydra/hydra.yaml").open("a") as file:
+        file.write("  overrides:\n    task: [experiment=demo, seed=3]\n")
+    text = write_report(run_folder)[0].read_text()
+    for words in ("\ndiffusion train experiment=demo seed=3\n", "\ndiffusion train hydra.run.dir=demo ckpt=auto\n"):
+        assert words in text
+    assert "raise trainer.max_steps" in text
+    with (run_folder / "config.yaml").open("a") as file:
+        file.write("checkpoint: {finished: weights}\n")
+    text = write_report(run_folder)[0].read_text()
+    assert f"diffusion train experiment=demo seed=3 init={run_folder}   # only the weights were kept" in text
+    for words in ("raise trainer.max_steps", ".ckpt"):  # the run removes its checkpoints after it has written this
+        assert words not in text
+
+
 def test_a_report_builds_only_known_classes(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = (run_folder / "config.yaml").read_text()
     (run_folder / "config.yaml").write_text(config.replace("diffusion.process.schedule.linear", "os.system"))
