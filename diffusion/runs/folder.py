@@ -153,8 +153,8 @@ class Run:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether `folder` contains a file of a run."""
-    return any(os.path.isfile(folder / part) for part in PARTS)  # also false for a folder that cannot be read
+    """Whether `folder` contains a file of a run. Hydra's record also has a config.yaml."""
+    return folder.name != ".hydra" and any(os.path.isfile(folder / part) for part in PARTS)  # false if unreadable
 
 
 def is_sweep(folder: Path) -> bool:

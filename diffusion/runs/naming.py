@@ -112,12 +112,12 @@ def begin_sweep(config: DictConfig) -> None:
     It also writes multirun.yaml, by which a sweep's folder is recognized and which Optuna's sweeper does not write.
     (The caller sets Hydra's configuration, which the default name refers to and which Hydra sets only for each job.)
     """
-    folder, task = config.hydra.sweep.dir, [*config.hydra.overrides.task]
-    check_output(folder, "hydra.sweep.dir")
-    words = OverridesParser.create().parse_overrides(task)
+    words = OverridesParser.create().parse_overrides([*config.hydra.overrides.task])
     ranges = [(each.input_line, value) for each in words if isinstance(value := each.value(), RangeSweep)]
     if empty := [word for word, value in ranges if not [*value.range()]]:
         raise UserError(f"{empty[0]}: a sweep over no values runs nothing; range(0,3) is 0, 1 and 2")
+    folder = config.hydra.sweep.dir
+    check_output(folder, "hydra.sweep.dir")
     config.hydra.sweep.dir = folder
     if not any(word.startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra):
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={shown(folder)}")  # for each job

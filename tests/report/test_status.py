@@ -12,6 +12,7 @@ from diffusion import status
 from diffusion.errors import exit_status
 from diffusion.report.compare import compare
 from diffusion.report.index import index_sections, lines_below, seconds_left
+from diffusion.runs.folder import jobs_of, runs_below
 
 
 def record(folder: Path, **info: object) -> Path:
@@ -66,6 +67,12 @@ def test_runs_are_listed_at_any_depth_and_sorted(tmp_path, capsys):
     assert "[x]" in out
     assert status.main(["nowhere"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_folder_of_a_command_that_failed_has_no_run(tmp_path):
+    (tmp_path / "failed/.hydra").mkdir(parents=True)
+    (tmp_path / "failed/.hydra/config.yaml").touch()
+    assert [*runs_below(tmp_path)] == jobs_of(tmp_path / "failed") == []
 
 
 LISTS = "a: &a [x,x]\n" + "".join(f"{b}: &{b} [*{a},*{a}]\n" for a, b in zip("abcd", "bcde", strict=True))
