@@ -34,9 +34,9 @@ def prune(folder: Path, weights: bool, yes: bool) -> None:
     runs, total = 0, 0
     for path in runs_below(folder):
         run, files = Run(path), find.superfluous(path, weights)
-        if run.command != "train" or run.state != "complete" or not files:
-            continue
         try:
+            if run.command != "train" or run.state != "complete" or not files:
+                continue
             check_output(path)
             gain = find.prune(path, weights) if yes else find.freed(files)
         except UserError as error:

@@ -1,4 +1,4 @@
-"""The folders of launches and jobs: each has its own. Resolvers for conf/, and what a sweep does before its first job.
+"""The folders of launches and jobs: each has its own. Resolvers for conf/; what happens before a run or a sweep begins.
 
 ${new_folder:PLACE}           outputs/PLACE/TIME, or TIME-2, TIME-3, … if there was another launch in the same second
 ${new_folder:PLACE,sweep-}    outputs/PLACE/sweep-TIME

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ class Train:
         return status if status >= 0 else 128 - status
 
 
-def launch_forked(processes: int, folder: Path, module: str) -> None:
+def launch_forked(processes: int, folder: Path, module: str, words: Sequence[str]) -> None:
     """One process of a run as a fork of this one; replaces `launch`."""
     file = folder / "error.json"
     file.unlink(missing_ok=True)
