@@ -30,6 +30,7 @@ COMMANDS = {  # by what a user wants: the name of a module of diffusion, and wha
         "watch": "the pages of all runs in the browser, updated while they train",
         "status": "list the runs: state, time left, score",
         "report": "draw the page and the figures of a run or a sweep again",
+        "completion": "complete commands and settings in the shell",
         "prune": "delete checkpoints that are no longer needed",
     },
 }

@@ -81,7 +81,7 @@ def picture() -> str:
     graph: dict[str, set[str]] = defaultdict(set)
     for start, ends in arrows().items():
         if start not in BASE and start:
-            graph["commands" if start in commands else start] |= ends - set(BASE) - {""}
+            graph["commands" if start in commands else start] |= ends - set(BASE) - {"", "__main__"}
 
     def reachable(start: str) -> set[str]:
         return graph[start].union(*map(reachable, graph[start]))

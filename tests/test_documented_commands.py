@@ -31,7 +31,7 @@ def documented() -> set[tuple[str, ...]]:
             if page.suffix != ".md":
                 rest = re.split(r"\s{2,}(?!#)", rest.rstrip("\"'),;.{}"))[0]  # a description follows
             try:
-                words = shlex.split(rest.split(" # ")[0].replace("…", "x").strip("()"), comments=True)
+                words = shlex.split(re.split(r" # | 2?>", rest)[0].replace("…", "x").strip("()"), comments=True)
             except ValueError:
                 continue  # an f-string in a program
             said = " ".join(words)
@@ -48,7 +48,7 @@ OTHERS = [words for words in DOCUMENTED if words[0] not in COMMANDS]
 def test_the_documentation_was_searched():
     assert len(HYDRA) > 60
     assert {words[0] for words in OTHERS} == {
-        "compare", "export", "new", "prune", "report", "reproduce", "status", "studio", "watch"
+        "compare", "completion", "export", "new", "prune", "report", "reproduce", "status", "studio", "watch"
     }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from diffusion.__main__ import NAMES, main
+from diffusion.completion import candidates
 from diffusion.config import help as helps
 from diffusion.config.choices import groups
 from diffusion.config.schema import Train
@@ -42,3 +43,22 @@ def test_an_unknown_command_is_refused_with_the_nearest(capsys, monkeypatch) -> 
     with pytest.raises(SystemExit, match="2"):
         main()
     assert "trian: no such command (did you mean train?)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    {
+        "diffusion ": [*NAMES],
+        "diffusion study ": ["sampler", "guidance"],
+        "diffusion train model=unet_s": ["model=unet_small"],
+        "diffusion train -m schedule=vp,sub": ["schedule=vp,sub_vp"],
+        "diffusion train weighting@objective.weighting=ed": ["weighting@objective.weighting=edm"],
+        "diffusion train model=edm2_xs model.cha": ["model.channels="],
+        "diffusion train checkp": ["checkpoint."],
+        "diffusion train --help lab": [],
+        "diffusion train ckpt=": [],
+        "diffusion status ": [],
+    }.items(),
+)
+def test_completion_lists_the_words_that_fit_and_none_for_files(line: str, words: list[str]) -> None:
+    assert candidates(line) == words
