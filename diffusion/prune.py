@@ -44,6 +44,9 @@ def prune(folder: Path, weights: bool, yes: bool) -> None:
             continue
         console.print(f"{path}: {count(len(files), 'file')}, {decimal(gain)}")
         runs, total = runs + 1, total + gain
+    if not runs:
+        console.print("no complete run has checkpoints that can be removed")
+        return
     done = "freed" if yes else "can be freed, less any weights that are kept; --yes removes the files"
     console.print(f"{count(runs, 'complete run')}: {decimal(total)} {done}")
 

@@ -19,7 +19,7 @@ from diffusion.report.compare import from_default
 from diffusion.report.page import Block, Chart, Picture, Section, Table, escaped, listed, picture, write_files
 from diffusion.report.scores import BASELINES, alike, describe, number, protocol_text, score_table, source_text
 from diffusion.report.study import is_study, write_study
-from diffusion.report.verdict import Verdict, explained, place_of, recipe_command, resumable, verdict
+from diffusion.report.verdict import EXPLAINED, Verdict, place_of, recipe_command, resumable, verdict
 from diffusion.runs.folder import Run, bins_of, holds_checkpoints, validated_weights
 from diffusion.runs.record import CONFIG
 
@@ -150,7 +150,7 @@ def judgement(run: Run, found: Verdict) -> list[Block | None]:
     return [
         f"**{escaped(found.headline)}**" if found.headline else None,
         listed(found.findings.values()),
-        explained(next((score.metric for score in run.scores), "")),
+        EXPLAINED if found.limits else None,
         "What these numbers do not show:" if found.limits else None,
         listed(found.limits),
     ]

@@ -13,17 +13,17 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion.errors import command_line, override, resume_command, shown
-from diffusion.metric.record import FEW, LOWER_IS_BETTER, Score
+from diffusion.metric.record import FEW, Score
 from diffusion.report.scores import half_width, number, plus_minus
 from diffusion.runs.folder import Metrics, Run
 
 CHANGE = 0.02  # of the validation error, relative: a smaller one counts as none
 NAMES = {  # the beginning of a metric's name -> its name in words
-    "fid": "FID", "fd_": "Fréchet distance", "kid": "kernel distance", "cmmd": "CMMD", "precision": "precision",
-    "recall": "recall", "density": "density", "coverage": "coverage", "inception_score": "Inception Score",
-    "vendi": "Vendi score", "bits": "bits per dimension", "copies": "share of copies",
-    "val/mse": "error on held-out images", "fit/mse": "error on training images",
+    "fd_": "Fréchet distance", "fid": "FID", "kid": "kernel distance", "cmmd": "CMMD", "precision": "precision",
+    "recall": "recall", "coverage": "coverage", "inception_score": "Inception Score", "bits": "bits per dimension",
+    "copies": "share of copies", "val/mse": "error on held-out images", "fit/mse": "error on training images",
 }  # fmt: skip
+DISTANCES = ("fd_", "fid", "kid", "cmmd")
 HEADLINES = {  # what was found, in a few words
     "saturated": "Something is wrong with many of the samples.", "as real": "As close to held-out images as real ones.",
     "mixed": "By one distance as close as real images, by another not.", "behind real": "Not as close as real images.",
@@ -34,6 +34,10 @@ HEADLINES = {  # what was found, in a few words
     "rising": "Trained for too long.", "memorizing": "It memorizes its images.", "no scores": "Not scored.",
     "no baseline": "Nothing to compare with.",
 }  # fmt: skip
+EXPLAINED = (
+    "A network that was trained to recognize things describes each image by a list of numbers; the more the lists of "
+    "two sets of images differ, the larger is the distance. Held-out images are real ones that training has not used."
+)
 Findings = dict[str, str]  # what was found, such as "falling" -> the sentence that says so
 Found = Mapping[str, Score]  # what was scored: samples, or a baseline -> its score, all of one protocol
 
@@ -48,7 +52,7 @@ class Verdict(NamedTuple):
 
     @property
     def headline(self) -> str:
-        """The findings in a few words; empty if there is nothing to say."""
+        """The findings in a few words. Distances may be low for samples that are only black, and are left out then."""
         kinds = ["saturated"] if "saturated" in self.findings else self.findings
         return " ".join(HEADLINES[kind] for kind in kinds if kind in HEADLINES)
 
@@ -78,40 +82,26 @@ def verdict(run: Run, state: str) -> Verdict:
 
 
 def called(name: str) -> str:
-    """The name of a metric in words, such as Fréchet distance for `train/fd_lite0`; otherwise `name` itself."""
+    """The name of a metric in words, such as Fréchet distance for `train/fd_lite0`; an unknown one as it is."""
     return next((words for start, words in NAMES.items() if name.removeprefix("train/").startswith(start)), name)
-
-
-def explained(metric: str) -> str:
-    """What a distance is, for a reader who has never heard of it; empty for other metrics."""
-    if not metric.startswith(LOWER_IS_BETTER[:4]):
-        return ""
-    return (
-        f"A {called(metric)} compares two sets of images: a network that was trained to recognize things describes "
-        "each image by a list of numbers, and the more the lists of the two sets differ, the larger the distance. "
-        "Held-out images are real ones that the training has not used."
-    )
 
 
 def closeness(scores: Sequence[Score]) -> Findings:
     """What the latest distances to each reference say: `kind`, or `train/kind` for the training images."""
-    latest: dict[str, dict[str, Score]] = {}
+    splits: dict[str, dict[str, dict[str, Score]]] = {}  # split -> protocol -> what was scored -> its score
     for score in scores:
-        if score.higher_is_better is False and not score.metric.startswith(("copies", "bits")):
-            latest.setdefault(score.protocol_key, {})["samples" if score.what == "images" else score.what] = score
-    splits: dict[str, list[Found]] = {}
-    for found in latest.values():
-        if "samples" in found and "class" not in found["samples"].reference.split:
-            splits.setdefault(found["samples"].reference.split, []).append(found)
-    return dict(compared(split, found) for split, found in splits.items())
+        if score.metric.startswith(DISTANCES) and "class" not in (split := score.reference.split):
+            what = "samples" if score.what == "images" else score.what
+            splits.setdefault(split, {}).setdefault(score.protocol_key, {})[what] = score
+    measured = {split: [one for one in found.values() if "samples" in one] for split, found in splits.items()}
+    return dict(compared(split, found) for split, found in measured.items() if found)
 
 
 def compared(split: str, found: Sequence[Found]) -> tuple[str, str]:
     """A kind and its sentences: how near the samples are to a split, by its distances, of which the first leads."""
     kinds, lead = [judged(each) for each in found], found[0]["samples"]
-    what, real = (
-        ("the training images", "held-out images") if split == "train" else ("held-out images", "other real images")
-    )
+    pair = ("the training images", "held-out images") if split == "train" else ("held-out images", "other real images")
+    (what, real), few = pair, lead.reference.n is not None and lead.reference.n < FEW
     claims = {
         "as real": f"as close to {what} as {real}",
         "behind real": f"not as close to {what} as {real}",
@@ -121,14 +111,12 @@ def compared(split: str, found: Sequence[Found]) -> tuple[str, str]:
         "no baseline": f"the distance of {real} was not measured, so this says little",
         "few": f"{lead.reference.n} images are too few for such a number, so judge by eye",
     }
-    kind = "few" if lead.reference.n is not None and lead.reference.n < FEW else kinds[0]
+    kind = "few" if few else kinds[0]
     name = f"{lead.metric}, the {called(lead.metric)} to {what}; lower is closer"
     text = f"{numbers(found[0], real)}: {claims[kind]} ({name})."
-    if kind != "few" and "as real" in kinds and len({*kinds}) > 1:
-        other = next(i for i, each in enumerate(kinds) if each != kind)
-        text += (
-            f" By the {called(found[other]['samples'].metric)}, {numbers(found[other], real)}: {claims[kinds[other]]}."
-        )
+    if not few and "as real" in kinds and len({*kinds}) > 1:
+        other, its = next(pair for pair in zip(found, kinds, strict=True) if pair[1] != kind)
+        text += f" By the {called(other['samples'].metric)}, {numbers(other, real)}: {claims[its]}."
         kind = "mixed"
     return "train/" * (split == "train") + kind, text[0].upper() + text[1:]
 
@@ -158,16 +146,18 @@ def numbers(found: Found, real: str) -> str:
 
 def copying(scores: Sequence[Score]) -> Findings:
     """What the audit for copies says."""
-    found = [score for score in scores if score.metric == "copies"][-1:]
-    if not found or found[0].interval is None:
+    score = next((score for score in reversed(scores) if score.metric == "copies"), None)
+    if score is None or score.interval is None:
         return {}
-    (low, high), flagged, repeats = found[0].interval, found[0].source["flagged"], found[0].source["repeats"]
-    share = f"of {found[0].n:,} samples ({low:.1%} to {high:.1%})"
-    if repeats or low > found[0].source.get("chance", high):
-        return {"copies": f"{max(flagged, repeats)} {share} are suspiciously close to a training image: see the pairs."}
+    (low, high), flagged, repeats = score.interval, score.source["flagged"], score.source["repeats"]
+    share = f"{score.n:,} samples ({low:.1%} to {high:.1%})"
+    if repeats or low > score.source.get("chance", high):
+        return {
+            "copies": f"{max(flagged, repeats)} of {share} are suspiciously close to a training image: see the pairs."
+        }
     if flagged:
-        return {"few copies": f"{flagged} {share} look like copies of a training image, which is no more than chance."}
-    return {"no copies": f"No copies of training images among {share.removeprefix('of ')}."}
+        return {"few copies": f"{flagged} of {share} look like copies of training images, no more than by chance."}
+    return {"no copies": f"No copies of training images among {share}."}
 
 
 def training(metrics: Metrics) -> Findings:
@@ -181,51 +171,37 @@ def training(metrics: Metrics) -> Findings:
     (steps, values), findings = metrics["val/mse"], Findings()
     quarters = [values[(steps > i / 4 * steps[-1]) & (steps <= (i + 1) / 4 * steps[-1])] for i in range(4)]
     _, second, third, last = (float(np.median(each)) if len(each) else np.inf for each in quarters)
-    if last > (1 + CHANGE) * min(second, third):
-        change = last / min(second, third) - 1
-        findings["rising"] = (
-            f"The error on held-out images has risen again, by {change:.0%}: the best was before the end."
-        )
+    error, best = "The error on held-out images", min(second, third)
+    if last > (1 + CHANGE) * best:
+        findings["rising"] = f"{error} has risen again, by {last / best - 1:.0%}: it was lowest before the end."
     elif last < (1 - CHANGE) * second < np.inf:
-        findings["falling"] = (
-            f"The error on held-out images was still falling when the training ended, by {1 - last / second:.0%} in "
-            "its second half: twice the steps should help."
-        )
+        change = f"by {1 - last / second:.0%} in its second half"
+        findings["falling"] = f"{error} still fell when the training ended, {change}: twice the steps should help."
     elif np.isfinite(second):
-        findings["flat"] = "The error on held-out images hardly changed in the second half of the training."
+        findings["flat"] = f"{error} hardly changed in the second half of the training."
     if "gap/half" in metrics:
         gap, half = metrics["gap/mse"].value, metrics["gap/half"].value[-1]
         if gap[-1] - max(0, gap.min()) > half:
-            findings["memorizing"] = (
-                "The network memorizes: its error on held-out images is higher than on training images, and the "
-                "difference has grown."
-            )
+            findings["memorizing"] = f"{error} has become higher than that on training images: the network memorizes."
     return findings
 
 
 def limits(run: Run) -> list[str]:
     """What the numbers of the run do not show."""
     own = [score for score in run.scores if score.what in ("samples", "images")]
-    distance = next((score for score in own if score.higher_is_better is False), None)
-    if distance is None or distance.metric.startswith(("copies", "bits")):
+    first = next((score for score in own if score.metric.startswith(DISTANCES)), None)
+    if first is None:
         return []
-    n, found = distance.reference.n or 0, run.info.get("photographs", {}).get(distance.reference.split)
-    said = ["Whether a single picture is beautiful: a distance compares whole sets of images. Look at the samples."]
-    if found and found < n:
-        said.append(
-            f"How near the samples are to other photographs: the {n:,} images that they are compared with are parts of "
-            f"{found} photographs, from which real images of other places are far, too."
-        )
-    if own[0].what == "samples":
-        said.append("What another training would give: this is one seed. Compare recipes with at least three.")
-    if distance.metric != "fid":
-        said.append(
-            f"How it compares with numbers in papers: {distance.metric} uses other features than FID, and "
-            f"{distance.n:,} samples instead of 50,000."
-        )
-    if not any(score.metric == "copies" for score in own):
-        said.append("Whether samples are copies of training images: this was not checked (audit=[pixels]).")
-    return said
+    n, photographs = first.reference.n or 0, run.info.get("photographs", {}).get(first.reference.split, 0)
+    metric, audited = first.metric, any(score.metric == "copies" for score in own)
+    said = {
+        "Whether a single picture is beautiful: a distance compares whole sets of images. Look at the samples.": True,
+        f"How near other photographs are: the {n:,} held-out images are parts of {photographs}.": 0 < photographs < n,
+        "What another training would give: this is one seed. Compare recipes with three.": first.what == "samples",
+        f"How it compares with papers: {metric} has other features than FID, and {first.n} samples.": metric != "fid",
+        "Whether samples are copies of training images: this was not checked.": not audited,
+    }
+    return [text for text, applies in said.items() if applies]
 
 
 def recipe_command(run: Run, *more: str) -> str:
@@ -238,40 +214,37 @@ def recipe_command(run: Run, *more: str) -> str:
 
 def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
     """The most useful next step after these findings, in words, and its command."""
-    place, config, steps = place_of(run), run.config, run.info.get("total_steps", 0)
-    model = override("ckpt", place) if run.command == "train" else override("ckpt", config.get("ckpt"))
-    has = findings.keys().__and__
+    place, config, trainer = place_of(run), run.config, run.settings.get("trainer", {})
+    model = override("ckpt", place if run.command == "train" else config.get("ckpt"))
+    if config.get("images"):
+        model = override("images", config["images"])
     sample, evaluate = f"{command_line('sample', [])} {model} n=64", f"{command_line('evaluate', [])} {model}"
-    if state == "running":
-        return "Watch the training in your browser.", command_line("watch", [str(place)])
-    if state != "complete":
-        return "Go on with the training.", resume_command(place)
-    if has({"saturated"}):
-        other = "guidance=none" if run.settings.get("guidance") else "threshold@sampler.threshold=dynamic"
-        return "Draw in another way, and compare the pictures.", f"{sample} {other}"
-    if has({"no scores"}):
-        return "Score its samples, and look for copies.", f"{evaluate} 'audit=[pixels]'"
-    if has({"no baseline", "beyond chance"}):
-        return "Measure how real images and noise score.", evaluate
-    if run.command != "train":
-        return "Draw more samples.", sample
-    shorter = recipe_command(run, f"trainer.max_steps={max(1, steps // 2)}")
-    if has({"copies"}):
-        return "Look at the pairs below. If they are copies: train with more images, or for fewer steps.", shorter
-    if has({"rising", "memorizing"}):
-        if not resumable(run) or not (place / "checkpoints/best.ckpt").is_file():
-            return "Train with more images, or for fewer steps.", shorter
-        best = override("ckpt", place / "checkpoints/best.ckpt")
-        return "Draw with the weights of the lowest error.", f"{command_line('sample', [])} {best} n=64"
-    if has({"falling", "like noise"}) and (steps := 2 * steps):
-        longer = f"trainer.max_steps={steps}"
-        if resumable(run):
-            return "Train for as many steps again.", f"{resume_command(place)} {longer}"
-        return "Train for as many steps again, from these weights.", recipe_command(run, f"init={shown(place)}")
-    if not run.settings.get("guidance"):
-        words = "Train with guidance by the run's own early weights, which often helps and costs no training."
-        return words, recipe_command(run, "guidance=early")
-    return "Train with other seeds, to see how much is chance.", recipe_command(run, "-m", "seed=0,1,2")
+    audit, early = f"{evaluate} 'audit=[pixels]'", recipe_command(run, "guidance=early")
+    best, going = place / "checkpoints/best.ckpt", resumable(run)
+    drawn_best = f"{command_line('sample', [])} {override('ckpt', best)} n=64"
+    unit = "max_steps" if trainer.get("max_steps", -1) > 0 else "max_epochs"
+    longer = f"{resume_command(place)} trainer.{unit}={2 * trainer.get(unit, 0)}"
+    shorter = recipe_command(run, f"trainer.max_steps={run.info.get('total_steps', 2) // 2}")
+    guided, has = run.settings.get("guidance"), lambda *kinds: any(kind in findings for kind in kinds)
+    worse, audited = has("rising", "memorizing"), has("no copies", "few copies", "copies") and not config.get("images")
+    other = "guidance=none" if guided else "threshold@sampler.threshold=dynamic"
+    steps = [
+        (state == "running", "Watch the training in your browser.", command_line("watch", [str(place)])),
+        (state != "complete", "Go on with the training.", resume_command(place)),
+        (has("saturated"), "Draw in another way, and compare the pictures.", f"{sample} {other}"),
+        (has("no scores"), "Score its samples, and look for copies.", audit),
+        (has("no baseline", "beyond chance"), "Measure how real images and noise score.", evaluate),
+        (run.command != "train" and not audited, "Look for copies of training images.", audit),
+        (run.command != "train", "Draw more samples.", sample),
+        (has("copies"), "Look at the pairs. If they are copies, train with more images, or for fewer steps.", shorter),
+        (worse and going and best.is_file(), "Draw with the weights of the lowest error.", drawn_best),
+        (worse, "Train with more images, or for fewer steps.", shorter),
+        (has("falling", "like noise") and going, "Train for as many steps again.", longer),
+        (has("falling", "like noise"), "Train on from these weights.", recipe_command(run, f"init={shown(place)}")),
+        (not guided, "Train with guidance by its own early weights, which often helps.", early),
+        (True, "Train with other seeds, to see how much is chance.", recipe_command(run, "-m", "seed=0,1,2")),
+    ]
+    return next((words, command) for fits, words, command in steps if fits)
 
 
 def place_of(run: Run) -> Path:

@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from diffusion.checkpoint import storage
 from diffusion.config.build import make
 from diffusion.config.schema import INSTEAD, Train
-from diffusion.console import console
+from diffusion.console import console, count
 from diffusion.errors import UserError
 from diffusion.evaluation.pipeline import inherit_tests
 from diffusion.launch import is_rank
@@ -125,7 +125,7 @@ def begin(trainer: pl.Trainer, run: Run) -> None:
     parameters = sum(p.numel() for p in run.network.parameters())
     (_, height, width), kind = data.shape, {1: ", grey", 4: ", RGBA"}.get(data.channels, "")
     counts = ", ".join(f"{len(split.images)} {name}" for name, split in data.splits.items())
-    console.print(f"images {height}×{width}{kind}: {counts} · network with {parameters / 1e6:.2f} M parameters")
+    console.print(f"images {height}×{width}{kind}: {counts} · network with {count(parameters, 'parameter')}")
     console.print(f"run folder: {run.folder}")
 
 

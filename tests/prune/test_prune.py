@@ -41,6 +41,8 @@ def test_prune_keeps_the_best_of_complete_runs_and_deletes_only_with_yes(tmp_pat
     assert "2 complete runs: 4.0 kB freed" in capsys.readouterr().out
     assert (names(done), names(scoreless)) == (["best.ckpt"], ["last.ckpt"])
     assert all(names(folder) == before[folder] for folder in others)
+    assert prune.main([str(tmp_path / "a")]) == 0
+    assert capsys.readouterr().out == "no complete run has checkpoints that can be removed\n"
 
 
 def test_no_checkpoint_is_deleted_if_its_weights_are_unreadable_or_would_replace_others(two_steps, tmp_path):
