@@ -89,15 +89,21 @@ def resized(image: Image.Image, resolution: Resolution, box: Box | None = None) 
     Lanczos with antialiasing, without using any pixel outside of the centre; RGBA colours are weighted by their
     opacity, and fully transparent pixels become black. Returns uint8 (C, H, W), contiguous.
     """
-    (height, width), (left, top, right, bottom) = height_width(resolution), box or (0, 0, *image.size)
-    unit = min((right - left) / width, (bottom - top) / height)
-    across, along = round(unit * width), round(unit * height)
-    left, top = left + round((right - left - across) / 2), top + round((bottom - top - along) / 2)
-    centre = image.crop((left, top, left + across, top + along))
+    height, width = height_width(resolution)
+    centre = image.crop(middle(box or (0, 0, *image.size), resolution))
     pixels = np.atleast_3d(np.asarray(centre.resize((width, height), Image.Resampling.LANCZOS)))
     if image.mode == "RGBA":
         pixels = pixels * (pixels[..., 3:] > 0)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def middle(box: Box, resolution: Resolution) -> Box:
+    """The largest window in the middle of `box` with the proportions of `resolution`."""
+    (height, width), (left, top, right, bottom) = height_width(resolution), box
+    unit = min((right - left) / width, (bottom - top) / height)
+    across, along = round(unit * width), round(unit * height)
+    left, top = left + round((right - left - across) / 2), top + round((bottom - top - along) / 2)
+    return left, top, left + across, top + along
 
 
 def _coloured(image: Image.Image, channels: Channels) -> Image.Image:

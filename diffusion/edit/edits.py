@@ -1,20 +1,22 @@
 """The work of `diffusion edit`: variants of a picture, inpainting, and interpolation between two noises."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.config.schema import Edit
 from diffusion.console import console, count
 from diffusion.data import to_unit
-from diffusion.data.images import Unusable, read, resized
+from diffusion.data.images import Box, Unusable, middle, read, resized
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import begin, make_drawing, save_images
 from diffusion.evaluation.drawing import Drawing
@@ -23,14 +25,20 @@ from diffusion.process.editing import Inpainting, SDEdit
 
 STRENGTH = 0.6  # default for SDEdit
 COLUMNS = 12  # of grid.png, at most
+SIDE = 320  # pixels; of a picture in grid.png that is larger than the model's
 GREY = 127  # of 0 to 255: mask pixels brighter than this are filled
 
+Paste = Callable[[Tensor], list[Image.Image]]
+"""Images of the model, uint8 (n, C, h, w) -> pictures of the user."""
 Source = str | Path | Image.Image | np.ndarray | Tensor
 """A file, an image of Pillow, an array uint8 (H, W, C) or (H, W), or a tensor uint8 (C, H, W); a mask may be bool."""
 
 
 def draw_edits(settings: Edit, folder: Path) -> None:
-    """Write images/*.png, grid.png and images.npz; for an interpolation also interpolation.gif."""
+    """Write images/*.png, grid.png and images.npz; for an interpolation also interpolation.gif.
+
+    A filled picture keeps its own size in images/*.png; images.npz has the images of the network.
+    """
     between = settings.interpolate
     if (settings.image is None) == (between is None):
         raise UserError("set either image=PICTURE, or interpolate=[SEED,SEED] to draw between two noises")
@@ -39,18 +47,21 @@ def draw_edits(settings: Edit, folder: Path) -> None:
     if settings.mask is not None and settings.strength is not None:
         raise UserError("mask and strength cannot be combined: remove one of them")
     settings, restored, (device,) = begin(settings)
-    drawing, before = edited(make_drawing(settings, restored), settings, restored)
+    drawing, before, paste = edited(make_drawing(settings, restored), settings, restored)
     n = settings.n
     images = drawing(restored.denoiser, n, device, settings.batch_size, f"drawing {count(n, 'image')}")
-    save_images(folder, images, overview(before, images), drawing, restored)
+    files = paste(images) if paste else None
+    save_images(folder, images, overview(before, reduced(files) if files else images), drawing, restored, files)
     if between:
         gif([grid(image[None], large=True) for image in images], folder / "interpolation.gif")
 
 
 def edited(
     drawing: Drawing, settings: Edit, restored: Restored, image: Source | None = None, mask: Source | None = None
-) -> tuple[Drawing, Tensor]:
-    """`drawing`, changed to draw the edit of `settings`; and the user's pictures, uint8 (m, C, H, W).
+) -> tuple[Drawing, Tensor, Paste | None]:
+    """`drawing`, changed to draw the edit of `settings`; the user's pictures, uint8 (m, C, H, W).
+
+    Also, for a filling, the function that pastes what is drawn into the user's picture.
 
     Raises UserError for settings that do not fit together.
 
@@ -60,18 +71,35 @@ def edited(
     if settings.interpolate is not None:
         first, last = settings.interpolate
         nothing = torch.zeros(0, *restored.shape, dtype=torch.uint8)
-        return replace(drawing, between=(first, last), seed=first), nothing
+        return replace(drawing, between=(first, last), seed=first), nothing, None
     source = image if image is not None else str(settings.image)
     picture = read_picture(source, restored.shape)
     if settings.mask is None:
         sampler = SDEdit(drawing.sampler, to_unit(picture), settings.strength or STRENGTH)
         _, level = sampler.begins(restored.denoiser.schedule)
         console.print(f"{count(sampler.steps, 'step')}, from sigma/alpha = {level:.3g}")
-        return replace(drawing, sampler=sampler), picture[None]
-    fill = read_mask(mask if mask is not None else settings.mask, source, restored.shape)
+        return replace(drawing, sampler=sampler), picture[None], None
+    white = mask if mask is not None else settings.mask
+    fill = read_mask(white, source, restored.shape)
     filled = filling(drawing, picture, fill, make(settings.inpainting, "inpainting"))
-    known = torch.where(fill, torch.tensor([GREY, GREY, GREY, 255])[: len(picture)].view(-1, 1, 1), picture)
-    return filled, torch.stack([picture, known.to(torch.uint8)])
+    whole, (_, height, width) = upright("image", source, restored.shape), restored.shape
+    part = upright("mask", white, (1, height, width)).resize(whole.size).point(lambda value: 255 * (value > GREY))
+    box = left, top, right, bottom = middle((0, 0, *whole.size), [height, width])
+    if (right - left, bottom - top) != (width, height):
+        about = f"{width}x{height} for its middle {right - left}x{bottom - top} pixels"
+        console.print(f"the picture keeps its size; what is filled has the network's resolution, {about}")
+    paste = partial(pasted, whole=whole, fill=part, box=box)
+    grey = torch.tensor([GREY, GREY, GREY, 255], dtype=torch.uint8)[: len(picture)].view(-1, 1, 1).expand_as(picture)
+    return filled, reduced([whole, *paste(grey[None])]), paste
+
+
+def pasted(images: Tensor, whole: Image.Image, fill: Image.Image, box: Box) -> list[Image.Image]:
+    """A picture with each of the fillings, uint8 (n, C, h, w), enlarged to its `box`, where `fill` (L) is 255."""
+    pictures = [whole.copy() for _ in images]
+    for picture, image in zip(pictures, images, strict=True):
+        enlarged = to_pil_image(image).resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.BICUBIC)
+        picture.paste(enlarged, box, fill.crop(box))
+    return pictures
 
 
 def filling(drawing: Drawing, picture: Tensor, fill: Tensor, method: Callable[..., Inpainting]) -> Drawing:
@@ -79,6 +107,12 @@ def filling(drawing: Drawing, picture: Tensor, fill: Tensor, method: Callable[..
     if bool(fill.all()):
         raise UserError("mask: it covers the whole picture, so nothing is kept; use `diffusion sample` instead")
     return replace(drawing, sampler=method(drawing.sampler, to_unit(picture), ~fill))
+
+
+def reduced(pictures: Sequence[Image.Image], side: int = SIDE) -> Tensor:
+    """Pictures of one size as uint8 (n, C, H, W), none of whose sides is longer than `side`."""
+    scale = min(1.0, side / max(pictures[0].size))
+    return torch.stack([pil_to_tensor(each.resize([max(1, round(scale * s)) for s in each.size])) for each in pictures])
 
 
 def overview(before: Tensor, images: Tensor) -> Image.Image:

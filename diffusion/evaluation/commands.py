@@ -5,7 +5,7 @@ sampler, of which single settings can be overridden: `sampler.steps=20`, `grid@s
 guidance, features, metrics and data, and to a number that is null.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -158,10 +158,14 @@ def draw_all(
     return task(restored.denoiser, devices[0])
 
 
-def save_images(folder: Path, images: Tensor, picture: Image.Image, drawing: Drawing, restored: Restored) -> None:
+def save_images(
+    folder: Path, images: Tensor, picture: Image.Image, drawing: Drawing, restored: Restored,
+    files: Sequence[Image.Image] | None = None,
+) -> None:  # fmt: skip
     """Write uint8 images (n, C, H, W) to images/*.png, their picture, and images.npz, with their seed and classes.
 
-    images.npz contains uint8 (n, H, W, C). Images of an earlier call in the folder, which has an images.npz, go.
+    `files`, if given, are written to images/*.png instead. images.npz contains uint8 (n, H, W, C). Images of an earlier
+    call in the folder, which has an images.npz, go.
     """
     n = len(images)
     (folder / "images").mkdir(exist_ok=True)
@@ -169,7 +173,7 @@ def save_images(folder: Path, images: Tensor, picture: Image.Image, drawing: Dra
         file.unlink()
 
     def write(i: int) -> None:
-        to_pil_image(images[i]).save(folder / "images" / f"{i:0{len(str(n - 1))}d}.png")
+        (files[i] if files else to_pil_image(images[i])).save(folder / "images" / f"{i:0{len(str(n - 1))}d}.png")
 
     list(in_threads(write, range(n), "writing images"))  # Pillow releases the GIL while it encodes
     arrays: dict[str, Any] = {name: rows.numpy() for name, rows in drawing.conditions(restored.denoiser, n).items()}

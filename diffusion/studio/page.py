@@ -6,8 +6,11 @@ model, which none of them changes.
 """
 
 import html
+import math
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from queue import Queue
 from threading import Event
@@ -24,16 +27,34 @@ from diffusion.config.build import validated
 from diffusion.config.choices import RUN, choices, composed, searched
 from diffusion.config.schema import COMMANDS
 from diffusion.data import to_uint8
-from diffusion.edit.edits import edited
+from diffusion.edit.edits import STRENGTH, edited, reduced
 from diffusion.errors import UserError, command_line, shown
 from diffusion.evaluation.commands import completed, make_drawing
 from diffusion.pixels import grid
 from diffusion.process.denoiser import Estimate
 
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no fonts of other servers
+CSS = """
+.image-frame img {width: 100%; max-height: 70vh; object-fit: contain}
+.thumbnails .grid-wrap {min-height: 0; height: auto !important; max-height: 24rem}
+.thumbnails .grid-container {grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)) !important}
+.thumbnails .thumbnail-item {aspect-ratio: auto; height: auto}
+.thumbnails .caption-label {position: static; max-width: none; white-space: normal; overflow-wrap: anywhere}
+"""
+PICTURE: Any = {"format": "png", "buttons": ["download", "fullscreen"], "interactive": False}
+LINE: Any = {"label": "The command that draws it again", "lines": 1, "wrap_lines": True, "show_line_numbers": False}
+LARGE = 1280  # pixels; longest side of filled pictures
 KEPT = 3600  # seconds for which gradio keeps pictures on disk
+REMEMBERED = 24  # pictures of the history
 LARGEST = 2**32 - 1  # of seeds
-Shown = tuple[Image.Image, str]  # what is drawn, in words
+TABS = {  # title, command, the fields of its own, and what it does
+    "draw": ("Draw", "sample", [], "New pictures, made from noise. The same seed gives the same pictures."),
+    "between": ("Blend", "edit", ["last"], "Pictures on the way from a picture of one seed to one of another seed."),
+    "vary": ("Vary", "edit", ["image", "strength"], "Variants of your picture; at strength 1, nothing of it is kept."),
+    "fill": ("Fill", "edit", ["painted", "inpainting"], "Paint over a part of your picture: the model fills it."),
+}
+Shown = tuple[Image.Image, str, str]  # what is drawn, in words; at the end, with the command
+Past = list[tuple[Shown, str, Mapping[str, Any]]]  # with the tab and its settings, the newest first
 
 
 class Page:
@@ -51,8 +72,8 @@ class Page:
 
         Args:
             command: sample or edit.
-            values: its settings; "" and None are left out. `image` is an array, or painted over as gradio's editor has
-                it; `last` is the second seed of an interpolation.
+            values: its settings; "" and None are left out. `image` is an array; `painted` is a picture that is painted
+                over, as gradio's editor has it; `last` is the second seed of an interpolation.
         """
         queue, stop = Queue[Tensor | None](), Event()
 
@@ -66,89 +87,162 @@ class Page:
             drawing.add_done_callback(lambda _: queue.put(None))
             try:
                 for step, estimate in enumerate(iter(queue.get, None), start=1):
-                    yield grid(estimate, large=True), f"step {step}"
-                images, line = drawing.result()
-                yield grid(images, large=True), line
+                    # its number tells the file of a step from that of an equal picture at the end
+                    yield grid(estimate, large=True, step=step), f"step {step}", ""
+                yield drawing.result()
             except UserError as error:
                 raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None
             finally:
                 stop.set()
 
-    def drawn(self, command: str, values: Mapping[str, Any], after_step: Any) -> tuple[Tensor, str]:
-        """The images, uint8 (n, C, H, W), and the line of their command, in which the pictures are PICTURE and MASK."""
+    def drawn(self, command: str, values: Mapping[str, Any], after_step: Any) -> Shown:
+        """What is shown at the end; in the line of its command, the user's pictures are PICTURE and MASK."""
         restored, image, mask = self.restored, values.get("image"), None
-        given = {key: value for key, value in values.items() if key not in ("image", "last")}
-        words = [f"{key}={value}" for key, value in given.items() if value not in ("", None)]
+        steps, scale = self.numbers(values["sampler"], values["guidance"])
+        usual = {"sampler": RUN, "guidance": RUN, "sampler.steps": steps, "guidance.scale": scale}
+        apart = {"image", "painted", "last", *(["guidance.scale"] if scale is None else [])}
+        given = {key: value for key, value in values.items() if key not in apart}
+        words = [f"{key}={value}" for key, value in given.items() if value not in ("", None, usual.get(key))]
         if "last" in values:
             words.append(f"interpolate=[{values['seed']},{values['last']}]")
-        if isinstance(image, Mapping):
-            mask = np.any([np.asarray(layer)[..., -1] > 0 for layer in image["layers"]], axis=0)
-            image = image["background"]
+        if painted := values.get("painted"):
+            mask = np.any([np.asarray(layer)[..., -1] > 0 for layer in painted["layers"]], axis=0)
+            image = painted["background"]
             words.append("mask=MASK")
-        if "image" in values:
+        if {"image", "painted"} & {*values}:
             words.append("image=PICTURE")
             if image is None or (mask is not None and not mask.any()):
-                raise UserError("upload a picture first, and paint over the part to fill")
-        settings: Any = validated(COMMANDS[command], composed(command, ["ckpt=x", "name=studio", *words]))
-        settings = completed(settings, restored)
+                raise UserError("upload a picture first" if image is None else "paint over the part to fill first")
+        settings, paste = self.settings(command, words), None
         drawing = make_drawing(settings, restored)
         if command == "edit":
-            drawing, _ = edited(drawing, settings, restored, image, mask)
+            drawing, _, paste = edited(drawing, settings, restored, image, mask)
         images = drawing(restored.denoiser, settings.n, self.device, settings.n, None, after_step)
+        said = drawing.saturation(images)[1]
+        if paste:
+            images = reduced(paste(images), LARGE // math.ceil(math.sqrt(settings.n)))
         weights = restored.weights.split()[-1]  # `0.08` of `ema 0.08`
         model = [f"ckpt={shown(str(restored.path))}", *([] if weights == "ema" else [f"weights={weights}"])]
         own = [word for folder in searched()[1:] for word in ("--config-dir", str(folder))]
-        return images, command_line(command, [*own, *model, *words])
+        return grid(images, large=True), said, command_line(command, [*own, *model, *words])
+
+    def settings(self, command: str, words: Sequence[str]) -> Any:
+        """The settings of a command with these words."""
+        settings: Any = validated(COMMANDS[command], composed(command, ["ckpt=x", "name=studio", *words]))
+        return completed(settings, self.restored)
+
+    def numbers(self, sampler: str, guidance: str) -> tuple[int, float | None]:
+        """The usual steps of a sampler, and the usual scale of a guidance; None: it has none."""
+        words = f"sampler={sampler}", f"guidance={guidance}"
+        settings = self.context.copy().run(self.settings, "sample", words)
+        return settings.sampler["steps"], (settings.guidance or {}).get("scale")
+
+    def fits(self, guidance: str) -> bool:
+        """Whether the model can be guided so, without other settings."""
+        with suppress(UserError):
+            make_drawing(self.settings("sample", [f"guidance={guidance}"]), self.restored)
+            return True
+        return False
 
 
 def build(restored: Restored, device: torch.device) -> gr.Blocks:
     """Build the page of a model, which is moved to `device`."""
     page, (_, height, width) = Page(restored, device), restored.shape
-    running: list[Any] = []
+    steps, scale = page.numbers(RUN, RUN)
+    name = html.escape(str(restored.config.get("name", restored.path.stem)))
+    of_run, of_sampler = ("the run's own", RUN), ("the sampler's own", "")
+    fields: dict[str, Any] = {}
+    of_tabs = {key for _, _, own, _ in TABS.values() for key in own}
 
-    def number(label: str, value: int | None, most: int = 16, least: int = 1) -> gr.Number:
-        return gr.Number(value, label=label, minimum=least, maximum=most, precision=0)
+    def number(label: str, value: int, least: int = 0, most: int = LARGEST) -> gr.Number:
+        return gr.Number(value, label=label, minimum=least, maximum=most, precision=0, min_width=90)
 
-    def dropdown(label: str, offered: Sequence[Any], value: str = "") -> gr.Dropdown:
-        return gr.Dropdown([*offered] if value else [("default", ""), *offered], value=value, label=label)
+    def slider(label: str, value: float, least: float, most: float, step: float, **more: Any) -> gr.Slider:
+        return gr.Slider(least, most, value=value, step=step, label=label, min_width=90, **more)
 
-    def action(name: str, command: str, fields: dict[str, Any]) -> None:
-        """A button that runs a command with these fields and the form, and its outputs."""
-        button = gr.Button("Draw", variant="primary")
-        drawn = gr.Image(label="drawn", format="png")
-        line = gr.Code(label="the command that reproduces it")
-        every = {**fields, **form}
+    def dropdown(label: str, usual: tuple[str, str], offered: Sequence[Any], **more: Any) -> gr.Dropdown:
+        return gr.Dropdown([usual, *offered], value=usual[1], label=label, **more)
 
-        def run(*given: Any) -> Iterator[Shown]:
-            yield from page.run(command, dict(zip(every, given, strict=True)))
+    def drawing(tab: str, past: Past, *given: Any) -> Iterator[Any]:
+        (_, command, own, _), every = TABS[tab], dict(zip(fields, given, strict=True))
+        values = {key: every[key] for key in [*(key for key in every if key not in of_tabs), *own]}
+        for now in page.run(command, values):
+            picture, said, line = now
+            past = [(now, tab, values), *past[: REMEMBERED - 1]] if line else past
+            thumbnails = [(each, f"seed={line.partition(' seed=')[2]}") for (each, _, line), _, _ in past]
+            yield picture, said, line or "…", past, thumbnails if line else gr.skip()
 
-        running.append(button.click(run, [*every.values()], [drawn, line], api_name=name))
+    def again(past: Past, chosen: gr.SelectData) -> Any:
+        now, tab, values = past[chosen.index]
+        return *now, tab, gr.Tabs(selected=tab), *(values.get(key, gr.skip()) for key in settings)
 
-    with gr.Blocks(title="Studio", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as blocks:
-        gr.Markdown(f"# Studio\n{height}×{width} images, step {restored.step}, {restored.weights} weights")
+    def stepped(sampler: str) -> int:
+        return page.numbers(sampler, RUN)[0]
+
+    def scaled(guidance: str) -> gr.Slider:
+        return gr.Slider(value=page.numbers(RUN, guidance)[1] or 1, visible=True)
+
+    with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(KEPT, KEPT), fill_width=True) as blocks:
+        gr.Markdown(f"# {name} · {height}×{width} pixels · step {restored.step}")
+        past, tab = gr.State([], time_to_live=KEPT), gr.State("draw")
         with gr.Row():
-            form = {
-                "seed": number("seed", 0, LARGEST, 0),
-                "sampler": dropdown("sampler", [RUN, *choices("sampler")], RUN),
-                "sampler.steps": number("steps (empty: the sampler's)", None, 1000),
-                "grid@sampler.grid": dropdown("grid", choices("grid")),
-                "threshold@sampler.threshold": dropdown("threshold", choices("threshold")),
-                "guidance": dropdown("guidance", [RUN, *choices("guidance")], RUN),
-                "guidance.scale": gr.Number(None, label="scale (empty: the guidance's)"),
-                "label": dropdown("label", [(name, f'"{name}"') for name in restored.labels]),
-            }
-        stop = gr.Button("Stop")
-        with gr.Tab("Draw"):
-            action("draw", "sample", {"n": number("images", 8)})
-        with gr.Tab("Between two noises"):
-            action("between", "edit", {"last": number("second seed", 1, LARGEST, 0), "n": number("images", 8, least=2)})
-        with gr.Tab("Variants of a picture"):
-            picture = gr.Image(label="a picture", type="numpy", sources=["upload"])
-            strength = gr.Slider(0.01, 1, value=0.6, label="strength")
-            action("vary", "edit", {"image": picture, "strength": strength, "n": number("images", 4)})
-        with gr.Tab("Fill a part"):
-            painted = gr.ImageMask(label="a picture; paint over the part to fill", type="numpy", sources=["upload"])
-            method = dropdown("method", choices("inpainting"), "repaint")
-            action("fill", "edit", {"image": painted, "inpainting": method, "n": number("images", 4)})
-        stop.click(None, cancels=running)
+            with gr.Column(scale=2, min_width=360):
+                with gr.Tabs() as tabs:
+                    for key, (title, _, own, about) in TABS.items():
+                        with gr.Tab(title, id=key) as each:
+                            gr.Markdown(about)
+                            if "last" in own:
+                                fields["last"] = number("Second seed", 1)
+                            if "image" in own:
+                                fields["image"] = gr.Image(label="Your picture", type="numpy", sources=["upload"])
+                                fields["strength"] = slider("Strength", STRENGTH, 0.01, 1, 0.01)
+                            if "painted" in own:
+                                fields["painted"] = gr.ImageMask(label="Your picture", sources=["upload"])
+                        each.select(lambda key=key: key, None, tab, api_visibility="private")
+                with gr.Row():
+                    fields["seed"] = number("Seed", 0)
+                    fields["n"] = slider("Pictures", 4, 1, 16, 1, precision=0)
+                with gr.Row():
+                    fields["sampler.steps"] = number("Steps", steps, 1, max(1000, steps))
+                    most, guided = max(10, scale or 0), scale is not None
+                    fields["guidance.scale"] = slider("Guidance scale", scale or 1, 0, most, 0.1, visible=guided)
+                classes = [(name, f'"{name}"') for name in restored.labels]
+                fields["label"] = dropdown("Class", ("all", ""), classes, visible=bool(classes))
+                with gr.Accordion("More", open=False):
+                    fields["sampler"] = dropdown("Sampler", of_run, choices("sampler"))
+                    fields["grid@sampler.grid"] = dropdown("Noise levels", of_sampler, choices("grid"))
+                    fields["threshold@sampler.threshold"] = dropdown("Threshold", of_sampler, choices("threshold"))
+                    fields["guidance"] = dropdown("Guidance", of_run, [*filter(page.fits, choices("guidance"))])
+                    fields["inpainting"] = dropdown("How a part is filled", ("default", ""), choices("inpainting"))
+                button = gr.Button("Draw", variant="primary")
+                with gr.Row():
+                    dice, stop = gr.Button("New seed", min_width=90), gr.Button("Stop", min_width=90)
+                status = gr.Markdown()
+            with gr.Column(scale=5, min_width=320):
+                with gr.Row():
+                    with gr.Column(min_width=300):
+                        drawn, line = (
+                            gr.Image(label="Drawn", **PICTURE),
+                            gr.Code(buttons=["copy"], interactive=False, **LINE),
+                        )
+                        pin = gr.Button("Keep beside", size="sm")
+                    with gr.Column(min_width=300, visible=False) as beside:
+                        kept = gr.Image(label="Kept", **PICTURE), gr.Code(buttons=["copy"], interactive=False, **LINE)
+                        away = gr.Button("Remove", size="sm")
+                gr.Markdown("Drawn so far: click on one to bring it back.")
+                gallery = gr.Gallery(show_label=False, format="png", allow_preview=False, elem_classes="thumbnails")
+        settings = {key: field for key, field in fields.items() if key not in ("image", "painted")}
+        shown, inputs = [drawn, status, line], [tab, past, *fields.values()]
+        private: Any = {"api_visibility": "private"}
+        work: Any = {"fn": drawing, "inputs": inputs, "outputs": [*shown, past, gallery], "show_progress_on": status}
+        first = blocks.load(**work, **private)
+        seeded = dice.click(lambda: random.randrange(10_000), None, fields["seed"], cancels=[first], **private)
+        asked = [button.click, fields["seed"].submit, fields["sampler.steps"].submit]
+        running = gr.on(asked, **work, api_name="draw", cancels=[first]), seeded.then(**work, **private)
+        stop.click(None, cancels=[first, *running])
+        pin.click(lambda *given: (*given, gr.Column(visible=True)), [drawn, line], [*kept, beside], **private)
+        away.click(lambda: gr.Column(visible=False), None, beside, **private)
+        gallery.select(again, past, [*shown, tab, tabs, *settings.values()], **private)
+        fields["sampler"].input(stepped, fields["sampler"], fields["sampler.steps"], **private)
+        fields["guidance"].input(scaled, fields["guidance"], fields["guidance.scale"], **private)
     return blocks

@@ -83,12 +83,29 @@ def test_inpainting_keeps_known_pixels_exactly_and_changes_the_others(command, t
         assert torch.equal(images[:, :, :, :4], PICTURE[:, :, :4].expand(8, 3, 8, 4))
         assert not torch.equal(images[:, :, :, 4:], PICTURE[:, :, 4:].expand(8, 3, 8, 4))
         tile = tiles(Image.open(f"{method}/grid.png"))
-        shown = [each[:: len(each) // 8, :: len(each) // 8] for each in tile]
+        shown = [each[:: len(each) // 8, :: len(each) // 8][:, 4:12] for each in tile]
         assert (shown[0] == (200, 30, 90)).all()  # the picture, then its known part
         assert (shown[1][:, :4] == shown[0][:, :4]).all()
         assert (shown[1][:, 4:] == 127).all()
         assert (shown[8] == images[0].permute(1, 2, 0).numpy()).all()
         assert sorted(path.name for path in Path(method, "images").iterdir()) == [f"{i}.png" for i in range(8)]
+
+
+def test_a_filled_picture_keeps_its_size_and_all_pixels_outside_of_the_mask(command, two_steps, tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    mask = np.zeros((480, 640), np.uint8)
+    mask[100:301, 401:] = 255  # beyond the middle 480x480
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    words = [f"ckpt={two_steps}", "image=picture.png", "mask=mask.png", "n=2", "device=cpu", "hydra.run.dir=out"]
+    status, out, _ = command("edit", words)
+    assert status == 0
+    assert "8x8 for its middle 480x480 pixels" in out
+    with np.load("out/images.npz") as saved:
+        image = Image.fromarray(saved["images"][1]).resize((480, 480), Image.Resampling.BICUBIC)
+    expected = picture.copy()
+    expected[100:301, 401:560] = np.asarray(image)[100:301, 321:480]
+    assert (np.asarray(Image.open("out/images/1.png")) == expected).all()
 
 
 def test_interpolation_starts_and_ends_with_the_samples_of_the_two_seeds(command, two_steps, model, pictures):

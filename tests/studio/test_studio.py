@@ -2,6 +2,7 @@
 
 import io
 import shlex
+import socket
 import threading
 from typing import Any
 
@@ -13,22 +14,23 @@ import torch
 from PIL import Image
 
 pytest.importorskip("gradio", reason="the studio's page needs gradio: pip install 'diffusion-experiments[studio]'")
-from gradio_client import Client, handle_file
+from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 import diffusion
 from diffusion.config.choices import searching
+from diffusion.evaluation.drawing import Drawing
 from diffusion.pixels import grid
 from diffusion.studio import __main__ as studio
 from diffusion.studio import page as pages
 
-FORM = (4, "heun", 3, "", "", "run", None, "")  # the seed, the sampler, its steps, …
+FORM = (4, 3, None, "", "heun", "", "", "run")  # the seed, the steps, …
 NAMES = (
-    "seed", "sampler", "sampler.steps", "grid@sampler.grid", "threshold@sampler.threshold", "guidance",
-    "guidance.scale", "label",
+    "seed", "sampler.steps", "guidance.scale", "label", "sampler", "grid@sampler.grid", "threshold@sampler.threshold",
+    "guidance",
 )  # fmt: skip
 PICTURE = np.arange(3 * 64, dtype=np.uint8).reshape(8, 8, 3)
-LONG = (4, "ddim", 1000, *FORM[3:])
+LONG = (4, 1000, None, "", "ddim", *FORM[5:])
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ DRAWN = {
     "samples": ("sample", {"n": 3}),
     "between": ("edit", {"last": 5, "n": 3}),
     "vary": ("edit", {"image": PICTURE, "strength": 0.5, "n": 2}),
-    "fill": ("edit", {"image": painted(RIGHT), "inpainting": "repaint", "n": 2}),
+    "fill": ("edit", {"painted": painted(RIGHT), "inpainting": "repaint", "n": 2}),
 }
 
 
@@ -67,8 +69,8 @@ def test_the_shown_command_reproduces_the_images(command, page, tmp_path, name):
     mask = np.zeros((8, 8), np.uint8)
     mask[RIGHT] = 255
     Image.fromarray(mask).save(tmp_path / "MASK.png")
-    *steps, (picture, line) = run(page, *DRAWN[name])
-    assert [words for _, words in steps][:2] == ["step 1", "step 2"]
+    *steps, (picture, _, line) = run(page, *DRAWN[name])
+    assert [words for _, words, _ in steps][:2] == ["step 1", "step 2"]
     _, drawing, *words = shlex.split(line)
     words = [word.replace("PICTURE", "PICTURE.png").replace("MASK", "MASK.png") for word in words]
     status, out, err = command(drawing, [*words, "hydra.run.dir=out", "device=cpu"])
@@ -91,18 +93,32 @@ def test_closing_stops_after_the_step_and_own_choices_are_known_to_the_servers_t
     running.close()
     assert threading.active_count() == before
     found: list[Any] = []
-    thread = threading.Thread(target=lambda: found.extend(run(page, "sample", {"n": 1}, (3, "mine", None, *FORM[3:]))))
+    thread = threading.Thread(
+        target=lambda: found.extend(run(page, "sample", {"n": 1}, (3, None, None, "", "mine", *FORM[5:])))
+    )
     thread.start()
     thread.join()
-    assert "--config-dir" in found[-1][1]
+    assert "--config-dir" in found[-1][2]
     expected = grid(model.sample(1, "heun", seed=3, steps=2), large=True)
     assert (np.asarray(found[-1][0]) == np.asarray(expected)).all()
 
 
 def test_a_picture_that_is_not_there_is_asked_for(page):
-    for given in (None, {**painted(RIGHT), "layers": [np.zeros((8, 8, 4))]}):
-        with pytest.raises(pages.gr.Error):
-            [*run(page, "edit", {"image": given, "n": 1})]
+    unpainted = {**painted(RIGHT), "layers": [np.zeros((8, 8, 4))]}
+    for given, asked in (({"image": None}, "upload"), ({"painted": {**unpainted, "background": None}}, "upload"),
+                         ({"painted": unpainted}, "paint")):  # fmt: skip
+        with pytest.raises(pages.gr.Error, match=asked):
+            [*run(page, "edit", {**given, "n": 1})]
+
+
+def test_a_large_picture_is_filled_at_its_own_size_and_saturated_pictures_are_told(page, monkeypatch):
+    monkeypatch.setattr(Drawing, "saturation", lambda *_: (1.0, "all are black"))
+    large = {"background": PICTURE.repeat(30, 0).repeat(30, 1), "layers": [np.zeros((240, 240, 4), np.uint8)]}
+    large["layers"][0][:, 120:] = 255
+    picture, said, _ = [*run(page, "edit", {"painted": large, "n": 1})][-1]
+    assert said == "all are black"
+    shown = np.asarray(picture.resize((240, 240), Image.Resampling.NEAREST))
+    assert (shown[:, :120] == large["background"][:, :120]).all()
 
 
 def test_the_page_draws_over_http_and_refuses_other_values(model, tmp_path, monkeypatch):
@@ -113,28 +129,41 @@ def test_the_page_draws_over_http_and_refuses_other_values(model, tmp_path, monk
     _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", ssr_mode=False)
     try:
         client = Client(url, verbose=False, download_files=False)
-        drawn, line = client.predict(2, *FORM, api_name="/draw")
+        # between, vary, fill; seed, pictures, steps, scale, …
+        words = [1, None, 0.6, None, 4, 2, 3, 1, "", "heun", "", "", "run", ""]
+        drawn, _, line, history = client.predict(*words, api_name="/draw")
         picture = np.asarray(Image.open(io.BytesIO(httpx.get(drawn["url"]).content)).convert("RGB"))
         assert (picture == np.asarray(grid(model.sample(2, "heun", seed=4, steps=3), large=True))).all()
-        assert "sampler=heun" in line
-        Image.fromarray(PICTURE).save(tmp_path / "picture.png")
-        file = handle_file(str(tmp_path / "picture.png"))
-        assert "strength=0.5" in client.predict(file, 0.5, 2, *FORM, api_name="/vary")[1]
-        for values in ((99, *FORM), (1, 4, "ddim ckpt=x", *FORM[2:]), (1, *FORM[:6], "<b>", "")):
+        assert line.endswith(" seed=4 n=2 sampler.steps=3 sampler=heun")
+        assert [each["caption"] for each in history] == ["seed=4 n=2 sampler.steps=3 sampler=heun"]
+        for at, value in ((5, 99), (9, "ddim ckpt=x"), (7, "<b>")):
             with pytest.raises(AppError):
-                client.predict(*values, api_name="/draw")
-        with pytest.raises(AppError):
-            client.predict(None, 0.6, 2, *FORM, api_name="/vary")
+                client.predict(*words[:at], value, *words[at + 1 :], api_name="/draw")
     finally:
         blocks.close()
 
 
 def test_the_studio_is_served_on_this_machine_only_unless_a_host_is_given(two_steps, monkeypatch, capsys):
-    launched = []
-    monkeypatch.setattr("gradio.Blocks.launch", lambda self, **options: launched.append(options))
-    for words, host in (([], "127.0.0.1"), (["--host", "0.0.0.0"], "0.0.0.0")):
-        assert studio.main([f"ckpt={two_steps}", "--device", "cpu", *words]) == 0
-        assert (launched[-1]["server_name"], launched[-1]["share"]) == (host, False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    got = []
+
+    def get(blocks):
+        names = ("localhost", "rebound.example")
+        got.append([httpx.get(blocks.local_url, headers={"Host": name}).status_code for name in names])
+        blocks.close()
+
+    monkeypatch.setattr("gradio.Blocks.block_thread", get)
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        free = busy.getsockname()[1]
+    ports = ("--port", str(free))
+    for words in ([], ["--host", "0.0.0.0"]):
+        assert studio.main([f"ckpt={two_steps}", "--device", "cpu", *ports, *words]) == 0
+        assert capsys.readouterr().out.count(f":{free}/") == 1
+    assert got == [[200, 400], [200, 200]]
+    assert studio.main([f"ckpt={two_steps}", "--device", "cpu", "--port", "70000"]) == 2
     monkeypatch.setattr(studio, "find_spec", lambda name: None)
     assert studio.main(["ckpt=nowhere"]) == 2
-    assert "pip install" in capsys.readouterr().err
+    one, two = capsys.readouterr().err.splitlines()
+    assert "--port 70000" in one
+    assert "pip install" in two
