@@ -87,14 +87,15 @@ def called(name: str) -> str:
 
 
 def closeness(scores: Sequence[Score]) -> Findings:
-    """What the latest distances to each reference say: `kind`, or `train/kind` for the training images."""
+    """What the latest distances to each reference say: `kind`, and `train/kind` if it is another one."""
     splits: dict[str, dict[str, dict[str, Score]]] = {}  # split -> protocol -> what was scored -> its score
     for score in scores:
         if score.metric.startswith(DISTANCES) and "class" not in (split := score.reference.split):
             what = "samples" if score.what == "images" else score.what
             splits.setdefault(split, {}).setdefault(score.protocol_key, {})[what] = score
     measured = {split: [one for one in found.values() if "samples" in one] for split, found in splits.items()}
-    return dict(compared(split, found) for split, found in measured.items() if found)
+    said = dict(compared(split, found) for split, found in measured.items() if found)
+    return {kind: text for kind, text in said.items() if not kind.startswith("train/") or kind[6:] not in said}
 
 
 def compared(split: str, found: Sequence[Found]) -> tuple[str, str]:
@@ -103,9 +104,9 @@ def compared(split: str, found: Sequence[Found]) -> tuple[str, str]:
     pair = ("the training images", "held-out images") if split == "train" else ("held-out images", "other real images")
     (what, real), few = pair, lead.reference.n is not None and lead.reference.n < FEW
     claims = {
-        "as real": f"as close to {what} as {real}",
-        "behind real": f"not as close to {what} as {real}",
-        "unclear": f"it is not shown whether they are as close to {what} as {real}",
+        "as real": f"as close to {what} as {real} are",
+        "behind real": f"not as close to {what} as {real} are",
+        "unclear": f"it is not shown whether they are as close to {what} as {real} are",
         "like noise": "no better than noise, so the training was far too short, or something failed",
         "beyond chance": f"not as close to {what} as chance allows; the distance of {real} was not measured",
         "no baseline": f"the distance of {real} was not measured, so this says little",
@@ -116,7 +117,9 @@ def compared(split: str, found: Sequence[Found]) -> tuple[str, str]:
     text = f"{numbers(found[0], real)}: {claims[kind]} ({name})."
     if not few and "as real" in kinds and len({*kinds}) > 1:
         other, its = next(pair for pair in zip(found, kinds, strict=True) if pair[1] != kind)
-        text += f" By the {called(other['samples'].metric)}, {numbers(other, real)}: {claims[its]}."
+        text += (
+            f" By the {called(other['samples'].metric)}, {numbers(other, real)}: {claims[its].partition(' to ')[0]}."
+        )
         kind = "mixed"
     return "train/" * (split == "train") + kind, text[0].upper() + text[1:]
 
@@ -196,7 +199,9 @@ def limits(run: Run) -> list[str]:
     metric, audited = first.metric, any(score.metric == "copies" for score in own)
     said = {
         "Whether a single picture is beautiful: a distance compares whole sets of images. Look at the samples.": True,
-        f"How near other photographs are: the {n:,} held-out images are parts of {photographs}.": 0 < photographs < n,
+        f"How near other photographs are: the {n:,} held-out images come from {photographs} of them.": 0
+        < photographs
+        < n,
         "What another training would give: this is one seed. Compare recipes with three.": first.what == "samples",
         f"How it compares with papers: {metric} has other features than FID, and {first.n} samples.": metric != "fid",
         "Whether samples are copies of training images: this was not checked.": not audited,
