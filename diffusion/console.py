@@ -5,6 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -23,7 +24,8 @@ class _Console(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-console = _Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+notebook = None if find_spec("ipywidgets") else False  # without them, a notebook gets the text of a terminal
+console = _Console(highlight=False, markup=False, emoji=False, soft_wrap=True, force_jupyter=notebook)
 if not console.is_terminal and "COLUMNS" not in os.environ:
     console.width = 140  # a log file has no width at which to cut tables
 

@@ -35,7 +35,8 @@ class MyNetwork(Network):
         self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=d, dilation=d) for d in dilations)
         self.stem = nn.Conv2d(in_channels, width, 3, padding=1)
         self.out = nn.Conv2d(width, out_channels, 3, padding=1)
-        nn.init.zeros_(self.out.weight)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), label (B,) = 1000·t − 1, classes (B,) from 0 to K, where K means none -> (B, C, H, W)."""
