@@ -1,5 +1,6 @@
 """Serve live pages of the runs in a folder: an index of all runs, and the page of each run, sweep and study.
 
+Mark runs in the index to see their curves in common charts, their scores in one table, and their pictures side by side.
 Nothing is written. Only this machine can open them; from another one, forward the port:
 `ssh -L 8300:localhost:8300 HOST`. Press Ctrl-C to stop.
 
@@ -11,10 +12,11 @@ import contextlib
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from diffusion.console import console
 from diffusion.errors import Arguments, UserError, first_line
@@ -23,6 +25,7 @@ from diffusion.report import compare, comparison, index, page, run, study
 from diffusion.runs.folder import PARTS, Run, is_run, is_sweep, runs_below
 from diffusion.runs.record import RunRecord
 
+COMPARE = "/compare"
 REFRESH = 3.0  # seconds between the polls of a page
 REST = 10.0  # a page that has changed is made again after this many times what it took, so that a run is not slowed
 
@@ -53,34 +56,42 @@ class Server(ThreadingHTTPServer):
     def __init__(self, root: Path, port: int):
         super().__init__(("127.0.0.1", port), Handler)
         self.root = root
-        self.held: dict[Path, tuple[str, str, float]] = {}  # folder -> page, version, when to make it again
+        self.held: dict[tuple[Path, ...], tuple[str, str, float]] = {}  # folders -> page, version, when due
         self.lock = threading.Lock()
 
-    def page(self, path: str) -> tuple[str, str]:
-        """The page of a path, and its version: `/` is that of the folder itself. Raises UserError without one."""
+    def page(self, path: str, query: str = "") -> tuple[str, str]:
+        """The page of a path, and its version: `/` is that of the folder itself, `/compare?run=…&run=…` of some runs.
+
+        Raises UserError without one.
+        """
         runs = set(runs_below(self.root))
         sweeps = {each.parent for each in runs if is_sweep(each.parent)} - {self.root}
-        folder = {unquote(self.link(each)): each for each in runs | sweeps}.get(path, self.root)
-        if folder == self.root and path != "/":
+        folders = {unquote(self.link(each)): each for each in runs | sweeps} | {"/": self.root}
+        chosen = parse_qs(query).get("run", []) if path == COMPARE else [path]
+        if not chosen or not folders.keys() >= {*chosen}:
             raise UserError(f"{path}: no run, sweep or study here")
-        version = digest(*map(version_of, runs_below(folder)))
+        key = tuple(folders[each] for each in chosen)
+        version = digest(*(version_of(run) for folder in key for run in runs_below(folder)))
         with self.lock:
-            text, before, due = self.held.get(folder, ("", "", 0.0))
+            text, before, due = self.held.get(key, ("", "", 0.0))
             began = time.monotonic()
             if before == version or began < due:
                 return text, before
-            text = self.made(folder, version=version, refresh=REFRESH, home="/" if path != "/" else None)
-            self.held[folder] = text, version, time.monotonic() + REST * (time.monotonic() - began)
+            text = self.made(key, version=version, refresh=REFRESH, home="/" if path != "/" else None)
+            self.held[key] = text, version, time.monotonic() + REST * (time.monotonic() - began)
         return text, version
 
-    def made(self, folder: Path, **live: Any) -> str:
-        """The page of a folder, as it is now."""
+    def made(self, folders: Sequence[Path], **live: Any) -> str:
+        """The page of a folder, or of several that are compared, as it is now."""
+        folder, several = folders[0], len(folders) > 1
+        if several or is_sweep(folder):
+            found = compare.compare(folders, every=several)
+            place = self.root if several else folder
+            sections = comparison.comparison_sections(found, place, self.link, by_run=several)
+            return page.document(comparison.title_of(found), sections, **live)
         name = folder.resolve().name if folder == self.root else folder.relative_to(self.root)
-        if is_sweep(folder):
-            sections = comparison.comparison_sections(compare.compare([folder]), folder, self.link)
-            return page.document(f"Sweep {name}", sections, **live)
         if not is_run(folder):
-            return page.document(f"Runs in {name}", index.index_sections(folder, self.link), **live)
+            return page.document(f"Runs in {name}", index.index_sections(folder, self.link, COMPARE), **live)
         if study.is_study(Run(folder)):
             return page.document(f"Study {name}", study.study_sections(Run(folder)), **live)
         return page.document(f"Run {name}", run.run_sections(Run(folder)), Run(folder).state, **live)
@@ -109,7 +120,8 @@ class Handler(BaseHTTPRequestHandler):
         if not page.is_local(self.headers.get("Host", "")):
             return self.send_error(403, explain="this server has another name")
         try:
-            text, version = self.server.page(unquote(urlsplit(self.path).path))
+            address = urlsplit(self.path)
+            text, version = self.server.page(unquote(address.path), address.query)
         except UserError as error:
             return self.send_error(404, explain=str(error))
         except Exception as error:  # files may vanish, or be damaged, while they are read

@@ -79,19 +79,26 @@ class Column:
         return [Mean(values) if values else None for values in found]
 
     @cached_property
+    def order(self) -> list[int]:
+        """The rows with numbers, the best mean first; [] if neither direction is better, or all means are equal."""
+        known = {i: mean.mean for i, mean in enumerate(self.means) if mean}
+        ranked = self.higher is not None and len({*known.values()}) > 1
+        return sorted(known, key=lambda i: known[i], reverse=bool(self.higher)) if ranked else []
+
+    @cached_property
+    def shown(self) -> dict[int, bool | None]:
+        """The rows after the best one -> whether a test shows that they differ from it; None without a test."""
+        found: dict[int, bool | None] = dict.fromkeys(self.order[1:])
+        x = [mean.of_seeds if mean else [] for mean in self.means]
+        tests = sorted((p, i) for i in found if (p := welch(x[self.order[0]], x[i])) is not None)
+        for rank, (p, i) in enumerate(tests):  # Holm: the smallest of k p-values must be below 0.05 / k
+            found[i] = p <= 0.05 / (len(tests) - rank) and all(found[before] for _, before in tests[:rank])
+        return found
+
+    @property
     def best(self) -> tuple[int | None, set[int]]:
-        """The row of the best mean, and the rows not shown to differ from it (also for lack of a test)."""
-        known = {i: mean for i, mean in enumerate(self.means) if mean}
-        if self.higher is None or len({mean.mean for mean in known.values()}) < 2:
-            return None, set()
-        first = (max if self.higher else min)(known, key=lambda i: known[i].mean)
-        similar = {*known} - {first}
-        tests = sorted((p, i) for i in similar if (p := welch(known[first].of_seeds, known[i].of_seeds)) is not None)
-        for rank, (p, i) in enumerate(tests):
-            if p > 0.05 / (len(tests) - rank):  # Holm: the smallest of k p-values must be below 0.05 / k
-                break
-            similar.remove(i)
-        return first, similar
+        """The row of the best mean, and the rows that a test does not show to differ from it."""
+        return (self.order[0] if self.order else None), {i for i, differs in self.shown.items() if differs is False}
 
 
 def welch(x: Sequence[float], y: Sequence[float]) -> float | None:
@@ -100,7 +107,8 @@ def welch(x: Sequence[float], y: Sequence[float]) -> float | None:
         return None
     if np.ptp(x) == np.ptp(y) == 0:
         return float(x[0] == y[0])
-    return float(scipy.stats.ttest_ind(x, y, equal_var=False).pvalue)
+    of = [value for each in (x, y) for value in (fmean(each), np.std(each, ddof=1), len(each))]
+    return float(scipy.stats.ttest_ind_from_stats(*of, equal_var=False).pvalue)
 
 
 class Comparison(NamedTuple):
@@ -112,15 +120,36 @@ class Comparison(NamedTuple):
     notes: list[str]
 
     @property
+    def names(self) -> list[str]:
+        """A name for each recipe: the first settings that, together, no other recipe has."""
+        names = []
+        for row in self.rows:
+            kept, rest = dict[str, str](), [other for other in self.rows if other is not row]
+            for key, value in row.settings.items():
+                same = [other for other in rest if other.settings[key] == value]
+                if len(same) < len(rest):
+                    kept[key], rest = value, same
+            names.append(label(kept))
+        return names
+
+    @property
+    def main(self) -> Column | None:
+        """The column that ranks the recipes: the first score that most of them have, or else val/mse."""
+        ranked = [column for column in self.columns if column.order]
+        last = ("val/mse", "copies")
+        return max(ranked, key=lambda it: (not it.name.startswith(last), len(it.order)), default=None)
+
+    @property
     def runs(self) -> list[tuple[Row, Run]]:
         """The runs that count, each with its row."""
         return [(row, run) for row in self.rows for run in row.runs]
 
 
-def compare(folders: Iterable[Path]) -> Comparison:
+def compare(folders: Iterable[Path], every: bool = False) -> Comparison:
     """Compare the runs in `folders`, each the folder of a run or of a sweep.
 
-    If several runs have the same recipe and seed, only the newest counts.
+    If several runs have the same recipe and seed, only the newest counts, and only complete runs count, unless `every`
+    run is to.
     """
     used: list[Run] = []
     notes: list[str] = []
@@ -133,7 +162,7 @@ def compare(folders: Iterable[Path]) -> Comparison:
                 state, reason, _ = run.state, run.info.get("reason", ""), (run.settings, run.scores, run.metrics)
             except UserError as error:
                 state, reason = DAMAGED, str(error)
-            if state == "complete":
+            if state == "complete" or (every and state != DAMAGED):
                 used.append(run)
             else:
                 notes.append(f"left out: {run.folder}: {state}: {reason}".rstrip(": "))
@@ -142,7 +171,7 @@ def compare(folders: Iterable[Path]) -> Comparison:
     newest = {(recipes[run], run.seeds): run for run in sorted(used, key=lambda run: str(run.info.get("finished")))}
     grouped: dict[tuple[str, ...], Row] = {}
     for run, recipe in recipes.items():
-        if (counts := newest[recipe, run.seeds]) == run:
+        if (counts := newest[recipe, run.seeds]) == run or every:
             grouped.setdefault(recipe, Row(dict(zip(settings, recipe, strict=True)), [])).runs.append(run)
         else:
             notes.append(f"left out: {run.folder}: same recipe and seed as {counts.folder}")

@@ -19,6 +19,7 @@ from diffusion.runs.folder import Run
 PAGE = 1 << 22  # pixels; the most of the samples in a page
 STEPS, IMAGES = 24, 8  # of the samples over training in a page
 FIRST = 24  # samples at the top of a page
+SWIPE = Html('<div class="swipes"></div>')  # assets/page.js lays two of the pictures `side_by_side` over each other
 
 
 def address(picture: Image.Image) -> str:
@@ -109,10 +110,10 @@ def latest_grid(run: Run) -> Path | None:
     return final if final.is_file() else run.grids[-1][1] if run.grids else None
 
 
-def side_by_side(pictures: Mapping[str, Image.Image]) -> list[str]:
-    """Pictures with their names; assets/page.js lays two of them over each other."""
+def side_by_side(pictures: Mapping[str, Image.Image]) -> Html | None:
+    """Pictures with their names, if there are any."""
     found = [captioned(shown(each, name, max(1, min(4, 400 // each.width))), name) for name, each in pictures.items()]
-    return [Html('<div class="pair">{}</div><div class="swipes"></div>').format(Html("").join(found))]
+    return Html('<div class="pair">{}</div>').format(Html("").join(found)) if found else None
 
 
 def figure(folder: Path, file: str, caption: str) -> list[str]:

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 from diffusion.console import duration
 from diffusion.errors import UserError
 from diffusion.metric.record import Score
-from diffusion.report.page import MISSING, Markdown, Section, Table, linked, listed
+from diffusion.report.page import MISSING, Html, Markdown, Section, Table, escaped, linked, listed
 from diffusion.report.scores import value_text
 from diffusion.runs.folder import DAMAGED, PARTS, Run, is_sweep, jobs_of, natural_order, runs_below
 
 IMAGES, SIDE = 4, 64  # of a thumbnail; the largest side of its images in pixels
 HEAD, NUMBERS = ("run", "state", "step", "left", "score", "last written"), (2, 3, 4)
+ORDER = (1, 4, 2, 3, 5)  # of the columns after the first one, in a page
+CHOOSE = '<form id="choose" action="{}"><button class="plain">compare the marked runs</button></form>'
 
 
 class Line(NamedTuple):
@@ -66,24 +68,33 @@ def last_score(run: Run) -> Score | None:
     return None if series is None else Score("val/mse", float(series.value[-1]), None)
 
 
-def index_sections(folder: Path, link: Callable[[Path], str | None]) -> list[Section]:
-    """The sections of the page, newest runs first. `link` is the URL of a folder's page, or None if it has no page."""
+def index_sections(folder: Path, link: Callable[[Path], str | None], choose: str | None = None) -> list[Section]:
+    """The sections of the page, newest runs first.
+
+    Args:
+        link: the URL of a folder's page, or None if it has no page.
+        choose: the URL of a page that compares runs, whose parameters `run` are the links of those with a mark.
+    """
     lines = sorted(lines_below(folder), key=lambda line: line.cells[-1], reverse=True)
-    rows = [[linked(line.cells[0], link(line.run.folder)), *line.cells[1:], thumbnail(line.run)] for line in lines]
+    rows = [[named(line, link), *(line.cells[i] for i in ORDER)] for line in lines]
     reasons = listed(f"{line.cells[0]}: {line.reason}" for line in lines if line.reason)
     found = sorted({path for line in lines if is_sweep(path := line.run.folder.parent)}, key=natural_order)
     sweeps = [[linked(str(path.relative_to(folder)), link(path)), str(len(jobs_of(path)))] for path in found]
+    button = Html(CHOOSE).format(choose) if choose and len(rows) > 1 else None
+    head = [HEAD[i] for i in (0, *ORDER)]
     return [
-        Section("Runs", [Table([*HEAD, "samples"], rows, NUMBERS), reasons] if rows else ["No runs yet."]),
         Section("Sweeps", [Table(("sweep", "runs"), sweeps, (1,))] if sweeps else []),
+        Section("Runs", [button, Table(head, rows, (2, 3, 4)), reasons] if rows else ["No runs yet."]),
     ]
 
 
-def thumbnail(run: Run) -> Markdown:
-    """The first samples of a run; empty if there are none."""
+def named(line: Line, link: Callable[[Path], str | None]) -> Markdown:
+    """The name of a run after its first samples, both with a link to its page."""
     from diffusion.report import images  # imports torch, which would slow `status`
 
-    if (picture := images.latest(run, IMAGES, IMAGES)) is None:
-        return Markdown("")
+    name, url = line.cells[0], link(line.run.folder)
+    if (picture := images.latest(line.run, IMAGES, IMAGES)) is None:
+        return Markdown(linked(name, url) if url else escaped(name))
     picture.thumbnail((SIDE * IMAGES, SIDE))
-    return Markdown(f"![samples]({images.address(picture)})")
+    shown = f"![]({images.address(picture)}) {escaped(name)}"
+    return Markdown(f"[{shown}]({url})" if url else shown)

@@ -13,7 +13,9 @@ from diffusion.files import replace
 from diffusion.metric.record import Score
 from diffusion.report import style
 from diffusion.report.page import MISSING, Cell, Chart, Section, Table, write_files
+from diffusion.report.ranking import EYE, answered
 from diffusion.report.scores import number, protocol_text, value_text
+from diffusion.report.verdict import Verdict, called
 from diffusion.runs.folder import Run
 
 Row = dict[str, Any]  # of the table: column -> text, number or Score
@@ -23,8 +25,9 @@ VARIED = ("words", "sampler", "guidance", "nfe", "seconds_per_image", "device", 
 WORDS = (
     "All samples use the same noise and the same classes, so differences are due to the settings. Bold: no setting "
     "with as many network evaluations (nfe) or fewer is better; settings whose intervals overlap may be as good. "
-    "Guidance of some scale acts at noise levels sigma/alpha from low to high; scale 1 is no guidance. "
+    "Guidance of some scale acts at noise levels sigma/alpha from low to high; scale 1 is no guidance."
 )
+LIMITS = [EYE, "What other models would give, or other seeds of this one: these are samples of one model."]
 BARS = (
     "Bars are 95% intervals. The dashed line is the floor, the score of as many real images as samples (or of all, if "
     "there are fewer) against others: chance alone."
@@ -79,13 +82,36 @@ def write_study(run: Run) -> list[Path]:
 
 
 def study_sections(run: Run) -> list[Section]:
-    """The sections of the report: the settings, and a chart of each metric."""
+    """The sections of the report: the best setting, a chart of each metric, and all settings."""
     rows = rows_of(run)
     metrics = metrics_of(rows)
     score = next(iter(metrics.values()))
-    words = f"{WORDS}Seconds are on {score.source.get('device')}. {protocol_text(score)}."
+    words = f"Seconds are on {score.source.get('device')}. {protocol_text(score)}."
     charts = [Chart(metric, chart(rows, metric), f"figures/{metric}.png") for metric in metrics]
-    return [Section("Settings", [table_of(rows), words]), Section("Scores", [BARS, *charts])]
+    return [
+        *answered(verdict_of(rows)),
+        Section("Scores", [*charts, BARS]),
+        Section("Settings", [table_of(rows), WORDS]),
+        Section("Protocol", [words], folded=True),
+    ]
+
+
+def verdict_of(rows: list[Row]) -> Verdict:
+    """The best setting by the first metric with a better direction, and how many may be as good."""
+    name, score = next(((key, s) for key, s in metrics_of(rows).items() if s.higher_is_better is not None), ("", None))
+    tried = [row for row in rows if "nfe" in row and name in row]
+    if score is None or len(tried) < 2:
+        return Verdict({}, [], "", "")
+    best = (max if score.higher_is_better else min)(tried, key=lambda row: row[name].value)
+    low, high = best[name].interval or (best[name].value,) * 2
+    close = [row for row in tried if (ends := row[name].interval) and ends[0] <= high and low <= ends[1]]
+    scale = f", scale {best['scale']:g}" * (over(rows) == "scale")
+    said = f"{best['line']}{scale}, with {best['nfe']} network evaluations, has the best {called(name)}: "
+    findings = {"best": f"{said}{value_text(best[name])} ({name})."}
+    if least := min((row["nfe"] for row in close if row is not best), default=None):
+        words = f"{len(close) - 1} of {len(tried) - 1} others may be as good: their intervals overlap with its own."
+        findings["open"] = f"{words} The cheapest of them needs {least} evaluations."
+    return Verdict(findings, LIMITS, "", "")
 
 
 def table_of(rows: list[Row]) -> Table:

@@ -98,16 +98,27 @@ def test_pages_fit_their_window_and_follow_its_colours(
 def test_tables_sort_and_two_runs_are_swiped(chromium: Any, make_run: Make, tmp_path: Path) -> None:
     runs = [make_run(tmp_path / f"r{i}", lr=10.0 ** -(i % 9 + 1)) for i in range(9)]
     for i, run in enumerate(runs):
-        record = {"metric": "fd", "what": "samples", "n": 8, "value": 100.0 - 11 * i, "low": 0.0, "high": 200.0}
+        record = {"metric": "fd_x", "what": "samples", "n": 8, "value": 100.0 - 11 * i, "low": 0.0, "high": 200.0}
         (run / "scores.json").write_text(json.dumps([record]))
     assert compare.main([*map(str, runs), "--out", str(tmp_path / "all")]) == 0
     with visit(chromium, f"file://{tmp_path}/all/report.html") as seen:
+        assert seen.page.inner_text("h1") == "optimizer.lr: 9 recipes, 9 runs"
+        for folded in seen.page.locator("summary").all():
+            folded.click()
+        menus = [seen.page.get_by_label(label) for label in ("A, left", "B, right")]
+        assert [menu.input_value() for menu in menus] == ["0", "1"]
+        assert [name[-2:] for name in menus[0].locator("option").all_inner_texts()[:2]] == ["r8", "r7"]  # the best two
         table = seen.page.locator("#runs table")
+        left = "document.querySelector('#runs td').getBoundingClientRect().left"
+        seen.page.set_viewport_size({"width": 390, "height": 800})
+        before = seen.page.evaluate(left)
+        seen.page.evaluate("document.querySelector('#runs table').scrollLeft = 200")
+        assert seen.page.evaluate(left) == before  # the name of the run stays visible
         table.get_by_role("button", name="fd").click()
         assert [text[-2:] for text in table.locator("tbody td:first-child").all_inner_texts()] == [
             f"r{8 - i}" for i in range(9)
         ]
-        seen.page.get_by_label("B, right").select_option("4")
+        menus[1].select_option("4")
         seen.slide("line between A and B", 20)
         assert "inset(0px 80% 0px 0px)" in seen.page.locator(".swipe img").last.get_attribute("style").replace(
             "0 ", "0px "
@@ -183,6 +194,22 @@ def test_nothing_else_is_served_and_nothing_can_be_written(served: Server, path:
 def test_a_request_with_a_foreign_host_header_is_refused(served: Server, host: str) -> None:
     assert get(served, "/", Host=host)[0] == 403
     assert get(served, "/", Host=f"localhost:{served.server_address[1]}")[0] == 200
+
+
+def test_marked_runs_are_compared_on_a_live_page(served: Server, folder: Path, chromium: Any) -> None:
+    with visit(chromium, f"http://127.0.0.1:{served.server_address[1]}/") as seen:
+        replace(folder / "demo/run.json", json.dumps({"state": "running"}))
+        for run in ("demo", "sweep/0"):
+            seen.page.get_by_label(f"compare {run}").check()
+        seen.page.wait_for_selector("td:text('died'), td:text('running')")  # the page was loaded again
+        seen.page.get_by_role("button", name="compare").click()
+        seen.page.wait_for_selector("h1:text('2 runs')")
+        names = seen.page.locator("#curves .chart").first.inner_html()
+        assert "demo: 0.06 at 400" in names
+        assert "sweep/0: 0.06 at 400" in names
+        assert "not ranked" in seen.page.inner_text("#which-is-best")
+        assert get(served, "/compare?run=/page/demo&run=/page/none")[0] == 404
+        assert seen.grave == []
 
 
 def test_a_damaged_or_vanishing_file_does_not_break_other_pages(

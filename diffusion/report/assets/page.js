@@ -90,12 +90,20 @@ function swipe(box) {
   box.append(h("div", { class: "controls" }, pick("A, left", above, 0), pick("B, right", below, 1)), line.element, h("div", { class: "swipe" }, below, above));
 }
 
-/** Ask every few seconds for a newer page, and load it; the reader's sliders and choices stay. */
+/** The list of runs gets a mark for each run, which the form sends to the page that compares them. */
+function choosing(form) {
+  for (const link of form.closest("section").querySelectorAll("td:first-child a"))
+    link.before(h("input", { type: "checkbox", name: "run", form: form.id, value: decodeURIComponent(link.pathname), "aria-label": `compare ${link.textContent}` }));
+}
+
+/** Ask every few seconds for a newer page, and load it; the reader's sliders, choices, marks and open parts stay. */
 async function follow({ version, refresh }) {
-  const fields = [...document.querySelectorAll("input, select")], kept = JSON.parse(sessionStorage.getItem(location.pathname) ?? "[]");
+  const fields = [...document.querySelectorAll("input, select, details")], kept = JSON.parse(sessionStorage.getItem(location.href) ?? "{}");
+  const marked = (field) => field.type === "checkbox", key = (field, i) => (marked(field) ? field.value : i);
+  const state = (field) => (marked(field) ? "checked" : field.matches("details") ? "open" : "value");
   fields.forEach((field, i) => {
-    if (!kept[i]) return; // a slider at its end keeps following the last step
-    field.value = kept[i];
+    if (!kept[key(field, i)]) return; // a slider at its end keeps following the last step
+    field[state(field)] = kept[key(field, i)];
     field.dispatchEvent(new Event(field.matches("select") ? "change" : "input"));
   });
   for (;;) {
@@ -104,11 +112,12 @@ async function follow({ version, refresh }) {
     const answer = await fetch(location.href, { headers: { "If-None-Match": version }, cache: "no-store" }).catch(() => null);
     document.body.classList.toggle("silent", !answer || answer.status >= 400);
     if (answer?.status !== 200) continue;
-    sessionStorage.setItem(location.pathname, JSON.stringify(fields.map((field) => (field.value === field.max ? null : field.value))));
+    const chosen = fields.map((field, i) => [key(field, i), field.type === "range" && field.value === field.max ? null : field[state(field)]]);
+    sessionStorage.setItem(location.href, JSON.stringify(Object.fromEntries(chosen)));
     return location.reload();
   }
 }
 
-for (const [what, make] of [["table", sortable], [".slider", linked], [".zoomed", zoomable], [".swipes", swipe]]) document.querySelectorAll(what).forEach(make);
+for (const [what, make] of [["table", sortable], [".slider", linked], [".zoomed", zoomable], [".swipes", swipe], ["#choose", choosing]]) document.querySelectorAll(what).forEach(make);
 const page = document.getElementById("page");
 if (page.dataset.version) follow(page.dataset);

@@ -1,0 +1,103 @@
+"""The verdict on a comparison: on the published studies it agrees with their answers in docs/results/README.md."""
+
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffusion.metric.record import Score
+from diffusion.report.compare import Column, Comparison, Row
+from diffusion.report.ranking import ranking
+from diffusion.reproduce import committed
+
+
+@dataclass(eq=False)
+class Made:
+    """In place of a run."""
+
+    seeds: tuple[int, ...]
+    overrides: list[str]
+    command: str
+    state: str = "complete"
+    folder: Path = Path("run")
+    record: str = "hydra.yaml"
+    info: Any = field(default_factory=dict)
+    config: Any = field(default_factory=lambda: {"trainer": {"max_steps": 2000}, "ckpt": "models/0"})
+
+
+def study(name: str, seeds: str = "012") -> Comparison:
+    """A committed table as a comparison of the runs with these seeds."""
+    sweep, _, table = name.partition("/")
+    (file,) = [path for path in committed(sweep) if path.stem == (table or "train")]
+    with file.open(encoding="utf-8", newline="") as opened:
+        lines = [line for line in csv.DictReader(opened) if line["seed"][0] in seeds]
+    names = [*lines[0]]
+    settings, metrics = names[: names.index("seed")], names[names.index("seed") + 1 :]
+    rows: dict[tuple[str, ...], Row] = {}
+    values: dict[str, Any] = {metric: {} for metric in metrics}
+    for line in lines:
+        recipe = {key: line[key] for key in settings}
+        words = [f"{key}={value}" for key, value in recipe.items() if value != "—"]
+        made = [*words, f"seed={line['seed'][0]}"]
+        run = Made((*map(int, line["seed"].split("/")),), made, ("train", "evaluate")["/" in line["seed"]])
+        rows.setdefault(tuple(recipe.values()), Row(recipe, [])).runs.append(run)  # type: ignore[arg-type]
+        for metric in metrics:
+            if line[metric]:
+                values[metric][run] = float(line[metric])
+    listed = [*rows.values()]
+    better = {name: Score(name.removeprefix("train/"), 0.0).higher_is_better for name in metrics}
+    return Comparison(settings, listed, [Column(name, better[name], "", values[name], listed) for name in metrics], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "best", "tests", "words"),
+    [
+        ("schedule", "schedule=sigmoid", "open", "2 of 4 others. Not told apart from it: schedule=cosine"),
+        ("optimizer", "optimizer=muon, optimizer.lr=0.003", "open", "than 7 of 8 others. Not told apart from it:"),
+        ("batch/epochs", "data.batch_size=8", "shown", "every other recipe."),
+        ("batch/steps", "data.batch_size=32", "shown", "every other recipe."),
+        ("recipe", "prediction=v, objective.weighting=sig", "open", "it: prediction=v, objective.weighting=min_snr"),
+        ("recipe/lengths", "weights=0.02", "open", "weights=raw; weights=0.05"),
+        ("architecture", "model=dit_tiny has", "open", "model=unet_tiny"),
+        ("photographs", "data.limit=300", "open", "So its first place may be chance."),
+        ("continuous", "schedule=vp, prediction=eps", "open", "schedule=linear, prediction=eps; schedule=ve;"),
+        ("variance/whole_fixed", "sampler.variance=fixed_small", "open", "sampler.variance=fixed_large."),
+        ("variance/few_fixed", "sampler.steps=100, sampler.variance=fixed_small", "shown", "every other recipe."),
+        ("samplers/samplers", "sampler=ancestral, sampler.steps=25, sampler.grid=l", "shown", "every other recipe."),
+        ("memoire_narrow", "schedule=sigmoid", "untested", "another seed may change the order."),
+        ("demo/drawn", "guidance=run, sampler=ddim has", "open", "guidance.scale=1.5; guidance=run, sampler=run"),
+    ],
+)  # fmt: skip
+def test_the_verdict_on_a_published_study_agrees_with_its_answer(name: str, best: str, tests: str, words: str) -> None:
+    comparison = study(name)
+    findings = ranking(comparison, Path("sweep")).findings
+    assert findings["best"].startswith(best)
+    assert {"open", "shown", "untested"} & {*findings} == {tests}
+    assert words in findings[tests]
+
+
+@pytest.mark.parametrize(
+    ("name", "seeds", "step", "command"),
+    [
+        ("schedule", "012", "more seeds", "diffusion train schedule=sigmoid schedule.steps=1000 -m seed=3,4,5"),
+        ("batch/steps", "0", "more seeds", "diffusion train data.batch_size=16 -m seed=1,2"),
+        ("optimizer", "012", "go further", "diffusion train optimizer=muon -m optimizer.lr=0.009 seed=0,1,2"),
+        ("batch/steps", "012", "twice as long", "diffusion train data.batch_size=32 seed=0 trainer.max_steps=4000"),
+        ("samplers/samplers", "012", "Draw", "diffusion sample ckpt=models/0 sampler=ancestral sampler.steps=25"),
+    ],
+)
+def test_the_next_step_follows_from_what_is_open(name: str, seeds: str, step: str, command: str) -> None:
+    found = ranking(study(name, seeds), Path("sweep"))
+    assert step in found.step
+    assert command in found.command
+
+
+def test_what_speaks_against_the_best_is_said() -> None:
+    assert ranking(study("demo/drawn"), Path()).findings["train/kid_lite0"].endswith("scale=3 is shown to be better.")
+    narrow = study("memoire_narrow")
+    narrow.rows[1].runs[0].info["saturated"] = 0.5
+    findings = ranking(narrow, Path()).findings
+    assert findings["copies"].endswith("its samples: 1.8%.")
+    assert "up to 50% of its samples are almost all black" in findings["saturated"]
