@@ -12,16 +12,16 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from annotated_types import Ge, MaxLen, MinLen
+from annotated_types import Ge, Le, MaxLen, MinLen
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from diffusion.errors import UserError
 
-Side = Annotated[int, Ge(1)]
+Side = Annotated[int, Ge(1), Le(4096)]
 Resolution = Side | Annotated[list[Side], MinLen(2), MaxLen(2)]
-"""The side of square images, or [height, width], in pixels."""
+"""The side of square images, or [height, width], in pixels; above 4096, a batch of images fits into no memory."""
 Channels = Literal[1, 3, 4]
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}

@@ -40,6 +40,7 @@ REFUSED = [  # the words of a command, and what its error names: the place, and 
     ("train data=landscpes", "landscapes"),
     ("train data=null", "landscapes"),
     ("train data=3", "landscapes"),
+    ("train data.resolution=100000", "4096"),
     ("train logger=[csv,wanb]", "wandb"),
     ("train lr=1e-4", "optimizer.lr"),
     ("train --lr 1e-4", "optimizer.lr"),

@@ -15,9 +15,9 @@ import csv
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import zip_longest
+from itertools import product, zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -66,7 +66,8 @@ class Folder(ImageData):
         repeats: Use byte-identical files as often as they occur, instead of once.
         labels: Class labels, for a network with `model.classes`. folders: the classes are the folders directly in root.
             FILE.csv: a table with the columns file,label, where file is a path relative to root. A tile has the class
-            of its photograph. null: no labels.
+            of its photograph. Photographs change splits so that a class with at least three is in each split with room
+            for it. null: no labels.
     """
 
     def __init__(
@@ -106,10 +107,10 @@ class Folder(ImageData):
             console.print(f"data: {count(len(names), 'image')}, {count(len(self.report), 'file')} left out{example}")
         every = Split(images, names)
         photos = names if self.tiles is None else every.sources
-        if self.labels is not None:
-            label = labels_of(self.labels, self.root, photos)
+        label = {} if self.labels is None else labels_of(self.labels, self.root, photos)
+        if label:
             every, self.classes = labelled(every, [label[photo] for photo in photos])
-        return {name: every.take(rows) for name, rows in self._split(photos).items()}
+        return {name: every.take(rows) for name, rows in self._split(photos, label).items()}
 
     def _decode(self, files: dict[str, Path]) -> Iterator[tuple[str, np.ndarray | str]]:
         """Yield each file's images, or why it is unusable, in order of (seed, content).
@@ -136,7 +137,7 @@ class Folder(ImageData):
         except Unusable as reason:
             return [("", str(reason))]
 
-    def _split(self, photos: Sequence[str]) -> dict[str, Tensor]:
+    def _split(self, photos: Sequence[str], label: Mapping[str, str]) -> dict[str, Tensor]:
         """The positions of each split's images; `photos` are the file names of all images, already ordered."""
         every, seen = [*dict.fromkeys(photos)], Counter[str]()
         least, what = (SCORED, "image") if self.tiles is None else (1, "photograph")
@@ -145,18 +146,41 @@ class Folder(ImageData):
         )
         left = max(len(every) - val - test, 0)
         split = {photo: "train" if k < left else "val" if k < left + val else "test" for k, photo in enumerate(every)}
+        if label:
+            share_classes(split, label)
         rows: dict[str, list[tuple[int, int]]] = {"train": [], "val": [], "test": []}
         for i, photo in enumerate(photos):
             rows[split[photo]].append((seen[photo], i))
             seen[photo] += 1
         index = {name: torch.tensor([i for _, i in sorted(each)], dtype=torch.long) for name, each in rows.items()}
         if len(index["train"]) < (self.limit or 1):
+            more = "cut more tiles (data.tiles)" if self.tiles else "cut large ones into tiles (data.tiles=true)"
             raise UserError(
                 f"{self.root} has {count(len(every), f'usable {what}')}, which leaves {len(index['train'])} training "
                 f"images after {val} for validation and {test} for test: lower data.limit, data.val or data.test (0.1 "
-                f"is a tenth of them), add {what}s, or cut large ones into (more) tiles (data.tiles=true)"
+                f"is a tenth of them), add {what}s, or {more}"
             )
         return index | {"train": index["train"][: self.limit]}
+
+
+def share_classes(split: dict[str, str], label: Mapping[str, str]) -> None:
+    """Exchange photographs between the splits until each class with three photographs is in all that have room for it.
+
+    A class that is missing gets the place of a photograph of the split's most frequent class, which keeps others there.
+
+    Args:
+        split: photograph -> train, val or test; changed in place.
+        label: photograph -> class.
+    """
+    present = {(label[photo], name) for photo, name in split.items()}
+    for name, kind in product(("train", "val", "test"), sorted(set(label.values()))):
+        here = Counter(label[photo] for photo in split if split[photo] == name) if (kind, name) not in present else None
+        if here and (most := here.most_common(1)[0])[1] > 1:
+            source, n = Counter(split[photo] for photo in split if label[photo] == kind).most_common(1)[0]
+            if n > 1 or name == "train":
+                given = next(photo for photo in reversed(split) if (label[photo], split[photo]) == (kind, source))
+                taken = next(photo for photo in split if (label[photo], split[photo]) == (most[0], name))
+                split[given], split[taken] = name, source
 
 
 def listed(root: Path) -> dict[str, Path]:

@@ -23,7 +23,7 @@ from diffusion.files import digest, replacing, tensor_digest
 from diffusion.pixels import gif, grid, saturated, save_png
 from diffusion.process.denoiser import Denoise, Denoiser, Estimate, MixedPrecision
 from diffusion.process.editing import Between
-from diffusion.process.guidance import Guidance
+from diffusion.process.guidance import Guidance, Guided
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams, seeds_for
@@ -109,6 +109,7 @@ class Drawing:
                 began, streams = time.perf_counter(), self.streams(batch, n, device)
                 given: dict[str, Any] = {name: rows[list(batch)].to(device) for name, rows in conditions.items()}
                 x0 = self.sampler(denoise, streams.normal(*self.shape), streams, after_step, **given)
+                self.tell_lowered(denoise if batch.start == 0 and description else None)
                 if wrong := int((~x0.isfinite()).flatten(1).any(dim=1).sum()):
                     problem = f"{count(wrong, 'sample')} not finite; use another checkpoint or precision=null"
                     if self.finite:
@@ -180,6 +181,13 @@ class Drawing:
         """The denoiser with the guidance, in the precision."""
         denoise: Denoise = self.guidance(denoiser, self.weak) if self.guidance else denoiser
         return denoise if self.precision is None else MixedPrecision(denoise, MIXED[self.precision])
+
+    def tell_lowered(self, denoise: Any) -> None:
+        """Say if the limit of the guidance has lowered its scale."""
+        guided = denoise.denoise if isinstance(denoise, MixedPrecision) else denoise
+        if self.guidance and isinstance(guided, Guided) and guided.scale and guided.scale < self.guidance.scale:
+            words = "the worse model differs from the model by more than guidance.limit"
+            console.print(f"guidance.scale={self.guidance.scale:g} is lowered to {guided.scale:.2f}: {words}")
 
     def check(self, denoiser: Denoiser, label_dropout: float) -> None:
         """Raise UserError if the labels, the guidance and the model, trained with `label_dropout`, do not fit."""
@@ -286,7 +294,9 @@ class Blank:
 def evaluations(sampler: Sampler, schedule: Schedule, guidance: Guidance | None = None) -> int:
     """Network evaluations per image (NFE), counted without a network; with guidance, the weak network counts too."""
     blank = Blank(schedule)
-    denoise: Denoise = guidance(blank, blank) if guidance else blank
+    denoise: Any = guidance(blank, blank) if guidance else blank
+    if guidance:
+        denoise.scale = guidance.scale  # without the few evaluations for its limit
     sampler(denoise, torch.ones(1, 1, 1, 1), Streams([0]), classes=torch.zeros(1, dtype=torch.int64))
     return blank.calls
 

@@ -15,7 +15,7 @@ from diffusion.metric.features import FeatureExtractor
 
 
 class Foundation(FeatureExtractor):
-    """Base class: images are resized like Pillow does (bicubic, antialiased, rounded to uint8) and standardised.
+    """Base class: images are resized nearly as by Pillow (bicubic, antialiased, rounded to uint8), and standardised.
 
     Args:
         source: A name on the Hub, or a folder with a copy.

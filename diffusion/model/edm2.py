@@ -30,7 +30,11 @@ def magnitude(x: Tensor, dims: Sequence[int]) -> Tensor:
 
 
 def unit(x: Tensor, dims: Sequence[int] = (1,)) -> Tensor:
-    """x / magnitude(x) over `dims`; over the channels, dimension 1, this is pixel norm (eq. 30)."""
+    """x / magnitude(x) over `dims`; over the channels, dimension 1, this is pixel norm (eq. 30).
+
+    A magnitude below 1e-4 counts as 1e-4. (The authors' code adds 1e-4 to every magnitude, so that each layer's outputs
+    are about 1e-4 smaller than here.)
+    """
     return x / magnitude(x, dims).clamp(min=1e-4).to(x.dtype)
 
 

@@ -8,7 +8,8 @@ DiT, of "Scalable Diffusion Models with Transformers", section 3, is equivalent 
 JiT, of "Back to Basics: Let Denoising Generative Models Denoise" (arXiv:2511.13720), predicts the image from large
 patches of pixels. It differs from DiT by RMSNorm, SwiGLU, rotary position embeddings in two dimensions, normalised
 queries and keys, and a bottleneck in the patch embedding; and from the paper's code, because the class acts only
-through the modulation, the time embedding receives 1000·t − 1 instead of t, and dropout acts in all blocks.
+through the modulation, the time embedding receives 1000·t − 1 instead of t, and dropout acts in all blocks. Samplers
+use the estimate of x0 as it is; the paper's code divides x0 − x_t by max(sigma_t, 0.05) there, too, as in `velocity`.
 """
 
 import math

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge
 from torch import Tensor
 
 from diffusion.errors import UserError
@@ -24,12 +24,13 @@ from diffusion.process.timesteps import LogNormal, Timesteps
 from diffusion.randomness import Streams
 
 
-def pseudo_huber(x: Tensor, y: Tensor, c: Annotated[float, Gt(0)] = 0.00054) -> Tensor:
+def pseudo_huber(x: Tensor, y: Tensor, c: Annotated[float, Ge(0)] = 0.00054) -> Tensor:
     """(B,) √(e² + c²) − c, where e² is the mean over pixels of (x − y)² (Song & Dhariwal 2023, section 3.3).
 
-    Their c = 0.00054 √D is for sums over the D pixels, so it is 0.00054 here.
+    Their c = 0.00054 √D is for sums over the D pixels, so it is 0.00054 here. c = 0, the default of ECT's code, is the
+    root mean square error.
     """
-    square = (x - y).square().flatten(1).mean(dim=1)
+    square = (x - y).square().flatten(1).mean(dim=1).clamp(min=1e-24)  # the slope of √ is infinite at 0
     return square / (torch.sqrt(square + c**2) + c)
 
 
@@ -37,7 +38,7 @@ class Consistency(Objective):
     """d(f(x_t, t), stopgrad f(x_r, r))/(t − r), where r rises towards t in stages during training (ECT).
 
     The run is split evenly into stages a = 1 … `stages`, where r = t·max(0, 1 − n(t)/q^a), n(t) = 1 + k sigmoid(−b t).
-    Both estimates use the same dropout masks.
+    Both estimates use the same dropout masks. (The authors' code multiplies by 1/t² + 1/σ_d² instead of 1/(t − r).)
     `timesteps` None is log(sigma/alpha) ~ N(−1.1, 2²), as in the paper for CIFAR-10.
     """
 

@@ -7,17 +7,20 @@ p_strong^w p_weak^(1−w). w = 1 is no guidance, w = 0 the weak denoiser; Ho & S
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Estimate, Wrapped, expand
 from diffusion.process.schedule import Schedule
+from diffusion.randomness import Streams, real_dtype
 
+PROBES = 16  # images, and …
+LEVEL = 3.0  # … their noise level, for the `limit` of AutoGuidance
 Level = Annotated[float, Ge(0)]  # a noise level, sigma/alpha
 
 
@@ -64,6 +67,10 @@ class Guidance:
         """The conditions for the weak denoiser, selected from those for the strong one; by default all of them."""
         return conditions
 
+    def scale_of(self, strong: Any, weak: Any, like: Tensor, conditions: dict[str, Any]) -> float:
+        """w for two denoisers of images like `like` (B, C, H, W), given such conditions; here always the scale."""
+        return self.scale
+
     def acts(self, schedule: Schedule, t: Tensor) -> Tensor:
         """(B,) whether the noise level of each image is in (low, high]."""
         low, high = self.bounds
@@ -80,6 +87,7 @@ class Guided(Wrapped):
 
     weak: Any
     guidance: Guidance
+    scale: float | None = field(default=None, init=False)  # w, computed at the first call
 
     def __call__(self, x_t: Tensor, t: Tensor, **conditions: Any) -> Estimate:
         weak_conditions = self.guidance.weak_conditions(conditions)
@@ -91,9 +99,12 @@ class Guided(Wrapped):
             return strong
         weak: Estimate = self.weak(x_t, t, **weak_conditions)
         where = expand(acts, x_t).bool()
+        if self.scale is None:
+            self.scale = self.guidance.scale_of(self.denoise, self.weak, x_t, conditions)
+        scale = self.scale
 
         def guided(of_strong: Tensor, of_weak: Tensor) -> Tensor:
-            return torch.where(where, of_weak + self.guidance.scale * (of_strong - of_weak), of_strong)
+            return torch.where(where, of_weak + scale * (of_strong - of_weak), of_strong)
 
         return strong._replace(x0=guided(strong.x0, weak.x0), eps=guided(strong.eps, weak.eps))
 
@@ -118,4 +129,24 @@ class AutoGuidance(Guidance):
     """Guide away from a worse model (Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself").
 
     Both get the same conditions, if any. The worse model is smaller or trained for fewer steps, on the same data.
+
+    A model that is much worse has a colour of its own, and guidance away from it makes images black. So with `limit`, w
+    is lowered to 1 + (w − 1) min(1, limit/m), where m is the mean square difference of the two estimates of x0, per
+    value, for 16 grey images with fixed noise of sigma/alpha = 3 (and the class 0). m is about the squared error that
+    the worse model has and the other one has not. (APG, Sadat et al. 2024, limits the difference of each image at each
+    step instead.)
     """
+
+    limit: Annotated[float, Gt(0)] | None = None
+
+    @torch.no_grad()
+    def scale_of(self, strong: Any, weak: Any, like: Tensor, conditions: dict[str, Any]) -> float:
+        if self.limit is None:
+            return self.scale
+        noise, schedule = Streams(range(PROBES), like.device).normal(*like.shape[1:]).to(like), strong.schedule
+        level = torch.full((PROBES,), -2 * math.log(LEVEL), dtype=real_dtype(like.device), device=like.device)
+        t = schedule.time(level).clamp(0, 1)
+        given = {name: torch.zeros_like(rows[:1]).expand(PROBES) for name, rows in conditions.items()}
+        x_t = expand(schedule(t)[1], noise) * noise
+        m = float((strong(x_t, t, **given).x0 - weak(x_t, t, **given).x0).square().mean())
+        return self.scale if m <= self.limit else 1 + (self.scale - 1) * self.limit / m

@@ -147,7 +147,8 @@ class Uncertainty(nn.Module):
 
     u = Σ_i w_i f_i/√channels, with fixed random Fourier features f of log(sigma/alpha)/4 and learned weights w.
     Training drives exp(u) to the mean loss of the noise level, so all levels contribute equally. The weights w must be
-    passed to the optimizer; sampling does not need them.
+    passed to the optimizer; sampling does not need them. They start at 0 and are free; in the authors' code they start
+    at random and are normalised, which fixes the magnitude of u at 1.
     """
 
     def __init__(self, objective: Objective, channels: Annotated[int, Ge(1)] = 128, seed: int = 0):

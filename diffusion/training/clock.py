@@ -81,9 +81,10 @@ def clock_of(settings: Train, data: ImageData, devices: int, resumed: Resumed | 
     limited = every if limit is None else min(every, limit) if isinstance(limit, int) else int(every * limit)
     if (epoch := limited // accumulate) < 1:
         less = "" if limit is None else f", or remove trainer.limit_train_batches={limit}"
+        tiles = "more tiles" if settings.data.get("tiles") else "tiles (data=folder data.tiles=true)"
         raise UserError(
             f"the training split has {count(images, 'image')}, but an optimizer step needs {batch * accumulate}: lower "
-            f"data.batch_size, add images, or cut large photographs into tiles (data=folder data.tiles=true){less}"
+            f"data.batch_size, add images, or cut large photographs into {tiles}{less}"
         )
     seen = 0 if resumed is None else resumed.seen(data)
     shift = seen // (batch * accumulate) - resumed.step if resumed is not None and seen else 0

@@ -113,8 +113,8 @@ def test_a_second_start_decodes_nothing_and_a_changed_folder_is_read_again(
     keys = load(root).keys
     with monkeypatch.context() as patched:
         patched.setattr(folder, "read", lambda *_: pytest.fail("a file was decoded"))
-        again = load(root, labels="folders")
-        assert {name: again.splits[name].key for name in keys} == keys
+        load(root, labels="folders")
+        assert load(root).keys == keys
     picture(99).save(root / "dog/1.png")
     assert load(root).keys != keys
 
@@ -176,7 +176,7 @@ def test_folders_or_a_table_give_the_classes_and_bad_files_do_not_shift_them(roo
     plain, data = load(root), load(root, labels="folders")
     assert data.classes == ["cat", "dog"]
     assert classes(data) == {name: name.split("/")[0] for name in classes(data)}
-    assert {**data.keys, "labels": ""} == {**plain.keys, "labels": ""}
+    assert sorted(classes(data)) == sorted(name for split in plain.splits.values() for name in split.names)
     assert plain.splits["train"].labels is None
     for bad in ("cat/0 broken.png", "bird/cut.png"):
         (root / bad).rename(root / Path(bad).with_suffix(".bad"))
@@ -228,6 +228,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_tiles_are_the_windows_given_by_their_names_and_those_of_a_photograph_are_in_one_split(photos: Path) -> None:
     data = load(photos, resolution=16, tiles=12, val=1, test=0.2, labels="folders")
     splits = data.splits
+    plain = load(photos, resolution=16, tiles=12, val=1, test=0.2).splits
     assert {name: name[0] for name in classes(data)} == classes(data)  # the class of their photograph
     assert {*classes(data).values()} == {"a", "b"}
     assert [len(set(split.sources)) for split in splits.values()] == [5, 1, 2]
@@ -253,6 +254,19 @@ def test_tiles_are_the_windows_given_by_their_names_and_those_of_a_photograph_ar
             assert side >= 128
             assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(there))
     less = load(photos, resolution=16, tiles=12, val=1, test=0.2, limit=20).splits
-    assert less["train"].names == splits["train"].names[:20]
+    assert less["train"].names == plain["train"].names[:20]
     with pytest.raises(UserError):
         load(photos, resolution=16, tiles=12, limit=900)
+
+
+def test_no_class_is_missing_from_validation_if_there_are_three_photographs_of_it(tmp_path: Path, capsys) -> None:
+    for i in range(18):
+        folder = tmp_path / "photographs" / ("rare" if i < 3 else "single" if i == 3 else "usual")
+        folder.mkdir(exist_ok=True, parents=True)
+        photograph(i, 200, 150).save(folder / f"{i}.png")
+    for tiles, seed in ((1, 0), (2, 1), (None, 3)):
+        data = load(tmp_path / "photographs", tiles=tiles, seed=seed, val=4, test=4, labels="folders")
+        assert [len(set(split.sources)) for split in data.splits.values()] == [10, 4, 4]
+        assert all(data.class_counts(name)[0] and data.class_counts(name)[2] for name in data.splits)
+        assert data.class_counts("train")[1]  # no more than one photograph
+        assert "val has no image of the class 'single' (1 of 3 classes)" in " ".join(capsys.readouterr().out.split())

@@ -142,13 +142,14 @@ def test_both_estimates_get_the_same_dropout_mask_and_conditions() -> None:
     assert [classes for _, classes in seen] == [[0, 1, 2, 3]] * 4
 
 
-def test_pseudo_huber_matches_its_formula_with_zero_gradient_at_equality() -> None:
+@pytest.mark.parametrize("c", [0.1, 0.0])
+def test_pseudo_huber_matches_its_formula_with_zero_gradient_at_equality(c: float) -> None:
     x = torch.tensor([1e-5, 1e-3, 1.0, 30.0], dtype=torch.float64).reshape(-1, 1, 1, 1).expand(-1, 3, 4, 4)
-    y, c = torch.zeros_like(x), 0.1
+    y = torch.zeros_like(x)
     expected = torch.sqrt(x[:, 0, 0, 0] ** 2 + c**2) - c
     torch.testing.assert_close(pseudo_huber(x, y, c), expected, rtol=1e-6, atol=1e-12)
     same = y.clone().requires_grad_()
-    pseudo_huber(same, y).sum().backward()
+    pseudo_huber(same, y, c).sum().backward()
     assert torch.equal(same.grad, y)  # finite where the estimates are equal
 
 

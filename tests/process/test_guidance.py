@@ -124,3 +124,16 @@ def test_the_interval_choice_guides_the_same_steps_as_the_papers_code() -> None:
     (made, _), on = parts_of(choice("guidance", "interval")), SCHEDULES["edm"]
     times = grid.karras(on, 32, sigma_min=0.002, sigma_max=80.0)
     assert made.acts(on, times).nonzero().flatten().tolist() == list(range(17, 23))
+
+
+def test_a_limit_lowers_the_scale_for_models_that_differ_more() -> None:
+    """The difference of the estimates of N(m_1, c) and N(m_0, c) is 9/(c + 9) of m_1 − m_0 for noise of level 3."""
+    tiny = 1e-4 * torch.eye(D).double()
+    strong, weak = (GaussianOracle(VP, MEAN + shift, tiny) for shift in (0.0, 0.2))
+    plain, far, near = (AutoGuidance(3.0, limit=limit)(strong, weak) for limit in (None, 0.01, 0.05))
+    whole, lowered, estimate = (each(X, at(0.3)).x0 for each in (plain, far, strong))
+    assert far.scale == pytest.approx(1 + 2 * 0.01 / 0.04, rel=1e-3)
+    torch.testing.assert_close(lowered - estimate, (whole - estimate) / 4, rtol=1e-3, atol=1e-9)
+    assert torch.equal(near(X, at(0.3)).x0, whole)
+    again = AutoGuidance(3.0, limit=0.01)(strong, weak)
+    assert torch.equal(again(X[1:2], at(0.3, 1)).x0, lowered[1:2])  # whichever image is the first
