@@ -91,10 +91,9 @@ def first_line(error: BaseException) -> str:
 
 def of_system(error: OSError) -> str:
     """An error of the operating system, such as of a full disk, and what to do."""
-    advice = {"ENOSPC": "free some space", "EDQUOT": "free some space", "EACCES": "change its permissions"}
-    first = advice.get(errno.errorcode.get(error.errno or 0, ""))
+    advice = {errno.ENOSPC: "free some space, or ", errno.EACCES: "change its permissions, or "}
     what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
-    return f"{what}; {f'{first}, or ' if first else ''}choose another place"
+    return f"{what}; {advice.get(error.errno or 0, '')}choose another place"
 
 
 class Arguments(ArgumentParser):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from diffusion.errors import Arguments, UserError
 
-MARK = b"diffusion-experiments"  # in the head of each file that is written
 SUFFIXES = {"safetensors": ".safetensors", "diffusers": "-diffusers", "web": ".html"}
 
 
@@ -43,7 +42,7 @@ def export(
         if sampler:
             model.config["sampler"] = choice("sampler", sampler)
     file = file or model.path.with_name(model.path.stem + SUFFIXES[format])
-    if file.is_file() and MARK not in file.read_bytes()[: 1 << 20]:
+    if file.is_file() and b"diffusion-experiments" not in file.read_bytes()[: 1 << 20]:
         raise UserError(f"{file}: a file that diffusion has not written; choose another name")
     if format == "safetensors":
         print(storage.export(file, model.denoiser.network.state_dict(), model.about))

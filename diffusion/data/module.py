@@ -206,10 +206,8 @@ class ImageData(LightningDataModule):
         if self.splits:
             return
         self.splits = self.load()
-        if missing := [name for name in ("train", "val", "test") if name not in self.splits]:
-            raise UserError(
-                f"data: `load` returned no split {missing[0]!r}; it returns train, val and test (maybe empty)"
-            )
+        if missing := {"train", "val", "test"} - self.splits.keys():
+            raise UserError(f"data: `load` returned no split {min(missing)!r}; return all three, maybe without images")
         for name, split in self.splits.items():
             kind, counts = (split.images.dtype, *split.images.shape[1:]), self.class_counts(name)
             if kind != (torch.uint8, *self.shape) or len(counts) != len(self.classes):

@@ -92,8 +92,8 @@ def run_composed(schema: type[S], job: Task[S], single: list[tuple[Path, Any]], 
     folder = Path(context.runtime.output_dir)
     if context.mode == RunMode.MULTIRUN:
         check_output(folder)
-        own = [each.path for each in context.runtime.config_sources if each.provider == "command-line"]
-        with searching(own):  # also in a process of a launcher
+        sources = context.runtime.config_sources  # known in the process of a launcher, too
+        with searching(each.path for each in sources if each.provider == "command-line"):
             return job(validated(schema, values), folder, [*context.overrides.task])
     return single.append((folder, values))
 

@@ -185,24 +185,22 @@ def runs_below(folder: Path) -> Iterator[Path]:
 
 
 def check_output(folder: str | Path | None, key: str = "hydra.run.dir") -> None:
-    """Check a folder before a command writes into it: it must be new, empty but for hidden files, or one of ours.
+    """Check a folder before a command writes into it: it is new, empty but for hidden files, or one of ours.
 
-    Raises UserError for no name; for files of others, which could be overwritten; for links in it, through which files
-    elsewhere could be overwritten or removed.
+    Raises UserError for files of others, and for a link, through which files elsewhere could be removed.
     """
     if not folder:
         raise UserError(f"{key}: it is empty, as from a variable that is not set; name a new folder, or leave it out")
     path = Path(folder)
     found = sorted(each.name for each in path.glob("[!.]*"))
-    records = [file for name in ("run.json", ".hydra/hydra.yaml", SWEEP) if (file := path / name).is_file()]
+    records = [file for name in (FILE, ".hydra/hydra.yaml", SWEEP) if (file := path / name).is_file()]
     if found and not any(OURS.search(file.read_bytes()) for file in records):
-        more = f" and {len(found) - 1:,} more" * (len(found) > 1)
         raise UserError(
-            f"{folder}: it contains {found[0]}{more}, not written by diffusion; choose a new folder ({key}=…)"
+            f"{folder}: it contains {found[0]} and is no output of diffusion; choose a new folder ({key}=…)"
         )
     if link := next((each for each in (*path.glob("*"), *path.glob("checkpoints/*/")) if each.is_symlink()), None):
         raise UserError(
-            f"{link}: a link; files elsewhere could be overwritten or removed; replace it by what it links to"
+            f"{link}: a link, through which files elsewhere could be removed; replace it by what it leads to"
         )
 
 

@@ -99,7 +99,7 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called before the sweeper starts."""
-        HydraConfig.instance().set_config(config)
+        HydraConfig.instance().set_config(config)  # which the default name refers to
         OmegaConf.set_readonly(config.hydra, None)  # which `set_config` has made read-only for the other callbacks
         with read_write(config):
             if status := exit_status(partial(begin_sweep, config)):
@@ -107,15 +107,11 @@ class Sweep(Callback):
 
 
 def begin_sweep(config: DictConfig) -> None:
-    """Create the folder of a sweep once, for all of its jobs, even if their names differ.
-
-    It also writes multirun.yaml, by which a sweep's folder is recognized and which Optuna's sweeper does not write.
-    (The caller sets Hydra's configuration, which the default name refers to and which Hydra sets only for each job.)
-    """
+    """Create the folder of a sweep once, for all of its jobs, with multirun.yaml, which Optuna does not write."""
     words = OverridesParser.create().parse_overrides([*config.hydra.overrides.task])
-    ranges = [(each.input_line, value) for each in words if isinstance(value := each.value(), RangeSweep)]
-    if empty := [word for word, value in ranges if not [*value.range()]]:
-        raise UserError(f"{empty[0]}: a sweep over no values runs nothing; range(0,3) is 0, 1 and 2")
+    for each in words:
+        if isinstance(value := each.value(), RangeSweep) and not [*value.range()]:
+            raise UserError(f"{each.input_line}: a sweep over no values runs nothing; range(0,3) is 0, 1 and 2")
     folder = config.hydra.sweep.dir
     check_output(folder, "hydra.sweep.dir")
     config.hydra.sweep.dir = folder
