@@ -51,7 +51,7 @@ TABS = {  # title, command, the fields of its own, and what it does
     "draw": ("Draw", "sample", [], "New pictures, made from noise. The same seed gives the same pictures."),
     "between": ("Blend", "edit", ["last"], "Pictures on the way from a picture of one seed to one of another seed."),
     "vary": ("Vary", "edit", ["image", "strength"], "Variants of your picture; at strength 1, nothing of it is kept."),
-    "fill": ("Fill", "edit", ["painted", "inpainting"], "Paint over a part of your picture: the model fills it."),
+    "fill": ("Fill", "edit", ["painted", "inpainting"], "The model fills what you paint over, at its resolution."),
 }
 Shown = tuple[Image.Image, str, str]  # what is drawn, in words; at the end, with the command
 Past = list[tuple[Shown, str, Mapping[str, Any]]]  # with the tab and its settings, the newest first
