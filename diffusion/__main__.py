@@ -30,8 +30,11 @@ COMMANDS = {  # by what a user wants: the name of a module of diffusion, and wha
         "watch": "the pages of all runs in the browser, updated while they train",
         "status": "list the runs: state, time left, score",
         "report": "draw the page and the figures of a run or a sweep again",
-        "completion": "complete commands and settings in the shell",
         "prune": "delete checkpoints that are no longer needed",
+    },
+    "Set up": {
+        "doctor": "check the installation: versions, devices, disk, extras",
+        "completion": "complete commands and settings in the shell",
     },
 }
 NAMES = [name for commands in COMMANDS.values() for name in commands]

@@ -3,6 +3,7 @@
 import errno
 import re
 import shlex
+import shutil
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
@@ -82,6 +83,15 @@ def command_line(name: str, words: Iterable[str]) -> str:
 def resume_command(run: Path) -> str:
     """The command that resumes a run."""
     return f"diffusion train {override('hydra.run.dir', run)} ckpt=auto"
+
+
+def pip_install(extra: str) -> str:
+    """The command that adds the packages of an extra to this installation: to a clone, without copying it."""
+    clone, python = Path(__file__).resolve().parents[1], Path(sys.executable)
+    inside = Path(shutil.which("pip") or "").parent == python.parent  # the environment is active
+    what = f"{'.' if clone == Path.cwd() else clone}[{extra}]"
+    what = f"-e {shlex.quote(what)}" if (clone / "pyproject.toml").is_file() else f"'diffusion-experiments[{extra}]'"
+    return f"{'' if inside else f'{python} -m '}pip install {what}"
 
 
 def first_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 
@@ -36,6 +37,21 @@ def test_the_table_of_commands_is_complete(capsys, monkeypatch) -> None:
     main()
     listed = capsys.readouterr().out
     assert all(f"\n  {name} " in listed for name in NAMES)
+
+
+def test_doctor_names_a_package_that_is_too_old_and_the_command_for_an_extra(command, monkeypatch) -> None:
+    versions = {"lightning": "1.9", "hydra-core": "1.3.2"}
+    monkeypatch.setattr("diffusion.doctor.version", lambda name: versions.get(name) or missing(name))
+    status, out, err = command("doctor", [])
+    assert status == 2
+    assert re.search(r"bad +lightning +1.9, needed: ", out)
+    assert re.search(r"note +extra studio .*pip install -e '.*\[studio\]'", out)
+    assert "not usable: " in err
+    assert "hydra-core" not in err
+
+
+def missing(name: str) -> str:
+    raise PackageNotFoundError(name)
 
 
 def test_an_unknown_command_is_refused_with_the_nearest(capsys, monkeypatch) -> None:

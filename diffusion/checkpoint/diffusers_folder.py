@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from diffusion.checkpoint import storage
 from diffusion.config.build import make
 from diffusion.config.choices import choice, composed
-from diffusion.errors import UserError, first_line
+from diffusion.errors import UserError, first_line, pip_install
 from diffusion.model import UNet
 from diffusion.pixels import height_width, resolution_of
 from diffusion.process.prediction import Prediction
@@ -84,7 +84,7 @@ def library() -> Any:
     try:
         import diffusers
     except ImportError as error:
-        raise UserError("a diffusers folder needs diffusers: pip install 'diffusion-experiments[diffusers]'") from error
+        raise UserError(f"a diffusers folder needs diffusers: {pip_install('diffusers')}") from error
     diffusers.utils.logging.set_verbosity(50)  # CRITICAL
     return diffusers
 

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffusion.config.build import flat
 from diffusion.config.choices import RUN, choices, composed, groups
 from diffusion.config.schema import INSTEAD
-from diffusion.errors import UserError, first_line, nearest, of_system, override
+from diffusion.errors import UserError, first_line, nearest, of_system, override, pip_install
 
 HELP = ("--help", "-h", "help")
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
@@ -71,7 +71,7 @@ def _described(error: BaseException) -> str | None:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         listed = error.options or (choices(group) if group in groups() else [])  # Hydra lists none for several choices
         options = [name for name in listed if not name.startswith("_") and "_settings" not in name]
-        extra = "; pip install 'diffusion-experiments[sweep]' installs more" if group.startswith("hydra/") else ""
+        extra = f"; {pip_install('sweep')} installs more" if group.startswith("hydra/") else ""
         return f"{group}={choice}: unknown choice{nearest(choice, options)}; it is one of {', '.join(options)}{extra}"
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
         return f"{of_system(error)} (hydra.run.dir=…)"

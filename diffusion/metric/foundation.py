@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion.errors import UserError, first_line
+from diffusion.errors import UserError, first_line, pip_install
 from diffusion.metric.features import FeatureExtractor
 
 
@@ -38,7 +38,7 @@ class Foundation(FeatureExtractor):
                 raise ValueError(f"{missing} of its weights are missing")
         except Exception as error:  # missing or damaged files raise many kinds of exceptions, with multi-line messages
             raise UserError(
-                f"features of {source}: {first_line(error)}; pip install 'diffusion-experiments[features]', set "
+                f"features of {source}: {first_line(error)}; {pip_install('features')}, set "
                 "features.source=FOLDER to a copy, or use features=lite0"
             ) from error
         self.freeze()

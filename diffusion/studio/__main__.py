@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from diffusion.console import console
-from diffusion.errors import Arguments, UserError
+from diffusion.errors import Arguments, UserError, pip_install
 
 LOCAL = ["127.0.0.1", "localhost"]
 
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 def serve(checkpoint: str, weights: str | float, device: str, host: str, port: int, config_dir: str | None) -> None:
     """Serve the page: without a public link, and without fonts of other servers."""
     if find_spec("gradio") is None:
-        raise UserError("the studio needs gradio: pip install 'diffusion-experiments[studio]'")
+        raise UserError(f"the studio needs gradio: {pip_install('studio')}")
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 

@@ -18,7 +18,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from diffusion.config.build import make
 from diffusion.config.schema import Train
 from diffusion.console import console
-from diffusion.errors import UserError, first_line
+from diffusion.errors import UserError, first_line, pip_install
 from diffusion.files import code_version, replace, versions
 from diffusion.metric.record import Score
 from diffusion.pixels import WIDTH
@@ -112,7 +112,7 @@ def _wandb_id(file: Path, first_step: int) -> str:
 def tensorboard(folder: Path, recipe: Mapping[str, Any]) -> Logger:
     """TensorBoard, with its files in the run's folder. It hides what was logged there from the first step on."""
     if find_spec("tensorboard") is None:
-        raise UserError("logger=tensorboard: it is not installed; pip install 'diffusion-experiments[tensorboard]'")
+        raise UserError(f"logger=tensorboard: it is not installed; {pip_install('tensorboard')}")
     logger = TensorBoardLogger(save_dir=str(folder), name="", version="tensorboard", purge_step=recipe["first_step"])
     logger.log_hyperparams(dict(recipe))
     return logger

@@ -100,5 +100,5 @@ def test_the_browser_draws_the_same_images_as_torch(chromium: Any, tmp_path: Pat
 
 def test_a_missing_onnx_exporter_is_reported_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(UserError, match=r"pip install 'diffusion-experiments\[web\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '.*\[web\]'"):
         network_onnx(network(), (3, 8, 8))

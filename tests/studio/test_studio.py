@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-pytest.importorskip("gradio", reason="the studio's page needs gradio: pip install 'diffusion-experiments[studio]'")
+pytest.importorskip("gradio", reason="the studio's page needs gradio: pip install -e '.[studio]'")
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 

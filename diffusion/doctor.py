@@ -1,0 +1,89 @@
+"""Check this installation: a line for each part, as in a report of an error. Exit status: 2 if one is unusable."""
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, metadata, version
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from rich.table import Table
+
+from diffusion.console import console
+from diffusion.errors import Arguments, UserError, first_line, pip_install
+from diffusion.files import PACKAGE, cache_dir, code_version
+
+GB = 1e9
+OK, NOTE, BAD = "ok", "note", "bad"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Check the installation. Returns the exit status: 0, or 2 if a part is unusable."""
+    return Arguments("doctor", __doc__).run(check, arguments)
+
+
+def check() -> None:
+    """Print each part with its verdict. Raises UserError if one is unusable."""
+    lines = [*packages(), *machine()]
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for verdict, *line in lines:
+        table.add_row(verdict, *line, style={NOTE: "yellow", BAD: "red"}.get(verdict))
+    console.print(table, soft_wrap=False)
+    if bad := [part for verdict, part, _ in lines if verdict == BAD]:
+        raise UserError(f"not usable: {', '.join(bad)}")
+
+
+def packages() -> Iterator[tuple[str, str, str]]:
+    """(verdict, part, what was found) for Python, this program, and the packages that it needs or can use."""
+    about = metadata("diffusion-experiments")
+    yield OK, "Python", f"{platform.python_version()} on {platform.platform()}"  # pip refuses an older one
+    yield OK, "diffusion", f"{code_version()} in {PACKAGE}"
+    missing: dict[str, list[str]] = {extra: [] for extra in about.get_all("Provides-Extra", [])}
+    for each in map(Requirement, about.get_all("Requires-Dist", [])):
+        extra = next((name for name in missing if each.marker and each.marker.evaluate({"extra": name})), "")
+        try:
+            found = version(each.name)
+        except PackageNotFoundError:
+            found = "missing"
+        good = found != "missing" and each.specifier.contains(found, prereleases=True)
+        if extra:
+            missing[extra] += [] if good else [f"{each.name} {found}"]
+        elif not good or each.name in ("torch", "lightning", "hydra-core"):
+            yield OK if good else BAD, each.name, f"{found}, needed: {each.specifier}"
+    for extra in sorted(missing.keys() - {"dev", "bench"}):
+        found = f"not usable: {', '.join(missing[extra])}; {pip_install(extra)}" if missing[extra] else "installed"
+        yield NOTE if missing[extra] else OK, f"extra {extra}", found
+
+
+def machine() -> Iterator[tuple[str, str, str]]:
+    """(verdict, part, what was found) for the devices, folders, weights and accounts."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB
+    yield OK, "CPU", f"{os.cpu_count()} cores, {memory:.0f} GB of memory"
+    try:
+        import torch
+        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+    except Exception as error:
+        yield BAD, "import of torch", first_line(error)
+        return
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    names = [f"{gpu.name} with {gpu.total_memory / GB:.0f} GB" for gpu in gpus]
+    names += ["Apple's MPS"] if torch.backends.mps.is_available() else []
+    yield OK, "GPU", ", ".join(names) or "none: training is slow, except for small images as in experiment=demo"
+    cache = cache_dir()
+    size = sum(file.stat().st_size for file in cache.rglob("*") if file.is_file()) / GB
+    for part, folder, more in (("cache", cache, f", which uses {size:.1f} GB"), ("outputs", Path("outputs"), "")):
+        place = folder.resolve() if folder.exists() else Path.cwd()
+        free, writable = shutil.disk_usage(place).free / GB, os.access(place, os.W_OK)
+        verdict = BAD if not writable else NOTE if free < 5 else OK
+        yield verdict, part, f"{place}{more}; {free:.1f} GB free" + "; not writable" * (not writable)
+    weights = Path(torch.hub.get_dir(), "checkpoints", Path(URL_INCEPTION_V3).name)
+    found = "at hand" if weights.is_file() else f"no {weights}: downloaded on first use; without it, no FID"
+    yield OK if weights.is_file() else NOTE, "Inception", found
+    key = "WANDB_API_KEY" in os.environ or Path.home().joinpath(".netrc").is_file()
+    yield OK, "W&B", os.environ.get("WANDB_MODE") or ("key found" if key else "no key; wandb login, for logger=wandb")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
