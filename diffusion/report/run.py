@@ -135,7 +135,8 @@ def pictures(run: Run, state: str) -> list[Block | None]:
     if "images" in info:
         made = f"Samples of a network that has learned from {info['images']['train']:,} images"
         made += f" in {info.get('steps', 0):,} steps, {duration(info['seconds'])}."
-    words = f"This run is {escaped(state)}." + f" The reason: {escaped(reason)}." * bool(reason)
+    ended = {"failed": "has failed", "died": "has died: its process is gone", "interrupted": "was interrupted"}
+    words = f"This run {ended.get(state, f'is {state}')}." + f" The reason: {escaped(reason)}." * bool(reason)
     return [
         words if reason or state != "complete" else Picture(words),
         images.gallery(run, made),

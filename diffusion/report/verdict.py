@@ -69,10 +69,8 @@ def verdict(run: Run, state: str) -> Verdict:
         going = "goes on" if state == "running" else f"has ended too early ({state})"
         findings[state] = f"The training {going}" + f", at step {steps}." * bool(steps)
     if share := info.get("saturated"):
-        findings["saturated"] = (
-            f"{share:.0%} of the samples are almost entirely black, white or of one colour: they are drawn wrongly, "
-            "whatever the distances say."
-        )
+        wrong = f"{share:.0%} of the samples are almost entirely black, white or of one colour"
+        findings["saturated"] = f"{wrong}: they are drawn wrongly, whatever the distances say."
     findings |= closeness(run.scores) | copying(run.scores)
     if state == "complete":
         findings |= training(run.metrics)
@@ -152,12 +150,10 @@ def copying(scores: Sequence[Score]) -> Findings:
     score = next((score for score in reversed(scores) if score.metric == "copies"), None)
     if score is None or score.interval is None:
         return {}
-    (low, high), flagged, repeats = score.interval, score.source["flagged"], score.source["repeats"]
+    (low, high), flagged, repeats = score.interval, score.source.get("flagged", 0), score.source.get("repeats", 0)
     share = f"{score.n:,} samples ({low:.1%} to {high:.1%})"
     if repeats or low > score.source.get("chance", high):
-        return {
-            "copies": f"{max(flagged, repeats)} of {share} are suspiciously close to a training image: see the pairs."
-        }
+        return {"copies": f"{max(flagged, repeats)} of {share} are very close to a training image: see the pairs."}
     if flagged:
         return {"few copies": f"{flagged} of {share} look like copies of training images, no more than by chance."}
     return {"no copies": f"No copies of training images among {share}."}
@@ -196,12 +192,10 @@ def limits(run: Run) -> list[str]:
     if first is None:
         return []
     n, photographs = first.reference.n or 0, run.info.get("photographs", {}).get(first.reference.split, 0)
-    metric, audited = first.metric, any(score.metric == "copies" for score in own)
+    metric, few, audited = first.metric, 0 < photographs < n, any(score.metric == "copies" for score in own)
     said = {
         "Whether a single picture is beautiful: a distance compares whole sets of images. Look at the samples.": True,
-        f"How near other photographs are: the {n:,} held-out images come from {photographs} of them.": 0
-        < photographs
-        < n,
+        f"How near other photographs are: the {n:,} held-out images come from {photographs} of them.": few,
         "What another training would give: this is one seed. Compare recipes with three.": first.what == "samples",
         f"How it compares with papers: {metric} has other features than FID, and {first.n} samples.": metric != "fid",
         "Whether samples are copies of training images: this was not checked.": not audited,

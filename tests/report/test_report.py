@@ -73,7 +73,7 @@ def test_a_run_without_files_a_failed_one_and_a_damaged_one_have_a_report_or_a_r
     bare.mkdir()
     (bare / "run.json").write_text('{"state": "failed", "reason": "NaN at step 7"}')
     text = write_report(bare)[0].read_text()
-    assert "This run is failed. The reason: NaN at step 7." in text
+    assert "This run has failed. The reason: NaN at step 7." in text
     assert all((bare / link).exists() for link in links(text))
     (run_folder / "metrics.csv").write_text("step,a\n1,x\n")
     for damaged, words in ((run_folder, "metrics.csv"), (tmp_path / "none", "no such folder")):
