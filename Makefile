@@ -47,6 +47,13 @@ test-reliability: $(VENV)/.developer ## Run the reliability tests: kill, damage,
 test-slow: $(VENV)/.developer ## Run the slow tests: train recipes, compile networks, some steps of EDM2-S and CIFAR-10
 	$(RUN) pytest -m slow
 
+.PHONY: test-pythons
+test-pythons: ## Run check, test and test-reliability on each Python from 3.11 to 3.14 that is installed
+	@for n in 11 12 13 14; do \
+	  python3.$$n -c '' 2>/dev/null || { echo "python3.$$n: not installed"; continue; }; \
+	  $(MAKE) --no-print-directory check test test-reliability PYTHON=python3.$$n VENV=.venv-3.$$n || exit 1; \
+	done
+
 .PHONY: check
 check: $(VENV)/.developer ## Check linting, formatting and types
 	$(BIN)/ruff check .
@@ -82,5 +89,5 @@ wheel: $(VENV)/.developer ## Build a wheel that includes the configs and the pho
 
 .PHONY: clean
 clean: ## Remove the environment and caches (runs in outputs/ are kept)
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-3.* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find diffusion tests bench docs -name __pycache__ -prune -exec rm -rf {} +

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import tomllib
 
 import pytest
 
@@ -14,9 +15,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_every_photograph_is_credited():
     credits = (ROOT / "docs/photographs.md").read_text(encoding="utf-8")
+    licence = (PACKAGE / "data/landscapes/LICENSE").read_text(encoding="utf-8")
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     with (PACKAGE / "data/landscapes/CREDITS.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             assert f"| {row['title']} | {row['author']} | {row['licence']} | {row['scene']} |" in credits
+            assert f"\n  {row['file']}: {row['title']}; {row['author']}\n" in licence
+            assert row["licence"].replace("public domain", "LicenseRef-Public-Domain") in declared["license"]
+    assert "diffusion/data/landscapes/LICENSE" in declared["license-files"]
 
 
 @pytest.mark.parametrize("page", ["README.md", *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))])
