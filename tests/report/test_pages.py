@@ -198,10 +198,12 @@ def test_a_request_with_a_foreign_host_header_is_refused(served: Server, host: s
 
 def test_marked_runs_are_compared_on_a_live_page(served: Server, folder: Path, chromium: Any) -> None:
     with visit(chromium, f"http://127.0.0.1:{served.server_address[1]}/") as seen:
-        replace(folder / "demo/run.json", json.dumps({"state": "running"}))
         for run in ("demo", "sweep/0"):
             seen.page.get_by_label(f"compare {run}").check()
+        seen.page.get_by_role("button", name="left").click()
+        replace(folder / "demo/run.json", json.dumps({"state": "running"}))
         seen.page.wait_for_selector("td:text('died'), td:text('running')")  # the page was loaded again
+        assert seen.page.locator("th[aria-sort=ascending]").inner_text() == "left"
         seen.page.get_by_role("button", name="compare").click()
         seen.page.wait_for_selector("h1:text('2 runs')")
         names = seen.page.locator("#curves .chart").first.inner_html()

@@ -121,7 +121,7 @@ def test_a_folder_of_runs_gets_a_list_with_links_to_their_pages(
     make_output(tmp_path / "scored", "evaluate", [{"metric": "fd", "value": 1.5, "what": "samples"}])
     assert report([str(tmp_path / "a"), str(tmp_path / "sweep"), str(tmp_path)]) == 0
     page = (tmp_path / "report.html").read_text()
-    assert re.findall(r'href="([^"#]*/report.html)"', page) == ["a/report.html", "sweep/report.html"]
+    assert re.findall(r'href="([^"#]*/report.html)"', page) == ["sweep/report.html", "a/report.html"]
     for words in ("sweep/1", "<td>scored</td>", "fd 1.5"):
         assert words in page
 

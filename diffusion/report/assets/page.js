@@ -28,7 +28,7 @@ function slider(label, last, first, change) {
 /** Tables are sorted by a click on a head: numbers by size, missing values last. */
 function sortable(table) {
   const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
-  const number = (text) => parseFloat(text.replaceAll(",", ""));
+  const number = (text) => parseFloat((/(?:^|\s)-?\d[\d,.e+-]*/.exec(text)?.[0] ?? "").replaceAll(",", "")); // fd_lite0 78.9: 78.9
   const order = (a, b) => number(a) - number(b) || a.localeCompare(b, undefined, { numeric: true });
   heads.forEach((head, i) => head.replaceChildren(h("button", { type: "button", onclick: () => {
     const down = head.getAttribute("aria-sort") === "ascending" ? -1 : 1, text = (row) => row.cells[i].textContent;
@@ -96,7 +96,7 @@ function choosing(form) {
     link.before(h("input", { type: "checkbox", name: "run", form: form.id, value: decodeURIComponent(link.pathname), "aria-label": `compare ${link.textContent}` }));
 }
 
-/** Ask every few seconds for a newer page, and load it; the reader's sliders, choices, marks and open parts stay. */
+/** Ask every few seconds for a newer page, and load it; the reader's sliders, choices, marks, order and open parts stay. */
 async function follow({ version, refresh }) {
   const fields = [...document.querySelectorAll("input, select, details")], kept = JSON.parse(sessionStorage.getItem(location.href) ?? "{}");
   const marked = (field) => field.type === "checkbox", key = (field, i) => (marked(field) ? field.value : i);
@@ -106,6 +106,8 @@ async function follow({ version, refresh }) {
     field[state(field)] = kept[key(field, i)];
     field.dispatchEvent(new Event(field.matches("select") ? "change" : "input"));
   });
+  const heads = [...document.querySelectorAll("th")], clicks = { ascending: 1, descending: 2 };
+  for (const i of kept.sorted ?? []) heads[i].firstChild.click();
   for (;;) {
     await new Promise((wake) => setTimeout(wake, 1000 * refresh));
     if (document.hidden || document.querySelector("#page :active")) continue;
@@ -113,7 +115,8 @@ async function follow({ version, refresh }) {
     document.body.classList.toggle("silent", !answer || answer.status >= 400);
     if (answer?.status !== 200) continue;
     const chosen = fields.map((field, i) => [key(field, i), field.type === "range" && field.value === field.max ? null : field[state(field)]]);
-    sessionStorage.setItem(location.href, JSON.stringify(Object.fromEntries(chosen)));
+    const sorted = heads.flatMap((head, i) => Array(clicks[head.getAttribute("aria-sort")] ?? 0).fill(i));
+    sessionStorage.setItem(location.href, JSON.stringify({ ...Object.fromEntries(chosen), sorted }));
     return location.reload();
   }
 }
