@@ -9,14 +9,12 @@ from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from rich.table import Table
 
 from diffusion.console import console
 from diffusion.errors import Arguments, UserError, first_line, pip_install
 from diffusion.files import PACKAGE, cache_dir, code_version
 
-GB = 1e9
-OK, NOTE, BAD = "ok", "note", "bad"
+OK, NOTE, BAD, GB = "ok", "note", "bad", 1e9
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,10 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
 def check() -> None:
     """Print each part with its verdict. Raises UserError if one is unusable."""
     lines = [*packages(), *machine()]
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for verdict, *line in lines:
-        table.add_row(verdict, *line, style={NOTE: "yellow", BAD: "red"}.get(verdict))
-    console.print(table, soft_wrap=False)
+    for verdict, part, found in lines:
+        console.print(f"{verdict:<6}{part:<19}{found}", style={NOTE: "yellow", BAD: "red"}.get(verdict))
     if bad := [part for verdict, part, _ in lines if verdict == BAD]:
         raise UserError(f"not usable: {', '.join(bad)}")
 
