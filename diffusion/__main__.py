@@ -12,6 +12,7 @@ from diffusion.errors import nearest
 COMMANDS = {  # by what a user wants: the name of a module of diffusion, and what it does
     "Make a model": {
         "train": "train a model on images, resume a run, or run a sweep",
+        "finetune": "go on from a trained model with your own photographs",
         "new": "write a network, sampler or other part of your own, with its test",
     },
     "Use it": {
@@ -42,8 +43,9 @@ NAMES = [name for commands in COMMANDS.values() for name in commands]
 ABOUT = """\
 Diffusion models on images: train, sample, edit and compare them.
 
-  diffusion train experiment=demo     a first model in a few minutes, on any machine
-  diffusion sample ckpt=last          64 images from it
+  diffusion sample ckpt=demo          36 images from the model that comes with the program, in seconds
+  diffusion train experiment=demo     train this model, in a few minutes on any machine
+  diffusion finetune demo PHOTOS      make it a model of your own photographs
 """
 
 

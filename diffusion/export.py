@@ -41,7 +41,8 @@ def export(
         model = restore.restore(find.trained(checkpoint), weights)
         if sampler:
             model.config["sampler"] = choice("sampler", sampler)
-    file = file or model.path.with_name(model.path.stem + SUFFIXES[format])
+    place = Path(checkpoint) if model.path.is_relative_to(find.BUNDLED) else model.path
+    file = file or place.with_name(place.stem + SUFFIXES[format])
     if file.is_file() and b"diffusion-experiments" not in file.read_bytes()[: 1 << 20]:
         raise UserError(f"{file}: a file that diffusion has not written; choose another name")
     if format == "safetensors":

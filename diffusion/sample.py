@@ -1,6 +1,6 @@
 """Draw images from a trained model.
 
-diffusion sample ckpt=RUN                                             64 images with the run's sampler
+diffusion sample ckpt=RUN                                             36 images with the run's sampler
 diffusion sample ckpt=… n=64 sampler=ddim sampler.steps=50 seed=0     another sampler
 diffusion sample ckpt=… n=8 trajectory=true                           also save the denoising steps
 """

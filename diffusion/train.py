@@ -16,29 +16,13 @@ if __name__ == "__main__" and os.isatty(1):  # before the imports that take long
     print("starting …", end="\r", flush=True)
 
 from functools import partial
-from pathlib import Path
 
 from diffusion import launch
 from diffusion.config.schema import Train
 from diffusion.runs.command import command
 from diffusion.training import jobs
 
-
-def train(settings: Train, folder: Path, words: list[str]) -> None:
-    """Train in this process, or in one process for each of several devices."""
-    if (begun := jobs.begin(settings, folder, words)) is None:
-        return
-    settings, record = begun
-    if launch.is_rank():
-        launch.shared_folder(folder)
-        launch.as_rank("train", partial(jobs.work, folder))
-    elif jobs.devices_of(settings.trainer) > 1:
-        jobs.run_in_processes(settings, record)
-    else:
-        jobs.train(settings, folder, record)
-
-
-compose_and_train = command("train", Train, __doc__, train, job=jobs.run_job)
+compose_and_train = command("train", Train, __doc__, jobs.start, job=jobs.run_job, completed=jobs.inheriting)
 
 
 def main() -> None:

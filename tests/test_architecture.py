@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 
+from diffusion.checkpoint.find import BUNDLED
 from diffusion.config.choices import conf_dir
 from diffusion.files import PACKAGE
 from diffusion.new import EXAMPLES
@@ -60,5 +61,6 @@ def test_the_wheel_contains_configs_results_and_photographs(tmp_path):
     photographs = [name for name in names if name.startswith("diffusion/data/landscapes/photos/")]
     assert len(photographs) == 37
     tables = {f"diffusion/data/landscapes/{name}.csv" for name in ("CREDITS", "windows")}
-    assert {*tables, "diffusion/py.typed"} <= names
+    model = [f"diffusion/pretrained/{path.relative_to(BUNDLED)}" for path in BUNDLED.rglob("*.*")]
+    assert {*tables, *model, "diffusion/py.typed"} <= names
     assert not any(name.startswith("tests/") for name in names)

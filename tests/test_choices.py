@@ -39,7 +39,7 @@ def test_every_choice_has_valid_types_and_can_be_built(group, name):
 
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_every_experiment_is_the_same_in_a_checkpoint(name):
-    chosen = settings([f"experiment={name}"])
+    chosen = settings([f"experiment={name}", "init=x"])
     for group, node in chosen.model_dump().items():
         if group in groups() and group != "guidance":
             check_node(node, group)
@@ -48,7 +48,7 @@ def test_every_experiment_is_the_same_in_a_checkpoint(name):
     for part in (*PARTS, *OPTIONAL_PARTS):
         check_targets(read[part], part, "here")
     assert validated(Train, read) == chosen
-    assert settings([f"experiment={name}", "ema=none", "optimizer=adamw"]).ema is None
+    assert settings([f"experiment={name}", "init=x", "ema=none", "optimizer=adamw"]).ema is None
 
 
 @pytest.mark.parametrize("name", choices("optimizer"))

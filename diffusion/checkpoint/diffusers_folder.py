@@ -210,9 +210,10 @@ def _foreign(folder: Path, theirs: Mapping[str, Any]) -> dict[str, Any]:
     _check_same(theirs, again.config, but=("num_class_embeds",))
     images = {"resolution": resolution_of(*height_width(size)), "channels": theirs["in_channels"]}
     data = {**composed("train")["data"], **images}
+    facts, model["classes"] = {"classes": model["classes"]}, 0  # in a configuration, it follows from the labels
     config = {"model": model, **_process(folder / "scheduler"), "data": data, "seed": 0, "label_dropout": 0.0}
-    labels = {str(number): 1 for number in range(model["classes"])}
-    return {"config": yaml.safe_dump(config), "global_step": 0, "epoch": 0, "labels": labels}
+    labels = {str(number): 1 for number in range(facts["classes"])}
+    return {"config": yaml.safe_dump(config), "facts": facts, "global_step": 0, "epoch": 0, "labels": labels}
 
 
 def _process(folder: Path) -> dict[str, dict[str, Any]]:

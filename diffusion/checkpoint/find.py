@@ -1,5 +1,6 @@
 """The checkpoints of runs: which one `ckpt=` selects, the weights of early steps, and which can be removed."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,8 +10,11 @@ from diffusion.checkpoint import diffusers_folder, storage
 from diffusion.checkpoint.restore import Restored, read, restore
 from diffusion.console import console
 from diffusion.errors import UserError
+from diffusion.files import PACKAGE
 from diffusion.metric.precision import set_precision
 from diffusion.runs.folder import is_sweep, runs_below
+
+BUNDLED = PACKAGE / "pretrained"  # name -> folder of a run, of which docs/pretrained.py has kept only the weights
 
 
 def trained(ckpt: str | Path) -> Path:
@@ -18,7 +22,7 @@ def trained(ckpt: str | Path) -> Path:
 
     Raises UserError if there is none.
     """
-    run = Path(ckpt)
+    run = named(ckpt)
     if str(ckpt) == "last":
         run = newest([*runs_below(Path("outputs"))], "in outputs")
     path = of_run(run)
@@ -37,11 +41,23 @@ def opened(ckpt: str | Path, weights: str | float) -> Restored:
     return restored
 
 
+def named(ckpt: str | Path) -> Path:
+    """The path that `ckpt` is; the folder of a bundled model, such as `demo`, if there is none of this name here."""
+    return bundled if (bundled := BUNDLED / ckpt).is_dir() and not Path(ckpt).exists() else Path(ckpt)
+
+
 def of_run(path: Path) -> Path:
     """Resolve a path to a checkpoint. For a run's folder: its last.ckpt, otherwise its newest checkpoint or weights.
 
-    A file or a diffusers folder is returned unchanged. Raises UserError for any other folder without a checkpoint.
+    A file or a diffusers folder is returned unchanged. For a checkpoint that is gone because its run kept only the
+    weights, it is the file of these. Raises UserError, with what is there, for another one that is gone, and for a
+    folder without a checkpoint.
     """
+    if path.suffix == ".ckpt" and not os.path.lexists(path) and (there := saved(path.parent)):
+        if (weights := path.with_suffix(storage.SUFFIX)) not in there:
+            raise UserError(f"ckpt={path}: no such file; its run has kept {', '.join(file.name for file in there)}")
+        console.print(f"{path.name}: the run has kept only its weights, {weights}")
+        return weights
     if not path.is_dir() or (path / diffusers_folder.INDEX).is_file():
         return path
     files = saved(path)
@@ -74,7 +90,7 @@ def find(ckpt: str, folder: Path) -> tuple[Path, dict[str, Any]] | None:
             raise UserError(f"ckpt=auto: no checkpoint in {folder} can be read; ckpt=null starts from scratch")
         console.print("ckpt=auto: there is no checkpoint yet; starting from scratch")
         return None
-    run = Path(ckpt)
+    run = named(ckpt)
     if ckpt == "last":  # the other jobs of a sweep have other recipes
         beside = [] if is_sweep(folder.parent) else [*folder.parent.glob("*")]
         run = folder if files else newest(beside, f"in {folder.parent}")
@@ -85,7 +101,8 @@ def find(ckpt: str, folder: Path) -> tuple[Path, dict[str, Any]] | None:
 def saved(run: Path) -> list[Path]:
     """The checkpoints of a run or of a folder of checkpoints, or the exported weights if only these were kept."""
     folder = run / "checkpoints" if (run / "checkpoints").is_dir() else run
-    return storage.all_files(folder) or sorted((run / "checkpoints").glob(f"*{storage.SUFFIX}"))
+    weights = folder.glob(f"*{storage.SUFFIX}") if folder.name == "checkpoints" else ()
+    return storage.all_files(folder) or sorted(weights)
 
 
 def newest(runs: list[Path], where: str) -> Path:

@@ -44,7 +44,10 @@ Devices = Annotated[
 ]
 Trained = Annotated[
     str,
-    Field(description="A run, a checkpoint, an exported file, a diffusers folder, or `last`: the run that saved last."),
+    Field(
+        description="A run, a checkpoint, an exported file or a diffusers folder; `last`: the run that saved last; "
+        "`demo`: the bundled model, as experiment=demo trains it."
+    ),
 ]
 
 
@@ -164,8 +167,8 @@ class Train(Settings):
     """Resume from `auto`: the newest intact checkpoint in this folder, if any; `last`: last.ckpt of this folder or of
     the newest run beside it; or a run or a checkpoint. `null` on the command line starts over and removes this run."""
     init: str | None = None
-    """Start a new run from the weights of a run, a checkpoint, an exported file or a diffusers folder, as far as their
-    names and shapes match."""
+    """Start a new run from the weights of a model, named as for `ckpt` of diffusion sample. Its network, schedule and
+    prediction, and the size and channels of its images, are inherited unless they are given."""
 
     data: Group
     model: Group
@@ -238,7 +241,7 @@ class Sample(Drawn):
     """Draw images from a trained model."""
 
     devices: Devices = "auto"
-    n: Count = 64
+    n: Count = 36
     """Number of images."""
     trajectory: bool = False
     """Also save the denoising steps of the first 8 images, as trajectory.gif."""
@@ -279,7 +282,7 @@ class Evaluate(Scored):
     """Score a trained model, or a folder of images, against real images."""
 
     ckpt: str | None = None
-    """Score samples of this run, checkpoint, exported file or diffusers folder, or of the `last` run."""
+    """Score samples of this run, checkpoint, exported file or diffusers folder, of the `last` run, or of `demo`."""
     images: str | None = None
     """Score the images in this folder instead, such as the `images` folder of `diffusion sample`."""
     again: bool = False

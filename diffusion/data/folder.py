@@ -207,19 +207,23 @@ def listed(root: Path) -> dict[str, Path]:
     return dict(sorted(files.items()))
 
 
+def sizes(root: Path) -> Iterator[tuple[int, int]]:
+    """Yield (width, height) in pixels of each image in a folder, read from its header."""
+    for file in listed(root).values():
+        with contextlib.suppress(Exception):  # not an image
+            yield opened(file).size
+
+
 def common_size(root: Path) -> tuple[int, int] | None:
-    """(height, width) in pixels of all images in a folder, read from their headers; None if there are no images.
+    """(height, width) in pixels of all images in a folder; None if there are no images.
 
     Raises UserError if their sizes differ.
     """
-    sizes = set()
-    for file in listed(root).values():
-        with contextlib.suppress(Exception):  # not an image
-            sizes.add(opened(file).size)
-    if len(sizes) > 1:
-        found = " and ".join(f"{width}x{height}" for width, height in sorted(sizes)[:2])
+    every = {*sizes(root)}
+    if len(every) > 1:
+        found = " and ".join(f"{width}x{height}" for width, height in sorted(every)[:2])
         raise UserError(f"{root}: images of different sizes, such as {found}; resize them, as by data.resolution=64")
-    return sizes.pop()[::-1] if sizes else None
+    return every.pop()[::-1] if every else None
 
 
 def labels_of(source: str | Path, root: Path, files: Sequence[str]) -> dict[str, str]:

@@ -110,6 +110,16 @@ def latest_grid(run: Run) -> Path | None:
     return final if final.is_file() else run.grids[-1][1] if run.grids else None
 
 
+def before_and_after(run: Run) -> Html | None:
+    """The first samples of a run that started from a trained model, with the weights there and with its own."""
+    if not run.config.get("init") or not run.grids or run.grids[0][0] > 0:
+        return None
+    grid = tiles(opened(run.grids[0][1]))
+    columns = math.ceil(math.sqrt(len(grid)))
+    pair = {"before": Image.fromarray(arranged(grid, columns)), "after": latest(run, len(grid), columns)}
+    return side_by_side({name: picture for name, picture in pair.items() if picture is not None})
+
+
 def side_by_side(pictures: Mapping[str, Image.Image]) -> Html | None:
     """Pictures with their names, if there are any."""
     found = [captioned(shown(each, name, max(1, min(4, 400 // each.width))), name) for name, each in pictures.items()]

@@ -100,6 +100,7 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
     }
     return [
         Section("", pictures(run, state)),
+        Section("Before and after", [images.before_and_after(run)]),
         Section("How good is it?", judgement(run, found)),
         Section("Next step", [found.step, SHELL.format(found.command)]),
         Section("Training", [strip, *training(run, schedule)]),

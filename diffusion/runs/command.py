@@ -7,6 +7,7 @@ signal, such as 130 for Ctrl-C: a training run first saves its state.
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -37,13 +38,18 @@ from diffusion.runs.folder import check_output
 S = TypeVar("S", bound=Settings)
 Task = Callable[[S, Path, list[str]], Any]
 """(settings, folder, words of the command line) -> the result of a job, which a sweeper optimizes."""
+Values = dict[str, Any]
 
 
-def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] | None = None) -> Callable[..., None]:
+def command(
+    name: str, schema: type[S], about: str, task: Task[S], job: Task[S] | None = None,
+    completed: Callable[[Values, list[str]], Values] = lambda values, words: values,
+) -> Callable[..., None]:  # fmt: skip
     """Create the main function of a command with its choices in conf/NAME.yaml and its settings in `schema`.
 
     `about` describes it, with examples, for `--help`. `task` is called after Hydra has finished; for a job of a sweep
-    (`-m`), Hydra calls `job`, by default the same, maybe in another process.
+    (`-m`), Hydra calls `job`, by default the same, maybe in another process. `completed` adds to the composed values
+    those that they leave to the model of `init`.
     """
     register(name)
     naming.register()
@@ -60,17 +66,19 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
                 stack.enter_context(searching([given.config_dir]))
                 if print_help(name, schema, about, typed):
                     return
-                single: list[tuple[Path, Any]] = []
                 if name == "train" and not sweep and (resumed := resumed_run(words)):
-                    single.append(resumed)
-                else:
-                    given.overrides = [*words]  # Hydra adds its mode
-                    version.setbase("1.3")
-                    # What hydra.main does, which itself would read sys.argv instead of these words.
-                    composed = partial(run_composed, schema, job or task, single)
-                    _run_hydra(given, get_args_parser(), composed, str(conf_dir()), name)
+                    task(validated(schema, resumed[1]), resumed[0], words)
+                    return
+                given.overrides = [*words]  # Hydra adds its mode
+                if any(word.startswith("init=") for word in words):  # its parts may have settings of their own
+                    given.overrides = [re.sub(r"^(?!hydra)(?=\w+\.)", "++", word) for word in words]
+                version.setbase("1.3")
+                single: list[tuple[Path, Any]] = []
+                # What hydra.main does, which itself would read sys.argv instead of these words.
+                composed = partial(run_composed, schema, job or task, single, completed)
+                _run_hydra(given, get_args_parser(), composed, str(conf_dir()), name)
                 for folder, values in single:
-                    task(validated(schema, values), folder, words)
+                    task(validated(schema, completed(values, words)), folder, words)
             except KeyboardInterrupt:
                 sys.exit(130)
             except Interrupted as stop:
@@ -85,16 +93,18 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
     return main
 
 
-def run_composed(schema: type[S], job: Task[S], single: list[tuple[Path, Any]], config: DictConfig) -> Any:
+def run_composed(
+    schema: type[S], job: Task[S], single: list[tuple[Path, Any]], completed: Callable[..., Any], config: DictConfig
+) -> Any:
     """Called by Hydra with a configuration: run a job of a sweep, or keep the folder and values of a `single` run."""
-    values: Any = OmegaConf.to_container(config, resolve=True)
     context = HydraConfig.get()
+    values: Any = OmegaConf.to_container(config, resolve=True)
     folder = Path(context.runtime.output_dir)
     if context.mode == RunMode.MULTIRUN:
         check_output(folder)
-        sources = context.runtime.config_sources  # known in the process of a launcher, too
-        with searching(each.path for each in sources if each.provider == "command-line"):
-            return job(validated(schema, values), folder, [*context.overrides.task])
+        words, sources = [*context.overrides.task], context.runtime.config_sources
+        with searching(each.path for each in sources if each.provider == "command-line"):  # for launchers, too
+            return job(validated(schema, completed(values, words)), folder, words)
     return single.append((folder, values))
 
 
@@ -109,10 +119,8 @@ def written(word: str) -> str:
 def resumed_run(words: list[str]) -> tuple[Path, dict[str, Any]] | None:
     """The folder and the settings of the run that `hydra.run.dir=RUN ckpt=auto` resumes; None for other overrides.
 
-    These are the settings that the run has saved, changed by the overrides. They are data, never a command line: no
-    interpolation is resolved, and a class that conf/ does not name is only built if the overrides name it again,
-    directly or with a folder of choices (`--config-dir`). With `experiment=…`, the command line states the whole recipe
-    again, and Hydra composes it.
+    These are the settings that the run has saved, changed by the overrides. With `experiment=…`, the command line
+    states the whole recipe again, and Hydra composes it.
     """
     overrides = OverridesParser.create().parse_overrides(words)
     given = {override.key_or_group: override.value() for override in overrides}
@@ -124,7 +132,15 @@ def resumed_run(words: list[str]) -> tuple[Path, dict[str, Any]] | None:
         return None
     check_output(folder)
     console.print(f"resuming with the settings in {file}")
-    settings = plain_config(file.read_text("utf-8"), file)
+    return folder, changed(plain_config(file.read_text("utf-8"), file), overrides, folder)
+
+
+def changed(settings: Values, overrides: list[Override], where: Path) -> Values:
+    """The settings in a file, changed by overrides.
+
+    They are data, never a command line: no interpolation is resolved, and a class that conf/ does not name is only
+    built if the overrides name it again, directly or with a folder of choices (`--config-dir`).
+    """
     for override in sorted(overrides, key=lambda each: each.key_or_group not in groups()):  # choices come first
         if not override.key_or_group.startswith("hydra"):
             change(settings, override)
@@ -132,8 +148,8 @@ def resumed_run(words: list[str]) -> tuple[Path, dict[str, Any]] | None:
     named = [{"_target_": o.value()} for o in overrides if o.key_or_group.endswith("._target_")]
     for part, node in composed.items():
         if part in groups():
-            check_targets(node, part, folder, named)
-    return folder, composed
+            check_targets(node, part, where, named)
+    return {**composed}
 
 
 def change(settings: dict[str, Any], override: Override) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
+from diffusion.config.choices import OF_INIT
 from diffusion.errors import UserError, first_line
 from diffusion.files import replace
 from diffusion.metric.record import Score
@@ -107,6 +108,9 @@ class Run:
         places = {key.rpartition("@")[2]: str(name) for key, name in made.items() if not key.startswith("hydra/")}
         if "recipe" in self.config:  # the choices of an evaluation, which may leave them to the run of its model
             return {key: name for key, name in places.items() if key != "data" and name not in ("run", "None")}
+        if self.config.get("init"):  # it inherits what was not given
+            given = {word.partition("=")[0] for word in self.overrides}
+            return {key: name for key, name in places.items() if key not in OF_INIT or key in given}
         return places
 
     @property

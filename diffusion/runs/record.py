@@ -122,8 +122,8 @@ class RunRecord:
                 self.lock.close()
 
 
-def claim(folder: Path, words: Sequence[str]) -> RunRecord:
-    """Begin a run in `folder`, holding its lock. Only one of two simultaneous claims succeeds.
+def claim(folder: Path, words: Sequence[str], name: str = "train") -> RunRecord:
+    """Begin a run of the command `name` in `folder`, holding its lock. Only one of two simultaneous claims succeeds.
 
     Raises UserError if a run is alive there: two would destroy each other's checkpoints.
     """
@@ -141,7 +141,7 @@ def claim(folder: Path, words: Sequence[str]) -> RunRecord:
     record = RunRecord(folder)
     record.lock = held
     previous = {file: file.read_bytes() for file in (record.path, folder / CONFIG) if file.is_file()}
-    record.begin(command_line("train", words))
+    record.begin(command_line(name, words))
     record.previous = previous
     return record
 

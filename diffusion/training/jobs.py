@@ -20,6 +20,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -28,7 +29,17 @@ from diffusion.config.choices import searched, searching
 from diffusion.config.schema import Train, Trainer
 from diffusion.console import console
 from diffusion.errors import Interrupted, ProcessLost, UserError, override, resume_command
-from diffusion.launch import PARENT, as_rank, end_with_parent, is_rank, launch, queued_again, requeue, stopped_by
+from diffusion.launch import (
+    PARENT,
+    as_rank,
+    end_with_parent,
+    is_rank,
+    launch,
+    queued_again,
+    requeue,
+    shared_folder,
+    stopped_by,
+)  # fmt: skip
 from diffusion.runs.command import few_metrics
 from diffusion.runs.folder import holds_checkpoints, read_yaml
 from diffusion.runs.record import CONFIG, RunRecord, claim, write_config
@@ -36,7 +47,19 @@ from diffusion.runs.record import CONFIG, RunRecord, claim, write_config
 WORKER = "diffusion.training.jobs"
 
 
-def begin(settings: Train, folder: Path, words: Sequence[str], job: bool = False) -> tuple[Train, RunRecord] | None:
+def inheriting(values: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """Composed settings with those that a run inherits with the weights of `init`, if it has one."""
+    if values["init"] is None:
+        return values
+    few_metrics()
+    from diffusion.training.resume import inherited
+
+    return inherited(values, words)
+
+
+def begin(
+    settings: Train, folder: Path, words: Sequence[str], job: bool = False, name: str = "train"
+) -> tuple[Train, RunRecord] | None:
     """Claim `folder` for a run with these settings and write its config.yaml. Returns its settings and its record.
 
     A job of a sweep, and a run that SLURM has requeued, go on from their own last checkpoint. If they are complete, or
@@ -60,9 +83,23 @@ def begin(settings: Train, folder: Path, words: Sequence[str], job: bool = False
                 f"{folder} contains checkpoints of another run (see its {CONFIG}): ckpt=auto resumes from them, "
                 "another hydra.run.dir or hydra.sweep.dir keeps them, ckpt=null overwrites them"
             )
-    record = claim(folder, words)
+    record = claim(folder, words, name)
     write_config(settings, folder)
     return settings, record
+
+
+def start(settings: Train, folder: Path, words: Sequence[str], name: str = "train") -> None:
+    """Train in this process, or in one process for each of several devices, for the command `name` with these words."""
+    if (begun := begin(settings, folder, words, name=name)) is None:
+        return
+    settings, record = begun
+    if is_rank():
+        shared_folder(folder)
+        as_rank("train", partial(work, folder))
+    elif devices_of(settings.trainer) > 1:
+        run_in_processes(settings, record)
+    else:
+        train(settings, folder, record)
 
 
 def train(settings: Train, folder: Path, record: RunRecord | None) -> None:

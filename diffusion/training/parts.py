@@ -158,7 +158,7 @@ class Run:
                 )
         if pictured is None:
             every = settings.samples.every_n_epochs
-            pictures = 1 + (self.clock.total // self.clock.steps(every) if every else 0)
+            pictures = 1 + (self.clock.total // self.clock.steps(every) + (settings.init is not None) if every else 0)
             pictured = min(SHOWN, training // (nfe * pictures))
         return scored, pictured
 

@@ -41,6 +41,8 @@ def averaged_weights(module: pl.LightningModule) -> Iterator[None]:
 class Periodic(Callback):
     """Base class for work with the averaged weights after every `epochs` epochs; subclasses implement `work`.
 
+    A run that starts from other weights (`init`) also does it with these, at step 0.
+
     A signal interrupts the work (`saving.Checkpoints` stops the run). The resumed run repeats it before its first step
     if `is_done` is false for the step where it starts.
     """
@@ -59,7 +61,8 @@ class Periodic(Callback):
             self.work_if_due(trainer, pl_module)
 
     def work_if_due(self, trainer: pl.Trainer, module: Diffusion) -> None:
-        if self.run.clock.every(self.epochs, trainer.global_step):
+        begins = trainer.global_step == 0 and self.run.settings.init is not None
+        if begins or self.run.clock.every(self.epochs, trainer.global_step):
             if self.run.record is not None:
                 self.run.record.spent("training")
             with contextlib.suppress(Interrupted):

@@ -1,18 +1,25 @@
 """How a run begins: with `ckpt` it resumes from a checkpoint; with `init` it is new, but starts from given weights."""
 
-from collections.abc import Mapping
+import re
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from torch import Tensor, nn
 
-from diffusion.checkpoint.find import find, trained
+from diffusion.checkpoint.find import find, run_folder, trained
 from diffusion.checkpoint.restore import PREFIX, network_weights, read, what_changed
 from diffusion.config.build import flat, plain_config
+from diffusion.config.choices import OF_INIT
 from diffusion.config.schema import Train
 from diffusion.console import console, count
 from diffusion.errors import UserError, shown
+from diffusion.runs.command import changed
+from diffusion.runs.record import CONFIG
 
+SIZE = ("resolution", "channels")  # of the images, in `data`
 # The learned weights and the saved state depend on these settings:
 FIXED = ("schedule.", "prediction.", "optimizer._target_", "ema._target_", "ema.lengths")
 UNSAID = ("ckpt", "name", "trainer.max_", "checkpoint.", "samples.", "score.", "sweep.", "restarts")  # without effect
@@ -111,30 +118,62 @@ def place(checkpoint: dict[str, Any], accumulate: int, total: int, due: bool) ->
     progress["epoch_loop.state_dict"]["_batches_that_stepped"] = step - due  # counted after the validation
 
 
-def start_from(init: str, network: nn.Module, config: Mapping[str, Any]) -> None:
+def initial(init: str) -> tuple[Path, dict[str, Any]]:
+    """The file of the model that `init` names, and its contents. Raises UserError if it cannot be read."""
+    try:
+        return (path := trained(init)), read(path)
+    except UserError as error:
+        raise UserError(str(error).replace("ckpt=", "init=", 1)) from error
+
+
+def inherited(values: dict[str, Any], words: Sequence[str], everything: bool = False) -> dict[str, Any]:
+    """Composed settings, with the network, schedule, prediction and image size of the model that `init` names.
+
+    With `everything`, all settings are those of the model, except for the images and the name of the run. What the
+    `words` of the command line choose stays, and single settings in them change those of the model.
+    """
+    path, contents = initial(values["init"])
+    recipe, file = plain_config(contents["config"], path), run_folder(path) / CONFIG
+    if path.parent.name == "checkpoints" and file.is_file():  # an exported file has only a part of the recipe
+        recipe = plain_config(file.read_text("utf-8"), file) | recipe
+    overrides = OverridesParser.create().parse_overrides([*words])
+    places = [str(each.package or each.key_or_group) for each in overrides]
+    parts = values.keys() - {"name", "ckpt", "init", "data"} if everything else OF_INIT
+    nodes = {part: recipe[part] for part in values if part in parts and part in recipe and part not in places}
+    changes = [each for each, place in zip(overrides, places, strict=True) if place.partition(".")[0] in nodes]
+    copied = [*SIZE, "batch_size", "global_batch_size", "eval_batch_size", "flip"] if everything else SIZE
+    data = {key: recipe["data"][key] for key in copied if key in recipe["data"] and f"data.{key}" not in places}
+    return values | changed(nodes, changes, path) | {"data": values["data"] | data}
+
+
+def start_from(init: str, network: nn.Module, config: Mapping[str, Any], command: str = "") -> None:
     """Copy those weights of a model into `network` that match its own by name and shape, and print their number.
 
     The averaged weights are used if there are any. The other weights of `network` keep their initial values.
 
     Args:
-        init: a run, a checkpoint, an exported file, a diffusers folder, or `last`.
+        init: a run, a checkpoint, an exported file, a diffusers folder, a bundled model, or `last`.
         config: the run's configuration; its schedule and prediction are compared with those of the model.
+        command: the command line of the run.
 
-    Raises UserError if the model cannot be read, or if none of its matrices fits.
+    Raises UserError if the model cannot be read, or if less than half of the network's numbers are in it.
     """
-    try:
-        path = trained(init)
-        contents = read(path)
-    except UserError as error:
-        raise UserError(str(error).replace("ckpt=", "init=", 1)) from error
+    path, contents = initial(init)
     found, own = network_weights(contents["state_dict"]), network.state_dict()
     fitting = [name for name in own if name in found and found[name].shape == own[name].shape]
-    if not any(own[name].ndim > 1 for name in fitting):  # the shape of a bias may match by chance
-        raise UserError(f"init={path}: none of its weights fits the model; choose the one that it was trained with")
+    fit, whole = (sum(own[name].numel() for name in names) for names in (fitting, own))
+    if 2 * fit < whole:
+        words = shlex.split(command)
+        fix = shlex.join(word for word in words if not re.match(r"[+~]*model\b", word))
+        raise UserError(
+            f"init={path}: only {fit:,} of the network's {whole:,} numbers are in it; without settings of the model, "
+            f"the network is that of init: {fix}"
+        )
     for name in fitting:
         own[name].copy_(found[name])
-    loaded = f"loaded {count(len(fitting), 'weight')} of {len(own)}"
-    console.print(f"starting from {path}, step {contents['global_step']}: {loaded}")
+    loaded, new = f"loaded {count(len(fitting), 'weight')} of {len(own)}", [name for name in own if name not in fitting]
+    more = f"; newly initialized: {', '.join(new[:3])}{', …' * (len(new) > 3)}" if new else ""
+    console.print(f"starting from {path}, step {contents['global_step']}: {loaded}{more}")
     theirs = plain_config(contents["config"], path)
     if parts := [part for part in ("schedule", "prediction") if theirs.get(part) != config[part]]:
         console.print(f"  it was trained with another {' and '.join(parts)} and must adapt to this one", style="yellow")

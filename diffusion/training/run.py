@@ -49,7 +49,8 @@ def prepare(settings: Train, folder: Path, record: RunRecord | None) -> tuple[Ru
     if resumed is not None:
         resumed.check(module.state_dict(), run.data.keys, run.clock.total, folder)
     elif settings.init is not None:
-        start_from(settings.init, module.denoiser.network, settings.model_dump())
+        command = RunRecord(folder).content.get("command", "")
+        start_from(settings.init, module.denoiser.network, settings.model_dump(), command)
     equip(trainer, run, module)
     begin(trainer, run)
     return run, module, trainer

@@ -11,6 +11,7 @@ import torch
 from diffusion import export, prune
 from diffusion.checkpoint import find, restore, storage
 from diffusion.checkpoint.storage import snapshot
+from diffusion.errors import UserError
 
 
 def run(folder: Path, state: str, best: bool = True) -> Path:
@@ -63,7 +64,11 @@ def test_the_kept_files_can_be_sampled_and_not_trained_further(command, tiny, tw
     before = restore.restore(find.of_run(folder)).denoiser.network.state_dict()
     assert prune.main([str(tmp_path), "--yes", *["--weights"] * weights]) == 0
     assert names(folder) == (["averages", "last.safetensors"] if weights else ["averages", "best.ckpt"])
-    kept = restore.restore(find.of_run(folder)).denoiser.network.state_dict()
+    there, gone = ("last.safetensors", "best.ckpt") if weights else ("best.ckpt", "last.ckpt")
+    with pytest.raises(UserError, match=f"{gone}: no such file; its run has kept {there}"):
+        find.of_run(folder / "checkpoints" / gone)
+    path = folder / "checkpoints/last.ckpt" if weights else folder  # of which the weights were kept
+    kept = restore.restore(find.of_run(path)).denoiser.network.state_dict()
     assert all(torch.equal(value, kept[name]) for name, value in before.items())
     if weights:
         status, _, err = command("train", [*tiny, "trainer.max_steps=3", f"hydra.run.dir={folder}", "ckpt=auto"])

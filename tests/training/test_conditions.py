@@ -58,7 +58,7 @@ def test_a_run_goes_through_its_stages_and_resumes_bit_for_bit(tiny, tmp_path, m
 
     monkeypatch.setattr(Consistency, "forward", forward)
     overrides = [
-        *tiny, "experiment=ect", "model.dropout=0.3", "objective.stages=3", "trainer.max_steps=6",
+        *tiny, "experiment=ect", "init=null", "model.dropout=0.3", "objective.stages=3", "trainer.max_steps=6",
         "trainer.accumulate_grad_batches=2", "checkpoint.every_n_steps=1", "checkpoint.keep=20", "samples.n=0",
     ]  # fmt: skip
     train(overrides, tmp_path / "whole")
