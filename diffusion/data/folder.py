@@ -110,7 +110,13 @@ class Folder(ImageData):
         label = {} if self.labels is None else labels_of(self.labels, self.root, photos)
         if label:
             every, self.classes = labelled(every, [label[photo] for photo in photos])
-        return {name: every.take(rows) for name, rows in self._split(photos, label).items()}
+        splits = {name: every.take(rows) for name, rows in self._split(photos, label).items()}
+        for name in ("val", "test") if label else ():
+            found = {self.classes[i] for i in splits[name].labels.tolist()}  # type: ignore[union-attr]
+            if found and (missing := [kind for kind in self.classes if kind not in found]):
+                which = f"the class {missing[0]!r} ({len(missing)} of {len(self.classes)} classes)"
+                console.print(f"data.labels: {name} has no image of {which}; add images of it, or raise data.{name}")
+        return splits
 
     def _decode(self, files: dict[str, Path]) -> Iterator[tuple[str, np.ndarray | str]]:
         """Yield each file's images, or why it is unusable, in order of (seed, content).

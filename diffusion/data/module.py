@@ -220,11 +220,6 @@ class ImageData(LightningDataModule):
                 f"data.labels: the class {self.classes[counts.index(0)]!r} ({counts.count(0)} in all) has no training "
                 "image; add images of it or remove it, lower data.val or data.test, or remove data.limit"
             )
-        for name in ("val", "test"):
-            counts = self.class_counts(name)
-            if len(self.splits[name]) and 0 in counts:
-                missing = f"the class {self.classes[counts.index(0)]!r} ({counts.count(0)} of {len(counts)} classes)"
-                console.print(f"data.labels: {name} has no image of {missing}; add images of it, or raise data.{name}")
         self.report = [*self.report, *duplicates(self.splits)]
 
     def state_dict(self) -> dict[str, int]:
