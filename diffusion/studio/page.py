@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from diffusion.checkpoint.find import BUNDLED
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import validated
 from diffusion.config.choices import RUN, choices, composed, searched
@@ -121,8 +122,9 @@ class Page:
         said = drawing.saturation(images)[1]
         if paste:
             images = reduced(paste(images), LARGE // math.ceil(math.sqrt(settings.n)))
-        weights = restored.weights.split()[-1]  # `0.08` of `ema 0.08`
-        model = [f"ckpt={shown(str(restored.path))}", *([] if weights == "ema" else [f"weights={weights}"])]
+        weights, path = restored.weights.split()[-1], restored.path  # `0.08` of `ema 0.08`
+        ckpt = path.relative_to(BUNDLED).parts[0] if path.is_relative_to(BUNDLED) else shown(str(path))
+        model = [f"ckpt={ckpt}", *([] if weights == "ema" else [f"weights={weights}"])]
         own = [word for folder in searched()[1:] for word in ("--config-dir", str(folder))]
         return grid(images, large=True), said, command_line(command, [*own, *model, *words])
 
