@@ -1,7 +1,7 @@
 """Errors of a command in one line, made from the exception and the words of the command line."""
 
 import errno
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -17,6 +17,7 @@ from diffusion.config.choices import RUN, choices, composed, groups
 from diffusion.config.schema import INSTEAD
 from diffusion.errors import UserError, first_line, nearest, of_system, override, pip_install
 
+ArgumentParser._check_help = lambda *_: None  # type: ignore[attr-defined]  # Python 3.14 refuses a text of Hydra's
 HELP = ("--help", "-h", "help")
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
 
