@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion.checkpoint.find import BUNDLED
+from diffusion.checkpoint.find import BUNDLED, run_folder
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import validated
 from diffusion.config.choices import RUN, choices, composed, searched
@@ -151,7 +151,8 @@ def build(restored: Restored, device: torch.device) -> gr.Blocks:
     """Build the page of a model, which is moved to `device`."""
     page, (_, height, width) = Page(restored, device), restored.shape
     steps, scale = page.numbers(RUN, RUN)
-    name = html.escape(str(restored.config.get("name", restored.path.stem)))
+    folder = run_folder(restored.path).name if restored.path.stem == "last" else restored.path.stem
+    name = html.escape(str(restored.config.get("name", folder)))  # weights alone have no name
     of_run, of_sampler = ("the run's own", RUN), ("the sampler's own", "")
     fields: dict[str, Any] = {}
     of_tabs = {key for _, _, own, _ in TABS.values() for key in own}
