@@ -25,7 +25,10 @@ $(VENV)/.developer: $(VENV)/.program
 	@touch $@
 
 .PHONY: install
-install: $(VENV)/.developer ## Set up .venv with all development dependencies
+install: $(VENV)/.program ## Install the program into .venv
+
+.PHONY: developer
+developer: $(VENV)/.developer ## Add all extras and the tools of development
 
 .PHONY: demo
 demo: $(VENV)/.program ## Train a small model on the bundled photographs; takes minutes on any machine
