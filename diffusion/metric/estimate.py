@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -102,10 +102,8 @@ class Reference:
 class SampleMetric:
     """Base class. A score records its attributes as settings."""
 
-    uses: ClassVar[str] = "features"  # or the "logits" of the network's classes
-
     def measure(self, x: Tensor, reference: Reference) -> dict[str, Estimate]:
-        """Features (or logits) of all samples, (N, D) -> estimates by short name: fd, kid, precision, …
+        """Features of all samples, (N, D) -> estimates by short name: fd, kid, precision, …
 
         Raises UserError if there are too few for this metric.
         """

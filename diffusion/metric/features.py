@@ -52,10 +52,6 @@ class FeatureExtractor(nn.Module):
         """uint8 (B, 3, H, W) on `device` -> (B, num_features)."""
         raise NotImplementedError
 
-    def logits(self, features: Tensor) -> Tensor:
-        """Features (B, num_features) -> logits of the network's classes, float32 (B, K) on the CPU."""
-        raise UserError(f"{self.name} has no classes")
-
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (B, C, H, W) -> float32 (B, num_features) on `device`; C is 1, 3 or 4, converted by `to_rgb`."""
@@ -73,7 +69,7 @@ class Inception(FeatureExtractor):
 
     name = "inception"
     num_features = 2048
-    canonical = MappingProxyType({"fd": "fid", "kid": "kid", "inception_score": "inception_score"})
+    canonical = MappingProxyType({"fd": "fid", "kid": "kid"})
     resize = "299x299 bilinear as TensorFlow 1, not antialiased"
 
     def __init__(self, path: str | Path | None = None):
@@ -99,12 +95,6 @@ class Inception(FeatureExtractor):
     def features(self, images: Tensor) -> Tensor:
         return self.net(images)[0]
 
-    @torch.no_grad()
-    def logits(self, features: Tensor) -> Tensor:
-        """The 1008 outputs without bias, as in the definition of the Inception Score."""
-        weight: Tensor = self.net.fc.weight
-        return (features.to(weight) @ weight.T).cpu()
-
 
 class Lite0(FeatureExtractor):
     """EfficientNet-Lite0 with its ImageNet weights from a Python package, so nothing is downloaded.
@@ -129,11 +119,6 @@ class Lite0(FeatureExtractor):
     def features(self, images: Tensor) -> Tensor:
         x = F.interpolate(images.float(), size=(224, 224), mode="bicubic", antialias=True).clamp(0, 255)
         return self.net.extract_features((x - 127) / 128).mean(dim=(2, 3))
-
-    @torch.no_grad()
-    def logits(self, features: Tensor) -> Tensor:
-        """The logits of ImageNet's 1000 classes."""
-        return self.net._fc(features.to(self.device)).cpu()
 
 
 def auto() -> FeatureExtractor:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-# Density is in neither list: above 1 it means that samples crowd. Nor is the Vendi score: noise is diverse, too.
-HIGHER_IS_BETTER = ("precision", "recall", "coverage", "inception_score")
+# Density is in neither list: above 1 it means that samples crowd.
+HIGHER_IS_BETTER = ("precision", "recall", "coverage")
 FEW = 200  # reference images: with fewer, a distance is mostly chance and bias
 LOWER_IS_BETTER = ("fid", "fd_", "kid", "cmmd", "copies", "bits")
 

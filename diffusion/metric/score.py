@@ -19,7 +19,7 @@ from diffusion.errors import UserError, first_line
 from diffusion.files import cache_dir, replacing, tensor_digest
 from diffusion.metric import record
 from diffusion.metric.distances import FrechetDistance, KernelDistance
-from diffusion.metric.estimate import LEVEL, ROWS, Reference, SampleMetric, moments, shuffled
+from diffusion.metric.estimate import LEVEL, Reference, SampleMetric, moments, shuffled
 from diffusion.metric.features import FeatureExtractor
 from diffusion.randomness import Streams, generator_for, seeds_for
 
@@ -88,7 +88,7 @@ def score(
 ) -> dict[str, record.Score]:
     """Compute `metrics` from the features (N, D) that the extractor of the reference made; the scores by name.
 
-    A metric that lacks logits or images is left out, with a warning. Raises UserError for fewer than 4 images or if no
+    A metric that lacks images is left out, with a warning. Raises UserError for fewer than 4 images or if no
     metric is left.
     """
     if len(features) < LEAST:
@@ -96,10 +96,8 @@ def score(
     found = {}
     for metric in metrics:
         try:
-            logits = metric.uses == "logits"
-            x = torch.cat([extractor.logits(rows) for rows in features.split(ROWS)]) if logits else features
-            estimates = metric.measure(x, reference)
-        except UserError as error:  # too few images, or no logits
+            estimates = metric.measure(features, reference)
+        except UserError as error:  # too few images
             warn_once(f"{type(metric).__name__}: skipped ({error})")
             continue
         for short, estimate in estimates.items():

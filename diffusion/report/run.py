@@ -213,8 +213,8 @@ def scores(run: Run) -> list[Block]:
         score_table(run.scores),
         "The reference are held-out images, or for `train/` the training images. Brackets are 95% intervals over other "
         "samples of the same model. Real images are as many of another split. The floor is the score of two sets of "
-        "real images that differ by chance alone. Lower is closer to the reference, except for precision, recall, "
-        "coverage and the Inception Score, where higher is better; for density and the Vendi score, neither is.",
+        "real images that differ by chance alone. Lower is closer to the reference, except for precision, recall and "
+        "coverage, where higher is better; for density, neither is.",
     ]
 
 

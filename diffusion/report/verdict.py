@@ -20,7 +20,7 @@ from diffusion.runs.folder import Metrics, Run
 CHANGE = 0.02  # of the validation error, relative: a smaller one counts as none
 NAMES = {  # the beginning of a metric's name -> its name in words
     "fd_": "Fréchet distance", "fid": "FID", "kid": "kernel distance", "cmmd": "CMMD", "precision": "precision",
-    "recall": "recall", "coverage": "coverage", "inception_score": "Inception Score", "bits": "bits per dimension",
+    "recall": "recall", "coverage": "coverage", "bits": "bits per dimension",
     "copies": "share of copies", "val/mse": "error on held-out images", "fit/mse": "error on training images",
 }  # fmt: skip
 DISTANCES = ("fd_", "fid", "kid", "cmmd")
