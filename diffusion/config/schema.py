@@ -315,8 +315,8 @@ class AnyStudy(Scored):
 class Study(AnyStudy):
     """Compare samplers on one trained model: scores against network evaluations (NFE) and seconds."""
 
-    samplers: Literal["all"] | Annotated[list[str], MinLen(1)] = ["ddim", "dpm_2m", "unipc", "heun"]
-    """Choices of conf/sampler, with overrides after a space: "dpm_2m grid@sampler.grid=karras"; or `all` that fit."""
+    samplers: Annotated[list[str], MinLen(1)] = ["ddim", "dpm_2m", "unipc", "heun"]
+    """Choices of conf/sampler, with overrides after a space: "dpm_2m grid@sampler.grid=karras"."""
     nfe: Annotated[list[Count], MinLen(1)] = [10, 20, 50]
     """Budgets of network evaluations (NFE) per image."""
 

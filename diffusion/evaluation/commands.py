@@ -27,7 +27,7 @@ from diffusion.data.folder import common_size
 from diffusion.data.images import in_threads
 from diffusion.errors import UserError
 from diffusion.evaluation.drawing import FILMED, Drawing, Frames
-from diffusion.evaluation.guided import guidance_of
+from diffusion.evaluation.guided import make_guidance
 from diffusion.evaluation.likelihood import bits_per_dimension, has_classes_of
 from diffusion.evaluation.pipeline import Scorer, check_test, make_metrics
 from diffusion.evaluation.together import Task, choose_device, choose_devices, draw, remove
@@ -123,10 +123,11 @@ def make_drawing(settings: Drawn | Evaluate, restored: Restored, counts: Mapping
     labels = settings.labels or settings.label if isinstance(settings, Drawn) else None
     if isinstance(settings, Drawn) and settings.labels and settings.label is not None:
         raise UserError("set label=CLASS for all images, or labels=[CLASS,CLASS] for several classes, not both")
-    guidance, weak = guidance_of(settings.guidance, restored)
+    guidance, worse = make_guidance(settings.guidance, restored)
+    sampler, weak = make(settings.sampler, "sampler", Sampler), None if worse is None else worse.denoiser
     drawing = Drawing(
-        make(settings.sampler, "sampler", Sampler), restored.shape, settings.seed or 0, guidance, weak,
-        restored.labels if counts is None else counts, labels, precision=settings.precision, finite=True,
+        sampler, restored.shape, settings.seed or 0, guidance, weak, restored.labels if counts is None else counts,
+        labels, precision=settings.precision, finite=True,
     )  # fmt: skip
     drawing.check(restored.denoiser, restored.label_dropout)
     return drawing
@@ -209,11 +210,8 @@ def evaluate_job(settings: Evaluate, folder: Path) -> None:
 def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     """Sample and score a checkpoint. Scores on the test split are recorded in the folder of its run."""
     settings, restored, devices = begin(settings)
-    of_model, run = restored.source, run_folder(restored.path)  # hashed before its run saves the file again
-    if settings.split == "test":
-        check_test(run, settings.again)
-    scorer = make_scorer(settings, settings.n or 0, folder, run, devices[0])
-    warn_of_other_images(restored, settings.data, scorer.data)
+    of_model = restored.source  # hashed before its run saves the file again
+    scorer = make_scorer(settings, settings.n or 0, folder, devices[0], restored)
     if settings.by_class and not has_classes_of(scorer.data, restored):
         raise UserError("by_class: the model and the reference need the same labels (data.labels); remove it")
     drawing = make_drawing(settings, restored, counts_of(scorer.data, settings.split, restored))
@@ -244,21 +242,30 @@ def evaluate_images(settings: Evaluate, folder: Path) -> None:
     reader: ImageData = make({**whole, **shape}, "images")
     reader.setup()
     images = reader.splits["train"].images[: settings.n]
-    scorer = make_scorer(settings, len(images), folder, folder, device)
+    scorer = make_scorer(settings, len(images), folder, device)
     scorer.write(score_images(scorer, settings, images, "images", folder=str(settings.images)))
 
 
-def make_scorer(settings: Evaluate | AnyStudy, n: int, folder: Path, run: Path, device: torch.device) -> Scorer:
-    """A command's scorer for the data of its settings. Raises UserError if it cannot score `n` images.
+def make_scorer(
+    settings: Evaluate | AnyStudy, n: int, folder: Path, device: torch.device, restored: Restored | None = None
+) -> Scorer:
+    """A command's scorer for the data of its settings, to score images of a trained model or of others.
 
-    Args:
-        run: the folder of the run, where evaluations on the test split are recorded.
+    Warns of other images in the splits of the model's data. Raises UserError if `n` images cannot be scored, and for a
+    second evaluation of the model's run on the test split.
     """
+    run = run_folder(restored.path) if restored else folder
+    if restored and settings.split == "test":
+        check_test(run, getattr(settings, "again", True))  # a study repeats it by itself
     extractor = make(settings.features, "features").to(device)
     data: ImageData = make(settings.data, "data")
     data.setup()
     scorer = Scorer(data, settings.split, extractor, make_metrics(settings.metrics), folder, run)
-    scorer.check(n, settings.baselines, settings.audit if isinstance(settings, Evaluate) else [])
+    scorer.check(n, settings.baselines, getattr(settings, "audit", []))
+    trained_on = restored.config["data"] if restored else {}
+    same = all(str(trained_on.get(key)) == str(settings.data.get(key)) for key in ("_target_", "root"))
+    if restored and same and (changed := what_changed(restored.images, data.keys)):
+        console.print(f"warning: {changed} are not those of the training, which may have used held-out images")
     return scorer
 
 
@@ -273,13 +280,6 @@ def counts_of(data: ImageData, split: str, restored: Restored) -> dict[str, int]
     """The number of reference images in each of the model's classes; of training images if the classes differ."""
     same = has_classes_of(data, restored)
     return dict(zip(data.classes, data.class_counts(split), strict=True)) if same else dict(restored.labels)
-
-
-def warn_of_other_images(restored: Restored, node: Mapping[str, Any], data: ImageData) -> None:
-    """Warn if `data`, built from `node`, is the training run's data set, but with other images in its splits."""
-    same = all(str(restored.config["data"].get(key)) == str(node.get(key)) for key in ("_target_", "root"))
-    if same and (changed := what_changed(restored.images, data.keys)):
-        console.print(f"warning: {changed} are not those of the training, which may have used held-out images")
 
 
 def write_configuration(folder: Path, settings: FromModel, restored: Restored | None = None) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
@@ -11,7 +10,6 @@ from diffusion.checkpoint.find import at_step, trained
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import check_arguments, make
 from diffusion.errors import UserError
-from diffusion.process.denoiser import Denoiser
 from diffusion.process.guidance import Guidance
 
 
@@ -32,34 +30,31 @@ def parts_of(node: Mapping[str, Any]) -> tuple[Guidance, Worse]:
     return guidance, Worse(**given)
 
 
-def guidance_of(node: Mapping[str, Any] | None, model: Restored) -> tuple[Guidance | None, Denoiser | None]:
-    """The guidance of a configuration and its worse model, if any, for a trained model. Raises as `make_guidance`."""
-    guidance, worse = make_guidance(node, model.path)
-    if guidance is None or worse is None:
-        return guidance, None
-    check_worse(guidance, worse, model.shape, [*model.labels])
-    return guidance, worse.denoiser
-
-
-def make_guidance(node: Mapping[str, Any] | None, own: Path | None) -> tuple[Guidance | None, Restored | None]:
+def make_guidance(node: Mapping[str, Any] | None, model: Restored | None) -> tuple[Guidance | None, Restored | None]:
     """Build the guidance of a configuration, and load its worse model, if any.
 
     Args:
-        own: the file of the model; None during training, when the weights of `guidance.step` may not exist yet.
+        model: what it guides; None during training, when the weights of `guidance.step` may not exist yet.
 
-    Raises UserError if there is no such model.
+    Raises UserError if there is no such worse model, or if it does not fit the model.
     """
     if not node:
         return None, None
     guidance, asked = parts_of(node)
     if asked == Worse() and not guidance.drops_labels:
         raise UserError("guidance: it needs a worse model; set guidance.step, guidance.ckpt or guidance.weights")
-    if asked.ckpt is None and (own is None or asked == Worse()):
+    if asked.ckpt is not None:
+        file = trained(asked.ckpt)
+    elif model is None or asked == Worse():
         return guidance, None
+    else:
+        file = model.path
     if isinstance(asked.step, float):
         raise UserError(f"guidance.step={asked.step:g}: a fraction is one of the model's own run; set a step number")
-    file = trained(asked.ckpt or str(own))
-    return guidance, restore(at_step(file.parent, asked.step) if asked.step else file, asked.weights or "ema")
+    worse = restore(at_step(file.parent, asked.step) if asked.step else file, asked.weights or "ema")
+    if model is not None:
+        check_worse(guidance, worse, model.shape, [*model.labels])
+    return guidance, worse
 
 
 def check_worse(guidance: Guidance, worse: Restored, shape: tuple[int, ...], classes: Sequence[str]) -> None:

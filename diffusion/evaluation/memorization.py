@@ -24,7 +24,7 @@ from diffusion.console import console, count
 from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.metric.record import Reference, Score
-from diffusion.nearest import NEAR, miniature, near_duplicates, neighbours, views
+from diffusion.nearest import miniature, near_duplicates, neighbours, views
 from diffusion.report import figures, style
 
 NEIGHBOURS = 50
@@ -76,38 +76,23 @@ def copies(images: Tensor, data: ImageData, folder: Path) -> Score:
     Its interval is the exact one for the given threshold (Clopper and Pearson). The closest pairs are near-duplicates
     first, then by ratio.
     """
-    train = data.splits["train"]
+    train, n = data.splits["train"], len(images)
     found = audit(images, train.images, data.splits["val"].images)
-    n, flagged, repeated = len(images), int(found.flagged.sum()), int(found.repeats.sum())
+    flagged, repeats = int(found.flagged.sum()), int(found.repeats.sum())
     low, high = map(float, scipy.stats.binomtest(flagged, n).proportion_ci(0.95, method="exact"))
     closest = sorted(range(n), key=lambda i: (not found.repeats[i], float(found.ratio[i])))[:SHOWN]
     nearest, ratios = found.nearest[closest], [round(float(found.ratio[i]), 4) for i in closest]
     style.save(figures.copies(images[closest], train.images[nearest], ratios), folder / "figures/copies.png")
-    signs = ["more than chance"] * (low > found.chance)
-    if repeated:
-        signs.append(f"{count(repeated, 'near-duplicate')} of training images (within {NEAR}/255)")
+    sign = "see figures/copies.png" if repeats or low > found.chance else "no sign of copying"
     console.print(
-        f"copies: {flagged} of {n} samples suspected ({flagged / n:.1%}, 95% interval {low:.1%} to {high:.1%}; of "
-        f"held-out photographs at most {found.rate:.1%}): "
-        + (f"{' and '.join(signs)}: see the figure" if signs else "no sign of copying")
+        f"copies: {flagged} of {n} samples suspected ({low:.1%} to {high:.1%}; by chance up to {found.chance:.1%}), "
+        f"{count(repeats, 'near-duplicate')} of training images: {sign}"
     )
     pairs = zip(closest, nearest.tolist(), ratios, strict=True)
+    shown = [{"sample": i, "train": train.names[j], "ratio": ratio} for i, j, ratio in pairs]
     return Score(
-        metric="copies",
-        value=flagged / n,
-        n=n,
-        reference=Reference("train", len(train), train.key),
-        low=low,
-        high=high,
-        level=0.95,
-        features="pixels",
-        resize="8x8 means in 18 views",
-        resolution="x".join(map(str, images.shape[-2:])),
+        "copies", flagged / n, n, reference=Reference("train", len(train), train.key), low=low, high=high, level=0.95,
+        features="pixels", resize="8x8 means in 18 views", resolution="x".join(map(str, images.shape[-2:])),
         settings={"rate": found.rate},
-        source={
-            "flagged": flagged,
-            "repeats": repeated,
-            "chance": found.chance,
-            "closest": [{"sample": i, "train": train.names[j], "ratio": ratio} for i, j, ratio in pairs],
-        },
-    )
+        source={"flagged": flagged, "repeats": repeats, "chance": found.chance, "closest": shown},
+    )  # fmt: skip

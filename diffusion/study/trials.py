@@ -5,17 +5,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffusion.checkpoint.find import run_folder
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
-from diffusion.config.choices import RUN, choice, choices
+from diffusion.config.choices import RUN, choice
 from diffusion.config.schema import GuidanceStudy, Study
 from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.evaluation import commands
 from diffusion.evaluation.drawing import Drawing, evaluations, seconds_of
-from diffusion.evaluation.guided import guidance_of, parts_of
-from diffusion.evaluation.pipeline import check_test
+from diffusion.evaluation.guided import make_guidance, parts_of
 from diffusion.evaluation.together import Task, device_name, draw, remove
 from diffusion.process.schedule import Schedule
 from diffusion.report.study import write_study
@@ -40,17 +38,15 @@ def study(settings: Study | GuidanceStudy, folder: Path) -> None:
     that was interrupted goes on from the samples that it has drawn.
     """
     settings, restored, devices = commands.begin(settings)
-    n, batch_size, denoiser, run = settings.n, settings.batch_size or 1, restored.denoiser, run_folder(restored.path)
-    _, weak = guidance_of(settings.guidance, restored)
+    n, batch_size, denoiser = settings.n, settings.batch_size or 1, restored.denoiser
+    _, worse = make_guidance(settings.guidance, restored)
+    weak = None if worse is None else worse.denoiser
     if isinstance(settings, Study):
         trials = within_budgets(settings.samplers, settings.nfe, denoiser.schedule, settings.guidance)
     else:
         trials = with_guidance(settings, restored)
     commands.write_configuration(folder, settings, restored)
-    scorer = commands.make_scorer(settings, n, folder, run, devices[0])
-    commands.warn_of_other_images(restored, settings.data, scorer.data)
-    if settings.split == "test":
-        check_test(run, again=True)
+    scorer = commands.make_scorer(settings, n, folder, devices[0], restored)
     counts, tasks = commands.counts_of(scorer.data, settings.split, restored), []
     for i, trial in enumerate(trials, start=1):
         sampler = make(trial.sampler, "sampler")
@@ -72,23 +68,11 @@ def study(settings: Study | GuidanceStudy, folder: Path) -> None:
 
 
 def within_budgets(
-    samplers: str | Sequence[str], budgets: Sequence[int], schedule: Schedule, guidance: Node | None = None
+    samplers: Sequence[str], budgets: Sequence[int], schedule: Schedule, guidance: Node | None = None
 ) -> list[Trial]:
-    """Every sampler with the most steps within every budget of evaluations, without duplicates.
-
-    With samplers=all, those that do not fit the schedule or the budget are left out, and printed with the reason.
-    """
-    found: dict[tuple[str, int], Trial] = {}
-    for words in choices("sampler") if samplers == "all" else samplers:
-        for budget in sorted(budgets):
-            try:
-                trial = most_steps(words, budget, schedule, guidance)
-                found[words, trial.nfe] = trial
-            except UserError as error:
-                if samplers != "all":
-                    raise
-                console.print(f"{words}: skipped ({error})")
-    return [*found.values()]
+    """Every sampler with the most steps within every budget of evaluations, without duplicates."""
+    found = [most_steps(words, budget, schedule, guidance) for words in samplers for budget in sorted(budgets)]
+    return [*{(trial.words, trial.nfe): trial for trial in found}.values()]
 
 
 def most_steps(words: str, budget: int, schedule: Schedule, guidance: Node | None) -> Trial:
