@@ -101,7 +101,9 @@ class Discrete(Schedule):
         self.register_buffer("lambdas", log_alpha_bar - torch.log(-torch.expm1(log_alpha_bar)), persistent=False)
 
     def log_snr(self, t: Tensor) -> Tensor:
-        position = (t.to(self.lambdas.dtype) * self.steps).clamp(0, self.steps)
+        position = t.to(self.lambdas.dtype) * self.steps
+        # torch 2.15's clamp has slope 0 at its ends, and there is a derivative at t = 1.
+        position = position + (position.clamp(0, self.steps) - position).detach()
         gap = position.round() - position
         near = gap.abs() < torch.finfo(t.dtype).eps * self.steps  # snap to the row: few i/T are exact in binary
         near &= position > 0.5  # but never to the clean image
