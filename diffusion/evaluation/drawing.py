@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from diffusion.files import digest, replacing, tensor_digest
 from diffusion.pixels import gif, grid, saturated, save_png
 from diffusion.process.denoiser import Denoise, Denoiser, Estimate, MixedPrecision
 from diffusion.process.editing import Between
-from diffusion.process.guidance import Guidance, Guided
+from diffusion.process.guidance import Guidance
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams, seeds_for
@@ -50,8 +50,7 @@ class Drawing:
     """Draws samples from a denoiser; sample i does not depend on n, the batches or the processes.
 
     Without `labels`, the samples have the class proportions of `counts`, the number of images in each class, which is
-    empty for a model without labels. `weak` is the worse model of the guidance, if it has one; a drawing `waits` if
-    this is the training run itself, at a step that it has not reached.
+    empty for a model without labels. `weak` is the worse model of the guidance, if it has one.
 
     With `between`, a pair of seeds, the images interpolate from image 0 of the first seed to image 0 of the second.
     `precision` is that of the network's products, None for that of the weights. Samples that are not finite are an
@@ -68,7 +67,6 @@ class Drawing:
     between: tuple[int, int] | None = None
     precision: str | None = None
     finite: bool = False
-    waits: bool = False
 
     def __call__(
         self,
@@ -109,7 +107,6 @@ class Drawing:
                 began, streams = time.perf_counter(), self.streams(batch, n, device)
                 given: dict[str, Any] = {name: rows[list(batch)].to(device) for name, rows in conditions.items()}
                 x0 = self.sampler(denoise, streams.normal(*self.shape), streams, after_step, **given)
-                self.tell_lowered(denoise if batch.start == 0 and description else None)
                 if wrong := int((~x0.isfinite()).flatten(1).any(dim=1).sum()):
                     problem = f"{count(wrong, 'sample')} not finite; use another checkpoint or precision=null"
                     if self.finite:
@@ -126,11 +123,8 @@ class Drawing:
         """The share of saturated images, and a sentence about it with what to change; (0, "") if they are few.
 
         Args:
-            real: images of which about as many may be saturated, such as those of the training; that of an edit is its
-                picture.
+            real: images of which about as many may be saturated, such as those of the training.
         """
-        picture: Tensor | None = getattr(self.sampler, "picture", None)
-        real = real if picture is None else to_uint8(picture)
         usual = 0.0 if real is None else float(saturated(real[:: 1 + len(real) // 1000]).float().mean())
         wrong, n = int(saturated(images).sum()), len(images)
         if wrong <= 1 + (SATURATED + usual) * n:
@@ -182,13 +176,6 @@ class Drawing:
         denoise: Denoise = self.guidance(denoiser, self.weak) if self.guidance else denoiser
         return denoise if self.precision is None else MixedPrecision(denoise, MIXED[self.precision])
 
-    def tell_lowered(self, denoise: Any) -> None:
-        """Say if the limit of the guidance has lowered its scale."""
-        guided = denoise.denoise if isinstance(denoise, MixedPrecision) else denoise
-        if self.guidance and isinstance(guided, Guided) and guided.scale and guided.scale < self.guidance.scale:
-            words = "the worse model differs from the model by more than guidance.limit"
-            console.print(f"guidance.scale={self.guidance.scale:g} is lowered to {guided.scale:.2f}: {words}")
-
     def check(self, denoiser: Denoiser, label_dropout: float) -> None:
         """Raise UserError if the labels, the guidance and the model, trained with `label_dropout`, do not fit."""
         given, guidance = self.conditions(denoiser, 1), self.guidance
@@ -208,16 +195,6 @@ class Drawing:
             return Streams(seeds_for(self.seed, "sample", last=indices), device)
         seeds, others = (seeds_for(end, "sample", last=[0] * len(indices)) for end in self.between)
         return Between(seeds, others, [i / max(1, n - 1) for i in indices], device)
-
-    @property
-    def in_training(self) -> "Drawing":
-        """The drawing to use during training: without guidance while the worse model does not exist yet (`waits`)."""
-        return self.unguided if self.waits else self
-
-    @property
-    def unguided(self) -> "Drawing":
-        """The drawing without guidance, for example for an untrained network."""
-        return replace(self, guidance=None, weak=None, waits=False)
 
 
 def batches_of(n: int, batch_size: int, share: Share = (0, 1)) -> list[range]:

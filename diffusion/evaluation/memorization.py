@@ -14,7 +14,6 @@ separately, flagged or not, because a copy of an image that has many near-duplic
 
 import math
 from pathlib import Path
-from typing import NamedTuple
 
 import scipy  # its submodules are imported on first use
 import torch
@@ -32,42 +31,29 @@ SIDE = 8  # pixels per side of a miniature, which JPEG compression and noise har
 SHOWN = 10  # pairs in the figure
 
 
-class Audit(NamedTuple):
-    """Which of n samples are suspected copies."""
-
-    ratio: Tensor  # (n,) r(x)
-    nearest: Tensor  # (n,) the training image y_1
-    flagged: Tensor  # (n,) bool: whose ratio is below the threshold
-    repeats: Tensor  # (n,) bool: near-duplicates of a training image, flagged or not
-    threshold: float
-    rate: float  # k/(m + 1)
-    chance: float  # with a probability of 97.5%, the share of other photographs below the threshold is less
+def ratios(images: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
+    """r(x) of each of n images, and its training image y_1, both (n,); all images are uint8 (·, C, H, W)."""
+    seen = torch.stack([miniature(view, SIDE) for view in views(images, shift=1)])
+    distance, index = neighbours(seen, miniature(train, SIDE), NEIGHBOURS)
+    return distance[:, 0] / distance.mean(dim=1).clamp(min=1e-12), index[:, 0]
 
 
-def audit(samples: Tensor, train: Tensor, held_out: Tensor, rate: float = 0.01) -> Audit:
-    """Suspected copies of `train` among `samples`, calibrated by `held_out`; all uint8 (·, C, H, W).
+def calibrated(train: Tensor, held_out: Tensor, rate: float = 0.01) -> tuple[float, float, float]:
+    """The threshold r_(k) by held-out images, k/(m + 1), and the chance.
 
-    Raises UserError if no image of `held_out` differs from the training images.
+    With a probability of 97.5%, the share of other photographs below the threshold is less than the chance. Raises
+    UserError if all held-out images repeat training images.
 
     Args:
         rate: the highest rate at which samples that are not copies may be flagged; 1/(m + 1) if that is higher.
     """
-    known = miniature(train, SIDE)
-
-    def ratio(images: Tensor) -> tuple[Tensor, Tensor]:
-        seen = torch.stack([miniature(view, SIDE) for view in views(images, shift=1)])
-        distance, index = neighbours(seen, known, NEIGHBOURS)
-        return distance[:, 0] / distance.mean(dim=1).clamp(min=1e-12), index[:, 0]
-
     distinct = held_out[near_duplicates(held_out, train, shift=1) < 0]
     m = len(distinct)
     if m == 0:
         raise UserError("audit: all held-out images repeat training images, so none can calibrate it; remove the audit")
     k = max(1, math.floor(rate * (m + 1) + 1e-9))
-    threshold = float(ratio(distinct)[0].sort().values[k - 1])
-    (found, nearest), repeats = ratio(samples), near_duplicates(samples, train, shift=1) >= 0
-    chance = float(scipy.stats.beta.ppf(0.975, k, m + 1 - k))
-    return Audit(found, nearest, found < threshold, repeats, threshold, k / (m + 1), chance)
+    threshold = float(ratios(distinct, train)[0].sort().values[k - 1])
+    return threshold, k / (m + 1), float(scipy.stats.beta.ppf(0.975, k, m + 1 - k))
 
 
 def copies(images: Tensor, data: ImageData, folder: Path) -> Score:
@@ -77,22 +63,23 @@ def copies(images: Tensor, data: ImageData, folder: Path) -> Score:
     first, then by ratio.
     """
     train, n = data.splits["train"], len(images)
-    found = audit(images, train.images, data.splits["val"].images)
-    flagged, repeats = int(found.flagged.sum()), int(found.repeats.sum())
+    threshold, rate, chance = calibrated(train.images, data.splits["val"].images)
+    ratio, nearest = ratios(images, train.images)
+    repeated = near_duplicates(images, train.images, shift=1) >= 0
+    flagged, repeats = int((ratio < threshold).sum()), int(repeated.sum())
     low, high = map(float, scipy.stats.binomtest(flagged, n).proportion_ci(0.95, method="exact"))
-    closest = sorted(range(n), key=lambda i: (not found.repeats[i], float(found.ratio[i])))[:SHOWN]
-    nearest, ratios = found.nearest[closest], [round(float(found.ratio[i]), 4) for i in closest]
-    style.save(figures.copies(images[closest], train.images[nearest], ratios), folder / "figures/copies.png")
-    sign = "see figures/copies.png" if repeats or low > found.chance else "no sign of copying"
+    closest = sorted(range(n), key=lambda i: (not repeated[i], float(ratio[i])))[:SHOWN]
+    shown = [round(float(ratio[i]), 4) for i in closest]
+    style.save(figures.copies(images[closest], train.images[nearest[closest]], shown), folder / "figures/copies.png")
+    pairs = [{"sample": i, "train": train.names[nearest[i]], "ratio": r} for i, r in zip(closest, shown, strict=True)]
+    sign = "see figures/copies.png" if repeats or low > chance else "no sign of copying"
     console.print(
-        f"copies: {flagged} of {n} samples suspected ({low:.1%} to {high:.1%}; by chance up to {found.chance:.1%}), "
+        f"copies: {flagged} of {n} samples suspected ({low:.1%} to {high:.1%}; by chance up to {chance:.1%}), "
         f"{count(repeats, 'near-duplicate')} of training images: {sign}"
     )
-    pairs = zip(closest, nearest.tolist(), ratios, strict=True)
-    shown = [{"sample": i, "train": train.names[j], "ratio": ratio} for i, j, ratio in pairs]
     return Score(
         "copies", flagged / n, n, reference=Reference("train", len(train), train.key), low=low, high=high, level=0.95,
         features="pixels", resize="8x8 means in 18 views", resolution="x".join(map(str, images.shape[-2:])),
-        settings={"rate": found.rate},
-        source={"flagged": flagged, "repeats": repeats, "chance": found.chance, "closest": shown},
+        settings={"rate": rate},
+        source={"flagged": flagged, "repeats": repeats, "chance": chance, "closest": pairs},
     )  # fmt: skip

@@ -69,7 +69,8 @@ def draw_last(run: Run, trainer: pl.Trainer, module: Diffusion) -> Samples:
     if run.scored and UNTRAINED in score.baselines:
         pl.seed_everything(settings.seed, verbose=False)
         fresh = build_denoiser(settings.model_dump(), run.facts).to(device).eval()
-        wanted.append((UNTRAINED, fresh, drawing.unguided, run.scored, {"step": 0, "weights": "raw"}))
+        plain = replace(drawing, guidance=None, weak=None)
+        wanted.append((UNTRAINED, fresh, plain, run.scored, {"step": 0, "weights": "raw"}))
     for what, denoiser, how, n, about in wanted:
         if n == 0:  # no samples are requested
             break
@@ -100,11 +101,11 @@ def guided_by_early(run: Run, trainer: pl.Trainer, module: Diffusion) -> Drawing
     if trainer.global_step <= step:
         words = f"guidance.step={step}: the run ended before this step; its samples are drawn without guidance"
         console.print(words, style="yellow")
-        return run.drawing.unguided
+        return run.drawing
     weak = copy.deepcopy(module.denoiser)
     file = storage.early_file(run.folder / "checkpoints", step)
     weak.network.load_state_dict(storage.exported(file, "")["state_dict"])
-    return replace(run.drawing, weak=weak.eval(), waits=False)
+    return replace(run.drawing, guidance=run.guidance, weak=weak.eval())
 
 
 def conclude(run: Run, trainer: pl.Trainer, samples: Samples) -> float | None:

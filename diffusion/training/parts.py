@@ -45,7 +45,7 @@ class Run:
         worse: the weaker model that the guidance uses;
         extractor: the features of the scores;
         clock, facts: see `training.clock` and `config.build`;
-        drawing: how the last samples are drawn, apart from the weights that guide them if it `waits`;
+        drawing: how samples are drawn, without guidance if it is that of an early step (`guidance_step` in the facts);
         scored, shown: numbers of samples, see `affordable`;
         scorer: None if no samples are scored.
 
@@ -87,8 +87,8 @@ class Run:
         )
         self.read_images()
         self.clock = clock_of(settings, self.data, devices, resumed)
-        self.drawing = self.make_drawing()
         self.facts = self.make_facts()
+        self.drawing = self.make_drawing()
         self.scored, self.shown = self.affordable()
         self.scorer = self.make_scorer()
 
@@ -121,20 +121,18 @@ class Run:
         """Return how to draw samples; with labels, each class is as frequent as in the training images."""
         counts = dict(zip(self.data.classes, self.data.class_counts("train"), strict=True))
         worse, settings = None if self.worse is None else self.worse.denoiser, self.settings
-        waits = worse is None and (settings.guidance or {}).get("step") is not None
-        return Drawing(
-            self.sampler, self.data.shape, settings.seed, self.guidance, worse, counts,
-            precision=settings.samples.precision, waits=waits,
-        )  # fmt: skip
+        guidance = None if "guidance_step" in self.facts else self.guidance
+        precision = settings.samples.precision
+        return Drawing(self.sampler, self.data.shape, settings.seed, guidance, worse, counts, precision=precision)
 
     def make_facts(self) -> Facts:
         """What follows from the settings and the data, for the checkpoints.
 
         A fractional `guidance.step` is the step of the resumed run, otherwise this fraction of all steps.
         """
-        if not self.drawing.waits:
+        step = (self.settings.guidance or {}).get("step")
+        if step is None or self.worse is not None:
             return self.inputs
-        step = (self.settings.guidance or {})["step"]
         if isinstance(step, float):
             before = {} if self.resumed is None else self.resumed.contents["facts"]
             step = before.get("guidance_step") or max(1, round(step * self.clock.total))

@@ -48,7 +48,7 @@ class Periodic(Callback):
     """
 
     def __init__(self, run: Run, epochs: int):
-        self.run, self.epochs, self.drawing = run, epochs, run.drawing.in_training
+        self.run, self.epochs, self.drawing = run, epochs, run.drawing
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Do the work that the resumed run did not finish."""

@@ -58,7 +58,7 @@ def prepare(settings: Train, folder: Path, record: RunRecord | None) -> tuple[Ru
 
 def check_parts(run: Run, module: Diffusion) -> None:
     """Reject parts that do not fit together: pass an image through the objective, twice, and draw one sample."""
-    first, drawing = run.data.splits["train"].take(torch.tensor([0, 0])), run.drawing.in_training
+    first, drawing = run.data.splits["train"].take(torch.tensor([0, 0])), run.drawing
     given = {} if first.labels is None else {"classes": first.labels}
     if given and run.settings.label_dropout:
         given["classes"] = torch.tensor([int(given["classes"][0]), len(run.data.classes)])  # the second one: no class
