@@ -147,5 +147,8 @@ def clip(x0: Tensor, limit: Annotated[float, Gt(0)] = 1.0) -> Tensor:
 
 def dynamic(x0: Tensor, quantile: Annotated[float, Gt(0), Le(1)] = 0.995) -> Tensor:
     """x0 clamped to [−s, s] and divided by s, where s ≥ 1 is a quantile of each image's |x0| (Imagen, section 2.3)."""
-    s = x0.abs().flatten(1).quantile(quantile, dim=1).clamp(min=1).reshape(-1, *[1] * (x0.dim() - 1))
+    magnitudes = x0.abs().flatten(1).sort(dim=1).values  # not torch's quantile: from 2.15 on, it needs float64
+    rank = torch.tensor(quantile, dtype=x0.dtype) * (magnitudes.shape[1] - 1)
+    low, high = magnitudes[:, int(rank.floor())], magnitudes[:, int(rank.ceil())]
+    s = torch.lerp(low, high, float(rank - rank.floor())).clamp(min=1).reshape(-1, *[1] * (x0.dim() - 1))
     return x0.clamp(-s, s) / s
