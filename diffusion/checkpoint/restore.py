@@ -139,7 +139,9 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
     kind, state = _chosen(contents, path, weights)
     try:
         torch.Size(height_width(config["data"]["resolution"]))  # whole numbers, or an error
-        denoiser = build_denoiser(config, facts)
+        network: nn.Module = make(model_of(config, facts), "model", nn.Module)
+        schedule: Schedule = make(config["schedule"], "schedule", Schedule)
+        denoiser = Denoiser(network, schedule, make(config["prediction"], "prediction", Prediction))
         denoiser.network.load_state_dict(network_weights(state))
     except UserError as error:
         raise UserError(f"ckpt={path}: {error}") from error
@@ -149,13 +151,6 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
     to_channels_last(denoiser.network)  # as in training; faster
     step, images, labels = contents["global_step"], contents.get("images", {}), contents.get("labels", {})
     return Restored(denoiser, config, facts, path, step, contents["epoch"], kind, images, labels)
-
-
-def build_denoiser(config: Mapping[str, Any], facts: Facts) -> Denoiser:
-    """Build the denoiser of a run's model, schedule and prediction, with newly initialized weights."""
-    network: nn.Module = make(model_of(config, facts), "model", nn.Module)
-    schedule: Schedule = make(config["schedule"], "schedule", Schedule)
-    return Denoiser(network, schedule, make(config["prediction"], "prediction", Prediction))
 
 
 def _chosen(contents: Mapping[str, Any], path: Path, weights: str | float) -> tuple[str, Mapping[str, Tensor]]:

@@ -113,8 +113,8 @@ class Score(Settings):
     to_train: bool = False
     """Also score the final samples against the training images, as much of the literature does. This rewards copies."""
     audit: Audit = []
-    baselines: list[Literal["noise", "real", "floor", "untrained"]] = ["noise", "real", "floor"]
-    """Baselines to score besides the samples, with the same n: noise, real, floor, untrained."""
+    baselines: list[Literal["noise", "real", "floor"]] = ["noise", "real", "floor"]
+    """Baselines to score besides the samples, with the same n: noise, real, floor."""
     batch_size: Count = 64
     """Samples drawn per batch."""
 

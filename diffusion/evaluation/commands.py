@@ -26,8 +26,7 @@ from diffusion.data import ImageData
 from diffusion.data.folder import common_size
 from diffusion.data.images import in_threads
 from diffusion.errors import UserError
-from diffusion.evaluation.drawing import FILMED, Drawing, Frames
-from diffusion.evaluation.guided import make_guidance
+from diffusion.evaluation.drawing import FILMED, Drawing, Frames, make_guidance
 from diffusion.evaluation.likelihood import bits_per_dimension, has_classes_of
 from diffusion.evaluation.pipeline import Scorer, check_test, make_metrics
 from diffusion.evaluation.together import Task, choose_device, choose_devices, draw, remove

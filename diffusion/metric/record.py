@@ -31,7 +31,7 @@ class Score:
     metric: str  # fid, kid, fd_lite0, coverage_lite0, copies, bits_per_dim, …
     value: float
     n: int | None = None  # images scored
-    what: str = "samples"  # what was scored: samples, images, network; or a baseline: noise, untrained, real, floor
+    what: str = "samples"  # what was scored: samples, images, network; or a baseline: noise, real, floor
     reference: Reference = Reference("not recorded")
     error: float | None = None  # standard error over other sets of n images, with a fixed reference
     low: float | None = None  # bounds of the confidence interval of the value's expectation at this n

@@ -12,8 +12,7 @@ from diffusion.config.schema import GuidanceStudy, Study
 from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.evaluation import commands
-from diffusion.evaluation.drawing import Drawing, evaluations, seconds_of
-from diffusion.evaluation.guided import make_guidance, parts_of
+from diffusion.evaluation.drawing import Drawing, evaluations, make_guidance, parts_of, seconds_of
 from diffusion.evaluation.together import Task, device_name, draw, remove
 from diffusion.process.schedule import Schedule
 from diffusion.report.study import write_study

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.find import prune
-from diffusion.checkpoint.restore import build_denoiser, file_hash, network_hash
+from diffusion.checkpoint.restore import file_hash, network_hash
 from diffusion.console import console, count, duration
 from diffusion.errors import Interrupted, UserError, first_line, resume_command
 from diffusion.evaluation.drawing import FILMED, Drawing, Frames
@@ -32,8 +32,9 @@ from diffusion.training.module import Diffusion
 from diffusion.training.parts import SHOWN, Run
 
 SHEET = 1 << 24  # maximum number of pixels in samples/all.png: 16,384 samples of 32×32
-SAMPLES, UNTRAINED = "samples", "untrained"  # names of the sets of samples
-Samples = dict[str, tuple[Tensor, dict[str, Any]]]  # name -> the images and their source; on the first process
+Samples = (
+    tuple[Tensor, dict[str, Any]] | None
+)  # the last images and their source; None on other processes, or if n is 0
 
 
 @contextlib.contextmanager
@@ -53,39 +54,30 @@ def closing_logs(run: Run, trainer: pl.Trainer) -> Iterator[None]:
 
 
 def draw_last(run: Run, trainer: pl.Trainer, module: Diffusion) -> Samples:
-    """Draw the last samples, if any are requested, and those of an untrained network if it is a baseline.
+    """Draw the last samples, if any are requested.
 
     All processes of the run must call this; the first one then goes on alone. Afterwards the module holds its averaged
     weights. Samples drawn before a run was killed are not drawn again.
     """
-    settings, score, device = run.settings, run.settings.score, trainer.strategy.root_device
-    first, share, size = trainer.is_global_zero, (trainer.global_rank, trainer.world_size), score.batch_size
+    device, size, n = trainer.strategy.root_device, run.settings.score.batch_size, max(run.scored, run.shown)
+    first, share = trainer.is_global_zero, (trainer.global_rank, trainer.world_size)
     module.to(device).eval()
     if (average := average_of(trainer)) is not None:
         average.swap(module)
-    drawing, samples = guided_by_early(run, trainer, module), Samples()
-    last: dict[str, Any] = {"step": trainer.global_step}
-    wanted = [(SAMPLES, module.denoiser, drawing, max(run.scored, run.shown), last)]
-    if run.scored and UNTRAINED in score.baselines:
-        pl.seed_everything(settings.seed, verbose=False)
-        fresh = build_denoiser(settings.model_dump(), run.facts).to(device).eval()
-        plain = replace(drawing, guidance=None, weak=None)
-        wanted.append((UNTRAINED, fresh, plain, run.scored, {"step": 0, "weights": "raw"}))
-    for what, denoiser, how, n, about in wanted:
-        if n == 0:  # no samples are requested
-            break
-        source, frames = run.source(how) | about, Frames(how.sampler, denoiser.schedule)
-        files = how.files(run.folder / "samples", denoiser, n, size, source)
-        how(denoiser, n, device, size, f"sampling {count(n, 'image')}" if first else None, frames.watch, share, files)
+    denoiser, drawing, samples = module.denoiser, guided_by_early(run, trainer, module), None
+    if n:
+        source = run.source(drawing) | {"step": trainer.global_step}
+        files = drawing.files(run.folder / "samples", denoiser, n, size, source)
+        frames, label = Frames(drawing.sampler, denoiser.schedule), f"sampling {count(n, 'image')}" if first else None
+        drawing(denoiser, n, device, size, label, frames.watch, share, files)
         trainer.strategy.barrier()
         if first:
-            images = how(denoiser, n, device, size, files=files)
-            samples[what] = images, source | {"network_hash": network_hash(denoiser.network)}
-        if first and what == SAMPLES:
+            images = drawing(denoiser, n, device, size, files=files)
+            samples = images, source | {"network_hash": network_hash(denoiser.network)}
             if not frames.steps:  # the first batch was drawn before
-                how(denoiser, min(n, FILMED), device, watch=frames.watch)
+                drawing(denoiser, min(n, FILMED), device, watch=frames.watch)
             frames.save_film(run.folder / "samples" / "film.png")
-            black = how.warn_of_saturated(images, run.data.splits["train"].images)
+            black = drawing.warn_of_saturated(images, run.data.splits["train"].images)
             if black and run.record is not None:
                 run.record.update(saturated=round(black, 3))
     if dist.is_initialized():
@@ -115,15 +107,15 @@ def conclude(run: Run, trainer: pl.Trainer, samples: Samples) -> float | None:
     if table := trainer.profiler.summary():  # type: ignore[attr-defined]
         console.print(table, markup=False, highlight=False)  # Lightning logs it where `quiet_libraries` hides it
     record.spent("last samples")
-    if samples:
-        images, _ = samples[SAMPLES]
+    if samples is not None:
+        images, source = samples
         most = max(1, SHEET // (images.shape[-2] * images.shape[-1]))
         save_png(grid(images[:most], drawn=len(images)), folder / "samples" / "all.png")
         picture = grid(images[: run.shown or SHOWN], large=True)
         save_png(picture, folder / "samples" / "final.png")
         loggers.log_image(trainer, "samples/final", picture)
         if run.scorer is not None:
-            score_last(run, run.scorer, trainer, samples)
+            score_last(run, run.scorer, trainer, images[: run.scored], source)
         remove(folder / "samples")
     record.spent("last scores")
     record.update(finished=now(), peak_gb=round(peak_gb(trainer.strategy.root_device), 2))
@@ -148,21 +140,17 @@ def conclude(run: Run, trainer: pl.Trainer, samples: Samples) -> float | None:
     return result
 
 
-def score_last(run: Run, scorer: Scorer, trainer: pl.Trainer, samples: Samples) -> None:
+def score_last(run: Run, scorer: Scorer, trainer: pl.Trainer, images: Tensor, source: dict[str, Any]) -> None:
     """Score the last samples, against each reference, with those of the baselines."""
-    score, (images, source), file = run.settings.score, samples[SAMPLES], run.folder / "checkpoints" / "last.ckpt"
+    score, file = run.settings.score, run.folder / "checkpoints" / "last.ckpt"
     if file.is_file():  # none if the run ended before its first step
         source = source | {"checkpoint": {"path": str(file), "sha256": file_hash(file)}}
     if score.split == "test":
         check_test(run.folder, again=True)
     for each in [replace(scorer, split=split) for split in score.references]:
-        own = each.score(images[: run.scored], **source)
-        others = each.baselines([name for name in score.baselines if name != UNTRAINED], run.scored)
-        if UNTRAINED in samples:
-            blank, of_blank = samples[UNTRAINED]
-            others += each.score(blank, UNTRAINED, **of_blank)
+        own, others = each.score(images, **source), each.baselines(score.baselines, run.scored)
         each.write([*own, *others])
         loggers.log_scores(trainer, own, each.split)
         print_scores([*own, *others])
     if score.audit:
-        scorer.write(scorer.audit(images[: run.scored], **source))
+        scorer.write(scorer.audit(images, **source))

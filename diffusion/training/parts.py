@@ -15,8 +15,7 @@ from diffusion.config.schema import SCORED, Train
 from diffusion.console import console
 from diffusion.data import ImageData
 from diffusion.errors import UserError, shown
-from diffusion.evaluation.drawing import Drawing, evaluations
-from diffusion.evaluation.guided import check_worse, make_guidance
+from diffusion.evaluation.drawing import Drawing, check_worse, evaluations, make_guidance
 from diffusion.evaluation.pipeline import Scorer, make_metrics
 from diffusion.files import replace
 from diffusion.metric.features import FeatureExtractor

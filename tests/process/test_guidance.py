@@ -9,7 +9,7 @@ from sampler_cases import COVARIANCE, DETERMINISTIC, FINE, MEAN, SCHEDULES, D, a
 from torch import Tensor
 
 from diffusion.config.choices import choice
-from diffusion.evaluation.guided import parts_of
+from diffusion.evaluation.drawing import parts_of
 from diffusion.process import grid
 from diffusion.process.guidance import AutoGuidance, ClassifierFree
 from diffusion.process.sampler import UniPC

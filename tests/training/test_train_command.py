@@ -20,8 +20,7 @@ STANDARD = [f"{metric}_lite0" for metric in ("fd", "kid", "precision", "recall",
 @pytest.mark.whole_report
 def test_a_run_writes_all_expected_files(command, tiny, tmp_path):
     overrides = ["samples.every_n_epochs=1", "samples.n=4", "score.n=8", "score.every_n_epochs=2", "features=lite0"]
-    baselines = "score.baselines=[noise,real,floor,untrained]"
-    status, out, err = command("train", [*tiny, *overrides, baselines, "name=whole"])
+    status, out, err = command("train", [*tiny, *overrides, "name=whole"])
     assert status == 0, out + err
     (run,) = (path.parent for path in (tmp_path / "outputs/whole").rglob("run.json"))
     info = json.loads((run / "run.json").read_text())
@@ -41,10 +40,8 @@ def test_a_run_writes_all_expected_files(command, tiny, tmp_path):
 
     records = json.loads((run / "scores.json").read_text())
     assert {(r["metric"], r["what"]) for r in records} == {
-        (metric, what) for metric in STANDARD for what in ("samples", "noise", "real", "floor", "untrained")
+        (metric, what) for metric in STANDARD for what in ("samples", "noise", "real", "floor")
     }
-    distances = {r["what"]: r["value"] for r in records if r["metric"] == "fd_lite0"}
-    assert distances["untrained"] != distances["samples"]
     bare = [r for r in records if "low" not in r]
     assert all((r["metric"], r["value"]) == ("density_lite0", 0.0) and "high" not in r for r in bare)
     assert all(r["low"] <= r["value"] <= r["high"] for r in records if r not in bare)
