@@ -29,10 +29,10 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from diffusion.console import console, count
-from diffusion.data.images import RESIZE, Box, Unusable, cache_folder, in_threads, opened, read, resized, stored
+from diffusion.data.images import RESIZE, Box, Unusable, in_threads, opened, read, resized, stored
 from diffusion.data.module import ImageData, Split, labelled, place
 from diffusion.errors import UserError
-from diffusion.files import digest
+from diffusion.files import cache_dir, digest
 from diffusion.pixels import Channels, Resolution, height_width
 from diffusion.randomness import generator_for, seed_for
 
@@ -95,7 +95,8 @@ class Folder(ImageData):
         stamps = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
         options = self.shape, self.seed, self.tiles, self.repeats
         key = digest("folder 9", RESIZE, *options, os.fspath(self.root.resolve()), stamps)
-        images, names, self.report = stored(cache_folder() / f"folder-{key}", self.shape, partial(self._decode, files))
+        cache = cache_dir("images") / f"folder-{key}"
+        images, names, self.report = stored(cache, self.shape, partial(self._decode, files))
         self.report.sort(key=lambda entry: (entry["reason"], entry["path"]))  # what is not an image comes last
         example = ", for example {path!r} ({reason})".format(**self.report[0]) if self.report else ""
         if not names:

@@ -24,9 +24,8 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL import __version__ as PILLOW
 from torch import Tensor
 
-from diffusion.console import console, track
-from diffusion.errors import UserError
-from diffusion.files import cache_dir, lock, replace, replacing
+from diffusion.console import track
+from diffusion.files import lock, replace, replacing
 from diffusion.pixels import MODES, Channels, Resolution, height_width
 
 Item = TypeVar("Item")
@@ -133,25 +132,6 @@ def _in_srgb(pixels: Image.Image, image: Image.Image) -> Image.Image:
     return pixels
 
 
-@contextlib.contextmanager
-def cache_errors() -> Iterator[None]:
-    """Context in which an OSError, such as of a full disk, becomes a UserError."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"data: the images can't be read or cached ({error}); allow it, free some space, or set DIFFUSION_CACHE to "
-            "a writable folder"
-        ) from error
-
-
-@cache_errors()
-def cache_folder(kind: str = "images") -> Path:
-    """The folder of decoded images, or of another kind of data."""
-    return cache_dir(kind)
-
-
-@cache_errors()
 def cached(file: Path, make: Callable[[], Any]) -> Any:
     """The JSON value in a file; made and written if the file is missing or damaged."""
     with contextlib.suppress(OSError, ValueError):
@@ -161,7 +141,6 @@ def cached(file: Path, make: Callable[[], Any]) -> Any:
     return value
 
 
-@cache_errors()
 def stored(
     file: Path, shape: tuple[int, int, int], make: Callable[[], Iterable[tuple[str, np.ndarray | str]]]
 ) -> tuple[Tensor, list[str], list[Entry]]:
@@ -197,13 +176,10 @@ def stored(
 
 def alone(file: Path) -> contextlib.AbstractContextManager[object]:
     """Wait until no other process has the lock `file`, and return a context in which this one has it."""
-    with contextlib.suppress(OSError):  # of a folder that is read-only
-        try:
-            return lock(file) or contextlib.nullcontext()
-        except BlockingIOError:
-            console.print("data: waiting for another command that prepares the same images")
+    try:
         return lock(file, patience=math.inf) or contextlib.nullcontext()
-    return contextlib.nullcontext()
+    except OSError:  # of a folder that is read-only
+        return contextlib.nullcontext()
 
 
 def in_threads(

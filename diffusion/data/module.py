@@ -8,7 +8,7 @@ rest is left out. Global batch k of a run is batch k mod n of epoch ⌊k/n⌋, a
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations, groupby
 from typing import Annotated, NamedTuple
@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from diffusion.console import console, count, track
-from diffusion.data.images import Entry, cache_folder, cached
+from diffusion.data.images import Entry, cached
 from diffusion.errors import UserError
-from diffusion.files import digest
+from diffusion.files import cache_dir, digest
 from diffusion.nearest import near_duplicates
 from diffusion.pixels import Channels, Resolution, height_width
 from diffusion.randomness import generator_for, to_device
@@ -153,6 +153,7 @@ def in_order(size: int, batch_size: int, rank: int, devices: int) -> list[Index]
     return [(index, torch.zeros(len(index), dtype=torch.bool), 0, i) for i, index in enumerate(shares)]
 
 
+@dataclass(eq=False, repr=False)
 class ImageData(LightningDataModule):
     """Base class of all data sets. Subclasses define `load`, which returns the splits "train", "val" and "test".
 
@@ -173,22 +174,18 @@ class ImageData(LightningDataModule):
         seed: Seed of the order, of the mirroring, and of any other random choice of the data set.
     """
 
-    trainer: Trainer  # set by `Trainer.fit`
+    trainer: Trainer = field(init=False)  # set by `Trainer.fit`
+    resolution: Resolution
+    channels: Channels = 3
+    batch_size: Annotated[int, Ge(1)] = 8
+    eval_batch_size: Annotated[int, Ge(1)] = 32
+    flip: bool = True
+    seed: int = 0
+    global_batch_size: Annotated[int, Ge(1)] | None = None
 
-    def __init__(
-        self,
-        resolution: Resolution,
-        channels: Channels = 3,
-        batch_size: Annotated[int, Ge(1)] = 8,
-        eval_batch_size: Annotated[int, Ge(1)] = 32,
-        flip: bool = True,
-        seed: int = 0,
-        global_batch_size: Annotated[int, Ge(1)] | None = None,
-    ):
+    def __post_init__(self) -> None:
         super().__init__()
-        self.resolution, self.channels, self.flip, self.seed = resolution, channels, flip, seed
-        self.shape = (channels, *height_width(resolution))  # of the images
-        self.batch_size, self.eval_batch_size, self.global_batch_size = batch_size, eval_batch_size, global_batch_size
+        self.shape = (self.channels, *height_width(self.resolution))  # of the images
         self.splits: dict[str, Split] = {}
         self.classes: list[str] = []
         self.report: list[Entry] = []
@@ -206,20 +203,18 @@ class ImageData(LightningDataModule):
         if self.splits:
             return
         self.splits = self.load()
-        if missing := {"train", "val", "test"} - self.splits.keys():
-            raise UserError(f"data: `load` returned no split {min(missing)!r}; return all three, maybe without images")
-        for name, split in self.splits.items():
+        for name in ("train", "val", "test"):
+            if (split := self.splits.get(name)) is None:
+                raise UserError(f"data: `load` returned no split {name!r}; return all three, maybe without images")
             kind, counts = (split.images.dtype, *split.images.shape[1:]), self.class_counts(name)
             if kind != (torch.uint8, *self.shape) or len(counts) != len(self.classes):
                 raise UserError(
                     f"data: `load` returned other images for {name} than uint8 (N, *{self.shape}), as given by "
                     f"data.channels and data.resolution, or other labels than of {len(self.classes)} `classes`"
                 )
-        if 0 in (counts := self.class_counts("train")):
-            raise UserError(
-                f"data.labels: the class {self.classes[counts.index(0)]!r} ({counts.count(0)} in all) has no training "
-                "image; add images of it or remove it, lower data.val or data.test, or remove data.limit"
-            )
+            if name == "train" and 0 in counts:
+                which = f"the class {self.classes[counts.index(0)]!r} ({counts.count(0)} in all)"
+                raise UserError(f"data.labels: {which} has no training image; add images, or lower data.val or data.test")
         self.report = [*self.report, *duplicates(self.splits)]
 
     def state_dict(self) -> dict[str, int]:
@@ -314,7 +309,7 @@ def duplicates(splits: Mapping[str, Split]) -> list[Entry]:
         ]
 
     content = [(name, split.key, split.names) for name, split in splits.items()]
-    file = cache_folder() / f"duplicates-{digest('duplicates 5', content)}.json"
+    file = cache_dir("images") / f"duplicates-{digest('duplicates 5', content)}.json"
     found: list[Entry] = cached(file, search)
     if found:
         held_out = count(len({entry["path"] for entry in found}), "held-out image")

@@ -2,25 +2,26 @@
 
 import csv
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from annotated_types import Ge, Le, Lt
 from torchvision.datasets import CIFAR10
 
-from diffusion.data.images import RESIZE, alone, cache_folder, in_threads, read, resized, stored
+from diffusion.data.images import RESIZE, alone, in_threads, read, resized, stored
 from diffusion.data.module import ImageData, Split, labelled, place
 from diffusion.errors import UserError
-from diffusion.files import digest
-from diffusion.pixels import Resolution
+from diffusion.files import cache_dir, digest
 from diffusion.randomness import generator_for
 
 HERE = Path(__file__).resolve().parent / "landscapes"
 
 
+@dataclass(eq=False, repr=False)
 class Landscapes(ImageData):
     """2091 training, 250 validation and 250 test tiles of the photographs in `landscapes/` (see CREDITS.csv).
 
@@ -35,21 +36,14 @@ class Landscapes(ImageData):
         limit: Number of training tiles, spread evenly over the photographs; null for all 2091.
     """
 
-    def __init__(
-        self,
-        resolution: Resolution,
-        labels: bool = False,
-        channels: Literal[1, 3] = 3,
-        limit: Annotated[int, Ge(1), Le(2091)] | None = None,
-        **options: Any,
-    ):
-        super().__init__(resolution, channels, **options)
-        self.labels, self.limit = labels, limit
+    channels: Literal[1, 3] = 3
+    labels: bool = False
+    limit: Annotated[int, Ge(1), Le(2091)] | None = None
 
     def load(self) -> dict[str, Split]:
         windows = table("windows.csv")
         key = digest("tiles 3", RESIZE, self.shape, digest(HERE / "windows.csv"))
-        images, names, _ = stored(cache_folder() / f"landscapes-{key}", self.shape, partial(self._make, windows))
+        images, names, _ = stored(cache_dir("images") / f"landscapes-{key}", self.shape, partial(self._make, windows))
         every = Split(images, names)
         if self.labels:
             scenes = {row["file"]: row["scene"] for row in table("CREDITS.csv")}
@@ -77,6 +71,7 @@ def table(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@dataclass(eq=False, repr=False)
 class Cifar10(ImageData):
     """CIFAR-10 with the official test split; the seed divides the official training split into train and val.
 
@@ -89,18 +84,11 @@ class Cifar10(ImageData):
         labels: Label each image with its class, one of ten such as airplane, for a network with `model.classes`.
     """
 
-    def __init__(
-        self,
-        root: str | Path | None = None,
-        resolution: Literal[32] = 32,
-        channels: Literal[3] = 3,
-        val: Annotated[int, Ge(0), Lt(50_000)] = 5000,
-        labels: bool = False,
-        **options: Any,
-    ):
-        super().__init__(resolution, channels, **options)
-        self.root = Path(root).expanduser() if root else cache_folder("cifar10")
-        self.val, self.labels = val, labels
+    resolution: Literal[32] = 32
+    channels: Literal[3] = 3
+    root: str | Path | None = None
+    val: Annotated[int, Ge(0), Lt(50_000)] = 5000
+    labels: bool = False
 
     def load(self) -> dict[str, Split]:
         official = self._official(train=True)
@@ -109,12 +97,13 @@ class Cifar10(ImageData):
         return {"train": official.take(train), "val": official.take(val), "test": self._official(train=False)}
 
     def _official(self, train: bool) -> Split:
+        root = Path(self.root).expanduser() if self.root else cache_dir("cifar10")
         try:
-            with alone(cache_folder() / "cifar10.lock"):
-                data = CIFAR10(self.root, train=train, download=True)
+            with alone(cache_dir("images") / "cifar10.lock"):
+                data = CIFAR10(root, train=train, download=True)
         except (RuntimeError, OSError) as error:  # missing or damaged files, no network, or no space on the disk
             raise UserError(
-                f"CIFAR-10 is not in {self.root} and can't be downloaded ({' '.join(str(error).split())}): put "
+                f"CIFAR-10 is not in {root} and can't be downloaded ({' '.join(str(error).split())}): put "
                 f"{CIFAR10.filename} there, or set data.root to its folder"
             ) from error
         images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()

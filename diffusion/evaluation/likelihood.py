@@ -50,7 +50,8 @@ class Bound:
     of_schedule: ClassVar[bool] = True  # whether the value depends on the schedule, apart from the network's errors
 
     def __call__(self, denoise: Denoise, x0: Tensor, streams: Streams, variance: Variance) -> Tensor:
-        return variational_bound(Thresholded(denoise, clip), x0, streams, self.steps, variance, self.grid).bits
+        prior, terms = variational_bound(Thresholded(denoise, clip), x0, streams, self.steps, variance, self.grid)
+        return prior + terms.sum(dim=1)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def bits_per_dimension(restored: Restored, settings: Evaluate, data: ImageData, 
         for index in torch.arange(n).split(settings.batch_size or 1):
             streams = Streams(seeds_for("bits", last=index.tolist()), device)
             classes = chosen.labels[index].to(device) if labelled and chosen.labels is not None else None
-            denoise = denoiser if classes is None else Conditioned(denoiser, classes=classes)
+            denoise = denoiser if classes is None else Conditioned(denoiser, {"classes": classes})
             parts.append(likelihood(denoise, to_unit(chosen.images[index]).to(device), streams, variance).cpu())
             bar.update(task, advance=len(index))
     bits = torch.cat(parts).double()

@@ -104,12 +104,11 @@ class Wrapped:
         return self.denoise.schedule
 
 
+@dataclass(eq=False)
 class Conditioned(Wrapped):
     """A denoiser that passes the same conditions, such as `classes` (B,), one per image, to every evaluation."""
 
-    def __init__(self, denoise: Any, **conditions: Any):
-        super().__init__(denoise)
-        self.conditions = conditions
+    conditions: dict[str, Any]
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Estimate:
         return self.denoise(x_t, t, **self.conditions)

@@ -21,11 +21,12 @@ Grid = Callable[[Schedule, int], Tensor]
 
 
 def _rows(schedule: Schedule, steps: int) -> int:
-    """T of a table; 0 for a continuous schedule. Raises UserError if a table has fewer than `steps` rows."""
-    table = schedule.steps or 0
-    if table and steps > table:
-        raise UserError(f"sampler: {steps} steps; this schedule has at most T = {table}")
-    return table
+    """T of a table. Raises UserError for a continuous schedule, and for a table with fewer than `steps` rows."""
+    if not schedule.steps:
+        raise UserError("sampler: this grid needs a discrete schedule; use uniform")
+    if steps > schedule.steps:
+        raise UserError(f"sampler: {steps} steps; this schedule has at most T = {schedule.steps}")
+    return schedule.steps
 
 
 def mostly_noise(schedule: Schedule) -> bool:
@@ -48,24 +49,21 @@ def even_times(schedule: Schedule, u: Tensor) -> Tensor:
 
 def uniform(schedule: Schedule, steps: int) -> Tensor:
     """t_k = 1 − k/N, from t = 1 to 0; on a table, rounded to its rows ("trailing" spacing)."""
-    table = _rows(schedule, steps)
     if mostly_noise(schedule):
         raise UserError("sampler: on this schedule, the grid uniform has hardly any step at low noise; use karras")
     t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    return torch.round(t * table) / table if table else t
+    return torch.round(t * _rows(schedule, steps)) / schedule.steps if schedule.steps else t
 
 
 def leading(schedule: Schedule, steps: int) -> Tensor:
     """Rows 1 + k·⌊T/N⌋ of a table, then 0: the spacing of DDIM's reference code. It starts below t = 1 if N < T."""
-    if not (T := _rows(schedule, steps)):
-        raise UserError("sampler: the grid leading needs a discrete schedule; use uniform")
+    T = _rows(schedule, steps)
     return F.pad((1 + torch.arange(steps, dtype=torch.float64).flip(0) * (T // steps)) / T, (0, 1))
 
 
 def linspace(schedule: Schedule, steps: int) -> Tensor:
     """N evenly spaced rows of a table from T to 1, both included, then 0 (Improved DDPM's respacing)."""
-    if not (T := _rows(schedule, steps)):
-        raise UserError("sampler: the grid linspace needs a discrete schedule; use uniform")
+    T = _rows(schedule, steps)
     # Those of torch.linspace differ by a bit, and near a half so by a row.
     rows = 1 + torch.from_numpy(np.linspace(0, T - 1, steps).round()).flip(0)
     rows[0] = T

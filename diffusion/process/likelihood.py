@@ -4,7 +4,6 @@ Images are 8-bit: x0 = 2k/255 − 1 for the levels k = 0 … 255.
 """
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import scipy  # its submodules are imported on first use
@@ -51,24 +50,15 @@ def bound_term(schedule: Schedule, variance: Variance, estimate: Estimate, x0: T
     return nats.flatten(1).mean(dim=1) / math.log(2)
 
 
-class Bound(NamedTuple):
-    """The variational bound in bits per dimension: bits (B,) = prior (B,) + Σ terms (B, N).
-
-    `prior` is L_T = KL(q(x_T | x0) ‖ N(0, (alpha_T² + sigma_T²) I)). `terms` are L_0, L_1 …, one for each step.
-    """
-
-    bits: Tensor
-    prior: Tensor
-    terms: Tensor
-
-
 @torch.no_grad()
 def variational_bound(
     denoise: Denoise, x0: Tensor, streams: Streams, steps: int, variance: Variance = fixed_small, grid: Grid = uniform
-) -> Bound:
-    """An upper bound on −log p(x0), estimated with one x_t for each of the N steps (DDPM, eq. 5; memoir, section 4).
+) -> tuple[Tensor, Tensor]:
+    """Upper bounds on −log p(x0), estimated with one x_t for each of the N steps (DDPM, eq. 5; memoir, section 4).
 
-    x0 (B, C, H, W) are 8-bit levels in [−1, 1]. The bound is loose where a single step changes log-SNR a lot.
+    x0 (B, C, H, W) are 8-bit levels in [−1, 1]. The bound in bits per dimension is prior (B,) + Σ terms (B, N). The
+    prior is L_T = KL(q(x_T | x0) ‖ N(0, (alpha_T² + sigma_T²) I)); the terms are L_0, L_1 …, one for each step. It is
+    loose where a single step changes log-SNR a lot.
     """
     schedule = denoise.schedule
     times = grid(schedule, steps).flip(0).to(x0.device, real_dtype(x0.device))
@@ -80,8 +70,7 @@ def variational_bound(
     alpha, sigma = schedule(times[-1:])
     log_q, log_p = (expand(variance, x0) for variance in (2 * sigma.log(), torch.log(alpha**2 + sigma**2)))
     prior = gaussian_kl(expand(alpha, x0) * x0, log_q, log_p).flatten(1).mean(dim=1) / math.log(2)
-    stacked = torch.stack(terms, dim=1)
-    return Bound(prior + stacked.sum(dim=1), prior, stacked)
+    return prior, torch.stack(terms, dim=1)
 
 
 def flow_likelihood(

@@ -115,7 +115,7 @@ class Sampler:
             conditions: passed to the denoiser at each evaluation, such as `classes` (B,).
         """
         if conditions:
-            denoise = Conditioned(denoise, **conditions)
+            denoise = Conditioned(denoise, conditions)
         if self.threshold is not None:
             denoise = Thresholded(denoise, self.threshold)
         x = x.to(torch.promote_types(x.dtype, torch.float32))

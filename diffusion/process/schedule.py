@@ -244,8 +244,6 @@ class VE(Schedule):
 
     def __init__(self, sigma_min: Positive = 0.01, sigma_max: Positive = 50.0):
         super().__init__()
-        if not sigma_min < sigma_max:
-            raise UserError(f"schedule: sigma_min = {sigma_min:g} must be below sigma_max = {sigma_max:g}")
         self.sigma_min = sigma_min
         self.rate = 2 * math.log(sigma_max / sigma_min)
 

@@ -47,7 +47,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def load(root: Path, **options: int) -> Cifar10:
-    data = Cifar10(root, **{"val": 5, **options})
+    data = Cifar10(root=root, **{"val": 5, **options})
     data.setup()
     return data
 
@@ -76,4 +76,4 @@ def test_missing_files_give_a_one_line_error(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr("torchvision.datasets.utils.download_url", offline)
     with pytest.raises(UserError, match="name resolution"):
-        Cifar10(tmp_path / "offline").setup()
+        Cifar10(root=tmp_path / "offline").setup()

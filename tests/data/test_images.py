@@ -6,14 +6,12 @@ Orientations, modes, truncated files and bombs are in tests/reliability/test_hos
 import io
 import struct
 from pathlib import Path
-from threading import Timer
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from diffusion.data.images import Unusable, alone, read, resized
-from diffusion.files import lock
+from diffusion.data.images import Unusable, read, resized
 
 Point = tuple[float, float, float]
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -143,11 +141,3 @@ def test_grey_is_the_luma_and_transparent_rgba_pixels_become_black(file: Path) -
     assert not resized(read(file, channels=4), 8, (0, 0, 8, 8)).any()
     Image.new("RGBA", (4, 4), (0, 0, 0, 128)).save(file, "PNG")
     assert (pixels(file) == 127).all()
-
-
-def test_a_command_that_waits_for_the_images_of_another_says_so(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    held = lock(file)
-    assert held is not None
-    Timer(0.2, held.close).start()
-    with alone(file):
-        assert capsys.readouterr().out.startswith("data: waiting for another command")

@@ -22,7 +22,7 @@ from diffusion.process.grid import log_snr
 from diffusion.process.likelihood import flow_likelihood, variational_bound
 from diffusion.process.prediction import Eps
 from diffusion.process.schedule import linear
-from diffusion.process.variance import fixed_large
+from diffusion.process.variance import Variance, fixed_large, fixed_small
 from diffusion.randomness import Streams, seed_for
 from diffusion.runs.folder import read_scores
 
@@ -58,13 +58,18 @@ def scored(command, *words: str) -> Score:
     return score
 
 
+def bound(denoise: Any, x0: Tensor, streams: Streams, steps: int, variance: Variance = fixed_small) -> Tensor:
+    prior, terms = variational_bound(Thresholded(denoise, clip), x0, streams, steps, variance, GRID)
+    return (prior + terms.sum(dim=1)).double()
+
+
 def test_evaluate_reports_the_variational_bound_of_held_out_images(command, two_steps, data, tmp_path) -> None:
     run = shutil.copytree(two_steps, tmp_path / "run")
     score = scored(command, "ckpt=run", "bits=7", "likelihood.steps=20", "batch_size=3", "split=test")
     restored = restore(run / "checkpoints/last.ckpt")
     # In one batch; the command used three.
     x0, streams = first(data, "test", 7)
-    bits = variational_bound(Thresholded(restored.denoiser, clip), x0, streams, 20, grid=GRID).bits.double()
+    bits = bound(restored.denoiser, x0, streams, 20)
     half = t.ppf(0.975, 6) * float(bits.std()) / 7**0.5
     assert score.value == pytest.approx(float(bits.mean()), rel=1e-5)
     assert score.interval == pytest.approx((float(bits.mean()) - half, float(bits.mean()) + half), rel=1e-4)
@@ -105,7 +110,7 @@ def test_a_learned_variance_is_used_unless_another_is_chosen(data: Folder) -> No
     learned = scored_by(denoiser, data, 6, 4, steps=10)
     assert learned.source["variance"] == "learned_range"
     other = scored_by(denoiser, data, 6, 6, steps=10, variance=FIXED)
-    bits = variational_bound(Thresholded(denoiser, clip), *first(data, "val", 6), 10, fixed_large, GRID).bits
+    bits = bound(denoiser, *first(data, "val", 6), 10, fixed_large)
     assert other.value == pytest.approx(float(bits.mean()), rel=1e-6)
     assert other.source["variance"] == "fixed_large"
     assert other.protocol_key == learned.protocol_key
@@ -115,7 +120,7 @@ def test_a_learned_variance_is_used_unless_another_is_chosen(data: Folder) -> No
 def test_the_interval_is_clustered_by_photographs(data: Folder) -> None:
     """Eight tiles of two photographs count as two; tiles of one photograph have no interval."""
     network = Denoiser(Same(), linear(steps=20), Eps())
-    bits = variational_bound(Thresholded(network, clip), *first(data, "val", 8), 20, grid=GRID).bits.double()
+    bits = bound(network, *first(data, "val", 8), 20)
     variance = torch.stack([bits[k::2].mean() for k in range(2)]).var().item() / 2
     for photographs, error in ((8, float(bits.std()) / 8**0.5), (2, variance**0.5), (1, None)):
         names = [f"{i % photographs}.jpg 24px at {i},0" for i in range(8)]

@@ -38,7 +38,7 @@ def network(classes: int = 0) -> UNet:
 
 def drawn(denoiser: Denoiser, grid: str, steps: int, noise: torch.Tensor, kind: int | None = None) -> torch.Tensor:
     sampler = DDIM(steps=steps, grid=getattr(grids, grid), threshold=clip)
-    denoise: Any = denoiser if kind is None else Conditioned(denoiser, classes=torch.tensor([kind]))
+    denoise: Any = denoiser if kind is None else Conditioned(denoiser, {"classes": torch.tensor([kind])})
     return sampler(denoise, noise, Streams([0]))
 
 
