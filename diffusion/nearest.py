@@ -61,8 +61,8 @@ def near_duplicates(images: Tensor, known: Tensor, shift: int = 0) -> Tensor:
     """For each of n images, the index of the nearest of m known ones if they are near-duplicates, or else −1; (n,).
 
     `images` (n, C, H, W) and `known` (m, C, H, W) are uint8; the former are compared in all `views` with this shift.
-    Two images are near-duplicates if their 16×16 miniatures differ by less than 8/255 RMS. First, the means of 4×4
-    blocks of these are compared: their distance, times 4, is at most that of the miniatures, so few images remain.
+    Two images are near-duplicates if their 16×16 miniatures differ by less than 8/255 RMS. The means of 4×4 blocks are
+    compared first: their distance, times 4, is at most that of the miniatures, so few images remain.
     """
     side, channels = min(SIDE, *known.shape[-2:]), known.shape[1]
     radius, block = NEAR * (channels * side**2) ** 0.5, min(4, side)

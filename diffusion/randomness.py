@@ -67,8 +67,8 @@ def philox(even: Tensor, odd: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     """Philox 4×32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): 10 rounds of
         (c_0, c_1, c_2, c_3) ← (⌊M_1 c_2 / 2³²⌋ ⊕ c_1 ⊕ k_0, M_1 c_2, ⌊M_0 c_0 / 2³²⌋ ⊕ c_3 ⊕ k_1, M_0 c_0) mod 2³².
 
-    The 32-bit words are stored as int64, because torch cannot multiply unsigned integers. A product wraps around to the
-    same 64 bits; the right shift extends its sign into the upper half, which the mask removes.
+    The words are stored as int64, because torch cannot multiply unsigned integers. A product wraps around to the same
+    64 bits; the right shift extends its sign into the upper half, which the mask removes.
 
     Args:
         even: c_0 and c_2, (2, …), broadcast with the keys.
@@ -92,11 +92,9 @@ def philox(even: Tensor, odd: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
 class Streams:
     """One random stream per example: example i draws from `seeds[i]`, whatever else is in the batch.
 
-    Equal seeds give equal draws, so a training loop needs new seeds at each step: `Streams.of(B, "train", step)`. The
-    idea is that of EDM's StackedRandomGenerator. Block j (four words) of draw d of an example is a function of (seed,
-    d, j): Philox with the seed as its key and the counter (j, 0, d, 0). The words depend neither on the batch nor on
-    the device; the numbers computed from them are the same on every type of device, up to the rounding of its
-    logarithm, cosine and sine.
+    Equal seeds give equal draws, so a training loop needs new seeds at each step: `Streams.of(B, "train", step)`.
+    Block j (four words) of draw d of an example is a function of (seed, d, j): Philox with the seed as its key and the
+    counter (j, 0, d, 0). Numbers are the same on every type of device, up to its rounding of log, cos and sin.
 
     Args:
         seeds: one seed for each of the B examples, used modulo 2⁶⁴.
@@ -132,8 +130,7 @@ class Streams:
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """N(0, 1) of shape (B, *shape), by the Box-Muller transform z = √(−2 log u) (cos 2πv, sin 2πv).
 
-        In float64, u and v have 53 bits, and |z| ≤ 8.58. Otherwise they have 32 bits, rounded to float32, and |z| ≤
-        6.67, which one normal number in 4·10¹⁰ would exceed. Other dtypes round the float32 result.
+        In float64, u and v have 53 bits, and |z| ≤ 8.58; else they have 32 bits, rounded to float32, and |z| ≤ 6.67.
         """
         real = torch.float64 if dtype == torch.float64 else torch.float32
         pairs, bits = (1, 53) if real == torch.float64 else (2, 32)  # pairs of numbers per block of four words
@@ -154,10 +151,7 @@ class Streams:
         return out.flatten(1)[:, :n].reshape(len(self), *shape).to(dtype).contiguous()
 
     def normal_like(self, x: Tensor, *times: int) -> Tensor:
-        """N(0, 1) of shape (B, *times, ...) and with the dtype of `x` (B, ...).
-
-        Raises UserError unless `x` has B examples: fewer streams would broadcast.
-        """
+        """N(0, 1) of shape (B, *times, ...) and with the dtype of `x` (B, ...). Raises UserError for another B."""
         if len(x) != len(self):
             words = f"randomness: {len(self)} random streams for {len(x)} images"
             raise UserError(f'{words}; pass one per image, such as Streams.of({len(x)}, "train", step)')

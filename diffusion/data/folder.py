@@ -4,10 +4,6 @@ Images are ordered by a hash of (seed, content), so neither the file system, nor
 images are used. In that order, the first images are the training split, followed by the validation split and the test
 split, so `limit` changes neither validation nor test. With tiles, this is the order of the photographs, and a split
 takes one tile from each of its photographs in turn, the largest first.
-
-The tiles of a photograph are windows with a side log-uniform in [128 px, short side] and a uniform position. One is
-rejected if its IoU with an earlier window is above 1/2, or its luminance has a std below 10/255 at 64x64. They are
-taken in turn from the quarters of the range of log s, the largest first, because there is less room for large windows.
 """
 
 import contextlib
@@ -16,10 +12,11 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import product, zip_longest
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -48,6 +45,7 @@ composed = partial(unicodedata.normalize, "NFC")
 Share = Annotated[int, Ge(0)] | Annotated[float, Ge(0), Lt(1)]
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Folder(ImageData):
     """The images of a folder, cropped and resized; or, with `tiles`, many tiles of each photograph.
 
@@ -70,45 +68,41 @@ class Folder(ImageData):
             for it. null: no labels.
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        resolution: Resolution,
-        tiles: Annotated[int, Ge(1)] | bool | None = None,
-        limit: Annotated[int, Ge(1)] | None = None,
-        val: Share = 0.1,
-        test: Share = 0.1,
-        repeats: bool = False,
-        labels: Literal["folders"] | str | Path | None = None,
-        **options: Any,
-    ):
-        super().__init__(resolution, **options)
-        self.root = Path(root).expanduser()
-        self.tiles = USUAL_TILES if tiles is True else tiles or None
-        self.limit, self.val, self.test, self.repeats, self.labels = limit, val, test, repeats, labels
+    root: str | Path
+    tiles: Annotated[int, Ge(1)] | bool | None = None
+    limit: Annotated[int, Ge(1)] | None = None
+    val: Share = 0.1
+    test: Share = 0.1
+    repeats: bool = False
+    labels: Literal["folders"] | str | Path | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.tiles = USUAL_TILES if self.tiles is True else self.tiles or None
 
     def load(self) -> dict[str, Split]:
-        if not self.root.is_dir():
-            raise UserError(f"data.root={self.root} is not an existing folder; set it to a folder of images")
-        files = listed(self.root)
+        root = Path(self.root).expanduser()
+        if not root.is_dir():
+            raise UserError(f"data.root={root} is not an existing folder; set it to a folder of images")
+        files = listed(root)
         stats = [(name, file.stat()) for name, file in files.items()]
         stamps = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
         options = self.shape, self.seed, self.tiles, self.repeats
-        key = digest("folder 9", RESIZE, *options, os.fspath(self.root.resolve()), stamps)
+        key = digest("folder 9", RESIZE, *options, os.fspath(root.resolve()), stamps)
         cache = cache_dir("images") / f"folder-{key}"
         images, names, self.report = stored(cache, self.shape, partial(self._decode, files))
         self.report.sort(key=lambda entry: (entry["reason"], entry["path"]))  # what is not an image comes last
         example = ", for example {path!r} ({reason})".format(**self.report[0]) if self.report else ""
         if not names:
             raise UserError(
-                f"data.root={self.root}: none of {count(len(files), 'file')} is a usable image{example}; set it to a "
+                f"data.root={root}: none of {count(len(files), 'file')} is a usable image{example}; set it to a "
                 "folder of images, or lower data.resolution"
             )
         if self.report:
             console.print(f"data: {count(len(names), 'image')}, {count(len(self.report), 'file')} left out{example}")
         every = Split(images, names)
         photos = names if self.tiles is None else every.sources
-        label = {} if self.labels is None else labels_of(self.labels, self.root, photos)
+        label = {} if self.labels is None else labels_of(self.labels, root, photos)
         if label:
             every, self.classes = labelled(every, [label[photo] for photo in photos])
         splits = {name: every.take(rows) for name, rows in self._split(photos, label).items()}
@@ -199,8 +193,7 @@ def listed(root: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
 
     def unread(error: OSError) -> None:
-        if Path(error.filename) != root:
-            raise UserError(f"data.root={root}: {error.filename}: {error.strerror}; allow to read it, or remove it")
+        raise UserError(f"data.root={root}: {error.filename}: {error.strerror}; allow to read it, or remove it")
 
     for here, folders, names in os.walk(root, onerror=unread):
         if Path(here) != root and not {"run.json", ".hydra"}.isdisjoint([*folders, *names]):
@@ -298,7 +291,11 @@ def cut(
 
 
 def candidates(seed: str, photo: Image.Image, least: int = SMALLEST) -> list[Box]:
-    """The windows of one photograph, large and small in turn, with sides of at least `least` pixels."""
+    """The windows of one photograph for tiles, with a side log-uniform in [least, short side] and a uniform position.
+
+    A window is left out if its IoU with an earlier one is above 1/2, or its luminance has a std below 10/255 at 64x64.
+    They are taken in turn from the quarters of the range of log s, the largest first: these have the least room.
+    """
     luminance, short = photo.convert("L"), min(photo.size)
     draws = torch.rand(TRIES, 3, dtype=torch.float64, generator=generator_for("tiles", seed)).numpy()
     sides = np.rint(least * (short / least) ** draws[:, :1]).astype(int)

@@ -1,11 +1,8 @@
 """Image files as grey, RGB or RGBA pixels, and the cache of decoded images.
 
-Every colour mode and EXIF orientation is accepted, and colours are converted to sRGB from the file's profile; only the
-first frame of an animation is read. Refused are files that can't be decoded completely, images beyond Pillow's limit of
-179 million pixels, and images smaller than the resolution: if they were upscaled, the network would learn the blur.
-
-In the cache, NAME.bin contains the images of a data set, uint8 (N, C, H, W), and NAME.json, which is written last,
-their names. Every process memory-maps it, so a batch only needs memory for its own images.
+Every colour mode, profile and EXIF orientation is accepted; only the first frame of an animation is read. Refused are
+files that can't be decoded completely, images beyond Pillow's limit of 179 million pixels, and images smaller than the
+resolution: if they were upscaled, the network would learn the blur.
 """
 
 import contextlib
@@ -146,6 +143,8 @@ def stored(
 ) -> tuple[Tensor, list[str], list[Entry]]:
     """The images of a data set, uint8 (N, C, H, W), and their names; and the files that can't be used.
 
+    Every process memory-maps NAME.bin, so a batch only needs memory for its own images. NAME.json is written last.
+
     Args:
         file: their place in the cache, without a suffix.
         shape: (C, H, W).
@@ -185,10 +184,7 @@ def alone(file: Path) -> contextlib.AbstractContextManager[object]:
 def in_threads(
     work: Callable[[Item], Result], items: Sequence[Item], label: str, unit: str = "image"
 ) -> Iterator[Result]:
-    """Apply `work` to each item in threads, and yield the results in order, with a progress bar.
-
-    For work that releases the GIL, such as Pillow's.
-    """
+    """Apply `work`, which releases the GIL, to the items in threads; yield results in order, with a progress bar."""
     with ThreadPoolExecutor() as pool:
         results = (each for i in range(0, len(items), AHEAD) for each in pool.map(work, items[i : i + AHEAD]))
         yield from track(results, label, len(items), unit)

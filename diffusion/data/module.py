@@ -110,21 +110,13 @@ def labelled(images: Split, labels: Sequence[str]) -> tuple[Split, list[str]]:
 
 @dataclass(eq=False)
 class TrainingBatches(Sampler[Index]):
-    """One device's batches of a whole run.
+    """One device's batches of a whole run."""
 
-    Args:
-        size: images in the split.
-        shape: batches in an epoch, devices, and images per device in a batch.
-        numbers: the numbers of the batches; they do not begin with 0 if the run is resumed.
-        done: batches done before the run was resumed; not those before `numbers` if the global batch size has changed.
-        flip: mirror half of the images.
-    """
-
-    size: int
-    shape: tuple[int, int, int]
-    numbers: range
-    done: int = 0
-    flip: bool = True
+    size: int  # images in the split
+    shape: tuple[int, int, int]  # batches in an epoch, devices, and images per device in a batch
+    numbers: range  # of the batches; they do not begin with 0 if the run is resumed
+    done: int = 0  # before the run was resumed; not those before `numbers` if the global batch size has changed
+    flip: bool = True  # mirror half of the images
     seed: int = 0
     rank: int = 0
 
@@ -157,10 +149,8 @@ def in_order(size: int, batch_size: int, rank: int, devices: int) -> list[Index]
 class ImageData(LightningDataModule):
     """Base class of all data sets. Subclasses define `load`, which returns the splits "train", "val" and "test".
 
-    It also works without a Trainer: `data.setup(); data.splits["val"].images`. `report` lists files that need
-    attention, as {"path", "reason", "action"}. `classes` lists the class names in the order of their indices; a `load`
-    that returns labels must set it. Build the Trainer with `use_distributed_sampler=False`: the loaders already divide
-    the images among the devices.
+    It also works without a Trainer: `data.setup(); data.splits["val"].images`. Build the Trainer with
+    `use_distributed_sampler=False`: the loaders already divide the images among the devices.
 
     Args:
         resolution: Side of the square images, in pixels; or [HEIGHT,WIDTH].
@@ -187,8 +177,8 @@ class ImageData(LightningDataModule):
         super().__init__()
         self.shape = (self.channels, *height_width(self.resolution))  # of the images
         self.splits: dict[str, Split] = {}
-        self.classes: list[str] = []
-        self.report: list[Entry] = []
+        self.classes: list[str] = []  # their names, by index; a `load` that returns labels must set them
+        self.report: list[Entry] = []  # files that need attention
         self.batches_per_epoch: int | None = None  # None: as many full batches as the images fill
         self.batches: int | None = None  # of the whole run, which is one epoch to Lightning; None: batches_per_epoch
         self.seen = 0  # training images used before the run was resumed, over all devices …
@@ -214,7 +204,7 @@ class ImageData(LightningDataModule):
                 )
             if name == "train" and 0 in counts:
                 which = f"the class {self.classes[counts.index(0)]!r} ({counts.count(0)} in all)"
-                raise UserError(f"data.labels: {which} has no training image; add images, or lower data.val or data.test")
+                raise UserError(f"data: {which} has no training image; add images, or lower data.val or data.test")
         self.report = [*self.report, *duplicates(self.splits)]
 
     def state_dict(self) -> dict[str, int]:
@@ -258,8 +248,7 @@ class ImageData(LightningDataModule):
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """[the validation split, equally many training images]: their errors differ if the network overfits.
 
-        The training images are the same for every seed. Both loaders index their images from 0, so random draws by
-        index are the same for both, and the errors are paired.
+        The training images are the same for every seed. Both are indexed from 0, so they get the same random draws.
         """
         train, val, trainer = self.splits["train"], self.splits["val"], self.trainer
         if len(val) < trainer.world_size:
@@ -269,10 +258,7 @@ class ImageData(LightningDataModule):
         return [self._loader(x, in_order(len(x), *share)) for x in (val, train.take(fixed.sort().values))]
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move images, flips and classes. The indices, which seed the noise, stay on the CPU, where they are read.
-
-        (Reading them back from a GPU would make every step wait for the previous one.)
-        """
+        """Move images, flips and classes. The indices stay on the CPU, where they are read as seeds of the noise."""
         classes = None if batch.classes is None else to_device(batch.classes, device)
         image, flip = to_device(batch.image, device), to_device(batch.flip, device)
         return batch._replace(image=image, flip=flip, classes=classes)
@@ -291,8 +277,7 @@ class ImageData(LightningDataModule):
 def duplicates(splits: Mapping[str, Split]) -> list[Entry]:
     """Held-out images that are near-duplicates of images in an earlier split, as entries of `ImageData.report`.
 
-    They make scores too good. (But plain skies can be near-duplicates without being from the same photograph.) The
-    list is cached, so the same splits are compared only once.
+    They make scores too good, except that plain skies can be alike. The same splits are compared only once.
     """
     pairs = [pair for pair in combinations(splits, 2) if all(len(splits[name]) for name in pair)]
 

@@ -32,8 +32,7 @@ def magnitude(x: Tensor, dims: Sequence[int]) -> Tensor:
 def unit(x: Tensor, dims: Sequence[int] = (1,)) -> Tensor:
     """x / magnitude(x) over `dims`; over the channels, dimension 1, this is pixel norm (eq. 30).
 
-    A magnitude below 1e-4 counts as 1e-4. (The authors' code adds 1e-4 to every magnitude, so that each layer's outputs
-    are about 1e-4 smaller than here.)
+    A magnitude below 1e-4 counts as 1e-4. (The authors' code adds 1e-4 to every magnitude.)
     """
     return x / magnitude(x, dims).clamp(min=1e-4).to(x.dtype)
 
@@ -61,7 +60,7 @@ def mp_cat(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:
 class MPFourier(nn.Module):
     """label (B,) -> √2·cos(2π(f·label + φ)) (B, width), with fixed f ~ N(0, bandwidth²) and φ ~ U(0, 1) (eq. 75).
 
-    Always in float32: in bfloat16, f and φ would be rounded and the features would differ from those in training.
+    Always in float32: f and φ must not be rounded.
     """
 
     def __init__(self, width: int, bandwidth: float):
@@ -94,10 +93,7 @@ class MPConv(nn.Module):
 
     @torch.no_grad()
     def force(self) -> None:
-        """w ← w/magnitude(w) in memory (eq. 66). Weights that are already normalised keep all their bits.
-
-        It writes to `data`, which keeps the backward pass of an earlier forward pass valid.
-        """
+        """w ← w/magnitude(w) in memory (eq. 66), in `data`: the backward pass of an earlier step stays valid."""
         size = magnitude(self.weight, self.dims).to(self.weight.dtype)
         self.weight.data.copy_(torch.where((size - 1).abs() < 1e-5, self.weight, unit(self.weight, self.dims)))
 
@@ -126,8 +122,7 @@ class Block(nn.Module):
     """x (B, C_in, H, W), emb (B, features) -> (B, C_out, H', W'): a residual block, then attention (figure 21).
 
     h = conv₂(dropout(mp_silu(c·conv₁(mp_silu(x))))) with c = 1 + gain·W_e emb; then x ← mp_sum(x, h), and likewise
-    with attention. In the encoder, x is first mapped to C_out channels and pixel-normalised. In the decoder, x is
-    mapped to C_out channels only for the sum.
+    with attention. x is mapped to C_out channels: in the encoder first, with pixel norm; in the decoder for the sum.
     """
 
     def __init__(

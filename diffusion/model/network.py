@@ -38,10 +38,8 @@ class Dropout(nn.Dropout):
     Within the context `examples`, m depends on the example, not on its position in the batch or on the device; outside,
     this is torch's dropout. For each element of the features, a and b are drawn uniformly, once for all examples, from
     torch's default generator, which the trainer seeds identically on all devices and for all micro-batches of a step.
-    Example k gets u_k = a + k·b (mod 2³²), and drops the element if u_k < p·2³². Each u_k is uniform, the elements of
-    one example are independent, and so are the masks of any two examples (except for the lowest bits of u_k, which do
-    not matter). So a mean over the batch has the same variance as with fully independent masks. (Pairwise independent
-    hashing: Carter, Wegman 1979.)
+    Example k gets u_k = a + k·b (mod 2³²), and drops the element if u_k < p·2³². The masks of any two examples are
+    independent (pairwise independent hashing: Carter, Wegman 1979), which suffices for the variance of a mean.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,9 +55,8 @@ class Network(nn.Module):
     """A network: forward(x (B, C, H, W), label (B,), classes (B,) or None) -> (B, out_channels, H, W).
 
     `label` is the noise label that the prediction computes from t. `classes` are int64 from 0 to K, where K is the
-    attribute `classes`; the value K, and None for all images, mean "no class". If K = 0, only None is accepted. Some
-    have the arguments `augment` (B, A), labels of which None means zeros, and `window` (B, 4), where None means whole
-    images (see `coordinates`). H and W must be multiples of `downsampling`.
+    attribute `classes`; the value K, and None for all images, mean "no class". Some have the arguments `augment`
+    (B, A), labels, None for zeros, and `window` (B, 4) (see `coordinates`). H and W are multiples of `downsampling`.
     """
 
     ends: tuple[str, ...] = ("stem", "out")
@@ -83,10 +80,7 @@ class Network(nn.Module):
         return torch.full_like(label, self.classes, dtype=torch.int64) if classes is None else classes
 
     def run(self, block: Callable[..., Tensor], *inputs: object) -> Tensor:
-        """block(*inputs). With `checkpointing`, the backward pass recomputes the block (Chen et al. 2016).
-
-        Dropout uses the same masks both times.
-        """
+        """block(*inputs). With `checkpointing`, the backward pass recomputes it, with the same masks of dropout."""
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(_with_examples, Examples.numbers, block, *inputs, use_reentrant=False)
         return block(*inputs)
@@ -101,8 +95,7 @@ def _with_examples(numbers: Tensor | None, block: Callable[..., Tensor], *inputs
 def sinusoidal(label: Tensor, width: int, shift: int = 1) -> Tensor:
     """[sin(label·ω), cos(label·ω)] (B, width) of label (B,), ω_k = 10000^(−k/(width/2 − shift)), k = 0 … width/2 − 1.
 
-    Vaswani et al. 2017, §3.5, in DDPM's order (sines first); `shift` is 1 in DDPM and 0 in ADM. Always in float32: in
-    bfloat16 the labels 998 and 999 would be the same number.
+    Vaswani et al. 2017, §3.5, in DDPM's order (sines first); `shift` is 1 in DDPM and 0 in ADM. Always in float32.
     """
     half = width // 2
     k = torch.arange(half, dtype=torch.float32, device=label.device)
@@ -114,9 +107,8 @@ def sinusoidal(label: Tensor, width: int, shift: int = 1) -> Tensor:
 class TimeEmbedding(nn.Module):
     """label (B,), rows (B,), augment (B, A) -> (B, features): silu(W₂ silu(W₁ sinusoidal(label)) + class vector).
 
-    DDPM applies the outer silu in each residual block; here it is applied once. The class vector, one of K + 1 (none if
-    K = `classes` = 0), is added as in ADM (Dhariwal, Nichol 2021, section 3) and DiT. The zero-initialised W_a augment
-    is added to the sinusoids, as in EDM's code. `cosines_first`: [cos, sin], as in ADM and DiT.
+    The class vector, one of K + 1 (none if K = `classes` = 0), is added as in ADM (Dhariwal, Nichol 2021, section 3);
+    the zero-initialised W_a augment is added to the sinusoids, as in EDM's code. `cosines_first`: as in ADM and DiT.
     """
 
     def __init__(

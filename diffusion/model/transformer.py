@@ -48,10 +48,7 @@ def phases(height: int, width: int, n: int, device: torch.device) -> tuple[Tenso
 
 
 def positions(height: int, width: int, channels: int, device: torch.device) -> Tensor:
-    """(height·width, channels): the sines and cosines of a token's column, then of its row; float32.
-
-    The sinusoids of Vaswani et al. 2017, §3.5, for two axes.
-    """
+    """(height·width, channels): the sines and cosines of a token's column, then of its row (Vaswani et al. 2017)."""
     row, column = phases(height, width, channels // 4, device)
     return torch.cat([column.sin(), column.cos(), row.sin(), row.cos()], dim=1)
 
@@ -66,10 +63,7 @@ def rotations(height: int, width: int, head_dim: int, device: torch.device) -> t
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (…, N, head_dim) with each pair (k, k + head_dim/2) rotated by its angle (RoFormer; Su et al. 2021, eq. 34).
-
-    The inner product of two rotated vectors depends on their positions only through the difference.
-    """
+    """x (…, N, head_dim) with each pair (k, k + head_dim/2) rotated by its angle (RoFormer; Su et al. 2021, eq. 34)."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
 
@@ -145,9 +139,8 @@ class JiTBlock(Block):
 class DiT(Network):
     """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
 
-    One network works at all sizes that are multiples of `patch`, because no weight depends on the position. The
-    sinusoids of the label have the frequencies 10000^(−k/127), k = 0 … 127, as in diffusers; in the paper's code, they
-    are 10000^(−k/128). The defaults are DiT-S/2 (table 1).
+    One network works at all sizes that are multiples of `patch`. The sinusoids of the label have the frequencies
+    10000^(−k/127), k = 0 … 127, as in diffusers; in the paper's code, 10000^(−k/128). The defaults are DiT-S/2.
     """
 
     block: type[Block] = Block
@@ -199,10 +192,7 @@ class DiT(Network):
         return to_image(self.out(modulate(self.norm(h), beta, gamma)), self.patch, x.shape[2], x.shape[3])
 
     def initialise(self) -> None:
-        """As in DiT: Glorot-uniform weights, zero biases; N(0, 0.02²) in the embedding; zero modulations and output.
-
-        The patch-embedding convolution is initialised as a linear layer.
-        """
+        """As in DiT: Glorot-uniform weights, zero biases; N(0, 0.02²) in the embedding; zero modulations and output."""
         for name, parameter in self.named_parameters():
             if name.endswith(("bias", "time.augment")) or "modulation" in name or name.startswith("out."):
                 nn.init.zeros_(parameter)

@@ -25,10 +25,7 @@ EPS = 1e-6  # of all group norms, as in DDPM
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group norm. On a CPU, training in bfloat16 normalises in float32, as autocast does on a GPU.
-
-    The backward pass of torch's kernel for large bfloat16 channels_last images takes five times as long (torch 2.13).
-    """
+    """Group norm. On a CPU, training in bfloat16 normalises in float32, which is faster (torch 2.13)."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == torch.bfloat16 and x.device.type == "cpu" and torch.is_grad_enabled():
@@ -85,8 +82,7 @@ class Block(nn.Module):
 class Downsample(nn.Module):
     """(B, C, H, W) -> (B, C, H/2, W/2) by a 3×3 convolution of stride 2.
 
-    With `padding` 1 all sides are padded, with 0 only the right and the bottom: TensorFlow's "SAME" padding, which
-    DDPM's published weights were trained with.
+    With `padding` 1 all sides are padded, with 0 only the right and the bottom, as in DDPM (TensorFlow's "SAME").
     """
 
     def __init__(self, channels: int, padding: int = 0):
@@ -100,8 +96,7 @@ class Downsample(nn.Module):
 def enlarged(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """(B, C, H, W) -> (B, C_out, 2H, 2W): each pixel repeated 2×2, then the 3×3 convolution w of padding 1.
 
-    Both operations are linear, so together they are a transposed convolution of stride 2 with the 4×4 kernel w ∗ 1₂ₓ₂.
-    The result is the same, with 2.25 times fewer multiplications and without the enlarged image in memory.
+    Both are linear: together they are a transposed convolution of stride 2 with the 4×4 kernel w ∗ 1₂ₓ₂.
     """
     w = conv.weight.transpose(0, 1).flip(2, 3)
     kernel = 4 * F.avg_pool2d(w, 2, stride=1, padding=1)  # the sum of each 2×2 window; ONNX supports no other divisor
@@ -256,8 +251,6 @@ class Stage(nn.Module):
 class MemoirUNet(Network):
     """The memoir's network, of convolutions, ReLU and max pooling (Ronneberger et al. 2015), with time input.
 
-    x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W).
-
     Encoder: a `Stage` and a 2×2 max pooling per entry of `channels`. Bottleneck: a `Stage` without pooling.
     Decoder, per entry: a transposed convolution of stride 2, concatenation with the encoder's features of that size,
     and a `Stage`. Output: a 1×1 convolution. Every stage gets the time embedding of the label 1000·t − 1.
@@ -284,8 +277,7 @@ class MemoirUNet(Network):
         self.up = nn.ModuleList(nn.ConvTranspose2d(c_in, c, 2, stride=2) for c_in, c in pairwise(upwards))
         self.decoder = nn.ModuleList(Stage(2 * c, c, features) for c in reversed(channels))
         self.out = nn.Conv2d(channels[0], out_channels, 1)
-        # Without normalisation, the signal keeps its scale through some fifteen layers only if the initialisation
-        # preserves the variance through each ReLU (He et al. 2015).
+        # Without normalisation, the initialisation must preserve the variance through each ReLU (He et al. 2015).
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(module.weight)

@@ -19,8 +19,7 @@ from diffusion.randomness import Streams
 
 Augmentation = Callable[[Tensor, Streams], tuple[Tensor, Tensor]]
 
-Matrix = tuple[Tensor, Tensor, Tensor, Tensor]
-"""[[a, b], [c, d]] of each image as (a, b, c, d), each (B,): products do not depend on the rest of the batch."""
+Matrix = tuple[Tensor, Tensor, Tensor, Tensor]  # [[a, b], [c, d]] of each image as (a, b, c, d), each (B,)
 
 
 def non_leaky(
@@ -40,9 +39,8 @@ def non_leaky(
     | stretching along the direction φ and shrinking across it | 2^{z/5} | a_5 = z cos 2φ, a_6 = z sin 2φ |
     | translation to the right and down | z_1 W/8, z_2 H/8 | a_7 = z_1, a_8 = z_2 |
 
-    z along φ is the same as −z along φ + π/2: with the doubled angle, equal labels mean equal transformations. (The
-    authors' code has z cos φ and z sin φ, which are equal for z along φ and for −z along φ + π, its inverse; a network
-    trained with that code expects those.) Without
+    z along φ is the same as −z along φ + π/2: with the doubled angle, equal labels mean equal transformations. (A
+    network of the authors expects z cos φ and z sin φ, equal for a stretching and its inverse, −z along φ + π.) Without
     any of the last four, the pixels keep their values; otherwise the image is resampled once, by bicubic interpolation
     with reflected edges (the paper's code resamples with wavelets). Positive angles are clockwise.
     """

@@ -1,10 +1,8 @@
 """Weight averages with a power-function profile, and averages of other lengths computed from them after training.
 
-Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models" (arXiv:2312.02696), sections 3.1
-and 3.2 and appendix C. The average of the weights w(s) after n steps is ∫ p(s) w(s) ds with the profile
-    p(s) = (γ + 1) s^γ / n^(γ+1)   for 0 ≤ s ≤ n,  else 0.
-Its length σ_rel is the standard deviation of the profile as a fraction of n, so the average always covers the same
-fraction of the training and forgets the initial weights.
+Karras et al. 2024, EDM2 (arXiv:2312.02696), sections 3.1 and 3.2 and appendix C. The average of the weights w(s) after
+n steps is ∫ p(s) w(s) ds, where `Profile` is p. Its length σ_rel is the standard deviation of p as a fraction of n, so
+the average always covers the same fraction of the training and forgets the initial weights.
 """
 
 from collections.abc import Sequence
@@ -20,7 +18,7 @@ LONGEST = 12**-0.5  # γ = 0: equal weight for all steps
 
 
 class Profile(NamedTuple):
-    """p(s) = (γ + 1) s^γ / n^(γ+1) up to step n; its integral is 1."""
+    """p(s) = (γ + 1) s^γ / n^(γ+1) for 0 ≤ s ≤ n, else 0; its integral is 1."""
 
     gamma: float
     n: float
@@ -58,8 +56,7 @@ def inner_products(rows: Sequence[Profile], columns: Sequence[Profile]) -> Tenso
 def coefficients(kept: Sequence[Profile], wanted: Profile) -> tuple[Tensor, float]:
     """x (kept,), float64, of the Σ x_i p_i of `kept` closest to `wanted` = p in L², and ‖p − Σ x_i p_i‖ / ‖p‖.
 
-    The solution of A x = b with A = ⟨p_i, p_j⟩ and b = ⟨p_i, p⟩ (algorithm 3) is divided by its sum, as in the authors'
-    code, so averaging constant weights returns those weights.
+    The solution of A x = b with A = ⟨p_i, p_j⟩ and b = ⟨p_i, p⟩ (algorithm 3) is divided by its sum, as by the authors.
     """
     A, b = inner_products(kept, kept), inner_products(kept, [wanted])[:, 0]
     norms = A.diagonal().sqrt()  # the profiles are scaled to norm 1: otherwise early ones would outweigh late ones

@@ -1,11 +1,10 @@
 """Consistency tuning: turn a trained denoiser into a one- or two-step sampler (ECT, Geng et al. 2024).
 
-A consistency function f maps every point of a probability-flow path to the image at the end of the path (Song et al.
-2023). Here f(x_t, t) is the denoiser's estimate of x0. It is trained to match the estimate at a lower noise level,
-    loss = d(f(x_t, t), stopgrad f(x_r, r))/(t − r),    x_t and x_r from the same image and the same noise,
-where the estimate at r = 0 is the image itself. With r = 0 throughout, this is diffusion training; as r rises towards
-t, f becomes the consistency function. Here t and r are noise levels sigma/alpha, as in the paper; in the code, `t` and
-`r` are times, and `level` and `lower` their noise levels.
+A consistency function f maps every point of a probability-flow path to the image at its end (Song et al. 2023). Here
+f(x_t, t) is the denoiser's estimate of x0, trained to match that at a lower noise level, which at r = 0 is the image:
+    loss = d(f(x_t, t), stopgrad f(x_r, r))/(t − r),    x_t and x_r from the same image and the same noise.
+With r = 0 throughout, this is diffusion training; as r rises towards t, f becomes the consistency function. Here t and
+r are noise levels sigma/alpha; in the code, `t` and `r` are times, and `level` and `lower` their noise levels.
 """
 
 from collections.abc import Callable

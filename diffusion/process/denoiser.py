@@ -55,8 +55,8 @@ def diffuse(schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
 class Denoiser(nn.Module):
     """A network and its prediction: y = network(c_in·x_t, label), then x0 and eps from `prediction.solve`.
 
-    Further inputs of the network, such as `classes` (B,), are passed to it as keyword arguments. Raises UserError for a
-    prediction that does not suit the schedule (`Prediction.check`), and for a network's output of another size.
+    The network gets c_in·x_t in the dtype of its weights, and conditions such as `classes` (B,) as keyword arguments.
+    Raises UserError for a prediction that does not suit the schedule, and for an output of another size.
     """
 
     def __init__(self, network: nn.Module, schedule: Schedule, prediction: Prediction):
@@ -65,10 +65,7 @@ class Denoiser(nn.Module):
         self.network, self.schedule, self.prediction = network, schedule, prediction
 
     def output(self, x_t: Tensor, t: Tensor, **conditions: Any) -> tuple[Tensor, Tensor | None]:
-        """The network's y (B, C, H, W) and, if it has 2C output channels, the spread; both in the dtype of x_t.
-
-        The network's input is cast to the dtype of its weights. All other arithmetic is in the dtype of x_t.
-        """
+        """The network's y (B, C, H, W) and, if it has 2C output channels, the spread; both in the dtype of x_t."""
         c_in, label = self.prediction.inputs(self.schedule, t)
         dtypes = (weight.dtype for weight in self.network.parameters() if weight.is_floating_point())
         label = label.to(torch.promote_types(x_t.dtype, torch.float32))  # bfloat16 would merge neighbouring times

@@ -81,8 +81,8 @@ class RePaint(Inpainting):
     Before a step from t to s, the known pixels are set to alpha_t y + sigma_t z. After it, noise takes x_s back to t,
         x_t = (alpha_t/alpha_s) x_s + √(sigma_t² − (alpha_t/alpha_s)² sigma_s²) z,
     and the step is repeated, which makes known and unknown pixels consistent (Lugmayr et al. 2022, with jumps of one
-    step). A multistep solver takes first-order steps, because its earlier estimates belong to other noise. A single
-    pass is plain replacement, which does not converge to the conditional distribution, however many steps are used.
+    step). Multistep solvers take first-order steps: their earlier estimates belong to other noise. A single pass is
+    plain replacement, which does not converge to the conditional distribution.
     """
 
     def __init__(self, inner: Sampler, picture: Tensor, known: Tensor, passes: Annotated[int, Ge(1)] = 10):
@@ -105,9 +105,8 @@ class SplitGibbs(Inpainting):
     For each of the decreasing noise levels ρ = sigma_t/alpha_t, chosen from the sampler's grid, draw
         z  | x0:  y where known, and x0 + ρ ε elsewhere;
         x0 | z:   a sample of the sampler, started from x_t = alpha_t z at time t.
-    (Coeurdoux et al. 2023; Wu et al. 2024.) If the second draw is exact, the stationary distribution at a fixed ρ is
-    exactly p(x0 | x0 + ρ ε = y where known), which is the target as ρ → 0. An exact draw is random, so it needs a
-    sampler that adds noise. Each of the `rounds` runs all steps of the grid below its level.
+    (Coeurdoux et al. 2023; Wu et al. 2024.) If the second draw is exact, which needs a sampler that adds noise, the
+    stationary distribution at a fixed ρ is exactly p(x0 | x0 + ρ ε = y where known), the target as ρ → 0.
     """
 
     def __init__(self, inner: Sampler, picture: Tensor, known: Tensor, rounds: Annotated[int, Ge(1)] = 20):
@@ -132,9 +131,8 @@ class SplitGibbs(Inpainting):
 class Between(Streams):
     """Interpolate between two sets of random streams: each normal draw is
         z = cos(φ) a + sin(φ) b,  φ = w π/2,
-    where a and b are the draws of the streams of `seeds` and `others`, and w is an example's share, from 0 to 1.
-    Because cos² + sin² = 1, z ~ N(0, I) for every w, also for the noise that a sampler draws during its steps. If a and
-    b are orthogonal, as noises of many pixels nearly are, this is the spherical interpolation of DDIM (eq. 67).
+    where a and b are the draws of the streams of `seeds` and `others`, and w is an example's share, from 0 to 1. So
+    z ~ N(0, I) for every w. If a and b are orthogonal, this is the spherical interpolation of DDIM (eq. 67).
     """
 
     def __init__(self, seeds: Seeds, others: Seeds, shares: Sequence[float], device: torch.device | str = "cpu"):

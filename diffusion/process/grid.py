@@ -37,8 +37,7 @@ def mostly_noise(schedule: Schedule) -> bool:
 def even_times(schedule: Schedule, u: Tensor) -> Tensor:
     """Times for errors that are averaged over u, evenly spread in (0, 1]: t = u, (B,) float64 on the CPU.
 
-    On a schedule that is `mostly_noise`, few of them would contribute to the mean. There, the angle arctan(sigma/alpha)
-    is u times that of t = 1, as for a cosine schedule.
+    If that is `mostly_noise`, the angle arctan(sigma/alpha) is u times that of t = 1, as for a cosine schedule.
     """
     if not mostly_noise(schedule):
         return u

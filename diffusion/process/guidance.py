@@ -132,9 +132,8 @@ class AutoGuidance(Guidance):
 
     A model that is much worse has a colour of its own, and guidance away from it makes images black. So with `limit`, w
     is lowered to 1 + (w − 1) min(1, limit/m), where m is the mean square difference of the two estimates of x0, per
-    value, for 16 grey images with fixed noise of sigma/alpha = 3 (and the class 0). m is about the squared error that
-    the worse model has and the other one has not. (APG, Sadat et al. 2024, limits the difference of each image at each
-    step instead.)
+    value, for 16 grey images with fixed noise of sigma/alpha = 3 (and the class 0). (APG, Sadat et al. 2024, limits the
+    difference of each image at each step instead.)
     """
 
     limit: Annotated[float, Gt(0)] | None = None

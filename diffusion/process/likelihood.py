@@ -22,8 +22,7 @@ from diffusion.randomness import Streams, real_dtype
 def log_decoder(x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     """log of the probability that N(mean, variance) lies in the interval (δ₋, δ₊) of x0, elementwise (DDPM, eq. 13).
 
-    δ± = x0 ± 1/255, except that δ₋ = −∞ at the lowest level and δ₊ = ∞ at the highest. So the probabilities of all
-    levels sum to 1. (The memoir's Definition 4.8 has δ₋ = ∞ at the lowest level, a misprint.)
+    δ± = x0 ± 1/255, except that δ₋ = −∞ at the lowest level and δ₊ = ∞ at the highest: all probabilities sum to 1.
     """
     low, high = ((x0 + edge - mean) * torch.exp(-log_variance / 2) for edge in (-1 / 255, 1 / 255))
     low = torch.where(x0 < -1 + 1 / 255, -torch.inf, low)
@@ -81,7 +80,7 @@ def flow_likelihood(
         dx/dλ = (alpha' x0_θ + sigma' eps_θ)/λ',   log p_0(x) = log p_1(x_1) + ∫ div(dx/dλ) dλ
     (Song et al., eq. 39 and appendix D.2). Hutchinson's estimator of the divergence is vᵀ ∂(dx/dλ)/∂x v, with one
     random sign vector v per image. SciPy's RK45 integrates from the noise level `lowest`, on a table at least that of
-    row 1, to t = 1, or to λ = −20 if the schedule ends in pure noise. Bits are only comparable from the same level.
+    row 1, to t = 1, or to λ = −20 if the schedule ends in pure noise.
     """
     schedule, (batch, size) = denoise.schedule, x0.flatten(1).shape
     level = torch.tensor(lowest, dtype=torch.float64)

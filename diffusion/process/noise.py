@@ -1,7 +1,6 @@
 """Pairing of noise with images in training: callables (x0, streams) -> eps ~ N(0, I), both (B, ...).
 
-All but `independent` pair each image with noise closer to it, so the paths from noise to images cross less: see
-docs/mathematics.md for what remains exact.
+All but `independent` make the paths from noise to images cross less: docs/mathematics.md states what remains exact.
 """
 
 from collections.abc import Callable

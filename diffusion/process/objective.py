@@ -107,8 +107,7 @@ class Simple(Objective):
 class VariationalBound(Objective):
     """L_vlb: T times the term of the variational bound at one row of the table, in bits per dimension (DDPM, eq. 5).
 
-    Its expectation over uniform rows is the bound without L_T, which has no parameters. The bound assumes noise that is
-    independent of the image, so this class and `Hybrid` have no `noise` argument.
+    Its expectation over uniform rows is the bound without L_T, which has no parameters. It assumes independent noise.
     """
 
     def __init__(self, timesteps: Timesteps | None = None, variance: Variance = fixed_small):
@@ -146,9 +145,8 @@ class Uncertainty(nn.Module):
     """Any objective with a learned weight for each noise level: term/exp(u) + u (EDM2, Karras et al. 2024, eq. 21).
 
     u = Σ_i w_i f_i/√channels, with fixed random Fourier features f of log(sigma/alpha)/4 and learned weights w.
-    Training drives exp(u) to the mean loss of the noise level, so all levels contribute equally. The weights w must be
-    passed to the optimizer; sampling does not need them. They start at 0 and are free; in the authors' code they start
-    at random and are normalised, which fixes the magnitude of u at 1.
+    Training drives exp(u) to the mean loss of the noise level, so all levels contribute equally. w starts at 0 and is
+    free; in the authors' code it starts at random and is normalised, which fixes the magnitude of u at 1.
     """
 
     def __init__(self, objective: Objective, channels: Annotated[int, Ge(1)] = 128, seed: int = 0):

@@ -25,8 +25,7 @@ class Prediction:
     def inputs(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
         """c_in (B,), the factor of x_t, and label (B,), the network's time input.
 
-        c_in = 1/max(1, √(alpha_t² + sigma_t²)). The label is 1000·t − 1: for T = 1000, DDPM's integer index 0 … 999, so
-        DDPM's weights fit unchanged.
+        c_in = 1/max(1, √(alpha_t² + sigma_t²)). The label is 1000·t − 1: for T = 1000, DDPM's integer index 0 … 999.
         """
         return 1 / torch.hypot(*schedule(t)).clamp(min=1), 1000 * t - 1
 
@@ -38,10 +37,7 @@ class Prediction:
         return (b / det, -sigma_t / det), (-a / det, alpha_t / det)
 
     def check(self, schedule: Schedule) -> None:
-        """Raise UserError if x_t and y do not determine x0 at t = 1, or y has a standard deviation above 10 at an end.
-
-        At t = 0 some schedules have no finite derivative; there, only t = 1 counts.
-        """
+        """Raise UserError if x_t and y do not determine x0 at t = 1, or y has a finite deviation above 10 at an end."""
         name, ends = type(self).__name__, torch.tensor([1.0, 0.0], dtype=torch.float64)
         (alpha, sigma), (a, b) = schedule.on_cpu()(ends), self.weights(schedule.on_cpu(), ends)
         if (alpha * b - sigma * a)[0].abs() < 1e-6:

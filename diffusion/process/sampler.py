@@ -139,8 +139,7 @@ class Sampler:
         return x
 
 
-# The samplers that discretise the reverse process: DDPM, DDIM and the score SDE's; and consistency sampling. In all of
-# them r = alpha_t sigma_s / (alpha_s sigma_t) = exp(lam_t − lam_s), as in `variance`.
+# The samplers that discretise the reverse process, with r = alpha_t sigma_s / (alpha_s sigma_t) = exp(lam_t − lam_s).
 
 
 def first_order_step(estimate: Estimate, s: Time) -> Tensor:
@@ -191,8 +190,7 @@ CONSISTENCY = partial(grids.karras, sigma_min=0.821, sigma_max=80.0)  # the last
 class Consistency(Sampler):
     """x_s = alpha_s x0 + sigma_s z, without noise in the last step (Song et al. 2023, Algorithm 1).
 
-    For models trained with `consistency.Consistency`, which estimate a sample of x0, not its mean. With a plain
-    denoiser, the images become smoother with each step.
+    For models trained with `consistency.Consistency`, which estimate a sample of x0, not its mean.
     """
 
     grid: Grid = CONSISTENCY
@@ -222,8 +220,8 @@ class ReverseDiffusion(Sampler):
 class PredictorCorrector(ReverseDiffusion):
     """`corrections` Langevin steps at each t, then a step of reverse diffusion to s (Score SDE, Algorithms 2–5).
 
-    A Langevin step is x ← x + ε score + √(2ε) z with ε = 2 (snr ‖z‖/‖score‖)². Each image has its own norms; the
-    reference code averages them over the batch. Its factor 1 − β_t ≈ 1 in ε is omitted.
+    A Langevin step is x ← x + ε score + √(2ε) z with ε = 2 (snr ‖z‖/‖score‖)², with the norms of each image. (The
+    reference code averages norms over the batch, and has a factor 1 − β_t ≈ 1 in ε.)
     """
 
     corrections: Annotated[int, Ge(0)] = 1
@@ -317,9 +315,8 @@ class Midpoint(Euler):
 class ProbabilityFlow(Sampler):
     """Solve the probability-flow ODE by adaptive Dormand–Prince 5(4), then denoise once (Score SDE, section 4.3).
 
-    Each interval of the grid is solved to the tolerance, except the last, which ends at sigma = 0 and is one
-    first-order step. The axis is the straight line (c = 1), on which no schedule has a singular end. Each image has its
-    own step sizes, with errors of one step, root mean square over pixels, below atol + rtol·|y|.
+    Each interval of the grid, except the last, is solved to the tolerance, on the axis c = 1: each image has its own
+    step sizes, with errors of one step, root mean square over pixels, below atol + rtol·|y|.
     """
 
     adaptive: ClassVar[bool] = True
@@ -366,7 +363,7 @@ def slope(denoise: Evaluator, y: Tensor, u: Tensor) -> Tensor:
 
 
 def combine(row: list[float], slopes: list[Tensor]) -> Tensor:
-    """The sum of the slopes, weighted by a row of the Butcher tableau. The row may be padded with zeros."""
+    """The sum of the slopes, weighted by a row of the Butcher tableau, which may be padded with zeros."""
     return sum((float(w) * k for w, k in zip(row, slopes, strict=False)), torch.zeros_like(slopes[0]))
 
 
@@ -446,7 +443,7 @@ class DPMSolver(Multistep):
 
     D is the mean of the polynomial in lam through the last `order` estimates of x0. Order 1 is DDIM. eta 0 solves the
     ODE, 1 the SDE. At order 3, the second difference has the factor 1/2 below 40 steps (15 with noise), as in the
-    reference code, which reduces the order to 2 but has smaller errors with few steps.
+    reference code: smaller errors with few steps.
     """
 
     eta: Annotated[float, Ge(0)] = 0.0
@@ -462,9 +459,8 @@ class DPMSolver(Multistep):
 class DPMSolver2S(Sampler):
     """DPM-Solver++(2S) (Algorithm 1, r = 1/2) and its SDE form. Two evaluations per step.
 
-    D is the estimate of x0 at the midpoint in lam. The SDE form solves the first half of the step twice with the same
-    noise, once with x0 at t and once with D, so the noise of the two halves adds up to that of the whole step. A step
-    with infinite lam at one of its ends is of first order. eta 0 solves the ODE, 1 the SDE.
+    D is the estimate of x0 at the midpoint in lam. The SDE form (eta 1) solves the first half of the step twice with
+    the same noise, once with x0 at t and once with D. A step with infinite lam at one of its ends is of first order.
     """
 
     grid: Grid = grids.log_snr
@@ -485,8 +481,7 @@ class DPMSolver2S(Sampler):
 class UniPC(Multistep):
     """UniPC-p with B₂(h) = e^h − 1 (Algorithm 1): predicts x_s, then corrects it with the estimate made at x_s.
 
-    That estimate is used again in the next prediction, so there is one evaluation per step.
-    `order` is p, the order of the predictor; the order of the corrector is one higher.
+    That estimate is used again in the next prediction. `order` is p, of the predictor; the corrector's is one higher.
     """
 
     def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:

@@ -5,7 +5,7 @@ Time t runs over [0, 1] and x_t = alpha_t x0 + sigma_t eps, with alpha(0) = 1 an
     forward SDE      dx = f x dt + g dw,  f = alpha' / alpha,  g² = −sigma² lambda'  (Song et al., eq. 5)
     probability flow dx/dt = alpha' x0 + sigma' eps
 A DDPM schedule is a table of T + 1 rows at the times t = i/T, and row 0 is the clean image. The memoir's ᾱ_i is
-alpha(i/T)². Both are computed in float64 without cancellation: in float32, 1 − ᾱ_1 has a relative error of 1.7e-4.
+alpha(i/T)². All is computed in float64 without cancellation.
 """
 
 import copy
@@ -191,7 +191,7 @@ def shifted(table: Discrete, shift: Positive) -> Discrete:
 def zero_terminal_snr(table: Discrete, last_alpha: Beta = 1e-8) -> Discrete:
     """√ᾱ_i shifted and scaled so that √ᾱ_T becomes 0 and √ᾱ_1 does not change (Lin et al., Algorithm 1).
 
-    √ᾱ_T is `last_alpha` in place of an exact 0, which keeps log-SNR finite and is too small to change x_T.
+    √ᾱ_T is `last_alpha` instead of 0, which keeps log-SNR finite.
     """
     alpha = torch.sigmoid(table.lambdas).sqrt()
     moved = (alpha - alpha[-1]) * alpha[1] / (alpha[1] - alpha[-1])

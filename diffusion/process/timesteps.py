@@ -104,8 +104,7 @@ class Mode(Quantile):
 class LossSecondMoment(nn.Module):
     """Rows of a table with probability p_i ∝ √E[L_i²], estimated from the last losses (Improved DDPM, section 3.3).
 
-    It is uniform until each of the T = `steps` rows has `history` losses, which are saved in checkpoints. With the
-    probability `uniform` a draw is uniform, so every row is still visited.
+    It is uniform until each of the T = `steps` rows has `history` losses, and then with the probability `uniform`.
     """
 
     def __init__(self, steps: Annotated[int, Ge(2)], history: Annotated[int, Ge(1)] = 10, uniform: Fraction = 0.001):

@@ -2,8 +2,8 @@
 
     r = alpha_t sigma_s / (alpha_s sigma_t) = exp((lambda_t − lambda_s)/2)
     q(x_s | x_t, x0) = N(alpha_s x0 + sigma_s r eps, sigma_s² (1 − r²) I)
-(DDPM, eqs. 6–7; the memoir's Proposition 4.5 for s = t − 1/T). Because this holds for any pair, sampling in fewer steps
-needs only a coarser grid, not new betas. A variance is a function (schedule, t, s, spread) -> log variance.
+(DDPM, eqs. 6–7; the memoir's Proposition 4.5 for s = t − 1/T). A variance is a function (schedule, t, s, spread) -> log
+variance.
 """
 
 from collections.abc import Callable

@@ -1,10 +1,8 @@
 """Loss weights: functions (schedule, prediction, t) -> (B,), the weight of the network's error ‖y − y_θ‖².
 
-The papers state their weights for different predictions. With x0 = p·x_t + q·y (`Prediction.solve`), the errors differ
-only by a factor:
+With x0 = p·x_t + q·y (`Prediction.solve`), the errors of different predictions differ only by a factor:
     ‖x0 − x0_θ‖² = q² ‖y − y_θ‖²   and   ‖eps − eps_θ‖² = SNR ‖x0 − x0_θ‖².
-So each weight is written once, for the error of x0, and has the same meaning for every prediction. Only `unit` depends
-on the prediction, like the "simple" losses of the literature.
+So each weight is written once, for the error of x0. Only `unit` depends on the prediction.
 """
 
 from typing import Annotated
@@ -69,8 +67,8 @@ def edm(schedule: Schedule, prediction: Prediction, t: Tensor, sigma_data: Posit
 def velocity(schedule: Schedule, prediction: Prediction, t: Tensor, clip: Annotated[float, Ge(0)] = 0.05) -> Tensor:
     """‖x0 − x0_θ‖²/max(sigma_t, clip)²: the squared error of the velocity (Li & He, JiT, table 1).
 
-    Because sigma_t eps = x_t − alpha_t x0, the error of v = eps − x0 on the flow schedule, and of v = alpha_t eps −
-    sigma_t x0 on a variance-preserving one, is −1/sigma_t times that of x0.
+    The error of v = eps − x0 on the flow schedule, and of v = alpha_t eps − sigma_t x0 on a variance-preserving one, is
+    −1/sigma_t times that of x0.
     """
     return _of_x0(schedule(t)[1].clamp(min=clip) ** -2, schedule, prediction, t)
 

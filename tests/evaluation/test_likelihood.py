@@ -34,7 +34,7 @@ QUICK = ["features=lite0", "n=4", "sampler.steps=2", "baselines=[]", "device=cpu
 
 @pytest.fixture
 def data(photos: Path) -> Folder:
-    made = Folder(photos, resolution=8, val=8, test=8, batch_size=4)
+    made = Folder(root=photos, resolution=8, val=8, test=8, batch_size=4)
     made.setup()
     return made
 

@@ -24,7 +24,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Folder:
         noise = torch.randint(0, 256, (16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
         noise[[0, 1, -2, -1]] = noise[:, [0, 1, -2, -1]] = 0
         Image.fromarray(noise.numpy()).save(root / f"{i}.png")
-    made = Folder(root, resolution=16, val=20, test=0, batch_size=4)
+    made = Folder(root=root, resolution=16, val=20, test=0, batch_size=4)
     made.setup()
     return made
 
