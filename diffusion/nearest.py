@@ -47,10 +47,7 @@ def miniature(images: Tensor, side: int) -> Tensor:
 
 
 def views(images: Tensor, shift: int = 0) -> list[Tensor]:
-    """Images (…, H, W) shifted down and right by up to `shift` pixels, with replicated edges, and mirrored.
-
-    The first of the 2 (2 shift + 1)² views are the images themselves.
-    """
+    """Images (…, H, W), then shifted by up to `shift` pixels, with replicated edges, and each mirrored."""
     by = sorted(range(-shift, shift + 1), key=abs)
     rows, columns = ([(torch.arange(n) - each).clamp(0, n - 1) for each in by] for n in images.shape[-2:])
     moved = [images[..., down[:, None], right] for down, right in product(rows, columns)]

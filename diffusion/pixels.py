@@ -79,8 +79,7 @@ def arranged(images: np.ndarray, columns: int) -> np.ndarray:
 def grid(images: Tensor, columns: int | None = None, large: bool = False, **about: Any) -> Image.Image:
     """Arrange `images`, uint8 (N, C, H, W), row by row, with `GAP` white pixels between; ⌈√N⌉ `columns` by default.
 
-    With `large`, each pixel is repeated, so that a picture with all `columns` is about `WIDTH` wide. `about` is kept in
-    the PNG file.
+    With `large`, pixels are repeated to a width of about `WIDTH` for all `columns`. `about` is kept in the PNG file.
     """
     columns = columns or math.ceil(math.sqrt(len(images)))
     scale = min(16, max(1, WIDTH // (columns * images.shape[-1]))) if large else 1
@@ -103,10 +102,7 @@ def tiles(picture: Image.Image) -> np.ndarray:
 
 
 def in_turn(images: Tensor, kinds: int) -> tuple[Tensor, int]:
-    """Reorder `images` (N, C, H, W), which cycle through `kinds`, to one grid row per kind. Also returns the columns.
-
-    Short rows are padded with white images.
-    """
+    """Reorder `images` (N, C, H, W), which cycle through `kinds`, to one grid row per kind; and the columns."""
     columns = math.ceil(len(images) / kinds)
     padding = images.new_full((columns * kinds - len(images), *images.shape[1:]), 255)
     return torch.cat([images, padding]).unflatten(0, (columns, kinds)).transpose(0, 1).flatten(0, 1), columns

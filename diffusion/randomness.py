@@ -40,10 +40,7 @@ def real_dtype(device: torch.device) -> torch.dtype:
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Copy to a device without waiting for its previous work.
-
-    MPS waits: its non-blocking copies may read the values after they have been freed (pytorch/pytorch#189690).
-    """
+    """Copy to a device without waiting for its previous work; MPS may read freed values (pytorch/pytorch#189690)."""
     return values.to(device, non_blocking=device.type != "mps")
 
 
@@ -70,12 +67,8 @@ def philox(even: Tensor, odd: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     The words are stored as int64, because torch cannot multiply unsigned integers. A product wraps around to the same
     64 bits; the right shift extends its sign into the upper half, which the mask removes.
 
-    Args:
-        even: c_0 and c_2, (2, …), broadcast with the keys.
-        odd: c_1 and c_3, in the same form.
-        keys: k_0 and k_1 of each round, (10, 2, …).
-
-    Returns the words c_0 and c_2, and c_1 and c_3, (2, …) each.
+    `even` are c_0 and c_2, `odd` c_1 and c_3, and so are the two results, (2, …) each; `keys` are k_0 and k_1 of each
+    round, (10, 2, …).
     """
     for key in keys:
         product = torch.empty_like(even)
@@ -158,11 +151,8 @@ class Streams:
         return self.normal(*times, *x.shape[1:], dtype=x.dtype)
 
     def uniform(self) -> Tensor:
-        """U[0, 1) of shape (B,), in `real_dtype`: multiples of 2⁻⁵³, or in float32 their first 24 bits.
-
-        Drawn on the CPU and copied without blocking, because launching the operations on a GPU takes longer.
-        """
-        dtype = real_dtype(self.device)
+        """U[0, 1) of shape (B,), in `real_dtype`: multiples of 2⁻⁵³, or in float32 their first 24 bits."""
+        dtype = real_dtype(self.device)  # drawn on the CPU: launching the operations on a GPU takes longer
         bits = 53 if dtype == torch.float64 else 24
         word = _joined(*_words(next(self.draws), 0, 1, self.host_keys))[0, :, 0]
         return to_device((word >> 53 - bits).to(dtype) * 2.0**-bits, self.device)

@@ -114,13 +114,10 @@ class Folder(ImageData):
         return splits
 
     def _decode(self, files: dict[str, Path]) -> Iterator[tuple[str, np.ndarray | str]]:
-        """Yield each file's images, or why it is unusable, in order of (seed, content).
-
-        Of files with the same bytes, only the first by name is used.
-        """
+        """Yield each file's images, or why it is unusable, in order of (seed, content)."""
         contents = in_threads(digest, [*files.values()], "reading files", "file")
         found = [*zip(contents, files, strict=True)]
-        if not self.repeats:
+        if not self.repeats:  # of files with the same bytes, only the first by name is used
             found = [*{content: (content, name) for content, name in reversed(found)}.values()]
         found.sort(key=lambda each: (seed_for(self.seed, "order", each[0]), *each))
         work = [(files[name], content) for content, name in found]
@@ -168,10 +165,7 @@ def share_classes(split: dict[str, str], label: Mapping[str, str]) -> None:
     """Exchange photographs between the splits until each class with three photographs is in all that have room for it.
 
     A class that is missing gets the place of a photograph of the split's most frequent class, which keeps others there.
-
-    Args:
-        split: photograph -> train, val or test; changed in place.
-        label: photograph -> class.
+    `split`, photograph -> train, val or test, is changed in place; `label` is photograph -> class.
     """
     present = {(label[photo], name) for photo, name in split.items()}
     for name, kind in product(("train", "val", "test"), sorted(set(label.values()))):
@@ -215,10 +209,7 @@ def sizes(root: Path) -> Iterator[tuple[int, int]]:
 
 
 def common_size(root: Path) -> tuple[int, int] | None:
-    """(height, width) in pixels of all images in a folder; None if there are no images.
-
-    Raises UserError if their sizes differ.
-    """
+    """(height, width) in pixels of all images in a folder; None if there are none. Raises UserError for two sizes."""
     every = {*sizes(root)}
     if len(every) > 1:
         found = " and ".join(f"{width}x{height}" for width, height in sorted(every)[:2])
@@ -227,12 +218,7 @@ def common_size(root: Path) -> tuple[int, int] | None:
 
 
 def labels_of(source: str | Path, root: Path, files: Sequence[str]) -> dict[str, str]:
-    """The label of each file. Raises UserError for one without a label, and if all have the same.
-
-    Args:
-        source: "folders", or the path of a CSV file with the columns file,label.
-        files: names relative to `root`.
-    """
+    """The label of each of `files`, relative to `root`, by `Folder.labels`. Raises UserError if they are not usable."""
     table = Path(source).expanduser()
     labels = {name: name.split("/")[0] for name in files if "/" in name} if source == "folders" else read_labels(table)
     if without := sorted({*files} - labels.keys()):
@@ -269,13 +255,10 @@ def read_labels(table: Path) -> dict[str, str]:
 def cut(
     file: Path, content: str, resolution: Resolution, channels: Channels, most: int
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield up to `most` tiles of any photograph: the ending of its name, and uint8 (C, H, W).
+    """Yield up to `most` tiles of a photograph with the hash `content`: the ending of the name, and uint8 (C, H, W).
 
     The photograph is first reduced to a short side of four times the smallest window, which is never upscaled. Raises
     Unusable if it cannot be read, is smaller than this window, or too uniform.
-
-    Args:
-        content: a hash of the photograph; seeds the positions.
     """
     least = max(SMALLEST, *height_width(resolution))
     photo = read(file, least, 8 * least, channels)

@@ -42,11 +42,8 @@ class Unusable(Exception):
 
 
 def opened(file: Path) -> Image.Image:
-    """The image in a file, of which only the header is decoded yet.
-
-    (Given a path, Pillow maps raw TIFFs into memory, in wrong rows if they are to be rotated.)
-    """
-    Image.init()
+    """The image in a file, of which only the header is decoded yet."""
+    Image.init()  # given a path, Pillow would map raw TIFFs into memory, in wrong rows if they are to be rotated
     return Image.open(io.BytesIO(file.read_bytes()), formats=[name for name in FORMATS if name in Image.OPEN])
 
 

@@ -65,14 +65,11 @@ def to_uint8(image: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Split(Dataset[Batch]):
-    """Images of one size, uint8 (N, C, H, W), each with a name that tells where it comes from.
-
-    `labels`, int64 (N,), are indices into `ImageData.classes`; None without labels.
-    """
+    """Images of one size, uint8 (N, C, H, W), each with a name that tells where it comes from."""
 
     images: Tensor
     names: list[str]
-    labels: Tensor | None = None
+    labels: Tensor | None = None  # int64 (N,), indices into `ImageData.classes`
 
     def __len__(self) -> int:
         return len(self.images)
@@ -275,10 +272,7 @@ class ImageData(LightningDataModule):
 
 
 def duplicates(splits: Mapping[str, Split]) -> list[Entry]:
-    """Held-out images that are near-duplicates of images in an earlier split, as entries of `ImageData.report`.
-
-    They make scores too good, except that plain skies can be alike. The same splits are compared only once.
-    """
+    """Held-out images that are near-duplicates of images in an earlier split, as entries of `ImageData.report`."""
     pairs = [pair for pair in combinations(splits, 2) if all(len(splits[name]) for name in pair)]
 
     def search() -> list[Entry]:

@@ -48,20 +48,14 @@ def mp_sum(a: Tensor, b: Tensor, t: float) -> Tensor:
 
 
 def mp_cat(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:
-    """√((N_a + N_b)/((1 − t)² + t²))·[(1 − t)/√N_a·a, t/√N_b·b] along the channels, N_a of a and N_b of b (eq. 103).
-
-    The sums of squares of a and b contribute in the ratio (1 − t)² : t².
-    """
+    """√((N_a + N_b)/((1 − t)² + t²))·[(1 − t)/√N_a·a, t/√N_b·b] along the channels, N_a of a and N_b of b (eq. 103)."""
     n_a, n_b = a.shape[1], b.shape[1]
     c = math.sqrt((n_a + n_b) / ((1 - t) ** 2 + t**2))
     return torch.cat([a * (c * (1 - t) / math.sqrt(n_a)), b * (c * t / math.sqrt(n_b))], dim=1)
 
 
 class MPFourier(nn.Module):
-    """label (B,) -> √2·cos(2π(f·label + φ)) (B, width), with fixed f ~ N(0, bandwidth²) and φ ~ U(0, 1) (eq. 75).
-
-    Always in float32: f and φ must not be rounded.
-    """
+    """label (B,) -> √2·cos(2π(f·label + φ)) (B, width), with fixed f ~ N(0, bandwidth²) and φ ~ U(0, 1) (eq. 75)."""
 
     def __init__(self, width: int, bandwidth: float):
         super().__init__()
@@ -74,7 +68,7 @@ class MPFourier(nn.Module):
         return 2**0.5 * torch.cos(torch.outer(label.float(), self.frequencies) + self.phases)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MPFourier":
-        for name, table in self._buffers.items():
+        for name, table in self._buffers.items():  # moved, but always in float32
             assert table is not None
             self._buffers[name] = table.to(fn(torch.empty((), device=table.device)).device)
         return self

@@ -29,10 +29,7 @@ WAVES = 256  # number of sinusoids of the label
 
 
 class RMSNorm(nn.RMSNorm):
-    """x/√(mean(x²) + ε)·w over the last dimension (Zhang, Sennrich 2019), with w cast to the dtype of x.
-
-    Under autocast the two dtypes differ, and torch's fused kernel needs a single one.
-    """
+    """x/√(mean(x²) + ε)·w over the last dimension (Zhang, Sennrich 2019), with w cast for autocast."""
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.weight is not None

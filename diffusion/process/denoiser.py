@@ -38,12 +38,9 @@ class Denoise(Protocol):
 
 
 def expand(coefficient: Tensor, x: Tensor) -> Tensor:
-    """`coefficient`, of shape (), (B,) or that of x (B, ...), cast to the dtype of x and reshaped to broadcast with x.
-
-    Coefficients are computed in float64 and rounded only once, here.
-    """
+    """`coefficient`, of shape (), (B,) or that of x (B, ...), cast to the dtype of x, and reshaped to broadcast."""
     shape = coefficient.shape if coefficient.dim() == x.dim() else (-1, *[1] * (x.dim() - 1))
-    return coefficient.to(x.dtype).reshape(shape)
+    return coefficient.to(x.dtype).reshape(shape)  # computed in float64, and rounded only here
 
 
 def diffuse(schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:

@@ -39,6 +39,8 @@ class SDEdit(Wrapping):
 
     def __init__(self, inner: Sampler, picture: Tensor, strength: Annotated[float, Gt(0), Le(1)] = 0.6):
         super().__init__(inner, picture)
+        if not 0 < strength <= 1:
+            raise UserError(f"strength {strength:g}; expected a number in (0, 1]; 1 keeps nothing of the picture")
         self.steps = max(1, round(strength * inner.steps))
 
     def __call__(  # type: ignore[override]

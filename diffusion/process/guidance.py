@@ -80,10 +80,7 @@ class Guidance:
 
 @dataclass(eq=False)
 class Guided(Wrapped):
-    """The denoiser returned by `Guidance`. The weak denoiser is evaluated only if guidance changes an image.
-
-    A learned variance comes from the strong denoiser.
-    """
+    """The denoiser returned by `Guidance`. The weak denoiser is evaluated only if guidance changes an image."""
 
     weak: Any
     guidance: Guidance

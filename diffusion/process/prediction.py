@@ -86,7 +86,6 @@ class EDM(Prediction):
 
     c_skip = σ_d²/(σ² + σ_d²), c_out = σ σ_d/√(σ² + σ_d²), c_in = 1/√(σ² + σ_d²), c_noise = log(σ)/4 (Karras et al.,
     table 1). With n = √(sigma_t² + alpha_t² σ_d²):  a = sigma_t/(n σ_d),  b = −alpha_t σ_d/n.
-    On a variance preserving schedule, y is −v if σ_d = 1.
     """
 
     def __init__(self, sigma_data: Annotated[float, Gt(0)] = 0.5):

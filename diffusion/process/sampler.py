@@ -376,10 +376,7 @@ def combine(row: list[float], slopes: list[Tensor]) -> Tensor:
 
 
 def exponential(x_t: Tensor, D: Tensor, t: Time, s: Time, eta: float = 0.0, z: Tensor | None = None) -> Tensor:
-    """x_s = (sigma_s/sigma_t) r^η x_t + alpha_s (1 − r^{1+η}) D + sigma_s √(1 − r^{2η}) z, r = e^{−h}.
-
-    Exact if x0 = D throughout the step. A step that ends at t = 0 adds no noise.
-    """
+    """x_s = (sigma_s/sigma_t) r^η x_t + alpha_s (1 − r^{1+η}) D + sigma_s √(1 − r^{2η}) z, r = e^{−h}."""
     r, h = math.exp(t.lam - s.lam), s.lam - t.lam
     mean = s.sigma / t.sigma * r**eta * x_t + s.alpha * -math.expm1(-(1 + eta) * h) * D
     return mean if z is None or s.t == 0 else mean + s.sigma * math.sqrt(-math.expm1(-2 * eta * h)) * z
@@ -424,8 +421,7 @@ def extrapolated(
 class Multistep(Sampler):
     """Base class of the solvers that approximate x0 in a step by a polynomial in lam through `order` estimates.
 
-    Below 8 steps, the order is 1 in the last step, which ends at sigma = 0, at most 2 in the step before it, and so on,
-    as in diffusers, which reduces the errors.
+    Below 8 steps, the order is 1 in the last step, which ends at sigma = 0, 2 in the one before, … (as in diffusers).
     """
 
     grid: Grid = grids.log_snr

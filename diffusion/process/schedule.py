@@ -188,11 +188,8 @@ def shifted(table: Discrete, shift: Positive) -> Discrete:
     return Discrete(_betas(nn.functional.logsigmoid(table.lambdas - 2 * math.log(shift))))
 
 
-def zero_terminal_snr(table: Discrete, last_alpha: Beta = 1e-8) -> Discrete:
-    """√ᾱ_i shifted and scaled so that √ᾱ_T becomes 0 and √ᾱ_1 does not change (Lin et al., Algorithm 1).
-
-    √ᾱ_T is `last_alpha` instead of 0, which keeps log-SNR finite.
-    """
+def zero_terminal_snr(table: Discrete, last_alpha: Beta = 1e-8) -> Discrete:  # instead of 0: log-SNR stays finite
+    """√ᾱ_i shifted and scaled so that √ᾱ_T becomes 0 and √ᾱ_1 does not change (Lin et al., Algorithm 1)."""
     alpha = torch.sigmoid(table.lambdas).sqrt()
     moved = (alpha - alpha[-1]) * alpha[1] / (alpha[1] - alpha[-1])
     return Discrete(_betas(2 * torch.cat([alpha[:1], moved[1:-1], alpha.new_tensor([last_alpha])]).log()))
@@ -289,10 +286,7 @@ class ContinuousCosine(Schedule):
 
 
 class Flow(Schedule):
-    """Rectified flow: sigma = s t / (1 − t + s t), alpha = 1 − sigma (Lipman et al., eq. 22; the shift s: SD3, eq. 23).
-
-    It ends in pure noise: alpha(1) = 0.
-    """
+    """Rectified flow: sigma = s t / (1 − t + s t), alpha = 1 − sigma (Lipman et al., eq. 22; shift s: SD3, eq. 23)."""
 
     def __init__(self, shift: Positive = 1.0):
         super().__init__()

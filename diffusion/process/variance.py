@@ -57,9 +57,6 @@ def learned_range(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | Non
 
 
 def gaussian_kl(difference: Tensor, log_variance1: Tensor, log_variance2: Tensor) -> Tensor:
-    """KL(N(m₁, v₁) ‖ N(m₂, v₂)) = (v₁/v₂ − 1 − log(v₁/v₂) + (m₁ − m₂)²/v₂)/2, elementwise, for m₁ − m₂ = `difference`.
-
-    In nats, and without cancellation when the variances are close.
-    """
+    """KL(N(m₁, v₁) ‖ N(m₂, v₂)) = (v₁/v₂ − 1 − log(v₁/v₂) + (m₁ − m₂)²/v₂)/2, elementwise; `difference` is m₁ − m₂."""
     log_ratio = log_variance1 - log_variance2
     return (torch.expm1(log_ratio) - log_ratio + difference**2 * torch.exp(-log_variance2)) / 2

@@ -65,11 +65,7 @@ def edm(schedule: Schedule, prediction: Prediction, t: Tensor, sigma_data: Posit
 
 
 def velocity(schedule: Schedule, prediction: Prediction, t: Tensor, clip: Annotated[float, Ge(0)] = 0.05) -> Tensor:
-    """‖x0 − x0_θ‖²/max(sigma_t, clip)²: the squared error of the velocity (Li & He, JiT, table 1).
-
-    The error of v = eps − x0 on the flow schedule, and of v = alpha_t eps − sigma_t x0 on a variance-preserving one, is
-    −1/sigma_t times that of x0.
-    """
+    """‖x0 − x0_θ‖²/max(sigma_t, clip)²: the squared error of the velocity (Li & He, JiT, table 1)."""
     return _of_x0(schedule(t)[1].clamp(min=clip) ** -2, schedule, prediction, t)
 
 

@@ -75,6 +75,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "guidance without classes": lambda: guidance.ClassifierFree(2.0)(ORACLE)(X, T),
     "guidance by no model": lambda: guidance.AutoGuidance(2.0)(ORACLE),
     "guidance on another schedule": lambda: guidance.AutoGuidance(2.0)(ORACLE, GaussianOracle(FLOW, MEAN, COVARIANCE)),
+    "a strength of 0": lambda: SDEdit(DDIM(5), PICTURE, 0.0),
     "an edit of an adaptive sampler": lambda: SDEdit(ProbabilityFlow(2), PICTURE),
     "equal ends": lambda: Between([1, 2], [3, 2], [0.5, 0.5]),
     "a mask without anything to fill": lambda: RePaint(DDIM(5), PICTURE, MASK | True),
