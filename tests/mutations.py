@@ -103,7 +103,7 @@ FAULTS = {
         ("validation: even times on every schedule", "if not mostly_noise(schedule):", "if True:"),
     ],
     "process/test_guidance.py": [
-        ("scale: 1 + w instead of w", "of_weak + self.guidance.scale *", "of_weak + (1 + self.guidance.scale) *"),
+        ("scale: 1 + w instead of w", "of_weak + scale *", "of_weak + (1 + scale) *"),
         ("scale: strong and weak swapped", "(of_strong - of_weak)", "(of_weak - of_strong)"),
         ("eps is not guided", "eps=guided(strong.eps, weak.eps)", "eps=strong.eps"),
         ("the spread comes from the weak model", "return strong._replace(x0=", "return weak._replace(x0="),
