@@ -75,7 +75,7 @@ def _described(error: BaseException) -> str | None:
         extra = f"; {pip_install('sweep')} installs more" if group.startswith("hydra/") else ""
         return f"{group}={choice}: unknown choice{nearest(choice, options)}; it is one of {', '.join(options)}{extra}"
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
-        return f"{of_system(error)} (hydra.run.dir=…)"
+        return f"{of_system(error)} (hydra.run.dir=…, or DIFFUSION_CACHE for decoded images)"
     if isinstance(error, yaml.YAMLError):  # it names the file and the line
         return f"not readable as yaml: {' '.join(str(error).split())}"
     if isinstance(error, OverrideParseException):
