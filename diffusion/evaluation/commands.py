@@ -188,12 +188,7 @@ def evaluate(settings: Evaluate, folder: Path) -> None:
     """Score a checkpoint's samples, or a folder's images, into scores.json."""
     if (settings.ckpt is None) == (settings.images is None):
         raise UserError("set either ckpt=CHECKPOINT or images=FOLDER to score")
-    if settings.ckpt is not None:
-        evaluate_checkpoint(settings, folder)
-    elif settings.bits or settings.by_class:
-        raise UserError("bits, by_class: images alone have neither likelihood nor classes; set ckpt=CHECKPOINT")
-    else:
-        evaluate_images(settings, folder)
+    (evaluate_checkpoint if settings.images is None else evaluate_images)(settings, folder)
     console.print(f"{verdict(Run(folder), 'complete')}\n  {folder / SCORES}")
 
 
@@ -229,6 +224,8 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
 
 def evaluate_images(settings: Evaluate, folder: Path) -> None:
     """Score the images of a folder, against a reference that is read in their size unless data sets another one."""
+    if settings.bits or settings.by_class:
+        raise UserError("bits, by_class: images alone have neither likelihood nor classes; set ckpt=CHECKPOINT")
     quiet_libraries()
     device, root, node = choose_device(settings.device), Path(str(settings.images)).expanduser(), settings.data
     root = root / "images" if (root / "images.npz").is_file() else root  # of diffusion sample, beside its grid

@@ -232,9 +232,8 @@ def number(label: int | str, names: Sequence[str], known: int) -> int:
     if str(label) in names:
         return names.index(str(label))  # a folder may be called 7
     if type(label) is not int or not 0 <= label < known:
-        near = nearest(str(label), names)
         listed = ", ".join(names) or "none: it was trained without labels"
-        raise UserError(f"label={label}: unknown class{near}; the model has {known} classes ({listed})")
+        raise UserError(f"label={label}: unknown class{nearest(str(label), names)}; the model has {listed}")
     return label
 
 

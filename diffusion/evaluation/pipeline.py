@@ -136,12 +136,6 @@ def recorded_tests(run: Path) -> list[dict[str, Any]]:
     return found
 
 
-def inherit_tests(run: Path, other: Path) -> None:
-    """Copy the evaluations of the run that this run is resumed from, unless this run already has some."""
-    if (other / TESTS).is_file() and not (run / TESTS).is_file():
-        files.replace(run / TESTS, (other / TESTS).read_bytes())
-
-
 def check_test(run: Path, again: bool) -> None:
     """Raise UserError, or with `again` print a warning, if the run was evaluated on the test split already."""
     if before := recorded_tests(run):

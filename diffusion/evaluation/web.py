@@ -5,7 +5,6 @@ with one row per step has all the values of them that a DDIM step (eta = 0) need
     y = network(c_in x_t, label),   x̂0 = clamp(p x_t + q y),   ε̂ = (x_t − α_t x̂0)/σ_t,   x_s = α_s x̂0 + σ_s ε̂.
 """
 
-import copy
 import gzip
 import io
 import math
@@ -40,17 +39,16 @@ def write_web(file: Path, model: Restored) -> Path:
     Raises UserError for a network that ONNX cannot express, and if the exporter is not installed.
     """
     folder = run_folder(model.path)
-    denoiser = copy.deepcopy(model.denoiser).cpu().eval()
     drawing = {
         "shape": list(model.shape),
         "classes": [*model.labels],
         "unlabelled": model.label_dropout > 0,  # whether it has learned to draw without a class
-        "tables": tables(denoiser, model.config),
+        "tables": tables(model.denoiser, model.config),
         "step": model.step,
         "weights": model.weights,
     }
     contents = {
-        "network": gzip.compress(network_onnx(denoiser.network, model.shape), mtime=0),
+        "network": gzip.compress(network_onnx(model.denoiser.network, model.shape), mtime=0),
         "machine": (ASSETS / "vendor/ort-wasm-simd-threaded.wasm.gz").read_bytes(),
         "runtime": gzip.compress((ASSETS / "vendor/ort.wasm.bundle.min.mjs").read_bytes(), mtime=0),
     }

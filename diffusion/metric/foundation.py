@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.transforms.functional import normalize
 
 from diffusion.errors import UserError, first_line, pip_install
 from diffusion.metric.features import FeatureExtractor
@@ -47,8 +48,7 @@ class Foundation(FeatureExtractor):
         """uint8 (B, 3, H, W) -> float32 (B, 3, side, side), with mean 0 and variance 1 over the training images."""
         size = (self.side, self.side)
         x = F.interpolate(images.float(), size=size, mode="bicubic", antialias=True).clamp(0, 255).round() / 255
-        mean, std = (torch.tensor(v, device=x.device)[:, None, None] for v in (self.mean, self.std))
-        return (x - mean) / std
+        return normalize(x, self.mean, self.std)
 
 
 class DINOv2(Foundation):

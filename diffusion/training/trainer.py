@@ -14,7 +14,6 @@ from diffusion.config.build import make
 from diffusion.config.schema import INSTEAD, Train
 from diffusion.console import console, count
 from diffusion.errors import UserError
-from diffusion.evaluation.pipeline import inherit_tests
 from diffusion.launch import is_rank
 from diffusion.metric.precision import set_precision
 from diffusion.model.network import to_channels_last
@@ -119,7 +118,6 @@ def begin(trainer: pl.Trainer, run: Run) -> None:
     if resumed is None:
         discard(run.folder)
     else:
-        inherit_tests(run.folder, resumed.folder)
         curves.keep(resumed.folder, resumed.step)
     record.update(facts=run.facts)
     parameters = sum(p.numel() for p in run.network.parameters())
