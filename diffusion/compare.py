@@ -5,7 +5,7 @@
 
 Only settings that differ are shown. Runs that differ only in their seed share a row; if a seed was run several times,
 only the newest run counts. Scores of different protocols are in different columns. Nothing is trained or sampled.
-Writes compare.md, report.html, runs.csv and compare.png.
+Writes compare.md, report.html and runs.csv.
 """
 
 import sys

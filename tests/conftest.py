@@ -24,7 +24,6 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 
 import pytest
 from hypothesis import HealthCheck, settings
-from matplotlib.figure import Figure
 from PIL import Image
 
 # the same examples in every run, however slow the machine is
@@ -51,7 +50,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(autouse=True)
 def short_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the figures and the recipe of runs, half of their time, and the figures of comparisons of sweeps.
+    """Leave out the figures and the recipe of runs, half of their time, and the curves of comparisons of sweeps.
 
     Tests of reports and of reliability keep them, as do tests with the mark `whole_report`.
     """
@@ -59,9 +58,7 @@ def short_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     if "diffusion.report.run" in sys.modules and not whole:
         monkeypatch.setattr("diffusion.report.run.run_sections", lambda *_: [])
     if "diffusion.report.comparison" in sys.modules and not whole:
-        empty = Figure((1, 1))
-        empty.add_subplot()
-        monkeypatch.setattr("diffusion.report.comparison.figure", lambda comparison: empty)
+        monkeypatch.setattr("diffusion.report.comparison.quantities", lambda shown: [])
 
 
 @pytest.fixture(autouse=True)

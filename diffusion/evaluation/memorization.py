@@ -24,7 +24,7 @@ from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.metric.record import Reference, Score
 from diffusion.nearest import miniature, near_duplicates, neighbours, views
-from diffusion.report import figures, style
+from diffusion.pixels import grid, save_png
 
 NEIGHBOURS = 50
 SIDE = 8  # pixels per side of a miniature, which JPEG compression and noise hardly change
@@ -70,7 +70,8 @@ def copies(images: Tensor, data: ImageData, folder: Path) -> Score:
     low, high = map(float, scipy.stats.binomtest(flagged, n).proportion_ci(0.95, method="exact"))
     closest = sorted(range(n), key=lambda i: (not repeated[i], float(ratio[i])))[:SHOWN]
     shown = [round(float(ratio[i]), 4) for i in closest]
-    style.save(figures.copies(images[closest], train.images[nearest[closest]], shown), folder / "figures/copies.png")
+    both = torch.cat([images[closest], train.images[nearest[closest]]])
+    save_png(grid(both, len(closest), large=True), folder / "figures/copies.png")
     pairs = [{"sample": i, "train": train.names[nearest[i]], "ratio": r} for i, r in zip(closest, shown, strict=True)]
     sign = "see figures/copies.png" if repeats or low > chance else "no sign of copying"
     console.print(

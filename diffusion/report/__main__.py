@@ -2,8 +2,8 @@
 
 report.html is a page for the browser; it needs no other file and no network.
 
-  a run's folder     figures/*.png (beta, signal, samples, mse, bins, gap), README.md, report.html
-  a sweep's folder   compare.md, runs.csv, compare.png, report.html; the comparison is printed too
+  a run's folder     figures/*.png (samples, mse, gap, others, signal), README.md, report.html
+  a sweep's folder   compare.md, runs.csv, report.html; the comparison is printed too
   a study's folder   study.md, study.csv, figures/*.png, report.html; the table is printed too
   a folder of runs   report.html, a list of the runs with links to their pages
 

@@ -16,9 +16,9 @@ from diffusion.report.scores import number
 from diffusion.report.style import spread
 from diffusion.runs.folder import Run
 
-PAGE = 1 << 22  # pixels; the most of the samples in a page
+PAGE = 1 << 24  # bytes; the most of the samples in a page
 STEPS, IMAGES = 24, 8  # of the samples over training in a page
-FIRST = 24  # samples at the top of a page
+FIRST, MORE = 24, 240  # samples at the top of a page, and in its details
 SWIPE = Html('<div class="swipes"></div>')  # assets/page.js lays two of the pictures `side_by_side` over each other
 
 
@@ -45,16 +45,21 @@ def rows_of(rows: np.ndarray, caption: str) -> Html:
     return captioned(box.format(caption, count, look, image), caption)
 
 
-def training_strip(run: Run) -> list[Html]:
-    """The first samples of the grids during training, with a slider over the steps; [] if their layouts differ."""
-    chosen = [run.grids[i] for i in spread(len(run.grids), STEPS)]
+def over_training(run: Run, most: int) -> tuple[list[int], np.ndarray]:
+    """At most so many steps of the grids during training, and the first samples at each: (steps, N, H, W, 3)."""
+    chosen = [run.grids[i] for i in spread(len(run.grids), most)]
     rows = [tiles(opened(path))[:IMAGES] for _, path in chosen]
-    if len({row.shape for row in rows}) != 1:
+    return [step for step, _ in chosen], np.stack([row[: min(map(len, rows))] for row in rows])
+
+
+def training_strip(run: Run) -> list[Html]:
+    """The first samples of the grids during training, with a slider over the steps."""
+    if not run.grids:
         return []
-    steps = [step for step, _ in chosen]
+    steps, rows = over_training(run, STEPS)
     return [
         slider("step", [f"step {step:,}" for step in steps], steps),
-        rows_of(np.stack(rows), "Samples from the same noise, at the selected step"),
+        rows_of(rows, "Samples from the same noise, at the selected step"),
     ]
 
 
@@ -72,52 +77,37 @@ def film(path: Path) -> list[Html]:
     ]
 
 
-def gallery(run: Run, caption: str) -> Html | None:
-    """The first samples of the end of the run, or else of the latest grid, each as a picture; None without samples."""
-    file = latest_grid(run)
-    if file is None:
-        return None
-    images = tiles(opened(file))
-    most = max(1, min(FIRST, PAGE // images[0].size))
-    cells = [shown(Image.fromarray(each), f"sample {i}") for i, each in enumerate(images[:most], start=1)]
-    return captioned(Html('<div class="gallery">{}</div>').format(Html("").join(cells)), caption)
-
-
-def all_samples(path: Path) -> Html | None:
-    """The images of a grid file with a zoom; only the first ones if they have more than `PAGE` pixels."""
-    if not path.is_file():
-        return None
-    picture = opened(path)
-    images = tiles(picture)
-    drawn, (_, height, width, _) = json.loads(picture.info[ABOUT])["drawn"], images.shape
-    images = images[: max(1, PAGE // (height * width))]
-    caption = f"{len(images):,} of " * (len(images) < drawn) + f"{drawn:,} samples at the end of the run."
-    sheet = Image.fromarray(arranged(images, math.ceil(math.sqrt(len(images) * height / width))))
-    return captioned(
-        Html('<div class="zoomed" tabindex="0" role="group">{}</div>').format(shown(sheet, caption)), caption
-    )
+def gallery(run: Run, caption: str, first: int = 0, most: int = FIRST) -> Html | None:
+    """Samples of the run from the `first` one on, each as a picture; None if there are none."""
+    found = enumerate(samples_of(run)[first : first + most], start=first + 1)
+    cells = [shown(Image.fromarray(each), f"sample {i}") for i, each in found]
+    return captioned(Html('<div class="gallery">{}</div>').format(Html("").join(cells)), caption) if cells else None
 
 
 def latest(run: Run, images: int, columns: int) -> Image.Image | None:
-    """The first samples of the end of the run, or else of the latest grid; None if there are none."""
-    file = latest_grid(run)
-    return Image.fromarray(arranged(tiles(opened(file))[:images], columns)) if file else None
+    """The first samples as one picture; None without samples."""
+    found = samples_of(run)[:images]
+    return Image.fromarray(arranged(found, columns)) if len(found) else None
 
 
-def latest_grid(run: Run) -> Path | None:
-    """The file of the samples of the end of the run, or else of the latest grid; None if there is none."""
+def samples_of(run: Run) -> np.ndarray:
+    """The samples of the end of the run, or else of the latest grid, as far as a page has room: (N, H, W, 3)."""
     final = run.folder / "samples/all.png"
-    return final if final.is_file() else run.grids[-1][1] if run.grids else None
+    file = final if final.is_file() else run.grids[-1][1] if run.grids else None
+    if file is None:
+        return np.empty((0, 1, 1, 3), np.uint8)
+    images = tiles(opened(file))
+    return images[: max(1, PAGE // images[0].size)]
 
 
 def before_and_after(run: Run) -> Html | None:
     """The first samples of a run that started from a trained model, with the weights there and with its own."""
     if not run.config.get("init") or not run.grids or run.grids[0][0] > 0:
         return None
-    grid = tiles(opened(run.grids[0][1]))
-    columns = math.ceil(math.sqrt(len(grid)))
-    pair = {"before": Image.fromarray(arranged(grid, columns)), "after": latest(run, len(grid), columns)}
-    return side_by_side({name: picture for name, picture in pair.items() if picture is not None})
+    before = tiles(opened(run.grids[0][1]))
+    pair = {"before": before, "after": samples_of(run)[: len(before)]}
+    columns = math.ceil(math.sqrt(len(before)))
+    return side_by_side({name: Image.fromarray(arranged(each, columns)) for name, each in pair.items()})
 
 
 def side_by_side(pictures: Mapping[str, Image.Image]) -> Html | None:

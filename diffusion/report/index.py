@@ -14,8 +14,7 @@ from diffusion.report.scores import value_text
 from diffusion.runs.folder import DAMAGED, PARTS, Run, is_sweep, jobs_of, natural_order, runs_below
 
 IMAGES, SIDE = 4, 64  # of a thumbnail; the largest side of its images in pixels
-HEAD, NUMBERS = ("run", "state", "step", "left", "score", "last written"), (2, 3, 4)
-ORDER = (1, 4, 2, 3, 5)  # of the columns after the first one, in a page
+HEAD, NUMBERS = ("run", "state", "score", "step", "left", "last written"), (2, 3, 4)
 CHOOSE = '<form id="choose" action="{}"><button class="plain">compare the marked runs</button></form>'
 
 
@@ -43,8 +42,8 @@ def lines_below(folder: Path) -> list[Line]:
             left = seconds_left(info, time.time()) if state == "running" else None
             shown = f"{score.name} {value_text(score)}" if score else MISSING
             written = next(file.stat().st_mtime for part in PARTS if (file := run.folder / part).exists())
-            cells = [str(run.folder.relative_to(folder)), state, steps or MISSING]
-            cells += [MISSING if left is None else duration(left), shown, f"{datetime.fromtimestamp(written):%F %T}"]
+            cells = [str(run.folder.relative_to(folder)), state, shown, steps or MISSING]
+            cells += [MISSING if left is None else duration(left), f"{datetime.fromtimestamp(written):%F %T}"]
             lines.append(Line(run, state, reason, score, cells))
     return lines
 
@@ -76,15 +75,14 @@ def index_sections(folder: Path, link: Callable[[Path], str | None], choose: str
         choose: the URL of a page that compares runs, whose parameters `run` are the links of those with a mark.
     """
     lines = sorted(lines_below(folder), key=lambda line: line.cells[-1], reverse=True)
-    rows = [[named(line, link), *(line.cells[i] for i in ORDER)] for line in lines]
+    rows = [[named(line, link), *line.cells[1:]] for line in lines]
     reasons = listed(f"{line.cells[0]}: {line.reason}" for line in lines if line.reason)
     found = sorted({path for line in lines if is_sweep(path := line.run.folder.parent)}, key=natural_order)
     sweeps = [[linked(str(path.relative_to(folder)), link(path)), str(len(jobs_of(path)))] for path in found]
     button = Html(CHOOSE).format(choose) if choose and len(rows) > 1 else None
-    head = [HEAD[i] for i in (0, *ORDER)]
     return [
         Section("Sweeps", [Table(("sweep", "runs"), sweeps, (1,))] if sweeps else []),
-        Section("Runs", [button, Table(head, rows, (2, 3, 4)), reasons] if rows else ["No runs yet."]),
+        Section("Runs", [button, Table(HEAD, rows, NUMBERS), reasons] if rows else ["No runs yet."]),
     ]
 
 

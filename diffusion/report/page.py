@@ -33,6 +33,7 @@ NAME = "report.html"
 MISSING = "—"  # in a table
 LEAST = 80  # characters: a table is not made for a narrower console, on which it would lose names and digits
 Html = Markup  # for pages only; Html("<p>{}</p>").format(text) escapes the text
+SHELL = "```bash\n{}\n```"
 RENDERER = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 

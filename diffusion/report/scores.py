@@ -64,6 +64,11 @@ def half_width(score: Score) -> float:
     return (high - low) / 2
 
 
+def ends(score: Score) -> tuple[float, float]:
+    """The bounds of a score's interval; the value twice if it has none."""
+    return score.interval or (score.value, score.value)
+
+
 def value_text(score: Score | None) -> str:
     """The value with its interval, if it has one; `—` if there is no value."""
     if score is None or math.isnan(score.value):

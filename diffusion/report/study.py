@@ -13,21 +13,17 @@ from diffusion.files import replace
 from diffusion.metric.record import Score
 from diffusion.report import style
 from diffusion.report.page import MISSING, Cell, Chart, Section, Table, write_files
-from diffusion.report.ranking import EYE, answered
-from diffusion.report.scores import number, protocol_text, value_text
-from diffusion.report.verdict import Verdict, called
+from diffusion.report.scores import ends, number, protocol_text, value_text
 from diffusion.runs.folder import Run
 
 Row = dict[str, Any]  # of the table: column -> text, number or Score
 OF_GUIDANCE = ("scale", "low", "high")  # columns, if scales are compared
 COLUMNS = ("sampler", *OF_GUIDANCE, "steps", "nfe", "seconds_per_image")  # before the scores
-VARIED = ("words", "sampler", "guidance", "nfe", "seconds_per_image", "device", "test_evaluation", "checkpoint")
 WORDS = (
     "All samples use the same noise and the same classes, so differences are due to the settings. Bold: no setting "
     "with as many network evaluations (nfe) or fewer is better; settings whose intervals overlap may be as good. "
     "Guidance of some scale acts at noise levels sigma/alpha from low to high; scale 1 is no guidance."
 )
-LIMITS = [EYE, "What other models would give, or other seeds of this one: these are samples of one model."]
 BARS = (
     "Bars are 95% intervals. The dashed line is the floor, the score of as many real images as samples (or of all, if "
     "there are fewer) against others: chance alone."
@@ -42,12 +38,12 @@ def is_study(run: Run) -> bool:
 def rows_of(run: Run) -> list[Row]:
     """The settings of the latest study in a folder, then its baselines, which have no `nfe`.
 
-    It is that of the model, the seed, the program, n and the reference of the last score. `line` is the sampler and the
-    interval of its guidance: `ddim in (0.2, 1.6]`.
+    It is that of the model, n and the reference of the last score. `line` is the sampler and the interval of its
+    guidance: `ddim in (0.2, 1.6]`.
     """
 
     def common(score: Score) -> Any:
-        return score.code, score.n, score.reference, {k: v for k, v in score.source.items() if k not in VARIED}
+        return score.n, score.reference, score.source.get("network_hash")
 
     last, rows = [score for score in run.scores if "nfe" in score.source][-1], dict[str, Row]()
     for score in run.scores:
@@ -82,36 +78,17 @@ def write_study(run: Run) -> list[Path]:
 
 
 def study_sections(run: Run) -> list[Section]:
-    """The sections of the report: the best setting, a chart of each metric, and all settings."""
+    """The sections of the report: a chart of each metric, and all settings."""
     rows = rows_of(run)
     metrics = metrics_of(rows)
     score = next(iter(metrics.values()))
     words = f"Seconds are on {score.source.get('device')}. {protocol_text(score)}."
     charts = [Chart(metric, chart(rows, metric), f"figures/{metric}.png") for metric in metrics]
     return [
-        *answered(verdict_of(rows)),
         Section("Scores", [*charts, BARS]),
         Section("Settings", [table_of(rows), WORDS]),
         Section("Protocol", [words], folded=True),
     ]
-
-
-def verdict_of(rows: list[Row]) -> Verdict:
-    """The best setting by the first metric with a better direction, and how many may be as good."""
-    name, score = next(((key, s) for key, s in metrics_of(rows).items() if s.higher_is_better is not None), ("", None))
-    tried = [row for row in rows if "nfe" in row and name in row]
-    if score is None or len(tried) < 2:
-        return Verdict({}, [], "", "")
-    best = (max if score.higher_is_better else min)(tried, key=lambda row: row[name].value)
-    low, high = best[name].interval or (best[name].value,) * 2
-    close = [row for row in tried if (ends := row[name].interval) and ends[0] <= high and low <= ends[1]]
-    scale = f", scale {best['scale']:g}" * (over(rows) == "scale")
-    said = f"{best['line']}{scale}, with {best['nfe']} network evaluations, has the best {called(name)}: "
-    findings = {"best": f"{said}{value_text(best[name])} ({name})."}
-    if least := min((row["nfe"] for row in close if row is not best), default=None):
-        words = f"{len(close) - 1} of {len(tried) - 1} others may be as good: their intervals overlap with its own."
-        findings["open"] = f"{words} The cheapest of them needs {least} evaluations."
-    return Verdict(findings, LIMITS, "", "")
 
 
 def table_of(rows: list[Row]) -> Table:
@@ -140,14 +117,14 @@ def chart(rows: list[Row], metric: str) -> Figure:
     figure, ax = style.axes(style.TALL)
     for floor in (row[metric] for row in rows if row["sampler"] == "floor" and metric in row):
         ax.axhline(floor.value, color=style.GREY, linewidth=1.0, linestyle="--", label="floor", zorder=1)
-        ax.axhspan(*(floor.interval or (floor.value,) * 2), color=style.LIGHT, alpha=0.35, linewidth=0, zorder=0)
+        ax.axhspan(*ends(floor), color=style.LIGHT, alpha=0.35, linewidth=0, zorder=0)
     x, settings = over(rows), sorted((row for row in rows if "nfe" in row), key=lambda row: row[over(rows)])
     lines = {row["line"]: row["sampler"] for row in rows if "nfe" in row}
     for look, (line, sampler) in zip(style.LOOKS, lines.items(), strict=False):
         own = [row for row in settings if row["line"] == line or (row["sampler"], row["scale"]) == (sampler, 1)]
         scores = [row[metric] for row in own if metric in row]
         values = np.array([score.value for score in scores])
-        bars = np.abs(np.array([score.interval or (score.value,) * 2 for score in scores]).T - values)
+        bars = np.abs(np.array([*map(ends, scores)]).T - values)
         how: Any = {"label": style.plain(line), "markersize": 4, "linewidth": 1.2, "elinewidth": 0.8, "capsize": 2}
         ax.errorbar([row[x] for row in own if metric in row], values, bars, **how, **look)
     ax.set_xlabel({"scale": "scale (1: no guidance)", "nfe": "network evaluations"}[x])

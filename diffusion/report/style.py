@@ -7,6 +7,7 @@ dark mode.
 
 import io
 import re
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ LOOKS: Any = [{"color": HUES[i], "marker": "os^DvPX"[(i + k) % 7]} for k in rang
 COLUMN, TALL = (4.6, 2.9), (4.6, 3.3)  # inches: one figure in a text column; one with a legend below
 TEXT_WIDTH = 6.5  # inches: the width of an A4 or letter page's text
 DPI = 200
-POINTS = 300  # most points of a curve whose values are shown at the pointer
+POINTS = 300  # most points of a curve, whose values are shown at the pointer
 STEPS = "training step"  # the label of an axis, on which the page shows the selected step
 
 STYLE: Any = {
@@ -57,6 +58,11 @@ def axes(size: tuple[float, float] = COLUMN) -> tuple[Figure, Axes]:
 def spread(n: int, most: int) -> list[int]:
     """The indices 0 … n − 1, or `most` evenly spaced ones with both ends if there are more."""
     return np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist()
+
+
+def thinned(series: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The steps and values of at most `POINTS` points of a series."""
+    return [part[spread(len(part), POINTS)] for part in series]
 
 
 def plain(text: str) -> str:

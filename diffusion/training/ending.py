@@ -124,7 +124,7 @@ def conclude(run: Run, trainer: pl.Trainer, samples: Samples) -> float | None:
         reason = f"ended at step {step} of {run.clock.total}. {why or 'A callback asked to stop.'}"
         console.print(reason)
         record.update(reason=reason)
-    write_report(folder, run.schedule.cpu(), run.data.splits["val"].images, state="complete")
+    write_report(folder, run.schedule.cpu(), state="complete")
     record.spent("report")
     series = read_metrics(folder / "metrics.csv").get(run.settings.sweep.score)
     result = None if series is None else float(series.value[-1])

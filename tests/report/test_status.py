@@ -32,7 +32,7 @@ def test_the_listed_score_is_the_latest_sample_score_of_the_first_metric(tmp_pat
     ]
     (tmp_path / "scores.json").write_text(json.dumps(records))
     (line,) = lines_below(tmp_path)
-    assert line.cells[4] == text
+    assert line.cells[2] == text
 
 
 def test_the_remaining_time_uses_the_rate_since_resuming():

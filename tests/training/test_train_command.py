@@ -52,7 +52,7 @@ def test_a_run_writes_all_expected_files(command, tiny, tmp_path):
     with Image.open(run / "samples/all.png") as everything:
         assert (json.loads(everything.text["grid"])["drawn"], len(tiles(everything))) == (8, 8)
     assert Image.open(run / "samples/final.png").width == 2 * (2 + 16 * 8) - 2  # readable, like a grid of `sample`
-    for name in ("noising", "beta", "samples", "mse", "signal"):
+    for name in ("samples", "mse", "signal"):
         Image.open(run / "figures" / f"{name}.png").verify()
     assert "fd_lite0" in (run / "README.md").read_text()
     numbered = {"step-00000006.ckpt", "step-00000012.ckpt"}

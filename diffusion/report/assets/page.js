@@ -47,7 +47,7 @@ function linked(place) {
       box.firstChild.style.transform = `translateY(${(-100 * i) / box.dataset.rows}%)`;
       box.setAttribute("aria-label", `${label}, ${texts[i]}`);
     }
-    if (steps.length) for (const chart of section.querySelectorAll(".chart svg")) select(chart, steps[i]);
+    if (steps.length) for (const chart of section.querySelectorAll("[data-rule]")) select(chart, steps[i]);
     return texts[i];
   });
   const play = () => {
@@ -58,23 +58,12 @@ function linked(place) {
   place.append(control.element);
 }
 
-/** Show the selected step in a chart: a rule on an axis of steps; in others, the nearest curve. */
+/** Show the selected step in a chart over steps, as a rule. */
 function select(chart, step) {
-  if (chart.dataset.rule) {
-    const [zero, each, top, bottom] = JSON.parse(chart.dataset.rule);
-    const line = chart.querySelector(".selected") ?? chart.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "path"));
-    line.setAttribute("class", "selected");
-    line.setAttribute("d", `M ${zero + each * step} ${top} V ${bottom}`);
-  }
-  const curves = [...chart.querySelectorAll('[id^="step-"]')], away = (curve) => Math.abs(curve.id.slice(5) - step);
-  const least = Math.min(...curves.map(away));
-  for (const curve of curves) curve.classList.toggle("now", away(curve) === least);
-}
-
-function zoomable(box) {
-  const image = box.firstChild, natural = image.getAttribute("width"), scales = [0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8];
-  const first = scales.findLastIndex((scale) => scale * natural <= 1024);
-  box.before(slider("zoom", scales.length - 1, first, (i) => { image.style.width = `${scales[i] * natural}px`; return `${scales[i]}×`; }).element);
+  const [zero, each, top, bottom] = JSON.parse(chart.dataset.rule);
+  const line = chart.querySelector(".selected") ?? chart.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "path"));
+  line.setAttribute("class", "selected");
+  line.setAttribute("d", `M ${zero + each * step} ${top} V ${bottom}`);
 }
 
 /** Two of the pictures above, one over the other with a movable divider. */
@@ -121,6 +110,6 @@ async function follow({ version, refresh }) {
   }
 }
 
-for (const [what, make] of [["table", sortable], [".slider", linked], [".zoomed", zoomable], [".swipes", swipe], ["#choose", choosing]]) document.querySelectorAll(what).forEach(make);
+for (const [what, make] of [["table", sortable], [".slider", linked], [".swipes", swipe], ["#choose", choosing]]) document.querySelectorAll(what).forEach(make);
 const page = document.getElementById("page");
 if (page.dataset.version) follow(page.dataset);
