@@ -40,7 +40,6 @@ REFUSED = [  # the words of a command, and what its error names: the place, and 
     ("train data=landscpes", "landscapes"),
     ("train data=null", "landscapes"),
     ("train data=3", "landscapes"),
-    ("train data.resolution=100000", "4096"),
     ("train logger=[csv,wanb]", "wandb"),
     ("train lr=1e-4", "optimizer.lr"),
     ("train --lr 1e-4", "optimizer.lr"),
@@ -79,7 +78,7 @@ REFUSED = [  # the words of a command, and what its error names: the place, and 
     ("evaluate ckpt=x audit=pixels", "a valid array"),
     ("evaluate ckpt=x again=perhaps", "a valid boolean"),
     ("study sampler ckpt=x nfe=[abc]", "a valid integer"),
-    ("study sampler ckpt=x samplers=ddim", "'all' or a valid array"),
+    ("study sampler ckpt=x samplers=ddim", "samplers=[ddim,"),
     ("study smpler ckpt=x", "sampler"),
     *((f"{name} --nonsense", f"diffusion {name}") for name in (
         "status", "compare", "report", "export", "watch", "prune", "reproduce", "studio"

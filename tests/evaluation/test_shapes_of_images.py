@@ -74,6 +74,7 @@ def test_images_with_other_channels_than_the_reference_are_refused() -> None:
 
 BAD = {
     "an indivisible width": ["data.resolution=[8,13]"],
+    "a size that fits into no memory": ["data.resolution=100000"],
     "a network for other images": ["model.in_channels=5"],
 }
 
