@@ -27,6 +27,7 @@ from diffusion.report.page import (
 )
 from diffusion.report.scores import BASELINES, alike, describe, number, protocol_text, score_table, source_text
 from diffusion.report.study import is_study, write_study
+from diffusion.report.style import spread
 from diffusion.report.verdict import onward, place_of, recipe_command, verdict
 from diffusion.runs.folder import Run, bins_of, holds_checkpoints, validated_weights
 from diffusion.runs.record import CONFIG
@@ -40,7 +41,7 @@ FACTS = {  # of run.json, with their names
 SAMPLES, COPIES = "figures/samples.png", "figures/copies.png"
 ROWS, COLUMNS = 4, 8  # of the samples during training
 CAPTIONS = {
-    SAMPLES: "Samples during training: a column per training step; each row is from one noise.",
+    SAMPLES: "Samples during training, each row from one noise, a column for each of these steps: ",
     COPIES: "The samples most similar to a training image, the most similar first, each above that image.",
     "mse": "Denoising MSE during training, on the frozen validation images and on equally many "
     "training images; where the shaded gap widens, the network memorizes its images. Dashed: raw weights; grey: the "
@@ -78,7 +79,8 @@ def write_report(folder: Path, schedule: figures.Schedule | None = None, state: 
 def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str | None = None) -> list[Section]:
     """The sections of a run's report; those without data are empty. A page shows the details folded."""
     folder, schedule, state = run.folder, schedule or schedule_of(run), state or run.state
-    strip = picture(SAMPLES, CAPTIONS[SAMPLES]) if run.grids else None  # the page has it in the section below
+    columns = ", ".join(f"{run.grids[i][0]:,}" for i in spread(len(run.grids), COLUMNS))
+    strip = picture(SAMPLES, f"{CAPTIONS[SAMPLES]}{columns}.") if run.grids else None  # a page has it in "Training"
     trained = run.command == "train" and run.settings
     last, config = str(run.info.get("command", "")), folder / CONFIG
     commands = [SHELL.format(recipe_command(run)) if trained else None]
