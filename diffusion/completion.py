@@ -1,7 +1,7 @@
 """Print the shell's completion of `diffusion`: of commands, groups, choices, settings and folders.
 
-echo 'eval "$(diffusion completion bash)"' >> ~/.bashrc                  then open a new terminal
-echo 'eval "$(diffusion completion zsh)"' >> ~/.zshrc                    after compinit
+diffusion completion bash >> ~/.bashrc                                   then open a new terminal
+diffusion completion zsh >> ~/.zshrc                                     after compinit
 diffusion completion fish > ~/.config/fish/completions/diffusion.fish
 """
 

@@ -122,7 +122,7 @@ def closeness(scores: Sequence[Score]) -> Findings:
         "behind real": f"not as close to {what} as {real} are",
         "unclear": f"it is not shown whether they are as close to {what} as {real} are",
         "like noise": "no better than noise, so the training was far too short, or something failed",
-        "no baseline": f"the distance of {real} was not measured, so this says little",
+        "no baseline": f"the distance of as many {real} was not measured, so this says little",
         "few": f"{lead.reference.n} images are too few for such a number, so judge by eye",
     }
     if lead.reference.n is not None and lead.reference.n < FEW:
@@ -200,10 +200,16 @@ def limits(run: Run) -> list[str]:
 
 def recipe_command(run: Run, *more: str) -> str:
     """The command that trains the run's recipe from the start, with more overrides, which replace its own."""
+    typed = str(run.info.get("command", "")).split()
+    typed = [word for word in typed if "=" in word and not word.startswith(("ckpt=", "hydra."))]
+    given = run.overrides if run.record else typed  # a run that was not started by Hydra
+    if tuned := not run.record and run.config.get("name") == "finetune":
+        given = [f"init={run.config['init']}", f"data.root={run.config['data']['root']}", *typed]
     keys = {word.partition("=")[0] for word in more}
-    typed = [word for word in str(run.info.get("command", "")).split() if "=" in word and "ckpt=" not in word]
-    words = run.overrides if run.record else typed  # a run that was not started by Hydra
-    return command_line("train", [*(word for word in words if word.partition("=")[0] not in keys), *more])
+    words = {key: word for word in given if (key := word.partition("=")[0]) not in keys}
+    words |= {word.partition("=")[0]: word for word in more}
+    places = [words.pop(key).partition("=")[2] for key in ("init", "data.root") if tuned]
+    return command_line("finetune" if tuned else "train", [*places, *words.values()])
 
 
 def longer(run: Run) -> str:

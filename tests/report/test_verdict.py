@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffusion.metric.record import Reference, Score
-from diffusion.report.verdict import closeness, copying, training, verdict
+from diffusion.report.verdict import closeness, copying, recipe_command, training, verdict
 from diffusion.runs.folder import Run, Series
 
 Make = Callable[..., Path]
@@ -93,3 +93,12 @@ def test_the_next_step_fits_the_findings(
     record = {"state": "complete", "command": "diffusion train experiment=demo", "steps": 400, "total_steps": 400}
     run = Run(make_run(tmp_path / "demo", info=record | info))
     assert command in verdict(run, state).command
+
+
+def test_the_recipe_of_a_fine_tuned_run_names_its_model_and_its_photographs(make_run: Make, tmp_path: Path) -> None:
+    typed = "diffusion finetune demo PHOTOS hydra.run.dir=X ema.decay=0.9"
+    folder = make_run(tmp_path / "tuned", info={"command": typed})
+    config = (folder / "config.yaml").read_text("utf-8").replace("  size: 32", "  root: MY PHOTOS")
+    (folder / "config.yaml").write_text(config.replace("name: demo", "name: finetune\ninit: demo"), "utf-8")
+    assert recipe_command(Run(folder), "seed=1") == "diffusion finetune demo 'MY PHOTOS' ema.decay=0.9 seed=1"
+    assert recipe_command(Run(folder), "init=RUN") == "diffusion finetune RUN 'MY PHOTOS' ema.decay=0.9"
