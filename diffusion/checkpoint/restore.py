@@ -84,7 +84,7 @@ def read(path: Path, to_train: bool = False) -> dict[str, Any]:
     Raises UserError if they cannot be read, or have no training state although it is needed `to_train`.
     """
     if not os.path.lexists(path):
-        raise UserError(f"ckpt={path}: it does not exist; name a run (`diffusion status` lists them), a file or demo")
+        raise UserError(f"ckpt={path}: no such file; name a run (`diffusion status` lists them), a file or demo")
     if to_train and (path.is_dir() or path.suffix == storage.SUFFIX):
         raise UserError(f"ckpt={path}: an exported model has no training state; start from its weights: init=…")
     if path.is_dir():

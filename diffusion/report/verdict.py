@@ -20,6 +20,7 @@ from diffusion.report.scores import ends, half_width, number, plus_minus
 from diffusion.runs.folder import Metrics, Run
 
 CHANGE = 0.02  # of the validation error, relative: a smaller one counts as none
+LEARNED = 0.9  # the error of a network that has learned something; that of one that predicts no noise is 1
 NAMES = {  # the beginning of a metric's name -> its name in words
     "fd_": "Fréchet distance", "fid": "FID", "kid": "kernel distance", "cmmd": "CMMD", "bits": "bits per dimension",
     "copies": "share of copies", "val/mse": "error on held-out images",
@@ -185,7 +186,8 @@ def training(metrics: Metrics) -> Findings:
     if last < (1 - CHANGE) * second < np.inf:
         change = f"by {1 - last / second:.0%} in its second half"
         return {"falling": f"{error} still fell when the training ended, {change}: twice the steps should help."}
-    return {"flat": f"{error} hardly changed in the second half of the training."} if np.isfinite(second) else {}
+    flat = np.isfinite(second) and last < LEARNED
+    return {"flat": f"{error} hardly changed in the second half of the training."} if flat else {}
 
 
 def limits(run: Run) -> list[str]:

@@ -76,6 +76,7 @@ def test_copies_are_suspected_only_beyond_chance(flagged: int, n: int, repeats: 
     ([0.0469, 0.0428, 0.0411, 0.0407], {"falling"}),  # the demo's
     ([0.0469, 0.0428, 0.0427, 0.0425], {"flat"}),
     ([0.0469, 0.0400, 0.0430, 0.0450], {"rising"}),
+    ([0.9921, 0.9838, 0.9780, 0.9759], set()),  # three steps have taught it nothing
     ([0.0469], set()),  # one validation shows no change
 ])  # fmt: skip
 def test_the_end_of_the_validation_error_is_judged_by_quarters(val: Sequence[float], kinds: set[str]) -> None:
