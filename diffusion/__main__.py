@@ -53,10 +53,12 @@ def main() -> None:
     """Run the command that is named first on the command line; without one, list all."""
     name, *words = sys.argv[1:] or ["--help"]
     if name in ("--help", "-h", "help"):
-        print(ABOUT)
+        from diffusion.console import console
+
+        console.print(ABOUT)
         for title, commands in COMMANDS.items():
-            print(title, *(f"  {each:<11} {about}" for each, about in commands.items()), sep="\n", end="\n\n")
-        print("diffusion COMMAND --help explains a command.")
+            console.print(title, *(f"  {each:<11} {about}" for each, about in commands.items()), sep="\n", end="\n\n")
+        console.print("diffusion COMMAND --help explains a command.")
     elif name not in NAMES:
         sys.stderr.write(f"error: {name}: no such command{nearest(name, NAMES)}; diffusion --help lists all\n")
         sys.exit(2)

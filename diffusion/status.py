@@ -1,8 +1,8 @@
 """List the runs in a folder and its sub-folders: state, step, time left, score, time of the last write.
 
-The score is the latest value of the run's first metric or, if there is none, the latest denoising error. The states are
-those that the runs recorded; but `died`: the process is gone. Exit status: 0 regardless of the runs' states; 2 if the
-folder does not exist.
+The score is the latest value of the run's first distance or, without one, metric, or else the denoising error. The
+states are those that the runs recorded; but `died`: the process is gone. Exit status: 0 regardless of the runs'
+states; 2 if the folder does not exist.
 """
 
 import sys

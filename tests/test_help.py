@@ -1,6 +1,8 @@
 """`diffusion --help` lists the commands; `--help GROUP` explains the choices of a group."""
 
+import os
 import re
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
 
@@ -37,6 +39,14 @@ def test_the_table_of_commands_is_complete(capsys, monkeypatch) -> None:
     main()
     listed = capsys.readouterr().out
     assert all(f"\n  {name} " in listed for name in NAMES)
+
+
+def test_the_list_of_commands_ends_quietly_when_its_pipe_is_closed() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-u", "-m", "diffusion"], stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_doctor_names_a_package_that_is_too_old_and_the_command_for_an_extra(command, monkeypatch) -> None:

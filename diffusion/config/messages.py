@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffusion.config.build import flat
 from diffusion.config.choices import RUN, choices, composed, groups
 from diffusion.config.schema import INSTEAD
-from diffusion.errors import UserError, first_line, nearest, of_system, override, pip_install
+from diffusion.errors import ProcessLost, UserError, first_line, nearest, of_system, override, pip_install
 
 ArgumentParser._check_help = lambda *_: None  # type: ignore[attr-defined]  # Python 3.14 refuses a text of Hydra's
 HELP = ("--help", "-h", "help")
@@ -29,6 +29,9 @@ def explain(error: BaseException, command: str, words: Sequence[str] = (), sweep
         chain.append(cause)
     if known := [each for each in chain if isinstance(each, UserError)]:
         return known[0]
+    if type(error).__name__ == "TerminatedWorkerError":  # joblib's, unimported
+        again = "rerun the same command with hydra.sweep.dir=SWEEP to repeat what is not complete"
+        return ProcessLost(f"a worker of the sweep was killed (out of memory?); the other jobs save and end; {again}")
     line = next(filter(None, map(_described, chain)), None)
     if line is None and isinstance(error, HydraException | OmegaConfBaseException | ValueError):
         line = _wrong(words, command, sweep)

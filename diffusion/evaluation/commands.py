@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from diffusion.checkpoint.find import kept, opened, run_folder, trained
+from diffusion.checkpoint.find import BUNDLED, kept, opened, run_folder, trained
 from diffusion.checkpoint.restore import Restored, file_hash, what_changed
 from diffusion.config.build import make, validated
 from diffusion.config.choices import INHERITED, RUN, composed, nodes
@@ -250,7 +250,7 @@ def make_scorer(
     Warns of other images in the splits of the model's data. Raises UserError if `n` images cannot be scored, and for a
     second evaluation of the model's run on the test split.
     """
-    run = run_folder(restored.path) if restored else folder
+    run = run_folder(restored.path) if restored and BUNDLED not in restored.path.parents else folder
     if restored and settings.split == "test":
         check_test(run, getattr(settings, "again", True))  # a study repeats it by itself
     extractor = make(settings.features, "features").to(device)

@@ -58,11 +58,12 @@ def seconds_left(info: dict[str, Any], now: float) -> float | None:
 
 
 def last_score(run: Run) -> Score | None:
-    """The latest score of images by the run's first metric (except copies), or else the last validation error."""
+    """The latest score of images by the run's first distance or else first metric, or the last validation error."""
     of_images = [score for score in run.scores if score.what in ("samples", "images")]
     scored = [score for score in of_images if not score.metric.startswith("copies")]
     if scored:
-        return [score for score in scored if score.name == scored[0].name][-1]
+        first = next((score for score in scored if score.higher_is_better is False), scored[0])
+        return [score for score in scored if score.name == first.name][-1]
     series = run.metrics.get("val/mse")
     return None if series is None else Score("val/mse", float(series.value[-1]), None)
 

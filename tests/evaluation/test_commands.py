@@ -13,6 +13,7 @@ from PIL import Image
 
 import diffusion
 from diffusion import export
+from diffusion.checkpoint.find import BUNDLED
 from diffusion.checkpoint.restore import restore
 from diffusion.config.build import make, validated
 from diffusion.config.choices import composed
@@ -124,6 +125,13 @@ def test_a_second_evaluation_on_the_test_split_needs_again(command, labelled, ti
     (distance,) = [s for s in read_scores(tmp_path / "first") if (s.metric, s.what) == ("fd_lite0", "samples")]
     assert entries[0]["scores"]["fd_lite0"] == distance.value  # not that of the noise
     assert entries[0]["code"].startswith(diffusion.__version__)
+
+
+def test_an_evaluation_of_the_bundled_model_is_recorded_beside_its_scores(command, tmp_path):
+    words = ["ckpt=demo", "n=6", "features=lite0", "sampler.steps=2", "split=test", *QUICK]
+    ran(command, "evaluate", *words, "hydra.run.dir=out")
+    assert (tmp_path / "out/test.json").is_file()
+    assert not (BUNDLED / "demo/test.json").exists()
 
 
 def test_scores_on_test_during_training_are_all_recorded(command, tiny, tmp_path):

@@ -14,8 +14,10 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from composing import settings
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from diffusion.checkpoint import storage
+from diffusion.config.messages import explain
 from diffusion.errors import Interrupted
 from diffusion.training import jobs
 
@@ -37,6 +39,13 @@ def test_parallel_jobs_have_separate_configs_and_folders_and_fail_alone(tiny, tm
         assert (record["state"], record["devices"]) == (state, devices), done.stderr
         assert yaml.safe_load((folder / "config.yaml").read_text())["optimizer"]["_target_"] == f"doubles.{name}"
         assert (folder / "checkpoints/last.ckpt").is_file() is (state == "complete")
+
+
+def test_a_killed_worker_of_joblib_is_said_in_one_line():
+    known = explain(TerminatedWorkerError("a worker\nwas terminated"), "train")
+    assert known is not None
+    assert (known.status, str(known).count("\n")) == (1, 0)
+    assert "hydra.sweep.dir=SWEEP" in str(known)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

@@ -21,13 +21,14 @@ def record(folder: Path, **info: object) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("value", "text"), [(12.5, "fd 12.5"), (0.0, "fd 0")])
-def test_the_listed_score_is_the_latest_sample_score_of_the_first_metric(tmp_path, value, text):
+@pytest.mark.parametrize(("value", "text"), [(12.5, "fd_x 12.5"), (0.0, "fd_x 0")])
+def test_the_listed_score_is_the_latest_sample_score_of_the_first_distance(tmp_path, value, text):
     records = [
-        {"metric": "fd", "value": 3.0, "what": "samples"},
+        {"metric": "density", "value": 0.5, "what": "samples"},
+        {"metric": "fd_x", "value": 3.0, "what": "samples"},
         {"metric": "kid", "value": 2.0, "what": "samples"},
-        {"metric": "fd", "value": value, "what": "samples"},
-        {"metric": "fd", "value": 9.0, "what": "noise"},
+        {"metric": "fd_x", "value": value, "what": "samples"},
+        {"metric": "fd_x", "value": 9.0, "what": "noise"},
         {"metric": "copies", "value": 0.0, "what": "samples"},
     ]
     (tmp_path / "scores.json").write_text(json.dumps(records))
