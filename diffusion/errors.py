@@ -80,9 +80,9 @@ def command_line(name: str, words: Iterable[str]) -> str:
     return " ".join([f"diffusion {name}", *map(shlex.quote, words)])
 
 
-def resume_command(run: Path) -> str:
-    """The command that resumes a run."""
-    return f"diffusion train {override('hydra.run.dir', run)} ckpt=auto"
+def resume_command(run: Path, own: Iterable[str] = ()) -> str:
+    """The command that resumes a run; `own` names the folder of its own choices (`Run.own`)."""
+    return f"{command_line('train', own)} {override('hydra.run.dir', run)} ckpt=auto"
 
 
 def pip_install(extra: str) -> str:

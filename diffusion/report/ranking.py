@@ -28,7 +28,7 @@ def ranking(comparison: Comparison, folder: Path) -> Verdict:
     if len(rows) < 2:
         return Verdict(QUESTION, "There is only one recipe, so nothing is ranked.", {})
     if main is None:
-        command = command_line("evaluate", ["-m", "ckpt=" + ",".join(str(run.folder) for run in runs)])
+        command = command_line("evaluate", [*runs[0].own, "-m", "ckpt=" + ",".join(str(run.folder) for run in runs)])
         return Verdict(
             QUESTION, "No number here can rank the recipes.", {}, step="Score their samples.", command=command
         )
@@ -80,8 +80,8 @@ def next_step(comparison: Comparison, main: Column, folder: Path) -> tuple[str, 
     best, after = comparison.rows[first], comparison.rows[second]
     run = best.runs[0]
     if run.command != "train":
-        drawing = [word for word in run.overrides if re.match(DRAWING, word)]
-        return "Draw with the best.", command_line("sample", [f"ckpt={run.config.get('ckpt')}", *drawing, "n=64"])
+        how = [word for word in run.overrides if re.match(DRAWING, word)]
+        return "Draw with the best.", command_line("sample", [*run.own, f"ckpt={run.config.get('ckpt')}", *how, "n=64"])
     if main.shown[second]:
         return "Train the best for twice as long.", recipe_command(run, longer(run))
     last = max(run.seeds[0] for row in (best, after) for run in row.runs)

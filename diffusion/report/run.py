@@ -85,6 +85,7 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
     last, config = str(run.info.get("command", "")), folder / CONFIG
     commands = [SHELL.format(recipe_command(run)) if trained else None]
     if "ckpt=" in last:
+        last = last.replace("diffusion train", command_line("train", run.own), 1)
         commands += ["The run was resumed by:", SHELL.format(last)]
     details: dict[str, Sequence[Block | None]] = {
         "More samples": [images.gallery(run, "Samples after those at the top.", images.FIRST, images.MORE)],
@@ -192,8 +193,9 @@ def protocols(run: Run) -> list[Block]:
 def more_commands(run: Run) -> str:
     """Commands to report, sample, score and train on."""
     place, ckpt = place_of(run), override("ckpt", place_of(run))
-    lines = [f"{command_line('report', [str(place)])}   # this page again"]
+    lines = [f"{command_line('report', [*run.own, str(place)])}   # this page again"]
     if holds_checkpoints(run.folder):
-        lines += [f"{command_line('sample', [])} {ckpt} n=64 seed=1", f"{command_line('evaluate', [])} {ckpt}"]
+        draw, score = (f"{command_line(name, run.own)} {ckpt}" for name in ("sample", "evaluate"))
+        lines += [f"{draw} n=64 seed=1", score]
         lines.append(f"{onward(run)}   # train on")
     return SHELL.format("\n".join(lines))

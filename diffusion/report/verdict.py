@@ -202,16 +202,16 @@ def limits(run: Run) -> list[str]:
 
 def recipe_command(run: Run, *more: str) -> str:
     """The command that trains the run's recipe from the start, with more overrides, which replace its own."""
-    typed = str(run.info.get("command", "")).split()
-    typed = [word for word in typed if "=" in word and not word.startswith(("ckpt=", "hydra."))]
-    given = run.overrides if run.record else typed  # a run that was not started by Hydra
+    last = str(run.info.get("command", ""))
+    typed = [word for word in last.replace("'", "").split() if "=" in word and not word.startswith(("ckpt=", "hydra."))]
+    given = [*run.overrides, *typed * ("ckpt=" in last or not run.record)]  # it was resumed, or not started by Hydra
     if tuned := not run.record and run.config.get("name") == "finetune":
         given = [f"init={run.config['init']}", f"data.root={run.config['data']['root']}", *typed]
     keys = {word.partition("=")[0] for word in more}
     words = {key: word for word in given if (key := word.partition("=")[0]) not in keys}
     words |= {word.partition("=")[0]: word for word in more}
     places = [words.pop(key).partition("=")[2] for key in ("init", "data.root") if tuned]
-    return command_line("finetune" if tuned else "train", [*places, *words.values()])
+    return command_line("finetune" if tuned else "train", [*run.own, *places, *words.values()])
 
 
 def longer(run: Run) -> str:
@@ -227,14 +227,14 @@ def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
     images = config.get("images")
     source = place if run.command == "train" else config.get("ckpt")
     model = override("images", images) if images else override("ckpt", source)
-    sample, audit = (f"{command_line(name, [])} {model}" for name in ("sample", "evaluate"))
+    sample, audit = (f"{command_line(name, run.own)} {model}" for name in ("sample", "evaluate"))
     other = "guidance=none" if guided else "threshold@sampler.threshold=dynamic"
     shorter = recipe_command(run, f"trainer.max_steps={run.info.get('total_steps', 2) // 2}")
     early = recipe_command(run, "guidance=early")
     has = findings.keys() & {*HEADLINES}
     steps = [
         (state == "running", "Watch the training in your browser.", command_line("watch", [str(place)])),
-        (state != "complete", "Go on with the training.", resume_command(place)),
+        (state != "complete", "Go on with the training.", resume_command(place, run.own)),
         ("saturated" in has, "Draw in another way, and compare the pictures.", f"{sample} n=64 {other}"),
         ({"no scores", "no baseline"} & has, "Score its samples, and look for copies.", f"{audit} 'audit=[pixels]'"),
         (run.command != "train", "Draw more samples.", f"{sample} n=64"),
@@ -256,4 +256,4 @@ def onward(run: Run) -> str:
     place, kept = place_of(run), run.settings.get("checkpoint", {}).get("finished")
     if kept == "weights" or not any(run.folder.glob("checkpoints/*.ckpt")):
         return recipe_command(run, f"init={shown(place)}")
-    return f"{resume_command(place)} {longer(run)}"
+    return f"{resume_command(place, run.own)} {longer(run)}"

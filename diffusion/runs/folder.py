@@ -101,6 +101,13 @@ class Run:
         words = self.record.get("overrides", {}).get("task", [])
         return [word for word in words if not word.startswith("ckpt=")]
 
+    @property
+    def own(self) -> list[str]:
+        """`--config-dir CONF`, if the run was started with it: a later command needs it, too."""
+        sources = self.record.get("runtime", {}).get("config_sources", [])
+        paths = [each["path"] for each in sources if each["provider"] == "command-line"]
+        return [word for path in paths for word in ("--config-dir", min(os.path.relpath(path), path, key=len))]
+
     @cached_property
     def choices(self) -> dict[str, str]:
         """Key of a group in the configuration -> its choice, as recorded by Hydra; {} without a record."""

@@ -47,7 +47,7 @@ def closing_logs(run: Run, trainer: pl.Trainer) -> Iterator[None]:
     except Interrupted as stop:
         status = stop.status
         if run.record is not None:
-            console.print(f"stopped by {stop}; to resume: {resume_command(run.folder)}")
+            console.print(f"stopped by {stop}; to resume: {resume_command(run.folder, Finished(run.folder).own)}")
         raise
     finally:
         loggers.close(trainer.loggers, status)

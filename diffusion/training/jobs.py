@@ -41,7 +41,7 @@ from diffusion.launch import (
     stopped_by,
 )  # fmt: skip
 from diffusion.runs.command import few_metrics
-from diffusion.runs.folder import holds_checkpoints, read_yaml
+from diffusion.runs.folder import Run, holds_checkpoints, read_yaml
 from diffusion.runs.record import CONFIG, RunRecord, claim, write_config
 
 WORKER = "diffusion.training.jobs"
@@ -138,7 +138,8 @@ def run_in_processes(settings: Train, record: RunRecord) -> None:
                 return launch(devices, record.folder, WORKER, [*map(str, searched()[1:])])
             except ProcessLost as error:
                 if restarts == 0:
-                    raise ProcessLost(f"{error}; to resume: {resume_command(record.folder)}") from error
+                    again = resume_command(record.folder, Run(record.folder).own)
+                    raise ProcessLost(f"{error}; to resume: {again}") from error
                 console.print(f"{error}; starting again", style="yellow")
             restarts -= 1
             if holds_checkpoints(record.folder):

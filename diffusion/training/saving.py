@@ -26,6 +26,7 @@ from diffusion.console import console
 from diffusion.errors import Interrupted, UserError, resume_command
 from diffusion.files import link
 from diffusion.launch import STOPS
+from diffusion.runs.folder import Run as Finished
 from diffusion.training.parts import Run
 
 PATIENCE = 3  # the third Ctrl-C ends the process immediately; checkpoint files stay intact even then
@@ -174,7 +175,7 @@ class Checkpoints(Checkpoint):
         except OSError as error:
             raise UserError(
                 f"cannot write {path}: {error.strerror or error}; earlier checkpoints are intact; fix this, and resume "
-                f"with {resume_command(self.folder.parent)}"
+                f"with {resume_command(self.folder.parent, Finished(self.folder.parent).own)}"
             ) from error
         self.saved_at = trainer.global_step
 

@@ -23,6 +23,7 @@ class Made:
     state: str = "complete"
     folder: Path = Path("run")
     record: str = "hydra.yaml"
+    own: tuple[str, ...] = ()
     info: Any = field(default_factory=dict)
     config: Any = field(default_factory=lambda: {"ckpt": "models/0"})
     settings: Any = field(default_factory=lambda: {"trainer": {"max_steps": 2000}})

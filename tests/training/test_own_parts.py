@@ -55,6 +55,14 @@ def test_every_command_uses_custom_parts_only_with_a_given_config_dir(command, e
     out = done("train", [*OWN, *resuming])
     assert "resuming with the settings in" in out
     assert "other settings" not in out
+    page = Path("run/README.md").read_text("utf-8")
+    printed = re.findall(r"^diffusion .*", page, re.MULTILINE)
+    assert len(printed) > 4
+    assert all(" --config-dir conf " in line for line in printed), printed
+    recipe = re.search(r"^diffusion train .* experiment=mine .*", page, re.MULTILINE)
+    assert recipe
+    assert " trainer.max_steps=2" in recipe[0]  # other seeds of it are as long as the run is now
+    assert "trainer.max_steps=1" not in recipe[0]
     words = ["ckpt=run", "n=4", "device=cpu", "hydra.run.dir=out"]
     refused("sample", words, MODEL)
     done("sample", [*OWN, *words])
