@@ -74,6 +74,7 @@ def write_study(run: Run) -> list[Path]:
     file, table = run.folder / "study.csv", table_of(rows_of(run))
     replace(file, table.csv())
     table.print(console)
+    console.print("*best* with as many network evaluations (nfe) or fewer")
     return [file, *write_files(run.folder, "study.md", f"Study {run.folder.resolve().name}", study_sections(run))]
 
 
