@@ -4,7 +4,6 @@ The names `fid` and `kid` are reserved for the standard Inception weights; other
 """
 
 import hashlib
-import logging
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,12 +16,11 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
+from diffusion.console import console
 from diffusion.errors import UserError, first_line
 from diffusion.files import tensor_digest
 from diffusion.metric.precision import products
 from diffusion.pixels import to_rgb
-
-log = logging.getLogger(__name__)
 
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # of the file at URL_INCEPTION_V3
 
@@ -126,5 +124,5 @@ def auto() -> FeatureExtractor:
     try:
         return Inception()
     except UserError:
-        log.warning("no Inception weights: fd_lite0 and kid_lite0 instead of FID and KID; features=inception says why")
+        console.print("no Inception weights: fd_lite0 and kid_lite0, not FID and KID; features=inception says why")
         return Lite0()
