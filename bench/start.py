@@ -28,14 +28,12 @@ def mark(part):
     marks.append((part, time.process_time(), time.time()))
 mark("Python")
 from diffusion import train
-from diffusion.runs.command import few_metrics
 from diffusion.training import jobs
 mark("imports of the command: Hydra, pydantic, rich")
 def run(settings, folder, record):
     mark("the configuration is composed and checked, the folder claimed")
-    few_metrics()
     import torch
-    mark("import of torch and what it uses of torchmetrics")
+    mark("import of torch")
     import lightning.pytorch
     mark("import of Lightning")
     from diffusion.training import run as of_run

@@ -9,35 +9,27 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from signal import SIGALRM, Signals
+from signal import Signals
 from typing import NoReturn
 
 
 class UserError(Exception):
     """An error that the user can fix: one line saying what was found, where, what was expected, and how to fix it.
 
-    Commands print it as `error: <line>` and exit with its status, without a traceback.
+    Commands print it as `error: <line>` and exit with its status, without a traceback: 3 if numbers are not finite.
     """
 
-    status = 2
-
-
-class NotFinite(UserError):
-    """A loss, gradient, weight or average has become NaN or infinite."""
-
-    status = 3
-
-
-class Diverged(UserError):
-    """The loss was far above its usual level for several consecutive steps."""
-
-    status = 4
+    def __init__(self, line: str, status: int = 2):
+        super().__init__(line)
+        self.status = status
 
 
 class ProcessLost(UserError):
     """One of a run's processes was killed."""
 
-    status = 1
+    def __init__(self, line: str):
+        super().__init__(line)
+        self.status = 1
 
 
 class Interrupted(BaseException):
@@ -48,7 +40,7 @@ class Interrupted(BaseException):
         self.number, self.status = int(number), 128 + number
 
     def __str__(self) -> str:
-        return Signals(self.number).name + ": trainer.max_time reached" * (self.number == SIGALRM)
+        return Signals(self.number).name
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -31,9 +31,6 @@ def export(
     checkpoint: str, file: Path | None, weights: str | float, format: str, sampler: str | None, config_dir: str | None
 ) -> None:
     """Write what the command line asks for, and print its path."""
-    from diffusion.runs.command import few_metrics
-
-    few_metrics()
     from diffusion.checkpoint import diffusers_folder, find, restore, storage
     from diffusion.config.choices import choice, searching
 

@@ -18,7 +18,7 @@ from diffusion.config.messages import HELP
 from diffusion.config.schema import Train
 from diffusion.console import console, count
 from diffusion.errors import shown
-from diffusion.runs.command import command, few_metrics
+from diffusion.runs.command import command
 from diffusion.training import jobs
 
 STEPS, RATE = 500, 0.3  # optimizer steps; fraction of the learning rate of RUN: see docs/recipes.md
@@ -46,7 +46,6 @@ def finetune(settings: Train, folder: Path, words: list[str]) -> None:
 
 def tuned(values: dict[str, Any], words: list[str]) -> dict[str, Any]:
     """Composed settings with all those of the model that `init` names, but for the images and what is given."""
-    few_metrics()
     from diffusion.training.resume import inherited
 
     values, given = inherited(values, words, everything=True), {word.lstrip("+").partition("=")[0] for word in words}

@@ -24,7 +24,7 @@ from typing import NoReturn
 from diffusion.errors import Interrupted, ProcessLost, UserError
 
 STOPS = (
-    signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM, signal.SIGXCPU,
+    signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU,
     signal.SIGUSR1, signal.SIGUSR2,  # of SLURM, of submitit: before the time limit of a job
 )  # fmt: skip
 GRACE = 120  # seconds that the ranks have to save their state after a signal
@@ -96,10 +96,8 @@ def described(rank: int, status: int, said: object) -> BaseException:
     if not isinstance(said, dict):
         ended = f"ended with status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
         return ProcessLost(f"process {rank} of the run: {ended}" + " (out of memory?)" * (status == -signal.SIGKILL))
-    if status in (2, 3, 4):  # of UserError and its subclasses
-        error = UserError(said["message"].removeprefix("UserError: "))
-        error.status = status
-        return error
+    if status in (2, 3):  # of UserError
+        return UserError(said["message"].removeprefix("UserError: "), status)
     print(said["extraInfo"]["py_callstack"], file=sys.stderr, end="")
     return ProcessLost(f"process {rank} of the run: {said['message']}")
 

@@ -26,9 +26,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def prune(folder: Path, weights: bool, yes: bool) -> None:
     """Print the runs with removable checkpoints, and remove these if `yes`."""
-    from diffusion.runs.command import few_metrics
-
-    few_metrics()
     from diffusion.checkpoint import find  # imports torch, so only when needed
 
     runs, total = 0, 0

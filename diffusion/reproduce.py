@@ -49,12 +49,6 @@ class Study(Settings):
     sweeps: dict[str, Sweep]
 
 
-class Disagreement(UserError):
-    """Numbers do not agree with the committed ones."""
-
-    status = 1
-
-
 def main(arguments: list[str] | None = None) -> int:
     """List the studies or run one. Returns the exit status, as explained above."""
     parser = Arguments("reproduce", __doc__)
@@ -145,7 +139,7 @@ def means(table: Path) -> dict[tuple[str, str], Mean]:
 def check(name: str, root: Path) -> None:
     """Print the committed means m ± h of a study that its runs do not confirm by m' ± h': |m − m'| > √(h² + h'²).
 
-    Raises Disagreement if there are any. A mean of a single seed, here or there, has no interval: none contradicts it.
+    Raises UserError if there are any. A mean of a single seed, here or there, has no interval: none contradicts it.
     """
     compared = wrong = 0
     for table in committed(name):
@@ -160,7 +154,7 @@ def check(name: str, root: Path) -> None:
                 console.print(f"{table.stem}: {recipe}: {column} is {now or 'missing'}, committed: {before}")
     console.print(f"{wrong} of {compared} numbers disagree with the committed ones")
     if wrong:
-        raise Disagreement(f"{name}: not confirmed")
+        raise UserError(f"{name}: not confirmed", status=1)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from diffusion.console import console, count
 from diffusion.errors import Arguments
-from diffusion.report.index import HEAD, NUMBERS, Line, lines_below
+from diffusion.report.index import HEAD, NUMBERS, lines_below
 from diffusion.report.page import Table
 
 
@@ -19,13 +19,12 @@ def main(arguments: list[str] | None = None) -> int:
     """List the runs in a folder. Returns the exit status: 0, or 2 with one line on stderr."""
     parser = Arguments("status", __doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
-    parser.add_argument("--sort", choices=("run", "score"), default="run", help="score: the best of each metric first")
     return parser.run(print_status, arguments)
 
 
-def print_status(folder: Path, sort: str) -> None:
+def print_status(folder: Path) -> None:
     """Print a table of the runs, the reasons of those that stopped, and the number of runs in each state."""
-    lines = sorted(lines_below(folder), key=by_score) if sort == "score" else lines_below(folder)
+    lines = lines_below(folder)
     if lines:
         Table(HEAD, [line.cells for line in lines], NUMBERS).print(console)
     for line in lines:
@@ -36,12 +35,6 @@ def print_status(folder: Path, sort: str) -> None:
     console.print(f"{count(len(lines), 'run')} below {folder}" + (f": {counts}" if counts else ""))
     if states["died"] + states["interrupted"]:
         console.print(f"to resume one: diffusion train hydra.run.dir={folder}/RUN ckpt=auto")
-
-
-def by_score(line: Line) -> tuple[str, float]:
-    """A sort key: by metric, the best first; runs without a score last."""
-    score = line.score
-    return (score.name, -score.value if score.higher_is_better else score.value) if score else ("~", 0.0)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ REFUSED = [  # the words of a command, and what its error names: the place, and 
     ("train name=(a", 'name="(a"'),
     ("train samples=3", "samples"),
     ("train trainer.max_epochs=x", "trainer.max_epochs=250"),
-    ("train trainer.max_time=5", "00:11:30:00"),
+    ("train trainer.max_time=5", "timeout 90m"),
     ("train trainer.max_epochs=-2", "trainer.max_epochs"),
     ("train checkpoint.finished=al", "all"),
     ("train validation.draws=0", "greater than or equal to 1"),

@@ -4,18 +4,10 @@
 the class or function that the choice names.
 """
 
-import re
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
-
-
-def _time(text: Any) -> Any:
-    if text is not None and not (re.fullmatch(r"\d+:\d\d:\d\d:\d\d", str(text)) and re.search("[1-9]", str(text))):
-        raise PydanticCustomError("time", "Input should be a time as DD:HH:MM:SS, such as 00:11:30:00")
-    return text
 
 
 def _chosen(node: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -78,15 +70,6 @@ class Checkpoint(Settings):
     """Also save at this interval, in optimizer steps; useful for long epochs."""
 
 
-class Guard(Settings):
-    """Stops a run if its loss, gradients or weights are no longer finite, or if its loss diverges."""
-
-    action: Literal["stop", "skip"] = "stop"
-    """What to do on a non-finite gradient: stop, or skip the step and count it."""
-    spikes: Count | None = 6
-    """Stop after this many consecutive losses far above the usual level; null: never."""
-
-
 class Samples(Settings):
     """Pictures of samples drawn during training, always from the same noise."""
 
@@ -142,8 +125,6 @@ class Trainer(Settings):
     """Optimizer steps of the run; -1: no limit. Training ends at the first limit reached, max_epochs or max_steps."""
     accumulate_grad_batches: Count = 1
     """Batches per optimizer step; alternatively, data.global_batch_size sets the images per step."""
-    max_time: Annotated[str | None, BeforeValidator(_time)] = None
-    """Time limit, as DD:HH:MM:SS, after which training saves and stops. A resumed run gets the full time again."""
     limit_train_batches: Count | Fraction | None = None
     """Batches per epoch, as a number or a fraction, for quick tests."""
     limit_val_batches: Count | Positive | None = None
@@ -196,12 +177,9 @@ class Train(Settings):
     """Fraction of training images shown without their label, to train the network with and without labels."""
     least_interval: Count = 25
     """Minimum steps of an interval that is given in epochs; in a short run, at most a tenth of its steps."""
-    restarts: CountOrZero = 0
-    """How often a run on several devices, or a job of a sweep, starts again after one of its processes was lost."""
 
     validation: Validation = Validation()
     checkpoint: Checkpoint = Checkpoint()
-    guard: Guard = Guard()
     samples: Samples = Samples()
     score: Score = Score()
     sweep: Sweep = Sweep()
@@ -346,6 +324,7 @@ INSTEAD = {  # arguments of Lightning's Trainer that a run sets itself, and what
     "trainer.enable_progress_bar": "the bar is hidden if the output is not a terminal",
     "trainer.fast_dev_run": "experiment=debug tests everything in a few steps",
     "trainer.logger": "set logger=csv, wandb, tensorboard, or several: logger=[wandb,tensorboard]",
+    "trainer.max_time": "`timeout 90m diffusion train …` ends it by a signal, after which it saves and can go on",
     "trainer.overfit_batches": "set data=folder data.limit=N, or trainer.limit_train_batches=N",
     "trainer.plugins": "set trainer.precision; a run has its own plugins for checkpoints and processes",
     "trainer.num_sanity_val_steps": "remove it",

@@ -23,7 +23,7 @@ from diffusion.checkpoint.restore import Restored, network_hash, restore
 from diffusion.config.build import check_arguments, make
 from diffusion.console import console, count, progress_bar
 from diffusion.data import to_uint8
-from diffusion.errors import NotFinite, UserError, nearest
+from diffusion.errors import UserError, nearest
 from diffusion.files import digest, replacing, tensor_digest
 from diffusion.pixels import gif, grid, saturated, save_png
 from diffusion.process.denoiser import Denoise, Denoiser, Estimate, MixedPrecision
@@ -115,7 +115,7 @@ class Drawing:
                 if wrong := int((~x0.isfinite()).flatten(1).any(dim=1).sum()):
                     problem = f"{count(wrong, 'sample')} not finite; use another checkpoint or precision=null"
                     if self.finite:
-                        raise NotFinite(problem)
+                        raise UserError(problem, status=3)
                     console.print(f"warning: {problem}", style="yellow")
                 images.append(to_uint8(x0).cpu())
                 if file:

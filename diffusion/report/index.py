@@ -24,7 +24,6 @@ class Line(NamedTuple):
     run: Run
     state: str
     reason: str
-    score: Score | None
     cells: list[str]
 
 
@@ -44,7 +43,7 @@ def lines_below(folder: Path) -> list[Line]:
             written = next(file.stat().st_mtime for part in PARTS if (file := run.folder / part).exists())
             cells = [str(run.folder.relative_to(folder)), state, shown, steps or MISSING]
             cells += [MISSING if left is None else duration(left), f"{datetime.fromtimestamp(written):%F %T}"]
-            lines.append(Line(run, state, reason, score, cells))
+            lines.append(Line(run, state, reason, cells))
     return lines
 
 

@@ -1,19 +1,17 @@
 """Entry point of every command: Hydra composes the configuration, which is validated once and becomes a typed object.
 
 Exit status: 0 success; 1 a bug in the program (with a traceback), or a killed process of the run; with one line on
-stderr: 2 an error that the user can fix, 3 a NaN or infinity in training, 4 a diverged loss; 128 + its number after a
-signal, such as 130 for Ctrl-C: a training run first saves its state.
+stderr: 2 an error that the user can fix, 3 a NaN or infinity; 128 + its number after a signal, such as 130 for Ctrl-C:
+a training run first saves its state.
 """
 
-import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from importlib import import_module, metadata
-from importlib.util import find_spec, module_from_spec
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -175,34 +173,6 @@ def lazy(name: str) -> Task[Any]:
     module, _, function = name.rpartition(".")
 
     def task(settings: Any, folder: Path, words: list[str]) -> Any:
-        few_metrics()
         return getattr(import_module(module), function)(settings, folder)
 
     return task
-
-
-def few_metrics() -> None:
-    """Import torchmetrics, before Lightning does, without its metrics for text and audio, which are rarely asked for.
-
-    With them it imports transformers, torchvision and scipy.signal, if installed: 3 of 5 s until a run begins.
-    """
-    if "torchmetrics" in sys.modules:
-        return
-    spec = find_spec("torchmetrics")
-    assert spec is not None
-    assert spec.loader is not None
-    package, loader = module_from_spec(spec), spec.loader
-    first = {"Metric": "torchmetrics.metric", "MetricCollection": "torchmetrics.collections"}  # Lightning's and ours
-
-    def asked_for(name: str) -> Any:
-        if name in first:
-            return getattr(import_module(first[name]), name)
-        package.__dict__.pop("__getattr__")
-        loader.exec_module(package)
-        return getattr(package, name)
-
-    # Attributes that its own modules and Lightning look up:
-    own = {"_logger": logging.getLogger(spec.name), "__version__": metadata.version(spec.name)}
-    package.__dict__.update(own, __getattr__=asked_for)
-    sys.modules[spec.name] = package
-    import_module("torchmetrics.utilities")  # must come first: it and the other modules import each other

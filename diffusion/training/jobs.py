@@ -40,7 +40,6 @@ from diffusion.launch import (
     shared_folder,
     stopped_by,
 )  # fmt: skip
-from diffusion.runs.command import few_metrics
 from diffusion.runs.folder import Run, holds_checkpoints, read_yaml
 from diffusion.runs.record import CONFIG, RunRecord, claim, write_config
 
@@ -51,7 +50,6 @@ def inheriting(values: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
     """Composed settings with those that a run inherits with the weights of `init`, if it has one."""
     if values["init"] is None:
         return values
-    few_metrics()
     from diffusion.training.resume import inherited
 
     return inherited(values, words)
@@ -104,7 +102,6 @@ def start(settings: Train, folder: Path, words: Sequence[str], name: str = "trai
 
 def train(settings: Train, folder: Path, record: RunRecord | None) -> None:
     """Train in this process. On the first process of the run, `record` says how it ends."""
-    few_metrics()
     from diffusion.training import run
 
     with record.running() if record else contextlib.nullcontext():
@@ -126,25 +123,13 @@ def work(folder: Path) -> None:
 
 
 def run_in_processes(settings: Train, record: RunRecord) -> None:
-    """Train in the folder of `record` in one process for each device.
-
-    If one of them is killed, or fails for another reason than a setting, all start again from the newest checkpoint,
-    `restarts` times.
-    """
-    devices, restarts = devices_of(settings.trainer), settings.restarts
+    """Train in the folder of `record` in one process for each device."""
     with record.running():
-        while True:
-            try:
-                return launch(devices, record.folder, WORKER, [*map(str, searched()[1:])])
-            except ProcessLost as error:
-                if restarts == 0:
-                    again = resume_command(record.folder, Run(record.folder).own)
-                    raise ProcessLost(f"{error}; to resume: {again}") from error
-                console.print(f"{error}; starting again", style="yellow")
-            restarts -= 1
-            if holds_checkpoints(record.folder):
-                write_config(settings.model_copy(update={"ckpt": "auto"}), record.folder)
-            record.begin(record.content["command"])
+        try:
+            launch(devices_of(settings.trainer), record.folder, WORKER, [*map(str, searched()[1:])])
+        except ProcessLost as error:
+            again = resume_command(record.folder, Run(record.folder).own)
+            raise ProcessLost(f"{error}; to resume: {again}") from error
 
 
 def devices_of(settings: Trainer) -> int:

@@ -189,18 +189,13 @@ class Diffusion(pl.LightningModule):
             group["lr"] = rate * scheduler.lr_lambdas[i](scheduler.last_epoch)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Run the step, which the guard or float16's gradient scaler may skip."""
+        """Run the step, which float16's gradient scaler may skip."""
         self.stepped = False
         super().optimizer_step(*args, **kwargs)
 
-    def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
-        """Clip the gradients, if there are any: the guard removes those of a skipped step, and torch needs one."""
-        if has_gradients(optimizer):
-            super().configure_gradient_clipping(optimizer, *args, **kwargs)
-
-    def note_step(self, optimizer: Optimizer, *_: Any) -> None:
-        """Note whether `optimizer` updated the weights."""
-        self.stepped = has_gradients(optimizer)
+    def note_step(self, *_: Any) -> None:
+        """Note that the optimizer has updated the weights."""
+        self.stepped = True
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Advance the learning rate only if the weights were updated."""
@@ -223,8 +218,3 @@ class Diffusion(pl.LightningModule):
         if data.classes:
             checkpoint["labels"] = dict(zip(data.classes, data.class_counts("train"), strict=True))
         checkpoint |= {"epoch": self.clock.epoch_after(step), "validated": self.validated}
-
-
-def has_gradients(optimizer: Optimizer) -> bool:
-    """Whether any parameter has a gradient."""
-    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])

@@ -22,7 +22,7 @@ from diffusion.runs.record import CONFIG
 SIZE = ("resolution", "channels")  # of the images, in `data`
 # The learned weights and the saved state depend on these settings:
 FIXED = ("schedule.", "prediction.", "optimizer._target_", "ema._target_", "ema.lengths")
-UNSAID = ("ckpt", "name", "trainer.max_", "checkpoint.", "samples.", "score.", "sweep.", "restarts")  # without effect
+UNSAID = ("ckpt", "name", "trainer.max_", "checkpoint.", "samples.", "score.", "sweep.")  # without effect
 
 
 class Resumed(NamedTuple):

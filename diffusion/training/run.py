@@ -1,24 +1,44 @@
-"""A training run from its settings: build, check, fit, sample, score, report."""
+"""A training run from its settings: build, check, fit, sample, score, report; and Lightning's Trainer for it."""
 
 import copy
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 
-from diffusion.config.schema import Train
-from diffusion.console import quiet_libraries
+from diffusion.checkpoint import storage
+from diffusion.config.build import make
+from diffusion.config.schema import INSTEAD, Train
+from diffusion.console import console, count, quiet_libraries
 from diffusion.data import to_unit
 from diffusion.errors import UserError, first_line
+from diffusion.launch import is_rank
+from diffusion.metric.precision import set_precision
+from diffusion.model.network import to_channels_last
 from diffusion.randomness import Streams
+from diffusion.runs.folder import discard
 from diffusion.runs.record import RunRecord
+from diffusion.training.callbacks import Progress
 from diffusion.training.ending import closing_logs, conclude, draw_last
+from diffusion.training.guard import Guard
+from diffusion.training.loggers import MetricsFile, dashboards
 from diffusion.training.module import Diffusion
 from diffusion.training.parts import Run
-from diffusion.training.resume import resumed_from, start_from
-from diffusion.training.saving import catching_signals
-from diffusion.training.trainer import begin, equip, make_trainer
+from diffusion.training.periodic import KeepEarlyWeights, SampleGrid, ScoreSamples
+from diffusion.training.resume import Resumed, resumed_from, start_from
+from diffusion.training.saving import Checkpoints, catching_signals
+
+FIXED = {  # arguments of the Trainer that the user cannot set: see `training.clock`
+    "max_epochs": 1, "max_steps": -1, "check_val_every_n_epoch": None, "val_check_interval": 1,
+    "limit_train_batches": None, "use_distributed_sampler": False, "num_sanity_val_steps": 0,
+    "enable_model_summary": False, "enable_checkpointing": False, "enable_progress_bar": False,
+}  # fmt: skip
 
 
 @catching_signals()
@@ -78,3 +98,113 @@ def check_parts(run: Run, module: Diffusion) -> None:
     drawing.check(module.denoiser, run.settings.label_dropout)
     replace(drawing, sampler=short)(module.denoiser, 1, torch.device("cpu"))
     module.denoiser.train()
+
+
+class Replicas(DDPStrategy):
+    """Lightning's `ddp`, registered under this name, which `trainer.strategy=auto` chooses for several devices.
+
+    A batch stays where it is: Lightning lets DistributedDataParallel move it to the GPU, together with the image
+    indices, which seed the noise. Reading them back would wait for the previous step.
+    """
+
+    def determine_ddp_device_ids(self) -> None:
+        """No devices: inputs are not moved. The module is on its device already."""
+        return
+
+
+# Gradients are views of the buckets that are sent, which saves a copy of them.
+StrategyRegistry.register("ddp", Replicas, override=True, gradient_as_bucket_view=True)
+
+
+def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.Trainer:
+    """Create Lightning's Trainer with metrics.csv as its only logger, without callbacks yet.
+
+    Raises UserError for settings that a run decides itself, an endless run, or another size than that of torchrun.
+    """
+    given = settings.trainer
+    for key in (f"trainer.{name}" for name in given.model_extra or {}):
+        if key in INSTEAD:
+            raise UserError(f"{key}: it is set by the run itself; {INSTEAD[key]}")
+    if given.max_epochs in (None, -1) and given.max_steps == -1:
+        raise UserError("trainer.max_epochs and trainer.max_steps are both unlimited: set trainer.max_epochs=250")
+    set_precision(settings.matmul_precision)
+    plugins: list[Any] = [storage.Storage(None if resumed is None else resumed.contents)]
+    if not is_rank():
+        plugins.append(LightningEnvironment())  # Lightning assumes that `srun` started every run under SLURM
+    trainer: pl.Trainer = make(
+        given.model_dump() | FIXED, "trainer", logger=[MetricsFile(folder)], default_root_dir=str(folder),
+        plugins=plugins,
+    )  # fmt: skip
+    check_processes(trainer)
+    # Its handler of SIGTERM would end a step in its middle, and broadcasts, for which processes may wait for each other
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
+
+
+def check_processes(trainer: pl.Trainer) -> None:
+    """Raise UserError if the Trainer's size differs from the number of processes: each would be its own run."""
+    started = int(os.environ["WORLD_SIZE"]) if is_rank() else 1
+    if trainer.world_size != started:
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        raise UserError(
+            f"there are {started} processes, but the trainer has {trainer.world_size}: for several machines, start "
+            f"torchrun on each, with trainer.devices={local} and trainer.num_nodes={started // local}: see "
+            "docs/clusters.md"
+        )
+
+
+def equip(trainer: pl.Trainer, run: Run, module: Diffusion) -> None:
+    """Prepare the module for the trainer; give the trainer the clock and the callbacks of the run."""
+    to_channels_last(run.network)
+    # Before a checkpoint is loaded and the average is copied: Lightning would convert afterwards, and round.
+    trainer.precision_plugin.convert_module(module)
+    if run.settings.compile:
+        run.network.compile()  # in place: the keys of the weights stay as they are
+    data, clock = run.data, run.clock
+    data.batches_per_epoch, data.batches = clock.epoch * clock.accumulate, clock.total * clock.accumulate
+    trainer.accumulate_grad_batches = clock.accumulate
+    ended = run.resumed is not None and run.resumed.step >= clock.total
+    # After the last step of a complete run, Lightning would make another one if it did not validate there.
+    trainer.val_check_interval = (clock.total if ended else clock.validate_every) * clock.accumulate
+    trainer.callbacks.extend(callbacks_of(run))  # type: ignore[attr-defined]
+
+
+def begin(trainer: pl.Trainer, run: Run) -> None:
+    """Start to write in the run's folder, which goes on from the checkpoint that is resumed; print two lines."""
+    record, resumed, data = run.record, run.resumed, run.data
+    # Dashboards come after all checks: they may begin a run on a server.
+    (curves,) = trainer.loggers
+    assert isinstance(curves, MetricsFile)
+    trainer.loggers = [curves, *dashboards(run.settings, run.folder, resumed)]
+    if run.scorer is not None:
+        run.scorer.extractor.to(trainer.strategy.root_device)
+    if record is None:
+        return
+    record.continue_from(None if resumed is None else resumed.folder)
+    if resumed is None:
+        discard(run.folder)
+    else:
+        curves.keep(resumed.folder, resumed.step)
+    record.update(facts=run.facts)
+    parameters = sum(p.numel() for p in run.network.parameters())
+    (_, height, width), kind = data.shape, {1: ", grey", 4: ", RGBA"}.get(data.channels, "")
+    counts = ", ".join(f"{len(split.images)} {name}" for name, split in data.splits.items())
+    console.print(f"images {height}×{width}{kind}: {counts} · network with {count(parameters, 'parameter')}")
+    console.print(f"run folder: {run.folder}")
+
+
+def callbacks_of(run: Run) -> list[Callback]:
+    """The callbacks of a run, in the order in which they work after a step."""
+    settings, chosen = run.settings, run.settings.callbacks or {}
+    used: list[Callback] = [] if run.record is None else [Progress(run)]
+    if run.ema is not None:
+        used.append(run.ema)
+    used.append(Guard(run.clock))
+    used += [make(chosen[name], f"callbacks.{name}", Callback) for name in chosen]
+    if run.shown and settings.samples.every_n_epochs:
+        used.append(SampleGrid(run, settings.samples.every_n_epochs))
+    if run.scorer is not None and settings.score.every_n_epochs:
+        used.append(ScoreSamples(run, settings.score.every_n_epochs))
+    if "guidance_step" in run.facts:
+        used.append(KeepEarlyWeights(run))
+    return [*used, Checkpoints(run)]  # at the end, so that they save the final state of the other callbacks

@@ -1,8 +1,8 @@
 """When a run saves its state: after validations, at an interval of steps, and when a signal ends it.
 
 The signals are SIGTERM (exit status 143), SIGINT from Ctrl-C (130), SIGHUP when the terminal is closed (129), SIGXCPU
-when a CPU time limit is reached (152), SIGALRM when `trainer.max_time` is over (142), and SIGUSR1 (138), which also
-requeues a SLURM job (`#SBATCH --signal=USR1@120`, see docs/clusters.md). Handlers only record the signal; several
+when a CPU time limit is reached (152), and SIGUSR1 (138), which also requeues a SLURM job
+(`#SBATCH --signal=USR1@120`, see docs/clusters.md). Handlers only record the signal; several
 processes agree after each step, so that all stop at the same one. A signal interrupts validation and sampling, and the
 resumed run repeats them. (The last validation is finished first, because nothing is left to resume after it.) Before
 and after training, when nothing can be lost, the run ends immediately.
@@ -73,7 +73,6 @@ def catching_signals() -> Iterator[None]:
         raise
     finally:
         State.deferring = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
         if State.received is None:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -102,16 +101,11 @@ class Checkpoints(Checkpoint):
 
     One is saved after every validation, including the last one, every `every_n_steps` optimizer steps if that is set,
     and after a signal, which ends training between two steps or within a validation. It is the last callback.
-
-    It also starts the timer of `trainer.max_time`, which sends SIGALRM to this process. (Lightning's own Timer ends a
-    run as if it were complete, and a resumed one immediately.)
     """
 
     def __init__(self, run: Run):
         self.folder, self.clock, self.resumed = run.folder / "checkpoints", run.clock, run.resumed
         self.keep, self.every = run.settings.checkpoint.keep, run.settings.checkpoint.every_n_steps
-        days, hours, minutes, seconds = map(int, (run.settings.trainer.max_time or "0:0:0:0").split(":"))
-        self.seconds = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
         self.best = math.inf  # the lowest val/mse of the checkpoints in this folder
         self.saved_at = 0  # the step of the newest checkpoint
 
@@ -128,7 +122,6 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From here on, signals wait for the end of a step."""
         State.deferring = True
-        signal.setitimer(signal.ITIMER_REAL, self.seconds)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Stop after a complete step, whose values are logged by now."""
@@ -153,9 +146,8 @@ class Checkpoints(Checkpoint):
         self.save(trainer, best=self.best < before)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The last state is saved: nothing is left to defer signals for, or to interrupt by a timer."""
+        """The last state is saved: nothing is left to defer signals for."""
         State.deferring = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
         stop_all(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

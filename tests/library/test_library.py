@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import diffusion
 from diffusion import console
-from diffusion.errors import NotFinite, UserError
+from diffusion.errors import UserError
 from diffusion.evaluation.drawing import Drawing
 from diffusion.library import Model
 from diffusion.metric.precision import SETTINGS
@@ -148,7 +148,7 @@ def test_what_cannot_be_done_is_refused_with_one_line(model, name):
 def test_samples_that_are_not_finite_are_refused(model):
     broken = replace(model, restored=copy.deepcopy(model.restored))
     next(broken.denoiser.parameters()).data.fill_(torch.nan)
-    with pytest.raises(NotFinite):
+    with pytest.raises(UserError):
         broken.sample(2)
     drawing = replace(broken.drawing(), finite=False)  # as during training
     with console.console.capture() as said:

@@ -8,11 +8,7 @@ import pytest
 import torch
 
 from diffusion.checkpoint import storage
-from diffusion.config import schema
-from diffusion.errors import Diverged
-from diffusion.training.clock import Clock
 from diffusion.training.ema import EMA
-from diffusion.training.guard import FACTOR, Guard
 from diffusion.training.module import Diffusion
 
 pytestmark = pytest.mark.reliability
@@ -81,27 +77,3 @@ def test_a_non_finite_number_stops_the_run(command, tiny, tmp_path, monkeypatch,
     check_all_finite(tmp_path / "run/checkpoints")
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert (record["state"], record["steps"]) == ("failed", BAD)
-
-
-def test_the_skip_action_skips_and_counts_a_bad_step(command, tiny, tmp_path, monkeypatch):
-    plant(monkeypatch, "gradient", math.inf)
-    clip = ["trainer.gradient_clip_val=1", "trainer.gradient_clip_algorithm=value"]
-    status, out, err = command("train", [*tiny, *RUN, "guard.action=skip", *clip])
-    assert status == 0, out + err
-    assert f"step {BAD}: its gradient is not finite; skipped 1 so far" in out
-    check_all_finite(tmp_path / "run/checkpoints")
-
-
-def follow(losses: list[float]) -> None:
-    guard = Guard(schema.Guard(), Clock(10, 100))
-    for step, loss in enumerate(losses, start=1):
-        guard.compare(loss, step)
-
-
-def test_spikes_stop_a_run_only_if_they_follow_each_other():
-    spikes = schema.Guard().spikes
-    assert spikes is not None
-    usual, spike = [1.0] * 30, 2 * FACTOR
-    follow([*usual, *[*[spike] * (spikes - 1), 1.0] * 3])
-    with pytest.raises(Diverged, match=f"step {30 + spikes}"):
-        follow([*usual, *[spike] * spikes])

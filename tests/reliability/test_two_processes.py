@@ -15,7 +15,7 @@ from torch import Tensor
 from diffusion.checkpoint import storage
 from diffusion.errors import UserError
 from diffusion.runs.folder import Metrics, read_metrics
-from diffusion.training.trainer import check_processes
+from diffusion.training.run import check_processes
 
 pytestmark = pytest.mark.reliability
 

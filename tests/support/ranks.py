@@ -9,12 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-from diffusion.errors import Interrupted, NotFinite, UserError
+from diffusion.errors import Interrupted, UserError
 from diffusion.launch import as_rank, launch
 
 DEEDS = {
     "end": lambda: None,
-    "mistake": lambda: _raise(NotFinite("a loss is nan")),
+    "mistake": lambda: _raise(UserError("a loss is nan", status=3)),
     "bug": lambda: _raise(ZeroDivisionError("by nothing")),
     "die": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "wait": lambda: time.sleep(60),

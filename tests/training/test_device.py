@@ -1,7 +1,6 @@
 """Everything works on a device other than the CPU, with the CPU's numbers, and a training step never waits."""
 
 import copy
-import itertools
 import json
 import math
 from collections.abc import Callable
@@ -34,7 +33,7 @@ from diffusion.process.timesteps import LossSecondMoment, Uniform
 from diffusion.process.variance import learned_range
 from diffusion.randomness import Streams
 from diffusion.runs.folder import read_metrics
-from diffusion.training import ending, guard, trainer
+from diffusion.training import ending, guard, run
 from diffusion.training.module import Diffusion
 
 AWAY = ("trainer.accelerator=away", "trainer.strategy=away")
@@ -213,7 +212,7 @@ def steps_and_updates(run_folder: Path) -> tuple[set[int], set[int]]:
 
 def test_a_step_skipped_by_the_float16_grad_scaler_updates_nothing(command, tiny, monkeypatch, tmp_path):
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, backoff_factor=2.0**-16)
-    monkeypatch.setattr(trainer, "LightningEnvironment", lambda: MixedPrecision("16-mixed", "cpu", scaler))
+    monkeypatch.setattr(run, "LightningEnvironment", lambda: MixedPrecision("16-mixed", "cpu", scaler))
     monkeypatch.setattr(ending, "write_report", lambda *_, **__: None)
     update, scales = scaler.update, []
     monkeypatch.setattr(scaler, "update", lambda: scales.append((scaler.get_scale(), update(), scaler.get_scale())))
@@ -225,30 +224,9 @@ def test_a_step_skipped_by_the_float16_grad_scaler_updates_nothing(command, tiny
     assert steps_and_updates(tmp_path / "run") == ({12}, {12 - sum(overflows)})
 
 
-def test_a_step_skipped_by_the_guard_updates_nothing(command, tiny, monkeypatch, tmp_path):
-    step, skipped, averages = Diffusion.training_step, [0, 8, 11], []
-
-    def planted(self, batch, batch_idx):
-        loss = step(self, batch, batch_idx)
-        averages.append(next(self.raw_denoiser().parameters()).detach().clone())  # before this step
-        if batch_idx in skipped:
-            loss.register_hook(lambda gradient: gradient * math.inf)
-        return loss
-
-    monkeypatch.setattr(Diffusion, "training_step", planted)
-    monkeypatch.setattr(ending, "write_report", lambda *_, **__: None)
-    rarely = ("guard.action=skip", "trainer.check_val_every_n_epoch=5", "checkpoint.every_n_steps=1")
-    status, out, err = command("train", [*tiny, *SKIPPING, *rarely])
-    assert status == 0, out + err
-    assert "skipped 3 so far" in out
-    assert steps_and_updates(tmp_path / "run") == ({12}, {9})  # validated at its end, as well
-    still = [k for k, (a, b) in enumerate(itertools.pairwise(averages)) if torch.equal(a, b)]
-    assert still == [0, 8]
-
-
 def test_a_gradient_that_always_overflows_ends_the_run(command, tiny, monkeypatch):
     scaler = torch.amp.GradScaler("cpu")
-    monkeypatch.setattr(trainer, "LightningEnvironment", lambda: MixedPrecision("16-mixed", "cpu", scaler))
+    monkeypatch.setattr(run, "LightningEnvironment", lambda: MixedPrecision("16-mixed", "cpu", scaler))
     monkeypatch.setattr(guard, "MOST_SKIPPED", 5)
     step = Diffusion.training_step
 

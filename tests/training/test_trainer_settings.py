@@ -5,7 +5,6 @@ import json
 
 import pytest
 import yaml
-from forked import Train
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
@@ -59,20 +58,3 @@ def test_a_custom_callback_can_end_a_run(command, tiny, tmp_path):
     assert status == 0, out + err
     assert record(tmp_path / "run")["reason"] == "ended at step 4 of 12. A callback asked to stop."
     assert storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 4
-
-
-@pytest.mark.reliability  # torch cannot fork after use of another device, as in test_device
-def test_a_run_that_reaches_max_time_is_interrupted_and_can_resume(command, tiny, tmp_path):
-    words = [*tiny, "trainer.max_epochs=100000", "trainer.max_time=00:00:00:01", f"hydra.run.dir={tmp_path}/run"]
-    job = Train(words, tmp_path / "log")
-    job.process.join()
-    log = (tmp_path / "log").read_text()
-    assert job.process.exitcode == 142, log
-    now, step = record(tmp_path / "run"), storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"]
-    assert (now["state"], now["reason"]) == ("interrupted", "SIGALRM: trainer.max_time reached")
-    assert now["steps"] == step > 0
-    assert "ckpt=auto" in log
-    status, out, err = command("train", [*RUN, "trainer.max_time=00:01:00:00", f"trainer.max_steps={step + 2}"])
-    assert status == 0, out + err
-    assert record(tmp_path / "run")["state"] == "complete"
-    assert record(tmp_path / "run")["steps"] == step + 2
