@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from diffusion.__main__ import NAMES
 from diffusion.config.build import flat
 from diffusion.config.choices import choices, composed, groups, inner_groups, searching
-from diffusion.config.help import default_choices
+from diffusion.config.messages import default_choices
 from diffusion.config.schema import COMMANDS
 from diffusion.errors import Arguments, UserError
 

@@ -54,12 +54,11 @@ def packages() -> Iterator[tuple[str, str, str]]:
 
 
 def machine() -> Iterator[tuple[str, str, str]]:
-    """(verdict, part, what was found) for the devices, folders, weights and accounts."""
+    """(verdict, part, what was found) for the devices and folders."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB
     yield OK, "CPU", f"{os.cpu_count()} cores, {memory:.0f} GB of memory"
     try:
         import torch
-        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
     except Exception as error:
         yield BAD, "import of torch", first_line(error)
         return
@@ -67,18 +66,11 @@ def machine() -> Iterator[tuple[str, str, str]]:
     names = [f"{gpu.name} with {gpu.total_memory / GB:.0f} GB" for gpu in gpus]
     names += ["Apple's MPS"] if torch.backends.mps.is_available() else []
     yield OK, "GPU", ", ".join(names) or "none: training is slow, except for small images as in experiment=demo"
-    cache = cache_dir()
-    size = sum(file.stat().st_size for file in cache.rglob("*") if file.is_file()) / GB
-    for part, folder, more in (("cache", cache, f", which uses {size:.1f} GB"), ("outputs", Path("outputs"), "")):
+    for part, folder in (("cache", cache_dir()), ("outputs", Path("outputs"))):
         place = folder.resolve() if folder.exists() else Path.cwd()
         free, writable = shutil.disk_usage(place).free / GB, os.access(place, os.W_OK)
         verdict = BAD if not writable else NOTE if free < 5 else OK
-        yield verdict, part, f"{place}{more}; {free:.1f} GB free" + "; not writable" * (not writable)
-    weights = Path(torch.hub.get_dir(), "checkpoints", Path(URL_INCEPTION_V3).name)
-    found = "at hand" if weights.is_file() else f"no {weights}: downloaded on first use; without it, no FID"
-    yield OK if weights.is_file() else NOTE, "Inception", found
-    key = "WANDB_API_KEY" in os.environ or Path.home().joinpath(".netrc").is_file()
-    yield OK, "W&B", os.environ.get("WANDB_MODE") or ("key found" if key else "no key; wandb login, for logger=wandb")
+        yield verdict, part, f"{place}; {free:.1f} GB free" + "; not writable" * (not writable)
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def check(name: str, root: Path) -> None:
                 console.print(f"{table.stem}: {recipe}: {column} is {now or 'missing'}, committed: {before}")
     console.print(f"{wrong} of {compared} numbers disagree with the committed ones")
     if wrong:
-        raise UserError(f"{name}: not confirmed", status=1)
+        raise UserError(f"{name}: not confirmed", 1)
 
 
 if __name__ == "__main__":

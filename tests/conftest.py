@@ -67,7 +67,13 @@ def one_line_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from diffusion.errors import UserError
 
     messages: list[str] = []
-    monkeypatch.setattr(UserError, "__init__", lambda self, *args: messages.extend(map(str, args)))
+    init = UserError.__init__
+
+    def noted(self: UserError, line: str, status: int = 2) -> None:
+        messages.append(line)
+        init(self, line, status)
+
+    monkeypatch.setattr(UserError, "__init__", noted)
     yield
     assert not [message for message in messages if "\n" in message]
 

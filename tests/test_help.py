@@ -10,7 +10,7 @@ import pytest
 
 from diffusion.__main__ import NAMES, main
 from diffusion.completion import candidates
-from diffusion.config import help as helps
+from diffusion.config import messages as helps
 from diffusion.config.choices import groups
 from diffusion.config.schema import Train
 from diffusion.files import PACKAGE

@@ -115,7 +115,7 @@ class Drawing:
                 if wrong := int((~x0.isfinite()).flatten(1).any(dim=1).sum()):
                     problem = f"{count(wrong, 'sample')} not finite; use another checkpoint or precision=null"
                     if self.finite:
-                        raise UserError(problem, status=3)
+                        raise UserError(problem, 3)
                     console.print(f"warning: {problem}", style="yellow")
                 images.append(to_uint8(x0).cpu())
                 if file:

@@ -26,7 +26,6 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion.config import messages
 from diffusion.config.build import check_targets, flat, plain_config, validated
 from diffusion.config.choices import SEVERAL, choice, conf_dir, groups, register, searching
-from diffusion.config.help import print_help
 from diffusion.config.schema import Settings
 from diffusion.console import console
 from diffusion.errors import Interrupted, UserError, nearest
@@ -62,7 +61,7 @@ def command(
                 given = messages.parsed(typed, name)
                 words, sweep = [written(word) for word in given.overrides], given.multirun
                 stack.enter_context(searching([given.config_dir]))
-                if print_help(name, schema, about, typed):
+                if messages.print_help(name, schema, about, typed):
                     return
                 if name == "train" and not sweep and (resumed := resumed_run(words)):
                     task(validated(schema, resumed[1]), resumed[0], words)

@@ -24,9 +24,8 @@ from diffusion.model.network import to_channels_last
 from diffusion.randomness import Streams
 from diffusion.runs.folder import discard
 from diffusion.runs.record import RunRecord
-from diffusion.training.callbacks import Progress
+from diffusion.training.callbacks import Guard, Progress
 from diffusion.training.ending import closing_logs, conclude, draw_last
-from diffusion.training.guard import Guard
 from diffusion.training.loggers import MetricsFile, dashboards
 from diffusion.training.module import Diffusion
 from diffusion.training.parts import Run

@@ -14,7 +14,7 @@ from diffusion.launch import as_rank, launch
 
 DEEDS = {
     "end": lambda: None,
-    "mistake": lambda: _raise(UserError("a loss is nan", status=3)),
+    "mistake": lambda: _raise(UserError("a loss is nan", 3)),
     "bug": lambda: _raise(ZeroDivisionError("by nothing")),
     "die": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "wait": lambda: time.sleep(60),

@@ -33,7 +33,7 @@ from diffusion.process.timesteps import LossSecondMoment, Uniform
 from diffusion.process.variance import learned_range
 from diffusion.randomness import Streams
 from diffusion.runs.folder import read_metrics
-from diffusion.training import ending, guard, run
+from diffusion.training import callbacks, ending, run
 from diffusion.training.module import Diffusion
 
 AWAY = ("trainer.accelerator=away", "trainer.strategy=away")
@@ -227,7 +227,7 @@ def test_a_step_skipped_by_the_float16_grad_scaler_updates_nothing(command, tiny
 def test_a_gradient_that_always_overflows_ends_the_run(command, tiny, monkeypatch):
     scaler = torch.amp.GradScaler("cpu")
     monkeypatch.setattr(run, "LightningEnvironment", lambda: MixedPrecision("16-mixed", "cpu", scaler))
-    monkeypatch.setattr(guard, "MOST_SKIPPED", 5)
+    monkeypatch.setattr(callbacks, "MOST_SKIPPED", 5)
     step = Diffusion.training_step
 
     def planted(self, batch, batch_idx):
