@@ -91,8 +91,8 @@ class Progress(Callback):
 class Guard(Callback):
     """Stops a run whose values are not finite, before a bad checkpoint replaces a good one.
 
-    After every optimizer step the loss, the gradient norm and the norm of the averaged weights (of the raw ones if
-    there is no average) must be finite. A NaN weight makes the average NaN immediately, so one norm covers both. On a
+    After every optimizer step the loss and the norm of the averaged weights (of the raw ones if there is no average)
+    must be finite. A NaN in the gradient makes the weights NaN, and these the average, so one norm covers all. On a
     GPU, reading waits for the step, so the numbers of several steps are read together, at the latest before a
     checkpoint is saved. Its place is after the average and before the callbacks that save.
 
@@ -103,21 +103,12 @@ class Guard(Callback):
     def __init__(self, clock: Clock):
         self.clock = clock
         self.in_a_row = 0  # consecutive skipped steps
-        self.gradient: Tensor | None = None  # its norm
         self.waiting: list[tuple[int, Tensor]] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Collect the tensors to measure once: walking the module takes as long as the norm."""
-        self.parameters = list(pl_module.parameters())
         average = average_of(trainer)
-        self.weights = [p.detach() for p in self.parameters] if average is None else average.averages[0]
-
-    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Optimizer) -> None:
-        """Measure the gradient."""
-        if getattr(trainer.precision_plugin, "scaler", None) is not None:
-            return  # float16, in which overflows are normal
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        self.gradient = norm_of(gradients) if gradients else None
+        self.weights = [p.detach() for p in pl_module.parameters()] if average is None else average.averages[0]
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Check the step when it is complete."""
@@ -133,8 +124,7 @@ class Guard(Callback):
         if pl_module.stepped:
             # The mean over all devices: the processes stop together.
             loss = trainer.callback_metrics["train/loss"].detach()
-            gradient = torch.zeros_like(loss) if self.gradient is None else self.gradient
-            self.waiting.append((step, torch.stack([loss, gradient, norm_of(self.weights)])))
+            self.waiting.append((step, torch.stack([loss, norm_of(self.weights)])))
         if pl_module.device.type == "cpu" or len(self.waiting) >= READ:
             self.check()
 
@@ -142,8 +132,7 @@ class Guard(Callback):
         """Check all measurements so far."""
         while self.waiting:
             step, numbers = self.waiting.pop(0)
-            loss, gradient, weights = numbers.tolist()
-            for what, value in (("loss", loss), ("gradient", gradient), ("weights", weights)):
+            for what, value in zip(("loss", "weights"), numbers.tolist(), strict=True):
                 if not math.isfinite(value):
                     raise UserError(
                         f"step {step}: the {what} became {value}; the checkpoints are from earlier steps; lower "

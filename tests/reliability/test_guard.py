@@ -60,8 +60,8 @@ def plant(monkeypatch: pytest.MonkeyPatch, fault: str, value: float) -> None:
 @pytest.mark.parametrize(
     ("fault", "value", "word", "ema"),
     [
-        ("loss", math.nan, "gradient", "warm"),
-        ("gradient", math.inf, "gradient", "warm"),
+        ("loss", math.nan, "weights", "warm"),
+        ("gradient", math.inf, "weights", "warm"),
         ("weight", math.nan, "loss", "none"),
         ("update", math.nan, "weights", "none"),
         ("ema", math.nan, "weights", "warm"),
