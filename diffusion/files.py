@@ -9,7 +9,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -127,9 +127,15 @@ def lock(path: Path, patience: float = 0.0, shared: bool = False) -> BinaryIO | 
 
 
 def digest(*parts: object) -> str:
-    """A hash (BLAKE2b) of a single buffer, otherwise of the `repr` of `parts`; 32 digits."""
-    content = parts[0] if len(parts) == 1 and isinstance(parts[0], bytes | memoryview) else repr(parts).encode()
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    """A hash (BLAKE2b) of the content of a single Path or buffer, otherwise of the `repr` of `parts`; 32 digits."""
+    new = partial(hashlib.blake2b, digest_size=16)
+    match parts:
+        case (Path() as file,):
+            with file.open("rb") as stream:
+                return hashlib.file_digest(stream, new).hexdigest()
+        case (bytes() | memoryview() as content,):
+            return new(content).hexdigest()
+    return new(repr(parts).encode()).hexdigest()
 
 
 def tensor_digest(tensors: "Mapping[str, Tensor]") -> str:

@@ -42,7 +42,7 @@ class Landscapes(ImageData):
 
     def load(self) -> dict[str, Split]:
         windows = table("windows.csv")
-        key = digest("tiles 3", RESIZE, self.shape, digest((HERE / "windows.csv").read_bytes()))
+        key = digest("tiles 3", RESIZE, self.shape, digest(HERE / "windows.csv"))
         images, names, _ = stored(cache_dir("images") / f"landscapes-{key}", self.shape, partial(self._make, windows))
         every = Split(images, names)
         if self.labels:
