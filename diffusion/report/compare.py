@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy  # its submodules are imported on first use
 
 from diffusion.config.build import flat
+from diffusion.config.choices import composed
+from diffusion.config.help import default_choices
 from diffusion.errors import UserError
 from diffusion.metric.record import Score
 from diffusion.report.page import MISSING
@@ -242,3 +245,11 @@ def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
             shown[key] = column
     same = {key for key in shown if "." in key and shown.get(key.rpartition(".")[2]) == shown[key]}
     return {key: column for key, column in shown.items() if key not in same}
+
+
+def from_default(run: Run) -> dict[str, list[str]]:
+    """Config key -> [value in the run, default], for the settings of a `train` run that differ from the defaults."""
+    settings = composed("train", ["name=default"])
+    default: Any = SimpleNamespace(settings=settings, choices=default_choices("train"), overrides=[])
+    left_out = ("name", "ckpt", "score", "experiment", "callbacks")
+    return {key: pair for key, pair in differing([run, default]).items() if key not in left_out}

@@ -90,6 +90,20 @@ def others(metrics: Metrics, names: Sequence[str]) -> Figure:
 
 
 @style.styled
+def bins(metrics: Metrics, curves: int = 24) -> Figure:
+    """The validation MSE by time: a point per tenth of t, a curve for each of at most `curves` validations."""
+    figure, ax = style.axes()
+    names = bins_of(metrics, "val/mse")
+    for step, colour in _over_training(metrics[names[0]].step.tolist(), curves):
+        look: Any = {"color": colour, "marker": "o", "markersize": 2.5, "linewidth": 1.2, "gid": f"step-{step}"}
+        ax.plot(_middles(names), [metrics[name].at(step) for name in names], label=f"step {step:,}", **look)
+    style.log_axis(ax)
+    ax.set(xlim=(0, 1), xlabel="time $t/T$", ylabel="denoising MSE")
+    ax.legend(handles=[ax.lines[i] for i in style.spread(len(ax.lines), 5)])
+    return figure
+
+
+@style.styled
 def gap(metrics: Metrics, schedule: Schedule, curves: int = 4) -> Figure:
     """The generalisation gap by log-SNR with 95% intervals: held-out minus training MSE, paired, early to late.
 
@@ -97,14 +111,11 @@ def gap(metrics: Metrics, schedule: Schedule, curves: int = 4) -> Figure:
     """
     figure, ax = style.axes(style.TALL)
     names = bins_of(metrics, "gap/half")
-    t = (torch.tensor([int(name[-1]) for name in names], dtype=torch.float64) + 0.5) / 10
     with torch.no_grad():
-        alpha, sigma = schedule(t)
-    x, steps = 2 * (alpha.log() - sigma.log()).cpu().numpy(), metrics[names[0]].step.tolist()
-    picks = np.unique(np.geomspace(1, len(steps), min(curves, len(steps))).round().astype(int)) - 1
-    colours = colormaps["viridis_r"](np.linspace(0.12, 0.68, len(picks)))  # readable on white and on black
+        alpha, sigma = schedule(torch.as_tensor(_middles(names)))
+    x = 2 * (alpha.log() - sigma.log()).cpu().numpy()
     ax.axhline(0, color=style.INK, linewidth=0.8)
-    for step, colour in zip([steps[i] for i in picks], colours, strict=True):
+    for step, colour in _over_training(metrics[names[0]].step.tolist(), curves):
         pairs = [(name.replace("half", "mse"), name) for name in names]
         mean, half = np.array([[metrics[name].at(step) for name in pair] for pair in pairs]).T
         look: Any = {"label": f"step {step:,}", "color": colour, "marker": "o", "linewidth": 1.3, "markersize": 3}
@@ -113,3 +124,15 @@ def gap(metrics: Metrics, schedule: Schedule, curves: int = 4) -> Figure:
     ax.set(xlabel=snr, ylabel="held-out MSE − training MSE")
     style.legend_below(figure, ax)
     return figure
+
+
+def _middles(names: Sequence[str]) -> np.ndarray:
+    """The middle of each bin of t, a tenth of [0, 1], from its name: 0.05 for val/mse_bin0."""
+    return (np.array([int(name[-1]) for name in names]) + 0.5) / 10
+
+
+def _over_training(steps: Sequence[int], curves: int) -> list[tuple[int, Any]]:
+    """Up to `curves` of `steps`, log-spaced by index, each with a colour from early (light) to late (dark)."""
+    picks = np.unique(np.geomspace(1, len(steps), min(curves, len(steps))).round().astype(int)) - 1
+    colours = colormaps["viridis_r"](np.linspace(0.12, 0.68, len(picks)))  # readable on white and on black
+    return list(zip([steps[i] for i in picks], colours, strict=True))

@@ -12,11 +12,11 @@ from diffusion.console import console, duration
 from diffusion.errors import command_line, first_line, override
 from diffusion.pixels import grid, save_png
 from diffusion.report import figures, images
+from diffusion.report.compare import from_default
 from diffusion.report.page import (
     SHELL,
     Block,
     Chart,
-    Html,
     Picture,
     Section,
     Table,
@@ -46,6 +46,7 @@ CAPTIONS = {
     "mse": "Denoising MSE during training, on the frozen validation images and on equally many "
     "training images; where the shaded gap widens, the network memorizes its images. Dashed: raw weights; grey: the "
     "objective of single batches (in its own units, unless it is the simple loss of ε). The other lines: ",
+    "bins": "The validation MSE by time t, in tenths of [0, T], from early to late in training.",
     "gap": "MSE on held-out images minus that on training images by noise level, at the same times and noises, with "
     "95% intervals. Where it rises, the network memorizes; its level also depends on which set is harder.",
     "others": "The other logged quantities.",
@@ -82,7 +83,8 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
     columns = ", ".join(f"{run.grids[i][0]:,}" for i in spread(len(run.grids), COLUMNS))
     strip = picture(SAMPLES, f"{CAPTIONS[SAMPLES]}{columns}.") if run.grids else None  # a page has it in "Training"
     trained = run.command == "train" and run.settings
-    last, config = str(run.info.get("command", "")), folder / CONFIG
+    rows = [[f"`{key}`", *pair] for key, pair in from_default(run).items()] if trained else []
+    last = str(run.info.get("command", ""))
     commands = [SHELL.format(recipe_command(run)) if trained else None]
     if "ckpt=" in last:
         last = last.replace("diffusion train", command_line("train", run.own), 1)
@@ -90,7 +92,7 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
     details: dict[str, Sequence[Block | None]] = {
         "More samples": [images.gallery(run, "Samples after those at the top.", images.FIRST, images.MORE)],
         "Nearest training images": images.figure(folder, COPIES, CAPTIONS[COPIES]),
-        "Recipe": [*commands, Html("<pre>{}</pre>").format(config.read_text("utf-8")) if config.is_file() else None],
+        "Recipe": [*commands, Table(("setting", "this run", "default"), rows) if rows else None],
         "Facts": [facts(run)],
         "Noise schedule": [chart(schedule, figures.signal, schedule)],
         "Protocols of the scores": protocols(run),
@@ -146,6 +148,10 @@ def facts(run: Run) -> Table | None:
 
 def fact(key: str, value: Any) -> str:
     """A value of run.json as text."""
+    if key == "seconds_of":
+        return ", ".join(f"{part} {duration(seconds)}" for part, seconds in value.items())
+    if key in ("started", "finished"):
+        return str(value)[:19].replace("T", " ")
     return duration(value) if key == "seconds" else f"{value:,}" if isinstance(value, int) else describe(value)
 
 
@@ -164,6 +170,7 @@ def training(run: Run, schedule: figures.Schedule | None) -> list[Block | None]:
     return [
         *images.training_strip(run),
         chart(errors, figures.mse, {each: metrics[each] for each in errors}, more=more),
+        chart(bins_of(metrics, "val/mse"), figures.bins, metrics),
         chart(schedule and bins_of(metrics, "gap/half"), figures.gap, metrics, schedule),
         chart(left, figures.others, metrics, left),
     ]

@@ -33,7 +33,7 @@ HEADLINES = {  # what was found, in a few words
     "few": "Too few held-out images for a number.", "no baseline": "Nothing to compare with.",
     "copies": "Some may be copies of training images.", "no copies": "No copies.", "few copies": "No sign of copying.",
     "falling": "Longer training should help.", "flat": "Longer training alone may not help.",
-    "rising": "Trained for too long.", "no scores": "Not scored.",
+    "rising": "Trained for too long.", "memorizing": "It memorizes its images.", "no scores": "Not scored.",
 }  # fmt: skip
 EXPLAINED = (
     "A network that was trained to recognize things describes each image by a list of numbers; the more the lists of "
@@ -173,7 +173,8 @@ def copying(scores: Sequence[Score]) -> Findings:
 def training(metrics: Metrics) -> Findings:
     """Whether the validation error still fell, by the medians of the second and the last quarter of the steps.
 
-    It has risen if the median of the last quarter is above the lowest one.
+    It has risen if the median of the last quarter is above the lowest one. The network memorizes if the gap is above 0,
+    and above its lowest value by more than half of its interval.
     """
     if "val/mse" not in metrics:
         return {}
@@ -181,6 +182,10 @@ def training(metrics: Metrics) -> Findings:
     quarters = [values[(steps > i / 4 * steps[-1]) & (steps <= (i + 1) / 4 * steps[-1])] for i in range(4)]
     _, second, third, last = (float(np.median(each)) if len(each) else np.inf for each in quarters)
     error, best = "The error on held-out images", min(second, third)
+    if "gap/half" in metrics:
+        gap, half = metrics["gap/mse"].value, metrics["gap/half"].value[-1]
+        if gap[-1] - max(0, gap.min()) > half:
+            return {"memorizing": f"{error} has become higher than that on training images: the network memorizes."}
     if last > (1 + CHANGE) * best:
         return {"rising": f"{error} has risen again, by {last / best - 1:.0%}: it was lowest before the end."}
     if last < (1 - CHANGE) * second < np.inf:
@@ -238,7 +243,7 @@ def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
         ("saturated" in has, "Draw in another way, and compare the pictures.", f"{sample} n=64 {other}"),
         ({"no scores", "no baseline"} & has, "Score its samples, and look for copies.", f"{audit} 'audit=[pixels]'"),
         (run.command != "train", "Draw more samples.", f"{sample} n=64"),
-        ({"copies", "rising"} & has, "Train with more images, or for fewer steps.", shorter),
+        ({"copies", "rising", "memorizing"} & has, "Train with more images, or for fewer steps.", shorter),
         ({"falling", "like noise"} & has, "Train for as many steps again.", onward(run)),
         (not guided, "Train with guidance by its early weights, which often helps.", early),
         (True, "Train with other seeds, to see how much is chance.", recipe_command(run, "-m", "seed=0,1,2")),

@@ -16,7 +16,7 @@ from diffusion.config.build import make
 from diffusion.process.schedule import linear
 from diffusion.report import figures, style
 from diffusion.report.style import svg
-from diffusion.runs.folder import read_metrics
+from diffusion.runs.folder import Series, read_metrics
 
 
 def lines(figure: Figure) -> dict[str, np.ndarray]:
@@ -69,6 +69,12 @@ def test_the_gap_is_drawn_at_the_log_snr_of_its_decile_with_its_interval(run_fol
     np.testing.assert_allclose(last.lines[0].get_ydata(), [0.03] * 10)
     low, high = (cap.get_ydata() for cap in last.lines[1])
     np.testing.assert_allclose((high - low) / 2, [0.003] * 10)
+
+
+def test_bins_are_in_their_places_even_if_some_have_no_images() -> None:
+    series = Series(np.array([10, 20]), np.array([0.1, 0.2]))
+    drawn = lines(figures.bins({f"val/mse_bin{i}": series for i in (0, 1, 9)}))
+    np.testing.assert_allclose(drawn["step 10"], [[0.05, 0.1], [0.15, 0.1], [0.95, 0.1]])
 
 
 def test_an_svg_has_the_pages_colours_and_the_place_of_its_steps(run_folder: Path) -> None:

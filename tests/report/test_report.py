@@ -37,18 +37,17 @@ def links(text: str) -> list[str]:
 def test_the_readme_has_the_facts_scores_figures_and_commands_of_the_run(run_folder: Path) -> None:
     text = write_report(run_folder, linear(100))[0].read_text()
     for words in (
-        "# Run demo", "This run is complete.", "| epochs | 8 |", "1,234,567", "5 min 6 s", "2026-01-02T03:04:05",
-        "diffusion train experiment=demo",
+        "# Run demo", "This run is complete.", "| epochs | 8 |", "1,234,567", "5 min 6 s", "2026-01-02 03:04:05",
+        "diffusion train experiment=demo", "| `schedule.steps` | 100 | 1000 |", "training 5 min 0 s, validation 6 s",
         "The best validation MSE is 0.05, at step 300.", "hydra.run.dir=", "ckpt=auto",
     ):  # fmt: skip
         assert words in text, words
     assert {path.name for path in (run_folder / "figures").iterdir()} == {
-        f"{name}.png" for name in ("samples", "mse", "gap", "others", "signal")
+        f"{name}.png" for name in ("samples", "mse", "bins", "gap", "others", "signal")
     }
     assert all((run_folder / link).exists() for link in links(text))
     page = (run_folder / "report.html").read_text()
-    assert "  first: 0.0001\n" in page  # config.yaml
-    assert len(re.findall(r"<svg ", page)) >= 4
+    assert len(re.findall(r"<svg ", page)) >= 5
     for score in read_scores(run_folder):
         assert value_text(score) in page or score.what != "samples"
 

@@ -72,16 +72,20 @@ def test_copies_are_suspected_only_beyond_chance(flagged: int, n: int, repeats: 
     assert f"{n} samples" in said[1]
 
 
-@pytest.mark.parametrize(("val", "kinds"), [
-    ([0.0469, 0.0428, 0.0411, 0.0407], {"falling"}),  # the demo's
-    ([0.0469, 0.0428, 0.0427, 0.0425], {"flat"}),
-    ([0.0469, 0.0400, 0.0430, 0.0450], {"rising"}),
-    ([0.9921, 0.9838, 0.9780, 0.9759], set()),  # three steps have taught it nothing
-    ([0.0469], set()),  # one validation shows no change
+@pytest.mark.parametrize(("val", "gap", "kinds"), [
+    ([0.0469, 0.0428, 0.0411, 0.0407], [-0.004, -0.003, -0.003, -0.003], {"falling"}),  # the demo's
+    ([0.0469, 0.0428, 0.0427, 0.0425], [-0.004, -0.003, -0.003, -0.003], {"flat"}),
+    ([0.0469, 0.0400, 0.0430, 0.0450], [0.0, 0.01, 0.01, 0.01], {"rising"}),
+    ([0.0469, 0.0400, 0.0430, 0.0450], [0.0, 0.01, 0.02, 0.06], {"memorizing"}),
+    ([0.9921, 0.9838, 0.9780, 0.9759], [0.0] * 4, set()),  # three steps have taught it nothing
+    ([0.0469], [0.06], set()),  # one validation shows no change
 ])  # fmt: skip
-def test_the_end_of_the_validation_error_is_judged_by_quarters(val: Sequence[float], kinds: set[str]) -> None:
+def test_the_end_of_the_validation_error_is_judged_by_quarters(
+    val: Sequence[float], gap: Sequence[float], kinds: set[str]
+) -> None:
     steps = np.array([500, 1000, 1500, 2000][-len(val) :])
-    assert {*training({"val/mse": Series(steps, np.array(val))})} == kinds
+    metrics = {"val/mse": val, "gap/mse": gap, "gap/half": [0.02] * len(gap)}
+    assert {*training({name: Series(steps, np.array(values)) for name, values in metrics.items()})} == kinds
 
 
 @pytest.mark.parametrize(("state", "info", "command"), [
