@@ -1,7 +1,13 @@
 """Print the shell's completion of `diffusion`: of commands, groups, choices, settings and folders.
 
+<<<<<<< HEAD
 diffusion completion bash >> ~/.bashrc                                   then open a new terminal
 diffusion completion zsh >> ~/.zshrc                                     after compinit
+diffusion completion fish > ~/.config/fish/completions/diffusion.fish
+=======
+echo 'eval "$(diffusion completion bash)"' >> ~/.bashrc                  then open a new terminal
+echo 'eval "$(diffusion completion zsh)"' >> ~/.zshrc                    after compinit
+>>>>>>> 75615312 (No time of the parts of a run, no completion of fish)
 """
 
 import sys
