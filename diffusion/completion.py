@@ -1,13 +1,8 @@
 """Print the shell's completion of `diffusion`: of commands, groups, choices, settings and folders.
 
-<<<<<<< HEAD
 diffusion completion bash >> ~/.bashrc                                   then open a new terminal
 diffusion completion zsh >> ~/.zshrc                                     after compinit
 diffusion completion fish > ~/.config/fish/completions/diffusion.fish
-=======
-echo 'eval "$(diffusion completion bash)"' >> ~/.bashrc                  then open a new terminal
-echo 'eval "$(diffusion completion zsh)"' >> ~/.zshrc                    after compinit
->>>>>>> 75615312 (No time of the parts of a run, no completion of fish)
 """
 
 import sys
@@ -44,20 +39,27 @@ _diffusion() {
   fi
 }
 compdef _diffusion diffusion""",
+    "fish": """\
+function __diffusion
+  set -l line (commandline -cp | string collect)
+  set -g __diffusion (diffusion completion $line 2>/dev/null)
+  test -n "$__diffusion"
+end
+complete -c diffusion -n __diffusion -f -a '$__diffusion'""",
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the script of a shell. Returns the exit status."""
     parser = Arguments("completion", __doc__)
-    parser.add_argument("shell", help="bash or zsh")
+    parser.add_argument("shell", help="bash, zsh or fish")
     return parser.run(answer, arguments)
 
 
 def answer(shell: str) -> None:
     """Print the script of a shell or, for its script, the words that may follow a line."""
     if shell not in SCRIPTS and " " not in shell:
-        raise UserError(f"{shell}: no completion for this shell; expected bash or zsh")
+        raise UserError(f"{shell}: no completion for this shell; expected bash, zsh or fish")
     print(SCRIPTS.get(shell) or "\n".join(candidates(shell)))
 
 

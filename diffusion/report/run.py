@@ -34,7 +34,7 @@ from diffusion.runs.record import CONFIG
 
 FACTS = {  # of run.json, with their names
     "steps": "steps", "total_steps": "steps of the whole run", "epochs": "epochs",
-    "images": "images", "parameters": "parameters", "seconds": "time",
+    "images": "images", "parameters": "parameters", "seconds": "time", "seconds_of": "time of the parts",
     "peak_gb": "peak memory in GB", "devices": "devices", "device": "device", "host_cores": "CPU cores",
     "started": "started", "finished": "finished", "versions": "versions",
 }  # fmt: skip

@@ -125,9 +125,10 @@ def begin_sweep(config: DictConfig) -> None:
 
 
 def prepare_search(config: DictConfig, words: Sequence[Override]) -> None:
-    """Check that the trials of a search with Optuna can be compared, and let it go on after a failed trial.
+    """Check that the trials of a search with Optuna can be compared, and let a stored study go on.
 
-    Raises UserError for a search that compares errors of different tasks.
+    By itself, Hydra's plugin runs `n_trials` more, of which a seeded sampler draws the first ones again, and ends at a
+    failed trial. Raises UserError for a search that compares errors of different tasks.
     """
     sweeper, score = config.hydra.sweeper, config.sweep.score
     searched = [str(word.package or word.key_or_group) for word in words if word.is_sweep_override()]
@@ -139,3 +140,12 @@ def prepare_search(config: DictConfig, words: Sequence[Override]) -> None:
         )
     if sweeper.get("max_failure_rate") == 0:  # the plugin's default
         sweeper.max_failure_rate = 1.0
+    if sweeper.get("study_name") and sweeper.get("storage"):
+        import optuna
+
+        name, storage, direction = sweeper.study_name, sweeper.storage, sweeper.direction.name
+        study = optuna.create_study(study_name=name, storage=storage, direction=direction, load_if_exists=True)
+        states = [trial.state for trial in study.trials]
+        sweeper.n_trials = max(0, sweeper.n_trials - states.count(optuna.trial.TrialState.COMPLETE))
+        if sweeper.sampler.get("seed") is not None:
+            sweeper.sampler.seed += len(states)

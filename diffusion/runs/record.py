@@ -72,13 +72,20 @@ class RunRecord:
 
     def continue_from(self, folder: Path | None) -> None:
         """Add to the time of the run in `folder`, which is resumed; None: to that of no run."""
-        seconds = 0.0 if folder is None else RunRecord(folder).content.get("seconds", 0.0)
-        self.content |= {"earlier": seconds, "seconds": seconds}
+        before = {} if folder is None else RunRecord(folder).content
+        seconds = before.get("seconds", 0.0)
+        self.content |= {"earlier": seconds, "seconds": seconds, "seconds_of": before.get("seconds_of", {})}
 
     @property
     def session(self) -> float:
         """Seconds since the run was started."""
         return time.time() - datetime.fromisoformat(self.content["started"]).timestamp()
+
+    def spent(self, part: str) -> None:
+        """Count the time that no part of the run has yet as that of this part, in `seconds_of`."""
+        parts = self.content["seconds_of"]
+        left = self.content["earlier"] + self.session - sum(parts.values())
+        parts[part] = round(parts.get(part, 0.0) + left, 1)
 
     def update(self, **more: Any) -> None:
         """Add to the content and write the file."""

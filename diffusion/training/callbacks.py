@@ -40,6 +40,7 @@ class Progress(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record what is known by now, and show the bar from this step on."""
         step, splits = trainer.global_step, self.run.data.splits
+        self.record.spent("preparation")
         self.record.update(
             host_cores=os.cpu_count(), images={name: len(split.images) for name, split in splits.items()},
             photographs={name: len({*split.sources}) for name, split in splits.items()},
@@ -63,8 +64,12 @@ class Progress(Callback):
         if time.monotonic() - self.noted > EVERY or self.clock.every(1, step):
             self.note(step)
 
+    def on_validation_start(self, *_: Any) -> None:
+        self.record.spent("training")
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the results of the validation."""
+        self.record.spent("validation")
         logged, step = {name: float(value) for name, value in trainer.logged_metrics.items()}, trainer.global_step
         raw = f" (raw weights {logged['val/mse_raw']:.5f})" if "val/mse_raw" in logged else ""
         console.print(
@@ -85,6 +90,7 @@ class Progress(Callback):
     def note(self, step: int) -> None:
         """Record the number of complete steps and epochs."""
         self.noted = time.monotonic()
+        self.record.spent("training")
         self.record.update(steps=step, epochs=self.clock.epoch_after(step))
 
 

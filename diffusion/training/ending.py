@@ -106,6 +106,7 @@ def conclude(run: Run, trainer: pl.Trainer, samples: Samples) -> float | None:
     assert record is not None
     if table := trainer.profiler.summary():  # type: ignore[attr-defined]
         console.print(table, markup=False, highlight=False)  # Lightning logs it where `quiet_libraries` hides it
+    record.spent("last samples")
     if samples is not None:
         images, source = samples
         most = max(1, SHEET // (images.shape[-2] * images.shape[-1]))
@@ -116,6 +117,7 @@ def conclude(run: Run, trainer: pl.Trainer, samples: Samples) -> float | None:
         if run.scorer is not None:
             score_last(run, run.scorer, trainer, images[: run.scored], source)
         remove(folder / "samples")
+    record.spent("last scores")
     record.update(finished=now(), peak_gb=round(peak_gb(trainer.strategy.root_device), 2))
     if (step := trainer.global_step) < run.clock.total:
         why = " ".join(callback.stopping_reason_message or "" for callback in trainer.early_stopping_callbacks)
@@ -123,6 +125,7 @@ def conclude(run: Run, trainer: pl.Trainer, samples: Samples) -> float | None:
         console.print(reason)
         record.update(reason=reason)
     write_report(folder, run.schedule.cpu(), state="complete")
+    record.spent("report")
     series = read_metrics(folder / "metrics.csv").get(run.settings.sweep.score)
     result = None if series is None else float(series.value[-1])
     record.finish("complete", result=result)

@@ -63,8 +63,12 @@ class Periodic(Callback):
     def work_if_due(self, trainer: pl.Trainer, module: Diffusion) -> None:
         begins = trainer.global_step == 0 and self.run.settings.init is not None
         if begins or self.run.clock.every(self.epochs, trainer.global_step):
+            if self.run.record is not None:
+                self.run.record.spent("training")
             with contextlib.suppress(Interrupted):
                 self.work(trainer, module)
+            if self.run.record is not None:
+                self.run.record.spent("pictures and scores")
 
     def is_done(self, step: int) -> bool:
         raise NotImplementedError

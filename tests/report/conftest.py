@@ -36,6 +36,7 @@ INFO = {
     "started": "2026-01-02T03:04:05",
     "finished": "2026-01-02T03:09:11",
     "seconds": 306.2,
+    "seconds_of": {"training": 300.2, "validation": 6.0},
     "device": "cpu",
     "host_cores": 2,
     "parameters": 1234567,

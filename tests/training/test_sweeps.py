@@ -2,6 +2,7 @@
 
 import json
 
+import optuna
 import pytest
 import yaml
 
@@ -115,6 +116,18 @@ def test_a_search_for_an_error_draws_no_samples(command, tiny):
     status, out, err = command("train", [*tiny, *words])
     assert status == 0, out + err
     assert "no scores: 512 samples need" in out
+
+
+def test_a_stored_search_runs_its_missing_trials_with_other_values(command, tiny, tmp_path):
+    stored = ["hydra.sweeper.study_name=s", f"hydra.sweeper.storage=sqlite:///{tmp_path}/s.db", "samples.n=0"]
+    words = [*SEARCH, *tiny, *stored, *SHORT, "+hydra.sweeper.sampler.seed=1", "optimizer.lr=interval(1e-4,1e-2)"]
+    for trials in (1, 2, 2):
+        status, out, err = command("train", [*words, f"hydra.sweeper.n_trials={trials}"])
+        assert status == 0, out + err
+    trials = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/s.db").trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE"]
+    assert trials[0].params != trials[1].params
+    assert [RunRecord(tmp_path / "study" / job).state for job in ("0", "1")] == ["complete", "complete"]
 
 
 def test_a_job_gets_its_previous_folder_and_never_that_of_another_job(tmp_path):

@@ -24,6 +24,8 @@ def test_a_run_writes_all_expected_files(command, tiny, tmp_path):
     assert status == 0, out + err
     (run,) = (path.parent for path in (tmp_path / "outputs/whole").rglob("run.json"))
     info = json.loads((run / "run.json").read_text())
+    assert info["seconds_of"].keys() >= {"preparation", "training", "validation", "last samples"}
+    assert sum(info["seconds_of"].values()) == pytest.approx(info["seconds"], abs=2)
     assert info["state"] == "complete"
     assert (info["steps"], info["epochs"]) == (12, 2)
     assert info["images"] == {"train": 24, "val": 8, "test": 8}
