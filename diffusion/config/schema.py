@@ -70,6 +70,13 @@ class Checkpoint(Settings):
     """Also save at this interval, in optimizer steps; useful for long epochs."""
 
 
+class Guard(Settings):
+    """Stops a run if its loss or its weights are no longer finite, or if its loss diverges."""
+
+    spikes: Count | None = 6
+    """Stop after this many consecutive losses far above the usual level; null: never."""
+
+
 class Samples(Settings):
     """Pictures of samples drawn during training, always from the same noise."""
 
@@ -180,6 +187,7 @@ class Train(Settings):
 
     validation: Validation = Validation()
     checkpoint: Checkpoint = Checkpoint()
+    guard: Guard = Guard()
     samples: Samples = Samples()
     score: Score = Score()
     sweep: Sweep = Sweep()

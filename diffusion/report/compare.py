@@ -21,7 +21,7 @@ import scipy  # its submodules are imported on first use
 
 from diffusion.config.build import flat
 from diffusion.config.choices import composed
-from diffusion.config.help import default_choices
+from diffusion.config.messages import default_choices
 from diffusion.errors import UserError
 from diffusion.metric.record import Score
 from diffusion.report.page import MISSING

@@ -1,8 +1,8 @@
 """Entry point of every command: Hydra composes the configuration, which is validated once and becomes a typed object.
 
 Exit status: 0 success; 1 a bug in the program (with a traceback), or a killed process of the run; with one line on
-stderr: 2 an error that the user can fix, 3 a NaN or infinity; 128 + its number after a signal, such as 130 for Ctrl-C:
-a training run first saves its state.
+stderr: 2 an error that the user can fix, 3 a NaN or infinity, 4 a diverged loss; 128 + its number after a signal,
+such as 130 for Ctrl-C: a training run first saves its state.
 """
 
 import os

@@ -9,9 +9,12 @@ import os
 import resource
 import sys
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
@@ -26,7 +29,9 @@ from diffusion.training.ema import average_of
 from diffusion.training.parts import Run
 
 EVERY = 30.0  # seconds between updates of run.json
-READ = 50  # steps whose numbers are read together on a GPU
+WINDOW = 100  # number of previous losses that a new one is compared with
+LEAST = 20  # losses needed for a meaningful comparison
+FACTOR = 5  # a spike is a loss above this multiple of their 90th percentile: 1 of 10,000 clean steps at batch size 4
 MOST_SKIPPED = 50  # consecutive skipped steps; each of float16's scaler halves its scale, which starts at 2^16
 
 
@@ -95,21 +100,23 @@ class Progress(Callback):
 
 
 class Guard(Callback):
-    """Stops a run whose values are not finite, before a bad checkpoint replaces a good one.
+    """Stops a run whose values are not finite or whose loss diverges, before a bad checkpoint replaces a good one.
 
     After every optimizer step the loss and the norm of the averaged weights (of the raw ones if there is no average)
     must be finite. A NaN in the gradient makes the weights NaN, and these the average, so one norm covers all. On a
-    GPU, reading waits for the step, so the numbers of several steps are read together, at the latest before a
-    checkpoint is saved. Its place is after the average and before the callbacks that save.
+    GPU, the numbers are read one step later, when they have arrived. Its place is after the average and before the
+    callbacks that save.
 
     With float16 mixed precision, gradients overflow occasionally, and the gradient scaler skips these steps; only too
-    many in a row are an error. Raises UserError with exit status 3, naming the step.
+    many in a row are an error. Raises UserError, naming the step, with exit status 3, or 4 for a loss that diverges:
+    `spikes` losses in a row that are far above the usual.
     """
 
-    def __init__(self, clock: Clock):
-        self.clock = clock
-        self.in_a_row = 0  # consecutive skipped steps
-        self.waiting: list[tuple[int, Tensor]] = []
+    def __init__(self, spikes: int | None, clock: Clock):
+        self.spikes, self.clock = spikes, clock
+        self.in_a_row = self.high = 0  # consecutive skipped steps, and consecutive spikes
+        self.waiting: list[tuple[int, Callable[[], list[float]]]] = []
+        self.usual: deque[float] = deque(maxlen=WINDOW)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Collect the tensors to measure once: walking the module takes as long as the norm."""
@@ -130,25 +137,55 @@ class Guard(Callback):
         if pl_module.stepped:
             # The mean over all devices: the processes stop together.
             loss = trainer.callback_metrics["train/loss"].detach()
-            self.waiting.append((step, torch.stack([loss, norm_of(self.weights)])))
-        if pl_module.device.type == "cpu" or len(self.waiting) >= READ:
-            self.check()
+            self.waiting.append((step, reading(torch.stack([loss, norm_of(self.weights)]))))
+        self.check(keep=0 if pl_module.device.type == "cpu" else 1)
 
-    def check(self) -> None:
-        """Check all measurements so far."""
-        while self.waiting:
+    def check(self, keep: int = 0) -> None:
+        """Check all but the newest `keep` measurements."""
+        while len(self.waiting) > keep:
             step, numbers = self.waiting.pop(0)
-            for what, value in zip(("loss", "weights"), numbers.tolist(), strict=True):
+            loss, weights = numbers()
+            for what, value in (("loss", loss), ("weights", weights)):
                 if not math.isfinite(value):
                     raise UserError(
                         f"step {step}: the {what} became {value}; the checkpoints are from earlier steps; lower "
                         "optimizer.lr, or set trainer.gradient_clip_val=1",
                         status=3,
                     )
+            self.compare(abs(loss), step)
+
+    def compare(self, loss: float, step: int) -> None:
+        """Compare a loss with the previous ones."""
+        if len(self.usual) < LEAST or loss <= FACTOR * np.quantile(self.usual, 0.9, method="lower"):
+            self.usual.append(loss)
+            self.high = 0
+            return
+        self.high += 1
+        if self.spikes is not None and self.high >= self.spikes:
+            raise UserError(
+                f"step {step}: the loss has been far above its usual level for {self.high} steps, now {loss:.4g}; "
+                "lower optimizer.lr, set trainer.gradient_clip_val=1, or guard.spikes=null",
+                status=4,
+            )
 
     def on_save_checkpoint(self, *_: Any) -> None:
         """Check what is still waiting, before it is saved."""
         self.check()
+
+
+def reading(numbers: Tensor) -> Callable[[], list[float]]:
+    """Begin to copy numbers to the CPU without delaying the next step; the returned function waits for them."""
+    kind = numbers.device.type
+    if kind in ("cpu", "mps"):  # MPS guarantees no non-blocking copies
+        return numbers.tolist
+    copied, arrived = numbers.to("cpu", non_blocking=True), getattr(torch, kind).Event()
+    arrived.record()
+
+    def read() -> list[float]:
+        arrived.synchronize()
+        return copied.tolist()
+
+    return read
 
 
 class Throughput(Callback):

@@ -198,7 +198,7 @@ def callbacks_of(run: Run) -> list[Callback]:
     used: list[Callback] = [] if run.record is None else [Progress(run)]
     if run.ema is not None:
         used.append(run.ema)
-    used.append(Guard(run.clock))
+    used.append(Guard(run.settings.guard.spikes, run.clock))
     used += [make(chosen[name], f"callbacks.{name}", Callback) for name in chosen]
     if run.shown and settings.samples.every_n_epochs:
         used.append(SampleGrid(run, settings.samples.every_n_epochs))

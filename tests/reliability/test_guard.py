@@ -8,6 +8,9 @@ import pytest
 import torch
 
 from diffusion.checkpoint import storage
+from diffusion.errors import UserError
+from diffusion.training.callbacks import FACTOR, Guard
+from diffusion.training.clock import Clock
 from diffusion.training.ema import EMA
 from diffusion.training.module import Diffusion
 
@@ -77,3 +80,17 @@ def test_a_non_finite_number_stops_the_run(command, tiny, tmp_path, monkeypatch,
     check_all_finite(tmp_path / "run/checkpoints")
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert (record["state"], record["steps"]) == ("failed", BAD)
+
+
+def follow(losses: list[float]) -> None:
+    guard = Guard(6, Clock(10, 100))
+    for step, loss in enumerate(losses, start=1):
+        guard.compare(loss, step)
+
+
+def test_spikes_stop_a_run_only_if_they_follow_each_other():
+    usual, spike = [1.0] * 30, 2 * FACTOR
+    follow([*usual, *[*[spike] * 5, 1.0] * 3])
+    with pytest.raises(UserError, match="step 36") as caught:
+        follow([*usual, *[spike] * 6])
+    assert caught.value.status == 4
