@@ -20,7 +20,8 @@ from diffusion.report.__main__ import main as report
 from diffusion.report.page import Cell, Html, Section, Table, escaped
 from diffusion.report.run import write_report
 from diffusion.report.scores import number, plus_minus, print_scores, score_table, source_text, value_text
-from diffusion.runs.folder import read_scores
+from diffusion.report.verdict import place_of
+from diffusion.runs.folder import Run, read_scores
 
 Make = Callable[..., Path]
 
@@ -98,7 +99,7 @@ def test_the_commands_of_a_run_fit_what_it_keeps_and_name_its_recipe_after_it_wa
     with (run_folder / "config.yaml").open("a") as file:
         file.write("checkpoint: {finished: weights}\n")
     text = write_report(run_folder)[0].read_text()
-    assert f"diffusion train experiment=demo seed=3 init={run_folder}   # train on" in text
+    assert f"diffusion train experiment=demo seed=3 init={place_of(Run(run_folder))}   # train on" in text
     for words in ("trainer.max_steps=800", ".ckpt"):  # the run removes its checkpoints after it has written this
         assert words not in text
 

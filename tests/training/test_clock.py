@@ -13,7 +13,8 @@ from diffusion.training.clock import Clock, clock_of
 def clock_with(images: int, least: int = 25, **settings: Any) -> Clock:
     """The clock of a run on one device with batches of 8 images."""
     data = SimpleNamespace(splits={"train": range(images)}, batch_size=8, global_batch_size=None)
-    return clock_of(SimpleNamespace(trainer=Trainer(**settings), least_interval=least), data, 1)  # type: ignore[arg-type]
+    given = SimpleNamespace(trainer=Trainer(**settings), least_interval=least, data={})
+    return clock_of(given, data, 1)  # type: ignore[arg-type]
 
 
 def validated_at(images: int, least: int = 25, **settings: Any) -> list[int]:
