@@ -16,8 +16,8 @@ from typing import NoReturn
 class UserError(Exception):
     """An error that the user can fix: one line saying what was found, where, what was expected, and how to fix it.
 
-    Commands print it as `error: <line>` and exit with its status, without a traceback: 3 if
-    numbers are not finite, 4 if a loss diverges.
+    Commands print it as `error: <line>` and exit with its status, without a traceback. It is 2, or
+    3 if numbers are not finite, 4 if a loss diverges.
     """
 
     def __init__(self, line: str, status: int = 2):

@@ -30,7 +30,6 @@ HUES = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, GREY, INK)
 LOOKS: Any = [{"color": HUES[i], "marker": "os^DvPX"[(i + k) % 7]} for k in range(7) for i in range(7)]  # 49
 
 COLUMN, TALL = (4.6, 2.9), (4.6, 3.3)  # inches: one figure in a text column; one with a legend below
-TEXT_WIDTH = 6.5  # inches: the width of an A4 or letter page's text
 DPI = 200
 POINTS = 300  # most points of a curve, whose values are shown at the pointer
 STEPS = "training step"  # the label of an axis, on which the page shows the selected step

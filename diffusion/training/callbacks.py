@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
@@ -156,7 +155,8 @@ class Guard(Callback):
 
     def compare(self, loss: float, step: int) -> None:
         """Compare a loss with the previous ones."""
-        if len(self.usual) < LEAST or loss <= FACTOR * np.quantile(self.usual, 0.9, method="lower"):
+        ordered = sorted(self.usual)
+        if len(ordered) < LEAST or loss <= FACTOR * ordered[int(0.9 * (len(ordered) - 1))]:
             self.usual.append(loss)
             self.high = 0
             return

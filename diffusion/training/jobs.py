@@ -1,10 +1,9 @@
 """Start runs: claim a folder, and train in it, in this process or in several (`diffusion.launch`).
 
 `python -m diffusion.training.jobs FOLDER CONF …` is one of several: it trains with the settings in FOLDER, and trusts
-the user's own choices in the folders CONF (--config-dir). A job of a sweep
-always has its own process. A sweep survives its jobs: whatever ends a job (an error, running out of memory, `kill -9`),
-the sweep reports it, records it in the job's run.json and continues. The same command with `hydra.sweep.dir=FOLDER`
-resumes or starts the jobs that are not complete.
+the user's own choices in the folders CONF (--config-dir). A job of a sweep always has its own process. A sweep survives
+its jobs: whatever ends a job (an error, too little memory, `kill -9`), the sweep reports it, records it in the job's
+run.json and continues. The same command with `hydra.sweep.dir=FOLDER` resumes or starts the jobs that are not complete.
 """
 
 import signal
