@@ -24,6 +24,10 @@ $(VENV)/.developer: $(VENV)/.program
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
+$(VENV)/.doors: $(VENV)/.developer
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[doors]'
+	@touch $@
+
 .PHONY: install
 install: $(VENV)/.program ## Install the program into .venv
 
@@ -40,11 +44,15 @@ memoire: $(VENV)/.program ## Train the memoir's exact recipe (preferably on a GP
 
 .PHONY: test
 test: $(VENV)/.developer ## Run the tests
-	$(RUN) pytest $(PARALLEL) -m "not reliability and not slow"
+	$(RUN) pytest $(PARALLEL) -m "not reliability and not slow and not doors"
 
 .PHONY: test-reliability
 test-reliability: $(VENV)/.developer ## Run the reliability tests: kill, damage, interrupt and poison runs
 	$(RUN) pytest $(PARALLEL) -m reliability
+
+.PHONY: test-doors
+test-doors: $(VENV)/.doors ## Run the tests of what needs more packages: data of the Hub, trackers, Ray
+	$(RUN) pytest $(PARALLEL) -m doors
 
 .PHONY: test-slow
 test-slow: $(VENV)/.developer ## Run the slow tests: train recipes, compile networks, some steps of EDM2-S and CIFAR-10
