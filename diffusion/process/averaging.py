@@ -32,7 +32,7 @@ def gamma_of(length: float) -> float:
     if not 0 < length <= LONGEST:
         raise UserError(f"average length {length:g}: expected a fraction of the training, at most {LONGEST:.4f}")
     t = length**-2
-    return max(0.0, float(np.roots([1, 7, 16 - t, 12 - t]).real.max()))
+    return max(0.0, *np.roots([1, 7, 16 - t, 12 - t]).real.tolist())
 
 
 def decay(gamma: float, n: int) -> float:

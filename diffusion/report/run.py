@@ -166,7 +166,7 @@ def training(run: Run, schedule: figures.Schedule | None) -> list[Block | None]:
     more = f"{validated_weights(metrics)}."
     if "val/mse" in metrics:
         step, value = metrics["val/mse"]
-        more += f" The best validation MSE is {number(value.min())}, at step {step[value.argmin()]:,}."
+        more += f" The best validation MSE is {number(value.min())}, at step {step[value.argmin(axis=0)]:,}."
     return [
         *images.training_strip(run),
         chart(errors, figures.mse, {each: metrics[each] for each in errors}, more=more),
