@@ -68,7 +68,7 @@ def few_and_large(data: dict[str, Any]) -> bool | None:
     least, side = max(SMALLEST, *height_width(data["resolution"])), round(median(sides))
     tiles = True if len(sides) < FEW and side >= 2 * least else None
     chosen = "few and large, so each is cut into tiles" if tiles else "each is one image of the training"
-    console.print(f"{count(len(sides), 'photograph')}, short side {side} pixels: {chosen} (data.tiles={shown(tiles)})")
+    console.print(f"{count(len(sides), 'image file')}, short side {side} pixels: {chosen} (data.tiles={shown(tiles)})")
     return tiles
 
 

@@ -31,10 +31,10 @@ def report(folders: Sequence[Path], config_dir: str | None) -> None:
     """Write the report of each folder; classes that the choices in `config_dir` name are trusted."""
     from diffusion.config.choices import searching
     from diffusion.report.comparison import link_of, write
-    from diffusion.report.index import index_sections
+    from diffusion.report.index import index_sections, lines_below
     from diffusion.report.page import NAME, document
     from diffusion.report.run import write_report
-    from diffusion.runs.folder import is_run, is_sweep, runs_below
+    from diffusion.runs.folder import DAMAGED, is_run, is_sweep, runs_below
 
     for folder in folders:
         if is_run(folder):
@@ -45,7 +45,7 @@ def report(folders: Sequence[Path], config_dir: str | None) -> None:
         else:
             sections = index_sections(folder, partial(link_of, folder=folder))
             replace(folder / NAME, document(f"Runs in {folder.resolve().name}", sections))
-            print(folder / NAME)
+            print(*(line.reason for line in lines_below(folder) if line.state == DAMAGED), folder / NAME, sep="\n")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from diffusion.report.scores import describe, plus_minus, protocol_text
 from diffusion.runs.folder import DAMAGED, Run, is_run, jobs_of, measures, validated_weights
 
 CLASS = "._target_"
+ASIDE = r"(seed|name|step|samples\.n|samples\.every_n_epochs)$|(score|logger|checkpoint|sweep)\b"  # make no recipe
 
 
 class Mean:
@@ -71,6 +72,7 @@ class Column:
     words: str
     values: Mapping[Run, float]
     rows: Sequence[Row]
+    reference: int | None = None  # images that a score compares with
 
     @cached_property
     def means(self) -> list[Mean | None]:
@@ -148,8 +150,8 @@ class Comparison(NamedTuple):
 def compare(folders: Iterable[Path], every: bool = False) -> Comparison:
     """Compare the runs in `folders`, each the folder of a run or of a sweep.
 
-    If several runs have the same recipe and seed, only the newest counts, and only complete runs count, unless `every`
-    run is to.
+    If several runs have the same recipe and seed, only the newest with scores counts, and only complete runs count,
+    unless `every` run is to.
     """
     used: list[Run] = []
     notes: list[str] = []
@@ -166,9 +168,10 @@ def compare(folders: Iterable[Path], every: bool = False) -> Comparison:
                 used.append(run)
             else:
                 notes.append(f"left out: {run.folder}: {state}: {reason}".rstrip(": "))
-    settings = {key: values for key, values in differing(used).items() if key not in ("seed", "name", "step")}
+    settings = {key: values for key, values in differing(used).items() if not re.match(ASIDE, key)}
     recipes = {run: tuple(values[i] for values in settings.values()) for i, run in enumerate(used)}
-    newest = {(recipes[run], run.seeds): run for run in sorted(used, key=lambda run: str(run.info.get("finished")))}
+    ordered = sorted(used, key=lambda run: (bool(run.scores), str(run.info.get("finished"))))
+    newest = {(recipes[run], run.seeds): run for run in ordered}
     grouped: dict[tuple[str, ...], Row] = {}
     for run, recipe in recipes.items():
         if (counts := newest[recipe, run.seeds]) == run or every:
@@ -211,7 +214,7 @@ def columns_of(settings: Sequence[str], rows: Sequence[Row]) -> list[Column]:
         for i, found in enumerate(protocols.values(), start=1):
             one, values = next(iter(found.values())), {run: score.value for run, score in found.items()}
             title = f"{name} [{i}]" if len(protocols) > 1 else name
-            columns.append(Column(title, one.higher_is_better, protocol_text(one), values, rows))
+            columns.append(Column(title, one.higher_is_better, protocol_text(one), values, rows, one.reference.n))
     seconds = {run: float(run.info["seconds"]) for run in runs if "seconds" in run.info}
     columns.append(Column("seconds", None, "duration of a run, training to report, over all its starts", seconds, rows))
     return [column for column in columns if column.values]

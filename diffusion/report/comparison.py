@@ -141,4 +141,4 @@ def curves(quantity: str, runs: Sequence[tuple[str, Run]]) -> Chart:
     style.count_axis(ax)
     ax.set(xlabel=style.STEPS, ylabel=style.plain(quantity))
     style.legend_below(drawn, ax)
-    return Chart(f"{quantity} of at most {SHOWN} runs", drawn)
+    return Chart(f"{quantity} of {count(len(runs), 'run')}", drawn)

@@ -100,14 +100,16 @@ def samples_of(run: Run) -> np.ndarray:
     return images[: max(1, PAGE // images[0].size)]
 
 
-def before_and_after(run: Run) -> Html | None:
+def before_and_after(run: Run) -> list[Html | str | None]:
     """The first samples of a run that started from a trained model, with the weights there and with its own."""
     if not run.config.get("init") or not run.grids or run.grids[0][0] > 0:
-        return None
+        return []
     before = tiles(opened(run.grids[0][1]))
     pair = {"before": before, "after": samples_of(run)[: len(before)]}
     columns = math.ceil(math.sqrt(len(before)))
-    return side_by_side({name: Image.fromarray(arranged(each, columns)) for name, each in pair.items()})
+    page = side_by_side({name: Image.fromarray(arranged(each, columns)) for name, each in pair.items()})
+    files = {"before": run.grids[0][1], "after": run.folder / "samples/final.png"}
+    return [page, *(picture(f"samples/{file.name}", name) for name, file in files.items() if file.is_file())]
 
 
 def side_by_side(pictures: Mapping[str, Image.Image]) -> Html | None:

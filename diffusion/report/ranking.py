@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffusion.errors import command_line
+from diffusion.metric.record import FEW
 from diffusion.report.compare import Column, Comparison
 from diffusion.report.scores import number
 from diffusion.report.verdict import Findings, Verdict, called, longer, recipe_command
@@ -69,6 +70,8 @@ def others(comparison: Comparison, main: Column) -> Findings:
             findings[column.name] = f"But by {column.name}, {comparison.names[column.order[0]]} is shown to be better."
         if column.name.startswith("copies") and (mean := column.means[first]) and mean.mean > 0:
             findings["copies"] = f"Suspected copies of training images among its samples: {mean.mean:.1%}."
+    if main.reference is not None and main.reference < FEW:
+        findings["few"] = f"But {main.reference} reference images are too few for such a number, so judge by eye."
     if share := max(run.info.get("saturated") or 0 for run in comparison.rows[first].runs):
         findings["saturated"] = f"But up to {share:.0%} of its samples are almost all black, white or of one colour."
     return findings

@@ -34,9 +34,9 @@ from diffusion.runs.record import CONFIG
 
 FACTS = {  # of run.json, with their names
     "steps": "steps", "total_steps": "steps of the whole run", "epochs": "epochs",
-    "images": "images", "parameters": "parameters", "seconds": "time", "seconds_of": "time of the parts",
-    "peak_gb": "peak memory in GB", "devices": "devices", "device": "device", "host_cores": "CPU cores",
-    "started": "started", "finished": "finished", "versions": "versions",
+    "images": "images", "left_out": "files left out (data_report.json)", "parameters": "parameters", "seconds": "time",
+    "seconds_of": "time of the parts", "peak_gb": "peak memory in GB", "devices": "devices", "device": "device",
+    "host_cores": "CPU cores", "started": "started", "finished": "finished", "versions": "versions",
 }  # fmt: skip
 SAMPLES, COPIES = "figures/samples.png", "figures/copies.png"
 ROWS, COLUMNS = 4, 8  # of the samples during training
@@ -100,7 +100,7 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
     }
     return [
         Section("", pictures(run, state)),
-        Section("Before and after", [images.before_and_after(run)]),
+        Section("Before and after", images.before_and_after(run)),
         *verdict(run, state).sections,
         Section("Training", [strip, *training(run, schedule)]),
         Section("Denoising", images.film(folder / "samples/film.png")),

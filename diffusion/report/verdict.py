@@ -162,11 +162,11 @@ def copying(scores: Sequence[Score]) -> Findings:
     if score is None or score.interval is None:
         return {}
     (low, high), flagged, repeats = score.interval, score.source.get("flagged", 0), score.source.get("repeats", 0)
-    share = f"{score.n:,} samples ({low:.1%} to {high:.1%})"
-    if repeats or low > score.source.get("chance", high):
+    share, chance = f"{score.n:,} samples ({low:.1%} to {high:.1%})", score.source.get("chance", high)
+    if repeats or low > chance:
         return {"copies": f"{max(flagged, repeats)} of {share} are very close to a training image: see the pairs."}
     if flagged:
-        return {"few copies": f"{flagged} of {share} look like copies of training images, no more than by chance."}
+        return {"few copies": f"{flagged} of {share} are close to a training image; by chance, up to {chance:.1%} are."}
     return {"no copies": f"No copies of training images among {share}."}
 
 
@@ -208,7 +208,8 @@ def limits(run: Run) -> list[str]:
 def recipe_command(run: Run, *more: str) -> str:
     """The command that trains the run's recipe from the start, with more overrides, which replace its own."""
     last = str(run.info.get("command", ""))
-    typed = [word for word in last.replace("'", "").split() if "=" in word and not word.startswith(("ckpt=", "hydra."))]
+    every = " ".join([*run.info.get("earlier_commands", []), last]).replace("'", "").split()
+    typed = [word for word in every if "=" in word and not word.startswith(("ckpt=", "hydra."))]
     given = [*run.overrides, *typed * ("ckpt=" in last or not run.record)]  # it was resumed, or not started by Hydra
     if tuned := not run.record and run.config.get("name") == "finetune":
         given = [f"init={run.config['init']}", f"data.root={run.config['data']['root']}", *typed]

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -56,9 +57,12 @@ class RunRecord:
 
     def begin(self, command: str) -> None:
         """Record that a run begins in the folder, with this command, or begins again after it has lost a process."""
-        self.previous = {}
+        before, self.previous = self.content, {}
+        goes_on = before and re.search(r"ckpt=(auto|last)\b", command) and "experiment=" not in command
+        earlier = [*before.get("earlier_commands", []), before.get("command", "")] if goes_on else []
         self.content = {
             "state": "running", "started": now(), "command": command, "host": platform.node(), "pid": os.getpid(),
+            "earlier_commands": earlier,
         }  # fmt: skip
         self.continue_from(self.folder)
         replace(self.path, json.dumps(self.content, indent=1))

@@ -20,6 +20,7 @@ from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.report.compare import Column, Comparison, Row, compare, differing, label, welch
 from diffusion.report.comparison import recipes_table, write
+from diffusion.report.ranking import ranking
 from diffusion.runs.folder import Run
 
 Make = Callable[..., Path]
@@ -165,6 +166,11 @@ def test_only_the_newest_of_several_runs_with_one_seed_counts(seeds: Any, tmp_pa
     copied = compare([folders[0], folders[3]])  # of equal age: the last one
     assert [run.folder for _, run in copied.runs] == [folders[3]]
     assert numbers(copied) == [[10.0]]
+    (folders[3] / "scores.json").write_text("[]")
+    with (folders[3] / "config.yaml").open("a") as file:
+        file.write("score: {n: 0}\nsamples: {n: 4}\n")
+    scored = compare([folders[0], folders[3]])  # of one recipe, the one with scores
+    assert (scored.settings, [run.folder for _, run in scored.runs]) == ([], [folders[0]])
 
 
 def test_failed_runs_and_samples_are_left_out(
@@ -220,12 +226,14 @@ def test_the_best_mean_and_those_not_shown_to_differ_are_marked(
     assert column(comparison, metric).best == best
 
 
-def test_choosing_among_recipes_by_their_test_scores_gives_a_warning(seeds: Any) -> None:
-    reference = {"split": "test", "n": 250, "key": "k"}
+def test_choosing_among_recipes_by_their_test_scores_or_by_few_images_gives_a_warning(seeds: Any) -> None:
+    reference = {"split": "test", "n": 199, "key": "k"}
     one = seeds("a", 1e-3, [1.0, 2.0], reference=reference)
     assert compare(one).notes == []
-    (note,) = compare([*one, *seeds("b", 1e-2, [2.0], reference=reference)]).notes
+    two = compare([*one, *seeds("b", 1e-2, [2.0], reference=reference)])
+    (note,) = two.notes
     assert "choosing among 2 recipes by their test scores" in note
+    assert ranking(two, Path()).findings["few"].startswith("But 199 reference images are too few")
 
 
 def test_the_last_score_of_a_folder_counts(tmp_path: Path, make_run: Make) -> None:

@@ -38,7 +38,8 @@ def links(text: str) -> list[str]:
 def test_the_readme_has_the_facts_scores_figures_and_commands_of_the_run(run_folder: Path) -> None:
     text = write_report(run_folder, linear(100))[0].read_text()
     for words in (
-        "# Run demo", "This run is complete.", "| epochs | 8 |", "1,234,567", "5 min 6 s", "2026-01-02 03:04:05",
+        "# Run demo", "This run is complete.", "| epochs | 8 |", "left out (data_report.json) | 3 |",
+        "1,234,567", "5 min 6 s", "2026-01-02 03:04:05",
         "diffusion train experiment=demo", "| `schedule.steps` | 100 | 1000 |", "training 5 min 0 s, validation 6 s",
         "The best validation MSE is 0.05, at step 300.", "hydra.run.dir=", "ckpt=auto",
     ):  # fmt: skip
@@ -51,6 +52,11 @@ def test_the_readme_has_the_facts_scores_figures_and_commands_of_the_run(run_fol
     assert len(re.findall(r"<svg ", page)) >= 5
     for score in read_scores(run_folder):
         assert value_text(score) in page or score.what != "samples"
+    (run_folder / "samples/step-00000100.png").rename(run_folder / "samples/step-00000000.png")
+    with (run_folder / "config.yaml").open("a") as file:
+        file.write("init: demo\n")
+    pair = "![step-00000000](samples/step-00000000.png)\n\n*before*\n\n![final](samples/final.png)\n\n*after*"
+    assert f"## Before and after\n\n{pair}" in write_report(run_folder)[0].read_text()
 
 
 def test_a_baseline_is_next_to_the_score_of_its_protocol(run_folder: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 
 from diffusion import prune, status
 from diffusion.errors import exit_status
+from diffusion.report.__main__ import main as report
 from diffusion.report.compare import compare
-from diffusion.report.index import index_sections, lines_below, seconds_left
+from diffusion.report.index import lines_below, seconds_left
 from diffusion.runs.folder import jobs_of, runs_below
 
 
@@ -91,11 +92,11 @@ def test_a_damaged_run_is_named_and_the_others_are_shown(tmp_path, make_run, cap
     left_out = compare(runs)
     assert len(left_out.runs) == 1  # two are of one recipe and seed
     assert f"left out: {runs[2]}: damaged: {runs[2]}/{file}: not readable" in left_out.notes[0]
-    if file != "config.yaml":  # which the lists do not read
-        assert status.main([str(tmp_path)]) == prune.main([str(tmp_path)]) == 0
-        assert f"bad: {runs[2]}/{file}: not readable" in capsys.readouterr().out.replace("\n", "")
-        assert [line.state for line in lines_below(tmp_path)] == ["damaged", "complete", "complete"]
-        assert index_sections(tmp_path, lambda folder: None)
+    assert status.main([str(tmp_path)]) == prune.main([str(tmp_path)]) == 0
+    assert f"bad: {runs[2]}/{file}: not readable" in capsys.readouterr().out.replace("\n", "")
+    assert [line.state for line in lines_below(tmp_path)] == ["damaged", "complete", "complete"]
+    assert report([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith(f"{runs[2]}/{file}: not readable")
 
 
 def test_each_error_of_the_disk_is_called_by_its_name(capsys):

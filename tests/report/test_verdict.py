@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diffusion.errors import command_line
 from diffusion.metric.record import Reference, Score
 from diffusion.report.verdict import closeness, copying, recipe_command, training, verdict
 from diffusion.runs.folder import Run, Series
+from diffusion.runs.record import RunRecord
 
 Make = Callable[..., Path]
 RESULTS = Path(__file__).parents[2] / "docs/results"
@@ -70,6 +72,7 @@ def test_copies_are_suspected_only_beyond_chance(flagged: int, n: int, repeats: 
     (said,) = copying([Score("copies", flagged / n, n, low=low, high=high, source=source)]).items()
     assert said[0] == kind
     assert f"{n} samples" in said[1]
+    assert (kind != "few copies") or said[1].endswith("are close to a training image; by chance, up to 2.2% are.")
 
 
 @pytest.mark.parametrize(("val", "gap", "kinds"), [
@@ -107,3 +110,7 @@ def test_the_recipe_of_a_fine_tuned_run_names_its_model_and_its_photographs(make
     (folder / "config.yaml").write_text(config.replace("name: demo", "name: finetune\ninit: demo"), "utf-8")
     assert recipe_command(Run(folder), "seed=1") == "diffusion finetune demo 'MY PHOTOS' ema.decay=0.9 seed=1"
     assert recipe_command(Run(folder), "init=RUN") == "diffusion finetune RUN 'MY PHOTOS' ema.decay=0.9"
+    for words in (["trainer.max_steps=700", "seed=1"], ["trainer.max_steps=800"]):  # it is resumed twice
+        RunRecord(folder).begin(command_line("train", ["hydra.run.dir=X", "ckpt=auto", *words]))
+    again = "diffusion finetune demo 'MY PHOTOS' ema.decay=0.9 trainer.max_steps=800 seed=1"
+    assert recipe_command(Run(folder)) == again

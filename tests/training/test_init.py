@@ -1,5 +1,6 @@
 """`init=`: a run starts with the weights of another model, and is a new run in everything else."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -90,16 +91,20 @@ def test_the_network_and_what_it_was_trained_for_are_inherited_unless_given(comm
 
 def test_finetune_takes_all_settings_of_the_model_but_the_images(command, first, photos, tmp_path):
     model, few = first.parent / "run/checkpoints/last.ckpt", ["data.val=8", "data.test=8"]
+    photos = Path(shutil.copytree(photos, tmp_path / "photos"))
+    (photos / "broken.jpg").write_text("broken")
     fast = ["trainer.max_steps=4", "samples.every_n_epochs=1", "samples.n=4", "hydra.run.dir=run"]
     status, out, _ = command("finetune", [str(model), str(photos), *few, *fast])
     assert status == 0
     assert "each is one image of the training (data.tiles=null)" in out
     new, theirs = config_of(tmp_path / "run"), config_of(first)
-    expected = theirs | {"name": "finetune", "init": str(model)}
+    expected = theirs | {"name": "finetune", "init": str(model), "data": theirs["data"] | {"root": str(photos)}}
     assert {key for key in new if new[key] != expected[key]} == {"trainer", "optimizer", "samples"}
     assert new["optimizer"]["lr"] < theirs["optimizer"]["lr"]
     assert (tmp_path / "run/samples/step-00000000.png").is_file()
-    assert f"finetune {model} {photos} data.val=8" in (tmp_path / "run/run.json").read_text()
+    record = (tmp_path / "run/run.json").read_text()
+    assert f"finetune {model} {photos} data.val=8" in record
+    assert '"left_out": 1,' in record
 
 
 def test_finetune_cuts_a_few_large_photographs_into_tiles(tmp_path):
