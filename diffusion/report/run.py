@@ -42,7 +42,8 @@ SAMPLES, COPIES = "figures/samples.png", "figures/copies.png"
 ROWS, COLUMNS = 4, 8  # of the samples during training
 CAPTIONS = {
     SAMPLES: "Samples during training, each row from one noise, a column for each of these steps: ",
-    COPIES: "The samples most similar to a training image, the most similar first, each above that image.",
+    COPIES: "The samples most similar to a training image, the most similar first, each above that image. r: their "
+    "distance, relative to the mean distance of the sample from its 50 nearest training images.",
     "mse": "Denoising MSE during training, on the frozen validation images and on equally many "
     "training images; where the shaded gap widens, the network memorizes its images. Dashed: raw weights; grey: the "
     "objective of single batches (in its own units, unless it is the simple loss of ε). The other lines: ",
