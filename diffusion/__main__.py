@@ -66,7 +66,10 @@ def main() -> None:
         if not sys.flags.safe_path and os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())  # as `python -m` does: for the user's own classes
         sys.argv = [name, *words]
-        runpy.run_module(f"diffusion.{name}", run_name="__main__", alter_sys=True)
+        try:
+            runpy.run_module(f"diffusion.{name}", run_name="__main__", alter_sys=True)
+        except KeyboardInterrupt:  # while modules are imported
+            sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from diffusion.config.build import flat
 from diffusion.config.choices import choices, composed, groups, inner_groups, searching
 from diffusion.config.messages import default_choices
 from diffusion.config.schema import COMMANDS
+from diffusion.console import console
 from diffusion.errors import Arguments, UserError
 
 # Each asks `diffusion completion LINE` for the words that may stand at the end of a line; if there are none, the shell
@@ -60,14 +61,11 @@ def answer(shell: str) -> None:
     """Print the script of a shell or, for its script, the words that may follow a line."""
     if shell not in SCRIPTS and " " not in shell:
         raise UserError(f"{shell}: no completion for this shell; expected bash, zsh or fish")
-    print(SCRIPTS.get(shell) or "\n".join(candidates(shell)))
+    console.print(SCRIPTS.get(shell) or "\n".join(candidates(shell)))
 
 
-FIRST = {  # what may follow the name of a command
-    "completion": [*SCRIPTS],
-    "reproduce": choices("results"),
-    "study": ["sampler", "guidance"],
-}
+# what may follow the name of a command
+FIRST = {"completion": [*SCRIPTS], "reproduce": choices("results"), "study": ["sampler", "guidance"]}
 
 
 def candidates(line: str) -> list[str]:

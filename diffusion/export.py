@@ -2,9 +2,8 @@
 
 `sample` and `evaluate` read it like a checkpoint (ckpt=FILE.safetensors); training cannot resume from it, but can start
 from it (init=FILE.safetensors). With --format diffusers, write a folder that diffusers reads too:
-DiffusionPipeline.from_pretrained(FOLDER); models with parts that diffusers lacks are refused (docs/diffusers.md). With
---format web, write one HTML file that draws pictures in any browser, without a server: the run's page with the network
-inside.
+DiffusionPipeline.from_pretrained(FOLDER); models with parts that diffusers lacks are refused. With --format web,
+write one HTML file that draws pictures in any browser, without a server: the run's page with the network inside.
 """
 
 import sys

@@ -65,6 +65,9 @@ def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(part, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk names no file
+        raise
     finally:
         part.unlink(missing_ok=True)
     if durable:

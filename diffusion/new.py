@@ -1,9 +1,7 @@
 """Write a part of your own: a class that works, its yaml file, and a test that passes. Change them as you like.
 
-  diffusion new network ring              ring.py, conf/model/ring.yaml and test_ring.py in this folder
-  diffusion new sampler slow PARTS        the same in the folder PARTS
-
-docs/extending.md shows what is written, and how to train and sample with it. No file is overwritten.
+diffusion new network ring              ring.py, conf/model/ring.yaml and test_ring.py in this folder
+diffusion new sampler slow PARTS        the same in the folder PARTS
 """
 
 import ast

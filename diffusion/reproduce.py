@@ -1,4 +1,4 @@
-"""Rerun a study of docs/results, and compare its numbers with the committed ones; without STUDY, list the studies.
+"""Rerun a published study, and compare its numbers with the committed ones; without STUDY, list the studies.
 
   diffusion reproduce                                  the studies; nothing is run
   diffusion reproduce schedule                         run one, or its missing runs
@@ -6,9 +6,9 @@
 
 A study is a file in conf/results or CONF/results: sweeps of `diffusion train` and `evaluate`. Its runs go to a separate
 folder in outputs/results (another one if settings are changed); after an interruption, the same command
-resumes there. Numbers whose difference from the committed one, in docs/results/STUDY/SWEEP.csv, lies beyond its 95%
-interval over seeds are listed; those of a single seed have no interval. Exit status: 0 if there are none; 1 if there
-are some; 2 for an error that you can fix, with one line on stderr; 130 after Ctrl-C.
+resumes there. Numbers whose difference from the committed one lies beyond its 95% interval over seeds are listed; those
+of a single seed have no interval. Exit status: 0 if there are none; 1 if there are some; 2 for an error that you can
+fix, with one line on stderr; 130 after Ctrl-C.
 """
 
 import csv

@@ -37,6 +37,7 @@ def test_a_failed_replacement_keeps_the_old_content(error: BaseException, tmp_pa
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(type(error)):
         replace(file, "new")
+    assert getattr(error, "filename", str(file)) == str(file)
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
     assert file.read_text() == "old"
 

@@ -53,6 +53,7 @@ REFUSED = [  # the words of a command, and what its error names: the place, and 
     ("train optimizer.lr=1,2", "optimizer.lr=[1,2]"),
     ("train grid=karras", "sampler.grid"),
     ("train grid@sampler.grid=karrass", "karras"),
+    ("train objective=vlb weighting@objective.weighting=unit", "hybrid, simple have it"),
     ("train sampler.eta=1 sampler=heun", "--help sampler"),
     ("train callbacks.early_stopping.patience=3", "--help callbacks"),
     ("train trainer.logger=false", "logger=[wandb,tensorboard]"),
@@ -92,7 +93,7 @@ def test_a_wrong_word_is_refused_in_one_line_that_names_the_mend(command, words,
     status, out, err = command(name, rest)
     assert (status, err.count("\n"), err[:7]) == (2, 1, "error: "), out + err
     assert named in err
-    assert not [*tmp_path.rglob("run.json")], "the run has begun"
+    assert not [*tmp_path.glob("outputs/*/*")], "the refused command leaves a folder"
 
 
 def test_options_and_settings_can_be_mixed(command):
@@ -114,6 +115,14 @@ def test_a_folder_in_which_nothing_can_be_written_gives_one_line(command, monkey
     assert (status, err.count("\n")) == (2, 1)
     assert "outputs/samples" in err
     assert "hydra.run.dir" in err
+
+
+def test_a_full_disk_is_named_by_the_folder(command, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("diffusion.evaluation.commands.draw_samples", full)
+    assert "/disk/out: No space" in command("sample", ["ckpt=x", "hydra.run.dir=disk/out"])[2]
 
 
 def test_a_bug_ends_a_command_with_a_traceback(command, monkeypatch):

@@ -88,7 +88,7 @@ def find(ckpt: str, folder: Path) -> tuple[Path, dict[str, Any]] | None:
                 console.print(f"skipped {error}", style="yellow")
         if files:
             raise UserError(f"ckpt=auto: no checkpoint in {folder} can be read; ckpt=null starts from scratch")
-        console.print("ckpt=auto: there is no checkpoint yet; starting from scratch")
+        console.print(f"ckpt=auto: no checkpoint to resume from in {folder}; starting from the beginning")
         return None
     run = named(ckpt)
     if ckpt == "last":  # the other jobs of a sweep have other recipes

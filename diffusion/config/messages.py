@@ -168,8 +168,9 @@ def parsed(words: Sequence[str], command: str) -> Namespace:
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    given, unknown = parser.parse_known_intermixed_args(list(words))
-    stray = [*unknown, *(word for word in given.overrides if "=" not in word[1:] and not word.startswith("~"))]
+    given, more = parser.parse_known_args([*words])  # the intermixed way hides a signal behind an error of argparse
+    given.overrides += [word for word in more if not word.startswith("-")]  # those after an option
+    stray = [each for each in (*more, *given.overrides) if each[:1] == "-" or ("=" not in each[1:] and each[:1] != "~")]
     if stray and not {*HELP} & {*words}:
         key = stray[0].lstrip("-").partition("=")[0].replace("-", "_")
         raise UserError(f"{stray[0]}: expected KEY=VALUE{nearest(key, flat(composed(command)))}")
@@ -219,7 +220,8 @@ def _wrong(words: Sequence[str], command: str, sweep: bool) -> str | None:
         elif place in INSTEAD:
             return f"{place}: it is set by the run itself; {INSTEAD[place]}"
         elif name and group in groups():
-            near = nearest(place, known)
+            having = [choice for choice, file in files(group).items() if f"@{name}:" in file.read_text("utf-8")]
+            near = f"; {', '.join(having)} have it, by a line of defaults" if having else nearest(place, known)
             return f"{word}: the chosen {group} has no such setting{near}; --help {group} lists those of each choice"
         else:
             return f"{word}: unknown setting{nearest(place, known)}; --help lists all of them"

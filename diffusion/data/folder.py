@@ -82,8 +82,6 @@ class Folder(ImageData):
 
     def load(self) -> dict[str, Split]:
         root = Path(self.root).expanduser()
-        if not root.is_dir():
-            raise UserError(f"data.root={root} is not an existing folder; set it to a folder of images")
         files = listed(root)
         stats = [(name, file.stat()) for name, file in files.items()]
         stamps = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
@@ -184,6 +182,8 @@ def listed(root: Path) -> dict[str, Path]:
     Output folders of commands are left out: a model must not be trained on its own samples. Raises UserError for a
     folder that cannot be read.
     """
+    if not root.is_dir():
+        raise UserError(f"data.root={root} is not an existing folder; set it to a folder of images")
     files: dict[str, Path] = {}
 
     def unread(error: OSError) -> None:

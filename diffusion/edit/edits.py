@@ -41,7 +41,7 @@ def draw_edits(settings: Edit, folder: Path) -> None:
     """
     between = settings.interpolate
     if (settings.image is None) == (between is None):
-        raise UserError("set either image=PICTURE, or interpolate=[SEED,SEED] to draw between two noises")
+        raise UserError("add image=PICTURE to edit it, or interpolate=[0,1] for images between two seeds; not both")
     if between and (settings.mask or settings.strength or settings.labels or settings.seed not in (None, between[0])):
         raise UserError("interpolate has neither mask, strength, labels nor seed (only label=CLASS); remove them")
     if settings.mask is not None and settings.strength is not None:
@@ -154,6 +154,8 @@ def upright(name: str, picture: Source, shape: tuple[int, int, int]) -> Image.Im
             )
         picture = Image.fromarray(pixels)
     file = picture if isinstance(picture, Image.Image) else Path(picture).expanduser()
+    if isinstance(file, Path) and not file.is_file():
+        raise UserError(f"{name}={file}: no such file; name a picture, such as a PNG or JPEG")
     try:
         return read(file, resolution_of(*shape[1:]), channels=shape[0])  # type: ignore[arg-type]
     except Unusable as error:

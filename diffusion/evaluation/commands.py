@@ -285,7 +285,8 @@ def write_configuration(folder: Path, settings: FromModel, restored: Restored | 
     """
     chosen = settings.model_dump(mode="json")
     if restored is not None:
-        chosen |= {"ckpt": str(restored.path), "step": restored.step, "recipe": restored.config}
+        file = settings.ckpt if BUNDLED in restored.path.parents else str(restored.path)
+        chosen |= {"ckpt": file, "step": restored.step, "recipe": restored.config}
         if chosen.get("data") == restored.config["data"]:
             chosen["data"] = None
     if not (folder / "run.json").is_file():

@@ -42,7 +42,8 @@ def lines_below(folder: Path) -> list[Line]:
             shown = f"{score.name} {value_text(score)}" if score else MISSING
             written = next(file.stat().st_mtime for part in PARTS if (file := run.folder / part).exists())
             cells = [str(run.folder.relative_to(folder)), state, shown, steps or MISSING]
-            cells += [MISSING if left is None else duration(left), f"{datetime.fromtimestamp(written):%F %T}"]
+            time_left = MISSING if left is None else duration(left) if left else "last samples and scores"
+            cells += [time_left, f"{datetime.fromtimestamp(written):%F %T}"]
             lines.append(Line(run, state, reason, cells))
     return lines
 

@@ -133,6 +133,8 @@ def pictures(run: Run, state: str) -> list[Block | None]:
         made = f"Samples of a network that has learned from {info['images']['train']:,} images"
         made += f" in {info.get('steps', 0):,} steps, {duration(info['seconds'])}."
     ended = {"failed": "has failed", "died": "has died: its process is gone", "interrupted": "was interrupted"}
+    if "steps" in info and info["steps"] == info.get("total_steps"):
+        ended["running"] = "has trained, and is computing its last samples and scores"
     words = f"This run {ended.get(state, f'is {state}')}." + f" The reason: {escaped(reason)}." * bool(reason)
     return [
         words if reason or state != "complete" else Picture(words),

@@ -7,6 +7,7 @@ such as 130 for Ctrl-C: a training run first saves its state.
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -55,7 +56,7 @@ def command(
         """Run the command with these words, by default those of the command line."""
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions reach the handlers below
         typed = sys.argv[1:] if typed is None else typed
-        words, sweep = list[str](), False
+        words, sweep, single = list[str](), False, list[tuple[Path, Any]]()
         with ExitStack() as stack:
             try:
                 given = messages.parsed(typed, name)
@@ -70,7 +71,6 @@ def command(
                 if any(word.startswith("init=") for word in words):  # its parts may have settings of their own
                     given.overrides = [re.sub(r"^(?!hydra)(?=\w+\.)", "++", word) for word in words]
                 version.setbase("1.3")
-                single: list[tuple[Path, Any]] = []
                 # What hydra.main does, which itself would read sys.argv instead of these words.
                 composed = partial(run_composed, schema, job or task, single, completed)
                 _run_hydra(given, get_args_parser(), composed, str(conf_dir()), name)
@@ -81,6 +81,11 @@ def command(
             except Interrupted as stop:
                 sys.exit(stop.status)
             except Exception as error:
+                for folder in [folder for folder, _ in single] or naming.made[-1:]:
+                    if folder in naming.made and {file.name for file in folder.glob("*")} <= {".hydra", naming.MARK}:
+                        shutil.rmtree(folder, ignore_errors=True)  # nothing was begun
+                    if isinstance(error, OSError) and error.errno in messages.UNWRITABLE:
+                        error.filename = error.filename or str(folder)
                 known = messages.explain(error, name, words, sweep)
                 if known is None:
                     raise

@@ -29,6 +29,7 @@ from diffusion.launch import queued_again, slurm_job
 from diffusion.runs.folder import LOADER, SWEEP, check_output, measures
 
 MARK = ".slurm"  # the file in a folder that names the launch that created it
+made: list[Path] = []  # by `new_folder` in this process
 UNNAMED = ("ckpt=auto", "ckpt=last", "ckpt=null")  # a job may resume or not; a path to resume from identifies it
 
 
@@ -46,6 +47,7 @@ def new_folder(wanted: Path, words: tuple[str, ...] = ()) -> str:
     folder = first_new(wanted.with_name(wanted.name + f"-{i}" * (i > 1)) for i in itertools.count(1))
     if job is not None:
         replace(folder / MARK, launch)
+    made.append(folder.absolute())
     return str(folder)
 
 

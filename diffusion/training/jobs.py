@@ -65,7 +65,7 @@ def begin(
     """
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
     if tasks != "1" and not is_rank():
-        raise UserError(f"srun started {tasks} tasks, each a separate run: start one (-n 1), see docs/clusters.md")
+        raise UserError(f"srun started {tasks} tasks, each a separate run: start one (-n 1), with trainer.devices=GPUS")
     requeued, resumes = queued_again(), settings.ckpt in ("auto", "last")
     same = read_yaml(folder / CONFIG) | {"ckpt": None} == settings.model_dump(mode="json") | {"ckpt": None}
     if same and (job or requeued or settings.ckpt == "auto") and RunRecord(folder).content.get("state") == "complete":

@@ -173,7 +173,7 @@ def start_from(init: str, network: nn.Module, config: Mapping[str, Any], command
         own[name].copy_(found[name])
     loaded, new = f"loaded {count(len(fitting), 'weight')} of {len(own)}", [name for name in own if name not in fitting]
     more = f"; newly initialized: {', '.join(new[:3])}{', …' * (len(new) > 3)}" if new else ""
-    console.print(f"starting from {path}, step {contents['global_step']}: {loaded}{more}")
+    console.print(f"starting from {init}, step {contents['global_step']}: {loaded}{more}")
     theirs = plain_config(contents["config"], path)
     if parts := [part for part in ("schedule", "prediction") if theirs.get(part) != config[part]]:
         console.print(f"  it was trained with another {' and '.join(parts)} and must adapt to this one", style="yellow")

@@ -147,8 +147,7 @@ def check_processes(trainer: pl.Trainer) -> None:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         raise UserError(
             f"there are {started} processes, but the trainer has {trainer.world_size}: for several machines, start "
-            f"torchrun on each, with trainer.devices={local} and trainer.num_nodes={started // local}: see "
-            "docs/clusters.md"
+            f"torchrun on each, with trainer.devices={local} and trainer.num_nodes={started // local}"
         )
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from diffusion import prune, status
 from diffusion.errors import exit_status
+from diffusion.files import lock
 from diffusion.report.__main__ import main as report
 from diffusion.report.compare import compare
 from diffusion.report.index import lines_below, seconds_left
@@ -43,6 +44,13 @@ def test_the_remaining_time_uses_the_rate_since_resuming():
     assert seconds_left(content, now) == 90
     assert seconds_left(content | {"steps": 200}, now) is None
     assert seconds_left({}, now) is None
+
+
+def test_a_run_whose_last_samples_are_scored_is_not_about_to_end(tmp_path):
+    folder = record(tmp_path / "r", state="running", steps=9, total_steps=9, started="2026-01-02T03:00:00+00:00")
+    with lock(folder / ".lock"):
+        (line,) = lines_below(tmp_path)
+    assert line.cells[4] == "last samples and scores"
 
 
 def test_runs_are_listed_at_any_depth_and_sorted(tmp_path, capsys):
