@@ -94,11 +94,20 @@ mutations: $(VENV)/.developer ## Plant faults in mathematics, randomness and met
 docs: $(VENV)/.developer ## Measure the samplers' orders again; updates docs/samplers.md and docs/convergence.png
 	$(BIN)/python -m docs.convergence
 
+.PHONY: site
+site: $(VENV)/.developer ## Build the website of the documentation in site/
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[site]'
+	$(RUN) docs.site
+	$(BIN)/zensical build --strict
+
 .PHONY: wheel
-wheel: $(VENV)/.developer ## Build a wheel that includes the configs and the photographs
-	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+wheel: $(VENV)/.developer ## Build the source archive and, from it, the wheel; check what an index would show
+	$(BIN)/pip install --quiet --disable-pip-version-check build twine
+	rm -rf dist
+	$(RUN) build
+	$(RUN) twine check --strict dist/*
 
 .PHONY: clean
 clean: ## Remove the environment and caches (runs in outputs/ are kept)
-	rm -rf $(VENV) .venv-3.* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-3.* build dist site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find diffusion tests bench docs -name __pycache__ -prune -exec rm -rf {} +

@@ -1,6 +1,7 @@
 """Imports have no cycles and match docs/architecture.md, and the wheel contains everything a run needs."""
 
 import importlib.util
+import shutil
 import zipfile
 from graphlib import TopologicalSorter
 from types import ModuleType
@@ -48,9 +49,12 @@ def test_the_package_diagram_is_up_to_date(rooms):
     assert drawn == rooms.picture(), "python docs/rooms.py draws it anew"
 
 
-def test_the_wheel_contains_configs_results_and_photographs(tmp_path):
-    wheels = pytest.importorskip("hatchling.builders.wheel")
-    file = next(wheels.WheelBuilder(str(PACKAGE.parent)).build(directory=str(tmp_path), versions=["standard"]))
+def test_the_wheel_made_from_the_source_archive_contains_configs_results_and_photographs(tmp_path):
+    sources, wheels = (pytest.importorskip(f"hatchling.builders.{kind}") for kind in ("sdist", "wheel"))
+    archive = next(sources.SdistBuilder(str(PACKAGE.parent)).build(directory=str(tmp_path), versions=["standard"]))
+    shutil.unpack_archive(archive, tmp_path, filter="data")
+    root = archive.removesuffix(".tar.gz")
+    file = next(wheels.WheelBuilder(root).build(directory=str(tmp_path), versions=["standard"]))
     names = set(zipfile.ZipFile(file).namelist())
     for path in conf_dir().rglob("*.yaml"):
         assert f"diffusion/conf/{path.relative_to(conf_dir())}" in names
