@@ -1,16 +1,25 @@
-"""Loggers: metrics.csv, and dashboards as functions (folder, recipe) -> Lightning logger."""
+"""Loggers: metrics.csv, and dashboards as functions (folder, recipe) -> Lightning logger.
+
+A dashboard may have a method `log_image(key, images, step)`, as Lightning's WandbLogger has, and `end(status)`.
+"""
 
 import csv
 import io
+import logging
+import os
+import re
 import uuid
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
+from time import time
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import CometLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
@@ -25,16 +34,68 @@ from diffusion.pixels import WIDTH
 from diffusion.runs.folder import is_sweep, read_rows
 from diffusion.training.resume import Resumed
 
+TRACKERS = {  # choice -> its package, and what to do where it cannot begin
+    "comet": ("comet_ml", "set COMET_API_KEY; COMET_START_ONLINE=0 needs no account"),
+    "mlflow": ("mlflow", "set MLFLOW_TRACKING_URI to a server that runs, or unset it for a file here"),
+    "tensorboard": ("tensorboard", ""),
+    "trackio": ("trackio", "without TRACKIO_SERVER_URL and TRACKIO_SPACE_ID it needs no server"),
+    "wandb": ("wandb", "WANDB_MODE=offline needs no account"),
+}
+
 
 def dashboards(settings: Train, folder: Path, resumed: Resumed | None) -> list[Logger]:
     """Create the run's dashboards. Only a run that has passed all checks may begin or continue one.
 
-    A dashboard gets the settings, with the step that the run goes on from as `first_step`.
+    A dashboard gets the settings, with the step that the run goes on from as `first_step`, and the commit and the
+    library versions as `code` and `versions`. The command line, the machine and the source code are not sent, because
+    they may contain secrets. A choice may also be a Lightning logger itself.
     """
     recipe = settings.model_dump(mode="json") | {"first_step": resumed.step if resumed else 0}
-    chosen = settings.logger or {}
-    # W&B comes after TensorBoard, which may be missing: it begins a run on a server.
-    return [make(chosen[name], f"logger.{name}")(folder, recipe) for name in sorted(chosen)]
+    recipe |= {"code": code_version(), "versions": versions()}
+    chosen, begun = settings.logger or {}, list[Logger]()
+    for name in chosen:  # before any of them begins a run on a server
+        if name in TRACKERS and find_spec(TRACKERS[name][0]) is None:
+            raise UserError(f"logger={name}: it is not installed; {pip_install(name)}")
+    for name in sorted(chosen):
+        made = make(chosen[name], f"logger.{name}")
+        try:
+            logger = made if isinstance(made, Logger) else made(folder, recipe)
+            logger.log_hyperparams(recipe)
+        except Exception as error:
+            close(begun, 1)
+            advice = TRACKERS.get(name, ("", ""))[1] or "see its documentation"
+            raise UserError(f"logger.{name}: {public(first_line(error))}; {advice}") from error
+        begun.append(survived(logger, name))
+    return begun
+
+
+def survived(logger: Logger, name: str) -> Logger:
+    """The logger, whose errors the run survives: after the first one, it continues without it.
+
+    A server may be lost, and W&B's own process may end by a SIGTERM to the whole job.
+    """
+    lost = list[Exception]()
+
+    def caught(method: Callable[..., None]) -> Callable[..., None]:
+        def call(*args: Any, **kwargs: Any) -> None:
+            try:
+                if not lost:
+                    method(*args, **kwargs)
+            except Exception as error:
+                lost.append(error)
+                words = f"{name}: {public(first_line(error))}; the run continues without it"
+                console.print(words, style="yellow", markup=False)
+
+        return call
+
+    used = ("log_metrics", "log_image", "save", "finalize", "end")
+    vars(logger).update({each: caught(getattr(logger, each)) for each in used if hasattr(logger, each)})
+    return logger
+
+
+def public(text: str) -> str:
+    """The text, with addresses without user and password."""
+    return re.sub(r"//[^/\s]*@", "//", text)
 
 
 def log_image(trainer: pl.Trainer, name: str, picture: Image.Image) -> None:
@@ -42,88 +103,177 @@ def log_image(trainer: pl.Trainer, name: str, picture: Image.Image) -> None:
     scale, step = min(16, max(1, WIDTH // picture.width)), trainer.global_step - 1
     picture = picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.NEAREST)
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
+        if hasattr(logger, "log_image"):
             logger.log_image(name, [picture], step=step)
-        elif isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(name, pil_to_tensor(picture.convert("RGB")), step)
 
 
 def log_scores(trainer: pl.Trainer, scores: Sequence[Score], split: str) -> None:
-    """Log scores of samples against a split, next to the loss and the validation of the last step."""
+    """Log scores of samples against a split, next to the loss and the validation of the last step.
+
+    Dashboards also get their intervals, from `val/fd_lite0_low` to `val/fd_lite0_high`.
+    """
+    values = {f"{split}/{s.metric}": s.value for s in scores}
+    low = {f"{split}/{s.metric}_low": s.interval[0] for s in scores if s.interval}
+    high = {f"{split}/{s.metric}_high": s.interval[1] for s in scores if s.interval}
     for logger in trainer.loggers:
-        logger.log_metrics({f"{split}/{s.metric}": s.value for s in scores}, trainer.global_step - 1)
+        logged = values if isinstance(logger, MetricsFile) else values | low | high
+        logger.log_metrics(logged, trainer.global_step - 1)
         logger.save()
 
 
-class Wandb(WandbLogger):
-    """Lightning's logger. W&B's own process may end by a SIGTERM to the whole job, which the run survives."""
-
-    lost = False
-
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log, until W&B fails: then the run continues without it."""
-        if self.lost:
-            return
-        try:
-            super().log_metrics(metrics, step)
-        except Exception as error:
-            self.lost = True
-            console.print(f"wandb: {first_line(error)}; the run continues without it", style="yellow")
+def close(loggers: Sequence[Logger], status: int) -> None:
+    """End the dashboards' runs, which could continue into the next run of this process. Status 0: it is complete."""
+    for logger in loggers:
+        if hasattr(logger, "end"):
+            logger.end(status)
 
 
-def wandb(folder: Path, recipe: Mapping[str, Any], group: str | None = None, **settings: Any) -> Logger:
-    """Weights & Biases, with the commit and the library versions as `code` and `versions` in the configuration.
-
-    A resumed run is continued there. The command line, the machine and the source code are not sent, because they may
-    contain secrets.
-
-    Args:
-        group: The W&B group of the run; null for the sweep that the run is a job of, if any.
-        settings: Further arguments of Lightning's WandbLogger and of `wandb.init`.
-    """
-    import wandb as library
-
-    sweep = "/".join(folder.parts[-3:-1]) if is_sweep(folder.parent) else None
-    hidden = library.Settings(
-        x_disable_meta=True, x_disable_machine_info=True, disable_git=True, disable_code=True, save_code=False,
-        silent=True, host="",
-    )  # fmt: skip
-    try:
-        logger = Wandb(
-            name=f"{folder.parent.name}/{folder.name}", save_dir=str(folder), group=group or sweep, settings=hidden,
-            id=_wandb_id(folder / "wandb/id", recipe["first_step"]), **settings,
-        )  # fmt: skip
-        logger.log_hyperparams({**recipe, "code": code_version(), "versions": versions()})
-        console.print(f"wandb: {logger.experiment.url or f'offline: wandb sync {folder}/wandb/offline-run-*'}")
-    except (TypeError, ValueError, library.errors.Error) as error:
-        raise UserError(f"logger.wandb: {first_line(error)}; WANDB_MODE=offline needs no account") from error
-    return logger
+def named(folder: Path, group: str | None) -> tuple[str, str | None]:
+    """A run's name in dashboards, and its group: by default the sweep that it is a job of, if any."""
+    return f"{folder.parent.name}/{folder.name}", group or (
+        "/".join(folder.parts[-3:-1]) if is_sweep(folder.parent) else None
+    )
 
 
 @rank_zero_only
-def _wandb_id(file: Path, first_step: int) -> str:
-    """The W&B id of the folder's run, stored in a file; a new one if the run starts from scratch."""
+def identity(file: Path, first_step: int) -> str:
+    """The dashboard's id of the folder's run, stored in a file; a new one if the run starts from scratch."""
     if first_step == 0 or not file.is_file():
         file.parent.mkdir(exist_ok=True)
         replace(file, uuid.uuid4().hex)
     return file.read_text("utf-8")
 
 
-def tensorboard(folder: Path, recipe: Mapping[str, Any]) -> Logger:
-    """TensorBoard, with its files in the run's folder. It hides what was logged there from the first step on."""
-    if find_spec("tensorboard") is None:
-        raise UserError(f"logger=tensorboard: it is not installed; {pip_install('tensorboard')}")
-    logger = TensorBoardLogger(save_dir=str(folder), name="", version="tensorboard", purge_step=recipe["first_step"])
-    logger.log_hyperparams(dict(recipe))
+def wandb(folder: Path, recipe: Mapping[str, Any], group: str | None = None, **settings: Any) -> Logger:
+    """Weights & Biases. `group` is as in `named`; further settings are those of WandbLogger and `wandb.init`."""
+    import wandb as library
+
+    name, group = named(folder, group)
+    hidden = library.Settings(
+        x_disable_meta=True, x_disable_machine_info=True, disable_git=True, disable_code=True, save_code=False,
+        silent=True, host="",
+    )  # fmt: skip
+    logger = WandbLogger(
+        name=name, save_dir=str(folder), group=group, settings=hidden,
+        id=identity(folder / "wandb/id", recipe["first_step"]), **settings,
+    )  # fmt: skip
+    console.print(f"wandb: {logger.experiment.url or f'offline: wandb sync {folder}/wandb/offline-run-*'}")
+    vars(logger)["end"] = lambda status: logger.experiment.finish(status)
     return logger
 
 
-def close(loggers: Sequence[Logger], status: int) -> None:
-    """End the W&B run, which would otherwise continue into the next run of this process. Status 0: it is complete."""
-    for logger in loggers:
-        if isinstance(logger, Wandb) and not logger.lost:
-            with suppress(Exception):  # it must not hide how the run ended
-                logger.experiment.finish(status)
+def tensorboard(folder: Path, recipe: Mapping[str, Any]) -> Logger:
+    """TensorBoard, with its files in the run's folder. It hides what was logged there from the first step on."""
+    logger = TensorBoardLogger(save_dir=str(folder), name="", version="tensorboard", purge_step=recipe["first_step"])
+    vars(logger)["log_image"] = lambda name, images, step: logger.experiment.add_image(
+        name, pil_to_tensor(images[0].convert("RGB")), step
+    )
+    return logger
+
+
+def mlflow(
+    folder: Path, recipe: Mapping[str, Any], experiment: str, group: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Logger:  # fmt: skip
+    """MLflow, at MLFLOW_TRACKING_URI or in the file mlflow.db. `group`, as in `named`, is a tag of the run.
+
+    The parameters are those with which the run began: MLflow cannot change them. The file config.yaml is current.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # with 7, it would wait minutes for a lost server
+    import mlflow as library
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    name, group = named(folder, group)
+    key, uri = identity(folder / "mlflow/id", recipe["first_step"]), library.get_tracking_uri()
+    place = library.set_experiment(experiment).experiment_id  # unlike Lightning, it allows for another job
+    found = library.search_runs([place], f"tags.key = '{key}'", output_format="list")
+    marks = {**(tags or {}), "key": key} | ({"group": group} if group else {})
+    logger = MLFlowLogger(experiment, name, uri, marks, run_id=found[0].info.run_id if found else None)
+    client, run, params = logger.experiment, logger.run_id, logger.log_hyperparams
+    client.update_run(run, "RUNNING")
+    client.log_dict(run, dict(recipe), "config.yaml")
+    vars(logger).update(
+        log_hyperparams=lambda values: None if found else params(values),
+        log_image=lambda name, images, step: client.log_image(run, images[0], key=name, step=step),
+        finalize=lambda status: None,  # the last scores come after the training
+        end=lambda status: client.set_terminated(run, {0: "FINISHED", 1: "FAILED"}.get(status, "KILLED")),
+    )
+    page = f"{uri}/#/experiments/{place}/runs/{run}"
+    console.print(f"mlflow: {public(page) if uri.startswith('http') else f'mlflow ui --backend-store-uri {uri}'}")
+    return logger
+
+
+class Trackio(Logger):
+    """A run of Trackio, for which Lightning has no logger."""
+
+    name = version = None
+
+    def __init__(self, run: Any):
+        super().__init__()
+        self.experiment = run
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the run began with them."""
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log numbers."""
+        self.experiment.log(dict(metrics), step)
+
+    def log_image(self, name: str, images: Sequence[Image.Image], step: int) -> None:
+        """Log the first picture."""
+        import trackio as library
+
+        self.experiment.log({name: library.Image(images[0])}, step)
+
+    def end(self, status: int) -> None:
+        """Write what is left."""
+        import trackio as library
+
+        with redirect_stdout(io.StringIO()):
+            library.finish()
+
+
+def trackio(folder: Path, recipe: Mapping[str, Any], project: str, group: str | None = None, **settings: Any) -> Logger:
+    """Trackio, without an account. `group` is as in `named`; further settings are those of `trackio.init`."""
+    if getattr(rank_zero_only, "rank", 0):
+        return DummyLogger()
+    import trackio as library
+
+    name, group = named(folder, group)
+    name += f"-{identity(folder / 'trackio/id', recipe['first_step']):.6}"  # Trackio finds a run by its name
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings(record=True) as said:
+        run = library.init(project, name, group, config=dict(recipe), resume="allow", **settings)
+        if said:
+            library.finish()
+    if said:  # it would go on without its server
+        raise ValueError(said[0].message)
+    console.print(f"trackio: trackio show --project {project}")
+    return Trackio(run)
+
+
+def comet(
+    folder: Path, recipe: Mapping[str, Any], project: str, workspace: str | None = None, group: str | None = None,
+    tags: Sequence[str] = (),
+) -> Logger:  # fmt: skip
+    """Comet, with the key in COMET_API_KEY or of `comet login`. `group`, as in `named`, is one more tag."""
+    os.environ.update(COMET_DISABLE_AUTO_LOGGING="1", COMET_ERROR_TRACKING_ENABLE="false")  # what other loggers get
+    import comet_ml as library
+
+    logging.getLogger(library.__name__).setLevel(logging.CRITICAL)  # its errors become one line of ours
+    name, group = named(folder, group)
+    logger = CometLogger(
+        workspace=workspace, project=project, name=name, tags=[*tags, *([group] if group else [])],
+        experiment_key=identity(folder / "comet/id", recipe["first_step"]), mode="get_or_create",
+        offline_directory=str(folder / f"comet/{time():.0f}"), log_code=False, log_graph=False, log_git_metadata=False,
+        log_git_patch=False, log_env_details=False, parse_args=False, auto_output_logging=False,
+        display_summary_level=0,
+    )  # fmt: skip
+    console.print(f"comet: {logger.experiment.url or f'offline: comet upload {folder}/comet/*/*.zip'}")
+    vars(logger).update(
+        log_image=lambda name, images, step: logger.experiment.log_image(images[0], name=name, step=step),
+        end=lambda status: logger.experiment.end(),
+    )
+    return logger
 
 
 class MetricsFile(Logger):

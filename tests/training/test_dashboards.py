@@ -1,5 +1,6 @@
 """Dashboards show what a run did, and cannot end it."""
 
+import csv
 from importlib import metadata
 
 import pytest
@@ -10,6 +11,7 @@ from wandb_files import recorded
 from diffusion.files import code_version
 from diffusion.pixels import GAP
 from diffusion.runs.folder import read_scores
+from diffusion.training import loggers
 
 RUN = ["samples.n=0", "hydra.run.dir=run"]
 
@@ -37,7 +39,8 @@ def test_wandb_records_the_run_and_continues_it_on_resume(command, tiny, tmp_pat
     assert [row["trainer/global_step"] for row in second.history if "train/loss" in row] == [*range(6, 12)]
     assert [row["samples"]["width"] for row in second.history if "samples" in row] == [16 * (2 * 8 + GAP)]
     (fd,) = (s for s in read_scores(tmp_path / "run") if s.metric == "fd_lite0" and s.source["step"] == 12)
-    assert second.summary["val/fd_lite0"] == pytest.approx(fd.value)
+    shown = [second.summary[f"val/fd_lite0{end}"] for end in ("", "_low", "_high")]
+    assert shown == pytest.approx([fd.value, *fd.interval])
     assert command("train", [*tiny, *RUN, "logger=wandb", "trainer.max_steps=1", "ckpt=null"])[0] == 0  # another run
     assert len({each.run.run_id for each in recorded(tmp_path / "run")}) == 2
 
@@ -59,3 +62,22 @@ def test_tensorboard_shows_each_step_of_a_resumed_run_once(command, tiny, tmp_pa
     events.Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [0, 1, 2, 3]
     assert [event.step for event in events.Images("samples")] == [1, 3]
+
+
+def test_a_lightning_logger_of_ones_own_logs_until_it_fails(command, tiny, tmp_path):
+    own = ["+logger.own._target_=doubles.Lost", "+logger.own.save_dir=own", "+logger.own.flush_logs_every_n_steps=1"]
+    status, out, err = command("train", [*tiny, *RUN, "trainer.max_steps=4", *own])
+    assert status == 0, out + err
+    (file,) = (tmp_path / "own").rglob("metrics.csv")
+    assert [row["step"] for row in csv.DictReader(file.open())] == ["0", "1"]
+    assert "optimizer" in (file.parent / "hparams.yaml").read_text()
+    assert out.count("own: no answer from http://server; the run continues without it") == 1
+
+
+def test_a_missing_package_is_one_line_before_a_dashboard_begins(command, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(loggers, "find_spec", lambda name: None if name == "comet_ml" else name)
+    status, out, err = command("train", [*tiny, *RUN, "logger=[tensorboard,comet]"])
+    assert status == 2, out + err
+    assert "logger=comet: it is not installed; " in err
+    assert "[comet]" in err
+    assert not (tmp_path / "run/tensorboard").exists()

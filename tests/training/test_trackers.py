@@ -1,0 +1,202 @@
+"""MLflow, Trackio and Comet show what a run did, read back through their own API; Comet from its offline archives."""
+
+import http.server
+import json
+import os
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from diffusion.files import code_version
+from diffusion.runs.folder import read_metrics, read_scores
+from tests.support.composing import train
+
+pytestmark = pytest.mark.doors
+ALL = "logger=[mlflow,trackio,comet]"
+
+
+class Shown(NamedTuple):
+    """What a tracker shows of a run."""
+
+    name: str
+    recipe: dict[str, Any]  # flat
+    curves: dict[str, dict[int, float]]
+    pictures: list[tuple[str, int]]
+    group: str | None
+
+
+@pytest.fixture(autouse=True)
+def places(monkeypatch, tmp_path_factory):
+    """Local stores, without a network."""
+    import mlflow
+
+    home = tmp_path_factory.mktemp("stores")
+    mlflow.set_tracking_uri(None)  # the one before is remembered
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("COMET_START_ONLINE", "0")
+    os.environ.setdefault("TRACKIO_DIR", str(home / "trackio"))  # read once, when it is imported
+    monkeypatch.chdir(home)
+
+
+def of_mlflow(folder: Path) -> list[Shown]:
+    from mlflow import MlflowClient
+
+    client, found = MlflowClient(), []
+    (place,) = [each for each in client.search_experiments() if each.name == "diffusion"]
+    for run in client.search_runs([place.experiment_id]):
+        key, tags = run.info.run_id, run.data.tags
+        curves = {
+            name: {each.step: each.value for each in client.get_metric_history(key, name)} for name in run.data.metrics
+        }
+        files = [Path(each.path).stem.split("+") for each in client.list_artifacts(key, "images")]
+        pictures = sorted((words[0].replace("~", "/"), int(words[2])) for words in files if words[-1] != "compressed")
+        saved = yaml.safe_load(Path(client.download_artifacts(key, "config.yaml")).read_text())
+        assert run.data.params["optimizer/lr"] == str(saved["optimizer"]["lr"])
+        assert run.info.status == "FINISHED"
+        found.append(Shown(tags["mlflow.runName"], saved, curves, pictures, tags.get("group")))
+    return found
+
+
+def of_trackio(folder: Path) -> list[Shown]:
+    import trackio
+    from trackio.sqlite_storage import SQLiteStorage
+
+    found = []
+    for run in trackio.Api().runs("diffusion"):
+        curves: dict[str, dict[int, float]] = {}
+        pictures = []
+        for row in SQLiteStorage.get_logs("diffusion", run.name, run_id=run.id):
+            for name, value in row.items():
+                if isinstance(value, dict):
+                    assert (trackio.utils.MEDIA_DIR / value["file_path"]).is_file()
+                    pictures.append((name, row["step"]))
+                elif isinstance(value, float):
+                    curves.setdefault(name, {})[row["step"]] = value
+        found.append(Shown(run.name.rpartition("-")[0], run.config, curves, sorted(pictures), run.config["_Group"]))
+        run.delete()  # the store is that of all tests
+    return found
+
+
+def of_comet(folder: Path) -> list[Shown]:
+    found: dict[str, Shown] = {}
+    for file in sorted(folder.rglob("comet/*/*.zip")):
+        archive = zipfile.ZipFile(file)
+        about = json.loads(archive.read("experiment.json"))
+        assert (about["project_name"], about["resume_strategy"]) == ("diffusion", "get_or_create")
+        empty = Shown("", {}, {}, [], about["tags"][0] if about["tags"] else None)
+        shown = found.setdefault(about["offline_id"], empty)
+        for line in archive.read("messages.json").decode().splitlines():
+            message, kind = (read := json.loads(line))["payload"], read["type"]
+            if kind == "metric_msg":
+                one = message["metric"]
+                shown.curves.setdefault(one["metricName"], {})[one["step"]] = one["metricValue"]
+            elif kind == "parameter_msg":
+                one = message.get("param") or message["params"]
+                place, (*groups, last) = shown.recipe, one["paramName"].split("|")
+                for each in groups:
+                    place = place.setdefault(each, {})
+                place[last] = one["paramValue"]
+            elif "figName" in message.get("additional_params", {}):
+                assert message["file_path"] in archive.namelist()
+                shown.pictures.append((message["additional_params"]["figName"], message["additional_params"]["step"]))
+            elif message.get("key") == "Name":
+                found[about["offline_id"]] = shown = shown._replace(name=message["value"])
+    return [shown._replace(pictures=sorted(shown.pictures)) for shown in found.values()]
+
+
+READERS = {"mlflow": of_mlflow, "trackio": of_trackio, "comet": of_comet}
+
+
+def test_trackers_show_the_run_and_continue_it_on_resume(tiny, tmp_path):
+    folder = tmp_path / "one/run"
+    words = [*tiny, ALL, "samples.every_n_epochs=1", "samples.n=2", "score.n=8", "features=lite0", "score.baselines=[]"]
+    train([*words, "trainer.max_epochs=1"], folder)
+    train([*words, "trainer.max_epochs=2", "ckpt=auto"], folder)
+    curves = read_metrics(folder / "metrics.csv")
+    (fd,) = (s for s in read_scores(folder) if s.metric == "fd_lite0" and s.source["step"] == 12)
+    for tracker, read in READERS.items():
+        (shown,) = read(folder)
+        assert shown.name == "one/run", tracker
+        assert shown.recipe["optimizer"]["lr"] == 3e-4
+        assert (shown.recipe["first_step"], shown.recipe["code"]) == (6, code_version())
+        for name in ("train/loss", "val/mse", "gap/mse"):
+            steps, values = zip(*sorted(shown.curves[name].items()), strict=True)
+            assert steps == tuple(curves[name].step - 1), tracker
+            assert values == pytest.approx(curves[name].value.tolist())
+        last = [shown.curves[f"val/fd_lite0{end}"][11] for end in ("", "_low", "_high")]
+        assert last == pytest.approx([fd.value, *fd.interval]), tracker
+        assert shown.pictures == [("samples", 5), ("samples", 11), ("samples/final", 5), ("samples/final", 11)]
+
+
+def test_jobs_of_a_sweep_are_grouped(command, tiny, tmp_path):
+    words = ["-m", *tiny, ALL, "samples.n=0", "trainer.max_steps=1", "seed=0,1", "hydra.sweep.dir=sweeps/lr"]
+    status, out, err = command("train", words)
+    assert status == 0, out + err
+    for tracker, read in READERS.items():
+        assert [(shown.group, shown.recipe["seed"]) for shown in sorted(read(tmp_path), key=lambda s: s.name)] == [
+            ("sweeps/lr", 0), ("sweeps/lr", 1),
+        ], tracker  # fmt: skip
+
+
+def test_mlflow_shows_a_failed_run_as_failed(command, tiny):
+    from mlflow import MlflowClient
+
+    words = [*tiny, "logger=mlflow", "samples.n=0", "hydra.run.dir=run", "optimizer.lr=1e30", "guard.spikes=null"]
+    assert command("train", words)[0] == 3
+    (run,) = MlflowClient().search_runs([MlflowClient().get_experiment_by_name("diffusion").experiment_id])
+    assert run.info.status == "FAILED"
+
+
+@pytest.fixture
+def refusing():
+    """The address of a server that refuses every request."""
+
+    class Refuse(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(401)
+            self.end_headers()
+            self.wfile.write(b'{"error_code": "UNAUTHENTICATED", "message": "no such key", "msg": "no such key"}')
+
+        do_POST = do_GET
+
+        def log_message(self, *args: Any) -> None:
+            """Print nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuse)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://user:canary@127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+LOST = "http://user:canary@127.0.0.1:9"  # nobody answers there
+BAD = {  # tracker, address -> variables, the advice
+    ("mlflow", LOST): ({"MLFLOW_TRACKING_URI": LOST}, "MLFLOW_TRACKING_URI"),
+    ("mlflow", "refusing"): ({"MLFLOW_TRACKING_URI": "ADDRESS"}, "MLFLOW_TRACKING_URI"),
+    ("trackio", LOST): ({"TRACKIO_SERVER_URL": f"{LOST}/?write_token=canary"}, "TRACKIO_SERVER_URL"),
+    ("comet", "refusing"): (
+        {"COMET_START_ONLINE": "1", "COMET_API_KEY": "canary", "COMET_URL_OVERRIDE": "ADDRESS/clientlib/"},
+        "COMET_API_KEY",
+    ),
+}
+
+
+@pytest.mark.parametrize(("tracker", "address"), BAD)
+def test_a_lost_server_or_a_refused_key_is_one_line_before_training(
+    command, tiny, tmp_path, monkeypatch, refusing, tracker, address
+):
+    variables, advice = BAD[tracker, address]
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value.replace("ADDRESS", refusing))
+    words = [*tiny, f"logger={tracker}", "hydra.run.dir=run", "samples.n=0", "trainer.max_steps=1"]
+    status, out, err = command("train", words)
+    assert status == 2, out + err
+    assert err.splitlines()[-1].startswith(f"error: logger.{tracker}: ")
+    assert advice in err
+    assert "canary" not in out + err
+    assert not (tmp_path / "run/metrics.csv").exists()
