@@ -19,7 +19,7 @@ COMMANDS = {  # by what a user wants: the name of a module of diffusion, and wha
         "sample": "draw images",
         "edit": "vary a picture, fill a part of it, or interpolate between two noises",
         "studio": "the same in a page of the browser",
-        "export": "write the model to one file, a diffusers folder or a web page",
+        "export": "write the model to one file, a diffusers folder, a web page or the Hub",
     },
     "Judge it": {
         "evaluate": "score a model, or a folder of images, against real images",

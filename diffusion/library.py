@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diffusion.checkpoint.find import trained
+from diffusion.checkpoint.hub import is_address
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make, validated
 from diffusion.config.choices import RUN, choice, choices, searching
@@ -157,7 +158,8 @@ def load(
 
     Args:
         path: a run's folder (its last.ckpt, else its newest checkpoint, else its weights), a checkpoint, an exported
-            file, a diffusers folder, or "last", the last checkpoint of the run that saved most recently.
+            file, a diffusers folder, "hf://USER/NAME" on the Hub, or "last", the last checkpoint of the run that saved
+            most recently.
         weights: `ema` for the averaged weights, `raw` for the trained ones; a number, such as 0.08, for an average of
             this length (σ_rel) of a run with ema=power.
         device: auto, cpu, cuda, cuda:1, mps; or torch's device, or the number of a GPU.
@@ -166,7 +168,7 @@ def load(
     """
     own = None if config_dir is None else Path(config_dir).expanduser().absolute()
     with searching([own]):
-        file = trained(path if str(path) == "last" else Path(path).expanduser())
+        file = trained(path if str(path) == "last" or is_address(path) else Path(path).expanduser())
         restored = restore(file.absolute(), weights)
     chosen = choose_device(device)
     restored.denoiser.to(chosen)

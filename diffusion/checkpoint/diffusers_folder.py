@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 INDEX, RECIPE = "model_index.json", "recipe.json"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+FILES = (INDEX, RECIPE, "unet/*.json", "unet/*.safetensors", "scheduler/*.json")  # that are read
 STEPS = 1000  # the T for which a network's time label 1000·t − 1 is diffusers' timestep
 CLASSES = "time.classes.weight"
 SETTINGS = {  # ours -> diffusers'
@@ -171,9 +172,7 @@ def read(folder: Path, prefix: str) -> dict[str, Any]:
     their = library()
     how = {"use_safetensors": True, "low_cpu_mem_usage": False, "output_loading_info": True}  # a pickle could run code
     try:
-        parts = {key: part for key, part in _json(folder / INDEX).items() if isinstance(part, list)}
-        if parts.get("unet") != ["diffusers", "UNet2DModel"] or parts.keys() - {"unet", "scheduler"}:
-            raise ValueError(f"its parts are {parts}; expected a UNet2DModel and a scheduler")
+        check_index(folder / INDEX)
         network, loaded = their.UNet2DModel.from_pretrained(folder / "unet", **how)
         if wrong := [key for keys in loaded.values() for key in keys]:
             raise ValueError(f"its weights do not fit its network, such as {wrong[0]}")
@@ -190,6 +189,13 @@ def read(folder: Path, prefix: str) -> dict[str, Any]:
             "DiffusionPipeline.from_pretrained(FOLDER).save_pretrained(NEW) makes safetensors)"
         ) from error
     return contents | {"state_dict": {prefix + key: value for key, value in weights.items()}}
+
+
+def check_index(file: Path) -> None:
+    """Raise ValueError for the index of a pipeline with other parts than a UNet2DModel and a scheduler."""
+    parts = {key: part for key, part in _json(file).items() if isinstance(part, list)}
+    if parts.get("unet") != ["diffusers", "UNet2DModel"] or parts.keys() - {"unet", "scheduler"}:
+        raise ValueError(f"its parts are {parts}; expected a UNet2DModel and a scheduler")
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from diffusion.checkpoint import diffusers_folder, storage
+from diffusion.checkpoint import diffusers_folder, hub, storage
 from diffusion.checkpoint.restore import Restored, read, restore
 from diffusion.console import console
 from diffusion.errors import UserError
@@ -42,7 +42,12 @@ def opened(ckpt: str | Path, weights: str | float) -> Restored:
 
 
 def named(ckpt: str | Path) -> Path:
-    """The path that `ckpt` is; the folder of a bundled model, such as `demo`, if there is none of this name here."""
+    """The path that `ckpt` is, or that of a download from the Hub.
+
+    It is the folder of a bundled model, such as `demo`, if there is none of this name here.
+    """
+    if hub.is_address(ckpt):
+        return hub.fetched(str(ckpt))
     return bundled if (bundled := BUNDLED / ckpt).is_dir() and not Path(ckpt).exists() else Path(ckpt)
 
 

@@ -38,7 +38,7 @@ Trained = Annotated[
     str,
     Field(
         description="A run, a checkpoint, an exported file or a diffusers folder; `last`: the run that saved last; "
-        "`demo`: the bundled model, as experiment=demo trains it."
+        "`demo`: the bundled model, as experiment=demo trains it; hf://USER/NAME, or hf://USER/NAME@REVISION: the Hub."
     ),
 ]
 

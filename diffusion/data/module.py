@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations, groupby
-from typing import Annotated, NamedTuple
+from pathlib import Path
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -160,6 +161,11 @@ class ImageData(LightningDataModule):
         flip: Mirror half of the training images, selected at random in each epoch.
         seed: Seed of the order, of the mirroring, and of any other random choice of the data set.
     """
+
+    origin: ClassVar[str] = "Images of the model's author; their origin and licence are not stated."
+    """For the card of a model: Markdown with `{SETTING}`."""
+    licences: ClassVar[tuple[Path, ...]] = ()
+    """Files to publish with a model."""
 
     trainer: Trainer = field(init=False)  # set by `Trainer.fit`
     resolution: Resolution

@@ -36,6 +36,9 @@ class Landscapes(ImageData):
         limit: Number of training tiles, spread evenly over the photographs; null for all 2091.
     """
 
+    origin = "The 37 photographs of diffusion-experiments, by their authors, each with a licence of its own."
+    licences = (HERE / "LICENSE", HERE / "CREDITS.csv")
+
     channels: Literal[1, 3] = 3
     labels: bool = False
     limit: Annotated[int, Ge(1), Le(2091)] | None = None
@@ -83,6 +86,8 @@ class Cifar10(ImageData):
         val: Number of validation images, taken from the 50,000 training images.
         labels: Label each image with its class, one of ten such as airplane, for a network with `model.classes`.
     """
+
+    origin = "[CIFAR-10](https://www.cs.toronto.edu/~kriz/cifar.html) (Krizhevsky 2009), without a stated licence."
 
     resolution: Literal[32] = 32
     channels: Literal[3] = 3

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from diffusion.config.build import check_targets, make
 from diffusion.console import console, duration
 from diffusion.errors import command_line, first_line, override
+from diffusion.metric.record import Score
 from diffusion.pixels import grid, save_png
 from diffusion.report import figures, images
 from diffusion.report.compare import from_default
@@ -96,7 +97,7 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
         "Recipe": [*commands, Table(("setting", "this run", "default"), rows) if rows else None],
         "Facts": [facts(run)],
         "Noise schedule": [chart(schedule, figures.signal, schedule)],
-        "Protocols of the scores": protocols(run),
+        "Protocols of the scores": protocols(run.scores),
         "More commands": [more_commands(run)],
     }
     return [
@@ -183,19 +184,23 @@ def scores(run: Run) -> list[Block]:
     """The latest scores with their baselines."""
     if not run.scores:
         return []
-    return [
-        score_table(run.scores),
+    return [score_table(run.scores), score_notes()]
+
+
+def score_notes() -> str:
+    """How to read a table of scores."""
+    return (
         "The reference are held-out images, or for `train/` the training images. Brackets are 95% intervals over other "
         "samples of the same model. Real images are as many of another split. The floor is the score of two sets of "
         "real images that differ by chance alone. Lower is closer to the reference, except for precision, recall and "
-        "coverage, where higher is better; for density, neither is.",
-    ]
+        "coverage, where higher is better; for density, neither is."
+    )
 
 
-def protocols(run: Run) -> list[Block]:
+def protocols(scores: Sequence[Score]) -> list[Block]:
     """How the scored samples were made, and how each score was measured."""
-    made = alike((score.name, source_text(score)) for score in run.scores if score.what not in BASELINES)
-    measured = alike((score.name, protocol_text(score)) for score in run.scores)
+    made = alike((score.name, source_text(score)) for score in scores if score.what not in BASELINES)
+    measured = alike((score.name, protocol_text(score)) for score in scores)
     words = listed(f"{words}." for words in [*made, *measured])
     return ["Only compare numbers of the same protocol.", words] if words else []
 
