@@ -132,8 +132,9 @@ def claim(folder: Path, words: Sequence[str], name: str = "train") -> RunRecord:
     Raises UserError if a run is alive there: two would destroy each other's checkpoints.
     """
     try:
-        # A file server may take two minutes to release the lock of a machine that has failed.
-        held = lock(folder / LOCK, patience=120 if queued_again() else 2)
+        # A file server may take two minutes to release the lock of a machine that has failed, after which Ray, too,
+        # runs a job again. Ray sets RAY_JOB_ID in its workers.
+        held = lock(folder / LOCK, patience=120 if queued_again() or "RAY_JOB_ID" in os.environ else 2)
         if held is not None:
             fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)  # the processes of the run join in it
     except BlockingIOError:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from threading import Timer
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +20,8 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from diffusion.checkpoint import storage
 from diffusion.config.messages import explain
 from diffusion.errors import Interrupted
+from diffusion.files import lock
+from diffusion.runs.record import LOCK, claim
 from diffusion.training import jobs
 
 pytestmark = [pytest.mark.reliability, pytest.mark.timeout(300)]
@@ -87,6 +90,15 @@ def test_a_job_saves_before_submitit_requeues_it(tmp_path, monkeypatch):
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert called == [signal.SIGUSR2]
+
+
+def test_a_job_that_ray_runs_again_waits_for_the_lock_of_a_lost_machine(tmp_path, monkeypatch):
+    """A file server releases it late."""
+    monkeypatch.setenv("RAY_JOB_ID", "01000000")
+    held = lock(tmp_path / LOCK)
+    assert held is not None
+    Timer(3, held.close).start()
+    claim(tmp_path, [])
 
 
 def test_workers_of_joblib_use_different_gpus(monkeypatch):

@@ -69,8 +69,13 @@ def _raise() -> None:
     raise ValueError("an ordinary error")
 
 
+def _tell() -> None:
+    raise ValueError(f"GPU {os.environ.get('CUDA_VISIBLE_DEVICES')}, ONLY_HERE={os.environ.get('ONLY_HERE')}")
+
+
 good = other = _dying(lambda: None)
 error = _dying(_raise)
+telling = _dying(_tell)
 kill = _dying(lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 

@@ -1,6 +1,7 @@
 """Sweeps and searches: their folders, the jobs that run again, and the metrics that Optuna may optimize."""
 
 import json
+import sys
 
 import optuna
 import pytest
@@ -145,3 +146,10 @@ def test_a_job_gets_its_previous_folder_and_never_that_of_another_job(tmp_path):
     assert folder(0, "schedule=linear", "ckpt=a.ckpt") == "3"
     naming.job_folder(tmp_path, 4, ("seed=1",))  # it has not yet written its overrides
     assert naming.job_folder(tmp_path, 4, ("seed=2",)) == "5"
+
+
+def test_a_sweep_on_ray_without_ray_says_what_to_install(command, tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    status, _, said = command("train", ["-m", *tiny, "hydra/launcher=ray", "seed=0,1"])
+    assert (status, said.count("\n")) == (2, 1)
+    assert "[ray]" in said
