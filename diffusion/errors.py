@@ -79,7 +79,10 @@ def resume_command(run: Path, own: Iterable[str] = ()) -> str:
 
 
 def pip_install(extra: str) -> str:
-    """The command that adds the packages of an extra to this installation: to a clone, without copying it."""
+    """The command that adds the packages of an extra to this installation: to a clone, without copying it.
+
+    Where a wheel is installed, pip takes the extra from it, published or not.
+    """
     clone, python = Path(__file__).resolve().parents[1], Path(sys.executable)
     inside = Path(shutil.which("pip") or "").parent == python.parent  # the environment is active
     what = f"{'.' if clone == Path.cwd() else clone}[{extra}]"

@@ -50,3 +50,11 @@ def test_the_test_of_each_documented_fault_exists():
     for row in faults:
         file, name = re.findall(r"`([\w/]+\.py)::(\w+)`", row)[-1]
         assert f"def {name}(" in (ROOT / "tests" / file).read_text("utf-8"), row
+
+
+def test_the_extras_are_documented_and_those_that_are_named_exist():
+    extras = {*tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]}
+    section = (ROOT / "docs/commands.md").read_text("utf-8").partition("## Extras")[2]
+    assert extras - {*re.findall(r"`(\w+)`", section)} == {"bench", "dev", "doors", "site"}
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        assert {*re.findall(r"\.\[(\w+)\]'", page.read_text("utf-8"))} <= {*extras, "NAME"}, page
