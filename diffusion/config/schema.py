@@ -331,7 +331,7 @@ INSTEAD = {  # arguments of Lightning's Trainer that a run sets itself, and what
     "trainer.enable_checkpointing": "a run always saves checkpoints; set checkpoint.keep or checkpoint.every_n_steps",
     "trainer.enable_progress_bar": "the bar is hidden if the output is not a terminal",
     "trainer.fast_dev_run": "experiment=debug tests everything in a few steps",
-    "trainer.logger": "set logger=csv, wandb, tensorboard, or several: logger=[wandb,tensorboard]",
+    "trainer.logger": "set logger=csv, wandb, mlflow, …, or several: logger=[wandb,tensorboard]",
     "trainer.max_time": "`timeout 90m diffusion train …` ends it by a signal, after which it saves and can go on",
     "trainer.overfit_batches": "set data=folder data.limit=N, or trainer.limit_train_batches=N",
     "trainer.plugins": "set trainer.precision; a run has its own plugins for checkpoints and processes",

@@ -130,9 +130,8 @@ def close(loggers: Sequence[Logger], status: int) -> None:
 
 def named(folder: Path, group: str | None) -> tuple[str, str | None]:
     """A run's name in dashboards, and its group: by default the sweep that it is a job of, if any."""
-    return f"{folder.parent.name}/{folder.name}", group or (
-        "/".join(folder.parts[-3:-1]) if is_sweep(folder.parent) else None
-    )
+    sweep = "/".join(folder.parts[-3:-1]) if is_sweep(folder.parent) else None
+    return f"{folder.parent.name}/{folder.name}", group or sweep
 
 
 @rank_zero_only
@@ -203,41 +202,16 @@ def mlflow(
     return logger
 
 
-class Trackio(Logger):
-    """A run of Trackio, for which Lightning has no logger."""
-
-    name = version = None
-
-    def __init__(self, run: Any):
-        super().__init__()
-        self.experiment = run
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the run began with them."""
-
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log numbers."""
-        self.experiment.log(dict(metrics), step)
-
-    def log_image(self, name: str, images: Sequence[Image.Image], step: int) -> None:
-        """Log the first picture."""
-        import trackio as library
-
-        self.experiment.log({name: library.Image(images[0])}, step)
-
-    def end(self, status: int) -> None:
-        """Write what is left."""
-        import trackio as library
-
-        with redirect_stdout(io.StringIO()):
-            library.finish()
-
-
 def trackio(folder: Path, recipe: Mapping[str, Any], project: str, group: str | None = None, **settings: Any) -> Logger:
     """Trackio, without an account. `group` is as in `named`; further settings are those of `trackio.init`."""
+    logger = DummyLogger()  # Lightning has none for Trackio
     if getattr(rank_zero_only, "rank", 0):
-        return DummyLogger()
+        return logger
     import trackio as library
+
+    def end(status: int) -> None:
+        with redirect_stdout(io.StringIO()):
+            library.finish()
 
     name, group = named(folder, group)
     name += f"-{identity(folder / 'trackio/id', recipe['first_step']):.6}"  # Trackio finds a run by its name
@@ -248,7 +222,12 @@ def trackio(folder: Path, recipe: Mapping[str, Any], project: str, group: str | 
     if said:  # it would go on without its server
         raise ValueError(said[0].message)
     console.print(f"trackio: trackio show --project {project}")
-    return Trackio(run)
+    vars(logger).update(
+        log_metrics=lambda metrics, step: run.log(dict(metrics), step),
+        log_image=lambda name, images, step: run.log({name: library.Image(images[0])}, step),
+        end=end,
+    )
+    return logger
 
 
 def comet(

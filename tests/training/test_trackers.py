@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import re
 import threading
 import zipfile
 from pathlib import Path
@@ -54,8 +55,9 @@ def of_mlflow(folder: Path) -> list[Shown]:
         curves = {
             name: {each.step: each.value for each in client.get_metric_history(key, name)} for name in run.data.metrics
         }
-        files = [Path(each.path).stem.split("+") for each in client.list_artifacts(key, "images")]
-        pictures = sorted((words[0].replace("~", "/"), int(words[2])) for words in files if words[-1] != "compressed")
+        files = [re.split("[+%]", Path(each.path).stem) for each in client.list_artifacts(key, "images")]
+        shown = [words for words in files if words[-1] != "compressed"]
+        pictures = sorted((re.sub("[~#]", "/", words[0]), int(words[2])) for words in shown)
         saved = yaml.safe_load(Path(client.download_artifacts(key, "config.yaml")).read_text())
         assert run.data.params["optimizer/lr"] == str(saved["optimizer"]["lr"])
         assert run.info.status == "FINISHED"
