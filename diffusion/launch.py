@@ -28,6 +28,7 @@ STOPS = (
     signal.SIGUSR1, signal.SIGUSR2,  # of SLURM, of submitit: before the time limit of a job
 )  # fmt: skip
 GRACE = 120  # seconds that the ranks have to save their state after a signal
+TRIAL = "DIFFUSION_TRIAL"  # the environment variable with the number of a job in a search
 PARENT = "DIFFUSION_PARENT"  # the environment variable with the id of the process that started this one
 
 

@@ -65,7 +65,7 @@ REFUSED = [  # the words of a command, and what its error names: the place, and 
     ("train checkpoint.finished=al", "all"),
     ("train validation.draws=0", "greater than or equal to 1"),
     ("train validation.drws=2", "validation.draws"),
-    ("train hydra/sweeper=foo", "optuna"),
+    ("train hydra/sweeper=foo", "search"),
     ("train --config-dir nowhere", "nowhere"),
     ("sample", "ckpt"),
     ("sample ckpt=nowhere.ckpt", "nowhere.ckpt"),

@@ -81,7 +81,8 @@ def _explained(model: type[BaseModel], values: Mapping[str, Any], error: Validat
             near = nearest(name, inner.model_fields)
             if where in groups():
                 return f"{key}: the chosen {where} has no such setting{near}; --help {where}, or remove it with ~{key}"
-            return f"{key}: unknown setting{near}; --help {where or 'lists all of them'}"
+            help_of = "" if where.startswith("hydra") else f"; --help {where or 'lists all of them'}"
+            return f"{key}: unknown setting{near}{help_of}"
         value, field = value.get(name), inner.model_fields[name]
         inner = field.annotation
     found = f"{key}={shown(value)}"
@@ -95,7 +96,8 @@ def _explained(model: type[BaseModel], values: Mapping[str, Any], error: Validat
     if NESTED in messages and name in groups():
         return f"{found}: {expected}; choose it with its place: {name}@{key}={shown(value)}"
     if where:
-        return f"{found}: {expected}; --help {where.partition('.')[0]} lists values that work"
+        group = where.partition(".")[0]
+        return f"{found}: {expected}" + f"; --help {group} lists values that work" * (group in groups())
     default = "" if field.is_required() else shown(field.default)
     return f"{found}: {expected}" + f"; {key}={default} is the default" * (default != "" and "${" not in default)
 

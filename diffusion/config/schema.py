@@ -115,10 +115,16 @@ class Score(Settings):
 
 
 class Sweep(Settings):
-    """The objective of a search, for example by Optuna: see `diffusion.runs.naming`."""
+    """The objective of a search: see docs/search.md."""
 
-    score: str = "val/mse"
-    """Column of metrics.csv whose last value a job returns to the sweeper, such as val/fd_lite0."""
+    score: str | Annotated[list[str], MinLen(1)] = "val/mse"
+    """What a search optimizes: the last value of a column of metrics.csv, such as val/fd_lite0; or `seconds`, the time
+    of the training steps; or several of them, as [val/fd_lite0,seconds]."""
+
+    @property
+    def scores(self) -> list[str]:
+        """The scores, also if there is only one."""
+        return [self.score] if isinstance(self.score, str) else self.score
 
 
 class Trainer(Settings):

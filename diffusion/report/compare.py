@@ -155,6 +155,7 @@ def compare(folders: Iterable[Path], every: bool = False) -> Comparison:
     """
     used: list[Run] = []
     notes: list[str] = []
+    pruned: list[str] = []
     for folder in folders:
         found = [Run(folder)] if is_run(folder) else jobs_of(folder)
         if not found:
@@ -166,8 +167,12 @@ def compare(folders: Iterable[Path], every: bool = False) -> Comparison:
                 state, reason = DAMAGED, str(error)
             if state == "complete" or (every and state != DAMAGED):
                 used.append(run)
+            elif state == "pruned":
+                pruned.append(str(run.folder))
             else:
                 notes.append(f"left out: {run.folder}: {state}: {reason}".rstrip(": "))
+    if pruned:
+        notes.append(f"left out, because a search has ended them: {', '.join(pruned)}")
     settings = {key: values for key, values in differing(used).items() if not re.match(ASIDE, key)}
     recipes = {run: tuple(values[i] for values in settings.values()) for i, run in enumerate(used)}
     ordered = sorted(used, key=lambda run: (bool(run.scores), str(run.info.get("finished"))))

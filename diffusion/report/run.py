@@ -136,6 +136,7 @@ def pictures(run: Run, state: str) -> list[Block | None]:
     ended = {"failed": "has failed", "died": "has died: its process is gone", "interrupted": "was interrupted"}
     if "steps" in info and info["steps"] == info.get("total_steps"):
         ended["running"] = "has trained, and is computing its last samples and scores"
+    ended["pruned"] = "was ended by its search"
     words = f"This run {ended.get(state, f'is {state}')}." + f" The reason: {escaped(reason)}." * bool(reason)
     return [
         words if reason or state != "complete" else Picture(words),

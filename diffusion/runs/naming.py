@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, RangeSweep
+from hydra.core.override_parser.types import RangeSweep
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffusion.errors import UserError, exit_status, shown
 from diffusion.files import replace
 from diffusion.launch import queued_again, slurm_job
-from diffusion.runs.folder import LOADER, SWEEP, check_output, measures
+from diffusion.runs.folder import LOADER, SWEEP, check_output
 
 MARK = ".slurm"  # the file in a folder that names the launch that created it
 made: list[Path] = []  # by `new_folder` in this process
@@ -56,7 +56,7 @@ def job_folder(sweep: Path, number: int, overrides: tuple[str, ...]) -> str:
     """The name of a job's folder in `sweep`, which is created.
 
     A job that ran there before (with the same overrides) gets its old folder. A new job gets its number or, if another
-    job has that number (a resumed Optuna study restarts at 0; a grid may have grown), the next free one.
+    job has that number (a grid may have grown), the next free one.
     """
     sweep.mkdir(parents=True, exist_ok=True)
     for file in sorted(sweep.glob("*/.hydra/overrides.yaml")):
@@ -109,7 +109,7 @@ class Sweep(Callback):
 
 
 def begin_sweep(config: DictConfig) -> None:
-    """Create the folder of a sweep once, for all of its jobs, with multirun.yaml, which Optuna does not write."""
+    """Create the folder of a sweep once, for all of its jobs, with multirun.yaml, which not every sweeper writes."""
     words = OverridesParser.create().parse_overrides([*config.hydra.overrides.task])
     for each in words:
         if isinstance(value := each.value(), RangeSweep) and not [*value.range()]:
@@ -121,33 +121,4 @@ def begin_sweep(config: DictConfig) -> None:
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={shown(folder)}")  # for each job
     with contextlib.suppress(OSError):  # Hydra reports that it cannot write there
         Path(folder).mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(config, Path(folder) / SWEEP)
-    if "sweep" in config and config.hydra.runtime.choices.get("hydra/sweeper") != "basic":
-        prepare_search(config, words)
-
-
-def prepare_search(config: DictConfig, words: Sequence[Override]) -> None:
-    """Check that the trials of a search with Optuna can be compared, and let a stored study go on.
-
-    By itself, Hydra's plugin runs `n_trials` more, of which a seeded sampler draws the first ones again, and ends at a
-    failed trial. Raises UserError for a search that compares errors of different tasks.
-    """
-    sweeper, score = config.hydra.sweeper, config.sweep.score
-    searched = [str(word.package or word.key_or_group) for word in words if word.is_sweep_override()]
-    different = [key for key in searched if measures(key) or key == "experiment"]
-    if different and ("mse" in score or "loss" in score):
-        raise UserError(
-            f"sweep.score={score}: errors of trials that differ in {', '.join(different)} measure different tasks; "
-            "optimize a score of samples, such as sweep.score=val/fd_lite0"
-        )
-    if sweeper.get("max_failure_rate") == 0:  # the plugin's default
-        sweeper.max_failure_rate = 1.0
-    if sweeper.get("study_name") and sweeper.get("storage"):
-        import optuna
-
-        name, storage, direction = sweeper.study_name, sweeper.storage, sweeper.direction.name
-        study = optuna.create_study(study_name=name, storage=storage, direction=direction, load_if_exists=True)
-        states = [trial.state for trial in study.trials]
-        sweeper.n_trials = max(0, sweeper.n_trials - states.count(optuna.trial.TrialState.COMPLETE))
-        if sweeper.sampler.get("seed") is not None:
-            sweeper.sampler.seed += len(states)
+        replace(Path(folder) / SWEEP, OmegaConf.to_yaml(config))

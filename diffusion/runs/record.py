@@ -1,8 +1,8 @@
 """run.json: the record of a run, whose processes hold the lock `.lock` of its folder while they are alive.
 
-States: `running`, `complete`, `interrupted` (by a signal) and `failed` are written by the run; `died` means that the
-processes of a `running` one are gone; `not started`, that there is no record. On a file system without locks, `died`
-cannot be told from `running`, and a second start is not refused.
+States: `running`, `complete`, `interrupted` (by a signal), `pruned` (by its search) and `failed` are written by
+the run. `died` means that the processes of a `running` one are gone; `not started`, that there is no record. On a
+file system without locks, `died` cannot be told from `running`, and a second start is not refused.
 """
 
 import contextlib

@@ -100,7 +100,7 @@ def guided_by_early(run: Run, trainer: pl.Trainer, module: Diffusion) -> Drawing
     return replace(run.drawing, guidance=run.guidance, weak=weak.eval())
 
 
-def conclude(run: Run, trainer: pl.Trainer, samples: Samples) -> float | None:
+def conclude(run: Run, trainer: pl.Trainer, samples: Samples) -> Any:
     """Score the last samples, and complete the logs, the record and the report; returns the last `sweep.score`."""
     folder, record = run.folder, run.record
     assert record is not None
@@ -126,8 +126,9 @@ def conclude(run: Run, trainer: pl.Trainer, samples: Samples) -> float | None:
         record.update(reason=reason)
     write_report(folder, run.schedule.cpu(), state="complete")
     record.spent("report")
-    series = read_metrics(folder / "metrics.csv").get(run.settings.sweep.score)
-    result = None if series is None else float(series.value[-1])
+    metrics, seconds = read_metrics(folder / "metrics.csv"), record.content["seconds_of"].get("training")
+    found = {name: float(series.value[-1]) for name, series in metrics.items()} | {"seconds": seconds}
+    result: Any = found.get(score) if isinstance(score := run.settings.sweep.score, str) else [*map(found.get, score)]
     record.finish("complete", result=result)
     kept = run.settings.checkpoint.finished
     if kept != "all":
@@ -138,6 +139,15 @@ def conclude(run: Run, trainer: pl.Trainer, samples: Samples) -> float | None:
     console.print(str(verdict(Finished(folder), "complete")))
     console.print(f"done in {duration(record.session)}: {folder / 'report.html'}")
     return result
+
+
+def conclude_pruned(run: Run, reason: str) -> None:
+    """Complete the record and the report of a run that its search has ended: it draws no samples."""
+    if run.record is not None:
+        run.record.update(finished=now(), reason=reason)
+        write_report(run.folder, run.schedule.cpu(), state="pruned")
+        run.record.finish("pruned")
+        console.print(f"pruned: {reason}")
 
 
 def score_last(run: Run, scorer: Scorer, trainer: pl.Trainer, images: Tensor, source: dict[str, Any]) -> None:

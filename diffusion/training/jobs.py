@@ -68,8 +68,9 @@ def begin(
         raise UserError(f"srun started {tasks} tasks, each a separate run: start one (-n 1), with trainer.devices=GPUS")
     requeued, resumes = queued_again(), settings.ckpt in ("auto", "last")
     same = read_yaml(folder / CONFIG) | {"ckpt": None} == settings.model_dump(mode="json") | {"ckpt": None}
-    if same and (job or requeued or settings.ckpt == "auto") and RunRecord(folder).content.get("state") == "complete":
-        console.print(f"{folder} is already complete")
+    state, ended = RunRecord(folder).content.get("state"), ("complete", "pruned") if job else ("complete",)
+    if same and (job or requeued or settings.ckpt == "auto") and state in ended:
+        console.print(f"{folder} is already {state}")
         return None
     if holds_checkpoints(folder):
         within = settings.ckpt and Path(settings.ckpt).resolve().is_relative_to(folder.resolve())
@@ -171,10 +172,10 @@ def ending_on_signals() -> Iterator[None]:
         raise
 
 
-def run_job(settings: Train, folder: Path, words: Sequence[str]) -> float | None:
+def run_job(settings: Train, folder: Path, words: Sequence[str]) -> Any:
     """Run a job of a sweep in its own process, unless it is already complete. Returns its result.
 
-    A sweeper optimizes the result. Without a number, which Optuna counts as a failed trial, it is None, not NaN.
+    A sweeper optimizes the result, a list if `sweep.score` is one. If a number is missing or NaN, it is None.
     """
     if is_rank():
         raise UserError("torchrun starts the processes of one run, not of a sweep: use -m trainer.devices=N instead")
@@ -190,8 +191,9 @@ def run_job(settings: Train, folder: Path, words: Sequence[str]) -> float | None
         if stop.number == signal.SIGUSR2 and callable(submitit := signal.getsignal(signal.SIGUSR2)):
             submitit(signal.SIGUSR2, None)  # requeues the job, and ends this process
         raise
-    result: float | None = RunRecord(folder).content.get("result")
-    return None if result is None or math.isnan(result) else result
+    result = RunRecord(folder).content.get("result")
+    numbers = result if isinstance(result, list) else [result]
+    return None if any(number is None or math.isnan(number) for number in numbers) else result
 
 
 @cache

@@ -147,7 +147,7 @@ class Run:
         training = STEP * self.clock.total * self.clock.accumulate * self.data.batch_size * self.devices
         scored, pictured = settings.score.n, settings.samples.n
         if scored is None:
-            scored = SCORED if SCORED * nfe <= training or not is_error(settings.sweep.score) else 0
+            scored = SCORED if SCORED * nfe <= training or not all(map(is_error, settings.sweep.scores)) else 0
             if not scored:
                 console.print(
                     f"no scores: {SCORED} samples need {SCORED * nfe:,} network evaluations, more than the training "
@@ -169,12 +169,13 @@ class Run:
                 scorer.check(self.scored, score.baselines, score.audit)
             except UserError as error:
                 raise UserError(f"score.{error}") from error
-        name, features = settings.sweep.score, self.extractor
-        split, _, metric = name.partition("/")
-        named = features is not None and (metric in features.canonical.values() or metric.endswith(f"_{features.name}"))
-        if not is_error(name) and not (named and scorer and split in score.references):
-            scores = f"scores such as {score.split}/{features.named('fd')}" if features else "no scores (score.n=0)"
-            raise UserError(f"sweep.score={name}: this run does not log it; it logs val/mse, and {scores}")
+        features = self.extractor
+        for name in settings.sweep.scores:
+            split, _, metric = name.partition("/")
+            named = features and (metric in features.canonical.values() or metric.endswith(f"_{features.name}"))
+            if not is_error(name) and not (named and scorer and split in score.references):
+                scores = f"scores such as {score.split}/{features.named('fd')}" if features else "no scores (score.n=0)"
+                raise UserError(f"sweep.score={name}: this run does not log it; it logs val/mse, and {scores}")
         return scorer
 
     def source(self, drawing: Drawing) -> dict[str, Any]:
@@ -186,8 +187,8 @@ class Run:
 
 
 def is_error(name: str) -> bool:
-    """Whether this column of metrics.csv is an error, such as val/mse, for which nothing is sampled."""
-    return "mse" in name or name == "train/loss"
+    """Whether this score of a search is an error, such as val/mse, or the seconds, for which nothing is sampled."""
+    return "mse" in name or name in ("train/loss", "seconds")
 
 
 def inputs_of(settings: Train, augmentation: Augmentation | None, classes: int | None = None) -> dict[str, int]:

@@ -18,18 +18,19 @@ from diffusion.config.schema import INSTEAD, Train
 from diffusion.console import console, count, quiet_libraries
 from diffusion.data import to_unit
 from diffusion.errors import UserError, first_line
-from diffusion.launch import is_rank
+from diffusion.launch import TRIAL, is_rank
 from diffusion.metric.precision import set_precision
 from diffusion.model.network import to_channels_last
 from diffusion.randomness import Streams
 from diffusion.runs.folder import discard
 from diffusion.runs.record import RunRecord
 from diffusion.training.callbacks import Guard, Progress
-from diffusion.training.ending import closing_logs, conclude, draw_last
+from diffusion.training.ending import closing_logs, conclude, conclude_pruned, draw_last
 from diffusion.training.loggers import MetricsFile, dashboards
 from diffusion.training.module import Diffusion
 from diffusion.training.parts import Run
 from diffusion.training.periodic import KeepEarlyWeights, SampleGrid, ScoreSamples
+from diffusion.training.pruning import Pruning
 from diffusion.training.resume import Resumed, resumed_from, start_from
 from diffusion.training.saving import Checkpoints, catching_signals
 
@@ -41,7 +42,7 @@ FIXED = {  # arguments of the Trainer that the user cannot set: see `training.cl
 
 
 @catching_signals()
-def train(settings: Train, folder: Path, record: RunRecord | None) -> float | None:
+def train(settings: Train, folder: Path, record: RunRecord | None) -> Any:
     """Train with these settings and write all output to `folder`; returns the last `sweep.score` on the first process.
 
     Args:
@@ -53,6 +54,8 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     with closing_logs(run, trainer):
         start = None if run.resumed is None else run.resumed.path
         trainer.fit(module, datamodule=run.data, ckpt_path=start, weights_only=True)
+        if reason := "".join(each.reason for each in trainer.callbacks if isinstance(each, Pruning)):  # type: ignore[attr-defined]
+            return conclude_pruned(run, reason)
         samples = draw_last(run, trainer, module)
         return None if record is None else conclude(run, trainer, samples)
 
@@ -205,4 +208,6 @@ def callbacks_of(run: Run) -> list[Callback]:
         used.append(ScoreSamples(run, settings.score.every_n_epochs))
     if "guidance_step" in run.facts:
         used.append(KeepEarlyWeights(run))
+    if TRIAL in os.environ and len(settings.sweep.scores) == 1:  # Optuna prunes by one score
+        used.append(Pruning(run))
     return [*used, Checkpoints(run)]  # at the end, so that they save the final state of the other callbacks

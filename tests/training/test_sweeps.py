@@ -1,19 +1,15 @@
-"""Sweeps and searches: their folders, the jobs that run again, and the metrics that Optuna may optimize."""
+"""Sweeps: their folders, the jobs that run again, and the scores that a search may optimize."""
 
 import json
 import sys
 
-import optuna
 import pytest
 import yaml
 
 from diffusion.runs import naming
-from diffusion.runs.folder import is_sweep, read_metrics
+from diffusion.runs.folder import is_sweep
 from diffusion.runs.record import RunRecord
 from diffusion.training import jobs
-
-SHORT = ["trainer.max_steps=1", "samples.n=0"]
-SEARCH = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", "hydra.sweeper.n_jobs=1", "hydra.sweep.dir=study"]
 
 
 @pytest.fixture
@@ -67,36 +63,6 @@ def test_only_a_complete_job_is_not_run_again(command, tiny, tmp_path, started):
     assert ckpt_of_next_job("failed", "ckpt=null") is None
 
 
-@pytest.mark.parametrize("word", ["schedule=choice(linear,cosine)", "experiment=edm,flow"])
-def test_searches_with_incomparable_trials_are_refused(command, tiny, tmp_path, word):
-    status, out, err = command("train", [*SEARCH, *tiny, word])
-    assert status == 2, out + err
-    assert err.startswith("error: sweep.score=val/mse: errors of trials that differ in")
-    assert not list(tmp_path.glob("study/*/run.json"))
-
-
-def test_a_sample_score_can_compare_trials_of_different_tasks(command, tiny, tmp_path):
-    words = ["score.n=8", "score.baselines=[]", "samples.n=0", "features=lite0", "trainer.max_steps=2"]
-    words += ["schedule=choice(cosine,linear)", "optimizer.lr=interval(1e-4,1e-2)"]
-    words += ["sweep.score=val/kid_lite0", "hydra.sweeper.n_trials=2"]
-    status, out, err = command("train", [*SEARCH, *tiny, *words])
-    assert status == 0, out + err
-    trials = [tmp_path / f"study/{i}" for i in range(2)]
-    kids = [read_metrics(trial / "metrics.csv")["val/kid_lite0"].value[-1] for trial in trials]
-    assert kids == [json.loads((trial / "run.json").read_text())["result"] for trial in trials]
-    assert len({*kids}) > 1
-    assert f"best_value: {min(kids)}" in (tmp_path / "study/optimization_results.yaml").read_text()
-
-
-def test_a_failed_trial_does_not_end_a_search(command, tiny, tmp_path):
-    """A negative learning rate, which this seed draws first, is refused."""
-    words = ["hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=0", "hydra.sweeper.n_trials=2"]
-    words += ["optimizer.lr=choice(1e-3,-1.0)"]
-    _, out, err = command("train", [*SEARCH, *tiny, *SHORT, *words])
-    assert [RunRecord(tmp_path / "study" / job).state for job in ("0", "1")] == ["failed", "complete"], out + err
-    assert (tmp_path / "study/optimization_results.yaml").is_file()
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -119,18 +85,6 @@ def test_a_search_for_an_error_draws_no_samples(command, tiny):
     assert "no scores: 512 samples need" in out
 
 
-def test_a_stored_search_runs_its_missing_trials_with_other_values(command, tiny, tmp_path):
-    stored = ["hydra.sweeper.study_name=s", f"hydra.sweeper.storage=sqlite:///{tmp_path}/s.db", "samples.n=0"]
-    words = [*SEARCH, *tiny, *stored, *SHORT, "+hydra.sweeper.sampler.seed=1", "optimizer.lr=interval(1e-4,1e-2)"]
-    for trials in (1, 2, 2):
-        status, out, err = command("train", [*words, f"hydra.sweeper.n_trials={trials}"])
-        assert status == 0, out + err
-    trials = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/s.db").trials
-    assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE"]
-    assert trials[0].params != trials[1].params
-    assert [RunRecord(tmp_path / "study" / job).state for job in ("0", "1")] == ["complete", "complete"]
-
-
 def test_a_job_gets_its_previous_folder_and_never_that_of_another_job(tmp_path):
     def folder(number, *words):
         naming.job_folder.cache_clear()  # as in another process
@@ -141,7 +95,7 @@ def test_a_job_gets_its_previous_folder_and_never_that_of_another_job(tmp_path):
 
     assert [folder(i, words) for i, words in enumerate(["schedule=linear", "schedule=cosine"])] == ["0", "1"]
     assert folder(5, "schedule=cosine", "ckpt=auto") == "1"
-    assert folder(0, "schedule=sigmoid") == "2"  # a study that restarts its count at 0
+    assert folder(0, "schedule=sigmoid") == "2"  # a grid that has grown
     assert folder(0, "schedule=linear") == "0"
     assert folder(0, "schedule=linear", "ckpt=a.ckpt") == "3"
     naming.job_folder(tmp_path, 4, ("seed=1",))  # it has not yet written its overrides

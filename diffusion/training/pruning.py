@@ -1,0 +1,44 @@
+"""A job of a search reports its score to Optuna at each validation, and ends early if it will not win."""
+
+import os
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+
+from diffusion.config.build import make
+from diffusion.launch import TRIAL
+from diffusion.runs.folder import METRICS, read_metrics
+from diffusion.runs.folder import Run as Folder
+from diffusion.training.parts import Run
+
+
+class Pruning(Callback):
+    """Ends the run if the pruner of its search says so; `reason` is then not empty."""
+
+    reason = ""
+
+    def __init__(self, run: Run):
+        self.run, self.reported = run, 0
+        if run.record is not None:  # on the first process
+            import optuna
+
+            from diffusion.runs.search import place_of
+
+            node = Folder(run.folder).record["sweeper"]
+            place = place_of(node["storage"], node["study_name"], run.folder.parent)
+            study = optuna.load_study(**place, pruner=make(node["pruner"], "hydra.sweeper.pruner"))
+            self.trial = optuna.Trial(study, study.trials[int(os.environ[TRIAL])]._trial_id)
+
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Report the score if there is a new one, and stop all processes if the pruner says so."""
+        name, total, stop = self.run.settings.sweep.scores[0], self.run.clock.total, False
+        if self.run.record is not None and trainer.global_step < total:
+            series = read_metrics(self.run.folder / METRICS).get(name)
+            if series is not None and series.step[-1] > self.reported:
+                self.reported = int(series.step[-1])
+                self.trial.report(float(series.value[-1]), self.reported)
+                stop = self.trial.should_prune()
+        if trainer.strategy.reduce_boolean_decision(stop, all=False):
+            trainer.should_stop = True
+            self.reason = f"at step {trainer.global_step} of {total}, its {name} is too far behind in its search"
