@@ -35,7 +35,7 @@ class Numbers(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         words, speed = [f"{task.completed:.0f}/{task.total or 0:.0f}"], task.finished_speed or task.speed
-        if speed:
+        if speed and (task.elapsed or 0) >= 1:  # over less time, it means nothing
             words.append((f"{speed:,.0f}" if speed >= 1000 else f"{speed:.3g}") + f" {task.fields['unit']}/s")
         left = f", {duration(task.time_remaining)} left" if task.time_remaining else ""
         words += [duration(task.finished_time or task.elapsed or 0) + left, task.fields["note"]]

@@ -73,7 +73,7 @@ def copies(images: Tensor, data: ImageData, folder: Path) -> Score:
     both = torch.cat([images[closest], train.images[nearest[closest]]])
     save_png(grid(both, len(closest), large=True), folder / "figures/copies.png")
     pairs = [{"sample": i, "train": train.names[nearest[i]], "ratio": r} for i, r in zip(closest, shown, strict=True)]
-    sign = "see figures/copies.png" if repeats or low > chance else "no sign of copying"
+    sign = "see figures/copies.png" if repeats or flagged / n > chance else "no sign of copying"
     console.print(
         f"copies: {flagged} of {n} samples suspected ({low:.1%} to {high:.1%}; by chance up to {chance:.1%}), "
         f"{count(repeats, 'near-duplicate')} of training images: {sign}"

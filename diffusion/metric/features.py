@@ -124,5 +124,5 @@ def auto() -> FeatureExtractor:
     try:
         return Inception()
     except UserError:
-        console.print("no Inception weights: fd_lite0 and kid_lite0, not FID and KID; features=inception says why")
+        console.print("scores use a bundled network (fd_lite0), as that of FID is missing; features=inception says why")
         return Lite0()

@@ -13,13 +13,15 @@ from diffusion.report import style
 from diffusion.runs.folder import Metrics, bins_of
 
 FAR = 5  # noise relative to signal; with more noise, a linear axis would hide the signal
-RAW: Any = {"linestyle": (0, (3, 1.5)), "linewidth": 0.9}  # for raw weights
+SOLID: Any = {"markersize": 3}
+RAW: Any = {"markersize": 2, "linestyle": (0, (3, 1.5)), "linewidth": 0.9}  # for raw weights
 FEW = 12  # points that are marked
 ERRORS = {
-    "val/mse": (style.BLUE, "validation images"),
-    "fit/mse": (style.VERMILION, "training images"),
-    "val/mse_raw": (style.BLUE, "validation, raw weights"),
-    "fit/mse_raw": (style.VERMILION, "training, raw weights"),
+    "train/loss": (style.LIGHT, "objective, per batch", SOLID | {"linewidth": 0.6}),
+    "val/mse": (style.BLUE, "validation images", SOLID),
+    "fit/mse": (style.VERMILION, "training images", SOLID),
+    "val/mse_raw": (style.BLUE, "validation, raw weights", RAW),
+    "fit/mse_raw": (style.VERMILION, "training, raw weights", RAW),
 }
 
 Schedule = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -55,13 +57,10 @@ def signal(schedule: Schedule) -> Figure:
 def mse(metrics: Metrics) -> Figure:
     """Fig. 9: denoising MSE over training, on equally many validation and training images; the gap is shaded."""
     figure, ax = style.axes(style.TALL)
-    if "train/loss" in metrics:
-        ax.plot(*style.thinned(metrics["train/loss"]), color=style.LIGHT, linewidth=0.6, label="objective, per batch")
-    for name, (colour, label) in ERRORS.items():
+    for name, (colour, label, look) in ERRORS.items():
         if name in metrics:
-            look = RAW | {"markersize": 2} if "raw" in name else {"markersize": 3}
             marker = "o" if len(metrics[name].step) <= FEW else ""
-            ax.plot(*metrics[name], color=colour, label=label, marker=marker, **look)
+            ax.plot(*style.thinned(metrics[name]), color=colour, label=label, marker=marker, **look)
     if "val/mse" in metrics and "fit/mse" in metrics:
         val, fit = metrics["val/mse"], metrics["fit/mse"]
         step, of_val, of_fit = np.intersect1d(val.step, fit.step, return_indices=True)

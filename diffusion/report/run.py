@@ -1,5 +1,6 @@
 """The report of a run: its figures, its README, and report.html, which have the same sections."""
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from diffusion.metric.record import Score
 from diffusion.pixels import grid, save_png
 from diffusion.report import figures, images
 from diffusion.report.compare import from_default
+from diffusion.report.index import seconds_left
 from diffusion.report.page import (
     SHELL,
     Block,
@@ -136,6 +138,8 @@ def pictures(run: Run, state: str) -> list[Block | None]:
     ended = {"failed": "has failed", "died": "has died: its process is gone", "interrupted": "was interrupted"}
     if "steps" in info and info["steps"] == info.get("total_steps"):
         ended["running"] = "has trained, and is computing its last samples and scores"
+    elif left := seconds_left(info, time.time()):
+        ended["running"] = f"is at step {info['steps']:,} of {info['total_steps']:,}, {duration(left)} left"
     ended["pruned"] = "was ended by its search"
     words = f"This run {ended.get(state, f'is {state}')}." + f" The reason: {escaped(reason)}." * bool(reason)
     return [
@@ -165,8 +169,8 @@ def training(run: Run, schedule: figures.Schedule | None) -> list[Block | None]:
     metrics = run.metrics
     names = {name for name in metrics if "_bin" not in name and not name.startswith(("gap/half", "gap/se"))}
     errors = names & {*figures.ERRORS}
-    if "train/loss" in names and (metrics["train/loss"].value > 0).all():  # not with learned weights
-        errors.add("train/loss")
+    if "train/loss" in names and (metrics["train/loss"].value <= 0).any():  # with learned weights
+        errors.remove("train/loss")
     left = sorted(name for name in names - errors if len(metrics[name].step) > 1)
     more = f"{validated_weights(metrics)}."
     if "val/mse" in metrics:
@@ -183,18 +187,16 @@ def training(run: Run, schedule: figures.Schedule | None) -> list[Block | None]:
 
 def scores(run: Run) -> list[Block]:
     """The latest scores with their baselines."""
-    if not run.scores:
-        return []
-    return [score_table(run.scores), score_notes()]
+    return [score_table(run.scores), score_notes()] if run.scores else []
 
 
 def score_notes() -> str:
     """How to read a table of scores."""
     return (
         "The reference are held-out images, or for `train/` the training images. Brackets are 95% intervals over other "
-        "samples of the same model. Real images are as many of another split. The floor is the score of two sets of "
-        "real images that differ by chance alone. Lower is closer to the reference, except for precision, recall and "
-        "coverage, where higher is better; for density, neither is."
+        "samples of the same model. Real images are as many of another split, or all of it (n). The floor "
+        "is the score of two sets of real images that differ by chance alone. Lower is closer to the reference, except "
+        "for precision, recall and coverage, where higher is better; for density, neither is."
     )
 
 

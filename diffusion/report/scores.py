@@ -93,18 +93,25 @@ def source_text(score: Score) -> str:
     return ", ".join([score.what, *(f"{key}={describe(value)}" for key, value in made.items())])
 
 
+def place(score: Score) -> tuple[Any, ...]:
+    """The place of a score in a table: the distances first, those to the training images later, copies last."""
+    return score.metric == "copies", score.name.startswith("train/"), score.higher_is_better is not False, score.name
+
+
 def score_table(scores: Sequence[Score]) -> Table:
-    """The latest scores, next to the baselines of the same protocol; a baseline without a score has its own row."""
+    """The latest scores, the distances first, next to their baselines; of another number of images, with that."""
     columns = [what for what in BASELINES if any(score.what == what for score in scores)]
-    latest: dict[str, dict[str, Score]] = {}  # protocol -> what was scored -> its score
-    for score in scores:
-        latest.setdefault(score.protocol_key, {})[score.what] = score
+    latest: dict[tuple[Any, ...], dict[str, Score]] = {}  # in order -> what was scored -> its score
+    for score in sorted(scores, key=place):
+        latest.setdefault((score.name, score.reference), {})[score.what] = score
     rows: list[list[str]] = []
     for found in latest.values():
         name = next(iter(found.values())).name
-        baselines = [number(s.value, half_width(s)) if (s := found.get(what)) else MISSING for what in columns]
-        values = [value_text(score) for what, score in found.items() if what not in BASELINES]
-        rows += [[name, value, *baselines] for value in values or [MISSING]]
+        own = [score for what, score in found.items() if what not in BASELINES]
+        n = own[0].n if own else None
+        other = {what: f" (n = {score.n})" * (n not in (None, score.n)) for what, score in found.items()}
+        baselines = [number(s.value, half_width(s)) + other[w] if (s := found.get(w)) else MISSING for w in columns]
+        rows += [[name, value, *baselines] for value in [value_text(score) for score in own] or [MISSING]]
     head = ["score", "value", *(BASELINES[what] for what in columns)]
     return Table(head, rows, range(1, 2 + len(columns)))
 

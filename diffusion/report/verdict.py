@@ -32,6 +32,7 @@ HEADLINES = {  # what was found, in a few words
     "like noise": "No better than noise.", "unclear": "Not shown whether as close as real images.",
     "few": "Too few held-out images for a number.", "no baseline": "Nothing to compare with.",
     "copies": "Some may be copies of training images.", "no copies": "No copies.", "few copies": "No sign of copying.",
+    "unclear copies": "Not shown whether some are copies.",
     "falling": "Longer training should help.", "flat": "Longer training alone may not help.",
     "rising": "Trained for too long.", "memorizing": "It memorizes its images.", "no scores": "Not scored.",
 }  # fmt: skip
@@ -166,7 +167,9 @@ def copying(scores: Sequence[Score]) -> Findings:
     if repeats or low > chance:
         return {"copies": f"{max(flagged, repeats)} of {share} are very close to a training image: see the pairs."}
     if flagged:
-        return {"few copies": f"{flagged} of {share} are close to a training image; by chance, up to {chance:.1%} are."}
+        close = f"{flagged} of {share} are close to a training image; by chance, up to {chance:.1%} are"
+        unclear = {"unclear copies": f"{close}. That is too little to show that some are copies: see the pairs."}
+        return unclear if score.value > chance else {"few copies": f"{close}."}
     return {"no copies": f"No copies of training images among {share}."}
 
 
@@ -228,7 +231,7 @@ def longer(run: Run) -> str:
 
 
 def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
-    """The most useful next step after these findings, in words, and its command."""
+    """The most useful next step after these findings, in words, and its command; empty while the run goes on."""
     place, config, guided = place_of(run), run.config, run.settings.get("guidance")
     images = config.get("images")
     source = place if run.command == "train" else config.get("ckpt")
@@ -237,15 +240,17 @@ def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
     other = "guidance=none" if guided else "threshold@sampler.threshold=dynamic"
     shorter = recipe_command(run, f"trainer.max_steps={run.info.get('total_steps', 2) // 2}")
     early = recipe_command(run, "guidance=early")
-    has = findings.keys() & {*HEADLINES}
+    has = findings.keys()
+    # until its error no longer falls, or its samples are as close as real ones
+    unfinished = {"falling", "like noise"} & has or not {"flat", "as real"} & has
     steps = [
-        (state == "running", "Watch the training in your browser.", command_line("watch", [str(place)])),
+        (state == "running", "", ""),  # it goes on by itself
         (state != "complete", "Go on with the training.", resume_command(place, run.own)),
         ("saturated" in has, "Draw in another way, and compare the pictures.", f"{sample} n=64 {other}"),
         ({"no scores", "no baseline"} & has, "Score its samples, and look for copies.", f"{audit} 'audit=[pixels]'"),
         (run.command != "train", "Draw more samples.", f"{sample} n=64"),
         ({"copies", "rising", "memorizing"} & has, "Train with more images, or for fewer steps.", shorter),
-        ({"falling", "like noise"} & has, "Train for as many steps again.", onward(run)),
+        (unfinished, "Train for as many steps again.", onward(run)),
         (not guided, "Train with guidance by its early weights, which often helps.", early),
         (True, "Train with other seeds, to see how much is chance.", recipe_command(run, "-m", "seed=0,1,2")),
     ]

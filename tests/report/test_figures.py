@@ -57,6 +57,7 @@ def test_the_mse_figure_shows_the_values_of_metrics_csv(run_folder: Path) -> Non
     (gap,) = figure.axes[0].collections
     corners = {tuple(point) for point in gap.get_paths()[0].vertices.tolist()}
     assert {(400.0, 0.06), (400.0, 0.03)} <= corners
+    assert {line.get_marker() for line in figure.axes[0].lines} == {"o"}  # few points
 
 
 def test_the_gap_is_drawn_at_the_log_snr_of_its_decile_with_its_interval(run_folder: Path) -> None:

@@ -64,12 +64,15 @@ def test_a_baseline_is_next_to_the_score_of_its_protocol(run_folder: Path) -> No
     rows = [[cell.text for cell in row] for row in table.cells]
     assert table.head == ["score", "value", "untrained network", "pure noise", "real images"]
     assert rows[0] == ["fd_lite0", "123.4", "290.2", "301.5", "41.75"]
-    assert rows[1] == ["kid_lite0", "0.0123", "—", "—", "—"]
-    assert rows[2] == ["kid_lite0", "—", "—", "0.456", "—"]  # of other n
+    assert rows[1:] == [["kid_lite0", "0.0123", "—", "0.456 (n = 128)", "—"]]
     made = source_text(read_scores(run_folder)[0])
     assert made == "samples, step=400, weights=ema, sampler=DDIM(steps=50, eta=0), seed=7"
     scores = [Score("fd", 1.0, 9), Score("fd", 2.0, 9, "untrained"), Score("fd", 3.0, 9)]
     assert [[cell.text for cell in row[1:3]] for row in score_table(scores).cells] == [["3", "2"]]  # the latest
+    names = ["fd_x", "kid_x", "coverage_x", "precision_x"]
+    names += [*(f"train/{name}" for name in names), "copies"]
+    scores = [Score(name[6 * ("/" in name) :], 1.0, 9, reference=Reference(name[:5])) for name in reversed(names)]
+    assert [row[0].text for row in score_table(scores).cells] == names
 
 
 def test_a_run_without_files_a_failed_one_and_a_damaged_one_have_a_report_or_a_reason(
@@ -80,7 +83,12 @@ def test_a_run_without_files_a_failed_one_and_a_damaged_one_have_a_report_or_a_r
     (bare / "run.json").write_text('{"state": "failed", "reason": "NaN at step 7"}')
     text = write_report(bare)[0].read_text()
     assert "This run has failed. The reason: NaN at step 7." in text
+    info = json.loads((run_folder / "run.json").read_text()) | {"steps": 200, "total_steps": 400}
+    (run_folder / "run.json").write_text(json.dumps(info))
     assert all((bare / link).exists() for link in links(text))
+    text = write_report(run_folder, state="running")[0].read_text()
+    assert re.search(r"This run is at step 200 of 400, .* left\.", text)
+    assert "Next step" not in text
     (run_folder / "metrics.csv").write_text("step,a\n1,x\n")
     for damaged, words in ((run_folder, "metrics.csv"), (tmp_path / "none", "no such folder")):
         assert report([str(bare), str(damaged)]) == 2
@@ -175,9 +183,10 @@ def test_scores_and_progress_bars_print_text_verbatim_and_no_number_is_cut(monke
     name = "m[/foo]x:x:"
     baselines = [Score(f"fd_{name}", i + 0.125, 9, what, reference=Reference("val", 9)) for i, what in enumerate("ab")]
     print_scores([Score(f"fd_{name}", 1.0, 9, reference=Reference(name, 9), low=0.5, high=1.5), *baselines])
-    assert list(console.track([1], name, 1)) == [1]
+    assert list(console.track([1, 2], name, 2)) == [1, 2]
     assert printed.getvalue().count(name) == 5
     assert "1.00 [0.50, 1.50]" in printed.getvalue()
+    assert "image/s" not in printed.getvalue()  # of less than a second
 
 
 def test_numbers_are_rounded_to_the_digits_of_their_interval() -> None:
