@@ -23,7 +23,7 @@ def test_every_part_works_under_any_name(tmp_path, monkeypatch, capfd):
             words = trial.partition("--config-dir conf ")[2].split()
             assert f"new_{kind}" in str(validated(Train, composed("train", words)))
         assert (tmp_path / "conf" / explained.split()[-1]).is_dir()
-        assert (tmp_path / tested.split()[-1]).is_file()
+        assert (tmp_path / tested.split()[3]).is_file()
     texts = [file.read_text("utf-8") for file in tmp_path.rglob("*") if file.suffix in (".py", ".yaml")]
     assert not re.findall(r"my_\w+|My[A-Z]\w+", "".join(texts))
     assert pytest.main(["-p", "no:cacheprovider", str(tmp_path)]) == pytest.ExitCode.OK, capfd.readouterr().out

@@ -54,6 +54,8 @@ class Scorer:
                 raise UserError(f"{what}: {count(found, 'image')}, but scores need at least {LEAST}; use more, or none")
         if available < FEW:
             words = f"distances to fewer than {FEW} are mostly chance and bias: judge by eye, or add images"
+            if getattr(self.data, "tiles", 0) is None:
+                words += ", or cut large ones into tiles (data.tiles=true)"
             console.print(f"warning: the reference, split={self.split}, has {count(available, 'image')}; {words}")
 
     @property
