@@ -53,7 +53,7 @@ def write_web(file: Path, model: Restored) -> Path:
         "runtime": gzip.compress((ASSETS / "vendor/ort.wasm.bundle.min.mjs").read_bytes(), mtime=0),
     }
     sections = [Section("Draw", [rendered("draw.html", **drawing)])]
-    title, state = f"Model {model.config.get('name', model.path.stem)}", None
+    title, state = f"Model {folder.name if is_run(folder) else model.path.stem}", None
     if is_run(folder) and (run := Run(folder)).info:  # the bundled model has no record
         title, state = f"Run {run.name}", run.state
         sections += run_sections(run)

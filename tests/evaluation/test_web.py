@@ -78,6 +78,7 @@ def test_the_browser_draws_the_same_images_as_torch(chromium: Any, tmp_path: Pat
     (tmp_path / "config.yaml").write_text("name: x\n")  # as beside the bundled model
     page = write_web(tmp_path / "x.html", model)
     assert "not started" not in page.read_text("utf-8")
+    assert f"<h1>Model {tmp_path.name}" in page.read_text("utf-8")
     noise = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     with visit(chromium, f"file://{page}") as seen:
         result = seen.page.evaluate(
