@@ -60,10 +60,10 @@ def tuned(values: dict[str, Any], words: list[str]) -> dict[str, Any]:
 
 def few_and_large(data: dict[str, Any]) -> bool | None:
     """The value of data.tiles that suits the photographs, by the sizes in the headers of their files; it is printed."""
-    from diffusion.data.folder import SMALLEST, sizes
+    from diffusion.data.folder import SMALLEST, Folder, sizes
     from diffusion.pixels import height_width
 
-    if not (sides := [min(size) for size in sizes(Path(data["root"]).expanduser())]):
+    if not (sides := [min(size) for size in sizes(Folder(root=data["root"], resolution=1).source())]):
         return None
     least, side = max(SMALLEST, *height_width(data["resolution"])), round(median(sides))
     tiles = True if len(sides) < FEW and side >= 2 * least else None

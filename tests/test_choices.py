@@ -23,7 +23,8 @@ HEAVY = ("features", "model", "data", "guidance")  # they read or allocate somet
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_every_choice_has_valid_types_and_can_be_built(group, name):
-    set_on_the_command_line = {"root": "x"} if (group, name) == ("data", "folder") else {}
+    place = {"folder": "root", "archive": "path", "hub": "path"}.get(name) if group == "data" else None
+    set_on_the_command_line = {place: "x"} if place else {}
     steps = ["+schedule.steps=1000"] if group in ("objective", "timesteps") else []
     node = choice(group, " ".join([name, "+seed=0", "+name=x", *steps]), **set_on_the_command_line)
     if group == "guidance":

@@ -237,6 +237,9 @@ class Sample(Drawn):
     """Number of images."""
     trajectory: bool = False
     """Also save the denoising steps of the first 8 images, as trajectory.gif."""
+    format: Literal["npz", "zip"] | None = None
+    """Also write the images to one file for other tools: samples.npz with arr_0 and arr_1, for OpenAI's evaluator, or
+    samples.zip with dataset.json, for EDM's."""
 
 
 class Edit(Drawn):
@@ -276,7 +279,10 @@ class Evaluate(Scored):
     ckpt: str | None = None
     """Score samples of this run, checkpoint, exported file or diffusers folder, of the `last` run, or of `demo`."""
     images: str | None = None
-    """Score the images in this folder instead, such as the `images` folder of `diffusion sample`."""
+    """Score the images of this folder, or of a .npz, .zip or .tar file, instead, such as SAMPLES/images."""
+    reference: str | None = None
+    """Published statistics to compare with, instead of images: an .npz file with mu and sigma, for features=inception
+    or dinov2. Only the Fréchet distance can be computed."""
     again: bool = False
     """Allow another evaluation of the run on `test`; it is recorded as such."""
     n: Count | None = None

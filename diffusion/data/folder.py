@@ -1,5 +1,7 @@
 """Images from any folder, nested or not: decoded once, with a report of unusable files.
 
+`Collection` does this for every `Source` of images: a folder here, others in archive.py and hub.py.
+
 Images are ordered by a hash of (seed, content), so neither the file system, nor names, nor bad files change which
 images are used. In that order, the first images are the training split, followed by the validation split and the test
 split, so `limit` changes neither validation nor test. With tiles, this is the order of the photographs, and a split
@@ -8,15 +10,17 @@ takes one tile from each of its photographs in turn, the largest first.
 
 import contextlib
 import csv
+import math
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product, zip_longest
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from tempfile import TemporaryFile
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +30,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from diffusion.console import console, count
-from diffusion.data.images import RESIZE, Box, Unusable, in_threads, opened, read, resized, stored
+from diffusion.data.images import RESIZE, Box, Label, Made, Unusable, in_threads, opened, read, resized, stored
 from diffusion.data.module import ImageData, Split, labelled, place
 from diffusion.errors import UserError
 from diffusion.files import cache_dir, digest
@@ -45,14 +49,38 @@ composed = partial(unicodedata.normalize, "NFC")
 Share = Annotated[int, Ge(0)] | Annotated[float, Ge(0), Lt(1)]
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
-class Folder(ImageData):
-    """The images of a folder, cropped and resized; or, with `tiles`, many tiles of each photograph.
+class Item(NamedTuple):
+    """One image of a source. `read` returns the bytes of its file or, with `shape`, those of uint8 (H, W[, C])."""
 
-    Every file is tried, and `report` lists those that cannot be used. Raises UserError if the others are too few.
+    name: str
+    read: Callable[[], bytes]
+    label: Label | None = None
+    shape: tuple[int, ...] | None = None
+
+    def image(self, content: bytes) -> Image.Image:
+        """The image that `read` has returned, of which only the header is decoded yet."""
+        if self.shape is None:
+            return opened(content)
+        return Image.fromarray(np.frombuffer(content, np.uint8).reshape(self.shape))
+
+
+class Source(NamedTuple):
+    """Where images come from."""
+
+    where: str  # the setting that says it, for messages: data.root=PHOTOS
+    key: object  # changes with the images
+    items: Iterable[Item]  # read at most once
+    total: int | None = None  # number of items, if it is known
+    labels: str | Path | bool | None = None  # `Folder.labels`; True: each item has its own
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class Collection(ImageData):
+    """The images of a source, cropped and resized; or, with `tiles`, many tiles of each photograph.
+
+    Every file is tried, and `report` lists those that cannot be used. Subclasses define `source`.
 
     Args:
-        root: The folder. Links to files are followed, links to folders are not; hidden files and folders are skipped.
         resolution: Side of the square images, in pixels; or [HEIGHT,WIDTH], to which images are cropped. Smaller images
             are left out.
         tiles: Number of tiles to cut from each photograph, or fewer if there is no room. true: 70, about as many as the
@@ -62,48 +90,42 @@ class Folder(ImageData):
         val, test: Number of images; below 1, a fraction of the usable images, at least the 4 that scores need; 0 for
             none (training needs validation images). With `tiles`, photographs are counted, and one is enough.
         repeats: Use byte-identical files as often as they occur, instead of once.
-        labels: Class labels, for a network with `model.classes`. folders: the classes are the folders directly in root.
-            FILE.csv: a table with the columns file,label, where file is a path relative to root. A tile has the class
-            of its photograph. Photographs change splits so that a class with at least three is in each split with room
-            for it. null: no labels.
     """
 
-    root: str | Path
     tiles: Annotated[int, Ge(1)] | bool | None = None
     limit: Annotated[int, Ge(1)] | None = None
     val: Share = 0.1
     test: Share = 0.1
     repeats: bool = False
-    labels: Literal["folders"] | str | Path | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.tiles = USUAL_TILES if self.tiles is True else self.tiles or None
 
+    def source(self) -> Source:
+        """The images. Raises UserError if there are none."""
+        raise NotImplementedError
+
     def load(self) -> dict[str, Split]:
-        root = Path(self.root).expanduser()
-        files = listed(root)
-        stats = [(name, file.stat()) for name, file in files.items()]
-        stamps = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
-        options = self.shape, self.seed, self.tiles, self.repeats
-        key = digest("folder 9", RESIZE, *options, os.fspath(root.resolve()), stamps)
-        cache = cache_dir("images") / f"folder-{key}"
-        images, names, self.report = stored(cache, self.shape, partial(self._decode, files))
+        source = self.source()
+        key = digest("images 10", RESIZE, self.shape, self.seed, self.tiles, self.repeats, source.key)
+        cache = cache_dir("images") / f"{type(self).__name__.lower()}-{key}"
+        images, names, own, self.report = stored(cache, self.shape, partial(self._decode, source))
         self.report.sort(key=lambda entry: (entry["reason"], entry["path"]))  # what is not an image comes last
         example = ", for example {path!r} ({reason})".format(**self.report[0]) if self.report else ""
         if not names:
             raise UserError(
-                f"data.root={root}: none of {count(len(files), 'file')} is a usable image{example}; set it to a "
-                "folder of images, or lower data.resolution"
+                f"{source.where}: none of {count(len(self.report), 'file')} is a usable image{example}; give other "
+                "images, or lower data.resolution"
             )
         if self.report:
             console.print(f"data: {count(len(names), 'image')}, {count(len(self.report), 'file')} left out{example}")
         every = Split(images, names)
         photos = names if self.tiles is None else every.sources
-        label = {} if self.labels is None else labels_of(self.labels, root, photos)
+        label = labels_of(source, photos, own)
         if label:
             every, self.classes = labelled(every, [label[photo] for photo in photos])
-        splits = {name: every.take(rows) for name, rows in self._split(photos, label).items()}
+        splits = {name: every.take(rows) for name, rows in self._split(source.where, photos, label).items()}
         for name in ("val", "test") if label else ():
             found = {self.classes[i] for i in splits[name].labels.tolist()}  # type: ignore[union-attr]
             if found and (missing := [kind for kind in self.classes if kind not in found]):
@@ -111,29 +133,43 @@ class Folder(ImageData):
                 console.print(f"data.labels: {name} has no image of {which}; add images of it, or raise data.{name}")
         return splits
 
-    def _decode(self, files: dict[str, Path]) -> Iterator[tuple[str, np.ndarray | str]]:
-        """Yield each file's images, or why it is unusable, in order of (seed, content)."""
-        contents = in_threads(digest, [*files.values()], "reading files", "file")
-        found = [*zip(contents, files, strict=True)]
-        if not self.repeats:  # of files with the same bytes, only the first by name is used
-            found = [*{content: (content, name) for content, name in reversed(found)}.values()]
-        found.sort(key=lambda each: (seed_for(self.seed, "order", each[0]), *each))
-        work = [(files[name], content) for content, name in found]
-        results = in_threads(lambda each: self._images(*each), work, "decoding images")  # Pillow releases the GIL
-        for (_, name), made in zip(found, results, strict=True):
-            yield from ((name + place, image) for place, image in made)
+    def _decode(self, source: Source) -> Iterator[Made]:
+        """Yield each item's images, or why it is unusable, in order of (seed, content).
 
-    def _images(self, file: Path, content: str) -> list[tuple[str, np.ndarray | str]]:
-        """The cropped image, or the tiles, each with the ending of its name; or why there is none."""
+        Items are read once, in their own order, so images wait in a temporary file until all contents are known.
+        """
+        found = []
+        with TemporaryFile(dir=cache_dir("images")) as file:
+            work = self._read, source.items, "decoding images", "image", source.total
+            for item, content, made in in_threads(*work):  # Pillow releases the GIL
+                found.append((seed_for(self.seed, "order", content), content, item.name, item.label, file.tell(), made))
+                for i, (ending, image) in enumerate(made):
+                    if not isinstance(image, str):
+                        file.write(image.data)
+                        made[i] = ending, None
+            found.sort(key=lambda each: each[:3])
+            size, last = math.prod(self.shape), None
+            for _, content, name, label, at, made in found:
+                if content != last or self.repeats:  # of files with the same bytes, only the first by name is used
+                    file.seek(at)
+                    for ending, reason in made:
+                        yield name + ending, reason or np.frombuffer(file.read(size), np.uint8), label
+                last = content
+
+    def _read(self, item: Item) -> tuple[Item, str, list[tuple[str, Any]]]:
+        """An item, the hash of its content, and its image or tiles, each with the ending of its name; or why not."""
+        content = digest(item.name)
         try:
+            data = item.read()
+            content, image = digest(data), partial(item.image, data)
             if self.tiles is not None:
-                return [*cut(file, content, self.resolution, self.channels, self.tiles)]
-            image = read(file, self.resolution, 2 * max(self.shape[1:]), self.channels)
-            return [("", resized(image, self.resolution))]
+                return item, content, [*cut(image, content, self.resolution, self.channels, self.tiles)]
+            made = read(image, self.resolution, 2 * max(self.shape[1:]), self.channels)
+            return item, content, [("", resized(made, self.resolution))]
         except Unusable as reason:
-            return [("", str(reason))]
+            return item, content, [("", str(reason))]
 
-    def _split(self, photos: Sequence[str], label: Mapping[str, str]) -> dict[str, Tensor]:
+    def _split(self, where: str, photos: Sequence[str], label: Mapping[str, Label]) -> dict[str, Tensor]:
         """The positions of each split's images; `photos` are the file names of all images, already ordered."""
         every, seen = [*dict.fromkeys(photos)], Counter[str]()
         least, what = (SCORED, "image") if self.tiles is None else (1, "photograph")
@@ -152,14 +188,40 @@ class Folder(ImageData):
         if len(index["train"]) < (self.limit or 1):
             more = "cut more tiles (data.tiles)" if self.tiles else "cut large ones into tiles (data.tiles=true)"
             raise UserError(
-                f"{self.root} has {count(len(every), f'usable {what}')}, which leaves {len(index['train'])} training "
+                f"{where} has {count(len(every), f'usable {what}')}, which leaves {len(index['train'])} training "
                 f"images after {val} for validation and {test} for test: lower data.limit, data.val or data.test (0.1 "
                 f"is a tenth of them), add {what}s, or {more}"
             )
         return index | {"train": index["train"][: self.limit]}
 
 
-def share_classes(split: dict[str, str], label: Mapping[str, str]) -> None:
+@dataclass(eq=False, repr=False, kw_only=True)
+class Folder(Collection):
+    """The images of a folder, cropped and resized; or, with `tiles`, many tiles of each photograph.
+
+    Every file is tried, and `report` lists those that cannot be used. Raises UserError if the others are too few.
+
+    Args:
+        root: The folder. Links to files are followed, links to folders are not; hidden files and folders are skipped.
+        labels: Class labels, for a network with `model.classes`. folders: the classes are the folders directly in root.
+            FILE.csv: a table with the columns file,label, where file is a path relative to root. A tile has the class
+            of its photograph. Photographs change splits so that a class with at least three is in each split with room
+            for it. null: no labels.
+    """
+
+    root: str | Path
+    labels: Literal["folders"] | str | Path | None = None
+
+    def source(self) -> Source:
+        root = Path(self.root).expanduser()
+        files = listed(root)
+        stats = [(name, file.stat()) for name, file in files.items()]
+        stamps = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
+        items = [Item(name, file.read_bytes) for name, file in files.items()]
+        return Source(f"data.root={root}", (os.fspath(root.resolve()), stamps), items, len(items), self.labels)
+
+
+def share_classes(split: dict[str, str], label: Mapping[str, Label]) -> None:
     """Exchange photographs between the splits until each class with three photographs is in all that have room for it.
 
     A class that is missing gets the place of a photograph of the split's most frequent class, which keeps others there.
@@ -201,36 +263,48 @@ def listed(root: Path) -> dict[str, Path]:
     return dict(sorted(files.items()))
 
 
-def sizes(root: Path) -> Iterator[tuple[int, int]]:
-    """Yield (width, height) in pixels of each image in a folder, read from its header."""
-    for file in listed(root).values():
+def sizes(source: Source) -> Iterator[tuple[int, int]]:
+    """Yield (width, height) in pixels of each image of a source, read from its header."""
+    for item in source.items:
         with contextlib.suppress(Exception):  # not an image
-            yield opened(file).size
+            yield item.image(item.read()).size
 
 
-def common_size(root: Path) -> tuple[int, int] | None:
-    """(height, width) in pixels of all images in a folder; None if there are none. Raises UserError for two sizes."""
-    every = {*sizes(root)}
+def common_size(source: Source) -> tuple[int, int] | None:
+    """(height, width) in pixels of all images of a source; None if there are none. Raises UserError for two sizes."""
+    every = {*sizes(source)}
     if len(every) > 1:
         found = " and ".join(f"{width}x{height}" for width, height in sorted(every)[:2])
-        raise UserError(f"{root}: images of different sizes, such as {found}; resize them, as by data.resolution=64")
+        raise UserError(f"{source.where}: images of different sizes, such as {found}; set data.resolution=64")
     return every.pop()[::-1] if every else None
 
 
-def labels_of(source: str | Path, root: Path, files: Sequence[str]) -> dict[str, str]:
-    """The label of each of `files`, relative to `root`, by `Folder.labels`. Raises UserError if they are not usable."""
-    table = Path(source).expanduser()
-    labels = {name: name.split("/")[0] for name in files if "/" in name} if source == "folders" else read_labels(table)
+def labels_of(source: Source, files: Sequence[str], own: Sequence[Label | None]) -> Mapping[str, Label]:
+    """The label of each of `files`, {} for none; `own` are those of the source. Raises UserError if one has none."""
+    labels: Mapping[str, Label]
+    match source.labels:
+        case None | False:
+            return {}
+        case True:
+            labels = {name: label for name, label in zip(files, own, strict=True) if label is not None}
+            if len({type(label) for label in labels.values()}) > 1:  # some are numbers
+                labels = {name: str(label) for name, label in labels.items()}
+            mend = "give it one"
+        case "folders":
+            labels = {name: name.split("/")[0] for name in files if "/" in name}
+            mend = "move it into the folder of its class"
+        case _:
+            labels, mend = read_labels(Path(source.labels).expanduser()), "add a row for it"
+    what = f"the labels of {source.where}" if source.labels is True else f"data.labels={source.labels}"
     if without := sorted({*files} - labels.keys()):
-        where = "move it into the folder of its class" if source == "folders" else "add a row for it"
         raise UserError(
-            f"data.labels={source}: {without[0]!r} in data.root={root} has no label ({len(without)} in all); {where}, "
-            "or remove the image"
+            f"{what}: {without[0]!r} in {source.where} has no label ({len(without)} in all); {mend}, or remove the "
+            "image"
         )
     if len({labels[name] for name in files}) < 2:
         raise UserError(
-            f"data.labels={source}: all images in {root} have the same class; set data.root to the folder above the "
-            "folders of the classes, or data.labels=null"
+            f"{what}: all images of {source.where} have the same class; give images of several classes (data.root: the "
+            "folder above those of the classes), or use no labels"
         )
     return labels
 
@@ -253,18 +327,18 @@ def read_labels(table: Path) -> dict[str, str]:
 
 
 def cut(
-    file: Path, content: str, resolution: Resolution, channels: Channels, most: int
+    image: Callable[[], Image.Image], content: str, resolution: Resolution, channels: Channels, most: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield up to `most` tiles of a photograph with the hash `content`: the ending of the name, and uint8 (C, H, W).
 
-    The photograph is first reduced to a short side of four times the smallest window, which is never upscaled. Raises
-    Unusable if it cannot be read, is smaller than this window, or too uniform.
+    `image` opens the photograph, which is first reduced to a short side of four times the smallest window, and never
+    upscaled. Raises Unusable if it cannot be read, is smaller than this window, or too uniform.
     """
     least = max(SMALLEST, *height_width(resolution))
-    photo = read(file, least, 8 * least, channels)
+    photo = read(image, least, 8 * least, channels)
     factor = max(1.0, min(photo.size) / (4 * least))
     photo = photo.resize([round(side / factor) for side in photo.size], Image.Resampling.LANCZOS)
-    unit = min(opened(file).size) / min(photo.size)  # pixels of the file
+    unit = min(image().size) / min(photo.size)  # pixels of the file
     found = candidates(content, photo, least)
     if not found:
         raise Unusable("nearly uniform: no tile of it has contrast")

@@ -10,8 +10,9 @@ import io
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,12 +29,14 @@ from diffusion.pixels import MODES, Channels, Resolution, height_width
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Box = tuple[int, int, int, int]  # a window of an image: left, top, right, bottom, in pixels
+Label = int | str | tuple[int, str]  # the class of an image; or its place among the classes, and its name
+Made = tuple[str, np.ndarray | str, Label | None]  # an image's name, uint8 (C, H, W) or why it is unusable, and label
 Entry = dict[str, str]  # a file or an image that needs attention: {"path", "reason", "action"}
 
 # EPS is left out because reading it runs an external program.
 FORMATS = ["JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"]
 RESIZE = f"Pillow {PILLOW} Lanczos"  # part of every cache key: another Pillow may round differently
-AHEAD = 512  # items that threads process before their results are used
+AHEAD = 128  # items that threads process before their results are used
 warnings.filterwarnings("ignore", module=r"PIL\.")  # about sizes and metadata
 
 
@@ -41,25 +44,29 @@ class Unusable(Exception):
     """Why an image can't be used, in a few words."""
 
 
-def opened(file: Path) -> Image.Image:
-    """The image in a file, of which only the header is decoded yet."""
+def opened(content: bytes) -> Image.Image:
+    """The image in the bytes of a file, of which only the header is decoded yet."""
     Image.init()  # given a path, Pillow would map raw TIFFs into memory, in wrong rows if they are to be rotated
-    return Image.open(io.BytesIO(file.read_bytes()), formats=[name for name in FORMATS if name in Image.OPEN])
+    return Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 def read(
-    source: Path | Image.Image, at_least: Resolution = 1, keep: int | None = None, channels: Channels = 3
+    source: Path | Image.Image | Callable[[], Image.Image],
+    at_least: Resolution = 1,
+    keep: int | None = None,
+    channels: Channels = 3,
 ) -> Image.Image:
     """Read an image, upright, as grey, RGB or RGBA. Raises Unusable.
 
     Args:
-        source: a file, or an image in memory.
+        source: a file, an image in memory, or what opens one.
         at_least: minimum side in pixels; or minimum [height, width].
         keep: if given, decode a JPEG at a half, a quarter or an eighth of its size, as long as no side becomes shorter
             than this; several times faster.
     """
     try:
-        image = opened(source) if isinstance(source, Path) else source
+        made = opened(source.read_bytes()) if isinstance(source, Path) else source
+        image = made if isinstance(made, Image.Image) else made()
         if keep:
             image.draft(None, (keep, keep))
         image.load()
@@ -136,29 +143,30 @@ def cached(file: Path, make: Callable[[], Any]) -> Any:
 
 
 def stored(
-    file: Path, shape: tuple[int, int, int], make: Callable[[], Iterable[tuple[str, np.ndarray | str]]]
-) -> tuple[Tensor, list[str], list[Entry]]:
-    """The images of a data set, uint8 (N, C, H, W), and their names; and the files that can't be used.
+    file: Path, shape: tuple[int, int, int], make: Callable[[], Iterable[Made]]
+) -> tuple[Tensor, list[str], list[Label | None], list[Entry]]:
+    """The images of a data set, uint8 (N, C, H, W), their names and labels; and the files that can't be used.
 
     Every process memory-maps NAME.bin, so a batch only needs memory for its own images. NAME.json is written last.
 
     Args:
         file: their place in the cache, without a suffix.
         shape: (C, H, W).
-        make: makes them if they are missing: name and uint8 (C, H, W), or name and why the file can't be used.
+        make: makes them if they are missing.
     """
     pixels, about = file.with_suffix(".bin"), file.with_suffix(".json")
 
     def write() -> dict[str, Any]:
-        names, unusable = [], []
+        names, labels, unusable = [], [], []
         with replacing(pixels, durable=True) as stream:
-            for name, image in make():
+            for name, image, label in make():
                 if isinstance(image, str):
                     unusable.append({"path": name, "reason": image, "action": "left out"})
                 else:
                     stream.write(image.data)
                     names.append(name)
-        return {"names": names, "unusable": unusable}
+                    labels.append(label)
+        return {"names": names, "labels": labels, "unusable": unusable}
 
     with alone(file.with_suffix(".lock")):
         if not pixels.is_file():
@@ -167,7 +175,8 @@ def stored(
     n = len(known["names"])
     size = n * math.prod(shape)
     images = torch.from_file(str(pixels), size=size, dtype=torch.uint8) if n else torch.empty(0).byte()
-    return images.view(n, *shape), known["names"], known["unusable"]
+    labels = [tuple(label) if isinstance(label, list) else label for label in known["labels"]]  # as JSON has them
+    return images.view(n, *shape), known["names"], labels, known["unusable"]
 
 
 def alone(file: Path) -> contextlib.AbstractContextManager[object]:
@@ -179,9 +188,10 @@ def alone(file: Path) -> contextlib.AbstractContextManager[object]:
 
 
 def in_threads(
-    work: Callable[[Item], Result], items: Sequence[Item], label: str, unit: str = "image"
+    work: Callable[[Item], Result], items: Iterable[Item], label: str, unit: str = "image", total: int | None = None
 ) -> Iterator[Result]:
     """Apply `work`, which releases the GIL, to the items in threads; yield results in order, with a progress bar."""
+    left, total = iter(items), len(items) if isinstance(items, Sized) else total
     with ThreadPoolExecutor() as pool:
-        results = (each for i in range(0, len(items), AHEAD) for each in pool.map(work, items[i : i + AHEAD]))
-        yield from track(results, label, len(items), unit)
+        results = (each for some in iter(lambda: [*islice(left, AHEAD)], []) for each in pool.map(work, some))
+        yield from track(results, label, total, unit)

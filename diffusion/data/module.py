@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from diffusion.console import console, count, track
-from diffusion.data.images import Entry, cached
+from diffusion.data.images import Entry, Label, cached
 from diffusion.errors import UserError
 from diffusion.files import cache_dir, digest
 from diffusion.nearest import near_duplicates
@@ -100,10 +100,12 @@ class Split(Dataset[Batch]):
         return Split(self.images[rows], [self.names[i] for i in index.tolist()], labels)
 
 
-def labelled(images: Split, labels: Sequence[str]) -> tuple[Split, list[str]]:
-    """`images` with the class indices of their labels, and the names of the classes, sorted."""
-    classes, index = np.unique(labels, return_inverse=True)
-    return replace(images, labels=torch.from_numpy(index)), classes.tolist()
+def labelled(images: Split, labels: Sequence[Label]) -> tuple[Split, list[str]]:
+    """`images` with the class indices of their labels, and the names of the classes, sorted by label."""
+    classes = sorted({*labels})  # all of one kind
+    index = {label: i for i, label in enumerate(classes)}
+    names = [str(label[1] if isinstance(label, tuple) else label) for label in classes]
+    return replace(images, labels=torch.tensor([index[label] for label in labels])), names
 
 
 @dataclass(eq=False)

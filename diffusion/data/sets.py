@@ -12,7 +12,7 @@ import torch
 from annotated_types import Ge, Le, Lt
 from torchvision.datasets import CIFAR10
 
-from diffusion.data.images import RESIZE, alone, in_threads, read, resized, stored
+from diffusion.data.images import RESIZE, Made, alone, in_threads, read, resized, stored
 from diffusion.data.module import ImageData, Split, labelled, place
 from diffusion.errors import UserError
 from diffusion.files import cache_dir, digest
@@ -45,8 +45,8 @@ class Landscapes(ImageData):
 
     def load(self) -> dict[str, Split]:
         windows = table("windows.csv")
-        key = digest("tiles 3", RESIZE, self.shape, digest(HERE / "windows.csv"))
-        images, names, _ = stored(cache_dir("images") / f"landscapes-{key}", self.shape, partial(self._make, windows))
+        key = digest("tiles 4", RESIZE, self.shape, digest(HERE / "windows.csv"))
+        images, names, *_ = stored(cache_dir("images") / f"landscapes-{key}", self.shape, partial(self._make, windows))
         every = Split(images, names)
         if self.labels:
             scenes = {row["file"]: row["scene"] for row in table("CREDITS.csv")}
@@ -57,13 +57,13 @@ class Landscapes(ImageData):
             rows["train"] = rows["train"][torch.linspace(0, len(rows["train"]) - 1, self.limit).round().long()]
         return {name: every.take(index) for name, index in rows.items()}
 
-    def _make(self, windows: list[dict[str, str]]) -> Iterator[tuple[str, np.ndarray]]:
+    def _make(self, windows: list[dict[str, str]]) -> Iterator[Made]:
         photos = {file.name: read(file, channels=self.channels) for file in (HERE / "photos").iterdir()}
 
-        def tile(row: dict[str, str]) -> tuple[str, np.ndarray]:
+        def tile(row: dict[str, str]) -> Made:
             left, top, side = (int(row[column]) for column in ("left", "top", "side"))
             image = resized(photos[row["photo"]], self.resolution, (left, top, left + side, top + side))
-            return row["photo"] + place(left, top, side), image
+            return row["photo"] + place(left, top, side), image, None
 
         return in_threads(tile, windows, "cutting tiles")
 

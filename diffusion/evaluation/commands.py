@@ -5,6 +5,8 @@ sampler, of which single settings can be overridden: `sampler.steps=20`, `grid@s
 guidance, features, metrics and data, and to a number that is null.
 """
 
+import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,15 +25,17 @@ from diffusion.config.choices import INHERITED, RUN, composed, nodes
 from diffusion.config.schema import SCORED, AnyStudy, Drawn, Edit, Evaluate, FromModel, Sample, Score, Settings
 from diffusion.console import console, count, quiet_libraries
 from diffusion.data import ImageData
-from diffusion.data.folder import common_size
+from diffusion.data.folder import Collection, common_size
 from diffusion.data.images import in_threads
 from diffusion.errors import UserError
 from diffusion.evaluation.drawing import FILMED, Drawing, Frames, make_guidance
 from diffusion.evaluation.likelihood import bits_per_dimension, has_classes_of
 from diffusion.evaluation.pipeline import Scorer, check_test, make_metrics
 from diffusion.evaluation.together import Task, choose_device, choose_devices, draw, remove
-from diffusion.files import replace
+from diffusion.files import replace, replacing
 from diffusion.metric import record
+from diffusion.metric.estimate import PairwiseMetric
+from diffusion.metric.score import statistics_of
 from diffusion.pixels import grid, in_turn, resolution_of, save_png
 from diffusion.process.sampler import Sampler
 from diffusion.report.scores import print_scores
@@ -143,7 +147,25 @@ def draw_samples(settings: Sample, folder: Path) -> None:
         frames.save_gif(folder / "trajectory.gif")
     shown, columns = in_turn(images[:GRID], len(settings.labels)) if settings.labels else (images[:GRID], None)
     save_images(folder, images, grid(shown, columns, large=True), drawing, restored)
+    if settings.format:
+        save_archive(folder, settings.format, images, drawing.conditions(denoiser, n).get("classes"))
     remove(folder)
+
+
+def save_archive(folder: Path, form: str, images: Tensor, classes: Tensor | None) -> None:
+    """Write uint8 images (n, C, H, W), and their classes (n,), to samples.npz or samples.zip (see `Sample.format`)."""
+    with replacing(folder / f"samples.{form}") as stream:
+        if form == "npz":
+            arrays: dict[str, Any] = {} if classes is None else {"arr_1": classes.numpy()}
+            np.savez(stream, arr_0=images.permute(0, 2, 3, 1).numpy(), **arrays)
+        else:
+            names = [f"{i // 1000:05d}/img{i:08d}.png" for i in range(len(images))]
+            with zipfile.ZipFile(stream, "w") as archive:
+                for name, file in zip(names, sorted((folder / "images").glob("*.png")), strict=True):
+                    archive.write(file, name)
+                pairs = None if classes is None else [*zip(names, classes.tolist(), strict=True)]
+                archive.writestr("dataset.json", json.dumps({"labels": pairs}))
+    console.print(f"  samples.{form}")
 
 
 def draw_all(
@@ -223,20 +245,25 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
 
 
 def evaluate_images(settings: Evaluate, folder: Path) -> None:
-    """Score the images of a folder, against a reference that is read in their size unless data sets another one."""
+    """Score the images of a folder or an archive, against a reference in their size unless data sets another one."""
     if settings.bits or settings.by_class:
         raise UserError("bits, by_class: images alone have neither likelihood nor classes; set ckpt=CHECKPOINT")
     quiet_libraries()
     device, root, node = choose_device(settings.device), Path(str(settings.images)).expanduser(), settings.data
     root = root / "images" if (root / "images.npz").is_file() else root  # of diffusion sample, beside its grid
-    if "_target_" not in node and "resolution" not in node and root.is_dir() and (size := common_size(root)):
-        settings = settings.model_copy(update={"data": {**node, "resolution": resolution_of(*size)}})
-    settings = completed(settings, None)
+    kind, key = ("Folder", "root") if root.is_dir() else ("Archive", "path")
+    whole = {"_target_": f"diffusion.data.{kind}", key: str(root), "val": 0, "test": 0, "repeats": True}
+    try:
+        first: Collection = make({**whole, "resolution": 1}, "images")
+        if "_target_" not in node and "resolution" not in node and (size := common_size(first.source())):
+            settings = settings.model_copy(update={"data": {**node, "resolution": resolution_of(*size)}})
+        settings = completed(settings, None)
+        shape = {key: value for key, value in settings.data.items() if key in ("resolution", "channels")}
+        reader: Collection = make({**whole, **shape}, "images")
+        reader.setup()
+    except UserError as error:
+        raise UserError(str(error).replace(f"data.{key}=", "images=", 1)) from error
     write_configuration(folder, settings)
-    shape = {key: value for key, value in settings.data.items() if key in ("resolution", "channels")}
-    whole = {"_target_": "diffusion.data.Folder", "root": str(root), "val": 0, "test": 0, "repeats": True}
-    reader: ImageData = make({**whole, **shape}, "images")
-    reader.setup()
     images = reader.splits["train"].images[: settings.n]
     scorer = make_scorer(settings, len(images), folder, device)
     scorer.write(score_images(scorer, settings, images, "images", folder=str(settings.images)))
@@ -251,15 +278,19 @@ def make_scorer(
     second evaluation of the model's run on the test split.
     """
     run = run_folder(restored.path) if restored and BUNDLED not in restored.path.parents else folder
-    if restored and settings.split == "test":
+    given, metrics = getattr(settings, "reference", None), make_metrics(settings.metrics)
+    if restored and settings.split == "test" and not given:
         check_test(run, getattr(settings, "again", True))  # a study repeats it by itself
     extractor = make(settings.features, "features").to(device)
+    statistics = statistics_of(Path(given).expanduser(), extractor) if given else None
+    metrics = [metric for metric in metrics if not (statistics and isinstance(metric, PairwiseMetric))]
     data: ImageData = make(settings.data, "data")
-    data.setup()
-    scorer = Scorer(data, settings.split, extractor, make_metrics(settings.metrics), folder, run)
-    scorer.check(n, settings.baselines, getattr(settings, "audit", []))
+    if restored or not statistics or getattr(settings, "audit", []):
+        data.setup()
+    scorer = Scorer(data, settings.split, extractor, metrics, folder, run, statistics)
+    scorer.check(n, baselines_of(settings), getattr(settings, "audit", []))
     trained_on = restored.config["data"] if restored else {}
-    same = all(str(trained_on.get(key)) == str(settings.data.get(key)) for key in ("_target_", "root"))
+    same = all(str(trained_on.get(key)) == str(settings.data.get(key)) for key in ("_target_", "root", "path", "split"))
     if restored and same and (changed := what_changed(restored.images, data.keys)):
         console.print(f"warning: {changed} are not those of the training, which may have used held-out images")
     return scorer
@@ -267,9 +298,15 @@ def make_scorer(
 
 def score_images(scorer: Scorer, settings: Evaluate, images: Tensor, what: str, **source: Any) -> list[record.Score]:
     """Score images, with the baselines and the audit that the settings ask for, and print the scores."""
-    new = scorer.score(images, what, **source) + scorer.baselines(settings.baselines, len(images))
+    new = scorer.score(images, what, **source) + scorer.baselines(baselines_of(settings), len(images))
     print_scores(new)
     return new + (scorer.audit(images, what, **source) if settings.audit else [])
+
+
+def baselines_of(settings: Evaluate | AnyStudy) -> list[str]:
+    """The baselines to score: against published statistics no floor, and real images only of a model's data."""
+    possible = ["noise"] + ["real"] * (settings.ckpt is not None)
+    return [name for name in settings.baselines if not getattr(settings, "reference", None) or name in possible]
 
 
 def counts_of(data: ImageData, split: str, restored: Restored) -> dict[str, int]:

@@ -80,7 +80,7 @@ class Reference:
 
     mean: Tensor  # (D,) float64
     cov: Tensor  # (D, D) float64, unbiased
-    features: Tensor  # (M, D) float32, in random order
+    features: Tensor  # (M, D) float32, in random order; M = 0 for published statistics
     name: str = ""  # in scores: the split
     key: str = ""  # a hash of the images and of the extractor
     protocol: Mapping[str, Any] = field(default_factory=dict)  # of a Score: features, weights_hash, resize, resolution
@@ -93,7 +93,7 @@ class Reference:
     @cached_property
     def root(self) -> Tensor:
         """B (D, r) with B Bᵀ = cov. With fewer images than features, the centred images are such a B."""
-        if len(self.features) <= len(self.mean):
+        if 0 < len(self.features) <= len(self.mean):
             return (self.features.double() - self.mean).T / math.sqrt(len(self.features) - 1)
         values, vectors = torch.linalg.eigh(self.cov)
         return vectors * values.clamp(min=0).sqrt()

@@ -9,7 +9,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, distributed
 from torchmetrics.utilities.distributed import gather_all_tensors
@@ -83,6 +85,37 @@ def reference_of(images: Tensor, extractor: FeatureExtractor, name: str = "") ->
     return replace(Reference.of(features), name=name, key=key, protocol=made_by | {"resolution": size})
 
 
+def statistics_of(file: Path, extractor: FeatureExtractor) -> Reference:
+    """The reference of published statistics: an .npz file with `mu` (D,) and `sigma` (D, D), of EDM, OpenAI and others.
+
+    It has no features, so there is only the Fréchet distance to it. Raises UserError if it is none, or one for other
+    features.
+    """
+    if file.suffix == ".pkl":
+        raise UserError(
+            f"reference={file}: a pickle may run any program, so it is not read; if you trust it, convert it: "
+            "np.savez('fid.npz', **pickle.load(open('FILE.pkl', 'rb'))['fid'])"
+        )
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            mean, cov = (torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma"))
+        if cov.shape != 2 * mean.shape or not (mean.isfinite().all() and cov.isfinite().all()):
+            raise ValueError(f"mu {tuple(mean.shape)} and sigma {tuple(cov.shape)}, maybe not finite")
+    except Exception as error:  # missing, damaged, of another kind
+        raise UserError(
+            f"reference={file}: {first_line(error)}; expected an .npz file with mu (D,) and sigma (D, D)"
+        ) from error
+    if len(mean) != extractor.num_features:
+        fits = {2048: "inception", 1024: "dinov2", 1280: "lite0", 768: "clip"}.get(len(mean), "those of the statistics")
+        raise UserError(
+            f"reference={file}: statistics of {len(mean)} features, but {extractor.name} has {extractor.num_features}; "
+            f"set features={fits}"
+        )
+    made_by = {"features": extractor.name, "weights_hash": extractor.weights_hash, "resize": extractor.resize}
+    key = tensor_digest({"mean": mean, "cov": cov})[:16]
+    return Reference(mean, cov, torch.empty(0, len(mean)), file.name, key, made_by)
+
+
 def score(
     features: Tensor, extractor: FeatureExtractor, reference: Reference, metrics: Sequence[SampleMetric] = DISTANCES
 ) -> dict[str, record.Score]:
@@ -112,7 +145,7 @@ def score(
                 std=estimate.std,
                 n=len(features),
                 settings=metric.settings_for(len(features), len(reference.features)),
-                reference=record.Reference(reference.name, len(reference.features), reference.key),
+                reference=record.Reference(reference.name, len(reference.features) or None, reference.key),
                 **reference.protocol,
             )
     if metrics and not found:

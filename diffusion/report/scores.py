@@ -119,5 +119,5 @@ def score_table(scores: Sequence[Score]) -> Table:
 def print_scores(scores: Sequence[Score]) -> None:
     """Print the scores with their intervals and baselines."""
     first = scores[0]
-    console.print(f"{first.n} images against {first.reference.n} of {first.reference.split}")
+    console.print(f"{first.n} images against {first.reference.n or 'the statistics'} of {first.reference.split}")
     score_table(scores).print(console)

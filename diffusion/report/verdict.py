@@ -118,7 +118,7 @@ def closeness(scores: Sequence[Score]) -> Findings:
     found, kinds = splits[split], [judged(each) for each in splits[split]]
     lead, kind = found[0]["samples"], kinds[0]
     pair = ("the training images", "held-out images") if split == "train" else ("held-out images", "other real images")
-    what, real = pair
+    what, real = (f"the images of {split}", "training images") if split.endswith(".npz") else pair
     claims = {
         "as real": f"as close to {what} as {real} are",
         "behind real": f"not as close to {what} as {real} are",

@@ -18,10 +18,13 @@ from diffusion.checkpoint.restore import restore
 from diffusion.config.build import make, validated
 from diffusion.config.choices import composed
 from diffusion.config.schema import Evaluate
+from diffusion.data import Archive, Folder
 from diffusion.evaluation import commands, drawing
 from diffusion.evaluation.commands import completed
 from diffusion.evaluation.drawing import Drawing
+from diffusion.metric.features import Lite0
 from diffusion.metric.record import Score
+from diffusion.metric.score import extract
 from diffusion.pixels import grid
 from diffusion.process.denoiser import MixedPrecision
 from diffusion.process.sampler import DDIM
@@ -205,3 +208,88 @@ def test_invalid_settings_are_refused_with_one_line(command, places, tmp_path, n
     assert (status, len(lines)) == (2, 1), err
     assert lines[0].startswith("error: ")
     assert not (tmp_path / "out/scores.json").exists()
+
+
+def statistics(file: Path, images: torch.Tensor, **more: np.ndarray) -> Path:
+    """Statistics of images as EDM computes them."""
+    features = extract(images, Lite0()).double().numpy()
+    np.savez(file, **{"mu": features.mean(axis=0), "sigma": np.cov(features, rowvar=False), **more})
+    return file
+
+
+def test_images_go_out_to_other_tools_and_come_back_equal(command, labelled, tmp_path):
+    """samples.npz is what OpenAI's evaluator reads, samples.zip what EDM's does; all score as the folder does."""
+    for form in ("npz", "zip"):
+        words = ["n=9", "labels=[red,blue]", "device=cpu", f"format={form}", f"hydra.run.dir={form}"]
+        ran(command, "sample", f"ckpt={labelled}", *words)
+    arrays, own = np.load("npz/samples.npz"), np.load("npz/images.npz")
+    assert np.array_equal(arrays["arr_0"], own["images"])
+    assert arrays["arr_1"].tolist() == [1, 0] * 4 + [1]
+    kept = {"resolution": 8, "val": 3, "test": 0, "labels": True}
+    for path in ("npz/samples.npz", "zip/samples.zip"):
+        data = Archive(path=path, **kept)
+        data.setup()
+        assert data.class_counts("train")[0] + data.class_counts("val")[0] == 4
+        read = torch.cat([data.splits["train"].images, data.splits["val"].images]).permute(0, 2, 3, 1).numpy()
+        assert {*map(bytes, own["images"])} == {*map(bytes, read)}
+    found = {}
+    for i, images in enumerate(("npz/images", "npz/samples.npz", "zip/samples.zip")):
+        data = ["data=folder", f"data.root={labelled.parent}/shelves", "data.val=8", "data.test=8", "features=lite0"]
+        ran(command, "evaluate", f"images={images}", *data, "data.resolution=8", *QUICK, f"hydra.run.dir=score{i}")
+        found[images] = scores(tmp_path / f"score{i}")["fd_lite0"]["value"]
+    assert [*found.values()] == pytest.approx([found["npz/images"]] * 3, rel=1e-6)
+
+
+def test_published_statistics_are_a_reference(command, labelled, photos, tmp_path):
+    """The Fréchet distance to statistics is that to the images they were made of."""
+    data = Folder(root=photos, resolution=8, val=8, test=0)
+    data.setup()
+    images = data.splits["train"].images
+    file = statistics(tmp_path / "photos.npz", images, arr_0=np.zeros(3))
+    np.savez("drawn.npz", arr_0=torch.randint(0, 256, (9, 8, 8, 3), generator=torch.manual_seed(0)).byte().numpy())
+    common = ["images=drawn.npz", "features=lite0", "device=cpu"]
+    out = ran(command, "evaluate", *common, f"reference={file}", "hydra.run.dir=by_statistics")
+    assert "9 images against the statistics of photos.npz" in out
+    place = [f"data.root={photos}", "data.val=8", "data.test=0", "data.resolution=8"]
+    ran(command, "evaluate", *common, "data=folder", *place, "split=train", "baselines=[]", "hydra.run.dir=by_images")
+    found = scores(tmp_path / "by_statistics")
+    assert [record["metric"] for record in found.values()] == ["fd_lite0"]
+    assert found["fd_lite0"]["what"] == "noise"  # written last
+    read = read_scores(tmp_path / "by_statistics")
+    assert read[0].value == pytest.approx(scores(tmp_path / "by_images")["fd_lite0"]["value"], rel=1e-5)
+    assert (read[0].reference.split, read[0].reference.n) == ("photos.npz", None)
+    words = ["n=6", "features=lite0", "sampler.steps=2", "device=cpu", f"reference={file}", "hydra.run.dir=of_a_model"]
+    ran(command, "evaluate", f"ckpt={labelled}", *words)
+    assert [score.what for score in read_scores(tmp_path / "of_a_model")] == ["samples", "noise", "real"]
+
+
+@pytest.mark.parametrize(
+    ("name", "arrays", "words"),
+    [
+        ("none.npz", None, "No such file"),
+        ("edm2.pkl", {}, "pickle"),
+        ("images.npz", {"arr_0": np.zeros((9, 8, 8, 3))}, "mu"),
+        ("objects.npz", {"mu": np.array([None]), "sigma": np.zeros((1, 1))}, "allow_pickle"),
+        ("other.npz", {"mu": np.zeros(2048), "sigma": np.eye(2048)}, "features=inception"),
+        ("nan.npz", {"mu": np.full(1280, np.nan), "sigma": np.eye(1280)}, "finite"),
+    ],
+)
+def test_statistics_that_do_not_fit_are_refused_before_any_work(command, two_steps, tmp_path, name, arrays, words):
+    if arrays is not None:
+        with (tmp_path / name).open("wb") as file:
+            np.savez(file, **arrays)
+    common = [f"ckpt={two_steps}", "n=6", "features=lite0", "sampler.steps=2", *QUICK, "hydra.run.dir=out"]
+    status, out, err = command("evaluate", [*common, f"reference={name}"])
+    assert (status, err.count("\n")) == (2, 1)
+    assert words in err
+    assert "sampling" not in out
+    assert not (tmp_path / "out/scores.json").exists()
+
+
+def test_images_that_cannot_be_read_are_refused_by_their_setting(command, tmp_path):
+    np.savez("floats.npz", arr_0=np.zeros((9, 8, 8, 3)))
+    for images, words in {"floats.npz": "float64", "nowhere.npz": "nowhere.npz"}.items():
+        status, _, err = command("evaluate", [f"images={images}", "features=lite0", *QUICK, "hydra.run.dir=out"])
+        assert (status, err.count("\n")) == (2, 1)
+        assert err.startswith(f"error: images={images}")
+        assert words in err
