@@ -65,6 +65,22 @@ test-pythons: ## Run check, test and test-reliability on each Python from 3.11 t
 	  $(MAKE) --no-print-directory check test test-reliability PYTHON=python3.$$n VENV=.venv-3.$$n || exit 1; \
 	done
 
+.PHONY: test-lowest
+test-lowest: ## Run the tests with the lowest versions that pyproject.toml allows, on Python 3.11
+	python3.11 -m venv --clear .venv-lowest
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check uv
+	.venv-lowest/bin/uv pip compile --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
+	  --extra dev --extra doors --output-file .venv-lowest/lowest.txt pyproject.toml
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check --no-deps -r .venv-lowest/lowest.txt -e .
+	.venv-lowest/bin/python -m pytest $(PARALLEL) -m "not reliability and not slow"
+
+.PHONY: test-hydra-next
+test-hydra-next: ## Run the tests with the next Hydra, a release candidate; prints what breaks, and never fails
+	$(PYTHON) -m venv --clear .venv-hydra-next
+	.venv-hydra-next/bin/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	.venv-hydra-next/bin/pip install --quiet --disable-pip-version-check --upgrade --pre hydra-core
+	-.venv-hydra-next/bin/python -m pytest $(PARALLEL) -m "not reliability and not slow and not doors"
+
 .PHONY: check
 check: $(VENV)/.developer ## Check linting, formatting and types
 	$(BIN)/ruff check .
@@ -109,5 +125,5 @@ wheel: $(VENV)/.developer ## Build the source archive and, from it, the wheel; c
 
 .PHONY: clean
 clean: ## Remove the environment and caches (runs in outputs/ are kept)
-	rm -rf $(VENV) .venv-3.* build dist site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-* build dist site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find diffusion tests bench docs -name __pycache__ -prune -exec rm -rf {} +

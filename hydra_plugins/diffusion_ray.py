@@ -8,6 +8,7 @@ Hydra looks for plugins only in the package `hydra_plugins`, and imports all of 
 
 import os
 import signal
+import socket
 from collections.abc import Sequence
 from concurrent.futures import wait
 from typing import Any
@@ -35,6 +36,7 @@ class RayLauncher(Launcher):
         from diffusion.launch import GRACE
 
         setup_globals()
+        os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # which leaves out lines that another job has printed, too
         try:
             import ray
         except ModuleNotFoundError as error:
@@ -42,8 +44,11 @@ class RayLauncher(Launcher):
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
-            ray.init(self.address, include_dashboard=None, ignore_reinit_error=True)
-        except (ConnectionError, ValueError) as error:
+            host, colon, port = (self.address or "").rpartition(":")
+            if colon and "//" not in host:  # by itself, Ray tries for minutes
+                socket.create_connection((host, int(port)), timeout=20).close()
+            ray.init(self.address, ignore_reinit_error=True)
+        except (OSError, ValueError) as error:
             raise UserError(
                 f"hydra.launcher.address={self.address}: {first_line(error)}; start a cluster with `ray start --head`, "
                 "and on each other machine with `ray start --address=HOST:6379`"

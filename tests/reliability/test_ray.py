@@ -54,6 +54,12 @@ def wait_for_checkpoints(running: "subprocess.Popen[str]", tmp_path: Path) -> No
         time.sleep(0.05)
 
 
+def test_an_address_without_a_cluster_is_refused_in_one_line(command, tiny):
+    status, _, said = command("train", ["-m", *tiny, "hydra/launcher=ray", "hydra.launcher.address=127.0.0.1:1"])
+    assert (status, said.count("\n")) == (2, 1)
+    assert "ray start --head" in said
+
+
 def test_a_job_of_a_killed_node_runs_again_and_resumes(cluster, sweep, tmp_path):
     running = sweep("trainer.max_steps=200", "seed=0,1")
     wait_for_checkpoints(running, tmp_path)
