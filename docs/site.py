@@ -26,7 +26,7 @@ from diffusion.config.schema import COMMANDS, Settings
 from diffusion.errors import shown
 
 ROOT = Path(__file__).resolve().parents[1]
-PRESETS = ("experiment", "results", "score", "trainer")  # shown as the yaml files that they are
+PRESETS = ("authors", "experiment", "results", "score", "trainer")  # shown as the yaml files that they are
 API = ("library", "process", "model", "metric", "data", "evaluation", "training", "checkpoint", "randomness", "pixels")
 LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 

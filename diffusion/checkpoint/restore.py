@@ -12,7 +12,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from diffusion.checkpoint import diffusers_folder, storage
+from diffusion.checkpoint import authors, diffusers_folder, storage
 from diffusion.config.build import OPTIONAL_PARTS, PARTS, Facts, check_targets, make, model_of, plain_config
 from diffusion.console import console, count
 from diffusion.errors import UserError
@@ -85,14 +85,17 @@ def read(path: Path, to_train: bool = False) -> dict[str, Any]:
     """
     if not os.path.lexists(path):
         raise UserError(f"ckpt={path}: no such file; name a run (`diffusion status` lists them), a file or demo")
-    if to_train and (path.is_dir() or path.suffix == storage.SUFFIX):
-        raise UserError(f"ckpt={path}: an exported model has no training state; start from its weights: init=…")
+    exported = path.is_dir() or path.suffix == storage.SUFFIX
     if path.is_dir():
         contents = diffusers_folder.read(path, PREFIX)
     else:
-        contents = storage.exported(path, PREFIX) if path.suffix == storage.SUFFIX else storage.load(path)
+        contents = storage.exported(path, PREFIX) if exported else storage.load(path)
+        if "config" not in contents:
+            contents, exported = authors.recognized(contents, PREFIX, f"ckpt={path}"), True
     if missing := [key for key, kind in REQUIRED.items() if not isinstance(contents.get(key), kind)]:
         raise UserError(f"ckpt={path}: not a model of `diffusion train` (it has no {missing[0]}); choose one of those")
+    if to_train and exported:
+        raise UserError(f"ckpt={path}: an exported model has no training state; start from its weights: init=…")
     return contents
 
 

@@ -8,6 +8,7 @@ contains either the complete old file or the complete new one.
 import json
 import os
 import re
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,15 @@ def load(path: Path, mapped: bool = False) -> dict[str, Any]:
         with ZipFile(path) as archive:
             if damaged := archive.testzip():
                 raise ValueError(f"{damaged} in it is not what was written")
-        contents: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with torch.serialization.safe_globals([Namespace]):  # the settings in the files of others: values by name
+            contents: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         return {**contents}
     except Exception as error:  # damaged and hostile files raise many kinds of exceptions
+        if path.suffix == ".pkl":
+            raise UserError(
+                f"{path}: a pickle is a program, which runs when it is read; those of EDM and EDM2 also contain the "
+                "source code of their networks; use a file of weights only"
+            ) from error
         raise UserError(f"{path}: not a readable checkpoint ({first_line(error)}); use another one") from error
 
 
@@ -114,7 +121,7 @@ def exported(file: Path, prefix: str) -> dict[str, Any]:
     try:
         with safe_open(str(file), "pt") as opened:
             tensors = {prefix + name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            about = {key: json.loads(text) for key, text in opened.metadata().items() if key in ABOUT}
+            about = {key: json.loads(text) for key, text in (opened.metadata() or {}).items() if key in ABOUT}
     except (SafetensorError, OSError, AttributeError, ValueError, RecursionError) as error:
         raise UserError(f"ckpt={file}: not a readable file of `diffusion export` ({first_line(error)})") from error
     return {"state_dict": tensors, **about}

@@ -29,6 +29,8 @@ class Hub(Collection):
             another resolution or seed. Local sets are never copied.
     """
 
+    origin = "The images of {path}; the page of a data set on the Hugging Face Hub states its licence."
+
     path: str
     subset: str | None = None
     split: str = "train"

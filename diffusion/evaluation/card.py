@@ -74,15 +74,8 @@ def write_card(folder: Path, name: str, model: Restored, how: str | None) -> Non
         Section("Data", [data.origin.format(**model.config["data"]), licences if data.licences else None]),
         Section("Licence", ["The licence of the weights is not stated."]),
     ]
-    results = []
-    for split in dict.fromkeys(score.reference.split for score in measured):
-        own_split = [score for score in measured if score.reference.split == split]
-        metrics = [{"type": each.metric, "name": each.name, "value": each.value} for each in own_split]
-        dataset = {"type": data.__name__.lower(), "name": data.__name__, "split": split}
-        results.append({"task": {"type": TASK}, "dataset": dataset, "metrics": metrics})
     front: dict[str, Any] = {"tags": [hub.TAG, "diffusion"], "pipeline_tag": TASK}
     front |= {"library_name": "diffusers"} if how else {}
-    front |= {"model-index": [{"name": name.rpartition("/")[2], "results": results}]} if results else {}
     body = "\n\n".join(filter(None, [f"# {escaped(name)}", *(section.markdown() for section in sections)]))
     text = f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n\n{body}\n"
     replace(folder / "README.md", homeless(text))

@@ -7,9 +7,10 @@ DiT, of "Scalable Diffusion Models with Transformers", section 3, is equivalent 
 
 JiT, of "Back to Basics: Let Denoising Generative Models Denoise" (arXiv:2511.13720), predicts the image from large
 patches of pixels. It differs from DiT by RMSNorm, SwiGLU, rotary position embeddings in two dimensions, normalised
-queries and keys, and a bottleneck in the patch embedding; and from the paper's code, because the class acts only
-through the modulation, the time embedding receives 1000·t − 1 instead of t, and dropout acts in all blocks. Samplers
-use the estimate of x0 as it is; the paper's code divides x0 − x_t by max(sigma_t, 0.05) there, too, as in `velocity`.
+queries and keys, and a bottleneck in the patch embedding; and, unless `context` and `image_time` are those of the
+paper's code, from that, because the class acts only through the modulation, and the time embedding receives 1000·t − 1.
+Dropout acts in all blocks. Samplers use the estimate of x0 as it is; the paper's code divides x0 − x_t by
+max(sigma_t, 0.05) there, too, as in `velocity`.
 """
 
 import math
@@ -26,6 +27,7 @@ from diffusion.model.network import Dropout, Network, TimeEmbedding
 
 EPS = 1e-6  # of every norm
 WAVES = 256  # number of sinusoids of the label
+Angles = tuple[()] | tuple[Tensor, Tensor]  # cos and sin, see `rotations`; none without rotary positions
 
 
 class RMSNorm(nn.RMSNorm):
@@ -178,22 +180,33 @@ class DiT(Network):
 
     def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         self.check_size(*x.shape[2:])
-        emb = self.time(label, self.class_rows(classes, label), augment)
+        class_rows = self.class_rows(classes, label)
+        emb = self.time(self.moment(label), class_rows, augment)
         h = self.stem(self.reduce(x))  # (B, width, H/patch, W/patch)
         _, channels, rows, columns = h.shape
-        where = rotations(rows, columns, self.head_dim, h.device) if self.rotary else ()
+        where: Angles = rotations(rows, columns, self.head_dim, h.device) if self.rotary else ()
         h = h.flatten(2).transpose(1, 2) + positions(rows, columns, channels, h.device).to(h.dtype)
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks):
+            h, where = self.before(i, h, where, class_rows)
             h = self.run(block, h, emb, *where)
+        h = h[:, -rows * columns :]
         beta, gamma = self.modulation(emb)[:, None].chunk(2, dim=2)
         return to_image(self.out(modulate(self.norm(h), beta, gamma)), self.patch, x.shape[2], x.shape[3])
+
+    def moment(self, label: Tensor) -> Tensor:
+        """What the time embedding receives, (B,), for this label (B,)."""
+        return label
+
+    def before(self, i: int, h: Tensor, where: Angles, rows: Tensor | None) -> tuple[Tensor, Angles]:
+        """The tokens h (B, N, width) and their angles for block i; `rows` (B,) are those of the table of classes."""
+        return h, where
 
     def initialise(self) -> None:
         """As in DiT: Glorot-uniform weights, zero biases; N(0, 0.02²) in the embedding; zero modulations and output."""
         for name, parameter in self.named_parameters():
             if name.endswith(("bias", "time.augment")) or "modulation" in name or name.startswith("out."):
                 nn.init.zeros_(parameter)
-            elif name.startswith("time."):
+            elif name.startswith(("time.", "context")):
                 nn.init.normal_(parameter, std=0.02)
             elif parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter.view(len(parameter), -1))
@@ -202,8 +215,10 @@ class DiT(Network):
 class JiT(DiT):
     """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
 
-    `bottleneck` is the length to which a patch is reduced before it becomes a token; the other arguments are those of
-    `DiT`. The defaults are JiT-B/4, for images of 64×64.
+    `bottleneck` is the length to which a patch is reduced before it becomes a token. From block `context_from` on,
+    `context` learned tokens are added, each plus the vector of the class. With `image_time`, the time embedding
+    receives the share of the image, 1 − t. The other arguments are those of `DiT`. The defaults are JiT-B/4, for images
+    of 64×64.
     """
 
     ends = ("reduce", "out")
@@ -217,11 +232,28 @@ class JiT(DiT):
         patch: Annotated[int, Ge(1)] = 4,
         width: Annotated[int, Ge(4)] = 768,
         heads: Annotated[int, Ge(1)] = 12,
+        context: Annotated[int, Ge(0)] = 0,
+        context_from: Annotated[int, Ge(0)] = 0,
+        image_time: bool = False,
         **options: Any,
     ):
-        self.bottleneck = bottleneck
+        self.bottleneck, self.tokens = bottleneck, context
         super().__init__(patch=patch, width=width, heads=heads, **options)
+        self.context_from, self.image_time = context_from, image_time
 
     def embed(self, in_channels: int, width: int) -> None:
         self.reduce = nn.Conv2d(in_channels, self.bottleneck, self.patch, stride=self.patch, bias=False)
         self.stem = nn.Conv2d(self.bottleneck, width, 1)
+        if self.tokens:
+            self.context = nn.Parameter(torch.zeros(self.tokens, width))
+
+    def moment(self, label: Tensor) -> Tensor:
+        return 1 - (label + 1) / 1000 if self.image_time else label
+
+    def before(self, i: int, h: Tensor, where: Angles, rows: Tensor | None) -> tuple[Tensor, Angles]:
+        if not self.tokens or i != self.context_from:
+            return h, where
+        first = self.context.expand(len(h), -1, -1)
+        first = first if rows is None else first + self.time.classes(rows)[:, None]
+        cos, sin = (F.pad(angle, (0, 0, self.tokens, 0), value=v) for angle, v in zip(where, (1.0, 0.0), strict=True))
+        return torch.cat([first.to(h.dtype), h], dim=1), (cos, sin)  # not rotated

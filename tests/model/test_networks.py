@@ -19,7 +19,7 @@ SMALL: dict[type[Network], dict[str, object]] = {
     ADMUNet: {"channels": (8, 16), "attention": (False, True), "blocks": 1, "groups": 4, "head_dim": 8, "dropout": 0.0},
     DiT: {"patch": 2, "width": 16, "depth": 2, "heads": 2},
     EDM2UNet: {"channels": (8, 16), "attention": (False, True), "blocks": 1, "head_dim": 8},
-    JiT: {"patch": 2, "bottleneck": 8, "width": 16, "depth": 2, "heads": 2},
+    JiT: {"patch": 2, "bottleneck": 8, "width": 16, "depth": 2, "heads": 2, "context": 3, "context_from": 1},
     MemoirUNet: {"channels": (8, 16), "bottleneck": 24, "features": 32},
     UNet: {"channels": (8, 16), "attention": (False, True), "blocks": 1, "groups": 4},
 }

@@ -1,0 +1,188 @@
+"""Checkpoints that the authors of a network have published: its weights, under other names and without a recipe.
+
+The choices of conf/authors, and those of the user's own folder, describe such networks: the words of a recipe, and how
+the weights are named. Weights are recognized by their names and shapes, which are those of exactly one of the choices.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from diffusion.config.build import make, model_of
+from diffusion.config.choices import choice, choices, composed
+from diffusion.errors import UserError, first_line
+from diffusion.model.unet import Attention
+
+KEPT = ("model", "schedule", "prediction", "sampler", "data", "seed", "label_dropout")  # of the recipe
+# The names of layers, theirs -> ours.
+ADM_BLOCK = {
+    "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time", "out_layers.0": "norm2",
+    "out_layers.3": "conv2", "skip_connection": "shortcut",
+}  # fmt: skip
+ADM_ATTENTION = {"norm": "norm", "qkv": "qkv", "proj_out": "out"}
+ADM_ENDS = {
+    "time_embed.0": "time.linear1", "time_embed.2": "time.linear2", "label_emb": "time.classes",
+    "input_blocks.0.0": "stem", "out.0": "norm", "out.2": "out",
+}  # fmt: skip
+JIT_BLOCK = {
+    "norm1": "norm1", "norm2": "norm2", "attn.q_norm": "norm_q", "attn.k_norm": "norm_k", "attn.qkv": "qkv",
+    "attn.proj": "out", "mlp.w12": "mlp1", "mlp.w3": "mlp2", "adaLN_modulation.1": "modulation",
+}  # fmt: skip
+JIT_ENDS = {
+    "t_embedder.mlp.0": "time.linear1", "t_embedder.mlp.2": "time.linear2", "in_context_posemb": "context",
+    "y_embedder.embedding_table": "time.classes", "x_embedder.proj1": "reduce", "x_embedder.proj2": "stem",
+    "final_layer.norm_final": "norm", "final_layer.linear": "out", "final_layer.adaLN_modulation.1": "modulation",
+}  # fmt: skip
+
+
+class Weights:
+    """Base class: the weights of a network in the form of its authors' code.
+
+    Args:
+        recipe: the words of `diffusion train` for its network, its schedule, its prediction and its images.
+    """
+
+    first = ""  # the name of a tensor that all weights of this form have
+    classes = ""  # the name of the table of classes, and whether its last row is that of "no class"
+    unlabelled = False
+
+    def __init__(self, recipe: Sequence[str]):
+        self.recipe = recipe
+
+    def modules(self, network: Any) -> dict[str, str]:
+        """The authors' names of layers, or of weights, -> ours, in a network of ours."""
+        raise NotImplementedError
+
+    def converted(self, name: str, value: Tensor, network: Any) -> Tensor:
+        """A weight of the authors as the one with this name in our network."""
+        raise NotImplementedError
+
+    def translated(self, theirs: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+        """Our `state_dict`. Raises ValueError if its names and shapes are not exactly the network's."""
+        names, found = self.modules(network), dict[str, Tensor]()
+        for key, value in theirs.items():
+            layer, _, kind = key.rpartition(".")
+            name = names.get(key) or (f"{names[layer]}.{kind}" if layer in names else f"their {key}")
+            found[name] = self.converted(name, value, network)
+            if key == self.classes and not self.unlabelled:
+                found[name] = torch.cat([value, torch.zeros_like(value[:1])])
+        own, wanted = ({name: tuple(value.shape) for name, value in s.items()} for s in (found, network.state_dict()))
+        for name in wanted | own:
+            if own.get(name) != wanted.get(name):
+                raise ValueError(f"{name} is {own.get(name, 'missing')}, there {wanted.get(name, 'missing')}")
+        return found
+
+
+class ADM(Weights):
+    """guided-diffusion's U-Net (Dhariwal, Nichol 2021).
+
+    Args:
+        heads_first: whether the rows of its queries, keys and values are ordered by heads: the authors' default, which
+            `--use_new_attention_order True` changes.
+    """
+
+    first = "input_blocks.0.0.weight"
+    classes = "label_emb.weight"
+
+    def __init__(self, recipe: Sequence[str], heads_first: bool = True):
+        super().__init__(recipe)
+        self.heads_first = heads_first
+
+    def modules(self, network: Any) -> dict[str, str]:
+        sequences = {f"input_blocks.{i}": [f"encoder.{name}"] for i, name in enumerate(network.encoder, 1)}
+        sequences["middle_block"] = ["middle.0", "middle.1"]
+        decoder = [[f"decoder.{name}"] for name in network.decoder]
+        for before, after in pairwise([*decoder]):
+            if after[0].endswith("_up"):  # in their code, the end of the block before it
+                before += after
+                decoder.remove(after)
+        sequences |= {f"output_blocks.{i}": names for i, names in enumerate(decoder)}
+        found = {**ADM_ENDS}
+        attends = {name for name, module in network.named_modules() if isinstance(module, Attention)}
+        for theirs, (first, *then) in sequences.items():
+            for i, ours in enumerate([first, *{f"{first}.attention"} & attends, *then]):
+                layers = ADM_ATTENTION if ours in attends else ADM_BLOCK
+                found |= {f"{theirs}.{i}.{layer}": f"{ours}.{own}" for layer, own in layers.items()}
+        return found
+
+    def converted(self, name: str, value: Tensor, network: Any) -> Tensor:
+        if ".attention." in name and value.ndim == 3:
+            value = value.squeeze(2)  # a convolution of one pixel
+        if ".attention.qkv." in name and self.heads_first:
+            dim = network.get_submodule(name.rpartition(".qkv.")[0]).head_dim
+            value = value.unflatten(0, (-1, 3, dim)).transpose(0, 1).flatten(0, 2)
+        return value
+
+
+class JiT(Weights):
+    """JiT's transformer (Li, He 2025). Its rotations turn neighbouring features, ours those of two halves."""
+
+    first = "x_embedder.proj1.weight"
+    classes = "y_embedder.embedding_table.weight"
+    unlabelled = True
+
+    def modules(self, network: Any) -> dict[str, str]:
+        blocks = range(len(network.blocks))
+        return JIT_ENDS | {f"blocks.{i}.{key}": f"blocks.{i}.{own}" for i in blocks for key, own in JIT_BLOCK.items()}
+
+    def translated(self, theirs: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+        return super().translated({key: value for key, value in theirs.items() if key != "pos_embed"}, network)
+
+    def converted(self, name: str, value: Tensor, network: Any) -> Tensor:
+        if ".norm_q." in name or ".norm_k." in name:
+            return value.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)
+        if ".qkv." in name:
+            pairs = value.unflatten(0, (3, -1, network.head_dim // 2, 2))
+            return torch.cat([pairs[:2].transpose(2, 3).flatten(0, 3), pairs[2].flatten(0, 2)])
+        return value[0] if name == "context" else value
+
+
+def _bare(name: Any, prefix: str) -> str:
+    """The name of a tensor without that of the module that holds the network, here or in JiT's code."""
+    return str(name).removeprefix(prefix).removeprefix("net.")
+
+
+def recognized(contents: Mapping[str, Any], prefix: str, where: str) -> dict[str, Any]:
+    """What the contents of a checkpoint of authors say, in the form of ours: `prefix` is added to each tensor's name.
+
+    They are a `state_dict`; or, as JiT's training saves them, several under the names `model` and `model_ema1`, which
+    are then the raw and the averaged weights. Those that no choice of conf/authors describes are returned unchanged, or
+    refused with a UserError if one of the choices is of the same form.
+    """
+    kinds = [name for name in ("model_ema1", "model", "state_dict") if isinstance(contents.get(name), Mapping)][:2]
+    states = [
+        {
+            str(name).removeprefix(prefix).removeprefix("net."): each
+            for name, each in state.items()
+            if torch.is_tensor(each)
+        }
+        for state in ([contents[name] for name in kinds] or [contents])
+    ]
+    reasons = []
+    for name in choices("authors"):
+        family: Weights = make(choice("authors", name), "authors", Weights)
+        if family.first not in states[0]:
+            continue
+        config = composed("train", family.recipe)
+        classes = max(0, len(states[0].get(family.classes, ())) - family.unlabelled)
+        with torch.device("meta"):
+            network = make(model_of(config, {"classes": classes}), "model")
+        try:
+            own = [{prefix + key: value for key, value in family.translated(each, network).items()} for each in states]
+        except (ValueError, RuntimeError, AttributeError) as error:  # of another network
+            reasons.append(f"{name}: {first_line(error)}")
+            continue
+        text = yaml.safe_dump({key: config[key] for key in KEPT})
+        about = {"config": text, "facts": {"classes": classes}, "labels": {str(i): 1 for i in range(classes)}}
+        raw = {"current_model_state": own[1]} if len(own) > 1 else {}
+        return {**about, "state_dict": own[0], **raw, "global_step": 0, "epoch": 0}
+    if reasons:
+        raise UserError(
+            f"{where}: the weights are of none of the networks in conf/authors ({'; '.join(reasons)}); describe theirs "
+            "in CONF/authors/NAME.yaml, like adm_64.yaml, and pass --config-dir CONF"
+        )
+    return {**contents}

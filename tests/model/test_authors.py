@@ -1,0 +1,132 @@
+"""Weights as the authors of ADM and JiT publish them: our networks compute the same with them."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from authors_networks import JiT, UNetModel
+from safetensors.torch import save_file
+from torch import nn
+
+from diffusion.checkpoint.authors import Weights, recognized
+from diffusion.checkpoint.restore import read, restore
+from diffusion.config.build import make
+from diffusion.config.choices import choice, choices, searching
+from diffusion.errors import UserError
+from diffusion.training.resume import start_from
+
+ADM = """
+_target_: diffusion.checkpoint.authors.ADM
+recipe: [experiment=improved_ddpm, model=unet_adm, "model.channels=[32,64]", "model.attention=[false,true]",
+         model.blocks=1, model.head_dim=16, data.resolution=16]
+heads_first: {}
+"""
+JIT = """
+_target_: diffusion.checkpoint.authors.JiT
+recipe: [experiment=flow, prediction=x0, model=jit_tiny, model.width=48, model.heads=3, model.depth=2, model.context=4,
+         model.context_from=1, model.image_time=true, data.resolution=16]
+"""
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    (tmp_path / "conf/authors").mkdir(parents=True)
+    return tmp_path / "conf"
+
+
+def filled(network: nn.Module, seed: int = 0) -> Any:
+    """`network` in evaluation mode with random weights, so every path has an effect."""
+    generator = torch.Generator().manual_seed(seed)
+    for weight in network.parameters():
+        if weight.requires_grad:
+            spread = weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.3
+            weight.data = torch.randn(weight.shape, generator=generator) * spread + 0.5 * (weight.ndim == 1)
+    return network.eval()
+
+
+def images() -> torch.Tensor:
+    return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def agree(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    assert theirs.std() > 0.01
+    assert (ours - theirs).norm() / theirs.norm() < 1e-5
+
+
+@pytest.mark.parametrize(("new_order", "classes"), [(True, 5), (False, 5), (False, 0)])
+def test_adm_computes_what_guided_diffusion_computes(new_order: bool, classes: int, conf: Path) -> None:
+    (conf / "authors/mine.yaml").write_text(ADM.format(str(not new_order).lower()))
+    theirs = filled(UNetModel(32, [1, 2], 1, [2], 16, classes, new_order))
+    torch.save(theirs.state_dict(), conf / "weights.pt")
+    save_file(theirs.state_dict(), conf / "weights.safetensors")
+    with searching([conf]):
+        model, same = restore(conf / "weights.pt"), restore(conf / "weights.safetensors")
+        network = make(model.model, "model")
+        start_from(str(conf / "weights.pt"), network, model.config)
+    y, x, t = torch.tensor([4, 0]) if classes else None, images(), torch.tensor([0, 731])
+    with torch.no_grad():
+        expected = theirs(x, t, y)
+        agree(model.denoiser.network(x, t.float(), y), expected)
+        agree(network.eval()(x, t.float(), y), expected)
+    assert same.source["network_hash"] == model.source["network_hash"]
+    assert (model.shape, len(model.labels), model.weights) == ((3, 16, 16), classes, "raw")
+
+
+def test_jit_computes_what_its_code_computes_with_raw_and_averaged_weights(conf: Path) -> None:
+    (conf / "authors/mine.yaml").write_text(JIT)
+    raw, averaged = (filled(JiT(16, 4, 48, 2, 3, 5, 32, 4, 1), seed) for seed in (0, 1))
+    states = {
+        key: {f"net.{name}": value for name, value in net.state_dict().items()}
+        for key, net in {"model": raw, "model_ema1": averaged, "model_ema2": raw}.items()
+    }
+    torch.save({**states, "optimizer": {}, "epoch": 7, "args": Namespace(img_size=16)}, conf / "checkpoint-last.pth")
+    t, y = torch.tensor([0.1, 0.75]), torch.tensor([3, 5])  # 5: no class
+    for weights, theirs in (("ema", averaged), ("raw", raw)):
+        with searching([conf]):
+            model = restore(conf / "checkpoint-last.pth", weights)
+        with torch.no_grad():
+            agree(model.denoiser.network(images(), 1000 * (1 - t) - 1, y), theirs(images(), t, y))
+    assert len(model.labels) == 5
+
+
+PUBLISHED = {
+    "adm_64": lambda: UNetModel(192, [1, 2, 3, 4], 3, [2, 4, 8], 64, 1000, True),
+    "adm_256": lambda: UNetModel(256, [1, 1, 2, 2, 4, 4], 2, [8, 16, 32], 64, 0, False),
+    "jit_b_16": lambda: JiT(256, 16, 768, 12, 12, 1000, 128, 32, 4),
+    "jit_l_16": lambda: JiT(256, 16, 1024, 24, 16, 1000, 128, 32, 8),
+    "jit_h_16": lambda: JiT(256, 16, 1280, 32, 16, 1000, 256, 32, 10),
+}
+
+
+@pytest.mark.parametrize("name", choices("authors"))
+def test_the_published_networks_are_recognized_by_their_shapes(name: str) -> None:
+    with torch.device("meta"):
+        theirs = PUBLISHED[name]()
+    contents = recognized(theirs.state_dict(), "", "here")
+    family = make(choice("authors", name), "authors", Weights)
+    trained = sum(value.numel() for value in theirs.parameters() if value.requires_grad)
+    row = 0 if family.unlabelled or "label_emb.weight" not in theirs.state_dict() else 4 * 192  # for no class
+    assert sum(value.numel() for value in contents["state_dict"].values()) == trained + row
+    assert contents["config"] == recognized(theirs.state_dict(), "", "here")["config"]
+
+
+def test_other_weights_are_refused_in_one_line(tmp_path: Path) -> None:
+    torch.save(UNetModel(32, [1, 2], 1, [2], 16, 0, False).state_dict(), tmp_path / "other.pt")
+    torch.save({"layer.weight": torch.zeros(1)}, tmp_path / "unknown.pt")
+    (tmp_path / "edm.pkl").write_bytes(b"\x80\x04}")
+    for file, said in {
+        "other.pt": r"none of the networks in conf/authors \(adm_\d+: .* is .*, there .*CONF/authors",
+        "unknown.pt": "not a model of `diffusion train`",
+        "edm.pkl": "a pickle is a program",
+    }.items():
+        with pytest.raises(UserError, match=said):
+            read(tmp_path / file)
+
+
+def test_training_cannot_resume_from_weights(conf: Path) -> None:
+    (conf / "authors/mine.yaml").write_text(ADM.format("true"))
+    torch.save(UNetModel(32, [1, 2], 1, [2], 16, 0, False).state_dict(), conf / "weights.pt")
+    with searching([conf]), pytest.raises(UserError, match=r"has no training state; start from its weights: init="):
+        read(conf / "weights.pt", to_train=True)
