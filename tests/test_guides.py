@@ -85,7 +85,9 @@ def test_the_container_has_all_that_the_program_is_built_from():
         assert any((ROOT / path).is_relative_to(each) for each in present), path
 
 
-@pytest.mark.parametrize("file", [".ci/run", "CONTRIBUTING.md", "README.md", "deploy/sky.yaml"])
+@pytest.mark.parametrize(
+    "file", [".ci/run", ".github/workflows/ci.yml", "CONTRIBUTING.md", "README.md", "deploy/sky.yaml"]
+)
 def test_each_make_target_that_is_named_exists(file):
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
     text = (ROOT / file).read_text("utf-8")
