@@ -165,7 +165,9 @@ class Search:
         pruned = RunRecord(self.folder_of(trial)).content.get("state") == "pruned"
         values = None if pruned or isinstance(result, Exception) else result
         state = TrialState.PRUNED if pruned else TrialState.FAIL if values is None else TrialState.COMPLETE
-        said = f"{shown(self.scores)} = {shown(values)}" if values else state.name.lower()
+        numbers = values if isinstance(values, list) else [values]
+        named = ", ".join(f"{name} {number}" for name, number in zip(self.scores, numbers, strict=False))
+        said = state.name.lower() if values is None else named
         console.print(f"trial {number}: {said} ({', '.join(f'{key}={value}' for key, value in trial.params.items())})")
         try:
             self.study.tell(number, values, state)

@@ -12,7 +12,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # before training, a Ctrl-C just ends this process
 
 import contextlib
-import math
 import multiprocessing
 import os
 import sys
@@ -175,7 +174,7 @@ def ending_on_signals() -> Iterator[None]:
 def run_job(settings: Train, folder: Path, words: Sequence[str]) -> Any:
     """Run a job of a sweep in its own process, unless it is already complete. Returns its result.
 
-    A sweeper optimizes the result, a list if `sweep.score` is one. If a number is missing or NaN, it is None.
+    A sweeper optimizes the result, a list if `sweep.score` is one. If a number is missing, it is None.
     """
     if is_rank():
         raise UserError("torchrun starts the processes of one run, not of a sweep: use -m trainer.devices=N instead")
@@ -192,8 +191,7 @@ def run_job(settings: Train, folder: Path, words: Sequence[str]) -> Any:
             submitit(signal.SIGUSR2, None)  # requeues the job, and ends this process
         raise
     result = RunRecord(folder).content.get("result")
-    numbers = result if isinstance(result, list) else [result]
-    return None if any(number is None or math.isnan(number) for number in numbers) else result
+    return None if isinstance(result, list) and None in result else result
 
 
 @cache
