@@ -7,7 +7,7 @@ import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -45,13 +45,13 @@ class Archive(Collection):
 
     def source(self) -> Source:
         where, files = f"data.path={self.path}", expanded(os.path.expanduser(self.path))
-        kinds: dict[str, Callable[[Sequence[Path], bool], Read]] = {".zip": zipped, ".npz": arrays, ".tar": shards}
+        read = {".zip": zipped, ".npz": arrays, ".tar": shards}
         try:
             stats = [(os.fspath(file.resolve()), file.stat()) for file in files]
             stamps = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
-            if {file.suffix.lower() for file in files} not in [{kind} for kind in kinds]:
+            if len(kinds := {file.suffix.lower() for file in files}) != 1 or not kinds <= read.keys():
                 raise ValueError("expected one .zip, one .npz, or .tar files, not compressed; unpack others")
-            items, total = kinds[files[0].suffix.lower()](files, self.labels is True)
+            items, total = read[kinds.pop()](files, self.labels is True)
         except FileNotFoundError as error:
             raise UserError(f"{where}: {error.filename} does not exist") from error
         except (*DAMAGED, ValueError) as error:
@@ -70,16 +70,16 @@ def expanded(pattern: str) -> list[Path]:
 
 
 def intact(items: Iterable[Item], where: str) -> Iterator[Item]:
-    """The items of an archive. Raises UserError for one that is damaged."""
+    """The items of an archive. Raises UserError where it is damaged."""
     try:
         yield from items
-    except DAMAGED as error:
-        raise UserError(f"{where}: cut short or damaged ({first_line(error)}); copy or download it again") from error
+    except (*DAMAGED, ValueError) as error:
+        raise UserError(f"{where}: {first_line(error)}; copy or download it again") from error
 
 
-def hidden(name: str) -> bool:
-    """Whether a file is left out by its name, like hidden files of a folder, and the notes of macOS."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+def shown(name: str) -> bool:
+    """Whether a file is used: hidden ones are not, as in a folder, nor are the notes of macOS."""
+    return not any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 
 def label_of(value: Any) -> Label:
@@ -92,106 +92,89 @@ def label_of(value: Any) -> Label:
 def zipped(files: Sequence[Path], labelled: bool) -> Read:
     """The files of a zip, and their labels by the dataset.json of EDM: {"labels": [[NAME, CLASS], …]}."""
     archive, about = zipfile.ZipFile(files[0]), "dataset.json"
-    names = [each.filename for each in archive.infolist() if not each.is_dir() and not hidden(each.filename)]
-    labels: dict[str, Any] = {}
-    if labelled:
-        pairs = json.loads(archive.read(about))["labels"] if about in names else None
-        if not pairs:
-            raise ValueError(f"no labels in a {about}; set data.labels=folders, FILE.csv or null")
-        labels = {name: label_of(label) for name, label in pairs}
+    names = [each.filename for each in archive.infolist() if not each.is_dir() and shown(each.filename)]
+    pairs = json.loads(archive.read(about))["labels"] if labelled and about in names else []
+    if labelled and not pairs:
+        raise ValueError(f"no labels in a {about}; set data.labels=folders, FILE.csv or null")
+    labels = {name: label_of(label) for name, label in pairs}
 
     def content(name: str) -> bytes:
         try:
             return archive.read(name)
-        except (
-            DAMAGED
-        ) as error:  # only this file: encrypted, compressed otherwise, or with other bytes than were packed
+        except DAMAGED as error:  # only this file: encrypted, or not the bytes that were packed
             raise Unusable(f"can't be read: {first_line(error)}") from error
 
-    names = [name for name in names if name != about]
-    return [Item(composed(name), partial(content, name), labels.get(name)) for name in names], len(names)
+    items = [Item(composed(name), partial(content, name), labels.get(name)) for name in names if name != about]
+    return items, len(items)
 
 
 def arrays(files: Sequence[Path], labelled: bool) -> Read:
     """The rows of an array of images in an npz, which are read one after the other. Nothing is unpickled."""
     archive = zipfile.ZipFile(files[0])
-    found = {name.removesuffix(".npy"): name for name in archive.namelist()}
 
     def member(names: Sequence[str]) -> str:
-        known = [found[name] for name in names if name in found]
-        if not known:
-            raise ValueError(f"no array {' or '.join(names)}, but {', '.join(found) or 'none'}")
-        return known[0]
+        for name in names:
+            if f"{name}.npy" in archive.namelist():
+                return f"{name}.npy"
+        raise ValueError(f"no array {' or '.join(names)}, but {', '.join(archive.namelist()) or 'none'}")
 
-    images = member(IMAGES)
+    images, labels = member(IMAGES), None
     with archive.open(images) as stream:
         shape, by_columns, dtype = header(stream)
     if dtype != np.uint8 or by_columns or not (len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3, 4))):
         raise ValueError(f"{images} is {dtype} {shape}; expected uint8 (N, H, W, C), of 0 to 255, with C 1, 3 or 4")
-    labels: list[Any] = [None] * shape[0]
     if labelled:
         with archive.open(member(LABELS)) as stream:
-            array = np.load(stream, allow_pickle=False)
-        if array.shape != shape[:1] or array.dtype.kind not in "iuU":
-            raise ValueError(
-                f"{member(LABELS)} is {array.dtype} {array.shape}; expected a class for each of {shape[0]}"
-            )
-        labels = array.tolist()
+            labels = np.load(stream, allow_pickle=False)
+        if labels.shape != shape[:1] or labels.dtype.kind not in "iuU":
+            raise ValueError(f"{member(LABELS)} is {labels.dtype} {labels.shape}; expected a class for each image")
 
     def rows() -> Iterator[Item]:
         size, row = int(np.prod(shape[1:])), shape[1:3] if shape[-1] == 1 else shape[1:]
         with archive.open(images) as stream:
             header(stream)
-            for i, label in enumerate(labels):
+            for i in range(shape[0]):
                 if len(content := stream.read(size)) < size:
                     raise EOFError(f"{images} ends at image {i} of {shape[0]}")
-                yield Item(str(i), partial(bytes, content), label, row)
+                yield Item(str(i), partial(bytes, content), None if labels is None else labels[i].item(), row)
 
     return rows(), shape[0]
 
 
 def header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, order and type of an array in a .npy file, of which the header is read."""
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    return readers[np.lib.format.read_magic(stream)](stream)
+    first = np.lib.format.read_magic(stream) == (1, 0)
+    return (np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0)(stream)
 
 
 def shards(files: Sequence[Path], labelled: bool) -> Read:
     """The images of tar files, and their labels: KEY.cls beside KEY.jpg. Links and the like are left out."""
     for file in files:
         size = file.stat().st_size
-        with file.open("rb") as stream:
-            stream.seek(max(0, size - BLOCK))
-            if size % BLOCK or size < BLOCK or any(stream.read()):
-                raise ValueError(f"{file.name} is cut short, or no tar (no blocks of zeros at its end); get it again")
+        if size % BLOCK or size < BLOCK or any(content_of(file, size - BLOCK, BLOCK)):
+            raise ValueError(f"{file.name} is cut short, or no tar (no zeros at its end); copy or download it again")
     return samples(files, labelled), None
 
 
 def samples(files: Sequence[Path], labelled: bool) -> Iterator[Item]:
-    """The images of tar files, one after the other. In a sample with an image, its other files are not images."""
+    """The images of tar files, one after the other. In a sample with an image, its other files are not images.
+
+    A sample are files with the same name to the first dot of its last part, as webdataset divides it.
+    """
     Image.init()
-    endings = {ending[1:] for ending, form in Image.registered_extensions().items() if form in FORMATS}
+    endings = {ending for ending, form in Image.registered_extensions().items() if form in FORMATS}
     for file in files:
+        where = f" ({file.name})" if len(files) > 1 else ""  # each may have a 000000.jpg
         with tarfile.open(file, "r:") as tar:
-            members = (each for each in tar if each.isfile() and not hidden(each.name.removeprefix("./")))
-            for _, sample in groupby(((each, *split(each.name)) for each in members), key=lambda each: each[1]):
-                parts = [(member, ending) for member, _, ending in sample]
-                label = None
-                for member, ending in parts if labelled else ():
-                    if ending == "cls":
-                        text = content_of(file, member.offset_data, member.size).decode().strip()
-                        label = label_of(int(text) if text.isdecimal() else text)
-                images = [member for member, ending in parts if ending in endings]
-                for member in images or [member for member, ending in parts if ending != "cls"]:
-                    name = composed(member.name.removeprefix("./")) + (f" ({file.name})" if len(files) > 1 else "")
-                    yield Item(name, partial(content_of, file, member.offset_data, member.size), label)
-
-
-def split(name: str) -> tuple[str, str]:
-    """A name in a tar as webdataset divides it: the key, to the first dot of the last part; and the lower-case rest."""
-    folder, _, last = name.rpartition("/")
-    key, _, ending = last.partition(".")
-    return f"{folder}/{key}", ending.lower()
+            members = ((re.sub(r"^\./", "", each.name), each) for each in tar if each.isfile() and shown(each.name))
+            for key, sample in groupby(members, key=lambda each: re.sub(r"\.[^/]*$", "", each[0])):
+                parts = {name: partial(content_of, file, each.offset_data, each.size) for name, each in sample}
+                kinds = {name: name[len(key) :].lower() for name in parts}
+                classes = [parts[name]().decode().strip() for name in parts if labelled and kinds[name] == ".cls"]
+                label = next((int(text) if text.isdecimal() else text for text in classes), None)
+                images = [name for name in parts if kinds[name] in endings]
+                for name in images or [name for name in parts if kinds[name] != ".cls"]:
+                    yield Item(composed(name) + where, parts[name], label)
 
 
 def content_of(file: Path, start: int, size: int) -> bytes:

@@ -41,8 +41,11 @@ class Hub(Collection):
     def source(self) -> Source:
         try:
             import datasets
+            import huggingface_hub
         except ImportError as error:
             raise UserError(f"data=hub needs the package datasets: {pip_install('hub')}") from error
+        for library in (datasets, huggingface_hub):  # the error says it once, without each try
+            library.logging.set_verbosity_error()
         if not console.is_terminal:
             datasets.disable_progress_bars()
         split, most = re.fullmatch(r"(.*?)(?:\[:(\d+)\])?", self.split).groups()  # type: ignore[union-attr]
@@ -74,42 +77,31 @@ class Hub(Collection):
                     label = next((label_of(row[column], names[column]) for column in names), None)
                     yield Item(f"{split} {i}", partial(content, row[image], builder.name == "imagefolder"), label)
 
-        key = stamps or builder.hash, self.subset, self.split, self.image_column, self.label_column
+        key = stamps or (name, builder.hash), self.subset, self.split, self.image_column, self.label_column
         return Source(where, key, items(), labels=self.label_column is not None)
 
     def _columns(self, where: str, features: Mapping[str, Any]) -> tuple[str, dict[str, list[str] | None]]:
         """The column of images; and that of labels, if one is used, with the names of its classes, if it has any."""
-        from datasets import ClassLabel, Value
+        from datasets import ClassLabel, Image, Value
 
-        images = [name for name, kind in features.items() if _holds_images(kind)]
-        found = ", ".join(f"{name} ({type(kind).__name__})" for name, kind in features.items()) or "none"
+        def holds_images(kind: Any) -> bool:  # as such, as the bytes of files, or with their paths
+            return isinstance(kind, Image) or kind == Value("binary") or (isinstance(kind, dict) and "bytes" in kind)
+
+        images, column = [name for name, kind in features.items() if holds_images(kind)], self.label_column
+        found = "its columns: " + (
+            ", ".join(f"{name} ({type(kind).__name__})" for name, kind in features.items()) or "none"
+        )
         wanted = [self.image_column] if self.image_column else images
         if len(wanted) != 1 or wanted[0] not in images:
-            fault = (
-                f"{self.image_column} is no column of images"
-                if self.image_column
-                else f"{len(images)} columns of images"
-            )
+            fault = f"{self.image_column} is no column" if self.image_column else f"{len(images)} columns"
             raise UserError(
-                f"{where}: {fault}; set data.image_column to one of {images or 'a set with images'} ({found})"
+                f"{where}: {fault} of images; set data.image_column to one of them, or another path; {found}"
             )
-        if (column := self.label_column) is None:
-            return wanted[0], {}
-        kind = features.get(column)
-        if isinstance(kind, ClassLabel):
-            return wanted[0], {column: kind.names}
-        if not (isinstance(kind, Value) and re.match("u?int|bool|(large_)?string", kind.dtype)):
-            raise UserError(
-                f"{where}: data.label_column={column} is {kind}; expected one class, a number or a name; {found}"
-            )
-        return wanted[0], {column: None}
-
-
-def _holds_images(kind: Any) -> bool:
-    """Whether a column of this kind may hold images: as such, as bytes of files, or as {"bytes", "path"}."""
-    from datasets import Image, Value
-
-    return isinstance(kind, Image) or kind == Value("binary") or (isinstance(kind, dict) and "bytes" in kind)
+        kind = features.get(column or "")
+        single = isinstance(kind, Value) and re.match("u?int|bool|(large_)?string", kind.dtype)
+        if column and not isinstance(kind, ClassLabel) and not single:
+            raise UserError(f"{where}: data.label_column={column} is {kind}; expected numbers or names; {found}")
+        return wanted[0], {column: getattr(kind, "names", None)} if column else {}
 
 
 def label_of(value: Any, names: list[str] | None) -> Label | None:

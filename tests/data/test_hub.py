@@ -145,12 +145,14 @@ def test_sets_that_cannot_be_used_are_refused(hub, root: Path, cache: Path, name
     assert not [*cache.glob("*.bin")]
 
 
-def test_without_network_one_line_says_so(hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_network_one_line_says_so(hub, caplog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:1/{repo_id}")
     monkeypatch.setattr("datasets.config.HF_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between its tries
     with pytest.raises(UserError, match=r"Couldn't reach 'me/pets' on the Hub .*; check the name and the network"):
         loaded(Hub, "me/pets")
+    assert not caplog.records
 
 
 def test_without_the_package_one_line_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
