@@ -103,6 +103,7 @@ class Model:
         sampler: str | Sampler | None = None,
         seed: int = 0,
         labels: int | str | Sequence[int | str] | np.ndarray | Tensor | None = None,
+        label: int | str | None = None,
         guidance: str | None = None,
         precision: str | None = None,
         fills: bool = False,
@@ -112,8 +113,8 @@ class Model:
 
         Args:
             sampler: a choice from conf/sampler, such as "heun", or an object; None: the sampler of the model's recipe.
-            labels: one class or several, by name or number (1 is the class named "1", if there is one); the images
-                cycle through several. None: classes in their training proportions; "none": no class.
+            labels, label: one class or several, by name or number (1 is the class named "1", if there is one); the
+                images cycle through several. None: classes in their training proportions; "none": no class.
             guidance: a choice from conf/guidance, which may be followed by settings: "cfg guidance.scale=2", or
                 "auto guidance.ckpt=WORSE"; None: the guidance of the model's recipe.
             precision: "bf16-mixed" or "16-mixed", which are faster and change the images slightly; None: float32.
@@ -127,6 +128,7 @@ class Model:
             asked = {
                 "ckpt": str(self.restored.path),
                 "seed": operator.index(seed),
+                "label": label,
                 "label" if isinstance(classes, int | str) else "labels": classes,
                 "precision": precision,
                 "sampler": choice("sampler", sampler, **settings) if isinstance(sampler, str) else own,

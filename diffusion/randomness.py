@@ -15,6 +15,7 @@ from torch import Tensor
 from diffusion.errors import UserError
 
 Seeds = Sequence[int]
+GOLDEN = (5**0.5 - 1) / 2  # its multiples mod 1 are evenly spread, however many there are
 SINGLE = {"mps"}  # device types without float64
 
 
@@ -178,3 +179,13 @@ def _words(draw: int, first: int, end: int, keys: Tensor) -> tuple[Tensor, Tenso
 def _joined(even: Tensor, odd: Tensor) -> Tensor:
     """Combine two words into 53 bits, the even word first."""
     return (even << 21) | (odd >> 11)
+
+
+def proportional(counts: Sequence[int], n: int) -> Tensor:
+    """Classes in the proportions of `counts`, to within about two images of each, (n,) int64.
+
+    Sample i gets the class at the quantile (i + ½)·golden ratio mod 1, for every n.
+    """
+    ends = torch.tensor(counts, dtype=torch.float64).cumsum(0) / max(1, sum(counts))
+    quantiles = (torch.arange(n, dtype=torch.float64) + 0.5) * GOLDEN % 1
+    return torch.searchsorted(ends, quantiles, right=True).clamp(max=len(counts) - 1)

@@ -224,5 +224,6 @@ def _wrong(words: Sequence[str], command: str, sweep: bool) -> str | None:
             near = f"; {', '.join(having)} have it, by a line of defaults" if having else nearest(place, known)
             return f"{word}: the chosen {group} has no such setting{near}; --help {group} lists those of each choice"
         else:
-            return f"{word}: unknown setting{nearest(place, known)}; --help lists all of them"
+            inner = [f"{place}@{each}" for each in known if place in groups() and each.endswith(f".{place}")]
+            return f"{word}: unknown setting{nearest(place, inner or known)}; --help lists all of them"
     return None

@@ -31,7 +31,7 @@ from diffusion.process.editing import Between
 from diffusion.process.guidance import Guidance
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
-from diffusion.randomness import Streams, seeds_for
+from diffusion.randomness import Streams, proportional, seeds_for
 from diffusion.report.style import spread
 
 Watch = Callable[[int, int, Tensor, Estimate], None]
@@ -42,7 +42,6 @@ Labels = int | str | Sequence[int | str] | None
 """One class or several, by name or number, which the samples cycle through; NONE: no class; None: as in the data."""
 
 NONE = "none"  # no class, unless a class has this name
-GOLDEN = (5**0.5 - 1) / 2  # its multiples mod 1 are evenly spread, however many there are
 MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 KEPT = ".drawn"  # in the folder of a command: the batches; removed when the images are written or scored
 FILMED = 8  # images in a film or a GIF
@@ -215,16 +214,6 @@ def batches_of(n: int, batch_size: int, share: Share = (0, 1)) -> list[range]:
 def seconds_of(files: Path) -> float:
     """The time that all processes took together to draw the batches in a folder."""
     return sum(torch.load(file, weights_only=True)["seconds"] for file in files.glob("*.pt"))
-
-
-def proportional(counts: Sequence[int], n: int) -> Tensor:
-    """Classes in the proportions of `counts`, to within about two images of each, (n,) int64.
-
-    Sample i gets the class at the quantile (i + ½)·golden ratio mod 1, for every n.
-    """
-    ends = torch.tensor(counts, dtype=torch.float64).cumsum(0) / max(1, sum(counts))
-    quantiles = (torch.arange(n, dtype=torch.float64) + 0.5) * GOLDEN % 1
-    return torch.searchsorted(ends, quantiles, right=True).clamp(max=len(counts) - 1)
 
 
 def number(label: int | str, names: Sequence[str], known: int) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from diffusion.pixels import ABOUT, arranged, opened, tiles
+from diffusion.randomness import proportional
 from diffusion.report.page import Html, captioned, picture, slider
 from diffusion.report.scores import number
 from diffusion.report.style import spread
@@ -79,8 +80,11 @@ def film(path: Path) -> list[Html]:
 
 def gallery(run: Run, caption: str, first: int = 0, most: int = FIRST) -> Html | None:
     """Samples of the run from the `first` one on, each as a picture; None if there are none."""
+    counts = run.info.get("classes", {})  # the samples have their proportions
+    names = [[*counts][k] for k in proportional([*counts.values()], first + most)] if counts else []
     found = enumerate(samples_of(run)[first : first + most], start=first + 1)
     cells = [shown(Image.fromarray(each), f"sample {i}") for i, each in found]
+    cells = [*map(captioned, cells, names[first:])] if counts else cells
     return captioned(Html('<div class="gallery">{}</div>').format(Html("").join(cells)), caption) if cells else None
 
 

@@ -63,8 +63,9 @@ def others(comparison: Comparison, main: Column) -> Findings:
     """Which other columns agree about the best recipe, which show that another one is better, and its flaws."""
     first, findings = main.order[0], Findings()
     ranked = [column for column in comparison.columns if column.order and column != main]
-    if same := [column.name for column in ranked if column.order[0] == first]:
-        findings["agree"] = f"It is also first by {', '.join(same)}."
+    if same := [column for column in ranked if column.order[0] == first]:
+        words = [column.name + " (shown by tests)" * all(column.shown.values()) for column in same]
+        findings["agree"] = f"It is also first by {', '.join(words)}."
     for column in ranked:
         if column.shown.get(first):
             findings[column.name] = f"But by {column.name}, {comparison.names[column.order[0]]} is shown to be better."

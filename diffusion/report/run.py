@@ -37,9 +37,10 @@ from diffusion.runs.record import CONFIG
 
 FACTS = {  # of run.json, with their names
     "steps": "steps", "total_steps": "steps of the whole run", "epochs": "epochs",
-    "images": "images", "left_out": "files left out (data_report.json)", "parameters": "parameters", "seconds": "time",
-    "seconds_of": "time of the parts", "peak_gb": "peak memory in GB", "devices": "devices", "device": "device",
-    "host_cores": "CPU cores", "started": "started", "finished": "finished", "versions": "versions",
+    "images": "images", "classes": "training images by class", "left_out": "files left out (data_report.json)",
+    "parameters": "parameters", "seconds": "time", "seconds_of": "time of the parts", "peak_gb": "peak memory in GB",
+    "devices": "devices", "device": "device", "host_cores": "CPU cores", "started": "started", "finished": "finished",
+    "versions": "versions",
 }  # fmt: skip
 SAMPLES, COPIES = "figures/samples.png", "figures/copies.png"
 ROWS, COLUMNS = 4, 8  # of the samples during training
@@ -214,6 +215,6 @@ def more_commands(run: Run) -> str:
     lines = [f"{command_line('report', [*run.own, str(place)])}   # this page again"]
     if holds_checkpoints(run.folder):
         draw, score = (f"{command_line(name, run.own)} {ckpt}" for name in ("sample", "evaluate"))
-        lines += [f"{draw} n=64 seed=1", score]
-        lines.append(f"{onward(run)}   # train on")
+        of_class = [f"{draw} n=64 {override('label', name)}" for name in run.info.get("classes", {})]
+        lines += [f"{draw} n=64 seed=1", *of_class[:1], score, f"{onward(run)}   # train on"]
     return SHELL.format("\n".join(lines))

@@ -106,7 +106,8 @@ def score_table(scores: Sequence[Score]) -> Table:
         latest.setdefault((score.name, score.reference), {})[score.what] = score
     rows: list[list[str]] = []
     for found in latest.values():
-        name = next(iter(found.values())).name
+        one = next(iter(found.values()))
+        name = f"{one.name}, {one.what}" if one.what.startswith("class ") else one.name
         own = [score for what, score in found.items() if what not in BASELINES]
         n = own[0].n if own else None
         other = {what: f" (n = {score.n})" * (n not in (None, score.n)) for what, score in found.items()}

@@ -21,8 +21,9 @@ OF_GUIDANCE = ("scale", "low", "high")  # columns, if scales are compared
 COLUMNS = ("sampler", *OF_GUIDANCE, "steps", "nfe", "seconds_per_image")  # before the scores
 WORDS = (
     "All samples use the same noise and the same classes, so differences are due to the settings. Bold: no setting "
-    "with as many network evaluations (nfe) or fewer is better; settings whose intervals overlap may be as good. "
-    "Guidance of some scale acts at noise levels sigma/alpha from low to high; scale 1 is no guidance."
+    "with as many network evaluations (nfe) or fewer is better, so a dearer row may be bold, too; settings whose "
+    "intervals overlap may be as good. Guidance of some scale acts at noise levels sigma/alpha from low to high; scale "
+    "1 is no guidance."
 )
 BARS = (
     "Bars are 95% intervals. The dashed line is the floor, the score of as many real images as samples (or of all, if "

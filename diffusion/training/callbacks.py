@@ -48,6 +48,7 @@ class Progress(Callback):
         self.record.update(
             host_cores=os.cpu_count(), images={name: len(split.images) for name, split in splits.items()},
             photographs={name: len({*split.sources}) for name, split in splits.items()},
+            classes=dict(self.run.drawing.counts),
             left_out=sum(entry["action"] == "left out" for entry in self.run.data.report) or None,
             versions=versions(), device=device_name(pl_module.device), devices=trainer.world_size,
             parameters=sum(p.numel() for p in pl_module.parameters()), precision=str(trainer.precision),

@@ -103,6 +103,7 @@ def test_classes_are_drawn_and_scored_apart(command, labelled, tmp_path):
     ran(command, "evaluate", f"ckpt={labelled}", *words)
     found = read_scores(tmp_path / "out")
     assert {score.what for score in found} >= {"samples", "class red", "network"}
+    assert [*json.loads((labelled / "run.json").read_text())["classes"]] == ["blue", "red"]  # for its page
     (bits,) = [score for score in found if score.metric == "bits_per_dim"]
     assert (bits.settings or {})["labels"] == "of the images"
     ran(command, "sample", f"ckpt={labelled}", "n=3", "labels=[red,0]", "device=cpu", "hydra.run.dir=drawn")

@@ -86,6 +86,7 @@ def test_own_choices_of_a_model_can_be_named_when_it_draws(two_steps, model, tmp
 def test_classes_can_be_names_and_numbers(labelled, labels):
     known = diffusion.load(labelled, device="cpu")
     assert known.drawing(labels=labels).conditions(known.denoiser, 3)["classes"].tolist() == [1, 0, 1]
+    assert known.drawing(label="red").conditions(known.denoiser, 2)["classes"].tolist() == [1, 1]
 
 
 def test_a_model_without_label_dropout_is_not_used_without_labels(labelled, model):

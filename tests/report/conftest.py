@@ -43,6 +43,7 @@ INFO = {
     "steps": 400,
     "epochs": 8,
     "images": {"train": 2091, "val": 250, "test": 251},
+    "classes": {"sky": 1394, "stone": 697},
     "left_out": 3,
     "versions": {"torch": "2.13.0"},
     "command": "diffusion train experiment=demo",

@@ -97,6 +97,7 @@ def test_the_next_step_follows_from_what_is_open(name: str, seeds: str, step: st
 
 def test_what_speaks_against_the_best_is_said() -> None:
     assert ranking(study("demo/drawn"), Path()).findings["train/kid_lite0"].endswith("scale=3 is shown to be better.")
+    assert "precision_lite0 (shown by tests), coverage" in ranking(study("schedule"), Path()).findings["agree"]
     narrow = study("memoire_narrow")
     narrow.rows[1].runs[0].info["saturated"] = 0.5
     findings = ranking(narrow, Path()).findings

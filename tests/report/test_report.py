@@ -41,6 +41,7 @@ def test_the_readme_has_the_facts_scores_figures_and_commands_of_the_run(run_fol
         "# Run demo", "This run is complete.", "| epochs | 8 |", "left out (data_report.json) | 3 |",
         "1,234,567", "5 min 6 s", "2026-01-02 03:04:05",
         "diffusion train experiment=demo", "| `schedule.steps` | 100 | 1000 |", "training 5 min 0 s, validation 6 s",
+        "| training images by class | sky=1394, stone=697 |", "n=64 label=sky\n",
         "The best validation MSE is 0.05, at step 300.", "hydra.run.dir=", "ckpt=auto",
     ):  # fmt: skip
         assert words in text, words
@@ -50,6 +51,7 @@ def test_the_readme_has_the_facts_scores_figures_and_commands_of_the_run(run_fol
     assert all((run_folder / link).exists() for link in links(text))
     page = (run_folder / "report.html").read_text()
     assert len(re.findall(r"<svg ", page)) >= 5
+    assert re.findall("<figcaption>(sky|stone)<", page)[:3] == ["sky", "stone", "sky"]  # 0.31, 0.93, 0.55
     for score in read_scores(run_folder):
         assert value_text(score) in page or score.what != "samples"
     (run_folder / "samples/step-00000100.png").rename(run_folder / "samples/step-00000000.png")
@@ -67,6 +69,8 @@ def test_a_baseline_is_next_to_the_score_of_its_protocol(run_folder: Path) -> No
     assert rows[1:] == [["kid_lite0", "0.0123", "—", "0.456 (n = 128)", "—"]]
     made = source_text(read_scores(run_folder)[0])
     assert made == "samples, step=400, weights=ema, sampler=DDIM(steps=50, eta=0), seed=7"
+    (row,) = score_table([Score("fd", 1.0, 9, "class sky", Reference("val, class sky"))]).cells
+    assert row[0].text == "fd, class sky"
     scores = [Score("fd", 1.0, 9), Score("fd", 2.0, 9, "untrained"), Score("fd", 3.0, 9)]
     assert [[cell.text for cell in row[1:3]] for row in score_table(scores).cells] == [["3", "2"]]  # the latest
     names = ["fd_x", "kid_x", "coverage_x", "precision_x"]
