@@ -3,7 +3,6 @@
 diffusion sample ckpt=RUN                                             36 images with the run's sampler
 diffusion sample ckpt=… n=64 sampler=ddim sampler.steps=50 seed=0     another sampler
 diffusion sample ckpt=… n=8 trajectory=true                           also save the denoising steps
-diffusion sample ckpt=… n=50000 format=npz                            also one file, for other tools
 """
 
 from diffusion.config.schema import Sample

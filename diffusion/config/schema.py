@@ -237,9 +237,6 @@ class Sample(Drawn):
     """Number of images."""
     trajectory: bool = False
     """Also save the denoising steps of the first 8 images, as trajectory.gif."""
-    format: Literal["npz", "zip"] | None = None
-    """Also write the images to one file for other tools: samples.npz with arr_0 and arr_1, for OpenAI's evaluator, or
-    samples.zip with dataset.json, for EDM's."""
 
 
 class Edit(Drawn):

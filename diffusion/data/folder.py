@@ -10,17 +10,16 @@ takes one tile from each of its photographs in turn, the largest first.
 
 import contextlib
 import csv
-import math
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product, zip_longest
+from itertools import groupby, product, zip_longest
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryFile
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ from torchvision.ops import box_iou
 from diffusion.console import console, count
 from diffusion.data.images import RESIZE, Box, Label, Made, Unusable, in_threads, opened, read, resized, stored
 from diffusion.data.module import ImageData, Split, labelled, place
-from diffusion.errors import UserError
+from diffusion.errors import UserError, first_line
 from diffusion.files import cache_dir, digest
 from diffusion.pixels import Channels, Resolution, height_width
 from diffusion.randomness import generator_for, seed_for
@@ -50,18 +49,16 @@ Share = Annotated[int, Ge(0)] | Annotated[float, Ge(0), Lt(1)]
 
 
 class Item(NamedTuple):
-    """One image of a source. `read` returns the bytes of its file or, with `shape`, those of uint8 (H, W[, C])."""
+    """One image of a source. `read` returns the bytes of its file, or uint8 (H, W[, C])."""
 
     name: str
-    read: Callable[[], bytes]
+    read: Callable[[], bytes | np.ndarray]
     label: Label | None = None
-    shape: tuple[int, ...] | None = None
 
-    def image(self, content: bytes) -> Image.Image:
-        """The image that `read` has returned, of which only the header is decoded yet."""
-        if self.shape is None:
-            return opened(content)
-        return Image.fromarray(np.frombuffer(content, np.uint8).reshape(self.shape))
+    def open(self) -> Image.Image:
+        """The image, of which only the header is decoded yet."""
+        content = self.read()
+        return opened(content) if isinstance(content, bytes) else Image.fromarray(content)
 
 
 class Source(NamedTuple):
@@ -69,9 +66,19 @@ class Source(NamedTuple):
 
     where: str  # the setting that says it, for messages: data.root=PHOTOS
     key: object  # changes with the images
-    items: Iterable[Item]  # read at most once
-    total: int | None = None  # number of items, if it is known
+    items: Callable[[], Sequence[Item]]
     labels: str | Path | bool | None = None  # `Folder.labels`; True: each item has its own
+
+
+@contextlib.contextmanager
+def refusing(where: str, advice: str = "") -> Iterator[None]:
+    """Raise a UserError that names the place for an error of a library, which may be of any kind."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{where}: {first_line(error).rstrip('.')}{advice}") from error
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -108,7 +115,7 @@ class Collection(ImageData):
 
     def load(self) -> dict[str, Split]:
         source = self.source()
-        key = digest("images 10", RESIZE, self.shape, self.seed, self.tiles, self.repeats, source.key)
+        key = digest("images 11", RESIZE, self.shape, self.seed, self.tiles, self.repeats, source.key)
         cache = cache_dir("images") / f"{type(self).__name__.lower()}-{key}"
         images, names, own, self.report = stored(cache, self.shape, partial(self._decode, source))
         self.report.sort(key=lambda entry: (entry["reason"], entry["path"]))  # what is not an image comes last
@@ -134,40 +141,25 @@ class Collection(ImageData):
         return splits
 
     def _decode(self, source: Source) -> Iterator[Made]:
-        """Yield each item's images, or why it is unusable, in order of (seed, content).
+        """Yield each item's images, or why it is unusable, in order of (seed, content)."""
+        items = source.items()
+        found = [*zip(in_threads(content_of, items, "reading files", "file"), items, strict=True)]
+        found.sort(key=lambda each: (seed_for(self.seed, "order", each[0]), each[0], each[1].name))
+        if not self.repeats:  # of files with the same bytes, only the first by name is used
+            found = [next(same) for _, same in groupby(found, key=itemgetter(0))]
+        results = in_threads(lambda each: self._images(*each), found, "decoding images")  # Pillow releases the GIL
+        for (_, item), made in zip(found, results, strict=True):
+            yield from ((item.name + ending, image, item.label) for ending, image in made)
 
-        Items are read once, in their own order, so images wait in a temporary file until all contents are known.
-        """
-        found = []
-        with TemporaryFile(dir=cache_dir("images")) as file:
-            work = self._read, source.items, "decoding images", "image", source.total
-            for item, content, made in in_threads(*work):  # Pillow releases the GIL
-                found.append((seed_for(self.seed, "order", content), content, item.name, item.label, file.tell(), made))
-                for i, (ending, image) in enumerate(made):
-                    if not isinstance(image, str):
-                        file.write(image.data)
-                        made[i] = ending, None
-            found.sort(key=lambda each: each[:3])
-            size, last = math.prod(self.shape), None
-            for _, content, name, label, at, made in found:
-                if content != last or self.repeats:  # of files with the same bytes, only the first by name is used
-                    file.seek(at)
-                    for ending, reason in made:
-                        yield name + ending, reason or np.frombuffer(file.read(size), np.uint8), label
-                last = content
-
-    def _read(self, item: Item) -> tuple[Item, str, list[tuple[str, Any]]]:
-        """An item, the hash of its content, and its image or tiles, each with the ending of its name; or why not."""
-        content = digest(item.name)
+    def _images(self, content: str, item: Item) -> list[tuple[str, np.ndarray | str]]:
+        """The cropped image, or the tiles, each with the ending of its name; or why there is none."""
         try:
-            data = item.read()
-            content, image = digest(data), partial(item.image, data)
             if self.tiles is not None:
-                return item, content, [*cut(image, content, self.resolution, self.channels, self.tiles)]
-            made = read(image, self.resolution, 2 * max(self.shape[1:]), self.channels)
-            return item, content, [("", resized(made, self.resolution))]
+                return [*cut(item.open, content, self.resolution, self.channels, self.tiles)]
+            image = read(item.open, self.resolution, 2 * max(self.shape[1:]), self.channels)
+            return [("", resized(image, self.resolution))]
         except Unusable as reason:
-            return item, content, [("", str(reason))]
+            return [("", str(reason))]
 
     def _split(self, where: str, photos: Sequence[str], label: Mapping[str, Label]) -> dict[str, Tensor]:
         """The positions of each split's images; `photos` are the file names of all images, already ordered."""
@@ -215,10 +207,23 @@ class Folder(Collection):
     def source(self) -> Source:
         root = Path(self.root).expanduser()
         files = listed(root)
-        stats = [(name, file.stat()) for name, file in files.items()]
-        stamps = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
         items = [Item(name, file.read_bytes) for name, file in files.items()]
-        return Source(f"data.root={root}", (os.fspath(root.resolve()), stamps), items, len(items), self.labels)
+        key = os.fspath(root.resolve()), stamps(files)
+        return Source(f"data.root={root}", key, lambda: items, self.labels)
+
+
+def stamps(files: Mapping[str, Path]) -> list[tuple[str, int, int, int]]:
+    """The names, sizes in bytes, and times of files."""
+    stats = [(name, file.stat()) for name, file in files.items()]
+    return [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
+
+
+def content_of(item: Item) -> str:
+    """A hash of the content of an item; of its name if it cannot be read, for which the decoding has the reason."""
+    try:
+        return digest(bytes(item.read()))
+    except Exception:
+        return digest(item.name)
 
 
 def share_classes(split: dict[str, str], label: Mapping[str, Label]) -> None:
@@ -265,9 +270,9 @@ def listed(root: Path) -> dict[str, Path]:
 
 def sizes(source: Source) -> Iterator[tuple[int, int]]:
     """Yield (width, height) in pixels of each image of a source, read from its header."""
-    for item in source.items:
+    for item in source.items():
         with contextlib.suppress(Exception):  # not an image
-            yield item.image(item.read()).size
+            yield item.open().size
 
 
 def common_size(source: Source) -> tuple[int, int] | None:

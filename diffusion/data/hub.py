@@ -1,17 +1,16 @@
 """Images of the Hugging Face Hub, and local sets in its formats, by the package `datasets` (the extra `hub`)."""
 
-import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from diffusion.console import console
-from diffusion.data.folder import Collection, Item, Source
-from diffusion.data.images import Label, Unusable
-from diffusion.errors import UserError, first_line, pip_install
+from diffusion.data.folder import Collection, Item, Source, refusing
+from diffusion.data.images import Label
+from diffusion.errors import UserError, pip_install
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -25,8 +24,6 @@ class Hub(Collection):
             this one.
         image_column: The column of images; null: the only one.
         label_column: The column of class labels, for a network with `model.classes`; null: no labels.
-        streaming: Keep no copy of a set of the Hub, which is then read while it is downloaded, and downloaded again for
-            another resolution or seed. Local sets are never copied.
     """
 
     origin = "The images of {path}; the page of a data set on the Hugging Face Hub states its licence."
@@ -36,7 +33,6 @@ class Hub(Collection):
     split: str = "train"
     image_column: str | None = None
     label_column: str | None = None
-    streaming: bool = False
 
     def source(self) -> Source:
         try:
@@ -48,60 +44,50 @@ class Hub(Collection):
             library.logging.set_verbosity_error()
         if not console.is_terminal:
             datasets.disable_progress_bars()
-        split, most = re.fullmatch(r"(.*?)(?:\[:(\d+)\])?", self.split).groups()  # type: ignore[union-attr]
-        where, local, stamps = f"data.path={self.path}", Path(self.path).expanduser(), []
+        where, local = f"data.path={self.path}", Path(self.path).expanduser()
         name, _, revision = self.path.partition("@")
         given: dict[str, Any] = {"path": name, "revision": revision or None}
         if local.exists():
-            files = sorted(file for file in [local, *local.rglob("*")] if file.is_file())
-            stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
             given = {"path": str(local)}
-            saved = local / split if (local / "dataset_dict.json").is_file() else local  # by save_to_disk
-            if local.is_file() or (saved / "state.json").is_file():
-                files = files if local.is_file() else sorted(saved.glob("*.arrow"))
-                given = {"path": files[0].suffix[1:], "data_files": {split: [*map(str, files)]}}
-        with refusing(where):
+            name = self.split.partition("[")[0]
+            saved = local / name if (local / "dataset_dict.json").is_file() else local  # by save_to_disk
+            if local.is_file():
+                given = {"path": local.suffix[1:], "data_files": str(local)}
+            elif (saved / "state.json").is_file():
+                given = {"path": "arrow", "data_files": {name: f"{saved}/data-*.arrow"}}
+        with refusing(where, "; check the name and the network; a private or gated set needs `hf auth login`"):
             builder = datasets.load_dataset_builder(**given, name=self.subset)
 
-        def items() -> Iterator[Item]:
-            with refusing(where):
-                if stamps or self.streaming:
-                    rows = builder.as_streaming_dataset(split).decode(False)
-                    rows = rows if most is None else rows.take(int(most))
-                else:
-                    builder.download_and_prepare()
-                    rows = builder.as_dataset(self.split)
-                image, names = self._columns(where, rows.features or {})
-                rows = rows.select_columns([image, *names]).cast_column(image, datasets.Image(decode=False))
-                for i, row in enumerate(rows):
-                    label = next((label_of(row[column], names[column]) for column in names), None)
-                    yield Item(f"{split} {i}", partial(content, row[image], builder.name == "imagefolder"), label)
+        @refusing(where)
+        def items() -> list[Item]:
+            builder.download_and_prepare()
+            rows = builder.as_dataset(self.split)
+            image, column = self._image_column(rows.features), self.label_column
+            names = getattr(rows.features.get(column or ""), "names", None)
+            labels = [label_of(value, names) for value in rows[column]] if column else [None] * len(rows)
+            cells = rows.select_columns(image).cast_column(image, datasets.Image(decode=False))
+            return [Item(f"{self.split} {i}", partial(content, cells, i), label) for i, label in enumerate(labels)]
 
-        key = stamps or (name, builder.hash), self.subset, self.split, self.image_column, self.label_column
-        return Source(where, key, items(), labels=self.label_column is not None)
+        key = builder.dataset_name, builder.config_id, builder.hash, self.split, self.image_column, self.label_column
+        return Source(where, key, items, self.label_column is not None)
 
-    def _columns(self, where: str, features: Mapping[str, Any]) -> tuple[str, dict[str, list[str] | None]]:
-        """The column of images; and that of labels, if one is used, with the names of its classes, if it has any."""
+    def _image_column(self, features: Mapping[str, Any]) -> str:
+        """The column of images. Raises ValueError if it is not clear which one, or if there are no such labels."""
         from datasets import ClassLabel, Image, Value
 
         def holds_images(kind: Any) -> bool:  # as such, as the bytes of files, or with their paths
             return isinstance(kind, Image) or kind == Value("binary") or (isinstance(kind, dict) and "bytes" in kind)
 
-        images, column = [name for name, kind in features.items() if holds_images(kind)], self.label_column
-        found = "its columns: " + (
-            ", ".join(f"{name} ({type(kind).__name__})" for name, kind in features.items()) or "none"
-        )
-        wanted = [self.image_column] if self.image_column else images
-        if len(wanted) != 1 or wanted[0] not in images:
-            fault = f"{self.image_column} is no column" if self.image_column else f"{len(images)} columns"
-            raise UserError(
-                f"{where}: {fault} of images; set data.image_column to one of them, or another path; {found}"
-            )
-        kind = features.get(column or "")
+        found = "its columns: " + ", ".join(f"{name} ({type(kind).__name__})" for name, kind in features.items())
+        images = [name for name, kind in features.items() if holds_images(kind) and self.image_column in (None, name)]
+        if len(images) != 1:
+            named = f" named {self.image_column}" if self.image_column else ""
+            raise ValueError(f"{len(images)} columns of images{named}; set data.image_column to one of them; {found}")
+        kind = features.get(self.label_column or "")
         single = isinstance(kind, Value) and re.match("u?int|bool|(large_)?string", kind.dtype)
-        if column and not isinstance(kind, ClassLabel) and not single:
-            raise UserError(f"{where}: data.label_column={column} is {kind}; expected numbers or names; {found}")
-        return wanted[0], {column: getattr(kind, "names", None)} if column else {}
+        if self.label_column and not isinstance(kind, ClassLabel) and not single:
+            raise ValueError(f"data.label_column={self.label_column} is {kind}; expected numbers or names; {found}")
+        return images[0]
 
 
 def label_of(value: Any, names: list[str] | None) -> Label | None:
@@ -111,28 +97,9 @@ def label_of(value: Any, names: list[str] | None) -> Label | None:
     return (value, names[value]) if value >= 0 else None  # -1: of a test split without labels
 
 
-def content(cell: Mapping[str, Any] | None, by_path: bool) -> bytes:
-    """The bytes of the image in a row. Only the rows of an imagefolder may name a file instead."""
-    cell = cell or {}
-    if cell.get("bytes") is not None:
-        return bytes(cell["bytes"])
-    if not by_path or not cell.get("path"):
-        raise Unusable("no image in this row")
-    import fsspec
-
-    with fsspec.open(cell["path"], "rb") as file:
-        return bytes(file.read())
-
-
-@contextlib.contextmanager
-def refusing(where: str) -> Iterator[None]:
-    """Raise a UserError for an error of datasets, which has many kinds of them, with several lines."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        line = first_line(error)
-        known = type(error).__name__ in ("DatasetNotFoundError", "ConnectionError")
-        hint = "; check the name and the network; a private or gated set needs `hf auth login`" if known else ""
-        raise UserError(f"{where}: {line.rstrip('.')}{hint}") from error
+def content(rows: Any, i: int) -> bytes:
+    """The bytes of the image in a row, which has them or names a file."""
+    (cell,) = rows[i].values()
+    if not cell or not (cell["bytes"] or cell["path"]):
+        raise ValueError("no image in this row")
+    return cell["bytes"] or Path(cell["path"]).read_bytes()

@@ -10,9 +10,8 @@ import io
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,7 +35,7 @@ Entry = dict[str, str]  # a file or an image that needs attention: {"path", "rea
 # EPS is left out because reading it runs an external program.
 FORMATS = ["JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"]
 RESIZE = f"Pillow {PILLOW} Lanczos"  # part of every cache key: another Pillow may round differently
-AHEAD = 128  # items that threads process before their results are used
+AHEAD = 512  # items that threads process before their results are used
 warnings.filterwarnings("ignore", module=r"PIL\.")  # about sizes and metadata
 
 
@@ -51,22 +50,18 @@ def opened(content: bytes) -> Image.Image:
 
 
 def read(
-    source: Path | Image.Image | Callable[[], Image.Image],
-    at_least: Resolution = 1,
-    keep: int | None = None,
-    channels: Channels = 3,
+    source: Path | Callable[[], Image.Image], at_least: Resolution = 1, keep: int | None = None, channels: Channels = 3
 ) -> Image.Image:
     """Read an image, upright, as grey, RGB or RGBA. Raises Unusable.
 
     Args:
-        source: a file, an image in memory, or what opens one.
+        source: a file, or what opens an image.
         at_least: minimum side in pixels; or minimum [height, width].
         keep: if given, decode a JPEG at a half, a quarter or an eighth of its size, as long as no side becomes shorter
             than this; several times faster.
     """
     try:
-        made = opened(source.read_bytes()) if isinstance(source, Path) else source
-        image = made if isinstance(made, Image.Image) else made()
+        image = opened(source.read_bytes()) if isinstance(source, Path) else source()
         if keep:
             image.draft(None, (keep, keep))
         image.load()
@@ -188,10 +183,9 @@ def alone(file: Path) -> contextlib.AbstractContextManager[object]:
 
 
 def in_threads(
-    work: Callable[[Item], Result], items: Iterable[Item], label: str, unit: str = "image", total: int | None = None
+    work: Callable[[Item], Result], items: Sequence[Item], label: str, unit: str = "image"
 ) -> Iterator[Result]:
     """Apply `work`, which releases the GIL, to the items in threads; yield results in order, with a progress bar."""
-    left, total = iter(items), len(items) if isinstance(items, Sized) else total
     with ThreadPoolExecutor() as pool:
-        results = (each for some in iter(lambda: [*islice(left, AHEAD)], []) for each in pool.map(work, some))
-        yield from track(results, label, total, unit)
+        results = (each for i in range(0, len(items), AHEAD) for each in pool.map(work, items[i : i + AHEAD]))
+        yield from track(results, label, len(items), unit)

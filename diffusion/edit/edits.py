@@ -157,7 +157,8 @@ def upright(name: str, picture: Source, shape: tuple[int, int, int]) -> Image.Im
     if isinstance(file, Path) and not file.is_file():
         raise UserError(f"{name}={file}: no such file; name a picture, such as a PNG or JPEG")
     try:
-        return read(file, resolution_of(*shape[1:]), channels=shape[0])  # type: ignore[arg-type]
+        opens = file if isinstance(file, Path) else lambda: file
+        return read(opens, resolution_of(*shape[1:]), channels=shape[0])  # type: ignore[arg-type]
     except Unusable as error:
         shown = name if isinstance(file, Image.Image) else f"{name}={file}"
         raise UserError(

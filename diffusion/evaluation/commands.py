@@ -5,8 +5,6 @@ sampler, of which single settings can be overridden: `sampler.steps=20`, `grid@s
 guidance, features, metrics and data, and to a number that is null.
 """
 
-import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,7 +30,7 @@ from diffusion.evaluation.drawing import FILMED, Drawing, Frames, make_guidance
 from diffusion.evaluation.likelihood import bits_per_dimension, has_classes_of
 from diffusion.evaluation.pipeline import Scorer, check_test, make_metrics
 from diffusion.evaluation.together import Task, choose_device, choose_devices, draw, remove
-from diffusion.files import replace, replacing
+from diffusion.files import replace
 from diffusion.metric import record
 from diffusion.metric.estimate import PairwiseMetric
 from diffusion.metric.score import statistics_of
@@ -147,25 +145,7 @@ def draw_samples(settings: Sample, folder: Path) -> None:
         frames.save_gif(folder / "trajectory.gif")
     shown, columns = in_turn(images[:GRID], len(settings.labels)) if settings.labels else (images[:GRID], None)
     save_images(folder, images, grid(shown, columns, large=True), drawing, restored)
-    if settings.format:
-        save_archive(folder, settings.format, images, drawing.conditions(denoiser, n).get("classes"))
     remove(folder)
-
-
-def save_archive(folder: Path, form: str, images: Tensor, classes: Tensor | None) -> None:
-    """Write uint8 images (n, C, H, W), and their classes (n,), to samples.npz or samples.zip (see `Sample.format`)."""
-    with replacing(folder / f"samples.{form}") as stream:
-        if form == "npz":
-            arrays: dict[str, Any] = {} if classes is None else {"arr_1": classes.numpy()}
-            np.savez(stream, arr_0=images.permute(0, 2, 3, 1).numpy(), **arrays)
-        else:
-            names = [f"{i // 1000:05d}/img{i:08d}.png" for i in range(len(images))]
-            with zipfile.ZipFile(stream, "w") as archive:
-                for name, file in zip(names, sorted((folder / "images").glob("*.png")), strict=True):
-                    archive.write(file, name)
-                pairs = None if classes is None else [*zip(names, classes.tolist(), strict=True)]
-                archive.writestr("dataset.json", json.dumps({"labels": pairs}))
-    console.print(f"  samples.{form}")
 
 
 def draw_all(

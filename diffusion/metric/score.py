@@ -91,11 +91,6 @@ def statistics_of(file: Path, extractor: FeatureExtractor) -> Reference:
     It has no features, so there is only the Fréchet distance to it. Raises UserError if it is none, or one for other
     features.
     """
-    if file.suffix == ".pkl":
-        raise UserError(
-            f"reference={file}: a pickle may run any program, so it is not read; if you trust it, convert it: "
-            "np.savez('fid.npz', **pickle.load(open('FILE.pkl', 'rb'))['fid'])"
-        )
     try:
         with np.load(file, allow_pickle=False) as arrays:
             mean, cov = (torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma"))
@@ -103,14 +98,12 @@ def statistics_of(file: Path, extractor: FeatureExtractor) -> Reference:
             raise ValueError(f"mu {tuple(mean.shape)} and sigma {tuple(cov.shape)}, maybe not finite")
     except Exception as error:  # missing, damaged, of another kind
         raise UserError(
-            f"reference={file}: {first_line(error)}; expected an .npz file with mu (D,) and sigma (D, D)"
+            f"reference={file}: {first_line(error)}; expected an .npz file with mu (D,) and sigma (D, D), maybe "
+            "converted from a .pkl file as in docs/data.md"
         ) from error
     if len(mean) != extractor.num_features:
-        fits = {2048: "inception", 1024: "dinov2", 1280: "lite0", 768: "clip"}.get(len(mean), "those of the statistics")
-        raise UserError(
-            f"reference={file}: statistics of {len(mean)} features, but {extractor.name} has {extractor.num_features}; "
-            f"set features={fits}"
-        )
+        found = f"statistics of {len(mean)} features, but {extractor.name} has {extractor.num_features}"
+        raise UserError(f"reference={file}: {found}; set features=inception for 2048, dinov2 for 1024")
     made_by = {"features": extractor.name, "weights_hash": extractor.weights_hash, "resize": extractor.resize}
     key = tensor_digest({"mean": mean, "cov": cov})[:16]
     return Reference(mean, cov, torch.empty(0, len(mean)), file.name, key, made_by)

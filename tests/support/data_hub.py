@@ -20,7 +20,6 @@ class Answer(BaseHTTPRequestHandler):
 
     sets: dict[str, dict[str, bytes]]
     gated: set[str]
-    sent: list[str]
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: Any) -> None:
@@ -28,11 +27,6 @@ class Answer(BaseHTTPRequestHandler):
 
     def send(self, status: int, content: object = b"", **headers: str) -> None:
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
-        if (part := self.headers.get("Range")) and status == 200:
-            first, last = re.fullmatch(r"bytes=(\d+)-(\d*)", part).groups()
-            end = min(int(last or len(body)) + 1, len(body))
-            headers["Content-Range"] = f"bytes {first}-{end - 1}/{len(body)}"
-            status, body = 206, body[int(first) : end]
         self.send_response(status)
         for key, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(key.replace("_", "-"), value)
@@ -61,9 +55,8 @@ class Answer(BaseHTTPRequestHandler):
         if found[2] == "resolve":
             if below not in files:
                 return self.send(404, {"error": "no such file"}, X_Error_Code="EntryNotFound", X_Repo_Commit=SHA)
-            self.sent.append(f"{self.command} {below}")
             etag = hashlib.sha1(files[below]).hexdigest()
-            return self.send(200, files[below], ETag=f'"{etag}"', X_Repo_Commit=SHA, Accept_Ranges="bytes")
+            return self.send(200, files[below], ETag=f'"{etag}"', X_Repo_Commit=SHA)
         if found[2] == "tree":
             here = [entry for entry in entries if entry["path"].startswith(f"{below}/" if below else "")]
             return self.send(200, here)
@@ -81,7 +74,7 @@ def serving(cache: Path) -> Iterator[type[Answer]]:
     import datasets.config
     from huggingface_hub import HfFileSystem, constants
 
-    hub = type("Hub", (Answer,), {"sets": {}, "gated": set(), "sent": []})
+    hub = type("Hub", (Answer,), {"sets": {}, "gated": set()})
     with ThreadingHTTPServer(("127.0.0.1", 0), hub) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         there = f"http://127.0.0.1:{server.server_port}"
