@@ -33,15 +33,16 @@ def main() -> None:
             print("error: expected a model and a folder of images: diffusion finetune RUN PHOTOS", file=sys.stderr)
             sys.exit(2)
         # Without Hydra's record of choices, most of which are made by RUN.
-        own = [f"init={shown(words[0])}", f"data.root={shown(words[1])}", "hydra.output_subdir=null", "data=folder"]
-        words = [*own, "name=finetune", *words[2:]]
+        own = [f"init={shown(words[0])}", f"data.root={shown(words[1])}", "data=folder", "name=finetune"]
+        words = [*own, "hydra.output_subdir=null", *words[2:]]
     with jobs.ending_on_signals():
         compose_and_finetune(words)
 
 
 def finetune(settings: Train, folder: Path, words: list[str]) -> None:
     """Train with the settings that `tuned` has made."""
-    jobs.start(settings, folder, [str(settings.init), str(settings.data["root"]), *words[5:]], "finetune")
+    typed = [word.lstrip("+") for word in words[4:] if not word.startswith("hydra.output_subdir")]  # jobs lack it
+    jobs.start(settings, folder, [str(settings.init), str(settings.data["root"]), *typed], "finetune")
 
 
 def tuned(values: dict[str, Any], words: list[str]) -> dict[str, Any]:

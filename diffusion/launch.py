@@ -123,8 +123,9 @@ def as_rank(command: str, task: Callable[[], None]) -> NoReturn:
 
         known = messages.explain(error, command)
         status = known.status if known else 1
-        get_error_handler().record_exception(UserError(str(known)) if known else error)
-        if not os.environ.get(PARENT):  # torchrun would print a table
+        if os.environ.get(PARENT):
+            get_error_handler().record_exception(UserError(str(known)) if known else error)
+        else:  # torchrun would print it in a table, after its own traceback
             print(f"error: {known}" if known else traceback.format_exc(), file=sys.stderr)
         if known is None:
             time.sleep(1)  # a rank that has lost its peer must not be the first one to end

@@ -18,7 +18,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 from rich.table import Table
 
 from diffusion.config.build import flat
@@ -86,6 +86,9 @@ def print_help(command: str, schema: type[Settings], about: str, words: Sequence
             if arguments := documentation(target):
                 console.print(f"\n{target}", style="bold")
                 console.print(arguments.rstrip())
+    elif re.match("hydra|launcher", group):
+        about = "Its settings, for submitit_slurm, joblib or ray"
+        console.print(f"{about}: diffusion {command} hydra/launcher=submitit_slurm --cfg hydra -p hydra.launcher")
     elif not described:
         raise UserError(f"--help {group}: unknown name{nearest(group, groups())}; groups are {', '.join(groups())}")
     if described:
@@ -169,6 +172,8 @@ def parsed(words: Sequence[str], command: str) -> Namespace:
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
     given, more = parser.parse_known_args([*words])  # the intermixed way hides a signal behind an error of argparse
+    if given.cfg and given.multirun:
+        raise UserError("--cfg prints one configuration: leave out -m, and give each setting one value")
     given.overrides += [word for word in more if not word.startswith("-")]  # those after an option
     stray = [each for each in (*more, *given.overrides) if each[:1] == "-" or ("=" not in each[1:] and each[:1] != "~")]
     if stray and not {*HELP} & {*words}:
@@ -189,6 +194,10 @@ def _described(error: BaseException) -> str | None:
         return f"{of_system(error)} (hydra.run.dir=…, or DIFFUSION_CACHE for decoded images)"
     if isinstance(error, yaml.YAMLError):  # it names the file and the line
         return f"not readable as yaml: {' '.join(str(error).split())}"
+    if isinstance(error, ConfigAttributeError) and str(error.full_key).startswith("hydra."):
+        return f"{error.full_key}: unknown setting{nearest(error.key, error.parent_node or ())}; --cfg hydra lists all"
+    if isinstance(error, RuntimeError) and '"srun"' in str(error):  # submitit's
+        return "no SLURM on this machine (srun is missing): use a login node of the cluster, or hydra/launcher=joblib"
     if isinstance(error, OverrideParseException):
         key, _, value = error.override.partition("=")
         return f"{error.override}: a value with special characters needs quotes: {override(key, value)}"

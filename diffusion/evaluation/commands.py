@@ -191,7 +191,7 @@ def evaluate(settings: Evaluate, folder: Path) -> None:
     if (settings.ckpt is None) == (settings.images is None):
         raise UserError("set either ckpt=CHECKPOINT or images=FOLDER to score")
     (evaluate_checkpoint if settings.images is None else evaluate_images)(settings, folder)
-    console.print(f"{verdict(Run(folder), 'complete')}\n  {folder / SCORES}")
+    console.print(f"scores: {folder / SCORES}\n{verdict(Run(folder), 'complete')}")
 
 
 def evaluate_job(settings: Evaluate, folder: Path) -> None:

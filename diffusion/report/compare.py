@@ -129,7 +129,7 @@ class Comparison(NamedTuple):
             kept, rest = dict[str, str](), [other for other in self.rows if other is not row]
             for key, value in row.settings.items():
                 same = [other for other in rest if other.settings[key] == value]
-                if len(same) < len(rest):
+                if len(same) < len(rest) and value != MISSING:
                     kept[key], rest = value, same
             names.append(label(kept))
         return names
@@ -235,6 +235,9 @@ def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
     agree in all others.
     """
     values = [{key: describe(value) for key, value in flat(run.settings).items()} for run in runs]
+    for run, each in zip(runs, values, strict=True):
+        if (total := run.info.get("total_steps")) is not None:  # the limit that did not end the run says nothing
+            each.pop("trainer.max_epochs" if each.get("trainer.max_steps") == str(total) else "trainer.max_steps", None)
     groups = [key.removesuffix(CLASS) for settings in values for key in settings if key.endswith(CLASS)]
     groups = [*dict.fromkeys([*groups, *(key for run in runs for key in run.choices)])]
     for group in reversed(groups):  # each choice is put before the settings and the later choices
@@ -258,6 +261,6 @@ def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
 def from_default(run: Run) -> dict[str, list[str]]:
     """Config key -> [value in the run, default], for the settings of a `train` run that differ from the defaults."""
     settings = composed("train", ["name=default"])
-    default: Any = SimpleNamespace(settings=settings, choices=default_choices("train"), overrides=[])
+    default: Any = SimpleNamespace(settings=settings, choices=default_choices("train"), overrides=[], info={})
     left_out = ("name", "ckpt", "score", "experiment", "callbacks")
-    return {key: pair for key, pair in differing([run, default]).items() if key not in left_out}
+    return {key: pair for key, pair in differing([run, default]).items() if key not in left_out and pair[0] != MISSING}

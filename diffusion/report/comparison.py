@@ -61,7 +61,7 @@ def comparison_sections(comparison: Comparison, folder: Path, link: Link, by_run
     pictures = {}
     for name, run in shown:
         if (picture := images.latest(run, IMAGES, COLUMNS)) is not None:
-            pictures[f"{name}, seed {run.seeds[0]}, run {os.path.relpath(run.folder, folder)}"] = picture
+            pictures[f"{name}, seed {run.seeds[0]}, run {os.path.relpath(run.folder, folder).lstrip('./')}"] = picture
     top, rest = (dict([*pictures.items()][part]) for part in (slice(FIRST), slice(FIRST, None)))
     two = [images.SWIPE, images.side_by_side(rest)] if len(pictures) > 1 else []
     more = [recipes_table(comparison, unranked) if unranked else None, words]

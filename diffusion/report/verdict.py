@@ -29,7 +29,7 @@ DISTANCES = ("fd_", "fid", "kid", "cmmd")
 HEADLINES = {  # what was found, in a few words
     "saturated": "Something is wrong with many of the samples.", "as real": "As close to held-out images as real ones.",
     "mixed": "By one distance as close as real images, by another not.", "behind real": "Not as close as real images.",
-    "like noise": "No better than noise.", "unclear": "Not shown whether as close as real images.",
+    "like noise": "Not shown to be better than noise.", "unclear": "Not shown whether as close as real images.",
     "few": "Too few held-out images for a number.", "no baseline": "Nothing to compare with.",
     "copies": "Some may be copies of training images.", "no copies": "No copies.", "few copies": "No sign of copying.",
     "unclear copies": "Not shown whether some are copies.",
@@ -62,7 +62,7 @@ class Verdict(NamedTuple):
 
     def __str__(self) -> str:
         """The answer and the next step, in lines for the console."""
-        step = [f"Next: {self.step}", f"  {self.command}"] if self.step else []
+        step = [f"Next: {self.step}", f"  {self.command}".replace("\n", "\n  ")] if self.step else []
         return "\n".join([f"{self.question} {self.headline}", *self.findings.values(), *step])
 
     @property
@@ -123,7 +123,7 @@ def closeness(scores: Sequence[Score]) -> Findings:
         "as real": f"as close to {what} as {real} are",
         "behind real": f"not as close to {what} as {real} are",
         "unclear": f"it is not shown whether they are as close to {what} as {real} are",
-        "like noise": "no better than noise, so the training was far too short, or something failed",
+        "like noise": "not shown to be better than noise: perhaps the training was far too short, or something failed",
         "no baseline": f"the distance of as many {real} was not measured, so this says little",
         "few": f"{lead.reference.n} images are too few for such a number, so judge by eye",
     }
@@ -142,7 +142,7 @@ def closeness(scores: Sequence[Score]) -> Findings:
 def judged(found: Found) -> str:
     """How a distance of samples compares with that of noise and of real images."""
     low, high = found["samples"].interval or (math.nan, math.nan)
-    if "noise" in found and high >= ends(found["noise"])[0]:
+    if "noise" in found and high >= found["noise"].value:
         return "like noise"
     if "real" not in found:
         return "no baseline"

@@ -31,7 +31,7 @@ from diffusion.config.schema import Settings
 from diffusion.console import console
 from diffusion.errors import Interrupted, UserError, nearest
 from diffusion.runs import naming
-from diffusion.runs.folder import check_output
+from diffusion.runs.folder import SWEEP, check_output
 
 S = TypeVar("S", bound=Settings)
 Task = Callable[[S, Path, list[str]], Any]
@@ -82,7 +82,7 @@ def command(
                 sys.exit(stop.status)
             except Exception as error:
                 for folder in [folder for folder, _ in single] or naming.made[-1:]:
-                    if folder in naming.made and {file.name for file in folder.glob("*")} <= {".hydra", naming.MARK}:
+                    if folder in naming.made and {it.name for it in folder.glob("*")} <= {".hydra", naming.MARK, SWEEP}:
                         shutil.rmtree(folder, ignore_errors=True)  # nothing was begun
                     if isinstance(error, OSError) and error.errno in messages.UNWRITABLE:
                         error.filename = error.filename or str(folder)

@@ -148,9 +148,10 @@ def check_processes(trainer: pl.Trainer) -> None:
     started = int(os.environ["WORLD_SIZE"]) if is_rank() else 1
     if trainer.world_size != started:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        several = "; several machines need torchrun on each" * (trainer.world_size > started)
         raise UserError(
-            f"there are {started} processes, but the trainer has {trainer.world_size}: for several machines, start "
-            f"torchrun on each, with trainer.devices={local} and trainer.num_nodes={started // local}"
+            f"trainer.devices × trainer.num_nodes is {trainer.world_size}, but the number of processes is {started}: "
+            f"set trainer.devices={local} trainer.num_nodes={started // local}{several}"
         )
 
 

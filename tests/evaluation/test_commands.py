@@ -133,7 +133,8 @@ def test_a_second_evaluation_on_the_test_split_needs_again(command, labelled, ti
 
 def test_an_evaluation_of_the_bundled_model_is_recorded_beside_its_scores(command, tmp_path):
     words = ["ckpt=demo", "n=6", "features=lite0", "sampler.steps=2", "split=test", *QUICK]
-    assert "ckpt=demo " in ran(command, "evaluate", *words, "hydra.run.dir=out")
+    out = ran(command, "evaluate", *words, "hydra.run.dir=out")
+    assert out.splitlines()[-1].startswith("  diffusion evaluate ckpt=demo ")
     assert (tmp_path / "out/test.json").is_file()
     assert not (BUNDLED / "demo/test.json").exists()
 

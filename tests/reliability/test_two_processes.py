@@ -110,5 +110,5 @@ def test_fewer_trainer_devices_than_torchrun_processes_are_refused(monkeypatch):
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, "2")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    with pytest.raises(UserError, match=r"trainer\.devices=2"):
+    with pytest.raises(UserError, match=r"is 2: set trainer\.devices=2 trainer\.num_nodes=1$"):
         check_processes(SimpleNamespace(world_size=1))  # type: ignore[arg-type]

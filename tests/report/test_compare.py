@@ -370,6 +370,14 @@ def test_a_nested_group_is_shown_only_if_the_outer_choice_is_the_same(run: Any) 
     assert differing(runs) == {"objective.weighting": ["unit", "snr"]}
 
 
+def test_a_limit_that_did_not_end_the_training_names_no_recipe(run: Any) -> None:
+    runs = [run({"trainer": {"max_epochs": n, "max_steps": m}}) for n, m in ((-1, 100), (250, 60), (5, -1))]
+    for each, total in zip(runs, (100, 60, 50), strict=True):
+        (each.folder / "run.json").write_text(f'{{"state": "complete", "total_steps": {total}}}')
+    names = ["trainer.max_steps=100", "trainer.max_steps=60", "trainer.max_epochs=5"]
+    assert compare([each.folder for each in runs]).names == names
+
+
 def test_a_value_that_equals_the_seed_is_not_shown(run: Any) -> None:
     runs = [run({"seed": seed, "data": {"seed": seed}}) for seed in (0, 1)]
     assert differing(runs) == {"seed": ["0", "1"]}

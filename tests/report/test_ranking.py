@@ -93,6 +93,7 @@ def test_the_next_step_follows_from_what_is_open(name: str, seeds: str, step: st
     found = ranking(study(name, seeds), Path("sweep"))
     assert step in found.step
     assert command in found.command
+    assert all(line.startswith("  ") for line in str(found).partition("Next: ")[2].splitlines()[1:])
 
 
 def test_what_speaks_against_the_best_is_said() -> None:

@@ -119,6 +119,8 @@ def test_finetune_says_what_it_expects(command, tmp_path):
     status, _, said = command("finetune", ["demo", str(tmp_path)])
     assert (status, said.count("\n")) == (2, 1)
     assert "none of 0 files is a usable image" in said
+    command("finetune", ["demo", str(tmp_path), "-m", "optimizer.lr=1e-4", "seed=0", "hydra.sweep.dir=sweep"])
+    assert f"demo {tmp_path} optimizer.lr=0.0001 seed=0" in (tmp_path / "sweep/0/run.json").read_text()
 
 
 def test_the_initial_model_is_read_only_at_the_start_of_the_run(tiny, first, tmp_path):
