@@ -1,71 +1,71 @@
 """The part of a sweep's page about its search: the scores trial by trial, what mattered, and the best compromises."""
 
-from collections.abc import Mapping
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from diffusion.errors import pip_install
 from diffusion.report import style
-from diffusion.report.page import MISSING, Cell, Chart, Section, Table
+from diffusion.report.page import MISSING, Chart, Section, Table
 from diffusion.report.scores import number
-from diffusion.runs.folder import RESULTS, read_yaml
+from diffusion.runs.folder import STUDY
 
-HISTORY = "{} of each trial; the line is the best so far."
-IMPORTANCES = (
-    "How much each setting tells the best trials from the others, in sum 100% (PED-ANOVA: Watanabe, Bansal and Hutter, "
-    "2023, https://arxiv.org/abs/2304.10255). It says little before some twenty trials."
-)
-FRONT = "The complete trials by two scores; no other trial is better by both than one on the line."
+IMPORTANCES = "How much each setting tells the best quarter of the trials from the others; rough below twenty trials."
 
 
 def search_sections(folder: Path) -> list[Section]:
-    """The sections about the search in the folder of a sweep; none if it was no search."""
-    found = read_yaml(folder / RESULTS)
-    if not (trials := found.get("trials")):
+    """The sections about the search in the folder of a sweep; none if it was no search, or has no result yet."""
+    if not (folder / STUDY).is_file():
         return []
-    scores, charts = found["scores"], []
-    if found["solutions"]:
-        charts = [Chart(HISTORY.format(name), history(found, i)) for i, name in enumerate(scores)]
-        charts += [Chart(FRONT, front(found))] if len(scores) > 1 else []
-    rows: list[list[str | Cell]] = []
-    for trial in trials:
-        values = [Cell(number(value), value) for value in trial["values"] or []]
-        values += [Cell(MISSING)] * (len(scores) - len(values))
-        rows.append([str(trial["number"]), trial["state"], *map(str, trial["params"].values()), *values])
-    head = ["trial", "state", *trials[0]["params"], *scores]
-    table = Table(head, rows, [0, *range(len(head) - len(scores), len(head))])
-    shares = Table(("setting", "importance"), [[name, f"{x:.0%}"] for name, x in found["importances"].items()], (1,))
+    try:
+        import optuna
+
+        from diffusion.runs.search import place_of
+    except ModuleNotFoundError:
+        return [Section("Search", [f"{STUDY} contains the trials. To show them here: {pip_install('sweep')}"])]
+    study: Any = optuna.load_study(**place_of(folder))
+    if not study.best_trials:
+        return []
+    scores, head = study.metric_names, [*study.metric_names, *study.best_trials[0].params]
+    found = [(t, t.params | dict(zip(scores, map(number, t.values or ()), strict=False))) for t in study.trials]
+    rows = [[str(t.number), t.state.name.lower(), *(str(of.get(key, MISSING)) for key in head)] for t, of in found]
+    table = Table(["trial", "state", *head], rows, [0, *range(2, 2 + len(scores))])
+    with warnings.catch_warnings(action="ignore"):  # that there are few trials
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
+        parts = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    shares = Table(("setting", "importance"), [[name, f"{part:.0%}"] for name, part in parts.items()], (1,))
+    charts = [Chart(f"{name} by trial, and the best so far.", history(study, i)) for i, name in enumerate(scores)]
+    charts += [Chart("The trials by two scores; none beats the line by both.", front(study))] if len(scores) > 1 else []
     return [Section("Search", [*charts, shares, IMPORTANCES]), Section("Trials", [table], folded=True)]
 
 
 @style.styled
-def history(found: Mapping[str, Any], i: int) -> Figure:
+def history(study: Any, i: int) -> Figure:
     """The i-th score by trial: a point for each complete one, a cross for each pruned one, and the best so far."""
     figure, ax = style.axes(style.TALL)
-    best = np.minimum if found["directions"][i] == "minimize" else np.maximum
-    for state, marker, colour in (("complete", "o", style.BLUE), ("pruned", "x", style.GREY)):
-        shown = [trial for trial in found["trials"] if trial["state"] == state and trial["values"]]
-        x, y = [trial["number"] for trial in shown], [trial["values"][i] for trial in shown]
-        if shown:
-            ax.plot(x, y, marker, color=colour, label=state, markersize=4)
-        if state == "complete":
+    best = np.minimum if study.directions[i].name == "MINIMIZE" else np.maximum
+    for state, marker, colour in (("COMPLETE", "o", style.BLUE), ("PRUNED", "x", style.GREY)):
+        shown = [(t.number, t.values[i]) for t in study.trials if t.state.name == state and t.values]
+        x, y = np.array(shown).reshape(-1, 2).T
+        ax.plot(x, y, marker, color=colour, label=state.lower() if shown else None, markersize=4)
+        if state == "COMPLETE":
             ax.step(x, best.accumulate(y), where="post", color=style.VERMILION, linewidth=1.2, label="best so far")
-    ax.set(xlabel="trial", ylabel=style.plain(found["scores"][i]))
+    ax.set(xlabel="trial", ylabel=style.plain(study.metric_names[i]))
     style.count_axis(ax)
     style.legend_below(figure, ax)
     return figure
 
 
 @style.styled
-def front(found: Mapping[str, Any]) -> Figure:
+def front(study: Any) -> Figure:
     """The complete trials by the first two scores, and a line through the best compromises."""
     figure, ax = style.axes()
-    points = np.array([trial["values"] for trial in found["trials"] if trial["state"] == "complete"])
-    best = np.array(sorted(trial["values"] for trial in found["solutions"]))
-    ax.plot(points[:, 0], points[:, 1], "o", color=style.GREY, markersize=4, label="trial")
-    ax.plot(best[:, 0], best[:, 1], "o-", color=style.BLUE, markersize=4, linewidth=1.2, label="front")
-    ax.set(xlabel=style.plain(found["scores"][0]), ylabel=style.plain(found["scores"][1]))
-    ax.legend()
+    points = np.array([trial.values for trial in study.trials if trial.state.name == "COMPLETE"])
+    best = np.array(sorted(trial.values for trial in study.best_trials))
+    ax.plot(points[:, 0], points[:, 1], "o", color=style.GREY, markersize=4)
+    ax.plot(best[:, 0], best[:, 1], "o-", color=style.BLUE, markersize=4, linewidth=1.2)
+    ax.set(xlabel=style.plain(study.metric_names[0]), ylabel=style.plain(study.metric_names[1]))
     return figure

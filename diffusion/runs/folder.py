@@ -22,7 +22,7 @@ from diffusion.metric.record import Score
 from diffusion.runs.record import CONFIG, FILE, RunRecord
 
 SWEEP = "multirun.yaml"  # marks the folder of a sweep
-RESULTS = "optimization_results.yaml"  # of a search
+STUDY = "study.journal"  # of a search
 DAMAGED = "damaged"  # the state of a run with a file that cannot be read
 SCORES, METRICS = "scores.json", "metrics.csv"
 PARTS = ("run.json", METRICS, SCORES, CONFIG)

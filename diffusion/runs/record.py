@@ -22,7 +22,7 @@ import yaml
 from diffusion.config.schema import Settings
 from diffusion.errors import Interrupted, UserError, command_line
 from diffusion.files import lock, replace
-from diffusion.launch import queued_again
+from diffusion.launch import TRIAL, queued_again
 
 FILE, CONFIG, LOCK = "run.json", "config.yaml", ".lock"
 
@@ -132,9 +132,9 @@ def claim(folder: Path, words: Sequence[str], name: str = "train") -> RunRecord:
     Raises UserError if a run is alive there: two would destroy each other's checkpoints.
     """
     try:
-        # A file server may take two minutes to release the lock of a machine that has failed, after which Ray, too,
-        # runs a job again. Ray sets RAY_JOB_ID in its workers.
-        held = lock(folder / LOCK, patience=120 if queued_again() or "RAY_JOB_ID" in os.environ else 2)
+        # A file server may take two minutes to release the lock of a machine that has failed, after which Ray and
+        # searches, too, run a job again. Ray sets RAY_JOB_ID in its workers.
+        held = lock(folder / LOCK, patience=120 if queued_again() or {"RAY_JOB_ID", TRIAL} & os.environ.keys() else 2)
         if held is not None:
             fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)  # the processes of the run join in it
     except BlockingIOError:

@@ -25,9 +25,8 @@ class Pruning(Callback):
 
             from diffusion.runs.search import place_of
 
-            node = Folder(run.folder).record["sweeper"]
-            place = place_of(node["storage"], node["study_name"], run.folder.parent)
-            study = optuna.load_study(**place, pruner=make(node["pruner"], "hydra.sweeper.pruner"))
+            pruner = make(Folder(run.folder).record["sweeper"]["pruner"], "hydra.sweeper.pruner")
+            study = optuna.load_study(**place_of(run.folder.parent), pruner=pruner)
             self.trial = optuna.Trial(study, study.trials[int(os.environ[TRIAL])]._trial_id)
 
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:

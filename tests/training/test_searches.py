@@ -1,12 +1,12 @@
 """Searches: what Optuna stores and the page shows, jobs that are pruned, several scores, and studies that go on."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-import yaml
 
 from diffusion.report.search import search_sections
 from diffusion.runs.folder import Run, read_metrics
@@ -16,11 +16,14 @@ SEARCH = ["-m", "hydra/sweeper=search", "hydra.sweep.dir=study", "samples.n=0", 
 SPACE = "optimizer.lr=tag(log,interval(1e-4,1e-2))"
 
 
-def trials_of(file: Path | str, name: str = "search") -> list[Any]:
+def storage_of(folder: Path) -> Any:
+    """The storage of the study in the folder of a sweep."""
+    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "study.journal")))
+
+
+def trials_of(folder: Path) -> list[Any]:
     """The trials of a study, read by Optuna itself."""
-    journal = optuna.storages.journal
-    storage = file if isinstance(file, str) else optuna.storages.JournalStorage(journal.JournalFileBackend(str(file)))
-    return optuna.load_study(study_name=name, storage=storage).trials
+    return optuna.load_study(study_name="search", storage=storage_of(folder)).trials
 
 
 def test_optuna_reads_back_what_was_run(command, tiny, tmp_path):
@@ -28,7 +31,7 @@ def test_optuna_reads_back_what_was_run(command, tiny, tmp_path):
     words = [SPACE, "data.batch_size=range(2,8,2)", "ema=choice(none,warm)", "hydra.sweeper.n_trials=3"]
     status, out, err = command("train", [*SEARCH, *tiny, *words, "+hydra.sweeper.params.seed=5"])
     assert status == 0, out + err
-    for trial in trials_of(tmp_path / "study/study.journal"):
+    for trial in trials_of(tmp_path / "study"):
         run = Run(tmp_path / "study" / trial.user_attrs["folder"])
         assert run.settings["optimizer"]["lr"] == trial.params["optimizer.lr"]
         assert run.settings["data"]["batch_size"] == trial.params["data.batch_size"] in (2, 4, 6)
@@ -46,14 +49,14 @@ def test_a_job_that_falls_behind_is_pruned_and_shown_as_such(command, tiny, tmp_
     """A learning rate of 0 learns nothing; the third trial has it. It draws no samples."""
     words = ["optimizer.lr=choice(0.0,3e-3)", "trainer.max_steps=18", "trainer.max_epochs=-1", "samples.n=2"]
     words += ["hydra.sweeper.pruner.n_startup_trials=2", "hydra.sweeper.n_trials=3"]
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "j")))
-    study = optuna.create_study(storage=storage, study_name="s")
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study/multirun.yaml").write_text("# diffusion.runs")
+    study = optuna.create_study(storage=storage_of(tmp_path / "study"), study_name="search")
     for lr in (3e-3, 3e-3, 0.0):
         study.enqueue_trial({"optimizer.lr": lr})
-    words += [f"hydra.sweeper.storage={tmp_path}/j", "hydra.sweeper.study_name=s"]
     status, out, err = command("train", [*SEARCH, *tiny, *words])
     assert status == 0, out + err
-    first, same, pruned = trials_of(tmp_path / "j", "s")
+    first, same, pruned = trials_of(tmp_path / "study")
     assert first.values == same.values  # not trained again
     assert first.user_attrs == same.user_attrs
     assert pruned.state.name == "PRUNED"
@@ -68,32 +71,33 @@ def test_a_job_that_falls_behind_is_pruned_and_shown_as_such(command, tiny, tmp_
 
 
 @pytest.mark.whole_report
-def test_two_scores_have_a_front(command, tiny, tmp_path):
+def test_two_scores_have_a_front(command, tiny, tmp_path, monkeypatch):
     words = [SPACE, "sweep.score=[val/mse,seconds]", "hydra.sweeper.n_trials=3", "trainer.max_steps=2"]
     status, out, err = command("train", [*SEARCH, *tiny, *words])
     assert status == 0, out + err
-    for trial in trials_of(tmp_path / "study/study.journal"):
+    for trial in trials_of(tmp_path / "study"):
         run = Run(tmp_path / "study" / trial.user_attrs["folder"])
         assert trial.values == [run.metrics["val/mse"].value[-1], run.info["seconds_of"]["training"]]
     charts, _ = search_sections(tmp_path / "study")
     assert len(charts.blocks) == 5  # the history of each score, the front, the importances
     front = charts.blocks[2].figure.axes[0]
-    solutions = yaml.safe_load((tmp_path / "study/optimization_results.yaml").read_text())["solutions"]
-    assert front.lines[1].get_xydata().tolist() == sorted(each["values"] for each in solutions)
-    assert "The complete trials by two scores" in (tmp_path / "study/report.html").read_text()
+    best = optuna.load_study(study_name="search", storage=storage_of(tmp_path / "study")).best_trials
+    assert front.lines[1].get_xydata().tolist() == sorted(trial.values for trial in best)
+    assert "The trials by two scores" in (tmp_path / "study/report.html").read_text()
+    monkeypatch.setitem(sys.modules, "diffusion.runs.search", None)  # as without Optuna
+    assert "pip install" in search_sections(tmp_path / "study")[0].markdown()
 
 
 def test_a_study_that_is_called_again_goes_on(command, tiny, tmp_path):
-    """It draws what it would have drawn without an end, here in a database, and trains nothing again."""
+    """It draws what it would have drawn without an end, and trains nothing again."""
     words = [*SEARCH, *tiny, "hydra/sweeper/sampler=random", SPACE, "hydra.sweeper.n_jobs=2"]
-    database = [f"hydra.sweeper.storage=sqlite:///{tmp_path}/s.db", "hydra.sweep.dir=once"]
     runs = []
-    for n, *more in ((3, *database), (1,), (3,), (3,)):
+    for n, *more in ((3, "hydra.sweep.dir=once"), (1,), (3,), (3,)):
         status, out, err = command("train", [*words, f"hydra.sweeper.n_trials={n}", *more])
         assert status == 0, out + err
         runs.append(out.count("run folder:"))
     assert runs == [3, 1, 2, 0]
-    once, again = trials_of(f"sqlite:///{tmp_path}/s.db", "once"), trials_of(tmp_path / "study/study.journal")
+    once, again = trials_of(tmp_path / "once"), trials_of(tmp_path / "study")
     assert [trial.params for trial in once] == [trial.params for trial in again]
     assert [trial.values for trial in once] == [trial.values for trial in again]
 
@@ -102,9 +106,9 @@ def test_a_failed_trial_does_not_end_a_search(command, tiny, tmp_path):
     """A negative learning rate, which this seed draws first, is refused."""
     words = ["hydra/sweeper/sampler=grid", "hydra.sweeper.sampler.seed=0", "optimizer.lr=choice(1e-3,-1.0)"]
     _, out, err = command("train", [*SEARCH, *tiny, *words])
-    assert sorted(RunRecord(tmp_path / "study" / job).state for job in ("0", "1")) == ["complete", "failed"], out + err
-    assert not (tmp_path / "study/2").exists()  # there is no third value
-    assert (tmp_path / "study/optimization_results.yaml").is_file()
+    states = [RunRecord(tmp_path / f"study/trial-{i}").state for i in range(2)]
+    assert sorted(states) == ["complete", "failed"], out + err
+    assert not (tmp_path / "study/trial-2").exists()  # there is no third value
 
 
 def test_a_sample_score_can_compare_trials_of_different_tasks(command, tiny, tmp_path):
@@ -112,11 +116,11 @@ def test_a_sample_score_can_compare_trials_of_different_tasks(command, tiny, tmp
     words += ["schedule=choice(cosine,linear)", "optimizer.lr=interval(1e-4,1e-2)", "sweep.score=val/kid_lite0"]
     status, out, err = command("train", [*SEARCH, *tiny, *words])
     assert status == 0, out + err
-    trials = [tmp_path / f"study/{i}" for i in range(2)]
+    trials = [tmp_path / f"study/trial-{i}" for i in range(2)]
     kids = [read_metrics(trial / "metrics.csv")["val/kid_lite0"].value[-1] for trial in trials]
     assert kids == [json.loads((trial / "run.json").read_text())["result"] for trial in trials]
     assert len({*kids}) > 1
-    assert f"best_value: {min(kids)}" in (tmp_path / "study/optimization_results.yaml").read_text()
+    assert kids == [trial.value for trial in trials_of(tmp_path / "study")]
 
 
 @pytest.mark.parametrize(
@@ -131,12 +135,11 @@ def test_a_sample_score_can_compare_trials_of_different_tasks(command, tiny, tmp
         ([SPACE, "hydra.sweeper.direction=up"], "minimize"),
         ([SPACE, "hydra.sweeper.n_trials=many"], "hydra.sweeper.n_trials=many"),
         ([SPACE, "hydra.sweeper.direction=[minimize,maximize]"], "sweep.score=[val/mse]"),
-        ([SPACE, "hydra.sweeper.storage=nowhere/j"], "nowhere/j"),
         ([SPACE, "model=choice(unet_tiny,unet_tony)"], "unet_tony"),
         ([SPACE, "sweep.score=val/fid"], "sweep.score=val/fid: this run does not log it"),
         ([SPACE, "sweep.score=[seconds,val/fid]"], "sweep.score=val/fid: this run does not log it"),
-        (["schedule=choice(linear,cosine)"], "sweep.score=val/mse: errors of trials that differ in schedule"),
-        (["experiment=edm,flow"], "sweep.score=val/mse: errors of trials that differ in experiment"),
+        (["schedule=choice(linear,cosine)"], "sweep.score=val/mse: not comparable if schedule differs"),
+        (["experiment=edm,flow"], "sweep.score=val/mse: not comparable if experiment differs"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_before_training(command, tiny, monkeypatch, words, said):
@@ -150,7 +153,7 @@ def test_what_cannot_be_searched_is_refused_before_training(command, tiny, monke
 def test_a_study_of_another_search_is_refused(command, tiny):
     words = ["ema=choice(none,warm)", "hydra.sweeper.n_trials=1"]
     assert command("train", [*SEARCH, *tiny, *words])[0] == 0
-    for changed in (["ema=choice(none,power)"], ["hydra.sweeper.direction=maximize"]):
-        status, _, err = command("train", [*SEARCH, *tiny, *words, *changed])
+    for changed, said in (("ema=choice(none,power)", "dynamic"), ("hydra.sweeper.direction=maximize", "[minimize]")):
+        status, _, err = command("train", [*SEARCH, *tiny, *words, changed])
         assert (status, err.count("\n")) == (2, 1), err
-        assert "not the study of this search" in err
+        assert said in err
