@@ -212,13 +212,6 @@ def test_invalid_settings_are_refused_with_one_line(command, places, tmp_path, n
     assert not (tmp_path / "out/scores.json").exists()
 
 
-def statistics(file: Path, images: torch.Tensor, **more: np.ndarray) -> Path:
-    """Statistics of images as EDM computes them."""
-    features = extract(images, Lite0()).double().numpy()
-    np.savez(file, **{"mu": features.mean(axis=0), "sigma": np.cov(features, rowvar=False), **more})
-    return file
-
-
 def test_samples_are_data_and_score_as_their_folder_does(command, labelled, tmp_path):
     ran(command, "sample", f"ckpt={labelled}", "n=9", "labels=[red,blue]", "device=cpu", "hydra.run.dir=own")
     data = Archive(path="own/images.npz", resolution=8, val=3, test=0, labels=True)
@@ -233,24 +226,22 @@ def test_samples_are_data_and_score_as_their_folder_does(command, labelled, tmp_
 
 
 def test_published_statistics_are_a_reference(command, labelled, photos, tmp_path):
-    """The Fréchet distance to statistics is that to the images they were made of."""
+    """The Fréchet distance to statistics, as EDM computes them, is that to the images they were made of."""
     data = Folder(root=photos, resolution=8, val=8, test=0)
     data.setup()
-    images = data.splits["train"].images
-    file = statistics(tmp_path / "photos.npz", images, arr_0=np.zeros(3))
+    features = extract(data.splits["train"].images, Lite0()).double().numpy()
+    np.savez("photos.npz", mu=features.mean(axis=0), sigma=np.cov(features, rowvar=False), arr_0=np.zeros(3))
     np.savez("drawn.npz", arr_0=torch.randint(0, 256, (9, 8, 8, 3), generator=torch.manual_seed(0)).byte().numpy())
-    common = ["images=drawn.npz", "features=lite0", "device=cpu"]
-    out = ran(command, "evaluate", *common, f"reference={file}", "hydra.run.dir=by_statistics")
-    assert "9 images against the statistics of photos.npz" in out
+    common, given = ["images=drawn.npz", "features=lite0", "device=cpu"], "reference=photos.npz"
+    assert "against the statistics of photos.npz" in ran(
+        command, "evaluate", *common, given, "hydra.run.dir=statistics"
+    )
     place = [f"data.root={photos}", "data.val=8", "data.test=0", "data.resolution=8"]
-    ran(command, "evaluate", *common, "data=folder", *place, "split=train", "baselines=[]", "hydra.run.dir=by_images")
-    found = scores(tmp_path / "by_statistics")
-    assert [record["metric"] for record in found.values()] == ["fd_lite0"]
-    assert found["fd_lite0"]["what"] == "noise"  # written last
-    read = read_scores(tmp_path / "by_statistics")
-    assert read[0].value == pytest.approx(scores(tmp_path / "by_images")["fd_lite0"]["value"], rel=1e-5)
-    assert (read[0].reference.split, read[0].reference.n) == ("photos.npz", None)
-    words = ["n=6", "features=lite0", "sampler.steps=2", "device=cpu", f"reference={file}", "hydra.run.dir=of_a_model"]
+    ran(command, "evaluate", *common, "data=folder", *place, "split=train", "baselines=[]", "hydra.run.dir=images")
+    first, noise = read_scores(tmp_path / "statistics")
+    assert first.value == pytest.approx(scores(tmp_path / "images")["fd_lite0"]["value"], rel=1e-5)
+    assert (first.reference.split, first.reference.n, noise.what) == ("photos.npz", None, "noise")
+    words = ["n=6", "features=lite0", "sampler.steps=2", "device=cpu", given, "hydra.run.dir=of_a_model"]
     ran(command, "evaluate", f"ckpt={labelled}", *words)
     assert [score.what for score in read_scores(tmp_path / "of_a_model")] == ["samples", "noise", "real"]
 

@@ -14,16 +14,13 @@ from diffusion.data import ImageData
 from diffusion.data.folder import Collection
 
 
-def picture(i: int, width: int = 12, height: int = 8) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(i).integers(0, 256, (height, width, 3), np.uint8))
-
-
 def pets(folder: Path, nested: str = "cat/old") -> Path:
     """Ten cats, half of them in a nested folder, and ten dogs."""
     for i in range(20):
         kind = "dog" if i % 2 else "cat" if i % 4 else nested
         (folder / kind).mkdir(parents=True, exist_ok=True)
-        picture(i).save(folder / kind / f"{i}.png")
+        pixels = np.random.default_rng(i).integers(0, 256, (8, 12, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / kind / f"{i}.png")
     return folder
 
 
