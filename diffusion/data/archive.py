@@ -19,7 +19,7 @@ from diffusion.data.folder import Collection, Item, Source, composed, refusing, 
 from diffusion.data.images import FORMATS
 
 IMAGES = ("arr_0", "images", "image")  # names of arrays in an npz
-LABELS = ("arr_1", "labels", "label", "classes")
+LABELS = ("arr_1", "labels", "label")
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -30,7 +30,7 @@ class Archive(Collection):
         path: FILE.zip: images in it, as in a folder. FILE.npz: uint8 (N, H, W, C) or (N, H, W) in arr_0, images or
             image. FILE.tar: images in it; several as a folder of them, or with a range: "part-{0000..0099}.tar".
         labels: Class labels, for a network with `model.classes`. true: those in the archive, which are dataset.json of
-            a zip, the array arr_1, labels, label or classes of an npz, and the .cls files of a tar. folders, FILE.csv:
+            a zip, the array arr_1, labels or label of an npz, and the .cls files of a tar. folders, FILE.csv:
             as for data=folder. null: no labels.
     """
 

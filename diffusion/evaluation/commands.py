@@ -166,8 +166,8 @@ def save_images(
 ) -> None:  # fmt: skip
     """Write uint8 images (n, C, H, W) to images/*.png, their picture, and images.npz, with their seed and classes.
 
-    `files`, if given, are written to images/*.png instead. images.npz contains uint8 (n, H, W, C). Images of an earlier
-    call in the folder, which has an images.npz, go.
+    `files`, if given, are written to images/*.png instead. images.npz contains uint8 (n, H, W, C) as arr_0, and
+    classes as arr_1, as for OpenAI's evaluator. Images of an earlier call in the folder, which has an images.npz, go.
     """
     n = len(images)
     (folder / "images").mkdir(exist_ok=True)
@@ -178,8 +178,9 @@ def save_images(
         (files[i] if files else to_pil_image(images[i])).save(folder / "images" / f"{i:0{len(str(n - 1))}d}.png")
 
     list(in_threads(write, range(n), "writing images"))  # Pillow releases the GIL while it encodes
-    arrays: dict[str, Any] = {name: rows.numpy() for name, rows in drawing.conditions(restored.denoiser, n).items()}
-    np.savez_compressed(folder / "images.npz", images=images.permute(0, 2, 3, 1).numpy(), seed=drawing.seed, **arrays)
+    given = drawing.conditions(restored.denoiser, n)
+    classes: dict[str, Any] = {"arr_1": given["classes"].numpy()} if given else {}
+    np.savez_compressed(folder / "images.npz", images.permute(0, 2, 3, 1).numpy(), seed=drawing.seed, **classes)
     save_png(picture, folder / "grid.png")
     drawing.warn_of_saturated(images)
     console.print(f"{count(n, 'image')} of step {restored.step} ({restored.weights} weights) in {folder}")

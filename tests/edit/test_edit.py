@@ -48,7 +48,7 @@ def drawn(command, run: Path, *words: str, folder: str = "out") -> Tensor:
     status, out, err = command("edit", [f"ckpt={run}", "device=cpu", f"hydra.run.dir={folder}", *words])
     assert status == 0, out + err
     with np.load(Path(folder) / "images.npz") as saved:
-        return torch.from_numpy(saved["images"]).permute(0, 3, 1, 2)
+        return torch.from_numpy(saved["arr_0"]).permute(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_filled_picture_keeps_its_size_and_all_pixels_outside_of_the_mask(comm
     assert status == 0
     assert "8x8 for its middle 480x480 pixels" in out
     with np.load("out/images.npz") as saved:
-        image = Image.fromarray(saved["images"][1]).resize((480, 480), Image.Resampling.BICUBIC)
+        image = Image.fromarray(saved["arr_0"][1]).resize((480, 480), Image.Resampling.BICUBIC)
     expected = picture.copy()
     expected[100:301, 401:560] = np.asarray(image)[100:301, 321:480]
     assert (np.asarray(Image.open("out/images/1.png")) == expected).all()

@@ -34,7 +34,7 @@ def test_samples_with_a_post_hoc_average_match_the_library(command, scored, tmp_
     assert "16 averages at 8 steps" in out
     assert "(ema 0.08 weights)" in out
     with np.load(tmp_path / "out/images.npz") as saved:
-        expected = torch.from_numpy(saved["images"]).permute(0, 3, 1, 2)
+        expected = torch.from_numpy(saved["arr_0"]).permute(0, 3, 1, 2)
     assert torch.equal(model.sample(3, seed=1), expected)
     other = diffusion.load(scored, weights=0.2, device="cpu").sample(3, seed=1)
     assert not torch.equal(other, expected)

@@ -107,7 +107,7 @@ def test_classes_are_drawn_and_scored_apart(command, labelled, tmp_path):
     (bits,) = [score for score in found if score.metric == "bits_per_dim"]
     assert (bits.settings or {})["labels"] == "of the images"
     ran(command, "sample", f"ckpt={labelled}", "n=3", "labels=[red,0]", "device=cpu", "hydra.run.dir=drawn")
-    assert np.load(tmp_path / "drawn/images.npz")["classes"].tolist() == [1, 0, 1]
+    assert np.load(tmp_path / "drawn/images.npz")["arr_1"].tolist() == [1, 0, 1]
 
 
 def test_a_second_evaluation_on_the_test_split_needs_again(command, labelled, tiny, tmp_path):

@@ -55,7 +55,7 @@ def test_any_image_shape_works_from_the_folder_to_the_report(command, tiny, fold
     drawn = ["device=cpu", "n=6", "trajectory=true", "hydra.run.dir=samples"]
     status, out, err = command("sample", [f"ckpt={tmp_path}/run", *drawn])
     assert status == 0, out + err
-    pixels = np.load(tmp_path / "samples/images.npz")["images"]
+    pixels = np.load(tmp_path / "samples/images.npz")["arr_0"]
     assert pixels.shape == (6, height, width, channels)
     with Image.open(tmp_path / "samples/images/3.png") as image:
         assert (image.mode, image.size) == (MODES[channels], (width, height))

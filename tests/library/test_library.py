@@ -53,7 +53,7 @@ def test_samples_are_the_same_as_those_of_the_command(command, two_steps, model,
     words = [f"ckpt='{two_steps}'", "n=5", "seed=7", "hydra.run.dir=out", "device=cpu", *words]
     status, out, err = command("sample", words)
     assert status == 0, out + err
-    expected = torch.from_numpy(np.load(tmp_path / "out/images.npz")["images"]).permute(0, 3, 1, 2)
+    expected = torch.from_numpy(np.load(tmp_path / "out/images.npz")["arr_0"]).permute(0, 3, 1, 2)
     assert torch.equal(model.sample(5, sampler, seed=np.int64(7), batch_size=2, **settings), expected)
 
 

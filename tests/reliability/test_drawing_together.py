@@ -52,7 +52,7 @@ def test_the_processes_of_a_run_share_the_drawing_of_final_samples(command, tiny
     assert not (tmp_path / "run/samples/.drawn").exists()
     status, out, err = command("sample", ["ckpt=run", "device=cpu", "batch_size=2", "n=7", "hydra.run.dir=alone"])
     assert status == 0, out + err
-    alone = np.load(tmp_path / "alone/images.npz")["images"]
+    alone = np.load(tmp_path / "alone/images.npz")["arr_0"]
     shown = np.stack(tiles(Image.open(tmp_path / "run/samples/final.png")))  # enlarged
     scale = shown.shape[1] // 8
     assert np.array_equal(shown[:, ::scale, ::scale], alone)

@@ -76,7 +76,7 @@ def test_the_shown_command_reproduces_the_images(command, page, tmp_path, name):
     status, out, err = command(drawing, [*words, "hydra.run.dir=out", "device=cpu"])
     assert status == 0, out + err
     with np.load("out/images.npz") as drawn:
-        images = torch.from_numpy(drawn["images"]).permute(0, 3, 1, 2)
+        images = torch.from_numpy(drawn["arr_0"]).permute(0, 3, 1, 2)
     assert (np.asarray(grid(images, large=True)) == np.asarray(picture)).all()
     if name == "fill":
         assert (images[:, :, :, :4] == torch.from_numpy(PICTURE).permute(2, 0, 1)[:, :, :4]).all()

@@ -52,7 +52,7 @@ def test_the_early_weights_guide_the_final_samples_and_later_commands(run, comma
         words = [f"ckpt={model}", "n=8", "device=cpu", f"hydra.run.dir={name}", *chosen]
         status, out, err = command("sample", words)
         assert status == 0, out + err
-        drawn = torch.from_numpy(np.load(tmp_path / name / "images.npz")["images"])
+        drawn = torch.from_numpy(np.load(tmp_path / name / "images.npz")["arr_0"])
         assert torch.equal(drawn.permute(0, 3, 1, 2), images)
 
 
