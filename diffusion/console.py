@@ -34,7 +34,8 @@ class Numbers(ProgressColumn):
     """`31/100 12.5 step/s 12 s, 3 min 5 s left loss 0.1`: count, rate, elapsed and remaining time, and a note."""
 
     def render(self, task: Task) -> Text:
-        words, speed = [f"{task.completed:.0f}/{task.total or 0:.0f}"], task.finished_speed or task.speed
+        total = "" if task.total is None else f"/{task.total:.0f}"
+        words, speed = [f"{task.completed:.0f}{total}"], task.finished_speed or task.speed
         if speed and (task.elapsed or 0) >= 1:  # over less time, it means nothing
             words.append((f"{speed:,.0f}" if speed >= 1000 else f"{speed:.3g}") + f" {task.fields['unit']}/s")
         left = f", {duration(task.time_remaining)} left" if task.time_remaining else ""
@@ -62,8 +63,8 @@ def progress_bar(enabled: bool = True) -> Progress:
     return Bar(*columns, console=console, refresh_per_second=4, speed_estimate_period=period, disable=not enabled)
 
 
-def track(items: Iterable[Item], label: str, total: int, unit: str = "image") -> Iterator[Item]:
-    """Yield `items`, with a progress bar of `total` steps."""
+def track(items: Iterable[Item], label: str, total: int | None, unit: str = "image") -> Iterator[Item]:
+    """Yield `items`, with a progress bar of `total` steps; None if their number is not known."""
     with progress_bar() as bar:
         task = bar.add_task(label, total=total, unit=unit, note="")
         for item in items:

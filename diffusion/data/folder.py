@@ -13,13 +13,13 @@ import csv
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, product, zip_longest
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ class Source(NamedTuple):
 
     where: str  # the setting that says it, for messages: data.root=PHOTOS
     key: object  # changes with the images
-    items: Callable[[], Sequence[Item]]
+    items: Callable[[], Iterable[Item]]
     labels: str | Path | bool | None = None  # `Folder.labels`; True: each item has its own
 
 
@@ -142,14 +142,17 @@ class Collection(ImageData):
 
     def _decode(self, source: Source) -> Iterator[Made]:
         """Yield each item's images, or why it is unusable, in order of (seed, content)."""
-        items = source.items()
-        found = [*zip(in_threads(content_of, items, "reading files", "file"), items, strict=True)]
-        found.sort(key=lambda each: (seed_for(self.seed, "order", each[0]), each[0], each[1].name))
-        if not self.repeats:  # of files with the same bytes, only the first by name is used
-            found = [next(same) for _, same in groupby(found, key=itemgetter(0))]
-        results = in_threads(lambda each: self._images(*each), found, "decoding images")  # Pillow releases the GIL
-        for (_, item), made in zip(found, results, strict=True):
-            yield from ((item.name + ending, image, item.label) for ending, image in made)
+        items = [*source.items()]
+        contents = in_threads(content_of, items, "reading files", "file")
+        found = self._ordered((content, item.name, item) for content, item in zip(contents, items, strict=True))
+        results = in_threads(lambda each: self._images(each[0], each[2]), found, "decoding images")  # without the GIL
+        for (_, name, item), made in zip(found, results, strict=True):
+            yield from ((name + ending, image, item.label) for ending, image in made)
+
+    def _ordered(self, found: Iterable[tuple[str, str, Any]]) -> list[tuple[str, str, Any]]:
+        """Sort (content, name, …) by (seed, content); with the same content, only the first by name is used."""
+        every = sorted(found, key=lambda each: (seed_for(self.seed, "order", each[0]), *each[:2]))
+        return every if self.repeats else [next(same) for _, same in groupby(every, key=itemgetter(0))]
 
     def _images(self, content: str, item: Item) -> list[tuple[str, np.ndarray | str]]:
         """The cropped image, or the tiles, each with the ending of its name; or why there is none."""

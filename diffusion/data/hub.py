@@ -1,16 +1,22 @@
 """Images of the Hugging Face Hub, and local sets in its formats, by the package `datasets` (the extra `hub`)."""
 
+import contextlib
+import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
+import fsspec
+
 from diffusion.console import console
-from diffusion.data.folder import Collection, Item, Source, refusing
-from diffusion.data.images import Label
+from diffusion.data.folder import Collection, Item, Source, content_of, refusing
+from diffusion.data.images import Label, Made, in_threads
 from diffusion.errors import UserError, pip_install
+from diffusion.files import cache_dir
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -24,6 +30,7 @@ class Hub(Collection):
             this one.
         image_column: The column of images; null: the only one.
         label_column: The column of class labels, for a network with `model.classes`; null: no labels.
+        streaming: Read rows while they are downloaded and keep only resized images: for sets too large for the disk.
     """
 
     origin = "The images of {path}; the page of a data set on the Hugging Face Hub states its licence."
@@ -33,6 +40,7 @@ class Hub(Collection):
     split: str = "train"
     image_column: str | None = None
     label_column: str | None = None
+    streaming: bool = False
 
     def source(self) -> Source:
         try:
@@ -40,8 +48,8 @@ class Hub(Collection):
             import huggingface_hub
         except ImportError as error:
             raise UserError(f"data=hub needs the package datasets: {pip_install('hub')}") from error
-        for library in (datasets, huggingface_hub):  # the error says it once, without each try
-            library.logging.set_verbosity_error()
+        for library in ("datasets", "huggingface_hub", "httpx", "httpx2"):  # the error says it, once
+            huggingface_hub.logging.get_logger(library).setLevel("ERROR")
         if not console.is_terminal:
             datasets.disable_progress_bars()
         where, local = f"data.path={self.path}", Path(self.path).expanduser()
@@ -59,17 +67,48 @@ class Hub(Collection):
             builder = datasets.load_dataset_builder(**given, name=self.subset)
 
         @refusing(where)
-        def items() -> list[Item]:
-            builder.download_and_prepare()
-            rows = builder.as_dataset(self.split)
-            image, column = self._image_column(rows.features), self.label_column
-            names = getattr(rows.features.get(column or ""), "names", None)
-            labels = [label_of(value, names) for value in rows[column]] if column else [None] * len(rows)
-            cells = rows.select_columns(image).cast_column(image, datasets.Image(decode=False))
-            return [Item(f"{self.split} {i}", partial(content, cells, i), label) for i, label in enumerate(labels)]
+        def items() -> Iterable[Item]:
+            if self.streaming:
+                first = re.fullmatch(r"([\w.]+)\[:(\d+)\]", self.split)
+                rows = builder.as_streaming_dataset(first[1] if first else self.split).decode(False)
+                rows = rows.take(int(first[2])) if first else rows
+            else:
+                builder.download_and_prepare()
+                rows = builder.as_dataset(self.split)
+            image, column = self._image_column(rows.features or {}), self.label_column
+            own = partial(label_of, names=getattr((rows.features or {}).get(column or ""), "names", None))
+            rows = rows.select_columns([*filter(None, (image, column))])
+            rows = rows.cast_column(image, datasets.Image(decode=False))
+            pairs: Iterator[tuple[Any, Label | None]]
+            if self.streaming:
+                pairs = ((cache(partial(content, [row[image]], 0)), own(row.get(column))) for row in rows)
+            else:
+                labels = rows[column] if column else [None] * len(rows)
+                pairs = ((partial(content, rows[image], i), own(label)) for i, label in enumerate(labels))
+            return (Item(f"{self.split} {i}", *pair) for i, pair in enumerate(pairs))
 
         key = builder.dataset_name, builder.config_id, builder.hash, self.split, self.image_column, self.label_column
         return Source(where, key, items, self.label_column is not None)
+
+    def _decode(self, source: Source) -> Iterator[Made]:
+        """See `Collection`. Streamed images wait in a temporary file until all contents are known, and so the order."""
+        if not self.streaming:
+            yield from super()._decode(source)
+            return
+        found: list[tuple[str, str, Any]] = []
+        with TemporaryFile(dir=cache_dir("images")) as file, refusing(source.where):
+            for content, item, made in in_threads(self._read, source.items(), "reading rows", "row"):
+                found.append((content, item.name, (item.label, file.tell())))
+                pickle.dump(made, file)
+            for _, name, (label, place) in self._ordered(found):
+                file.seek(place)
+                yield from ((name + ending, image, label) for ending, image in pickle.load(file))
+
+    def _read(self, item: Item) -> tuple[str, Item, list[Any]]:
+        """The hash of an item's content, the item, and its images. Raises errors of the network."""
+        with contextlib.suppress(ValueError):  # no image in this row
+            item.read()
+        return (hashed := content_of(item)), item, self._images(hashed, item)
 
     def _image_column(self, features: Mapping[str, Any]) -> str:
         """The column of images. Raises ValueError if it is not clear which one, or if there are no such labels."""
@@ -97,9 +136,9 @@ def label_of(value: Any, names: list[str] | None) -> Label | None:
     return (value, names[value]) if value >= 0 else None  # -1: of a test split without labels
 
 
-def content(rows: Any, i: int) -> bytes:
-    """The bytes of the image in a row, which has them or names a file."""
-    (cell,) = rows[i].values()
+def content(cells: Sequence[Any], i: int) -> bytes:
+    """The bytes of the image in a row, which has them or names a file, also one that is not on this machine."""
+    cell = cells[i]
     if not cell or not (cell["bytes"] or cell["path"]):
         raise ValueError("no image in this row")
-    return cell["bytes"] or Path(cell["path"]).read_bytes()
+    return cell["bytes"] or (file := fsspec.open(cell["path"])).fs.cat_file(file.path)

@@ -10,8 +10,9 @@ import io
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -183,9 +184,10 @@ def alone(file: Path) -> contextlib.AbstractContextManager[object]:
 
 
 def in_threads(
-    work: Callable[[Item], Result], items: Sequence[Item], label: str, unit: str = "image"
+    work: Callable[[Item], Result], items: Iterable[Item], label: str, unit: str = "image"
 ) -> Iterator[Result]:
     """Apply `work`, which releases the GIL, to the items in threads; yield results in order, with a progress bar."""
+    left, total = iter(items), len(items) if isinstance(items, Sized) else None
     with ThreadPoolExecutor() as pool:
-        results = (each for i in range(0, len(items), AHEAD) for each in pool.map(work, items[i : i + AHEAD]))
-        yield from track(results, label, len(items), unit)
+        results = (each for some in iter(lambda: [*islice(left, AHEAD)], []) for each in pool.map(work, some))
+        yield from track(results, label, total, unit)

@@ -1,11 +1,13 @@
 """Sets of the Hugging Face Hub, and local ones in its formats, have the images of the folder they were made of."""
 
 import io
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from archives import files_of, loaded, pets
 
@@ -52,7 +54,7 @@ def parquet(table: Any) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_folder_its_parquet_its_arrow_and_the_hub_are_the_same(hub, root: Path, tmp_path: Path) -> None:
+def test_a_folder_its_parquet_its_arrow_and_the_hub_are_the_same(hub, root: Path, tmp_path: Path, cache: Path) -> None:
     from datasets import Dataset, DatasetDict
     from datasets.table import InMemoryTable
 
@@ -67,9 +69,14 @@ def test_a_folder_its_parquet_its_arrow_and_the_hub_are_the_same(hub, root: Path
     hub.sets["me/folder"] = {f"train/{name}": content for name, content in files_of(root).items()}
     for imagefolder in (root, "me/folder"):
         assert loaded(Hub, imagefolder, label_column="label").keys == right.keys
+    shutil.rmtree(cache)  # a streamed set has the images of the set that is downloaded
+    for place, label in (("me/pets", "kind"), ("me/folder", "label"), (tmp_path / "splits", "kind"), (root, "label")):
+        assert loaded(Hub, place, label_column=label, streaming=True).keys == right.keys
     assert loaded(Hub, tmp_path / "pets.parquet", label_column="name").keys == right.keys
     first = loaded(Hub, tmp_path / "splits", split="train[:12]")
     assert [len(split) for split in first.splits.values()] == [7, 3, 2]
+    shutil.rmtree(cache)
+    assert loaded(Hub, "me/pets", split="train[:12]", streaming=True).keys == first.keys
     (tmp_path / "pets.parquet").write_bytes(parquet(table[:10]))
     assert sum(map(len, loaded(Hub, tmp_path / "pets.parquet").splits.values())) == 10  # not those of the old file
 
@@ -83,24 +90,28 @@ def test_a_set_that_was_read_once_needs_no_network(hub, root: Path, monkeypatch:
     assert loaded(Hub, "me/pets", resolution=6).splits["train"].images.shape[-1] == 6
 
 
-def test_rows_without_an_image_are_reported(root: Path, tmp_path: Path) -> None:
+def test_rows_without_an_image_are_reported(root: Path, tmp_path: Path, cache: Path) -> None:
     import pyarrow as pa
 
     cells = [{"bytes": content, "path": None} for content in files_of(root).values()]
     cells += [None, {"bytes": b"hello", "path": None}]
     (tmp_path / "pets.parquet").write_bytes(parquet(pa.table({"image": cells})))
-    data = loaded(Hub, tmp_path / "pets.parquet")
-    assert data.keys == loaded(Folder, root).keys
-    assert {entry["path"]: entry["reason"] for entry in data.report} == {
-        "train 20": "can't be decoded: no image in this row",
-        "train 21": "not an image in a known format",
-    }
+    for streaming in (False, True):
+        data = loaded(Hub, tmp_path / "pets.parquet", streaming=streaming)
+        assert data.keys == loaded(Folder, root).keys
+        assert {entry["path"]: entry["reason"] for entry in data.report} == {
+            "train 20": "can't be decoded: no image in this row",
+            "train 21": "not an image in a known format",
+        }
+        shutil.rmtree(cache)
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "no such set": ("me/nothing", {}, "'me/nothing' doesn't exist on the Hub or cannot be accessed; check the name"),
     "a gated set": ("me/gated", {}, "gated.*hf auth login"),
     "no such split": ("me/pets", {"split": "tset"}, "tset"),
+    "a part of a stream": ("me/pets", {"split": "train[5:]", "streaming": True}, r"Bad split: train\[5:\]"),
+    "a stream of a parquet that is cut": ("me/cut", {"streaming": True}, "me/cut"),
     "no such column": ("me/pets", {"image_column": "image"}, "0 columns of images named image; .*picture"),
     "several columns of images": ("me/two", {}, "2 columns of images; set data.image_column"),
     "labels that are lists": ("me/pets", {"label_column": "lists"}, "label_column=lists"),
@@ -121,6 +132,17 @@ def test_sets_that_cannot_be_used_are_refused(hub, root: Path, cache: Path, name
         loaded(Hub, path, **options)
     assert str(refused.value).startswith(f"data.path={path}: ")
     assert not [*cache.glob("*.bin")]
+
+
+def test_a_stream_that_breaks_off_is_not_a_smaller_set(hub, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.sets["me/folder"] = {f"train/{name}": content for name, content in files_of(root).items()}
+
+    def broken(path: str, opened: Any = fsspec.open) -> Any:
+        return opened(path if path.endswith("0.png") else "/nowhere")
+
+    monkeypatch.setattr(fsspec, "open", broken)
+    with pytest.raises(UserError, match=r"data.path=me/folder: .*nowhere"):
+        loaded(Hub, "me/folder", streaming=True)
 
 
 def test_without_network_one_line_says_so(hub, caplog, monkeypatch: pytest.MonkeyPatch) -> None:

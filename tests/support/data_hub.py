@@ -27,6 +27,11 @@ class Answer(BaseHTTPRequestHandler):
 
     def send(self, status: int, content: object = b"", **headers: str) -> None:
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        if (part := self.headers.get("Range")) and status == 200:
+            first, last = re.fullmatch(r"bytes=(\d+)-(\d*)", part).groups()
+            end = min(int(last or len(body)) + 1, len(body))
+            headers["Content-Range"] = f"bytes {first}-{end - 1}/{len(body)}"
+            status, body = 206, body[int(first) : end]
         self.send_response(status)
         for key, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(key.replace("_", "-"), value)
@@ -56,7 +61,7 @@ class Answer(BaseHTTPRequestHandler):
             if below not in files:
                 return self.send(404, {"error": "no such file"}, X_Error_Code="EntryNotFound", X_Repo_Commit=SHA)
             etag = hashlib.sha1(files[below]).hexdigest()
-            return self.send(200, files[below], ETag=f'"{etag}"', X_Repo_Commit=SHA)
+            return self.send(200, files[below], ETag=f'"{etag}"', X_Repo_Commit=SHA, Accept_Ranges="bytes")
         if found[2] == "tree":
             here = [entry for entry in entries if entry["path"].startswith(f"{below}/" if below else "")]
             return self.send(200, here)
