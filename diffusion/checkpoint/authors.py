@@ -141,11 +141,6 @@ class JiT(Weights):
         return value[0] if name == "context" else value
 
 
-def _bare(name: Any, prefix: str) -> str:
-    """The name of a tensor without that of the module that holds the network, here or in JiT's code."""
-    return str(name).removeprefix(prefix).removeprefix("net.")
-
-
 def recognized(contents: Mapping[str, Any], prefix: str, where: str) -> dict[str, Any]:
     """What the contents of a checkpoint of authors say, in the form of ours: `prefix` is added to each tensor's name.
 
@@ -154,14 +149,9 @@ def recognized(contents: Mapping[str, Any], prefix: str, where: str) -> dict[str
     refused with a UserError if one of the choices is of the same form.
     """
     kinds = [name for name in ("model_ema1", "model", "state_dict") if isinstance(contents.get(name), Mapping)][:2]
-    states = [
-        {
-            str(name).removeprefix(prefix).removeprefix("net."): each
-            for name, each in state.items()
-            if torch.is_tensor(each)
-        }
-        for state in ([contents[name] for name in kinds] or [contents])
-    ]
+    named = [contents[name] for name in kinds] or [contents]
+    tensors = [{str(name): each for name, each in state.items() if torch.is_tensor(each)} for state in named]
+    states = [{name.removeprefix(prefix).removeprefix("net."): each for name, each in t.items()} for t in tensors]
     reasons = []
     for name in choices("authors"):
         family: Weights = make(choice("authors", name), "authors", Weights)

@@ -7,12 +7,13 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 from unittest.mock import patch
 from urllib.parse import unquote, urlsplit
 
 import yaml
+from http_handler import Handler
 
 Files = dict[str, bytes]
 ERRORS = {"RepoNotFound": 404, "RevisionNotFound": 404, "EntryNotFound": 404, "GatedRepo": 403}
@@ -52,21 +53,8 @@ class Hub(ThreadingHTTPServer):
         return commits[revision]
 
 
-class Answer(BaseHTTPRequestHandler):
+class Answer(Handler):
     server: Hub
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def send(self, content: Any = b"", status: int = 200, **headers: str) -> None:
-        body = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        for key, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(key.replace("_", "-"), value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
 
     def answer(self) -> None:
         path = unquote(urlsplit(self.path).path)

@@ -115,7 +115,8 @@ def of_comet(folder: Path) -> list[Shown]:
 READERS = {"mlflow": of_mlflow, "trackio": of_trackio, "comet": of_comet}
 
 
-def test_trackers_show_the_run_and_continue_it_on_resume(tiny, tmp_path):
+def test_trackers_show_the_run_and_continue_it_on_resume(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("comet_ml.offline.random_ascii_string", lambda *_: "x")  # as two processes with one seed
     folder = tmp_path / "one/run"
     words = [*tiny, ALL, "samples.every_n_epochs=1", "samples.n=2", "score.n=8", "features=lite0", "score.baselines=[]"]
     train([*words, "trainer.max_epochs=1"], folder)
