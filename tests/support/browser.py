@@ -14,8 +14,8 @@ FLAGS = [
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
+@contextmanager
+def headless() -> Iterator[Any]:
     """The browser."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the extra dev)")
     program = next(filter(None, map(shutil.which, NAMES)), None)
@@ -25,6 +25,13 @@ def chromium() -> Iterator[Any]:
         browser = running.chromium.launch(executable_path=program, args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """The browser, for the tests of a module."""
+    with headless() as browser:
+        yield browser
 
 
 class Visit:
