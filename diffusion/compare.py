@@ -21,14 +21,6 @@ from omegaconf import DictConfig
 from diffusion.errors import Arguments
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Compare folders. Returns the exit status: 0, or 2 with one line on stderr."""
-    parser = Arguments("compare", __doc__)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run's or a sweep's folder")
-    parser.add_argument("--out", type=Path, help="default: the folder of a single sweep, else outputs/comparisons/TIME")
-    return parser.run(write, arguments)
-
-
 def write(folders: list[Path], out: Path | None) -> None:
     """Write and print the comparison of the runs and sweeps."""
     from diffusion.report import comparison  # imports scipy and matplotlib, so only when needed
@@ -55,6 +47,10 @@ class SweepTable(Callback):
 
         write([folder := Path(config.hydra.sweep.dir)], folder, printed)
 
+
+main = Arguments("compare", __doc__, write)
+main.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run's or a sweep's folder")
+main.add_argument("--out", type=Path, help="default: the folder of a single sweep, else outputs/comparisons/TIME")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -50,13 +50,6 @@ complete -c diffusion -n __diffusion -f -a '$__diffusion'""",
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Print the script of a shell. Returns the exit status."""
-    parser = Arguments("completion", __doc__)
-    parser.add_argument("shell", help="bash, zsh or fish")
-    return parser.run(answer, arguments)
-
-
 def answer(shell: str) -> None:
     """Print the script of a shell or, for its script, the words that may follow a line."""
     if shell not in SCRIPTS and " " not in shell:
@@ -100,6 +93,9 @@ def _words(before: list[str], word: str) -> Iterable[str]:
         settings = [*dict.fromkeys(setting[: setting.find(".") + 1] or setting for setting in settings)]
     return [*(f"{each}=" for each in (*chosen, *inner)), *settings]
 
+
+main = Arguments("completion", __doc__, answer)
+main.add_argument("shell", help="bash, zsh or fish")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -17,11 +17,6 @@ from diffusion.files import PACKAGE, cache_dir, code_version
 OK, NOTE, BAD, GB = "ok", "note", "bad", 1e9
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Check the installation. Returns the exit status: 0, or 2 if a part is unusable."""
-    return Arguments("doctor", __doc__).run(check, arguments)
-
-
 def check() -> None:
     """Print each part with its verdict. Raises UserError if one is unusable."""
     lines = [*packages(), *machine()]
@@ -72,6 +67,8 @@ def machine() -> Iterator[tuple[str, str, str]]:
         verdict = BAD if not writable else NOTE if free < 5 else OK
         yield verdict, part, f"{place}; {free:.1f} GB free" + "; not writable" * (not writable)
 
+
+main = Arguments("doctor", __doc__, check)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,9 +8,10 @@ import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from signal import Signals
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
@@ -29,8 +30,7 @@ class ProcessLost(UserError):
     """One of a run's processes was killed."""
 
     def __init__(self, line: str):
-        super().__init__(line)
-        self.status = 1
+        super().__init__(line, status=1)
 
 
 class Interrupted(BaseException):
@@ -90,6 +90,14 @@ def pip_install(extra: str) -> str:
     return f"{'' if inside else f'{python} -m '}pip install {what}"
 
 
+def imported(package: str, what: str, extra: str) -> Any:
+    """The package that `what` needs. Raises UserError, with the extra that installs it, if it cannot be imported."""
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise UserError(f"{what} needs {package}: {pip_install(extra)}") from error
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -103,25 +111,28 @@ def of_system(error: OSError) -> str:
 
 
 class Arguments(ArgumentParser):
-    """Argument parser of `diffusion NAME`, a command without a configuration. Errors are one line."""
+    """`diffusion NAME`, a command without a configuration, as its main function. Errors are one line."""
 
-    def __init__(self, name: str, about: str):
+    def __init__(self, name: str, about: str, task: Callable[..., object]):
         super().__init__(f"diffusion {name}", None, about, formatter_class=RawDescriptionHelpFormatter)
+        self.task = task  # its arguments are the options
+
+    def __call__(self, words: Sequence[str] | None = None) -> int:
+        """Parse the words, by default those of the command line; do the task. Returns the exit status."""
+        asked = vars(self.parse_args(words))
+        return exit_status(lambda: self.task(**asked))
 
     def add_config_dir(self) -> None:
         """Add the option for a folder of custom choices, for `config.choices.searching`."""
         about = "your own choices, as CONF/GROUP/NAME.yaml; their classes are trusted"
         self.add_argument("--config-dir", metavar="CONF", help=about)
 
-    def add_weights(self) -> None:
-        """Add the option that selects the weights of a model."""
+    def add_model(self) -> None:
+        """Add the argument that selects a model, which may begin with `ckpt=`, and the option for its weights."""
+        about = "a run's folder, a checkpoint, an exported file, a diffusers folder, `demo` or `last`"
+        self.add_argument("checkpoint", type=lambda word: word.removeprefix("ckpt="), help=about)
         about = "ema (default), raw, or, for a run with ema=power, a length such as 0.08"
         self.add_argument("--weights", type=_weights, default="ema", help=about)
-
-    def run(self, task: Callable[..., object], words: Sequence[str] | None = None) -> int:
-        """Parse the words, call `task` with the options as its arguments, and return the exit status."""
-        asked = vars(self.parse_args(words))
-        return exit_status(lambda: task(**asked))
 
     def error(self, message: str) -> NoReturn:
         """Print the error and exit with status 2."""

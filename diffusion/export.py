@@ -20,20 +20,6 @@ if TYPE_CHECKING:
 SUFFIXES = {"safetensors": ".safetensors", "diffusers": "-diffusers", "web": ".html"}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Write the file or folder. Returns 0, or 2 after printing one line to stderr."""
-    parser = Arguments("export", __doc__)
-    parser.add_argument("checkpoint", help="a checkpoint, a run's folder, or `last`")
-    parser.add_argument("file", type=Path, nargs="?", help="default: the checkpoint's name with the format's suffix")
-    parser.add_weights()
-    parser.add_argument("--format", choices=[*SUFFIXES], default="safetensors", help="default: safetensors")
-    parser.add_argument("--sampler", metavar="CHOICE", help="instead of the run's, such as 'ddim sampler.steps=20'")
-    parser.add_argument("--push", metavar="USER/NAME", help="upload all this to the Hub, as a new commit")
-    parser.add_argument("--private", action="store_true", help="with --push: only you can see a new repository")
-    parser.add_config_dir()
-    return parser.run(export, [word.removeprefix("ckpt=") for word in arguments or sys.argv[1:]])
-
-
 def export(
     checkpoint: str, file: Path | None, weights: str | float, format: str, sampler: str | None, push: str | None,
     private: bool, config_dir: str | None,
@@ -101,6 +87,15 @@ def published(name: str, private: bool, model: "Restored") -> None:
         print(hub.upload(name, folder, there))
     print(f"  diffusion sample ckpt={hub.SCHEME}{name}")
 
+
+main = Arguments("export", __doc__, export)
+main.add_model()
+main.add_argument("file", type=Path, nargs="?", help="default: the checkpoint's name with the format's suffix")
+main.add_argument("--format", choices=[*SUFFIXES], default="safetensors", help="default: safetensors")
+main.add_argument("--sampler", metavar="CHOICE", help="instead of the run's, such as 'ddim sampler.steps=20'")
+main.add_argument("--push", metavar="USER/NAME", help="upload all this to the Hub, as a new commit")
+main.add_argument("--private", action="store_true", help="with --push: only you can see a new repository")
+main.add_config_dir()
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,6 +12,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from pydantic.alias_generators import to_pascal
+
 from diffusion.config.choices import choices
 from diffusion.console import console
 from diffusion.errors import Arguments, UserError, command_line
@@ -22,24 +24,15 @@ EXAMPLES = INSTALLED if INSTALLED.is_dir() else PACKAGE.parent / "docs/example"
 """A folder for each kind; its files are written with the user's name in place of my_KIND, and Name of MyKind."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Write a part. Returns the exit status: 0, or 2 with one line on stderr."""
-    parser, kinds = Arguments("new", __doc__), sorted(folder.name for folder in EXAMPLES.iterdir())
-    parser.add_argument("kind", choices=kinds, metavar="KIND", help=", ".join(kinds))
-    parser.add_argument("name", metavar="NAME", help="of the file and of the choice; ring has the class Ring")
-    parser.add_argument("folder", nargs="?", type=Path, default=Path(), metavar="FOLDER", help="default: this one")
-    return parser.run(write, arguments)
-
-
 def write(kind: str, name: str, folder: Path) -> None:
     """Write a part, and print the commands to try next. Raises UserError for a name that cannot be used."""
-    source, part, made = EXAMPLES / kind, f"my_{kind}", camel(name)
+    source, part, made = EXAMPLES / kind, f"my_{kind}", to_pascal(name)
     found = sorted(source.rglob("*.*"), key=lambda file: file.name)  # the class comes first
     content = {file: file.read_bytes() for file in found if file.suffix in (".py", ".yaml", ".npz")}
     files = {file: folder / str(file.relative_to(source)).replace(part, name) for file in content}
     (yaml,) = source.rglob("*.yaml")
     trees = [ast.walk(ast.parse(text)) for file, text in content.items() if file.suffix == ".py"]
-    used = {node.id for tree in trees for node in tree if isinstance(node, ast.Name)} - {part, camel(part)}
+    used = {node.id for tree in trees for node in tree if isinstance(node, ast.Name)} - {part, to_pascal(part)}
     if not re.fullmatch(r"[a-z]\w*", name, re.ASCII | re.IGNORECASE):
         raise UserError(f"{name}: expected the name of a Python module: letters, digits and _, such as {part}")
     if name in choices(yaml.parent.name):
@@ -51,7 +44,7 @@ def write(kind: str, name: str, folder: Path) -> None:
     for file, target in files.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         text = content[file].replace(part.encode(), name.encode())
-        target.write_bytes(text.replace(camel(part).encode(), made.encode()))
+        target.write_bytes(text.replace(to_pascal(part).encode(), made.encode()))
     console.print(f"wrote {', '.join(map(str, files.values()))}\ntry next:")
     if folder != Path():
         console.print(f"  cd {shlex.quote(str(folder))}")
@@ -61,10 +54,11 @@ def write(kind: str, name: str, folder: Path) -> None:
     console.print(f"  python -m pytest test_{name}.py  # pip install pytest")
 
 
-def camel(name: str) -> str:
-    """`my_part` -> `MyPart`."""
-    return "".join(word[:1].upper() + word[1:] for word in name.split("_"))
-
+KINDS = sorted(folder.name for folder in EXAMPLES.iterdir())
+main = Arguments("new", __doc__, write)
+main.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
+main.add_argument("name", metavar="NAME", help="of the file and of the choice; ring has the class Ring")
+main.add_argument("folder", nargs="?", type=Path, default=Path(), metavar="FOLDER", help="default: this one")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,15 +15,6 @@ from diffusion.errors import Arguments, UserError
 from diffusion.runs.folder import Run, check_output, runs_below
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """List or remove checkpoints. Returns the exit status: 0, or 2 with one line on stderr."""
-    parser = Arguments("prune", __doc__)
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
-    parser.add_argument("--weights", action="store_true", help="keep only the weights, a quarter of a checkpoint")
-    parser.add_argument("--yes", action="store_true", help="remove them; without this, nothing is changed")
-    return parser.run(prune, arguments)
-
-
 def prune(folder: Path, weights: bool, yes: bool) -> None:
     """Print the runs with removable checkpoints, and remove these if `yes`."""
     from diffusion.checkpoint import find  # imports torch, so only when needed
@@ -47,6 +38,11 @@ def prune(folder: Path, weights: bool, yes: bool) -> None:
     done = "freed" if yes else "can be freed, less any weights that are kept; --yes removes the files"
     console.print(f"{count(runs, 'complete run')}: {decimal(total)} {done}")
 
+
+main = Arguments("prune", __doc__, prune)
+main.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
+main.add_argument("--weights", action="store_true", help="keep only the weights, a quarter of a checkpoint")
+main.add_argument("--yes", action="store_true", help="remove them; without this, nothing is changed")
 
 if __name__ == "__main__":
     sys.exit(main())

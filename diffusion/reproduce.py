@@ -49,17 +49,6 @@ class Study(Settings):
     sweeps: dict[str, Sweep]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """List the studies or run one. Returns the exit status, as explained above."""
-    parser = Arguments("reproduce", __doc__)
-    parser.add_argument("study", nargs="?", help="the study's name, as listed")
-    about = "settings for every run, such as hydra/launcher=joblib"
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=about)
-    parser.add_argument("--out", type=Path, default=Path("outputs/results"), help="default: outputs/results")
-    parser.add_config_dir()
-    return parser.run(reproduce, arguments)
-
-
 def reproduce(study: str | None, overrides: Sequence[str], out: Path, config_dir: str | None) -> None:
     """List the studies, or run the missing runs of one and compare its numbers with the committed ones."""
     with searching([config_dir]):
@@ -156,6 +145,14 @@ def check(name: str, root: Path) -> None:
     if wrong:
         raise UserError(f"{name}: not confirmed", 1)
 
+
+main = Arguments("reproduce", __doc__, reproduce)
+main.add_argument("study", nargs="?", help="the study's name, as listed")
+main.add_argument(
+    "overrides", nargs="*", metavar="KEY=VALUE", help="settings for every run, such as hydra/launcher=joblib"
+)
+main.add_argument("--out", type=Path, default=Path("outputs/results"), help="default: outputs/results")
+main.add_config_dir()
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,13 +15,6 @@ from diffusion.report.index import HEAD, NUMBERS, lines_below
 from diffusion.report.page import Table
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """List the runs in a folder. Returns the exit status: 0, or 2 with one line on stderr."""
-    parser = Arguments("status", __doc__)
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
-    return parser.run(print_status, arguments)
-
-
 def print_status(folder: Path) -> None:
     """Print a table of the runs, the reasons of those that stopped, and the number of runs in each state."""
     lines = lines_below(folder)
@@ -36,6 +29,9 @@ def print_status(folder: Path) -> None:
     if states["died"] + states["interrupted"]:
         console.print(f"to resume one: diffusion train hydra.run.dir={folder}/RUN ckpt=auto")
 
+
+main = Arguments("status", __doc__, print_status)
+main.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,6 +9,7 @@ Nothing is written. Only this machine can open them; from another one, forward t
 """
 
 import contextlib
+import re
 import sys
 import threading
 import time
@@ -26,16 +27,9 @@ from diffusion.runs.folder import PARTS, Run, is_run, is_sweep, runs_below
 from diffusion.runs.record import RunRecord
 
 COMPARE = "/compare"
+LOCAL = r"(127\.0\.0\.1|localhost)(:\d+)?"  # names of this machine; another may be a stranger's (DNS rebinding)
 REFRESH = 3.0  # seconds between the polls of a page
 REST = 10.0  # a page that has changed is made again after this many times what it took, so that a run is not slowed
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Serve a folder until interrupted. Returns the exit status: 0, or 2 with one line on stderr."""
-    parser = Arguments("watch", __doc__)
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
-    parser.add_argument("--port", type=int, default=8300, help="default: 8300; 0: any free port")
-    return parser.run(watch, arguments)
 
 
 def watch(folder: Path, port: int) -> None:
@@ -117,7 +111,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Serve a page, if the Host header names this machine."""
-        if not page.is_local(self.headers.get("Host", "")):
+        if not re.fullmatch(LOCAL, self.headers.get("Host", "")):
             return self.send_error(403, explain="this server has another name")
         try:
             address = urlsplit(self.path)
@@ -137,6 +131,10 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *words: Any) -> None:
         """Log nothing, since each page polls every few seconds."""
 
+
+main = Arguments("watch", __doc__, watch)
+main.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
+main.add_argument("--port", type=int, default=8300, help="default: 8300; 0: any free port")
 
 if __name__ == "__main__":
     sys.exit(main())

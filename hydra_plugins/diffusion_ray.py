@@ -32,15 +32,12 @@ class RayLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs and wait for all. After a signal, they save and end."""
-        from diffusion.errors import ProcessLost, UserError, first_line, pip_install
+        from diffusion.errors import ProcessLost, UserError, first_line, imported
         from diffusion.launch import GRACE
 
         setup_globals()
         os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # which leaves out lines that another job has printed, too
-        try:
-            import ray
-        except ModuleNotFoundError as error:
-            raise UserError(f"hydra/launcher=ray needs Ray: {pip_install('ray')}") from error
+        ray = imported("ray", "hydra/launcher=ray", "ray")
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         on_sigterm = signal.getsignal(signal.SIGTERM)
         try:

@@ -14,12 +14,9 @@ class Search(Sweeper):
     def setup(self, **given: Any) -> None:
         """Called by Hydra before `sweep`. Raises UserError for a wrong setting, or without Optuna."""
         from diffusion.config.build import make
-        from diffusion.errors import UserError, pip_install
+        from diffusion.errors import imported
 
-        try:
-            import optuna  # noqa: F401
-        except ModuleNotFoundError as error:
-            raise UserError(f"hydra/sweeper=search needs Optuna: {pip_install('sweep')}") from error
+        imported("optuna", "hydra/sweeper=search", "sweep")
         node = {"_target_": "diffusion.runs.search.Search", **self.settings}
         self.search = make(node, "hydra.sweeper", sampler=self.sampler, **given)
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from diffusion.checkpoint import storage
 from diffusion.config.build import make
 from diffusion.config.choices import choice, composed
-from diffusion.errors import UserError, first_line, pip_install
+from diffusion.errors import UserError, first_line, imported
 from diffusion.model import UNet
 from diffusion.pixels import height_width, resolution_of
 from diffusion.process.prediction import Prediction
@@ -82,10 +82,7 @@ LAYERS: Names = [
 
 def library() -> Any:
     """The module `diffusers`, without its warnings. Raises UserError if it is not installed."""
-    try:
-        import diffusers
-    except ImportError as error:
-        raise UserError(f"a diffusers folder needs diffusers: {pip_install('diffusers')}") from error
+    diffusers = imported("diffusers", "a diffusers folder", "diffusers")
     diffusers.utils.logging.set_verbosity(50)  # CRITICAL
     return diffusers
 

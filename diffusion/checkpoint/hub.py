@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion.checkpoint import diffusers_folder
-from diffusion.errors import UserError, first_line, pip_install
+from diffusion.errors import UserError, first_line, imported
 
 SCHEME, FILE, TAG = "hf://", "model.safetensors", "diffusion-experiments"
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
@@ -29,10 +29,7 @@ REFUSED = f"the Hub refuses the token or its rights; {LOGIN}, with a token that 
 
 def library() -> Any:
     """The module `huggingface_hub`, without a log of its requests. Raises UserError if it is not installed."""
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise UserError(f"the Hub needs huggingface_hub: {pip_install('diffusers')}") from error
+    huggingface_hub = imported("huggingface_hub", "the Hub", "diffusers")
     for client in ("httpx", "httpx2"):
         logging.getLogger(client).setLevel(logging.WARNING)
     return huggingface_hub

@@ -64,12 +64,9 @@ def print_help(command: str, schema: type[Settings], about: str, words: Sequence
         console.print(about.strip())
         chosen = default_choices(command)
         if first := MOST_USED.get(command):
-            defaults = dict(row[0].split("=", 1) for row in settings) | chosen
-            for key in first.keys() - defaults.keys():  # of the default choice of a group
-                group, _, inner = key.partition(".")
-                value = yaml.safe_load(files(group)[chosen[group]].read_text("utf-8")).get(inner)
-                defaults[key] = "" if value is None else shown(value)
-            _print("Most used", [(f"{key}={defaults[key]}", text) for key, text in first.items()])
+            defaults = flat(composed(command)) | chosen
+            values = {key: shown(defaults[key]) if key in defaults else "" for key in first}
+            _print("Most used", [(f"{key}={value}", first[key]) for key, value in values.items()])
         rows = [(f"{each}={default}", ", ".join(choices(each))) for each, default in chosen.items()]
         rows += [(f"{part}@{each}.{part}=", ", ".join(choices(part))) for each in chosen for part in inner_groups(each)]
         _print("Groups, the default choices, and all choices", rows)
@@ -153,11 +150,6 @@ def explain(error: BaseException, command: str, words: Sequence[str] = (), sweep
             fix = "lower data.batch_size and set data.global_batch_size, or set trainer.precision=bf16-mixed"
         line = f"{first_line(error).partition('. ')[0]}: {fix}"
     return None if line is None else UserError(line)
-
-
-def summary(error: BaseException, command: str) -> str:
-    """Any error in one line, including bugs in the program."""
-    return str(explain(error, command) or f"{type(error).__name__}: {first_line(error)}")
 
 
 def parsed(words: Sequence[str], command: str) -> Namespace:

@@ -15,7 +15,7 @@ import fsspec
 from diffusion.console import console
 from diffusion.data.folder import Collection, Item, Source, content_of, refusing
 from diffusion.data.images import Label, Made, in_threads
-from diffusion.errors import UserError, pip_install
+from diffusion.errors import imported
 from diffusion.files import cache_dir
 
 
@@ -43,11 +43,7 @@ class Hub(Collection):
     streaming: bool = False
 
     def source(self) -> Source:
-        try:
-            import datasets
-            import huggingface_hub
-        except ImportError as error:
-            raise UserError(f"data=hub needs the package datasets: {pip_install('hub')}") from error
+        datasets, huggingface_hub = (imported(name, "data=hub", "hub") for name in ("datasets", "huggingface_hub"))
         for library in ("datasets", "huggingface_hub", "httpx", "httpx2"):  # the error says it, once
             huggingface_hub.logging.get_logger(library).setLevel("ERROR")
         if not console.is_terminal:

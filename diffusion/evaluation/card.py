@@ -16,7 +16,7 @@ from diffusion.data import ImageData
 from diffusion.files import VERSION, replace
 from diffusion.report.compare import from_default
 from diffusion.report.page import SHELL, Markdown, Section, Table, escaped, picture
-from diffusion.report.run import facts, protocols, score_notes
+from diffusion.report.run import NOTES, facts, protocols
 from diffusion.report.scores import BASELINES, describe, score_table
 from diffusion.report.verdict import recipe_command
 from diffusion.runs.folder import Run, is_run
@@ -70,7 +70,7 @@ def write_card(folder: Path, name: str, model: Restored, how: str | None) -> Non
         Section("Use", use),
         Section("Recipe", recipe),
         Section("Facts", [facts(run) if run else None]),
-        Section("Scores", [score_table(scores).markdown(), score_notes(), *protocols(scores)] if measured else []),
+        Section("Scores", [score_table(scores).markdown(), NOTES, *protocols(scores)] if measured else []),
         Section("Data", [data.origin.format(**model.config["data"]), licences if data.licences else None]),
         Section("Licence", ["The licence of the weights is not stated."]),
     ]

@@ -9,7 +9,6 @@ import gzip
 import io
 import math
 import warnings
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from torch import nn
 from diffusion.checkpoint.find import run_folder
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
-from diffusion.errors import UserError, first_line, pip_install
+from diffusion.errors import UserError, first_line, imported
 from diffusion.files import replace
 from diffusion.process import grid as grids
 from diffusion.process.denoiser import Denoiser
@@ -86,8 +85,7 @@ def tables(denoiser: Denoiser, config: dict[str, Any]) -> dict[str, list[list[fl
 
 def network_onnx(network: nn.Module, shape: tuple[int, int, int]) -> bytes:
     """The network for one image of `shape` (C, H, W) as ONNX: x, label and, if it has classes, classes -> y."""
-    if find_spec("onnxscript") is None:
-        raise UserError(f"--format web needs onnx: {pip_install('web')}")
+    imported("onnxscript", "--format web", "web")
     inputs = {"x": torch.zeros(1, *shape), "label": torch.zeros(1)}
     if getattr(network, "classes", 0):
         inputs["classes"] = torch.zeros(1, dtype=torch.int64)

@@ -19,14 +19,6 @@ from diffusion.errors import Arguments
 from diffusion.files import replace
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Report on each folder. Returns the exit status: 0, or 2 with one line on stderr."""
-    parser = Arguments("report", __doc__)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run's or a sweep's folder")
-    parser.add_config_dir()
-    return parser.run(report, arguments)
-
-
 def report(folders: Sequence[Path], config_dir: str | None) -> None:
     """Write the report of each folder; classes that the choices in `config_dir` name are trusted."""
     from diffusion.config.choices import searching
@@ -47,6 +39,10 @@ def report(folders: Sequence[Path], config_dir: str | None) -> None:
             replace(folder / NAME, document(f"Runs in {folder.resolve().name}", sections))
             print(*(line.reason for line in lines_below(folder) if line.state == DAMAGED), folder / NAME, sep="\n")
 
+
+main = Arguments("report", __doc__, report)
+main.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run's or a sweep's folder")
+main.add_config_dir()
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -97,11 +97,6 @@ class Column:
             found[i] = p <= 0.05 / (len(tests) - rank) and all(found[before] for _, before in tests[:rank])
         return found
 
-    @property
-    def best(self) -> tuple[int | None, set[int]]:
-        """The row of the best mean, and the rows that a test does not show to differ from it."""
-        return (self.order[0] if self.order else None), {i for i, differs in self.shown.items() if differs is False}
-
 
 def welch(x: Sequence[float], y: Sequence[float]) -> float | None:
     """The p-value of Welch's two-sided test that two means are equal; None for fewer than two numbers on a side."""

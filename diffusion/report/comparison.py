@@ -94,8 +94,8 @@ def recipes_table(comparison: Comparison, columns: Sequence[Column], brief: bool
         seeds = {run.seeds[0] for run in row.runs}
         line: list[str | Cell] = [*([names[i]] if brief else row.settings.values()), str(len(seeds))]
         for column in columns:
-            first, similar = column.best
-            line.append(Cell(f"{column.means[i] or MISSING}{' ≈' * (i in similar)}", bold=i == first))
+            similar = " ≈" * (column.shown.get(i) is False)
+            line.append(Cell(f"{column.means[i] or MISSING}{similar}", bold=column.order[:1] == [i]))
         lines.append(line)
     head = [*head, "seeds", *(column.name for column in columns)]
     return Table(head, lines, range(len(head) - len(columns) - 1, len(head)))

@@ -56,11 +56,6 @@ def linked(name: str, url: str | None) -> str:
     return Markdown(f"[{escaped(name)}]({url})") if url else name
 
 
-def is_local(host: str) -> bool:
-    """Whether a Host header names this machine. Another name may be a stranger's, for this address (DNS rebinding)."""
-    return re.fullmatch(r"(127\.0\.0\.1|localhost)(:\d+)?", host) is not None
-
-
 def listed(texts: Iterable[str]) -> str:
     """A list of texts."""
     return "\n".join(f"- {escaped(text)}" for text in texts)

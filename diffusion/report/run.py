@@ -16,18 +16,7 @@ from diffusion.pixels import grid, save_png
 from diffusion.report import figures, images
 from diffusion.report.compare import from_default
 from diffusion.report.index import seconds_left
-from diffusion.report.page import (
-    SHELL,
-    Block,
-    Chart,
-    Picture,
-    Section,
-    Table,
-    escaped,
-    listed,
-    picture,
-    write_files,
-)
+from diffusion.report.page import SHELL, Block, Chart, Picture, Section, Table, escaped, listed, picture, write_files
 from diffusion.report.scores import BASELINES, alike, describe, number, protocol_text, score_table, source_text
 from diffusion.report.study import is_study, write_study
 from diffusion.report.style import spread
@@ -57,6 +46,12 @@ CAPTIONS = {
     "others": "The other logged quantities.",
     "signal": "The factors of the image, √ᾱ_t, and of the noise, √(1−ᾱ_t), in x_t.",
 }
+NOTES = (  # below a table of scores
+    "The reference are held-out images, or for `train/` the training images. Brackets are 95% intervals over other "
+    "samples of the same model. Real images are as many of another split, or all of it (n). The floor "
+    "is the score of two sets of real images that differ by chance alone. Lower is closer to the reference, except "
+    "for precision, recall and coverage, where higher is better; for density, neither is."
+)
 
 
 def chart(there: object, draw: Callable[..., Figure], *data: Any, more: str = "") -> Chart | None:
@@ -109,7 +104,7 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
         *verdict(run, state).sections,
         Section("Training", [strip, *training(run, schedule)]),
         Section("Denoising", images.film(folder / "samples/film.png")),
-        Section("Scores", scores(run)),
+        Section("Scores", [score_table(run.scores), NOTES] if run.scores else []),
         *(Section(title, blocks, folded=True) for title, blocks in details.items()),
     ]
 
@@ -184,21 +179,6 @@ def training(run: Run, schedule: figures.Schedule | None) -> list[Block | None]:
         chart(schedule and bins_of(metrics, "gap/half"), figures.gap, metrics, schedule),
         chart(left, figures.others, metrics, left),
     ]
-
-
-def scores(run: Run) -> list[Block]:
-    """The latest scores with their baselines."""
-    return [score_table(run.scores), score_notes()] if run.scores else []
-
-
-def score_notes() -> str:
-    """How to read a table of scores."""
-    return (
-        "The reference are held-out images, or for `train/` the training images. Brackets are 95% intervals over other "
-        "samples of the same model. Real images are as many of another split, or all of it (n). The floor "
-        "is the score of two sets of real images that differ by chance alone. Lower is closer to the reference, except "
-        "for precision, recall and coverage, where higher is better; for density, neither is."
-    )
 
 
 def protocols(scores: Sequence[Score]) -> list[Block]:

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, TypeVar
 
 from hydra import version
@@ -174,9 +174,8 @@ def change(settings: dict[str, Any], override: Override) -> None:
 
 def lazy(name: str) -> Task[Any]:
     """The function `package.module.name`, (settings, folder) -> result, as a task that is imported when called."""
-    module, _, function = name.rpartition(".")
 
     def task(settings: Any, folder: Path, words: list[str]) -> Any:
-        return getattr(import_module(module), function)(settings, folder)
+        return resolve_name(name)(settings, folder)
 
     return task

@@ -186,14 +186,11 @@ def runs_below(folder: Path) -> Iterator[Path]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; choose a folder with runs, such as outputs")
-    waiting = [folder]
-    while waiting:
-        here = waiting.pop()
-        if is_run(here):
-            yield here
-        else:
-            inside = [path for path in here.iterdir() if path.is_dir() and not path.is_symlink()]
-            waiting += sorted(inside, key=natural_order, reverse=True)
+    for here, inside, _ in os.walk(folder):
+        if is_run(Path(here)):
+            yield Path(here)
+            inside.clear()
+        inside.sort(key=lambda name: natural_order(Path(name)))
 
 
 def check_output(folder: str | Path | None, key: str = "hydra.run.dir") -> None:

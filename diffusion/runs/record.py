@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import yaml
 
 from diffusion.config.schema import Settings
-from diffusion.errors import Interrupted, UserError, command_line
+from diffusion.errors import Interrupted, UserError, command_line, first_line
 from diffusion.files import lock, replace
 from diffusion.launch import TRIAL, queued_again
 
@@ -118,7 +118,8 @@ class RunRecord:
                         replace(file, content)
                 elif self.content.get("state") != "complete":
                     stopped = isinstance(error, Interrupted | KeyboardInterrupt)
-                    reason = str(error) if stopped else messages.summary(error, "train")
+                    known = error if stopped else messages.explain(error, "train")
+                    reason = str(known or f"{type(error).__name__}: {first_line(error)}")  # a bug in the program
                     self.finish("interrupted" if stopped else "failed", reason=reason)
             raise
         finally:
@@ -154,11 +155,6 @@ def claim(folder: Path, words: Sequence[str], name: str = "train") -> RunRecord:
 def config_text(settings: Settings) -> str:
     """The settings as yaml, in the order of their definition."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def write_config(settings: Settings, folder: Path) -> None:
-    """Write config.yaml, which is read by the processes of a run."""
-    replace(folder / CONFIG, config_text(settings))
 
 
 def now() -> str:

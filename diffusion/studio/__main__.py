@@ -8,33 +8,17 @@ is reachable only from this machine unless --host is set; it has no password, so
 """
 
 import sys
-from importlib.util import find_spec
 from typing import Any
 
 from diffusion.console import console
-from diffusion.errors import Arguments, UserError, pip_install
+from diffusion.errors import Arguments, UserError, imported
 
 LOCAL = ["127.0.0.1", "localhost"]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Serve the page until interrupted. Returns 0, or 2 after printing one line to stderr."""
-    parser = Arguments("studio", __doc__)
-    parser.add_argument(
-        "checkpoint", help="ckpt=RUN: a run's folder, a checkpoint, an exported file, a diffusers folder, or `last`"
-    )
-    parser.add_weights()
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=7860, help="the port (default: 7860)")
-    parser.add_config_dir()
-    return parser.run(serve, [word.removeprefix("ckpt=") for word in arguments or sys.argv[1:]])
-
-
 def serve(checkpoint: str, weights: str | float, device: str, host: str, port: int, config_dir: str | None) -> None:
     """Serve the page: without a public link, and without fonts of other servers."""
-    if find_spec("gradio") is None:
-        raise UserError(f"the studio needs gradio: {pip_install('studio')}")
+    imported("gradio", "the studio", "studio")
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -59,6 +43,13 @@ def serve(checkpoint: str, weights: str | float, device: str, host: str, port: i
         console.print(f"studio of {checkpoint}: {blocks.local_url} (Ctrl-C to stop)", soft_wrap=True)
         blocks.block_thread()
 
+
+main = Arguments("studio", __doc__, serve)
+main.add_model()
+main.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+main.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1)")
+main.add_argument("--port", type=int, default=7860, help="the port (default: 7860)")
+main.add_config_dir()
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -32,9 +32,8 @@ from diffusion.training.module import Diffusion
 from diffusion.training.parts import SHOWN, Run
 
 SHEET = 1 << 24  # maximum number of pixels in samples/all.png: 16,384 samples of 32×32
-Samples = (
-    tuple[Tensor, dict[str, Any]] | None
-)  # the last images and their source; None on other processes, or if n is 0
+Samples = tuple[Tensor, dict[str, Any]] | None
+"""The last images and their source; None on other processes, or if n is 0."""
 
 
 @contextlib.contextmanager

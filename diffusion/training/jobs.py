@@ -20,13 +20,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from diffusion.config.build import validated
 from diffusion.config.choices import searched, searching
 from diffusion.config.schema import Train, Trainer
 from diffusion.console import console
 from diffusion.errors import Interrupted, ProcessLost, UserError, override, resume_command
+from diffusion.files import replace
 from diffusion.launch import (
     PARENT,
     as_rank,
@@ -39,7 +38,7 @@ from diffusion.launch import (
     stopped_by,
 )  # fmt: skip
 from diffusion.runs.folder import Run, holds_checkpoints, read_yaml
-from diffusion.runs.record import CONFIG, RunRecord, claim, write_config
+from diffusion.runs.record import CONFIG, RunRecord, claim, config_text
 
 WORKER = "diffusion.training.jobs"
 
@@ -81,7 +80,7 @@ def begin(
                 "another hydra.run.dir or hydra.sweep.dir keeps them, ckpt=null overwrites them"
             )
     record = claim(folder, words, name)
-    write_config(settings, folder)
+    replace(folder / CONFIG, config_text(settings))
     return settings, record
 
 
@@ -114,7 +113,8 @@ def work(folder: Path) -> None:
     first = os.environ["RANK"] == "0"
     console.quiet = not first
     try:
-        train(read_config(folder), folder, RunRecord.join(folder) if first else None)
+        settings = validated(Train, read_yaml(folder / CONFIG))
+        train(settings, folder, RunRecord.join(folder) if first else None)
     except Interrupted as stop:
         if first and stop.number == signal.SIGUSR1 and not os.environ.get(PARENT):
             requeue()  # torchrun does not
@@ -141,11 +141,6 @@ def devices_of(settings: Trainer) -> int:
 
     chosen = {"accelerator": extra.get("accelerator", "auto"), "devices": devices}
     return pl.Trainer(**chosen, logger=False, enable_checkpointing=False, enable_progress_bar=False).num_devices
-
-
-def read_config(folder: Path) -> Train:
-    """The settings in a folder's config.yaml."""
-    return validated(Train, yaml.safe_load((folder / CONFIG).read_text("utf-8")))
 
 
 @contextlib.contextmanager

@@ -7,8 +7,10 @@ from diffusion.config.build import validated
 from diffusion.config.choices import composed
 from diffusion.config.schema import Train
 from diffusion.errors import ProcessLost, UserError
+from diffusion.files import replace
 from diffusion.launch import launch
-from diffusion.runs.record import RunRecord, claim, write_config
+from diffusion.runs.folder import read_yaml
+from diffusion.runs.record import CONFIG, RunRecord, claim, config_text
 from diffusion.training import jobs
 
 
@@ -24,7 +26,7 @@ def train(overrides: Sequence[str], folder: Path) -> float | None:
     chosen = settings(overrides)
     folder.mkdir(parents=True, exist_ok=True)
     record = claim(folder, [])
-    write_config(chosen, folder)
+    replace(folder / CONFIG, config_text(chosen))
     if jobs.devices_of(chosen.trainer) > 1:
         jobs.run_in_processes(chosen, record)
         return None
@@ -43,7 +45,7 @@ def launch_here(processes: int, folder: Path, module: str, words: Sequence[str])
         launch(processes, folder, module, words)
         return
     try:
-        run.train(jobs.read_config(folder), folder, RunRecord.join(folder))
+        run.train(validated(Train, read_yaml(folder / CONFIG)), folder, RunRecord.join(folder))
     except UserError:
         raise
     except Exception as error:
