@@ -39,7 +39,7 @@ def write(kind: str, name: str, folder: Path) -> None:
         raise UserError(f"{name}: {yaml.parent.name}={name} is a choice of the project; choose another name")
     if there := [file for file in files.values() if file.exists()]:
         raise UserError(f"{there[0]} exists, and no file is overwritten; choose another name or folder")
-    if used & {name, made} or keyword.iskeyword(name) or keyword.iskeyword(made) or find_spec(name):
+    if {name, made} & {*used, *keyword.kwlist} or find_spec(name):
         raise UserError(f"{name}: Python or the example uses {name} or {made} for something else; choose another name")
     for file, target in files.items():
         target.parent.mkdir(parents=True, exist_ok=True)
