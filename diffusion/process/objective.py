@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser, diffuse, expand
+from diffusion.process.floor import Atoms, floor
 from diffusion.process.likelihood import bound_term
 from diffusion.process.noise import Noise, independent
 from diffusion.process.prediction import Prediction
 from diffusion.process.schedule import Schedule
-from diffusion.process.timesteps import Timesteps, UniformTable, table_steps
+from diffusion.process.timesteps import FromFloor, Timesteps, UniformTable, table_steps
 from diffusion.process.variance import Variance, fixed_large, fixed_small, learned_range
 from diffusion.process.weighting import unit
 from diffusion.randomness import Streams
@@ -70,6 +71,11 @@ class Objective(nn.Module):
         y, spread = denoiser.output(x_t, t, **conditions)
         return weighted(self.term(denoiser, TrainingBatch(x0, x_t, t, y, target, spread)), importance, t)
 
+    def prepare(self, denoiser: Denoiser, atoms: Atoms) -> None:
+        """Called before training with the training set, for times that depend on it."""
+        if isinstance(self.timesteps, FromFloor):
+            raise UserError("objective: only squared errors have a floor; with timesteps=from_floor, use simple")
+
     def begin(self, step: int, total: int) -> None:
         """Called before each training step, numbered from 0, of `total`: an objective may change during a run."""
 
@@ -97,6 +103,19 @@ class Simple(Objective):
         weight, measure = (getattr(each, "func", each) for each in (weighting, distance))  # of a partial
         if measure is not squared and weight is not unit and weight.__module__ == unit.__module__:
             raise UserError(f"objective: the weighting {weight.__name__} is for squared errors; use the weighting unit")
+
+    def of_x0(self, denoiser: Denoiser, t: Tensor) -> Tensor:
+        """(B,) the factor from the squared error of x0, per dimension, to the loss at t (B,)."""
+        (_, q), _ = denoiser.prediction.solve(denoiser.schedule, t)
+        return self.weighting(denoiser.schedule, denoiser.prediction, t) / q**2
+
+    def prepare(self, denoiser: Denoiser, atoms: Atoms) -> None:
+        times = self.timesteps
+        if isinstance(times, FromFloor) and type(self) is Simple and self.distance is squared:
+            t = times.middles(denoiser.schedule)
+            times.floor.copy_(floor(atoms, denoiser.schedule.level(t)) * self.of_x0(denoiser, t))
+        else:
+            super().prepare(denoiser, atoms)
 
     def term(self, denoiser: Denoiser, batch: TrainingBatch) -> Tensor:
         weight = self.weighting(denoiser.schedule, denoiser.prediction, batch.t)
@@ -165,6 +184,9 @@ class Uncertainty(nn.Module):
         features = 2**0.5 * torch.cos(torch.outer(noise, self.frequencies) + self.phases)
         u = (features * self.weight).sum(dim=1) / self.weight.shape[1] ** 0.5  # no product, which autocast would round
         return {**result, "loss": result["importance"] * (result["term"] / u.exp() + u)}
+
+    def prepare(self, denoiser: Denoiser, atoms: Atoms) -> None:
+        self.objective.prepare(denoiser, atoms)
 
     def begin(self, step: int, total: int) -> None:
         self.objective.begin(step, total)

@@ -13,6 +13,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
+from diffusion.process.grid import even_times
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams, real_dtype
 
@@ -81,6 +82,21 @@ class LogNormal(Quantile):
 
 
 @dataclass
+class Laplace(Quantile):
+    """log-SNR ~ Laplace(mean, scale), truncated at the schedule's noisiest end (Hang et al. 2024, section 2.3)."""
+
+    mean: float = 0.0
+    scale: Annotated[float, Gt(0)] = 0.5
+
+    def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
+        least = (schedule.log_snr(torch.ones_like(u)) - self.mean) / self.scale  # at t = 1; then P(log-SNR > least)
+        left = torch.where(least > 0, torch.exp(-least.abs()) / 2, 1 - torch.exp(-least.abs()) / 2)
+        v = u * left
+        tail = torch.where(v < 0.5, -torch.log(2 * v), torch.log((2 * (1 - v)).clamp(min=1e-16)))
+        return schedule.time(self.mean + self.scale * tail)
+
+
+@dataclass
 class LogitNormal(Quantile):
     """logit(t) ~ N(mean, std²) (SD3, eq. 19)."""
 
@@ -113,11 +129,15 @@ class LossSecondMoment(nn.Module):
         self.losses: Tensor
         self.register_buffer("losses", torch.full((steps, history), torch.nan))
 
+    def importance(self, losses: Tensor) -> Tensor:
+        """(T,) what p_i is proportional to, for losses (T, history)."""
+        return losses.square().mean(dim=1).sqrt()
+
     def probabilities(self) -> Tensor:
         """(T,) p_i."""
         losses = self.losses.to(real_dtype(self.losses.device))
-        p = losses.square().mean(dim=1).sqrt()
-        p = torch.where(losses.isfinite().all(), p / p.sum(), 1 / len(p))
+        p = self.importance(losses)
+        p = torch.where(losses.isfinite().all() & (p.sum() > 0), p / p.sum(), 1 / len(p))
         return (1 - self.uniform) * p + self.uniform / len(p)
 
     def forward(self, schedule: Schedule, streams: Streams) -> tuple[Tensor, Tensor]:
@@ -128,10 +148,14 @@ class LossSecondMoment(nn.Module):
         i = torch.searchsorted(p.cumsum(0), streams.uniform(), right=True).clamp(max=steps - 1)
         return (i + 1).to(p) / steps, 1 / (steps * p[i])
 
+    def row(self, t: Tensor) -> Tensor:
+        """The row, from 0, whose losses those at t (B,) are."""
+        return (t * len(self.losses)).round().long() - 1
+
     def update(self, t: Tensor, losses: Tensor) -> None:
         """Record the losses (B,) at t (B,), without importance. They must be the same on every device."""
         steps, history = self.losses.shape
-        i = (t * steps).round().long() - 1
+        i = self.row(t)
         new = torch.zeros(steps, dtype=torch.long, device=i.device).index_add_(0, i, torch.ones_like(i))  # per row
         later = (i[:, None] == i).triu(1).sum(dim=1)  # losses of the same row that come later in the batch
         # Each row shifts left by its number of new losses, without waiting for the device. An extra first column
@@ -140,6 +164,43 @@ class LossSecondMoment(nn.Module):
         moved = torch.cat([moved[:, :1], moved], dim=1)
         moved[i, (history - later).clamp(min=0)] = losses.detach().to(moved)
         self.losses.copy_(moved[:, 1:])
+
+
+class FromFloor(LossSecondMoment):
+    """Times where the loss is furthest above its floor (`process.floor`): p_i ∝ E[L_i] − floor_i (arXiv 2506.13763).
+
+    There are `bins` of evenly spread times, within which t is uniform. The distribution itself weights the loss. It is
+    even until each bin has `history` losses, and then with the probability `uniform`. `Objective.prepare` sets `floor`,
+    (bins,), the loss of the training set's best denoiser at the `middles`, before the run.
+    """
+
+    def __init__(self, bins: Annotated[int, Ge(2)] = 20, history: Annotated[int, Ge(1)] = 64, uniform: Fraction = 0.1):
+        super().__init__(bins, history, uniform)
+        self.floor: Tensor
+        self.edges: Tensor
+        self.register_buffer("floor", torch.full((bins,), torch.nan))
+        self.register_buffer("edges", torch.linspace(0, 1, bins + 1))
+
+    def middles(self, schedule: Schedule) -> Tensor:
+        """The times in the middle of each bin (bins,), whose edges are those of this schedule from now on."""
+        u = torch.linspace(0, 1, 2 * len(self.floor) + 1, dtype=torch.float64)
+        t = torch.cat([u[:1], even_times(schedule, u[1:])])
+        self.edges.copy_(t[::2])
+        return t[1::2].contiguous()
+
+    def importance(self, losses: Tensor) -> Tensor:
+        return (losses.mean(dim=1) - self.floor).clamp(min=0)
+
+    def forward(self, schedule: Schedule, streams: Streams) -> tuple[Tensor, Tensor]:
+        p = self.probabilities()
+        u, ends, edges = streams.uniform(), p.cumsum(0), self.edges.to(p)
+        i = torch.searchsorted(ends, u, right=True).clamp(max=len(p) - 1)
+        within = 1 - ((ends[i] - u) / p[i]).clamp(0, 1)
+        t = torch.lerp(edges[i], edges[i + 1], within).clamp(min=1e-5)
+        return t if schedule.steps is None else (t * schedule.steps).ceil() / schedule.steps, torch.ones_like(t)
+
+    def row(self, t: Tensor) -> Tensor:
+        return torch.searchsorted(self.edges[1:-1].to(t), t)
 
 
 Timesteps = Quantile | LossSecondMoment

@@ -16,6 +16,7 @@ from diffusion.data import Batch, ImageData
 from diffusion.metric.denoising import SETS, DenoisingErrors, FrozenGrid
 from diffusion.model.network import examples
 from diffusion.process.denoiser import Denoiser, diffuse
+from diffusion.process.floor import Atoms
 from diffusion.process.grid import even_times
 from diffusion.randomness import Streams, real_dtype, seed_for, seeds_for, to_device
 from diffusion.runs.record import config_text
@@ -39,6 +40,8 @@ class Diffusion(pl.LightningModule):
         super().__init__()
         self.denoiser = Denoiser(run.network, run.schedule, run.prediction)
         self.objective = run.objective
+        train = run.data.splits["train"]
+        self.objective.prepare(self.denoiser, Atoms(train.images, run.data.flip, train.labels))
         self.optimizer, self.lr_scheduler = run.optimizer, run.lr_scheduler
         self.augmentation, self.crops = run.augmentation, run.crops
         self.settings, self.facts, self.clock = run.settings, run.facts, run.clock

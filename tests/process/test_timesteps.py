@@ -7,7 +7,17 @@ import torch
 from torch import Tensor
 
 from diffusion.process.schedule import EDM, VP, Flow, Schedule, linear
-from diffusion.process.timesteps import LogitNormal, LogNormal, LossSecondMoment, Mode, Quantile, Uniform, UniformTable
+from diffusion.process.timesteps import (
+    FromFloor,
+    Laplace,
+    LogitNormal,
+    LogNormal,
+    LossSecondMoment,
+    Mode,
+    Quantile,
+    Uniform,
+    UniformTable,
+)
 from diffusion.randomness import Streams
 
 EVEN = torch.linspace(0, 1, 200_001, dtype=torch.float64)[:-1] + 1 / 400_000  # midpoints of u
@@ -16,6 +26,8 @@ DRAWS: dict[str, tuple[Callable[..., Quantile], Schedule]] = {
     "log_normal_edm": (LogNormal, EDM()),
     "log_normal_vp": (LogNormal, VP()),
     "log_normal_table": (LogNormal, linear()),
+    "laplace_edm": (Laplace, EDM()),
+    "laplace_vp": (Laplace, VP()),
     "logit_normal": (LogitNormal, Flow()),
     "mode": (Mode, Flow()),
 }
@@ -54,6 +66,18 @@ def test_log_normal_matches_edm_and_logit_normal_and_mode_match_sd3() -> None:
     torch.testing.assert_close(t, 1 - u - s * (torch.cos(torch.pi * u / 2) ** 2 - 1 + u))
     torch.testing.assert_close(slope, 1 + s - s * torch.pi / 2 * torch.sin(torch.pi * u))
     torch.testing.assert_close(Mode(0.0)(Flow(), EvenStreams(u))[0], 1 - u)
+
+
+def test_laplace_matches_hang_and_is_truncated_at_the_noisiest_end() -> None:
+    """Half of the times on each side of the mean, whose mean distance is the scale; and none beyond t = 1."""
+    log_snr = VP().log_snr(Laplace(0.3, 0.7)(VP(), EvenStreams(EVEN))[0])
+    assert abs(float(log_snr.median()) - 0.3) < 1e-3
+    assert abs(float((log_snr - 0.3).abs().mean()) - 0.7) < 1e-3
+    end = float(linear(10).log_snr(torch.ones(1, dtype=torch.float64)))
+    for mean in (end - 1, end + 1):
+        t, _ = Laplace(mean, 0.7)(linear(10), EvenStreams(EVEN))
+        assert t.max() <= 1
+        assert (linear(10).log_snr(t) >= end - 1e-9).all()
 
 
 def test_uniform_table_draws_every_row_equally_often() -> None:
@@ -105,3 +129,21 @@ def test_loss_second_moment_keeps_the_last_losses_and_is_saved_in_checkpoints() 
     other = LossSecondMoment(20, 3, uniform=0.01)
     other.load_state_dict(draw.state_dict())
     torch.testing.assert_close(other.probabilities(), draw.probabilities(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("schedule", [VP(), EDM(), linear(1000)])
+def test_from_floor_draws_in_proportion_to_what_is_left_above_the_floor(schedule: Schedule) -> None:
+    draw = FromFloor(bins=4, history=2, uniform=0.2)
+    middles = draw.middles(schedule)
+    draw.floor.copy_(torch.tensor([0.0, 1.0, 2.0, 3.0]))
+    draw.update(middles, torch.ones(4))
+    torch.testing.assert_close(draw.probabilities(), torch.full((4,), 0.25).double())  # a bin needs two losses
+    draw.update(middles, torch.tensor([2.0, 4.0, 2.0, 5.0]))  # their means: 1.5, 2.5, 1.5, 3
+    expected = 0.05 + 0.8 * torch.tensor([0.5, 0.5, 0.0, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(draw.probabilities(), expected)
+    t, importance = draw(schedule, EvenStreams(EVEN))
+    assert (importance == 1).all()
+    share = torch.bincount(draw.row(t), minlength=4) / len(EVEN)
+    torch.testing.assert_close(share.double(), expected, rtol=0, atol=2e-3)
+    if schedule.steps:
+        torch.testing.assert_close(t * 1000, (t * 1000).round())

@@ -1,0 +1,86 @@
+"""The floor of the loss on data whose best denoiser is known: brute force in float64, a Gaussian, a single image."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffusion.errors import UserError
+from diffusion.process import floor as module
+from diffusion.process.denoiser import Denoiser
+from diffusion.process.floor import Atoms, floor, posterior
+from diffusion.process.objective import Simple, VariationalBound
+from diffusion.process.prediction import EDM, V
+from diffusion.process.schedule import VP
+from diffusion.process.timesteps import FromFloor
+from diffusion.process.weighting import snr
+
+LEVELS = torch.tensor([0.01, 0.1, 0.5, 1.0, 3.0, 30.0], dtype=torch.float64)
+g = torch.Generator().manual_seed(0)
+IMAGES = torch.randint(256, (40, 3, 4, 4), generator=g).to(torch.uint8)
+INDEX = torch.arange(30)
+
+
+def brute(known: Tensor, x_t: Tensor, level: float) -> tuple[Tensor, Tensor]:
+    """The mean (B, D) and the variance per dimension (B,) of the posterior for x_t = x0 + level·eps, in float64."""
+    distance = (x_t[:, None] - known[None]).square().sum(dim=2)
+    weights = torch.softmax(-distance / (2 * level**2), dim=1)
+    mean = weights @ known
+    return mean, (weights[..., None] * (known[None] - mean[:, None]).square()).sum(dim=1).mean(dim=1)
+
+
+@pytest.mark.parametrize("classes", [None, torch.arange(40) % 3])
+def test_few_images_give_the_posterior_of_brute_force(classes: Tensor | None) -> None:
+    """With mirror images, which have the class of their image, and without."""
+    atoms = Atoms(IMAGES, flip=True, classes=classes)
+    known = torch.cat([IMAGES, IMAGES.flip(-1)]).flatten(1).double() / 127.5 - 1
+    eps = torch.randn(30, 3, 4, 4, generator=g)
+    own = None if classes is None else classes[INDEX]
+    found = posterior(atoms, atoms[INDEX], eps, LEVELS, INDEX, own)
+    for k, level in enumerate(LEVELS.tolist()):
+        x_t = known[:30] + level * eps.flatten(1).double()
+        for i in range(30):
+            same = torch.ones(80, dtype=torch.bool) if own is None else classes.repeat(2) == own[i]  # type: ignore[union-attr]
+            mean, variance = brute(known[same], x_t[i : i + 1], level)
+            torch.testing.assert_close(found.mean[k, i : i + 1].double(), mean, rtol=0, atol=2e-6)
+            torch.testing.assert_close(found.variance[k, i : i + 1], variance, rtol=1e-5, atol=1e-7)
+    assert (found.excess == 0).all()
+
+
+def test_the_floor_of_one_image_is_zero_and_that_of_a_gaussian_is_its_posterior_variance() -> None:
+    assert (floor(Atoms(IMAGES[:1]), LEVELS, n=8) < 1e-12).all()
+    s = LEVELS[2:]
+    found = floor(Atoms(torch.randn(20_000, 1, generator=g)), s, n=400)  # so many are drawn from their weights
+    torch.testing.assert_close(found, s**2 / (1 + s**2), rtol=0.15, atol=0)
+
+
+def test_draws_from_many_images_cover_the_exact_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within 3 standard errors: the variance, and the squared distance of another image from the mean."""
+    atoms, n = Atoms(IMAGES), 400
+    x0 = atoms[torch.arange(n) % 40]
+    eps, other = torch.randn(x0.shape, generator=g), torch.randn(n, 48, generator=g)
+    exact = posterior(atoms, x0, eps, LEVELS, torch.arange(n))
+    monkeypatch.setattr(module, "EXACT", 10)
+    monkeypatch.setattr(module, "DRAWS", 4)
+    drawn = posterior(atoms, x0, eps, LEVELS, torch.arange(n))
+    error = drawn.variance - exact.variance
+    assert (error[3:].std(dim=1) > 0).all()
+    assert (error.mean(dim=1).abs() <= 3 * error.std(dim=1) / n**0.5 + 1e-7).all()
+    distance = (other - drawn.mean).square().mean(dim=2) - drawn.excess - (other - exact.mean).square().mean(dim=2)
+    assert (distance.mean(dim=1).abs() <= 3 * distance.std(dim=1) / n**0.5 + 1e-7).all()
+    again = posterior(atoms, x0[7:9], eps[7:9], LEVELS, torch.tensor([7, 8]))  # whatever the batch
+    torch.testing.assert_close(again.variance, drawn.variance[:, 7:9], rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("prediction", [V(), EDM()])
+def test_times_know_the_loss_of_the_best_denoiser(prediction: V | EDM) -> None:
+    """The floor of `from_floor` is the objective's own loss of a network that computes E[x0 | x_t]."""
+    times, atoms, schedule = FromFloor(bins=3), Atoms(IMAGES[:5]), VP()
+    objective = Simple(times, weighting=snr)
+    objective.prepare(Denoiser(torch.nn.Identity(), schedule, prediction), atoms)
+    for k, t in enumerate(times.middles(schedule)):
+        of_x0 = objective.of_x0(Denoiser(torch.nn.Identity(), schedule, prediction), t[None])
+        torch.testing.assert_close(of_x0, schedule.log_snr(t[None]).exp())  # the weight is that of x0's error
+        expected = floor(atoms, schedule.level(t[None])) * of_x0
+        torch.testing.assert_close(times.floor[k : k + 1].double(), expected, rtol=1e-5, atol=1e-9)
+    with pytest.raises(UserError, match="use simple"):
+        VariationalBound(FromFloor()).prepare(Denoiser(torch.nn.Identity(), schedule, prediction), atoms)
