@@ -18,7 +18,7 @@ from diffusion.config.choices import RUN, choice, choices, searching
 from diffusion.config.schema import Sample
 from diffusion.console import count
 from diffusion.data import ImageData, to_unit
-from diffusion.edit.edits import Source, filling, read_mask, read_picture
+from diffusion.edit.edits import Source, filling, of_picture, read_mask, read_picture
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import completed, make_drawing
 from diffusion.evaluation.drawing import Drawing
@@ -70,8 +70,12 @@ class Model:
                 its centre to the proportions of the model's images and downscaled.
             strength: the fraction of the sampler's steps to run, above 0 and at most 1; higher values change more.
         """
-        unit = to_unit(read_picture(picture, self.restored.shape))
-        return self._draw(n, lambda made: replace(made, sampler=SDEdit(made.sampler, unit, strength)), **options)
+        pixels = read_picture(picture, self.restored.shape)
+
+        def change(made: Drawing) -> Drawing:
+            return replace(of_picture(made, pixels), sampler=SDEdit(made.sampler, to_unit(pixels), strength))
+
+        return self._draw(n, change, **options)
 
     def inpaint(self, picture: Source, mask: Source, method: str = "repaint", n: int = 8, **options: Any) -> Tensor:
         """Fill the white part of a picture's mask; the rest is unchanged.
@@ -106,6 +110,7 @@ class Model:
         label: int | str | None = None,
         guidance: str | None = None,
         precision: str | None = None,
+        given: str | list[Any] | None = None,
         fills: bool = False,
         **settings: Any,
     ) -> Drawing:
@@ -118,6 +123,8 @@ class Model:
             guidance: a choice from conf/guidance, which may be followed by settings: "cfg guidance.scale=2", or
                 "auto guidance.ckpt=WORSE"; None: the guidance of the model's recipe.
             precision: "bf16-mixed" or "16-mixed", which are faster and change the images slightly; None: float32.
+            given: the condition, for a model with one: a picture or a folder of pictures; or numbers, as [0.4, 0.2] for
+                all images or [[0.4, 0.2], …] in turn; None: those of held-out images.
             settings: sampler settings, such as steps=18 or grid="karras".
         """
         if isinstance(sampler, Sampler) and settings:
@@ -133,6 +140,9 @@ class Model:
                 "precision": precision,
                 "sampler": choice("sampler", sampler, **settings) if isinstance(sampler, str) else own,
                 "guidance": choice("guidance", guidance) if guidance else {"from": RUN},
+                "condition": {"from": RUN},
+                "data": {"from": RUN},
+                "given": given,
             }
             drawing = make_drawing(completed(validated(Sample, asked), self.restored, fills=fills), self.restored)
         return replace(drawing, sampler=sampler) if isinstance(sampler, Sampler) else drawing

@@ -25,6 +25,8 @@ HEAVY = ("features", "model", "data", "guidance")  # they read or allocate somet
 def test_every_choice_has_valid_types_and_can_be_built(group, name):
     place = {"folder": "root", "archive": "path", "hub": "path"}.get(name) if group == "data" else None
     set_on_the_command_line = {place: "x"} if place else {}
+    if (group, name) == ("condition", "columns"):
+        set_on_the_command_line = {"table": "x", "columns": ["y"]}
     steps = ["+schedule.steps=1000"] if group in ("objective", "timesteps") else []
     node = choice(group, " ".join([name, "+seed=0", "+name=x", *steps]), **set_on_the_command_line)
     if group == "guidance":

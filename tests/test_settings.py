@@ -72,7 +72,7 @@ REFUSED = [  # the words of a command, and what its error names: the place, and 
     ("train --config-dir nowhere", "nowhere"),
     ("sample", "ckpt"),
     ("sample ckpt=nowhere.ckpt", "nowhere.ckpt"),
-    ("sample ckpt=x data.root=photos", "data.root"),
+    ("sample ckpt=x score.n=5", "score.n"),
     ("sample ckpt=x steps=10", "sampler.steps"),
     ("sample ckpt=x ema=0.1", "ema"),
     ("sample ckpt=x n=2.5", "a valid integer"),

@@ -93,6 +93,8 @@ def write(folder: Path, model: "Restored") -> str:
     Raises UserError, before anything is written, for parts without a counterpart in diffusers and for a folder that
     exists.
     """
+    if "condition" in model.facts:
+        raise UserError("condition: diffusers' U-Nets have none like it; export a safetensors file")
     denoiser, sampler = model.denoiser, make(model.config["sampler"], "sampler", Sampler)
     network = network_of(denoiser.network, model.model, model.config["data"]["resolution"])
     scheduler = scheduler_of(denoiser.schedule, denoiser.prediction, sampler)

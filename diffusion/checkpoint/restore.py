@@ -65,7 +65,8 @@ class Restored:
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images that it was trained on."""
         data = self.config["data"]
-        return int(self.model.get("in_channels", data.get("channels", 3))), *height_width(data["resolution"])
+        channels = int(self.model.get("in_channels", data.get("channels", 3))) - self.denoiser.picture
+        return channels, *height_width(data["resolution"])
 
     @property
     def model(self) -> dict[str, Any]:
@@ -144,7 +145,8 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
         torch.Size(height_width(config["data"]["resolution"]))  # whole numbers, or an error
         network: nn.Module = make(model_of(config, facts), "model", nn.Module)
         schedule: Schedule = make(config["schedule"], "schedule", Schedule)
-        denoiser = Denoiser(network, schedule, make(config["prediction"], "prediction", Prediction))
+        prediction: Prediction = make(config["prediction"], "prediction", Prediction)
+        denoiser = Denoiser(network, schedule, prediction, facts.get("picture", 0), facts.get("vector", 0))
         denoiser.network.load_state_dict(network_weights(state))
     except UserError as error:
         raise UserError(f"ckpt={path}: {error}") from error

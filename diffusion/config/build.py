@@ -6,7 +6,8 @@ function: a value must have exactly its annotated type ("3" is not a number) and
 A mapping with `_target_` is a call of the class or function of that name. Its other values are the arguments, of which
 the nested objects are built first. With `_partial_: true` it is that function with these arguments set. Beside a
 configuration, which is what was asked for, stand its facts: arguments of the network that follow from the data and from
-other settings, and `guidance_step`, the step whose weights guide the run's own samples.
+other settings; `guidance_step`, the step whose weights guide the run's own samples; and of a condition `picture` and
+`vector`, its channels (`process.denoiser`), and `condition`, the shapes of its tensors and its figures.
 
 A configuration in a file is untrusted: it must neither run code nor read the environment. It is read as plain data,
 without interpolation, and each part may only name classes that the choices of its group name, in conf/ or in a folder
@@ -33,10 +34,10 @@ UNSET = "???"  # what Hydra composes for a setting that must be set
 OBJECT = ("needs_python_object", "callable_type")  # pydantic's errors where yaml needs a nested object
 NESTED = "Input should be a nested object"
 Model = TypeVar("Model", bound=BaseModel)
-Facts = Mapping[str, int]
+Facts = Mapping[str, Any]
 ARGUMENTS = ("in_channels", "out_channels", "classes", "augment", "coordinates")  # of a network that may be facts
 PARTS = ("model", "schedule", "prediction", "data")  # required of a file, to sample and score
-OPTIONAL_PARTS = ("sampler", "guidance", "features", "metrics")  # may be missing in an exported file
+OPTIONAL_PARTS = ("sampler", "guidance", "condition", "features", "metrics")  # may be missing in an exported file
 REFUSED_TOKENS = (yaml.AliasToken, yaml.AnchorToken, yaml.TagToken)  # never written by us; aliases can expand endlessly
 
 

@@ -171,6 +171,7 @@ class Train(Settings):
     objective: Group
     augmentation: OptionalGroup = None
     crops: OptionalGroup = None
+    condition: OptionalGroup = None
     optimizer: Group
     lr_scheduler: Group
     ema: Annotated[OptionalGroup, AfterValidator(_chosen)] = None
@@ -187,7 +188,7 @@ class Train(Settings):
     matmul_precision: Literal["highest", "high", "medium"] = "high"
     """Precision of float32 products: `high` and `medium` are TF32 on GPUs; `medium` is bfloat16 on CPUs with AMX."""
     label_dropout: Fraction = 0.1
-    """Fraction of training images shown without their label, to train the network with and without labels."""
+    """Fraction of training images shown without their label and condition, for a network with and without them."""
     least_interval: Count = 25
     """Minimum steps of an interval that is given in epochs; in a short run, at most a tenth of its steps."""
 
@@ -210,6 +211,7 @@ class FromModel(Settings):
     device: str = "auto"
     """Device: auto, cpu, cuda, cuda:1, mps."""
     guidance: OptionalGroup = None
+    condition: OptionalGroup = None
     name: Name = "${hydra:job.name}"
     """Name in the report of an evaluation; sample, edit and study do not use it."""
 
@@ -226,7 +228,11 @@ class Drawn(FromModel):
     """Class of all images, by name or number; `none`: no class; null: all classes, as often as in the training."""
     labels: Annotated[list[int | str], MinLen(1)] | None = None
     """Several classes, assigned to the images in turn; the picture of `diffusion sample` has a row per class."""
+    given: str | Annotated[list[float], MinLen(1)] | Annotated[list[list[float]], MinLen(1)] | None = None
+    """The condition, for a model with one: a picture or a folder of them, such as small ones for condition=lowres; or
+    numbers, [0.4,0.2] or in turn [[0.4,0.2],[0.4,0.8]]. null: those of held-out images; in an edit, of its picture."""
     sampler: Group
+    data: OptionalGroup = None
 
 
 class Sample(Drawn):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations, groupby
 from pathlib import Path
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -24,12 +24,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from diffusion.console import console, count, track
 from diffusion.data.images import Entry, Label, cached
 from diffusion.errors import UserError
-from diffusion.files import cache_dir, digest
+from diffusion.files import cache_dir, digest, tensor_digest
 from diffusion.nearest import near_duplicates
 from diffusion.pixels import Channels, Resolution, height_width
 from diffusion.randomness import generator_for, to_device
 
-PLACE = re.compile(r" \d+px at \d+,\d+$")  # the ending of a tile's name, after the name of its photograph
+PLACE = re.compile(r" (\d+)px at (\d+),(\d+)$")  # the ending of a tile's name, after the name of its photograph
 Index = tuple[Tensor, Tensor, int, int]  # index (B,), flip (B,), the epoch, the position of the batch in the epoch
 
 
@@ -38,7 +38,7 @@ class Batch(NamedTuple):
 
     `index` (B,) int64 are their positions in the loader's split, on the CPU; `flip` (B,) bool says which are mirrored
     left to right; `number` is the position of the batch in its epoch; `classes` (B,) int64 are the class indices, None
-    without labels.
+    without labels; `stored` is that of their split.
     """
 
     image: Tensor
@@ -47,6 +47,7 @@ class Batch(NamedTuple):
     epoch: int = 0
     number: int = 0
     classes: Tensor | None = None
+    stored: Mapping[str, Tensor] = {}
 
 
 def place(left: int, top: int, side: int) -> str:
@@ -71,6 +72,7 @@ class Split(Dataset[Batch]):
     images: Tensor
     names: list[str]
     labels: Tensor | None = None  # int64 (N,), indices into `ImageData.classes`
+    stored: Mapping[str, Tensor] = field(default_factory=dict)  # of a condition: uint8 (N, c, h, w), float (N, d)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -79,7 +81,8 @@ class Split(Dataset[Batch]):
         """Return a whole batch: one indexing operation for B images."""
         index, flip, epoch, number = key
         classes = None if self.labels is None else self.labels[index]
-        return Batch(self.images[index], index, flip, epoch, number, classes)
+        stored = {name: rows[index] for name, rows in self.stored.items()}
+        return Batch(self.images[index], index, flip, epoch, number, classes, stored)
 
     @cached_property
     def sources(self) -> list[str]:
@@ -97,7 +100,8 @@ class Split(Dataset[Batch]):
         if len(index) and torch.equal(index, torch.arange(int(index[0]), int(index[0]) + len(index))):
             rows = slice(int(index[0]), int(index[0]) + len(index))
         labels = None if self.labels is None else self.labels[rows]
-        return Split(self.images[rows], [self.names[i] for i in index.tolist()], labels)
+        stored = {name: each[rows] for name, each in self.stored.items()}
+        return Split(self.images[rows], [self.names[i] for i in index.tolist()], labels, stored)
 
 
 def labelled(images: Split, labels: Sequence[Label]) -> tuple[Split, list[str]]:
@@ -184,6 +188,7 @@ class ImageData(LightningDataModule):
         self.splits: dict[str, Split] = {}
         self.classes: list[str] = []  # their names, by index; a `load` that returns labels must set them
         self.report: list[Entry] = []  # files that need attention
+        self.condition: Any = None  # a `conditions.Condition`, set before `setup`
         self.batches_per_epoch: int | None = None  # None: as many full batches as the images fill
         self.batches: int | None = None  # of the whole run, which is one epoch to Lightning; None: batches_per_epoch
         self.seen = 0  # training images used before the run was resumed, over all devices …
@@ -210,6 +215,8 @@ class ImageData(LightningDataModule):
             if name == "train" and 0 in counts:
                 which = f"the class {self.classes[counts.index(0)]!r} ({counts.count(0)} in all)"
                 raise UserError(f"data: {which} has no training image; add images, or lower data.val or data.test")
+        if self.condition is not None:
+            self.condition.attach(self)
         self.report = [*self.report, *duplicates(self.splits)]
 
     def state_dict(self) -> dict[str, int]:
@@ -224,11 +231,13 @@ class ImageData(LightningDataModule):
 
     @property
     def keys(self) -> dict[str, str]:
-        """A hash of each split's pixels, by split; with labels, also "labels", a hash of the labels and the classes."""
+        """A hash of each split's pixels, by split; also "labels", of labels and classes, and "condition", if any."""
         keys = {name: split.key for name, split in self.splits.items()}
         if self.classes:
             labels = [(name, digest(np.asarray(split.labels).data)) for name, split in self.splits.items()]
             keys["labels"] = digest(self.classes, labels)
+        if any(split.stored for split in self.splits.values()):
+            keys["condition"] = digest([(name, tensor_digest(split.stored)) for name, split in self.splits.items()])
         return keys
 
     def class_counts(self, split: str) -> list[int]:
@@ -263,15 +272,20 @@ class ImageData(LightningDataModule):
         return [self._loader(x, in_order(len(x), *share)) for x in (val, train.take(fixed.sort().values))]
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move images, flips and classes. The indices stay on the CPU, where they are read as seeds of the noise."""
+        """Move all but the indices. The indices stay on the CPU, where they are read as seeds of the noise."""
         classes = None if batch.classes is None else to_device(batch.classes, device)
         image, flip = to_device(batch.image, device), to_device(batch.flip, device)
-        return batch._replace(image=image, flip=flip, classes=classes)
+        stored = {name: to_device(rows, device) for name, rows in batch.stored.items()}
+        return batch._replace(image=image, flip=flip, classes=classes, stored=stored)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Mirror the images according to `flip` and scale them to float32 [-1, 1], on the device."""
-        image = torch.where(batch.flip[:, None, None, None], batch.image.flip(-1), batch.image)
-        return batch._replace(image=to_unit(image))
+        """Mirror the images, and pictures stored for them, by `flip`; scale all to float32 [-1, 1], on the device."""
+
+        def mirrored(image: Tensor) -> Tensor:
+            return to_unit(torch.where(batch.flip[:, None, None, None], image.flip(-1), image))
+
+        stored = {name: mirrored(rows) if rows.ndim == 4 else rows for name, rows in batch.stored.items()}
+        return batch._replace(image=mirrored(batch.image), stored=stored)
 
     def _loader(self, split: Split, batches: Sampler[Index] | list[Index]) -> DataLoader[Batch]:
         """A loader for which each index is a whole batch. The images are in memory, so it needs no workers."""

@@ -15,7 +15,7 @@ from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.config.schema import Edit
 from diffusion.console import console, count
-from diffusion.data import to_unit
+from diffusion.data import Split, to_unit
 from diffusion.data.images import Box, Unusable, middle, read, resized
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import begin, make_drawing, save_images
@@ -78,7 +78,7 @@ def edited(
         sampler = SDEdit(drawing.sampler, to_unit(picture), settings.strength or STRENGTH)
         _, level = sampler.begins(restored.denoiser.schedule)
         console.print(f"{count(sampler.steps, 'step')}, from sigma/alpha = {level:.3g}")
-        return replace(drawing, sampler=sampler), picture[None], None
+        return replace(of_picture(drawing, picture), sampler=sampler), picture[None], None
     white = mask if mask is not None else settings.mask
     fill = read_mask(white, source, restored.shape)
     filled = filling(drawing, picture, fill, make(settings.inpainting, "inpainting"))
@@ -106,7 +106,15 @@ def filling(drawing: Drawing, picture: Tensor, fill: Tensor, method: Callable[..
     """`drawing`, changed to fill a picture, uint8 (C, H, W), where `fill`, bool (H, W), is true, and keep the rest."""
     if bool(fill.all()):
         raise UserError("mask: it covers the whole picture, so nothing is kept; use `diffusion sample` instead")
-    return replace(drawing, sampler=method(drawing.sampler, to_unit(picture), ~fill))
+    return replace(of_picture(drawing, picture), sampler=method(drawing.sampler, to_unit(picture), ~fill))
+
+
+def of_picture(drawing: Drawing, picture: Tensor) -> Drawing:
+    """`drawing` with the condition of a picture, uint8 (C, H, W), if it can be computed and the user gives no other."""
+    given = drawing.given
+    if given is None or given.split is None or given.condition.attached:
+        return drawing
+    return replace(drawing, given=replace(given, words="the picture", split=Split(picture[None], ["picture"])))
 
 
 def reduced(pictures: Sequence[Image.Image], side: int = SIDE) -> Tensor:

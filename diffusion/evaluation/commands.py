@@ -26,6 +26,7 @@ from diffusion.data import ImageData
 from diffusion.data.folder import Collection, common_size
 from diffusion.data.images import in_threads
 from diffusion.errors import UserError
+from diffusion.evaluation.conditions import Given, condition_of, given_of
 from diffusion.evaluation.drawing import FILMED, Drawing, Frames, make_guidance
 from diffusion.evaluation.likelihood import bits_per_dimension, has_classes_of
 from diffusion.evaluation.pipeline import Scorer, check_test, make_metrics
@@ -42,6 +43,7 @@ from diffusion.runs.folder import SCORES, Run, read_scores
 from diffusion.runs.record import CONFIG
 
 GRID = 1024  # maximum number of images in a grid
+CONDITIONS = "conditions.png"  # the pictures that the images of a grid were drawn from
 S = TypeVar("S", bound=Settings)
 B = TypeVar("B", bound=Sample | Edit | Evaluate | AnyStudy)
 
@@ -115,20 +117,49 @@ def merged(node: Any, changes: Any) -> Any:
     return {**node, **{key: merged(node.get(key), value) for key, value in changes.items()}}
 
 
-def make_drawing(settings: Drawn | Evaluate, restored: Restored, counts: Mapping[str, int] | None = None) -> Drawing:
+def make_given(
+    settings: Drawn | Evaluate | AnyStudy, restored: Restored, data: ImageData | None = None
+) -> Given | None:
+    """The conditions of samples: given by the user, or those of held-out images; None for a model without any.
+
+    Args:
+        data: the images, which have been read with the condition; None: they are read.
+    """
+    condition = condition_of(settings.condition, restored.facts, restored.shape)
+    values = settings.given if isinstance(settings, Drawn) else None
+    if condition is None:
+        if values is not None:
+            raise UserError("given: the model was trained without a condition; remove it")
+        return None
+    if values is not None:
+        return given_of(values, condition, restored.shape)
+    if data is None:
+        data = make(settings.data or {}, "data", ImageData)
+        data.condition = condition
+        data.setup()
+    split = "val" if isinstance(settings, Drawn) else settings.split
+    return Given(condition, restored.shape, split, data.splits[split])
+
+
+def make_drawing(
+    settings: Drawn | Evaluate, restored: Restored, counts: Mapping[str, int] | None = None,
+    data: ImageData | None = None,
+) -> Drawing:  # fmt: skip
     """Build the `Drawing` of a command's settings for a model. Raises UserError if they do not fit it.
 
     Args:
         counts: the number of reference images in each class; None: the numbers of training images.
+        data: see `make_given`.
     """
     labels = settings.labels or settings.label if isinstance(settings, Drawn) else None
     if isinstance(settings, Drawn) and settings.labels and settings.label is not None:
         raise UserError("set label=CLASS for all images, or labels=[CLASS,CLASS] for several classes, not both")
     guidance, worse = make_guidance(settings.guidance, restored)
     sampler, weak = make(settings.sampler, "sampler", Sampler), None if worse is None else worse.denoiser
+    given = make_given(settings, restored, data)
     drawing = Drawing(
         sampler, restored.shape, settings.seed or 0, guidance, weak, restored.labels if counts is None else counts,
-        labels, precision=settings.precision, finite=True,
+        labels, precision=settings.precision, finite=True, given=given,
     )  # fmt: skip
     drawing.check(restored.denoiser, restored.label_dropout)
     return drawing
@@ -143,8 +174,14 @@ def draw_samples(settings: Sample, folder: Path) -> None:
         frames, few = Frames(drawing.sampler, denoiser.schedule), min(n, FILMED)
         drawing(denoiser, few, devices[0], few, "sampling the trajectory", frames.watch)
         frames.save_gif(folder / "trajectory.gif")
-    shown, columns = in_turn(images[:GRID], len(settings.labels)) if settings.labels else (images[:GRID], None)
-    save_images(folder, images, grid(shown, columns, large=True), drawing, restored)
+
+    def picture(shown: Tensor) -> Image.Image:
+        shown, columns = in_turn(shown, len(settings.labels)) if settings.labels else (shown, None)
+        return grid(shown, columns, large=True)
+
+    if (conditions := drawing.pictures(min(n, GRID))) is not None:
+        save_png(picture(conditions), folder / CONDITIONS)
+    save_images(folder, images, picture(images[:GRID]), drawing, restored)
     remove(folder)
 
 
@@ -211,7 +248,7 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     scorer = make_scorer(settings, settings.n or 0, folder, devices[0], restored)
     if settings.by_class and not has_classes_of(scorer.data, restored):
         raise UserError("by_class: the model and the reference need the same labels (data.labels); remove it")
-    drawing = make_drawing(settings, restored, counts_of(scorer.data, settings.split, restored))
+    drawing = make_drawing(settings, restored, counts_of(scorer.data, settings.split, restored), scorer.data)
     write_configuration(folder, settings, restored)
     bits = [bits_per_dimension(restored, settings, scorer.data, devices[0])] if settings.bits else []
     console.print(f"folder: {folder}")
@@ -266,6 +303,7 @@ def make_scorer(
     statistics = statistics_of(Path(given).expanduser(), extractor) if given else None
     metrics = [metric for metric in metrics if not (statistics and isinstance(metric, PairwiseMetric))]
     data: ImageData = make(settings.data, "data")
+    data.condition = condition_of(settings.condition, restored.facts, restored.shape) if restored else None
     if restored or not statistics or getattr(settings, "audit", []):
         data.setup()
     scorer = Scorer(data, settings.split, extractor, metrics, folder, run, statistics)

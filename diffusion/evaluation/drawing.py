@@ -24,6 +24,7 @@ from diffusion.config.build import check_arguments, make
 from diffusion.console import console, count, progress_bar
 from diffusion.data import to_uint8
 from diffusion.errors import UserError, nearest
+from diffusion.evaluation.conditions import Given
 from diffusion.files import digest, replacing, tensor_digest
 from diffusion.pixels import gif, grid, saturated, save_png
 from diffusion.process.denoiser import Denoise, Denoiser, Estimate, MixedPrecision
@@ -54,7 +55,8 @@ class Drawing:
     """Draws samples from a denoiser; sample i does not depend on n, the batches or the processes.
 
     Without `labels`, the samples have the class proportions of `counts`, the number of images in each class, which is
-    empty for a model without labels. `weak` is the worse model of the guidance, if it has one.
+    empty for a model without labels. `weak` is the worse model of the guidance, if it has one. `given` are the
+    conditions of the samples, for a model that has been trained with some.
 
     With `between`, a pair of seeds, the images interpolate from image 0 of the first seed to image 0 of the second.
     `precision` is that of the network's products, None for that of the weights. Samples that are not finite are an
@@ -71,6 +73,7 @@ class Drawing:
     between: tuple[int, int] | None = None
     precision: str | None = None
     finite: bool = False
+    given: Given | None = None
 
     def __call__(
         self,
@@ -110,6 +113,7 @@ class Drawing:
 
                 began, streams = time.perf_counter(), self.streams(batch, n, device)
                 given: dict[str, Any] = {name: rows[list(batch)].to(device) for name, rows in conditions.items()}
+                given |= self.inputs(batch, device)
                 x0 = self.sampler(denoise, streams.normal(*self.shape), streams, after_step, **given)
                 if wrong := int((~x0.isfinite()).flatten(1).any(dim=1).sum()):
                     problem = f"{count(wrong, 'sample')} not finite; use another checkpoint or precision=null"
@@ -152,11 +156,14 @@ class Drawing:
             found["guidance"] = described(guidance)
         if self.weak is not None:
             found["guidance_hash"] = network_hash(self.weak.network)
+        if self.given is not None:
+            found["given"] = self.given.words
         return found | ({"precision": self.precision} if self.precision else {})
 
     def files(self, folder: Path, denoiser: Denoiser, n: int, batch_size: int, source: Mapping[str, Any]) -> Path:
         """The folder, in a command's folder, for the batches of n samples; another one for each `source`."""
-        inputs = tensor_digest(self.conditions(denoiser, n)), network_hash(denoiser.network)
+        inputs = [tensor_digest(self.conditions(denoiser, n)), network_hash(denoiser.network)]
+        inputs += [self.given.key] if self.given else []
         return folder / KEPT / digest(json.dumps([n, batch_size, inputs, source], sort_keys=True))
 
     def conditions(self, denoiser: Denoiser, n: int) -> dict[str, Tensor]:
@@ -175,6 +182,16 @@ class Drawing:
             classes = torch.tensor([numbers[i % len(numbers)] for i in range(n)])
         return {"classes": classes[:1].expand(n) if self.between else classes}
 
+    def inputs(self, index: Sequence[int], device: torch.device) -> dict[str, Tensor]:
+        """The denoiser's inputs for the conditions of the samples at `index`; with `between`, all have that of 0."""
+        if self.given is None:
+            return {}
+        return self.given([0] * len(index) if self.between else index, self.seed, device)
+
+    def pictures(self, n: int) -> Tensor | None:
+        """The pictures that n samples are drawn from, uint8 (n, c, H, W); None if there are none."""
+        return self.given.pictures([0] * n if self.between else range(n)) if self.given else None
+
     def guided(self, denoiser: Denoiser) -> Denoise:
         """The denoiser with the guidance, in the precision."""
         denoise: Denoise = self.guidance(denoiser, self.weak) if self.guidance else denoiser
@@ -182,12 +199,12 @@ class Drawing:
 
     def check(self, denoiser: Denoiser, label_dropout: float) -> None:
         """Raise UserError if the labels, the guidance and the model, trained with `label_dropout`, do not fit."""
-        given, guidance = self.conditions(denoiser, 1), self.guidance
+        given, guidance = self.conditions(denoiser, 1) | self.inputs([0], torch.device("cpu")), self.guidance
         drops = self.labels == NONE or (guidance is not None and self.weak is None and guidance.drops_labels)
-        if drops and label_dropout == 0 and int(getattr(denoiser.network, "classes", 0)):
+        if drops and label_dropout == 0 and (int(getattr(denoiser.network, "classes", 0)) or self.given):
             raise UserError(
-                "the model was trained with label_dropout=0, so it cannot estimate without a label; choose a class, "
-                "guidance=none, or an unconditional model as guidance.ckpt"
+                "the model was trained with label_dropout=0, so it cannot estimate without a label or condition; "
+                "choose a class, guidance=none, or an unconditional model as guidance.ckpt"
             )
         self.guided(denoiser)
         if guidance is not None:

@@ -16,6 +16,7 @@ from diffusion.config.schema import Evaluate
 from diffusion.console import console, progress_bar
 from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError
+from diffusion.evaluation.conditions import Given
 from diffusion.files import code_version
 from diffusion.metric.denoising import mean_and_error, numbered
 from diffusion.metric.record import Reference, Score
@@ -76,21 +77,25 @@ class Flow:
 def bits_per_dimension(restored: Restored, settings: Evaluate, data: ImageData, device: torch.device) -> Score:
     """The score of `settings.bits` images of a split, printed: that of p(x | label) if the data has the same classes.
 
+    A model with a condition is given that of each image.
+
     The interval is clustered by the images' sources, like that of the gap (`metric.denoising`). Raises UserError for
     bits that are not finite.
     """
     likelihood: Bound | Flow = make(settings.likelihood, "likelihood")
     denoiser, held_out, labelled = restored.denoiser, data.splits[settings.split], has_classes_of(data, restored)
     chosen = held_out.take(draw(torch.arange(len(held_out)), settings.bits))
-    parts, n = [], len(chosen)
+    parts, n, given = [], len(chosen), data.condition and Given(data.condition, restored.shape, "", chosen)
     with torch.no_grad(), progress_bar() as bar:
         x, t = torch.zeros(1, *data.shape, device=device), torch.full((1,), 0.5, device=device)
         variance = likelihood.variance or (fixed_small if denoiser(x, t).spread is None else learned_range)
         task = bar.add_task("bits/dim", total=n, unit="image", note="")
         for index in torch.arange(n).split(settings.batch_size or 1):
             streams = Streams(seeds_for("bits", last=index.tolist()), device)
-            classes = chosen.labels[index].to(device) if labelled and chosen.labels is not None else None
-            denoise = denoiser if classes is None else Conditioned(denoiser, {"classes": classes})
+            conditions = given(index.tolist(), settings.seed or 0, device) if given else {}
+            if labelled and chosen.labels is not None:
+                conditions["classes"] = chosen.labels[index].to(device)
+            denoise = Conditioned(denoiser, conditions) if conditions else denoiser
             parts.append(likelihood(denoise, to_unit(chosen.images[index]).to(device), streams, variance).cpu())
             bar.update(task, advance=len(index))
     bits = torch.cat(parts).double()

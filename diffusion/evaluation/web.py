@@ -37,6 +37,8 @@ def write_web(file: Path, model: Restored) -> Path:
 
     Raises UserError for a network that ONNX cannot express, and if the exporter is not installed.
     """
+    if "condition" in model.facts:
+        raise UserError("condition: a page draws without one, which its network needs; use diffusion sample")
     folder = run_folder(model.path)
     drawing = {
         "shape": list(model.shape),

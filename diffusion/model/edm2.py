@@ -171,6 +171,7 @@ class EDM2UNet(UNetwork):
         classes: Annotated[int, Ge(0)] = 0,
         bandwidth: Annotated[float, Gt(0)] = 1.0,
         checkpointing: bool = False,
+        augment: Annotated[int, Ge(0)] = 0,
     ):
         super().__init__(channels, attention, head_dim, 1, classes, checkpointing)
         self.features, self.dropout, self.head_dim = max(channels), dropout, head_dim
@@ -179,6 +180,9 @@ class EDM2UNet(UNetwork):
         if classes:
             self.label = MPConv(classes + 1, self.features)
             self.ends = (*self.ends, "label")
+        self.labels = augment
+        if augment:
+            self.augment = MPConv(augment, self.features)
         self.stem = MPConv(in_channels + 1, channels[0], 3, 3)
         self.build(channels, attention, blocks)
         self.out = MPConv(channels[0], out_channels, 3, 3)
@@ -190,21 +194,23 @@ class EDM2UNet(UNetwork):
     def joined(self, block: nn.Module, h: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
         return block(mp_cat(h, skip), emb)
 
-    def embedding(self, label: Tensor, rows: Tensor | None) -> Tensor:
-        """(B, features): the embedding of the label and of the class, a one-hot vector of magnitude 1 (figure 21)."""
+    def embedding(self, label: Tensor, rows: Tensor | None, augment: Tensor | None) -> Tensor:
+        """(B, features): the embedding of the label, of the class, a one-hot vector of magnitude 1 (figure 21), etc."""
         dtype = self.noise.weight.dtype
         emb = self.noise(self.fourier(label).to(dtype))
         if rows is not None:
             one_hot = F.one_hot(rows, self.classes + 1).to(dtype)
             emb = mp_sum(emb, self.label(one_hot * math.sqrt(self.classes + 1)), 0.5)
+        if augment is not None:
+            emb = mp_sum(emb, self.augment(F.pad(augment.to(dtype), (0, self.labels - augment.shape[1]))), 0.5)
         return mp_silu(emb)
 
-    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         self.check_size(*x.shape[2:])
         if self.training:
             for module in self.modules():
                 if isinstance(module, MPConv):
                     module.force()
-        emb = self.embedding(label, self.class_rows(classes, label))
+        emb = self.embedding(label, self.class_rows(classes, label), augment)
         h = self.stem(torch.cat([x, torch.ones_like(x[:, :1])], dim=1))  # the weights of the ones act as the bias
         return self.out(self.through(h, emb), self.gain)

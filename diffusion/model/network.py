@@ -56,7 +56,8 @@ class Network(nn.Module):
 
     `label` is the noise label that the prediction computes from t. `classes` are int64 from 0 to K, where K is the
     attribute `classes`; the value K, and None for all images, mean "no class". Some have the arguments `augment`
-    (B, A), labels, None for zeros, and `window` (B, 4) (see `coordinates`). H and W are multiples of `downsampling`.
+    (B, A), the vector of a condition and labels of the augmentation, None for zeros, and `window` (B, 4) (see
+    `coordinates`). H and W are multiples of `downsampling`.
     """
 
     ends: tuple[str, ...] = ("stem", "out")
@@ -108,7 +109,8 @@ class TimeEmbedding(nn.Module):
     """label (B,), rows (B,), augment (B, A) -> (B, features): silu(W₂ silu(W₁ sinusoidal(label)) + class vector).
 
     The class vector, one of K + 1 (none if K = `classes` = 0), is added as in ADM (Dhariwal, Nichol 2021, section 3);
-    the zero-initialised W_a augment is added to the sinusoids, as in EDM's code. `cosines_first`: as in ADM and DiT.
+    the zero-initialised W_a augment is added to the sinusoids, as in EDM's code; its last values may be missing, for
+    zeros. `cosines_first`: as in ADM and DiT.
     """
 
     def __init__(
@@ -129,7 +131,7 @@ class TimeEmbedding(nn.Module):
             waves = waves.roll(self.width // 2, dims=1)
         waves = waves.to(self.linear1.weight.dtype)
         if augment is not None:
-            waves = waves + F.linear(augment.to(waves.dtype), self.augment)
+            waves = waves + F.linear(augment.to(waves.dtype), self.augment[:, : augment.shape[1]])
         emb = self.linear2(F.silu(self.linear1(waves)))
         return F.silu(emb if rows is None else emb + self.classes(rows))
 

@@ -267,9 +267,10 @@ class MemoirUNet(Network):
         features: Annotated[int, Ge(1)] = 256,
         classes: Annotated[int, Ge(0)] = 0,
         checkpointing: bool = False,
+        augment: Annotated[int, Ge(0)] = 0,
     ):
         super().__init__(2 ** len(channels), classes, checkpointing)
-        self.time = TimeEmbedding(channels[0], features, classes)
+        self.time = TimeEmbedding(channels[0], features, classes, augment=augment)
         widths = [in_channels, *channels]
         self.encoder = nn.ModuleList(Stage(c_in, c, features) for c_in, c in pairwise(widths))
         self.bottleneck = Stage(channels[-1], bottleneck, features)
@@ -287,9 +288,9 @@ class MemoirUNet(Network):
         """A decoder stage, applied to the concatenation of the upsampled x and the encoder's features of that size."""
         return stage(torch.cat([up(x), skip], dim=1), emb)
 
-    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         self.check_size(*x.shape[2:])
-        emb = self.time(label, self.class_rows(classes, label))
+        emb = self.time(label, self.class_rows(classes, label), augment)
         skips = []
         for stage in self.encoder:
             skips.append(self.run(stage, x, emb))

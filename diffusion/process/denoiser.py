@@ -53,20 +53,41 @@ class Denoiser(nn.Module):
     """A network and its prediction: y = network(c_in·x_t, label), then x0 and eps from `prediction.solve`.
 
     The network gets c_in·x_t in the dtype of its weights, and conditions such as `classes` (B,) as keyword arguments.
-    Raises UserError for a prediction that does not suit the schedule, and for an output of another size.
+    If it was built for them, `picture` (B, P, H, W) are further channels of its input, and `vector` (B, V) the first of
+    its labels `augment`; images without these conditions have zeros. Raises UserError for a prediction that does not
+    suit the schedule, for other conditions, and for an output of another size.
     """
 
-    def __init__(self, network: nn.Module, schedule: Schedule, prediction: Prediction):
+    def __init__(
+        self, network: nn.Module, schedule: Schedule, prediction: Prediction, picture: int = 0, vector: int = 0
+    ):
         super().__init__()
         prediction.check(schedule)
         self.network, self.schedule, self.prediction = network, schedule, prediction
+        self.picture, self.vector = picture, vector  # P and V
 
-    def output(self, x_t: Tensor, t: Tensor, **conditions: Any) -> tuple[Tensor, Tensor | None]:
+    def given(self, name: str, value: Tensor | None, like: Tensor, *size: int) -> Tensor:
+        """The condition of this name, which has the shape `size` for each image, or zeros (B, *size)."""
+        if value is not None and tuple(value.shape[1:]) != size:
+            raise UserError(
+                f"denoiser: the {name} of the condition is {tuple(value.shape[1:])}; the model needs {size}"
+            )
+        return like.new_zeros(len(like), *size) if value is None else value.to(like.dtype)
+
+    def output(
+        self, x_t: Tensor, t: Tensor, picture: Tensor | None = None, vector: Tensor | None = None, **conditions: Any
+    ) -> tuple[Tensor, Tensor | None]:
         """The network's y (B, C, H, W) and, if it has 2C output channels, the spread; both in the dtype of x_t."""
         c_in, label = self.prediction.inputs(self.schedule, t)
+        x = expand(c_in, x_t) * x_t
+        if self.picture or picture is not None:
+            x = torch.cat([x, self.given("picture", picture, x, self.picture, *x.shape[2:])], dim=1)
+        if self.vector or vector is not None:
+            labels = [self.given("vector", vector, x, self.vector), conditions.get("augment")]
+            conditions["augment"] = torch.cat([each for each in labels if each is not None], dim=1)
         dtypes = (weight.dtype for weight in self.network.parameters() if weight.is_floating_point())
         label = label.to(torch.promote_types(x_t.dtype, torch.float32))  # bfloat16 would merge neighbouring times
-        out = self.network((expand(c_in, x_t) * x_t).to(next(dtypes, x_t.dtype)), label, **conditions)
+        out = self.network(x.to(next(dtypes, x_t.dtype)), label, **conditions)
         B, C, *size = x_t.shape
         found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         if found not in [(B, C, *size), (B, 2 * C, *size)]:

@@ -21,6 +21,7 @@ from diffusion.randomness import Streams, real_dtype
 
 PROBES = 16  # images, and …
 LEVEL = 3.0  # … their noise level, for the `limit` of AutoGuidance
+DROPPED = ("classes", "picture", "vector")  # what training leaves out of some images, all of it at once
 Level = Annotated[float, Ge(0)]  # a noise level, sigma/alpha
 
 
@@ -108,17 +109,19 @@ class Guided(Wrapped):
 
 @dataclass(eq=False)
 class ClassifierFree(Guidance):
-    """Guide away from the estimate without a class label (Ho & Salimans 2022, eq. 6).
+    """Guide away from the estimate without a class label or condition (Ho & Salimans 2022, eq. 6).
 
-    The weak estimate comes from the same denoiser without `classes`, or from an unconditional denoiser if one is given.
+    The weak estimate comes from the same denoiser without them, or from an unconditional denoiser if one is given.
     """
 
     drops_labels: ClassVar[bool] = True
 
     def weak_conditions(self, conditions: dict[str, Any]) -> dict[str, Any]:
-        if conditions.get("classes") is None:
-            raise UserError("guidance: ClassifierFree needs a class label per image, and a model trained with them")
-        return {name: value for name, value in conditions.items() if name != "classes"}
+        if all(conditions.get(name) is None for name in DROPPED):
+            raise UserError(
+                "guidance: ClassifierFree needs a class label per image, or a condition, and a model trained with it"
+            )
+        return {name: value for name, value in conditions.items() if name not in DROPPED}
 
 
 @dataclass(eq=False)
@@ -129,8 +132,8 @@ class AutoGuidance(Guidance):
 
     A model that is much worse has a colour of its own, and guidance away from it makes images black. So with `limit`, w
     is lowered to 1 + (w − 1) min(1, limit/m), where m is the mean square difference of the two estimates of x0, per
-    value, for 16 grey images with fixed noise of sigma/alpha = 3 (and the class 0). (APG, Sadat et al. 2024, limits the
-    difference of each image at each step instead.)
+    value, for 16 grey images with fixed noise of sigma/alpha = 3 (and the class 0, without another condition). (APG,
+    Sadat et al. 2024, limits the difference of each image at each step instead.)
     """
 
     limit: Annotated[float, Gt(0)] | None = None
@@ -142,7 +145,7 @@ class AutoGuidance(Guidance):
         noise, schedule = Streams(range(PROBES), like.device).normal(*like.shape[1:]).to(like), strong.schedule
         level = torch.full((PROBES,), -2 * math.log(LEVEL), dtype=real_dtype(like.device), device=like.device)
         t = schedule.time(level).clamp(0, 1)
-        given = {name: torch.zeros_like(rows[:1]).expand(PROBES) for name, rows in conditions.items()}
+        given = {n: torch.zeros_like(rows[:1]).expand(PROBES, *rows.shape[1:]) for n, rows in conditions.items()}
         x_t = expand(schedule(t)[1], noise) * noise
         m = float((strong(x_t, t, **given).x0 - weak(x_t, t, **given).x0).square().mean())
         return self.scale if m <= self.limit else 1 + (self.scale - 1) * self.limit / m

@@ -31,7 +31,7 @@ FACTS = {  # of run.json, with their names
     "devices": "devices", "device": "device", "host_cores": "CPU cores", "started": "started", "finished": "finished",
     "versions": "versions",
 }  # fmt: skip
-SAMPLES, COPIES = "figures/samples.png", "figures/copies.png"
+SAMPLES, COPIES, GIVEN = "figures/samples.png", "figures/copies.png", "samples/conditions.png"
 ROWS, COLUMNS = 4, 8  # of the samples during training
 CAPTIONS = {
     SAMPLES: "Samples during training, each row from one noise, a column for each of these steps: ",
@@ -142,6 +142,7 @@ def pictures(run: Run, state: str) -> list[Block | None]:
         words if reason or state != "complete" else Picture(words),
         images.gallery(run, made),
         picture(final, made) if (run.folder / final).is_file() else None,
+        picture(GIVEN, "What these samples were drawn from.") if (run.folder / GIVEN).is_file() else None,
     ]
 
 

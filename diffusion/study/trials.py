@@ -47,10 +47,13 @@ def study(settings: Study | GuidanceStudy, folder: Path) -> None:
     commands.write_configuration(folder, settings, restored)
     scorer = commands.make_scorer(settings, n, folder, devices[0], restored)
     counts, tasks = commands.counts_of(scorer.data, settings.split, restored), []
+    given = commands.make_given(settings, restored, scorer.data)
     for i, trial in enumerate(trials, start=1):
         sampler = make(trial.sampler, "sampler")
         guidance = parts_of(trial.guidance)[0] if trial.guidance else None
-        drawing = Drawing(sampler, restored.shape, settings.seed, guidance, weak, counts, precision=settings.precision)
+        drawing = Drawing(
+            sampler, restored.shape, settings.seed, guidance, weak, counts, precision=settings.precision, given=given
+        )
         drawing.check(denoiser, restored.label_dropout)
         files = drawing.files(folder, denoiser, n, batch_size, drawing.source(trial.sampler, trial.guidance))
         tasks.append(Task(drawing, n, batch_size, files, f"{i}/{len(trials)} {trial.words}, {trial.nfe} NFE"))

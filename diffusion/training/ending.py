@@ -15,6 +15,7 @@ from diffusion.checkpoint.find import prune
 from diffusion.checkpoint.restore import file_hash, network_hash
 from diffusion.console import console, count, duration
 from diffusion.errors import Interrupted, UserError, first_line, resume_command
+from diffusion.evaluation.commands import CONDITIONS
 from diffusion.evaluation.drawing import FILMED, Drawing, Frames
 from diffusion.evaluation.pipeline import Scorer, check_test
 from diffusion.evaluation.together import remove
@@ -113,6 +114,8 @@ def conclude(run: Run, trainer: pl.Trainer, samples: Samples) -> Any:
         picture = grid(images[: run.shown or SHOWN], large=True)
         save_png(picture, folder / "samples" / "final.png")
         loggers.log_image(trainer, "samples/final", picture)
+        if (conditions := run.drawing.pictures(run.shown or SHOWN)) is not None:
+            save_png(grid(conditions, large=True), folder / "samples" / CONDITIONS)
         if run.scorer is not None:
             score_last(run, run.scorer, trainer, images[: run.scored], source)
         remove(folder / "samples")

@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from diffusion.data import Batch, ImageData
+from diffusion.data.conditions import inputs
 from diffusion.metric.denoising import SETS, DenoisingErrors, FrozenGrid
 from diffusion.model.network import examples
 from diffusion.process.denoiser import Denoiser, diffuse
@@ -38,12 +39,12 @@ class Diffusion(pl.LightningModule):
 
     def __init__(self, run: Run):
         super().__init__()
-        self.denoiser = Denoiser(run.network, run.schedule, run.prediction)
+        self.denoiser = Denoiser(run.network, run.schedule, run.prediction, **run.widths)
         self.objective = run.objective
         train = run.data.splits["train"]
         self.objective.prepare(self.denoiser, Atoms(train.images, run.data.flip, train.labels))
         self.optimizer, self.lr_scheduler = run.optimizer, run.lr_scheduler
-        self.augmentation, self.crops = run.augmentation, run.crops
+        self.augmentation, self.crops, self.condition = run.augmentation, run.crops, run.condition
         self.settings, self.facts, self.clock = run.settings, run.facts, run.clock
         self.gathered: list[dict[str, Tensor]] = []  # values of the batches so far that belong `together`
         self.stepped = True  # whether the last step updated the weights; False if it was skipped
@@ -65,8 +66,9 @@ class Diffusion(pl.LightningModule):
         """Return the mean loss of a batch; log the mean over the batches so far that belong `together`."""
         self.objective.begin(self.trainer.global_step, self.clock.total)
         with examples(to_device(batch.index, self.device)):
-            given = self.conditions(batch, self.settings.label_dropout)
-            losses = self.values(self.images(batch), given, partial(self.streams, batch))
+            kept = self.kept(batch, self.settings.label_dropout)
+            x0, given = self.images(batch), self.classes(batch, kept)
+            losses = self.values(x0, given, partial(self.streams, batch), batch.stored, kept)
         if batch.number % self.clock.together == 0:
             self.gathered = []
         mine = {name: losses[name].detach() for name in ("t", "term", "loss")}
@@ -81,17 +83,24 @@ class Diffusion(pl.LightningModule):
         self.log_dict(logged | {"train/loss": whole["loss"].mean()}, batch_size=1)
         return losses["loss"].mean()
 
-    def values(self, x0: Tensor, given: dict[str, Tensor], streams: Callable[[str], Streams]) -> dict[str, Tensor]:
+    def values(
+        self, x0: Tensor, given: dict[str, Tensor], streams: Callable[[str], Streams], stored: Mapping[str, Tensor],
+        kept: Tensor | None = None,
+    ) -> dict[str, Tensor]:  # fmt: skip
         """Return the objective's values (B,) by name, for images x0 (B, C, H, W).
 
         Args:
-            given: The network's inputs besides x_t and t.
+            given: The network's inputs besides x_t and t: the classes.
             streams: use -> the random streams of the images.
+            stored: What is stored for their condition.
+            kept: Which images are shown with their condition, (B,) bool; None: all.
         """
         if self.augmentation is not None:
             x0, given["augment"] = self.augmentation(x0, streams("augment"))
         if self.crops is not None:
             x0, given["window"] = self.crops(x0, streams("crops"))
+        if self.condition is not None:
+            given |= self.conditioned(x0, stored, streams("condition"), kept)
         found: dict[str, Tensor] = self.objective(self.denoiser, x0, streams("train"), **given)
         return found
 
@@ -108,20 +117,31 @@ class Diffusion(pl.LightningModule):
             batch_size=n * devices * parts,
         )
 
-    def conditions(self, batch: Batch, dropout: float = 0.0) -> dict[str, Tensor]:
-        """Return the network's inputs besides x_t and t: the `classes` (B,) of the images, or nothing without labels.
+    def conditioned(
+        self, x0: Tensor, stored: Mapping[str, Tensor], streams: Streams, kept: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return the denoiser's inputs for the condition of the images, see `data.conditions.inputs`."""
+        assert self.condition is not None
+        named = self.condition.noised(self.condition(x0, stored), streams, training=True)
+        return inputs(named, x0.shape[2:], kept)
+
+    def kept(self, batch: Batch, dropout: float) -> Tensor | None:
+        """Return which images are shown with their class and condition, (B,) bool; None for all.
 
         Args:
-            dropout: Fraction of images whose class is replaced by K, "no class" (Ho & Salimans 2022).
+            dropout: Fraction of images shown without them (Ho & Salimans 2022).
         """
-        if batch.classes is None:
-            return {}
-        if not dropout:
-            return {"classes": batch.classes}
+        if not dropout or (batch.classes is None and self.condition is None):
+            return None
         seeds = seeds_for(self.settings.seed, "label", batch.epoch, last=batch.index.tolist())
-        dropped = to_device(torch.tensor([seed < dropout * 2**63 for seed in seeds]), self.device)  # uniform below 2⁶³
+        return to_device(torch.tensor([seed >= dropout * 2**63 for seed in seeds]), self.device)  # uniform below 2⁶³
+
+    def classes(self, batch: Batch, kept: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the `classes` (B,) of the images, K ("no class") for those not `kept`; or nothing without labels."""
+        if batch.classes is None or kept is None:
+            return {} if batch.classes is None else {"classes": batch.classes}
         none = int(self.denoiser.network.classes)  # type: ignore[arg-type]
-        return {"classes": batch.classes.masked_fill(dropped, none)}
+        return {"classes": batch.classes.masked_fill(~kept, none)}
 
     def images(self, batch: Batch) -> Tensor:
         """Return x0 in float32, or in float64 if the network is; the forward process never uses half precision."""
@@ -141,7 +161,10 @@ class Diffusion(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Compute (eps_θ(x_t, t) − eps)² per image at its frozen times and noises, with averaged and raw weights."""
         denoisers = {"ema": self.denoiser, "raw": self.raw_denoiser()}
-        x0, given = self.images(batch), self.conditions(batch)
+        x0, given = self.images(batch), self.classes(batch)
+        if self.condition is not None:
+            fixed = Streams(seeds_for("condition", last=batch.index.tolist()), self.device)
+            given |= self.conditioned(x0, batch.stored, fixed)
         for k in range(self.settings.validation.draws):
             u = self.frozen.t(batch.index, k)
             u, t = (each.to(self.device, real_dtype(self.device)) for each in (u, self.times(u)))

@@ -1,6 +1,7 @@
 """`Run`: the parts of a run, built from its settings and checked against each other."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from diffusion.config.build import Facts, check_node, make
 from diffusion.config.schema import SCORED, Train
 from diffusion.console import console
 from diffusion.data import ImageData
+from diffusion.data.conditions import Condition
 from diffusion.errors import UserError, shown
+from diffusion.evaluation.conditions import Given
 from diffusion.evaluation.drawing import Drawing, check_worse, evaluations, make_guidance
 from diffusion.evaluation.pipeline import Scorer, make_metrics
 from diffusion.files import replace
@@ -41,6 +44,7 @@ class Run:
     The images are read after most objects are built, because that may take long. Attributes are named as the settings,
     besides
         inputs: arguments of the network that follow from other settings and the data, see `inputs_of`;
+        widths: the channels of the condition, `picture` and `vector` of the denoiser;
         worse: the weaker model that the guidance uses;
         extractor: the features of the scores;
         clock, facts: see `training.clock` and `config.build`;
@@ -68,7 +72,13 @@ class Run:
             make(settings.augmentation, "augmentation") if settings.augmentation else None
         )
         self.crops: Crops | None = make(settings.crops, "crops") if settings.crops else None
-        self.inputs = inputs_of(settings, self.augmentation)
+        self.condition: Condition | None = make(settings.condition, "condition") if settings.condition else None
+        self.data.condition, self.widths = self.condition, {}
+        if self.condition is not None:
+            self.widths = self.condition.widths(self.data.shape)
+            if self.condition.attached and "picture" in self.widths and (self.augmentation or self.crops):
+                raise UserError("condition: its pictures stay as they are; set augmentation=none crops=none")
+        self.inputs = inputs_of(settings, self.augmentation, widths=self.widths)
         self.network = self.build_network()
         check_size(settings, self.data, self.network, self.crops)
         self.guidance, self.worse = make_guidance(settings.guidance, None)
@@ -107,7 +117,7 @@ class Run:
         if self.guidance is not None and self.worse is not None:
             check_worse(self.guidance, self.worse, self.data.shape, self.data.classes)
         known, before = len(self.data.classes), self.inputs
-        self.inputs = inputs_of(self.settings, self.augmentation, known)
+        self.inputs = inputs_of(self.settings, self.augmentation, known, self.widths)
         if self.inputs != before:
             self.network = self.build_network()
             if (has := getattr(self.network, "classes", None)) != known:
@@ -121,8 +131,11 @@ class Run:
         counts = dict(zip(self.data.classes, self.data.class_counts("train"), strict=True))
         worse, settings = None if self.worse is None else self.worse.denoiser, self.settings
         guidance = None if "guidance_step" in self.facts else self.guidance
-        precision = settings.samples.precision
-        return Drawing(self.sampler, self.data.shape, settings.seed, guidance, worse, counts, precision=precision)
+        precision, split = settings.samples.precision, settings.score.split
+        given = Given(self.condition, self.data.shape, split, self.data.splits[split]) if self.condition else None
+        return Drawing(
+            self.sampler, self.data.shape, settings.seed, guidance, worse, counts, precision=precision, given=given
+        )
 
     def make_facts(self) -> Facts:
         """What follows from the settings and the data, for the checkpoints.
@@ -130,12 +143,15 @@ class Run:
         A fractional `guidance.step` is the step of the resumed run, otherwise this fraction of all steps.
         """
         step = (self.settings.guidance or {}).get("step")
+        facts: dict[str, Any] = {**self.inputs, **self.widths}
+        if self.condition is not None:
+            facts["condition"] = self.condition.facts(self.data.shape)
         if step is None or self.worse is not None:
-            return self.inputs
+            return facts
         if isinstance(step, float):
             before = {} if self.resumed is None else self.resumed.contents["facts"]
             step = before.get("guidance_step") or max(1, round(step * self.clock.total))
-        return {**self.inputs, "guidance_step": step}
+        return {**facts, "guidance_step": step}
 
     def affordable(self) -> tuple[int, int]:
         """The numbers of samples to score and to show: where they are not set, they cost no more than the training.
@@ -191,18 +207,21 @@ def is_error(name: str) -> bool:
     return "mse" in name or name in ("train/loss", "seconds")
 
 
-def inputs_of(settings: Train, augmentation: Augmentation | None, classes: int | None = None) -> dict[str, int]:
-    """The network's arguments that follow from the channels of the images, their classes, augmentation and crops.
+def inputs_of(
+    settings: Train, augmentation: Augmentation | None, classes: int | None = None, widths: Mapping[str, int] = {}
+) -> dict[str, int]:
+    """The network's arguments that follow from the images' channels, classes, augmentation, crops and condition.
 
     Arguments that the settings already have are left out, so a network needs only those that it is used with.
-    `out_channels` changes in proportion to `in_channels`. The number of classes is None before the images are read.
-    Raises UserError if the user set another value, or the network has no such setting.
+    `out_channels` changes in proportion to the images' channels. The number of classes is None before the images are
+    read. Raises UserError if the user set another value, or the network has no such setting.
     """
     model, inputs = settings.model, dict[str, int]()
     labels = augmentation(torch.zeros(1, 1, 8, 8), Streams([0]))[1].shape[1] if augmentation else 0
+    channels, picture, vector = settings.data.get("channels", RGB), widths.get("picture", 0), widths.get("vector", 0)
     wanted = {  # argument -> its value, its default in conf/model, and the setting that it follows
-        "in_channels": (settings.data.get("channels", RGB), RGB, "data.channels"),
-        "augment": (labels, 0, "augmentation"),
+        "in_channels": (channels + picture, RGB, "condition" if picture else "data.channels"),
+        "augment": (labels + vector, 0, "condition" if vector else "augmentation"),
         "coordinates": (bool(settings.crops), False, "crops"),
     }
     if classes is not None:
@@ -213,12 +232,12 @@ def inputs_of(settings: Train, augmentation: Augmentation | None, classes: int |
             raise UserError(f"model.{key}={given}: it follows {source}, which gives {value}; remove model.{key}")
         if given != value and key in model:
             inputs[key] = value
-        elif given != value and key != "in_channels":
+        elif given != value and (picture or key != "in_channels"):
             raise UserError(
                 f"{source}: the model has no setting `{key}`; choose another, such as model=unet_small, or do without"
             )
     if "in_channels" in inputs and model.get("out_channels") is not None:
-        inputs["out_channels"] = model["out_channels"] // RGB * inputs["in_channels"]
+        inputs["out_channels"] = model["out_channels"] // RGB * channels
     return inputs
 
 

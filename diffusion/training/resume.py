@@ -21,7 +21,8 @@ from diffusion.runs.record import CONFIG
 
 SIZE = ("resolution", "channels")  # of the images, in `data`
 # The learned weights and the saved state depend on these settings:
-FIXED = ("schedule.", "prediction.", "optimizer._target_", "ema._target_", "ema.lengths")
+FIXED = ("schedule.", "prediction.", "condition.", "optimizer._target_", "ema._target_", "ema.lengths")
+MOVED = ("condition.root", "condition.table", "condition.level")  # what is in them has a hash of its own; for samples
 UNSAID = ("ckpt", "name", "trainer.max_", "checkpoint.", "samples.", "score.", "sweep.")  # without effect
 
 
@@ -61,7 +62,8 @@ class Resumed(NamedTuple):
             for weights in (self.contents["state_dict"], state)
         )
         other = [f"weight {name}" for name in saved | present if saved.get(name) != present.get(name)]
-        if different := other + [words for key, words in self.changed.items() if key.startswith(FIXED)]:
+        fixed = [words for key, words in self.changed.items() if key.startswith(FIXED) and key not in MOVED]
+        if different := other + fixed:
             raise UserError(
                 f"{where}: it was trained with another network or other settings, such as {different[0]}; use those it "
                 "was trained with, or train from the start in another folder, without ckpt"

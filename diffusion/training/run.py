@@ -86,7 +86,8 @@ def check_parts(run: Run, module: Diffusion) -> None:
         given["classes"] = torch.tensor([int(given["classes"][0]), len(run.data.classes)])  # the second one: no class
     try:
         with torch.no_grad():
-            module.values(to_unit(first.images), given, lambda use: Streams([0, 0]))
+            stored = {name: to_unit(rows) if rows.ndim == 4 else rows for name, rows in first.stored.items()}
+            module.values(to_unit(first.images), given, lambda use: Streams([0, 0]), stored)
     except (RuntimeError, IndexError) as error:
         raise UserError(f"model: it does not fit the images or the objective ({first_line(error)})") from error
     try:

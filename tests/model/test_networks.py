@@ -13,6 +13,9 @@ from diffusion.config.choices import choice, conf_dir
 from diffusion.errors import UserError
 from diffusion.model import ADMUNet, DiT, EDM2UNet, JiT, MemoirUNet, UNet
 from diffusion.model.network import Network, examples
+from diffusion.process.denoiser import Denoiser
+from diffusion.process.prediction import Eps
+from diffusion.process.schedule import linear
 from tests.support.networks import randomised
 
 SMALL: dict[type[Network], dict[str, object]] = {
@@ -63,6 +66,32 @@ def test_examples_and_their_classes_do_not_influence_each_other(kind: type[Netwo
     assert ((network(x, label) - together)[:2].abs().amax((1, 2, 3)) > 1e-4).all()
     with pytest.raises(UserError):
         build(kind)(x.float(), label, classes)  # it has no classes
+
+
+@EVERY
+def test_every_network_is_given_pictures_and_vectors(kind: type[Network]) -> None:
+    """As many as it was built for; zeros where they are dropped, also beside labels of the augmentation."""
+    x, t, given = torch.randn(3, 3, 8, 16), torch.tensor([0.1, 0.5, 0.9]), {"picture": (4, 8, 16), "vector": (2,)}
+    conditions = {name: torch.randn(3, *size) for name, size in given.items()}
+    denoiser = Denoiser(build(kind, in_channels=7, augment=3).train(), linear(), Eps(), picture=4, vector=2)
+    y, labels = denoiser.output(x, t, **conditions)[0], torch.randn(3, 1)
+    for name, rows in conditions.items():
+        dropped = {**conditions, name: torch.zeros_like(rows)}
+        torch.testing.assert_close(
+            denoiser.output(x, t, **{**conditions, name: None})[0], denoiser.output(x, t, **dropped)[0]
+        )
+        assert (denoiser.output(x, t, **dropped)[0] - y).abs().amax((1, 2, 3)).min() > 1e-5
+        with pytest.raises(UserError, match=f"the {name} of the condition is"):
+            denoiser.output(x, t, **{**conditions, name: rows[:, :1]})
+    assert not torch.equal(denoiser.output(x, t, **conditions, augment=labels)[0], y)
+    augment = torch.cat([conditions["vector"], labels], dim=1)
+    plain = torch.cat([x, conditions["picture"]], dim=1)
+    time = 1000 * t - 1
+    torch.testing.assert_close(
+        denoiser.output(x, t, **conditions, augment=labels)[0], denoiser.network(plain, time, augment=augment)
+    )
+    y.square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in denoiser.parameters())
 
 
 @EVERY

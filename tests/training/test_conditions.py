@@ -83,10 +83,10 @@ def dropped(epoch: int, index: torch.Tensor) -> list[bool]:
     """Which of the images a run with label_dropout=0.3 trains without their class in an epoch."""
     network = SimpleNamespace(classes=3)
     module = SimpleNamespace(
-        settings=settings([]), denoiser=SimpleNamespace(network=network), device=torch.device("cpu")
+        settings=settings([]), denoiser=SimpleNamespace(network=network), device=torch.device("cpu"), condition=None
     )
     batch = SimpleNamespace(classes=torch.ones(len(index), dtype=torch.int64), epoch=epoch, index=index)
-    found: list[int] = Diffusion.conditions(module, batch, 0.3)["classes"].tolist()
+    found: list[int] = Diffusion.classes(module, batch, Diffusion.kept(module, batch, 0.3))["classes"].tolist()
     assert {*found} <= {1, 3}
     return [each == 3 for each in found]
 

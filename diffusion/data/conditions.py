@@ -1,0 +1,339 @@
+"""Conditions: what a network is given of an image besides the noisy image, its time and its class; conf/condition.
+
+A condition gives each image named tensors: pictures (c, h, w) of any resolution, in [−1, 1], and vectors (d,). They are
+computed from the image, or stored with the images of each split. `inputs` turns them into inputs of the denoiser.
+"""
+
+import csv
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Le, MinLen
+from torch import Tensor
+
+from diffusion.data.folder import Folder, Source, composed, refusing
+from diffusion.data.hub import Hub
+from diffusion.data.images import RESIZE, Made, Unusable, in_threads, read, resized, stored
+from diffusion.data.module import PLACE, ImageData
+from diffusion.errors import UserError, nearest, pip_install
+from diffusion.files import cache_dir, digest
+from diffusion.pixels import Channels, resolution_of
+from diffusion.randomness import Streams
+
+LUMA = (0.299, 0.587, 0.114)  # of RGB, ITU-R 601
+Tensors = Mapping[str, Tensor]
+"""Tensors of B images by name: pictures (B, c, h, w) and vectors (B, d)."""
+Shape = tuple[int, int, int]
+
+
+class Condition:
+    """Base class: condition(x0 (B, C, H, W), stored) -> pictures (B, c, h, w) in [−1, 1] and vectors (B, d), by name.
+
+    `stored` is what `attach` has stored for these images. Most conditions need only the images.
+    """
+
+    attached = False  # whether `attach` stores something, so that an image alone does not have the condition
+    figures: Mapping[str, list[float]] = {}
+    """Figures of the training images that the condition needs to draw; checkpoints contain them."""
+
+    def __call__(self, x0: Tensor, stored: Tensors) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def attach(self, data: ImageData) -> None:
+        """Complete `data.splits`, which have just been read, and set `figures` if they are not set."""
+
+    def noised(self, named: dict[str, Tensor], streams: Streams, training: bool = False) -> dict[str, Tensor]:
+        """What the network gets instead of the tensors of a call, in training or in drawing; by default the same."""
+        return named
+
+    def own(self, values: Tensor) -> dict[str, Tensor]:
+        """The tensors of a call for what a user gives: pictures (m, c, h, w) in [−1, 1], or numbers (m, d)."""
+        (name,) = self.shapes((3, 64, 64))
+        return {name: values}
+
+    def shapes(self, shape: Shape) -> dict[str, tuple[int, ...]]:
+        """The shapes of the tensors of a call, without B, for images of `shape` (C, H, W)."""
+        return {name: tuple(rows.shape[1:]) for name, rows in self(torch.zeros(1, *shape), {}).items()}
+
+    def facts(self, shape: Shape) -> dict[str, Any]:
+        """What a checkpoint says about the condition of images of `shape`."""
+        shapes = {name: [*each] for name, each in self.shapes(shape).items()}
+        return {"shapes": shapes, "figures": dict(self.figures)}
+
+    def widths(self, shape: Shape) -> dict[str, int]:
+        """The channels of `inputs`, for images of `shape` (C, H, W)."""
+        named = {name: torch.zeros(1, *each) for name, each in self.shapes(shape).items()}
+        return {name: rows.shape[1] for name, rows in inputs(self.noised(named, Streams([0])), shape[1:]).items()}
+
+
+def inputs(named: Tensors, size: tuple[int, ...], kept: Tensor | None = None) -> dict[str, Tensor]:
+    """The denoiser's inputs for these tensors: `picture` (B, P, H, W) and `vector` (B, V), or one of them.
+
+    Pictures are resized to `size` (H, W): averaged to a smaller one, bilinear to a larger one. A last channel of each
+    is 1. Where `kept` (B,) is false, both are 0 as a whole: an image without its condition, for guidance.
+    """
+    found: dict[str, Tensor] = {}
+    for name, dims in (("picture", 4), ("vector", 2)):
+        if rows := [each for each in named.values() if each.ndim == dims]:
+            if dims == 4:
+                rows = [each if each.shape[2:] == size else scaled(each, size) for each in rows]
+            joined = torch.cat([*rows, torch.ones_like(rows[0][:, :1])], dim=1)
+            found[name] = joined if kept is None else joined * kept.view(-1, *[1] * (dims - 1)).to(joined)
+    return found
+
+
+def scaled(picture: Tensor, size: tuple[int, ...]) -> Tensor:
+    """A picture (B, c, h, w), averaged or interpolated to `size` (H, W)."""
+    if picture.shape[2] > size[0]:
+        return F.interpolate(picture, size, mode="area")
+    return F.interpolate(picture, size, mode="bilinear", align_corners=False)
+
+
+def grey(x: Tensor) -> Tensor:
+    """The luma of images (B, C, H, W), without their opacity: (B, 1, H, W)."""
+    if x.shape[1] == 1:
+        return x
+    return (x[:, :3] * x.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True)
+
+
+@dataclass(eq=False)
+class Lowres(Condition):
+    """The image, averaged over squares of pixels: for networks that enlarge pictures, and cascades of them.
+
+    As in a cascade the small picture is itself drawn, the network is trained on √(1 − s²) x + s ε with s uniform up to
+    `noise`, and is told s (conditioning augmentation; Ho et al. 2022, "Cascaded Diffusion Models", section 4).
+
+    Args:
+        factor: Side of the squares, in pixels.
+        noise: The largest s in training; 0: none.
+        level: The s of the pictures that samples are drawn from, at most `noise`.
+    """
+
+    factor: Annotated[int, Ge(2)] = 2
+    noise: Annotated[float, Ge(0), Le(1)] = 0.5
+    level: Annotated[float, Ge(0), Le(1)] = 0.0
+
+    def __post_init__(self) -> None:
+        if self.level > self.noise:
+            raise UserError(f"condition.level={self.level:g}: expected at most condition.noise={self.noise:g}")
+
+    def __call__(self, x0: Tensor, stored: Tensors) -> dict[str, Tensor]:
+        height, width = x0.shape[2:]
+        if height % self.factor or width % self.factor:
+            raise UserError(f"condition.factor={self.factor}: it does not divide images of {height}×{width} pixels")
+        return {"lowres": F.avg_pool2d(x0, self.factor)}
+
+    def noised(self, named: dict[str, Tensor], streams: Streams, training: bool = False) -> dict[str, Tensor]:
+        if not self.noise:
+            return named
+        x = named["lowres"]
+        s = self.noise * streams.uniform() if training else torch.full((len(x),), self.level, device=x.device)
+        level = s.to(x).view(-1, 1, 1, 1)
+        return {"lowres": (1 - level**2).sqrt() * x + level * streams.normal_like(x), "level": level[:, 0, 0]}
+
+
+class Grey(Condition):
+    """The luma of the image: for networks that colour pictures."""
+
+    def __call__(self, x0: Tensor, stored: Tensors) -> dict[str, Tensor]:
+        return {"grey": grey(x0)}
+
+
+class Mask(Condition):
+    """The bright parts of the image as 1 and the dark ones as −1, such as sky and land, for drawing from a sketch.
+
+    The image is blurred over 1/16 of its sides. The threshold is Otsu's: the variance between the parts is largest.
+    """
+
+    def __call__(self, x0: Tensor, stored: Tensors) -> dict[str, Tensor]:
+        side = 2 * (min(x0.shape[2:]) // 32) + 1
+        luma = F.avg_pool2d(grey(x0), side, 1, side // 2, count_include_pad=False).clamp(-1, 1)
+        values = (255 * (luma + 1)).round().long()  # integers: exact sums on all devices
+        ordered = values.flatten(1).sort(dim=1).values
+        n, below = ordered.shape[1], ordered.cumsum(dim=1)[:, :-1]
+        k = torch.arange(1, n, device=x0.device)
+        difference = (ordered.sum(dim=1, keepdim=True) * k - below * n).float() / n
+        best = (difference**2 / (k * (n - k)).float()).argmax(dim=1, keepdim=True)
+        return {"mask": 2 * (values > ordered.gather(1, best)[:, :, None, None]).to(x0) - 1}
+
+
+@dataclass(eq=False)
+class Edges(Condition):
+    """Lines where the luma changes, 1 on −1: the length of its gradient (central differences).
+
+    Args:
+        strength: Change of luma per pixel, as a fraction of its range, whose line is white; a smaller one shows more.
+    """
+
+    strength: Annotated[float, Ge(0.01), Le(1)] = 0.25
+
+    def __call__(self, x0: Tensor, stored: Tensors) -> dict[str, Tensor]:
+        padded = F.pad(grey(x0), (1, 1, 1, 1), mode="replicate")
+        across = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]
+        down = padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]
+        return {"edges": (torch.hypot(across, down) / (2 * self.strength)).clamp(max=2) - 1}
+
+
+@dataclass(eq=False)
+class Pairs(Condition):
+    """A second picture of each image with the same name, cropped, tiled and mirrored as the image.
+
+    Args:
+        root: A folder with the pictures. Endings of names may differ: a.png belongs to a.jpg.
+        column: Instead, the column of the pictures in the data set of data=hub.
+        channels: 1 for grey, 3 for RGB, 4 for RGBA.
+    """
+
+    root: str | Path | None = None
+    column: str | None = None
+    channels: Channels = 3
+    attached = True
+
+    def __call__(self, x0: Tensor, stored: Tensors) -> dict[str, Tensor]:
+        return {"pair": stored["pair"]}
+
+    def shapes(self, shape: Shape) -> dict[str, tuple[int, ...]]:
+        return {"pair": (self.channels, *shape[1:])}
+
+    def attach(self, data: ImageData) -> None:
+        source, shape = self.source(data), (self.channels, *data.shape[1:])
+        names = [name for split in data.splits.values() for name in split.names]
+        cache = cache_dir("images") / f"pairs-{digest('pairs 1', RESIZE, shape, names, source.key)}"
+        pairs, *_ = stored(cache, shape, partial(self.cut, source, names, shape))
+        for name, part in zip(data.splits, pairs.split([len(split) for split in data.splits.values()]), strict=True):
+            data.splits[name] = replace(data.splits[name], stored={"pair": part})
+
+    def source(self, data: ImageData) -> Source:
+        """The pictures. Raises UserError if it is not clear which."""
+        if (self.root is None) == (self.column is None):
+            raise UserError("condition=pairs: set condition.root=FOLDER or, with data=hub, condition.column=NAME")
+        if self.root is not None:
+            try:
+                return Folder(root=self.root, resolution=1).source()._replace(where=f"condition.root={self.root}")
+            except UserError as error:
+                raise UserError(str(error).replace("data.root=", "condition.root=", 1)) from error
+        if not isinstance(data, Hub) or data.streaming:
+            raise UserError(
+                "condition.column: only data=hub has columns, without data.streaming; or set condition.root"
+            )
+        return replace(data, image_column=self.column, label_column=None).source()
+
+    def cut(self, source: Source, names: list[str], shape: Shape) -> Iterator[Made]:
+        """The picture of each image, cut in the same way. Raises UserError if one is missing or cannot be used."""
+        items = [*source.items()]
+        known = {stem(item.name): item for item in items} | {item.name: item for item in items}
+        files = [PLACE.sub("", name) for name in names]
+        found = [known.get(file) or known.get(stem(file)) for file in files]
+        if missing := sorted({file for file, item in zip(files, found, strict=True) if item is None}):
+            raise UserError(
+                f"{source.where}: no picture for {missing[0]!r} ({len(missing)} missing in all); a pair has the same "
+                "name, whatever its ending; add it, or remove the image"
+            )
+
+        def made(i: int) -> Made:
+            place, resolution = PLACE.search(names[i]), resolution_of(*shape[1:])
+            try:
+                picture = read(found[i].open, resolution, channels=self.channels)  # type: ignore[union-attr]
+                side, left, top = map(int, place.groups()) if place else (0, 0, 0)
+                if max(left + side - picture.width, top + side - picture.height) > 1:
+                    raise Unusable(f"{picture.width}x{picture.height} pixels, but a tile of the image is {place}")
+            except Unusable as error:
+                raise UserError(f"{source.where}: {files[i]}: {error}; give a pair of the size of the image") from error
+            box = (left, top, left + side, top + side) if side else None
+            return names[i], resized(picture, resolution, box), None
+
+        return in_threads(made, range(len(names)), "reading pairs")
+
+
+def stem(name: str) -> str:
+    """The name of a file without its ending."""
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+class Numbers(Condition):
+    """Base class for a vector of numbers: (value − mean)/std of each, with the figures of the training images."""
+
+    name = "numbers"
+
+    def standard(self, values: Tensor) -> dict[str, Tensor]:
+        """The vector of numbers (B, d) in their own units."""
+        mean, std = (values.new_tensor(self.figures[key]) for key in ("mean", "std"))
+        return {self.name: (values - mean) / std}
+
+    own = standard
+
+    def measure(self, values: Tensor) -> None:
+        """Set the figures to those of training images' values (N, d), unless they come from a checkpoint."""
+        std = values.double().std(dim=0, correction=0)
+        mine = {"mean": values.double().mean(dim=0), "std": torch.where(std > 0, std, 1)}  # 1: all values are the same
+        self.figures = self.figures or {key: each.tolist() for key, each in mine.items()}
+
+
+@dataclass(eq=False)
+class Columns(Numbers):
+    """Numbers from a table, by the names of the images; a tile has those of its photograph, unless it has its own.
+
+    Args:
+        table: A CSV or parquet file with a column `file`, the path of an image relative to data.root.
+        columns: The names of the columns of numbers.
+    """
+
+    table: str | Path
+    columns: Annotated[list[str], MinLen(1)]
+    attached, name = True, "columns"
+
+    def __call__(self, x0: Tensor, stored: Tensors) -> dict[str, Tensor]:
+        return self.standard(stored[self.name])
+
+    def shapes(self, shape: Shape) -> dict[str, tuple[int, ...]]:
+        return {self.name: (len(self.columns),)}
+
+    def attach(self, data: ImageData) -> None:
+        rows = self.rows()
+        for name, split in data.splits.items():
+            keys = [own if own in rows else photo for own, photo in zip(split.names, split.sources, strict=True)]
+            if missing := [key for key in keys if key not in rows]:
+                raise UserError(
+                    f"condition.table={self.table}: no row for {missing[0]!r} ({len({*missing})} missing in {name}); "
+                    "the column `file` has paths relative to data.root; add rows, or remove the images"
+                )
+            values = torch.tensor([rows[key] for key in keys]).view(-1, len(self.columns))
+            data.splits[name] = replace(split, stored={self.name: values})
+        self.measure(data.splits["train"].stored[self.name])
+
+    def rows(self) -> dict[str, list[float]]:
+        """The numbers of each file. Raises UserError for a table without them."""
+        where, found = f"condition.table={self.table}", dict[str, list[float]]()
+        with refusing(where):
+            for row in table(Path(self.table).expanduser()):
+                if missing := [column for column in ("file", *self.columns) if column not in row]:
+                    near = nearest(missing[0], row)
+                    raise UserError(f"{where}: no column {missing[0]!r}{near}; its columns: {', '.join(row)}")
+                file = PurePosixPath(composed(str(row["file"]).strip())).as_posix()
+                found[file] = []
+                for column in self.columns:
+                    try:
+                        found[file].append(float(row[column]))
+                    except (TypeError, ValueError):
+                        found[file].append(math.nan)
+                    if not math.isfinite(found[file][-1]):
+                        raise UserError(f"{where}: {column} of {file} is {row[column]!r}; expected a number")
+        return found
+
+
+def table(file: Path) -> Iterable[Mapping[str, Any]]:
+    """The rows of a CSV or parquet file."""
+    if file.suffix == ".parquet":
+        try:
+            from pyarrow import parquet
+        except ImportError as error:
+            raise UserError(f"{file} needs pyarrow: {pip_install('hub')}; or give a CSV file") from error
+        return parquet.read_table(file).to_pylist()
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        return [*csv.DictReader(stream)]

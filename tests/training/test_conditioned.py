@@ -1,0 +1,198 @@
+"""Runs with a condition: what they train, draw and refuse, and the commands that use their models."""
+
+import numpy as np
+import pytest
+import torch
+from composing import train
+from outcomes import same, state
+from PIL import Image
+
+import diffusion
+from diffusion.checkpoint.restore import restore
+from diffusion.pixels import opened, tiles
+from diffusion.process.denoiser import Denoiser
+from diffusion.runs.folder import read_scores
+
+MORE = ["condition=lowres", "trainer.max_steps=4", "samples.n=4", "optimizer.lr=1e-2", "label_dropout=0.3"]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory, tiny):
+    """The folder of a run of four steps on 8×8 images and their 4×4 pictures."""
+    folder = tmp_path_factory.mktemp("small") / "run"
+    train([*tiny, *MORE], folder)
+    return folder
+
+
+def drawn(folder):
+    return torch.from_numpy(np.load(folder / "images.npz")["arr_0"])
+
+
+def test_a_run_learns_with_and_without_the_condition_of_its_images(tiny, tmp_path, monkeypatch):
+    """What is dropped is dropped as a whole, from about the share of `label_dropout` of the images."""
+    seen, output = [], Denoiser.output
+
+    def noted(self, x_t, t, **given):
+        if self.network.training and torch.is_grad_enabled():
+            seen.append(given)
+        return output(self, x_t, t, **given)
+
+    monkeypatch.setattr(Denoiser, "output", noted)
+    train([*tiny, *MORE, "samples.n=0", "trainer.max_steps=12"], tmp_path)
+    pictures, vectors = (torch.cat([given[name] for given in seen]) for name in ("picture", "vector"))
+    assert pictures.shape == (48, 4, 8, 8)
+    kept = vectors[:, 1] == 1
+    assert 0.5 < kept.float().mean() < 0.9
+    assert (pictures[~kept] == 0).all()
+    assert (vectors[~kept] == 0).all()
+    assert (pictures[kept, 3] == 1).all()
+    assert vectors[kept, 0].unique().numel() == kept.sum()  # levels of noise
+    assert (tmp_path / "checkpoints/last.ckpt").is_file()
+
+
+def test_a_checkpoint_knows_its_condition_and_training_resumes_bit_for_bit(small, tiny, tmp_path):
+    restored = restore(small / "checkpoints/last.ckpt")
+    assert restored.shape == (3, 8, 8)
+    assert {key: restored.facts[key] for key in ("in_channels", "picture", "vector", "augment")} == {
+        "in_channels": 7, "picture": 4, "vector": 2, "augment": 2,
+    }  # fmt: skip
+    assert restored.facts["condition"]["shapes"] == {"lowres": [3, 4, 4]}
+    half = [*tiny, *MORE, "samples.n=0", "trainer.max_steps=2"]
+    train(half, tmp_path / "half")
+    train([*half, "trainer.max_steps=4", f"ckpt={tmp_path}/half"], tmp_path / "rest")
+    assert same(state(small), state(tmp_path / "rest"))
+
+
+def test_a_sample_depends_on_its_own_condition_alone(small, command, tmp_path):
+    """Sample i is drawn from held-out image i mod 8, whose picture is shown beside it."""
+    for name, words in {"many": ["n=10", "batch_size=3"], "few": ["n=3"]}.items():
+        status, out, err = command("sample", [f"ckpt={small}", *words, f"hydra.run.dir={name}"])
+        assert status == 0, out + err
+    many, few = drawn(tmp_path / "many"), drawn(tmp_path / "few")
+    assert torch.equal(many[:3], few)
+    shown = tiles(opened(tmp_path / "many/conditions.png"))
+    assert (shown[8:] == shown[:2]).all()
+    assert len(np.unique(shown[:8].reshape(8, -1), axis=0)) == 8
+    model = diffusion.load(small, device="cpu")
+    assert torch.equal(model.sample(3, progress=False).movedim(1, -1), few)
+    held_out = model.drawing().given
+    pooled = held_out.split.images[:3].float().unflatten(2, (4, 2)).unflatten(4, (4, 2)).mean(dim=(3, 5))
+    saved = torch.from_numpy(shown[:3]).movedim(3, 1)[..., :2, :2]
+    assert shown.shape[1:3] == (8 * (shown.shape[1] // 8), 8 * (shown.shape[1] // 8))
+    assert (saved[:, :, 0, 0].float() - pooled[:, :, 0, 0]).abs().max() < 1
+    assert (tiles(opened(small / "samples/conditions.png"))[:, 0, 0] == shown[:4, 0, 0]).all()
+
+
+def test_a_user_gives_pictures_that_decide_what_is_drawn(small, command, tmp_path):
+    (tmp_path / "mine").mkdir()
+    for i, colour in enumerate(("red", "green", "blue")):
+        Image.new("RGB", (9, 7), colour).save(tmp_path / f"mine/{i}.png")
+    for name, given in {"all": "mine", "one": "mine/1.png"}.items():
+        status, out, err = command(
+            "sample", [f"ckpt={small}", "n=4", f"given={given}", "guidance=cfg", f"hydra.run.dir={name}"]
+        )
+        assert status == 0, out + err
+    every, one = drawn(tmp_path / "all"), drawn(tmp_path / "one")
+    assert torch.equal(every[1], one[1])
+    assert not torch.equal(every[0], one[0])
+    assert tiles(opened(tmp_path / "all/conditions.png"))[:, 0, 0].tolist() == [
+        [255, 0, 0],
+        [0, 128, 0],
+        [0, 0, 255],
+        [255, 0, 0],
+    ]
+
+
+@pytest.mark.parametrize("more", [[], ["mask"], ["strength=1"]])
+def test_an_edit_has_the_condition_of_its_picture(small, command, tmp_path, more):
+    """At strength 1, nothing else of the picture is left."""
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
+    mask = Image.new("L", (8, 8))
+    mask.paste(255, (0, 0, 8, 4))
+    mask.save(tmp_path / "mask.png")
+    more = [word.replace("mask", "mask=mask.png") for word in more]
+    for name, given in {"own": [], "given": ["given=red.png"]}.items():
+        words = [f"ckpt={small}", "image=red.png", "n=2", *more, *given, f"hydra.run.dir={name}"]
+        status, out, err = command("edit", words)
+        assert status == 0, out + err
+    assert torch.equal(drawn(tmp_path / "own"), drawn(tmp_path / "given"))
+
+
+def test_an_interpolation_keeps_one_condition(small, command, tmp_path):
+    status, out, err = command("edit", [f"ckpt={small}", "interpolate=[0,1]", "n=3", "hydra.run.dir=between"])
+    assert status == 0, out + err
+    assert torch.equal(drawn(tmp_path / "between")[:1].movedim(3, 1), diffusion.load(small).sample(1, progress=False))
+
+
+def test_scores_and_studies_draw_with_the_conditions_of_their_split(small, command, tmp_path):
+    scored = ["baselines=[]", "n=8", "split=test", "device=cpu"]
+    status, out, err = command(
+        "evaluate", [f"ckpt={small}", *scored, "bits=2", "likelihood.steps=3", "hydra.run.dir=e"]
+    )
+    assert status == 0, out + err
+    assert {score.source["given"] for score in read_scores(tmp_path / "e") if score.what == "samples"} == {"test"}
+    words = [f"ckpt={small}", *scored, "samplers=[ddim]", "nfe=[2]", "hydra.run.dir=s"]
+    status, out, err = command("study", ["sampler", *words])
+    assert status == 0, out + err
+
+
+def test_numbers_are_given_in_their_own_units(tiny, tmp_path, command):
+    table = tmp_path / "t.csv"
+    table.write_text("file,age\n" + "".join(f"{i:02d}.png,{100 + i}\n" for i in range(40)))
+    train([*tiny, *MORE, "condition=columns", f"condition.table={table}", "condition.columns=[age]"], tmp_path / "run")
+    restored = restore(tmp_path / "run/checkpoints/last.ckpt")
+    figures = restored.facts["condition"]["figures"]
+    assert 100 < figures["mean"][0] < 140
+    table.unlink()
+    exported = tmp_path / "model.safetensors"
+    assert command("export", [str(tmp_path / "run"), str(exported)])[0] == 0
+    for ckpt in (tmp_path / "run", exported):
+        model = diffusion.load(ckpt, device="cpu")
+        drawing = model.drawing(given=[[139], [100]])
+        vector = drawing.inputs(range(3), torch.device("cpu"))["vector"]
+        expected = [(age - figures["mean"][0]) / figures["std"][0] for age in (139, 100, 139)]
+        assert vector[:, 0].tolist() == pytest.approx(expected, rel=1e-4)
+        assert vector[:, 1].tolist() == [1, 1, 1]
+    (line,) = command("sample", [f"ckpt={exported}", "given=[1,2]"])[2].splitlines()
+    assert line.endswith("given=[1.0,2.0]: the condition columns is 1 number, for each image or for all of them")
+
+
+REFUSED = {
+    "a smaller picture": ("sample", ["given=tiny.png"], "tiny.png: 3x3 pixels, smaller than 4x4; the condition"),
+    "numbers": ("sample", ["given=[1]"], "the condition lowres is pictures of 4x4 pixels"),
+    "no file": ("sample", ["given=none.png"], "given=none.png: no such file or folder"),
+    "another factor": ("sample", ["condition.factor=4"], "the model was trained with {'lowres': [3, 4, 4]}"),
+    "a changed condition": ("train", ["condition.factor=4"], "other settings, such as condition.factor 2 → 4"),
+    "no condition": ("train", ["condition=none"], "another network or other settings"),
+    "a page": ("export", ["--format", "web"], "condition: a page draws without one"),
+    "diffusers": ("export", ["--format", "diffusers"], "condition: diffusers' U-Nets have none"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_fit_is_refused_in_one_line(small, tiny, command, tmp_path, name):
+    kind, words, said = REFUSED[name]
+    Image.new("RGB", (3, 3)).save(tmp_path / "tiny.png")
+    own = {"train": [*tiny, *MORE, f"ckpt={small}"], "sample": [f"ckpt={small}"], "export": [str(small)]}
+    status, out, err = command(kind, [*own[kind], *words])
+    assert status == 2, out
+    (line,) = err.splitlines()
+    assert said in line
+
+
+def test_images_that_the_condition_does_not_fit_are_refused(tiny, command):
+    for words, said in (
+        (["condition=lowres", "condition.factor=3"], "condition.factor=3: it does not divide images of 8×8 pixels"),
+        (["condition=pairs", "condition.root=.", "crops=random"], "set augmentation=none crops=none"),
+        (["condition=lowres", "condition.level=0.9"], "condition.level=0.9: expected at most condition.noise=0.5"),
+        (["condition=lowres", "guidance=cfg", "label_dropout=0"], "cannot estimate without a label or condition"),
+    ):
+        status, out, err = command("train", [*tiny, *words, "samples.n=0"])
+        assert status == 2, out
+        (line,) = err.splitlines()
+        assert said in line
+
+
+def test_another_model_has_no_condition(two_steps, command):
+    (line,) = command("sample", [f"ckpt={two_steps}", "given=[1]"])[2].splitlines()
+    assert "given: the model was trained without a condition" in line
