@@ -37,6 +37,9 @@ class RayLauncher(Launcher):
 
         setup_globals()
         os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # which leaves out lines that another job has printed, too
+        named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+        if named or os.path.exists(os.path.expanduser("~/.ray/auth_token")):  # Ray uses it for no address by itself
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
         ray = imported("ray", "hydra/launcher=ray", "ray")
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -48,7 +51,8 @@ class RayLauncher(Launcher):
         except (OSError, ValueError) as error:
             raise UserError(
                 f"hydra.launcher.address={self.address}: {first_line(error)}; start a cluster with `ray start --head`, "
-                "and on each other machine with `ray start --address=HOST:6379`"
+                "and on each other machine with `ray start --address=HOST:6379`; if it has a token, copy "
+                "~/.ray/auth_token from its first machine"
             ) from error
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end this process at once
         gpus = self.num_gpus

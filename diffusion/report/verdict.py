@@ -233,9 +233,7 @@ def longer(run: Run) -> str:
 def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
     """The most useful next step after these findings, in words, and its command; empty while the run goes on."""
     place, config, guided = place_of(run), run.config, run.settings.get("guidance")
-    images = config.get("images")
-    source = place if run.command == "train" else config.get("ckpt")
-    model = override("images", images) if images else override("ckpt", source)
+    model = override("ckpt", place if run.command == "train" else config.get("ckpt"))
     sample, audit = (f"{command_line(name, run.own)} {model}" for name in ("sample", "evaluate"))
     other = "guidance=none" if guided else "threshold@sampler.threshold=dynamic"
     shorter = recipe_command(run, f"trainer.max_steps={run.info.get('total_steps', 2) // 2}")
@@ -246,6 +244,7 @@ def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
     steps = [
         (state == "running", "", ""),  # it goes on by itself
         (state != "complete", "Go on with the training.", resume_command(place, run.own)),
+        (bool(config.get("images")), "", ""),  # of a source that is not known
         ("saturated" in has, "Draw in another way, and compare the pictures.", f"{sample} n=64 {other}"),
         ({"no scores", "no baseline"} & has, "Score its samples, and look for copies.", f"{audit} 'audit=[pixels]'"),
         (run.command != "train", "Draw more samples.", f"{sample} n=64"),

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -58,6 +59,22 @@ def test_an_address_without_a_cluster_is_refused_in_one_line(command, tiny):
     status, _, said = command("train", ["-m", *tiny, "hydra/launcher=ray", "hydra.launcher.address=127.0.0.1:1"])
     assert (status, said.count("\n")) == (2, 1)
     assert "ray start --head" in said
+
+
+def test_a_cluster_with_a_token_takes_the_jobs(tiny, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"} | {"RAY_AUTH_TOKEN": "0" * 64}
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": tmp_path}
+    with subprocess.Popen([*start, "--num-cpus=1"], env=own | {"RAY_AUTH_MODE": "token"}, **pipes) as cluster:
+        assert any("runtime started" in line for line in cluster.stdout or [])
+        words = ["hydra/launcher=ray", f"hydra.launcher.address=127.0.0.1:{port}", "trainer.max_steps=1", "samples.n=0"]
+        command = [sys.executable, "-m", "diffusion.train", "-m", *tiny, *words, "hydra.sweep.dir=sweep"]
+        job = subprocess.run(command, env=own, **pipes)
+        cluster.terminate()
+    assert job.returncode == 0, job.stdout
 
 
 def test_a_job_of_a_killed_node_runs_again_and_resumes(cluster, sweep, tmp_path):

@@ -104,6 +104,12 @@ def test_the_next_step_fits_the_findings(
     assert command in verdict(run, state).command
 
 
+def test_images_of_an_unknown_source_have_no_next_step(make_output: Make, tmp_path: Path) -> None:
+    folder = make_output(tmp_path / "scored", "evaluate", scores=[])
+    (folder / "config.yaml").write_text("images: samples.npz\nckpt: null\n")
+    assert verdict(Run(folder), "complete").step == ""
+
+
 @pytest.mark.parametrize(("errors", "step"), [
     ([0.06], "as many steps again"), ([0.08, 0.07, 0.06, 0.05], "as many steps again"), ([0.05] * 4, "other seeds"),
 ])  # fmt: skip
