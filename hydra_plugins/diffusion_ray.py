@@ -38,7 +38,7 @@ class RayLauncher(Launcher):
         setup_globals()
         os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # which leaves out lines that another job has printed, too
         named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
-        if named or os.path.exists(os.path.expanduser("~/.ray/auth_token")):  # Ray uses it for no address by itself
+        if named or os.path.exists(os.path.expanduser("~/.ray/auth_token")):  # Ray itself does so without an address
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         ray = imported("ray", "hydra/launcher=ray", "ray")
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
