@@ -58,7 +58,7 @@ def answer(shell: str) -> None:
 
 
 # what may follow the name of a command
-FIRST = {"completion": [*SCRIPTS], "reproduce": choices("results"), "study": ["sampler", "guidance"]}
+FIRST = {"completion": [*SCRIPTS], "reproduce": choices("results"), "study": ["sampler", "guidance", "floor"]}
 
 
 def candidates(line: str) -> list[str]:
@@ -84,7 +84,7 @@ def _words(before: list[str], word: str) -> Iterable[str]:
         start = word[: len(word) - len(value.rpartition(",")[2])]
         group = key.partition("@")[0]
         return [start + choice for choice in choices(group)] if group in groups() else []
-    command = "study_guidance" if words[:1] == ["guidance"] else command
+    command = f"study_{words[0]}" if words[:1] in (["guidance"], ["floor"]) else command
     chosen = default_choices(command)
     inner = [f"{part}@{group}.{part}" for group in chosen for part in inner_groups(group)]
     given = [each for each in words if each.partition("=")[0] in chosen and "=" in each]

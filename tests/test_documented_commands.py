@@ -69,7 +69,7 @@ def test_the_settings_of_a_command_compose_and_are_in_range(words):
     if name == "finetune":
         name, rest = "train", ["data=folder", "data.root=x", *rest[2:]]  # RUN PHOTOS
     if name == "study":
-        name = {"sampler": "study", "guidance": "study_guidance"}[rest.pop(0)]
+        name = {"sampler": "study", "guidance": "study_guidance", "floor": "study_floor"}[rest.pop(0)]
     if "--help" in rest:
         assert all(word in groups() for word in rest if word != "--help")
         return

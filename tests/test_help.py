@@ -75,7 +75,7 @@ def test_an_unknown_command_is_refused_with_the_nearest(capsys, monkeypatch) -> 
     ("line", "words"),
     {
         "diffusion ": [*NAMES],
-        "diffusion study ": ["sampler", "guidance"],
+        "diffusion study ": ["sampler", "guidance", "floor"],
         "diffusion train model=unet_s": ["model=unet_small"],
         "diffusion train -m schedule=vp,sub": ["schedule=vp,sub_vp"],
         "diffusion train weighting@objective.weighting=ed": ["weighting@objective.weighting=edm"],

@@ -57,6 +57,8 @@ class Validation(Settings):
 
     draws: Count = 1
     """Number of (t, eps) pairs per image. Runs with different seeds share the same grid."""
+    floor: bool = False
+    """At the end, compare the errors by noise level with those of the best denoiser of the training images."""
 
 
 class Checkpoint(Settings):
@@ -335,9 +337,26 @@ class GuidanceStudy(AnyStudy):
     """Steps of every sampler whose words do not set them; null: each sampler's own."""
 
 
+class FloorStudy(Settings):
+    """Compare the errors of a trained model, by noise level, with those of the best denoiser of its training images."""
+
+    ckpt: Trained
+    weights: Literal["ema", "raw"] | Annotated[float, Gt(0), Le(0.288)] = "ema"
+    """Averaged (`ema`) or `raw` weights; or a number: the length of a post-hoc average, for a run with ema=power."""
+    device: str = "auto"
+    """Device: auto, cpu, cuda, cuda:1, mps."""
+    n: Count = 256
+    """Training images that are noised, and as many held-out images; fewer if there are fewer."""
+    levels: Annotated[int, Ge(2)] = 13
+    """Noise levels, evenly spaced in log(sigma/alpha) from 0.02 to 20."""
+    name: Name = "${hydra:job.name}"
+    """Not used."""
+    data: Group
+
+
 COMMANDS: dict[str, type[Settings]] = {
     "train": Train, "sample": Sample, "edit": Edit, "evaluate": Evaluate, "study": Study,
-    "study_guidance": GuidanceStudy,
+    "study_guidance": GuidanceStudy, "study_floor": FloorStudy,
 }  # fmt: skip
 
 INSTEAD = {  # arguments of Lightning's Trainer that a run sets itself, and what to use instead

@@ -20,7 +20,7 @@ from diffusion.checkpoint.find import BUNDLED, kept, opened, run_folder, trained
 from diffusion.checkpoint.restore import Restored, file_hash, what_changed
 from diffusion.config.build import make, validated
 from diffusion.config.choices import INHERITED, RUN, composed, nodes
-from diffusion.config.schema import SCORED, AnyStudy, Drawn, Edit, Evaluate, FromModel, Sample, Score, Settings
+from diffusion.config.schema import SCORED, AnyStudy, Drawn, Edit, Evaluate, Sample, Score, Settings
 from diffusion.console import console, count, quiet_libraries
 from diffusion.data import ImageData
 from diffusion.data.folder import Collection, common_size
@@ -334,14 +334,14 @@ def counts_of(data: ImageData, split: str, restored: Restored) -> dict[str, int]
     return dict(zip(data.classes, data.class_counts(split), strict=True)) if same else dict(restored.labels)
 
 
-def write_configuration(folder: Path, settings: FromModel, restored: Restored | None = None) -> None:
+def write_configuration(folder: Path, settings: Settings, restored: Restored | None = None) -> None:
     """Write config.yaml for comparisons: the settings and, of a checkpoint, its step and training recipe.
 
     In the folder of a training run, the run's own config.yaml is kept.
     """
     chosen = settings.model_dump(mode="json")
     if restored is not None:
-        file = settings.ckpt if BUNDLED in restored.path.parents else str(restored.path)
+        file = chosen["ckpt"] if BUNDLED in restored.path.parents else str(restored.path)
         chosen |= {"ckpt": file, "step": restored.step, "recipe": restored.config}
         if chosen.get("data") == restored.config["data"]:
             chosen["data"] = None

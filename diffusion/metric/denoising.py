@@ -106,9 +106,9 @@ def numbered(names: Sequence[object]) -> Tensor:
     return torch.tensor([number[name] for name in names], dtype=torch.long)
 
 
-def mean_and_error(x: Tensor, clusters: Tensor) -> tuple[float, float, float]:
+def mean_and_error(x: Tensor, clusters: Tensor, of: int = 1) -> tuple[float, float, float]:
     """The mean of `x` (n,), whose elements are independent unless they share a cluster; its standard error, see above;
-    and half the width of its 95% interval.
+    and half the width of its 95% interval, or of one `of` several that hold together with 95% (Bonferroni).
 
     The mean of no elements is NaN, as is the error with a single cluster.
 
@@ -129,4 +129,5 @@ def mean_and_error(x: Tensor, clusters: Tensor) -> tuple[float, float, float]:
     both = clusters.unique(dim=1, return_inverse=True)[1]
     apart = [variance(group) for group in groups]
     error = math.sqrt(max(*apart, sum(apart) - (len(apart) - 1) * variance(both)))
-    return float(x.mean()), error, error * float(scipy.special.stdtrit(least - 1, scipy.special.ndtr(1.96)))
+    quantile = scipy.special.stdtrit(least - 1, 1 - scipy.special.ndtr(-1.96) / of)
+    return float(x.mean()), error, error * float(quantile)

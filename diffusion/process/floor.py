@@ -1,15 +1,14 @@
 """The lowest loss that any network can reach on a finite training set, by noise level (arXiv 2506.13763).
 
 The best denoiser of the images x_1 … x_N is the mean of their posterior, given x_t = alpha x0 + sigma eps:
-    E[x0 | x_t] = Σ_i w_i x_i,    w_i ∝ exp(−‖x_t − alpha x_i‖²/(2 sigma²)),
-and its loss, the floor, is the mean over x_t of the posterior variance, Σ_i w_i ‖x_i − E[x0 | x_t]‖². An error of x0 is
+    E[x0 | x_t] = Σ_i w_i x_i,    w_i ∝ exp(−‖x_t − alpha x_i‖²/(2 sigma²)).
+Its loss, the floor, is the mean over x_t of the posterior variance, Σ_i w_i ‖x_i − E[x0 | x_t]‖². It is an error of x0,
 converted to the loss of any prediction and weighting as in `weighting`. With s = sigma/alpha,
-    log w_i = −‖x0 − x_i‖²/(2 s²) + eps·(x_i − x0)/s + constant.
-So one product for the distances, in float64 because they are divided by s², and one for the noise serve all levels.
+    log w_i = −‖x0 − x_i‖²/(2 s²) + eps·(x_i − x0)/s + constant,
+so distances, in float64 because they are divided by s², and products with the noise are computed once for all levels.
 
 Of at most `EXACT` images all are averaged. Of more, `DRAWS` are drawn from their exact weights, for which mean and
-variance are unbiased. (The paper's estimator takes its sums over a random subset, which is biased where a few of many
-images share the weight.)
+variance are unbiased. (The paper sums over a random subset instead, with a bias where few images share the weight.)
 """
 
 from collections.abc import Iterator
@@ -28,14 +27,10 @@ PART = 1024  # images that are in memory as numbers at a time
 
 @dataclass(frozen=True)
 class Atoms:
-    """The images of a training set, uint8 (N, C, H, W), or numbers (N, …); with `flip`, 2N with their mirror images.
-
-    `classes` (N,), if given, are known to the network: then only images of the same class share the weight.
-    """
+    """The images of a training set: uint8 (N, C, H, W), or numbers (N, …); with `flip`, 2N with their mirror images."""
 
     images: Tensor
     flip: bool = False
-    classes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images) * (1 + self.flip)
@@ -44,19 +39,22 @@ class Atoms:
         """The images at these places (n,), in [−1, 1], of the shape (n, …); those from N on are mirrored."""
         x, mirrored = self.images[index % len(self.images)], index >= len(self.images)
         x = x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
-        return torch.where(mirrored.view(-1, *[1] * (x.ndim - 1)), x.flip(-1), x) if self.flip else x
+        return torch.where(mirrored.view(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
 
-    def parts(self, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images as vectors (n, D) on the device of `like`, in parts, each with their places."""
-        for index in torch.arange(len(self)).split(PART):
-            yield index, self[index].flatten(1).to(like.device)
+    def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images as vectors (n, D), in parts, each with their places."""
+        return ((index, self[index].flatten(1)) for index in torch.arange(len(self)).split(PART))
+
+    def alike(self, key: Tensor, keys: Tensor) -> Tensor:
+        """Which atoms have the key (B,), such as a class; `keys` (N,) are those of the images: bool (B, len(self))."""
+        return key[:, None] == keys.repeat(1 + self.flip)
 
 
 class Posterior(NamedTuple):
     """What the best denoiser makes of B noisy images at K noise levels.
 
     `mean` (K, B, D) is E[x0 | x_t]; `variance` (K, B), per dimension, that of x0; `excess` (K, B) is by how much a
-    squared distance from `mean`, per dimension, is larger on average than from the exact mean: 0 without draws.
+    squared distance from `mean`, per dimension, exceeds that from the exact mean, on average: 0 without draws.
     """
 
     mean: Tensor
@@ -65,57 +63,46 @@ class Posterior(NamedTuple):
 
 
 def posterior(
-    atoms: Atoms, x0: Tensor, eps: Tensor, levels: Tensor, index: Tensor, classes: Tensor | None = None
+    atoms: Atoms, x0: Tensor, eps: Tensor, levels: Tensor, index: Tensor, allowed: Tensor | None = None
 ) -> Posterior:
-    """The posterior of the images x0 (B, …), which may be among the atoms, with the noises eps (B, …) at all levels.
+    """The posterior for images x0 (B, …), not always atoms, with the noise eps (B, …) at sigma/alpha = levels (K,).
 
-    Args:
-        levels: (K,) sigma/alpha, above 0.
-        index: (B,) the numbers of the images, which seed the draws.
-        classes: (B,) their classes, if those of the atoms are known.
+    `index` (B,) seeds the draws; `allowed` (B, len(atoms)) tells which atoms may have been x0; None: all. On the CPU.
     """
-    x0, eps, found = x0.flatten(1), eps.flatten(1), []
-    for part, known in atoms.parts(x0):
-        distance = torch.cdist(x0.double(), known.double()).square()
-        if classes is not None and atoms.classes is not None:
-            distance[classes.cpu()[:, None] != atoms.classes[part % len(atoms.images)]] = torch.inf
-        found.append(torch.stack([distance, (eps @ known.T - (eps * x0).sum(1, keepdim=True)).double()]))
-    distance, noise = torch.cat(found, dim=2)
-    size, s = x0.shape[1], levels.to(distance)[:, None, None]
+    x0, eps, s = x0.flatten(1), eps.flatten(1), levels.double()[:, None, None]
+    of = [(torch.cdist(x0.double(), known.double()).square(), (eps @ known.T).double()) for _, known in atoms.parts()]
+    distance, noise = (torch.cat(each, dim=1) for each in zip(*of, strict=True))
+    noise = noise - (eps * x0).double().sum(dim=1, keepdim=True)
+    if allowed is not None:
+        noise = noise.masked_fill(~allowed, -torch.inf)
     if len(atoms) <= EXACT:
-        weights = torch.softmax(noise / s - distance / (2 * s**2), dim=2)
-        mean = x0.new_zeros(len(s), *x0.shape)
-        for part, known in atoms.parts(x0):
+        weights, mean = torch.softmax(noise / s - distance / (2 * s**2), dim=2), x0.new_zeros(len(s), *x0.shape)
+        for part, known in atoms.parts():
             mean += weights[..., part].to(x0) @ known
-        second = torch.where(weights > 0, weights * distance, 0).sum(dim=2)  # about x0; without 0·inf
-        variance = (second - (mean - x0).double().square().sum(dim=2)).clamp(min=0) / size
-        return Posterior(mean, variance, torch.zeros_like(variance))
+        about = (weights * distance).sum(dim=2) - (mean - x0).double().square().sum(dim=2)
+        return Posterior(mean, about.clamp(min=0) / x0.shape[1], torch.zeros_like(about))
     means, variances = [], []
     for i, number in enumerate(index.tolist()):
-        weights = torch.softmax(noise[i] / s[:, 0] - distance[i] / (2 * s[:, 0] ** 2), dim=1).cpu()
-        generator = generator_for("floor draws", number)
-        drawn = [atoms[each.multinomial(DRAWS, replacement=True, generator=generator)].flatten(1) for each in weights]
-        means.append(torch.stack([each.mean(dim=0) for each in drawn]))
-        variances.append(torch.stack([each.double().var(dim=0).mean() for each in drawn]))
-    variance = torch.stack(variances, dim=1).to(x0.device)
-    return Posterior(torch.stack(means, dim=1).to(x0), variance, variance / DRAWS)
+        generator, weights = generator_for("floor draws", number), noise[i] / s[:, 0] - distance[i] / (2 * s[:, 0] ** 2)
+        for each in torch.softmax(weights, dim=1):
+            drawn = atoms[each.multinomial(DRAWS, replacement=True, generator=generator)].flatten(1)
+            means.append(drawn.mean(dim=0))
+            variances.append(drawn.double().var(dim=0).mean())
+    variance = torch.stack(variances).view(len(x0), -1).T
+    return Posterior(torch.stack(means).view(len(x0), len(s), -1).swapaxes(0, 1), variance, variance / DRAWS)
 
 
 def together(atoms: Atoms, levels: int) -> int:
     """How many noisy images are worked on at a time, so that the memory stays bounded."""
-    many = len(atoms) > EXACT
-    return max(1, 2**26 // len(atoms) if many else 2**25 // (levels * max(len(atoms), atoms.images[0].numel())))
+    each = len(atoms) if len(atoms) > EXACT else levels * max(len(atoms), atoms.images[0].numel())
+    return max(1, min(64, 2**26 // each))
 
 
 def floor(atoms: Atoms, levels: Tensor, n: int = 128) -> Tensor:
-    """The floor of the training set at noise levels (K,), in squared error of x0 per dimension: float64 (K,).
-
-    An estimate from n noisy images, evenly spread over the atoms.
-    """
-    places, sums = torch.arange(n) * len(atoms) // n, torch.zeros(len(levels), dtype=torch.float64)
-    for index in places.split(together(atoms, len(levels))):
+    """The floor at sigma/alpha = levels (K,): squared error of x0 per dimension (K,), from n noisy images."""
+    found = []
+    for index in (torch.arange(n) * len(atoms) // n).split(together(atoms, len(levels))):
         x0 = atoms[index]
-        eps = Streams(seeds_for("floor", last=index.tolist()), x0.device).normal(*x0.shape[1:]).to(x0)
-        known = None if atoms.classes is None else atoms.classes[index % len(atoms.images)]
-        sums += posterior(atoms, x0, eps, levels, index, known).variance.sum(dim=1)
-    return sums / n
+        eps = Streams(seeds_for("floor", last=index.tolist())).normal(*x0.shape[1:]).to(x0)
+        found.append(posterior(atoms, x0, eps, levels, index).variance)
+    return torch.cat(found, dim=1).mean(dim=1)

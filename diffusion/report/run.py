@@ -15,13 +15,14 @@ from diffusion.metric.record import Score
 from diffusion.pixels import grid, save_png
 from diffusion.report import figures, images
 from diffusion.report.compare import from_default
+from diffusion.report.floor import floor_blocks, write_floor
 from diffusion.report.index import seconds_left
 from diffusion.report.page import SHELL, Block, Chart, Picture, Section, Table, escaped, listed, picture, write_files
 from diffusion.report.scores import BASELINES, alike, describe, number, protocol_text, score_table, source_text
 from diffusion.report.study import is_study, write_study
 from diffusion.report.style import spread
 from diffusion.report.verdict import onward, place_of, recipe_command, verdict
-from diffusion.runs.folder import Run, bins_of, holds_checkpoints, validated_weights
+from diffusion.runs.folder import FLOOR, Run, bins_of, holds_checkpoints, validated_weights
 from diffusion.runs.record import CONFIG
 
 FACTS = {  # of run.json, with their names
@@ -70,6 +71,8 @@ def write_report(folder: Path, schedule: figures.Schedule | None = None, state: 
     run = Run(folder)
     if is_study(run):
         return write_study(run)
+    if (folder / FLOOR).is_file() and run.command != "train":
+        return write_floor(run)
     if run.grids:
         steps, rows = images.over_training(run, COLUMNS)
         by_noise = torch.from_numpy(rows[:, :ROWS]).swapaxes(0, 1).flatten(0, 1).permute(0, 3, 1, 2)
@@ -103,6 +106,7 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
         Section("Before and after", images.before_and_after(run)),
         *verdict(run, state).sections,
         Section("Training", [strip, *training(run, schedule)]),
+        Section("Where the loss is", floor_blocks(folder)),
         Section("Denoising", images.film(folder / "samples/film.png")),
         Section("Scores", [score_table(run.scores), NOTES] if run.scores else []),
         *(Section(title, blocks, folded=True) for title, blocks in details.items()),

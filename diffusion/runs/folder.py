@@ -25,6 +25,7 @@ SWEEP = "multirun.yaml"  # marks the folder of a sweep
 STUDY = "study.journal"  # of a search
 DAMAGED = "damaged"  # the state of a run with a file that cannot be read
 SCORES, METRICS = "scores.json", "metrics.csv"
+FLOOR = "floor.csv"  # see `evaluation.floor`
 PARTS = ("run.json", METRICS, SCORES, CONFIG)
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times faster
 OURS = re.compile(rb'diffusion\.runs|job_folder|"command": "(python -m )?diffusion')  # in the records of our commands
@@ -225,7 +226,7 @@ def discard(folder: Path) -> None:
     """
     if holds_checkpoints(folder):
         inside = [file for name in ("checkpoints", "samples") for file in (folder / name).rglob("*")]
-        for file in [*inside, folder / SCORES, folder / METRICS]:
+        for file in [*inside, folder / SCORES, folder / METRICS, folder / FLOOR]:
             if not file.is_dir():
                 file.unlink(missing_ok=True)
 

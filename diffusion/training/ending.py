@@ -17,6 +17,7 @@ from diffusion.console import console, count, duration
 from diffusion.errors import Interrupted, UserError, first_line, resume_command
 from diffusion.evaluation.commands import CONDITIONS
 from diffusion.evaluation.drawing import FILMED, Drawing, Frames
+from diffusion.evaluation.floor import measure
 from diffusion.evaluation.pipeline import Scorer, check_test
 from diffusion.evaluation.together import remove
 from diffusion.pixels import grid, save_png
@@ -126,6 +127,10 @@ def conclude(run: Run, trainer: pl.Trainer, samples: Samples) -> Any:
         reason = f"ended at step {step} of {run.clock.total}. {why or 'A callback asked to stop.'}"
         console.print(reason)
         record.update(reason=reason)
+    if run.settings.validation.floor:
+        denoiser = trainer.lightning_module.denoiser
+        measure(denoiser, run.settings.objective.get("weighting"), run.data, folder)  # type: ignore[arg-type]
+        record.spent("floor")
     write_report(folder, run.schedule.cpu(), state="complete")
     record.spent("report")
     metrics, seconds = read_metrics(folder / "metrics.csv"), record.content["seconds_of"].get("training")

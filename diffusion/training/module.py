@@ -41,8 +41,7 @@ class Diffusion(pl.LightningModule):
         super().__init__()
         self.denoiser = Denoiser(run.network, run.schedule, run.prediction, **run.widths)
         self.objective = run.objective
-        train = run.data.splits["train"]
-        self.objective.prepare(self.denoiser, Atoms(train.images, run.data.flip, train.labels))
+        self.objective.prepare(self.denoiser, Atoms(run.data.splits["train"].images, run.data.flip))
         self.optimizer, self.lr_scheduler = run.optimizer, run.lr_scheduler
         self.augmentation, self.crops, self.condition = run.augmentation, run.crops, run.condition
         self.settings, self.facts, self.clock = run.settings, run.facts, run.clock

@@ -1,9 +1,10 @@
 import math
 
 import pytest
+import scipy
 import torch
 
-from diffusion.metric.denoising import SETS, DenoisingErrors, FrozenGrid
+from diffusion.metric.denoising import SETS, DenoisingErrors, FrozenGrid, mean_and_error
 
 N = 40
 g = torch.Generator().manual_seed(0)
@@ -131,3 +132,9 @@ def test_the_grid_covers_all_times_evenly(n: int, draws: int, rows: int | None) 
     assert (counts - n * draws / 10).abs().max() <= 2 * draws  # for random times it would be about 3 √(n·draws/10)
     if rows:
         assert torch.equal((t * rows).round() / rows, t)
+
+
+def test_intervals_that_hold_together_are_those_of_bonferroni() -> None:
+    x = torch.randn(4000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    alone, together = (mean_and_error(x, torch.arange(4000)[None], of)[2] for of in (1, 13))
+    assert together / alone == pytest.approx(scipy.stats.norm.ppf(1 - 0.025 / 13) / 1.96, rel=2e-3)

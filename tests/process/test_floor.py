@@ -30,16 +30,16 @@ def brute(known: Tensor, x_t: Tensor, level: float) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("classes", [None, torch.arange(40) % 3])
 def test_few_images_give_the_posterior_of_brute_force(classes: Tensor | None) -> None:
-    """With mirror images, which have the class of their image, and without."""
-    atoms = Atoms(IMAGES, flip=True, classes=classes)
+    """With mirror images, which have the class of their image; and among all atoms, or those of the same class."""
+    atoms = Atoms(IMAGES, flip=True)
     known = torch.cat([IMAGES, IMAGES.flip(-1)]).flatten(1).double() / 127.5 - 1
     eps = torch.randn(30, 3, 4, 4, generator=g)
-    own = None if classes is None else classes[INDEX]
-    found = posterior(atoms, atoms[INDEX], eps, LEVELS, INDEX, own)
+    allowed = None if classes is None else atoms.alike(classes[INDEX], classes)
+    found = posterior(atoms, atoms[INDEX], eps, LEVELS, INDEX, allowed)
     for k, level in enumerate(LEVELS.tolist()):
         x_t = known[:30] + level * eps.flatten(1).double()
         for i in range(30):
-            same = torch.ones(80, dtype=torch.bool) if own is None else classes.repeat(2) == own[i]  # type: ignore[union-attr]
+            same = torch.ones(80, dtype=torch.bool) if classes is None else classes.repeat(2) == classes[i]
             mean, variance = brute(known[same], x_t[i : i + 1], level)
             torch.testing.assert_close(found.mean[k, i : i + 1].double(), mean, rtol=0, atol=2e-6)
             torch.testing.assert_close(found.variance[k, i : i + 1], variance, rtol=1e-5, atol=1e-7)

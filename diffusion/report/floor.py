@@ -1,0 +1,97 @@
+"""Where the loss is: a network's errors by noise level beside those of the best denoiser of its training images.
+
+On training images, that denoiser has the lowest possible error, the floor. With the photograph of each image left out,
+it is one of many that have not seen this image. The best of these, on average, has an error between the two. So a
+network is under-fitted if its error, even on images that it has seen, is higher than that of the denoiser that has not.
+It memorizes if its error on training images is lower than that on held-out images, with the same noises. Each is only
+claimed where the whole interval says so.
+"""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from diffusion.report import style
+from diffusion.report.page import Block, Chart, Section, write_files
+from diffusion.runs.folder import FLOOR, Run
+
+Row = dict[str, float]  # of floor.csv
+LOOKS: Any = {
+    "floor": {"label": "floor: best denoiser of the training images", "color": style.INK, "linewidth": 1.1},
+    "best": {"label": "the same without the image's photograph", "color": style.GREY, "linestyle": "--"},
+    "train": {"label": "network, training images", "color": style.VERMILION, "marker": "o"},
+    "held_out": {"label": "network, held-out images", "color": style.BLUE, "marker": "s"},
+}
+CAPTION = (
+    "Above: errors by noise level. On images that were not seen, the lowest possible error is in the shaded band, on "
+    "average. Below: how far the loss on training images is above its floor. Bars: intervals that hold together with "
+    "95%. All numbers are in floor.csv."
+)
+
+
+def sentence(rows: Sequence[Row]) -> str:
+    """Which noise levels are under-fitted, by how much, and which are being memorized."""
+
+    def claim(name: str, of: str, words: str, otherwise: str) -> str:
+        shown = [row for row in rows if row[name] - row[f"{name}_half"] > 0]  # not for NaN
+        if not shown:
+            return otherwise
+        most = max(shown, key=lambda row: row[name] / row[of])
+        much = f"{most[name] / most[of]:.1%} ± {most[f'{name}_half'] / most[of]:.1%} (at {most['level']:.2g})"
+        return f"at noise level{'s' * (len(shown) > 1)} {ranges(rows, shown)} {words.format(much)}"
+
+    low = "it is under-fitted: its error on training images is up to {} above that of their best denoiser without the "
+    memory = "it memorizes: its error on training images is up to {} below that on held-out images"
+    text = claim("behind", "best", low + "photograph of the image", "at no noise level is it shown to be under-fitted")
+    return f"{text[0].upper()}{text[1:]}; {claim('gap', 'held_out', memory, 'at none is it shown to memorize')}."
+
+
+def ranges(rows: Sequence[Row], shown: Sequence[Row]) -> str:
+    """The levels of the rows that are `shown`, in words: `0.02 to 0.11 and 20`."""
+    groups: list[list[str]] = [[]]
+    for row in rows:
+        if row in shown:
+            groups[-1].append(f"{row['level']:.2g}")
+        elif groups[-1]:
+            groups.append([])
+    return " and ".join(" to ".join(dict.fromkeys((group[0], group[-1]))) for group in groups if group)
+
+
+@style.styled
+def floor(rows: Sequence[Row]) -> Figure:
+    """The errors of x0 by noise level, and how far the loss is above its floor."""
+    of = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    figure = Figure((style.TALL[0], 4.6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    least, bars = min(of["train"].min(), of["held_out"].min()) / 3, {"markersize": 3, "elinewidth": 0.8, "capsize": 2}
+    above.fill_between(of["level"], np.maximum(of["floor"], least / 9), of["best"], color=style.LIGHT, alpha=0.5, lw=0)
+    for name, look in LOOKS.items():
+        half = of[f"{name}_half"] if "marker" in look else None
+        above.errorbar(of["level"], np.maximum(of[name], least / 9), half, **{"linewidth": 1.2, **bars, **look})
+    style.log_axis(above)
+    above.set(xscale="log", ylabel="squared error of $x_0$", ylim=(least, 2 * np.nanmax([of["best"], of["train"]])))
+    look = {**LOOKS["train"], "label": "loss above the floor"}
+    below.errorbar(of["level"], of["weight"] * of["above"], of["weight"] * of["above_half"], **bars, **look)
+    below.set(xlabel=r"noise level  $\sigma/\alpha$", ylabel="loss above its floor", ylim=(0, None))
+    below.xaxis.set_major_formatter("{x:g}")
+    style.legend_below(figure, above)
+    return figure
+
+
+def floor_blocks(folder: Path) -> list[Block | None]:
+    """The sentence and the chart; nothing without floor.csv."""
+    if not (folder / FLOOR).is_file():
+        return []
+    with (folder / FLOOR).open(encoding="utf-8", newline="") as text:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(text)]
+    return [sentence(rows), Chart(CAPTION, floor(rows), "figures/floor.png")]
+
+
+def write_floor(run: Run) -> list[Path]:
+    """Write the page of a study of the floor."""
+    title = f"Study {run.folder.resolve().name}"
+    return write_files(run.folder, "study.md", title, [Section("Where the loss is", floor_blocks(run.folder))])

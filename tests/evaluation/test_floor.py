@@ -1,0 +1,89 @@
+"""Where the loss is: a network that is the best denoiser is at the floor, and a run measures what a study measures."""
+
+import csv
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diffusion.data.module import Split
+from diffusion.evaluation.floor import measure
+from diffusion.process.denoiser import Denoiser
+from diffusion.process.prediction import X0
+from diffusion.process.schedule import VP
+from diffusion.report.floor import sentence
+
+g = torch.Generator().manual_seed(0)
+SHAPE = (1, 4, 4)
+
+
+def split(n: int) -> Split:
+    return Split(torch.randint(256, (n, *SHAPE), generator=g).to(torch.uint8), [f"{i}.png" for i in range(n)])
+
+
+class Best(nn.Module):
+    """E[x0 | x_t] of the training images, from the network's input x_t and label 1000·t − 1, by brute force."""
+
+    def __init__(self, images: Tensor):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.known = images.flatten(1).double() / 127.5 - 1
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        alpha, sigma = VP()((label.double() + 1) / 1000)
+        distance = (x.flatten(1).double()[:, None] - alpha[:, None, None] * self.known).square().sum(dim=2)
+        weights = torch.softmax(-distance / (2 * sigma[:, None] ** 2), dim=1)
+        return (self.scale * (weights @ self.known)).view_as(x).to(x.dtype)
+
+
+def measured(folder: Path, data: Any, scale: float) -> list[dict[str, float]]:
+    network = Best(data.splits["train"].images)
+    network.scale.data.fill_(scale)
+    measure(Denoiser(network, VP(), X0()), None, data, folder)
+    with (folder / "floor.csv").open() as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def test_the_best_denoiser_is_at_the_floor_and_memorizes(tmp_path) -> None:
+    data: Any = SimpleNamespace(splits={"train": split(200), "val": split(200)}, flip=False)
+    rows = measured(tmp_path, data, 1.0)
+    assert len(rows) == 13
+    assert all(row["noisy"] == row["images"] == 200 and row["weight"] == 1 for row in rows)  # of x0, without weights
+    assert all(abs(row["above"]) < 1e-6 for row in rows)
+    assert all(abs(row["train"] - row["floor"]) <= row["train_half"] for row in rows if row["floor"] > 0.01)
+    assert rows[0]["floor"] < 1e-9  # at little noise, each image is found again
+    assert 0.32 < rows[-1]["floor"] < 0.35  # at much noise, the variance of the images: 1/3
+    assert all(row["best"] > 0.2 for row in rows)  # without the image, all others are far from it
+    assert sentence(rows).startswith("At no noise level is it shown to be under-fitted; at noise levels 0.02 to ")
+
+
+def test_a_denoiser_with_too_much_contrast_is_under_fitted_where_the_noise_hides_the_images(tmp_path) -> None:
+    """At 20, the best denoiser's answer is nearly the mean image. One of 1.5 times the values has a higher error."""
+    data: Any = SimpleNamespace(splits={"train": split(200), "val": split(200)}, flip=False)
+    for part in data.splits.values():
+        part.images[:] = part.images // 2 + 100  # the mean image is not 0
+    rows = measured(tmp_path, data, 1.5)
+    last = rows[-1]
+    mean = data.splits["train"].images.double() / 127.5 - 1
+    assert last["above"] == pytest.approx(0.25 * float(mean.mean(dim=0).square().mean()), rel=0.2)
+    assert last["behind"] > last["behind_half"]
+    assert " to 20 it is under-fitted" in sentence(rows)
+
+
+def test_a_run_measures_at_its_end_what_a_study_of_it_measures(command, tiny, tmp_path) -> None:
+    words = [*tiny, "trainer.max_steps=1", "samples.n=0", "validation.floor=true", "hydra.run.dir=run"]
+    status, out, err = command("train", words)
+    assert status == 0, out + err
+    status, again, err = command("study", ["floor", "ckpt=run", "device=cpu", "hydra.run.dir=study"])
+    assert status == 0, again + err
+    assert "under-fitted" in out
+    assert "under-fitted" in again
+    first, second = ((tmp_path / name / "floor.csv").read_text() for name in ("run", "study"))
+    assert first == second
+    assert (tmp_path / "study/report.html").is_file()
+    assert (tmp_path / "study/figures/floor.png").is_file()
+    (row, *_) = csv.DictReader(first.splitlines())
+    assert float(row["weight"]) == pytest.approx(float(row["level"]) ** -2, rel=1e-3)  # the loss of eps is SNR times it
