@@ -14,11 +14,11 @@ from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.hub import is_address
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make, validated
-from diffusion.config.choices import RUN, choice, choices, searching
+from diffusion.config.choices import AUTO, RUN, choice, choices, searching
 from diffusion.config.schema import Sample
 from diffusion.console import count
 from diffusion.data import ImageData, to_unit
-from diffusion.edit.edits import Source, filling, of_picture, read_mask, read_picture
+from diffusion.edit.edits import Source, answering, filling, observation_of, of_picture, read_mask, read_picture
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import completed, make_drawing
 from diffusion.evaluation.drawing import Drawing
@@ -37,9 +37,9 @@ from diffusion.process.sampler import Sampler
 class Model:
     """A trained model on a device.
 
-    `sample`, `edit`, `inpaint` and `interpolate` draw n images, uint8 (n, C, H, W) on the CPU. Their options are those
-    of `drawing`, and `batch_size=64`, `progress=True`. Image i depends only on the weights, the options of `drawing`
-    and i. They raise UserError for what `diffusion sample` and `diffusion edit` refuse.
+    `sample`, `edit`, `inpaint`, `solve` and `interpolate` draw n images, uint8 (n, C, H, W) on the CPU. Their options
+    are those of `drawing`, and `batch_size=64`, `progress=True`. Image i depends only on the weights, the options of
+    `drawing` and i. They raise UserError for what `diffusion sample` and `diffusion edit` refuse.
 
     `restored` has its recipe (`config`), the `step` and the kind of its `weights`, and the `shape` of its images.
     """
@@ -91,8 +91,34 @@ class Model:
         shape = self.restored.shape
         fill, pixels = read_mask(mask, picture, shape), read_picture(picture, shape)
         with searching([self.config_dir]):
-            how = make(choice("inpainting", method), "inpainting")
+            how = choice("inpainting", method)
         return self._draw(n, lambda drawing: filling(drawing, pixels, fill, how), fills=True, **options)
+
+    def solve(
+        self,
+        picture: Source,
+        operator: str,
+        method: str | None = None,
+        noise_level: float | None = None,
+        observed: bool = False,
+        n: int = 8,
+        seed: int = 0,
+        **options: Any,
+    ) -> Tensor:
+        """Draw pictures that an operator, such as a blur, turns into what it makes of this one. Guidance: as `inpaint`.
+
+        Args:
+            picture: as for `edit`.
+            operator: a choice from conf/operator, perhaps with settings: "downsampling operator.factor=2".
+            method: a choice from conf/inpainting, such as "pigdm"; None: "mmps".
+            noise_level: the standard deviation of the observation's noise, where pixels lie in [−1, 1]; None: 0.02.
+            observed: the picture is what the operator made; otherwise it is applied to the picture.
+        """
+        with searching([self.config_dir]):
+            how = choice("inpainting", method) if method else {"from": AUTO}
+            node = choice("operator", operator)
+            seen, _ = observation_of(node, picture, self.restored.shape, noise_level, observed, seed)
+            return self._draw(n, lambda drawing: answering(drawing, seen, how), fills=True, seed=seed, **options)
 
     def interpolate(self, first: int, last: int, n: int = 8, **options: Any) -> Tensor:
         """Draw images from image 0 of seed `first` to image 0 of seed `last`, all with the class of the first.

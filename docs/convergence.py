@@ -1,4 +1,4 @@
-"""Measure every sampler's order of convergence; write docs/convergence.png and docs/samplers.md.
+"""Measure every sampler's order of convergence; write docs/convergence.png and, with `docs.inverse`, docs/samplers.md.
 
     python -m docs.convergence
 
@@ -43,6 +43,7 @@ from diffusion.process.sampler import (
 )
 from diffusion.process.schedule import VP, Schedule
 from diffusion.process.variance import fixed_large
+from docs import inverse
 from tests.support.oracle import GaussianOracle, sampler_moments
 
 HERE = Path(__file__).parent
@@ -274,6 +275,7 @@ from 0.79 to 1.02. `dpm_2m` with 10 steps on `cosine` rose from 0.009 to 0.031 o
 0.041 on the mixture of the table above. `dpm_3m` with 20 steps rose from 0.006 to 0.011 on most schedules, because of
 its curvature.
 
+{inverse}
 ## Grids and thresholds
 
 The choices of `grid@sampler.grid=` are `uniform` (trailing), `leading`, `linspace`, `quadratic`, `karras`, `edm`,
@@ -311,6 +313,7 @@ def main() -> None:
         stochastic=table(STOCHASTIC, covariance_errors),
         adaptive=adaptive_evaluations(oracle),
         defaults=defaults_table(),
+        inverse=inverse.section(),
     )
     (HERE / "samplers.md").write_text(page, encoding="utf-8")
     print(f"wrote {HERE / 'convergence.png'} and {HERE / 'samplers.md'}")

@@ -27,6 +27,7 @@ from diffusion.files import PACKAGE
 
 SEVERAL = ("logger", "callbacks")  # groups of which several choices can be combined
 RUN = "run"  # the choice of other commands that inherits the settings of the run, see `evaluation.commands`
+AUTO = "auto"  # the choice of inpainting by the operator, see `edit.edits`
 INHERITED = ("sampler", "guidance", "condition", "features", "metrics", "data")  # groups that have this choice
 OF_INIT = ("model", "schedule", "prediction")  # groups that a training inherits with the weights of `init`
 _COMPOSING = threading.Lock()  # Hydra's state belongs to the whole process; the studio's requests are threads
@@ -103,10 +104,13 @@ def register(command: str) -> None:
     """Register with Hydra what conf/COMMAND.yaml includes besides the files of conf/.
 
     These are the defaults of the command's settings, as COMMAND_settings, and the choice `run`. It accepts any
-    settings, because those of the run are not known yet. diffusion train has no run to inherit from.
+    settings, because those of the run are not known yet. diffusion train has no run to inherit from. The choice `auto`
+    of diffusion edit is alike.
     """
     store = ConfigStore.instance()
     store.store(f"{command}_settings", defaults(COMMANDS[command]))
+    if command == "edit":
+        store.store(name=AUTO, group="inpainting", node=DictConfig({"from": AUTO}, flags={"struct": False}))
     for group in INHERITED if command != "train" else ():
         node = {"defaults": ["_self_", *({f"/{part}@{part}": None} for part in inner_groups(group))], "from": RUN}
         store.store(name=RUN, group=group, node=DictConfig(node, flags={"struct": False}))

@@ -248,7 +248,7 @@ class Sample(Drawn):
 
 
 class Edit(Drawn):
-    """Draw variants of a picture, inpaint a part of it, or interpolate between two noises."""
+    """Draw variants of a picture, undo an operator such as a mask or a blur, or interpolate between two noises."""
 
     image: str | None = None
     """Picture to start from; it is cropped around its centre to the proportions of the model's images, and scaled."""
@@ -256,10 +256,15 @@ class Edit(Drawn):
     """How strongly the picture is changed: the fraction of the sampler's steps that are run. null: 0.6."""
     mask: str | None = None
     """Inpaint the picture where this mask of its proportions is white or transparent, by the method in `inpainting`."""
+    noise_level: NonNegative | None = None
+    """Standard deviation of the noise in what `operator` makes, where pixels lie in [-1, 1]. null: 0.02."""
+    observed: bool = False
+    """Whether the picture is what the operator made: small, blurred, grey. false: it is applied to the picture."""
     interpolate: Annotated[list[Seed], MinLen(2), MaxLen(2)] | None = None
     """Without a picture: interpolate from image 0 of one seed to image 0 of another."""
     n: Count = 8
-    """Number of variants or fillings, or of the images of an interpolation, including both ends."""
+    """Number of variants, fillings or answers, or of the images of an interpolation, including both ends."""
+    operator: OptionalGroup = None
     inpainting: Group
 
 

@@ -1,29 +1,35 @@
-"""The work of `diffusion edit`: variants of a picture, inpainting, and interpolation between two noises."""
+"""The work of `diffusion edit`: variants of a picture, inverse problems, and interpolation between two noises."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
+from diffusion.config.choices import AUTO, choice
 from diffusion.config.schema import Edit
 from diffusion.console import console, count
-from diffusion.data import Split, to_unit
+from diffusion.data import Split, to_uint8, to_unit
 from diffusion.data.images import Box, Unusable, middle, read, resized
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import begin, make_drawing, save_images
 from diffusion.evaluation.drawing import Drawing
-from diffusion.pixels import gif, grid, resolution_of
+from diffusion.pixels import MODES, gif, grid, resolution_of
 from diffusion.process.editing import Inpainting, SDEdit
+from diffusion.process.operators import Mask, Observation, observe
+from diffusion.randomness import Streams
 
 STRENGTH = 0.6  # default for SDEdit
+NOISE = 0.02  # default of the noise of observations: 2.5 of 255 grey levels
 COLUMNS = 12  # of grid.png, at most
 SIDE = 320  # pixels; of a picture in grid.png that is larger than the model's
 GREY = 127  # of 0 to 255: mask pixels brighter than this are filled
@@ -42,10 +48,16 @@ def draw_edits(settings: Edit, folder: Path) -> None:
     between = settings.interpolate
     if (settings.image is None) == (between is None):
         raise UserError("add image=PICTURE to edit it, or interpolate=[0,1] for images between two seeds; not both")
-    if between and (settings.mask or settings.strength or settings.labels or settings.seed not in (None, between[0])):
-        raise UserError("interpolate has neither mask, strength, labels nor seed (only label=CLASS); remove them")
-    if settings.mask is not None and settings.strength is not None:
-        raise UserError("mask and strength cannot be combined: remove one of them")
+    undo = settings.mask or settings.operator
+    if between and (undo or settings.strength or settings.labels or settings.seed not in (None, between[0])):
+        raise UserError("interpolate has no mask, operator, strength, labels or seed (only label=CLASS); remove them")
+    if undo and settings.strength is not None:
+        raise UserError("mask and operator cannot be combined with strength: remove it")
+    masks = (settings.operator or {}).get("_target_") == f"{Mask.__module__}.{Mask.__name__}"
+    if settings.operator and masks != (settings.mask is not None):
+        raise UserError("operator=mask needs mask=MASK, and the other operators have none; add or remove mask=MASK")
+    if (not settings.operator or masks) and (settings.noise_level is not None or settings.observed):
+        raise UserError("noise_level and observed are of operators other than a mask; remove them")
     settings, restored, (device,) = begin(settings)
     drawing, before, paste = edited(make_drawing(settings, restored), settings, restored)
     n = settings.n
@@ -73,6 +85,11 @@ def edited(
         nothing = torch.zeros(0, *restored.shape, dtype=torch.uint8)
         return replace(drawing, between=(first, last), seed=first), nothing, None
     source = image if image is not None else str(settings.image)
+    if settings.mask is None and settings.operator is not None:
+        observation, before = observation_of(
+            settings.operator, source, restored.shape, settings.noise_level, settings.observed, drawing.seed
+        )
+        return answering(drawing, observation, settings.inpainting), before, None
     picture = read_picture(source, restored.shape)
     if settings.mask is None:
         sampler = SDEdit(drawing.sampler, to_unit(picture), settings.strength or STRENGTH)
@@ -81,7 +98,7 @@ def edited(
         return replace(of_picture(drawing, picture), sampler=sampler), picture[None], None
     white = mask if mask is not None else settings.mask
     fill = read_mask(white, source, restored.shape)
-    filled = filling(drawing, picture, fill, make(settings.inpainting, "inpainting"))
+    filled = filling(drawing, picture, fill, settings.inpainting)
     whole, (_, height, width) = upright("image", source, restored.shape), restored.shape
     part = upright("mask", white, (1, height, width)).resize(whole.size).point(lambda value: 255 * (value > GREY))
     box = left, top, right, bottom = middle((0, 0, *whole.size), [height, width])
@@ -102,11 +119,13 @@ def pasted(images: Tensor, whole: Image.Image, fill: Image.Image, box: Box) -> l
     return pictures
 
 
-def filling(drawing: Drawing, picture: Tensor, fill: Tensor, method: Callable[..., Inpainting]) -> Drawing:
+def filling(drawing: Drawing, picture: Tensor, fill: Tensor, method: Mapping[str, Any]) -> Drawing:
     """`drawing`, changed to fill a picture, uint8 (C, H, W), where `fill`, bool (H, W), is true, and keep the rest."""
     if bool(fill.all()):
         raise UserError("mask: it covers the whole picture, so nothing is kept; use `diffusion sample` instead")
-    return replace(of_picture(drawing, picture), sampler=method(drawing.sampler, to_unit(picture), ~fill))
+    known = Mask(~fill)
+    seen = Observation(known, tuple(picture.shape), known(to_unit(picture))[None])
+    return answering(of_picture(drawing, picture), seen, method)
 
 
 def of_picture(drawing: Drawing, picture: Tensor) -> Drawing:
@@ -115,6 +134,45 @@ def of_picture(drawing: Drawing, picture: Tensor) -> Drawing:
     if given is None or given.split is None or given.condition.attached:
         return drawing
     return replace(drawing, given=replace(given, words="the picture", split=Split(picture[None], ["picture"])))
+
+
+def observation_of(
+    operator: Mapping[str, Any],
+    source: Source,
+    shape: tuple[int, int, int],
+    noise: float | None = None,
+    already: bool = False,
+    seed: int = 0,
+) -> tuple[Observation, Tensor]:
+    """An observation by a choice of conf/operator; and the pictures to show, uint8 (m, C, H, W).
+
+    Raises UserError for an operator that does not suit the images, or a picture that does not suit the operator.
+
+    Args:
+        already: the picture is what the operator made; otherwise the operator is applied, and noise added by the seed.
+    """
+    made, noise = make(operator, "operator"), NOISE if noise is None else noise
+    blank = torch.zeros(shape)
+    channels, *size = observe(made, blank, 0, Streams([seed]))[0].shape
+    pictures = [] if already else [read_picture(source, shape)]
+    if pictures:
+        y = observe(made, to_unit(pictures[0]), noise, Streams.of(1, seed, "observation"))
+    elif len(size) == 2 and channels in MODES:
+        y = to_unit(read_picture(source, (channels, size[0], size[1])))[None]
+    else:
+        raise UserError(f"observed: what the operator makes is no picture, but {(channels, *size)}; set observed=false")
+    if len(size) == 2 and channels in (1, shape[0]):
+        pictures.append(F.interpolate(to_uint8(y), shape[1:])[0].expand(shape))
+    return Observation(made, shape, y, noise), torch.stack([*pictures, blank.byte()])[:-1]
+
+
+def answering(drawing: Drawing, observation: Observation, method: Mapping[str, Any]) -> Drawing:
+    """`drawing`, changed to draw images with this observation, by a choice of conf/inpainting, or the usual one."""
+    node = dict(method)
+    if node.pop("from", None) == AUTO:
+        node = choice("inpainting", "repaint" if observation.exact else "mmps", **node)
+    how: Callable[..., Inpainting] = make(node, "inpainting")
+    return replace(drawing, sampler=how(drawing.sampler, observation))
 
 
 def reduced(pictures: Sequence[Image.Image], side: int = SIDE) -> Tensor:

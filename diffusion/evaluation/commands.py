@@ -68,13 +68,13 @@ def completed(settings: S, restored: Restored | None, fills: bool = False) -> S:
 
     Args:
         fills: whether part of a picture is filled, for which guidance by an earlier step is too strong, and left out;
-            also implied by settings with a `mask`.
+            also implied by settings with a `mask` or an `operator`.
     """
     values, recipe = settings.model_dump(), restored.config if restored else {}
     step = restored.facts.get("guidance_step") if restored else None
     if restored and step and values.get("guidance") == {"from": RUN}:
         missing = restored.step <= step or kept(restored.path.parent, step) is None
-        if missing or fills or values.get("mask") is not None:
+        if missing or fills or values.get("mask") or values.get("operator"):
             why = "its folder has no such weights" if missing else "too strong for fillings; guidance=early turns it on"
             console.print(f"drawn without its run's guidance by step {step}: {why}", style="yellow")
             values["guidance"] = None

@@ -1,8 +1,9 @@
 """Sampling from a picture: variants of it, inpainting, and interpolations of two noises.
 
 Each wraps a sampler as another sampler, so guidance, thresholds and conditions work as usual. Inpainting samples
-p(x0 | x0 = y where known), without gradients; docs/mathematics.md states how far each method is from it on a Gaussian.
-Pictures y (C, H, W) lie in [−1, 1].
+p(x0 | y), where y is the known part of a picture, or another linear observation of it (`operators.py`); here without
+gradients, in `posterior.py` with them. docs/samplers.md states how far each method is from it on a Gaussian. Pictures
+(C, H, W) lie in [−1, 1].
 """
 
 import math
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoise, diffuse, expand
+from diffusion.process.operators import MOST, Mask, Observation
 from diffusion.process.sampler import Evaluator, Past, Point, Sampler, Stepped, Time
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Seeds, Streams, real_dtype
@@ -23,9 +25,9 @@ from diffusion.randomness import Seeds, Streams, real_dtype
 class Wrapping(Sampler):
     """Base class: a sampler that runs `inner` on a picture."""
 
-    def __init__(self, inner: Sampler, picture: Tensor):
+    def __init__(self, inner: Sampler):
         super().__init__(inner.steps, inner.grid, inner.threshold)
-        self.inner, self.picture = inner, picture[None]
+        self.inner = inner
         if inner.adaptive and inner.steps < 10:
             raise UserError(f"sampler: an edit starts between two of the {inner.steps} parts of the ODE; set 50 steps")
 
@@ -38,7 +40,8 @@ class SDEdit(Wrapping):
     """
 
     def __init__(self, inner: Sampler, picture: Tensor, strength: Annotated[float, Gt(0), Le(1)] = 0.6):
-        super().__init__(inner, picture)
+        super().__init__(inner)
+        self.picture = picture[None]
         if not 0 < strength <= 1:
             raise UserError(f"strength {strength:g}; expected a number in (0, 1]; 1 keeps nothing of the picture")
         self.steps = max(1, round(strength * inner.steps))
@@ -61,20 +64,21 @@ class SDEdit(Wrapping):
 
 
 class Inpainting(Wrapping):
-    """Base class: fills in the pixels of a picture that are not `known`, bool (H, W). Subclasses define `step`."""
+    """Base class: samples of p(x0 | y) for an observation y. Known pixels are kept exactly if they have no noise."""
 
-    def __init__(self, inner: Sampler, picture: Tensor, known: Tensor):
-        super().__init__(inner, picture)
-        if known.dtype != torch.bool or bool(known.all()):
-            raise UserError("mask: expected bool, true where the picture is known, and false to fill at least a pixel")
-        self.known = known.expand(picture.shape)[None]
+    def __init__(self, inner: Sampler, observation: Observation):
+        super().__init__(inner)
+        self.observation = observation
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        return self.with_known(super().__call__(*args, **kwargs), self.picture)
+        return self.with_known(super().__call__(*args, **kwargs))
 
-    def with_known(self, x: Tensor, values: Tensor) -> Tensor:
-        """x with the known pixels replaced by `values`."""
-        return torch.where(self.known.to(x.device), values.to(x), x)
+    def with_known(self, x: Tensor, alpha: float = 1.0, noise: Tensor | float = 0.0) -> Tensor:
+        """x with the known pixels replaced by alpha y + noise, if the observation is `exact`; else x."""
+        operator = self.observation.operator
+        if not (isinstance(operator, Mask) and self.observation.exact):
+            return x
+        return torch.where(operator.known.to(x.device), alpha * self.observation.y.to(x) + noise, x)
 
 
 class RePaint(Inpainting):
@@ -87,13 +91,15 @@ class RePaint(Inpainting):
     plain replacement, which does not converge to the conditional distribution.
     """
 
-    def __init__(self, inner: Sampler, picture: Tensor, known: Tensor, passes: Annotated[int, Ge(1)] = 10):
-        super().__init__(inner, picture, known)
+    def __init__(self, inner: Sampler, observation: Observation, passes: Annotated[int, Ge(1)] = 10):
+        super().__init__(inner, observation)
+        if not observation.exact:
+            raise UserError("inpainting: RePaint only fills a mask, without noise; choose mmps, pigdm or split_gibbs")
         self.passes = passes
 
     def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         for left in reversed(range(self.passes if s.sigma > 0 else 1)):
-            x_t = self.with_known(x_t, t.alpha * self.picture.to(x_t) + t.sigma * streams.normal_like(x_t))
+            x_t = self.with_known(x_t, t.alpha, t.sigma * streams.normal_like(x_t))
             x_s, now = self.inner.step(denoise, x_t, t, s, [], streams)
             if left:
                 added = t.sigma * math.sqrt(-math.expm1(2 * (t.lam - s.lam)))
@@ -102,17 +108,17 @@ class RePaint(Inpainting):
 
 
 class SplitGibbs(Inpainting):
-    """Gibbs sampling of (x0, z), z = x0 + ρ·noise, with z = y where known, for decreasing ρ (PnP-DM, Algorithm 1).
+    """Gibbs sampling of (x0, z), z = x0 + ρ ε, with y = A z + noise, for decreasing ρ (PnP-DM, Algorithm 1).
 
     For each of the decreasing noise levels ρ = sigma_t/alpha_t, chosen from the sampler's grid, draw
-        z  | x0:  y where known, and x0 + ρ ε elsewhere;
-        x0 | z:   a sample of the sampler, started from x_t = alpha_t z at time t.
+        z  | x0, y:  x0 + ρ ε, replaced by y where known; for other observations, see `conditioned`;
+        x0 | z:      a sample of the sampler, started from x_t = alpha_t z at time t.
     (Coeurdoux et al. 2023; Wu et al. 2024.) If the second draw is exact, which needs a sampler that adds noise, the
-    stationary distribution at a fixed ρ is exactly p(x0 | x0 + ρ ε = y where known), the target as ρ → 0.
+    stationary distribution at a fixed ρ is exactly p(x0 | A (x0 + ρ ε) + noise = y), the target as ρ → 0.
     """
 
-    def __init__(self, inner: Sampler, picture: Tensor, known: Tensor, rounds: Annotated[int, Ge(1)] = 20):
-        super().__init__(inner, picture, known)
+    def __init__(self, inner: Sampler, observation: Observation, rounds: Annotated[int, Ge(1)] = 20):
+        super().__init__(inner, observation)
         self.steps, self.grid, self.threshold = min(rounds, inner.steps), self.levels, None
 
     def levels(self, schedule: Schedule, n: int) -> Tensor:
@@ -122,12 +128,24 @@ class SplitGibbs(Inpainting):
 
     def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         last: list[Any] = []
-        x_t = self.with_known(x_t, t.alpha * self.picture)
+        x_t = self.conditioned(x_t, t, streams)
         x0 = self.inner(denoise.denoise, x_t, streams, lambda k, x, estimate: last.append(estimate), t.t)
         denoise.evaluations += self.inner.evaluations
-        x0 = self.with_known(x0, self.picture)
+        x0 = self.with_known(x0)
         x_s = x0 if s.sigma == 0 else s.alpha * x0 + s.sigma * streams.normal_like(x0)
         return x_s, Point(t, x_t, last[-1])
+
+    def conditioned(self, x_t: Tensor, t: Time, streams: Streams) -> Tensor:
+        """x_t = alpha_t (x0 + ρ ε), given y: with y' = alpha_t (y + noise ε'), independent of x_t,
+        x_t + sigma_t² Aᵀ (alpha_t² noise² I + sigma_t² A Aᵀ)⁻¹ (y' − A x_t)    (Matheron's rule).
+        """
+        observed = self.observation
+        if observed.exact:
+            return self.with_known(x_t, t.alpha)
+        seen = observed.operator(x_t)
+        residual = t.alpha * (observed.y.to(seen) + observed.noise * streams.normal_like(seen)) - seen
+        shift = observed.gain(residual, lambda x: t.sigma**2 * x, t.alpha * observed.noise, MOST)
+        return x_t + t.sigma**2 * shift
 
 
 class Between(Streams):

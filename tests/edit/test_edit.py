@@ -1,5 +1,6 @@
 """`diffusion edit` and the library's equivalent: variants of an image, inpainting, images between two noises."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from torch import Tensor
 
 import diffusion
 from diffusion.evaluation.drawing import Drawing
+from diffusion.files import PACKAGE
 from diffusion.library import Model
 from diffusion.pixels import tiles
 from diffusion.process.sampler import DDIM
@@ -67,6 +69,18 @@ def drawn(command, run: Path, *words: str, folder: str = "out") -> Tensor:
         (
             ["image=picture.png", "mask=mask.png", "inpainting=split_gibbs", "sampler=dpm_2m_sde", "sampler.steps=5"],
             lambda m: m.inpaint(PICTURE, FILL, "split_gibbs", sampler="dpm_2m_sde", steps=5),
+        ),
+        (
+            ["image=picture.png", "operator=downsampling", "operator.factor=2", "n=3"],
+            lambda m: m.solve("picture.png", "downsampling operator.factor=2", n=3, batch_size=2),
+        ),
+        (
+            ["image=picture.png", "operator=grey", "observed=true", "noise_level=0.1", "inpainting=split_gibbs"],
+            lambda m: m.solve(PICTURE, "grey", "split_gibbs", 0.1, True),
+        ),
+        (
+            ["image=picture.png", "operator=blur", "inpainting.iterations=1", "seed=3", "n=3"],
+            lambda m: m.solve("picture.png", "blur", "mmps inpainting.iterations=1", seed=3, n=3),
         ),
         (["interpolate=[3,4]", "n=5"], lambda m: m.interpolate(3, 4, 5, batch_size=2)),
     ],
@@ -146,6 +160,26 @@ REFUSED = {
     "nothing to fill": ["image=picture.png", "mask=black.png"],
     "nothing to keep": ["image=picture.png", "mask=white.png"],
     "an unknown method": ["image=picture.png", "mask=mask.png", "inpainting=repint"],
+    "a setting of another method": ["image=picture.png", "operator=blur", "inpainting.passes=2"],
+    "an operator with a strength": ["image=picture.png", "operator=blur", "strength=0.5"],
+    "an operator with a mask": ["image=picture.png", "operator=blur", "mask=mask.png"],
+    "a mask without its picture": ["image=picture.png", "operator=mask"],
+    "an operator between seeds": ["interpolate=[0,1]", "operator=blur"],
+    "noise of a mask": ["image=picture.png", "mask=mask.png", "noise_level=0.1"],
+    "a factor that does not divide the size": ["image=picture.png", "operator=downsampling", "operator.factor=3"],
+    "a method for masks": ["image=picture.png", "operator=blur", "inpainting=repaint"],
+    "an operator that is not linear": [
+        "image=picture.png",
+        "+operator._target_=torch.sqrt",
+        "+operator._partial_=true",
+    ],
+    "an observation that is no picture": [
+        "image=picture.png",
+        "+operator._target_=torch.flatten",
+        "+operator._partial_=true",
+        "+operator.start_dim=1",
+        "observed=true",
+    ],
     "a class of a model without labels": ["image=picture.png", "label=3"],
 }
 
@@ -156,3 +190,26 @@ def test_what_cannot_be_drawn_is_refused_with_one_line(command, two_steps, pictu
     assert (status, err.count("\n")) == (2, 1)
     assert err.startswith("error: ")
     assert not Path("out/images").exists()
+
+
+def test_the_picture_of_an_inverse_problem_shows_the_original_and_the_observation(command, two_steps, pictures):
+    words = ["image=picture.png", "operator=downsampling", "operator.factor=4", "n=2", "noise_level=0"]
+    images = drawn(command, two_steps, *words)
+    shown = tiles(Image.open("out/grid.png"))
+    original, seen, one, two = shown[:, :: shown.shape[1] // 8, :: shown.shape[1] // 8]
+    assert (original == PICTURE.movedim(0, -1).numpy()).all()
+    assert (seen[:4, 4:] == PICTURE.movedim(0, -1)[:4, 4:].numpy()).all()
+    assert (one == images[0].movedim(0, -1).numpy()).all()
+    assert (two == images[1].movedim(0, -1).numpy()).all()
+    drawn(command, two_steps, *words, "observed=true", folder="observed")
+    assert len(tiles(Image.open("observed/grid.png"))) == 4  # the observation, a gap, two answers
+
+
+def test_the_operator_of_the_page_works(command, two_steps, pictures, monkeypatch):
+    page = (PACKAGE.parent / "docs/editing.md").read_text("utf-8")
+    code, yaml = (re.search(rf"```{language}\n(.*?)```", page, re.DOTALL)[1] for language in ("python", "yaml"))
+    (pictures / "rows.py").write_text(code)
+    (pictures / "conf/operator").mkdir(parents=True)
+    (pictures / "conf/operator/rows.yaml").write_text(yaml)
+    monkeypatch.syspath_prepend(str(pictures))
+    drawn(command, two_steps, "--config-dir", "conf", "image=picture.png", "operator=rows", "n=2")

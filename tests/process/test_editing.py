@@ -1,6 +1,7 @@
 """Inpainting samples the conditional distribution; SDEdit starts from the noised image; interpolated noise is noise."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,6 +12,8 @@ from torch import Tensor
 from diffusion.process import grid
 from diffusion.process.denoiser import clip, diffuse
 from diffusion.process.editing import Between, Inpainting, RePaint, SDEdit, SplitGibbs
+from diffusion.process.operators import Mask, Observation
+from diffusion.process.posterior import MMPS
 from diffusion.process.sampler import DDIM, DPMSolver, Sampler, UniPC
 from diffusion.randomness import Streams, seed_for
 from tests.support.oracle import GaussianOracle, sampler_moments
@@ -18,6 +21,7 @@ from tests.support.oracle import GaussianOracle, sampler_moments
 Y = 0.9  # the known value, 1 standard deviation above its mean
 KNOWN_FIRST = torch.tensor([Y, 7.0, -7.0], dtype=torch.float64).reshape(3, 1, 1)
 KNOWN = torch.tensor([True, False, False]).reshape(3, 1, 1)
+SEEN = Observation(Mask(KNOWN), (3, 1, 1), KNOWN_FIRST[None])
 SDE = partial(DPMSolver, eta=1.0)
 
 
@@ -40,7 +44,7 @@ GIBBS_10, GIBBS_20 = (partial(SplitGibbs, rounds=n) for n in (10, 20))
 
 def law(method: Callable[..., Inpainting], sampler: Sampler) -> tuple[Tensor, Tensor]:
     oracle = GaussianOracle(SCHEDULES["vp"], MEAN, COVARIANCE)
-    mean, covariance = sampler_moments(method(sampler, KNOWN_FIRST, KNOWN), oracle)
+    mean, covariance = sampler_moments(method(sampler, SEEN), oracle)
     assert mean[0] == Y
     assert covariance[0].abs().max() == 0
     return mean[1:], covariance[1:, 1:]
@@ -69,12 +73,18 @@ class Counting(GaussianOracle):
 
 @pytest.mark.parametrize(
     ("method", "evaluations"),
-    [(REPAINT, 10), (REPAINT_2, 9 * 2 + 1), (partial(SplitGibbs, rounds=5), 10 + 8 + 6 + 4 + 2), (GIBBS_20, 55)],
+    [
+        (REPAINT, 10),
+        (REPAINT_2, 9 * 2 + 1),
+        (partial(SplitGibbs, rounds=5), 10 + 8 + 6 + 4 + 2),
+        (GIBBS_20, 55),
+        (MMPS, 10),
+    ],
 )
 def test_evaluations_are_counted_and_conditions_and_thresholds_reach_the_denoiser(method, evaluations):
     oracle = Counting(SCHEDULES["cosine"], MEAN, COVARIANCE)
     streams = Streams.of(2, "drawn")
-    sampler = method(DDIM(10, threshold=partial(clip, limit=0.01)), KNOWN_FIRST.float(), KNOWN)
+    sampler = method(DDIM(10, threshold=partial(clip, limit=0.01)), replace(SEEN, y=SEEN.y.float()))
     seen = []
     noise = streams.normal(3, 1, 1)
     x = sampler(oracle, noise, streams, lambda k, x, e: seen.append((k, e)), classes=torch.tensor([4, 5]))

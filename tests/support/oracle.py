@@ -73,24 +73,24 @@ def sampler_moments(
     vectors, one for each random value, yields the matrix of this map.
     """
     D = oracle.means.shape[1]
-    counter = _UnitNoise(D)
+    counter = _UnitNoise(1 + D)
     sampler(oracle, torch.zeros(1, D, 1, 1, dtype=torch.float64), counter)
-    noise = torch.zeros(1 + D * (1 + counter.draws), D, 1, 1, dtype=torch.float64)
+    noise = torch.zeros(counter.row, D, 1, 1, dtype=torch.float64)
     noise[1 : 1 + D, :, 0, 0] = torch.eye(D)
-    rows = sampler(oracle, noise, _UnitNoise(D)).flatten(1)
+    rows = sampler(oracle, noise, _UnitNoise(1 + D)).flatten(1)
     G = rows[1:] - rows[0]
     return rows[0], G.T @ G
 
 
 class _UnitNoise:
-    """Streams whose draw j is the D×D identity in D rows of the batch and 0 in all other rows (`sampler_moments`)."""
+    """Streams of which a draw of M values is the M×M identity in the next M rows of the batch, and 0 in all others."""
 
-    def __init__(self, D: int):
-        self.D, self.draws = D, 0
+    def __init__(self, row: int):
+        self.row = row  # the next
 
     def normal_like(self, x: Tensor) -> Tensor:
         z = torch.zeros_like(x)
-        rows = z[1 + self.D * (1 + self.draws) :][: self.D]
-        rows[:, :, 0, 0] = torch.eye(self.D)[: len(rows)]
-        self.draws += 1
+        M = x[0].numel()
+        z.flatten(1)[self.row :][:M] = torch.eye(M, dtype=x.dtype)[: max(0, len(x) - self.row)]
+        self.row += M
         return z

@@ -1,0 +1,120 @@
+"""Linear observations of an image: y = A x0 + noise·z, with z ~ N(0, I).
+
+An operator A is any linear function from images (B, C, H, W) to (B, ...), or an object that is called like one. Its
+adjoint Aᵀ is the method `adjoint`, if it has one, and otherwise computed by autograd.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Gt
+from torch import Tensor
+
+from diffusion.errors import UserError, first_line
+from diffusion.randomness import Streams
+
+Operator = Callable[[Tensor], Tensor]
+MOST = 100  # iterations of conjugate gradients that need no network
+
+
+class Mask:
+    """Keeps the pixels of an image that are `known`, bool (H, W), and sets the others to 0. It is its own adjoint."""
+
+    def __init__(self, known: Tensor):
+        if known.dtype != torch.bool or bool(known.all()):
+            raise UserError("mask: expected bool, true where the picture is known, and false to fill at least a pixel")
+        self.known = known
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x * self.known.to(x.device)
+
+
+def downsampling(x: Tensor, factor: Annotated[int, Ge(2)] = 4) -> Tensor:
+    """The mean of each square of factor × factor pixels: (B, C, H, W) -> (B, C, H/factor, W/factor)."""
+    height, width = x.shape[2:]
+    if height % factor or width % factor:
+        raise UserError(f"operator.factor={factor} does not divide the {width}x{height} pixels of the model's images")
+    return F.avg_pool2d(x, factor)
+
+
+def blur(x: Tensor, width: Annotated[float, Gt(0)] = 2.0) -> Tensor:
+    """Gaussian blur of standard deviation `width`, in pixels; its weights sum to 1 at the borders, too."""
+    for _ in range(2):
+        i = torch.arange(x.shape[-1], dtype=x.dtype, device=x.device)
+        x = (x @ (-((i[:, None] - i) ** 2) / (2 * width**2)).softmax(dim=0)).transpose(2, 3)
+    return x
+
+
+def grey(x: Tensor) -> Tensor:
+    """The luminance of RGB images (ITU-R BT.601, as in Pillow): (B, 3, H, W) -> (B, 1, H, W)."""
+    if x.shape[1] != 3:
+        raise UserError(f"operator=grey needs images with 3 channels; those of the model have {x.shape[1]}")
+    return torch.einsum("bchw,c->bhw", x, x.new_tensor([0.299, 0.587, 0.114]))[:, None]
+
+
+def observe(operator: Operator, x0: Tensor, noise: float, streams: Streams) -> Tensor:
+    """y (1, ...) of an image x0 (C, H, W), with noise from one stream. Raises UserError if A x0 cannot be computed."""
+    try:
+        y = operator(x0[None])
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"operator: it fails for an image of {tuple(x0.shape)}: {first_line(error)}") from error
+    return y + noise * streams.normal_like(y)
+
+
+@dataclass(eq=False)
+class Observation:
+    """What is known of an image of `shape` (C, H, W): y (1, ...). Raises UserError if the operator is not linear."""
+
+    operator: Operator
+    shape: tuple[int, ...]
+    y: Tensor
+    noise: float = 0.0  # its standard deviation, in the units of the image
+
+    def __post_init__(self) -> None:
+        u = Streams.of(1, "u").normal_like(self.y)
+        x = Streams.of(1, "x").normal(*self.shape).to(u)
+        one, other = float((self.operator(x) * u).sum()), float((x * self.adjoint(u)).sum())
+        if not abs(one - other) <= 1e-2 * float(self.operator(x).norm()):  # of which each is a random part; NaN
+            raise UserError(f"operator: ⟨A x, u⟩ = {one:.4g}, ⟨x, Aᵀu⟩ = {other:.4g}; A must be linear, Aᵀ its adjoint")
+
+    @property
+    def exact(self) -> bool:
+        """Whether y are pixels of the image itself, without noise."""
+        return isinstance(self.operator, Mask) and self.noise == 0
+
+    def adjoint(self, u: Tensor) -> Tensor:
+        """Aᵀu (B, C, H, W) for u (B, ...)."""
+        if (own := getattr(self.operator, "adjoint", None)) is not None:
+            return own(u)
+        with torch.enable_grad():
+            x = u.new_zeros(len(u), *self.shape).requires_grad_()
+            return torch.autograd.grad(self.operator(x), x, u)[0]
+
+    def gain(self, residual: Tensor, V: Callable[[Tensor], Tensor], noise: float, iterations: int) -> Tensor:
+        """Aᵀ (noise² I + A V Aᵀ)⁻¹ residual (B, C, H, W), by conjugate gradients; V(v) is the product with V.
+
+        An image stops when its residual is √ε of the first, with ε of its dtype, or at a curvature below 0.
+        """
+
+        def dot(v: Tensor, w: Tensor) -> Tensor:
+            return (v * w).flatten(1).sum(dim=1).view(-1, *[1] * (v.dim() - 1))
+
+        u, r, p, square = torch.zeros_like(residual), residual, residual, dot(residual, residual)
+        active, end = square > 0, torch.finfo(r.dtype).eps * square
+        for _ in range(iterations):
+            q = noise**2 * p + self.operator(V(self.adjoint(p)))
+            curvature = dot(p, q)
+            active = active & (curvature > 0)
+            step = torch.where(active, square / curvature, 0.0)
+            u, r, before = u + step * p, r - step * q, square
+            square = dot(r, r)
+            active = active & (square > end)
+            if not active.any():
+                break
+            p = r + torch.where(active, square / before, 0.0) * p
+        return self.adjoint(u)
