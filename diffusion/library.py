@@ -27,7 +27,7 @@ from diffusion.evaluation.together import choose_device
 from diffusion.metric import score as metrics_of
 from diffusion.metric.precision import products
 from diffusion.metric.record import Score
-from diffusion.pixels import MODES, resolution_of
+from diffusion.pixels import MODES, POINTS, only_pictures, resolution_of
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.editing import SDEdit
 from diffusion.process.sampler import Sampler
@@ -70,6 +70,7 @@ class Model:
                 its centre to the proportions of the model's images and downscaled.
             strength: the fraction of the sampler's steps to run, above 0 and at most 1; higher values change more.
         """
+        only_pictures("edit", self.restored.shape[0])
         pixels = read_picture(picture, self.restored.shape)
 
         def change(made: Drawing) -> Drawing:
@@ -89,6 +90,7 @@ class Model:
             method: a choice from conf/inpainting, perhaps with settings: "repaint inpainting.passes=20".
         """
         shape = self.restored.shape
+        only_pictures("inpaint", shape[0])
         fill, pixels = read_mask(mask, picture, shape), read_picture(picture, shape)
         with searching([self.config_dir]):
             how = choice("inpainting", method)
@@ -227,13 +229,14 @@ def score(
     tensor, for fewer than 4, and for a reference that does not exist.
 
     Args:
-        images: uint8 (n, C, H, W), grey, RGB or RGBA.
+        images: uint8 (n, C, H, W), grey, RGB or RGBA; or points, float32 (n, 2, 1, 1), for features="points".
         reference: real images like `images`; or a choice from conf/data or a folder of images, which is read in the
             size and with the channels of the images, and of which a split is used: train, val or test.
         features, metrics: choices from conf/features and conf/metrics.
         device: the device of the feature extractor, as for `load`.
     """
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in MODES:
+    points = images.dtype == torch.float32 and images.shape[1:] == (POINTS, 1, 1)
+    if not points and (images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in MODES):
         raise UserError(f"images: got {images.dtype} {tuple(images.shape)}; expected uint8 (n, C, H, W), C 1, 3 or 4")
     extractor = make(choice("features", features), "features").to(choose_device(device))
     chosen = make_metrics(choice("metrics", metrics))

@@ -1,12 +1,14 @@
 """Images as numbers: their sizes and channels, and grids and GIFs of them in files.
 
-1 channel is grey, 3 are RGB, 4 are RGBA (the last channel is opacity). What is known about a grid is stored in the PNG
+1 channel is grey, 3 are RGB, 4 are RGBA (the last channel is opacity). 2 channels are points of the plane (see
+`data.points`), float32 (N, 2, 1, 1), of which a picture shows many. What is known about a grid is stored in the PNG
 file (`tEXt` chunk "grid"), so `tiles` can split it into images again.
 """
 
 import json
 import math
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,9 +28,12 @@ Channels = Literal[1, 3, 4]
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Channels -> Pillow's mode."""
+POINTS = 2  # channels of points of the plane
 GAP = 2  # white pixels between the images of a grid
 WIDTH = 640  # pixels; target width of a picture for display
 ABOUT = "grid"  # PNG text chunk: about a grid
+PLANE, LIMIT = 520, 1.6  # a picture of points: its side in pixels, and the largest coordinate that it shows
+GROUND, REAL, DRAWN = (20, 20, 30), (105, 105, 120), (255, 176, 60)  # its colours: samples over real points
 
 
 def height_width(resolution: int | Sequence[int]) -> tuple[int, int]:
@@ -40,6 +45,40 @@ def height_width(resolution: int | Sequence[int]) -> tuple[int, int]:
 def resolution_of(height: int, width: int) -> int | list[int]:
     """The `Resolution` of H and W."""
     return height if height == width else [height, width]
+
+
+def to_unit(image: Tensor) -> Tensor:
+    """uint8 0..255 -> float32 [-1, 1]: x/127.5 - 1. Points stay as they are."""
+    return image if image.is_floating_point() else image.float().div_(127.5).sub_(1)
+
+
+def to_uint8(image: Tensor) -> Tensor:
+    """float [-1, 1] -> uint8 0..255, rounded to the nearest. Other values are clamped. Points stay float32."""
+    if image.shape[-3:] == (POINTS, 1, 1):
+        return image.float()
+    return image.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def pictures(images: Tensor, real: Tensor | None = None) -> Tensor:
+    """Images as they are; points (N, 2, 1, 1) as one picture, uint8 (1, 3, PLANE, PLANE), over the points `real`."""
+    if images.shape[1] != POINTS:
+        return images
+    canvas = torch.tensor(GROUND, dtype=torch.uint8).view(3, 1, 1).repeat(1, PLANE, PLANE)
+    for colour, points in ((REAL, real), (DRAWN, images)):
+        if points is not None:
+            x, y = (points.detach().cpu().double().flatten(1).nan_to_num(LIMIT) / LIMIT).T
+            column, row = (((1 + each) / 2 * (PLANE - 1)).round().long() for each in (x, -y))
+            inside = (column.clamp(1, PLANE - 2) == column) & (row.clamp(1, PLANE - 2) == row)
+            dye = torch.tensor(colour, dtype=torch.uint8)[:, None]
+            for across, down in product((-1, 0, 1), repeat=2):  # dots of 3×3 pixels
+                canvas[:, row[inside] + down, column[inside] + across] = dye
+    return canvas[None]
+
+
+def only_pictures(what: str, channels: int) -> None:
+    """Raise UserError for what makes no sense with points."""
+    if channels == POINTS:
+        raise UserError(f"{what}: it needs pictures, but this model draws points; use `diffusion sample` or `evaluate`")
 
 
 def to_rgb(images: Tensor) -> Tensor:
@@ -62,6 +101,8 @@ def saturated(images: Tensor) -> Tensor:
     Black or white are 3/4 of the values within 8 of 0 or of 255, and a standard deviation below 30, which drawings on
     a plain ground exceed; one colour is a deviation below 2. 1.6% of the bundled validation tiles are, by sky or night.
     """
+    if images.shape[1] == POINTS:
+        return torch.zeros(len(images), dtype=torch.bool)
     values = to_rgb(images).flatten(1)
     extreme = torch.maximum((values <= 8).float().mean(dim=1), (values >= 247).float().mean(dim=1))
     deviation = values.float().std(dim=1, correction=0)
@@ -76,11 +117,15 @@ def arranged(images: np.ndarray, columns: int) -> np.ndarray:
     return rows.swapaxes(1, 2).reshape(-1, columns * width, 3)
 
 
-def grid(images: Tensor, columns: int | None = None, large: bool = False, **about: Any) -> Image.Image:
+def grid(
+    images: Tensor, columns: int | None = None, large: bool = False, real: Tensor | None = None, **about: Any
+) -> Image.Image:
     """Arrange `images`, uint8 (N, C, H, W), row by row, with `GAP` white pixels between; ⌈√N⌉ `columns` by default.
 
     With `large`, pixels are repeated to a width of about `WIDTH` for all `columns`. `about` is kept in the PNG file.
+    Points are in one picture, over the points `real`.
     """
+    images = pictures(images, real)
     columns = columns or math.ceil(math.sqrt(len(images)))
     scale = min(16, max(1, WIDTH // (columns * images.shape[-1]))) if large else 1
     columns = min(columns, len(images))

@@ -206,8 +206,9 @@ class FromModel(Settings):
     """The settings shared by all commands that draw from a trained model."""
 
     ckpt: str | None = None
-    weights: Literal["ema", "raw"] | Annotated[float, Gt(0), Le(0.288)] = "ema"
-    """Averaged (`ema`) or `raw` weights; or a number: the length of a post-hoc average, for a run with ema=power."""
+    weights: Literal["ema", "raw", "exact"] | Annotated[float, Gt(0), Le(0.288)] = "ema"
+    """Averaged (`ema`) or `raw` weights; or a number: the length of a post-hoc average, for a run with ema=power;
+    exact: the best denoiser in place of the network, for data whose distribution is known, such as data=points."""
     precision: Mixed | None = None
     """Faster sampling in bfloat16, or float16 for older GPUs, which changes the samples slightly; null: float32."""
     device: str = "auto"

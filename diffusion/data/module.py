@@ -26,7 +26,7 @@ from diffusion.data.images import Entry, Label, cached
 from diffusion.errors import UserError
 from diffusion.files import cache_dir, digest, tensor_digest
 from diffusion.nearest import near_duplicates
-from diffusion.pixels import Channels, Resolution, height_width
+from diffusion.pixels import POINTS, Channels, Resolution, height_width, to_unit
 from diffusion.randomness import generator_for, to_device
 
 PLACE = re.compile(r" (\d+)px at (\d+),(\d+)$")  # the ending of a tile's name, after the name of its photograph
@@ -55,19 +55,9 @@ def place(left: int, top: int, side: int) -> str:
     return f" {side}px at {left},{top}"
 
 
-def to_unit(image: Tensor) -> Tensor:
-    """uint8 0..255 -> float32 [-1, 1]: x/127.5 - 1."""
-    return image.float().div_(127.5).sub_(1)
-
-
-def to_uint8(image: Tensor) -> Tensor:
-    """float [-1, 1] -> uint8 0..255, rounded to the nearest. Values outside the range are clamped."""
-    return image.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-
-
 @dataclass(frozen=True)
 class Split(Dataset[Batch]):
-    """Images of one size, uint8 (N, C, H, W), each with a name that tells where it comes from."""
+    """Images of one size, uint8 (N, C, H, W), or points, float32 (N, 2, 1, 1); each has a name: where it comes from."""
 
     images: Tensor
     names: list[str]
@@ -189,6 +179,7 @@ class ImageData(LightningDataModule):
         self.classes: list[str] = []  # their names, by index; a `load` that returns labels must set them
         self.report: list[Entry] = []  # files that need attention
         self.condition: Any = None  # a `conditions.Condition`, set before `setup`
+        self.truth: Any = None  # a `process.mixture.Mixture`: the distribution of the images, if it is known
         self.batches_per_epoch: int | None = None  # None: as many full batches as the images fill
         self.batches: int | None = None  # of the whole run, which is one epoch to Lightning; None: batches_per_epoch
         self.seen = 0  # training images used before the run was resumed, over all devices …
@@ -207,9 +198,10 @@ class ImageData(LightningDataModule):
             if (split := self.splits.get(name)) is None:
                 raise UserError(f"data: `load` returned no split {name!r}; return all three, maybe without images")
             kind, counts = (split.images.dtype, *split.images.shape[1:]), self.class_counts(name)
-            if kind != (torch.uint8, *self.shape) or len(counts) != len(self.classes):
+            dtype = torch.float32 if self.channels == POINTS else torch.uint8
+            if kind != (dtype, *self.shape) or len(counts) != len(self.classes):
                 raise UserError(
-                    f"data: `load` returned other images for {name} than uint8 (N, *{self.shape}), as given by "
+                    f"data: `load` returned other images for {name} than {dtype} (N, *{self.shape}), as given by "
                     f"data.channels and data.resolution, or other labels than of {len(self.classes)} `classes`"
                 )
             if name == "train" and 0 in counts:
@@ -217,7 +209,8 @@ class ImageData(LightningDataModule):
                 raise UserError(f"data: {which} has no training image; add images, or lower data.val or data.test")
         if self.condition is not None:
             self.condition.attach(self)
-        self.report = [*self.report, *duplicates(self.splits)]
+        if self.truth is None:  # else the images are independent draws
+            self.report = [*self.report, *duplicates(self.splits)]
 
     def state_dict(self) -> dict[str, int]:
         """The position in the data, for a checkpoint that is saved after a batch."""

@@ -23,7 +23,7 @@ from diffusion.data.images import Box, Unusable, middle, read, resized
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import begin, make_drawing, save_images
 from diffusion.evaluation.drawing import Drawing
-from diffusion.pixels import MODES, gif, grid, resolution_of
+from diffusion.pixels import MODES, gif, grid, only_pictures, resolution_of
 from diffusion.process.editing import Inpainting, SDEdit
 from diffusion.process.operators import Mask, Observation, observe
 from diffusion.randomness import Streams
@@ -59,6 +59,7 @@ def draw_edits(settings: Edit, folder: Path) -> None:
     if (not settings.operator or masks) and (settings.noise_level is not None or settings.observed):
         raise UserError("noise_level and observed are of operators other than a mask; remove them")
     settings, restored, (device,) = begin(settings)
+    only_pictures("edit", restored.shape[0])
     drawing, before, paste = edited(make_drawing(settings, restored), settings, restored)
     n = settings.n
     images = drawing(restored.denoiser, n, device, settings.batch_size, f"drawing {count(n, 'image')}")

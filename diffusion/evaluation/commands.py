@@ -27,7 +27,7 @@ from diffusion.data.folder import Collection, common_size
 from diffusion.data.images import in_threads
 from diffusion.errors import UserError
 from diffusion.evaluation.conditions import Given, condition_of, given_of
-from diffusion.evaluation.drawing import FILMED, Drawing, Frames, make_guidance
+from diffusion.evaluation.drawing import Drawing, Frames, filmed, make_guidance
 from diffusion.evaluation.likelihood import bits_per_dimension, has_classes_of
 from diffusion.evaluation.pipeline import Scorer, check_test, make_metrics
 from diffusion.evaluation.together import Task, choose_device, choose_devices, draw, remove
@@ -35,7 +35,7 @@ from diffusion.files import replace
 from diffusion.metric import record
 from diffusion.metric.estimate import PairwiseMetric
 from diffusion.metric.score import statistics_of
-from diffusion.pixels import grid, in_turn, resolution_of, save_png
+from diffusion.pixels import POINTS, grid, in_turn, resolution_of, save_png
 from diffusion.process.sampler import Sampler
 from diffusion.report.scores import print_scores
 from diffusion.report.verdict import verdict
@@ -171,7 +171,7 @@ def draw_samples(settings: Sample, folder: Path) -> None:
     drawing, denoiser, n = make_drawing(settings, restored), restored.denoiser, settings.n
     images = draw_all(drawing, settings, restored, devices, folder)
     if settings.trajectory:
-        frames, few = Frames(drawing.sampler, denoiser.schedule), min(n, FILMED)
+        frames, few = Frames(drawing.sampler, denoiser.schedule), min(n, filmed(restored.shape[0]))
         drawing(denoiser, few, devices[0], few, "sampling the trajectory", frames.watch)
         frames.save_gif(folder / "trajectory.gif")
 
@@ -206,7 +206,7 @@ def save_images(
     `files`, if given, are written to images/*.png instead. images.npz contains uint8 (n, H, W, C) as arr_0, and
     classes as arr_1, as for OpenAI's evaluator. Images of an earlier call in the folder, which has an images.npz, go.
     """
-    n = len(images)
+    n, points = len(images), images.shape[1] == POINTS
     (folder / "images").mkdir(exist_ok=True)
     for file in (folder / "images").glob("[0-9]*.png") if (folder / "images.npz").is_file() else ():
         file.unlink()
@@ -214,14 +214,14 @@ def save_images(
     def write(i: int) -> None:
         (files[i] if files else to_pil_image(images[i])).save(folder / "images" / f"{i:0{len(str(n - 1))}d}.png")
 
-    list(in_threads(write, range(n), "writing images"))  # Pillow releases the GIL while it encodes
+    list(in_threads(write, range(n * (not points)), "writing images"))  # Pillow releases the GIL while it encodes
     given = drawing.conditions(restored.denoiser, n)
     classes: dict[str, Any] = {"arr_1": given["classes"].numpy()} if given else {}
     np.savez_compressed(folder / "images.npz", images.permute(0, 2, 3, 1).numpy(), seed=drawing.seed, **classes)
     save_png(picture, folder / "grid.png")
     drawing.warn_of_saturated(images)
     console.print(f"{count(n, 'image')} of step {restored.step} ({restored.weights} weights) in {folder}")
-    console.print("  images/, images.npz (uint8, N×H×W×C), grid.png")
+    console.print(f"  images/, images.npz ({images.numpy().dtype}, N×H×W×C), grid.png")
 
 
 def evaluate(settings: Evaluate, folder: Path) -> None:

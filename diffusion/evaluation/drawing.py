@@ -22,11 +22,10 @@ from diffusion.checkpoint.find import at_step, trained
 from diffusion.checkpoint.restore import Restored, network_hash, restore
 from diffusion.config.build import check_arguments, make
 from diffusion.console import console, count, progress_bar
-from diffusion.data import to_uint8
 from diffusion.errors import UserError, nearest
 from diffusion.evaluation.conditions import Given
 from diffusion.files import digest, replacing, tensor_digest
-from diffusion.pixels import gif, grid, saturated, save_png
+from diffusion.pixels import POINTS, gif, grid, pictures, saturated, save_png, to_uint8
 from diffusion.process.denoiser import Denoise, Denoiser, Estimate, MixedPrecision
 from diffusion.process.editing import Between
 from diffusion.process.guidance import Guidance
@@ -45,7 +44,7 @@ Labels = int | str | Sequence[int | str] | None
 NONE = "none"  # no class, unless a class has this name
 MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 KEPT = ".drawn"  # in the folder of a command: the batches; removed when the images are written or scored
-FILMED = 8  # images in a film or a GIF
+FILMED, SHOWN_POINTS = 8, 1000  # images, or points, in a film or a GIF
 FRAMES = 25  # steps in it, at most
 SATURATED = 0.1  # images of which this share and one more are black or white need a warning
 
@@ -86,7 +85,7 @@ class Drawing:
         share: Share = (0, 1),
         files: Path | None = None,
     ) -> Tensor:
-        """Draw n samples, uint8 (n, C, H, W) on the CPU.
+        """Draw n samples, uint8 (n, C, H, W) on the CPU, or float32 for points.
 
         Args:
             description: label of the progress bar; None: no bar.
@@ -96,7 +95,7 @@ class Drawing:
         if self.weak is not None:
             self.weak.to(device)
         conditions, denoise = self.conditions(denoiser, n), self.guided(denoiser)
-        images = [torch.empty(0, *self.shape, dtype=torch.uint8)]
+        images = [to_uint8(torch.empty(0, *self.shape))]
         batches = {b: files and files / f"{b.start}-{b.stop}.pt" for b in batches_of(n, batch_size, share)}
         left = sum(len(batch) for batch, file in batches.items() if not (file and file.is_file()))
         with progress_bar(enabled=description is not None) as progress:
@@ -296,8 +295,16 @@ def check_worse(guidance: Guidance, worse: Restored, shape: tuple[int, ...], cla
         )
 
 
+def filmed(channels: int) -> int:
+    """The number of samples whose steps are shown."""
+    return SHOWN_POINTS if channels == POINTS else FILMED
+
+
 class Frames:
-    """The denoising steps of the first `FILMED` samples: step -> the images x_t, then the estimates of x0, uint8."""
+    """The denoising steps of the first samples: step -> the images x_t, then the estimates of x0, uint8.
+
+    Points are in two pictures.
+    """
 
     def __init__(self, sampler: Sampler, schedule: Schedule):
         self.times = sampler.grid(schedule.on_cpu(), sampler.steps).tolist()
@@ -307,7 +314,8 @@ class Frames:
     def watch(self, first: int, k: int, x: Tensor, estimate: Estimate) -> None:
         """Keep step k of the first batch."""
         if first == 0 and k in self.kept:
-            self.steps[k] = to_uint8(torch.cat([x[:FILMED], estimate.x0[:FILMED]])).cpu()
+            few = slice(filmed(x.shape[1]))
+            self.steps[k] = torch.cat([pictures(to_uint8(each[few])).cpu() for each in (x, estimate.x0)])
 
     def save_gif(self, path: Path) -> None:
         """Write a GIF: x_t above the estimates of x0."""

@@ -24,6 +24,7 @@ from diffusion.metric.estimate import Reference, SampleMetric
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import FEW, Score
 from diffusion.metric.score import LEAST, divide, draw, extract, noise_images, reference_of, score
+from diffusion.pixels import only_pictures
 from diffusion.report.scores import print_scores
 from diffusion.runs.folder import append_scores
 
@@ -50,6 +51,7 @@ class Scorer:
         if {"real", "floor"} & set(baselines):
             needed[f"baselines from split {self.opposite}"] = len(splits[self.opposite])
         if audit:
+            only_pictures("audit", self.data.channels)
             needed["audit by split val"] = len(splits["val"])
         for what, found in needed.items():
             if found < LEAST:

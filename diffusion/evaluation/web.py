@@ -21,6 +21,7 @@ from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.errors import UserError, first_line, imported
 from diffusion.files import replace
+from diffusion.pixels import only_pictures
 from diffusion.process import grid as grids
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.grid import Grid
@@ -39,6 +40,7 @@ def write_web(file: Path, model: Restored) -> Path:
     """
     if "condition" in model.facts:
         raise UserError("condition: a page draws without one, which its network needs; use diffusion sample")
+    only_pictures("web", model.shape[0])
     folder = run_folder(model.path)
     drawing = {
         "shape": list(model.shape),

@@ -23,6 +23,7 @@ from diffusion.randomness import Streams, seed_for
 
 BINS = 10  # of t
 SETS = ("val", "fit")  # held-out images, training images
+REGRET = "regret"  # of held-out images: the squared difference from the best estimate of the noise, if it is known
 
 
 class FrozenGrid:
@@ -59,7 +60,7 @@ class DenoisingErrors(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        for part in SETS:
+        for part in (*SETS, REGRET):
             self.add_state(part, [], dist_reduce_fx="cat")  # (B, 4): index, draw, error, t
 
     def update(self, part: str, error: Tensor, t: Tensor, index: Tensor, draw: int = 0) -> None:
@@ -70,18 +71,20 @@ class DenoisingErrors(Metric):
     def compute(self, sources: Mapping[str, Sequence[object]]) -> dict[str, float]:  # type: ignore[override]
         """The columns of metrics.csv: `val/mse`, `fit/mse`, `gap/mse` with `gap/se` and `gap/half`, each `…_bin0`, ….
 
+        `regret/mse` is the error above that of the best denoiser, if it is known.
+
         The gap uses the images with a partner in the other set, averaged over their draws. `se` is its standard error,
         and `half` is half the width of its 95% interval. NaN if there are too few images or sources. `sources` has the
         source of each image of a set, by its index.
         """
         found, means = [], dict[str, float]()
-        for part in SETS:
+        for part in (*SETS, *[REGRET] * bool(getattr(self, REGRET))):
             rows = dim_zero_cat(getattr(self, part)).tolist() if len(getattr(self, part)) else []
             found.append({(int(index), int(draw)): (error, t) for index, draw, error, t in rows})
             errors, t = torch.tensor([*found[-1].values()], dtype=torch.float64).view(-1, 2).T
             means[f"{part}/mse"] = float(errors.mean())
             means |= {f"{part}/mse_bin{i}": float(errors[bin_of(t) == i].mean()) for i in range(BINS)}
-        val, fit = found
+        val, fit = found[:2]
         pairs = sorted(val.keys() & fit.keys())
         d = torch.tensor([val[pair][0] - fit[pair][0] for pair in pairs], dtype=torch.float64)
         k = bin_of(torch.tensor([val[pair][1] for pair in pairs], dtype=torch.float64))

@@ -112,6 +112,21 @@ class KernelDistance(PairwiseMetric):
         return {"kid": Estimate(float(values.mean()), error, std=std)}
 
 
+class EnergyDistance(PairwiseMetric):
+    """Energy distance, 2 E|x − y| − E|x − x′| − E|y − y′| (Székely, Rizzo 2013): 0 only for equal distributions.
+
+    The estimate is unbiased, so it may be negative. It suits features of few dimensions, such as points.
+    """
+
+    def compare(self, x: Tensor, y: Tensor) -> dict[str, Estimate]:
+        """`energy`."""
+        n, m = len(x), len(y)
+        xx, xy, yy = (torch.cat([torch.cdist(r, b).sum(1) for r in a.split(ROWS)]) for a, b in ((x, x), (x, y), (y, y)))
+        value = 2 * xy.sum() / (n * m) - xx.sum() / (n * (n - 1)) - yy.sum() / (m * (m - 1))
+        without = 2 * (xy.sum() - xy) / ((n - 1) * m) - (xx.sum() - 2 * xx) / ((n - 1) * (n - 2))
+        return {"energy": Estimate(float(value), jackknife(without))}
+
+
 @dataclass
 class CMMD(PairwiseMetric):
     """CMMD: the biased estimate of MMD² with a Gaussian kernel (Jayasumana et al. 2023, arXiv:2401.09603).

@@ -20,7 +20,7 @@ from diffusion.console import console
 from diffusion.errors import UserError, first_line
 from diffusion.files import tensor_digest
 from diffusion.metric.precision import products
-from diffusion.pixels import to_rgb
+from diffusion.pixels import POINTS, to_rgb
 
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # of the file at URL_INCEPTION_V3
 
@@ -117,6 +117,15 @@ class Lite0(FeatureExtractor):
     def features(self, images: Tensor) -> Tensor:
         x = F.interpolate(images.float(), size=(224, 224), mode="bicubic", antialias=True).clamp(0, 255)
         return self.net.extract_features((x - 127) / 128).mean(dim=(2, 3))
+
+
+class Points(FeatureExtractor):
+    """Points, float32 (B, 2, 1, 1), are their own features."""
+
+    name, num_features, resize, weights_hash = "points", POINTS, "none", "none"
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
 
 
 def auto() -> FeatureExtractor:

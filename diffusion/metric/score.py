@@ -23,6 +23,7 @@ from diffusion.metric import record
 from diffusion.metric.distances import FrechetDistance, KernelDistance
 from diffusion.metric.estimate import LEVEL, Reference, SampleMetric, moments, shuffled
 from diffusion.metric.features import FeatureExtractor
+from diffusion.pixels import POINTS, to_uint8
 from diffusion.randomness import Streams, generator_for, seeds_for
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ def reference_of(images: Tensor, extractor: FeatureExtractor, name: str = "") ->
                 torch.save({"features": features}, temporary)
         except OSError as error:
             log.warning("%s can't be written (%s): it will be computed again next time", file, first_line(error))
-    shown = {1: " grey as RGB", 3: "", 4: " RGBA over white"}[images.shape[1]]  # see `to_rgb`
+    shown = {1: " grey as RGB", POINTS: " points", 3: "", 4: " RGBA over white"}[images.shape[1]]  # see `to_rgb`
     size = "x".join(map(str, images.shape[-2:])) + shown
     made_by = {"features": extractor.name, "weights_hash": extractor.weights_hash, "resize": extractor.resize}
     return replace(Reference.of(features), name=name, key=key, protocol=made_by | {"resolution": size})
@@ -147,9 +148,9 @@ def score(
 
 
 def noise_images(n: int, shape: tuple[int, int, int]) -> Tensor:
-    """`n` images of N(0, 1) noise, clamped to [−1, 1], as uint8 (n, C, H, W); `shape` is (C, H, W)."""
+    """`n` images of N(0, 1) noise, clamped to [−1, 1], as uint8 (n, C, H, W), or points; `shape` is (C, H, W)."""
     parts = [Streams(seeds_for(0, "noise image", last=i.tolist())).normal(*shape) for i in torch.arange(n).split(64)]
-    return torch.cat([((noise.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8) for noise in parts])
+    return torch.cat([to_uint8(noise.clamp(-1, 1)) for noise in parts])
 
 
 def draw(images: Tensor, n: int) -> Tensor:

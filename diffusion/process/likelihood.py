@@ -73,22 +73,25 @@ def variational_bound(
 
 
 def flow_likelihood(
-    denoise: Denoise, x0: Tensor, streams: Streams, lowest: float = 0.002, tolerance: float = 1e-5
+    denoise: Denoise, x0: Tensor, streams: Streams, lowest: float = 0.002, tolerance: float = 1e-5, levels: bool = True
 ) -> Tensor:
-    """(B,) −log p(x0) in bits per dimension, by the probability flow with uniform dequantisation.
+    """(B,) −log p(x0) in bits per dimension, by the probability flow with uniform dequantisation; not `levels`: of the
+    density of continuous values, without it.
 
         dx/dλ = (alpha' x0_θ + sigma' eps_θ)/λ',   log p_0(x) = log p_1(x_1) + ∫ div(dx/dλ) dλ
     (Song et al., eq. 39 and appendix D.2). Hutchinson's estimator of the divergence is vᵀ ∂(dx/dλ)/∂x v, with one
-    random sign vector v per image. SciPy's RK45 integrates from the noise level `lowest`, on a table at least that of
-    row 1, to t = 1, or to λ = −20 if the schedule ends in pure noise.
+    random sign vector v per image; for two values, two vectors make it exact. SciPy's RK45 integrates from the noise
+    level `lowest`, on a table at least that of row 1, to t = 1, or to λ = −20 if the schedule ends in pure noise.
     """
     schedule, (batch, size) = denoise.schedule, x0.flatten(1).shape
     level = torch.tensor(lowest, dtype=torch.float64)
     first = max(schedule.first, float(schedule.on_cpu().time(-2 * level.log())))
-    probe = torch.where(streams.normal_like(x0) < 0, -1.0, 1.0).to(x0.dtype)
+    probes = [torch.where(streams.normal_like(x0) < 0, -1.0, 1.0).to(x0.dtype)]
+    if size == 2:
+        probes.append(probes[0] * x0.new_tensor([1, -1]).view(x0.shape[1:]))
     ends = x0.new_tensor([first, 1.0], dtype=real_dtype(x0.device))
     first_alpha = float(schedule(ends)[0][0])
-    x = first_alpha * (x0 + (2 * ndtr(streams.normal_like(x0)) - 1) / 255)
+    x = first_alpha * (x0 + (2 * ndtr(streams.normal_like(x0)) - 1) / 255 if levels else x0)
 
     def slope(log_snr: float, state: np.ndarray) -> np.ndarray:
         x = torch.from_numpy(state[:-batch]).to(x0).reshape(x0.shape).requires_grad_()
@@ -98,8 +101,8 @@ def flow_likelihood(
         with torch.enable_grad():
             estimate = denoise(x, t.expand(batch))
             dx = d_alpha * estimate.x0 + d_sigma * estimate.eps
-            (pulled,) = torch.autograd.grad(dx, x, probe)
-        divergence = (pulled * probe).flatten(1).sum(dim=1)
+            pulled = [torch.autograd.grad(dx, x, probe, retain_graph=True)[0] * probe for probe in probes]
+        divergence = sum(pulled).flatten(1).sum(dim=1) / len(probes)  # type: ignore[union-attr]
         return torch.cat([dx.detach().flatten(), divergence]).cpu().double().numpy()
 
     start, end = schedule.log_snr(ends).clamp(min=-20).tolist()
@@ -112,5 +115,5 @@ def flow_likelihood(
     alpha, sigma = schedule(schedule.time(ends.new_tensor(end)))
     variance = (alpha**2 + sigma**2).cpu()
     log_prior = -(latent**2 / variance + torch.log(2 * math.pi * variance)).sum(dim=1) / 2
-    bits = -(log_prior + change) / (size * math.log(2)) - math.log2(2 / 255 * first_alpha)
+    bits = -(log_prior + change) / (size * math.log(2)) - math.log2((2 / 255 if levels else 1) * first_alpha)
     return bits.to(x0)

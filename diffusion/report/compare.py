@@ -198,13 +198,15 @@ def columns_of(settings: Sequence[str], rows: Sequence[Row]) -> list[Column]:
     why = f"; not ranked, because what is measured depends on {different}" if different else ""
     errors = {
         "val/mse": f"denoising MSE on validation images, {weights}, at the end{why}",
+        "regret/mse": "mean squared difference from the best denoiser's estimate of the noise, on validation data",
         "fit/mse": "the same on as many training images; not ranked, since over-fitting lowers it too",
         "gap/mse": "val/mse − fit/mse, which grows with over-fitting",
     }
     columns = []
     for name, words in errors.items():
         values = {run: float(run.metrics[name].value[-1]) for run in runs if name in run.metrics}
-        columns.append(Column(name, False if name == "val/mse" and not different else None, words, values, rows))
+        ranked = False if name in ("val/mse", "regret/mse") and not different else None
+        columns.append(Column(name, ranked, words, values, rows))
     scores: dict[str, dict[str, dict[Run, Score]]] = {}  # metric -> protocol -> run -> score
     for run in runs:
         for score in run.scores:

@@ -89,17 +89,22 @@ def others(metrics: Metrics, names: Sequence[str]) -> Figure:
 
 
 @style.styled
-def bins(metrics: Metrics, curves: int = 24) -> Figure:
+def bins(metrics: Metrics, curves: int = 24, of: str = "val/mse", label: str = "denoising MSE") -> Figure:
     """The validation MSE by time: a point per tenth of t, a curve for each of at most `curves` validations."""
     figure, ax = style.axes()
-    names = bins_of(metrics, "val/mse")
+    names = bins_of(metrics, of)
     for step, colour in _over_training(metrics[names[0]].step.tolist(), curves):
         look: Any = {"color": colour, "marker": "o", "markersize": 2.5, "linewidth": 1.2, "gid": f"step-{step}"}
         ax.plot(_middles(names), [metrics[name].at(step) for name in names], label=f"step {step:,}", **look)
     style.log_axis(ax)
-    ax.set(xlim=(0, 1), xlabel="time $t/T$", ylabel="denoising MSE")
+    ax.set(xlim=(0, 1), xlabel="time $t/T$", ylabel=label)
     ax.legend(handles=[ax.lines[i] for i in style.spread(len(ax.lines), 5)])
     return figure
+
+
+def regret(metrics: Metrics) -> Figure:
+    """The error above that of the best denoiser, as `bins`."""
+    return bins(metrics, of="regret/mse", label=r"$\|\varepsilon_\theta-\varepsilon_*\|^2/d$")
 
 
 @style.styled

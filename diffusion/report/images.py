@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,18 +64,18 @@ def training_strip(run: Run) -> list[Html]:
     ]
 
 
-def film(path: Path) -> list[Html]:
-    """The denoising steps: x_t of some images, and the estimates of x0, with a slider over the steps."""
+STEPS_OF = ("x_t: the picture during denoising", "the network's estimate of x0 in the previous step")
+
+
+def film(path: Path, label: str = "denoising step", captions: Sequence[str] = STEPS_OF) -> list[Html]:
+    """A grid with `times`, as rows of images that a slider over the times selects, in as many parts as captions."""
     if not path.is_file():
         return []
     picture = opened(path)
     times, cut = json.loads(picture.info[ABOUT])["times"], tiles(picture)
-    rows = cut.reshape(len(times), 2, -1, *cut.shape[1:])
-    return [
-        slider("denoising step", [f"t = {number(time)}" for time in times], play=True),
-        rows_of(rows[:, 0], "x_t: the picture during denoising"),
-        rows_of(rows[:, 1], "the network's estimate of x0 in the previous step"),
-    ]
+    rows = cut.reshape(len(times), len(captions), -1, *cut.shape[1:])
+    parts = [rows_of(rows[:, i], caption) for i, caption in enumerate(captions)]
+    return [slider(label, [f"t = {number(time)}" for time in times], play=True), *parts]
 
 
 def gallery(run: Run, caption: str, first: int = 0, most: int = FIRST) -> Html | None:

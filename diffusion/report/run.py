@@ -33,6 +33,7 @@ FACTS = {  # of run.json, with their names
     "versions": "versions",
 }  # fmt: skip
 SAMPLES, COPIES, GIVEN = "figures/samples.png", "figures/copies.png", "samples/conditions.png"
+PATHS, DENSITIES = "figures/paths.png", "figures/densities.png"
 ROWS, COLUMNS = 4, 8  # of the samples during training
 CAPTIONS = {
     SAMPLES: "Samples during training, each row from one noise, a column for each of these steps: ",
@@ -42,6 +43,9 @@ CAPTIONS = {
     "training images; where the shaded gap widens, the network memorizes its images. Dashed: raw weights; grey: the "
     "objective of single batches (in its own units, unless it is the simple loss of ε). The other lines: ",
     "bins": "The validation MSE by time t, in tenths of [0, T], from early to late in training.",
+    "regret": "The squared difference of the network's estimate of ε from the best one, on validation data, by time t.",
+    PATHS: "Paths from the same noise to the data: by the exact score, and by the network.",
+    DENSITIES: "The density of the data, and that of the network's probability flow.",
     "gap": "MSE on held-out images minus that on training images by noise level, at the same times and noises, with "
     "95% intervals. Where it rises, the network memorizes; its level also depends on which set is harder.",
     "others": "The other logged quantities.",
@@ -108,6 +112,7 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
         Section("Training", [strip, *training(run, schedule)]),
         Section("Where the loss is", floor_blocks(folder)),
         Section("Denoising", images.film(folder / "samples/film.png")),
+        Section("Against the truth", truth(run)),
         Section("Scores", [score_table(run.scores), NOTES] if run.scores else []),
         *(Section(title, blocks, folded=True) for title, blocks in details.items()),
     ]
@@ -183,6 +188,16 @@ def training(run: Run, schedule: figures.Schedule | None) -> list[Block | None]:
         chart(bins_of(metrics, "val/mse"), figures.bins, metrics),
         chart(schedule and bins_of(metrics, "gap/half"), figures.gap, metrics, schedule),
         chart(left, figures.others, metrics, left),
+    ]
+
+
+def truth(run: Run) -> list[Block | None]:
+    """For data whose distribution is known: the field of the score with a slider, paths, densities; errors by time."""
+    return [
+        *images.film(run.folder / "figures/field.png", "time", ["the field of the score: exact, and by the network"]),
+        *images.figure(run.folder, PATHS, CAPTIONS[PATHS]),
+        *images.figure(run.folder, DENSITIES, CAPTIONS[DENSITIES]),
+        chart(bins_of(run.metrics, "regret/mse"), figures.regret, run.metrics),
     ]
 
 

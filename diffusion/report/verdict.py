@@ -22,10 +22,11 @@ from diffusion.runs.folder import Metrics, Run
 CHANGE = 0.02  # of the validation error, relative: a smaller one counts as none
 LEARNED = 0.9  # the error of a network that has learned something; that of one that predicts no noise is 1
 NAMES = {  # the beginning of a metric's name -> its name in words
-    "fd_": "Fréchet distance", "fid": "FID", "kid": "kernel distance", "cmmd": "CMMD", "bits": "bits per dimension",
+    "fd_": "Fréchet distance", "fid": "FID", "kid": "kernel distance", "cmmd": "CMMD", "energy": "energy distance",
+    "bits": "bits per dimension",
     "copies": "share of copies", "val/mse": "error on held-out images",
 }  # fmt: skip
-DISTANCES = ("fd_", "fid", "kid", "cmmd")
+DISTANCES = ("fd_", "fid", "kid", "cmmd", "energy")
 HEADLINES = {  # what was found, in a few words
     "saturated": "Something is wrong with many of the samples.", "as real": "As close to held-out images as real ones.",
     "mixed": "By one distance as close as real images, by another not.", "behind real": "Not as close as real images.",

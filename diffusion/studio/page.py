@@ -31,7 +31,7 @@ from diffusion.data import to_uint8
 from diffusion.edit.edits import STRENGTH, edited, reduced
 from diffusion.errors import UserError, command_line, shown
 from diffusion.evaluation.commands import completed, make_drawing
-from diffusion.pixels import grid
+from diffusion.pixels import grid, only_pictures
 from diffusion.process.denoiser import Estimate
 
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no fonts of other servers
@@ -65,6 +65,7 @@ class Page:
     """
 
     def __init__(self, restored: Restored, device: torch.device):
+        only_pictures("studio", restored.shape[0])
         restored.denoiser.to(device)
         self.restored, self.device, self.context = restored, device, copy_context()
 

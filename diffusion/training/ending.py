@@ -16,11 +16,12 @@ from diffusion.checkpoint.restore import file_hash, network_hash
 from diffusion.console import console, count, duration
 from diffusion.errors import Interrupted, UserError, first_line, resume_command
 from diffusion.evaluation.commands import CONDITIONS
-from diffusion.evaluation.drawing import FILMED, Drawing, Frames
+from diffusion.evaluation.drawing import Drawing, Frames, filmed
 from diffusion.evaluation.floor import measure
 from diffusion.evaluation.pipeline import Scorer, check_test
 from diffusion.evaluation.together import remove
-from diffusion.pixels import grid, save_png
+from diffusion.evaluation.truth import draw_truth
+from diffusion.pixels import POINTS, grid, save_png
 from diffusion.report.run import write_report
 from diffusion.report.scores import print_scores
 from diffusion.report.verdict import verdict
@@ -76,8 +77,10 @@ def draw_last(run: Run, trainer: pl.Trainer, module: Diffusion) -> Samples:
             images = drawing(denoiser, n, device, size, files=files)
             samples = images, source | {"network_hash": network_hash(denoiser.network)}
             if not frames.steps:  # the first batch was drawn before
-                drawing(denoiser, min(n, FILMED), device, watch=frames.watch)
+                drawing(denoiser, min(n, filmed(drawing.shape[0])), device, watch=frames.watch)
             frames.save_film(run.folder / "samples" / "film.png")
+            if module.exact is not None and drawing.shape[0] == POINTS:
+                draw_truth(denoiser, module.exact, drawing, device, run.folder / "figures")
             black = drawing.warn_of_saturated(images, run.data.splits["train"].images)
             if black and run.record is not None:
                 run.record.update(saturated=round(black, 3))
@@ -111,8 +114,9 @@ def conclude(run: Run, trainer: pl.Trainer, samples: Samples) -> Any:
     if samples is not None:
         images, source = samples
         most = max(1, SHEET // (images.shape[-2] * images.shape[-1]))
-        save_png(grid(images[:most], drawn=len(images)), folder / "samples" / "all.png")
-        picture = grid(images[: run.shown or SHOWN], large=True)
+        real = run.data.splits["val"].images
+        save_png(grid(images[:most], real=real, drawn=len(images)), folder / "samples" / "all.png")
+        picture = grid(images[: run.shown or SHOWN], large=True, real=real)
         save_png(picture, folder / "samples" / "final.png")
         loggers.log_image(trainer, "samples/final", picture)
         if (conditions := run.drawing.pictures(run.shown or SHOWN)) is not None:

@@ -19,6 +19,7 @@ from diffusion.model.network import examples
 from diffusion.process.denoiser import Denoiser, diffuse
 from diffusion.process.floor import Atoms
 from diffusion.process.grid import even_times
+from diffusion.process.mixture import Exact
 from diffusion.randomness import Streams, real_dtype, seed_for, seeds_for, to_device
 from diffusion.runs.record import config_text
 from diffusion.training.ema import average_of
@@ -51,6 +52,7 @@ class Diffusion(pl.LightningModule):
         # With a seed of its own, so that the errors of runs with different seeds are paired.
         self.times = partial(even_times, copy.deepcopy(run.schedule).cpu())  # u -> t
         self.frozen = FrozenGrid(0, getattr(run.schedule, "steps", None))
+        self.exact = None if run.data.truth is None else Exact(run.data.truth, copy.deepcopy(run.schedule))
         self.errors: Any = nn.ModuleDict({weights: DenoisingErrors() for weights in ("ema", "raw")})
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -171,8 +173,12 @@ class Diffusion(pl.LightningModule):
             x_t = diffuse(self.denoiser.schedule, x0, eps, t)
             for weights, denoiser in denoisers.items():
                 if denoiser is not None:
-                    error = (denoiser(x_t, t, **given).eps - eps).square().flatten(1).mean(dim=1)
+                    estimate = denoiser(x_t, t, **given).eps
+                    error = (estimate - eps).square().flatten(1).mean(dim=1)
                     self.errors[weights].update(SETS[dataloader_idx], error, u, batch.index, k)
+                    if self.exact is not None and dataloader_idx == 0 and given.keys() <= {"classes"}:
+                        error = (estimate - self.exact(x_t, t, **given).eps).square().flatten(1).mean(dim=1)
+                        self.errors[weights].update("regret", error, u, batch.index, k)
 
     def on_validation_epoch_end(self) -> None:
         """Log the errors of `DenoisingErrors`; `_raw` marks raw weights, if there is an average."""

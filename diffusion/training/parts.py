@@ -22,7 +22,7 @@ from diffusion.evaluation.drawing import Drawing, check_worse, evaluations, make
 from diffusion.evaluation.pipeline import Scorer, make_metrics
 from diffusion.files import replace
 from diffusion.metric.features import FeatureExtractor
-from diffusion.pixels import height_width, resolution_of
+from diffusion.pixels import POINTS, height_width, resolution_of
 from diffusion.process.augmentation import Augmentation, Crops
 from diffusion.process.prediction import Prediction
 from diffusion.process.sampler import Sampler
@@ -251,6 +251,8 @@ def check_size(settings: Train, data: ImageData, network: nn.Module, crops: Crop
             f"data: checkpoints need the size of the images: give {type(data).__name__} the arguments resolution and "
             f"channels, and its yaml file resolution: {shown(size)} and channels: {channels}"
         )
+    if channels == POINTS and (factor > 1 or not settings.features["_target_"].endswith("Points")):
+        raise UserError("data: points need model=mlp features=points metrics=points, as in experiment=points")
     if height % factor or width % factor:
         near = resolution_of(*(max(factor, round(side / factor) * factor) for side in (height, width)))
         raise UserError(

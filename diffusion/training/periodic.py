@@ -88,7 +88,8 @@ class SampleGrid(Periodic):
         """Draw on the first process."""
         if trainer.is_global_zero:
             with averaged_weights(module):
-                picture = grid(self.drawing(module.denoiser, self.run.shown, module.device, watch=saving.poll))
+                images = self.drawing(module.denoiser, self.run.shown, module.device, watch=saving.poll)
+            picture = grid(images, real=self.run.data.splits["val"].images)
             save_png(picture, self.run.folder / f"samples/step-{trainer.global_step:08d}.png")
             log_image(trainer, "samples", picture)
 

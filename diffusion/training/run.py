@@ -21,6 +21,7 @@ from diffusion.errors import UserError, first_line
 from diffusion.launch import TRIAL, is_rank
 from diffusion.metric.precision import set_precision
 from diffusion.model.network import to_channels_last
+from diffusion.pixels import POINTS
 from diffusion.randomness import Streams
 from diffusion.runs.folder import discard
 from diffusion.runs.record import RunRecord
@@ -190,7 +191,7 @@ def begin(trainer: pl.Trainer, run: Run) -> None:
         curves.keep(resumed.folder, resumed.step)
     record.update(facts=run.facts)
     parameters = sum(p.numel() for p in run.network.parameters())
-    (_, height, width), kind = data.shape, {1: ", grey", 4: ", RGBA"}.get(data.channels, "")
+    (_, height, width), kind = data.shape, {1: ", grey", POINTS: ", points", 4: ", RGBA"}.get(data.channels, "")
     counts = ", ".join(f"{len(split.images)} {name}" for name, split in data.splits.items())
     console.print(f"images {height}×{width}{kind}: {counts} · network with {count(parameters, 'parameter')}")
     console.print(f"run folder: {run.folder}")

@@ -10,7 +10,7 @@ from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metri
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
-from diffusion.metric.distances import CMMD, FrechetDistance, KernelDistance, frechet, mmd2
+from diffusion.metric.distances import CMMD, EnergyDistance, FrechetDistance, KernelDistance, frechet, mmd2
 from diffusion.metric.estimate import Reference
 
 
@@ -158,3 +158,19 @@ def test_cmmd_of_gaussians_matches_the_closed_form() -> None:
     found = CMMD(sigma).measure(x + shift, Reference.of(y))["cmmd"]
     assert found.value == pytest.approx(exact + bias, abs=6 * found.error)
     assert found.error < 0.1 * exact
+
+
+def test_energy_distance_is_that_of_its_definition() -> None:
+    x, y = features(9, 1, d=2).double(), features(7, 2, shift=0.3, d=2).double()
+
+    def mean(a: Tensor, b: Tensor, apart: bool = False) -> float:
+        pairs = [(i, j) for i in range(len(a)) for j in range(len(b)) if not (apart and i == j)]
+        return sum(float((a[i] - b[j]).norm()) for i, j in pairs) / len(pairs)
+
+    def energy(a: Tensor) -> float:
+        return 2 * mean(a, y) - mean(a, a, True) - mean(y, y, True)
+
+    found = EnergyDistance().measure(x, Reference.of(y))["energy"]
+    assert found.value == pytest.approx(energy(x), rel=1e-5)
+    without = torch.tensor([energy(torch.cat([x[:i], x[i + 1 :]])) for i in range(9)])
+    assert found.error == pytest.approx(float((8 / 9 * (without - without.mean()).square().sum()).sqrt()), rel=1e-4)

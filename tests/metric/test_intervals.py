@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffusion.metric.distances import CMMD, FrechetDistance, KernelDistance
+from diffusion.metric.distances import CMMD, EnergyDistance, FrechetDistance, KernelDistance
 from diffusion.metric.diversity import DensityCoverage, PrecisionRecall
 from diffusion.metric.estimate import Estimate, Reference
 
@@ -15,13 +15,14 @@ def test_confidence_intervals_have_the_stated_coverage() -> None:
     generator = torch.Generator().manual_seed(1)
     reference = Reference.of(torch.randn(100, 6, generator=generator))
     metrics = [FrechetDistance(), KernelDistance(subsets=30), CMMD(sigma=2.0), PrecisionRecall(), DensityCoverage()]
+    metrics.append(EnergyDistance())
     found: dict[str, list[Estimate]] = {}
     for _ in range(DRAWS):
         x = torch.randn(80, 6, generator=generator) * 0.7 + 0.7
         for metric in metrics:
             for name, estimate in metric.measure(x, reference).items():
                 found.setdefault(name, []).append(estimate)
-    assert len(found) == 7
+    assert len(found) == 8
     for name, estimates in found.items():
         value = torch.tensor([e.value for e in estimates], dtype=torch.float64)
         low, high = torch.tensor([e.interval() for e in estimates], dtype=torch.float64).T

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from diffusion.config.build import make
 from diffusion.config.choices import choice, conf_dir
 from diffusion.errors import UserError
-from diffusion.model import ADMUNet, DiT, EDM2UNet, JiT, MemoirUNet, UNet
+from diffusion.model import MLP, ADMUNet, DiT, EDM2UNet, JiT, MemoirUNet, UNet
 from diffusion.model.network import Network, examples
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import Eps
@@ -115,6 +115,19 @@ def test_bfloat16_gives_nearly_the_same_output(kind: type[Network], autocast: bo
             y = network.to(torch.bfloat16)(x.to(torch.bfloat16), label)
             assert y.dtype == torch.bfloat16
     assert (y.float() - expected).norm() < 0.05 * expected.norm()
+
+
+def test_the_perceptron_takes_images_of_one_size_with_any_channels_and_classes() -> None:
+    network = randomised(MLP(2, 4, side=4, width=8, depth=2, classes=3)).double()
+    (x, label), classes = images(channels=2, height=4, width=4), torch.tensor([0, 2, 3])
+    together = network(x.double(), label, classes)
+    assert together.shape == (3, 4, 4, 4)
+    alone = torch.cat([network(x[i : i + 1].double(), label[i : i + 1], classes[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(together, alone)
+    assert torch.equal(network(x.double(), label)[2], together[2])
+    together.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+    assert not MLP(2)(torch.ones(3, 2, 1, 1), label).any()  # zero at initialisation
 
 
 def gradients(kind: type[Network], **settings: object) -> tuple[Tensor, list[Tensor], int]:
