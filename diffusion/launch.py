@@ -154,7 +154,10 @@ def end_with_parent(number: int = signal.SIGTERM) -> None:
 
 
 def shared_folder(folder: Path | None = None) -> Path | None:
-    """The folder of the run, which torchrun's first process says to the others, whenever that is; None: no run."""
+    """The folder of the run, which torchrun's first process says to the others, whenever that is; None: no run.
+
+    Processes that torchrun has started again form their group here, before Lightning would.
+    """
     from torch._C._distributed_c10d import PrefixStore, TCPStore
 
     address, attempt = os.environ["MASTER_ADDR"], os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
@@ -163,6 +166,11 @@ def shared_folder(folder: Path | None = None) -> Path | None:
     if os.environ["RANK"] == "0":
         board.set("folder", str(folder or ""))
     found = board.get("folder").decode()
+    if found and attempt != "0":  # torch keeps its store, so processes would look for those of the earlier attempt
+        import torch.distributed as dist
+
+        ranks = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+        dist.init_process_group(store=PrefixStore("group", board), **ranks)
     return Path(found) if found else None
 
 

@@ -105,6 +105,29 @@ def test_torchrun_starts_a_single_run_and_ends_if_it_is_complete(tiny, tmp_path)
     assert "already complete" in done.stdout
 
 
+KILL = """
+import os, signal
+from lightning.pytorch import Callback
+
+class Kill(Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if (os.environ["TORCHELASTIC_RESTART_COUNT"], trainer.global_rank, trainer.global_step) == ("0", 1, 3):
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.timeout(150)
+def test_torchrun_starts_a_run_again_after_a_process_was_killed(tiny, tmp_path):
+    """torch 2.13 finds the first attempt's addresses in its store; a script that does not care fails, or waits."""
+    (tmp_path / "kill.py").write_text(KILL)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command += ["--max-restarts=1", "-m", "diffusion.train", *tiny, "trainer.max_steps=4", "trainer.devices=2"]
+    command += ["samples.n=0", "checkpoint.every_n_steps=2", "+callbacks.kill._target_=kill.Kill", "hydra.run.dir=run"]
+    done = subprocess.run([*command, "ckpt=auto"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "step-00000002.ckpt, step 2" in done.stdout.replace("\n", "")
+
+
 def test_fewer_trainer_devices_than_torchrun_processes_are_refused(monkeypatch):
     """Each of the two processes would be a separate run."""
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
