@@ -40,12 +40,13 @@ def sentence(rows: Sequence[Row]) -> str:
         shown = [row for row in rows if row[name] - row[f"{name}_half"] > 0]  # not for NaN
         if not shown:
             return otherwise
-        most = max(shown, key=lambda row: row[name] / row[of])
-        much = f"{most[name] / most[of]:.1%} ± {most[f'{name}_half'] / most[of]:.1%} (at {most['level']:.2g})"
-        return f"at noise level{'s' * (len(shown) > 1)} {ranges(rows, shown)} {words.format(much)}"
+        most, several = max(shown, key=lambda row: row[name] / row[of]), len(shown) > 1
+        much = f"{most[name] / most[of]:.1%} ± {most[f'{name}_half'] / most[of]:.1%}"
+        much = f"up to {much} (at {most['level']:.2g})" if several else much
+        return f"at noise level{'s' * several} {ranges(rows, shown)} {words.format(much)}"
 
-    low = "it is under-fitted: its error on training images is up to {} above that of their best denoiser without the "
-    memory = "it memorizes: its error on training images is up to {} below that on held-out images"
+    low = "it is under-fitted: its error on training images is {} above that of their best denoiser without the "
+    memory = "it memorizes: its error on training images is {} below that on held-out images"
     text = claim("behind", "best", low + "photograph of the image", "at no noise level is it shown to be under-fitted")
     return f"{text[0].upper()}{text[1:]}; {claim('gap', 'held_out', memory, 'at none is it shown to memorize')}."
 

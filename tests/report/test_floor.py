@@ -23,6 +23,11 @@ def test_the_sentence_names_the_levels_whose_intervals_are_above_zero_and_the_la
     )
 
 
+def test_a_single_level_has_no_range() -> None:
+    found = sentence(rows([0, 0, 0, 0.5], [0, 0, 0, 0]))
+    assert found.startswith("At noise level 20 it is under-fitted: its error on training images is 50.0% ± 10.0% above")
+
+
 def test_without_intervals_nothing_is_claimed() -> None:
     """Held-out images of a single photograph have no interval."""
     none = "At no noise level is it shown to be under-fitted; at none is it shown to memorize."
