@@ -6,7 +6,7 @@ computed from the image, or stored with the images of each split. `inputs` turns
 
 import csv
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -20,13 +20,12 @@ from torch import Tensor
 from diffusion.data.folder import Folder, Source, composed, refusing
 from diffusion.data.hub import Hub
 from diffusion.data.images import RESIZE, Made, Unusable, in_threads, read, resized, stored
-from diffusion.data.module import PLACE, ImageData
+from diffusion.data.module import PLACE, ImageData, to_unit
 from diffusion.errors import UserError, nearest, pip_install
 from diffusion.files import cache_dir, digest
 from diffusion.pixels import Channels, resolution_of
 from diffusion.randomness import Streams
 
-LUMA = (0.299, 0.587, 0.114)  # of RGB, ITU-R 601
 Tensors = Mapping[str, Tensor]
 """Tensors of B images by name: pictures (B, c, h, w) and vectors (B, d)."""
 Shape = tuple[int, int, int]
@@ -97,9 +96,8 @@ def scaled(picture: Tensor, size: tuple[int, ...]) -> Tensor:
 
 def grey(x: Tensor) -> Tensor:
     """The luma of images (B, C, H, W), without their opacity: (B, 1, H, W)."""
-    if x.shape[1] == 1:
-        return x
-    return (x[:, :3] * x.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True)
+    red, green, blue = (x[:, i : i + 1] for i in range(3)) if x.shape[1] > 1 else (x, x, x)
+    return 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R 601
 
 
 @dataclass(eq=False)
@@ -259,14 +257,18 @@ def stem(name: str) -> str:
 class Numbers(Condition):
     """Base class for a vector of numbers: (value − mean)/std of each, with the figures of the training images."""
 
-    name = "numbers"
+    columns: Sequence[str]  # what the numbers are
 
-    def standard(self, values: Tensor) -> dict[str, Tensor]:
-        """The vector of numbers (B, d) in their own units."""
-        mean, std = (values.new_tensor(self.figures[key]) for key in ("mean", "std"))
-        return {self.name: (values - mean) / std}
+    def own(self, values: Tensor) -> dict[str, Tensor]:
+        figures = zip(values.unbind(1), self.figures["mean"], self.figures["std"], strict=True)  # a copy would wait
+        return {"numbers": torch.stack([(column - mean) / std for column, mean, std in figures], dim=1)}
 
-    own = standard
+    def values(self, numbers: Tensor) -> Tensor:
+        """The values in their own units of standardised numbers (B, d)."""
+        return numbers * torch.tensor(self.figures["std"]) + torch.tensor(self.figures["mean"])
+
+    def shapes(self, shape: Shape) -> dict[str, tuple[int, ...]]:
+        return {"numbers": (len(self.columns),)}
 
     def measure(self, values: Tensor) -> None:
         """Set the figures to those of training images' values (N, d), unless they come from a checkpoint."""
@@ -286,13 +288,10 @@ class Columns(Numbers):
 
     table: str | Path
     columns: Annotated[list[str], MinLen(1)]
-    attached, name = True, "columns"
+    attached = True
 
     def __call__(self, x0: Tensor, stored: Tensors) -> dict[str, Tensor]:
-        return self.standard(stored[self.name])
-
-    def shapes(self, shape: Shape) -> dict[str, tuple[int, ...]]:
-        return {self.name: (len(self.columns),)}
+        return self.own(stored["numbers"])
 
     def attach(self, data: ImageData) -> None:
         rows = self.rows()
@@ -304,8 +303,8 @@ class Columns(Numbers):
                     "the column `file` has paths relative to data.root; add rows, or remove the images"
                 )
             values = torch.tensor([rows[key] for key in keys]).view(-1, len(self.columns))
-            data.splits[name] = replace(split, stored={self.name: values})
-        self.measure(data.splits["train"].stored[self.name])
+            data.splits[name] = replace(split, stored={"numbers": values})
+        self.measure(data.splits["train"].stored["numbers"])
 
     def rows(self) -> dict[str, list[float]]:
         """The numbers of each file. Raises UserError for a table without them."""
@@ -337,3 +336,24 @@ def table(file: Path) -> Iterable[Mapping[str, Any]]:
         return parquet.read_table(file).to_pylist()
     with file.open(encoding="utf-8-sig", newline="") as stream:
         return [*csv.DictReader(stream)]
+
+
+class Facts(Numbers):
+    """Two facts of an image: its brightness, the mean luma from 0 to 1, and the share of its pixels that is sky.
+
+    Sky is what is bright (luma above 0.7) or bluish (blue above red by 0.1 of the range), and nothing else above it.
+    """
+
+    columns = ("brightness", "sky")
+
+    def measured(self, x0: Tensor) -> Tensor:
+        """The facts (B, 2) of images (B, C, H, W) in [−1, 1]."""
+        luma = grey(x0)[:, 0]
+        sky = (luma > 0.4) | (x0[:, min(2, x0.shape[1] - 1)] > x0[:, 0] + 0.2)
+        return torch.stack([(luma.mean(dim=(1, 2)) + 1) / 2, sky.to(x0).cumprod(dim=1).mean(dim=(1, 2))], dim=1)
+
+    def __call__(self, x0: Tensor, stored: Tensors) -> dict[str, Tensor]:
+        return self.own(self.measured(x0))
+
+    def attach(self, data: ImageData) -> None:
+        self.measure(torch.cat([self.measured(to_unit(part)) for part in data.splits["train"].images.split(256)]))

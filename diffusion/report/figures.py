@@ -130,6 +130,20 @@ def gap(metrics: Metrics, schedule: Schedule, curves: int = 4) -> Figure:
     return figure
 
 
+@style.styled
+def asked(facts: dict[str, Sequence[Sequence[float]]]) -> Figure:
+    """For each fact, a point per sample: what was asked for, and what was measured, with their correlation."""
+    figure = Figure(style.COLUMN, layout="constrained")
+    wanted, found = (np.array(facts[key]).T for key in ("asked", "measured"))
+    for i, (name, x, y) in enumerate(zip(("brightness", "sky"), wanted, found, strict=True)):
+        ax = figure.add_subplot(1, 2, i + 1)
+        ax.axline((0, 0), slope=1, color=style.LIGHT, linewidth=0.9)
+        ax.plot(x, y, "o", color=style.BLUE, markersize=3, alpha=0.6)
+        ax.set(title=f"{name}, r = {np.corrcoef(x, y)[0, 1]:.2f}", xlabel="asked", xlim=(0, 1), ylim=(0, 1))
+        ax.set_ylabel("measured" if i == 0 else "")
+    return figure
+
+
 def _middles(names: Sequence[str]) -> np.ndarray:
     """The middle of each bin of t, a tenth of [0, 1], from its name: 0.05 for val/mse_bin0."""
     return (np.array([int(name[-1]) for name in names]) + 0.5) / 10

@@ -1,5 +1,6 @@
 """The report of a run: its figures, its README, and report.html, which have the same sections."""
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ FACTS = {  # of run.json, with their names
 }  # fmt: skip
 SAMPLES, COPIES, GIVEN = "figures/samples.png", "figures/copies.png", "samples/conditions.png"
 PATHS, DENSITIES = "figures/paths.png", "figures/densities.png"
+ASKED = "asked.json"  # with condition=facts: the facts that samples were asked for, and those that they have
 ROWS, COLUMNS = 4, 8  # of the samples during training
 CAPTIONS = {
     SAMPLES: "Samples during training, each row from one noise, a column for each of these steps: ",
@@ -49,6 +51,7 @@ CAPTIONS = {
     "gap": "MSE on held-out images minus that on training images by noise level, at the same times and noises, with "
     "95% intervals. Where it rises, the network memorizes; its level also depends on which set is harder.",
     "others": "The other logged quantities.",
+    "asked": "The facts that the samples were asked for, those of held-out images, and those that they have.",
     "signal": "The factors of the image, √ᾱ_t, and of the noise, √(1−ᾱ_t), in x_t.",
 }
 NOTES = (  # below a table of scores
@@ -90,6 +93,7 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
     columns = ", ".join(f"{run.grids[i][0]:,}" for i in spread(len(run.grids), COLUMNS))
     strip = picture(SAMPLES, f"{CAPTIONS[SAMPLES]}{columns}.") if run.grids else None  # a page has it in "Training"
     trained = run.command == "train" and run.settings
+    asked = json.loads((folder / ASKED).read_text("utf-8")) if (folder / ASKED).is_file() else {}
     rows = [[f"`{key}`", *pair] for key, pair in from_default(run).items()] if trained else []
     last = str(run.info.get("command", ""))
     commands = [SHELL.format(recipe_command(run)) if trained else None]
@@ -111,6 +115,7 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
         *verdict(run, state).sections,
         Section("Training", [strip, *training(run, schedule)]),
         Section("Where the loss is", floor_blocks(folder)),
+        Section("Asked for", [chart(asked, figures.asked, asked)]),
         Section("Denoising", images.film(folder / "samples/film.png")),
         Section("Against the truth", truth(run)),
         Section("Scores", [score_table(run.scores), NOTES] if run.scores else []),

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,8 @@ from diffusion.checkpoint import storage
 from diffusion.checkpoint.find import prune
 from diffusion.checkpoint.restore import file_hash, network_hash
 from diffusion.console import console, count, duration
+from diffusion.data import to_unit
+from diffusion.data.conditions import Facts
 from diffusion.errors import Interrupted, UserError, first_line, resume_command
 from diffusion.evaluation.commands import CONDITIONS
 from diffusion.evaluation.drawing import Drawing, Frames, filmed
@@ -21,8 +24,9 @@ from diffusion.evaluation.floor import measure
 from diffusion.evaluation.pipeline import Scorer, check_test
 from diffusion.evaluation.together import remove
 from diffusion.evaluation.truth import draw_truth
+from diffusion.files import replace as replace_file
 from diffusion.pixels import POINTS, grid, save_png
-from diffusion.report.run import write_report
+from diffusion.report.run import ASKED, write_report
 from diffusion.report.scores import print_scores
 from diffusion.report.verdict import verdict
 from diffusion.runs.folder import Run as Finished
@@ -121,6 +125,10 @@ def conclude(run: Run, trainer: pl.Trainer, samples: Samples) -> Any:
         loggers.log_image(trainer, "samples/final", picture)
         if (conditions := run.drawing.pictures(run.shown or SHOWN)) is not None:
             save_png(grid(conditions, large=True), folder / "samples" / CONDITIONS)
+        if isinstance(run.condition, Facts) and run.drawing.given:
+            numbers = run.drawing.given.rows(range(len(images)))["numbers"]
+            facts = run.condition.values(numbers).tolist(), run.condition.measured(to_unit(images)).tolist()
+            replace_file(folder / ASKED, json.dumps(dict(zip(("asked", "measured"), facts, strict=True))))
         if run.scorer is not None:
             score_last(run, run.scorer, trainer, images[: run.scored], source)
         remove(folder / "samples")

@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageOps
 
 from diffusion.data import Folder, Hub
-from diffusion.data.conditions import Columns, Edges, Grey, Lowres, Mask, Pairs, inputs
+from diffusion.data.conditions import Columns, Edges, Facts, Grey, Lowres, Mask, Pairs, inputs
 from diffusion.errors import UserError
 from diffusion.randomness import Streams
 
@@ -43,6 +43,14 @@ def test_masks_edges_and_grey():
     assert (edges[0, 0, :19] == -1).all()
     assert (edges[1] == -1).all()
     assert Grey()(x0, {})["grey"][0, 0, 0, 0] == pytest.approx(0.299 * 0.2 + 0.587 * 0.4 + 0.114 * 0.9)
+
+
+def test_brightness_and_sky():
+    """What is bright below a dark pixel is no sky."""
+    x0 = torch.full((1, 3, 8, 8), -1.0)
+    x0[:, 2, :4, :6] = 0.0  # bluish
+    x0[:, :, 2:4, 6:] = 1.0  # bright, below dark
+    torch.testing.assert_close(Facts().measured(x0), torch.tensor([[0.114 * 0.5 * 24 / 64 + 4 / 64, 24 / 64]]))
 
 
 def test_pictures_are_resized_and_what_is_dropped_differs_from_grey_and_from_the_mean():
@@ -125,13 +133,13 @@ def test_numbers_are_standardised_by_the_training_images_and_a_tile_has_those_of
     for tiles in (None, 5):
         condition = Columns(table, ["size", "age"])
         data = loaded(paired, condition, tiles=tiles)
-        found = condition(torch.zeros(1), data.splits["train"].stored)["columns"]
+        found = condition(torch.zeros(1), data.splits["train"].stored)["numbers"]
         torch.testing.assert_close(found[:, 1].mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
         torch.testing.assert_close(found[:, 1].std(correction=0), torch.tensor(1.0))
         assert (found[:, 0] == 0).all()
         val = data.splits["val"]
-        assert [int(age) for _, age in val.stored["columns"].tolist()] == [int(name[2]) for name in val.names]
-        asked = condition.own(torch.tensor([[7.0, 3.5]]))["columns"]
+        assert [int(age) for _, age in val.stored["numbers"].tolist()] == [int(name[2]) for name in val.names]
+        asked = condition.own(torch.tensor([[7.0, 3.5]]))["numbers"]
         mean, std = (condition.figures[key][1] for key in ("mean", "std"))
         assert asked.tolist()[0] == pytest.approx([0, (3.5 - mean) / std])
 

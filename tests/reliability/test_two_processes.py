@@ -28,8 +28,8 @@ LAYOUTS = {  # a global batch of 8, divided in different ways
 COMMON = (  # 25 images, which no layout divides: 3 steps per epoch
     "data.val=7", "trainer.max_steps=8", "trainer.max_epochs=4", "trainer.precision=64-true",
     "trainer.gradient_clip_val=0.1", "ema=power", "ema.snapshots=2", "model.dropout=0.2", "data.flip=true",
-    "augmentation=edm", "augmentation.probability=0.5", "checkpoint.every_n_steps=4", "checkpoint.keep=9",
-    "samples.n=0",
+    "augmentation=edm", "augmentation.probability=0.5", "condition=lowres", "label_dropout=0.3",
+    "checkpoint.every_n_steps=4", "checkpoint.keep=9", "samples.n=0",
 )  # fmt: skip
 
 

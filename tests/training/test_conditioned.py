@@ -1,5 +1,7 @@
 """Runs with a condition: what they train, draw and refuse, and the commands that use their models."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,9 @@ from PIL import Image
 
 import diffusion
 from diffusion.checkpoint.restore import restore
+from diffusion.data import Split, to_unit
+from diffusion.data.conditions import Lowres
+from diffusion.evaluation.conditions import Given
 from diffusion.pixels import opened, tiles
 from diffusion.process.denoiser import Denoiser
 from diffusion.runs.folder import read_scores
@@ -154,7 +159,32 @@ def test_numbers_are_given_in_their_own_units(tiny, tmp_path, command):
         assert vector[:, 0].tolist() == pytest.approx(expected, rel=1e-4)
         assert vector[:, 1].tolist() == [1, 1, 1]
     (line,) = command("sample", [f"ckpt={exported}", "given=[1,2]"])[2].splitlines()
-    assert line.endswith("given=[1.0,2.0]: the condition columns is 1 number, for each image or for all of them")
+    assert line.endswith("given=[1.0,2.0]: the condition numbers is 1 number, for each image or for all of them")
+
+
+def test_other_processes_are_sent_the_held_out_images_alone(tmp_path):
+    """Not the whole file that they are mapped from."""
+    whole = Split(torch.randint(0, 256, (1000, 3, 8, 8), dtype=torch.uint8), [str(i) for i in range(1000)])
+    given = Given(Lowres(), (3, 8, 8), "val", whole.take(torch.arange(10, 20)))
+    torch.save(given, tmp_path / "given.pt")
+    assert (tmp_path / "given.pt").stat().st_size < 10_000
+    sent = torch.load(tmp_path / "given.pt", weights_only=False)
+    assert torch.equal(sent.rows(range(12))["lowres"], given.rows(range(12))["lowres"])
+    assert sent.key == given.key
+
+
+@pytest.mark.whole_report
+def test_the_page_shows_the_facts_asked_for_and_those_of_the_samples(tiny, tmp_path):
+    train([*tiny, *MORE, "condition=facts"], tmp_path)
+    found = json.loads((tmp_path / "asked.json").read_text())
+    model = diffusion.load(tmp_path, device="cpu")
+    facts = model.drawing().given.condition
+    samples = to_unit(torch.from_numpy(tiles(opened(tmp_path / "samples/all.png"))).movedim(3, 1))
+    assert torch.tensor(found["measured"]).tolist() == facts.measured(samples).tolist()
+    held_out = model.drawing().given.split.images[:4]
+    torch.testing.assert_close(torch.tensor(found["asked"]), facts.measured(to_unit(held_out)))
+    assert "Asked for" in (tmp_path / "README.md").read_text()
+    assert (tmp_path / "figures/asked.png").is_file()
 
 
 REFUSED = {

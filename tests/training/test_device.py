@@ -87,7 +87,10 @@ def test_a_whole_run_on_another_device_gives_the_results_of_the_cpu(command, tin
         assert status == 0, out + err
 
 
-def test_training_steps_between_logs_do_not_synchronize_with_the_device(command, tiny, away, monkeypatch, tmp_path):
+@pytest.mark.parametrize("condition", ["none", "lowres", "mask", "facts"])
+def test_training_steps_between_logs_do_not_synchronize_with_the_device(
+    command, tiny, away, monkeypatch, tmp_path, condition
+):
     begin = Diffusion.on_train_batch_start
     waits: list[int] = []
 
@@ -100,7 +103,8 @@ def test_training_steps_between_logs_do_not_synchronize_with_the_device(command,
     rows = [f"{i:02d}.png,{'odd' if i % 2 else 'even'}" for i in range(40)]
     (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]))
     long = ["trainer.log_every_n_steps=100", "trainer.max_epochs=1", "trainer.gradient_clip_val=1", "samples.n=0"]
-    status, out, err = command("train", [*tiny, *AWAY, *long, f"data.labels={tmp_path}/labels.csv"])
+    more = [f"data.labels={tmp_path}/labels.csv", f"condition={condition}"]
+    status, out, err = command("train", [*tiny, *AWAY, *long, *more])
     assert status == 0, out + err
     assert len(waits) == 6
     assert away.waits[waits[0] : waits[-1]] == []
