@@ -27,7 +27,7 @@ def test_every_name_that_the_help_lists_has_a_help_of_its_own(capsys: pytest.Cap
     assert helps.print_help("train", Train, "", ["--help"])
     listed = re.findall(r"^  ([\w.@]+)=", capsys.readouterr().out, re.MULTILINE)
     assert {"data.root", "optimizer.lr", "weighting@objective.weighting", "checkpoint.keep"} <= {*listed}
-    for name in [*listed, "launcher"]:
+    for name in [*listed, "launcher", "hydra/sweeper"]:
         assert helps.print_help("train", Train, "", ["--help", name])
 
 

@@ -51,6 +51,16 @@ MOST_USED = {  # of each command with more settings than fit on a screen
 }
 
 
+SWEEPING = {
+    "hydra/launcher=basic": "one after the other; the default",
+    "hydra/launcher=joblib": "hydra.launcher.n_jobs=N at a time on this machine; pip install -e '.[sweep]'",
+    "hydra/launcher=submitit_slurm": "as SLURM jobs; pip install -e '.[sweep]'",
+    "hydra/launcher=ray": "on the machines of a Ray cluster; pip install -e '.[ray]'",
+    "hydra/sweeper=basic": "all combinations of the values; the default",
+    "hydra/sweeper=search": "a search for the best score (docs/search.md); pip install -e '.[sweep]'",
+}
+
+
 def print_help(command: str, schema: type[Settings], about: str, words: Sequence[str]) -> bool:
     """Print the help requested by the command-line `words`. Returns whether they request any."""
     asked = [i for i, word in enumerate(words) if word in HELP]
@@ -83,9 +93,9 @@ def print_help(command: str, schema: type[Settings], about: str, words: Sequence
             if arguments := documentation(target):
                 console.print(f"\n{target}", style="bold")
                 console.print(arguments.rstrip())
-    elif re.match("hydra|launcher", group):
-        about = "Its settings, for submitit_slurm, joblib or ray"
-        console.print(f"{about}: diffusion {command} hydra/launcher=submitit_slurm --cfg hydra -p hydra.launcher")
+    elif re.match("hydra|launcher|sweeper", group):
+        _print("The jobs of -m: where they run, and which", [*SWEEPING.items()])
+        console.print(f"Their settings: diffusion {command} hydra/launcher=joblib --cfg hydra -p hydra.launcher")
     elif not described:
         raise UserError(f"--help {group}: unknown name{nearest(group, groups())}; groups are {', '.join(groups())}")
     if described:
