@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from diffusion.pixels import to_unit
 from diffusion.randomness import Streams, generator_for, seeds_for
 
 EXACT = 10_000  # images: 5,000 and their mirror images
@@ -37,8 +38,7 @@ class Atoms:
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """The images at these places (n,), in [−1, 1], of the shape (n, …); those from N on are mirrored."""
-        x, mirrored = self.images[index % len(self.images)], index >= len(self.images)
-        x = x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
+        x, mirrored = to_unit(self.images[index % len(self.images)]), index >= len(self.images)
         return torch.where(mirrored.view(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
 
     def parts(self) -> Iterator[tuple[Tensor, Tensor]]:

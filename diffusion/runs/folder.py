@@ -30,7 +30,7 @@ PARTS = ("run.json", METRICS, SCORES, CONFIG)
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times faster
 OURS = re.compile(rb'diffusion\.runs|job_folder|"command": "(python -m )?diffusion')  # in the records of our commands
 MEASURED = ("data", "schedule", "validation", "trainer.limit_val_batches")  # must be equal to compare errors, but for
-UNMEASURED = ("data.batch_size", "data.eval_batch_size", "data.global_batch_size", "data.flip")
+UNMEASURED = ("data.batch_size", "data.eval_batch_size", "data.global_batch_size", "data.flip", "validation.floor")
 
 
 class Series(NamedTuple):

@@ -15,6 +15,7 @@ from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import X0
 from diffusion.process.schedule import VP
 from diffusion.report.floor import sentence
+from diffusion.runs.folder import measures
 
 g = torch.Generator().manual_seed(0)
 SHAPE = (1, 4, 4)
@@ -85,5 +86,6 @@ def test_a_run_measures_at_its_end_what_a_study_of_it_measures(command, tiny, tm
     assert first == second
     assert (tmp_path / "study/report.html").is_file()
     assert (tmp_path / "study/figures/floor.png").is_file()
+    assert not measures("validation.floor")  # runs with it and without may be compared
     (row, *_) = csv.DictReader(first.splitlines())
     assert float(row["weight"]) == pytest.approx(float(row["level"]) ** -2, rel=1e-3)  # the loss of eps is SNR times it
