@@ -20,10 +20,10 @@ from torch import Tensor
 from diffusion.data.folder import Folder, Source, composed, refusing
 from diffusion.data.hub import Hub
 from diffusion.data.images import RESIZE, Made, Unusable, in_threads, read, resized, stored
-from diffusion.data.module import PLACE, ImageData, to_unit
+from diffusion.data.module import PLACE, ImageData
 from diffusion.errors import UserError, nearest, pip_install
 from diffusion.files import cache_dir, digest
-from diffusion.pixels import Channels, resolution_of
+from diffusion.pixels import Channels, resolution_of, to_unit
 from diffusion.randomness import Streams
 
 Tensors = Mapping[str, Tensor]
