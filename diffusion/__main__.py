@@ -8,6 +8,7 @@ import runpy
 import sys
 
 from diffusion.errors import nearest
+from diffusion.files import code_version
 
 COMMANDS = {  # by what a user wants: the name of a module of diffusion, and what it does
     "Make a model": {
@@ -59,6 +60,8 @@ def main() -> None:
         for title, commands in COMMANDS.items():
             console.print(title, *(f"  {each:<11} {about}" for each, about in commands.items()), sep="\n", end="\n\n")
         console.print("diffusion COMMAND --help explains a command.")
+    elif name == "--version":
+        print(code_version())
     elif name not in NAMES:
         sys.stderr.write(f"error: {name}: no such command{nearest(name, NAMES)}; diffusion --help lists all\n")
         sys.exit(2)

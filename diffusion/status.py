@@ -28,6 +28,7 @@ def print_status(folder: Path) -> None:
     console.print(f"{count(len(lines), 'run')} below {folder}" + (f": {counts}" if counts else ""))
     if states["died"] + states["interrupted"]:
         console.print(f"to resume one: diffusion train hydra.run.dir={folder}/RUN ckpt=auto")
+        console.print("to resume a sweep: the same command as before with hydra.sweep.dir=SWEEP")
 
 
 main = Arguments("status", __doc__, print_status)

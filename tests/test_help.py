@@ -13,7 +13,7 @@ from diffusion.completion import candidates
 from diffusion.config import messages as helps
 from diffusion.config.choices import groups
 from diffusion.config.schema import Train
-from diffusion.files import PACKAGE
+from diffusion.files import PACKAGE, code_version
 
 
 @pytest.mark.parametrize("group", groups())
@@ -39,6 +39,9 @@ def test_the_table_of_commands_is_complete(capsys, monkeypatch) -> None:
     main()
     listed = capsys.readouterr().out
     assert all(f"\n  {name} " in listed for name in NAMES)
+    monkeypatch.setattr(sys, "argv", ["diffusion", "--version"])
+    main()
+    assert capsys.readouterr().out == f"{code_version()}\n"
 
 
 def test_the_list_of_commands_ends_quietly_when_its_pipe_is_closed() -> None:

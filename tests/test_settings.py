@@ -99,6 +99,12 @@ def test_a_wrong_word_is_refused_in_one_line_that_names_the_mend(command, words,
     assert not [*tmp_path.glob("outputs/*/*")], "the refused command leaves a folder"
 
 
+def test_a_choice_of_ones_own_without_its_folder_is_refused_with_the_option_that_is_missing(command, tmp_path):
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/model/mine.yaml").touch()
+    assert command("train", ["model=mine"])[2] == "error: model=mine: for conf/model/mine.yaml, add --config-dir conf\n"
+
+
 def test_options_and_settings_can_be_mixed(command):
     assert command("train", ["seed=3", "--cfg", "job", "-p", "seed", "name=x"]) == (0, "3\n", "")
 

@@ -159,7 +159,7 @@ def _theirs(part: Any) -> str:
     """diffusers' name of an object of a class, or of a function, which may be a partial."""
     name = getattr(getattr(part, "func", part), "__name__", type(part).__name__)
     if name not in NAMES:
-        raise UserError(f"diffusers has no counterpart of {name}; --sampler chooses another sampler")
+        raise UserError(f"diffusers has no counterpart of {name}; it has those of --sampler ddim and ancestral")
     return NAMES[name]
 
 

@@ -9,6 +9,7 @@ import inspect
 import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from pydoc import locate
 from textwrap import indent
 from typing import Any, NoReturn
@@ -191,6 +192,8 @@ def _described(error: BaseException) -> str | None:
         listed = error.options or (choices(group) if group in groups() else [])  # Hydra lists none for several choices
         options = [name for name in listed if not name.startswith("_") and "_settings" not in name]
         extra = f"; {pip_install('sweep')} installs more" if group.startswith("hydra/") else ""
+        if own := [*Path().glob(f"*/{error.missing_cfg_file}.yaml")]:
+            return f"{group}={choice}: for {own[0]}, add --config-dir {own[0].parts[0]}"
         return f"{group}={choice}: unknown choice{nearest(choice, options)}; it is one of {', '.join(options)}{extra}"
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
         return f"{of_system(error)} (hydra.run.dir=…, or DIFFUSION_CACHE for decoded images)"

@@ -118,13 +118,14 @@ class Comparison(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """A name for each recipe: the first settings that, together, no other recipe has."""
+        """A name for each recipe: its overrides that differ, and the first settings that, together, no other has."""
         names = []
         for row in self.rows:
             kept, rest = dict[str, str](), [other for other in self.rows if other is not row]
-            for key, value in row.settings.items():
+            typed = overridden(row.runs)
+            for key, value in sorted(row.settings.items(), key=lambda pair: pair[0] not in typed):
                 same = [other for other in rest if other.settings[key] == value]
-                if len(same) < len(rest) and value != MISSING:
+                if (key in typed or len(same) < len(rest)) and value != MISSING:
                     kept[key], rest = value, same
             names.append(label(kept))
         return names
@@ -243,16 +244,21 @@ def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
         for i in having:
             name = runs[i].choices[group] if named else values[i].get(group + CLASS, "")
             values[i] = {group: name.rpartition(".")[2]} | values[i]
-    overridden = {re.sub(r"^[+~]*(.*@)?", "", word.partition("=")[0]) for run in runs for word in run.overrides}
+    typed = overridden(runs)
     shown: dict[str, list[str]] = {}
     for key in dict.fromkeys(key for settings in values for key in settings):
-        above = [group for group in groups if key.startswith(f"{group}.") and key not in overridden]
+        above = [group for group in groups if key.startswith(f"{group}.") and key not in typed]
         choices = [tuple(settings.get(group) for group in above) for settings in values]
         column = [settings.get(key, MISSING) for settings in values]
         if len({*zip(choices, column, strict=True)}) > len({*choices}):
             shown[key] = column
     same = {key for key in shown if "." in key and shown.get(key.rpartition(".")[2]) == shown[key]}
     return {key: column for key, column in shown.items() if key not in same}
+
+
+def overridden(runs: Iterable[Run]) -> set[str]:
+    """The keys of the overrides of these runs."""
+    return {re.sub(r"^[+~]*(.*@)?", "", word.partition("=")[0]) for run in runs for word in run.overrides}
 
 
 def from_default(run: Run) -> dict[str, list[str]]:

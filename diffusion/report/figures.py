@@ -64,8 +64,9 @@ def mse(metrics: Metrics) -> Figure:
     if "val/mse" in metrics and "fit/mse" in metrics:
         val, fit = metrics["val/mse"], metrics["fit/mse"]
         step, of_val, of_fit = np.intersect1d(val.step, fit.step, return_indices=True)
-        ends = fit.value[of_fit], val.value[of_val]
-        ax.fill_between(step, *ends, color=style.BLUE, alpha=0.15, linewidth=0, label="gap", zorder=1)
+        low, high = fit.value[of_fit], val.value[of_val]
+        look = {"color": style.BLUE, "alpha": 0.15, "linewidth": 0, "label": "gap" * any(high > low), "zorder": 1}
+        ax.fill_between(step, low, high, high > low, interpolate=True, **look)
     style.log_axis(ax)
     ax.set(xlabel=style.STEPS, ylabel=r"denoising MSE,  $\|\varepsilon-\varepsilon_\theta(x_t,t)\|^2/d$")
     style.count_axis(ax)

@@ -95,13 +95,18 @@ def latest(run: Run, images: int, columns: int) -> Image.Image | None:
 
 
 def samples_of(run: Run) -> np.ndarray:
-    """The samples of the end of the run, or else of the latest grid, as far as a page has room: (N, H, W, 3)."""
-    final = run.folder / "samples/all.png"
-    file = final if final.is_file() else run.grids[-1][1] if run.grids else None
-    if file is None:
+    """The samples of the run, as far as a page has room: (N, H, W, 3)."""
+    if (found := drawn(run)) is None:
         return np.empty((0, 1, 1, 3), np.uint8)
-    images = tiles(opened(file))
+    images = tiles(opened(found[1]))
     return images[: max(1, PAGE // images[0].size)]
+
+
+def drawn(run: Run) -> tuple[int, Path] | None:
+    """The step and the file of the samples: those of the last end of the run, which are scored, or the latest grid."""
+    if (last := run.folder / "samples/all.png").is_file():
+        return json.loads(opened(last).info[ABOUT]).get("step") or run.info.get("steps", 0), last
+    return run.grids[-1] if run.grids else None
 
 
 def before_and_after(run: Run) -> list[Html | str | None]:

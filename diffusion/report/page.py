@@ -104,8 +104,9 @@ class Table:
         return text.getvalue()
 
     def print(self, console: Console, columns: Sequence[int] = ()) -> None:
-        """Print the table, or some columns; if it is too wide, in two parts that both begin with the first column."""
+        """Print the table, or some columns; if it is too wide, in two parts that begin with what names the rows."""
         columns, width = columns or range(len(self.head)), max(LEAST, console.width)
+        lead = next((i for i in range(1, 6) if len({(*row[:i],) for row in self.cells}) == len(self.cells)), 1)
         made, total = Printed(box=box.SIMPLE_HEAD), 2
         for i in columns:
             longest = max(len(self.head[i]), *(len(row[i].printed) for row in self.cells), 0)
@@ -113,10 +114,10 @@ class Table:
             side: Any = "right" if i in self.numbers else "left"
             made.add_column(self.head[i], justify=side, min_width=least, no_wrap=i > 0, overflow="fold")
             total += least + 3
-        if total > width and len(columns) > 2:
-            half = (len(columns) + 1) // 2
+        if total > width and len(columns) > lead + 1:
+            half = (len(columns) + lead) // 2
             self.print(console, columns[:half])
-            self.print(console, [0, *columns[half:]])
+            self.print(console, [*range(lead), *columns[half:]])
             return
         for row in self.cells:
             made.add_row(*(row[i].printed for i in columns))

@@ -41,9 +41,9 @@ CAPTIONS = {
     SAMPLES: "Samples during training, each row from one noise, a column for each of these steps: ",
     COPIES: "The samples most similar to a training image, the most similar first, each above that image. r: their "
     "distance, relative to the mean distance of the sample from its 50 nearest training images.",
-    "mse": "Denoising MSE during training, on the frozen validation images and on equally many "
-    "training images; where the shaded gap widens, the network memorizes its images. Dashed: raw weights; grey: the "
-    "objective of single batches (in its own units, unless it is the simple loss of ε). The other lines: ",
+    "mse": "Denoising MSE during training, on the frozen validation images and on equally many training images. Shaded "
+    "where it is higher on the former: where this gap widens, the network memorizes its images. Dashed: raw weights; "
+    "grey: the objective of single batches (in its own units, unless it is the simple loss of ε). The other lines: ",
     "bins": "The validation MSE by time t, in tenths of [0, T], from early to late in training.",
     "regret": "The squared difference of the network's estimate of ε from the best one, on validation data, by time t.",
     PATHS: "Paths from the same noise to the data: by the exact score, and by the network.",
@@ -139,12 +139,13 @@ def schedule_of(run: Run) -> figures.Schedule | None:
 
 def pictures(run: Run, state: str) -> list[Block | None]:
     """What the run is and its state; the first of its latest samples."""
-    info, final = run.info, "samples/final.png"
+    info, final, (step, _) = run.info, "samples/final.png", images.drawn(run) or (0, None)
     reason = str(info.get("reason", "")).strip(" :")
     made = "Samples of the network."
     if "images" in info:
-        made = f"Samples of a network that has learned from {info['images']['train']:,} images"
-        made += f" in {info.get('steps', 0):,} steps, {duration(info['seconds'])}."
+        seconds = info.get("seconds_of", {}).get("training", info["seconds"])
+        made = f"Samples of a network that has learned from {info['images']['train']:,} images in {step:,} steps"
+        made += f", {duration(seconds)}." if step == info.get("steps") else "."
     ended = {"failed": "has failed", "died": "has died: its process is gone", "interrupted": "was interrupted"}
     if "steps" in info and info["steps"] == info.get("total_steps"):
         ended["running"] = "has trained, and is computing its last samples and scores"

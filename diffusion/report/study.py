@@ -21,9 +21,9 @@ OF_GUIDANCE = ("scale", "low", "high")  # columns, if scales are compared
 COLUMNS = ("sampler", *OF_GUIDANCE, "steps", "nfe", "seconds_per_image")  # before the scores
 WORDS = (
     "All samples use the same noise and the same classes, so differences are due to the settings. Bold: no setting "
-    "with as many network evaluations (nfe) or fewer is better, so a dearer row may be bold, too; settings whose "
-    "intervals overlap may be as good. Guidance of some scale acts at noise levels sigma/alpha from low to high; scale "
-    "1 is no guidance."
+    "with as many network evaluations (nfe) or fewer is better, and some setting is worse. So a dearer row may be "
+    "bold, too; settings whose intervals overlap may be as good. Guidance of some scale acts at noise levels "
+    "sigma/alpha from low to high; scale 1 is no guidance."
 )
 BARS = (
     "Bars are 95% intervals. The dashed line is the floor, the score of as many real images as samples (or of all, if "
@@ -76,7 +76,7 @@ def write_study(run: Run) -> list[Path]:
     replace(file, table.csv())
     table.print(console)
     console.print("*best* with as many network evaluations (nfe) or fewer")
-    return [file, *write_files(run.folder, "study.md", f"Study {run.folder.resolve().name}", study_sections(run))]
+    return [file, *write_files(run.folder, "study.md", f"Study of {run.config.get('ckpt')}", study_sections(run))]
 
 
 def study_sections(run: Run) -> list[Section]:
@@ -101,7 +101,8 @@ def table_of(rows: list[Row]) -> Table:
         sign = {True: -1, False: 1, None: 0}[score.higher_is_better]
         rivals = [row for row in rows if score.metric in row and row.get("nfe", math.inf) <= nfe]
         badness = ((sign * row[score.metric].value, row["nfe"]) for row in rivals)
-        return sign != 0 and (sign * score.value, nfe) <= min(badness, default=(-math.inf, 0))
+        worst = max(sign * row[score.metric].value for row in rows if score.metric in row and "nfe" in row)
+        return sign * score.value < worst and (sign * score.value, nfe) <= min(badness, default=(-math.inf, 0))
 
     def cell(row: Row, column: str) -> str | Cell:
         value = row.get(column)

@@ -205,7 +205,7 @@ def limits(run: Run) -> list[str]:
     few = []
     for split, n in {(reference.split, reference.n or 0) for reference in distances if reference.split != "train"}:
         if 0 < (photographs := run.info.get("photographs", {}).get(split, 0)) < n:
-            few.append(f"How near other photographs are: the {n:,} held-out images come from {photographs} of them.")
+            few.append(f"How it is with other photographs: the {n:,} held-out images are cut from only {photographs}.")
     return [*few, *LIMITS] if distances else []
 
 

@@ -54,6 +54,9 @@ def closing_logs(run: Run, trainer: pl.Trainer) -> Iterator[None]:
         status = stop.status
         if run.record is not None:
             console.print(f"stopped by {stop}; to resume: {resume_command(run.folder, Finished(run.folder).own)}")
+            if str(stop) == "SIGINT":  # from a user, who has the time to look at it
+                write_report(run.folder, run.schedule.cpu(), state="interrupted")
+                console.print(f"its page: {run.folder / 'report.html'}")
         raise
     finally:
         loggers.close(trainer.loggers, status)
@@ -118,8 +121,8 @@ def conclude(run: Run, trainer: pl.Trainer, samples: Samples) -> Any:
     if samples is not None:
         images, source = samples
         most = max(1, SHEET // (images.shape[-2] * images.shape[-1]))
-        real = run.data.splits["val"].images
-        save_png(grid(images[:most], real=real, drawn=len(images)), folder / "samples" / "all.png")
+        real, step = run.data.splits["val"].images, trainer.global_step
+        save_png(grid(images[:most], real=real, drawn=len(images), step=step), folder / "samples/all.png")
         picture = grid(images[: run.shown or SHOWN], large=True, real=real)
         save_png(picture, folder / "samples" / "final.png")
         loggers.log_image(trainer, "samples/final", picture)

@@ -173,15 +173,16 @@ def run_job(settings: Train, folder: Path, words: Sequence[str]) -> Any:
     """
     if is_rank():
         raise UserError("torchrun starts the processes of one run, not of a sweep: use -m trainer.devices=N instead")
+    again = f"rerun the same command with {override('hydra.sweep.dir', folder.parent)} to repeat what is not complete"
     try:
         if begun := begin(settings, folder, words, job=True):
             if multiprocessing.current_process().name.startswith("LokyProcess"):
                 prepare_worker(devices_of(settings.trainer))
             run_in_processes(*begun)
     except UserError as error:
-        again = override("hydra.sweep.dir", folder.parent)
-        raise UserError(f"{error}; rerun the same command with {again} to repeat what is not complete") from error
+        raise UserError(f"{error}; {again}") from error
     except Interrupted as stop:
+        console.print(f"the whole sweep: {again}")
         if stop.number == signal.SIGUSR2 and callable(submitit := signal.getsignal(signal.SIGUSR2)):
             submitit(signal.SIGUSR2, None)  # requeues the job, and ends this process
         raise

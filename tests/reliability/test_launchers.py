@@ -75,7 +75,7 @@ def test_parallel_jobs_save_and_end_with_their_sweep(tiny, tmp_path, number):
     assert not (tmp_path / "sweep/2/checkpoints").exists()
 
 
-def test_a_job_saves_before_submitit_requeues_it(tmp_path, monkeypatch):
+def test_a_job_saves_before_submitit_requeues_it(tmp_path, monkeypatch, capsys):
     """Its handler of SIGUSR2 ends the process."""
 
     def stopped(*_: object, **__: object) -> None:
@@ -90,6 +90,7 @@ def test_a_job_saves_before_submitit_requeues_it(tmp_path, monkeypatch):
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert called == [signal.SIGUSR2]
+    assert f"the whole sweep: rerun the same command with hydra.sweep.dir={tmp_path}" in capsys.readouterr().out
 
 
 def test_a_job_that_ray_runs_again_waits_for_the_lock_of_a_lost_machine(tmp_path, monkeypatch):

@@ -33,6 +33,19 @@ def train(command, tiny):
     return trained
 
 
+@pytest.mark.parametrize(("number", "drawn"), [(2, ["interrupted"]), (15, [])])
+def test_ctrl_c_leaves_a_page(train, monkeypatch, number, drawn):
+    def stop(*_):
+        raise Interrupted(number)
+
+    states = []
+    monkeypatch.setattr("diffusion.training.ending.write_report", lambda *_, state: states.append(state))
+    monkeypatch.setattr(Diffusion, "training_step", stop)
+    status, text = train()
+    assert (status, states) == (128 + number, drawn)
+    assert ("run/report.html" in text) == bool(drawn)
+
+
 def interrupted(*_, **__):
     raise Interrupted(15)
 

@@ -378,6 +378,20 @@ def test_a_limit_that_did_not_end_the_training_names_no_recipe(run: Any) -> None
     assert compare([each.folder for each in runs]).names == names
 
 
+def test_the_name_of_a_recipe_has_its_overrides_that_differ(run: Any) -> None:
+    def named(*recipes: dict[str, str]) -> list[str]:
+        words = [tuple(f"{key}={value}" for key, value in recipe.items() if value != "default") for recipe in recipes]
+        runs = [run(recipe, {}, typed) for recipe, typed in zip(recipes, words, strict=True)]
+        return compare([each.folder for each in runs]).names
+
+    plain = {"model": "default", "sampler": "default"}
+    assert named(plain, plain | {"model": "mine"}, plain | {"sampler": "mine"}) == [
+        "model=default, sampler=default", "model=mine", "sampler=mine",
+    ]  # fmt: skip
+    trials = [("warm", "0.1"), ("warm", "0.2"), ("power", "0.3")]
+    assert named(*({"ema": ema, "lr": lr} for ema, lr in trials))[2] == "ema=power, lr=0.3"
+
+
 def test_a_value_that_equals_the_seed_is_not_shown(run: Any) -> None:
     runs = [run({"seed": seed, "data": {"seed": seed}}) for seed in (0, 1)]
     assert differing(runs) == {"seed": ["0", "1"]}

@@ -60,6 +60,14 @@ def test_the_mse_figure_shows_the_values_of_metrics_csv(run_folder: Path) -> Non
     assert {line.get_marker() for line in figure.axes[0].lines} == {"o"}  # few points
 
 
+def test_only_a_higher_error_on_held_out_images_is_shaded(run_folder: Path) -> None:
+    metrics = read_metrics(run_folder / "metrics.csv")
+    figure = figures.mse({"val/mse": metrics["fit/mse"], "fit/mse": metrics["val/mse"]})
+    (gap,) = figure.axes[0].collections
+    assert not gap.get_paths()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["validation images", "training images"]
+
+
 def test_the_gap_is_drawn_at_the_log_snr_of_its_decile_with_its_interval(run_folder: Path) -> None:
     schedule = linear(steps=1000)
     ax = figures.gap(read_metrics(run_folder / "metrics.csv"), schedule, curves=2).axes[0]

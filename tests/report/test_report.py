@@ -122,6 +122,14 @@ def test_the_commands_of_a_run_fit_what_it_keeps_and_name_its_recipe_after_it_wa
         assert words not in text
 
 
+def test_samples_of_an_end_of_the_run_keep_their_step_when_it_goes_on(run_folder: Path) -> None:
+    save_png(grid(images(), step=400), run_folder / "samples/all.png")
+    assert "from 2,091 images in 400 steps, 5 min 0 s." in write_report(run_folder)[0].read_text()
+    info = json.loads((run_folder / "run.json").read_text())
+    (run_folder / "run.json").write_text(json.dumps(info | {"steps": 424}))
+    assert "from 2,091 images in 400 steps." in write_report(run_folder)[0].read_text()
+
+
 def test_a_report_builds_only_known_classes(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = (run_folder / "config.yaml").read_text()
     (run_folder / "config.yaml").write_text(config.replace("diffusion.process.schedule.linear", "os.system"))
@@ -142,6 +150,14 @@ def test_a_folder_of_runs_gets_a_list_with_links_to_their_pages(
     assert re.findall(r'href="([^"#]*/report.html)"', page) == ["sweep/report.html", "a/report.html"]
     for words in ("sweep/1", "<td>scored</td>", "fd 1.5"):
         assert words in page
+
+
+def test_each_part_of_a_split_table_begins_with_the_columns_that_name_its_rows(capsys) -> None:
+    rows = [["ddim", str(steps), *(f"{name}{'.' * 40}" for name in "abcd")] for steps in (25, 50)]
+    Table(["sampler", "steps", *"abcd"], rows).print(console.console)
+    lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if "..." in line]
+    assert len(lines) > 2
+    assert lines == len(lines) // 2 * [["ddim", "25"], ["ddim", "50"]]
 
 
 HOSTILE = 'x</script><script>alert(1)</script><img src=x onerror=alert(1)>" `|*_$a_{$[link](x)'
