@@ -78,7 +78,7 @@ class DenoisingErrors(Metric):
         source of each image of a set, by its index.
         """
         found, means = [], dict[str, float]()
-        for part in (*SETS, *[REGRET] * bool(getattr(self, REGRET))):
+        for part in (*SETS, *[REGRET] * bool(len(getattr(self, REGRET)))):
             rows = dim_zero_cat(getattr(self, part)).tolist() if len(getattr(self, part)) else []
             found.append({(int(index), int(draw)): (error, t) for index, draw, error, t in rows})
             errors, t = torch.tensor([*found[-1].values()], dtype=torch.float64).view(-1, 2).T
