@@ -27,7 +27,7 @@ from diffusion.evaluation.together import choose_device
 from diffusion.metric import score as metrics_of
 from diffusion.metric.precision import products
 from diffusion.metric.record import Score
-from diffusion.pixels import MODES, POINTS, only_pictures, resolution_of
+from diffusion.pixels import MODES, POINTS, resolution_of
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.editing import SDEdit
 from diffusion.process.sampler import Sampler
@@ -70,7 +70,6 @@ class Model:
                 its centre to the proportions of the model's images and downscaled.
             strength: the fraction of the sampler's steps to run, above 0 and at most 1; higher values change more.
         """
-        only_pictures("edit", self.restored.shape[0])
         pixels = read_picture(picture, self.restored.shape)
 
         def change(made: Drawing) -> Drawing:
@@ -90,7 +89,6 @@ class Model:
             method: a choice from conf/inpainting, perhaps with settings: "repaint inpainting.passes=20".
         """
         shape = self.restored.shape
-        only_pictures("inpaint", shape[0])
         fill, pixels = read_mask(mask, picture, shape), read_picture(picture, shape)
         with searching([self.config_dir]):
             how = choice("inpainting", method)

@@ -28,7 +28,6 @@ from diffusion.process.schedule import Schedule
 PREFIX = "denoiser.network."  # prefix of the network's weights in a checkpoint
 REQUIRED = {"config": str, "state_dict": dict, "global_step": int, "epoch": int}  # of a checkpoint
 KEPT = (*PARTS, *OPTIONAL_PARTS, "seed", "score", "label_dropout", "matmul_precision")  # settings in an exported file
-EXACT = "exact"  # weights: the best denoiser in place of the network
 WORST = 0.25  # largest missing part of an average's profile, in the L² norm
 
 
@@ -143,16 +142,18 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
     for part in (*PARTS, *OPTIONAL_PARTS):
         check_targets(config.get(part), part, path)
     facts: Facts = contents.get("facts", {})
-    kind, state = _chosen(contents, path, "ema" if weights == EXACT else weights)
+    kind, state = _chosen(contents, path, "ema" if weights == "exact" else weights)
     try:
         torch.Size(height_width(config["data"]["resolution"]))  # whole numbers, or an error
         network: nn.Module = make(model_of(config, facts), "model", nn.Module)
         schedule: Schedule = make(config["schedule"], "schedule", Schedule)
         prediction: Prediction = make(config["prediction"], "prediction", Prediction)
-        denoiser = Denoiser(network, schedule, prediction, facts.get("picture", 0), facts.get("vector", 0))
+        denoiser: Any = Denoiser(network, schedule, prediction, facts.get("picture", 0), facts.get("vector", 0))
         denoiser.network.load_state_dict(network_weights(state))
-        if weights == EXACT:
-            denoiser, kind = exact(config["data"], schedule), EXACT
+        if weights == "exact":
+            if (truth := getattr(make(config["data"], "data"), "truth", None)) is None:
+                raise UserError("weights=exact is for data whose distribution is known, such as data=points; use ema")
+            denoiser, kind = Exact(truth, schedule), weights
     except UserError as error:
         raise UserError(f"ckpt={path}: {error}") from error
     except Exception as error:  # a strange configuration raises many kinds of exceptions
@@ -161,15 +162,6 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
     to_channels_last(denoiser.network)  # as in training; faster
     step, images, labels = contents["global_step"], contents.get("images", {}), contents.get("labels", {})
     return Restored(denoiser, config, facts, path, step, contents["epoch"], kind, images, labels)
-
-
-def exact(data: Mapping[str, Any], schedule: Schedule) -> Any:
-    """The best denoiser of a data set of a configuration. Raises UserError if its distribution is not known."""
-    if (truth := getattr(make(data, "data"), "truth", None)) is None:
-        raise UserError(
-            "weights=exact: the distribution of these images is not known; use ema, or train with data=points"
-        )
-    return Exact(truth, schedule)
 
 
 def _chosen(contents: Mapping[str, Any], path: Path, weights: str | float) -> tuple[str, Mapping[str, Tensor]]:

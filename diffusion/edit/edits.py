@@ -211,6 +211,7 @@ def read_mask(mask: Source, picture: Source, shape: tuple[int, int, int]) -> Ten
 
 def upright(name: str, picture: Source, shape: tuple[int, int, int]) -> Image.Image:
     """A picture as an image of at least the size of `shape`, in its mode."""
+    only_pictures("edit", shape[0])
     if isinstance(picture, Tensor):
         picture = picture.cpu().movedim(0, -1).numpy() if picture.ndim == 3 else picture.cpu().numpy()
     if isinstance(picture, np.ndarray):

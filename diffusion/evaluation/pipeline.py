@@ -24,7 +24,7 @@ from diffusion.metric.estimate import Reference, SampleMetric
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import FEW, Score
 from diffusion.metric.score import LEAST, divide, draw, extract, noise_images, reference_of, score
-from diffusion.pixels import only_pictures
+from diffusion.pixels import POINTS, only_pictures
 from diffusion.report.scores import print_scores
 from diffusion.runs.folder import append_scores
 
@@ -46,6 +46,8 @@ class Scorer:
     def check(self, n: int, baselines: Iterable[str], audit: Sequence[str] = ()) -> None:
         """Raise UserError, before any costly work, for too few images; warn about few images in the reference."""
         splits = self.data.splits
+        if self.data.channels == POINTS and self.extractor.name != "points":
+            raise UserError("features: points need features=points metrics=points")
         available = FEW if self.statistics else len(splits[self.split])
         needed = {f"n={n}": n, f"split={self.split}": available}
         if {"real", "floor"} & set(baselines):

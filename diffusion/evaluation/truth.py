@@ -1,6 +1,5 @@
 """Pictures of a denoiser of points beside the best one: fields of the score, paths from noise to data, densities."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +44,16 @@ def draw_truth(denoiser: Denoiser, exact: Exact, drawing: Drawing, device: torch
         drawing(denoise, PATHS, device, PATHS, watch=lambda first, k, x, estimate: steps.append(x.flatten(1).cpu()))
         return torch.stack(steps).numpy()
 
-    def save(name: str, pictures: Sequence[np.ndarray], **about: Any) -> None:
-        save_png(grid(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2), 2, **about), folder / f"{name}.png")
-
     times = [(density(t), arrows.new_full((len(arrows),), t)) for t in TIMES]
-    save("field", [picture(heat, -each(arrows, t).eps) for heat, t in times for each in both], times=TIMES)
     data, streams = density(0), Streams.of(len(coarse), "density", device=device)
-    save("paths", [picture(data, paths=path(each)) for each in both])
-    bits = flow_likelihood(denoiser, coarse, streams, 0.01, 1e-3, levels=False)
-    learned = torch.exp(-2 * np.log(2) * bits).cpu().numpy()
-    save("densities", [picture(each, most=data.max()) for each in (data, learned)])
+    learned = 2 ** (-2 * flow_likelihood(denoiser, coarse, streams, 0.01, 1e-3, levels=False).cpu().numpy())
+    for name, pictures in {
+        "field": [picture(heat, -each(arrows, t).eps) for heat, t in times for each in both],
+        "paths": [picture(data, paths=path(each)) for each in both],
+        "densities": [picture(each, most=data.max()) for each in (data, learned)],
+    }.items():
+        rows = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+        save_png(grid(rows, 2, times=TIMES[: len(rows) // 2]), folder / f"{name}.png")
 
 
 def picture(

@@ -8,6 +8,7 @@ The denoiser with the least squared error is E[x0 | x_t], and its eps is −sigm
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from typing import Annotated, Any
 
 import torch
@@ -53,8 +54,7 @@ class Mixture(nn.Module):
         The patterns are orthogonal cosines with the mean square 0.1: few values of images are outside of [−1, 1].
         """
         sides = [torch.outer(torch.arange(n).double(), torch.arange(n) + 0.5) * (math.pi / n) for n in (height, width)]
-        pairs = sorted(((i, j) for i in range(height) for j in range(width)), key=lambda pair: (sum(pair), pair))
-        chosen = pairs[1 : 1 + self.means.shape[1]]
+        chosen = sorted(product(range(height), range(width)), key=sum)[1 : 1 + self.means.shape[1]]  # not the constant
         waves = torch.stack([torch.outer(sides[0][i].cos(), sides[1][j].cos()) for i, j in chosen])
         waves *= (0.1 / waves.square().mean((1, 2), keepdim=True)).sqrt()
         means = torch.einsum("kd,dhw->khw", self.means, waves).unsqueeze(1).expand(-1, channels, -1, -1)

@@ -92,7 +92,8 @@ def verdict(run: Run, state: str) -> Verdict:
             findings["no scores"] = "No scores were computed, so no number says how good the samples are."
     headline = " ".join(HEADLINES[kind] for kind in (["saturated"] if share else findings))
     step = next_step(run, state, findings)
-    return Verdict("How good is it?", headline, findings, limits(run), *step, EXPLAINED)
+    about = "" if any(score.features == "points" for score in run.scores) else EXPLAINED
+    return Verdict("How good is it?", headline, findings, limits(run), *step, about)
 
 
 def called(name: str) -> str:

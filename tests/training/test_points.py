@@ -80,3 +80,12 @@ def test_other_parts_than_those_for_points_are_refused_in_one_line(command) -> N
     status, _, err = command("train", ["data=points", "model=mlp", "hydra.run.dir=out"])
     assert (status, err.count("\n")) == (2, 1)
     assert "features=points" in err
+
+
+def test_a_study_compares_samplers_with_the_best_denoiser_by_the_energy_distance(run: Path, command) -> None:
+    words = ["sampler", f"ckpt={run}", "weights=exact", "n=20", "nfe=[3]", "samplers=[ddim]", "hydra.run.dir=out"]
+    status, out, err = command("study", [*words, "features=points", "metrics=points"])
+    assert status == 0, out + err
+    assert "energy_points" in Path("out/study.md").read_text()
+    status, _, err = command("study", [*words, "features=lite0"])
+    assert (status, err.count("\n")) == (2, 1)
