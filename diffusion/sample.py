@@ -3,6 +3,7 @@
 diffusion sample ckpt=RUN                                             36 images with the run's sampler
 diffusion sample ckpt=… n=64 sampler=ddim sampler.steps=50 seed=0     another sampler
 diffusion sample ckpt=… n=8 trajectory=true                           also save the denoising steps
+diffusion sample ckpt=… then=[SUPER,SUPER2]                           enlarge the images by other models
 """
 
 from diffusion.config.schema import Sample

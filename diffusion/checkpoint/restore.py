@@ -148,7 +148,8 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
         network: nn.Module = make(model_of(config, facts), "model", nn.Module)
         schedule: Schedule = make(config["schedule"], "schedule", Schedule)
         prediction: Prediction = make(config["prediction"], "prediction", Prediction)
-        denoiser: Any = Denoiser(network, schedule, prediction, facts.get("picture", 0), facts.get("vector", 0))
+        given = {key: facts[key] for key in ("picture", "vector", "centred") if key in facts}
+        denoiser: Any = Denoiser(network, schedule, prediction, **given)
         denoiser.network.load_state_dict(network_weights(state))
         if weights == "exact":
             if (truth := getattr(make(config["data"], "data"), "truth", None)) is None:

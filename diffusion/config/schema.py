@@ -244,12 +244,15 @@ class Sample(Drawn):
     devices: Devices = "auto"
     n: Count = 36
     """Number of images."""
+    then: Annotated[list[str], BeforeValidator(lambda then: [then] if isinstance(then, str) else then)] = []
+    """Models that enlarge what is drawn, each the images of the one before: SUPER, or [SUPER,SUPER2], trained with
+    condition=lowres. condition.level=0.1 is noise that they add to these images; guidance=… is for the first model."""
     trajectory: bool = False
-    """Also save the denoising steps of the first 8 images, as trajectory.gif."""
+    """Also save the denoising steps of the first 8 images, as trajectory.gif; with `then`, those of its last model."""
 
 
 class Edit(Drawn):
-    """Draw variants of a picture, undo an operator such as a mask or a blur, or interpolate between two noises."""
+    """Draw variants of a picture, enlarge it, undo an operator such as a mask or a blur, or interpolate two noises."""
 
     image: str | None = None
     """Picture to start from; it is cropped around its centre to the proportions of the model's images, and scaled."""
@@ -261,10 +264,13 @@ class Edit(Drawn):
     """Standard deviation of the noise in what `operator` makes, where pixels lie in [-1, 1]. null: 0.02."""
     observed: bool = False
     """Whether the picture is what the operator made: small, blurred, grey. false: it is applied to the picture."""
+    upscale: str | None = None
+    """Picture to enlarge, of any size, by a model trained with condition=lowres."""
     interpolate: Annotated[list[Seed], MinLen(2), MaxLen(2)] | None = None
     """Without a picture: interpolate from image 0 of one seed to image 0 of another."""
-    n: Count = 8
-    """Number of variants, fillings or answers, or of the images of an interpolation, including both ends."""
+    n: Count | None = None
+    """Number of variants, fillings or answers, or of the images of an interpolation, including both ends. null: 8, or
+    1 of an enlarged picture."""
     operator: OptionalGroup = None
     inpainting: Group
 

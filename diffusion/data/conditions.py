@@ -66,7 +66,7 @@ class Condition:
         return {"shapes": shapes, "figures": dict(self.figures)}
 
     def widths(self, shape: Shape) -> dict[str, int]:
-        """The channels of `inputs`, for images of `shape` (C, H, W)."""
+        """The channels of `inputs`, for images of `shape` (C, H, W), and `centred` for the denoiser."""
         named = {name: torch.zeros(1, *each) for name, each in self.shapes(shape).items()}
         return {name: rows.shape[1] for name, rows in inputs(self.noised(named, Streams([0])), shape[1:]).items()}
 
@@ -74,7 +74,7 @@ class Condition:
 def inputs(named: Tensors, size: tuple[int, ...], kept: Tensor | None = None) -> dict[str, Tensor]:
     """The denoiser's inputs for these tensors: `picture` (B, P, H, W) and `vector` (B, V), or one of them.
 
-    Pictures are resized to `size` (H, W): averaged to a smaller one, bilinear to a larger one. A last channel of each
+    Pictures are resized to `size` (H, W): averaged to a smaller one, bicubic to a larger one. A last channel of each
     is 1. Where `kept` (B,) is false, both are 0 as a whole: an image without its condition, for guidance.
     """
     found: dict[str, Tensor] = {}
@@ -91,7 +91,7 @@ def scaled(picture: Tensor, size: tuple[int, ...]) -> Tensor:
     """A picture (B, c, h, w), averaged or interpolated to `size` (H, W)."""
     if picture.shape[2] > size[0]:
         return F.interpolate(picture, size, mode="area")
-    return F.interpolate(picture, size, mode="bilinear", align_corners=False)
+    return F.interpolate(picture, size, mode="bicubic")
 
 
 def grey(x: Tensor) -> Tensor:
@@ -104,7 +104,8 @@ def grey(x: Tensor) -> Tensor:
 class Lowres(Condition):
     """The image, averaged over squares of pixels: for networks that enlarge pictures, and cascades of them.
 
-    As in a cascade the small picture is itself drawn, the network is trained on √(1 − s²) x + s ε with s uniform up to
+    The network learns the difference of the image to the small picture, enlarged (see `Denoiser`). As in a cascade the
+    small picture is itself drawn, the network is trained on √(1 − s²) x + s ε with s uniform up to
     `noise`, and is told s (conditioning augmentation; Ho et al. 2022, "Cascaded Diffusion Models", section 4).
 
     Args:
@@ -120,6 +121,9 @@ class Lowres(Condition):
     def __post_init__(self) -> None:
         if self.level > self.noise:
             raise UserError(f"condition.level={self.level:g}: expected at most condition.noise={self.noise:g}")
+
+    def widths(self, shape: Shape) -> dict[str, int]:
+        return {**super().widths(shape), "centred": True}
 
     def __call__(self, x0: Tensor, stored: Tensors) -> dict[str, Tensor]:
         height, width = x0.shape[2:]

@@ -19,9 +19,11 @@ from diffusion.config.choices import AUTO, choice
 from diffusion.config.schema import Edit
 from diffusion.console import console, count
 from diffusion.data import Split, to_uint8, to_unit
+from diffusion.data.conditions import Lowres
 from diffusion.data.images import Box, Unusable, middle, read, resized
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import begin, make_drawing, save_images
+from diffusion.evaluation.conditions import Given, condition_of
 from diffusion.evaluation.drawing import Drawing
 from diffusion.pixels import MODES, gif, grid, only_pictures, resolution_of
 from diffusion.process.editing import Inpainting, SDEdit
@@ -45,10 +47,15 @@ def draw_edits(settings: Edit, folder: Path) -> None:
 
     A filled picture keeps its own size in images/*.png; images.npz has the images of the network.
     """
-    between = settings.interpolate
-    if (settings.image is None) == (between is None):
-        raise UserError("add image=PICTURE to edit it, or interpolate=[0,1] for images between two seeds; not both")
+    between, large = settings.interpolate, settings.upscale
+    if [settings.image, between, large].count(None) != 2:
+        raise UserError(
+            "add image=PICTURE to edit it, upscale=PICTURE to enlarge it, or interpolate=[0,1] for images between two "
+            "seeds; one of them"
+        )
     undo = settings.mask or settings.operator
+    if large and (undo or settings.strength or settings.given):
+        raise UserError("upscale has no mask, operator, strength or given; remove them")
     if between and (undo or settings.strength or settings.labels or settings.seed not in (None, between[0])):
         raise UserError("interpolate has no mask, operator, strength, labels or seed (only label=CLASS); remove them")
     if undo and settings.strength is not None:
@@ -58,13 +65,17 @@ def draw_edits(settings: Edit, folder: Path) -> None:
         raise UserError("operator=mask needs mask=MASK, and the other operators have none; add or remove mask=MASK")
     if (not settings.operator or masks) and (settings.noise_level is not None or settings.observed):
         raise UserError("noise_level and observed are of operators other than a mask; remove them")
-    settings, restored, (device,) = begin(settings)
+    n = settings.n or (1 if large else 8)
+    settings, restored, (device,) = begin(settings.model_copy(update={"n": n}))
     only_pictures("edit", restored.shape[0])
-    drawing, before, paste = edited(make_drawing(settings, restored), settings, restored)
-    n = settings.n
+    if large:
+        drawing, before, paste = *enlarged(settings, restored, large), None
+    else:
+        drawing, before, paste = edited(make_drawing(settings, restored), settings, restored)
     images = drawing(restored.denoiser, n, device, settings.batch_size, f"drawing {count(n, 'image')}")
     files = paste(images) if paste else None
-    save_images(folder, images, overview(before, reduced(files) if files else images), drawing, restored, files)
+    shown = reduced(files or [*map(to_pil_image, images)]) if files or large else images
+    save_images(folder, images, overview(before, shown), drawing, restored, files)
     if between:
         gif([grid(image[None], large=True) for image in images], folder / "interpolation.gif")
 
@@ -109,6 +120,29 @@ def edited(
     paste = partial(pasted, whole=whole, fill=part, box=box)
     grey = torch.tensor([GREY, GREY, GREY, 255], dtype=torch.uint8)[: len(picture)].view(-1, 1, 1).expand_as(picture)
     return filled, reduced([whole, *paste(grey[None])]), paste
+
+
+def enlarged(settings: Edit, restored: Restored, picture: Source) -> tuple[Drawing, Tensor]:
+    """The drawing of a picture of any size, enlarged by the factor of the model's condition; and, for comparison, the
+    picture itself, enlarged without the model (bicubic), uint8 (1, C, H, W).
+
+    Raises UserError if the model is not one that enlarges pictures, or the picture is smaller than those it is given.
+    """
+    channels, height, width = shape = restored.shape
+    condition = condition_of(settings.condition, restored.facts, shape)
+    if not isinstance(condition, Lowres):
+        raise UserError(f"upscale: {settings.ckpt} does not enlarge pictures; choose a model of experiment=superres")
+    factor = condition.factor
+    image = upright("upscale", picture, (channels, height // factor, width // factor))
+    size = image.height * factor, image.width * factor
+    given = Given(condition, shape, "the picture", named=condition.own(to_unit(pil_to_tensor(image)[None])))
+    drawing = make_drawing(settings, restored, given=given)
+    console.print(f"{image.width}x{image.height} to {size[1]}x{size[0]} pixels")
+    before = reduced([image.resize(size[::-1], Image.Resampling.BICUBIC)])
+    if size == (height, width):
+        return drawing, before
+    whole = channels, *size
+    return replace(drawing, given=replace(given, shape=whole), shape=whole, windows=((height, width), factor)), before
 
 
 def pasted(images: Tensor, whole: Image.Image, fill: Image.Image, box: Box) -> list[Image.Image]:

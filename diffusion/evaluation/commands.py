@@ -6,8 +6,9 @@ guidance, features, metrics and data, and to a number that is null.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,13 +17,14 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
+from diffusion import files
 from diffusion.checkpoint.find import BUNDLED, kept, opened, run_folder, trained
 from diffusion.checkpoint.restore import Restored, file_hash, what_changed
 from diffusion.config.build import make, validated
 from diffusion.config.choices import INHERITED, RUN, composed, nodes
 from diffusion.config.schema import SCORED, AnyStudy, Drawn, Edit, Evaluate, Sample, Score, Settings
 from diffusion.console import console, count, quiet_libraries
-from diffusion.data import ImageData
+from diffusion.data import ImageData, to_unit
 from diffusion.data.folder import Collection, common_size
 from diffusion.data.images import in_threads
 from diffusion.errors import UserError
@@ -31,12 +33,12 @@ from diffusion.evaluation.drawing import Drawing, Frames, filmed, make_guidance
 from diffusion.evaluation.likelihood import bits_per_dimension, has_classes_of
 from diffusion.evaluation.pipeline import Scorer, check_test, make_metrics
 from diffusion.evaluation.together import Task, choose_device, choose_devices, draw, remove
-from diffusion.files import replace
 from diffusion.metric import record
 from diffusion.metric.estimate import PairwiseMetric
 from diffusion.metric.score import statistics_of
 from diffusion.pixels import POINTS, grid, in_turn, resolution_of, save_png
 from diffusion.process.sampler import Sampler
+from diffusion.randomness import seed_for
 from diffusion.report.scores import print_scores
 from diffusion.report.verdict import verdict
 from diffusion.runs.folder import SCORES, Run, read_scores
@@ -78,6 +80,8 @@ def completed(settings: S, restored: Restored | None, fills: bool = False) -> S:
             why = "its folder has no such weights" if missing else "too strong for fillings; guidance=early turns it on"
             console.print(f"drawn without its run's guidance by step {step}: {why}", style="yellow")
             values["guidance"] = None
+    if values.get("then"):
+        values["condition"] = {"from": RUN}  # what is set is for the other models
     for group in INHERITED:
         changes = dict(values.get(group) or {})
         if changes.pop("from", None) != RUN:
@@ -143,20 +147,21 @@ def make_given(
 
 def make_drawing(
     settings: Drawn | Evaluate, restored: Restored, counts: Mapping[str, int] | None = None,
-    data: ImageData | None = None,
+    data: ImageData | None = None, given: Given | None = None,
 ) -> Drawing:  # fmt: skip
     """Build the `Drawing` of a command's settings for a model. Raises UserError if they do not fit it.
 
     Args:
         counts: the number of reference images in each class; None: the numbers of training images.
         data: see `make_given`.
+        given: the conditions, instead of those of the settings.
     """
     labels = settings.labels or settings.label if isinstance(settings, Drawn) else None
     if isinstance(settings, Drawn) and settings.labels and settings.label is not None:
         raise UserError("set label=CLASS for all images, or labels=[CLASS,CLASS] for several classes, not both")
     guidance, worse = make_guidance(settings.guidance, restored)
     sampler, weak = make(settings.sampler, "sampler", Sampler), None if worse is None else worse.denoiser
-    given = make_given(settings, restored, data)
+    given = given or make_given(settings, restored, data)
     drawing = Drawing(
         sampler, restored.shape, settings.seed or 0, guidance, weak, restored.labels if counts is None else counts,
         labels, precision=settings.precision, finite=True, given=given,
@@ -165,11 +170,55 @@ def make_drawing(
     return drawing
 
 
+class Stage(NamedTuple):
+    """A model of a cascade, and how it draws."""
+
+    settings: Sample
+    restored: Restored
+    drawing: Drawing
+
+
+def stages_of(asked: Sample, first: Stage) -> list[Stage]:
+    """The models of a cascade: the first, and those of `then`, which are given images of zeros as their condition.
+
+    Raises UserError if the condition of a model is not an image of the model before it, or its classes are others.
+    """
+    stages = [first]
+    for k, ckpt in enumerate(asked.then, start=1):
+        before, restored = stages[-1].restored, opened(ckpt, asked.weights)
+        own: dict[str, Any] = {"ckpt": ckpt, "then": [], "guidance": {"from": RUN}, "data": {"from": RUN}}
+        if not restored.labels:
+            own |= {"label": None, "labels": None}
+        elif [*restored.labels] != [*first.restored.labels]:
+            raise UserError(f"then={ckpt}: its classes are others than those of the first model; choose another")
+        settings = completed(asked.model_copy(update=own), restored)
+        condition = condition_of(settings.condition, restored.facts, restored.shape)
+        shapes = [*condition.shapes(restored.shape).values()] if condition else []
+        if condition is None or shapes != [before.shape]:
+            wanted = " and ".join(str([*each]) for each in shapes) or "nothing, as it was trained without a condition"
+            raise UserError(f"then={ckpt}: it is given {wanted}; the one before it draws {[*before.shape]}")
+        given = Given(condition, restored.shape, "a cascade", named=condition.own(torch.zeros(1, *before.shape)))
+        drawing = make_drawing(settings, restored, given=given)
+        # with the seed of the first model, its noise would begin with that of the first model
+        stages.append(Stage(settings, restored, replace(drawing, seed=seed_for(first.drawing.seed, "then", k))))
+    return stages
+
+
 def draw_samples(settings: Sample, folder: Path) -> None:
-    """Write n images to images/*.png, grid.png, images.npz; with `trajectory` also trajectory.gif."""
+    """Write n images to images/*.png, grid.png, images.npz; with `trajectory` also trajectory.gif.
+
+    With `then`, they are those of its last model; grid-1.png, … show those of the models before.
+    """
+    asked = settings
     settings, restored, devices = begin(settings)
-    drawing, denoiser, n = make_drawing(settings, restored), restored.denoiser, settings.n
-    images = draw_all(drawing, settings, restored, devices, folder)
+    stages = stages_of(asked, Stage(settings, restored, make_drawing(settings, restored)))
+    drawn: list[Tensor] = []
+    for own, restored, drawing in stages:
+        if drawn and drawing.given:
+            named = drawing.given.condition.own(to_unit(drawn[-1]))
+            drawing = replace(drawing, given=replace(drawing.given, named=named))
+        drawn.append(draw_all(drawing, own, restored, devices, folder))
+    images, denoiser, n = drawn[-1], restored.denoiser, settings.n
     if settings.trajectory:
         frames, few = Frames(drawing.sampler, denoiser.schedule), min(n, filmed(restored.shape[0]))
         drawing(denoiser, few, devices[0], few, "sampling the trajectory", frames.watch)
@@ -181,6 +230,8 @@ def draw_samples(settings: Sample, folder: Path) -> None:
 
     if (conditions := drawing.pictures(min(n, GRID))) is not None:
         save_png(picture(conditions), folder / CONDITIONS)
+    for k, others in enumerate(drawn[:-1], start=1):
+        save_png(picture(others[:GRID]), folder / f"grid-{k}.png")
     save_images(folder, images, picture(images[:GRID]), drawing, restored)
     remove(folder)
 
@@ -346,4 +397,4 @@ def write_configuration(folder: Path, settings: Settings, restored: Restored | N
         if chosen.get("data") == restored.config["data"]:
             chosen["data"] = None
     if not (folder / "run.json").is_file():
-        replace(folder / CONFIG, yaml.safe_dump(chosen, sort_keys=False, allow_unicode=True))
+        files.replace(folder / CONFIG, yaml.safe_dump(chosen, sort_keys=False, allow_unicode=True))

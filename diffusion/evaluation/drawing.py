@@ -31,6 +31,7 @@ from diffusion.process.editing import Between
 from diffusion.process.guidance import Guidance
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
+from diffusion.process.tiles import Tiled
 from diffusion.randomness import Streams, proportional, seeds_for
 from diffusion.report.style import spread
 
@@ -59,7 +60,8 @@ class Drawing:
 
     With `between`, a pair of seeds, the images interpolate from image 0 of the first seed to image 0 of the second.
     `precision` is that of the network's products, None for that of the weights. Samples that are not finite are an
-    error if `finite`; otherwise, as in training, a warning is printed.
+    error if `finite`; otherwise, as in training, a warning is printed. Samples larger than the network's images are
+    drawn in windows of its size that begin at multiples of a unit: `windows` is ((height, width), unit).
     """
 
     sampler: Sampler
@@ -73,6 +75,7 @@ class Drawing:
     precision: str | None = None
     finite: bool = False
     given: Given | None = None
+    windows: tuple[tuple[int, int], int] | None = None
 
     def __call__(
         self,
@@ -194,6 +197,8 @@ class Drawing:
     def guided(self, denoiser: Denoiser) -> Denoise:
         """The denoiser with the guidance, in the precision."""
         denoise: Denoise = self.guidance(denoiser, self.weak) if self.guidance else denoiser
+        if self.windows:
+            denoise = Tiled(denoise, *self.windows)
         return denoise if self.precision is None else MixedPrecision(denoise, MIXED[self.precision])
 
     def check(self, denoiser: Denoiser, label_dropout: float) -> None:

@@ -54,17 +54,20 @@ class Denoiser(nn.Module):
 
     The network gets c_in·x_t in the dtype of its weights, and conditions such as `classes` (B,) as keyword arguments.
     If it was built for them, `picture` (B, P, H, W) are further channels of its input, and `vector` (B, V) the first of
-    its labels `augment`; images without these conditions have zeros. Raises UserError for a prediction that does not
+    its labels `augment`; images without these conditions have zeros. If `centred`, the first channels c of the picture
+    are an estimate of the image: the network gets c_in·(x_t − alpha_t c), and y − a c, with the target's factor a of
+    x0, is its output: it learns the difference of x0 to c alone. Raises UserError for a prediction that does not
     suit the schedule, for other conditions, and for an output of another size.
     """
 
     def __init__(
-        self, network: nn.Module, schedule: Schedule, prediction: Prediction, picture: int = 0, vector: int = 0
-    ):
+        self, network: nn.Module, schedule: Schedule, prediction: Prediction, picture: int = 0, vector: int = 0,
+        centred: bool = False,
+    ):  # fmt: skip
         super().__init__()
         prediction.check(schedule)
         self.network, self.schedule, self.prediction = network, schedule, prediction
-        self.picture, self.vector = picture, vector  # P and V
+        self.picture, self.vector, self.centred = picture, vector, centred  # P, V
 
     def given(self, name: str, value: Tensor | None, like: Tensor, *size: int) -> Tensor:
         """The condition of this name, which has the shape `size` for each image, or zeros (B, *size)."""
@@ -79,9 +82,13 @@ class Denoiser(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """The network's y (B, C, H, W) and, if it has 2C output channels, the spread; both in the dtype of x_t."""
         c_in, label = self.prediction.inputs(self.schedule, t)
-        x = expand(c_in, x_t) * x_t
+        x, centre = expand(c_in, x_t) * x_t, None
         if self.picture or picture is not None:
-            x = torch.cat([x, self.given("picture", picture, x, self.picture, *x.shape[2:])], dim=1)
+            picture = self.given("picture", picture, x, self.picture, *x.shape[2:])
+            if self.centred:
+                centre = picture[:, : x.shape[1]]
+                x = x - expand(c_in * self.schedule(t)[0], x) * centre
+            x = torch.cat([x, picture], dim=1)
         if self.vector or vector is not None:
             labels = [self.given("vector", vector, x, self.vector), conditions.get("augment")]
             conditions["augment"] = torch.cat([each for each in labels if each is not None], dim=1)
@@ -95,6 +102,9 @@ class Denoiser(nn.Module):
                 f"denoiser: the network gives {found} for {tuple(x_t.shape)}; expected {C} or {2 * C} channels"
             )
         out = out.to(x_t.dtype)
+        if centre is not None:
+            of_x0, _ = self.prediction.weights(self.schedule, t)
+            out = torch.cat([out[:, :C] + expand(of_x0, x_t) * centre, out[:, C:]], dim=1)
         return out[:, :C], out[:, C:] if out.shape[1] == 2 * C else None
 
     def estimate(self, x_t: Tensor, t: Tensor, y: Tensor, spread: Tensor | None = None) -> Estimate:

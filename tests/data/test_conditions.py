@@ -9,6 +9,9 @@ from PIL import Image, ImageOps
 from diffusion.data import Folder, Hub
 from diffusion.data.conditions import Columns, Edges, Facts, Grey, Lowres, Mask, Pairs, inputs
 from diffusion.errors import UserError
+from diffusion.process.denoiser import Denoiser
+from diffusion.process.prediction import EDM, X0, V
+from diffusion.process.schedule import sigmoid
 from diffusion.randomness import Streams
 
 
@@ -27,7 +30,7 @@ def test_the_small_picture_has_noise_of_the_level_that_the_network_is_told():
     drawn = condition.noised(clean, Streams.of(4000, "x"))
     assert (drawn["level"] == 0.3).all()
     assert Lowres(noise=0.0).noised(clean, Streams.of(4000, "x")) is clean
-    assert condition.widths((1, 4, 4)) == {"picture": 2, "vector": 2}
+    assert condition.widths((1, 4, 4)) == {"picture": 2, "vector": 2, "centred": True}
 
 
 def test_masks_edges_and_grey():
@@ -167,3 +170,23 @@ def test_tables_that_do_not_fit_are_refused(paired, name):
     with pytest.raises(UserError) as error:
         loaded(paired, Columns(write(paired / "t.csv", rows), ["age"]))
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("prediction", [V(), X0(), EDM(0.1)])
+def test_with_a_small_picture_a_network_learns_the_difference_to_it(prediction):
+    """One that learns nothing, and sees no difference, estimates the picture itself; without a picture, zeros."""
+    seen = []
+
+    def network(x, label, augment):
+        seen.append(x[:, :3])
+        return torch.zeros_like(x[:, :3])
+
+    module = torch.nn.Module()
+    module.forward = network
+    denoiser = Denoiser(module, sigmoid(), prediction, **Lowres().widths((3, 8, 8)))
+    picture, t = torch.rand(2, 4, 8, 8), torch.tensor([0.2, 0.9])
+    x_t = denoiser.schedule(t)[0].view(2, 1, 1, 1).float() * picture[:, :3]
+    estimate = denoiser(x_t, t, picture=picture, vector=torch.zeros(2, 2))
+    torch.testing.assert_close(estimate.x0, picture[:, :3], atol=1e-5, rtol=0)
+    assert seen[0].abs().max() < 1e-5
+    assert denoiser(torch.zeros_like(x_t), t).x0.abs().max() == 0
