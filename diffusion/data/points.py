@@ -41,7 +41,8 @@ class Drawn(ImageData):
         self.classes = [str(k) for k in range(self.truth.classes)] if self.labels else []
         found = {}
         for name, n in (("train", self.train), ("val", self.val), ("test", self.val)):
-            x, classes = self.truth.sample(n, generator_for(self.seed, "points", name))
+            seed = self.seed if name == "train" else 0  # scores of all seeds compare with the same points
+            x, classes = self.truth.sample(n, generator_for(seed, "points", name))
             names = [f"{name} {i}" for i in range(n)]
             found[name] = Split(to_uint8(x.view(n, *self.shape)), names, classes if self.labels else None)
         return found

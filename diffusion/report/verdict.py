@@ -241,6 +241,8 @@ def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
     shorter = recipe_command(run, f"trainer.max_steps={run.info.get('total_steps', 2) // 2}")
     early = recipe_command(run, "guidance=early")
     has = findings.keys()
+    points = str((run.settings.get("features") or {}).get("_target_")).endswith("Points")
+    looking, pixels = ("", "") if points else (", and look for copies", " 'audit=[pixels]'")
     # until its error no longer falls, or its samples are as close as real ones
     unfinished = {"falling", "like noise"} & has or not {"flat", "as real"} & has
     steps = [
@@ -248,7 +250,7 @@ def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
         (state != "complete", "Go on with the training.", resume_command(place, run.own)),
         (bool(config.get("images")), "", ""),  # of a source that is not known
         ("saturated" in has, "Draw in another way, and compare the pictures.", f"{sample} n=64 {other}"),
-        ({"no scores", "no baseline"} & has, "Score its samples, and look for copies.", f"{audit} 'audit=[pixels]'"),
+        ({"no scores", "no baseline"} & has, f"Score its samples{looking}.", f"{audit}{pixels}"),
         (run.command != "train", "Draw more samples.", f"{sample} n=64"),
         ({"copies", "rising", "memorizing"} & has, "Train with more images, or for fewer steps.", shorter),
         (unfinished, "Train for as many steps again.", onward(run)),
