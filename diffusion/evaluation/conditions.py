@@ -120,7 +120,7 @@ def pictures_in(place: Path, size: tuple[int, ...]) -> Tensor:
     files, pictures = [place] if place.is_file() else [*listed(place).values()], []
     for file in files:
         try:
-            pictures.append(torch.from_numpy(resized(read(file, resolution, channels=size[0]), resolution)))  # type: ignore[arg-type]
+            pictures.append(torch.tensor(resized(read(file, resolution, channels=size[0]), resolution)))  # type: ignore[arg-type]
         except Unusable as error:
             raise UserError(f"{where}: {file.name}: {error}; the condition has {size[2]}x{size[1]} pixels") from error
     if not pictures:

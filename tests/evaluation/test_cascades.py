@@ -14,8 +14,8 @@ from diffusion.pixels import opened, tiles
 def larger(tmp_path_factory, tiny):
     """The folder of a run of four steps that enlarges pictures, 8×8 to 16×16."""
     folder = tmp_path_factory.mktemp("larger") / "run"
-    more = ["data.resolution=16", "condition=lowres", "trainer.max_steps=4", "samples.n=0", "optimizer.lr=1e-2"]
-    train([*tiny, *more], folder)
+    more = ["data.resolution=16", "trainer.max_steps=4", "samples.n=0", "optimizer.lr=1e-2"]
+    train(["experiment=superres", *tiny, *more], folder)
     return folder
 
 
@@ -30,7 +30,7 @@ def test_a_cascade_enlarges_each_sample_by_itself(two_steps, larger, command, tm
         "many": [*cascade, "n=5", "batch_size=2"],
         "few": [*cascade, "n=3"],
         "first": [f"ckpt={two_steps}", "n=3"],
-        "noisy": [*cascade, "n=3", "condition.level=0.5"],
+        "noisy": [*cascade, "n=3", "condition.level=0.1"],
     }.items():
         status, out, err = command("sample", [*words, f"hydra.run.dir={name}"])
         assert status == 0, out + err
