@@ -169,8 +169,8 @@ def shared_folder(folder: Path | None = None) -> Path | None:
     if found and attempt != "0":  # torch keeps its store, so processes would look for those of the earlier attempt
         import torch.distributed as dist
 
-        ranks = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
-        dist.init_process_group(store=PrefixStore("group", board), **ranks)
+        group, rank, size = PrefixStore("group", board), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        dist.init_process_group(store=group, rank=rank, world_size=size)
     return Path(found) if found else None
 
 
