@@ -8,7 +8,7 @@ guidance, features, metrics and data, and to a number that is null.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -170,38 +170,30 @@ def make_drawing(
     return drawing
 
 
-class Stage(NamedTuple):
-    """A model of a cascade, and how it draws."""
-
-    settings: Sample
-    restored: Restored
-    drawing: Drawing
-
-
-def stages_of(asked: Sample, first: Stage) -> list[Stage]:
-    """The models of a cascade: the first, and those of `then`, which are given images of zeros as their condition.
+def enlarging(asked: Sample, restored: Restored, seed: int) -> list[tuple[Sample, Restored, Drawing]]:
+    """The models of `then`, after the model `restored`, each with images of zeros as its condition.
 
     Raises UserError if the condition of a model is not an image of the model before it, or its classes are others.
     """
-    stages = [first]
+    found, labels = [], [*restored.labels]
     for k, ckpt in enumerate(asked.then, start=1):
-        before, restored = stages[-1].restored, opened(ckpt, asked.weights)
+        before, restored = restored.shape, opened(ckpt, asked.weights)
         own: dict[str, Any] = {"ckpt": ckpt, "then": [], "guidance": {"from": RUN}, "data": {"from": RUN}}
         if not restored.labels:
             own |= {"label": None, "labels": None}
-        elif [*restored.labels] != [*first.restored.labels]:
+        elif [*restored.labels] != labels:
             raise UserError(f"then={ckpt}: its classes are others than those of the first model; choose another")
         settings = completed(asked.model_copy(update=own), restored)
         condition = condition_of(settings.condition, restored.facts, restored.shape)
         shapes = [*condition.shapes(restored.shape).values()] if condition else []
-        if condition is None or shapes != [before.shape]:
+        if condition is None or shapes != [before]:
             wanted = " and ".join(str([*each]) for each in shapes) or "nothing, as it was trained without a condition"
-            raise UserError(f"then={ckpt}: it is given {wanted}; the one before it draws {[*before.shape]}")
-        given = Given(condition, restored.shape, "a cascade", named=condition.own(torch.zeros(1, *before.shape)))
+            raise UserError(f"then={ckpt}: it is given {wanted}; the one before it draws {[*before]}")
+        given = Given(condition, restored.shape, "a cascade", named=condition.own(torch.zeros(1, *before)))
         drawing = make_drawing(settings, restored, given=given)
         # with the seed of the first model, its noise would begin with that of the first model
-        stages.append(Stage(settings, restored, replace(drawing, seed=seed_for(first.drawing.seed, "then", k))))
-    return stages
+        found.append((settings, restored, replace(drawing, seed=seed_for(seed, "then", k))))
+    return found
 
 
 def draw_samples(settings: Sample, folder: Path) -> None:
@@ -211,8 +203,8 @@ def draw_samples(settings: Sample, folder: Path) -> None:
     """
     asked = settings
     settings, restored, devices = begin(settings)
-    stages = stages_of(asked, Stage(settings, restored, make_drawing(settings, restored)))
-    drawn: list[Tensor] = []
+    drawing, drawn = make_drawing(settings, restored), list[Tensor]()
+    stages = [(settings, restored, drawing), *enlarging(asked, restored, drawing.seed)]
     for own, restored, drawing in stages:
         if drawn and drawing.given:
             named = drawing.given.condition.own(to_unit(drawn[-1]))

@@ -1,0 +1,136 @@
+"""Score the cascades of the study `superres` beside one network and bicubic interpolation; print tables and pictures.
+
+    python -m docs.superres outputs/results/superres [N]
+
+Uses the seeds whose networks are all trained, and N images (default 250). Enlargements of held-out photographs from 32
+to 128 pixels: PSNR in dB, the mean over photographs; a distance like LPIPS (Zhang et al. 2018) on the bundled features:
+the squared difference of unit-length activations, averaged over positions and summed over four depths, without learned
+weights; and the Fréchet distance to the photographs. Images drawn from noise: the Fréchet distance. Each with its mean
+over seeds and half of its 95% interval. Writes enlarged.png and drawn.png, of the first seed, to docs/results/superres.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+import diffusion
+from diffusion.config.build import make
+from diffusion.config.choices import choice
+from diffusion.data import to_uint8, to_unit
+from diffusion.evaluation.conditions import Given
+from diffusion.library import Model
+from diffusion.pixels import grid, save_png
+from diffusion.randomness import seed_for
+from diffusion.report.compare import Mean
+from diffusion.runs.folder import jobs_of
+
+OUT = Path(__file__).parent / "results/superres"
+DEPTHS = (2, 4, 10, 15)  # blocks of EfficientNet-Lite0, at strides of 4, 8, 16 and 32
+SHOWN = 8
+Networks = dict[str, Model]
+
+
+def networks(root: Path) -> dict[int, Networks]:
+    """Seed -> the networks `base`, `64`, `128`, `whole` and `alone`, for the seeds that have all of them."""
+    found: dict[int, Networks] = {}
+    for sweep in ("base", "super", "whole", "alone"):
+        for run in jobs_of(root / sweep):
+            if run.state == "complete":
+                name = str(run.config["data"]["resolution"]) if sweep == "super" else sweep
+                found.setdefault(run.config["seed"], {})[name] = diffusion.load(run.folder, device="cpu")
+    return {seed: networks for seed, networks in sorted(found.items()) if len(networks) == 5}
+
+
+def enlarged(model: Model, pictures: Tensor, stage: int, level: float = 0.0) -> Tensor:
+    """Pictures, uint8 (n, C, h, w), enlarged as by a model of a cascade."""
+    drawing = model.drawing()
+    assert drawing.given is not None
+    condition = drawing.given.condition
+    condition.level = level  # type: ignore[attr-defined]
+    given = Given(condition, drawing.shape, "", named=condition.own(to_unit(pictures)))
+    seed = seed_for(0, "then", stage)
+    drawing = replace(drawing, given=given, seed=seed)
+    return drawing(model.denoiser, len(pictures), torch.device("cpu"), 32, f"to {drawing.shape[1]} pixels")
+
+
+def bicubic(pictures: Tensor, side: int) -> Tensor:
+    """Pictures, uint8 (n, C, h, w), enlarged by Pillow."""
+    arrays = [np.asarray(Image.fromarray(x).resize((side, side), Image.Resampling.BICUBIC)) for x in pixels(pictures)]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+
+
+def pixels(images: Tensor) -> np.ndarray:
+    return images.permute(0, 2, 3, 1).numpy()
+
+
+def psnr(x: Tensor, y: Tensor) -> float:
+    """10 log10(255²/MSE), the mean over images."""
+    return float((10 * torch.log10(255**2 / (x.float() - y.float()).square().flatten(1).mean(dim=1))).mean())
+
+
+def perceptual(x: Tensor, y: Tensor, extractor: Any) -> float:
+    """The distance of activations, see above, the mean over images."""
+    seen: list[Tensor] = []
+    blocks = [extractor.net._blocks[k] for k in DEPTHS]
+    handles = [block.register_forward_hook(lambda _, __, out: seen.append(F.normalize(out, dim=1))) for block in blocks]
+    total = 0.0
+    for a, b in zip(x.split(16), y.split(16), strict=True):
+        seen.clear()
+        extractor(a)
+        extractor(b)
+        one, other = seen[: len(DEPTHS)], seen[len(DEPTHS) :]
+        total += sum(float((u - v).square().sum(dim=1).mean(dim=(1, 2)).sum()) for u, v in zip(one, other, strict=True))
+    for handle in handles:
+        handle.remove()
+    return total / len(x)
+
+
+def table(columns: tuple[str, ...], rows: Mapping[str, Mapping[int, tuple[float, ...]]]) -> None:
+    """Print a Markdown table of means over seeds."""
+    print(f"\n| | seeds | {' | '.join(columns)} |\n| --- | --: |{' --: |' * len(columns)}")
+    for name, of_seeds in rows.items():
+        means = [Mean([(seed, values[k]) for seed, values in of_seeds.items()]) for k in range(len(columns))]
+        print(f"| {name} | {len(of_seeds)} | {' | '.join(map(str, means))} |")
+
+
+def main(root: Path, n: int = 250) -> None:
+    torch.set_num_threads(1)
+    extractor = make(choice("features", "lite0"), "features")
+    rows: dict[str, dict[int, tuple[float, ...]]] = {}
+    drawn: dict[str, dict[int, tuple[float, ...]]] = {}
+    for seed, models in networks(root).items():
+        split = models["whole"].drawing().given.split  # type: ignore[union-attr]
+        real = split.images[:n].clone()  # type: ignore[union-attr]
+        small = to_uint8(F.avg_pool2d(to_unit(real), 4))
+        made = {"bicubic": bicubic(small, 128), "one network": enlarged(models["whole"], small, 1)}
+        made["cascade"] = enlarged(models["128"], enlarged(models["64"], small, 1), 2)
+        for name, images in made.items():
+            distance = diffusion.score(images, real)["fd_lite0"].value
+            rows.setdefault(name, {})[seed] = psnr(images, real), perceptual(images, real, extractor), distance
+        base = models["base"].sample(n)
+        new = {"one network": models["alone"].sample(n, batch_size=16), "bicubic from 32": bicubic(base, 128)}
+        for level in (0.0, 0.1):
+            middle = enlarged(models["64"], base, 1, level)
+            new[f"cascade, condition.level={level:g}"] = enlarged(models["128"], middle, 2, level)
+        for name, images in new.items():
+            drawn.setdefault(name, {})[seed] = (diffusion.score(images, real)["fd_lite0"].value,)
+        if len(drawn["one network"]) == 1:
+            OUT.mkdir(parents=True, exist_ok=True)
+            shown = [*made.values(), real]
+            chosen = torch.arange(SHOWN) * (n // SHOWN)
+            save_png(grid(torch.cat([images[chosen] for images in shown]), SHOWN), OUT / "enlarged.png")
+            save_png(grid(torch.cat([images[:SHOWN] for images in new.values()]), SHOWN), OUT / "drawn.png")
+    table(("PSNR (dB)", "perceptual", "fd_lite0"), rows)
+    table(("fd_lite0",), drawn)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:3]))
