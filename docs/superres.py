@@ -23,7 +23,7 @@ from torch import Tensor
 
 import diffusion
 from diffusion.config.build import make
-from diffusion.config.choices import choice
+from diffusion.config.choices import choice, composed
 from diffusion.data import to_uint8, to_unit
 from diffusion.evaluation.conditions import Given
 from diffusion.library import Model
@@ -51,7 +51,7 @@ def networks(root: Path) -> dict[int, Networks]:
 
 def enlarged(model: Model, pictures: Tensor, stage: int, level: float = 0.0) -> Tensor:
     """Pictures, uint8 (n, C, h, w), enlarged as by a model of a cascade."""
-    drawing = model.drawing()
+    drawing = model.drawing(make(composed("train", ["experiment=superres"])["sampler"], "sampler"))
     assert drawing.given is not None
     condition = drawing.given.condition
     condition.level = level  # type: ignore[attr-defined]
