@@ -31,6 +31,8 @@ class Mask:
     def __call__(self, x: Tensor) -> Tensor:
         return x * self.known.to(x.device)
 
+    adjoint = __call__
+
 
 def downsampling(x: Tensor, factor: Annotated[int, Ge(2)] = 4) -> Tensor:
     """The mean of each square of factor × factor pixels: (B, C, H, W) -> (B, C, H/factor, W/factor)."""

@@ -89,7 +89,7 @@ class Features(FeatureExtractor):
 
 def scorer(split: str, splits: dict[str, Any]) -> Scorer:
     """A scorer without metrics."""
-    data: Any = SimpleNamespace(splits=splits, shape=(3, 4, 4))
+    data: Any = SimpleNamespace(splits=splits, shape=(3, 4, 4), channels=3)
     return Scorer(data, split, Features(), [], Path(), Path())
 
 

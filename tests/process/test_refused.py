@@ -13,8 +13,9 @@ from diffusion.process.augmentation import Crops
 from diffusion.process.averaging import gamma_of
 from diffusion.process.consistency import Consistency
 from diffusion.process.denoiser import Denoiser
-from diffusion.process.editing import Between, RePaint, SDEdit
+from diffusion.process.editing import Between, SDEdit
 from diffusion.process.objective import Hybrid, Simple, VariationalBound
+from diffusion.process.operators import Mask
 from diffusion.process.sampler import DDIM, Ancestral, ProbabilityFlow
 from diffusion.randomness import Streams
 from tests.support.oracle import GaussianOracle
@@ -78,8 +79,8 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a strength of 0": lambda: SDEdit(DDIM(5), PICTURE, 0.0),
     "an edit of an adaptive sampler": lambda: SDEdit(ProbabilityFlow(2), PICTURE),
     "equal ends": lambda: Between([1, 2], [3, 2], [0.5, 0.5]),
-    "a mask without anything to fill": lambda: RePaint(DDIM(5), PICTURE, MASK | True),
-    "a mask of numbers": lambda: RePaint(DDIM(5), PICTURE, MASK.float()),
+    "a mask without anything to fill": lambda: Mask(MASK | True),
+    "a mask of numbers": lambda: Mask(MASK.float()),
     "a flow that cannot be solved": lambda: likelihood.flow_likelihood(net(lambda x: x / 0), X, STREAMS),
     "probabilities of crops above 1": lambda: Crops((1, 2), (0.5, 0.6)),
     "crops of half pixels": lambda: Crops((1, 3)).check(32, 32, 4),

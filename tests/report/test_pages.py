@@ -234,7 +234,7 @@ def test_an_open_page_follows_its_run_and_keeps_the_readers_choices(
         save_png(grid(torch.zeros(6, 3, 8, 8, dtype=torch.uint8)), folder / "demo/samples/step-00000500.png")
         info = json.loads((folder / "demo/run.json").read_text())
         replace(folder / "demo/run.json", json.dumps(info | {"steps": 12345}))
-        page.wait_for_selector("text=12,345")
+        page.wait_for_selector("text=12,345", state="attached")  # in a folded section
         assert page.get_by_label("step", exact=True).input_value() == "1"
         assert seen.grave == []
         monkeypatch.setattr(watch.run, "run_sections", lambda run: 1 / 0)

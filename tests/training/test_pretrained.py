@@ -10,6 +10,8 @@ from diffusion import reproduce
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.find import BUNDLED, at_step, named, trained
 from diffusion.checkpoint.restore import network_hash, restore
+from diffusion.config.build import validated
+from diffusion.config.schema import Train
 from diffusion.runs.folder import read_metrics, read_yaml
 
 (TABLE,) = (table for table in reproduce.committed("demo") if table.stem == "train")
@@ -24,9 +26,9 @@ def error_of(folder: Path) -> float:
 def test_its_recipe_is_that_of_the_experiment():
     folder = BUNDLED / "demo"
     recipe = settings(["experiment=demo", "name=demo"]).model_dump(mode="json")
-    assert read_yaml(folder / "config.yaml") == recipe
+    assert validated(Train, read_yaml(folder / "config.yaml")).model_dump(mode="json") == recipe
     model = restore(trained("demo"))
-    assert {key: model.config[key] for key in model.config} == {key: recipe[key] for key in model.config}
+    assert validated(Train, recipe | dict(model.config)).model_dump(mode="json") == recipe
     assert model.step == recipe["trainer"]["max_steps"]
     early = at_step(model.path.parent, model.facts["guidance_step"])
     for file in (model.path, early):
