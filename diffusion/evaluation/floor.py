@@ -34,6 +34,7 @@ from diffusion.report.page import Cell, Table
 from diffusion.runs.folder import FLOOR, Run
 
 NAMES = "floor", "best", "train", "above", "behind", "held_out"  # see docs/numbers.md
+CONDITIONAL = "floor: given a condition, the best denoiser is another, which is not computed; measure a model without"
 LEVELS = 0.02, 20.0  # the least and the largest sigma/alpha, if the schedule has them
 
 
@@ -41,6 +42,8 @@ def study(settings: FloorStudy, folder: Path) -> None:
     """Measure a trained model into floor.csv, and write the chart and the page of the study in `folder`."""
     quiet_libraries()
     restored = opened(settings.ckpt, settings.weights)
+    if "condition" in restored.facts:
+        raise UserError(CONDITIONAL)
     settings = completed(settings, restored)
     data: ImageData = make(settings.data, "data")
     data.setup()

@@ -74,7 +74,7 @@ class Objective(nn.Module):
     def prepare(self, denoiser: Denoiser, atoms: Atoms) -> None:
         """Called before training with the training set, for times that depend on it."""
         if isinstance(self.timesteps, FromFloor):
-            raise UserError("objective: only squared errors have a floor; with timesteps=from_floor, use simple")
+            raise UserError("timesteps=from_floor: only squared errors without a condition have a floor; use simple")
 
     def begin(self, step: int, total: int) -> None:
         """Called before each training step, numbered from 0, of `total`: an objective may change during a run."""
@@ -111,7 +111,8 @@ class Simple(Objective):
 
     def prepare(self, denoiser: Denoiser, atoms: Atoms) -> None:
         times = self.timesteps
-        if isinstance(times, FromFloor) and type(self) is Simple and self.distance is squared:
+        known = type(self) is Simple and self.distance is squared and not (denoiser.picture or denoiser.vector)
+        if isinstance(times, FromFloor) and known:
             t = times.middles(denoiser.schedule)
             times.floor.copy_(floor(atoms, denoiser.schedule.level(t)) * self.of_x0(denoiser, t))
         else:

@@ -19,6 +19,7 @@ from diffusion.data.conditions import Condition
 from diffusion.errors import UserError, shown
 from diffusion.evaluation.conditions import Given
 from diffusion.evaluation.drawing import Drawing, check_worse, evaluations, make_guidance
+from diffusion.evaluation.floor import CONDITIONAL
 from diffusion.evaluation.pipeline import Scorer, make_metrics
 from diffusion.files import replace
 from diffusion.metric.features import FeatureExtractor
@@ -78,6 +79,8 @@ class Run:
             self.widths = self.condition.widths(self.data.shape)
             if self.condition.attached and "picture" in self.widths and (self.augmentation or self.crops):
                 raise UserError("condition: its pictures stay as they are; set augmentation=none crops=none")
+            if settings.validation.floor:
+                raise UserError(CONDITIONAL)
         self.inputs = inputs_of(settings, self.augmentation, widths=self.widths)
         self.network = self.build_network()
         check_size(settings, self.data, self.network, self.crops)

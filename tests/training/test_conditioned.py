@@ -194,6 +194,11 @@ REFUSED = {
     "another factor": ("sample", ["condition.factor=4"], "the model was trained with {'lowres': [3, 4, 4]}"),
     "a changed condition": ("train", ["condition.factor=4"], "other settings, such as condition.factor 2 → 4"),
     "no condition": ("train", ["condition=none"], "another network or other settings"),
+    "a floor at the end": ("train", ["ckpt=null", "validation.floor=true"], "floor: given a condition"),
+    "times from a floor": (
+        "train", ["ckpt=null", "timesteps@objective.timesteps=from_floor"], "only squared errors without a condition"
+    ),
+    "the floor of a run": ("study", [], "floor: given a condition"),
     "a page": ("export", ["--format", "web"], "condition: a page draws without one"),
     "diffusers": ("export", ["--format", "diffusers"], "condition: diffusers' U-Nets have none"),
 }  # fmt: skip
@@ -203,7 +208,12 @@ REFUSED = {
 def test_what_does_not_fit_is_refused_in_one_line(small, tiny, command, tmp_path, name):
     kind, words, said = REFUSED[name]
     Image.new("RGB", (3, 3)).save(tmp_path / "tiny.png")
-    own = {"train": [*tiny, *MORE, f"ckpt={small}"], "sample": [f"ckpt={small}"], "export": [str(small)]}
+    own = {
+        "train": [*tiny, *MORE, f"ckpt={small}"],
+        "sample": [f"ckpt={small}"],
+        "study": ["floor", f"ckpt={small}"],
+        "export": [str(small)],
+    }
     status, out, err = command(kind, [*own[kind], *words])
     assert status == 2, out
     (line,) = err.splitlines()
