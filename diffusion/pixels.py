@@ -59,6 +59,12 @@ def to_uint8(image: Tensor) -> Tensor:
     return image.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+def grey(x: Tensor) -> Tensor:
+    """The luma of images (B, C, H, W), without their opacity (ITU-R BT.601, as in Pillow): (B, 1, H, W)."""
+    red, green, blue = (x[:, i : i + 1] for i in range(3)) if x.shape[1] > 1 else (x, x, x)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
 def pictures(images: Tensor, real: Tensor | None = None) -> Tensor:
     """Images as they are; points (N, 2, 1, 1) as one picture, uint8 (1, 3, PLANE, PLANE), over the points `real`."""
     if images.shape[1] != POINTS:

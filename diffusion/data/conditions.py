@@ -23,7 +23,7 @@ from diffusion.data.images import RESIZE, Made, Unusable, in_threads, read, resi
 from diffusion.data.module import PLACE, ImageData
 from diffusion.errors import UserError, nearest, pip_install
 from diffusion.files import cache_dir, digest
-from diffusion.pixels import Channels, resolution_of, to_unit
+from diffusion.pixels import Channels, grey, resolution_of, to_unit
 from diffusion.randomness import Streams
 
 Tensors = Mapping[str, Tensor]
@@ -89,15 +89,7 @@ def inputs(named: Tensors, size: tuple[int, ...], kept: Tensor | None = None) ->
 
 def scaled(picture: Tensor, size: tuple[int, ...]) -> Tensor:
     """A picture (B, c, h, w), averaged or interpolated to `size` (H, W)."""
-    if picture.shape[2] > size[0]:
-        return F.interpolate(picture, size, mode="area")
-    return F.interpolate(picture, size, mode="bicubic")
-
-
-def grey(x: Tensor) -> Tensor:
-    """The luma of images (B, C, H, W), without their opacity: (B, 1, H, W)."""
-    red, green, blue = (x[:, i : i + 1] for i in range(3)) if x.shape[1] > 1 else (x, x, x)
-    return 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R 601
+    return F.interpolate(picture, size, mode="area" if picture.shape[2] > size[0] else "bicubic")
 
 
 @dataclass(eq=False)

@@ -50,13 +50,6 @@ def blur(x: Tensor, width: Annotated[float, Gt(0)] = 2.0) -> Tensor:
     return x
 
 
-def grey(x: Tensor) -> Tensor:
-    """The luminance of RGB images (ITU-R BT.601, as in Pillow): (B, 3, H, W) -> (B, 1, H, W)."""
-    if x.shape[1] != 3:
-        raise UserError(f"operator=grey needs images with 3 channels; those of the model have {x.shape[1]}")
-    return torch.einsum("bchw,c->bhw", x, x.new_tensor([0.299, 0.587, 0.114]))[:, None]
-
-
 def observe(operator: Operator, x0: Tensor, noise: float, streams: Streams) -> Tensor:
     """y (1, ...) of an image x0 (C, H, W), with noise from one stream. Raises UserError if A x0 cannot be computed."""
     try:

@@ -7,8 +7,9 @@ from PIL import Image
 
 from diffusion.errors import UserError
 from diffusion.files import PACKAGE
+from diffusion.pixels import grey
 from diffusion.process.denoiser import Estimate
-from diffusion.process.operators import Observation, blur, downsampling, grey, observe
+from diffusion.process.operators import Observation, blur, downsampling, observe
 from diffusion.process.posterior import MMPS, PiGDM, Posterior
 from diffusion.process.sampler import DDIM
 from diffusion.process.schedule import VP, cosine
