@@ -115,7 +115,7 @@ class Collection(ImageData):
 
     def load(self) -> dict[str, Split]:
         source = self.source()
-        key = digest("images 11", RESIZE, self.shape, self.seed, self.tiles, self.repeats, source.key)
+        key = digest("images 12", RESIZE, self.shape, self.seed, self.tiles, self.repeats, source.key)
         cache = cache_dir("images") / f"{type(self).__name__.lower()}-{key}"
         images, names, own, self.report = stored(cache, self.shape, partial(self._decode, source))
         self.report.sort(key=lambda entry: (entry["reason"], entry["path"]))  # what is not an image comes last
@@ -144,15 +144,21 @@ class Collection(ImageData):
         """Yield each item's images, or why it is unusable, in order of (seed, content)."""
         items = [*source.items()]
         contents = in_threads(content_of, items, "reading files", "file")
-        found = self._ordered((content, item.name, item) for content, item in zip(contents, items, strict=True))
+        found, again = self._ordered((content, item.name, item) for content, item in zip(contents, items, strict=True))
         results = in_threads(lambda each: self._images(each[0], each[2]), found, "decoding images")  # without the GIL
         for (_, name, item), made in zip(found, results, strict=True):
             yield from ((name + ending, image, item.label) for ending, image in made)
+        yield from again
 
-    def _ordered(self, found: Iterable[tuple[str, str, Any]]) -> list[tuple[str, str, Any]]:
-        """Sort (content, name, …) by (seed, content); with the same content, only the first by name is used."""
+    def _ordered(self, found: Iterable[tuple[str, str, Any]]) -> tuple[list[tuple[str, str, Any]], list[Made]]:
+        """Sort (content, name, …) by (seed, content); of the same content, only the first by name is used."""
         every = sorted(found, key=lambda each: (seed_for(self.seed, "order", each[0]), *each[:2]))
-        return every if self.repeats else [next(same) for _, same in groupby(every, key=itemgetter(0))]
+        used, again = list[tuple[str, str, Any]](), list[Made]()
+        for _, same in groupby(every, key=itemgetter(0, 1) if self.repeats else itemgetter(0)):
+            first, *others = same
+            used.append(first)
+            again += [(name, f"the same content as {first[1]}", None) for _, name, _ in others]
+        return used, again
 
     def _images(self, content: str, item: Item) -> list[tuple[str, np.ndarray | str]]:
         """The cropped image, or the tiles, each with the ending of its name; or why there is none."""

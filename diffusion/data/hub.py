@@ -96,9 +96,11 @@ class Hub(Collection):
             for content, item, made in in_threads(self._read, source.items(), "reading rows", "row"):
                 found.append((content, item.name, (item.label, file.tell())))
                 pickle.dump(made, file)
-            for _, name, (label, place) in self._ordered(found):
+            used, again = self._ordered(found)
+            for _, name, (label, place) in used:
                 file.seek(place)
                 yield from ((name + ending, image, label) for ending, image in pickle.load(file))
+            yield from again
 
     def _read(self, item: Item) -> tuple[str, Item, list[Any]]:
         """The hash of an item's content, the item, and its images. Raises errors of the network."""

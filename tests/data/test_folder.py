@@ -77,7 +77,9 @@ def test_bad_files_are_reported_once_and_do_not_change_the_splits(root: Path) ->
     (root / "run/run.json").write_text("{}")
     picture(0).save(root / "run" / "sample.png")  # of another run: never trained on
     data = load(root)
-    assert [entry["path"] for entry in data.report] == ["cat/thin.png", "cut.png", "README.txt", "phone.HEIC"]
+    left_out = ["cat/thin.png", "cut.png", "README.txt", "phone.HEIC", "zoo.png"]
+    assert [entry["path"] for entry in data.report] == left_out
+    assert data.report[4]["reason"] == "the same content as dog/1.png"
     assert names(data) == names(clean)
     assert data.keys == clean.keys
     assert load(root).report == data.report  # also from the cache
