@@ -107,16 +107,6 @@ class LogitNormal(Quantile):
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
 
 
-@dataclass
-class Mode(Quantile):
-    """t(u) = 1 − u − s·(cos²(πu/2) − 1 + u), s = `scale` (SD3, eq. 20); monotone for s in [−1, 2/(π − 2)]."""
-
-    scale: Annotated[float, Ge(-1), Le(2 / (torch.pi - 2))] = 1.29
-
-    def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
-        return 1 - u - self.scale * (torch.cos(torch.pi * u / 2) ** 2 - 1 + u)
-
-
 class LossSecondMoment(nn.Module):
     """Rows of a table with probability p_i ∝ √E[L_i²], estimated from the last losses (Improved DDPM, section 3.3).
 

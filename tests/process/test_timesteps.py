@@ -13,7 +13,6 @@ from diffusion.process.timesteps import (
     LogitNormal,
     LogNormal,
     LossSecondMoment,
-    Mode,
     Quantile,
     Uniform,
     UniformTable,
@@ -29,7 +28,6 @@ DRAWS: dict[str, tuple[Callable[..., Quantile], Schedule]] = {
     "laplace_edm": (Laplace, EDM()),
     "laplace_vp": (Laplace, VP()),
     "logit_normal": (LogitNormal, Flow()),
-    "mode": (Mode, Flow()),
 }
 
 
@@ -55,17 +53,12 @@ def test_importance_makes_every_distribution_unbiased(name: str) -> None:
         torch.testing.assert_close((importance * bump).mean(), torch.trapezoid(exact, fine), rtol=2e-3, atol=0)
 
 
-def test_log_normal_matches_edm_and_logit_normal_and_mode_match_sd3() -> None:
+def test_log_normal_matches_edm_and_logit_normal_matches_sd3() -> None:
     u = EvenStreams(EVEN)
     normal = [-on.log_snr(LogNormal(0.5, 0.8)(on, u)[0]) / 2 for on in (EDM(), VP())]
     for x in (*normal, torch.logit(LogitNormal(0.5, 0.8)(Flow(), u)[0])):
         assert abs(float(x.mean()) - 0.5) < 1e-3
         assert abs(float(x.std()) - 0.8) < 1e-3
-    s, u = 1.29, torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
-    t, slope = Mode(s)(Flow(), EvenStreams(u))
-    torch.testing.assert_close(t, 1 - u - s * (torch.cos(torch.pi * u / 2) ** 2 - 1 + u))
-    torch.testing.assert_close(slope, 1 + s - s * torch.pi / 2 * torch.sin(torch.pi * u))
-    torch.testing.assert_close(Mode(0.0)(Flow(), EvenStreams(u))[0], 1 - u)
 
 
 def test_laplace_matches_hang_and_is_truncated_at_the_noisiest_end() -> None:
