@@ -194,7 +194,8 @@ def build(restored: Restored, device: torch.device) -> gr.Blocks:
                 with gr.Tabs() as tabs:
                     for key, (title, _, own, about) in TABS.items():
                         with gr.Tab(title, id=key) as each:
-                            gr.Markdown(about)
+                            given = key in ("draw", "between") and "condition" in restored.facts
+                            gr.Markdown(about + " Each has the condition of a held-out image." * given)
                             if "last" in own:
                                 fields["last"] = number("Second seed", 1)
                             if "image" in own:
