@@ -144,6 +144,7 @@ def fill(root: Path) -> tuple[dict[str, Pixels], set[str]]:
     (root / "loop.png").symlink_to(root / "loop.png")
     os.mknod(root / "socket.png", 0o600 | stat.S_IFSOCK)
     (root / "the good one again.png").write_bytes((root / "good0.png").read_bytes())
+    refused.add("the good one again.png")
     return used, refused
 
 
