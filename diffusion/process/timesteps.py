@@ -157,11 +157,12 @@ class LossSecondMoment(nn.Module):
 
 
 class FromFloor(LossSecondMoment):
-    """Times where the loss is furthest above its floor (`process.floor`): p_i ∝ E[L_i] − floor_i (arXiv 2506.13763).
+    """Times where the loss is furthest above its floor (`process.floor`): p_i ∝ E[L_i] − floor_i.
 
-    There are `bins` of evenly spread times, within which t is uniform. The distribution itself weights the loss. It is
-    even until each bin has `history` losses, and then with the probability `uniform`. `Objective.prepare` sets `floor`,
-    (bins,), the loss of the training set's best denoiser at the `middles`, before the run.
+    An idea of arXiv 2506.13763, in a simpler form. There are `bins` of evenly spread times, within which t is uniform.
+    The distribution itself weights the loss. It is even until each bin has `history` losses, and then with the
+    probability `uniform`. `Objective.prepare` sets `floor`, (bins,), the loss of the training set's best denoiser at
+    the `middles`, before the run.
     """
 
     def __init__(self, bins: Annotated[int, Ge(2)] = 20, history: Annotated[int, Ge(1)] = 64, uniform: Fraction = 0.1):
