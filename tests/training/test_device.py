@@ -87,7 +87,7 @@ def test_a_whole_run_on_another_device_gives_the_results_of_the_cpu(command, tin
         assert status == 0, out + err
 
 
-@pytest.mark.parametrize("condition", ["none", "lowres", "mask", "facts"])
+@pytest.mark.parametrize("condition", ["lowres", "facts"])
 def test_training_steps_between_logs_do_not_synchronize_with_the_device(
     command, tiny, away, monkeypatch, tmp_path, condition
 ):
