@@ -373,12 +373,9 @@ def candidates(seed: str, photo: Image.Image, least: int = SMALLEST) -> list[Box
     corners = np.floor(draws[:, 1:] * (np.array(photo.size) - sides + 1)).astype(int)
     windows = np.hstack([corners, corners + sides])  # left, top, right, bottom
     boxes = torch.from_numpy(windows).double()
-    earlier: list[int] = []
-    quarters: list[list[Box]] = [[], [], [], []]
+    free, quarters = torch.ones(TRIES, dtype=torch.bool), list[list[Box]]([[], [], [], []])
     for i, box in enumerate(map(tuple, windows.tolist())):
-        if (box_iou(boxes[i : i + 1], boxes[earlier]) > MOST_OVERLAP).any():
-            continue
-        if resized(luminance, 64, box).std() >= LEAST_CONTRAST:
-            earlier.append(i)
+        if free[i] and resized(luminance, 64, box).std() >= LEAST_CONTRAST:
+            free &= box_iou(boxes[i : i + 1], boxes)[0] <= MOST_OVERLAP
             quarters[int(4 * draws[i, 0])].append(box)
     return [box for turn in zip_longest(*reversed(quarters)) for box in turn if box]
