@@ -132,7 +132,7 @@ REFUSED = {
     "one seed": lambda m: m.interpolate(1, 1),
     "images of floats": lambda m: diffusion.score(torch.zeros(8, 3, 8, 8)),
     "channels that come last": lambda m: diffusion.score(torch.zeros(8, 9, 9, 3, dtype=torch.uint8)),
-    "too few images": lambda m: diffusion.score(PICTURE[None].repeat(3, 1, 1, 1)),
+    "too few images": lambda m: diffusion.score(PICTURE[None].repeat(3, 1, 1, 1), PICTURE[None].repeat(8, 1, 1, 1)),
     "an unknown reference": lambda m: diffusion.score(PICTURE[None].repeat(8, 1, 1, 1), "landscape", features="lite0"),
     "a reference of another size": lambda m: diffusion.score(torch.zeros(8, 3, 4, 4, dtype=torch.uint8), PICTURE[None]),
     "a device that is not there": lambda m: diffusion.load(m.restored.path, device="cuda:99"),

@@ -1,8 +1,6 @@
 """Parts of one's own, as in docs/extending.md: a command uses them only if the user names their folder."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -86,6 +84,5 @@ def test_every_command_uses_custom_parts_only_with_a_given_config_dir(command, e
     assert model.sample(2, progress=False).shape == (2, 3, 32, 32)
 
     words = ["-m", *OWN, "experiment=mine", *TINY[:-1], "hydra.sweep.dir=sweep"]
-    subprocess.run([sys.executable, "-m", "diffusion.train", *words], check=True)
-    assert "names my_" not in capfd.readouterr().out
+    assert "names my_" not in done("train", words)
     assert Path("sweep/0/figures/signal.png").is_file()  # of my_schedule: its process knows the choices, too
