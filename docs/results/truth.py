@@ -1,7 +1,6 @@
-"""Draw the figures of the studies `solver` and `regret` from their runs: means over seeds with 95% intervals.
+"""Draw the figures of the studies `solver`, `regret` and `times` from their runs: means over seeds with 95% intervals.
 
 python docs/results/truth.py solver [RUNS]     # after diffusion reproduce; RUNS: outputs/results
-python docs/results/truth.py regret [RUNS]
 """
 
 import sys
@@ -23,7 +22,10 @@ LOOKS: Any = {"linewidth": 1.3, "markersize": 3, "marker": "o", "capsize": 2, "e
 
 def name_of(run: Run, part: str) -> str:
     """The class of a part of a run's recipe."""
-    return str(run.settings[part]["_target_"]).rpartition(".")[2]
+    node = run.settings
+    for key in part.split("."):
+        node = node[key]
+    return str(node["_target_"]).rpartition(".")[2]
 
 
 def curves(ax: Axes, points: Iterable[tuple[Hashable, float, Any, float]], look: Callable[[Any], Any]) -> None:
@@ -97,7 +99,30 @@ def regret(runs: Path) -> Figure:
     return figure
 
 
+@style.styled
+def times(runs: Path) -> Figure:
+    """The error of the noise on held-out images by time, divided by that of uniform times with the same seed."""
+    found = {(name_of(run, "objective.timesteps"), run.seeds[0]): run.metrics for run in jobs_of(runs / "times/train")}
+    names = [name for name in dict.fromkeys(name for name, _ in found) if name != "UniformTable"]
+
+    def error(name: str, seed: Any, i: int) -> float:
+        return float(found[name, seed][f"val/mse_bin{i}"].value[-1])
+
+    points = [
+        (name, (i + 0.5) / 10, seed, error(name, seed, i) / error("UniformTable", seed, i))
+        for name, seed in found
+        if name in names
+        for i in range(10)
+    ]
+    figure, ax = style.axes(style.TALL)
+    curves(ax, points, lambda name: {"color": style.HUES[names.index(name)], "label": name})
+    ax.axhline(1, color=style.GREY, linewidth=0.8)
+    ax.set(xlabel="time $t$", ylabel="error of ε, relative to uniform times")
+    style.legend_below(figure, ax)
+    return figure
+
+
 if __name__ == "__main__":
     study, places = sys.argv[1], sys.argv[2:]
-    figure = {"solver": solver, "regret": regret}[study](Path([*places, "outputs/results"][0]))
+    figure = {"solver": solver, "regret": regret, "times": times}[study](Path([*places, "outputs/results"][0]))
     style.save(figure, HERE / f"{study}/{study}.png")
