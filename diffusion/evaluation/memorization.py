@@ -9,7 +9,8 @@ With y_1, y_2, … the training images ordered by their distance from x, a sampl
 Here r_(1) ≤ … ≤ r_(m) are the ratios of the m held-out photographs that repeat no training image. A photograph from
 their distribution is flagged with a probability of at most k/(m + 1) ≤ rate (conformal prediction: Vovk et al. 2005),
 which is Beta(k, m + 1 − k) distributed for a given threshold. Samples that repeat training images are counted
-separately, flagged or not, because a copy of an image that has many near-duplicates is not flagged.
+separately, flagged or not, because a copy of an image that has many near-duplicates is not flagged. If R held-out
+photographs of all M repeat some, as plain skies do, a photograph does with a probability of about (R + 1)/(M + 1).
 """
 
 import math
@@ -38,8 +39,8 @@ def ratios(images: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
     return distance[:, 0] / distance.mean(dim=1).clamp(min=1e-12), index[:, 0]
 
 
-def calibrated(train: Tensor, held_out: Tensor, rate: float = 0.01) -> tuple[float, float, float]:
-    """The threshold r_(k) by held-out images, k/(m + 1), and the chance.
+def calibrated(train: Tensor, held_out: Tensor, rate: float = 0.01) -> tuple[float, float, float, float]:
+    """The threshold r_(k) by held-out images, k/(m + 1), the chance, and (R + 1)/(M + 1).
 
     With a probability of 97.5%, the share of other photographs below the threshold is less than the chance. Raises
     UserError if all held-out images repeat training images.
@@ -53,7 +54,8 @@ def calibrated(train: Tensor, held_out: Tensor, rate: float = 0.01) -> tuple[flo
         raise UserError("audit: all held-out images repeat training images, so none can calibrate it; remove the audit")
     k = max(1, math.floor(rate * (m + 1) + 1e-9))
     threshold = float(ratios(distinct, train)[0].sort().values[k - 1])
-    return threshold, k / (m + 1), float(scipy.stats.beta.ppf(0.975, k, m + 1 - k))
+    chance, repeating = float(scipy.stats.beta.ppf(0.975, k, m + 1 - k)), len(held_out) - m
+    return threshold, k / (m + 1), chance, (repeating + 1) / (len(held_out) + 1)
 
 
 def copies(images: Tensor, data: ImageData, folder: Path) -> Score:
@@ -63,7 +65,7 @@ def copies(images: Tensor, data: ImageData, folder: Path) -> Score:
     first, then by ratio.
     """
     train, n = data.splits["train"], len(images)
-    threshold, rate, chance = calibrated(train.images, data.splits["val"].images)
+    threshold, rate, chance, repeating = calibrated(train.images, data.splits["val"].images)
     ratio, nearest = ratios(images, train.images)
     repeated = near_duplicates(images, train.images, shift=1) >= 0
     flagged, repeats = int((ratio < threshold).sum()), int(repeated.sum())
@@ -82,5 +84,7 @@ def copies(images: Tensor, data: ImageData, folder: Path) -> Score:
         "copies", flagged / n, n, reference=Reference("train", len(train), train.key), low=low, high=high, level=0.95,
         features="pixels", resize="8x8 means in 18 views", resolution="x".join(map(str, images.shape[-2:])),
         settings={"rate": rate},
-        source={"flagged": flagged, "repeats": repeats, "chance": chance, "closest": pairs},
+        source={
+            "flagged": flagged, "repeats": repeats, "chance": chance, "repeating": repeating, "closest": pairs,
+        },
     )  # fmt: skip

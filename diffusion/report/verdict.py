@@ -166,12 +166,13 @@ def copying(scores: Sequence[Score]) -> Findings:
         return {}
     (low, high), flagged, repeats = score.interval, score.source.get("flagged", 0), score.source.get("repeats", 0)
     share, chance = f"{score.n:,} samples ({low:.1%} to {high:.1%})", score.source.get("chance", high)
-    if repeats or low > chance:
-        return {"copies": f"{max(flagged, repeats)} of {share} are very close to a training image: see the pairs."}
-    if flagged:
-        close = f"{flagged} of {share} are close to a training image; by chance, up to {chance:.1%} are"
-        unclear = {"unclear copies": f"{close}. That is too little to show that some are copies: see the pairs."}
-        return unclear if score.value > chance else {"few copies": f"{close}."}
+    close, repeating = max(flagged, repeats), score.source.get("repeating", 0)
+    if repeats / score.n > repeating or low > chance:
+        return {"copies": f"{close} of {share} are very close to a training image: see the pairs."}
+    if close:
+        words = f"{close} of {share} are close to a training image; by chance, up to {max(chance, repeating):.1%} are"
+        unclear = {"unclear copies": f"{words}. That is too little to show that some are copies: see the pairs."}
+        return unclear if repeats or score.value > chance else {"few copies": f"{words}."}
     return {"no copies": f"No copies of training images among {share}."}
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -90,9 +91,11 @@ def regret(runs: Path) -> Figure:
     ]
     names = {"Eps": "ε", "V": "v", "X0": "x0"}
     curves(right, images, lambda n: {"color": style.HUES[[*names].index(n)], "label": names[n]})
-    right.axvline(256, color=style.GREY, linewidth=0.8)
+    width = np.linspace(20, 255, 200)  # of 256 directions of the noise, the network passes `width`
+    for factor in (1.0, 3 / 8):  # E[alpha_t⁰] and E[alpha_t⁴] of the cosine schedule: see the page
+        right.plot(width, factor * (1 - width / 256), color=style.GREY, linewidth=0.9, linestyle=":")
     right.set_xscale("log", base=2)
-    right.set(xlabel="features of the network (line: pixels)", title="images of 256 pixels")
+    right.set(xlabel="features of the network", title="images of 256 pixels")
     for ax in (left, right):
         ax.set_yscale("log")
         ax.legend()

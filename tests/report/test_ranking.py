@@ -104,3 +104,11 @@ def test_what_speaks_against_the_best_is_said() -> None:
     findings = ranking(narrow, Path()).findings
     assert findings["copies"].endswith("its samples: 1.8%.")
     assert "up to 50% of its samples are almost all black" in findings["saturated"]
+
+
+def test_a_distance_ranks_in_whatever_order_the_runs_have_their_scores() -> None:
+    comparison = study("schedule")
+    other = comparison._replace(columns=comparison.columns[::-1])
+    assert comparison.main
+    assert other.main
+    assert {comparison.main.higher, other.main.higher} == {False}
