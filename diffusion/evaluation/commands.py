@@ -77,7 +77,7 @@ def completed(settings: S, restored: Restored | None, fills: bool = False) -> S:
     if restored and step and values.get("guidance") == {"from": RUN}:
         missing = restored.step <= step or kept(restored.path.parent, step) is None
         if missing or fills or values.get("mask") or values.get("operator"):
-            why = "its folder has no such weights" if missing else "too strong for fillings; guidance=early turns it on"
+            why = "its folder has no such weights" if missing else "too strong for this; guidance=early turns it on"
             console.print(f"drawn without its run's guidance by step {step}: {why}", style="yellow")
             values["guidance"] = None
     if values.get("then"):
@@ -262,9 +262,10 @@ def save_images(
     classes: dict[str, Any] = {"arr_1": given["classes"].numpy()} if given else {}
     np.savez_compressed(folder / "images.npz", images.permute(0, 2, 3, 1).numpy(), seed=drawing.seed, **classes)
     save_png(picture, folder / "grid.png")
+    more = f", {CONDITIONS}" * (folder / CONDITIONS).is_file()
     drawing.warn_of_saturated(images)
     console.print(f"{count(n, 'image')} of step {restored.step} ({restored.weights} weights) in {folder}")
-    console.print(f"  images/, images.npz ({images.numpy().dtype}, N×H×W×C), grid.png")
+    console.print(f"  images/, images.npz ({images.numpy().dtype}, N×H×W×C), grid.png{more}")
 
 
 def evaluate(settings: Evaluate, folder: Path) -> None:

@@ -29,7 +29,7 @@ LOOKS: Any = {
 CAPTION = (
     "Above: errors by noise level. On images that were not seen, the lowest possible error is in the shaded band, on "
     "average. Below: how far the loss on training images is above its floor. Bars: intervals that hold together with "
-    "95%. All numbers are in floor.csv."
+    "95%. Under-fitted: worse, even on training images, than the dashed line. All numbers are in floor.csv."
 )
 
 
@@ -94,5 +94,5 @@ def floor_blocks(folder: Path) -> list[Block | None]:
 
 def write_floor(run: Run) -> list[Path]:
     """Write the page of a study of the floor."""
-    title = f"Study {run.folder.resolve().name}"
+    title = f"Noise levels of {run.config.get('ckpt', run.folder.resolve().name)}"
     return write_files(run.folder, "study.md", title, [Section("Where the loss is", floor_blocks(run.folder))])

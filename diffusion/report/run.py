@@ -157,7 +157,7 @@ def pictures(run: Run, state: str) -> list[Block | None]:
         words if reason or state != "complete" else Picture(words),
         images.gallery(run, made),
         picture(final, made) if (run.folder / final).is_file() else None,
-        picture(GIVEN, "What these samples were drawn from.") if (run.folder / GIVEN).is_file() else None,
+        *images.figure(run.folder, GIVEN, "What these samples were drawn from."),
     ]
 
 

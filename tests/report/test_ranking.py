@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from diffusion.metric.record import Score
+from diffusion.metric.record import Reference, Score
 from diffusion.report.compare import Column, Comparison, Row
 from diffusion.report.ranking import ranking
 from diffusion.reproduce import committed
@@ -25,6 +25,7 @@ class Made:
     record: str = "hydra.yaml"
     own: tuple[str, ...] = ()
     info: Any = field(default_factory=dict)
+    scores: Any = ()
     config: Any = field(default_factory=lambda: {"ckpt": "models/0"})
     settings: Any = field(default_factory=lambda: {"trainer": {"max_steps": 2000}})
 
@@ -94,6 +95,16 @@ def test_the_next_step_follows_from_what_is_open(name: str, seeds: str, step: st
     assert step in found.step
     assert command in found.command
     assert all(line.startswith("  ") for line in str(found).partition("Next: ")[2].splitlines()[1:])
+
+
+def test_a_best_recipe_that_is_like_noise_is_trained_for_longer() -> None:
+    comparison = study("batch/steps", "0")
+    for _, run in comparison.runs:
+        ends, against = {"samples": (276.0, 270, 282), "noise": (271.0, 268, 274)}, Reference("val", 250)
+        run.scores = [Score("fd_lite0", v, 250, what, against, low=a, high=b) for what, (v, a, b) in ends.items()]
+    found = ranking(comparison, Path("sweep"))
+    assert found.step == "Train for longer: no samples are shown to be better than noise."
+    assert "trainer.max_steps=4000" in found.command
 
 
 def test_what_speaks_against_the_best_is_said() -> None:
