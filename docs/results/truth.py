@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from diffusion.process.schedule import cosine
 from diffusion.report import style
 from diffusion.report.compare import Mean
 from diffusion.runs.folder import Run, jobs_of
@@ -92,7 +94,8 @@ def regret(runs: Path) -> Figure:
     names = {"Eps": "ε", "V": "v", "X0": "x0"}
     curves(right, images, lambda n: {"color": style.HUES[[*names].index(n)], "label": names[n]})
     width = np.linspace(20, 255, 200)  # of 256 directions of the noise, the network passes `width`
-    for factor in (1.0, 3 / 8):  # E[alpha_t⁰] and E[alpha_t⁴] of the cosine schedule: see the page
+    alpha, _ = cosine()(torch.linspace(0, 1, 1001, dtype=torch.float64)[1:])
+    for factor in (1.0, float((alpha**4).mean())):  # see the page
         right.plot(width, factor * (1 - width / 256), color=style.GREY, linewidth=0.9, linestyle=":")
     right.set_xscale("log", base=2)
     right.set(xlabel="features of the network", title="images of 256 pixels")
