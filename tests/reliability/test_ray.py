@@ -70,11 +70,13 @@ def test_a_cluster_with_a_token_takes_the_jobs(tiny, tmp_path):
     start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": tmp_path}
     with subprocess.Popen([*start, "--num-cpus=1"], env=own | {"RAY_AUTH_MODE": "token"}, **pipes) as cluster:
-        assert any("runtime started" in line for line in cluster.stdout or [])
-        words = ["hydra/launcher=ray", f"hydra.launcher.address=127.0.0.1:{port}", "trainer.max_steps=1", "samples.n=0"]
-        command = [sys.executable, "-m", "diffusion.train", "-m", *tiny, *words, "hydra.sweep.dir=sweep"]
-        job = subprocess.run(command, env=own, **pipes)
-        cluster.terminate()
+        try:
+            assert any("runtime started" in line for line in cluster.stdout or [])
+            words = ["hydra/launcher=ray", f"hydra.launcher.address=127.0.0.1:{port}"]
+            command = [sys.executable, "-m", "diffusion.train", "-m", *tiny, *words, "hydra.sweep.dir=sweep"]
+            job = subprocess.run([*command, "trainer.max_steps=1", "samples.n=0"], env=own, **pipes)
+        finally:
+            cluster.terminate()
     assert job.returncode == 0, job.stdout
 
 
