@@ -132,7 +132,7 @@ class Comparison(NamedTuple):
 
     @property
     def main(self) -> Column | None:
-        """The column that ranks the recipes: the first score that most of them have, a distance, or else val/mse."""
+        """The column that ranks the recipes: a score that most have, first of all a distance, or else val/mse."""
         ranked = [column for column in self.columns if column.order]
         last = ("val/mse", "copies")
         return max(ranked, key=lambda it: (not it.name.startswith(last), len(it.order), not it.higher), default=None)

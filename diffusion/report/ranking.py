@@ -86,7 +86,7 @@ def next_step(comparison: Comparison, main: Column, folder: Path) -> tuple[str, 
         how = [word for word in run.overrides if re.match(DRAWING, word)]
         return "Draw with the best.", command_line("sample", [*run.own, f"ckpt={run.config.get('ckpt')}", *how, "n=64"])
     if "like noise" in closeness(run.scores):
-        return "Train for longer: no samples are shown to be better than noise.", recipe_command(run, longer(run))
+        return "Train for longer: the best is not shown to be better than noise.", recipe_command(run, longer(run))
     if main.shown[second]:
         return "Train the best for twice as long.", recipe_command(run, longer(run))
     last = max(run.seeds[0] for row in (best, after) for run in row.runs)

@@ -265,7 +265,7 @@ def test_no_class_is_missing_from_validation_if_there_are_three_photographs_of_i
     for i in range(18):
         folder = tmp_path / "photographs" / ("rare" if i < 3 else "single" if i == 3 else "usual")
         folder.mkdir(exist_ok=True, parents=True)
-        photograph(i, 150, 130).save(folder / f"{i}.png")
+        photograph(i, 200, 150).save(folder / f"{i}.png")
     for tiles, seed in ((1, 0), (2, 1), (None, 3)):
         data = load(tmp_path / "photographs", tiles=tiles, seed=seed, val=4, test=4, labels="folders")
         assert [len(set(split.sources)) for split in data.splits.values()] == [10, 4, 4]

@@ -103,7 +103,7 @@ def test_a_best_recipe_that_is_like_noise_is_trained_for_longer() -> None:
         ends, against = {"samples": (276.0, 270, 282), "noise": (271.0, 268, 274)}, Reference("val", 250)
         run.scores = [Score("fd_lite0", v, 250, what, against, low=a, high=b) for what, (v, a, b) in ends.items()]
     found = ranking(comparison, Path("sweep"))
-    assert found.step == "Train for longer: no samples are shown to be better than noise."
+    assert found.step == "Train for longer: the best is not shown to be better than noise."
     assert "trainer.max_steps=4000" in found.command
 
 

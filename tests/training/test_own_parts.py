@@ -85,4 +85,4 @@ def test_every_command_uses_custom_parts_only_with_a_given_config_dir(command, e
 
     words = ["-m", *OWN, "experiment=mine", *TINY[:-1], "hydra.sweep.dir=sweep"]
     assert "names my_" not in done("train", words)
-    assert Path("sweep/0/figures/signal.png").is_file()  # of my_schedule: its process knows the choices, too
+    assert Path("sweep/0/figures/signal.png").is_file()  # of my_schedule
