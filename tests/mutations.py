@@ -69,7 +69,7 @@ FAULTS = {
         ("decay: γ instead of γ + 1", "(1 - 1 / n) ** (gamma + 1)", "(1 - 1 / n) ** gamma"),
         ("decay: delayed by one step", "(1 - 1 / n) ** (gamma + 1)", "(1 - 1 / (n + 1)) ** (gamma + 1)"),
         ("gamma: wrong coefficient in the cubic", "[1, 7, 16 - t, 12 - t]", "[1, 7, 16 - t, 12]"),
-        ("gamma: the wrong root of the cubic", ".real.max())", ".real.min())"),
+        ("gamma: the wrong root of the cubic", "max(0.0, *np.roots", "min(0.0, *np.roots"),
         ("inner product: without + 1", "((gamma_i + gamma_j + 1) * torch.max", "((gamma_i + gamma_j) * torch.max"),
         ("missing: its square instead of itself", "max(0.0, missing) ** 0.5", "max(0.0, missing)"),
         ("missing: a term of the square is left out", "(square - 2 * x @ b + x @ A @ x)", "(square - x @ b)"),
@@ -93,7 +93,7 @@ FAULTS = {
         ("RePaint: one pass too many", "reversed(range(self.passes", "reversed(range(1 + self.passes"),
         ("RePaint: the last step is repeated too", "self.passes if s.sigma > 0 else 1", "self.passes"),
         ("RePaint: estimates of earlier steps are used", "t, s, [], streams)", "t, s, past, streams)"),
-        ("split Gibbs: the known pixels keep their noise", "self.with_known(x_t, t.alpha * self.picture)", "x_t"),
+        ("split Gibbs: the known pixels keep their noise", "self.with_known(x_t, t.alpha)", "x_t"),
         ("split Gibbs: evaluations are not counted", "denoise.evaluations += self.inner.evaluations", ""),
         ("split Gibbs: no noise between rounds", "s.alpha * x0 + s.sigma * streams", "s.alpha * x0 + 0 * streams"),
     ],
@@ -111,15 +111,64 @@ FAULTS = {
         ("interval: the low end is included", "(level > low) &", "(level >= low) &"),
         ("interval: the high end is excluded", "& (level <= high)", "& (level < high)"),
         ("interval: one decision for the whole batch", "where = expand(acts, x_t).bool()", "where = acts.any()"),
-        ("classifier-free: the weak estimate gets the labels too", 'if name != "classes"', "if name"),
-        ("classifier-free: the weak estimate gets no other conditions", 'if name != "classes"', "if not name"),
+        ("classifier-free: the weak estimate gets the labels too", "if name not in DROPPED}", "}"),
+        ("classifier-free: the weak estimate gets no other inputs", "if name not in DROPPED}", "if not name}"),
+    ],
+    "process/test_inverse.py": [
+        ("the shift of x0 leaves eps as it was", "eps=eps - alpha / sigma * shift", "eps=eps"),
+        ("MMPS: sigma instead of sigma²/alpha", "0.0, sigma**2 / alpha)", "0.0, sigma)"),
+        (
+            "ΠGDM: the prior is left out of r",
+            "((alpha / sigma) ** 2 + self.method.deviation**-2)",
+            "((alpha / sigma) ** 2)",
+        ),
+        ("gain: the noise instead of its square", "q = noise**2 * p", "q = noise * p"),
+        ("gain: steepest descent", "p = r + torch.where(active, square / before, 0.0) * p", "p = r"),
+        ("split Gibbs: y without its noise", "+ observed.noise * streams.normal_like(seen)", ""),
+        ("blur: columns only", "for _ in range(2):\n        i =", "for _ in range(1):\n        i ="),
+    ],
+    "process/test_floor.py": [
+        ("the squared distance is not halved", "noise / s - distance / (2 * s**2)", "noise / s - distance / s**2"),
+        ("the noise has the other sign", "noise = noise - (eps * x0)", "noise = (eps * x0)"),
+        ("mirror images are left out", "x.flip(-1), x)", "x, x)"),
+    ],
+    "process/test_mixture.py": [
+        (
+            "the variance of the noise is left out",
+            "v = alpha**2 * widths**2 + sigma**2",
+            "v = alpha**2 * widths**2 + sigma",
+        ),
+        ("the density has no normalisation", "squares / v + x.shape[1] * (2 * math.pi * v).log()", "squares / v"),
+        (
+            "the posterior has the width of its component",
+            "self.network.widths * sigma[0] / v[0].sqrt()",
+            "self.network.widths",
+        ),
+    ],
+    "process/test_tiles.py": [
+        ("windows are not weighted", "whole[window] += weight * each[k]", "whole[window] += each[k]"),
+        ("windows may leave a gap", "/ (0.75 * size))", "/ (1.5 * size))"),
+    ],
+    "data/test_conditions.py": [
+        ("lowres: noise is added to the whole picture", "(1 - level**2).sqrt() * x + level", "x + level"),
+        ("lowres: samples get the noise of training", "if training else torch.full", "if True else torch.full"),
+        (
+            "inputs: left out, the constant stays",
+            "torch.cat([*rows, torch.ones_like(rows[0][:, :1])], dim=1)",
+            "torch.cat([*rows, torch.zeros_like(rows[0][:, :1])], dim=1)",
+        ),
+        ("numbers: not centred", "(column - mean) / std for", "column / std for"),
     ],
     "process/test_likelihood.py": [
         ("flow likelihood: x is not scaled", "x = first_alpha * (x0", "x = (x0"),
         ("decoder: δ₋ = ∞ at the lowest level, as misprinted in the memoir", "-torch.inf, low)", "torch.inf, low)"),
         ("decoder: half the interval", "(-1 / 255, 1 / 255)", "(-1 / 510, 1 / 510)"),
         ("flow: wrong sign of the divergence", "-(log_prior + change)", "-(log_prior - change)"),
-        ("flow: without the volume of the dequantisation", " - math.log2(2 / 255 * first_alpha)", ""),
+        (
+            "flow: without the volume of the dequantisation",
+            " - math.log2((2 / 255 if levels else 1) * first_alpha)",
+            "",
+        ),
         ("flow: half the change of variables", "slope / rate, x0", "slope / rate / 2, x0"),
     ],
     "process/test_memoir.py": [
@@ -237,7 +286,7 @@ FAULTS = {
 
 def copy(target: Path, sound: str = "", faulty: str = "") -> None:
     """Copy everything the tests need, and plant the fault."""
-    for name in ("diffusion", "conf", "tests"):
+    for name in ("diffusion", "conf", "tests", "docs"):
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", target)
     for path in (target / "diffusion").rglob("*.py") if sound else ():

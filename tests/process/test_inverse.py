@@ -18,6 +18,7 @@ from docs import inverse
 from tests.support.oracle import GaussianOracle
 
 X = Streams.of(5, "x").normal(*inverse.SHAPE, dtype=torch.float64)
+WITH_NOISE = [row for row in inverse.GAUSSIAN_ROWS if row[1:] == ("dpm_2m_sde", 20)][:-1]
 PAGE = (PACKAGE.parent / "docs/samplers.md").read_text("utf-8")
 
 
@@ -49,10 +50,10 @@ def test_on_independent_pixels_pigdm_is_the_denoiser_of_the_posterior(name):
     [
         ([row for row in inverse.GAUSSIAN_ROWS if row.steps == 20], inverse.gaussian_cell, "mask"),
         (inverse.GAUSSIAN_ROWS[1:2], inverse.gaussian_cell, "blur"),
-        ([row for row in inverse.GAUSSIAN_ROWS if row[1:] == ("dpm_2m_sde", 20)][:-1], inverse.gaussian_cell, "blur"),
+        (WITH_NOISE, inverse.gaussian_cell, "downsampling"),
         (inverse.MIXTURE_ROWS[4:5], inverse.mixture_cell, "downsampling"),
     ],
-    ids=["mask", "steps", "blur", "mixture"],
+    ids=["mask", "blur", "downsampling", "mixture"],
 )
 def test_the_page_shows_what_is_measured(rows, cell, name):
     part = PAGE.partition("On a **mixture**")[2 * (cell is inverse.mixture_cell)]
