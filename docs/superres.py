@@ -1,16 +1,15 @@
-"""Score the cascades of the study `superres` beside one network and bicubic interpolation; print tables and pictures.
+"""Score the cascades of the study `superres` beside one network and bicubic interpolation.
 
-    python -m docs.superres outputs/results/superres [N]
+    python -m docs.superres outputs/results/superres [SEED …]
 
-Uses the seeds whose networks are all trained, and N images (default 250). Enlargements of held-out photographs from 32
-to 128 pixels: PSNR in dB, the mean over photographs; a distance like LPIPS (Zhang et al. 2018) on the bundled features:
-the squared difference of unit-length activations, averaged over positions and summed over four depths, without learned
-weights; and the Fréchet distance to the photographs. Images drawn from noise: the Fréchet distance. Each with its mean
-over seeds and half of its 95% interval. Writes enlarged.png and drawn.png, of the first seed, to docs/results/superres.
+Without seeds, those whose networks are all trained. Enlargements of the 250 validation tiles from 32 to 128 pixels:
+PSNR in dB, the mean over tiles; a distance like LPIPS (Zhang et al. 2018) on the bundled features: the squared
+difference of unit-length activations, averaged over positions and summed over four depths, without learned weights;
+and the Fréchet distance to the tiles. 250 images drawn from noise: the Fréchet distance to the tiles. The scores are
+added to docs/results/superres/scores/*.csv; seed 0 also draws enlarged.png and drawn.png.
 """
 
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,12 @@ from diffusion.evaluation.conditions import Given
 from diffusion.library import Model
 from diffusion.pixels import grid, save_png
 from diffusion.randomness import seed_for
-from diffusion.report.compare import Mean
 from diffusion.runs.folder import jobs_of
 
 OUT = Path(__file__).parent / "results/superres"
 DEPTHS = (2, 4, 10, 15)  # blocks of EfficientNet-Lite0, at strides of 4, 8, 16 and 32
 SHOWN = 8
+N = 250  # the tiles of the split val
 Networks = dict[str, Model]
 
 
@@ -93,44 +92,49 @@ def perceptual(x: Tensor, y: Tensor, extractor: Any) -> float:
     return total / len(x)
 
 
-def table(columns: tuple[str, ...], rows: Mapping[str, Mapping[int, tuple[float, ...]]]) -> None:
-    """Print a Markdown table of means over seeds."""
-    print(f"\n| | seeds | {' | '.join(columns)} |\n| --- | --: |{' --: |' * len(columns)}")
-    for name, of_seeds in rows.items():
-        means = [Mean([(seed, values[k]) for seed, values in of_seeds.items()]) for k in range(len(columns))]
-        print(f"| {name} | {len(of_seeds)} | {' | '.join(map(str, means))} |")
-
-
-def main(root: Path, n: int = 250) -> None:
-    torch.set_num_threads(1)
+def scored(models: Networks, seed: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Table -> row -> column -> value, for the networks of one seed."""
     extractor = make(choice("features", "lite0"), "features")
-    rows: dict[str, dict[int, tuple[float, ...]]] = {}
-    drawn: dict[str, dict[int, tuple[float, ...]]] = {}
+    real = models["whole"].drawing().given.split.images[:N].clone()  # type: ignore[union-attr]
+    small = to_uint8(F.avg_pool2d(to_unit(real), 4))
+    made = {"bicubic": bicubic(small, 128), "one network": enlarged(models["whole"], small, 1)}
+    made["cascade"] = enlarged(models["128"], enlarged(models["64"], small, 1), 2)
+    base = models["base"].sample(N)
+    new = {"one network": models["alone"].sample(N, batch_size=16), "base and bicubic": bicubic(base, 128)}
+    for level in (0.0, 0.1):
+        middle = enlarged(models["64"], base, 1, level)
+        new[f"cascade; condition.level={level:g}"] = enlarged(models["128"], middle, 2, level)
+    if seed == 0:
+        chosen = torch.arange(SHOWN) * (N // SHOWN)
+        save_png(grid(torch.cat([images[chosen] for images in [*made.values(), real]]), SHOWN), OUT / "enlarged.png")
+        save_png(grid(torch.cat([images[:SHOWN] for images in new.values()]), SHOWN), OUT / "drawn.png")
+
+    def distance(images: Tensor) -> float:
+        return diffusion.score(images, real)["fd_lite0"].value
+
+    pairs = {
+        name: {
+            "PSNR": psnr(images, real),
+            "perceptual": perceptual(images, real, extractor),
+            "fd_lite0": distance(images),
+        }
+        for name, images in made.items()
+    }
+    return {"enlarged": pairs, "drawn": {name: {"fd_lite0": distance(images)} for name, images in new.items()}}
+
+
+def main(root: Path, *seeds: str) -> None:
+    torch.set_num_threads(1)
+    (OUT / "scores").mkdir(parents=True, exist_ok=True)
     for seed, models in networks(root).items():
-        split = models["whole"].drawing().given.split  # type: ignore[union-attr]
-        real = split.images[:n].clone()  # type: ignore[union-attr]
-        small = to_uint8(F.avg_pool2d(to_unit(real), 4))
-        made = {"bicubic": bicubic(small, 128), "one network": enlarged(models["whole"], small, 1)}
-        made["cascade"] = enlarged(models["128"], enlarged(models["64"], small, 1), 2)
-        for name, images in made.items():
-            distance = diffusion.score(images, real)["fd_lite0"].value
-            rows.setdefault(name, {})[seed] = psnr(images, real), perceptual(images, real, extractor), distance
-        base = models["base"].sample(n)
-        new = {"one network": models["alone"].sample(n, batch_size=16), "bicubic from 32": bicubic(base, 128)}
-        for level in (0.0, 0.1):
-            middle = enlarged(models["64"], base, 1, level)
-            new[f"cascade, condition.level={level:g}"] = enlarged(models["128"], middle, 2, level)
-        for name, images in new.items():
-            drawn.setdefault(name, {})[seed] = (diffusion.score(images, real)["fd_lite0"].value,)
-        if len(drawn["one network"]) == 1:
-            OUT.mkdir(parents=True, exist_ok=True)
-            shown = [*made.values(), real]
-            chosen = torch.arange(SHOWN) * (n // SHOWN)
-            save_png(grid(torch.cat([images[chosen] for images in shown]), SHOWN), OUT / "enlarged.png")
-            save_png(grid(torch.cat([images[:SHOWN] for images in new.values()]), SHOWN), OUT / "drawn.png")
-    table(("PSNR (dB)", "perceptual", "fd_lite0"), rows)
-    table(("fd_lite0",), drawn)
+        if not seeds or str(seed) in seeds:
+            for name, rows in scored(models, seed).items():
+                path = OUT / "scores" / f"{name}.csv"
+                if not path.exists():
+                    path.write_text(",".join(["method", "seed", *next(iter(rows.values()))]) + "\n")
+                with path.open("a") as file:
+                    file.writelines(f"{row},{seed},{','.join(map(str, of.values()))}\n" for row, of in rows.items())
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:3]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
