@@ -6,7 +6,7 @@ Without seeds, those whose networks are all trained. Enlargements of the 250 val
 PSNR in dB, the mean over tiles; a distance like LPIPS (Zhang et al. 2018) on the bundled features: the squared
 difference of unit-length activations, averaged over positions and summed over four depths, without learned weights;
 and the Fréchet distance to the tiles. 250 images drawn from noise: the Fréchet distance to the tiles. The scores are
-added to docs/results/superres/scores/*.csv; seed 0 also draws enlarged.png and drawn.png.
+written to docs/results/superres/scores/*.csv; seed 0 also draws enlarged.png and drawn.png.
 """
 
 import sys
@@ -129,11 +129,11 @@ def main(root: Path, *seeds: str) -> None:
     for seed, models in networks(root).items():
         if not seeds or str(seed) in seeds:
             for name, rows in scored(models, seed).items():
-                path = OUT / "scores" / f"{name}.csv"
-                if not path.exists():
-                    path.write_text(",".join(["method", "seed", *next(iter(rows.values()))]) + "\n")
-                with path.open("a") as file:
-                    file.writelines(f"{row},{seed},{','.join(map(str, of.values()))}\n" for row, of in rows.items())
+                path, head = OUT / "scores" / f"{name}.csv", ["method", "seed", *next(iter(rows.values()))]
+                before = [line.split(",") for line in path.read_text().splitlines()[1:]] if path.exists() else []
+                lines = [line for line in before if line[1] != str(seed)]
+                lines += [[row, str(seed), *map(str, of.values())] for row, of in rows.items()]
+                path.write_text("".join(f"{','.join(line)}\n" for line in [head, *lines]))
 
 
 if __name__ == "__main__":
