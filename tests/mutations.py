@@ -232,7 +232,6 @@ FAULTS = {
         ("checkpointing: never used", "if self.checkpointing and", "if False and"),
         ("checkpointing: recomputed with other dropout masks", "with examples(numbers)", "with examples(None)"),
     ],
-    "model/test_diffusers_weights.py": [],
     "model/test_layers.py": [
         ("ADM: the frequencies of DDPM", "frequency_shift=0", "frequency_shift=1"),
         ("DiT: rows and columns swapped", "[column.sin(), column.cos(), row", "[row.sin(), row.cos(), row"),
