@@ -32,6 +32,7 @@ HEADLINES = {  # what was found, in a few words
     "mixed": "By one distance as close as real images, by another not.", "behind real": "Not as close as real images.",
     "like noise": "Not shown to be better than noise.", "unclear": "Not shown whether as close as real images.",
     "few": "Too few held-out images for a number.", "no baseline": "Nothing to compare with.",
+    "same images": "Drawn from the conditions of the images that they are compared with: judge by eye.",
     "copies": "Some may be copies of training images.", "no copies": "No copies.", "few copies": "No sign of copying.",
     "unclear copies": "Not shown whether some are copies.",
     "falling": "Longer training should help.", "flat": "Longer training alone may not help.",
@@ -129,17 +130,18 @@ def closeness(scores: Sequence[Score]) -> Findings:
         "unclear": f"it is not shown whether they are as close to {what} as {real} are",
         "like noise": "not shown to be better than noise: perhaps the training was far too short, or something failed",
         "no baseline": f"the distance of as many {real} was not measured, so this says little",
+        "same images": f"the samples were drawn from the conditions of {what} themselves, so {real} are no measure",
         "few": f"{lead.reference.n} images are too few for such a number, so judge by eye",
     }
     if lead.reference.n is not None and lead.reference.n < FEW:
         kind, kinds = "few", ["few"]
     name = f"{lead.metric}, the {called(lead.metric)} to {what}; lower is closer"
     text = f"{numbers(found[0], real)}: {claims[kind]} ({name})."
-    if "as real" in kinds and len({*kinds}) > 1:
+    if {"as real", "same images"} & {*kinds} and len({*kinds}) > 1:
         other, its = next(pair for pair in zip(found, kinds, strict=True) if pair[1] != kind)
         claim = claims[its].partition(" to ")[0]
         text += f" By the {called(other['samples'].metric)}, {numbers(other, real)}: {claim}."
-        kind = "mixed"
+        kind = "mixed" if "as real" in kinds else kind
     return {kind: text[0].upper() + text[1:]}
 
 
@@ -150,7 +152,11 @@ def judged(found: Found) -> str:
         return "like noise"
     if "real" not in found:
         return "no baseline"
-    return "as real" if high <= found["real"].value else "behind real" if low > ends(found["real"])[1] else "unclear"
+    if low > ends(found["real"])[1]:
+        return "behind real"
+    if found["samples"].source.get("given") == found["samples"].reference.split:
+        return "same images"
+    return "as real" if high <= found["real"].value else "unclear"
 
 
 def numbers(found: Found, real: str) -> str:
