@@ -32,7 +32,7 @@ from diffusion.runs.folder import jobs_of
 
 OUT = Path(__file__).parent / "results/superres"
 DEPTHS = (2, 4, 10, 15)  # blocks of EfficientNet-Lite0, at strides of 4, 8, 16 and 32
-SHOWN = 8
+SHOWN = 6
 N = 250  # the tiles of the split val
 Networks = dict[str, Model]
 
@@ -105,7 +105,7 @@ def scored(models: Networks, seed: int) -> dict[str, dict[str, dict[str, float]]
         middle = enlarged(models["64"], base, 1, level)
         new[f"cascade; condition.level={level:g}"] = enlarged(models["128"], middle, 2, level)
     if seed == 0:
-        chosen = torch.arange(SHOWN) * (N // SHOWN)
+        chosen = torch.arange(SHOWN) * 31
         save_png(grid(torch.cat([images[chosen] for images in [*made.values(), real]]), SHOWN), OUT / "enlarged.png")
         save_png(grid(torch.cat([images[:SHOWN] for images in new.values()]), SHOWN), OUT / "drawn.png")
 

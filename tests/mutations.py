@@ -117,11 +117,7 @@ FAULTS = {
     "process/test_inverse.py": [
         ("the shift of x0 leaves eps as it was", "eps=eps - alpha / sigma * shift", "eps=eps"),
         ("MMPS: sigma instead of sigma²/alpha", "0.0, sigma**2 / alpha)", "0.0, sigma)"),
-        (
-            "ΠGDM: the prior is left out of r",
-            "((alpha / sigma) ** 2 + self.method.deviation**-2)",
-            "((alpha / sigma) ** 2)",
-        ),
+        ("ΠGDM: the prior is left out of r", " + self.method.deviation**-2)", ")"),
         ("gain: the noise instead of its square", "q = noise**2 * p", "q = noise * p"),
         ("gain: steepest descent", "p = r + torch.where(active, square / before, 0.0) * p", "p = r"),
         ("split Gibbs: y without its noise", "+ observed.noise * streams.normal_like(seen)", ""),
@@ -133,17 +129,9 @@ FAULTS = {
         ("mirror images are left out", "x.flip(-1), x)", "x, x)"),
     ],
     "process/test_mixture.py": [
-        (
-            "the variance of the noise is left out",
-            "v = alpha**2 * widths**2 + sigma**2",
-            "v = alpha**2 * widths**2 + sigma",
-        ),
+        ("the variance of the noise is left out", "widths**2 + sigma**2", "widths**2 + sigma"),
         ("the density has no normalisation", "squares / v + x.shape[1] * (2 * math.pi * v).log()", "squares / v"),
-        (
-            "the posterior has the width of its component",
-            "self.network.widths * sigma[0] / v[0].sqrt()",
-            "self.network.widths",
-        ),
+        ("the posterior has the width of its component", " * sigma[0] / v[0].sqrt()", ""),
     ],
     "process/test_tiles.py": [
         ("windows are not weighted", "whole[window] += weight * each[k]", "whole[window] += each[k]"),
@@ -152,11 +140,7 @@ FAULTS = {
     "data/test_conditions.py": [
         ("lowres: noise is added to the whole picture", "(1 - level**2).sqrt() * x + level", "x + level"),
         ("lowres: samples get the noise of training", "if training else torch.full", "if True else torch.full"),
-        (
-            "inputs: left out, the constant stays",
-            "torch.cat([*rows, torch.ones_like(rows[0][:, :1])], dim=1)",
-            "torch.cat([*rows, torch.zeros_like(rows[0][:, :1])], dim=1)",
-        ),
+        ("inputs: left out, the constant stays", "[*rows, torch.ones_like(", "[*rows, torch.zeros_like("),
         ("numbers: not centred", "(column - mean) / std for", "column / std for"),
     ],
     "process/test_likelihood.py": [
@@ -164,11 +148,7 @@ FAULTS = {
         ("decoder: δ₋ = ∞ at the lowest level, as misprinted in the memoir", "-torch.inf, low)", "torch.inf, low)"),
         ("decoder: half the interval", "(-1 / 255, 1 / 255)", "(-1 / 510, 1 / 510)"),
         ("flow: wrong sign of the divergence", "-(log_prior + change)", "-(log_prior - change)"),
-        (
-            "flow: without the volume of the dequantisation",
-            " - math.log2((2 / 255 if levels else 1) * first_alpha)",
-            "",
-        ),
+        ("flow: without the volume of the dequantisation", " - math.log2((2 / 255 if", " - 0 * math.log2((2 / 255 if"),
         ("flow: half the change of variables", "slope / rate, x0", "slope / rate / 2, x0"),
     ],
     "process/test_memoir.py": [

@@ -130,18 +130,18 @@ def closeness(scores: Sequence[Score]) -> Findings:
         "unclear": f"it is not shown whether they are as close to {what} as {real} are",
         "like noise": "not shown to be better than noise: perhaps the training was far too short, or something failed",
         "no baseline": f"the distance of as many {real} was not measured, so this says little",
-        "same images": f"the samples were drawn from the conditions of {what} themselves, so {real} are no measure",
+        "same images": f"they were drawn from the conditions of {what} themselves, so {real} are no fair measure",
         "few": f"{lead.reference.n} images are too few for such a number, so judge by eye",
     }
     if lead.reference.n is not None and lead.reference.n < FEW:
         kind, kinds = "few", ["few"]
     name = f"{lead.metric}, the {called(lead.metric)} to {what}; lower is closer"
     text = f"{numbers(found[0], real)}: {claims[kind]} ({name})."
-    if {"as real", "same images"} & {*kinds} and len({*kinds}) > 1:
+    if "as real" in kinds and len({*kinds}) > 1:
         other, its = next(pair for pair in zip(found, kinds, strict=True) if pair[1] != kind)
         claim = claims[its].partition(" to ")[0]
         text += f" By the {called(other['samples'].metric)}, {numbers(other, real)}: {claim}."
-        kind = "mixed" if "as real" in kinds else kind
+        kind = "mixed"
     return {kind: text[0].upper() + text[1:]}
 
 

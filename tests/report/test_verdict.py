@@ -45,7 +45,7 @@ def scores(n: int = 250, metric: str = "fd_lite0", **found: Ends) -> list[Score]
      "behind real", "not as close"),
     # experiment=colourise
     ([replace(score, source={"given": "val"}) for score in scores(samples=(54.3, 51.7, 57.0), real=REAL, noise=NOISE)],
-     "same images", "drawn from the conditions of held-out images themselves, so other real images are no measure"),
+     "same images", "from the conditions of held-out images themselves, so other real images are no fair measure"),
     # made: almost noise, no interval, no baseline, and a reference of 24 images
     (scores(samples=(276.0, 272.0, 280.0), real=REAL, noise=NOISE), "like noise", "not shown to be better than noise"),
     (scores(samples=(284.5, 274.0, 294.9), real=REAL, noise=(297.4, 291.3, 303.5)), "behind real", "not as close"),
