@@ -363,6 +363,7 @@ def score_images(scorer: Scorer, settings: Evaluate, images: Tensor, what: str, 
     """Score images, with the baselines and the audit that the settings ask for, and print the scores."""
     new = scorer.score(images, what, **source) + scorer.baselines(baselines_of(settings), len(images))
     print_scores(new)
+    scorer.judge(images)
     return new + (scorer.audit(images, what, **source) if settings.audit else [])
 
 

@@ -6,12 +6,13 @@ scores in scores.json carry the number of theirs, `test_evaluation`.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from diffusion import files
@@ -20,13 +21,15 @@ from diffusion.console import console, count
 from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.evaluation.memorization import copies
+from diffusion.metric.denoising import numbered
 from diffusion.metric.estimate import Reference, SampleMetric
-from diffusion.metric.features import FeatureExtractor
+from diffusion.metric.features import FeatureExtractor, Lite0
 from diffusion.metric.record import FEW, Score
-from diffusion.metric.score import LEAST, divide, draw, extract, noise_images, reference_of, score
+from diffusion.metric.referee import LIMIT, judge
+from diffusion.metric.score import LEAST, divide, draw, extract, features_of, noise_images, reference_of, score
 from diffusion.pixels import POINTS, only_pictures
 from diffusion.report.scores import print_scores
-from diffusion.runs.folder import append_scores
+from diffusion.runs.folder import REFEREE, append_scores
 
 TESTS = "test.json"
 
@@ -42,6 +45,7 @@ class Scorer:
     folder: Path  # where scores.json is, and figures/ for the audit
     run: Path  # the folder of the run, whose evaluations on the test split are counted
     statistics: Reference | None = None  # published ones, which are the reference instead
+    known: dict[str, Tensor] = field(default_factory=dict)  # features of images that were scored, by their digest
 
     def check(self, n: int, baselines: Iterable[str], audit: Sequence[str] = ()) -> None:
         """Raise UserError, before any costly work, for too few images; warn about few images in the reference."""
@@ -104,7 +108,7 @@ class Scorer:
 
         @cache
         def real() -> Tensor:
-            return self._features(draw(self.data.splits[self.opposite].images, n), "real images")
+            return features_of(draw(self.data.splits[self.opposite].images, n), self.extractor)[0]
 
         found = []
         for name in names:
@@ -119,6 +123,25 @@ class Scorer:
         """The share of suspected copies among the images; see `evaluation.memorization`."""
         return [copies(images, self.data, self.folder).of(what, files.code_version(), source)]
 
+    def judge(self, images: Tensor) -> None:
+        """Write into referee.json whether the images can be told apart from real ones; see `metric.referee`."""
+        if not self.data.splits or self.data.channels == POINTS:
+            return
+        splits = [self.data.splits[name] for name in ("train", "val" if self.split == "train" else self.split)]
+        some = [
+            split.take(torch.linspace(0, len(split) - 1, min(LIMIT, len(split))).round().long()) for split in splits
+        ]
+        samples, real, (train, held_out) = images[:LIMIT], torch.cat([split.images for split in some]), some
+        seen = {}
+        if min(len(samples), len(train)) >= FEW:
+            seen[self.extractor.name] = self._features(images, "samples")[:LIMIT], features_of(real, self.extractor)[0]
+        if seen and Lite0.name not in seen:
+            other = Lite0().to(self.extractor.device)
+            seen[other.name] = extract(samples, other, description="scoring samples"), features_of(real, other)[0]
+        is_train, photograph = torch.arange(len(real)) < len(train), numbered([*train.sources, *held_out.sources])
+        found = judge(samples, real, is_train, photograph, {name: torch.cat(both) for name, both in seen.items()})
+        files.replace(self.folder / REFEREE, json.dumps(found, indent=1))
+
     def write(self, scores: Sequence[Score]) -> list[Score]:
         """Append scores to scores.json and record test scores in test.json; returns the scores as written."""
         numbered = record_test(self.run, scores)
@@ -126,7 +149,10 @@ class Scorer:
         return numbered
 
     def _features(self, images: Tensor, what: str) -> Tensor:
-        return extract(images, self.extractor, description=f"scoring {what}")
+        key = files.tensor_digest({self.extractor.name: images})
+        if key not in self.known:
+            self.known[key] = extract(images, self.extractor, description=f"scoring {what}")
+        return self.known[key]
 
     def _scores(self, features: Tensor, reference: Reference, what: str, source: Mapping[str, Any]) -> list[Score]:
         scores = score(features, self.extractor, reference, self.metrics)

@@ -57,14 +57,11 @@ def extract(
     return mine
 
 
-def reference_of(images: Tensor, extractor: FeatureExtractor, name: str = "") -> Reference:
-    """The reference of real `images`, uint8 (N, C, H, W), by its name in scores; their features are cached.
+def features_of(images: Tensor, extractor: FeatureExtractor) -> tuple[Tensor, str]:
+    """The features of real `images`, uint8 (N, C, H, W), which are cached, and their key.
 
-    Its key has 16 hexadecimal digits that change with every pixel, the resolution, the resize, the extractor and its
-    weights. Raises UserError for fewer than 4 images.
+    It has 16 hexadecimal digits, which change with every pixel, the resolution, the resize and the extractor.
     """
-    if len(images) < LEAST:
-        raise UserError(f"{len(images)} reference images{f' ({name})' if name else ''}; scores need at least {LEAST}")
     made_from = (1, tensor_digest({"images": images}), extractor.name, extractor.resize, extractor.weights_hash)
     key = hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]
     file, first, features = cache_dir("features") / f"{key}.pt", extractor(images[:1]).cpu(), None
@@ -74,12 +71,23 @@ def reference_of(images: Tensor, extractor: FeatureExtractor, name: str = "") ->
     except Exception as error:  # missing, or damaged, which raises anything from EOFError to UnpicklingError
         log.debug("%s: %s", file, error)
     if features is None:
-        features = extract(images, extractor, gather=False, description="features of the reference")
+        features = extract(images, extractor, gather=False, description="features of real images")
         try:
             with replacing(file) as temporary:
                 torch.save({"features": features}, temporary)
         except OSError as error:
             log.warning("%s can't be written (%s): it will be computed again next time", file, first_line(error))
+    return features, key
+
+
+def reference_of(images: Tensor, extractor: FeatureExtractor, name: str = "") -> Reference:
+    """The reference of real `images`, uint8 (N, C, H, W), by its name in scores.
+
+    Raises UserError for fewer than 4 images.
+    """
+    if len(images) < LEAST:
+        raise UserError(f"{len(images)} reference images{f' ({name})' if name else ''}; scores need at least {LEAST}")
+    features, key = features_of(images, extractor)
     shown = {1: " grey as RGB", POINTS: " points", 3: "", 4: " RGBA over white"}[images.shape[1]]  # see `to_rgb`
     size = "x".join(map(str, images.shape[-2:])) + shown
     made_by = {"features": extractor.name, "weights_hash": extractor.weights_hash, "resize": extractor.resize}

@@ -11,7 +11,7 @@ from diffusion.errors import command_line
 from diffusion.metric.record import FEW
 from diffusion.report.compare import Column, Comparison
 from diffusion.report.scores import number
-from diffusion.report.verdict import Findings, Verdict, called, closeness, longer, recipe_command
+from diffusion.report.verdict import Findings, Verdict, called, like_noise, longer, recipe_command
 from diffusion.runs.folder import is_sweep
 
 QUESTION = "Which is best?"
@@ -85,7 +85,7 @@ def next_step(comparison: Comparison, main: Column, folder: Path) -> tuple[str, 
     if run.command != "train":
         how = [word for word in run.overrides if re.match(DRAWING, word)]
         return "Draw with the best.", command_line("sample", [*run.own, f"ckpt={run.config.get('ckpt')}", *how, "n=64"])
-    if "like noise" in closeness(run.scores):
+    if like_noise(run.scores):
         return "Train for longer: the best is not shown to be better than noise.", recipe_command(run, longer(run))
     if main.shown[second]:
         return "Train the best for twice as long.", recipe_command(run, longer(run))

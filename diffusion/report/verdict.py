@@ -1,15 +1,14 @@
 """How good the samples of a run are, in plain words: rules on its scores, baselines, audit and validation errors.
 
-No sentence says more than the intervals show. The samples are "as close as real ones" only if for every distance the
-whole interval is at or below the score of real images. They are never called better than real ones: a distance to few
-photographs is lower for their blurred averages than for other photographs.
+No sentence says more than the intervals show. Whether samples can be told apart from real images is what the referee
+has found (`metric.referee`). Distances alone do not say it: they can be optimised, and are low for copies.
 """
 
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,10 +27,12 @@ NAMES = {  # the beginning of a metric's name -> its name in words
 }  # fmt: skip
 DISTANCES = ("fd_", "fid", "kid", "cmmd", "energy")
 HEADLINES = {  # what was found, in a few words
-    "saturated": "Something is wrong with many of the samples.", "as real": "As close to held-out images as real ones.",
-    "mixed": "By one distance as close as real images, by another not.", "behind real": "Not as close as real images.",
-    "like noise": "Not shown to be better than noise.", "unclear": "Not shown whether as close as real images.",
-    "few": "Too few held-out images for a number.", "no baseline": "Nothing to compare with.",
+    "saturated": "Something is wrong with many of the samples.", "alike": "Not told apart from real images.",
+    "apart": "Told apart from real images.", "others": "Not told apart from other photographs.",
+    "few photographs": "Told apart from the training photographs; from others, not with so few of them.",
+    "unclear": "Not shown whether they can be told apart from real images.", "few": "Too few images for a judgement.",
+    "not judged": "Scored, but not judged.", "like noise": "Not shown to be better than noise.",
+    "as real": "As close to the data as other draws from it.", "behind real": "Not as close as other draws.",
     "same images": "Drawn from the conditions of the images that they are compared with: judge by eye.",
     "copies": "Some may be copies of training images.", "no copies": "No copies.", "few copies": "No sign of copying.",
     "unclear copies": "Not shown whether some are copies.",
@@ -39,8 +40,9 @@ HEADLINES = {  # what was found, in a few words
     "rising": "Trained for too long.", "memorizing": "It memorizes its images.", "no scores": "Not scored.",
 }  # fmt: skip
 EXPLAINED = (
-    "A network that was trained to recognize things describes each image by a list of numbers; the more the lists of "
-    "two sets of images differ, the larger is the distance. Held-out images are real ones that training has not used."
+    "The referee looks at samples and real images with several eyes: trained networks, colours, the spectrum, patches, "
+    "and random filters that are drawn only when the samples are there. Real images are called apart in at most 5% of "
+    "cases, by all eyes together. Held-out images are real ones that training has not used."
 )
 LIMITS = [
     "Whether a single picture is beautiful: a distance compares whole sets of images. Look at the samples.",
@@ -86,7 +88,7 @@ def verdict(run: Run, state: str) -> Verdict:
     if share := run.info.get("saturated"):
         wrong = f"{share:.0%} of the samples are almost entirely black, white or of one colour"
         findings["saturated"] = f"{wrong}: they are drawn wrongly, whatever the distances say."
-    findings |= closeness(run.scores) | copying(run.scores)
+    findings |= closeness(run) | copying(run.scores)
     if state == "complete":
         findings |= training(run.metrics)
         if not any(score.what in ("samples", "images") for score in run.scores):
@@ -102,69 +104,82 @@ def called(name: str) -> str:
     return next((words for start, words in NAMES.items() if name.removeprefix("train/").startswith(start)), name)
 
 
-def closeness(scores: Sequence[Score]) -> Findings:
-    """A kind and its sentences: how near the samples are to held-out images, or else to training images.
-
-    It is judged by the latest distances to one split, of which the first one leads.
-    """
+def leading(scores: Sequence[Score]) -> Found:
+    """The latest distances by the first metric to one split: held-out images, or else training images."""
     protocols: dict[str, dict[str, Score]] = {}  # protocol -> what was scored -> its score
     for score in scores:
         if score.metric.startswith(DISTANCES) and "class" not in score.reference.split:
             protocols.setdefault(score.protocol_key, {})["samples" if score.what == "images" else score.what] = score
-    splits: dict[str, list[Found]] = {}
-    for one in protocols.values():
-        if "samples" in one:
-            splits.setdefault(one["samples"].reference.split, []).append(one)
-    if not splits:
+    found = [one for one in protocols.values() if "samples" in one]
+    return min(found, key=lambda one: one["samples"].reference.split == "train", default={})
+
+
+def like_noise(scores: Sequence[Score]) -> bool:
+    """Whether samples are not shown to be nearer to real images than noise is."""
+    found = leading(scores)
+    return "noise" in found and (found["samples"].interval or (0, math.nan))[1] >= found["noise"].value
+
+
+def closeness(run: Run) -> Findings:
+    """A kind and its sentences: whether the samples can be told apart from real images, or why this is not judged."""
+    if not (found := leading(run.scores)):
         return {}
-    split = min(splits, key=lambda name: name == "train")
-    found, kinds = splits[split], [judged(each) for each in splits[split]]
-    lead, kind = found[0]["samples"], kinds[0]
-    if lead.metric.startswith("energy"):  # it alone is 0 only for equal distributions
-        kinds = kinds[:1]
-    pair = ("the training images", "held-out images") if split == "train" else ("held-out images", "other real images")
-    what, real = (f"the images of {split}", "training images") if split.endswith(".npz") else pair
-    claims = {
-        "as real": f"as close to {what} as {real} are",
-        "behind real": f"not as close to {what} as {real} are",
-        "unclear": f"it is not shown whether they are as close to {what} as {real} are",
-        "like noise": "not shown to be better than noise: perhaps the training was far too short, or something failed",
-        "no baseline": f"the distance of as many {real} was not measured, so this says little",
-        "same images": f"they were drawn from the conditions of {what} themselves, so {real} are no fair measure",
-        "few": f"{lead.reference.n} images are too few for such a number, so judge by eye",
+    lead, real = found["samples"], found.get("real")
+    said = f"The {called(lead.metric)} ({lead.metric}) is {plus_minus(lead.value, half_width(lead))}"
+    if like_noise(run.scores):
+        words = f"{said}, that of noise {number(found['noise'].value)}: perhaps the training was far too short"
+        return {"like noise": f"{words}, or something failed."}
+    if lead.source.get("given") == lead.reference.split:
+        return {"same images": "No other images are a fair measure of what was drawn from the conditions of these."}
+    if run.referee:
+        return judged(run.referee)
+    if lead.features != "points" or real is None:
+        return {"not judged": f"{said}. A distance alone does not say how good they are: it can be low for bad images."}
+    low, high = lead.interval or (math.nan, math.nan)  # of the energy distance, which is 0 only for equal distributions
+    said += f", that of other draws {number(real.value, half_width(real))}"
+    if low > ends(real)[1]:
+        return {"behind real": f"{said}."}
+    return {"as real" if high <= real.value else "unclear": f"{said}."}
+
+
+def judged(found: Mapping[str, Any]) -> Findings:
+    """A kind and its sentences from the answers of `metric.referee.judge`."""
+    if "further" not in found:
+        return {"few": f"{found['n']} samples and {found['train']} training images; each must be {FEW} at least."}
+    further, others, (known, held) = found["further"], found.get("others"), found["photographs"]
+    eyes, kind = len(further["eyes"]), further["verdict"]
+    what = f"further images of the {known} training photographs" if found["tiles"] else "further real images"
+    near = "no eye tells them apart, and all show that they are near"
+    said = {
+        "apart": f"No: {telling(further['by'], eyes)}",
+        "alike": f"Yes: {near}",
+        "unclear": f"Not shown: not {near}",
     }
-    if lead.reference.n is not None and lead.reference.n < FEW:
-        kind, kinds = "few", ["few"]
-    name = f"{lead.metric}, the {called(lead.metric)} to {what}; lower is closer"
-    text = f"{numbers(found[0], real)}: {claims[kind]} ({name})."
-    if "as real" in kinds and len({*kinds}) > 1:
-        other, its = next(pair for pair in zip(found, kinds, strict=True) if pair[1] != kind)
-        claim = claims[its].partition(" to ")[0]
-        text += f" By the {called(other['samples'].metric)}, {numbers(other, real)}: {claim}."
-        kind = "mixed"
-    return {kind: text[0].upper() + text[1:]}
+    sentences = [f"Could they be {what}? {said[kind]}."]
+    if others is not None:
+        few = held < min(map(int, others["with"]), default=0)
+        gross = f"as far as {held} held-out photographs show, which is little"
+        said = {"apart": f"No: {telling(others['by'], eyes)}", "alike": f"Yes, {gross}" if few else f"Yes: {near}"}
+        sentences.append(f"Could they be of other photographs? {said.get(others['verdict'], f'Perhaps, {gross}')}.")
+        if others["verdict"] != "apart":
+            sentences += [f"With {n}, {telling(by, eyes)}." for n, by in others["with"].items()]
+        kind = (
+            "apart"
+            if others["verdict"] == "apart"
+            else kind
+            if kind == "alike"
+            else "few photographs"
+            if few
+            else others["verdict"]
+        )
+    return {kind: " ".join(sentences)}
 
 
-def judged(found: Found) -> str:
-    """How a distance of samples compares with that of noise and of real images."""
-    low, high = found["samples"].interval or (math.nan, math.nan)
-    if "noise" in found and high >= found["noise"].value:
-        return "like noise"
-    if "real" not in found:
-        return "no baseline"
-    if low > ends(found["real"])[1]:
-        return "behind real"
-    if found["samples"].source.get("given") == found["samples"].reference.split:
-        return "same images"
-    return "as real" if high <= found["real"].value else "unclear"
-
-
-def numbers(found: Found, real: str) -> str:
-    """`other real ones score 97.8, images of noise 278.7, these samples 78.9 ± 2.4`."""
-    names = {"real": real, "noise": "images of noise"}
-    words = [(name, number(s.value, half_width(s))) for what, name in names.items() if (s := found.get(what))]
-    words.append(("these samples", plus_minus(found["samples"].value, half_width(found["samples"]))))
-    return ", ".join(f"{name} {'score ' * (not i)}{value}" for i, (name, value) in enumerate(words))
+def telling(eyes: Sequence[str], total: int) -> str:
+    """`colours and patches tell them apart`, for some eyes of a total number of them."""
+    if len(eyes) in (0, total):
+        return f"{'all eyes tell' if eyes else 'no eye tells'} them apart"
+    return f"{' and '.join(eyes)} tell{'s' * (len(eyes) == 1)} them apart"
 
 
 def copying(scores: Sequence[Score]) -> Findings:

@@ -25,6 +25,7 @@ SWEEP = "multirun.yaml"  # marks the folder of a sweep
 STUDY = "study.journal"  # of a search
 DAMAGED = "damaged"  # the state of a run with a file that cannot be read
 SCORES, METRICS = "scores.json", "metrics.csv"
+REFEREE = "referee.json"  # see `metric.referee`
 FLOOR = "floor.csv"  # see `evaluation.floor`
 PARTS = ("run.json", METRICS, SCORES, CONFIG)
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times faster
@@ -155,6 +156,11 @@ class Run:
         return read_scores(self.folder)
 
     @cached_property
+    def referee(self) -> dict[str, Any]:
+        """referee.json."""
+        return _read(self.folder / REFEREE, lambda content: {**json.loads(content)}, {})
+
+    @cached_property
     def metrics(self) -> Metrics:
         """metrics.csv."""
         return read_metrics(self.folder / METRICS)
@@ -226,7 +232,7 @@ def discard(folder: Path) -> None:
     """
     if holds_checkpoints(folder):
         inside = [file for name in ("checkpoints", "samples") for file in (folder / name).rglob("*")]
-        for file in [*inside, folder / SCORES, folder / METRICS, folder / FLOOR]:
+        for file in [*inside, folder / SCORES, folder / METRICS, folder / FLOOR, folder / REFEREE]:
             if not file.is_dir():
                 file.unlink(missing_ok=True)
 

@@ -184,5 +184,6 @@ def score_last(run: Run, scorer: Scorer, trainer: pl.Trainer, images: Tensor, so
         each.write([*own, *others])
         loggers.log_scores(trainer, own, each.split)
         print_scores([*own, *others])
+    scorer.judge(images)
     if score.audit:
         scorer.write(scorer.audit(images, **source))
