@@ -37,7 +37,7 @@ from diffusion.pixels import to_rgb
 from diffusion.randomness import generator_for
 
 LIMIT = 500  # images of each kind that are looked at
-DRAWS = 1000
+DRAWS = 999
 LEVEL = 0.05  # of calling real images apart, by any eye
 ONE_SIDED = 1.645  # standard errors: 95% of a Gaussian are below
 SMALL = 100  # images in each of two sets of real images that may differ as the samples do
@@ -130,10 +130,9 @@ def standard_error(own: Tensor, to: Tensor) -> Tensor:
 
 
 def margins(null: Tensor) -> Tensor:
-    """A margin for each eye, (K,), such that a draw of `null` (K, B) is above any of them with at most LEVEL."""
-    draws = null.shape[1]
+    """A margin for each eye, (K,): another draw like those of `null` (K, B) is above any of them with at most LEVEL."""
     rank = null.argsort(dim=1, descending=True).argsort(dim=1)  # 0: the largest distance that this eye sees
-    least = rank.amin(dim=0).sort().values[math.floor(LEVEL * draws)]
+    least = rank.amin(dim=0).sort().values[math.floor(LEVEL * (null.shape[1] + 1)) - 1]
     return null.sort(dim=1, descending=True).values[:, least]
 
 
@@ -162,12 +161,9 @@ def simulated(distance: Tensor, photograph: Tensor, k: int, rest: int) -> Tensor
 def judge(
     samples: Tensor, real: Tensor, train: Tensor, photograph: Tensor, seen: Mapping[str, Tensor]
 ) -> dict[str, Any]:
-    """What the eyes say of `samples`, uint8 (n, C, H, W): plain data, with the answers `further` and `others`.
+    """What the eyes say of `samples`, uint8 (n, C, H, W): the answers of `compare`, as plain data.
 
-    An answer has its `verdict`, `apart`, `alike` or `unclear`; the eyes that tell them apart, `by`; and the distance,
-    error and margin of each eye. `others` also has those that would with more held-out photographs. It is missing if
-    each image is its own photograph, so that `further` asks the same, and with too few photographs for LEVEL. With
-    fewer than FEW samples or training images there are only their numbers.
+    With fewer than FEW samples or training images there are only their numbers.
 
     Args:
         real: training and held-out images, uint8 (M, C, H, W).
@@ -175,46 +171,53 @@ def judge(
         photograph: their photographs, int64 (M,), numbered from 0 on.
         seen: the name of a network -> its features of samples and real images, (n + M, D).
     """
-    seed, n, m, images = tensor_digest({"samples": samples}), len(samples), int(train.sum()), torch.cat([samples, real])
-    if min(n, m) < FEW:
-        return {"n": n, "train": m}
+    numbers, images = {"n": len(samples), "train": int(train.sum())}, torch.cat([samples, real])
+    if min(numbers.values()) < FEW:
+        return numbers
+    seed, known = tensor_digest({"samples": samples}), torch.cat([torch.zeros(len(samples), dtype=torch.bool), train])
     seen = {**seen, **{name: look(eye, images, seed) for name, eye in EYES.items()}}
-    ours, theirs = torch.arange(len(images)) < n, torch.cat([torch.zeros(n, dtype=torch.bool), train])
-    distances = [apart(each, theirs) for each in seen.values()]
-    value = torch.stack([energy(d, ours[None], theirs[None])[0] for d in distances])
-    error = torch.stack([standard_error(d[ours][:, ours], d[ours][:, theirs]) for d in distances])
+    return numbers | compare({name: apart(each, known) for name, each in seen.items()}, known, photograph)
+
+
+def compare(distances: Mapping[str, Tensor], train: Tensor, photograph: Tensor) -> dict[str, Any]:
+    """The answers `further` and `others` from the distances (N, N) that each eye sees, the samples before real images.
+
+    An answer has its `verdict`, `apart`, `alike` or `unclear`; the eyes that tell them apart, `by`; and the distance,
+    error and margin of each eye. `others` also has those that would with more held-out photographs, `with`. It is
+    missing with too few photographs for LEVEL, and if each image is its own, so that `further` asks the same.
+
+    Args:
+        train: which of all images are training images, bool (N,).
+        photograph: the photographs of the real images, int64 (M,).
+    """
+    n, m, ours = len(train) - len(photograph), int(train.sum()), torch.arange(len(train)) < len(train) - len(photograph)
+    value = torch.stack([energy(d, ours[None], train[None])[0] for d in distances.values()])
+    error = torch.stack([standard_error(d[ours][:, ours], d[ours][:, train]) for d in distances.values()])
     low, high = value - ONE_SIDED * error, value + ONE_SIDED * error
 
     def null(sets: tuple[Tensor, Tensor], of: Tensor) -> Tensor:
-        return torch.stack([energy(d[of][:, of], *sets) for d in distances])
+        return torch.stack([energy(d[of][:, of], *sets) for d in distances.values()])
 
     def answer(distance: Tensor, margin: Tensor, near: Tensor) -> dict[str, Any]:
-        told = [name for name, above in zip(seen, distance > margin, strict=True) if above]
-        rows = torch.stack([value, error, margin], dim=1).tolist()
-        eyes = {
-            name: dict(zip(("distance", "error", "margin"), row, strict=True))
-            for name, row in zip(seen, rows, strict=True)
-        }
+        told = [name for name, above in zip(distances, distance > margin, strict=True) if above]
+        rows = zip(*(x.tolist() for x in (value, error, margin)), strict=True)
+        eyes = {name: {"distance": d, "error": e, "margin": m} for name, (d, e, m) in zip(distances, rows, strict=True)}
         return {
             "verdict": "apart" if told else "alike" if (high <= near).all() else "unclear",
             "by": told,
             "eyes": eyes,
         }
 
-    near = null(divided(SMALL, SMALL, m), theirs).quantile(1 - LEVEL, dim=1)
-    held, number = len(photograph[~train].unique()), int(photograph.max()) + 1
-    found: dict[str, Any] = {
-        "n": n,
-        "train": m,
-        "photographs": [number - held, held],
-        "tiles": number < len(photograph),
-    }
-    found["further"] = answer(value, margins(null(divided(n, m, n + m), ours | theirs)), near)
+    near = null(divided(SMALL, SMALL, m), train).quantile(1 - LEVEL, dim=1)
+    held, number = len(photograph[~train[n:]].unique()), int(photograph.max()) + 1
+    found: dict[str, Any] = {"photographs": [number - held, held], "tiles": number < len(photograph)}
+    found["further"] = answer(value, margins(null(divided(n, m, n + m), ours | train)), near)
     if not found["tiles"] or held == 0 or math.comb(number, held) < 2 / LEVEL:
         return found
     margin = margins(null(real_sets(photograph, n, held, DRAWS), ~ours))
-    found["others"], found["others"]["with"] = answer(low, margin, margin), {}
+    found["others"] = answer(low, margin, margin) | {"with": {}}
     for k in (k for k in PHOTOGRAPHS if k > held):
-        margin = margins(torch.stack([simulated(d[n:, n:], photograph, k, number - held) for d in distances]))
+        more = [simulated(d[n:, n:], photograph, k, number - held) for d in distances.values()]
+        margin = margins(torch.stack(more))
         found["others"]["with"][str(k)] = answer(low, margin, margin)["by"]
     return found
