@@ -32,7 +32,7 @@ from torch import Tensor
 from diffusion.files import tensor_digest
 from diffusion.metric.estimate import jackknife
 from diffusion.metric.photographs import real_sets
-from diffusion.metric.record import FEW
+from diffusion.metric.record import FEW, FEW_PHOTOGRAPHS
 from diffusion.pixels import to_rgb
 from diffusion.randomness import generator_for
 
@@ -41,7 +41,7 @@ DRAWS = 999
 LEVEL = 0.05  # of calling real images apart, by any eye
 ONE_SIDED = 1.645  # standard errors: 95% of a Gaussian are below
 SMALL = 100  # images in each of two sets of real images that may differ as the samples do
-PHOTOGRAPHS = 20, 100  # held-out ones for which it is simulated what would be seen
+PHOTOGRAPHS = FEW_PHOTOGRAPHS, 100  # held-out ones for which it is simulated what would be seen
 Eye = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -210,7 +210,7 @@ def compare(distances: Mapping[str, Tensor], train: Tensor, photograph: Tensor) 
 
     near = null(divided(SMALL, SMALL, m), train).quantile(1 - LEVEL, dim=1)
     held, number = len(photograph[~train[n:]].unique()), int(photograph.max()) + 1
-    found: dict[str, Any] = {"photographs": [number - held, held], "tiles": number < len(photograph)}
+    found: dict[str, Any] = {"photographs": [number - held, held], "tiles": number < len(photograph), "small": SMALL}
     found["further"] = answer(value, margins(null(divided(n, m, n + m), ours | train)), near)
     if not found["tiles"] or held == 0 or math.comb(number, held) < 2 / LEVEL:
         return found

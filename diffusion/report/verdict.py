@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffusion.config.schema import SCORED
 from diffusion.errors import command_line, override, resume_command, shown
-from diffusion.metric.record import FEW, Score
+from diffusion.metric.record import FEW, FEW_PHOTOGRAPHS, Score
 from diffusion.report.page import SHELL, Section, escaped, listed
 from diffusion.report.scores import ends, half_width, number, plus_minus
 from diffusion.runs.folder import Metrics, Run
@@ -27,11 +28,17 @@ NAMES = {  # the beginning of a metric's name -> its name in words
 }  # fmt: skip
 DISTANCES = ("fd_", "fid", "kid", "cmmd", "energy")
 HEADLINES = {  # what was found, in a few words
-    "saturated": "Something is wrong with many of the samples.", "alike": "Not told apart from real images.",
-    "apart": "Told apart from real images.", "others": "Not told apart from other photographs.",
-    "few photographs": "Told apart from the training photographs; from others, not with so few of them.",
-    "unclear": "Not shown whether they can be told apart from real images.", "few": "Too few images for a judgement.",
-    "not judged": "Scored, but not judged.", "like noise": "Not shown to be better than noise.",
+    "saturated": "Something is wrong with many of the samples.", "like noise": "Not shown to be better than noise.",
+    "apart": "Told apart from real images.", "alike": "Not told apart from real images.",
+    "unclear": "Not shown whether they can be told apart from real images.",
+    "further apart": "Told apart from images of the training photographs.",
+    "further alike": "Not told apart from further images of the training photographs.",
+    "further unclear": "Not shown whether they can be told apart from further images of the training photographs.",
+    "others apart": "Told apart from other photographs.", "others alike": "Not told apart from other photographs.",
+    "others unclear": "Not shown whether they can be told apart from other photographs.",
+    "others few": "Too few photographs to tell them apart from others.",
+    "few": "Too few training images for a judgement.", "few samples": "Too few samples for a judgement.",
+    "not judged": "Scored, but not judged.",
     "as real": "As close to the data as other draws from it.", "behind real": "Not as close as other draws.",
     "same images": "Drawn from the conditions of the images that they are compared with: judge by eye.",
     "copies": "Some may be copies of training images.", "no copies": "No copies.", "few copies": "No sign of copying.",
@@ -82,18 +89,19 @@ class Verdict(NamedTuple):
 def verdict(run: Run, state: str) -> Verdict:
     """The verdict on a run in this state, or on an evaluation.
 
-    Distances may be low for samples that are only black, so the headline leaves them out then.
+    Samples that are only black, or copies, may be near to real images, so the headline leaves the rest out then.
     """
     findings = Findings()
     if share := run.info.get("saturated"):
         wrong = f"{share:.0%} of the samples are almost entirely black, white or of one colour"
         findings["saturated"] = f"{wrong}: they are drawn wrongly, whatever the distances say."
-    findings |= closeness(run) | copying(run.scores)
+    findings |= closeness(run.scores, run.referee) | copying(run.scores)
     if state == "complete":
         findings |= training(run.metrics)
         if not any(score.what in ("samples", "images") for score in run.scores):
             findings["no scores"] = "No scores were computed, so no number says how good the samples are."
-    headline = " ".join(HEADLINES[kind] for kind in (["saturated"] if share else findings))
+    spoilt = [kind for kind in ("saturated", "copies") if kind in findings]
+    headline = " ".join(HEADLINES[kind] for kind in spoilt or findings)
     step = next_step(run, state, findings)
     about = "" if any(score.features == "points" for score in run.scores) else EXPLAINED
     return Verdict("How good is it?", headline, findings, limits(run), *step, about)
@@ -120,19 +128,19 @@ def like_noise(scores: Sequence[Score]) -> bool:
     return "noise" in found and (found["samples"].interval or (0, math.nan))[1] >= found["noise"].value
 
 
-def closeness(run: Run) -> Findings:
-    """A kind and its sentences: whether the samples can be told apart from real images, or why this is not judged."""
-    if not (found := leading(run.scores)):
+def closeness(scores: Sequence[Score], referee: Mapping[str, Any]) -> Findings:
+    """Whether the samples can be told apart from real images, or why this is not judged."""
+    if not (found := leading(scores)):
         return {}
     lead, real = found["samples"], found.get("real")
     said = f"The {called(lead.metric)} ({lead.metric}) is {plus_minus(lead.value, half_width(lead))}"
-    if like_noise(run.scores):
+    if like_noise(scores):
         words = f"{said}, that of noise {number(found['noise'].value)}: perhaps the training was far too short"
         return {"like noise": f"{words}, or something failed."}
     if lead.source.get("given") == lead.reference.split:
         return {"same images": "No other images are a fair measure of what was drawn from the conditions of these."}
-    if run.referee:
-        return judged(run.referee)
+    if referee:
+        return judged(referee)
     if lead.features != "points" or real is None:
         return {"not judged": f"{said}. A distance alone does not say how good they are: it can be low for bad images."}
     low, high = lead.interval or (math.nan, math.nan)  # of the energy distance, which is 0 only for equal distributions
@@ -143,42 +151,30 @@ def closeness(run: Run) -> Findings:
 
 
 def judged(found: Mapping[str, Any]) -> Findings:
-    """A kind and its sentences from the answers of `metric.referee.judge`."""
+    """The answers of `metric.referee.judge` in words."""
+    if found["n"] < FEW:
+        return {"few samples": f"{FEW} samples are needed to tell whether they differ from real images."}
     if "further" not in found:
-        return {"few": f"{found['n']} samples and {found['train']} training images; each must be {FEW} at least."}
+        return {"few": f"{FEW} training images are needed to tell whether samples differ from real ones."}
     further, others, (known, held) = found["further"], found.get("others"), found["photographs"]
-    eyes, kind = len(further["eyes"]), further["verdict"]
-    what = f"further images of the {known} training photographs" if found["tiles"] else "further real images"
-    near = "no eye tells them apart, and all show that they are near"
-    said = {
-        "apart": f"No: {telling(further['by'], eyes)}",
-        "alike": f"Yes: {near}",
-        "unclear": f"Not shown: not {near}",
-    }
-    sentences = [f"Could they be {what}? {said[kind]}."]
+    eyes, kind, near = len(further["eyes"]), further["verdict"], f"than two sets of {found['small']} of these"
+    said = {"apart": telling(further["by"], eyes), "alike": f"none of {eyes} eyes tells them apart: nearer {near}"}
+    words = said.get(kind, f"none of {eyes} eyes tells them apart, but they may be farther {near}")
+    if not found["tiles"]:
+        return {kind: f"Against further real images: {words}."}
+    findings = {f"further {kind}": f"Against further images of the {known} training photographs: {words}."}
     if others is not None:
-        few = held < min(map(int, others["with"]), default=0)
-        gross = f"as far as {held} held-out photographs show, which is little"
-        said = {"apart": f"No: {telling(others['by'], eyes)}", "alike": f"Yes, {gross}" if few else f"Yes: {near}"}
-        sentences.append(f"Could they be of other photographs? {said.get(others['verdict'], f'Perhaps, {gross}')}.")
-        if others["verdict"] != "apart":
-            sentences += [f"With {n}, {telling(by, eyes)}." for n, by in others["with"].items()]
-        kind = (
-            "apart"
-            if others["verdict"] == "apart"
-            else kind
-            if kind == "alike"
-            else "few photographs"
-            if few
-            else others["verdict"]
-        )
-    return {kind: " ".join(sentences)}
+        few, kind = held < FEW_PHOTOGRAPHS and others["verdict"] != "apart", others["verdict"]
+        words = telling(others["by"], eyes) + f", but {held} of them show only gross faults" * few
+        more = [f" With {n} held-out ones, {telling(by, eyes)}." for n, by in others["with"].items() if kind != "apart"]
+        findings[f"others {'few' if few else kind}"] = f"Against other photographs: {words}.{''.join(more)}"
+    return findings
 
 
 def telling(eyes: Sequence[str], total: int) -> str:
     """`colours and patches tell them apart`, for some eyes of a total number of them."""
     if len(eyes) in (0, total):
-        return f"{'all eyes tell' if eyes else 'no eye tells'} them apart"
+        return f"{f'all {total} eyes tell' if eyes else 'none of the eyes tells'} them apart"
     return f"{' and '.join(eyes)} tell{'s' * (len(eyes) == 1)} them apart"
 
 
@@ -268,13 +264,17 @@ def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
     points = str((run.settings.get("features") or {}).get("_target_")).endswith("Points")
     looking, pixels = ("", "") if points else (", and look for copies", " 'audit=[pixels]'")
     # until its error no longer falls, or its samples are as close as real ones
-    unfinished = {"falling", "like noise"} & has or not {"flat", "as real"} & has
+    unfinished = {"falling", "like noise"} & has or not {"flat", "alike", "further alike", "as real"} & has
     steps = [
         (state == "running", "", ""),  # it goes on by itself
         (state != "complete", "Go on with the training.", resume_command(place, run.own)),
         (bool(config.get("images")), "", ""),  # of a source that is not known
         ("saturated" in has, "Draw in another way, and compare the pictures.", f"{sample} n=64 {other}"),
-        ({"no scores", "no baseline"} & has, f"Score its samples{looking}.", f"{audit}{pixels}"),
+        (
+            {"no scores", "not judged", "few samples"} & has,
+            f"Score its samples{looking}.",
+            f"{audit} n={SCORED}{pixels}",
+        ),
         (run.command != "train", "Draw more samples.", f"{sample} n=64"),
         ({"copies", "rising", "memorizing"} & has, "Train with more images, or for fewer steps.", shorter),
         (unfinished, "Train for as many steps again.", onward(run)),
