@@ -127,6 +127,7 @@ FAULTS = {
         ("the squared distance is not halved", "noise / s - distance / (2 * s**2)", "noise / s - distance / s**2"),
         ("the noise has the other sign", "noise = noise - (eps * x0)", "noise = (eps * x0)"),
         ("mirror images are left out", "x.flip(-1), x)", "x, x)"),
+        ("few images have few noises", "last=noisy.tolist()", "last=index.tolist()"),
     ],
     "process/test_mixture.py": [
         ("the variance of the noise is left out", "widths**2 + sigma**2", "widths**2 + sigma"),

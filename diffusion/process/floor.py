@@ -101,8 +101,8 @@ def together(atoms: Atoms, levels: int) -> int:
 def floor(atoms: Atoms, levels: Tensor, n: int = 128) -> Tensor:
     """The floor at sigma/alpha = levels (K,): squared error of x0 per dimension (K,), from n noisy images."""
     found = []
-    for index in (torch.arange(n) * len(atoms) // n).split(together(atoms, len(levels))):
-        x0 = atoms[index]
-        eps = Streams(seeds_for("floor", last=index.tolist())).normal(*x0.shape[1:]).to(x0)
-        found.append(posterior(atoms, x0, eps, levels, index).variance)
+    for noisy in torch.arange(n).split(together(atoms, len(levels))):
+        x0 = atoms[noisy * len(atoms) // n]
+        eps = Streams(seeds_for("floor", last=noisy.tolist())).normal(*x0.shape[1:]).to(x0)
+        found.append(posterior(atoms, x0, eps, levels, noisy).variance)
     return torch.cat(found, dim=1).mean(dim=1)

@@ -53,6 +53,17 @@ def test_the_floor_of_one_image_is_zero_and_that_of_a_gaussian_is_its_posterior_
     torch.testing.assert_close(found, s**2 / (1 + s**2), rtol=0.15, atol=0)
 
 
+def test_the_floor_of_two_numbers_is_an_integral() -> None:
+    """That of 1 and −1 at x_t = 1 + s eps is E sech²(x_t/s²): within 4 standard errors, because all noises differ."""
+    z, n = torch.linspace(-8, 8, 10_001, dtype=torch.float64), 400
+    density = torch.softmax(-(z**2) / 2, dim=0)
+    found = floor(Atoms(torch.tensor([[1.0], [-1.0]])), LEVELS[2:], n)
+    for level, value in zip(LEVELS[2:].tolist(), found.tolist(), strict=True):
+        variance = torch.cosh((1 + level * z) / level**2) ** -2
+        mean = float(density @ variance)
+        assert abs(value - mean) <= 4 * float(density @ (variance - mean) ** 2 / n) ** 0.5
+
+
 def test_draws_from_many_images_cover_the_exact_value(monkeypatch: pytest.MonkeyPatch) -> None:
     """Within 3 standard errors: the variance, and the squared distance of another image from the mean."""
     atoms, n = Atoms(IMAGES), 400
