@@ -127,6 +127,21 @@ FAULTS = {
         ("the squared distance is not halved", "noise / s - distance / (2 * s**2)", "noise / s - distance / s**2"),
         ("the noise has the other sign", "noise = noise - (eps * x0)", "noise = (eps * x0)"),
         ("mirror images are left out", "x.flip(-1), x)", "x, x)"),
+        ("few images have few noises", "last=noisy.tolist()", "last=index.tolist()"),
+        ("labels are not told", "kinds = [(1 - atoms.dropout, same)", "kinds = [(1 - atoms.dropout, None)"),
+        ("all labels are told", "kinds = [(1 - atoms.dropout, same), (atoms.dropout, None)]", "kinds = [(1.0, same)]"),
+        ("paired noise has the floor of independent noise", "noise is independent and alone", "alone"),
+    ],
+    "evaluation/test_floor.py": [
+        ("an image without another photograph is compared", "kept | (name not in COMPARED)", "kept | True"),
+        ("the mean of no images", "others |= ~comparable[-1][:, None]", "pass"),
+    ],
+    "report/test_floor.py": [
+        ("without an interval, nothing is found", "if all(math.isnan(", "if all(math.isinf("),
+    ],
+    "training/test_conditions.py": [
+        ("the floor of augmented images is that of others", "None if changed else Atoms(", "Atoms("),
+        ("the floor is computed without labels", "train.labels, run.settings", "None, run.settings"),
     ],
     "process/test_mixture.py": [
         ("the variance of the noise is left out", "widths**2 + sigma**2", "widths**2 + sigma"),

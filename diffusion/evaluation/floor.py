@@ -2,7 +2,8 @@
 
 Training images and as many held-out images have the same noises, in pairs, at each level. All errors are squared errors
 of x0 per dimension. The intervals are those of `metric.denoising`, so wide that those of all levels hold together with
-95%. Augmentation and crops of the training are not counted.
+95%. Augmentation and crops of the training are not counted. Without the photograph of an image, the best denoiser needs
+another photograph, of the same label if there are labels; images that have none are left out of `best` and `behind`.
 """
 
 import time
@@ -34,6 +35,7 @@ from diffusion.report.page import Cell, Table
 from diffusion.runs.folder import FLOOR, Run
 
 NAMES = "floor", "best", "train", "above", "behind", "held_out"  # see docs/numbers.md
+COMPARED = "best", "behind"  # of the images that have another photograph
 CONDITIONAL = "floor: given a condition, the best denoiser is another, which is not computed; measure a model without"
 LEVELS = 0.02, 20.0  # the least and the largest sigma/alpha, if the schedule has them
 
@@ -73,6 +75,7 @@ def measure(denoiser: Denoiser, weighting: Any, data: ImageData, folder: Path, n
     seen, unseen = (draw(torch.arange(len(split)), n) for split in (train, val))
     labels = [split.labels if getattr(denoiser.network, "classes", 0) else None for split in (train, val)]
     found: dict[str, list[Tensor]] = {name: [] for name in NAMES}
+    comparable = []
     batches = torch.arange(n).split(together(atoms, len(t)))
     for index in track(batches, "floor", len(batches), "batch"):
         (x, of_x), (z, of_z) = (
@@ -81,7 +84,10 @@ def measure(denoiser: Denoiser, weighting: Any, data: ImageData, folder: Path, n
         )
         eps, others = FrozenGrid().noise(index, 0, x), ~atoms.alike(sources[seen[index]], sources)
         same = torch.ones_like(others) if of_x is None or labels[0] is None else atoms.alike(of_x, labels[0])
-        whole, rest = (posterior(atoms, x, eps, sigma, index, allowed) for allowed in (same, same & others))
+        others &= same
+        comparable.append(others.any(dim=1))
+        others |= ~comparable[-1][:, None]  # whatever: it is left out below
+        whole, rest = (posterior(atoms, x, eps, sigma, index, allowed) for allowed in (same, others))
         made = estimates(denoiser, x, eps, t, of_x)
         found["floor"].append(whole.variance)
         found["best"].append(apart(x, rest.mean) - rest.excess)
@@ -93,15 +99,16 @@ def measure(denoiser: Denoiser, weighting: Any, data: ImageData, folder: Path, n
     errors = {name: torch.cat(x, dim=1) for name, x in found.items()}
     both = [sources[seen], numbered(val.sources)[unseen]]
     errors["gap"] = errors["held_out"] - errors["train"]
-    clusters = {"held_out": both[1:], "gap": both}
+    clusters, kept = {"held_out": both[1:], "gap": both}, torch.cat(comparable)
     (_, q), _ = denoiser.prediction.solve(schedule, t)
     weight = (make(weighting, "objective.weighting") if weighting else unit)(schedule, denoiser.prediction, t) / q**2
     rows = []
     for k, numbers in enumerate(torch.stack([sigma, t, weight], dim=1).tolist()):
         rows.append(dict(zip(("level", "t", "weight"), numbers, strict=True)) | {"images": len(atoms), "noisy": n})
+        rows[k]["compared"] = int(kept.sum())
         for name, x in errors.items():
-            groups = torch.stack(clusters.get(name, both[:1]))
-            rows[k][name], _, rows[k][f"{name}_half"] = mean_and_error(x[k], groups, len(t))
+            groups, used = torch.stack(clusters.get(name, both[:1])), kept | (name not in COMPARED)
+            rows[k][name], _, rows[k][f"{name}_half"] = mean_and_error(x[k, used], groups[:, used], len(t))
     replace(folder / FLOOR, Table([*rows[0]], [[Cell("", x) for x in row.values()] for row in rows]).csv())
     how = f", {DRAWS} draws from each posterior" * (len(atoms) > EXACT)
     console.print(

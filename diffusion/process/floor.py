@@ -28,10 +28,15 @@ PART = 1024  # images that are in memory as numbers at a time
 
 @dataclass(frozen=True)
 class Atoms:
-    """The images of a training set: uint8 (N, C, H, W), or numbers (N, …); with `flip`, 2N with their mirror images."""
+    """The images of a training set: uint8 (N, C, H, W), or numbers (N, …); with `flip`, 2N with their mirror images.
+
+    A network is told the `labels` (N,) of the images, if there are any, but not of a fraction `dropout` of them.
+    """
 
     images: Tensor
     flip: bool = False
+    labels: Tensor | None = None
+    dropout: float = 0.0
 
     def __len__(self) -> int:
         return len(self.images) * (1 + self.flip)
@@ -99,10 +104,20 @@ def together(atoms: Atoms, levels: int) -> int:
 
 
 def floor(atoms: Atoms, levels: Tensor, n: int = 128) -> Tensor:
-    """The floor at sigma/alpha = levels (K,): squared error of x0 per dimension (K,), from n noisy images."""
-    found = []
-    for index in (torch.arange(n) * len(atoms) // n).split(together(atoms, len(levels))):
+    """The floor at sigma/alpha = levels (K,): squared error of x0 per dimension (K,), from n noisy images.
+
+    An image with a label can only be one with the same label. The floor of a network that is told the labels, except
+    those of a fraction p = `atoms.dropout`, is (1 − p)·(the floor with labels) + p·(that without).
+    """
+    labels, found = atoms.labels, []
+    for noisy in torch.arange(n).split(together(atoms, len(levels))):
+        index = noisy * len(atoms) // n
         x0 = atoms[index]
-        eps = Streams(seeds_for("floor", last=index.tolist())).normal(*x0.shape[1:]).to(x0)
-        found.append(posterior(atoms, x0, eps, levels, index).variance)
+        eps = Streams(seeds_for("floor", last=noisy.tolist())).normal(*x0.shape[1:]).to(x0)
+        kinds: list[tuple[float, Tensor | None]] = [(1.0, None)]
+        if labels is not None:
+            same = atoms.alike(labels[index % len(labels)], labels)
+            kinds = [(1 - atoms.dropout, same), (atoms.dropout, None)]
+        each = [share * posterior(atoms, x0, eps, levels, noisy, allowed).variance for share, allowed in kinds if share]
+        found.append(torch.stack(each).sum(dim=0))
     return torch.cat(found, dim=1).mean(dim=1)

@@ -71,10 +71,13 @@ class Objective(nn.Module):
         y, spread = denoiser.output(x_t, t, **conditions)
         return weighted(self.term(denoiser, TrainingBatch(x0, x_t, t, y, target, spread)), importance, t)
 
-    def prepare(self, denoiser: Denoiser, atoms: Atoms) -> None:
-        """Called before training with the training set, for times that depend on it."""
+    def prepare(self, denoiser: Denoiser, atoms: Atoms | None) -> None:
+        """Called before training with the training set, for times that depend on it; None: its images are augmented."""
         if isinstance(self.timesteps, FromFloor):
-            raise UserError("timesteps=from_floor: only squared errors without a condition have a floor; use simple")
+            raise UserError(
+                "timesteps=from_floor: only squared errors without a condition, augmentation, crops or paired noise "
+                "have a floor; use simple with augmentation=none crops=none, or other timesteps"
+            )
 
     def begin(self, step: int, total: int) -> None:
         """Called before each training step, numbered from 0, of `total`: an objective may change during a run."""
@@ -109,10 +112,11 @@ class Simple(Objective):
         (_, q), _ = denoiser.prediction.solve(denoiser.schedule, t)
         return self.weighting(denoiser.schedule, denoiser.prediction, t) / q**2
 
-    def prepare(self, denoiser: Denoiser, atoms: Atoms) -> None:
-        times = self.timesteps
-        known = type(self) is Simple and self.distance is squared and not (denoiser.picture or denoiser.vector)
-        if isinstance(times, FromFloor) and known:
+    def prepare(self, denoiser: Denoiser, atoms: Atoms | None) -> None:
+        times, alone = self.timesteps, not (denoiser.picture or denoiser.vector)
+        noise = getattr(self.noise, "func", self.noise)  # of a partial
+        known = type(self) is Simple and self.distance is squared and noise is independent and alone
+        if isinstance(times, FromFloor) and known and atoms is not None:
             t = times.middles(denoiser.schedule)
             times.floor.copy_(floor(atoms, denoiser.schedule.level(t)) * self.of_x0(denoiser, t))
         else:
@@ -186,7 +190,7 @@ class Uncertainty(nn.Module):
         u = (features * self.weight).sum(dim=1) / self.weight.shape[1] ** 0.5  # no product, which autocast would round
         return {**result, "loss": result["importance"] * (result["term"] / u.exp() + u)}
 
-    def prepare(self, denoiser: Denoiser, atoms: Atoms) -> None:
+    def prepare(self, denoiser: Denoiser, atoms: Atoms | None) -> None:
         self.objective.prepare(denoiser, atoms)
 
     def begin(self, step: int, total: int) -> None:

@@ -162,7 +162,8 @@ class FromFloor(LossSecondMoment):
     An idea of arXiv 2506.13763, in a simpler form. There are `bins` of evenly spread times, within which t is uniform.
     The distribution itself weights the loss. It is even until each bin has `history` losses, and then with the
     probability `uniform`. `Objective.prepare` sets `floor`, (bins,), the loss of the training set's best denoiser at
-    the `middles`, before the run.
+    the `middles`, before the run. That denoiser is told the labels that the network is told, and none where label
+    dropout leaves them out.
     """
 
     def __init__(self, bins: Annotated[int, Ge(2)] = 20, history: Annotated[int, Ge(1)] = 64, uniform: Fraction = 0.1):

@@ -4,10 +4,11 @@ On training images, that denoiser has the lowest possible error, the floor. With
 it is one of many that have not seen this image. The best of these, on average, has an error between the two. So a
 network is under-fitted if its error, even on images that it has seen, is higher than that of the denoiser that has not.
 It memorizes if its error on training images is lower than that on held-out images, with the same noises. Each is only
-claimed where the whole interval says so.
+claimed where the whole interval says so. Without any interval, it cannot be told.
 """
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,12 @@ CAPTION = (
 
 
 def sentence(rows: Sequence[Row]) -> str:
-    """Which noise levels are under-fitted, by how much, and which are being memorized."""
+    """Which noise levels are under-fitted, by how much, and which are being memorized; or that it cannot be told."""
 
     def claim(name: str, of: str, words: str, otherwise: str) -> str:
-        shown = [row for row in rows if row[name] - row[f"{name}_half"] > 0]  # not for NaN
+        if all(math.isnan(row[f"{name}_half"]) for row in rows):
+            return f"with so few photographs, it cannot be told whether {words.partition(':')[0]}"
+        shown = [row for row in rows if row[name] - row[f"{name}_half"] > 0]
         if not shown:
             return otherwise
         most, several = max(shown, key=lambda row: row[name] / row[of]), len(shown) > 1
@@ -48,7 +51,10 @@ def sentence(rows: Sequence[Row]) -> str:
     low = "it is under-fitted: its error on training images is {} above that of their best denoiser without the "
     memory = "it memorizes: its error on training images is {} below that on held-out images"
     text = claim("behind", "best", low + "photograph of the image", "at no noise level is it shown to be under-fitted")
-    return f"{text[0].upper()}{text[1:]}; {claim('gap', 'held_out', memory, 'at none is it shown to memorize')}."
+    text = f"{text[0].upper()}{text[1:]}; {claim('gap', 'held_out', memory, 'at none is it shown to memorize')}."
+    compared, noisy = (int(rows[0][name]) for name in ("compared", "noisy"))
+    only = f" Under-fitting is judged by {compared} of {noisy} images: no other photograph has the label of the others."
+    return text + only * (compared < noisy)
 
 
 def ranges(rows: Sequence[Row], shown: Sequence[Row]) -> str:

@@ -42,7 +42,9 @@ class Diffusion(pl.LightningModule):
         super().__init__()
         self.denoiser = Denoiser(run.network, run.schedule, run.prediction, **run.widths)
         self.objective = run.objective
-        self.objective.prepare(self.denoiser, Atoms(run.data.splits["train"].images, run.data.flip))
+        train, changed = run.data.splits["train"], run.augmentation or run.crops
+        atoms = None if changed else Atoms(train.images, run.data.flip, train.labels, run.settings.label_dropout)
+        self.objective.prepare(self.denoiser, atoms)
         self.optimizer, self.lr_scheduler = run.optimizer, run.lr_scheduler
         self.augmentation, self.crops, self.condition = run.augmentation, run.crops, run.condition
         self.settings, self.facts, self.clock = run.settings, run.facts, run.clock

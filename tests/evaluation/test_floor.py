@@ -1,6 +1,7 @@
 """Where the loss is: a network that is the best denoiser is at the floor, and a run measures what a study measures."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 
 from diffusion.data.module import Split
 from diffusion.evaluation.floor import measure
+from diffusion.process import floor
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import X0
 from diffusion.process.schedule import VP
-from diffusion.report.floor import sentence
+from diffusion.report.floor import floor_blocks, sentence
 from diffusion.runs.folder import measures
 
 g = torch.Generator().manual_seed(0)
@@ -33,7 +35,7 @@ class Best(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
         self.known = images.flatten(1).double() / 127.5 - 1
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
         alpha, sigma = VP()((label.double() + 1) / 1000)
         distance = (x.flatten(1).double()[:, None] - alpha[:, None, None] * self.known).square().sum(dim=2)
         weights = torch.softmax(-distance / (2 * sigma[:, None] ** 2), dim=1)
@@ -42,6 +44,7 @@ class Best(nn.Module):
 
 def measured(folder: Path, data: Any, scale: float) -> list[dict[str, float]]:
     network = Best(data.splits["train"].images)
+    network.classes = 0 if data.splits["train"].labels is None else 40
     network.scale.data.fill_(scale)
     measure(Denoiser(network, VP(), X0()), None, data, folder)
     with (folder / "floor.csv").open() as file:
@@ -72,6 +75,22 @@ def test_a_denoiser_with_too_much_contrast_is_under_fitted_where_the_noise_hides
     assert last["above"] == pytest.approx(0.25 * float(mean.mean(dim=0).square().mean()), rel=0.2)
     assert last["behind"] > last["behind_half"]
     assert " to 20 it is under-fitted" in sentence(rows)
+
+
+@pytest.mark.parametrize("exact", [10_000, 10])  # the second: means of draws
+def test_an_image_that_is_the_only_one_of_its_class_is_not_compared(exact, tmp_path, monkeypatch) -> None:
+    """An all-zero network is under-fitted, whatever class is added. With such classes alone, it cannot be told."""
+    monkeypatch.setattr(floor, "EXACT", exact)
+    data: Any = SimpleNamespace(splits={"train": split(40), "val": split(40)}, flip=True)
+    for part in data.splits.values():
+        part.images[:] = part.images // 2 + 100
+    for labels, begins in (torch.arange(40).clamp(max=1), "At noise level"), (torch.arange(40), "With so few photo"):
+        data.splits = {name: replace(part, labels=labels) for name, part in data.splits.items()}
+        rows = measured(tmp_path, data, 0.0)
+        said = str(floor_blocks(tmp_path)[0])
+        assert said.startswith(begins)
+        assert ("20 it is under-fitted: its error" in said) == (rows[0]["compared"] == 39)
+        assert f"judged by {rows[0]['compared']:.0f} of 40 images: no other photograph has the label of" in said
 
 
 def test_a_run_measures_at_its_end_what_a_study_of_it_measures(command, tiny, tmp_path) -> None:

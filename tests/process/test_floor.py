@@ -1,5 +1,8 @@
 """The floor of the loss on data whose best denoiser is known: brute force in float64, a Gaussian, a single image."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,6 +11,7 @@ from diffusion.errors import UserError
 from diffusion.process import floor as module
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.floor import Atoms, floor, posterior
+from diffusion.process.noise import nearest
 from diffusion.process.objective import Simple, VariationalBound
 from diffusion.process.prediction import EDM, V
 from diffusion.process.schedule import VP
@@ -53,6 +57,29 @@ def test_the_floor_of_one_image_is_zero_and_that_of_a_gaussian_is_its_posterior_
     torch.testing.assert_close(found, s**2 / (1 + s**2), rtol=0.15, atol=0)
 
 
+def test_the_floor_of_two_numbers_is_an_integral() -> None:
+    """That of 1 and −1 at x_t = 1 + s eps is E sech²(x_t/s²): within 4 standard errors, because all noises differ."""
+    z, n = torch.linspace(-8, 8, 10_001, dtype=torch.float64), 400
+    density = torch.softmax(-(z**2) / 2, dim=0)
+    found = floor(Atoms(torch.tensor([[1.0], [-1.0]])), LEVELS[2:], n)
+    for level, value in zip(LEVELS[2:].tolist(), found.tolist(), strict=True):
+        variance = torch.cosh((1 + level * z) / level**2) ** -2
+        mean = float(density @ variance)
+        assert abs(value - mean) <= 4 * float(density @ (variance - mean) ** 2 / n) ** 0.5
+
+
+def test_a_label_leaves_the_images_of_its_class_and_dropout_takes_some_labels_away() -> None:
+    """Of a class of white images the floor is 0, so that of all is half that of the other class."""
+    dark, white, labels, n = IMAGES[:5] // 4, torch.full_like(IMAGES[:5], 255), torch.arange(10) // 5, 120
+    atoms = Atoms(torch.cat([dark, white]), labels=labels)
+    known, without = floor(atoms, LEVELS, n), floor(Atoms(atoms.images), LEVELS, n)
+    torch.testing.assert_close(known, floor(Atoms(dark), LEVELS, n // 2) / 2, rtol=1e-5, atol=1e-9)
+    assert without[-1] > 10 * known[-1]
+    torch.testing.assert_close(floor(replace(atoms, dropout=0.25), LEVELS, n), 0.75 * known + 0.25 * without)
+    mirrored = Atoms(torch.cat([0 * dark, white]), flip=True, labels=labels)
+    assert (floor(mirrored, LEVELS, n) < 1e-12).all()
+
+
 def test_draws_from_many_images_cover_the_exact_value(monkeypatch: pytest.MonkeyPatch) -> None:
     """Within 3 standard errors: the variance, and the squared distance of another image from the mean."""
     atoms, n = Atoms(IMAGES), 400
@@ -82,5 +109,6 @@ def test_times_know_the_loss_of_the_best_denoiser(prediction: V | EDM) -> None:
         torch.testing.assert_close(of_x0, schedule.log_snr(t[None]).exp())  # the weight is that of x0's error
         expected = floor(atoms, schedule.level(t[None])) * of_x0
         torch.testing.assert_close(times.floor[k : k + 1].double(), expected, rtol=1e-5, atol=1e-9)
-    with pytest.raises(UserError, match="use simple"):
-        VariationalBound(FromFloor()).prepare(Denoiser(torch.nn.Identity(), schedule, prediction), atoms)
+    for other in VariationalBound(FromFloor()), Simple(FromFloor(), noise=partial(nearest, k=2)):
+        with pytest.raises(UserError, match="use simple"):
+            other.prepare(Denoiser(torch.nn.Identity(), schedule, prediction), atoms)

@@ -13,7 +13,12 @@ from diffusion.checkpoint.restore import PREFIX, restore
 from diffusion.export import main as export
 from diffusion.model import UNet
 from diffusion.process.consistency import Consistency
+from diffusion.process.floor import Atoms
+from diffusion.process.objective import Simple
 from diffusion.training.module import Diffusion
+from diffusion.training.run import prepare
+
+FROM_FLOOR = "timesteps@objective.timesteps=from_floor"
 
 
 def test_augmentation_labels_are_trained_with_random_streams_of_their_own(tiny, tmp_path, monkeypatch):
@@ -99,6 +104,16 @@ def test_label_dropout_depends_only_on_image_and_epoch():
     assert dropped(1, everything) != found
 
 
+def test_times_from_the_floor_know_which_labels_the_network_is_told(labelled, tiny, tmp_path):
+    words = [*tiny, FROM_FLOOR, f"data.root={labelled.parent}/shelves", "data.labels=folders", "label_dropout=0.3"]
+    run, module, _ = prepare(settings(words), tmp_path, None)
+    images, times = run.data.splits["train"], module.objective.timesteps
+    found = times.floor.clone()
+    for told, equal in ((images.labels, 0.3), True), ((images.labels, 0.0), False), ((None, 0.3), False):
+        Simple(times).prepare(module.denoiser, Atoms(images.images, run.data.flip, *told))
+        assert torch.equal(found, times.floor) == equal
+
+
 REFUSED = {
     "no labels, but guidance": (["data.labels=null", "guidance=cfg"], "needs a class label"),
     "classes without labels": (
@@ -112,6 +127,8 @@ REFUSED = {
     "an interval outside": (["guidance=interval", "guidance.low=1e9", "guidance.high=1e10"], "in the range of"),
     "low above high": (["guidance=interval", "guidance.low=3"], "low"),
     "a share above one": (["label_dropout=1.5"], "label_dropout=1.5"),
+    "the floor of augmented images": ([FROM_FLOOR, "augmentation=edm"], "only squared errors without"),
+    "the floor of crops": ([FROM_FLOOR, "crops=random"], "only squared errors without"),
 }
 
 
