@@ -52,7 +52,8 @@ def sentence(rows: Sequence[Row]) -> str:
     memory = "it memorizes: its error on training images is {} below that on held-out images"
     text = claim("behind", "best", low + "photograph of the image", "at no noise level is it shown to be under-fitted")
     text = f"{text[0].upper()}{text[1:]}; {claim('gap', 'held_out', memory, 'at none is it shown to memorize')}."
-    compared, noisy = (int(rows[0][name]) for name in ("compared", "noisy"))
+    noisy = int(rows[0]["noisy"])
+    compared = int(rows[0].get("compared", noisy))  # earlier files have none
     only = f" Under-fitting is judged by {compared} of {noisy} images: no other photograph has the label of the others."
     return text + only * (compared < noisy)
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,16 @@ from diffusion.report.compare import from_default
 from diffusion.report.floor import floor_blocks, write_floor
 from diffusion.report.index import seconds_left
 from diffusion.report.page import SHELL, Block, Chart, Picture, Section, Table, escaped, listed, picture, write_files
-from diffusion.report.scores import BASELINES, alike, describe, number, protocol_text, score_table, source_text
+from diffusion.report.scores import (
+    BASELINES,
+    alike,
+    describe,
+    number,
+    plus_minus,
+    protocol_text,
+    score_table,
+    source_text,
+)
 from diffusion.report.study import is_study, write_study
 from diffusion.report.style import spread
 from diffusion.report.verdict import onward, place_of, recipe_command, verdict
@@ -54,6 +63,10 @@ CAPTIONS = {
     "asked": "The facts that the samples were asked for, those of held-out images, and those that they have.",
     "signal": "The factors of the image, √ᾱ_t, and of the noise, √(1−ᾱ_t), in x_t.",
 }
+EYES = (
+    "The energy distance of {n} samples from {train} training images, as each eye sees it, and the margins of both "
+    "questions: real images are above any of them in at most 5% of cases."
+)
 NOTES = (  # below a table of scores
     "The reference are held-out images, or for `train/` the training images. Brackets are 95% intervals over other "
     "samples of the same model. Real images are as many of another split, or all of it (n). The floor "
@@ -106,6 +119,7 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
         "Recipe": [*commands, Table(("setting", "this run", "default"), rows) if rows else None],
         "Facts": [facts(run)],
         "Noise schedule": [chart(schedule, figures.signal, schedule)],
+        "What the referee has seen": eyes(run.referee),
         "Protocols of the scores": protocols(run.scores),
         "More commands": [more_commands(run)],
     }
@@ -205,6 +219,20 @@ def truth(run: Run) -> list[Block | None]:
         *images.figure(run.folder, DENSITIES, CAPTIONS[DENSITIES]),
         chart(bins_of(run.metrics, "regret/mse"), figures.regret, run.metrics),
     ]
+
+
+def eyes(found: Mapping[str, Any]) -> list[Block]:
+    """The distance that each of the referee's eyes has seen, and the margins beyond which it tells samples apart."""
+    answers = [found[name] for name in ("further", "others") if name in found]
+    if not answers:
+        return []
+    seen = answers[0]["eyes"]
+    rows = [
+        [name, plus_minus(eye["distance"], 1.96 * eye["error"]), *(number(a["eyes"][name]["margin"]) for a in answers)]
+        for name, eye in seen.items()
+    ]
+    head = ("eye", "distance", *("further images", "other photographs")[: len(answers)])
+    return [EYES.format(n=found["n"], train=found["train"]), Table(head, rows, range(1, len(head)))]
 
 
 def protocols(scores: Sequence[Score]) -> list[Block]:

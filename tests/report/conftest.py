@@ -82,6 +82,9 @@ SCORES = [
     score("noise", 0.456, metric="kid_lite0", std=0.001, n=128, **PLAIN),
 ]
 
+REFEREE = {"n": 256, "train": 500, "photographs": [500, 250], "tiles": False, "small": 100}
+REFEREE |= {"further": {"verdict": "apart", "by": ["lite0"], "eyes": {"lite0": {}, "colours": {}}}}
+
 
 def write_metrics(path: Path) -> None:
     """Write sparse rows as Lightning's CSVLogger does: one row per logging call, with steps counted from 0."""
@@ -114,6 +117,7 @@ def make_run() -> Callable[..., Path]:
         if info is not None:
             (folder / "run.json").write_text(json.dumps(info))
         (folder / "scores.json").write_text(json.dumps(scores))
+        (folder / "referee.json").write_text(json.dumps(REFEREE))
         write_metrics(folder / "metrics.csv")
         for step in STEPS:
             save_png(grid(pictures(seed=step)), folder / f"samples/step-{step:08d}.png")
