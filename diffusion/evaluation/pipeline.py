@@ -117,7 +117,7 @@ class Scorer:
 
     def audit(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
         """The share of suspected copies among the images; see `evaluation.memorization`."""
-        return [copies(images, self.data, self.folder).of(what, files.code_version(), source)]
+        return [copies(images, self.data, self.folder, self.split).of(what, files.code_version(), source)]
 
     def write(self, scores: Sequence[Score]) -> list[Score]:
         """Append scores to scores.json and record test scores in test.json; returns the scores as written."""
