@@ -3,8 +3,6 @@
 The distance of an image from a known one is the least of its views: for example, of the image and its mirror image.
 """
 
-from itertools import product
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,18 +44,10 @@ def miniature(images: Tensor, side: int) -> Tensor:
     return torch.cat([F.adaptive_avg_pool2d(x.float(), side).flatten(1) - 128 for x in images.split(ROWS)])
 
 
-def views(images: Tensor, shift: int = 0) -> list[Tensor]:
-    """Images (…, H, W), then shifted by up to `shift` pixels, with replicated edges, and each mirrored."""
-    by = sorted(range(-shift, shift + 1), key=abs)
-    rows, columns = ([(torch.arange(n) - each).clamp(0, n - 1) for each in by] for n in images.shape[-2:])
-    moved = [images[..., down[:, None], right] for down, right in product(rows, columns)]
-    return [view for each in moved for view in (each, each.flip(-1))]
-
-
-def near_duplicates(images: Tensor, known: Tensor, shift: int = 0) -> Tensor:
+def near_duplicates(images: Tensor, known: Tensor) -> Tensor:
     """For each of n images, the index of the nearest of m known ones if they are near-duplicates, or else −1; (n,).
 
-    `images` (n, C, H, W) and `known` (m, C, H, W) are uint8; the former are compared in all `views` with this shift.
+    `images` (n, C, H, W) and `known` (m, C, H, W) are uint8; the former are compared as they are, and mirrored.
     Two images are near-duplicates if their 16×16 miniatures differ by less than 8/255 RMS. The means of 4×4 blocks are
     compared first: their distance, times 4, is at most that of the miniatures, so few images remain.
     """
@@ -67,7 +57,7 @@ def near_duplicates(images: Tensor, known: Tensor, shift: int = 0) -> Tensor:
     def coarse(x: Tensor) -> Tensor:
         return F.avg_pool2d(x.reshape(-1, channels, side, side), block).reshape(*x.shape[:-1], -1)
 
-    x, y = torch.stack([miniature(view, SIDE) for view in views(images, shift)]), miniature(known, SIDE)
+    x, y = torch.stack([miniature(view, SIDE) for view in (images, images.flip(-1))]), miniature(known, SIDE)
     likely = block * neighbours(coarse(x), coarse(y))[0][:, 0] < 1.001 * radius  # 1.001: rounding errors
     distance, index = neighbours(x[:, likely], y)
     found = torch.full((len(images),), -1)

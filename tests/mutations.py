@@ -23,6 +23,33 @@ FAULTS = {
         ("a flow that cannot be solved is scored", "if not solution.success:", "if False:"),
         ("weights of squared errors for other distances", "if measure is not squared and", "if False and"),
     ],
+    "evaluation/test_audit.py": [
+        (
+            "copies: turned and mirrored the wrong way",
+            "torch.tensor(found) * mirrored",
+            "torch.tensor(found) / 2 * mirrored",
+        ),
+        ("copies: no upside-down views", "x.flip(-2), x.flip(-2, -1))]", "x, x)]"),
+        ("copies: nothing is aligned", "affine + step.clamp(-0.15, 0.15)", "affine + 0 * step.clamp(-0.15, 0.15)"),
+        ("copies: no gain", "power(own - g * other)", "power(own - other)"),
+        ("copies: without the sample's own blur", "power(x - blurred(x, BLUR))", "power(x)"),
+        (
+            "copies: an image's own photograph is among the others",
+            ".where(value > -torch.inf, -torch.inf).max(",
+            ".max(",
+        ),
+        ("copies: repeats make the audit blind", ".clamp(0, HIGHEST)", ".clamp(0)"),
+        (
+            "copies: tiles count as photographs",
+            "variance * ratio**2) if variance else m",
+            "variance * ratio**2) if variance else n",
+        ),
+        ("copies: tiles are independent", "share * (1 - share) / variance * ratio**2", "n"),
+    ],
+    "evaluation/test_memorization.py": [
+        ("copies: the reference's split is not known", '["train", "val", split]', '["train", "val"]'),
+        ("copies: held-out ones are counted as training images", "(index >= len(train))", "(index > len(train))"),
+    ],
     "process/test_sampler_parity.py": [
         ("DDIM: η instead of η²", "self.eta**2 *", "self.eta *"),
         ("DDIM: r instead of r²", "s.sigma**2 * -math.expm1(2 * (", "s.sigma**2 * -math.expm1(("),

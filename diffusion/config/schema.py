@@ -28,7 +28,7 @@ OptionalGroup = dict[str, Any] | None  # a group in which nothing may be chosen
 NonNegative = Annotated[float, Ge(0)]
 Interval = Annotated[list[NonNegative | None], MinLen(2), MaxLen(2)]
 Audit = Annotated[
-    list[Literal["pixels"]], Field(description="[pixels]: look for copies of training images among the samples.")
+    list[Literal["pixels"]], Field(description="[pixels]: look for copies of real images among the samples.")
 ]
 Devices = Annotated[
     Count | Literal["auto"],

@@ -121,7 +121,7 @@ class Scorer:
 
     def audit(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
         """The share of suspected copies among the images; see `evaluation.memorization`."""
-        return [copies(images, self.data, self.folder).of(what, files.code_version(), source)]
+        return [copies(images, self.data, self.folder, self.split).of(what, files.code_version(), source)]
 
     def judge(self, images: Tensor) -> None:
         """Write into referee.json whether the images can be told apart from real ones; see `metric.referee`."""

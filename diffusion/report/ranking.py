@@ -69,7 +69,7 @@ def others(comparison: Comparison, main: Column) -> Findings:
         if column.shown.get(first):
             findings[column.name] = f"But by {column.name}, {comparison.names[column.order[0]]} is shown to be better."
         if column.name.startswith("copies") and (mean := column.means[first]) and mean.mean > 0:
-            findings["copies"] = f"Suspected copies of training images among its samples: {mean.mean:.1%}."
+            findings["copies"] = f"Suspected copies of real images among its samples: {mean.mean:.1%}."
     if main.reference is not None and main.reference < FEW:
         findings["few"] = f"But {main.reference} reference images are too few for such a number, so judge by eye."
     if share := max(run.info.get("saturated") or 0 for run in comparison.rows[first].runs):

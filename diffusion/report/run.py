@@ -48,8 +48,8 @@ ASKED = "asked.json"  # with condition=facts: the facts that samples were asked 
 ROWS, COLUMNS = 4, 8  # of the samples during training
 CAPTIONS = {
     SAMPLES: "Samples during training, each row from one noise, a column for each of these steps: ",
-    COPIES: "The samples most similar to a training image, the most similar first, each above that image. r: their "
-    "distance, relative to the mean distance of the sample from its 50 nearest training images.",
+    COPIES: "The samples that a training or held-out image, moved and recoloured, predicts best, the best first, each "
+    "above that image.",
     "mse": "Denoising MSE during training, on the frozen validation images and on equally many training images. Shaded "
     "where it is higher on the former: where this gap widens, the network memorizes its images. Dashed: raw weights; "
     "grey: the objective of single batches (in its own units, unless it is the simple loss of ε). The other lines: ",
@@ -115,7 +115,7 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
         commands += ["The run was resumed by:", SHELL.format(last)]
     details: dict[str, Sequence[Block | None]] = {
         "More samples": [images.gallery(run, "Samples after those at the top.", images.FIRST, images.MORE)],
-        "Nearest training images": images.figure(folder, COPIES, CAPTIONS[COPIES]),
+        "Nearest real images": images.figure(folder, COPIES, CAPTIONS[COPIES]),
         "Recipe": [*commands, Table(("setting", "this run", "default"), rows) if rows else None],
         "Facts": [facts(run)],
         "Noise schedule": [chart(schedule, figures.signal, schedule)],

@@ -41,7 +41,7 @@ HEADLINES = {  # what was found, in a few words
     "not judged": "Scored, but not judged.",
     "as real": "As close to the data as other draws from it.", "behind real": "Not as close as other draws.",
     "same images": "Drawn from the conditions of the images that they are compared with: judge by eye.",
-    "copies": "Some may be copies of training images.", "no copies": "No copies.", "few copies": "No sign of copying.",
+    "copies": "Some may be copies of real images.", "no copies": "No copies.", "few copies": "No sign of copying.",
     "unclear copies": "Not shown whether some are copies.",
     "falling": "Longer training should help.", "flat": "Longer training alone may not help.",
     "rising": "Trained for too long.", "memorizing": "It memorizes its images.", "no scores": "Not scored.",
@@ -183,16 +183,22 @@ def copying(scores: Sequence[Score]) -> Findings:
     score = next((score for score in reversed(scores) if score.metric == "copies"), None)
     if score is None or score.interval is None:
         return {}
-    (low, high), flagged, repeats = score.interval, score.source.get("flagged", 0), score.source.get("repeats", 0)
-    share, chance = f"{score.n:,} samples ({low:.1%} to {high:.1%})", score.source.get("chance", high)
-    close, repeating = max(flagged, repeats), score.source.get("repeating", 0)
-    if repeats / score.n > repeating or low > chance:
-        return {"copies": f"{close} of {share} are very close to a training image: see the pairs."}
-    if close:
-        words = f"{close} of {share} are close to a training image; by chance, up to {max(chance, repeating):.1%} are"
-        unclear = {"unclear copies": f"{words}. That is too little to show that some are copies: see the pairs."}
-        return unclear if repeats or score.value > chance else {"few copies": f"{words}."}
-    return {"no copies": f"No copies of training images among {share}."}
+    (low, high), flagged, chance = (
+        score.interval,
+        score.source.get("flagged", 0),
+        score.source.get("chance", score.high),
+    )
+    share, held_out = f"{score.n:,} samples ({low:.1%} to {high:.1%})", score.source.get("held_out", 0)
+    if not flagged:
+        power = f"; of changed copies, {found:.0%} would be found" if (found := score.source.get("found")) else ""
+        return {"no copies": f"No copies of real images among {share}{power}."}
+    words = f"{flagged} of {share} look like a changed training image"
+    words += f" ({held_out} of them like a held-out one)" * (held_out > 0) + f"; by chance, up to {chance:.1%} do."
+    if low > chance:
+        return {"copies": f"{words} See the pairs."}
+    if score.value > chance:
+        return {"unclear copies": f"{words} That is too little to show that some are copies: see the pairs."}
+    return {"few copies": words}
 
 
 def training(metrics: Metrics) -> Findings:

@@ -9,7 +9,7 @@ from torch import Tensor
 from diffusion import nearest
 from diffusion.data import module
 from diffusion.data.module import ImageData, Split, duplicates
-from diffusion.nearest import NEAR, miniature, near_duplicates, neighbours, views
+from diffusion.nearest import NEAR, miniature, near_duplicates, neighbours
 
 
 def noise(n: int, seed: int, side: int = 16) -> Tensor:
@@ -41,15 +41,6 @@ def test_neighbours_are_those_of_a_full_comparison(monkeypatch: pytest.MonkeyPat
         assert torch.equal(neighbours(views, known)[1][:, 0], best.indices)
         assert neighbours(x, known[:3], k=5)[0].shape == (50, 3)
         assert neighbours(x[:0], known)[0].shape == (0, 1)
-
-
-def test_views_are_shifted_with_replicated_edges_and_mirrored() -> None:
-    x = torch.arange(12).view(1, 3, 4)
-    assert torch.equal(torch.stack(views(x)), torch.stack([x, x.flip(-1)]))
-    found = views(x, shift=1)
-    assert torch.equal(found[0], x)
-    assert len({tuple(view.flatten().tolist()) for view in found}) == 18
-    assert any(torch.equal(view[0, :, 0], x[0, :, 0]) and torch.equal(view[..., 1:], x[..., :-1]) for view in found)
 
 
 @pytest.mark.parametrize("side", [30, 6])

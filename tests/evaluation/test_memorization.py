@@ -18,35 +18,35 @@ from diffusion.metric.record import Reference, Score
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """60 different images of noise within a black border, which allows shifting them."""
+    """60 different images of noise."""
     root = tmp_path_factory.mktemp("noise")
     for i in range(60):
         noise = torch.randint(0, 256, (16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
-        noise[[0, 1, -2, -1]] = noise[:, [0, 1, -2, -1]] = 0
         Image.fromarray(noise.numpy()).save(root / f"{i}.png")
-    made = Folder(root=root, resolution=16, val=20, test=0, batch_size=4)
+    made = Folder(root=root, resolution=16, val=10, test=10, batch_size=4)
     made.setup()
     return made
 
 
 def test_the_copies_score_has_a_protocol_an_interval_and_a_figure(data: Folder, tmp_path: Path, capsys) -> None:
-    train, val = data.splits["train"], data.splits["val"]
-    samples = torch.cat([train.images[:12].flip(-1), 255 - val.images[:8]])
-    score = copies(samples, data, tmp_path)
+    train, val, test = data.splits.values()
+    new = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(99))
+    samples = torch.cat([train.images[:12].flip(-1), val.images[:2], test.images[:1], new])
+    score = copies(samples, data, tmp_path, "test")
     assert Score.from_json(json.loads(json.dumps(score.to_json()))) == score
-    assert (score.metric, score.name, score.n) == ("copies", "copies", 20)
-    details = score.source | score.settings
-    flagged = details["flagged"]
-    assert flagged >= 12
-    ends = beta.ppf(0.025, flagged, 21 - flagged), beta.ppf(0.975, flagged + 1, 20 - flagged)
-    assert score.interval == pytest.approx(ends)  # Clopper and Pearson's
-    assert details["rate"] == pytest.approx(1 / 21)
+    assert (score.metric, score.name, score.n, score.value) == ("copies", "copies", 23, 15 / 23)
+    assert (score.source["flagged"], score.source["held_out"]) == (15, 3)
+    assert score.source["chance"] == pytest.approx(beta.ppf(0.975, 1, 60))  # none of 60 images
+    assert score.interval == pytest.approx((beta.ppf(0.025, 15, 9), beta.ppf(0.975, 16, 8)))  # Clopper and Pearson's
     assert score.reference == Reference("train", 40, train.key)
-    assert {c["sample"]: c["train"] for c in details["closest"]} == {i: train.names[i] for i in range(10)}
+    known = [("train", i) for i in range(12)] + [("val", 0), ("val", 1), ("test", 0)]
+    pairs = {pair["sample"]: (pair["split"], pair["image"]) for pair in score.source["closest"]}
+    assert len(pairs) == 10
+    assert pairs == {i: (known[i][0], data.splits[known[i][0]].names[known[i][1]]) for i in pairs}
     with Image.open(tmp_path / "figures/copies.png") as picture:
         assert picture.width > 500
-    assert details["repeats"] == 12
-    assert "12 near-duplicates of training images: see" in capsys.readouterr().out.replace("\n", " ")
+    assert "3 of them of held-out images" in capsys.readouterr().out.replace("\n", " ")
+    assert copies(samples, data, tmp_path).source["flagged"] == 14  # without the test split
 
 
 def test_missing_held_out_images_are_refused(data: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

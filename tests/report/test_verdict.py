@@ -79,21 +79,21 @@ def test_copies_are_not_praised_for_being_near(make_run: Make, tmp_path: Path) -
     assert verdict(run, "complete").headline == HEADLINES["copies"]
 
 
-@pytest.mark.parametrize(("flagged", "n", "repeats", "repeating", "kind"), [
-    (0, 250, 0, 0, "no copies"), (2, 750, 0, 0, "few copies"), (9, 512, 0, 0, "few copies"), (40, 512, 0, 0, "copies"),
-    (0, 250, 1, 0, "copies"), (0, 250, 2, 0.02, "unclear copies"), (10, 250, 0, 0, "unclear copies"),
+@pytest.mark.parametrize(("flagged", "n", "held_out", "kind"), [
+    (0, 250, 0, "no copies"), (2, 750, 0, "few copies"), (9, 512, 0, "few copies"), (40, 512, 3, "copies"),
+    (10, 250, 0, "unclear copies"),
 ])  # fmt: skip
-def test_copies_are_suspected_only_beyond_chance(
-    flagged: int, n: int, repeats: int, repeating: float, kind: str
-) -> None:
+def test_copies_are_suspected_only_beyond_chance(flagged: int, n: int, held_out: int, kind: str) -> None:
     import scipy
 
     low, high = scipy.stats.binomtest(flagged, n).proportion_ci(0.95, method="exact")
-    source = {"flagged": flagged, "repeats": repeats, "repeating": repeating, "chance": 0.022}
+    source = {"flagged": flagged, "held_out": held_out, "found": 0.91, "chance": 0.022}
     (said,) = copying([Score("copies", flagged / n, n, low=low, high=high, source=source)]).items()
     assert said[0] == kind
     assert f"{n} samples" in said[1]
-    assert ("are close to a training image; by chance, up to 2.2% are." in said[1]) == (" copies" in kind[3:])
+    assert ("of changed copies, 91% would be found" in said[1]) == (flagged == 0)
+    assert ("by chance, up to 2.2% do." in said[1]) == (flagged > 0)
+    assert ("(3 of them like a held-out one)" in said[1]) == (held_out > 0)
 
 
 @pytest.mark.parametrize(("val", "gap", "kinds"), [
