@@ -46,7 +46,7 @@ BLUR, WINDOW, FLOOR = 1.6, 1.5, 1.0  # b and the deviation of G, in pixels; c, i
 OVERLAP = 0.45  # the least share of pixels that A must map into the known image
 RATE = 0.01  # of real images flagged
 HIGHEST = 0.5  # a threshold that exact copies exceed
-TRIED, CHANGED = 1000, 100  # real images that calibrate, and copies made of them
+TRIED, CHANGED = 500, 100  # real images that calibrate, and copies made of them
 KNOWN, ROWS, PAIRS = 256, 64, 2560  # in memory at a time
 SHOWN = 10  # pairs in the figure
 Photographs = tuple[Tensor, Tensor] | None  # the numbers of the photographs of the images, and of the known ones
@@ -214,7 +214,7 @@ def calibrated(splits: Sequence[Split]) -> Calibration:
         found = nearest(changed(known[some[:CHANGED]]), known)[0] > threshold
         return [threshold, chance_of(s > threshold, photograph[some]), float(found.float().mean())]
 
-    key = digest("copies 1", [(split.key, split.names) for split in splits])
+    key = digest("copies 2", [(split.key, split.names) for split in splits])
     return Calibration(*cached(cache_dir("copies") / f"{key}.json", measure))
 
 

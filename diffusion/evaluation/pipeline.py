@@ -134,12 +134,12 @@ class Scorer:
         samples, real, (train, held_out) = images[:LIMIT], torch.cat([split.images for split in some]), some
         seen = {}
         if min(len(samples), len(train)) >= FEW:
-            seen[self.extractor.name] = self._features(images, "samples")[:LIMIT], features_of(real, self.extractor)[0]
-        if seen and Lite0.name not in seen:
-            other = Lite0().to(self.extractor.device)
-            seen[other.name] = extract(samples, other, description="scoring samples"), features_of(real, other)[0]
+            eyes = [self.extractor, *[Lite0().to(self.extractor.device)] * (self.extractor.name != Lite0.name)]
+            for eye in eyes:
+                known = [features_of(split.images, eye)[0] for split in some if len(split)]
+                seen[eye.name] = torch.cat([replace(self, extractor=eye)._features(images, "samples")[:LIMIT], *known])
         is_train, photograph = torch.arange(len(real)) < len(train), numbered([*train.sources, *held_out.sources])
-        found = judge(samples, real, is_train, photograph, {name: torch.cat(both) for name, both in seen.items()})
+        found = judge(samples, real, is_train, photograph, seen)
         files.replace(self.folder / REFEREE, json.dumps(found, indent=1))
 
     def write(self, scores: Sequence[Score]) -> list[Score]:

@@ -42,7 +42,7 @@ HEADLINES = {  # what was found, in a few words
     "as real": "As close to the data as other draws from it.", "behind real": "Not as close as other draws.",
     "same images": "Drawn from the conditions of the images that they are compared with: judge by eye.",
     "copies": "Some may be copies of real images.", "no copies": "No copies.", "few copies": "No sign of copying.",
-    "unclear copies": "Not shown whether some are copies.",
+    "unclear copies": "Not shown whether some are copies.", "not audited": "They may be copies.",
     "falling": "Longer training should help.", "flat": "Longer training alone may not help.",
     "rising": "Trained for too long.", "memorizing": "It memorizes its images.", "no scores": "Not scored.",
 }  # fmt: skip
@@ -96,6 +96,8 @@ def verdict(run: Run, state: str) -> Verdict:
         wrong = f"{share:.0%} of the samples are almost entirely black, white or of one colour"
         findings["saturated"] = f"{wrong}: they are drawn wrongly, whatever the distances say."
     findings |= closeness(run.scores, run.referee) | copying(run.scores)
+    if {"alike", "further alike"} & findings.keys() and not any(score.metric == "copies" for score in run.scores):
+        findings["not audited"] = "Copies of real images are near to these, too; no audit has looked for copies."
     if state == "complete":
         findings |= training(run.metrics)
         if not any(score.what in ("samples", "images") for score in run.scores):
@@ -183,11 +185,7 @@ def copying(scores: Sequence[Score]) -> Findings:
     score = next((score for score in reversed(scores) if score.metric == "copies"), None)
     if score is None or score.interval is None:
         return {}
-    (low, high), flagged, chance = (
-        score.interval,
-        score.source.get("flagged", 0),
-        score.source.get("chance", score.high),
-    )
+    (low, high), flagged, chance = score.interval, score.source.get("flagged", 0), score.source.get("chance", 1.0)
     share, held_out = f"{score.n:,} samples ({low:.1%} to {high:.1%})", score.source.get("held_out", 0)
     if not flagged:
         power = f"; of changed copies, {found:.0%} would be found" if (found := score.source.get("found")) else ""
