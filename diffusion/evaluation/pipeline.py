@@ -5,6 +5,7 @@ scores in scores.json carry the number of theirs, `test_evaluation`.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -12,6 +13,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from diffusion import files
@@ -20,15 +22,21 @@ from diffusion.console import console, count
 from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.evaluation.memorization import copies
+from diffusion.metric.denoising import numbered
 from diffusion.metric.estimate import Reference, SampleMetric
+from diffusion.metric.faults import WORST, diagnose
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import FEW, Score
 from diffusion.metric.score import LEAST, divide, draw, extract, noise_images, reference_of, score
-from diffusion.pixels import POINTS, only_pictures
+from diffusion.pixels import POINTS, framed, only_pictures, save_png
+from diffusion.randomness import generator_for
+from diffusion.report import figures, style
+from diffusion.report.faults import SHOWN
 from diffusion.report.scores import print_scores
-from diffusion.runs.folder import append_scores
+from diffusion.runs.folder import FAULTS, append_scores
 
 TESTS = "test.json"
+MOST = 1000  # images, generated and real, in which faults are looked for
 
 
 @dataclass
@@ -118,6 +126,24 @@ class Scorer:
     def audit(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
         """The share of suspected copies among the images; see `evaluation.memorization`."""
         return [copies(images, self.data, self.folder).of(what, files.code_version(), source)]
+
+    def diagnose(self, images: Tensor) -> None:
+        """Find the faults of uint8 images (n, C, H, W), and write them to faults.json, with their figures."""
+        if images.shape[1] == POINTS or not self.data.splits:
+            return
+        known, every = [self.data.splits[name] for name in ("train", "val")], generator_for(0, "faults")
+        total, k = sum(map(len, known)), len({*known[1].sources})
+        share = min(1, MOST / total)
+        few = [
+            split.take(torch.randperm(len(split), generator=every)[: math.ceil(share * len(split))]) for split in known
+        ]
+        real, images = torch.cat([split.images for split in few]), images[:MOST]
+        found = diagnose(images, real, numbered([source for split in few for source in split.sources]), k)
+        files.replace(self.folder / FAULTS, json.dumps(found))
+        if shown := found[:SHOWN]:
+            worst, places = ([each for fault in shown for each in fault[key]] for key in ("worst", "place"))
+            save_png(framed(images[worst], WORST, places), self.folder / "figures/faults.png")
+            style.save(figures.spectrum(images, real), self.folder / "figures/spectrum.png")
 
     def write(self, scores: Sequence[Score]) -> list[Score]:
         """Append scores to scores.json and record test scores in test.json; returns the scores as written."""

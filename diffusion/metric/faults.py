@@ -22,10 +22,8 @@ from torch import Tensor
 from diffusion.metric.photographs import real_sets
 from diffusion.nearest import NEAR, SIDE, miniature
 from diffusion.pixels import grey, saturated, to_rgb
-from diffusion.randomness import generator_for
 
 SPREAD, DRAWS, WORST = 3.5, 200, 3
-MOST = 1000  # images of a set that are looked at
 LEAST = 8  # photographs, and pixels of a side
 LEVEL = 0.25  # grey levels, or their square, below which noise, steps and details hardly count
 CONTRAST = 60  # standard deviation of the values of landscapes, in grey levels
@@ -153,8 +151,7 @@ def diagnose(images: Tensor, real: Tensor, photograph: Tensor, k: int) -> list[d
         the indices of the `worst` images, and a `place` [top, left, height, width] in each, or None. Values are
         exponentials of mean logarithms, or shares.
     """
-    keep = torch.randperm(len(real), generator=generator_for(0, "faults"))[:MOST]
-    images, real, (names, photograph) = images[:MOST], real[keep], photograph[keep].unique(return_inverse=True)
+    names, photograph = photograph.unique(return_inverse=True)
     k, shape = min(k, len(names) // 2), images.shape[2:]
     if min(*shape, len(names)) < LEAST or len(images) < 2:
         return []
@@ -174,13 +171,17 @@ def diagnose(images: Tensor, real: Tensor, photograph: Tensor, k: int) -> list[d
         high = value > middle
         if abs(value - middle) > half and (name := measure.high if high else measure.low):
             unit = math.exp if measure.least < 0.1 else float
-            fault = {"fault": name, "value": unit(value), "real": unit(middle)}
+            fault: dict[str, Any] = {"fault": name, "value": unit(value), "real": unit(middle)}
             fault |= {"low": unit(middle - half), "high": unit(middle + half)}
             worst = x.argsort(descending=high)[:WORST]
             maps = measure.where(to_rgb(images[worst]).float()) if measure.where else worst
             fault |= {"worst": worst.tolist(), "place": [place(far, high, shape) if far.ndim else None for far in maps]}
             found.append((abs(value - middle) / half, fault))
-    return [fault for _, fault in sorted(found, key=lambda each: -each[0])]
+    kinds = dict[str, dict[str, Any]]()
+    for _, fault in sorted(found, key=lambda each: -each[0]):
+        kind = fault["fault"].partition(" ")[0]
+        kinds[kind] = max(kinds.get(kind, fault), fault, key=lambda each: each["value"])  # its multiples are grids, too
+    return [*kinds.values()]
 
 
 def place(far: Tensor, high: bool, shape: torch.Size) -> list[int]:

@@ -24,7 +24,7 @@ from diffusion.runs.record import CONFIG, FILE, RunRecord
 SWEEP = "multirun.yaml"  # marks the folder of a sweep
 STUDY = "study.journal"  # of a search
 DAMAGED = "damaged"  # the state of a run with a file that cannot be read
-SCORES, METRICS = "scores.json", "metrics.csv"
+SCORES, METRICS, FAULTS = "scores.json", "metrics.csv", "faults.json"
 FLOOR = "floor.csv"  # see `evaluation.floor`
 PARTS = ("run.json", METRICS, SCORES, CONFIG)
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times faster
@@ -153,6 +153,11 @@ class Run:
     def scores(self) -> list[Score]:
         """scores.json."""
         return read_scores(self.folder)
+
+    @cached_property
+    def faults(self) -> list[dict[str, Any]]:
+        """faults.json: the faults of the samples, the clearest first; see `metric.faults`."""
+        return _read(self.folder / FAULTS, json.loads, [])
 
     @cached_property
     def metrics(self) -> Metrics:
