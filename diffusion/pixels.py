@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from annotated_types import Ge, Le, MaxLen, MinLen
-from PIL import Image
+from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -139,6 +139,19 @@ def grid(
     padded = np.pad(pixels, ((0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
     picture = Image.fromarray(arranged(padded, columns)[:-GAP, :-GAP])
     picture.info[ABOUT] = json.dumps({"images": len(images), "columns": columns, **about})
+    return picture
+
+
+def framed(images: Tensor, columns: int, places: Sequence[Sequence[int] | None]) -> Image.Image:
+    """A large `grid` of images, with a frame around the place [top, left, height, width] of each, if it has one."""
+    picture = grid(images, columns, large=True)
+    cell, draw = (picture.width + GAP) // columns, ImageDraw.Draw(picture)
+    scale = cell // images.shape[-1]
+    for place, (row, column) in zip(places, product(range(len(images)), range(columns)), strict=False):
+        if place is not None:
+            top, left, height, width = (scale * each for each in place)
+            y, x = row * (scale * images.shape[-2] + GAP) + top, column * cell + left
+            draw.rectangle((x, y, x + width - 1, y + height - 1), outline=(255, 0, 0), width=2)
     return picture
 
 

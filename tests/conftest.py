@@ -52,11 +52,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def short_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the figures and the recipe of runs, half of their time, and the curves of comparisons of sweeps.
 
-    Tests of reports and of reliability keep them, as do tests with the mark `whole_report`.
+    Nor do they look for faults of samples. Tests of reports and of reliability do all, as do tests with the mark
+    `whole_report`.
     """
     whole = {"report", "reliability"} & set(request.path.parts) or request.node.get_closest_marker("whole_report")
     if "diffusion.report.run" in sys.modules and not whole:
         monkeypatch.setattr("diffusion.report.run.run_sections", lambda *_: [])
+        monkeypatch.setattr("diffusion.evaluation.pipeline.diagnose", lambda *_: [])
     if "diffusion.report.comparison" in sys.modules and not whole:
         monkeypatch.setattr("diffusion.report.comparison.quantities", lambda shown: [])
 

@@ -297,7 +297,6 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     bits = [bits_per_dimension(restored, settings, scorer.data, devices[0])] if settings.bits else []
     console.print(f"folder: {folder}")
     images = draw_all(drawing, settings, restored, devices, folder)
-    drawing.warn_of_saturated(images, scorer.data.splits[settings.split].images)
     source = drawing.source(settings.sampler, settings.guidance) | of_model
     new = score_images(scorer, settings, images, "samples", **source) + bits
     if settings.by_class:

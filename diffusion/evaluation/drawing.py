@@ -144,12 +144,10 @@ class Drawing:
             change = f"lower guidance.scale={self.guidance.scale:g}, set guidance=none, or train longer"
         return wrong / n, f"{wrong} of {count(n, 'image')} are almost entirely black, white or of one colour; {change}"
 
-    def warn_of_saturated(self, images: Tensor, real: Tensor | None = None) -> float:
-        """Print the sentence of `saturation`, if there is one, and return the share."""
-        share, words = self.saturation(images, real)
-        if words:
+    def warn_of_saturated(self, images: Tensor, real: Tensor | None = None) -> None:
+        """Print the sentence of `saturation`, if there is one."""
+        if words := self.saturation(images, real)[1]:
             console.print(f"warning: {words}", style="yellow")
-        return share
 
     def source(self, sampler: Mapping[str, Any], guidance: Mapping[str, Any] | None) -> dict[str, Any]:
         """How samples are drawn, for the source of their scores, from the configurations of sampler and guidance."""

@@ -23,11 +23,14 @@ from diffusion.errors import UserError
 from diffusion.evaluation.memorization import copies
 from diffusion.metric.denoising import numbered
 from diffusion.metric.estimate import Reference, SampleMetric
+from diffusion.metric.faults import WORST, diagnose
 from diffusion.metric.features import FeatureExtractor, Lite0
 from diffusion.metric.record import FEW, Score
 from diffusion.metric.referee import LIMIT, judge
 from diffusion.metric.score import LEAST, divide, draw, extract, features_of, noise_images, reference_of, score
-from diffusion.pixels import POINTS, only_pictures
+from diffusion.pixels import POINTS, framed, only_pictures, save_png
+from diffusion.report import figures, style
+from diffusion.report.faults import SHOWN
 from diffusion.report.scores import print_scores
 from diffusion.runs.folder import REFEREE, append_scores
 
@@ -124,7 +127,10 @@ class Scorer:
         return [copies(images, self.data, self.folder, self.split).of(what, files.code_version(), source)]
 
     def judge(self, images: Tensor) -> None:
-        """Write into referee.json whether the images can be told apart from real ones; see `metric.referee`."""
+        """Write into referee.json whether the images can be told apart from real ones, and their faults, with figures.
+
+        See `metric.referee` and `metric.faults`.
+        """
         if not self.data.splits or self.data.channels == POINTS:
             return
         splits = [self.data.splits[name] for name in ("train", "val" if self.split == "train" else self.split)]
@@ -140,7 +146,12 @@ class Scorer:
                 seen[eye.name] = torch.cat([replace(self, extractor=eye)._features(images, "samples")[:LIMIT], *known])
         is_train, photograph = torch.arange(len(real)) < len(train), numbered([*train.sources, *held_out.sources])
         found = judge(samples, real, is_train, photograph, seen)
+        found["faults"] = faults = diagnose(samples, real, photograph, len({*held_out.sources}))
         files.replace(self.folder / REFEREE, json.dumps(found, indent=1))
+        if shown := faults[:SHOWN]:
+            worst, places = ([each for fault in shown for each in fault[key]] for key in ("worst", "place"))
+            save_png(framed(samples[worst], WORST, places), self.folder / "figures/faults.png")
+            style.save(figures.spectrum(samples, real), self.folder / "figures/spectrum.png")
 
     def write(self, scores: Sequence[Score]) -> list[Score]:
         """Append scores to scores.json and record test scores in test.json; returns the scores as written."""

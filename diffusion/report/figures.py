@@ -9,6 +9,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from diffusion.pixels import grey, to_rgb
 from diffusion.report import style
 from diffusion.runs.folder import Metrics, bins_of
 
@@ -142,6 +143,30 @@ def asked(facts: dict[str, Sequence[Sequence[float]]]) -> Figure:
         ax.plot(x, y, "o", color=style.BLUE, markersize=3, alpha=0.6)
         ax.set(title=f"{name}, r = {np.corrcoef(x, y)[0, 1]:.2f}", xlabel="asked", xlim=(0, 1), ylim=(0, 1))
         ax.set_ylabel("measured" if i == 0 else "")
+    return figure
+
+
+@style.styled
+def spectrum(images: Tensor, real: Tensor) -> Figure:
+    """Of uint8 images (n, C, H, W) and real ones: spectrum and autocorrelation of the luma, values of the colours."""
+    figure = Figure((7.2, 2.4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    for x, look in ((real, {"color": style.GREY, "label": "real"}), (images, {"color": style.BLUE, "label": "these"})):
+        rgb = to_rgb(x).float()
+        luma = grey(rgb)[:, 0] - grey(rgb).mean()
+        power = torch.fft.fft2(luma).abs().square().mean(dim=0) / luma[0].numel()
+        correlation = torch.fft.ifft2(power).real
+        down, across = (torch.fft.fftfreq(side) * side for side in luma.shape[1:])
+        radius = (down[:, None].square() + across.square()).sqrt().round().long().flatten()
+        inside = min(luma.shape[1:]) // 2 + 1
+        for ax, each in ((left, power), (middle, correlation / correlation[0, 0])):
+            ax.plot((radius.bincount(each.flatten()) / radius.bincount())[:inside], **look)
+        for k, line in enumerate(("-", "--", ":") if x.shape[1] > 1 else ("-",)):
+            right.plot(torch.histc(rgb[:, k], 32, 0, 255) / rgb[:, k].numel(), linestyle=line, color=look["color"])
+    left.set(yscale="log", xlabel="periods per picture", title="spectrum")
+    middle.set(xlabel="distance in pixels", title="correlation")
+    right.set(xlabel="value / 8 (– red, -- green, ·· blue)", title="colours")
+    left.legend()
     return figure
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from diffusion.errors import command_line
 from diffusion.metric.record import FEW
 from diffusion.report.compare import Column, Comparison
+from diffusion.report.faults import headline
 from diffusion.report.scores import number
 from diffusion.report.verdict import Findings, Verdict, called, like_noise, longer, recipe_command
 from diffusion.runs.folder import is_sweep
@@ -72,8 +73,8 @@ def others(comparison: Comparison, main: Column) -> Findings:
             findings["copies"] = f"Suspected copies of real images among its samples: {mean.mean:.1%}."
     if main.reference is not None and main.reference < FEW:
         findings["few"] = f"But {main.reference} reference images are too few for such a number, so judge by eye."
-    if share := max(run.info.get("saturated") or 0 for run in comparison.rows[first].runs):
-        findings["saturated"] = f"But up to {share:.0%} of its samples are almost all black, white or of one colour."
+    if worst := max((run.faults for run in comparison.rows[first].runs), key=len):
+        findings["faults"] = f"But its samples have faults. {headline(worst)}"
     return findings
 
 

@@ -16,6 +16,7 @@ from diffusion.metric.record import Score
 from diffusion.pixels import grid, save_png
 from diffusion.report import figures, images
 from diffusion.report.compare import from_default
+from diffusion.report.faults import FIGURES, SHOWN, words_of
 from diffusion.report.floor import floor_blocks, write_floor
 from diffusion.report.index import seconds_left
 from diffusion.report.page import SHELL, Block, Chart, Picture, Section, Table, escaped, listed, picture, write_files
@@ -127,6 +128,7 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
         Section("", pictures(run, state)),
         Section("Before and after", images.before_and_after(run)),
         *verdict(run, state).sections,
+        Section("What is wrong", faults(run)),
         Section("Training", [strip, *training(run, schedule)]),
         Section("Where the loss is", floor_blocks(folder)),
         Section("Asked for", [chart(asked, figures.asked, asked)]),
@@ -188,6 +190,13 @@ def fact(key: str, value: Any) -> str:
     if key in ("started", "finished"):
         return str(value)[:19].replace("T", " ")
     return duration(value) if key == "seconds" else f"{value:,}" if isinstance(value, int) else describe(value)
+
+
+def faults(run: Run) -> list[Block | None]:
+    """The figures of what is wrong with the samples, if anything is."""
+    names = ", ".join(words_of(fault)[0] for fault in run.faults[:SHOWN])
+    found = [images.figure(run.folder, file, caption.format(names)) for file, caption in FIGURES.items()]
+    return [block for blocks in found for block in blocks] if names else []
 
 
 def training(run: Run, schedule: figures.Schedule | None) -> list[Block | None]:

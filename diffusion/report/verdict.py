@@ -15,6 +15,7 @@ import numpy as np
 from diffusion.config.schema import SCORED
 from diffusion.errors import command_line, override, resume_command, shown
 from diffusion.metric.record import FEW, FEW_PHOTOGRAPHS, Score
+from diffusion.report.faults import SHOWN, headline, sentence
 from diffusion.report.page import SHELL, Section, escaped, listed
 from diffusion.report.scores import ends, half_width, number, plus_minus
 from diffusion.runs.folder import Metrics, Run
@@ -28,7 +29,7 @@ NAMES = {  # the beginning of a metric's name -> its name in words
 }  # fmt: skip
 DISTANCES = ("fd_", "fid", "kid", "cmmd", "energy")
 HEADLINES = {  # what was found, in a few words
-    "saturated": "Something is wrong with many of the samples.", "like noise": "Not shown to be better than noise.",
+    "like noise": "Not shown to be better than noise.",
     "apart": "Told apart from real images.", "alike": "Not told apart from real images.",
     "unclear": "Not shown whether they can be told apart from real images.",
     "further apart": "Told apart from images of the training photographs.",
@@ -91,22 +92,21 @@ def verdict(run: Run, state: str) -> Verdict:
 
     Samples that are only black, or copies, may be near to real images, so the headline leaves the rest out then.
     """
-    findings = Findings()
-    if share := run.info.get("saturated"):
-        wrong = f"{share:.0%} of the samples are almost entirely black, white or of one colour"
-        findings["saturated"] = f"{wrong}: they are drawn wrongly, whatever the distances say."
-    findings |= closeness(run.scores, run.referee) | copying(run.scores)
+    findings = closeness(run.scores, run.referee) | copying(run.scores)
     if {"alike", "further alike"} & findings.keys() and not any(score.metric == "copies" for score in run.scores):
         findings["not audited"] = "Copies of real images are near to these, too; no audit has looked for copies."
     if state == "complete":
         findings |= training(run.metrics)
         if not any(score.what in ("samples", "images") for score in run.scores):
             findings["no scores"] = "No scores were computed, so no number says how good the samples are."
-    spoilt = [kind for kind in ("saturated", "copies") if kind in findings]
-    headline = " ".join(HEADLINES[kind] for kind in spoilt or findings)
+    found = {fault["fault"]: sentence(fault) for fault in run.faults[:SHOWN]}
+    others = [] if "saturated" in found else [HEADLINES[kind] for kind in {"copies"} & {*findings} or findings]
     step = next_step(run, state, findings)
+    if found and step != treatment(run, findings):
+        found["untreated"] = "Nothing is known to mend this."
     about = "" if any(score.features == "points" for score in run.scores) else EXPLAINED
-    return Verdict("How good is it?", headline, findings, limits(run), *step, about)
+    words = " ".join(filter(None, [headline(run.faults), *others]))
+    return Verdict("How good is it?", words, found | findings, limits(run), *step, about)
 
 
 def called(name: str) -> str:
@@ -261,8 +261,7 @@ def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
     place, config, guided = place_of(run), run.config, run.settings.get("guidance")
     model = override("ckpt", place if run.command == "train" else config.get("ckpt"))
     sample, audit = (f"{command_line(name, run.own)} {model}" for name in ("sample", "evaluate"))
-    other = "guidance=none" if guided else "threshold@sampler.threshold=dynamic"
-    shorter = recipe_command(run, f"trainer.max_steps={run.info.get('total_steps', 2) // 2}")
+    mend = treatment(run, findings)
     early = recipe_command(run, "guidance=early")
     has = findings.keys()
     points = str((run.settings.get("features") or {}).get("_target_")).endswith("Points")
@@ -273,19 +272,41 @@ def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
         (state == "running", "", ""),  # it goes on by itself
         (state != "complete", "Go on with the training.", resume_command(place, run.own)),
         (bool(config.get("images")), "", ""),  # of a source that is not known
-        ("saturated" in has, "Draw in another way, and compare the pictures.", f"{sample} n=64 {other}"),
+        (bool(mend), *(mend or ("", ""))),
         (
-            {"no scores", "not judged", "few samples"} & has,
+            {"no scores", "not judged", "few samples", "not audited"} & has,
             f"Score its samples{looking}.",
             f"{audit} n={SCORED}{pixels}",
         ),
         (run.command != "train", "Draw more samples.", f"{sample} n=64"),
-        ({"copies", "rising", "memorizing"} & has, "Train with more images, or for fewer steps.", shorter),
+        ({"copies", "rising", "memorizing"} & has, "Train with more images, or for fewer steps.", shorter(run)),
         (unfinished, "Train for as many steps again.", onward(run)),
         (not guided, "Train with guidance by its early weights, which often helps.", early),
         (True, "Train with other seeds, to see how much is chance.", recipe_command(run, "-m", "seed=0,1,2")),
     ]
     return next((words, command) for fits, words, command in steps if fits)
+
+
+def treatment(run: Run, findings: Findings) -> tuple[str, str] | None:
+    """What mends the clearest fault that can be mended, in words, and its command: see docs/results/treatments."""
+    settings, config = run.settings, run.config
+    model = override("ckpt", place_of(run) if run.command == "train" else config.get("ckpt"))
+    sample, guided = f"{command_line('sample', run.own)} {model} n=64", settings.get("guidance")
+    rules = [
+        ({"saturated"}, guided, "Draw without guidance, and compare the pictures.", f"{sample} guidance=none"),
+        ({"saturated"}, not guided, "Draw with another threshold.", f"{sample} threshold@sampler.threshold=dynamic"),
+        ({"noise", "colour noise"}, "flat" not in findings, "Train for as many steps again.", onward(run)),
+    ]
+    for fault in run.faults:
+        for names, fits, words, command in rules:
+            if fault["fault"] in names and fits:
+                return words, command
+    return None
+
+
+def shorter(run: Run) -> str:
+    """The command that trains for half of the steps."""
+    return recipe_command(run, f"trainer.max_steps={run.info.get('total_steps', 2) // 2}")
 
 
 def place_of(run: Run) -> Path:

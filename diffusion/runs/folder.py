@@ -157,8 +157,13 @@ class Run:
 
     @cached_property
     def referee(self) -> dict[str, Any]:
-        """referee.json."""
+        """referee.json: the answers of the referee, and the faults of the samples."""
         return _read(self.folder / REFEREE, lambda content: {**json.loads(content)}, {})
+
+    @property
+    def faults(self) -> list[dict[str, Any]]:
+        """The faults of the samples, the clearest first; see `metric.faults`."""
+        return list(self.referee.get("faults", []))
 
     @cached_property
     def metrics(self) -> Metrics:

@@ -88,9 +88,7 @@ def draw_last(run: Run, trainer: pl.Trainer, module: Diffusion) -> Samples:
             frames.save_film(run.folder / "samples" / "film.png")
             if module.exact is not None and drawing.shape[0] == POINTS:
                 draw_truth(denoiser, module.exact, drawing, device, run.folder / "figures")
-            black = drawing.warn_of_saturated(images, run.data.splits["train"].images)
-            if black and run.record is not None:
-                run.record.update(saturated=round(black, 3))
+            drawing.warn_of_saturated(images, run.data.splits["train"].images)
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()

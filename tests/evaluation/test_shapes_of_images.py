@@ -64,6 +64,8 @@ def test_any_image_shape_works_from_the_folder_to_the_report(command, tiny, fold
     own = ["data=folder", *data(folder, shape), "data.val=8", "features=lite0", "baselines=[]", "device=cpu"]
     status, out, err = command("evaluate", ["images=samples/images", *own, "hydra.run.dir=of_images"])
     assert status == 0, out + err
+    if channels == 4:  # elsewhere, they are not looked for, see `short_reports`
+        assert all((tmp_path / place / "referee.json").is_file() for place in ("run", "of_images"))
 
 
 def test_images_with_other_channels_than_the_reference_are_refused() -> None:

@@ -25,6 +25,7 @@ class Made:
     record: str = "hydra.yaml"
     own: tuple[str, ...] = ()
     info: Any = field(default_factory=dict)
+    faults: Any = ()
     scores: Any = ()
     config: Any = field(default_factory=lambda: {"ckpt": "models/0"})
     settings: Any = field(default_factory=lambda: {"trainer": {"max_steps": 2000}})
@@ -111,10 +112,10 @@ def test_what_speaks_against_the_best_is_said() -> None:
     assert ranking(study("demo/drawn"), Path()).findings["train/kid_lite0"].endswith("scale=3 is shown to be better.")
     assert "precision_lite0 (shown by tests), coverage" in ranking(study("schedule"), Path()).findings["agree"]
     narrow = study("memoire_narrow")
-    narrow.rows[1].runs[0].info["saturated"] = 0.5
+    narrow.rows[1].runs[0].faults = [{"fault": "blur"}]
     findings = ranking(narrow, Path()).findings
     assert findings["copies"].endswith("its samples: 1.8%.")
-    assert "up to 50% of its samples are almost all black" in findings["saturated"]
+    assert findings["faults"] == "But its samples have faults. They are blurred."
 
 
 def test_a_distance_ranks_in_whatever_order_the_runs_have_their_scores() -> None:

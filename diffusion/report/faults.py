@@ -1,0 +1,58 @@
+"""The faults of samples (`metric.faults`) in words, and their figures."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffusion.report.scores import number
+
+Fault = dict[str, Any]
+FIGURES = {
+    "figures/faults.png": "The three pictures that show each of these faults most, a row for each, with a place: {}.",
+    "figures/spectrum.png": "The samples beside real images: the energy of their details from coarse to fine, how "
+    "alike pixels at a distance are, and the values of their colours.",
+}  # fmt: skip
+SHOWN = 4  # faults in sentences and figures
+WORDS = {  # fault -> in a few words, and what was measured
+    "saturated": ("almost entirely black, white or of one colour", "such pictures"),
+    "repeated": ("repeated", "pictures that nearly equal another one"),
+    "alike": ("too much alike", "the difference between two of them"),
+    "noise": ("noisy", "the noise in their flattest places"),
+    "colour noise": ("speckled with colours", "the noise of their colours"),
+    "blur": ("blurred", "fine detail, relative to coarser detail,"),
+    "rough": ("too rough", "fine detail, relative to coarser detail,"),
+    "grid": ("marked by a grid", "the contrast at its lines, relative to others,"),
+    "blotches": ("blotched with single colours", "how far a place's colour is from the picture's"),
+    "blue": ("too blue", "red, relative to blue,"),
+    "red": ("too red", "red, relative to blue,"),
+    "purple": ("too purple", "green, relative to red and blue,"),
+    "green": ("too green", "green, relative to red and blue,"),
+    "dark": ("too dark", "their brightness"),
+    "bright": ("too bright", "their brightness"),
+    "flat": ("too low in contrast", "their contrast"),
+    "harsh": ("too high in contrast", "their contrast"),
+    "pale": ("too pale", "the strength of their colours"),
+}
+
+
+def words_of(fault: Fault) -> tuple[str, str]:
+    """A fault in a few words, and what was measured."""
+    name, _, side = fault["fault"].rpartition(" ")
+    if not side.isdigit():
+        return WORDS[fault["fault"]]
+    words, measured = WORDS[name]
+    return f"{words} of {side}×{side} pixels", measured
+
+
+def sentence(fault: Fault) -> str:
+    """A fault as a sentence, with its number and what sets of real images have."""
+    (words, measured), value, real = words_of(fault), fault["value"], fault["real"]
+    if fault["fault"] in ("saturated", "repeated"):
+        return f"{words.capitalize()}: {value:.0%} are {measured}; of other real images, up to {fault['high']:.0%}."
+    ratio, low, high = (number(float(f"{fault[key] / real:.2g}")) for key in ("value", "low", "high"))
+    return f"{words.capitalize()}: {measured} is {ratio} times that of real images ({low} to {high} in others)."
+
+
+def headline(faults: Sequence[Fault]) -> str:
+    """`They are blurred and too dark.`"""
+    words = [words_of(fault)[0] for fault in faults[:SHOWN]]
+    return f"They are {' and '.join([', '.join(words[:-1]), words[-1]] if words[1:] else words)}." if words else ""

@@ -1,0 +1,76 @@
+"""The faults of samples on a run's page: sentences, headline, pictures, and only the treatments that are known."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion.data import Landscapes
+from diffusion.evaluation.pipeline import Scorer
+from diffusion.pixels import GAP, framed
+from diffusion.report.faults import FIGURES, headline, sentence
+from diffusion.report.run import faults
+from diffusion.report.verdict import verdict
+from diffusion.runs.folder import Run
+
+Make = Callable[..., Path]
+
+
+def fault(name: str, **changed: Any) -> dict[str, Any]:
+    return {"fault": name, "value": 0.8, "low": 1.0, "high": 4.0, "real": 2.0, "worst": [0], "place": [None]} | changed
+
+
+def test_a_fault_is_a_sentence_with_its_number_relative_to_real_images() -> None:
+    blur = "Blurred: fine detail, relative to coarser detail, is 0.4 times that of real images (0.5 to 2 in others)."
+    assert sentence(fault("blur")) == blur
+    assert sentence(fault("grid 4")).startswith("Marked by a grid of 4×4 pixels: ")
+    share = fault("saturated", value=0.3, real=0.0, low=-0.1, high=0.1)
+    assert sentence(share).endswith("one colour: 30% are such pictures; of other real images, up to 10%.")
+    assert headline([fault("blur"), fault("dark"), fault("noise")]) == "They are blurred, too dark and noisy."
+
+
+@pytest.mark.parametrize(("names", "step", "known"), [
+    (["saturated"], "threshold@sampler.threshold=dynamic", True),
+    (["purple", "noise"], "trainer.max_steps=800", True),  # of the first one that can be mended
+    (["purple"], "trainer.max_steps=200", False),  # that of a run without faults
+])  # fmt: skip
+def test_the_next_step_mends_the_clearest_fault_that_can_be_mended(
+    make_run: Make, tmp_path: Path, names: Sequence[str], step: str, known: bool
+) -> None:
+    record = {"state": "complete", "command": "diffusion train experiment=demo", "steps": 400, "total_steps": 400}
+    run = Run(make_run(tmp_path / "demo", info=record))
+    found = run.referee | {"faults": [fault(name, value=0.3) for name in names]}
+    (run.folder / "referee.json").write_text(json.dumps(found))
+    run = Run(run.folder)
+    said = verdict(run, "complete")
+    assert step in said.command
+    assert ("untreated" not in said.findings) == known
+    assert said.headline.startswith(headline([fault(name) for name in names]))
+
+
+def test_the_place_is_framed() -> None:
+    picture = np.asarray(framed(torch.zeros(5, 3, 16, 16, dtype=torch.uint8), 3, [None] * 4 + [[4, 8, 4, 4]]))
+    scale = (picture.shape[1] + GAP) // 3 // 16
+    rows, columns = (picture == (255, 0, 0)).all(axis=2).nonzero()
+    top, left = (16 * scale + GAP) * np.array([1, 1]) + scale * np.array([4, 8])
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (
+        top, top + 4 * scale - 1, left, left + 4 * scale - 1,
+    )  # fmt: skip
+
+
+def test_the_page_shows_the_worst_pictures_and_their_spectrum(make_run: Make, tmp_path: Path) -> None:
+    data, folder = Landscapes(8), make_run(tmp_path / "demo")
+    data.setup()
+    Scorer(data, "val", extractor=None, metrics=[], folder=folder, run=folder).judge(  # type: ignore[arg-type]
+        data.splits["test"].images[:24] // 4
+    )
+    blocks = faults(Run(folder))
+    assert [file in str(blocks) and (folder / file).is_file() for file in FIGURES] == [True, True]
+    assert sum(map(len, map(str, blocks))) < 200_000
+    assert "too dark" in str(blocks)
+    (folder / "referee.json").write_text('{"faults": []}')  # of a later evaluation
+    assert faults(Run(folder)) == []
