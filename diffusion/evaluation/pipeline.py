@@ -12,6 +12,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from diffusion import files
@@ -22,6 +23,7 @@ from diffusion.errors import UserError
 from diffusion.evaluation.memorization import copies
 from diffusion.metric.estimate import Reference, SampleMetric
 from diffusion.metric.features import FeatureExtractor
+from diffusion.metric.photographs import photographs_of
 from diffusion.metric.record import FEW, Score
 from diffusion.metric.score import LEAST, divide, draw, extract, noise_images, reference_of, score
 from diffusion.pixels import POINTS, only_pictures
@@ -71,7 +73,10 @@ class Scorer:
 
     @cached_property
     def reference(self) -> Reference:
-        return self.statistics or reference_of(self.data.splits[self.split].images, self.extractor, self.split)
+        if self.statistics:
+            return self.statistics
+        real = self.data.splits[self.split]
+        return reference_of(real.images, self.extractor, self.split, real.sources)
 
     def score(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
         """Score uint8 images (n, C, H, W). `source` describes their origin: sampler, weights, seed, …."""
@@ -84,11 +89,12 @@ class Scorer:
         """
         reference, found = self.data.splits[self.split], list[Score]()
         for i, name in enumerate(self.data.classes):
-            what, own, real = f"class {name}", images[classes == i], reference.images[reference.labels == i]
+            what, own = f"class {name}", images[classes == i]
+            real = reference.take(torch.arange(len(reference))[reference.labels == i])
             if min(len(own), len(real)) < LEAST:
                 console.print(f"{what}: {len(own)} samples and {len(real)} in the reference; not scored below {LEAST}")
                 continue
-            against = reference_of(real, self.extractor, f"{self.split}, {what}")
+            against = reference_of(real.images, self.extractor, f"{self.split}, {what}", real.sources)
             new = self._scores(self._features(own, what), against, what, source)
             print_scores(new)
             found += new
@@ -103,16 +109,21 @@ class Scorer:
         """
 
         @cache
-        def real() -> Tensor:
-            return self._features(draw(self.data.splits[self.opposite].images, n), "real images")
+        def real() -> tuple[Tensor, Tensor | None]:
+            others = self.data.splits[self.opposite]
+            drawn = others.take(draw(torch.arange(len(others)), n))
+            return self._features(drawn.images, "real images"), photographs_of(drawn.sources)
 
         found = []
         for name in names:
             if name == "noise":
                 found += self.score(noise_images(n, self.data.shape), name)
                 continue
-            features, reference = (real(), self.reference) if name == "real" else divide(real(), self.reference)
-            found += self._scores(features, reference, name, {})
+            features, own = real()
+            if name == "real":
+                found += self._scores(features, self.reference, name, {}, own)
+            else:
+                found += self._scores(*divide(features, self.reference), name, {})
         return found
 
     def audit(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
@@ -128,8 +139,10 @@ class Scorer:
     def _features(self, images: Tensor, what: str) -> Tensor:
         return extract(images, self.extractor, description=f"scoring {what}")
 
-    def _scores(self, features: Tensor, reference: Reference, what: str, source: Mapping[str, Any]) -> list[Score]:
-        scores = score(features, self.extractor, reference, self.metrics)
+    def _scores(
+        self, x: Tensor, to: Reference, what: str, source: Mapping[str, Any], photographs: Tensor | None = None
+    ) -> list[Score]:
+        scores = score(x, self.extractor, to, self.metrics, photographs)
         return [each.of(what, files.code_version(), source) for each in scores.values()]
 
 
