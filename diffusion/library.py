@@ -17,7 +17,7 @@ from diffusion.config.build import make, validated
 from diffusion.config.choices import AUTO, RUN, choice, choices, searching
 from diffusion.config.schema import Sample
 from diffusion.console import count
-from diffusion.data import ImageData, to_unit
+from diffusion.data import ImageData, Split, to_unit
 from diffusion.edit.edits import Source, answering, filling, observation_of, of_picture, read_mask, read_picture
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import completed, make_drawing
@@ -241,19 +241,19 @@ def score(
     if isinstance(reference, Tensor):
         if (size := tuple(reference.shape[1:])) != (wanted := tuple(images.shape[1:])):
             raise UserError(f"reference: its images are {size}, but those to score are {wanted}")
-        real, split = reference, "images"
+        against = metrics_of.reference_of(reference, extractor, "images")
     else:
-        real = images_of(str(reference), split, images)
-    against = metrics_of.reference_of(real, extractor, split)
+        real = split_of(str(reference), split, images)
+        against = metrics_of.reference_of(real.images, extractor, split, real.sources)
     return metrics_of.score(metrics_of.extract(images, extractor), extractor, against, chosen)
 
 
-def images_of(reference: str, split: str, like: Tensor) -> Tensor:
-    """The images of a split of a choice from conf/data, or of a folder, in the size of others."""
+def split_of(reference: str, split: str, like: Tensor) -> Split:
+    """A split of a choice from conf/data, or of a folder, with images in the size of others."""
     channels, height, width = like.shape[1:]
     settings: dict[str, Any] = {"resolution": resolution_of(height, width)}
     settings |= {"channels": channels} if channels != 3 else {}
     name, root = (reference, {}) if reference in choices("data") else ("folder", {"root": reference})
     data: ImageData = make(choice("data", f"{name} +seed=0", **settings | root), "data")
     data.setup()
-    return data.splits[split].images
+    return data.splits[split]

@@ -298,9 +298,24 @@ FAULTS = {
         ("gap: no correction for few clusters", "count / (count - 1) * sums", "sums"),
     ],
     "metric/test_score.py": [
-        ("reference: only the pool of the features is kept", "shuffled(features))", "shuffled(features)[:POOL])"),
+        ("reference: only the pool of the features is kept", "features[order], photo", "features[order][:POOL], photo"),
         ("reference: pairwise metrics use all features", "reference.features[:POOL]", "reference.features"),
         ("floor: the features of the reference are not divided", "cov=cov, features=rest", "cov=cov"),
+    ],
+    "metric/test_intervals.py": [
+        ("samples: tiles count as independent", "own[None])[1] ** 2", "torch.arange(len(own))[None])[1] ** 2"),
+        ("reference: tiles count as independent", "real[None])[1]", "torch.arange(len(real))[None])[1]"),
+        ("reference: the influence of the samples", "others = found if real is None", "others = found if 1"),
+        ("reference: photographs in another order", "else photographs[order]\n", "else photographs\n"),
+        ("samples: photographs in another order", "else photographs[order],", "else photographs[:POOL],"),
+        ("samples: independent tiles count, too", " - error_of(one.influence) ** 2", ""),
+        ("a normal quantile for few photographs", "width = quantile(min", "width = Z or quantile(min"),
+        ("floor: other photographs count", "features=rest, photographs=None", "features=rest"),
+        ("real images: tiles count as independent", "self.reference, name, {}, own)", "self.reference, name, {})"),
+        ("classes: tiles count as independent", '{what}", real.sources)', '{what}")'),
+    ],
+    "study/test_study_report.py": [
+        ("settings: other photographs count", "[score.metric] = score.paired", "[score.metric] = score"),
     ],
 }
 

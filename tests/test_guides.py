@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from diffusion import library
+from diffusion.data import Split
 from diffusion.files import PACKAGE
 from diffusion.model import UNet
 
@@ -50,7 +51,9 @@ def test_the_commands_of_the_hour_run_in_order(command, two_steps, photos, tmp_p
 def test_the_code_of_the_library_page_runs(two_steps, tmp_path, monkeypatch):
     (tmp_path / "demo").symlink_to(two_steps)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(library, "images_of", lambda reference, split, like: like.flip(-1))
+    monkeypatch.setattr(
+        library, "split_of", lambda reference, split, like: Split(like.flip(-1), [*map(str, range(len(like)))])
+    )
     first, loop = blocks("library.md", "python")
     names: dict = {}
     exec(first.replace("64", "8"), names)

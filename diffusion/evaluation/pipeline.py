@@ -25,6 +25,7 @@ from diffusion.metric.denoising import numbered
 from diffusion.metric.estimate import Reference, SampleMetric
 from diffusion.metric.faults import WORST, diagnose
 from diffusion.metric.features import FeatureExtractor, Lite0
+from diffusion.metric.photographs import photographs_of
 from diffusion.metric.record import FEW, Score
 from diffusion.metric.referee import LIMIT, judge
 from diffusion.metric.score import LEAST, divide, draw, extract, features_of, noise_images, reference_of, score
@@ -78,7 +79,10 @@ class Scorer:
 
     @cached_property
     def reference(self) -> Reference:
-        return self.statistics or reference_of(self.data.splits[self.split].images, self.extractor, self.split)
+        if self.statistics:
+            return self.statistics
+        real = self.data.splits[self.split]
+        return reference_of(real.images, self.extractor, self.split, real.sources)
 
     def score(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
         """Score uint8 images (n, C, H, W). `source` describes their origin: sampler, weights, seed, …."""
@@ -91,11 +95,12 @@ class Scorer:
         """
         reference, found = self.data.splits[self.split], list[Score]()
         for i, name in enumerate(self.data.classes):
-            what, own, real = f"class {name}", images[classes == i], reference.images[reference.labels == i]
+            what, own = f"class {name}", images[classes == i]
+            real = reference.take(torch.arange(len(reference))[reference.labels == i])
             if min(len(own), len(real)) < LEAST:
                 console.print(f"{what}: {len(own)} samples and {len(real)} in the reference; not scored below {LEAST}")
                 continue
-            against = reference_of(real, self.extractor, f"{self.split}, {what}")
+            against = reference_of(real.images, self.extractor, f"{self.split}, {what}", real.sources)
             new = self._scores(self._features(own, what), against, what, source)
             print_scores(new)
             found += new
@@ -110,16 +115,21 @@ class Scorer:
         """
 
         @cache
-        def real() -> Tensor:
-            return features_of(draw(self.data.splits[self.opposite].images, n), self.extractor)[0]
+        def real() -> tuple[Tensor, Tensor | None]:
+            others = self.data.splits[self.opposite]
+            drawn = others.take(draw(torch.arange(len(others)), n))
+            return features_of(drawn.images, self.extractor)[0], photographs_of(drawn.sources)
 
         found = []
         for name in names:
             if name == "noise":
                 found += self.score(noise_images(n, self.data.shape), name)
                 continue
-            features, reference = (real(), self.reference) if name == "real" else divide(real(), self.reference)
-            found += self._scores(features, reference, name, {})
+            features, own = real()
+            if name == "real":
+                found += self._scores(features, self.reference, name, {}, own)
+            else:
+                found += self._scores(*divide(features, self.reference), name, {})
         return found
 
     def audit(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
@@ -165,8 +175,10 @@ class Scorer:
             self.known[key] = extract(images, self.extractor, description=f"scoring {what}")
         return self.known[key]
 
-    def _scores(self, features: Tensor, reference: Reference, what: str, source: Mapping[str, Any]) -> list[Score]:
-        scores = score(features, self.extractor, reference, self.metrics)
+    def _scores(
+        self, x: Tensor, to: Reference, what: str, source: Mapping[str, Any], photographs: Tensor | None = None
+    ) -> list[Score]:
+        scores = score(x, self.extractor, to, self.metrics, photographs)
         return [each.of(what, files.code_version(), source) for each in scores.values()]
 
 

@@ -109,6 +109,11 @@ def numbered(names: Sequence[object]) -> Tensor:
     return torch.tensor([number[name] for name in names], dtype=torch.long)
 
 
+def quantile(clusters: int, of: int = 1) -> float:
+    """Student's t, half the width of a 95% interval in standard errors; of one `of` several that hold together."""
+    return float(scipy.special.stdtrit(clusters - 1, 1 - scipy.special.ndtr(-1.96) / of))
+
+
 def mean_and_error(x: Tensor, clusters: Tensor, of: int = 1) -> tuple[float, float, float]:
     """The mean of `x` (n,), whose elements are independent unless they share a cluster; its standard error, see above;
     and half the width of its 95% interval, or of one `of` several that hold together with 95% (Bonferroni).
@@ -132,5 +137,4 @@ def mean_and_error(x: Tensor, clusters: Tensor, of: int = 1) -> tuple[float, flo
     both = clusters.unique(dim=1, return_inverse=True)[1]
     apart = [variance(group) for group in groups]
     error = math.sqrt(max(*apart, sum(apart) - (len(apart) - 1) * variance(both)))
-    quantile = scipy.special.stdtrit(least - 1, 1 - scipy.special.ndtr(-1.96) / of)
-    return float(x.mean()), error, error * float(quantile)
+    return float(x.mean()), error, error * quantile(least, of)

@@ -8,7 +8,17 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from diffusion.metric.estimate import POOL, ROWS, Estimate, PairwiseMetric, Reference, SampleMetric, error_of, jackknife
+from diffusion.metric.estimate import (
+    POOL,
+    ROWS,
+    Estimate,
+    PairwiseMetric,
+    Reference,
+    SampleMetric,
+    error_of,
+    jackknife,
+    over_photographs,
+)
 from diffusion.randomness import generator_for
 
 
@@ -40,10 +50,12 @@ def frechet(x: Tensor, reference: Reference) -> tuple[float, Tensor]:
 class FrechetDistance(SampleMetric):
     """Squared Fréchet distance of Gaussians with the moments of samples and reference (FID: Heusel et al. 2017)."""
 
-    def measure(self, x: Tensor, reference: Reference) -> dict[str, Estimate]:
+    def measure(self, x: Tensor, reference: Reference, photographs: Tensor | None = None) -> dict[str, Estimate]:
         """`fd`, never negative."""
         value, influence = frechet(x, reference)
-        return {"fd": Estimate(value, error_of(influence), minimum=0.0)}
+        found = {"fd": Estimate(value, error_of(influence), minimum=0.0, influence=influence)}
+        real = reference.photographs
+        return over_photographs(found, lambda: self.measure(reference.features, Reference.of(x)), photographs, real)
 
 
 def pair_sums(x: Tensor, y: Tensor, in_x: Tensor, in_y: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,7 +121,7 @@ class KernelDistance(PairwiseMetric):
         values, without = mmd2(x, y, drawn("generated", len(x)), drawn("reference", len(y)))
         std = float(values.std(correction=0))
         error = math.hypot(jackknife(without), std / math.sqrt(self.subsets))  # second term: from the random subsets
-        return {"kid": Estimate(float(values.mean()), error, std=std)}
+        return {"kid": Estimate(float(values.mean()), error, std=std, influence=(1 - len(x)) * without)}
 
 
 class EnergyDistance(PairwiseMetric):
@@ -124,7 +136,7 @@ class EnergyDistance(PairwiseMetric):
         xx, xy, yy = (torch.cat([torch.cdist(r, b).sum(1) for r in a.split(ROWS)]) for a, b in ((x, x), (x, y), (y, y)))
         value = 2 * xy.sum() / (n * m) - xx.sum() / (n * (n - 1)) - yy.sum() / (m * (m - 1))
         without = 2 * (xy.sum() - xy) / ((n - 1) * m) - (xx.sum() - 2 * xx) / ((n - 1) * (n - 2))
-        return {"energy": Estimate(float(value), jackknife(without))}
+        return {"energy": Estimate(float(value), jackknife(without), influence=(1 - n) * without)}
 
 
 @dataclass
@@ -148,9 +160,9 @@ class CMMD(PairwiseMetric):
         """`cmmd`, never negative."""
         n, m = len(x), len(y)
         xx, xy, yy = self._row_sums(x, x), self._row_sums(x, y), self._row_sums(y, y)
-        value = xx.mean() / n + yy.mean() / m - 2 * xy.mean() / m
-        without = (xx.sum() - 2 * xx + 1) / (n - 1) ** 2 - 2 * (xy.sum() - xy) / ((n - 1) * m)
-        return {"cmmd": Estimate(max(float(self.scale * value), 0.0), jackknife(self.scale * without), minimum=0.0)}
+        value = max(float(self.scale * (xx.mean() / n + yy.mean() / m - 2 * xy.mean() / m)), 0.0)
+        without = self.scale * ((xx.sum() - 2 * xx + 1) / (n - 1) ** 2 - 2 * (xy.sum() - xy) / ((n - 1) * m))
+        return {"cmmd": Estimate(value, jackknife(without), minimum=0.0, influence=(1 - n) * without)}
 
     def _row_sums(self, x: Tensor, y: Tensor) -> Tensor:
         """Σ_j k(x_i, y_j), (N,)."""

@@ -4,10 +4,18 @@ What is judged about samples is compared with what such sets show, since they di
 photographs do.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from diffusion.metric.denoising import numbered
 from diffusion.randomness import generator_for
+
+
+def photographs_of(sources: Sequence[object]) -> Tensor | None:
+    """The number of the photograph of each image, (N,), by their sources; None if each image is its own photograph."""
+    return numbered(sources) if len({*sources}) < len(sources) else None
 
 
 def real_sets(photograph: Tensor, n: int, k: int, draws: int) -> tuple[Tensor, Tensor]:

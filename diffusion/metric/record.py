@@ -7,6 +7,7 @@ images) are not part of it. This module does not import torch, so tables can be 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from statistics import NormalDist
 from typing import Any
 
 # Density is in neither list: above 1 it means that samples crowd.
@@ -34,7 +35,8 @@ class Score:
     n: int | None = None  # images scored
     what: str = "samples"  # what was scored: samples, images, network; or a baseline: noise, real, floor
     reference: Reference = Reference("not recorded")
-    error: float | None = None  # standard error over other sets of n images, with a fixed reference
+    error: float | None = None  # standard error over other sets of n images, and over other photographs
+    samples_error: float | None = None  # that over other samples alone, with the reference fixed; None: `error` is it
     low: float | None = None  # bounds of the confidence interval of the value's expectation at this n
     high: float | None = None
     level: float | None = None  # confidence level, such as 0.95
@@ -77,6 +79,14 @@ class Score:
     def interval(self) -> tuple[float, float] | None:
         """(low, high); None without an interval."""
         return None if self.low is None or self.high is None else (self.low, self.high)
+
+    @property
+    def paired(self) -> "Score":
+        """A copy with the interval of the samples alone, for comparisons of samples by the same reference images."""
+        if self.samples_error is None or self.level is None:
+            return self
+        half = NormalDist().inv_cdf((1 + self.level) / 2) * self.samples_error
+        return replace(self, error=self.samples_error, low=self.value - half, high=self.value + half)
 
     @property
     def on_test(self) -> bool:

@@ -6,6 +6,7 @@ sets that `divide` makes of real images.
 
 import hashlib
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -21,8 +22,9 @@ from diffusion.errors import UserError, first_line
 from diffusion.files import cache_dir, replacing, tensor_digest
 from diffusion.metric import record
 from diffusion.metric.distances import FrechetDistance, KernelDistance
-from diffusion.metric.estimate import LEVEL, Reference, SampleMetric, moments, shuffled
+from diffusion.metric.estimate import LEVEL, Reference, SampleMetric, moments, order_of
 from diffusion.metric.features import FeatureExtractor
+from diffusion.metric.photographs import photographs_of
 from diffusion.pixels import POINTS, to_uint8
 from diffusion.randomness import Streams, generator_for, seeds_for
 
@@ -80,10 +82,11 @@ def features_of(images: Tensor, extractor: FeatureExtractor) -> tuple[Tensor, st
     return features, key
 
 
-def reference_of(images: Tensor, extractor: FeatureExtractor, name: str = "") -> Reference:
+def reference_of(images: Tensor, extractor: FeatureExtractor, name: str = "", sources: Sequence[str] = ()) -> Reference:
     """The reference of real `images`, uint8 (N, C, H, W), by its name in scores.
 
-    Raises UserError for fewer than 4 images.
+    If `sources` names one photograph for several images, errors of scores are those over other photographs. Raises
+    UserError for fewer than 4 images.
     """
     if len(images) < LEAST:
         raise UserError(f"{len(images)} reference images{f' ({name})' if name else ''}; scores need at least {LEAST}")
@@ -91,7 +94,8 @@ def reference_of(images: Tensor, extractor: FeatureExtractor, name: str = "") ->
     shown = {1: " grey as RGB", POINTS: " points", 3: "", 4: " RGBA over white"}[images.shape[1]]  # see `to_rgb`
     size = "x".join(map(str, images.shape[-2:])) + shown
     made_by = {"features": extractor.name, "weights_hash": extractor.weights_hash, "resize": extractor.resize}
-    return replace(Reference.of(features), name=name, key=key, protocol=made_by | {"resolution": size})
+    found = Reference.of(features, photographs_of(sources))
+    return replace(found, name=name, key=key, protocol=made_by | {"resolution": size})
 
 
 def statistics_of(file: Path, extractor: FeatureExtractor) -> Reference:
@@ -119,10 +123,15 @@ def statistics_of(file: Path, extractor: FeatureExtractor) -> Reference:
 
 
 def score(
-    features: Tensor, extractor: FeatureExtractor, reference: Reference, metrics: Sequence[SampleMetric] = DISTANCES
+    features: Tensor,
+    extractor: FeatureExtractor,
+    reference: Reference,
+    metrics: Sequence[SampleMetric] = DISTANCES,
+    photographs: Tensor | None = None,
 ) -> dict[str, record.Score]:
     """Compute `metrics` from the features (N, D) that the extractor of the reference made; the scores by name.
 
+    `photographs` (N,) are the numbers of those of the scored images, if these are real and not independent.
     A metric that lacks images is left out, with a warning. Raises UserError for fewer than 4 images or if no
     metric is left.
     """
@@ -131,7 +140,7 @@ def score(
     found = {}
     for metric in metrics:
         try:
-            estimates = metric.measure(features, reference)
+            estimates = metric.measure(features, reference, photographs)
         except UserError as error:  # too few images
             warn_once(f"{type(metric).__name__}: skipped ({error})")
             continue
@@ -140,7 +149,8 @@ def score(
             found[name] = record.Score(
                 metric=name,
                 value=estimate.value,
-                error=estimate.error,
+                error=None if math.isnan(estimate.error) else estimate.error,
+                samples_error=estimate.samples_error,
                 low=low,
                 high=high,
                 level=LEVEL,
@@ -170,10 +180,11 @@ def divide(features: Tensor, reference: Reference, seed: int = 0) -> tuple[Tenso
     """Mix real `features` with the reference's, and divide them at random into sets of the same two sizes.
 
     The score of these two sets is the floor: the value for sets of real images that differ only by chance. The sizes
-    are N of `features` and the reference's M. The new reference has the name and key of the old one.
+    are N of `features` and the reference's M. The new reference has the name and key of the old one, but no
+    photographs: both sets are of the same ones.
     """
-    both = torch.cat([shuffled(features), reference.features])
+    both = torch.cat([features[order_of(features)], reference.features])
     both = both[torch.randperm(len(both), generator=generator_for(seed, "divide"))]
     ours, rest = both[: len(features)], both[len(features) :]
     mean, cov = moments(rest)
-    return ours, replace(reference, mean=mean, cov=cov, features=rest)
+    return ours, replace(reference, mean=mean, cov=cov, features=rest, photographs=None)

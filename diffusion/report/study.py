@@ -22,12 +22,12 @@ COLUMNS = ("sampler", *OF_GUIDANCE, "steps", "nfe", "seconds_per_image")  # befo
 WORDS = (
     "All samples use the same noise and the same classes, so differences are due to the settings. Bold: no setting "
     "with as many network evaluations (nfe) or fewer is better, and some setting is worse. So a dearer row may be "
-    "bold, too; settings whose intervals overlap may be as good. Guidance of some scale acts at noise levels "
-    "sigma/alpha from low to high; scale 1 is no guidance."
+    "bold, too; settings whose intervals overlap may be as good. Their intervals are over other samples, with the same "
+    "reference. Guidance of some scale acts at noise levels sigma/alpha from low to high; scale 1 is no guidance."
 )
 BARS = (
-    "Bars are 95% intervals. The dashed line is the floor, the score of as many real images as samples (or of all, if "
-    "there are fewer) against others: chance alone."
+    "Bars are 95% intervals over other samples, with the same reference. The dashed line is the floor, the score of as "
+    "many real images as samples (or of all, if there are fewer) against others: chance alone."
 )
 
 
@@ -56,7 +56,7 @@ def rows_of(run: Run) -> list[Row]:
             inside = "" if low is high is None else f" in ({low or 0:g}, {math.inf if high is None else high:g}]"
             about = {"scale": 1, **guidance, **source, "steps": source["sampler"].get("steps")}
             made = json.dumps([source["sampler"], guidance], sort_keys=True, default=str)
-            rows.setdefault(made, {**about, "sampler": name, "line": name + inside})[score.metric] = score
+            rows.setdefault(made, {**about, "sampler": name, "line": name + inside})[score.metric] = score.paired
     return sorted(rows.values(), key=lambda row: "nfe" not in row)
 
 

@@ -119,7 +119,8 @@ def leading(scores: Sequence[Score]) -> Found:
     protocols: dict[str, dict[str, Score]] = {}  # protocol -> what was scored -> its score
     for score in scores:
         if score.metric.startswith(DISTANCES) and "class" not in score.reference.split:
-            protocols.setdefault(score.protocol_key, {})["samples" if score.what == "images" else score.what] = score
+            what = "samples" if score.what == "images" else score.what
+            protocols.setdefault(score.protocol_key, {})[what] = score.paired  # all with the same reference
     found = [one for one in protocols.values() if "samples" in one]
     return min(found, key=lambda one: one["samples"].reference.split == "train", default={})
 

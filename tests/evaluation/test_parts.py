@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import diffusion
 from diffusion import files
+from diffusion.data import Split
 from diffusion.errors import UserError
 from diffusion.evaluation import pipeline
 from diffusion.evaluation.drawing import FRAMES, Frames, described, evaluations
@@ -96,7 +97,7 @@ def scorer(split: str, splits: dict[str, Any]) -> Scorer:
 @pytest.mark.parametrize(("reference", "others"), [("val", 1), ("train", 2)])
 def test_the_real_baseline_never_uses_the_reference_split(monkeypatch, reference: str, others: int) -> None:
     numbered = ((1, "train"), (2, "val"), (3, "test"))
-    splits = {name: SimpleNamespace(images=torch.full((9, 3, 4, 4), i)) for i, name in numbered}
+    splits = {name: Split(torch.full((9, 3, 4, 4), i), [*"abcdefghi"]) for i, name in numbered}
     seen: list[Tensor] = []
     monkeypatch.setattr(pipeline, "extract", lambda images, *_, **__: seen.append(images))
     monkeypatch.setattr(pipeline, "score", lambda *_, **__: {})

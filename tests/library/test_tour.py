@@ -6,6 +6,7 @@ import sys
 import matplotlib
 
 from diffusion import library
+from diffusion.data import Split
 from diffusion.files import PACKAGE
 
 FEW = ("trainer.max_steps=2", "trainer.val_check_interval=1", "samples.n=0")
@@ -15,7 +16,9 @@ def test_every_cell_runs(command, two_steps, tiny, tmp_path, monkeypatch):
     cells = json.loads((PACKAGE.parent / "docs/tour.ipynb").read_text("utf-8"))["cells"]
     (tmp_path / "demo").symlink_to(two_steps)
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    monkeypatch.setattr(library, "images_of", lambda reference, split, like: like.flip(-1))
+    monkeypatch.setattr(
+        library, "split_of", lambda reference, split, like: Split(like.flip(-1), [*map(str, range(len(like)))])
+    )
     matplotlib.use("agg")
     shown = []
     names = {"__name__": "tour", "display": shown.append}

@@ -1,8 +1,16 @@
 """Confidence intervals cover the expectation at their stated rate, for many draws from Gaussians."""
 
-import pytest
-import torch
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+import scipy.stats
+import torch
+from torch import Tensor
+
+from diffusion.data.module import Split, place
+from diffusion.evaluation.pipeline import Scorer
 from diffusion.metric.distances import CMMD, EnergyDistance, FrechetDistance, KernelDistance
 from diffusion.metric.diversity import DensityCoverage, PrecisionRecall
 from diffusion.metric.estimate import Estimate, Reference
@@ -30,6 +38,65 @@ def test_confidence_intervals_have_the_stated_coverage() -> None:
         assert covered >= 0.89, name  # 95% minus three standard deviations of 120 draws
         ratio = sum(e.error for e in estimates) / DRAWS / float(value.std())
         assert 0.85 < ratio < 2, name
+
+
+def tiles(photographs: int, of_each: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Features of tiles around those of their photographs, and the numbers of these."""
+    own = torch.arange(photographs).repeat_interleave(of_each)
+    means, noise = (torch.randn(n, 6, generator=generator) for n in (photographs, len(own)))
+    return means[own] + 0.5 * noise, own
+
+
+@pytest.mark.parametrize("clustered", ["samples", "reference"])
+def test_intervals_count_photographs_instead_of_their_tiles(clustered: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the 96 tiles of 12 photographs were independent, the errors would be less than half of the true ones."""
+    monkeypatch.setattr("diffusion.metric.estimate.POOL", 90)  # a part of the tiles
+    generator, found = torch.Generator().manual_seed(3), dict[str, list[Estimate]]()
+    metrics = [FrechetDistance(), KernelDistance(subsets=5), CMMD(sigma=2.0), EnergyDistance()]
+    other = torch.randn(90, 6, generator=generator) * 0.8 + 0.5
+    for _ in range(60):
+        x, own = tiles(12, 8, generator)
+        for metric in metrics:
+            if clustered == "samples":
+                estimates = metric.measure(x, Reference.of(other), own)
+            else:
+                estimates = metric.measure(other, Reference.of(x, own))
+            for name, estimate in estimates.items():
+                found.setdefault(name, []).append(estimate)
+    for name, estimates in found.items():
+        value = torch.tensor([e.value for e in estimates], dtype=torch.float64)
+        low, high = torch.tensor([e.interval() for e in estimates], dtype=torch.float64).T
+        assert ((low <= value.mean()) & (value.mean() <= high)).double().mean() >= 0.86, name  # see above, of 60 draws
+        assert 0.85 < sum(e.error for e in estimates) / 60 / float(value.std()) < 1.5, name
+
+    alone = [metric.measure(x, Reference.of(other), torch.arange(96)) for metric in metrics]  # a tile of each
+    errors = {name: estimate.error for each in alone for name, estimate in each.items()}
+    independent = [metric.measure(x, Reference.of(other)) for metric in metrics]
+    assert errors == pytest.approx({name: e.error for each in independent for name, e in each.items()}, rel=1e-9)
+
+
+def test_every_score_counts_the_photographs_of_its_real_images(projection: Any, cache: Path, tmp_path: Path) -> None:
+    """The width of an interval in errors is Student's t, and says how many photographs were counted."""
+
+    def split(photographs: int, of_each: int) -> Split:
+        own, generator = torch.arange(photographs * of_each) % photographs, torch.Generator().manual_seed(photographs)
+        images = torch.randint(256, (len(own), 3, 8, 8), generator=generator, dtype=torch.uint8)
+        return Split(images, [f"{name}{place(i, 0, 8)}" for i, name in enumerate(own.tolist())], own // 4)
+
+    splits = {"train": split(4, 20), "val": split(6, 10)}
+    data: Any = SimpleNamespace(splits=splits, classes=["a", "b"], shape=(3, 8, 8))
+    scorer = Scorer(data, "val", projection(), [FrechetDistance(), CMMD()], tmp_path, tmp_path)
+    images = splits["train"].images
+    found = scorer.score(images) + scorer.baselines(["noise", "real", "floor"], 40)
+    found += scorer.by_class(images, torch.arange(80) % 2)
+    widths = {score.what: (score.high - score.value) / score.error for score in found}  # type: ignore[operator]
+    photographs = {"samples": 6, "noise": 6, "real": 4, "floor": torch.inf, "class a": 4, "class b": 2}
+    assert widths == pytest.approx({what: scipy.stats.t.ppf(0.975, n - 1) for what, n in photographs.items()}, rel=1e-4)
+    assert {score.what for score in found if score.samples_error} == {"samples", "noise", "class a", "class b"}
+    splits["val"] = split(1, 40)  # one photograph says nothing about others
+    (alone, *_) = Scorer(data, "val", projection(), [FrechetDistance()], tmp_path, tmp_path).score(images)
+    assert (alone.interval, alone.error) == (None, None)
+    assert alone.paired.low < alone.value < alone.paired.high  # type: ignore[operator]
 
 
 def test_an_interval_stays_in_the_range_of_the_metric() -> None:

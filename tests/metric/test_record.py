@@ -13,6 +13,7 @@ FULL = Score(
     what="samples",
     reference=Reference("val", 250, "k3y"),
     error=0.001,
+    samples_error=0.0005,
     low=0.01,
     high=0.015,
     level=0.95,

@@ -1,5 +1,6 @@
 """The report of a study: its table, with the best scores in bold, its charts and its files, from its scores."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,17 @@ def test_a_study_writes_its_table_and_charts_with_the_floor(settings: Any, best:
     )  # heun's 30.0 costs less than that of ddim; no density is better than another, and 60.0 is the worst
     (drawn,) = [line for line in chart(rows, "fd_lite0").axes[0].get_lines() if line.get_label() == "floor"]
     assert set(drawn.get_ydata()) == {4.0}
+
+
+def test_settings_are_compared_by_the_samples_alone_and_baselines_with_the_error_of_the_photographs(
+    tmp_path: Path,
+) -> None:
+    """All settings have the same reference, so other photographs would change all of their scores alike."""
+    errors: Any = {"error": 20.0, "samples_error": 1.0, "level": 0.95, "low": 10.0, "high": 90.0}
+    (fd, _), (real, *_) = SAMPLERS[0], BASELINES
+    append_scores(tmp_path, [replace(score, **errors) for score in (fd, real)])
+    texts = [cells[-1].text for cells in table_of(rows_of(Run(tmp_path))).cells]
+    assert texts == ["50.0 [48.0, 52.0]", "4 [10, 90]"]
 
 
 def test_every_line_of_a_chart_begins_without_guidance(tmp_path: Path) -> None:
