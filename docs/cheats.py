@@ -26,11 +26,12 @@ from torchvision.transforms import InterpolationMode
 
 from diffusion.data import Landscapes
 from diffusion.evaluation.pipeline import Scorer
+from diffusion.files import tensor_digest
 from diffusion.metric.distances import FrechetDistance, frechet
 from diffusion.metric.estimate import Reference
 from diffusion.metric.features import Lite0
 from diffusion.metric.photographs import real_sets
-from diffusion.metric.score import extract
+from diffusion.metric.score import extract, features_of
 from diffusion.randomness import generator_for
 from diffusion.report.verdict import verdict
 from diffusion.runs.folder import Run
@@ -265,7 +266,9 @@ def judged(name: str, images: Tensor, index: Tensor | None, folder: Path) -> dic
         left = [i for i in range(len(train)) if i not in taken and train.sources[i] not in taken]
         data.splits = {**DATA.splits, "train": train.take(torch.tensor(left))}
     folder.mkdir(parents=True, exist_ok=True)
-    scorer = Scorer(data, "val", Lite0(), [FrechetDistance()], folder, folder)
+    network = Lite0()
+    known = {tensor_digest({network.name: images}): features_of(images, network)[0]}  # kept for the next time
+    scorer = Scorer(data, "val", network, [FrechetDistance()], folder, folder, known=known)
     scorer.write([*scorer.score(images, "images"), *scorer.audit(images, "images")])
     scorer.judge(images)
     run = Run(folder)

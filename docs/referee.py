@@ -69,11 +69,11 @@ def main() -> None:
         index = torch.cat(at)
         train = torch.isin(index, at[1])
         number = torch.unique(photograph[index[len(at[0]) :]], return_inverse=True)[1]
-        found = compare({name: apart(x[index], train) for name, x in eyes.items()}, train, number)
+        found = compare({name: apart(x[index]) for name, x in eyes.items()}, train, number)
         others.append(found["others"]["verdict"])
         index = at[1][torch.randperm(len(at[1]), generator=generator_for("half", split))]
         train = torch.arange(len(index)) >= 250
-        own = {name: apart(x[index], train) for name, x in eyes.items()}
+        own = {name: apart(x[index]) for name, x in eyes.items()}
         further.append(compare(own, train, torch.arange(len(index) - 250))["further"]["verdict"])
     print(f"real photographs called apart: against other photographs {rate(others)}, further tiles {rate(further)}")
     if len(sys.argv) > 1:
@@ -82,20 +82,20 @@ def main() -> None:
         for split in range(SPLITS):
             index = torch.randperm(len(samples), generator=generator_for("part", split))
             train = torch.arange(len(index)) >= 200
-            own = {name: apart(x[index], train) for name, x in drawn.items()}
-            parts.append(compare(own, train, torch.arange(len(index) - 200)))
+            both = {name: apart(x[index]) for name, x in drawn.items()}
+            parts.append(compare(both, train, torch.arange(len(index) - 200)))
         print(f"parts of one model's samples called apart: {rate([each['further']['verdict'] for each in parts])}")
     at = photograph < 31  # without the test photographs
     train = photograph < 25
-    own = torch.nonzero(train)[::4, 0]
+    some = torch.nonzero(train)[::4, 0]
     print("| fault | of | further tiles | 6 | 20 | 100 photographs |\n| --- | --- | --: | --: | --: | --: |")
     for name, (fault, strengths, unit) in FAULTS.items():
         least: dict[str, float] = {}
         for strength in strengths:
-            planted = fault(images[own].float(), strength).round().clamp(0, 255).to(torch.uint8)
-            both = {n: torch.cat([x, eyes[n][at]]) for n, x in seen(planted).items()}
+            planted = fault(images[some].float(), strength).round().clamp(0, 255).to(torch.uint8)
+            beside = {n: torch.cat([x, eyes[n][at]]) for n, x in seen(planted).items()}
             known = torch.cat([torch.zeros(len(planted), dtype=torch.bool), train[at]])
-            found = compare({n: apart(x, known) for n, x in both.items()}, known, photograph[at])
+            found = compare({n: apart(x) for n, x in beside.items()}, known, photograph[at])
             told = {"further": found["further"]["by"], "6": found["others"]["by"]} | found["others"]["with"]
             for which, by in told.items():
                 least.setdefault(which, strength) if by else least.pop(which, None)

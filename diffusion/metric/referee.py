@@ -108,9 +108,13 @@ def look(eye: Eye, images: Tensor, seed: str) -> Tensor:
     return torch.cat([eye(to_rgb(x).float(), generator_for("eye", seed)) for x in images.split(128)])
 
 
-def apart(seen: Tensor, train: Tensor) -> Tensor:
-    """|z_i − z_j| of all images, (N, N), where z is what is seen, (N, D), over its deviations on `train` (N,) bool."""
-    deviation = seen[train].std(dim=0)
+def apart(seen: Tensor) -> Tensor:
+    """|z_i − z_j| of all images, (N, N), where z is what is seen, (N, D), divided by its deviations.
+
+    They are those over samples and real images together: numbers that hardly vary among real images alone would count
+    for too much, and real images would be called apart.
+    """
+    deviation = seen.std(dim=0)
     z = (seen / deviation.clamp(min=1e-6 * float(deviation.max()))).double()
     return torch.cdist(z, z).float()
 
@@ -176,7 +180,7 @@ def judge(
         return numbers
     seed, known = tensor_digest({"samples": samples}), torch.cat([torch.zeros(len(samples), dtype=torch.bool), train])
     seen = {**seen, **{name: look(eye, images, seed) for name, eye in EYES.items()}}
-    return numbers | compare({name: apart(each, known) for name, each in seen.items()}, known, photograph)
+    return numbers | compare({name: apart(each) for name, each in seen.items()}, known, photograph)
 
 
 def compare(distances: Mapping[str, Tensor], train: Tensor, photograph: Tensor) -> dict[str, Any]:

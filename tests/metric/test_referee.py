@@ -23,7 +23,7 @@ def answers(samples: Tensor, train: Tensor, held_out: Tensor, photograph: Tensor
     """The verdict of each answer, by one eye."""
     known = torch.arange(len(samples) + len(photograph)) - len(samples)
     known = (known >= 0) & (known < len(train))
-    found = compare({"eye": apart(torch.cat([samples, train, held_out]), known)}, known, photograph)
+    found = compare({"eye": apart(torch.cat([samples, train, held_out]))}, known, photograph)
     return {name: found[name]["verdict"] for name in ("further", "others") if name in found}
 
 
