@@ -71,6 +71,8 @@ class Observation:
     noise: float = 0.0  # its standard deviation, in the units of the image
 
     def __post_init__(self) -> None:
+        if isinstance(self.operator, Mask):
+            self.y = self.operator(self.y)  # values of unknown pixels, which A x0 cannot have, delay the iterations
         u = Streams.of(1, "u").normal_like(self.y)
         x = Streams.of(1, "x").normal(*self.shape).to(u)
         one, other = float((self.operator(x) * u).sum()), float((x * self.adjoint(u)).sum())

@@ -66,9 +66,10 @@ class MMPS(PosteriorGuidance):
 
     Args:
         iterations: Of conjugate gradients at each evaluation. Each needs a product with Jᵀ, and one more follows.
+            Sharpening needs more than enlarging, and more with less noise.
     """
 
-    def __init__(self, inner: Sampler, observation: Observation, iterations: Annotated[int, Ge(1)] = 3):
+    def __init__(self, inner: Sampler, observation: Observation, iterations: Annotated[int, Ge(1)] = 5):
         super().__init__(inner, observation)
         self.iterations = iterations
 
