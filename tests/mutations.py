@@ -85,6 +85,7 @@ FAULTS = {
         ("sampler: x0 is not scaled", "x0 = s.alpha * now.estimate.x0", "x0 = now.estimate.x0"),
     ],
     "process/test_editing.py": [
+        ("a mask's observation has values of unknown pixels", "self.y = self.operator(self.y)", "pass"),
         ("SDEdit: one step too few", "self.inner.steps - self.steps]", "self.inner.steps - self.steps + 1]"),
         ("SDEdit: zero steps are possible", "max(1, round(strength", "max(0, round(strength"),
         ("interpolation: the angles lack the factor π/2", "[w * math.pi / 2 for w in shares]", "[w for w in shares]"),
@@ -116,6 +117,7 @@ FAULTS = {
     ],
     "process/test_inverse.py": [
         ("the shift of x0 leaves eps as it was", "eps=eps - alpha / sigma * shift", "eps=eps"),
+        ("MMPS: one product too few", ", self.method.iterations)", ", self.method.iterations - 1)"),
         ("MMPS: sigma instead of sigma²/alpha", "0.0, sigma**2 / alpha)", "0.0, sigma)"),
         ("ΠGDM: the prior is left out of r", " + self.method.deviation**-2)", ")"),
         ("gain: the noise instead of its square", "q = noise**2 * p", "q = noise * p"),
@@ -140,6 +142,10 @@ FAULTS = {
     "data/test_conditions.py": [
         ("lowres: noise is added to the whole picture", "(1 - level**2).sqrt() * x + level", "x + level"),
         ("lowres: samples get the noise of training", "if training else torch.full", "if True else torch.full"),
+        ("lowres: the noise is not part of sigma_data", "prediction.widened(s / scale)", "prediction"),
+        ("lowres: the centre is that of the noised picture", " / expand(scale, x_t), ", ", "),
+        ("lowres: the output is not converted", "(alpha_t * b - sigma_t * a) / det, ", "det / det, "),
+        ("lowres: x_t is left out of the output", "(a * b_ - a_ * b) / det", "torch.zeros_like(t)"),
         ("inputs: left out, the constant stays", "[*rows, torch.ones_like(", "[*rows, torch.zeros_like("),
         ("numbers: not centred", "(column - mean) / std for", "column / std for"),
     ],
@@ -254,6 +260,9 @@ FAULTS = {
         ("gap: the variances of both sets are not added", "sum(apart) - (len(apart) - 1) * variance(both)", "0"),
         ("gap: the variance of the joint clusters is counted twice", " - (len(apart) - 1) * variance(both)", ""),
         ("gap: no correction for few clusters", "count / (count - 1) * sums", "sums"),
+    ],
+    "metric/test_intervals.py": [
+        ("energy distance: without terms of second order", "math.sqrt(2 * centred) / n", "0.0"),
     ],
     "metric/test_score.py": [
         ("reference: only the pool of the features is kept", "shuffled(features))", "shuffled(features)[:POOL])"),

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Le, MinLen
+from annotated_types import Ge, Le, Lt, MinLen
 from torch import Tensor
 
 from diffusion.data.folder import Folder, Source, composed, refusing
@@ -98,7 +98,8 @@ class Lowres(Condition):
 
     The network learns the difference of the image to the small picture, enlarged (see `Denoiser`). As in a cascade the
     small picture is itself drawn, the network is trained on √(1 − s²) x + s ε with s uniform up to
-    `noise`, and is told s (conditioning augmentation; Ho et al. 2022, "Cascaded Diffusion Models", section 4).
+    `noise`, and is told s (conditioning augmentation; Ho et al. 2022, "Cascaded Diffusion Models", section 4). At s = 1
+    nothing would be left of x.
 
     Args:
         factor: Side of the squares, in pixels.
@@ -107,8 +108,8 @@ class Lowres(Condition):
     """
 
     factor: Annotated[int, Ge(2)] = 2
-    noise: Annotated[float, Ge(0), Le(1)] = 0.5
-    level: Annotated[float, Ge(0), Le(1)] = 0.0
+    noise: Annotated[float, Ge(0), Lt(1)] = 0.5
+    level: Annotated[float, Ge(0), Lt(1)] = 0.0
 
     def __post_init__(self) -> None:
         if self.level > self.noise:

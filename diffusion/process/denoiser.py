@@ -54,10 +54,13 @@ class Denoiser(nn.Module):
 
     The network gets c_in·x_t in the dtype of its weights, and conditions such as `classes` (B,) as keyword arguments.
     If it was built for them, `picture` (B, P, H, W) are further channels of its input, and `vector` (B, V) the first of
-    its labels `augment`; images without these conditions have zeros. If `centred`, the first channels c of the picture
-    are an estimate of the image: the network gets c_in·(x_t − alpha_t c), and y − a c, with the target's factor a of
-    x0, is its output: it learns the difference of x0 to c alone. Raises UserError for a prediction that does not
+    its labels `augment`; images without these conditions have zeros. Raises UserError for a prediction that does not
     suit the schedule, for other conditions, and for an output of another size.
+
+    If `centred`, the first channels of the picture are √(1 − s²) of an estimate of the image, and noise of deviation s,
+    the first number of the vector (0 without one). With c these channels divided by √(1 − s²), the network learns the
+    difference x0 − c alone: it gets c_in·(x_t − alpha_t c), and predicts for data whose variance is larger by that of
+    the noise, s²/(1 − s²).
     """
 
     def __init__(
@@ -81,16 +84,23 @@ class Denoiser(nn.Module):
         self, x_t: Tensor, t: Tensor, picture: Tensor | None = None, vector: Tensor | None = None, **conditions: Any
     ) -> tuple[Tensor, Tensor | None]:
         """The network's y (B, C, H, W) and, if it has 2C output channels, the spread; both in the dtype of x_t."""
-        c_in, label = self.prediction.inputs(self.schedule, t)
-        x, centre = expand(c_in, x_t) * x_t, None
-        if self.picture or picture is not None:
-            picture = self.given("picture", picture, x, self.picture, *x.shape[2:])
-            if self.centred:
-                centre = picture[:, : x.shape[1]]
-                x = x - expand(c_in * self.schedule(t)[0], x) * centre
-            x = torch.cat([x, picture], dim=1)
+        prediction, centre = self.prediction, None
         if self.vector or vector is not None:
-            labels = [self.given("vector", vector, x, self.vector), conditions.get("augment")]
+            vector = self.given("vector", vector, x_t, self.vector)
+        if self.picture or picture is not None:
+            picture = self.given("picture", picture, x_t, self.picture, *x_t.shape[2:])
+            if self.centred:
+                s = torch.zeros_like(t) if vector is None else vector[:, 0].to(t)
+                scale = (1 - s**2).sqrt()
+                centre, prediction = picture[:, : x_t.shape[1]] / expand(scale, x_t), prediction.widened(s / scale)
+        c_in, label = prediction.inputs(self.schedule, t)
+        x = expand(c_in, x_t) * x_t
+        if centre is not None:
+            x = x - expand(c_in * self.schedule(t)[0], x) * centre
+        if picture is not None:
+            x = torch.cat([x, picture], dim=1)
+        if vector is not None:
+            labels = [vector, conditions.get("augment")]
             conditions["augment"] = torch.cat([each for each in labels if each is not None], dim=1)
         dtypes = (weight.dtype for weight in self.network.parameters() if weight.is_floating_point())
         label = label.to(torch.promote_types(x_t.dtype, torch.float32))  # bfloat16 would merge neighbouring times
@@ -103,8 +113,10 @@ class Denoiser(nn.Module):
             )
         out = out.to(x_t.dtype)
         if centre is not None:
-            of_x0, _ = self.prediction.weights(self.schedule, t)
-            out = torch.cat([out[:, :C] + expand(of_x0, x_t) * centre, out[:, C:]], dim=1)
+            f, g = self.prediction.of_output(prediction, self.schedule, t)
+            y = expand(f, x_t) * out[:, :C] + expand(g, x_t) * (x_t - expand(self.schedule(t)[0], x_t) * centre)
+            y = y + expand(self.prediction.weights(self.schedule, t)[0], x_t) * centre
+            out = torch.cat([y, out[:, C:]], dim=1)
         return out[:, :C], out[:, C:] if out.shape[1] == 2 * C else None
 
     def estimate(self, x_t: Tensor, t: Tensor, y: Tensor, spread: Tensor | None = None) -> Estimate:

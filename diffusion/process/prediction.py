@@ -36,6 +36,16 @@ class Prediction:
         det = alpha_t * b - sigma_t * a
         return (b / det, -sigma_t / det), (-a / det, alpha_t / det)
 
+    def widened(self, deviation: Tensor) -> "Prediction":
+        """The prediction for data to which independent noise of this `deviation` (B,) is added; by default the same."""
+        return self
+
+    def of_output(self, other: "Prediction", schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(f, g), each (B,), such that y = f·y' + g·x_t, where y' is the target of the `other` prediction."""
+        (alpha_t, sigma_t), (a, b), (a_, b_) = schedule(t), self.weights(schedule, t), other.weights(schedule, t)
+        det = alpha_t * b_ - sigma_t * a_
+        return (alpha_t * b - sigma_t * a) / det, (a * b_ - a_ * b) / det
+
     def check(self, schedule: Schedule) -> None:
         """Raise UserError if x_t and y do not determine x0 at t = 1, or y has a finite deviation above 10 at an end."""
         name, ends = type(self).__name__, torch.tensor([1.0, 0.0], dtype=torch.float64)
@@ -90,6 +100,9 @@ class EDM(Prediction):
 
     def __init__(self, sigma_data: Annotated[float, Gt(0)] = 0.5):
         self.sigma_data = sigma_data
+
+    def widened(self, deviation: Tensor) -> "EDM":
+        return EDM(torch.hypot(deviation.new_tensor(self.sigma_data), deviation))  # type: ignore[arg-type]  # (B,)
 
     def weights(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
         alpha_t, sigma_t = schedule(t)

@@ -11,7 +11,7 @@ from diffusion.data.conditions import Columns, Edges, Facts, Grey, Lowres, Mask,
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import EDM, X0, V
-from diffusion.process.schedule import sigmoid
+from diffusion.process.schedule import VE, sigmoid
 from diffusion.randomness import Streams
 
 
@@ -170,6 +170,30 @@ def test_tables_that_do_not_fit_are_refused(paired, name):
     with pytest.raises(UserError) as error:
         loaded(paired, Columns(write(paired / "t.csv", rows), ["age"]))
     assert said in str(error.value)
+
+
+def test_a_network_that_enlarges_is_scaled_for_the_noise_of_the_small_picture():
+    """Its input and its target have variance 1 and are uncorrelated, as in EDM, at each level of the noise."""
+    seen, out, n = [], 0.0, 20_000
+
+    def network(x, label, augment):
+        seen.append(x[:, :1])
+        return torch.full_like(x[:, :1], out)
+
+    module, noise = torch.nn.Module(), Streams.of(n, "noise")
+    module.forward = network
+    denoiser = Denoiser(module, VE(0.01, 10), EDM(0.1), **Lowres().widths((1, 2, 2)))
+    s, t = torch.tensor([0.0, 0.1, 0.5, 0.9]).repeat(n // 4), torch.full((n,), 0.4, dtype=torch.float64)
+    level, (estimate, x0, eps, error) = s.view(-1, 1, 1, 1), (noise.normal(1, 2, 2) for _ in range(4))
+    x_t = x0 + denoiser.schedule(t)[1].view(-1, 1, 1, 1).float() * eps
+    picture = torch.cat([(1 - level**2).sqrt() * (x0 - 0.1 * estimate) + level * error, torch.ones_like(x0)], dim=1)
+    given = {"picture": picture, "vector": torch.stack([s, torch.ones_like(s)], dim=1)}
+    at_0 = denoiser(x_t, t, **given).x0
+    out = 1.0
+    target = (x0 - at_0) / (denoiser(x_t, t, **given).x0 - at_0)
+    for k in range(4):
+        moments = torch.stack([seen[0][k::4].flatten(), target[k::4].flatten()]).cov()
+        torch.testing.assert_close(moments, torch.eye(2), atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize("prediction", [V(), X0(), EDM(0.1)])
