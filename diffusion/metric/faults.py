@@ -107,8 +107,8 @@ def blotch(x: Tensor) -> Tensor:
 
 def apart(images: Tensor) -> Tensor:
     """The differences between the miniatures of n images, RMS in grey levels, (n, n), in the contrast of landscapes."""
-    x = miniature(images, SIDE)
-    return CONTRAST / x.std() * torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") / x.shape[1] ** 0.5
+    x = miniature(images, SIDE).double()
+    return CONTRAST / x.std() * torch.cdist(x, x) / x.shape[1] ** 0.5
 
 
 def grid(side: int) -> Measure:
