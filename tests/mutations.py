@@ -270,7 +270,7 @@ FAULTS = {
         ),
     ],
     "report/test_faults.py": [
-        ("a fault without a treatment has one", "if found and step != treatment", "if False and step != treatment"),
+        ("a fault without a treatment has one", "if found and treatment(", "if False and treatment("),
         (
             "the frame is in another row",
             "row * (scale * images.shape[-2] + GAP) + top",

@@ -5,7 +5,7 @@ of sets of n real images from k of N photographs have a median m and a standard 
 photographs differ from m by s √((N + k)/(N − k)): their variance is in proportion to 1/k + 1/N, and s² to 1/k − 1/N. A
 set has a fault if its own mean is outside of
 
-    m ± max(3.5 s √((N + k)/(N − k)), d),    d = 0.05 for logarithms, 0.1 for shares.
+    m ± max(4 s √((N + k)/(N − k)), d),    d = 0.05 for logarithms, 0.1 for shares.
 
 How often sets of other real photographs are, and from which strength a fault is found: docs/results/treatments.
 """
@@ -23,7 +23,7 @@ from diffusion.metric.photographs import real_sets
 from diffusion.nearest import NEAR, SIDE, miniature
 from diffusion.pixels import grey, saturated, to_rgb
 
-SPREAD, DRAWS, WORST = 3.5, 200, 3
+SPREAD, DRAWS, WORST = 4.0, 200, 3
 LEAST = 8  # photographs, and pixels of a side
 LEVEL = 0.25  # grey levels, or their square, below which noise, steps and details hardly count
 CONTRAST = 60  # standard deviation of the values of landscapes, in grey levels
