@@ -105,6 +105,12 @@ def blotch(x: Tensor) -> Tensor:
     return (colours - colours.flatten(2).median(dim=2).values[..., None, None]).norm(dim=1)
 
 
+def blotches(x: Tensor) -> Tensor:
+    """How far the furthest colour of a place is, relative to that of three quarters of the places."""
+    far = blotch(x).flatten(1)
+    return ((far.amax(dim=1) + 10) / (far.quantile(0.75, dim=1) + 10)).log()
+
+
 def apart(images: Tensor) -> Tensor:
     """The differences between the miniatures of n images, RMS in grey levels, (n, n), in the contrast of landscapes."""
     x = miniature(images, SIDE).double()
@@ -125,7 +131,7 @@ MEASURES = (
     ),
     Measure(fineness, "blur", "rough", lambda x: places(2 * details(x)[0] - details(x)[1])),
     *map(grid, (2, 4, 8, 16)),
-    Measure(lambda x: (blotch(x).amax(dim=(1, 2)) + 4).log(), high="blotches", where=blotch),
+    Measure(blotches, high="blotches", where=blotch),
     Measure(lambda x: tint(x, (1, 0, -1), 1), "blue", "red"),
     Measure(lambda x: tint(x, (-0.5, 1, -0.5), 0.2), "purple", "green"),
     Measure(lambda x: (grey(x).mean(dim=(1, 2, 3)) + 16).log(), "dark", "bright"),
