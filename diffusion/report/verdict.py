@@ -272,16 +272,18 @@ def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
 
 def treatment(run: Run, findings: Findings) -> tuple[str, str] | None:
     """What mends the clearest fault of which that is known, in words, and its command; see docs/results/treatments."""
-    trained, guided = run.command == "train", run.settings.get("guidance")
-    model = override("ckpt", place_of(run) if trained else run.config.get("ckpt"))
-    other = "guidance=none" if guided else "threshold@sampler.threshold=dynamic"
-    again = f"{command_line('sample', run.own)} {model} n=64 {other}"
-    known = {"saturated": ("Draw in another way, and compare the pictures.", again)}
-    if trained and not findings.keys() & {"flat", "rising", "memorizing", "copies"}:
-        known |= dict.fromkeys(
-            ("noise", "colour noise"), ("Train for as many steps again, against the noise.", onward(run))
-        )
-    return next((known[fault["fault"]] for fault in run.faults if fault["fault"] in known), None)
+    trained, known = run.command == "train", dict[str, tuple[str, str]]()
+    found, rate = [fault["fault"] for fault in run.faults], (run.settings.get("optimizer") or {}).get("lr")
+    if run.settings.get("guidance"):
+        model = override("ckpt", place_of(run) if trained else run.config.get("ckpt"))
+        dynamic = f"{command_line('sample', run.own)} {model} n=64 threshold@sampler.threshold=dynamic"
+        known["saturated"] = "Draw with a dynamic threshold, and compare the pictures.", dynamic
+    elif trained and "rough" in found and rate:
+        lower = "Train with a tenth of the learning rate.", recipe_command(run, f"optimizer.lr={rate / 10:g}")
+        known |= dict.fromkeys(("rough", "noise", "colour noise", "harsh"), lower)
+    elif trained and not findings.keys() & {"flat", "rising", "memorizing", "copies"}:
+        known |= dict.fromkeys(("noise", "colour noise"), ("Train for as many steps again.", onward(run)))
+    return next((known[name] for name in found if name in known), None)
 
 
 def place_of(run: Run) -> Path:

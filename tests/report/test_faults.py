@@ -33,16 +33,20 @@ def test_a_fault_is_a_sentence_with_its_number_relative_to_real_images() -> None
     assert headline([fault("blur"), fault("dark"), fault("noise")]) == "They are blurred, too dark and noisy."
 
 
-@pytest.mark.parametrize(("names", "errors", "step", "known"), [
-    (["saturated"], [0.5] * 4, "threshold@sampler.threshold=dynamic", True),
-    (["purple", "noise"], [0.8, 0.7, 0.6, 0.5], "trainer.max_steps=800", True),  # of the first that can be mended
-    (["noise"], [0.6, 0.5, 0.4, 0.6], "trainer.max_steps=200", False),  # for fewer steps, as without faults
+@pytest.mark.parametrize(("names", "errors", "more", "step", "known"), [
+    (["saturated"], [0.5] * 4, "guidance: {scale: 2}", "n=64 threshold@sampler.threshold=dynamic", True),
+    (["colour noise", "rough"], [0.5] * 4, "", "optimizer.lr=3e-05", True),
+    (["purple", "noise"], [0.8, 0.7, 0.6, 0.5], "", "trainer.max_steps=800", True),  # of the first that can be mended
+    (["noise"], [0.6, 0.5, 0.4, 0.6], "", "trainer.max_steps=200", False),  # for fewer steps, as without faults
+    (["saturated"], [0.8, 0.7, 0.6, 0.5], "", "trainer.max_steps=800", False),
 ])  # fmt: skip
 def test_the_next_step_mends_the_clearest_fault_that_can_be_mended(
-    make_run: Make, tmp_path: Path, names: Sequence[str], errors: Sequence[float], step: str, known: bool
+    make_run: Make, tmp_path: Path, names: Sequence[str], errors: Sequence[float], more: str, step: str, known: bool
 ) -> None:
     record = {"state": "complete", "command": "diffusion train experiment=demo", "steps": 400, "total_steps": 400}
     run = Run(make_run(tmp_path / "demo", info=record))
+    with (run.folder / "config.yaml").open("a") as file:
+        file.write(more)
     (run.folder / "faults.json").write_text(json.dumps([fault(name, value=0.3) for name in names]))
     lines = [f"{100 * i + 99},{error}" for i, error in enumerate(errors)]
     (run.folder / "metrics.csv").write_text("\n".join(["step,val/mse", *lines, ""]))
