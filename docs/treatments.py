@@ -10,6 +10,7 @@ import csv
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import diffusion
+from diffusion.config.build import make
+from diffusion.config.choices import choice
 from diffusion.data import Landscapes
 from diffusion.data.module import Split
+from diffusion.library import Model
 from diffusion.metric.denoising import numbered
 from diffusion.metric.faults import diagnose
 from diffusion.pixels import grey, grid, opened, save_png, tiles
@@ -42,15 +46,12 @@ RUNS = {  # name -> overrides
     "average": [*SHORT, "optimizer.lr=1e-2", "lr_scheduler=constant"],
     "few images": [*SHORT, "data.limit=20", "trainer.max_steps=300", "optimizer.lr=4e-3"],
 }
-GUIDED = "auto guidance.ckpt={out}/0/100_steps guidance.scale="
-DRAWN: dict[str, dict[str, Any]] = {  # from the base
-    "base": {},
-    "guidance 8": {"guidance": f"{GUIDED}8"},
-    "guidance 8, dynamic threshold": {"guidance": f"{GUIDED}8", "threshold": "dynamic"},
-    "guidance 8, clipped": {"guidance": f"{GUIDED}8", "threshold": "clip"},
-    "guidance 2": {"guidance": f"{GUIDED}2"},
-    "5 steps": {"steps": 5},
-    "half precision": {"precision": "16-mixed"},
+GUIDED = "auto guidance.ckpt={out}/0/100_steps guidance.scale=2"
+DRAWN: dict[str, tuple[str, str | None, str | None]] = {  # from the base: guidance, threshold, precision
+    "as it is": ("none", None, None),
+    "guided by 100 steps": (GUIDED, None, None),
+    "guided, dynamic threshold": (GUIDED, "dynamic", None),
+    "half precision": ("none", None, "bf16-mixed"),
 }
 Plant = Callable[[Tensor, float], Tensor]
 
@@ -179,6 +180,11 @@ def trained(folder: Path, words: list[str]) -> Path:
     return folder
 
 
+def sheet(run: Path) -> Tensor:
+    """The last samples of a run."""
+    return torch.from_numpy(tiles(opened(run / "samples/all.png"))).movedim(3, 1)
+
+
 def drawn(file: Path, draw: Callable[[], Tensor]) -> Tensor:
     """The images in a file, which are drawn unless it is there."""
     if not file.is_file():
@@ -187,22 +193,34 @@ def drawn(file: Path, draw: Callable[[], Tensor]) -> Tensor:
     return torch.load(file)
 
 
+def from_base(
+    model: Model, out: Path, seed: int, guidance: str, threshold: str | None, precision: str | None
+) -> Tensor:
+    drawing = model.drawing(seed=seed, guidance=guidance.format(out=out), precision=precision)
+    if threshold:
+        sampler = replace(drawing.sampler, threshold=make(choice("threshold", threshold), "threshold"))
+        drawing = replace(drawing, sampler=sampler)
+    return drawing(model.denoiser, 100, torch.device("cpu"), 50)
+
+
 def trainings(out: Path, *seeds: str) -> None:
     """The faults of trainings, and of drawings from the base, by seed."""
-    base, known = trained(out / "base", ["seed=0"]), [data(16).splits[name] for name in ("train", "val")]
+    base = trained(out / "base", ["seed=0"])
+    more = trained(out / "longer", [f"init={base}", "seed=1"])
+    known = [data(16).splits[name] for name in ("train", "val")]
     rows: list[list[Any]] = []
+    for run, steps in ((base, "1,000 steps"), (more, "2,000 steps")):
+        rows.append([steps, 0, ", ".join(found_in(sheet(run), known, most=1000))])
     for seed in map(int, seeds or "012"):
         made = dict[str, Tensor]()
         for name, words in RUNS.items():
             run = out / str(seed) / name.replace(" ", "_")
-            sheet = trained(run, [*(word.format(out=out) for word in words), f"seed={seed}"]) / "samples/all.png"
-            if sheet.is_file():
-                made[name] = torch.from_numpy(tiles(opened(sheet))).movedim(3, 1)
+            trained(run, [*(word.format(out=out) for word in words), f"seed={seed}"])
+            if (run / "samples/all.png").is_file():
+                made[name] = sheet(run)
         model = diffusion.load(base, device="cpu")
         for name, options in DRAWN.items():
-            chosen = {key: each.format(out=out) if isinstance(each, str) else each for key, each in options.items()}
-            file = out / str(seed) / f"{name}.pt"
-            made[name] = drawn(file, partial(model.sample, N, seed=seed, progress=False, **chosen))
+            made[name] = drawn(out / str(seed) / f"{name}.pt", partial(from_base, model, out, seed, *options))
         for name, images in made.items():
             rows.append([name, seed, ", ".join(found_in(images, known, most=1000))])
             print(rows[-1], flush=True)
