@@ -303,8 +303,27 @@ FAULTS = {
         ("gap: the variance of the joint clusters is counted twice", " - (len(apart) - 1) * variance(both)", ""),
         ("gap: no correction for few clusters", "count / (count - 1) * sums", "sums"),
     ],
-    "metric/test_intervals.py": [
-        ("energy distance: without terms of second order", "math.sqrt(2 * centred) / n", "0.0"),
+    "metric/test_faults.py": [
+        (
+            "the interval is that of the same photographs",
+            "SPREAD * ((len(names) + k) / (len(names) - k)) ** 0.5",
+            "SPREAD",
+        ),
+        ("the worst images are the mildest", "descending=high", "descending=not high"),
+        ("the place is the mildest", "(far if high else -far).argmax()", "(far if high else -far).argmin()"),
+        (
+            "a grid has the side of its multiples",
+            "max(kinds.get(kind, fault), fault, key",
+            "min(kinds.get(kind, fault), fault, key",
+        ),
+    ],
+    "report/test_faults.py": [
+        ("a fault without a treatment has one", "if found and treatment(", "if False and treatment("),
+        (
+            "the frame is in another row",
+            "row * (scale * images.shape[-2] + GAP) + top",
+            "row * scale * images.shape[-2] + top",
+        ),
     ],
     "metric/test_score.py": [
         ("reference: only the pool of the features is kept", "features[order], photo", "features[order][:POOL], photo"),

@@ -21,7 +21,7 @@ WORDS = {  # fault -> in a few words, and what was measured
     "blur": ("blurred", "fine detail, relative to coarser detail,"),
     "rough": ("too rough", "fine detail, relative to coarser detail,"),
     "grid": ("marked by a grid", "the contrast at its lines, relative to others,"),
-    "blotches": ("blotched with single colours", "how far a place's colour is from the picture's"),
+    "blotches": ("blotched with single colours", "how far one colour is from the picture's, relative to others,"),
     "blue": ("too blue", "red, relative to blue,"),
     "red": ("too red", "red, relative to blue,"),
     "purple": ("too purple", "green, relative to red and blue,"),

@@ -102,7 +102,7 @@ def verdict(run: Run, state: str) -> Verdict:
     found = {fault["fault"]: sentence(fault) for fault in run.faults[:SHOWN]}
     others = [] if "saturated" in found else [HEADLINES[kind] for kind in {"copies"} & {*findings} or findings]
     step = next_step(run, state, findings)
-    if found and step != treatment(run, findings):
+    if found and treatment(run, findings) is None and not run.config.get("images"):
         found["untreated"] = "Nothing is known to mend this."
     about = "" if any(score.features == "points" for score in run.scores) else EXPLAINED
     words = " ".join(filter(None, [headline(run.faults), *others]))
@@ -262,6 +262,7 @@ def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
     place, config, guided = place_of(run), run.config, run.settings.get("guidance")
     model = override("ckpt", place if run.command == "train" else config.get("ckpt"))
     sample, audit = (f"{command_line(name, run.own)} {model}" for name in ("sample", "evaluate"))
+    shorter = recipe_command(run, f"trainer.max_steps={run.info.get('total_steps', 2) // 2}")
     mend = treatment(run, findings)
     early = recipe_command(run, "guidance=early")
     has = findings.keys()
@@ -280,7 +281,7 @@ def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
             f"{audit} n={SCORED}{pixels}",
         ),
         (run.command != "train", "Draw more samples.", f"{sample} n=64"),
-        ({"copies", "rising", "memorizing"} & has, "Train with more images, or for fewer steps.", shorter(run)),
+        ({"copies", "rising", "memorizing"} & has, "Train with more images, or for fewer steps.", shorter),
         (unfinished, "Train for as many steps again.", onward(run)),
         (not guided, "Train with guidance by its early weights, which often helps.", early),
         (True, "Train with other seeds, to see how much is chance.", recipe_command(run, "-m", "seed=0,1,2")),
@@ -289,25 +290,19 @@ def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
 
 
 def treatment(run: Run, findings: Findings) -> tuple[str, str] | None:
-    """What mends the clearest fault that can be mended, in words, and its command: see docs/results/treatments."""
-    settings, config = run.settings, run.config
-    model = override("ckpt", place_of(run) if run.command == "train" else config.get("ckpt"))
-    sample, guided = f"{command_line('sample', run.own)} {model} n=64", settings.get("guidance")
-    rules = [
-        ({"saturated"}, guided, "Draw without guidance, and compare the pictures.", f"{sample} guidance=none"),
-        ({"saturated"}, not guided, "Draw with another threshold.", f"{sample} threshold@sampler.threshold=dynamic"),
-        ({"noise", "colour noise"}, "flat" not in findings, "Train for as many steps again.", onward(run)),
-    ]
-    for fault in run.faults:
-        for names, fits, words, command in rules:
-            if fault["fault"] in names and fits:
-                return words, command
-    return None
-
-
-def shorter(run: Run) -> str:
-    """The command that trains for half of the steps."""
-    return recipe_command(run, f"trainer.max_steps={run.info.get('total_steps', 2) // 2}")
+    """What mends the clearest fault of which that is known, in words, and its command; see docs/results/treatments."""
+    trained, known = run.command == "train", dict[str, tuple[str, str]]()
+    found, rate = [fault["fault"] for fault in run.faults], (run.settings.get("optimizer") or {}).get("lr")
+    if run.settings.get("guidance"):
+        model = override("ckpt", place_of(run) if trained else run.config.get("ckpt"))
+        dynamic = f"{command_line('sample', run.own)} {model} n=64 threshold@sampler.threshold=dynamic"
+        known["saturated"] = "Draw with a dynamic threshold, and compare the pictures.", dynamic
+    elif trained and "rough" in found and rate:
+        lower = "Train with a tenth of the learning rate.", recipe_command(run, f"optimizer.lr={rate / 10:g}")
+        known |= dict.fromkeys(("rough", "noise", "colour noise", "harsh"), lower)
+    elif trained and not findings.keys() & {"flat", "rising", "memorizing", "copies"}:
+        known |= dict.fromkeys(("noise", "colour noise"), ("Train for as many steps again.", onward(run)))
+    return next((known[name] for name in found if name in known), None)
 
 
 def place_of(run: Run) -> Path:

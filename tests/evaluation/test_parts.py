@@ -99,7 +99,7 @@ def test_the_real_baseline_never_uses_the_reference_split(monkeypatch, reference
     numbered = ((1, "train"), (2, "val"), (3, "test"))
     splits = {name: Split(torch.full((9, 3, 4, 4), i), [*"abcdefghi"]) for i, name in numbered}
     seen: list[Tensor] = []
-    monkeypatch.setattr(pipeline, "extract", lambda images, *_, **__: seen.append(images))
+    monkeypatch.setattr(pipeline, "features_of", lambda images, *_: (seen.append(images), ""))
     monkeypatch.setattr(pipeline, "score", lambda *_, **__: {})
     monkeypatch.setattr(Scorer, "reference", SimpleNamespace(name=reference, parts=()))
     assert scorer(reference, splits).baselines(["real"], 5) == []

@@ -17,12 +17,12 @@ Real = tuple[Tensor, Tensor, int]
 
 @pytest.fixture(scope="module")
 def tiles() -> tuple[dict[str, Tensor], Real]:
-    """Tiles of the test and val photographs; a tenth of all but test, with their photographs, of which a set has 6."""
+    """Tiles of the test and val photographs; a sixth of all but test, with their photographs, of which a set has 6."""
     data = Landscapes(16)
     data.setup()
     known = [data.splits[name] for name in ("train", "val")]
     images, sources = torch.cat([split.images for split in known]), [each for split in known for each in split.sources]
-    return {name: data.splits[name].images[:60] for name in ("test", "val")}, (images[::10], numbered(sources)[::10], 6)
+    return {name: data.splits[name].images[:100] for name in ("test", "val")}, (images[::6], numbered(sources)[::6], 6)
 
 
 def grain(x: Tensor, channels: int = 1, block: int = 1) -> Tensor:
@@ -48,10 +48,10 @@ PLANTED = {
     "red": lambda x: x * torch.tensor([1.5, 1, 0.6]).view(3, 1, 1),
     "green": lambda x: x * torch.tensor([1, 1.6, 1]).view(3, 1, 1),
     "blue": lambda x: x * torch.tensor([0.5, 1, 1.5]).view(3, 1, 1),
-    "purple": lambda x: x * torch.tensor([1.1, 0.9, 1.1]).view(3, 1, 1),
+    "purple": lambda x: x * torch.tensor([1.1, 0.8, 1.1]).view(3, 1, 1),
     "dark": lambda x: 0.4 * x,
     "bright": lambda x: 170 + x / 3,
-    "flat": lambda x: 80 + x / 3,
+    "flat": lambda x: 90 + x / 4,
     "harsh": lambda x: torch.where(grey(x) > grey(x).mean(dim=(2, 3), keepdim=True), 230.0, 20.0).expand_as(x),
     "pale": lambda x: grey(x) + 0.2 * (x - grey(x)),
     "alike": lambda x: 0.6 * x[:1] + 0.4 * x,

@@ -83,7 +83,13 @@ SCORES = [
 ]
 
 REFEREE = {"n": 256, "train": 500, "photographs": [500, 250], "tiles": False, "small": 100}
-REFEREE |= {"further": {"verdict": "apart", "by": ["lite0"], "eyes": {"lite0": {}, "colours": {}}}}
+REFEREE |= {
+    "further": {
+        "verdict": "apart",
+        "by": ["lite0"],
+        "eyes": dict.fromkeys(("lite0", "colours"), dict.fromkeys(("distance", "error", "margin"), 0.5)),
+    }
+}
 
 
 def write_metrics(path: Path) -> None:

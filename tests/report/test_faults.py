@@ -33,23 +33,29 @@ def test_a_fault_is_a_sentence_with_its_number_relative_to_real_images() -> None
     assert headline([fault("blur"), fault("dark"), fault("noise")]) == "They are blurred, too dark and noisy."
 
 
-@pytest.mark.parametrize(("names", "step", "known"), [
-    (["saturated"], "threshold@sampler.threshold=dynamic", True),
-    (["purple", "noise"], "trainer.max_steps=800", True),  # of the first one that can be mended
-    (["purple"], "trainer.max_steps=200", False),  # that of a run without faults
+@pytest.mark.parametrize(("names", "errors", "more", "step", "known"), [
+    (["saturated"], [0.5] * 4, "guidance: {scale: 2}", "n=64 threshold@sampler.threshold=dynamic", True),
+    (["colour noise", "rough"], [0.5] * 4, "", "optimizer.lr=3e-05", True),
+    (["purple", "noise"], [0.8, 0.7, 0.6, 0.5], "", "trainer.max_steps=800", True),  # of the first that can be mended
+    (["noise"], [0.6, 0.5, 0.4, 0.6], "", "trainer.max_steps=200", False),  # for fewer steps, as without faults
+    (["saturated"], [0.8, 0.7, 0.6, 0.5], "", "trainer.max_steps=800", False),
 ])  # fmt: skip
 def test_the_next_step_mends_the_clearest_fault_that_can_be_mended(
-    make_run: Make, tmp_path: Path, names: Sequence[str], step: str, known: bool
+    make_run: Make, tmp_path: Path, names: Sequence[str], errors: Sequence[float], more: str, step: str, known: bool
 ) -> None:
     record = {"state": "complete", "command": "diffusion train experiment=demo", "steps": 400, "total_steps": 400}
     run = Run(make_run(tmp_path / "demo", info=record))
-    found = run.referee | {"faults": [fault(name, value=0.3) for name in names]}
-    (run.folder / "referee.json").write_text(json.dumps(found))
+    with (run.folder / "config.yaml").open("a") as file:
+        file.write(more)
+    referee = run.referee | {"faults": [fault(name, value=0.3) for name in names]}
+    (run.folder / "referee.json").write_text(json.dumps(referee))
     run = Run(run.folder)
-    said = verdict(run, "complete")
-    assert step in said.command
-    assert ("untreated" not in said.findings) == known
-    assert said.headline.startswith(headline([fault(name) for name in names]))
+    lines = [f"{100 * i + 99},{error}" for i, error in enumerate(errors)]
+    (run.folder / "metrics.csv").write_text("\n".join(["step,val/mse", *lines, ""]))
+    found = verdict(run, "complete")
+    assert step in found.command
+    assert ("untreated" not in found.findings) == known
+    assert found.headline.startswith(headline([fault(name) for name in names]))
 
 
 def test_the_place_is_framed() -> None:

@@ -126,7 +126,10 @@ def test_the_next_step_fits_the_findings(
 def test_images_of_an_unknown_source_have_no_next_step(make_output: Make, tmp_path: Path) -> None:
     folder = make_output(tmp_path / "scored", "evaluate", scores=[])
     (folder / "config.yaml").write_text("images: samples.npz\nckpt: null\n")
-    assert verdict(Run(folder), "complete").step == ""
+    (folder / "faults.json").write_text('[{"fault": "blur", "value": 1, "low": 2, "high": 8, "real": 4}]')
+    found = verdict(Run(folder), "complete")
+    assert (found.headline, found.step) == ("They are blurred. Not scored.", "")
+    assert [*found.findings] == ["blur", "no scores"]
 
 
 @pytest.mark.parametrize(("errors", "step"), [
