@@ -101,7 +101,10 @@ class Server(ThreadingHTTPServer):
 def version_of(folder: Path) -> str:
     """A hash that changes whenever one of the files of a run changes, or its state."""
     found = [file.stat() for name in (*PARTS, "samples", "figures") if (file := folder / name).exists()]
-    return digest(*(f"{each.st_mtime_ns} {each.st_size}" for each in found), RunRecord(folder).state)
+    parts = [f"{each.st_mtime_ns} {each.st_size}" for each in found]
+    with contextlib.suppress(UserError):  # of a damaged record
+        parts.append(RunRecord(folder).state)
+    return digest(*parts)
 
 
 class Handler(BaseHTTPRequestHandler):
