@@ -76,14 +76,14 @@ PLAIN: dict[str, Any] = {"sampler": None, "weights": None, "seed": None, "step":
 SCORES = [
     score("samples", 123.4),
     score("noise", 301.5, **PLAIN),
-    score("untrained", 290.25),
     score("real", 41.75, **PLAIN),
     score("samples", 0.0123, metric="kid_lite0", std=0.0021),
     score("noise", 0.456, metric="kid_lite0", std=0.001, n=128, **PLAIN),
 ]
 
 REFEREE = {"n": 256, "train": 500, "photographs": [500, 250], "tiles": False, "small": 100}
-REFEREE |= {"further": {"verdict": "apart", "by": ["lite0"], "eyes": {"lite0": {}, "colours": {}}}}
+EYE = {"distance": 0.2, "error": 0.01, "margin": 0.1}
+REFEREE |= {"further": {"verdict": "apart", "by": ["lite0"], "eyes": {"lite0": EYE, "colours": EYE}}}
 
 
 def write_metrics(path: Path) -> None:
