@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from diffusion.console import console
-from diffusion.errors import Arguments, UserError, first_line
+from diffusion.errors import Arguments, UserError, first_line, refusing
 from diffusion.files import digest
 from diffusion.report import compare, comparison, index, page, run, study
 from diffusion.runs.folder import PARTS, Run, is_run, is_sweep, runs_below
@@ -35,10 +35,8 @@ REST = 10.0  # a page that has changed is made again after this many times what 
 def watch(folder: Path, port: int) -> None:
     """Serve the pages of the runs in `folder`. Raises UserError if the folder or the port is unusable."""
     next(runs_below(folder), None)  # raises without a folder
-    try:
+    with refusing(f"--port {port}", "; choose another one"):
         server = Server(folder, port)
-    except (OSError, OverflowError) as error:
-        raise UserError(f"--port {port}: {first_line(error)}; choose another one") from error
     console.print(f"watching {folder}: http://127.0.0.1:{server.server_port}/ (Ctrl-C to stop)", soft_wrap=True)
     with server, contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()

@@ -4,7 +4,6 @@ A condition gives each image named tensors: pictures (c, h, w) of any resolution
 computed from the image, or stored with the images of each split. `inputs` turns them into inputs of the denoiser.
 """
 
-import csv
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +16,12 @@ import torch.nn.functional as F
 from annotated_types import Ge, Le, MinLen
 from torch import Tensor
 
-from diffusion.data.folder import Folder, Source, composed, refusing
+from diffusion.data.folder import Folder, Source, composed
 from diffusion.data.hub import Hub
 from diffusion.data.images import RESIZE, Made, Unusable, in_threads, read, resized, stored
 from diffusion.data.module import PLACE, ImageData
-from diffusion.errors import UserError, nearest, pip_install
-from diffusion.files import cache_dir, digest
+from diffusion.errors import UserError, nearest, pip_install, refusing
+from diffusion.files import cache_dir, digest, read_table
 from diffusion.pixels import Channels, grey, resolution_of, to_unit
 from diffusion.randomness import Streams
 
@@ -330,8 +329,7 @@ def table(file: Path) -> Iterable[Mapping[str, Any]]:
         except ImportError as error:
             raise UserError(f"{file} needs pyarrow: {pip_install('hub')}; or give a CSV file") from error
         return parquet.read_table(file).to_pylist()
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        return [*csv.DictReader(stream)]
+    return read_table(file)
 
 
 class Facts(Numbers):
