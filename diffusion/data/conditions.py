@@ -20,7 +20,7 @@ from diffusion.data.folder import Folder, Source, composed
 from diffusion.data.hub import Hub
 from diffusion.data.images import RESIZE, Made, Unusable, in_threads, read, resized, stored
 from diffusion.data.module import PLACE, ImageData
-from diffusion.errors import UserError, nearest, pip_install, refusing
+from diffusion.errors import UserError, imported, nearest, refusing
 from diffusion.files import cache_dir, digest, read_table
 from diffusion.pixels import Channels, grey, resolution_of, to_unit
 from diffusion.randomness import Streams
@@ -324,10 +324,7 @@ class Columns(Numbers):
 def table(file: Path) -> Iterable[Mapping[str, Any]]:
     """The rows of a CSV or parquet file."""
     if file.suffix == ".parquet":
-        try:
-            from pyarrow import parquet
-        except ImportError as error:
-            raise UserError(f"{file} needs pyarrow: {pip_install('hub')}; or give a CSV file") from error
+        parquet = imported("pyarrow.parquet", f"{file}, unlike a CSV file,", "hub")
         return parquet.read_table(file).to_pylist()
     return read_table(file)
 
