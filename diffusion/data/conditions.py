@@ -4,6 +4,7 @@ A condition gives each image named tensors: pictures (c, h, w) of any resolution
 computed from the image, or stored with the images of each split. `inputs` turns them into inputs of the denoiser.
 """
 
+import csv
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,8 +21,8 @@ from diffusion.data.folder import Folder, Source, composed
 from diffusion.data.hub import Hub
 from diffusion.data.images import RESIZE, Made, Unusable, in_threads, read, resized, stored
 from diffusion.data.module import PLACE, ImageData
-from diffusion.errors import UserError, imported, nearest, refusing
-from diffusion.files import cache_dir, digest, read_table
+from diffusion.errors import UserError, nearest, pip_install, refusing
+from diffusion.files import cache_dir, digest
 from diffusion.pixels import Channels, grey, resolution_of, to_unit
 from diffusion.randomness import Streams
 
@@ -324,9 +325,13 @@ class Columns(Numbers):
 def table(file: Path) -> Iterable[Mapping[str, Any]]:
     """The rows of a CSV or parquet file."""
     if file.suffix == ".parquet":
-        parquet = imported("pyarrow.parquet", f"{file}, unlike a CSV file,", "hub")
+        try:
+            from pyarrow import parquet
+        except ImportError as error:
+            raise UserError(f"{file} needs pyarrow: {pip_install('hub')}; or give a CSV file") from error
         return parquet.read_table(file).to_pylist()
-    return read_table(file)
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        return [*csv.DictReader(stream)]
 
 
 class Facts(Numbers):
