@@ -6,7 +6,8 @@ import shlex
 import shutil
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -101,6 +102,17 @@ def imported(package: str, what: str, extra: str) -> Any:
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def refusing(where: str, advice: str = "") -> Iterator[None]:
+    """Raise a UserError that names the place for an error of a library, which may be of any kind."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{where}: {first_line(error).rstrip('.')}{advice}") from error
 
 
 def of_system(error: OSError) -> str:

@@ -1,6 +1,7 @@
 """File utilities: package and cache folders, the version of the code, atomic replacement, locks, and hashes."""
 
 import contextlib
+import csv
 import fcntl
 import hashlib
 import os
@@ -78,6 +79,12 @@ def replace(path: Path, content: str | bytes, durable: bool = False) -> None:
     """Replace the content of `path` (a string is encoded as UTF-8); for `durable` see `replacing`."""
     with replacing(path, durable) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, by its first line; with or without the mark of UTF-8 that some programs write."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return [*csv.DictReader(file)]
 
 
 def link(source: Path, path: Path) -> None:

@@ -11,7 +11,6 @@ of a single seed have no interval. Exit status: 0 if there are none; 1 if there 
 fix, with one line on stderr; 130 after Ctrl-C.
 """
 
-import csv
 import math
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from diffusion.config.choices import choices, nodes, searching
 from diffusion.config.schema import Settings
 from diffusion.console import console
 from diffusion.errors import Arguments, UserError, command_line, nearest
-from diffusion.files import PACKAGE, digest
+from diffusion.files import PACKAGE, digest, read_table
 from diffusion.report.compare import Mean, compare, label
 from diffusion.runs.folder import Run, jobs_of
 
@@ -115,13 +114,12 @@ def committed(name: str) -> list[Path]:
 def means(table: Path) -> dict[tuple[str, str], Mean]:
     """(recipe, column) in a committed table -> the mean over seeds. A seed is TRAINING, or TRAINING/SAMPLING."""
     found: dict[tuple[str, str], list[tuple[str, float]]] = {}
-    with table.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            place = [*row].index("seed")
-            recipe = label(dict([*row.items()][:place]))
-            for column, value in [*row.items()][place + 1 :]:
-                if value:
-                    found.setdefault((recipe, column), []).append((row["seed"].partition("/")[0], float(value)))
+    for row in read_table(table):
+        place = [*row].index("seed")
+        recipe = label(dict([*row.items()][:place]))
+        for column, value in [*row.items()][place + 1 :]:
+            if value:
+                found.setdefault((recipe, column), []).append((row["seed"].partition("/")[0], float(value)))
     return {cell: Mean(values) for cell, values in found.items()}
 
 

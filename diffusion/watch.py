@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from diffusion.console import console
-from diffusion.errors import Arguments, UserError, first_line
+from diffusion.errors import Arguments, UserError, first_line, refusing
 from diffusion.files import digest
 from diffusion.report import compare, comparison, index, page, run, study
 from diffusion.runs.folder import PARTS, Run, is_run, is_sweep, runs_below
@@ -35,10 +35,8 @@ REST = 10.0  # a page that has changed is made again after this many times what 
 def watch(folder: Path, port: int) -> None:
     """Serve the pages of the runs in `folder`. Raises UserError if the folder or the port is unusable."""
     next(runs_below(folder), None)  # raises without a folder
-    try:
+    with refusing(f"--port {port}", "; choose another one"):
         server = Server(folder, port)
-    except (OSError, OverflowError) as error:
-        raise UserError(f"--port {port}: {first_line(error)}; choose another one") from error
     console.print(f"watching {folder}: http://127.0.0.1:{server.server_port}/ (Ctrl-C to stop)", soft_wrap=True)
     with server, contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
@@ -101,7 +99,10 @@ class Server(ThreadingHTTPServer):
 def version_of(folder: Path) -> str:
     """A hash that changes whenever one of the files of a run changes, or its state."""
     found = [file.stat() for name in (*PARTS, "samples", "figures") if (file := folder / name).exists()]
-    return digest(*(f"{each.st_mtime_ns} {each.st_size}" for each in found), RunRecord(folder).state)
+    parts = [f"{each.st_mtime_ns} {each.st_size}" for each in found]
+    with contextlib.suppress(UserError):  # of a damaged record
+        parts.append(RunRecord(folder).state)
+    return digest(*parts)
 
 
 class Handler(BaseHTTPRequestHandler):

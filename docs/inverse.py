@@ -256,7 +256,7 @@ def main() -> None:
     rows = []
     for name in ("downsampling", "blur", "grey"):
         for photo in ("flower-meadow.jpg", "cliff-sea.jpg"):  # of the validation split
-            _, shown = observation_of(choice("operator", name), photos / photo, model.restored.shape)
+            _, shown = observation_of(choice("operator", name), photos / photo, model.restored.shape, None, False, 0)
             rows += [shown, model.solve(photos / photo, name, n=4)]
     save_png(grid(torch.cat(rows), columns=6, large=True), Path(__file__).with_suffix(".png"))
 

@@ -17,7 +17,8 @@ import torch
 
 from diffusion.data.folder import candidates
 from diffusion.data.images import in_threads, read, resized
-from diffusion.data.sets import HERE, table
+from diffusion.data.sets import HERE
+from diffusion.files import read_table
 from diffusion.nearest import NEAR
 
 SIZES = {"train": 2091, "val": 250, "test": 250}  # 2091 as in the memoir
@@ -26,7 +27,7 @@ SIZES = {"train": 2091, "val": 250, "test": 250}  # 2091 as in the memoir
 def split_photos() -> dict[str, list[str]]:
     """The file names of the photographs in each split."""
     categories = defaultdict(list)
-    for row in table("CREDITS.csv"):
+    for row in read_table(HERE / "CREDITS.csv"):
         categories[row["category"]].append(row["file"])
     large = [sorted(files) for files in categories.values() if len(files) >= 3]
     val, test = sorted(files[0] for files in large), sorted(files[1] for files in large)

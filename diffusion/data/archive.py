@@ -15,8 +15,9 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from diffusion.data.folder import Collection, Item, Source, composed, refusing, stamps
+from diffusion.data.folder import Collection, Item, Source, composed, stamps
 from diffusion.data.images import FORMATS
+from diffusion.errors import refusing
 
 IMAGES = ("arr_0", "images", "image")  # names of arrays in an npz
 LABELS = ("arr_1", "labels", "label")

@@ -9,7 +9,6 @@ takes one tile from each of its photographs in turn, the largest first.
 """
 
 import contextlib
-import csv
 import os
 import unicodedata
 from collections import Counter
@@ -31,8 +30,8 @@ from torchvision.ops import box_iou
 from diffusion.console import console, count
 from diffusion.data.images import RESIZE, Box, Label, Made, Unusable, in_threads, opened, read, resized, stored
 from diffusion.data.module import ImageData, Split, labelled, place
-from diffusion.errors import UserError, first_line
-from diffusion.files import cache_dir, digest
+from diffusion.errors import UserError, refusing
+from diffusion.files import cache_dir, digest, read_table
 from diffusion.pixels import Channels, Resolution, height_width
 from diffusion.randomness import generator_for, seed_for
 
@@ -68,17 +67,6 @@ class Source(NamedTuple):
     key: object  # changes with the images
     items: Callable[[], Iterable[Item]]
     labels: str | Path | bool | None = None  # `Folder.labels`; True: each item has its own
-
-
-@contextlib.contextmanager
-def refusing(where: str, advice: str = "") -> Iterator[None]:
-    """Raise a UserError that names the place for an error of a library, which may be of any kind."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{where}: {first_line(error).rstrip('.')}{advice}") from error
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -326,17 +314,12 @@ def labels_of(source: Source, files: Sequence[str], own: Sequence[Label | None])
 def read_labels(table: Path) -> dict[str, str]:
     """The label of each file in a CSV file. Raises UserError if it is not such a table."""
     labels = dict[str, str]()
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as stream:
-            for row in csv.DictReader(stream):
-                name, label = (composed(row.get(column) or "").strip() for column in ("file", "label"))
-                if not label or labels.setdefault(PurePosixPath(name).as_posix(), label) != label:
-                    raise ValueError(f"the row {row}")
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(
-            f"data.labels={table}: {error}; expected a CSV file with the columns file,label: for each image its path "
-            "relative to data.root, and its one class; or data.labels=folders"
-        ) from error
+    wanted = "a CSV file with the columns file,label: for each image its path relative to data.root, and its one class"
+    with refusing(f"data.labels={table}", f"; expected {wanted}; or data.labels=folders"):
+        for row in read_table(table):
+            name, label = (composed(row.get(column) or "").strip() for column in ("file", "label"))
+            if not label or labels.setdefault(PurePosixPath(name).as_posix(), label) != label:
+                raise ValueError(f"the row {row}")
     return labels
 
 

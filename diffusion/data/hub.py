@@ -13,9 +13,9 @@ from typing import Any
 import fsspec
 
 from diffusion.console import console
-from diffusion.data.folder import Collection, Item, Source, content_of, refusing
+from diffusion.data.folder import Collection, Item, Source, content_of
 from diffusion.data.images import Label, Made, in_threads
-from diffusion.errors import imported
+from diffusion.errors import imported, refusing
 from diffusion.files import cache_dir
 
 

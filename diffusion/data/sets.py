@@ -1,6 +1,5 @@
 """The data sets with images of their own: the bundled landscapes, and CIFAR-10."""
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from torchvision.datasets import CIFAR10
 from diffusion.data.images import RESIZE, Made, alone, in_threads, read, resized, stored
 from diffusion.data.module import ImageData, Split, labelled, place
 from diffusion.errors import UserError
-from diffusion.files import cache_dir, digest
+from diffusion.files import cache_dir, digest, read_table
 from diffusion.randomness import generator_for
 
 HERE = Path(__file__).resolve().parent / "landscapes"
@@ -44,12 +43,12 @@ class Landscapes(ImageData):
     limit: Annotated[int, Ge(1), Le(2091)] | None = None
 
     def load(self) -> dict[str, Split]:
-        windows = table("windows.csv")
+        windows = read_table(HERE / "windows.csv")  # in the order of the tiles
         key = digest("tiles 4", RESIZE, self.shape, digest(HERE / "windows.csv"))
         images, names, *_ = stored(cache_dir("images") / f"landscapes-{key}", self.shape, partial(self._make, windows))
         every = Split(images, names)
         if self.labels:
-            scenes = {row["file"]: row["scene"] for row in table("CREDITS.csv")}
+            scenes = {row["file"]: row["scene"] for row in read_table(HERE / "CREDITS.csv")}
             every, self.classes = labelled(every, [scenes[row["photo"]] for row in windows])
         split = np.array([row["split"] for row in windows])
         rows = {name: torch.from_numpy(np.flatnonzero(split == name)) for name in ("train", "val", "test")}
@@ -66,12 +65,6 @@ class Landscapes(ImageData):
             return row["photo"] + place(left, top, side), image, None
 
         return in_threads(tile, windows, "cutting tiles")
-
-
-def table(name: str) -> list[dict[str, str]]:
-    """The rows of a table of the bundled photographs: CREDITS.csv or windows.csv, in the order of the tiles."""
-    with (HERE / name).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @dataclass(eq=False, repr=False)

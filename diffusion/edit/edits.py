@@ -19,7 +19,7 @@ from diffusion.config.choices import AUTO, choice
 from diffusion.config.schema import Edit
 from diffusion.console import console, count
 from diffusion.data import Split, to_uint8, to_unit
-from diffusion.data.conditions import Lowres
+from diffusion.data.conditions import Lowres, Shape
 from diffusion.data.images import Box, Unusable, middle, read, resized
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import begin, make_drawing, save_images
@@ -172,12 +172,7 @@ def of_picture(drawing: Drawing, picture: Tensor) -> Drawing:
 
 
 def observation_of(
-    operator: Mapping[str, Any],
-    source: Source,
-    shape: tuple[int, int, int],
-    noise: float | None = None,
-    already: bool = False,
-    seed: int = 0,
+    operator: Mapping[str, Any], source: Source, shape: Shape, noise: float | None, already: bool, seed: int
 ) -> tuple[Observation, Tensor]:
     """An observation by a choice of conf/operator; and the pictures to show, uint8 (m, C, H, W).
 
@@ -223,7 +218,7 @@ def overview(before: Tensor, images: Tensor) -> Image.Image:
     return grid(torch.cat([before, padding, images]), columns, large=True)
 
 
-def read_picture(picture: Source, shape: tuple[int, int, int]) -> Tensor:
+def read_picture(picture: Source, shape: Shape) -> Tensor:
     """The largest centre crop with the proportions of `shape` (C, H, W), downscaled to it, uint8 (C, H, W).
 
     Raises UserError for a picture that does not exist, cannot be used, or is smaller.
@@ -231,7 +226,7 @@ def read_picture(picture: Source, shape: tuple[int, int, int]) -> Tensor:
     return window(upright("image", picture, shape), shape)
 
 
-def read_mask(mask: Source, picture: Source, shape: tuple[int, int, int]) -> Tensor:
+def read_mask(mask: Source, picture: Source, shape: Shape) -> Tensor:
     """The region of a picture to fill, bool (H, W): where the mask is brighter than grey."""
     of_mask = (1, *shape[1:])
     image, other = upright("mask", mask, of_mask), upright("image", picture, shape)
@@ -243,7 +238,7 @@ def read_mask(mask: Source, picture: Source, shape: tuple[int, int, int]) -> Ten
     return window(image, of_mask)[0] > GREY
 
 
-def upright(name: str, picture: Source, shape: tuple[int, int, int]) -> Image.Image:
+def upright(name: str, picture: Source, shape: Shape) -> Image.Image:
     """A picture as an image of at least the size of `shape`, in its mode."""
     only_pictures("edit", shape[0])
     if isinstance(picture, Tensor):
@@ -268,6 +263,6 @@ def upright(name: str, picture: Source, shape: tuple[int, int, int]) -> Image.Im
         ) from error
 
 
-def window(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:
+def window(image: Image.Image, shape: Shape) -> Tensor:
     """The largest centre crop of an image with the proportions of `shape` (C, H, W), scaled to it, uint8."""
     return torch.tensor(resized(image, resolution_of(*shape[1:])))

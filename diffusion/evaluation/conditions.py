@@ -11,15 +11,13 @@ from torch import Tensor
 from diffusion.config.build import Facts, make
 from diffusion.console import count
 from diffusion.data import Split, to_uint8, to_unit
-from diffusion.data.conditions import Condition, inputs, scaled
+from diffusion.data.conditions import Condition, Shape, inputs, scaled
 from diffusion.data.folder import listed
 from diffusion.data.images import Unusable, read, resized
 from diffusion.errors import UserError, shown
 from diffusion.files import digest, tensor_digest
 from diffusion.pixels import resolution_of
 from diffusion.randomness import Streams, seeds_for
-
-Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)

@@ -129,8 +129,8 @@ class Drawing:
                         torch.save({"images": images[-1], "seconds": time.perf_counter() - began}, part)
         return torch.cat(images)
 
-    def saturation(self, images: Tensor, real: Tensor | None = None) -> tuple[float, str]:
-        """The share of saturated images, and a sentence about it with what to change; (0, "") if they are few.
+    def saturation(self, images: Tensor, real: Tensor | None = None) -> str:
+        """A sentence about the images that are saturated, with what to change; empty if they are few.
 
         Args:
             real: images of which about as many may be saturated, such as those of the training.
@@ -138,15 +138,15 @@ class Drawing:
         usual = 0.0 if real is None else float(saturated(real[:: 1 + len(real) // 1000]).float().mean())
         wrong, n = int(saturated(images).sum()), len(images)
         if wrong <= 1 + (SATURATED + usual) * n:
-            return 0.0, ""
+            return ""
         change = "train longer, or set threshold@sampler.threshold=dynamic"
         if self.guidance is not None:
             change = f"lower guidance.scale={self.guidance.scale:g}, set guidance=none, or train longer"
-        return wrong / n, f"{wrong} of {count(n, 'image')} are almost entirely black, white or of one colour; {change}"
+        return f"{wrong} of {count(n, 'image')} are almost entirely black, white or of one colour; {change}"
 
     def warn_of_saturated(self, images: Tensor, real: Tensor | None = None) -> None:
         """Print the sentence of `saturation`, if there is one."""
-        if words := self.saturation(images, real)[1]:
+        if words := self.saturation(images, real):
             console.print(f"warning: {words}", style="yellow")
 
     def source(self, sampler: Mapping[str, Any], guidance: Mapping[str, Any] | None) -> dict[str, Any]:

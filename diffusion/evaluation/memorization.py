@@ -33,6 +33,7 @@ from diffusion.console import console, track
 from diffusion.data import ImageData, Split
 from diffusion.data.images import cached
 from diffusion.files import cache_dir, digest
+from diffusion.metric.denoising import numbered
 from diffusion.metric.record import Reference, Score
 from diffusion.pixels import grey, grid, save_png, to_rgb
 from diffusion.process.operators import blur
@@ -172,12 +173,6 @@ def nearest(x: Tensor, known: Tensor, photographs: Photographs = None) -> tuple[
     return best, index.gather(1, which[:, None])[:, 0]
 
 
-def numbers(splits: Sequence[Split]) -> Tensor:
-    """The number of the photograph of each image of the splits, (N,)."""
-    place: dict[str, int] = {}
-    return torch.tensor([place.setdefault(source, len(place)) for split in splits for source in split.sources])
-
-
 def chance_of(exceeding: Tensor, photograph: Tensor) -> float:
     """The upper end of the 95% interval of a share, of images (N,) from `photograph` (N,).
 
@@ -206,7 +201,8 @@ def calibrated(splits: Sequence[Split]) -> Calibration:
     """The calibration by the images of the splits, at most `TRIED` at random; kept in the cache."""
 
     def measure() -> list[float]:
-        known, photograph = torch.cat([luma(split.images) for split in splits]), numbers(splits)
+        known = torch.cat([luma(split.images) for split in splits])
+        photograph = numbered([source for split in splits for source in split.sources])
         some = torch.randperm(len(known), generator=generator_for(0, "copies"))[:TRIED]
         s, _ = nearest(known[some], known, (photograph[some], photograph))
         k = max(1, math.floor(RATE * (len(s) + 1)))

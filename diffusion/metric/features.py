@@ -6,6 +6,7 @@ The names `fid` and `kid` are reserved for the standard Inception weights; other
 import hashlib
 import socket
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
 from diffusion.console import console
-from diffusion.errors import UserError, first_line
+from diffusion.errors import UserError, refusing
 from diffusion.files import tensor_digest
 from diffusion.metric.precision import products
 from diffusion.pixels import POINTS, to_rgb
@@ -73,21 +74,16 @@ class Inception(FeatureExtractor):
     def __init__(self, path: str | Path | None = None):
         super().__init__()
         file = Path(path or Path(torch.hub.get_dir(), "checkpoints", Path(URL_INCEPTION_V3).name))
-        timeout = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(10.0)  # torch.hub would wait forever
-        try:
+        advice = f"; put {URL_INCEPTION_V3} there, or use features=lite0"
+        with refusing(f"Inception weights {file}", advice), ExitStack() as after:
+            after.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
+            socket.setdefaulttimeout(10.0)  # torch.hub would wait forever
             if path is None and not file.is_file():
                 file.parent.mkdir(parents=True, exist_ok=True)
                 torch.hub.download_url_to_file(URL_INCEPTION_V3, str(file), hash_prefix=INCEPTION_SHA256)
             if hashlib.sha256(file.read_bytes()).hexdigest() != INCEPTION_SHA256:  # torch-fidelity unpickles anything
                 raise ValueError("other contents than the standard weights")
             self.net = FeatureExtractorInceptionV3(self.name, ["2048"], feature_extractor_weights_path=str(file))
-        except Exception as error:  # of the network, the disk, or damaged files; many kinds, with multi-line messages
-            raise UserError(
-                f"Inception weights {file}: {first_line(error)}; put {URL_INCEPTION_V3} there, or use features=lite0"
-            ) from error
-        finally:
-            socket.setdefaulttimeout(timeout)
         self.freeze()
 
     def features(self, images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.functional import normalize
 
-from diffusion.errors import UserError, first_line, pip_install
+from diffusion.errors import pip_install, refusing
 from diffusion.metric.features import FeatureExtractor
 
 
@@ -30,18 +30,14 @@ class Foundation(FeatureExtractor):
     def __init__(self, source: str):
         super().__init__()
         self.name = Path(source).name
-        try:
+        advice = f"; {pip_install('features')}, set features.source=FOLDER to a copy, or use features=lite0"
+        with refusing(f"features of {source}", advice):  # missing or damaged files raise many kinds of exceptions
             import transformers
 
             transformers.utils.logging.set_verbosity_error()
             self.net, loaded = getattr(transformers, self.kind).from_pretrained(source, output_loading_info=True)
             if missing := len(loaded["missing_keys"]) + len(loaded["mismatched_keys"]):  # drawn at random
                 raise ValueError(f"{missing} of its weights are missing")
-        except Exception as error:  # missing or damaged files raise many kinds of exceptions, with multi-line messages
-            raise UserError(
-                f"features of {source}: {first_line(error)}; {pip_install('features')}, set "
-                "features.source=FOLDER to a copy, or use features=lite0"
-            ) from error
         self.freeze()
 
     def resized(self, images: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, distributed
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from diffusion.console import progress_bar
-from diffusion.errors import UserError, first_line
+from diffusion.errors import UserError, first_line, refusing
 from diffusion.files import cache_dir, replacing, tensor_digest
 from diffusion.metric import record
 from diffusion.metric.distances import FrechetDistance, KernelDistance
@@ -104,16 +104,12 @@ def statistics_of(file: Path, extractor: FeatureExtractor) -> Reference:
     It has no features, so there is only the Fréchet distance to it. Raises UserError if it is none, or one for other
     features.
     """
-    try:
+    wanted = "an .npz file with mu (D,) and sigma (D, D), maybe converted from a .pkl file as in docs/data.md"
+    with refusing(f"reference={file}", f"; expected {wanted}"):
         with np.load(file, allow_pickle=False) as arrays:
             mean, cov = (torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma"))
         if cov.shape != 2 * mean.shape or not (mean.isfinite().all() and cov.isfinite().all()):
             raise ValueError(f"mu {tuple(mean.shape)} and sigma {tuple(cov.shape)}, maybe not finite")
-    except Exception as error:  # missing, damaged, of another kind
-        raise UserError(
-            f"reference={file}: {first_line(error)}; expected an .npz file with mu (D,) and sigma (D, D), maybe "
-            "converted from a .pkl file as in docs/data.md"
-        ) from error
     if len(mean) != extractor.num_features:
         found = f"statistics of {len(mean)} features, but {extractor.name} has {extractor.num_features}"
         raise UserError(f"reference={file}: {found}; set features=inception for 2048, dinov2 for 1024")

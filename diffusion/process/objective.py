@@ -176,6 +176,7 @@ class Uncertainty(nn.Module):
     def __init__(self, objective: Objective, channels: Annotated[int, Ge(1)] = 128, seed: int = 0):
         super().__init__()
         self.objective = objective
+        self.prepare, self.begin, self.update = objective.prepare, objective.begin, objective.update
         generator = torch.Generator().manual_seed(seed)
         self.frequencies: Tensor
         self.phases: Tensor
@@ -189,12 +190,3 @@ class Uncertainty(nn.Module):
         features = 2**0.5 * torch.cos(torch.outer(noise, self.frequencies) + self.phases)
         u = (features * self.weight).sum(dim=1) / self.weight.shape[1] ** 0.5  # no product, which autocast would round
         return {**result, "loss": result["importance"] * (result["term"] / u.exp() + u)}
-
-    def prepare(self, denoiser: Denoiser, atoms: Atoms | None) -> None:
-        self.objective.prepare(denoiser, atoms)
-
-    def begin(self, step: int, total: int) -> None:
-        self.objective.begin(step, total)
-
-    def update(self, t: Tensor, term: Tensor) -> None:
-        self.objective.update(t, term)

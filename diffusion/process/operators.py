@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from diffusion.errors import UserError, first_line
+from diffusion.errors import UserError, refusing
 from diffusion.randomness import Streams
 
 Operator = Callable[[Tensor], Tensor]
@@ -52,12 +52,8 @@ def blur(x: Tensor, width: Annotated[float, Gt(0)] = 2.0) -> Tensor:
 
 def observe(operator: Operator, x0: Tensor, noise: float, streams: Streams) -> Tensor:
     """y (1, ...) of an image x0 (C, H, W), with noise from one stream. Raises UserError if A x0 cannot be computed."""
-    try:
+    with refusing(f"operator: it fails for an image of {tuple(x0.shape)}"):
         y = operator(x0[None])
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"operator: it fails for an image of {tuple(x0.shape)}: {first_line(error)}") from error
     return y + noise * streams.normal_like(y)
 
 

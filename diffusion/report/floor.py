@@ -7,7 +7,6 @@ It memorizes if its error on training images is lower than that on held-out imag
 claimed where the whole interval says so. Without any interval, it cannot be told.
 """
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from diffusion.files import read_table
 from diffusion.report import style
 from diffusion.report.page import Block, Chart, Section, write_files
 from diffusion.runs.folder import FLOOR, Run
@@ -52,8 +52,7 @@ def sentence(rows: Sequence[Row]) -> str:
     memory = "it memorizes: its error on training images is {} below that on held-out images"
     text = claim("behind", "best", low + "photograph of the image", "at no noise level is it shown to be under-fitted")
     text = f"{text[0].upper()}{text[1:]}; {claim('gap', 'held_out', memory, 'at none is it shown to memorize')}."
-    noisy = int(rows[0]["noisy"])
-    compared = int(rows[0].get("compared", noisy))  # earlier files have none
+    noisy, compared = (int(rows[0][name]) for name in ("noisy", "compared"))
     only = f" Under-fitting is judged by {compared} of {noisy} images: no other photograph has the label of the others."
     return text + only * (compared < noisy)
 
@@ -94,8 +93,7 @@ def floor_blocks(folder: Path) -> list[Block | None]:
     """The sentence and the chart; nothing without floor.csv."""
     if not (folder / FLOOR).is_file():
         return []
-    with (folder / FLOOR).open(encoding="utf-8", newline="") as text:
-        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(text)]
+    rows = [{key: float(value) for key, value in row.items()} for row in read_table(folder / FLOOR)]
     return [sentence(rows), Chart(CAPTION, floor(rows), "figures/floor.png")]
 
 

@@ -1,6 +1,5 @@
 """The report of a run: its figures, its README, and report.html, which have the same sections."""
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,7 +33,7 @@ from diffusion.report.study import is_study, write_study
 from diffusion.report.style import spread
 from diffusion.report.verdict import onward, place_of, recipe_command, verdict
 from diffusion.runs.folder import FLOOR, Run, bins_of, holds_checkpoints, validated_weights
-from diffusion.runs.record import CONFIG
+from diffusion.runs.record import CONFIG, read_json
 
 FACTS = {  # of run.json, with their names
     "steps": "steps", "total_steps": "steps of the whole run", "epochs": "epochs",
@@ -108,7 +107,7 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
     columns = ", ".join(f"{run.grids[i][0]:,}" for i in spread(len(run.grids), COLUMNS))
     strip = picture(SAMPLES, f"{CAPTIONS[SAMPLES]}{columns}.") if run.grids else None  # a page has it in "Training"
     trained = run.command == "train" and run.settings
-    asked = json.loads((folder / ASKED).read_text("utf-8")) if (folder / ASKED).is_file() else {}
+    asked = read_json(folder / ASKED)
     rows = [[f"`{key}`", *pair] for key, pair in from_default(run).items()] if trained else []
     last = str(run.info.get("command", ""))
     commands = [SHELL.format(recipe_command(run)) if trained else None]

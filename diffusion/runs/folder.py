@@ -5,21 +5,20 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
+from diffusion.config.build import plain_yaml
 from diffusion.config.choices import OF_INIT
-from diffusion.errors import UserError, first_line
+from diffusion.errors import UserError
 from diffusion.files import replace
 from diffusion.metric.record import Score
-from diffusion.runs.record import CONFIG, FILE, RunRecord
+from diffusion.runs.record import CONFIG, FILE, RunRecord, parsed, read_json
 
 SWEEP = "multirun.yaml"  # marks the folder of a sweep
 STUDY = "study.journal"  # of a search
@@ -28,7 +27,6 @@ SCORES, METRICS = "scores.json", "metrics.csv"
 REFEREE = "referee.json"  # see `metric.referee`
 FLOOR = "floor.csv"  # see `evaluation.floor`
 PARTS = ("run.json", METRICS, SCORES, CONFIG)
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times faster
 OURS = re.compile(rb'diffusion\.runs|job_folder|"command": "(python -m )?diffusion')  # in the records of our commands
 MEASURED = ("data", "schedule", "validation", "trainer.limit_val_batches")  # must be equal to compare errors, but for
 UNMEASURED = ("data.batch_size", "data.eval_batch_size", "data.global_batch_size", "data.flip", "validation.floor")
@@ -136,14 +134,7 @@ class Run:
     @cached_property
     def info(self) -> dict[str, Any]:
         """run.json."""
-
-        def parse(content: bytes) -> dict[str, Any]:
-            info: dict[str, Any] = {**json.loads(content)}
-            datetime.fromisoformat(info.get("started", "2000-01-01"))
-            math.fsum(info.get(key, 0) for key in ("seconds", "steps", "first_step", "total_steps"))  # all are numbers
-            return info
-
-        return _read(self.folder / FILE, parse, {})
+        return read_json(self.folder / FILE)
 
     @property
     def state(self) -> str:
@@ -158,7 +149,7 @@ class Run:
     @cached_property
     def referee(self) -> dict[str, Any]:
         """referee.json: the answers of the referee, and the faults of the samples."""
-        return _read(self.folder / REFEREE, lambda content: {**json.loads(content)}, {})
+        return read_json(self.folder / REFEREE)
 
     @property
     def faults(self) -> list[dict[str, Any]]:
@@ -248,19 +239,13 @@ def natural_order(path: Path) -> list[tuple[int, str]]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a yaml file."""
-
-    def parse(content: bytes) -> dict[str, Any]:
-        if b"*" in content and any(isinstance(each, yaml.AliasEvent) for each in yaml.parse(content, LOADER)):
-            raise ValueError("it has aliases, which can expand endlessly")
-        return {**yaml.load(content, LOADER)}
-
-    return _read(path, parse, {})
+    """The mapping in a yaml file; {} without one."""
+    return parsed(path, plain_yaml, {})
 
 
 def read_scores(folder: Path) -> list[Score]:
     """The scores in a folder's scores.json, oldest first."""
-    return _read(folder / SCORES, lambda content: [Score.from_json(record) for record in json.loads(content)], [])
+    return parsed(folder / SCORES, lambda content: [Score.from_json(record) for record in json.loads(content)], [])
 
 
 def append_scores(folder: Path, new: Sequence[Score]) -> None:
@@ -280,7 +265,7 @@ def read_rows(path: Path) -> list[dict[str, float]]:
         lines = list(csv.reader(content[: content.rfind(b"\n") + 1].decode("utf-8").splitlines()))
         return [{name: float(cell) for name, cell in zip(lines[0], line, strict=True) if cell} for line in lines[1:]]
 
-    return _read(path, parse, [])
+    return parsed(path, parse, [])
 
 
 def read_metrics(path: Path) -> dict[str, Series]:
@@ -307,13 +292,3 @@ def bins_of(metrics: Metrics, quantity: str) -> list[str]:
 def validated_weights(metrics: Metrics) -> str:
     """The weights that val/mse measures. (val/mse_raw is only logged in addition to the error of an average.)"""
     return "EMA weights" if "val/mse_raw" in metrics else "raw weights"
-
-
-def _read(path: Path, parse: Callable[[bytes], Any], missing: Any) -> Any:
-    """A parsed file, or `missing`. Raises UserError if it cannot be parsed."""
-    if not path.is_file():
-        return missing
-    try:
-        return parse(path.read_bytes())
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not readable ({first_line(error)}); restore it") from error

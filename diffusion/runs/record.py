@@ -12,7 +12,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,20 +27,29 @@ from diffusion.launch import TRIAL, queued_again
 FILE, CONFIG, LOCK = "run.json", "config.yaml", ".lock"
 
 
+def parsed(path: Path, parse: Callable[[bytes], Any], missing: Any) -> Any:
+    """A parsed file, or `missing`. Raises UserError if it cannot be parsed."""
+    if not path.is_file():
+        return missing
+    try:
+        return parse(path.read_bytes())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not readable ({first_line(error)}); restore it") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file; {} without one."""
+    return parsed(path, lambda content: {**json.loads(content)}, {})
+
+
 class RunRecord:
     """The run.json of a folder; `content` is empty if there is none."""
 
     def __init__(self, folder: Path):
         self.folder, self.path = folder, folder / FILE
-        self.content = self._read()
+        self.content = read_json(self.path)
         self.lock: BinaryIO | None = None  # the folder's lock, while held by this process
         self.previous: dict[Path, bytes] = {}  # the record and the configuration before the folder was claimed
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            return {**json.loads(self.path.read_text("utf-8"))}
-        except (OSError, ValueError, TypeError):
-            return {}
 
     @property
     def state(self) -> str:
@@ -111,8 +120,8 @@ class RunRecord:
         except BaseException as error:
             from diffusion.config import messages
 
-            with contextlib.suppress(OSError):  # such as of a full disk, which must not hide the reason
-                self.content = self._read()  # as its processes have written it
+            with contextlib.suppress(OSError, UserError):  # such as of a full disk, which must not hide the reason
+                self.content = read_json(self.path)  # as its processes have written it
                 if self.previous and "facts" not in self.content:
                     for file, content in self.previous.items():
                         replace(file, content)

@@ -120,7 +120,7 @@ class Page:
         if command == "edit":
             drawing, _, paste = edited(drawing, settings, restored, image, mask)
         images = drawing(restored.denoiser, settings.n, self.device, settings.n, None, after_step)
-        said = drawing.saturation(images)[1]
+        said = drawing.saturation(images)
         if paste:
             images = reduced(paste(images), LARGE // math.ceil(math.sqrt(settings.n)))
         weights, path = restored.weights.split()[-1], restored.path  # `0.08` of `ema 0.08`

@@ -17,7 +17,7 @@ from diffusion.config.build import make
 from diffusion.config.schema import INSTEAD, Train
 from diffusion.console import console, count, quiet_libraries
 from diffusion.data import to_unit
-from diffusion.errors import UserError, first_line
+from diffusion.errors import UserError, first_line, refusing
 from diffusion.launch import TRIAL, is_rank
 from diffusion.metric.precision import set_precision
 from diffusion.model.network import to_channels_last
@@ -91,10 +91,8 @@ def check_parts(run: Run, module: Diffusion) -> None:
             module.values(to_unit(first.images), given, lambda use: Streams([0, 0]), stored)
     except (RuntimeError, IndexError) as error:
         raise UserError(f"model: it does not fit the images or the objective ({first_line(error)})") from error
-    try:
+    with refusing("optimizer", "; --help optimizer lists settings that work"):
         optimizer = module.new_optimizer()
-    except (TypeError, ValueError) as error:
-        raise UserError(f"optimizer: {first_line(error)}; --help optimizer lists settings that work") from error
     module.lr_scheduler(optimizer, run.clock.total)
     short = copy.copy(drawing.sampler)
     short.steps = min(2, short.steps)

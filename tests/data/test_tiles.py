@@ -8,9 +8,10 @@ from PIL import Image
 
 from diffusion.data import Landscapes, sets
 from diffusion.data.images import read
-from diffusion.data.sets import HERE, table
+from diffusion.data.sets import HERE
+from diffusion.files import read_table
 
-WINDOWS = table("windows.csv")
+WINDOWS = read_table(HERE / "windows.csv")
 
 
 def test_no_photograph_is_in_two_splits_and_tiles_are_distributed_evenly() -> None:
@@ -36,7 +37,7 @@ def test_every_resolution_uses_the_same_windows(monkeypatch: pytest.MonkeyPatch)
     assert set(train.names) < set(small.splits["train"].names)
     assert set(train.sources) == set(small.splits["train"].sources)
     assert other.splits["val"].names == small.splits["val"].names
-    scenes = {row["file"]: row["scene"] for row in table("CREDITS.csv")}
+    scenes = {row["file"]: row["scene"] for row in read_table(HERE / "CREDITS.csv")}
     assert [other.classes[i] for i in train.labels.tolist()] == [scenes[photo] for photo in train.sources]
     assert min(other.class_counts("train")) > 0
     monkeypatch.setattr(sets, "read", lambda *_, **__: pytest.fail("the tiles were made again"))
@@ -44,7 +45,7 @@ def test_every_resolution_uses_the_same_windows(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_photographs_are_credited_and_have_a_scene() -> None:
-    rows = table("CREDITS.csv")
+    rows = read_table(HERE / "CREDITS.csv")
     assert {row["file"] for row in rows} == {path.name for path in (HERE / "photos").iterdir()}
     assert all(row["author"] and row["licence"] for row in rows)
     trained = {row["photo"] for row in WINDOWS if row["split"] == "train"}

@@ -13,7 +13,7 @@ from scipy.stats import beta
 from torch import Tensor
 
 from diffusion.data.module import Split
-from diffusion.evaluation.memorization import HIGHEST, calibrated, chance_of, luma, nearest, numbers
+from diffusion.evaluation.memorization import HIGHEST, calibrated, chance_of, luma, nearest
 
 
 def scenes(n: int, seed: int) -> Tensor:
@@ -99,4 +99,3 @@ def test_the_chance_counts_photographs_of_which_some_tiles_are_flagged() -> None
     assert chance_of(some, each) == pytest.approx(beta.ppf(0.975, 11, 90), rel=0.02)  # Clopper and Pearson's
     assert 2 * chance_of(some, each) < chance_of(some, of_ten)  # all of one photograph
     assert chance_of(some & False, of_ten) == pytest.approx(beta.ppf(0.975, 1, 10))
-    assert numbers([split(KNOWN[:4], 2), split(KNOWN[:3], 1)]).tolist() == [0, 1, 0, 1, 0, 0, 0]

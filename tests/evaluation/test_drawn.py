@@ -99,10 +99,9 @@ def test_black_samples_are_noticed_and_neither_photographs_nor_drawings_are_call
     assert saturated(torch.cat([black, 255 - black])).all()
     assert not saturated(stroke).any()
     half, guided = torch.cat([black, stroke]), replace(drawing(), guidance=AutoGuidance(2.0))
-    share, words = guided.saturation(half)
-    assert share == 0.5
+    words = guided.saturation(half)
     assert "20 of 40 images" in words
     assert "guidance.scale=2" in words
-    assert "guidance" not in drawing().saturation(half)[1]
+    assert "guidance" not in drawing().saturation(half)
     few = torch.cat([stroke, black[:2]])
-    assert guided.saturation(few) == guided.saturation(half, real=half) == (0.0, "")
+    assert guided.saturation(few) == guided.saturation(half, real=half) == ""

@@ -153,3 +153,11 @@ def test_a_start_that_fails_leaves_the_record_and_the_settings_of_the_earlier_ru
         raise ZeroDivisionError
     assert (tmp_path / CONFIG).read_text() == "seed: 1\n"
     assert RunRecord(tmp_path).content == {"state": "complete"}
+
+
+@pytest.mark.parametrize("content", ["", "[]"])
+def test_a_run_with_a_damaged_record_is_not_begun_again(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(UserError, match=r"run\.json: not readable .*; restore it"):
+        claim(tmp_path, [])
+    assert (tmp_path / "run.json").read_text() == content

@@ -216,9 +216,10 @@ def test_marked_runs_are_compared_on_a_live_page(served: Server, folder: Path, c
 def test_a_damaged_or_vanishing_file_does_not_break_other_pages(
     served: Server, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (folder / "sweep/0/scores.json").write_text("{")
-    assert get(served, "/page/demo")[0] == get(served, "/")[0] == 200
-    assert get(served, "/page/sweep/0")[0] == 404
+    for name in ("scores.json", "run.json"):
+        (folder / "sweep/0" / name).write_text("{")
+        assert get(served, "/page/demo")[0] == get(served, "/")[0] == 200
+        assert get(served, "/page/sweep/0")[0] == 404
     monkeypatch.setattr(watch.run, "run_sections", lambda run: 1 / 0)
     (folder / "demo/config.yaml").touch()
     status, text = get(served, "/page/demo")

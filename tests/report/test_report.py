@@ -64,14 +64,14 @@ def test_the_readme_has_the_facts_scores_figures_and_commands_of_the_run(run_fol
 def test_a_baseline_is_next_to_the_score_of_its_protocol(run_folder: Path) -> None:
     table = score_table(read_scores(run_folder))
     rows = [[cell.text for cell in row] for row in table.cells]
-    assert table.head == ["score", "value", "untrained network", "pure noise", "real images"]
-    assert rows[0] == ["fd_lite0", "123.4", "290.2", "301.5", "41.75"]
-    assert rows[1:] == [["kid_lite0", "0.0123", "—", "0.456 (n = 128)", "—"]]
+    assert table.head == ["score", "value", "pure noise", "real images"]
+    assert rows[0] == ["fd_lite0", "123.4", "301.5", "41.75"]
+    assert rows[1:] == [["kid_lite0", "0.0123", "0.456 (n = 128)", "—"]]
     made = source_text(read_scores(run_folder)[0])
     assert made == "samples, step=400, weights=ema, sampler=DDIM(steps=50, eta=0), seed=7"
     (row,) = score_table([Score("fd", 1.0, 9, "class sky", Reference("val, class sky"))]).cells
     assert row[0].text == "fd, class sky"
-    scores = [Score("fd", 1.0, 9), Score("fd", 2.0, 9, "untrained"), Score("fd", 3.0, 9)]
+    scores = [Score("fd", 1.0, 9), Score("fd", 2.0, 9, "noise"), Score("fd", 3.0, 9)]
     assert [[cell.text for cell in row[1:3]] for row in score_table(scores).cells] == [["3", "2"]]  # the latest
     names = ["fd_x", "kid_x", "coverage_x", "precision_x"]
     names += [*(f"train/{name}" for name in names), "copies"]

@@ -87,8 +87,6 @@ LISTS = "a: &a [x,x]\n" + "".join(f"{b}: &{b} [*{a},*{a}]\n" for a, b in zip("ab
     ("file", "content"),
     [
         ("run.json", "[]"),
-        ("run.json", '{"state": "complete", "steps": "seven"}'),
-        ("run.json", '{"state": "running", "started": "today"}'),
         ("scores.json", '[{"metric": "fd"}]'),
         ("scores.json", '[{"metric": "fd", "value": "low"}]'),
         ("config.yaml", LISTS),

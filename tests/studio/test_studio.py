@@ -113,7 +113,7 @@ def test_a_picture_that_is_not_there_is_asked_for(page):
 
 
 def test_a_large_picture_is_filled_at_its_own_size_and_saturated_pictures_are_told(page, monkeypatch):
-    monkeypatch.setattr(Drawing, "saturation", lambda *_: (1.0, "all are black"))
+    monkeypatch.setattr(Drawing, "saturation", lambda *_: "all are black")
     large = {"background": PICTURE.repeat(30, 0).repeat(30, 1), "layers": [np.zeros((240, 240, 4), np.uint8)]}
     large["layers"][0][:, 120:] = 255
     picture, said, _ = [*run(page, "edit", {"painted": large, "n": 1})][-1]
