@@ -76,7 +76,6 @@ PLAIN: dict[str, Any] = {"sampler": None, "weights": None, "seed": None, "step":
 SCORES = [
     score("samples", 123.4),
     score("noise", 301.5, **PLAIN),
-    score("untrained", 290.25),
     score("real", 41.75, **PLAIN),
     score("samples", 0.0123, metric="kid_lite0", std=0.0021),
     score("noise", 0.456, metric="kid_lite0", std=0.001, n=128, **PLAIN),

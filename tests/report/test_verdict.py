@@ -1,5 +1,6 @@
 """The verdict on a run: what the referee, the audit and the errors show, and where they show little or nothing."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -126,7 +127,8 @@ def test_the_next_step_fits_the_findings(
 def test_images_of_an_unknown_source_have_no_next_step(make_output: Make, tmp_path: Path) -> None:
     folder = make_output(tmp_path / "scored", "evaluate", scores=[])
     (folder / "config.yaml").write_text("images: samples.npz\nckpt: null\n")
-    (folder / "faults.json").write_text('[{"fault": "blur", "value": 1, "low": 2, "high": 8, "real": 4}]')
+    blur = {"fault": "blur", "value": 1, "low": 2, "high": 8, "real": 4}
+    (folder / "referee.json").write_text(json.dumps({"faults": [blur]}))
     found = verdict(Run(folder), "complete")
     assert (found.headline, found.step) == ("They are blurred. Not scored.", "")
     assert [*found.findings] == ["blur", "no scores"]

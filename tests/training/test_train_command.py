@@ -59,7 +59,7 @@ def test_a_run_writes_all_expected_files(command, tiny, tmp_path):
     assert {p.name for p in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"} | numbered
     assert "whole/" in out.splitlines()[-1]
     assert f"network with {json.loads((run / 'run.json').read_text())['parameters']:,} parameters" in out
-    assert "\nHow good is it? Too few samples for a judgement" in out
+    assert "\nHow good is it? They are speckled with colours, noisy" in out
 
 
 def test_sampling_costs_no_more_than_the_training_unless_it_is_asked_for(tiny, tmp_path):
