@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.v2.functional as V
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
@@ -280,6 +280,20 @@ def judged(name: str, images: Tensor, index: Tensor | None, folder: Path) -> dic
     return about | seen | {"copies": str(audit.source["flagged"]), "faults": "+".join(f["fault"] for f in run.faults)}
 
 
+def sheet(folder: Path) -> Image.Image:
+    """Eight images of each set in the folder, in two columns of rows with their names."""
+    files = [file for name in SETS if (file := folder / f"{name}.npz").is_file()]
+    rows, wide = -(-len(files) // 2), 8 * (SIDE + 2) + 120
+    picture = Image.new("RGB", (2 * wide, rows * (SIDE + 2)), "white")
+    draw = ImageDraw.Draw(picture)
+    for i, file in enumerate(files):
+        left, top = i // rows * wide, i % rows * (SIDE + 2)
+        draw.text((left + 2, top + 10), file.stem, fill="black")
+        for k, image in enumerate(np.load(file)["arr_0"][:: N // 8][:8]):
+            picture.paste(Image.fromarray(image), (left + 120 + k * (SIDE + 2), top))
+    return picture
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -301,3 +315,4 @@ if __name__ == "__main__":
             if not table.tell():
                 writer.writeheader()
             writer.writerow(row)
+    sheet(given.folder).save(given.folder / "sheet.png")
