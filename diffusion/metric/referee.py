@@ -2,9 +2,9 @@
 
 Each eye describes an image by numbers: a trained network, colours, the spectrum, patches of a Laplacian pyramid, and
 random convolutions. The filters of the last two are drawn with a seed made from the samples themselves, so nobody can
-optimise samples against them. Seen by one eye, with its numbers divided by their deviations over the training images,
-the samples x are at this energy distance from the training images y (Székely, Rizzo 2013), which is 0 on average for
-equal distributions:
+optimise samples against them. Seen by one eye, with its numbers divided by their deviations over all images, the
+samples x are at this energy distance from the training images y (Székely, Rizzo 2013), which is 0 on average for equal
+distributions:
 
     D = 2 E|x − y| − E|x − x′| − E|y − y′|.
 
