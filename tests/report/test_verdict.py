@@ -78,6 +78,10 @@ def test_copies_are_not_praised_for_being_near(make_run: Make, tmp_path: Path) -
     found = [Score("copies", 0.9, 250, low=0.85, high=0.93, source={"flagged": 225, "repeats": 225, "chance": 0.02})]
     vars(run).update({"scores": [*SCORES, *found], "referee": referee(answer("alike"))})
     assert verdict(run, "complete").headline == HEADLINES["copies"]
+    vars(run).update({"scores": SCORES})
+    unknown = verdict(run, "complete")
+    assert HEADLINES["not audited"] in unknown.headline
+    assert unknown.command.endswith("'audit=[pixels]'")
 
 
 @pytest.mark.parametrize(("flagged", "n", "held_out", "kind"), [
