@@ -175,10 +175,11 @@ def judged(found: Mapping[str, Any]) -> Findings:
 
 
 def telling(eyes: Sequence[str], total: int) -> str:
-    """`colours and patches tell them apart`, for some eyes of a total number of them."""
+    """`lite0, colours and patches tell them apart`, for some eyes of a total number of them."""
     if len(eyes) in (0, total):
         return f"{f'all {total} eyes tell' if eyes else 'none of the eyes tells'} them apart"
-    return f"{' and '.join(eyes)} tell{'s' * (len(eyes) == 1)} them apart"
+    words = " and ".join([", ".join(eyes[:-1]), eyes[-1]] if eyes[1:] else eyes)
+    return f"{words} tell{'s' * (len(eyes) == 1)} them apart"
 
 
 def copying(scores: Sequence[Score]) -> Findings:
