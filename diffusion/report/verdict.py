@@ -168,8 +168,8 @@ def judged(found: Mapping[str, Any]) -> Findings:
     findings = {f"further {kind}": f"Against further images of the {known} training photographs: {words}."}
     if others is not None:
         few, kind = held < FEW_PHOTOGRAPHS and others["verdict"] != "apart", others["verdict"]
-        words = telling(others["by"], eyes) + f", but {held} of them show only gross faults" * few
-        more = [f" With {n} held-out ones, {telling(by, eyes)}." for n, by in others["with"].items() if kind != "apart"]
+        words = telling(others["by"], eyes) + f", but only {held} are held out, which show only gross faults" * few
+        more = [f" With {n}, as simulated, {telling(by, eyes)}." for n, by in others["with"].items() if kind != "apart"]
         findings[f"others {'few' if few else kind}"] = f"Against other photographs: {words}.{''.join(more)}"
     return findings
 

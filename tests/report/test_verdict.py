@@ -46,7 +46,7 @@ MORE = {"20": ["patches"], "100": ["lite0", "colours", "patches"]}
     (SCORES, referee(answer("alike")), ["alike"], "none of 3 eyes tells them apart: nearer than two sets of 100"),
     (SCORES, referee(answer("unclear")), ["unclear"], "but they may be farther than two sets of 100"),
     (SCORES, referee(answer("apart", "lite0"), answer("alike", **{"with": MORE})), ["further apart", "others few"],
-     "6 of them show only gross faults. With 20 held-out ones, patches tells them apart. With 100"),
+     "only 6 are held out, which show only gross faults. With 20, as simulated, patches tells"),
     (SCORES, referee(answer("alike"), answer("alike", **{"with": {}}), 200), ["further alike", "others alike"],
      "Against other photographs: none of the eyes tells them apart."),
     (SCORES, referee(answer("apart", "lite0"), answer("apart", "lite0", **{"with": MORE})),
