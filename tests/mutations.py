@@ -325,6 +325,17 @@ FAULTS = {
             "row * scale * images.shape[-2] + top",
         ),
     ],
+    "metric/test_referee.py": [
+        ("the filters are known before the samples", 'generator_for("eye", seed)', 'generator_for("eye")'),
+        ("each eye has a margin of its own", "rank.amin(dim=0)", "rank[0]"),
+        (
+            "tiles of the chosen photographs are on both sides",
+            "rest[draw] = ~own[photograph]",
+            "rest[draw] = ~chosen[draw]",
+        ),
+        ("no standard error: few samples are near by chance", "value + ONE_SIDED * error", "value"),
+        ("an image is its own pair", "xx / (n * (n - 1)) - yy", "xx / (n * n) - yy"),
+    ],
     "metric/test_score.py": [
         ("reference: only the pool of the features is kept", "features[order], photo", "features[order][:POOL], photo"),
         ("reference: pairwise metrics use all features", "reference.features[:POOL]", "reference.features"),
