@@ -10,6 +10,8 @@ samples before and after the fine-tuning. The defaults listed below are those of
 """
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,10 +41,10 @@ def main() -> None:
         compose_and_finetune(words)
 
 
-def finetune(settings: Train, folder: Path, words: list[str]) -> None:
+def finetune(settings: Train, folder: Path, words: list[str], work: Callable[..., Any] = jobs.start) -> Any:
     """Train with the settings that `tuned` has made."""
     typed = [word.lstrip("+") for word in words[4:] if not word.startswith("hydra.output_subdir")]  # jobs lack it
-    jobs.start(settings, folder, [str(settings.init), str(settings.data["root"]), *typed], "finetune")
+    return work(settings, folder, [str(settings.init), str(settings.data["root"]), *typed], name="finetune")
 
 
 def tuned(values: dict[str, Any], words: list[str]) -> dict[str, Any]:
@@ -73,7 +75,7 @@ def few_and_large(data: dict[str, Any]) -> bool | None:
     return tiles
 
 
-compose_and_finetune = command("train", Train, __doc__, finetune, completed=tuned)
+compose_and_finetune = command("train", Train, __doc__, finetune, partial(finetune, work=jobs.run_job), tuned)
 
 if __name__ == "__main__":
     main()

@@ -7,12 +7,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusion.errors import command_line
+from diffusion.errors import command_line, shown
 from diffusion.metric.record import FEW
 from diffusion.report.compare import Column, Comparison
 from diffusion.report.faults import headline
 from diffusion.report.scores import number
-from diffusion.report.verdict import Findings, Verdict, called, like_noise, longer, recipe_command
+from diffusion.report.verdict import Findings, Verdict, called, like_noise, longer, model_of, recipe_command
 from diffusion.runs.folder import is_sweep
 
 QUESTION = "Which is best?"
@@ -30,7 +30,8 @@ def ranking(comparison: Comparison, folder: Path) -> Verdict:
     if len(rows) < 2:
         return Verdict(QUESTION, "There is only one recipe, so nothing is ranked.", {})
     if main is None:
-        command = command_line("evaluate", [*runs[0].own, "-m", "ckpt=" + ",".join(str(run.folder) for run in runs)])
+        models = "ckpt=" + ",".join(model_of(run) for run in runs)
+        command = command_line("evaluate", [*runs[0].own, "-m", models])
         return Verdict(
             QUESTION, "No number here can rank the recipes.", {}, step="Score their samples.", command=command
         )
@@ -85,13 +86,13 @@ def next_step(comparison: Comparison, main: Column, folder: Path) -> tuple[str, 
     run = best.runs[0]
     if run.command != "train":
         how = [word for word in run.overrides if re.match(DRAWING, word)]
-        return "Draw with the best.", command_line("sample", [*run.own, f"ckpt={run.config.get('ckpt')}", *how, "n=64"])
+        return "Draw with the best.", command_line("sample", [*run.own, f"ckpt={model_of(run)}", *how, "n=64"])
     if like_noise(run.scores):
         return "Train for longer: the best is not shown to be better than noise.", recipe_command(run, longer(run))
     if main.shown[second]:
         return "Train the best for twice as long.", recipe_command(run, longer(run))
     last = max(run.seeds[0] for row in (best, after) for run in row.runs)
     new = ",".join(str(last + i) for i in range(1, 1 + max(2, len(best.runs))))
-    place = [f"hydra.sweep.dir={folder}"] * is_sweep(folder)
+    place = [f"hydra.sweep.dir={shown(str(folder))}"] * is_sweep(folder)
     lines = [recipe_command(row.runs[0], "-m", f"seed={new}", *place) for row in (best, after)]
     return "Train the two best with more seeds." + " The new runs join this page." * len(place), " && \\\n".join(lines)

@@ -109,11 +109,10 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
     trained = run.command == "train" and run.settings
     asked = read_json(folder / ASKED)
     rows = [[f"`{key}`", *pair] for key, pair in from_default(run).items()] if trained else []
-    last = str(run.info.get("command", ""))
+    (name, *last) = run.commands[-1] if run.commands else ["train"]
     commands = [SHELL.format(recipe_command(run)) if trained else None]
-    if "ckpt=" in last:
-        last = last.replace("diffusion train", command_line("train", run.own), 1)
-        commands += ["The run was resumed by:", SHELL.format(last)]
+    if any(word.startswith("ckpt=") for word in last):
+        commands += ["The run was resumed by:", SHELL.format(command_line(name, [*run.own, *last]))]
     details: dict[str, Sequence[Block | None]] = {
         "More samples": [images.gallery(run, "Samples after those at the top.", images.FIRST, images.MORE)],
         "Nearest real images": images.figure(folder, COPIES, CAPTIONS[COPIES]),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion.config.schema import SCORED
-from diffusion.errors import command_line, override, resume_command, shown
+from diffusion.errors import command_line, resume_command, shown
 from diffusion.metric.record import FEW, FEW_PHOTOGRAPHS, Score
 from diffusion.report.faults import SHOWN, headline, sentence
 from diffusion.report.page import SHELL, Section, escaped, listed
@@ -238,19 +238,18 @@ def limits(run: Run) -> list[str]:
     return [*few, *LIMITS] if distances else []
 
 
-def recipe_command(run: Run, *more: str) -> str:
-    """The command that trains the run's recipe from the start, with more overrides, which replace its own."""
-    last = str(run.info.get("command", ""))
-    every = " ".join([*run.info.get("earlier_commands", []), last]).replace("'", "").split()
-    typed = [word for word in every if "=" in word and not word.startswith(("ckpt=", "hydra."))]
-    given = [*run.overrides, *typed * ("ckpt=" in last or not run.record)]  # it was resumed, or not started by Hydra
-    if tuned := not run.record and run.config.get("name") == "finetune":
-        given = [f"init={run.config['init']}", f"data.root={run.config['data']['root']}", *typed]
-    keys = {word.partition("=")[0] for word in more}
-    words = {key: word for word in given if (key := word.partition("=")[0]) not in keys}
-    words |= {word.partition("=")[0]: word for word in more}
-    places = [words.pop(key).partition("=")[2] for key in ("init", "data.root") if tuned]
-    return command_line("finetune" if tuned else "train", [*run.own, *places, *words.values()])
+def recipe_command(run: Run, *more: str, init: Path | None = None) -> str:
+    """The command that trains the run's recipe from the start, with more words, which replace its own, or weights."""
+    name = run.commands[0][0] if run.commands else "train"
+    places = ("init", "data.root") if name == "finetune" else ()  # which its first words are
+    words = dict(zip(places, run.commands[0][1:] if places else (), strict=False))
+    typed = [word for each in run.commands for word in each[1:] if not word.startswith(("ckpt=", "hydra"))]
+    for word in [*run.overrides, *typed[len(places) :], *more]:
+        words.pop(key := word.partition("=")[0], None)
+        words[key] = word
+    if init:
+        words["init"] = str(init) if places else f"init={shown(str(init))}"
+    return command_line(name, [*run.own, *words.values()])
 
 
 def longer(run: Run) -> str:
@@ -263,8 +262,7 @@ def longer(run: Run) -> str:
 def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
     """The most useful next step after these findings, in words, and its command; empty while the run goes on."""
     place, config, guided = place_of(run), run.config, run.settings.get("guidance")
-    model = override("ckpt", place if run.command == "train" else config.get("ckpt"))
-    sample, audit = (f"{command_line(name, run.own)} {model}" for name in ("sample", "evaluate"))
+    sample, audit = (command_line(name, [*run.own, f"ckpt={model_of(run)}"]) for name in ("sample", "evaluate"))
     shorter = recipe_command(run, f"trainer.max_steps={run.info.get('total_steps', 2) // 2}")
     mend = treatment(run, findings)
     early = recipe_command(run, "guidance=early")
@@ -297,8 +295,8 @@ def treatment(run: Run, findings: Findings) -> tuple[str, str] | None:
     trained, known = run.command == "train", dict[str, tuple[str, str]]()
     found, rate = [fault["fault"] for fault in run.faults], (run.settings.get("optimizer") or {}).get("lr")
     if run.settings.get("guidance"):
-        model = override("ckpt", place_of(run) if trained else run.config.get("ckpt"))
-        dynamic = f"{command_line('sample', run.own)} {model} n=64 threshold@sampler.threshold=dynamic"
+        words = [*run.own, f"ckpt={model_of(run)}", "n=64", "threshold@sampler.threshold=dynamic"]
+        dynamic = command_line("sample", words)
         known["saturated"] = "Draw with a dynamic threshold, and compare the pictures.", dynamic
     elif trained and "rough" in found and rate:
         lower = "Train with a tenth of the learning rate.", recipe_command(run, f"optimizer.lr={rate / 10:g}")
@@ -313,9 +311,14 @@ def place_of(run: Run) -> Path:
     return Path(min(os.path.relpath(run.folder), str(run.folder.resolve()), key=len))
 
 
+def model_of(run: Run) -> str:
+    """The model of a run or an evaluation, as an override names it."""
+    return shown(str(place_of(run)) if run.command == "train" else run.config.get("ckpt"))
+
+
 def onward(run: Run) -> str:
     """The command that trains for as many steps again: from a checkpoint, or from the weights if only they are kept."""
     place, kept = place_of(run), run.settings.get("checkpoint", {}).get("finished")
     if kept == "weights" or not any(run.folder.glob("checkpoints/*.ckpt")):
-        return recipe_command(run, f"init={shown(place)}")
+        return recipe_command(run, init=place)
     return f"{resume_command(place, run.own)} {longer(run)}"

@@ -32,6 +32,7 @@ from diffusion.console import console
 from diffusion.errors import Interrupted, UserError, nearest
 from diffusion.runs import naming
 from diffusion.runs.folder import SWEEP, check_output
+from diffusion.runs.record import LOCK
 
 S = TypeVar("S", bound=Settings)
 Task = Callable[[S, Path, list[str]], Any]
@@ -82,7 +83,8 @@ def command(
                 sys.exit(stop.status)
             except Exception as error:
                 for folder in [folder for folder, _ in single] or naming.made[-1:]:
-                    if folder in naming.made and {it.name for it in folder.glob("*")} <= {".hydra", naming.MARK, SWEEP}:
+                    names = {each.name for each in folder.glob("*")}
+                    if folder in naming.made and names <= {".hydra", LOCK, naming.MARK, SWEEP}:
                         shutil.rmtree(folder, ignore_errors=True)  # nothing was begun
                     if isinstance(error, OSError) and error.errno in messages.UNWRITABLE:
                         error.filename = error.filename or str(folder)
@@ -131,7 +133,12 @@ def resumed_run(words: list[str]) -> tuple[Path, dict[str, Any]] | None:
     folder = Path(str(given["hydra.run.dir"])).absolute()
     file = folder / "config.yaml"
     if not file.is_file():
-        return None
+        if {*given} & {*groups()}:
+            return None  # it is started
+        raise UserError(
+            f"{folder}: no run to resume, as it has no config.yaml (diffusion status lists the runs); with a recipe, a "
+            "run is started, or resumed if there is one: experiment=NAME hydra.run.dir=RUN ckpt=auto"
+        )
     check_output(folder)
     console.print(f"resuming with the settings in {file}")
     return folder, changed(plain_config(file.read_text("utf-8"), file), overrides, folder)

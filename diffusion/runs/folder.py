@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +28,7 @@ SCORES, METRICS = "scores.json", "metrics.csv"
 REFEREE = "referee.json"  # see `metric.referee`
 FLOOR = "floor.csv"  # see `evaluation.floor`
 PARTS = ("run.json", METRICS, SCORES, CONFIG)
-OURS = re.compile(rb'diffusion\.runs|job_folder|"command": "(python -m )?diffusion')  # in the records of our commands
+OURS = re.compile(rb'diffusion\.runs|job_folder|"command": \[?\s*"(python -m )?diffusion')  # in our records
 MEASURED = ("data", "schedule", "validation", "trainer.limit_val_batches")  # must be equal to compare errors, but for
 UNMEASURED = ("data.batch_size", "data.eval_batch_size", "data.global_batch_size", "data.flip", "validation.floor")
 
@@ -108,6 +109,12 @@ class Run:
         sources = self.record.get("runtime", {}).get("config_sources", [])
         paths = [each["path"] for each in sources if each["provider"] == "command-line"]
         return [word for path in paths for word in ("--config-dir", min(os.path.relpath(path), path, key=len))]
+
+    @cached_property
+    def commands(self) -> list[list[str]]:
+        """The commands that have trained here, oldest first: the name and the words of each, as run.json has them."""
+        typed = filter(None, [*self.info.get("earlier_commands", []), self.info.get("command")])
+        return [(shlex.split(each) if isinstance(each, str) else each)[1:] for each in typed]  # older records: a string
 
     @cached_property
     def choices(self) -> dict[str, str]:

@@ -30,7 +30,7 @@ from diffusion.launch import queued_again, slurm_job
 from diffusion.runs.folder import SWEEP, check_output
 
 MARK = ".slurm"  # the file in a folder that names the launch that created it
-made: list[Path] = []  # by `new_folder` in this process
+made: list[Path] = []  # by `new_folder` in this process, or for a run by Hydra
 UNNAMED = ("ckpt=auto", "ckpt=last", "ckpt=null")  # a job may resume or not; a path to resume from identifies it
 
 
@@ -99,6 +99,8 @@ class Sweep(Callback):
         with contextlib.suppress(OmegaConfBaseException):  # Hydra reports that it cannot create the folder
             if status := exit_status(lambda: check_output(config.hydra.run.dir)):
                 sys.exit(status)
+            if not (folder := Path(config.hydra.run.dir).absolute()).exists():
+                made.append(folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called before the sweeper starts."""

@@ -10,7 +10,6 @@ import fcntl
 import json
 import os
 import platform
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -20,7 +19,7 @@ from typing import Any, BinaryIO
 import yaml
 
 from diffusion.config.schema import Settings
-from diffusion.errors import Interrupted, UserError, command_line, first_line
+from diffusion.errors import Interrupted, UserError, first_line
 from diffusion.files import lock, replace
 from diffusion.launch import TRIAL, queued_again
 
@@ -49,7 +48,8 @@ class RunRecord:
         self.folder, self.path = folder, folder / FILE
         self.content = read_json(self.path)
         self.lock: BinaryIO | None = None  # the folder's lock, while held by this process
-        self.previous: dict[Path, bytes] = {}  # the record and the configuration before the folder was claimed
+        # The record and the configuration before the folder was claimed, None for a file that did not exist.
+        self.previous: dict[Path, bytes | None] = {}
 
     @property
     def state(self) -> str:
@@ -64,14 +64,18 @@ class RunRecord:
             return "died" if isinstance(error, FileNotFoundError) else state
         return "died"
 
-    def begin(self, command: str) -> None:
-        """Record that a run begins in the folder, with this command, or begins again after it has lost a process."""
+    def begin(self, command: Sequence[str]) -> None:
+        """Record that a run begins in the folder, or begins again after it has lost a process.
+
+        Args:
+            command: its name and its words.
+        """
         before, self.previous = self.content, {}
-        goes_on = before and re.search(r"ckpt=(auto|last)\b", command) and "experiment=" not in command
-        earlier = [*before.get("earlier_commands", []), before.get("command", "")] if goes_on else []
+        goes_on = before and {"ckpt=auto", "ckpt=last"} & {*command} and "experiment=" not in " ".join(command)
+        earlier = [*before.get("earlier_commands", []), before.get("command", [])] if goes_on else []
         self.content = {
-            "state": "running", "started": now(), "command": command, "host": platform.node(), "pid": os.getpid(),
-            "earlier_commands": earlier,
+            "state": "running", "started": now(), "command": ["diffusion", *command], "earlier_commands": earlier,
+            "host": platform.node(), "pid": os.getpid(),
         }  # fmt: skip
         self.continue_from(self.folder)
         replace(self.path, json.dumps(self.content, indent=1))
@@ -113,18 +117,25 @@ class RunRecord:
     def running(self) -> Iterator[None]:
         """Context of the run, which is then recorded as failed or interrupted if it has not completed.
 
-        If it ends before it has begun to train, the record and the settings of the folder's previous run are restored.
+        If it ends before it has begun to train, the folder has the record and the settings of its previous run again,
+        or none. A job of a sweep is recorded as failed then.
         """
         try:
             yield
         except BaseException as error:
             from diffusion.config import messages
 
+            if not self.path.is_file():
+                gone = "it was moved or removed while its run was alive, which has ended; resume it where it is now"
+                raise UserError(f"{self.folder}: {gone}") from error
             with contextlib.suppress(OSError, UserError):  # such as of a full disk, which must not hide the reason
                 self.content = read_json(self.path)  # as its processes have written it
                 if self.previous and "facts" not in self.content:
                     for file, content in self.previous.items():
-                        replace(file, content)
+                        if content is None:
+                            file.unlink()
+                        else:
+                            replace(file, content)
                 elif self.content.get("state") != "complete":
                     stopped = isinstance(error, Interrupted | KeyboardInterrupt)
                     known = error if stopped else messages.explain(error, "train")
@@ -136,7 +147,7 @@ class RunRecord:
                 self.lock.close()
 
 
-def claim(folder: Path, words: Sequence[str], name: str = "train") -> RunRecord:
+def claim(folder: Path, words: Sequence[str], name: str = "train", job: bool = False) -> RunRecord:
     """Begin a run of the command `name` in `folder`, holding its lock. Only one of two simultaneous claims succeeds.
 
     Raises UserError if a run is alive there: two would destroy each other's checkpoints.
@@ -155,9 +166,9 @@ def claim(folder: Path, words: Sequence[str], name: str = "train") -> RunRecord:
         ) from None
     record = RunRecord(folder)
     record.lock = held
-    previous = {file: file.read_bytes() for file in (record.path, folder / CONFIG) if file.is_file()}
-    record.begin(command_line(name, words))
-    record.previous = previous
+    previous = {file: file.read_bytes() if file.is_file() else None for file in (record.path, folder / CONFIG)}
+    record.begin([name, *words])
+    record.previous = {} if job and previous[record.path] is None else previous
     return record
 
 

@@ -79,7 +79,7 @@ def begin(
                 f"{folder} contains checkpoints of another run (see its {CONFIG}): ckpt=auto resumes from them, "
                 "another hydra.run.dir or hydra.sweep.dir keeps them, ckpt=null overwrites them"
             )
-    record = claim(folder, words, name)
+    record = claim(folder, words, name, job)
     replace(folder / CONFIG, config_text(settings))
     return settings, record
 
@@ -166,7 +166,7 @@ def ending_on_signals() -> Iterator[None]:
         raise
 
 
-def run_job(settings: Train, folder: Path, words: Sequence[str]) -> Any:
+def run_job(settings: Train, folder: Path, words: Sequence[str], name: str = "train") -> Any:
     """Run a job of a sweep in its own process, unless it is already complete. Returns its result.
 
     A sweeper optimizes the result, a list if `sweep.score` is one. If a number is missing, it is None.
@@ -175,7 +175,7 @@ def run_job(settings: Train, folder: Path, words: Sequence[str]) -> Any:
         raise UserError("torchrun starts the processes of one run, not of a sweep: use -m trainer.devices=N instead")
     again = f"rerun the same command with {override('hydra.sweep.dir', folder.parent)} to repeat what is not complete"
     try:
-        if begun := begin(settings, folder, words, job=True):
+        if begun := begin(settings, folder, words, job=True, name=name):
             if multiprocessing.current_process().name.startswith("LokyProcess"):
                 prepare_worker(devices_of(settings.trainer))
             run_in_processes(*begun)

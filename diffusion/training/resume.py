@@ -148,7 +148,7 @@ def inherited(values: dict[str, Any], words: Sequence[str], everything: bool = F
     return values | changed(nodes, changes, path) | {"data": values["data"] | data}
 
 
-def start_from(init: str, network: nn.Module, config: Mapping[str, Any], command: str = "") -> None:
+def start_from(init: str, network: nn.Module, config: Mapping[str, Any], command: Sequence[str] = ()) -> None:
     """Copy those weights of a model into `network` that match its own by name and shape, and print their number.
 
     The averaged weights are used if there are any. The other weights of `network` keep their initial values.
@@ -165,8 +165,7 @@ def start_from(init: str, network: nn.Module, config: Mapping[str, Any], command
     fitting = [name for name in own if name in found and found[name].shape == own[name].shape]
     fit, whole = (sum(own[name].numel() for name in names) for names in (fitting, own))
     if 2 * fit < whole:
-        words = shlex.split(command)
-        fix = shlex.join(word for word in words if not re.match(r"[+~]*model\b", word))
+        fix = shlex.join(word for word in command if not re.match(r"[+~]*model\b", word))
         raise UserError(
             f"init={path}: only {fit:,} of the network's {whole:,} numbers are in it; without settings of the model, "
             f"the network is that of init: {fix}"

@@ -72,8 +72,7 @@ def prepare(settings: Train, folder: Path, record: RunRecord | None) -> tuple[Ru
     if resumed is not None:
         resumed.check(module.state_dict(), run.data.keys, run.clock.total, folder)
     elif settings.init is not None:
-        command = RunRecord(folder).content.get("command", "")
-        start_from(settings.init, module.denoiser.network, settings.model_dump(), command)
+        start_from(settings.init, module.denoiser.network, settings.model_dump(), RunRecord(folder).content["command"])
     equip(trainer, run, module)
     begin(trainer, run)
     return run, module, trainer

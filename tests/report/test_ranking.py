@@ -22,7 +22,7 @@ class Made:
     command: str
     state: str = "complete"
     folder: Path = Path("run")
-    record: str = "hydra.yaml"
+    commands: Any = ()
     own: tuple[str, ...] = ()
     info: Any = field(default_factory=dict)
     faults: Any = ()

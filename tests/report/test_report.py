@@ -171,7 +171,7 @@ def test_users_text_is_escaped_everywhere(run_folder: Path, make_run: Make, tmp_
         (folder / "config.yaml").write_text(
             config.replace("  size: 32", f"  size: {json.dumps(HOSTILE + folder.name)}")
         )
-        info = json.loads((folder / "run.json").read_text()) | {"reason": HOSTILE, "command": HOSTILE}
+        info = json.loads((folder / "run.json").read_text()) | {"reason": HOSTILE, "command": [HOSTILE] * 3}
         (folder / "run.json").write_text(json.dumps(info))
         write_report(folder, linear(100))
     assert report([str(tmp_path / "other"), str(run_folder)]) == 0

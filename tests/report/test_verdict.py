@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffusion.errors import command_line
 from diffusion.metric.record import Reference, Score
 from diffusion.report.verdict import HEADLINES, closeness, copying, recipe_command, training, verdict
 from diffusion.runs.folder import Run, Series
@@ -153,13 +152,13 @@ def test_other_seeds_are_for_a_run_whose_error_no_longer_falls(
 
 
 def test_the_recipe_of_a_fine_tuned_run_names_its_model_and_its_photographs(make_run: Make, tmp_path: Path) -> None:
-    typed = "diffusion finetune demo PHOTOS hydra.run.dir=X ema.decay=0.9"
+    typed = ["diffusion", "finetune", "demo", "MY PHOTOS", "hydra.run.dir=X", "ema.decay=0.9"]
     folder = make_run(tmp_path / "tuned", info={"command": typed})
     config = (folder / "config.yaml").read_text("utf-8").replace("  size: 32", "  root: MY PHOTOS")
     (folder / "config.yaml").write_text(config.replace("name: demo", "name: finetune\ninit: demo"), "utf-8")
     assert recipe_command(Run(folder), "seed=1") == "diffusion finetune demo 'MY PHOTOS' ema.decay=0.9 seed=1"
-    assert recipe_command(Run(folder), "init=RUN") == "diffusion finetune RUN 'MY PHOTOS' ema.decay=0.9"
+    assert recipe_command(Run(folder), init=Path("RUN")) == "diffusion finetune RUN 'MY PHOTOS' ema.decay=0.9"
     for words in (["trainer.max_steps=700", "seed=1"], ["trainer.max_steps=800"]):  # it is resumed twice
-        RunRecord(folder).begin(command_line("train", ["hydra.run.dir=X", "ckpt=auto", *words]))
-    again = "diffusion finetune demo 'MY PHOTOS' ema.decay=0.9 trainer.max_steps=800 seed=1"
+        RunRecord(folder).begin(["train", "hydra.run.dir=X", "ckpt=auto", *words])
+    again = "diffusion finetune demo 'MY PHOTOS' ema.decay=0.9 seed=1 trainer.max_steps=800"
     assert recipe_command(Run(folder)) == again

@@ -15,6 +15,7 @@ from diffusion.checkpoint.restore import network_weights
 from diffusion.config.build import make
 from diffusion.errors import UserError
 from diffusion.finetune import few_and_large
+from diffusion.runs.record import RunRecord
 from diffusion.training.resume import start_from
 
 SHORT = ["trainer.max_steps=1", "samples.n=0", "optimizer.lr=1e-30", "optimizer.weight_decay=0"]
@@ -58,7 +59,7 @@ def test_a_model_that_is_missing_or_has_less_than_half_of_the_weights_is_refused
     with pytest.raises(UserError, match="init=nowhere: no such file"):
         start_from("nowhere", make(settings(tiny).model, "model"), {})
     other = settings([*tiny, "model.channels=[12,24]"])
-    given = "diffusion train init=RUN model=unet_tiny '++model.channels=[12,24]' seed=1"
+    given = ["diffusion", "train", "init=RUN", "model=unet_tiny", "++model.channels=[12,24]", "seed=1"]
     with pytest.raises(UserError, match=r"only [\d,]+ of .* numbers are in it; .*: diffusion train init=RUN seed=1$"):
         start_from(str(first), make(other.model, "model"), other.model_dump(), given)
 
@@ -102,9 +103,9 @@ def test_finetune_takes_all_settings_of_the_model_but_the_images(command, first,
     assert {key for key in new if new[key] != expected[key]} == {"trainer", "optimizer", "samples"}
     assert new["optimizer"]["lr"] < theirs["optimizer"]["lr"]
     assert (tmp_path / "run/samples/step-00000000.png").is_file()
-    record = (tmp_path / "run/run.json").read_text()
-    assert f"finetune {model} {photos} data.val=8" in record
-    assert '"left_out": 1,' in record
+    record = RunRecord(tmp_path / "run").content
+    assert record["command"][1:5] == ["finetune", str(model), str(photos), "data.val=8"]
+    assert record["left_out"] == 1
 
 
 def test_finetune_cuts_a_few_large_photographs_into_tiles(tmp_path):
@@ -120,7 +121,8 @@ def test_finetune_says_what_it_expects(command, tmp_path):
     assert (status, said.count("\n")) == (2, 1)
     assert "none of 0 files is a usable image" in said
     command("finetune", ["demo", str(tmp_path), "-m", "optimizer.lr=1e-4", "seed=0", "hydra.sweep.dir=sweep"])
-    assert f"demo {tmp_path} optimizer.lr=0.0001 seed=0" in (tmp_path / "sweep/0/run.json").read_text()
+    words = ["demo", str(tmp_path), "optimizer.lr=0.0001", "seed=0"]
+    assert RunRecord(tmp_path / "sweep/0").content["command"][2:] == words
 
 
 def test_the_initial_model_is_read_only_at_the_start_of_the_run(tiny, first, tmp_path):
