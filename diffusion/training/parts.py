@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from diffusion.config.build import Facts, check_node, make
+from diffusion.config.choices import groups
 from diffusion.config.schema import SCORED, Train
 from diffusion.console import console
 from diffusion.data import ImageData
@@ -42,8 +43,8 @@ STEP = 3  # evaluations of the network in a training step, per image: the backwa
 class Run:
     """A run before its first step: the objects that its settings describe, and what follows from them and the data.
 
-    The images are read after most objects are built, because that may take long. Attributes are named as the settings,
-    besides
+    The settings are checked, then the images are read, which may take long, then everything is built. Attributes are
+    named as the settings, besides
         inputs: arguments of the network that follow from other settings and the data, see `inputs_of`;
         widths: the channels of the condition, `picture` and `vector` of the denoiser;
         worse: the weaker model that the guidance uses;
@@ -66,14 +67,14 @@ class Run:
         self, settings: Train, folder: Path, record: RunRecord | None, resumed: Resumed | None = None, devices: int = 1
     ):
         self.settings, self.folder, self.record, self.resumed, self.devices = settings, folder, record, resumed, devices
-        for group in ("trainer", "logger", "callbacks", "features", "metrics"):  # built after the images are read
-            check_node(settings.model_dump().get(group), group)
+        for group, node in settings.model_dump().items():
+            if group in groups() and group != "guidance":
+                check_node(node, group)
+        self.guidance, self.worse = make_guidance(settings.guidance, None)
         self.data: ImageData = make(settings.data, "data", ImageData)
-        self.augmentation: Augmentation | None = (
-            make(settings.augmentation, "augmentation") if settings.augmentation else None
-        )
-        self.crops: Crops | None = make(settings.crops, "crops") if settings.crops else None
-        self.condition: Condition | None = make(settings.condition, "condition") if settings.condition else None
+        self.augmentation: Augmentation | None = optional(settings.augmentation, "augmentation")
+        self.crops: Crops | None = optional(settings.crops, "crops")
+        self.condition: Condition | None = optional(settings.condition, "condition")
         self.data.condition, self.widths = self.condition, {}
         if self.condition is not None:
             self.widths = self.condition.widths(self.data.shape)
@@ -81,10 +82,12 @@ class Run:
                 raise UserError("condition: its pictures stay as they are; set augmentation=none crops=none")
             if settings.validation.floor:
                 raise UserError(CONDITIONAL)
-        self.inputs = inputs_of(settings, self.augmentation, widths=self.widths)
+        self.read_images()
+        if self.guidance is not None and self.worse is not None:
+            check_worse(self.guidance, self.worse, self.data.shape, self.data.classes)
+        self.inputs = inputs_of(settings, self.augmentation, len(self.data.classes), self.widths)
         self.network = self.build_network()
         check_size(settings, self.data, self.network, self.crops)
-        self.guidance, self.worse = make_guidance(settings.guidance, None)
         self.schedule: Schedule = make(settings.schedule, "schedule", Schedule)
         self.prediction: Prediction = make(settings.prediction, "prediction", Prediction)
         self.objective: Any = make(settings.objective, "objective", nn.Module)
@@ -92,42 +95,34 @@ class Run:
         self.sampler.grid(self.schedule, self.sampler.steps)  # raises if a schedule's table has fewer steps
         self.optimizer: Any = make(settings.optimizer, "optimizer")  # parameters -> Optimizer
         self.lr_scheduler: Any = make(settings.lr_scheduler, "lr_scheduler")  # (optimizer, total_steps) -> LambdaLR
-        chosen = make(settings.ema, "ema", Callback) if settings.ema else None
-        self.ema: EMA | None = average_for(self.optimizer, chosen)
-        self.extractor: FeatureExtractor | None = (
-            make(settings.features, "features", FeatureExtractor) if settings.score.n != 0 else None
-        )
-        self.read_images()
+        self.ema: EMA | None = average_for(self.optimizer, optional(settings.ema, "ema", Callback))
+        scored = settings.score.n != 0
+        self.extractor: FeatureExtractor | None = optional(scored and settings.features, "features", FeatureExtractor)
         self.clock = clock_of(settings, self.data, devices, resumed)
         self.facts = self.make_facts()
         self.drawing = self.make_drawing()
         self.scored, self.shown = self.affordable()
         self.scorer = self.make_scorer()
 
+    def read_images(self) -> None:
+        """Read the images, and list the files that cannot be read, even if such a file ends the run."""
+        try:
+            self.data.setup()
+        finally:
+            if self.data.report and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                replace(self.folder / "data_report.json", json.dumps(self.data.report, indent=1))
+
     def build_network(self) -> nn.Module:
         """Build the network, with initial weights that depend on the seed alone."""
         pl.seed_everything(self.settings.seed, verbose=False)
         network: nn.Module = make({**self.settings.model, **self.inputs}, "model", nn.Module)
+        known = len(self.data.classes)
+        if known and (has := getattr(network, "classes", None)) != known:
+            raise UserError(
+                f"model: the data has {known} classes, but {type(network).__name__}.classes is {has}; set "
+                "self.classes = classes in its __init__"
+            )
         return network
-
-    def read_images(self) -> None:
-        """Read the images; with labels, build the network again, for their classes."""
-        try:
-            self.data.setup()
-        finally:  # it lists unreadable files, even if such a file ends the run
-            if self.data.report and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-                replace(self.folder / "data_report.json", json.dumps(self.data.report, indent=1))
-        if self.guidance is not None and self.worse is not None:
-            check_worse(self.guidance, self.worse, self.data.shape, self.data.classes)
-        known, before = len(self.data.classes), self.inputs
-        self.inputs = inputs_of(self.settings, self.augmentation, known, self.widths)
-        if self.inputs != before:
-            self.network = self.build_network()
-            if (has := getattr(self.network, "classes", None)) != known:
-                raise UserError(
-                    f"model: the data has {known} classes, but {type(self.network).__name__}.classes is {has}; set "
-                    "self.classes = classes in its __init__"
-                )
 
     def make_drawing(self) -> Drawing:
         """Return how to draw samples; with labels, each class is as frequent as in the training images."""
@@ -205,19 +200,24 @@ class Run:
         return {**drawing.source(self.settings.sampler, guidance), "weights": "ema" if self.ema else "raw"}
 
 
+def optional(node: Any, where: str, kind: type | None = None) -> Any:
+    """The object of a node, or None without one."""
+    return make(node, where, kind) if node else None
+
+
 def is_error(name: str) -> bool:
     """Whether this score of a search is an error, such as val/mse, or the seconds, for which nothing is sampled."""
     return "mse" in name or name in ("train/loss", "seconds")
 
 
 def inputs_of(
-    settings: Train, augmentation: Augmentation | None, classes: int | None = None, widths: Mapping[str, int] = {}
+    settings: Train, augmentation: Augmentation | None, classes: int, widths: Mapping[str, int]
 ) -> dict[str, int]:
     """The network's arguments that follow from the images' channels, classes, augmentation, crops and condition.
 
     Arguments that the settings already have are left out, so a network needs only those that it is used with.
-    `out_channels` changes in proportion to the images' channels. The number of classes is None before the images are
-    read. Raises UserError if the user set another value, or the network has no such setting.
+    `out_channels` changes in proportion to the images' channels. Raises UserError if the user set another value, or the
+    network has no such setting.
     """
     model, inputs = settings.model, dict[str, int]()
     labels = augmentation(torch.zeros(1, 1, 8, 8), Streams([0]))[1].shape[1] if augmentation else 0
@@ -226,9 +226,8 @@ def inputs_of(
         "in_channels": (channels + picture, RGB, "condition" if picture else "data.channels"),
         "augment": (labels + vector, 0, "condition" if vector else "augmentation"),
         "coordinates": (bool(settings.crops), False, "crops"),
+        "classes": (classes, 0, "data.labels"),
     }
-    if classes is not None:
-        wanted["classes"] = classes, 0, "data.labels"
     for key, (value, default, source) in wanted.items():
         given = model.get(key, default)
         if given not in (value, default):
