@@ -25,6 +25,10 @@ Split = Literal["train", "val", "test"]
 Mixed = Literal["bf16-mixed", "16-mixed"]
 Group = Annotated[dict[str, Any], MinLen(1)]  # the choice of a group of conf/, such as `model`
 OptionalGroup = dict[str, Any] | None  # a group in which nothing may be chosen
+Baseline = Annotated[
+    Literal["noise", "real", "split_half"],
+    BeforeValidator(lambda name: "split_half" if name == "floor" else name),  # as older runs have it
+]
 NonNegative = Annotated[float, Ge(0)]
 Interval = Annotated[list[NonNegative | None], MinLen(2), MaxLen(2)]
 Audit = Annotated[
@@ -105,8 +109,8 @@ class Score(Settings):
     to_train: bool = False
     """Also score the final samples against the training images, as much of the literature does. This rewards copies."""
     audit: Audit = []
-    baselines: list[Literal["noise", "real", "floor"]] = ["noise", "real", "floor"]
-    """Baselines to score besides the samples, with the same n: noise, real, floor."""
+    baselines: list[Baseline] = ["noise", "real", "split_half"]
+    """Baselines to score besides the samples, with the same n: noise, real, split_half."""
     batch_size: Count = 64
     """Samples drawn per batch."""
 
@@ -281,7 +285,7 @@ class Scored(FromModel):
     devices: Devices = "auto"
     split: Split = "val"
     """Split of the reference images. Use `test` only after all choices have been made, and only once per run."""
-    baselines: list[Literal["noise", "real", "floor"]] = ["noise", "real", "floor"]
+    baselines: list[Baseline] = ["noise", "real", "split_half"]
     """Baselines to score besides the samples, with the same n."""
     batch_size: Count | None = None
     """Samples drawn per batch; null: as in the run."""
@@ -321,7 +325,7 @@ class AnyStudy(Scored):
     ckpt: Trained
     n: Count = 250
     """Samples per setting, all from the same noise; with labels, each class as often as in the reference."""
-    baselines: list[Literal["noise", "real", "floor"]] = ["floor"]
+    baselines: list[Baseline] = ["split_half"]
     """Baselines to score besides the samples, with the same n."""
     seed: Seed = 0
     """Seed of the samples."""

@@ -58,7 +58,7 @@ class Scorer:
             raise UserError("features: points need features=points metrics=points")
         available = FEW if self.statistics else len(splits[self.split])
         needed = {f"n={n}": n, f"split={self.split}": available}
-        if {"real", "floor"} & set(baselines):
+        if {"real", "split_half"} & set(baselines):
             needed[f"baselines from split {self.opposite}"] = len(splits[self.opposite])
         if audit:
             only_pictures("audit", self.data.channels)
@@ -110,7 +110,7 @@ class Scorer:
         """Score baselines, to compare with a score of `n` images.
 
         `noise`: images of noise. `real`: n training images, or validation images if the reference is the training
-        split; all if there are fewer, and then the score's n is their number. `floor`: the `real` images and the
+        split; all if there are fewer, and then the score's n is their number. `split_half`: the `real` images and the
         reference images, mixed and split at random into two sets of the same sizes, which differ only by chance.
         """
 

@@ -33,7 +33,7 @@ class Score:
     metric: str  # fid, kid, fd_lite0, coverage_lite0, copies, bits_per_dim, …
     value: float
     n: int | None = None  # images scored
-    what: str = "samples"  # what was scored: samples, images, network; or a baseline: noise, real, floor
+    what: str = "samples"  # what was scored: samples, images, network; or a baseline: noise, real, split_half
     reference: Reference = Reference("not recorded")
     error: float | None = None  # standard error over other sets of n images, and over other photographs
     samples_error: float | None = None  # that over other samples alone, with the reference fixed; None: `error` is it
@@ -62,7 +62,7 @@ class Score:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Score":
         """The inverse of `to_json`."""
-        rest = dict(record)
+        rest = {**record, "what": "split_half" if record.get("what") == "floor" else record.get("what", "samples")}
         values = {field.name: rest.pop(field.name) for field in fields(cls) if field.name in rest}
         if "reference" in values:
             values["reference"] = Reference(**values["reference"])

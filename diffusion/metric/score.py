@@ -1,6 +1,6 @@
 """Features of images, and scores against those of real images, each with its protocol; and baselines to judge them by.
 
-Baselines are scored by the same functions: `noise_images`, other real images that `draw` chooses, and the floor, two
+Baselines are scored by the same functions: `noise_images`, other real images that `draw` chooses, and `split_half`, two
 sets that `divide` makes of real images.
 """
 
@@ -175,7 +175,7 @@ def draw(images: Tensor, n: int) -> Tensor:
 def divide(features: Tensor, reference: Reference, seed: int = 0) -> tuple[Tensor, Reference]:
     """Mix real `features` with the reference's, and divide them at random into sets of the same two sizes.
 
-    The score of these two sets is the floor: the value for sets of real images that differ only by chance. The sizes
+    The score of these two sets is `split_half`: the value for sets of real images that differ only by chance. The sizes
     are N of `features` and the reference's M. The new reference has the name and key of the old one, but no
     photographs: both sets are of the same ones.
     """

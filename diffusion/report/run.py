@@ -70,9 +70,9 @@ EYES = (
 NOTES = (  # below a table of scores
     "The reference are held-out images, or for `train/` the training images. Brackets are 95% intervals over other "
     "samples of the same model and, if the reference are tiles, the distances' over other photographs. Real images are "
-    "as many of another split, or all of it (n). The floor is the score of two sets of real images that differ "
-    "by chance alone. Lower is closer to the reference, except for precision, recall and coverage, where higher is "
-    "better; for density, neither is."
+    "as many of another split, or all of it (n). Split half is the score of two random parts of real images, which "
+    "differ by chance alone. Lower is closer to the reference, except for precision, recall and coverage, where higher "
+    "is better; for density, neither is."
 )
 
 

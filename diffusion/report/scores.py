@@ -9,7 +9,7 @@ from diffusion.metric.record import Score
 from diffusion.report.page import MISSING, Table
 
 # The baselines of a score, as named in tables and figures.
-BASELINES = {"noise": "pure noise", "real": "real images", "floor": "floor"}
+BASELINES = {"noise": "pure noise", "real": "real images", "split_half": "split half"}
 
 
 def number(value: float, half: float | None = None) -> str:

@@ -26,7 +26,7 @@ WORDS = (
     "reference. Guidance of some scale acts at noise levels sigma/alpha from low to high; scale 1 is no guidance."
 )
 BARS = (
-    "Bars are 95% intervals over other samples, with the same reference. The dashed line is the floor, the score of as "
+    "Bars are 95% intervals over other samples, with the same reference. The dashed line is the score of as "
     "many real images as samples (or of all, if there are fewer) against others: chance alone."
 )
 
@@ -116,11 +116,11 @@ def table_of(rows: list[Row]) -> Table:
 
 @style.styled
 def chart(rows: list[Row], metric: str) -> Figure:
-    """The score by network evaluations or by scale, a line per sampler and interval, and the floor."""
+    """The score by network evaluations or by scale, a line per sampler and interval, and the split-half score."""
     figure, ax = style.axes(style.TALL)
-    for floor in (row[metric] for row in rows if row["sampler"] == "floor" and metric in row):
-        ax.axhline(floor.value, color=style.GREY, linewidth=1.0, linestyle="--", label="floor", zorder=1)
-        ax.axhspan(*ends(floor), color=style.LIGHT, alpha=0.35, linewidth=0, zorder=0)
+    for real in (row[metric] for row in rows if row["sampler"] == "split_half" and metric in row):
+        ax.axhline(real.value, color=style.GREY, linewidth=1.0, linestyle="--", label="split half", zorder=1)
+        ax.axhspan(*ends(real), color=style.LIGHT, alpha=0.35, linewidth=0, zorder=0)
     x, settings = over(rows), sorted((row for row in rows if "nfe" in row), key=lambda row: row[over(rows)])
     lines = {row["line"]: row["sampler"] for row in rows if "nfe" in row}
     for look, (line, sampler) in zip(style.LOOKS, lines.items(), strict=False):

@@ -109,10 +109,10 @@ def test_the_real_baseline_never_uses_the_reference_split(monkeypatch, reference
 
 def test_too_few_images_are_refused_and_few_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
     few, enough = {"train": range(9), "val": range(2)}, {"train": range(900), "val": range(250)}
-    for split, splits, n, baselines in (("train", few, 5, ["floor"]), ("val", few, 5, []), ("train", few, 3, [])):
+    for split, splits, n, baselines in (("train", few, 5, ["split_half"]), ("val", few, 5, []), ("train", few, 3, [])):
         with pytest.raises(UserError):
             scorer(split, splits).check(n, baselines)
-    scorer("val", enough).check(5, ["floor"])
+    scorer("val", enough).check(5, ["split_half"])
     assert capsys.readouterr().out == ""
     scorer("val", {**enough, "val": range(199)}).check(5, [])
     assert capsys.readouterr().out

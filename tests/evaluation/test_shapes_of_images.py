@@ -46,7 +46,7 @@ def test_any_image_shape_works_from_the_folder_to_the_report(command, tiny, fold
     assert status == 0, out + err
     assert f"images {height}×{width}" in out
     scored = json.loads((tmp_path / "run/scores.json").read_text())
-    assert {record["what"] for record in scored} == {"samples", "noise", "real", "floor"}
+    assert {record["what"] for record in scored} == {"samples", "noise", "real", "split_half"}
     said = {1: " grey as RGB", 3: "", 4: " RGBA over white"}[channels]
     assert {record["resolution"] for record in scored if record["metric"] == "fd_lite0"} == {f"{height}x{width}{said}"}
     if channels == 4:

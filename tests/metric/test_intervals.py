@@ -89,10 +89,10 @@ def test_every_score_counts_the_photographs_of_its_real_images(projection: Any, 
     data: Any = SimpleNamespace(splits=splits, classes=["a", "b"], shape=(3, 8, 8))
     scorer = Scorer(data, "val", projection(), [FrechetDistance(), CMMD()], tmp_path, tmp_path)
     images = splits["train"].images
-    found = scorer.score(images) + scorer.baselines(["noise", "real", "floor"], 40)
+    found = scorer.score(images) + scorer.baselines(["noise", "real", "split_half"], 40)
     found += scorer.by_class(images, torch.arange(80) % 2)
     widths = {score.what: (score.high - score.value) / score.error for score in found}  # type: ignore[operator]
-    photographs = {"samples": 6, "noise": 6, "real": 4, "floor": torch.inf, "class a": 4, "class b": 2}
+    photographs = {"samples": 6, "noise": 6, "real": 4, "split_half": torch.inf, "class a": 4, "class b": 2}
     assert widths == pytest.approx({what: scipy.stats.t.ppf(0.975, n - 1) for what, n in photographs.items()}, rel=1e-4)
     assert {score.what for score in found if score.samples_error} == {"samples", "noise", "class a", "class b"}
     splits["val"] = split(1, 40)  # one photograph says nothing about others

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from diffusion.config import schema
 from diffusion.metric.record import Reference, Score
 
 FULL = Score(
@@ -42,6 +43,11 @@ def through_json(score: Score) -> Score:
 @pytest.mark.parametrize("score", [FULL, BARE, Score("fid", 1.0, None, "noise", Reference("train"))])
 def test_a_score_survives_a_json_round_trip(score: Score) -> None:
     assert through_json(score) == score
+
+
+def test_split_half_was_called_floor_in_older_files() -> None:
+    assert Score.from_json(BARE.to_json() | {"what": "floor"}).what == "split_half"
+    assert schema.Score(baselines=["noise", "floor"]).baselines == ["noise", "split_half"]
 
 
 def test_the_protocol_includes_the_settings_but_not_the_source() -> None:

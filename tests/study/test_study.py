@@ -51,13 +51,13 @@ def test_a_study_of_samplers_goes_on_after_it_was_killed(command, two_steps, tmp
     words = [f"ckpt={two_steps}", "samplers=[ddim,heun]", "nfe=[3,6]", "batch_size=4", "n=6"]
     studied(command, "sampler", *words)
     assert rows_of(tmp_path / "out", "sampler", "steps", "nfe") == [
-        ("ddim", "3", "3"), ("ddim", "6", "6"), ("heun", "2", "3"), ("heun", "3", "5"), ("floor", "", ""),
+        ("ddim", "3", "3"), ("ddim", "6", "6"), ("heun", "2", "3"), ("heun", "3", "5"), ("split_half", "", ""),
     ]  # fmt: skip
     scores = read_scores(tmp_path / "out")
     assert {(s.n, s.source.get("seed", 0), s.source.get("nfe")) for s in scores if s.what == "samples"} == {
         (6, 0, 3), (6, 0, 5), (6, 0, 6),
     }  # fmt: skip
-    (floor,) = [score for score in scores if (score.what, score.metric) == ("floor", "fd_lite0")]
+    (floor,) = [score for score in scores if (score.what, score.metric) == ("split_half", "fd_lite0")]
     assert value_text(floor) in (tmp_path / "out/study.md").read_text()
     for name in ("figures/fd_lite0.png", "report.html"):
         assert (tmp_path / "out" / name).is_file()

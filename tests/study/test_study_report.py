@@ -33,7 +33,9 @@ SCALES = [
     guided("ddim", 1, 50.0), guided("ddim", 2, 41.0), guided("ddim", 1.5, 42.0), guided("ddim", 2, 45.0, 0.19, 1.61),
     guided("heun", 1, 60.0), guided("heun", 2, 30.0),
 ]  # fmt: skip
-BASELINES = [Score("fd_lite0", value, 16, what, low=3, high=5) for what, value in {"floor": 4.0, "real": 9.0}.items()]
+BASELINES = [
+    Score("fd_lite0", value, 16, what, low=3, high=5) for what, value in {"split_half": 4.0, "real": 9.0}.items()
+]
 
 
 @pytest.mark.parametrize(
@@ -43,21 +45,21 @@ BASELINES = [Score("fd_lite0", value, 16, what, low=3, high=5) for what, value i
         (SCALES, ["50.0", "30.0"], "| ddim | 2 | 0.19 | 1.61 | 10 | 10 | 0.1 | 45.0 [44.0, 47.0] | 1 |"),
     ],
 )
-def test_a_study_writes_its_table_and_charts_with_the_floor(settings: Any, best: Any, row: str, tmp_path: Path) -> None:
+def test_a_study_writes_its_table_and_charts_with_its_baselines(settings: Any, best: Any, row: str, tmp_path: Path) -> None:
     for each in [*settings, BASELINES]:
         append_scores(tmp_path, each)
     assert {path.name for path in write_report(tmp_path)} == {
         "study.md", "study.csv", "report.html", "fd_lite0.png", "density_lite0.png",
     }  # fmt: skip
     text = (tmp_path / "study.md").read_text()
-    assert text.index(row) < text.index("| floor | —") < text.index("| real | —")
+    assert text.index(row) < text.index("| split_half | —") < text.index("| real | —")
     assert (tmp_path / "study.csv").read_text().splitlines()[-1].startswith("real,")
     rows = rows_of(Run(tmp_path))
     bold = [cell.text.partition(" ")[0] for cells in table_of(rows).cells for cell in cells if cell.bold]
     assert (
         bold == best
     )  # heun's 30.0 costs less than that of ddim; no density is better than another, and 60.0 is the worst
-    (drawn,) = [line for line in chart(rows, "fd_lite0").axes[0].get_lines() if line.get_label() == "floor"]
+    (drawn,) = [line for line in chart(rows, "fd_lite0").axes[0].get_lines() if line.get_label() == "split half"]
     assert set(drawn.get_ydata()) == {4.0}
 
 

@@ -64,7 +64,7 @@ def test_a_whole_run_on_another_device_gives_the_results_of_the_cpu(command, tin
     monkeypatch.setattr(ending, "write_report", lambda _, schedule, **__: schedule(torch.tensor([0.5])))  # on the CPU
     whole = (
         "features=lite0", "metrics=full", "score.n=12", "score.every_n_epochs=2", "samples.every_n_epochs=1",
-        "samples.n=2", "score.baselines=[floor]", "score.audit=[pixels]", "least_interval=1",
+        "samples.n=2", "score.baselines=[split_half]", "score.audit=[pixels]", "least_interval=1",
         "trainer.limit_train_batches=2",
     )  # fmt: skip
     for folder, device in (("there", AWAY), ("here", ())):

@@ -40,7 +40,7 @@ def test_a_run_writes_all_expected_files(command, tiny, tmp_path):
 
     records = json.loads((run / "scores.json").read_text())
     assert {(r["metric"], r["what"]) for r in records} == {
-        (metric, what) for metric in STANDARD for what in ("samples", "noise", "real", "floor")
+        (metric, what) for metric in STANDARD for what in ("samples", "noise", "real", "split_half")
     }
     bare = [r for r in records if "low" not in r]
     assert all((r["metric"], r["value"]) == ("density_lite0", 0.0) and "high" not in r for r in bare)
