@@ -45,7 +45,9 @@ BASELINES = [
         (SCALES, ["50.0", "30.0"], "| ddim | 2 | 0.19 | 1.61 | 10 | 10 | 0.1 | 45.0 [44.0, 47.0] | 1 |"),
     ],
 )
-def test_a_study_writes_its_table_and_charts_with_its_baselines(settings: Any, best: Any, row: str, tmp_path: Path) -> None:
+def test_a_study_writes_its_table_and_charts_with_its_baselines(
+    settings: Any, best: Any, row: str, tmp_path: Path
+) -> None:
     for each in [*settings, BASELINES]:
         append_scores(tmp_path, each)
     assert {path.name for path in write_report(tmp_path)} == {
