@@ -40,6 +40,7 @@ class Condition:
     attached = False  # whether `attach` stores something, so that an image alone does not have the condition
     figures: Mapping[str, list[float]] = {}
     """Figures of the training images that the condition needs to draw; checkpoints contain them."""
+    factor = 1  # how much larger the images are than the pictures of the condition, which a network then enlarges
 
     def __call__(self, x0: Tensor, stored: Tensors) -> dict[str, Tensor]:
         raise NotImplementedError
@@ -55,6 +56,10 @@ class Condition:
         """The tensors of a call for what a user gives: pictures (m, c, h, w) in [−1, 1], or numbers (m, d)."""
         (name,) = self.shapes((3, 64, 64))
         return {name: values}
+
+    def measured(self, named: Tensors, images: Tensor) -> dict[str, list[Any]]:
+        """What samples (B, C, H, W) with these tensors were `asked` for, and what they have, for a chart; {}: none."""
+        return {}
 
     def shapes(self, shape: Shape) -> dict[str, tuple[int, ...]]:
         """The shapes of the tensors of a call, without B, for images of `shape` (C, H, W)."""
@@ -343,14 +348,17 @@ class Facts(Numbers):
 
     columns = ("brightness", "sky")
 
-    def measured(self, x0: Tensor) -> Tensor:
+    def facts_of(self, x0: Tensor) -> Tensor:
         """The facts (B, 2) of images (B, C, H, W) in [−1, 1]."""
         luma = grey(x0)[:, 0]
         sky = (luma > 0.4) | (x0[:, min(2, x0.shape[1] - 1)] > x0[:, 0] + 0.2)
         return torch.stack([(luma.mean(dim=(1, 2)) + 1) / 2, sky.to(x0).cumprod(dim=1).mean(dim=(1, 2))], dim=1)
 
     def __call__(self, x0: Tensor, stored: Tensors) -> dict[str, Tensor]:
-        return self.own(self.measured(x0))
+        return self.own(self.facts_of(x0))
+
+    def measured(self, named: Tensors, images: Tensor) -> dict[str, list[Any]]:
+        return {"asked": self.values(named["numbers"]).tolist(), "measured": self.facts_of(images).tolist()}
 
     def attach(self, data: ImageData) -> None:
-        self.measure(torch.cat([self.measured(to_unit(part)) for part in data.splits["train"].images.split(256)]))
+        self.measure(torch.cat([self.facts_of(to_unit(part)) for part in data.splits["train"].images.split(256)]))

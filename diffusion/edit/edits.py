@@ -19,7 +19,7 @@ from diffusion.config.choices import AUTO, choice
 from diffusion.config.schema import Edit
 from diffusion.console import console, count
 from diffusion.data import Split, to_uint8, to_unit
-from diffusion.data.conditions import Lowres, Shape
+from diffusion.data.conditions import Shape
 from diffusion.data.images import Box, Unusable, middle, read, resized
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import begin, make_drawing, save_images
@@ -130,7 +130,7 @@ def enlarged(settings: Edit, restored: Restored, picture: Source) -> tuple[Drawi
     """
     channels, height, width = shape = restored.shape
     condition = condition_of(settings.condition, restored.facts, shape)
-    if not isinstance(condition, Lowres):
+    if condition is None or condition.factor == 1:
         raise UserError(f"upscale: {settings.ckpt} does not enlarge pictures; choose a model of experiment=superres")
     factor = condition.factor
     image = upright("upscale", picture, (channels, height // factor, width // factor))

@@ -16,7 +16,6 @@ from diffusion.checkpoint.find import prune
 from diffusion.checkpoint.restore import file_hash, network_hash
 from diffusion.console import console, count, duration
 from diffusion.data import to_unit
-from diffusion.data.conditions import Facts
 from diffusion.errors import Interrupted, UserError, first_line, resume_command
 from diffusion.evaluation.commands import CONDITIONS
 from diffusion.evaluation.drawing import Drawing, Frames, filmed
@@ -126,10 +125,10 @@ def conclude(run: Run, trainer: pl.Trainer, samples: Samples) -> Any:
         loggers.log_image(trainer, "samples/final", picture)
         if (conditions := run.drawing.pictures(run.shown or SHOWN)) is not None:
             save_png(grid(conditions, large=True), folder / "samples" / CONDITIONS)
-        if isinstance(run.condition, Facts) and run.drawing.given:
-            numbers = run.drawing.given.rows(range(len(images)))["numbers"]
-            facts = run.condition.values(numbers).tolist(), run.condition.measured(to_unit(images)).tolist()
-            replace_file(folder / ASKED, json.dumps(dict(zip(("asked", "measured"), facts, strict=True))))
+        if (given := run.drawing.given) and (
+            found := given.condition.measured(given.rows(range(len(images))), to_unit(images))
+        ):
+            replace_file(folder / ASKED, json.dumps(found))
         if run.scorer is not None:
             score_last(run, run.scorer, trainer, images[: run.scored], source)
         remove(folder / "samples")

@@ -53,7 +53,7 @@ def test_brightness_and_sky():
     x0 = torch.full((1, 3, 8, 8), -1.0)
     x0[:, 2, :4, :6] = 0.0  # bluish
     x0[:, :, 2:4, 6:] = 1.0  # bright, below dark
-    torch.testing.assert_close(Facts().measured(x0), torch.tensor([[0.114 * 0.5 * 24 / 64 + 4 / 64, 24 / 64]]))
+    torch.testing.assert_close(Facts().facts_of(x0), torch.tensor([[0.114 * 0.5 * 24 / 64 + 4 / 64, 24 / 64]]))
 
 
 def test_pictures_are_resized_and_what_is_dropped_differs_from_grey_and_from_the_mean():

@@ -180,9 +180,9 @@ def test_the_page_shows_the_facts_asked_for_and_those_of_the_samples(tiny, tmp_p
     model = diffusion.load(tmp_path, device="cpu")
     facts = model.drawing().given.condition
     samples = to_unit(torch.from_numpy(tiles(opened(tmp_path / "samples/all.png"))).movedim(3, 1))
-    assert torch.tensor(found["measured"]).tolist() == facts.measured(samples).tolist()
+    assert torch.tensor(found["measured"]).tolist() == facts.facts_of(samples).tolist()
     held_out = model.drawing().given.split.images[:4]
-    torch.testing.assert_close(torch.tensor(found["asked"]), facts.measured(to_unit(held_out)))
+    torch.testing.assert_close(torch.tensor(found["asked"]), facts.facts_of(to_unit(held_out)))
     assert "Asked for" in (tmp_path / "README.md").read_text()
     assert (tmp_path / "figures/asked.png").is_file()
 
