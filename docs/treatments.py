@@ -29,6 +29,8 @@ from diffusion.metric.denoising import numbered
 from diffusion.metric.faults import diagnose
 from diffusion.pixels import grey, grid, opened, save_png, tiles
 from diffusion.randomness import generator_for
+from diffusion.report.verdict import verdict
+from diffusion.runs.folder import Run
 
 RESULTS = Path(__file__).parent / "results/treatments"
 N, POOL = 250, 310
@@ -38,19 +40,39 @@ BASE = [
     *("samples.n=250", "score.n=0", "score.audit=[]", "score.baselines=[]", "trainer.max_steps=1000"),
 ]
 SHORT = ["init={out}/base", "trainer.max_steps=150"]
+SCORED = ["score.n=250", "score.audit=[pixels]", "score.baselines=[noise]"]
+FEW = [*SCORED, "data.limit=20", "trainer.check_val_every_n_epoch=100", "trainer.max_epochs=-1"]
+PATCHES = [
+    "model=dit_tiny",
+    "~model.channels",
+    "~model.attention",
+    "model.width=96",
+    "optimizer.lr=1e-3",
+    "prediction=eps",
+    "model.patch=8",
+]  # of 192 values
 RUNS = {  # name -> overrides
     "100 steps": ["trainer.max_steps=100"],
+    "1,000 steps": SCORED,
+    "2,000 steps": ["init={out}/{seed}/1000_steps"],
+    "20 images": FEW,
+    "20 images, 200 steps": [*FEW, "trainer.max_steps=200"],
+    "large patches": PATCHES,
+    "large patches, x0": [*PATCHES, "prediction=x0"],
+    "small patches": [*PATCHES, "model.patch=2"],
     "high rate": [*SHORT, "optimizer.lr=5e-2"],
     "low rate": [*SHORT, "optimizer.lr=1e-3"],
     "no average": [*SHORT, "optimizer.lr=1e-2", "lr_scheduler=constant", "ema=none"],
     "average": [*SHORT, "optimizer.lr=1e-2", "lr_scheduler=constant"],
-    "few images": [*SHORT, "data.limit=20", "trainer.max_steps=300", "optimizer.lr=4e-3"],
+    "training in half precision": [*SHORT, "trainer.precision=bf16-mixed"],
 }
 GUIDED = "auto guidance.ckpt={out}/0/100_steps guidance.scale=2"
 DRAWN: dict[str, tuple[str, str | None, str | None]] = {  # from the base: guidance, threshold, precision
     "as it is": ("none", None, None),
     "guided by 100 steps": (GUIDED, None, None),
     "guided, dynamic threshold": (GUIDED, "dynamic", None),
+    "guided, clipped": (GUIDED, "clip", None),
+    "clipped": ("none", "clip", None),
     "half precision": ("none", None, "bf16-mixed"),
 }
 Plant = Callable[[Tensor, float], Tensor]
@@ -203,6 +225,13 @@ def from_base(
     return drawing(model.denoiser, 100, torch.device("cpu"), 50)
 
 
+def learned(run: Path) -> str:
+    """What the page of a run says of memorising, and its share of copies."""
+    found = verdict(Run(run), "complete").findings
+    share = [f"{score.value:.0%} copies" for score in Run(run).scores if score.metric == "copies"]
+    return ", ".join([*(name for name in ("rising", "memorizing", "copies") if name in found), *share])
+
+
 def trainings(out: Path, *seeds: str) -> None:
     """The faults of trainings, and of drawings from the base, by seed."""
     base = trained(out / "base", ["seed=0"])
@@ -210,21 +239,21 @@ def trainings(out: Path, *seeds: str) -> None:
     known = [data(16).splits[name] for name in ("train", "val")]
     rows: list[list[Any]] = []
     for run, steps in ((base, "1,000 steps"), (more, "2,000 steps")):
-        rows.append([steps, 0, ", ".join(found_in(sheet(run), known, most=1000))])
+        rows.append([steps, 0, ", ".join(found_in(sheet(run), known, most=1000)), ""])
     for seed in map(int, seeds or "012"):
-        made = dict[str, Tensor]()
+        made, said = dict[str, Tensor](), dict[str, str]()
         for name, words in RUNS.items():
-            run = out / str(seed) / name.replace(" ", "_")
-            trained(run, [*(word.format(out=out) for word in words), f"seed={seed}"])
+            run = out / str(seed) / name.replace(",", "").replace(" ", "_")
+            trained(run, [*(word.format(out=out, seed=seed) for word in words), f"seed={seed}"])
             if (run / "samples/all.png").is_file():
-                made[name] = sheet(run)
+                made[name], said[name] = sheet(run), learned(run)
         model = diffusion.load(base, device="cpu")
         for name, options in DRAWN.items():
             made[name] = drawn(out / str(seed) / f"{name}.pt", partial(from_base, model, out, seed, *options))
         for name, images in made.items():
-            rows.append([name, seed, ", ".join(found_in(images, known, most=1000))])
+            rows.append([name, seed, ", ".join(found_in(images, known, most=1000)), said.get(name, "")])
             print(rows[-1], flush=True)
-        write("treatments", ["what", "seed", "faults, the clearest first"], rows)
+        write("treatments", ["what", "seed", "faults, the clearest first", "memorising"], rows)
         if seed == 0:
             save_png(
                 grid(torch.cat([images[:12] for images in made.values()]), 12, large=True), RESULTS / "samples.png"
