@@ -153,15 +153,6 @@ def test_adams_bashforth_matches_lms_of_diffusers(order: int, monkeypatch: pytes
     same(ours(AdamsBashforth(N, grid.uniform, order=order), TABLE, noise), k_solver(kind, noise))
 
 
-def test_euler_ancestral_of_diffusers_is_ddim_with_eta_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    noise = draws(N + 1)
-    queue = noise[1:]
-    monkeypatch.setattr(
-        "diffusers.schedulers.scheduling_euler_ancestral_discrete.randn_tensor", lambda *a, **k: queue.pop(0)
-    )
-    same(ours(DDIM(N, eta=1.0), TABLE, noise), k_solver(diffusers.EulerAncestralDiscreteScheduler, noise), FLOAT32)
-
-
 @pytest.mark.parametrize("churn", [0.0, 5.0, 100.0])
 @pytest.mark.parametrize("second_order", [False, True])
 def test_euler_and_heun_match_edm_algorithm_2(churn: float, second_order: bool) -> None:

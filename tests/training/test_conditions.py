@@ -123,12 +123,7 @@ REFUSED = {
     "another number of classes": (["model.classes=4"], "model.classes=4: it follows data.labels, which gives 2"),
     "guidance without dropout": (["guidance=cfg", "label_dropout=0"], "trained with label_dropout=0"),
     "no worse model": (["guidance=auto"], "it needs a worse model"),
-    "worse weights without a model": (["guidance=auto", "guidance.weights=raw"], "needs a worse model"),
-    "an interval outside": (["guidance=interval", "guidance.low=1e9", "guidance.high=1e10"], "in the range of"),
-    "low above high": (["guidance=interval", "guidance.low=3"], "low"),
-    "a share above one": (["label_dropout=1.5"], "label_dropout=1.5"),
     "the floor of augmented images": ([FROM_FLOOR, "augmentation=edm"], "only squared errors without"),
-    "the floor of crops": ([FROM_FLOOR, "crops=random"], "only squared errors without"),
 }
 
 
