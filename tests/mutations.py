@@ -164,9 +164,7 @@ FAULTS = {
         ("an image without another photograph is compared", "kept | (name not in COMPARED)", "kept | True"),
         ("the mean of no images", "others |= ~comparable[-1][:, None]", "pass"),
     ],
-    "report/test_floor.py": [
-        ("without an interval, nothing is found", "if all(math.isnan(", "if all(math.isinf("),
-    ],
+    "report/test_floor.py": [("without an interval, nothing is found", "if all(math.isnan(", "if all(math.isinf(")],
     "training/test_conditions.py": [
         ("the floor of augmented images is that of others", "None if changed else Atoms(", "Atoms("),
         ("the floor is computed without labels", "train.labels, run.settings", "None, run.settings"),
@@ -218,9 +216,7 @@ FAULTS = {
         ("start: the grid's times above t are not skipped", "grid[grid < start * (1 - 1e-4)]", "grid[1:]"),
         ("Dormand–Prince: stages at the end of the step", "u + float(c) * h", "u + h"),
     ],
-    "process/test_choices.py": [
-        ("dynamic threshold: s below 1", "clamp(min=1).reshape(-1, *", "reshape(-1, *"),
-    ],
+    "process/test_choices.py": [("dynamic threshold: s below 1", "clamp(min=1).reshape(-1, *", "reshape(-1, *")],
     "process/test_schedule.py": [
         ("a small float32 time is that of the clean image", "        near &= position > 0.5  # but", "        # but"),
         ("table: float32 rows are not found", "gap * near", "gap * ~near"),
@@ -253,8 +249,6 @@ FAULTS = {
         ("checkpointing: recomputed with other dropout masks", "with examples(numbers)", "with examples(None)"),
     ],
     "model/test_layers.py": [
-        ("DiT: rows and columns swapped", "[column.sin(), column.cos(), row", "[row.sin(), row.cos(), row"),
-        ("DiT: transposed pixels in a patch", "(0, 5, 1, 3, 2, 4)", "(0, 5, 1, 4, 2, 3)"),
         ("DiT: modulations are not initialised to zero", ' or "modulation" in name', ""),
         ("patch: output channels in another order", "pixel_shuffle(y,", "pixel_shuffle(y.flip(1),"),
     ],
@@ -263,6 +257,10 @@ FAULTS = {
         ("JiT: keys are not normalised", "self.norm_q(q), self.norm_k(k)", "self.norm_q(q), k"),
         ("JiT: silu applied to the other half", "F.silu(gate) * h", "F.silu(h) * gate"),
         ("ADM: s instead of 1 + s", "(1 + s) *", "s *"),
+    ],
+    "model/test_diffusers_weights.py": [
+        ("DiT: rows and columns swapped", "[column.sin(), column.cos(), row", "[row.sin(), row.cos(), row"),
+        ("DiT: transposed pixels in a patch", "(0, 5, 1, 3, 2, 4)", "(0, 5, 1, 4, 2, 3)"),
     ],
     "model/test_edm2.py": [
         ("EDM2: weights are not normalised in training", "module.force()", "pass"),
@@ -325,7 +323,7 @@ FAULTS = {
         ("classes: tiles count as independent", '{what}", real.sources)', '{what}")'),
     ],
     "study/test_study_report.py": [
-        ("settings: other photographs count", "[score.metric] = score.paired", "[score.metric] = score"),
+        ("settings: other photographs count", "[score.metric] = score.paired", "[score.metric] = score")
     ],
 }
 

@@ -4,26 +4,14 @@ import diffusers
 import pytest
 import torch
 from hydra.utils import instantiate
+from networks import Affine
 from sampler_cases import COVARIANCE, MEAN
-from torch import Tensor
 
 from diffusion.config.choices import choices, composed
 from diffusion.process import grid
 from diffusion.process.denoiser import Denoiser, dynamic
 from diffusion.randomness import Streams
 from tests.support.oracle import GaussianOracle, sampler_moments
-
-
-class Linear(torch.nn.Module):
-    """A network with three parameters and a spread."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weights = torch.nn.Parameter(torch.tensor([0.5, 0.1, 0.2]))
-
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        return torch.cat([self.weights[0] * x + self.weights[1], (self.weights[2] * x).tanh()], dim=1)
-
 
 OBJECTIVES = [[f"objective={name}"] for name in choices("objective")]
 PARTS = [[f"{part}@objective.{part}={name}"] for part in ("timesteps", "weighting", "noise") for name in choices(part)]
@@ -32,7 +20,7 @@ PARTS = [[f"{part}@objective.{part}={name}"] for part in ("timesteps", "weightin
 @pytest.mark.parametrize("overrides", [*OBJECTIVES, *PARTS], ids=lambda words: words[-1])
 def test_every_objective_and_its_parts_train(overrides: list[str]) -> None:
     cfg = composed("train", overrides)
-    denoiser = Denoiser(Linear(), instantiate(cfg["schedule"]), instantiate(cfg["prediction"]))
+    denoiser = Denoiser(Affine(0.5, 0.1, 0.2), instantiate(cfg["schedule"]), instantiate(cfg["prediction"]))
     objective = instantiate(cfg["objective"])
     x0 = (2 * torch.randint(0, 256, (8, 3, 4, 4)) / 255 - 1).float()
     result = objective(denoiser, x0, Streams(range(8)))

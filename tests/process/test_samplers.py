@@ -38,10 +38,7 @@ def test_samplers_have_the_moments_of_a_gaussian(name: str, on: str) -> None:
 
 
 @pytest.mark.parametrize("on", SCHEDULES)
-def test_every_schedule_can_be_sampled(on: str) -> None:
-    for name in ("ddim", "heun", "dpm_2m_sde"):
-        kind, steps, stated = AFFINE[name]
-        assert error(*sampler_moments(kind(steps, grid=FINE), gaussian(on))) < stated
+def test_the_adaptive_flow_samples_every_schedule(on: str) -> None:
     flow = ProbabilityFlow(2, grid=partial(grid.log_snr, sigma_min=1e-3), rtol=1e-7, atol=1e-7)
     rows = flow(gaussian(on), as_images(torch.cat([torch.zeros(1, D), torch.eye(D)]).double()), SharedStream(0))
     G = rows.flatten(1)[1:] - rows.flatten(1)[0]

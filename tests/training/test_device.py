@@ -59,7 +59,7 @@ def scores(folder: Path) -> list[tuple[str, str, float]]:
     return [(r["what"], r["metric"], r["value"]) for r in json.loads((folder / "scores.json").read_text())]
 
 
-def test_a_whole_run_on_another_device_gives_the_results_of_the_cpu(command, tiny, away, monkeypatch, tmp_path):
+def test_a_whole_run_on_another_device_gives_the_results_of_the_cpu(ran, tiny, away, monkeypatch, tmp_path):
     monkeypatch.setattr(features, "Lite0", Thumbnail)
     monkeypatch.setattr(ending, "write_report", lambda _, schedule, **__: schedule(torch.tensor([0.5])))  # on the CPU
     whole = (
@@ -68,8 +68,7 @@ def test_a_whole_run_on_another_device_gives_the_results_of_the_cpu(command, tin
         "trainer.limit_train_batches=2",
     )  # fmt: skip
     for folder, device in (("there", AWAY), ("here", ())):
-        status, out, err = command("train", [*tiny, *whole, *device, f"hydra.run.dir={folder}"])
-        assert status == 0, out + err
+        ran("train", [*tiny, *whole, *device, f"hydra.run.dir={folder}"])
         assert set(Thumbnail.used) == {"away" if device else "cpu"}  # also for the reference
         Thumbnail.used.clear()
     metrics = [read_metrics(tmp_path / folder / "metrics.csv") for folder in ("here", "there")]
@@ -81,13 +80,10 @@ def test_a_whole_run_on_another_device_gives_the_results_of_the_cpu(command, tin
     weight = restore(tmp_path / "there/checkpoints/last.ckpt").denoiser.network.stem.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
     for name, more in (("sample", ["n=3"]), ("evaluate", ["n=12", "features=lite0", "split=val"])):
-        status, out, err = command(
-            name, [f"ckpt={tmp_path}/there/checkpoints/last.ckpt", "sampler.steps=2", f"hydra.run.dir={name}", *more]
-        )
-        assert status == 0, out + err
+        ran(name, [f"ckpt={tmp_path}/there/checkpoints/last.ckpt", "sampler.steps=2", f"hydra.run.dir={name}", *more])
 
 
-def test_training_steps_between_logs_do_not_synchronize_with_the_device(command, tiny, away, monkeypatch, tmp_path):
+def test_training_steps_between_logs_do_not_synchronize_with_the_device(ran, tiny, away, monkeypatch, tmp_path):
     begin = Diffusion.on_train_batch_start
     waits: list[int] = []
 
@@ -101,8 +97,7 @@ def test_training_steps_between_logs_do_not_synchronize_with_the_device(command,
     (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]))
     long = ["trainer.log_every_n_steps=100", "trainer.max_epochs=1", "trainer.gradient_clip_val=1", "samples.n=0"]
     more = [f"data.labels={tmp_path}/labels.csv", "condition=lowres"]
-    status, out, err = command("train", [*tiny, *AWAY, *long, *more])
-    assert status == 0, out + err
+    ran("train", [*tiny, *AWAY, *long, *more])
     assert len(waits) == 6
     assert away.waits[waits[0] : waits[-1]] == []
 
@@ -199,14 +194,13 @@ def steps_and_updates(run_folder: Path) -> tuple[set[int], set[int]]:
     return {contents["global_step"], int(validated), recorded}, {*moments, averaged, rate}
 
 
-def test_a_step_skipped_by_the_float16_grad_scaler_updates_nothing(command, tiny, monkeypatch, tmp_path):
+def test_a_step_skipped_by_the_float16_grad_scaler_updates_nothing(ran, tiny, monkeypatch, tmp_path):
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, backoff_factor=2.0**-16)
     monkeypatch.setattr(run, "LightningEnvironment", lambda: MixedPrecision("16-mixed", "cpu", scaler))
     monkeypatch.setattr(ending, "write_report", lambda *_, **__: None)
     update, scales = scaler.update, []
     monkeypatch.setattr(scaler, "update", lambda: scales.append((scaler.get_scale(), update(), scaler.get_scale())))
-    status, out, err = command("train", [*tiny, *SKIPPING, "trainer.precision=null"])
-    assert status == 0, out + err
+    ran("train", [*tiny, *SKIPPING, "trainer.precision=null"])
     overflows = [after < before for before, _, after in scales]
     assert len(overflows) == 12
     assert overflows[0]
