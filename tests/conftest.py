@@ -176,3 +176,27 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
         return status, *capfd.readouterr()
 
     return run
+
+
+@pytest.fixture
+def ran(command: Command) -> Callable[..., str]:
+    """`ran("train", overrides)` -> what a command prints that succeeds."""
+
+    def run(name: str, overrides: Sequence[str] = ()) -> str:
+        status, out, err = command(name, overrides)
+        assert status == 0, out + err
+        return out
+
+    return run
+
+
+@pytest.fixture
+def refused(command: Command) -> Callable[..., str]:
+    """`refused("train", overrides)` -> the line of a command that is refused."""
+
+    def run(name: str, overrides: Sequence[str] = ()) -> str:
+        status, out, err = command(name, overrides)
+        assert (status, err.count("\n"), err[:7]) == (2, 1, "error: "), out + err
+        return err
+
+    return run

@@ -1,4 +1,4 @@
-"""Mutation testing: plant faults of mathematics, randomness and metrics, one at a time; the tests must catch each.
+"""Mutation testing: plant faults, one at a time; the tests must catch each.
 
     python tests/mutations.py [WORD]
 
@@ -18,32 +18,49 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The tests that must catch the faults: what is wrong, the text in diffusion/, and the faulty text.
 FAULTS = {
+    "data/test_batches.py": [
+        ("order: the same in every epoch", '"order", epoch)', '"order")'),
+        ("mirroring: the same in every epoch", '"flip", epoch)', '"flip")'),
+        ("every device has the same images", ".view(self.shape)[:, self.rank]", ".view(self.shape)[:, 0]"),
+        ("resumed: images before it are counted twice", "+ done - self.done) * size", "+ done) * size"),
+    ],
+    "training/test_clock.py": [("the last step is not validated", " or step >= self.total", "")],
+    "training/test_averages.py": [
+        ("EMA: no warm-up", "1 - min(self.decay, (1 + n) / (10 + n))", "1 - self.decay"),
+        ("EMA: training goes on with averaged weights", "on_validation_epoch_end = on_validation_epoch_start", ""),
+        ("resumed: updates are counted from 0", '"], state_dict["updates"]', '"], 0'),
+    ],
+    "training/test_device.py": [("EMA: a skipped step is an update", "if not pl_module.stepped:", "if False:")],
+    "training/test_resume.py": [
+        ("resumed: within a step", "self.seen -= self.seen %", "self.seen %"),
+        ("resumed: the learning rate of the checkpoint", "scheduler.base_lrs[i] = rate", "rate"),
+        ("the loss of a step is that of its last part", "if batch.number % self.clock.together == 0:", "if True:"),
+    ],
+    "reliability/test_exact_resume.py": [
+        ("dropout: depends on the process", "torch.default_generator.manual_seed(seed)", "pass"),
+        ("resumed: batches counted as steps", "done, began = step * accumulate", "done, began = step"),
+        ("saved within a step", "if due and self.clock.completes_step(batch_idx)", "if due"),
+    ],
+    "report/test_compare.py": [
+        ("interval: without 1/√k", "ddof=1) / math.sqrt(len(x))", "ddof=1)"),
+        ("ranking: many tests at 5% each", "0.05 / (len(tests) - rank)", "0.05"),
+        ("samplings count as seeds", "samplings.setdefault(seed,", "samplings.setdefault(len(samplings),"),
+    ],
+    "report/test_report.py": [("numbers: a digit too many", "min(1 - math.floor(", "min(2 - math.floor(")],
     "process/test_refused.py": [
         ("interval: a table is assumed to begin at noise level 0", "1 / self.steps if self.steps else 0.0", "0.0"),
         ("a flow that cannot be solved is scored", "if not solution.success:", "if False:"),
         ("weights of squared errors for other distances", "if measure is not squared and", "if False and"),
     ],
     "evaluation/test_audit.py": [
-        (
-            "copies: turned and mirrored the wrong way",
-            "torch.tensor(found) * mirrored",
-            "torch.tensor(found) / 2 * mirrored",
-        ),
+        ("copies: wrongly turned", "torch.tensor(found) * mirrored", "torch.tensor(found) / 2 * mirrored"),
         ("copies: no upside-down views", "x.flip(-2), x.flip(-2, -1))]", "x, x)]"),
         ("copies: nothing is aligned", "affine + step.clamp(-0.15, 0.15)", "affine + 0 * step.clamp(-0.15, 0.15)"),
         ("copies: no gain", "power(own - g * other)", "power(own - other)"),
         ("copies: without the sample's own blur", "power(x - blurred(x, BLUR))", "power(x)"),
-        (
-            "copies: an image's own photograph is among the others",
-            ".where(value > -torch.inf, -torch.inf).max(",
-            ".max(",
-        ),
+        ("copies: the own photograph is one of the others", ".where(value > -torch.inf, -torch.inf).max(", ".max("),
         ("copies: repeats make the audit blind", ".clamp(0, HIGHEST)", ".clamp(0)"),
-        (
-            "copies: tiles count as photographs",
-            "variance * ratio**2) if variance else m",
-            "variance * ratio**2) if variance else n",
-        ),
+        ("copies: tiles count as photographs", "ratio**2) if variance else m", "ratio**2) if variance else n"),
         ("copies: tiles are independent", "share * (1 - share) / variance * ratio**2", "n"),
     ],
     "evaluation/test_memorization.py": [
@@ -54,21 +71,16 @@ FAULTS = {
         ("DDIM: η instead of η²", "self.eta**2 *", "self.eta *"),
         ("DDIM: r instead of r²", "s.sigma**2 * -math.expm1(2 * (", "s.sigma**2 * -math.expm1(("),
         ("ancestral: σ_t instead of σ_s", "s.sigma * r * now", "t.sigma * r * now"),
-        ("ancestral: variance instead of standard deviation", "exp(log_variance / 2).to(", "exp(log_variance).to("),
         ("loop: half log-SNR without the half", "log_snr(t) / 2]", "log_snr(t)]"),
         ("threshold: eps is not recomputed", "_replace(x0=x0, eps=eps)", "_replace(x0=x0)"),
         ("reverse diffusion: α_s/α_t instead of α_t/α_s", "2 - t.alpha / s.alpha", "2 - s.alpha / t.alpha"),
-        ("reverse diffusion: wrong sign of the score term", "* x_t - G**2", "* x_t + G**2"),
         ("Langevin: √ε instead of √(2ε)", "(2 * size).sqrt()", "size.sqrt()"),
         ("exponential: wrong sign of the x0 term", "s.alpha * -math", "s.alpha * math"),
-        ("exponential: σ_t instead of σ_s in the noise", "mean + s.sigma", "mean + t.sigma"),
-        ("exponential: noise without the factor 2", "(-2 * eta * h)", "(-eta * h)"),
         ("multistep: moments off by one", "powers + 2, -H", "powers + 1, -H"),
         ("2M: points on the wrong side", "(axis(p.t) - start)", "(start - axis(p.t))"),
         ("3M: the second difference is not scaled", "exact[1:] *= curvature", "pass"),
         ("UniPC: full order in the last steps", "min(self.order, left - later)", "self.order"),
         ("2S: D used over the whole step", "D, middle, s, self.eta", "D, t, s, self.eta"),
-        ("UniPC: past off by one", "past[1 : self.order_of", "past[2 : self.order_of"),
         ("Adams–Bashforth: wrong sign of a step term", "(s.sigma - s.alpha *", "(s.sigma + s.alpha *"),
         ("Heun: only the second slope", "(now.estimate.eps + estimate_s.eps) / 2", "estimate_s.eps"),
         ("churn: less noise instead of more", "t.lam - math.log1p", "t.lam + math.log1p"),
@@ -78,36 +90,28 @@ FAULTS = {
     "process/test_augmentation.py": [
         ("rotation in the wrong direction", "product(rotation(-theta),", "product(rotation(theta),"),
         ("scaling in the wrong direction", "2 ** (-z_scale / 5)", "2 ** (z_scale / 5)"),
-        ("scaling factor too large", "2 ** (-z_scale / 5)", "2 ** (-z_scale / 4)"),
         ("the label of the stretch direction is ambiguous", "z_stretch * (2 * phi).cos()", "z_stretch * phi.cos()"),
         ("the horizontal shift is scaled by the height", "z_right * width / 8", "z_right * height / 8"),
-        ("shifted to the left instead of the right", "columns[None, None] - right", "columns[None, None] + right"),
         ("flipped vertically instead of horizontally", "x0.flip(3), x0)", "x0.flip(2), x0)"),
         ("pixels outside the image are black", 'padding_mode="reflection"', 'padding_mode="zeros"'),
         ("every stretch has a random direction", "angles[1] * oblique.float()", "angles[1]"),
         ("vertical flips twice as often", "(0.5, probability / 2,", "(0.5, probability,"),
         ("unchanged images are resampled", "torch.where(geometric[:, None, None, None], moved, x)", "moved"),
         ("positions: top and left swapped", "torch.stack([top, left, torch", "torch.stack([left, top, torch"),
-        ("positions: the last one is never drawn", "(side + 1)).long()", "side).long()"),
         ("sizes: wrong choice from the cumulative probabilities", "if u < edge)", "if u > edge)"),
         ("coordinates: 1 is beyond the last pixel", "(whole - 1).clamp(min=1)", "whole.clamp(min=1)"),
     ],
     "process/test_averaging.py": [
         ("decay: γ instead of γ + 1", "(1 - 1 / n) ** (gamma + 1)", "(1 - 1 / n) ** gamma"),
-        ("decay: delayed by one step", "(1 - 1 / n) ** (gamma + 1)", "(1 - 1 / (n + 1)) ** (gamma + 1)"),
-        ("gamma: wrong coefficient in the cubic", "[1, 7, 16 - t, 12 - t]", "[1, 7, 16 - t, 12]"),
         ("gamma: the wrong root of the cubic", "max(0.0, *np.roots", "min(0.0, *np.roots"),
         ("inner product: without + 1", "((gamma_i + gamma_j + 1) * torch.max", "((gamma_i + gamma_j) * torch.max"),
         ("missing: its square instead of itself", "max(0.0, missing) ** 0.5", "max(0.0, missing)"),
-        ("missing: a term of the square is left out", "(square - 2 * x @ b + x @ A @ x)", "(square - x @ b)"),
     ],
     "process/test_consistency.py": [
         ("pair: the target is computed without conditions", "eps, r), r, **conditions)", "eps, r), r)"),
         ("pair: different dropout masks", "torch.manual_seed(seed)\n        estimate", "estimate"),
         ("n: grows with t", "torch.sigmoid(-self.b * level)", "torch.sigmoid(self.b * level)"),
-        ("n: without the term 1", "n = 1 + self.k *", "n = self.k *"),
         ("weight: 1/t instead of 1/(t − r)", "/ (level - lower).to(x0.dtype)", "/ level.to(x0.dtype)"),
-        ("weight: none", "/ (level - lower).to(x0.dtype)", ""),
         ("pseudo-Huber: twice as large", "(torch.sqrt(square + c**2) + c)", "torch.sqrt(square + c**2)"),
         ("sampler: x0 is not scaled", "x0 = s.alpha * now.estimate.x0", "x0 = now.estimate.x0"),
     ],
@@ -119,10 +123,8 @@ FAULTS = {
         ("interpolation: only the first noise is used", "a + expand(a.new_tensor(sin), a) * b", "a"),
         ("RePaint: x is not scaled when noise is added back", "t.alpha / s.alpha * x_s + added", "x_s + added"),
         ("RePaint: one pass too many", "reversed(range(self.passes", "reversed(range(1 + self.passes"),
-        ("RePaint: the last step is repeated too", "self.passes if s.sigma > 0 else 1", "self.passes"),
         ("RePaint: estimates of earlier steps are used", "t, s, [], streams)", "t, s, past, streams)"),
         ("split Gibbs: the known pixels keep their noise", "self.with_known(x_t, t.alpha)", "x_t"),
-        ("split Gibbs: evaluations are not counted", "denoise.evaluations += self.inner.evaluations", ""),
         ("split Gibbs: no noise between rounds", "s.alpha * x0 + s.sigma * streams", "s.alpha * x0 + 0 * streams"),
     ],
     "process/test_grid.py": [
@@ -137,10 +139,8 @@ FAULTS = {
         ("the spread comes from the weak model", "return strong._replace(x0=", "return weak._replace(x0="),
         ("scale 1: the weak model is evaluated", "if self.guidance.scale == 1:", "if False:"),
         ("interval: the low end is included", "(level > low) &", "(level >= low) &"),
-        ("interval: the high end is excluded", "& (level <= high)", "& (level < high)"),
         ("interval: one decision for the whole batch", "where = expand(acts, x_t).bool()", "where = acts.any()"),
         ("classifier-free: the weak estimate gets the labels too", "if name not in DROPPED}", "}"),
-        ("classifier-free: the weak estimate gets no other inputs", "if name not in DROPPED}", "if not name}"),
     ],
     "process/test_inverse.py": [
         ("the shift of x0 leaves eps as it was", "eps=eps - alpha / sigma * shift", "eps=eps"),
@@ -148,7 +148,6 @@ FAULTS = {
         ("MMPS: sigma instead of sigma²/alpha", "0.0, sigma**2 / alpha)", "0.0, sigma)"),
         ("ΠGDM: the prior is left out of r", " + self.method.deviation**-2)", ")"),
         ("gain: the noise instead of its square", "q = noise**2 * p", "q = noise * p"),
-        ("gain: steepest descent", "p = r + torch.where(active, square / before, 0.0) * p", "p = r"),
         ("split Gibbs: y without its noise", "+ observed.noise * streams.normal_like(seen)", ""),
         ("blur: columns only", "for _ in range(2):\n        i =", "for _ in range(1):\n        i ="),
     ],
@@ -165,9 +164,7 @@ FAULTS = {
         ("an image without another photograph is compared", "kept | (name not in COMPARED)", "kept | True"),
         ("the mean of no images", "others |= ~comparable[-1][:, None]", "pass"),
     ],
-    "report/test_floor.py": [
-        ("without an interval, nothing is found", "if all(math.isnan(", "if all(math.isinf("),
-    ],
+    "report/test_floor.py": [("without an interval, nothing is found", "if all(math.isnan(", "if all(math.isinf(")],
     "training/test_conditions.py": [
         ("the floor of augmented images is that of others", "None if changed else Atoms(", "Atoms("),
         ("the floor is computed without labels", "train.labels, run.settings", "None, run.settings"),
@@ -187,17 +184,14 @@ FAULTS = {
         ("lowres: the noise is not part of sigma_data", "prediction.widened(s / scale)", "prediction"),
         ("lowres: the centre is that of the noised picture", " / expand(scale, x_t), ", ", "),
         ("lowres: the output is not converted", "(alpha_t * b - sigma_t * a) / det, ", "det / det, "),
-        ("lowres: x_t is left out of the output", "(a * b_ - a_ * b) / det", "torch.zeros_like(t)"),
         ("inputs: left out, the constant stays", "[*rows, torch.ones_like(", "[*rows, torch.zeros_like("),
         ("numbers: not centred", "(column - mean) / std for", "column / std for"),
     ],
     "process/test_likelihood.py": [
         ("flow likelihood: x is not scaled", "x = first_alpha * (x0", "x = (x0"),
         ("decoder: δ₋ = ∞ at the lowest level, as misprinted in the memoir", "-torch.inf, low)", "torch.inf, low)"),
-        ("decoder: half the interval", "(-1 / 255, 1 / 255)", "(-1 / 510, 1 / 510)"),
         ("flow: wrong sign of the divergence", "-(log_prior + change)", "-(log_prior - change)"),
         ("flow: without the volume of the dequantisation", " - math.log2((2 / 255 if", " - 0 * math.log2((2 / 255 if"),
-        ("flow: half the change of variables", "slope / rate, x0", "slope / rate / 2, x0"),
     ],
     "process/test_memoir.py": [
         ("table: ᾱ shifted by one row", "torch.log1p(-betas).cumsum(0)])", "torch.log1p(-betas.roll(1)).cumsum(0)])"),
@@ -206,7 +200,6 @@ FAULTS = {
     "process/test_objective.py": [
         ("v: wrong sign of x0", "return -sigma_t, alpha_t", "return sigma_t, alpha_t"),
         ("nearest: the farthest candidate is chosen", "distance.argmin(dim=1)", "distance.argmax(dim=1)"),
-        ("nearest: only one candidate is drawn", "streams.normal_like(x0, k)", "streams.normal_like(x0, 1)"),
         ("assigned: the power of the distance is ignored", "(distance**power).cpu()", "distance.cpu()"),
         ("hybrid: the mean is not detached", "y=batch.y.detach()", "y=batch.y"),
         ("vlb: without the factor T", "steps * bound_term(", "bound_term("),
@@ -217,16 +210,13 @@ FAULTS = {
     "process/test_prediction.py": [
         ("solve: wrong sign of y in x0", "(b / det, -sigma_t / det)", "(b / det, sigma_t / det)"),
         ("EDM: target without σ_d", "sigma_t / (n * self.sigma_data)", "sigma_t / n"),
-        ("EDM: c_noise of σ²", "log_snr(t) / 8", "log_snr(t) / 4"),
         ("inputs of standard deviation 80 are not scaled", ".clamp(min=1), 1000", ".clamp(min=1, max=1), 1000"),
     ],
     "process/test_samplers.py": [
         ("start: the grid's times above t are not skipped", "grid[grid < start * (1 - 1e-4)]", "grid[1:]"),
         ("Dormand–Prince: stages at the end of the step", "u + float(c) * h", "u + h"),
     ],
-    "process/test_choices.py": [
-        ("dynamic threshold: s below 1", "clamp(min=1).reshape(-1, *", "reshape(-1, *"),
-    ],
+    "process/test_choices.py": [("dynamic threshold: s below 1", "clamp(min=1).reshape(-1, *", "reshape(-1, *")],
     "process/test_schedule.py": [
         ("a small float32 time is that of the clean image", "        near &= position > 0.5  # but", "        # but"),
         ("table: float32 rows are not found", "gap * near", "gap * ~near"),
@@ -240,7 +230,6 @@ FAULTS = {
         ("importance: 1/|dt/du| instead of |dt/du|", "slope.abs()", "1 / slope.abs()"),
         ("uniform table: rows from 0", "(1 + torch.floor(u * steps)) / steps", "torch.floor(u * steps) / steps"),
         ("loss-aware: importance p instead of 1/p", "1 / (steps * p[i])", "steps * p[i]"),
-        ("loss-aware: rows off by one", ".round().long() - 1", ".round().long() - 2"),
     ],
     "process/test_variance.py": [
         ("large variance: β_1 at the last step", "torch.where(s == 0, fixed_small", "torch.where(s < 0, fixed_small"),
@@ -251,7 +240,6 @@ FAULTS = {
         ("weights: q instead of q²", "weight * q**2", "weight * q"),
         ("min-SNR: maximum instead of minimum", "clamp(max=gamma)", "clamp(min=gamma)"),
         ("velocity: minimum instead of maximum", "clamp(min=clip)", "clamp(max=clip)"),
-        ("velocity: σ instead of σ²", "clip) ** -2", "clip) ** -1"),
         ("sigmoid: wrong sign of log-SNR", "bias - schedule.log_snr(t)", "bias + schedule.log_snr(t)"),
         ("vlb: 1 − r² instead of its square", "schedule.steps * change", "schedule.steps * change**0.5"),
     ],
@@ -261,15 +249,18 @@ FAULTS = {
         ("checkpointing: recomputed with other dropout masks", "with examples(numbers)", "with examples(None)"),
     ],
     "model/test_layers.py": [
-        ("ADM: the frequencies of DDPM", "frequency_shift=0", "frequency_shift=1"),
-        ("DiT: rows and columns swapped", "[column.sin(), column.cos(), row", "[row.sin(), row.cos(), row"),
-        ("DiT: transposed pixels in a patch", "(0, 5, 1, 3, 2, 4)", "(0, 5, 1, 4, 2, 3)"),
         ("DiT: modulations are not initialised to zero", ' or "modulation" in name', ""),
-        ("JiT: wrong sign in the rotation", "a * sin + b * cos", "a * sin - b * cos"),
+        ("patch: output channels in another order", "pixel_shuffle(y,", "pixel_shuffle(y.flip(1),"),
+    ],
+    "model/test_authors.py": [
+        ("ADM: the frequencies of DDPM", "frequency_shift=0", "frequency_shift=1"),
         ("JiT: keys are not normalised", "self.norm_q(q), self.norm_k(k)", "self.norm_q(q), k"),
         ("JiT: silu applied to the other half", "F.silu(gate) * h", "F.silu(h) * gate"),
-        ("patch: output channels in another order", "pixel_shuffle(y,", "pixel_shuffle(y.flip(1),"),
         ("ADM: s instead of 1 + s", "(1 + s) *", "s *"),
+    ],
+    "model/test_diffusers_weights.py": [
+        ("DiT: rows and columns swapped", "[column.sin(), column.cos(), row", "[row.sin(), row.cos(), row"),
+        ("DiT: transposed pixels in a patch", "(0, 5, 1, 3, 2, 4)", "(0, 5, 1, 4, 2, 3)"),
     ],
     "model/test_edm2.py": [
         ("EDM2: weights are not normalised in training", "module.force()", "pass"),
@@ -277,22 +268,16 @@ FAULTS = {
         ("EDM2: an earlier forward pass becomes invalid", "self.weight.data.copy_", "self.weight.copy_"),
         ("EDM2: no pixel norm", "x = unit(self.shortcut(x))", "x = self.shortcut(x)"),
         ("EDM2: q, k and v are not normalised", "unit(qkv, [3])", "qkv"),
-        ("EDM2: skip connections are weighted more", "mp_cat(h, skip)", "torch.cat([h, 3 * skip], dim=1)"),
         ("EDM2: wrong shares of a concatenation", "b * (c * t", "b * (c * (1 - t)"),
     ],
     "test_randomness.py": [
         ("nine rounds instead of ten", "ROUNDS = 10", "ROUNDS = 9"),
-        ("multipliers swapped", "(0xD2511F53, 0xCD9E8D57)", "(0xCD9E8D57, 0xD2511F53)"),
         ("the key is the same in every round", "rounds * WEYL[0]", "0 * WEYL[0]"),
-        ("halves of the key swapped", "high = low >> 32", "low, high = low >> 32, low"),
         ("the odd word has more than 32 bits", "return even, odd & LOW", "return even, odd"),
         ("only 32 bits of a seed are used", "high = low >> 32", "high = 0 * low"),
-        ("only 31 bits of a word are used", "LOW = 2**32 - 1", "LOW = 2**31 - 1"),
         ("u may be 0", "(u + 1).to(real)", "u.to(real)"),
         ("the same word for u and v", "angle = v.to(real)", "angle = u.to(real)"),
-        ("two cosines instead of cosine and sine", "angle.sin_()", "angle.cos_()"),
         ("Box–Muller: angles cover only half a circle", "2 * math.pi * 2.0**-bits", "math.pi * 2.0**-bits"),
-        ("log u instead of 2 log u", ".mul_(-2)", ".mul_(-1)"),
         ("only 32 of 53 bits are random", "(even << 21) | (odd >> 11)", "(even << 21)"),
         ("uniform numbers reach 1", "(word >> 53 - bits).to(dtype)", "word.to(dtype) * 2.0 ** (bits - 53)"),
         ("every draw is the first", "itertools.count()", "itertools.repeat(0)"),
@@ -300,39 +285,22 @@ FAULTS = {
     ],
     "metric/test_denoising.py": [
         ("gap: the variances of both sets are not added", "sum(apart) - (len(apart) - 1) * variance(both)", "0"),
-        ("gap: the variance of the joint clusters is counted twice", " - (len(apart) - 1) * variance(both)", ""),
         ("gap: no correction for few clusters", "count / (count - 1) * sums", "sums"),
     ],
     "metric/test_faults.py": [
-        (
-            "the interval is that of the same photographs",
-            "SPREAD * ((len(names) + k) / (len(names) - k)) ** 0.5",
-            "SPREAD",
-        ),
+        ("the interval is that of the same photographs", " * ((len(names) + k) / (len(names) - k)) ** 0.5", ""),
         ("the worst images are the mildest", "descending=high", "descending=not high"),
         ("the place is the mildest", "(far if high else -far).argmax()", "(far if high else -far).argmin()"),
-        (
-            "a grid has the side of its multiples",
-            "max(kinds.get(kind, fault), fault, key",
-            "min(kinds.get(kind, fault), fault, key",
-        ),
+        ("a grid has the side of its multiples", "max(kinds.get(kind, fault)", "min(kinds.get(kind, fault)"),
     ],
     "report/test_faults.py": [
         ("a fault without a treatment has one", "if found and treatment(", "if False and treatment("),
-        (
-            "the frame is in another row",
-            "row * (scale * images.shape[-2] + GAP) + top",
-            "row * scale * images.shape[-2] + top",
-        ),
+        ("the frame is in another row", "images.shape[-2] + GAP) + top", "images.shape[-2]) + top"),
     ],
     "metric/test_referee.py": [
         ("the filters are known before the samples", 'generator_for("eye", seed)', 'generator_for("eye")'),
         ("each eye has a margin of its own", "rank.amin(dim=0)", "rank[0]"),
-        (
-            "tiles of the chosen photographs are on both sides",
-            "rest[draw] = ~own[photograph]",
-            "rest[draw] = ~chosen[draw]",
-        ),
+        ("tiles of the chosen photographs are on both sides", "= ~own[photograph]", "= ~chosen[draw]"),
         ("no standard error: few samples are near by chance", "value + ONE_SIDED * error", "value"),
         ("an image is its own pair", "xx / (n * (n - 1)) - yy", "xx / (n * n) - yy"),
     ],
@@ -355,46 +323,37 @@ FAULTS = {
         ("classes: tiles count as independent", '{what}", real.sources)', '{what}")'),
     ],
     "study/test_study_report.py": [
-        ("settings: other photographs count", "[score.metric] = score.paired", "[score.metric] = score"),
+        ("settings: other photographs count", "[score.metric] = score.paired", "[score.metric] = score")
     ],
 }
-
-
-def copy(target: Path, sound: str = "", faulty: str = "") -> None:
-    """Copy everything the tests need, and plant the fault."""
-    for name in ("diffusion", "conf", "tests", "docs"):
-        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", target)
-    for path in (target / "diffusion").rglob("*.py") if sound else ():
-        path.write_text(path.read_text("utf-8").replace(sound, faulty), encoding="utf-8")
 
 
 def status(tests: str, sound: str = "", faulty: str = "") -> int:
     """pytest's status of these tests on a copy with the fault: 0 if all pass, 1 if one fails."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
-        copy(folder, sound, faulty)
+        for each in ("diffusion", "conf", "tests", "docs"):
+            shutil.copytree(ROOT / each, folder / each, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        for path in (folder / "diffusion").rglob("*.py") if sound else ():
+            path.write_text(path.read_text("utf-8").replace(sound, faulty), encoding="utf-8")
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/{tests}"]
         environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
         return subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False).returncode
 
 
 def main() -> int:
-    chosen = {tests: faults for tests, faults in FAULTS.items() if not sys.argv[1:] or sys.argv[1] in tests}
     texts = [path.read_text("utf-8") for path in (ROOT / "diffusion").rglob("*.py")]
-    plan = [(tests, "no fault", "", "") for tests in chosen]
-    plan += [(tests, *fault) for tests, faults in chosen.items() for fault in faults]
+    chosen = {tests: faults for tests, faults in FAULTS.items() if not sys.argv[1:] or sys.argv[1] in tests}
+    plan = [(tests, *fault) for tests, faults in chosen.items() for fault in (("no fault", "", ""), *faults)]
     wrong = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(lambda each: status(each[0], *each[2:]), plan)
         for (tests, what, sound, _), found in zip(plan, results, strict=True):
             places = sum(text.count(sound) for text in texts) if sound else 1
-            if places != 1:
-                verdict = f"ITS TEXT OCCURS {places} TIMES"
-            elif found == 0:
-                verdict = "SURVIVED" if sound else "passes"
-            else:
-                verdict = "caught" if found == 1 and sound else f"PYTEST ENDED WITH {found}"
+            verdict = {0: "SURVIVED" if sound else "passes", 1: "caught"}.get(found, f"PYTEST ENDED WITH {found}")
+            if places != 1 or (found == 1 and not sound):
+                verdict = f"ITS TEXT OCCURS {places} TIMES" if sound else "FAILS WITHOUT A FAULT"
             wrong += verdict.isupper()
             print(f"{tests:34} {what:70} {verdict}", flush=True)
     print(f"{len(plan) - len(chosen)} faults, {wrong} not as they should be")

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from torch import Tensor
 
 from diffusion import randomness
@@ -136,52 +135,6 @@ def test_every_bit_of_a_seed_changes_the_draws():
     assert torch.corrcoef(draws).fill_diagonal_(0).abs().max() < 5.2 / 2000**0.5  # 2080 pairs: once in 2400 trials
     assert len(set(Streams(seeds).uniform().tolist())) == 65
     assert torch.equal(Streams([-1]).normal(4), Streams([2**64 - 1]).normal(4))
-
-
-N = 1000  # numbers per example, and examples
-
-
-@pytest.fixture(scope="module")
-def noise() -> Tensor:
-    """(4, N, N): 4 draws, N successive seeds, N places."""
-    streams = Streams(range(N))
-    return torch.stack([streams.normal(N, dtype=torch.float64) for _ in range(4)])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_normal_draws_follow_the_normal_distribution(dtype):
-    z = Streams(range(N)).normal(N, dtype=dtype).double().flatten()
-    for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96), (6, 15, 10170)):
-        assert abs(float(z.pow(power).mean()) - moment) < 4 * (variance / len(z)) ** 0.5, power
-    assert stats.kstest(z.numpy(), "norm").pvalue > 1e-3
-    assert stats.kstest(Streams(range(N)).normal(4, dtype=dtype)[:, 3].numpy(), "norm").pvalue > 1e-3
-    beyond = int((z.abs() > 4).sum())  # 63.3 expected
-    assert abs(beyond - 63.3) < 4 * 63.3**0.5
-
-
-def test_uniform_draws_follow_the_uniform_distribution():
-    streams = Streams(range(20_000))
-    first, second = streams.uniform(), streams.uniform()
-    for u in (first, second):
-        assert stats.kstest(u.numpy(), "uniform").pvalue > 1e-3
-        bits = (u[:, None] * 2.0 ** torch.arange(1, 54)).floor() % 2
-        assert (bits.mean(dim=0) - 0.5).abs().max() < 4.5 * 0.5 / len(u) ** 0.5
-    assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 4 / len(first) ** 0.5
-    assert abs(float(torch.corrcoef(torch.stack([first[1:], first[:-1]]))[0, 1])) < 4 / len(first) ** 0.5
-
-
-def test_numbers_are_uncorrelated_across_seeds_draws_and_positions(noise):
-    """Correlations of the numbers and of their squares; the two numbers of a Box–Muller pair could share them."""
-    for values in (noise, (noise.square() - 1) / 2**0.5):
-        pairs = {
-            "draws": (values[:-1], values[1:]),
-            "seeds": (values[:, :-1], values[:, 1:]),
-            "places": (values[:, :, :-1], values[:, :, 1:]),
-            "draw and place": (values[:-1, :, 1:], values[1:, :, :-1]),
-            "seed and draw": (values[:-1, 1:], values[1:, :-1]),
-        }
-        for name, (a, b) in pairs.items():
-            assert abs(float((a * b).mean())) < 4 / a.numel() ** 0.5, name
 
 
 def test_streams_for_a_different_number_of_images_are_refused() -> None:

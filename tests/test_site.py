@@ -49,13 +49,6 @@ def test_the_page_of_settings_has_those_of_the_help(pages):
             assert f"| `{setting}`" in text, setting
 
 
-def test_types_and_ranges_are_in_words():
-    fields = {row[0].partition("=")[0]: row[2] for row in site.fields(COMMANDS["train"])}
-    assert fields["guard.spikes"] == "int ≥ 1 or null"
-    assert fields["score.split"] == "`train`, `val`, `test`"
-    assert fields["trainer.limit_val_batches"] == "int ≥ 1 or float > 0, ≤ 1 or null"
-
-
 @pytest.fixture(scope="module")
 def address(pages):
     """The address of the built site."""

@@ -1,17 +1,13 @@
 """Order, mirroring and shares depend on (seed, epoch, position) only, and a resumed run continues exactly."""
 
-import os
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
-import lightning.pytorch as pl
 import pytest
 import torch
 from torch import Tensor
 
-from diffusion.data import Batch, ImageData, Split, to_uint8, to_unit
+from diffusion.data import ImageData, Split, to_uint8, to_unit
 from diffusion.data.module import TrainingBatches, in_order
 from diffusion.errors import UserError
 
@@ -166,90 +162,55 @@ def test_splits_that_do_not_fit_the_data_set_are_refused(monkeypatch: pytest.Mon
         toy()
 
 
-class Recorder(pl.LightningModule):
-    """Writes the batches that it receives to a file in `folder`."""
-
-    def __init__(self, folder: Path, stop_after: int | None):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.seen: Seen = []
-        self.folder, self.stop_after = folder, stop_after
-
-    def write(self) -> None:
-        self.folder.mkdir(exist_ok=True)
-        torch.save(self.seen, self.folder / f"seen {self.global_rank}")
-
-    def on_fit_start(self) -> None:
-        self.write()
-
-    def training_step(self, batch: Batch) -> Tensor:
-        if len(self.seen) == self.stop_after:
-            raise KeyboardInterrupt
-        self.seen.append((batch.index.tolist(), batch.flip.tolist(), batch.epoch, batch.number))
-        self.write()
-        return self.weight * batch.image.mean()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def fit(
-    folder: Path, resumed: Path | None = None, stop_after: int | None = None, devices: int = 1, **options: int
-) -> Seen:
-    """The global batches of a run of `batches` batches by Lightning's Trainer, with a checkpoint after each."""
-    data = Toy(4, **{"batch_size": 5, **{k: v for k, v in options.items() if k != "batches"}})
-    data.batches = options["batches"]
-    trainer = pl.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        devices=devices,
-        strategy="auto" if devices == 1 else "ddp_fork",
-        logger=False,
-        callbacks=[pl.callbacks.ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)],
-        use_distributed_sampler=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-    )
-    try:
-        with mock.patch.dict(os.environ):  # Lightning leaves the address of its processes there
-            trainer.fit(Recorder(folder, stop_after), data, ckpt_path=resumed, weights_only=True)
-    except (KeyboardInterrupt, SystemExit):
-        assert stop_after is not None
-    shares = zip(*(torch.load(folder / f"seen {rank}") for rank in range(devices)), strict=True)
-    return [
-        ([i for index, *_ in share for i in index], [f for _, flip, *_ in share for f in flip], *share[0][2:])
-        for share in shares
-    ]
+def run(data: Toy, step: int = 0, **trainer: int) -> Seen:
+    """The batches of a run of `data.batches` batches, whose checkpoint of `step` steps it resumes from."""
+    vars(data.trainer).update({"global_step": step, **trainer})
+    return [(b.index.tolist(), b.flip.tolist(), b.epoch, b.number) for b in data.train_dataloader()]
 
 
 def expected(number: int, batch_size: int, first: int = 0) -> Seen:
-    """Global batches first, first + 1, … of the toy's order."""
+    """Batches first, first + 1, … of the toy's order."""
     return plain(TrainingBatches(24, (24 // batch_size, 1, batch_size), range(first, first + number)))
 
 
+def saved(data: Toy, step: int) -> dict[str, int]:
+    """The position in a checkpoint that is saved after a step."""
+    data.trainer.global_step = step
+    return data.state_dict()
+
+
+def resumed(state: dict[str, int], **options: int) -> Toy:
+    data = toy(**options)
+    data.batches = 12
+    data.load_state_dict(state)
+    return data
+
+
 @pytest.mark.parametrize("step", [2, 4])  # in an epoch, at its end
-def test_a_resumed_run_continues_exactly(tmp_path: Path, step: int) -> None:
-    first = fit(tmp_path / "first", stop_after=step, batches=12)
-    assert first + fit(tmp_path / "rest", tmp_path / f"first/step={step}.ckpt", batches=12) == expected(12, 5)
+def test_a_resumed_run_continues_exactly(step: int) -> None:
+    first = resumed({"seen": 0}, batch_size=5)
+    assert run(first) == expected(12, 5)
+    assert run(resumed(saved(first, step), batch_size=5), step) == expected(12 - step, 5, step)
 
 
-@pytest.mark.reliability  # torch cannot fork after use of another device, as in test_device
-@pytest.mark.parametrize(("before", "after"), [((4, 1), (2, 2)), ((2, 2), (4, 1))], ids=["one to two", "two to one"])
-def test_a_run_resumed_on_another_number_of_devices_continues_exactly(
-    tmp_path: Path, before: tuple[int, int], after: tuple[int, int]
-) -> None:
-    whole = fit(tmp_path / "whole", batch_size=before[0], devices=before[1], batches=18)
-    assert whole == expected(18, 4)
-    rest = fit(tmp_path / "rest", tmp_path / "whole/step=8.ckpt", batch_size=after[0], devices=after[1], batches=18)
-    assert rest == whole[8:]
+def test_a_run_resumed_on_another_number_of_devices_continues_exactly() -> None:
+    """After 8 batches of 4 images on one device, each of two devices has half of the others, and vice versa."""
+    whole, one = expected(12, 4), resumed({"seen": 0}, batch_size=4)
+    run(one)
+    position = saved(one, 8)
+    shares = [run(resumed(position, batch_size=2), 8, global_rank=rank, world_size=2) for rank in range(2)]
+    assert [[*a[0], *b[0]] for a, b in zip(*shares, strict=True)] == [index for index, *_ in whole[8:]]
+    two = resumed({"seen": 0}, batch_size=2)
+    run(two, world_size=2)
+    assert run(resumed(saved(two, 8), batch_size=4), 8) == whole[8:]
 
 
-def test_a_run_resumed_with_another_batch_size_continues_at_the_same_image(tmp_path: Path) -> None:
+def test_a_run_resumed_with_another_batch_size_continues_at_the_same_image() -> None:
     """After 3 batches of 5, the run has 12 − 3 batches left, starting with the batch of image 15 of the epoch."""
-    fit(tmp_path / "first", stop_after=3, batches=12)
-    rest = fit(tmp_path / "rest", tmp_path / "first/step=3.ckpt", batches=12, batch_size=3)
+    first = resumed({"seen": 0}, batch_size=5)
+    run(first)
+    second = resumed(saved(first, 3), batch_size=3)
+    rest = run(second, 3)
     assert rest == expected(9, 3, first=5)
-    again = fit(tmp_path / "again", tmp_path / "rest/step=8.ckpt", batches=12, batch_size=3)
-    assert again == rest[5:]  # its checkpoints also contain the position
+    third = resumed(saved(second, 8), batch_size=3)
+    assert run(third, 8) == rest[5:]  # its checkpoints also contain the position

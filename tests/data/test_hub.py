@@ -25,10 +25,10 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Any]:
-    from data_hub import serving
+    from hub import serving
 
-    with serving(tmp_path / "huggingface") as answer:
-        yield answer
+    with serving(tmp_path / "huggingface", sets=True) as hub:
+        yield hub
 
 
 def rows(root: Path) -> Any:
@@ -63,10 +63,10 @@ def test_a_folder_its_parquet_its_arrow_and_the_hub_are_the_same(hub, root: Path
     saved = Dataset(InMemoryTable(table), fingerprint="made")
     saved.save_to_disk(tmp_path / "saved")
     DatasetDict(train=saved).save_to_disk(tmp_path / "splits")
-    hub.sets["me/pets"] = {FILE: parquet(table)}
+    hub.commit("me/pets", {FILE: parquet(table)})
     for place in (tmp_path / "pets.parquet", tmp_path / "saved", tmp_path / "splits", "me/pets", "me/pets@main"):
         assert loaded(Hub, place, label_column="kind").keys == right.keys
-    hub.sets["me/folder"] = {f"train/{name}": content for name, content in files_of(root).items()}
+    hub.commit("me/folder", {f"train/{name}": content for name, content in files_of(root).items()})
     for imagefolder in (root, "me/folder"):
         assert loaded(Hub, imagefolder, label_column="label").keys == right.keys
     shutil.rmtree(cache)  # a streamed set has the images of the set that is downloaded
@@ -82,7 +82,7 @@ def test_a_folder_its_parquet_its_arrow_and_the_hub_are_the_same(hub, root: Path
 
 
 def test_a_set_that_was_read_once_needs_no_network(hub, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.sets["me/pets"] = {FILE: parquet(rows(root))}
+    hub.commit("me/pets", {FILE: parquet(rows(root))})
     keys = loaded(Hub, "me/pets").keys
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -124,8 +124,9 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
 def test_sets_that_cannot_be_used_are_refused(hub, root: Path, cache: Path, name: str) -> None:
     table = rows(root)
     content = parquet(table.append_column("lists", [[[1, 2]] * 20]))
-    hub.sets |= {"me/pets": {FILE: content}, "me/gated": {FILE: content}, "me/cut": {FILE: content[:-100]}}
-    hub.sets["me/two"] = {FILE: parquet(table.append_column("other", table["picture"]))}
+    two = parquet(table.append_column("other", table["picture"]))
+    for of, made in {"me/pets": content, "me/gated": content, "me/cut": content[:-100], "me/two": two}.items():
+        hub.commit(of, {FILE: made})
     hub.gated.add("me/gated")
     path, options, words = REFUSED[name]
     with pytest.raises(UserError, match=words) as refused:
@@ -135,7 +136,7 @@ def test_sets_that_cannot_be_used_are_refused(hub, root: Path, cache: Path, name
 
 
 def test_a_stream_that_breaks_off_is_not_a_smaller_set(hub, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.sets["me/folder"] = {f"train/{name}": content for name, content in files_of(root).items()}
+    hub.commit("me/folder", {f"train/{name}": content for name, content in files_of(root).items()})
 
     def broken(path: str, opened: Any = fsspec.open) -> Any:
         return opened(path if path.endswith("0.png") else "/nowhere")

@@ -105,15 +105,14 @@ def test_inpainting_keeps_known_pixels_exactly_and_changes_the_others(command, t
         assert sorted(path.name for path in Path(method, "images").iterdir()) == [f"{i}.png" for i in range(8)]
 
 
-def test_a_filled_picture_keeps_its_size_and_all_pixels_outside_of_the_mask(command, two_steps, tmp_path):
+def test_a_filled_picture_keeps_its_size_and_all_pixels_outside_of_the_mask(ran, two_steps, tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "picture.png")
     mask = np.zeros((480, 640), np.uint8)
     mask[100:301, 401:] = 255  # beyond the middle 480x480
     Image.fromarray(mask).save(tmp_path / "mask.png")
     words = [f"ckpt={two_steps}", "image=picture.png", "mask=mask.png", "n=2", "device=cpu", "hydra.run.dir=out"]
-    status, out, _ = command("edit", words)
-    assert status == 0
+    out = ran("edit", words)
     assert "8x8 for its middle 480x480 pixels" in out
     with np.load("out/images.npz") as saved:
         image = Image.fromarray(saved["arr_0"][1]).resize((480, 480), Image.Resampling.BICUBIC)
@@ -148,19 +147,12 @@ REFUSED = {
     "a mask between seeds": ["mask=mask.png", "interpolate=[0,1]"],
     "a mask and a strength": ["image=picture.png", "mask=mask.png", "strength=0.5"],
     "several classes between seeds": ["interpolate=[0,1]", "labels=[1,2]"],
-    "equal seeds": ["interpolate=[1,1]"],
     "a third seed": ["interpolate=[0,1]", "seed=7"],
-    "an adaptive sampler": ["image=picture.png", "sampler=probability_flow"],
-    "no strength": ["image=picture.png", "strength=0"],
     "no such picture": ["image=nowhere.png"],
     "a picture that is too small": ["image=small.png"],
     "a damaged picture": ["image=broken.png"],
     "a text as mask": ["image=picture.png", "mask=text.png"],
     "a mask of other proportions": ["image=picture.png", "mask=tall.png"],
-    "nothing to fill": ["image=picture.png", "mask=black.png"],
-    "nothing to keep": ["image=picture.png", "mask=white.png"],
-    "an unknown method": ["image=picture.png", "mask=mask.png", "inpainting=repint"],
-    "a setting of another method": ["image=picture.png", "operator=blur", "inpainting.passes=2"],
     "an operator with a strength": ["image=picture.png", "operator=blur", "strength=0.5"],
     "an operator with a mask": ["image=picture.png", "operator=blur", "mask=mask.png"],
     "a mask without its picture": ["image=picture.png", "operator=mask"],
@@ -180,7 +172,6 @@ REFUSED = {
         "+operator.start_dim=1",
         "observed=true",
     ],
-    "a class of a model without labels": ["image=picture.png", "label=3"],
 }
 
 

@@ -23,7 +23,7 @@ def drawn(folder):
     return torch.from_numpy(np.load(folder / "images.npz")["arr_0"])
 
 
-def test_a_cascade_enlarges_each_sample_by_itself(two_steps, larger, command, tmp_path):
+def test_a_cascade_enlarges_each_sample_by_itself(two_steps, larger, ran, tmp_path):
     """Image i of the cascade is a function of image i of the first model, and of nothing else that is drawn."""
     cascade = [f"ckpt={two_steps}", f"then={larger}"]
     for name, words in {
@@ -32,8 +32,7 @@ def test_a_cascade_enlarges_each_sample_by_itself(two_steps, larger, command, tm
         "first": [f"ckpt={two_steps}", "n=3"],
         "noisy": [*cascade, "n=3", "condition.level=0.1"],
     }.items():
-        status, out, err = command("sample", [*words, f"hydra.run.dir={name}"])
-        assert status == 0, out + err
+        ran("sample", [*words, f"hydra.run.dir={name}"])
     many, few = drawn(tmp_path / "many"), drawn(tmp_path / "few")
     assert many.shape == (5, 16, 16, 3)
     assert torch.equal(many[:3], few)
@@ -45,35 +44,30 @@ def test_a_cascade_enlarges_each_sample_by_itself(two_steps, larger, command, tm
     assert not (tmp_path / "few/.drawn").exists()
 
 
-def test_the_models_of_a_cascade_share_no_noise(two_steps, larger, command, tmp_path):
+def test_the_models_of_a_cascade_share_no_noise(two_steps, larger, ran, tmp_path):
     """Else the noise of one model would begin with that of the model before it."""
-    status, out, err = command("sample", [f"ckpt={two_steps}", f"then={larger}", "n=1", "hydra.run.dir=a"])
-    assert status == 0, out + err
-    status, out, err = command("sample", [f"ckpt={two_steps}", "n=1", "hydra.run.dir=b"])
-    assert status == 0, out + err
+    ran("sample", [f"ckpt={two_steps}", f"then={larger}", "n=1", "hydra.run.dir=a"])
+    ran("sample", [f"ckpt={two_steps}", "n=1", "hydra.run.dir=b"])
     alone = diffusion.load(larger, device="cpu").sample(1, given=str(tmp_path / "b/images/0.png"), progress=False)
     assert not torch.equal(alone.movedim(1, -1), drawn(tmp_path / "a"))
 
 
-def test_classes_are_for_the_models_that_have_them(labelled, larger, command, tmp_path):
-    status, out, err = command("sample", [f"ckpt={labelled}", f"then={larger}", "label=red", "n=2"])
-    assert status == 0, out + err
+def test_classes_are_for_the_models_that_have_them(labelled, larger, ran, tmp_path):
+    ran("sample", [f"ckpt={labelled}", f"then={larger}", "label=red", "n=2"])
 
 
-def test_a_picture_of_the_models_size_is_enlarged_as_samples_are(larger, command, tmp_path):
+def test_a_picture_of_the_models_size_is_enlarged_as_samples_are(larger, ran, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)).save("p.png")
-    status, out, err = command("edit", [f"ckpt={larger}", "upscale=p.png", "hydra.run.dir=out"])
-    assert status == 0, out + err
+    ran("edit", [f"ckpt={larger}", "upscale=p.png", "hydra.run.dir=out"])
     sampled = diffusion.load(larger, device="cpu").sample(1, given="p.png", progress=False)
     assert torch.equal(drawn(tmp_path / "out").movedim(3, 1), sampled)
 
 
-def test_a_larger_picture_keeps_its_proportions(larger, command, tmp_path):
+def test_a_larger_picture_keeps_its_proportions(larger, ran, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 21, 3), np.uint8)).save("p.png")
     for n in (1, 2):
         words = [f"ckpt={larger}", "upscale=p.png", f"n={n}", f"hydra.run.dir={n}"]
-        status, out, err = command("edit", words)
-        assert status == 0, out + err
+        out = ran("edit", words)
     assert "21x9 to 42x18 pixels" in out
     assert drawn(tmp_path / "1").shape == (1, 18, 42, 3)
     assert torch.equal(drawn(tmp_path / "1"), drawn(tmp_path / "2")[:1])
@@ -94,12 +88,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_does_not_fit_is_refused_before_any_work(two_steps, larger, labelled, command, tmp_path, name):
+def test_what_does_not_fit_is_refused_before_any_work(two_steps, larger, labelled, refused, tmp_path, name):
     kind, words, said = REFUSED[name]
     Image.new("RGB", (8, 8)).save("p.png")
     Image.new("RGB", (7, 8)).save("s.png")
     places = {"two_steps": two_steps, "larger": larger, "labelled": labelled}
-    status, out, err = command(kind, f"ckpt={words.format(**places)}".split())
-    assert status == 2, out
-    (line,) = err.splitlines()
-    assert said.format(**places) in line
+    assert said.format(**places) in refused(kind, f"ckpt={words.format(**places)}".split())

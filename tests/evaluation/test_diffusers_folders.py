@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from networks import filled
 from safetensors.torch import load_file, save_file
 from stand_ins import ReplayStreams
-from torch import Tensor, nn
+from torch import Tensor
 
 import diffusion
 from diffusion.checkpoint import diffusers_folder
@@ -40,24 +41,13 @@ RECIPES = {
 }  # fmt: skip
 
 
-def random_network(node: dict[str, Any]) -> nn.Module:
-    """A network with random weights, so every path has an effect."""
-    network: nn.Module = make(node, "model")
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            spread = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread + 0.5 * (parameter == 1))
-    return network.eval()
-
-
 def model_of(*overrides: str) -> Restored:
     """An untrained model of the recipe."""
     words = ["data.resolution=8", "sampler.steps=10", *overrides]
     words = words if any(word.startswith("model=") for word in words) else [*UNET, *words]
     config = composed("train", ["name=test", *words])
     parts = make(config["schedule"], "schedule"), make(config["prediction"], "prediction")
-    denoiser = Denoiser(random_network(config["model"]), *parts).requires_grad_(False)
+    denoiser = Denoiser(filled(make(config["model"], "model")), *parts).requires_grad_(False)
     labels = {name: 1 + i for i, name in enumerate("abc"[: config["model"]["classes"]])}
     return Restored(denoiser, config, {}, Path("x.ckpt"), 7, 2, "ema", {}, labels)
 

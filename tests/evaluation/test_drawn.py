@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from networks import Affine
 
 from diffusion.data import Landscapes
 from diffusion.evaluation.drawing import Drawing, batches_of, seconds_of
@@ -20,19 +20,8 @@ from diffusion.process.schedule import linear
 CPU = torch.device("cpu")
 
 
-class Small(torch.nn.Module):
-    """A network with one weight."""
-
-    def __init__(self, weight: float) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.tensor(weight))
-
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        return x * self.weight
-
-
 def denoiser(weight: float = 0.3) -> Denoiser:
-    return Denoiser(Small(weight), linear(), Eps())
+    return Denoiser(Affine(weight), linear(), Eps())
 
 
 def drawing(seed: int = 0) -> Drawing:

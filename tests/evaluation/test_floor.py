@@ -93,10 +93,9 @@ def test_an_image_that_is_the_only_one_of_its_class_is_not_compared(exact, tmp_p
         assert f"judged by {rows[0]['compared']:.0f} of 40 images: no other photograph has the label of" in said
 
 
-def test_a_run_measures_at_its_end_what_a_study_of_it_measures(command, tiny, tmp_path) -> None:
+def test_a_run_measures_at_its_end_what_a_study_of_it_measures(command, ran, tiny, tmp_path) -> None:
     words = [*tiny, "trainer.max_steps=1", "samples.n=0", "validation.floor=true", "hydra.run.dir=run"]
-    status, out, err = command("train", words)
-    assert status == 0, out + err
+    out = ran("train", words)
     status, again, err = command("study", ["floor", "ckpt=run", "device=cpu", "hydra.run.dir=study"])
     assert status == 0, again + err
     assert "under-fitted" in out

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from model_hub import Hub, serving
+from hub import Hub, serving
 
 import diffusion
 from diffusion.checkpoint import diffusers_folder

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from networks import Affine
 from scipy.stats import t
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusion.checkpoint.restore import restore
 from diffusion.data import Folder, Split, to_unit
@@ -85,28 +86,16 @@ def test_evaluate_reports_the_variational_bound_of_held_out_images(command, two_
     assert [entry["scores"]["bits_per_dim"] for entry in entries] == [score.value]
 
 
-class Same(nn.Module):
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        return x
-
-
 def test_the_flow_likelihood_is_a_separate_metric(data: Folder) -> None:
-    denoiser = Denoiser(Same(), linear(), Eps())
+    denoiser = Denoiser(Affine(), linear(), Eps())
     score = scored_by(denoiser, data, 2, 2, "Flow", tolerance=1e-2)
     assert score.metric == "bits_per_dim_flow"
     bits = flow_likelihood(denoiser, *first(data, "val", 2), tolerance=1e-2)
     assert score.value == pytest.approx(float(bits.mean()), rel=1e-4)
 
 
-class Doubled(nn.Module):
-    """A network that also estimates the variance."""
-
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        return torch.cat([x, 0 * x], dim=1)
-
-
 def test_a_learned_variance_is_used_unless_another_is_chosen(data: Folder) -> None:
-    denoiser = Denoiser(Doubled(), linear(steps=10), Eps())
+    denoiser = Denoiser(Affine(spread=0.0), linear(steps=10), Eps())
     learned = scored_by(denoiser, data, 6, 4, steps=10)
     assert learned.source["variance"] == "learned_range"
     other = scored_by(denoiser, data, 6, 6, steps=10, variance=FIXED)
@@ -119,7 +108,7 @@ def test_a_learned_variance_is_used_unless_another_is_chosen(data: Folder) -> No
 
 def test_the_interval_is_clustered_by_photographs(data: Folder) -> None:
     """Eight tiles of two photographs count as two; tiles of one photograph have no interval."""
-    network = Denoiser(Same(), linear(steps=20), Eps())
+    network = Denoiser(Affine(), linear(steps=20), Eps())
     bits = bound(network, *first(data, "val", 8), 20)
     variance = torch.stack([bits[k::2].mean() for k in range(2)]).var().item() / 2
     for photographs, error in ((8, float(bits.std()) / 8**0.5), (2, variance**0.5), (1, None)):

@@ -27,13 +27,6 @@ from diffusion.process.prediction import V
 from diffusion.process.sampler import DDIM, Heun
 from diffusion.process.schedule import VP, cosine, linear
 
-CPU = torch.device("cpu")
-
-
-class Same(nn.Module):
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        return x
-
 
 @pytest.mark.parametrize("kind", [ClassifierFree, AutoGuidance])
 def test_guidance_adds_one_evaluation_per_step_inside_its_interval(kind) -> None:

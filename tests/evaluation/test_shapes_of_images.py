@@ -40,11 +40,11 @@ def data(folder: Path, shape: tuple[int, int, int]) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["grey, wide", pytest.param("RGBA, tall", marks=pytest.mark.whole_report)])
-def test_any_image_shape_works_from_the_folder_to_the_report(command, tiny, folder, tmp_path, kind) -> None:
+def test_any_image_shape_works_from_the_folder_to_the_report(ran, tiny, folder, tmp_path, kind) -> None:
     shape = channels, height, width = SHAPES[kind]
-    status, out, err = command("train", [*tiny, *data(folder, shape), *SCORED, f"hydra.run.dir={tmp_path}/run"])
-    assert status == 0, out + err
-    assert f"images {height}×{width}" in out
+    assert f"images {height}×{width}" in ran(
+        "train", [*tiny, *data(folder, shape), *SCORED, f"hydra.run.dir={tmp_path}/run"]
+    )
     scored = json.loads((tmp_path / "run/scores.json").read_text())
     assert {record["what"] for record in scored} == {"samples", "noise", "real", "split_half"}
     said = {1: " grey as RGB", 3: "", 4: " RGBA over white"}[channels]
@@ -53,8 +53,7 @@ def test_any_image_shape_works_from_the_folder_to_the_report(command, tiny, fold
         assert {file.name for file in (tmp_path / "run/figures").iterdir()} >= {"copies.png"}
 
     drawn = ["device=cpu", "n=6", "trajectory=true", "hydra.run.dir=samples"]
-    status, out, err = command("sample", [f"ckpt={tmp_path}/run", *drawn])
-    assert status == 0, out + err
+    ran("sample", [f"ckpt={tmp_path}/run", *drawn])
     pixels = np.load(tmp_path / "samples/images.npz")["arr_0"]
     assert pixels.shape == (6, height, width, channels)
     with Image.open(tmp_path / "samples/images/3.png") as image:
@@ -62,8 +61,7 @@ def test_any_image_shape_works_from_the_folder_to_the_report(command, tiny, fold
         assert np.array_equal(np.asarray(image).reshape(pixels[3].shape), pixels[3])
 
     own = ["data=folder", *data(folder, shape), "data.val=8", "features=lite0", "baselines=[]", "device=cpu"]
-    status, out, err = command("evaluate", ["images=samples/images", *own, "hydra.run.dir=of_images"])
-    assert status == 0, out + err
+    ran("evaluate", ["images=samples/images", *own, "hydra.run.dir=of_images"])
     if channels == 4:  # elsewhere, they are not looked for, see `short_reports`
         assert all((tmp_path / place / "referee.json").is_file() for place in ("run", "of_images"))
 

@@ -13,8 +13,6 @@ from diffusion.config.choices import conf_dir
 from diffusion.errors import UserError
 from diffusion.metric.foundation import CLIP, DINOv2
 
-IMAGES = torch.randint(0, 256, (5, 3, 40, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-
 
 @pytest.fixture(scope="module")
 def transformers():

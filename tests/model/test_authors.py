@@ -2,13 +2,12 @@
 
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from authors_networks import JiT, UNetModel
+from networks import filled
 from safetensors.torch import save_file
-from torch import nn
 
 from diffusion.checkpoint.authors import Weights, recognized
 from diffusion.checkpoint.restore import read, restore
@@ -34,16 +33,6 @@ recipe: [experiment=flow, prediction=x0, model=jit_tiny, model.width=48, model.h
 def conf(tmp_path: Path) -> Path:
     (tmp_path / "conf/authors").mkdir(parents=True)
     return tmp_path / "conf"
-
-
-def filled(network: nn.Module, seed: int = 0) -> Any:
-    """`network` in evaluation mode with random weights, so every path has an effect."""
-    generator = torch.Generator().manual_seed(seed)
-    for weight in network.parameters():
-        if weight.requires_grad:
-            spread = weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.3
-            weight.data = torch.randn(weight.shape, generator=generator) * spread + 0.5 * (weight.ndim == 1)
-    return network.eval()
 
 
 def images() -> torch.Tensor:

@@ -31,11 +31,6 @@ def test_masks_of_two_examples_are_independent(other):
     assert float((a & b).double().mean()) == pytest.approx(0.2**2, abs=4 * (0.04 * 0.96 / 1e6) ** 0.5)
 
 
-def test_counts_over_the_batch_have_the_variance_of_independent_masks():
-    counts = dropped(torch.arange(32), shape=(100_000,)).sum(dim=0).double()
-    assert float(counts.var()) == pytest.approx(32 * 0.2 * 0.8, rel=0.03)
-
-
 def test_a_mask_does_not_depend_on_the_batch_or_its_order():
     index = torch.tensor([5, 900, 3, 8, 70_000, 1])
     whole = dropped(index)

@@ -1,33 +1,17 @@
 """Every choice of the mathematics in conf/ is what its paper says: it trains, samples and reaches its distribution."""
 
-from functools import cache
-
 import diffusers
 import pytest
 import torch
 from hydra.utils import instantiate
+from networks import Affine
 from sampler_cases import COVARIANCE, MEAN
-from torch import Tensor
 
 from diffusion.config.choices import choices, composed
-from diffusion.errors import UserError
 from diffusion.process import grid
 from diffusion.process.denoiser import Denoiser, dynamic
-from diffusion.process.sampler import Sampler
 from diffusion.randomness import Streams
 from tests.support.oracle import GaussianOracle, sampler_moments
-
-
-class Linear(torch.nn.Module):
-    """A network with three parameters and a spread."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weights = torch.nn.Parameter(torch.tensor([0.5, 0.1, 0.2]))
-
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        return torch.cat([self.weights[0] * x + self.weights[1], (self.weights[2] * x).tanh()], dim=1)
-
 
 OBJECTIVES = [[f"objective={name}"] for name in choices("objective")]
 PARTS = [[f"{part}@objective.{part}={name}"] for part in ("timesteps", "weighting", "noise") for name in choices(part)]
@@ -36,7 +20,7 @@ PARTS = [[f"{part}@objective.{part}={name}"] for part in ("timesteps", "weightin
 @pytest.mark.parametrize("overrides", [*OBJECTIVES, *PARTS], ids=lambda words: words[-1])
 def test_every_objective_and_its_parts_train(overrides: list[str]) -> None:
     cfg = composed("train", overrides)
-    denoiser = Denoiser(Linear(), instantiate(cfg["schedule"]), instantiate(cfg["prediction"]))
+    denoiser = Denoiser(Affine(0.5, 0.1, 0.2), instantiate(cfg["schedule"]), instantiate(cfg["prediction"]))
     objective = instantiate(cfg["objective"])
     x0 = (2 * torch.randint(0, 256, (8, 3, 4, 4)) / 255 - 1).float()
     result = objective(denoiser, x0, Streams(range(8)))
@@ -59,20 +43,11 @@ def test_the_score_sde_loss_is_the_squared_error_of_the_noise(recipe: str) -> No
     torch.testing.assert_close(objective.weighting(kind, prediction, t), of_y**2)
 
 
-@cache
-def sampler(name: str) -> Sampler:
-    made: Sampler = instantiate(composed("train", [f"sampler={name}"])["sampler"])
-    return made
-
-
-# Bounds of the largest error over all schedules with 5, 10 and 20 steps; docs/samplers.md has the measurements.
+# Bounds of the largest error over all schedules with 20 steps, at most a tenth above what was measured.
 LARGEST = {
-    "adams_bashforth": (0.45, 0.20, 0.05), "ancestral": (0.42, 0.30, 0.19), "ddim": (0.40, 0.23, 0.13),
-    "dpm_1s": (0.42, 0.24, 0.13), "dpm_2m": (0.18, 0.04, 0.018), "dpm_2m_sde": (0.30, 0.04, 0.04),
-    "dpm_2s": (0.23, 0.07, 0.02), "dpm_3m": (0.30, 0.10, 0.015), "dpm_3m_sde": (0.48, 0.50, 0.05),
-    "euler": (0.48, 0.27, 0.14), "euler_ancestral": (0.57, 0.38, 0.24), "flow_euler": (0.40, 0.23, 0.13),
-    "flow_heun": (0.34, 0.16, 0.10), "flow_midpoint": (0.05, 0.02, 0.015), "heun": (2.0, 0.25, 0.05),
-    "reverse_diffusion": (1.7, 0.56, 0.24), "unipc": (0.15, 0.055, 0.015),
+    "adams_bashforth": 0.05, "ancestral": 0.19, "ddim": 0.13, "dpm_1s": 0.12, "dpm_2m": 0.017, "dpm_2m_sde": 0.038,
+    "dpm_2s": 0.018, "dpm_3m": 0.014, "dpm_3m_sde": 0.048, "euler": 0.14, "euler_ancestral": 0.24, "flow_euler": 0.13,
+    "flow_heun": 0.098, "flow_midpoint": 0.014, "heun": 0.05, "reverse_diffusion": 0.23, "unipc": 0.014,
 }  # fmt: skip
 GAUSSIANS = {
     on: GaussianOracle(instantiate(composed("train", [f"schedule={on}"])["schedule"]), MEAN, COVARIANCE)
@@ -81,22 +56,19 @@ GAUSSIANS = {
 
 
 @pytest.mark.parametrize("name", LARGEST)
-def test_default_settings_sample_a_gaussian_on_every_schedule_in_few_steps(name: str) -> None:
-    """The error is the 2-Wasserstein distance; each schedule is tested with one of the numbers of steps."""
+def test_default_settings_sample_a_gaussian_on_every_schedule(name: str) -> None:
+    """The error is the 2-Wasserstein distance."""
+    made = instantiate(composed("train", [f"sampler={name}", "sampler.steps=20"])["sampler"])
     root = torch.linalg.cholesky(COVARIANCE)
     if name not in ("euler_ancestral", "flow_heun"):  # they use a class with the grid of another paper
-        assert type(sampler(name))(steps=5).grid is sampler(name).grid.func
-    for i, (on, oracle) in enumerate(GAUSSIANS.items()):
-        made, which = sampler(name), i % 3
-        made.steps = (5, 10, 20)[which]
+        assert type(made)(steps=20).grid is made.grid.func
+    for on, oracle in GAUSSIANS.items():
         if on == "edm" and made.grid.func is grid.uniform:
-            with pytest.raises(UserError):
-                sampler_moments(made, oracle)
-            continue
+            continue  # it is refused
         mean, covariance = sampler_moments(made, oracle)
         cross = torch.linalg.eigvalsh(root.T @ covariance @ root).clamp(min=0).sqrt().sum()
         square = (mean - MEAN).square().sum() + (COVARIANCE + covariance).trace() - 2 * cross
-        assert float(square) ** 0.5 < LARGEST[name][which], on
+        assert float(square) ** 0.5 < LARGEST[name], on
 
 
 def test_dynamic_thresholding_matches_diffusers() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import Affine
 from torch import Tensor, nn
 
 from diffusion.model.network import Dropout, examples
@@ -24,17 +25,6 @@ SCHEDULES = {"edm": (EDM, prediction.EDM()), "linear": (schedule.linear(), predi
 
 def squared(x: Tensor, y: Tensor) -> Tensor:
     return (x - y).square().flatten(1).mean(dim=1)
-
-
-class Affine(nn.Module):
-    """A network with two parameters."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor([0.4, 0.1]))
-
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        return self.weight[0] * x + self.weight[1]
 
 
 class Exact:
@@ -92,7 +82,7 @@ def test_the_loss_gradient_on_a_gaussian_matches_the_closed_form() -> None:
 def test_noise_levels_of_a_pair_match_the_paper_on_every_schedule(on: str) -> None:
     """x_r has the image and noise of x_t at the level t (1 − n(t)/q^a); below 0, it is the image itself."""
     kind, of = SCHEDULES[on]
-    denoiser, seen = Denoiser(Affine(), kind, of), []
+    denoiser, seen = Denoiser(Affine(0.4, 0.1), kind, of), []
     call = denoiser.forward
     denoiser.forward = lambda x, t: (seen.append((x, t)), call(x, t))[1]  # type: ignore[method-assign]
     made, x0 = Consistency(stages=4), torch.rand(64, 1, 2, 2).double() * 2 - 1
@@ -131,7 +121,7 @@ def test_both_estimates_get_the_same_dropout_mask_and_conditions() -> None:
 
     seen: list[tuple[Tensor, list[int]]] = []
     drop, x0 = Dropout(0.5), torch.rand(4, 3, 8, 8)
-    denoiser = Denoiser(Dropping(), schedule.cosine(), prediction.V())
+    denoiser = Denoiser(Dropping(0.4, 0.1), schedule.cosine(), prediction.V())
     with examples(torch.tensor([5, 9, 2, 7])):
         for _ in range(2):
             Consistency()(denoiser, x0, Streams(range(4)), classes=torch.tensor([0, 1, 2, 3]))
@@ -154,7 +144,7 @@ def test_pseudo_huber_matches_its_formula_with_zero_gradient_at_equality(c: floa
 
 
 def test_a_step_adds_fresh_noise_from_each_images_stream_to_the_estimate() -> None:
-    denoiser = Denoiser(Affine(), schedule.cosine(), prediction.V())
+    denoiser = Denoiser(Affine(0.4, 0.1), schedule.cosine(), prediction.V())
     noise, seeds, xs = torch.randn(3, 1, 4, 4), [11, 12, 13], {}
     ConsistencySampler(3)(denoiser, noise, Streams(seeds), lambda k, x, e: xs.update({k: (x, e.x0)}))
     times = ConsistencySampler(3).grid(schedule.cosine(), 3)

@@ -65,13 +65,6 @@ def test_noise_levels_are_equally_spaced_on_their_axis(choice: partial, axis: ob
     torch.testing.assert_close(steps, steps.mean().expand(29), rtol=1e-7, atol=1e-9)
 
 
-def test_karras_matches_the_grid_of_the_edm_paper() -> None:
-    i = torch.arange(18, dtype=torch.float64)
-    expected = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
-    values = level(SCHEDULES["edm"], grid.karras(SCHEDULES["edm"], 18, sigma_min=0.002, sigma_max=80.0))
-    torch.testing.assert_close(values, expected, rtol=1e-10, atol=0)
-
-
 @pytest.mark.parametrize("on", ["vp", "edm"])
 def test_many_of_the_evenly_spread_times_contribute_to_a_mean_error(on: str) -> None:
     """For the error of eps of the best denoiser of N(0, 1/4), (Σe)²/Σe² is the effective number of 250 times."""

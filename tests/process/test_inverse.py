@@ -5,7 +5,6 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion.config.choices import choice
 from diffusion.errors import UserError
 from diffusion.files import PACKAGE
 from diffusion.pixels import grey
@@ -66,15 +65,6 @@ def test_the_page_shows_what_is_measured(rows, cell, name):
         assert int(shown[0]) == evaluations
         on_page = shown[1 + [*inverse.OPERATORS].index(name)].strip(" |").split(", ")
         assert [float(x) for x in errors.split(", ")] == pytest.approx([float(x) for x in on_page], abs=0.11), row
-
-
-def test_the_page_shows_what_the_default_iterations_of_mmps_leave():
-    iterations, name = choice("inpainting", "mmps")["iterations"], "blur, noise of 0.02"  # the largest error
-    (line,) = (line for line in PAGE.splitlines() if line.startswith(f"| {iterations}, the default | "))
-    cell = line.split(" | ")[2 + [*inverse.NOISY].index(name)].strip(" |")
-    found = [float(x) for x in inverse.iterations_cell(iterations, name).split(", ")]
-    assert found == pytest.approx([float(x) for x in cell.split(", ")], abs=0.11)
-    assert found[0] < 5  # of which editing.md and samplers.md speak
 
 
 def test_pure_noise_gets_no_guidance():

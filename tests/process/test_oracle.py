@@ -31,22 +31,6 @@ def test_eps_is_the_score(name: str, time: float) -> None:
     torch.testing.assert_close(alpha * estimate.x0 + sigma * estimate.eps, x.detach())
 
 
-@pytest.mark.parametrize("name", ORACLES)
-def test_density_integrates_to_one(name: str) -> None:
-    axis = torch.linspace(-6, 6, 401, dtype=torch.float64)
-    x = torch.cartesian_prod(axis, axis).reshape(-1, 2, 1, 1)
-    density = ORACLES[name].posterior(x, torch.tensor([0.2]).double())[1].exp()
-    assert float(density.sum()) * 0.03**2 == pytest.approx(1, abs=1e-6)
-
-
-def test_with_zero_covariances_the_estimate_is_the_softmax_of_the_squared_distances() -> None:
-    x, t = torch.linspace(-1, 1, 8).double().reshape(4, 2, 1, 1), torch.linspace(0.1, 1, 4).double()
-    alpha, sigma = (c[:, None] for c in VP(t))
-    square = (x.flatten(1)[:, None] - alpha[..., None] * MEANS).square().sum(dim=2)
-    expected = (WEIGHTS.log() - square / (2 * sigma**2)).softmax(dim=1) @ MEANS
-    torch.testing.assert_close(ORACLES["points"](x, t).x0.flatten(1), expected)
-
-
 def test_flow_solves_the_ode() -> None:
     """d/ds flow(x, t, s) at s = t is alpha' x0 + sigma' eps, and the flow maps the distribution at t to that at s."""
     oracle = ORACLES["gaussian"]

@@ -43,7 +43,6 @@ def draws(n: int) -> list[Tensor]:
 
 
 TABLE = Denoiser(FixedNetwork(), schedule.linear(), prediction.Eps())
-EDM = Denoiser(FixedNetwork(), schedule.EDM(), prediction.EDM())
 EDM_GRID = partial(grid.karras, sigma_min=0.002, sigma_max=80.0)
 
 
@@ -152,40 +151,6 @@ def test_adams_bashforth_matches_lms_of_diffusers(order: int, monkeypatch: pytes
     noise, kind = draws(1), diffusers.LMSDiscreteScheduler
     monkeypatch.setattr(kind, "step", partialmethod(kind.step, order=order))
     same(ours(AdamsBashforth(N, grid.uniform, order=order), TABLE, noise), k_solver(kind, noise))
-
-
-def test_euler_ancestral_of_diffusers_is_ddim_with_eta_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    noise = draws(N + 1)
-    queue = noise[1:]
-    monkeypatch.setattr(
-        "diffusers.schedulers.scheduling_euler_ancestral_discrete.randn_tensor", lambda *a, **k: queue.pop(0)
-    )
-    same(ours(DDIM(N, eta=1.0), TABLE, noise), k_solver(diffusers.EulerAncestralDiscreteScheduler, noise), FLOAT32)
-
-
-@pytest.mark.parametrize("order", [0, 1, 2])
-def test_edm_schedulers_match_diffusers(order: int) -> None:
-    """Order 0 is diffusers' EDM Euler. Orders 1 and 2 are its DPM-Solver++, with the same preconditioned network."""
-    kind = diffusers.EDMDPMSolverMultistepScheduler if order else diffusers.EDMEulerScheduler
-    scheduler = kind(**({"solver_order": order} if order else {}))
-    scheduler.set_timesteps(N)
-    times = EDM_GRID(EDM.schedule, N)
-    _, sigma = levels(EDM, times)
-    torch.testing.assert_close(scheduler.sigmas.double(), sigma, rtol=1e-5, atol=1e-9)
-    scheduler.sigmas = sigma
-    scheduler.is_scale_input_called = True
-    noise = draws(1)
-    states = [noise[0] * scheduler.init_noise_sigma]
-    for k, t in enumerate(scheduler.timesteps):
-        F, _ = EDM.output(states[-1], times[k].expand(2))
-        x0 = scheduler.precondition_outputs(states[-1], F, sigma[k])
-        if order:
-            states.append(scheduler.step(F, t, states[-1]).prev_sample)
-        else:  # diffusers' Euler rounds x to float32, so its formula is applied here in float64
-            states.append(states[-1] + (states[-1] - x0) / sigma[k] * (sigma[k + 1] - sigma[k]))
-            assert (scheduler.step(F, t, states[-2]).prev_sample - states[-1]).abs().max() < 1e-4
-    sampler = DPMSolver(N, grid=EDM_GRID, order=order) if order else Euler(N, grid=EDM_GRID)
-    same(ours(sampler, EDM, noise), states)
 
 
 @pytest.mark.parametrize("churn", [0.0, 5.0, 100.0])

@@ -4,9 +4,7 @@ With the optimal denoiser of a Gaussian, a step is affine in x_t and in its nois
 the exact mean and covariance of a sampler's output, without Monte Carlo error.
 """
 
-import itertools
 import math
-from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -40,10 +38,7 @@ def test_samplers_have_the_moments_of_a_gaussian(name: str, on: str) -> None:
 
 
 @pytest.mark.parametrize("on", SCHEDULES)
-def test_every_schedule_can_be_sampled(on: str) -> None:
-    for name in ("ddim", "heun", "dpm_2m_sde"):
-        kind, steps, stated = AFFINE[name]
-        assert error(*sampler_moments(kind(steps, grid=FINE), gaussian(on))) < stated
+def test_the_adaptive_flow_samples_every_schedule(on: str) -> None:
     flow = ProbabilityFlow(2, grid=partial(grid.log_snr, sigma_min=1e-3), rtol=1e-7, atol=1e-7)
     rows = flow(gaussian(on), as_images(torch.cat([torch.zeros(1, D), torch.eye(D)]).double()), SharedStream(0))
     G = rows.flatten(1)[1:] - rows.flatten(1)[0]
@@ -51,43 +46,18 @@ def test_every_schedule_can_be_sampled(on: str) -> None:
     assert error(rows[0].flatten(), G.T @ G) < 1e-3 + prior
 
 
-# Orders of convergence
-
-
-def orders(kind: Callable[..., Sampler], steps: tuple[int, ...], error_of: Callable[[Sampler], float]) -> list[float]:
-    """log₂ of the ratio of errors as the steps double. The grid stops before 0, as the last step is of first order."""
-    inner_grid = lambda schedule, n: grid.log_snr(schedule, n + 1, sigma_min=0.05, sigma_max=80.0)[:-1]  # noqa: E731
-    errors = [error_of(kind(n, grid=inner_grid)) for n in steps]
-    return [math.log2(a / b) for a, b in itertools.pairwise(errors)]
-
-
 ORDERS = {
-    "ddim": (1.0, 1.0), "euler": (1.0, 1.0), "heun": (2.0, 2.0), "heun_flow": (2.0, 2.0), "midpoint": (2.0, 3.0),
-    "dpm_1s": (1.0, 1.0), "dpm_2s": (2.0, 2.0), "dpm_2m": (2.0, 2.0), "dpm_3m": (3.0, 3.0), "unipc": (3.0, 3.0),
-    "unipc_3": (4.0, 4.0), "adams_bashforth": (2.0, 2.0), "adams_bashforth_3": (3.0, 3.0),
-    "adams_bashforth_4": (4.0, 4.0),
+    "ddim": 1, "euler": 1, "heun": 2, "heun_flow": 2, "midpoint": 2, "dpm_1s": 1, "dpm_2s": 2, "dpm_2m": 2, "dpm_3m": 3,
+    "unipc": 3, "unipc_3": 4, "adams_bashforth": 2, "adams_bashforth_3": 3, "adams_bashforth_4": 4,
 }  # fmt: skip
-
-
-@pytest.mark.parametrize("on", ["edm", "linear"])
-@pytest.mark.parametrize("name", DETERMINISTIC)
-def test_order_of_convergence_on_a_gaussian(name: str, on: str) -> None:
-    """Against the exact flow. UniPC-p has order p + 1, as its theorem says. The midpoint rule gains an order here."""
-    oracle, noise = gaussian(on), as_images(torch.cat([torch.zeros(1, D), torch.eye(D)]).double())
-
-    def error_of(sampler: Sampler) -> float:
-        times = sampler.grid(oracle.schedule, sampler.steps)
-        alpha, sigma = oracle.schedule(times[0])
-        exact = oracle.flow(noise * torch.hypot(alpha, sigma), times[0], times[-1])
-        return float((sampler(oracle, noise, SharedStream(0)) - exact).abs().max())
-
-    low, high = ORDERS[name]
-    assert all(low - 0.2 < order < high + 0.35 for order in orders(DETERMINISTIC[name][0], (128, 256), error_of))
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_order_of_convergence_on_a_mixture(name: str) -> None:
-    """In one dimension the flow preserves quantiles, F_s(x_s) = F_t(x_t), and F is known for a mixture."""
+    """In one dimension the flow preserves quantiles, F_s(x_s) = F_t(x_t), and F is known for a mixture.
+
+    UniPC-p has order p + 1, as its theorem says. The grid stops before 0, as the last step is of first order.
+    """
     weights, means, deviations = (torch.tensor(v).double() for v in ([0.3, 0.7], [-0.8, 0.5], [0.3, 0.2]))
     oracle = MixtureOracle(VP, weights, means[:, None], (deviations**2)[:, None, None])
     noise = torch.linspace(-2, 2, 9).double().reshape(-1, 1, 1, 1)
@@ -102,8 +72,9 @@ def test_order_of_convergence_on_a_mixture(name: str) -> None:
         start = quantile(noise * torch.hypot(*oracle.schedule(times[0])), times[0])
         return float((quantile(sampler(oracle, noise, SharedStream(0)), times[-1]) - start).abs().max())
 
-    low = ORDERS[name][0]
-    assert low - 0.25 < orders(DETERMINISTIC[name][0], (128, 256), error_of)[0] < low + 0.5
+    inner_grid = lambda schedule, n: grid.log_snr(schedule, n + 1, sigma_min=0.05, sigma_max=80.0)[:-1]  # noqa: E731
+    few, many = (error_of(DETERMINISTIC[name][0](n, grid=inner_grid)) for n in (128, 256))
+    assert ORDERS[name] - 0.25 < math.log2(few / many) < ORDERS[name] + 0.5
 
 
 # The loop

@@ -56,7 +56,7 @@ def test_no_checkpoint_is_deleted_if_its_weights_are_unreadable_or_would_replace
 
 
 @pytest.mark.parametrize("weights", [False, True])
-def test_the_kept_files_can_be_sampled_and_not_trained_further(command, tiny, two_steps, tmp_path, weights):
+def test_the_kept_files_can_be_sampled_and_not_trained_further(refused, tiny, two_steps, tmp_path, weights):
     folder = tmp_path / "run"
     shutil.copytree(two_steps, folder)
     snapshot(folder / "checkpoints", 1).parent.mkdir()
@@ -71,5 +71,4 @@ def test_the_kept_files_can_be_sampled_and_not_trained_further(command, tiny, tw
     kept = restore.restore(find.of_run(path)).denoiser.network.state_dict()
     assert all(torch.equal(value, kept[name]) for name, value in before.items())
     if weights:
-        status, _, err = command("train", [*tiny, "trainer.max_steps=3", f"hydra.run.dir={folder}", "ckpt=auto"])
-        assert (status, err.count("\n")) == (2, 1)
+        refused("train", [*tiny, "trainer.max_steps=3", f"hydra.run.dir={folder}", "ckpt=auto"])

@@ -44,14 +44,12 @@ def test_a_dying_process_ends_all_with_one_line_and_sampling_goes_on(command, tw
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
-def test_the_processes_of_a_run_share_the_drawing_of_final_samples(command, tiny, tmp_path):
+def test_the_processes_of_a_run_share_the_drawing_of_final_samples(ran, tiny, tmp_path):
     last = ["samples.n=7", "score.n=5", "score.batch_size=2", "score.baselines=[]", "features=lite0"]
     words = [*tiny, *last, "data.batch_size=2", "trainer.max_steps=2", "trainer.devices=2", "hydra.run.dir=run"]
-    status, out, err = command("train", words)
-    assert status == 0, out + err
+    ran("train", words)
     assert not (tmp_path / "run/samples/.drawn").exists()
-    status, out, err = command("sample", ["ckpt=run", "device=cpu", "batch_size=2", "n=7", "hydra.run.dir=alone"])
-    assert status == 0, out + err
+    ran("sample", ["ckpt=run", "device=cpu", "batch_size=2", "n=7", "hydra.run.dir=alone"])
     alone = np.load(tmp_path / "alone/images.npz")["arr_0"]
     shown = np.stack(tiles(Image.open(tmp_path / "run/samples/final.png")))  # enlarged
     scale = shown.shape[1] // 8

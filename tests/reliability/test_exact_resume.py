@@ -128,13 +128,7 @@ def test_every_saved_item_is_needed(tiny, whole, folder, tmp_path, item):
 
 def test_checkpoints_at_validations_within_a_step_contain_whole_steps(tiny, tmp_path):
     """A validation every 6 batches, and 4 batches of 2 images per step."""
-    overrides = [
-        *tiny,
-        *RECIPE,
-        "data.batch_size=2",
-        "trainer.accumulate_grad_batches=4",
-        "trainer.val_check_interval=6",
-    ]
+    overrides = [*tiny, *RECIPE, "data.batch_size=2", "trainer.accumulate_grad_batches=4"]
     overrides += ["trainer.val_check_interval=6", "checkpoint.every_n_steps=null"]
     expected = train(tmp_path / "whole", overrides)
     files = storage.numbered_files(tmp_path / "whole/checkpoints")

@@ -199,11 +199,10 @@ def test_a_run_on_a_full_disk_ends_with_an_error(command, tiny, tmp_path, monkey
     assert storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 6
 
 
-def test_checkpoints_of_another_run_are_not_overwritten(command, two_steps, tiny, tmp_path):
+def test_checkpoints_of_another_run_are_not_overwritten(refused, two_steps, tiny, tmp_path):
     run, before = [*tiny, "samples.n=0", "trainer.max_steps=2"], (two_steps / "run.json").read_bytes()
     for more in ([], [f"ckpt={two_steps.parent / 'elsewhere'}"]):
-        status, _, err = command("train", [*run, "seed=1", f"hydra.run.dir={two_steps}", *more])
-        assert (status, err.count("\n")) == (2, 1), err
+        refused("train", [*run, "seed=1", f"hydra.run.dir={two_steps}", *more])
     assert (two_steps / "run.json").read_bytes() == before
 
 

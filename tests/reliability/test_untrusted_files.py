@@ -207,10 +207,9 @@ def test_a_malformed_checkpoint_is_refused_with_one_line(tmp_path, own, name):
 
 
 @pytest.mark.parametrize("name", MISLEADING)
-def test_misleading_samplers_and_scores_in_a_file_are_refused_with_one_line(command, own, name):
+def test_misleading_samplers_and_scores_in_a_file_are_refused_with_one_line(refused, own, name):
     torch.save(with_parts(own, MISLEADING[name]), "x.ckpt")
-    status, _, err = command(name, ["ckpt=x.ckpt", "device=cpu"])
-    assert (status, err.count("\n")) == (2, 1)
+    refused(name, ["ckpt=x.ckpt", "device=cpu"])
 
 
 @pytest.mark.parametrize("weights", ["ema", "raw"])

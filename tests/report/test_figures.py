@@ -4,17 +4,15 @@ import json
 import re
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
 from composing import settings
 from matplotlib.figure import Figure
-from PIL import Image
 
 from diffusion.config.build import make
 from diffusion.process.schedule import linear
-from diffusion.report import figures, style
+from diffusion.report import figures
 from diffusion.report.style import svg
 from diffusion.runs.folder import Series, read_metrics
 
@@ -105,13 +103,3 @@ def test_an_svg_has_the_pages_colours_and_the_place_of_its_steps(run_folder: Pat
     cx, cy, value = re.search(r'cx="(\S*)" cy="(\S*)" r="4"><title>validation images: (\S*) at 400<', texts[1]).groups()
     place = figure.axes[0].transData.transform((400, float(value))) * 72 / figure.dpi
     assert (float(cx), 72 * figure.get_figheight() - float(cy)) == pytest.approx(place, abs=0.1)
-
-
-def test_drawing_does_not_change_matplotlibs_settings_or_depend_on_them(tmp_path: Path) -> None:
-    before = dict(matplotlib.rcParams)
-    with matplotlib.rc_context(style.STYLE):
-        figures.signal(linear(steps=10)).savefig(tmp_path / "within.png", dpi=style.DPI)
-    style.save(figures.signal(linear(steps=10)), tmp_path / "after.png")
-    assert dict(matplotlib.rcParams) == before
-    within, after = (np.asarray(Image.open(tmp_path / name)) for name in ("within.png", "after.png"))
-    assert np.array_equal(within, after)

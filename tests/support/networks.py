@@ -1,7 +1,7 @@
-"""Shared by the tests of several networks."""
+"""Shared by the tests of several networks: random weights, and a network of a few numbers."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -11,3 +11,25 @@ def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
         for parameter in network.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
     return network.eval()
+
+
+def filled(network: nn.Module, seed: int = 0) -> nn.Module:
+    """`network` in evaluation mode with all weights random, each layer keeping the size of its input."""
+    generator = torch.Generator().manual_seed(seed)
+    for weight in network.parameters():
+        if weight.requires_grad:
+            spread = weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.3
+            weight.data = torch.randn(weight.shape, generator=generator) * spread + 0.5 * (weight.ndim == 1)
+    return network.eval()
+
+
+class Affine(nn.Module):
+    """weight·x + bias; with a `spread`, also tanh(spread·x) in as many more channels."""
+
+    def __init__(self, weight: float = 1.0, bias: float = 0.0, spread: float | None = None):
+        super().__init__()
+        self.weights = nn.Parameter(torch.tensor([weight, bias, *([] if spread is None else [spread])]))
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        y = self.weights[0] * x + self.weights[1]
+        return y if len(self.weights) == 2 else torch.cat([y, (self.weights[2] * x).tanh()], dim=1)

@@ -17,7 +17,6 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from diffusion import randomness
 from diffusion.evaluation import commands, together
 
 aten = torch.ops.aten
@@ -33,25 +32,20 @@ class Device:
     def __init__(self) -> None:
         self.waits: list[str] = []
         self.coming: list[tuple[torch.Tensor, torch.Tensor]] = []  # (target, data) of non-blocking copies
-        self.float64 = True
-        self.present = False
+        self.float64, self.present = True, False
         self.name = torch.device("privateuseone", 0)  # renamed to away:0 later
 
     def wait(self, what: str) -> None:
-        self.waits.append(f"{what} at {here()}")
+        """Note it with the innermost line of the stack outside torch and this file."""
+        frames = reversed(traceback.extract_stack())
+        frame = next(f for f in frames if f.filename != __file__ and "/torch/" not in f.filename)
+        self.waits.append(f"{what} at {frame.filename}:{frame.lineno} {frame.line}")
 
     def arrive(self, count: int | None = None) -> None:
         """Complete the first `count` copies; None: all."""
         for target, value in self.coming[:count]:
             target.copy_(value)
         del self.coming[:count]
-
-
-def here() -> str:
-    """The innermost line of the stack outside torch and this file."""
-    frames = traceback.extract_stack()
-    frame = next(f for f in reversed(frames) if f.filename != __file__ and "/torch/" not in f.filename)
-    return f"{frame.filename}:{frame.lineno} {frame.line}"
 
 
 DEVICE = Device()
@@ -73,9 +67,6 @@ class Away(torch.Tensor):
             )  # fmt: skip
         out.held = held
         return out
-
-    def __tensor_flatten__(self) -> tuple[list[str], None]:
-        return ["held"], None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
         if id(self) not in memo:
@@ -108,14 +99,8 @@ def run(func: Any, args: Any, kwargs: Any) -> Any:
         return func.decompose(*args, **kwargs)  # arrives undecomposed in inference mode
     tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
     indices = [x for x in tree_flatten(args[1])[0] if x is not None] if func in INDEXING else []
-    away = [x for x in tensors if isinstance(x, Away)]
-    for x in tensors:
-        if away and x.dim() and not isinstance(x, Away):
-            if not any(x is index for index in indices):
-                raise RuntimeError(
-                    f"Expected all tensors to be on the same device, but found {NAME}:0 and cpu ({func} at {here()})"
-                )
-            DEVICE.wait("index uploaded")
+    if any(isinstance(x, Away) for x in tensors) and any(x.dim() and not isinstance(x, Away) for x in tensors):
+        raise RuntimeError(f"expected all tensors on one device, but found {NAME}:0 and cpu ({func})")
     if func is aten._local_scalar_dense.default:
         DEVICE.wait("read")
         return func(args[0].held)
@@ -156,19 +141,6 @@ def tensor(data: Any, *, device: Any = None, **kwargs: Any) -> torch.Tensor:
     return make_tensor(data, **kwargs).to(device) if away else make_tensor(data, device=device, **kwargs)
 
 
-def jvp(function: Any, primals: Any, tangents: Any) -> tuple[Any, Any]:
-    """Replaces torch.func.jvp, whose zero tensors need a C++ device: differentiates a vector-Jacobian product."""
-    with torch.enable_grad():
-        x = [value.detach().requires_grad_() for value in primals]
-        out = function(*x)
-        y = out if isinstance(out, tuple) else (out,)
-        v = [torch.zeros_like(value).requires_grad_() for value in y]
-        moving = [(value, weight) for value, weight in zip(y, v, strict=True) if value.requires_grad]
-        pulled = torch.autograd.grad([m[0] for m in moving], x, [m[1] for m in moving], create_graph=True)
-        slopes = torch.autograd.grad(pulled, v, list(tangents), allow_unused=True, materialize_grads=True)
-    return tuple(value.detach() for value in y) if len(y) > 1 else out.detach(), slopes if len(y) > 1 else slopes[0]
-
-
 class Event:
     """An event: waiting for it completes the copies that were pending when it was recorded."""
 
@@ -207,13 +179,8 @@ class Hook(backend_registration._DummyPrivateUse1Hook):
 class Machine(Accelerator):
     """A Lightning accelerator with one such device."""
 
-    def setup_device(self, device: torch.device) -> None: ...
-
-    def teardown(self) -> None: ...
-
-    def get_device_stats(self, device: Any) -> dict[str, Any]:
-        return {}
-
+    setup_device = teardown = lambda self, *_: None
+    get_device_stats = lambda self, device: {}  # noqa: E731
     parse_devices = staticmethod(lambda devices: devices)
     get_parallel_devices = staticmethod(lambda devices: [DEVICE.name])
     auto_device_count = staticmethod(lambda: 1)
@@ -247,18 +214,10 @@ def machine() -> Iterator[None]:
 def away(machine: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     """The device, for training with `trainer.accelerator=away trainer.strategy=away` and for commands."""
     monkeypatch.setattr(torch, "tensor", tensor)
-    monkeypatch.setattr(torch.func, "jvp", jvp)
+    monkeypatch.setattr(torch.func, "jvp", torch.autograd.functional.jvp)  # the other needs a device written in C++
     for module in (commands, together):
         monkeypatch.setattr(module, "choose_device", lambda name: DEVICE.name)
     DEVICE.__init__()  # type: ignore[misc]
     DEVICE.present = True
     yield DEVICE
     DEVICE.present = False
-
-
-@pytest.fixture
-def single(away: Device, monkeypatch: pytest.MonkeyPatch) -> Device:
-    """The same device without float64, like Apple's."""
-    away.float64 = False
-    monkeypatch.setattr(randomness, "SINGLE", {NAME})
-    return away

@@ -1,6 +1,5 @@
 """Everything works on a device other than the CPU, with the CPU's numbers, and a training step never waits."""
 
-import copy
 import json
 import math
 from collections.abc import Callable
@@ -12,19 +11,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.plugins import MixedPrecision
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from diffusion import randomness
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.restore import restore
 from diffusion.config.build import make
-from diffusion.config.choices import conf_dir
+from diffusion.config.choices import choice
+from diffusion.config.choices import choices as chosen
 from diffusion.evaluation.drawing import Drawing
 from diffusion.metric import features
 from diffusion.process import grid
 from diffusion.process.consistency import Consistency
 from diffusion.process.denoiser import Denoiser, dynamic
-from diffusion.process.noise import assigned
 from diffusion.process.objective import Hybrid, Simple, Uncertainty
 from diffusion.process.prediction import Eps
 from diffusion.process.sampler import Ancestral, Euler, Heun, PredictorCorrector, ProbabilityFlow, UniPC
@@ -36,6 +35,7 @@ from diffusion.runs.folder import read_metrics
 from diffusion.training import callbacks, ending, run
 from diffusion.training.module import Diffusion
 
+NAME = "away"
 AWAY = ("trainer.accelerator=away", "trainer.strategy=away")
 
 
@@ -59,7 +59,7 @@ def scores(folder: Path) -> list[tuple[str, str, float]]:
     return [(r["what"], r["metric"], r["value"]) for r in json.loads((folder / "scores.json").read_text())]
 
 
-def test_a_whole_run_on_another_device_gives_the_results_of_the_cpu(command, tiny, away, monkeypatch, tmp_path):
+def test_a_whole_run_on_another_device_gives_the_results_of_the_cpu(ran, tiny, away, monkeypatch, tmp_path):
     monkeypatch.setattr(features, "Lite0", Thumbnail)
     monkeypatch.setattr(ending, "write_report", lambda _, schedule, **__: schedule(torch.tensor([0.5])))  # on the CPU
     whole = (
@@ -68,8 +68,7 @@ def test_a_whole_run_on_another_device_gives_the_results_of_the_cpu(command, tin
         "trainer.limit_train_batches=2",
     )  # fmt: skip
     for folder, device in (("there", AWAY), ("here", ())):
-        status, out, err = command("train", [*tiny, *whole, *device, f"hydra.run.dir={folder}"])
-        assert status == 0, out + err
+        ran("train", [*tiny, *whole, *device, f"hydra.run.dir={folder}"])
         assert set(Thumbnail.used) == {"away" if device else "cpu"}  # also for the reference
         Thumbnail.used.clear()
     metrics = [read_metrics(tmp_path / folder / "metrics.csv") for folder in ("here", "there")]
@@ -81,16 +80,10 @@ def test_a_whole_run_on_another_device_gives_the_results_of_the_cpu(command, tin
     weight = restore(tmp_path / "there/checkpoints/last.ckpt").denoiser.network.stem.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
     for name, more in (("sample", ["n=3"]), ("evaluate", ["n=12", "features=lite0", "split=val"])):
-        status, out, err = command(
-            name, [f"ckpt={tmp_path}/there/checkpoints/last.ckpt", "sampler.steps=2", f"hydra.run.dir={name}", *more]
-        )
-        assert status == 0, out + err
+        ran(name, [f"ckpt={tmp_path}/there/checkpoints/last.ckpt", "sampler.steps=2", f"hydra.run.dir={name}", *more])
 
 
-@pytest.mark.parametrize("condition", ["lowres", "facts"])
-def test_training_steps_between_logs_do_not_synchronize_with_the_device(
-    command, tiny, away, monkeypatch, tmp_path, condition
-):
+def test_training_steps_between_logs_do_not_synchronize_with_the_device(ran, tiny, away, monkeypatch, tmp_path):
     begin = Diffusion.on_train_batch_start
     waits: list[int] = []
 
@@ -103,9 +96,8 @@ def test_training_steps_between_logs_do_not_synchronize_with_the_device(
     rows = [f"{i:02d}.png,{'odd' if i % 2 else 'even'}" for i in range(40)]
     (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]))
     long = ["trainer.log_every_n_steps=100", "trainer.max_epochs=1", "trainer.gradient_clip_val=1", "samples.n=0"]
-    more = [f"data.labels={tmp_path}/labels.csv", f"condition={condition}"]
-    status, out, err = command("train", [*tiny, *AWAY, *long, *more])
-    assert status == 0, out + err
+    more = [f"data.labels={tmp_path}/labels.csv", "condition=lowres"]
+    ran("train", [*tiny, *AWAY, *long, *more])
     assert len(waits) == 6
     assert away.waits[waits[0] : waits[-1]] == []
 
@@ -123,9 +115,7 @@ class Small(nn.Module):
 
 
 def choices(group: str) -> dict[str, Callable[[], Any]]:
-    files = sorted((Path(conf_dir()) / group).glob("*.yaml"))
-    nodes = {file.stem: OmegaConf.to_container(OmegaConf.load(file), resolve=True) for file in files}
-    return {f"{group}={name}": partial(make, node, group) for name, node in nodes.items()}
+    return {f"{group}={name}": partial(make, choice(group, name), group) for name in chosen(group)}
 
 
 OBJECTIVES: dict[str, Callable[[], nn.Module]] = {
@@ -144,13 +134,11 @@ def tried(objective: nn.Module) -> nn.Module:
     return objective
 
 
-def trained(objective: nn.Module, device: Any, away: Any) -> Tensor:
+def trained(name: str, device: Any, away: Any) -> Tensor:
     """The losses of two steps and the gradient, (9,), copied to the CPU; nothing waits in between."""
-    denoiser = Denoiser(Small(), linear(), Eps()).to(device)
-    objective.to(device)
+    denoiser, objective = Denoiser(Small(), linear(), Eps()).to(device), OBJECTIVES[name]().to(device)
     x0 = torch.linspace(-1, 1, 4 * 12).reshape(4, 3, 2, 2).to(device)
-    losses = []
-    before = len(away.waits)
+    losses, before = [], len(away.waits)
     for step in range(2):
         streams = Streams([step, 1, 2, 3], device, batch_seed=step, first=4, batch_size=8)
         objective.begin(step, 2)
@@ -158,14 +146,8 @@ def trained(objective: nn.Module, device: Any, away: Any) -> Tensor:
         objective.update(result["t"], result["term"])
         result["loss"].mean().backward()
         losses.append(result["loss"].detach())
-    if getattr(getattr(objective, "noise", None), "func", None) is not assigned:  # its documentation says that it waits
-        assert away.waits[before:] == []
+    assert name in ("noise=immiscible", "noise=ot") or away.waits[before:] == []  # these two say that they wait
     return torch.cat([*losses, denoiser.network.weight.grad[None]]).cpu()
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_objectives_equal_the_cpu_without_device_synchronization(name, away):
-    torch.testing.assert_close(trained(OBJECTIVES[name](), away.name, away), trained(OBJECTIVES[name](), "cpu", away))
 
 
 SAMPLERS = {
@@ -178,25 +160,25 @@ SAMPLERS = {
 }
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_samples_equal_the_cpu_without_device_synchronization(name, away):
-    here, drawing = Denoiser(Small(), linear(), Eps()), Drawing(SAMPLERS[name], (3, 4, 4), 1)
-    there, device = copy.deepcopy(here).to(away.name), torch.device(away.name)
-    waits: list[int] = []
-    images = drawing(there, 5, device, watch=lambda *_: waits.append(len(away.waits)))
-    assert torch.equal(images, drawing(here, 5, torch.device("cpu")))
-    assert name == "flow" or away.waits[waits[0] : waits[-1]] == []  # its step sizes depend on its results
+def drawn(name: str, device: Any, away: Any) -> Tensor:
+    """Five images; only the flow, whose step sizes depend on its results, waits in between."""
+    denoiser, waits = Denoiser(Small(), linear(), Eps()).to(device), list[int]()
+    drawing = Drawing(SAMPLERS[name], (3, 4, 4), 1)
+    images = drawing(denoiser, 5, device, watch=lambda *_: waits.append(len(away.waits)))
+    assert name == "flow" or away.waits[waits[0] : waits[-1]] == []
+    return images.int()
 
 
-@pytest.mark.parametrize("name", [*(name for name in OBJECTIVES if "weighting" not in name), *SAMPLERS])
-def test_objectives_and_samplers_work_on_a_device_without_float64(name, single):
-    if name in OBJECTIVES:
-        assert trained(OBJECTIVES[name](), single.name, single).isfinite().all()
-    else:
-        drawing, denoiser = Drawing(SAMPLERS[name], (3, 4, 4), 1), Denoiser(Small(), linear(), Eps())
-        images = drawing(copy.deepcopy(denoiser).to(single.name), 5, torch.device(single.name))
-        expected = drawing(denoiser, 5, torch.device("cpu"))
-        assert (images.int() - expected.int()).abs().max() <= 1
+@pytest.mark.parametrize("name", [*OBJECTIVES, *SAMPLERS])
+def test_objectives_and_samplers_equal_the_cpu_without_device_synchronization(name, away, monkeypatch):
+    """Without float64, as on Apple's devices, times are rounded: samples are nearly the same, and losses finite."""
+    made = drawn if name in SAMPLERS else trained
+    expected = made(name, torch.device("cpu"), away)
+    torch.testing.assert_close(made(name, away.name, away), expected)
+    monkeypatch.setattr(randomness, "SINGLE", {NAME})
+    away.float64 = False
+    found = made(name, away.name, away)
+    assert (found - expected).abs().max() <= 1 if name in SAMPLERS else found.isfinite().all()
 
 
 SKIPPING = ("lr_scheduler=cosine", "lr_scheduler.warmup=2", "hydra.run.dir=run", "samples.n=0")
@@ -212,14 +194,13 @@ def steps_and_updates(run_folder: Path) -> tuple[set[int], set[int]]:
     return {contents["global_step"], int(validated), recorded}, {*moments, averaged, rate}
 
 
-def test_a_step_skipped_by_the_float16_grad_scaler_updates_nothing(command, tiny, monkeypatch, tmp_path):
+def test_a_step_skipped_by_the_float16_grad_scaler_updates_nothing(ran, tiny, monkeypatch, tmp_path):
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, backoff_factor=2.0**-16)
     monkeypatch.setattr(run, "LightningEnvironment", lambda: MixedPrecision("16-mixed", "cpu", scaler))
     monkeypatch.setattr(ending, "write_report", lambda *_, **__: None)
     update, scales = scaler.update, []
     monkeypatch.setattr(scaler, "update", lambda: scales.append((scaler.get_scale(), update(), scaler.get_scale())))
-    status, out, err = command("train", [*tiny, *SKIPPING, "trainer.precision=null"])
-    assert status == 0, out + err
+    ran("train", [*tiny, *SKIPPING, "trainer.precision=null"])
     overflows = [after < before for before, _, after in scales]
     assert len(overflows) == 12
     assert overflows[0]

@@ -68,7 +68,7 @@ def config_of(folder: Path) -> dict:
     return yaml.safe_load((folder / "config.yaml").read_text())
 
 
-def test_the_network_and_what_it_was_trained_for_are_inherited_unless_given(command, tiny, first, tmp_path):
+def test_the_network_and_what_it_was_trained_for_are_inherited_unless_given(command, ran, tiny, first, tmp_path):
     own = [word for word in tiny if not word.startswith(("model", "data.resolution"))]
     words = [*own, "experiment=trial", *SHORT, "sampler.steps=2", f"init={first}", "schedule.tau=0.9"]
     swept = [*words, "model.dropout=0,0.5", "hydra.sweep.dir=sweep"]
@@ -83,21 +83,20 @@ def test_the_network_and_what_it_was_trained_for_are_inherited_unless_given(comm
         assert (config["prediction"], config["data"]["resolution"]) == (theirs["prediction"], 8)
         assert config["optimizer"]["_target_"] != theirs["optimizer"]["_target_"]
     given = [*own, *SHORT, f"init={first}", "prediction=eps", "data.channels=1", "hydra.run.dir=given"]
-    status, out, _ = command("train", given)
-    assert status == 0
+    out = ran("train", given)
     assert "newly initialized: stem.weight, out.weight, out.bias" in out
     assert "trained with another prediction" in out
     assert config_of(tmp_path / "given")["model"] == theirs["model"]
 
 
-def test_finetune_takes_all_settings_of_the_model_but_the_images(command, first, photos, tmp_path):
+def test_finetune_takes_all_settings_of_the_model_but_the_images(ran, first, photos, tmp_path):
     model, few = first.parent / "run/checkpoints/last.ckpt", ["data.val=8", "data.test=8"]
     photos = Path(shutil.copytree(photos, tmp_path / "photos"))
     (photos / "broken.jpg").write_text("broken")
     fast = ["trainer.max_steps=4", "samples.every_n_epochs=1", "samples.n=4", "hydra.run.dir=run"]
-    status, out, _ = command("finetune", [str(model), str(photos), *few, *fast])
-    assert status == 0
-    assert "each is one image of the training (data.tiles=null)" in out
+    assert "each is one image of the training (data.tiles=null)" in ran(
+        "finetune", [str(model), str(photos), *few, *fast]
+    )
     new, theirs = config_of(tmp_path / "run"), config_of(first)
     expected = theirs | {"name": "finetune", "init": str(model), "data": theirs["data"] | {"root": str(photos)}}
     assert {key for key in new if new[key] != expected[key]} == {"trainer", "optimizer", "samples"}

@@ -19,11 +19,10 @@ def pairs(photos, tmp_path):
     return tmp_path / "pairs"
 
 
-def test_samples_are_drawn_from_the_pairs_of_held_out_images(pairs, tiny, command, tmp_path):
+def test_samples_are_drawn_from_the_pairs_of_held_out_images(pairs, tiny, ran, refused, tmp_path):
     words = [*tiny, "condition=pairs", f"condition.root={pairs}", "condition.channels=1", "samples.n=2"]
     train([*words, "trainer.max_steps=4", "optimizer.lr=1e-2"], tmp_path / "run")
-    status, out, err = command("sample", [f"ckpt={tmp_path}/run", "n=3", "hydra.run.dir=out"])
-    assert status == 0, out + err
+    ran("sample", [f"ckpt={tmp_path}/run", "n=3", "hydra.run.dir=out"])
     held_out = diffusion.load(tmp_path / "run", device="cpu").drawing().given.split
     shown = torch.from_numpy(tiles(opened(tmp_path / "out/conditions.png")).copy())
     side = shown.shape[1] // 8
@@ -31,11 +30,7 @@ def test_samples_are_drawn_from_the_pairs_of_held_out_images(pairs, tiny, comman
     assert (shown[:, side // 2 :: side, side // 2 :: side, 0] + luma - 255).abs().max() < 3  # cut as the images are
     drawn = np.load(tmp_path / "out/images.npz")["arr_0"]
     one = pairs / f"{held_out.names[1].rpartition('.')[0]}.webp"
-    status, out, err = command("sample", [f"ckpt={tmp_path}/run", "n=2", f"given={one}", "hydra.run.dir=one"])
-    assert status == 0, out + err
+    ran("sample", [f"ckpt={tmp_path}/run", "n=2", f"given={one}", "hydra.run.dir=one"])
     assert (np.load(tmp_path / "one/images.npz")["arr_0"][1] == drawn[1]).all()
     (pairs / "07.webp").unlink()
-    status, out, err = command("train", [*words, "hydra.run.dir=again"])
-    assert status == 2
-    (line,) = err.splitlines()
-    assert "no picture for '07.png' (1 missing in all)" in line
+    assert "no picture for '07.png' (1 missing in all)" in refused("train", [*words, "hydra.run.dir=again"])

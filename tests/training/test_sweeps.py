@@ -37,10 +37,8 @@ def test_a_sweep_without_a_name_has_one_folder_named_after_the_model(command, ti
     assert recorded[-2:] == ["seed=0", "schedule=cosine"]
 
 
-def test_a_sweep_over_no_values_is_refused(command, tiny, started):
-    status, _, err = command("train", ["-m", *tiny, "seed=range(0,0)"])
-    assert (status, err.count("\n")) == (2, 1)
-    assert "seed=range(0,0)" in err
+def test_a_sweep_over_no_values_is_refused(refused, tiny, started):
+    assert "seed=range(0,0)" in refused("train", ["-m", *tiny, "seed=range(0,0)"])
 
 
 @pytest.mark.filterwarnings("error::UserWarning")  # runs without numbers are compared, too
@@ -78,11 +76,9 @@ def test_a_sweep_score_that_is_not_logged_is_refused_before_training(command, ti
     assert said in err.splitlines()[-1]
 
 
-def test_a_search_for_an_error_draws_no_samples(command, tiny):
+def test_a_search_for_an_error_draws_no_samples(ran, tiny):
     words = ["score.n=null", "sweep.score=gap/mse_raw", "trainer.max_steps=2", "samples.n=0", "hydra.run.dir=run"]
-    status, out, err = command("train", [*tiny, *words])
-    assert status == 0, out + err
-    assert "no scores: 512 samples need" in out
+    assert "no scores: 512 samples need" in ran("train", [*tiny, *words])
 
 
 def test_a_job_gets_its_previous_folder_and_never_that_of_another_job(tmp_path):

@@ -18,10 +18,9 @@ STANDARD = [f"{metric}_lite0" for metric in ("fd", "kid", "precision", "recall",
 
 
 @pytest.mark.whole_report
-def test_a_run_writes_all_expected_files(command, tiny, tmp_path):
+def test_a_run_writes_all_expected_files(command, ran, tiny, tmp_path):
     overrides = ["samples.every_n_epochs=1", "samples.n=4", "score.n=8", "score.every_n_epochs=2", "features=lite0"]
-    status, out, err = command("train", [*tiny, *overrides, "name=whole"])
-    assert status == 0, out + err
+    out = ran("train", [*tiny, *overrides, "name=whole"])
     (run,) = (path.parent for path in (tmp_path / "outputs/whole").rglob("run.json"))
     info = json.loads((run / "run.json").read_text())
     assert info["seconds_of"].keys() >= {"preparation", "training", "validation", "last samples"}
@@ -78,10 +77,9 @@ def test_a_checkpoint_loads_with_weights_only_and_contains_its_config(two_steps)
     assert contents["facts"] == {}  # no labels, augmentation or crops, of which the network would be told
 
 
-def test_a_sweep_creates_a_folder_per_job_and_one_comparison(command, tiny, tmp_path):
+def test_a_sweep_creates_a_folder_per_job_and_one_comparison(ran, tiny, tmp_path):
     words = ["schedule=linear,cosine", "trainer.max_steps=2", "samples.n=0", "hydra.sweep.dir=sweep"]
-    status, out, err = command("train", ["-m", *tiny, *words])
-    assert status == 0, out + err
+    ran("train", ["-m", *tiny, *words])
     assert sorted(p.parent.name for p in (tmp_path / "sweep").glob("*/run.json")) == ["0", "1"]
     rows = list(csv.DictReader((tmp_path / "sweep/runs.csv").open()))
     assert {row["schedule"] for row in rows} == {"linear", "cosine"}

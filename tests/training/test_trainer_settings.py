@@ -29,11 +29,10 @@ def test_the_settings_of_the_trainer_are_arguments_of_lightnings():
 
 
 @pytest.fixture
-def stopped(command, tiny, tmp_path):
+def stopped(ran, tiny, tmp_path):
     """A run that does not improve after its first validation, with 6 steps between validations."""
     words = [*STOPPING, "callbacks.early_stopping.patience=1", "hydra.run.dir=run"]
-    status, out, err = command("train", [*tiny, *words])
-    assert status == 0, out + err
+    ran("train", [*tiny, *words])
     return tmp_path / "run"
 
 
@@ -52,9 +51,8 @@ class Ends(Callback):
         trainer.should_stop = trainer.global_step == 4
 
 
-def test_a_custom_callback_can_end_a_run(command, tiny, tmp_path):
+def test_a_custom_callback_can_end_a_run(ran, tiny, tmp_path):
     words = ["+callbacks.mine._target_=tests.training.test_trainer_settings.Ends", "hydra.run.dir=run"]
-    status, out, err = command("train", [*tiny, *words])
-    assert status == 0, out + err
+    ran("train", [*tiny, *words])
     assert record(tmp_path / "run")["reason"] == "ended at step 4 of 12. A callback asked to stop."
     assert storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 4
