@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from pathlib import Path
 
 import matplotlib
@@ -115,3 +116,19 @@ def test_drawing_does_not_change_matplotlibs_settings_or_depend_on_them(tmp_path
     assert dict(matplotlib.rcParams) == before
     within, after = (np.asarray(Image.open(tmp_path / name)) for name in ("within.png", "after.png"))
     assert np.array_equal(within, after)
+
+
+def test_threads_draw_one_after_the_other_and_leave_matplotlibs_settings_alone():
+    before, inside, gone = dict(matplotlib.rcParams), threading.Event(), threading.Event()
+
+    @style.styled
+    def draw():
+        inside.set()
+        gone.wait(5)
+
+    with style.matplotlib_settings(style.STYLE):
+        (other := threading.Thread(target=draw)).start()
+        assert not inside.wait(0.1)
+    gone.set()
+    other.join()
+    assert dict(matplotlib.rcParams) == before
