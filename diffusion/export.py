@@ -3,7 +3,8 @@
 `sample` and `evaluate` read it like a checkpoint (ckpt=FILE.safetensors); training cannot resume from it, but can start
 from it (init=FILE.safetensors). With --format diffusers, write a folder that diffusers reads too:
 DiffusionPipeline.from_pretrained(FOLDER); models with parts that diffusers lacks are refused. With --format web,
-write one HTML file that draws pictures in any browser, without a server: the run's page with the network inside. With
+write one HTML file to give away that draws pictures in any browser, without a server: it has the network, samples,
+charts and scores of its run, but no settings, commands or paths. With
 --push USER/NAME, upload the safetensors file, the diffusers folder if there can be one, and a model card with the facts
 of the run to the Hugging Face Hub; everyone can then use the model as ckpt=hf://USER/NAME.
 """

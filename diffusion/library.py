@@ -18,7 +18,7 @@ from diffusion.config.choices import AUTO, RUN, choice, choices, searching
 from diffusion.config.schema import Sample
 from diffusion.console import count
 from diffusion.data import ImageData, Split, to_unit
-from diffusion.edit.edits import Source, answering, filling, observation_of, of_picture, read_mask, read_picture
+from diffusion.edit.edits import Source, answering, filling, observation_of, of_picture, opening, read_picture
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import completed, make_drawing
 from diffusion.evaluation.drawing import Drawing
@@ -84,12 +84,11 @@ class Model:
         exaggerates fillings; guidance="early" turns it on.
 
         Args:
-            picture: as for `edit`.
+            picture: as for `edit`, but cropped around the part to fill.
             mask: as the picture, with its proportions; an array or a tensor may also be bool (H, W).
             method: a choice from conf/inpainting, perhaps with settings: "repaint inpainting.passes=20".
         """
-        shape = self.restored.shape
-        fill, pixels = read_mask(mask, picture, shape), read_picture(picture, shape)
+        pixels, fill, _ = opening(picture, mask, self.restored.shape)
         with searching([self.config_dir]):
             how = choice("inpainting", method)
         return self._draw(n, lambda drawing: filling(drawing, pixels, fill, how), fills=True, **options)

@@ -13,6 +13,7 @@ import re
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -49,7 +50,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.root = root
         self.held: dict[tuple[Path, ...], tuple[str, str, float]] = {}  # folders -> page, version, when due
-        self.lock = threading.Lock()
+        self.locks = defaultdict[tuple[Path, ...], threading.Lock](threading.Lock)  # of each page: others do not wait
 
     def page(self, path: str, query: str = "") -> tuple[str, str]:
         """The page of a path, and its version: `/` is that of the folder itself, `/compare?run=…&run=…` of some runs.
@@ -64,7 +65,7 @@ class Server(ThreadingHTTPServer):
             raise UserError(f"{path}: no run, sweep or study here")
         key = tuple(folders[each] for each in chosen)
         version = digest(*(version_of(run) for folder in key for run in runs_below(folder)))
-        with self.lock:
+        with self.locks[key]:
             text, before, due = self.held.get(key, ("", "", 0.0))
             began = time.monotonic()
             if before == version or began < due:

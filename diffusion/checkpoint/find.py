@@ -137,15 +137,16 @@ def at_step(checkpoints: Path, step: int) -> Path:
     return found
 
 
-def superfluous(folder: Path, weights: bool) -> list[Path]:
-    """The removable checkpoints of a run: all but best.ckpt; with `weights`, all, and the snapshots of averages.
-
-    If there is no best.ckpt (no validation was finite), the last checkpoint is kept.
-    """
+def by_worth(folder: Path) -> list[Path]:
+    """The checkpoints of a run: best.ckpt (there is none if no validation was finite), last.ckpt, and the others."""
     files = storage.all_files(folder / "checkpoints")
-    if weights:
-        return [*files, *storage.snapshots(folder / "checkpoints").values()]
-    return sorted(files, key=lambda file: (file.name != "best.ckpt", file.name != "last.ckpt"))[1:]
+    return sorted(files, key=lambda file: (file.name != "best.ckpt", file.name != "last.ckpt"))
+
+
+def superfluous(folder: Path, weights: bool) -> list[Path]:
+    """The removable checkpoints of a run: all but the first `by_worth`; with `weights`, all, and saved averages."""
+    files = by_worth(folder)
+    return [*files, *storage.snapshots(folder / "checkpoints").values()] if weights else files[1:]
 
 
 def freed(files: Iterable[Path]) -> int:
@@ -158,9 +159,10 @@ def freed(files: Iterable[Path]) -> int:
 def prune(folder: Path, weights: bool) -> int:
     """Remove the superfluous checkpoints of a complete run and return the number of bytes freed.
 
-    With `weights`, the weights of the last checkpoint (the average, if there is one) are first written to
-    last.safetensors (best.safetensors if only best.ckpt is left), which is enough to sample, but not to train. Nothing
-    is removed unless that file reads back as the same network. Raises UserError if it already holds another one.
+    Nothing is removed before what stays has been read. With `weights`, these are the weights of the last checkpoint
+    (the average, if there is one), which are first written to last.safetensors (best.safetensors if only best.ckpt is
+    left) and are enough to sample, but not to train. Raises UserError if what stays cannot be read, or if that file
+    already holds another network.
     """
     files = superfluous(folder, weights)
     gain = freed(files)
@@ -172,6 +174,8 @@ def prune(folder: Path, weights: bool) -> int:
         if restore(file).source["network_hash"] != model.source["network_hash"]:
             raise UserError(f"{file}: it holds other weights than {model.path}; nothing was removed; move it")
         gain -= file.stat().st_size
+    elif files:
+        read(by_worth(folder)[0])
     for old in files:
         old.unlink()
     return gain

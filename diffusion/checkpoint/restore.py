@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 import yaml
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from diffusion.checkpoint import authors, diffusers_folder, storage
-from diffusion.config.build import OPTIONAL_PARTS, PARTS, Facts, check_targets, make, model_of, plain_config
+from diffusion.config.build import OPTIONAL_PARTS, PARTS, Facts, check_targets, make, model_of, plain_config, validated
 from diffusion.console import console, count
 from diffusion.errors import UserError
 from diffusion.files import tensor_digest
 from diffusion.model.network import to_channels_last
-from diffusion.pixels import height_width
+from diffusion.pixels import Resolution, height_width
 from diffusion.process.averaging import Profile, coefficients, gamma_of
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.mixture import Exact
@@ -29,6 +30,12 @@ PREFIX = "denoiser.network."  # prefix of the network's weights in a checkpoint
 REQUIRED = {"config": str, "state_dict": dict, "global_step": int, "epoch": int}  # of a checkpoint
 KEPT = (*PARTS, *OPTIONAL_PARTS, "seed", "score", "label_dropout", "matmul_precision")  # settings in an exported file
 WORST = 0.25  # largest missing part of an average's profile, in the L² norm
+
+
+class Sized(BaseModel):
+    """Of the data in a file, what decides how much memory its images need."""
+
+    resolution: Resolution
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,7 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
     facts: Facts = contents.get("facts", {})
     kind, state = _chosen(contents, path, "ema" if weights == "exact" else weights)
     try:
-        torch.Size(height_width(config["data"]["resolution"]))  # whole numbers, or an error
+        validated(Sized, {"resolution": config["data"]["resolution"]}, "data")
         network: nn.Module = make(model_of(config, facts), "model", nn.Module)
         schedule: Schedule = make(config["schedule"], "schedule", Schedule)
         prediction: Prediction = make(config["prediction"], "prediction", Prediction)

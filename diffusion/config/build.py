@@ -209,7 +209,9 @@ def plain_yaml(text: str | bytes) -> dict[str, Any]:
     """The mapping in a yaml text, as plain data. Raises ValueError, TypeError or YAMLError for anything else."""
     if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, LOADER)):
         raise ValueError("it has aliases, which can expand endlessly")
-    return {**yaml.load(text, LOADER)}
+    if not isinstance(values := yaml.load(text, LOADER), dict):
+        raise ValueError("it is empty, or no mapping")
+    return values
 
 
 def plain_config(text: Any, where: Path | str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageChops, ImageFilter
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
@@ -20,7 +20,7 @@ from diffusion.config.schema import Edit
 from diffusion.console import console, count
 from diffusion.data import Split, to_uint8, to_unit
 from diffusion.data.conditions import Shape
-from diffusion.data.images import Box, Unusable, middle, read, resized
+from diffusion.data.images import Box, Unusable, read, resized
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import begin, make_drawing, save_images
 from diffusion.evaluation.conditions import Given, condition_of
@@ -102,24 +102,16 @@ def edited(
             settings.operator, source, restored.shape, settings.noise_level, settings.observed, drawing.seed
         )
         return answering(drawing, observation, settings.inpainting), before, None
-    picture = read_picture(source, restored.shape)
     if settings.mask is None:
+        picture = read_picture(source, restored.shape)
         sampler = SDEdit(drawing.sampler, to_unit(picture), settings.strength or STRENGTH)
         _, level = sampler.begins(restored.denoiser.schedule)
         console.print(f"{count(sampler.steps, 'step')}, from sigma/alpha = {level:.3g}")
         return replace(of_picture(drawing, picture), sampler=sampler), picture[None], None
-    white = mask if mask is not None else settings.mask
-    fill = read_mask(white, source, restored.shape)
-    filled = filling(drawing, picture, fill, settings.inpainting)
-    whole, (_, height, width) = upright("image", source, restored.shape), restored.shape
-    part = upright("mask", white, (1, height, width)).resize(whole.size).point(lambda value: 255 * (value > GREY))
-    box = left, top, right, bottom = middle((0, 0, *whole.size), [height, width])
-    if (right - left, bottom - top) != (width, height):
-        about = f"{width}x{height} for its middle {right - left}x{bottom - top} pixels"
-        console.print(f"the picture keeps its size; what is filled has the network's resolution, {about}")
-    paste = partial(pasted, whole=whole, fill=part, box=box)
+    picture, fill, paste = opening(source, mask if mask is not None else settings.mask, restored.shape)
     grey = torch.tensor([GREY, GREY, GREY, 255], dtype=torch.uint8)[: len(picture)].view(-1, 1, 1).expand_as(picture)
-    return filled, reduced([whole, *paste(grey[None])]), paste
+    known = reduced([upright("image", source, restored.shape), *paste(grey[None])])
+    return filling(drawing, picture, fill, settings.inpainting), known, paste
 
 
 def enlarged(settings: Edit, restored: Restored, picture: Source) -> tuple[Drawing, Tensor]:
@@ -145,19 +137,69 @@ def enlarged(settings: Edit, restored: Restored, picture: Source) -> tuple[Drawi
     return replace(drawing, given=replace(given, shape=whole), shape=whole, windows=((height, width), factor)), before
 
 
-def pasted(images: Tensor, whole: Image.Image, fill: Image.Image, box: Box) -> list[Image.Image]:
-    """A picture with each of the fillings, uint8 (n, C, h, w), enlarged to its `box`, where `fill` (L) is 255."""
+def opening(picture: Source, mask: Source, shape: Shape) -> tuple[Tensor, Tensor, Paste]:
+    """What the network sees of a picture to be filled, uint8 (C, H, W); where it fills it, bool (H, W); how to paste.
+
+    It sees a window with the proportions of its images around the bright part of the mask, twice as large as that if
+    the picture has the room, and at least as large as its images. Raises UserError if no window holds that part.
+    """
+    (_, height, width), whole = shape, upright("image", picture, shape)
+    fill = upright("mask", mask, (1, height, width))
+    if abs(fill.width * whole.height / (fill.height * whole.width) - 1) > 0.02:
+        raise UserError(
+            f"mask: it has {fill.width}x{fill.height} pixels, and the picture {whole.width}x{whole.height}; use a "
+            "mask with the same proportions, white where the picture is to be filled"
+        )
+    fill = fill.resize(whole.size).point(lambda value: 255 * (value > GREY))
+    left, top, right, bottom = fill.getbbox() or (0, 0, 0, 0)
+    if right == 0:
+        raise UserError("mask: nothing in it is brighter than grey; make it white where the picture is to be filled")
+    largest = min(whole.width / width, whole.height / height)
+    scale = min(largest, max(1.0, 2 * (right - left) / width, 2 * (bottom - top) / height))
+    across, along = round(scale * width), round(scale * height)
+    if right - left > across or bottom - top > along:
+        raise UserError(
+            f"mask: its {right - left}x{bottom - top} pixels are more than the largest window of the network, "
+            f"{across}x{along} of {whole.width}x{whole.height}; fill one part after the other"
+        )
+    x = min(max(0, (left + right - across) // 2), whole.width - across)
+    y = min(max(0, (top + bottom - along) // 2), whole.height - along)
+    box = x, y, x + across, y + along
+    if whole.size != (width, height):
+        console.print(f"filling in a window of {across}x{along} pixels at ({x}, {y}), by a network of {width}x{height}")
+    touched = fill.resize((width, height), Image.Resampling.BOX, box)  # no pixel to be filled is taken for a known one
+    seen = torch.tensor(resized(whole, resolution_of(height, width), box))
+    paste = partial(pasted, whole=whole, fill=fill, box=box, blur=(scale - 1) / 2)
+    return seen, torch.tensor(np.asarray(touched)) > 0, paste
+
+
+def pasted(images: Tensor, whole: Image.Image, fill: Image.Image, box: Box, blur: float) -> list[Image.Image]:
+    """A picture with each of the fillings, uint8 (n, C, h, w), enlarged to its `box`, where `fill` (L) is 255.
+
+    Along the edge, a filling continues in the colours K around it: with the indicator m of the known pixels, blurred by
+    G (a deviation of `blur` pixels), it is w K + (1 − w) filling, where K = G(m whole)/G(m) and w = min(1, 2 G(m)).
+    """
+    part, mask = whole.crop(box), fill.crop(box)
+    blurred = ImageFilter.GaussianBlur(blur)
+    known = ImageChops.invert(mask)
+    m = np.atleast_3d(np.asarray(known.filter(blurred))) / 255
+    kept = Image.composite(part, Image.new(part.mode, part.size), known).filter(blurred)
+    weight = np.minimum(1, 2 * m)
+    colours = np.atleast_3d(np.asarray(kept)) * (weight / np.maximum(m, 1e-9))
     pictures = [whole.copy() for _ in images]
     for picture, image in zip(pictures, images, strict=True):
-        enlarged = to_pil_image(image).resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.BICUBIC)
-        picture.paste(enlarged, box, fill.crop(box))
+        enlarged = np.atleast_3d(np.asarray(to_pil_image(image).resize(part.size, Image.Resampling.BICUBIC)))
+        smooth = (
+            np.rint(colours + (1 - weight) * enlarged).astype(np.uint8).squeeze(2 if enlarged.shape[2] == 1 else ())
+        )
+        picture.paste(Image.fromarray(smooth), box, mask)
     return pictures
 
 
 def filling(drawing: Drawing, picture: Tensor, fill: Tensor, method: Mapping[str, Any]) -> Drawing:
     """`drawing`, changed to fill a picture, uint8 (C, H, W), where `fill`, bool (H, W), is true, and keep the rest."""
     if bool(fill.all()):
-        raise UserError("mask: it covers the whole picture, so nothing is kept; use `diffusion sample` instead")
+        raise UserError("mask: it covers all that the network sees, so nothing is kept; use a smaller one, or `sample`")
     known = Mask(~fill)
     seen = Observation(known, tuple(picture.shape), known(to_unit(picture))[None])
     return answering(of_picture(drawing, picture), seen, method)
@@ -223,19 +265,7 @@ def read_picture(picture: Source, shape: Shape) -> Tensor:
 
     Raises UserError for a picture that does not exist, cannot be used, or is smaller.
     """
-    return window(upright("image", picture, shape), shape)
-
-
-def read_mask(mask: Source, picture: Source, shape: Shape) -> Tensor:
-    """The region of a picture to fill, bool (H, W): where the mask is brighter than grey."""
-    of_mask = (1, *shape[1:])
-    image, other = upright("mask", mask, of_mask), upright("image", picture, shape)
-    if abs(image.width * other.height / (image.height * other.width) - 1) > 0.02:
-        raise UserError(
-            f"mask: it has {image.width}x{image.height} pixels, and the picture {other.width}x{other.height}; use a "
-            "mask with the same proportions, white where the picture is to be filled"
-        )
-    return window(image, of_mask)[0] > GREY
+    return torch.tensor(resized(upright("image", picture, shape), resolution_of(*shape[1:])))
 
 
 def upright(name: str, picture: Source, shape: Shape) -> Image.Image:
@@ -261,8 +291,3 @@ def upright(name: str, picture: Source, shape: Shape) -> Image.Image:
         raise UserError(
             f"{shown}: {error}; use an intact picture, such as a PNG or JPEG, of at least {shape[2]}x{shape[1]} pixels"
         ) from error
-
-
-def window(image: Image.Image, shape: Shape) -> Tensor:
-    """The largest centre crop of an image with the proportions of `shape` (C, H, W), scaled to it, uint8."""
-    return torch.tensor(resized(image, resolution_of(*shape[1:])))

@@ -1,4 +1,6 @@
-"""A model inside its page: report.html with the network, from which the browser draws samples without a server.
+"""A model in a page: the network, from which the browser draws samples without a server, and samples of its run.
+
+It is for other people: the charts and scores of the run are folded, and it has no settings, commands or paths.
 
 The network is an ONNX graph that onnxruntime-web runs. The page contains no code for schedules or predictions: a table
 with one row per step has all the values of them that a DDIM step (eta = 0) needs:
@@ -26,15 +28,17 @@ from diffusion.process import grid as grids
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.grid import Grid
 from diffusion.process.sampler import Evaluator
-from diffusion.report.page import ASSETS, Section, document, rendered
-from diffusion.report.run import run_sections
+from diffusion.report import images
+from diffusion.report.page import ASSETS, Block, Section, document, rendered
+from diffusion.report.run import NOTES, training
+from diffusion.report.scores import score_table
 from diffusion.runs.folder import Run, is_run
 
 STEPS = (5, 10, 25, 50, 100)  # choices on the page
 
 
 def write_web(file: Path, model: Restored) -> Path:
-    """Write the page of a model, as part of its run's page if the checkpoint is in a run's folder; returns the path.
+    """Write the page of a model, with samples and charts if the checkpoint is in a run's folder; returns the path.
 
     Raises UserError for a network that ONNX cannot express, and if the exporter is not installed.
     """
@@ -49,6 +53,7 @@ def write_web(file: Path, model: Restored) -> Path:
         "tables": tables(model.denoiser, model.config),
         "step": model.step,
         "weights": model.weights,
+        "guided": bool(model.config.get("guidance")),  # which the page lacks
     }
     contents = {
         "network": gzip.compress(network_onnx(model.denoiser.network, model.shape), mtime=0),
@@ -56,11 +61,13 @@ def write_web(file: Path, model: Restored) -> Path:
         "runtime": gzip.compress((ASSETS / "vendor/ort.wasm.bundle.min.mjs").read_bytes(), mtime=0),
     }
     sections = [Section("Draw", [rendered("draw.html", **drawing)])]
-    title, state = f"Model {folder.name if is_run(folder) else model.path.stem}", None
+    title = f"Model {folder.name if is_run(folder) else model.path.stem}"
     if is_run(folder) and (run := Run(folder)).info:  # the bundled model has no record
-        title, state = f"Run {run.name}", run.state
-        sections += run_sections(run)
-    replace(file, document(title, sections, state, model=contents))
+        title = f"Model {run.name}"
+        scores: list[Block] = [score_table(run.scores), NOTES] if run.scores else []
+        sections[:0] = [Section("", [images.gallery(run, "Samples of this network.")])]
+        sections += [Section("Training", training(run), folded=True), Section("Scores", scores, folded=True)]
+    replace(file, document(title, sections, model=contents))
     return file
 
 

@@ -158,7 +158,8 @@ def compare(folders: Iterable[Path], every: bool = False) -> Comparison:
             raise UserError(f"{folder}: no run and no sweep; choose a folder written by `diffusion train`")
         for run in found:
             try:
-                state, reason, _ = run.state, run.info.get("reason", ""), (run.settings, run.scores, run.metrics)
+                state, reason = run.state, run.info.get("reason", "")
+                _ = run.settings, run.scores, run.metrics, run.record  # read here
             except UserError as error:
                 state, reason = DAMAGED, str(error)
             if state == "complete" or (every and state != DAMAGED):

@@ -111,7 +111,7 @@ def drawn(run: Run) -> tuple[int, Path] | None:
 
 def before_and_after(run: Run) -> list[Html | str | None]:
     """The first samples of a run that started from a trained model, with the weights there and with its own."""
-    if not run.config.get("init") or not run.grids or run.grids[0][0] > 0:
+    if not run.config.get("init") or not run.grids or run.grids[0][0] > 0 or (drawn(run) or run.grids[0])[0] == 0:
         return []
     before = tiles(opened(run.grids[0][1]))
     pair = {"before": before, "after": samples_of(run)[: len(before)]}

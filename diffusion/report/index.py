@@ -32,7 +32,7 @@ def lines_below(folder: Path) -> list[Line]:
     lines = []
     for run in map(Run, runs_below(folder)):
         try:
-            info, state, score, _ = run.info, run.state, last_score(run), run.config
+            info, state, score, _ = run.info, run.state, last_score(run), (run.config, run.record)
             reason = str(info.get("reason", ""))
         except UserError as error:
             info, state, score, reason = {}, DAMAGED, None, str(error)

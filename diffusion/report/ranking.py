@@ -35,6 +35,9 @@ def ranking(comparison: Comparison, folder: Path) -> Verdict:
         return Verdict(
             QUESTION, "No number here can rank the recipes.", {}, step="Score their samples.", command=command
         )
+    if all(like_noise(run.scores) for run in runs):
+        words = "No recipe is shown to be better than noise, so they are not ranked."
+        return Verdict(QUESTION, words, {}, LIMITS, *next_step(comparison, main, folder))
     first, second, *_ = main.order
     one, two = (mean for i in (first, second) if (mean := main.means[i]))
     gap, better = abs(one.mean - two.mean), "higher" if main.higher else "lower"
@@ -84,11 +87,12 @@ def next_step(comparison: Comparison, main: Column, folder: Path) -> tuple[str, 
     first, second, *_ = main.order
     best, after = comparison.rows[first], comparison.rows[second]
     run = best.runs[0]
+    if like_noise(run.scores):
+        step = "Train for longer: the best is not shown to be better than noise.", recipe_command(run, longer(run))
+        return step if run.command == "train" else ("", "")
     if run.command != "train":
         how = [word for word in run.overrides if re.match(DRAWING, word)]
         return "Draw with the best.", command_line("sample", [*run.own, f"ckpt={model_of(run)}", *how, "n=64"])
-    if like_noise(run.scores):
-        return "Train for longer: the best is not shown to be better than noise.", recipe_command(run, longer(run))
     if main.shown[second]:
         return "Train the best for twice as long.", recipe_command(run, longer(run))
     last = max(run.seeds[0] for row in (best, after) for run in row.runs)

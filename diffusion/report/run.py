@@ -198,7 +198,7 @@ def faults(run: Run) -> list[Block | None]:
     return [block for blocks in found for block in blocks] if names else []
 
 
-def training(run: Run, schedule: figures.Schedule | None) -> list[Block | None]:
+def training(run: Run, schedule: figures.Schedule | None = None) -> list[Block | None]:
     """The curves of training, with the samples at the step that the reader selects."""
     metrics = run.metrics
     names = {name for name in metrics if "_bin" not in name and not name.startswith(("gap/half", "gap/se"))}

@@ -7,9 +7,11 @@ dark mode.
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -45,7 +47,17 @@ STYLE: Any = {
     "lines.linewidth": 1.6, "lines.solid_capstyle": "round",
     "legend.frameon": False, "legend.handlelength": 1.8,
 }  # fmt: skip
-styled = rc_context(STYLE)  # a decorator of functions that draw; restores matplotlib's settings afterwards
+ALONE = RLock()
+
+
+@contextmanager
+def matplotlib_settings(chosen: Any) -> Iterator[None]:
+    """A context with these settings of matplotlib, which are the process's: one thread at a time. Then the old ones."""
+    with ALONE, rc_context(chosen):
+        yield
+
+
+styled = matplotlib_settings(STYLE)  # a decorator of functions that draw
 
 
 def axes(size: tuple[float, float] = COLUMN) -> tuple[Figure, Axes]:
@@ -106,7 +118,7 @@ def svg(figure: Figure, label: str) -> str:
     the page draws the selected step.
     """
     content = io.StringIO()
-    with rc_context({"svg.hashsalt": "figure"}):  # equal definitions of two figures have equal ids
+    with matplotlib_settings({"svg.hashsalt": "figure"}):  # equal definitions of two figures have equal ids
         figure.savefig(content, format="svg", transparent=True)
     text = content.getvalue()
     body = re.sub(r'<!--.*?-->| id="[\w.]+_\d+"', "", text[text.index("<defs>") : text.rindex("</svg>")], flags=re.S)

@@ -268,7 +268,10 @@ def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
     early = recipe_command(run, "guidance=early")
     has = findings.keys()
     points = str((run.settings.get("features") or {}).get("_target_")).endswith("Points")
-    looking, pixels = ("", "") if points else (", and look for copies", " 'audit=[pixels]'")
+    known = points or {"copies", "unclear copies", "few copies", "no copies"} & has
+    looking, pixels = ("", "") if known else (", and look for copies", " 'audit=[pixels]'")
+    missing = {"no scores", "not judged", "few samples", "not audited"} & has
+    score = "Look for copies among its samples." if missing == {"not audited"} else f"Score {SCORED} samples{looking}."
     # until its error no longer falls, or its samples are as close as real ones
     unfinished = {"falling", "like noise"} & has or not {"flat", "alike", "further alike", "as real"} & has
     steps = [
@@ -276,11 +279,7 @@ def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
         (state != "complete", "Go on with the training.", resume_command(place, run.own)),
         (bool(config.get("images")), "", ""),  # of a source that is not known
         (bool(mend), *(mend or ("", ""))),
-        (
-            {"no scores", "not judged", "few samples", "not audited"} & has,
-            f"Score its samples{looking}.",
-            f"{audit} n={SCORED}{pixels}",
-        ),
+        (missing, score, f"{audit} n={SCORED}{pixels}"),
         (run.command != "train", "Draw more samples.", f"{sample} n=64"),
         ({"copies", "rising", "memorizing"} & has, "Train with more images, or for fewer steps.", shorter),
         (unfinished, "Train for as many steps again.", onward(run)),
@@ -293,6 +292,8 @@ def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
 def treatment(run: Run, findings: Findings) -> tuple[str, str] | None:
     """What mends the clearest fault of which that is known, in words, and its command; see docs/results/treatments."""
     trained, known = run.command == "train", dict[str, tuple[str, str]]()
+    if trained and "like noise" in findings and not findings.keys() & {"rising", "memorizing"}:
+        return "Train for as many steps again.", onward(run)
     found, rate = [fault["fault"] for fault in run.faults], (run.settings.get("optimizer") or {}).get("lr")
     if run.settings.get("guidance"):
         words = [*run.own, f"ckpt={model_of(run)}", "n=64", "threshold@sampler.threshold=dynamic"]

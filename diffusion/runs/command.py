@@ -141,7 +141,7 @@ def resumed_run(words: list[str]) -> tuple[Path, dict[str, Any]] | None:
         )
     check_output(folder)
     console.print(f"resuming with the settings in {file}")
-    return folder, changed(plain_config(file.read_text("utf-8"), file), overrides, folder)
+    return folder, changed(plain_config(file.read_bytes(), file), overrides, folder)
 
 
 def changed(settings: Values, overrides: list[Override], where: Path) -> Values:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel
 
 from diffusion.config.build import plain_yaml
 from diffusion.config.choices import OF_INIT
 from diffusion.errors import UserError
 from diffusion.files import replace
 from diffusion.metric.record import Score
-from diffusion.runs.record import CONFIG, FILE, RunRecord, parsed, read_json
+from diffusion.runs.record import CONFIG, FILE, Content, RunRecord, of_kind, parsed, read_json
 
 SWEEP = "multirun.yaml"  # marks the folder of a sweep
 STUDY = "study.journal"  # of a search
@@ -48,6 +49,14 @@ class Series(NamedTuple):
 
 
 Metrics = Mapping[str, Series]
+
+
+class Composed(BaseModel, strict=True):
+    """What the program reads of Hydra's record."""
+
+    job: dict[str, Any] = {}
+    overrides: dict[str, list[str]] = {}
+    runtime: dict[str, dict[str, Any] | list[dict[str, str]] | str | None] = {}  # choices, config_sources, …
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,8 @@ class Run:
     @cached_property
     def record(self) -> dict[str, Any]:
         """Hydra's record: `job`, `overrides`, `runtime`. {} without one, or if a later command wrote it."""
-        found: dict[str, Any] = read_yaml(self.folder / ".hydra/hydra.yaml").get("hydra", {})
+        file = self.folder / ".hydra/hydra.yaml"
+        found = parsed(file, lambda content: of_kind(Composed, plain_yaml(content).get("hydra", {})), {})
         trained = (self.folder / "run.json").is_file()
         return {} if trained and found.get("job", {}).get("name") != "train" else found
 
@@ -141,7 +151,7 @@ class Run:
     @cached_property
     def info(self) -> dict[str, Any]:
         """run.json."""
-        return read_json(self.folder / FILE)
+        return read_json(self.folder / FILE, Content)
 
     @property
     def state(self) -> str:

@@ -137,7 +137,7 @@ def inherited(values: dict[str, Any], words: Sequence[str], everything: bool = F
     path, contents = initial(values["init"])
     recipe, file = plain_config(contents["config"], path), run_folder(path) / CONFIG
     if path.parent.name == "checkpoints" and file.is_file():  # an exported file has only a part of the recipe
-        recipe = plain_config(file.read_text("utf-8"), file) | recipe
+        recipe = plain_config(file.read_bytes(), file) | recipe
     overrides = OverridesParser.create().parse_overrides([*words])
     places = [str(each.package or each.key_or_group) for each in overrides]
     parts = values.keys() - {"name", "ckpt", "init", "data"} if everything else OF_INIT

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 import diffusion
+from diffusion.edit.edits import pasted
 from diffusion.evaluation.drawing import Drawing
 from diffusion.files import PACKAGE
 from diffusion.library import Model
@@ -26,12 +27,12 @@ def model(two_steps) -> Model:
 
 @pytest.fixture
 def pictures(tmp_path) -> Path:
-    """picture.png, 16×8 with a red middle; mask.png, white in the right half of the middle; and bad files."""
+    """picture.png, 16×8 with a red middle; mask.png, white in the middle of that; and bad files."""
     picture = np.full((8, 16, 3), 40, np.uint8)
     picture[:, 4:12] = (200, 30, 90)
     Image.fromarray(picture).save(tmp_path / "picture.png")
     mask = np.zeros((8, 16), np.uint8)
-    mask[:, 8:12] = 255
+    mask[:, 6:10] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     Image.fromarray(mask.T).save(tmp_path / "tall.png")
     Image.fromarray(0 * mask).save(tmp_path / "black.png")
@@ -43,7 +44,7 @@ def pictures(tmp_path) -> Path:
 
 
 PICTURE = torch.tensor([200, 30, 90], dtype=torch.uint8).reshape(3, 1, 1).expand(3, 8, 8)
-FILL = (torch.arange(8) >= 4).expand(8, 8)
+FILL = (torch.arange(8) % 6 >= 2).expand(8, 8)
 
 
 def drawn(command, run: Path, *words: str, folder: str = "out") -> Tensor:
@@ -94,31 +95,51 @@ def test_the_library_draws_the_same_images_as_the_command(command, two_steps, mo
 def test_inpainting_keeps_known_pixels_exactly_and_changes_the_others(command, two_steps, pictures):
     for method in ("repaint", "split_gibbs"):
         images = drawn(command, two_steps, "image=picture.png", "mask=mask.png", f"inpainting={method}", folder=method)
-        assert torch.equal(images[:, :, :, :4], PICTURE[:, :, :4].expand(8, 3, 8, 4))
-        assert not torch.equal(images[:, :, :, 4:], PICTURE[:, :, 4:].expand(8, 3, 8, 4))
+        assert torch.equal(images[..., ~FILL], PICTURE[:, ~FILL].expand(8, 3, -1))
+        assert not torch.equal(images[..., FILL], PICTURE[:, FILL].expand(8, 3, -1))
         tile = tiles(Image.open(f"{method}/grid.png"))
         shown = [each[:: len(each) // 8, :: len(each) // 8][:, 4:12] for each in tile]
         assert (shown[0] == (200, 30, 90)).all()  # the picture, then its known part
-        assert (shown[1][:, :4] == shown[0][:, :4]).all()
-        assert (shown[1][:, 4:] == 127).all()
+        assert (shown[1][~FILL.numpy()] == (200, 30, 90)).all()
+        assert (shown[1][FILL.numpy()] == 127).all()
         assert (shown[8] == images[0].permute(1, 2, 0).numpy()).all()
         assert sorted(path.name for path in Path(method, "images").iterdir()) == [f"{i}.png" for i in range(8)]
 
 
-def test_a_filled_picture_keeps_its_size_and_all_pixels_outside_of_the_mask(ran, two_steps, tmp_path):
+def test_a_picture_of_any_size_is_filled_wherever_the_mask_is_and_kept_elsewhere(ran, command, two_steps, tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "picture.png")
     mask = np.zeros((480, 640), np.uint8)
-    mask[100:301, 401:] = 255  # beyond the middle 480x480
+    mask[100:300, 440:] = 255  # beyond the middle 480x480; of twice its size is the window of 400x400 in that corner
     Image.fromarray(mask).save(tmp_path / "mask.png")
     words = [f"ckpt={two_steps}", "image=picture.png", "mask=mask.png", "n=2", "device=cpu", "hydra.run.dir=out"]
     out = ran("edit", words)
-    assert "8x8 for its middle 480x480 pixels" in out
+    assert "400x400 pixels at (240, 0)" in out
+    filled = np.asarray(Image.open("out/images/1.png"))
+    assert (filled[mask == 0] == picture[mask == 0]).all()
     with np.load("out/images.npz") as saved:
-        image = Image.fromarray(saved["arr_0"][1]).resize((480, 480), Image.Resampling.BICUBIC)
-    expected = picture.copy()
-    expected[100:301, 401:560] = np.asarray(image)[100:301, 321:480]
-    assert (np.asarray(Image.open("out/images/1.png")) == expected).all()
+        image = Image.fromarray(saved["arr_0"][1]).resize((400, 400), Image.Resampling.BICUBIC)
+    assert (filled[200, 640 - 20 :] == np.asarray(image)[200, 400 - 20 :]).all()  # far from its edges, which are soft
+    mask[:] = np.arange(640) < 500
+    Image.fromarray(255 * mask).save(tmp_path / "mask.png")
+    status, _, err = command("edit", words)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "its 500x480 pixels are more than the largest window of the network, 480x480 of 640x480" in err
+
+
+def test_a_filling_continues_the_colours_around_it_and_none_of_what_it_replaces():
+    mask = np.zeros((90, 90), np.uint8)
+    mask[30:, 30:] = 255
+    whole = Image.fromarray(np.where(mask, 0, 200).astype(np.uint8))
+    images = torch.full((1, 1, 10, 10), 100, dtype=torch.uint8)
+    (filled,) = pasted(images, whole, Image.fromarray(mask), (0, 0, 90, 90), blur=4)
+    pixels = np.asarray(filled).astype(int)
+    assert (pixels[mask == 0] == 200).all()
+    assert pixels[30, 60] > 180  # beside the known pixels; and from there on down to the filling
+    assert (np.diff(pixels[30:, 60]) <= 0).all()
+    assert (pixels[60:, 60:] == 100).all()
+    exact = np.asarray(pasted(images, whole, Image.fromarray(mask), (0, 0, 90, 90), blur=0)[0])
+    assert (exact[mask > 0] == 100).all()
 
 
 def test_interpolation_starts_and_ends_with_the_samples_of_the_two_seeds(command, two_steps, model, pictures):

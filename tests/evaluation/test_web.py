@@ -1,6 +1,8 @@
 """A model inside its page: from the same noise, the browser draws the same samples as torch."""
 
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,11 @@ import pytest
 import torch
 from browser import chromium, visit
 
-from diffusion.checkpoint.restore import Restored
+from diffusion.checkpoint.restore import Restored, restore
 from diffusion.errors import UserError
 from diffusion.evaluation.web import STEPS, network_onnx, tables, write_web
 from diffusion.model import UNet
+from diffusion.pixels import grid, save_png
 from diffusion.process import grid as grids
 from diffusion.process import schedule as schedules
 from diffusion.process.denoiser import Conditioned, Denoiser, clip
@@ -99,6 +102,24 @@ def test_the_browser_draws_the_same_images_as_torch(chromium: Any, tmp_path: Pat
         assert seen.page.locator("canvas").count() == 2
         assert [each for each in seen.requests if not each.startswith("blob:")] == [f"file://{page}"]
         assert seen.errors == []
+
+
+@pytest.mark.whole_report
+def test_the_page_for_others_shows_pictures_and_no_paths_states_or_commands(
+    two_steps: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diffusion.evaluation.web.network_onnx", lambda *_: b"")
+    shutil.copytree(two_steps, run := tmp_path / "run")
+    (run / "run.json").write_text((run / "run.json").read_text().replace('"complete"', '"running"'))
+    save_png(grid(torch.zeros(4, 3, 8, 8, dtype=torch.uint8)), run / "samples/step-00000002.png")
+    model = restore(run / "checkpoints/last.ckpt")
+    for guided in (False, True):
+        config = model.config | {"guidance": {"scale": 2.0} if guided else None}
+        page = write_web(tmp_path / "x.html", replace(model, config=config)).read_text("utf-8")
+        body = page[page.index("<body>") :]
+        assert body.index('class="gallery"') < body.index("<button") < body.index("<details><summary><h2>Training")
+        assert ("without the guidance" in body) == guided
+        assert not [word for word in (str(photos), str(tmp_path), "running", "diffusion train") if word in body]
 
 
 def test_a_missing_onnx_exporter_is_reported_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.filesize import decimal
 
 from diffusion import export, prune
 from diffusion.checkpoint import find, restore, storage
@@ -15,12 +16,13 @@ from diffusion.errors import UserError
 
 
 def run(folder: Path, state: str, best: bool = True) -> Path:
-    """A run's folder with checkpoints of 1000 bytes; last.ckpt and best.ckpt are hard links to two of them."""
+    """A run's folder with small checkpoints; last.ckpt and best.ckpt are hard links to two of them."""
     inside = folder / "checkpoints"
     inside.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps({"state": state, "command": "diffusion train"}))
     for step in (1, 2, 3):
-        storage.numbered(inside, step).write_bytes(bytes(1000))
+        contents = {"config": "", "state_dict": {"w": torch.full((1000,), step)}, "global_step": step, "epoch": 0}
+        storage.save(contents, storage.numbered(inside, step))
     os.link(storage.numbered(inside, 3), inside / "last.ckpt")
     if best:
         os.link(storage.numbered(inside, 1), inside / "best.ckpt")
@@ -37,22 +39,36 @@ def test_prune_keeps_the_best_of_complete_runs_and_deletes_only_with_yes(tmp_pat
     before = {folder: names(folder) for folder in (done, scoreless, *others)}
     assert prune.main([str(tmp_path)]) == 0
     assert {folder: names(folder) for folder in before} == before
-    assert find.freed(find.superfluous(done, weights=False)) == 2000  # steps 2 and 3
+    freed = sum(storage.numbered(done / "checkpoints", step).stat().st_size for step in (2, 3))
+    assert find.freed(find.superfluous(done, weights=False)) == freed
     assert prune.main([str(tmp_path), "--yes"]) == 0
-    assert "2 complete runs: 4.0 kB freed" in capsys.readouterr().out
+    assert f"2 complete runs: {decimal(2 * freed)} freed" in capsys.readouterr().out
     assert (names(done), names(scoreless)) == (["best.ckpt"], ["last.ckpt"])
     assert all(names(folder) == before[folder] for folder in others)
     assert prune.main([str(tmp_path / "a")]) == 0
     assert capsys.readouterr().out == "no complete run has checkpoints that can be removed\n"
 
 
-def test_no_checkpoint_is_deleted_if_its_weights_are_unreadable_or_would_replace_others(two_steps, tmp_path):
-    broken, raw = run(tmp_path / "broken", "complete"), tmp_path / "raw"
+@pytest.mark.parametrize("weights", [False, True])
+def test_no_checkpoint_is_deleted_if_what_stays_cannot_be_read(tmp_path, capsys, weights):
+    broken = run(tmp_path / "broken", "complete")
+    kept = broken / "checkpoints" / ("last.ckpt" if weights else "best.ckpt")
+    content = bytearray(kept.read_bytes())
+    content[len(content) // 2] ^= 1
+    kept.write_bytes(content)
+    before = names(broken)
+    assert prune.main([str(tmp_path), "--yes", *["--weights"] * weights]) == 0
+    assert names(broken) == before
+    assert "skipped" in capsys.readouterr().out
+
+
+def test_no_checkpoint_is_deleted_if_its_weights_would_replace_others(two_steps, tmp_path):
+    raw = tmp_path / "raw"
     shutil.copytree(two_steps, raw)
     assert export.main([str(raw), "--weights", "raw"]) == 0
-    before = names(broken), names(raw)
+    before = names(raw)
     assert prune.main([str(tmp_path), "--weights", "--yes"]) == 0
-    assert (names(broken), names(raw)) == before
+    assert names(raw) == before
 
 
 @pytest.mark.parametrize("weights", [False, True])

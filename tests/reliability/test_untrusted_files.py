@@ -180,6 +180,7 @@ PARTS: dict[str, dict[str, Any]] = {  # malformed parts of the configuration; No
     "no model": {"model": None},
     "a function": {"model": {"_target_": UNET, "_partial_": True}},
     "target 5": {"prediction": {"_target_": 5}},
+    "a size that fits into no memory": {"data": {"_target_": "diffusion.data.Folder", "resolution": 100_000}},
     "no size": {"data": {"_target_": "diffusion.data.Folder", "resolution": "xy"}},
     "text as channels": {"model": {"_target_": UNET, "channels": "x", "in_channels": []}},
 }

@@ -2,8 +2,10 @@
 
 import json
 import re
+import threading
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -103,3 +105,19 @@ def test_an_svg_has_the_pages_colours_and_the_place_of_its_steps(run_folder: Pat
     cx, cy, value = re.search(r'cx="(\S*)" cy="(\S*)" r="4"><title>validation images: (\S*) at 400<', texts[1]).groups()
     place = figure.axes[0].transData.transform((400, float(value))) * 72 / figure.dpi
     assert (float(cx), 72 * figure.get_figheight() - float(cy)) == pytest.approx(place, abs=0.1)
+
+
+def test_threads_draw_one_after_the_other_and_leave_matplotlibs_settings_alone():
+    before, inside, gone = dict(matplotlib.rcParams), threading.Event(), threading.Event()
+
+    @style.styled
+    def draw():
+        inside.set()
+        gone.wait(5)
+
+    with style.matplotlib_settings(style.STYLE):
+        (other := threading.Thread(target=draw)).start()
+        assert not inside.wait(0.1)
+    gone.set()
+    other.join()
+    assert dict(matplotlib.rcParams) == before

@@ -213,6 +213,25 @@ def test_marked_runs_are_compared_on_a_live_page(served: Server, folder: Path, c
         assert seen.grave == []
 
 
+def test_no_page_waits_for_a_slow_one(served: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, go_on, released = threading.Event(), threading.Event(), list[bool]()
+
+    def slow(*folders: Any, **how: Any) -> Any:
+        began.set()
+        released.append(go_on.wait(5))
+        return compared(*folders, **how)
+
+    compared = watch.compare.compare
+    monkeypatch.setattr(watch.compare, "compare", slow)
+    other = threading.Thread(target=get, args=(served, "/compare?run=/page/demo&run=/page/sweep/0"))
+    other.start()
+    assert began.wait(5)
+    assert get(served, "/")[0] == get(served, "/page/demo")[0] == 200
+    go_on.set()
+    other.join()
+    assert released == [True]
+
+
 def test_a_damaged_or_vanishing_file_does_not_break_other_pages(
     served: Server, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

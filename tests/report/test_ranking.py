@@ -98,7 +98,7 @@ def test_the_next_step_follows_from_what_is_open(name: str, seeds: str, step: st
     assert all(line.startswith("  ") for line in str(found).partition("Next: ")[2].splitlines()[1:])
 
 
-def test_a_best_recipe_that_is_like_noise_is_trained_for_longer() -> None:
+def test_recipes_that_are_all_like_noise_are_trained_for_longer_and_not_ranked() -> None:
     comparison = study("batch/steps", "0")
     for _, run in comparison.runs:
         ends, against = {"samples": (276.0, 270, 282), "noise": (271.0, 268, 274)}, Reference("val", 250)
@@ -106,6 +106,7 @@ def test_a_best_recipe_that_is_like_noise_is_trained_for_longer() -> None:
     found = ranking(comparison, Path("sweep"))
     assert found.step == "Train for longer: the best is not shown to be better than noise."
     assert "trainer.max_steps=4000" in found.command
+    assert "not ranked" in found.headline
 
 
 def test_what_speaks_against_the_best_is_said() -> None:

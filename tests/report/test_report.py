@@ -59,6 +59,9 @@ def test_the_readme_has_the_facts_scores_figures_and_commands_of_the_run(run_fol
         file.write("init: demo\n")
     pair = "![step-00000000](samples/step-00000000.png)\n\n*before*\n\n![final](samples/final.png)\n\n*after*"
     assert f"## Before and after\n\n{pair}" in write_report(run_folder)[0].read_text()
+    for later in [*(run_folder / "samples").glob("step-*[1-9]*.png")]:  # the run has only begun
+        later.unlink()
+    assert "Before and after" not in write_report(run_folder)[0].read_text()
 
 
 def test_a_baseline_is_next_to_the_score_of_its_protocol(run_folder: Path) -> None:

@@ -87,6 +87,11 @@ LISTS = "a: &a [x,x]\n" + "".join(f"{b}: &{b} [*{a},*{a}]\n" for a, b in zip("ab
     ("file", "content"),
     [
         ("run.json", "[]"),
+        ("run.json", '{"seconds": "long"}'),
+        ("run.json", '{"steps": [1]}'),
+        ("run.json", '{"started": "today"}'),
+        (".hydra/hydra.yaml", "hydra: [1]"),
+        (".hydra/hydra.yaml", "hydra: {runtime: {config_sources: [conf]}}"),
         ("scores.json", '[{"metric": "fd"}]'),
         ("scores.json", '[{"metric": "fd", "value": "low"}]'),
         ("config.yaml", LISTS),
@@ -94,6 +99,7 @@ LISTS = "a: &a [x,x]\n" + "".join(f"{b}: &{b} [*{a},*{a}]\n" for a, b in zip("ab
 )
 def test_a_damaged_run_is_named_and_the_others_are_shown(tmp_path, make_run, capsys, file, content):
     runs = [make_run(tmp_path / name) for name in ("good", "other", "bad")]
+    (runs[2] / file).parent.mkdir(exist_ok=True)
     (runs[2] / file).write_text(content)
     left_out = compare(runs)
     assert len(left_out.runs) == 1  # two are of one recipe and seed

@@ -63,6 +63,15 @@ def test_a_run_is_resumed_with_its_saved_settings(ran, run):
     assert "run is already complete" in ran("train", RUN)
 
 
+@pytest.mark.parametrize("content", [b"", b"name: \xff\n"])
+def test_a_run_with_damaged_settings_is_not_resumed(command, tmp_path, content):
+    (tmp_path / "config.yaml").write_bytes(content)
+    (tmp_path / "run.json").write_text('{"command": "diffusion train"}')
+    status, _, err = command("train", [f"hydra.run.dir={tmp_path}", "ckpt=auto"])
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"{tmp_path}/config.yaml: its configuration can't be read" in err
+
+
 def test_the_record_contains_the_resume_step_and_the_length_of_an_epoch(command, run):
     assert (record(run)["first_step"], record(run)["epoch_length"]) == (0, 6)
     for steps, batch, length in ((4, 4, 6), (5, 8, None)):
