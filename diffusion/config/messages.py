@@ -7,7 +7,7 @@ class that it names. Only `--help GROUP` imports these classes, so `--help` appe
 import errno
 import inspect
 import re
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from pydoc import locate
@@ -28,7 +28,6 @@ from diffusion.config.schema import INSTEAD, Settings
 from diffusion.console import console
 from diffusion.errors import ProcessLost, UserError, first_line, nearest, of_system, override, pip_install, shown
 
-ArgumentParser._check_help = lambda *_: None  # type: ignore[attr-defined]  # Python 3.14 refuses a text of Hydra's
 HELP = ("--help", "-h", "help")
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
 FOOT = """
@@ -112,11 +111,12 @@ def default_choices(command: str) -> dict[str, str]:
 
 
 def documentation(target: str) -> str:
-    """The `Args:` in the docstring of a function, or of a class, its base classes and their `__init__`."""
+    """The `Args:` of a function, or of a class, its base classes in the same package and their `__init__`."""
     made: Any = locate(target)
     parts = [made]
     if inspect.isclass(made):
-        parts = [part for base in inspect.getmro(made) for part in (base, vars(base).get("__init__"))]
+        own = [base for base in inspect.getmro(made) if base.__module__.partition(".")[0] == target.partition(".")[0]]
+        parts = [part for base in own for part in (base, vars(base).get("__init__"))]
     texts = [inspect.cleandoc(part.__doc__ or "") + "\n" for part in parts]
     return "".join(found for text in texts for found in re.findall(r"^Args:\n((?: .*\n)+)", text, re.MULTILINE))
 
