@@ -122,7 +122,6 @@ FAULTS = {
         ("RePaint: the last step is repeated too", "self.passes if s.sigma > 0 else 1", "self.passes"),
         ("RePaint: estimates of earlier steps are used", "t, s, [], streams)", "t, s, past, streams)"),
         ("split Gibbs: the known pixels keep their noise", "self.with_known(x_t, t.alpha)", "x_t"),
-        ("split Gibbs: evaluations are not counted", "denoise.evaluations += self.inner.evaluations", ""),
         ("split Gibbs: no noise between rounds", "s.alpha * x0 + s.sigma * streams", "s.alpha * x0 + 0 * streams"),
     ],
     "process/test_grid.py": [
