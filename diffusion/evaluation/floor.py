@@ -71,7 +71,7 @@ def measure(denoiser: Denoiser, weighting: Any, data: ImageData, folder: Path, n
         raise UserError("floor: there are no held-out images to compare with; set data.val")
     t = grid.log_snr(schedule, levels, *LEVELS)[:-1].flip(0)
     t = t if schedule.steps is None else ((t * schedule.steps).ceil() / schedule.steps).unique()
-    atoms, sigma, sources = Atoms(train.images, data.flip), schedule.level(t), numbered(train.sources)
+    atoms, sigma, sources = Atoms(train.images, data.flip, unit=to_unit), schedule.level(t), numbered(train.sources)
     seen, unseen = (draw(torch.arange(len(split)), n) for split in (train, val))
     labels = [split.labels if getattr(denoiser.network, "classes", 0) else None for split in (train, val)]
     found: dict[str, list[Tensor]] = {name: [] for name in NAMES}
