@@ -115,7 +115,8 @@ def described(rank: int, status: int, said: object) -> BaseException:
         return Interrupted(status - 128)
     if not isinstance(said, dict):
         ended = f"ended with status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
-        return ProcessLost(f"process {rank} of the run: {ended}" + " (out of memory?)" * (status == -signal.SIGKILL))
+        cause = " (out of memory?)" if status == -signal.SIGKILL else ""
+        return ProcessLost(f"process {rank} of the run: {ended}{cause}")
     if status in (2, 3, 4):  # of UserError
         return UserError(said["message"].removeprefix("UserError: "), status)
     print(said["extraInfo"]["py_callstack"], file=sys.stderr, end="")

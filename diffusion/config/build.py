@@ -26,7 +26,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from diffusion.config.choices import choices, groups, inner_groups, nodes
-from diffusion.errors import UserError, nearest, shown
+from diffusion.errors import UserError, nearest, refusing, shown
 
 UNSET = "???"  # what Hydra composes for a setting that must be set
 OBJECT = ("needs_python_object", "callable_type")  # pydantic's errors where yaml needs a nested object
@@ -218,12 +218,9 @@ def plain_config(text: Any, where: Path | str) -> dict[str, Any]:
     Raises UserError if it cannot be read or contains an interpolation `${…}`: `diffusion train` resolves these before
     it writes a configuration.
     """
-    try:
+    with refusing(f"{where}: its configuration can't be read"):
         if "${" in json.dumps(config := plain_yaml(text), default=str):
             raise ValueError("it has interpolations ${…}")
-    except (yaml.YAMLError, AttributeError, TypeError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{where}: its configuration can't be read ({reason})") from error
     return config
 
 

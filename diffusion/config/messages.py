@@ -22,7 +22,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 from rich.table import Table
 
-from diffusion.config.build import flat
+from diffusion.config.build import flat, plain_yaml
 from diffusion.config.choices import RUN, choices, composed, conf_dir, files, groups, inner_groups
 from diffusion.config.schema import INSTEAD, Settings
 from diffusion.console import console
@@ -105,7 +105,7 @@ def print_help(command: str, schema: type[Settings], about: str, words: Sequence
 
 def default_choices(command: str) -> dict[str, str]:
     """Group -> a command's default choice."""
-    listed = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text("utf-8"))["defaults"]
+    listed = plain_yaml((conf_dir() / f"{command}.yaml").read_text("utf-8"))["defaults"]
     found = {group: choice for entry in listed if isinstance(entry, dict) for group, choice in entry.items()}
     return {group: shown(choice) for group, choice in found.items() if group in groups()}
 

@@ -36,9 +36,9 @@ def ranking(comparison: Comparison, folder: Path) -> Verdict:
         )
     first, second, *_ = main.order
     one, two = (mean for i in (first, second) if (mean := main.means[i]))
-    gap, better = abs(one.mean - two.mean), "higher" if main.higher else "lower"
+    gap, better, most = abs(one.mean - two.mean), *(("higher", "highest") if main.higher else ("lower", "lowest"))
     best = "" if all(main.shown.values()) else "No recipe is shown to be best. "
-    best += f"{comparison.names[first]} has the {better[:-2]}est {called(main.name)}: {one} ({main.name}; {better} is "
+    best += f"{comparison.names[first]} has the {most} {called(main.name)}: {one} ({main.name}; {better} is "
     best += f"better). That is {number(gap, gap)} {better} than the next, {comparison.names[second]}: {two}."
     findings = tested(main, comparison.names) | others(comparison, main)
     limits = [*LIMITS, *[LONGER] * (rows[first].runs[0].command == "train")]

@@ -146,7 +146,7 @@ def check_processes(trainer: pl.Trainer) -> None:
     started = int(os.environ["WORLD_SIZE"]) if is_rank() else 1
     if trainer.world_size != started:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        several = "; several machines need torchrun on each" * (trainer.world_size > started)
+        several = "; several machines need torchrun on each" if trainer.world_size > started else ""
         raise UserError(
             f"trainer.devices × trainer.num_nodes is {trainer.world_size}, but the number of processes is {started}: "
             f"set trainer.devices={local} trainer.num_nodes={started // local}{several}"
