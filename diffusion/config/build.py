@@ -96,9 +96,9 @@ def _explained(model: type[BaseModel], values: Mapping[str, Any], error: Validat
         return f"{found}: {expected}; choose it with its place: {name}@{key}={shown(value)}"
     if where:
         group = where.partition(".")[0]
-        return f"{found}: {expected}" + f"; --help {group} lists values that work" * (group in groups())
+        return f"{found}: {expected}" + (f"; --help {group} lists values that work" if group in groups() else "")
     default = "" if field.is_required() else shown(field.default)
-    return f"{found}: {expected}" + f"; {key}={default} is the default" * (default != "" and "${" not in default)
+    return f"{found}: {expected}" + (f"; {key}={default} is the default" if default and "${" not in default else "")
 
 
 def _is_model(hint: Any) -> bool:

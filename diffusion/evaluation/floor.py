@@ -110,10 +110,11 @@ def measure(denoiser: Denoiser, weighting: Any, data: ImageData, folder: Path, n
             groups, used = torch.stack(clusters.get(name, both[:1])), kept | (name not in COMPARED)
             rows[k][name], _, rows[k][f"{name}_half"] = mean_and_error(x[k, used], groups[:, used], len(t))
     replace(folder / FLOOR, Table([*rows[0]], [[Cell("", x) for x in row.values()] for row in rows]).csv())
-    how = f", {DRAWS} draws from each posterior" * (len(atoms) > EXACT)
+    how = f", {DRAWS} draws from each posterior" if len(atoms) > EXACT else ""
+    mirrored = " with mirror images" if data.flip else ""
     console.print(
-        f"floor of {count(len(atoms), 'image')}{' with mirror images' * data.flip}: 2 × {n} noisy images at {len(t)} "
-        f"levels{how}, in {duration(time.monotonic() - start)}\n{sentence(rows)}"
+        f"floor of {count(len(atoms), 'image')}{mirrored}: 2 × {n} noisy images at {len(t)} levels{how}, "
+        f"in {duration(time.monotonic() - start)}\n{sentence(rows)}"
     )
 
 
