@@ -24,13 +24,14 @@ from diffusion.randomness import Streams
 
 
 class Instant(nn.Module):
-    """A network that always returns the same tensor."""
+    """A network that always returns the same tensor, and counts its `calls`."""
 
     def __init__(self, like: Tensor, channels: int):
         super().__init__()
-        self.answer = 0.1 * torch.randn(len(like), channels, *like.shape[2:], device=like.device)
+        self.calls, self.answer = 0, 0.1 * torch.randn(len(like), channels, *like.shape[2:], device=like.device)
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        self.calls += 1
         return self.answer
 
 
@@ -61,14 +62,14 @@ def main() -> None:
     for name in choices("sampler"):
         sampler = make(choice("sampler", name), "sampler")
         sampler.steps = min(sampler.steps, 20)
-        denoise = Denoiser(Instant(noise, 3), schedule, V())
-        times = []
+        network = Instant(noise, 3)
+        denoise, times = Denoiser(network, schedule, V()), []
         for _ in range(4):
-            start = now(device)
+            start, network.calls = now(device), 0
             sampler(denoise, noise, Streams(range(len(noise)), device))
-            times.append((now(device) - start) / sampler.evaluations)
+            times.append((now(device) - start) / network.calls)
         outside = min(times[1:])
-        table.add_row(name, str(sampler.evaluations), f"{outside * 1e3:.2f}", f"{100 * outside / forward:.2f} %")
+        table.add_row(name, str(network.calls), f"{outside * 1e3:.2f}", f"{100 * outside / forward:.2f} %")
     console.print(table)
 
 

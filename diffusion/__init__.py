@@ -10,9 +10,7 @@
 the code, and README.md how to train your own network in your own loop.
 """
 
-import ctypes
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 from diffusion.files import VERSION as __version__
@@ -30,14 +28,6 @@ os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 # rounding, and a resumed run must reproduce the same bits.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "4000")
-# Let the C library (glibc) reuse freed memory. By default it returns large blocks to the system, which must fill each
-# page with zeros when it hands it out again: up to a tenth of a training step on a CPU, and two fifths of an evaluation
-# of many images. Settings in the environment take precedence.
-if sys.platform == "linux" and not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
-    _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # in malloc.h
-    _mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # None: musl
-    if _mallopt and (_mallopt(_MMAP_THRESHOLD, 2**30) or _mallopt(_MMAP_THRESHOLD, 2**25)):  # old ones: at most 32 MB
-        _mallopt(_TRIM_THRESHOLD, -1)
 
 
 def __dir__() -> list[str]:

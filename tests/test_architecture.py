@@ -1,6 +1,8 @@
 """Imports have no cycles and match docs/architecture.md, and the wheel contains everything a run needs."""
 
+import ast
 import importlib.util
+import re
 import shutil
 import zipfile
 from graphlib import TopologicalSorter
@@ -9,13 +11,13 @@ from types import ModuleType
 import pytest
 
 from diffusion.checkpoint.find import BUNDLED
-from diffusion.config.choices import conf_dir
+from diffusion.config.choices import conf_dir, groups
 from diffusion.files import PACKAGE
 from diffusion.new import EXAMPLES
 from diffusion.reproduce import committed
 
-CORE = ("process", "model", "data", "metric")  # rooms that import no other room
-FRAMEWORKS = {"lightning", "hydra", "omegaconf", "pydantic", "wandb"}
+CORE = ("process", "model", "data", "metric")  # rooms that import no other room; the first two: the mathematics
+FRAMEWORKS = {"lightning", "hydra", "omegaconf", "pydantic", "wandb", "PIL"}
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +40,21 @@ def test_the_core_and_the_shared_modules_import_no_other_package(rooms):
         assert rooms.arrows()[room] <= set(rooms.BASE), room
 
 
-def test_the_mathematics_imports_no_framework(rooms):
-    for module, file in rooms.modules().items():
-        if rooms.room(module) in ("process", "model"):
-            assert not FRAMEWORKS & {name.partition(".")[0] for name in rooms.imported_names(file)}, module
+def test_the_mathematics_imports_no_framework_also_not_through_another_module(rooms):
+    below, imports = {module for module in rooms.modules() if rooms.room(module) in CORE[:2]}, rooms.imports()
+    while more := {each for module in below for each in imports[module]} - below:
+        below |= more
+    for module in below:
+        names = rooms.imported_names(rooms.modules()[module])
+        assert not FRAMEWORKS & {name.partition(".")[0] for name in names}, module
+
+
+def test_errors_of_the_mathematics_have_no_words_of_the_command_line(rooms):
+    setting = re.compile(rf"\w=|--\w|\b({'|'.join(groups())})\.\w")
+    files = [file for module, file in rooms.modules().items() if rooms.room(module) in CORE[:2]]
+    for node in (node for file in files for node in ast.walk(ast.parse(file.read_text("utf-8")))):
+        words = [each.value for each in ast.walk(node) if isinstance(each, ast.Constant)]
+        assert not (isinstance(node, ast.Raise) and setting.search(" ".join(map(str, words)))), words
 
 
 def test_the_package_diagram_is_up_to_date(rooms):

@@ -33,3 +33,19 @@ def test_the_thread_spin_count_is_set_before_torch_unless_the_user_sets_it() -> 
     code = "import os, sys, diffusion; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
     for given, turns in (({}, "4000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)):
         assert python(code, env=own | given) == f"{turns} False\n"
+
+
+def test_importing_changes_no_warnings_no_argparse_and_no_strategy() -> None:
+    code = (
+        "import sys, warnings\n"
+        "from argparse import ArgumentParser\n"
+        "from lightning.pytorch.strategies import StrategyRegistry\n"
+        "asked = []\n"
+        "for name in ('filterwarnings', 'simplefilter'):\n"
+        "    setattr(warnings, name, lambda *_, **__: asked.append(sys._getframe(1).f_globals['__name__']))\n"
+        "before = {**vars(ArgumentParser)}, {**StrategyRegistry}\n"
+        "import diffusion.library, diffusion.training.run, diffusion.runs.command\n"
+        "assert before == ({**vars(ArgumentParser)}, {**StrategyRegistry})\n"
+        "print([name for name in asked if name.startswith('diffusion')])"
+    )
+    assert python(code) == "[]\n"

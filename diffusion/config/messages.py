@@ -7,7 +7,7 @@ class that it names. Only `--help GROUP` imports these classes, so `--help` appe
 import errno
 import inspect
 import re
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from pydoc import locate
@@ -22,13 +22,12 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 from rich.table import Table
 
-from diffusion.config.build import flat
+from diffusion.config.build import flat, plain_yaml
 from diffusion.config.choices import RUN, choices, composed, conf_dir, files, groups, inner_groups
 from diffusion.config.schema import INSTEAD, Settings
 from diffusion.console import console
 from diffusion.errors import ProcessLost, UserError, first_line, nearest, of_system, override, pip_install, shown
 
-ArgumentParser._check_help = lambda *_: None  # type: ignore[attr-defined]  # Python 3.14 refuses a text of Hydra's
 HELP = ("--help", "-h", "help")
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
 FOOT = """
@@ -106,17 +105,18 @@ def print_help(command: str, schema: type[Settings], about: str, words: Sequence
 
 def default_choices(command: str) -> dict[str, str]:
     """Group -> a command's default choice."""
-    listed = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text("utf-8"))["defaults"]
+    listed = plain_yaml((conf_dir() / f"{command}.yaml").read_text("utf-8"))["defaults"]
     found = {group: choice for entry in listed if isinstance(entry, dict) for group, choice in entry.items()}
     return {group: shown(choice) for group, choice in found.items() if group in groups()}
 
 
 def documentation(target: str) -> str:
-    """The `Args:` in the docstring of a function, or of a class, its base classes and their `__init__`."""
+    """The `Args:` of a function, or of a class, its base classes in the same package and their `__init__`."""
     made: Any = locate(target)
     parts = [made]
     if inspect.isclass(made):
-        parts = [part for base in inspect.getmro(made) for part in (base, vars(base).get("__init__"))]
+        own = [base for base in inspect.getmro(made) if base.__module__.partition(".")[0] == target.partition(".")[0]]
+        parts = [part for base in own for part in (base, vars(base).get("__init__"))]
     texts = [inspect.cleandoc(part.__doc__ or "") + "\n" for part in parts]
     return "".join(found for text in texts for found in re.findall(r"^Args:\n((?: .*\n)+)", text, re.MULTILINE))
 

@@ -365,8 +365,6 @@ class FloorStudy(Settings):
     """Training images that are noised, and as many held-out images; fewer if there are fewer."""
     levels: Annotated[int, Ge(2)] = 13
     """Noise levels, evenly spaced in log(sigma/alpha) from 0.02 to 20."""
-    name: Name = "${hydra:job.name}"
-    """Not used."""
     data: Group
 
 

@@ -9,7 +9,6 @@ import contextlib
 import io
 import json
 import math
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -37,7 +36,6 @@ Entry = dict[str, str]  # a file or an image that needs attention: {"path", "rea
 FORMATS = ["JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"]
 RESIZE = f"Pillow {PILLOW} Lanczos"  # part of every cache key: another Pillow may round differently
 AHEAD = 512  # items that threads process before their results are used
-warnings.filterwarnings("ignore", module=r"PIL\.")  # about sizes and metadata
 
 
 class Unusable(Exception):

@@ -71,7 +71,7 @@ def measure(denoiser: Denoiser, weighting: Any, data: ImageData, folder: Path, n
         raise UserError("floor: there are no held-out images to compare with; set data.val")
     t = grid.log_snr(schedule, levels, *LEVELS)[:-1].flip(0)
     t = t if schedule.steps is None else ((t * schedule.steps).ceil() / schedule.steps).unique()
-    atoms, sigma, sources = Atoms(train.images, data.flip), schedule.level(t), numbered(train.sources)
+    atoms, sigma, sources = Atoms(train.images, data.flip, unit=to_unit), schedule.level(t), numbered(train.sources)
     seen, unseen = (draw(torch.arange(len(split)), n) for split in (train, val))
     labels = [split.labels if getattr(denoiser.network, "classes", 0) else None for split in (train, val)]
     found: dict[str, list[Tensor]] = {name: [] for name in NAMES}
@@ -110,10 +110,11 @@ def measure(denoiser: Denoiser, weighting: Any, data: ImageData, folder: Path, n
             groups, used = torch.stack(clusters.get(name, both[:1])), kept | (name not in COMPARED)
             rows[k][name], _, rows[k][f"{name}_half"] = mean_and_error(x[k, used], groups[:, used], len(t))
     replace(folder / FLOOR, Table([*rows[0]], [[Cell("", x) for x in row.values()] for row in rows]).csv())
-    how = f", {DRAWS} draws from each posterior" * (len(atoms) > EXACT)
+    how = f", {DRAWS} draws from each posterior" if len(atoms) > EXACT else ""
+    mirrored = " with mirror images" if data.flip else ""
     console.print(
-        f"floor of {count(len(atoms), 'image')}{' with mirror images' * data.flip}: 2 × {n} noisy images at {len(t)} "
-        f"levels{how}, in {duration(time.monotonic() - start)}\n{sentence(rows)}"
+        f"floor of {count(len(atoms), 'image')}{mirrored}: 2 × {n} noisy images at {len(t)} levels{how}, "
+        f"in {duration(time.monotonic() - start)}\n{sentence(rows)}"
     )
 
 

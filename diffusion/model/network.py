@@ -189,7 +189,7 @@ class UNetwork(Network):
             raise UserError(f"model: {len(channels)} channels but {len(attention)} flags of attention: one a level")
         attending = [c for c, attend in zip(channels, attention, strict=True) if attend] + [channels[-1]]
         if invalid := [c for c in attending if c % (head_dim or 1)]:
-            raise UserError(f"model: {invalid[0]} channels with attention are not a multiple of head_dim={head_dim}")
+            raise UserError(f"model: {invalid[0]} channels with attention are not a multiple of head_dim = {head_dim}")
 
     def unit(self, c_in: int, c_out: int, attend: bool = False, resize: Resize = None, encoder: bool = False) -> Any:
         """A block, or the layer that downsamples or upsamples between two levels."""

@@ -143,7 +143,7 @@ class UNet(UNetwork):
     ):
         super().__init__(channels, attention, head_dim, patch, classes, checkpointing)
         if invalid := [c for c in channels if c % groups]:
-            raise UserError(f"model: {invalid[0]} channels are not a multiple of groups={groups}")
+            raise UserError(f"model: {invalid[0]} channels are not a multiple of groups = {groups}")
         self.patch, self.coordinates, self.down_padding = patch, coordinates, down_padding
         features, self.head_dim = 4 * channels[0], head_dim
         self.settings: dict[str, Any] = {"features": features, "groups": groups, "dropout": dropout, "eps": norm_eps}

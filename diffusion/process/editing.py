@@ -52,9 +52,7 @@ class SDEdit(Wrapping):
         t, _ = self.begins(denoise.schedule)
         time = noise.new_tensor(t, dtype=real_dtype(noise.device))
         x_t = diffuse(denoise.schedule, self.picture.to(noise), noise, time)
-        x = self.inner(denoise, x_t, streams, watch, t, **conditions)
-        self.evaluations = self.inner.evaluations
-        return x
+        return self.inner(denoise, x_t, streams, watch, t, **conditions)
 
     def begins(self, schedule: Schedule) -> tuple[float, float]:
         """The starting time t and its noise level sigma/alpha."""
@@ -94,7 +92,7 @@ class RePaint(Inpainting):
     def __init__(self, inner: Sampler, observation: Observation, passes: Annotated[int, Ge(1)] = 10):
         super().__init__(inner, observation)
         if not observation.exact:
-            raise UserError("inpainting: RePaint only fills a mask, without noise; choose mmps, pigdm or split_gibbs")
+            raise UserError("inpainting: RePaint only fills a mask, without noise; use another method")
         self.passes = passes
 
     def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
@@ -130,7 +128,6 @@ class SplitGibbs(Inpainting):
         last: list[Any] = []
         x_t = self.conditioned(x_t, t, streams)
         x0 = self.inner(denoise.denoise, x_t, streams, lambda k, x, estimate: last.append(estimate), t.t)
-        denoise.evaluations += self.inner.evaluations
         x0 = self.with_known(x0)
         x_s = x0 if s.sigma == 0 else s.alpha * x0 + s.sigma * streams.normal_like(x0)
         return x_s, Point(t, x_t, last[-1])

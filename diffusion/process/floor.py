@@ -11,14 +11,13 @@ Of at most `EXACT` images all are averaged. Of more, `DRAWS` are drawn from thei
 variance are unbiased. (The paper sums over a random subset instead, with a bias where few images share the weight.)
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from diffusion.pixels import to_unit
 from diffusion.randomness import Streams, generator_for, seeds_for
 
 EXACT = 10_000  # images: 5,000 and their mirror images
@@ -28,7 +27,7 @@ PART = 1024  # images that are in memory as numbers at a time
 
 @dataclass(frozen=True)
 class Atoms:
-    """The images of a training set: uint8 (N, C, H, W), or numbers (N, …); with `flip`, 2N with their mirror images.
+    """The images of a training set (N, …), of which `unit` makes values in [−1, 1]; with `flip`, 2N with mirror images.
 
     A network is told the `labels` (N,) of the images, if there are any, but not of a fraction `dropout` of them.
     """
@@ -37,13 +36,14 @@ class Atoms:
     flip: bool = False
     labels: Tensor | None = None
     dropout: float = 0.0
+    unit: Callable[[Tensor], Tensor] = torch.Tensor.float
 
     def __len__(self) -> int:
         return len(self.images) * (1 + self.flip)
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """The images at these places (n,), in [−1, 1], of the shape (n, …); those from N on are mirrored."""
-        x, mirrored = to_unit(self.images[index % len(self.images)]), index >= len(self.images)
+        x, mirrored = self.unit(self.images[index % len(self.images)]), index >= len(self.images)
         return torch.where(mirrored.view(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
 
     def parts(self) -> Iterator[tuple[Tensor, Tensor]]:

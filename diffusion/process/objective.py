@@ -75,8 +75,7 @@ class Objective(nn.Module):
         """Called before training with the training set, for times that depend on it; None: its images are augmented."""
         if isinstance(self.timesteps, FromFloor):
             raise UserError(
-                "timesteps=from_floor: only squared errors without a condition, augmentation, crops or paired noise "
-                "have a floor; use simple with augmentation=none crops=none, or other timesteps"
+                "timesteps: only squared errors without a condition, augmentation, crops or paired noise have a floor"
             )
 
     def begin(self, step: int, total: int) -> None:

@@ -38,7 +38,7 @@ def downsampling(x: Tensor, factor: Annotated[int, Ge(2)] = 4) -> Tensor:
     """The mean of each square of factor × factor pixels: (B, C, H, W) -> (B, C, H/factor, W/factor)."""
     height, width = x.shape[2:]
     if height % factor or width % factor:
-        raise UserError(f"operator.factor={factor} does not divide the {width}x{height} pixels of the model's images")
+        raise UserError(f"operator: the factor {factor} does not divide images of {height}×{width} pixels")
     return F.avg_pool2d(x, factor)
 
 

@@ -54,7 +54,6 @@ class PosteriorGuidance(Inpainting):
         self, denoise: Denoise, x: Tensor, streams: Streams, watch: Any = None, start: Any = None, **conditions: Any
     ) -> Tensor:
         x = self.inner(Posterior(Conditioned(denoise, conditions), self), x, streams, watch, start)
-        self.evaluations = self.inner.evaluations
         return self.with_known(x)
 
 

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 from typing import Annotated, Any, ClassVar, NamedTuple
@@ -38,6 +38,7 @@ class Time(NamedTuple):
     alpha: float
     sigma: float
     lam: float
+    left: int | None = None  # steps of the grid from here to its end; None if it does not end at sigma = 0
 
     @property
     def level(self) -> float:
@@ -58,16 +59,13 @@ Stepped = tuple[Tensor, Point]  # the result of a step from t to s: x_s, and the
 
 
 class Evaluator:
-    """The denoiser as used in a step: it accepts a `Time`, counts evaluations and looks up times on the schedule."""
+    """The denoiser as used in a step: it accepts a `Time`, and looks up times on the schedule."""
 
     def __init__(self, denoise: Denoise, device: torch.device):
         self.denoise, self.schedule, self.dtype = denoise, denoise.schedule.on_cpu(), real_dtype(device)
-        self.evaluations = 0
-        self.steps_left: int | None = None  # with the current one; None if the last step does not end at sigma = 0
 
     def __call__(self, x_t: Tensor, t: Time | Tensor) -> Estimate:
         """The estimate at x_t (B, C, H, W), at one time or, for t (B,), at one for each image."""
-        self.evaluations += 1
         each = torch.full((len(x_t),), t.t, dtype=self.dtype, device=x_t.device) if isinstance(t, Time) else t
         return self.denoise(x_t, each)
 
@@ -89,7 +87,6 @@ class Sampler:
     steps: Annotated[int, Ge(1)]
     grid: Grid = grids.uniform  # (schedule, steps) -> the N + 1 times, decreasing to 0
     threshold: Threshold | None = None  # applied to every estimate of x0, such as `denoiser.clip`
-    evaluations: int = field(default=0, init=False)  # of the network in the last call (NFE)
     adaptive: ClassVar[bool] = False  # whether they depend on the network and the images, not only on `steps`
 
     def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
@@ -128,14 +125,14 @@ class Sampler:
         times = evaluator.times(grid)
         if start is None:  # variance alpha² + sigma², like x_t for data of unit variance
             x = x * math.hypot(times[0].alpha, times[0].sigma)
+        if times[-1].sigma == 0:
+            times = [time._replace(left=len(times) - 1 - i) for i, time in enumerate(times)]
         past: Past = []
         for k, (t, s) in enumerate(itertools.pairwise(times), start=self.steps + 2 - len(times)):
-            evaluator.steps_left = self.steps + 1 - k if times[-1].sigma == 0 else None
             x, now = self.step(evaluator, x, t, s, past, streams)
             past = [now, *past[: MEMORY - 1]]
             if watch is not None:
                 watch(k, x, now.estimate)
-        self.evaluations = evaluator.evaluations
         return x
 
 
@@ -427,10 +424,9 @@ class Multistep(Sampler):
     grid: Grid = grids.log_snr
     order: Annotated[int, Ge(1), Le(MEMORY)] = 2
 
-    def order_of(self, denoise: Evaluator, later: int = 0) -> int:
-        """The order of the current step, or of the step that comes `later` steps after it (before it if negative)."""
-        left = denoise.steps_left
-        return min(self.order, left - later) if self.steps < 8 and left else self.order
+    def order_at(self, t: Time) -> int:
+        """The order of the step from t."""
+        return min(self.order, t.left) if self.steps < 8 and t.left else self.order
 
 
 @dataclass(eq=False)
@@ -448,7 +444,7 @@ class DPMSolver(Multistep):
         now = Point(t, x_t, denoise(x_t, t))
         z = streams.normal_like(x_t) if self.eta else None
         curvature = 0.5 if self.steps < (15 if self.eta else 40) else 1.0
-        return extrapolated(now, s, past[: self.order_of(denoise) - 1], self.eta, z, curvature), now
+        return extrapolated(now, s, past[: self.order_at(t) - 1], self.eta, z, curvature), now
 
 
 @dataclass(eq=False)
@@ -483,9 +479,9 @@ class UniPC(Multistep):
     def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         now = Point(t, x_t, denoise(x_t, t))
         if past and math.isfinite(past[0].t.lam):
-            others = [now, *past[1 : self.order_of(denoise, -1)]]
+            others = [now, *past[1 : self.order_at(past[0].t)]]
             now = now._replace(x=extrapolated(past[0], t, others))
-        return extrapolated(now, s, past[: self.order_of(denoise) - 1]), now
+        return extrapolated(now, s, past[: self.order_at(t) - 1]), now
 
 
 @dataclass(eq=False)

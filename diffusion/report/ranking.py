@@ -40,12 +40,12 @@ def ranking(comparison: Comparison, folder: Path) -> Verdict:
         return Verdict(QUESTION, words, {}, LIMITS, *next_step(comparison, main, folder))
     first, second, *_ = main.order
     one, two = (mean for i in (first, second) if (mean := main.means[i]))
-    gap, better = abs(one.mean - two.mean), "higher" if main.higher else "lower"
+    gap, better, most = abs(one.mean - two.mean), *(("higher", "highest") if main.higher else ("lower", "lowest"))
     best = "" if all(main.shown.values()) else "No recipe is shown to be best. "
-    best += f"{comparison.names[first]} has the {better[:-2]}est {called(main.name)}: {one} ({main.name}; {better} is "
+    best += f"{comparison.names[first]} has the {most} {called(main.name)}: {one} ({main.name}; {better} is "
     best += f"better). That is {number(gap, gap)} {better} than the next, {comparison.names[second]}: {two}."
     findings = tested(main, comparison.names) | others(comparison, main)
-    limits = [*LIMITS, *[LONGER] * (rows[first].runs[0].command == "train")]
+    limits = [*LIMITS, LONGER] if rows[first].runs[0].command == "train" else LIMITS
     return Verdict(QUESTION, best, findings, limits, *next_step(comparison, main, folder))
 
 
@@ -56,7 +56,7 @@ def tested(main: Column, names: Sequence[str]) -> Findings:
         return {"untested": "With one seed there is no test, so nothing is shown: another seed may change the order."}
     if not unclear:
         return {"shown": "Tests over the seeds show that it is better than every other recipe."}
-    some = "; ".join(unclear[:MOST]) + f"; {len(unclear) - MOST} more" * (len(unclear) > MOST)
+    some = "; ".join([*unclear[:MOST], *([f"{len(unclear) - MOST} more"] if len(unclear) > MOST else [])])
     if len(unclear) == rest:
         return {"open": f"Not told apart from it: {some}. So its first place may be chance."}
     better = f"Tests over the seeds show that it is better than {rest - len(unclear)} of {rest} others."
@@ -68,7 +68,7 @@ def others(comparison: Comparison, main: Column) -> Findings:
     first, findings = main.order[0], Findings()
     ranked = [column for column in comparison.columns if column.order and column != main]
     if same := [column for column in ranked if column.order[0] == first]:
-        words = [column.name + " (shown by tests)" * all(column.shown.values()) for column in same]
+        words = [f"{each.name} (shown by tests)" if all(each.shown.values()) else each.name for each in same]
         findings["agree"] = f"It is also first by {', '.join(words)}."
     for column in ranked:
         if column.shown.get(first):
@@ -97,6 +97,7 @@ def next_step(comparison: Comparison, main: Column, folder: Path) -> tuple[str, 
         return "Train the best for twice as long.", recipe_command(run, longer(run))
     last = max(run.seeds[0] for row in (best, after) for run in row.runs)
     new = ",".join(str(last + i) for i in range(1, 1 + max(2, len(best.runs))))
-    place = [f"hydra.sweep.dir={shown(str(folder))}"] * is_sweep(folder)
+    place = [f"hydra.sweep.dir={shown(str(folder))}"] if is_sweep(folder) else []
     lines = [recipe_command(row.runs[0], "-m", f"seed={new}", *place) for row in (best, after)]
-    return "Train the two best with more seeds." + " The new runs join this page." * len(place), " && \\\n".join(lines)
+    joined = " The new runs join this page." if place else ""
+    return f"Train the two best with more seeds.{joined}", " && \\\n".join(lines)

@@ -30,6 +30,7 @@ from diffusion.config.choices import SEVERAL, choice, conf_dir, groups, register
 from diffusion.config.schema import Settings
 from diffusion.console import console
 from diffusion.errors import Interrupted, UserError, nearest
+from diffusion.launch import begin_process
 from diffusion.runs import naming
 from diffusion.runs.folder import SWEEP, check_output
 from diffusion.runs.record import LOCK
@@ -55,6 +56,7 @@ def command(
 
     def main(typed: Sequence[str] | None = None) -> None:
         """Run the command with these words, by default those of the command line."""
+        begin_process()
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions reach the handlers below
         typed = sys.argv[1:] if typed is None else typed
         words, sweep, single = list[str](), False, list[tuple[Path, Any]]()
@@ -101,6 +103,7 @@ def run_composed(
     schema: type[S], job: Task[S], single: list[tuple[Path, Any]], completed: Callable[..., Any], config: DictConfig
 ) -> Any:
     """Called by Hydra with a configuration: run a job of a sweep, or keep the folder and values of a `single` run."""
+    begin_process()  # it may be that of a worker
     context = HydraConfig.get()
     values: Any = OmegaConf.to_container(config, resolve=True)
     folder = Path(context.runtime.output_dir)

@@ -12,12 +12,14 @@ from typing import Any
 
 from diffusion.console import console
 from diffusion.errors import Arguments, UserError, imported
+from diffusion.launch import begin_process
 
 LOCAL = ["127.0.0.1", "localhost"]
 
 
 def serve(checkpoint: str, weights: str | float, device: str, host: str, port: int, config_dir: str | None) -> None:
     """Serve the page: without a public link, and without fonts of other servers."""
+    begin_process()
     imported("gradio", "the studio", "studio")
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware

@@ -211,17 +211,10 @@ class Throughput(Callback):
 class GradientNorm(Callback):
     """Logs train/gradient_norm: the norm of the whole gradient of a step, before clipping."""
 
-    norm: Tensor | None = None
-
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Optimizer) -> None:
-        """Measure the norm."""
-        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        self.norm = norm_of(gradients) if gradients else None
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Log if the step has a row."""
-        if self.norm is not None and is_due(trainer):
-            pl_module.log("train/gradient_norm", self.norm, batch_size=1)
+        """Log, in the row of the step if it has one."""
+        if gradients := [p.grad for p in pl_module.parameters() if p.grad is not None]:
+            pl_module.log("train/gradient_norm", norm_of(gradients), batch_size=1)
 
 
 class Memory(Callback):

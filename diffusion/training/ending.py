@@ -58,7 +58,8 @@ def closing_logs(run: Run, trainer: pl.Trainer) -> Iterator[None]:
                 console.print(f"its page: {run.folder / 'report.html'}")
         raise
     finally:
-        loggers.close(trainer.loggers, status)
+        for dashboards in trainer.loggers[1:]:
+            dashboards.each("end", status)  # type: ignore[attr-defined]
 
 
 def draw_last(run: Run, trainer: pl.Trainer, module: Diffusion) -> Samples:

@@ -1,6 +1,6 @@
-"""Loggers: metrics.csv, and dashboards as functions (folder, recipe) -> Lightning logger.
+"""Loggers: metrics.csv, and dashboards as small subclasses of Lightning's loggers, made from (folder, recipe).
 
-A dashboard may have a method `log_image(key, images, step)`, as Lightning's WandbLogger has, and `end(status)`.
+A dashboard may have a method `log_image(name, images, step)`, as Lightning's WandbLogger has, and `end(status)`.
 """
 
 import csv
@@ -10,7 +10,7 @@ import os
 import re
 import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,7 +43,37 @@ TRACKERS = {  # choice -> its package, and what to do where it cannot begin
 }
 
 
-def dashboards(settings: Train, folder: Path, resumed: Resumed | None) -> list[Logger]:
+class Dashboards(DummyLogger):
+    """The run's dashboards as one logger. The run survives their errors: after the first one, it goes on without it.
+
+    A server may be lost, and W&B's own process may end by a SIGTERM to the whole job.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loggers: dict[str, Logger] = {}  # by choice, without those that are lost
+
+    def each(self, method: str, *args: Any) -> None:
+        """Call this method of each dashboard that has it."""
+        for name, logger in [*self.loggers.items()]:
+            try:
+                getattr(logger, method, lambda *_: None)(*args)
+            except Exception as error:
+                del self.loggers[name]
+                words = f"{name}: {public(first_line(error))}; the run continues without it"
+                console.print(words, style="yellow", markup=False)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.each("log_metrics", metrics, step)
+
+    def save(self) -> None:
+        self.each("save")
+
+    def finalize(self, status: str) -> None:
+        self.each("finalize", status)
+
+
+def dashboards(settings: Train, folder: Path, resumed: Resumed | None) -> Dashboards:
     """Create the run's dashboards. Only a run that has passed all checks may begin or continue one.
 
     A dashboard gets the settings, with the step that the run goes on from as `first_step`, and the commit and the
@@ -52,7 +82,7 @@ def dashboards(settings: Train, folder: Path, resumed: Resumed | None) -> list[L
     """
     recipe = settings.model_dump(mode="json") | {"first_step": resumed.step if resumed else 0}
     recipe |= {"code": code_version(), "versions": versions()}
-    chosen, begun = settings.logger or {}, list[Logger]()
+    chosen, begun = settings.logger or {}, Dashboards()
     for name in chosen:  # before any of them begins a run on a server
         if name in TRACKERS and find_spec(TRACKERS[name][0]) is None:
             raise UserError(f"logger={name}: it is not installed; {pip_install(name)}")
@@ -62,35 +92,11 @@ def dashboards(settings: Train, folder: Path, resumed: Resumed | None) -> list[L
             logger = made if isinstance(made, Logger) else made(folder, recipe)
             logger.log_hyperparams(recipe)
         except Exception as error:
-            close(begun, 1)
+            begun.each("end", 1)
             advice = TRACKERS.get(name, ("", ""))[1] or "see its documentation"
             raise UserError(f"logger.{name}: {public(first_line(error))}; {advice}") from error
-        begun.append(survived(logger, name))
+        begun.loggers[name] = logger
     return begun
-
-
-def survived(logger: Logger, name: str) -> Logger:
-    """The logger, whose errors the run survives: after the first one, it continues without it.
-
-    A server may be lost, and W&B's own process may end by a SIGTERM to the whole job.
-    """
-    lost = list[Exception]()
-
-    def caught(method: Callable[..., None]) -> Callable[..., None]:
-        def call(*args: Any, **kwargs: Any) -> None:
-            try:
-                if not lost:
-                    method(*args, **kwargs)
-            except Exception as error:
-                lost.append(error)
-                words = f"{name}: {public(first_line(error))}; the run continues without it"
-                console.print(words, style="yellow", markup=False)
-
-        return call
-
-    used = ("log_metrics", "log_image", "save", "finalize", "end")
-    vars(logger).update({each: caught(getattr(logger, each)) for each in used if hasattr(logger, each)})
-    return logger
 
 
 def public(text: str) -> str:
@@ -100,11 +106,9 @@ def public(text: str) -> str:
 
 def log_image(trainer: pl.Trainer, name: str, picture: Image.Image) -> None:
     """Log a picture to the run's dashboards, which count from 0; small ones are enlarged by a whole factor."""
-    scale, step = min(16, max(1, WIDTH // picture.width)), trainer.global_step - 1
+    scale = min(16, max(1, WIDTH // picture.width))
     picture = picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.NEAREST)
-    for logger in trainer.loggers:
-        if hasattr(logger, "log_image"):
-            logger.log_image(name, [picture], step=step)
+    trainer.loggers[1].each("log_image", name, [picture], trainer.global_step - 1)  # type: ignore[attr-defined]
 
 
 def log_scores(trainer: pl.Trainer, scores: Sequence[Score], split: str) -> None:
@@ -115,17 +119,9 @@ def log_scores(trainer: pl.Trainer, scores: Sequence[Score], split: str) -> None
     values = {f"{split}/{s.metric}": s.value for s in scores}
     low = {f"{split}/{s.metric}_low": s.interval[0] for s in scores if s.interval}
     high = {f"{split}/{s.metric}_high": s.interval[1] for s in scores if s.interval}
-    for logger in trainer.loggers:
-        logged = values if isinstance(logger, MetricsFile) else values | low | high
+    for logger, logged in zip(trainer.loggers, (values, values | low | high), strict=True):
         logger.log_metrics(logged, trainer.global_step - 1)
         logger.save()
-
-
-def close(loggers: Sequence[Logger], status: int) -> None:
-    """End the dashboards' runs, which could continue into the next run of this process. Status 0: it is complete."""
-    for logger in loggers:
-        if hasattr(logger, "end"):
-            logger.end(status)
 
 
 def named(folder: Path, group: str | None) -> tuple[str, str | None]:
@@ -134,7 +130,6 @@ def named(folder: Path, group: str | None) -> tuple[str, str | None]:
     return f"{folder.parent.name}/{folder.name}", group or sweep
 
 
-@rank_zero_only
 def identity(file: Path, first_step: int) -> str:
     """The dashboard's id of the folder's run, stored in a file; a new one if the run starts from scratch."""
     if first_step == 0 or not file.is_file():
@@ -143,116 +138,131 @@ def identity(file: Path, first_step: int) -> str:
     return file.read_text("utf-8")
 
 
-def wandb(folder: Path, recipe: Mapping[str, Any], group: str | None = None, **settings: Any) -> Logger:
+class Wandb(WandbLogger):
     """Weights & Biases. `group` is as in `named`; further settings are those of WandbLogger and `wandb.init`."""
-    import wandb as library
 
-    name, group = named(folder, group)
-    hidden = library.Settings(
-        x_disable_meta=True, x_disable_machine_info=True, disable_git=True, disable_code=True, save_code=False,
-        silent=True, host="",
-    )  # fmt: skip
-    logger = WandbLogger(
-        name=name, save_dir=str(folder), group=group, settings=hidden,
-        id=identity(folder / "wandb/id", recipe["first_step"]), **settings,
-    )  # fmt: skip
-    console.print(f"wandb: {logger.experiment.url or f'offline: wandb sync {folder}/wandb/offline-run-*'}")
-    vars(logger)["end"] = lambda status: logger.experiment.finish(status)
-    return logger
+    def __init__(self, folder: Path, recipe: Mapping[str, Any], group: str | None = None, **settings: Any):
+        import wandb
+
+        name, group = named(folder, group)
+        hidden = wandb.Settings(
+            x_disable_meta=True, x_disable_machine_info=True, disable_git=True, disable_code=True, save_code=False,
+            silent=True, host="",
+        )  # fmt: skip
+        super().__init__(
+            name=name, save_dir=str(folder), group=group, settings=hidden,
+            id=identity(folder / "wandb/id", recipe["first_step"]), **settings,
+        )  # fmt: skip
+        console.print(f"wandb: {self.experiment.url or f'offline: wandb sync {folder}/wandb/offline-run-*'}")
+
+    def end(self, status: int) -> None:
+        self.experiment.finish(status)
 
 
-def tensorboard(folder: Path, recipe: Mapping[str, Any]) -> Logger:
+class TensorBoard(TensorBoardLogger):
     """TensorBoard, with its files in the run's folder. It hides what was logged there from the first step on."""
-    logger = TensorBoardLogger(save_dir=str(folder), name="", version="tensorboard", purge_step=recipe["first_step"])
-    vars(logger)["log_image"] = lambda name, images, step: logger.experiment.add_image(
-        name, pil_to_tensor(images[0].convert("RGB")), step
-    )
-    return logger
+
+    def __init__(self, folder: Path, recipe: Mapping[str, Any]):
+        super().__init__(str(folder), name="", version="tensorboard", purge_step=recipe["first_step"])
+
+    def log_image(self, name: str, images: Sequence[Image.Image], step: int) -> None:
+        self.experiment.add_image(name, pil_to_tensor(images[0].convert("RGB")), step)
 
 
-def mlflow(
-    folder: Path, recipe: Mapping[str, Any], experiment: str, group: str | None = None,
-    tags: Mapping[str, str] | None = None,
-) -> Logger:  # fmt: skip
+class MLflow(MLFlowLogger):
     """MLflow, at MLFLOW_TRACKING_URI or in the file mlflow.db. `group`, as in `named`, is a tag of the run.
 
     The parameters are those with which the run began: MLflow cannot change them. The file config.yaml is current.
     """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # with 7, it would wait minutes for a lost server
-    import mlflow as library
 
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    name, group = named(folder, group)
-    key, uri = identity(folder / "mlflow/id", recipe["first_step"]), library.get_tracking_uri()
-    place = library.set_experiment(experiment).experiment_id  # unlike Lightning, it allows for another job
-    found = library.search_runs([place], f"tags.key = '{key}'", output_format="list")
-    marks = {**(tags or {}), "key": key} | ({"group": group} if group else {})
-    logger = MLFlowLogger(experiment, name, uri, marks, run_id=found[0].info.run_id if found else None)
-    client, run, params = logger.experiment, logger.run_id, logger.log_hyperparams
-    client.update_run(run, "RUNNING")
-    client.log_dict(run, dict(recipe), "config.yaml")
-    vars(logger).update(
-        log_hyperparams=lambda values: None if found else params(values),
-        log_image=lambda name, images, step: client.log_image(run, images[0], key=name, step=step),
-        finalize=lambda status: None,  # the last scores come after the training
-        end=lambda status: client.set_terminated(run, {0: "FINISHED", 1: "FAILED"}.get(status, "KILLED")),
-    )
-    page = f"{uri}/#/experiments/{place}/runs/{run}"
-    console.print(f"mlflow: {public(page) if uri.startswith('http') else f'mlflow ui --backend-store-uri {uri}'}")
-    return logger
+    def __init__(
+        self, folder: Path, recipe: Mapping[str, Any], experiment: str, group: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ):  # fmt: skip
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # with 7, it would wait minutes for a lost server
+        import mlflow
+
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        name, group = named(folder, group)
+        key, uri = identity(folder / "mlflow/id", recipe["first_step"]), mlflow.get_tracking_uri()
+        place = mlflow.set_experiment(experiment).experiment_id  # unlike Lightning, it allows for another job
+        self.found = mlflow.search_runs([place], f"tags.key = '{key}'", output_format="list")
+        marks = {**(tags or {}), "key": key} | ({"group": group} if group else {})
+        super().__init__(experiment, name, uri, marks, run_id=self.found[0].info.run_id if self.found else None)
+        self.experiment.update_run(self.run_id, "RUNNING")
+        self.experiment.log_dict(self.run_id, dict(recipe), "config.yaml")
+        page = f"{uri}/#/experiments/{place}/runs/{self.run_id}"
+        console.print(f"mlflow: {public(page) if uri.startswith('http') else f'mlflow ui --backend-store-uri {uri}'}")
+
+    def log_hyperparams(self, params: Any) -> None:
+        if not self.found:
+            super().log_hyperparams(params)
+
+    def log_image(self, name: str, images: Sequence[Image.Image], step: int) -> None:
+        self.experiment.log_image(self.run_id, images[0], key=name, step=step)
+
+    def finalize(self, status: str = "success") -> None:
+        """Do nothing: the last scores come after the training."""
+
+    def end(self, status: int) -> None:
+        self.experiment.set_terminated(self.run_id, {0: "FINISHED", 1: "FAILED"}.get(status, "KILLED"))
 
 
-def trackio(folder: Path, recipe: Mapping[str, Any], project: str, group: str | None = None, **settings: Any) -> Logger:
+class Trackio(DummyLogger):
     """Trackio, without an account. `group` is as in `named`; further settings are those of `trackio.init`."""
-    logger = DummyLogger()  # Lightning has none for Trackio
-    if getattr(rank_zero_only, "rank", 0):
-        return logger
-    import trackio as library
 
-    def end(status: int) -> None:
+    def __init__(
+        self, folder: Path, recipe: Mapping[str, Any], project: str, group: str | None = None, **settings: Any
+    ):
+        import trackio
+
+        super().__init__()
+        self.trackio, (name, group) = trackio, named(folder, group)
+        name += f"-{identity(folder / 'trackio/id', recipe['first_step']):.6}"  # Trackio finds a run by its name
+        with redirect_stdout(io.StringIO()), warnings.catch_warnings(record=True) as said:
+            self.run = trackio.init(project, name, group, config=dict(recipe), resume="allow", **settings)
+        if said:  # it would go on without its server
+            self.end(1)
+            raise ValueError(said[0].message)
+        console.print(f"trackio: trackio show --project {project}")
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.run.log(dict(metrics), step)
+
+    def log_image(self, name: str, images: Sequence[Image.Image], step: int) -> None:
+        self.run.log({name: self.trackio.Image(images[0])}, step)
+
+    def end(self, status: int) -> None:
         with redirect_stdout(io.StringIO()):
-            library.finish()
-
-    name, group = named(folder, group)
-    name += f"-{identity(folder / 'trackio/id', recipe['first_step']):.6}"  # Trackio finds a run by its name
-    with redirect_stdout(io.StringIO()), warnings.catch_warnings(record=True) as said:
-        run = library.init(project, name, group, config=dict(recipe), resume="allow", **settings)
-        if said:
-            library.finish()
-    if said:  # it would go on without its server
-        raise ValueError(said[0].message)
-    console.print(f"trackio: trackio show --project {project}")
-    vars(logger).update(
-        log_metrics=lambda metrics, step: run.log(dict(metrics), step),
-        log_image=lambda name, images, step: run.log({name: library.Image(images[0])}, step),
-        end=end,
-    )
-    return logger
+            self.trackio.finish()
 
 
-def comet(
-    folder: Path, recipe: Mapping[str, Any], project: str, workspace: str | None = None, group: str | None = None,
-    tags: Sequence[str] = (),
-) -> Logger:  # fmt: skip
+class Comet(CometLogger):
     """Comet, with the key in COMET_API_KEY or of `comet login`. `group`, as in `named`, is one more tag."""
-    os.environ.update(COMET_DISABLE_AUTO_LOGGING="1", COMET_ERROR_TRACKING_ENABLE="false")  # what other loggers get
-    import comet_ml as library
 
-    logging.getLogger(library.__name__).setLevel(logging.CRITICAL)  # its errors become one line of ours
-    name, group = named(folder, group)
-    logger = CometLogger(
-        workspace=workspace, project=project, name=name, tags=[*tags, *([group] if group else [])],
-        experiment_key=identity(folder / "comet/id", recipe["first_step"]), mode="get_or_create",
-        offline_directory=str(folder / f"comet/{time():.0f}"), log_code=False, log_graph=False, log_git_metadata=False,
-        log_git_patch=False, log_env_details=False, parse_args=False, auto_output_logging=False,
-        display_summary_level=0,
-    )  # fmt: skip
-    console.print(f"comet: {logger.experiment.url or f'offline: comet upload {folder}/comet/*/*.zip'}")
-    vars(logger).update(
-        log_image=lambda name, images, step: logger.experiment.log_image(images[0], name=name, step=step),
-        end=lambda status: logger.experiment.end(),
-    )
-    return logger
+    def __init__(
+        self, folder: Path, recipe: Mapping[str, Any], project: str, workspace: str | None = None,
+        group: str | None = None, tags: Sequence[str] = (),
+    ):  # fmt: skip
+        os.environ.update(COMET_DISABLE_AUTO_LOGGING="1", COMET_ERROR_TRACKING_ENABLE="false")  # what other loggers get
+        import comet_ml
+
+        logging.getLogger(comet_ml.__name__).setLevel(logging.CRITICAL)  # its errors become one line of ours
+        name, group = named(folder, group)
+        super().__init__(
+            workspace=workspace, project=project, name=name, tags=[*tags, *([group] if group else [])],
+            experiment_key=identity(folder / "comet/id", recipe["first_step"]), mode="get_or_create",
+            offline_directory=str(folder / f"comet/{time():.0f}"), log_code=False, log_graph=False,
+            log_git_metadata=False, log_git_patch=False, log_env_details=False, parse_args=False,
+            auto_output_logging=False, display_summary_level=0,
+        )  # fmt: skip
+        console.print(f"comet: {self.experiment.url or f'offline: comet upload {folder}/comet/*/*.zip'}")
+
+    def log_image(self, name: str, images: Sequence[Image.Image], step: int) -> None:
+        self.experiment.log_image(images[0], name=name, step=step)
+
+    def end(self, status: int) -> None:
+        self.experiment.end()
 
 
 class MetricsFile(Logger):

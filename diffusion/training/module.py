@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from diffusion.data import Batch, ImageData
+from diffusion.data import Batch, ImageData, to_unit
 from diffusion.data.conditions import inputs
+from diffusion.errors import UserError
 from diffusion.metric.denoising import SETS, DenoisingErrors, FrozenGrid
 from diffusion.model.network import examples
 from diffusion.process.denoiser import Denoiser, diffuse
@@ -42,9 +43,13 @@ class Diffusion(pl.LightningModule):
         super().__init__()
         self.denoiser = Denoiser(run.network, run.schedule, run.prediction, **run.widths)
         self.objective = run.objective
-        train, changed = run.data.splits["train"], run.augmentation or run.crops
-        atoms = None if changed else Atoms(train.images, run.data.flip, train.labels, run.settings.label_dropout)
-        self.objective.prepare(self.denoiser, atoms)
+        train, changed, dropout = run.data.splits["train"], run.augmentation or run.crops, run.settings.label_dropout
+        atoms = None if changed else Atoms(train.images, run.data.flip, train.labels, dropout, to_unit)
+        try:
+            self.objective.prepare(self.denoiser, atoms)
+        except UserError as error:
+            advice = "set objective=simple augmentation=none crops=none, or other timesteps@objective.timesteps"
+            raise UserError(f"{error}; {advice}") from error
         self.optimizer, self.lr_scheduler = run.optimizer, run.lr_scheduler
         self.augmentation, self.crops, self.condition = run.augmentation, run.crops, run.condition
         self.settings, self.facts, self.clock = run.settings, run.facts, run.clock

@@ -102,7 +102,7 @@ def check_parts(run: Run, module: Diffusion) -> None:
 
 
 class Replicas(DDPStrategy):
-    """Lightning's `ddp`, registered under this name, which `trainer.strategy=auto` chooses for several devices.
+    """Lightning's `ddp`, under the same name, which `trainer.strategy=auto` chooses for several devices.
 
     A batch stays where it is: Lightning lets DistributedDataParallel move it to the GPU, together with the image
     indices, which seed the noise. Reading them back would wait for the previous step.
@@ -111,10 +111,6 @@ class Replicas(DDPStrategy):
     def determine_ddp_device_ids(self) -> None:
         """No devices: inputs are not moved. The module is on its device already."""
         return
-
-
-# Gradients are views of the buckets that are sent, which saves a copy of them.
-StrategyRegistry.register("ddp", Replicas, override=True, gradient_as_bucket_view=True)
 
 
 def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.Trainer:
@@ -129,6 +125,8 @@ def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.T
     if given.max_epochs in (None, -1) and given.max_steps == -1:
         raise UserError("trainer.max_epochs and trainer.max_steps are both unlimited: set trainer.max_epochs=250")
     set_precision(settings.matmul_precision)
+    # Gradients are views of the buckets that are sent, which saves a copy of them.
+    StrategyRegistry.register("ddp", Replicas, override=True, gradient_as_bucket_view=True)
     plugins: list[Any] = [storage.Storage(None if resumed is None else resumed.contents)]
     if not is_rank():
         plugins.append(LightningEnvironment())  # Lightning assumes that `srun` started every run under SLURM
@@ -147,7 +145,7 @@ def check_processes(trainer: pl.Trainer) -> None:
     started = int(os.environ["WORLD_SIZE"]) if is_rank() else 1
     if trainer.world_size != started:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        several = "; several machines need torchrun on each" * (trainer.world_size > started)
+        several = "; several machines need torchrun on each" if trainer.world_size > started else ""
         raise UserError(
             f"trainer.devices × trainer.num_nodes is {trainer.world_size}, but the number of processes is {started}: "
             f"set trainer.devices={local} trainer.num_nodes={started // local}{several}"
@@ -173,14 +171,13 @@ def equip(trainer: pl.Trainer, run: Run, module: Diffusion) -> None:
 def begin(trainer: pl.Trainer, run: Run) -> None:
     """Start to write in the run's folder, which goes on from the checkpoint that is resumed; print two lines."""
     record, resumed, data = run.record, run.resumed, run.data
-    # Dashboards come after all checks: they may begin a run on a server.
-    (curves,) = trainer.loggers
-    assert isinstance(curves, MetricsFile)
-    trainer.loggers = [curves, *dashboards(run.settings, run.folder, resumed)]
     if run.scorer is not None:
         run.scorer.extractor.to(trainer.strategy.root_device)
     if record is None:
         return
+    (curves,) = trainer.loggers
+    assert isinstance(curves, MetricsFile)
+    trainer.loggers = [curves, dashboards(run.settings, run.folder, resumed)]  # they may begin a run on a server
     record.continue_from(None if resumed is None else resumed.folder)
     if resumed is None:
         discard(run.folder)

@@ -62,11 +62,9 @@ def test_samples_follow_the_conditional_distribution_with_the_documented_error(m
 
 
 class Counting(GaussianOracle):
-    calls = 0
     given: dict[str, Tensor] = {}  # noqa: RUF012
 
     def __call__(self, x_t, t, **conditions):
-        self.calls += 1
         self.given = conditions
         return super().__call__(x_t, t)
 
@@ -88,7 +86,7 @@ def test_evaluations_are_counted_and_conditions_and_thresholds_reach_the_denoise
     seen = []
     noise = streams.normal(3, 1, 1)
     x = sampler(oracle, noise, streams, lambda k, x, e: seen.append((k, e)), classes=torch.tensor([4, 5]))
-    assert sampler.evaluations == oracle.calls == evaluations
+    assert oracle.calls == evaluations
     assert oracle.given["classes"].tolist() == [4, 5]
     assert [k for k, _ in seen] == [*range(1, sampler.steps + 1)]
     assert all(estimate.x0.abs().max() <= 0.011 for _, estimate in seen)
@@ -116,7 +114,6 @@ def test_a_variant_equals_sampling_from_the_noised_picture():
     streams = Streams.of(2, "x")
     x_t = diffuse(oracle.schedule, PICTURE[None], streams.normal(3, 1, 1), torch.tensor([t, t], dtype=torch.float64))
     assert torch.equal(x, sampler(oracle, x_t, streams, start=t))
-    assert edited.evaluations == sampler.evaluations
     assert (edited.steps, len(seen)) == (3, 3)
     assert SDEdit(sampler, PICTURE, 0.01).steps == 1
     alpha, sigma = oracle.schedule(torch.tensor(t, dtype=torch.float64))

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from diffusion.errors import UserError
+from diffusion.pixels import to_unit
 from diffusion.process import floor as module
 from diffusion.process.denoiser import Denoiser
-from diffusion.process.floor import Atoms, floor, posterior
+from diffusion.process.floor import floor, posterior
 from diffusion.process.noise import nearest
 from diffusion.process.objective import Simple, VariationalBound
 from diffusion.process.prediction import EDM, V
@@ -23,6 +24,7 @@ LEVELS = torch.tensor([0.01, 0.1, 0.5, 1.0, 3.0, 30.0], dtype=torch.float64)
 g = torch.Generator().manual_seed(0)
 IMAGES = torch.randint(256, (40, 3, 4, 4), generator=g).to(torch.uint8)
 INDEX = torch.arange(30)
+Atoms = partial(module.Atoms, unit=to_unit)
 
 
 def brute(known: Tensor, x_t: Tensor, level: float) -> tuple[Tensor, Tensor]:
@@ -123,5 +125,5 @@ def test_times_know_the_loss_of_the_best_denoiser(prediction: V | EDM, monkeypat
         error = float(loss.std()) * (2 / n) ** 0.5  # of the difference of two means
         assert abs(float(loss.mean() - times.floor[k])) <= 4 * error
     for other in VariationalBound(FromFloor()), Simple(FromFloor(), noise=partial(nearest, k=2)):
-        with pytest.raises(UserError, match="use simple"):
+        with pytest.raises(UserError, match="only squared errors"):
             other.prepare(denoiser, atoms)

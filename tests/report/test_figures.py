@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from diffusion.config.build import make
 from diffusion.process.schedule import linear
-from diffusion.report import figures
+from diffusion.report import figures, style
 from diffusion.report.style import svg
 from diffusion.runs.folder import Series, read_metrics
 

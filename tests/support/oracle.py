@@ -25,7 +25,7 @@ class MixtureOracle:
     """
 
     def __init__(self, schedule: Schedule, weights: Tensor, means: Tensor, covariances: Tensor):
-        self.schedule = schedule
+        self.schedule, self.calls = schedule, 0
         self.weights, self.means = weights.double(), means.double()
         self.variances, self.axes = torch.linalg.eigh(covariances.double())  # (K, D), (K, D, D)
 
@@ -39,6 +39,7 @@ class MixtureOracle:
         return torch.einsum("bk,bkd->bd", log_joint.softmax(1), each), log_joint.logsumexp(1)
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Estimate:
+        self.calls += 1
         alpha, sigma = (c.reshape(-1, 1) for c in self.schedule(t.double()))
         x0, _ = self.posterior(x_t, t)
         eps = (x_t.flatten(1).double() - alpha * x0) / sigma

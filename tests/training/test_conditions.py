@@ -12,6 +12,7 @@ from diffusion.checkpoint import storage
 from diffusion.checkpoint.restore import PREFIX, restore
 from diffusion.export import main as export
 from diffusion.model import UNet
+from diffusion.pixels import to_unit
 from diffusion.process.consistency import Consistency
 from diffusion.process.floor import Atoms
 from diffusion.process.objective import Simple
@@ -110,7 +111,7 @@ def test_times_from_the_floor_know_which_labels_the_network_is_told(labelled, ti
     images, times = run.data.splits["train"], module.objective.timesteps
     found = times.floor.clone()
     for told, equal in ((images.labels, 0.3), True), ((images.labels, 0.0), False), ((None, 0.3), False):
-        Simple(times).prepare(module.denoiser, Atoms(images.images, run.data.flip, *told))
+        Simple(times).prepare(module.denoiser, Atoms(images.images, run.data.flip, *told, unit=to_unit))
         assert torch.equal(found, times.floor) == equal
 
 
