@@ -52,9 +52,12 @@ PATCHES = [
     "model.patch=8",
 ]  # of 192 values
 RUNS = {  # name -> overrides
+    "20 steps": ["trainer.max_steps=20"],
     "100 steps": ["trainer.max_steps=100"],
     "1,000 steps": SCORED,
     "2,000 steps": ["init={out}/{seed}/1000_steps"],
+    "rate of 0.1": ["optimizer.lr=0.1"],
+    "rate of 0.01": ["optimizer.lr=0.01"],
     "20 images": FEW,
     "20 images, 200 steps": [*FEW, "trainer.max_steps=200"],
     "large patches": PATCHES,

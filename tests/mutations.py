@@ -79,7 +79,7 @@ FAULTS = {
         ("multistep: moments off by one", "powers + 2, -H", "powers + 1, -H"),
         ("2M: points on the wrong side", "(axis(p.t) - start)", "(start - axis(p.t))"),
         ("3M: the second difference is not scaled", "exact[1:] *= curvature", "pass"),
-        ("UniPC: full order in the last steps", "min(self.order, left - later)", "self.order"),
+        ("UniPC: full order in the last steps", "min(self.order, t.left)", "self.order"),
         ("2S: D used over the whole step", "D, middle, s, self.eta", "D, t, s, self.eta"),
         ("Adams–Bashforth: wrong sign of a step term", "(s.sigma - s.alpha *", "(s.sigma + s.alpha *"),
         ("Heun: only the second slope", "(now.estimate.eps + estimate_s.eps) / 2", "estimate_s.eps"),
@@ -167,7 +167,7 @@ FAULTS = {
     "report/test_floor.py": [("without an interval, nothing is found", "if all(math.isnan(", "if all(math.isinf(")],
     "training/test_conditions.py": [
         ("the floor of augmented images is that of others", "None if changed else Atoms(", "Atoms("),
-        ("the floor is computed without labels", "train.labels, run.settings", "None, run.settings"),
+        ("the floor is computed without labels", "train.labels, dropout, to_unit", "None, dropout, to_unit"),
     ],
     "process/test_mixture.py": [
         ("the variance of the noise is left out", "widths**2 + sigma**2", "widths**2 + sigma"),

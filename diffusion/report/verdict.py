@@ -57,6 +57,7 @@ LIMITS = [
     "What another training would give: this is one seed. Compare recipes with three.",
     "How it compares with papers, which may use other features and other numbers of samples.",
 ]
+FEWER = "The images are too few for so many steps: train with more images, or for fewer steps."
 Findings = dict[str, str]  # what was found, such as "falling" -> the sentence that says so
 Found = Mapping[str, Score]  # what was scored: samples, or a baseline -> its score, all of one protocol
 
@@ -281,7 +282,7 @@ def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
         (bool(mend), *(mend or ("", ""))),
         (missing, score, f"{audit} n={SCORED}{pixels}"),
         (run.command != "train", "Draw more samples.", f"{sample} n=64"),
-        ({"copies", "rising", "memorizing"} & has, "Train with more images, or for fewer steps.", shorter),
+        ({"copies", "rising", "memorizing"} & has, FEWER, shorter),
         (unfinished, "Train for as many steps again.", onward(run)),
         (not guided, "Train with guidance by its early weights, which often helps.", early),
         (True, "Train with other seeds, to see how much is chance.", recipe_command(run, "-m", "seed=0,1,2")),
@@ -291,20 +292,21 @@ def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
 
 def treatment(run: Run, findings: Findings) -> tuple[str, str] | None:
     """What mends the clearest fault of which that is known, in words, and its command; see docs/results/treatments."""
-    trained, known = run.command == "train", dict[str, tuple[str, str]]()
-    if trained and "like noise" in findings and not findings.keys() & {"rising", "memorizing"}:
-        return "Train for as many steps again.", onward(run)
+    trained, known, has = run.command == "train", dict[str, tuple[str, str]](), findings.keys()
     found, rate = [fault["fault"] for fault in run.faults], (run.settings.get("optimizer") or {}).get("lr")
+    noisy = ("rough", "noise", "colour noise", "harsh")
+    again = "The training was probably too short: train for as many steps again.", onward(run)
     if run.settings.get("guidance"):
+        step = "The guidance is strong: draw with a dynamic threshold, or with a lower guidance.scale."
         words = [*run.own, f"ckpt={model_of(run)}", "n=64", "threshold@sampler.threshold=dynamic"]
-        dynamic = command_line("sample", words)
-        known["saturated"] = "Draw with a dynamic threshold, and compare the pictures.", dynamic
-    elif trained and "rough" in found and rate:
-        lower = "Train with a tenth of the learning rate.", recipe_command(run, f"optimizer.lr={rate / 10:g}")
-        known |= dict.fromkeys(("rough", "noise", "colour noise", "harsh"), lower)
-    elif trained and not findings.keys() & {"flat", "rising", "memorizing", "copies"}:
-        known |= dict.fromkeys(("noise", "colour noise"), ("Train for as many steps again.", onward(run)))
-    return next((known[name] for name in found if name in known), None)
+        known["saturated"] = step, command_line("sample", words)
+    elif trained and rate and "rough" in found and {"flat", "rising"} & has:
+        step = "The learning rate is probably too high: train with a tenth of it."
+        known |= dict.fromkeys(noisy, (step, recipe_command(run, f"optimizer.lr={rate / 10:g}")))
+    elif trained and not {"flat", "rising", "memorizing", "copies"} & has:
+        known |= dict.fromkeys(noisy, again)
+    short = trained and "like noise" in has and not {"rising", "memorizing"} & has
+    return next((known[name] for name in found if name in known), again if short else None)
 
 
 def place_of(run: Run) -> Path:
