@@ -36,6 +36,7 @@ def test_a_fault_is_a_sentence_with_its_number_relative_to_real_images() -> None
 @pytest.mark.parametrize(("names", "errors", "more", "step", "known"), [
     (["saturated"], [0.5] * 4, "guidance: {scale: 2}", "n=64 threshold@sampler.threshold=dynamic", True),
     (["colour noise", "rough"], [0.5] * 4, "", "optimizer.lr=3e-05", True),
+    (["rough", "noise"], [0.8, 0.7, 0.6, 0.5], "", "trainer.max_steps=800", True),  # it was too short
     (["purple", "noise"], [0.8, 0.7, 0.6, 0.5], "", "trainer.max_steps=800", True),  # of the first that can be mended
     (["noise"], [0.6, 0.5, 0.4, 0.6], "", "trainer.max_steps=200", False),  # for fewer steps, as without faults
     (["saturated"], [0.8, 0.7, 0.6, 0.5], "", "trainer.max_steps=800", False),
