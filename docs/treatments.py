@@ -42,15 +42,7 @@ BASE = [
 SHORT = ["init={out}/base", "trainer.max_steps=150"]
 SCORED = ["score.n=250", "score.audit=[pixels]", "score.baselines=[noise]"]
 FEW = [*SCORED, "data.limit=20", "trainer.check_val_every_n_epoch=100", "trainer.max_epochs=-1"]
-PATCHES = [
-    "model=dit_tiny",
-    "~model.channels",
-    "~model.attention",
-    "model.width=96",
-    "optimizer.lr=1e-3",
-    "prediction=eps",
-    "model.patch=8",
-]  # of 192 values
+PATCHES = ["model=dit_tiny", "~model.channels", "~model.attention", "model.width=96", "optimizer.lr=1e-3", "prediction=x0", "model.patch=8"]  # of 192 values
 RUNS = {  # name -> overrides
     "20 steps": ["trainer.max_steps=20"],
     "100 steps": ["trainer.max_steps=100"],
@@ -60,9 +52,8 @@ RUNS = {  # name -> overrides
     "rate of 0.01": ["optimizer.lr=0.01"],
     "20 images": FEW,
     "20 images, 200 steps": [*FEW, "trainer.max_steps=200"],
-    "large patches": PATCHES,
-    "large patches, x0": [*PATCHES, "prediction=x0"],
-    "small patches": [*PATCHES, "model.patch=2"],
+    "patches of 8": PATCHES,
+    "patches of 2": [*PATCHES, "model.patch=2"],
     "high rate": [*SHORT, "optimizer.lr=5e-2"],
     "low rate": [*SHORT, "optimizer.lr=1e-3"],
     "no average": [*SHORT, "optimizer.lr=1e-2", "lr_scheduler=constant", "ema=none"],
