@@ -42,7 +42,10 @@ BASE = [
 SHORT = ["init={out}/base", "trainer.max_steps=150"]
 SCORED = ["score.n=250", "score.audit=[pixels]", "score.baselines=[noise]"]
 FEW = [*SCORED, "data.limit=20", "trainer.check_val_every_n_epoch=100", "trainer.max_epochs=-1"]
-PATCHES = ["model=dit_tiny", "~model.channels", "~model.attention", "model.width=96", "optimizer.lr=1e-3", "prediction=x0", "model.patch=8"]  # of 192 values
+PATCHES = [  # of 8×8 pixels: 192 values in tokens of 96
+    *("model=dit_tiny", "~model.channels", "~model.attention", "model.width=96", "model.patch=8"),
+    *("prediction=x0", "optimizer.lr=1e-3"),
+]
 RUNS = {  # name -> overrides
     "20 steps": ["trainer.max_steps=20"],
     "100 steps": ["trainer.max_steps=100"],
