@@ -39,7 +39,6 @@ FAULTS = {
     "reliability/test_exact_resume.py": [
         ("dropout: depends on the process", "torch.default_generator.manual_seed(seed)", "pass"),
         ("resumed: batches counted as steps", "done, began = step * accumulate", "done, began = step"),
-        ("saved within a step", "if due and self.clock.completes_step(batch_idx)", "if due"),
     ],
     "report/test_compare.py": [
         ("interval: without 1/√k", "ddof=1) / math.sqrt(len(x))", "ddof=1)"),

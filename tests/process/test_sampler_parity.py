@@ -76,22 +76,18 @@ def vp_solver(
     return states
 
 
-def k_solver(kind: type, noise: list[Tensor], **options: object) -> list[Tensor]:
+def k_solver(kind: type, noise: list[Tensor]) -> list[Tensor]:
     """The same for a scheduler of diffusers that works on x_t/alpha_t, as k-diffusion does."""
-    scheduler = kind(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, timestep_spacing="trailing", **options)
+    scheduler = kind(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, timestep_spacing="trailing")
     scheduler.set_timesteps(N)
     times = grid.uniform(TABLE.schedule, N)
-    alpha, sigma = levels(TABLE, times)
-    repeated = scheduler.order == 2  # Heun's list contains each inner level twice
-    scheduler.sigmas = torch.cat([sigma[:1], sigma[1:-1].repeat_interleave(2), sigma[-1:]]) if repeated else sigma
+    alpha, scheduler.sigmas = levels(TABLE, times)
     scheduler.is_scale_input_called = True
-    each = [0, *[k for k in range(1, N) for _ in range(2)]] if repeated else range(N)
     states = [noise[0] / alpha[0]]
-    for k, t in zip(each, scheduler.timesteps, strict=True):
+    for k, t in enumerate(scheduler.timesteps):
         out, _ = TABLE.output(states[-1] * alpha[k], times[k].expand(2))
         states.append(scheduler.step(out, t, states[-1]).prev_sample)
-    ends = [0, *range(2, 2 * N, 2), 2 * N - 1] if repeated else range(N + 1)  # states after whole steps
-    return [states[i] * a for i, a in zip(ends, alpha, strict=True)]
+    return [state * a for state, a in zip(states, alpha, strict=True)]
 
 
 def same(a: list[Tensor], b: list[Tensor], tolerance: float = 1e-9) -> None:
@@ -125,13 +121,6 @@ def test_multistep_solvers_match_diffusers(name: str) -> None:
     noise = draws(N + 1 if "algorithm_type" in options else 1)
     found = ours(sampler(options.get("steps", N), grid.uniform), TABLE, noise)
     same(found, vp_solver(kind, noise, **options), FLOAT32 if kind is DPM else 1e-9)
-
-
-def test_solvers_of_one_step_match_diffusers() -> None:
-    noise = draws(1)
-    for sampler in (DDIM(N), Euler(N, grid.uniform)):
-        same(ours(sampler, TABLE, noise), k_solver(diffusers.EulerDiscreteScheduler, noise), FLOAT32)
-    same(ours(Heun(N, grid.uniform), TABLE, noise), k_solver(diffusers.HeunDiscreteScheduler, noise))
 
 
 def test_sde_dpm_solver_3m_with_half_the_second_difference_matches_k_diffusion() -> None:

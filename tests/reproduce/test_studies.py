@@ -86,11 +86,11 @@ sweeps:
 
 
 def test_a_study_is_run_committed_and_compared(ran, tiny, tmp_path, monkeypatch, capfd):
-    ran = []
+    complete = []
 
     def here(what, words):
         out = ran(what, words)
-        ran.append(out.count("is already complete"))
+        complete.append(out.count("is already complete"))
 
     monkeypatch.setattr(reproduce, "run_command", here)
     monkeypatch.setattr(reproduce, "committed", lambda name: sorted((tmp_path / "docs" / name).glob("*.csv")))
@@ -113,9 +113,9 @@ def test_a_study_is_run_committed_and_compared(ran, tiny, tmp_path, monkeypatch,
     changed = [[*line[:place], f"{float(line[place]) + 1e6}", *line[place + 1 :]] for line in lines]
     table.write_text("\n".join(map(",".join, [head, *changed])) + "\n")
     capfd.readouterr()
-    del ran[:]
+    del complete[:]
     assert run() == 1
-    assert ran == [2, 2], "complete runs and evaluations are not run again"
+    assert complete == [2, 2], "complete runs and evaluations are not run again"
     assert "fd_lite0 is " in capfd.readouterr().out
 
 
