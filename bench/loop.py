@@ -24,10 +24,10 @@ from lightning.pytorch.callbacks import Callback
 from measuring import Moment, between, forget_peak, median_of_ratios, moment, resident
 from rich.table import Table
 
+from diffusion.base.console import console, quiet_libraries
 from diffusion.config.build import make, validated
 from diffusion.config.choices import composed
 from diffusion.config.schema import Train
-from diffusion.console import console, quiet_libraries
 from diffusion.data import ImageData
 from diffusion.runs import naming
 from diffusion.training.run import prepare

@@ -16,9 +16,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from diffusion.base.console import console
 from diffusion.config.build import make
 from diffusion.config.choices import choice, choices
-from diffusion.console import console
 from diffusion.randomness import Streams
 
 

@@ -14,9 +14,9 @@ from measuring import now
 from rich.table import Table
 from torch import Tensor, nn
 
+from diffusion.base.console import console
 from diffusion.config.build import make
 from diffusion.config.choices import choice, choices
-from diffusion.console import console
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import V
 from diffusion.process.schedule import VP

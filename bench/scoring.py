@@ -19,12 +19,12 @@ from measuring import Moment, between, median_of_ratios, moment
 from rich.table import Table
 from torch import Tensor
 
+from diffusion.base.console import console
 from diffusion.config.build import make
 from diffusion.config.choices import choice
-from diffusion.console import console
 from diffusion.errors import UserError
-from diffusion.evaluation.pipeline import make_metrics
 from diffusion.metric.score import extract, reference_of, score
+from diffusion.scoring.pipeline import make_metrics
 
 
 def seconds(what: Callable[[], object], device: torch.device) -> Moment:

@@ -18,7 +18,7 @@ import time
 
 from rich.table import Table
 
-from diffusion.console import console
+from diffusion.base.console import console
 
 FLOOR = "import torch, lightning.pytorch"
 RUN = """

@@ -13,7 +13,7 @@ the code, and README.md how to train your own network in your own loop.
 import os
 from typing import TYPE_CHECKING, Any
 
-from diffusion.files import VERSION as __version__
+from diffusion.base.files import VERSION as __version__
 
 if TYPE_CHECKING:
     from diffusion.library import Model, load, score

@@ -1,4 +1,4 @@
-"""The command `diffusion NAME …`, the same as `python -m diffusion.NAME …`, and the list of all commands.
+"""The command `diffusion NAME …`, the same as `python -m diffusion NAME …`, and the list of all commands.
 
 Only the chosen command is imported.
 """
@@ -7,10 +7,10 @@ import os
 import runpy
 import sys
 
+from diffusion.base.files import code_version
 from diffusion.errors import nearest
-from diffusion.files import code_version
 
-COMMANDS = {  # by what a user wants: the name of a module of diffusion, and what it does
+COMMANDS = {  # by what a user wants: the name of a module of diffusion.cli, and what it does
     "Make a model": {
         "train": "train a model on images, resume a run, or run a sweep",
         "finetune": "go on from a trained model with your own photographs",
@@ -50,11 +50,16 @@ Diffusion models on images: train, sample, edit and compare them.
 """
 
 
+def module_of(name: str) -> str:
+    """The module of a command; that of `train` is on top, because `python -m diffusion.train` is the same."""
+    return "diffusion.train" if name == "train" else f"diffusion.cli.{name}"
+
+
 def main() -> None:
     """Run the command that is named first on the command line; without one, list all."""
     name, *words = sys.argv[1:] or ["--help"]
     if name in ("--help", "-h", "help"):
-        from diffusion.console import console
+        from diffusion.base.console import console
 
         console.print(ABOUT)
         for title, commands in COMMANDS.items():
@@ -70,7 +75,7 @@ def main() -> None:
             sys.path.insert(0, os.getcwd())  # as `python -m` does: for the user's own classes
         sys.argv = [name, *words]
         try:
-            runpy.run_module(f"diffusion.{name}", run_name="__main__", alter_sys=True)
+            runpy.run_module(module_of(name), run_name="__main__", alter_sys=True)
         except KeyboardInterrupt:  # while modules are imported
             sys.exit(130)
 

@@ -10,20 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion.base.console import count
 from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.hub import is_address
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make, validated
 from diffusion.config.choices import AUTO, RUN, choice, choices, searching
 from diffusion.config.schema import Sample
-from diffusion.console import count
 from diffusion.data import ImageData, Split, to_unit
-from diffusion.edit.edits import Source, answering, filling, observation_of, of_picture, opening, read_picture
 from diffusion.errors import UserError
-from diffusion.evaluation.commands import completed, make_drawing
-from diffusion.evaluation.drawing import Drawing
-from diffusion.evaluation.pipeline import make_metrics
-from diffusion.evaluation.together import choose_device
 from diffusion.metric import score as metrics_of
 from diffusion.metric.precision import products
 from diffusion.metric.record import Score
@@ -31,6 +26,12 @@ from diffusion.pixels import MODES, POINTS, resolution_of
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.editing import SDEdit
 from diffusion.process.sampler import Sampler
+from diffusion.sampling.commands import make_drawing
+from diffusion.sampling.drawing import Drawing
+from diffusion.sampling.edits import Source, answering, filling, observation_of, of_picture, opening, read_picture
+from diffusion.sampling.inheritance import completed
+from diffusion.sampling.parallel import choose_device
+from diffusion.scoring.pipeline import make_metrics
 
 
 @dataclass(frozen=True)

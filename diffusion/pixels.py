@@ -123,6 +123,11 @@ def arranged(images: np.ndarray, columns: int) -> np.ndarray:
     return rows.swapaxes(1, 2).reshape(-1, columns * width, 3)
 
 
+def spread(n: int, most: int) -> list[int]:
+    """The indices 0 … n − 1, or `most` evenly spaced ones with both ends if there are more."""
+    return np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist()
+
+
 def grid(
     images: Tensor, columns: int | None = None, large: bool = False, real: Tensor | None = None, **about: Any
 ) -> Image.Image:

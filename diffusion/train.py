@@ -17,8 +17,8 @@ if __name__ == "__main__" and os.isatty(1):  # before the imports that take long
 
 from functools import partial
 
-from diffusion import launch
 from diffusion.config.schema import Train
+from diffusion.runs import launch
 from diffusion.runs.command import command
 from diffusion.training import jobs
 

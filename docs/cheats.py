@@ -24,9 +24,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
+from diffusion.base.files import tensor_digest
 from diffusion.data import Landscapes
-from diffusion.evaluation.pipeline import Scorer
-from diffusion.files import tensor_digest
 from diffusion.metric.distances import FrechetDistance, frechet
 from diffusion.metric.estimate import Reference
 from diffusion.metric.features import Lite0
@@ -35,6 +34,7 @@ from diffusion.metric.score import extract, features_of
 from diffusion.randomness import generator_for
 from diffusion.report.verdict import verdict
 from diffusion.runs.folder import Run
+from diffusion.scoring.pipeline import Scorer
 
 N, SIDE = 250, 32
 PASSES = 9 * [16] + 4 * [4]  # of an attack over all images: the steps in grey levels

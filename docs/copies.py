@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion.data import Landscapes
-from diffusion.evaluation.memorization import calibrated, luma, nearest, numbers
+from diffusion.scoring.memorization import calibrated, luma, nearest, numbers
 
 Change = Callable[[Tensor], Tensor]
 EVERY = 13  # of the training tiles, one is changed

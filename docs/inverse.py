@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 import diffusion
+from diffusion.base.files import PACKAGE
 from diffusion.config.build import make
 from diffusion.config.choices import choice
-from diffusion.edit.edits import observation_of
 from diffusion.errors import UserError
-from diffusion.files import PACKAGE
 from diffusion.pixels import grid, save_png
 from diffusion.process.operators import Mask, Observation, Operator, blur, downsampling, observe
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import VP
 from diffusion.randomness import Streams
+from diffusion.sampling.edits import observation_of
 from tests.support.oracle import GaussianOracle, MixtureOracle, sampler_moments
 
 SIDE, D = 4, 16

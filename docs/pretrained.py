@@ -12,10 +12,10 @@ import shutil
 import sys
 from pathlib import Path
 
+from diffusion.base.files import PACKAGE
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.find import at_step, trained
 from diffusion.checkpoint.restore import restore
-from diffusion.files import PACKAGE
 
 
 def main(run: Path, folder: Path = PACKAGE / "pretrained/demo") -> None:

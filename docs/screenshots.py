@@ -41,7 +41,7 @@ def report(browser: Any, run: Path) -> None:
 
 def studio(browser: Any) -> None:
     """The studio of the bundled model at its usual address, after some drawings of four pictures."""
-    command = [sys.executable, "-m", "diffusion.studio", "demo"]
+    command = [sys.executable, "-m", "diffusion", "studio", "demo"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         address = next(found[0] for line in server.stdout or () if (found := re.search(r"http://\S+", line)))

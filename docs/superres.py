@@ -24,11 +24,11 @@ import diffusion
 from diffusion.config.build import make
 from diffusion.config.choices import choice, composed
 from diffusion.data import to_uint8, to_unit
-from diffusion.evaluation.conditions import Given
 from diffusion.library import Model
 from diffusion.pixels import grid, save_png
 from diffusion.randomness import seed_for
 from diffusion.runs.folder import jobs_of
+from diffusion.sampling.given import Given
 
 OUT = Path(__file__).parent / "results/superres"
 DEPTHS = (2, 4, 10, 15)  # blocks of EfficientNet-Lite0, at strides of 4, 8, 16 and 32

@@ -15,11 +15,11 @@ from itertools import chain, islice, repeat
 import numpy as np
 import torch
 
+from diffusion.base.files import read_table
+from diffusion.base.nearest import NEAR
 from diffusion.data.folder import candidates
 from diffusion.data.images import in_threads, read, resized
 from diffusion.data.sets import HERE
-from diffusion.files import read_table
-from diffusion.nearest import NEAR
 
 SIZES = {"train": 2091, "val": 250, "test": 250}  # 2091 as in the memoir
 

@@ -33,7 +33,7 @@ class RayLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs and wait for all. After a signal, they save and end."""
         from diffusion.errors import ProcessLost, UserError, first_line, imported
-        from diffusion.launch import GRACE
+        from diffusion.runs.launch import GRACE
 
         setup_globals()
         os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # which leaves out lines that another job has printed, too

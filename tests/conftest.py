@@ -58,7 +58,7 @@ def short_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     whole = {"report", "reliability"} & set(request.path.parts) or request.node.get_closest_marker("whole_report")
     if "diffusion.report.run" in sys.modules and not whole:
         monkeypatch.setattr("diffusion.report.run.run_sections", lambda *_: [])
-        monkeypatch.setattr("diffusion.evaluation.pipeline.diagnose", lambda *_: [])
+        monkeypatch.setattr("diffusion.scoring.pipeline.diagnose", lambda *_: [])
     if "diffusion.report.comparison" in sys.modules and not whole:
         monkeypatch.setattr("diffusion.report.comparison.quantities", lambda shown: [])
 
@@ -155,6 +155,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
     from hydra._internal.hydra import Hydra
     from hydra.core.global_hydra import GlobalHydra
 
+    from diffusion.__main__ import module_of
     from diffusion.training import jobs
 
     monkeypatch.chdir(tmp_path)
@@ -163,8 +164,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
     monkeypatch.setattr(jobs, "launch", launch_here)
 
     def run(name: str, overrides: Sequence[str] = ()) -> tuple[int, str, str]:
-        found = import_module(f"diffusion.{name}")
-        main = (import_module(f"diffusion.{name}.__main__") if hasattr(found, "__path__") else found).main
+        main = import_module(module_of(name)).main
         monkeypatch.setattr(sys, "argv", [f"diffusion.{name}", *overrides])
         GlobalHydra.instance().clear()
         status = 0

@@ -10,11 +10,11 @@ from types import ModuleType
 
 import pytest
 
+from diffusion.base.files import PACKAGE
 from diffusion.checkpoint.find import BUNDLED
+from diffusion.cli.new import EXAMPLES
+from diffusion.cli.reproduce import committed
 from diffusion.config.choices import conf_dir, groups
-from diffusion.files import PACKAGE
-from diffusion.new import EXAMPLES
-from diffusion.reproduce import committed
 
 CORE = ("process", "model", "data", "metric")  # rooms that import no other room; the first two: the mathematics
 FRAMEWORKS = {"lightning", "hydra", "omegaconf", "pydantic", "wandb", "PIL"}

@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from diffusion.files import PACKAGE
+from diffusion.base.files import PACKAGE
 
 BENCH = PACKAGE.parent / "bench"
 

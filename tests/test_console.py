@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from diffusion.console import count, progress_bar
+from diffusion.base.console import count, progress_bar
 
 
 def test_counts_use_singular_and_plural_forms() -> None:

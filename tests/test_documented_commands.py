@@ -4,18 +4,17 @@ import re
 import shlex
 import sys
 from importlib import import_module
-from importlib.util import find_spec
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from diffusion.__main__ import NAMES
+from diffusion.__main__ import NAMES, module_of
+from diffusion.base.files import PACKAGE
 from diffusion.config.build import validated
 from diffusion.config.choices import choices, composed, conf_dir, groups, searching
 from diffusion.config.schema import COMMANDS
 from diffusion.errors import Arguments
-from diffusion.files import PACKAGE
 
 ROOT = PACKAGE.parent
 COMMAND = rf"(?:python -m diffusion\.|\bdiffusion )({'|'.join(NAMES)})(?![\w.])([^\n`]*)"
@@ -103,8 +102,5 @@ def test_the_options_of_a_command_exist(words, monkeypatch):
     if name == "reproduce" and rest[0].isalpha():
         assert rest[0] in choices("results")
     monkeypatch.setattr(sys, "argv", [name, *rest])
-    package = find_spec(f"diffusion.{name}")
-    assert package is not None
-    module = import_module(f"diffusion.{name}.__main__" if package.submodule_search_locations else f"diffusion.{name}")
     with pytest.raises(Parsed):
-        module.main()
+        import_module(module_of(name)).main()

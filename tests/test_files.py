@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusion.files import digest, replace, replacing, tensor_digest
+from diffusion.base.files import digest, replace, replacing, tensor_digest
 
 
 def test_the_old_content_is_readable_until_the_new_content_is_complete(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from diffusion import library
+from diffusion.base.files import PACKAGE
 from diffusion.data import Split
-from diffusion.files import PACKAGE
 from diffusion.model import UNet
 
 ROOT = PACKAGE.parent

@@ -9,11 +9,11 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 
 from diffusion.__main__ import NAMES, main
-from diffusion.completion import candidates
+from diffusion.base.files import PACKAGE, code_version
+from diffusion.cli.completion import candidates
 from diffusion.config import messages as helps
 from diffusion.config.choices import groups
 from diffusion.config.schema import Train
-from diffusion.files import PACKAGE, code_version
 
 
 @pytest.mark.parametrize("group", groups())
@@ -32,9 +32,7 @@ def test_every_name_that_the_help_lists_has_a_help_of_its_own(capsys: pytest.Cap
 
 
 def test_the_table_of_commands_is_complete(capsys, monkeypatch) -> None:
-    files = [*PACKAGE.glob("*.py"), *PACKAGE.glob("*/__main__.py")]
-    run = {file for file in files if 'if __name__ == "__main__"' in file.read_text("utf-8")} - {PACKAGE / "__main__.py"}
-    assert {*NAMES} == {file.parent.name if file.stem == "__main__" else file.stem for file in run}
+    assert {*NAMES} == {"train", *(file.stem for file in (PACKAGE / "cli").glob("[!_]*.py"))}
     monkeypatch.setattr(sys, "argv", ["diffusion"])
     main()
     listed = capsys.readouterr().out
@@ -54,7 +52,7 @@ def test_the_list_of_commands_ends_quietly_when_its_pipe_is_closed() -> None:
 
 def test_doctor_names_a_package_that_is_too_old_and_the_command_for_an_extra(command, monkeypatch) -> None:
     versions = {"lightning": "1.9", "hydra-core": "1.3.2"}
-    monkeypatch.setattr("diffusion.doctor.version", lambda name: versions.get(name) or missing(name))
+    monkeypatch.setattr("diffusion.cli.doctor.version", lambda name: versions.get(name) or missing(name))
     status, out, err = command("doctor", [])
     assert status == 2
     assert re.search(r"bad +lightning +1.9, needed: ", out)

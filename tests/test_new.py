@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from diffusion import new
+from diffusion.base.files import PACKAGE
+from diffusion.cli import new
 from diffusion.config.build import validated
 from diffusion.config.choices import composed, searching
 from diffusion.config.schema import Train
-from diffusion.files import PACKAGE
 
 KINDS = ["condition", "data", "metric", "network", "objective", "sampler", "schedule", "weighting"]
 

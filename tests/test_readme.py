@@ -6,8 +6,8 @@ import tomllib
 
 import pytest
 
+from diffusion.base.files import PACKAGE
 from diffusion.config.choices import choices, groups
-from diffusion.files import PACKAGE
 
 ROOT = PACKAGE.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,10 +12,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from browser import chromium, visit  # noqa: F401
 
+from diffusion.base.files import PACKAGE
 from diffusion.config.choices import choices, groups
 from diffusion.config.messages import _settings
 from diffusion.config.schema import COMMANDS
-from diffusion.files import PACKAGE
 from docs import site
 
 ROOT = PACKAGE.parent

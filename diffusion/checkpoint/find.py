@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from diffusion.base.console import console
+from diffusion.base.files import PACKAGE
 from diffusion.checkpoint import diffusers_folder, hub, storage
 from diffusion.checkpoint.restore import Restored, read, restore
-from diffusion.console import console
 from diffusion.errors import UserError
-from diffusion.files import PACKAGE
 from diffusion.metric.precision import set_precision
 from diffusion.runs.folder import is_sweep, runs_below
 

@@ -13,11 +13,11 @@ import yaml
 from pydantic import BaseModel
 from torch import Tensor, nn
 
+from diffusion.base.console import console, count
+from diffusion.base.files import tensor_digest
 from diffusion.checkpoint import authors, diffusers_folder, storage
 from diffusion.config.build import OPTIONAL_PARTS, PARTS, Facts, check_targets, make, model_of, plain_config, validated
-from diffusion.console import console, count
 from diffusion.errors import UserError
-from diffusion.files import tensor_digest
 from diffusion.model.network import to_channels_last
 from diffusion.pixels import Resolution, height_width
 from diffusion.process.averaging import Profile, coefficients, gamma_of

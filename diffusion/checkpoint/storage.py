@@ -1,7 +1,7 @@
 """Files of weights: a run's checkpoints, and exported models (safetensors: tensors and text, no executable code).
 
 A checkpoint is torch's zip archive, which contains a CRC-32 of each of its entries. It is written to a temporary file
-in the same folder, flushed to disk and renamed (see `diffusion.files`): whenever the process is killed, the path
+in the same folder, flushed to disk and renamed (see `diffusion.base.files`): whenever the process is killed, the path
 contains either the complete old file or the complete new one.
 """
 
@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as as_safetensors
 from torch import Tensor
 
+from diffusion.base.files import PART, replace, replacing
 from diffusion.errors import UserError, first_line
-from diffusion.files import PART, replace, replacing
 
 SUFFIX = ".safetensors"
 ABOUT = ("config", "facts", "global_step", "epoch", "labels", "weights")  # of a checkpoint, in an exported file

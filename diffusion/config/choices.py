@@ -21,12 +21,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion.base.files import PACKAGE
 from diffusion.config.schema import COMMANDS, Settings
 from diffusion.errors import UserError, first_line, nearest
-from diffusion.files import PACKAGE
 
 SEVERAL = ("logger", "callbacks")  # groups of which several choices can be combined
-RUN = "run"  # the choice of other commands that inherits the settings of the run, see `evaluation.commands`
+RUN = "run"  # the choice of other commands that inherits the settings of the run, see `sampling.inheritance`
 AUTO = "auto"  # the choice of inpainting by the operator, see `edit.edits`
 INHERITED = ("sampler", "guidance", "condition", "features", "metrics", "data")  # groups that have this choice
 OF_INIT = ("model", "schedule", "prediction")  # groups that a training inherits with the weights of `init`

@@ -22,10 +22,10 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 from rich.table import Table
 
+from diffusion.base.console import console
 from diffusion.config.build import flat, plain_yaml
 from diffusion.config.choices import RUN, choices, composed, conf_dir, files, groups, inner_groups
 from diffusion.config.schema import INSTEAD, Settings
-from diffusion.console import console
 from diffusion.errors import ProcessLost, UserError, first_line, nearest, of_system, override, pip_install, shown
 
 HELP = ("--help", "-h", "help")

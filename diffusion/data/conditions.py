@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from annotated_types import Ge, Le, Lt, MinLen
 from torch import Tensor
 
+from diffusion.base.files import cache_dir, digest
 from diffusion.data.folder import Folder, Source, composed
 from diffusion.data.hub import Hub
 from diffusion.data.images import RESIZE, Made, Unusable, in_threads, read, resized, stored
 from diffusion.data.module import PLACE, ImageData
 from diffusion.errors import UserError, nearest, pip_install, refusing
-from diffusion.files import cache_dir, digest
 from diffusion.pixels import Channels, grey, resolution_of, to_unit
 from diffusion.randomness import Streams
 

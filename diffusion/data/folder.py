@@ -27,11 +27,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from diffusion.console import console, count
+from diffusion.base.console import console, count
+from diffusion.base.files import cache_dir, digest, read_table
 from diffusion.data.images import RESIZE, Box, Label, Made, Unusable, in_threads, opened, read, resized, stored
 from diffusion.data.module import ImageData, Split, labelled, place
 from diffusion.errors import UserError, refusing
-from diffusion.files import cache_dir, digest, read_table
 from diffusion.pixels import Channels, Resolution, height_width
 from diffusion.randomness import generator_for, seed_for
 

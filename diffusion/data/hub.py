@@ -12,11 +12,11 @@ from typing import Any
 
 import fsspec
 
-from diffusion.console import console
+from diffusion.base.console import console
+from diffusion.base.files import cache_dir
 from diffusion.data.folder import Collection, Item, Source, content_of
 from diffusion.data.images import Label, Made, in_threads
 from diffusion.errors import imported, refusing
-from diffusion.files import cache_dir
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

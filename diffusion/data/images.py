@@ -21,8 +21,8 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL import __version__ as PILLOW
 from torch import Tensor
 
-from diffusion.console import track
-from diffusion.files import lock, replace, replacing
+from diffusion.base.console import track
+from diffusion.base.files import lock, replace, replacing
 from diffusion.pixels import MODES, Channels, Resolution, height_width
 
 Item = TypeVar("Item")

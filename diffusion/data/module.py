@@ -21,11 +21,11 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from diffusion.console import console, count, track
+from diffusion.base.console import console, count, track
+from diffusion.base.files import cache_dir, digest, tensor_digest
+from diffusion.base.nearest import near_duplicates
 from diffusion.data.images import Entry, Label, cached
 from diffusion.errors import UserError
-from diffusion.files import cache_dir, digest, tensor_digest
-from diffusion.nearest import near_duplicates
 from diffusion.pixels import POINTS, Channels, Resolution, height_width, to_unit
 from diffusion.randomness import generator_for, to_device
 

@@ -11,10 +11,10 @@ import torch
 from annotated_types import Ge, Le, Lt
 from torchvision.datasets import CIFAR10
 
+from diffusion.base.files import cache_dir, digest, read_table
 from diffusion.data.images import RESIZE, Made, alone, in_threads, read, resized, stored
 from diffusion.data.module import ImageData, Split, labelled, place
 from diffusion.errors import UserError
-from diffusion.files import cache_dir, digest, read_table
 from diffusion.randomness import generator_for
 
 HERE = Path(__file__).resolve().parent / "landscapes"

@@ -11,9 +11,9 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
+from diffusion.base.nearest import neighbours
 from diffusion.errors import UserError
 from diffusion.metric.estimate import ROWS, Estimate, PairwiseMetric, error_of, jackknife
-from diffusion.nearest import neighbours
 
 
 def others(x: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffusion.base.nearest import NEAR, SIDE, miniature
 from diffusion.metric.photographs import real_sets
-from diffusion.nearest import NEAR, SIDE, miniature
 from diffusion.pixels import grey, saturated, to_rgb
 
 SPREAD, DRAWS, WORST = 4.0, 200, 3

@@ -17,9 +17,9 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
-from diffusion.console import console
+from diffusion.base.console import console
+from diffusion.base.files import tensor_digest
 from diffusion.errors import UserError, refusing
-from diffusion.files import tensor_digest
 from diffusion.metric.precision import products
 from diffusion.pixels import POINTS, to_rgb
 

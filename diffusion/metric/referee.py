@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion.files import tensor_digest
+from diffusion.base.files import tensor_digest
 from diffusion.metric.estimate import jackknife
 from diffusion.metric.photographs import real_sets
 from diffusion.metric.record import FEW, FEW_PHOTOGRAPHS

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, distributed
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from diffusion.console import progress_bar
+from diffusion.base.console import progress_bar
+from diffusion.base.files import cache_dir, replacing, tensor_digest
 from diffusion.errors import UserError, first_line, refusing
-from diffusion.files import cache_dir, replacing, tensor_digest
 from diffusion.metric import record
 from diffusion.metric.distances import FrechetDistance, KernelDistance
 from diffusion.metric.estimate import LEVEL, Reference, SampleMetric, moments, order_of

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from diffusion.console import console, count
-from diffusion.files import replace
+from diffusion.base.console import console, count
+from diffusion.base.files import replace
 from diffusion.report import images, style
 from diffusion.report.compare import Column, Comparison, compare
 from diffusion.report.page import MISSING, NAME, Cell, Chart, Section, Table, linked, listed, write_files

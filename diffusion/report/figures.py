@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffusion.pixels import grey, to_rgb
+from diffusion.pixels import grey, spread, to_rgb
 from diffusion.report import style
 from diffusion.runs.folder import Metrics, bins_of
 
@@ -100,7 +100,7 @@ def bins(metrics: Metrics, curves: int = 24, of: str = "val/mse", label: str = "
         ax.plot(_middles(names), [metrics[name].at(step) for name in names], label=f"step {step:,}", **look)
     style.log_axis(ax)
     ax.set(xlim=(0, 1), xlabel="time $t/T$", ylabel=label)
-    ax.legend(handles=[ax.lines[i] for i in style.spread(len(ax.lines), 5)])
+    ax.legend(handles=[ax.lines[i] for i in spread(len(ax.lines), 5)])
     return figure
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from diffusion.files import read_table
+from diffusion.base.files import read_table
 from diffusion.report import style
 from diffusion.report.page import Block, Chart, Section, write_files
 from diffusion.runs.folder import FLOOR, Run

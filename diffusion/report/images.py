@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diffusion.pixels import ABOUT, arranged, opened, tiles
+from diffusion.pixels import ABOUT, arranged, opened, spread, tiles
 from diffusion.randomness import proportional
 from diffusion.report.page import Html, captioned, picture, slider
 from diffusion.report.scores import number
-from diffusion.report.style import spread
 from diffusion.runs.folder import Run
 
 PAGE = 1 << 24  # bytes; the most of the samples in a page

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffusion.console import duration
+from diffusion.base.console import duration
 from diffusion.errors import UserError
 from diffusion.metric.record import Score
 from diffusion.report.page import MISSING, Html, Markdown, Section, Table, escaped, linked, listed

@@ -23,7 +23,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as Printed
 
-from diffusion.files import replace
+from diffusion.base.files import replace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from diffusion.base.console import console, duration
 from diffusion.config.build import check_targets, make
-from diffusion.console import console, duration
 from diffusion.errors import command_line, first_line, override
 from diffusion.metric.record import Score
-from diffusion.pixels import grid, save_png
+from diffusion.pixels import grid, save_png, spread
 from diffusion.report import figures, images
 from diffusion.report.compare import from_default
 from diffusion.report.faults import FIGURES, SHOWN, words_of
@@ -30,7 +30,6 @@ from diffusion.report.scores import (
     source_text,
 )
 from diffusion.report.study import is_study, write_study
-from diffusion.report.style import spread
 from diffusion.report.verdict import onward, place_of, recipe_command, verdict
 from diffusion.runs.folder import FLOOR, Run, bins_of, holds_checkpoints, validated_weights
 from diffusion.runs.record import CONFIG, read_json

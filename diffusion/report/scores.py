@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from diffusion.console import console
+from diffusion.base.console import console
 from diffusion.metric.record import Score
 from diffusion.report.page import MISSING, Table
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from diffusion.console import console
-from diffusion.files import replace
+from diffusion.base.console import console
+from diffusion.base.files import replace
 from diffusion.metric.record import Score
 from diffusion.report import style
 from diffusion.report.page import MISSING, Cell, Chart, Section, Table, write_files

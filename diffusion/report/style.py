@@ -21,6 +21,8 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
+from diffusion.pixels import spread
+
 # Okabe & Ito (2008), "Color Universal Design": distinguishable with any common colour blindness, and in greyscale.
 BLUE, VERMILION, GREEN, ORANGE, PURPLE = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7"
 INK, GREY, LIGHT, RULE = "#222222", "#7f7f7f", "#c8c8c8", "#e6e6e6"
@@ -64,11 +66,6 @@ def axes(size: tuple[float, float] = COLUMN) -> tuple[Figure, Axes]:
     """A figure of `size` inches with one set of axes."""
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.add_subplot()
-
-
-def spread(n: int, most: int) -> list[int]:
-    """The indices 0 … n − 1, or `most` evenly spaced ones with both ends if there are more."""
-    return np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist()
 
 
 def thinned(series: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -24,15 +24,15 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion.base.console import console
 from diffusion.config import messages
 from diffusion.config.build import check_targets, flat, plain_config, validated
 from diffusion.config.choices import SEVERAL, choice, conf_dir, groups, register, searching
 from diffusion.config.schema import Settings
-from diffusion.console import console
 from diffusion.errors import Interrupted, UserError, nearest
-from diffusion.launch import begin_process
 from diffusion.runs import naming
 from diffusion.runs.folder import SWEEP, check_output
+from diffusion.runs.launch import begin_process
 from diffusion.runs.record import LOCK
 
 S = TypeVar("S", bound=Settings)

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel
 
+from diffusion.base.files import replace
 from diffusion.config.build import plain_yaml
 from diffusion.config.choices import OF_INIT
 from diffusion.errors import UserError
-from diffusion.files import replace
 from diffusion.metric.record import Score
 from diffusion.runs.record import CONFIG, FILE, Content, RunRecord, of_kind, parsed, read_json
 

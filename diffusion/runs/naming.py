@@ -23,11 +23,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from diffusion.base.files import replace
 from diffusion.config.build import LOADER
 from diffusion.errors import UserError, exit_status, shown
-from diffusion.files import replace
-from diffusion.launch import queued_again, slurm_job
 from diffusion.runs.folder import SWEEP, check_output
+from diffusion.runs.launch import queued_again, slurm_job
 
 MARK = ".slurm"  # the file in a folder that names the launch that created it
 made: list[Path] = []  # by `new_folder` in this process, or for a run by Hydra

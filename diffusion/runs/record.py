@@ -19,10 +19,10 @@ from typing import Annotated, Any, BinaryIO
 import yaml
 from pydantic import AfterValidator, BaseModel, ValidationError
 
+from diffusion.base.files import lock, replace
 from diffusion.config.schema import Settings
 from diffusion.errors import Interrupted, UserError, first_line
-from diffusion.files import lock, replace
-from diffusion.launch import TRIAL, queued_again
+from diffusion.runs.launch import TRIAL, queued_again
 
 FILE, CONFIG, LOCK = "run.json", "config.yaml", ".lock"
 

@@ -19,12 +19,12 @@ from optuna import distributions
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from diffusion.base.console import console
 from diffusion.config.build import make
 from diffusion.config.schema import Count
-from diffusion.console import console
 from diffusion.errors import UserError, first_line, shown
-from diffusion.launch import TRIAL
 from diffusion.runs.folder import STUDY, measures
+from diffusion.runs.launch import TRIAL
 from diffusion.runs.record import RunRecord
 
 

@@ -28,11 +28,12 @@ from diffusion.config.build import validated
 from diffusion.config.choices import RUN, choices, composed, searched
 from diffusion.config.schema import COMMANDS
 from diffusion.data import to_uint8
-from diffusion.edit.edits import STRENGTH, edited, reduced
 from diffusion.errors import UserError, command_line, shown
-from diffusion.evaluation.commands import completed, make_drawing
 from diffusion.pixels import grid, only_pictures
 from diffusion.process.denoiser import Estimate
+from diffusion.sampling.commands import make_drawing
+from diffusion.sampling.edits import STRENGTH, edited, reduced
+from diffusion.sampling.inheritance import completed
 
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no fonts of other servers
 CSS = """

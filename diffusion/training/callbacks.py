@@ -19,10 +19,10 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.optim import Optimizer
 
-from diffusion.console import console, progress_bar
+from diffusion.base.console import console, progress_bar
+from diffusion.base.files import versions
 from diffusion.errors import UserError
-from diffusion.evaluation.together import device_name
-from diffusion.files import versions
+from diffusion.sampling.parallel import device_name
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
 from diffusion.training.parts import Run

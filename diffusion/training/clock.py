@@ -10,8 +10,8 @@ step, but weights, moments, average and learning rate do not change.
 import math
 from dataclasses import dataclass, replace
 
+from diffusion.base.console import console, count
 from diffusion.config.schema import Train
-from diffusion.console import console, count
 from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.training.resume import Resumed

@@ -10,10 +10,10 @@ from annotated_types import Ge, Gt, Le, MinLen
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from diffusion.base.files import link
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.storage import snapshot, snapshots
 from diffusion.errors import UserError
-from diffusion.files import link
 from diffusion.process.averaging import decay, gamma_of
 
 

@@ -11,19 +11,13 @@ import lightning.pytorch as pl
 import torch.distributed as dist
 from torch import Tensor
 
+from diffusion.base.console import console, count, duration
+from diffusion.base.files import replace as replace_file
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.find import prune
 from diffusion.checkpoint.restore import file_hash, network_hash
-from diffusion.console import console, count, duration
 from diffusion.data import to_unit
 from diffusion.errors import Interrupted, UserError, first_line, resume_command
-from diffusion.evaluation.commands import CONDITIONS
-from diffusion.evaluation.drawing import Drawing, Frames, filmed
-from diffusion.evaluation.floor import measure
-from diffusion.evaluation.pipeline import Scorer, check_test
-from diffusion.evaluation.together import remove
-from diffusion.evaluation.truth import draw_truth
-from diffusion.files import replace as replace_file
 from diffusion.pixels import POINTS, grid, save_png
 from diffusion.report.run import ASKED, write_report
 from diffusion.report.scores import print_scores
@@ -31,6 +25,12 @@ from diffusion.report.verdict import verdict
 from diffusion.runs.folder import Run as Finished
 from diffusion.runs.folder import read_metrics
 from diffusion.runs.record import now
+from diffusion.sampling.commands import CONDITIONS
+from diffusion.sampling.drawing import Drawing, Frames, filmed
+from diffusion.sampling.parallel import remove
+from diffusion.scoring.floor import measure
+from diffusion.scoring.pipeline import Scorer, check_test
+from diffusion.scoring.truth import draw_truth
 from diffusion.training import loggers
 from diffusion.training.callbacks import peak_gb
 from diffusion.training.ema import average_of

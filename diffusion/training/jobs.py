@@ -1,4 +1,4 @@
-"""Start runs: claim a folder, and train in it, in this process or in several (`diffusion.launch`).
+"""Start runs: claim a folder, and train in it, in this process or in several (`diffusion.runs.launch`).
 
 `python -m diffusion.training.jobs FOLDER CONF …` is one of several: it trains with the settings in FOLDER, and trusts
 the user's own choices in the folders CONF (--config-dir). A job of a sweep always has its own process. A sweep survives
@@ -20,13 +20,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from diffusion.base.console import console
+from diffusion.base.files import replace
 from diffusion.config.build import validated
 from diffusion.config.choices import searched, searching
 from diffusion.config.schema import Train, Trainer
-from diffusion.console import console
 from diffusion.errors import Interrupted, ProcessLost, UserError, override, resume_command
-from diffusion.files import replace
-from diffusion.launch import (
+from diffusion.runs.folder import Run, holds_checkpoints, read_yaml
+from diffusion.runs.launch import (
     PARENT,
     as_rank,
     end_with_parent,
@@ -37,7 +38,6 @@ from diffusion.launch import (
     shared_folder,
     stopped_by,
 )  # fmt: skip
-from diffusion.runs.folder import Run, holds_checkpoints, read_yaml
 from diffusion.runs.record import CONFIG, RunRecord, claim, config_text
 
 WORKER = "diffusion.training.jobs"

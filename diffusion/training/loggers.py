@@ -24,11 +24,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
+from diffusion.base.console import console
+from diffusion.base.files import code_version, replace, versions
 from diffusion.config.build import make
 from diffusion.config.schema import Train
-from diffusion.console import console
 from diffusion.errors import UserError, first_line, pip_install
-from diffusion.files import code_version, replace, versions
 from diffusion.metric.record import Score
 from diffusion.pixels import WIDTH
 from diffusion.runs.folder import is_sweep, read_rows

@@ -11,18 +11,14 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
+from diffusion.base.console import console
+from diffusion.base.files import replace
 from diffusion.config.build import Facts, check_node, make
 from diffusion.config.choices import groups
 from diffusion.config.schema import SCORED, Train
-from diffusion.console import console
 from diffusion.data import ImageData
 from diffusion.data.conditions import Condition
 from diffusion.errors import UserError, shown
-from diffusion.evaluation.conditions import Given
-from diffusion.evaluation.drawing import Drawing, check_worse, evaluations, make_guidance
-from diffusion.evaluation.floor import CONDITIONAL
-from diffusion.evaluation.pipeline import Scorer, make_metrics
-from diffusion.files import replace
 from diffusion.metric.features import FeatureExtractor
 from diffusion.pixels import POINTS, height_width, resolution_of
 from diffusion.process.augmentation import Augmentation, Crops
@@ -31,6 +27,10 @@ from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams
 from diffusion.runs.record import RunRecord
+from diffusion.sampling.drawing import Drawing, check_worse, evaluations, make_guidance
+from diffusion.sampling.given import Given
+from diffusion.scoring.floor import CONDITIONAL
+from diffusion.scoring.pipeline import Scorer, make_metrics
 from diffusion.training.clock import clock_of
 from diffusion.training.ema import EMA, average_for
 from diffusion.training.resume import Resumed

@@ -7,9 +7,9 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from diffusion.config.build import make
-from diffusion.launch import TRIAL
 from diffusion.runs.folder import METRICS, read_metrics
 from diffusion.runs.folder import Run as Folder
+from diffusion.runs.launch import TRIAL
 from diffusion.training.parts import Run
 
 

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from torch import Tensor, nn
 
+from diffusion.base.console import console, count
 from diffusion.checkpoint.find import find, run_folder, trained
 from diffusion.checkpoint.restore import PREFIX, network_weights, read, what_changed
 from diffusion.config.build import flat, plain_config
 from diffusion.config.choices import OF_INIT
 from diffusion.config.schema import Train
-from diffusion.console import console, count
 from diffusion.errors import UserError, shown
 from diffusion.runs.command import changed
 from diffusion.runs.record import CONFIG

@@ -12,18 +12,18 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 
+from diffusion.base.console import console, count, quiet_libraries
 from diffusion.checkpoint import storage
 from diffusion.config.build import make
 from diffusion.config.schema import INSTEAD, Train
-from diffusion.console import console, count, quiet_libraries
 from diffusion.data import to_unit
 from diffusion.errors import UserError, first_line, refusing
-from diffusion.launch import TRIAL, is_rank
 from diffusion.metric.precision import set_precision
 from diffusion.model.network import to_channels_last
 from diffusion.pixels import POINTS
 from diffusion.randomness import Streams
 from diffusion.runs.folder import discard
+from diffusion.runs.launch import TRIAL, is_rank
 from diffusion.runs.record import RunRecord
 from diffusion.training.callbacks import Guard, Progress
 from diffusion.training.ending import closing_logs, conclude, conclude_pruned, draw_last

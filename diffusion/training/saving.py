@@ -21,12 +21,12 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint
 
+from diffusion.base.console import console
+from diffusion.base.files import link
 from diffusion.checkpoint import storage
-from diffusion.console import console
 from diffusion.errors import Interrupted, UserError, resume_command
-from diffusion.files import link
-from diffusion.launch import STOPS
 from diffusion.runs.folder import Run as Finished
+from diffusion.runs.launch import STOPS
 from diffusion.training.parts import Run
 
 PATIENCE = 3  # the third Ctrl-C ends the process immediately; checkpoint files stay intact even then

@@ -9,8 +9,8 @@ import sys
 from datetime import date
 from pathlib import Path
 
+from diffusion.cli.reproduce import read
 from diffusion.report.compare import compare
-from diffusion.reproduce import read
 
 
 def commit(study: str, runs: Path = Path("outputs/results"), results: Path = Path(__file__).parent) -> None:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion import nearest
+from diffusion.base import nearest
+from diffusion.base.nearest import NEAR, miniature, near_duplicates, neighbours
 from diffusion.data import module
 from diffusion.data.module import ImageData, Split, duplicates
-from diffusion.nearest import NEAR, miniature, near_duplicates, neighbours
 
 
 def noise(n: int, seed: int, side: int = 16) -> Tensor:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffusion.base.files import read_table
 from diffusion.data import Landscapes, sets
 from diffusion.data.images import read
 from diffusion.data.sets import HERE
-from diffusion.files import read_table
 
 WINDOWS = read_table(HERE / "windows.csv")
 

@@ -12,12 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 import diffusion
-from diffusion.edit.edits import pasted
-from diffusion.evaluation.drawing import Drawing
-from diffusion.files import PACKAGE
+from diffusion.base.files import PACKAGE
 from diffusion.library import Model
 from diffusion.pixels import tiles
 from diffusion.process.sampler import DDIM
+from diffusion.sampling.drawing import Drawing
+from diffusion.sampling.edits import pasted
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from scipy.stats import beta
 from torch import Tensor
 
 from diffusion.data.module import Split
-from diffusion.evaluation.memorization import HIGHEST, calibrated, chance_of, luma, nearest
+from diffusion.scoring.memorization import HIGHEST, calibrated, chance_of, luma, nearest
 
 
 def scenes(n: int, seed: int) -> Tensor:

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import diffusion
-from diffusion import export, prune
 from diffusion.checkpoint import restore as restores
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.restore import PREFIX, restore
+from diffusion.cli import export, prune
 from diffusion.errors import UserError
 
 

@@ -6,13 +6,13 @@ from networks import randomised
 from torch import Tensor
 
 from diffusion.errors import UserError
-from diffusion.evaluation.drawing import Drawing, Labels
 from diffusion.model import DiT
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import V
 from diffusion.process.sampler import DDIM
 from diffusion.process.schedule import VP
 from diffusion.randomness import proportional
+from diffusion.sampling.drawing import Drawing, Labels
 
 COUNTS = {"sky": 50, "sea": 30, "7": 20}
 

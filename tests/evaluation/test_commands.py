@@ -12,16 +12,13 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import diffusion
-from diffusion import export
 from diffusion.checkpoint.find import BUNDLED
 from diffusion.checkpoint.restore import restore
+from diffusion.cli import export
 from diffusion.config.build import make, validated
 from diffusion.config.choices import composed
 from diffusion.config.schema import Evaluate
 from diffusion.data import Archive, Folder
-from diffusion.evaluation import commands, drawing
-from diffusion.evaluation.commands import completed
-from diffusion.evaluation.drawing import Drawing
 from diffusion.metric.features import Lite0
 from diffusion.metric.record import Score
 from diffusion.metric.score import extract
@@ -29,6 +26,11 @@ from diffusion.pixels import grid
 from diffusion.process.denoiser import MixedPrecision
 from diffusion.process.sampler import DDIM
 from diffusion.runs.folder import append_scores, read_scores
+from diffusion.sampling import drawing
+from diffusion.sampling.commands import save_images
+from diffusion.sampling.drawing import Drawing
+from diffusion.sampling.inheritance import completed
+from diffusion.scoring import commands
 
 QUICK = ["baselines=[]", "device=cpu"]
 
@@ -164,7 +166,7 @@ def test_the_images_of_an_earlier_call_are_removed(two_steps, tmp_path: Path) ->
 
     def saved(n: int) -> list[str]:
         images = torch.zeros(n, 3, 4, 4, dtype=torch.uint8)
-        commands.save_images(tmp_path, images, grid(images), Drawing(DDIM(2), (3, 4, 4), 0), run)
+        save_images(tmp_path, images, grid(images), Drawing(DDIM(2), (3, 4, 4), 0), run)
         return sorted(file.name for file in (tmp_path / "images").iterdir())
 
     run = restore(two_steps / "checkpoints/last.ckpt")

@@ -8,14 +8,14 @@ import torch
 from networks import Affine
 
 from diffusion.data import Landscapes
-from diffusion.evaluation.drawing import Drawing, batches_of, seconds_of
-from diffusion.evaluation.together import Task, draw, remove
 from diffusion.pixels import saturated
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.guidance import AutoGuidance
 from diffusion.process.prediction import Eps
 from diffusion.process.sampler import DDIM
 from diffusion.process.schedule import linear
+from diffusion.sampling.drawing import Drawing, batches_of, seconds_of
+from diffusion.sampling.parallel import Task, draw, remove
 
 CPU = torch.device("cpu")
 

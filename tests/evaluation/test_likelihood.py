@@ -15,7 +15,6 @@ from torch import Tensor
 
 from diffusion.checkpoint.restore import restore
 from diffusion.data import Folder, Split, to_unit
-from diffusion.evaluation.likelihood import bits_per_dimension
 from diffusion.metric.record import Reference, Score
 from diffusion.metric.score import draw
 from diffusion.process.denoiser import Denoiser, Thresholded, clip
@@ -26,6 +25,7 @@ from diffusion.process.schedule import linear
 from diffusion.process.variance import Variance, fixed_large, fixed_small
 from diffusion.randomness import Streams, seed_for
 from diffusion.runs.folder import read_scores
+from diffusion.scoring.likelihood import bits_per_dimension
 
 CPU = torch.device("cpu")
 FIXED = {"_target_": "diffusion.process.variance.fixed_large", "_partial_": True}
@@ -41,7 +41,7 @@ def data(photos: Path) -> Folder:
 
 
 def scored_by(denoiser: Denoiser, data: Folder, n: int, batch_size: int, kind: str = "Bound", **settings: Any) -> Score:
-    likelihood = {"_target_": f"diffusion.evaluation.likelihood.{kind}", **settings}
+    likelihood = {"_target_": f"diffusion.scoring.likelihood.{kind}", **settings}
     asked: Any = SimpleNamespace(likelihood=likelihood, split="val", bits=n, batch_size=batch_size, seed=0)
     restored: Any = SimpleNamespace(denoiser=denoiser, config={"schedule": {}}, labels={}, source={})
     return bits_per_dimension(restored, asked, data, CPU)

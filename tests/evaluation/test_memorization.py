@@ -11,9 +11,9 @@ from scipy.stats import beta
 
 from diffusion.data import Folder
 from diffusion.errors import UserError
-from diffusion.evaluation.memorization import copies
-from diffusion.evaluation.pipeline import Scorer
 from diffusion.metric.record import Reference, Score
+from diffusion.scoring.memorization import copies
+from diffusion.scoring.pipeline import Scorer
 
 
 @pytest.fixture(scope="module")

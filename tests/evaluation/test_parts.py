@@ -12,13 +12,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 import diffusion
-from diffusion import files
+from diffusion.base import files
+from diffusion.base.files import code_version
 from diffusion.data import Split
 from diffusion.errors import UserError
-from diffusion.evaluation import pipeline
-from diffusion.evaluation.drawing import FRAMES, Frames, described, evaluations
-from diffusion.evaluation.pipeline import Scorer
-from diffusion.files import code_version
 from diffusion.metric.features import FeatureExtractor
 from diffusion.process import grid
 from diffusion.process.denoiser import Denoiser, Estimate, MixedPrecision
@@ -26,6 +23,9 @@ from diffusion.process.guidance import AutoGuidance, ClassifierFree
 from diffusion.process.prediction import V
 from diffusion.process.sampler import DDIM, Heun
 from diffusion.process.schedule import VP, cosine, linear
+from diffusion.sampling.drawing import FRAMES, Frames, described, evaluations
+from diffusion.scoring import pipeline
+from diffusion.scoring.pipeline import Scorer
 
 
 @pytest.mark.parametrize("kind", [ClassifierFree, AutoGuidance])

@@ -12,7 +12,7 @@ from browser import chromium, visit
 
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.errors import UserError
-from diffusion.evaluation.web import STEPS, network_onnx, tables, write_web
+from diffusion.export.web import STEPS, network_onnx, tables, write_web
 from diffusion.model import UNet
 from diffusion.pixels import grid, save_png
 from diffusion.process import grid as grids
@@ -108,7 +108,7 @@ def test_the_browser_draws_the_same_images_as_torch(chromium: Any, tmp_path: Pat
 def test_the_page_for_others_shows_pictures_and_no_paths_states_or_commands(
     two_steps: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("diffusion.evaluation.web.network_onnx", lambda *_: b"")
+    monkeypatch.setattr("diffusion.export.web.network_onnx", lambda *_: b"")
     shutil.copytree(two_steps, run := tmp_path / "run")
     (run / "run.json").write_text((run / "run.json").read_text().replace('"complete"', '"running"'))
     save_png(grid(torch.zeros(4, 3, 8, 8, dtype=torch.uint8)), run / "samples/step-00000002.png")

@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 import diffusion
-from diffusion import console
+from diffusion.base import console
 from diffusion.errors import UserError
 from diffusion.library import Model
 from diffusion.metric.precision import SETTINGS

@@ -6,8 +6,8 @@ import sys
 import matplotlib
 
 from diffusion import library
+from diffusion.base.files import PACKAGE
 from diffusion.data import Split
-from diffusion.files import PACKAGE
 
 FEW = ("trainer.max_steps=2", "trainer.val_check_interval=1", "samples.n=0")
 

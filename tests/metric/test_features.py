@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
+from diffusion.base.files import PACKAGE
 from diffusion.config.choices import conf_dir
 from diffusion.errors import UserError
-from diffusion.files import PACKAGE
 from diffusion.metric import features
 from diffusion.metric.features import Inception, Lite0
 from diffusion.metric.precision import SETTINGS, set_precision

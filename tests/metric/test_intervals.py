@@ -10,12 +10,12 @@ import scipy.stats
 import torch
 from torch import Tensor
 
+from diffusion.base.files import PACKAGE
 from diffusion.data.module import Split, place
-from diffusion.evaluation.pipeline import Scorer
-from diffusion.files import PACKAGE
 from diffusion.metric.distances import CMMD, EnergyDistance, FrechetDistance, KernelDistance
 from diffusion.metric.diversity import DensityCoverage, PrecisionRecall
 from diffusion.metric.estimate import Estimate, Reference
+from diffusion.scoring.pipeline import Scorer
 
 DRAWS = 120
 

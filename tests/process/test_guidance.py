@@ -9,12 +9,12 @@ from sampler_cases import COVARIANCE, DETERMINISTIC, FINE, MEAN, SCHEDULES, D, a
 from torch import Tensor
 
 from diffusion.config.choices import choice
-from diffusion.evaluation.drawing import parts_of
 from diffusion.process import grid
 from diffusion.process.guidance import AutoGuidance, ClassifierFree
 from diffusion.process.sampler import UniPC
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams
+from diffusion.sampling.drawing import parts_of
 from tests.support.oracle import GaussianOracle
 
 VP = SCHEDULES["vp"]

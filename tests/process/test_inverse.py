@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
+from diffusion.base.files import PACKAGE
 from diffusion.errors import UserError
-from diffusion.files import PACKAGE
 from diffusion.pixels import grey
 from diffusion.process.denoiser import Estimate
 from diffusion.process.operators import Observation, blur, downsampling, observe

@@ -9,9 +9,9 @@ import pytest
 import torch
 from rich.filesize import decimal
 
-from diffusion import export, prune
 from diffusion.checkpoint import find, restore, storage
 from diffusion.checkpoint.storage import snapshot
+from diffusion.cli import export, prune
 from diffusion.errors import UserError
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from forked import FORK
 
-from diffusion import export, prune
+from diffusion.cli import export, prune
 from diffusion.errors import UserError
 from diffusion.runs.record import CONFIG, RunRecord, claim
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from diffusion.errors import ProcessLost, UserError
-from diffusion.launch import launch
+from diffusion.runs.launch import launch
 
 pytestmark = [pytest.mark.reliability, pytest.mark.timeout(100)]
 

@@ -17,10 +17,10 @@ import yaml
 from composing import settings
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+from diffusion.base.files import lock
 from diffusion.checkpoint import storage
 from diffusion.config.messages import explain
 from diffusion.errors import Interrupted
-from diffusion.files import lock
 from diffusion.runs.record import LOCK, claim
 from diffusion.training import jobs
 

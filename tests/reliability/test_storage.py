@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from diffusion import files
+from diffusion.base import files
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.find import find
 from diffusion.checkpoint.restore import read

@@ -19,11 +19,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffusion import export
 from diffusion.checkpoint.restore import restore
+from diffusion.cli import export
+from diffusion.cli.report import main as report
 from diffusion.config import build
 from diffusion.errors import UserError
-from diffusion.report.__main__ import main as report
 
 pytestmark = pytest.mark.reliability
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from scipy import stats
 from scipy.stats import binom
 
-from diffusion.compare import SweepTable, main
+from diffusion.cli.compare import SweepTable, main
 from diffusion.errors import UserError
 from diffusion.report.compare import Column, Comparison, Row, compare, differing, label, welch
 from diffusion.report.ranking import ranking

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from diffusion.data import Landscapes
-from diffusion.evaluation.pipeline import Scorer
 from diffusion.pixels import GAP, framed
 from diffusion.report.faults import FIGURES, headline, sentence
 from diffusion.report.run import faults
 from diffusion.report.verdict import verdict
 from diffusion.runs.folder import Run
+from diffusion.scoring.pipeline import Scorer
 
 Make = Callable[..., Path]
 

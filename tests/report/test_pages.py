@@ -11,16 +11,16 @@ import pytest
 import torch
 from browser import chromium, visit
 
-from diffusion import compare, watch
-from diffusion.evaluation.drawing import Frames
-from diffusion.files import replace
+from diffusion.base.files import replace
+from diffusion.cli import compare, watch
+from diffusion.cli.watch import Server
 from diffusion.pixels import grid, save_png
 from diffusion.process.denoiser import Estimate
 from diffusion.process.sampler import DDIM
 from diffusion.process.schedule import linear
 from diffusion.report.run import write_report
 from diffusion.runs.folder import Run
-from diffusion.watch import Server
+from diffusion.sampling.drawing import Frames
 
 __all__ = ["chromium"]
 Make = Callable[..., Path]

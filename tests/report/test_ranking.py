@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from diffusion.cli.reproduce import committed
 from diffusion.metric.record import Reference, Score
 from diffusion.report.compare import Column, Comparison, Row
 from diffusion.report.ranking import ranking
-from diffusion.reproduce import committed
 
 
 @dataclass(eq=False)

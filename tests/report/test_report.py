@@ -12,11 +12,11 @@ import torch
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from diffusion import console
+from diffusion.base import console
+from diffusion.cli.report import main as report
 from diffusion.metric.record import Reference, Score
 from diffusion.pixels import gif, grid, save_png, tiles
 from diffusion.process.schedule import linear
-from diffusion.report.__main__ import main as report
 from diffusion.report.page import Cell, Html, Section, Table, escaped
 from diffusion.report.run import write_report
 from diffusion.report.scores import number, plus_minus, print_scores, score_table, source_text, value_text
@@ -178,7 +178,7 @@ def test_users_text_is_escaped_everywhere(run_folder: Path, make_run: Make, tmp_
         (folder / "run.json").write_text(json.dumps(info))
         write_report(folder, linear(100))
     assert report([str(tmp_path / "other"), str(run_folder)]) == 0
-    from diffusion import compare
+    from diffusion.cli import compare
 
     assert compare.main([str(run_folder), str(tmp_path / "other"), "--out", str(tmp_path / "out")]) == 0
     for page in (run_folder, tmp_path / "out"):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from diffusion import prune, status
+from diffusion.base.files import lock
+from diffusion.cli import prune, status
+from diffusion.cli.report import main as report
 from diffusion.errors import exit_status
-from diffusion.files import lock
-from diffusion.report.__main__ import main as report
 from diffusion.report.compare import compare
 from diffusion.report.index import lines_below, seconds_left
 from diffusion.runs.folder import jobs_of, runs_below

@@ -19,10 +19,10 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 import diffusion
+from diffusion.cli import studio
 from diffusion.config.choices import searching
-from diffusion.evaluation.drawing import Drawing
 from diffusion.pixels import grid
-from diffusion.studio import __main__ as studio
+from diffusion.sampling.drawing import Drawing
 from diffusion.studio import page as pages
 
 FORM = (4, 3, None, "", "heun", "", "", "run")  # the seed, the steps, …

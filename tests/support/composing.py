@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffusion.base.files import replace
 from diffusion.config.build import validated
 from diffusion.config.choices import composed
 from diffusion.config.schema import Train
 from diffusion.errors import ProcessLost, UserError
-from diffusion.files import replace
-from diffusion.launch import launch
 from diffusion.runs.folder import read_yaml
+from diffusion.runs.launch import launch
 from diffusion.runs.record import CONFIG, RunRecord, claim, config_text
 from diffusion.training import jobs
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffusion.launch import PARENT, as_rank, described
+from diffusion.runs.launch import PARENT, as_rank, described
 from diffusion.training import jobs
 
 FORK = multiprocessing.get_context("fork")

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from diffusion.errors import Interrupted, UserError
-from diffusion.launch import as_rank, launch
+from diffusion.runs.launch import as_rank, launch
 
 DEEDS = {
     "end": lambda: None,

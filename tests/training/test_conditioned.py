@@ -13,10 +13,10 @@ import diffusion
 from diffusion.checkpoint.restore import restore
 from diffusion.data import Split, to_unit
 from diffusion.data.conditions import Lowres
-from diffusion.evaluation.conditions import Given
 from diffusion.pixels import opened, tiles
 from diffusion.process.denoiser import Denoiser
 from diffusion.runs.folder import read_scores
+from diffusion.sampling.given import Given
 
 MORE = ["condition=lowres", "trainer.max_steps=4", "samples.n=4", "optimizer.lr=1e-2", "label_dropout=0.3"]
 

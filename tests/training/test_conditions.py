@@ -10,7 +10,7 @@ from outcomes import same, state
 
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.restore import PREFIX, restore
-from diffusion.export import main as export
+from diffusion.cli.export import main as export
 from diffusion.model import UNet
 from diffusion.pixels import to_unit
 from diffusion.process.consistency import Consistency

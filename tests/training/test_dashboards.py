@@ -8,7 +8,7 @@ import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb_files import recorded
 
-from diffusion.files import code_version
+from diffusion.base.files import code_version
 from diffusion.pixels import GAP
 from diffusion.runs.folder import read_scores
 from diffusion.training import loggers

@@ -19,7 +19,6 @@ from diffusion.checkpoint.restore import restore
 from diffusion.config.build import make
 from diffusion.config.choices import choice
 from diffusion.config.choices import choices as chosen
-from diffusion.evaluation.drawing import Drawing
 from diffusion.metric import features
 from diffusion.process import grid
 from diffusion.process.consistency import Consistency
@@ -32,6 +31,7 @@ from diffusion.process.timesteps import LossSecondMoment, Uniform
 from diffusion.process.variance import learned_range
 from diffusion.randomness import Streams
 from diffusion.runs.folder import read_metrics
+from diffusion.sampling.drawing import Drawing
 from diffusion.training import callbacks, ending, run
 from diffusion.training.module import Diffusion
 

@@ -9,12 +9,12 @@ import yaml
 from composing import settings, train
 from PIL import Image
 
-from diffusion import export
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.restore import network_weights
+from diffusion.cli import export
+from diffusion.cli.finetune import few_and_large
 from diffusion.config.build import make
 from diffusion.errors import UserError
-from diffusion.finetune import few_and_large
 from diffusion.runs.record import RunRecord
 from diffusion.training.resume import start_from
 

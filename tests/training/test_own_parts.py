@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 import diffusion
-from diffusion import export, new
+from diffusion.base.files import PACKAGE
+from diffusion.cli import export, new
+from diffusion.cli.report import main as report
 from diffusion.errors import UserError
-from diffusion.files import PACKAGE
-from diffusion.report.__main__ import main as report
 
 TINY = ("model.width=8", "model.blocks=1", "sampler.steps=2", "samples.n=0", "score.n=0", "features=lite0")
 TINY += ("trainer.accelerator=cpu", "trainer.max_steps=1", "hydra.run.dir=run")

@@ -25,7 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("points") / "run"
     with pytest.MonkeyPatch.context() as patch:
         for name, smaller in {"COARSE": 4, "FINE": 20, "TIMES": (1.0, 0.5)}.items():
-            patch.setattr(f"diffusion.evaluation.truth.{name}", smaller)
+            patch.setattr(f"diffusion.scoring.truth.{name}", smaller)
         train(SMALL, folder)
     return folder
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from composing import settings, train
 
-from diffusion import reproduce
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.find import BUNDLED, at_step, named, trained
 from diffusion.checkpoint.restore import network_hash, restore
+from diffusion.cli import reproduce
 from diffusion.config.build import validated
 from diffusion.config.schema import Train
 from diffusion.runs.folder import read_metrics, read_yaml

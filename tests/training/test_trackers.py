@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from diffusion.files import code_version
+from diffusion.base.files import code_version
 from diffusion.runs.folder import SWEEP, read_metrics, read_scores
 from diffusion.training.loggers import named
 from tests.support.composing import train

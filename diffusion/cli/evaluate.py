@@ -1,0 +1,16 @@
+"""Score a trained model, or a folder of images, against real images.
+
+diffusion evaluate ckpt=RUN split=val                           score a run again
+diffusion evaluate ckpt=… n=2048 sampler.steps=100              more samples, more steps
+diffusion evaluate images=FOLDER split=test                     images from any source, e.g. SAMPLES/images, FILE.npz
+diffusion evaluate ckpt=… reference=STATS.npz                   against published statistics (mu, sigma)
+"""
+
+from diffusion.config.schema import Evaluate
+from diffusion.runs.command import command, lazy
+
+WORK = "diffusion.scoring.commands.evaluate"
+main = command("evaluate", Evaluate, __doc__, lazy(WORK), job=lazy(f"{WORK}_job"))
+
+if __name__ == "__main__":
+    main()

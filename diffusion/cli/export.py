@@ -1,0 +1,102 @@
+"""Export a model in a format that cannot contain code: by default, one safetensors file with its configuration.
+
+`sample` and `evaluate` read it like a checkpoint (ckpt=FILE.safetensors); training cannot resume from it, but can start
+from it (init=FILE.safetensors). With --format diffusers, write a folder that diffusers reads too:
+DiffusionPipeline.from_pretrained(FOLDER); models with parts that diffusers lacks are refused. With --format web,
+write one HTML file to give away that draws pictures in any browser, without a server: it has the network, samples,
+charts and scores of its run, but no settings, commands or paths. With
+--push USER/NAME, upload the safetensors file, the diffusers folder if there can be one, and a model card with the facts
+of the run to the Hugging Face Hub; everyone can then use the model as ckpt=hf://USER/NAME.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffusion.errors import Arguments, UserError
+
+if TYPE_CHECKING:
+    from diffusion.checkpoint.restore import Restored
+
+SUFFIXES = {"safetensors": ".safetensors", "diffusers": "-diffusers", "web": ".html"}
+
+
+def export(
+    checkpoint: str, file: Path | None, weights: str | float, format: str, sampler: str | None, push: str | None,
+    private: bool, config_dir: str | None,
+) -> None:  # fmt: skip
+    """Write what the command line asks for, and print its path."""
+    from diffusion.checkpoint import diffusers_folder, find, hub, restore, storage
+    from diffusion.config.choices import choice, searching
+
+    with searching([config_dir]):
+        model = restore.restore(find.trained(checkpoint), weights)
+        if sampler:
+            model.config["sampler"] = choice("sampler", sampler)
+        if push:
+            published(push, private, model)
+            return
+    place = Path(checkpoint) if model.path.is_relative_to(find.BUNDLED) else model.path
+    place = Path(checkpoint.rpartition("/")[2].partition("@")[0]) if hub.is_address(checkpoint) else place
+    file = file or place.with_name(place.stem + SUFFIXES[format])
+    if file.is_file() and b"diffusion-experiments" not in file.read_bytes()[: 1 << 20]:
+        raise UserError(f"{file}: a file that diffusion has not written; choose another name")
+    if format == "safetensors":
+        print(storage.export(file, model.denoiser.network.state_dict(), model.about))
+        return
+    if format == "diffusers":
+        print(f"{file}\n  {diffusers_folder.write(file, model)}")
+    else:
+        from diffusion.export.web import write_web
+
+        print(write_web(file, model))
+    if model.config.get("guidance"):
+        print("  it draws without the run's guidance")
+
+
+def published(name: str, private: bool, model: "Restored") -> None:
+    """Upload a model with all that belongs to it, and print its address. Nothing is uploaded if a part fails."""
+    from dataclasses import replace
+    from shutil import copy
+    from tempfile import TemporaryDirectory
+
+    from diffusion.checkpoint import diffusers_folder, find, hub, storage
+    from diffusion.export import card
+    from diffusion.library import Model
+    from diffusion.pixels import grid, save_png
+    from diffusion.sampling.parallel import choose_device
+
+    there = hub.claimed(name, private)
+    with TemporaryDirectory() as temporary:
+        folder, public, how = Path(temporary) / "model", replace(model, config=card.homeless(model.config)), None
+        try:
+            how = diffusers_folder.write(folder, public).replace(str(folder), name)
+        except UserError as error:
+            print(f"without a diffusers folder: {error}")
+            folder.mkdir()
+        storage.export(folder / hub.FILE, model.denoiser.network.state_dict(), public.about)
+        step = model.facts.get("guidance_step")
+        if step and (early := find.kept(model.path.parent, step)) and early.suffix == storage.SUFFIX:
+            (folder / "early").mkdir()
+            copy(early, folder / "early")
+        if (samples := find.run_folder(model.path) / "samples/final.png").is_file():
+            copy(samples, folder / card.SAMPLES)
+        else:
+            model.denoiser.to(device := choose_device("auto"))
+            save_png(grid(Model(model, device).sample(16), 4, large=True), folder / card.SAMPLES)
+        card.write_card(folder, name, public, how)
+        print(hub.upload(name, folder, there))
+    print(f"  diffusion sample ckpt={hub.SCHEME}{name}")
+
+
+main = Arguments("export", __doc__, export)
+main.add_model()
+main.add_argument("file", type=Path, nargs="?", help="default: the checkpoint's name with the format's suffix")
+main.add_argument("--format", choices=[*SUFFIXES], default="safetensors", help="default: safetensors")
+main.add_argument("--sampler", metavar="CHOICE", help="instead of the run's, such as 'ddim sampler.steps=20'")
+main.add_argument("--push", metavar="USER/NAME", help="upload all this to the Hub, as a new commit")
+main.add_argument("--private", action="store_true", help="with --push: only you can see a new repository")
+main.add_config_dir()
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""A model in a page: the network, from which the browser draws samples without a server, and samples of its run.
+
+It is for other people: the charts and scores of the run are folded, and it has no settings, commands or paths.
+
+The network is an ONNX graph that onnxruntime-web runs. The page contains no code for schedules or predictions: a table
+with one row per step has all the values of them that a DDIM step (eta = 0) needs:
+    y = network(c_in x_t, label),   x̂0 = clamp(p x_t + q y),   ε̂ = (x_t − α_t x̂0)/σ_t,   x_s = α_s x̂0 + σ_s ε̂.
+"""
+
+import gzip
+import io
+import math
+import warnings
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffusion.base.files import replace
+from diffusion.checkpoint.find import run_folder
+from diffusion.checkpoint.restore import Restored
+from diffusion.config.build import make
+from diffusion.errors import UserError, first_line, imported
+from diffusion.pixels import only_pictures
+from diffusion.process import grid as grids
+from diffusion.process.denoiser import Denoiser
+from diffusion.process.grid import Grid
+from diffusion.process.sampler import Evaluator
+from diffusion.report import images
+from diffusion.report.page import ASSETS, Block, Section, document, rendered
+from diffusion.report.run import NOTES, training
+from diffusion.report.scores import score_table
+from diffusion.runs.folder import Run, is_run
+
+STEPS = (5, 10, 25, 50, 100)  # choices on the page
+
+
+def write_web(file: Path, model: Restored) -> Path:
+    """Write the page of a model, with samples and charts if the checkpoint is in a run's folder; returns the path.
+
+    Raises UserError for a network that ONNX cannot express, and if the exporter is not installed.
+    """
+    if "condition" in model.facts:
+        raise UserError("condition: a page draws without one, which its network needs; use diffusion sample")
+    only_pictures("web", model.shape[0])
+    folder = run_folder(model.path)
+    drawing = {
+        "shape": list(model.shape),
+        "classes": [*model.labels],
+        "unlabelled": model.label_dropout > 0,  # whether it has learned to draw without a class
+        "tables": tables(model.denoiser, model.config),
+        "step": model.step,
+        "weights": model.weights,
+        "guided": bool(model.config.get("guidance")),  # which the page lacks
+    }
+    contents = {
+        "network": gzip.compress(network_onnx(model.denoiser.network, model.shape), mtime=0),
+        "machine": (ASSETS / "vendor/ort-wasm-simd-threaded.wasm.gz").read_bytes(),
+        "runtime": gzip.compress((ASSETS / "vendor/ort.wasm.bundle.min.mjs").read_bytes(), mtime=0),
+    }
+    sections = [Section("Draw", [rendered("draw.html", **drawing)])]
+    title = f"Model {folder.name if is_run(folder) else model.path.stem}"
+    if is_run(folder) and (run := Run(folder)).info:  # the bundled model has no record
+        title = f"Model {run.name}"
+        scores: list[Block] = [score_table(run.scores), NOTES] if run.scores else []
+        sections[:0] = [Section("", [images.gallery(run, "Samples of this network.")])]
+        sections += [Section("Training", training(run), folded=True), Section("Scores", scores, folded=True)]
+    replace(file, document(title, sections, model=contents))
+    return file
+
+
+def tables(denoiser: Denoiser, config: dict[str, Any]) -> dict[str, list[list[float]]]:
+    """Number of steps -> rows (c_in, label, p, q, α_t, σ_t, α_s, σ_s), one per step, on the grid of the run's sampler.
+
+    Numbers of steps that do not fit the schedule are left out. A row that contains only √(α² + σ²), the factor of the
+    initial noise, precedes the steps.
+    """
+    grid: Grid = make(config["sampler"], "sampler").grid if config.get("sampler") else grids.uniform
+    found: dict[str, list[list[float]]] = {}
+    for steps in STEPS:
+        try:
+            t = grid(denoiser.schedule, steps)
+        except UserError:
+            continue
+        times = Evaluator(denoiser, torch.device("cpu")).times(t)
+        solution, _ = denoiser.prediction.solve(denoiser.schedule, t[:-1])
+        columns = [*denoiser.prediction.inputs(denoiser.schedule, t[:-1]), *solution]
+        network = torch.stack([column.expand(steps).double() for column in columns], dim=1).tolist()
+        found[str(steps)] = [[math.hypot(times[0].alpha, times[0].sigma)]]
+        for row, (now, after) in zip(network, pairwise(times), strict=True):
+            found[str(steps)].append([*row, now.alpha, now.sigma, after.alpha, after.sigma])
+    return found
+
+
+def network_onnx(network: nn.Module, shape: tuple[int, int, int]) -> bytes:
+    """The network for one image of `shape` (C, H, W) as ONNX: x, label and, if it has classes, classes -> y."""
+    imported("onnxscript", "--format web", "web")
+    inputs = {"x": torch.zeros(1, *shape), "label": torch.zeros(1)}
+    if getattr(network, "classes", 0):
+        inputs["classes"] = torch.zeros(1, dtype=torch.int64)
+    content = io.BytesIO()
+    network.register_forward_hook(lambda _, __, y: y[:, : shape[0]])  # without the channels of a learned variance
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch's exporter warns about its own code
+        try:
+            program: Any = torch.onnx.export(
+                network.float(), tuple(inputs.values()), dynamo=True,
+                input_names=[*inputs], output_names=["y"], verbose=False,
+            )  # fmt: skip
+        except Exception as error:  # the exporter raises many types
+            raise UserError(f"{type(network).__name__} cannot be exported to ONNX ({first_line(error)})") from error
+    program.optimize()
+    program.save(content)
+    return content.getvalue()

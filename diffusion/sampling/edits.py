@@ -1,0 +1,293 @@
+"""The work of `diffusion edit`: variants of a picture, inverse problems, and interpolation between two noises."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageChops, ImageFilter
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+
+from diffusion.base.console import console, count
+from diffusion.checkpoint.restore import Restored
+from diffusion.config.build import make
+from diffusion.config.choices import AUTO, choice
+from diffusion.config.schema import Edit
+from diffusion.data import Split, to_uint8, to_unit
+from diffusion.data.conditions import Shape
+from diffusion.data.images import Box, Unusable, read, resized
+from diffusion.errors import UserError
+from diffusion.pixels import MODES, gif, grid, only_pictures, resolution_of
+from diffusion.process.editing import Inpainting, SDEdit
+from diffusion.process.operators import Mask, Observation, observe
+from diffusion.randomness import Streams
+from diffusion.sampling.commands import begin, make_drawing, save_images
+from diffusion.sampling.drawing import Drawing
+from diffusion.sampling.given import Given, condition_of
+
+STRENGTH = 0.6  # default for SDEdit
+NOISE = 0.02  # default of the noise of observations: 2.5 of 255 grey levels
+COLUMNS = 12  # of grid.png, at most
+SIDE = 320  # pixels; of a picture in grid.png that is larger than the model's
+GREY = 127  # of 0 to 255: mask pixels brighter than this are filled
+
+Paste = Callable[[Tensor], list[Image.Image]]
+"""Images of the model, uint8 (n, C, h, w) -> pictures of the user."""
+Source = str | Path | Image.Image | np.ndarray | Tensor
+"""A file, an image of Pillow, an array uint8 (H, W, C) or (H, W), or a tensor uint8 (C, H, W); a mask may be bool."""
+
+
+def draw_edits(settings: Edit, folder: Path) -> None:
+    """Write images/*.png, grid.png and images.npz; for an interpolation also interpolation.gif.
+
+    A filled picture keeps its own size in images/*.png; images.npz has the images of the network.
+    """
+    between, large = settings.interpolate, settings.upscale
+    if [settings.image, between, large].count(None) != 2:
+        raise UserError(
+            "add image=PICTURE to edit it, upscale=PICTURE to enlarge it, or interpolate=[0,1] for images between two "
+            "seeds; one of them"
+        )
+    undo = settings.mask or settings.operator
+    if large and (undo or settings.strength or settings.given):
+        raise UserError("upscale has no mask, operator, strength or given; remove them")
+    if between and (undo or settings.strength or settings.labels or settings.seed not in (None, between[0])):
+        raise UserError("interpolate has no mask, operator, strength, labels or seed (only label=CLASS); remove them")
+    if undo and settings.strength is not None:
+        raise UserError("mask and operator cannot be combined with strength: remove it")
+    masks = (settings.operator or {}).get("_target_") == f"{Mask.__module__}.{Mask.__name__}"
+    if settings.operator and masks != (settings.mask is not None):
+        raise UserError("operator=mask needs mask=MASK, and the other operators have none; add or remove mask=MASK")
+    if (not settings.operator or masks) and (settings.noise_level is not None or settings.observed):
+        raise UserError("noise_level and observed are of operators other than a mask; remove them")
+    n = settings.n or (1 if large else 8)
+    settings, restored, (device,) = begin(settings.model_copy(update={"n": n}))
+    only_pictures("edit", restored.shape[0])
+    if large:
+        drawing, before, paste = *enlarged(settings, restored, large), None
+    else:
+        drawing, before, paste = edited(make_drawing(settings, restored), settings, restored)
+    images = drawing(restored.denoiser, n, device, settings.batch_size, f"drawing {count(n, 'image')}")
+    files = paste(images) if paste else None
+    shown = reduced(files or [*map(to_pil_image, images)]) if files or large else images
+    save_images(folder, images, overview(before, shown), drawing, restored, files)
+    if between:
+        gif([grid(image[None], large=True) for image in images], folder / "interpolation.gif")
+
+
+def edited(
+    drawing: Drawing, settings: Edit, restored: Restored, image: Source | None = None, mask: Source | None = None
+) -> tuple[Drawing, Tensor, Paste | None]:
+    """`drawing`, changed to draw the edit of `settings`; the user's pictures, uint8 (m, C, H, W).
+
+    Also, for a filling, the function that pastes what is drawn into the user's picture.
+
+    Raises UserError for settings that do not fit together.
+
+    Args:
+        image, mask: pictures in memory, instead of the files of the settings.
+    """
+    if settings.interpolate is not None:
+        first, last = settings.interpolate
+        nothing = torch.zeros(0, *restored.shape, dtype=torch.uint8)
+        return replace(drawing, between=(first, last), seed=first), nothing, None
+    source = image if image is not None else str(settings.image)
+    if settings.mask is None and settings.operator is not None:
+        observation, before = observation_of(
+            settings.operator, source, restored.shape, settings.noise_level, settings.observed, drawing.seed
+        )
+        return answering(drawing, observation, settings.inpainting), before, None
+    if settings.mask is None:
+        picture = read_picture(source, restored.shape)
+        sampler = SDEdit(drawing.sampler, to_unit(picture), settings.strength or STRENGTH)
+        _, level = sampler.begins(restored.denoiser.schedule)
+        console.print(f"{count(sampler.steps, 'step')}, from sigma/alpha = {level:.3g}")
+        return replace(of_picture(drawing, picture), sampler=sampler), picture[None], None
+    picture, fill, paste = opening(source, mask if mask is not None else settings.mask, restored.shape)
+    grey = torch.tensor([GREY, GREY, GREY, 255], dtype=torch.uint8)[: len(picture)].view(-1, 1, 1).expand_as(picture)
+    known = reduced([upright("image", source, restored.shape), *paste(grey[None])])
+    return filling(drawing, picture, fill, settings.inpainting), known, paste
+
+
+def enlarged(settings: Edit, restored: Restored, picture: Source) -> tuple[Drawing, Tensor]:
+    """The drawing of a picture of any size, enlarged by the factor of the model's condition; and, for comparison, the
+    picture itself, enlarged without the model (bicubic), uint8 (1, C, H, W).
+
+    Raises UserError if the model is not one that enlarges pictures, or the picture is smaller than those it is given.
+    """
+    channels, height, width = shape = restored.shape
+    condition = condition_of(settings.condition, restored.facts, shape)
+    if condition is None or condition.factor == 1:
+        raise UserError(f"upscale: {settings.ckpt} does not enlarge pictures; choose a model of experiment=superres")
+    factor = condition.factor
+    image = upright("upscale", picture, (channels, height // factor, width // factor))
+    size = image.height * factor, image.width * factor
+    given = Given(condition, shape, "the picture", named=condition.own(to_unit(pil_to_tensor(image)[None])))
+    drawing = make_drawing(settings, restored, given=given)
+    console.print(f"{image.width}x{image.height} to {size[1]}x{size[0]} pixels")
+    before = reduced([image.resize(size[::-1], Image.Resampling.BICUBIC)])
+    if size == (height, width):
+        return drawing, before
+    whole = channels, *size
+    return replace(drawing, given=replace(given, shape=whole), shape=whole, windows=((height, width), factor)), before
+
+
+def opening(picture: Source, mask: Source, shape: Shape) -> tuple[Tensor, Tensor, Paste]:
+    """What the network sees of a picture to be filled, uint8 (C, H, W); where it fills it, bool (H, W); how to paste.
+
+    It sees a window with the proportions of its images around the bright part of the mask, twice as large as that if
+    the picture has the room, and at least as large as its images. Raises UserError if no window holds that part.
+    """
+    (_, height, width), whole = shape, upright("image", picture, shape)
+    fill = upright("mask", mask, (1, height, width))
+    if abs(fill.width * whole.height / (fill.height * whole.width) - 1) > 0.02:
+        raise UserError(
+            f"mask: it has {fill.width}x{fill.height} pixels, and the picture {whole.width}x{whole.height}; use a "
+            "mask with the same proportions, white where the picture is to be filled"
+        )
+    fill = fill.resize(whole.size).point(lambda value: 255 * (value > GREY))
+    left, top, right, bottom = fill.getbbox() or (0, 0, 0, 0)
+    if right == 0:
+        raise UserError("mask: nothing in it is brighter than grey; make it white where the picture is to be filled")
+    largest = min(whole.width / width, whole.height / height)
+    scale = min(largest, max(1.0, 2 * (right - left) / width, 2 * (bottom - top) / height))
+    across, along = round(scale * width), round(scale * height)
+    if right - left > across or bottom - top > along:
+        raise UserError(
+            f"mask: its {right - left}x{bottom - top} pixels are more than the largest window of the network, "
+            f"{across}x{along} of {whole.width}x{whole.height}; fill one part after the other"
+        )
+    x = min(max(0, (left + right - across) // 2), whole.width - across)
+    y = min(max(0, (top + bottom - along) // 2), whole.height - along)
+    box = x, y, x + across, y + along
+    if whole.size != (width, height):
+        console.print(f"filling in a window of {across}x{along} pixels at ({x}, {y}), by a network of {width}x{height}")
+    touched = fill.resize((width, height), Image.Resampling.BOX, box)  # no pixel to be filled is taken for a known one
+    seen = torch.tensor(resized(whole, resolution_of(height, width), box))
+    paste = partial(pasted, whole=whole, fill=fill, box=box, blur=(scale - 1) / 2)
+    return seen, torch.tensor(np.asarray(touched)) > 0, paste
+
+
+def pasted(images: Tensor, whole: Image.Image, fill: Image.Image, box: Box, blur: float) -> list[Image.Image]:
+    """A picture with each of the fillings, uint8 (n, C, h, w), enlarged to its `box`, where `fill` (L) is 255.
+
+    Along the edge, a filling continues in the colours K around it: with the indicator m of the known pixels, blurred by
+    G (a deviation of `blur` pixels), it is w K + (1 − w) filling, where K = G(m whole)/G(m) and w = min(1, 2 G(m)).
+    """
+    part, mask = whole.crop(box), fill.crop(box)
+    blurred = ImageFilter.GaussianBlur(blur)
+    known = ImageChops.invert(mask)
+    m = np.atleast_3d(np.asarray(known.filter(blurred))) / 255
+    kept = Image.composite(part, Image.new(part.mode, part.size), known).filter(blurred)
+    weight = np.minimum(1, 2 * m)
+    colours = np.atleast_3d(np.asarray(kept)) * (weight / np.maximum(m, 1e-9))
+    pictures = [whole.copy() for _ in images]
+    for picture, image in zip(pictures, images, strict=True):
+        enlarged = np.atleast_3d(np.asarray(to_pil_image(image).resize(part.size, Image.Resampling.BICUBIC)))
+        smooth = (
+            np.rint(colours + (1 - weight) * enlarged).astype(np.uint8).squeeze(2 if enlarged.shape[2] == 1 else ())
+        )
+        picture.paste(Image.fromarray(smooth), box, mask)
+    return pictures
+
+
+def filling(drawing: Drawing, picture: Tensor, fill: Tensor, method: Mapping[str, Any]) -> Drawing:
+    """`drawing`, changed to fill a picture, uint8 (C, H, W), where `fill`, bool (H, W), is true, and keep the rest."""
+    if bool(fill.all()):
+        raise UserError("mask: it covers all that the network sees, so nothing is kept; use a smaller one, or `sample`")
+    known = Mask(~fill)
+    seen = Observation(known, tuple(picture.shape), known(to_unit(picture))[None])
+    return answering(of_picture(drawing, picture), seen, method)
+
+
+def of_picture(drawing: Drawing, picture: Tensor) -> Drawing:
+    """`drawing` with the condition of a picture, uint8 (C, H, W), if it can be computed and the user gives no other."""
+    given = drawing.given
+    if given is None or given.split is None or given.condition.attached:
+        return drawing
+    return replace(drawing, given=replace(given, words="the picture", split=Split(picture[None], ["picture"])))
+
+
+def observation_of(
+    operator: Mapping[str, Any], source: Source, shape: Shape, noise: float | None, already: bool, seed: int
+) -> tuple[Observation, Tensor]:
+    """An observation by a choice of conf/operator; and the pictures to show, uint8 (m, C, H, W).
+
+    Raises UserError for an operator that does not suit the images, or a picture that does not suit the operator.
+
+    Args:
+        already: the picture is what the operator made; otherwise the operator is applied, and noise added by the seed.
+    """
+    made, noise = make(operator, "operator"), NOISE if noise is None else noise
+    blank = torch.zeros(shape)
+    channels, *size = observe(made, blank, 0, Streams([seed]))[0].shape
+    pictures = [] if already else [read_picture(source, shape)]
+    if pictures:
+        y = observe(made, to_unit(pictures[0]), noise, Streams.of(1, seed, "observation"))
+    elif len(size) == 2 and channels in MODES:
+        y = to_unit(read_picture(source, (channels, size[0], size[1])))[None]
+    else:
+        raise UserError(f"observed: what the operator makes is no picture, but {(channels, *size)}; set observed=false")
+    if len(size) == 2 and channels in (1, shape[0]):
+        pictures.append(F.interpolate(to_uint8(y), shape[1:])[0].expand(shape))
+    return Observation(made, shape, y, noise), torch.stack([*pictures, blank.byte()])[:-1]
+
+
+def answering(drawing: Drawing, observation: Observation, method: Mapping[str, Any]) -> Drawing:
+    """`drawing`, changed to draw images with this observation, by a choice of conf/inpainting, or the usual one."""
+    node = dict(method)
+    if node.pop("from", None) == AUTO:
+        node = choice("inpainting", "repaint" if observation.exact else "mmps", **node)
+    how: Callable[..., Inpainting] = make(node, "inpainting")
+    return replace(drawing, sampler=how(drawing.sampler, observation))
+
+
+def reduced(pictures: Sequence[Image.Image], side: int = SIDE) -> Tensor:
+    """Pictures of one size as uint8 (n, C, H, W), none of whose sides is longer than `side`."""
+    scale = min(1.0, side / max(pictures[0].size))
+    return torch.stack([pil_to_tensor(each.resize([max(1, round(scale * s)) for s in each.size])) for each in pictures])
+
+
+def overview(before: Tensor, images: Tensor) -> Image.Image:
+    """One picture: a row with the user's pictures, if any, and the drawn images below it."""
+    columns = max(min(len(images), COLUMNS), len(before))
+    padding = images.new_full(((columns - len(before)) * bool(len(before)), *images.shape[1:]), 255)
+    return grid(torch.cat([before, padding, images]), columns, large=True)
+
+
+def read_picture(picture: Source, shape: Shape) -> Tensor:
+    """The largest centre crop with the proportions of `shape` (C, H, W), downscaled to it, uint8 (C, H, W).
+
+    Raises UserError for a picture that does not exist, cannot be used, or is smaller.
+    """
+    return torch.tensor(resized(upright("image", picture, shape), resolution_of(*shape[1:])))
+
+
+def upright(name: str, picture: Source, shape: Shape) -> Image.Image:
+    """A picture as an image of at least the size of `shape`, in its mode."""
+    only_pictures("edit", shape[0])
+    if isinstance(picture, Tensor):
+        picture = picture.cpu().movedim(0, -1).numpy() if picture.ndim == 3 else picture.cpu().numpy()
+    if isinstance(picture, np.ndarray):
+        pixels = picture.astype(np.uint8) * 255 if picture.dtype == bool else np.squeeze(picture)
+        if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or pixels.shape[2:] in ((3,), (4,))):
+            raise UserError(
+                f"{name}: got {picture.dtype} {picture.shape}; expected uint8 (H, W, C), (H, W), or a tensor (C, H, W)"
+            )
+        picture = Image.fromarray(pixels)
+    file = picture if isinstance(picture, Image.Image) else Path(picture).expanduser()
+    if isinstance(file, Path) and not file.is_file():
+        raise UserError(f"{name}={file}: no such file; name a picture, such as a PNG or JPEG")
+    try:
+        opens = file if isinstance(file, Path) else lambda: file
+        return read(opens, resolution_of(*shape[1:]), channels=shape[0])  # type: ignore[arg-type]
+    except Unusable as error:
+        shown = name if isinstance(file, Image.Image) else f"{name}={file}"
+        raise UserError(
+            f"{shown}: {error}; use an intact picture, such as a PNG or JPEG, of at least {shape[2]}x{shape[1]} pixels"
+        ) from error

@@ -1,0 +1,126 @@
+"""The conditions of samples: those of held-out images, or what the user gives."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion.base.console import count
+from diffusion.base.files import digest, tensor_digest
+from diffusion.config.build import Facts, make
+from diffusion.data import Split, to_uint8, to_unit
+from diffusion.data.conditions import Condition, Shape, inputs, scaled
+from diffusion.data.folder import listed
+from diffusion.data.images import Unusable, read, resized
+from diffusion.errors import UserError, shown
+from diffusion.pixels import resolution_of
+from diffusion.randomness import Streams, seeds_for
+
+
+@dataclass(frozen=True)
+class Given:
+    """The conditions of samples of `shape` (C, H, W): sample i has that of row i mod m.
+
+    The m rows are the images of a `split`, or those of the tensors `named`, as `Condition.own` returns them.
+    """
+
+    condition: Condition
+    shape: Shape
+    words: str  # where they come from, as the source of a score says it
+    split: Split | None = None
+    named: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.named.values()))) if self.split is None else len(self.split)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes: the images of the split alone, not the whole file that they are mapped from."""
+        if self.split is None:
+            return vars(self)
+        stored = {name: rows.clone() for name, rows in self.split.stored.items()}
+        return {**vars(self), "split": replace(self.split, images=self.split.images.clone(), stored=stored)}
+
+    def rows(self, index: Sequence[int]) -> dict[str, Tensor]:
+        """The tensors of the samples at `index`, by name, without the noise that `Condition.noised` may add."""
+        chosen = torch.tensor([i % len(self) for i in index])
+        if self.split is None:
+            return {name: rows[chosen] for name, rows in self.named.items()}
+        part = self.split.take(chosen)
+        stored = {name: to_unit(rows) if rows.ndim == 4 else rows for name, rows in part.stored.items()}
+        return self.condition(to_unit(part.images), stored)
+
+    def __call__(self, index: Sequence[int], seed: int, device: torch.device) -> dict[str, Tensor]:
+        """The denoiser's inputs for the samples at `index`: functions of (seed, i) and the condition of i."""
+        named = {name: rows.to(device) for name, rows in self.rows(index).items()}
+        streams = Streams(seeds_for(seed, "condition", last=index), device)
+        return inputs(self.condition.noised(named, streams), self.shape[1:])
+
+    @property
+    def key(self) -> str:
+        """A hash of all that the conditions depend on."""
+        part = self.split and {"images": self.split.images, **self.split.stored}
+        how = type(self.condition).__name__, sorted(vars(self.condition).items())
+        return digest(how, tensor_digest(part or self.named))
+
+    def pictures(self, index: Sequence[int]) -> Tensor | None:
+        """The pictures of the samples at `index`, uint8 (n, c, H, W) of the samples' size; None if there are none."""
+        found = [rows for rows in self.rows(index).values() if rows.ndim == 4]
+        if not found:
+            return None
+        size = self.shape[1:]
+        picture = found[0] if found[0].shape[1] in (1, 3, 4) else found[0].mean(dim=1, keepdim=True)
+        enlarged = torch.nn.functional.interpolate(picture, size) if picture.shape[2] < size[0] else picture
+        return to_uint8(enlarged if enlarged.shape[2:] == size else scaled(enlarged, size))
+
+
+def condition_of(node: Mapping[str, Any] | None, facts: Facts, shape: Shape) -> Condition | None:
+    """The condition of a trained model with these facts, by the settings `node`; None if it has none.
+
+    Raises UserError if it is not the one that the model was trained with.
+    """
+    if "condition" not in facts:
+        return None
+    made: Condition = make(node or {}, "condition", Condition)
+    made.figures = facts["condition"]["figures"]
+    found, trained = made.facts(shape)["shapes"], facts["condition"]["shapes"]
+    if found != trained:
+        raise UserError(f"condition: it gives {found} for each image; the model was trained with {trained}")
+    return made
+
+
+def given_of(values: str | list[Any], condition: Condition, shape: Shape) -> Given:
+    """The conditions that a user gives: a picture, a folder of pictures in the order of their names, or numbers."""
+    shapes, where = condition.shapes(shape), f"given={shown(values)}"
+    (name, size), *others = shapes.items()
+    if others:
+        raise UserError(
+            f"{where}: a sample needs all of {', '.join(shapes)}, which only held-out images have; remove it"
+        )
+    if isinstance(values, str):
+        if len(size) < 3:
+            raise UserError(f"{where}: the condition is {count(size[0], 'number')}; give them as given=[0.5,…]")
+        return Given(condition, shape, where, named=condition.own(pictures_in(Path(values).expanduser(), size)))
+    rows = values if isinstance(values[0], list) else [values]
+    if len(size) == 3 or {*map(len, rows)} != {*size}:
+        wanted = f"pictures of {size[2]}x{size[1]} pixels" if len(size) == 3 else count(size[0], "number")
+        raise UserError(f"{where}: the condition {name} is {wanted}, for each image or for all of them")
+    return Given(condition, shape, where, named=condition.own(torch.tensor(rows)))
+
+
+def pictures_in(place: Path, size: tuple[int, ...]) -> Tensor:
+    """A picture, or the pictures of a folder, cropped and reduced to `size` (c, h, w): (m, c, h, w) in [−1, 1]."""
+    where, resolution = f"given={place}", resolution_of(*size[1:])
+    if not place.exists():
+        raise UserError(f"{where}: no such file or folder; name a picture, or a folder of pictures")
+    files, pictures = [place] if place.is_file() else [*listed(place).values()], []
+    for file in files:
+        try:
+            pictures.append(torch.tensor(resized(read(file, resolution, channels=size[0]), resolution)))  # type: ignore[arg-type]
+        except Unusable as error:
+            raise UserError(f"{where}: {file.name}: {error}; the condition has {size[2]}x{size[1]} pixels") from error
+    if not pictures:
+        raise UserError(f"{where}: no pictures in this folder")
+    return to_unit(torch.stack(pictures))

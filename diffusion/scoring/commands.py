@@ -1,0 +1,157 @@
+"""The work of `diffusion evaluate`, for a trained model or a folder of images."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from diffusion.base import files
+from diffusion.base.console import console, quiet_libraries
+from diffusion.checkpoint.find import BUNDLED, run_folder, trained
+from diffusion.checkpoint.restore import Restored, file_hash, what_changed
+from diffusion.config.build import make
+from diffusion.config.schema import AnyStudy, Evaluate, Settings
+from diffusion.data import ImageData
+from diffusion.data.folder import Collection, common_size
+from diffusion.errors import UserError
+from diffusion.metric import record
+from diffusion.metric.estimate import PairwiseMetric
+from diffusion.metric.score import statistics_of
+from diffusion.pixels import resolution_of
+from diffusion.report.scores import print_scores
+from diffusion.report.verdict import verdict
+from diffusion.runs.folder import SCORES, Run, read_scores
+from diffusion.runs.record import CONFIG
+from diffusion.sampling.commands import begin, draw_all, make_drawing
+from diffusion.sampling.given import condition_of
+from diffusion.sampling.inheritance import completed
+from diffusion.sampling.parallel import choose_device, remove
+from diffusion.scoring.likelihood import bits_per_dimension, has_classes_of
+from diffusion.scoring.pipeline import Scorer, check_test, make_metrics
+
+
+def evaluate(settings: Evaluate, folder: Path) -> None:
+    """Score a checkpoint's samples, or a folder's images, into scores.json."""
+    if (settings.ckpt is None) == (settings.images is None):
+        raise UserError("set either ckpt=CHECKPOINT or images=FOLDER to score")
+    (evaluate_checkpoint if settings.images is None else evaluate_images)(settings, folder)
+    console.print(f"scores: {folder / SCORES}\n{verdict(Run(folder), 'complete')}")
+
+
+def evaluate_job(settings: Evaluate, folder: Path) -> None:
+    """Run `evaluate` as a job of a sweep, unless its folder has scores of the checkpoint as it is now."""
+    scored = [score.source["checkpoint"]["sha256"] for score in read_scores(folder) if "checkpoint" in score.source]
+    if settings.ckpt and file_hash(trained(settings.ckpt)) in scored[-1:]:
+        console.print(f"{folder} is already complete")
+    else:
+        evaluate(settings, folder)
+
+
+def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
+    """Sample and score a checkpoint. Scores on the test split are recorded in the folder of its run."""
+    settings, restored, devices = begin(settings)
+    of_model = restored.source  # hashed before its run saves the file again
+    scorer = make_scorer(settings, settings.n or 0, folder, devices[0], restored)
+    if settings.by_class and not has_classes_of(scorer.data, restored):
+        raise UserError("by_class: the model and the reference need the same labels (data.labels); remove it")
+    drawing = make_drawing(settings, restored, counts_of(scorer.data, settings.split, restored), scorer.data)
+    write_configuration(folder, settings, restored)
+    bits = [bits_per_dimension(restored, settings, scorer.data, devices[0])] if settings.bits else []
+    console.print(f"folder: {folder}")
+    images = draw_all(drawing, settings, restored, devices, folder)
+    source = drawing.source(settings.sampler, settings.guidance) | of_model
+    new = score_images(scorer, settings, images, "samples", **source) + bits
+    if settings.by_class:
+        new += scorer.by_class(images, drawing.conditions(restored.denoiser, len(images))["classes"], **source)
+    scorer.write(new)
+    remove(folder)
+
+
+def evaluate_images(settings: Evaluate, folder: Path) -> None:
+    """Score the images of a folder or an archive, against a reference in their size unless data sets another one."""
+    if settings.bits or settings.by_class:
+        raise UserError("bits, by_class: images alone have neither likelihood nor classes; set ckpt=CHECKPOINT")
+    quiet_libraries()
+    device, root, node = choose_device(settings.device), Path(str(settings.images)).expanduser(), settings.data
+    root = root / "images" if (root / "images.npz").is_file() else root  # of diffusion sample, beside its grid
+    kind, key = ("Folder", "root") if root.is_dir() else ("Archive", "path")
+    whole = {"_target_": f"diffusion.data.{kind}", key: str(root), "val": 0, "test": 0, "repeats": True}
+    try:
+        first: Collection = make({**whole, "resolution": 1}, "images")
+        if "_target_" not in node and "resolution" not in node and (size := common_size(first.source())):
+            settings = settings.model_copy(update={"data": {**node, "resolution": resolution_of(*size)}})
+        settings = completed(settings, None)
+        shape = {key: value for key, value in settings.data.items() if key in ("resolution", "channels")}
+        reader: Collection = make({**whole, **shape}, "images")
+        reader.setup()
+    except UserError as error:
+        raise UserError(str(error).replace(f"data.{key}=", "images=", 1)) from error
+    write_configuration(folder, settings)
+    images = reader.splits["train"].images[: settings.n]
+    scorer = make_scorer(settings, len(images), folder, device)
+    scorer.write(score_images(scorer, settings, images, "images", folder=str(settings.images)))
+
+
+def make_scorer(
+    settings: Evaluate | AnyStudy, n: int, folder: Path, device: torch.device, restored: Restored | None = None
+) -> Scorer:
+    """A command's scorer for the data of its settings, to score images of a trained model or of others.
+
+    Warns of other images in the splits of the model's data. Raises UserError if `n` images cannot be scored, and for a
+    second evaluation of the model's run on the test split.
+    """
+    run = run_folder(restored.path) if restored and BUNDLED not in restored.path.parents else folder
+    given, metrics = getattr(settings, "reference", None), make_metrics(settings.metrics)
+    if restored and settings.split == "test" and not given:
+        check_test(run, getattr(settings, "again", True))  # a study repeats it by itself
+    extractor = make(settings.features, "features").to(device)
+    statistics = statistics_of(Path(given).expanduser(), extractor) if given else None
+    metrics = [metric for metric in metrics if not (statistics and isinstance(metric, PairwiseMetric))]
+    data: ImageData = make(settings.data, "data")
+    data.condition = condition_of(settings.condition, restored.facts, restored.shape) if restored else None
+    if restored or not statistics or getattr(settings, "audit", []):
+        data.setup()
+    scorer = Scorer(data, settings.split, extractor, metrics, folder, run, statistics)
+    scorer.check(n, baselines_of(settings), getattr(settings, "audit", []))
+    trained_on = restored.config["data"] if restored else {}
+    same = all(str(trained_on.get(key)) == str(settings.data.get(key)) for key in ("_target_", "root", "path", "split"))
+    if restored and same and (changed := what_changed(restored.images, data.keys)):
+        console.print(f"warning: {changed} are not those of the training, which may have used held-out images")
+    return scorer
+
+
+def score_images(scorer: Scorer, settings: Evaluate, images: Tensor, what: str, **source: Any) -> list[record.Score]:
+    """Score images, with the baselines and the audit that the settings ask for, and print the scores."""
+    new = scorer.score(images, what, **source) + scorer.baselines(baselines_of(settings), len(images))
+    print_scores(new)
+    scorer.judge(images)
+    return new + (scorer.audit(images, what, **source) if settings.audit else [])
+
+
+def baselines_of(settings: Evaluate | AnyStudy) -> list[str]:
+    """The baselines to score: against published statistics no floor, and real images only of a model's data."""
+    possible = ["noise"] + ["real"] * (settings.ckpt is not None)
+    return [name for name in settings.baselines if not getattr(settings, "reference", None) or name in possible]
+
+
+def counts_of(data: ImageData, split: str, restored: Restored) -> dict[str, int]:
+    """The number of reference images in each of the model's classes; of training images if the classes differ."""
+    same = has_classes_of(data, restored)
+    return dict(zip(data.classes, data.class_counts(split), strict=True)) if same else dict(restored.labels)
+
+
+def write_configuration(folder: Path, settings: Settings, restored: Restored | None = None) -> None:
+    """Write config.yaml for comparisons: the settings and, of a checkpoint, its step and training recipe.
+
+    In the folder of a training run, the run's own config.yaml is kept.
+    """
+    chosen = settings.model_dump(mode="json")
+    if restored is not None:
+        file = chosen["ckpt"] if BUNDLED in restored.path.parents else str(restored.path)
+        chosen |= {"ckpt": file, "step": restored.step, "recipe": restored.config}
+        if chosen.get("data") == restored.config["data"]:
+            chosen["data"] = None
+    if not (folder / "run.json").is_file():
+        files.replace(folder / CONFIG, yaml.safe_dump(chosen, sort_keys=False, allow_unicode=True))

@@ -1,0 +1,218 @@
+"""The scoring pipeline of all commands: scores of images, baselines and the audit for copies, in scores.json.
+
+A run's evaluations on the test split are recorded in its folder, in test.json. Only the first one is unbiased; the
+scores in scores.json carry the number of theirs, `test_evaluation`.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion.base import files
+from diffusion.base.console import console, count
+from diffusion.config.build import make
+from diffusion.data import ImageData
+from diffusion.errors import UserError
+from diffusion.metric.denoising import numbered
+from diffusion.metric.estimate import Reference, SampleMetric
+from diffusion.metric.faults import WORST, diagnose
+from diffusion.metric.features import FeatureExtractor, Lite0
+from diffusion.metric.photographs import photographs_of
+from diffusion.metric.record import FEW, Score
+from diffusion.metric.referee import LIMIT, judge
+from diffusion.metric.score import LEAST, divide, draw, extract, features_of, noise_images, reference_of, score
+from diffusion.pixels import POINTS, framed, only_pictures, save_png
+from diffusion.report import figures, style
+from diffusion.report.faults import SHOWN
+from diffusion.report.scores import print_scores
+from diffusion.runs.folder import REFEREE, append_scores
+from diffusion.scoring.memorization import copies
+
+TESTS = "test.json"
+
+
+@dataclass
+class Scorer:
+    """Scores images against one split of the data."""
+
+    data: ImageData  # set up
+    split: str  # the reference
+    extractor: FeatureExtractor
+    metrics: Sequence[SampleMetric]
+    folder: Path  # where scores.json is, and figures/ for the audit
+    run: Path  # the folder of the run, whose evaluations on the test split are counted
+    statistics: Reference | None = None  # published ones, which are the reference instead
+    known: dict[str, Tensor] = field(default_factory=dict)  # features of images that were scored, by their digest
+
+    def check(self, n: int, baselines: Iterable[str], audit: Sequence[str] = ()) -> None:
+        """Raise UserError, before any costly work, for too few images; warn about few images in the reference."""
+        splits = self.data.splits
+        if self.data.channels == POINTS and self.extractor.name != "points":
+            raise UserError("features: points need features=points metrics=points")
+        available = FEW if self.statistics else len(splits[self.split])
+        needed = {f"n={n}": n, f"split={self.split}": available}
+        if {"real", "split_half"} & set(baselines):
+            needed[f"baselines from split {self.opposite}"] = len(splits[self.opposite])
+        if audit:
+            only_pictures("audit", self.data.channels)
+            needed["audit by split val"] = len(splits["val"])
+        for what, found in needed.items():
+            if found < LEAST:
+                raise UserError(f"{what}: {count(found, 'image')}, but scores need at least {LEAST}; use more, or none")
+        if available < FEW:
+            words = f"distances to fewer than {FEW} are mostly chance and bias: judge by eye, or add images"
+            if getattr(self.data, "tiles", 0) is None:
+                words += ", or cut large ones into tiles (data.tiles=true)"
+            console.print(f"warning: the reference, split={self.split}, has {count(available, 'image')}; {words}")
+
+    @property
+    def opposite(self) -> str:
+        """The split whose images serve as real ones beside the reference."""
+        return "val" if self.split == "train" else "train"
+
+    @cached_property
+    def reference(self) -> Reference:
+        if self.statistics:
+            return self.statistics
+        real = self.data.splits[self.split]
+        return reference_of(real.images, self.extractor, self.split, real.sources)
+
+    def score(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
+        """Score uint8 images (n, C, H, W). `source` describes their origin: sampler, weights, seed, …."""
+        return self._scores(self._features(images, what), self.reference, what, source)
+
+    def by_class(self, images: Tensor, classes: Tensor, **source: Any) -> list[Score]:
+        """Score the images of each class against the reference images of that class, and print the scores.
+
+        `classes` (n,) are those of the images. For a class with too few images, a message is printed instead.
+        """
+        reference, found = self.data.splits[self.split], list[Score]()
+        for i, name in enumerate(self.data.classes):
+            what, own = f"class {name}", images[classes == i]
+            real = reference.take(torch.arange(len(reference))[reference.labels == i])
+            if min(len(own), len(real)) < LEAST:
+                console.print(f"{what}: {len(own)} samples and {len(real)} in the reference; not scored below {LEAST}")
+                continue
+            against = reference_of(real.images, self.extractor, f"{self.split}, {what}", real.sources)
+            new = self._scores(self._features(own, what), against, what, source)
+            print_scores(new)
+            found += new
+        return found
+
+    def baselines(self, names: Iterable[str], n: int) -> list[Score]:
+        """Score baselines, to compare with a score of `n` images.
+
+        `noise`: images of noise. `real`: n training images, or validation images if the reference is the training
+        split; all if there are fewer, and then the score's n is their number. `split_half`: the `real` images and the
+        reference images, mixed and split at random into two sets of the same sizes, which differ only by chance.
+        """
+
+        @cache
+        def real() -> tuple[Tensor, Tensor | None]:
+            others = self.data.splits[self.opposite]
+            drawn = others.take(draw(torch.arange(len(others)), n))
+            return features_of(drawn.images, self.extractor)[0], photographs_of(drawn.sources)
+
+        found = []
+        for name in names:
+            if name == "noise":
+                found += self.score(noise_images(n, self.data.shape), name)
+                continue
+            features, own = real()
+            if name == "real":
+                found += self._scores(features, self.reference, name, {}, own)
+            else:
+                found += self._scores(*divide(features, self.reference), name, {})
+        return found
+
+    def audit(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
+        """The share of suspected copies among the images; see `evaluation.memorization`."""
+        return [copies(images, self.data, self.folder, self.split).of(what, files.code_version(), source)]
+
+    def judge(self, images: Tensor) -> None:
+        """Write into referee.json whether the images can be told apart from real ones, and their faults, with figures.
+
+        See `metric.referee` and `metric.faults`.
+        """
+        if not self.data.splits or self.data.channels == POINTS:
+            return
+        splits = [self.data.splits[name] for name in ("train", "val" if self.split == "train" else self.split)]
+        some = [
+            split.take(torch.linspace(0, len(split) - 1, min(LIMIT, len(split))).round().long()) for split in splits
+        ]
+        samples, real, (train, held_out) = images[:LIMIT], torch.cat([split.images for split in some]), some
+        seen = {}
+        if min(len(samples), len(train)) >= FEW:
+            eyes = [self.extractor, *[Lite0().to(self.extractor.device)] * (self.extractor.name != Lite0.name)]
+            for eye in eyes:
+                known = [features_of(split.images, eye)[0] for split in some if len(split)]
+                seen[eye.name] = torch.cat([replace(self, extractor=eye)._features(images, "samples")[:LIMIT], *known])
+        is_train, photograph = torch.arange(len(real)) < len(train), numbered([*train.sources, *held_out.sources])
+        found = judge(samples, real, is_train, photograph, seen)
+        found["faults"] = faults = diagnose(samples, real, photograph, len({*held_out.sources}))
+        files.replace(self.folder / REFEREE, json.dumps(found, indent=1))
+        if shown := faults[:SHOWN]:
+            worst, places = ([each for fault in shown for each in fault[key]] for key in ("worst", "place"))
+            save_png(framed(samples[worst], WORST, places), self.folder / "figures/faults.png")
+            style.save(figures.spectrum(samples, real), self.folder / "figures/spectrum.png")
+
+    def write(self, scores: Sequence[Score]) -> list[Score]:
+        """Append scores to scores.json and record test scores in test.json; returns the scores as written."""
+        numbered = record_test(self.run, scores)
+        append_scores(self.folder, numbered)
+        return numbered
+
+    def _features(self, images: Tensor, what: str) -> Tensor:
+        key = files.tensor_digest({self.extractor.name: images})
+        if key not in self.known:
+            self.known[key] = extract(images, self.extractor, description=f"scoring {what}")
+        return self.known[key]
+
+    def _scores(
+        self, x: Tensor, to: Reference, what: str, source: Mapping[str, Any], photographs: Tensor | None = None
+    ) -> list[Score]:
+        scores = score(x, self.extractor, to, self.metrics, photographs)
+        return [each.of(what, files.code_version(), source) for each in scores.values()]
+
+
+def make_metrics(node: Mapping[str, Any]) -> list[SampleMetric]:
+    """Build the metrics of a configuration's group `metrics`."""
+    return [make(inner, f"metrics.{name}", SampleMetric) for name, inner in node.items() if inner]
+
+
+def recorded_tests(run: Path) -> list[dict[str, Any]]:
+    """The evaluations of a run's checkpoints on the test split."""
+    found: list[dict[str, Any]] = json.loads((run / TESTS).read_text("utf-8")) if (run / TESTS).is_file() else []
+    return found
+
+
+def check_test(run: Path, again: bool) -> None:
+    """Raise UserError, or with `again` print a warning, if the run was evaluated on the test split already."""
+    if before := recorded_tests(run):
+        found = f"split=test: this run was evaluated on it {count(len(before), 'time')}, first on {before[0]['when']}"
+        if not again:
+            raise UserError(f"{found}; use split=val for choices; again=true evaluates once more, and records it")
+        console.print(f"warning: {found}; only the first test score is unbiased")
+
+
+def record_test(run: Path, scores: Sequence[Score]) -> list[Score]:
+    """Record an evaluation if `scores` contain any of samples or the network on test; returns numbered scores."""
+    on_test = [score for score in scores if score.on_test and score.what in ("samples", "network")]
+    if not on_test:
+        return list(scores)
+    first, before = on_test[0], recorded_tests(run)
+    number = {"test_evaluation": 1 + len(before)}
+    made = {"when": f"{datetime.now():%Y-%m-%d %H:%M}", "n": first.n, "code": first.code, **first.source}
+    entry = number | made | {"scores": {score.metric: score.value for score in on_test}}
+    try:
+        files.replace(run / TESTS, json.dumps([*before, entry], indent=1))
+    except OSError as error:  # the folder of somebody else's run
+        console.print(f"note: {run / TESTS} can't be written ({error.strerror}): this evaluation is not recorded")
+    return [replace(score, source={**score.source, **number}) if score.on_test else score for score in scores]
