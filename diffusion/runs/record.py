@@ -42,6 +42,7 @@ class Content(BaseModel, strict=True):
     steps: int = 0
     first_step: int = 0
     total_steps: int = 0
+    left: float | None = None  # seconds until the last step, of the progress bar; not yet known
     images: dict[str, int] = {}
     photographs: dict[str, int] = {}
     classes: dict[str, int] = {}
