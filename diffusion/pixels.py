@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from diffusion.errors import UserError
+from diffusion.files import replacing
 
 Side = Annotated[int, Ge(1), Le(4096)]
 Resolution = Side | Annotated[list[Side], MinLen(2), MaxLen(2)]
@@ -188,7 +189,8 @@ def save_png(picture: Image.Image, path: Path) -> Path:
     chunks = PngInfo()
     if ABOUT in picture.info:
         chunks.add_text(ABOUT, picture.info[ABOUT])
-    picture.save(path, pnginfo=chunks)
+    with replacing(path) as file:
+        picture.save(file, "PNG", pnginfo=chunks)
     return path
 
 
