@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from diffusion.base.files import replacing
 from diffusion.errors import UserError
 
 Side = Annotated[int, Ge(1), Le(4096)]
@@ -193,7 +194,8 @@ def save_png(picture: Image.Image, path: Path) -> Path:
     chunks = PngInfo()
     if ABOUT in picture.info:
         chunks.add_text(ABOUT, picture.info[ABOUT])
-    picture.save(path, pnginfo=chunks)
+    with replacing(path) as file:
+        picture.save(file, "PNG", pnginfo=chunks)
     return path
 
 

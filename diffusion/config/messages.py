@@ -79,8 +79,8 @@ def print_help(command: str, schema: type[Settings], about: str, words: Sequence
             _print("Most used", [(f"{key}={value}", first[key]) for key, value in values.items()])
         rows = [(f"{each}={default}", ", ".join(choices(each))) for each, default in chosen.items()]
         rows += [(f"{part}@{each}.{part}=", ", ".join(choices(part))) for each in chosen for part in inner_groups(each)]
-        _print("Groups, the default choices, and all choices", rows)
         _print("Settings and their defaults", settings)
+        _print("Groups, the default choices, and all choices", rows)
         console.print(FOOT)
     elif group in groups() or (not described and (group := group.partition(".")[0]) in groups()):
         targets = dict[str, None]()

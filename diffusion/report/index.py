@@ -1,10 +1,9 @@
 """The list of the runs in a folder, for the terminal and as a page: state, steps, time left, score, picture."""
 
-import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from diffusion.base.console import duration
 from diffusion.errors import UserError
@@ -38,7 +37,7 @@ def lines_below(folder: Path) -> list[Line]:
             info, state, score, reason = {}, DAMAGED, None, str(error)
         if info or score or reason:
             steps = " of ".join(f"{info[key]:,}" for key in ("steps", "total_steps") if key in info)
-            left = seconds_left(info, time.time()) if state == "running" else None
+            left = info.get("left") if state == "running" else None
             shown = f"{score.name} {value_text(score)}" if score else MISSING
             written = next(file.stat().st_mtime for part in PARTS if (file := run.folder / part).exists())
             cells = [str(run.folder.relative_to(folder)), state, shown, steps or MISSING]
@@ -46,15 +45,6 @@ def lines_below(folder: Path) -> list[Line]:
             cells += [time_left, f"{datetime.fromtimestamp(written):%F %T}"]
             lines.append(Line(run, state, reason, cells))
     return lines
-
-
-def seconds_left(info: dict[str, Any], now: float) -> float | None:
-    """Time for the remaining steps at the rate since the run was started or resumed; None if unknown."""
-    done = info.get("steps", 0) - info.get("first_step", 0)
-    if done <= 0 or "total_steps" not in info:
-        return None
-    passed = now - datetime.fromisoformat(info["started"]).timestamp()
-    return float((info["total_steps"] - info["steps"]) * passed / done)
 
 
 def last_score(run: Run) -> Score | None:

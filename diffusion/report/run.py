@@ -1,6 +1,5 @@
 """The report of a run: its figures, its README, and report.html, which have the same sections."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from diffusion.report import figures, images
 from diffusion.report.compare import from_default
 from diffusion.report.faults import FIGURES, SHOWN, words_of
 from diffusion.report.floor import floor_blocks, write_floor
-from diffusion.report.index import seconds_left
 from diffusion.report.page import SHELL, Block, Chart, Picture, Section, Table, escaped, listed, picture, write_files
 from diffusion.report.scores import (
     BASELINES,
@@ -163,7 +161,7 @@ def pictures(run: Run, state: str) -> list[Block | None]:
     ended = {"failed": "has failed", "died": "has died: its process is gone", "interrupted": "was interrupted"}
     if "steps" in info and info["steps"] == info.get("total_steps"):
         ended["running"] = "has trained, and is computing its last samples and scores"
-    elif left := seconds_left(info, time.time()):
+    elif left := info.get("left"):
         ended["running"] = f"is at step {info['steps']:,} of {info['total_steps']:,}, {duration(left)} left"
     ended["pruned"] = "was ended by its search"
     words = f"This run {ended.get(state, f'is {state}')}." + f" The reason: {escaped(reason)}." * bool(reason)

@@ -20,7 +20,7 @@ from diffusion.config.build import plain_yaml
 from diffusion.config.choices import OF_INIT
 from diffusion.errors import UserError
 from diffusion.metric.record import Score
-from diffusion.runs.record import CONFIG, FILE, Content, RunRecord, of_kind, parsed, read_json
+from diffusion.runs.record import CONFIG, FILE, LOCK, Content, RunRecord, of_kind, parsed, read_json
 
 SWEEP = "multirun.yaml"  # marks the folder of a sweep
 STUDY = "study.journal"  # of a search
@@ -30,6 +30,7 @@ REFEREE = "referee.json"  # see `metric.referee`
 FLOOR = "floor.csv"  # see `evaluation.floor`
 PARTS = ("run.json", METRICS, SCORES, CONFIG)
 OURS = re.compile(rb'diffusion\.runs|job_folder|"command": \[?\s*"(python -m )?diffusion')  # in our records
+HIDDEN = {".hydra", LOCK, ".slurm", ".trials", ".DS_Store", ".gitignore", ".gitkeep"}  # of us, and of other programs
 MEASURED = ("data", "schedule", "validation", "trainer.limit_val_batches")  # must be equal to compare errors, but for
 UNMEASURED = ("data.batch_size", "data.eval_batch_size", "data.global_batch_size", "data.flip", "validation.floor")
 
@@ -214,14 +215,14 @@ def runs_below(folder: Path) -> Iterator[Path]:
 
 
 def check_output(folder: str | Path | None, key: str = "hydra.run.dir") -> None:
-    """Check a folder before a command writes into it: it is new, empty but for hidden files, or one of ours.
+    """Check a folder before a command writes into it: it is new, empty but for files in `HIDDEN`, or one of ours.
 
     Raises UserError for files of others, and for a link, through which files elsewhere could be removed.
     """
     if not folder:
         raise UserError(f"{key}: it is empty, as from a variable that is not set; name a new folder, or leave it out")
     path = Path(folder)
-    found = sorted(each.name for each in path.glob("[!.]*"))
+    found = sorted({each.name for each in path.glob("*")} - HIDDEN)
     records = [file for name in (FILE, ".hydra/hydra.yaml", SWEEP) if (file := path / name).is_file()]
     if found and not any(OURS.search(file.read_bytes()) for file in records):
         raise UserError(

@@ -28,6 +28,7 @@ from diffusion.config.build import LOADER
 from diffusion.errors import UserError, exit_status, shown
 from diffusion.runs.folder import SWEEP, check_output
 from diffusion.runs.launch import queued_again, slurm_job
+from diffusion.runs.record import LOCK, held
 
 MARK = ".slurm"  # the file in a folder that names the launch that created it
 made: list[Path] = []  # by `new_folder` in this process, or for a run by Hydra
@@ -97,7 +98,7 @@ class Sweep(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called before Hydra writes its record. Hydra would turn exceptions into warnings."""
         with contextlib.suppress(OmegaConfBaseException):  # Hydra reports that it cannot create the folder
-            if status := exit_status(lambda: check_output(config.hydra.run.dir)):
+            if status := exit_status(lambda: check_own(config.hydra.run.dir)):
                 sys.exit(status)
             if not (folder := Path(config.hydra.run.dir).absolute()).exists():
                 made.append(folder)
@@ -109,6 +110,13 @@ class Sweep(Callback):
         with read_write(config):
             if status := exit_status(partial(begin_sweep, config)):
                 sys.exit(status)
+
+
+def check_own(folder: str) -> None:
+    """As `check_output`. Also raises UserError if a run is alive in the folder, whatever the command."""
+    check_output(folder)
+    if (Path(folder) / LOCK).is_file() and (file := held(Path(folder))):
+        file.close()
 
 
 def begin_sweep(config: DictConfig) -> None:

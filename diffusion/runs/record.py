@@ -41,6 +41,7 @@ class Content(BaseModel, strict=True):
     steps: int = 0
     first_step: int = 0
     total_steps: int = 0
+    left: float | None = None  # seconds until the last step, of the progress bar; not yet known
     images: dict[str, int] = {}
     photographs: dict[str, int] = {}
     classes: dict[str, int] = {}
@@ -178,25 +179,31 @@ class RunRecord:
                 self.lock.close()
 
 
-def claim(folder: Path, words: Sequence[str], name: str = "train", job: bool = False) -> RunRecord:
-    """Begin a run of the command `name` in `folder`, holding its lock. Only one of two simultaneous claims succeeds.
-
-    Raises UserError if a run is alive there: two would destroy each other's checkpoints.
-    """
+def held(folder: Path) -> BinaryIO | None:
+    """The lock of a folder; None on a file system without locks. Raises UserError if a run is alive there."""
     try:
         # A file server may take two minutes to release the lock of a machine that has failed, after which Ray and
         # searches, too, run a job again. Ray sets RAY_JOB_ID in its workers.
-        held = lock(folder / LOCK, patience=120 if queued_again() or {"RAY_JOB_ID", TRIAL} & os.environ.keys() else 2)
-        if held is not None:
-            fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)  # the processes of the run join in it
+        file = lock(folder / LOCK, patience=120 if queued_again() or {"RAY_JOB_ID", TRIAL} & os.environ.keys() else 2)
+        if file is not None:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # the processes of the run join in it
     except BlockingIOError:
         owner = RunRecord(folder).content
         raise UserError(
             f"{folder}: a run is alive in this folder (process {owner.get('pid')} on {owner.get('host')}, since "
             f"{owner.get('started')}); wait until it ends, or choose another (hydra.run.dir=…, hydra.sweep.dir=…)"
         ) from None
+    return file
+
+
+def claim(folder: Path, words: Sequence[str], name: str = "train", job: bool = False) -> RunRecord:
+    """Begin a run of the command `name` in `folder`, holding its lock. Only one of two simultaneous claims succeeds.
+
+    Raises UserError if a run is alive there: two would destroy each other's checkpoints.
+    """
+    file = held(folder)
     record = RunRecord(folder)
-    record.lock = held
+    record.lock = file
     previous = {file: file.read_bytes() if file.is_file() else None for file in (record.path, folder / CONFIG)}
     record.begin([name, *words])
     record.previous = {} if job and previous[record.path] is None else previous

@@ -178,7 +178,7 @@ def save_images(
         file.unlink()
 
     def write(i: int) -> None:
-        (files[i] if files else to_pil_image(images[i])).save(folder / "images" / f"{i:0{len(str(n - 1))}d}.png")
+        save_png(files[i] if files else to_pil_image(images[i]), folder / f"images/{i:0{len(str(n - 1))}d}.png")
 
     list(in_threads(write, range(n * (not points)), "writing images"))  # Pillow releases the GIL while it encodes
     given = drawing.conditions(restored.denoiser, n)

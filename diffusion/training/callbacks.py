@@ -94,10 +94,11 @@ class Progress(Callback):
             self.on_train_end(trainer)
 
     def note(self, step: int) -> None:
-        """Record the number of complete steps and epochs."""
+        """Record the number of complete steps and epochs, and the time left that the bar shows."""
         self.noted = time.monotonic()
         self.record.spent("training")
-        self.record.update(steps=step, epochs=self.clock.epoch_after(step))
+        left = self.bar.tasks[self.task].time_remaining
+        self.record.update(steps=step, epochs=self.clock.epoch_after(step), left=left)
 
 
 class Guard(Callback):

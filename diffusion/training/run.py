@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+from rich.filesize import decimal
 
 from diffusion.base.console import console, count, quiet_libraries
 from diffusion.checkpoint import storage
@@ -22,7 +24,7 @@ from diffusion.metric.precision import set_precision
 from diffusion.model.network import to_channels_last
 from diffusion.pixels import POINTS
 from diffusion.randomness import Streams
-from diffusion.runs.folder import discard
+from diffusion.runs.folder import discard, holds_checkpoints, read_scores
 from diffusion.runs.launch import TRIAL, is_rank
 from diffusion.runs.record import RunRecord
 from diffusion.training.callbacks import Guard, Progress
@@ -171,6 +173,8 @@ def equip(trainer: pl.Trainer, run: Run, module: Diffusion) -> None:
 def begin(trainer: pl.Trainer, run: Run) -> None:
     """Start to write in the run's folder, which goes on from the checkpoint that is resumed; print two lines."""
     record, resumed, data = run.record, run.resumed, run.data
+    if record is not None:
+        check_place(run)
     if run.scorer is not None:
         run.scorer.extractor.to(trainer.strategy.root_device)
     if record is None:
@@ -189,6 +193,19 @@ def begin(trainer: pl.Trainer, run: Run) -> None:
     counts = ", ".join(f"{len(split.images)} {name}" for name, split in data.splits.items())
     console.print(f"images {height}×{width}{kind}: {counts} · network with {count(parameters, 'parameter')}")
     console.print(f"run folder: {run.folder}")
+
+
+def check_place(run: Run) -> None:
+    """Raise UserError for what would end the run only after hours: a disk too small, or scores that cannot be read."""
+    if run.resumed is not None or not holds_checkpoints(run.folder):  # otherwise they will be discarded
+        read_scores(run.folder)
+    weights = sum(value.nbytes for value in run.network.state_dict().values())
+    size = weights * (3 + (run.ema is not None))  # with the two averages of Adam, and that of the weights
+    if (free := shutil.disk_usage(run.folder).free) < size:
+        raise UserError(
+            f"{run.folder}: a checkpoint of this run needs about {decimal(size)}, with {decimal(free)} free; "
+            "free some space, or choose another place (hydra.run.dir=…)"
+        )
 
 
 def callbacks_of(run: Run) -> list[Callback]:

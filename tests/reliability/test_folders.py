@@ -43,9 +43,11 @@ def test_a_second_run_in_the_folder_of_a_live_run_is_refused(command, ran, tiny,
     assert said.recv() == "mine"
     before = (folder / "run.json").read_bytes()
     words = [*tiny, "hydra.run.dir=run", "samples.n=0"]
-    status, out, err = command("train", words)
-    assert status == 2, out + err
-    assert f"process {owner.pid} on {platform.node()}, since 20" in err
+    for name, given in (("train", words), ("sample", ["ckpt=demo", "n=1", "device=cpu", "hydra.run.dir=run"])):
+        status, out, err = command(name, given)
+        assert status == 2, out + err
+        assert f"process {owner.pid} on {platform.node()}, since 20" in err
+    assert not (folder / ".hydra").exists()
     assert (folder / "run.json").read_bytes() == before
     assert not (folder / "checkpoints").exists()
     owner.kill()
@@ -63,6 +65,7 @@ def test_a_second_run_in_the_folder_of_a_live_run_is_refused(command, ran, tiny,
         ("train", ["hydra.run.dir=mine", "ckpt=auto"]),
         ("train", ["-m", "hydra.sweep.dir=mine"]),
         ("sample", ["hydra.run.dir=mine"]),
+        ("sample", ["hydra.run.dir=home"]),
         ("sample", ["-m", "hydra.sweep.dir=mine"]),
     ],
 )
@@ -70,6 +73,8 @@ def test_a_folder_of_the_user_is_refused_and_left_as_it_is(refused, tiny, two_st
     for file in ("README.md", "config.yaml", "images.npz", "images/0000.png"):
         (tmp_path / "mine" / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "mine" / file).write_text("seed: 0")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/.bashrc").touch()
     before = {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")}
     more = [*tiny, "trainer.max_steps=1", "samples.n=0"] if name == "train" else [f"ckpt={two_steps}", "n=1"]
     assert ("it is empty" if words == ["hydra.run.dir="] else "is no output of diffusion") in refused(

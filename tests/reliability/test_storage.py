@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import resource
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -197,6 +198,18 @@ def test_a_run_on_a_full_disk_ends_with_an_error(command, tiny, tmp_path, monkey
     assert status == 2, out + err
     assert os.strerror(errno.ENOSPC) in err
     assert storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 6
+
+
+def test_a_full_disk_and_damaged_scores_are_met_before_the_first_step(command, two_steps, tiny, tmp_path, monkeypatch):
+    shutil.copytree(two_steps, tmp_path / "run")
+    (tmp_path / "run/scores.json").write_text("[{")
+    status, _, err = command("train", [*tiny, "samples.n=0", "hydra.run.dir=run", "ckpt=auto", "trainer.max_steps=4"])
+    assert (status, err.count("\n"), "run/scores.json: not readable" in err) == (2, 1, True)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=500_000))  # a checkpoint has 925,119
+    status, _, err = command("train", [*tiny, "samples.n=0", "hydra.run.dir=new"])
+    assert (status, err.count("\n")) == (2, 1)
+    assert "checkpoint of this run needs about 724.1 kB, with 500.0 kB free" in err
+    assert not (tmp_path / "new/metrics.csv").exists()
 
 
 def test_checkpoints_of_another_run_are_not_overwritten(refused, two_steps, tiny, tmp_path):

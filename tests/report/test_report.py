@@ -90,11 +90,11 @@ def test_a_run_without_files_a_failed_one_and_a_damaged_one_have_a_report_or_a_r
     (bare / "run.json").write_text('{"state": "failed", "reason": "NaN at step 7"}')
     text = write_report(bare)[0].read_text()
     assert "This run has failed. The reason: NaN at step 7." in text
-    info = json.loads((run_folder / "run.json").read_text()) | {"steps": 200, "total_steps": 400}
+    info = json.loads((run_folder / "run.json").read_text()) | {"steps": 200, "total_steps": 400, "left": 90.0}
     (run_folder / "run.json").write_text(json.dumps(info))
     assert all((bare / link).exists() for link in links(text))
     text = write_report(run_folder, state="running")[0].read_text()
-    assert re.search(r"This run is at step 200 of 400, .* left\.", text)
+    assert re.search(r"This run is at step 200 of 400, 1 min 30 s left\.", text)
     assert "Next step" not in text
     (run_folder / "metrics.csv").write_text("step,a\n1,x\n")
     for damaged, words in ((run_folder, "metrics.csv"), (tmp_path / "none", "no such folder")):

@@ -3,18 +3,21 @@
 import errno
 import json
 import os
-from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from diffusion.base.console import Bar
 from diffusion.base.files import lock
 from diffusion.cli import prune, status
 from diffusion.cli.report import main as report
 from diffusion.errors import exit_status
 from diffusion.report.compare import compare
-from diffusion.report.index import lines_below, seconds_left
+from diffusion.report.index import lines_below
 from diffusion.runs.folder import jobs_of, runs_below
+from diffusion.runs.record import RunRecord
+from diffusion.training.callbacks import Progress
 
 
 def record(folder: Path, **info: object) -> Path:
@@ -38,16 +41,27 @@ def test_the_listed_score_is_the_latest_sample_score_of_the_first_distance(tmp_p
     assert line.cells[2] == text
 
 
-def test_the_remaining_time_uses_the_rate_since_resuming():
-    content = {"steps": 300, "first_step": 200, "total_steps": 450, "started": "2026-01-02T03:00:00+00:00"}
-    now = datetime.fromisoformat("2026-01-02T03:01:00+00:00").timestamp()
-    assert seconds_left(content, now) == 90
-    assert seconds_left(content | {"steps": 200}, now) is None
-    assert seconds_left({}, now) is None
+def test_the_time_left_is_that_of_the_progress_bar_which_knows_none_before_two_steps(tmp_path):
+    now = 1e6
+    bar = Bar(get_time=lambda: now, disable=True)
+    clock = SimpleNamespace(epoch_after=lambda step: 0)
+    progress = Progress(SimpleNamespace(record=RunRecord(tmp_path / "r"), clock=clock))
+    (tmp_path / "r").mkdir()
+    progress.record.begin("diffusion train")
+    progress.record.update(total_steps=500, started="2026-01-02T03:00:00+00:00")  # its set-up took years
+    progress.bar, progress.task = bar, bar.add_task("training", total=500, unit="step", note="")
+    found = []
+    with lock(tmp_path / "r/.lock"):
+        for step in (1, 2, 3):
+            now += 2
+            bar.update(progress.task, completed=step)
+            progress.note(step)
+            found += [line.cells[4] for line in lines_below(tmp_path)]
+    assert found == ["—", "16 min 36 s", "16 min 34 s"]
 
 
 def test_a_run_whose_last_samples_are_scored_is_not_about_to_end(tmp_path):
-    folder = record(tmp_path / "r", state="running", steps=9, total_steps=9, started="2026-01-02T03:00:00+00:00")
+    folder = record(tmp_path / "r", state="running", steps=9, total_steps=9, left=0.0)
     with lock(folder / ".lock"):
         (line,) = lines_below(tmp_path)
     assert line.cells[4] == "last samples and scores"
