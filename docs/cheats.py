@@ -27,7 +27,7 @@ from torchvision.transforms import InterpolationMode
 from diffusion.base.files import tensor_digest
 from diffusion.data import Landscapes
 from diffusion.metric.distances import FrechetDistance, frechet
-from diffusion.metric.estimate import Reference
+from diffusion.metric.estimate import RealSet
 from diffusion.metric.features import Lite0
 from diffusion.metric.photographs import real_sets
 from diffusion.metric.score import extract, features_of
@@ -86,7 +86,7 @@ class Convolutions:
         return (torch.cat(found, dim=1) - self.shift) / self.scale
 
 
-def distances(x: Tensor, reference: Reference) -> Tensor:
+def distances(x: Tensor, reference: RealSet) -> Tensor:
     """The squared Fréchet distance of features (N, D), and the unbiased MMD² with the kernel of KID, (2,)."""
     x, y = x.double(), reference.features.double()
     mean, n, m = x.mean(dim=0), len(x), len(y)
@@ -115,7 +115,7 @@ def attacked(noise: Callable[[], Tensor], *networks: type[Any]) -> Tensor:
     for net in [network() for network in networks]:
         with torch.no_grad():
             x, y = (torch.cat([net.features(part.float()) for part in each.split(16)]) for each in (start, VAL))
-        found.append((net, x, reference := Reference.of(y), distances(x, reference)))
+        found.append((net, x, reference := RealSet.of(y), distances(x, reference)))
     images = start.clone()
     for step in PASSES:
         for rows in torch.arange(N).split(32):
@@ -200,10 +200,10 @@ def other_places() -> Tensor:
 
 
 @cache
-def demo() -> tuple[Tensor, Tensor, Reference]:
+def demo() -> tuple[Tensor, Tensor, RealSet]:
     """The samples, their features, and the val tiles as a reference."""
     images, net = torch.from_numpy(np.load(given.demo)["arr_0"]).permute(0, 3, 1, 2), Lite0()
-    return images, extract(images, net), Reference.of(extract(VAL, net))
+    return images, extract(images, net), RealSet.of(extract(VAL, net))
 
 
 def best_of_k(k: int = 1000) -> Made:

@@ -56,6 +56,7 @@ RUNS = {  # name -> overrides
     "20 images": FEW,
     "20 images, 200 steps": [*FEW, "trainer.max_steps=200"],
     "patches of 8": PATCHES,
+    "patches of 8, 4,000 steps": [*PATCHES, "trainer.max_steps=4000"],
     "patches of 2": [*PATCHES, "model.patch=2"],
     "high rate": [*SHORT, "optimizer.lr=5e-2"],
     "low rate": [*SHORT, "optimizer.lr=1e-3"],

@@ -16,7 +16,16 @@ from torch import Tensor, nn
 from diffusion.base.console import console, count
 from diffusion.base.files import tensor_digest
 from diffusion.checkpoint import authors, diffusers_folder, storage
-from diffusion.config.build import OPTIONAL_PARTS, PARTS, Facts, check_targets, make, model_of, plain_config, validated
+from diffusion.config.build import (
+    OPTIONAL_PARTS,
+    PARTS,
+    ModelFacts,
+    check_targets,
+    make,
+    model_of,
+    plain_config,
+    validated,
+)
 from diffusion.errors import UserError
 from diffusion.model.network import to_channels_last
 from diffusion.pixels import Resolution, height_width
@@ -44,7 +53,7 @@ class Restored:
 
     denoiser: Denoiser
     config: dict[str, Any]  # what its run was asked for
-    facts: Facts
+    facts: ModelFacts
     path: Path
     step: int
     epoch: int
@@ -148,7 +157,7 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
     config = plain_config(contents["config"], path)
     for part in (*PARTS, *OPTIONAL_PARTS):
         check_targets(config.get(part), part, path)
-    facts: Facts = contents.get("facts", {})
+    facts: ModelFacts = contents.get("facts", {})
     kind, state = _chosen(contents, path, "ema" if weights == "exact" else weights)
     try:
         validated(Sized, {"resolution": config["data"]["resolution"]}, "data")

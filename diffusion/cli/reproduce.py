@@ -29,7 +29,7 @@ from diffusion.report.compare import Mean, compare, label
 from diffusion.runs.folder import Run, jobs_of
 
 
-class Sweep(Settings):
+class StudySweep(Settings):
     """Runs of one command: the overrides in `common` with each of `cases`; comma-separated values are swept."""
 
     command: Literal["train", "evaluate"]
@@ -45,7 +45,7 @@ class Study(Settings):
     question: str
     cpu_hours: float
     gpu_hours: float
-    sweeps: dict[str, Sweep]
+    sweeps: dict[str, StudySweep]
 
 
 def reproduce(study: str | None, overrides: Sequence[str], out: Path, config_dir: str | None) -> None:

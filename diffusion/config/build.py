@@ -32,7 +32,7 @@ UNSET = "???"  # what Hydra composes for a setting that must be set
 OBJECT = ("needs_python_object", "callable_type")  # pydantic's errors where yaml needs a nested object
 NESTED = "Input should be a nested object"
 Model = TypeVar("Model", bound=BaseModel)
-Facts = Mapping[str, Any]
+ModelFacts = Mapping[str, Any]
 ARGUMENTS = ("in_channels", "out_channels", "classes", "augment", "coordinates")  # of a network that may be facts
 PARTS = ("model", "schedule", "prediction", "data")  # required of a file, to sample and score
 OPTIONAL_PARTS = ("sampler", "guidance", "condition", "features", "metrics")  # may be missing in an exported file
@@ -143,7 +143,7 @@ def make(node: Mapping[str, Any], where: str, kind: type | None = None, **more: 
     return made
 
 
-def model_of(config: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
+def model_of(config: Mapping[str, Any], facts: ModelFacts) -> dict[str, Any]:
     """The node of a network in a configuration, with the arguments that are facts. Both may be a stranger's."""
     return {**config["model"], **{key: facts[key] for key in ARGUMENTS if isinstance(facts.get(key), int)}}
 

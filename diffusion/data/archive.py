@@ -61,7 +61,7 @@ def expanded(path: str) -> list[Path]:
     return sorted(Path(path).glob("*.tar")) if Path(path).is_dir() else [Path(path)]
 
 
-def shown(name: str) -> bool:
+def visible(name: str) -> bool:
     """Whether a file is used: hidden ones are not, as in a folder, nor are the notes of macOS."""
     return not any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
@@ -69,7 +69,7 @@ def shown(name: str) -> bool:
 def zipped(files: Sequence[Path], labelled: bool) -> Iterator[Item]:
     """The files of a zip, and their labels by the dataset.json of EDM: {"labels": [[NAME, CLASS], …]}."""
     archive, about = zipfile.ZipFile(files[0]), "dataset.json"
-    names = [each.filename for each in archive.infolist() if not each.is_dir() and shown(each.filename)]
+    names = [each.filename for each in archive.infolist() if not each.is_dir() and visible(each.filename)]
     labels = dict(json.loads(archive.read(about))["labels"] or {}) if labelled and about in names else {}
     if labelled and not labels:
         raise ValueError(f"no labels in a {about}; set data.labels=folders, FILE.csv or null")
@@ -104,7 +104,7 @@ def shards(files: Sequence[Path], labelled: bool) -> Iterator[Item]:
     for file in files:
         where = f" ({file.name})" if len(files) > 1 else ""  # each may have a 000000.jpg
         with refusing(f"data.path={file}", "; copy or download it again"), tarfile.open(file, "r:") as tar:
-            members = ((each.name.removeprefix("./"), each) for each in tar if each.isfile() and shown(each.name))
+            members = ((each.name.removeprefix("./"), each) for each in tar if each.isfile() and visible(each.name))
             for key, sample in groupby(members, key=lambda each: re.sub(r"\.[^/]*$", "", each[0])):
                 parts = {name: partial(content_of, file, each.offset_data, each.size) for name, each in sample}
                 kinds = {name: name[len(key) :].lower() for name in parts}

@@ -13,7 +13,7 @@ from diffusion.metric.estimate import (
     ROWS,
     Estimate,
     PairwiseMetric,
-    Reference,
+    RealSet,
     SampleMetric,
     error_of,
     jackknife,
@@ -22,7 +22,7 @@ from diffusion.metric.estimate import (
 from diffusion.randomness import generator_for
 
 
-def frechet(x: Tensor, reference: Reference) -> tuple[float, Tensor]:
+def frechet(x: Tensor, reference: RealSet) -> tuple[float, Tensor]:
     """Squared Fréchet distance of two Gaussians (Dowson & Landau 1982), and each sample's influence on it, (N,).
 
         d² = |μ1 − μ2|² + tr Σ1 + tr Σ2 − 2 tr (Σ1 Σ2)^½
@@ -50,12 +50,12 @@ def frechet(x: Tensor, reference: Reference) -> tuple[float, Tensor]:
 class FrechetDistance(SampleMetric):
     """Squared Fréchet distance of Gaussians with the moments of samples and reference (FID: Heusel et al. 2017)."""
 
-    def measure(self, x: Tensor, reference: Reference, photographs: Tensor | None = None) -> dict[str, Estimate]:
+    def measure(self, x: Tensor, reference: RealSet, photographs: Tensor | None = None) -> dict[str, Estimate]:
         """`fd`, never negative."""
         value, influence = frechet(x, reference)
         found = {"fd": Estimate(value, error_of(influence), minimum=0.0, influence=influence)}
         real = reference.photographs
-        return over_photographs(found, lambda: self.measure(reference.features, Reference.of(x)), photographs, real)
+        return over_photographs(found, lambda: self.measure(reference.features, RealSet.of(x)), photographs, real)
 
 
 def pair_sums(x: Tensor, y: Tensor, in_x: Tensor, in_y: Tensor) -> tuple[Tensor, Tensor]:

@@ -111,7 +111,7 @@ def over_photographs(
 
 
 @dataclass(frozen=True)
-class Reference:
+class RealSet:
     """The features of the real images, as metrics use them, and their protocol."""
 
     mean: Tensor  # (D,) float64
@@ -123,7 +123,7 @@ class Reference:
     photographs: Tensor | None = None  # (M,) their numbers, in the order of the features; None: each image is its own
 
     @classmethod
-    def of(cls, features: Tensor, photographs: Tensor | None = None) -> "Reference":
+    def of(cls, features: Tensor, photographs: Tensor | None = None) -> "RealSet":
         """Build a reference from features (N, D), and maybe the numbers (N,) of the photographs that they are from."""
         order = order_of(features)
         own = None if photographs is None else photographs[order]
@@ -141,7 +141,7 @@ class Reference:
 class SampleMetric:
     """Base class. A score records its attributes as settings."""
 
-    def measure(self, x: Tensor, reference: Reference, photographs: Tensor | None = None) -> dict[str, Estimate]:
+    def measure(self, x: Tensor, reference: RealSet, photographs: Tensor | None = None) -> dict[str, Estimate]:
         """Features of all samples, (N, D) -> estimates by short name: fd, kid, precision, …
 
         `photographs` (N,) are the numbers of theirs, if the samples are real images that are not independent. Raises
@@ -157,7 +157,7 @@ class SampleMetric:
 class PairwiseMetric(SampleMetric):
     """Base class of metrics that compare pairs of features, of at most `POOL` in each set."""
 
-    def measure(self, x: Tensor, reference: Reference, photographs: Tensor | None = None) -> dict[str, Estimate]:
+    def measure(self, x: Tensor, reference: RealSet, photographs: Tensor | None = None) -> dict[str, Estimate]:
         order, real = order_of(x)[:POOL], reference.photographs
         x, y = x[order].double(), reference.features[:POOL].double()
         own, real = None if photographs is None else photographs[order], None if real is None else real[:POOL]

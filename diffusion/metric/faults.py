@@ -181,7 +181,10 @@ def diagnose(images: Tensor, real: Tensor, photograph: Tensor, k: int) -> list[d
             fault |= {"low": unit(middle - half), "high": unit(middle + half)}
             worst = x.argsort(descending=high)[:WORST]
             maps = measure.where(to_rgb(images[worst]).float()) if measure.where else worst
-            fault |= {"worst": worst.tolist(), "place": [place(far, high, shape) if far.ndim else None for far in maps]}
+            fault |= {
+                "worst": worst.tolist(),
+                "place": [spot(far, high, shape) if far.ndim else None for far in maps],
+            }
             found.append((abs(value - middle) / half, fault))
     kinds = dict[str, dict[str, Any]]()
     for _, fault in sorted(found, key=lambda each: -each[0]):
@@ -190,7 +193,7 @@ def diagnose(images: Tensor, real: Tensor, photograph: Tensor, k: int) -> list[d
     return [*kinds.values()]
 
 
-def place(far: Tensor, high: bool, shape: torch.Size) -> list[int]:
+def spot(far: Tensor, high: bool, shape: torch.Size) -> list[int]:
     """Where the map (h, w) of an image of `shape` (H, W) is the highest or lowest: [top, left, height, width]."""
     size = [whole // parts for whole, parts in zip(shape, far.shape, strict=True)]
     at = divmod(int((far if high else -far).argmax()), far.shape[1])

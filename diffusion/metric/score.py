@@ -22,7 +22,7 @@ from diffusion.base.files import cache_dir, replacing, tensor_digest
 from diffusion.errors import UserError, first_line, refusing
 from diffusion.metric import record
 from diffusion.metric.distances import FrechetDistance, KernelDistance
-from diffusion.metric.estimate import LEVEL, Reference, SampleMetric, moments, order_of
+from diffusion.metric.estimate import LEVEL, RealSet, SampleMetric, moments, order_of
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.photographs import photographs_of
 from diffusion.pixels import POINTS, to_uint8
@@ -82,7 +82,7 @@ def features_of(images: Tensor, extractor: FeatureExtractor) -> tuple[Tensor, st
     return features, key
 
 
-def reference_of(images: Tensor, extractor: FeatureExtractor, name: str = "", sources: Sequence[str] = ()) -> Reference:
+def reference_of(images: Tensor, extractor: FeatureExtractor, name: str = "", sources: Sequence[str] = ()) -> RealSet:
     """The reference of real `images`, uint8 (N, C, H, W), by its name in scores.
 
     If `sources` names one photograph for several images, errors of scores are those over other photographs. Raises
@@ -94,11 +94,11 @@ def reference_of(images: Tensor, extractor: FeatureExtractor, name: str = "", so
     shown = {1: " grey as RGB", POINTS: " points", 3: "", 4: " RGBA over white"}[images.shape[1]]  # see `to_rgb`
     size = "x".join(map(str, images.shape[-2:])) + shown
     made_by = {"features": extractor.name, "weights_hash": extractor.weights_hash, "resize": extractor.resize}
-    found = Reference.of(features, photographs_of(sources))
+    found = RealSet.of(features, photographs_of(sources))
     return replace(found, name=name, key=key, protocol=made_by | {"resolution": size})
 
 
-def statistics_of(file: Path, extractor: FeatureExtractor) -> Reference:
+def statistics_of(file: Path, extractor: FeatureExtractor) -> RealSet:
     """The reference of published statistics: an .npz file with `mu` (D,) and `sigma` (D, D), of EDM, OpenAI and others.
 
     It has no features, so there is only the Fréchet distance to it. Raises UserError if it is none, or one for other
@@ -115,13 +115,13 @@ def statistics_of(file: Path, extractor: FeatureExtractor) -> Reference:
         raise UserError(f"reference={file}: {found}; set features=inception for 2048, dinov2 for 1024")
     made_by = {"features": extractor.name, "weights_hash": extractor.weights_hash, "resize": extractor.resize}
     key = tensor_digest({"mean": mean, "cov": cov})[:16]
-    return Reference(mean, cov, torch.empty(0, len(mean)), file.name, key, made_by)
+    return RealSet(mean, cov, torch.empty(0, len(mean)), file.name, key, made_by)
 
 
 def score(
     features: Tensor,
     extractor: FeatureExtractor,
-    reference: Reference,
+    reference: RealSet,
     metrics: Sequence[SampleMetric] = DISTANCES,
     photographs: Tensor | None = None,
 ) -> dict[str, record.Score]:
@@ -172,7 +172,7 @@ def draw(images: Tensor, n: int) -> Tensor:
     return images[torch.randperm(len(images), generator=generator_for(0, "draw"))[:n]]
 
 
-def divide(features: Tensor, reference: Reference, seed: int = 0) -> tuple[Tensor, Reference]:
+def divide(features: Tensor, reference: RealSet, seed: int = 0) -> tuple[Tensor, RealSet]:
     """Mix real `features` with the reference's, and divide them at random into sets of the same two sizes.
 
     The score of these two sets is `split_half`: the value for sets of real images that differ only by chance. The sizes

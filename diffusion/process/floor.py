@@ -55,7 +55,7 @@ class Atoms:
         return key[:, None] == keys.repeat(1 + self.flip)
 
 
-class Posterior(NamedTuple):
+class AtomPosterior(NamedTuple):
     """What the best denoiser makes of B noisy images at K noise levels.
 
     `mean` (K, B, D) is E[x0 | x_t]; `variance` (K, B), per dimension, that of x0; `excess` (K, B) is by how much a
@@ -69,7 +69,7 @@ class Posterior(NamedTuple):
 
 def posterior(
     atoms: Atoms, x0: Tensor, eps: Tensor, levels: Tensor, index: Tensor, allowed: Tensor | None = None
-) -> Posterior:
+) -> AtomPosterior:
     """The posterior for images x0 (B, …), not always atoms, with the noise eps (B, …) at sigma/alpha = levels (K,).
 
     `index` (B,) seeds the draws; `allowed` (B, len(atoms)) tells which atoms may have been x0; None: all. On the CPU.
@@ -85,7 +85,7 @@ def posterior(
         for part, known in atoms.parts():
             mean += weights[..., part].to(x0) @ known
         about = (weights * distance).sum(dim=2) - (mean - x0).double().square().sum(dim=2)
-        return Posterior(mean, about.clamp(min=0) / x0.shape[1], torch.zeros_like(about))
+        return AtomPosterior(mean, about.clamp(min=0) / x0.shape[1], torch.zeros_like(about))
     means, variances = [], []
     for i, number in enumerate(index.tolist()):
         generator, weights = generator_for("floor draws", number), noise[i] / s[:, 0] - distance[i] / (2 * s[:, 0] ** 2)
@@ -94,10 +94,10 @@ def posterior(
             means.append(drawn.mean(dim=0))
             variances.append(drawn.double().var(dim=0).mean())
     variance = torch.stack(variances).view(len(x0), -1).T
-    return Posterior(torch.stack(means).view(len(x0), len(s), -1).swapaxes(0, 1), variance, variance / DRAWS)
+    return AtomPosterior(torch.stack(means).view(len(x0), len(s), -1).swapaxes(0, 1), variance, variance / DRAWS)
 
 
-def together(atoms: Atoms, levels: int) -> int:
+def levels_at_once(atoms: Atoms, levels: int) -> int:
     """How many noisy images are worked on at a time, so that the memory stays bounded."""
     each = len(atoms) if len(atoms) > EXACT else levels * max(len(atoms), atoms.images[0].numel())
     return max(1, min(64, 2**26 // each))
@@ -110,7 +110,7 @@ def floor(atoms: Atoms, levels: Tensor, n: int = 128) -> Tensor:
     those of a fraction p = `atoms.dropout`, is (1 − p)·(the floor with labels) + p·(that without).
     """
     labels, found = atoms.labels, []
-    for noisy in torch.arange(n).split(together(atoms, len(levels))):
+    for noisy in torch.arange(n).split(levels_at_once(atoms, len(levels))):
         index = noisy * len(atoms) // n
         x0 = atoms[index]
         eps = Streams(seeds_for("floor", last=noisy.tolist())).normal(*x0.shape[1:]).to(x0)

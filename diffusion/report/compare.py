@@ -88,7 +88,7 @@ class Column:
         return sorted(known, key=lambda i: known[i], reverse=bool(self.higher)) if ranked else []
 
     @cached_property
-    def shown(self) -> dict[int, bool | None]:
+    def differs(self) -> dict[int, bool | None]:
         """The rows after the best one -> whether a test shows that they differ from it; None without a test."""
         found: dict[int, bool | None] = dict.fromkeys(self.order[1:])
         x = [mean.of_seeds if mean else [] for mean in self.means]

@@ -94,7 +94,7 @@ def recipes_table(comparison: Comparison, columns: Sequence[Column], brief: bool
         seeds = {run.seeds[0] for run in row.runs}
         line: list[str | Cell] = [*([names[i]] if brief else row.settings.values()), str(len(seeds))]
         for column in columns:
-            similar = " ≈" * (column.shown.get(i) is False)
+            similar = " ≈" * (column.differs.get(i) is False)
             line.append(Cell(f"{column.means[i] or MISSING}{similar}", bold=column.order[:1] == [i]))
         lines.append(line)
     head = [*head, "seeds", *(column.name for column in columns)]

@@ -30,7 +30,7 @@ def address(picture: Image.Image) -> str:
     return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def shown(picture: Image.Image, label: str, scale: float = 1.0, look: str = "") -> Html:
+def img(picture: Image.Image, label: str, scale: float = 1.0, look: str = "") -> Html:
     """A picture, `scale` times as large as its pixels if there is room; `look` is a class of the style sheet."""
     image = Html('<img src="{}" alt="{}" width="{}" class="{}">')
     return image.format(address(picture), label, round(scale * picture.width), look)
@@ -39,7 +39,7 @@ def shown(picture: Image.Image, label: str, scale: float = 1.0, look: str = "") 
 def rows_of(rows: np.ndarray, caption: str) -> Html:
     """Rows of images (R, N, H, W, 3), of which the page shows row i at position i of the section's slider."""
     count, n, height, width, _ = rows.shape
-    image = shown(Image.fromarray(arranged(rows.reshape(-1, height, width, 3), n)), "")
+    image = img(Image.fromarray(arranged(rows.reshape(-1, height, width, 3), n)), "")
     look = f"aspect-ratio: {n * width} / {height}; width: {n * width * max(1, min(4, 1024 // (n * width)))}px"
     box = Html('<div class="rows" role="img" aria-label="{}" data-rows="{}" style="{}">{}</div>')
     return captioned(box.format(caption, count, look, image), caption)
@@ -82,7 +82,7 @@ def gallery(run: Run, caption: str, first: int = 0, most: int = FIRST) -> Html |
     counts = run.info.get("classes", {})  # the samples have their proportions
     names = [[*counts][k] for k in proportional([*counts.values()], first + most)] if counts else []
     found = enumerate(samples_of(run)[first : first + most], start=first + 1)
-    cells = [shown(Image.fromarray(each), f"sample {i}") for i, each in found]
+    cells = [img(Image.fromarray(each), f"sample {i}") for i, each in found]
     cells = [*map(captioned, cells, names[first:])] if counts else cells
     return captioned(Html('<div class="gallery">{}</div>').format(Html("").join(cells)), caption) if cells else None
 
@@ -122,7 +122,7 @@ def before_and_after(run: Run) -> list[Html | str | None]:
 
 def side_by_side(pictures: Mapping[str, Image.Image]) -> Html | None:
     """Pictures with their names, if there are any."""
-    found = [captioned(shown(each, name, max(1, min(4, 400 // each.width))), name) for name, each in pictures.items()]
+    found = [captioned(img(each, name, max(1, min(4, 400 // each.width))), name) for name, each in pictures.items()]
     return Html('<div class="pair">{}</div>').format(Html("").join(found)) if found else None
 
 
@@ -130,4 +130,4 @@ def figure(folder: Path, file: str, caption: str) -> list[str]:
     """A figure in a file of the folder; nothing if there is none."""
     if not (folder / file).is_file():
         return []
-    return [captioned(shown(opened(folder / file), caption, look="smooth"), caption), picture(file, caption)]
+    return [captioned(img(opened(folder / file), caption, look="smooth"), caption), picture(file, caption)]

@@ -41,7 +41,7 @@ def ranking(comparison: Comparison, folder: Path) -> Verdict:
     first, second, *_ = main.order
     one, two = (mean for i in (first, second) if (mean := main.means[i]))
     gap, better, most = abs(one.mean - two.mean), *(("higher", "highest") if main.higher else ("lower", "lowest"))
-    best = "" if all(main.shown.values()) else "No recipe is shown to be best. "
+    best = "" if all(main.differs.values()) else "No recipe is shown to be best. "
     best += f"{comparison.names[first]} has the {most} {called(main.name)}: {one} ({main.name}; {better} is "
     best += f"better). That is {number(gap, gap)} {better} than the next, {comparison.names[second]}: {two}."
     findings = tested(main, comparison.names) | others(comparison, main)
@@ -51,8 +51,8 @@ def ranking(comparison: Comparison, folder: Path) -> Verdict:
 
 def tested(main: Column, names: Sequence[str]) -> Findings:
     """What the tests say about the best recipe and the others."""
-    rest, unclear = len(main.shown), [names[i] for i in main.order[1:] if not main.shown[i]]
-    if {*main.shown.values()} == {None}:
+    rest, unclear = len(main.differs), [names[i] for i in main.order[1:] if not main.differs[i]]
+    if {*main.differs.values()} == {None}:
         return {"untested": "With one seed there is no test, so nothing is shown: another seed may change the order."}
     if not unclear:
         return {"shown": "Tests over the seeds show that it is better than every other recipe."}
@@ -68,10 +68,10 @@ def others(comparison: Comparison, main: Column) -> Findings:
     first, findings = main.order[0], Findings()
     ranked = [column for column in comparison.columns if column.order and column != main]
     if same := [column for column in ranked if column.order[0] == first]:
-        words = [f"{each.name} (shown by tests)" if all(each.shown.values()) else each.name for each in same]
+        words = [f"{each.name} (shown by tests)" if all(each.differs.values()) else each.name for each in same]
         findings["agree"] = f"It is also first by {', '.join(words)}."
     for column in ranked:
-        if column.shown.get(first):
+        if column.differs.get(first):
             findings[column.name] = f"But by {column.name}, {comparison.names[column.order[0]]} is shown to be better."
         if column.name.startswith("copies") and (mean := column.means[first]) and mean.mean > 0:
             findings["copies"] = f"Suspected copies of real images among its samples: {mean.mean:.1%}."
@@ -93,7 +93,7 @@ def next_step(comparison: Comparison, main: Column, folder: Path) -> tuple[str, 
     if run.command != "train":
         how = [word for word in run.overrides if re.match(DRAWING, word)]
         return "Draw with the best.", command_line("sample", [*run.own, f"ckpt={model_of(run)}", *how, "n=64"])
-    if main.shown[second]:
+    if main.differs[second]:
         return "Train the best for twice as long.", recipe_command(run, longer(run))
     last = max(run.seeds[0] for row in (best, after) for run in row.runs)
     new = ",".join(str(last + i) for i in range(1, 1 + max(2, len(best.runs))))

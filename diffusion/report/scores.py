@@ -93,7 +93,7 @@ def source_text(score: Score) -> str:
     return ", ".join([score.what, *(f"{key}={describe(value)}" for key, value in made.items())])
 
 
-def place(score: Score) -> tuple[Any, ...]:
+def table_order(score: Score) -> tuple[Any, ...]:
     """The place of a score in a table: the distances first, those to the training images later, copies last."""
     return score.metric == "copies", score.name.startswith("train/"), score.higher_is_better is not False, score.name
 
@@ -102,7 +102,7 @@ def score_table(scores: Sequence[Score]) -> Table:
     """The latest scores, the distances first, next to their baselines; of another number of images, with that."""
     columns = [what for what in BASELINES if any(score.what == what for score in scores)]
     latest: dict[tuple[Any, ...], dict[str, Score]] = {}  # in order -> what was scored -> its score
-    for score in sorted(scores, key=place):
+    for score in sorted(scores, key=table_order):
         latest.setdefault((score.name, score.reference), {})[score.what] = score
     rows: list[list[str]] = []
     for found in latest.values():

@@ -92,7 +92,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("job_folder", job, replace=True)
 
 
-class Sweep(Callback):
+class FolderChecks(Callback):
     """Hydra callback: check the folder of a run or a sweep before anything is written to it; begin a sweep."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:

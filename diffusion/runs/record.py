@@ -96,7 +96,7 @@ class RunRecord:
             return "died" if isinstance(error, FileNotFoundError) else state
         return "died"
 
-    def begin(self, command: Sequence[str]) -> None:
+    def start(self, command: Sequence[str]) -> None:
         """Record that a run begins in the folder, or begins again after it has lost a process.
 
         Args:
@@ -205,7 +205,7 @@ def claim(folder: Path, words: Sequence[str], name: str = "train", job: bool = F
     record = RunRecord(folder)
     record.lock = file
     previous = {file: file.read_bytes() if file.is_file() else None for file in (record.path, folder / CONFIG)}
-    record.begin([name, *words])
+    record.start([name, *words])
     record.previous = {} if job and previous[record.path] is None else previous
     return record
 

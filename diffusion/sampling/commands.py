@@ -33,7 +33,7 @@ CONDITIONS = "conditions.png"  # the pictures that the images of a grid were dra
 B = TypeVar("B", bound=Sample | Edit | Evaluate | AnyStudy)
 
 
-def begin(settings: B) -> tuple[B, Restored, list[torch.device]]:
+def opened_model(settings: B) -> tuple[B, Restored, list[torch.device]]:
     """The settings of a command, completed by the run of its model; the model, on the first device; the devices."""
     quiet_libraries()
     restored = opened(str(settings.ckpt), settings.weights)
@@ -125,7 +125,7 @@ def draw_samples(settings: Sample, folder: Path) -> None:
     With `then`, they are those of its last model; grid-1.png, … show those of the models before.
     """
     asked = settings
-    settings, restored, devices = begin(settings)
+    settings, restored, devices = opened_model(settings)
     drawing, drawn = make_drawing(settings, restored), list[Tensor]()
     stages = [(settings, restored, drawing), *enlarging(asked, restored, drawing.seed)]
     for own, restored, drawing in stages:

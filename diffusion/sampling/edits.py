@@ -26,7 +26,7 @@ from diffusion.pixels import MODES, gif, grid, only_pictures, resolution_of
 from diffusion.process.editing import Inpainting, SDEdit
 from diffusion.process.operators import Mask, Observation, observe
 from diffusion.randomness import Streams
-from diffusion.sampling.commands import begin, make_drawing, save_images
+from diffusion.sampling.commands import make_drawing, opened_model, save_images
 from diffusion.sampling.drawing import Drawing
 from diffusion.sampling.given import Given, condition_of
 
@@ -66,7 +66,7 @@ def draw_edits(settings: Edit, folder: Path) -> None:
     if (not settings.operator or masks) and (settings.noise_level is not None or settings.observed):
         raise UserError("noise_level and observed are of operators other than a mask; remove them")
     n = settings.n or (1 if large else 8)
-    settings, restored, (device,) = begin(settings.model_copy(update={"n": n}))
+    settings, restored, (device,) = opened_model(settings.model_copy(update={"n": n}))
     only_pictures("edit", restored.shape[0])
     if large:
         drawing, before, paste = *enlarged(settings, restored, large), None

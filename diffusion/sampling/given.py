@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusion.base.console import count
 from diffusion.base.files import digest, tensor_digest
-from diffusion.config.build import Facts, make
+from diffusion.config.build import ModelFacts, make
 from diffusion.data import Split, to_uint8, to_unit
 from diffusion.data.conditions import Condition, Shape, inputs, scaled
 from diffusion.data.folder import listed
@@ -76,7 +76,7 @@ class Given:
         return to_uint8(enlarged if enlarged.shape[2:] == size else scaled(enlarged, size))
 
 
-def condition_of(node: Mapping[str, Any] | None, facts: Facts, shape: Shape) -> Condition | None:
+def condition_of(node: Mapping[str, Any] | None, facts: ModelFacts, shape: Shape) -> Condition | None:
     """The condition of a trained model with these facts, by the settings `node`; None if it has none.
 
     Raises UserError if it is not the one that the model was trained with.

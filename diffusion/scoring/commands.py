@@ -24,7 +24,7 @@ from diffusion.report.scores import print_scores
 from diffusion.report.verdict import verdict
 from diffusion.runs.folder import SCORES, Run, read_scores
 from diffusion.runs.record import CONFIG
-from diffusion.sampling.commands import begin, draw_all, make_drawing
+from diffusion.sampling.commands import draw_all, make_drawing, opened_model
 from diffusion.sampling.given import condition_of
 from diffusion.sampling.inheritance import completed
 from diffusion.sampling.parallel import choose_device, remove
@@ -51,7 +51,7 @@ def evaluate_job(settings: Evaluate, folder: Path) -> None:
 
 def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     """Sample and score a checkpoint. Scores on the test split are recorded in the folder of its run."""
-    settings, restored, devices = begin(settings)
+    settings, restored, devices = opened_model(settings)
     of_model = restored.source  # hashed before its run saves the file again
     scorer = make_scorer(settings, settings.n or 0, folder, devices[0], restored)
     if settings.by_class and not has_classes_of(scorer.data, restored):

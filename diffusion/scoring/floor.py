@@ -25,7 +25,7 @@ from diffusion.metric.denoising import FrozenGrid, mean_and_error, numbered
 from diffusion.metric.score import draw
 from diffusion.process import grid
 from diffusion.process.denoiser import Denoiser, diffuse
-from diffusion.process.floor import DRAWS, EXACT, Atoms, posterior, together
+from diffusion.process.floor import DRAWS, EXACT, Atoms, levels_at_once, posterior
 from diffusion.process.weighting import unit
 from diffusion.randomness import real_dtype
 from diffusion.report.floor import sentence, write_floor
@@ -77,7 +77,7 @@ def measure(denoiser: Denoiser, weighting: Any, data: ImageData, folder: Path, n
     labels = [split.labels if getattr(denoiser.network, "classes", 0) else None for split in (train, val)]
     found: dict[str, list[Tensor]] = {name: [] for name in NAMES}
     comparable = []
-    batches = torch.arange(n).split(together(atoms, len(t)))
+    batches = torch.arange(n).split(levels_at_once(atoms, len(t)))
     for index in track(batches, "floor", len(batches), "batch"):
         (x, of_x), (z, of_z) = (
             (to_unit(split.images[chosen[index]]), None if of is None else of[chosen[index]])

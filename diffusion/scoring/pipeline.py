@@ -21,7 +21,7 @@ from diffusion.config.build import make
 from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.metric.denoising import numbered
-from diffusion.metric.estimate import Reference, SampleMetric
+from diffusion.metric.estimate import RealSet, SampleMetric
 from diffusion.metric.faults import WORST, diagnose
 from diffusion.metric.features import FeatureExtractor, Lite0
 from diffusion.metric.photographs import photographs_of
@@ -48,7 +48,7 @@ class Scorer:
     metrics: Sequence[SampleMetric]
     folder: Path  # where scores.json is, and figures/ for the audit
     run: Path  # the folder of the run, whose evaluations on the test split are counted
-    statistics: Reference | None = None  # published ones, which are the reference instead
+    statistics: RealSet | None = None  # published ones, which are the reference instead
     known: dict[str, Tensor] = field(default_factory=dict)  # features of images that were scored, by their digest
 
     def check(self, n: int, baselines: Iterable[str], audit: Sequence[str] = ()) -> None:
@@ -78,7 +78,7 @@ class Scorer:
         return "val" if self.split == "train" else "train"
 
     @cached_property
-    def reference(self) -> Reference:
+    def reference(self) -> RealSet:
         if self.statistics:
             return self.statistics
         real = self.data.splits[self.split]
@@ -176,7 +176,7 @@ class Scorer:
         return self.known[key]
 
     def _scores(
-        self, x: Tensor, to: Reference, what: str, source: Mapping[str, Any], photographs: Tensor | None = None
+        self, x: Tensor, to: RealSet, what: str, source: Mapping[str, Any], photographs: Tensor | None = None
     ) -> list[Score]:
         scores = score(x, self.extractor, to, self.metrics, photographs)
         return [each.of(what, files.code_version(), source) for each in scores.values()]

@@ -38,7 +38,7 @@ def study(settings: Study | GuidanceStudy, folder: Path) -> None:
     All settings draw from the same noise and for the same classes. All are drawn before the first is scored, so a study
     that was interrupted goes on from the samples that it has drawn.
     """
-    settings, restored, devices = commands.begin(settings)
+    settings, restored, devices = commands.opened_model(settings)
     n, batch_size, denoiser = settings.n, settings.batch_size or 1, restored.denoiser
     _, worse = make_guidance(settings.guidance, restored)
     weak = None if worse is None else worse.denoiser

@@ -25,7 +25,7 @@ from diffusion.errors import UserError
 from diffusion.sampling.parallel import device_name
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
-from diffusion.training.parts import Run
+from diffusion.training.parts import Parts
 
 EVERY = 30.0  # seconds between updates of run.json
 WINDOW = 100  # number of previous losses that a new one is compared with
@@ -37,7 +37,7 @@ MOST_SKIPPED = 50  # consecutive skipped steps; each of float16's scaler halves 
 class Progress(Callback):
     """One bar for the whole run (steps, loss, rate, time left), a line for every validation, and run.json."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Parts) -> None:
         assert run.record is not None
         self.run, self.record, self.clock, self.noted = run, run.record, run.clock, 0.0
 

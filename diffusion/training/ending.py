@@ -22,8 +22,7 @@ from diffusion.pixels import POINTS, grid, save_png
 from diffusion.report.run import ASKED, write_report
 from diffusion.report.scores import print_scores
 from diffusion.report.verdict import verdict
-from diffusion.runs.folder import Run as Finished
-from diffusion.runs.folder import read_metrics
+from diffusion.runs.folder import Run, read_metrics
 from diffusion.runs.record import now
 from diffusion.sampling.commands import CONDITIONS
 from diffusion.sampling.drawing import Drawing, Frames, filmed
@@ -35,7 +34,7 @@ from diffusion.training import loggers
 from diffusion.training.callbacks import peak_gb
 from diffusion.training.ema import average_of
 from diffusion.training.module import Diffusion
-from diffusion.training.parts import SHOWN, Run
+from diffusion.training.parts import SHOWN, Parts
 
 SHEET = 1 << 24  # maximum number of pixels in samples/all.png: 16,384 samples of 32×32
 Samples = tuple[Tensor, dict[str, Any]] | None
@@ -43,7 +42,7 @@ Samples = tuple[Tensor, dict[str, Any]] | None
 
 
 @contextlib.contextmanager
-def closing_logs(run: Run, trainer: pl.Trainer) -> Iterator[None]:
+def closing_logs(run: Parts, trainer: pl.Trainer) -> Iterator[None]:
     """Context of a run: its dashboards show how it ended, and a stopped run prints how to resume it."""
     status = 1
     try:
@@ -52,7 +51,7 @@ def closing_logs(run: Run, trainer: pl.Trainer) -> Iterator[None]:
     except Interrupted as stop:
         status = stop.status
         if run.record is not None:
-            console.print(f"stopped by {stop}; to resume: {resume_command(run.folder, Finished(run.folder).own)}")
+            console.print(f"stopped by {stop}; to resume: {resume_command(run.folder, Run(run.folder).own)}")
             if str(stop) == "SIGINT":  # from a user, who has the time to look at it
                 write_report(run.folder, run.schedule.cpu(), state="interrupted")
                 console.print(f"its page: {run.folder / 'report.html'}")
@@ -62,7 +61,7 @@ def closing_logs(run: Run, trainer: pl.Trainer) -> Iterator[None]:
             dashboards.each("end", status)  # type: ignore[attr-defined]
 
 
-def draw_last(run: Run, trainer: pl.Trainer, module: Diffusion) -> Samples:
+def draw_last(run: Parts, trainer: pl.Trainer, module: Diffusion) -> Samples:
     """Draw the last samples, if any are requested.
 
     All processes of the run must call this; the first one then goes on alone. Afterwards the module holds its averaged
@@ -95,7 +94,7 @@ def draw_last(run: Run, trainer: pl.Trainer, module: Diffusion) -> Samples:
     return samples
 
 
-def guided_by_early(run: Run, trainer: pl.Trainer, module: Diffusion) -> Drawing:
+def guided_by_early(run: Parts, trainer: pl.Trainer, module: Diffusion) -> Drawing:
     """How the last samples are drawn: with `guidance.step`, guided by the weights of that step, if it was reached."""
     if (step := run.facts.get("guidance_step")) is None:
         return run.drawing
@@ -109,7 +108,7 @@ def guided_by_early(run: Run, trainer: pl.Trainer, module: Diffusion) -> Drawing
     return replace(run.drawing, guidance=run.guidance, weak=weak.eval())
 
 
-def conclude(run: Run, trainer: pl.Trainer, samples: Samples) -> Any:
+def conclude(run: Parts, trainer: pl.Trainer, samples: Samples) -> Any:
     """Score the last samples, and complete the logs, the record and the report; returns the last `sweep.score`."""
     folder, record = run.folder, run.record
     assert record is not None
@@ -156,12 +155,12 @@ def conclude(run: Run, trainer: pl.Trainer, samples: Samples) -> Any:
             prune(folder, weights=kept == "weights")
         except (UserError, OSError) as error:
             console.print(f"keeping all checkpoints: {first_line(error)}", style="yellow")
-    console.print(str(verdict(Finished(folder), "complete")))
+    console.print(str(verdict(Run(folder), "complete")))
     console.print(f"done in {duration(record.session)}: {folder / 'report.html'}")
     return result
 
 
-def conclude_pruned(run: Run, reason: str) -> None:
+def conclude_pruned(run: Parts, reason: str) -> None:
     """Complete the record and the report of a run that its search has ended: it draws no samples."""
     if run.record is not None:
         run.record.update(finished=now(), reason=reason)
@@ -170,7 +169,7 @@ def conclude_pruned(run: Run, reason: str) -> None:
         console.print(f"pruned: {reason}")
 
 
-def score_last(run: Run, scorer: Scorer, trainer: pl.Trainer, images: Tensor, source: dict[str, Any]) -> None:
+def score_last(run: Parts, scorer: Scorer, trainer: pl.Trainer, images: Tensor, source: dict[str, Any]) -> None:
     """Score the last samples, against each reference, with those of the baselines."""
     score, file = run.settings.score, run.folder / "checkpoints" / "last.ckpt"
     if file.is_file():  # none if the run ended before its first step

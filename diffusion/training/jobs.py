@@ -52,7 +52,7 @@ def inheriting(values: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
     return inherited(values, words)
 
 
-def begin(
+def claimed(
     settings: Train, folder: Path, words: Sequence[str], job: bool = False, name: str = "train"
 ) -> tuple[Train, RunRecord] | None:
     """Claim `folder` for a run with these settings and write its config.yaml. Returns its settings and its record.
@@ -86,7 +86,7 @@ def begin(
 
 def start(settings: Train, folder: Path, words: Sequence[str], name: str = "train") -> None:
     """Train in this process, or in one process for each of several devices, for the command `name` with these words."""
-    if (begun := begin(settings, folder, words, name=name)) is None:
+    if (begun := claimed(settings, folder, words, name=name)) is None:
         return
     settings, record = begun
     if is_rank():
@@ -175,7 +175,7 @@ def run_job(settings: Train, folder: Path, words: Sequence[str], name: str = "tr
         raise UserError("torchrun starts the processes of one run, not of a sweep: use -m trainer.devices=N instead")
     again = f"rerun the same command with {override('hydra.sweep.dir', folder.parent)} to repeat what is not complete"
     try:
-        if begun := begin(settings, folder, words, job=True, name=name):
+        if begun := claimed(settings, folder, words, job=True, name=name):
             if multiprocessing.current_process().name.startswith("LokyProcess"):
                 prepare_worker(devices_of(settings.trainer))
             run_in_processes(*begun)

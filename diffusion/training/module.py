@@ -24,8 +24,8 @@ from diffusion.process.mixture import Exact
 from diffusion.randomness import Streams, real_dtype, seed_for, seeds_for, to_device
 from diffusion.runs.record import config_text
 from diffusion.training.ema import average_of
-from diffusion.training.parts import Run
-from diffusion.training.resume import place
+from diffusion.training.parts import Parts
+from diffusion.training.resume import set_progress
 
 
 class Diffusion(pl.LightningModule):
@@ -39,7 +39,7 @@ class Diffusion(pl.LightningModule):
         run: The parts of the run. Its data and its guidance are not kept, because the module is copied.
     """
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Parts):
         super().__init__()
         self.denoiser = Denoiser(run.network, run.schedule, run.prediction, **run.widths)
         self.objective = run.objective
@@ -227,7 +227,7 @@ class Diffusion(pl.LightningModule):
             group["lr"] = rate * scheduler.lr_lambdas[i](scheduler.last_epoch)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Run the step, which float16's gradient scaler may skip."""
+        """Parts the step, which float16's gradient scaler may skip."""
         self.stepped = False
         super().optimizer_step(*args, **kwargs)
 
@@ -243,7 +243,7 @@ class Diffusion(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Set the place in this run, which may be longer, or use other batches per step."""
         self.validated, due = checkpoint["validated"], self.clock.validates(checkpoint["global_step"])
-        place(checkpoint, self.clock.accumulate, self.clock.total, due)
+        set_progress(checkpoint, self.clock.accumulate, self.clock.total, due)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the settings as text, the facts, the identity of images and labels, and the real epoch.

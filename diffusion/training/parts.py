@@ -1,4 +1,4 @@
-"""`Run`: the parts of a run, built from its settings and checked against each other."""
+"""`Parts`: the parts of a run, built from its settings and checked against each other."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from torch import nn
 
 from diffusion.base.console import console
 from diffusion.base.files import replace
-from diffusion.config.build import Facts, check_node, make
+from diffusion.config.build import ModelFacts, check_node, make
 from diffusion.config.choices import groups
 from diffusion.config.schema import SCORED, Train
 from diffusion.data import ImageData
@@ -40,7 +40,7 @@ SHOWN = 16  # samples in a picture if samples.n is not set
 STEP = 3  # evaluations of the network in a training step, per image: the backward pass costs as much as two
 
 
-class Run:
+class Parts:
     """A run before its first step: the objects that its settings describe, and what follows from them and the data.
 
     The settings are checked, then the images are read, which may take long, then everything is built. Attributes are
@@ -135,7 +135,7 @@ class Run:
             self.sampler, self.data.shape, settings.seed, guidance, worse, counts, precision=precision, given=given
         )
 
-    def make_facts(self) -> Facts:
+    def make_facts(self) -> ModelFacts:
         """What follows from the settings and the data, for the checkpoints.
 
         A fractional `guidance.step` is the step of the resumed run, otherwise this fraction of all steps.

@@ -20,7 +20,7 @@ from diffusion.training import saving
 from diffusion.training.ema import average_of
 from diffusion.training.loggers import log_image, log_scores
 from diffusion.training.module import Diffusion
-from diffusion.training.parts import Run
+from diffusion.training.parts import Parts
 
 
 @contextlib.contextmanager
@@ -47,7 +47,7 @@ class Periodic(Callback):
     if `is_done` is false for the step where it starts.
     """
 
-    def __init__(self, run: Run, epochs: int):
+    def __init__(self, run: Parts, epochs: int):
         self.run, self.epochs, self.drawing = run, epochs, run.drawing
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -100,7 +100,7 @@ class ScoreSamples(Periodic):
     On the test split each of them counts as an evaluation, which test.json records.
     """
 
-    def __init__(self, run: Run, epochs: int):
+    def __init__(self, run: Parts, epochs: int):
         super().__init__(run, epochs)
         assert run.scorer is not None
         quick = [metric for metric in run.scorer.metrics if isinstance(metric, tuple(map(type, DISTANCES)))]
@@ -129,7 +129,7 @@ class KeepEarlyWeights(Callback):
     They guide the last samples (autoguidance with the run's own weights, `guidance.step`).
     """
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Parts):
         self.run, self.step = run, run.facts["guidance_step"]
         self.file = storage.early_file(run.folder / "checkpoints", self.step)
 

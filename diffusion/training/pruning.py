@@ -7,10 +7,9 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from diffusion.config.build import make
-from diffusion.runs.folder import METRICS, read_metrics
-from diffusion.runs.folder import Run as Folder
+from diffusion.runs.folder import METRICS, Run, read_metrics
 from diffusion.runs.launch import TRIAL
-from diffusion.training.parts import Run
+from diffusion.training.parts import Parts
 
 
 class Pruning(Callback):
@@ -18,14 +17,14 @@ class Pruning(Callback):
 
     reason = ""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Parts):
         self.run, self.reported = run, 0
         if run.record is not None:  # on the first process
             import optuna
 
             from diffusion.runs.search import place_of
 
-            pruner = make(Folder(run.folder).record["sweeper"]["pruner"], "hydra.sweeper.pruner")
+            pruner = make(Run(run.folder).record["sweeper"]["pruner"], "hydra.sweeper.pruner")
             study = optuna.load_study(**place_of(run.folder.parent), pruner=pruner)
             self.trial = optuna.Trial(study, study.trials[int(os.environ[TRIAL])]._trial_id)
 

@@ -100,7 +100,7 @@ def resumed_from(settings: Train, folder: Path) -> Resumed | None:
     return Resumed(path, contents, changed)
 
 
-def place(checkpoint: dict[str, Any], accumulate: int, total: int, due: bool) -> None:
+def set_progress(checkpoint: dict[str, Any], accumulate: int, total: int, due: bool) -> None:
     """Set the progress that Lightning 2.6 restores from a checkpoint: between two steps, or before a validation.
 
     Whenever the checkpoint was saved, the run goes on after its last complete step, with `accumulate` batches per step.

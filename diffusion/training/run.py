@@ -31,7 +31,7 @@ from diffusion.training.callbacks import Guard, Progress
 from diffusion.training.ending import closing_logs, conclude, conclude_pruned, draw_last
 from diffusion.training.loggers import MetricsFile, dashboards
 from diffusion.training.module import Diffusion
-from diffusion.training.parts import Run
+from diffusion.training.parts import Parts
 from diffusion.training.periodic import KeepEarlyWeights, SampleGrid, ScoreSamples
 from diffusion.training.pruning import Pruning
 from diffusion.training.resume import Resumed, resumed_from, start_from
@@ -63,12 +63,12 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> Any:
         return None if record is None else conclude(run, trainer, samples)
 
 
-def prepare(settings: Train, folder: Path, record: RunRecord | None) -> tuple[Run, Diffusion, pl.Trainer]:
+def prepare(settings: Train, folder: Path, record: RunRecord | None) -> tuple[Parts, Diffusion, pl.Trainer]:
     """Build the parts of a run and check that they fit together, before anything is written."""
     quiet_libraries()
     resumed = resumed_from(settings, folder)
     trainer = make_trainer(settings, folder, resumed)
-    run = Run(settings, folder, record, resumed, trainer.world_size)  # reads the images
+    run = Parts(settings, folder, record, resumed, trainer.world_size)  # reads the images
     module = Diffusion(run)
     check_parts(run, module)
     if resumed is not None:
@@ -76,11 +76,11 @@ def prepare(settings: Train, folder: Path, record: RunRecord | None) -> tuple[Ru
     elif settings.init is not None:
         start_from(settings.init, module.denoiser.network, settings.model_dump(), RunRecord(folder).content["command"])
     equip(trainer, run, module)
-    begin(trainer, run)
+    start_writing(trainer, run)
     return run, module, trainer
 
 
-def check_parts(run: Run, module: Diffusion) -> None:
+def check_parts(run: Parts, module: Diffusion) -> None:
     """Reject parts that do not fit together: pass an image through the objective, twice, and draw one sample."""
     first, drawing = run.data.splits["train"].take(torch.tensor([0, 0])), run.drawing
     given = {} if first.labels is None else {"classes": first.labels}
@@ -154,7 +154,7 @@ def check_processes(trainer: pl.Trainer) -> None:
         )
 
 
-def equip(trainer: pl.Trainer, run: Run, module: Diffusion) -> None:
+def equip(trainer: pl.Trainer, run: Parts, module: Diffusion) -> None:
     """Prepare the module for the trainer; give the trainer the clock and the callbacks of the run."""
     to_channels_last(run.network)
     # Before a checkpoint is loaded and the average is copied: Lightning would convert afterwards, and round.
@@ -170,7 +170,7 @@ def equip(trainer: pl.Trainer, run: Run, module: Diffusion) -> None:
     trainer.callbacks.extend(callbacks_of(run))  # type: ignore[attr-defined]
 
 
-def begin(trainer: pl.Trainer, run: Run) -> None:
+def start_writing(trainer: pl.Trainer, run: Parts) -> None:
     """Start to write in the run's folder, which goes on from the checkpoint that is resumed; print two lines."""
     record, resumed, data = run.record, run.resumed, run.data
     if record is not None:
@@ -195,7 +195,7 @@ def begin(trainer: pl.Trainer, run: Run) -> None:
     console.print(f"run folder: {run.folder}")
 
 
-def check_place(run: Run) -> None:
+def check_place(run: Parts) -> None:
     """Raise UserError for what would end the run only after hours: a disk too small, or scores that cannot be read."""
     if run.resumed is not None or not holds_checkpoints(run.folder):  # otherwise they will be discarded
         read_scores(run.folder)
@@ -208,7 +208,7 @@ def check_place(run: Run) -> None:
         )
 
 
-def callbacks_of(run: Run) -> list[Callback]:
+def callbacks_of(run: Parts) -> list[Callback]:
     """The callbacks of a run, in the order in which they work after a step."""
     settings, chosen = run.settings, run.settings.callbacks or {}
     used: list[Callback] = [] if run.record is None else [Progress(run)]

@@ -25,9 +25,9 @@ from diffusion.base.console import console
 from diffusion.base.files import link
 from diffusion.checkpoint import storage
 from diffusion.errors import Interrupted, UserError, resume_command
-from diffusion.runs.folder import Run as Finished
+from diffusion.runs.folder import Run
 from diffusion.runs.launch import STOPS
-from diffusion.training.parts import Run
+from diffusion.training.parts import Parts
 
 PATIENCE = 3  # the third Ctrl-C ends the process immediately; checkpoint files stay intact even then
 
@@ -103,7 +103,7 @@ class Checkpoints(Checkpoint):
     and after a signal, which ends training between two steps or within a validation. It is the last callback.
     """
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Parts):
         self.folder, self.clock, self.resumed = run.folder / "checkpoints", run.clock, run.resumed
         self.keep, self.every = run.settings.checkpoint.keep, run.settings.checkpoint.every_n_steps
         self.best = math.inf  # the lowest val/mse of the checkpoints in this folder
@@ -167,7 +167,7 @@ class Checkpoints(Checkpoint):
         except OSError as error:
             raise UserError(
                 f"cannot write {path}: {error.strerror or error}; earlier checkpoints are intact; fix this, and resume "
-                f"with {resume_command(self.folder.parent, Finished(self.folder.parent).own)}"
+                f"with {resume_command(self.folder.parent, Run(self.folder.parent).own)}"
             ) from error
         self.saved_at = trainer.global_step
 

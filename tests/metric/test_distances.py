@@ -11,7 +11,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
 from diffusion.metric.distances import CMMD, EnergyDistance, FrechetDistance, KernelDistance, frechet, mmd2
-from diffusion.metric.estimate import Reference
+from diffusion.metric.estimate import RealSet
 
 
 class Identity(nn.Identity):
@@ -29,11 +29,11 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fd(x: Tensor, y: Tensor) -> float:
-    return FrechetDistance().measure(x, Reference.of(y))["fd"].value
+    return FrechetDistance().measure(x, RealSet.of(y))["fd"].value
 
 
 def kid(x: Tensor, y: Tensor, **kwargs) -> tuple[float, float, float]:
-    found = KernelDistance(**kwargs).measure(x, Reference.of(y))["kid"]
+    found = KernelDistance(**kwargs).measure(x, RealSet.of(y))["kid"]
     return found.value, found.std, found.error
 
 
@@ -118,7 +118,7 @@ def test_kernel_subsets_depend_only_on_the_sets() -> None:
 
 def test_frechet_influence_is_the_derivative_with_respect_to_the_weight() -> None:
     """A slightly larger weight of an image equals one more copy of it among many copies of all images."""
-    x, reference = features(30, 20).double(), Reference.of(features(50, 21, shift=0.3))
+    x, reference = features(30, 20).double(), RealSet.of(features(50, 21, shift=0.3))
     value, influence = frechet(x, reference)
     assert abs(float(influence.mean())) < 1e-10
     times = 400
@@ -144,7 +144,7 @@ def test_cmmd_of_gaussians_matches_the_closed_form() -> None:
     within = [expected(s, s, 0) for s in (a, b)]
     exact = 1000 * (sum(within) - 2 * expected(a, b, d * shift**2))
     bias = 1000 * sum(1 - w for w in within) / n  # from the pairs a = b
-    found = CMMD(sigma).measure(x + shift, Reference.of(y))["cmmd"]
+    found = CMMD(sigma).measure(x + shift, RealSet.of(y))["cmmd"]
     assert found.value == pytest.approx(exact + bias, abs=6 * found.error)
     assert found.error < 0.1 * exact
 
@@ -159,7 +159,7 @@ def test_energy_distance_is_that_of_its_definition() -> None:
     def energy(a: Tensor) -> float:
         return 2 * mean(a, y) - mean(a, a, True) - mean(y, y, True)
 
-    found = EnergyDistance().measure(x, Reference.of(y))["energy"]
+    found = EnergyDistance().measure(x, RealSet.of(y))["energy"]
     assert found.value == pytest.approx(energy(x), rel=1e-5)
     without = torch.tensor([energy(torch.cat([x[:i], x[i + 1 :]])) for i in range(9)])
     h = torch.cdist(x, x)

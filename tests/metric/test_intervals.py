@@ -14,7 +14,7 @@ from diffusion.base.files import PACKAGE
 from diffusion.data.module import Split, place
 from diffusion.metric.distances import CMMD, EnergyDistance, FrechetDistance, KernelDistance
 from diffusion.metric.diversity import DensityCoverage, PrecisionRecall
-from diffusion.metric.estimate import Estimate, Reference
+from diffusion.metric.estimate import Estimate, RealSet
 from diffusion.scoring.pipeline import Scorer
 
 DRAWS = 120
@@ -23,7 +23,7 @@ DRAWS = 120
 def test_confidence_intervals_have_the_stated_coverage() -> None:
     """At least 95%, as the jackknife can be conservative; and no interval is more than twice too wide."""
     generator = torch.Generator().manual_seed(1)
-    reference = Reference.of(torch.randn(100, 6, generator=generator))
+    reference = RealSet.of(torch.randn(100, 6, generator=generator))
     metrics = [FrechetDistance(), KernelDistance(subsets=30), CMMD(sigma=2.0), PrecisionRecall(), DensityCoverage()]
     metrics.append(EnergyDistance())
     found: dict[str, list[Estimate]] = {}
@@ -60,9 +60,9 @@ def test_intervals_count_photographs_instead_of_their_tiles(clustered: str, monk
         x, own = tiles(12, 8, generator)
         for metric in metrics:
             if clustered == "samples":
-                estimates = metric.measure(x, Reference.of(other), own)
+                estimates = metric.measure(x, RealSet.of(other), own)
             else:
-                estimates = metric.measure(other, Reference.of(x, own))
+                estimates = metric.measure(other, RealSet.of(x, own))
             for name, estimate in estimates.items():
                 found.setdefault(name, []).append(estimate)
     for name, estimates in found.items():
@@ -71,9 +71,9 @@ def test_intervals_count_photographs_instead_of_their_tiles(clustered: str, monk
         assert ((low <= value.mean()) & (value.mean() <= high)).double().mean() >= 0.86, name  # see above, of 60 draws
         assert 0.85 < sum(e.error for e in estimates) / 60 / float(value.std()) < 1.5, name
 
-    alone = [metric.measure(x, Reference.of(other), torch.arange(96)) for metric in metrics]  # a tile of each
+    alone = [metric.measure(x, RealSet.of(other), torch.arange(96)) for metric in metrics]  # a tile of each
     errors = {name: estimate.error for each in alone for name, estimate in each.items()}
-    independent = [metric.measure(x, Reference.of(other)) for metric in metrics]
+    independent = [metric.measure(x, RealSet.of(other)) for metric in metrics]
     assert errors == pytest.approx({name: e.error for each in independent for name, e in each.items()}, rel=1e-9)
 
 
@@ -106,7 +106,7 @@ def test_the_energy_distance_of_equal_distributions_has_an_interval_of_the_state
     generator = torch.Generator().manual_seed(2)
     covered = []
     for _ in range(10):
-        reference = Reference.of(torch.randn(100, 2, generator=generator))
+        reference = RealSet.of(torch.randn(100, 2, generator=generator))
         drawn = [EnergyDistance().measure(torch.randn(100, 2, generator=generator), reference) for _ in range(80)]
         expectation = sum(each["energy"].value for each in drawn) / len(drawn)
         intervals = [each["energy"].interval() for each in drawn]
@@ -119,7 +119,7 @@ def test_recalls_error_is_at_most_as_many_times_too_large_as_the_docs_say() -> N
     page = (PACKAGE.parent / "docs/numbers.md").read_text("utf-8")
     low, high = (float(each) for each in re.findall(r"error was ([\d.]+)\sto ([\d.]+) times the true one", page)[0])
     generator = torch.Generator().manual_seed(3)
-    reference = Reference.of(torch.randn(400, 2, generator=generator))
+    reference = RealSet.of(torch.randn(400, 2, generator=generator))
     drawn = [PrecisionRecall().measure(torch.randn(400, 2, generator=generator), reference) for _ in range(80)]
     value, error = torch.tensor([each["recall"][:2] for each in drawn], dtype=torch.float64).T
     assert low < float(error.mean() / value.std()) < high

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from diffusion.metric import diversity
 from diffusion.metric.diversity import DensityCoverage, PrecisionRecall
-from diffusion.metric.estimate import Reference, jackknife
+from diffusion.metric.estimate import RealSet, jackknife
 
 
 def normal(n: int, seed: int, shift: float = 0.0, d: int = 5) -> Tensor:
@@ -31,7 +31,7 @@ def brute_force(x: Tensor, y: Tensor, k: int) -> dict[str, float]:
 
 
 def values(x: Tensor, y: Tensor, k: int) -> dict[str, float]:
-    reference = Reference.of(y)
+    reference = RealSet.of(y)
     found = PrecisionRecall(k).measure(x, reference) | DensityCoverage(k).measure(x, reference)
     return {name: estimate.value for name, estimate in found.items()}
 
@@ -47,7 +47,7 @@ def test_errors_equal_a_brute_force_jackknife(monkeypatch: pytest.MonkeyPatch) -
     """The values are recomputed without each sample in turn."""
     monkeypatch.setattr(diversity, "ROWS", 7)
     x, y, k = normal(24, 3, 0.5), normal(30, 4), 2
-    reference = Reference.of(y)
+    reference = RealSet.of(y)
     found = PrecisionRecall(k).measure(x, reference) | DensityCoverage(k).measure(x, reference)
     without = [brute_force(torch.cat([x[:j], x[j + 1 :]]), y, k) for j in range(len(x))]
     for name, estimate in found.items():

@@ -112,7 +112,7 @@ ITEMS: dict[str, Callable[[dict[str, Any]], Any]] = {  # the value of each item 
         c["loops"]["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
     ),
 }
-DERIVED = "place in the run"  # it also follows from the number of steps: `resume.place`
+DERIVED = "place in the run"  # it also follows from the number of steps: `resume.set_progress`
 
 
 @pytest.mark.parametrize("item", ITEMS)

@@ -82,7 +82,7 @@ def test_a_job_saves_before_submitit_requeues_it(tmp_path, monkeypatch, capsys):
         raise Interrupted(signal.SIGUSR2)
 
     called = []
-    monkeypatch.setattr(jobs, "begin", stopped)
+    monkeypatch.setattr(jobs, "claimed", stopped)
     before = signal.signal(signal.SIGUSR2, lambda number, frame: called.append(number))
     try:
         with pytest.raises(Interrupted):

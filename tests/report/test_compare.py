@@ -65,7 +65,7 @@ def test_seeds_of_one_recipe_form_one_row_with_a_t_interval(seeds: Any, tmp_path
     low, high = stats.t.interval(0.95, 2, loc=13.0, scale=stats.sem(x))
     assert mean.mean == 13.0
     assert (13 - mean.half, 13 + mean.half) == pytest.approx((low, high))
-    assert column(comparison, "fd_lite0").shown == {1: True}
+    assert column(comparison, "fd_lite0").differs == {1: True}
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_several_samplings_of_one_model_count_as_one_seed(evaluation: Any, tmp_p
     found = numbers(comparison)
     assert (len(comparison.rows[0].runs), found[0]) == (12, means)
     assert welch(*found) == welch([80.0, 90.0, 100.0], [95.0, 105.0, 115.0])
-    assert column(comparison, "fd_lite0").shown == {1: False}
+    assert column(comparison, "fd_lite0").differs == {1: False}
 
 
 def test_two_checkpoints_of_one_run_get_two_rows(evaluation: Any) -> None:
@@ -132,7 +132,7 @@ def test_equal_recipes_are_rarely_shown_as_worse_than_the_best() -> None:
     for _ in range(tables):
         values: Any = {Drawn((seed, row)): random.normal() for row in range(k) for seed in range(3)}
         rows: Any = [Row({}, [run for run in values if run.seeds[1] == row]) for row in range(k)]
-        wrong += any(Column("x", False, "", values, rows).shown.values())
+        wrong += any(Column("x", False, "", values, rows).differs.values())
     assert wrong <= binom.ppf(0.999, tables, 0.07)
 
 
@@ -202,7 +202,7 @@ def test_the_best_mean_and_those_not_shown_to_differ_are_marked(
     metric: str, a: list[float], b: list[float], shown: Any, seeds: Any
 ) -> None:
     comparison = compare([*seeds("a", 1e-3, a, metric=metric), *seeds("b", 1e-2, b, metric=metric)])
-    assert column(comparison, metric).shown == shown
+    assert column(comparison, metric).differs == shown
 
 
 def test_choosing_among_recipes_by_their_test_scores_or_by_few_images_gives_a_warning(seeds: Any) -> None:

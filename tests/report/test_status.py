@@ -47,7 +47,7 @@ def test_the_time_left_is_that_of_the_progress_bar_which_knows_none_before_two_s
     clock = SimpleNamespace(epoch_after=lambda step: 0)
     progress = Progress(SimpleNamespace(record=RunRecord(tmp_path / "r"), clock=clock))
     (tmp_path / "r").mkdir()
-    progress.record.begin("diffusion train")
+    progress.record.start(["train"])
     progress.record.update(total_steps=500, started="2026-01-02T03:00:00+00:00")  # its set-up took years
     progress.bar, progress.task = bar, bar.add_task("training", total=500, unit="step", note="")
     found = []

@@ -12,7 +12,7 @@ from PIL import Image
 from diffusion.pixels import tiles
 from diffusion.runs.folder import read_metrics
 from diffusion.training.clock import Clock
-from diffusion.training.parts import Run
+from diffusion.training.parts import Parts
 
 STANDARD = [f"{metric}_lite0" for metric in ("fd", "kid", "precision", "recall", "density", "coverage")]
 
@@ -63,11 +63,11 @@ def test_a_run_writes_all_expected_files(command, ran, tiny, tmp_path):
 
 def test_sampling_costs_no_more_than_the_training_unless_it_is_asked_for(tiny, tmp_path):
     words = [*tiny, "score.n=null", "samples.n=null"]
-    run = Run(settings(words), tmp_path, None)  # a step costs 3 · 4 evaluations, a sample 4
+    run = Parts(settings(words), tmp_path, None)  # a step costs 3 · 4 evaluations, a sample 4
     for steps, amounts in ((0, (0, 0)), (5, (0, 15)), (6, (0, 16)), (170, (0, 16)), (171, (512, 16))):
         run.clock = Clock(epoch=6, total=steps)
         assert run.affordable() == amounts
-    asked = Run(settings([*words, "score.n=7", "samples.n=20", "samples.every_n_epochs=1"]), tmp_path, None)
+    asked = Parts(settings([*words, "score.n=7", "samples.n=20", "samples.every_n_epochs=1"]), tmp_path, None)
     assert (asked.scored, asked.shown) == (7, 20)
 
 
