@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from diffusion.base.files import PACKAGE
 from diffusion.cli import reproduce
-from diffusion.cli.reproduce import Sweep, read
+from diffusion.cli.reproduce import StudySweep, read
 from diffusion.config.build import validated
 from diffusion.config.choices import choices, composed, searching
 from diffusion.config.schema import COMMANDS
@@ -21,7 +21,7 @@ TABLES = [(name, table) for name in choices("results") for table in reproduce.co
 TABLES += [(table.parts[-3], table) for table in RESULTS.glob("*/scores/*.csv")]  # of scripts in docs/
 
 
-def jobs(sweep: Sweep) -> list[list[str]]:
+def jobs(sweep: StudySweep) -> list[list[str]]:
     """The overrides of each job of a sweep."""
     parse = OverridesParser.create().parse_overrides
     commands = [parse([*sweep.common, *case]) for case in sweep.cases]
