@@ -103,11 +103,13 @@ def verdict(run: Run, state: str) -> Verdict:
         if not any(score.what in ("samples", "images") for score in run.scores):
             findings["no scores"] = "No scores were computed, so no number says how good the samples are."
     found = {fault["fault"]: sentence(fault) for fault in run.faults[:SHOWN]}
+    if (grid := f"grid {run.settings.get('model', {}).get('patch')}") in found:
+        found[grid] += " It is that of the network's patches (model.patch)."
     others = [] if "saturated" in found else [HEADLINES[kind] for kind in {"copies"} & {*findings} or findings]
     step = next_step(run, state, findings)
     if found and treatment(run, findings) is None and not run.config.get("images"):
         found["untreated"] = "Nothing is known to mend this."
-    about = "" if any(score.features == "points" for score in run.scores) else EXPLAINED
+    about = EXPLAINED if "further" in run.referee else ""
     words = " ".join(filter(None, [headline(run.faults), *others]))
     return Verdict("How good is it?", words, found | findings, limits(run), *step, about)
 
@@ -141,8 +143,7 @@ def closeness(scores: Sequence[Score], referee: Mapping[str, Any]) -> Findings:
     lead, real = found["samples"], found.get("real")
     said = f"The {called(lead.metric)} ({lead.metric}) is {plus_minus(lead.value, half_width(lead))}"
     if like_noise(scores):
-        words = f"{said}, that of noise {number(found['noise'].value)}: perhaps the training was far too short"
-        return {"like noise": f"{words}, or something failed."}
+        return {"like noise": f"{said}, that of noise {number(found['noise'].value)}."}
     if lead.source.get("given") == lead.reference.split:
         return {"same images": "No other images are a fair measure of what was drawn from the conditions of these."}
     if referee:
@@ -264,7 +265,10 @@ def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
     """The most useful next step after these findings, in words, and its command; empty while the run goes on."""
     place, config, guided = place_of(run), run.config, run.settings.get("guidance")
     sample, audit = (command_line(name, [*run.own, f"ckpt={model_of(run)}"]) for name in ("sample", "evaluate"))
-    shorter = recipe_command(run, f"trainer.max_steps={run.info.get('total_steps', 2) // 2}")
+    errors = run.metrics.get("val/mse")  # the step of the lowest one, or else half of the steps
+    best = errors.step[errors.value.argmin()] if errors else 0
+    steps = best if 0 < best < run.info.get("total_steps", 2) else run.info.get("total_steps", 2) // 2
+    shorter = recipe_command(run, f"trainer.max_steps={steps}")
     mend = treatment(run, findings)
     early = recipe_command(run, "guidance=early")
     has = findings.keys()
@@ -275,7 +279,7 @@ def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
     score = "Look for copies among its samples." if missing == {"not audited"} else f"Score {SCORED} samples{looking}."
     # until its error no longer falls, or its samples are as close as real ones
     unfinished = {"falling", "like noise"} & has or not {"flat", "alike", "further alike", "as real"} & has
-    steps = [
+    options = [
         (state == "running", "", ""),  # it goes on by itself
         (state != "complete", "Go on with the training.", resume_command(place, run.own)),
         (bool(config.get("images")), "", ""),  # of a source that is not known
@@ -287,7 +291,7 @@ def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
         (not guided, "Train with guidance by its early weights, which often helps.", early),
         (True, "Train with other seeds, to see how much is chance.", recipe_command(run, "-m", "seed=0,1,2")),
     ]
-    return next((words, command) for fits, words, command in steps if fits)
+    return next((words, command) for fits, words, command in options if fits)
 
 
 def treatment(run: Run, findings: Findings) -> tuple[str, str] | None:

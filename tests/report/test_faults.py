@@ -33,12 +33,20 @@ def test_a_fault_is_a_sentence_with_its_number_relative_to_real_images() -> None
     assert headline([fault("blur"), fault("dark"), fault("noise")]) == "They are blurred, too dark and noisy."
 
 
+def test_the_grid_of_patches_is_called_so(make_run: Make, tmp_path: Path) -> None:
+    run = Run(make_run(tmp_path / "demo"))
+    vars(run)["referee"] = {"faults": [fault("grid 8"), fault("grid 4")]}
+    run.settings["model"] = {"patch": 8}
+    found = verdict(run, "complete").findings
+    assert ("patches" in found["grid 8"], "patches" in found["grid 4"]) == (True, False)
+
+
 @pytest.mark.parametrize(("names", "errors", "more", "step", "known"), [
     (["saturated"], [0.5] * 4, "guidance: {scale: 2}", "n=64 threshold@sampler.threshold=dynamic", True),
     (["colour noise", "rough"], [0.5] * 4, "", "optimizer.lr=3e-05", True),
     (["rough", "noise"], [0.8, 0.7, 0.6, 0.5], "", "trainer.max_steps=800", True),  # it was too short
     (["purple", "noise"], [0.8, 0.7, 0.6, 0.5], "", "trainer.max_steps=800", True),  # of the first that can be mended
-    (["noise"], [0.6, 0.5, 0.4, 0.6], "", "trainer.max_steps=200", False),  # for fewer steps, as without faults
+    (["noise"], [0.6, 0.5, 0.4, 0.6], "", "trainer.max_steps=300", False),  # for fewer steps, as without faults
     (["saturated"], [0.8, 0.7, 0.6, 0.5], "", "trainer.max_steps=800", False),
 ])  # fmt: skip
 def test_the_next_step_mends_the_clearest_fault_that_can_be_mended(

@@ -117,7 +117,7 @@ def test_the_end_of_the_validation_error_is_judged_by_quarters(
 
 
 @pytest.mark.parametrize(("state", "info", "command"), [
-    ("interrupted", {}, "ckpt=auto"), ("complete", {}, " trainer.max_steps=200"),
+    ("interrupted", {}, "ckpt=auto"), ("complete", {}, " trainer.max_steps=300"),
 ])  # fmt: skip
 def test_the_next_step_fits_the_findings(
     make_run: Make, tmp_path: Path, state: str, info: dict[str, Any], command: str
