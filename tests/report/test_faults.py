@@ -35,7 +35,7 @@ def test_a_fault_is_a_sentence_with_its_number_relative_to_real_images() -> None
 
 def test_the_grid_of_patches_is_called_so(make_run: Make, tmp_path: Path) -> None:
     run = Run(make_run(tmp_path / "demo"))
-    vars(run)["referee"] = {"faults": [fault("grid 8"), fault("grid 4")]}
+    run.referee["faults"] = [fault("grid 8"), fault("grid 4")]
     run.settings["model"] = {"patch": 8}
     found = verdict(run, "complete").findings
     assert ("patches" in found["grid 8"], "patches" in found["grid 4"]) == (True, False)
