@@ -130,7 +130,8 @@ def defaults(schema: type[Settings], prefix: str = "") -> dict[str, Any]:
 def composed(command: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The configuration of a command with overrides, as plain values. Without a name, it has that of the command."""
     register(command)
-    found: dict[str, Any] = _composed(command, (f"name={command}", *overrides), searched())
+    name = [f"name={command}"] if "name" in COMMANDS[command].model_fields else []
+    found: dict[str, Any] = _composed(command, (*name, *overrides), searched())
     return deepcopy(found)
 
 
