@@ -115,6 +115,15 @@ def refusing(where: str, advice: str = "") -> Iterator[None]:
         raise UserError(f"{where}: {first_line(error).rstrip('.')}{advice}") from error
 
 
+@contextmanager
+def renaming(old: str, new: str) -> Iterator[None]:
+    """Name what the user has set as `new`, not as `old` (a regular expression), in a UserError."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(re.sub(old, new, str(error), count=1), error.status) from error
+
+
 def of_system(error: OSError) -> str:
     """An error of the operating system, such as of a full disk, and what to do."""
     advice = {errno.ENOSPC: "free some space, or ", errno.EACCES: "change its permissions, or "}

@@ -83,9 +83,17 @@ def test_an_unknown_command_is_refused_with_the_nearest(capsys, monkeypatch) -> 
         "diffusion train model=edm2_xs model.cha": ["model.channels="],
         "diffusion train checkp": ["checkpoint."],
         "diffusion train --help lab": [],
-        "diffusion train ckpt=": [],
+        "diffusion train data.root=": [],
+        "diffusion train ckpt=": ["ckpt=last", "ckpt=auto", "ckpt=outputs/a/1"],
+        "diffusion sample ckpt=": ["ckpt=last", "ckpt=demo", "ckpt=outputs/a/1"],
+        "diffusion train ckpt=elsewhere/": [],
         "diffusion status ": [],
     }.items(),
 )
-def test_completion_lists_the_words_that_fit_and_none_for_files(line: str, words: list[str]) -> None:
+def test_completion_lists_the_words_that_fit_and_none_for_files(line, words, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs/a/1/checkpoints").mkdir(parents=True)
+    (tmp_path / "outputs/a/samples").mkdir()
+    for file in ("1/run.json", "samples/config.yaml"):
+        (tmp_path / "outputs/a" / file).touch()
     assert candidates(line) == words

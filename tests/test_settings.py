@@ -51,6 +51,7 @@ REFUSED = [  # the words of a command, and what its error names: the place, and 
     ("train data=folder", "data.root"),
     ("train schedule=linear,cosine", "-m"),
     ("train optimizer.lr=1,2", "optimizer.lr=[1,2]"),
+    ("train optimizer.lr=abc", "a number; --help optimizer"),
     ("train grid=karras", "grid@sampler.grid"),
     ("train grid@sampler.grid=karrass", "karras"),
     ("train objective=vlb weighting@objective.weighting=unit", "hybrid, simple have it"),

@@ -13,6 +13,7 @@ from diffusion.checkpoint.restore import Restored, read, restore
 from diffusion.errors import UserError
 from diffusion.metric.precision import set_precision
 from diffusion.runs.folder import is_sweep, runs_below
+from diffusion.runs.record import FILE
 
 BUNDLED = PACKAGE / "pretrained"  # name -> folder of a run, of which docs/pretrained.py has kept only the weights
 
@@ -97,7 +98,7 @@ def find(ckpt: str, folder: Path) -> tuple[Path, dict[str, Any]] | None:
         return None
     run = named(ckpt)
     if ckpt == "last":  # the other jobs of a sweep have other recipes
-        beside = [] if is_sweep(folder.parent) else [*folder.parent.glob("*")]
+        beside = [] if is_sweep(folder.parent) else [run for run in folder.parent.glob("*") if run != folder]
         run = folder if files else newest(beside, f"in {folder.parent}")
     path = of_run(run)
     return path, read(path, to_train=True)
@@ -111,11 +112,18 @@ def saved(run: Path) -> list[Path]:
 
 
 def newest(runs: list[Path], where: str) -> Path:
-    """The most recently saved of these runs. Raises UserError if none has a checkpoint or weights."""
+    """The most recently saved of these runs; of newer ones without a checkpoint, the last is named.
+
+    Raises UserError if none has a checkpoint or weights.
+    """
     times = {run: max(file.lstat().st_mtime_ns for file in files) for run in runs if (files := saved(run))}
     if not times:
         raise UserError(f"ckpt=last: no run {where} has a checkpoint; name a run's folder, or a checkpoint")
-    return max(times, key=lambda run: times[run])
+    found = max(times, key=lambda run: times[run])
+    began = {file.stat().st_mtime_ns: run for run in runs if run not in times and (file := run / FILE).is_file()}
+    if began and max(began) > times[found]:
+        console.print(f"ckpt=last: {began[max(began)]} is newer, but has saved no checkpoint", style="yellow")
+    return found
 
 
 def run_folder(path: Path) -> Path:

@@ -5,16 +5,20 @@ diffusion completion zsh >> ~/.zshrc                                     after c
 diffusion completion fish > ~/.config/fish/completions/diffusion.fish
 """
 
+import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 from diffusion.__main__ import NAMES
 from diffusion.base.console import console
+from diffusion.base.files import PACKAGE
 from diffusion.config.build import flat
 from diffusion.config.choices import choices, composed, groups, inner_groups, searching
 from diffusion.config.messages import default_choices
 from diffusion.config.schema import COMMANDS
 from diffusion.errors import Arguments, UserError
+from diffusion.runs.folder import runs_below
 
 # Each asks `diffusion completion LINE` for the words that may stand at the end of a line; if there are none, the shell
 # completes names of files. Bash only replaces what follows the last of certain characters, such as `=`.
@@ -82,6 +86,11 @@ def _words(before: list[str], word: str) -> Iterable[str]:
     key, equals, value = word.partition("=")
     if equals:  # the choices of a group, in a sweep of the last one
         start = word[: len(word) - len(value.rpartition(",")[2])]
+        if key in ("ckpt", "init", "then"):
+            names = ["auto"] if (command, key) == ("train", "ckpt") else os.listdir(PACKAGE / "pretrained")
+            runs = runs_below(Path("outputs")) if Path("outputs").is_dir() else ()
+            saved = [str(run) for run in runs if (run / "checkpoints").is_dir()]
+            return [start + name for name in ("last", *names, *saved)]
         group = key.partition("@")[0]
         return [start + choice for choice in choices(group)] if group in groups() else []
     command = f"study_{words[0]}" if words[:1] in (["guidance"], ["floor"]) else command

@@ -3,7 +3,7 @@
 diffusion evaluate ckpt=RUN split=val                           score a run again
 diffusion evaluate ckpt=… n=2048 sampler.steps=100              more samples, more steps
 diffusion evaluate images=FOLDER split=test                     images from any source, e.g. SAMPLES/images, FILE.npz
-diffusion evaluate ckpt=… reference=STATS.npz                   against published statistics (mu, sigma)
+diffusion evaluate ckpt=… reference=STATS.npz                   against published statistics (mu, sigma), or images
 """
 
 from diffusion.config.schema import Evaluate

@@ -19,7 +19,7 @@ from typing import Any
 from diffusion.base.console import console, count
 from diffusion.config.messages import HELP
 from diffusion.config.schema import Train
-from diffusion.errors import shown
+from diffusion.errors import renaming, shown
 from diffusion.runs.command import command
 from diffusion.training import jobs
 
@@ -51,13 +51,15 @@ def tuned(values: dict[str, Any], words: list[str]) -> dict[str, Any]:
     """Composed settings with all those of the model that `init` names, but for the images and what is given."""
     from diffusion.training.resume import inherited
 
-    values, given = inherited(values, words, everything=True), {word.lstrip("+").partition("=")[0] for word in words}
+    given = {word.lstrip("+").partition("=")[0] for word in words}
+    with renaming(r"^(init|data\.root)=", ""):  # which the user has not typed
+        values = inherited(values, words, everything=True)
+        if "data.tiles" not in given:
+            values["data"]["tiles"] = few_and_large(values["data"])
     if not {"trainer.max_steps", "trainer.max_epochs"} & given:
         values["trainer"] |= {"max_steps": STEPS, "max_epochs": -1}
     if not {"optimizer", "optimizer.lr"} & given:
         values["optimizer"]["lr"] *= RATE
-    if "data.tiles" not in given:
-        values["data"]["tiles"] = few_and_large(values["data"])
     return values
 
 

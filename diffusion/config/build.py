@@ -91,7 +91,10 @@ def _explained(model: type[BaseModel], values: Mapping[str, Any], error: Validat
         return f"{found}: it has nested settings; set one of them, such as {key}.{next(iter(inner.model_fields))}=…"
     of_types = [each for each in errors if each["loc"][: len(path)] == tuple(path)]  # of a union
     messages = [NESTED if each["type"] in OBJECT else each["msg"] for each in of_types]
-    expected = " or ".join(dict.fromkeys(messages)).replace("or Input should be ", "or ")
+    if not isinstance(value, Mapping) and name not in groups():  # then none was meant
+        messages = [each for each in messages if each != NESTED] or messages
+    expected = " or ".join(dict.fromkeys(messages)).replace("valid number", "number")
+    expected = expected.replace("or Input should be ", "or ")
     if NESTED in messages and name in groups():
         return f"{found}: {expected}; choose it with its place: {name}@{key}={shown(value)}"
     if where:

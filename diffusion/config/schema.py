@@ -302,8 +302,8 @@ class Evaluate(Scored):
     images: str | None = None
     """Score the images of this folder, or of a .npz, .zip or .tar file, instead, such as SAMPLES/images."""
     reference: str | None = None
-    """Published statistics to compare with, instead of images: an .npz file with mu and sigma, for features=inception
-    or dinov2. Only the Fréchet distance can be computed."""
+    """Images to compare with, instead of those of data: a folder, or a .npz, .zip or .tar file. Or published
+    statistics: an .npz file with mu and sigma, for features=inception or dinov2; only the Fréchet distance is left."""
     again: bool = False
     """Allow another evaluation of the run on `test`; it is recorded as such."""
     n: Count | None = None

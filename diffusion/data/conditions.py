@@ -22,7 +22,7 @@ from diffusion.data.folder import Folder, Source, composed
 from diffusion.data.hub import Hub
 from diffusion.data.images import RESIZE, Made, Unusable, in_threads, read, resized, stored
 from diffusion.data.module import PLACE, ImageData
-from diffusion.errors import UserError, nearest, pip_install, refusing
+from diffusion.errors import UserError, nearest, pip_install, refusing, renaming
 from diffusion.pixels import Channels, grey, resolution_of, to_unit
 from diffusion.randomness import Streams
 
@@ -214,10 +214,8 @@ class Pairs(Condition):
         if (self.root is None) == (self.column is None):
             raise UserError("condition=pairs: set condition.root=FOLDER or, with data=hub, condition.column=NAME")
         if self.root is not None:
-            try:
+            with renaming("data.root=", "condition.root="):
                 return Folder(root=self.root, resolution=1).source()._replace(where=f"condition.root={self.root}")
-            except UserError as error:
-                raise UserError(str(error).replace("data.root=", "condition.root=", 1)) from error
         if not isinstance(data, Hub) or data.streaming:
             raise UserError(
                 "condition.column: only data=hub has columns, without data.streaming; or set condition.root"

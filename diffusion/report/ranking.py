@@ -31,10 +31,9 @@ def ranking(comparison: Comparison, folder: Path) -> Verdict:
         return Verdict(QUESTION, "There is only one recipe, so nothing is ranked.", {})
     if main is None:
         models = "ckpt=" + ",".join(model_of(run) for run in runs)
-        command = command_line("evaluate", [*runs[0].own, "-m", models])
-        return Verdict(
-            QUESTION, "No number here can rank the recipes.", {}, step="Score their samples.", command=command
-        )
+        step = "Score their samples.", command_line("evaluate", [*runs[0].own, "-m", models])
+        scored = runs[0].command != "train"  # by different protocols
+        return Verdict(QUESTION, "No number here can rank the recipes.", {}, (), *(() if scored else step))
     if all(like_noise(run.scores) for run in runs):
         words = "No recipe is shown to be better than noise, so they are not ranked."
         return Verdict(QUESTION, words, {}, LIMITS, *next_step(comparison, main, folder))
@@ -92,7 +91,8 @@ def next_step(comparison: Comparison, main: Column, folder: Path) -> tuple[str, 
         return step if run.command == "train" else ("", "")
     if run.command != "train":
         how = [word for word in run.overrides if re.match(DRAWING, word)]
-        return "Draw with the best.", command_line("sample", [*run.own, f"ckpt={model_of(run)}", *how, "n=64"])
+        step = "Draw with the best.", command_line("sample", [*run.own, f"ckpt={model_of(run)}", *how, "n=64"])
+        return step if run.config.get("ckpt") else ("", "")
     if main.differs[second]:
         return "Train the best for twice as long.", recipe_command(run, longer(run))
     last = max(run.seeds[0] for row in (best, after) for run in row.runs)

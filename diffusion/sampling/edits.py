@@ -69,10 +69,13 @@ def draw_edits(settings: Edit, folder: Path) -> None:
     settings, restored, (device,) = opened_model(settings.model_copy(update={"n": n}))
     only_pictures("edit", restored.shape[0])
     if large:
-        drawing, before, paste = *enlarged(settings, restored, large), None
+        drawing, before, (height, width) = enlarged(settings, restored, large)
+        paste = None
     else:
         drawing, before, paste = edited(make_drawing(settings, restored), settings, restored)
+        height, width = restored.shape[1:]
     images = drawing(restored.denoiser, n, device, settings.batch_size, f"drawing {count(n, 'image')}")
+    images = images[..., :height, :width]
     files = paste(images) if paste else None
     shown = reduced(files or [*map(to_pil_image, images)]) if files or large else images
     save_images(folder, images, overview(before, shown), drawing, restored, files)
@@ -114,27 +117,32 @@ def edited(
     return filling(drawing, picture, fill, settings.inpainting), known, paste
 
 
-def enlarged(settings: Edit, restored: Restored, picture: Source) -> tuple[Drawing, Tensor]:
+def enlarged(settings: Edit, restored: Restored, picture: Source) -> tuple[Drawing, Tensor, tuple[int, int]]:
     """The drawing of a picture of any size, enlarged by the factor of the model's condition; and, for comparison, the
     picture itself, enlarged without the model (bicubic), uint8 (1, C, H, W).
 
-    Raises UserError if the model is not one that enlarges pictures, or the picture is smaller than those it is given.
+    Also the (height, width) to keep of what is drawn, from the top left corner: a picture smaller than those that the
+    model is given is continued by its reflection. Raises UserError if the model is not one that enlarges pictures.
     """
     channels, height, width = shape = restored.shape
     condition = condition_of(settings.condition, restored.facts, shape)
     if condition is None or condition.factor == 1:
         raise UserError(f"upscale: {settings.ckpt} does not enlarge pictures; choose a model of experiment=superres")
     factor = condition.factor
-    image = upright("upscale", picture, (channels, height // factor, width // factor))
+    image = upright("upscale", picture, (channels, 1, 1))
     size = image.height * factor, image.width * factor
-    given = Given(condition, shape, "the picture", named=condition.own(to_unit(pil_to_tensor(image)[None])))
+    pixels = pil_to_tensor(image).numpy()
+    missing = [(0, max(0, side // factor - own)) for side, own in zip(shape[1:], pixels.shape[1:], strict=True)]
+    padded = torch.from_numpy(np.pad(pixels, [(0, 0), *missing], "reflect"))
+    given = Given(condition, shape, "the picture", named=condition.own(to_unit(padded[None])))
     drawing = make_drawing(settings, restored, given=given)
     console.print(f"{image.width}x{image.height} to {size[1]}x{size[0]} pixels")
     before = reduced([image.resize(size[::-1], Image.Resampling.BICUBIC)])
-    if size == (height, width):
-        return drawing, before
-    whole = channels, *size
-    return replace(drawing, given=replace(given, shape=whole), shape=whole, windows=((height, width), factor)), before
+    whole = channels, max(height, size[0]), max(width, size[1])
+    if whole == shape:
+        return drawing, before, size
+    windows = (height, width), factor
+    return replace(drawing, given=replace(given, shape=whole), shape=whole, windows=windows), before, size
 
 
 def opening(picture: Source, mask: Source, shape: Shape) -> tuple[Tensor, Tensor, Paste]:

@@ -1,8 +1,10 @@
 """The work of `diffusion evaluate`, for a trained model or a folder of images."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor
@@ -15,10 +17,11 @@ from diffusion.config.build import make
 from diffusion.config.schema import AnyStudy, Evaluate, Settings
 from diffusion.data import ImageData
 from diffusion.data.folder import Collection, common_size
-from diffusion.errors import UserError
+from diffusion.errors import UserError, refusing, renaming
 from diffusion.metric import record
-from diffusion.metric.estimate import PairwiseMetric
-from diffusion.metric.score import statistics_of
+from diffusion.metric.estimate import PairwiseMetric, RealSet
+from diffusion.metric.features import FeatureExtractor
+from diffusion.metric.score import reference_of, statistics_of
 from diffusion.pixels import resolution_of
 from diffusion.report.scores import print_scores
 from diffusion.report.verdict import verdict
@@ -74,24 +77,41 @@ def evaluate_images(settings: Evaluate, folder: Path) -> None:
     if settings.bits or settings.by_class:
         raise UserError("bits, by_class: images alone have neither likelihood nor classes; set ckpt=CHECKPOINT")
     quiet_libraries()
-    device, root, node = choose_device(settings.device), Path(str(settings.images)).expanduser(), settings.data
-    root = root / "images" if (root / "images.npz").is_file() else root  # of diffusion sample, beside its grid
-    kind, key = ("Folder", "root") if root.is_dir() else ("Archive", "path")
-    whole = {"_target_": f"diffusion.data.{kind}", key: str(root), "val": 0, "test": 0, "repeats": True}
-    try:
-        first: Collection = make({**whole, "resolution": 1}, "images")
-        if "_target_" not in node and "resolution" not in node and (size := common_size(first.source())):
+    device, node, path = choose_device(settings.device), settings.data, str(settings.images)
+    with renaming(r"data\.(root|path)=", "images="):
+        source = reader_of(path, {"resolution": 1}).source()
+        if "_target_" not in node and "resolution" not in node and (size := common_size(source)):
             settings = settings.model_copy(update={"data": {**node, "resolution": resolution_of(*size)}})
         settings = completed(settings, None)
-        shape = {key: value for key, value in settings.data.items() if key in ("resolution", "channels")}
-        reader: Collection = make({**whole, **shape}, "images")
+        reader = reader_of(path, settings.data)
         reader.setup()
-    except UserError as error:
-        raise UserError(str(error).replace(f"data.{key}=", "images=", 1)) from error
     write_configuration(folder, settings)
     images = reader.splits["train"].images[: settings.n]
     scorer = make_scorer(settings, len(images), folder, device)
     scorer.write(score_images(scorer, settings, images, "images", folder=str(settings.images)))
+
+
+def reader_of(path: str, data: Mapping[str, Any]) -> Collection:
+    """What reads all images of a folder or an archive, in the size and with the channels of `data`."""
+    root = Path(path).expanduser()
+    root = root / "images" if (root / "images.npz").is_file() else root  # of diffusion sample, beside its grid
+    kind, key = ("Folder", "root") if root.is_dir() else ("Archive", "path")
+    shape = {key: value for key, value in data.items() if key in ("resolution", "channels")}
+    whole = {"_target_": f"diffusion.data.{kind}", key: str(root), "val": 0, "test": 0, "repeats": True}
+    return cast(Collection, make(whole | shape, "images"))
+
+
+def reference_given(path: str, data: Mapping[str, Any], extractor: FeatureExtractor) -> RealSet:
+    """The reference of published statistics or, as those of `data`, of the images of a folder or an archive."""
+    file = Path(path).expanduser()
+    if file.suffix.lower() == ".npz":
+        with refusing(f"reference={path}"), np.load(file) as arrays:
+            published = "mu" in arrays
+        if published:
+            return statistics_of(file, extractor)
+    with renaming(r"data\.(root|path)=", "reference="):
+        (reader := reader_of(path, data)).setup()
+    return reference_of(reader.splits["train"].images, extractor, file.name)
 
 
 def make_scorer(
@@ -107,13 +127,14 @@ def make_scorer(
     if restored and settings.split == "test" and not given:
         check_test(run, getattr(settings, "again", True))  # a study repeats it by itself
     extractor = make(settings.features, "features").to(device)
-    statistics = statistics_of(Path(given).expanduser(), extractor) if given else None
-    metrics = [metric for metric in metrics if not (statistics and isinstance(metric, PairwiseMetric))]
+    reference = reference_given(given, settings.data, extractor) if given else None
+    if reference and not len(reference.features):
+        metrics = [metric for metric in metrics if not isinstance(metric, PairwiseMetric)]
     data: ImageData = make(settings.data, "data")
     data.condition = condition_of(settings.condition, restored.facts, restored.shape) if restored else None
-    if restored or not statistics or getattr(settings, "audit", []):
+    if restored or not reference or getattr(settings, "audit", []):
         data.setup()
-    scorer = Scorer(data, settings.split, extractor, metrics, folder, run, statistics)
+    scorer = Scorer(data, settings.split, extractor, metrics, folder, run, reference)
     scorer.check(n, baselines_of(settings), getattr(settings, "audit", []))
     trained_on = restored.config["data"] if restored else {}
     same = all(str(trained_on.get(key)) == str(settings.data.get(key)) for key in ("_target_", "root", "path", "split"))
@@ -131,7 +152,7 @@ def score_images(scorer: Scorer, settings: Evaluate, images: Tensor, what: str, 
 
 
 def baselines_of(settings: Evaluate | AnyStudy) -> list[str]:
-    """The baselines to score: against published statistics no floor, and real images only of a model's data."""
+    """The baselines to score: with `reference` no split_half, and real images only of a model's data."""
     possible = ["noise"] + ["real"] * (settings.ckpt is not None)
     return [name for name in settings.baselines if not getattr(settings, "reference", None) or name in possible]
 

@@ -48,7 +48,7 @@ class Scorer:
     metrics: Sequence[SampleMetric]
     folder: Path  # where scores.json is, and figures/ for the audit
     run: Path  # the folder of the run, whose evaluations on the test split are counted
-    statistics: RealSet | None = None  # published ones, which are the reference instead
+    given: RealSet | None = None  # by the user, which is the reference instead
     known: dict[str, Tensor] = field(default_factory=dict)  # features of images that were scored, by their digest
 
     def check(self, n: int, baselines: Iterable[str], audit: Sequence[str] = ()) -> None:
@@ -56,8 +56,9 @@ class Scorer:
         splits = self.data.splits
         if self.data.channels == POINTS and self.extractor.name != "points":
             raise UserError("features: points need features=points metrics=points")
-        available = FEW if self.statistics else len(splits[self.split])
-        needed = {f"n={n}": n, f"split={self.split}": available}
+        available = (len(self.given.features) or FEW) if self.given else len(splits[self.split])
+        name = f"reference={self.given.name}" if self.given else f"split={self.split}"
+        needed = {f"n={n}": n, name: available}
         if {"real", "split_half"} & set(baselines):
             needed[f"baselines from split {self.opposite}"] = len(splits[self.opposite])
         if audit:
@@ -70,7 +71,7 @@ class Scorer:
             words = f"distances to fewer than {FEW} are mostly chance and bias: judge by eye, or add images"
             if getattr(self.data, "tiles", 0) is None:
                 words += ", or cut large ones into tiles (data.tiles=true)"
-            console.print(f"warning: the reference, split={self.split}, has {count(available, 'image')}; {words}")
+            console.print(f"warning: the reference, {name}, has {count(available, 'image')}; {words}")
 
     @property
     def opposite(self) -> str:
@@ -79,8 +80,8 @@ class Scorer:
 
     @cached_property
     def reference(self) -> RealSet:
-        if self.statistics:
-            return self.statistics
+        if self.given:
+            return self.given
         real = self.data.splits[self.split]
         return reference_of(real.images, self.extractor, self.split, real.sources)
 

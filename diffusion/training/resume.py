@@ -15,7 +15,7 @@ from diffusion.checkpoint.restore import PREFIX, network_weights, read, what_cha
 from diffusion.config.build import flat, plain_config
 from diffusion.config.choices import OF_INIT
 from diffusion.config.schema import Train
-from diffusion.errors import UserError, shown
+from diffusion.errors import UserError, renaming, shown
 from diffusion.runs.command import changed
 from diffusion.runs.record import CONFIG
 
@@ -122,10 +122,8 @@ def set_progress(checkpoint: dict[str, Any], accumulate: int, total: int, due: b
 
 def initial(init: str) -> tuple[Path, dict[str, Any]]:
     """The file of the model that `init` names, and its contents. Raises UserError if it cannot be read."""
-    try:
+    with renaming("ckpt=", "init="):
         return (path := trained(init)), read(path)
-    except UserError as error:
-        raise UserError(str(error).replace("ckpt=", "init=", 1)) from error
 
 
 def inherited(values: dict[str, Any], words: Sequence[str], everything: bool = False) -> dict[str, Any]:

@@ -75,13 +75,24 @@ def test_a_larger_picture_keeps_its_proportions(larger, ran, tmp_path):
     assert len(tiles(opened(tmp_path / "1/grid.png"))) == 2  # beside the picture, enlarged without the model
 
 
+def test_a_small_picture_is_enlarged_as_if_it_went_on_by_its_reflection(larger, ran, tmp_path):
+    """Nothing but the picture is kept: 3×12 pixels become 6×24, whose shorter side is below that of the network."""
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 12, 3), np.uint8)
+    Image.fromarray(pixels).save("small.png")
+    Image.fromarray(pixels[[0, 1, 2, 1, 0, 1, 2, 1]]).save("whole.png")
+    for name in ("small", "whole"):
+        ran("edit", [f"ckpt={larger}", f"upscale={name}.png", f"hydra.run.dir={name}"])
+    small, whole = drawn(tmp_path / "small"), drawn(tmp_path / "whole")
+    assert whole.shape == (1, 16, 24, 3)
+    assert torch.equal(small, whole[:, :6])
+
+
 REFUSED = {
     "sizes": ("sample", "{two_steps} then=[{larger},{larger}]", "given [3, 8, 8]; the one before it draws [3, 16, 16]"),
     "no condition": ("sample", "{larger} then={two_steps}", "it is given nothing, as it was trained without"),
     "classes": ("sample", "{two_steps} then={labelled}", "its classes are others than those of the first model"),
     "no file": ("sample", "{two_steps} then=nowhere", "nowhere"),
     "a model without pictures": ("edit", "{two_steps} upscale=p.png", "does not enlarge pictures"),
-    "a small picture": ("edit", "{larger} upscale=s.png", "s.png: 7x8 pixels, smaller than 8x8"),
     "a mask": ("edit", "{larger} upscale=p.png mask=p.png", "upscale has no mask, operator, strength or given"),
     "two pictures": ("edit", "{larger} upscale=p.png image=p.png", "one of them"),
 }  # fmt: skip
@@ -91,6 +102,5 @@ REFUSED = {
 def test_what_does_not_fit_is_refused_before_any_work(two_steps, larger, labelled, refused, tmp_path, name):
     kind, words, said = REFUSED[name]
     Image.new("RGB", (8, 8)).save("p.png")
-    Image.new("RGB", (7, 8)).save("s.png")
     places = {"two_steps": two_steps, "larger": larger, "labelled": labelled}
     assert said.format(**places) in refused(kind, f"ckpt={words.format(**places)}".split())

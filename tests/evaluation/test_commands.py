@@ -244,11 +244,25 @@ def test_published_statistics_are_a_reference(command, labelled, photos, tmp_pat
     assert [score.what for score in read_scores(tmp_path / "of_a_model")] == ["samples", "noise", "real"]
 
 
+def test_images_of_the_users_own_are_a_reference(command, photos, tmp_path):
+    """Against the same images as data, all scores are the same."""
+    own = np.stack([np.asarray(Image.open(file).resize((8, 8))) for file in sorted(photos.glob("*.png"))])
+    np.savez("own.npz", arr_0=own)
+    np.savez("drawn.npz", arr_0=np.random.default_rng(0).integers(0, 255, (9, 8, 8, 3), np.uint8))
+    common = ["images=drawn.npz", "features=lite0", "device=cpu", "baselines=[]"]
+    place = ["data=archive", "data.path=own.npz", "data.val=0", "data.test=0", "data.resolution=8", "split=train"]
+    ran(command, "evaluate", *common, *place, "hydra.run.dir=data")
+    out = ran(command, "evaluate", *common, "reference=own.npz", "hydra.run.dir=given")
+    assert "9 images against 40 of own.npz" in out
+    data, given = ({name: each["value"] for name, each in scores(tmp_path / to).items()} for to in ("data", "given"))
+    assert given == pytest.approx(data, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("name", "arrays", "words"),
     [
         ("none.npz", None, "No such file"),
-        ("images.npz", {"arr_0": np.zeros((9, 8, 8, 3))}, "mu"),
+        ("images.npz", {"arr_0": np.zeros((9, 8, 8, 3))}, "reference=images.npz: the images are float64"),
         ("objects.npz", {"mu": np.array([None]), "sigma": np.zeros((1, 1))}, "allow_pickle"),
         ("other.npz", {"mu": np.zeros(2048), "sigma": np.eye(2048)}, "features=inception"),
         ("nan.npz", {"mu": np.full(1280, np.nan), "sigma": np.eye(1280)}, "finite"),

@@ -163,6 +163,19 @@ def test_a_damaged_newest_checkpoint_is_skipped_and_reported(tmp_path, capfd):
     assert find("auto", tmp_path / "empty") is None
 
 
+def test_last_names_the_newer_run_that_ended_before_its_first_checkpoint(tmp_path, capfd):
+    saved = storage.numbered(tmp_path / "saved/checkpoints", 1)
+    storage.save(contents(1), saved)
+    for seconds, name in enumerate(("killed", "own")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").touch()
+        os.utime(tmp_path / name / "run.json", 2 * (time.time() + 9 + seconds,))
+    chosen = find("last", tmp_path / "own")
+    assert chosen is not None
+    assert chosen[0] == saved
+    assert "/killed is newer, but has saved no checkpoint" in capfd.readouterr().out.replace("\n", "")
+
+
 def test_a_file_without_a_checksum_is_refused(tmp_path):
     torch.save(contents(2), tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
     with pytest.raises(UserError):

@@ -98,6 +98,15 @@ def test_the_next_step_follows_from_what_is_open(name: str, seeds: str, step: st
     assert all(line.startswith("  ") for line in str(found).partition("Next: ")[2].splitlines()[1:])
 
 
+def test_scored_images_without_a_model_have_no_next_step() -> None:
+    comparison = study("samplers/samplers")
+    for _, run in comparison.runs:
+        run.config = {"ckpt": None, "images": "photos"}
+    assert "has the lowest" in ranking(comparison, Path()).headline
+    assert not ranking(comparison, Path()).command
+    assert not ranking(comparison._replace(columns=[]), Path()).command
+
+
 def test_recipes_that_are_all_like_noise_are_trained_for_longer_and_not_ranked() -> None:
     comparison = study("batch/steps", "0")
     for _, run in comparison.runs:

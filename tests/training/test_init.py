@@ -116,6 +116,8 @@ def test_finetune_cuts_a_few_large_photographs_into_tiles(tmp_path):
 
 def test_finetune_says_what_it_expects(command, tmp_path):
     assert command("finetune", ["demo"])[2].startswith("error: expected a model and a folder")
+    assert command("finetune", ["dmeo", str(tmp_path)])[2].startswith("error: dmeo: no such file; name a run")
+    assert command("finetune", ["demo", "photso"])[2].startswith("error: photso is not an existing folder")
     status, _, said = command("finetune", ["demo", str(tmp_path)])
     assert (status, said.count("\n")) == (2, 1)
     assert "none of 0 files is a usable image" in said
