@@ -76,6 +76,3 @@ def few_and_large(data: dict[str, Any]) -> bool | None:
 
 
 compose_and_finetune = command("train", Train, __doc__, finetune, partial(finetune, work=jobs.run_job), tuned)
-
-if __name__ == "__main__":
-    main()
