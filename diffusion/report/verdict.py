@@ -67,7 +67,7 @@ class Verdict(NamedTuple):
 
     question: str
     headline: str
-    findings: Findings
+    findings: Mapping[str, str] = {}
     limits: Sequence[str] = ()
     step: str = ""
     command: str = ""
