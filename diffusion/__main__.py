@@ -6,6 +6,7 @@ Only the chosen command is imported.
 import os
 import runpy
 import sys
+from importlib import import_module
 
 from diffusion.base.files import code_version
 from diffusion.errors import nearest
@@ -75,7 +76,10 @@ def main() -> None:
             sys.path.insert(0, os.getcwd())  # as `python -m` does: for the user's own classes
         sys.argv = [name, *words]
         try:
-            runpy.run_module(module_of(name), run_name="__main__", alter_sys=True)
+            if name == "train":
+                runpy.run_module(module_of(name), run_name="__main__", alter_sys=True)
+            else:
+                sys.exit(import_module(module_of(name)).main())
         except KeyboardInterrupt:  # while modules are imported
             sys.exit(130)
 

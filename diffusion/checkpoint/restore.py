@@ -16,16 +16,8 @@ from torch import Tensor, nn
 from diffusion.base.console import console, count
 from diffusion.base.files import tensor_digest
 from diffusion.checkpoint import authors, diffusers_folder, storage
-from diffusion.config.build import (
-    OPTIONAL_PARTS,
-    PARTS,
-    ModelFacts,
-    check_targets,
-    make,
-    model_of,
-    plain_config,
-    validated,
-)
+from diffusion.config import build
+from diffusion.config.build import ModelFacts, check_targets, make, model_of, plain_config, validated
 from diffusion.errors import UserError
 from diffusion.model.network import to_channels_last
 from diffusion.pixels import Resolution, height_width
@@ -37,7 +29,7 @@ from diffusion.process.schedule import Schedule
 
 PREFIX = "denoiser.network."  # prefix of the network's weights in a checkpoint
 REQUIRED = {"config": str, "state_dict": dict, "global_step": int, "epoch": int}  # of a checkpoint
-KEPT = (*PARTS, *OPTIONAL_PARTS, "seed", "score", "label_dropout", "matmul_precision")  # settings in an exported file
+KEPT = (*build.PARTS, *build.OPTIONAL_PARTS, "seed", "score", "label_dropout", "matmul_precision")  # when exported
 WORST = 0.25  # largest missing part of an average's profile, in the L² norm
 
 
@@ -155,7 +147,7 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
     path = Path(path)
     contents = read(path)
     config = plain_config(contents["config"], path)
-    for part in (*PARTS, *OPTIONAL_PARTS):
+    for part in (*build.PARTS, *build.OPTIONAL_PARTS):
         check_targets(config.get(part), part, path)
     facts: ModelFacts = contents.get("facts", {})
     kind, state = _chosen(contents, path, "ema" if weights == "exact" else weights)

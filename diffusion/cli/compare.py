@@ -8,7 +8,6 @@ only the newest run counts. Scores of different protocols are in different colum
 Writes compare.md, report.html and runs.csv.
 """
 
-import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -51,6 +50,3 @@ class SweepTable(Callback):
 main = Arguments("compare", __doc__, write)
 main.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run's or a sweep's folder")
 main.add_argument("--out", type=Path, help="default: the folder of a single sweep, else outputs/comparisons/TIME")
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,7 +3,6 @@
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
@@ -69,6 +68,3 @@ def machine() -> Iterator[tuple[str, str, str]]:
 
 
 main = Arguments("doctor", __doc__, check)
-
-if __name__ == "__main__":
-    sys.exit(main())

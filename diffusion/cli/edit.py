@@ -12,6 +12,3 @@ from diffusion.config.schema import Edit
 from diffusion.runs.command import command, lazy
 
 main = command("edit", Edit, __doc__, lazy("diffusion.sampling.edits.draw_edits"))
-
-if __name__ == "__main__":
-    main()

@@ -11,6 +11,3 @@ from diffusion.runs.command import command, lazy
 
 WORK = "diffusion.scoring.commands.evaluate"
 main = command("evaluate", Evaluate, __doc__, lazy(WORK), job=lazy(f"{WORK}_job"))
-
-if __name__ == "__main__":
-    main()

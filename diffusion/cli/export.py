@@ -9,7 +9,6 @@ charts and scores of its run, but no settings, commands or paths. With
 of the run to the Hugging Face Hub; everyone can then use the model as ckpt=hf://USER/NAME.
 """
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,6 +96,3 @@ main.add_argument("--sampler", metavar="CHOICE", help="instead of the run's, suc
 main.add_argument("--push", metavar="USER/NAME", help="upload all this to the Hub, as a new commit")
 main.add_argument("--private", action="store_true", help="with --push: only you can see a new repository")
 main.add_config_dir()
-
-if __name__ == "__main__":
-    sys.exit(main())

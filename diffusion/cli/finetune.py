@@ -77,7 +77,5 @@ def few_and_large(data: dict[str, Any]) -> bool | None:
     return tiles
 
 
-compose_and_finetune = command("train", Train, __doc__, finetune, partial(finetune, work=jobs.run_job), tuned)
-
-if __name__ == "__main__":
-    main()
+as_job = partial(finetune, work=jobs.run_job)
+compose_and_finetune = command("train", Train, __doc__, finetune, as_job, "diffusion.cli.finetune.tuned")

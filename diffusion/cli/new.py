@@ -8,7 +8,6 @@ import ast
 import keyword
 import re
 import shlex
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -59,6 +58,3 @@ main = Arguments("new", __doc__, write)
 main.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
 main.add_argument("name", metavar="NAME", help="of the file and of the choice; ring has the class Ring")
 main.add_argument("folder", nargs="?", type=Path, default=Path(), metavar="FOLDER", help="default: this one")
-
-if __name__ == "__main__":
-    sys.exit(main())

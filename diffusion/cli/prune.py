@@ -5,7 +5,6 @@ last.safetensors (best.safetensors if only best.ckpt was kept). These can be sam
 further. Runs that are active or not complete are never changed.
 """
 
-import sys
 from pathlib import Path
 
 from rich.filesize import decimal
@@ -43,6 +42,3 @@ main = Arguments("prune", __doc__, prune)
 main.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
 main.add_argument("--weights", action="store_true", help="keep only the weights, a quarter of a checkpoint")
 main.add_argument("--yes", action="store_true", help="remove them; without this, nothing is changed")
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,7 +10,6 @@ report.html is a page for the browser; it needs no other file and no network.
 Nothing is trained or sampled, and no checkpoint is read. It can be rerun at any time, even during the run.
 """
 
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -43,6 +42,3 @@ def report(folders: Sequence[Path], config_dir: str | None) -> None:
 main = Arguments("report", __doc__, report)
 main.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run's or a sweep's folder")
 main.add_config_dir()
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -151,6 +151,3 @@ main.add_argument(
 )
 main.add_argument("--out", type=Path, default=Path("outputs/results"), help="default: outputs/results")
 main.add_config_dir()
-
-if __name__ == "__main__":
-    sys.exit(main())

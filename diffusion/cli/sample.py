@@ -10,6 +10,3 @@ from diffusion.config.schema import Sample
 from diffusion.runs.command import command, lazy
 
 main = command("sample", Sample, __doc__, lazy("diffusion.sampling.commands.draw_samples"))
-
-if __name__ == "__main__":
-    main()

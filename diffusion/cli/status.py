@@ -5,7 +5,6 @@ states are those that the runs recorded; but `died`: the process is gone. Exit s
 states; 2 if the folder does not exist.
 """
 
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -33,6 +32,3 @@ def print_status(folder: Path) -> None:
 
 main = Arguments("status", __doc__, print_status)
 main.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
-
-if __name__ == "__main__":
-    sys.exit(main())

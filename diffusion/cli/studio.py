@@ -7,7 +7,6 @@ is reachable only from this machine unless --host is set; it has no password, so
   diffusion studio last     the run in outputs that saved most recently
 """
 
-import sys
 from typing import Any
 
 from diffusion.base.console import console
@@ -52,6 +51,3 @@ main.add_argument("--device", default="auto", help="auto (default), cpu, cuda, c
 main.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1)")
 main.add_argument("--port", type=int, default=7860, help="the port (default: 7860)")
 main.add_config_dir()
-
-if __name__ == "__main__":
-    sys.exit(main())

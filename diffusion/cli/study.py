@@ -48,7 +48,3 @@ def main() -> None:
         )
         sys.exit(2)
     STUDIES[kind](words)
-
-
-if __name__ == "__main__":
-    main()

@@ -10,7 +10,6 @@ Nothing is written. Only this machine can open them; from another one, forward t
 
 import contextlib
 import re
-import sys
 import threading
 import time
 from collections import defaultdict
@@ -137,6 +136,3 @@ class Handler(BaseHTTPRequestHandler):
 main = Arguments("watch", __doc__, watch)
 main.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
 main.add_argument("--port", type=int, default=8300, help="default: 8300; 0: any free port")
-
-if __name__ == "__main__":
-    sys.exit(main())

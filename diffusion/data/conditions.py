@@ -4,7 +4,6 @@ A condition gives each image named tensors: pictures (c, h, w) of any resolution
 computed from the image, or stored with the images of each split. `inputs` turns them into inputs of the denoiser.
 """
 
-import csv
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Le, Lt, MinLen
 from torch import Tensor
 
-from diffusion.base.files import cache_dir, digest
+from diffusion.base.files import cache_dir, digest, read_table
 from diffusion.data.folder import Folder, Source, composed
 from diffusion.data.hub import Hub
 from diffusion.data.images import RESIZE, Made, Unusable, in_threads, read, resized, stored
@@ -52,6 +51,13 @@ class Condition:
         """What the network gets instead of the tensors of a call, in training or in drawing; by default the same."""
         return named
 
+    def inputs(
+        self, named: dict[str, Tensor], streams: Streams, size: tuple[int, ...], kept: Tensor | None = None,
+        training: bool = False,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """The denoiser's inputs for the tensors of a call, `noised`: see the function `inputs`."""
+        return inputs(self.noised(named, streams, training), size, kept)
+
     def own(self, values: Tensor) -> dict[str, Tensor]:
         """The tensors of a call for what a user gives: pictures (m, c, h, w) in [−1, 1], or numbers (m, d)."""
         (name,) = self.shapes((3, 64, 64))
@@ -73,7 +79,7 @@ class Condition:
     def widths(self, shape: Shape) -> dict[str, int]:
         """The channels of `inputs`, for images of `shape` (C, H, W), and `centred` for the denoiser."""
         named = {name: torch.zeros(1, *each) for name, each in self.shapes(shape).items()}
-        return {name: rows.shape[1] for name, rows in inputs(self.noised(named, Streams([0])), shape[1:]).items()}
+        return {name: rows.shape[1] for name, rows in self.inputs(named, Streams([0]), shape[1:]).items()}
 
 
 def inputs(named: Tensors, size: tuple[int, ...], kept: Tensor | None = None) -> dict[str, Tensor]:
@@ -334,8 +340,7 @@ def table(file: Path) -> Iterable[Mapping[str, Any]]:
         except ImportError as error:
             raise UserError(f"{file} needs pyarrow: {pip_install('hub')}; or give a CSV file") from error
         return parquet.read_table(file).to_pylist()
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        return [*csv.DictReader(stream)]
+    return read_table(file)
 
 
 class Facts(Numbers):

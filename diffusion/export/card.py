@@ -16,8 +16,8 @@ from diffusion.config.build import OPTIONAL_PARTS, PARTS
 from diffusion.data import ImageData
 from diffusion.report.compare import from_default
 from diffusion.report.page import SHELL, Markdown, Section, Table, escaped, picture
-from diffusion.report.run import NOTES, facts, protocols
-from diffusion.report.scores import BASELINES, describe, score_table
+from diffusion.report.run import NOTES, facts
+from diffusion.report.scores import BASELINES, describe, protocols, score_table
 from diffusion.report.verdict import recipe_command
 from diffusion.runs.folder import Run, is_run
 

@@ -8,17 +8,8 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from diffusion.metric.estimate import (
-    POOL,
-    ROWS,
-    Estimate,
-    PairwiseMetric,
-    RealSet,
-    SampleMetric,
-    error_of,
-    jackknife,
-    over_photographs,
-)
+from diffusion.metric import estimate
+from diffusion.metric.estimate import ROWS, Estimate, PairwiseMetric, RealSet, SampleMetric, jackknife, over_photographs
 from diffusion.randomness import generator_for
 
 
@@ -53,7 +44,7 @@ class FrechetDistance(SampleMetric):
     def measure(self, x: Tensor, reference: RealSet, photographs: Tensor | None = None) -> dict[str, Estimate]:
         """`fd`, never negative."""
         value, influence = frechet(x, reference)
-        found = {"fd": Estimate(value, error_of(influence), minimum=0.0, influence=influence)}
+        found = {"fd": Estimate(value, estimate.error_of(influence), minimum=0.0, influence=influence)}
         real = reference.photographs
         return over_photographs(found, lambda: self.measure(reference.features, RealSet.of(x)), photographs, real)
 
@@ -108,7 +99,7 @@ class KernelDistance(PairwiseMetric):
 
     def settings_for(self, n: int, m: int) -> dict[str, Any]:
         """With the actual size of the subsets."""
-        return super().settings_for(n, m) | {"subset_size": min(self.subset_size, min(n, m, POOL) // 2)}
+        return super().settings_for(n, m) | {"subset_size": min(self.subset_size, min(n, m, estimate.POOL) // 2)}
 
     def compare(self, x: Tensor, y: Tensor) -> dict[str, Estimate]:
         """`kid`, of at least 4 features in each set."""

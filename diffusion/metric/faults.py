@@ -181,10 +181,8 @@ def diagnose(images: Tensor, real: Tensor, photograph: Tensor, k: int) -> list[d
             fault |= {"low": unit(middle - half), "high": unit(middle + half)}
             worst = x.argsort(descending=high)[:WORST]
             maps = measure.where(to_rgb(images[worst]).float()) if measure.where else worst
-            fault |= {
-                "worst": worst.tolist(),
-                "place": [spot(far, high, shape) if far.ndim else None for far in maps],
-            }
+            fault["worst"] = worst.tolist()
+            fault["place"] = [spot(far, high, shape) if far.ndim else None for far in maps]
             found.append((abs(value - middle) / half, fault))
     kinds = dict[str, dict[str, Any]]()
     for _, fault in sorted(found, key=lambda each: -each[0]):

@@ -206,11 +206,8 @@ def compare(distances: Mapping[str, Tensor], train: Tensor, photograph: Tensor) 
         told = [name for name, above in zip(distances, distance > margin, strict=True) if above]
         rows = zip(*(x.tolist() for x in (value, error, margin)), strict=True)
         eyes = {name: {"distance": d, "error": e, "margin": m} for name, (d, e, m) in zip(distances, rows, strict=True)}
-        return {
-            "verdict": "apart" if told else "alike" if (high <= near).all() else "unclear",
-            "by": told,
-            "eyes": eyes,
-        }
+        verdict = "apart" if told else "alike" if (high <= near).all() else "unclear"
+        return {"verdict": verdict, "by": told, "eyes": eyes}
 
     near = null(divided(SMALL, SMALL, m), train).quantile(1 - LEVEL, dim=1)
     held, number = len(photograph[~train[n:]].unique()), int(photograph.max()) + 1

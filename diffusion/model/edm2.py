@@ -59,10 +59,8 @@ class MPFourier(nn.Module):
 
     def __init__(self, width: int, bandwidth: float):
         super().__init__()
-        self.frequencies: Tensor
-        self.phases: Tensor
-        self.register_buffer("frequencies", 2 * torch.pi * bandwidth * torch.randn(width))
-        self.register_buffer("phases", 2 * torch.pi * torch.rand(width))
+        self.frequencies = nn.Buffer(2 * torch.pi * bandwidth * torch.randn(width))
+        self.phases = nn.Buffer(2 * torch.pi * torch.rand(width))
 
     def forward(self, label: Tensor) -> Tensor:
         return 2**0.5 * torch.cos(torch.outer(label.float(), self.frequencies) + self.phases)

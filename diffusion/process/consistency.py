@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser, diffuse, expand
@@ -54,8 +54,8 @@ class Consistency(Objective):
         super().__init__(LogNormal(mean=-1.1, std=2.0, reweight=False) if timesteps is None else timesteps, noise)
         self.distance, self.stages = distance, stages
         self.q, self.k, self.b = q, k, b
-        self.stage: Tensor  # a; computed from the step of the run, so checkpoints do not contain it
-        self.register_buffer("stage", torch.ones((), dtype=torch.long), persistent=False)
+        # a; computed from the step of the run, so checkpoints do not contain it
+        self.stage = nn.Buffer(torch.ones((), dtype=torch.long), persistent=False)
 
     def begin(self, step: int, total: int) -> None:
         self.stage.fill_(1 + min(step * self.stages // total, self.stages - 1))

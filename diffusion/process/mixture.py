@@ -27,18 +27,14 @@ FINE = 400  # components of a curve
 class Mixture(nn.Module):
     """means (K, D); width, s of all components; groups (K,), their classes; weights (K,), by default all alike."""
 
-    means: Tensor
-    widths: Tensor
-    groups: Tensor
-    weights: Tensor
-
     def __init__(self, means: Tensor, width: float | Tensor, groups: Tensor, weights: Tensor | None = None):
         super().__init__()
         weights = torch.ones(len(means)) if weights is None else weights
         self.classes = 1 + int(groups.max())  # their number
-        tables = {"means": means, "widths": torch.as_tensor(width).expand(len(means)), "groups": groups}
-        for name, table in {**tables, "weights": weights / weights.sum()}.items():
-            self.register_buffer(name, table.double(), persistent=False)
+        tables = means, torch.as_tensor(width).expand(len(means)), groups, weights / weights.sum()
+        self.means, self.widths, self.groups, self.weights = (
+            nn.Buffer(table.double(), persistent=False) for table in tables
+        )
 
     _apply = Schedule._apply  # the tables move with the module, but keep their precision
 

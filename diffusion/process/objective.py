@@ -177,10 +177,8 @@ class Uncertainty(nn.Module):
         self.objective = objective
         self.prepare, self.begin, self.update = objective.prepare, objective.begin, objective.update
         generator = torch.Generator().manual_seed(seed)
-        self.frequencies: Tensor
-        self.phases: Tensor
-        self.register_buffer("frequencies", 2 * torch.pi * torch.randn(channels, generator=generator))
-        self.register_buffer("phases", 2 * torch.pi * torch.rand(channels, generator=generator))
+        self.frequencies = nn.Buffer(2 * torch.pi * torch.randn(channels, generator=generator))
+        self.phases = nn.Buffer(2 * torch.pi * torch.rand(channels, generator=generator))
         self.weight = nn.Parameter(torch.zeros(1, channels))
 
     def forward(self, denoiser: Denoiser, x0: Tensor, streams: Streams, **conditions: Any) -> dict[str, Tensor]:

@@ -97,8 +97,7 @@ class Discrete(Schedule):
             raise UserError(f"schedule: betas from {betas.min():g} to {betas.max():g}; expected at least 2, in (0, 1)")
         log_alpha_bar = torch.cat([betas.new_zeros(1), torch.log1p(-betas).cumsum(0)])
         self.steps: int = len(betas)
-        self.lambdas: Tensor
-        self.register_buffer("lambdas", log_alpha_bar - torch.log(-torch.expm1(log_alpha_bar)), persistent=False)
+        self.lambdas = nn.Buffer(log_alpha_bar - torch.log(-torch.expm1(log_alpha_bar)), persistent=False)
 
     def log_snr(self, t: Tensor) -> Tensor:
         position = t.to(self.lambdas.dtype) * self.steps

@@ -116,8 +116,7 @@ class LossSecondMoment(nn.Module):
     def __init__(self, steps: Annotated[int, Ge(2)], history: Annotated[int, Ge(1)] = 10, uniform: Fraction = 0.001):
         super().__init__()
         self.uniform = uniform
-        self.losses: Tensor
-        self.register_buffer("losses", torch.full((steps, history), torch.nan))
+        self.losses = nn.Buffer(torch.full((steps, history), torch.nan))
 
     def importance(self, losses: Tensor) -> Tensor:
         """(T,) what p_i is proportional to, for losses (T, history)."""
@@ -168,10 +167,8 @@ class FromFloor(LossSecondMoment):
 
     def __init__(self, bins: Annotated[int, Ge(2)] = 20, history: Annotated[int, Ge(1)] = 64, uniform: Fraction = 0.1):
         super().__init__(bins, history, uniform)
-        self.floor: Tensor
-        self.edges: Tensor
-        self.register_buffer("floor", torch.full((bins,), torch.nan))
-        self.register_buffer("edges", torch.linspace(0, 1, bins + 1))
+        self.floor = nn.Buffer(torch.full((bins,), torch.nan))
+        self.edges = nn.Buffer(torch.linspace(0, 1, bins + 1))
 
     def middles(self, schedule: Schedule) -> Tensor:
         """The times in the middle of each bin (bins,), whose edges are those of this schedule from now on."""

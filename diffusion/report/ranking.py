@@ -26,14 +26,14 @@ def ranking(comparison: Comparison, folder: Path) -> Verdict:
     """The verdict on the comparison in `folder`."""
     main, rows, runs = comparison.main, comparison.rows, [run for _, run in comparison.runs]
     if any(run.state != "complete" for run in runs):
-        return Verdict(QUESTION, "Not all of these runs are complete, so they are not ranked.", {})
+        return Verdict(QUESTION, "Not all of these runs are complete, so they are not ranked.")
     if len(rows) < 2:
-        return Verdict(QUESTION, "There is only one recipe, so nothing is ranked.", {})
+        return Verdict(QUESTION, "There is only one recipe, so nothing is ranked.")
     if main is None:
         models = "ckpt=" + ",".join(model_of(run) for run in runs)
-        step = "Score their samples.", command_line("evaluate", [*runs[0].own, "-m", models])
-        scored = runs[0].command != "train"  # by different protocols
-        return Verdict(QUESTION, "No number here can rank the recipes.", {}, (), *(() if scored else step))
+        command = command_line("evaluate", [*runs[0].own, "-m", models])
+        step = {} if runs[0].command != "train" else {"step": "Score their samples.", "command": command}
+        return Verdict(QUESTION, "No number here can rank the recipes.", **step)
     if all(like_noise(run.scores) for run in runs):
         words = "No recipe is shown to be better than noise, so they are not ranked."
         return Verdict(QUESTION, words, {}, LIMITS, *next_step(comparison, main, folder))

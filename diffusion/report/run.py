@@ -10,23 +10,13 @@ from matplotlib.figure import Figure
 from diffusion.base.console import console, duration
 from diffusion.config.build import check_targets, make
 from diffusion.errors import command_line, first_line, override
-from diffusion.metric.record import Score
 from diffusion.pixels import grid, save_png, spread
 from diffusion.report import figures, images
 from diffusion.report.compare import from_default
 from diffusion.report.faults import FIGURES, SHOWN, words_of
 from diffusion.report.floor import floor_blocks, write_floor
-from diffusion.report.page import SHELL, Block, Chart, Picture, Section, Table, escaped, listed, picture, write_files
-from diffusion.report.scores import (
-    BASELINES,
-    alike,
-    describe,
-    number,
-    plus_minus,
-    protocol_text,
-    score_table,
-    source_text,
-)
+from diffusion.report.page import SHELL, Block, Chart, Picture, Section, Table, escaped, picture, write_files
+from diffusion.report.scores import describe, number, plus_minus, protocols, score_table
 from diffusion.report.study import is_study, write_study
 from diffusion.report.verdict import onward, place_of, recipe_command, verdict
 from diffusion.runs.folder import FLOOR, Run, bins_of, holds_checkpoints, validated_weights
@@ -238,14 +228,6 @@ def eyes(found: Mapping[str, Any]) -> list[Block]:
     ]
     head = ("eye", "distance", *("further images", "other photographs")[: len(answers)])
     return [EYES.format(n=found["n"], train=found["train"]), Table(head, rows, range(1, len(head)))]
-
-
-def protocols(scores: Sequence[Score]) -> list[Block]:
-    """How the scored samples were made, and how each score was measured."""
-    made = alike((score.name, source_text(score)) for score in scores if score.what not in BASELINES)
-    measured = alike((score.name, protocol_text(score)) for score in scores)
-    words = listed(f"{words}." for words in [*made, *measured])
-    return ["Only compare numbers of the same protocol.", words] if words else []
 
 
 def more_commands(run: Run) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from diffusion.base.console import console
 from diffusion.metric.record import Score
-from diffusion.report.page import MISSING, Table
+from diffusion.report.page import MISSING, Table, listed
 
 # The baselines of a score, as named in tables and figures.
 BASELINES = {"noise": "pure noise", "real": "real images", "split_half": "split half"}
@@ -91,6 +91,14 @@ def source_text(score: Score) -> str:
     keys = ("step", "weights", "sampler", "guidance", "precision", "seed")
     made = {key: score.source[key] for key in keys if score.source.get(key) is not None}
     return ", ".join([score.what, *(f"{key}={describe(value)}" for key, value in made.items())])
+
+
+def protocols(scores: Sequence[Score]) -> list[str]:
+    """How the scored samples were made, and how each score was measured."""
+    made = alike((score.name, source_text(score)) for score in scores if score.what not in BASELINES)
+    measured = alike((score.name, protocol_text(score)) for score in scores)
+    words = listed(f"{words}." for words in [*made, *measured])
+    return ["Only compare numbers of the same protocol.", words] if words else []
 
 
 def table_order(score: Score) -> tuple[Any, ...]:

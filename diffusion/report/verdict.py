@@ -67,7 +67,7 @@ class Verdict(NamedTuple):
 
     question: str
     headline: str
-    findings: Findings
+    findings: Mapping[str, str] = {}
     limits: Sequence[str] = ()
     step: str = ""
     command: str = ""
@@ -94,9 +94,8 @@ def verdict(run: Run, state: str) -> Verdict:
     Samples that are only black, or copies, may be near to real images, so the headline leaves the rest out then.
     """
     findings = closeness(run.scores, run.referee) | copying(run.scores)
-    if {"alike", "further alike", "others alike"} & findings.keys() and not any(
-        score.metric == "copies" for score in run.scores
-    ):
+    audited = any(score.metric == "copies" for score in run.scores)
+    if not audited and {"alike", "further alike", "others alike"} & findings.keys():
         findings["not audited"] = "Copies of real images are near to these, too; no audit has looked for copies."
     if state == "complete":
         findings |= training(run.metrics)

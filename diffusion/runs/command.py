@@ -42,17 +42,19 @@ Values = dict[str, Any]
 
 
 def command(
-    name: str, schema: type[S], about: str, task: Task[S], job: Task[S] | None = None,
-    completed: Callable[[Values, list[str]], Values] = lambda values, words: values,
-) -> Callable[..., None]:  # fmt: skip
+    name: str, schema: type[S], about: str, task: Task[S], job: Task[S] | None = None, inherited: str | None = None
+) -> Callable[..., None]:
     """Create the main function of a command with its choices in conf/NAME.yaml and its settings in `schema`.
 
     `about` describes it, with examples, for `--help`. `task` is called after Hydra has finished; for a job of a sweep
-    (`-m`), Hydra calls `job`, by default the same, maybe in another process. `completed` adds to the composed values
-    those that they leave to the model of `init`.
+    (`-m`), Hydra calls `job`, by default the same, maybe in another process. `inherited` is the full name of a function
+    that adds to the composed values, by the words, those that they leave to the model of `init`, if they have one.
     """
     register(name)
     naming.register()
+
+    def checked(values: Values, words: list[str]) -> S:
+        return validated(schema, resolve_name(inherited)(values, words) if inherited and values["init"] else values)
 
     def main(typed: Sequence[str] | None = None) -> None:
         """Run the command with these words, by default those of the command line."""
@@ -75,10 +77,10 @@ def command(
                     given.overrides = [re.sub(r"^(?!hydra)(?=\w+\.)", "++", word) for word in words]
                 version.setbase("1.3")
                 # What hydra.main does, which itself would read sys.argv instead of these words.
-                composed = partial(run_composed, schema, job or task, single, completed)
+                composed = partial(run_composed, checked, job or task, single)
                 _run_hydra(given, get_args_parser(), composed, str(conf_dir()), name)
                 for folder, values in single:
-                    task(validated(schema, completed(values, words)), folder, words)
+                    task(checked(values, words), folder, words)
             except KeyboardInterrupt:
                 sys.exit(130)
             except Interrupted as stop:
@@ -100,7 +102,7 @@ def command(
 
 
 def run_composed(
-    schema: type[S], job: Task[S], single: list[tuple[Path, Any]], completed: Callable[..., Any], config: DictConfig
+    checked: Callable[[Values, list[str]], S], job: Task[S], single: list[tuple[Path, Values]], config: DictConfig
 ) -> Any:
     """Called by Hydra with a configuration: run a job of a sweep, or keep the folder and values of a `single` run."""
     begin_process()  # it may be that of a worker
@@ -111,7 +113,7 @@ def run_composed(
         check_output(folder)
         words, sources = [*context.overrides.task], context.runtime.config_sources
         with searching(each.path for each in sources if each.provider == "command-line"):  # for launchers, too
-            return job(validated(schema, completed(values, words)), folder, words)
+            return job(checked(values, words), folder, words)
     return single.append((folder, values))
 
 

@@ -197,10 +197,8 @@ def pasted(images: Tensor, whole: Image.Image, fill: Image.Image, box: Box, blur
     pictures = [whole.copy() for _ in images]
     for picture, image in zip(pictures, images, strict=True):
         enlarged = np.atleast_3d(np.asarray(to_pil_image(image).resize(part.size, Image.Resampling.BICUBIC)))
-        smooth = (
-            np.rint(colours + (1 - weight) * enlarged).astype(np.uint8).squeeze(2 if enlarged.shape[2] == 1 else ())
-        )
-        picture.paste(Image.fromarray(smooth), box, mask)
+        smooth = np.rint(colours + (1 - weight) * enlarged).astype(np.uint8)
+        picture.paste(Image.fromarray(smooth.squeeze(2) if smooth.shape[2] == 1 else smooth), box, mask)
     return pictures
 
 

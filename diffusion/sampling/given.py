@@ -12,7 +12,7 @@ from diffusion.base.console import count
 from diffusion.base.files import digest, tensor_digest
 from diffusion.config.build import ModelFacts, make
 from diffusion.data import Split, to_uint8, to_unit
-from diffusion.data.conditions import Condition, Shape, inputs, scaled
+from diffusion.data.conditions import Condition, Shape, scaled
 from diffusion.data.folder import listed
 from diffusion.data.images import Unusable, read, resized
 from diffusion.errors import UserError, shown
@@ -56,7 +56,7 @@ class Given:
         """The denoiser's inputs for the samples at `index`: functions of (seed, i) and the condition of i."""
         named = {name: rows.to(device) for name, rows in self.rows(index).items()}
         streams = Streams(seeds_for(seed, "condition", last=index), device)
-        return inputs(self.condition.noised(named, streams), self.shape[1:])
+        return self.condition.inputs(named, streams, self.shape[1:])
 
     @property
     def key(self) -> str:

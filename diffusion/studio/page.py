@@ -227,10 +227,8 @@ def build(restored: Restored, device: torch.device) -> gr.Blocks:
             with gr.Column(scale=5, min_width=320):
                 with gr.Row():
                     with gr.Column(min_width=300):
-                        drawn, line = (
-                            gr.Image(label="Drawn", **PICTURE),
-                            gr.Code(buttons=["copy"], interactive=False, **LINE),
-                        )
+                        drawn = gr.Image(label="Drawn", **PICTURE)
+                        line = gr.Code(buttons=["copy"], interactive=False, **LINE)
                         pin = gr.Button("Keep beside", size="sm")
                     with gr.Column(min_width=300, visible=False) as beside:
                         kept = gr.Image(label="Kept", **PICTURE), gr.Code(buttons=["copy"], interactive=False, **LINE)

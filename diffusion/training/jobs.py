@@ -43,15 +43,6 @@ from diffusion.runs.record import CONFIG, RunRecord, claim, config_text
 WORKER = "diffusion.training.jobs"
 
 
-def inheriting(values: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
-    """Composed settings with those that a run inherits with the weights of `init`, if it has one."""
-    if values["init"] is None:
-        return values
-    from diffusion.training.resume import inherited
-
-    return inherited(values, words)
-
-
 def claimed(
     settings: Train, folder: Path, words: Sequence[str], job: bool = False, name: str = "train"
 ) -> tuple[Train, RunRecord] | None:

@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from diffusion.data import Batch, ImageData, to_unit
-from diffusion.data.conditions import inputs
 from diffusion.errors import UserError
 from diffusion.metric.denoising import SETS, DenoisingErrors, FrozenGrid
 from diffusion.model.network import examples
@@ -108,7 +107,8 @@ class Diffusion(pl.LightningModule):
         if self.crops is not None:
             x0, given["window"] = self.crops(x0, streams("crops"))
         if self.condition is not None:
-            given |= self.conditioned(x0, stored, streams("condition"), kept)
+            named = self.condition(x0, stored)
+            given |= self.condition.inputs(named, streams("condition"), x0.shape[2:], kept, training=True)
         found: dict[str, Tensor] = self.objective(self.denoiser, x0, streams("train"), **given)
         return found
 
@@ -124,14 +124,6 @@ class Diffusion(pl.LightningModule):
             first=first,
             batch_size=n * devices * parts,
         )
-
-    def conditioned(
-        self, x0: Tensor, stored: Mapping[str, Tensor], streams: Streams, kept: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """Return the denoiser's inputs for the condition of the images, see `data.conditions.inputs`."""
-        assert self.condition is not None
-        named = self.condition.noised(self.condition(x0, stored), streams, training=True)
-        return inputs(named, x0.shape[2:], kept)
 
     def kept(self, batch: Batch, dropout: float) -> Tensor | None:
         """Return which images are shown with their class and condition, (B,) bool; None for all.
@@ -172,7 +164,8 @@ class Diffusion(pl.LightningModule):
         x0, given = self.images(batch), self.classes(batch)
         if self.condition is not None:
             fixed = Streams(seeds_for("condition", last=batch.index.tolist()), self.device)
-            given |= self.conditioned(x0, batch.stored, fixed)
+            named = self.condition(x0, batch.stored)
+            given |= self.condition.inputs(named, fixed, x0.shape[2:], training=True)
         for k in range(self.settings.validation.draws):
             u = self.frozen.t(batch.index, k)
             u, t = (each.to(self.device, real_dtype(self.device)) for each in (u, self.times(u)))

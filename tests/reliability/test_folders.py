@@ -139,15 +139,6 @@ def test_the_processes_of_a_run_hold_its_folder_after_the_one_that_started_them(
     assert held == ["running", "running", "died"]
 
 
-@pytest.mark.parametrize("wrong", ["model.channels=[7,9]", "data.batch_size=400"])
-def test_a_run_that_fails_before_training_records_the_reason(command, tiny, tmp_path, wrong):
-    status, out, err = command("train", [*tiny, wrong, "hydra.run.dir=run"])
-    assert status == 2, out + err
-    record = RunRecord(tmp_path / "run").content
-    assert record["state"] == "failed"
-    assert f"error: {record['reason']}" in err
-
-
 def test_a_start_that_fails_leaves_the_record_and_the_settings_of_the_earlier_run(tmp_path):
     (tmp_path / CONFIG).write_text("seed: 1\n")
     (tmp_path / "run.json").write_text('{"state": "complete"}')

@@ -32,7 +32,7 @@ def test_the_commands_of_a_page_work_with_any_folder(
         assert status == 0, line + out + err
 
 
-@pytest.mark.parametrize("mistake", ["optimizer.lr=abc", "data.root=/none"])
+@pytest.mark.parametrize("mistake", ["optimizer.lr=abc", "data.root=/none", "model.channels=[7,9]"])
 def test_a_mistake_found_before_training_leaves_no_folder(
     command: Any, tiny: list[str], tmp_path: Path, mistake: str
 ) -> None:
