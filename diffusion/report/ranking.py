@@ -32,8 +32,9 @@ def ranking(comparison: Comparison, folder: Path) -> Verdict:
     if main is None:
         models = "ckpt=" + ",".join(model_of(run) for run in runs)
         command = command_line("evaluate", [*runs[0].own, "-m", models])
-        step = {} if runs[0].command != "train" else {"step": "Score their samples.", "command": command}
-        return Verdict(QUESTION, "No number here can rank the recipes.", **step)
+        if runs[0].command != "train":  # they were scored, by different protocols
+            return Verdict(QUESTION, "No number here can rank the recipes.")
+        return Verdict(QUESTION, "No number here can rank the recipes.", step="Score their samples.", command=command)
     if all(like_noise(run.scores) for run in runs):
         words = "No recipe is shown to be better than noise, so they are not ranked."
         return Verdict(QUESTION, words, {}, LIMITS, *next_step(comparison, main, folder))
