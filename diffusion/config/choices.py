@@ -27,7 +27,7 @@ from diffusion.errors import UserError, first_line, nearest
 
 SEVERAL = ("logger", "callbacks")  # groups of which several choices can be combined
 RUN = "run"  # the choice of other commands that inherits the settings of the run, see `sampling.inheritance`
-AUTO = "auto"  # the choice of inpainting by the operator, see `edit.edits`
+AUTO = "auto"  # the choice of inpainting by the operator, see `sampling.edits`
 INHERITED = ("sampler", "guidance", "condition", "features", "metrics", "data")  # groups that have this choice
 OF_INIT = ("model", "schedule", "prediction")  # groups that a training inherits with the weights of `init`
 _COMPOSING = threading.Lock()  # Hydra's state belongs to the whole process; the studio's requests are threads

@@ -134,7 +134,7 @@ class Scorer:
         return found
 
     def audit(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
-        """The share of suspected copies among the images; see `evaluation.memorization`."""
+        """The share of suspected copies among the images; see `scoring.memorization`."""
         return [copies(images, self.data, self.folder, self.split).of(what, files.code_version(), source)]
 
     def judge(self, images: Tensor) -> None:

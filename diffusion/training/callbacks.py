@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from diffusion.base.console import console, progress_bar
 from diffusion.base.files import versions
 from diffusion.errors import UserError
+from diffusion.runs.record import RunRecord
 from diffusion.sampling.parallel import device_name
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
@@ -37,9 +38,8 @@ MOST_SKIPPED = 50  # consecutive skipped steps; each of float16's scaler halves 
 class Progress(Callback):
     """One bar for the whole run (steps, loss, rate, time left), a line for every validation, and run.json."""
 
-    def __init__(self, run: Parts) -> None:
-        assert run.record is not None
-        self.run, self.record, self.clock, self.noted = run, run.record, run.clock, 0.0
+    def __init__(self, run: Parts, record: RunRecord) -> None:
+        self.run, self.record, self.clock, self.noted = run, record, run.clock, 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record what is known by now, and show the bar from this step on."""

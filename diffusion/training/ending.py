@@ -23,7 +23,7 @@ from diffusion.report.run import ASKED, write_report
 from diffusion.report.scores import print_scores
 from diffusion.report.verdict import verdict
 from diffusion.runs.folder import Run, read_metrics
-from diffusion.runs.record import now
+from diffusion.runs.record import RunRecord, now
 from diffusion.sampling.commands import CONDITIONS
 from diffusion.sampling.drawing import Drawing, Frames, filmed
 from diffusion.sampling.parallel import remove
@@ -108,10 +108,9 @@ def guided_by_early(run: Parts, trainer: pl.Trainer, module: Diffusion) -> Drawi
     return replace(run.drawing, guidance=run.guidance, weak=weak.eval())
 
 
-def conclude(run: Parts, trainer: pl.Trainer, samples: Samples) -> Any:
+def conclude(run: Parts, record: RunRecord, trainer: pl.Trainer, samples: Samples) -> Any:
     """Score the last samples, and complete the logs, the record and the report; returns the last `sweep.score`."""
-    folder, record = run.folder, run.record
-    assert record is not None
+    folder = run.folder
     if table := trainer.profiler.summary():  # type: ignore[attr-defined]
         console.print(table, markup=False, highlight=False)  # Lightning logs it where `quiet_libraries` hides it
     record.spent("last samples")

@@ -26,18 +26,9 @@ from diffusion.config.build import validated
 from diffusion.config.choices import searched, searching
 from diffusion.config.schema import Train, Trainer
 from diffusion.errors import Interrupted, ProcessLost, UserError, override, resume_command
+from diffusion.runs import launch as processes
 from diffusion.runs.folder import Run, holds_checkpoints, read_yaml
-from diffusion.runs.launch import (
-    PARENT,
-    as_rank,
-    end_with_parent,
-    is_rank,
-    launch,
-    queued_again,
-    requeue,
-    shared_folder,
-    stopped_by,
-)  # fmt: skip
+from diffusion.runs.launch import as_rank, end_with_parent, is_rank, launch, queued_again, requeue, shared_folder
 from diffusion.runs.record import CONFIG, RunRecord, claim, config_text
 
 WORKER = "diffusion.training.jobs"
@@ -107,7 +98,7 @@ def work(folder: Path) -> None:
         settings = validated(Train, read_yaml(folder / CONFIG))
         train(settings, folder, RunRecord.join(folder) if first else None)
     except Interrupted as stop:
-        if first and stop.number == signal.SIGUSR1 and not os.environ.get(PARENT):
+        if first and stop.number == signal.SIGUSR1 and not os.environ.get(processes.PARENT):
             requeue()  # torchrun does not
         raise
 
@@ -149,7 +140,7 @@ def ending_on_signals() -> Iterator[None]:
         os._exit(128 + number)
 
     try:
-        with stopped_by(stop):
+        with processes.stopped_by(stop):
             yield
     except SystemExit as end:
         if end.code == 128 + signal.SIGUSR1:

@@ -60,7 +60,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> Any:
         if reason := "".join(each.reason for each in trainer.callbacks if isinstance(each, Pruning)):  # type: ignore[attr-defined]
             return conclude_pruned(run, reason)
         samples = draw_last(run, trainer, module)
-        return None if record is None else conclude(run, trainer, samples)
+        return None if record is None else conclude(run, record, trainer, samples)
 
 
 def prepare(settings: Train, folder: Path, record: RunRecord | None) -> tuple[Parts, Diffusion, pl.Trainer]:
@@ -211,7 +211,7 @@ def check_place(run: Parts) -> None:
 def callbacks_of(run: Parts) -> list[Callback]:
     """The callbacks of a run, in the order in which they work after a step."""
     settings, chosen = run.settings, run.settings.callbacks or {}
-    used: list[Callback] = [] if run.record is None else [Progress(run)]
+    used: list[Callback] = [] if run.record is None else [Progress(run, run.record)]
     if run.ema is not None:
         used.append(run.ema)
     used.append(Guard(run.settings.guard.spikes, run.clock))

@@ -45,7 +45,7 @@ def test_the_time_left_is_that_of_the_progress_bar_which_knows_none_before_two_s
     now = 1e6
     bar = Bar(get_time=lambda: now, disable=True)
     clock = SimpleNamespace(epoch_after=lambda step: 0)
-    progress = Progress(SimpleNamespace(record=RunRecord(tmp_path / "r"), clock=clock))
+    progress = Progress(SimpleNamespace(clock=clock), RunRecord(tmp_path / "r"))
     (tmp_path / "r").mkdir()
     progress.record.start(["train"])
     progress.record.update(total_steps=500, started="2026-01-02T03:00:00+00:00")  # its set-up took years

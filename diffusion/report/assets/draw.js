@@ -1,7 +1,7 @@
 "use strict";
 // Sampling from the model embedded in the page: DDIM with a table of coefficients; onnxruntime-web runs the network.
 
-/** Sample an image. `network(x, label, kind)` -> y, with x and y Float32Arrays of one image; see evaluation/web.py.
+/** Sample an image. `network(x, label, kind)` -> y, with x and y Float32Arrays of one image; see export/web.py.
  *  `watch(x0, k)` is called after each step. */
 async function denoise(network, table, noise, kind, watch) {
   const [[scale], ...steps] = table;
