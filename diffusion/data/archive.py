@@ -21,6 +21,7 @@ from diffusion.errors import refusing
 
 IMAGES = ("arr_0", "images", "image")  # names of arrays in an npz
 LABELS = ("arr_1", "labels", "label")
+LARGEST = 8 * (Image.MAX_IMAGE_PIXELS or 0)  # bytes of a file: Pillow refuses twice as many pixels, of 4 bytes each
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -75,7 +76,14 @@ def zipped(files: Sequence[Path], labelled: bool) -> Iterator[Item]:
         raise ValueError(f"no labels in a {about}; set data.labels=folders, FILE.csv or null")
     if wrong := [label for label in labels.values() if not isinstance(label, int | str)]:
         raise ValueError(f"the label {wrong[0]} in {about}; expected one class for each image, a number or a name")
-    return (Item(composed(name), partial(archive.read, name), labels.get(name)) for name in names if name != about)
+    return (Item(composed(name), partial(unpacked, archive, name), labels.get(name)) for name in names if name != about)
+
+
+def unpacked(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A file of a zip. Raises ValueError if it is larger than any image that Pillow reads."""
+    if (size := archive.getinfo(name).file_size) > LARGEST:
+        raise ValueError(f"it has {size / 1e6:,.0f} MB, more than the {LARGEST / 1e6:,.0f} MB of the largest image")
+    return archive.read(name)
 
 
 def arrays(files: Sequence[Path], labelled: bool) -> Iterator[Item]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 from time import time
 from typing import Any
 
@@ -36,9 +37,9 @@ from diffusion.training.resume import Resumed
 
 TRACKERS = {  # choice -> its package, and what to do where it cannot begin
     "comet": ("comet_ml", "set COMET_API_KEY; COMET_START_ONLINE=0 needs no account"),
-    "mlflow": ("mlflow", "set MLFLOW_TRACKING_URI to a server that runs, or unset it for a file here"),
+    "mlflow": ("mlflow", "set MLFLOW_TRACKING_URI to a server that runs, or to sqlite:///FILE; unset, it is one here"),
     "tensorboard": ("tensorboard", ""),
-    "trackio": ("trackio", "without TRACKIO_SERVER_URL and TRACKIO_SPACE_ID it needs no server"),
+    "trackio": ("trackio", "without TRACKIO_SERVER_URL and TRACKIO_SPACE_ID it needs no server, but TRACKIO_DIR"),
     "wandb": ("wandb", "WANDB_MODE=offline needs no account"),
 }
 
@@ -185,6 +186,8 @@ class MLflow(MLFlowLogger):
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         name, group = named(folder, group)
         key, uri = identity(folder / "mlflow/id", recipe["first_step"]), mlflow.get_tracking_uri()
+        if uri.startswith("sqlite:///"):  # MLflow would try for two minutes
+            TemporaryFile(dir=Path(uri.removeprefix("sqlite:///")).parent).close()
         place = mlflow.set_experiment(experiment).experiment_id  # unlike Lightning, it allows for another job
         self.found = mlflow.search_runs([place], f"tags.key = '{key}'", output_format="list")
         marks = {**(tags or {}), "key": key} | ({"group": group} if group else {})
@@ -219,6 +222,10 @@ class Trackio(DummyLogger):
         super().__init__()
         self.trackio, (name, group) = trackio, named(folder, group)
         name += f"-{identity(folder / 'trackio/id', recipe['first_step']):.6}"  # Trackio finds a run by its name
+        remote = {"space_id", "server_url"} & {*settings, *(key.removeprefix("TRACKIO_").lower() for key in os.environ)}
+        if not remote:  # it would go on without its store
+            trackio.utils.TRACKIO_DIR.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=trackio.utils.TRACKIO_DIR).close()
         with redirect_stdout(io.StringIO()), warnings.catch_warnings(record=True) as said:
             self.run = trackio.init(project, name, group, config=dict(recipe), resume="allow", **settings)
         if said:  # it would go on without its server

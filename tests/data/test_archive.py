@@ -49,11 +49,13 @@ def test_arrays_are_read_with_their_classes_as_numbers(tmp_path: Path, names, sh
             assert label == classes[int(name)]
 
 
-def test_bad_members_are_reported_and_left_out(root: Path, tmp_path: Path) -> None:
+def test_bad_members_are_reported_and_left_out(root: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("diffusion.data.archive.LARGEST", 10_000)
     files, clean = files_of(root), loaded(Folder, root).keys
     bad = {"cut.png": files["dog/1.png"][:200], "phone.HEIC": b"\0\0\0\x18ftypheic"}
     every = files | bad | {".hidden.png": b"", "__MACOSX/cat/._1.png": b"notes"}
-    packed = to_zip(every | {"damaged.png": b"0123456789"}, tmp_path / "pets.zip")
+    of_zip = {"damaged.png": b"0123456789", "large.png": files["dog/1.png"] + bytes(10_000)}
+    packed = to_zip(every | of_zip, tmp_path / "pets.zip")
     packed.write_bytes(packed.read_bytes().replace(b"0123456789", b"9123456789"))  # the sum of its bytes is wrong now
     with tarfile.open(tmp_path / "pets.tar", "w") as tar:
         sample = {"dog/1.txt": b"the caption of dog/1.png", "dog/1.png": files["dog/1.png"]}
@@ -64,7 +66,7 @@ def test_bad_members_are_reported_and_left_out(root: Path, tmp_path: Path) -> No
         link = tarfile.TarInfo("link.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(link)
-    for file, more in ((packed, ["damaged.png"]), (tmp_path / "pets.tar", [])):
+    for file, more in ((packed, of_zip), (tmp_path / "pets.tar", [])):
         data = loaded(Archive, file)
         assert sorted(entry["path"] for entry in data.report) == sorted([*bad, *more])
         assert data.keys == clean

@@ -158,17 +158,21 @@ LOST = "http://user:canary@127.0.0.1:9"  # nobody answers there
     ("tracker", "variables"),
     [
         ("mlflow", {"MLFLOW_TRACKING_URI": LOST}),
+        ("mlflow", {"MLFLOW_TRACKING_URI": "sqlite:////proc/mlflow.db"}),
+        ("trackio", {"TRACKIO_DIR": "/dev/null/trackio"}),
         ("trackio", {"TRACKIO_SERVER_URL": f"{LOST}/?write_token=canary"}),
         ("comet", {"COMET_API_KEY": "canary", "COMET_URL_OVERRIDE": f"{LOST}/clientlib/", "COMET_START_ONLINE": "1"}),
     ],
 )
-def test_a_lost_server_is_one_line_before_training(command, tiny, tmp_path, monkeypatch, tracker, variables):
+def test_a_lost_server_or_store_is_one_line_before_training(command, tiny, tmp_path, monkeypatch, tracker, variables):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr("trackio.utils.TRACKIO_DIR", Path(os.environ["TRACKIO_DIR"]))
     words = [*tiny, f"logger={tracker}", "hydra.run.dir=run", "samples.n=0", "trainer.max_steps=1"]
     status, out, err = command("train", words)
     assert status == 2, out + err
     assert err.splitlines()[-1].startswith(f"error: logger.{tracker}: ")
     assert next(iter(variables)) in err
     assert "canary" not in out + err
+    assert "sqlite3" not in err  # whose error comes after two minutes of tries
     assert not (tmp_path / "run/metrics.csv").exists()
