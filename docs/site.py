@@ -27,7 +27,10 @@ from diffusion.errors import shown
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("authors", "experiment", "results", "score", "trainer")  # shown as the yaml files that they are
-API = ("library", "process", "model", "metric", "data", "evaluation", "training", "checkpoint", "randomness", "pixels")
+API = (
+    "library", "process", "model", "metric", "data", "sampling", "scoring", "training", "checkpoint", "randomness",
+    "pixels",
+)  # fmt: skip
 LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 
 
@@ -49,6 +52,7 @@ def stage(pages: Path) -> None:
     put(pages / "reference/settings.md", settings_page())
     for name in API:
         put(pages / f"api/{name}.md", f"# diffusion.{name}\n\n::: diffusion.{name}\n")
+    put(pages / "site.css", (ROOT / "docs/site.css").read_bytes())
     put(pages / ".order.md", navigation(pages))
 
 

@@ -8,6 +8,7 @@ import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 
 import pytest
 from browser import chromium, visit  # noqa: F401
@@ -49,6 +50,10 @@ def test_the_page_of_settings_has_those_of_the_help(pages):
             assert f"| `{setting}`" in text, setting
 
 
+def test_the_modules_of_the_library_exist():
+    assert all(find_spec(f"diffusion.{name}") for name in site.API)
+
+
 @pytest.fixture(scope="module")
 def address(pages):
     """The address of the built site."""
@@ -80,4 +85,6 @@ def test_a_page_of_the_site_fits_and_asks_nobody_else(chromium, address, page, w
     with visit(chromium, f"{address}/{page}", width, scheme) as opened:
         assert opened.overflow <= 0
         assert not opened.errors
+        commands = opened.page.locator(".language-bash code")
+        assert not commands.evaluate_all("every => every.some(each => each.scrollWidth > each.clientWidth)")
         assert all(request.startswith(address) for request in opened.requests)

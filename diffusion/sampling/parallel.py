@@ -1,6 +1,6 @@
 """The devices of a command; samples drawn in this process, or in one process for each (`diffusion.runs.launch`).
 
-    python -m diffusion.evaluation.together FOLDER
+    python -m diffusion.sampling.parallel FOLDER
 
 is one of these processes: it reads the drawings, draws its share of the batches, and ends.
 """
