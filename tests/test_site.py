@@ -85,8 +85,6 @@ def test_a_page_of_the_site_fits_and_asks_nobody_else(chromium, address, page, w
     with visit(chromium, f"{address}/{page}", width, scheme) as opened:
         assert opened.overflow <= 0
         assert not opened.errors
-        cut = (
-            "[...document.querySelectorAll('.language-bash code')].filter(each => each.scrollWidth > each.clientWidth)"
-        )
-        assert opened.page.evaluate(f"{cut}.length") == 0
+        commands = opened.page.locator(".language-bash code")
+        assert not commands.evaluate_all("every => every.some(each => each.scrollWidth > each.clientWidth)")
         assert all(request.startswith(address) for request in opened.requests)

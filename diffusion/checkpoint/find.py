@@ -112,10 +112,7 @@ def saved(run: Path) -> list[Path]:
 
 
 def newest(runs: list[Path], where: str) -> Path:
-    """The most recently saved of these runs; of newer ones without a checkpoint, the last is named.
-
-    Raises UserError if none has a checkpoint or weights.
-    """
+    """The most recently saved of these runs; a newer one without a checkpoint is named. UserError if none is saved."""
     times = {run: max(file.lstat().st_mtime_ns for file in files) for run in runs if (files := saved(run))}
     if not times:
         raise UserError(f"ckpt=last: no run {where} has a checkpoint; name a run's folder, or a checkpoint")

@@ -69,8 +69,7 @@ def draw_edits(settings: Edit, folder: Path) -> None:
     settings, restored, (device,) = opened_model(settings.model_copy(update={"n": n}))
     only_pictures("edit", restored.shape[0])
     if large:
-        drawing, before, (height, width) = enlarged(settings, restored, large)
-        paste = None
+        drawing, before, (height, width), paste = *enlarged(settings, restored, large), None
     else:
         drawing, before, paste = edited(make_drawing(settings, restored), settings, restored)
         height, width = restored.shape[1:]

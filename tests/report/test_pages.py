@@ -218,14 +218,14 @@ def test_no_page_waits_for_a_slow_one(served: Server, monkeypatch: pytest.Monkey
 
     def slow(*folders: Any, **how: Any) -> Any:
         began.set()
-        released.append(go_on.wait(5))
+        released.append(go_on.wait(60))
         return compared(*folders, **how)
 
     compared = watch.compare.compare
     monkeypatch.setattr(watch.compare, "compare", slow)
     other = threading.Thread(target=get, args=(served, "/compare?run=/page/demo&run=/page/sweep/0"))
     other.start()
-    assert began.wait(5)
+    assert began.wait(60)
     assert get(served, "/")[0] == get(served, "/page/demo")[0] == 200
     go_on.set()
     other.join()
