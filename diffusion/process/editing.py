@@ -92,7 +92,7 @@ class RePaint(Inpainting):
     def __init__(self, inner: Sampler, observation: Observation, passes: Annotated[int, Ge(1)] = 10):
         super().__init__(inner, observation)
         if not observation.exact:
-            raise UserError("inpainting: RePaint only fills a mask, without noise; use another method")
+            raise UserError("inpainting: RePaint only fills a mask, without noise; use mmps, pigdm or split_gibbs")
         self.passes = passes
 
     def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
