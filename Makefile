@@ -103,7 +103,7 @@ bench: $(VENV)/.developer ## Benchmark startup, a run against a bare loop, netwo
 	$(BIN)/python bench/scoring.py
 
 .PHONY: mutations
-mutations: $(VENV)/.developer ## Plant faults in mathematics, randomness and metrics; the tests must catch each
+mutations: $(VENV)/.developer ## Plant faults in mathematics, metrics, data, training and reports; the tests must catch each
 	$(BIN)/python tests/mutations.py
 
 .PHONY: docs
