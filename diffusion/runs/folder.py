@@ -125,7 +125,8 @@ class Run:
     def commands(self) -> list[list[str]]:
         """The commands that have trained here, oldest first: the name and the words of each, as run.json has them."""
         typed = filter(None, [*self.info.get("earlier_commands", []), self.info.get("command")])
-        return [(shlex.split(each) if isinstance(each, str) else each)[1:] for each in typed]  # older records: a string
+        words = [shlex.split(each) if isinstance(each, str) else each for each in typed]  # older records: a string
+        return [each[1:] for each in words if each[1:]]
 
     @cached_property
     def choices(self) -> dict[str, str]:

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import platform
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -27,13 +28,16 @@ from diffusion.runs.launch import TRIAL, queued_again
 FILE, CONFIG, LOCK = "run.json", "config.yaml", ".lock"
 
 
+Command = Annotated[str, AfterValidator(shlex.split)] | list[str]  # as one line in older records
+
+
 class Content(BaseModel, strict=True):
     """What the program computes with in run.json, which has more."""
 
     state: str = ""
     reason: str = ""
-    command: str | list[str] = ""
-    earlier_commands: list[str | list[str]] = []
+    command: Command = []
+    earlier_commands: list[Command] = []
     started: Annotated[str, AfterValidator(datetime.fromisoformat)] = ""
     earlier: float = 0
     seconds: float = 0

@@ -174,5 +174,6 @@ def test_the_recipe_of_a_fine_tuned_run_names_its_model_and_its_photographs(make
     assert recipe_command(Run(folder), init=Path("RUN")) == "diffusion finetune RUN 'MY PHOTOS' ema.decay=0.9"
     for words in (["trainer.max_steps=700", "seed=1"], ["trainer.max_steps=800"]):  # it is resumed twice
         RunRecord(folder).start(["train", "hydra.run.dir=X", "ckpt=auto", *words])
+    assert recipe_command(Run(make_run(tmp_path / "bare", info={"command": ["diffusion"]}))) == "diffusion train"
     again = "diffusion finetune demo 'MY PHOTOS' ema.decay=0.9 seed=1 trainer.max_steps=800"
     assert recipe_command(Run(folder)) == again
