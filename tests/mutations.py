@@ -293,7 +293,7 @@ FAULTS = {
         ("a grid has the side of its multiples", "max(kinds.get(kind, fault)", "min(kinds.get(kind, fault)"),
     ],
     "report/test_faults.py": [
-        ("a fault without a treatment has one", "if found and treatment(", "if False and treatment("),
+        ("a fault without a treatment has one", "if faults and treatment(", "if False and treatment("),
         ("the frame is in another row", "images.shape[-2] + GAP) + top", "images.shape[-2]) + top"),
     ],
     "metric/test_referee.py": [

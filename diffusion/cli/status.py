@@ -10,7 +10,7 @@ from pathlib import Path
 
 from diffusion.base.console import console, count
 from diffusion.errors import Arguments
-from diffusion.report.index import HEAD, NUMBERS, lines_below
+from diffusion.report.index import HEAD, lines_below
 from diffusion.report.page import Table
 
 
@@ -18,10 +18,10 @@ def print_status(folder: Path) -> None:
     """Print a table of the runs, the reasons of those that stopped, and the number of runs in each state."""
     lines = lines_below(folder)
     if lines:
-        Table(HEAD, [line.cells for line in lines], NUMBERS).print(console)
+        Table(HEAD, [line.cells for line in lines]).print(console)
     for line in lines:
         if line.reason:
-            console.print(f"{line.cells[0]}: {line.reason}")
+            console.print(f"{line.name}: {line.reason}")
     states = Counter(line.state for line in lines)
     counts = ", ".join(f"{n} {state}" for state, n in states.items())
     console.print(f"{count(len(lines), 'run')} below {folder}" + (f": {counts}" if counts else ""))

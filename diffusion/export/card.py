@@ -15,10 +15,10 @@ from diffusion.checkpoint.restore import Restored, network_hash
 from diffusion.config.build import OPTIONAL_PARTS, PARTS
 from diffusion.data import ImageData
 from diffusion.report.compare import from_default
-from diffusion.report.page import SHELL, Markdown, Section, Table, escaped, picture
-from diffusion.report.run import NOTES, facts
+from diffusion.report.page import Section, Table, escaped, picture, shell
+from diffusion.report.run import NOTES, Blocks, facts
 from diffusion.report.scores import BASELINES, describe, protocols, score_table
-from diffusion.report.verdict import recipe_command
+from diffusion.runs import again
 from diffusion.runs.folder import Run, is_run
 
 SAMPLES = "samples.png"
@@ -53,14 +53,14 @@ def write_card(folder: Path, name: str, model: Restored, how: str | None) -> Non
         f"diffusion-experiments {VERSION}. Its weights are {WEIGHTS.get(model.weights, model.weights)}."
     )
     if run and run.config.get("trainer"):
-        recipe = [SHELL.format(recipe_command(run))] if run.info else []
-        rows = [[Markdown(f"`{key}`"), *pair] for key, pair in from_default(run).items()]
-        recipe += [Table(("setting", "this run", "default"), rows).markdown()] if rows else []
+        recipe: Blocks = [shell(again.line(again.recipe(run)))] if run.info else []
+        rows = [[f"`{key}`", *pair] for key, pair in from_default(run).items()]
+        recipe += [Table(("setting", "this run", "default"), rows)] if rows else []
     else:
         rows = [[part, describe(model.config[part])] for part in (*PARTS, *OPTIONAL_PARTS) if model.config.get(part)]
-        recipe = [Table(("part", "settings"), rows).markdown()]
+        recipe = [Table(("part", "settings"), rows)]
     use = [
-        SHELL.format(f"diffusion sample ckpt={hub.SCHEME}{name} n=64\ndiffusion finetune {hub.SCHEME}{name} PHOTOS"),
+        shell(f"diffusion sample ckpt={hub.SCHEME}{name} n=64", f"diffusion finetune {hub.SCHEME}{name} PHOTOS"),
         f'```python\nimport diffusion\n\nimages = diffusion.load("{hub.SCHEME}{name}").sample(16)\n```',
         f"```python\nfrom diffusers import DiffusionPipeline\n\n{how}\n```" if how else None,
     ]
@@ -70,13 +70,13 @@ def write_card(folder: Path, name: str, model: Restored, how: str | None) -> Non
         Section("Use", use),
         Section("Recipe", recipe),
         Section("Facts", [facts(run) if run else None]),
-        Section("Scores", [score_table(scores).markdown(), NOTES, *protocols(scores)] if measured else []),
+        Section("Scores", [score_table(scores), NOTES, *protocols(scores)] if measured else []),
         Section("Data", [data.origin.format(**model.config["data"]), licences if data.licences else None]),
         Section("Licence", ["The licence of the weights is not stated."]),
     ]
     front: dict[str, Any] = {"tags": [hub.TAG, "diffusion"], "pipeline_tag": TASK}
     front |= {"library_name": "diffusers"} if how else {}
-    body = "\n\n".join(filter(None, [f"# {escaped(name)}", *(section.markdown() for section in sections)]))
+    body = "\n\n".join(filter(None, [f"# {escaped(name)}", *(section.markdown for section in sections)]))
     text = f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n\n{body}\n"
     replace(folder / "README.md", homeless(text))
 

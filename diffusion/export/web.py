@@ -30,7 +30,7 @@ from diffusion.process.grid import Grid
 from diffusion.process.sampler import Evaluator
 from diffusion.report import images
 from diffusion.report.page import ASSETS, Block, Section, document, rendered
-from diffusion.report.run import NOTES, training
+from diffusion.report.run import NOTES, Blocks, training
 from diffusion.report.scores import score_table
 from diffusion.runs.folder import Run, is_run
 
@@ -60,11 +60,11 @@ def write_web(file: Path, model: Restored) -> Path:
         "machine": (ASSETS / "vendor/ort-wasm-simd-threaded.wasm.gz").read_bytes(),
         "runtime": gzip.compress((ASSETS / "vendor/ort.wasm.bundle.min.mjs").read_bytes(), mtime=0),
     }
-    sections = [Section("Draw", [rendered("draw.html", **drawing)])]
+    sections = [Section("Draw", [Block(html=rendered("draw.html", **drawing))])]
     title = f"Model {folder.name if is_run(folder) else model.path.stem}"
     if is_run(folder) and (run := Run(folder)).info:  # the bundled model has no record
         title = f"Model {run.name}"
-        scores: list[Block] = [score_table(run.scores), NOTES] if run.scores else []
+        scores: Blocks = [score_table(run.scores), NOTES] if run.scores else []
         sections[:0] = [Section("", [images.gallery(run, "Samples of this network.")])]
         sections += [Section("Training", training(run), folded=True), Section("Scores", scores, folded=True)]
     replace(file, document(title, sections, model=contents))

@@ -24,8 +24,8 @@ from diffusion.config.choices import composed
 from diffusion.config.messages import default_choices
 from diffusion.errors import UserError
 from diffusion.metric.record import Score
-from diffusion.report.page import MISSING
-from diffusion.report.scores import describe, plus_minus, protocol_text
+from diffusion.report.numbers import MISSING, plus_minus
+from diffusion.report.scores import describe, protocol_text
 from diffusion.runs.folder import DAMAGED, Run, is_run, jobs_of, measures, validated_weights
 
 CLASS = "._target_"

@@ -8,13 +8,16 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
+from matplotlib.figure import Figure
+from PIL import Image
+
 from diffusion.base.console import console, count
 from diffusion.base.files import replace
 from diffusion.report import images, style
 from diffusion.report.compare import Column, Comparison, compare
-from diffusion.report.page import MISSING, NAME, Cell, Chart, Section, Table, linked, listed, write_files
+from diffusion.report.page import NAME, Block, Cell, Section, Table, html, listed, write_files
 from diffusion.report.ranking import ranking
-from diffusion.report.scores import alike, number
+from diffusion.report.scores import alike
 from diffusion.report.search import search_sections
 from diffusion.runs.folder import Run
 
@@ -54,27 +57,34 @@ def title_of(comparison: Comparison) -> str:
 
 def comparison_sections(comparison: Comparison, folder: Path, link: Link, by_run: bool = False) -> list[Section]:
     """The sections of the report in `folder`. The curves have a colour for each recipe, or for each run."""
-    ranked, unranked = ([c for c in comparison.columns if (c.higher is None) == none] for none in (False, True))
-    words = listed(f"{each}." for each in alike((column.name, column.words) for column in comparison.columns))
     shown = best_first(comparison)[:SHOWN]
     lines = [(os.path.relpath(run.folder, folder) if by_run else name, run) for name, run in shown]
-    pictures = {}
-    for name, run in shown:
-        if (picture := images.latest(run, IMAGES, COLUMNS)) is not None:
-            pictures[f"{name}, seed {run.seeds[0]}, run {os.path.relpath(run.folder, folder).lstrip('./')}"] = picture
-    top, rest = (dict([*pictures.items()][part]) for part in (slice(FIRST), slice(FIRST, None)))
-    two = [images.SWIPE, images.side_by_side(rest)] if len(pictures) > 1 else []
-    more = [recipes_table(comparison, unranked) if unranked else None, words]
+    pictures = pictures_of(shown, folder)
+    names = [*pictures]
+    top, rest = (
+        images.side_by_side({name: pictures[name] for name in part}) for part in (names[:FIRST], names[FIRST:])
+    )
+    ranked, unranked = ([c for c in comparison.columns if (c.higher is None) == none] for none in (False, True))
+    words = listed(f"{each}." for each in alike((column.name, column.words) for column in comparison.columns))
     return [
-        Section("", [images.side_by_side(top), listed(comparison.notes)]),
+        Section("", [top, listed(comparison.notes)]),
         *ranking(comparison, folder).sections,
         *search_sections(folder),
         Section("Recipes", [recipes_table(comparison, ranked), LEGEND]),
         Section("Curves", [curves(name, lines) for name in quantities(shown)]),
-        Section("Samples of two runs", two, folded=True),
-        Section("Other numbers", more, folded=True),
+        Section("Samples of two runs", [Block(html=html("swipes")), rest] if len(pictures) > 1 else [], folded=True),
+        Section("Other numbers", [recipes_table(comparison, unranked) if unranked else None, words], folded=True),
         Section("Runs", [runs_table(comparison, folder, link)], folded=True),
     ]
+
+
+def pictures_of(shown: Sequence[tuple[str, Run]], folder: Path) -> dict[str, Image.Image]:
+    """Samples of the runs that have some, with the recipe, the seed and the place of each."""
+    found = {}
+    for name, run in shown:
+        if (picture := images.latest(run, IMAGES, COLUMNS)) is not None:
+            found[f"{name}, seed {run.seeds[0]}, run {os.path.relpath(run.folder, folder).lstrip('./')}"] = picture
+    return found
 
 
 def best_first(comparison: Comparison) -> list[tuple[str, Run]]:
@@ -88,29 +98,31 @@ def best_first(comparison: Comparison) -> list[tuple[str, Run]]:
 
 def recipes_table(comparison: Comparison, columns: Sequence[Column], brief: bool = False) -> Table:
     """The table of recipes: settings, or with `brief` only their label, and numbers, as `LEGEND` explains."""
-    head, names = ["recipe"] if brief else comparison.settings, comparison.names
-    lines = list[list[str | Cell]]()
+    rows = []
     for i, row in enumerate(comparison.rows):
-        seeds = {run.seeds[0] for run in row.runs}
-        line: list[str | Cell] = [*([names[i]] if brief else row.settings.values()), str(len(seeds))]
-        for column in columns:
-            similar = " ≈" * (column.differs.get(i) is False)
-            line.append(Cell(f"{column.means[i] or MISSING}{similar}", bold=column.order[:1] == [i]))
-        lines.append(line)
-    head = [*head, "seeds", *(column.name for column in columns)]
-    return Table(head, lines, range(len(head) - len(columns) - 1, len(head)))
+        recipe = [comparison.names[i]] if brief else row.settings.values()
+        seeds = len({run.seeds[0] for run in row.runs})
+        rows.append([*recipe, seeds, *(mean_cell(column, i) for column in columns)])
+    head = ["recipe"] if brief else comparison.settings
+    return Table([*head, "seeds", *(column.name for column in columns)], rows)
+
+
+def mean_cell(column: Column, i: int) -> Cell | None:
+    """The mean of a recipe: the best is bold, and ≈ marks those that no test shows to differ from it."""
+    if (mean := column.means[i]) is None:
+        return None
+    similar = " ≈" if column.differs.get(i) is False else ""
+    return Cell(f"{mean}{similar}", mean.mean, bold=column.order[:1] == [i])
 
 
 def runs_table(comparison: Comparison, folder: Path, link: Link = lambda path: None) -> Table:
     """The compared runs: the settings that differ, the seed of training (and of the samples), and the numbers."""
-    rows: list[list[str | Cell]] = []
+    rows = []
     for row, run in comparison.runs:
-        found = [column.values.get(run) for column in comparison.columns]
-        numbers = [Cell(MISSING) if value is None else Cell(number(value), value) for value in found]
-        name = linked(os.path.relpath(run.folder, folder), link(run.folder))
+        name = Cell(os.path.relpath(run.folder, folder), url=link(run.folder))
+        numbers = [column.values.get(run) for column in comparison.columns]
         rows.append([name, *row.settings.values(), "/".join(map(str, run.seeds)), *numbers])
-    head = ["run", *comparison.settings, "seed", *(column.name for column in comparison.columns)]
-    return Table(head, rows, range(2 + len(comparison.settings), len(head)))
+    return Table(["run", *comparison.settings, "seed", *(column.name for column in comparison.columns)], rows)
 
 
 def link_of(path: Path, folder: Path) -> str | None:
@@ -125,12 +137,12 @@ def quantities(shown: Sequence[tuple[str, Run]]) -> list[str]:
     return [name for name in ("val/mse", *scores, "train/loss") if name in found][:CURVES]
 
 
-@style.styled
-def curves(quantity: str, runs: Sequence[tuple[str, Run]]) -> Chart:
+@style.chart()
+def curves(figure: Figure, quantity: str, runs: Sequence[tuple[str, Run]]) -> str:
     """A quantity by step: a line for each run, with a colour for each name."""
     names = [*{name: None for name, _ in runs}]
-    drawn, ax = style.axes((style.TALL[0], 2.7 + 0.19 * len(names)))
-    labelled = set[str]()
+    figure.set_size_inches(style.TALL[0], 2.7 + 0.19 * len(names))
+    ax, labelled = figure.add_subplot(), set[str]()
     for name, run in runs:
         if quantity in run.metrics:
             step, value = style.thinned(run.metrics[quantity])
@@ -142,5 +154,5 @@ def curves(quantity: str, runs: Sequence[tuple[str, Run]]) -> Chart:
         style.log_axis(ax)
     style.count_axis(ax)
     ax.set(xlabel=style.STEPS, ylabel=style.plain(quantity))
-    style.legend_below(drawn, ax)
-    return Chart(f"{quantity} of {count(len(runs), 'run')}", drawn)
+    style.legend_below(figure, ax)
+    return f"{quantity} of {count(len(runs), 'run')}"

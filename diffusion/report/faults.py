@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from diffusion.report.scores import number
+from diffusion.report.numbers import number
 
 Fault = dict[str, Any]
-FIGURES = {
-    "figures/faults.png": "The three pictures that show each of these faults most, a row for each, with a place: {}.",
-    "figures/spectrum.png": "The samples beside real images: the energy of their details from coarse to fine, how "
-    "alike pixels at a distance are, and the values of their colours.",
-}  # fmt: skip
+WORST = "The three pictures that show each of these faults most, a row for each, with a place: {}."
+SPECTRUM = (
+    "The samples beside real images: the energy of their details from coarse to fine, how alike pixels at a distance "
+    "are, and the values of their colours."
+)
 SHOWN = 4  # faults in sentences and figures
 WORDS = {  # fault -> in a few words, and what was measured
     "saturated": ("almost entirely black, white or of one colour", "such pictures"),
@@ -54,5 +54,9 @@ def sentence(fault: Fault) -> str:
 
 def headline(faults: Sequence[Fault]) -> str:
     """`They are blurred and too dark.`"""
-    words = [words_of(fault)[0] for fault in faults[:SHOWN]]
-    return f"They are {' and '.join([', '.join(words[:-1]), words[-1]] if words[1:] else words)}." if words else ""
+    return f"They are {joined([words_of(fault)[0] for fault in faults[:SHOWN]])}." if faults else ""
+
+
+def joined(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

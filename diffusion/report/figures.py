@@ -1,6 +1,6 @@
-"""The figures of a run: each function maps data to a matplotlib `Figure`. Figure numbers are those of the memoir."""
+"""The figures of a run: each function draws data and returns the caption. Figure numbers are those of the memoir."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,9 @@ from torch import Tensor
 
 from diffusion.pixels import grey, spread, to_rgb
 from diffusion.report import style
-from diffusion.runs.folder import Metrics, bins_of
+from diffusion.report.faults import SPECTRUM
+from diffusion.report.numbers import number
+from diffusion.runs.folder import Metrics, bins_of, validated_weights
 
 FAR = 5  # noise relative to signal; with more noise, a linear axis would hide the signal
 SOLID: Any = {"markersize": 3}
@@ -24,13 +26,18 @@ ERRORS = {
     "val/mse_raw": (style.BLUE, "validation, raw weights", RAW),
     "fit/mse_raw": (style.VERMILION, "training, raw weights", RAW),
 }
+MSE = (
+    "Denoising MSE during training, on the frozen validation images and on equally many training images. Shaded where "
+    "it is higher on the former: where this gap widens, the network memorizes its images. Dashed: raw weights; grey: "
+    "the objective of single batches (in its own units, unless it is the simple loss of ε). The other lines: "
+)
 
 Schedule = Callable[[Tensor], tuple[Tensor, Tensor]]
 """`alpha, sigma = schedule(t)` for t (B,) float64 in [0, 1]. A discrete schedule also has an int `steps`."""
 
 
-@style.styled
-def signal(schedule: Schedule) -> Figure:
+@style.chart("figures/signal.png")
+def signal(figure: Figure, schedule: Schedule) -> str:
     """Fig. 10: the factors of signal √ᾱ_t = alpha_t and of noise √(1 − ᾱ_t) = sigma_t, at t = 0 … T.
 
     T is the `steps` of a discrete schedule, else 1000. If alpha² + sigma² is not 1, the labels are α_t and σ_t. If
@@ -41,7 +48,7 @@ def signal(schedule: Schedule) -> Figure:
         alpha, sigma = (each.double() for each in schedule(torch.arange(steps + 1, dtype=torch.float64) / steps))
     preserving = torch.allclose(alpha**2 + sigma**2, torch.ones_like(alpha), atol=1e-6)
     names = (r"\sqrt{\bar\alpha_t}", r"\sqrt{1-\bar\alpha_t}") if preserving else (r"\alpha_t", r"\sigma_t")
-    figure, ax = style.axes()
+    ax = figure.add_subplot()
     style.count_axis(ax)
     ax.plot(alpha, label=f"signal ${names[0]}$", color=style.BLUE)
     ax.plot(sigma, label=f"noise ${names[1]}$", color=style.VERMILION, linestyle="--")
@@ -51,13 +58,13 @@ def signal(schedule: Schedule) -> Figure:
     else:
         ax.set_ylim(bottom=0)
     ax.legend()
-    return figure
+    return "The factors of the image, √ᾱ_t, and of the noise, √(1−ᾱ_t), in x_t."
 
 
-@style.styled
-def mse(metrics: Metrics) -> Figure:
+@style.chart("figures/mse.png", style.TALL)
+def mse(figure: Figure, metrics: Metrics) -> str:
     """Fig. 9: denoising MSE over training, on equally many validation and training images; the gap is shaded."""
-    figure, ax = style.axes(style.TALL)
+    ax = figure.add_subplot()
     for name, (colour, label, look) in ERRORS.items():
         if name in metrics:
             marker = "o" if len(metrics[name].step) <= FEW else ""
@@ -72,14 +79,18 @@ def mse(metrics: Metrics) -> Figure:
     ax.set(xlabel=style.STEPS, ylabel=r"denoising MSE,  $\|\varepsilon-\varepsilon_\theta(x_t,t)\|^2/d$")
     style.count_axis(ax)
     style.legend_below(figure, ax)
-    return figure
+    caption = MSE + f"{validated_weights(metrics)}."
+    if "val/mse" in metrics:
+        step, value = metrics["val/mse"]
+        caption += f" The best validation MSE is {number(value.min())}, at step {step[value.argmin()]:,}."
+    return caption
 
 
-@style.styled
-def others(metrics: Metrics, names: Sequence[str]) -> Figure:
+@style.chart("figures/others.png")
+def others(figure: Figure, metrics: Metrics, names: Sequence[str]) -> str:
     """Small charts of other quantities by training step, two in a row."""
     rows = -(-len(names) // 2)
-    figure = Figure((style.COLUMN[0], 0.3 + 1.15 * rows), layout="constrained")
+    figure.set_size_inches(style.COLUMN[0], 0.3 + 1.15 * rows)
     for i, name in enumerate(names):
         ax = figure.add_subplot(rows, 2, i + 1)
         ax.plot(*style.thinned(metrics[name]), color=style.BLUE, linewidth=1.1, label=name)
@@ -87,36 +98,41 @@ def others(metrics: Metrics, names: Sequence[str]) -> Figure:
         ax.tick_params(labelsize=7)
         ax.locator_params(axis="y", nbins=3)
         style.count_axis(ax, 3)
-    return figure
+    return "The other logged quantities."
 
 
-@style.styled
-def bins(metrics: Metrics, curves: int = 24, of: str = "val/mse", label: str = "denoising MSE") -> Figure:
-    """The validation MSE by time: a point per tenth of t, a curve for each of at most `curves` validations."""
-    figure, ax = style.axes()
-    names = bins_of(metrics, of)
-    for step, colour in _over_training(metrics[names[0]].step.tolist(), curves):
-        look: Any = {"color": colour, "marker": "o", "markersize": 2.5, "linewidth": 1.2, "gid": f"step-{step}"}
+@style.chart("figures/bins.png")
+def bins(figure: Figure, metrics: Metrics) -> str:
+    """The validation MSE by time."""
+    _by_time(figure, metrics, "val/mse", "denoising MSE")
+    return "The validation MSE by time t, in tenths of [0, T], from early to late in training."
+
+
+@style.chart("figures/regret.png")
+def regret(figure: Figure, metrics: Metrics) -> str:
+    """The error above that of the best denoiser, by time."""
+    _by_time(figure, metrics, "regret/mse", r"$\|\varepsilon_\theta-\varepsilon_*\|^2/d$")
+    return "The squared difference of the network's estimate of ε from the best one, on validation data, by time t."
+
+
+def _by_time(figure: Figure, metrics: Metrics, quantity: str, label: str) -> None:
+    """A point per tenth of t, a curve for each of at most 24 validations."""
+    ax, names = figure.add_subplot(), bins_of(metrics, quantity)
+    for step, colour in _over_training(metrics[names[0]].step.tolist(), 24):
+        look: Any = {"color": colour, "marker": "o", "markersize": 2.5, "linewidth": 1.2}
         ax.plot(_middles(names), [metrics[name].at(step) for name in names], label=f"step {step:,}", **look)
     style.log_axis(ax)
     ax.set(xlim=(0, 1), xlabel="time $t/T$", ylabel=label)
     ax.legend(handles=[ax.lines[i] for i in spread(len(ax.lines), 5)])
-    return figure
 
 
-def regret(metrics: Metrics) -> Figure:
-    """The error above that of the best denoiser, as `bins`."""
-    return bins(metrics, of="regret/mse", label=r"$\|\varepsilon_\theta-\varepsilon_*\|^2/d$")
-
-
-@style.styled
-def gap(metrics: Metrics, schedule: Schedule, curves: int = 4) -> Figure:
+@style.chart("figures/gap.png", style.TALL)
+def gap(figure: Figure, metrics: Metrics, schedule: Schedule, curves: int = 4) -> str:
     """The generalisation gap by log-SNR with 95% intervals: held-out minus training MSE, paired, early to late.
 
     There is a point per tenth of t, at its middle.
     """
-    figure, ax = style.axes(style.TALL)
-    names = bins_of(metrics, "gap/half")
+    ax, names = figure.add_subplot(), bins_of(metrics, "gap/half")
     with torch.no_grad():
         alpha, sigma = schedule(torch.as_tensor(_middles(names)))
     x = 2 * (alpha.log() - sigma.log()).cpu().numpy()
@@ -129,13 +145,15 @@ def gap(metrics: Metrics, schedule: Schedule, curves: int = 4) -> Figure:
     snr = r"log-SNR  $\log(\alpha_t^2/\sigma_t^2)$ (left: noise, right: image)"
     ax.set(xlabel=snr, ylabel="held-out MSE − training MSE")
     style.legend_below(figure, ax)
-    return figure
+    return (
+        "MSE on held-out images minus that on training images by noise level, at the same times and noises, with 95% "
+        "intervals. Where it rises, the network memorizes; its level also depends on which set is harder."
+    )
 
 
-@style.styled
-def asked(facts: dict[str, Sequence[Sequence[float]]]) -> Figure:
+@style.chart("figures/asked.png")
+def asked(figure: Figure, facts: Mapping[str, Sequence[Sequence[float]]]) -> str:
     """For each fact, a point per sample: what was asked for, and what was measured, with their correlation."""
-    figure = Figure(style.COLUMN, layout="constrained")
     wanted, found = (np.array(facts[key]).T for key in ("asked", "measured"))
     for i, (name, x, y) in enumerate(zip(("brightness", "sky"), wanted, found, strict=True)):
         ax = figure.add_subplot(1, 2, i + 1)
@@ -143,13 +161,12 @@ def asked(facts: dict[str, Sequence[Sequence[float]]]) -> Figure:
         ax.plot(x, y, "o", color=style.BLUE, markersize=3, alpha=0.6)
         ax.set(title=f"{name}, r = {np.corrcoef(x, y)[0, 1]:.2f}", xlabel="asked", xlim=(0, 1), ylim=(0, 1))
         ax.set_ylabel("measured" if i == 0 else "")
-    return figure
+    return "The facts that the samples were asked for, those of held-out images, and those that they have."
 
 
-@style.styled
-def spectrum(images: Tensor, real: Tensor) -> Figure:
+@style.chart("figures/spectrum.png", (7.2, 2.4))
+def spectrum(figure: Figure, images: Tensor, real: Tensor) -> str:
     """Of uint8 images (n, C, H, W) and real ones: spectrum and autocorrelation of the luma, values of the colours."""
-    figure = Figure((7.2, 2.4), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     for x, look in ((real, {"color": style.GREY, "label": "real"}), (images, {"color": style.BLUE, "label": "these"})):
         rgb = to_rgb(x).float()
@@ -167,7 +184,7 @@ def spectrum(images: Tensor, real: Tensor) -> Figure:
     middle.set(xlabel="distance in pixels", title="correlation")
     right.set(xlabel="value / 8 (– red, -- green, ·· blue)", title="colours")
     left.legend()
-    return figure
+    return SPECTRUM
 
 
 def _middles(names: Sequence[str]) -> np.ndarray:

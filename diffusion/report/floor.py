@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from diffusion.base.files import read_table
 from diffusion.report import style
-from diffusion.report.page import Block, Chart, Section, write_files
+from diffusion.report.page import Block, Section, write_files
 from diffusion.runs.folder import FLOOR, Run
 
 Row = dict[str, float]  # of floor.csv
@@ -36,25 +36,44 @@ CAPTION = (
 
 def sentence(rows: Sequence[Row]) -> str:
     """Which noise levels are under-fitted, by how much, and which are being memorized; or that it cannot be told."""
-
-    def claim(name: str, of: str, words: str, otherwise: str) -> str:
-        if all(math.isnan(row[f"{name}_half"]) for row in rows):
-            return f"with so few photographs, it cannot be told whether {words.partition(':')[0]}"
-        shown = [row for row in rows if row[name] - row[f"{name}_half"] > 0]
-        if not shown:
-            return otherwise
-        most, several = max(shown, key=lambda row: row[name] / row[of]), len(shown) > 1
-        much = f"{most[name] / most[of]:.1%} ± {most[f'{name}_half'] / most[of]:.1%}"
-        much = f"up to {much} (at {most['level']:.2g})" if several else much
-        return f"at noise level{'s' * several} {ranges(rows, shown)} {words.format(much)}"
-
-    low = "it is under-fitted: its error on training images is {} above that of their best denoiser without the "
-    memory = "it memorizes: its error on training images is {} below that on held-out images"
-    text = claim("behind", "best", low + "photograph of the image", "at no noise level is it shown to be under-fitted")
-    text = f"{text[0].upper()}{text[1:]}; {claim('gap', 'held_out', memory, 'at none is it shown to memorize')}."
+    unknown = "with so few photographs, it cannot be told whether it "
+    under, much = largest(rows, "behind", "best")
+    if under is None:
+        first = f"{unknown}is under-fitted"
+    elif under:
+        first = (
+            f"at {under} it is under-fitted: its error on training images is {much} above that of their best denoiser "
+        )
+        first += "without the photograph of the image"
+    else:
+        first = "at no noise level is it shown to be under-fitted"
+    memorized, much = largest(rows, "gap", "held_out")
+    if memorized is None:
+        second = f"{unknown}memorizes"
+    elif memorized:
+        second = f"at {memorized} it memorizes: its error on training images is {much} below that on held-out images"
+    else:
+        second = "at none is it shown to memorize"
+    text = f"{first[0].upper()}{first[1:]}; {second}."
     noisy, compared = (int(rows[0][name]) for name in ("noisy", "compared"))
-    only = f" Under-fitting is judged by {compared} of {noisy} images: no other photograph has the label of the others."
-    return text + only * (compared < noisy)
+    if compared == noisy:
+        return text
+    only = f"Under-fitting is judged by {compared} of {noisy} images: no other photograph has the label of the others."
+    return f"{text} {only}"
+
+
+def largest(rows: Sequence[Row], name: str, of: str) -> tuple[str | None, str]:
+    """The levels where a difference is above 0 with its whole interval (None: unknown), and its share of `of`."""
+    if all(math.isnan(row[f"{name}_half"]) for row in rows):
+        return None, ""
+    shown = [row for row in rows if row[name] - row[f"{name}_half"] > 0]
+    if not shown:
+        return "", ""
+    most = max(shown, key=lambda row: row[name] / row[of])
+    much = f"{most[name] / most[of]:.1%} ± {most[f'{name}_half'] / most[of]:.1%}"
+    if len(shown) == 1:
+        return f"noise level {ranges(rows, shown)}", much
+    return f"noise levels {ranges(rows, shown)}", f"up to {much} (at {most['level']:.2g})"
 
 
 def ranges(rows: Sequence[Row], shown: Sequence[Row]) -> str:
@@ -68,11 +87,10 @@ def ranges(rows: Sequence[Row], shown: Sequence[Row]) -> str:
     return " and ".join(" to ".join(dict.fromkeys((group[0], group[-1]))) for group in groups if group)
 
 
-@style.styled
-def floor(rows: Sequence[Row]) -> Figure:
+@style.chart("figures/floor.png", (style.TALL[0], 4.6))
+def floor(figure: Figure, rows: Sequence[Row]) -> str:
     """The errors of x0 by noise level, and how far the loss is above its floor."""
     of = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    figure = Figure((style.TALL[0], 4.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     least, bars = min(of["train"].min(), of["held_out"].min()) / 3, {"markersize": 3, "elinewidth": 0.8, "capsize": 2}
     above.fill_between(of["level"], np.maximum(of["floor"], least / 9), of["best"], color=style.LIGHT, alpha=0.5, lw=0)
@@ -86,15 +104,15 @@ def floor(rows: Sequence[Row]) -> Figure:
     below.set(xlabel=r"noise level  $\sigma/\alpha$", ylabel="loss above its floor", ylim=(0, None))
     below.xaxis.set_major_formatter("{x:g}")
     style.legend_below(figure, above)
-    return figure
+    return CAPTION
 
 
-def floor_blocks(folder: Path) -> list[Block | None]:
+def floor_blocks(folder: Path) -> list[Block | str]:
     """The sentence and the chart; nothing without floor.csv."""
     if not (folder / FLOOR).is_file():
         return []
     rows = [{key: float(value) for key, value in row.items()} for row in read_table(folder / FLOOR)]
-    return [sentence(rows), Chart(CAPTION, floor(rows), "figures/floor.png")]
+    return [sentence(rows), floor(rows)]
 
 
 def write_floor(run: Run) -> list[Path]:

@@ -1,6 +1,6 @@
 """The list of the runs in a folder, for the terminal and as a page: state, steps, time left, score, picture."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -8,22 +8,22 @@ from typing import NamedTuple
 from diffusion.base.console import duration
 from diffusion.errors import UserError
 from diffusion.metric.record import Score
-from diffusion.report.page import MISSING, Html, Markdown, Section, Table, escaped, linked, listed
+from diffusion.report.page import Block, Cell, Section, Table, html, listed
 from diffusion.report.scores import value_text
 from diffusion.runs.folder import DAMAGED, PARTS, Run, is_sweep, jobs_of, natural_order, runs_below
 
 IMAGES, SIDE = 4, 64  # of a thumbnail; the largest side of its images in pixels
-HEAD, NUMBERS = ("run", "state", "score", "step", "left", "last written"), (2, 3, 4)
-CHOOSE = '<form id="choose" action="{}"><button class="plain">compare the marked runs</button></form>'
+HEAD = ("run", "state", "score", "step", "left", "last written")
 
 
 class Line(NamedTuple):
-    """The entry of a run, or of another command that computed scores; `cells` are the texts for `HEAD`."""
+    """The entry of a run, or of another command that computed scores; `cells` are those of `HEAD`."""
 
     run: Run
+    name: str
     state: str
     reason: str
-    cells: list[str]
+    cells: Sequence[Cell | str | None]
 
 
 def lines_below(folder: Path) -> list[Line]:
@@ -36,14 +36,14 @@ def lines_below(folder: Path) -> list[Line]:
         except UserError as error:
             info, state, score, reason = {}, DAMAGED, None, str(error)
         if info or score or reason:
-            steps = " of ".join(f"{info[key]:,}" for key in ("steps", "total_steps") if key in info)
+            name, steps = str(run.folder.relative_to(folder)), [info[k] for k in ("steps", "total_steps") if k in info]
+            shown = Cell(f"{score.name} {value_text(score)}", score.value) if score else None
+            of_total = Cell(" of ".join(f"{each:,}" for each in steps), steps[0]) if steps else None
             left = info.get("left") if state == "running" else None
-            shown = f"{score.name} {value_text(score)}" if score else MISSING
+            time = None if left is None else Cell(duration(left) if left else "last samples and scores", left)
             written = next(file.stat().st_mtime for part in PARTS if (file := run.folder / part).exists())
-            cells = [str(run.folder.relative_to(folder)), state, shown, steps or MISSING]
-            time_left = MISSING if left is None else duration(left) if left else "last samples and scores"
-            cells += [time_left, f"{datetime.fromtimestamp(written):%F %T}"]
-            lines.append(Line(run, state, reason, cells))
+            cells = [name, state, shown, of_total, time, f"{datetime.fromtimestamp(written):%F %T}"]
+            lines.append(Line(run, name, state, reason, cells))
     return lines
 
 
@@ -65,25 +65,24 @@ def index_sections(folder: Path, link: Callable[[Path], str | None], choose: str
         link: the URL of a folder's page, or None if it has no page.
         choose: the URL of a page that compares runs, whose parameters `run` are the links of those with a mark.
     """
-    lines = sorted(lines_below(folder), key=lambda line: line.cells[-1], reverse=True)
-    rows = [[named(line, link), *line.cells[1:]] for line in lines]
-    reasons = listed(f"{line.cells[0]}: {line.reason}" for line in lines if line.reason)
+    lines = sorted(lines_below(folder), key=lambda line: str(line.cells[-1]), reverse=True)
+    rows = [[pictured(line, link), *line.cells[1:]] for line in lines]
     found = sorted({path for line in lines if is_sweep(path := line.run.folder.parent)}, key=natural_order)
-    sweeps = [[linked(str(path.relative_to(folder)), link(path)), str(len(jobs_of(path)))] for path in found]
-    button = Html(CHOOSE).format(choose) if choose and len(rows) > 1 else None
+    sweeps = [(Cell(str(path.relative_to(folder)), url=link(path)), len(jobs_of(path))) for path in found]
+    button = Block(html=html("choose", action=choose)) if choose and len(rows) > 1 else None
+    reasons = listed(f"{line.name}: {line.reason}" for line in lines if line.reason)
     return [
-        Section("Sweeps", [Table(("sweep", "runs"), sweeps, (1,))] if sweeps else []),
-        Section("Runs", [button, Table(HEAD, rows, NUMBERS), reasons] if rows else ["No runs yet."]),
+        Section("Sweeps", [Table(("sweep", "runs"), sweeps)] if sweeps else []),
+        Section("Runs", [button, Table(HEAD, rows), reasons] if rows else ["No runs yet."]),
     ]
 
 
-def named(line: Line, link: Callable[[Path], str | None]) -> Markdown:
+def pictured(line: Line, link: Callable[[Path], str | None]) -> Cell:
     """The name of a run after its first samples, both with a link to its page."""
     from diffusion.report import images  # imports torch, which would slow `status`
 
-    name, url = line.cells[0], link(line.run.folder)
-    if (picture := images.latest(line.run, IMAGES, IMAGES)) is None:
-        return Markdown(linked(name, url) if url else escaped(name))
-    picture.thumbnail((SIDE * IMAGES, SIDE))
-    shown = f"![]({images.address(picture)}) {escaped(name)}"
-    return Markdown(f"[{shown}]({url})" if url else shown)
+    image = ""
+    if (picture := images.latest(line.run, IMAGES, IMAGES)) is not None:
+        picture.thumbnail((SIDE * IMAGES, SIDE))
+        image = images.address(picture)
+    return Cell(line.name, url=link(line.run.folder), image=image)

@@ -7,12 +7,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusion.errors import command_line, shown
+from diffusion.errors import shown
 from diffusion.metric.record import FEW
 from diffusion.report.compare import Column, Comparison
 from diffusion.report.faults import headline
-from diffusion.report.scores import number
-from diffusion.report.verdict import Findings, Verdict, called, like_noise, longer, model_of, recipe_command
+from diffusion.report.numbers import number
+from diffusion.report.verdict import Findings, Step, Verdict, called, like_noise
+from diffusion.runs import again
 from diffusion.runs.folder import is_sweep
 
 QUESTION = "Which is best?"
@@ -24,29 +25,35 @@ LONGER = "What longer trainings would give: there, the order may be different."
 
 def ranking(comparison: Comparison, folder: Path) -> Verdict:
     """The verdict on the comparison in `folder`."""
-    main, rows, runs = comparison.main, comparison.rows, [run for _, run in comparison.runs]
+    main, runs = comparison.main, [run for _, run in comparison.runs]
     if any(run.state != "complete" for run in runs):
         return Verdict(QUESTION, "Not all of these runs are complete, so they are not ranked.")
-    if len(rows) < 2:
+    if len(comparison.rows) < 2:
         return Verdict(QUESTION, "There is only one recipe, so nothing is ranked.")
     if main is None:
-        models = "ckpt=" + ",".join(model_of(run) for run in runs)
-        command = command_line("evaluate", [*runs[0].own, "-m", models])
-        if runs[0].command != "train":  # they were scored, by different protocols
-            return Verdict(QUESTION, "No number here can rank the recipes.")
-        return Verdict(QUESTION, "No number here can rank the recipes.", step="Score their samples.", command=command)
+        models = "ckpt=" + ",".join(again.model_of(run) for run in runs)
+        score = Step("Score their samples.", [["evaluate", *runs[0].own, "-m", models]])
+        scored = runs[0].command != "train"  # by different protocols
+        return Verdict(QUESTION, "No number here can rank the recipes.", step=Step() if scored else score)
+    step = next_step(comparison, main, folder)
     if all(like_noise(run.scores) for run in runs):
         words = "No recipe is shown to be better than noise, so they are not ranked."
-        return Verdict(QUESTION, words, {}, LIMITS, *next_step(comparison, main, folder))
+        return Verdict(QUESTION, words, {}, LIMITS, step)
+    trained = comparison.rows[main.order[0]].runs[0].command == "train"
+    findings = tested(main, comparison.names) | others(comparison, main)
+    limits = [*LIMITS, LONGER] if trained else LIMITS
+    return Verdict(QUESTION, leader(main, comparison.names), findings, limits, step)
+
+
+def leader(main: Column, names: Sequence[str]) -> str:
+    """The recipe with the best mean, and the next one."""
     first, second, *_ = main.order
     one, two = (mean for i in (first, second) if (mean := main.means[i]))
-    gap, better, most = abs(one.mean - two.mean), *(("higher", "highest") if main.higher else ("lower", "lowest"))
-    best = "" if all(main.differs.values()) else "No recipe is shown to be best. "
-    best += f"{comparison.names[first]} has the {most} {called(main.name)}: {one} ({main.name}; {better} is "
-    best += f"better). That is {number(gap, gap)} {better} than the next, {comparison.names[second]}: {two}."
-    findings = tested(main, comparison.names) | others(comparison, main)
-    limits = [*LIMITS, LONGER] if rows[first].runs[0].command == "train" else LIMITS
-    return Verdict(QUESTION, best, findings, limits, *next_step(comparison, main, folder))
+    gap, (better, most) = abs(one.mean - two.mean), ("higher", "highest") if main.higher else ("lower", "lowest")
+    words = [] if all(main.differs.values()) else ["No recipe is shown to be best."]
+    words += [f"{names[first]} has the {most} {called(main.name)}: {one} ({main.name}; {better} is better)."]
+    words += [f"That is {number(gap, gap)} {better} than the next, {names[second]}: {two}."]
+    return " ".join(words)
 
 
 def tested(main: Column, names: Sequence[str]) -> Findings:
@@ -56,7 +63,8 @@ def tested(main: Column, names: Sequence[str]) -> Findings:
         return {"untested": "With one seed there is no test, so nothing is shown: another seed may change the order."}
     if not unclear:
         return {"shown": "Tests over the seeds show that it is better than every other recipe."}
-    some = "; ".join([*unclear[:MOST], *([f"{len(unclear) - MOST} more"] if len(unclear) > MOST else [])])
+    more = [f"{len(unclear) - MOST} more"] if len(unclear) > MOST else []
+    some = "; ".join([*unclear[:MOST], *more])
     if len(unclear) == rest:
         return {"open": f"Not told apart from it: {some}. So its first place may be chance."}
     better = f"Tests over the seeds show that it is better than {rest - len(unclear)} of {rest} others."
@@ -82,23 +90,23 @@ def others(comparison: Comparison, main: Column) -> Findings:
     return findings
 
 
-def next_step(comparison: Comparison, main: Column, folder: Path) -> tuple[str, str]:
-    """The most useful next step, in words, and its command."""
+def next_step(comparison: Comparison, main: Column, folder: Path) -> Step:
+    """The most useful next step after a ranking."""
     first, second, *_ = main.order
     best, after = comparison.rows[first], comparison.rows[second]
     run = best.runs[0]
+    longer = [again.recipe(run, again.longer(run))]
     if like_noise(run.scores):
-        step = "Train for longer: the best is not shown to be better than noise.", recipe_command(run, longer(run))
-        return step if run.command == "train" else ("", "")
+        words = "Train for longer: the best is not shown to be better than noise."
+        return Step(words, longer) if run.command == "train" else Step()
     if run.command != "train":
         how = [word for word in run.overrides if re.match(DRAWING, word)]
-        step = "Draw with the best.", command_line("sample", [*run.own, f"ckpt={model_of(run)}", *how, "n=64"])
-        return step if run.config.get("ckpt") else ("", "")
+        draw = Step("Draw with the best.", [again.of_model("sample", run, *how, "n=64")])
+        return draw if run.config.get("ckpt") else Step()
     if main.differs[second]:
-        return "Train the best for twice as long.", recipe_command(run, longer(run))
+        return Step("Train the best for twice as long.", longer)
     last = max(run.seeds[0] for row in (best, after) for run in row.runs)
     new = ",".join(str(last + i) for i in range(1, 1 + max(2, len(best.runs))))
     place = [f"hydra.sweep.dir={shown(str(folder))}"] if is_sweep(folder) else []
-    lines = [recipe_command(row.runs[0], "-m", f"seed={new}", *place) for row in (best, after)]
-    joined = " The new runs join this page." if place else ""
-    return f"Train the two best with more seeds.{joined}", " && \\\n".join(lines)
+    words = "Train the two best with more seeds." + (" The new runs join this page." if place else "")
+    return Step(words, [again.recipe(row.runs[0], "-m", f"seed={new}", *place) for row in (best, after)])

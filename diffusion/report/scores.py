@@ -1,4 +1,4 @@
-"""Numbers, configurations and scores as text, and the tables of scores."""
+"""Configurations and scores as text, and the tables of scores."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,31 +6,11 @@ from typing import Any
 
 from diffusion.base.console import console
 from diffusion.metric.record import Score
-from diffusion.report.page import MISSING, Table, listed
+from diffusion.report.numbers import MISSING, number
+from diffusion.report.page import Cell, Table, listed
 
 # The baselines of a score, as named in tables and figures.
 BASELINES = {"noise": "pure noise", "real": "real images", "split_half": "split half"}
-
-
-def number(value: float, half: float | None = None) -> str:
-    """Format a number to the second significant digit of `half`, half the width of its interval.
-
-    Without an interval, to 4 significant digits: `0.01234`, `29610`; with an exponent from 1e6 on and below 1e-4.
-    """
-    if value == 0 or not math.isfinite(value):
-        return f"{abs(value):g}"
-    size = math.floor(math.log10(abs(value)))
-    if half is None or not 0 < half < math.inf:
-        rounded = float(f"{value:.4g}")
-        return f"{rounded:.0f}" if 3 <= size < 6 else f"{rounded:.4g}"
-    digits = min(1 - math.floor(math.log10(float(f"{half:.1e}"))), 5 - size)  # 6 significant digits are enough
-    return f"{round(value, digits) + 0.0:.{max(0, digits)}f}"
-
-
-def plus_minus(value: float, half: float) -> str:
-    """`105.7 ± 1.2`; only the number if `half` is NaN. A half of only rounding errors is 0."""
-    half = 0.0 if half < 1e-12 * max(1.0, abs(value)) else half
-    return number(value, half) + (f" ± {number(half, half)}" if half >= 0 else "")
 
 
 def describe(node: Any) -> str:
@@ -69,9 +49,9 @@ def ends(score: Score) -> tuple[float, float]:
     return score.interval or (score.value, score.value)
 
 
-def value_text(score: Score | None) -> str:
-    """The value with its interval, if it has one; `—` if there is no value."""
-    if score is None or math.isnan(score.value):
+def value_text(score: Score) -> str:
+    """The value with its interval, if it has one; `—` if it is not a number."""
+    if math.isnan(score.value):
         return MISSING
     if score.interval is None:
         return number(score.value)
@@ -108,21 +88,26 @@ def table_order(score: Score) -> tuple[Any, ...]:
 
 def score_table(scores: Sequence[Score]) -> Table:
     """The latest scores, the distances first, next to their baselines; of another number of images, with that."""
-    columns = [what for what in BASELINES if any(score.what == what for score in scores)]
     latest: dict[tuple[Any, ...], dict[str, Score]] = {}  # in order -> what was scored -> its score
     for score in sorted(scores, key=table_order):
         latest.setdefault((score.name, score.reference), {})[score.what] = score
-    rows: list[list[str]] = []
+    columns = [what for what in BASELINES if any(what in found for found in latest.values())]
+    rows: list[list[str | Cell | None]] = []
     for found in latest.values():
         one = next(iter(found.values()))
         name = f"{one.name}, {one.what}" if one.what.startswith("class ") else one.name
-        own = [score for what, score in found.items() if what not in BASELINES]
-        n = own[0].n if own else None
-        other = {what: f" (n = {score.n})" * (n not in (None, score.n)) for what, score in found.items()}
-        baselines = [number(s.value, half_width(s)) + other[w] if (s := found.get(w)) else MISSING for w in columns]
-        rows += [[name, value, *baselines] for value in [value_text(score) for score in own] or [MISSING]]
-    head = ["score", "value", *(BASELINES[what] for what in columns)]
-    return Table(head, rows, range(1, 2 + len(columns)))
+        for own in [score for what, score in found.items() if what not in BASELINES] or [None]:  # type: ignore[list-item]
+            value = Cell(value_text(own), own.value) if own else None
+            rows.append([name, value, *(baseline(found.get(what), own) for what in columns)])
+    return Table(["score", "value", *(BASELINES[what] for what in columns)], rows)
+
+
+def baseline(real: Score | None, score: Score | None) -> Cell | None:
+    """The cell of a baseline of a score, with its number of images if that is another."""
+    if real is None:
+        return None
+    other = f" (n = {real.n})" if score and score.n not in (None, real.n) else ""
+    return Cell(number(real.value, half_width(real)) + other, real.value)
 
 
 def print_scores(scores: Sequence[Score]) -> None:

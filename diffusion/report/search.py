@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 
 from diffusion.errors import pip_install
 from diffusion.report import style
-from diffusion.report.page import MISSING, Chart, Section, Table
-from diffusion.report.scores import number
+from diffusion.report.page import Cell, Section, Table
 from diffusion.runs.folder import STUDY
 
 IMPORTANCES = "How much each setting tells the best quarter of the trials from the others; rough below twenty trials."
@@ -30,22 +29,26 @@ def search_sections(folder: Path) -> list[Section]:
     if not study.best_trials:
         return []
     scores, head = study.metric_names, [*study.metric_names, *study.best_trials[0].params]
-    found = [(t, t.params | dict(zip(scores, map(number, t.values or ()), strict=False))) for t in study.trials]
-    rows = [[str(t.number), t.state.name.lower(), *(str(of.get(key, MISSING)) for key in head)] for t, of in found]
-    table = Table(["trial", "state", *head], rows, [0, *range(2, 2 + len(scores))])
+    rows = []
+    for trial in study.trials:
+        chosen = {key: str(value) for key, value in trial.params.items()}
+        found = chosen | dict(zip(scores, trial.values or (), strict=False))
+        rows.append([trial.number, trial.state.name.lower(), *map(found.get, head)])
     with warnings.catch_warnings(action="ignore"):  # that there are few trials
         evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
         parts = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    shares = Table(("setting", "importance"), [[name, f"{part:.0%}"] for name, part in parts.items()], (1,))
-    charts = [Chart(f"{name} by trial, and the best so far.", history(study, i)) for i, name in enumerate(scores)]
-    charts += [Chart("The trials by two scores; none beats the line by both.", front(study))] if len(scores) > 1 else []
-    return [Section("Search", [*charts, shares, IMPORTANCES]), Section("Trials", [table], folded=True)]
+    shares = Table(("setting", "importance"), [[name, Cell(f"{part:.0%}", part)] for name, part in parts.items()])
+    charts = [history(study, i) for i in range(len(scores))]
+    return [
+        Section("Search", [*charts, front(study) if len(scores) > 1 else None, shares, IMPORTANCES]),
+        Section("Trials", [Table(["trial", "state", *head], rows)], folded=True),
+    ]
 
 
-@style.styled
-def history(study: Any, i: int) -> Figure:
+@style.chart(size=style.TALL)
+def history(figure: Figure, study: Any, i: int) -> str:
     """The i-th score by trial: a point for each complete one, a cross for each pruned one, and the best so far."""
-    figure, ax = style.axes(style.TALL)
+    ax, name = figure.add_subplot(), study.metric_names[i]
     best = np.minimum if study.directions[i].name == "MINIMIZE" else np.maximum
     for state, marker, colour in (("COMPLETE", "o", style.BLUE), ("PRUNED", "x", style.GREY)):
         shown = [(t.number, t.values[i]) for t in study.trials if t.state.name == state and t.values]
@@ -53,19 +56,19 @@ def history(study: Any, i: int) -> Figure:
         ax.plot(x, y, marker, color=colour, label=state.lower() if shown else None, markersize=4)
         if state == "COMPLETE":
             ax.step(x, best.accumulate(y), where="post", color=style.VERMILION, linewidth=1.2, label="best so far")
-    ax.set(xlabel="trial", ylabel=style.plain(study.metric_names[i]))
+    ax.set(xlabel="trial", ylabel=style.plain(name))
     style.count_axis(ax)
     style.legend_below(figure, ax)
-    return figure
+    return f"{name} by trial, and the best so far."
 
 
-@style.styled
-def front(study: Any) -> Figure:
+@style.chart()
+def front(figure: Figure, study: Any) -> str:
     """The complete trials by the first two scores, and a line through the best compromises."""
-    figure, ax = style.axes()
+    ax = figure.add_subplot()
     points = np.array([trial.values for trial in study.trials if trial.state.name == "COMPLETE"])
     best = np.array(sorted(trial.values for trial in study.best_trials))
     ax.plot(points[:, 0], points[:, 1], "o", color=style.GREY, markersize=4)
     ax.plot(best[:, 0], best[:, 1], "o-", color=style.BLUE, markersize=4, linewidth=1.2)
     ax.set(xlabel=style.plain(study.metric_names[0]), ylabel=style.plain(study.metric_names[1]))
-    return figure
+    return "The trials by two scores; none beats the line by both."

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from diffusion.base.console import console
 from diffusion.base.files import replace
 from diffusion.metric.record import Score
 from diffusion.report import style
-from diffusion.report.page import MISSING, Cell, Chart, Section, Table, write_files
-from diffusion.report.scores import ends, number, protocol_text, value_text
+from diffusion.report.page import Cell, Section, Table, write_files
+from diffusion.report.scores import ends, protocol_text, value_text
 from diffusion.runs.folder import Run
 
 Row = dict[str, Any]  # of the table: column -> text, number or Score
@@ -85,7 +86,7 @@ def study_sections(run: Run) -> list[Section]:
     metrics = metrics_of(rows)
     score = next(iter(metrics.values()))
     words = f"Seconds are on {score.source.get('device')}. {protocol_text(score)}."
-    charts = [Chart(metric, chart(rows, metric), f"figures/{metric}.png") for metric in metrics]
+    charts = [style.Chart(metric, chart(rows, metric).figure, f"figures/{metric}.png") for metric in metrics]
     return [
         Section("Scores", [*charts, BARS]),
         Section("Settings", [table_of(rows), WORDS]),
@@ -96,28 +97,28 @@ def study_sections(run: Run) -> list[Section]:
 def table_of(rows: list[Row]) -> Table:
     """All settings and the baselines."""
 
-    def is_best(score: Score, nfe: int) -> bool:
-        """Whether no setting with `nfe` evaluations is better, and none with fewer is as good."""
-        sign = {True: -1, False: 1, None: 0}[score.higher_is_better]
-        rivals = [row for row in rows if score.metric in row and row.get("nfe", math.inf) <= nfe]
-        badness = ((sign * row[score.metric].value, row["nfe"]) for row in rivals)
-        worst = max(sign * row[score.metric].value for row in rows if score.metric in row and "nfe" in row)
-        return sign * score.value < worst and (sign * score.value, nfe) <= min(badness, default=(-math.inf, 0))
-
-    def cell(row: Row, column: str) -> str | Cell:
-        value = row.get(column)
-        if isinstance(value, Score):
-            return Cell(value_text(value), value.value, is_best(value, row.get("nfe", 0)))
-        return MISSING if value is None else value if isinstance(value, str) else Cell(number(value), value)
+    def cell(row: Row, column: str) -> str | float | Cell | None:
+        score = row.get(column)
+        if isinstance(score, Score):
+            return Cell(value_text(score), score.value, bold="nfe" in row and is_best(score, row["nfe"], rows))
+        return score
 
     columns = [name for name in COLUMNS if over(rows) == "scale" or name not in OF_GUIDANCE] + [*metrics_of(rows)]
-    return Table(columns, [[cell(row, column) for column in columns] for row in rows], range(1, len(columns)))
+    return Table(columns, [[cell(row, column) for column in columns] for row in rows])
 
 
-@style.styled
-def chart(rows: list[Row], metric: str) -> Figure:
+def is_best(score: Score, nfe: int, rows: Sequence[Row]) -> bool:
+    """Whether no setting with `nfe` evaluations is better, none with fewer is as good, and some setting is worse."""
+    sign = {True: -1, False: 1, None: 0}[score.higher_is_better]
+    badness = [(sign * row[score.metric].value, row["nfe"]) for row in rows if "nfe" in row and score.metric in row]
+    own = sign * score.value, nfe
+    return own[0] < max(badness)[0] and own <= min(each for each in badness if each[1] <= nfe)
+
+
+@style.chart(size=style.TALL)
+def chart(figure: Figure, rows: list[Row], metric: str) -> str:
     """The score by network evaluations or by scale, a line per sampler and interval, and the split-half score."""
-    figure, ax = style.axes(style.TALL)
+    ax = figure.add_subplot()
     for real in (row[metric] for row in rows if row["sampler"] == "split_half" and metric in row):
         ax.axhline(real.value, color=style.GREY, linewidth=1.0, linestyle="--", label="split half", zorder=1)
         ax.axhspan(*ends(real), color=style.LIGHT, alpha=0.35, linewidth=0, zorder=0)
@@ -133,4 +134,4 @@ def chart(rows: list[Row], metric: str) -> Figure:
     ax.set_xlabel({"scale": "scale (1: no guidance)", "nfe": "network evaluations"}[x])
     ax.set_ylabel(style.plain(metric))
     style.legend_below(figure, ax)
-    return figure
+    return metric

@@ -6,15 +6,17 @@ dark mode.
 """
 
 import io
-import re
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from html import escape
+from functools import wraps
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, Concatenate
+from xml.etree import ElementTree
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
@@ -22,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from diffusion.pixels import spread
+from diffusion.report.page import Block, html, picture
 
 # Okabe & Ito (2008), "Color Universal Design": distinguishable with any common colour blindness, and in greyscale.
 BLUE, VERMILION, GREEN, ORANGE, PURPLE = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7"
@@ -50,6 +53,10 @@ STYLE: Any = {
     "legend.frameon": False, "legend.handlelength": 1.8,
 }  # fmt: skip
 ALONE = RLock()
+NAMESPACE = "http://www.w3.org/2000/svg"
+NO_METADATA: Any = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+ElementTree.register_namespace("", NAMESPACE)
+ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 
 
 @contextmanager
@@ -59,13 +66,43 @@ def matplotlib_settings(chosen: Any) -> Iterator[None]:
         yield
 
 
-styled = matplotlib_settings(STYLE)  # a decorator of functions that draw
+class Chart(Block):
+    """A figure: SVG in a page; in Markdown, a link to its PNG `file`, relative to the report, if it has one."""
+
+    def __init__(self, caption: str, figure: Figure, file: str = ""):
+        super().__init__(picture(file, caption) if file else "")
+        self.caption, self.figure, self.file = caption, figure, file
+
+    def shown(self) -> Markup:
+        """See `Block`."""
+        return html("chart", caption=self.caption, svg=Markup(svg(self.figure, self.caption)))
+
+    def save(self, folder: Path) -> list[Path]:
+        """See `Block`; PNG at 200 dpi."""
+        if not self.file:
+            return []
+        path = folder / self.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.figure.savefig(path, dpi=DPI)
+        return [path]
 
 
-def axes(size: tuple[float, float] = COLUMN) -> tuple[Figure, Axes]:
-    """A figure of `size` inches with one set of axes."""
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.add_subplot()
+def chart(file: str = "", size: tuple[float, float] = COLUMN) -> Callable[..., Callable[..., Chart]]:
+    """A decorator: a function that draws data on a figure of `size` inches, and returns the caption, makes a chart.
+
+    `file` is the PNG of the chart, relative to the folder of the report.
+    """
+
+    def decorate(draw: Callable[Concatenate[Figure, ...], str]) -> Callable[..., Chart]:
+        @wraps(draw)
+        @matplotlib_settings(STYLE)
+        def drawn(*data: Any, **how: Any) -> Chart:
+            figure = Figure(size, layout="constrained")
+            return Chart(draw(figure, *data, **how), figure, file)
+
+        return drawn
+
+    return decorate
 
 
 def thinned(series: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -101,13 +138,6 @@ def legend_below(figure: Figure, ax: Axes) -> None:
     figure.legend(handles, names, loc="outside lower center", ncols=columns)
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write `figure` as PNG at 200 dpi; creates the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI)
-    return path
-
-
 def svg(figure: Figure, label: str) -> str:
     """The figure as an SVG element with the page's colours, whose points have titles.
 
@@ -116,34 +146,34 @@ def svg(figure: Figure, label: str) -> str:
     """
     content = io.StringIO()
     with matplotlib_settings({"svg.hashsalt": "figure"}):  # equal definitions of two figures have equal ids
-        figure.savefig(content, format="svg", transparent=True)
-    text = content.getvalue()
-    body = re.sub(r'<!--.*?-->| id="[\w.]+_\d+"', "", text[text.index("<defs>") : text.rindex("</svg>")], flags=re.S)
-    body = re.sub(r'\bd="[^"]*', lambda path: re.sub(r"(\.\d)\d+", r"\1", path[0].replace("\n", " ")), body)
-    for colour, variable in COLOURS.items():
-        body = body.replace(colour, f"var(--{variable})")
+        figure.savefig(content, format="svg", transparent=True, metadata=NO_METADATA)
+    root = ElementTree.fromstring(content.getvalue())
+    for group in root.iter(f"{{{NAMESPACE}}}g"):
+        group.attrib.pop("id", None)  # other figures of the page have the same
     width, height = 72 * figure.get_size_inches()
-    rule, ax, (low, high) = "", figure.axes[0], figure.axes[0].get_ylim()
-    if ax.get_xlabel() == STEPS:
-        (zero, bottom), (one, top) = 72 / figure.dpi * ax.transData.transform([(0, low), (1, high)])
-        rule = f' data-rule="[{zero:.1f}, {one - zero:.9f}, {height - top:.1f}, {height - bottom:.1f}]"'
-    points = "".join(_points(ax, 72 / figure.dpi, height) for ax in figure.axes)
-    return (
-        f'<svg viewBox="0 0 {width:.5g} {height:.5g}" role="img" aria-label="{escape(label.replace("`", ""))}" '
-        f'style="max-width: {1.35 * width:.0f}px"{rule}>{body}{points}</svg>'
-    )
+    root.attrib = {"viewBox": f"0 0 {width:.5g} {height:.5g}", "role": "img", "aria-label": label}
+    root.set("style", f"max-width: {1.35 * width:.0f}px")
+    scale = 72 / figure.dpi
+    for ax in figure.axes:
+        if ax.get_xlabel() == STEPS:
+            (zero, bottom), (one, top) = scale * ax.transData.transform([(0, ax.get_ylim()[0]), (1, ax.get_ylim()[1])])
+            root.set("data-rule", f"[{zero:.1f}, {one - zero:.9f}, {height - top:.1f}, {height - bottom:.1f}]")
+        for x, y, title in _points(ax):
+            across, up = scale * ax.transData.transform((x, y))
+            circle = ElementTree.SubElement(root, "circle", cx=f"{across:.1f}", cy=f"{height - up:.1f}", r="4")
+            ElementTree.SubElement(circle, "title").text = title  # browsers show it at the pointer
+    text = ElementTree.tostring(root, encoding="unicode")
+    for colour, variable in COLOURS.items():
+        text = text.replace(colour, f"var(--{variable})")
+    return text
 
 
-def _points(ax: Axes, scale: float, height: float) -> str:
-    """An invisible circle on each point of the curves with a name; browsers show its title at the pointer."""
+def _points(ax: Axes) -> Iterator[tuple[float, float, str]]:
+    """Yield the points of the curves with a name, and their titles."""
     bars = [each for each in ax.containers if isinstance(each, ErrorbarContainer)]
-    circles = []
     for name, line in [*((each.get_label(), each) for each in ax.lines), *((b.get_label(), b.lines[0]) for b in bars)]:
+        words = str(name).partition(" $")[0].replace(r"\$", "$")  # without the symbol
         data = np.asarray(line.get_xydata(), dtype=float)
-        data = data[spread(len(data), POINTS)]
-        data = data[np.isfinite(data).all(axis=1) & (str(name)[:1] != "_")]  # which begins matplotlib's own names
-        words = escape(re.sub(r"\s*(?<!\\)\$.*?(?<!\\)\$", "", str(name)).replace(r"\$", "$"))
-        for (x, y), (across, up) in zip(data, scale * ax.transData.transform(data), strict=True):
-            title = f"<title>{words}: {y:.4g} at {x:,.6g}</title>"
-            circles.append(f'<circle cx="{across:.1f}" cy="{height - up:.1f}" r="4">{title}</circle>')
-    return "".join(circles)
+        for x, y in data[spread(len(data), POINTS)] if words[:1] != "_" else ():  # which begins matplotlib's own names
+            if math.isfinite(x) and math.isfinite(y):
+                yield x, y, f"{words}: {y:.4g} at {x:,.6g}"

@@ -5,19 +5,19 @@ has found (`metric.referee`). Distances alone do not say it: they can be optimis
 """
 
 import math
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from textwrap import indent
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from diffusion.config.schema import SCORED
-from diffusion.errors import command_line, resume_command, shown
 from diffusion.metric.record import FEW, FEW_PHOTOGRAPHS, Score
-from diffusion.report.faults import SHOWN, headline, sentence
-from diffusion.report.page import SHELL, Section, escaped, listed
-from diffusion.report.scores import ends, half_width, number, plus_minus
+from diffusion.report.faults import SHOWN, headline, joined, sentence
+from diffusion.report.numbers import number, plus_minus
+from diffusion.report.page import Section, escaped, listed, shell
+from diffusion.report.scores import ends, half_width
+from diffusion.runs import again
 from diffusion.runs.folder import Metrics, Run
 
 CHANGE = 0.02  # of the validation error, relative: a smaller one counts as none
@@ -44,7 +44,8 @@ HEADLINES = {  # what was found, in a few words
     "same images": "Drawn from the conditions of the images that they are compared with: judge by eye.",
     "copies": "Some may be copies of real images.", "no copies": "No copies.", "few copies": "No sign of copying.",
     "unclear copies": "Not shown whether some are copies.", "not audited": "They may be copies.",
-    "falling": "Longer training should help.", "flat": "Longer training alone may not help.",
+    "falling": "Longer training should help.", "fell": "Longer training may help.",
+    "flat": "Longer training alone may not help.",
     "rising": "Trained for too long.", "memorizing": "It memorizes its images.", "no scores": "Not scored.",
 }  # fmt: skip
 EXPLAINED = (
@@ -58,24 +59,39 @@ LIMITS = [
     "How it compares with papers, which may use other features and other numbers of samples.",
 ]
 FEWER = "The images are too few for so many steps: train with more images, or for fewer steps."
+AGAIN = "The training was probably too short: train for as many steps again."
+SLOWER = "The learning rate is probably too high: train with a tenth of it."
+THRESHOLD = "The guidance is strong: draw with a dynamic threshold, or with a lower guidance.scale."
+NOISY = ("rough", "noise", "colour noise", "harsh")  # faults of a network that has not learned to the end
 Findings = dict[str, str]  # what was found, such as "falling" -> the sentence that says so
 Found = Mapping[str, Score]  # what was scored: samples, or a baseline -> its score, all of one protocol
 
 
+class Step(NamedTuple):
+    """A next step in words, and its commands, one after the other; empty if there is none."""
+
+    words: str = ""
+    commands: Sequence[again.Words] = ()
+
+    @property
+    def line(self) -> str:
+        """The commands for a shell."""
+        return " && \\\n".join(map(again.line, self.commands))
+
+
 class Verdict(NamedTuple):
-    """The answer to a question by numbers, what they do not show, and one next step with its command, if any."""
+    """The answer to a question by numbers, what they do not show, and one next step."""
 
     question: str
     headline: str
     findings: Mapping[str, str] = {}
     limits: Sequence[str] = ()
-    step: str = ""
-    command: str = ""
+    step: Step = Step()
     about: str = ""  # what the numbers are
 
     def __str__(self) -> str:
         """The answer and the next step, in lines for the console."""
-        step = [f"Next: {self.step}", f"  {self.command}".replace("\n", "\n  ")] if self.step else []
+        step = [f"Next: {self.step.words}", indent(self.step.line, "  ")] if self.step.words else []
         return "\n".join([f"{self.question} {self.headline}", *self.findings.values(), *step])
 
     @property
@@ -84,7 +100,7 @@ class Verdict(NamedTuple):
         answer = [f"**{escaped(self.headline)}**" if self.headline else "", listed(self.findings.values())]
         if self.limits:
             answer += [self.about, "What these numbers do not show:", listed(self.limits)]
-        step = [self.step, SHELL.format(self.command)] if self.step else []
+        step = [self.step.words, shell(self.step.line)] if self.step.words else []
         return [Section(self.question, answer), Section("Next step", step)]
 
 
@@ -101,16 +117,16 @@ def verdict(run: Run, state: str) -> Verdict:
         findings |= training(run.metrics)
         if not any(score.what in ("samples", "images") for score in run.scores):
             findings["no scores"] = "No scores were computed, so no number says how good the samples are."
-    found = {fault["fault"]: sentence(fault) for fault in run.faults[:SHOWN]}
-    if (grid := f"grid {run.settings.get('model', {}).get('patch')}") in found:
-        found[grid] += " It is that of the network's patches (model.patch)."
-    others = [] if "saturated" in found else [HEADLINES[kind] for kind in {"copies"} & {*findings} or findings]
-    step = next_step(run, state, findings)
-    if found and treatment(run, findings) is None and not run.config.get("images"):
-        found["untreated"] = "Nothing is known to mend this."
+    faults = {fault["fault"]: sentence(fault) for fault in run.faults[:SHOWN]}
+    if (grid := f"grid {run.settings.get('model', {}).get('patch')}") in faults:
+        faults[grid] += " It is that of the network's patches (model.patch)."
+    others = [HEADLINES[kind] for kind in findings if kind == "copies" or "copies" not in findings]
+    words = " ".join(filter(None, [headline(run.faults), *([] if "saturated" in faults else others)]))
+    if faults and treatment(run, findings) is None and not run.config.get("images"):
+        faults["untreated"] = "Nothing is known to mend this."
     about = EXPLAINED if "further" in run.referee else ""
-    words = " ".join(filter(None, [headline(run.faults), *others]))
-    return Verdict("How good is it?", words, found | findings, limits(run), *step, about)
+    step = next_step(run, state, findings)
+    return Verdict("How good is it?", words, faults | findings, limits(run), step, about)
 
 
 def called(name: str) -> str:
@@ -164,25 +180,31 @@ def judged(found: Mapping[str, Any]) -> Findings:
         return {"few": f"{FEW} training images are needed to tell whether samples differ from real ones."}
     further, others, (known, held) = found["further"], found.get("others"), found["photographs"]
     eyes, kind, near = len(further["eyes"]), further["verdict"], f"than two sets of {found['small']} of these"
-    said = {"apart": telling(further["by"], eyes), "alike": f"none of {eyes} eyes tells them apart: nearer {near}"}
-    words = said.get(kind, f"none of {eyes} eyes tells them apart, but they may be farther {near}")
+    words = {
+        "apart": telling(further["by"], eyes),
+        "alike": f"none of {eyes} eyes tells them apart: nearer {near}",
+        "unclear": f"none of {eyes} eyes tells them apart, but they may be farther {near}",
+    }[kind]
     if not found["tiles"]:
         return {kind: f"Against further real images: {words}."}
     findings = {f"further {kind}": f"Against further images of the {known} training photographs: {words}."}
-    if others is not None:
-        few, kind = held < FEW_PHOTOGRAPHS and others["verdict"] != "apart", others["verdict"]
-        words = telling(others["by"], eyes) + f", but only {held} are held out, which show only gross faults" * few
-        more = [f" With {n}, as simulated, {telling(by, eyes)}." for n, by in others["with"].items() if kind != "apart"]
-        findings[f"others {'few' if few else kind}"] = f"Against other photographs: {words}.{''.join(more)}"
-    return findings
+    if others is None:
+        return findings
+    words = f"Against other photographs: {telling(others['by'], eyes)}"
+    if others["verdict"] == "apart":
+        return findings | {"others apart": f"{words}."}
+    more = [f" With {n}, as simulated, {telling(by, eyes)}." for n, by in others["with"].items()]
+    if held < FEW_PHOTOGRAPHS:
+        few = f"{words}, but only {held} are held out, which show only gross faults."
+        return findings | {"others few": "".join([few, *more])}
+    return findings | {f"others {others['verdict']}": "".join([f"{words}.", *more])}
 
 
 def telling(eyes: Sequence[str], total: int) -> str:
     """`lite0, colours and patches tell them apart`, for some eyes of a total number of them."""
     if len(eyes) in (0, total):
-        return f"{f'all {total} eyes tell' if eyes else 'none of the eyes tells'} them apart"
-    words = " and ".join([", ".join(eyes[:-1]), eyes[-1]] if eyes[1:] else eyes)
-    return f"{words} tell{'s' * (len(eyes) == 1)} them apart"
+        return f"all {total} eyes tell them apart" if eyes else "none of the eyes tells them apart"
+    return f"{joined(eyes)} {'tell' if eyes[1:] else 'tells'} them apart"
 
 
 def copying(scores: Sequence[Score]) -> Findings:
@@ -193,10 +215,11 @@ def copying(scores: Sequence[Score]) -> Findings:
     (low, high), flagged, chance = score.interval, score.source.get("flagged", 0), score.source.get("chance", 1.0)
     share, held_out = f"{score.n:,} samples ({low:.1%} to {high:.1%})", score.source.get("held_out", 0)
     if not flagged:
-        power = f"; of changed copies, {found:.0%} would be found" if (found := score.source.get("found")) else ""
+        found = score.source.get("found")
+        power = f"; of changed copies, {found:.0%} would be found" if found else ""
         return {"no copies": f"No copies of real images among {share}{power}."}
-    words = f"{flagged} of {share} look like a changed training image"
-    words += f" ({held_out} of them like a held-out one)" * (held_out > 0) + f"; by chance, up to {chance:.1%} do."
+    like_held_out = f" ({held_out} of them like a held-out one)" if held_out else ""
+    words = f"{flagged} of {share} look like a changed training image{like_held_out}; by chance, up to {chance:.1%} do."
     if low > chance:
         return {"copies": f"{words} See the pairs."}
     if score.value > chance:
@@ -208,7 +231,7 @@ def training(metrics: Metrics) -> Findings:
     """Whether the validation error still fell, by the medians of the second and the last quarter of the steps.
 
     It has risen if the median of the last quarter is above the lowest one. The network memorizes if the gap is above 0,
-    and above its lowest value by more than half of its interval.
+    and above its lowest value by more than half of its interval. Single validations do not show how it would go on.
     """
     if "val/mse" not in metrics:
         return {}
@@ -224,6 +247,8 @@ def training(metrics: Metrics) -> Findings:
         return {"rising": f"{error} has risen again, by {last / best - 1:.0%}: it was lowest before the end."}
     if last < (1 - CHANGE) * second < np.inf:
         change = f"by {1 - last / second:.0%} in its second half"
+        if min(len(quarters[1]), len(quarters[3])) < 2:
+            return {"fell": f"{error} fell, {change}; the validations are too few to say whether it still does."}
         return {"falling": f"{error} still fell when the training ended, {change}: twice the steps should help."}
     flat = np.isfinite(second) and last < LEARNED
     return {"flat": f"{error} hardly changed in the second half of the training."} if flat else {}
@@ -239,92 +264,56 @@ def limits(run: Run) -> list[str]:
     return [*few, *LIMITS] if distances else []
 
 
-def recipe_command(run: Run, *more: str, init: Path | None = None) -> str:
-    """The command that trains the run's recipe from the start, with more words, which replace its own, or weights."""
-    name = run.commands[0][0] if run.commands else "train"
-    places = ("init", "data.root") if name == "finetune" else ()  # which its first words are
-    words = dict(zip(places, run.commands[0][1:] if places else (), strict=False))
-    typed = [word for each in run.commands for word in each[1:] if not word.startswith(("ckpt=", "hydra"))]
-    for word in [*run.overrides, *typed[len(places) :], *more]:
-        words.pop(key := word.partition("=")[0], None)
-        words[key] = word
-    if init:
-        words["init"] = str(init) if places else f"init={shown(str(init))}"
-    return command_line(name, [*run.own, *words.values()])
-
-
-def longer(run: Run) -> str:
-    """The override that makes a training twice as long."""
-    trainer = run.settings.get("trainer", {})
-    unit = "max_steps" if trainer.get("max_steps", -1) > 0 else "max_epochs"
-    return f"trainer.{unit}={2 * trainer.get(unit, 0)}"
-
-
-def next_step(run: Run, state: str, findings: Findings) -> tuple[str, str]:
-    """The most useful next step after these findings, in words, and its command; empty while the run goes on."""
-    place, config, guided = place_of(run), run.config, run.settings.get("guidance")
-    sample, audit = (command_line(name, [*run.own, f"ckpt={model_of(run)}"]) for name in ("sample", "evaluate"))
-    errors = run.metrics.get("val/mse")  # the step of the lowest one, or else half of the steps
-    best = errors.step[errors.value.argmin()] if errors else 0
-    steps = best if 0 < best < run.info.get("total_steps", 2) else run.info.get("total_steps", 2) // 2
-    shorter = recipe_command(run, f"trainer.max_steps={steps}")
-    mend = treatment(run, findings)
-    early = recipe_command(run, "guidance=early")
+def next_step(run: Run, state: str, findings: Findings) -> Step:
+    """The most useful next step after these findings; none while the run goes on."""
     has = findings.keys()
-    points = str((run.settings.get("features") or {}).get("_target_")).endswith("Points")
-    known = points or {"copies", "unclear copies", "few copies", "no copies"} & has
-    looking, pixels = ("", "") if known else (", and look for copies", " 'audit=[pixels]'")
-    missing = {"no scores", "not judged", "few samples", "not audited"} & has
-    score = "Look for copies among its samples." if missing == {"not audited"} else f"Score {SCORED} samples{looking}."
+    if state == "running":
+        return Step()
+    if state != "complete":
+        return Step("Go on with the training.", [again.resumed(run)])
+    if run.config.get("images"):  # of a source that is not known
+        return Step()
+    if mend := treatment(run, findings):
+        return mend
+    if missing := {"no scores", "not judged", "few samples", "not audited"} & has:
+        points = str((run.settings.get("features") or {}).get("_target_")).endswith("Points")
+        audit = not points and not {"copies", "unclear copies", "few copies", "no copies"} & has
+        words = f"Score {SCORED} samples{', and look for copies' if audit else ''}."
+        if missing == {"not audited"}:
+            words = "Look for copies among its samples."
+        return Step(words, [again.of_model("evaluate", run, f"n={SCORED}", *(["audit=[pixels]"] if audit else []))])
+    if run.command != "train":
+        return Step("Draw more samples.", [again.of_model("sample", run, "n=64")])
+    if {"copies", "rising", "memorizing"} & has:
+        return Step(FEWER, [again.recipe(run, f"trainer.max_steps={fewer_steps(run)}")])
     # until its error no longer falls, or its samples are as close as real ones
-    unfinished = {"falling", "like noise"} & has or not {"flat", "alike", "further alike", "as real"} & has
-    options = [
-        (state == "running", "", ""),  # it goes on by itself
-        (state != "complete", "Go on with the training.", resume_command(place, run.own)),
-        (bool(config.get("images")), "", ""),  # of a source that is not known
-        (bool(mend), *(mend or ("", ""))),
-        (missing, score, f"{audit} n={SCORED}{pixels}"),
-        (run.command != "train", "Draw more samples.", f"{sample} n=64"),
-        ({"copies", "rising", "memorizing"} & has, FEWER, shorter),
-        (unfinished, "Train for as many steps again.", onward(run)),
-        (not guided, "Train with guidance by its early weights, which often helps.", early),
-        (True, "Train with other seeds, to see how much is chance.", recipe_command(run, "-m", "seed=0,1,2")),
-    ]
-    return next((words, command) for fits, words, command in options if fits)
+    if {"falling", "fell", "like noise"} & has or not {"flat", "alike", "further alike", "as real"} & has:
+        return Step("Train for as many steps again.", [again.onward(run)])
+    if not run.settings.get("guidance"):
+        early = again.recipe(run, "guidance=early")
+        return Step("Train with guidance by its early weights, which often helps.", [early])
+    return Step("Train with other seeds, to see how much is chance.", [again.recipe(run, "-m", "seed=0,1,2")])
 
 
-def treatment(run: Run, findings: Findings) -> tuple[str, str] | None:
-    """What mends the clearest fault of which that is known, in words, and its command; see docs/results/treatments."""
-    trained, known, has = run.command == "train", dict[str, tuple[str, str]](), findings.keys()
-    found, rate = [fault["fault"] for fault in run.faults], (run.settings.get("optimizer") or {}).get("lr")
-    noisy = ("rough", "noise", "colour noise", "harsh")
-    again = "The training was probably too short: train for as many steps again.", onward(run)
+def fewer_steps(run: Run) -> int:
+    """The step of the lowest validation error, or else half of the steps."""
+    errors, total = run.metrics.get("val/mse"), run.info.get("total_steps", 2)
+    best = int(errors.step[errors.value.argmin()]) if errors else 0
+    return best if 0 < best < total else total // 2
+
+
+def treatment(run: Run, findings: Findings) -> Step | None:
+    """What mends the clearest fault of which that is known; see docs/results/treatments."""
+    faults, rate = [fault["fault"] for fault in run.faults], (run.settings.get("optimizer") or {}).get("lr")
+    trained, has = run.command == "train", findings.keys()
+    longer, ended = Step(AGAIN, [again.onward(run)]), {"flat", "rising"} & has
+    known: dict[str, Step] = {}
     if run.settings.get("guidance"):
-        step = "The guidance is strong: draw with a dynamic threshold, or with a lower guidance.scale."
-        words = [*run.own, f"ckpt={model_of(run)}", "n=64", "threshold@sampler.threshold=dynamic"]
-        known["saturated"] = step, command_line("sample", words)
-    elif trained and rate and "rough" in found and {"flat", "rising"} & has:
-        step = "The learning rate is probably too high: train with a tenth of it."
-        known |= dict.fromkeys(noisy, (step, recipe_command(run, f"optimizer.lr={rate / 10:g}")))
-    elif trained and not {"flat", "rising", "memorizing", "copies"} & has:
-        known |= dict.fromkeys(noisy, again)
+        drawn = again.of_model("sample", run, "n=64", "threshold@sampler.threshold=dynamic")
+        known = {"saturated": Step(THRESHOLD, [drawn])}
+    elif trained and rate and "rough" in faults and ended:
+        known = dict.fromkeys(NOISY, Step(SLOWER, [again.recipe(run, f"optimizer.lr={rate / 10:g}")]))
+    elif trained and not ended and not {"memorizing", "copies"} & has:
+        known = dict.fromkeys(NOISY, longer)
     short = trained and "like noise" in has and not {"rising", "memorizing"} & has
-    return next((known[name] for name in found if name in known), again if short else None)
-
-
-def place_of(run: Run) -> Path:
-    """The shortest path of a run's folder."""
-    return Path(min(os.path.relpath(run.folder), str(run.folder.resolve()), key=len))
-
-
-def model_of(run: Run) -> str:
-    """The model of a run or an evaluation, as an override names it."""
-    return shown(str(place_of(run)) if run.command == "train" else run.config.get("ckpt"))
-
-
-def onward(run: Run) -> str:
-    """The command that trains for as many steps again: from a checkpoint, or from the weights if only they are kept."""
-    place, kept = place_of(run), run.settings.get("checkpoint", {}).get("finished")
-    if kept == "weights" or not any(run.folder.glob("checkpoints/*.ckpt")):
-        return recipe_command(run, init=place)
-    return f"{resume_command(place, run.own)} {longer(run)}"
+    return next((known[fault] for fault in faults if fault in known), longer if short else None)

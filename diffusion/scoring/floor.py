@@ -29,7 +29,7 @@ from diffusion.process.floor import DRAWS, EXACT, Atoms, levels_at_once, posteri
 from diffusion.process.weighting import unit
 from diffusion.randomness import real_dtype
 from diffusion.report.floor import sentence, write_floor
-from diffusion.report.page import Cell, Table
+from diffusion.report.page import Table
 from diffusion.runs.folder import FLOOR, Run
 from diffusion.sampling.inheritance import completed
 from diffusion.sampling.parallel import choose_device
@@ -110,7 +110,7 @@ def measure(denoiser: Denoiser, weighting: Any, data: ImageData, folder: Path, n
         for name, x in errors.items():
             groups, used = torch.stack(clusters.get(name, both[:1])), kept | (name not in COMPARED)
             rows[k][name], _, rows[k][f"{name}_half"] = mean_and_error(x[k, used], groups[:, used], len(t))
-    replace(folder / FLOOR, Table([*rows[0]], [[Cell("", x) for x in row.values()] for row in rows]).csv())
+    replace(folder / FLOOR, Table([*rows[0]], [row.values() for row in rows]).csv())
     how = f", {DRAWS} draws from each posterior" if len(atoms) > EXACT else ""
     mirrored = " with mirror images" if data.flip else ""
     console.print(

@@ -29,7 +29,7 @@ from diffusion.metric.record import FEW, Score
 from diffusion.metric.referee import LIMIT, judge
 from diffusion.metric.score import LEAST, divide, draw, extract, features_of, noise_images, reference_of, score
 from diffusion.pixels import POINTS, framed, only_pictures, save_png
-from diffusion.report import figures, style
+from diffusion.report import figures
 from diffusion.report.faults import SHOWN
 from diffusion.report.scores import print_scores
 from diffusion.runs.folder import REFEREE, append_scores
@@ -162,7 +162,7 @@ class Scorer:
         if shown := faults[:SHOWN]:
             worst, places = ([each for fault in shown for each in fault[key]] for key in ("worst", "place"))
             save_png(framed(samples[worst], WORST, places), self.folder / "figures/faults.png")
-            style.save(figures.spectrum(samples, real), self.folder / "figures/spectrum.png")
+            figures.spectrum(samples, real).save(self.folder)
 
     def write(self, scores: Sequence[Score]) -> list[Score]:
         """Append scores to scores.json and record test scores in test.json; returns the scores as written."""

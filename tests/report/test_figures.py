@@ -27,7 +27,7 @@ def lines(figure: Figure) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("choice", ["cosine", "zero_snr", "edm", "ve"])
 @pytest.mark.filterwarnings("error::UserWarning", "error::RuntimeWarning")  # Matplotlib's and NumPy's
 def test_the_lines_of_every_shipped_schedule_fill_their_figure(choice: str) -> None:
-    figure = figures.signal(make(settings([f"schedule={choice}"]).schedule, "schedule"))
+    figure = figures.signal(make(settings([f"schedule={choice}"]).schedule, "schedule")).figure
     svg(figure, "signal")
     (ax,) = figure.axes
     for line in ax.get_lines():
@@ -40,16 +40,16 @@ def test_the_lines_of_every_shipped_schedule_fill_their_figure(choice: str) -> N
 
 
 def test_signal_and_noise_squared_sum_to_one() -> None:
-    drawn = lines(figures.signal(linear(steps=100)))
+    drawn = lines(figures.signal(linear(steps=100)).figure)
     signal, noise = drawn[r"signal $\sqrt{\bar\alpha_t}$"], drawn[r"noise $\sqrt{1-\bar\alpha_t}$"]
     np.testing.assert_allclose(signal[:, 1] ** 2 + noise[:, 1] ** 2, 1, rtol=1e-12)
     np.testing.assert_allclose(signal[:, 1] ** 2, np.cumprod([1, *1 - np.linspace(1e-4, 0.02, 100)]), rtol=1e-9)
-    other = lines(figures.signal(lambda t: (torch.ones_like(t), 80 * t)))
+    other = lines(figures.signal(lambda t: (torch.ones_like(t), 80 * t)).figure)
     assert other[r"noise $\sigma_t$"][-1].tolist() == [1000, 80]
 
 
 def test_the_mse_figure_shows_the_values_of_metrics_csv(run_folder: Path) -> None:
-    figure = figures.mse(read_metrics(run_folder / "metrics.csv"))
+    figure = figures.mse(read_metrics(run_folder / "metrics.csv")).figure
     drawn = lines(figure)
     assert drawn["validation images"].tolist() == [[100, 0.4], [200, 0.1], [300, 0.05], [400, 0.06]]
     assert drawn["training, raw weights"][:, 1].tolist() == [0.78, 0.18, 0.08, 0.06]
@@ -62,7 +62,7 @@ def test_the_mse_figure_shows_the_values_of_metrics_csv(run_folder: Path) -> Non
 
 def test_only_a_higher_error_on_held_out_images_is_shaded(run_folder: Path) -> None:
     metrics = read_metrics(run_folder / "metrics.csv")
-    figure = figures.mse({"val/mse": metrics["fit/mse"], "fit/mse": metrics["val/mse"]})
+    figure = figures.mse({"val/mse": metrics["fit/mse"], "fit/mse": metrics["val/mse"]}).figure
     (gap,) = figure.axes[0].collections
     assert not gap.get_paths()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["validation images", "training images"]
@@ -70,7 +70,7 @@ def test_only_a_higher_error_on_held_out_images_is_shaded(run_folder: Path) -> N
 
 def test_the_gap_is_drawn_at_the_log_snr_of_its_decile_with_its_interval(run_folder: Path) -> None:
     schedule = linear(steps=1000)
-    ax = figures.gap(read_metrics(run_folder / "metrics.csv"), schedule, curves=2).axes[0]
+    ax = figures.gap(read_metrics(run_folder / "metrics.csv"), schedule, curves=2).figure.axes[0]
     _, last = ax.containers
     assert [c.get_label() for c in ax.containers] == ["step 100", "step 400"]
     alpha, sigma = schedule(torch.arange(0.05, 1, 0.1, dtype=torch.float64))
@@ -82,14 +82,14 @@ def test_the_gap_is_drawn_at_the_log_snr_of_its_decile_with_its_interval(run_fol
 
 def test_bins_are_in_their_places_even_if_some_have_no_images() -> None:
     series = Series(np.array([10, 20]), np.array([0.1, 0.2]))
-    drawn = lines(figures.bins({f"val/mse_bin{i}": series for i in (0, 1, 9)}))
+    drawn = lines(figures.bins({f"val/mse_bin{i}": series for i in (0, 1, 9)}).figure)
     np.testing.assert_allclose(drawn["step 10"], [[0.05, 0.1], [0.15, 0.1], [0.95, 0.1]])
 
 
 def test_an_svg_has_the_pages_colours_and_the_place_of_its_steps(run_folder: Path) -> None:
     metrics = read_metrics(run_folder / "metrics.csv")
-    figure = figures.mse(metrics)
-    texts = [svg(figures.gap(metrics, linear(100)), "by <time>"), svg(figure, "mse")]
+    figure = figures.mse(metrics).figure
+    texts = [svg(figures.gap(metrics, linear(100)).figure, "by <time>"), svg(figure, "mse")]
     definitions = [dict(re.findall(r'<(?:path|clipPath) id="([^"]+)"(.*?)>', text, re.S)) for text in texts]
     assert all(definitions[1].get(name, text) == text for name, text in definitions[0].items())
     for text, own in zip(texts, definitions, strict=True):
@@ -110,7 +110,7 @@ def test_an_svg_has_the_pages_colours_and_the_place_of_its_steps(run_folder: Pat
 def test_threads_draw_one_after_the_other_and_leave_matplotlibs_settings_alone():
     before, inside, gone = dict(matplotlib.rcParams), threading.Event(), threading.Event()
 
-    @style.styled
+    @style.matplotlib_settings(style.STYLE)
     def draw():
         inside.set()
         gone.wait(5)

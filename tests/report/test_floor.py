@@ -41,7 +41,7 @@ def test_without_intervals_it_cannot_be_told() -> None:
 def test_a_floor_of_zero_is_drawn_below_the_axis() -> None:
     shown = rows([0] * 4, [0] * 4)
     shown[0]["floor"] = 0.0
-    above, below = floor(shown).axes
+    above, below = floor(shown).figure.axes
     assert above.get_yscale() == "log"
     assert above.get_ylim()[0] > 0
     assert len(below.containers) == 1

@@ -93,8 +93,8 @@ def test_the_verdict_on_a_published_study_agrees_with_its_answer(name: str, best
 )
 def test_the_next_step_follows_from_what_is_open(name: str, seeds: str, step: str, command: str) -> None:
     found = ranking(study(name, seeds), Path("sweep"))
-    assert step in found.step
-    assert command in found.command
+    assert step in found.step.words
+    assert command in found.step.line
     assert all(line.startswith("  ") for line in str(found).partition("Next: ")[2].splitlines()[1:])
 
 
@@ -103,8 +103,8 @@ def test_scored_images_without_a_model_have_no_next_step() -> None:
     for _, run in comparison.runs:
         run.config = {"ckpt": None, "images": "photos"}
     assert "has the lowest" in ranking(comparison, Path()).headline
-    assert not ranking(comparison, Path()).command
-    assert not ranking(comparison._replace(columns=[]), Path()).command
+    assert not ranking(comparison, Path()).step.commands
+    assert not ranking(comparison._replace(columns=[]), Path()).step.commands
 
 
 def test_recipes_that_are_all_like_noise_are_trained_for_longer_and_not_ranked() -> None:
@@ -113,8 +113,8 @@ def test_recipes_that_are_all_like_noise_are_trained_for_longer_and_not_ranked()
         ends, against = {"samples": (276.0, 270, 282), "noise": (271.0, 268, 274)}, Reference("val", 250)
         run.scores = [Score("fd_lite0", v, 250, what, against, low=a, high=b) for what, (v, a, b) in ends.items()]
     found = ranking(comparison, Path("sweep"))
-    assert found.step == "Train for longer: the best is not shown to be better than noise."
-    assert "trainer.max_steps=4000" in found.command
+    assert found.step.words == "Train for longer: the best is not shown to be better than noise."
+    assert "trainer.max_steps=4000" in found.step.commands[0]
     assert "not ranked" in found.headline
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from markdown_it import MarkdownIt
+from markupsafe import Markup
 from PIL import Image
 
 from diffusion.base import console
@@ -17,10 +18,11 @@ from diffusion.cli.report import main as report
 from diffusion.metric.record import Reference, Score
 from diffusion.pixels import gif, grid, save_png, tiles
 from diffusion.process.schedule import linear
-from diffusion.report.page import Cell, Html, Section, Table, escaped
+from diffusion.report.numbers import number, plus_minus
+from diffusion.report.page import Cell, Section, Table, escaped
 from diffusion.report.run import write_report
-from diffusion.report.scores import number, plus_minus, print_scores, score_table, source_text, value_text
-from diffusion.report.verdict import place_of
+from diffusion.report.scores import print_scores, score_table, source_text, value_text
+from diffusion.runs.again import place_of
 from diffusion.runs.folder import Run, read_scores
 
 Make = Callable[..., Path]
@@ -196,7 +198,7 @@ def test_markdown_shows_text_verbatim(text: str) -> None:
     shown = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(
         f"| a |\n| --- |\n| {escaped(text).replace('|', chr(92) + '|')} |"
     )  # fmt: skip
-    assert Html("<td>{}</td>").format(" ".join(text.split())) in shown
+    assert Markup("<td>{}</td>").format(" ".join(text.split())) in shown
 
 
 def test_scores_and_progress_bars_print_text_verbatim_and_no_number_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,8 +230,8 @@ def test_numbers_are_rounded_to_the_digits_of_their_interval() -> None:
 
 
 def test_a_table_has_one_content_in_all_its_forms() -> None:
-    table = Table(["name", "x"], [["a|`b`", Cell("1", 1.25, bold=True)], ["<c>", "—"]], (1,))
-    assert table.markdown().splitlines()[2] == "| a\\|`b` | **1** |"
+    table = Table(["name", "x"], [["a|`b`", Cell("1", 1.25, bold=True)], ["<c>", None]])
+    assert table.markdown.splitlines()[2] == "| a\\|`b` | **1** |"
     shown = Section("Things", [table]).html
     assert "<td>a|<code>b</code></td>" in shown
     assert "<td>&lt;c&gt;</td>" in shown

@@ -61,7 +61,7 @@ def test_a_study_writes_its_table_and_charts_with_its_baselines(
     assert (
         bold == best
     )  # heun's 30.0 costs less than that of ddim; no density is better than another, and 60.0 is the worst
-    (drawn,) = [line for line in chart(rows, "fd_lite0").axes[0].get_lines() if line.get_label() == "split half"]
+    (drawn,) = [line for line in chart(rows, "fd_lite0").figure.axes[0].get_lines() if line.get_label() == "split half"]
     assert set(drawn.get_ydata()) == {4.0}
 
 
@@ -79,7 +79,7 @@ def test_settings_are_compared_by_the_samples_alone_and_baselines_with_the_error
 def test_every_line_of_a_chart_begins_without_guidance(tmp_path: Path) -> None:
     for each in SCALES:
         append_scores(tmp_path, each)
-    bars = chart(rows_of(Run(tmp_path)), "fd_lite0").axes[0].containers
+    bars = chart(rows_of(Run(tmp_path)), "fd_lite0").figure.axes[0].containers
     lines = {each.get_label(): each.lines[0].get_xydata().tolist() for each in bars}
     assert lines == {
         "ddim": [[1, 50], [1.5, 42], [2, 41]], "ddim in (0.19, 1.61]": [[1, 50], [2, 45]], "heun": [[1, 60], [2, 30]],

@@ -83,7 +83,7 @@ def test_two_scores_have_a_front(ran, tiny, tmp_path, monkeypatch):
     assert front.lines[1].get_xydata().tolist() == sorted(trial.values for trial in best)
     assert "The trials by two scores" in (tmp_path / "study/report.html").read_text()
     monkeypatch.setitem(sys.modules, "diffusion.runs.search", None)  # as without Optuna
-    assert "pip install" in search_sections(tmp_path / "study")[0].markdown()
+    assert "pip install" in search_sections(tmp_path / "study")[0].markdown
 
 
 def test_a_study_that_is_called_again_goes_on(ran, tiny, tmp_path):
