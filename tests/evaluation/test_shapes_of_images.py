@@ -62,7 +62,7 @@ def test_any_image_shape_works_from_the_folder_to_the_report(ran, tiny, folder, 
 
     own = ["data=folder", *data(folder, shape), "data.val=8", "features=lite0", "baselines=[]", "device=cpu"]
     ran("evaluate", ["images=samples/images", *own, "hydra.run.dir=of_images"])
-    if channels == 4:  # elsewhere, they are not looked for, see `short_reports`
+    if channels == 4:  # elsewhere, they are not looked for, see `SHORT`
         assert all((tmp_path / place / "referee.json").is_file() for place in ("run", "of_images"))
 
 

@@ -34,6 +34,7 @@ def example(tmp_path, monkeypatch):
 
 
 @pytest.mark.whole_report
+@pytest.mark.usefixtures("undrawn")
 def test_every_command_uses_custom_parts_only_with_a_given_config_dir(command, example, capfd):
     def refused(name, words, reason):
         status, _, err = command(name, words)
@@ -85,4 +86,4 @@ def test_every_command_uses_custom_parts_only_with_a_given_config_dir(command, e
 
     words = ["-m", *OWN, "experiment=mine", *TINY[:-1], "hydra.sweep.dir=sweep"]
     assert "names my_" not in done("train", words)
-    assert Path("sweep/0/figures/signal.png").is_file()  # of my_schedule
+    assert "(figures/signal.png)" in Path("sweep/0/README.md").read_text("utf-8")  # of my_schedule

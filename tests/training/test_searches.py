@@ -44,6 +44,7 @@ def test_optuna_reads_back_what_was_run(ran, tiny, tmp_path):
 
 
 @pytest.mark.whole_report
+@pytest.mark.usefixtures("undrawn")
 def test_a_job_that_falls_behind_is_pruned_and_shown_as_such(command, tiny, tmp_path):
     """A learning rate of 0 learns nothing; the third trial has it. It draws no samples."""
     words = ["optimizer.lr=choice(0.0,3e-3)", "trainer.max_steps=18", "trainer.max_epochs=-1", "samples.n=2"]
@@ -70,6 +71,7 @@ def test_a_job_that_falls_behind_is_pruned_and_shown_as_such(command, tiny, tmp_
 
 
 @pytest.mark.whole_report
+@pytest.mark.usefixtures("undrawn")
 def test_two_scores_have_a_front(ran, tiny, tmp_path, monkeypatch):
     words = [SPACE, "sweep.score=[val/mse,seconds]", "hydra.sweeper.n_trials=3", "trainer.max_steps=2"]
     ran("train", [*SEARCH, *tiny, *words])

@@ -14,6 +14,7 @@ from diffusion.runs.record import RunRecord, claim
 
 
 @pytest.mark.whole_report
+@pytest.mark.usefixtures("undrawn")
 def test_the_commands_of_a_page_work_with_any_folder(
     command: Any, tiny: list[str], photos: Path, tmp_path: Path
 ) -> None:
