@@ -84,6 +84,8 @@ def _set(values: Values, change: Change) -> None:
     node: Any = values
     for name in path:
         node = node.get(name) if isinstance(node, Mapping) else None
+    if path and not values.get(change.part, True):
+        raise UserError(f"{change.place}: the run has no {change.part}; choose one, such as {change.part}=…")
     if not isinstance(node, dict) or (last not in node and not change.adds):
         near = nearest(change.place, flat(values))
         raise UserError(f"{change.place}: the run has no such setting{near}; +{change.place}=… adds it")
