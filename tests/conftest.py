@@ -154,6 +154,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
     from composing import launch_here
     from hydra._internal.hydra import Hydra
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
 
     from diffusion.__main__ import module_of
     from diffusion.training import jobs
@@ -167,6 +168,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
         main = import_module(module_of(name)).main
         monkeypatch.setattr(sys, "argv", [f"diffusion.{name}", *overrides])
         GlobalHydra.instance().clear()
+        HydraConfig.instance().cfg = None
         status = 0
         capfd.readouterr()
         try:

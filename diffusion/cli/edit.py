@@ -11,4 +11,4 @@ diffusion edit ckpt=SUPER upscale=PICTURE                           enlarge a pi
 from diffusion.config.schema import Edit
 from diffusion.runs.command import command, lazy
 
-main = command("edit", Edit, __doc__, lazy("diffusion.sampling.edits.draw_edits"))
+main = command("edit", Edit, __doc__, lazy("diffusion.tasks.edit.draw_edits"))

@@ -9,5 +9,5 @@ diffusion evaluate ckpt=… reference=STATS.npz                   against publis
 from diffusion.config.schema import Evaluate
 from diffusion.runs.command import command, lazy
 
-WORK = "diffusion.scoring.commands.evaluate"
+WORK = "diffusion.tasks.evaluate.evaluate"
 main = command("evaluate", Evaluate, __doc__, lazy(WORK), job=lazy(f"{WORK}_job"))

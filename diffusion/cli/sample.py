@@ -9,4 +9,4 @@ diffusion sample ckpt=… then=[SUPER,SUPER2]                           enlarge 
 from diffusion.config.schema import Sample
 from diffusion.runs.command import command, lazy
 
-main = command("sample", Sample, __doc__, lazy("diffusion.sampling.commands.draw_samples"))
+main = command("sample", Sample, __doc__, lazy("diffusion.tasks.sample.draw_samples"))

@@ -30,11 +30,11 @@ diffusion study floor ckpt=RUN                   13 noise levels, 256 training a
 diffusion study floor ckpt=RUN n=1000 levels=25  narrower intervals, more levels
 """
 
-TASK = lazy("diffusion.scoring.studies.study")
+TASK = lazy("diffusion.tasks.study.study")
 STUDIES = {  # by the first word of the command line
     "sampler": command("study", Study, __doc__, TASK),
     "guidance": command("study_guidance", GuidanceStudy, ABOUT_GUIDANCE, TASK),
-    "floor": command("study_floor", FloorStudy, ABOUT_FLOOR, lazy("diffusion.scoring.floor.study")),
+    "floor": command("study_floor", FloorStudy, ABOUT_FLOOR, lazy("diffusion.tasks.study.study_floor")),
 }
 
 

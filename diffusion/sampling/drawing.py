@@ -148,9 +148,9 @@ class Drawing:
         if words := self.saturation(images, real):
             console.print(f"warning: {words}", style="yellow")
 
-    def source(self, sampler: Mapping[str, Any], guidance: Mapping[str, Any] | None) -> dict[str, Any]:
+    def source(self, sampler: Mapping[str, Any] | None, guidance: Mapping[str, Any] | None) -> dict[str, Any]:
         """How samples are drawn, for the source of their scores, from the configurations of sampler and guidance."""
-        found: dict[str, Any] = {"sampler": described(sampler), "seed": self.seed}
+        found: dict[str, Any] = {"sampler": described(sampler or {}), "seed": self.seed}
         if self.guidance is not None and guidance is not None:
             found["guidance"] = described(guidance)
         if self.weak is not None:
@@ -286,6 +286,26 @@ def make_guidance(node: Mapping[str, Any] | None, model: Restored | None) -> tup
     if model is not None:
         check_worse(guidance, worse, model.shape, [*model.labels])
     return guidance, worse
+
+
+def make_drawing(
+    restored: Restored, sampler: Mapping[str, Any] | Sampler, guidance: Mapping[str, Any] | None, seed: int,
+    labels: Labels = None, precision: str | None = None, given: Given | None = None,
+    counts: Mapping[str, int] | None = None,
+) -> Drawing:  # fmt: skip
+    """The drawing of a trained model, from configurations. Raises UserError if they do not fit it.
+
+    Args:
+        counts: the number of reference images in each class; None: the numbers of training images.
+    """
+    part, worse = make_guidance(guidance, restored)
+    drawing = Drawing(
+        sampler if isinstance(sampler, Sampler) else make(sampler, "sampler", Sampler), restored.shape, seed, part,
+        None if worse is None else worse.denoiser, restored.labels if counts is None else counts, labels,
+        precision=precision, finite=True, given=given,
+    )  # fmt: skip
+    drawing.check(restored.denoiser, restored.label_dropout)
+    return drawing
 
 
 def check_worse(guidance: Guidance, worse: Restored, shape: tuple[int, ...], classes: Sequence[str]) -> None:

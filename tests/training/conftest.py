@@ -17,8 +17,8 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from diffusion import library
 from diffusion.sampling import parallel
-from diffusion.scoring import commands
 
 aten = torch.ops.aten
 NAME = "away"
@@ -216,7 +216,7 @@ def away(machine: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     """The device, for training with `trainer.accelerator=away trainer.strategy=away` and for commands."""
     monkeypatch.setattr(torch, "tensor", tensor)
     monkeypatch.setattr(torch.func, "jvp", torch.autograd.functional.jvp)  # the other needs a device written in C++
-    for module in (commands, parallel):
+    for module in (library, parallel):
         monkeypatch.setattr(module, "choose_device", lambda name: DEVICE.name)
     DEVICE.__init__()  # type: ignore[misc]
     DEVICE.present = True

@@ -1,4 +1,4 @@
-"""The work of `diffusion study`: samplers or scales of a guidance draw from the same noise, are scored and timed."""
+"""`diffusion study`: samplers or scales of a guidance draw from the same noise, are scored and timed."""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -6,19 +6,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffusion.base.console import console
-from diffusion.checkpoint.restore import Restored
-from diffusion.config.build import make
+from diffusion.checkpoint.restore import Restored, what_changed
+from diffusion.config.build import check_targets, make
 from diffusion.config.choices import RUN, choice
-from diffusion.config.schema import GuidanceStudy, Study
+from diffusion.config.inherit import changes_of, of_recipe
+from diffusion.config.schema import FloorStudy, GuidanceStudy, Study
+from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.process.schedule import Schedule
+from diffusion.report.floor import write_floor
 from diffusion.report.study import write_study
 from diffusion.runs.folder import Run
-from diffusion.sampling import commands
-from diffusion.sampling.drawing import Drawing, evaluations, make_guidance, parts_of, seconds_of
-from diffusion.sampling.inheritance import of_run
+from diffusion.sampling.drawing import evaluations, parts_of, seconds_of
+from diffusion.sampling.given import make_given
 from diffusion.sampling.parallel import Task, device_name, draw, remove
-from diffusion.scoring.commands import counts_of, make_scorer, write_configuration
+from diffusion.scoring.floor import CONDITIONAL, measure
+from diffusion.tasks.evaluate import counts_of, make_scorer, write_configuration
+from diffusion.tasks.opening import opened_model
 
 Node = dict[str, Any]  # a configuration
 
@@ -32,16 +36,14 @@ class Trial(NamedTuple):
     nfe: int
 
 
-def study(settings: Study | GuidanceStudy, folder: Path) -> None:
+def study(settings: Study | GuidanceStudy, folder: Path, words: Sequence[str]) -> None:
     """Score every setting into scores.json, and write the tables, charts and page of the study in `folder`.
 
     All settings draw from the same noise and for the same classes. All are drawn before the first is scored, so a study
     that was interrupted goes on from the samples that it has drawn.
     """
-    settings, restored, devices = commands.opened_model(settings)
-    n, batch_size, denoiser = settings.n, settings.batch_size or 1, restored.denoiser
-    _, worse = make_guidance(settings.guidance, restored)
-    weak = None if worse is None else worse.denoiser
+    settings, model, devices = opened_model(settings, changes_of(words))
+    n, batch_size, restored, denoiser = settings.n, settings.batch_size or 1, model.restored, model.denoiser
     if isinstance(settings, Study):
         trials = within_budgets(settings.samplers, settings.nfe, denoiser.schedule, settings.guidance)
     else:
@@ -49,14 +51,12 @@ def study(settings: Study | GuidanceStudy, folder: Path) -> None:
     write_configuration(folder, settings, restored)
     scorer = make_scorer(settings, n, folder, devices[0], restored)
     counts, tasks = counts_of(scorer.data, settings.split, restored), []
-    given = commands.make_given(settings, restored, scorer.data)
+    given = make_given(restored, settings.condition, scorer.data, split=settings.split)
     for i, trial in enumerate(trials, start=1):
-        sampler = make(trial.sampler, "sampler")
-        guidance = parts_of(trial.guidance)[0] if trial.guidance else None
-        drawing = Drawing(
-            sampler, restored.shape, settings.seed, guidance, weak, counts, precision=settings.precision, given=given
-        )
-        drawing.check(denoiser, restored.label_dropout)
+        drawing = model.drawing(
+            trial.sampler, settings.seed, guidance=trial.guidance or {}, precision=settings.precision, given=given,
+            counts=counts,
+        )  # fmt: skip
         files = drawing.files(folder, denoiser, n, batch_size, drawing.source(trial.sampler, trial.guidance))
         tasks.append(Task(drawing, n, batch_size, files, f"{i}/{len(trials)} {trial.words}, {trial.nfe} NFE"))
     draw(tasks, denoiser, devices, folder)
@@ -68,6 +68,23 @@ def study(settings: Study | GuidanceStudy, folder: Path) -> None:
         scorer.write(scorer.score(task(denoiser, devices[0]), **source, seconds_per_image=seconds))
     remove(folder)
     for path in write_study(Run(folder)):
+        console.print(f"  {path}")
+
+
+def study_floor(settings: FloorStudy, folder: Path, words: Sequence[str]) -> None:
+    """Measure a trained model into floor.csv, and write the chart and the page of the study in `folder`."""
+    settings, model, _ = opened_model(settings, changes_of(words))
+    restored, data = model.restored, make(settings.data or {}, "data", ImageData)
+    if "condition" in restored.facts:
+        raise UserError(CONDITIONAL)
+    data.setup()
+    if changed := what_changed(restored.images, data.keys):
+        console.print(f"warning: {changed} are not those of the training, whose floor is another", style="yellow")
+    weighting = (restored.config.get("objective") or {}).get("weighting")
+    check_targets(weighting, "weighting", restored.path)
+    write_configuration(folder, settings, restored)
+    measure(model.denoiser, weighting, data, folder, settings.n, settings.levels)
+    for path in write_floor(Run(folder)):
         console.print(f"  {path}")
 
 
@@ -136,7 +153,7 @@ def node_of(words: str, steps: int | None = None, recipe: Mapping[str, Any] | No
     """
     name, _, overrides = words.partition(" ")
     if name == RUN:
-        node: Node = of_run("sampler", recipe or {}) | ({"steps": steps} if steps else {})
+        node: Node = of_recipe("sampler", recipe or {}) | ({"steps": steps} if steps else {})
     else:
         node = choice("sampler", f"{name} sampler.steps={steps} {overrides}" if steps else words)
     if make(node, "sampler").adaptive:
