@@ -22,21 +22,23 @@ from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import flat, make
 from diffusion.config.choices import choice, choices, groups, searching
 from diffusion.config.inherit import Change, changes_of
-from diffusion.config.schema import Mixed
+from diffusion.config.schema import SCORED, Mixed
 from diffusion.data import ImageData, Split
 from diffusion.errors import UserError
+from diffusion.export.formats import FORMATS
 from diffusion.metric import score as metrics_of
 from diffusion.metric.precision import products
 from diffusion.metric.record import Score
 from diffusion.pixels import MODES, POINTS, resolution_of
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.sampler import Sampler
-from diffusion.sampling.drawing import MIXED, Drawing, make_drawing
+from diffusion.sampling.drawing import MIXED, Drawing, make_guidance
 from diffusion.sampling.edits import STRENGTH, Edited, Source, enlarged, filled, solved, varied
 from diffusion.sampling.given import Given, condition_of, make_given
 from diffusion.sampling.inheritance import inherited
 from diffusion.sampling.parallel import choose_device
 from diffusion.scoring.pipeline import make_metrics
+from diffusion.scoring.trials import within_budgets
 
 Node = Mapping[str, Any]
 DRAWN = ("sampler", "guidance", "condition", "data")  # the groups that a drawing takes from the recipe of its model
@@ -72,7 +74,7 @@ class Model:
         """(C, H, W) of its images."""
         return self.restored.shape
 
-    def sample(self, n: int, sampler: str | Sampler | None = None, **options: Any) -> Tensor:
+    def sample(self, n: int, sampler: str | Sampler | Node | None = None, **options: Any) -> Tensor:
         """Draw samples."""
         return self._draw(n, lambda **own: Edited(self.drawing(sampler, **own)), **options)
 
@@ -130,6 +132,30 @@ class Model:
         ends = operator.index(first), operator.index(last)
         return self._draw(n, lambda **own: Edited(replace(self.drawing(seed=first, **own), between=ends)), **options)
 
+    def score(
+        self, n: int = SCORED, split: str = "val", features: str = "auto", metrics: str = "standard", **options: Any
+    ) -> dict[str, Score]:
+        """The scores of n samples, drawn with the options of `sample`, against real images of the recipe, by name."""
+        with self.choices:
+            data: ImageData = make(inherited(self.restored, ["data"], [], {"seed": 0})["data"], "data")
+            data.setup()
+            return score(self.sample(n, **options), data.splits[split], split, features, metrics, self.device)
+
+    def study(
+        self, samplers: Sequence[str] = ("ddim", "heun"), nfe: Sequence[int] = (10, 20, 50), n: int = 250,
+        **options: Any,
+    ) -> dict[tuple[str, int], dict[str, Score]]:  # fmt: skip
+        """The scores of samplers within budgets of network evaluations: (sampler, evaluations) -> `score`."""
+        with self.choices:
+            trials = within_budgets(samplers, nfe, self.denoiser.schedule)
+            return {(each.words, each.nfe): self.score(n, sampler=each.sampler, **options) for each in trials}
+
+    def export(self, file: str | Path, format: str = "safetensors") -> str:
+        """Write the model as `safetensors`, a folder for `diffusers`, or a page for the `web`; what to do with it."""
+        if format not in FORMATS:
+            raise UserError(f"format={format}: it is one of {', '.join(FORMATS)}")
+        return FORMATS[format].write(Path(file), self.restored)
+
     def drawing(
         self, sampler: str | Sampler | Node | None = None, seed: int = 0,
         labels: int | str | Sequence[int | str] | np.ndarray | Tensor | None = None, label: int | str | None = None,
@@ -172,10 +198,15 @@ class Model:
             if not isinstance(given, Given):
                 images = data if isinstance(data, ImageData) else parts["data"]
                 given = make_given(self.restored, parts["condition"], images, given, split)
-            return make_drawing(
-                self.restored, sampler if isinstance(sampler, Sampler) else parts["sampler"], parts["guidance"],
-                operator.index(seed), label if classes is None else classes, precision, given, counts,
-            )  # fmt: skip
+            own, worse = make_guidance(parts["guidance"], self.restored)
+            made = sampler if isinstance(sampler, Sampler) else make(parts["sampler"], "sampler", Sampler)
+        drawing = Drawing(
+            made, self.shape, operator.index(seed), own, None if worse is None else worse.denoiser,
+            self.restored.labels if counts is None else counts, label if classes is None else classes,
+            precision=precision, finite=True, given=given,
+        )  # fmt: skip
+        drawing.check(self.denoiser, self.restored.label_dropout)
+        return drawing
 
     def enlarged(self, picture: Source, condition: Node | None = None, **options: Any) -> Edited:
         """The drawing of a picture of any size that the model enlarges."""
@@ -239,7 +270,7 @@ def load(
 
 def score(
     images: Tensor,
-    reference: str | Path | Tensor = "landscapes",
+    reference: str | Path | Tensor | Split = "landscapes",
     split: str = "val",
     features: str = "auto",
     metrics: str = "standard",
@@ -253,7 +284,7 @@ def score(
     Args:
         images: uint8 (n, C, H, W), grey, RGB or RGBA; or points, float32 (n, 2, 1, 1), for features="points".
         reference: real images like `images`; or a choice from conf/data or a folder of images, which is read in the
-            size and with the channels of the images, and of which a split is used: train, val or test.
+            size and with the channels of the images, and of which a split is used: train, val or test; or a split.
         features, metrics: choices from conf/features and conf/metrics.
         device: the device of the feature extractor, as for `load`.
     """
@@ -267,7 +298,7 @@ def score(
             raise UserError(f"reference: its images are {size}, but those to score are {wanted}")
         against = metrics_of.reference_of(reference, extractor, "images")
     else:
-        real = split_of(str(reference), split, images)
+        real = reference if isinstance(reference, Split) else split_of(str(reference), split, images)
         against = metrics_of.reference_of(real.images, extractor, split, real.sources)
     return metrics_of.score(metrics_of.extract(images, extractor), extractor, against, chosen)
 

@@ -288,26 +288,6 @@ def make_guidance(node: Mapping[str, Any] | None, model: Restored | None) -> tup
     return guidance, worse
 
 
-def make_drawing(
-    restored: Restored, sampler: Mapping[str, Any] | Sampler, guidance: Mapping[str, Any] | None, seed: int,
-    labels: Labels = None, precision: str | None = None, given: Given | None = None,
-    counts: Mapping[str, int] | None = None,
-) -> Drawing:  # fmt: skip
-    """The drawing of a trained model, from configurations. Raises UserError if they do not fit it.
-
-    Args:
-        counts: the number of reference images in each class; None: the numbers of training images.
-    """
-    part, worse = make_guidance(guidance, restored)
-    drawing = Drawing(
-        sampler if isinstance(sampler, Sampler) else make(sampler, "sampler", Sampler), restored.shape, seed, part,
-        None if worse is None else worse.denoiser, restored.labels if counts is None else counts, labels,
-        precision=precision, finite=True, given=given,
-    )  # fmt: skip
-    drawing.check(restored.denoiser, restored.label_dropout)
-    return drawing
-
-
 def check_worse(guidance: Guidance, worse: Restored, shape: tuple[int, ...], classes: Sequence[str]) -> None:
     """Raise UserError if a worse model has other images (C, H, W) or classes than the model that it guides."""
     if worse.shape != shape or (worse.labels and not guidance.drops_labels and [*worse.labels] != [*classes]):

@@ -5,7 +5,7 @@ blocking copies, and shapes that depend on values. The data of a non-blocking co
 for an event recorded after the copy; until then they are NaN.
 """
 
-import traceback
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,9 +38,10 @@ class Device:
 
     def wait(self, what: str) -> None:
         """Note it with the innermost line of the stack outside torch and this file."""
-        frames = reversed(traceback.extract_stack())
-        frame = next(f for f in frames if f.filename != __file__ and "/torch/" not in f.filename)
-        self.waits.append(f"{what} at {frame.filename}:{frame.lineno} {frame.line}")
+        frame: Any = sys._getframe(1)
+        while frame.f_code.co_filename == __file__ or "/torch/" in frame.f_code.co_filename:
+            frame = frame.f_back
+        self.waits.append(f"{what} at {frame.f_code.co_filename}:{frame.f_lineno}")
 
     def arrive(self, count: int | None = None) -> None:
         """Complete the first `count` copies; None: all."""
