@@ -57,12 +57,13 @@ class Resumed(NamedTuple):
         """
         where, own = f"ckpt={self.path}", self.folder.resolve() == folder.resolve()
         saved, present = (
-            {name: value.shape for name, value in weights.items() if name.startswith(PREFIX)}
-            for weights in (self.contents["state_dict"], state)
+            {name: value.shape for name, value in tensors.items()} for tensors in (self.contents["state_dict"], state)
         )
-        other = [f"weight {name}" for name in saved | present if saved.get(name) != present.get(name)]
-        fixed = [words for key, words in self.changed.items() if key.startswith(FIXED) and key not in MOVED]
-        if different := other + fixed:
+        other = [name for name in saved | present if saved.get(name) != present.get(name)]
+        network = [f"weight {name}" for name in other if name.startswith(PREFIX)]
+        kept = (*FIXED, "objective.") if other else FIXED  # such as its last losses
+        fixed = [words for key, words in self.changed.items() if key.startswith(kept) and key not in MOVED]
+        if different := network + fixed:
             raise UserError(
                 f"{where}: it was trained with another network or other settings, such as {different[0]}; use those it "
                 "was trained with, or train from the start in another folder, without ckpt"

@@ -86,6 +86,7 @@ def test_the_record_contains_the_resume_step_and_the_length_of_an_epoch(command,
         ("prediction=v", "prediction._target_ "),
         ("optimizer=sgd", "optimizer._target_ torch.optim.AdamW → torch.optim.SGD"),
         ("ema=none", "ema._target_ diffusion.training.ema.EMA → null"),
+        ("timesteps@objective.timesteps=loss_second_moment", "objective.timesteps._target_ "),
     ],
 )
 def test_incompatible_settings_are_refused_without_changing_the_run(refused, run, word, change):
