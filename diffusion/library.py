@@ -171,7 +171,7 @@ class Model:
             labels, label: one class or several, by name or number (1 is the class named "1", if there is one); the
                 images cycle through several. None: classes in their training proportions; "none": no class.
             guidance: a choice from conf/guidance, which may be followed by settings: "cfg guidance.scale=2", or
-                "auto guidance.ckpt=WORSE"; or a configuration.
+                "auto guidance.ckpt=WEAK"; or a configuration.
             precision: "bf16-mixed" or "16-mixed", which are faster and change the images slightly; None: float32.
             given: the condition, for a model with one: a picture or a folder of pictures; or numbers, as [0.4, 0.2] for
                 all images or [[0.4, 0.2], …] in turn; None: those of the images of a `split` of `data`.
@@ -198,10 +198,10 @@ class Model:
             if not isinstance(given, Given):
                 images = data if isinstance(data, ImageData) else parts["data"]
                 given = make_given(self.restored, parts["condition"], images, given, split)
-            own, worse = make_guidance(parts["guidance"], self.restored)
+            own, weak = make_guidance(parts["guidance"], self.restored)
             made = sampler if isinstance(sampler, Sampler) else make(parts["sampler"], "sampler", Sampler)
         drawing = Drawing(
-            made, self.shape, operator.index(seed), own, None if worse is None else worse.denoiser,
+            made, self.shape, operator.index(seed), own, None if weak is None else weak.denoiser,
             self.restored.labels if counts is None else counts, label if classes is None else classes,
             precision=precision, finite=True, given=given,
         )  # fmt: skip

@@ -19,7 +19,7 @@ Compare scales of a guidance on one trained model: which is best, and at which c
 diffusion study guidance ckpt=RUN guidance=cfg                      the run's sampler, scales from 1 to 3
 diffusion study guidance ckpt=… guidance=cfg scales=[1.5,2] samplers=[ddim,heun] steps=20
 diffusion study guidance ckpt=… guidance=cfg intervals=[[null,null],[0.2,1.6]]    also in an interval only
-diffusion study guidance ckpt=… guidance=auto guidance.ckpt=WORSE   autoguidance, with labels or without
+diffusion study guidance ckpt=… guidance=auto guidance.ckpt=WEAK   autoguidance, with labels or without
 """
 
 ABOUT_FLOOR = """\

@@ -27,7 +27,7 @@ from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams
 from diffusion.runs.record import RunRecord
-from diffusion.sampling.drawing import Drawing, check_worse, evaluations, make_guidance
+from diffusion.sampling.drawing import Drawing, check_weak, evaluations, make_guidance
 from diffusion.sampling.given import Given
 from diffusion.scoring.floor import CONDITIONAL
 from diffusion.scoring.pipeline import Scorer, make_metrics
@@ -46,7 +46,7 @@ class Parts:
     The settings are checked, then the images are read, which may take long, then everything is built. Attributes are
     named as the settings, besides
         widths: the channels of the condition, `picture` and `vector` of the denoiser;
-        worse: the weaker model that the guidance uses;
+        weak_model: the weak model that the guidance uses, if it is another run's;
         extractor: the features of the scores;
         clock, facts: see `training.clock` and `config.build`;
         drawing: how samples are drawn, without guidance if it is that of an early step (`guidance_step` in the facts);
@@ -69,7 +69,7 @@ class Parts:
         for group, node in settings.model_dump().items():
             if group in groups() and group != "guidance":
                 check_node(node, group)
-        self.guidance, self.worse = make_guidance(settings.guidance, None)
+        self.guidance, self.weak_model = make_guidance(settings.guidance, None)
         self.data: ImageData = make(settings.data, "data", ImageData)
         self.augmentation: Augmentation | None = optional(settings.augmentation, "augmentation")
         self.crops: Crops | None = optional(settings.crops, "crops")
@@ -86,8 +86,8 @@ class Parts:
         finally:  # it lists the files that cannot be read, even if such a file ends the run
             if self.data.report and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
                 replace(folder / "data_report.json", json.dumps(self.data.report, indent=1))
-        if self.guidance is not None and self.worse is not None:
-            check_worse(self.guidance, self.worse, self.data.shape, self.data.classes)
+        if self.guidance is not None and self.weak_model is not None:
+            check_weak(self.guidance, self.weak_model, self.data.shape, self.data.classes)
 
         inputs = inputs_of(settings, self.augmentation, len(self.data.classes), self.widths)
         pl.seed_everything(settings.seed, verbose=False)  # the initial weights depend on the seed alone
@@ -109,7 +109,7 @@ class Parts:
         if self.condition is not None:
             self.facts["condition"] = self.condition.facts(self.data.shape)
         step = (settings.guidance or {}).get("step")
-        if step is not None and self.worse is None:  # the weights of this run's own step guide it
+        if step is not None and self.weak_model is None:  # the weights of this run's own step guide it
             if isinstance(step, float):  # a fraction of all steps, as they were when the run began
                 before = {} if resumed is None else resumed.contents["facts"]
                 step = before.get("guidance_step") or max(1, round(step * self.clock.total))
@@ -117,10 +117,10 @@ class Parts:
 
         counts = dict(zip(self.data.classes, self.data.class_counts("train"), strict=True))  # as frequent as in these
         guidance = None if "guidance_step" in self.facts else self.guidance
-        worse, split = None if self.worse is None else self.worse.denoiser, settings.score.split
+        weak, split = None if self.weak_model is None else self.weak_model.denoiser, settings.score.split
         given = Given(self.condition, self.data.shape, split, self.data.splits[split]) if self.condition else None
         self.drawing = Drawing(
-            self.sampler, self.data.shape, settings.seed, guidance, worse, counts, given=given,
+            self.sampler, self.data.shape, settings.seed, guidance, weak, counts, given=given,
             precision=settings.samples.precision,
         )  # fmt: skip
         self.scored, self.shown = self.affordable()

@@ -59,9 +59,9 @@ def test_samplers_and_grids_can_be_objects(model):
 
 def test_choices_are_followed_by_their_settings(two_steps, model):
     assert torch.equal(model.sample(2, "heun sampler.steps=3"), model.sample(2, "heun", steps=3))
-    worse = f"auto guidance.ckpt={two_steps} guidance.weights=raw"
-    assert torch.equal(model.sample(2, guidance=f"{worse} guidance.scale=1"), model.sample(2, guidance="none"))
-    assert not torch.equal(model.sample(2, guidance=worse), model.sample(2, guidance="none"))
+    weak = f"auto guidance.ckpt={two_steps} guidance.weights=raw"
+    assert torch.equal(model.sample(2, guidance=f"{weak} guidance.scale=1"), model.sample(2, guidance="none"))
+    assert not torch.equal(model.sample(2, guidance=weak), model.sample(2, guidance="none"))
 
 
 def test_own_choices_of_a_model_can_be_named_when_it_draws(two_steps, model, tmp_path, monkeypatch):

@@ -124,7 +124,7 @@ REFUSED = {
     ),
     "another number of classes": (["model.classes=4"], "model.classes=4: it follows data.labels, which gives 2"),
     "guidance without dropout": (["guidance=cfg", "label_dropout=0"], "trained with label_dropout=0"),
-    "no worse model": (["guidance=auto"], "it needs a worse model"),
+    "no weak model": (["guidance=auto"], "it needs a weak model"),
     "the floor of augmented images": ([FROM_FLOOR, "augmentation=edm"], "only squared errors without"),
 }
 
