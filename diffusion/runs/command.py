@@ -34,8 +34,8 @@ from diffusion.runs.launch import begin_process
 from diffusion.runs.record import LOCK
 
 S = TypeVar("S", bound=Settings)
-Task = Callable[[S, Path, list[str]], Any]
-"""(settings, folder, words of the command line) -> the result of a job, which a sweeper optimizes."""
+Task = Callable[[S, Path, list[str]], Any] | str
+"""(settings, folder, words of the command line) -> the result of a job, which a sweeper optimizes; or its full name."""
 Values = dict[str, Any]
 
 
@@ -56,7 +56,7 @@ def command(
 
     def checked(values: Values, words: list[str]) -> S:
         if from_model and values["init"]:
-            values = resolve_name(from_model)(values, words)
+            values = called(from_model)(values, words)
         return validated(schema, values | dict.fromkeys(left_by(name)))
 
     def main(typed: Sequence[str] | None = None) -> None:
@@ -73,7 +73,7 @@ def command(
                 if messages.print_help(name, schema, about, typed):
                     return
                 if name == "train" and not sweep and (resumed := resumed_run(words)):
-                    task(validated(schema, resumed[1]), resumed[0], words)
+                    called(task)(validated(schema, resumed[1]), resumed[0], words)
                     return
                 given.overrides = [*words]  # Hydra adds its mode
                 config = init if init and any(word.startswith("init=") for word in words) else name
@@ -83,7 +83,7 @@ def command(
                 composed = partial(run_composed, checked, job or task, single)
                 _run_hydra(given, get_args_parser(), composed, str(conf_dir()), config)
                 for folder, values in single:
-                    task(checked(values, words), folder, words)
+                    called(task)(checked(values, words), folder, words)
             except KeyboardInterrupt:
                 sys.exit(130)
             except Interrupted as stop:
@@ -116,7 +116,7 @@ def run_composed(
         check_output(folder)
         words, sources = [*context.overrides.task], context.runtime.config_sources
         with searching(each.path for each in sources if each.provider == "command-line"):  # for launchers, too
-            return job(checked(values, words), folder, words)
+            return called(job)(checked(values, words), folder, words)
     return single.append((folder, values))
 
 
@@ -152,10 +152,6 @@ def resumed_run(words: list[str]) -> tuple[Path, dict[str, Any]] | None:
     return folder, inherit(plain_config(file.read_bytes(), file), changes, file=file)
 
 
-def lazy(name: str) -> Task[Any]:
-    """The function `package.module.name` as a task that is imported when called."""
-
-    def task(settings: Any, folder: Path, words: list[str]) -> Any:
-        return resolve_name(name)(settings, folder, words)
-
-    return task
+def called(task: Any) -> Any:
+    """A function, or the one with this full name, which is imported only now."""
+    return resolve_name(task) if isinstance(task, str) else task
