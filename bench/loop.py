@@ -30,8 +30,9 @@ from diffusion.config.choices import composed
 from diffusion.config.schema import Train
 from diffusion.data import ImageData
 from diffusion.runs import naming
-from diffusion.training.run import prepare
+from diffusion.training import run as training
 
+CALLBACKS = training.callbacks_of
 SKIPPED = 3  # first steps, which allocate memory and choose kernels
 
 
@@ -79,11 +80,10 @@ def bare_loop(settings: Train, data: ImageData, device: torch.device) -> Callabl
 def run(settings: Train, steps: int, turns: Turns | None = None) -> None:
     """Make some steps of a run as `diffusion train` does."""
     limited = settings.trainer.model_copy(update={"max_steps": steps, "limit_val_batches": 1})
+    if turns is not None:
+        training.callbacks_of = lambda parts: [*CALLBACKS(parts), turns]
     with tempfile.TemporaryDirectory() as folder:
-        parts, module, trainer = prepare(settings.model_copy(update={"trainer": limited}), Path(folder), None)
-        if turns is not None:
-            trainer.callbacks.append(turns)  # type: ignore[attr-defined]
-        trainer.fit(module, datamodule=parts.data)
+        training.train(settings.model_copy(update={"trainer": limited}), Path(folder), None)
 
 
 def main() -> None:
@@ -95,8 +95,8 @@ def main() -> None:
     options = parser.parse_args()
     quiet_libraries()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    overrides = [f"model={options.model}", f"data.batch_size={options.batch}", "score.n=0", "name=bench"]
-    overrides += ["samples.every_n_epochs=null", "trainer.check_val_every_n_epoch=1000"]
+    overrides = [f"model={options.model}", f"data.batch_size={options.batch}", "score.n=0", "samples.n=0", "name=bench"]
+    overrides += ["trainer.check_val_every_n_epoch=1000"]
     naming.register()
     words = {"run": [*overrides, "ema=none"], "average": overrides}
     configs = {name: validated(Train, composed("train", each)) for name, each in words.items()}

@@ -30,7 +30,9 @@ mark("Python")
 from diffusion import train
 from diffusion.training import jobs
 mark("imports of the command: Hydra, pydantic, rich")
-def run(settings, folder, record):
+claimed = jobs.claimed
+def claim(*args, **kwargs):
+    begun = claimed(*args, **kwargs)
     mark("the configuration is composed and checked, the folder claimed")
     import torch
     mark("import of torch")
@@ -45,15 +47,15 @@ def run(settings, folder, record):
             mark(part)
             return result
         setattr(owner, name, marked)
-    after(of_run, "Run", "the network and the other parts are built, features and images are read")
+    after(of_run, "Parts", "the network and the other parts are built, features and images are read")
     after(of_run, "check_parts", "one image goes through all parts")
     def end(*_):
         mark("the rest")
         print(json.dumps(marks), file=sys.__stderr__, flush=True)
         os._exit(0)
-    of_run.begin = end
-    of_run.train(settings, folder, record)
-jobs.train = run
+    of_run.start_writing = end
+    return begun
+jobs.claimed = claim
 train.main()
 """
 

@@ -1,8 +1,13 @@
-"""The Python API for notebooks and programs: `diffusion.load` (trained models), `diffusion.score` (of images)."""
+"""`Model`: a trained model that draws, edits, enlarges, scores, studies and exports; `load`; `score` of any images.
+
+They are the API for notebooks and programs, and the commands of `diffusion.tasks` are built on them.
+"""
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +19,38 @@ from diffusion.base.console import count
 from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.hub import is_address
 from diffusion.checkpoint.restore import Restored, restore
-from diffusion.config.build import make, validated
-from diffusion.config.choices import AUTO, RUN, choice, choices, searching
-from diffusion.config.schema import Sample
-from diffusion.data import ImageData, Split, to_unit
+from diffusion.config.build import flat, make
+from diffusion.config.choices import choice, choices, groups, searching
+from diffusion.config.inherit import Change, changes_of
+from diffusion.config.schema import SCORED, Mixed
+from diffusion.data import ImageData, Split
 from diffusion.errors import UserError
+from diffusion.export.formats import FORMATS
 from diffusion.metric import score as metrics_of
 from diffusion.metric.precision import products
 from diffusion.metric.record import Score
 from diffusion.pixels import MODES, POINTS, resolution_of
 from diffusion.process.denoiser import Denoiser
-from diffusion.process.editing import SDEdit
 from diffusion.process.sampler import Sampler
-from diffusion.sampling.commands import make_drawing
-from diffusion.sampling.drawing import Drawing
-from diffusion.sampling.edits import Source, answering, filling, observation_of, of_picture, opening, read_picture
-from diffusion.sampling.inheritance import completed
+from diffusion.sampling.drawing import MIXED, Drawing, make_guidance
+from diffusion.sampling.edits import STRENGTH, Edited, Source, enlarged, filled, solved, varied
+from diffusion.sampling.given import Given, condition_of, make_given
+from diffusion.sampling.inheritance import inherited
 from diffusion.sampling.parallel import choose_device
 from diffusion.scoring.pipeline import make_metrics
+from diffusion.scoring.trials import within_budgets
+
+Node = Mapping[str, Any]
+DRAWN = ("sampler", "guidance", "condition", "data")  # the groups that a drawing takes from the recipe of its model
 
 
 @dataclass(frozen=True)
 class Model:
     """A trained model on a device.
 
-    `sample`, `edit`, `inpaint`, `solve` and `interpolate` draw n images, uint8 (n, C, H, W) on the CPU. Their options
-    are those of `drawing`, and `batch_size=64`, `progress=True`. Image i depends only on the weights, the options of
-    `drawing` and i. They raise UserError for what `diffusion sample` and `diffusion edit` refuse.
+    `sample`, `edit`, `inpaint`, `solve`, `enlarge` and `interpolate` draw n images, uint8 (n, C, H, W) on the CPU.
+    Their options are those of `drawing`, and `batch_size=64`, `progress=True`. Image i depends only on the weights, the
+    options of `drawing` and i. They raise UserError for what `diffusion sample` and `diffusion edit` refuse.
 
     `restored` has its recipe (`config`), the `step` and the kind of its `weights`, and the `shape` of its images.
     """
@@ -59,11 +69,16 @@ class Model:
         """The denoiser: (x_t, t) -> estimates of x0 and eps; x_t (B, C, H, W), t (B,) from 0 (images) to 1 (noise)."""
         return self.restored.denoiser
 
-    def sample(self, n: int, sampler: str | Sampler | None = None, **options: Any) -> Tensor:
-        """Draw samples."""
-        return self._draw(n, lambda drawing: drawing, sampler=sampler, **options)
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of its images."""
+        return self.restored.shape
 
-    def edit(self, picture: Source, strength: float = 0.6, n: int = 8, **options: Any) -> Tensor:
+    def sample(self, n: int, sampler: str | Sampler | Node | None = None, **options: Any) -> Tensor:
+        """Draw samples."""
+        return self._draw(n, lambda **own: Edited(self.drawing(sampler, **own)), **options)
+
+    def edit(self, picture: Source, strength: float = STRENGTH, n: int = 8, **options: Any) -> Tensor:
         """Draw variants of a picture by SDEdit: noise the picture, then denoise it.
 
         Args:
@@ -71,12 +86,7 @@ class Model:
                 its centre to the proportions of the model's images and downscaled.
             strength: the fraction of the sampler's steps to run, above 0 and at most 1; higher values change more.
         """
-        pixels = read_picture(picture, self.restored.shape)
-
-        def change(made: Drawing) -> Drawing:
-            return replace(of_picture(made, pixels), sampler=SDEdit(made.sampler, to_unit(pixels), strength))
-
-        return self._draw(n, change, **options)
+        return self._draw(n, lambda **own: varied(self.drawing(**own), picture, strength), **options)
 
     def inpaint(self, picture: Source, mask: Source, method: str = "repaint", n: int = 8, **options: Any) -> Tensor:
         """Fill the white part of a picture's mask; the rest is unchanged.
@@ -89,36 +99,30 @@ class Model:
             mask: as the picture, with its proportions; an array or a tensor may also be bool (H, W).
             method: a choice from conf/inpainting, perhaps with settings: "repaint inpainting.passes=20".
         """
-        pixels, fill, _ = opening(picture, mask, self.restored.shape)
-        with searching([self.config_dir]):
+        with self.choices:
             how = choice("inpainting", method)
-        return self._draw(n, lambda drawing: filling(drawing, pixels, fill, how), fills=True, **options)
+        return self._draw(n, lambda **own: filled(self.drawing(fills=True, **own), picture, mask, how), **options)
 
     def solve(
-        self,
-        picture: Source,
-        operator: str,
-        method: str | None = None,
-        noise_level: float | None = None,
-        observed: bool = False,
-        n: int = 8,
-        seed: int = 0,
-        **options: Any,
-    ) -> Tensor:
+        self, picture: Source, operator: str, method: str = "mmps", noise_level: float | None = None,
+        observed: bool = False, n: int = 8, **options: Any,
+    ) -> Tensor:  # fmt: skip
         """Draw pictures that an operator, such as a blur, turns into what it makes of this one. Guidance: as `inpaint`.
 
         Args:
             picture: as for `edit`.
             operator: a choice from conf/operator, perhaps with settings: "downsampling operator.factor=2".
-            method: a choice from conf/inpainting, such as "pigdm"; None: "mmps".
+            method: a choice from conf/inpainting, such as "pigdm".
             noise_level: the standard deviation of the observation's noise, where pixels lie in [−1, 1]; None: 0.02.
             observed: the picture is what the operator made; otherwise it is applied to the picture.
         """
-        with searching([self.config_dir]):
-            how = choice("inpainting", method) if method else {"from": AUTO}
-            node = choice("operator", operator)
-            seen, _ = observation_of(node, picture, self.restored.shape, noise_level, observed, seed)
-            return self._draw(n, lambda drawing: answering(drawing, seen, how), fills=True, seed=seed, **options)
+        with self.choices:
+            given = picture, choice("operator", operator), choice("inpainting", method), noise_level, observed
+        return self._draw(n, lambda **own: solved(self.drawing(fills=True, **own), *given), **options)
+
+    def enlarge(self, picture: Source, n: int = 1, **options: Any) -> Tensor:
+        """Enlarge a picture of any size, by the factor f of a model trained with condition=lowres: (n, C, f·H, f·W)."""
+        return self._draw(n, lambda **own: self.enlarged(picture, **own), **options)
 
     def interpolate(self, first: int, last: int, n: int = 8, **options: Any) -> Tensor:
         """Draw images from image 0 of seed `first` to image 0 of seed `last`, all with the class of the first.
@@ -126,62 +130,113 @@ class Model:
         All noise is interpolated along a circle (`process.editing.Between`).
         """
         ends = operator.index(first), operator.index(last)
-        return self._draw(n, lambda drawing: replace(drawing, between=ends), seed=first, **options)
+        return self._draw(n, lambda **own: Edited(replace(self.drawing(seed=first, **own), between=ends)), **options)
+
+    def score(
+        self, n: int = SCORED, split: str = "val", features: str = "auto", metrics: str = "standard", **options: Any
+    ) -> dict[str, Score]:
+        """The scores of n samples, drawn with the options of `sample`, against real images of the recipe, by name."""
+        with self.choices:
+            data: ImageData = make(inherited(self.restored, ["data"], [], {"seed": 0})["data"], "data")
+            data.setup()
+            return score(self.sample(n, **options), data.splits[split], split, features, metrics, self.device)
+
+    def study(
+        self, samplers: Sequence[str] = ("ddim", "heun"), nfe: Sequence[int] = (10, 20, 50), n: int = 250,
+        **options: Any,
+    ) -> dict[tuple[str, int], dict[str, Score]]:  # fmt: skip
+        """The scores of samplers within budgets of network evaluations: (sampler, evaluations) -> `score`."""
+        with self.choices:
+            trials = within_budgets(samplers, nfe, self.denoiser.schedule)
+            return {(each.words, each.nfe): self.score(n, sampler=each.sampler, **options) for each in trials}
+
+    def export(self, file: str | Path, format: str = "safetensors") -> str:
+        """Write the model as `safetensors`, a folder for `diffusers`, or a page for the `web`; what to do with it."""
+        if format not in FORMATS:
+            raise UserError(f"format={format}: it is one of {', '.join(FORMATS)}")
+        return FORMATS[format].write(Path(file), self.restored)
 
     def drawing(
-        self,
-        sampler: str | Sampler | None = None,
-        seed: int = 0,
-        labels: int | str | Sequence[int | str] | np.ndarray | Tensor | None = None,
-        label: int | str | None = None,
-        guidance: str | None = None,
-        precision: str | None = None,
-        given: str | list[Any] | None = None,
-        fills: bool = False,
-        **settings: Any,
-    ) -> Drawing:
-        """How images are drawn.
+        self, sampler: str | Sampler | Node | None = None, seed: int = 0,
+        labels: int | str | Sequence[int | str] | np.ndarray | Tensor | None = None, label: int | str | None = None,
+        guidance: str | Node | None = None, precision: Mixed | None = None,
+        given: str | list[Any] | Given | None = None, condition: Node | None = None,
+        data: ImageData | Node | None = None, split: str = "val", counts: Mapping[str, int] | None = None,
+        fills: bool = False, **settings: Any,
+    ) -> Drawing:  # fmt: skip
+        """How images are drawn. Without an option, it is as in the recipe of the model.
 
         Args:
-            sampler: a choice from conf/sampler, such as "heun", or an object; None: the sampler of the model's recipe.
+            sampler: a choice from conf/sampler, such as "heun", a configuration, or an object.
             labels, label: one class or several, by name or number (1 is the class named "1", if there is one); the
                 images cycle through several. None: classes in their training proportions; "none": no class.
             guidance: a choice from conf/guidance, which may be followed by settings: "cfg guidance.scale=2", or
-                "auto guidance.ckpt=WORSE"; None: the guidance of the model's recipe.
+                "auto guidance.ckpt=WEAK"; or a configuration.
             precision: "bf16-mixed" or "16-mixed", which are faster and change the images slightly; None: float32.
             given: the condition, for a model with one: a picture or a folder of pictures; or numbers, as [0.4, 0.2] for
-                all images or [[0.4, 0.2], …] in turn; None: those of held-out images.
+                all images or [[0.4, 0.2], …] in turn; None: those of the images of a `split` of `data`.
+            condition, data: configurations; `data` may also be images that have been read with the condition.
+            counts: the number of images of each class, instead of those of the training.
+            fills: whether part of a picture is filled, for which guidance by an early step of the run is too strong.
             settings: sampler settings, such as steps=18 or grid="karras".
         """
         if isinstance(sampler, Sampler) and settings:
             raise UserError(f"{', '.join(settings)}: pass them to the sampler itself, or choose one by name")
+        if labels is not None and label is not None:
+            raise UserError("set label=CLASS for all images, or labels=[CLASS,CLASS] for several classes, not both")
+        if precision not in (None, *MIXED):
+            raise UserError(f"precision={precision}: it is one of {', '.join(MIXED)}")
         classes = labels.tolist() if isinstance(labels, Tensor | np.ndarray | np.generic) else labels
-        own: dict[str, Any] = {"from": RUN, **settings}
-        with searching([self.config_dir]):
-            asked = {
-                "ckpt": str(self.restored.path),
-                "seed": operator.index(seed),
-                "label": label,
-                "label" if isinstance(classes, int | str) else "labels": classes,
-                "precision": precision,
-                "sampler": choice("sampler", sampler, **settings) if isinstance(sampler, str) else own,
-                "guidance": choice("guidance", guidance) if guidance else {"from": RUN},
-                "condition": {"from": RUN},
-                "data": {"from": RUN},
-                "given": given,
-            }
-            drawing = make_drawing(completed(validated(Sample, asked), self.restored, fills=fills), self.restored)
-        return replace(drawing, sampler=sampler) if isinstance(sampler, Sampler) else drawing
+        asked = {"guidance": guidance, "condition": condition, "data": None if isinstance(data, ImageData) else data}
+        asked |= {} if isinstance(sampler, Sampler) else {"sampler": sampler}
+        with self.choices:
+            changes = [change for group, part in asked.items() for change in chosen(group, part)]
+            for place, value in flat({"sampler": settings}).items():
+                part = place.rpartition(".")[2]
+                changes.append(Change(place, value, part if part in groups() and isinstance(value, str) else ""))
+            parts = inherited(self.restored, DRAWN, changes, {"seed": operator.index(seed)}, fills)
+            if not isinstance(given, Given):
+                images = data if isinstance(data, ImageData) else parts["data"]
+                given = make_given(self.restored, parts["condition"], images, given, split)
+            own, weak = make_guidance(parts["guidance"], self.restored)
+            made = sampler if isinstance(sampler, Sampler) else make(parts["sampler"], "sampler", Sampler)
+        drawing = Drawing(
+            made, self.shape, operator.index(seed), own, None if weak is None else weak.denoiser,
+            self.restored.labels if counts is None else counts, label if classes is None else classes,
+            precision=precision, finite=True, given=given,
+        )  # fmt: skip
+        drawing.check(self.denoiser, self.restored.label_dropout)
+        return drawing
+
+    def enlarged(self, picture: Source, condition: Node | None = None, **options: Any) -> Edited:
+        """The drawing of a picture of any size that the model enlarges."""
+        node = condition or self.restored.config.get("condition")
+        made = condition_of(node, self.restored.facts, self.shape)
+        return enlarged(picture, made, self.shape, partial(self.drawing, condition=node, **options))
+
+    @property
+    def choices(self) -> AbstractContextManager[None]:
+        """Context in which the model's folder of choices is known."""
+        return searching([self.config_dir]) if self.config_dir else nullcontext()
 
     def _draw(
-        self, n: int, change: Callable[[Drawing], Drawing], batch_size: int = 64, progress: bool = True, **options: Any
+        self, n: int, change: Callable[..., Edited], batch_size: int = 64, progress: bool = True, **options: Any
     ) -> Tensor:
-        """Draw n images by the drawing with these options, once it is changed."""
-        drawing, label = change(self.drawing(**options)), f"sampling {count(n, 'image')}" if progress else None
+        """Draw n images by the drawing that `change` makes of these options."""
+        drawing, _, _, size = change(**options)
+        label = f"sampling {count(n, 'image')}" if progress else None
         with products(self.restored.config.get("matmul_precision", "high")):
             images = drawing(self.denoiser, n, self.device, batch_size, label)
         drawing.warn_of_saturated(images)
-        return images
+        return images if size is None else images[..., : size[0], : size[1]]
+
+
+def chosen(group: str, part: str | Node | None) -> list[Change]:
+    """The changes for a choice of a group, which its settings may follow ("heun sampler.steps=18"), or for a node."""
+    if isinstance(part, str):
+        name, *words = part.split()
+        return [Change(group, name, group), *changes_of(words)]
+    return [] if part is None else [Change(group, dict(part))]
 
 
 def load(
@@ -215,7 +270,7 @@ def load(
 
 def score(
     images: Tensor,
-    reference: str | Path | Tensor = "landscapes",
+    reference: str | Path | Tensor | Split = "landscapes",
     split: str = "val",
     features: str = "auto",
     metrics: str = "standard",
@@ -229,7 +284,7 @@ def score(
     Args:
         images: uint8 (n, C, H, W), grey, RGB or RGBA; or points, float32 (n, 2, 1, 1), for features="points".
         reference: real images like `images`; or a choice from conf/data or a folder of images, which is read in the
-            size and with the channels of the images, and of which a split is used: train, val or test.
+            size and with the channels of the images, and of which a split is used: train, val or test; or a split.
         features, metrics: choices from conf/features and conf/metrics.
         device: the device of the feature extractor, as for `load`.
     """
@@ -243,7 +298,7 @@ def score(
             raise UserError(f"reference: its images are {size}, but those to score are {wanted}")
         against = metrics_of.reference_of(reference, extractor, "images")
     else:
-        real = split_of(str(reference), split, images)
+        real = reference if isinstance(reference, Split) else split_of(str(reference), split, images)
         against = metrics_of.reference_of(real.images, extractor, split, real.sources)
     return metrics_of.score(metrics_of.extract(images, extractor), extractor, against, chosen)
 

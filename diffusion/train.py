@@ -22,7 +22,9 @@ from diffusion.runs import launch
 from diffusion.runs.command import command
 from diffusion.training import jobs
 
-compose_and_train = command("train", Train, __doc__, jobs.start, jobs.run_job, "diffusion.training.resume.inherited")
+compose_and_train = command(
+    "train", Train, __doc__, jobs.start, jobs.run_job, "init", "diffusion.training.resume.inherited"
+)
 
 
 def main() -> None:

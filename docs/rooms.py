@@ -70,7 +70,7 @@ def picture() -> str:
 
     A direct arrow is left out if the room is also reached through another one.
     """
-    commands = {name for name in arrows() if (PACKAGE / f"{name}.py").exists()} - set(BASE)
+    commands = {name for name in arrows() if (PACKAGE / f"{name}.py").exists()} - {*BASE, "library"}
     graph: dict[str, set[str]] = defaultdict(set)
     for start, ends in arrows().items():
         if start not in BASE and start:

@@ -20,8 +20,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import yaml
 
 from diffusion.config.build import flat
-from diffusion.config.choices import files, groups, inner_groups
-from diffusion.config.messages import default_choices, documentation
+from diffusion.config.choices import default_choices, files, groups, inner_groups
+from diffusion.config.messages import documentation
 from diffusion.config.schema import COMMANDS, Settings
 from diffusion.errors import shown
 

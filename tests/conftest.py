@@ -4,8 +4,9 @@
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 # Variables of a terminal, a job or an account that change what a run does or prints.
 FOREIGN = ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "TTY_COMPATIBLE", "WANDB_API_KEY", "RANK", "LOCAL_RANK", "WORLD_SIZE")
@@ -48,19 +49,33 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["DIFFUSION_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture(autouse=True)
-def short_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the figures and the recipe of runs, half of their time, and the curves of comparisons of sweeps.
+def thumbnails(_: object, images: Any) -> Any:
+    """1280 features of RGB images, as many as those of Lite0, in a millisecond."""
+    from torch.nn import functional as F
 
-    Nor do they look for faults of samples. Tests of reports and of reliability do all, as do tests with the mark
-    `whole_report`.
+    return F.pad(F.adaptive_avg_pool2d(images / 255, 8).flatten(1), (0, 1280 - 192))
+
+
+SHORT: dict[str, Callable[..., Any]] = {
+    "diffusion.report.run.run_sections": lambda *_: [],  # figures and the recipe, half of the time of a run
+    "diffusion.report.comparison.quantities": lambda shown: [],  # the curves of comparisons of sweeps
+    "diffusion.scoring.pipeline.diagnose": lambda *_: [],  # faults of samples
+    "diffusion.metric.features.Lite0.features": thumbnails,
+}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Leave out what takes long, but in tests of metrics, reports and reliability, and with the mark `whole_report`.
+
+    As a hook, it is also for the runs of fixtures that several tests share.
     """
-    whole = {"report", "reliability"} & set(request.path.parts) or request.node.get_closest_marker("whole_report")
-    if "diffusion.report.run" in sys.modules and not whole:
-        monkeypatch.setattr("diffusion.report.run.run_sections", lambda *_: [])
-        monkeypatch.setattr("diffusion.scoring.pipeline.diagnose", lambda *_: [])
-    if "diffusion.report.comparison" in sys.modules and not whole:
-        monkeypatch.setattr("diffusion.report.comparison.quantities", lambda shown: [])
+    whole = {"metric", "report", "reliability"} & set(item.path.parts) or item.get_closest_marker("whole_report")
+    with pytest.MonkeyPatch.context() as patch:
+        for place, short in SHORT.items() if not whole else ():
+            if ".".join(place.split(".")[:3]) in sys.modules:
+                patch.setattr(place, short)
+        return (yield)
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +93,13 @@ def one_line_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(UserError, "__init__", noted)
     yield
     assert not [message for message in messages if "\n" in message]
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without their charts, which take most of their time, for tests of the text."""
+    monkeypatch.setattr("diffusion.report.style.Chart.save", lambda self, folder: [folder / self.file])
+    monkeypatch.setattr("diffusion.report.style.svg", lambda figure, label: "")
 
 
 @pytest.fixture(scope="session")
@@ -154,6 +176,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
     from composing import launch_here
     from hydra._internal.hydra import Hydra
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
 
     from diffusion.__main__ import module_of
     from diffusion.training import jobs
@@ -167,6 +190,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
         main = import_module(module_of(name)).main
         monkeypatch.setattr(sys, "argv", [f"diffusion.{name}", *overrides])
         GlobalHydra.instance().clear()
+        HydraConfig.instance().cfg = None
         status = 0
         capfd.readouterr()
         try:

@@ -192,10 +192,6 @@ FAULTS = {
         ("flow: wrong sign of the divergence", "-(log_prior + change)", "-(log_prior - change)"),
         ("flow: without the volume of the dequantisation", " - math.log2((2 / 255 if", " - 0 * math.log2((2 / 255 if"),
     ],
-    "process/test_memoir.py": [
-        ("table: ᾱ shifted by one row", "torch.log1p(-betas).cumsum(0)])", "torch.log1p(-betas.roll(1)).cumsum(0)])"),
-        ("label off by one", "1000 * t - 1", "1000 * t"),
-    ],
     "process/test_objective.py": [
         ("v: wrong sign of x0", "return -sigma_t, alpha_t", "return sigma_t, alpha_t"),
         ("nearest: the farthest candidate is chosen", "distance.argmin(dim=1)", "distance.argmax(dim=1)"),
@@ -209,6 +205,7 @@ FAULTS = {
     "process/test_prediction.py": [
         ("solve: wrong sign of y in x0", "(b / det, -sigma_t / det)", "(b / det, sigma_t / det)"),
         ("EDM: target without σ_d", "sigma_t / (n * self.sigma_data)", "sigma_t / n"),
+        ("label off by one", "1000 * t - 1", "1000 * t"),
         ("inputs of standard deviation 80 are not scaled", ".clamp(min=1), 1000", ".clamp(min=1, max=1), 1000"),
     ],
     "process/test_samplers.py": [
@@ -221,6 +218,7 @@ FAULTS = {
         ("table: float32 rows are not found", "gap * near", "gap * ~near"),
         ("table: slope of zero at a row", "(gap * near).detach()", "(gap * near)"),
         ("table: the inverse ignores the last interval", "< rows[-2], above,", "< rows[-2], between,"),
+        ("table: ᾱ shifted by one row", "torch.log1p(-betas).cumsum(0)])", "torch.log1p(-betas.roll(1)).cumsum(0)])"),
         ("shift: not doubled in log-SNR", "- 2 * math.log(shift)", "- math.log(shift)"),
         ("VP: β_max instead of β_max − β_min", "(self.beta_max - self.beta_min) * t**2", "self.beta_max * t**2"),
         ("cosine: shift applied to sigma²", "self.shift * torch.sin", "self.shift**0.5 * torch.sin"),

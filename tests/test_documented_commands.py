@@ -52,12 +52,13 @@ def test_the_documentation_was_searched():
 
 
 def variants(override: Override) -> list[str]:
-    """The override with each value of a sweep; with the first value of an interval."""
+    """The override with each choice of a sweep, with its first and last value, or with the first of an interval."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
     if override.is_interval_sweep():
         return [f"{override.key_or_group}={override.value().start}"]
-    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    values = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    return values if override.key_or_group.partition("@")[0] in groups() else [values[0], values[-1]]
 
 
 @pytest.mark.parametrize("words", HYDRA, ids=" ".join)

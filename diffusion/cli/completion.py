@@ -14,8 +14,7 @@ from diffusion.__main__ import NAMES
 from diffusion.base.console import console
 from diffusion.base.files import PACKAGE
 from diffusion.config.build import flat
-from diffusion.config.choices import choices, composed, groups, inner_groups, searching
-from diffusion.config.messages import default_choices
+from diffusion.config.choices import choices, composed, default_choices, groups, inner_groups, searching
 from diffusion.config.schema import COMMANDS
 from diffusion.errors import Arguments, UserError
 from diffusion.runs.folder import runs_below

@@ -9,6 +9,6 @@ diffusion edit ckpt=SUPER upscale=PICTURE                           enlarge a pi
 """
 
 from diffusion.config.schema import Edit
-from diffusion.runs.command import command, lazy
+from diffusion.runs.command import command
 
-main = command("edit", Edit, __doc__, lazy("diffusion.sampling.edits.draw_edits"))
+main = command("edit", Edit, __doc__, "diffusion.tasks.edit.draw_edits")

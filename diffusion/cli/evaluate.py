@@ -7,7 +7,7 @@ diffusion evaluate ckpt=… reference=STATS.npz                   against publis
 """
 
 from diffusion.config.schema import Evaluate
-from diffusion.runs.command import command, lazy
+from diffusion.runs.command import command
 
-WORK = "diffusion.scoring.commands.evaluate"
-main = command("evaluate", Evaluate, __doc__, lazy(WORK), job=lazy(f"{WORK}_job"))
+WORK = "diffusion.tasks.evaluate.evaluate"
+main = command("evaluate", Evaluate, __doc__, WORK, job=f"{WORK}_job")

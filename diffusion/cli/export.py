@@ -17,7 +17,7 @@ from diffusion.errors import Arguments, UserError
 if TYPE_CHECKING:
     from diffusion.checkpoint.restore import Restored
 
-SUFFIXES = {"safetensors": ".safetensors", "diffusers": "-diffusers", "web": ".html"}
+FORMATS = "safetensors", "diffusers", "web"
 
 
 def export(
@@ -25,8 +25,9 @@ def export(
     private: bool, config_dir: str | None,
 ) -> None:  # fmt: skip
     """Write what the command line asks for, and print its path."""
-    from diffusion.checkpoint import diffusers_folder, find, hub, restore, storage
+    from diffusion.checkpoint import find, hub, restore
     from diffusion.config.choices import choice, searching
+    from diffusion.export import formats
 
     with searching([config_dir]):
         model = restore.restore(find.trained(checkpoint), weights)
@@ -37,20 +38,11 @@ def export(
             return
     place = Path(checkpoint) if model.path.is_relative_to(find.BUNDLED) else model.path
     place = Path(checkpoint.rpartition("/")[2].partition("@")[0]) if hub.is_address(checkpoint) else place
-    file = file or place.with_name(place.stem + SUFFIXES[format])
+    suffix, write = formats.FORMATS[format]
+    file = file or place.with_name(place.stem + suffix)
     if file.is_file() and b"diffusion-experiments" not in file.read_bytes()[: 1 << 20]:
         raise UserError(f"{file}: a file that diffusion has not written; choose another name")
-    if format == "safetensors":
-        print(storage.export(file, model.denoiser.network.state_dict(), model.about))
-        return
-    if format == "diffusers":
-        print(f"{file}\n  {diffusers_folder.write(file, model)}")
-    else:
-        from diffusion.export.web import write_web
-
-        print(write_web(file, model))
-    if model.config.get("guidance"):
-        print("  it draws without the run's guidance")
+    print(write(file, model))
 
 
 def published(name: str, private: bool, model: "Restored") -> None:
@@ -91,7 +83,7 @@ def published(name: str, private: bool, model: "Restored") -> None:
 main = Arguments("export", __doc__, export)
 main.add_model()
 main.add_argument("file", type=Path, nargs="?", help="default: the checkpoint's name with the format's suffix")
-main.add_argument("--format", choices=[*SUFFIXES], default="safetensors", help="default: safetensors")
+main.add_argument("--format", choices=FORMATS, default="safetensors", help="default: safetensors")
 main.add_argument("--sampler", metavar="CHOICE", help="instead of the run's, such as 'ddim sampler.steps=20'")
 main.add_argument("--push", metavar="USER/NAME", help="upload all this to the Hub, as a new commit")
 main.add_argument("--private", action="store_true", help="with --push: only you can see a new repository")

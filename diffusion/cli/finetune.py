@@ -24,6 +24,7 @@ from diffusion.runs.command import command
 from diffusion.training import jobs
 
 STEPS, RATE = 500, 0.3  # optimizer steps; fraction of the learning rate of RUN: see docs/recipes.md
+KEPT = "batch_size", "global_batch_size", "eval_batch_size", "flip"  # of the images of RUN, besides their size
 FEW = 300  # photographs; from here on, more of them make no difference (docs/results/photographs)
 
 
@@ -34,26 +35,24 @@ def main() -> None:
         if len(words) < 2 or "-" in (words[0][:1], words[1][:1]):
             print("error: expected a model and a folder of images: diffusion finetune RUN PHOTOS", file=sys.stderr)
             sys.exit(2)
-        # Without Hydra's record of choices, most of which are made by RUN.
-        own = [f"init={shown(words[0])}", f"data.root={shown(words[1])}", "data=folder", "name=finetune"]
-        words = [*own, "hydra.output_subdir=null", *words[2:]]
+        words = [f"init={shown(words[0])}", f"data.root={shown(words[1])}", *words[2:]]
     with jobs.ending_on_signals():
         compose_and_finetune(words)
 
 
 def finetune(settings: Train, folder: Path, words: list[str], work: Callable[..., Any] = jobs.start) -> Any:
     """Train with the settings that `tuned` has made."""
-    typed = [word.lstrip("+") for word in words[4:] if not word.startswith("hydra.output_subdir")]  # jobs lack it
+    typed = [word for word in words if not word.startswith(("init=", "data.root="))]
     return work(settings, folder, [str(settings.init), str(settings.data["root"]), *typed], name="finetune")
 
 
 def tuned(values: dict[str, Any], words: list[str]) -> dict[str, Any]:
     """Composed settings with all those of the model that `init` names, but for the images and what is given."""
-    from diffusion.training.resume import inherited
+    from diffusion.training.resume import SIZE, inherited
 
     given = {word.lstrip("+").partition("=")[0] for word in words}
     with renaming(r"^(init|data\.root)=", ""):  # which the user has not typed
-        values = inherited(values, words, everything=True)
+        values = inherited(values, words, "finetune", (*SIZE, *KEPT))
         if "data.tiles" not in given:
             values["data"]["tiles"] = few_and_large(values["data"])
     if not {"trainer.max_steps", "trainer.max_epochs"} & given:
@@ -78,4 +77,4 @@ def few_and_large(data: dict[str, Any]) -> bool | None:
 
 
 as_job = partial(finetune, work=jobs.run_job)
-compose_and_finetune = command("train", Train, __doc__, finetune, as_job, "diffusion.cli.finetune.tuned")
+compose_and_finetune = command("train", Train, __doc__, finetune, as_job, "finetune", "diffusion.cli.finetune.tuned")

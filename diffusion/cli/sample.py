@@ -7,6 +7,6 @@ diffusion sample ckpt=… then=[SUPER,SUPER2]                           enlarge 
 """
 
 from diffusion.config.schema import Sample
-from diffusion.runs.command import command, lazy
+from diffusion.runs.command import command
 
-main = command("sample", Sample, __doc__, lazy("diffusion.sampling.commands.draw_samples"))
+main = command("sample", Sample, __doc__, "diffusion.tasks.sample.draw_samples")

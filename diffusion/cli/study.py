@@ -11,7 +11,7 @@ import sys
 
 from diffusion.config.schema import FloorStudy, GuidanceStudy, Study
 from diffusion.errors import nearest
-from diffusion.runs.command import command, lazy
+from diffusion.runs.command import command
 
 ABOUT_GUIDANCE = """\
 Compare scales of a guidance on one trained model: which is best, and at which cost.
@@ -19,7 +19,7 @@ Compare scales of a guidance on one trained model: which is best, and at which c
 diffusion study guidance ckpt=RUN guidance=cfg                      the run's sampler, scales from 1 to 3
 diffusion study guidance ckpt=… guidance=cfg scales=[1.5,2] samplers=[ddim,heun] steps=20
 diffusion study guidance ckpt=… guidance=cfg intervals=[[null,null],[0.2,1.6]]    also in an interval only
-diffusion study guidance ckpt=… guidance=auto guidance.ckpt=WORSE   autoguidance, with labels or without
+diffusion study guidance ckpt=… guidance=auto guidance.ckpt=WEAK   autoguidance, with labels or without
 """
 
 ABOUT_FLOOR = """\
@@ -30,11 +30,11 @@ diffusion study floor ckpt=RUN                   13 noise levels, 256 training a
 diffusion study floor ckpt=RUN n=1000 levels=25  narrower intervals, more levels
 """
 
-TASK = lazy("diffusion.scoring.studies.study")
+TASK = "diffusion.tasks.study.study"
 STUDIES = {  # by the first word of the command line
     "sampler": command("study", Study, __doc__, TASK),
     "guidance": command("study_guidance", GuidanceStudy, ABOUT_GUIDANCE, TASK),
-    "floor": command("study_floor", FloorStudy, ABOUT_FLOOR, lazy("diffusion.scoring.floor.study")),
+    "floor": command("study_floor", FloorStudy, ABOUT_FLOOR, "diffusion.tasks.study.study_floor"),
 }
 
 

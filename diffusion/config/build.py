@@ -129,7 +129,7 @@ def _model_of(target: Callable[..., Any]) -> type[BaseModel]:
     return create_model("Arguments", __config__=config, **fields)
 
 
-def make(node: Mapping[str, Any], where: str, kind: type | None = None, **more: Any) -> Any:
+def make(node: Mapping[str, Any] | None, where: str, kind: type | None = None, **more: Any) -> Any:
     """Build the object that `node` describes.
 
     Args:

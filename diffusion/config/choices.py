@@ -23,13 +23,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion.base.files import PACKAGE
 from diffusion.config.schema import COMMANDS, Settings
-from diffusion.errors import UserError, first_line, nearest
+from diffusion.errors import UserError, first_line, nearest, shown
 
 SEVERAL = ("logger", "callbacks")  # groups of which several choices can be combined
-RUN = "run"  # the choice of other commands that inherits the settings of the run, see `sampling.inheritance`
-AUTO = "auto"  # the choice of inpainting by the operator, see `sampling.edits`
-INHERITED = ("sampler", "guidance", "condition", "features", "metrics", "data")  # groups that have this choice
-OF_INIT = ("model", "schedule", "prediction")  # groups that a training inherits with the weights of `init`
+RUN, INIT = "run", "init"  # the choices that leave a group to the run of `ckpt`, or of `init`: see `config.inherit`
 _COMPOSING = threading.Lock()  # Hydra's state belongs to the whole process; the studio's requests are threads
 _own: ContextVar[tuple[Path, ...]] = ContextVar("own", default=())
 
@@ -100,20 +97,35 @@ def _parsed(file: Path) -> Any:
 
 
 @cache
-def register(command: str) -> None:
-    """Register with Hydra what conf/COMMAND.yaml includes besides the files of conf/.
+def register(config: str) -> None:
+    """Register with Hydra what conf/CONFIG.yaml includes besides the files of conf/.
 
-    These are the defaults of the command's settings, as COMMAND_settings, and the choice `run`. It accepts any
-    settings, because those of the run are not known yet. diffusion train has no run to inherit from. The choice `auto`
-    of diffusion edit is alike.
+    These are the defaults of a command's settings, as COMMAND_settings, and the choice that leaves a group to a model.
     """
     store = ConfigStore.instance()
-    store.store(f"{command}_settings", defaults(COMMANDS[command]))
-    if command == "edit":
-        store.store(name=AUTO, group="inpainting", node=DictConfig({"from": AUTO}, flags={"struct": False}))
-    for group in INHERITED if command != "train" else ():
-        node = {"defaults": ["_self_", *({f"/{part}@{part}": None} for part in inner_groups(group))], "from": RUN}
-        store.store(name=RUN, group=group, node=DictConfig(node, flags={"struct": False}))
+    if config in COMMANDS:
+        store.store(f"{config}_settings", defaults(COMMANDS[config]))
+    for group in left_by(config):
+        node = {"defaults": ["_self_", *({f"/{part}@{part}": None} for part in inner_groups(group))]}
+        store.store(name=default_choices(config)[group], group=group, node=DictConfig(node, flags={"struct": False}))
+
+
+def default_choices(config: str) -> dict[str, str]:
+    """Group -> its choice in conf/CONFIG.yaml."""
+    listed = yaml.safe_load((conf_dir() / f"{config}.yaml").read_text("utf-8"))["defaults"]
+    found = {group: choice for entry in listed if isinstance(entry, dict) for group, choice in entry.items()}
+    named = {group.removeprefix("override "): shown(choice) for group, choice in found.items()}
+    return {group: choice for group, choice in named.items() if group in groups()}
+
+
+def leaves(group: str, choice: object) -> bool:
+    """Whether a choice leaves its group to a model, or a method of inverse problems to the operator."""
+    return choice in (RUN, INIT) or (group, choice) == ("inpainting", "auto")
+
+
+def left_by(config: str) -> list[str]:
+    """The groups that conf/CONFIG.yaml leaves to a model."""
+    return [group for group, choice in default_choices(config).items() if leaves(group, choice)]
 
 
 def defaults(schema: type[Settings], prefix: str = "") -> dict[str, Any]:

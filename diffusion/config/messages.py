@@ -23,8 +23,8 @@ from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 from rich.table import Table
 
 from diffusion.base.console import console
-from diffusion.config.build import flat, plain_yaml
-from diffusion.config.choices import RUN, choices, composed, conf_dir, files, groups, inner_groups
+from diffusion.config.build import flat
+from diffusion.config.choices import choices, composed, default_choices, files, groups, inner_groups, left_by
 from diffusion.config.schema import INSTEAD, Settings
 from diffusion.errors import ProcessLost, UserError, first_line, nearest, of_system, override, pip_install, shown
 
@@ -101,13 +101,6 @@ def print_help(command: str, schema: type[Settings], about: str, words: Sequence
     if described:
         _print("Settings and their defaults", described)
     return True
-
-
-def default_choices(command: str) -> dict[str, str]:
-    """Group -> a command's default choice."""
-    listed = plain_yaml((conf_dir() / f"{command}.yaml").read_text("utf-8"))["defaults"]
-    found = {group: choice for entry in listed if isinstance(entry, dict) for group, choice in entry.items()}
-    return {group: shown(choice) for group, choice in found.items() if group in groups()}
 
 
 def documentation(target: str) -> str:
@@ -219,8 +212,8 @@ def _wrong(words: Sequence[str], command: str, sweep: bool) -> str | None:
     except Exception:  # a choice is invalid; the keys of the defaults are close enough
         config = composed(command)
     known = [*dict.fromkeys(name for key in flat(config) for name in (key, key.rpartition(".")[0]))]
-    if config.get("sampler", {}).get("from") == RUN:
-        known.append("sampler.steps")
+    left = left_by(command)
+    known += ["sampler.steps"] * ("sampler" in left)
     for each in given:
         word, key = str(each.input_line), str(each.key_or_group)
         place = str(each.package or key)
@@ -228,7 +221,7 @@ def _wrong(words: Sequence[str], command: str, sweep: bool) -> str | None:
         if each.is_sweep_override() and not sweep:
             value = word.partition("=")[2]
             return f"{word}: add -m to run them one by one, or write {place}=[{value}] or {override(place, value)}"
-        if place in known or (f"{group}.from" in known and name) or (key, command) == ("experiment", "train"):
+        if place in known or (group in left and name) or (key, command) == ("experiment", "train"):
             if key in groups() and not each.is_sweep_override() and not isinstance(each.value(), str | list):
                 return f"{word}: a choice is required; {key} is one of {', '.join(choices(key))}"
         elif place in INSTEAD:

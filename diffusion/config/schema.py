@@ -207,7 +207,7 @@ class Train(Settings):
 
 
 class FromModel(Settings):
-    """The settings shared by all commands that draw from a trained model."""
+    """The settings shared by all commands that draw from a trained model. Groups that are None are left to its run."""
 
     ckpt: str | None = None
     weights: Literal["ema", "raw", "exact"] | Annotated[float, Gt(0), Le(0.288)] = "ema"
@@ -238,7 +238,7 @@ class Drawn(FromModel):
     given: str | Annotated[list[float], MinLen(1)] | Annotated[list[list[float]], MinLen(1)] | None = None
     """The condition, for a model with one: a picture or a folder of them, such as small ones for condition=lowres; or
     numbers, [0.4,0.2] or in turn [[0.4,0.2],[0.4,0.8]]. null: those of held-out images; in an edit, of its picture."""
-    sampler: Group
+    sampler: OptionalGroup = None
     data: OptionalGroup = None
 
 
@@ -276,7 +276,7 @@ class Edit(Drawn):
     """Number of variants, fillings or answers, or of the images of an interpolation, including both ends. null: 8, or
     1 of an enlarged picture."""
     operator: OptionalGroup = None
-    inpainting: Group
+    inpainting: OptionalGroup = None
 
 
 class Scored(FromModel):
@@ -289,9 +289,9 @@ class Scored(FromModel):
     """Baselines to score besides the samples, with the same n."""
     batch_size: Count | None = None
     """Samples drawn per batch; null: as in the run."""
-    features: Group
-    metrics: Group
-    data: Group
+    features: OptionalGroup = None
+    metrics: OptionalGroup = None
+    data: OptionalGroup = None
 
 
 class Evaluate(Scored):
@@ -315,7 +315,7 @@ class Evaluate(Scored):
     """Number of held-out images whose bits per dimension are computed, by the group `likelihood`; 0: none."""
     by_class: bool = False
     """Also score the samples of each class against the reference images of that class."""
-    sampler: Group
+    sampler: OptionalGroup = None
     likelihood: Group
 
 
@@ -365,7 +365,7 @@ class FloorStudy(Settings):
     """Training images that are noised, and as many held-out images; fewer if there are fewer."""
     levels: Annotated[int, Ge(2)] = 13
     """Noise levels, evenly spaced in log(sigma/alpha) from 0.02 to 20."""
-    data: Group
+    data: OptionalGroup = None
 
 
 COMMANDS: dict[str, type[Settings]] = {

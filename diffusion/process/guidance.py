@@ -56,7 +56,7 @@ class Guidance:
                 f"noise level sigma/alpha, from {least:g} to {largest:g}"
             )
         if weak is None and not self.drops_labels:
-            raise UserError("guidance: AutoGuidance needs a worse model: a smaller or less trained one")
+            raise UserError("guidance: AutoGuidance needs a weak model: a smaller or less trained one")
         if weak is not None:
             t = torch.linspace(0, 1, 21, dtype=torch.float64)
             here, there = (torch.stack(each(t)) for each in (schedule, weak.schedule.on_cpu()))
@@ -126,9 +126,9 @@ class ClassifierFree(Guidance):
 
 @dataclass(eq=False)
 class AutoGuidance(Guidance):
-    """Guide away from a worse model (Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself").
+    """Guide away from a weak model (Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself").
 
-    Both get the same conditions, if any. The worse model is smaller or trained for fewer steps, on the same data.
+    Both get the same conditions, if any. The weak model is smaller or trained for fewer steps, on the same data.
 
     A model that is much worse has a colour of its own, and guidance away from it makes images black. So with `limit`, w
     is lowered to 1 + (w − 1) min(1, limit/m), where m is the mean square difference of the two estimates of x0, per

@@ -20,8 +20,7 @@ import numpy as np
 import scipy  # its submodules are imported on first use
 
 from diffusion.config.build import flat
-from diffusion.config.choices import composed
-from diffusion.config.messages import default_choices
+from diffusion.config.choices import composed, default_choices
 from diffusion.errors import UserError
 from diffusion.metric.record import Score
 from diffusion.report.numbers import MISSING, plus_minus

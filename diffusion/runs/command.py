@@ -6,10 +6,9 @@ such as 130 for Ctrl-C: a training run first saves its state.
 """
 
 import os
-import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -19,42 +18,46 @@ from typing import Any, TypeVar
 from hydra import version
 from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.base.console import console
 from diffusion.config import messages
-from diffusion.config.build import check_targets, flat, plain_config, validated
-from diffusion.config.choices import SEVERAL, choice, conf_dir, groups, register, searching
+from diffusion.config.build import plain_config, validated
+from diffusion.config.choices import conf_dir, groups, left_by, register, searching
+from diffusion.config.inherit import changes_of, inherit
 from diffusion.config.schema import Settings
-from diffusion.errors import Interrupted, UserError, nearest
+from diffusion.errors import Interrupted, UserError
 from diffusion.runs import naming
 from diffusion.runs.folder import SWEEP, check_output
 from diffusion.runs.launch import begin_process
 from diffusion.runs.record import LOCK
 
 S = TypeVar("S", bound=Settings)
-Task = Callable[[S, Path, list[str]], Any]
-"""(settings, folder, words of the command line) -> the result of a job, which a sweeper optimizes."""
+Task = Callable[[S, Path, list[str]], Any] | str
+"""(settings, folder, words of the command line) -> the result of a job, which a sweeper optimizes; or its full name."""
 Values = dict[str, Any]
 
 
 def command(
-    name: str, schema: type[S], about: str, task: Task[S], job: Task[S] | None = None, inherited: str | None = None
-) -> Callable[..., None]:
+    name: str, schema: type[S], about: str, task: Task[S], job: Task[S] | None = None, init: str = "",
+    from_model: str = "",
+) -> Callable[..., None]:  # fmt: skip
     """Create the main function of a command with its choices in conf/NAME.yaml and its settings in `schema`.
 
     `about` describes it, with examples, for `--help`. `task` is called after Hydra has finished; for a job of a sweep
-    (`-m`), Hydra calls `job`, by default the same, maybe in another process. `inherited` is the full name of a function
-    that adds to the composed values, by the words, those that they leave to the model of `init`, if they have one.
+    (`-m`), Hydra calls `job`, by default the same, maybe in another process.
+
+    With `init=MODEL`, the choices are those in conf/INIT.yaml, and `from_model` is the full name of a function that
+    completes the composed values, by the words, with what they leave to the model.
     """
     register(name)
     naming.register()
 
     def checked(values: Values, words: list[str]) -> S:
-        return validated(schema, resolve_name(inherited)(values, words) if inherited and values["init"] else values)
+        if from_model and values["init"]:
+            values = called(from_model)(values, words)
+        return validated(schema, values | dict.fromkeys(left_by(name)))
 
     def main(typed: Sequence[str] | None = None) -> None:
         """Run the command with these words, by default those of the command line."""
@@ -70,17 +73,17 @@ def command(
                 if messages.print_help(name, schema, about, typed):
                     return
                 if name == "train" and not sweep and (resumed := resumed_run(words)):
-                    task(validated(schema, resumed[1]), resumed[0], words)
+                    called(task)(validated(schema, resumed[1]), resumed[0], words)
                     return
                 given.overrides = [*words]  # Hydra adds its mode
-                if any(word.startswith("init=") for word in words):  # its parts may have settings of their own
-                    given.overrides = [re.sub(r"^(?!hydra)(?=\w+\.)", "++", word) for word in words]
+                config = init if init and any(word.startswith("init=") for word in words) else name
+                register(config)
                 version.setbase("1.3")
                 # What hydra.main does, which itself would read sys.argv instead of these words.
                 composed = partial(run_composed, checked, job or task, single)
-                _run_hydra(given, get_args_parser(), composed, str(conf_dir()), name)
+                _run_hydra(given, get_args_parser(), composed, str(conf_dir()), config)
                 for folder, values in single:
-                    task(checked(values, words), folder, words)
+                    called(task)(checked(values, words), folder, words)
             except KeyboardInterrupt:
                 sys.exit(130)
             except Interrupted as stop:
@@ -113,7 +116,7 @@ def run_composed(
         check_output(folder)
         words, sources = [*context.overrides.task], context.runtime.config_sources
         with searching(each.path for each in sources if each.provider == "command-line"):  # for launchers, too
-            return job(checked(values, words), folder, words)
+            return called(job)(checked(values, words), folder, words)
     return single.append((folder, values))
 
 
@@ -131,8 +134,8 @@ def resumed_run(words: list[str]) -> tuple[Path, dict[str, Any]] | None:
     These are the settings that the run has saved, changed by the overrides. With `experiment=…`, the command line
     states the whole recipe again, and Hydra composes it.
     """
-    overrides = OverridesParser.create().parse_overrides(words)
-    given = {override.key_or_group: override.value() for override in overrides}
+    changes = changes_of(words)
+    given = {change.place: change.value for change in changes}
     if given.get("ckpt") not in ("auto", "last") or "hydra.run.dir" not in given or "experiment" in given:
         return None
     folder = Path(str(given["hydra.run.dir"])).absolute()
@@ -146,48 +149,9 @@ def resumed_run(words: list[str]) -> tuple[Path, dict[str, Any]] | None:
         )
     check_output(folder)
     console.print(f"resuming with the settings in {file}")
-    return folder, changed(plain_config(file.read_bytes(), file), overrides, folder)
+    return folder, inherit(plain_config(file.read_bytes(), file), changes, file=file)
 
 
-def changed(settings: Values, overrides: list[Override], where: Path) -> Values:
-    """The settings in a file, changed by overrides.
-
-    They are data, never a command line: no interpolation is resolved, and a class that conf/ does not name is only
-    built if the overrides name it again, directly or with a folder of choices (`--config-dir`).
-    """
-    for override in sorted(overrides, key=lambda each: each.key_or_group not in groups()):  # choices come first
-        if not override.key_or_group.startswith("hydra"):
-            change(settings, override)
-    composed: Any = OmegaConf.to_container(OmegaConf.create(settings), resolve=True)
-    named = [{"_target_": o.value()} for o in overrides if o.key_or_group.endswith("._target_")]
-    for part, node in composed.items():
-        if part in groups():
-            check_targets(node, part, where, named)
-    return {**composed}
-
-
-def change(settings: dict[str, Any], override: Override) -> None:
-    """Change saved settings as an override says. Raises UserError for a setting that they do not have."""
-    group, value = override.key_or_group, override.value()
-    key = str(override.package or group)
-    *path, last = key.split(".")
-    node: Any = settings
-    for name in path:
-        node = node.get(name) if isinstance(node, Mapping) else None
-    if not isinstance(node, dict) or (last not in node and not override.is_add()):
-        raise UserError(f"{key}: the run has no such setting{nearest(key, flat(settings))}; +{key}=… adds it")
-    if override.is_delete():
-        del node[last]
-    elif group in SEVERAL and isinstance(value, list):  # several choices together
-        node[last] = {name: part for each in value for name, part in choice(group, each, resolve=False).items()}
-    else:
-        node[last] = choice(group, str(value), resolve=False) or None if group in groups() else value
-
-
-def lazy(name: str) -> Task[Any]:
-    """The function `package.module.name`, (settings, folder) -> result, as a task that is imported when called."""
-
-    def task(settings: Any, folder: Path, words: list[str]) -> Any:
-        return resolve_name(name)(settings, folder)
-
-    return task
+def called(task: Any) -> Any:
+    """A function, or the one with this full name, which is imported only now."""
+    return resolve_name(task) if isinstance(task, str) else task

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from diffusion.base.files import replace
 from diffusion.config.build import plain_yaml
-from diffusion.config.choices import OF_INIT
+from diffusion.config.choices import leaves
 from diffusion.errors import UserError
 from diffusion.metric.record import Score
 from diffusion.runs.record import CONFIG, FILE, LOCK, Content, RunRecord, of_kind, parsed, read_json
@@ -133,12 +133,10 @@ class Run:
         """Key of a group in the configuration -> its choice, as recorded by Hydra; {} without a record."""
         made = self.record.get("runtime", {}).get("choices", {})
         places = {key.rpartition("@")[2]: str(name) for key, name in made.items() if not key.startswith("hydra/")}
-        if "recipe" in self.config:  # the choices of an evaluation, which may leave them to the run of its model
-            return {key: name for key, name in places.items() if key != "data" and name not in ("run", "None")}
-        if self.config.get("init"):  # it inherits what was not given
-            given = {word.partition("=")[0] for word in self.overrides}
-            return {key: name for key, name in places.items() if key not in OF_INIT or key in given}
-        return places
+        own = {key: name for key, name in places.items() if not leaves(key, name)}  # not left to a model
+        if "recipe" in self.config:
+            own = {key: name for key, name in own.items() if key != "data" and name != "None"}
+        return own
 
     @property
     def seeds(self) -> tuple[Any, ...]:

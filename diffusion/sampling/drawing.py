@@ -1,6 +1,6 @@
 """`Drawing`: all that samples depend on apart from the weights: the sampler, guidance, classes and noise.
 
-`make_guidance` builds the guidance of a configuration, and loads the worse model that it may need.
+`make_guidance` builds the guidance of a configuration, and loads the weak model that it may need.
 
 A command keeps each batch as a file: several processes share the batches (`together`), and a killed command goes on
 from them. `Frames` are the denoising steps of the first samples.
@@ -54,7 +54,7 @@ class Drawing:
     """Draws samples from a denoiser; sample i does not depend on n, the batches or the processes.
 
     Without `labels`, the samples have the class proportions of `counts`, the number of images in each class, which is
-    empty for a model without labels. `weak` is the worse model of the guidance, if it has one. `given` are the
+    empty for a model without labels. `weak` is the weak model of the guidance, if it has one. `given` are the
     conditions of the samples, for a model that has been trained with some.
 
     With `between`, a pair of seeds, the images interpolate from image 0 of the first seed to image 0 of the second.
@@ -148,9 +148,9 @@ class Drawing:
         if words := self.saturation(images, real):
             console.print(f"warning: {words}", style="yellow")
 
-    def source(self, sampler: Mapping[str, Any], guidance: Mapping[str, Any] | None) -> dict[str, Any]:
+    def source(self, sampler: Mapping[str, Any] | None, guidance: Mapping[str, Any] | None) -> dict[str, Any]:
         """How samples are drawn, for the source of their scores, from the configurations of sampler and guidance."""
-        found: dict[str, Any] = {"sampler": described(sampler), "seed": self.seed}
+        found: dict[str, Any] = {"sampler": described(sampler or {}), "seed": self.seed}
         if self.guidance is not None and guidance is not None:
             found["guidance"] = described(guidance)
         if self.weak is not None:
@@ -245,54 +245,54 @@ def number(label: int | str, names: Sequence[str], known: int) -> int:
 
 
 @dataclass(frozen=True)
-class Worse:
-    """The worse model of a guidance, as it is configured in conf/guidance."""
+class WeakModel:
+    """The weak model of a guidance, as it is configured in conf/guidance."""
 
     ckpt: str | None = None  # None: the model itself
     weights: Literal["ema", "raw"] | float | None = None
     step: Annotated[int, Ge(1)] | Annotated[float, Gt(0), Lt(1)] | None = None  # or a fraction of the run's own steps
 
 
-def parts_of(node: Mapping[str, Any]) -> tuple[Guidance, Worse]:
-    """Build the guidance and the description of the worse model in a configuration."""
-    given = {key: node[key] for key in Worse.__annotations__ if key in node}
-    check_arguments(Worse, given, "guidance")
+def parts_of(node: Mapping[str, Any]) -> tuple[Guidance, WeakModel]:
+    """Build the guidance and the description of the weak model in a configuration."""
+    given = {key: node[key] for key in WeakModel.__annotations__ if key in node}
+    check_arguments(WeakModel, given, "guidance")
     guidance: Guidance = make({key: node[key] for key in node if key not in given}, "guidance", Guidance)
-    return guidance, Worse(**given)
+    return guidance, WeakModel(**given)
 
 
 def make_guidance(node: Mapping[str, Any] | None, model: Restored | None) -> tuple[Guidance | None, Restored | None]:
-    """Build the guidance of a configuration, and load its worse model, if any.
+    """Build the guidance of a configuration, and load its weak model, if any.
 
     Args:
         model: what it guides; None during training, when the weights of `guidance.step` may not exist yet.
 
-    Raises UserError if there is no such worse model, or if it does not fit the model.
+    Raises UserError if there is no such weak model, or if it does not fit the model.
     """
     if not node:
         return None, None
     guidance, asked = parts_of(node)
-    if asked == Worse() and not guidance.drops_labels:
-        raise UserError("guidance: it needs a worse model; set guidance.step, guidance.ckpt or guidance.weights")
+    if asked == WeakModel() and not guidance.drops_labels:
+        raise UserError("guidance: it needs a weak model; set guidance.step, guidance.ckpt or guidance.weights")
     if asked.ckpt is not None:
         file = trained(asked.ckpt)
-    elif model is None or asked == Worse():
+    elif model is None or asked == WeakModel():
         return guidance, None
     else:
         file = model.path
     if isinstance(asked.step, float):
         raise UserError(f"guidance.step={asked.step:g}: a fraction is one of the model's own run; set a step number")
-    worse = restore(at_step(file.parent, asked.step) if asked.step else file, asked.weights or "ema")
+    weak = restore(at_step(file.parent, asked.step) if asked.step else file, asked.weights or "ema")
     if model is not None:
-        check_worse(guidance, worse, model.shape, [*model.labels])
-    return guidance, worse
+        check_weak(guidance, weak, model.shape, [*model.labels])
+    return guidance, weak
 
 
-def check_worse(guidance: Guidance, worse: Restored, shape: tuple[int, ...], classes: Sequence[str]) -> None:
-    """Raise UserError if a worse model has other images (C, H, W) or classes than the model that it guides."""
-    if worse.shape != shape or (worse.labels and not guidance.drops_labels and [*worse.labels] != [*classes]):
+def check_weak(guidance: Guidance, weak: Restored, shape: tuple[int, ...], classes: Sequence[str]) -> None:
+    """Raise UserError if a weak model has other images (C, H, W) or classes than the model that it guides."""
+    if weak.shape != shape or (weak.labels and not guidance.drops_labels and [*weak.labels] != [*classes]):
         raise UserError(
-            f"guidance.ckpt={worse.path}: its images {worse.shape} or its classes are others than the model's, "
+            f"guidance.ckpt={weak.path}: its images {weak.shape} or its classes are others than the model's, "
             f"{shape}; choose a model of the same images"
         )
 

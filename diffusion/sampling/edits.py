@@ -1,10 +1,10 @@
-"""The work of `diffusion edit`: variants of a picture, inverse problems, and interpolation between two noises."""
+"""Changes of a drawing: variants of a picture, inverse problems, enlargements. `Edited` is what they give."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,22 +13,18 @@ from PIL import Image, ImageChops, ImageFilter
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-from diffusion.base.console import console, count
-from diffusion.checkpoint.restore import Restored
+from diffusion.base.console import console
 from diffusion.config.build import make
-from diffusion.config.choices import AUTO, choice
-from diffusion.config.schema import Edit
 from diffusion.data import Split, to_uint8, to_unit
-from diffusion.data.conditions import Shape
+from diffusion.data.conditions import Condition, Shape
 from diffusion.data.images import Box, Unusable, read, resized
 from diffusion.errors import UserError
-from diffusion.pixels import MODES, gif, grid, only_pictures, resolution_of
+from diffusion.pixels import MODES, grid, only_pictures, resolution_of
 from diffusion.process.editing import Inpainting, SDEdit
 from diffusion.process.operators import Mask, Observation, observe
 from diffusion.randomness import Streams
-from diffusion.sampling.commands import make_drawing, opened_model, save_images
 from diffusion.sampling.drawing import Drawing
-from diffusion.sampling.given import Given, condition_of
+from diffusion.sampling.given import Given
 
 STRENGTH = 0.6  # default for SDEdit
 NOISE = 0.02  # default of the noise of observations: 2.5 of 255 grey levels
@@ -36,112 +32,75 @@ COLUMNS = 12  # of grid.png, at most
 SIDE = 320  # pixels; of a picture in grid.png that is larger than the model's
 GREY = 127  # of 0 to 255: mask pixels brighter than this are filled
 
+Node = Mapping[str, Any]
 Paste = Callable[[Tensor], list[Image.Image]]
 """Images of the model, uint8 (n, C, h, w) -> pictures of the user."""
 Source = str | Path | Image.Image | np.ndarray | Tensor
 """A file, an image of Pillow, an array uint8 (H, W, C) or (H, W), or a tensor uint8 (C, H, W); a mask may be bool."""
 
 
-def draw_edits(settings: Edit, folder: Path) -> None:
-    """Write images/*.png, grid.png and images.npz; for an interpolation also interpolation.gif.
+class Edited(NamedTuple):
+    """A drawing, changed; the user's pictures to show, uint8 (m, C, H, W); what to do with the images that it draws."""
 
-    A filled picture keeps its own size in images/*.png; images.npz has the images of the network.
-    """
-    between, large = settings.interpolate, settings.upscale
-    if [settings.image, between, large].count(None) != 2:
-        raise UserError(
-            "add image=PICTURE to edit it, upscale=PICTURE to enlarge it, or interpolate=[0,1] for images between two "
-            "seeds; one of them"
-        )
-    undo = settings.mask or settings.operator
-    if large and (undo or settings.strength or settings.given):
-        raise UserError("upscale has no mask, operator, strength or given; remove them")
-    if between and (undo or settings.strength or settings.labels or settings.seed not in (None, between[0])):
-        raise UserError("interpolate has no mask, operator, strength, labels or seed (only label=CLASS); remove them")
-    if undo and settings.strength is not None:
-        raise UserError("mask and operator cannot be combined with strength: remove it")
-    masks = (settings.operator or {}).get("_target_") == f"{Mask.__module__}.{Mask.__name__}"
-    if settings.operator and masks != (settings.mask is not None):
-        raise UserError("operator=mask needs mask=MASK, and the other operators have none; add or remove mask=MASK")
-    if (not settings.operator or masks) and (settings.noise_level is not None or settings.observed):
-        raise UserError("noise_level and observed are of operators other than a mask; remove them")
-    n = settings.n or (1 if large else 8)
-    settings, restored, (device,) = opened_model(settings.model_copy(update={"n": n}))
-    only_pictures("edit", restored.shape[0])
-    if large:
-        drawing, before, (height, width), paste = *enlarged(settings, restored, large), None
-    else:
-        drawing, before, paste = edited(make_drawing(settings, restored), settings, restored)
-        height, width = restored.shape[1:]
-    images = drawing(restored.denoiser, n, device, settings.batch_size, f"drawing {count(n, 'image')}")
-    images = images[..., :height, :width]
-    files = paste(images) if paste else None
-    shown = reduced(files or [*map(to_pil_image, images)]) if files or large else images
-    save_images(folder, images, overview(before, shown), drawing, restored, files)
-    if between:
-        gif([grid(image[None], large=True) for image in images], folder / "interpolation.gif")
+    drawing: Drawing
+    before: Tensor | None = None
+    paste: Paste | None = None  # into the user's picture
+    size: tuple[int, int] | None = None  # (height, width) to keep from the top left corner; None: all
 
 
-def edited(
-    drawing: Drawing, settings: Edit, restored: Restored, image: Source | None = None, mask: Source | None = None
-) -> tuple[Drawing, Tensor, Paste | None]:
-    """`drawing`, changed to draw the edit of `settings`; the user's pictures, uint8 (m, C, H, W).
+def varied(drawing: Drawing, picture: Source, strength: float = STRENGTH) -> Edited:
+    """`drawing`, changed to draw variants of a picture by SDEdit."""
+    pixels = read_picture(picture, drawing.shape)
+    sampler = SDEdit(drawing.sampler, to_unit(pixels), strength)
+    return Edited(replace(of_picture(drawing, pixels), sampler=sampler), pixels[None])
 
-    Also, for a filling, the function that pastes what is drawn into the user's picture.
 
-    Raises UserError for settings that do not fit together.
+def filled(drawing: Drawing, picture: Source, mask: Source, method: Node) -> Edited:
+    """`drawing`, changed to fill a picture where its mask is white, by a method of conf/inpainting."""
+    pixels, fill, paste = opening(picture, mask, drawing.shape)
+    if bool(fill.all()):
+        raise UserError("mask: it covers all that the network sees, so nothing is kept; use a smaller one, or `sample`")
+    known = Mask(~fill)
+    seen = Observation(known, tuple(pixels.shape), known(to_unit(pixels))[None])
+    grey = torch.tensor([GREY, GREY, GREY, 255], dtype=torch.uint8)[: len(pixels)].view(-1, 1, 1).expand_as(pixels)
+    before = reduced([upright("image", picture, drawing.shape), *paste(grey[None])])
+    return Edited(answering(of_picture(drawing, pixels), seen, method), before, paste)
+
+
+def solved(
+    drawing: Drawing, picture: Source, operator: Node, method: Node, noise: float | None = None, observed: bool = False
+) -> Edited:
+    """`drawing`, changed to draw images of which a linear operator makes what is observed; see `observation_of`."""
+    seen, before = observation_of(operator, picture, drawing.shape, noise, observed, drawing.seed)
+    return Edited(answering(drawing, seen, method), before)
+
+
+def enlarged(picture: Source, condition: Condition | None, shape: Shape, draw: Callable[..., Drawing]) -> Edited:
+    """The drawing of a picture of any size, enlarged by the factor of a model's condition.
+
+    For comparison, `before` is the picture enlarged without the model (bicubic). One that is smaller than those that
+    the model is given is continued by its reflection. Raises UserError if the model does not enlarge pictures.
 
     Args:
-        image, mask: pictures in memory, instead of the files of the settings.
+        shape: (C, H, W) of the model's images.
+        draw: makes the drawing of the model, from the condition `given`.
     """
-    if settings.interpolate is not None:
-        first, last = settings.interpolate
-        nothing = torch.zeros(0, *restored.shape, dtype=torch.uint8)
-        return replace(drawing, between=(first, last), seed=first), nothing, None
-    source = image if image is not None else str(settings.image)
-    if settings.mask is None and settings.operator is not None:
-        observation, before = observation_of(
-            settings.operator, source, restored.shape, settings.noise_level, settings.observed, drawing.seed
-        )
-        return answering(drawing, observation, settings.inpainting), before, None
-    if settings.mask is None:
-        picture = read_picture(source, restored.shape)
-        sampler = SDEdit(drawing.sampler, to_unit(picture), settings.strength or STRENGTH)
-        _, level = sampler.begins(restored.denoiser.schedule)
-        console.print(f"{count(sampler.steps, 'step')}, from sigma/alpha = {level:.3g}")
-        return replace(of_picture(drawing, picture), sampler=sampler), picture[None], None
-    picture, fill, paste = opening(source, mask if mask is not None else settings.mask, restored.shape)
-    grey = torch.tensor([GREY, GREY, GREY, 255], dtype=torch.uint8)[: len(picture)].view(-1, 1, 1).expand_as(picture)
-    known = reduced([upright("image", source, restored.shape), *paste(grey[None])])
-    return filling(drawing, picture, fill, settings.inpainting), known, paste
-
-
-def enlarged(settings: Edit, restored: Restored, picture: Source) -> tuple[Drawing, Tensor, tuple[int, int]]:
-    """The drawing of a picture of any size, enlarged by the factor of the model's condition; and, for comparison, the
-    picture itself, enlarged without the model (bicubic), uint8 (1, C, H, W).
-
-    Also the (height, width) to keep of what is drawn, from the top left corner: a picture smaller than those that the
-    model is given is continued by its reflection. Raises UserError if the model is not one that enlarges pictures.
-    """
-    channels, height, width = shape = restored.shape
-    condition = condition_of(settings.condition, restored.facts, shape)
     if condition is None or condition.factor == 1:
-        raise UserError(f"upscale: {settings.ckpt} does not enlarge pictures; choose a model of experiment=superres")
-    factor = condition.factor
+        raise UserError("upscale: the model does not enlarge pictures; choose one of experiment=superres")
+    (channels, height, width), factor = shape, condition.factor
     image = upright("upscale", picture, (channels, 1, 1))
     size = image.height * factor, image.width * factor
     pixels = pil_to_tensor(image).numpy()
     missing = [(0, max(0, side // factor - own)) for side, own in zip(shape[1:], pixels.shape[1:], strict=True)]
     padded = torch.from_numpy(np.pad(pixels, [(0, 0), *missing], "reflect"))
     given = Given(condition, shape, "the picture", named=condition.own(to_unit(padded[None])))
-    drawing = make_drawing(settings, restored, given=given)
+    drawing = draw(given=given)
     console.print(f"{image.width}x{image.height} to {size[1]}x{size[0]} pixels")
-    before = reduced([image.resize(size[::-1], Image.Resampling.BICUBIC)])
     whole = channels, max(height, size[0]), max(width, size[1])
-    if whole == shape:
-        return drawing, before, size
-    windows = (height, width), factor
-    return replace(drawing, given=replace(given, shape=whole), shape=whole, windows=windows), before, size
+    if whole != shape:
+        windows = (height, width), factor
+        drawing = replace(drawing, given=replace(given, shape=whole), shape=whole, windows=windows)
+    return Edited(drawing, reduced([image.resize(size[::-1], Image.Resampling.BICUBIC)]), size=size)
 
 
 def opening(picture: Source, mask: Source, shape: Shape) -> tuple[Tensor, Tensor, Paste]:
@@ -201,15 +160,6 @@ def pasted(images: Tensor, whole: Image.Image, fill: Image.Image, box: Box, blur
     return pictures
 
 
-def filling(drawing: Drawing, picture: Tensor, fill: Tensor, method: Mapping[str, Any]) -> Drawing:
-    """`drawing`, changed to fill a picture, uint8 (C, H, W), where `fill`, bool (H, W), is true, and keep the rest."""
-    if bool(fill.all()):
-        raise UserError("mask: it covers all that the network sees, so nothing is kept; use a smaller one, or `sample`")
-    known = Mask(~fill)
-    seen = Observation(known, tuple(picture.shape), known(to_unit(picture))[None])
-    return answering(of_picture(drawing, picture), seen, method)
-
-
 def of_picture(drawing: Drawing, picture: Tensor) -> Drawing:
     """`drawing` with the condition of a picture, uint8 (C, H, W), if it can be computed and the user gives no other."""
     given = drawing.given
@@ -219,7 +169,7 @@ def of_picture(drawing: Drawing, picture: Tensor) -> Drawing:
 
 
 def observation_of(
-    operator: Mapping[str, Any], source: Source, shape: Shape, noise: float | None, already: bool, seed: int
+    operator: Node, source: Source, shape: Shape, noise: float | None, already: bool, seed: int
 ) -> tuple[Observation, Tensor]:
     """An observation by a choice of conf/operator; and the pictures to show, uint8 (m, C, H, W).
 
@@ -243,12 +193,9 @@ def observation_of(
     return Observation(made, shape, y, noise), torch.stack([*pictures, blank.byte()])[:-1]
 
 
-def answering(drawing: Drawing, observation: Observation, method: Mapping[str, Any]) -> Drawing:
-    """`drawing`, changed to draw images with this observation, by a choice of conf/inpainting, or the usual one."""
-    node = dict(method)
-    if node.pop("from", None) == AUTO:
-        node = choice("inpainting", "repaint" if observation.exact else "mmps", **node)
-    how: Callable[..., Inpainting] = make(node, "inpainting")
+def answering(drawing: Drawing, observation: Observation, method: Node) -> Drawing:
+    """`drawing`, changed to draw images with this observation, by a method of conf/inpainting."""
+    how: Callable[..., Inpainting] = make(method, "inpainting")
     return replace(drawing, sampler=how(drawing.sampler, observation))
 
 

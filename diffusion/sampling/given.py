@@ -3,15 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from diffusion.base.console import count
 from diffusion.base.files import digest, tensor_digest
+from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import ModelFacts, make
-from diffusion.data import Split, to_uint8, to_unit
+from diffusion.data import ImageData, Split, to_uint8, to_unit
 from diffusion.data.conditions import Condition, Shape, scaled
 from diffusion.data.folder import listed
 from diffusion.data.images import Unusable, read, resized
@@ -89,6 +90,30 @@ def condition_of(node: Mapping[str, Any] | None, facts: ModelFacts, shape: Shape
     if found != trained:
         raise UserError(f"condition: it gives {found} for each image; the model was trained with {trained}")
     return made
+
+
+def make_given(
+    restored: Restored, node: Mapping[str, Any] | None, data: ImageData | Mapping[str, Any] | None,
+    values: str | list[Any] | None = None, split: str = "val",
+) -> Given | None:  # fmt: skip
+    """The conditions of samples of a trained model, by the settings `node`; None for a model without a condition.
+
+    Args:
+        data: images that have been read with the condition, or their settings.
+        values: what the user gives (`given_of`); None: the conditions of the images of a `split` of the data.
+    """
+    condition = condition_of(node, restored.facts, restored.shape)
+    if condition is None:
+        if values is not None:
+            raise UserError("given: the model was trained without a condition; remove it")
+        return None
+    if values is not None:
+        return given_of(values, condition, restored.shape)
+    if not isinstance(data, ImageData):
+        data = cast(ImageData, make(data or {}, "data", ImageData))
+        data.condition = condition
+        data.setup()
+    return Given(condition, restored.shape, split, data.splits[split])
 
 
 def given_of(values: str | list[Any], condition: Condition, shape: Shape) -> Given:

@@ -13,12 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.base.console import console, count, duration, quiet_libraries, track
+from diffusion.base.console import console, count, duration, track
 from diffusion.base.files import replace
-from diffusion.checkpoint.find import opened
-from diffusion.checkpoint.restore import what_changed
-from diffusion.config.build import check_targets, make
-from diffusion.config.schema import FloorStudy
+from diffusion.config.build import make
 from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError
 from diffusion.metric.denoising import FrozenGrid, mean_and_error, numbered
@@ -28,37 +25,14 @@ from diffusion.process.denoiser import Denoiser, diffuse
 from diffusion.process.floor import DRAWS, EXACT, Atoms, levels_at_once, posterior
 from diffusion.process.weighting import unit
 from diffusion.randomness import real_dtype
-from diffusion.report.floor import sentence, write_floor
+from diffusion.report.floor import sentence
 from diffusion.report.page import Table
-from diffusion.runs.folder import FLOOR, Run
-from diffusion.sampling.inheritance import completed
-from diffusion.sampling.parallel import choose_device
-from diffusion.scoring.commands import write_configuration
+from diffusion.runs.folder import FLOOR
 
 NAMES = "floor", "best", "train", "above", "behind", "held_out"  # see docs/numbers.md
 COMPARED = "best", "behind"  # of the images that have another photograph
 CONDITIONAL = "floor: given a condition, the best denoiser is another, which is not computed; measure a model without"
 LEVELS = 0.02, 20.0  # the least and the largest sigma/alpha, if the schedule has them
-
-
-def study(settings: FloorStudy, folder: Path) -> None:
-    """Measure a trained model into floor.csv, and write the chart and the page of the study in `folder`."""
-    quiet_libraries()
-    restored = opened(settings.ckpt, settings.weights)
-    if "condition" in restored.facts:
-        raise UserError(CONDITIONAL)
-    settings = completed(settings, restored)
-    data: ImageData = make(settings.data, "data")
-    data.setup()
-    if changed := what_changed(restored.images, data.keys):
-        console.print(f"warning: {changed} are not those of the training, whose floor is another", style="yellow")
-    weighting = (restored.config.get("objective") or {}).get("weighting")
-    check_targets(weighting, "weighting", restored.path)
-    write_configuration(folder, settings, restored)
-    restored.denoiser.to(choose_device(settings.device))
-    measure(restored.denoiser, weighting, data, folder, settings.n, settings.levels)
-    for path in write_floor(Run(folder)):
-        console.print(f"  {path}")
 
 
 @torch.no_grad()

@@ -183,9 +183,9 @@ class Scorer:
         return [each.of(what, files.code_version(), source) for each in scores.values()]
 
 
-def make_metrics(node: Mapping[str, Any]) -> list[SampleMetric]:
+def make_metrics(node: Mapping[str, Any] | None) -> list[SampleMetric]:
     """Build the metrics of a configuration's group `metrics`."""
-    return [make(inner, f"metrics.{name}", SampleMetric) for name, inner in node.items() if inner]
+    return [make(inner, f"metrics.{name}", SampleMetric) for name, inner in (node or {}).items() if inner]
 
 
 def recorded_tests(run: Path) -> list[dict[str, Any]]:

@@ -24,16 +24,16 @@ from torch import Tensor
 
 from diffusion.checkpoint.find import BUNDLED, run_folder
 from diffusion.checkpoint.restore import Restored
-from diffusion.config.build import validated
-from diffusion.config.choices import RUN, choices, composed, searched
-from diffusion.config.schema import COMMANDS
+from diffusion.config.choices import RUN, choices, searched
+from diffusion.config.inherit import changes_of
 from diffusion.data import to_uint8
 from diffusion.errors import UserError, command_line, shown
+from diffusion.library import Model
 from diffusion.pixels import grid, only_pictures
 from diffusion.process.denoiser import Estimate
-from diffusion.sampling.commands import make_drawing
-from diffusion.sampling.edits import STRENGTH, edited, reduced
-from diffusion.sampling.inheritance import completed
+from diffusion.sampling.edits import STRENGTH, reduced
+from diffusion.tasks.edit import edited
+from diffusion.tasks.opening import completed, options_of, settings_of
 
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no fonts of other servers
 CSS = """
@@ -68,7 +68,7 @@ class Page:
     def __init__(self, restored: Restored, device: torch.device):
         only_pictures("studio", restored.shape[0])
         restored.denoiser.to(device)
-        self.restored, self.device, self.context = restored, device, copy_context()
+        self.model, self.context = Model(restored, device), copy_context()
 
     def run(self, command: str, values: Mapping[str, Any]) -> Iterator[Shown]:
         """Draw in a thread, and yield what is shown after each step; closing the iterator stops after this step.
@@ -100,7 +100,7 @@ class Page:
 
     def drawn(self, command: str, values: Mapping[str, Any], after_step: Any) -> Shown:
         """What is shown at the end; in the line of its command, the user's pictures are PICTURE and MASK."""
-        restored, image, mask = self.restored, values.get("image"), None
+        restored, image, mask = self.model.restored, values.get("image"), None
         steps, scale = self.numbers(values["sampler"], values["guidance"])
         usual = {"sampler": RUN, "guidance": RUN, "sampler.steps": steps, "guidance.scale": scale}
         apart = {"image", "painted", "last", *(["guidance.scale"] if scale is None else [])}
@@ -117,10 +117,11 @@ class Page:
             if image is None or (mask is not None and not mask.any()):
                 raise UserError("upload a picture first" if image is None else "paint over the part to fill first")
         settings, paste = self.settings(command, words), None
-        drawing = make_drawing(settings, restored)
         if command == "edit":
-            drawing, _, paste = edited(drawing, settings, restored, image, mask)
-        images = drawing(restored.denoiser, settings.n, self.device, settings.n, None, after_step)
+            drawing, _, paste, _ = edited(self.model, settings, image, mask)
+        else:
+            drawing = self.model.drawing(**options_of(settings))
+        images = drawing(restored.denoiser, settings.n, self.model.device, settings.n, None, after_step)
         said = drawing.saturation(images)
         if paste:
             images = reduced(paste(images), LARGE // math.ceil(math.sqrt(settings.n)))
@@ -132,8 +133,7 @@ class Page:
 
     def settings(self, command: str, words: Sequence[str]) -> Any:
         """The settings of a command with these words."""
-        settings: Any = validated(COMMANDS[command], composed(command, ["ckpt=x", "name=studio", *words]))
-        return completed(settings, self.restored)
+        return completed(settings_of(command, ["ckpt=x", *words]), self.model.restored, changes_of(words))
 
     def numbers(self, sampler: str, guidance: str) -> tuple[int, float | None]:
         """The usual steps of a sampler, and the usual scale of a guidance; None: it has none."""
@@ -144,7 +144,7 @@ class Page:
     def fits(self, guidance: str) -> bool:
         """Whether the model can be guided so, without other settings."""
         with suppress(UserError):
-            make_drawing(self.settings("sample", [f"guidance={guidance}"]), self.restored)
+            self.model.drawing(guidance=guidance)
             return True
         return False
 

@@ -24,7 +24,6 @@ from diffusion.report.scores import print_scores
 from diffusion.report.verdict import verdict
 from diffusion.runs.folder import Run, read_metrics
 from diffusion.runs.record import RunRecord, now
-from diffusion.sampling.commands import CONDITIONS
 from diffusion.sampling.drawing import Drawing, Frames, filmed
 from diffusion.sampling.parallel import remove
 from diffusion.scoring.floor import measure
@@ -123,7 +122,7 @@ def conclude(run: Parts, record: RunRecord, trainer: pl.Trainer, samples: Sample
         save_png(picture, folder / "samples" / "final.png")
         loggers.log_image(trainer, "samples/final", picture)
         if (conditions := run.drawing.pictures(run.shown or SHOWN)) is not None:
-            save_png(grid(conditions, large=True), folder / "samples" / CONDITIONS)
+            save_png(grid(conditions, large=True), folder / "samples/conditions.png")
         if (given := run.drawing.given) and (
             found := given.condition.measured(given.rows(range(len(images))), to_unit(images))
         ):

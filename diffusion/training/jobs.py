@@ -77,14 +77,8 @@ def start(settings: Train, folder: Path, words: Sequence[str], name: str = "trai
     elif devices_of(settings.trainer) > 1:
         run_in_processes(settings, record)
     else:
-        train(settings, folder, record)
+        from diffusion.training import run
 
-
-def train(settings: Train, folder: Path, record: RunRecord | None) -> None:
-    """Train in this process. On the first process of the run, `record` says how it ends."""
-    from diffusion.training import run
-
-    with record.running() if record else contextlib.nullcontext():
         run.train(settings, folder, record)
 
 
@@ -95,8 +89,10 @@ def work(folder: Path) -> None:
     first = os.environ["RANK"] == "0"
     console.quiet = not first
     try:
+        from diffusion.training import run
+
         settings = validated(Train, read_yaml(folder / CONFIG))
-        train(settings, folder, RunRecord.join(folder) if first else None)
+        run.train(settings, folder, RunRecord.join(folder) if first else None)
     except Interrupted as stop:
         if first and stop.number == signal.SIGUSR1 and not os.environ.get(processes.PARENT):
             requeue()  # torchrun does not

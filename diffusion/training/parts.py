@@ -13,7 +13,7 @@ from torch import nn
 
 from diffusion.base.console import console
 from diffusion.base.files import replace
-from diffusion.config.build import ModelFacts, check_node, make
+from diffusion.config.build import check_node, make
 from diffusion.config.choices import groups
 from diffusion.config.schema import SCORED, Train
 from diffusion.data import ImageData
@@ -27,7 +27,7 @@ from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams
 from diffusion.runs.record import RunRecord
-from diffusion.sampling.drawing import Drawing, check_worse, evaluations, make_guidance
+from diffusion.sampling.drawing import Drawing, check_weak, evaluations, make_guidance
 from diffusion.sampling.given import Given
 from diffusion.scoring.floor import CONDITIONAL
 from diffusion.scoring.pipeline import Scorer, make_metrics
@@ -45,9 +45,8 @@ class Parts:
 
     The settings are checked, then the images are read, which may take long, then everything is built. Attributes are
     named as the settings, besides
-        inputs: arguments of the network that follow from other settings and the data, see `inputs_of`;
         widths: the channels of the condition, `picture` and `vector` of the denoiser;
-        worse: the weaker model that the guidance uses;
+        weak_model: the weak model that the guidance uses, if it is another run's;
         extractor: the features of the scores;
         clock, facts: see `training.clock` and `config.build`;
         drawing: how samples are drawn, without guidance if it is that of an early step (`guidance_step` in the facts);
@@ -70,7 +69,7 @@ class Parts:
         for group, node in settings.model_dump().items():
             if group in groups() and group != "guidance":
                 check_node(node, group)
-        self.guidance, self.worse = make_guidance(settings.guidance, None)
+        self.guidance, self.weak_model = make_guidance(settings.guidance, None)
         self.data: ImageData = make(settings.data, "data", ImageData)
         self.augmentation: Augmentation | None = optional(settings.augmentation, "augmentation")
         self.crops: Crops | None = optional(settings.crops, "crops")
@@ -82,12 +81,18 @@ class Parts:
                 raise UserError("condition: its pictures stay as they are; set augmentation=none crops=none")
             if settings.validation.floor:
                 raise UserError(CONDITIONAL)
-        self.read_images()
-        if self.guidance is not None and self.worse is not None:
-            check_worse(self.guidance, self.worse, self.data.shape, self.data.classes)
-        self.inputs = inputs_of(settings, self.augmentation, len(self.data.classes), self.widths)
-        self.network = self.build_network()
-        check_size(settings, self.data, self.network, self.crops)
+        try:
+            self.data.setup()
+        finally:  # it lists the files that cannot be read, even if such a file ends the run
+            if self.data.report and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                replace(folder / "data_report.json", json.dumps(self.data.report, indent=1))
+        if self.guidance is not None and self.weak_model is not None:
+            check_weak(self.guidance, self.weak_model, self.data.shape, self.data.classes)
+
+        inputs = inputs_of(settings, self.augmentation, len(self.data.classes), self.widths)
+        pl.seed_everything(settings.seed, verbose=False)  # the initial weights depend on the seed alone
+        self.network: nn.Module = make({**settings.model, **inputs}, "model", nn.Module)
+        check_network(self.network, settings, self.data, self.crops)
         self.schedule: Schedule = make(settings.schedule, "schedule", Schedule)
         self.prediction: Prediction = make(settings.prediction, "prediction", Prediction)
         self.objective: Any = make(settings.objective, "objective", nn.Module)
@@ -99,57 +104,27 @@ class Parts:
         scored = settings.score.n != 0
         self.extractor: FeatureExtractor | None = optional(scored and settings.features, "features", FeatureExtractor)
         self.clock = clock_of(settings, self.data, devices, resumed)
-        self.facts = self.make_facts()
-        self.drawing = self.make_drawing()
+
+        self.facts: dict[str, Any] = {**inputs, **self.widths}
+        if self.condition is not None:
+            self.facts["condition"] = self.condition.facts(self.data.shape)
+        step = (settings.guidance or {}).get("step")
+        if step is not None and self.weak_model is None:  # the weights of this run's own step guide it
+            if isinstance(step, float):  # a fraction of all steps, as they were when the run began
+                before = {} if resumed is None else resumed.contents["facts"]
+                step = before.get("guidance_step") or max(1, round(step * self.clock.total))
+            self.facts["guidance_step"] = step
+
+        counts = dict(zip(self.data.classes, self.data.class_counts("train"), strict=True))  # as frequent as in these
+        guidance = None if "guidance_step" in self.facts else self.guidance
+        weak, split = None if self.weak_model is None else self.weak_model.denoiser, settings.score.split
+        given = Given(self.condition, self.data.shape, split, self.data.splits[split]) if self.condition else None
+        self.drawing = Drawing(
+            self.sampler, self.data.shape, settings.seed, guidance, weak, counts, given=given,
+            precision=settings.samples.precision,
+        )  # fmt: skip
         self.scored, self.shown = self.affordable()
         self.scorer = self.make_scorer()
-
-    def read_images(self) -> None:
-        """Read the images, and list the files that cannot be read, even if such a file ends the run."""
-        try:
-            self.data.setup()
-        finally:
-            if self.data.report and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-                replace(self.folder / "data_report.json", json.dumps(self.data.report, indent=1))
-
-    def build_network(self) -> nn.Module:
-        """Build the network, with initial weights that depend on the seed alone."""
-        pl.seed_everything(self.settings.seed, verbose=False)
-        network: nn.Module = make({**self.settings.model, **self.inputs}, "model", nn.Module)
-        known = len(self.data.classes)
-        if known and (has := getattr(network, "classes", None)) != known:
-            raise UserError(
-                f"model: the data has {known} classes, but {type(network).__name__}.classes is {has}; set "
-                "self.classes = classes in its __init__"
-            )
-        return network
-
-    def make_drawing(self) -> Drawing:
-        """Return how to draw samples; with labels, each class is as frequent as in the training images."""
-        counts = dict(zip(self.data.classes, self.data.class_counts("train"), strict=True))
-        worse, settings = None if self.worse is None else self.worse.denoiser, self.settings
-        guidance = None if "guidance_step" in self.facts else self.guidance
-        precision, split = settings.samples.precision, settings.score.split
-        given = Given(self.condition, self.data.shape, split, self.data.splits[split]) if self.condition else None
-        return Drawing(
-            self.sampler, self.data.shape, settings.seed, guidance, worse, counts, precision=precision, given=given
-        )
-
-    def make_facts(self) -> ModelFacts:
-        """What follows from the settings and the data, for the checkpoints.
-
-        A fractional `guidance.step` is the step of the resumed run, otherwise this fraction of all steps.
-        """
-        step = (self.settings.guidance or {}).get("step")
-        facts: dict[str, Any] = {**self.inputs, **self.widths}
-        if self.condition is not None:
-            facts["condition"] = self.condition.facts(self.data.shape)
-        if step is None or self.worse is not None:
-            return facts
-        if isinstance(step, float):
-            before = {} if self.resumed is None else self.resumed.contents["facts"]
-            step = before.get("guidance_step") or max(1, round(step * self.clock.total))
-        return {**facts, "guidance_step": step}
 
     def affordable(self) -> tuple[int, int]:
         """The numbers of samples to score and to show: where they are not set, they cost no more than the training.
@@ -243,8 +218,17 @@ def inputs_of(
     return inputs
 
 
-def check_size(settings: Train, data: ImageData, network: nn.Module, crops: Crops | None) -> None:
-    """Reject a size that a checkpoint would not know, and sides that are not multiples of `network.downsampling`."""
+def check_network(network: nn.Module, settings: Train, data: ImageData, crops: Crops | None) -> None:
+    """Reject a network without the classes of the data; a size that a checkpoint would not know; unsuitable sides.
+
+    Sides are multiples of `network.downsampling`.
+    """
+    known = len(data.classes)
+    if known and (has := getattr(network, "classes", None)) != known:
+        raise UserError(
+            f"model: the data has {known} classes, but {type(network).__name__}.classes is {has}; set "
+            "self.classes = classes in its __init__"
+        )
     channels, height, width = data.shape
     size, factor = resolution_of(height, width), int(getattr(network, "downsampling", 1))
     given = settings.data.get("channels", RGB), *height_width(settings.data.get("resolution", 1))

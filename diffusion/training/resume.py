@@ -6,17 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from torch import Tensor, nn
 
 from diffusion.base.console import console, count
 from diffusion.checkpoint.find import find, run_folder, trained
 from diffusion.checkpoint.restore import PREFIX, network_weights, read, what_changed
 from diffusion.config.build import flat, plain_config
-from diffusion.config.choices import OF_INIT
+from diffusion.config.choices import default_choices, left_by
+from diffusion.config.inherit import changes_of, inherit, of_recipe
 from diffusion.config.schema import Train
 from diffusion.errors import UserError, renaming, shown
-from diffusion.runs.command import changed
 from diffusion.runs.record import CONFIG
 
 SIZE = ("resolution", "channels")  # of the images, in `data`
@@ -58,12 +57,13 @@ class Resumed(NamedTuple):
         """
         where, own = f"ckpt={self.path}", self.folder.resolve() == folder.resolve()
         saved, present = (
-            {name: value.shape for name, value in weights.items() if name.startswith(PREFIX)}
-            for weights in (self.contents["state_dict"], state)
+            {name: value.shape for name, value in tensors.items()} for tensors in (self.contents["state_dict"], state)
         )
-        other = [f"weight {name}" for name in saved | present if saved.get(name) != present.get(name)]
-        fixed = [words for key, words in self.changed.items() if key.startswith(FIXED) and key not in MOVED]
-        if different := other + fixed:
+        other = [name for name in saved | present if saved.get(name) != present.get(name)]
+        network = [f"weight {name}" for name in other if name.startswith(PREFIX)]
+        kept = (*FIXED, "objective.") if other else FIXED  # such as its last losses
+        fixed = [words for key, words in self.changed.items() if key.startswith(kept) and key not in MOVED]
+        if different := network + fixed:
             raise UserError(
                 f"{where}: it was trained with another network or other settings, such as {different[0]}; use those it "
                 "was trained with, or train from the start in another folder, without ckpt"
@@ -126,24 +126,22 @@ def initial(init: str) -> tuple[Path, dict[str, Any]]:
         return (path := trained(init)), read(path)
 
 
-def inherited(values: dict[str, Any], words: Sequence[str], everything: bool = False) -> dict[str, Any]:
-    """Composed settings, with the network, schedule, prediction and image size of the model that `init` names.
+def inherited(values: dict[str, Any], words: Sequence[str], config: str = "init", copied: Sequence[str] = SIZE) -> Any:
+    """Composed settings, with what conf/CONFIG.yaml leaves to the model that `init` names, changed by the words.
 
-    With `everything`, all settings are those of the model, except for the images and the name of the run. What the
-    `words` of the command line choose stays, and single settings in them change those of the model.
+    The settings `copied` of its images are inherited, too, and with config=finetune all settings outside of groups.
     """
     path, contents = initial(values["init"])
     recipe, file = plain_config(contents["config"], path), run_folder(path) / CONFIG
     if path.parent.name == "checkpoints" and file.is_file():  # an exported file has only a part of the recipe
         recipe = plain_config(file.read_bytes(), file) | recipe
-    overrides = OverridesParser.create().parse_overrides([*words])
-    places = [str(each.package or each.key_or_group) for each in overrides]
-    parts = values.keys() - {"name", "ckpt", "init", "data"} if everything else OF_INIT
-    nodes = {part: recipe[part] for part in values if part in parts and part in recipe and part not in places}
-    changes = [each for each, place in zip(overrides, places, strict=True) if place.partition(".")[0] in nodes]
-    copied = [*SIZE, "batch_size", "global_batch_size", "eval_batch_size", "flip"] if everything else SIZE
-    data = {key: recipe["data"][key] for key in copied if key in recipe["data"] and f"data.{key}" not in places}
-    return values | changed(nodes, changes, path) | {"data": values["data"] | data}
+    changes, left, more = changes_of(words), left_by(config), set[str]()
+    if config == "finetune":
+        more = values.keys() - {*default_choices(config), "name", "ckpt", "init"}
+    given = {change.place for change in changes}
+    data = {key: recipe["data"][key] for key in copied if key in recipe["data"] and f"data.{key}" not in given}
+    base = {group: of_recipe(group, recipe) for group in left} | {key: recipe.get(key, values[key]) for key in more}
+    return inherit(values | base, changes, {*left, *more}, path) | {"data": values["data"] | data}
 
 
 def start_from(init: str, network: nn.Module, config: Mapping[str, Any], command: Sequence[str] = ()) -> None:

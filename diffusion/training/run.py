@@ -1,5 +1,6 @@
 """A training run from its settings: build, check, fit, sample, score, report; and Lightning's Trainer for it."""
 
+import contextlib
 import copy
 import os
 import shutil
@@ -44,40 +45,53 @@ FIXED = {  # arguments of the Trainer that the user cannot set: see `training.cl
 }  # fmt: skip
 
 
-@catching_signals()
 def train(settings: Train, folder: Path, record: RunRecord | None) -> Any:
     """Train with these settings and write all output to `folder`; returns the last `sweep.score` on the first process.
 
     Args:
-        record: The run's record on the first process; None on the others.
+        record: On the first process, the run's record, which says how it ends; None on the others.
 
-    Raises UserError before training starts for problems that the user can fix.
+    Raises UserError before training starts for problems that the user can fix: until all parts of the run are built and
+    fit together, nothing is written.
     """
-    run, module, trainer = prepare(settings, folder, record)
-    with closing_logs(run, trainer):
-        start = None if run.resumed is None else run.resumed.path
-        trainer.fit(module, datamodule=run.data, ckpt_path=start, weights_only=True)
-        if reason := "".join(each.reason for each in trainer.callbacks if isinstance(each, Pruning)):  # type: ignore[attr-defined]
-            return conclude_pruned(run, reason)
-        samples = draw_last(run, trainer, module)
-        return None if record is None else conclude(run, record, trainer, samples)
+    with record.running() if record else contextlib.nullcontext(), catching_signals():
+        quiet_libraries()
+        resumed = resumed_from(settings, folder)
+        trainer = make_trainer(settings, folder, resumed)
+        run = Parts(settings, folder, record, resumed, trainer.world_size)  # reads the images
+        module = Diffusion(run)
+        check_parts(run, module)
+        if resumed is not None:
+            resumed.check(module.state_dict(), run.data.keys, run.clock.total, folder)
+        elif settings.init is not None:
+            command = RunRecord(folder).content["command"]
+            start_from(settings.init, module.denoiser.network, settings.model_dump(), command)
 
+        to_channels_last(run.network)
+        # Before a checkpoint is loaded and the average is copied: Lightning would convert afterwards, and round.
+        trainer.precision_plugin.convert_module(module)
+        if settings.compile:
+            run.network.compile()  # in place: the keys of the weights stay as they are
+        if run.scorer is not None:
+            run.scorer.extractor.to(trainer.strategy.root_device)
 
-def prepare(settings: Train, folder: Path, record: RunRecord | None) -> tuple[Parts, Diffusion, pl.Trainer]:
-    """Build the parts of a run and check that they fit together, before anything is written."""
-    quiet_libraries()
-    resumed = resumed_from(settings, folder)
-    trainer = make_trainer(settings, folder, resumed)
-    run = Parts(settings, folder, record, resumed, trainer.world_size)  # reads the images
-    module = Diffusion(run)
-    check_parts(run, module)
-    if resumed is not None:
-        resumed.check(module.state_dict(), run.data.keys, run.clock.total, folder)
-    elif settings.init is not None:
-        start_from(settings.init, module.denoiser.network, settings.model_dump(), RunRecord(folder).content["command"])
-    equip(trainer, run, module)
-    start_writing(trainer, run)
-    return run, module, trainer
+        data, clock = run.data, run.clock
+        data.batches_per_epoch, data.batches = clock.epoch * clock.accumulate, clock.total * clock.accumulate
+        trainer.accumulate_grad_batches = clock.accumulate
+        # After the last step of a complete run, Lightning would make another one if it did not validate there.
+        ended = resumed is not None and resumed.step >= clock.total
+        trainer.val_check_interval = (clock.total if ended else clock.validate_every) * clock.accumulate
+        trainer.callbacks.extend(callbacks_of(run))  # type: ignore[attr-defined]
+
+        if record is not None:
+            start_writing(run, record, trainer)
+        with closing_logs(run, trainer):
+            start = None if resumed is None else resumed.path
+            trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
+            if reason := "".join(each.reason for each in trainer.callbacks if isinstance(each, Pruning)):  # type: ignore[attr-defined]
+                return conclude_pruned(run, reason)
+            samples = draw_last(run, trainer, module)
+            return None if record is None else conclude(run, record, trainer, samples)
 
 
 def check_parts(run: Parts, module: Diffusion) -> None:
@@ -154,31 +168,21 @@ def check_processes(trainer: pl.Trainer) -> None:
         )
 
 
-def equip(trainer: pl.Trainer, run: Parts, module: Diffusion) -> None:
-    """Prepare the module for the trainer; give the trainer the clock and the callbacks of the run."""
-    to_channels_last(run.network)
-    # Before a checkpoint is loaded and the average is copied: Lightning would convert afterwards, and round.
-    trainer.precision_plugin.convert_module(module)
-    if run.settings.compile:
-        run.network.compile()  # in place: the keys of the weights stay as they are
-    data, clock = run.data, run.clock
-    data.batches_per_epoch, data.batches = clock.epoch * clock.accumulate, clock.total * clock.accumulate
-    trainer.accumulate_grad_batches = clock.accumulate
-    ended = run.resumed is not None and run.resumed.step >= clock.total
-    # After the last step of a complete run, Lightning would make another one if it did not validate there.
-    trainer.val_check_interval = (clock.total if ended else clock.validate_every) * clock.accumulate
-    trainer.callbacks.extend(callbacks_of(run))  # type: ignore[attr-defined]
+def start_writing(run: Parts, record: RunRecord, trainer: pl.Trainer) -> None:
+    """Start to write in the run's folder, which goes on from the checkpoint that is resumed; print two lines.
 
-
-def start_writing(trainer: pl.Trainer, run: Parts) -> None:
-    """Start to write in the run's folder, which goes on from the checkpoint that is resumed; print two lines."""
-    record, resumed, data = run.record, run.resumed, run.data
-    if record is not None:
-        check_place(run)
-    if run.scorer is not None:
-        run.scorer.extractor.to(trainer.strategy.root_device)
-    if record is None:
-        return
+    Raises UserError for what would end the run only after hours: a disk too small, or scores that cannot be read.
+    """
+    resumed, data, network = run.resumed, run.data, run.network
+    if resumed is not None or not holds_checkpoints(run.folder):  # otherwise they will be discarded
+        read_scores(run.folder)
+    weights = sum(value.nbytes for value in network.state_dict().values())
+    size = weights * (3 + (run.ema is not None))  # with the two averages of Adam, and that of the weights
+    if (free := shutil.disk_usage(run.folder).free) < size:
+        raise UserError(
+            f"{run.folder}: a checkpoint of this run needs about {decimal(size)}, with {decimal(free)} free; "
+            "free some space, or choose another place (hydra.run.dir=…)"
+        )
     (curves,) = trainer.loggers
     assert isinstance(curves, MetricsFile)
     trainer.loggers = [curves, dashboards(run.settings, run.folder, resumed)]  # they may begin a run on a server
@@ -188,24 +192,11 @@ def start_writing(trainer: pl.Trainer, run: Parts) -> None:
     else:
         curves.keep(resumed.folder, resumed.step)
     record.update(facts=run.facts)
-    parameters = sum(p.numel() for p in run.network.parameters())
     (_, height, width), kind = data.shape, {1: ", grey", POINTS: ", points", 4: ", RGBA"}.get(data.channels, "")
     counts = ", ".join(f"{len(split.images)} {name}" for name, split in data.splits.items())
-    console.print(f"images {height}×{width}{kind}: {counts} · network with {count(parameters, 'parameter')}")
+    parameters = count(sum(p.numel() for p in network.parameters()), "parameter")
+    console.print(f"images {height}×{width}{kind}: {counts} · network with {parameters}")
     console.print(f"run folder: {run.folder}")
-
-
-def check_place(run: Parts) -> None:
-    """Raise UserError for what would end the run only after hours: a disk too small, or scores that cannot be read."""
-    if run.resumed is not None or not holds_checkpoints(run.folder):  # otherwise they will be discarded
-        read_scores(run.folder)
-    weights = sum(value.nbytes for value in run.network.state_dict().values())
-    size = weights * (3 + (run.ema is not None))  # with the two averages of Adam, and that of the weights
-    if (free := shutil.disk_usage(run.folder).free) < size:
-        raise UserError(
-            f"{run.folder}: a checkpoint of this run needs about {decimal(size)}, with {decimal(free)} free; "
-            "free some space, or choose another place (hydra.run.dir=…)"
-        )
 
 
 def callbacks_of(run: Parts) -> list[Callback]:

@@ -72,7 +72,7 @@ def paired(tmp_path):
         photo = Image.fromarray(pixels.numpy()).resize((260, 200), Image.Resampling.BICUBIC)
         for folder, picture, ending in (("a/x", photo, "png"), ("b/x", ImageOps.invert(photo), "webp")):
             (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-            picture.save(tmp_path / folder / f"{i}.{ending}", lossless=True)
+            picture.save(tmp_path / folder / f"{i}.{ending}", lossless=True, quality=0, method=0)
     return tmp_path
 
 

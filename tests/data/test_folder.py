@@ -3,6 +3,7 @@
 import os
 import shutil
 import unicodedata
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from archives import loaded, pets
 from PIL import Image
 
 from diffusion.data import Folder, folder
@@ -23,19 +25,10 @@ def picture(i: int, width: int = 12, height: int = 8) -> Image.Image:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Ten cats, half of them in nested folders, and ten dogs."""
-    root = tmp_path / "pets"
-    (root / "cat" / "old").mkdir(parents=True)
-    (root / "dog").mkdir()
-    for i in range(20):
-        picture(i).save(root / ("dog" if i % 2 else "cat" if i % 4 else "cat/old") / f"{i}.png")
-    return root
+    return pets(tmp_path / "pets")
 
 
-def load(root: Path, **options: object) -> Folder:
-    data = Folder(**{"root": root, "resolution": 8, "batch_size": 2, "val": 3, "test": 2, **options})
-    data.setup()
-    return data
+load = partial(loaded, Folder)
 
 
 def names(data: Folder) -> dict[str, list[str]]:

@@ -11,7 +11,7 @@ import diffusion
 from diffusion.checkpoint import restore as restores
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.restore import PREFIX, restore
-from diffusion.cli import export, prune
+from diffusion.cli import export
 from diffusion.errors import UserError
 
 
@@ -73,18 +73,3 @@ def test_an_exported_average_keeps_its_length(scored, tmp_path):
     for absent in (0.1, "raw"):
         with pytest.raises(UserError):
             restore(file, absent)
-
-
-@pytest.mark.parametrize("only_weights", [False, True])
-def test_pruning_keeps_the_snapshots_unless_only_weights_are_kept(copied, capfd, only_weights):
-    assert prune.main([str(copied.parent), "--yes", *["--weights"] * only_weights]) == 0
-    inside = copied / "checkpoints"
-    assert sorted(file.name for file in inside.iterdir()) == (
-        ["averages", "last.safetensors"] if only_weights else ["averages", "best.ckpt"]
-    )
-    if only_weights:
-        assert restore(inside / "last.safetensors").weights == "ema"
-        assert " 12 " in capfd.readouterr().out  # last, best and two step-….ckpt, and 8 snapshots
-    else:
-        assert len(storage.snapshots(inside)) == 8
-        assert restore(inside / "best.ckpt", 0.08).weights == "ema 0.08"

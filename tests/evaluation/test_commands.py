@@ -15,9 +15,8 @@ import diffusion
 from diffusion.checkpoint.find import BUNDLED
 from diffusion.checkpoint.restore import restore
 from diffusion.cli import export
-from diffusion.config.build import make, validated
-from diffusion.config.choices import composed
-from diffusion.config.schema import Evaluate
+from diffusion.config.build import make
+from diffusion.config.inherit import changes_of
 from diffusion.data import Archive, Folder
 from diffusion.metric.features import Lite0
 from diffusion.metric.record import Score
@@ -27,10 +26,10 @@ from diffusion.process.denoiser import MixedPrecision
 from diffusion.process.sampler import DDIM
 from diffusion.runs.folder import append_scores, read_scores
 from diffusion.sampling import drawing
-from diffusion.sampling.commands import save_images
 from diffusion.sampling.drawing import Drawing
-from diffusion.sampling.inheritance import completed
-from diffusion.scoring import commands
+from diffusion.tasks import evaluate
+from diffusion.tasks.opening import completed, settings_of
+from diffusion.tasks.sample import save_images
 
 QUICK = ["baselines=[]", "device=cpu"]
 
@@ -80,11 +79,11 @@ def test_single_settings_of_the_run_can_be_overridden(command, scored, tmp_path,
 
 
 def test_numbers_that_are_not_set_are_those_of_the_run(scored):
-    values = composed("evaluate", ["ckpt=x", "data=landscapes"])
+    values = settings_of("evaluate", ["ckpt=x", "data=landscapes"])
     run = restore(scored / "checkpoints/last.ckpt")
     silent = replace(run, config=run.config | {"score": {"n": 0}})
     for restored, given, n, seed in ((run, None, 9, 3), (silent, 5, 512, 5)):
-        settings = completed(validated(Evaluate, values | {"seed": given}), restored)
+        settings = completed(values.model_copy(update={"seed": given}), restored, changes_of(["data=landscapes"]))
         assert settings.n == n
         assert settings.data["seed"] == settings.seed == make(settings.data, "data").seed == seed
 
@@ -152,12 +151,12 @@ def test_a_job_of_a_sweep_is_complete_only_for_the_checkpoint_that_it_scored(
     run = tmp_path / "run"
     shutil.copytree(two_steps, run)
     append_scores(tmp_path, [Score("fd_lite0", 1.0, 8, source=restore(run / "checkpoints/last.ckpt").source)])
-    settings, scored = validated(Evaluate, composed("evaluate", [f"ckpt={run}"])), []
-    monkeypatch.setattr(commands, "evaluate", lambda settings, folder: scored.append(settings.ckpt))
-    commands.evaluate_job(settings, tmp_path)
+    settings, scored = settings_of("evaluate", [f"ckpt={run}"]), []
+    monkeypatch.setattr(evaluate, "evaluate", lambda settings, *_: scored.append(settings.ckpt))
+    evaluate.evaluate_job(settings, tmp_path, [])
     assert not scored
     shutil.copytree(labelled, run, dirs_exist_ok=True)
-    commands.evaluate_job(settings, tmp_path)
+    evaluate.evaluate_job(settings, tmp_path, [])
     assert scored == [str(run)]
 
 

@@ -52,9 +52,8 @@ def first(data: Folder, split: str, n: int) -> tuple[Tensor, Streams]:
     return to_unit(draw(data.splits[split].images, n)), Streams([seed_for("bits", i) for i in range(n)])
 
 
-def scored(command, *words: str) -> Score:
-    status, out, err = command("evaluate", [*QUICK, *words])
-    assert status == 0, out + err
+def scored(ran, *words: str) -> Score:
+    ran("evaluate", [*QUICK, *words])
     (score,) = [s for s in read_scores(Path("out")) if s.what == "network"]
     return score
 
@@ -64,9 +63,9 @@ def bound(denoise: Any, x0: Tensor, streams: Streams, steps: int, variance: Vari
     return (prior + terms.sum(dim=1)).double()
 
 
-def test_evaluate_reports_the_variational_bound_of_held_out_images(command, two_steps, data, tmp_path) -> None:
+def test_evaluate_reports_the_variational_bound_of_held_out_images(ran, two_steps, data, tmp_path) -> None:
     run = shutil.copytree(two_steps, tmp_path / "run")
-    score = scored(command, "ckpt=run", "bits=7", "likelihood.steps=20", "batch_size=3", "split=test")
+    score = scored(ran, "ckpt=run", "bits=7", "likelihood.steps=20", "batch_size=3", "split=test")
     restored = restore(run / "checkpoints/last.ckpt")
     # In one batch; the command used three.
     x0, streams = first(data, "test", 7)

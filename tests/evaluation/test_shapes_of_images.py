@@ -62,7 +62,7 @@ def test_any_image_shape_works_from_the_folder_to_the_report(ran, tiny, folder, 
 
     own = ["data=folder", *data(folder, shape), "data.val=8", "features=lite0", "baselines=[]", "device=cpu"]
     ran("evaluate", ["images=samples/images", *own, "hydra.run.dir=of_images"])
-    if channels == 4:  # elsewhere, they are not looked for, see `short_reports`
+    if channels == 4:  # elsewhere, they are not looked for, see `SHORT`
         assert all((tmp_path / place / "referee.json").is_file() for place in ("run", "of_images"))
 
 
@@ -80,7 +80,5 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_incompatible_image_settings_give_one_line_errors(command, tiny, case) -> None:
-    status, out, err = command("train", [*tiny, *BAD[case], "name=bad"])
-    assert status == 2, out + err
-    assert err.strip().splitlines()[-1].startswith("error: ")
+def test_incompatible_image_settings_give_one_line_errors(refused, tiny, case) -> None:
+    refused("train", [*tiny, *BAD[case], "name=bad"])

@@ -14,6 +14,7 @@ from PIL import Image
 
 import diffusion
 from diffusion.base import console
+from diffusion.config.build import make
 from diffusion.errors import UserError
 from diffusion.library import Model
 from diffusion.metric.precision import SETTINGS
@@ -58,9 +59,9 @@ def test_samplers_and_grids_can_be_objects(model):
 
 def test_choices_are_followed_by_their_settings(two_steps, model):
     assert torch.equal(model.sample(2, "heun sampler.steps=3"), model.sample(2, "heun", steps=3))
-    worse = f"auto guidance.ckpt={two_steps} guidance.weights=raw"
-    assert torch.equal(model.sample(2, guidance=f"{worse} guidance.scale=1"), model.sample(2, guidance="none"))
-    assert not torch.equal(model.sample(2, guidance=worse), model.sample(2, guidance="none"))
+    weak = f"auto guidance.ckpt={two_steps} guidance.weights=raw"
+    assert torch.equal(model.sample(2, guidance=f"{weak} guidance.scale=1"), model.sample(2, guidance="none"))
+    assert not torch.equal(model.sample(2, guidance=weak), model.sample(2, guidance="none"))
 
 
 def test_own_choices_of_a_model_can_be_named_when_it_draws(two_steps, model, tmp_path, monkeypatch):
@@ -185,3 +186,20 @@ def test_the_core_imports_neither_hydra_nor_lightning():
         "assert not {'hydra', 'lightning', 'omegaconf', 'pydantic'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_model_scores_studies_and_exports_itself(two_steps, model, tmp_path):
+    of_images = {"features": "lite0", "steps": 2, "seed": 3}
+    score = model.score(6, **of_images)["fd_lite0"]
+    assert (score.n, score.reference.split, score.reference.n) == (6, "val", 8)
+    real = make(model.restored.config["data"], "data")
+    real.setup()
+    images = model.sample(6, steps=2, seed=3)
+    assert diffusion.score(images, real.splits["val"], features="lite0", device="cpu")["fd_lite0"].value == score.value
+    studied = model.study(["ddim"], [2, 3], n=6, features="lite0", seed=3)
+    assert [*studied] == [("ddim", 2), ("ddim", 3)]
+    assert studied["ddim", 2]["fd_lite0"].value == score.value
+    model.export(tmp_path / "model.safetensors")
+    assert torch.equal(diffusion.load(tmp_path / "model.safetensors", device="cpu").sample(1), model.sample(1))
+    with pytest.raises(UserError):
+        model.export(tmp_path / "model", "pickle")

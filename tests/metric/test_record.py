@@ -24,15 +24,9 @@ FULL = Score(
     weights_hash="a1b2c3",
     resize="bicubic",
     resolution="32x32",
-    source={
-        "sampler": {"name": "DDIM", "steps": 50, "grid": {"name": "uniform"}}, "seed": 7, "weights": "ema", "step": 400,
-        "checkpoint": {"path": "a/last.ckpt", "sha256": "0123"}, "network_hash": "4567", "folder": "photos", "nfe": 50,
-        "seconds_per_image": 0.5, "test_evaluation": 2, "variance": "fixed_small",
-        "guidance": {"name": "ClassifierFree", "scale": 2.0}, "guidance_hash": "89ab", "precision": "bf16-mixed",
-        "closest": [{"sample": 3, "train": "a.png", "ratio": 0.5}],
-    },
+    source={"sampler": {"name": "DDIM", "grid": {"name": "uniform"}}, "step": 400, "closest": [{"ratio": 0.5}]},
     code="0.1.0 abc",
-)  # fmt: skip
+)
 BARE = Score("coverage", 0.5, 64)
 
 

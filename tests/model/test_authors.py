@@ -44,7 +44,7 @@ def agree(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     assert (ours - theirs).norm() / theirs.norm() < 1e-5
 
 
-@pytest.mark.parametrize(("new_order", "classes"), [(True, 5), (False, 5), (False, 0)])
+@pytest.mark.parametrize(("new_order", "classes"), [(True, 5), (False, 0)])
 def test_adm_computes_what_guided_diffusion_computes(new_order: bool, classes: int, conf: Path) -> None:
     (conf / "authors/mine.yaml").write_text(ADM.format(str(not new_order).lower()))
     theirs = filled(UNetModel(32, [1, 2], 1, [2], 16, classes, new_order))

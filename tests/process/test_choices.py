@@ -1,27 +1,32 @@
 """Every choice of the mathematics in conf/ is what its paper says: it trains, samples and reaches its distribution."""
 
+from typing import Any
+
 import diffusers
 import pytest
 import torch
-from hydra.utils import instantiate
 from networks import Affine
 from sampler_cases import COVARIANCE, MEAN
 
-from diffusion.config.choices import choices, composed
+from diffusion.config.build import make
+from diffusion.config.choices import choice, choices, composed
 from diffusion.process import grid
 from diffusion.process.denoiser import Denoiser, dynamic
 from diffusion.randomness import Streams
 from tests.support.oracle import GaussianOracle, sampler_moments
 
-OBJECTIVES = [[f"objective={name}"] for name in choices("objective")]
-PARTS = [[f"{part}@objective.{part}={name}"] for part in ("timesteps", "weighting", "noise") for name in choices(part)]
+OBJECTIVES = [(name, {}) for name in choices("objective")]
+PARTS = [("simple", {part: name}) for part in ("timesteps", "weighting", "noise") for name in choices(part)]
 
 
-@pytest.mark.parametrize("overrides", [*OBJECTIVES, *PARTS], ids=lambda words: words[-1])
-def test_every_objective_and_its_parts_train(overrides: list[str]) -> None:
-    cfg = composed("train", overrides)
-    denoiser = Denoiser(Affine(0.5, 0.1, 0.2), instantiate(cfg["schedule"]), instantiate(cfg["prediction"]))
-    objective = instantiate(cfg["objective"])
+def made(group: str, words: str, **parts: str) -> Any:
+    return make(choice(group, words, **parts), group)
+
+
+@pytest.mark.parametrize(("name", "parts"), [*OBJECTIVES, *PARTS], ids=str)
+def test_every_objective_and_its_parts_train(name: str, parts: dict[str, str]) -> None:
+    denoiser = Denoiser(Affine(0.5, 0.1, 0.2), made("schedule", "linear"), made("prediction", "eps"))
+    objective = made("objective", f"{name} +schedule.steps=1000", **parts)
     x0 = (2 * torch.randint(0, 256, (8, 3, 4, 4)) / 255 - 1).float()
     result = objective(denoiser, x0, Streams(range(8)))
     result["loss"].mean().backward()
@@ -37,7 +42,7 @@ def test_every_objective_and_its_parts_train(overrides: list[str]) -> None:
 def test_the_score_sde_loss_is_the_squared_error_of_the_noise(recipe: str) -> None:
     """λ(t) = sigma_t² times the squared error of the score −eps/sigma_t (Song et al., section 3.3)."""
     cfg = composed("train", [f"experiment={recipe}"])
-    kind, prediction, objective = (instantiate(cfg[key]) for key in ("schedule", "prediction", "objective"))
+    kind, prediction, objective = (make(cfg[key], key) for key in ("schedule", "prediction", "objective"))
     t = torch.linspace(0.01, 1, 50, dtype=torch.float64)
     _, (_, of_y) = prediction.solve(kind, t)  # eps = u·x_t + w·y
     torch.testing.assert_close(objective.weighting(kind, prediction, t), of_y**2)
@@ -49,23 +54,20 @@ LARGEST = {
     "dpm_2s": 0.018, "dpm_3m": 0.014, "dpm_3m_sde": 0.048, "euler": 0.14, "euler_ancestral": 0.24, "flow_euler": 0.13,
     "flow_heun": 0.098, "flow_midpoint": 0.014, "heun": 0.05, "reverse_diffusion": 0.23, "unipc": 0.014,
 }  # fmt: skip
-GAUSSIANS = {
-    on: GaussianOracle(instantiate(composed("train", [f"schedule={on}"])["schedule"]), MEAN, COVARIANCE)
-    for on in choices("schedule")
-}
+GAUSSIANS = {on: GaussianOracle(made("schedule", on), MEAN, COVARIANCE) for on in choices("schedule")}
 
 
 @pytest.mark.parametrize("name", LARGEST)
 def test_default_settings_sample_a_gaussian_on_every_schedule(name: str) -> None:
     """The error is the 2-Wasserstein distance."""
-    made = instantiate(composed("train", [f"sampler={name}", "sampler.steps=20"])["sampler"])
+    sampler = made("sampler", f"{name} sampler.steps=20")
     root = torch.linalg.cholesky(COVARIANCE)
     if name not in ("euler_ancestral", "flow_heun"):  # they use a class with the grid of another paper
-        assert type(made)(steps=20).grid is made.grid.func
+        assert type(sampler)(steps=20).grid is sampler.grid.func
     for on, oracle in GAUSSIANS.items():
-        if on == "edm" and made.grid.func is grid.uniform:
+        if on == "edm" and sampler.grid.func is grid.uniform:
             continue  # it is refused
-        mean, covariance = sampler_moments(made, oracle)
+        mean, covariance = sampler_moments(sampler, oracle)
         cross = torch.linalg.eigvalsh(root.T @ covariance @ root).clamp(min=0).sqrt().sum()
         square = (mean - MEAN).square().sum() + (COVARIANCE + covariance).trace() - 2 * cross
         assert float(square) ** 0.5 < LARGEST[name], on

@@ -57,8 +57,9 @@ def test_the_likelihood_of_the_flow_is_the_density() -> None:
 
 
 @pytest.mark.parametrize("name", choices("mixture"))
-def test_draws_of_each_set_have_its_density_and_lie_in_the_square(name: str) -> None:
+def test_draws_of_each_set_have_its_density_and_lie_in_the_square(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the mean of log p, and by the expectation of 1/p over the draws: the area where p is not tiny."""
+    monkeypatch.setattr("diffusion.process.mixture.FINE", 60)
     mixture: Mixture = make(choice("mixture", name), "mixture")
     x, classes = mixture.sample(4000, generator_for("draws"))
     exact, zero = Exact(mixture, VP()), torch.zeros(()).double()

@@ -1,4 +1,4 @@
-"""Posterior variances, the learned range and the KL divergence of Gaussians. (The memoir's values: test_memoir.)"""
+"""Posterior variances, the learned range and the KL divergence of Gaussians."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion.process.schedule import VP, Flow, linear
+from diffusion.process.schedule import VP, Discrete, Flow, linear
 from diffusion.process.variance import fixed_large, fixed_small, forward_variance, gaussian_kl, learned_range, ratio
 
 TABLE = linear()
@@ -47,6 +47,18 @@ def test_variances_of_the_last_step_match_ddpms_code() -> None:
     torch.testing.assert_close(forward_variance(TABLE, t, s), BETAS[:2].log())
     edges = learned_range(TABLE, t[:1].expand(2), s[:1].expand(2), torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1))
     torch.testing.assert_close(edges.flatten().double(), torch.stack([fixed_small(TABLE, t, s)[0], BETAS[0].log()]))
+
+
+def test_posterior_of_any_pair_is_that_of_the_respaced_chain() -> None:
+    """The step from row i to row j equals that of a chain with β = 1 − ᾱ_i/ᾱ_j, so fewer steps need no new betas."""
+    rows, bar = torch.arange(0, 1001, 50), torch.cat([torch.ones(1).double(), (1 - BETAS).cumprod(0)])
+    short = Discrete(1 - bar[rows[1:]] / bar[rows[:-1]])
+    k = torch.arange(len(rows), dtype=torch.float64) / (len(rows) - 1)
+    torch.testing.assert_close(short(k), TABLE(rows / 1000), rtol=1e-10, atol=1e-12)
+    for variance in (fixed_small, fixed_large):
+        torch.testing.assert_close(
+            variance(short, k[2:], k[1:-1]), variance(TABLE, rows[2:] / 1000, rows[1:-1] / 1000), rtol=1e-8, atol=1e-8
+        )
 
 
 def test_learned_range_interpolates_the_logarithms() -> None:

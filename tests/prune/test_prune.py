@@ -80,6 +80,7 @@ def test_the_kept_files_can_be_sampled_and_not_trained_further(refused, tiny, tw
     before = restore.restore(find.of_run(folder)).denoiser.network.state_dict()
     assert prune.main([str(tmp_path), "--yes", *["--weights"] * weights]) == 0
     assert names(folder) == (["averages", "last.safetensors"] if weights else ["averages", "best.ckpt"])
+    assert snapshot(folder / "checkpoints", 1).exists() is not weights
     there, gone = ("last.safetensors", "best.ckpt") if weights else ("best.ckpt", "last.ckpt")
     with pytest.raises(UserError, match=f"{gone}: no such file; its run has kept {there}"):
         find.of_run(folder / "checkpoints" / gone)

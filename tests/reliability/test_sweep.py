@@ -63,13 +63,14 @@ def test_dying_jobs_affect_no_others_and_only_they_run_again(command, ran, tiny,
 def one_launch(folder: str, barrier: object) -> None:
     """`diffusion train`, with a training that only writes a file."""
     from diffusion import train
+    from diffusion.training import run as training
 
     def write(settings: object, run: Path, record: object) -> None:
         with (run / "here").open("x"):
             pass
 
     os.chdir(folder)
-    jobs.train = write  # type: ignore[assignment]
+    training.train = write  # type: ignore[assignment]
     sys.argv = ["diffusion.train", "name=burst"]
     barrier.wait()  # type: ignore[attr-defined]
     train.main()

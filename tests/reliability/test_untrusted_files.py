@@ -157,7 +157,7 @@ def test_payloads_in_files_neither_run_nor_leak_secrets(
     command, tiny, tmp_path, monkeypatch, capfd, payloads, sentinel, name
 ):
     monkeypatch.setenv("FOREIGN_SECRET", SECRET)
-    monkeypatch.setattr("diffusion.report.style.save", lambda *_: None)
+    monkeypatch.setattr("diffusion.report.style.Chart.save", lambda *_: [])
     path = payloads[name]
     with pytest.raises(UserError) as refused:
         restore(path)

@@ -220,6 +220,7 @@ def test_the_last_score_of_a_folder_counts(tmp_path: Path, make_run: Make) -> No
     assert numbers(compare([make_run(tmp_path / "a", scores=scores)])) == [[4.0]]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_command_writes_its_files_into_a_sweep_or_a_folder_of_its_own(
     seeds: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +241,7 @@ def test_the_command_writes_its_files_into_a_sweep_or_a_folder_of_its_own(
     assert main(["nowhere"]) == 2
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_sweeps_callback_writes_the_comparison_after_each_job_and_prints_it_at_the_end(
     seeds: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -84,6 +84,7 @@ def test_a_baseline_is_next_to_the_score_of_its_protocol(run_folder: Path) -> No
     assert [row[0].text for row in score_table(scores).cells] == names
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_without_files_a_failed_one_and_a_damaged_one_have_a_report_or_a_reason(
     run_folder: Path, make_run: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,6 +108,7 @@ def test_a_run_without_files_a_failed_one_and_a_damaged_one_have_a_report_or_a_r
         assert words in err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_commands_of_a_run_fit_what_it_keeps_and_name_its_recipe_after_it_was_resumed(
     run_folder: Path, make_output: Make
 ) -> None:
@@ -127,6 +129,7 @@ def test_the_commands_of_a_run_fit_what_it_keeps_and_name_its_recipe_after_it_wa
         assert words not in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_samples_of_an_end_of_the_run_keep_their_step_when_it_goes_on(run_folder: Path) -> None:
     save_png(grid(images(), step=400), run_folder / "samples/all.png")
     assert "from 2,091 images in 400 steps, 5 min 0 s." in write_report(run_folder)[0].read_text()
@@ -135,6 +138,7 @@ def test_samples_of_an_end_of_the_run_keep_their_step_when_it_goes_on(run_folder
     assert "from 2,091 images in 400 steps." in write_report(run_folder)[0].read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_builds_only_known_classes(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = (run_folder / "config.yaml").read_text()
     (run_folder / "config.yaml").write_text(config.replace("diffusion.process.schedule.linear", "os.system"))
@@ -142,6 +146,7 @@ def test_a_report_builds_only_known_classes(run_folder: Path, capsys: pytest.Cap
     assert "os.system" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_folder_of_runs_gets_a_list_with_links_to_their_pages(
     make_run: Make, make_output: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

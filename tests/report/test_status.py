@@ -97,6 +97,7 @@ def test_the_folder_of_a_command_that_failed_has_no_run(tmp_path):
 LISTS = "a: &a [x,x]\n" + "".join(f"{b}: &{b} [*{a},*{a}]\n" for a, b in zip("abcd", "bcde", strict=True))
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("file", "content"),
     [

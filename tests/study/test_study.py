@@ -12,7 +12,7 @@ from diffusion.process.schedule import linear
 from diffusion.report.scores import value_text
 from diffusion.runs.folder import read_scores
 from diffusion.sampling.drawing import Drawing, evaluations
-from diffusion.scoring.studies import within_budgets
+from diffusion.scoring.trials import within_budgets
 
 KNOWN = {"ddim": 10, "heun": 9, "predictor_corrector": 10}
 QUICK = ["n=6", "features=lite0", "device=cpu", "metrics.kernel=null", "hydra.run.dir=out"]

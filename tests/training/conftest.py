@@ -5,7 +5,7 @@ blocking copies, and shapes that depend on values. The data of a non-blocking co
 for an event recorded after the copy; until then they are NaN.
 """
 
-import traceback
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,8 +17,8 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from diffusion import library
 from diffusion.sampling import parallel
-from diffusion.scoring import commands
 
 aten = torch.ops.aten
 NAME = "away"
@@ -38,9 +38,10 @@ class Device:
 
     def wait(self, what: str) -> None:
         """Note it with the innermost line of the stack outside torch and this file."""
-        frames = reversed(traceback.extract_stack())
-        frame = next(f for f in frames if f.filename != __file__ and "/torch/" not in f.filename)
-        self.waits.append(f"{what} at {frame.filename}:{frame.lineno} {frame.line}")
+        frame: Any = sys._getframe(1)
+        while frame.f_code.co_filename == __file__ or "/torch/" in frame.f_code.co_filename:
+            frame = frame.f_back
+        self.waits.append(f"{what} at {frame.f_code.co_filename}:{frame.f_lineno}")
 
     def arrive(self, count: int | None = None) -> None:
         """Complete the first `count` copies; None: all."""
@@ -216,7 +217,7 @@ def away(machine: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     """The device, for training with `trainer.accelerator=away trainer.strategy=away` and for commands."""
     monkeypatch.setattr(torch, "tensor", tensor)
     monkeypatch.setattr(torch.func, "jvp", torch.autograd.functional.jvp)  # the other needs a device written in C++
-    for module in (commands, parallel):
+    for module in (library, parallel):
         monkeypatch.setattr(module, "choose_device", lambda name: DEVICE.name)
     DEVICE.__init__()  # type: ignore[misc]
     DEVICE.present = True

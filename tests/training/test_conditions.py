@@ -17,7 +17,7 @@ from diffusion.process.consistency import Consistency
 from diffusion.process.floor import Atoms
 from diffusion.process.objective import Simple
 from diffusion.training.module import Diffusion
-from diffusion.training.run import prepare
+from diffusion.training.parts import Parts
 
 FROM_FLOOR = "timesteps@objective.timesteps=from_floor"
 
@@ -107,7 +107,8 @@ def test_label_dropout_depends_only_on_image_and_epoch():
 
 def test_times_from_the_floor_know_which_labels_the_network_is_told(labelled, tiny, tmp_path):
     words = [*tiny, FROM_FLOOR, f"data.root={labelled.parent}/shelves", "data.labels=folders", "label_dropout=0.3"]
-    run, module, _ = prepare(settings(words), tmp_path, None)
+    run = Parts(settings(words), tmp_path, None)
+    module = Diffusion(run)
     images, times = run.data.splits["train"], module.objective.timesteps
     found = times.floor.clone()
     for told, equal in ((images.labels, 0.3), True), ((images.labels, 0.0), False), ((None, 0.3), False):
@@ -123,7 +124,7 @@ REFUSED = {
     ),
     "another number of classes": (["model.classes=4"], "model.classes=4: it follows data.labels, which gives 2"),
     "guidance without dropout": (["guidance=cfg", "label_dropout=0"], "trained with label_dropout=0"),
-    "no worse model": (["guidance=auto"], "it needs a worse model"),
+    "no weak model": (["guidance=auto"], "it needs a weak model"),
     "the floor of augmented images": ([FROM_FLOOR, "augmentation=edm"], "only squared errors without"),
 }
 

@@ -5,11 +5,10 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 
@@ -19,7 +18,7 @@ from diffusion.checkpoint.restore import restore
 from diffusion.config.build import make
 from diffusion.config.choices import choice
 from diffusion.config.choices import choices as chosen
-from diffusion.metric import features
+from diffusion.metric.features import Lite0
 from diffusion.process import grid
 from diffusion.process.consistency import Consistency
 from diffusion.process.denoiser import Denoiser, dynamic
@@ -34,25 +33,10 @@ from diffusion.runs.folder import read_metrics
 from diffusion.sampling.drawing import Drawing
 from diffusion.training import callbacks, ending, run
 from diffusion.training.module import Diffusion
+from tests.conftest import thumbnails
 
 NAME = "away"
 AWAY = ("trainer.accelerator=away", "trainer.strategy=away")
-
-
-class Thumbnail(features.FeatureExtractor):
-    """Features in a millisecond."""
-
-    name, num_features, resize = "lite0", 12, "2x2 mean"
-    used: ClassVar[list[str]] = []  # devices
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.eye(12))
-        self.freeze()
-
-    def features(self, images: Tensor) -> Tensor:
-        self.used.append(images.device.type)
-        return F.adaptive_avg_pool2d(images / 255, 2).flatten(1) @ self.weight
 
 
 def scores(folder: Path) -> list[tuple[str, str, float]]:
@@ -60,7 +44,8 @@ def scores(folder: Path) -> list[tuple[str, str, float]]:
 
 
 def test_a_whole_run_on_another_device_gives_the_results_of_the_cpu(ran, tiny, away, monkeypatch, tmp_path):
-    monkeypatch.setattr(features, "Lite0", Thumbnail)
+    used: list[str] = []  # devices
+    monkeypatch.setattr(Lite0, "features", lambda self, x: used.append(x.device.type) or thumbnails(self, x))
     monkeypatch.setattr(ending, "write_report", lambda _, schedule, **__: schedule(torch.tensor([0.5])))  # on the CPU
     whole = (
         "features=lite0", "metrics=full", "score.n=12", "score.every_n_epochs=2", "samples.every_n_epochs=1",
@@ -69,8 +54,8 @@ def test_a_whole_run_on_another_device_gives_the_results_of_the_cpu(ran, tiny, a
     )  # fmt: skip
     for folder, device in (("there", AWAY), ("here", ())):
         ran("train", [*tiny, *whole, *device, f"hydra.run.dir={folder}"])
-        assert set(Thumbnail.used) == {"away" if device else "cpu"}  # also for the reference
-        Thumbnail.used.clear()
+        assert {*used} == {"away" if device else "cpu"}  # also for the reference
+        used.clear()
     metrics = [read_metrics(tmp_path / folder / "metrics.csv") for folder in ("here", "there")]
     for name in ("train/loss", "val/mse", "val/mse_raw", "gap/se", "gap/se_raw"):
         assert list(metrics[1][name].value) == pytest.approx(list(metrics[0][name].value), rel=1e-3)

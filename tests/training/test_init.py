@@ -128,10 +128,10 @@ def test_finetune_says_what_it_expects(command, tmp_path):
 
 def test_the_initial_model_is_read_only_at_the_start_of_the_run(tiny, first, tmp_path):
     train([*tiny, *SHORT, f"init={first}"], tmp_path / "run")
-    start = storage.load(tmp_path / "run/checkpoints/last.ckpt")
+    start, expected = storage.load(tmp_path / "run/checkpoints/last.ckpt"), averaged(first)
     assert start["global_step"] == 1
     for name, value in network_weights(start["state_dict"]).items():
-        torch.testing.assert_close(value, averaged(first)[name])
+        torch.testing.assert_close(value, expected[name])
     words = [*tiny, *SHORT, "init=nowhere", f"ckpt={tmp_path / 'run'}", "trainer.max_steps=2"]
     train(words, tmp_path / "again")
     assert storage.load(tmp_path / "again/checkpoints/last.ckpt")["global_step"] == 2

@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from composing import settings, train
+from composing import train
 from outcomes import same, state
 from torch import Tensor, nn
 from torch.optim import SGD
 
 from diffusion.config.build import make
-from diffusion.config.choices import choices
+from diffusion.config.choices import choice, choices
 from diffusion.errors import UserError
 from diffusion.training import lr
 from diffusion.training.muon import Muon, hidden_matrices, orthogonal
@@ -102,7 +102,7 @@ def test_all_other_parameters_are_updated_like_in_adamw():
 @pytest.mark.parametrize("name", choices("model"))
 def test_every_network_declares_its_first_and_last_layers(name):
     with torch.device("meta"):
-        network = make(settings([f"model={name}"]).model, "model")
+        network = make(choice("model", name), "model")
     hidden = {id(p) for p in hidden_matrices(network, network.ends)}
     names = [name for name, p in network.named_parameters() if p.ndim > 1 and id(p) not in hidden]
     assert {name.removesuffix(".weight") for name in names} == set(network.ends)

@@ -36,8 +36,8 @@ def test_its_recipe_is_that_of_the_experiment():
 
 
 def test_its_error_is_the_published_one(tmp_path):
-    still = ["optimizer.lr=1e-30", "optimizer.weight_decay=0", "trainer.max_steps=1", "samples.n=0", "score.n=0"]
-    train(["experiment=demo", "init=demo", "guidance=none", "trainer.accelerator=cpu", *still], tmp_path)
+    still = ["optimizer.lr=1e-30", "optimizer.weight_decay=0", "ema=none", "trainer.max_steps=1", "samples.n=0"]
+    train(["experiment=demo", "init=demo", "guidance=none", "trainer.accelerator=cpu", "score.n=0", *still], tmp_path)
     assert error_of(tmp_path) == pytest.approx(PUBLISHED, abs=SPREAD)
 
 

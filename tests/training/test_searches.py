@@ -44,7 +44,8 @@ def test_optuna_reads_back_what_was_run(ran, tiny, tmp_path):
 
 
 @pytest.mark.whole_report
-def test_a_job_that_falls_behind_is_pruned_and_shown_as_such(command, tiny, tmp_path):
+@pytest.mark.usefixtures("undrawn")
+def test_a_job_that_falls_behind_is_pruned_and_shown_as_such(ran, tiny, tmp_path):
     """A learning rate of 0 learns nothing; the third trial has it. It draws no samples."""
     words = ["optimizer.lr=choice(0.0,3e-3)", "trainer.max_steps=18", "trainer.max_epochs=-1", "samples.n=2"]
     words += ["hydra.sweeper.pruner.n_startup_trials=2", "hydra.sweeper.n_trials=3"]
@@ -53,8 +54,7 @@ def test_a_job_that_falls_behind_is_pruned_and_shown_as_such(command, tiny, tmp_
     study = optuna.create_study(storage=storage_of(tmp_path / "study"), study_name="search")
     for lr in (3e-3, 3e-3, 0.0):
         study.enqueue_trial({"optimizer.lr": lr})
-    status, out, err = command("train", [*SEARCH, *tiny, *words])
-    assert status == 0, out + err
+    ran("train", [*SEARCH, *tiny, *words])
     first, same, pruned = trials_of(tmp_path / "study")
     assert first.values == same.values  # not trained again
     assert first.user_attrs == same.user_attrs
@@ -66,10 +66,11 @@ def test_a_job_that_falls_behind_is_pruned_and_shown_as_such(command, tiny, tmp_
     assert not (run.folder / "samples/final.png").exists()
     assert "ended by its search" in (run.folder / "report.html").read_text()
     assert "left out, because a search has ended them: study/" in (tmp_path / "study/compare.md").read_text()
-    assert "1 pruned" in command("status", ["study"])[1]
+    assert "1 pruned" in ran("status", ["study"])
 
 
 @pytest.mark.whole_report
+@pytest.mark.usefixtures("undrawn")
 def test_two_scores_have_a_front(ran, tiny, tmp_path, monkeypatch):
     words = [SPACE, "sweep.score=[val/mse,seconds]", "hydra.sweeper.n_trials=3", "trainer.max_steps=2"]
     ran("train", [*SEARCH, *tiny, *words])

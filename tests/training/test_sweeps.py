@@ -43,8 +43,8 @@ def test_a_sweep_over_no_values_is_refused(refused, tiny, started):
 
 @pytest.mark.filterwarnings("error::UserWarning")  # runs without numbers are compared, too
 def test_only_a_complete_job_is_not_run_again(command, tiny, tmp_path, started):
-    words = ["-m", *tiny, "seed=0,1", "hydra.sweep.dir=sweep"]
-    folder = tmp_path / "sweep/1"
+    words = ["-m", *tiny, "seed=0", "hydra.sweep.dir=sweep"]
+    folder = tmp_path / "sweep/0"
 
     def ckpt_of_next_job(state: str, *more: str) -> str | None:
         (folder / "run.json").write_text(json.dumps({"state": state}))
@@ -56,7 +56,7 @@ def test_only_a_complete_job_is_not_run_again(command, tiny, tmp_path, started):
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints/last.ckpt").touch()
     assert ckpt_of_next_job("complete") is None
-    assert started == ["0", "1", "1"]
+    assert started == ["0", "0"]
     assert ckpt_of_next_job("interrupted") == "auto"
     assert ckpt_of_next_job("failed", "ckpt=null") is None
 
@@ -69,11 +69,9 @@ def test_only_a_complete_job_is_not_run_again(command, tiny, tmp_path, started):
         (["sweep.score=test/fd_lite0", "score.n=8", "features=lite0"], "such as val/fd_lite0"),
     ],
 )
-def test_a_sweep_score_that_is_not_logged_is_refused_before_training(command, tiny, monkeypatch, words, said):
+def test_a_sweep_score_that_is_not_logged_is_refused_before_training(refused, tiny, monkeypatch, words, said):
     monkeypatch.setattr("diffusion.training.module.Diffusion.training_step", lambda *a: pytest.fail("a batch was run"))
-    status, out, err = command("train", [*tiny, *words])
-    assert status == 2, out + err
-    assert said in err.splitlines()[-1]
+    assert said in refused("train", [*tiny, *words])
 
 
 def test_a_search_for_an_error_draws_no_samples(ran, tiny):
@@ -98,8 +96,6 @@ def test_a_job_gets_its_previous_folder_and_never_that_of_another_job(tmp_path):
     assert naming.job_folder(tmp_path, 4, ("seed=2",)) == "5"
 
 
-def test_a_sweep_on_ray_without_ray_says_what_to_install(command, tiny, monkeypatch):
+def test_a_sweep_on_ray_without_ray_says_what_to_install(refused, tiny, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    status, _, said = command("train", ["-m", *tiny, "hydra/launcher=ray", "seed=0,1"])
-    assert (status, said.count("\n")) == (2, 1)
-    assert "[ray]" in said
+    assert "[ray]" in refused("train", ["-m", *tiny, "hydra/launcher=ray", "seed=0,1"])

@@ -1,24 +1,18 @@
-"""The work of `diffusion study`: samplers or scales of a guidance draw from the same noise, are scored and timed."""
+"""What a study of a model tries: samplers within budgets of network evaluations, and scales of a guidance."""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffusion.base.console import console
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.config.choices import RUN, choice
-from diffusion.config.schema import GuidanceStudy, Study
+from diffusion.config.inherit import of_recipe
+from diffusion.config.schema import GuidanceStudy
 from diffusion.errors import UserError
 from diffusion.process.schedule import Schedule
-from diffusion.report.study import write_study
-from diffusion.runs.folder import Run
-from diffusion.sampling import commands
-from diffusion.sampling.drawing import Drawing, evaluations, make_guidance, parts_of, seconds_of
-from diffusion.sampling.inheritance import of_run
-from diffusion.sampling.parallel import Task, device_name, draw, remove
-from diffusion.scoring.commands import counts_of, make_scorer, write_configuration
+from diffusion.sampling.drawing import evaluations, parts_of
 
 Node = dict[str, Any]  # a configuration
 
@@ -30,45 +24,6 @@ class Trial(NamedTuple):
     sampler: Node
     guidance: Node | None
     nfe: int
-
-
-def study(settings: Study | GuidanceStudy, folder: Path) -> None:
-    """Score every setting into scores.json, and write the tables, charts and page of the study in `folder`.
-
-    All settings draw from the same noise and for the same classes. All are drawn before the first is scored, so a study
-    that was interrupted goes on from the samples that it has drawn.
-    """
-    settings, restored, devices = commands.opened_model(settings)
-    n, batch_size, denoiser = settings.n, settings.batch_size or 1, restored.denoiser
-    _, worse = make_guidance(settings.guidance, restored)
-    weak = None if worse is None else worse.denoiser
-    if isinstance(settings, Study):
-        trials = within_budgets(settings.samplers, settings.nfe, denoiser.schedule, settings.guidance)
-    else:
-        trials = with_guidance(settings, restored)
-    write_configuration(folder, settings, restored)
-    scorer = make_scorer(settings, n, folder, devices[0], restored)
-    counts, tasks = counts_of(scorer.data, settings.split, restored), []
-    given = commands.make_given(settings, restored, scorer.data)
-    for i, trial in enumerate(trials, start=1):
-        sampler = make(trial.sampler, "sampler")
-        guidance = parts_of(trial.guidance)[0] if trial.guidance else None
-        drawing = Drawing(
-            sampler, restored.shape, settings.seed, guidance, weak, counts, precision=settings.precision, given=given
-        )
-        drawing.check(denoiser, restored.label_dropout)
-        files = drawing.files(folder, denoiser, n, batch_size, drawing.source(trial.sampler, trial.guidance))
-        tasks.append(Task(drawing, n, batch_size, files, f"{i}/{len(trials)} {trial.words}, {trial.nfe} NFE"))
-    draw(tasks, denoiser, devices, folder)
-    scorer.write(scorer.baselines(settings.baselines, n))
-    for trial, task in zip(trials, tasks, strict=True):
-        source: Node = task.drawing.source(trial.sampler, trial.guidance) | restored.source
-        source |= {"words": trial.words, "nfe": trial.nfe, "device": device_name(devices[0], len(devices))}
-        seconds = seconds_of(task.files) / len(devices) / n
-        scorer.write(scorer.score(task(denoiser, devices[0]), **source, seconds_per_image=seconds))
-    remove(folder)
-    for path in write_study(Run(folder)):
-        console.print(f"  {path}")
 
 
 def within_budgets(
@@ -136,7 +91,7 @@ def node_of(words: str, steps: int | None = None, recipe: Mapping[str, Any] | No
     """
     name, _, overrides = words.partition(" ")
     if name == RUN:
-        node: Node = of_run("sampler", recipe or {}) | ({"steps": steps} if steps else {})
+        node: Node = of_recipe("sampler", recipe or {}) | ({"steps": steps} if steps else {})
     else:
         node = choice("sampler", f"{name} sampler.steps={steps} {overrides}" if steps else words)
     if make(node, "sampler").adaptive:

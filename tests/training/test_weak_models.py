@@ -24,7 +24,7 @@ def words(tiny) -> list[str]:
 
 @pytest.fixture(scope="module")
 def run(words, tmp_path_factory) -> Path:
-    folder: Path = tmp_path_factory.mktemp("worse") / "run"
+    folder: Path = tmp_path_factory.mktemp("weak") / "run"
     train([*words, "checkpoint.every_n_steps=1"], folder)
     return folder
 

@@ -1,6 +1,6 @@
-"""The work of `diffusion evaluate`, for a trained model or a folder of images."""
+"""`diffusion evaluate`: the scores of a trained model or of a folder of images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from diffusion.base.console import console, quiet_libraries
 from diffusion.checkpoint.find import BUNDLED, run_folder, trained
 from diffusion.checkpoint.restore import Restored, file_hash, what_changed
 from diffusion.config.build import make
+from diffusion.config.inherit import Change, changes_of, of_recipe
 from diffusion.config.schema import AnyStudy, Evaluate, Settings
 from diffusion.data import ImageData
 from diffusion.data.folder import Collection, common_size
@@ -27,39 +28,44 @@ from diffusion.report.scores import print_scores
 from diffusion.report.verdict import verdict
 from diffusion.runs.folder import SCORES, Run, read_scores
 from diffusion.runs.record import CONFIG
-from diffusion.sampling.commands import draw_all, make_drawing, opened_model
 from diffusion.sampling.given import condition_of
-from diffusion.sampling.inheritance import completed
 from diffusion.sampling.parallel import choose_device, remove
 from diffusion.scoring.likelihood import bits_per_dimension, has_classes_of
 from diffusion.scoring.pipeline import Scorer, check_test, make_metrics
+from diffusion.tasks.opening import completed, opened_model
+from diffusion.tasks.sample import draw_all
 
 
-def evaluate(settings: Evaluate, folder: Path) -> None:
+def evaluate(settings: Evaluate, folder: Path, words: Sequence[str]) -> None:
     """Score a checkpoint's samples, or a folder's images, into scores.json."""
     if (settings.ckpt is None) == (settings.images is None):
         raise UserError("set either ckpt=CHECKPOINT or images=FOLDER to score")
-    (evaluate_checkpoint if settings.images is None else evaluate_images)(settings, folder)
+    work = evaluate_checkpoint if settings.images is None else evaluate_images
+    work(settings, folder, changes_of(words))
     console.print(f"scores: {folder / SCORES}\n{verdict(Run(folder), 'complete')}")
 
 
-def evaluate_job(settings: Evaluate, folder: Path) -> None:
+def evaluate_job(settings: Evaluate, folder: Path, words: Sequence[str]) -> None:
     """Run `evaluate` as a job of a sweep, unless its folder has scores of the checkpoint as it is now."""
     scored = [score.source["checkpoint"]["sha256"] for score in read_scores(folder) if "checkpoint" in score.source]
     if settings.ckpt and file_hash(trained(settings.ckpt)) in scored[-1:]:
         console.print(f"{folder} is already complete")
     else:
-        evaluate(settings, folder)
+        evaluate(settings, folder, words)
 
 
-def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
+def evaluate_checkpoint(settings: Evaluate, folder: Path, changes: Sequence[Change]) -> None:
     """Sample and score a checkpoint. Scores on the test split are recorded in the folder of its run."""
-    settings, restored, devices = opened_model(settings)
-    of_model = restored.source  # hashed before its run saves the file again
+    settings, model, devices = opened_model(settings, changes)
+    restored, of_model = model.restored, model.restored.source  # hashed before its run saves the file again
     scorer = make_scorer(settings, settings.n or 0, folder, devices[0], restored)
     if settings.by_class and not has_classes_of(scorer.data, restored):
         raise UserError("by_class: the model and the reference need the same labels (data.labels); remove it")
-    drawing = make_drawing(settings, restored, counts_of(scorer.data, settings.split, restored), scorer.data)
+    drawing = model.drawing(
+        settings.sampler, settings.seed or 0, guidance=settings.guidance or {}, precision=settings.precision,
+        condition=settings.condition or {}, data=scorer.data, split=settings.split,
+        counts=counts_of(scorer.data, settings.split, restored),
+    )  # fmt: skip
     write_configuration(folder, settings, restored)
     bits = [bits_per_dimension(restored, settings, scorer.data, devices[0])] if settings.bits else []
     console.print(f"folder: {folder}")
@@ -72,18 +78,18 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     remove(folder)
 
 
-def evaluate_images(settings: Evaluate, folder: Path) -> None:
+def evaluate_images(settings: Evaluate, folder: Path, changes: Sequence[Change]) -> None:
     """Score the images of a folder or an archive, against a reference in their size unless data sets another one."""
     if settings.bits or settings.by_class:
         raise UserError("bits, by_class: images alone have neither likelihood nor classes; set ckpt=CHECKPOINT")
     quiet_libraries()
-    device, node, path = choose_device(settings.device), settings.data, str(settings.images)
+    device, path = choose_device(settings.device), str(settings.images)
     with renaming(r"data\.(root|path)=", "images="):
-        source = reader_of(path, {"resolution": 1}).source()
-        if "_target_" not in node and "resolution" not in node and (size := common_size(source)):
-            settings = settings.model_copy(update={"data": {**node, "resolution": resolution_of(*size)}})
-        settings = completed(settings, None)
-        reader = reader_of(path, settings.data)
+        if size := common_size(reader_of(path, {"resolution": 1}).source()):
+            reference = {**of_recipe("data", {}), "resolution": resolution_of(*size)}
+            settings = settings.model_copy(update={"data": reference})
+        settings = completed(settings, None, changes)
+        reader = reader_of(path, settings.data or {})
         reader.setup()
     write_configuration(folder, settings)
     images = reader.splits["train"].images[: settings.n]
@@ -127,7 +133,7 @@ def make_scorer(
     if restored and settings.split == "test" and not given:
         check_test(run, getattr(settings, "again", True))  # a study repeats it by itself
     extractor = make(settings.features, "features").to(device)
-    reference = reference_given(given, settings.data, extractor) if given else None
+    reference = reference_given(given, settings.data or {}, extractor) if given else None
     if reference and not len(reference.features):
         metrics = [metric for metric in metrics if not isinstance(metric, PairwiseMetric)]
     data: ImageData = make(settings.data, "data")
@@ -137,7 +143,8 @@ def make_scorer(
     scorer = Scorer(data, settings.split, extractor, metrics, folder, run, reference)
     scorer.check(n, baselines_of(settings), getattr(settings, "audit", []))
     trained_on = restored.config["data"] if restored else {}
-    same = all(str(trained_on.get(key)) == str(settings.data.get(key)) for key in ("_target_", "root", "path", "split"))
+    own = settings.data or {}
+    same = all(str(trained_on.get(key)) == str(own.get(key)) for key in ("_target_", "root", "path", "split"))
     if restored and same and (changed := what_changed(restored.images, data.keys)):
         console.print(f"warning: {changed} are not those of the training, which may have used held-out images")
     return scorer

@@ -1,0 +1,43 @@
+"""The formats in which a model is exported. None of them can contain code."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from diffusion.checkpoint import diffusers_folder, storage
+from diffusion.checkpoint.restore import Restored
+
+
+class Format(NamedTuple):
+    """The end of a file's name; the function that writes the file and returns its path, and what to know of it."""
+
+    suffix: str
+    write: Callable[[Path, Restored], str]
+
+
+def write_safetensors(file: Path, model: Restored) -> str:
+    """One file with the weights and their configuration, which every command reads like a checkpoint."""
+    return str(storage.export(file, model.denoiser.network.state_dict(), model.about))
+
+
+def write_diffusers(folder: Path, model: Restored) -> str:
+    """A folder that diffusers reads, too."""
+    return f"{folder}\n  {diffusers_folder.write(folder, model)}{unguided(model)}"
+
+
+def write_page(file: Path, model: Restored) -> str:
+    """A page that draws in any browser."""
+    from diffusion.export.web import write_web  # imports the reports
+
+    return f"{write_web(file, model)}{unguided(model)}"
+
+
+def unguided(model: Restored) -> str:
+    """The line that says what a format lacks."""
+    return "\n  it draws without the run's guidance" if model.config.get("guidance") else ""
+
+
+FORMATS = {
+    "safetensors": Format(".safetensors", write_safetensors), "diffusers": Format("-diffusers", write_diffusers),
+    "web": Format(".html", write_page),
+}  # fmt: skip

@@ -1,0 +1,60 @@
+"""What the commands for a trained model begin with: the model, and their settings with what they leave to it."""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+
+from diffusion.base.console import quiet_libraries
+from diffusion.checkpoint.find import opened
+from diffusion.checkpoint.restore import Restored
+from diffusion.config.build import validated
+from diffusion.config.choices import choice, composed, left_by
+from diffusion.config.inherit import Change
+from diffusion.config.schema import COMMANDS, SCORED, Drawn, Edit, Score, Settings
+from diffusion.library import Model
+from diffusion.process.operators import Mask
+from diffusion.sampling.inheritance import inherited
+from diffusion.sampling.parallel import choose_devices
+
+S = TypeVar("S", bound=Settings)
+MASK = f"{Mask.__module__}.{Mask.__name__}"
+
+
+def settings_of(command: str, words: Sequence[str]) -> Any:
+    """The settings of a command with these words; groups that are left to the run of a model are None."""
+    return validated(COMMANDS[command], composed(command, words) | dict.fromkeys(left_by(command)))
+
+
+def opened_model(settings: Any, changes: Sequence[Change]) -> tuple[Any, Model, list[torch.device]]:
+    """A command's settings, completed by the run of its model; the model, on the first device; the devices."""
+    quiet_libraries()
+    restored = opened(str(settings.ckpt), settings.weights)
+    settings = completed(settings, restored, changes)
+    batches = -(-(getattr(settings, "n", 1) or 1) // (getattr(settings, "batch_size", 1) or 1))
+    devices = choose_devices(settings.device, getattr(settings, "devices", 1), batches)
+    restored.denoiser.to(devices[0])
+    return settings, Model(restored, devices[0]), devices
+
+
+def completed(settings: S, restored: Restored | None, changes: Sequence[Change]) -> S:
+    """`settings` with what they leave to the run of a model; without a model, to the defaults of `diffusion train`."""
+    values, recipe = settings.model_dump(), restored.config if restored else {}
+    score = recipe.get("score") or {}
+    numbers = {"seed": recipe.get("seed") or 0, "batch_size": score.get("batch_size") or Score().batch_size}
+    if restored:  # of a folder of images, n=null is all
+        numbers["n"] = score.get("n") or SCORED
+    values = numbers | values | {key: number for key, number in numbers.items() if values.get(key, 0) is None}
+    name, fills = next(name for name, schema in COMMANDS.items() if schema is type(settings)), False
+    if isinstance(settings, Edit):
+        fills, operator = bool(settings.mask or settings.operator), (settings.operator or {}).get("_target_", MASK)
+        values["inpainting"] = choice("inpainting", "repaint" if operator == MASK else "mmps")
+    made = inherited(restored, left_by(name), changes, values, fills)
+    return validated(type(settings), {key: made[key] for key in type(settings).model_fields})
+
+
+def options_of(settings: Drawn) -> dict[str, Any]:
+    """The options of `Model.drawing` in the settings of a command."""
+    groups = {"sampler": settings.sampler, "guidance": settings.guidance or {}, "condition": settings.condition or {}}
+    names = "seed", "label", "labels", "precision", "given", "data"
+    return groups | {name: getattr(settings, name) for name in names}
