@@ -35,6 +35,21 @@ FAULTS = {
         ("resumed: within a step", "self.seen -= self.seen %", "self.seen %"),
         ("resumed: the learning rate of the checkpoint", "scheduler.base_lrs[i] = rate", "rate"),
         ("the loss of a step is that of its last part", "if batch.number % self.clock.together == 0:", "if True:"),
+        ("inherited: a choice undoes its settings", "not each.group, each.place.count(", "each.place.count("),
+    ],
+    "training/test_init.py": [
+        ("init: the size of the images is not inherited", '{"data": values["data"] | data}', "{}"),
+        (
+            "finetune: what is no group is not inherited",
+            '{*default_choices(config), "name", "ckpt", "init"}',
+            "{*values}",
+        ),
+    ],
+    "evaluation/test_commands.py": [
+        ("the number of samples is not the run's", 'score.get("n") or SCORED', "SCORED"),
+    ],
+    "training/test_weak_models.py": [
+        ("filled with early weights", "if missing or fills:", "if missing:")
     ],
     "reliability/test_exact_resume.py": [
         ("dropout: depends on the process", "torch.default_generator.manual_seed(seed)", "pass"),

@@ -11,8 +11,10 @@ from safetensors.torch import load_file
 
 import diffusion
 from diffusion.checkpoint.storage import early_file
+from diffusion.config.inherit import changes_of
 from diffusion.pixels import grid, to_rgb
 from diffusion.runs.folder import read_scores
+from diffusion.tasks.opening import completed, settings_of
 
 GUIDED = ["guidance=auto", "guidance.step=3", "guidance.scale=3", "trainer.max_steps=7", "samples.n=4"]
 
@@ -52,6 +54,15 @@ def test_the_early_weights_guide_the_final_samples_and_later_commands(run, ran, 
         ran("sample", words)
         drawn = torch.from_numpy(np.load(tmp_path / name / "images.npz")["arr_0"])
         assert torch.equal(drawn.permute(0, 3, 1, 2), images)
+
+
+def test_fillings_are_drawn_without_the_early_weights_unless_they_are_asked_for(run):
+    model = diffusion.load(run, device="cpu")
+    words = [f"ckpt={run}", "image=x", "mask=y"]
+    for more, guided in (([], False), (["guidance=early"], True), (["guidance.scale=2"], True)):
+        asked = [*words, *more]
+        assert bool(completed(settings_of("edit", asked), model.restored, changes_of(asked)).guidance) is guided
+    assert completed(settings_of("edit", words[:2]), model.restored, []).guidance
 
 
 def test_a_run_that_ends_before_the_guidance_step_samples_without_guidance(words, tmp_path, capsys):
