@@ -35,7 +35,7 @@ FAULTS = {
         ("resumed: within a step", "self.seen -= self.seen %", "self.seen %"),
         ("resumed: the learning rate of the checkpoint", "scheduler.base_lrs[i] = rate", "rate"),
         ("the loss of a step is that of its last part", "if batch.number % self.clock.together == 0:", "if True:"),
-        ("inherited: a choice undoes its settings", "not each.group, each.place.count(", "each.place.count("),
+        ("inherited: a choice undoes its settings", "each.place.count(", "len("),
     ],
     "training/test_init.py": [
         ("init: the size of the images is not inherited", '{"data": values["data"] | data}', "{}"),

@@ -69,7 +69,7 @@ def inherit(
     """
     made = deepcopy(base)
     given = [each for each in changes if not each.part.startswith("hydra") and (parts is None or each.part in parts)]
-    for change in sorted(given, key=lambda each: (not each.group, each.place.count("."))):  # choices come first
+    for change in sorted(given, key=lambda each: each.place.count(".")):  # choices come first
         _set(made, change)
     found: Any = OmegaConf.to_container(OmegaConf.create(made), resolve=True)
     if file is not None:
