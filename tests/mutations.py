@@ -48,9 +48,7 @@ FAULTS = {
     "evaluation/test_commands.py": [
         ("the number of samples is not the run's", 'score.get("n") or SCORED', "SCORED"),
     ],
-    "training/test_weak_models.py": [
-        ("filled with early weights", "if missing or fills:", "if missing:")
-    ],
+    "training/test_weak_models.py": [("filled with early weights", "if missing or fills:", "if missing:")],
     "reliability/test_exact_resume.py": [
         ("dropout: depends on the process", "torch.default_generator.manual_seed(seed)", "pass"),
         ("resumed: batches counted as steps", "done, began = step * accumulate", "done, began = step"),
