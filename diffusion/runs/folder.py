@@ -52,6 +52,20 @@ class Series(NamedTuple):
 Metrics = Mapping[str, Series]
 
 
+class Saved(BaseModel, strict=True):
+    """What the program reads of config.yaml."""
+
+    seed: int | None = None
+    model: dict[str, Any] = {}
+    optimizer: dict[str, Any] = {}
+    trainer: dict[str, Any] = {}
+    checkpoint: dict[str, Any] = {}
+    sampler: dict[str, Any] | None = None
+    guidance: dict[str, Any] | None = None
+    features: dict[str, Any] | None = None
+    recipe: dict[str, Any] | None = None
+
+
 class Composed(BaseModel, strict=True):
     """What the program reads of Hydra's record."""
 
@@ -73,7 +87,7 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         """config.yaml."""
-        return read_yaml(self.folder / CONFIG)
+        return parsed(self.folder / CONFIG, lambda content: of_kind(Saved, plain_yaml(content)), {})
 
     @cached_property
     def settings(self) -> dict[str, Any]:

@@ -340,9 +340,9 @@ def test_the_name_of_a_recipe_has_its_overrides_that_differ(run: Any) -> None:
         runs = [run(recipe, {}, typed) for recipe, typed in zip(recipes, words, strict=True)]
         return compare([each.folder for each in runs]).names
 
-    plain = {"model": "default", "sampler": "default"}
-    assert named(plain, plain | {"model": "mine"}, plain | {"sampler": "mine"}) == [
-        "model=default, sampler=default", "model=mine", "sampler=mine",
+    plain = {"schedule": "default", "objective": "default"}
+    assert named(plain, plain | {"schedule": "mine"}, plain | {"objective": "mine"}) == [
+        "schedule=default, objective=default", "schedule=mine", "objective=mine",
     ]  # fmt: skip
     trials = [("warm", "0.1"), ("warm", "0.2"), ("power", "0.3")]
     assert named(*({"ema": ema, "lr": lr} for ema, lr in trials))[2] == "ema=power, lr=0.3"

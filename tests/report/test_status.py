@@ -105,6 +105,8 @@ LISTS = "a: &a [x,x]\n" + "".join(f"{b}: &{b} [*{a},*{a}]\n" for a, b in zip("ab
         ("run.json", '{"seconds": "long"}'),
         ("run.json", '{"steps": [1]}'),
         ("run.json", '{"started": "today"}'),
+        ("config.yaml", "trainer: 5"),
+        ("config.yaml", "seed: {a: 1}"),
         (".hydra/hydra.yaml", "hydra: [1]"),
         (".hydra/hydra.yaml", "hydra: {runtime: {config_sources: [conf]}}"),
         ("scores.json", '[{"metric": "fd"}]'),
