@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion.data import Landscapes
-from diffusion.scoring.memorization import calibrated, luma, nearest, numbers
+from diffusion.metric.denoising import numbered
+from diffusion.scoring.memorization import calibrated, luma, nearest
 
 Change = Callable[[Tensor], Tensor]
 EVERY = 13  # of the training tiles, one is changed
@@ -77,7 +78,7 @@ def shares(resolution: int) -> dict[str, float]:
     """The share of flagged images by change, and of other photographs, with training images as the known ones."""
     data = Landscapes(resolution=resolution)
     data.setup()
-    train, photograph = data.splits["train"], numbers([data.splits["train"]])
+    train, photograph = data.splits["train"], numbered(data.splits["train"].sources)
     known, threshold = luma(train.images), calibrated([train]).threshold
 
     def flagged(images: Tensor, own: Tensor | None = None) -> float:
