@@ -1,4 +1,4 @@
-"""The benchmarks match the program: they can be imported."""
+"""The benchmarks, and the scripts that measure for the docs, match the program: they can be imported."""
 
 import importlib
 
@@ -6,12 +6,12 @@ import pytest
 
 from diffusion.base.files import PACKAGE
 
-BENCH = PACKAGE.parent / "bench"
+SCRIPTS = sorted(file for folder in ("bench", "docs") for file in (PACKAGE.parent / folder).glob("*.py"))
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in BENCH.glob("*.py")))
-def test_each_benchmark_can_be_imported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCH))
-    if name == "network":  # it needs the peers that the extra `bench` installs
+@pytest.mark.parametrize("file", SCRIPTS, ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_each_script_can_be_imported(file, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(file.parent))
+    if file.stem == "network":  # it needs the peers that the extra `bench` installs
         pytest.importorskip("denoising_diffusion_pytorch")
-    importlib.import_module(name)
+    importlib.import_module(file.stem if file.parent.name == "bench" else f"docs.{file.stem}")
