@@ -186,6 +186,8 @@ class Model:
             raise UserError("set label=CLASS for all images, or labels=[CLASS,CLASS] for several classes, not both")
         if precision not in (None, *MIXED):
             raise UserError(f"precision={precision}: it is one of {', '.join(MIXED)}")
+        if operator.index(seed) < 0:
+            raise UserError(f"seed={seed}: expected 0 or more; each seed gives the same images again")
         classes = labels.tolist() if isinstance(labels, Tensor | np.ndarray | np.generic) else labels
         asked = {"guidance": guidance, "condition": condition, "data": None if isinstance(data, ImageData) else data}
         asked |= {} if isinstance(sampler, Sampler) else {"sampler": sampler}

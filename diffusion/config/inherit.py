@@ -60,8 +60,8 @@ def inherit(
 ) -> Values:
     """The settings `base`, with the changes of these parts; None: of all. (Those of Hydra are no settings.)
 
-    The base is data, never a command line: no interpolation in it is resolved. Raises UserError for a setting that the
-    base does not have.
+    The base is data without interpolations, which `plain_config` refuses; those of choices are resolved in the result.
+    Raises UserError for a setting that the base does not have.
 
     Args:
         file: where the base was read: a class in it that conf/ does not name is only accepted if the changes name it

@@ -103,6 +103,7 @@ REFUSED = {
     "a setting that the run's sampler lacks": lambda m: m.sample(1, stepz=3),
     "a value of another type": lambda m: m.sample(1, "heun", steps="many"),
     "settings of an object": lambda m: m.sample(1, DDIM(2), steps=3),
+    "a seed that stands for chance elsewhere": lambda m: m.sample(1, seed=-1),
     "another precision": lambda m: m.sample(1, precision="bf16"),
     "a misspelt option": lambda m: m.edit(PICTURE, strenght=0.5),
     "another number of pixels": lambda m: m.edit(PICTURE[:, :4]),
