@@ -128,7 +128,7 @@ class Drawn(NamedTuple):
 
 
 def test_equal_recipes_are_rarely_shown_as_worse_than_the_best() -> None:
-    random, wrong, tables, k = np.random.default_rng(0), 0, 200, 20
+    random, wrong, tables, k = np.random.default_rng(0), 0, 50, 20
     for _ in range(tables):
         values: Any = {Drawn((seed, row)): random.normal() for row in range(k) for seed in range(3)}
         rows: Any = [Row({}, [run for run in values if run.seeds[1] == row]) for row in range(k)]
