@@ -132,7 +132,7 @@ SAMPLERS = {
     "unipc": UniPC(3, grid.log_snr, order=3),
     "euler": Euler(3, grid.karras, churn=1.0),
     "heun": Heun(3, grid.karras),
-    "flow": ProbabilityFlow(2, grid.log_snr, rtol=0.1, atol=0.1),
+    "flow": ProbabilityFlow(2, grid.log_snr, rtol=1e-2, atol=1e-2),
     "corrector": PredictorCorrector(3),
 }
 

@@ -65,7 +65,6 @@ def test_only_a_complete_job_is_not_run_again(command, tiny, tmp_path, started):
     [
         (["sweep.score=val/fid", "score.n=8", "features=lite0"], "such as val/fd_lite0"),
         (["sweep.score=val/fd_lite0"], "no scores (score.n=0)"),
-        (["sweep.score=test/fd_lite0", "score.n=8", "features=lite0"], "such as val/fd_lite0"),
     ],
 )
 def test_a_sweep_score_that_is_not_logged_is_refused_before_training(refused, tiny, monkeypatch, words, said):
