@@ -7,10 +7,8 @@ from typing import Any
 import optuna
 import pytest
 
-from diffusion.errors import UserError
-from diffusion.runs.folder import Run, read_metrics, read_yaml
-from diffusion.runs.record import CONFIG, RunRecord
-from diffusion.training import jobs
+from diffusion.runs.folder import Run, read_metrics
+from diffusion.runs.record import RunRecord
 
 SEARCH = ["-m", "hydra/sweeper=search", "hydra.sweep.dir=study", "samples.n=0", "trainer.max_steps=1"]
 SPACE = "optimizer.lr=tag(log,interval(1e-4,1e-2))"
@@ -24,25 +22,6 @@ def storage_of(folder: Path) -> Any:
 def trials_of(folder: Path) -> list[Any]:
     """The trials of a study, read by Optuna itself."""
     return optuna.load_study(study_name="search", storage=storage_of(folder)).trials
-
-
-@pytest.fixture
-def started(command, monkeypatch) -> list[str]:
-    """The names of the folders of jobs that are started; they complete at once, and their learning rate is the score.
-
-    A negative one is refused.
-    """
-    names = []
-
-    def start(processes, folder, *_):
-        names.append(folder.name)
-        rate = read_yaml(folder / CONFIG)["optimizer"]["lr"]
-        if rate < 0:
-            raise UserError("a negative learning rate")
-        RunRecord.join(folder).finish("complete", result=rate)
-
-    monkeypatch.setattr(jobs, "launch", start)
-    return names
 
 
 def test_optuna_reads_back_what_was_run(ran, tiny, tmp_path):
