@@ -64,24 +64,16 @@ def drawn(command, run: Path, *words: str, folder: str = "out") -> Tensor:
         ),
         (["image=picture.png", "mask=mask.png"], lambda m: m.inpaint("picture.png", "mask.png")),
         (
-            ["image=picture.png", "mask=mask.png", "inpainting.passes=2", "n=3"],
-            lambda m: m.inpaint(PICTURE, FILL, "repaint inpainting.passes=2", n=3),
-        ),
-        (
             ["image=picture.png", "mask=mask.png", "inpainting=split_gibbs", "sampler=dpm_2m_sde", "sampler.steps=5"],
             lambda m: m.inpaint(PICTURE, FILL, "split_gibbs", sampler="dpm_2m_sde", steps=5),
         ),
         (
-            ["image=picture.png", "operator=downsampling", "operator.factor=2", "n=3"],
-            lambda m: m.solve("picture.png", "downsampling operator.factor=2", n=3, batch_size=2),
+            ["image=picture.png", "operator=downsampling", "operator.factor=2", "inpainting.iterations=1", "n=3"],
+            lambda m: m.solve("picture.png", "downsampling operator.factor=2", "mmps inpainting.iterations=1", n=3),
         ),
         (
             ["image=picture.png", "operator=grey", "observed=true", "noise_level=0.1", "inpainting=split_gibbs"],
             lambda m: m.solve(PICTURE, "grey", "split_gibbs", 0.1, True),
-        ),
-        (
-            ["image=picture.png", "operator=blur", "inpainting.iterations=1", "seed=3", "n=3"],
-            lambda m: m.solve("picture.png", "blur", "mmps inpainting.iterations=1", seed=3, n=3),
         ),
         (["interpolate=[3,4]", "n=5"], lambda m: m.interpolate(3, 4, 5, batch_size=2)),
     ],

@@ -12,6 +12,8 @@ from diffusion.config.build import make
 from diffusion.config.choices import choice, choices, composed
 from diffusion.process import grid
 from diffusion.process.denoiser import Denoiser, dynamic
+from diffusion.process.prediction import Eps
+from diffusion.process.schedule import linear
 from diffusion.randomness import Streams
 from tests.support.oracle import GaussianOracle, sampler_moments
 
@@ -25,7 +27,7 @@ def made(group: str, words: str, **parts: str) -> Any:
 
 @pytest.mark.parametrize(("name", "parts"), [*OBJECTIVES, *PARTS], ids=str)
 def test_every_objective_and_its_parts_train(name: str, parts: dict[str, str]) -> None:
-    denoiser = Denoiser(Affine(0.5, 0.1, 0.2), made("schedule", "linear"), made("prediction", "eps"))
+    denoiser = Denoiser(Affine(0.5, 0.1, 0.2), linear(), Eps())
     objective = made("objective", f"{name} +schedule.steps=1000", **parts)
     x0 = (2 * torch.randint(0, 256, (8, 3, 4, 4)) / 255 - 1).float()
     result = objective(denoiser, x0, Streams(range(8)))

@@ -7,7 +7,7 @@ the two differ on purpose, the test says why.
 import itertools
 import math
 from collections.abc import Callable
-from functools import partial, partialmethod
+from functools import partial
 
 import diffusers
 import pytest
@@ -19,7 +19,6 @@ from diffusion.process import grid, prediction, schedule, variance
 from diffusion.process.denoiser import Denoiser, clip
 from diffusion.process.sampler import (
     DDIM,
-    AdamsBashforth,
     Ancestral,
     DPMSolver,
     DPMSolver2S,
@@ -76,20 +75,6 @@ def vp_solver(
     return states
 
 
-def k_solver(kind: type, noise: list[Tensor]) -> list[Tensor]:
-    """The same for a scheduler of diffusers that works on x_t/alpha_t, as k-diffusion does."""
-    scheduler = kind(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, timestep_spacing="trailing")
-    scheduler.set_timesteps(N)
-    times = grid.uniform(TABLE.schedule, N)
-    alpha, scheduler.sigmas = levels(TABLE, times)
-    scheduler.is_scale_input_called = True
-    states = [noise[0] / alpha[0]]
-    for k, t in enumerate(scheduler.timesteps):
-        out, _ = TABLE.output(states[-1] * alpha[k], times[k].expand(2))
-        states.append(scheduler.step(out, t, states[-1]).prev_sample)
-    return [state * a for state, a in zip(states, alpha, strict=True)]
-
-
 def same(a: list[Tensor], b: list[Tensor], tolerance: float = 1e-9) -> None:
     """Each state within `tolerance` of the other's largest value."""
     assert len(a) == len(b)
@@ -133,13 +118,6 @@ def test_sde_dpm_solver_3m_with_half_the_second_difference_matches_k_diffusion()
     phi_3 = phi_2 / H - 0.5
     theirs = -math.expm1(-H) * m0 + phi_2 * d1 - phi_3 * d2
     torch.testing.assert_close(-math.expm1(-H) * mean_over_step(m0, [(-r0, m1), (-r0 - r1, m2)], H, 0.5), theirs)
-
-
-@pytest.mark.parametrize("order", [1, 2, 3, 4])
-def test_adams_bashforth_matches_lms_of_diffusers(order: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    noise, kind = draws(1), diffusers.LMSDiscreteScheduler
-    monkeypatch.setattr(kind, "step", partialmethod(kind.step, order=order))
-    same(ours(AdamsBashforth(N, grid.uniform, order=order), TABLE, noise), k_solver(kind, noise))
 
 
 @pytest.mark.parametrize("churn", [0.0, 5.0, 100.0])
