@@ -92,7 +92,6 @@ FAULTS = {
         ("2M: points on the wrong side", "(axis(p.t) - start)", "(start - axis(p.t))"),
         ("3M: the second difference is not scaled", "exact[1:] *= curvature", "pass"),
         ("UniPC: full order in the last steps", "min(self.order, t.left)", "self.order"),
-        ("2S: D used over the whole step", "D, middle, s, self.eta", "D, t, s, self.eta"),
         ("Heun: only the second slope", "(now.estimate.eps + estimate_s.eps) / 2", "estimate_s.eps"),
         ("churn: less noise instead of more", "t.lam - math.log1p", "t.lam + math.log1p"),
         ("midpoint: u and 1 − u swapped", "math.log((1 - u) / u)", "math.log(u / (1 - u))"),
@@ -221,6 +220,7 @@ FAULTS = {
         ("inputs of standard deviation 80 are not scaled", ".clamp(min=1), 1000", ".clamp(min=1, max=1), 1000"),
     ],
     "process/test_samplers.py": [
+        ("2S: D used over the whole step", "D, middle, s, self.eta", "D, t, s, self.eta"),
         ("Adams–Bashforth: wrong sign of a step term", "(s.sigma - s.alpha *", "(s.sigma + s.alpha *"),
         ("start: the grid's times above t are not skipped", "grid[grid < start * (1 - 1e-4)]", "grid[1:]"),
         ("Dormand–Prince: stages at the end of the step", "u + float(c) * h", "u + h"),

@@ -21,7 +21,6 @@ from diffusion.process.sampler import (
     DDIM,
     Ancestral,
     DPMSolver,
-    DPMSolver2S,
     Euler,
     Heun,
     Midpoint,
@@ -172,26 +171,6 @@ def test_flow_solvers_match_the_textbook_rules(sampler: Sampler) -> None:
     same(ours(sampler, denoiser, noise), theirs)
 
 
-def test_dpm_solver_2s_matches_algorithm_1() -> None:
-    """DPM-Solver++, Algorithm 1 with r = 1/2. Its λ is half the log-SNR."""
-    denoiser = Denoiser(FixedNetwork(), schedule.VP(), prediction.Eps())
-    choice = partial(grid.log_snr, sigma_min=0.01)
-    noise = draws(1)
-    times = choice(denoiser.schedule, N)
-    x, theirs = noise[0], [noise[0]]
-    for t, s in itertools.pairwise(times[:-1]):
-        lam_t, lam_s = (denoiser.schedule.log_snr(u) / 2 for u in (t, s))
-        h = lam_s - lam_t
-        m = denoiser.schedule.time(lam_t * 2 + h)
-        (_, sigma_t), (alpha_m, sigma_m), (alpha_s, sigma_s) = (denoiser.schedule(u) for u in (t, m, s))
-        x0 = denoiser(x, t.expand(2)).x0
-        u = sigma_m / sigma_t * x - alpha_m * torch.expm1(-h / 2) * x0
-        D = denoiser(u, m.expand(2)).x0
-        x = sigma_s / sigma_t * x - alpha_s * torch.expm1(-h) * D
-        theirs.append(x)
-    same(ours(DPMSolver2S(N, grid=choice), denoiser, noise)[:-1], theirs)
-
-
 def test_reverse_diffusion_matches_equation_46() -> None:
     """VP: x_{i−1} = (2 − √(1 − β)) x + β score + √β z. VE: x_{i−1} = x + (σ_i² − σ_{i−1}²) score + √(…) z."""
     x, z = draws(2)
@@ -245,10 +224,7 @@ def test_ddim_trajectory_matches_diffusers(spacing: str, choice: object, eta: fl
     for t, z in zip(scheduler.timesteps, noise[1:], strict=True):
         out, step = FixedNetwork()(theirs[-1], t.double().expand(2)), {"use_clipped_model_output": clipped}
         theirs.append(scheduler.step(out, t, theirs[-1], eta=eta, variance_noise=z, **step).prev_sample)
-    found = [noise[0]]
-    sampler = DDIM(10, grid=choice, eta=eta, threshold=clip if clipped else None)
-    sampler(TABLE, noise[0], ReplayStreams(*noise[1:]), watch=lambda k, x, estimate: found.append(x))
-    same(found, theirs, 1e-8)
+    same(ours(DDIM(10, grid=choice, eta=eta, threshold=clip if clipped else None), TABLE, noise), theirs, 1e-8)
 
 
 @pytest.mark.parametrize(("spacing", "choice"), [("leading", grid.leading), ("trailing", grid.uniform)])
@@ -266,6 +242,5 @@ def test_ancestral_trajectory_matches_diffusers(
     for t in scheduler.timesteps:
         step = scheduler.step(FixedNetwork()(theirs[-1], t.double().expand(2)), t, theirs[-1])
         theirs.append(step.prev_sample)
-    found, sampler = [noise[0]], Ancestral(10, grid=choice, variance=kind)
-    sampler(TABLE, noise[0], ReplayStreams(*noise[1:]), watch=lambda k, x, estimate: found.append(x))
+    found = ours(Ancestral(10, grid=choice, variance=kind), TABLE, noise)
     same(found, [*theirs[:-1], step.pred_original_sample], 1e-8)
