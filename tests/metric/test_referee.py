@@ -84,13 +84,6 @@ def test_sets_of_photographs_and_divisions_share_nothing() -> None:
     assert len({tuple(each.tolist()) for each in chosen}) == 50
 
 
-@pytest.fixture(scope="module")
-def landscapes() -> Landscapes:
-    data = Landscapes(resolution=16)
-    data.setup()
-    return data
-
-
 def seen(samples: Tensor, data: Landscapes) -> dict[str, list[str]]:
     """The eyes that tell samples apart: from half of the training tiles, and from other photographs."""
     train, held_out = data.splits["train"].take(torch.arange(0, 2091, 4)), data.splits["val"]
