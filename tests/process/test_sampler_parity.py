@@ -172,7 +172,7 @@ def test_flow_solvers_match_the_textbook_rules(sampler: Sampler) -> None:
 
 
 def test_reverse_diffusion_matches_equation_46() -> None:
-    """VP: x_{i−1} = (2 − √(1 − β)) x + β score + √β z. VE: x_{i−1} = x + (σ_i² − σ_{i−1}²) score + √(…) z."""
+    """x_{i−1} = (2 − √(1 − β)) x + β score + √β z."""
     x, z = draws(2)
     step = lambda schedule, steps: torch.tensor([500, 499], dtype=torch.float64) / 1000  # noqa: E731
     t = torch.full((2,), 0.5, dtype=torch.float64)
@@ -180,12 +180,6 @@ def test_reverse_diffusion_matches_equation_46() -> None:
     score = -TABLE(x, t).eps / sigma
     expected = (2 - (1 - beta).sqrt()) * x + beta * score + beta.sqrt() * z
     torch.testing.assert_close(ReverseDiffusion(1, grid=step)(TABLE, x, ReplayStreams(z)), expected)
-    ve = Denoiser(FixedNetwork(), schedule.VE(), prediction.Eps())
-    sigma_t, sigma_s = (ve.schedule(u)[1] for u in step(None, 1))
-    start = x * torch.hypot(torch.ones(()), sigma_t)
-    score, rise = -ve(start, t).eps / sigma_t, sigma_t**2 - sigma_s**2
-    expected = start + rise * score + rise.sqrt() * z
-    torch.testing.assert_close(ReverseDiffusion(1, grid=step)(ve, x, ReplayStreams(z)), expected)
 
 
 def test_predictor_corrector_corrects_and_then_predicts() -> None:
