@@ -85,7 +85,6 @@ FAULTS = {
         ("ancestral: σ_t instead of σ_s", "s.sigma * r * now", "t.sigma * r * now"),
         ("loop: half log-SNR without the half", "log_snr(t) / 2]", "log_snr(t)]"),
         ("threshold: eps is not recomputed", "_replace(x0=x0, eps=eps)", "_replace(x0=x0)"),
-        ("reverse diffusion: α_s/α_t instead of α_t/α_s", "2 - t.alpha / s.alpha", "2 - s.alpha / t.alpha"),
         ("Langevin: √ε instead of √(2ε)", "(2 * size).sqrt()", "size.sqrt()"),
         ("exponential: wrong sign of the x0 term", "s.alpha * -math", "s.alpha * math"),
         ("multistep: moments off by one", "powers + 2, -H", "powers + 1, -H"),
@@ -94,7 +93,6 @@ FAULTS = {
         ("UniPC: full order in the last steps", "min(self.order, t.left)", "self.order"),
         ("Heun: only the second slope", "(now.estimate.eps + estimate_s.eps) / 2", "estimate_s.eps"),
         ("churn: less noise instead of more", "t.lam - math.log1p", "t.lam + math.log1p"),
-        ("midpoint: u and 1 − u swapped", "math.log((1 - u) / u)", "math.log(u / (1 - u))"),
         ("loop: only σ at the start", "x * math.hypot(times[0].alpha, times[0].sigma)", "x * times[0].sigma"),
     ],
     "process/test_augmentation.py": [
@@ -220,6 +218,8 @@ FAULTS = {
         ("inputs of standard deviation 80 are not scaled", ".clamp(min=1), 1000", ".clamp(min=1, max=1), 1000"),
     ],
     "process/test_samplers.py": [
+        ("reverse diffusion: α_s/α_t instead of α_t/α_s", "2 - t.alpha / s.alpha", "2 - s.alpha / t.alpha"),
+        ("midpoint: u and 1 − u swapped", "math.log((1 - u) / u)", "math.log(u / (1 - u))"),
         ("2S: D used over the whole step", "D, middle, s, self.eta", "D, t, s, self.eta"),
         ("Adams–Bashforth: wrong sign of a step term", "(s.sigma - s.alpha *", "(s.sigma + s.alpha *"),
         ("start: the grid's times above t are not skipped", "grid[grid < start * (1 - 1e-4)]", "grid[1:]"),

@@ -23,7 +23,6 @@ from diffusion.process.sampler import (
     DPMSolver,
     Euler,
     Heun,
-    Midpoint,
     PredictorCorrector,
     ReverseDiffusion,
     Sampler,
@@ -146,40 +145,6 @@ def test_euler_and_heun_match_edm_algorithm_2(churn: float, second_order: bool) 
     kind = Heun if second_order else Euler
     sampler = kind(N, grid=EDM_GRID, churn=churn, churn_low=S_tmin, churn_high=S_tmax, churn_noise=S_noise)
     same(ours(sampler, denoiser, noise), theirs)
-
-
-@pytest.mark.parametrize("sampler", [DDIM(N), Euler(N, grid.uniform), Midpoint(N), Heun(N, grid.uniform, c=1.0)])
-def test_flow_solvers_match_the_textbook_rules(sampler: Sampler) -> None:
-    """Rectified flow with the velocity v(x, t): Euler's x ← x + (s − t) v and the textbook second-order rules."""
-    denoiser = Denoiser(FixedNetwork(), schedule.Flow(), prediction.Velocity())
-    noise = draws(1)
-    times = grid.uniform(denoiser.schedule, N).tolist()
-
-    def v(x: Tensor, t: float) -> Tensor:
-        return denoiser.output(x, torch.full((2,), t, dtype=torch.float64))[0]
-
-    x, theirs = noise[0], [noise[0]]
-    for t, s in itertools.pairwise(times):
-        first = v(x, t)
-        slope = first
-        if isinstance(sampler, Midpoint):
-            slope = v(x + (s - t) / 2 * first, (s + t) / 2)
-        elif isinstance(sampler, Heun) and s > 0:
-            slope = (first + v(x + (s - t) * first, s)) / 2
-        x = x + (s - t) * slope
-        theirs.append(x)
-    same(ours(sampler, denoiser, noise), theirs)
-
-
-def test_reverse_diffusion_matches_equation_46() -> None:
-    """x_{i−1} = (2 − √(1 − β)) x + β score + √β z."""
-    x, z = draws(2)
-    step = lambda schedule, steps: torch.tensor([500, 499], dtype=torch.float64) / 1000  # noqa: E731
-    t = torch.full((2,), 0.5, dtype=torch.float64)
-    beta, sigma = TABLE.schedule.betas()[499], TABLE.schedule(t[0])[1]
-    score = -TABLE(x, t).eps / sigma
-    expected = (2 - (1 - beta).sqrt()) * x + beta * score + beta.sqrt() * z
-    torch.testing.assert_close(ReverseDiffusion(1, grid=step)(TABLE, x, ReplayStreams(z)), expected)
 
 
 def test_predictor_corrector_corrects_and_then_predicts() -> None:
