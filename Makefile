@@ -51,7 +51,7 @@ test-reliability: $(VENV)/.developer ## Run the reliability tests: kill, damage,
 	$(RUN) pytest $(PARALLEL) -m reliability
 
 .PHONY: test-doors
-test-doors: $(VENV)/.doors ## Run the tests of what needs more packages: data of the Hub, trackers, Ray
+test-doors: $(VENV)/.doors ## Run the tests of what needs more packages: data of the Hub, trackers
 	$(RUN) pytest $(PARALLEL) -m doors
 
 .PHONY: test-slow

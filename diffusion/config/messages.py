@@ -55,7 +55,6 @@ SWEEPING = {
     "hydra/launcher=basic": "one after the other; the default",
     "hydra/launcher=joblib": "hydra.launcher.n_jobs=N at a time on this machine; pip install -e '.[sweep]'",
     "hydra/launcher=submitit_slurm": "as SLURM jobs; pip install -e '.[sweep]'",
-    "hydra/launcher=ray": "on the machines of a Ray cluster; pip install -e '.[ray]'",
     "hydra/sweeper=basic": "all combinations of the values; the default",
     "hydra/sweeper=search": "a search for the best score (docs/search.md); pip install -e '.[sweep]'",
 }

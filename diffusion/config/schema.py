@@ -374,7 +374,7 @@ COMMANDS: dict[str, type[Settings]] = {
 }  # fmt: skip
 
 INSTEAD = {  # arguments of Lightning's Trainer that a run sets itself, and what to use instead
-    "trainer.callbacks": "set callbacks=[throughput,memory], or add your own: +callbacks.NAME._target_=my_package.Mine",
+    "trainer.callbacks": "set callbacks=[throughput], or add your own: +callbacks.NAME._target_=my_package.Mine",
     "trainer.default_root_dir": "set the run's folder, hydra.run.dir=FOLDER",
     "trainer.enable_checkpointing": "a run always saves checkpoints; set checkpoint.keep or checkpoint.every_n_steps",
     "trainer.enable_progress_bar": "the bar is hidden if the output is not a terminal",

@@ -18,7 +18,6 @@ from diffusion.report.compare import Column, Comparison, compare
 from diffusion.report.page import NAME, Block, Cell, Section, Table, html, listed, write_files
 from diffusion.report.ranking import ranking
 from diffusion.report.scores import alike
-from diffusion.report.search import search_sections
 from diffusion.runs.folder import Run
 
 SHOWN, FIRST = 24, 4  # runs with curves and pictures, and those at the top; the table contains all runs
@@ -69,7 +68,6 @@ def comparison_sections(comparison: Comparison, folder: Path, link: Link, by_run
     return [
         Section("", [top, listed(comparison.notes)]),
         *ranking(comparison, folder).sections,
-        *search_sections(folder),
         Section("Recipes", [recipes_table(comparison, ranked), LEGEND]),
         Section("Curves", [curves(name, lines) for name in quantities(shown)]),
         Section("Samples of two runs", [Block(html=html("swipes")), rest] if len(pictures) > 1 else [], folded=True),

@@ -186,9 +186,9 @@ class RunRecord:
 def held(folder: Path) -> BinaryIO | None:
     """The lock of a folder; None on a file system without locks. Raises UserError if a run is alive there."""
     try:
-        # A file server may take two minutes to release the lock of a machine that has failed, after which Ray and
-        # searches, too, run a job again. Ray sets RAY_JOB_ID in its workers.
-        file = lock(folder / LOCK, patience=120 if queued_again() or {"RAY_JOB_ID", TRIAL} & os.environ.keys() else 2)
+        # A file server may take two minutes to release the lock of a machine that has failed, after which SLURM and
+        # searches run a job again.
+        file = lock(folder / LOCK, patience=120 if queued_again() or TRIAL in os.environ else 2)
         if file is not None:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # the processes of the run join in it
     except BlockingIOError:

@@ -218,15 +218,6 @@ class GradientNorm(Callback):
             pl_module.log("train/gradient_norm", norm_of(gradients), batch_size=1)
 
 
-class Memory(Callback):
-    """Logs memory/peak_gb, see `peak_gb`."""
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Log if the step has a row."""
-        if is_due(trainer):
-            pl_module.log("memory/peak_gb", peak_gb(pl_module.device), batch_size=1)
-
-
 def norm_of(tensors: list[Tensor]) -> Tensor:
     """The norm over all elements of the tensors (at least one), which are on one device."""
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))

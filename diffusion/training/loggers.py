@@ -15,11 +15,10 @@ from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
-from time import time
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import CometLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
@@ -36,7 +35,6 @@ from diffusion.runs.folder import is_sweep, read_rows
 from diffusion.training.resume import Resumed
 
 TRACKERS = {  # choice -> its package, and what to do where it cannot begin
-    "comet": ("comet_ml", "set COMET_API_KEY; COMET_START_ONLINE=0 needs no account"),
     "mlflow": ("mlflow", "set MLFLOW_TRACKING_URI to a server that runs, or to sqlite:///FILE; unset, it is one here"),
     "tensorboard": ("tensorboard", ""),
     "trackio": ("trackio", "without TRACKIO_SERVER_URL and TRACKIO_SPACE_ID it needs no server, but TRACKIO_DIR"),
@@ -242,34 +240,6 @@ class Trackio(DummyLogger):
     def end(self, status: int) -> None:
         with redirect_stdout(io.StringIO()):
             self.trackio.finish()
-
-
-class Comet(CometLogger):
-    """Comet, with the key in COMET_API_KEY or of `comet login`. `group`, as in `named`, is one more tag."""
-
-    def __init__(
-        self, folder: Path, recipe: Mapping[str, Any], project: str, workspace: str | None = None,
-        group: str | None = None, tags: Sequence[str] = (),
-    ):  # fmt: skip
-        os.environ.update(COMET_DISABLE_AUTO_LOGGING="1", COMET_ERROR_TRACKING_ENABLE="false")  # what other loggers get
-        import comet_ml
-
-        logging.getLogger(comet_ml.__name__).setLevel(logging.CRITICAL)  # its errors become one line of ours
-        name, group = named(folder, group)
-        super().__init__(
-            workspace=workspace, project=project, name=name, tags=[*tags, *([group] if group else [])],
-            experiment_key=identity(folder / "comet/id", recipe["first_step"]), mode="get_or_create",
-            offline_directory=str(folder / f"comet/{time():.0f}"), log_code=False, log_graph=False,
-            log_git_metadata=False, log_git_patch=False, log_env_details=False, parse_args=False,
-            auto_output_logging=False, display_summary_level=0,
-        )  # fmt: skip
-        console.print(f"comet: {self.experiment.url or f'offline: comet upload {folder}/comet/*/*.zip'}")
-
-    def log_image(self, name: str, images: Sequence[Image.Image], step: int) -> None:
-        self.experiment.log_image(images[0], name=name, step=step)
-
-    def end(self, status: int) -> None:
-        self.experiment.end()
 
 
 class MetricsFile(Logger):

@@ -73,8 +73,7 @@ class Diffusion(pl.LightningModule):
         """Return the mean loss of a batch; log the mean over the batches so far that belong `together`."""
         self.objective.begin(self.trainer.global_step, self.clock.total)
         with examples(to_device(batch.index, self.device)):
-            kept = self.kept(batch, self.settings.label_dropout)
-            x0, given = self.images(batch), self.classes(batch, kept)
+            x0, given, kept = self.shown(batch, self.settings.label_dropout)
             losses = self.values(x0, given, partial(self.streams, batch), batch.stored, kept)
         if batch.number % self.clock.together == 0:
             self.gathered = []
@@ -125,28 +124,25 @@ class Diffusion(pl.LightningModule):
             batch_size=n * devices * parts,
         )
 
-    def kept(self, batch: Batch, dropout: float) -> Tensor | None:
-        """Return which images are shown with their class and condition, (B,) bool; None for all.
+    def shown(self, batch: Batch, dropout: float = 0.0) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """Return x0, the network's inputs besides x_t and t, and which images have them, (B,) bool; None: all.
+
+        x0 is in float32, or in float64 if the network is; the forward process never uses half precision. The `classes`
+        (B,) of images that are shown without are K ("no class").
 
         Args:
-            dropout: Fraction of images shown without them (Ho & Salimans 2022).
+            dropout: Fraction of images shown without class and condition (Ho & Salimans 2022).
         """
-        if not dropout or (batch.classes is None and self.condition is None):
-            return None
-        seeds = seeds_for(self.settings.seed, "label", batch.epoch, last=batch.index.tolist())
-        return to_device(torch.tensor([seed >= dropout * 2**63 for seed in seeds]), self.device)  # uniform below 2⁶³
-
-    def classes(self, batch: Batch, kept: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the `classes` (B,) of the images, K ("no class") for those not `kept`; or nothing without labels."""
-        if batch.classes is None or kept is None:
-            return {} if batch.classes is None else {"classes": batch.classes}
-        none = int(self.denoiser.network.classes)  # type: ignore[arg-type]
-        return {"classes": batch.classes.masked_fill(~kept, none)}
-
-    def images(self, batch: Batch) -> Tensor:
-        """Return x0 in float32, or in float64 if the network is; the forward process never uses half precision."""
         dtype = next(self.denoiser.parameters()).dtype
-        return batch.image.to(torch.promote_types(batch.image.dtype, dtype))
+        x0 = batch.image.to(torch.promote_types(batch.image.dtype, dtype))
+        given = {} if batch.classes is None else {"classes": batch.classes}
+        if not dropout or (not given and self.condition is None):
+            return x0, given, None
+        seeds = seeds_for(self.settings.seed, "label", batch.epoch, last=batch.index.tolist())
+        kept = to_device(torch.tensor([seed >= dropout * 2**63 for seed in seeds]), self.device)  # uniform below 2⁶³
+        if given:
+            given["classes"] = given["classes"].masked_fill(~kept, int(self.denoiser.network.classes))  # type: ignore[arg-type]
+        return x0, given, kept
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Stop after the last step. Lightning validates before it stops, whatever the validation interval."""
@@ -161,7 +157,7 @@ class Diffusion(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Compute (eps_θ(x_t, t) − eps)² per image at its frozen times and noises, with averaged and raw weights."""
         denoisers = {"ema": self.denoiser, "raw": self.raw_denoiser()}
-        x0, given = self.images(batch), self.classes(batch)
+        x0, given, _ = self.shown(batch)
         if self.condition is not None:
             fixed = Streams(seeds_for("condition", last=batch.index.tolist()), self.device)
             named = self.condition(x0, batch.stored)

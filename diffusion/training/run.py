@@ -150,22 +150,16 @@ def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.T
         given.model_dump() | FIXED, "trainer", logger=[MetricsFile(folder)], default_root_dir=str(folder),
         plugins=plugins,
     )  # fmt: skip
-    check_processes(trainer)
-    # Its handler of SIGTERM would end a step in its middle, and broadcasts, for which processes may wait for each other
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    return trainer
-
-
-def check_processes(trainer: pl.Trainer) -> None:
-    """Raise UserError if the Trainer's size differs from the number of processes: each would be its own run."""
-    started = int(os.environ["WORLD_SIZE"]) if is_rank() else 1
-    if trainer.world_size != started:
+    if trainer.world_size != (started := int(os.environ["WORLD_SIZE"]) if is_rank() else 1):  # each would be a run
         local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         several = "; several machines need torchrun on each" if trainer.world_size > started else ""
         raise UserError(
             f"trainer.devices × trainer.num_nodes is {trainer.world_size}, but the number of processes is {started}: "
             f"set trainer.devices={local} trainer.num_nodes={started // local}{several}"
         )
+    # Its handler of SIGTERM would end a step in its middle, and broadcasts, for which processes may wait for each other
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 def start_writing(run: Parts, record: RunRecord, trainer: pl.Trainer) -> None:

@@ -5,17 +5,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
-from types import SimpleNamespace
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from composing import train
+from composing import settings, train
 from torch import Tensor
 
 from diffusion.checkpoint import storage
 from diffusion.errors import UserError
 from diffusion.runs.folder import Metrics, read_metrics
-from diffusion.training.run import check_processes
+from diffusion.training.run import make_trainer
 
 pytestmark = pytest.mark.reliability
 
@@ -134,4 +134,4 @@ def test_fewer_trainer_devices_than_torchrun_processes_are_refused(monkeypatch):
         monkeypatch.setenv(name, "2")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     with pytest.raises(UserError, match=r"is 2: set trainer\.devices=2 trainer\.num_nodes=1$"):
-        check_processes(SimpleNamespace(world_size=1))  # type: ignore[arg-type]
+        make_trainer(settings([]), Path(), None)

@@ -87,12 +87,11 @@ def test_the_classes_of_the_data_are_stored_in_checkpoints_and_exports(labelled,
 
 def dropped(epoch: int, index: torch.Tensor) -> list[bool]:
     """Which of the images a run with label_dropout=0.3 trains without their class in an epoch."""
-    network = SimpleNamespace(classes=3)
-    module = SimpleNamespace(
-        settings=settings([]), denoiser=SimpleNamespace(network=network), device=torch.device("cpu"), condition=None
-    )
-    batch = SimpleNamespace(classes=torch.ones(len(index), dtype=torch.int64), epoch=epoch, index=index)
-    found: list[int] = Diffusion.classes(module, batch, Diffusion.kept(module, batch, 0.3))["classes"].tolist()
+    x0 = torch.zeros(len(index))
+    denoiser = SimpleNamespace(network=SimpleNamespace(classes=3), parameters=lambda: iter([x0]))
+    module = SimpleNamespace(settings=settings([]), denoiser=denoiser, device=x0.device, condition=None)
+    batch = SimpleNamespace(image=x0, classes=torch.ones(len(index), dtype=torch.int64), epoch=epoch, index=index)
+    found: list[int] = Diffusion.shown(module, batch, 0.3)[1]["classes"].tolist()
     assert {*found} <= {1, 3}
     return [each == 3 for each in found]
 

@@ -71,8 +71,8 @@ def test_a_lightning_logger_of_ones_own_logs_until_it_fails(ran, tiny, tmp_path)
 
 
 def test_a_missing_package_is_one_line_before_a_dashboard_begins(refused, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(loggers, "find_spec", lambda name: None if name == "comet_ml" else name)
-    err = refused("train", [*tiny, *RUN, "logger=[tensorboard,comet]"])
-    assert "logger=comet: it is not installed; " in err
-    assert "[comet]" in err
+    monkeypatch.setattr(loggers, "find_spec", lambda name: None if name == "mlflow" else name)
+    err = refused("train", [*tiny, *RUN, "logger=[tensorboard,mlflow]"])
+    assert "logger=mlflow: it is not installed; " in err
+    assert "[mlflow]" in err
     assert not (tmp_path / "run/tensorboard").exists()

@@ -1,14 +1,12 @@
-"""Searches: what Optuna stores and the page shows, jobs that are pruned, several scores, and studies that go on."""
+"""Searches: what Optuna stores, jobs that are pruned, several scores, and studies that go on."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 
-from diffusion.report.search import search_sections
 from diffusion.runs.folder import Run, read_metrics
 from diffusion.runs.record import RunRecord
 
@@ -69,22 +67,11 @@ def test_a_job_that_falls_behind_is_pruned_and_shown_as_such(ran, tiny, tmp_path
     assert "1 pruned" in ran("status", ["study"])
 
 
-@pytest.mark.whole_report
-@pytest.mark.usefixtures("undrawn")
-def test_two_scores_have_a_front(ran, tiny, tmp_path, monkeypatch):
-    words = [SPACE, "sweep.score=[val/mse,seconds]", "hydra.sweeper.n_trials=3", "trainer.max_steps=2"]
-    ran("train", [*SEARCH, *tiny, *words])
-    for trial in trials_of(tmp_path / "study"):
-        run = Run(tmp_path / "study" / trial.user_attrs["folder"])
-        assert trial.values == [run.metrics["val/mse"].value[-1], run.info["seconds_of"]["training"]]
-    charts, _ = search_sections(tmp_path / "study")
-    assert len(charts.blocks) == 5  # the history of each score, the front, the importances
-    front = charts.blocks[2].figure.axes[0]
-    best = optuna.load_study(study_name="search", storage=storage_of(tmp_path / "study")).best_trials
-    assert front.lines[1].get_xydata().tolist() == sorted(trial.values for trial in best)
-    assert "The trials by two scores" in (tmp_path / "study/report.html").read_text()
-    monkeypatch.setitem(sys.modules, "diffusion.runs.search", None)  # as without Optuna
-    assert "pip install" in search_sections(tmp_path / "study")[0].markdown
+def test_a_trial_has_two_scores(ran, tiny, tmp_path):
+    ran("train", [*SEARCH, *tiny, SPACE, "sweep.score=[val/mse,seconds]", "hydra.sweeper.n_trials=1"])
+    (trial,) = trials_of(tmp_path / "study")
+    run = Run(tmp_path / "study" / trial.user_attrs["folder"])
+    assert trial.values == [run.metrics["val/mse"].value[-1], run.info["seconds_of"]["training"]]
 
 
 def test_a_study_that_is_called_again_goes_on(ran, tiny, tmp_path):

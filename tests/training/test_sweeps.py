@@ -1,7 +1,6 @@
 """Sweeps: their folders, the jobs that run again, and the scores that a search may optimize."""
 
 import json
-import sys
 
 import pytest
 import yaml
@@ -94,8 +93,3 @@ def test_a_job_gets_its_previous_folder_and_never_that_of_another_job(tmp_path):
     assert folder(0, "schedule=linear", "ckpt=a.ckpt") == "3"
     naming.job_folder(tmp_path, 4, ("seed=1",))  # it has not yet written its overrides
     assert naming.job_folder(tmp_path, 4, ("seed=2",)) == "5"
-
-
-def test_a_sweep_on_ray_without_ray_says_what_to_install(refused, tiny, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    assert "[ray]" in refused("train", ["-m", *tiny, "hydra/launcher=ray", "seed=0,1"])

@@ -1,9 +1,7 @@
-"""MLflow, Trackio and Comet show what a run did, read back through their own API; Comet from its offline archives."""
+"""MLflow and Trackio show what a run did, read back through their own API."""
 
-import json
 import os
 import re
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +36,6 @@ def places(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/mlflow.db")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setenv("COMET_START_ONLINE", "0")
     os.environ.setdefault("TRACKIO_DIR", str(home / "trackio"))  # read once, when it is imported
     monkeypatch.chdir(home)
 
@@ -83,40 +80,12 @@ def of_trackio(folder: Path) -> list[Shown]:
     return found
 
 
-def of_comet(folder: Path) -> list[Shown]:
-    found: dict[str, Shown] = {}
-    for file in sorted(folder.rglob("comet/*/*.zip")):
-        archive = zipfile.ZipFile(file)
-        about = json.loads(archive.read("experiment.json"))
-        assert (about["project_name"], about["resume_strategy"]) == ("diffusion", "get_or_create")
-        empty = Shown("", {}, {}, [], about["tags"][0] if about["tags"] else None)
-        shown = found.setdefault(about["offline_id"], empty)
-        for line in archive.read("messages.json").decode().splitlines():
-            message, kind = (read := json.loads(line))["payload"], read["type"]
-            if kind == "metric_msg":
-                one = message["metric"]
-                shown.curves.setdefault(one["metricName"], {})[one["step"]] = one["metricValue"]
-            elif kind == "parameter_msg":
-                one = message.get("param") or message["params"]
-                place, (*groups, last) = shown.recipe, one["paramName"].split("|")
-                for each in groups:
-                    place = place.setdefault(each, {})
-                place[last] = one["paramValue"]
-            elif "figName" in message.get("additional_params", {}):
-                assert message["file_path"] in archive.namelist()
-                shown.pictures.append((message["additional_params"]["figName"], message["additional_params"]["step"]))
-            elif message.get("key") == "Name":
-                found[about["offline_id"]] = shown = shown._replace(name=message["value"])
-    return [shown._replace(pictures=sorted(shown.pictures)) for shown in found.values()]
+READERS = {"mlflow": of_mlflow, "trackio": of_trackio}
 
 
-READERS = {"mlflow": of_mlflow, "trackio": of_trackio, "comet": of_comet}
-
-
-def test_trackers_show_the_run_and_continue_it_on_resume(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("comet_ml.offline.random_ascii_string", lambda *_: "x")  # as two processes with one seed
+def test_trackers_show_the_run_and_continue_it_on_resume(tiny, tmp_path):
     folder = tmp_path / "one/run"
-    words = [*tiny, "logger=[mlflow,trackio,comet]", *(f"logger.{name}.group=lr" for name in READERS), "score.n=8"]
+    words = [*tiny, "logger=[mlflow,trackio]", *(f"logger.{name}.group=lr" for name in READERS), "score.n=8"]
     words += ["samples.every_n_epochs=1", "samples.n=2", "features=lite0", "score.baselines=[]"]
     train([*words, "trainer.max_epochs=1"], folder)
     train([*words, "trainer.max_epochs=2", "ckpt=auto"], folder)
@@ -161,7 +130,6 @@ LOST = "http://user:canary@127.0.0.1:9"  # nobody answers there
         ("mlflow", {"MLFLOW_TRACKING_URI": "sqlite:////proc/mlflow.db"}),
         ("trackio", {"TRACKIO_DIR": "/dev/null/trackio"}),
         ("trackio", {"TRACKIO_SERVER_URL": f"{LOST}/?write_token=canary"}),
-        ("comet", {"COMET_API_KEY": "canary", "COMET_URL_OVERRIDE": f"{LOST}/clientlib/", "COMET_START_ONLINE": "1"}),
     ],
 )
 def test_a_lost_server_or_store_is_one_line_before_training(command, tiny, tmp_path, monkeypatch, tracker, variables):
