@@ -150,7 +150,7 @@ def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.T
         given.model_dump() | FIXED, "trainer", logger=[MetricsFile(folder)], default_root_dir=str(folder),
         plugins=plugins,
     )  # fmt: skip
-    if trainer.world_size != (started := int(os.environ["WORLD_SIZE"]) if is_rank() else 1):  # each would be a run
+    if trainer.world_size != (started := int(os.environ["WORLD_SIZE"]) if is_rank() else 1):  # each would train alone
         local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         several = "; several machines need torchrun on each" if trainer.world_size > started else ""
         raise UserError(
