@@ -94,6 +94,8 @@ class CLIP(Foundation):
         super().__init__(source)
         self.canonical = {"cmmd": "cmmd"} if source == "openai/clip-vit-large-patch14-336" else {}
         self.num_features, self.side = self.net.config.projection_dim, self.net.config.image_size
+        place = self.net.vision_model.embeddings  # once in many loads, transformers 5.24 left the indices unset
+        place.position_ids = torch.arange(place.num_positions)[None]
         self.resize = f"middle square to {self.side}x{self.side} bicubic, antialiased, rounded"
 
     def features(self, images: Tensor) -> Tensor:

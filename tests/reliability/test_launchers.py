@@ -93,9 +93,10 @@ def test_a_job_saves_before_submitit_requeues_it(tmp_path, monkeypatch, capsys):
     assert f"the whole sweep: rerun the same command with hydra.sweep.dir={tmp_path}" in capsys.readouterr().out
 
 
-def test_a_job_that_ray_runs_again_waits_for_the_lock_of_a_lost_machine(tmp_path, monkeypatch):
+def test_a_job_that_slurm_runs_again_waits_for_the_lock_of_a_lost_machine(tmp_path, monkeypatch):
     """A file server releases it late."""
-    monkeypatch.setenv("RAY_JOB_ID", "01000000")
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     held = lock(tmp_path / LOCK)
     assert held is not None
     Timer(3, held.close).start()
