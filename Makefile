@@ -123,6 +123,12 @@ wheel: $(VENV)/.developer ## Build the source archive and, from it, the wheel; c
 	$(RUN) build
 	$(RUN) twine check --strict dist/*
 
+.PHONY: release
+release: $(VENV)/.developer ## Check and build what a tag publishes, try it in a bare environment, write dist/NOTES.md
+	$(BIN)/python .ci/release.py check
+	$(MAKE) --no-print-directory check wheel
+	$(BIN)/python .ci/release.py try
+
 .PHONY: clean
 clean: ## Remove the environment and caches (runs in outputs/ are kept)
 	rm -rf $(VENV) .venv-* build dist site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -89,7 +89,7 @@ def test_the_container_has_all_that_the_program_is_built_from():
 
 
 @pytest.mark.parametrize(
-    "file", [".ci/run", ".github/workflows/ci.yml", "CONTRIBUTING.md", "README.md", "deploy/sky.yaml"]
+    "file", [".ci/run", "CONTRIBUTING.md", "README.md", "deploy/sky.yaml", *sorted(ROOT.glob(".github/*/*.yml"))]
 )
 def test_each_make_target_that_is_named_exists(file):
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
