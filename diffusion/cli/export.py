@@ -4,11 +4,12 @@
 from it (init=FILE.safetensors). With --format diffusers, write a folder that diffusers reads too:
 DiffusionPipeline.from_pretrained(FOLDER); models with parts that diffusers lacks are refused. With --format web,
 write one HTML file to give away that draws pictures in any browser, without a server: it has the network, samples,
-charts and scores of its run, but no settings, commands or paths. With
+charts and scores of its run (for friends, --pictures-only leaves these out), but no settings, commands or paths. With
 --push USER/NAME, upload the safetensors file, the diffusers folder if there can be one, and a model card with the facts
 of the run to the Hugging Face Hub; everyone can then use the model as ckpt=hf://USER/NAME.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,13 +23,15 @@ FORMATS = "safetensors", "diffusers", "web"
 
 def export(
     checkpoint: str, file: Path | None, weights: str | float, format: str, sampler: str | None, push: str | None,
-    private: bool, config_dir: str | None,
+    private: bool, pictures_only: bool, config_dir: str | None,
 ) -> None:  # fmt: skip
     """Write what the command line asks for, and print its path."""
     from diffusion.checkpoint import find, hub, restore
     from diffusion.config.choices import choice, searching
     from diffusion.export import formats
 
+    if pictures_only and format != "web":
+        raise UserError("--pictures-only: it is for a page; add --format web")
     with searching([config_dir]):
         model = restore.restore(find.trained(checkpoint), weights)
         if sampler:
@@ -39,6 +42,7 @@ def export(
     place = Path(checkpoint) if model.path.is_relative_to(find.BUNDLED) else model.path
     place = Path(checkpoint.rpartition("/")[2].partition("@")[0]) if hub.is_address(checkpoint) else place
     suffix, write = formats.FORMATS[format]
+    write = partial(formats.write_page, pictures_only=True) if pictures_only else write
     file = file or place.with_name(place.stem + suffix)
     if file.is_file() and b"diffusion-experiments" not in file.read_bytes()[: 1 << 20]:
         raise UserError(f"{file}: a file that diffusion has not written; choose another name")
@@ -87,4 +91,5 @@ main.add_argument("--format", choices=FORMATS, default="safetensors", help="defa
 main.add_argument("--sampler", metavar="CHOICE", help="instead of the run's, such as 'ddim sampler.steps=20'")
 main.add_argument("--push", metavar="USER/NAME", help="upload all this to the Hub, as a new commit")
 main.add_argument("--private", action="store_true", help="with --push: only you can see a new repository")
+main.add_argument("--pictures-only", action="store_true", help="with --format web: without charts and scores")
 main.add_config_dir()

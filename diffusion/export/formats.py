@@ -25,11 +25,11 @@ def write_diffusers(folder: Path, model: Restored) -> str:
     return f"{folder}\n  {diffusers_folder.write(folder, model)}{unguided(model)}"
 
 
-def write_page(file: Path, model: Restored) -> str:
-    """A page that draws in any browser."""
+def write_page(file: Path, model: Restored, pictures_only: bool = False) -> str:
+    """A page that draws in any browser; with `pictures_only`, without charts and scores."""
     from diffusion.export.web import write_web  # imports the reports
 
-    return f"{write_web(file, model)}{unguided(model)}"
+    return f"{write_web(file, model, pictures_only)}{unguided(model)}"
 
 
 def unguided(model: Restored) -> str:

@@ -37,8 +37,10 @@ from diffusion.runs.folder import Run, is_run
 STEPS = (5, 10, 25, 50, 100)  # choices on the page
 
 
-def write_web(file: Path, model: Restored) -> Path:
+def write_web(file: Path, model: Restored, pictures_only: bool = False) -> Path:
     """Write the page of a model, with samples and charts if the checkpoint is in a run's folder; returns the path.
+
+    With `pictures_only`, it has no charts and scores.
 
     Raises UserError for a network that ONNX cannot express, and if the exporter is not installed.
     """
@@ -64,9 +66,10 @@ def write_web(file: Path, model: Restored) -> Path:
     title = f"Model {folder.name if is_run(folder) else model.path.stem}"
     if is_run(folder) and (run := Run(folder)).info:  # the bundled model has no record
         title = f"Model {run.name}"
-        scores: Blocks = [score_table(run.scores), NOTES] if run.scores else []
         sections[:0] = [Section("", [images.gallery(run, "Samples of this network.")])]
-        sections += [Section("Training", training(run), folded=True), Section("Scores", scores, folded=True)]
+        if not pictures_only:
+            scores: Blocks = [score_table(run.scores), NOTES] if run.scores else []
+            sections += [Section("Training", training(run), folded=True), Section("Scores", scores, folded=True)]
     replace(file, document(title, sections, model=contents))
     return file
 

@@ -1,5 +1,6 @@
 """A model inside its page: from the same noise, the browser draws the same samples as torch."""
 
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -13,6 +14,7 @@ from browser import chromium, visit
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.errors import UserError
 from diffusion.export.web import STEPS, network_onnx, tables, write_web
+from diffusion.metric.record import Reference, Score
 from diffusion.model import UNet
 from diffusion.pixels import grid, save_png
 from diffusion.process import grid as grids
@@ -21,6 +23,7 @@ from diffusion.process.denoiser import Conditioned, Denoiser, clip
 from diffusion.process.prediction import EDM, Eps, V
 from diffusion.process.sampler import DDIM
 from diffusion.randomness import Streams
+from diffusion.runs.folder import append_scores
 
 __all__ = ["chromium"]
 CASES = {
@@ -126,3 +129,17 @@ def test_a_missing_onnx_exporter_is_reported_with_the_install_command(monkeypatc
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(UserError, match=r"pip install -e '.*\[web\]'"):
         network_onnx(network(), (3, 8, 8))
+
+
+def test_a_page_of_pictures_only_has_no_charts_and_scores(command, two_steps: Path, monkeypatch) -> None:
+    monkeypatch.setattr("diffusion.export.web.network_onnx", lambda *_: b"")
+    shutil.copytree(two_steps, "run")
+    save_png(grid(torch.zeros(4, 3, 8, 8, dtype=torch.uint8)), Path("run/samples/step-00000002.png"))
+    score = Score("fd_lite0", 12.3, 8, reference=Reference("val", 8, "k"), low=10.0, high=14.0)
+    append_scores(Path("run"), [score.of("samples", "1", {})])
+    pictures = ["gallery", "Draw", "form"]
+    for words, parts in (([], [*pictures, "Training", "Scores"]), (["--pictures-only"], pictures)):
+        assert command("export", ["run", "x.html", "--format=web", *words])[0] == 0
+        page = Path("x.html").read_text("utf-8")
+        assert re.findall(r'(?<=<h2>)\w+|(?<=class=")gallery|(?<=<)form', page) == parts
+    assert "add --format web" in command("export", ["run", "--pictures-only"])[2]
