@@ -1,5 +1,6 @@
 """The report of a run: its figures, its README, and report.html, which have the same sections."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -183,7 +184,7 @@ def faults(run: Run) -> Blocks:
 def training(run: Run, schedule: figures.Schedule | None = None) -> Blocks:
     """The curves of training, with the samples at the step that the reader selects."""
     metrics = run.metrics
-    names = {name for name in metrics if "_bin" not in name and not name.startswith(("gap/half", "gap/se"))}
+    names = {name for name in metrics if not re.search("_bin|_half|gap/(half|se)", name)}
     errors = names & {*figures.ERRORS}
     if "train/loss" in names and (metrics["train/loss"].value <= 0).any():  # with learned weights
         errors.remove("train/loss")
