@@ -127,8 +127,8 @@ def gaussian_cell(row: Row, name: str) -> tuple[str, int]:
     """The errors of the exact moments of a method's samples, and its evaluations."""
     seen = observation(name)
     oracle = GaussianOracle(VP(), MEAN, COVARIANCE)
-    found = sampler_moments(wrapped(row, seen), oracle)  # by two calls of the sampler
-    return errors(found, posterior(seen, MEAN, COVARIANCE)[:2]), oracle.calls // 2
+    found = sampler_moments(wrapped(row, seen), oracle)
+    return errors(found, posterior(seen, MEAN, COVARIANCE)[:2]), oracle.calls
 
 
 def drawn(sampler: Sampler, oracle: GaussianOracle | MixtureOracle) -> Moments:

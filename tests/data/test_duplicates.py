@@ -45,14 +45,14 @@ def test_neighbours_are_those_of_a_full_comparison(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("side", [30, 6])
 def test_near_duplicates_are_those_of_a_full_comparison(side: int) -> None:
-    known, g = noise(300, 0, side), torch.Generator().manual_seed(1)
-    strength = torch.linspace(4, 14, 200).view(-1, 1, 1, 1)
-    pattern = torch.randn(200, 3, 1, 1, generator=g) if side > 16 else torch.randn(200, 3, side, side, generator=g)
-    images = (known[:200] + strength * pattern).clamp(0, 255).byte()
+    known, g = noise(150, 0, side), torch.Generator().manual_seed(1)
+    strength = torch.linspace(4, 14, 100).view(-1, 1, 1, 1)
+    pattern = torch.randn(100, 3, 1, 1, generator=g) if side > 16 else torch.randn(100, 3, side, side, generator=g)
+    images = (known[:100] + strength * pattern).clamp(0, 255).byte()
     rms = (miniature(images, 16)[:, None] - miniature(known, 16)).square().mean(dim=2).sqrt()
     found = near_duplicates(images, known)
     assert torch.equal(found, torch.where((rms < NEAR).any(dim=1), rms.argmin(dim=1), -1))
-    assert 20 < (found >= 0).sum() < 180
+    assert 10 < (found >= 0).sum() < 90
 
 
 def test_near_duplicates_across_splits_are_found_including_mirrored_ones() -> None:

@@ -14,6 +14,11 @@ from diffusion.data.sets import HERE
 WINDOWS = read_table(HERE / "windows.csv")
 
 
+@pytest.fixture(autouse=True)
+def cache() -> None:
+    """That of the session, because the tests of metrics use the same tiles."""
+
+
 def test_no_photograph_is_in_two_splits_and_tiles_are_distributed_evenly() -> None:
     used = {name: Counter(row["photo"] for row in WINDOWS if row["split"] == name) for name in ("train", "val", "test")}
     assert [sum(counts.values()) for counts in used.values()] == [2091, 250, 250]

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffusion.data import Landscapes
 from diffusion.metric.features import FeatureExtractor
 
 
@@ -20,6 +21,13 @@ class Projection(FeatureExtractor):
 
     def features(self, images: Tensor) -> Tensor:
         return F.adaptive_avg_pool2d(images / 255, 8).flatten(1) @ self.weight
+
+
+@pytest.fixture(scope="session")
+def landscapes() -> Landscapes:
+    data = Landscapes(resolution=16)
+    data.setup()
+    return data
 
 
 @pytest.fixture

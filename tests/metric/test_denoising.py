@@ -78,25 +78,8 @@ def test_images_without_a_partner_are_not_used_for_the_gap() -> None:
     assert found["val/mse"] == pytest.approx(float(VAL.mean()))
 
 
-def test_tiles_of_a_photograph_form_a_cluster_and_one_cluster_has_no_error() -> None:
-    """With the same number of tiles per photograph, the error equals the error of the photographs' means."""
-    common = torch.arange(5.0).repeat(N // 5)
-
-    def computed(sources: list[str]) -> dict[str, float]:
-        metric = DenoisingErrors()
-        metric.update("val", VAL + common, T, INDEX)
-        metric.update("fit", FIT, T, INDEX)
-        return metric.compute(OWN | {"val": sources})
-
-    found = computed([f"{i % 5}" for i in range(N)])
-    means = (VAL + common - FIT).double().view(-1, 5).mean(dim=0)
-    assert found["gap/se"] == pytest.approx(float(means.std()) / math.sqrt(5))
-    assert found["gap/half"] == pytest.approx(2.776 * found["gap/se"], rel=1e-3)  # Student's t of 4
-    assert math.isnan(computed(["one"] * N)["gap/se"])
-
-
 def test_the_error_is_clustered_by_the_sources_of_both_sets() -> None:
-    """V by its definition: two pairs covary if they share a source in either set."""
+    """V by its definition: two pairs covary if they share a source in either set. A single source has no error."""
     metric = DenoisingErrors()
     sources = {"val": [i % 6 for i in range(N)], "fit": [i * i % 11 for i in range(N)]}
     val, fit = (error + torch.tensor(sources[part]) for part, error in (("val", VAL), ("fit", FIT)))
@@ -114,6 +97,7 @@ def test_the_error_is_clustered_by_the_sources_of_both_sets() -> None:
     found = metric.compute({part: list(map(str, names)) for part, names in sources.items()})
     assert found["gap/se"] ** 2 == pytest.approx(two_way, rel=1e-5)
     assert found["gap/half"] == pytest.approx(2.571 * found["gap/se"], rel=1e-3)  # Student's t of the 6 sources
+    assert math.isnan(mean_and_error(d, torch.zeros(1, N))[1])
 
 
 def test_the_grid_depends_only_on_seed_index_and_draw() -> None:

@@ -16,13 +16,15 @@ Real = tuple[Tensor, Tensor, int]
 
 
 @pytest.fixture(scope="module")
-def tiles() -> tuple[dict[str, Tensor], Real]:
+def tiles(landscapes: Landscapes) -> tuple[dict[str, Tensor], Real]:
     """Tiles of the test and val photographs; a sixth of all but test, with their photographs, of which a set has 6."""
-    data = Landscapes(16)
-    data.setup()
-    known = [data.splits[name] for name in ("train", "val")]
+    known = [landscapes.splits[name] for name in ("train", "val")]
     images, sources = torch.cat([split.images for split in known]), [each for split in known for each in split.sources]
-    return {name: data.splits[name].images[:100] for name in ("test", "val")}, (images[::6], numbered(sources)[::6], 6)
+    return {name: landscapes.splits[name].images[:100] for name in ("test", "val")}, (
+        images[::6],
+        numbered(sources)[::6],
+        6,
+    )
 
 
 def grain(x: Tensor, channels: int = 1, block: int = 1) -> Tensor:

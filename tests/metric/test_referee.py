@@ -28,16 +28,16 @@ def answers(samples: Tensor, train: Tensor, held_out: Tensor, photograph: Tensor
 
 
 def test_real_images_are_called_apart_as_rarely_as_stated_and_shifted_ones_always(monkeypatch) -> None:
-    """30 photographs of 9 tiles: others of these, and further tiles of the same, in 40 worlds; 5% are 2."""
+    """30 photographs of 9 tiles: others of these, and further tiles of the same, in 20 worlds; 5% are 1."""
     monkeypatch.setattr(referee, "DRAWS", 199)
     photograph, called = torch.arange(30).repeat_interleave(9), {"further": 0, "others": 0}
-    for _ in range(40):
+    for _ in range(20):
         world = tiles(36, 18)
         real, further, others = world[: 30 * 18 : 2], world[1 : 24 * 18 : 2][::2], world[30 * 18 :]
         train, held_out = real[: 24 * 9], real[24 * 9 :]
         called["further"] += answers(further, train, held_out, photograph)["further"] == "apart"
         called["others"] += answers(others, train, held_out, photograph)["others"] == "apart"
-    assert all(count <= 5 for count in called.values())  # 98% of binomial counts of 5%
+    assert all(count <= 3 for count in called.values())  # 98% of binomial counts of 5%
     assert answers(others, train, held_out, photograph)["further"] == "apart"  # the sharp question
     assert answers(others + 2, train, held_out, photograph) == {"further": "apart", "others": "apart"}
 
@@ -82,13 +82,6 @@ def test_sets_of_photographs_and_divisions_share_nothing() -> None:
     chosen, rest = real_sets(photograph, 9, 2, 50)
     assert all(not {*photograph[a].tolist()} & {*photograph[b].tolist()} for a, b in zip(chosen, rest, strict=True))
     assert len({tuple(each.tolist()) for each in chosen}) == 50
-
-
-@pytest.fixture(scope="module")
-def landscapes() -> Landscapes:
-    data = Landscapes(resolution=16)
-    data.setup()
-    return data
 
 
 def seen(samples: Tensor, data: Landscapes) -> dict[str, list[str]]:

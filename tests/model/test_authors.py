@@ -30,7 +30,9 @@ recipe: [experiment=flow, prediction=x0, model=jit_tiny, model.width=48, model.h
 
 
 @pytest.fixture
-def conf(tmp_path: Path) -> Path:
+def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of own choices; the published ones are not tried before `mine`, which would take a second."""
+    monkeypatch.setattr("diffusion.checkpoint.authors.choices", lambda group: ["mine"])
     (tmp_path / "conf/authors").mkdir(parents=True)
     return tmp_path / "conf"
 
@@ -44,22 +46,23 @@ def agree(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     assert (ours - theirs).norm() / theirs.norm() < 1e-5
 
 
-@pytest.mark.parametrize(("new_order", "classes"), [(True, 5), (False, 0)])
-def test_adm_computes_what_guided_diffusion_computes(new_order: bool, classes: int, conf: Path) -> None:
+@pytest.mark.parametrize(("new_order", "classes", "file"), [(True, 5, "weights.pt"), (False, 0, "weights.safetensors")])
+def test_adm_computes_what_guided_diffusion_computes(new_order: bool, classes: int, file: str, conf: Path) -> None:
     (conf / "authors/mine.yaml").write_text(ADM.format(str(not new_order).lower()))
     theirs = filled(UNetModel(32, [1, 2], 1, [2], 16, classes, new_order))
     torch.save(theirs.state_dict(), conf / "weights.pt")
     save_file(theirs.state_dict(), conf / "weights.safetensors")
     with searching([conf]):
-        model, same = restore(conf / "weights.pt"), restore(conf / "weights.safetensors")
+        model = restore(conf / file)
         network = make(model.model, "model")
-        start_from(str(conf / "weights.pt"), network, model.config)
+        start_from(str(conf / file), network, model.config)
+        with pytest.raises(UserError, match=r"has no training state; start from its weights: init="):
+            read(conf / file, to_train=True)
     y, x, t = torch.tensor([4, 0]) if classes else None, images(), torch.tensor([0, 731])
     with torch.no_grad():
         expected = theirs(x, t, y)
         agree(model.denoiser.network(x, t.float(), y), expected)
         agree(network.eval()(x, t.float(), y), expected)
-    assert same.source["network_hash"] == model.source["network_hash"]
     assert (model.shape, len(model.labels), model.weights) == ((3, 16, 16), classes, "raw")
 
 
@@ -98,7 +101,6 @@ def test_the_published_networks_are_recognized_by_their_shapes(name: str) -> Non
     trained = sum(value.numel() for value in theirs.parameters() if value.requires_grad)
     row = 0 if family.unlabelled or "label_emb.weight" not in theirs.state_dict() else 4 * 192  # for no class
     assert sum(value.numel() for value in contents["state_dict"].values()) == trained + row
-    assert contents["config"] == recognized(theirs.state_dict(), "", "here")["config"]
 
 
 def test_other_weights_are_refused_in_one_line(tmp_path: Path) -> None:
@@ -112,10 +114,3 @@ def test_other_weights_are_refused_in_one_line(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(UserError, match=said):
             read(tmp_path / file)
-
-
-def test_training_cannot_resume_from_weights(conf: Path) -> None:
-    (conf / "authors/mine.yaml").write_text(ADM.format("true"))
-    torch.save(UNetModel(32, [1, 2], 1, [2], 16, 0, False).state_dict(), conf / "weights.pt")
-    with searching([conf]), pytest.raises(UserError, match=r"has no training state; start from its weights: init="):
-        read(conf / "weights.pt", to_train=True)

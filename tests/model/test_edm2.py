@@ -95,7 +95,7 @@ def train(network: EDM2UNet, steps: int, rate: float) -> None:
     optimizer = torch.optim.Adam(network.parameters(), lr=rate, betas=(0.9, 0.99))
     network.train()
     for i in range(steps):
-        x, label = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(i)), torch.linspace(-1.5, 1, 8)
+        x, label = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(i)), torch.linspace(-1.5, 1, 4)
         target = F.avg_pool2d(x, 3, stride=1, padding=1) * 3
         optimizer.zero_grad()
         (network(x, label) - target).square().mean().backward()

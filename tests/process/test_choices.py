@@ -12,6 +12,8 @@ from diffusion.config.build import make
 from diffusion.config.choices import choice, choices, composed
 from diffusion.process import grid
 from diffusion.process.denoiser import Denoiser, dynamic
+from diffusion.process.prediction import Eps
+from diffusion.process.schedule import linear
 from diffusion.randomness import Streams
 from tests.support.oracle import GaussianOracle, sampler_moments
 
@@ -25,7 +27,7 @@ def made(group: str, words: str, **parts: str) -> Any:
 
 @pytest.mark.parametrize(("name", "parts"), [*OBJECTIVES, *PARTS], ids=str)
 def test_every_objective_and_its_parts_train(name: str, parts: dict[str, str]) -> None:
-    denoiser = Denoiser(Affine(0.5, 0.1, 0.2), made("schedule", "linear"), made("prediction", "eps"))
+    denoiser = Denoiser(Affine(0.5, 0.1, 0.2), linear(), Eps())
     objective = made("objective", f"{name} +schedule.steps=1000", **parts)
     x0 = (2 * torch.randint(0, 256, (8, 3, 4, 4)) / 255 - 1).float()
     result = objective(denoiser, x0, Streams(range(8)))
@@ -48,29 +50,32 @@ def test_the_score_sde_loss_is_the_squared_error_of_the_noise(recipe: str) -> No
     torch.testing.assert_close(objective.weighting(kind, prediction, t), of_y**2)
 
 
-# Bounds of the largest error over all schedules with 20 steps, at most a tenth above what was measured.
+# The largest error over all schedules with 20 steps, as measured.
 LARGEST = {
-    "adams_bashforth": 0.05, "ancestral": 0.19, "ddim": 0.13, "dpm_1s": 0.12, "dpm_2m": 0.017, "dpm_2m_sde": 0.038,
-    "dpm_2s": 0.018, "dpm_3m": 0.014, "dpm_3m_sde": 0.048, "euler": 0.14, "euler_ancestral": 0.24, "flow_euler": 0.13,
-    "flow_heun": 0.098, "flow_midpoint": 0.014, "heun": 0.05, "reverse_diffusion": 0.23, "unipc": 0.014,
+    "adams_bashforth": 0.0470, "ancestral": 0.179, "ddim": 0.121, "dpm_1s": 0.116, "dpm_2m": 0.0159,
+    "dpm_2m_sde": 0.0349, "dpm_2s": 0.0164, "dpm_3m": 0.0130, "dpm_3m_sde": 0.0443, "euler": 0.128,
+    "euler_ancestral": 0.221, "flow_euler": 0.121, "flow_heun": 0.0894, "flow_midpoint": 0.0130, "heun": 0.0462,
+    "reverse_diffusion": 0.214, "unipc": 0.0130,
 }  # fmt: skip
 GAUSSIANS = {on: GaussianOracle(made("schedule", on), MEAN, COVARIANCE) for on in choices("schedule")}
 
 
 @pytest.mark.parametrize("name", LARGEST)
 def test_default_settings_sample_a_gaussian_on_every_schedule(name: str) -> None:
-    """The error is the 2-Wasserstein distance."""
+    """The error is the 2-Wasserstein distance. That of another solver, or another grid, would be another."""
     sampler = made("sampler", f"{name} sampler.steps=20")
     root = torch.linalg.cholesky(COVARIANCE)
     if name not in ("euler_ancestral", "flow_heun"):  # they use a class with the grid of another paper
         assert type(sampler)(steps=20).grid is sampler.grid.func
+    errors = []
     for on, oracle in GAUSSIANS.items():
         if on == "edm" and sampler.grid.func is grid.uniform:
             continue  # it is refused
         mean, covariance = sampler_moments(sampler, oracle)
         cross = torch.linalg.eigvalsh(root.T @ covariance @ root).clamp(min=0).sqrt().sum()
         square = (mean - MEAN).square().sum() + (COVARIANCE + covariance).trace() - 2 * cross
-        assert float(square) ** 0.5 < LARGEST[name], on
+        errors.append(float(square) ** 0.5)
+    assert max(errors) == pytest.approx(LARGEST[name], rel=0.01)
 
 
 def test_dynamic_thresholding_matches_diffusers() -> None:

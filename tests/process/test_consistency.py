@@ -1,86 +1,30 @@
 """Consistency tuning: its loss against closed forms, and samples drawn in one and two steps."""
 
-import math
 from itertools import pairwise
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from networks import Affine
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusion.model.network import Dropout, examples
 from diffusion.process import prediction, schedule
 from diffusion.process.consistency import Consistency, pseudo_huber
-from diffusion.process.denoiser import Denoiser, Estimate
+from diffusion.process.denoiser import Denoiser
 from diffusion.process.objective import Uncertainty
 from diffusion.process.sampler import Consistency as ConsistencySampler
 from diffusion.randomness import Streams
 
 EDM = schedule.EDM()
-MEAN, VARIANCE = 0.3, 0.25
 SCHEDULES = {"edm": (EDM, prediction.EDM()), "linear": (schedule.linear(), prediction.Eps())}
 
 
-def squared(x: Tensor, y: Tensor) -> Tensor:
-    return (x - y).square().flatten(1).mean(dim=1)
-
-
-class Exact:
-    """The consistency function of N(m, v) on a line, f = m + (x − m) √(v/(v + t²)), plus `shift`."""
-
-    schedule, prediction = EDM, prediction.EDM()
-
-    def __init__(self) -> None:
-        self.shift = nn.Parameter(torch.zeros((), dtype=torch.float64))
-
-    def __call__(self, x_t: Tensor, t: Tensor, **conditions: Any) -> Estimate:
-        level = (EDM.sigma_max * t).reshape(-1, 1, 1, 1)
-        return Estimate(MEAN + (x_t - MEAN) * (VARIANCE / (VARIANCE + level**2)).sqrt() + self.shift, x_t)
-
-    def pairs(self, x: float, level: float) -> tuple[Tensor, Tensor, Tensor]:
-        """x0 and eps (B,) with x0 + level·eps = x, and their probabilities given x, by Gauss–Hermite quadrature."""
-        nodes, shares = (torch.as_tensor(v) for v in np.polynomial.hermite_e.hermegauss(40))
-        total = VARIANCE + level**2
-        x0 = MEAN + VARIANCE / total * (x - MEAN) + (VARIANCE * level**2 / total) ** 0.5 * nodes
-        return x0, (x - x0) / level, shares / math.sqrt(2 * math.pi)
-
-
-def objective(noise: Tensor, level: float, stage: int, **settings: Any) -> Consistency:
-    """The objective with these noises (B,) at one noise level and stage; each stage halves the step t − r."""
-    t = torch.full((len(noise),), level / EDM.sigma_max, dtype=torch.float64)
-    made = Consistency(
-        lambda schedule, streams: (t, torch.ones_like(t)),
-        lambda x0, streams: noise.reshape(x0.shape),
-        **{"distance": squared, "stages": 20, "k": 0.0, **settings},
-    )
-    made.begin(stage - 1, 20)
-    return made
-
-
-def pull(model: Exact, x: float, level: float, stage: int) -> float:
-    """The gradient of the loss at one x_t with respect to f(x_t, t): 2 E[f(x_t, t) − f(x_r, r) | x_t]/(t − r)."""
-    x0, eps, probability = model.pairs(x, level)
-    loss = objective(eps, level, stage)(model, x0.reshape(-1, 1, 1, 1), Streams([]))["loss"]  # type: ignore[arg-type]
-    (gradient,) = torch.autograd.grad((probability * loss).sum(), model.shift)
-    return float(gradient)
-
-
-def test_the_loss_gradient_on_a_gaussian_matches_the_closed_form() -> None:
-    """2 √v (x − m)/√A (1 − (v + r t)/√(A B))/(t − r), with A = v + t² and B = v + r², zero at r = t."""
-    x, t = 0.9, 0.8
-    for stage in (1, 2, 5):
-        r = t * (1 - 0.5**stage)
-        A, B = VARIANCE + t**2, VARIANCE + r**2
-        f = (VARIANCE / A) ** 0.5 * (x - MEAN)
-        expected = 2 * f * (1 - (VARIANCE + r * t) / (A * B) ** 0.5) / (t - r)
-        assert pull(Exact(), x, t, stage) == pytest.approx(expected, rel=1e-6)
-
-
 @pytest.mark.parametrize("on", SCHEDULES)
-def test_noise_levels_of_a_pair_match_the_paper_on_every_schedule(on: str) -> None:
-    """x_r has the image and noise of x_t at the level t (1 − n(t)/q^a); below 0, it is the image itself."""
+def test_the_loss_of_a_pair_matches_the_paper_on_every_schedule(on: str) -> None:
+    """d(f(x_t, t), f(x_r, r))/(t − r) in noise levels, of which only the first estimate has a gradient.
+
+    x_r has the image and noise of x_t at the level t (1 − n(t)/q^a); below 0, its estimate is the image itself.
+    """
     kind, of = SCHEDULES[on]
     denoiser, seen = Denoiser(Affine(0.4, 0.1), kind, of), []
     call = denoiser.forward
@@ -89,19 +33,23 @@ def test_noise_levels_of_a_pair_match_the_paper_on_every_schedule(on: str) -> No
     for stage in (1, 2, 3, 4):
         seen.clear()
         made.begin(stage - 1, 4)
-        made(denoiser, x0, Streams(range(64)))
+        loss = made(denoiser, x0, Streams(range(64)))["loss"]
         (x_r, r), (x_t, t) = seen
         level_t, level_r = (torch.exp(-kind.log_snr(v) / 2) for v in (t, r))
         expected = level_t * (1 - (1 + 8 / (1 + level_t.exp())) / 2**stage)
         noisy = expected > 0
         assert noisy.any()
         torch.testing.assert_close(level_r[noisy], expected[noisy])
-        torch.testing.assert_close(level_r[~noisy], level_t[~noisy])  # not used
         eps = []
         for x, time in ((x_r, r), (x_t, t)):
             alpha, sigma = (c.reshape(-1, 1, 1, 1) for c in kind(time))
             eps.append((x - alpha * x0) / sigma)
         torch.testing.assert_close(*eps, rtol=1e-5, atol=1e-5)
+        target = torch.where(noisy.view(-1, 1, 1, 1), call(x_r, r).x0, x0).detach()
+        by_hand = pseudo_huber(call(x_t, t).x0, target) / (level_t - expected.clamp(min=0))
+        torch.testing.assert_close(loss, by_hand)
+        slope, by_hand = (torch.autograd.grad(each.mean(), denoiser.network.weights)[0] for each in (loss, by_hand))
+        torch.testing.assert_close(slope, by_hand)
 
 
 def test_stages_divide_a_run_equally_and_the_last_one_remains() -> None:

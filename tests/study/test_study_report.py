@@ -86,7 +86,7 @@ def test_every_line_of_a_chart_begins_without_guidance(tmp_path: Path) -> None:
     }  # fmt: skip
     _, caps, _ = bars[0].lines
     assert [cap.get_ydata()[0] for cap in caps] == [49, 52]
-    assert len({(look["color"], look["marker"]) for look in LOOKS}) == len(LOOKS) == 49
+    assert len({(look["color"], look["marker"]) for look in LOOKS}) == len(LOOKS)
 
 
 @pytest.mark.parametrize("earlier", [{"n": 64}, {"network_hash": "b"}])

@@ -72,9 +72,8 @@ class UNetModel(nn.Module):
     """guided-diffusion's, with its options `resblock_updown` and `use_scale_shift_norm`."""
 
     def __init__(
-        self, width: int, mult: list[int], blocks: int, attends: list[int], head: int, classes: int, new_order: bool,
-        out: int = 6,
-    ):  # fmt: skip
+        self, width: int, mult: list[int], blocks: int, attends: list[int], head: int, classes: int, new_order: bool
+    ):
         super().__init__()
         self.width, features, last = width, 4 * width, len(mult) - 1
         self.time_embed = nn.Sequential(nn.Linear(width, features), nn.SiLU(), nn.Linear(features, features))
@@ -101,7 +100,7 @@ class UNetModel(nn.Module):
                 parts += [AttentionBlock(ch, head, new_order)] if 2**level in attends else []
                 parts += [ResBlock(ch, ch, features, "up")] if level and i == blocks else []
                 self.output_blocks.append(Parts(*parts))
-        self.out = nn.Sequential(nn.GroupNorm(32, ch), nn.SiLU(), nn.Conv2d(ch, out, 3, padding=1))
+        self.out = nn.Sequential(nn.GroupNorm(32, ch), nn.SiLU(), nn.Conv2d(ch, 6, 3, padding=1))
 
     def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
         emb = self.time_embed(waves(timesteps, self.width))

@@ -47,22 +47,10 @@ class MixtureOracle:
 
 
 class GaussianOracle(MixtureOracle):
-    """The denoiser for x0 ~ N(mean (D,), covariance (D, D)), with its exact probability flow."""
+    """The denoiser for x0 ~ N(mean (D,), covariance (D, D))."""
 
     def __init__(self, schedule: Schedule, mean: Tensor, covariance: Tensor):
         super().__init__(schedule, torch.ones(1), mean[None], covariance[None])
-
-    def flow(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """The exact solution at time s () of the probability-flow ODE that passes through x_t (B, ...) at time t ().
-
-        Along a principal axis of variance v, x − alpha m is multiplied by
-        √((alpha_s² v + sigma_s²)/(alpha_t² v + sigma_t²)).
-        """
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.schedule(t.double()), self.schedule(s.double())
-        mean, v, axes = self.means[0], self.variances[0], self.axes[0]
-        gain = ((alpha_s**2 * v + sigma_s**2) / (alpha_t**2 * v + sigma_t**2)).sqrt()
-        centred = (x_t.flatten(1).double() - alpha_t * mean) @ axes
-        return (alpha_s * mean + (gain * centred) @ axes.T).reshape(x_t.shape).to(x_t.dtype)
 
 
 def sampler_moments(
@@ -71,16 +59,20 @@ def sampler_moments(
     """The exact mean (D,) and covariance (D, D) of the output of `sampler` with `oracle`, without Monte-Carlo error.
 
     With the denoiser of a Gaussian, the output of most samplers is affine in all the noise drawn: running them on unit
-    vectors, one for each random value, yields the matrix of this map.
+    vectors, one for each random value, yields the matrix of this map. A sampler that draws noise during its steps is
+    run twice, because its first run tells how much.
     """
     D = oracle.means.shape[1]
-    counter = _UnitNoise(1 + D)
-    sampler(oracle, torch.zeros(1, D, 1, 1, dtype=torch.float64), counter)
-    noise = torch.zeros(counter.row, D, 1, 1, dtype=torch.float64)
-    noise[1 : 1 + D, :, 0, 0] = torch.eye(D)
-    rows = sampler(oracle, noise, _UnitNoise(1 + D)).flatten(1)
-    G = rows[1:] - rows[0]
-    return rows[0], G.T @ G
+    rows, drawn = 0, 1 + D
+    while rows < drawn:
+        rows, oracle.calls = drawn, 0
+        noise = torch.zeros(rows, D, 1, 1, dtype=torch.float64)
+        noise[1 : 1 + D, :, 0, 0] = torch.eye(D)
+        streams = _UnitNoise(1 + D)
+        images = sampler(oracle, noise, streams).flatten(1)
+        drawn = streams.row
+    G = images[1:] - images[0]
+    return images[0], G.T @ G
 
 
 class _UnitNoise:

@@ -1,4 +1,4 @@
-"""All samplers, each with a number of steps and its error for that number, all schedules, and a Gaussian data set."""
+"""All samplers, with their orders of convergence or the errors of their moments; all schedules; a Gaussian data set."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,8 +16,6 @@ from diffusion.process.sampler import (
     Euler,
     Heun,
     Midpoint,
-    PredictorCorrector,
-    ProbabilityFlow,
     ReverseDiffusion,
     Sampler,
     UniPC,
@@ -42,24 +40,25 @@ SCHEDULES = {
 }
 FINE = partial(grid.karras, sigma_min=0.01, sigma_max=80.0)
 
-# name: (steps -> sampler, number of steps, largest error of mean and covariance with that number of steps)
-DETERMINISTIC: dict[str, tuple[Callable[..., Sampler], int, float]] = {
-    "ddim": (DDIM, 200, 0.012),
-    "euler": (Euler, 200, 0.012),
-    "heun": (Heun, 50, 0.012),
-    "heun_flow": (partial(Heun, c=1.0), 50, 0.006),
-    "midpoint": (Midpoint, 50, 0.006),
-    "dpm_1s": (partial(DPMSolver, order=1), 200, 0.012),
-    "dpm_2s": (DPMSolver2S, 50, 0.006),
-    "dpm_2m": (DPMSolver, 50, 0.006),
-    "dpm_3m": (partial(DPMSolver, order=3), 50, 0.006),
-    "unipc": (UniPC, 50, 0.006),
-    "unipc_3": (partial(UniPC, order=3), 50, 0.006),
-    "adams_bashforth": (AdamsBashforth, 50, 0.02),
-    "adams_bashforth_3": (partial(AdamsBashforth, order=3), 50, 0.006),
-    "adams_bashforth_4": (partial(AdamsBashforth, order=4), 50, 0.006),
+Kind = Callable[..., Sampler]  # of a number of steps, and grid=…
+
+DETERMINISTIC: dict[str, tuple[Kind, int]] = {  # and its order
+    "ddim": (DDIM, 1),
+    "euler": (Euler, 1),
+    "heun": (Heun, 2),
+    "heun_flow": (partial(Heun, c=1.0), 2),
+    "midpoint": (Midpoint, 2),
+    "dpm_1s": (partial(DPMSolver, order=1), 1),
+    "dpm_2s": (DPMSolver2S, 2),
+    "dpm_2m": (DPMSolver, 2),
+    "dpm_3m": (partial(DPMSolver, order=3), 3),
+    "unipc": (UniPC, 3),  # UniPC-p has order p + 1, as its theorem says
+    "unipc_3": (partial(UniPC, order=3), 4),
+    "adams_bashforth": (AdamsBashforth, 2),
+    "adams_bashforth_3": (partial(AdamsBashforth, order=3), 3),
+    "adams_bashforth_4": (partial(AdamsBashforth, order=4), 4),
 }
-STOCHASTIC: dict[str, tuple[Callable[..., Sampler], int, float]] = {
+STOCHASTIC: dict[str, tuple[Kind, int, float]] = {  # and the error of mean and covariance with a number of steps
     "ancestral": (Ancestral, 200, 0.025),
     "ancestral_large": (partial(Ancestral, variance=variance.fixed_large), 200, 0.025),
     "ddim_half": (partial(DDIM, eta=0.5), 200, 0.015),
@@ -72,12 +71,7 @@ STOCHASTIC: dict[str, tuple[Callable[..., Sampler], int, float]] = {
     "dpm_3m_sde": (partial(DPMSolver, order=3, eta=1.0), 50, 0.012),
     "reverse_diffusion": (ReverseDiffusion, 500, 0.05),
 }
-AFFINE = DETERMINISTIC | STOCHASTIC
-NONLINEAR: dict[str, tuple[Callable[..., Sampler], int, float]] = {
-    "predictor_corrector": (partial(PredictorCorrector, snr=0.1), 100, 0.04),
-    "probability_flow": (ProbabilityFlow, 2, 0.001),
-}
-ALL = AFFINE | NONLINEAR
+ALL: dict[str, Kind] = {name: kind for name, (kind, *_) in (DETERMINISTIC | STOCHASTIC).items()}
 
 
 def as_images(rows: Tensor) -> Tensor:
