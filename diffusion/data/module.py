@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -156,6 +156,8 @@ class ImageData(LightningDataModule):
         eval_batch_size: Maximum number of images per device in a validation batch.
         flip: Mirror half of the training images, selected at random in each epoch.
         seed: Seed of the order, of the mirroring, and of any other random choice of the data set.
+        scale: Factor of the values, which lie in [−1, 1], in the diffusion process; for images whose standard deviation
+            is far from 0.5. Samples have the contrast of the images.
     """
 
     origin: ClassVar[str] = "Images of the model's author; their origin and licence are not stated."
@@ -171,6 +173,7 @@ class ImageData(LightningDataModule):
     flip: bool = True
     seed: int = 0
     global_batch_size: Annotated[int, Ge(1)] | None = None
+    scale: Annotated[float, Gt(0)] = 1.0
 
     def __post_init__(self) -> None:
         super().__init__()

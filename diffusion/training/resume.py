@@ -18,9 +18,9 @@ from diffusion.config.schema import Train
 from diffusion.errors import UserError, renaming, shown
 from diffusion.runs.record import CONFIG
 
-SIZE = ("resolution", "channels")  # of the images, in `data`
+SIZE = ("resolution", "channels", "scale")  # of the images, in `data`
 # The learned weights and the saved state depend on these settings:
-FIXED = ("schedule.", "prediction.", "condition.", "optimizer._target_", "ema._target_", "ema.lengths")
+FIXED = ("schedule.", "prediction.", "data.scale", "condition.", "optimizer._target_", "ema._target_", "ema.lengths")
 MOVED = ("condition.root", "condition.table", "condition.level")  # what is in them has a hash of its own; for samples
 UNSAID = ("ckpt", "name", "trainer.max_", "checkpoint.", "samples.", "score.", "sweep.")  # without effect
 
