@@ -15,12 +15,6 @@ from diffusion.cli import export
 from diffusion.errors import UserError
 
 
-@pytest.fixture
-def copied(scored, tmp_path) -> Path:
-    """A copy of the run that a test can change."""
-    return Path(shutil.copytree(scored, tmp_path / "run"))
-
-
 def last(folder: Path) -> Path:
     return folder / "checkpoints/last.ckpt"
 
@@ -51,8 +45,9 @@ def test_tensors_that_are_not_averaged_come_from_the_checkpoint(scored, monkeypa
         assert torch.equal(value, source[PREFIX + key]), key
 
 
-def test_a_length_that_cannot_be_reconstructed_gives_a_one_line_error(copied, two_steps):
+def test_a_length_that_cannot_be_reconstructed_gives_a_one_line_error(scored, two_steps, tmp_path):
     """No snapshots cover it, there are none, or one is damaged."""
+    copied = Path(shutil.copytree(scored, tmp_path / "run"))
     file = storage.snapshot(copied / "checkpoints", 4)
     file.write_bytes(file.read_bytes()[:-10])
     for run, length in ((copied, 0.005), (copied, 0.3), (two_steps, 0.08), (copied, 0.08)):

@@ -91,12 +91,13 @@ def test_numbers_that_are_not_set_are_those_of_the_run(scored):
 def test_sampled_images_have_the_same_score_as_the_checkpoint(command, scored, photos, tmp_path):
     ran(command, "sample", f"ckpt={scored}", "n=9", "trajectory=true", "device=cpu", "hydra.run.dir=drawn")
     assert {file.name for file in (tmp_path / "drawn").glob("*.*")} >= {"grid.png", "images.npz", "trajectory.gif"}
-    data = ["data=folder", f"data.root={photos}", "data.resolution=8", "data.val=8", "data.test=8"]
-    same = ["features=lite0", "metrics.kernel.subsets=7", *data, *QUICK, "hydra.run.dir=out"]
-    ran(command, "evaluate", "images=drawn/images", *same)
     assert len(list((tmp_path / "drawn/images").iterdir())) == 9
-    found = scores(tmp_path / "out")["fd_lite0"]["value"]
-    assert found == pytest.approx(scores(scored)["fd_lite0"]["value"], rel=1e-6)
+    data = ["data=folder", f"data.root={photos}", "data.resolution=8", "data.val=8", "data.test=8"]
+    for images in ("drawn/images", "drawn/images.npz"):
+        same = ["features=lite0", "metrics.kernel.subsets=7", *data, *QUICK, f"hydra.run.dir=to/{images}"]
+        ran(command, "evaluate", f"images={images}", *same)
+        found = scores(tmp_path / "to" / images)["fd_lite0"]["value"]
+        assert found == pytest.approx(scores(scored)["fd_lite0"]["value"], rel=1e-6)
 
 
 def test_classes_are_drawn_and_scored_apart(command, labelled, tmp_path):
@@ -109,6 +110,9 @@ def test_classes_are_drawn_and_scored_apart(command, labelled, tmp_path):
     assert (bits.settings or {})["labels"] == "of the images"
     ran(command, "sample", f"ckpt={labelled}", "n=3", "labels=[red,0]", "device=cpu", "hydra.run.dir=drawn")
     assert np.load(tmp_path / "drawn/images.npz")["arr_1"].tolist() == [1, 0, 1]
+    data = Archive(path="drawn/images.npz", resolution=8, val=1, test=0, labels=True)  # samples are data
+    data.setup()
+    assert data.class_counts("train")[0] + data.class_counts("val")[0] == 1
 
 
 def test_a_second_evaluation_on_the_test_split_needs_again(command, refused, labelled, tiny, tmp_path):
@@ -207,19 +211,6 @@ def test_invalid_settings_are_refused_with_one_line(command, places, tmp_path, n
     assert (status, len(lines)) == (2, 1), err
     assert lines[0].startswith("error: ")
     assert not (tmp_path / "out/scores.json").exists()
-
-
-def test_samples_are_data_and_score_as_their_folder_does(command, labelled, tmp_path):
-    ran(command, "sample", f"ckpt={labelled}", "n=9", "labels=[red,blue]", "device=cpu", "hydra.run.dir=own")
-    data = Archive(path="own/images.npz", resolution=8, val=3, test=0, labels=True)
-    data.setup()
-    assert data.class_counts("train")[0] + data.class_counts("val")[0] == 4
-    found = {}
-    for images in ("own/images", "own/images.npz"):
-        data = ["data=folder", f"data.root={labelled.parent}/shelves", "data.val=8", "data.test=8", "features=lite0"]
-        ran(command, "evaluate", f"images={images}", *data, "data.resolution=8", *QUICK, f"hydra.run.dir=to/{images}")
-        found[images] = scores(tmp_path / "to" / images)["fd_lite0"]["value"]
-    assert found["own/images.npz"] == pytest.approx(found["own/images"], rel=1e-6)
 
 
 def test_published_statistics_are_a_reference(command, labelled, photos, tmp_path):

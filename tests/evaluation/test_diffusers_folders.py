@@ -129,13 +129,6 @@ def test_unsupported_models_are_refused_before_anything_is_written(name: str, tm
     assert not any(tmp_path.iterdir())
 
 
-def test_a_sampler_without_a_counterpart_is_refused_with_those_that_have_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="DPMSolver; it has those of --sampler ddim and ancestral"):
-        written(model_of("sampler=dpm_2m_sde"), tmp_path / "x")
-    for name in ("ddim", "ancestral"):
-        written(model_of(f"sampler={name}"), tmp_path / name)
-
-
 def test_a_folder_from_the_export_command_can_be_loaded(command, two_steps: Path, monkeypatch) -> None:
     shutil.copytree(two_steps, "run")
     words = ["run", "--format", "diffusers", "--sampler", "ddim sampler.steps=5"]

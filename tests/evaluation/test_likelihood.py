@@ -52,12 +52,6 @@ def first(data: Folder, split: str, n: int) -> tuple[Tensor, Streams]:
     return to_unit(draw(data.splits[split].images, n)), Streams([seed_for("bits", i) for i in range(n)])
 
 
-def scored(ran, *words: str) -> Score:
-    ran("evaluate", [*QUICK, *words])
-    (score,) = [s for s in read_scores(Path("out")) if s.what == "network"]
-    return score
-
-
 def bound(denoise: Any, x0: Tensor, streams: Streams, steps: int, variance: Variance = fixed_small) -> Tensor:
     prior, terms = variational_bound(Thresholded(denoise, clip), x0, streams, steps, variance, GRID)
     return (prior + terms.sum(dim=1)).double()
@@ -65,7 +59,8 @@ def bound(denoise: Any, x0: Tensor, streams: Streams, steps: int, variance: Vari
 
 def test_evaluate_reports_the_variational_bound_of_held_out_images(ran, two_steps, data, tmp_path) -> None:
     run = shutil.copytree(two_steps, tmp_path / "run")
-    score = scored(ran, "ckpt=run", "bits=7", "likelihood.steps=20", "batch_size=3", "split=test")
+    ran("evaluate", [*QUICK, "ckpt=run", "bits=7", "likelihood.steps=20", "batch_size=3", "split=test"])
+    (score,) = [s for s in read_scores(Path("out")) if s.what == "network"]
     restored = restore(run / "checkpoints/last.ckpt")
     # In one batch; the command used three.
     x0, streams = first(data, "test", 7)

@@ -213,14 +213,9 @@ def test_misleading_samplers_and_scores_in_a_file_are_refused_with_one_line(refu
     refused(name, ["ckpt=x.ckpt", "device=cpu"])
 
 
-@pytest.mark.parametrize("weights", ["ema", "raw"])
-def test_an_exported_model_equals_its_checkpoint(tmp_path, two_steps, weights):
-    ckpt, file = two_steps / "checkpoints/last.ckpt", tmp_path / "model.safetensors"
-    assert export.main([f"ckpt={ckpt}", str(file), "--weights", weights]) == 0
-    here, there = restore(ckpt, weights), restore(file, weights)
-    assert (here.step, here.weights, here.model) == (there.step, there.weights, there.model)
-    expected = here.denoiser.state_dict()
-    assert all(torch.equal(value, expected[key]) for key, value in there.denoiser.state_dict().items())
+def test_a_torn_or_misleading_exported_model_is_refused_with_one_line(tmp_path, two_steps):
+    file = tmp_path / "model.safetensors"
+    assert export.main([f"ckpt={two_steps / 'checkpoints/last.ckpt'}", str(file)]) == 0
     shutil.copy(file, tmp_path / "torn.safetensors")
     os.truncate(tmp_path / "torn.safetensors", 1000)
     metadata, tensors = opened(file)

@@ -112,7 +112,7 @@ def pictures(n: int = 6, size: int = 8, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_run() -> Callable[..., Path]:
     """`make_run(folder, lr=…, info={…}, scores=[…])` writes a complete run folder; `info=None` writes no run.json."""
 

@@ -17,7 +17,7 @@ from scipy.stats import binom
 
 from diffusion.cli.compare import SweepTable, main
 from diffusion.errors import UserError
-from diffusion.report.compare import Column, Comparison, Row, compare, differing, label, welch
+from diffusion.report.compare import Column, Comparison, Row, compare, differing, label
 from diffusion.report.ranking import ranking
 from diffusion.runs.folder import Run
 
@@ -96,20 +96,9 @@ def test_evaluations_of_one_recipe_share_a_row_across_training_and_sampling_seed
     comparison = compare([*one, *other, evaluation(trained(0), 9.0, ckpt="0/checkpoints/best.ckpt", step=90)])
     assert labels(comparison) == ["optimizer.lr=0.001", "optimizer.lr=0.01"]
     assert [len(row.runs) for row in comparison.rows] == [4, 2]
+    assert numbers(comparison) == [[11.0, 12.5, 9.0], [20.0, 21.0]]  # several samplings of a model count as one
     (note,) = comparison.notes
     assert note.startswith(f"left out: {one[0]}: same recipe and seed as ")
-
-
-def test_several_samplings_of_one_model_count_as_one_seed(evaluation: Any, tmp_path: Path) -> None:
-    def samplings(lr: float, values: list[float]) -> list[Path]:
-        return [evaluation(trained(s, lr), x + d / 8, seed=d) for s, x in enumerate(values) for d in range(4)]
-
-    comparison = compare([*samplings(1e-3, [80.0, 90.0, 100.0]), *samplings(1e-2, [95.0, 105.0, 115.0])])
-    means = [80.1875, 90.1875, 100.1875]
-    found = numbers(comparison)
-    assert (len(comparison.rows[0].runs), found[0]) == (12, means)
-    assert welch(*found) == welch([80.0, 90.0, 100.0], [95.0, 105.0, 115.0])
-    assert column(comparison, "fd_lite0").differs == {1: False}
 
 
 def test_two_checkpoints_of_one_run_get_two_rows(evaluation: Any) -> None:
@@ -128,7 +117,7 @@ class Drawn(NamedTuple):
 
 
 def test_equal_recipes_are_rarely_shown_as_worse_than_the_best() -> None:
-    random, wrong, tables, k = np.random.default_rng(0), 0, 200, 20
+    random, wrong, tables, k = np.random.default_rng(0), 0, 50, 20
     for _ in range(tables):
         values: Any = {Drawn((seed, row)): random.normal() for row in range(k) for seed in range(3)}
         rows: Any = [Row({}, [run for run in values if run.seeds[1] == row]) for row in range(k)]

@@ -26,22 +26,28 @@ __all__ = ["chromium"]
 Make = Callable[..., Path]
 
 
-@pytest.fixture
-def whole_run(run_folder: Path) -> Path:
-    """A run with a film, all samples, and its page."""
+@pytest.fixture(scope="module")
+def pages(make_run: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run that has a film and all samples, another run, their comparison, and the pages."""
+    folder = tmp_path_factory.mktemp("pages")
+    runs = [make_run(folder / "demo"), make_run(folder / "other", lr=1e-2)]
+    for i, run in enumerate(runs):
+        with (run / "config.yaml").open("a") as file:
+            file.writelines(f"a_long_name_of_a_setting_{k}: {i}\n" for k in range(12))
     frames = Frames(DDIM(steps=10), linear())
     for k in range(1, 11):
         x = torch.full((8, 3, 8, 8), k / 10)
         frames.watch(0, k, x, Estimate(-x, x))
-    frames.save_film(run_folder / "samples/film.png")
+    frames.save_film(runs[0] / "samples/film.png")
     some = torch.randint(0, 256, (30, 3, 8, 8), dtype=torch.uint8)
-    save_png(grid(some), run_folder / "samples/all.png")
-    write_report(run_folder, linear(100))
-    return run_folder
+    save_png(grid(some), runs[0] / "samples/all.png")
+    write_report(runs[0], linear(100))
+    assert compare.main([*map(str, runs), "--out", str(folder / "all")]) == 0
+    return folder
 
 
-def test_a_runs_page_opens_from_disk_and_its_controls_work(chromium: Any, whole_run: Path) -> None:
-    address = f"file://{whole_run}/report.html"
+def test_a_runs_page_opens_from_disk_and_its_controls_work(chromium: Any, pages: Path) -> None:
+    address = f"file://{pages}/demo/report.html"
     with visit(chromium, address) as seen:
         page = seen.page
         assert page.locator("#summary .gallery img").count() == 24
@@ -68,29 +74,24 @@ def test_a_runs_page_opens_from_disk_and_its_controls_work(chromium: Any, whole_
         assert seen.errors == []
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1280, "dark")])
-def test_pages_fit_their_window_and_follow_its_colours(
-    chromium: Any, whole_run: Path, make_run: Make, tmp_path: Path, width: int, scheme: str
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
+@pytest.mark.parametrize("name", ["demo", "all"])
+def test_a_page_fits_its_window_and_follows_its_colours(
+    chromium: Any, pages: Path, name: str, width: int, scheme: str
 ) -> None:
-    other = make_run(tmp_path / "other", lr=1e-2)
-    for i, run in enumerate((whole_run, other)):
-        with (run / "config.yaml").open("a") as file:
-            file.writelines(f"a_long_name_of_a_setting_{k}: {i}\n" for k in range(12))
-    assert compare.main([str(whole_run), str(other), "--out", str(tmp_path / "all")]) == 0
-    for page in (whole_run, tmp_path / "all"):
-        with visit(chromium, f"file://{page}/report.html", width, scheme) as seen:
-            assert seen.overflow <= 0
-            ink = seen.page.evaluate(
-                "getComputedStyle(document.querySelector('.chart svg [style*=\"stroke: var(--ink)\"]')).stroke"
-            )
-            assert ("27, 31, 36" in ink) == (scheme == "light")
-            nameless = seen.page.evaluate("""() =>
-                [...document.querySelectorAll("input, select, button, img, .chart svg")]
-                .filter((e) => !(e.alt || e.textContent.trim() || e.closest("[aria-label]")))
-                .map((e) => e.outerHTML.slice(0, 200))""")
-            assert (nameless, seen.errors) == ([], [])
-            seen.page.emulate_media(media="print")
-            assert seen.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    with visit(chromium, f"file://{pages}/{name}/report.html", width, scheme) as seen:
+        assert seen.overflow <= 0
+        ink = seen.page.evaluate(
+            "getComputedStyle(document.querySelector('.chart svg [style*=\"stroke: var(--ink)\"]')).stroke"
+        )
+        assert ("27, 31, 36" in ink) == (scheme == "light")
+        nameless = seen.page.evaluate("""() =>
+            [...document.querySelectorAll("input, select, button, img, .chart svg")]
+            .filter((e) => !(e.alt || e.textContent.trim() || e.closest("[aria-label]")))
+            .map((e) => e.outerHTML.slice(0, 200))""")
+        assert (nameless, seen.errors) == ([], [])
+        seen.page.emulate_media(media="print")
+        assert seen.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
 
 def test_tables_sort_and_two_runs_are_swiped(chromium: Any, make_run: Make, tmp_path: Path) -> None:
@@ -160,6 +161,7 @@ def version(page: str) -> str:
     return page.partition('data-version="')[2].partition('"')[0]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_list_links_to_the_live_page_of_each_run_and_sweep(served: Server) -> None:
     status, page = get(served, "/")
     assert (status, "connect-src 'self'" in page) == (200, True)
@@ -170,6 +172,7 @@ def test_the_list_links_to_the_live_page_of_each_run_and_sweep(served: Server) -
         assert get(served, address, **{"If-None-Match": version(found)}) == (304, "")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_page_is_made_again_only_if_files_have_changed(served: Server, folder: Path) -> None:
     before = version(get(served, "/page/demo")[1])
     held = dict(served.held)
@@ -213,6 +216,7 @@ def test_marked_runs_are_compared_on_a_live_page(served: Server, folder: Path, c
         assert seen.grave == []
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_no_page_waits_for_a_slow_one(served: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     began, go_on, released = threading.Event(), threading.Event(), list[bool]()
 
@@ -232,6 +236,7 @@ def test_no_page_waits_for_a_slow_one(served: Server, monkeypatch: pytest.Monkey
     assert released == [True]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_damaged_or_vanishing_file_does_not_break_other_pages(
     served: Server, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

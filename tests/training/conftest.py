@@ -1,5 +1,6 @@
-"""A device for tests, `away:0`, which keeps its tensors' data on the CPU and rejects the operations that CUDA rejects.
+"""A sweep whose jobs train nothing, and a device on which nothing may wait.
 
+The device, `away:0`, keeps its tensors' data on the CPU and rejects the operations that CUDA rejects.
 An operation that mixes devices raises an error. Operations that would make the CPU wait for a GPU are recorded: reads,
 blocking copies, and shapes that depend on values. The data of a non-blocking copy arrive on a wait for the device or
 for an event recorded after the copy; until then they are NaN.
@@ -7,6 +8,7 @@ for an event recorded after the copy; until then they are NaN.
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +20,31 @@ from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from diffusion import library
+from diffusion.errors import UserError
+from diffusion.runs.folder import read_yaml
+from diffusion.runs.record import CONFIG, RunRecord
 from diffusion.sampling import parallel
+from diffusion.training import jobs
+
+
+@pytest.fixture
+def started(command: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the folders of jobs that are started; they complete at once, and their learning rate is the score.
+
+    A negative one is refused.
+    """
+    names: list[str] = []
+
+    def start(processes: int, folder: Path, *_: Any) -> None:
+        names.append(folder.name)
+        rate = read_yaml(folder / CONFIG)["optimizer"]["lr"]
+        if rate < 0:
+            raise UserError("a negative learning rate")
+        RunRecord.join(folder).finish("complete", result=rate)
+
+    monkeypatch.setattr(jobs, "launch", start)
+    return names
+
 
 aten = torch.ops.aten
 NAME = "away"

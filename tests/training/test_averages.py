@@ -86,7 +86,7 @@ def test_ema_follows_its_recurrence_with_warmup():
     assert torch.isinf(module.table)  # buffers are copied: averaging infinities would give NaN
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_average_of_half_precision_weights_follows_them(dtype):
     """After 1000 steps at 0 and 2000 at 1, the average is 1 − 6e-5; in bfloat16 it would stop at 0.79.
 
@@ -158,18 +158,11 @@ def test_an_average_reconstructed_from_snapshots_equals_a_tracked_one(four, leng
     assert (flat(made) - flat(tracked)).norm() < bound / 400 * flat(tracked).norm()
 
 
-def test_resuming_in_another_folder_gives_the_same_run_and_snapshots(tiny, power, tmp_path):
-    train([*tiny, *POWER, f"ckpt={storage.numbered(power / 'checkpoints', 7)}"], tmp_path)
-    assert same(state(tmp_path), state(power))
-    assert same(held(tmp_path / "checkpoints/last.ckpt"), held(power / "checkpoints/last.ckpt"))
-    ours, theirs = storage.snapshots(tmp_path / "checkpoints"), storage.snapshots(power / "checkpoints")
-    assert {n: file.read_bytes() for n, file in ours.items()} == {n: file.read_bytes() for n, file in theirs.items()}
-
-
-def test_resuming_from_an_earlier_step_removes_later_snapshots(tiny, power, tmp_path):
+def test_resuming_from_an_earlier_step_gives_the_same_averages_and_removes_later_snapshots(tiny, power, tmp_path):
     folder = Path(shutil.copytree(power, tmp_path / "run"))
     ckpt = storage.numbered(folder / "checkpoints", 7)
     train([*tiny, *POWER, "trainer.max_steps=8", f"ckpt={ckpt}"], folder)
+    assert same(held(folder / "checkpoints/last.ckpt"), held(storage.numbered(power / "checkpoints", 8)))
     assert list(storage.snapshots(folder / "checkpoints")) == [3, 6, 8]
     assert restore(folder / "checkpoints/last.ckpt", 0.08).step == 8
 

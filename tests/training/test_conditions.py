@@ -29,8 +29,8 @@ def test_augmentation_labels_are_trained_with_random_streams_of_their_own(tiny, 
     monkeypatch.setattr(
         Diffusion, "streams", lambda self, batch, use="train": uses.append(use) or streams(self, batch, use)
     )
-    train([*tiny, "augmentation=edm", "augmentation.probability=0.5", "samples.n=0"], tmp_path)
-    assert uses == ["augment", "train"] * 12
+    train([*tiny, "augmentation=edm", "augmentation.probability=0.5", "trainer.max_epochs=1", "samples.n=0"], tmp_path)
+    assert uses == ["augment", "train"] * 6
     weights = storage.load(tmp_path / "checkpoints/last.ckpt")["state_dict"][f"{PREFIX}time.augment"]
     assert weights.shape == (8, 9)
     assert (weights != 0).any(dim=0).all()
@@ -45,10 +45,10 @@ def test_training_uses_crops_with_windows_and_validation_whole_images(tiny, tmp_
         return forward(self, x, *args, window=window, **kwargs)
 
     monkeypatch.setattr(UNet, "forward", noted)
-    train([*tiny, "crops=random", "samples.n=0"], tmp_path)
+    train([*tiny, "crops=random", "trainer.max_epochs=1", "samples.n=0"], tmp_path)
     parts = [side for side, window in seen if window is not None]
     assert {*parts} == {2, 4, 8}
-    assert len(parts) == 13  # 12 steps, and one image tested before them
+    assert len(parts) == 7  # 6 steps, and one image tested before them
     assert {side for side, window in seen if window is None} == {8}
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["coordinates"] is False  # as asked for
     assert restore(tmp_path / "checkpoints/last.ckpt").model["coordinates"] is True

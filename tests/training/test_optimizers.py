@@ -118,16 +118,12 @@ def test_unknown_or_undeclared_ends_are_refused():
 
 
 @pytest.mark.parametrize("name", ["soap", "muon"])
-def test_a_run_resumes_bit_for_bit_and_uses_new_settings(tiny, tmp_path, name):
-    words = [*tiny, f"optimizer={name}", "samples.n=0", "trainer.max_steps=8"]
+def test_a_run_resumes_bit_for_bit(tiny, tmp_path, name):
+    words = [*tiny, f"optimizer={name}", "samples.n=0", "trainer.max_steps=4"]
     words += ["optimizer.precondition_frequency=2"] if name == "soap" else []
-    train([*words, "checkpoint.every_n_steps=5", "checkpoint.keep=9"], tmp_path / "whole")
-    ckpt = f"ckpt={tmp_path}/whole/checkpoints/step-00000005.ckpt"
-    train([*words, ckpt], tmp_path / "rest")
+    train([*words, "checkpoint.every_n_steps=3", "checkpoint.keep=9"], tmp_path / "whole")
+    train([*words, f"ckpt={tmp_path}/whole/checkpoints/step-00000003.ckpt"], tmp_path / "rest")
     assert same(state(tmp_path / "whole"), state(tmp_path / "rest"))
-    train([*words, "optimizer.betas=[0.5,0.6]", "trainer.max_steps=6", ckpt], tmp_path / "changed")
-    groups = state(tmp_path / "changed")["optimizer_states"][0]["param_groups"]
-    assert [*groups[-1]["betas"]] == [0.5, 0.6]
 
 
 def rates(make, **options) -> list[float]:

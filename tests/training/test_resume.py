@@ -59,7 +59,7 @@ def test_a_run_is_resumed_with_its_saved_settings(ran, run):
     assert (before["trainer"].pop("max_steps"), after["trainer"].pop("max_steps")) == (2, 4)
     assert (before.pop("ckpt"), after.pop("ckpt")) == (None, "auto")
     assert before == after
-    assert record(run)["steps"] == 4
+    assert (record(run)["steps"], record(run)["first_step"], record(run)["epoch_length"]) == (4, 2, 6)
     assert "run is already complete" in ran("train", RUN)
 
 
@@ -69,14 +69,6 @@ def test_a_run_with_damaged_settings_is_not_resumed(refused, tmp_path, content):
     (tmp_path / "run.json").write_text('{"command": "diffusion train"}')
     err = refused("train", [f"hydra.run.dir={tmp_path}", "ckpt=auto"])
     assert f"{tmp_path}/config.yaml: its configuration can't be read" in err
-
-
-def test_the_record_contains_the_resume_step_and_the_length_of_an_epoch(command, run):
-    assert (record(run)["first_step"], record(run)["epoch_length"]) == (0, 6)
-    for steps, batch, length in ((4, 4, 6), (5, 8, None)):
-        assert command("train", [*RUN, f"data.batch_size={batch}", f"trainer.max_steps={steps}"])[0] == 0
-        assert record(run)["epoch_length"] == length
-    assert record(run)["first_step"] == 4
 
 
 @pytest.mark.parametrize(
@@ -166,27 +158,23 @@ def test_changed_images_are_refused_in_the_same_folder_and_said_in_another(ran, 
     assert "held-out images may have been training images" in " ".join(out.split())
 
 
-def test_a_complete_run_that_is_made_longer_counts_its_steps_on(tiny, tmp_path):
-    """Its last validation is not one of the longer run, which validates every six steps."""
-    words = [*tiny, "samples.n=0", "trainer.log_every_n_steps=1", "trainer.max_epochs=-1"]
-    train([*words, "trainer.max_steps=4"], tmp_path / "a")
-    train([*words, "trainer.max_steps=6", f"ckpt={tmp_path}/a/checkpoints/last.ckpt"], tmp_path / "b")
-    rows = read_rows(tmp_path / "b/metrics.csv")
-    assert [row["step"] for row in rows if "train/loss" in row] == [*range(6)]
-    assert [row["step"] for row in rows if "val/mse" in row] == [3, 5]
+def test_a_complete_run_that_is_made_longer_counts_its_steps_on(first, tmp_path):
+    """It validates every six steps: the last validation of the first run, after two, does not count."""
+    train([*recipe(first), *LOGGED, "trainer.max_steps=8", "trainer.max_epochs=-1", f"ckpt={first}"], tmp_path)
+    rows = read_rows(tmp_path / "metrics.csv")
+    assert [row["step"] for row in rows if "train/loss" in row] == [*range(8)]
+    assert [row["step"] for row in rows if "val/mse" in row] == [1, 5, 7]
 
 
-def test_epochs_are_counted_in_images_after_a_change_of_the_batch_size(tiny, tmp_path):
-    """Twelve steps of 4 of 24 images, and six of 8."""
-    words = [*tiny, *LOGGED]
-    train([*words, "trainer.max_epochs=2"], tmp_path / "a")
-    larger = ["data.batch_size=8", "trainer.max_epochs=4", f"ckpt={tmp_path}/a/checkpoints/last.ckpt"]
-    train([*words, *larger], tmp_path / "b")
-    assert (record(tmp_path / "b")["steps"], record(tmp_path / "b")["epochs"]) == (18, 4)
+def test_epochs_are_counted_in_images_after_a_change_of_the_batch_size(first, tmp_path):
+    """Two steps of 4 of 24 images, and five of 8."""
+    train([*recipe(first), *LOGGED, "data.batch_size=8", "trainer.max_epochs=2", f"ckpt={first}"], tmp_path)
+    assert (record(tmp_path)["steps"], record(tmp_path)["epochs"]) == (7, 2)
+    assert record(tmp_path)["epoch_length"] is None
     epochs = defaultdict(set)
-    for row in read_rows(tmp_path / "b/metrics.csv"):
+    for row in read_rows(tmp_path / "metrics.csv"):
         epochs[row["step"]] |= {row["epoch"]} if "epoch" in row else set()
-    assert [*epochs.values()] == [{i // 6} for i in range(12)] + [{2 + i // 3} for i in range(6)]
+    assert [*epochs.values()] == [{0}, {0}, {0}, {0}, {1}, {1}, {1}]
 
 
 def test_a_larger_global_batch_begins_with_a_whole_step(tiny, tmp_path):

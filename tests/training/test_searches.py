@@ -45,8 +45,8 @@ def test_optuna_reads_back_what_was_run(ran, tiny, tmp_path):
 @pytest.mark.usefixtures("undrawn")
 def test_a_job_that_falls_behind_is_pruned_and_shown_as_such(ran, tiny, tmp_path):
     """A learning rate of 0 learns nothing; the third trial has it. It draws no samples."""
-    words = ["optimizer.lr=choice(0.0,3e-3)", "trainer.max_steps=18", "trainer.max_epochs=-1", "samples.n=2"]
-    words += ["hydra.sweeper.pruner.n_startup_trials=2", "hydra.sweeper.n_trials=3"]
+    words = ["optimizer.lr=choice(0.0,3e-3)", "trainer.max_steps=6", "trainer.val_check_interval=2", "samples.n=2"]
+    words += ["least_interval=1", "hydra.sweeper.pruner.n_startup_trials=2", "hydra.sweeper.n_trials=3"]
     (tmp_path / "study").mkdir()
     (tmp_path / "study/multirun.yaml").write_text("# diffusion.runs")
     study = optuna.create_study(storage=storage_of(tmp_path / "study"), study_name="search")
@@ -58,9 +58,9 @@ def test_a_job_that_falls_behind_is_pruned_and_shown_as_such(ran, tiny, tmp_path
     assert first.user_attrs == same.user_attrs
     assert pruned.state.name == "PRUNED"
     run = Run(tmp_path / "study" / pruned.user_attrs["folder"])
-    assert (run.state, run.info["steps"]) == ("pruned", 6)
-    assert "at step 6 of 18" in run.info["reason"]
-    assert pruned.intermediate_values == {6: run.metrics["val/mse"].value[-1]}
+    assert (run.state, run.info["steps"]) == ("pruned", 2)
+    assert "at step 2 of 6" in run.info["reason"]
+    assert pruned.intermediate_values == {2: run.metrics["val/mse"].value[-1]}
     assert not (run.folder / "samples/final.png").exists()
     assert "ended by its search" in (run.folder / "report.html").read_text()
     assert "left out, because a search has ended them: study/" in (tmp_path / "study/compare.md").read_text()
@@ -74,21 +74,19 @@ def test_a_trial_has_two_scores(ran, tiny, tmp_path):
     assert trial.values == [run.metrics["val/mse"].value[-1], run.info["seconds_of"]["training"]]
 
 
-def test_a_study_that_is_called_again_goes_on(ran, tiny, tmp_path):
+def test_a_study_that_is_called_again_goes_on(ran, tiny, tmp_path, started):
     """It draws what it would have drawn without an end, and trains nothing again."""
     words = [*SEARCH, *tiny, "hydra/sweeper/sampler=random", SPACE, "hydra.sweeper.n_jobs=2"]
-    runs = []
     for n, *more in ((3, "hydra.sweep.dir=once"), (1,), (3,), (3,)):
-        out = ran("train", [*words, f"hydra.sweeper.n_trials={n}", *more])
-        runs.append(out.count("run folder:"))
-    assert runs == [3, 1, 2, 0]
+        ran("train", [*words, f"hydra.sweeper.n_trials={n}", *more])
+    assert started == [*("trial-0", "trial-1", "trial-2"), "trial-0", *("trial-1", "trial-2")]
     once, again = trials_of(tmp_path / "once"), trials_of(tmp_path / "study")
     assert [trial.params for trial in once] == [trial.params for trial in again]
     assert [trial.values for trial in once] == [trial.values for trial in again]
 
 
-def test_a_failed_trial_does_not_end_a_search(command, tiny, tmp_path):
-    """A negative learning rate, which this seed draws first, is refused."""
+def test_a_failed_trial_does_not_end_a_search(command, tiny, tmp_path, started):
+    """This seed draws the negative learning rate first."""
     words = ["hydra/sweeper/sampler=grid", "hydra.sweeper.sampler.seed=0", "optimizer.lr=choice(1e-3,-1.0)"]
     _, out, err = command("train", [*SEARCH, *tiny, *words])
     states = [RunRecord(tmp_path / f"study/trial-{i}").state for i in range(2)]
@@ -115,12 +113,9 @@ def test_a_sample_score_can_compare_trials_of_different_tasks(ran, tiny, tmp_pat
         ([SPACE, "hydra.sweeper.sampler._target_=optuna.samplers.TPESamplr"], "TPESampler"),
         ([SPACE, "hydra.sweeper.pruner._target_=optuna.pruners.Medan"], "MedianPruner"),
         ([SPACE, "+hydra.sweeper.sampler.sed=1"], "sed"),
-        ([SPACE, "hydra/sweeper/sampler=tpi"], "tpe"),
-        ([SPACE, "hydra.sweeper.direction=up"], "minimize"),
         ([SPACE, "hydra.sweeper.n_trials=many"], "hydra.sweeper.n_trials=many"),
         ([SPACE, "hydra.sweeper.direction=[minimize,maximize]"], "sweep.score=[val/mse]"),
         ([SPACE, "model=choice(unet_tiny,unet_tony)"], "unet_tony"),
-        ([SPACE, "sweep.score=val/fid"], "sweep.score=val/fid: this run does not log it"),
         ([SPACE, "sweep.score=[seconds,val/fid]"], "sweep.score=val/fid: this run does not log it"),
         (["schedule=choice(linear,cosine)"], "sweep.score=val/mse: not comparable if schedule differs"),
         (["experiment=edm,flow"], "sweep.score=val/mse: not comparable if experiment differs"),
@@ -131,8 +126,8 @@ def test_what_cannot_be_searched_is_refused_before_training(refused, tiny, monke
     assert said in refused("train", [*SEARCH, *tiny, *words])
 
 
-def test_a_study_of_another_search_is_refused(command, refused, tiny):
+def test_a_study_of_another_search_is_refused(ran, refused, tiny, started):
     words = ["ema=choice(none,warm)", "hydra.sweeper.n_trials=1"]
-    assert command("train", [*SEARCH, *tiny, *words])[0] == 0
+    ran("train", [*SEARCH, *tiny, *words])
     for changed, said in (("ema=choice(none,power)", "dynamic"), ("hydra.sweeper.direction=maximize", "[minimize]")):
         assert said in refused("train", [*SEARCH, *tiny, *words, changed])

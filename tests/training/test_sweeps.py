@@ -4,6 +4,7 @@ import json
 
 import pytest
 import yaml
+from composing import settings
 
 from diffusion.runs import naming
 from diffusion.runs.folder import is_sweep
@@ -11,19 +12,7 @@ from diffusion.runs.record import RunRecord
 from diffusion.training import jobs
 
 
-@pytest.fixture
-def started(monkeypatch) -> list[str]:
-    """The names of the folders of jobs that are started; they complete immediately."""
-    ran = []
-
-    def start(processes, folder, *_):
-        ran.append(folder.name)
-        RunRecord.join(folder).finish("complete", result=1.0)
-
-    monkeypatch.setattr(jobs, "launch", start)
-    return ran
-
-
+@pytest.mark.filterwarnings("error::UserWarning")  # runs without numbers are compared, too
 def test_a_sweep_without_a_name_has_one_folder_named_after_the_model(command, tiny, tmp_path, started):
     assert command("train", ["-m", *tiny, "seed=0", "schedule=linear,cosine"])[0] == 0
     (sweep,) = (tmp_path / "outputs").glob("*/*")
@@ -40,17 +29,16 @@ def test_a_sweep_over_no_values_is_refused(refused, tiny, started):
     assert "seed=range(0,0)" in refused("train", ["-m", *tiny, "seed=range(0,0)"])
 
 
-@pytest.mark.filterwarnings("error::UserWarning")  # runs without numbers are compared, too
-def test_only_a_complete_job_is_not_run_again(command, tiny, tmp_path, started):
-    words = ["-m", *tiny, "seed=0", "hydra.sweep.dir=sweep"]
-    folder = tmp_path / "sweep/0"
+def test_only_a_complete_job_is_not_run_again(tiny, tmp_path, started):
+    folder, chosen = tmp_path / "0", settings(tiny)
+    folder.mkdir()
 
-    def ckpt_of_next_job(state: str, *more: str) -> str | None:
+    def ckpt_of_next_job(state: str, *words: str) -> str | None:
         (folder / "run.json").write_text(json.dumps({"state": state}))
-        assert command("train", [*words, *more])[0] == 0
+        jobs.run_job(chosen, folder, words)
         return yaml.safe_load((folder / "config.yaml").read_text())["ckpt"]
 
-    assert command("train", words)[0] == 0
+    jobs.run_job(chosen, folder, [])
     assert ckpt_of_next_job("died") is None  # before its first checkpoint
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints/last.ckpt").touch()
@@ -65,7 +53,6 @@ def test_only_a_complete_job_is_not_run_again(command, tiny, tmp_path, started):
     [
         (["sweep.score=val/fid", "score.n=8", "features=lite0"], "such as val/fd_lite0"),
         (["sweep.score=val/fd_lite0"], "no scores (score.n=0)"),
-        (["sweep.score=test/fd_lite0", "score.n=8", "features=lite0"], "such as val/fd_lite0"),
     ],
 )
 def test_a_sweep_score_that_is_not_logged_is_refused_before_training(refused, tiny, monkeypatch, words, said):

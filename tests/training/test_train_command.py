@@ -1,6 +1,5 @@
 """The command from a user's view: a run from start to end, a sweep, half precision."""
 
-import csv
 import json
 
 import numpy as np
@@ -71,19 +70,9 @@ def test_sampling_costs_no_more_than_the_training_unless_it_is_asked_for(tiny, t
     assert (asked.scored, asked.shown) == (7, 20)
 
 
-def test_a_sweep_creates_a_folder_per_job_and_one_comparison(ran, tiny, tmp_path):
-    words = ["schedule=linear,cosine", "trainer.max_steps=2", "samples.n=0", "hydra.sweep.dir=sweep"]
-    ran("train", ["-m", *tiny, *words])
-    assert sorted(p.parent.name for p in (tmp_path / "sweep").glob("*/run.json")) == ["0", "1"]
-    rows = list(csv.DictReader((tmp_path / "sweep/runs.csv").open()))
-    assert {row["schedule"] for row in rows} == {"linear", "cosine"}
-    assert all(float(row["val/mse"]) > 0 for row in rows)
-
-
-@pytest.mark.parametrize("words", ["optimizer=muon", "ema=power"])
-def test_half_precision_trains_and_saves_and_the_last_step_is_validated(tiny, tmp_path, words):
-    more = ["trainer.precision=bf16-true", "trainer.max_steps=2", "trainer.gradient_clip_val=1.0", "samples.n=0"]
-    train([*tiny, words, *more, "trainer.check_val_every_n_epoch=5"], tmp_path)
+def test_half_precision_trains_and_saves_and_the_last_step_is_validated(tiny, tmp_path):
+    words = ["optimizer=muon", "ema=power", "trainer.precision=bf16-true", "trainer.max_steps=2", "samples.n=0"]
+    train([*tiny, *words, "trainer.gradient_clip_val=1.0", "trainer.check_val_every_n_epoch=5"], tmp_path)
     contents = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
     assert contents["state_dict"]["denoiser.network.out.weight"].dtype == torch.bfloat16
     assert list(read_metrics(tmp_path / "metrics.csv")["val/mse"].step) == [2]

@@ -3,7 +3,6 @@
 import inspect
 import json
 
-import pytest
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
@@ -28,20 +27,14 @@ def test_the_settings_of_the_trainer_are_arguments_of_lightnings():
     assert not shown & refused
 
 
-@pytest.fixture
-def stopped(ran, tiny, tmp_path):
-    """A run that does not improve after its first validation, with 6 steps between validations."""
-    words = [*STOPPING, "callbacks.early_stopping.patience=1", "hydra.run.dir=run"]
-    ran("train", [*tiny, *words])
-    return tmp_path / "run"
-
-
-def test_an_early_stopped_run_is_complete_and_records_the_reason(command, stopped):
-    now = record(stopped)
+def test_an_early_stopped_run_is_complete_and_records_the_reason(ran, tiny, tmp_path):
+    """It does not improve after its first validation, with 6 steps between validations."""
+    ran("train", [*tiny, *STOPPING, "callbacks.early_stopping.patience=1", "hydra.run.dir=run"])
+    now = record(tmp_path / "run")
     assert (now["state"], now["steps"], now["total_steps"]) == ("complete", 12, 24)
     assert "ended at step 12 of 24. Monitored metric val/mse did not improve" in now["reason"]
-    assert storage.load(stopped / "checkpoints/last.ckpt")["global_step"] == 12
-    assert "is already complete" in command("train", RUN)[1]
+    assert storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 12
+    assert "is already complete" in ran("train", RUN)
 
 
 class Ends(Callback):
@@ -52,7 +45,6 @@ class Ends(Callback):
 
 
 def test_a_custom_callback_can_end_a_run(ran, tiny, tmp_path):
-    words = ["+callbacks.mine._target_=tests.training.test_trainer_settings.Ends", "hydra.run.dir=run"]
-    ran("train", [*tiny, *words])
+    ran("train", [*tiny, "+callbacks.mine._target_=tests.training.test_trainer_settings.Ends", "hydra.run.dir=run"])
     assert record(tmp_path / "run")["reason"] == "ended at step 4 of 12. A callback asked to stop."
     assert storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 4
