@@ -12,6 +12,7 @@ from diffusion.base.console import console, duration
 from diffusion.config.build import check_targets, make
 from diffusion.errors import first_line, shown
 from diffusion.pixels import grid, save_png, spread
+from diffusion.process.schedule import Scaled
 from diffusion.report import figures, images
 from diffusion.report.compare import from_default
 from diffusion.report.faults import SHOWN, SPECTRUM, WORST, words_of
@@ -108,7 +109,8 @@ def schedule_of(run: Run) -> figures.Schedule | None:
     try:
         if node := run.settings.get("schedule"):
             check_targets(node, "schedule", run.folder / CONFIG)
-            return make(node, "schedule")
+            made, scale = make(node, "schedule"), (run.settings.get("data") or {}).get("scale", 1.0)
+            return made if scale == 1 else Scaled(made, scale)
     except Exception as error:
         console.print(f"the report does not show the schedule: {first_line(error)}", style="yellow", soft_wrap=True)
     return None

@@ -93,7 +93,8 @@ def resumed_from(settings: Train, folder: Path) -> Resumed | None:
         return None
     path, contents = found
     console.print(f"resuming from {path}, step {contents['global_step']}")
-    old, new = flat(plain_config(contents["config"], path)), flat(settings.model_dump(mode="json"))
+    saved, asked = plain_config(contents["config"], path), settings.model_dump(mode="json")
+    old, new = ({"data.scale": 1.0} | flat(each) for each in (saved, asked))  # of files and data sets without a scale
     changed = {
         key: f"{key} {shown(old.get(key))} → {shown(new.get(key))}" for key in old | new if old.get(key) != new.get(key)
     }

@@ -44,7 +44,7 @@ FIXED = {  # arguments of the Trainer that the user cannot set: see `training.cl
     "enable_model_summary": False, "enable_checkpointing": False, "enable_progress_bar": False,
 }  # fmt: skip
 SEVERAL = 1000  # images that are looked at
-USUAL = 0.25, 1.0  # standard deviations of images that need no scale; see docs/results/contrast
+USUAL = 0.25, 1.0  # standard deviations of images that need no `data.scale`
 
 
 def train(settings: Train, folder: Path, record: RunRecord | None) -> Any:
