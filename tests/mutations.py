@@ -143,6 +143,7 @@ FAULTS = {
     "process/test_guidance.py": [
         ("scale: 1 + w instead of w", "of_weak + scale *", "of_weak + (1 + scale) *"),
         ("scale: strong and weak swapped", "(of_strong - of_weak)", "(of_weak - of_strong)"),
+        ("windows: quarters come back elsewhere", "unflatten(0, (-1, 2, 2))", "unflatten(0, (-1, 2, 2)).flip(1)"),
         ("eps is not guided", "eps=guided(strong.eps, weak.eps)", "eps=strong.eps"),
         ("the spread comes from the weak model", "return strong._replace(x0=", "return weak._replace(x0="),
         ("scale 1: the weak model is evaluated", "if self.guidance.scale == 1:", "if False:"),
@@ -158,6 +159,10 @@ FAULTS = {
         ("gain: the noise instead of its square", "q = noise**2 * p", "q = noise * p"),
         ("split Gibbs: y without its noise", "+ observed.noise * streams.normal_like(seen)", ""),
         ("blur: columns only", "for _ in range(2):\n        i =", "for _ in range(1):\n        i ="),
+    ],
+    "process/test_wiener.py": [
+        ("the filter knows no noise", "self.covariance + level**2 *", "self.covariance + 1e-9 *"),
+        ("the filter forgets the mean", "known.double().sum(dim=0) for", "0 * known.double().sum(dim=0) for"),
     ],
     "process/test_floor.py": [
         ("the squared distance is not halved", "noise / s - distance / (2 * s**2)", "noise / s - distance / s**2"),
@@ -215,6 +220,7 @@ FAULTS = {
         ("solve: wrong sign of y in x0", "(b / det, -sigma_t / det)", "(b / det, sigma_t / det)"),
         ("EDM: target without σ_d", "sigma_t / (n * self.sigma_data)", "sigma_t / n"),
         ("label off by one", "1000 * t - 1", "1000 * t"),
+        ("scaled images: the target is that of others", "return self.scale * a, b", "return a, b"),
         ("inputs of standard deviation 80 are not scaled", ".clamp(min=1), 1000", ".clamp(min=1, max=1), 1000"),
     ],
     "process/test_samplers.py": [

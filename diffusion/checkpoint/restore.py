@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import yaml
+from annotated_types import Gt
 from pydantic import BaseModel
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ from diffusion.pixels import Resolution, height_width
 from diffusion.process.averaging import Profile, coefficients, gamma_of
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.mixture import Exact
-from diffusion.process.prediction import Prediction
+from diffusion.process.prediction import Prediction, scaled
 from diffusion.process.schedule import Schedule
 
 PREFIX = "denoiser.network."  # prefix of the network's weights in a checkpoint
@@ -37,6 +38,7 @@ class Sized(BaseModel):
     """Of the data in a file, what decides how much memory its images need."""
 
     resolution: Resolution
+    scale: Annotated[float, Gt(0)] = 1.0
 
 
 @dataclass(frozen=True)
@@ -152,10 +154,10 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
     facts: ModelFacts = contents.get("facts", {})
     kind, state = _chosen(contents, path, "ema" if weights == "exact" else weights)
     try:
-        validated(Sized, {"resolution": config["data"]["resolution"]}, "data")
+        validated(Sized, {key: config["data"][key] for key in Sized.model_fields if key in config["data"]}, "data")
         network: nn.Module = make(model_of(config, facts), "model", nn.Module)
-        schedule: Schedule = make(config["schedule"], "schedule", Schedule)
-        prediction: Prediction = make(config["prediction"], "prediction", Prediction)
+        process = make(config["schedule"], "schedule", Schedule), make(config["prediction"], "prediction", Prediction)
+        schedule, prediction = scaled(*process, config["data"].get("scale", 1.0))
         given = {key: facts[key] for key in ("picture", "vector", "centred") if key in facts}
         denoiser: Any = Denoiser(network, schedule, prediction, **given)
         denoiser.network.load_state_dict(network_weights(state))

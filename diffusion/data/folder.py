@@ -121,6 +121,9 @@ class Collection(ImageData):
         if label:
             every, self.classes = labelled(every, [label[photo] for photo in photos])
         splits = {name: every.take(rows) for name, rows in self._split(source.where, photos, label).items()}
+        if (n := len(whole := splits["train"])) > (limit := self.limit or n):
+            splits["train"] = whole.take(torch.arange(limit))
+            self.unused = whole.take(torch.arange(limit, n)) if self.tiles else None
         for name in ("val", "test") if label else ():
             found = {self.classes[i] for i in splits[name].labels.tolist()}  # type: ignore[union-attr]
             if found and (missing := [kind for kind in self.classes if kind not in found]):
@@ -181,7 +184,7 @@ class Collection(ImageData):
                 f"images after {val} for validation and {test} for test: lower data.limit, data.val or data.test (0.1 "
                 f"is a tenth of them), add {what}s, or {more}"
             )
-        return index | {"train": index["train"][: self.limit]}
+        return index
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -156,6 +156,8 @@ class ImageData(LightningDataModule):
         eval_batch_size: Maximum number of images per device in a validation batch.
         flip: Mirror half of the training images, selected at random in each epoch.
         seed: Seed of the order, of the mirroring, and of any other random choice of the data set.
+        scale: Factor of the values, which lie in [−1, 1], in the diffusion process; for images whose standard deviation
+            is far from 0.5. Samples have the contrast of the images.
     """
 
     origin: ClassVar[str] = "Images of the model's author; their origin and licence are not stated."
@@ -171,12 +173,14 @@ class ImageData(LightningDataModule):
     flip: bool = True
     seed: int = 0
     global_batch_size: Annotated[int, Ge(1)] | None = None
+    scale: Annotated[float, Gt(0)] = 1.0
 
     def __post_init__(self) -> None:
         super().__init__()
         self.shape = (self.channels, *height_width(self.resolution))  # of the images
         self.splits: dict[str, Split] = {}
         self.classes: list[str] = []  # their names, by index; a `load` that returns labels must set them
+        self.unused: Split | None = None  # images of the training photographs that are in no split
         self.report: list[Entry] = []  # files that need attention
         self.condition: Any = None  # a `conditions.Condition`, set before `setup`
         self.truth: Any = None  # a `process.mixture.Mixture`: the distribution of the images, if it is known
@@ -255,14 +259,17 @@ class ImageData(LightningDataModule):
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """[the validation split, equally many training images]: their errors differ if the network overfits.
 
-        The training images are the same for every seed. Both are indexed from 0, so they get the same random draws.
+        Then at most as many `unused` images, if there are any and the condition has nothing stored for its images. They
+        are the same for every seed. All are indexed from 0, so they get the same random draws.
         """
         train, val, trainer = self.splits["train"], self.splits["val"], self.trainer
         if len(val) < trainer.world_size:
             raise UserError(f"{count(len(val), 'validation image')}: too few for the devices; raise data.val")
-        fixed = torch.randperm(len(train), generator=generator_for("overfit"))[: len(val)]
+        seen = [train] if self.unused is None or train.stored else [train, self.unused]
+        fixed = [torch.randperm(len(x), generator=generator_for("overfit"))[: len(val)].sort().values for x in seen]
         share = self.eval_batch_size, trainer.global_rank, trainer.world_size
-        return [self._loader(x, in_order(len(x), *share)) for x in (val, train.take(fixed.sort().values))]
+        loaded = [val, *(x.take(index) for x, index in zip(seen, fixed, strict=True))]
+        return [self._loader(x, in_order(len(x), *share)) for x in loaded]
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move all but the indices. The indices stay on the CPU, where they are read as seeds of the noise."""

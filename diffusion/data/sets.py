@@ -52,8 +52,10 @@ class Landscapes(ImageData):
             every, self.classes = labelled(every, [scenes[row["photo"]] for row in windows])
         split = np.array([row["split"] for row in windows])
         rows = {name: torch.from_numpy(np.flatnonzero(split == name)) for name in ("train", "val", "test")}
-        if self.limit is not None:
-            rows["train"] = rows["train"][torch.linspace(0, len(rows["train"]) - 1, self.limit).round().long()]
+        if (n := len(whole := rows["train"])) > (limit := self.limit or n):
+            used = torch.zeros(n, dtype=torch.bool)
+            used[torch.linspace(0, n - 1, limit).round().long()] = True
+            rows["train"], self.unused = whole[used], every.take(whole[~used])
         return {name: every.take(index) for name, index in rows.items()}
 
     def _make(self, windows: list[dict[str, str]]) -> Iterator[Made]:

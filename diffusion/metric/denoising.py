@@ -21,8 +21,9 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from diffusion.randomness import Streams, seed_for
 
+Errors = dict[tuple[int, int], tuple[float, float]]  # index, draw -> error, t
 BINS = 10  # of t
-SETS = ("val", "fit")  # held-out images, training images
+SETS = ("val", "fit", "unused")  # held-out images, training images, and maybe others of the training photographs
 REGRET = "regret"  # of held-out images: the squared difference from the best estimate of the noise, if it is known
 
 
@@ -53,7 +54,8 @@ class FrozenGrid:
 class DenoisingErrors(Metric):
     """The mean denoising error of held-out and of training images, and their gap: over all times and in bins of t.
 
-    Errors are added set by set, in any batches and on any number of devices.
+    Errors are added set by set, in any batches and on any number of devices. The gap to held-out images is in part that
+    their photographs may be more difficult; the gap to unused images of the training photographs is not.
     """
 
     full_state_update = False
@@ -71,30 +73,37 @@ class DenoisingErrors(Metric):
     def compute(self, sources: Mapping[str, Sequence[object]]) -> dict[str, float]:  # type: ignore[override]
         """The columns of metrics.csv: `val/mse`, `fit/mse`, `gap/mse` with `gap/se` and `gap/half`, each `…_bin0`, ….
 
-        `regret/mse` is the error above that of the best denoiser, if it is known.
+        `regret/mse` is the error above that of the best denoiser, if it is known. `unused/mse` − `fit/mse` is
+        `gap/unused`, with `gap/unused_half`, if there are unused images.
 
         The gap uses the images with a partner in the other set, averaged over their draws. `se` is its standard error,
         and `half` is half the width of its 95% interval. NaN if there are too few images or sources. `sources` has the
         source of each image of a set, by its index.
         """
-        found, means = [], dict[str, float]()
-        for part in (*SETS, *[REGRET] * bool(len(getattr(self, REGRET)))):
+        found, means = dict[str, Errors](), dict[str, float]()
+        for part in (*SETS, REGRET):
             rows = dim_zero_cat(getattr(self, part)).tolist() if len(getattr(self, part)) else []
-            found.append({(int(index), int(draw)): (error, t) for index, draw, error, t in rows})
-            errors, t = torch.tensor([*found[-1].values()], dtype=torch.float64).view(-1, 2).T
+            if not rows and part not in ("val", "fit"):
+                continue
+            found[part] = {(int(index), int(draw)): (error, t) for index, draw, error, t in rows}
+            errors, t = torch.tensor([*found[part].values()], dtype=torch.float64).view(-1, 2).T
             means[f"{part}/mse"] = float(errors.mean())
             means |= {f"{part}/mse_bin{i}": float(errors[bin_of(t) == i].mean()) for i in range(BINS)}
-        val, fit = found[:2]
-        pairs = sorted(val.keys() & fit.keys())
-        d = torch.tensor([val[pair][0] - fit[pair][0] for pair in pairs], dtype=torch.float64)
-        k = bin_of(torch.tensor([val[pair][1] for pair in pairs], dtype=torch.float64))
-        index, image = torch.tensor([i for i, _ in pairs], dtype=torch.long).unique(return_inverse=True)
-        clusters = torch.stack([numbered([sources[part][i] for i in index.tolist()]) for part in SETS])
-        gap, error, half = mean_and_error(image.bincount(d) / image.bincount(), clusters)
-        means |= {"gap/mse": gap, "gap/se": error, "gap/half": half}
-        for i in range(BINS):
-            gap, _, half = mean_and_error(d[k == i], clusters[:, image[k == i]])
-            means |= {f"gap/mse_bin{i}": gap, f"gap/half_bin{i}": half}
+        for part in [each for each in ("val", "unused") if each in found]:
+            other, fit = found[part], found["fit"]
+            pairs = sorted(other.keys() & fit.keys())
+            d = torch.tensor([other[pair][0] - fit[pair][0] for pair in pairs], dtype=torch.float64)
+            index, image = torch.tensor([i for i, _ in pairs], dtype=torch.long).unique(return_inverse=True)
+            clusters = torch.stack([numbered([sources[name][i] for i in index.tolist()]) for name in (part, "fit")])
+            gap, error, half = mean_and_error(image.bincount(d) / image.bincount(), clusters)
+            if part == "unused":
+                means |= {"gap/unused": gap, "gap/unused_half": half}
+                continue
+            means |= {"gap/mse": gap, "gap/se": error, "gap/half": half}
+            k = bin_of(torch.tensor([other[pair][1] for pair in pairs], dtype=torch.float64))
+            for i in range(BINS):
+                gap, _, half = mean_and_error(d[k == i], clusters[:, image[k == i]])
+                means |= {f"gap/mse_bin{i}": gap, f"gap/half_bin{i}": half}
         return means
 
 

@@ -37,6 +37,7 @@ class Guidance:
     low: Level | None = None
     high: Level | None = None
     drops_labels: ClassVar[bool] = False  # whether the weak denoiser can be the model itself, without labels
+    needs_model: ClassVar[bool] = True  # whether the weak denoiser is another model than the guided one
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -55,14 +56,18 @@ class Guidance:
                 f"guidance: low = {low:g} and high = {high:g}; expected low below high, in the range of the schedule's "
                 f"noise level sigma/alpha, from {least:g} to {largest:g}"
             )
-        if weak is None and not self.drops_labels:
-            raise UserError("guidance: AutoGuidance needs a weak model: a smaller or less trained one")
-        if weak is not None:
+        if weak is None:
+            weak = self.weakened(denoise)
+        else:
             t = torch.linspace(0, 1, 21, dtype=torch.float64)
             here, there = (torch.stack(each(t)) for each in (schedule, weak.schedule.on_cpu()))
             if not torch.allclose(here, there, rtol=1e-6, atol=0):
                 raise UserError("guidance: the weak denoiser has another noise schedule; both need the same")
-        return Guided(denoise, denoise if weak is None else weak, self)
+        return Guided(denoise, weak, self)
+
+    def weakened(self, denoise: Any) -> Any:
+        """The weak denoiser if no other model is given."""
+        raise UserError(f"guidance: {type(self).__name__} needs a weak model: a smaller or less trained one")
 
     def weak_conditions(self, conditions: dict[str, Any]) -> dict[str, Any]:
         """The conditions for the weak denoiser, selected from those for the strong one; by default all of them."""
@@ -115,6 +120,10 @@ class ClassifierFree(Guidance):
     """
 
     drops_labels: ClassVar[bool] = True
+    needs_model: ClassVar[bool] = False
+
+    def weakened(self, denoise: Any) -> Any:
+        return denoise
 
     def weak_conditions(self, conditions: dict[str, Any]) -> dict[str, Any]:
         if all(conditions.get(name) is None for name in DROPPED):
@@ -149,3 +158,42 @@ class AutoGuidance(Guidance):
         x_t = expand(schedule(t)[1], noise) * noise
         m = float((strong(x_t, t, **given).x0 - weak(x_t, t, **given).x0).square().mean())
         return self.scale if m <= self.limit else 1 + (self.scale - 1) * self.limit / m
+
+
+@dataclass(eq=False)
+class WindowGuidance(Guidance):
+    """Guide away from the estimates of the same network on the four quarters of the image (arXiv 2411.10257).
+
+    In a quarter it does not see the whole: what it knows of distant pixels is strengthened. It needs no other weights
+    and no labels. Quarters overlap nowhere; with windows that do, guidance does almost nothing.
+    """
+
+    needs_model: ClassVar[bool] = False
+
+    def weakened(self, denoise: Any) -> Any:
+        return Quarters(denoise)
+
+
+@dataclass(eq=False)
+class Quarters(Wrapped):
+    """A denoiser that estimates each quarter of x_t (B, C, H, W), and of a picture of the condition, by itself."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, **conditions: Any) -> Estimate:
+        (height, width), pictures = x_t.shape[2:], conditions.get("picture")
+        if height % 2 or width % 2:
+            raise UserError(f"guidance=windows: images of {height}×{width} pixels; expected even numbers")
+        given = {name: rows.repeat_interleave(4, dim=0) for name, rows in conditions.items()}
+        if pictures is not None:
+            given["picture"] = quarters(pictures)
+        found: Estimate = self.denoise(quarters(x_t), t.repeat_interleave(4), **given)
+        return Estimate(joined(found.x0), joined(found.eps))
+
+
+def quarters(x: Tensor) -> Tensor:
+    """(B, C, 2 h, 2 w) -> (4 B, C, h, w)."""
+    return x.unflatten(3, (2, -1)).unflatten(2, (2, -1)).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+
+
+def joined(x: Tensor) -> Tensor:
+    """The inverse of `quarters`."""
+    return x.unflatten(0, (-1, 2, 2)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)

@@ -12,6 +12,7 @@ from annotated_types import Gt
 from torch import Tensor
 
 from diffusion.errors import UserError
+from diffusion.process import schedule as schedules
 from diffusion.process.schedule import Schedule
 
 
@@ -112,3 +113,28 @@ class EDM(Prediction):
     def inputs(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
         alpha_t, sigma_t = schedule(t)
         return 1 / torch.hypot(sigma_t, alpha_t * self.sigma_data), (-schedule.log_snr(t) / 8).clamp(-10, 10)
+
+
+class Scaled(Prediction):
+    """y of images whose values are multiplied by a scale: what `of` predicts for them on the unscaled schedule."""
+
+    def __init__(self, of: Prediction, scale: Annotated[float, Gt(0)]):
+        self.of, self.scale = of, scale
+
+    def weights(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = self.of.weights(schedule.base, t)  # type: ignore[arg-type]
+        return self.scale * a, b
+
+    def inputs(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        return self.of.inputs(schedule.base, t)  # type: ignore[arg-type]
+
+    def widened(self, deviation: Tensor) -> "Scaled":
+        return Scaled(self.of.widened(self.scale * deviation), self.scale)
+
+    def check(self, schedule: Schedule) -> None:
+        self.of.check(schedule.base)  # type: ignore[arg-type]
+
+
+def scaled(schedule: Schedule, prediction: Prediction, scale: float) -> tuple[Schedule, Prediction]:
+    """The schedule and the prediction for images whose values are multiplied by `scale` in the process."""
+    return (schedule, prediction) if scale == 1 else (schedules.Scaled(schedule, scale), Scaled(prediction, scale))

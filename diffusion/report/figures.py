@@ -23,6 +23,7 @@ ERRORS = {
     "train/loss": (style.LIGHT, "objective, per batch", SOLID | {"linewidth": 0.6}),
     "val/mse": (style.BLUE, "validation images", SOLID),
     "fit/mse": (style.VERMILION, "training images", SOLID),
+    "unused/mse": (style.GREEN, "unused images of the training photographs", SOLID),
     "val/mse_raw": (style.BLUE, "validation, raw weights", RAW),
     "fit/mse_raw": (style.VERMILION, "training, raw weights", RAW),
 }

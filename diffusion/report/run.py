@@ -1,5 +1,6 @@
 """The report of a run: its figures, its README, and report.html, which have the same sections."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from diffusion.base.console import console, duration
 from diffusion.config.build import check_targets, make
 from diffusion.errors import first_line, shown
 from diffusion.pixels import grid, save_png, spread
+from diffusion.process.schedule import Scaled
 from diffusion.report import figures, images
 from diffusion.report.compare import from_default
 from diffusion.report.faults import SHOWN, SPECTRUM, WORST, words_of
@@ -107,7 +109,8 @@ def schedule_of(run: Run) -> figures.Schedule | None:
     try:
         if node := run.settings.get("schedule"):
             check_targets(node, "schedule", run.folder / CONFIG)
-            return make(node, "schedule")
+            made, scale = make(node, "schedule"), (run.settings.get("data") or {}).get("scale", 1.0)
+            return made if scale == 1 else Scaled(made, scale)
     except Exception as error:
         console.print(f"the report does not show the schedule: {first_line(error)}", style="yellow", soft_wrap=True)
     return None
@@ -183,7 +186,7 @@ def faults(run: Run) -> Blocks:
 def training(run: Run, schedule: figures.Schedule | None = None) -> Blocks:
     """The curves of training, with the samples at the step that the reader selects."""
     metrics = run.metrics
-    names = {name for name in metrics if "_bin" not in name and not name.startswith(("gap/half", "gap/se"))}
+    names = {name for name in metrics if not re.search("_bin|_half|gap/(half|se)", name)}
     errors = names & {*figures.ERRORS}
     if "train/loss" in names and (metrics["train/loss"].value <= 0).any():  # with learned weights
         errors.remove("train/loss")

@@ -272,7 +272,7 @@ def make_guidance(node: Mapping[str, Any] | None, model: Restored | None) -> tup
     if not node:
         return None, None
     guidance, asked = parts_of(node)
-    if asked == WeakModel() and not guidance.drops_labels:
+    if asked == WeakModel() and guidance.needs_model:
         raise UserError("guidance: it needs a weak model; set guidance.step, guidance.ckpt or guidance.weights")
     if asked.ckpt is not None:
         file = trained(asked.ckpt)
@@ -347,7 +347,7 @@ def evaluations(sampler: Sampler, schedule: Schedule, guidance: Guidance | None 
     denoise: Any = guidance(blank, blank) if guidance else blank
     if guidance:
         denoise.scale = guidance.scale  # without the few evaluations for its limit
-    sampler(denoise, torch.ones(1, 1, 1, 1), Streams([0]), classes=torch.zeros(1, dtype=torch.int64))
+    sampler(denoise, torch.ones(1, 1, 2, 2), Streams([0]), classes=torch.zeros(1, dtype=torch.int64))
     return blank.calls
 
 

@@ -178,7 +178,7 @@ class Diffusion(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the errors of `DenoisingErrors`; `_raw` marks raw weights, if there is an average."""
-        loaders = zip(SETS, self.trainer.val_dataloaders, strict=True)  # type: ignore[arg-type]
+        loaders = zip(SETS, self.trainer.val_dataloaders, strict=False)  # type: ignore[arg-type]
         sources = {part: loader.dataset.sources for part, loader in loaders}  # tiles of a photograph are dependent
         logged = self.errors["ema"].compute(sources)
         if self.raw_denoiser() is not None:

@@ -22,7 +22,7 @@ from diffusion.errors import UserError, shown
 from diffusion.metric.features import FeatureExtractor
 from diffusion.pixels import POINTS, height_width, resolution_of
 from diffusion.process.augmentation import Augmentation, Crops
-from diffusion.process.prediction import Prediction
+from diffusion.process.prediction import Prediction, scaled
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams
@@ -93,8 +93,8 @@ class Parts:
         pl.seed_everything(settings.seed, verbose=False)  # the initial weights depend on the seed alone
         self.network: nn.Module = make({**settings.model, **inputs}, "model", nn.Module)
         check_network(self.network, settings, self.data, self.crops)
-        self.schedule: Schedule = make(settings.schedule, "schedule", Schedule)
-        self.prediction: Prediction = make(settings.prediction, "prediction", Prediction)
+        process = make(settings.schedule, "schedule", Schedule), make(settings.prediction, "prediction", Prediction)
+        self.schedule, self.prediction = scaled(*process, self.data.scale)
         self.objective: Any = make(settings.objective, "objective", nn.Module)
         self.sampler: Sampler = make(settings.sampler, "sampler", Sampler)
         self.sampler.grid(self.schedule, self.sampler.steps)  # raises if a schedule's table has fewer steps

@@ -18,9 +18,9 @@ from diffusion.config.schema import Train
 from diffusion.errors import UserError, renaming, shown
 from diffusion.runs.record import CONFIG
 
-SIZE = ("resolution", "channels")  # of the images, in `data`
+SIZE = ("resolution", "channels", "scale")  # of the images, in `data`
 # The learned weights and the saved state depend on these settings:
-FIXED = ("schedule.", "prediction.", "condition.", "optimizer._target_", "ema._target_", "ema.lengths")
+FIXED = ("schedule.", "prediction.", "data.scale", "condition.", "optimizer._target_", "ema._target_", "ema.lengths")
 MOVED = ("condition.root", "condition.table", "condition.level")  # what is in them has a hash of its own; for samples
 UNSAID = ("ckpt", "name", "trainer.max_", "checkpoint.", "samples.", "score.", "sweep.")  # without effect
 
@@ -93,7 +93,8 @@ def resumed_from(settings: Train, folder: Path) -> Resumed | None:
         return None
     path, contents = found
     console.print(f"resuming from {path}, step {contents['global_step']}")
-    old, new = flat(plain_config(contents["config"], path)), flat(settings.model_dump(mode="json"))
+    saved, asked = plain_config(contents["config"], path), settings.model_dump(mode="json")
+    old, new = ({"data.scale": 1.0} | flat(each) for each in (saved, asked))  # of files and data sets without a scale
     changed = {
         key: f"{key} {shown(old.get(key))} → {shown(new.get(key))}" for key in old | new if old.get(key) != new.get(key)
     }

@@ -43,6 +43,8 @@ FIXED = {  # arguments of the Trainer that the user cannot set: see `training.cl
     "limit_train_batches": None, "use_distributed_sampler": False, "num_sanity_val_steps": 0,
     "enable_model_summary": False, "enable_checkpointing": False, "enable_progress_bar": False,
 }  # fmt: skip
+SEVERAL = 1000  # images that are looked at
+USUAL = 0.25, 1.0  # standard deviations of images that need no `data.scale`
 
 
 def train(settings: Train, folder: Path, record: RunRecord | None) -> Any:
@@ -190,6 +192,13 @@ def start_writing(run: Parts, record: RunRecord, trainer: pl.Trainer) -> None:
     counts = ", ".join(f"{len(split.images)} {name}" for name, split in data.splits.items())
     parameters = count(sum(p.numel() for p in network.parameters()), "parameter")
     console.print(f"images {height}×{width}{kind}: {counts} · network with {parameters}")
+    deviation = float(to_unit(data.splits["train"].images[:SEVERAL]).std())
+    if data.channels != POINTS and not USUAL[0] <= data.scale * deviation <= USUAL[1]:
+        console.print(
+            f"the images' standard deviation is {deviation:.2g}; noise levels and networks are made for about 0.5: "
+            f"data.scale={0.5 / deviation:.2g} makes it so in training, and samples have the contrast of the images",
+            style="yellow",
+        )
     console.print(f"run folder: {run.folder}")
 
 

@@ -117,6 +117,8 @@ def test_validation_pairs_the_split_with_as_many_fixed_training_images() -> None
     assert shown.max() > 7  # not simply the first images
     again = torch.cat([batch.image[:, 0, 0, 0] for batch in toy(batch_size=2, seed=1).val_dataloader()[1]])
     assert torch.equal(again, shown)
+    data.unused = data.splits["train"].take(torch.arange(9, 4, -1))
+    assert sorted(len(loader.dataset) for loader in data.val_dataloader()) == [5, 7, 7]
 
 
 def test_keys_depend_on_every_pixel_and_label() -> None:

@@ -247,8 +247,9 @@ def test_tiles_are_the_windows_given_by_their_names_and_those_of_a_photograph_ar
             there = upright.crop((left, top, left + side, top + side)).resize((16, 16), Image.Resampling.LANCZOS)
             assert side >= 128
             assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(there))
-    less = load(photos, resolution=16, tiles=12, val=1, test=0.2, labels="folders", limit=20).splits
-    assert less["train"].names == splits["train"].names[:20]
+    less = load(photos, resolution=16, tiles=12, val=1, test=0.2, labels="folders", limit=20)
+    assert less.splits["train"].names + less.unused.names == splits["train"].names
+    assert len(less.splits["train"]) == 20
     with pytest.raises(UserError):
         load(photos, resolution=16, tiles=12, limit=900)
 

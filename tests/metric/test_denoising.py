@@ -56,6 +56,16 @@ def test_the_gap_is_the_mean_paired_difference_with_its_standard_error() -> None
             assert found[f"gap/mse_bin{k}"] == pytest.approx(difference, abs=1e-6)
 
 
+def test_unused_images_of_the_training_photographs_have_a_gap_of_their_own() -> None:
+    metric = DenoisingErrors()
+    for part, error in (("val", VAL + 1), ("fit", FIT), ("unused", VAL)):
+        metric.update(part, error, T, INDEX)
+    found = metric.compute(OWN)
+    assert found["gap/unused"] == pytest.approx(float((VAL - FIT).mean()))
+    assert found["gap/mse"] == pytest.approx(1 + found["gap/unused"])
+    assert found["gap/unused_half"] == pytest.approx(found["gap/half"])
+
+
 def test_images_without_a_partner_are_not_used_for_the_gap() -> None:
     metric = DenoisingErrors()
     for draw in range(4):  # four times the same errors: no new information

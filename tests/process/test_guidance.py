@@ -9,8 +9,10 @@ from sampler_cases import COVARIANCE, FINE, MEAN, SCHEDULES, D, as_images
 from torch import Tensor
 
 from diffusion.config.choices import choice
+from diffusion.errors import UserError
 from diffusion.process import grid
-from diffusion.process.guidance import AutoGuidance, ClassifierFree
+from diffusion.process.denoiser import Estimate
+from diffusion.process.guidance import AutoGuidance, ClassifierFree, WindowGuidance
 from diffusion.process.sampler import UniPC
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams
@@ -116,3 +118,24 @@ def test_a_limit_lowers_the_scale_for_models_that_differ_more() -> None:
     assert torch.equal(near(X, at(0.3)).x0, whole)
     again = AutoGuidance(3.0, limit=0.01)(strong, weak)
     assert torch.equal(again(X[1:2], at(0.3, 1)).x0, lowered[1:2])  # whichever image is the first
+
+
+class Means:
+    """A denoiser that estimates the mean of the image, and of a picture of its condition."""
+
+    schedule = VP
+
+    def __call__(self, x_t: Tensor, t: Tensor, picture: Tensor, classes: Tensor) -> Estimate:
+        assert len(classes) == len(x_t)
+        of_both = [each.mean(dim=(2, 3), keepdim=True).expand_as(each) for each in (x_t, picture)]
+        return Estimate(of_both[0], of_both[1])
+
+
+def test_windows_guide_away_from_what_each_quarter_says_by_itself() -> None:
+    x, picture = (torch.randn(3, 2, 4, 6, generator=torch.Generator().manual_seed(i)).double() for i in range(2))
+    guided = WindowGuidance(3.0)(Means())(x, at(0.5, 3), picture=picture, classes=Y[:3])
+    for found, image in ((guided.x0, x), (guided.eps, picture)):
+        whole, below = image.mean(dim=(2, 3), keepdim=True), image[:, :, 2:, :3].mean(dim=(2, 3), keepdim=True)
+        torch.testing.assert_close(found[:, :, 2:, :3], (below + 3 * (whole - below)).expand(3, 2, 2, 3))
+    with pytest.raises(UserError, match="expected even numbers"):
+        WindowGuidance(3.0)(Means())(x[:, :, :3], at(0.5, 3), picture=picture[:, :, :3], classes=Y[:3])

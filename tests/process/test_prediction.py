@@ -8,7 +8,7 @@ from torch import Tensor
 from diffusion.process.denoiser import Denoiser, expand
 from diffusion.process.objective import diffuse
 from diffusion.process.prediction import EDM as EDMPrediction
-from diffusion.process.prediction import X0, Eps, V, Velocity
+from diffusion.process.prediction import X0, Eps, V, Velocity, scaled
 from diffusion.process.schedule import EDM, VP, Flow, Schedule, linear
 
 PREDICTIONS = {"eps": Eps(), "x0": X0(), "v": V(), "velocity": Velocity(), "edm": EDMPrediction(0.5)}
@@ -78,3 +78,20 @@ def test_the_time_label_is_exact_for_images_in_half_precision() -> None:
     network = Echo(x)
     Denoiser(network, linear(), V()).output(x, torch.arange(1, 1001).double() / 1000)
     assert network.inputs[1].tolist() == list(range(1000))
+
+
+@pytest.mark.parametrize(("name", "on"), VALID)
+def test_a_scale_of_the_images_is_that_of_their_values_and_undone_in_estimates(name: str, on: str) -> None:
+    base, prediction, t = SCHEDULES[on], PREDICTIONS[name], torch.linspace(0.005, 1, 100).double()
+    image, noise, y = torch.randn(3, 100, 1, 2, 2, generator=torch.Generator().manual_seed(0)).double().unbind()
+    schedule, other = scaled(base, prediction, 4.0)
+    network = Echo(y)
+    x_t, same = diffuse(schedule, image, noise, t), diffuse(base, 4 * image, noise, t)
+    torch.testing.assert_close(x_t, same)
+    found, inputs = Denoiser(network, schedule, other)(x_t, t), network.inputs
+    expected = Denoiser(network, base, prediction)(same, t)
+    assert all(map(torch.equal, inputs, network.inputs))
+    torch.testing.assert_close(4 * found.x0, expected.x0, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.eps, expected.eps, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(schedule.log_snr(t), 2 * (schedule(t)[0] / schedule(t)[1]).log())
+    torch.testing.assert_close(schedule.time(schedule.log_snr(t)), t, rtol=1e-5, atol=1e-6)
