@@ -42,8 +42,8 @@ def curves(ax: Axes, points: Iterable[tuple[Hashable, float, Any, float]], look:
         ax.errorbar(x, [m.mean for m in means], [m.half for m in means], **LOOKS, **look(name))
 
 
-@style.styled
-def solver(runs: Path) -> Figure:
+@style.chart("solver/solver.png", style.TALL)
+def solver(figure: Figure, runs: Path) -> str:
     """The energy distance by evaluations for each sampler: with the network, and dashed with the best denoiser."""
     points = []
     for run in (each for each in jobs_of(runs / "solver/drawn") if each.scores):
@@ -58,19 +58,18 @@ def solver(runs: Path) -> Figure:
         label = {} if exact else {"label": key[0]}
         return {"color": style.HUES[names.index(key[0])], "linestyle": "--" if exact else "-", **label}
 
-    figure, ax = style.axes(style.TALL)
+    ax = figure.subplots()
     curves(ax, points, look)
     ax.set_yscale("symlog", linthresh=1e-3)
     ax.set(xlabel="evaluations of the denoiser", ylabel="energy distance")
     style.count_axis(ax)
     style.legend_below(figure, ax)
-    return figure
+    return ""
 
 
-@style.styled
-def regret(runs: Path) -> Figure:
+@style.chart("regret/regret.png", (7.2, 3.3))
+def regret(figure: Figure, runs: Path) -> str:
     """Left: the error above the best by time and steps of training; right: by width and prediction, for images."""
-    figure = Figure((7.2, 3.3), layout="constrained")
     left, right = figure.subplots(1, 2)
     plane = [run for run in jobs_of(runs / "regret/plane") if run.settings["model"]["width"] == 64]
     plain = [run for run in plane if name_of(run, "prediction") == "V" and "unit" in str(run.settings["objective"])]
@@ -102,11 +101,11 @@ def regret(runs: Path) -> Figure:
     for ax in (left, right):
         ax.set_yscale("log")
         ax.legend()
-    return figure
+    return ""
 
 
-@style.styled
-def times(runs: Path) -> Figure:
+@style.chart("times/times.png", style.TALL)
+def times(figure: Figure, runs: Path) -> str:
     """The error of the noise on held-out images by time, divided by that of uniform times with the same seed."""
     found = {(name_of(run, "objective.timesteps"), run.seeds[0]): run.metrics for run in jobs_of(runs / "times/train")}
     names = [name for name in dict.fromkeys(name for name, _ in found) if name != "UniformTable"]
@@ -120,15 +119,15 @@ def times(runs: Path) -> Figure:
         if name in names
         for i in range(10)
     ]
-    figure, ax = style.axes(style.TALL)
+    ax = figure.subplots()
     curves(ax, points, lambda name: {"color": style.HUES[names.index(name)], "label": name})
     ax.axhline(1, color=style.GREY, linewidth=0.8)
     ax.set(xlabel="time $t$", ylabel="error of ε, relative to uniform times")
     style.legend_below(figure, ax)
-    return figure
+    return ""
 
 
 if __name__ == "__main__":
     study, places = sys.argv[1], sys.argv[2:]
-    figure = {"solver": solver, "regret": regret, "times": times}[study](Path([*places, "outputs/results"][0]))
-    style.save(figure, HERE / f"{study}/{study}.png")
+    draw = {"solver": solver, "regret": regret, "times": times}[study]
+    draw(Path([*places, "outputs/results"][0])).save(HERE)
