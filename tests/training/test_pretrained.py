@@ -26,9 +26,10 @@ def error_of(folder: Path) -> float:
 def test_its_recipe_is_that_of_the_experiment():
     folder = BUNDLED / "demo"
     recipe = settings(["experiment=demo", "name=demo"]).model_dump(mode="json")
-    assert validated(Train, read_yaml(folder / "config.yaml")).model_dump(mode="json") == recipe
     model = restore(trained("demo"))
-    assert validated(Train, recipe | dict(model.config)).model_dump(mode="json") == recipe
+    for found in (read_yaml(folder / "config.yaml"), recipe | dict(model.config)):
+        found["data"] = {"scale": 1.0, **found["data"]}  # the files are older than this setting
+        assert validated(Train, found).model_dump(mode="json") == recipe
     assert model.step == recipe["trainer"]["max_steps"]
     early = at_step(model.path.parent, model.facts["guidance_step"])
     for file in (model.path, early):
