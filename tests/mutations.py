@@ -123,6 +123,24 @@ FAULTS = {
         ("pseudo-Huber: twice as large", "(torch.sqrt(square + c**2) + c)", "torch.sqrt(square + c**2)"),
         ("sampler: x0 is not scaled", "x0 = s.alpha * now.estimate.x0", "x0 = now.estimate.x0"),
     ],
+    "process/test_flow_map.py": [
+        ("the target is not on the path", "expand(sum(denoise.schedule(t)), y) * y", "y"),
+        ("the map ends after u", "r * denoiser.schedule.flow_time(t)", "r.clone()"),
+        (
+            "the slope is that of x0 alone",
+            "expand(1 - w, x_t) * estimate.x0 + expand(w, x_t) * estimate.eps",
+            "estimate.x0",
+        ),
+        ("the share is not divided by", "term / self.share", "term"),
+        ("labels: not 0 at the diagonal", "1 - phase.cos()", "phase.cos()"),
+        (
+            "labels: the end after the augmentation",
+            "[*labels, *([] if more is None else [more])]",
+            "[*([] if more is None else [more]), *labels]",
+        ),
+        ("sampler: told t instead of the flow time", "s.sigma / (s.alpha + s.sigma), dtype", "s.t, dtype"),
+        ("flow time: that of the log-SNR", "2 * torch.log((1 - u) / u)", "torch.log((1 - u) / u)"),
+    ],
     "process/test_editing.py": [
         ("a mask's observation has values of unknown pixels", "self.y = self.operator(self.y)", "pass"),
         ("SDEdit: one step too few", "self.inner.steps - self.steps]", "self.inner.steps - self.steps + 1]"),

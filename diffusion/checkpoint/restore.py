@@ -158,7 +158,7 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
         network: nn.Module = make(model_of(config, facts), "model", nn.Module)
         process = make(config["schedule"], "schedule", Schedule), make(config["prediction"], "prediction", Prediction)
         schedule, prediction = scaled(*process, config["data"].get("scale", 1.0))
-        given = {key: facts[key] for key in ("picture", "vector", "centred") if key in facts}
+        given = {key: facts[key] for key in ("picture", "vector", "centred", "ends") if key in facts}
         denoiser: Any = Denoiser(network, schedule, prediction, **given)
         denoiser.network.load_state_dict(network_weights(state))
         if weights == "exact":

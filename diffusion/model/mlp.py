@@ -21,10 +21,10 @@ class MLP(Network):
 
     def __init__(
         self, in_channels: Count = 3, out_channels: Count | None = None, side: Count = 1, width: Count = 64,
-        depth: Count = 4, classes: Annotated[int, Ge(0)] = 0,
+        depth: Count = 4, classes: Annotated[int, Ge(0)] = 0, augment: Annotated[int, Ge(0)] = 0,
     ):  # fmt: skip
         super().__init__(side, classes)
-        self.embedding = TimeEmbedding(64, width, classes)
+        self.embedding = TimeEmbedding(64, width, classes, augment=augment)
         self.stem = nn.Linear(in_channels * side**2, width)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth + 1))
         self.modulations = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(depth))
@@ -33,8 +33,8 @@ class MLP(Network):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
-        emb, h = self.embedding(label, self.class_rows(classes, label)), self.stem(x.flatten(1))
+    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
+        emb, h = self.embedding(label, self.class_rows(classes, label), augment), self.stem(x.flatten(1))
         for norm, modulation, first, second in zip(self.norms, self.modulations, self.first, self.second, strict=False):
             gamma, beta = modulation(emb).chunk(2, dim=1)
             h = h + second(F.silu((1 + gamma) * first(norm(h)) + beta))

@@ -4,6 +4,7 @@
 a thresholded denoiser and the tests' closed-form oracles all implement it. To extend a denoiser, wrap it.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, Protocol
@@ -49,6 +50,19 @@ def diffuse(schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
     return expand(alpha_t, x0) * x0 + expand(sigma_t, x0) * eps
 
 
+def way_features(way: Tensor, n: int) -> Tensor:
+    """[sin(k π way), 1 − cos(k π way)] (B, n) for k = 1 … n/2, for `way` (B,) in [0, 1]; 0 at 0."""
+    phase = torch.outer(way, math.pi * torch.arange(1, n // 2 + 1, device=way.device, dtype=way.dtype))
+    return torch.cat([phase.sin(), 1 - phase.cos()], dim=1)
+
+
+def slope(denoise: Any, y: Tensor, u: Tensor, **conditions: Any) -> Tensor:
+    """dy/du = eps − x0 (B, C, H, W) of a path at y = x/(alpha + sigma) and the flow time u (B,) > 0."""
+    t = denoise.schedule.at_flow_time(u)
+    estimate: Estimate = denoise(expand(sum(denoise.schedule(t)), y) * y, t, **conditions)
+    return estimate.eps - estimate.x0
+
+
 class Denoiser(nn.Module):
     """A network and its prediction: y = network(c_in·x_t, label), then x0 and eps from `prediction.solve`.
 
@@ -61,16 +75,20 @@ class Denoiser(nn.Module):
     the first number of the vector (0 without one). With c these channels divided by √(1 − s²), the network learns the
     difference x0 − c alone: it gets c_in·(x_t − alpha_t c), and predicts for data whose variance is larger by that of
     the noise, s²/(1 − s²).
+
+    With `ends` > 0 it is a flow map, too (`flow_map.FlowMap`). Given `end` (B,), the flow time of s ≤ t, its estimates
+    satisfy x_s = alpha_s x0 + sigma_s eps on the path of the probability-flow ODE from x_t to s. The network's labels
+    `augment` then include `ends` features of the way from t to s, 0 at s = t.
     """
 
     def __init__(
         self, network: nn.Module, schedule: Schedule, prediction: Prediction, picture: int = 0, vector: int = 0,
-        centred: bool = False,
+        centred: bool = False, ends: int = 0,
     ):  # fmt: skip
         super().__init__()
         prediction.check(schedule)
         self.network, self.schedule, self.prediction = network, schedule, prediction
-        self.picture, self.vector, self.centred = picture, vector, centred  # P, V
+        self.picture, self.vector, self.centred, self.ends = picture, vector, centred, ends  # P, V
 
     def given(self, name: str, value: Tensor | None, like: Tensor, *size: int) -> Tensor:
         """The condition of this name, which has the shape `size` for each image, or zeros (B, *size)."""
@@ -81,8 +99,9 @@ class Denoiser(nn.Module):
         return like.new_zeros(len(like), *size) if value is None else value.to(like.dtype)
 
     def output(
-        self, x_t: Tensor, t: Tensor, picture: Tensor | None = None, vector: Tensor | None = None, **conditions: Any
-    ) -> tuple[Tensor, Tensor | None]:
+        self, x_t: Tensor, t: Tensor, picture: Tensor | None = None, vector: Tensor | None = None,
+        end: Tensor | None = None, **conditions: Any,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         """The network's y (B, C, H, W) and, if it has 2C output channels, the spread; both in the dtype of x_t."""
         prediction, centre = self.prediction, None
         if self.vector or vector is not None:
@@ -99,9 +118,15 @@ class Denoiser(nn.Module):
             x = x - expand(c_in * self.schedule(t)[0], x) * centre
         if picture is not None:
             x = torch.cat([x, picture], dim=1)
-        if vector is not None:
-            labels = [vector, conditions.get("augment")]
-            conditions["augment"] = torch.cat([each for each in labels if each is not None], dim=1)
+        labels = [] if vector is None else [vector]
+        if self.ends:
+            u = self.schedule.flow_time(t)
+            labels.append(way_features(torch.zeros_like(u) if end is None else u - end, self.ends).to(x.dtype))
+        elif end is not None:
+            raise UserError("denoiser: this model is no flow map; train one with the objective flow_map")
+        if labels:
+            more = conditions.get("augment")
+            conditions["augment"] = torch.cat([*labels, *([] if more is None else [more])], dim=1)
         dtypes = (weight.dtype for weight in self.network.parameters() if weight.is_floating_point())
         label = label.to(torch.promote_types(x_t.dtype, torch.float32))  # bfloat16 would merge neighbouring times
         out = self.network(x.to(next(dtypes, x_t.dtype)), label, **conditions)
@@ -147,8 +172,8 @@ class Conditioned(Wrapped):
 
     conditions: dict[str, Any]
 
-    def __call__(self, x_t: Tensor, t: Tensor) -> Estimate:
-        return self.denoise(x_t, t, **self.conditions)
+    def __call__(self, x_t: Tensor, t: Tensor, **more: Any) -> Estimate:
+        return self.denoise(x_t, t, **self.conditions, **more)
 
 
 @dataclass(eq=False)
@@ -168,8 +193,8 @@ class Thresholded(Wrapped):
 
     threshold: Callable[[Tensor], Tensor]
 
-    def __call__(self, x_t: Tensor, t: Tensor) -> Estimate:
-        estimate: Estimate = self.denoise(x_t, t)
+    def __call__(self, x_t: Tensor, t: Tensor, **more: Any) -> Estimate:
+        estimate: Estimate = self.denoise(x_t, t, **more)
         alpha_t, sigma_t = self.schedule(t)
         x0 = self.threshold(estimate.x0)
         eps = (x_t - expand(alpha_t, x_t) * x0) / expand(sigma_t, x_t)

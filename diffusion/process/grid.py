@@ -81,6 +81,13 @@ def karras(
     return _noise_levels(schedule, steps, lambda v: v ** (1 / rho), lambda u: u**rho, sigma_min, sigma_max)
 
 
+def flow(schedule: Schedule, steps: int) -> Tensor:
+    """Equal steps in sigma/(alpha + sigma), from t = 1 to 0: on any schedule, the noise levels of a straight flow."""
+    schedule, ends = schedule.on_cpu(), torch.tensor([1.0, 0.0], dtype=torch.float64)
+    u = torch.linspace(float(schedule.flow_time(ends[:1])), 0, steps + 1, dtype=torch.float64)
+    return torch.cat([ends[:1], schedule.at_flow_time(u[1:-1]), ends[1:]])
+
+
 def log_snr(schedule: Schedule, steps: int, sigma_min: Level = None, sigma_max: Level = None) -> Tensor:
     """Equal steps in log(alpha/sigma), then 0 (DPM-Solver, section 3.4)."""
     return _noise_levels(schedule, steps, torch.log, torch.exp, sigma_min, sigma_max)

@@ -93,6 +93,10 @@ class Guided(Wrapped):
     scale: float | None = field(default=None, init=False)  # w, computed at the first call
 
     def __call__(self, x_t: Tensor, t: Tensor, **conditions: Any) -> Estimate:
+        if "end" in conditions:
+            raise UserError(
+                "guidance: guided flow maps are not those of a guided path; use another sampler, or no guidance"
+            )
         weak_conditions = self.guidance.weak_conditions(conditions)
         strong: Estimate = self.denoise(x_t, t, **conditions)
         if self.guidance.scale == 1:
@@ -181,7 +185,7 @@ class Quarters(Wrapped):
     def __call__(self, x_t: Tensor, t: Tensor, **conditions: Any) -> Estimate:
         (height, width), pictures = x_t.shape[2:], conditions.get("picture")
         if height % 2 or width % 2:
-            raise UserError(f"guidance=windows: images of {height}×{width} pixels; expected even numbers")
+            raise UserError(f"guidance: windows on images of {height}×{width} pixels; expected even numbers")
         given = {name: rows.repeat_interleave(4, dim=0) for name, rows in conditions.items()}
         if pictures is not None:
             given["picture"] = quarters(pictures)

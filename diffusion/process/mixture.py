@@ -8,20 +8,21 @@ The denoiser with the least squared error is E[x0 | x_t], and its eps is −sigm
 
 import math
 from collections.abc import Sequence
-from itertools import product
+from itertools import pairwise, product
 from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from diffusion.process.denoiser import Estimate
+from diffusion.process.denoiser import Estimate, expand, slope
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import generator_for
 
 Count = Annotated[int, Ge(1)]
 Width = Annotated[float, Gt(0)]
 FINE = 400  # components of a curve
+PARTS = 200  # steps along the probability-flow ODE
 
 
 class Mixture(nn.Module):
@@ -61,7 +62,8 @@ class Exact(nn.Module):
     """The best denoiser of a mixture on a schedule: (x_t (B, C, H, W), t (B,), classes (B,) or None) -> Estimate.
 
     The mixture takes the place of a network. Given `classes`, only their components count; the number of classes means
-    no class, as for a network. All is computed in float64 (on MPS in float32).
+    no class, as for a network. Given `end`, it is the exact flow map, as of `denoiser.Denoiser`. All is computed in
+    float64 (on MPS in float32).
     """
 
     picture = 0  # channels of a condition
@@ -83,11 +85,28 @@ class Exact(nn.Module):
             log_joint = log_joint.masked_fill(others, -torch.inf)
         return x, alpha, sigma, v, alpha * widths**2 / v, log_joint
 
-    def forward(self, x_t: Tensor, t: Tensor, classes: Tensor | None = None) -> Estimate:
+    def forward(self, x_t: Tensor, t: Tensor, classes: Tensor | None = None, end: Tensor | None = None) -> Estimate:
+        if end is not None:
+            return self.mapped(x_t, t, end, classes)
         x, alpha, sigma, _, gain, log_joint = self._joint(x_t, t, classes)
         r = log_joint.softmax(1)
         x0 = (r * gain).sum(1, keepdim=True) * x + (r * (1 - alpha * gain)) @ self.network.means
         return Estimate(*(each.reshape(x_t.shape).to(x_t.dtype) for each in (x0, (x - alpha * x0) / sigma)))
+
+    def mapped(self, x_t: Tensor, t: Tensor, end: Tensor, classes: Tensor | None = None) -> Estimate:
+        """The estimates of the flow map to the flow time `end` (B,), by the Runge–Kutta method in `PARTS` steps."""
+        u = self.schedule.flow_time(t.to(self.network.means))
+        first = y = x_t.to(u) / expand(sum(self.schedule(t.to(u))), x_t.to(u))
+
+        roots = [torch.lerp(u.sqrt(), end.to(u).clamp(min=1e-12).sqrt(), k / PARTS) for k in range(PARTS + 1)]
+        for a, b in pairwise(root.square() for root in roots):
+            h = expand(b - a, y)
+            k_1 = slope(self, y, a, classes=classes)
+            k_2 = slope(self, y + h / 2 * k_1, (a + b) / 2, classes=classes)
+            k_3 = slope(self, y + h / 2 * k_2, (a + b) / 2, classes=classes)
+            y = y + h / 6 * (k_1 + 2 * k_2 + 2 * k_3 + slope(self, y + h * k_3, b, classes=classes))
+        v = (y - first) / expand(end.to(u) - u, y)
+        return Estimate(*(each.to(x_t.dtype) for each in (first - expand(u, y) * v, first + expand(1 - u, y) * v)))
 
     def log_density(self, x_t: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """log p_t(x_t) in nats, (B,); at t = 0 that of the data. With classes, it is that of x_t and the class."""

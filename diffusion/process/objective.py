@@ -53,6 +53,8 @@ class Objective(nn.Module):
     network as keyword arguments. `timesteps` None is uniform on the rows of a table; `noise` is (x0, streams) -> eps.
     """
 
+    ends = 0  # labels of the network for the end of a flow map
+
     def __init__(self, timesteps: Timesteps | None = None, noise: Noise = independent):
         super().__init__()
         self.timesteps = UniformTable() if timesteps is None else timesteps

@@ -12,6 +12,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
+from diffusion.errors import UserError
 from diffusion.process.denoiser import Conditioned, Denoise, Estimate, Wrapped, expand
 from diffusion.process.editing import Inpainting
 from diffusion.process.operators import MOST, Observation
@@ -26,7 +27,9 @@ class Posterior(Wrapped):
 
     method: "PosteriorGuidance"
 
-    def __call__(self, x_t: Tensor, t: Tensor) -> Estimate:
+    def __call__(self, x_t: Tensor, t: Tensor, end: Tensor | None = None) -> Estimate:
+        if end is not None:
+            raise UserError("posterior: a flow map does not estimate E[x0 | x_t]; choose another sampler, such as ddim")
         observed, (alpha, sigma) = self.method.observation, (expand(c, x_t) for c in self.schedule(t))
         scale = torch.where(alpha * PURE_NOISE < sigma.clamp(max=1), 0.0, sigma**2 / alpha)
         with torch.enable_grad():

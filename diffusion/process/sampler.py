@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.process import grid as grids
-from diffusion.process.denoiser import Conditioned, Denoise, Estimate, Thresholded, expand
+from diffusion.process.denoiser import Conditioned, Denoise, Estimate, Thresholded, expand, slope
 from diffusion.process.grid import Grid
 from diffusion.process.schedule import pure_noise
 from diffusion.process.variance import Variance, fixed_small
@@ -64,10 +64,10 @@ class Evaluator:
     def __init__(self, denoise: Denoise, device: torch.device):
         self.denoise, self.schedule, self.dtype = denoise, denoise.schedule.on_cpu(), real_dtype(device)
 
-    def __call__(self, x_t: Tensor, t: Time | Tensor) -> Estimate:
+    def __call__(self, x_t: Tensor, t: Time | Tensor, **more: Any) -> Estimate:
         """The estimate at x_t (B, C, H, W), at one time or, for t (B,), at one for each image."""
         each = torch.full((len(x_t),), t.t, dtype=self.dtype, device=x_t.device) if isinstance(t, Time) else t
-        return self.denoise(x_t, each)
+        return self.denoise(x_t, each, **more)
 
     def times(self, t: Tensor) -> list[Time]:
         """The `Time` for each element of t (N,)."""
@@ -196,6 +196,21 @@ class Consistency(Sampler):
         now = Point(t, x_t, denoise(x_t, t))
         x0 = s.alpha * now.estimate.x0
         return (x0 if s.sigma == 0 else x0 + s.sigma * streams.normal_like(x_t)), now
+
+
+@dataclass(eq=False)
+class FlowMap(Sampler):
+    """x_s = alpha_s x0 + sigma_s eps with the estimates for this s: exact in one step, if the flow map is.
+
+    For models trained with `flow_map.FlowMap`.
+    """
+
+    grid: Grid = grids.flow
+
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
+        end = torch.full((len(x_t),), s.sigma / (s.alpha + s.sigma), dtype=denoise.dtype, device=x_t.device)
+        now = Point(t, x_t, denoise(x_t, t, end=end))
+        return first_order_step(now.estimate, s), now
 
 
 @dataclass(eq=False)
@@ -334,9 +349,9 @@ class ProbabilityFlow(Sampler):
         while (u > end).any():
             h = torch.maximum(h, end - u)  # both are negative: do not step beyond the end
             for row, c in zip(tableau.A[1:], tableau.C[1:], strict=True):
-                slopes.append(slope(denoise, y + expand(h, y) * combine(row, slopes), u + float(c) * h))
+                slopes.append(slope(denoise.denoise, y + expand(h, y) * combine(row, slopes), u + float(c) * h))
             y_new = y + expand(h, y) * combine(tableau.B, slopes)
-            slopes.append(slope(denoise, y_new, u + h))
+            slopes.append(slope(denoise.denoise, y_new, u + h))
             tolerance = self.atol + self.rtol * torch.maximum(y.abs(), y_new.abs())
             ratio = (expand(h, y) * combine(tableau.E, slopes) / tolerance).flatten(1).square().mean(dim=1).sqrt()
             accepted = ratio < 1  # false for NaN
@@ -348,15 +363,6 @@ class ProbabilityFlow(Sampler):
             if (h.abs() < 1e-12).logical_and(u > end).any():
                 raise UserError("sampler: the steps became too small; raise rtol and atol, or is the output a NaN?")
         return y * (s.alpha + s.sigma), now
-
-
-def slope(denoise: Evaluator, y: Tensor, u: Tensor) -> Tensor:
-    """dy/du = eps − x0 on the axis c = 1, at (y, u) for u (B,) > 0."""
-    schedule = denoise.denoise.schedule
-    t = schedule.time(2 * torch.log((1 - u) / u)).clamp(0, 1)
-    alpha, sigma = schedule(t)
-    estimate = denoise(expand(alpha + sigma, y) * y, t)
-    return estimate.eps - estimate.x0
 
 
 def combine(row: list[float], slopes: list[Tensor]) -> Tensor:

@@ -54,6 +54,15 @@ class Schedule(nn.Module):
         alpha, sigma = self(t)
         return sigma / alpha
 
+    def flow_time(self, t: Tensor) -> Tensor:
+        """u = sigma/(alpha + sigma), from 0 to 1: the time of the straight flow that has this noise level."""
+        alpha, sigma = self(t)
+        return sigma / (alpha + sigma)
+
+    def at_flow_time(self, u: Tensor) -> Tensor:
+        """The time t in [0, 1] with this `flow_time`."""
+        return self.time(2 * torch.log((1 - u) / u)).clamp(0, 1)
+
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha'_t and sigma'_t (per unit of t), by forward-mode differentiation. sigma'(0) may be infinite."""
         t = t.contiguous()  # elements of an expanded tensor share their memory, which jvp does not allow

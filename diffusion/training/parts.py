@@ -89,13 +89,15 @@ class Parts:
         if self.guidance is not None and self.weak_model is not None:
             check_weak(self.guidance, self.weak_model, self.data.shape, self.data.classes)
 
+        self.objective: Any = make(settings.objective, "objective", nn.Module)
+        if ends := getattr(self.objective, "ends", 0):
+            self.widths["ends"] = ends
         inputs = inputs_of(settings, self.augmentation, len(self.data.classes), self.widths)
         pl.seed_everything(settings.seed, verbose=False)  # the initial weights depend on the seed alone
         self.network: nn.Module = make({**settings.model, **inputs}, "model", nn.Module)
         check_network(self.network, settings, self.data, self.crops)
         process = make(settings.schedule, "schedule", Schedule), make(settings.prediction, "prediction", Prediction)
         self.schedule, self.prediction = scaled(*process, self.data.scale)
-        self.objective: Any = make(settings.objective, "objective", nn.Module)
         self.sampler: Sampler = make(settings.sampler, "sampler", Sampler)
         self.sampler.grid(self.schedule, self.sampler.steps)  # raises if a schedule's table has fewer steps
         self.optimizer: Any = make(settings.optimizer, "optimizer")  # parameters -> Optimizer
@@ -196,10 +198,11 @@ def inputs_of(
     """
     model, inputs = settings.model, dict[str, int]()
     labels = augmentation(torch.zeros(1, 1, 8, 8), Streams([0]))[1].shape[1] if augmentation else 0
-    channels, picture, vector = settings.data.get("channels", RGB), widths.get("picture", 0), widths.get("vector", 0)
+    channels = settings.data.get("channels", RGB)
+    picture, vector, ends = (widths.get(name, 0) for name in ("picture", "vector", "ends"))
     wanted = {  # argument -> its value, its default in conf/model, and the setting that it follows
         "in_channels": (channels + picture, RGB, "condition" if picture else "data.channels"),
-        "augment": (labels + vector, 0, "condition" if vector else "augmentation"),
+        "augment": (labels + vector + ends, 0, "objective" if ends else "condition" if vector else "augmentation"),
         "coordinates": (bool(settings.crops), False, "crops"),
         "classes": (classes, 0, "data.labels"),
     }

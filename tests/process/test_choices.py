@@ -27,8 +27,8 @@ def made(group: str, words: str, **parts: str) -> Any:
 
 @pytest.mark.parametrize(("name", "parts"), [*OBJECTIVES, *PARTS], ids=str)
 def test_every_objective_and_its_parts_train(name: str, parts: dict[str, str]) -> None:
-    denoiser = Denoiser(Affine(0.5, 0.1, 0.2), linear(), Eps())
     objective = made("objective", f"{name} +schedule.steps=1000", **parts)
+    denoiser = Denoiser(Affine(0.5, 0.1, 0.2), linear(), Eps(), ends=getattr(objective, "ends", 0))
     x0 = (2 * torch.randint(0, 256, (8, 3, 4, 4)) / 255 - 1).float()
     result = objective(denoiser, x0, Streams(range(8)))
     result["loss"].mean().backward()

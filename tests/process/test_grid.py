@@ -11,7 +11,7 @@ from diffusion.process import grid, schedule
 from diffusion.process.schedule import Schedule
 
 SCHEDULES = sampler_cases.SCHEDULES | {"short": schedule.linear(20)}
-EVERYWHERE = [grid.uniform, grid.quadratic, grid.karras, grid.log_snr, grid.cosine]
+EVERYWHERE = [grid.uniform, grid.quadratic, grid.karras, grid.log_snr, grid.cosine, grid.flow]
 ON_TABLES = [grid.leading, grid.linspace]
 
 

@@ -14,8 +14,10 @@ from diffusion.process.averaging import gamma_of
 from diffusion.process.consistency import Consistency
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.editing import Between, SDEdit
+from diffusion.process.flow_map import FlowMap
 from diffusion.process.objective import Hybrid, Simple, VariationalBound
 from diffusion.process.operators import Mask
+from diffusion.process.posterior import PiGDM, Posterior
 from diffusion.process.sampler import DDIM, Ancestral, ProbabilityFlow
 from diffusion.randomness import Streams
 from tests.support.oracle import GaussianOracle
@@ -61,6 +63,10 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a hybrid objective with a fixed variance": lambda: Hybrid(variance=variance.fixed_large),
     "weights of squares for other distances": lambda: Simple(weighting=weighting.snr, distance=torch.sub),
     "consistency of x0": lambda: Consistency()(net(lambda x: x, prediction.X0()), X, STREAMS),
+    "a flow map of x0": lambda: FlowMap()(net(lambda x: x, prediction.X0()), X, STREAMS),
+    "a map by a denoiser that is none": lambda: net(lambda x: x)(X, T, end=T / 2),
+    "a map with guidance": lambda: guidance.WindowGuidance(2.0)(ORACLE)(X, T, end=T / 2),
+    "a map with posterior guidance": lambda: Posterior(ORACLE, PiGDM(DDIM(2), Mask(MASK)))(X, T, end=T / 2),
     "more steps than rows": lambda: grid.uniform(schedule.linear(10), 11),
     "equal steps in time with EDM": lambda: grid.uniform(EDM, 5),
     "rows of the leading grid": lambda: grid.leading(VP, 5),

@@ -30,6 +30,6 @@ class Affine(nn.Module):
         super().__init__()
         self.weights = nn.Parameter(torch.tensor([weight, bias, *([] if spread is None else [spread])]))
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor, augment: Tensor | None = None) -> Tensor:
         y = self.weights[0] * x + self.weights[1]
         return y if len(self.weights) == 2 else torch.cat([y, (self.weights[2] * x).tanh()], dim=1)
