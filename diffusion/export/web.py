@@ -5,6 +5,7 @@ It is for other people: the charts and scores of the run are folded, and it has 
 The network is an ONNX graph that onnxruntime-web runs. The page contains no code for schedules or predictions: a table
 with one row per step has all the values of them that a DDIM step (eta = 0) needs:
     y = network(c_in x_t, label),   x̂0 = clamp(p x_t + q y),   ε̂ = (x_t − α_t x̂0)/σ_t,   x_s = α_s x̂0 + σ_s ε̂.
+For a flow map, rows end with the features of the way from t to s, and only the last x̂0 is clamped.
 """
 
 import gzip
@@ -25,7 +26,7 @@ from diffusion.config.build import make
 from diffusion.errors import UserError, first_line, imported
 from diffusion.pixels import only_pictures
 from diffusion.process import grid as grids
-from diffusion.process.denoiser import Denoiser
+from diffusion.process.denoiser import Denoiser, way_features
 from diffusion.process.grid import Grid
 from diffusion.process.sampler import Evaluator
 from diffusion.report import images
@@ -34,7 +35,7 @@ from diffusion.report.run import NOTES, Blocks, training
 from diffusion.report.scores import score_table
 from diffusion.runs.folder import Run, is_run
 
-STEPS = (5, 10, 25, 50, 100)  # choices on the page
+STEPS, OF_MAPS = (5, 10, 25, 50, 100), (1, 2, 4, 8)  # choices on the page
 
 
 def write_web(file: Path, model: Restored, pictures_only: bool = False) -> Path:
@@ -53,12 +54,13 @@ def write_web(file: Path, model: Restored, pictures_only: bool = False) -> Path:
         "classes": [*model.labels],
         "unlabelled": model.label_dropout > 0,  # whether it has learned to draw without a class
         "tables": tables(model.denoiser, model.config),
+        "chosen": "1" if model.denoiser.ends else "25",
         "step": model.step,
         "weights": model.weights,
         "guided": bool(model.config.get("guidance")),  # which the page lacks
     }
     contents = {
-        "network": gzip.compress(network_onnx(model.denoiser.network, model.shape), mtime=0),
+        "network": gzip.compress(network_onnx(model.denoiser.network, model.shape, model.denoiser.ends), mtime=0),
         "machine": (ASSETS / "vendor/ort-wasm-simd-threaded.wasm.gz").read_bytes(),
         "runtime": gzip.compress((ASSETS / "vendor/ort.wasm.bundle.min.mjs").read_bytes(), mtime=0),
     }
@@ -77,12 +79,14 @@ def write_web(file: Path, model: Restored, pictures_only: bool = False) -> Path:
 def tables(denoiser: Denoiser, config: dict[str, Any]) -> dict[str, list[list[float]]]:
     """Number of steps -> rows (c_in, label, p, q, α_t, σ_t, α_s, σ_s), one per step, on the grid of the run's sampler.
 
+    For a flow map, `ends` features follow in each row.
+
     Numbers of steps that do not fit the schedule are left out. A row that contains only √(α² + σ²), the factor of the
     initial noise, precedes the steps.
     """
     grid: Grid = make(config["sampler"], "sampler").grid if config.get("sampler") else grids.uniform
     found: dict[str, list[list[float]]] = {}
-    for steps in STEPS:
+    for steps in OF_MAPS if denoiser.ends else STEPS:
         try:
             t = grid(denoiser.schedule, steps)
         except UserError:
@@ -90,26 +94,29 @@ def tables(denoiser: Denoiser, config: dict[str, Any]) -> dict[str, list[list[fl
         times = Evaluator(denoiser, torch.device("cpu")).times(t)
         solution, _ = denoiser.prediction.solve(denoiser.schedule, t[:-1])
         columns = [*denoiser.prediction.inputs(denoiser.schedule, t[:-1]), *solution]
+        ways = way_features(-denoiser.schedule.flow_time(t).diff(), denoiser.ends).tolist()
         network = torch.stack([column.expand(steps).double() for column in columns], dim=1).tolist()
         found[str(steps)] = [[math.hypot(times[0].alpha, times[0].sigma)]]
-        for row, (now, after) in zip(network, pairwise(times), strict=True):
-            found[str(steps)].append([*row, now.alpha, now.sigma, after.alpha, after.sigma])
+        for row, (now, after), way in zip(network, pairwise(times), ways, strict=True):
+            found[str(steps)].append([*row, now.alpha, now.sigma, after.alpha, after.sigma, *way])
     return found
 
 
-def network_onnx(network: nn.Module, shape: tuple[int, int, int]) -> bytes:
-    """The network for one image of `shape` (C, H, W) as ONNX: x, label and, if it has classes, classes -> y."""
+def network_onnx(network: nn.Module, shape: tuple[int, int, int], ends: int = 0) -> bytes:
+    """The network for one image of `shape` (C, H, W) as ONNX: x, label, classes and augment, if it has them, -> y."""
     imported("onnxscript", "--format web", "web")
     inputs = {"x": torch.zeros(1, *shape), "label": torch.zeros(1)}
     if getattr(network, "classes", 0):
         inputs["classes"] = torch.zeros(1, dtype=torch.int64)
+    if ends:
+        inputs["augment"] = torch.zeros(1, ends)
     content = io.BytesIO()
     network.register_forward_hook(lambda _, __, y: y[:, : shape[0]])  # without the channels of a learned variance
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch's exporter warns about its own code
         try:
             program: Any = torch.onnx.export(
-                network.float(), tuple(inputs.values()), dynamo=True,
+                network.float(), kwargs=inputs, dynamo=True,
                 input_names=[*inputs], output_names=["y"], verbose=False,
             )  # fmt: skip
         except Exception as error:  # the exporter raises many types

@@ -21,7 +21,7 @@ from diffusion.process import grid as grids
 from diffusion.process import schedule as schedules
 from diffusion.process.denoiser import Conditioned, Denoiser, clip
 from diffusion.process.prediction import EDM, Eps, V
-from diffusion.process.sampler import DDIM
+from diffusion.process.sampler import DDIM, FlowMap
 from diffusion.randomness import Streams
 from diffusion.runs.folder import append_scores
 
@@ -33,9 +33,9 @@ CASES = {
 }
 
 
-def network(classes: int = 0) -> UNet:
+def network(classes: int = 0, augment: int = 0) -> UNet:
     torch.manual_seed(0)
-    made = UNet(channels=[8, 16], blocks=1, attention=[False, True], groups=4, classes=classes)
+    made = UNet(channels=[8, 16], blocks=1, attention=[False, True], groups=4, classes=classes, augment=augment)
     with torch.no_grad():
         for weight in made.parameters():  # at initialization the output is 0
             weight.add_(0.05 * torch.randn_like(weight))
@@ -105,6 +105,30 @@ def test_the_browser_draws_the_same_images_as_torch(chromium: Any, tmp_path: Pat
         assert seen.page.locator("canvas").count() == 2
         assert [each for each in seen.requests if not each.startswith("blob:")] == [f"file://{page}"]
         assert seen.errors == []
+
+
+def test_a_flow_map_draws_as_one_types_a_seed(chromium: Any, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="onnx and onnxscript are not installed (the extra web)")
+    denoiser = Denoiser(network(augment=4), schedules.cosine(100), V(), ends=4)
+    config = {"data": {"resolution": 8}, "model": {"in_channels": 3}}
+    (tmp_path / "config.yaml").write_text("name: x\n")
+    page = write_web(tmp_path / "x.html", Restored(denoiser, config, {}, tmp_path / "x.ckpt", 7, 1, "ema", {}, {}))
+    noise = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    with visit(chromium, f"file://{page}") as seen:
+        for steps in (1, 4):
+            result = seen.page.evaluate(
+                """async ([noise, steps]) => {
+                    const network = await openNetwork(model);
+                    const table = model.tables[steps];
+                    return Array.from(await denoise(network, table, Float32Array.from(noise), 0, () => false));
+                }""",
+                [noise.flatten().tolist(), str(steps)],
+            )
+            expected = FlowMap(steps, grids.uniform)(denoiser, noise, Streams([0])).clamp(-1, 1).flatten()
+            assert (torch.tensor(result) - expected).abs().max() < 1e-3
+        assert seen.page.get_by_label("steps").input_value() == "1"
+        seen.page.get_by_label("seed").fill("7")
+        seen.page.wait_for_function("() => /^4 in/.test(document.querySelector('[role=status]').textContent)")
 
 
 @pytest.mark.whole_report

@@ -1,16 +1,16 @@
 "use strict";
 // Sampling from the model embedded in the page: DDIM with a table of coefficients; onnxruntime-web runs the network.
 
-/** Sample an image. `network(x, label, kind)` -> y, with x and y Float32Arrays of one image; see export/web.py.
+/** Sample an image. `network(x, label, kind, way)` -> y, with x and y Float32Arrays of one image; see export/web.py.
  *  `watch(x0, k)` is called after each step. */
 async function denoise(network, table, noise, kind, watch) {
   const [[scale], ...steps] = table;
   let x = noise.map((value) => value * scale);
-  for (const [k, [cIn, label, p, q, alpha, sigma, alphaS, sigmaS]] of steps.entries()) {
-    const y = await network(x.map((value) => cIn * value), label, kind);
+  for (const [k, [cIn, label, p, q, alpha, sigma, alphaS, sigmaS, ...way]] of steps.entries()) {
+    const y = await network(x.map((value) => cIn * value), label, kind, way), limit = way.length && sigmaS ? Infinity : 1;
     const x0 = new Float32Array(x.length), next = new Float32Array(x.length);
     for (let i = 0; i < x.length; i++) {
-      x0[i] = Math.min(1, Math.max(-1, p * x[i] + q * y[i]));
+      x0[i] = Math.min(limit, Math.max(-limit, p * x[i] + q * y[i]));
       next[i] = alphaS * x0[i] + (sigmaS * (x[i] - alpha * x0[i])) / sigma;
     }
     x = next;
@@ -45,9 +45,10 @@ async function openNetwork(found) {
   ort.env.wasm.numThreads = 1; // more threads need HTTP headers, which a local file does not have
   ort.env.wasm.wasmBinary = await unpacked("machine");
   const session = await ort.InferenceSession.create(await unpacked("network"), { executionProviders: ["wasm"] });
-  return async (x, label, kind) => {
+  return async (x, label, kind, way) => {
     const inputs = { x: new ort.Tensor("float32", x, [1, ...found.shape]), label: new ort.Tensor("float32", [label], [1]) };
     if (found.classes.length) inputs.classes = new ort.Tensor("int64", [BigInt(kind)], [1]);
+    if (way.length) inputs.augment = new ort.Tensor("float32", way, [1, way.length]);
     return (await session.run(inputs)).y.data;
   };
 }
@@ -55,6 +56,7 @@ async function openNetwork(found) {
 const form = document.getElementById("drawing"), model = JSON.parse(form.dataset.model), { seed, n, steps, kind } = form.elements;
 const [channels, height, width] = model.shape, said = document.querySelector("[role=status]");
 let opened = null; // the network (a promise), once requested
+let turn = 0, drawn = Promise.resolve(); // the latest request; the end of the one before
 
 function paint(canvas, x) {
   const pen = canvas.getContext("2d"), image = pen.createImageData(width, height);
@@ -66,8 +68,14 @@ function paint(canvas, x) {
   pen.putImageData(image, 0, 0);
 }
 
-form.onsubmit = async (event) => {
+form.onsubmit = (event) => {
   event.preventDefault();
+  const mine = ++turn;
+  drawn = drawn.then(() => draw(() => mine !== turn));
+};
+if ("1" in model.tables) seed.oninput = () => form.checkValidity() && form.requestSubmit(); // fast enough to follow
+
+async function draw(outdated) {
   const button = form.querySelector("button"), total = Number(n.value), table = model.tables[steps.value], began = performance.now();
   const look = `width: ${width * Math.max(1, Math.floor(160 / width))}px; flex: none; background: #fff`;
   const canvases = Array.from({ length: total }, (_, i) => h("canvas", { width, height, role: "img", "aria-label": `Picture ${i + 1}`, style: look }));
@@ -77,6 +85,7 @@ form.onsubmit = async (event) => {
     said.textContent = "loading the network …";
     const network = await (opened ??= openNetwork(model));
     for (const [i, canvas] of canvases.entries()) {
+      if (outdated()) return;
       const noise = gaussian(Number(seed.value) * 1000 + i, channels * height * width);
       paint(canvas, await denoise(network, table, noise, Number(kind.value), async (x0, k) => {
         paint(canvas, x0);
@@ -89,4 +98,4 @@ form.onsubmit = async (event) => {
     said.textContent = `this browser cannot draw: ${error.message}`;
   }
   button.disabled = false;
-};
+}
