@@ -36,6 +36,10 @@ class FlowMap(Simple):
     def forward(self, denoiser: Denoiser, x0: Tensor, streams: Streams, **conditions: Any) -> dict[str, Tensor]:
         if isinstance(denoiser.prediction, X0):  # whose v is infinite as the noise vanishes
             raise UserError("objective: flow_map needs another prediction than x0, such as v, edm, velocity or eps")
+        if getattr(denoiser.network, "checkpointing", False):
+            raise UserError(
+                "objective: flow_map needs derivatives that checkpointing does not have; turn that of the network off"
+            )
         result = super().forward(denoiser, x0, streams, **conditions)
         t, importance = self.timesteps(denoiser.schedule, streams)
         x_t, r = diffuse(denoiser.schedule, x0, self.noise(x0, streams), t), streams.uniform()

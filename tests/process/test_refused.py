@@ -8,6 +8,7 @@ from sampler_cases import COVARIANCE, MEAN, D
 from torch import nn
 
 from diffusion.errors import UserError
+from diffusion.model.network import Network
 from diffusion.process import grid, guidance, likelihood, prediction, schedule, timesteps, variance, weighting
 from diffusion.process.augmentation import Crops
 from diffusion.process.averaging import gamma_of
@@ -64,6 +65,9 @@ REFUSED: dict[str, Callable[[], object]] = {
     "weights of squares for other distances": lambda: Simple(weighting=weighting.snr, distance=torch.sub),
     "consistency of x0": lambda: Consistency()(net(lambda x: x, prediction.X0()), X, STREAMS),
     "a flow map of x0": lambda: FlowMap()(net(lambda x: x, prediction.X0()), X, STREAMS),
+    "a flow map with checkpointing": lambda: FlowMap()(
+        Denoiser(Network(1, checkpointing=True), VP, prediction.V(), ends=16), X, STREAMS
+    ),
     "a map by a denoiser that is none": lambda: net(lambda x: x)(X, T, end=T / 2),
     "a map with guidance": lambda: guidance.WindowGuidance(2.0)(ORACLE)(X, T, end=T / 2),
     "a map with posterior guidance": lambda: Posterior(ORACLE, PiGDM(DDIM(2), Mask(MASK)))(X, T, end=T / 2),
