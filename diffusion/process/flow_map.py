@@ -14,8 +14,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser, diffuse, expand, slope
-from diffusion.process.objective import Simple
+from diffusion.process.noise import Noise, independent
+from diffusion.process.objective import Simple, Weighting
 from diffusion.process.prediction import X0
+from diffusion.process.timesteps import Timesteps
+from diffusion.process.weighting import unit
 from diffusion.randomness import Streams
 
 
@@ -29,8 +32,14 @@ class FlowMap(Simple):
 
     ends = 16  # features of the way from u to w that the network is told
 
-    def __init__(self, share: Annotated[float, Gt(0), Le(1)] = 0.5, **simple: Any):
-        super().__init__(**simple)
+    def __init__(
+        self,
+        timesteps: Timesteps | None = None,
+        weighting: Weighting = unit,
+        noise: Noise = independent,
+        share: Annotated[float, Gt(0), Le(1)] = 0.5,
+    ):
+        super().__init__(timesteps, weighting, noise=noise)
         self.share = share
 
     def forward(self, denoiser: Denoiser, x0: Tensor, streams: Streams, **conditions: Any) -> dict[str, Tensor]:
