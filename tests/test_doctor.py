@@ -46,6 +46,7 @@ def rows(page):
 
 
 def test_the_page_has_every_check(command, values, tmp_path):
+    assert "add --try" in command("doctor", ["--compile"])[2]
     for words, impossible in (([], {"compiled", "devices", "CPU"}), (["--compile"], {"devices", "CPU"})):
         assert command("doctor", ["--try", *words])[0] == 0
         page = rows(tmp_path / "doctor.md")

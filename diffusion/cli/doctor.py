@@ -23,6 +23,8 @@ OK, NOTE, BAD, GB = "ok", "note", "bad", 1e9
 
 def check(page: Path | None, compile: bool) -> None:
     """Print each part with its verdict; try the device for the page. Raises UserError for what fails."""
+    if compile and not page:
+        raise UserError("--compile: it is for a trial of the device; add --try")
     lines = [*packages(), *machine()]
     for verdict, part, found in lines:
         console.print(f"{verdict:<6}{part:<19}{found}", style={NOTE: "yellow", BAD: "red"}.get(verdict))
