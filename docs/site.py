@@ -2,8 +2,9 @@
 
 make site     # builds the site from them, in site/
 
-Made here: a page of each group with its choices, the settings of all commands, the library's API, and the notebook. The
-order of the pages is that of docs/README.md.
+Made here: a page of each group with its choices, the settings of all commands, the library's API, the notebook, pictures
+of the choices (docs/choices.py) and the page of the runs in outputs/gallery (docs/gallery.py). The order of the pages is
+that of docs/README.md.
 """
 
 import inspect
@@ -19,11 +20,15 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import yaml
 
+from diffusion.checkpoint.find import trained
+from diffusion.checkpoint.restore import restore
 from diffusion.config.build import flat
 from diffusion.config.choices import default_choices, files, groups, inner_groups
 from diffusion.config.messages import documentation
 from diffusion.config.schema import COMMANDS, Settings
 from diffusion.errors import shown
+from diffusion.export.web import write_web
+from docs import choices, gallery
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("authors", "experiment", "results", "score", "trainer")  # shown as the yaml files that they are
@@ -33,9 +38,22 @@ API = (
 )  # fmt: skip
 LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 
+FRONT = """# diffusion
 
-def stage(pages: Path) -> None:
-    """Write all pages, and what they link to, and the order of the pages."""
+A laboratory for diffusion models: networks that learn to remove noise from images, and can then draw new ones from pure
+noise. Train one on your photographs, change any part of the recipe with one word, and get numbers you can trust.
+
+[Start](docs/hour.md) · [Gallery of runs](gallery.md) · [Pictures of every choice](choices.md)
+
+<iframe class="model" src="draw.html#draw" title="The bundled model draws" loading="lazy"></iframe>
+
+The network of 2 million parameters runs in this page and draws landscapes while you read.
+
+"""
+
+
+def stage(pages: Path, drawn: Iterable[str] = choices.GROUPS) -> None:
+    """Write all pages, with pictures of the choices of these groups, and what they link to; and their order."""
     shutil.rmtree(pages, ignore_errors=True)
     for file in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         text = file.read_text("utf-8")
@@ -43,10 +61,15 @@ def stage(pages: Path) -> None:
             linked = (file.parent / target).resolve()
             if linked.is_file() and linked.suffix not in (".md", ".ipynb"):
                 put(pages / linked.relative_to(ROOT), linked.read_bytes())
+        if file == ROOT / "README.md":
+            text = re.sub(r"\A# .+\n(?s:.*?)(?=^## )", FRONT, text, flags=re.M)
         put(pages / file.relative_to(ROOT), text.replace("(tour.ipynb)", "(tour.md)"))
     for file in (ROOT / "docs").glob("*.ipynb"):
         for path, content in notebook(file):
             put(pages / "docs" / path, content)
+    write_web(pages / "draw.html", restore(trained("demo")), pictures_only=True)
+    put(pages / "gallery.md", gallery.page(pages))
+    put(pages / "choices.md", choices.page(drawn))
     for group in groups():
         put(pages / f"reference/{group}.md", group_page(group))
     put(pages / "reference/settings.md", settings_page())
@@ -74,6 +97,7 @@ def navigation(pages: Path) -> str:
     found = {
         title: [page.relative_to(ROOT).with_suffix(".md") for page in listed] for title, listed in sections.items()
     }
+    found["Start"] += [Path("gallery.md"), Path("choices.md")]
     found["Settings"] = [Path("reference/settings.md"), *(Path(f"reference/{group}.md") for group in groups())]
     found["Python"] = [Path(f"api/{name}.md") for name in API]
     lines = list[str]()

@@ -73,6 +73,8 @@ form.onsubmit = (event) => {
   const mine = ++turn;
   drawn = drawn.then(() => draw(() => mine !== turn));
 };
+if (location.hash === "#draw") // by itself, once it is seen
+  new IntersectionObserver(([at], self) => at.isIntersecting && (self.disconnect(), form.requestSubmit())).observe(form);
 if ("1" in model.tables) seed.oninput = () => form.checkValidity() && form.requestSubmit(); // fast enough to follow
 
 async function draw(outdated) {
@@ -95,7 +97,7 @@ async function draw(outdated) {
     }
     said.textContent = `${total} in ${((performance.now() - began) / 1000).toPrecision(3)} s`;
   } catch (error) {
-    said.textContent = `this browser cannot draw: ${error.message}`;
+    said.textContent = `This browser cannot draw (${error.message}); Chrome 91, Firefox 113, Safari 16.4 and newer ones can.`;
   }
   button.disabled = false;
 }

@@ -1,0 +1,95 @@
+"""Make the runs of the gallery of the site in outputs/gallery: `make gallery`, about 20 minutes on two CPU cores.
+
+    python -m docs.gallery              # those that are not there
+    python -m docs.gallery --quick      # of a few steps, to try this script: their pictures show nothing
+
+`page` makes the site's page of those that are there.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from diffusion.report.page import NAME
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = ROOT / "outputs/gallery"
+PHOTOS = ROOT / "diffusion/data/landscapes/photos"
+PICTURES = ("samples/final.png", "figures/*.png", "*.png", "*/samples/final.png", "*/*.png")  # the first is shown
+SHORT = ["trainer.max_steps=20", "score=off", "samples.n=4"]
+
+
+class Shown(NamedTuple):
+    """A run: its folder, what its page shows, the command, and what makes it quick. `{photos}`: of one photographer."""
+
+    name: str
+    title: str
+    about: str
+    command: str
+    quick: list[str]
+
+
+GALLERY = (
+    Shown("demo", "The demo", "Landscapes of 32×32 pixels, after 2100 steps on two CPU cores.",
+          "train experiment=demo", SHORT),
+    Shown("memoire", "The memoir, cut short", "Its recipe after 600 of 65,250 steps: far too few, as the page says.",
+          "train experiment=memoire trainer.max_epochs=null trainer.max_steps=600 samples.n=4 score=quick", SHORT),
+    Shown("points", "A sweep", "Two schedules, three seeds each, on points whose best denoiser is known.",
+          "train -m experiment=points schedule=linear,cosine seed=0,1,2", ["trainer.max_steps=20", "score.n=50"]),
+    Shown("study", "A study of samplers", "The scores of two samplers with 10 and 25 network evaluations.",
+          "study sampler ckpt=demo samplers=[ddim,dpm_2m] nfe=[10,25]", ["n=20"]),
+    Shown("finetune", "A fine-tuning", "The demo after 300 more steps on the photographs of one photographer.",
+          "finetune demo {photos} trainer.max_steps=300 score=quick", SHORT),
+)  # fmt: skip
+
+
+def words(run: Shown, folder: Path, quick: bool) -> list[str]:
+    """The command line of a run in a folder."""
+    given = [word.format(photos=RUNS / "photographs") for word in run.command.split()]
+    place = [f"hydra.sweep.dir={folder}"] if "-m" in given else [f"hydra.run.dir={folder}"]
+    return [sys.executable, "-m", "diffusion", *given, *place, *(run.quick if quick else [])]
+
+
+def main(quick: bool) -> None:
+    """Run what is not there; a run that was stopped is begun again."""
+    (RUNS / "photographs").mkdir(parents=True, exist_ok=True)
+    for line in (PHOTOS.parent / "CREDITS.csv").read_text("utf-8").splitlines():
+        if "Aitzol Berasategi" in line:
+            shutil.copy(PHOTOS / line.partition(",")[0], RUNS / "photographs")
+    for run in GALLERY:
+        if not (RUNS / run.name / NAME).is_file():
+            shutil.rmtree(RUNS / run.name, ignore_errors=True)
+            subprocess.run(words(run, RUNS / run.name, quick), cwd=ROOT, check=True)
+
+
+def page(pages: Path, runs: Path = RUNS) -> str:
+    """The page of the runs that are there, whose pages and thumbnails it copies to `pages`/gallery."""
+    return "# Gallery of runs\n\n" + "\n".join(_entries(pages, runs))
+
+
+def _entries(pages: Path, runs: Path) -> Iterator[str]:
+    missing = [run for run in GALLERY if not (runs / run.name / NAME).is_file()]
+    for run in GALLERY:
+        if run not in missing:
+            for file in (runs / run.name).rglob(NAME):
+                copy = pages / "gallery" / file.relative_to(runs)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, copy)
+            yield f"## {run.title}\n\n{run.about} [The page of the run](gallery/{run.name}/{NAME})\n"
+            if found := [file for each in PICTURES for file in sorted((runs / run.name).glob(each))]:
+                small = Image.open(found[0]).convert("RGB")
+                small.thumbnail((640, 480))
+                small.save(pages / f"gallery/{run.name}.webp")
+                yield f"![{run.title}](gallery/{run.name}.webp)\n"
+            yield f"```bash\ndiffusion {run.command.format(photos='PHOTOS')}\n```\n"
+    if missing:
+        yield f"Not here yet: {', '.join(run.title.lower() for run in missing)}. `make gallery site` makes them.\n"
+
+
+if __name__ == "__main__":
+    main("--quick" in sys.argv[1:])
