@@ -110,6 +110,10 @@ mutations: $(VENV)/.developer ## Plant faults in mathematics, metrics, data, tra
 docs: $(VENV)/.developer ## Measure the samplers' orders again; updates docs/samplers.md and docs/convergence.png
 	$(BIN)/python -m docs.convergence
 
+.PHONY: gallery
+gallery: $(VENV)/.program ## Make the runs that the website shows, in outputs/gallery; about 20 minutes on two CPU cores
+	$(RUN) docs.gallery
+
 .PHONY: site
 site: $(VENV)/.developer ## Build the website of the documentation in site/
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[site]'

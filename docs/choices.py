@@ -1,4 +1,4 @@
-"""Pictures of every choice of some groups, for the site: each is drawn from the choice itself, so new ones are there, too.
+"""Pictures of every choice of some groups, for the site, drawn from the choices themselves: new ones are there, too.
 
 `page` makes them. A choice that cannot be drawn alone is listed with the reason.
 """
@@ -178,9 +178,8 @@ def page(groups: Iterable[str] = GROUPS) -> str:
     )
     text += "is needed and nothing else is said, it is `cosine`.\n"
     for group in groups:
-        text += (
-            f'\n## {group}\n\n{GROUPS[group].__doc__} [All settings](reference/{group}.md)\n\n<div class="choices">\n'
-        )
+        text += f"\n## {group}\n\n{GROUPS[group].__doc__} [All settings](reference/{group}.md)\n\n"
+        text += '<div class="choices">\n'
         drawn = pictures(group)
         for name, picture in drawn.items():
             if isinstance(picture, str):

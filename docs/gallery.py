@@ -37,8 +37,8 @@ class Shown(NamedTuple):
 GALLERY = (
     Shown("demo", "The demo", "Landscapes of 32×32 pixels, after 2100 steps on two CPU cores.",
           "train experiment=demo", SHORT),
-    Shown("memoire", "The memoir, cut short", "Its recipe after 600 of 65,250 steps: far too few, as the page says.",
-          "train experiment=memoire trainer.max_epochs=null trainer.max_steps=600 samples.n=4 score=quick", SHORT),
+    Shown("memoire", "The memoir, cut short", "Its recipe after 600 of 65,250 steps, which are far too few.",
+          "train experiment=memoire trainer.max_epochs=null trainer.max_steps=600 samples.n=4 score=off", SHORT),
     Shown("points", "A sweep", "Two schedules, three seeds each, on points whose best denoiser is known.",
           "train -m experiment=points schedule=linear,cosine seed=0,1,2", ["trainer.max_steps=20", "score.n=50"]),
     Shown("study", "A study of samplers", "The scores of two samplers with 10 and 25 network evaluations.",
@@ -46,13 +46,6 @@ GALLERY = (
     Shown("finetune", "A fine-tuning", "The demo after 300 more steps on the photographs of one photographer.",
           "finetune demo {photos} trainer.max_steps=300 score=quick", SHORT),
 )  # fmt: skip
-
-
-def words(run: Shown, folder: Path, quick: bool) -> list[str]:
-    """The command line of a run in a folder."""
-    given = [word.format(photos=RUNS / "photographs") for word in run.command.split()]
-    place = [f"hydra.sweep.dir={folder}"] if "-m" in given else [f"hydra.run.dir={folder}"]
-    return [sys.executable, "-m", "diffusion", *given, *place, *(run.quick if quick else [])]
 
 
 def main(quick: bool) -> None:
@@ -64,7 +57,10 @@ def main(quick: bool) -> None:
     for run in GALLERY:
         if not (RUNS / run.name / NAME).is_file():
             shutil.rmtree(RUNS / run.name, ignore_errors=True)
-            subprocess.run(words(run, RUNS / run.name, quick), cwd=ROOT, check=True)
+            given = run.command.format(photos=RUNS / "photographs").split()
+            place = f"hydra.{'sweep' if '-m' in given else 'run'}.dir={RUNS / run.name}"
+            command = [sys.executable, "-m", "diffusion", *given, place, *(run.quick if quick else [])]
+            subprocess.run(command, cwd=ROOT, check=True)
 
 
 def page(pages: Path, runs: Path = RUNS) -> str:

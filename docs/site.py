@@ -2,9 +2,9 @@
 
 make site     # builds the site from them, in site/
 
-Made here: a page of each group with its choices, the settings of all commands, the library's API, the notebook, pictures
-of the choices (docs/choices.py) and the page of the runs in outputs/gallery (docs/gallery.py). The order of the pages is
-that of docs/README.md.
+Made here: a page of each group with its choices, the settings of all commands, the library's API, the notebook,
+pictures of the choices (docs/choices.py) and the page of the runs in outputs/gallery (docs/gallery.py). The order of
+the pages is that of docs/README.md.
 """
 
 import inspect

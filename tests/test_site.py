@@ -12,9 +12,10 @@ from importlib.util import find_spec
 
 import pytest
 from browser import chromium, visit  # noqa: F401
+from PIL import Image
 
 from diffusion.base.files import PACKAGE
-from diffusion.config.choices import choices, groups
+from diffusion.config.choices import choices, files, groups, searching
 from diffusion.config.messages import _settings
 from diffusion.config.schema import COMMANDS
 from docs import site
@@ -25,7 +26,7 @@ ROOT = PACKAGE.parent
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site") / "build/pages"
-    site.stage(folder)
+    site.stage(folder, ["grid"])  # those of all groups take a minute
     return folder
 
 
@@ -48,6 +49,45 @@ def test_the_page_of_settings_has_those_of_the_help(pages):
     for schema in COMMANDS.values():
         for setting, _ in _settings(schema):
             assert f"| `{setting}`" in text, setting
+
+
+@pytest.mark.parametrize("group", ["schedule", "weighting", "timesteps", "grid", "lr_scheduler"])
+def test_each_choice_has_a_picture_or_is_listed(group):
+    page = site.choices.page([group])
+    shown, listed = (
+        re.findall(rf, page) for rf in (rf'<figure id="{group}-(\w+)"><svg', r"(?m)^- `(\w+)` has no picture")
+    )
+    assert sorted([*shown, *listed]) == choices(group)
+    assert listed == (["from_floor", "loss_second_moment"] if group == "timesteps" else [])
+
+
+def test_a_new_sampler_has_a_picture_of_its_own(tmp_path):
+    (tmp_path / "sampler").mkdir()
+    ddim = files("sampler")["ddim"].read_text("utf-8")
+    (tmp_path / "sampler/own.yaml").write_text(ddim.replace("eta: 0.0", "eta: 1.0"), "utf-8")
+    with searching([tmp_path]):
+        own, other = (site.choices.curve("sampler", name).replace(name, "") for name in ("own", "ddim"))
+        assert "own" in files("sampler")
+        assert own != other
+
+
+def test_a_fault_of_one_choice_is_listed(tmp_path):
+    (tmp_path / "grid").mkdir()
+    (tmp_path / "grid/own.yaml").write_text("_target_: no.such_grid\n_partial_: true\n", "utf-8")
+    with searching([tmp_path]):
+        assert "- `own` has no picture: grid: no.such_grid" in site.choices.page(["grid"])
+
+
+def test_the_gallery_shows_the_runs_that_are_there(tmp_path):
+    run = tmp_path / "runs/demo"
+    (run / "samples").mkdir(parents=True)
+    (run / "report.html").write_text("its page", "utf-8")
+    Image.new("RGB", (999, 99)).save(run / "samples/final.png")
+    text = site.gallery.page(tmp_path / "pages", tmp_path / "runs")
+    for target in re.findall(r"\]\((.+?)\)", text):
+        assert (tmp_path / "pages" / target).is_file()
+    assert "## The demo" in text
+    assert "Not here yet: the memoir" in text
 
 
 def test_the_modules_of_the_library_exist():
@@ -79,12 +119,23 @@ class Quiet(SimpleHTTPRequestHandler):
 @pytest.mark.doors
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1300, "light")])
 @pytest.mark.parametrize(
-    "page", ["", "docs/data/", "docs/tour/", "reference/sampler/", "reference/settings/", "api/process/"]
+    "page",
+    ["index", "gallery", "choices", "docs/data", "docs/tour", "reference/sampler", "reference/settings", "api/process"],
 )
 def test_a_page_of_the_site_fits_and_asks_nobody_else(chromium, address, page, width, scheme):  # noqa: F811
-    with visit(chromium, f"{address}/{page}", width, scheme) as opened:
+    with visit(chromium, f"{address}/{page}.html", width, scheme) as opened:
         assert opened.overflow <= 0
         assert not opened.errors
         commands = opened.page.locator(".language-bash code")
         assert not commands.evaluate_all("every => every.some(each => each.scrollWidth > each.clientWidth)")
         assert all(request.startswith(address) for request in opened.requests)
+
+
+@pytest.mark.doors
+def test_the_front_page_draws_from_a_folder(chromium, pages, address):  # noqa: F811
+    with visit(chromium, (pages.parents[1] / "site/index.html").as_uri()) as opened:
+        frame = opened.page.frame_locator("iframe.model")
+        frame.get_by_text(re.compile("^4 in")).wait_for(timeout=120_000)
+        assert frame.locator("canvas").count() == 4
+        assert not opened.errors
+        assert all(request.startswith(("file:", "blob:")) for request in opened.requests)
