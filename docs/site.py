@@ -67,7 +67,6 @@ def stage(pages: Path, drawn: Iterable[str] = choices.GROUPS) -> None:
     for file in (ROOT / "docs").glob("*.ipynb"):
         for path, content in notebook(file):
             put(pages / "docs" / path, content)
-    write_web(pages / "draw.html", restore(trained("demo")), pictures_only=True)
     put(pages / "gallery.md", gallery.page(pages))
     put(pages / "choices.md", choices.page(drawn))
     for group in groups():
@@ -77,6 +76,11 @@ def stage(pages: Path, drawn: Iterable[str] = choices.GROUPS) -> None:
         put(pages / f"api/{name}.md", f"# diffusion.{name}\n\n::: diffusion.{name}\n")
     put(pages / "site.css", (ROOT / "docs/site.css").read_bytes())
     put(pages / ".order.md", navigation(pages))
+
+
+def stage_model(pages: Path) -> None:
+    """Write the page of the bundled model, which the front page contains."""
+    write_web(pages / "draw.html", restore(trained("demo")), pictures_only=True)
 
 
 def put(path: Path, content: str | bytes) -> None:
@@ -249,3 +253,4 @@ def prose(text: str) -> str:
 
 if __name__ == "__main__":
     stage(ROOT / "build/pages")
+    stage_model(ROOT / "build/pages")

@@ -99,6 +99,7 @@ def address(pages):
     """The address of the built site."""
     pytest.importorskip("zensical", reason="make test-doors installs it")
     shutil.copy(ROOT / "mkdocs.yml", pages.parents[1])
+    site.stage_model(pages)
     python = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])}
     build = [sys.executable, "-m", "zensical", "build", "--strict"]  # strict: links and anchors have targets
     built = subprocess.run(build, cwd=pages.parents[1], env=python, capture_output=True, text=True, check=False)
