@@ -8,7 +8,7 @@ from typing import Any
 
 from diffusion.base.console import console
 from diffusion.base.files import PACKAGE
-from diffusion.checkpoint import diffusers_folder, hub, storage
+from diffusion.checkpoint import diffusers_folder, hub, storage, zoo
 from diffusion.checkpoint.restore import Restored, read, restore
 from diffusion.errors import UserError
 from diffusion.metric.precision import set_precision
@@ -43,12 +43,13 @@ def opened(ckpt: str | Path, weights: str | float) -> Restored:
 
 
 def named(ckpt: str | Path) -> Path:
-    """The path that `ckpt` is, or that of a download from the Hub.
+    """The path that `ckpt` is, or that of a download from the Hub or of the zoo.
 
     It is the folder of a bundled model, such as `demo`, if there is none of this name here.
     """
-    if hub.is_address(ckpt):
-        return hub.fetched(str(ckpt))
+    for place in (hub, zoo):
+        if place.is_address(ckpt):
+            return place.fetched(str(ckpt))
     return bundled if (bundled := BUNDLED / ckpt).is_dir() and not Path(ckpt).exists() else Path(ckpt)
 
 

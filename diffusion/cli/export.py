@@ -9,6 +9,7 @@ charts and scores of its run (for friends, --pictures-only leaves these out), bu
 of the run to the Hugging Face Hub; everyone can then use the model as ckpt=hf://USER/NAME.
 """
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ def export(
     private: bool, pictures_only: bool, config_dir: str | None,
 ) -> None:  # fmt: skip
     """Write what the command line asks for, and print its path."""
-    from diffusion.checkpoint import find, hub, restore
+    from diffusion.checkpoint import find, hub, restore, zoo
     from diffusion.config.choices import choice, searching
     from diffusion.export import formats
 
@@ -40,7 +41,8 @@ def export(
             published(push, private, model)
             return
     place = Path(checkpoint) if model.path.is_relative_to(find.BUNDLED) else model.path
-    place = Path(checkpoint.rpartition("/")[2].partition("@")[0]) if hub.is_address(checkpoint) else place
+    for its in (hub, zoo):
+        place = Path(re.split("[/:]", checkpoint)[-1].partition("@")[0]) if its.is_address(checkpoint) else place
     suffix, write = formats.FORMATS[format]
     write = partial(formats.write_page, pictures_only=True) if pictures_only else write
     file = file or place.with_name(place.stem + suffix)
@@ -79,7 +81,7 @@ def published(name: str, private: bool, model: "Restored") -> None:
         else:
             model.denoiser.to(device := choose_device("auto"))
             save_png(grid(Model(model, device).sample(16), 4, large=True), folder / card.SAMPLES)
-        card.write_card(folder, name, public, how)
+        card.write_card(folder, hub.SCHEME + name, public, how)
         print(hub.upload(name, folder, there))
     print(f"  diffusion sample ckpt={hub.SCHEME}{name}")
 

@@ -24,17 +24,19 @@ from diffusion.runs.folder import Run, is_run
 SAMPLES = "samples.png"
 LICENCES = "licences"  # a folder of the repository
 WEIGHTS = {"ema": "averages over the training (ema)", "raw": "those of the last step (raw)"}
+UNKNOWN = "The licence of the weights is not stated."
 TASK = "unconditional-image-generation"
 
 
-def write_card(folder: Path, name: str, model: Restored, how: str | None) -> None:
+def write_card(folder: Path, address: str, model: Restored, how: str | None = None, licence: str = UNKNOWN) -> None:
     """Write README.md into the folder of a repository, and the licences of the data that it names.
 
     The scores are those of exactly these weights. Paths in the user's home begin with ~.
 
     Args:
-        name: USER/NAME.
+        address: of the model, as `ckpt` names it.
         how: the call by which diffusers draws the same images, if it can.
+        licence: of the weights, as a sentence.
     """
     run = Run(place) if is_run(place := run_folder(model.path)) else None
     own = {None, network_hash(model.denoiser.network)}  # the baselines have no network
@@ -60,8 +62,8 @@ def write_card(folder: Path, name: str, model: Restored, how: str | None) -> Non
         rows = [[part, describe(model.config[part])] for part in (*PARTS, *OPTIONAL_PARTS) if model.config.get(part)]
         recipe = [Table(("part", "settings"), rows)]
     use = [
-        shell(f"diffusion sample ckpt={hub.SCHEME}{name} n=64", f"diffusion finetune {hub.SCHEME}{name} PHOTOS"),
-        f'```python\nimport diffusion\n\nimages = diffusion.load("{hub.SCHEME}{name}").sample(16)\n```',
+        shell(f"diffusion sample ckpt={address} n=64", f"diffusion finetune {address} PHOTOS"),
+        f'```python\nimport diffusion\n\nimages = diffusion.load("{address}").sample(16)\n```',
         f"```python\nfrom diffusers import DiffusionPipeline\n\n{how}\n```" if how else None,
     ]
     licences = f"See the folder [{LICENCES}](./{LICENCES})."
@@ -72,11 +74,12 @@ def write_card(folder: Path, name: str, model: Restored, how: str | None) -> Non
         Section("Facts", [facts(run) if run else None]),
         Section("Scores", [score_table(scores), NOTES, *protocols(scores)] if measured else []),
         Section("Data", [data.origin.format(**model.config["data"]), licences if data.licences else None]),
-        Section("Licence", ["The licence of the weights is not stated."]),
+        Section("Licence", [licence]),
     ]
     front: dict[str, Any] = {"tags": [hub.TAG, "diffusion"], "pipeline_tag": TASK}
     front |= {"library_name": "diffusers"} if how else {}
-    body = "\n\n".join(filter(None, [f"# {escaped(name)}", *(section.markdown for section in sections)]))
+    title = f"# {escaped(address.removeprefix(hub.SCHEME))}"
+    body = "\n\n".join(filter(None, [title, *(section.markdown for section in sections)]))
     text = f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n\n{body}\n"
     replace(folder / "README.md", homeless(text))
 

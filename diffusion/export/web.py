@@ -6,8 +6,11 @@ The network is an ONNX graph that onnxruntime-web runs. The page contains no cod
 with one row per step has all the values of them that a DDIM step (eta = 0) needs:
     y = network(c_in x_t, label),   x̂0 = clamp(p x_t + q y),   ε̂ = (x_t − α_t x̂0)/σ_t,   x_s = α_s x̂0 + σ_s ε̂.
 For a flow map, rows end with the features of the way from t to s, and only the last x̂0 is clamped.
+
+A network of points is so small that the page computes it itself, beside the best denoiser: a playground.
 """
 
+import base64
 import gzip
 import io
 import math
@@ -17,14 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from diffusion.base.files import replace
 from diffusion.checkpoint.find import run_folder
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.errors import UserError, first_line, imported
-from diffusion.pixels import only_pictures
+from diffusion.model import MLP
+from diffusion.pixels import LIMIT, POINTS
 from diffusion.process import grid as grids
 from diffusion.process.denoiser import Denoiser, way_features
 from diffusion.process.grid import Grid
@@ -36,6 +40,7 @@ from diffusion.report.scores import score_table
 from diffusion.runs.folder import Run, is_run
 
 STEPS, OF_MAPS = (5, 10, 25, 50, 100), (1, 2, 4, 8)  # choices on the page
+TIMES = 120  # of a playground, whose numbers of steps are the divisors of this number
 
 
 def write_web(file: Path, model: Restored, pictures_only: bool = False) -> Path:
@@ -43,13 +48,28 @@ def write_web(file: Path, model: Restored, pictures_only: bool = False) -> Path:
 
     With `pictures_only`, it has no charts and scores.
 
-    Raises UserError for a network that ONNX cannot express, and if the exporter is not installed.
+    Raises UserError for a network that the page cannot compute, and if an exporter that it needs is not installed.
     """
     if "condition" in model.facts:
         raise UserError("condition: a page draws without one, which its network needs; use diffusion sample")
-    only_pictures("web", model.shape[0])
-    folder = run_folder(model.path)
-    drawing = {
+    points = model.shape[0] == POINTS
+    section, parts = playground(model) if points else drawing(model)
+    folder, sections = run_folder(model.path), [section]
+    title = f"Model {folder.name if is_run(folder) else model.path.stem}"
+    if is_run(folder) and (run := Run(folder)).info:  # the bundled model has no record
+        title = f"Model {run.name}"
+        if not points:
+            sections[:0] = [Section("", [images.gallery(run, "Samples of this network.")])]
+        if not pictures_only:
+            scores: Blocks = [score_table(run.scores), NOTES] if run.scores else []
+            sections += [Section("Training", training(run), folded=True), Section("Scores", scores, folded=True)]
+    replace(file, document(title, sections, **parts))
+    return file
+
+
+def drawing(model: Restored) -> tuple[Section, dict[str, Any]]:
+    """The section that draws pictures, and what `document` needs for it."""
+    values = {
         "shape": list(model.shape),
         "classes": [*model.labels],
         "unlabelled": model.label_dropout > 0,  # whether it has learned to draw without a class
@@ -64,25 +84,37 @@ def write_web(file: Path, model: Restored, pictures_only: bool = False) -> Path:
         "machine": (ASSETS / "vendor/ort-wasm-simd-threaded.wasm.gz").read_bytes(),
         "runtime": gzip.compress((ASSETS / "vendor/ort.wasm.bundle.min.mjs").read_bytes(), mtime=0),
     }
-    sections = [Section("Draw", [Block(html=rendered("draw.html", **drawing))])]
-    title = f"Model {folder.name if is_run(folder) else model.path.stem}"
-    if is_run(folder) and (run := Run(folder)).info:  # the bundled model has no record
-        title = f"Model {run.name}"
-        sections[:0] = [Section("", [images.gallery(run, "Samples of this network.")])]
-        if not pictures_only:
-            scores: Blocks = [score_table(run.scores), NOTES] if run.scores else []
-            sections += [Section("Training", training(run), folded=True), Section("Scores", scores, folded=True)]
-    replace(file, document(title, sections, model=contents))
-    return file
+    parts = {"scripts": ("random.js", "draw.js"), "model": contents}
+    return Section("Draw", [Block(html=rendered("draw.html", **values))]), parts
+
+
+def playground(model: Restored) -> tuple[Section, dict[str, Any]]:
+    """The section that follows the learned and the exact field of points, and what `document` needs for it."""
+    network, schedule = model.denoiser.network, model.denoiser.schedule
+    if type(network) is not MLP or model.denoiser.ends:
+        kind = "a flow map" if model.denoiser.ends else type(network).__name__
+        raise UserError(f"web: a page of points computes only model=mlp, and no flow map, but this model is {kind}")
+    truth = make(model.config["data"], "data").truth
+    state = {name: value.float().cpu() for name, value in network.state_dict().items()}
+    numbers = torch.cat([value.flatten() for value in state.values()]).numpy().astype("<f4").tobytes()
+    columns = truth.widths, truth.weights.log(), truth.groups
+    values = {
+        "limit": LIMIT,
+        "classes": [*model.labels],
+        "table": rows(model.denoiser, grids.flow(schedule, TIMES))[1:],
+        "components": torch.column_stack([truth.means, *columns]).tolist(),  # (K, 5)
+        "lengths": [(name, value.numel()) for name, value in state.items()],
+        "numbers": base64.b64encode(numbers).decode(),
+    }
+    unlabelled = model.label_dropout > 0 or not model.labels
+    html = rendered("points.html", values=values, unlabelled=unlabelled)
+    return Section("", [Block(html=html)]), {"scripts": ("random.js", "points.js")}
 
 
 def tables(denoiser: Denoiser, config: dict[str, Any]) -> dict[str, list[list[float]]]:
-    """Number of steps -> rows (c_in, label, p, q, α_t, σ_t, α_s, σ_s), one per step, on the grid of the run's sampler.
+    """Number of steps -> `rows` on the grid of the run's sampler.
 
-    For a flow map, `ends` features follow in each row.
-
-    Numbers of steps that do not fit the schedule are left out. A row that contains only √(α² + σ²), the factor of the
-    initial noise, precedes the steps.
+    Numbers of steps that do not fit the schedule are left out.
     """
     grid: Grid = make(config["sampler"], "sampler").grid if config.get("sampler") else grids.uniform
     found: dict[str, list[list[float]]] = {}
@@ -91,14 +123,23 @@ def tables(denoiser: Denoiser, config: dict[str, Any]) -> dict[str, list[list[fl
             t = grid(denoiser.schedule, steps)
         except UserError:
             continue
-        times = Evaluator(denoiser, torch.device("cpu")).times(t)
-        solution, _ = denoiser.prediction.solve(denoiser.schedule, t[:-1])
-        columns = [*denoiser.prediction.inputs(denoiser.schedule, t[:-1]), *solution]
-        ways = way_features(-denoiser.schedule.flow_time(t).diff(), denoiser.ends).tolist()
-        network = torch.stack([column.expand(steps).double() for column in columns], dim=1).tolist()
-        found[str(steps)] = [[math.hypot(times[0].alpha, times[0].sigma)]]
-        for row, (now, after), way in zip(network, pairwise(times), ways, strict=True):
-            found[str(steps)].append([*row, now.alpha, now.sigma, after.alpha, after.sigma, *way])
+        found[str(steps)] = rows(denoiser, t)
+    return found
+
+
+def rows(denoiser: Denoiser, t: Tensor) -> list[list[float]]:
+    """Rows (c_in, label, p, q, α_t, σ_t, α_s, σ_s), one per step of the grid t; for a flow map, `ends` features follow.
+
+    A row that contains only √(α² + σ²), the factor of the initial noise, precedes the steps.
+    """
+    times = Evaluator(denoiser, torch.device("cpu")).times(t)
+    solution, _ = denoiser.prediction.solve(denoiser.schedule, t[:-1])
+    columns = [*denoiser.prediction.inputs(denoiser.schedule, t[:-1]), *solution]
+    ways = way_features(-denoiser.schedule.flow_time(t).diff(), denoiser.ends).tolist()
+    network = torch.stack([column.expand(len(t) - 1).double() for column in columns], dim=1).tolist()
+    found = [[math.hypot(times[0].alpha, times[0].sigma)]]
+    for row, (now, after), way in zip(network, pairwise(times), ways, strict=True):
+        found.append([*row, now.alpha, now.sigma, after.alpha, after.sigma, *way])
     return found
 
 

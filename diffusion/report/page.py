@@ -168,23 +168,23 @@ def write_files(
 
 
 def document(
-    title: str, sections: Iterable[Section], state: str | None = None, model: Mapping[str, bytes] | None = None,
-    **live: Any,
+    title: str, sections: Iterable[Section], state: str | None = None, scripts: Sequence[str] = (),
+    model: Mapping[str, bytes] | None = None, **live: Any,
 ) -> str:  # fmt: skip
     """The page with these sections; those without content are left out.
 
     Args:
         state: the state of a run, next to the title.
-        model: for a page that draws samples (assets/draw.js): the files that its script unpacks, name -> gzip.
+        scripts: files of assets/ that the page runs after page.js.
+        model: the files that the script draw.js unpacks, name -> gzip.
         live: for a page of a server: `home`, the address of the page that lists all runs; `version`, to ask every
             `refresh` seconds for a newer one.
     """
-    style, page, draw = (Markup((ASSETS / name).read_text("utf-8")) for name in ("page.css", "page.js", "draw.js"))
-    scripts = [page, draw] if model else [page]
-    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    style, *programs = (Markup((ASSETS / name).read_text("utf-8")) for name in ("page.css", "page.js", *scripts))
+    hashes = [base64.b64encode(hashlib.sha256(program.encode()).digest()).decode() for program in programs]
     packed = {name: base64.b64encode(content).decode() for name, content in (model or {}).items()}
     live |= {"title": title, "sections": [section for section in sections if section.html], "state": state}
-    return rendered("page.html", style=style, scripts=scripts, hashes=hashes, model=packed, **live)
+    return rendered("page.html", style=style, scripts=programs, hashes=hashes, model=packed, **live)
 
 
 def rendered(name: str, **values: Any) -> Markup:

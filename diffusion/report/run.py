@@ -236,6 +236,6 @@ def more_commands(run: Run) -> str:
     if holds_checkpoints(run.folder):
         model = [*run.own, f"ckpt={shown(place)}"]
         of_class = [["sample", *model, "n=64", f"label={shown(name)}"] for name in run.info.get("classes", {})]
-        commands = [["sample", *model, "n=64", "seed=1"], *of_class[:1], ["evaluate", *model]]
+        commands = [["sample", *model, "n=64", "seed=1"], *of_class[:1], *again.enlarged(run), ["evaluate", *model]]
         lines += [*map(again.line, commands), f"{again.line(again.onward(run))}   # train on"]
     return shell(*lines)

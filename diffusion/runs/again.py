@@ -9,6 +9,7 @@ from diffusion.errors import shown
 from diffusion.runs.folder import Run
 
 Words = Sequence[str]
+ENLARGED = (3, 32, 32)  # (C, H, W) of the images that the bundled model `super` enlarges
 
 
 def line(words: Words) -> str:
@@ -53,6 +54,13 @@ def longer(run: Run) -> str:
 def of_model(name: str, run: Run, *more: str) -> list[str]:
     """A command such as `sample` with the model of a run or an evaluation."""
     return [name, *run.own, f"ckpt={model_of(run)}", *more]
+
+
+def enlarged(run: Run) -> list[list[str]]:
+    """The command that draws with the run and enlarges by `super`; none if its images are not ENLARGED."""
+    data = run.config.get("data") or {}
+    fits = (data.get("channels"), data.get("resolution")) == ENLARGED[:2] and not run.config.get("condition")
+    return [of_model("sample", run, "then=super")] if fits else []
 
 
 def model_of(run: Run) -> str:

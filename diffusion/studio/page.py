@@ -31,9 +31,11 @@ from diffusion.errors import UserError, command_line, shown
 from diffusion.library import Model
 from diffusion.pixels import grid, only_pictures
 from diffusion.process.denoiser import Estimate
+from diffusion.runs.again import ENLARGED
 from diffusion.sampling.edits import STRENGTH, reduced
 from diffusion.tasks.edit import edited
 from diffusion.tasks.opening import completed, options_of, settings_of
+from diffusion.tasks.sample import enlargement, enlarging
 
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no fonts of other servers
 CSS = """
@@ -50,7 +52,7 @@ KEPT = 3600  # seconds for which gradio keeps pictures on disk
 REMEMBERED = 24  # pictures of the history
 LARGEST = 2**32 - 1  # of seeds
 TABS = {  # title, command, the fields of its own, and what it does
-    "draw": ("Draw", "sample", [], "New pictures, made from noise. The same seed gives the same pictures."),
+    "draw": ("Draw", "sample", ["then"], "New pictures, made from noise. The same seed gives the same pictures."),
     "between": ("Blend", "edit", ["last"], "Pictures on the way from a picture of one seed to one of another seed."),
     "vary": ("Vary", "edit", ["image", "strength"], "Variants of your picture; at strength 1, nothing of it is kept."),
     "fill": ("Fill", "edit", ["painted", "inpainting"], "The model fills what you paint over, at its resolution."),
@@ -121,8 +123,13 @@ class Page:
             drawing, _, paste, _ = edited(self.model, settings, image, mask)
         else:
             drawing = self.model.drawing(**options_of(settings))
-        images = drawing(restored.denoiser, settings.n, self.model.device, settings.n, None, after_step)
+        device, n = self.model.device, settings.n
+        images = drawing(restored.denoiser, n, device, n, None, after_step)
         said = drawing.saturation(images)
+        asked = settings_of("sample", ["ckpt=x", *words]) if values.get("then") else None
+        for _, larger, stage in enlarging(asked, changes_of(words), self.model, drawing.seed) if asked else ():
+            larger.restored.denoiser.to(device)
+            images = enlargement(stage, images)(larger.restored.denoiser, n, device, n, None, after_step)
         if paste:
             images = reduced(paste(images), LARGE // math.ceil(math.sqrt(settings.n)))
         weights, path = restored.weights.split()[-1], restored.path  # `0.08` of `ema 0.08`
@@ -199,6 +206,10 @@ def build(restored: Restored, device: torch.device) -> gr.Blocks:
                             gr.Markdown(about + " Each has the condition of a held-out image." * given)
                             if "last" in own:
                                 fields["last"] = number("Second seed", 1)
+                            if "then" in own:
+                                larger = [("twice the sides", "super")]
+                                fits = restored.shape == ENLARGED and "condition" not in restored.facts
+                                fields["then"] = dropdown("Enlarge", ("no", ""), larger, visible=fits)
                             if "image" in own:
                                 fields["image"] = gr.Image(label="Your picture", type="numpy", sources=["upload"])
                                 fields["strength"] = slider("Strength", STRENGTH, 0.01, 1, 0.01)

@@ -42,9 +42,8 @@ def draw_samples(asked: Sample, folder: Path, words: Sequence[str]) -> None:
     drawing, drawn = model.drawing(**options_of(settings)), list[Tensor]()
     stages = [(settings, model, drawing), *enlarging(asked, changes, model, drawing.seed)]
     for settings, model, drawing in stages:
-        if drawn and drawing.given:
-            named = drawing.given.condition.own(to_unit(drawn[-1]))
-            drawing = replace(drawing, given=replace(drawing.given, named=named))
+        if drawn:
+            drawing = enlargement(drawing, drawn[-1])
         drawn.append(draw_all(drawing, settings, model.restored, devices, folder))
     images, denoiser, n = drawn[-1], model.denoiser, settings.n
     if settings.trajectory:
@@ -89,6 +88,13 @@ def enlarging(asked: Sample, changes: Sequence[Change], model: Model, seed: int)
         # with the seed of the first model, its noise would begin with that of the first model
         found.append((settings, model, replace(drawing, seed=seed_for(seed, "then", k))))
     return found
+
+
+def enlargement(drawing: Drawing, images: Tensor) -> Drawing:
+    """The drawing of a model of `enlarging` from uint8 images (n, C, h, w) of the one before."""
+    assert drawing.given is not None
+    named = drawing.given.condition.own(to_unit(images))
+    return replace(drawing, given=replace(drawing.given, named=named))
 
 
 def draw_all(

@@ -82,6 +82,18 @@ def test_the_shown_command_reproduces_the_images(ran, page, tmp_path, name):
         assert (images[:, :, :, :4] == torch.from_numpy(PICTURE).permute(2, 0, 1)[:, :, :4]).all()
 
 
+def test_an_enlarged_picture_is_that_of_the_shown_command(ran):
+    """The two bundled models."""
+    demo = diffusion.load("demo", device="cpu")
+    values = dict(zip(NAMES, (4, 2, None, "", "", "", "", "none"), strict=True)) | {"sampler": "run", "n": 2}
+    *_, (picture, _, line) = pages.Page(demo.restored, demo.device).run("sample", values | {"then": "super"})
+    ran("sample", [*shlex.split(line)[2:], "hydra.run.dir=out", "device=cpu"])
+    with np.load("out/images.npz") as drawn:
+        images = torch.from_numpy(drawn["arr_0"]).permute(0, 3, 1, 2)
+    assert images.shape == (2, 3, 64, 64)
+    assert (np.asarray(grid(images, large=True)) == np.asarray(picture)).all()
+
+
 def test_closing_stops_after_the_step_and_own_choices_are_known_to_the_servers_threads(model, tmp_path):
     (tmp_path / "conf/sampler").mkdir(parents=True)
     (tmp_path / "conf/sampler/mine.yaml").write_text("defaults: [heun, _self_]\nsteps: 2\n")
@@ -129,14 +141,14 @@ def test_the_page_draws_over_http_and_refuses_other_values(model, tmp_path, monk
     _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", ssr_mode=False)
     try:
         client = Client(url, verbose=False, download_files=False)
-        # between, vary, fill; seed, pictures, steps, scale, …
-        words = [1, None, 0.6, None, 4, 2, 3, 1, "", "heun", "", "", "run", ""]
+        # draw, between, vary, fill; seed, pictures, steps, scale, …
+        words = ["", 1, None, 0.6, None, 4, 2, 3, 1, "", "heun", "", "", "run", ""]
         drawn, _, line, history = client.predict(*words, api_name="/draw")
         picture = np.asarray(Image.open(io.BytesIO(httpx.get(drawn["url"]).content)).convert("RGB"))
         assert (picture == np.asarray(grid(model.sample(2, "heun", seed=4, steps=3), large=True))).all()
         assert line.endswith(" seed=4 n=2 sampler.steps=3 sampler=heun")
         assert [each["caption"] for each in history] == ["seed=4 n=2 sampler.steps=3 sampler=heun"]
-        for at, value in ((5, 99), (9, "ddim ckpt=x"), (7, "<b>")):
+        for at, value in ((6, 99), (10, "ddim ckpt=x"), (8, "<b>"), (0, "x")):
             with pytest.raises(AppError):
                 client.predict(*words[:at], value, *words[at + 1 :], api_name="/draw")
     finally:

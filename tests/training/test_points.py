@@ -1,23 +1,37 @@
 """A run on points, whose best denoiser is known, and what the other commands do with its model."""
 
 import json
+from dataclasses import replace
+from functools import partial
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import diffusion
+from diffusion.checkpoint.restore import Restored, restore
 from diffusion.errors import UserError
+from diffusion.export.web import TIMES, write_web
 from diffusion.pixels import opened, tiles
+from diffusion.process import grid as grids
+from diffusion.process.denoiser import Denoiser
+from diffusion.process.sampler import DDIM, DPMSolver, Heun
 from diffusion.runs.folder import read_metrics, read_scores
+from tests.support.browser import chromium, visit
 from tests.support.composing import train
+
+__all__ = ["chromium"]
 
 SMALL = [
     "experiment=points", "data.train=600", "data.val=40", "data.batch_size=50", "data.labels=true", "model.width=8",
     "model.depth=1", "trainer.max_steps=4", "trainer.val_check_interval=2", "sampler.steps=3", "samples.n=20",
     "score.n=30", "least_interval=1", "trainer.accelerator=cpu",
 ]  # fmt: skip
+ON_THE_PAGE: Any = {"ddim": DDIM, "heun": partial(Heun, c=1), "dpm_2m": DPMSolver, "ancestral": partial(DDIM, eta=1)}
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +96,57 @@ def test_a_study_compares_samplers_with_the_best_denoiser_by_the_energy_distance
     ran("study", [*words, "features=points", "metrics=points"])
     assert "energy_points" in Path("out/study.md").read_text()
     refused("study", [*words, "features=lite0"])
+
+
+@pytest.fixture
+def model(run: Path) -> Restored:
+    """With random weights: after few steps the output is almost 0."""
+    found = restore(run / "checkpoints/last.ckpt")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in found.denoiser.network.parameters():
+            weight.add_(0.3 * torch.randn_like(weight))
+    return found
+
+
+def test_particles_of_the_page_end_as_in_torch(model: Restored, run: Path, chromium, tmp_path: Path) -> None:
+    denoisers = {"exact": restore(run / "checkpoints/last.ckpt", weights="exact").denoiser, "learned": model.denoiser}
+    page = write_web(tmp_path / "x.html", model)
+    noise, z, classes = torch.randn(20, 2, 1, 1), torch.randn(12, 20, 2, 1, 1), torch.ones(20, dtype=torch.int64)
+    with visit(chromium, f"file://{page}", width=390, scheme="dark") as seen:
+        for name, method, steps in product(denoisers, ON_THE_PAGE, (3, 12)):
+            found = seen.page.evaluate(
+                "([x, z, name, method, steps]) => "
+                "Array.from(travel(estimates[name], method, steps, x, 1, Float64Array.from(z)).places[steps])",
+                [noise.flatten().tolist(), z.flatten().tolist(), name, method, steps],
+            )
+            streams: Any = SimpleNamespace(normal_like=partial(lambda draws, _: next(draws), iter(z)))
+            sampler = ON_THE_PAGE[method](steps=steps, grid=grids.flow)
+            expected = sampler(denoisers[name], noise, streams, classes=classes).flatten()
+            assert (torch.tensor(found) - expected).abs().max() < 1e-4, (name, method, steps)
+        seen.page.get_by_label("sampler").select_option("heun")
+        seen.slide("steps", 2)  # the third of 1, 2, 3, 4, 5, 6, 8, …
+        seen.page.wait_for_function("() => /^5 eval/.test(document.querySelector('figure span').textContent)")
+        seen.page.get_by_label("field").select_option("learned")
+        seen.page.wait_for_function("() => document.getElementById('exact').hidden")
+        assert (seen.requests, seen.errors, seen.overflow <= 0) == ([f"file://{page}"], [], True)
+
+
+def test_the_exact_field_of_the_page_is_that_of_the_mixture(model: Restored, run: Path, chromium, tmp_path) -> None:
+    exact = restore(run / "checkpoints/last.ckpt", weights="exact").denoiser
+    page = write_web(tmp_path / "x.html", replace(model, config=model.config | {"label_dropout": 0.1}))
+    x, t = torch.randn(50, 2, 1, 1, dtype=torch.float64), grids.flow(exact.schedule, TIMES)
+    script = "([x, i, kind]) => Array.from(noiseOf(x, estimates.exact(x, times[i], kind), times[i]))"
+    with visit(chromium, f"file://{page}") as seen:
+        for i, kind in product((0, 60, 119), (0, 1, 2)):
+            found = seen.page.evaluate(script, [x.flatten().tolist(), i, kind])
+            expected = exact(x, t[i].expand(50), torch.full((50,), kind)).eps.flatten()
+            assert (torch.tensor(found, dtype=torch.float64) - expected).abs().max() < 1e-9
+        assert seen.page.get_by_label("class").locator("option").all_text_contents() == ["0", "1", "no class"]
+
+
+@pytest.mark.parametrize(("changed", "word"), [({"network": torch.nn.ReLU()}, "ReLU"), ({"ends": 4}, "flow map")])
+def test_a_page_refuses_points_that_it_cannot_compute(model: Restored, changed: Any, word: str) -> None:
+    parts = {key: getattr(model.denoiser, key) for key in ("network", "schedule", "prediction")} | changed
+    with pytest.raises(UserError, match=word):
+        write_web(Path("x.html"), replace(model, denoiser=Denoiser(**parts)))

@@ -1,4 +1,4 @@
-"""The bundled model is what `experiment=demo` makes."""
+"""The bundled models are what `experiment=demo` and `experiment=superres` make."""
 
 from pathlib import Path
 
@@ -12,7 +12,9 @@ from diffusion.checkpoint.restore import network_hash, restore
 from diffusion.cli import reproduce
 from diffusion.config.build import validated
 from diffusion.config.schema import Train
+from diffusion.runs.again import ENLARGED
 from diffusion.runs.folder import read_metrics, read_yaml
+from diffusion.sampling.given import condition_of
 
 (TABLE,) = (table for table in reproduce.committed("demo") if table.stem == "train")
 ((_, PUBLISHED),) = ((key, mean.mean) for key, mean in reproduce.means(TABLE).items() if key[1] == "val/mse")
@@ -40,6 +42,16 @@ def test_its_error_is_the_published_one(tmp_path):
     still = ["optimizer.lr=1e-30", "optimizer.weight_decay=0", "ema=none", "trainer.max_steps=1", "samples.n=0"]
     train(["experiment=demo", "init=demo", "guidance=none", "trainer.accelerator=cpu", "score.n=0", *still], tmp_path)
     assert error_of(tmp_path) == pytest.approx(PUBLISHED, abs=SPREAD)
+
+
+def test_super_enlarges_the_images_of_the_recipe_that_it_has():
+    recipe = settings(["experiment=superres", "name=superres"]).model_dump(mode="json")
+    model = restore(trained("super"))
+    found = read_yaml(BUNDLED / "super/config.yaml")
+    assert validated(Train, found).model_dump(mode="json") == recipe == recipe | dict(model.config)
+    condition = condition_of(found["condition"], model.facts, model.shape)
+    assert condition is not None
+    assert [*condition.shapes(model.shape).values()] == [ENLARGED]
 
 
 def test_a_file_of_its_name_comes_first(tmp_path, monkeypatch):

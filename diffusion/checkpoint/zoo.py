@@ -1,0 +1,43 @@
+"""Models of the zoo, `zoo:NAME`: each is a file that the project publishes with its releases (docs/zoo.md)."""
+
+import json
+import os
+from http.client import HTTPException
+from pathlib import Path
+
+import torch.hub
+
+from diffusion.base.files import PACKAGE, cache_dir
+from diffusion.errors import UserError, first_line, nearest
+
+SCHEME = "zoo:"
+RELEASE = "https://github.com/diffusion-experiments/diffusion/releases/download/zoo-1"
+CHECKSUMS: dict[str, str] = json.loads((PACKAGE / "pretrained/zoo.json").read_text("utf-8"))  # name -> SHA-256
+
+
+def is_address(ckpt: object) -> bool:
+    """Whether this names a model of the zoo."""
+    return str(ckpt).startswith(SCHEME)
+
+
+def fetched(address: str) -> Path:
+    """The file of a model, downloaded from RELEASE, or from `$DIFFUSION_ZOO`, unless it is in the cache.
+
+    Raises UserError for an unknown name, without network, and if the file has another checksum.
+    """
+    name, what = address.removeprefix(SCHEME), f"ckpt={address}"
+    if name not in CHECKSUMS:
+        raise UserError(f"{what}: no such model; the zoo has {', '.join(CHECKSUMS)}{nearest(name, CHECKSUMS)}")
+    file = cache_dir("zoo", CHECKSUMS[name][:16]) / f"{name}.safetensors"
+    if not file.is_file():
+        url = f"{os.environ.get('DIFFUSION_ZOO', RELEASE)}/{file.name}"
+        try:
+            torch.hub.download_url_to_file(url, str(file), CHECKSUMS[name])
+        except RuntimeError as error:
+            raise UserError(f"{what}: {url} is damaged, or belongs to another version; try again") from error
+        except (OSError, HTTPException, ValueError) as error:
+            raise UserError(
+                f"{what}: {url} cannot be fetched ({first_line(error)}); check the network, or set DIFFUSION_ZOO to "
+                "another address, such as file:///FOLDER"
+            ) from error
+    return file
