@@ -85,7 +85,7 @@ def test_an_unknown_command_is_refused_with_the_nearest(capsys, monkeypatch) -> 
         "diffusion train --help lab": [],
         "diffusion train data.root=": [],
         "diffusion train ckpt=": ["ckpt=last", "ckpt=auto", "ckpt=outputs/a/1"],
-        "diffusion sample ckpt=": ["ckpt=last", "ckpt=demo", "ckpt=outputs/a/1"],
+        "diffusion sample ckpt=": ["ckpt=last", "ckpt=demo", "ckpt=super", "ckpt=outputs/a/1"],
         "diffusion train ckpt=elsewhere/": [],
         "diffusion status ": [],
     }.items(),

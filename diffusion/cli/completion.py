@@ -85,7 +85,7 @@ def _words(before: list[str], word: str) -> Iterable[str]:
     if equals:  # the choices of a group, in a sweep of the last one
         start = word[: len(word) - len(value.rpartition(",")[2])]
         if key in ("ckpt", "init", "then"):
-            bundled = [file.parent.name for file in (PACKAGE / "pretrained").glob("*/config.yaml")]
+            bundled = sorted(file.parent.name for file in (PACKAGE / "pretrained").glob("*/config.yaml"))
             names = ["auto"] if (command, key) == ("train", "ckpt") else bundled
             runs = runs_below(Path("outputs")) if Path("outputs").is_dir() else ()
             saved = [str(run) for run in runs if (run / "checkpoints").is_dir()]

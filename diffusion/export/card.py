@@ -14,6 +14,7 @@ from diffusion.checkpoint.find import run_folder
 from diffusion.checkpoint.restore import Restored, network_hash
 from diffusion.config.build import OPTIONAL_PARTS, PARTS
 from diffusion.data import ImageData
+from diffusion.pixels import POINTS
 from diffusion.report.compare import from_default
 from diffusion.report.page import Section, Table, escaped, picture, shell
 from diffusion.report.run import NOTES, Blocks, facts
@@ -47,11 +48,12 @@ def write_card(folder: Path, address: str, model: Restored, how: str | None = No
     for file in data.licences:
         (folder / LICENCES).mkdir(exist_ok=True)
         shutil.copy(file, folder / LICENCES)
-    height, width = model.shape[1:]
+    channels, height, width = model.shape
+    drawn = "points of the plane" if channels == POINTS else f"images of {height}×{width} pixels"
     size = sum(weight.numel() for weight in model.denoiser.network.parameters())
     about = (
-        f"{type(model.denoiser.network).__name__} of {size / 1e6:.2f} million parameters that draws images of "
-        f"{height}×{width} pixels, after {model.step:,} steps of training; made with "
+        f"{type(model.denoiser.network).__name__} of {size / 1e6:.2f} million parameters that draws "
+        f"{drawn}, after {model.step:,} steps of training; made with "
         f"diffusion-experiments {VERSION}. Its weights are {WEIGHTS.get(model.weights, model.weights)}."
     )
     if run and run.config.get("trainer"):
@@ -61,8 +63,9 @@ def write_card(folder: Path, address: str, model: Restored, how: str | None = No
     else:
         rows = [[part, describe(model.config[part])] for part in (*PARTS, *OPTIONAL_PARTS) if model.config.get(part)]
         recipe = [Table(("part", "settings"), rows)]
+    tuned = [f"diffusion finetune {address} PHOTOS"] if channels != POINTS else []
     use = [
-        shell(f"diffusion sample ckpt={address} n=64", f"diffusion finetune {address} PHOTOS"),
+        shell(f"diffusion sample ckpt={address} n=64", *tuned),
         f'```python\nimport diffusion\n\nimages = diffusion.load("{address}").sample(16)\n```',
         f"```python\nfrom diffusers import DiffusionPipeline\n\n{how}\n```" if how else None,
     ]
