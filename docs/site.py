@@ -2,7 +2,7 @@
 
 make site     # builds the site from them, in site/
 
-Made here: a page of each group with its choices, the settings of all commands, the library's API, the notebook,
+Made here: a page of each group with its choices, the settings of all commands, the library's API, the notebooks,
 pictures of the choices (docs/choices.py) and the page of the runs in outputs/gallery (docs/gallery.py). The order of
 the pages is that of docs/README.md.
 """
@@ -63,7 +63,7 @@ def stage(pages: Path, drawn: Iterable[str] = choices.GROUPS) -> None:
                 put(pages / linked.relative_to(ROOT), linked.read_bytes())
         if file == ROOT / "README.md":
             text = re.sub(r"\A# .+\n(?s:.*?)(?=^## )", FRONT, text, flags=re.M)
-        put(pages / file.relative_to(ROOT), text.replace("(tour.ipynb)", "(tour.md)"))
+        put(pages / file.relative_to(ROOT), re.sub(r"(\]\([^)#:\s]+)\.ipynb\)", r"\1.md)", text))
     for file in (ROOT / "docs").glob("*.ipynb"):
         for path, content in notebook(file):
             put(pages / "docs" / path, content)
