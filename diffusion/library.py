@@ -205,7 +205,7 @@ class Model:
         drawing = Drawing(
             made, self.shape, operator.index(seed), own, None if weak is None else weak.denoiser,
             self.restored.labels if counts is None else counts, label if classes is None else classes,
-            precision=precision, finite=True, given=given,
+            precision=precision, finite=True, given=given, values=self.restored.values,
         )  # fmt: skip
         drawing.check(self.denoiser, self.restored.label_dropout)
         return drawing

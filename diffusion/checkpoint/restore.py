@@ -19,6 +19,7 @@ from diffusion.base.files import tensor_digest
 from diffusion.checkpoint import authors, diffusers_folder, storage
 from diffusion.config import build
 from diffusion.config.build import ModelFacts, check_targets, make, model_of, plain_config, validated
+from diffusion.data.values import Values
 from diffusion.errors import UserError
 from diffusion.model.network import to_channels_last
 from diffusion.pixels import Resolution, height_width
@@ -78,6 +79,11 @@ class Restored:
         data = self.config["data"]
         channels = int(self.model.get("in_channels", data.get("channels", 3))) - self.denoiser.picture
         return channels, *height_width(data["resolution"])
+
+    @property
+    def values(self) -> Values:
+        """What its images are in the diffusion process."""
+        return Values()
 
     @property
     def model(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from diffusion.base.console import console, count, track
 from diffusion.base.files import cache_dir, digest, tensor_digest
 from diffusion.base.nearest import near_duplicates
 from diffusion.data.images import Entry, Label, cached
+from diffusion.data.values import Values
 from diffusion.errors import UserError
 from diffusion.pixels import POINTS, Channels, Resolution, height_width, to_unit
 from diffusion.randomness import generator_for, to_device
@@ -179,6 +180,7 @@ class ImageData(LightningDataModule):
         super().__init__()
         self.shape = (self.channels, *height_width(self.resolution))  # of the images
         self.splits: dict[str, Split] = {}
+        self.values = Values()  # what the images are in the process; a `load` may set another
         self.classes: list[str] = []  # their names, by index; a `load` that returns labels must set them
         self.unused: Split | None = None  # images of the training photographs that are in no split
         self.report: list[Entry] = []  # files that need attention
@@ -202,7 +204,7 @@ class ImageData(LightningDataModule):
             if (split := self.splits.get(name)) is None:
                 raise UserError(f"data: `load` returned no split {name!r}; return all three, maybe without images")
             kind, counts = (split.images.dtype, *split.images.shape[1:]), self.class_counts(name)
-            dtype = torch.float32 if self.channels == POINTS else torch.uint8
+            dtype = torch.float32 if self.channels == POINTS else self.values.dtype
             if kind != (dtype, *self.shape) or len(counts) != len(self.classes):
                 raise UserError(
                     f"data: `load` returned other images for {name} than {dtype} (N, *{self.shape}), as given by "
@@ -279,13 +281,13 @@ class ImageData(LightningDataModule):
         return batch._replace(image=image, flip=flip, classes=classes, stored=stored)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Mirror the images, and pictures stored for them, by `flip`; scale all to float32 [-1, 1], on the device."""
+        """Mirror the images, and pictures stored for them, by `flip`; turn all into float32, on the device."""
 
         def mirrored(image: Tensor) -> Tensor:
-            return to_unit(torch.where(batch.flip[:, None, None, None], image.flip(-1), image))
+            return torch.where(batch.flip[:, None, None, None], image.flip(-1), image)
 
-        stored = {name: mirrored(rows) if rows.ndim == 4 else rows for name, rows in batch.stored.items()}
-        return batch._replace(image=mirrored(batch.image), stored=stored)
+        stored = {name: to_unit(mirrored(rows)) if rows.ndim == 4 else rows for name, rows in batch.stored.items()}
+        return batch._replace(image=self.values.inside(mirrored(batch.image)), stored=stored)
 
     def _loader(self, split: Split, batches: Sampler[Index] | list[Index]) -> DataLoader[Batch]:
         """A loader for which each index is a whole batch. The images are in memory, so it needs no workers."""

@@ -23,8 +23,9 @@ from diffusion.base.files import digest, replacing, tensor_digest
 from diffusion.checkpoint.find import at_step, trained
 from diffusion.checkpoint.restore import Restored, network_hash, restore
 from diffusion.config.build import check_arguments, make
+from diffusion.data.values import Shape, Values
 from diffusion.errors import UserError, nearest
-from diffusion.pixels import POINTS, gif, grid, pictures, saturated, save_png, spread, to_uint8
+from diffusion.pixels import POINTS, gif, grid, pictures, saturated, save_png, spread
 from diffusion.process.denoiser import Denoise, Denoiser, Estimate, MixedPrecision
 from diffusion.process.editing import Between
 from diffusion.process.guidance import Guidance
@@ -60,11 +61,12 @@ class Drawing:
     With `between`, a pair of seeds, the images interpolate from image 0 of the first seed to image 0 of the second.
     `precision` is that of the network's products, None for that of the weights. Samples that are not finite are an
     error if `finite`; otherwise, as in training, a warning is printed. Samples larger than the network's images are
-    drawn in windows of its size that begin at multiples of a unit: `windows` is ((height, width), unit).
+    drawn in windows of its size that begin at multiples of a unit: `windows` is ((height, width), unit). `values`
+    makes the images, of this `shape`, of the samples in the process.
     """
 
     sampler: Sampler
-    shape: tuple[int, int, int]  # (C, H, W)
+    shape: Shape  # (C, H, W)
     seed: int
     guidance: Guidance | None = None
     weak: Denoiser | None = None
@@ -75,6 +77,7 @@ class Drawing:
     finite: bool = False
     given: Given | None = None
     windows: tuple[tuple[int, int], int] | None = None
+    values: Values = field(default_factory=Values)
 
     def __call__(
         self,
@@ -97,7 +100,7 @@ class Drawing:
         if self.weak is not None:
             self.weak.to(device)
         conditions, denoise = self.conditions(denoiser, n), self.guided(denoiser)
-        images = [to_uint8(torch.empty(0, *self.shape))]
+        images = list[Tensor]()
         batches = {b: files and files / f"{b.start}-{b.stop}.pt" for b in batches_of(n, batch_size, share)}
         left = sum(len(batch) for batch, file in batches.items() if not (file and file.is_file()))
         with progress_bar(enabled=description is not None) as progress:
@@ -115,18 +118,23 @@ class Drawing:
                 began, streams = time.perf_counter(), self.streams(batch, n, device)
                 given: dict[str, Any] = {name: rows[list(batch)].to(device) for name, rows in conditions.items()}
                 given |= self.inputs(batch, device)
-                x0 = self.sampler(denoise, streams.normal(*self.shape), streams, after_step, **given)
+                x0 = self.sampler(denoise, streams.normal(*self.space), streams, after_step, **given)
                 if wrong := int((~x0.isfinite()).flatten(1).any(dim=1).sum()):
                     problem = f"{count(wrong, 'sample')} not finite; use another checkpoint or precision=null"
                     if self.finite:
                         raise UserError(problem, 3)
                     console.print(f"warning: {problem}", style="yellow")
-                images.append(to_uint8(x0).cpu())
+                images.append(self.values.outside(x0).cpu())
                 if file:
                     file.parent.mkdir(parents=True, exist_ok=True)
                     with replacing(file, durable=True) as part:
                         torch.save({"images": images[-1], "seconds": time.perf_counter() - began}, part)
-        return torch.cat(images)
+        return torch.cat(images) if images else self.values.outside(torch.empty(0, *self.space))
+
+    @property
+    def space(self) -> Shape:
+        """(c, h, w) of the samples in the process."""
+        return self.values.shape(self.shape)
 
     def saturation(self, images: Tensor, real: Tensor | None = None) -> str:
         """A sentence about the images that are saturated, with what to change; empty if they are few.
@@ -308,7 +316,8 @@ class Frames:
     Points are in two pictures.
     """
 
-    def __init__(self, sampler: Sampler, schedule: Schedule):
+    def __init__(self, sampler: Sampler, schedule: Schedule, values: Values | None = None):
+        self.values = values or Values()
         self.times = sampler.grid(schedule.on_cpu(), sampler.steps).tolist()
         self.kept = [1 + i for i in spread(sampler.steps, FRAMES)]
         self.steps: dict[int, Tensor] = {}
@@ -317,7 +326,8 @@ class Frames:
         """Keep step k of the first batch."""
         if first == 0 and k in self.kept:
             few = slice(filmed(x.shape[1]))
-            self.steps[k] = torch.cat([pictures(to_uint8(each[few])).cpu() for each in (x, estimate.x0)])
+            images = [self.values.pictures(self.values.outside(each[few])) for each in (x, estimate.x0)]
+            self.steps[k] = torch.cat([pictures(each).cpu() for each in images])
 
     def save_gif(self, path: Path) -> None:
         """Write a GIF: x_t above the estimates of x0."""

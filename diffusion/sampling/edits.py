@@ -51,7 +51,7 @@ class Edited(NamedTuple):
 def varied(drawing: Drawing, picture: Source, strength: float = STRENGTH) -> Edited:
     """`drawing`, changed to draw variants of a picture by SDEdit."""
     pixels = read_picture(picture, drawing.shape)
-    sampler = SDEdit(drawing.sampler, to_unit(pixels), strength)
+    sampler = SDEdit(drawing.sampler, drawing.values.inside(pixels), strength)
     return Edited(replace(of_picture(drawing, pixels), sampler=sampler), pixels[None])
 
 

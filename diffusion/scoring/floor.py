@@ -17,7 +17,7 @@ from torch import Tensor
 from diffusion.base.console import console, count, duration, track
 from diffusion.base.files import replace
 from diffusion.config.build import make
-from diffusion.data import ImageData, to_unit
+from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.metric.denoising import FrozenGrid, mean_and_error, numbered
 from diffusion.metric.score import draw
@@ -44,11 +44,12 @@ def measure(denoiser: Denoiser, weighting: Any, data: ImageData, folder: Path, n
     `weighting` is the configuration of the weights of the loss; None: 1. Raises UserError without held-out images.
     """
     schedule, train, val, start = denoiser.schedule.on_cpu(), data.splits["train"], data.splits["val"], time.monotonic()
+    inside = data.values.inside
     if (n := min(n, len(train), len(val))) == 0:
         raise UserError("floor: there are no held-out images to compare with; set data.val")
     t = grid.log_snr(schedule, levels, *LEVELS)[:-1].flip(0)
     t = t if schedule.steps is None else ((t * schedule.steps).ceil() / schedule.steps).unique()
-    atoms, sigma, sources = Atoms(train.images, data.flip, unit=to_unit), schedule.level(t), numbered(train.sources)
+    atoms, sigma, sources = Atoms(train.images, data.flip, unit=inside), schedule.level(t), numbered(train.sources)
     seen, unseen = (draw(torch.arange(len(split)), n) for split in (train, val))
     labels = [split.labels if getattr(denoiser.network, "classes", 0) else None for split in (train, val)]
     found: dict[str, list[Tensor]] = {name: [] for name in NAMES}
@@ -56,7 +57,7 @@ def measure(denoiser: Denoiser, weighting: Any, data: ImageData, folder: Path, n
     batches = torch.arange(n).split(levels_at_once(atoms, len(t)))
     for index in track(batches, "floor", len(batches), "batch"):
         (x, of_x), (z, of_z) = (
-            (to_unit(split.images[chosen[index]]), None if of is None else of[chosen[index]])
+            (inside(split.images[chosen[index]]), None if of is None else of[chosen[index]])
             for split, chosen, of in ((train, seen, labels[0]), (val, unseen, labels[1]))
         )
         eps, others = FrozenGrid().noise(index, 0, x), ~atoms.alike(sources[seen[index]], sources)
@@ -76,7 +77,7 @@ def measure(denoiser: Denoiser, weighting: Any, data: ImageData, folder: Path, n
     errors = {name: torch.cat(x, dim=1) for name, x in found.items()}
     both = [sources[seen], numbered(val.sources)[unseen]]
     errors["gap"] = errors["held_out"] - errors["train"]
-    z, filtered = to_unit(val.images[unseen]), Wiener(atoms)
+    z, filtered = inside(val.images[unseen]), Wiener(atoms)
     eps = FrozenGrid().noise(torch.arange(n), 0, z).flatten(1)
     errors["linear"] = apart(z, torch.stack([filtered(z.flatten(1) + s * eps, s) for s in sigma.tolist()]))
     errors["lag"] = errors["held_out"] - errors["linear"]

@@ -15,7 +15,7 @@ from diffusion.base.files import code_version
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.config.schema import Evaluate
-from diffusion.data import ImageData, to_unit
+from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.metric.denoising import mean_and_error, numbered
 from diffusion.metric.record import Reference, Score
@@ -99,7 +99,8 @@ def bits_per_dimension(restored: Restored, settings: Evaluate, data: ImageData, 
             if labelled and chosen.labels is not None:
                 conditions["classes"] = chosen.labels[index].to(device)
             denoise = Conditioned(denoiser, conditions) if conditions else denoiser
-            parts.append(likelihood(denoise, to_unit(chosen.images[index]).to(device), streams, variance).cpu())
+            x0 = data.values.inside(chosen.images[index]).to(device)
+            parts.append(likelihood(denoise, x0, streams, variance).cpu())
             bar.update(task, advance=len(index))
     bits = torch.cat(parts).double()
     if not bits.isfinite().all():

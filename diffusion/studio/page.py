@@ -26,7 +26,6 @@ from diffusion.checkpoint.find import BUNDLED, run_folder
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.choices import RUN, choices, searched
 from diffusion.config.inherit import changes_of
-from diffusion.data import to_uint8
 from diffusion.errors import UserError, command_line, shown
 from diffusion.library import Model
 from diffusion.pixels import grid, only_pictures
@@ -82,10 +81,12 @@ class Page:
         """
         queue, stop = Queue[Tensor | None](), Event()
 
+        outside, pictures = self.model.restored.values.outside, self.model.restored.values.pictures
+
         def after_step(_: int, __: int, x: Tensor, estimate: Estimate) -> None:
             if stop.is_set():
                 raise CancelledError
-            queue.put(to_uint8(estimate.x0).cpu())
+            queue.put(pictures(outside(estimate.x0)).cpu())
 
         with ThreadPoolExecutor(1) as pool:
             drawing = pool.submit(self.context.copy().run, self.drawn, command, values, after_step)

@@ -16,7 +16,6 @@ from diffusion.checkpoint.find import opened
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.inherit import Change, changes_of
 from diffusion.config.schema import Evaluate, Sample
-from diffusion.data import to_unit
 from diffusion.data.images import in_threads
 from diffusion.errors import UserError
 from diffusion.library import Model
@@ -47,13 +46,13 @@ def draw_samples(asked: Sample, folder: Path, words: Sequence[str]) -> None:
         drawn.append(draw_all(drawing, settings, model.restored, devices, folder))
     images, denoiser, n = drawn[-1], model.denoiser, settings.n
     if settings.trajectory:
-        frames, few = Frames(drawing.sampler, denoiser.schedule), min(n, filmed(model.shape[0]))
+        frames, few = Frames(drawing.sampler, denoiser.schedule, drawing.values), min(n, filmed(model.shape[0]))
         drawing(denoiser, few, devices[0], few, "sampling the trajectory", frames.watch)
         frames.save_gif(folder / "trajectory.gif")
 
     def picture(shown: Tensor) -> Image.Image:
         shown, columns = in_turn(shown, len(settings.labels)) if settings.labels else (shown, None)
-        return grid(shown, columns, large=True)
+        return grid(drawing.values.pictures(shown), columns, large=True)
 
     if (conditions := drawing.pictures(min(n, GRID))) is not None:
         save_png(picture(conditions), folder / CONDITIONS)
@@ -93,7 +92,7 @@ def enlarging(asked: Sample, changes: Sequence[Change], model: Model, seed: int)
 def enlargement(drawing: Drawing, images: Tensor) -> Drawing:
     """The drawing of a model of `enlarging` from uint8 images (n, C, h, w) of the one before."""
     assert drawing.given is not None
-    named = drawing.given.condition.own(to_unit(images))
+    named = drawing.given.condition.own(drawing.values.inside(images))
     return replace(drawing, given=replace(drawing.given, named=named))
 
 

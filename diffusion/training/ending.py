@@ -16,7 +16,6 @@ from diffusion.base.files import replace as replace_file
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.find import prune
 from diffusion.checkpoint.restore import file_hash, network_hash
-from diffusion.data import to_unit
 from diffusion.errors import Interrupted, UserError, first_line, resume_command
 from diffusion.pixels import POINTS, grid, save_png
 from diffusion.report.run import ASKED, write_report
@@ -75,7 +74,8 @@ def draw_last(run: Parts, trainer: pl.Trainer, module: Diffusion) -> Samples:
     if n:
         source = run.source(drawing) | {"step": trainer.global_step}
         files = drawing.files(run.folder / "samples", denoiser, n, size, source)
-        frames, label = Frames(drawing.sampler, denoiser.schedule), f"sampling {count(n, 'image')}" if first else None
+        frames = Frames(drawing.sampler, denoiser.schedule, drawing.values)
+        label = f"sampling {count(n, 'image')}" if first else None
         drawing(denoiser, n, device, size, label, frames.watch, share, files)
         trainer.strategy.barrier()
         if first:
@@ -116,15 +116,15 @@ def conclude(run: Parts, record: RunRecord, trainer: pl.Trainer, samples: Sample
     if samples is not None:
         images, source = samples
         most = max(1, SHEET // (images.shape[-2] * images.shape[-1]))
-        real, step = run.data.splits["val"].images, trainer.global_step
-        save_png(grid(images[:most], real=real, drawn=len(images), step=step), folder / "samples/all.png")
-        picture = grid(images[: run.shown or SHOWN], large=True, real=real)
+        real, step, shown = run.data.splits["val"].images, trainer.global_step, run.data.values.pictures
+        save_png(grid(shown(images[:most]), real=real, drawn=len(images), step=step), folder / "samples/all.png")
+        picture = grid(shown(images[: run.shown or SHOWN]), large=True, real=real)
         save_png(picture, folder / "samples" / "final.png")
         loggers.log_image(trainer, "samples/final", picture)
         if (conditions := run.drawing.pictures(run.shown or SHOWN)) is not None:
             save_png(grid(conditions, large=True), folder / "samples/conditions.png")
         if (given := run.drawing.given) and (
-            found := given.condition.measured(given.rows(range(len(images))), to_unit(images))
+            found := given.condition.measured(given.rows(range(len(images))), run.data.values.inside(images))
         ):
             replace_file(folder / ASKED, json.dumps(found))
         if run.scorer is not None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from diffusion.data import Batch, ImageData, to_unit
+from diffusion.data import Batch, ImageData
 from diffusion.errors import UserError
 from diffusion.metric.denoising import SETS, DenoisingErrors, FrozenGrid
 from diffusion.model.network import examples
@@ -43,7 +43,7 @@ class Diffusion(pl.LightningModule):
         self.denoiser = Denoiser(run.network, run.schedule, run.prediction, **run.widths)
         self.objective = run.objective
         train, changed, dropout = run.data.splits["train"], run.augmentation or run.crops, run.settings.label_dropout
-        atoms = None if changed else Atoms(train.images, run.data.flip, train.labels, dropout, to_unit)
+        atoms = None if changed else Atoms(train.images, run.data.flip, train.labels, dropout, run.data.values.inside)
         try:
             self.objective.prepare(self.denoiser, atoms)
         except UserError as error:

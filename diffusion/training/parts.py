@@ -123,7 +123,7 @@ class Parts:
         given = Given(self.condition, self.data.shape, split, self.data.splits[split]) if self.condition else None
         self.drawing = Drawing(
             self.sampler, self.data.shape, settings.seed, guidance, weak, counts, given=given,
-            precision=settings.samples.precision,
+            precision=settings.samples.precision, values=self.data.values,
         )  # fmt: skip
         self.scored, self.shown = self.affordable()
         self.scorer = self.make_scorer()

@@ -89,7 +89,7 @@ class SampleGrid(Periodic):
         if trainer.is_global_zero:
             with averaged_weights(module):
                 images = self.drawing(module.denoiser, self.run.shown, module.device, watch=saving.poll)
-            picture = grid(images, real=self.run.data.splits["val"].images)
+            picture = grid(self.run.data.values.pictures(images), real=self.run.data.splits["val"].images)
             save_png(picture, self.run.folder / f"samples/step-{trainer.global_step:08d}.png")
             log_image(trainer, "samples", picture)
 

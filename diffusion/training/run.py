@@ -106,7 +106,7 @@ def check_parts(run: Parts, module: Diffusion) -> None:
     try:
         with torch.no_grad():
             stored = {name: to_unit(rows) if rows.ndim == 4 else rows for name, rows in first.stored.items()}
-            module.values(to_unit(first.images), given, lambda use: Streams([0, 0]), stored)
+            module.values(run.data.values.inside(first.images), given, lambda use: Streams([0, 0]), stored)
     except (RuntimeError, IndexError) as error:
         raise UserError(f"model: it does not fit the images or the objective ({first_line(error)})") from error
     with refusing("optimizer", "; --help optimizer lists settings that work"):
@@ -193,7 +193,7 @@ def start_writing(run: Parts, record: RunRecord, trainer: pl.Trainer) -> None:
     counts = ", ".join(f"{len(split.images)} {name}" for name, split in data.splits.items())
     parameters = count(sum(p.numel() for p in network.parameters()), "parameter")
     console.print(f"images {height}×{width}{kind}: {counts} · network with {parameters}")
-    deviation = float(to_unit(data.splits["train"].images[:SEVERAL]).std())
+    deviation = float(data.values.inside(data.splits["train"].images[:SEVERAL]).std())
     if data.channels != POINTS and not USUAL[0] <= data.scale * deviation <= USUAL[1]:
         console.print(
             f"the images' standard deviation is {deviation:.2g}; noise levels and networks are made for about 0.5: "
