@@ -23,7 +23,8 @@ HEAVY = ("features", "model", "data", "guidance")  # they read or allocate somet
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_every_choice_has_valid_types_and_can_be_built(group, name):
-    place = {"folder": "root", "archive": "path", "hub": "path"}.get(name) if group == "data" else None
+    places = {"folder": "root", "arrays": "root", "archive": "path", "hub": "path"}
+    place = places.get(name) if group == "data" else None
     set_on_the_command_line = {place: "x"} if place else {}
     if (group, name) == ("condition", "columns"):
         set_on_the_command_line = {"table": "x", "columns": ["y"]}

@@ -95,6 +95,8 @@ def write(folder: Path, model: "Restored") -> str:
     """
     if "condition" in model.facts:
         raise UserError("condition: diffusers' U-Nets have none like it; export a safetensors file")
+    if "measured" in model.facts:
+        raise UserError("measurements: diffusers' pipelines draw 8-bit pictures; export a safetensors file")
     if model.config["data"].get("scale", 1.0) != 1:
         raise UserError("data.scale: diffusers' pipelines have none; export a safetensors file")
     denoiser, sampler = model.denoiser, make(model.config["sampler"], "sampler", Sampler)

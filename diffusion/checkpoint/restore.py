@@ -18,7 +18,8 @@ from diffusion.base.console import console, count
 from diffusion.base.files import tensor_digest
 from diffusion.checkpoint import authors, diffusers_folder, storage
 from diffusion.config import build
-from diffusion.config.build import ModelFacts, check_targets, make, model_of, plain_config, validated
+from diffusion.config.build import ModelFacts, check_arguments, check_targets, make, model_of, plain_config, validated
+from diffusion.data.measured import Measured
 from diffusion.data.values import Values
 from diffusion.errors import UserError
 from diffusion.model.network import to_channels_last
@@ -83,7 +84,10 @@ class Restored:
     @property
     def values(self) -> Values:
         """What its images are in the diffusion process."""
-        return Values()
+        if (figures := self.facts.get("measured")) is None:
+            return Values()
+        check_arguments(Measured, figures, f"ckpt={self.path}: measured")
+        return Measured(**figures)
 
     @property
     def model(self) -> dict[str, Any]:

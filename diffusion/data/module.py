@@ -27,7 +27,7 @@ from diffusion.base.nearest import near_duplicates
 from diffusion.data.images import Entry, Label, cached
 from diffusion.data.values import Values
 from diffusion.errors import UserError
-from diffusion.pixels import POINTS, Channels, Resolution, height_width, to_unit
+from diffusion.pixels import Channels, Resolution, height_width, is_points, to_unit
 from diffusion.randomness import generator_for, to_device
 
 PLACE = re.compile(r" (\d+)px at (\d+),(\d+)$")  # the ending of a tile's name, after the name of its photograph
@@ -181,6 +181,7 @@ class ImageData(LightningDataModule):
         self.shape = (self.channels, *height_width(self.resolution))  # of the images
         self.splits: dict[str, Split] = {}
         self.values = Values()  # what the images are in the process; a `load` may set another
+        self.missing = False  # whether values are NaN, which training and scores leave out
         self.classes: list[str] = []  # their names, by index; a `load` that returns labels must set them
         self.unused: Split | None = None  # images of the training photographs that are in no split
         self.report: list[Entry] = []  # files that need attention
@@ -204,7 +205,7 @@ class ImageData(LightningDataModule):
             if (split := self.splits.get(name)) is None:
                 raise UserError(f"data: `load` returned no split {name!r}; return all three, maybe without images")
             kind, counts = (split.images.dtype, *split.images.shape[1:]), self.class_counts(name)
-            dtype = torch.float32 if self.channels == POINTS else self.values.dtype
+            dtype = torch.float32 if is_points(self.shape) else self.values.dtype
             if kind != (dtype, *self.shape) or len(counts) != len(self.classes):
                 raise UserError(
                     f"data: `load` returned other images for {name} than {dtype} (N, *{self.shape}), as given by "
@@ -216,7 +217,7 @@ class ImageData(LightningDataModule):
         if self.condition is not None:
             self.condition.attach(self)
         if self.truth is None:  # else the images are independent draws
-            self.report = [*self.report, *duplicates(self.splits)]
+            self.report = [*self.report, *duplicates(self.splits, self.values)]
 
     def state_dict(self) -> dict[str, int]:
         """The position in the data, for a checkpoint that is saved after a batch."""
@@ -295,7 +296,7 @@ class ImageData(LightningDataModule):
         return DataLoader(split, batch_size=None, sampler=batches, pin_memory=pin)
 
 
-def duplicates(splits: Mapping[str, Split]) -> list[Entry]:
+def duplicates(splits: Mapping[str, Split], values: Values) -> list[Entry]:
     """Held-out images that are near-duplicates of images in an earlier split, as entries of `ImageData.report`."""
     pairs = [pair for pair in combinations(splits, 2) if all(len(splits[name]) for name in pair)]
 
@@ -307,7 +308,9 @@ def duplicates(splits: Mapping[str, Split]) -> list[Entry]:
                 "action": "used",
             }
             for first, second in track(pairs, "comparing splits", len(pairs), "pair")
-            for i, j in enumerate(near_duplicates(splits[second].images, splits[first].images).tolist())
+            for i, j in enumerate(
+                near_duplicates(*(values.pictures(splits[name].images) for name in (second, first))).tolist()
+            )
             if j >= 0
         ]
 

@@ -25,7 +25,7 @@ from diffusion.metric.distances import FrechetDistance, KernelDistance
 from diffusion.metric.estimate import LEVEL, RealSet, SampleMetric, moments, order_of
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.photographs import photographs_of
-from diffusion.pixels import POINTS, to_uint8
+from diffusion.pixels import is_points, to_uint8
 from diffusion.randomness import Streams, generator_for, seeds_for
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,8 @@ def reference_of(images: Tensor, extractor: FeatureExtractor, name: str = "", so
     if len(images) < LEAST:
         raise UserError(f"{len(images)} reference images{f' ({name})' if name else ''}; scores need at least {LEAST}")
     features, key = features_of(images, extractor)
-    shown = {1: " grey as RGB", POINTS: " points", 3: "", 4: " RGBA over white"}[images.shape[1]]  # see `to_rgb`
+    kinds = {1: " grey as RGB", 3: "", 4: " RGBA over white"} if images.dtype == torch.uint8 else {}  # see `to_rgb`
+    shown = " points" if is_points(images.shape) else kinds.get(images.shape[1], f" {images.shape[1]} channels")
     size = "x".join(map(str, images.shape[-2:])) + shown
     made_by = {"features": extractor.name, "weights_hash": extractor.weights_hash, "resize": extractor.resize}
     found = RealSet.of(features, photographs_of(sources))

@@ -25,7 +25,7 @@ from diffusion.checkpoint.restore import Restored, network_hash, restore
 from diffusion.config.build import check_arguments, make
 from diffusion.data.values import Shape, Values
 from diffusion.errors import UserError, nearest
-from diffusion.pixels import POINTS, gif, grid, pictures, saturated, save_png, spread
+from diffusion.pixels import gif, grid, is_points, pictures, saturated, save_png, spread
 from diffusion.process.denoiser import Denoise, Denoiser, Estimate, MixedPrecision
 from diffusion.process.editing import Between
 from diffusion.process.guidance import Guidance
@@ -305,9 +305,9 @@ def check_weak(guidance: Guidance, weak: Restored, shape: tuple[int, ...], class
         )
 
 
-def filmed(channels: int) -> int:
+def filmed(shape: Sequence[int]) -> int:
     """The number of samples whose steps are shown."""
-    return SHOWN_POINTS if channels == POINTS else FILMED
+    return SHOWN_POINTS if is_points(shape) else FILMED
 
 
 class Frames:
@@ -325,7 +325,7 @@ class Frames:
     def watch(self, first: int, k: int, x: Tensor, estimate: Estimate) -> None:
         """Keep step k of the first batch."""
         if first == 0 and k in self.kept:
-            few = slice(filmed(x.shape[1]))
+            few = slice(filmed(x.shape))
             images = [self.values.pictures(self.values.outside(each[few])) for each in (x, estimate.x0)]
             self.steps[k] = torch.cat([pictures(each).cpu() for each in images])
 

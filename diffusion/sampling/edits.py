@@ -50,6 +50,7 @@ class Edited(NamedTuple):
 
 def varied(drawing: Drawing, picture: Source, strength: float = STRENGTH) -> Edited:
     """`drawing`, changed to draw variants of a picture by SDEdit."""
+    only_pictures("edit", drawing.shape, drawing.values.dtype)
     pixels = read_picture(picture, drawing.shape)
     sampler = SDEdit(drawing.sampler, drawing.values.inside(pixels), strength)
     return Edited(replace(of_picture(drawing, pixels), sampler=sampler), pixels[None])
@@ -57,6 +58,7 @@ def varied(drawing: Drawing, picture: Source, strength: float = STRENGTH) -> Edi
 
 def filled(drawing: Drawing, picture: Source, mask: Source, method: Node) -> Edited:
     """`drawing`, changed to fill a picture where its mask is white, by a method of conf/inpainting."""
+    only_pictures("edit", drawing.shape, drawing.values.dtype)
     pixels, fill, paste = opening(picture, mask, drawing.shape)
     if bool(fill.all()):
         raise UserError("mask: it covers all that the network sees, so nothing is kept; use a smaller one, or `sample`")
@@ -71,6 +73,7 @@ def solved(
     drawing: Drawing, picture: Source, operator: Node, method: Node, noise: float | None = None, observed: bool = False
 ) -> Edited:
     """`drawing`, changed to draw images of which a linear operator makes what is observed; see `observation_of`."""
+    only_pictures("edit", drawing.shape, drawing.values.dtype)
     seen, before = observation_of(operator, picture, drawing.shape, noise, observed, drawing.seed)
     return Edited(answering(drawing, seen, method), before)
 
@@ -222,7 +225,6 @@ def read_picture(picture: Source, shape: Shape) -> Tensor:
 
 def upright(name: str, picture: Source, shape: Shape) -> Image.Image:
     """A picture as an image of at least the size of `shape`, in its mode."""
-    only_pictures("edit", shape[0])
     if isinstance(picture, Tensor):
         picture = picture.cpu().movedim(0, -1).numpy() if picture.ndim == 3 else picture.cpu().numpy()
     if isinstance(picture, np.ndarray):

@@ -28,7 +28,7 @@ from diffusion.metric.photographs import photographs_of
 from diffusion.metric.record import FEW, Score
 from diffusion.metric.referee import LIMIT, judge
 from diffusion.metric.score import LEAST, divide, draw, extract, features_of, noise_images, reference_of, score
-from diffusion.pixels import POINTS, framed, only_pictures, save_png
+from diffusion.pixels import framed, is_points, only_pictures, save_png
 from diffusion.report import figures
 from diffusion.report.faults import SHOWN
 from diffusion.report.scores import print_scores
@@ -54,7 +54,7 @@ class Scorer:
     def check(self, n: int, baselines: Iterable[str], audit: Sequence[str] = ()) -> None:
         """Raise UserError, before any costly work, for too few images; warn about few images in the reference."""
         splits = self.data.splits
-        if self.data.channels == POINTS and self.extractor.name != "points":
+        if is_points(self.data.shape) and self.extractor.name != "points":
             raise UserError("features: points need features=points metrics=points")
         available = (len(self.given.features) or FEW) if self.given else len(splits[self.split])
         name = f"reference={self.given.name}" if self.given else f"split={self.split}"
@@ -62,7 +62,7 @@ class Scorer:
         if {"real", "split_half"} & set(baselines):
             needed[f"baselines from split {self.opposite}"] = len(splits[self.opposite])
         if audit:
-            only_pictures("audit", self.data.channels)
+            only_pictures("audit", self.data.shape, self.data.values.dtype)
             needed["audit by split val"] = len(splits["val"])
         for what, found in needed.items():
             if found < LEAST:
@@ -142,7 +142,7 @@ class Scorer:
 
         See `metric.referee` and `metric.faults`.
         """
-        if not self.data.splits or self.data.channels == POINTS:
+        if not self.data.splits or is_points(self.data.shape):
             return
         splits = [self.data.splits[name] for name in ("train", "val" if self.split == "train" else self.split)]
         some = [

@@ -20,8 +20,9 @@ from diffusion.data import ImageData
 from diffusion.data.conditions import Condition
 from diffusion.errors import UserError, shown
 from diffusion.metric.features import FeatureExtractor
-from diffusion.pixels import POINTS, height_width, resolution_of
+from diffusion.pixels import height_width, is_points, resolution_of
 from diffusion.process.augmentation import Augmentation, Crops
+from diffusion.process.objective import Simple
 from diffusion.process.prediction import Prediction, scaled
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
@@ -90,6 +91,7 @@ class Parts:
             check_weak(self.guidance, self.weak_model, self.data.shape, self.data.classes)
 
         self.objective: Any = make(settings.objective, "objective", nn.Module)
+        check_measured(settings, self.data, self.objective)
         if ends := getattr(self.objective, "ends", 0):
             self.widths["ends"] = ends
         inputs = inputs_of(settings, self.augmentation, len(self.data.classes), self.widths)
@@ -107,7 +109,7 @@ class Parts:
         self.extractor: FeatureExtractor | None = optional(scored and settings.features, "features", FeatureExtractor)
         self.clock = clock_of(settings, self.data, devices, resumed)
 
-        self.facts: dict[str, Any] = {**inputs, **self.widths}
+        self.facts: dict[str, Any] = {**inputs, **self.widths, **self.data.values.facts}
         if self.condition is not None:
             self.facts["condition"] = self.condition.facts(self.data.shape)
         step = (settings.guidance or {}).get("step")
@@ -221,6 +223,18 @@ def inputs_of(
     return inputs
 
 
+def check_measured(settings: Train, data: ImageData, objective: nn.Module) -> None:
+    """Reject what is made for pictures, if the data are measurements; what has no mask, if some are missing."""
+    if data.values.dtype == torch.uint8 or is_points(data.shape):
+        return
+    if settings.augmentation:
+        raise UserError("augmentation: it resamples the values, but the data are measurements; set augmentation=none")
+    if settings.sampler.get("threshold"):
+        raise UserError("sampler.threshold: measurements have no limits to clip at; set sampler.threshold=null")
+    if data.missing and type(getattr(objective, "objective", objective)) is not Simple:
+        raise UserError("objective: values of the data are missing (NaN), which only objective=simple leaves out")
+
+
 def check_network(network: nn.Module, settings: Train, data: ImageData, crops: Crops | None) -> None:
     """Reject a network without the classes of the data; a size that a checkpoint would not know; unsuitable sides.
 
@@ -240,7 +254,7 @@ def check_network(network: nn.Module, settings: Train, data: ImageData, crops: C
             f"data: checkpoints need the size of the images: give {type(data).__name__} the arguments resolution and "
             f"channels, and its yaml file resolution: {shown(size)} and channels: {channels}"
         )
-    if channels == POINTS and (factor > 1 or not settings.features["_target_"].endswith("Points")):
+    if is_points(data.shape) and (factor > 1 or not settings.features["_target_"].endswith("Points")):
         raise UserError("data: points need model=mlp features=points metrics=points, as in experiment=points")
     if height % factor or width % factor:
         near = resolution_of(*(max(factor, round(side / factor) * factor) for side in (height, width)))

@@ -23,7 +23,7 @@ from diffusion.data import to_unit
 from diffusion.errors import UserError, first_line, refusing
 from diffusion.metric.precision import set_precision
 from diffusion.model.network import to_channels_last
-from diffusion.pixels import POINTS
+from diffusion.pixels import is_points
 from diffusion.randomness import Streams
 from diffusion.runs.folder import discard, holds_checkpoints, read_scores
 from diffusion.runs.launch import TRIAL, is_rank
@@ -189,12 +189,16 @@ def start_writing(run: Parts, record: RunRecord, trainer: pl.Trainer) -> None:
     else:
         curves.keep(resumed.folder, resumed.step)
     record.update(facts=run.facts)
-    (_, height, width), kind = data.shape, {1: ", grey", POINTS: ", points", 4: ", RGBA"}.get(data.channels, "")
+    (_, height, width), kind = data.shape, data.values.words(data.shape)
     counts = ", ".join(f"{len(split.images)} {name}" for name, split in data.splits.items())
     parameters = count(sum(p.numel() for p in network.parameters()), "parameter")
     console.print(f"images {height}×{width}{kind}: {counts} · network with {parameters}")
     deviation = float(data.values.inside(data.splits["train"].images[:SEVERAL]).std())
-    if data.channels != POINTS and not USUAL[0] <= data.scale * deviation <= USUAL[1]:
+    if (
+        data.values.dtype == torch.uint8
+        and not is_points(data.shape)
+        and not USUAL[0] <= data.scale * deviation <= USUAL[1]
+    ):
         console.print(
             f"the images' standard deviation is {deviation:.2g}; noise levels and networks are made for about 0.5: "
             f"data.scale={0.5 / deviation:.2g} makes it so in training, and samples have the contrast of the images",
