@@ -2,6 +2,7 @@
 
 from diffusion.data.archive import Archive
 from diffusion.data.arrays import Arrays, Measurements
+from diffusion.data.fields import Fields
 from diffusion.data.folder import Folder
 from diffusion.data.hub import Hub
 from diffusion.data.module import Batch, ImageData, Split
@@ -10,6 +11,6 @@ from diffusion.data.sets import Cifar10, Landscapes
 from diffusion.pixels import to_uint8, to_unit
 
 __all__ = [
-    "Archive", "Arrays", "Batch", "Cifar10", "Drawn", "Folder", "Hub", "ImageData", "Landscapes", "Measurements",
-    "Split", "to_uint8", "to_unit",
+    "Archive", "Arrays", "Batch", "Cifar10", "Drawn", "Fields", "Folder", "Hub", "ImageData", "Landscapes",
+    "Measurements", "Split", "to_uint8", "to_unit",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any
 HIGHER_IS_BETTER = ("precision", "recall", "coverage")
 FEW = 200  # reference images: with fewer, a distance is mostly chance and bias
 FEW_PHOTOGRAPHS = 20  # held-out ones: with fewer, only gross faults can be seen (docs/numbers.md)
-LOWER_IS_BETTER = ("fid", "fd_", "kid", "cmmd", "energy", "copies", "bits")
+LOWER_IS_BETTER = ("fid", "fd_", "kid", "cmmd", "energy", "crps", "copies", "bits")
 
 
 @dataclass(frozen=True)

@@ -176,6 +176,8 @@ def score_last(run: Parts, scorer: Scorer, trainer: pl.Trainer, images: Tensor, 
         check_test(run.folder, again=True)
     for each in [replace(scorer, split=split) for split in score.references]:
         own, others = each.score(images, **source), each.baselines(score.baselines, run.scored)
+        if each.split == score.split:
+            others += each.ensembles(images, run.drawing.given, source)
         each.write([*own, *others])
         loggers.log_scores(trainer, own, each.split)
         print_scores([*own, *others])

@@ -218,7 +218,7 @@ def inputs_of(
             raise UserError(
                 f"{source}: the model has no setting `{key}`; choose another, such as model=unet_small, or do without"
             )
-    if "in_channels" in inputs and model.get("out_channels") is not None:
+    if ("in_channels" in inputs or channels != RGB) and model.get("out_channels") is not None:
         inputs["out_channels"] = model["out_channels"] // RGB * channels
     return inputs
 

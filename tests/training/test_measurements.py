@@ -1,0 +1,105 @@
+"""A run on measurements with missing values, and one on fields with a known posterior; what is done with the models."""
+
+import json
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import diffusion
+from diffusion.errors import UserError
+from diffusion.metric.measurements import EYES
+from diffusion.runs.folder import read_metrics, read_scores
+from tests.support.composing import train
+
+SMALL = [
+    "model.channels=[8,16]", "model.attention=[false,false]", "model.groups=4", "trainer.max_steps=3",
+    "trainer.val_check_interval=3", "samples.n=4", "samples.every_n_epochs=null", "sampler.steps=2",
+    "least_interval=1", "trainer.accelerator=cpu", "data.batch_size=8",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 arrays of two channels, the first of which is missing in half of them."""
+    root = tmp_path_factory.mktemp("arrays")
+    values = np.random.default_rng(0).normal([[[280]], [[1e5]]], [[[5]], [[300]]], (40, 2, 16, 16)).astype("f4")
+    values[::2, 0] = np.nan
+    np.save(root / "all.npy", values)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("measured") / "run"
+    words = [f"data.root={files}", "data.resolution=16", "data.channels=2", "data.names=[t,p]", "data.units=[K,Pa]"]
+    train(["experiment=measurements", *words, "prediction=eps", "optimizer.lr=1e-9", "score.n=8", *SMALL], folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def downscaling(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fields") / "run"
+    train(["experiment=fields", "data.train=40", "data.val=8", "score.n=24", *SMALL], folder)
+    return folder
+
+
+def test_missing_values_are_in_no_error_and_samples_have_the_units_of_the_files(run: Path) -> None:
+    metrics = read_metrics(run / "metrics.csv")
+    for name in ("train/loss", "val/mse", "fit/mse"):  # of a network that estimates 0; with the quarter missing, 0.75
+        assert metrics[name].value[-1] == pytest.approx(1, abs=0.1)
+    model = diffusion.load(run, device="cpu")
+    assert (model.restored.values.names, model.restored.values.units) == (["t", "p"], ["K", "Pa"])
+    assert model.restored.values.mean == pytest.approx([280, 1e5], rel=1e-3)
+    assert model.restored.values.std == pytest.approx([5, 300], rel=0.1)
+    assert model.sample(2, progress=False).dtype == torch.float32
+    found = {(score.what, score.metric) for score in read_scores(run)}
+    assert found == {*product(("samples", "noise", "real", "split_half"), (f"energy_{eye}" for eye in EYES))}
+    assert (run / "figures/measurements.png").is_file()
+
+
+def test_what_is_made_for_pictures_is_refused(run: Path, files: Path, tmp_path: Path) -> None:
+    model, picture = diffusion.load(run, device="cpu"), torch.zeros(3, 16, 16, dtype=torch.uint8)
+    for work in (
+        lambda: model.edit(picture),
+        lambda: model.export(tmp_path / "page.html", "web"),
+        lambda: model.export(tmp_path / "folder", "diffusers"),
+    ):
+        with pytest.raises(UserError, match="measurements"):
+            work()
+    words = ["experiment=measurements", f"data.root={files}", "data.resolution=16", "data.channels=2", *SMALL]
+    for more, match in (
+        ("augmentation=edm", "augmentation"),
+        ("threshold@sampler.threshold=clip", "limits"),
+        ("objective=hybrid", "objective=simple"),
+        ("features=lite0", "features=measurements"),
+    ):
+        with pytest.raises(UserError, match=match):
+            train([*words, more, "score.n=8"], tmp_path / more)
+
+
+def test_the_crps_stands_beside_that_of_the_exact_posterior(downscaling: Path) -> None:
+    scores = {score.what: score for score in read_scores(downscaling) if score.metric == "crps_fine"}
+    assert {*scores} == {"samples", "real", "exact"}
+    assert scores["exact"].value < scores["samples"].value
+    assert all(score.low < score.value < score.high for score in scores.values())
+    assert scores["samples"].settings == {"members": 3}
+    chart = json.loads((downscaling / "ensemble.json").read_text())["fine"]
+    assert len(chart["shares"]) == 4
+    assert sum(chart["shares"]) == pytest.approx(1)
+
+
+def test_given_arrays_are_read_in_their_units(downscaling: Path, tmp_path: Path) -> None:
+    model = diffusion.load(downscaling, device="cpu")
+    coarse = np.random.default_rng(0).normal(size=(3, 1, 16, 16))
+    np.save(tmp_path / "coarse.npy", coarse)
+    given = model.drawing(given=str(tmp_path / "coarse.npy")).given
+    assert given is not None
+    figures = model.restored.facts["condition"]["figures"]
+    expected = (torch.from_numpy(coarse).float() - figures["mean"][0]) / (2 * figures["std"][0])
+    torch.testing.assert_close(given.rows(range(3))["channels"], expected)
+    np.save(tmp_path / "small.npy", coarse[..., :8])
+    with pytest.raises(UserError, match="1×16×8; expected an array of 1×16×16"):
+        model.drawing(given=str(tmp_path / "small.npy"))
