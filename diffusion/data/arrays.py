@@ -15,7 +15,7 @@ from typing import Annotated
 import numpy as np
 import torch
 from annotated_types import Ge, Gt, MinLen
-from PIL import Image
+from PIL import Image, ImageSequence
 from torch import Tensor
 
 from diffusion.data.archive import IMAGES, content_of
@@ -25,6 +25,7 @@ from diffusion.data.measured import Measured, column, figures_of
 from diffusion.data.module import ImageData, Split
 from diffusion.errors import UserError, first_line, refusing
 
+PRECISION = 1e-7  # of float32, relative: a channel that varies less is constant
 GIVEN = "channels"  # the name of the channels of a condition, where they are stored
 
 
@@ -64,16 +65,12 @@ class Measurements(ImageData):
         if unknown := [name for name in self.given if name not in self.every]:
             raise UserError(f"condition.names: no channel {unknown[0]!r}; data.names has {', '.join(self.every)}")
         drawn = [name for name in self.every if name not in self.given]
-        lengths = {"names": len(drawn)} | {
-            key: len(own) for key, own in (("mean", self.mean), ("std", self.std)) if own
-        }
-        lengths |= {"units": len(self.units) - len(self.every) + len(drawn)} if self.units else {}
-        for key, n in lengths.items():
-            if n != self.channels:
-                raise UserError(
-                    f"data.{key}: {n} channels are drawn, those that the condition does not give, but data.channels="
-                    f"{self.channels}; change one of them"
-                )
+        of_drawn = {"names": drawn, "mean": self.mean, "std": self.std}
+        wanted = [(key, own, self.channels) for key, own in of_drawn.items()] + [("units", self.units, len(self.every))]
+        for key, own, n in wanted:
+            if own is not None and len(own) != n:
+                of = f"data.channels={self.channels} are drawn, the others given by the condition"
+                raise UserError(f"data.{key}: it is for {len(own)} channels, but {of}; change one of them")
         return drawn
 
     def divided(self, splits: dict[str, Split]) -> dict[str, Split]:
@@ -88,12 +85,10 @@ class Measurements(ImageData):
             images = split.images[:, own].contiguous() if others else split.images
             found[name] = replace(split, images=images, stored=more)
         mean, std = figures_of(found["train"].images)
-        for name, deviation in zip(drawn, std, strict=True):
-            if not deviation > 0 and self.std is None:
-                raise UserError(
-                    f"data: the channel {name} has the same value in all training images, or none; leave it out of the "
-                    "files, or set data.std"
-                )
+        for name, centre, deviation in zip(drawn, mean, std, strict=True):
+            if not deviation > PRECISION * abs(centre) and self.std is None:
+                what = f"data: the channel {name} has the same value in all training images, or none"
+                raise UserError(f"{what}; leave it out of the files, or set data.std")
         units = [(self.units or [""] * len(self.every))[i] for i in own]
         self.values = Measured(self.mean or mean, self.std or std, drawn, units)
         self.missing = any(bool(part.isnan().any()) for split in found.values() for part in split.images.split(256))
@@ -176,19 +171,17 @@ def pieces(name: str, file: Path) -> Iterator[Item]:
         case ".npz":
             with np.load(file, allow_pickle=False) as archive:
                 known = [key for key in IMAGES if key in archive] or list(archive)
-                if len(known) > 1 and known[0] not in IMAGES:
+                if known[0] not in IMAGES and len(known) > 1:
                     raise ValueError(f"it has the arrays {', '.join(known)}; name one of them images")
                 yield from rows(name, archive[known[0]])
         case ".tar":
             with tarfile.open(file, "r:") as tar:
                 for member in tar:
                     if member.isfile() and member.name.endswith(".npy"):
-                        read = partial(content_of, file, member.offset_data, member.size)
-                        yield Item(f"{name}/{member.name.removeprefix('./')}", partial(decoded, read))
-        case ".png" | ".tif" | ".tiff":
+                        read = partial(decoded, file, member.offset_data, member.size)
+                        yield Item(f"{name}/{member.name.removeprefix('./')}", read)
+        case _:
             yield Item(name, partial(levels, name, file))
-        case ending:
-            yield Item(name, partial(unknown, ending))
 
 
 def rows(name: str, array: np.ndarray) -> Iterator[Item]:
@@ -199,28 +192,23 @@ def rows(name: str, array: np.ndarray) -> Iterator[Item]:
         yield Item(name, partial(np.asarray, array))
 
 
-def decoded(read: partial[bytes]) -> np.ndarray:
+def decoded(file: Path, start: int, size: int) -> np.ndarray:
     """The array in the bytes of an .npy file."""
-    array: np.ndarray = np.load(io.BytesIO(read()), allow_pickle=False)
+    array: np.ndarray = np.load(io.BytesIO(content_of(file, start, size)), allow_pickle=False)
     return array
-
-
-def unknown(ending: str) -> np.ndarray:
-    raise ValueError(f"a file {ending or 'without an ending'}; expected .npy, .npz, .tar, .png or .tif")
 
 
 def levels(name: str, file: Path) -> np.ndarray:
     """The values of an image, (pages, H, W), without any conversion. Raises UserError for colours."""
+    pages = []
     with Image.open(file, formats=["PNG", "TIFF"]) as image:
-        pages = []
-        for page in range(getattr(image, "n_frames", 1)):
-            image.seek(page)
-            if image.mode not in ("L", "F") and not image.mode.startswith("I"):
+        for page in ImageSequence.Iterator(image):
+            if page.mode not in ("L", "F") and not page.mode.startswith("I"):
                 raise UserError(
-                    f"data.root: {name} has colours ({image.mode}), of which 16 bits would be rounded to 8; save its "
+                    f"data.root: {name} has colours ({page.mode}), of which 16 bits would be rounded to 8; save its "
                     "channels as the pages of a TIFF, or as an .npy (C, H, W)"
                 )
-            pages.append(np.array(image))
+            pages.append(np.array(page))
     return np.stack(pages)
 
 

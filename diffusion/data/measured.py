@@ -10,7 +10,7 @@ from annotated_types import Gt
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from diffusion.data.values import Shape, Values
+from diffusion.data.values import Values
 from diffusion.randomness import to_device
 
 SHOWN = 3.0  # deviations from the mean, on both sides, that the colours of a picture span
@@ -62,11 +62,6 @@ class Measured(Values):
         for i, line in enumerate(lines):
             draw.text((2, picture.height + BAR + 5 + TEXT * i), line, "black")
         return whole
-
-    def words(self, shape: Shape) -> str:
-        return ", " + ", ".join(
-            f"{name} in {unit}" if unit else name for name, unit in zip(self.names, self.units, strict=True)
-        )
 
 
 def column(numbers: Sequence[float], like: Tensor) -> Tensor:

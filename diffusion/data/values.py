@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion.pixels import is_points, to_uint8, to_unit
+from diffusion.pixels import to_uint8, to_unit
 
 Shape = tuple[int, int, int]
 
@@ -44,7 +44,3 @@ class Values:
     def legend(self, picture: Image.Image) -> Image.Image:
         """A picture of `pictures`, with what its colours mean."""
         return picture
-
-    def words(self, shape: Shape) -> str:
-        """What images (C, H, W) are, for a line about them."""
-        return ", points" if is_points(shape) else {1: ", grey", 4: ", RGBA"}.get(shape[0], "")

@@ -189,7 +189,9 @@ def start_writing(run: Parts, record: RunRecord, trainer: pl.Trainer) -> None:
     else:
         curves.keep(resumed.folder, resumed.step)
     record.update(facts=run.facts)
-    (_, height, width), kind = data.shape, data.values.words(data.shape)
+    (_, height, width), kind = data.shape, {1: ", grey", 4: ", RGBA"}.get(data.channels, "")
+    if data.values.dtype != torch.uint8 or is_points(data.shape):
+        kind = ", points" if is_points(data.shape) else f", measurements of {count(data.channels, 'channel')}"
     counts = ", ".join(f"{len(split.images)} {name}" for name, split in data.splits.items())
     parameters = count(sum(p.numel() for p in network.parameters()), "parameter")
     console.print(f"images {height}×{width}{kind}: {counts} · network with {parameters}")

@@ -122,7 +122,7 @@ def colours(root: Path) -> None:
 
 
 def constant(root: Path) -> None:
-    stack(root, np.stack([VALUES[:, 0], 0 * VALUES[:, 1]], 1))
+    stack(root, np.stack([VALUES[:, 0], np.full_like(VALUES[:, 0], 0.1, float)], 1))
 
 
 def nothing(root: Path) -> None:
