@@ -43,7 +43,8 @@ FRONT = """# diffusion
 A laboratory for diffusion models: networks that learn to remove noise from images, and can then draw new ones from pure
 noise. Train one on your photographs, change any part of the recipe with one word, and get numbers you can trust.
 
-[Start](docs/hour.md) · [Gallery of runs](gallery.md) · [Pictures of every choice](choices.md)
+[Start](docs/hour.md) · [Gallery of runs](gallery.md) · [Pictures of every choice](choices.md) ·
+[Playground of points](playground.html)
 
 <iframe class="model" src="draw.html#draw" title="The bundled model draws" loading="lazy"></iframe>
 
@@ -79,8 +80,9 @@ def stage(pages: Path, drawn: Iterable[str] = choices.GROUPS) -> None:
 
 
 def stage_model(pages: Path) -> None:
-    """Write the page of the bundled model, which the front page contains."""
+    """Write the page of the bundled model, which the front page contains, and the playground of the zoo's points."""
     write_web(pages / "draw.html", restore(trained("demo")), pictures_only=True)
+    write_web(pages / "playground.html", restore(ROOT / "docs/zoo/points.safetensors"))
 
 
 def put(path: Path, content: str | bytes) -> None:
