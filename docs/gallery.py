@@ -35,10 +35,10 @@ class Shown(NamedTuple):
 
 
 GALLERY = (
-    Shown("demo", "The demo, cut short", "Its recipe, with landscapes of 32×32 pixels, after 500 of 2100 steps.",
-          "train experiment=demo trainer.max_steps=500 score=quick", SHORT),
-    Shown("memoire", "The memoir, cut short", "Its recipe after 100 of 65,250 steps, which are far too few.",
-          "train experiment=memoire trainer.max_epochs=null trainer.max_steps=100 sampler=ddim sampler.steps=25 "
+    Shown("demo", "The demo, cut short", "Its recipe, with landscapes of 32×32 pixels, after 300 of 2100 steps.",
+          "train experiment=demo trainer.max_steps=300 score=quick score.n=200", SHORT),
+    Shown("memoire", "The memoir, cut short", "Its recipe after 60 of 65,250 steps, which are far too few.",
+          "train experiment=memoire trainer.max_epochs=null trainer.max_steps=60 sampler=ddim sampler.steps=25 "
           "samples.n=4 score=off", SHORT),
     Shown("points", "A sweep", "Two schedules, three seeds each, on points whose best denoiser is known; "
           "500 of 2000 steps.",
@@ -47,8 +47,8 @@ GALLERY = (
     Shown("study", "A study of samplers", "The scores of two samplers with 10 and 25 network evaluations, by only 64 "
           "samples each.",
           "study sampler ckpt=demo samplers=[ddim,dpm_2m] nfe=[10,25] n=64", ["n=20", "nfe=[10]"]),
-    Shown("finetune", "A fine-tuning", "The demo after 100 more steps on the photographs of one photographer.",
-          "finetune demo {photos} trainer.max_steps=100 score=quick", SHORT),
+    Shown("finetune", "A fine-tuning", "The demo after 60 more steps on the photographs of one photographer.",
+          "finetune demo {photos} trainer.max_steps=60 score=quick score.n=200", SHORT),
 )  # fmt: skip
 
 
