@@ -36,6 +36,7 @@ API = (
     "library", "process", "model", "metric", "data", "sampling", "scoring", "training", "checkpoint", "randomness",
     "pixels",
 )  # fmt: skip
+SOURCE = "https://github.com/diffusion-experiments/diffusion/tree/main"
 LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 
 FRONT = """# diffusion
@@ -60,7 +61,10 @@ def stage(pages: Path, drawn: Iterable[str] = choices.GROUPS) -> None:
         text = file.read_text("utf-8")
         for target, _ in LINK.findall(text):
             linked = (file.parent / target).resolve()
-            if linked.is_file() and linked.suffix not in (".md", ".ipynb"):
+            if linked.is_dir() or ".github" in linked.parts:  # the site has neither
+                place = linked.relative_to(ROOT).as_posix()
+                text = text.replace(f"]({target})", f"]({SOURCE}/{place})")
+            elif linked.is_file() and linked.suffix not in (".md", ".ipynb"):
                 put(pages / linked.relative_to(ROOT), linked.read_bytes())
         if file == ROOT / "README.md":
             text = re.sub(r"\A# .+\n(?s:.*?)(?=^## )", FRONT, text, flags=re.M)
