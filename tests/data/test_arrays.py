@@ -110,6 +110,7 @@ def test_given_channels_are_stored_beside_those_that_are_drawn(tmp_path: Path) -
     given = condition(split.images, split.stored)["channels"]
     assert abs(float(given.mean())) < 1e-5
     assert abs(float(given.std(correction=0)) - 0.5) < 1e-5
+    assert not condition.own(torch.full((1, 1, 8, 8), torch.nan))["channels"].any()  # missing: the mean
 
 
 def two_kinds(root: Path) -> None:

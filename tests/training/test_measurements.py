@@ -1,6 +1,7 @@
 """A run on measurements with missing values, and one on fields with a known posterior; what is done with the models."""
 
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import pytest
 import torch
 
 import diffusion
+from diffusion.data import Arrays
 from diffusion.errors import UserError
-from diffusion.metric.measurements import EYES
+from diffusion.metric.distances import EnergyDistance
+from diffusion.metric.measurements import EYES, Measurements
 from diffusion.runs.folder import read_metrics, read_scores
+from diffusion.scoring.pipeline import Scorer
 from tests.support.composing import train
 
 SMALL = [
@@ -58,6 +62,20 @@ def test_missing_values_are_in_no_error_and_samples_have_the_units_of_the_files(
     found = {(score.what, score.metric) for score in read_scores(run)}
     assert found == {*product(("samples", "noise", "real", "split_half"), (f"energy_{eye}" for eye in EYES))}
     assert (run / "figures/measurements.png").is_file()
+
+
+def test_samples_lose_the_values_that_real_images_lack_before_they_are_scored(files: Path, tmp_path: Path) -> None:
+    data = Arrays(root=files, resolution=16, channels=2, val=4, test=4)
+    data.setup()
+    complete = data.values.outside(torch.randn(40, 2, 16, 16, generator=torch.Generator().manual_seed(0)) / 2)
+    found = Scorer(data, "train", Measurements(), [EnergyDistance()], tmp_path, tmp_path).score(complete)
+    assert all(score.low < 0 for score in found if score.metric in ("energy_values", "energy_spectrum"))
+
+
+def test_figures_in_a_file_are_checked(run: Path) -> None:
+    restored = replace(diffusion.load(run, device="cpu").restored, facts={"measured": {"mean": "x"}})
+    with pytest.raises(UserError, match=r"measured\.mean"):
+        _ = restored.values
 
 
 def test_what_is_made_for_pictures_is_refused(run: Path, files: Path, tmp_path: Path) -> None:
