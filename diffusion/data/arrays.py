@@ -25,7 +25,6 @@ from diffusion.data.measured import Measured, column, figures_of
 from diffusion.data.module import ImageData, Split
 from diffusion.errors import UserError, first_line, refusing
 
-PRECISION = 1e-7  # of float32, relative: a channel that varies less is constant
 GIVEN = "channels"  # the name of the channels of a condition, where they are stored
 
 
@@ -85,8 +84,8 @@ class Measurements(ImageData):
             images = split.images[:, own].contiguous() if others else split.images
             found[name] = replace(split, images=images, stored=more)
         mean, std = figures_of(found["train"].images)
-        for name, centre, deviation in zip(drawn, mean, std, strict=True):
-            if not deviation > PRECISION * abs(centre) and self.std is None:
+        for name, deviation in zip(drawn, std, strict=True):
+            if not deviation > 0 and self.std is None:
                 what = f"data: the channel {name} has the same value in all training images, or none"
                 raise UserError(f"{what}; leave it out of the files, or set data.std")
         units = [(self.units or [""] * len(self.every))[i] for i in own]

@@ -142,7 +142,7 @@ def other_shape(root: Path) -> None:
         (stack, {"resolution": 16}, "smaller than data.resolution"),
         (two_kinds, {}, "uint16, bytes.npy 0 of uint8|uint8"),
         (colours, {}, "RGBA"),
-        (constant, {}, "the channel 2 has the same value"),
+        (constant, {"resolution": 7}, "the channel 2 has the same value"),
         (nothing, {}, "all are NaN"),
         (stack, {"names": ["a"]}, "data.names"),
         (stack, {"units": ["K"]}, "data.units"),

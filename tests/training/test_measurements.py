@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from diffusion.data import Arrays
 from diffusion.errors import UserError
 from diffusion.metric.distances import EnergyDistance
 from diffusion.metric.measurements import EYES, Measurements
+from diffusion.process.schedule import VP
 from diffusion.runs.folder import read_metrics, read_scores
 from diffusion.scoring.pipeline import Scorer
+from diffusion.training.module import Diffusion
 from tests.support.composing import train
 
 SMALL = [
@@ -52,7 +55,7 @@ def downscaling(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_missing_values_are_in_no_error_and_samples_have_the_units_of_the_files(run: Path) -> None:
     metrics = read_metrics(run / "metrics.csv")
-    for name in ("train/loss", "val/mse", "fit/mse"):  # of a network that estimates 0; with the quarter missing, 0.75
+    for name in ("train/loss", "val/mse", "fit/mse"):  # of a network that estimates 0
         assert metrics[name].value[-1] == pytest.approx(1, abs=0.1)
     model = diffusion.load(run, device="cpu")
     assert (model.restored.values.names, model.restored.values.units) == (["t", "p"], ["K", "Pa"])
@@ -62,6 +65,21 @@ def test_missing_values_are_in_no_error_and_samples_have_the_units_of_the_files(
     found = {(score.what, score.metric) for score in read_scores(run)}
     assert found == {*product(("samples", "noise", "real", "split_half"), (f"energy_{eye}" for eye in EYES))}
     assert (run / "figures/measurements.png").is_file()
+
+
+def test_the_validation_error_is_that_of_known_values() -> None:
+    """Where values are known, the estimate of ε = 0 is 2, elsewhere 100."""
+    x0, found = torch.zeros(3, 2, 4, 4), list[torch.Tensor]()
+    x0[:, 0, :2] = torch.nan
+    eps = torch.where(x0.isnan(), 100.0, 2.0)
+    denoiser = Mock(return_value=Mock(eps=eps), schedule=VP())
+    module = Mock(denoiser=denoiser, device=x0.device, missing=True, condition=None, exact=None, times=lambda u: u)
+    module.raw_denoiser.return_value, module.shown.return_value = None, (x0, {}, None)
+    module.settings.validation.draws, module.frozen.t.return_value = 1, torch.full((3,), 0.5)
+    module.frozen.noise.return_value = torch.zeros_like(x0)
+    module.errors = {"ema": Mock(update=lambda part, error, *_: found.append(error))}
+    Diffusion.validation_step(module, Mock(), 0)
+    torch.testing.assert_close(found[0], torch.full((3,), 4.0))
 
 
 def test_samples_lose_the_values_that_real_images_lack_before_they_are_scored(files: Path, tmp_path: Path) -> None:
