@@ -42,7 +42,8 @@ class Diffusion(pl.LightningModule):
         super().__init__()
         self.denoiser = Denoiser(run.network, run.schedule, run.prediction, **run.widths)
         self.objective = run.objective
-        train, changed, dropout = run.data.splits["train"], run.augmentation or run.crops, run.settings.label_dropout
+        train, dropout = run.data.splits["train"], run.settings.label_dropout
+        changed = run.augmentation or run.crops or run.settings.encoder
         atoms = None if changed else Atoms(train.images, run.data.flip, train.labels, dropout, run.data.values.inside)
         try:
             self.objective.prepare(self.denoiser, atoms)
