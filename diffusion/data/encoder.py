@@ -161,6 +161,11 @@ class Latents(Values):
         found = [to_uint8(encoder.decode(part)) for part in z.split(BATCH)]
         return torch.cat(found) if found else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
 
+    def again(self, images: Tensor, device: torch.device) -> Tensor:
+        """What encoding and decoding makes of images, uint8 (n, C, H, W), on the CPU."""
+        parts = track(images.split(BATCH), "decoding", -(-len(images) // BATCH), "batch")
+        return torch.cat([self.outside(self.inside(part.to(device))).cpu() for part in parts])
+
     def standardised(self, z: Tensor) -> Tensor:
         """Latents (B, c, h, w) with the mean 0 and the deviation 1/2."""
         return (z - self.mean.to(z.device)) / self.deviation.to(z.device) * DEVIATION

@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 import torch
 from composing import train
+from PIL import Image
 
 import diffusion
 from diffusion.base.files import cache_dir
 from diffusion.checkpoint.restore import restore
+from diffusion.config.choices import choice
 from diffusion.data import Folder
 from diffusion.data.encoder import VAE, Latents, statistics
 from diffusion.errors import UserError
 from diffusion.randomness import Streams
+from diffusion.report.scores import BASELINES, score_table
+from diffusion.runs.folder import read_scores
+from diffusion.sampling.edits import filled, read_picture
 
 
 def saved(folder, seed=0, **changes):
@@ -183,3 +188,81 @@ def test_statistics_of_known_moments():
     z = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2, 1).expand(1200, 1, 1, 2, 3)
     mean, deviation = statistics(torch.cat([z, torch.zeros_like(z)], dim=2).half(), 1)
     assert np.allclose([mean[0], deviation[0]], [2, 2**0.5])
+
+
+def test_the_ceiling_is_the_score_of_decoded_real_images(run):
+    """Beside `real`, of the same images, in the scores and the table of the page."""
+    scores = {(score.what, score.metric): score for score in read_scores(run)}
+    ceiling, real = (scores[what, "fd_lite0"] for what in ("ceiling", "real"))
+    assert (ceiling.n, ceiling.reference) == (real.n, real.reference)
+    assert ceiling.value != real.value
+    assert BASELINES["ceiling"] in score_table([*scores.values()]).head
+
+
+def test_variants_of_a_picture_are_near_what_the_encoder_keeps_of_it(run, photos):
+    model = diffusion.load(run, device="cpu")
+    picture = read_picture(photos / "03.png", model.shape)
+    kept = model.restored.values.again(picture[None], torch.device("cpu"))
+    near, far = (
+        (model.edit(photos / "03.png", strength, n=2, steps=50, progress=False).float() - kept.float()).abs().mean()
+        for strength in (0.02, 1.0)
+    )
+    assert near < far
+
+
+def test_a_hole_is_filled_without_looking_at_it(run, photos, monkeypatch):
+    """Pixels outside of it are the picture's own, and what is in it changes no known latent."""
+    model = diffusion.load(run, device="cpu")
+    picture = np.asarray(Image.open(photos / "05.png").resize((16, 16)))
+    mask = np.zeros((16, 16), bool)
+    mask[5:10, 4:9] = True
+    other = picture.copy()
+    other[mask] = 255 - other[mask]
+    made = [filled(model.drawing("ddim"), each, mask, choice("inpainting", "repaint")) for each in (picture, other)]
+    observed = [each.drawing.sampler.observation for each in made]
+    assert torch.equal(observed[0].y, observed[1].y)
+    known = observed[0].operator.known
+    assert (~known).nonzero().amin(dim=0).tolist() == [2, 2]
+    assert (~known).nonzero().amax(dim=0).tolist() == [4, 4]
+    (pasted,) = made[0].paste(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+    assert (np.asarray(pasted)[~mask] == picture[~mask]).all()
+    assert model.inpaint(picture, mask, n=1, steps=2, progress=False).shape == (1, 3, 16, 16)
+
+
+def test_what_needs_pixels_in_the_process_is_refused(run, photos, tmp_path, refused):
+    model = diffusion.load(run, device="cpu")
+    with pytest.raises(UserError, match="operator: it is not linear in latents"):
+        model.solve(photos / "05.png", "blur")
+    with pytest.raises(UserError, match="web: a page cannot decode latents"):
+        model.export(tmp_path / "page.html", "web")
+    assert "bits: of latents" in refused("evaluate", [f"ckpt={run}", "n=4", "bits=2"])
+    assert "floor: it is not computed for latents" in refused("study", ["floor", f"ckpt={run}"])
+
+
+def test_exported_models_draw_the_same(run, tmp_path, vae):
+    """The folder of diffusers has its encoder with it; a safetensors file names that of the run."""
+    model = diffusion.load(run, device="cpu")
+    expected = model.sample(2, progress=False)
+    for name in ("safetensors", "diffusers"):
+        place = tmp_path / f"model.{name}"
+        model.export(place, name)
+        assert torch.equal(diffusion.load(place, device="cpu").sample(2, progress=False), expected)
+    assert diffusion.load(tmp_path / "model.diffusers").restored.values.encoder.key == VAE(str(vae)).key
+    assert (tmp_path / "model.diffusers/vae/config.json").is_file()
+
+
+def test_fine_tuning_keeps_the_statistics_of_the_latents(run, words, tmp_path):
+    facts = restore(run / "checkpoints/last.ckpt").facts["latents"]
+    train([*words, f"init={run}", "data.limit=8", "trainer.max_steps=1", "samples.n=0"], tmp_path / "tuned")
+    assert restore(tmp_path / "tuned/checkpoints/last.ckpt").facts["latents"] == facts
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one(words, tmp_path):
+    """Also the latents drawn in each epoch."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    more = [*words, "samples.n=0"]
+    train([*more, "trainer.max_steps=9"], whole)
+    train([*more, "trainer.max_steps=5"], parts)
+    train([*more, "trainer.max_steps=9", "ckpt=auto"], parts)
+    a, b = (restore(folder / "checkpoints/last.ckpt").denoiser.network.state_dict() for folder in (whole, parts))
+    assert all(torch.equal(a[name], b[name]) for name in a)
