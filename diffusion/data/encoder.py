@@ -205,7 +205,7 @@ class Latents(Values):
         """
         views, images = 1 + mirrored, split.images
         shape = len(images), views, self.m, images.shape[2] // self.factor, images.shape[3] // self.factor
-        file = cache_dir("latents") / f"{digest('latents 1', self.encoder.key, split.key, mirrored)}.bin"
+        file = cache_dir("latents") / f"{digest('latents 1', self.encoder.key, split.key, shape)}.bin"
         size = 2 * math.prod(shape)  # bytes
         with alone(file.with_suffix(".lock")):
             if size and not (file.is_file() and file.stat().st_size == size):
