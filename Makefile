@@ -111,7 +111,7 @@ docs: $(VENV)/.developer ## Measure the samplers' orders again; updates docs/sam
 	$(BIN)/python -m docs.convergence
 
 .PHONY: gallery
-gallery: $(VENV)/.program ## Make the runs that the website shows, in outputs/gallery; about 20 minutes on two CPU cores
+gallery: $(VENV)/.program ## Make the runs that the website shows, in outputs/gallery; about 12 minutes on one CPU core
 	$(RUN) docs.gallery
 
 .PHONY: site

@@ -1,4 +1,4 @@
-"""Make the runs of the gallery of the site in outputs/gallery: `make gallery`, about 20 minutes on two CPU cores.
+"""Make the runs of the gallery of the site in outputs/gallery: `make gallery`, about 12 minutes on one CPU core.
 
     python -m docs.gallery              # those that are not there
     python -m docs.gallery --quick      # of a few steps, to try this script: their pictures show nothing
@@ -35,16 +35,20 @@ class Shown(NamedTuple):
 
 
 GALLERY = (
-    Shown("demo", "The demo", "Landscapes of 32×32 pixels, after 2100 steps on two CPU cores.",
-          "train experiment=demo", SHORT),
-    Shown("memoire", "The memoir, cut short", "Its recipe after 600 of 65,250 steps, which are far too few.",
-          "train experiment=memoire trainer.max_epochs=null trainer.max_steps=600 samples.n=4 score=off", SHORT),
-    Shown("points", "A sweep", "Two schedules, three seeds each, on points whose best denoiser is known.",
-          "train -m experiment=points schedule=linear,cosine seed=0,1,2", ["trainer.max_steps=20", "score.n=50"]),
-    Shown("study", "A study of samplers", "The scores of two samplers with 10 and 25 network evaluations.",
-          "study sampler ckpt=demo samplers=[ddim,dpm_2m] nfe=[10,25]", ["n=20"]),
-    Shown("finetune", "A fine-tuning", "The demo after 300 more steps on the photographs of one photographer.",
-          "finetune demo {photos} trainer.max_steps=300 score=quick", SHORT),
+    Shown("demo", "The demo, cut short", "Its recipe, with landscapes of 32×32 pixels, after 300 of 2100 steps.",
+          "train experiment=demo trainer.max_steps=300 score=quick score.n=200", SHORT),
+    Shown("memoire", "The memoir, cut short", "Its recipe after 60 of 65,250 steps, which are far too few.",
+          "train experiment=memoire trainer.max_epochs=null trainer.max_steps=60 sampler=ddim sampler.steps=25 "
+          "samples.n=4 score=off", SHORT),
+    Shown("points", "A sweep", "Two schedules, three seeds each, on points whose best denoiser is known; "
+          "500 of 2000 steps.",
+          "train -m experiment=points schedule=linear,cosine seed=0,1,2 trainer.max_steps=500",
+          ["trainer.max_steps=20", "score.n=50"]),
+    Shown("study", "A study of samplers", "The scores of two samplers with 10 and 25 network evaluations, by only 64 "
+          "samples each.",
+          "study sampler ckpt=demo samplers=[ddim,dpm_2m] nfe=[10,25] n=64", ["n=20", "nfe=[10]"]),
+    Shown("finetune", "A fine-tuning", "The demo after 60 more steps on the photographs of one photographer.",
+          "finetune demo {photos} trainer.max_steps=60 score=quick score.n=200", SHORT),
 )  # fmt: skip
 
 

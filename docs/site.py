@@ -36,6 +36,7 @@ API = (
     "library", "process", "model", "metric", "data", "sampling", "scoring", "training", "checkpoint", "randomness",
     "pixels",
 )  # fmt: skip
+SOURCE = "https://github.com/diffusion-experiments/diffusion/tree/main"
 LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 
 FRONT = """# diffusion
@@ -43,7 +44,8 @@ FRONT = """# diffusion
 A laboratory for diffusion models: networks that learn to remove noise from images, and can then draw new ones from pure
 noise. Train one on your photographs, change any part of the recipe with one word, and get numbers you can trust.
 
-[Start](docs/hour.md) · [Gallery of runs](gallery.md) · [Pictures of every choice](choices.md)
+[Start](docs/hour.md) · [Gallery of runs](gallery.md) · [Pictures of every choice](choices.md) ·
+[Playground of points](playground.html)
 
 <iframe class="model" src="draw.html#draw" title="The bundled model draws" loading="lazy"></iframe>
 
@@ -59,7 +61,10 @@ def stage(pages: Path, drawn: Iterable[str] = choices.GROUPS) -> None:
         text = file.read_text("utf-8")
         for target, _ in LINK.findall(text):
             linked = (file.parent / target).resolve()
-            if linked.is_file() and linked.suffix not in (".md", ".ipynb"):
+            if linked.is_dir() or ".github" in linked.parts:  # the site has neither
+                place = linked.relative_to(ROOT).as_posix()
+                text = text.replace(f"]({target})", f"]({SOURCE}/{place})")
+            elif linked.is_file() and linked.suffix not in (".md", ".ipynb"):
                 put(pages / linked.relative_to(ROOT), linked.read_bytes())
         if file == ROOT / "README.md":
             text = re.sub(r"\A# .+\n(?s:.*?)(?=^## )", FRONT, text, flags=re.M)
@@ -79,8 +84,9 @@ def stage(pages: Path, drawn: Iterable[str] = choices.GROUPS) -> None:
 
 
 def stage_model(pages: Path) -> None:
-    """Write the page of the bundled model, which the front page contains."""
+    """Write the page of the bundled model, which the front page contains, and the playground of the zoo's points."""
     write_web(pages / "draw.html", restore(trained("demo")), pictures_only=True)
+    write_web(pages / "playground.html", restore(ROOT / "docs/zoo/points.safetensors"))
 
 
 def put(path: Path, content: str | bytes) -> None:

@@ -51,7 +51,7 @@ def test_the_page_of_settings_has_those_of_the_help(pages):
             assert f"| `{setting}`" in text, setting
 
 
-@pytest.mark.parametrize("group", ["schedule", "weighting", "timesteps", "grid", "lr_scheduler"])
+@pytest.mark.parametrize("group", ["timesteps", "grid"])
 def test_each_choice_has_a_picture_or_is_listed(group):
     page = site.choices.page([group])
     shown, listed = (
@@ -121,7 +121,7 @@ class Quiet(SimpleHTTPRequestHandler):
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1300, "light")])
 @pytest.mark.parametrize(
     "page",
-    ["index", "gallery", "choices", "docs/data", "docs/tour", "reference/sampler", "reference/settings", "api/process"],
+    ["index", "gallery", "choices", "docs/architecture", "docs/finetune", "reference/sampler", "api/process"],
 )
 def test_a_page_of_the_site_fits_and_asks_nobody_else(chromium, address, page, width, scheme):  # noqa: F811
     with visit(chromium, f"{address}/{page}.html", width, scheme) as opened:

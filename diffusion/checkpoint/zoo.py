@@ -1,4 +1,4 @@
-"""Models of the zoo, `zoo:NAME`: each is a file that the project publishes with its releases (docs/zoo.md)."""
+"""Models of the zoo, `zoo:NAME`: each is a file that the project publishes with its releases (docs/results/zoo)."""
 
 import json
 import os

@@ -325,7 +325,7 @@ def duplicates(splits: Mapping[str, Split]) -> list[Entry]:
 
     content = [(name, split.key, split.names) for name, split in splits.items()]
     file = cache_dir("images") / f"duplicates-{digest('duplicates 5', content)}.json"
-    found: list[Entry] = cached(file, search)
+    found: list[Entry] = cached(file, search) if pairs else []
     if found:
         held_out = count(len({entry["path"] for entry in found}), "held-out image")
         example = f"{found[0]['path']} ({found[0]['reason']})"

@@ -126,7 +126,8 @@ class Scaled(Prediction):
         return self.scale * a, b
 
     def inputs(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
-        return self.of.inputs(schedule.base, t)  # type: ignore[arg-type]
+        c_in, label = self.of.inputs(schedule.base, t)  # type: ignore[arg-type]
+        return self.scale * c_in, label
 
     def widened(self, deviation: Tensor) -> "Scaled":
         return Scaled(self.of.widened(self.scale * deviation), self.scale)

@@ -309,10 +309,10 @@ class Flow(Schedule):
 
 
 class Scaled(Schedule):
-    """The schedule for images whose values are multiplied by `scale` in the process: alpha_t·scale, sigma_t.
+    """The schedule for images whose values are multiplied by `scale`, in their own units: alpha_t, sigma_t/scale.
 
     The scale changes the signal of images with little or much contrast to the usual one (Chen 2023, arXiv 2301.10972,
-    section 2.2). Estimates of x0 are in the images' own units.
+    section 2.2). x_t is that of the multiplied images, divided by the scale.
     """
 
     def __init__(self, base: Schedule, scale: Positive):
@@ -321,7 +321,7 @@ class Scaled(Schedule):
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = self.base(t)
-        return self.scale * alpha, sigma
+        return alpha, sigma / self.scale
 
     def log_snr(self, t: Tensor) -> Tensor:
         return self.base.log_snr(t) + 2 * math.log(self.scale)

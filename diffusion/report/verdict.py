@@ -46,7 +46,8 @@ HEADLINES = {  # what was found, in a few words
     "unclear copies": "Not shown whether some are copies.", "not audited": "They may be copies.",
     "falling": "Longer training should help.", "fell": "Longer training may help.",
     "flat": "Longer training alone may not help.",
-    "rising": "Trained for too long.", "memorizing": "It memorizes its images.", "no scores": "Not scored.",
+    "rising": "Trained for too long.", "rose": "Longer training may not help.",
+    "memorizing": "It memorizes its images.", "no scores": "Not scored.",
 }  # fmt: skip
 EXPLAINED = (
     "The referee looks at samples and real images with several eyes: trained networks, colours, the spectrum, patches, "
@@ -245,13 +246,17 @@ def training(metrics: Metrics) -> Findings:
             return {"memorizing": f"{error} has become higher than that on training images: the network memorizes."}
     if last > (1 + CHANGE) * best:
         return {"rising": f"{error} has risen again, by {last / best - 1:.0%}: it was lowest before the end."}
+    few = best == np.inf and len(values) > 1  # all of them in the last quarter
+    if few and values[-1] > values.min():
+        return {"rose": f"{error} rose at the end; the validations are too few to say since when."}
     if last < (1 - CHANGE) * second < np.inf:
         change = f"by {1 - last / second:.0%} in its second half"
         if min(len(quarters[1]), len(quarters[3])) < 2:
             return {"fell": f"{error} fell, {change}; the validations are too few to say whether it still does."}
         return {"falling": f"{error} still fell when the training ended, {change}: twice the steps should help."}
-    flat = np.isfinite(second) and last < LEARNED
-    return {"flat": f"{error} hardly changed in the second half of the training."} if flat else {}
+    flat = values[-1] > (1 - CHANGE) * values[0] if few else np.isfinite(second)
+    part = "between the last validations" if few else "in the second half of the training"
+    return {"flat": f"{error} hardly changed {part}."} if flat and last < LEARNED else {}
 
 
 def limits(run: Run) -> list[str]:
@@ -284,7 +289,7 @@ def next_step(run: Run, state: str, findings: Findings) -> Step:
         return Step(words, [again.of_model("evaluate", run, f"n={SCORED}", *(["audit=[pixels]"] if audit else []))])
     if run.command != "train":
         return Step("Draw more samples.", [again.of_model("sample", run, "n=64")])
-    if {"copies", "rising", "memorizing"} & has:
+    if {"copies", "rising", "rose", "memorizing"} & has:
         return Step(FEWER, [again.recipe(run, f"trainer.max_steps={fewer_steps(run)}")])
     # until its error no longer falls, or its samples are as close as real ones
     if {"falling", "fell", "like noise"} & has or not {"flat", "alike", "further alike", "as real"} & has:
@@ -306,7 +311,7 @@ def treatment(run: Run, findings: Findings) -> Step | None:
     """What mends the clearest fault of which that is known; see docs/results/treatments."""
     faults, rate = [fault["fault"] for fault in run.faults], (run.settings.get("optimizer") or {}).get("lr")
     trained, has = run.command == "train", findings.keys()
-    longer, ended = Step(AGAIN, [again.onward(run)]), {"flat", "rising"} & has
+    longer, ended = Step(AGAIN, [again.onward(run)]), {"flat", "rising", "rose"} & has
     known: dict[str, Step] = {}
     if run.settings.get("guidance"):
         drawn = again.of_model("sample", run, "n=64", "threshold@sampler.threshold=dynamic")

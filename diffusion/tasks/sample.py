@@ -58,7 +58,8 @@ def draw_samples(asked: Sample, folder: Path, words: Sequence[str]) -> None:
         save_png(picture(conditions), folder / CONDITIONS)
     for k, others in enumerate(drawn[:-1], start=1):
         save_png(picture(others[:GRID]), folder / f"grid-{k}.png")
-    save_images(folder, images, picture(images[:GRID]), drawing, model.restored)
+    named = ", enlarged by ".join(map(str, [asked.ckpt, *asked.then])) if asked.then else ""
+    save_images(folder, images, picture(images[:GRID]), drawing, model.restored, named=named)
     remove(folder)
 
 
@@ -110,12 +111,13 @@ def draw_all(
 
 def save_images(
     folder: Path, images: Tensor, picture: Image.Image, drawing: Drawing, restored: Restored,
-    files: Sequence[Image.Image] | None = None,
+    files: Sequence[Image.Image] | None = None, named: str = "",
 ) -> None:  # fmt: skip
     """Write uint8 images (n, C, H, W) to images/*.png, their picture, and images.npz, with their seed and classes.
 
     `files`, if given, are written to images/*.png instead. images.npz contains uint8 (n, H, W, C) as arr_0, and
     classes as arr_1, as for OpenAI's evaluator. Images of an earlier call in the folder, which has an images.npz, go.
+    `named` says of which models they are, if of several.
     """
     n, points = len(images), images.shape[1] == POINTS
     (folder / "images").mkdir(exist_ok=True)
@@ -130,7 +132,8 @@ def save_images(
     classes: dict[str, Any] = {"arr_1": given["classes"].numpy()} if given else {}
     np.savez_compressed(folder / "images.npz", images.permute(0, 2, 3, 1).numpy(), seed=drawing.seed, **classes)
     save_png(picture, folder / "grid.png")
-    more = f", {CONDITIONS}" * (folder / CONDITIONS).is_file()
     drawing.warn_of_saturated(images)
-    console.print(f"{count(n, 'image')} of step {restored.step} ({restored.weights} weights) in {folder}")
-    console.print(f"  images/, images.npz ({images.numpy().dtype}, N×H×W×C), grid.png{more}")
+    named = named or f"step {restored.step} ({restored.weights} weights)"
+    console.print(f"{count(n, 'image')} of {named}, in {folder}")
+    pictures = ", ".join(sorted(file.name for file in folder.glob("*.png")))
+    console.print(f"  images/, images.npz ({images.numpy().dtype}, N×H×W×C), {pictures}")

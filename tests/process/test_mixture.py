@@ -57,16 +57,16 @@ def test_the_likelihood_of_the_flow_is_the_density() -> None:
 
 
 def test_the_exact_flow_map_scales_a_gaussian_and_parts_of_a_path_join() -> None:
-    schedule, x, width = VP(), torch.randn(50, 2, 1, 1, dtype=torch.float64), 0.3
+    schedule, x, width = VP(), torch.randn(50, 2, 1, 1, dtype=torch.float64), 0.25
     one, several = Mixture(torch.zeros(1, 2), width, torch.zeros(1, dtype=torch.long)), gaussians()
     ones, middle, zeros = torch.ones(50).double(), torch.full((50,), 0.4).double(), torch.zeros(50).double()
     alpha, sigma = schedule(torch.ones(1, dtype=torch.float64))
     found = Exact(one, schedule)(x, ones, end=zeros).x0
-    torch.testing.assert_close(found, x * width / torch.hypot(alpha * width, sigma), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found, x * width / torch.hypot(alpha * width, sigma), rtol=1e-9, atol=1e-9)
     exact, s = Exact(several, schedule), schedule.at_flow_time(middle)
     half = exact(x, ones, end=middle)
     x_s = sum(c.view(-1, 1, 1, 1) * each for c, each in zip(schedule(s), half[:2], strict=True))
-    torch.testing.assert_close(exact(x_s, s, end=zeros).x0, exact(x, ones, end=zeros).x0, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(exact(x_s, s, end=zeros).x0, exact(x, ones, end=zeros).x0, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", choices("mixture"))

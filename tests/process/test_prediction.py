@@ -87,7 +87,7 @@ def test_a_scale_of_the_images_is_that_of_their_values_and_undone_in_estimates(n
     schedule, other = scaled(base, prediction, 4.0)
     network = Echo(y)
     x_t, same = diffuse(schedule, image, noise, t), diffuse(base, 4 * image, noise, t)
-    torch.testing.assert_close(x_t, same)
+    torch.testing.assert_close(4 * x_t, same)
     found, inputs = Denoiser(network, schedule, other)(x_t, t), network.inputs
     expected = Denoiser(network, base, prediction)(same, t)
     assert all(map(torch.equal, inputs, network.inputs))

@@ -10,7 +10,7 @@ from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
 from diffusion.process.schedule import VE, VP, ContinuousCosine, Discrete, Flow, Schedule, SubVP, cosine, linear
 
-from diffusion.process.schedule import scaled_linear, shifted, sigmoid, table, zero_terminal_snr  # isort: skip
+from diffusion.process.schedule import Scaled, scaled_linear, shifted, sigmoid, table, zero_terminal_snr  # isort: skip
 
 TABLES = {
     "linear": linear(), "short": linear(10, 1e-3, 0.5), "scaled_linear": scaled_linear(), "cosine": cosine(),
@@ -18,6 +18,7 @@ TABLES = {
     "zero_snr": zero_terminal_snr(scaled_linear()),
 }  # fmt: skip
 SCHEDULES: dict[str, Schedule] = {**sampler_cases.SCHEDULES, **TABLES, "shifted_cosine": ContinuousCosine(shift=4)}
+SCHEDULES["images of a quarter of the contrast"] = Scaled(cosine(), 4.0)
 each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
 each_table = pytest.mark.parametrize("schedule", TABLES.values(), ids=TABLES.keys())
 TIMES = torch.linspace(0, 1, 3001, dtype=torch.float64)

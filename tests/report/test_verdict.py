@@ -167,6 +167,11 @@ def test_other_seeds_are_for_a_run_whose_error_no_longer_falls(
     assert step in verdict(Run(folder), "complete").step.words
 
 
+@pytest.mark.parametrize(("errors", "kinds"), [([376, 381], {"rose"}), ([376, 374], {"flat"}), ([376, 300], set())])
+def test_the_last_validations_are_compared_where_there_are_no_others(errors: list[int], kinds: set[str]) -> None:
+    assert {*training({"val/mse": Series(np.array([84, 100]), np.array(errors) / 10_000)})} == kinds
+
+
 def test_the_recipe_of_a_fine_tuned_run_names_its_model_and_its_photographs(make_run: Make, tmp_path: Path) -> None:
     typed = ["diffusion", "finetune", "demo", "MY PHOTOS", "hydra.run.dir=X", "ema.decay=0.9"]
     folder = make_run(tmp_path / "tuned", info={"command": typed})
