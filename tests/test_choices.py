@@ -22,12 +22,15 @@ HEAVY = ("features", "model", "data", "guidance")  # they read or allocate somet
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
-def test_every_choice_has_valid_types_and_can_be_built(group, name):
+def test_every_choice_has_valid_types_and_can_be_built(group, name, tmp_path):
     places = {"folder": "root", "arrays": "root", "archive": "path", "hub": "path"}
     place = places.get(name) if group == "data" else None
     set_on_the_command_line = {place: "x"} if place else {}
     if (group, name) == ("condition", "columns"):
         set_on_the_command_line = {"table": "x", "columns": ["y"]}
+    if (group, name) == ("encoder", "vae"):
+        pytest.importorskip("diffusers").AutoencoderKL().save_pretrained(tmp_path)
+        set_on_the_command_line = {"path": str(tmp_path)}
     steps = ["+schedule.steps=1000"] if group in ("objective", "timesteps") else []
     node = choice(group, " ".join([name, "+seed=0", "+name=x", *steps]), **set_on_the_command_line)
     if group == "guidance":

@@ -52,6 +52,8 @@ def write_web(file: Path, model: Restored, pictures_only: bool = False) -> Path:
     """
     if "condition" in model.facts:
         raise UserError("condition: a page draws without one, which its network needs; use diffusion sample")
+    if "latents" in model.facts:
+        raise UserError("web: a page cannot decode latents; use diffusion sample")
     if not (points := is_points(model.shape)):
         only_pictures("export --format web", model.shape, model.values.dtype)
     section, parts = playground(model) if points else drawing(model)

@@ -84,6 +84,8 @@ def bits_per_dimension(restored: Restored, settings: Evaluate, data: ImageData, 
     bits that are not finite.
     """
     likelihood: Bound | Flow = make(settings.likelihood, "likelihood")
+    if "latents" in restored.facts:
+        raise UserError("bits: of latents, not of images; remove it, or use a model of pixels")
     denoiser, held_out, labelled = restored.denoiser, data.splits[settings.split], has_classes_of(data, restored)
     if likelihood.of_schedule or not is_points(data.shape):  # both decode 8 bits; the flow alone also has a density
         only_pictures("likelihood=bound" if likelihood.of_schedule else "bits", data.shape, data.values.dtype)

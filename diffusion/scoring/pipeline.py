@@ -18,7 +18,8 @@ from torch import Tensor
 from diffusion.base import files
 from diffusion.base.console import console, count
 from diffusion.config.build import make
-from diffusion.data import ImageData
+from diffusion.data import ImageData, Split
+from diffusion.data.encoder import Latents
 from diffusion.data.measured import Measured
 from diffusion.errors import UserError
 from diffusion.metric.denoising import numbered
@@ -128,14 +129,18 @@ class Scorer:
 
         `noise`: images of noise. `real`: n training images, or validation images if the reference is the training
         split; all if there are fewer, and then the score's n is their number. `split_half`: the `real` images and the
-        reference images, mixed and split at random into two sets of the same sizes, which differ only by chance.
+        reference images, mixed and split at random into two sets of the same sizes, which differ only by chance. In
+        latents, `real` also adds `ceiling`: the `real` images, encoded and decoded, of which the best model draws.
         """
 
         @cache
-        def real() -> tuple[Tensor, Tensor | None]:
+        def drawn() -> Split:
             others = self.data.splits[self.opposite]
-            drawn = others.take(draw(torch.arange(len(others)), n))
-            return features_of(drawn.images, self.extractor)[0], photographs_of(drawn.sources)
+            return others.take(draw(torch.arange(len(others)), n))
+
+        @cache
+        def real() -> tuple[Tensor, Tensor | None]:
+            return features_of(drawn().images, self.extractor)[0], photographs_of(drawn().sources)
 
         found = []
         for name in names:
@@ -145,6 +150,9 @@ class Scorer:
             features, own = real()
             if name == "real":
                 found += self._scores(features, self.reference, name, {}, own)
+                if isinstance(values := self.data.values, Latents):
+                    again = values.again(drawn().images, self.extractor.device)
+                    found += self._scores(self._features(again, "the ceiling"), self.reference, "ceiling", {}, own)
             else:
                 found += self._scores(*divide(features, self.reference), name, {})
         return found

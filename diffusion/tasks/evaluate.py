@@ -141,6 +141,8 @@ def make_scorer(
         metrics = [metric for metric in metrics if not isinstance(metric, PairwiseMetric)]
     data: ImageData = make(settings.data, "data")
     data.condition = condition_of(settings.condition, restored.facts, restored.shape) if restored else None
+    if restored and "latents" in restored.facts:
+        data.values = restored.values
     if restored or not reference or getattr(settings, "audit", []):
         data.setup()
     scorer = Scorer(data, settings.split, extractor, metrics, folder, run, reference)

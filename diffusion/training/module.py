@@ -43,12 +43,9 @@ class Diffusion(pl.LightningModule):
         super().__init__()
         self.denoiser = Denoiser(run.network, run.schedule, run.prediction, **run.widths)
         self.objective = run.objective
-        train, changed, dropout = run.data.splits["train"], run.augmentation or run.crops, run.settings.label_dropout
-        atoms = (
-            None
-            if changed or run.data.missing
-            else Atoms(train.images, run.data.flip, train.labels, dropout, run.data.values.inside)
-        )
+        train, dropout, inside = run.data.splits["train"], run.settings.label_dropout, run.data.values.inside
+        changed = run.augmentation or run.crops or run.settings.encoder or run.data.missing
+        atoms = None if changed else Atoms(train.images, run.data.flip, train.labels, dropout, inside)
         try:
             self.objective.prepare(self.denoiser, atoms)
         except UserError as error:

@@ -60,7 +60,8 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> Any:
         quiet_libraries()
         resumed = resumed_from(settings, folder)
         trainer = make_trainer(settings, folder, resumed)
-        run = Parts(settings, folder, record, resumed, trainer.world_size)  # reads the images
+        device = trainer.strategy.root_device
+        run = Parts(settings, folder, record, resumed, trainer.world_size, device)  # reads the images
         module = Diffusion(run)
         check_parts(run, module)
         if resumed is not None:
@@ -195,12 +196,9 @@ def start_writing(run: Parts, record: RunRecord, trainer: pl.Trainer) -> None:
     counts = ", ".join(f"{len(split.images)} {name}" for name, split in data.splits.items())
     parameters = count(sum(p.numel() for p in network.parameters()), "parameter")
     console.print(f"images {height}×{width}{kind}: {counts} · network with {parameters}")
-    deviation = float(data.values.inside(data.splits["train"].images[:SEVERAL]).std())
-    if (
-        data.values.dtype == torch.uint8
-        and not is_points(data.shape)
-        and not USUAL[0] <= data.scale * deviation <= USUAL[1]
-    ):
+    usual = data.values.dtype == torch.uint8 and not is_points(data.shape) and "latents" not in run.facts
+    deviation = float(data.values.inside(data.splits["train"].images[:SEVERAL]).std()) if usual else 0.5
+    if not USUAL[0] <= data.scale * deviation <= USUAL[1] and usual:
         console.print(
             f"the images' standard deviation is {deviation:.2g}; noise levels and networks are made for about 0.5: "
             f"data.scale={0.5 / deviation:.2g} makes it so in training, and samples have the contrast of the images",
