@@ -1,9 +1,6 @@
 """Make the runs of the gallery of the site in outputs/gallery: `make gallery`, about 12 minutes on one CPU core.
 
-    python -m docs.gallery              # those that are not there
-    python -m docs.gallery --quick      # of a few steps, to try this script: their pictures show nothing
-
-`page` makes the site's page of those that are there.
+Those that are there already are not made again. `page` makes the site's page of those that are there.
 """
 
 import shutil
@@ -21,38 +18,35 @@ ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "outputs/gallery"
 PHOTOS = ROOT / "diffusion/data/landscapes/photos"
 PICTURES = ("samples/final.png", "figures/*.png", "*.png", "*/samples/final.png", "*/*.png")  # the first is shown
-SHORT = ["trainer.max_steps=20", "score=off", "samples.n=4"]
 
 
 class Shown(NamedTuple):
-    """A run: its folder, what its page shows, the command, and what makes it quick. `{photos}`: of one photographer."""
+    """A run: its folder, what its page shows, and the command. `{photos}`: of one photographer."""
 
     name: str
     title: str
     about: str
     command: str
-    quick: list[str]
 
 
 GALLERY = (
     Shown("demo", "The demo, cut short", "Its recipe, with landscapes of 32×32 pixels, after 300 of 2100 steps.",
-          "train experiment=demo trainer.max_steps=300 score=quick score.n=200", SHORT),
+          "train experiment=demo trainer.max_steps=300 score=quick score.n=200"),
     Shown("memoire", "The memoir, cut short", "Its recipe after 60 of 65,250 steps, which are far too few.",
           "train experiment=memoire trainer.max_epochs=null trainer.max_steps=60 sampler=ddim sampler.steps=25 "
-          "samples.n=4 score=off", SHORT),
+          "samples.n=4 score=off"),
     Shown("points", "A sweep", "Two schedules, three seeds each, on points whose best denoiser is known; "
           "500 of 2000 steps.",
-          "train -m experiment=points schedule=linear,cosine seed=0,1,2 trainer.max_steps=500",
-          ["trainer.max_steps=20", "score.n=50"]),
+          "train -m experiment=points schedule=linear,cosine seed=0,1,2 trainer.max_steps=500"),
     Shown("study", "A study of samplers", "The scores of two samplers with 10 and 25 network evaluations, by only 64 "
           "samples each.",
-          "study sampler ckpt=demo samplers=[ddim,dpm_2m] nfe=[10,25] n=64", ["n=20", "nfe=[10]"]),
+          "study sampler ckpt=demo samplers=[ddim,dpm_2m] nfe=[10,25] n=64"),
     Shown("finetune", "A fine-tuning", "The demo after 60 more steps on the photographs of one photographer.",
-          "finetune demo {photos} trainer.max_steps=60 score=quick score.n=200", SHORT),
+          "finetune demo {photos} trainer.max_steps=60 score=quick score.n=200"),
 )  # fmt: skip
 
 
-def main(quick: bool) -> None:
+def main() -> None:
     """Run what is not there; a run that was stopped is begun again."""
     (RUNS / "photographs").mkdir(parents=True, exist_ok=True)
     for line in (PHOTOS.parent / "CREDITS.csv").read_text("utf-8").splitlines():
@@ -63,8 +57,7 @@ def main(quick: bool) -> None:
             shutil.rmtree(RUNS / run.name, ignore_errors=True)
             given = run.command.format(photos=RUNS / "photographs").split()
             place = f"hydra.{'sweep' if '-m' in given else 'run'}.dir={RUNS / run.name}"
-            command = [sys.executable, "-m", "diffusion", *given, place, *(run.quick if quick else [])]
-            subprocess.run(command, cwd=ROOT, check=True)
+            subprocess.run([sys.executable, "-m", "diffusion", *given, place], cwd=ROOT, check=True)
 
 
 def page(pages: Path, runs: Path = RUNS) -> str:
@@ -92,4 +85,4 @@ def _entries(pages: Path, runs: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    main("--quick" in sys.argv[1:])
+    main()

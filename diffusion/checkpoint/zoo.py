@@ -21,7 +21,7 @@ def is_address(ckpt: object) -> bool:
 
 
 def fetched(address: str) -> Path:
-    """The file of a model, downloaded from RELEASE, or from `$DIFFUSION_ZOO`, unless it is in the cache.
+    """The file of a model, from the cache, or from RELEASE, or the address or folder `$DIFFUSION_ZOO`.
 
     Raises UserError for an unknown name, without network, and if the file has another checksum.
     """
@@ -30,7 +30,8 @@ def fetched(address: str) -> Path:
         raise UserError(f"{what}: no such model; the zoo has {', '.join(CHECKSUMS)}{nearest(name, CHECKSUMS)}")
     file = cache_dir("zoo", CHECKSUMS[name][:16]) / f"{name}.safetensors"
     if not file.is_file():
-        url = f"{os.environ.get('DIFFUSION_ZOO', RELEASE)}/{file.name}"
+        place = os.environ.get("DIFFUSION_ZOO") or RELEASE
+        url = f"{Path(place).resolve().as_uri() if Path(place).is_dir() else place}/{file.name}"
         try:
             torch.hub.download_url_to_file(url, str(file), CHECKSUMS[name])
         except RuntimeError as error:
@@ -38,6 +39,6 @@ def fetched(address: str) -> Path:
         except (OSError, HTTPException, ValueError) as error:
             raise UserError(
                 f"{what}: {url} cannot be fetched ({first_line(error)}); check the network, or set DIFFUSION_ZOO to "
-                "another address, such as file:///FOLDER"
+                "another address or a folder"
             ) from error
     return file

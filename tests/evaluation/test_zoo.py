@@ -1,6 +1,7 @@
 """Models of the zoo are fetched once, by name and checksum; what goes wrong leaves nothing."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,11 @@ def test_a_model_is_fetched_once_and_draws_as_its_run(place: Path, scored: Path)
     assert named("zoo:small") == fetched
     drawn, expected = (diffusion.load(each, device="cpu").sample(2, seed=1) for each in ("zoo:small", scored))
     assert torch.equal(drawn, expected)
+
+
+def test_the_address_may_be_a_folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFFUSION_ZOO", os.path.relpath(place.parent))
+    assert named("zoo:small").read_bytes() == place.read_bytes()
 
 
 def test_an_exported_model_is_written_here(command, place: Path) -> None:
