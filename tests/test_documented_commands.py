@@ -17,7 +17,7 @@ from diffusion.config.schema import COMMANDS
 from diffusion.errors import Arguments
 
 ROOT = PACKAGE.parent
-COMMAND = rf"(?:python -m diffusion\.|\bdiffusion )({'|'.join(NAMES)})(?![\w.])([^\n`]*)"
+COMMAND = rf"(?:python -m diffusion\.|\bdiffusion )({'|'.join(NAMES)})(?![\w.])((?:(?!&&)[^\n`])*)"
 PAGES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *conf_dir().rglob("*.yaml"), *PACKAGE.rglob("*.py")]
 
 
