@@ -29,7 +29,7 @@ from diffusion.export.formats import FORMATS
 from diffusion.metric import score as metrics_of
 from diffusion.metric.precision import products
 from diffusion.metric.record import Score
-from diffusion.pixels import MODES, POINTS, resolution_of
+from diffusion.pixels import MODES, is_points, resolution_of
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.sampler import Sampler
 from diffusion.sampling.drawing import MIXED, Drawing, make_guidance
@@ -290,7 +290,7 @@ def score(
         features, metrics: choices from conf/features and conf/metrics.
         device: the device of the feature extractor, as for `load`.
     """
-    points = images.dtype == torch.float32 and images.shape[1:] == (POINTS, 1, 1)
+    points = images.dtype == torch.float32 and is_points(images.shape)
     if not points and (images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in MODES):
         raise UserError(f"images: got {images.dtype} {tuple(images.shape)}; expected uint8 (n, C, H, W), C 1, 3 or 4")
     extractor = make(choice("features", features), "features").to(choose_device(device))

@@ -29,7 +29,7 @@ Channels = Literal[1, 3, 4]
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Channels -> Pillow's mode."""
-POINTS = 2  # channels of points of the plane
+POINTS = 2  # channels of points of the plane, which are images of 1×1
 GAP = 2  # white pixels between the images of a grid
 WIDTH = 640  # pixels; target width of a picture for display
 ABOUT = "grid"  # PNG text chunk: about a grid
@@ -48,6 +48,11 @@ def resolution_of(height: int, width: int) -> int | list[int]:
     return height if height == width else [height, width]
 
 
+def is_points(shape: Sequence[int]) -> bool:
+    """Whether images of this shape (…, C, H, W) are points of the plane."""
+    return tuple(shape[-3:]) == (POINTS, 1, 1)
+
+
 def to_unit(image: Tensor) -> Tensor:
     """uint8 0..255 -> float32 [-1, 1]: x/127.5 - 1. Points stay as they are."""
     return image if image.is_floating_point() else image.float().div_(127.5).sub_(1)
@@ -55,7 +60,7 @@ def to_unit(image: Tensor) -> Tensor:
 
 def to_uint8(image: Tensor) -> Tensor:
     """float [-1, 1] -> uint8 0..255, rounded to the nearest. Other values are clamped. Points stay float32."""
-    if image.shape[-3:] == (POINTS, 1, 1):
+    if is_points(image.shape):
         return image.float()
     return image.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
@@ -68,7 +73,7 @@ def grey(x: Tensor) -> Tensor:
 
 def pictures(images: Tensor, real: Tensor | None = None) -> Tensor:
     """Images as they are; points (N, 2, 1, 1) as one picture, uint8 (1, 3, PLANE, PLANE), over the points `real`."""
-    if images.shape[1] != POINTS:
+    if not is_points(images.shape):
         return images
     canvas = torch.tensor(GROUND, dtype=torch.uint8).view(3, 1, 1).repeat(1, PLANE, PLANE)
     for colour, points in ((REAL, real), (DRAWN, images)):
@@ -82,10 +87,11 @@ def pictures(images: Tensor, real: Tensor | None = None) -> Tensor:
     return canvas[None]
 
 
-def only_pictures(what: str, channels: int) -> None:
-    """Raise UserError for what makes no sense with points."""
-    if channels == POINTS:
-        raise UserError(f"{what}: it needs pictures, but this model draws points; use `diffusion sample` or `evaluate`")
+def only_pictures(what: str, shape: Sequence[int], dtype: torch.dtype = torch.uint8) -> None:
+    """Raise UserError for what makes no sense with images of this shape and type: points, and measurements."""
+    if is_points(shape) or dtype != torch.uint8:
+        drawn = "points" if is_points(shape) else "measurements"
+        raise UserError(f"{what}: it needs pictures, but this model draws {drawn}; use diffusion sample or evaluate")
 
 
 def to_rgb(images: Tensor) -> Tensor:
@@ -108,7 +114,7 @@ def saturated(images: Tensor) -> Tensor:
     Black or white are 3/4 of the values within 8 of 0 or of 255, and a standard deviation below 30, which drawings on
     a plain ground exceed; one colour is a deviation below 2. 1.6% of the bundled validation tiles are, by sky or night.
     """
-    if images.shape[1] == POINTS:
+    if images.dtype != torch.uint8:  # points, or measurements
         return torch.zeros(len(images), dtype=torch.bool)
     values = to_rgb(images).flatten(1)
     extreme = torch.maximum((values <= 8).float().mean(dim=1), (values >= 247).float().mean(dim=1))

@@ -22,11 +22,15 @@ HEAVY = ("features", "model", "data", "guidance")  # they read or allocate somet
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
-def test_every_choice_has_valid_types_and_can_be_built(group, name):
-    place = {"folder": "root", "archive": "path", "hub": "path"}.get(name) if group == "data" else None
+def test_every_choice_has_valid_types_and_can_be_built(group, name, tmp_path):
+    places = {"folder": "root", "arrays": "root", "archive": "path", "hub": "path"}
+    place = places.get(name) if group == "data" else None
     set_on_the_command_line = {place: "x"} if place else {}
     if (group, name) == ("condition", "columns"):
         set_on_the_command_line = {"table": "x", "columns": ["y"]}
+    if (group, name) == ("encoder", "vae"):
+        pytest.importorskip("diffusers").AutoencoderKL().save_pretrained(tmp_path)
+        set_on_the_command_line = {"path": str(tmp_path)}
     steps = ["+schedule.steps=1000"] if group in ("objective", "timesteps") else []
     node = choice(group, " ".join([name, "+seed=0", "+name=x", *steps]), **set_on_the_command_line)
     if group == "guidance":
@@ -42,7 +46,8 @@ def test_every_choice_has_valid_types_and_can_be_built(group, name):
 
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_every_experiment_is_the_same_in_a_checkpoint(name):
-    chosen = settings([f"experiment={name}", "init=x"])
+    needed = ["data.root=x"] if name == "measurements" else []
+    chosen = settings([f"experiment={name}", "init=x", *needed])
     for group, node in chosen.model_dump().items():
         if group in groups() and group != "guidance":
             check_node(node, group)
@@ -53,7 +58,7 @@ def test_every_experiment_is_the_same_in_a_checkpoint(name):
     assert validated(Train, read) == chosen
     plain = settings([])
     if (chosen.ema, chosen.optimizer) != (plain.ema, plain.optimizer):  # its settings of these do not stay behind
-        assert settings([f"experiment={name}", "init=x", "ema=none", "optimizer=adamw"]).ema is None
+        assert settings([f"experiment={name}", "init=x", "ema=none", "optimizer=adamw", *needed]).ema is None
 
 
 @pytest.mark.parametrize("name", choices("optimizer"))

@@ -4,6 +4,7 @@
     unet/config.json
     unet/diffusion_pytorch_model.safetensors
     scheduler/scheduler_config.json
+    vae/                                           only of a model in latents, and only in ours: its autoencoder
     recipe.json                                    only in ours: `Restored.about`
 
 The recipe says what the other files cannot: the data, the number of sampling steps, the labels. A folder without it is
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from diffusion.checkpoint import storage
 from diffusion.config.build import make
 from diffusion.config.choices import choice, composed
+from diffusion.data.encoder import VAE, Latents
 from diffusion.errors import UserError, first_line, imported
 from diffusion.model import UNet
 from diffusion.pixels import height_width, resolution_of
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 INDEX, RECIPE = "model_index.json", "recipe.json"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-FILES = (INDEX, RECIPE, "unet/*.json", "unet/*.safetensors", "scheduler/*.json")  # that are read
+FILES = (INDEX, RECIPE, "unet/*.json", "unet/*.safetensors", "scheduler/*.json", "vae/*")  # that are read
 STEPS = 1000  # the T for which a network's time label 1000·t − 1 is diffusers' timestep
 CLASSES = "time.classes.weight"
 SETTINGS = {  # ours -> diffusers'
@@ -95,10 +97,12 @@ def write(folder: Path, model: "Restored") -> str:
     """
     if "condition" in model.facts:
         raise UserError("condition: diffusers' U-Nets have none like it; export a safetensors file")
+    if "measured" in model.facts:
+        raise UserError("measurements: diffusers' pipelines draw 8-bit pictures; export a safetensors file")
     if model.config["data"].get("scale", 1.0) != 1:
         raise UserError("data.scale: diffusers' pipelines have none; export a safetensors file")
     denoiser, sampler = model.denoiser, make(model.config["sampler"], "sampler", Sampler)
-    network = network_of(denoiser.network, model.model, model.config["data"]["resolution"])
+    network = network_of(denoiser.network, model.model, resolution_of(*model.values.shape(model.shape)[1:]))
     scheduler = scheduler_of(denoiser.schedule, denoiser.prediction, sampler)
     if folder.exists():
         raise UserError(f"{folder}: already exists; choose another")
@@ -106,6 +110,13 @@ def write(folder: Path, model: "Restored") -> str:
     pipeline = type(scheduler).__name__.replace("Scheduler", "Pipeline")
     getattr(library(), pipeline)(network, scheduler).save_pretrained(folder)
     (folder / RECIPE).write_text(json.dumps(model.about, indent=1))
+    if isinstance(model.values, Latents):
+        if isinstance(encoder := model.values.encoder, VAE):
+            encoder.network.save_pretrained(folder / "vae")
+        return (
+            f".unet and .scheduler of DiffusionPipeline.from_pretrained({str(folder)!r}) draw latents x; "
+            "the autoencoder in vae/ decodes mean + 2 deviation x, of facts.latents in recipe.json"
+        )
     words = f"num_inference_steps={sampler.steps}"
     if isinstance(sampler, DDIM):
         words += f", eta={sampler.eta:g}, use_clipped_model_output=True"

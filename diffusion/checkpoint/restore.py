@@ -18,7 +18,9 @@ from diffusion.base.console import console, count
 from diffusion.base.files import tensor_digest
 from diffusion.checkpoint import authors, diffusers_folder, storage
 from diffusion.config import build
-from diffusion.config.build import ModelFacts, check_targets, make, model_of, plain_config, validated
+from diffusion.config.build import ModelFacts, check_arguments, check_targets, make, model_of, plain_config, validated
+from diffusion.data.encoder import Encoder, Latents
+from diffusion.data.measured import Measured
 from diffusion.data.values import Values
 from diffusion.errors import UserError
 from diffusion.model.network import to_channels_last
@@ -32,6 +34,7 @@ from diffusion.process.schedule import Schedule
 PREFIX = "denoiser.network."  # prefix of the network's weights in a checkpoint
 REQUIRED = {"config": str, "state_dict": dict, "global_step": int, "epoch": int}  # of a checkpoint
 KEPT = (*build.PARTS, *build.OPTIONAL_PARTS, "seed", "score", "label_dropout", "matmul_precision")  # when exported
+VAE = "vae"  # folder of the encoder in a diffusers folder
 WORST = 0.25  # largest missing part of an average's profile, in the L² norm
 
 
@@ -78,12 +81,22 @@ class Restored:
         """(C, H, W) of the images that it was trained on."""
         data = self.config["data"]
         channels = int(self.model.get("in_channels", data.get("channels", 3))) - self.denoiser.picture
+        if "latents" in self.facts:
+            channels = int(data.get("channels", 3))
         return channels, *height_width(data["resolution"])
 
-    @property
+    @cached_property
     def values(self) -> Values:
-        """What its images are in the diffusion process."""
-        return Values()
+        """What its images are in the diffusion process. An encoder is first looked for beside the file, in vae/."""
+        if (figures := self.facts.get("measured")) is not None:
+            check_arguments(Measured, figures, f"ckpt={self.path}: measured")
+            return Measured(**figures)
+        if "latents" not in self.facts:
+            return Values()
+        node, beside = self.config["encoder"], (self.path if self.path.is_dir() else self.path.parent) / VAE
+        if "path" in node and beside.is_dir():
+            node = {**node, "path": str(beside), "subfolder": None}
+        return Latents(make(node, "encoder", Encoder), self.shape, self.facts["latents"])
 
     @property
     def model(self) -> dict[str, Any]:

@@ -7,7 +7,9 @@ A mapping with `_target_` is a call of the class or function of that name. Its o
 the nested objects are built first. With `_partial_: true` it is that function with these arguments set. Beside a
 configuration, which is what was asked for, stand its facts: arguments of the network that follow from the data and from
 other settings; `guidance_step`, the step whose weights guide the run's own samples; and of a condition `picture` and
-`vector`, its channels (`process.denoiser`), and `condition`, the shapes of its tensors and its figures.
+`vector`, its channels (`process.denoiser`), and `condition`, the shapes of its tensors and its figures; of measurements
+`measured`, the mean and deviation of each channel, its name and unit (`data.measured`); and `latents`, the key of an
+encoder with the mean and the deviation of each channel.
 
 A configuration in a file is untrusted: it must neither run code nor read the environment. It is read as plain data,
 without interpolation, and each part may only name classes that the choices of its group name, in conf/ or in a folder
@@ -35,7 +37,7 @@ Model = TypeVar("Model", bound=BaseModel)
 ModelFacts = Mapping[str, Any]
 ARGUMENTS = ("in_channels", "out_channels", "classes", "augment", "coordinates")  # of a network that may be facts
 PARTS = ("model", "schedule", "prediction", "data")  # required of a file, to sample and score
-OPTIONAL_PARTS = ("sampler", "guidance", "condition", "features", "metrics")  # may be missing in an exported file
+OPTIONAL_PARTS = ("sampler", "guidance", "condition", "encoder", "features", "metrics")  # may be missing
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times faster
 
 

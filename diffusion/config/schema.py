@@ -178,6 +178,7 @@ class Train(Settings):
     augmentation: OptionalGroup = None
     crops: OptionalGroup = None
     condition: OptionalGroup = None
+    encoder: OptionalGroup = None
     optimizer: Group
     lr_scheduler: Group
     ema: Annotated[OptionalGroup, AfterValidator(_chosen)] = None

@@ -1,6 +1,8 @@
-"""Data sets as LightningDataModules: a folder, an archive, the Hub, bundled landscapes, CIFAR-10, a known density."""
+"""Data sets as LightningDataModules: folders, archives, the Hub, landscapes, CIFAR-10, a known density, arrays."""
 
 from diffusion.data.archive import Archive
+from diffusion.data.arrays import Arrays, Measurements
+from diffusion.data.fields import Fields
 from diffusion.data.folder import Folder
 from diffusion.data.hub import Hub
 from diffusion.data.module import Batch, ImageData, Split
@@ -9,5 +11,6 @@ from diffusion.data.sets import Cifar10, Landscapes
 from diffusion.pixels import to_uint8, to_unit
 
 __all__ = [
-    "Archive", "Batch", "Cifar10", "Drawn", "Folder", "Hub", "ImageData", "Landscapes", "Split", "to_uint8", "to_unit",
+    "Archive", "Arrays", "Batch", "Cifar10", "Drawn", "Fields", "Folder", "Hub", "ImageData", "Landscapes",
+    "Measurements", "Split", "to_uint8", "to_unit",
 ]  # fmt: skip

@@ -97,15 +97,21 @@ class Collection(ImageData):
         super().__post_init__()
         self.tiles = USUAL_TILES if self.tiles is True else self.tiles or None
 
+    @property
+    def stored_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images in the cache."""
+        return self.shape
+
     def source(self) -> Source:
         """The images. Raises UserError if there are none."""
         raise NotImplementedError
 
     def load(self) -> dict[str, Split]:
         source = self.source()
-        key = digest("images 12", RESIZE, self.shape, self.seed, self.tiles, self.repeats, source.key)
+        shape = self.stored_shape
+        key = digest("images 12", RESIZE, shape, self.seed, self.tiles, self.repeats, source.key)
         cache = cache_dir("images") / f"{type(self).__name__.lower()}-{key}"
-        images, names, own, self.report = stored(cache, self.shape, partial(self._decode, source))
+        images, names, own, self.report = stored(cache, shape, partial(self._decode, source), self.values.dtype)
         self.report.sort(key=lambda entry: (entry["reason"], entry["path"]))  # what is not an image comes last
         example = ", for example {path!r} ({reason})".format(**self.report[0]) if self.report else ""
         if not names:
@@ -191,7 +197,8 @@ class Collection(ImageData):
 class Folder(Collection):
     """The images of a folder, cropped and resized; or, with `tiles`, many tiles of each photograph.
 
-    Every file is tried, and `report` lists those that cannot be used. Raises UserError if the others are too few.
+    Every file is tried, and `report` lists those that cannot be used. Files of 16 bits are rounded to 8, which
+    `data=arrays` does not do. Raises UserError if the others are too few.
 
     Args:
         root: The folder. Links to files are followed, links to folders are not; hidden files and folders are skipped.

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +22,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL import __version__ as PILLOW
 from torch import Tensor
 
-from diffusion.base.console import track
+from diffusion.base.console import console, track
 from diffusion.base.files import lock, replace, replacing
 from diffusion.pixels import MODES, Channels, Resolution, height_width
 
@@ -29,13 +30,18 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Box = tuple[int, int, int, int]  # a window of an image: left, top, right, bottom, in pixels
 Label = int | str | tuple[int, str]  # the class of an image; or its place among the classes, and its name
-Made = tuple[str, np.ndarray | str, Label | None]  # an image's name, uint8 (C, H, W) or why it is unusable, and label
+Made = tuple[
+    str, np.ndarray | str, Label | None
+]  # an image's name, its pixels (C, H, W) or why it is unusable, and label
 Entry = dict[str, str]  # a file or an image that needs attention: {"path", "reason", "action"}
 
 # EPS is left out because reading it runs an external program.
 FORMATS = ["JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"]
 RESIZE = f"Pillow {PILLOW} Lanczos"  # part of every cache key: another Pillow may round differently
 AHEAD = 512  # items that threads process before their results are used
+
+
+say_once = cache(console.print)
 
 
 class Unusable(Exception):
@@ -105,6 +111,7 @@ def _coloured(image: Image.Image, channels: Channels) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose white is unknown")
     if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion saturates
+        say_once("data: 16-bit files become 8-bit images, rounded; data=arrays keeps their values")
         values = np.asarray(image).astype(np.float64)
         image = Image.fromarray(np.rint(values.clip(0, 65535) / 257).astype(np.uint8))
     elif image.has_transparency_data:
@@ -137,16 +144,16 @@ def cached(file: Path, make: Callable[[], Any]) -> Any:
 
 
 def stored(
-    file: Path, shape: tuple[int, int, int], make: Callable[[], Iterable[Made]]
+    file: Path, shape: tuple[int, int, int], make: Callable[[], Iterable[Made]], dtype: torch.dtype = torch.uint8
 ) -> tuple[Tensor, list[str], list[Label | None], list[Entry]]:
-    """The images of a data set, uint8 (N, C, H, W), their names and labels; and the files that can't be used.
+    """The images of a data set, (N, C, H, W), their names and labels; and the files that can't be used.
 
     Every process memory-maps NAME.bin, so a batch only needs memory for its own images. NAME.json is written last.
 
     Args:
         file: their place in the cache, without a suffix.
         shape: (C, H, W).
-        make: makes them if they are missing.
+        make: makes them, of this `dtype`, if they are missing.
     """
     pixels, about = file.with_suffix(".bin"), file.with_suffix(".json")
 
@@ -168,7 +175,7 @@ def stored(
         known = cached(about, write)
     n = len(known["names"])
     size = n * math.prod(shape)
-    images = torch.from_file(str(pixels), size=size, dtype=torch.uint8) if n else torch.empty(0).byte()
+    images = torch.from_file(str(pixels), size=size, dtype=dtype) if n else torch.empty(0, dtype=dtype)
     labels = [tuple(label) if isinstance(label, list) else label for label in known["labels"]]  # as JSON has them
     return images.view(n, *shape), known["names"], labels, known["unusable"]
 

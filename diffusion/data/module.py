@@ -24,18 +24,19 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from diffusion.base.console import console, count, track
 from diffusion.base.files import cache_dir, digest, tensor_digest
 from diffusion.base.nearest import near_duplicates
+from diffusion.data.encoder import Latents
 from diffusion.data.images import Entry, Label, cached
 from diffusion.data.values import Values
 from diffusion.errors import UserError
-from diffusion.pixels import POINTS, Channels, Resolution, height_width, to_unit
-from diffusion.randomness import generator_for, to_device
+from diffusion.pixels import Channels, Resolution, height_width, is_points, to_unit
+from diffusion.randomness import Streams, generator_for, seeds_for, to_device
 
 PLACE = re.compile(r" (\d+)px at (\d+),(\d+)$")  # the ending of a tile's name, after the name of its photograph
 Index = tuple[Tensor, Tensor, int, int]  # index (B,), flip (B,), the epoch, the position of the batch in the epoch
 
 
 class Batch(NamedTuple):
-    """B images of one split: (B, C, H, W), uint8 from the loader, float32 in [-1, 1] on the device.
+    """B images of one split: (B, C, H, W), uint8 from the loader, float32 in [-1, 1] on the device; or latents.
 
     `index` (B,) int64 are their positions in the loader's split, on the CPU; `flip` (B,) bool says which are mirrored
     left to right; `number` is the position of the batch in its epoch; `classes` (B,) int64 are the class indices, None
@@ -64,6 +65,7 @@ class Split(Dataset[Batch]):
     names: list[str]
     labels: Tensor | None = None  # int64 (N,), indices into `ImageData.classes`
     stored: Mapping[str, Tensor] = field(default_factory=dict)  # of a condition: uint8 (N, c, h, w), float (N, d)
+    latents: Tensor | None = None  # float16 (N, V, m, h, w), of which batches are made; V = 2: also of mirror images
 
     def __len__(self) -> int:
         return len(self.images)
@@ -73,7 +75,8 @@ class Split(Dataset[Batch]):
         index, flip, epoch, number = key
         classes = None if self.labels is None else self.labels[index]
         stored = {name: rows[index] for name, rows in self.stored.items()}
-        return Batch(self.images[index], index, flip, epoch, number, classes, stored)
+        images = self.images[index] if self.latents is None else self.latents[index, flip.long()]
+        return Batch(images, index, flip, epoch, number, classes, stored)
 
     @cached_property
     def sources(self) -> list[str]:
@@ -92,7 +95,8 @@ class Split(Dataset[Batch]):
             rows = slice(int(index[0]), int(index[0]) + len(index))
         labels = None if self.labels is None else self.labels[rows]
         stored = {name: each[rows] for name, each in self.stored.items()}
-        return Split(self.images[rows], [self.names[i] for i in index.tolist()], labels, stored)
+        latents = None if self.latents is None else self.latents[rows]
+        return Split(self.images[rows], [self.names[i] for i in index.tolist()], labels, stored, latents)
 
 
 def labelled(images: Split, labels: Sequence[Label]) -> tuple[Split, list[str]]:
@@ -181,6 +185,7 @@ class ImageData(LightningDataModule):
         self.shape = (self.channels, *height_width(self.resolution))  # of the images
         self.splits: dict[str, Split] = {}
         self.values = Values()  # what the images are in the process; a `load` may set another
+        self.missing = False  # whether values are NaN, which training and scores leave out
         self.classes: list[str] = []  # their names, by index; a `load` that returns labels must set them
         self.unused: Split | None = None  # images of the training photographs that are in no split
         self.report: list[Entry] = []  # files that need attention
@@ -204,7 +209,7 @@ class ImageData(LightningDataModule):
             if (split := self.splits.get(name)) is None:
                 raise UserError(f"data: `load` returned no split {name!r}; return all three, maybe without images")
             kind, counts = (split.images.dtype, *split.images.shape[1:]), self.class_counts(name)
-            dtype = torch.float32 if self.channels == POINTS else self.values.dtype
+            dtype = torch.float32 if is_points(self.shape) else self.values.dtype
             if kind != (dtype, *self.shape) or len(counts) != len(self.classes):
                 raise UserError(
                     f"data: `load` returned other images for {name} than {dtype} (N, *{self.shape}), as given by "
@@ -216,7 +221,7 @@ class ImageData(LightningDataModule):
         if self.condition is not None:
             self.condition.attach(self)
         if self.truth is None:  # else the images are independent draws
-            self.report = [*self.report, *duplicates(self.splits)]
+            self.report = [*self.report, *duplicates(self.splits, self.values)]
 
     def state_dict(self) -> dict[str, int]:
         """The position in the data, for a checkpoint that is saved after a batch."""
@@ -261,13 +266,14 @@ class ImageData(LightningDataModule):
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """[the validation split, equally many training images]: their errors differ if the network overfits.
 
-        Then at most as many `unused` images, if there are any and the condition has nothing stored for its images. They
-        are the same for every seed. All are indexed from 0, so they get the same random draws.
+        Then at most as many `unused` images, if there are any and nothing is stored for them, for a condition or as
+        latents. They are the same for every seed. All are indexed from 0, so they get the same random draws.
         """
         train, val, trainer = self.splits["train"], self.splits["val"], self.trainer
         if len(val) < trainer.world_size:
             raise UserError(f"{count(len(val), 'validation image')}: too few for the devices; raise data.val")
-        seen = [train] if self.unused is None or train.stored else [train, self.unused]
+        only = self.unused is None or train.stored or train.latents is not None
+        seen = [train] if only or self.unused is None else [train, self.unused]
         fixed = [torch.randperm(len(x), generator=generator_for("overfit"))[: len(val)].sort().values for x in seen]
         share = self.eval_batch_size, trainer.global_rank, trainer.world_size
         loaded = [val, *(x.take(index) for x, index in zip(seen, fixed, strict=True))]
@@ -281,12 +287,19 @@ class ImageData(LightningDataModule):
         return batch._replace(image=image, flip=flip, classes=classes, stored=stored)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Mirror the images, and pictures stored for them, by `flip`; turn all into float32, on the device."""
+        """Mirror the images, and pictures stored for them, by `flip`; turn all into float32, on the device.
+
+        Latents are another draw in each epoch of the training, and the same in each validation, for every seed.
+        """
 
         def mirrored(image: Tensor) -> Tensor:
             return torch.where(batch.flip[:, None, None, None], image.flip(-1), image)
 
         stored = {name: to_unit(mirrored(rows)) if rows.ndim == 4 else rows for name, rows in batch.stored.items()}
+        if isinstance(self.values, Latents):
+            seed = self.seed if self.trainer.training else 0
+            streams = Streams(seeds_for(seed, "latent", batch.epoch, last=batch.index.tolist()), batch.image.device)
+            return batch._replace(image=self.values.drawn(batch.image, streams))
         return batch._replace(image=self.values.inside(mirrored(batch.image)), stored=stored)
 
     def _loader(self, split: Split, batches: Sampler[Index] | list[Index]) -> DataLoader[Batch]:
@@ -295,7 +308,7 @@ class ImageData(LightningDataModule):
         return DataLoader(split, batch_size=None, sampler=batches, pin_memory=pin)
 
 
-def duplicates(splits: Mapping[str, Split]) -> list[Entry]:
+def duplicates(splits: Mapping[str, Split], values: Values) -> list[Entry]:
     """Held-out images that are near-duplicates of images in an earlier split, as entries of `ImageData.report`."""
     pairs = [pair for pair in combinations(splits, 2) if all(len(splits[name]) for name in pair)]
 
@@ -307,7 +320,9 @@ def duplicates(splits: Mapping[str, Split]) -> list[Entry]:
                 "action": "used",
             }
             for first, second in track(pairs, "comparing splits", len(pairs), "pair")
-            for i, j in enumerate(near_duplicates(splits[second].images, splits[first].images).tolist())
+            for i, j in enumerate(
+                near_duplicates(*(values.pictures(splits[name].images) for name in (second, first))).tolist()
+            )
             if j >= 0
         ]
 

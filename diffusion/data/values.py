@@ -1,8 +1,9 @@
 """`Values`: what the images of a data set are in the diffusion process, and what samples are outside of it."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from diffusion.pixels import to_uint8, to_unit
@@ -19,6 +20,11 @@ class Values:
     dtype: ClassVar[torch.dtype] = torch.uint8
     """Of the images; points are float32."""
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint says about them (`config.build`)."""
+        return {}
+
     def shape(self, shape: Shape) -> Shape:
         """(c, h, w) in the process, of images (C, H, W)."""
         return shape
@@ -34,3 +40,7 @@ class Values:
     def pictures(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) to be looked at: uint8, C 1, 3 or 4; points as they are (see `pixels.grid`)."""
         return images
+
+    def legend(self, picture: Image.Image) -> Image.Image:
+        """A picture of `pictures`, with what its colours mean."""
+        return picture

@@ -28,7 +28,7 @@ from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.errors import UserError, first_line, imported
 from diffusion.model import MLP
-from diffusion.pixels import LIMIT, POINTS
+from diffusion.pixels import LIMIT, is_points, only_pictures
 from diffusion.process import grid as grids
 from diffusion.process.denoiser import Denoiser, way_features
 from diffusion.process.grid import Grid
@@ -52,7 +52,10 @@ def write_web(file: Path, model: Restored, pictures_only: bool = False) -> Path:
     """
     if "condition" in model.facts:
         raise UserError("condition: a page draws without one, which its network needs; use diffusion sample")
-    points = model.shape[0] == POINTS
+    if "latents" in model.facts:
+        raise UserError("web: a page cannot decode latents; use diffusion sample")
+    if not (points := is_points(model.shape)):
+        only_pictures("export --format web", model.shape, model.values.dtype)
     section, parts = playground(model) if points else drawing(model)
     folder, sections = run_folder(model.path), [section]
     title = f"Model {folder.name if is_run(folder) else model.path.stem}"

@@ -20,6 +20,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Featu
 from diffusion.base.console import console
 from diffusion.base.files import tensor_digest
 from diffusion.errors import UserError, refusing
+from diffusion.metric.estimate import RealSet
 from diffusion.metric.precision import products
 from diffusion.pixels import POINTS, to_rgb
 
@@ -42,6 +43,10 @@ class FeatureExtractor(nn.Module):
     def named(self, metric: str) -> str:
         """The name of a metric (by its short name: fd, kid, precision, …) on these features."""
         return self.canonical.get(metric, f"{metric}_{self.name}")
+
+    def parts(self, features: Tensor, reference: RealSet) -> Mapping[str, tuple[Tensor, RealSet]]:
+        """Parts of features and reference with scores of their own, by name: "" for the whole."""
+        return {"": (features, reference)}
 
     @property
     def device(self) -> torch.device:

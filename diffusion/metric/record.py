@@ -14,7 +14,7 @@ from typing import Any
 HIGHER_IS_BETTER = ("precision", "recall", "coverage")
 FEW = 200  # reference images: with fewer, a distance is mostly chance and bias
 FEW_PHOTOGRAPHS = 20  # held-out ones: with fewer, only gross faults can be seen (docs/numbers.md)
-LOWER_IS_BETTER = ("fid", "fd_", "kid", "cmmd", "energy", "copies", "bits")
+LOWER_IS_BETTER = ("fid", "fd_", "kid", "cmmd", "energy", "crps", "copies", "bits")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Score:
     metric: str  # fid, kid, fd_lite0, coverage_lite0, copies, bits_per_dim, …
     value: float
     n: int | None = None  # images scored
-    what: str = "samples"  # what was scored: samples, images, network; or a baseline: noise, real, split_half
+    what: str = "samples"  # what was scored: samples, images, network; or a baseline: noise, real, ceiling, split_half
     reference: Reference = Reference("not recorded")
     error: float | None = None  # standard error over other sets of n images, and over other photographs
     samples_error: float | None = None  # that over other samples alone, with the reference fixed; None: `error` is it

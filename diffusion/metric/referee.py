@@ -75,7 +75,7 @@ def patches(x: Tensor, generator: torch.Generator) -> Tensor:
         low = F.avg_pool2d(level, 2)
         fine = level - F.interpolate(low, size=level.shape[-2:], mode="bilinear")
         seen = fine if min(low.shape[-2:]) >= 8 else level
-        filters = torch.randn(16, 3, 5, 5, generator=generator)
+        filters = torch.randn(16, x.shape[1], 5, 5, generator=generator)
         filters /= filters.flatten(1).norm(dim=1)[:, None, None, None]
         found += quantiles(F.conv2d(seen, filters).flatten(2), 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
         level = low

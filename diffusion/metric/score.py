@@ -7,9 +7,10 @@ sets that `divide` makes of real images.
 import hashlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from diffusion.metric.distances import FrechetDistance, KernelDistance
 from diffusion.metric.estimate import LEVEL, RealSet, SampleMetric, moments, order_of
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.photographs import photographs_of
-from diffusion.pixels import POINTS, to_uint8
+from diffusion.pixels import is_points, to_uint8
 from diffusion.randomness import Streams, generator_for, seeds_for
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def extract(
         gather: return the features of all processes; False: of this process only.
         description: label of the progress bar.
     """
-    features = [torch.empty(0, extractor.num_features)]
+    features = [] if len(images) else [torch.empty(0, extractor.num_features)]
     together = distributed.is_available() and distributed.is_initialized()
     with progress_bar(enabled=not (together and distributed.get_rank())) as bar:
         task = bar.add_task(description, total=len(images), unit="image", note="")
@@ -91,7 +92,8 @@ def reference_of(images: Tensor, extractor: FeatureExtractor, name: str = "", so
     if len(images) < LEAST:
         raise UserError(f"{len(images)} reference images{f' ({name})' if name else ''}; scores need at least {LEAST}")
     features, key = features_of(images, extractor)
-    shown = {1: " grey as RGB", POINTS: " points", 3: "", 4: " RGBA over white"}[images.shape[1]]  # see `to_rgb`
+    kinds = {1: " grey as RGB", 3: "", 4: " RGBA over white"} if images.dtype == torch.uint8 else {}  # see `to_rgb`
+    shown = " points" if is_points(images.shape) else kinds.get(images.shape[1], f" {images.shape[1]} channels")
     size = "x".join(map(str, images.shape[-2:])) + shown
     made_by = {"features": extractor.name, "weights_hash": extractor.weights_hash, "resize": extractor.resize}
     found = RealSet.of(features, photographs_of(sources))
@@ -134,14 +136,14 @@ def score(
     if len(features) < LEAST:
         raise UserError(f"{len(features)} images to score; Fréchet and kernel distances need at least {LEAST}")
     found = {}
-    for metric in metrics:
+    for (part, (x, to)), metric in product(extractor.parts(features, reference).items(), metrics):
         try:
-            estimates = metric.measure(features, reference, photographs)
+            estimates = metric.measure(x, to, photographs)
         except UserError as error:  # too few images
             warn_once(f"{type(metric).__name__}: skipped ({error})")
             continue
         for short, estimate in estimates.items():
-            name, (low, high) = extractor.named(short), estimate.interval()
+            name, (low, high) = extractor.named(f"{short}/{part}" if part else short), estimate.interval()
             found[name] = record.Score(
                 metric=name,
                 value=estimate.value,
@@ -161,10 +163,10 @@ def score(
     return found
 
 
-def noise_images(n: int, shape: tuple[int, int, int]) -> Tensor:
-    """`n` images of N(0, 1) noise, clamped to [−1, 1], as uint8 (n, C, H, W), or points; `shape` is (C, H, W)."""
+def noise_images(n: int, shape: tuple[int, int, int], outside: Callable[[Tensor], Tensor] = to_uint8) -> Tensor:
+    """`n` images of N(0, 1) noise, clamped to [−1, 1], as uint8 (n, C, H, W), or as `outside` makes others of them."""
     parts = [Streams(seeds_for(0, "noise image", last=i.tolist())).normal(*shape) for i in torch.arange(n).split(64)]
-    return torch.cat([to_uint8(noise.clamp(-1, 1)) for noise in parts])
+    return torch.cat([outside(noise.clamp(-1, 1)) for noise in parts])
 
 
 def draw(images: Tensor, n: int) -> Tensor:

@@ -28,6 +28,11 @@ def squared(y: Tensor, target: Tensor) -> Tensor:
     return (y - target).square()
 
 
+def share_of(known: Tensor) -> Tensor:
+    """(B,) the share of values that are known, by which a mean over all becomes one over those; at least one is."""
+    return known.flatten(1).float().mean(dim=1).clamp(min=1 / known[0].numel())
+
+
 def weighted(term: Tensor, importance: Tensor, t: Tensor) -> dict[str, Tensor]:
     """The result of an objective from the losses `term` (B,) at t (B,) and their `importance` (B,)."""
     importance = importance.to(term.dtype)
@@ -51,6 +56,7 @@ class Objective(nn.Module):
     Returns "loss" = importance·term, to minimise in the batch mean; "term"; "importance"; and "t". Norms are means over
     pixels, so the loss of an eps prediction starts near 1. Conditions, such as `classes` (B,), are passed to the
     network as keyword arguments. `timesteps` None is uniform on the rows of a table; `noise` is (x0, streams) -> eps.
+    Where `known` (B, C, H, W) is false, x0 is not known: the network sees noise, and its output is not in the mean.
     """
 
     ends = 0  # labels of the network for the end of a flow map
@@ -65,13 +71,17 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def forward(self, denoiser: Denoiser, x0: Tensor, streams: Streams, **conditions: Any) -> dict[str, Tensor]:
+        known = conditions.pop("known", None)
         t, importance = self.timesteps(denoiser.schedule, streams)
         eps = self.noise(x0, streams)
         x_t = diffuse(denoiser.schedule, x0, eps, t)
         a, b = denoiser.prediction.weights(denoiser.schedule, t)
         target = expand(a, x0) * x0 + expand(b, x0) * eps
         y, spread = denoiser.output(x_t, t, **conditions)
-        return weighted(self.term(denoiser, TrainingBatch(x0, x_t, t, y, target, spread)), importance, t)
+        if known is not None:
+            y = torch.where(known, y, target)
+        term = self.term(denoiser, TrainingBatch(x0, x_t, t, y, target, spread))
+        return weighted(term if known is None else term / share_of(known), importance, t)
 
     def prepare(self, denoiser: Denoiser, atoms: Atoms | None) -> None:
         """Called before training with the training set, for times that depend on it; None: its images are augmented."""

@@ -188,6 +188,47 @@ def spectrum(figure: Figure, images: Tensor, real: Tensor) -> str:
     return SPECTRUM
 
 
+@style.chart("figures/measurements.png", (7.2, 2.4))
+def measurements(figure: Figure, images: Tensor, real: Tensor, names: Sequence[str]) -> str:
+    """Of standardised measurements (n, C, H, W) and real ones: the power by radius, and the values of each channel."""
+    left, right = figure.subplots(1, 2)
+    for c, name in enumerate(names):
+        for x, look in ((real, {"color": style.GREY, "linestyle": "--"}), (images, {"color": style.HUES[c % 5]})):
+            each = x[:, c].nan_to_num()
+            power = torch.fft.fft2(each).abs().square().mean(dim=0) / each[0].numel()
+            down, across = (torch.fft.fftfreq(side) * side for side in each.shape[1:])
+            radius = (down[:, None].square() + across.square()).sqrt().round().long().flatten()
+            label = name if x is images else "_"
+            mean = radius.bincount(power.flatten().double()) / radius.bincount()
+            left.plot(mean[: min(each.shape[1:]) // 2 + 1], label=label, **look)
+            known = x[:, c][~x[:, c].isnan()]
+            right.plot(torch.linspace(-2, 2, 40), torch.histc(known, 40, -2, 2) / max(1, known.numel()), **look)
+    left.set(yscale="log", xlabel="periods per picture", title="spectrum")
+    right.set(xlabel="(value − mean)/(2 deviations)", title="values")
+    left.legend()
+    return "Spectrum and values of samples; dashed: of held-out measurements."
+
+
+@style.chart("figures/ensembles.png", (7.2, 2.6))
+def ensembles(figure: Figure, found: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """For each channel the shares of ranks with their intervals; and the spread and the error of each image."""
+    left, right = figure.subplots(1, 2)
+    for c, (name, each) in enumerate(found.items()):
+        places = np.arange(len(each["shares"])) + 0.1 * c
+        left.errorbar(places, each["shares"], each["half"], color=style.HUES[c % 5], fmt="o", markersize=3, label=name)
+        right.plot(each["spread"], each["error"], "o", color=style.HUES[c % 5], markersize=3, alpha=0.6)
+    left.axhline(1 / len(each["shares"]), color=style.LIGHT, linewidth=0.9)
+    right.axline((0, 0), slope=1, color=style.LIGHT, linewidth=0.9)
+    left.set(xlabel="rank of the real value among the samples", ylabel="share", ylim=(0, None))
+    right.set(xlabel="spread of the samples", ylabel="error of their mean")
+    left.legend()
+    return (
+        "Several samples of each held-out condition. Left: the ranks of the real values, all alike (the line) if the "
+        "samples are of the right distribution; with 95% intervals over images. More at the ends: they are too alike. "
+        "Right: a point for each image."
+    )
+
+
 def _middles(names: Sequence[str]) -> np.ndarray:
     """The middle of each bin of t, a tenth of [0, 1], from its name: 0.05 for val/mse_bin0."""
     return (np.array([int(name[-1]) for name in names]) + 0.5) / 10

@@ -23,7 +23,7 @@ from diffusion.report.scores import describe, protocols, score_table
 from diffusion.report.study import is_study, write_study
 from diffusion.report.verdict import verdict
 from diffusion.runs import again
-from diffusion.runs.folder import FLOOR, Run, bins_of, holds_checkpoints
+from diffusion.runs.folder import ENSEMBLE, FLOOR, Run, bins_of, holds_checkpoints
 from diffusion.runs.record import CONFIG, read_json
 
 FACTS = {  # of run.json, with their names
@@ -40,6 +40,10 @@ ROWS, COLUMNS = 4, 8  # of the samples during training
 COPIES = (
     "The samples that a training or held-out image, moved and recoloured, predicts best, the best first, each above "
     "that image."
+)
+MEASURED = (
+    "Of each channel of samples and held-out measurements, standardised: the power by the number of periods, and the "
+    "values. Lines are the same where both have the same statistics."
 )
 EYES = (
     "The energy distance of {n} samples from {train} training images, as each eye sees it, and the margins of both "
@@ -76,7 +80,7 @@ def write_report(folder: Path, schedule: figures.Schedule | None = None, state: 
 def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str | None = None) -> list[Section]:
     """The sections of a run's report; those without data are empty. A page shows the details folded."""
     folder, schedule, state = run.folder, schedule or schedule_of(run), state or run.state
-    asked = read_json(folder / ASKED)
+    asked, members = read_json(folder / ASKED), read_json(folder / ENSEMBLE)
     return [
         Section("", beginning(run, state)),
         Section("Before and after", images.before_and_after(run)),
@@ -85,6 +89,8 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
         Section("Training", training(run, schedule)),
         Section("Where the loss is", floor_blocks(folder)),
         Section("Asked for", [figures.asked(asked)] if asked else []),
+        Section("Ensembles", [figures.ensembles(members)] if members else []),
+        Section("Spectrum and values", [images.figure(folder, "figures/measurements.png", MEASURED)]),
         Section("Denoising", images.film(folder / "samples/film.png")),
         Section("Against the truth", truth(run)),
         Section("Scores", [score_table(run.scores), NOTES] if run.scores else []),

@@ -10,7 +10,13 @@ from diffusion.report.numbers import MISSING, number
 from diffusion.report.page import Cell, Table, listed
 
 # The baselines of a score, as named in tables and figures.
-BASELINES = {"noise": "pure noise", "real": "real images", "split_half": "split half"}
+BASELINES = {
+    "noise": "pure noise",
+    "real": "real images",
+    "ceiling": "real, encoded and decoded",
+    "split_half": "split half",
+    "exact": "exact",
+}
 
 
 def describe(node: Any) -> str:

@@ -281,7 +281,7 @@ def next_step(run: Run, state: str, findings: Findings) -> Step:
     if mend := treatment(run, findings):
         return mend
     if missing := {"no scores", "not judged", "few samples", "not audited"} & has:
-        points = str((run.settings.get("features") or {}).get("_target_")).endswith("Points")
+        points = str((run.settings.get("features") or {}).get("_target_")).endswith(("Points", "Measurements"))
         audit = not points and not {"copies", "unclear copies", "few copies", "no copies"} & has
         words = f"Score {SCORED} samples{', and look for copies' if audit else ''}."
         if missing == {"not audited"}:

@@ -27,6 +27,7 @@ STUDY = "study.journal"  # of a search
 DAMAGED = "damaged"  # the state of a run with a file that cannot be read
 SCORES, METRICS = "scores.json", "metrics.csv"
 REFEREE = "referee.json"  # see `metric.referee`
+ENSEMBLE = "ensemble.json"  # the ranks of real values among samples, for a chart
 FLOOR = "floor.csv"  # see `scoring.floor`
 PARTS = ("run.json", METRICS, SCORES, CONFIG)
 OURS = re.compile(rb'diffusion\.runs|job_folder|"command": \[?\s*"(python -m )?diffusion')  # in our records

@@ -23,9 +23,10 @@ from diffusion.base.files import digest, replacing, tensor_digest
 from diffusion.checkpoint.find import at_step, trained
 from diffusion.checkpoint.restore import Restored, network_hash, restore
 from diffusion.config.build import check_arguments, make
+from diffusion.data.encoder import Latents
 from diffusion.data.values import Shape, Values
 from diffusion.errors import UserError, nearest
-from diffusion.pixels import POINTS, gif, grid, pictures, saturated, save_png, spread
+from diffusion.pixels import gif, grid, is_points, pictures, saturated, save_png, spread
 from diffusion.process.denoiser import Denoise, Denoiser, Estimate, MixedPrecision
 from diffusion.process.editing import Between
 from diffusion.process.guidance import Guidance
@@ -62,7 +63,8 @@ class Drawing:
     `precision` is that of the network's products, None for that of the weights. Samples that are not finite are an
     error if `finite`; otherwise, as in training, a warning is printed. Samples larger than the network's images are
     drawn in windows of its size that begin at multiples of a unit: `windows` is ((height, width), unit). `values`
-    makes the images, of this `shape`, of the samples in the process.
+    makes the images, of this `shape`, of the samples in the process; if these are latents, thresholds of x0, which are
+    for values in [−1, 1], are not applied.
     """
 
     sampler: Sampler
@@ -131,6 +133,10 @@ class Drawing:
                         torch.save({"images": images[-1], "seconds": time.perf_counter() - began}, part)
         return torch.cat(images) if images else self.values.outside(torch.empty(0, *self.space))
 
+    def __post_init__(self) -> None:
+        if isinstance(self.values, Latents):
+            self.sampler.threshold = None  # latents are not limited to [−1, 1]
+
     @property
     def space(self) -> Shape:
         """(c, h, w) of the samples in the process."""
@@ -159,6 +165,8 @@ class Drawing:
     def source(self, sampler: Mapping[str, Any] | None, guidance: Mapping[str, Any] | None) -> dict[str, Any]:
         """How samples are drawn, for the source of their scores, from the configurations of sampler and guidance."""
         found: dict[str, Any] = {"sampler": described(sampler or {}), "seed": self.seed}
+        if isinstance(self.values, Latents):
+            found["sampler"]["threshold"] = None
         if self.guidance is not None and guidance is not None:
             found["guidance"] = described(guidance)
         if self.weak is not None:
@@ -305,9 +313,9 @@ def check_weak(guidance: Guidance, weak: Restored, shape: tuple[int, ...], class
         )
 
 
-def filmed(channels: int) -> int:
+def filmed(shape: Sequence[int]) -> int:
     """The number of samples whose steps are shown."""
-    return SHOWN_POINTS if channels == POINTS else FILMED
+    return SHOWN_POINTS if is_points(shape) else FILMED
 
 
 class Frames:
@@ -325,7 +333,7 @@ class Frames:
     def watch(self, first: int, k: int, x: Tensor, estimate: Estimate) -> None:
         """Keep step k of the first batch."""
         if first == 0 and k in self.kept:
-            few = slice(filmed(x.shape[1]))
+            few = slice(filmed(x.shape))
             images = [self.values.pictures(self.values.outside(each[few])) for each in (x, estimate.x0)]
             self.steps[k] = torch.cat([pictures(each).cpu() for each in images])
 

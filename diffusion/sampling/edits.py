@@ -17,6 +17,7 @@ from diffusion.base.console import console
 from diffusion.config.build import make
 from diffusion.data import Split, to_uint8, to_unit
 from diffusion.data.conditions import Condition, Shape
+from diffusion.data.encoder import Latents
 from diffusion.data.images import Box, Unusable, read, resized
 from diffusion.errors import UserError
 from diffusion.pixels import MODES, grid, only_pictures, resolution_of
@@ -50,18 +51,29 @@ class Edited(NamedTuple):
 
 def varied(drawing: Drawing, picture: Source, strength: float = STRENGTH) -> Edited:
     """`drawing`, changed to draw variants of a picture by SDEdit."""
+    only_pictures("edit", drawing.shape, drawing.values.dtype)
     pixels = read_picture(picture, drawing.shape)
-    sampler = SDEdit(drawing.sampler, drawing.values.inside(pixels), strength)
+    sampler = SDEdit(drawing.sampler, drawing.values.inside(pixels[None])[0], strength)
     return Edited(replace(of_picture(drawing, pixels), sampler=sampler), pixels[None])
 
 
 def filled(drawing: Drawing, picture: Source, mask: Source, method: Node) -> Edited:
     """`drawing`, changed to fill a picture where its mask is white, by a method of conf/inpainting."""
+    only_pictures("edit", drawing.shape, drawing.values.dtype)
     pixels, fill, paste = opening(picture, mask, drawing.shape)
     if bool(fill.all()):
         raise UserError("mask: it covers all that the network sees, so nothing is kept; use a smaller one, or `sample`")
-    known = Mask(~fill)
-    seen = Observation(known, tuple(pixels.shape), known(to_unit(pixels))[None])
+    if isinstance(drawing.values, Latents):  # known latents are computed without the pixels to be filled
+        colour = pixels[:, ~fill].float().mean(dim=1).to(torch.uint8)[:, None]
+        pixels = torch.where(fill, colour[..., None], pixels)
+    y = drawing.values.inside(pixels[None])
+    factor = fill.shape[0] // y.shape[2]
+    known = Mask(~(F.max_pool2d(fill[None].float(), factor)[0] > 0))  # a latent that touches such a pixel is not known
+    if not bool(known.known.any()):
+        raise UserError(
+            "mask: it touches all latents of the picture, so nothing is kept; use a smaller one, or `sample`"
+        )
+    seen = Observation(known, tuple(y.shape[1:]), known(y))
     grey = torch.tensor([GREY, GREY, GREY, 255], dtype=torch.uint8)[: len(pixels)].view(-1, 1, 1).expand_as(pixels)
     before = reduced([upright("image", picture, drawing.shape), *paste(grey[None])])
     return Edited(answering(of_picture(drawing, pixels), seen, method), before, paste)
@@ -71,6 +83,9 @@ def solved(
     drawing: Drawing, picture: Source, operator: Node, method: Node, noise: float | None = None, observed: bool = False
 ) -> Edited:
     """`drawing`, changed to draw images of which a linear operator makes what is observed; see `observation_of`."""
+    only_pictures("edit", drawing.shape, drawing.values.dtype)
+    if isinstance(drawing.values, Latents):
+        raise UserError("operator: it is not linear in latents; use a mask, or a model of pixels")
     seen, before = observation_of(operator, picture, drawing.shape, noise, observed, drawing.seed)
     return Edited(answering(drawing, seen, method), before)
 
@@ -222,7 +237,6 @@ def read_picture(picture: Source, shape: Shape) -> Tensor:
 
 def upright(name: str, picture: Source, shape: Shape) -> Image.Image:
     """A picture as an image of at least the size of `shape`, in its mode."""
-    only_pictures("edit", shape[0])
     if isinstance(picture, Tensor):
         picture = picture.cpu().movedim(0, -1).numpy() if picture.ndim == 3 else picture.cpu().numpy()
     if isinstance(picture, np.ndarray):

@@ -13,6 +13,7 @@ from diffusion.base.files import digest, tensor_digest
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import ModelFacts, make
 from diffusion.data import ImageData, Split, to_uint8, to_unit
+from diffusion.data.arrays import Channels, array_of
 from diffusion.data.conditions import Condition, Shape, scaled
 from diffusion.data.folder import listed
 from diffusion.data.images import Unusable, read, resized
@@ -127,7 +128,8 @@ def given_of(values: str | list[Any], condition: Condition, shape: Shape) -> Giv
     if isinstance(values, str):
         if len(size) < 3:
             raise UserError(f"{where}: the condition is {count(size[0], 'number')}; give them as given=[0.5,…]")
-        return Given(condition, shape, where, named=condition.own(pictures_in(Path(values).expanduser(), size)))
+        read = array_of if isinstance(condition, Channels) else pictures_in
+        return Given(condition, shape, where, named=condition.own(read(Path(values).expanduser(), size)))
     rows = values if isinstance(values[0], list) else [values]
     if len(size) == 3 or {*map(len, rows)} != {*size}:
         wanted = f"pictures of {size[2]}x{size[1]} pixels" if len(size) == 3 else count(size[0], "number")

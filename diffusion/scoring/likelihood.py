@@ -20,7 +20,7 @@ from diffusion.errors import UserError
 from diffusion.metric.denoising import mean_and_error, numbered
 from diffusion.metric.record import Reference, Score
 from diffusion.metric.score import draw
-from diffusion.pixels import POINTS, only_pictures
+from diffusion.pixels import is_points, only_pictures
 from diffusion.process import grid as grids
 from diffusion.process.denoiser import Conditioned, Denoise, Thresholded, clip
 from diffusion.process.likelihood import flow_likelihood, variational_bound
@@ -72,7 +72,7 @@ class Flow:
     variance: ClassVar[None] = None  # the flow has none
 
     def __call__(self, denoise: Denoise, x0: Tensor, streams: Streams, variance: Variance) -> Tensor:
-        return flow_likelihood(denoise, x0, streams, self.lowest, self.tolerance, x0.shape[1] != POINTS)
+        return flow_likelihood(denoise, x0, streams, self.lowest, self.tolerance, not is_points(x0.shape))
 
 
 def bits_per_dimension(restored: Restored, settings: Evaluate, data: ImageData, device: torch.device) -> Score:
@@ -84,9 +84,11 @@ def bits_per_dimension(restored: Restored, settings: Evaluate, data: ImageData, 
     bits that are not finite.
     """
     likelihood: Bound | Flow = make(settings.likelihood, "likelihood")
+    if "latents" in restored.facts:
+        raise UserError("bits: of latents, not of images; remove it, or use a model of pixels")
     denoiser, held_out, labelled = restored.denoiser, data.splits[settings.split], has_classes_of(data, restored)
-    if likelihood.of_schedule:
-        only_pictures("likelihood=bound", data.channels)  # DDPM's decoder is for 8 bits; the flow has a density
+    if likelihood.of_schedule or not is_points(data.shape):  # both decode 8 bits; the flow alone also has a density
+        only_pictures("likelihood=bound" if likelihood.of_schedule else "bits", data.shape, data.values.dtype)
     chosen = held_out.take(draw(torch.arange(len(held_out)), settings.bits))
     parts, n, given = [], len(chosen), data.condition and Given(data.condition, restored.shape, "", chosen)
     with torch.no_grad(), progress_bar() as bar:

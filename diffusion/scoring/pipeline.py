@@ -18,21 +18,26 @@ from torch import Tensor
 from diffusion.base import files
 from diffusion.base.console import console, count
 from diffusion.config.build import make
-from diffusion.data import ImageData
+from diffusion.data import ImageData, Split
+from diffusion.data.encoder import Latents
+from diffusion.data.measured import Measured
 from diffusion.errors import UserError
 from diffusion.metric.denoising import numbered
 from diffusion.metric.estimate import RealSet, SampleMetric
 from diffusion.metric.faults import WORST, diagnose
 from diffusion.metric.features import FeatureExtractor, Lite0
+from diffusion.metric.measurements import Measurements, ensemble, estimated, gaussian_crps, of_images, ranks
 from diffusion.metric.photographs import photographs_of
-from diffusion.metric.record import FEW, Score
+from diffusion.metric.record import FEW, Reference, Score
 from diffusion.metric.referee import LIMIT, judge
 from diffusion.metric.score import LEAST, divide, draw, extract, features_of, noise_images, reference_of, score
-from diffusion.pixels import POINTS, framed, only_pictures, save_png
+from diffusion.pixels import framed, is_points, only_pictures, save_png
+from diffusion.randomness import generator_for
 from diffusion.report import figures
 from diffusion.report.faults import SHOWN
 from diffusion.report.scores import print_scores
-from diffusion.runs.folder import REFEREE, append_scores
+from diffusion.runs.folder import ENSEMBLE, REFEREE, append_scores
+from diffusion.sampling.given import Given
 from diffusion.scoring.memorization import copies
 
 TESTS = "test.json"
@@ -51,25 +56,31 @@ class Scorer:
     given: RealSet | None = None  # by the user, which is the reference instead
     known: dict[str, Tensor] = field(default_factory=dict)  # features of images that were scored, by their digest
 
+    def __post_init__(self) -> None:
+        if isinstance(self.extractor, Measurements) and isinstance(self.data.values, Measured):
+            self.extractor.standardise(self.data.values.mean, self.data.values.std)
+
     def check(self, n: int, baselines: Iterable[str], audit: Sequence[str] = ()) -> None:
         """Raise UserError, before any costly work, for too few images; warn about few images in the reference."""
         splits = self.data.splits
-        if self.data.channels == POINTS and self.extractor.name != "points":
+        if is_points(self.data.shape) and self.extractor.name != "points":
             raise UserError("features: points need features=points metrics=points")
+        if isinstance(self.data.values, Measured) != isinstance(self.extractor, Measurements):
+            raise UserError("features: measurements, and only these, need features=measurements metrics=measurements")
         available = (len(self.given.features) or FEW) if self.given else len(splits[self.split])
         name = f"reference={self.given.name}" if self.given else f"split={self.split}"
         needed = {f"n={n}": n, name: available}
         if {"real", "split_half"} & set(baselines):
             needed[f"baselines from split {self.opposite}"] = len(splits[self.opposite])
         if audit:
-            only_pictures("audit", self.data.channels)
+            only_pictures("audit", self.data.shape, self.data.values.dtype)
             needed["audit by split val"] = len(splits["val"])
         for what, found in needed.items():
             if found < LEAST:
                 raise UserError(f"{what}: {count(found, 'image')}, but scores need at least {LEAST}; use more, or none")
         if available < FEW:
             words = f"distances to fewer than {FEW} are mostly chance and bias: judge by eye, or add images"
-            if getattr(self.data, "tiles", 0) is None:
+            if getattr(self.data, "tiles", 0) is None and self.data.values.dtype == torch.uint8:
                 words += ", or cut large ones into tiles (data.tiles=true)"
             console.print(f"warning: the reference, {name}, has {count(available, 'image')}; {words}")
 
@@ -86,7 +97,13 @@ class Scorer:
         return reference_of(real.images, self.extractor, self.split, real.sources)
 
     def score(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
-        """Score uint8 images (n, C, H, W). `source` describes their origin: sampler, weights, seed, …."""
+        """Score images (n, C, H, W). `source` describes their origin: sampler, weights, seed, ….
+
+        If values of the reference are missing, they are taken from the images, too, in turn.
+        """
+        if self.data.missing:
+            real = self.data.splits[self.split].images
+            images = images.masked_fill(real[torch.arange(len(images)) % len(real)].isnan(), torch.nan)
         return self._scores(self._features(images, what), self.reference, what, source)
 
     def by_class(self, images: Tensor, classes: Tensor, **source: Any) -> list[Score]:
@@ -112,23 +129,30 @@ class Scorer:
 
         `noise`: images of noise. `real`: n training images, or validation images if the reference is the training
         split; all if there are fewer, and then the score's n is their number. `split_half`: the `real` images and the
-        reference images, mixed and split at random into two sets of the same sizes, which differ only by chance.
+        reference images, mixed and split at random into two sets of the same sizes, which differ only by chance. In
+        latents, `real` also adds `ceiling`: the `real` images, encoded and decoded, of which the best model draws.
         """
 
         @cache
-        def real() -> tuple[Tensor, Tensor | None]:
+        def drawn() -> Split:
             others = self.data.splits[self.opposite]
-            drawn = others.take(draw(torch.arange(len(others)), n))
-            return features_of(drawn.images, self.extractor)[0], photographs_of(drawn.sources)
+            return others.take(draw(torch.arange(len(others)), n))
+
+        @cache
+        def real() -> tuple[Tensor, Tensor | None]:
+            return features_of(drawn().images, self.extractor)[0], photographs_of(drawn().sources)
 
         found = []
         for name in names:
             if name == "noise":
-                found += self.score(noise_images(n, self.data.shape), name)
+                found += self.score(noise_images(n, self.data.shape, self.data.values.outside), name)
                 continue
             features, own = real()
             if name == "real":
                 found += self._scores(features, self.reference, name, {}, own)
+                if isinstance(values := self.data.values, Latents):
+                    again = values.again(drawn().images, self.extractor.device)
+                    found += self._scores(self._features(again, "the ceiling"), self.reference, "ceiling", {}, own)
             else:
                 found += self._scores(*divide(features, self.reference), name, {})
         return found
@@ -137,12 +161,45 @@ class Scorer:
         """The share of suspected copies among the images; see `scoring.memorization`."""
         return [copies(images, self.data, self.folder, self.split).of(what, files.code_version(), source)]
 
+    def ensembles(self, images: Tensor, given: Given | None, source: Mapping[str, Any]) -> list[Score]:
+        """The scores of samples of the conditions of held-out measurements, each drawn several times, with a chart.
+
+        Beside them stand those of as many training images (real), which know nothing of the condition, and of the
+        exact distribution, if it is known.
+        """
+        values, split = self.data.values, None if given is None else given.split
+        if not isinstance(values, Measured) or split is None:
+            return []
+        if (m := len(images) // (n := len(split))) < 2:
+            console.print(f"no CRPS: it needs {2 * n} samples or more, several for each of {n} images of {self.split}")
+            return []
+        size, y, train = "x".join(map(str, images.shape[-2:])), split.images, self.data.splits["train"].images
+        about = {"n": m * n, "settings": {"members": m}, "reference": Reference(self.split, n, split.key)}
+        about |= {"resolution": size, "features": "none"}
+        others = train[torch.randint(len(train), (m * n,), generator=generator_for(0, "members"))].nan_to_num()
+        found = []
+        for what, each in (("samples", images[: m * n]), ("real", others)):
+            own = ensemble(each.unflatten(0, (m, n)), y, values.names, split.sources, **about)
+            found += [score.of(what, files.code_version(), source if what == "samples" else {}) for score in own]
+        if posterior := getattr(self.data, "posterior", None):
+            mean, std = posterior(split)
+            each = of_images(gaussian_crps(mean, std, y))[:, 0]
+            exact = estimated(f"crps_{values.names[0]}", float(each.mean()), each, split.sources, **about)
+            found.append(exact.of("exact", files.code_version(), {}))
+        shares = ranks(images[: m * n].unflatten(0, (m, n)), y, values.names, split.sources)
+        files.replace(self.folder / ENSEMBLE, shares)
+        return found
+
     def judge(self, images: Tensor) -> None:
         """Write into referee.json whether the images can be told apart from real ones, and their faults, with figures.
 
         See `metric.referee` and `metric.faults`.
         """
-        if not self.data.splits or self.data.channels == POINTS:
+        if not self.data.splits or is_points(self.data.shape):
+            return
+        if isinstance(values := self.data.values, Measured):
+            real = self.data.splits[self.split].images
+            figures.measurements(values.inside(images), values.inside(real), values.names).save(self.folder)
             return
         splits = [self.data.splits[name] for name in ("train", "val" if self.split == "train" else self.split)]
         some = [

@@ -67,7 +67,7 @@ class Page:
     """
 
     def __init__(self, restored: Restored, device: torch.device):
-        only_pictures("studio", restored.shape[0])
+        only_pictures("studio", restored.shape, restored.values.dtype)
         restored.denoiser.to(device)
         self.model, self.context = Model(restored, device), copy_context()
 

@@ -26,7 +26,7 @@ def draw_edits(settings: Edit, folder: Path, words: Sequence[str]) -> None:
     check(settings)
     n = settings.n or (1 if settings.upscale else 8)
     settings, model, (device,) = opened_model(settings.model_copy(update={"n": n}), changes_of(words))
-    only_pictures("edit", model.shape[0])
+    only_pictures("edit", model.shape, model.restored.values.dtype)
     drawing, before, paste, size = edited(model, settings)
     images = drawing(model.denoiser, n, device, settings.batch_size, f"drawing {count(n, 'image')}")
     if size:

@@ -72,6 +72,9 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path, changes: Sequence[Chan
     images = draw_all(drawing, settings, restored, devices, folder)
     source = drawing.source(settings.sampler, settings.guidance) | of_model
     new = score_images(scorer, settings, images, "samples", **source) + bits
+    if found := scorer.ensembles(images, drawing.given, source):
+        print_scores(found)
+        new += found
     if settings.by_class:
         new += scorer.by_class(images, drawing.conditions(restored.denoiser, len(images))["classes"], **source)
     scorer.write(new)
@@ -138,6 +141,8 @@ def make_scorer(
         metrics = [metric for metric in metrics if not isinstance(metric, PairwiseMetric)]
     data: ImageData = make(settings.data, "data")
     data.condition = condition_of(settings.condition, restored.facts, restored.shape) if restored else None
+    if restored and "latents" in restored.facts:
+        data.values = restored.values
     if restored or not reference or getattr(settings, "audit", []):
         data.setup()
     scorer = Scorer(data, settings.split, extractor, metrics, folder, run, reference)

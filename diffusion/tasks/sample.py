@@ -19,7 +19,7 @@ from diffusion.config.schema import Evaluate, Sample
 from diffusion.data.images import in_threads
 from diffusion.errors import UserError
 from diffusion.library import Model
-from diffusion.pixels import POINTS, grid, in_turn, save_png
+from diffusion.pixels import grid, in_turn, is_points, save_png
 from diffusion.randomness import seed_for
 from diffusion.sampling.drawing import Drawing, Frames, filmed
 from diffusion.sampling.given import Given, condition_of
@@ -46,16 +46,19 @@ def draw_samples(asked: Sample, folder: Path, words: Sequence[str]) -> None:
         drawn.append(draw_all(drawing, settings, model.restored, devices, folder))
     images, denoiser, n = drawn[-1], model.denoiser, settings.n
     if settings.trajectory:
-        frames, few = Frames(drawing.sampler, denoiser.schedule, drawing.values), min(n, filmed(model.shape[0]))
+        frames, few = Frames(drawing.sampler, denoiser.schedule, drawing.values), min(n, filmed(model.shape))
         drawing(denoiser, few, devices[0], few, "sampling the trajectory", frames.watch)
         frames.save_gif(folder / "trajectory.gif")
 
-    def picture(shown: Tensor) -> Image.Image:
+    def arranged(shown: Tensor) -> Image.Image:
         shown, columns = in_turn(shown, len(settings.labels)) if settings.labels else (shown, None)
-        return grid(drawing.values.pictures(shown), columns, large=True)
+        return grid(shown, columns, large=True)
+
+    def picture(images: Tensor) -> Image.Image:
+        return drawing.values.legend(arranged(drawing.values.pictures(images)))
 
     if (conditions := drawing.pictures(min(n, GRID))) is not None:
-        save_png(picture(conditions), folder / CONDITIONS)
+        save_png(arranged(conditions), folder / CONDITIONS)
     for k, others in enumerate(drawn[:-1], start=1):
         save_png(picture(others[:GRID]), folder / f"grid-{k}.png")
     named = ", enlarged by ".join(map(str, [asked.ckpt, *asked.then])) if asked.then else ""
@@ -115,17 +118,19 @@ def save_images(
 ) -> None:  # fmt: skip
     """Write uint8 images (n, C, H, W) to images/*.png, their picture, and images.npz, with their seed and classes.
 
-    `files`, if given, are written to images/*.png instead. images.npz contains uint8 (n, H, W, C) as arr_0, and
-    classes as arr_1, as for OpenAI's evaluator. Images of an earlier call in the folder, which has an images.npz, go.
-    `named` says of which models they are, if of several.
+    `files`, if given, are written to images/*.png instead. images.npz contains (n, H, W, C) as arr_0, and classes as
+    arr_1, as for OpenAI's evaluator; measurements are float32 there, in their units. Images of an earlier call in the
+    folder, which has an images.npz, go. `named` says of which models they are, if of several.
     """
-    n, points = len(images), images.shape[1] == POINTS
+    n, points = len(images), is_points(images.shape)
     (folder / "images").mkdir(exist_ok=True)
     for file in (folder / "images").glob("[0-9]*.png") if (folder / "images.npz").is_file() else ():
         file.unlink()
 
+    shown = drawing.values.pictures(images) if not (files or points) else images
+
     def write(i: int) -> None:
-        save_png(files[i] if files else to_pil_image(images[i]), folder / f"images/{i:0{len(str(n - 1))}d}.png")
+        save_png(files[i] if files else to_pil_image(shown[i]), folder / f"images/{i:0{len(str(n - 1))}d}.png")
 
     list(in_threads(write, range(n * (not points)), "writing images"))  # Pillow releases the GIL while it encodes
     given = drawing.conditions(restored.denoiser, n)

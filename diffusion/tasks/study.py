@@ -66,6 +66,8 @@ def study_floor(settings: FloorStudy, folder: Path, words: Sequence[str]) -> Non
     restored, data = model.restored, make(settings.data or {}, "data", ImageData)
     if "condition" in restored.facts:
         raise UserError(CONDITIONAL)
+    if "latents" in restored.facts:
+        raise UserError("floor: it is not computed for latents; measure a model of pixels")
     data.setup()
     if changed := what_changed(restored.images, data.keys):
         console.print(f"warning: {changed} are not those of the training, whose floor is another", style="yellow")

@@ -17,7 +17,7 @@ from diffusion.checkpoint import storage
 from diffusion.checkpoint.find import prune
 from diffusion.checkpoint.restore import file_hash, network_hash
 from diffusion.errors import Interrupted, UserError, first_line, resume_command
-from diffusion.pixels import POINTS, grid, save_png
+from diffusion.pixels import grid, is_points, save_png
 from diffusion.report.run import ASKED, write_report
 from diffusion.report.scores import print_scores
 from diffusion.report.verdict import verdict
@@ -82,9 +82,9 @@ def draw_last(run: Parts, trainer: pl.Trainer, module: Diffusion) -> Samples:
             images = drawing(denoiser, n, device, size, files=files)
             samples = images, source | {"network_hash": network_hash(denoiser.network)}
             if not frames.steps:  # the first batch was drawn before
-                drawing(denoiser, min(n, filmed(drawing.shape[0])), device, watch=frames.watch)
+                drawing(denoiser, min(n, filmed(drawing.shape)), device, watch=frames.watch)
             frames.save_film(run.folder / "samples" / "film.png")
-            if module.exact is not None and drawing.shape[0] == POINTS:
+            if module.exact is not None and is_points(drawing.shape):
                 draw_truth(denoiser, module.exact, drawing, device, run.folder / "figures")
             drawing.warn_of_saturated(images, run.data.splits["train"].images)
     if dist.is_initialized():
@@ -176,6 +176,8 @@ def score_last(run: Parts, scorer: Scorer, trainer: pl.Trainer, images: Tensor, 
         check_test(run.folder, again=True)
     for each in [replace(scorer, split=split) for split in score.references]:
         own, others = each.score(images, **source), each.baselines(score.baselines, run.scored)
+        if each.split == score.split:
+            others += each.ensembles(images, run.drawing.given, source)
         each.write([*own, *others])
         loggers.log_scores(trainer, own, each.split)
         print_scores([*own, *others])

@@ -16,10 +16,11 @@ from diffusion.data import Batch, ImageData
 from diffusion.errors import UserError
 from diffusion.metric.denoising import SETS, DenoisingErrors, FrozenGrid
 from diffusion.model.network import examples
-from diffusion.process.denoiser import Denoiser, diffuse
+from diffusion.process.denoiser import Denoiser, diffuse, expand
 from diffusion.process.floor import Atoms
 from diffusion.process.grid import even_times
 from diffusion.process.mixture import Exact
+from diffusion.process.objective import share_of
 from diffusion.randomness import Streams, real_dtype, seed_for, seeds_for, to_device
 from diffusion.runs.record import config_text
 from diffusion.training.ema import average_of
@@ -42,8 +43,9 @@ class Diffusion(pl.LightningModule):
         super().__init__()
         self.denoiser = Denoiser(run.network, run.schedule, run.prediction, **run.widths)
         self.objective = run.objective
-        train, changed, dropout = run.data.splits["train"], run.augmentation or run.crops, run.settings.label_dropout
-        atoms = None if changed else Atoms(train.images, run.data.flip, train.labels, dropout, run.data.values.inside)
+        train, dropout, inside = run.data.splits["train"], run.settings.label_dropout, run.data.values.inside
+        changed = run.augmentation or run.crops or run.settings.encoder or run.data.missing
+        atoms = None if changed else Atoms(train.images, run.data.flip, train.labels, dropout, inside)
         try:
             self.objective.prepare(self.denoiser, atoms)
         except UserError as error:
@@ -51,7 +53,7 @@ class Diffusion(pl.LightningModule):
             raise UserError(f"{error}; {advice}") from error
         self.optimizer, self.lr_scheduler = run.optimizer, run.lr_scheduler
         self.augmentation, self.crops, self.condition = run.augmentation, run.crops, run.condition
-        self.settings, self.facts, self.clock = run.settings, run.facts, run.clock
+        self.settings, self.facts, self.clock, self.missing = run.settings, run.facts, run.clock, run.data.missing
         self.gathered: list[dict[str, Tensor]] = []  # values of the batches so far that belong `together`
         self.stepped = True  # whether the last step updated the weights; False if it was skipped
         self.validated = 0  # the step of the last complete validation
@@ -108,6 +110,8 @@ class Diffusion(pl.LightningModule):
         if self.condition is not None:
             named = self.condition(x0, stored)
             given |= self.condition.inputs(named, streams("condition"), x0.shape[2:], kept, training=True)
+        if self.missing:
+            given["known"], x0 = ~x0.isnan(), x0.nan_to_num()
         found: dict[str, Tensor] = self.objective(self.denoiser, x0, streams("train"), **given)
         return found
 
@@ -162,6 +166,7 @@ class Diffusion(pl.LightningModule):
             fixed = Streams(seeds_for("condition", last=batch.index.tolist()), self.device)
             named = self.condition(x0, batch.stored)
             given |= self.condition.inputs(named, fixed, x0.shape[2:], training=True)
+        known, x0 = (~x0.isnan(), x0.nan_to_num()) if self.missing else (None, x0)
         for k in range(self.settings.validation.draws):
             u = self.frozen.t(batch.index, k)
             u, t = (each.to(self.device, real_dtype(self.device)) for each in (u, self.times(u)))
@@ -170,7 +175,9 @@ class Diffusion(pl.LightningModule):
             for weights, denoiser in denoisers.items():
                 if denoiser is not None:
                     estimate = denoiser(x_t, t, **given).eps
-                    error = (estimate - eps).square().flatten(1).mean(dim=1)
+                    square = (estimate - eps).square()
+                    square = square if known is None else square * known / expand(share_of(known), square)
+                    error = square.flatten(1).mean(dim=1)
                     self.errors[weights].update(SETS[dataloader_idx], error, u, batch.index, k)
                     if self.exact is not None and dataloader_idx == 0 and given.keys() <= {"classes"}:
                         error = (estimate - self.exact(x_t, t, **given).eps).square().flatten(1).mean(dim=1)

@@ -18,10 +18,12 @@ from diffusion.config.choices import groups
 from diffusion.config.schema import SCORED, Train
 from diffusion.data import ImageData
 from diffusion.data.conditions import Condition
+from diffusion.data.encoder import Encoder, Latents
 from diffusion.errors import UserError, shown
 from diffusion.metric.features import FeatureExtractor
-from diffusion.pixels import POINTS, height_width, resolution_of
+from diffusion.pixels import height_width, is_points, resolution_of
 from diffusion.process.augmentation import Augmentation, Crops
+from diffusion.process.objective import Simple
 from diffusion.process.prediction import Prediction, scaled
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
@@ -33,7 +35,7 @@ from diffusion.scoring.floor import CONDITIONAL
 from diffusion.scoring.pipeline import Scorer, make_metrics
 from diffusion.training.clock import clock_of
 from diffusion.training.ema import EMA, average_for
-from diffusion.training.resume import Resumed
+from diffusion.training.resume import Resumed, initial
 
 RGB = 3  # the image channels that conf/model assumes
 SHOWN = 16  # samples in a picture if samples.n is not set
@@ -58,13 +60,15 @@ class Parts:
         record: the run's record on the first process; None on the others.
         resumed: the checkpoint that the run goes on from, if any.
         devices: number of devices, on all machines.
+        device: where images are encoded into latents.
 
     Raises UserError if an object cannot be built or does not fit the others.
     """
 
     def __init__(
-        self, settings: Train, folder: Path, record: RunRecord | None, resumed: Resumed | None = None, devices: int = 1
-    ):
+        self, settings: Train, folder: Path, record: RunRecord | None, resumed: Resumed | None = None, devices: int = 1,
+        device: torch.device | str = "cpu",
+    ):  # fmt: skip
         self.settings, self.folder, self.record, self.resumed, self.devices = settings, folder, record, resumed, devices
         for group, node in settings.model_dump().items():
             if group in groups() and group != "guidance":
@@ -81,6 +85,13 @@ class Parts:
                 raise UserError("condition: its pictures stay as they are; set augmentation=none crops=none")
             if settings.validation.floor:
                 raise UserError(CONDITIONAL)
+        if (encoder := optional(settings.encoder, "encoder", Encoder)) is not None:
+            if self.condition or self.augmentation or self.crops or settings.validation.floor:
+                raise UserError(
+                    "encoder: latents have no condition, augmentation, crops or floor; set condition=none "
+                    "augmentation=none crops=none validation.floor=false, or encoder=none"
+                )
+            self.data.values = Latents(encoder, self.data.shape)
         try:
             self.data.setup()
         finally:  # it lists the files that cannot be read, even if such a file ends the run
@@ -90,12 +101,19 @@ class Parts:
             check_weak(self.guidance, self.weak_model, self.data.shape, self.data.classes)
 
         self.objective: Any = make(settings.objective, "objective", nn.Module)
+        check_measured(settings, self.data, self.objective)
         if ends := getattr(self.objective, "ends", 0):
             self.widths["ends"] = ends
-        inputs = inputs_of(settings, self.augmentation, len(self.data.classes), self.widths)
+        space = self.data.values.shape(self.data.shape)
+        inputs = inputs_of(settings, self.augmentation, len(self.data.classes), self.widths, space[0])
         pl.seed_everything(settings.seed, verbose=False)  # the initial weights depend on the seed alone
         self.network: nn.Module = make({**settings.model, **inputs}, "model", nn.Module)
         check_network(self.network, settings, self.data, self.crops)
+        latents: dict[str, Any] = {}
+        if isinstance(self.data.values, Latents):  # an older model's statistics, which its weights are made for
+            before = resumed.contents if resumed else initial(settings.init)[1] if settings.init else {}
+            known = before.get("facts", {}).get("latents")
+            latents["latents"] = self.data.values.attach(self.data, torch.device(device), known)
         process = make(settings.schedule, "schedule", Schedule), make(settings.prediction, "prediction", Prediction)
         self.schedule, self.prediction = scaled(*process, self.data.scale)
         self.sampler: Sampler = make(settings.sampler, "sampler", Sampler)
@@ -107,7 +125,7 @@ class Parts:
         self.extractor: FeatureExtractor | None = optional(scored and settings.features, "features", FeatureExtractor)
         self.clock = clock_of(settings, self.data, devices, resumed)
 
-        self.facts: dict[str, Any] = {**inputs, **self.widths}
+        self.facts: dict[str, Any] = {**inputs, **self.widths, **self.data.values.facts, **latents}
         if self.condition is not None:
             self.facts["condition"] = self.condition.facts(self.data.shape)
         step = (settings.guidance or {}).get("step")
@@ -188,9 +206,9 @@ def is_error(name: str) -> bool:
 
 
 def inputs_of(
-    settings: Train, augmentation: Augmentation | None, classes: int, widths: Mapping[str, int]
+    settings: Train, augmentation: Augmentation | None, classes: int, widths: Mapping[str, int], channels: int
 ) -> dict[str, int]:
-    """The network's arguments that follow from the images' channels, classes, augmentation, crops and condition.
+    """The network's arguments that follow from the channels in the process, classes, augmentation, crops and condition.
 
     Arguments that the settings already have are left out, so a network needs only those that it is used with.
     `out_channels` changes in proportion to the images' channels. Raises UserError if the user set another value, or the
@@ -198,10 +216,13 @@ def inputs_of(
     """
     model, inputs = settings.model, dict[str, int]()
     labels = augmentation(torch.zeros(1, 1, 8, 8), Streams([0]))[1].shape[1] if augmentation else 0
-    channels = settings.data.get("channels", RGB)
     picture, vector, ends = (widths.get(name, 0) for name in ("picture", "vector", "ends"))
     wanted = {  # argument -> its value, its default in conf/model, and the setting that it follows
-        "in_channels": (channels + picture, RGB, "condition" if picture else "data.channels"),
+        "in_channels": (
+            channels + picture,
+            RGB,
+            "condition" if picture else "encoder" if settings.encoder else "data.channels",
+        ),
         "augment": (labels + vector + ends, 0, "objective" if ends else "condition" if vector else "augmentation"),
         "coordinates": (bool(settings.crops), False, "crops"),
         "classes": (classes, 0, "data.labels"),
@@ -216,9 +237,21 @@ def inputs_of(
             raise UserError(
                 f"{source}: the model has no setting `{key}`; choose another, such as model=unet_small, or do without"
             )
-    if "in_channels" in inputs and model.get("out_channels") is not None:
+    if ("in_channels" in inputs or channels != RGB) and model.get("out_channels") is not None:
         inputs["out_channels"] = model["out_channels"] // RGB * channels
     return inputs
+
+
+def check_measured(settings: Train, data: ImageData, objective: nn.Module) -> None:
+    """Reject what is made for pictures, if the data are measurements; what has no mask, if some are missing."""
+    if data.values.dtype == torch.uint8 or is_points(data.shape):
+        return
+    if settings.augmentation:
+        raise UserError("augmentation: it resamples the values, but the data are measurements; set augmentation=none")
+    if settings.sampler.get("threshold"):
+        raise UserError("sampler.threshold: measurements have no limits to clip at; set sampler.threshold=null")
+    if data.missing and type(getattr(objective, "objective", objective)) is not Simple:
+        raise UserError("objective: values of the data are missing (NaN), which only objective=simple leaves out")
 
 
 def check_network(network: nn.Module, settings: Train, data: ImageData, crops: Crops | None) -> None:
@@ -233,14 +266,15 @@ def check_network(network: nn.Module, settings: Train, data: ImageData, crops: C
             "self.classes = classes in its __init__"
         )
     channels, height, width = data.shape
-    size, factor = resolution_of(height, width), int(getattr(network, "downsampling", 1))
+    factor = int(getattr(network, "downsampling", 1)) * (height // data.values.shape(data.shape)[1])
+    size = resolution_of(height, width)
     given = settings.data.get("channels", RGB), *height_width(settings.data.get("resolution", 1))
     if "resolution" not in settings.data or given != data.shape:
         raise UserError(
             f"data: checkpoints need the size of the images: give {type(data).__name__} the arguments resolution and "
             f"channels, and its yaml file resolution: {shown(size)} and channels: {channels}"
         )
-    if channels == POINTS and (factor > 1 or not settings.features["_target_"].endswith("Points")):
+    if is_points(data.shape) and (factor > 1 or not settings.features["_target_"].endswith("Points")):
         raise UserError("data: points need model=mlp features=points metrics=points, as in experiment=points")
     if height % factor or width % factor:
         near = resolution_of(*(max(factor, round(side / factor) * factor) for side in (height, width)))

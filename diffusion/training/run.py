@@ -23,7 +23,7 @@ from diffusion.data import to_unit
 from diffusion.errors import UserError, first_line, refusing
 from diffusion.metric.precision import set_precision
 from diffusion.model.network import to_channels_last
-from diffusion.pixels import POINTS
+from diffusion.pixels import is_points
 from diffusion.randomness import Streams
 from diffusion.runs.folder import discard, holds_checkpoints, read_scores
 from diffusion.runs.launch import TRIAL, is_rank
@@ -60,7 +60,8 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> Any:
         quiet_libraries()
         resumed = resumed_from(settings, folder)
         trainer = make_trainer(settings, folder, resumed)
-        run = Parts(settings, folder, record, resumed, trainer.world_size)  # reads the images
+        device = trainer.strategy.root_device
+        run = Parts(settings, folder, record, resumed, trainer.world_size, device)  # reads the images
         module = Diffusion(run)
         check_parts(run, module)
         if resumed is not None:
@@ -189,12 +190,15 @@ def start_writing(run: Parts, record: RunRecord, trainer: pl.Trainer) -> None:
     else:
         curves.keep(resumed.folder, resumed.step)
     record.update(facts=run.facts)
-    (_, height, width), kind = data.shape, {1: ", grey", POINTS: ", points", 4: ", RGBA"}.get(data.channels, "")
+    (_, height, width), kind = data.shape, {1: ", grey", 4: ", RGBA"}.get(data.channels, "")
+    if data.values.dtype != torch.uint8 or is_points(data.shape):
+        kind = ", points" if is_points(data.shape) else f", measurements of {count(data.channels, 'channel')}"
     counts = ", ".join(f"{len(split.images)} {name}" for name, split in data.splits.items())
     parameters = count(sum(p.numel() for p in network.parameters()), "parameter")
     console.print(f"images {height}×{width}{kind}: {counts} · network with {parameters}")
-    deviation = float(data.values.inside(data.splits["train"].images[:SEVERAL]).std())
-    if data.channels != POINTS and not USUAL[0] <= data.scale * deviation <= USUAL[1]:
+    usual = data.values.dtype == torch.uint8 and not is_points(data.shape) and "latents" not in run.facts
+    deviation = float(data.values.inside(data.splits["train"].images[:SEVERAL]).std()) if usual else 0.5
+    if not USUAL[0] <= data.scale * deviation <= USUAL[1] and usual:
         console.print(
             f"the images' standard deviation is {deviation:.2g}; noise levels and networks are made for about 0.5: "
             f"data.scale={0.5 / deviation:.2g} makes it so in training, and samples have the contrast of the images",

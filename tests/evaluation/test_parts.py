@@ -15,6 +15,7 @@ import diffusion
 from diffusion.base import files
 from diffusion.base.files import code_version
 from diffusion.data import Split
+from diffusion.data.values import Values
 from diffusion.errors import UserError
 from diffusion.metric.features import FeatureExtractor
 from diffusion.process import grid
@@ -83,7 +84,7 @@ class Features(FeatureExtractor):
 
 def scorer(split: str, splits: dict[str, Any]) -> Scorer:
     """A scorer without metrics."""
-    data: Any = SimpleNamespace(splits=splits, shape=(3, 4, 4), channels=3)
+    data: Any = SimpleNamespace(splits=splits, shape=(3, 4, 4), channels=3, values=Values())
     return Scorer(data, split, Features(), [], Path(), Path())
 
 

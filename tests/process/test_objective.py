@@ -125,3 +125,15 @@ def test_nearest_chooses_the_nearest_of_its_candidates() -> None:
     found, drawn = nearest(x0, Streams(range(10, 16)), 5), Streams(range(10, 16)).normal(5, 1, 2, 2)
     for image, candidates, eps in zip(x0, drawn, found, strict=True):
         assert torch.equal(eps, min(candidates, key=lambda candidate: float((image - candidate).norm())))
+
+
+def test_values_that_are_not_known_are_left_out_of_the_loss() -> None:
+    """With a constant output c, the loss is the mean of (c − target)² over the known values alone."""
+    x0, known, c = torch.rand(4, 2, 4, 4), torch.rand(4, 2, 4, 4) < 0.5, 0.3
+    objective, denoiser = Simple(Uniform()), Denoiser(Constant(c), VP(), Eps())
+    found = objective(denoiser, x0, Streams(range(4)), known=known)
+    streams = Streams(range(4))
+    streams.uniform()
+    error = (streams.normal_like(x0) - c).square()
+    expected = torch.stack([each[where].mean() for each, where in zip(error, known, strict=True)])
+    torch.testing.assert_close(found["term"], expected)

@@ -1,0 +1,255 @@
+"""Measurements in files: arrays of numpy, images of 16 bits and of floats; and channels that are given to a network.
+
+Values keep their units and are not resampled. Order and splits are those of `Collection`.
+"""
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt, MinLen
+from PIL import Image, ImageSequence
+from torch import Tensor
+
+from diffusion.data.archive import IMAGES, content_of
+from diffusion.data.conditions import Condition, Shape, Tensors
+from diffusion.data.folder import Collection, Item, Source, listed, stamps
+from diffusion.data.measured import Measured, column, figures_of
+from diffusion.data.module import ImageData, Split
+from diffusion.errors import UserError, first_line, refusing
+
+GIVEN = "channels"  # the name of the channels of a condition, where they are stored
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class Measurements(ImageData):
+    """Base class of data in units of their own, with NaN where a value is missing.
+
+    Args:
+        channels: Number of channels that the network draws: all, but for those of condition=channels.
+        names: The names of the channels in the files, in their order; null: 1, 2, …. They are needed for
+            condition=channels.
+        units: The unit of each channel, for pictures and tables; null: none.
+        mean, std: In the diffusion process, a value x of a channel is (x − mean)/(2 std), one number for each channel
+            that is drawn; null: the mean and the standard deviation of the training images. Samples have the units of
+            the files.
+    """
+
+    channels: Annotated[int, Ge(1)] = 1  # type: ignore[assignment]
+    names: Annotated[list[str], MinLen(1)] | None = None
+    units: list[str] | None = None
+    mean: list[float] | None = None
+    std: list[Annotated[float, Gt(0)]] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.every = self.names or [str(i + 1) for i in range(self.channels)]
+        self.values = Measured([0.0] * self.channels, [1.0] * self.channels, [], [])  # until they are read
+
+    @property
+    def given(self) -> list[str]:
+        """The channels of the condition."""
+        return self.condition.names if isinstance(self.condition, Channels) else []
+
+    @property
+    def drawn(self) -> list[str]:
+        """The channels that the network draws. Raises UserError if they are not `channels`."""
+        if unknown := [name for name in self.given if name not in self.every]:
+            raise UserError(f"condition.names: no channel {unknown[0]!r}; data.names has {', '.join(self.every)}")
+        drawn = [name for name in self.every if name not in self.given]
+        of_drawn = {"names": drawn, "mean": self.mean, "std": self.std}
+        wanted = [(key, own, self.channels) for key, own in of_drawn.items()] + [("units", self.units, len(self.every))]
+        for key, own, n in wanted:
+            if own is not None and len(own) != n:
+                of = f"data.channels={self.channels} are drawn, the others given by the condition"
+                raise UserError(f"data.{key}: it is for {len(own)} channels, but {of}; change one of them")
+        return drawn
+
+    def divided(self, splits: dict[str, Split]) -> dict[str, Split]:
+        """Splits of all channels, as splits of those that are drawn, with the others stored; sets `values`.
+
+        Raises UserError for a channel without variance.
+        """
+        drawn, found = self.drawn, dict[str, Split]()
+        own, others = ([self.every.index(name) for name in names] for names in (drawn, self.given))
+        for name, split in splits.items():
+            more = {GIVEN: split.images[:, others].contiguous()} if others else {}
+            images = split.images[:, own].contiguous() if others else split.images
+            found[name] = replace(split, images=images, stored=more)
+        mean, std = figures_of(found["train"].images)
+        for name, deviation in zip(drawn, std, strict=True):
+            if not deviation > 0 and self.std is None:
+                what = f"data: the channel {name} has the same value in all training images, or none"
+                raise UserError(f"{what}; leave it out of the files, or set data.std")
+        units = [(self.units or [""] * len(self.every))[i] for i in own]
+        self.values = Measured(self.mean or mean, self.std or std, drawn, units)
+        self.missing = any(bool(part.isnan().any()) for split in found.values() for part in split.images.split(256))
+        return found
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class Arrays(Measurements, Collection):
+    """Measurements in files. All have the same channels and the same type of numbers.
+
+    Arrays of any type become float32. Images without any value are left out, as files that cannot be read.
+
+    Args:
+        root: A folder of files, nested or not, or one file: .npy and .npz with an array (C, H, W), (N, C, H, W) or
+            (H, W); .tar of .npy files; .png and .tif of one channel with 8, 16 or 32 bits or floats, whose pages are
+            the channels. In an .npz, the array is arr_0, images, image or the only one.
+        resolution: Side of the square images, in pixels; or [HEIGHT,WIDTH]. Larger arrays are cropped to their centre.
+        tiles: Always null.
+    """
+
+    root: str | Path
+    tiles: None = None
+    kinds: dict[str, str] = field(default_factory=dict, init=False)  # type of numbers -> a file with it
+
+    @property
+    def stored_shape(self) -> Shape:
+        return len(self.every), *self.shape[1:]
+
+    def load(self) -> dict[str, Split]:
+        self.drawn  # noqa: B018  (refuses names before any work)
+        return self.divided(super().load())
+
+    def source(self) -> Source:
+        root = Path(self.root).expanduser()
+        files = {root.name: root} if root.is_file() else listed(root)
+
+        def items() -> Iterator[Item]:
+            for name, file in files.items():
+                with refusing(f"data.root: {name}"):
+                    yield from pieces(name, file)
+
+        return Source(f"data.root={root}", (os.fspath(root.resolve()), stamps(files)), items)
+
+    def _images(self, content: str, item: Item) -> list[tuple[str, np.ndarray | str]]:
+        try:
+            array = np.asarray(item.read())
+        except UserError:
+            raise
+        except Exception as error:
+            return [("", f"can't be read: {first_line(error)}")]
+        where, array = f"data.root: {item.name}", array[None] if array.ndim == 2 else array
+        (channels, height, width), found = self.stored_shape, "×".join(map(str, array.shape))
+        if array.dtype.kind not in "fiu" or array.ndim != 3 or len(array) != channels:
+            wanted = f"{channels}×{height}×{width} real numbers (data.names, data.channels, data.resolution)"
+            raise UserError(f"{where}: {found} of type {array.dtype}; expected {wanted} in each file")
+        if array.shape[1] < height or array.shape[2] < width:
+            raise UserError(f"{where}: {found} is smaller than data.resolution; lower it: nothing is resampled")
+        kind = "float" if array.dtype.kind == "f" else array.dtype.name
+        self.kinds.setdefault(kind, item.name)
+        if len(self.kinds) > 1:
+            (one, first), (other, second) = sorted(self.kinds.items())[:2]
+            raise UserError(
+                f"data.root: {first} has values of type {one}, {second} of {other}, which may mean other units; "
+                "convert one of them"
+            )
+        down, across = (array.shape[1] - height) // 2, (array.shape[2] - width) // 2
+        values = np.ascontiguousarray(array[:, down : down + height, across : across + width], dtype=np.float32)
+        if np.isinf(values).any() or np.isnan(values).all():
+            return [
+                ("", "no value: all are NaN" if np.isnan(values).all() else "infinite values; NaN are missing ones")
+            ]
+        return [("", values)]
+
+
+def pieces(name: str, file: Path) -> Iterator[Item]:
+    """The arrays in a file, which are read later. Raises an error for an unreadable one."""
+    match file.suffix.lower():
+        case ".npy":
+            yield from rows(name, np.load(file, mmap_mode="r", allow_pickle=False))
+        case ".npz":
+            with np.load(file, allow_pickle=False) as archive:
+                known = [key for key in IMAGES if key in archive] or list(archive)
+                if known[0] not in IMAGES and len(known) > 1:
+                    raise ValueError(f"it has the arrays {', '.join(known)}; name one of them images")
+                yield from rows(name, archive[known[0]])
+        case ".tar":
+            with tarfile.open(file, "r:") as tar:
+                for member in tar:
+                    if member.isfile() and member.name.endswith(".npy"):
+                        read = partial(decoded, file, member.offset_data, member.size)
+                        yield Item(f"{name}/{member.name.removeprefix('./')}", read)
+        case _:
+            yield Item(name, partial(levels, name, file))
+
+
+def rows(name: str, array: np.ndarray) -> Iterator[Item]:
+    """One array, or each row of (N, C, H, W)."""
+    if array.ndim == 4:
+        yield from (Item(f"{name} {i}", partial(array.__getitem__, i)) for i in range(len(array)))
+    else:
+        yield Item(name, partial(np.asarray, array))
+
+
+def decoded(file: Path, start: int, size: int) -> np.ndarray:
+    """The array in the bytes of an .npy file."""
+    array: np.ndarray = np.load(io.BytesIO(content_of(file, start, size)), allow_pickle=False)
+    return array
+
+
+def levels(name: str, file: Path) -> np.ndarray:
+    """The values of an image, (pages, H, W), without any conversion. Raises UserError for colours."""
+    pages = []
+    with Image.open(file, formats=["PNG", "TIFF"]) as image:
+        for page in ImageSequence.Iterator(image):
+            if page.mode not in ("L", "F") and not page.mode.startswith("I"):
+                raise UserError(
+                    f"data.root: {name} has colours ({page.mode}), of which 16 bits would be rounded to 8; save its "
+                    "channels as the pages of a TIFF, or as an .npy (C, H, W)"
+                )
+            pages.append(np.array(page))
+    return np.stack(pages)
+
+
+@dataclass(eq=False)
+class Channels(Condition):
+    """Channels of measurements that are given, from which the network draws the others, as for downscaling.
+
+    (CorrDiff, Mardani et al. 2023, draws fine fields of the weather from coarse ones on the same grid.) They are
+    standardised as those that are drawn; a missing value is replaced by the mean.
+
+    Args:
+        names: Those of `data.names` that are given.
+    """
+
+    names: Annotated[list[str], MinLen(1)]
+    attached = True
+
+    def shapes(self, shape: Shape) -> dict[str, tuple[int, ...]]:
+        return {GIVEN: (len(self.names), *shape[1:])}
+
+    def __call__(self, x0: Tensor, stored: Tensors) -> dict[str, Tensor]:
+        return self.own(stored[GIVEN])
+
+    def own(self, values: Tensor) -> dict[str, Tensor]:
+        """The tensors of a call for channels (m, c, H, W) in their units."""
+        mean, std = (column(self.figures[key], values) for key in ("mean", "std"))
+        return {GIVEN: ((values.float() - mean) / (2 * std)).nan_to_num(0.0)}
+
+    def attach(self, data: ImageData) -> None:
+        if not isinstance(data, Measurements):
+            raise UserError("condition=channels: only data=arrays and data=fields have channels with names")
+        if not self.figures:
+            mean, std = figures_of(data.splits["train"].stored[GIVEN])
+            self.figures = {"mean": mean, "std": [each if each > 0 else 1.0 for each in std]}
+
+
+def array_of(place: Path, shape: Sequence[int]) -> Tensor:
+    """The arrays (m, *shape) in a file of the kinds of `Arrays`, for a condition. Raises UserError for others."""
+    where, wanted = f"given={place}", "×".join(map(str, shape))
+    with refusing(where, f"; expected an array of {wanted}, or several"):
+        read = [np.asarray(item.read(), dtype=np.float32) for item in pieces(place.name, place)]
+        found = [array[None] if array.ndim == 2 else array for array in read]
+        if wrong := [array.shape for array in found if array.shape != tuple(shape)]:
+            raise ValueError(f"it has {'×'.join(map(str, wrong[0]))}")
+        return torch.from_numpy(np.stack(found))
