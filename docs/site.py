@@ -147,7 +147,7 @@ def group_page(group: str) -> str:
         if (each := re.findall(r"`(\w+)`", names)) and group in each:
             clauses = what.split("; ")
             about = clauses[each.index(group)] if len(clauses) == len(each) else what
-            about = f"{about[:1].upper()}{about[1:]}."
+            about = LINK.sub(r"](../\1\2)", f"{about[:1].upper()}{about[1:]}.")
     default = default_choices("train").get(group)
     text = f"# {group}\n\n{about}\n\n`{key}=CHOICE`"
     text += f", a group of {', '.join(used)}" if used else f", inside {', '.join(inside)}" if inside else ""
