@@ -119,7 +119,9 @@ def test_recipes_that_are_all_like_noise_are_trained_for_longer_and_not_ranked()
 
 
 def test_what_speaks_against_the_best_is_said() -> None:
-    assert ranking(study("demo/drawn"), Path()).findings["train/recall_lite0"].endswith("scale=3 is shown to be better.")
+    assert (
+        ranking(study("demo/drawn"), Path()).findings["train/recall_lite0"].endswith("scale=3 is shown to be better.")
+    )
     assert "precision_lite0 (shown by tests), coverage" in ranking(study("schedule"), Path()).findings["agree"]
     narrow = study("memoire_narrow")
     narrow.rows[1].runs[0].faults = [{"fault": "blur"}]
