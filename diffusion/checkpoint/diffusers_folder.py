@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 INDEX, RECIPE = "model_index.json", "recipe.json"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-FILES = (INDEX, RECIPE, "unet/*.json", "unet/*.safetensors", "scheduler/*.json", "vae/*")  # that are read
+# that are read:
+FILES = (INDEX, RECIPE, "unet/*.json", "unet/*.safetensors", "scheduler/*.json", "vae/*.json", "vae/*.safetensors")
 STEPS = 1000  # the T for which a network's time label 1000·t − 1 is diffusers' timestep
 CLASSES = "time.classes.weight"
 SETTINGS = {  # ours -> diffusers'

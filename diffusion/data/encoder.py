@@ -144,6 +144,11 @@ class Latents(Values):
             self.mean, self.deviation = (
                 torch.tensor(facts[key], dtype=torch.float32).view(self.channels, 1, 1) for key in ("mean", "deviation")
             )
+        self.figures = dict(facts)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"latents": self.figures}
 
     def shape(self, shape: Shape) -> Shape:
         return self.channels, shape[1] // self.factor, shape[2] // self.factor
@@ -177,8 +182,8 @@ class Latents(Values):
             z = z + (log_variance / 2).exp() * streams.normal_like(z)
         return self.standardised(z)
 
-    def attach(self, data: "ImageData", device: torch.device, facts: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Give the training and the validation images their latents, from the cache; returns the facts.
+    def attach(self, data: "ImageData", device: torch.device, facts: Mapping[str, Any] | None) -> None:
+        """Give the training and the validation images their latents, from the cache.
 
         Args:
             data: set up.
@@ -196,7 +201,6 @@ class Latents(Values):
             mean, deviation = statistics(latents, self.channels)
             facts = {"key": self.encoder.key, "mean": mean, "deviation": deviation}
         self.use(facts)
-        return dict(facts)
 
     def cached(self, split: "Split", name: str, mirrored: bool, device: torch.device) -> Tensor:
         """`Encoder.moments` of N images, and with `mirrored` of their mirror images, float16 (N, 1 or 2, m, h, w).

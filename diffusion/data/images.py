@@ -30,9 +30,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Box = tuple[int, int, int, int]  # a window of an image: left, top, right, bottom, in pixels
 Label = int | str | tuple[int, str]  # the class of an image; or its place among the classes, and its name
-Made = tuple[
-    str, np.ndarray | str, Label | None
-]  # an image's name, its pixels (C, H, W) or why it is unusable, and label
+Made = tuple[str, np.ndarray | str, Label | None]  # an image's name, its (C, H, W) or why it is unusable, and label
 Entry = dict[str, str]  # a file or an image that needs attention: {"path", "reason", "action"}
 
 # EPS is left out because reading it runs an external program.

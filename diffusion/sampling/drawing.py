@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -135,7 +136,9 @@ class Drawing:
 
     def __post_init__(self) -> None:
         if isinstance(self.values, Latents):
-            self.sampler.threshold = None  # latents are not limited to [−1, 1]
+            sampler = copy(self.sampler)  # which may be the user's own
+            sampler.threshold = None  # latents are not limited to [−1, 1]
+            object.__setattr__(self, "sampler", sampler)  # once, in a frozen object
 
     @property
     def space(self) -> Shape:

@@ -109,11 +109,9 @@ class Parts:
         pl.seed_everything(settings.seed, verbose=False)  # the initial weights depend on the seed alone
         self.network: nn.Module = make({**settings.model, **inputs}, "model", nn.Module)
         check_network(self.network, settings, self.data, self.crops)
-        latents: dict[str, Any] = {}
         if isinstance(self.data.values, Latents):  # an older model's statistics, which its weights are made for
             before = resumed.contents if resumed else initial(settings.init)[1] if settings.init else {}
-            known = before.get("facts", {}).get("latents")
-            latents["latents"] = self.data.values.attach(self.data, torch.device(device), known)
+            self.data.values.attach(self.data, torch.device(device), before.get("facts", {}).get("latents"))
         process = make(settings.schedule, "schedule", Schedule), make(settings.prediction, "prediction", Prediction)
         self.schedule, self.prediction = scaled(*process, self.data.scale)
         self.sampler: Sampler = make(settings.sampler, "sampler", Sampler)
@@ -125,7 +123,7 @@ class Parts:
         self.extractor: FeatureExtractor | None = optional(scored and settings.features, "features", FeatureExtractor)
         self.clock = clock_of(settings, self.data, devices, resumed)
 
-        self.facts: dict[str, Any] = {**inputs, **self.widths, **self.data.values.facts, **latents}
+        self.facts: dict[str, Any] = {**inputs, **self.widths, **self.data.values.facts}
         if self.condition is not None:
             self.facts["condition"] = self.condition.facts(self.data.shape)
         step = (settings.guidance or {}).get("step")

@@ -20,6 +20,7 @@ from diffusion.checkpoint import storage
 from diffusion.config.build import make
 from diffusion.config.schema import INSTEAD, Train
 from diffusion.data import to_unit
+from diffusion.data.values import Values
 from diffusion.errors import UserError, first_line, refusing
 from diffusion.metric.precision import set_precision
 from diffusion.model.network import to_channels_last
@@ -196,9 +197,9 @@ def start_writing(run: Parts, record: RunRecord, trainer: pl.Trainer) -> None:
     counts = ", ".join(f"{len(split.images)} {name}" for name, split in data.splits.items())
     parameters = count(sum(p.numel() for p in network.parameters()), "parameter")
     console.print(f"images {height}×{width}{kind}: {counts} · network with {parameters}")
-    usual = data.values.dtype == torch.uint8 and not is_points(data.shape) and "latents" not in run.facts
-    deviation = float(data.values.inside(data.splits["train"].images[:SEVERAL]).std()) if usual else 0.5
-    if not USUAL[0] <= data.scale * deviation <= USUAL[1] and usual:
+    pixels = type(data.values) is Values and not is_points(data.shape)  # others have the usual deviation
+    deviation = float(data.values.inside(data.splits["train"].images[:SEVERAL]).std()) if pixels else 0.5
+    if not USUAL[0] <= data.scale * deviation <= USUAL[1]:
         console.print(
             f"the images' standard deviation is {deviation:.2g}; noise levels and networks are made for about 0.5: "
             f"data.scale={0.5 / deviation:.2g} makes it so in training, and samples have the contrast of the images",

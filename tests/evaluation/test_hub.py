@@ -92,10 +92,11 @@ def test_a_diffusers_folder_of_others_is_read(command, two_steps: Path, hub: Hub
     assert command("export", [str(two_steps), "folder", "--format=diffusers"])[0] == 0
     files = {file.relative_to("folder").as_posix(): file.read_bytes() for file in Path("folder").rglob("*.*")}
     del files[diffusers_folder.RECIPE]
-    hub.commit("bo/ddpm", files | {"safety_checker/config.json": b"{}"})
+    hub.commit("bo/ddpm", files | {"vae/weights.bin": b"", "safety_checker/config.json": b"{}"})
     found = restore(trained("hf://bo/ddpm"))
     assert found.source["network_hash"] == restore(two_steps / "checkpoints/last.ckpt").source["network_hash"]
     assert not (found.path / "safety_checker").exists()
+    assert not (found.path / "vae/weights.bin").exists()
 
 
 PIPELINE = json.dumps({"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"]}).encode()

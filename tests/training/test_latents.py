@@ -15,6 +15,8 @@ from diffusion.config.choices import choice
 from diffusion.data import Folder
 from diffusion.data.encoder import VAE, Latents, statistics
 from diffusion.errors import UserError
+from diffusion.process.denoiser import clip
+from diffusion.process.sampler import DDIM
 from diffusion.randomness import Streams
 from diffusion.report.scores import BASELINES, score_table
 from diffusion.runs.folder import read_scores
@@ -121,8 +123,9 @@ def test_a_run_learns_and_draws_latents_and_writes_pixels(run):
     assert (restored.shape, restored.facts["in_channels"]) == ((3, 16, 16), 4)
     assert restored.values.shape(restored.shape) == (4, 8, 8)
     model = diffusion.load(run, device="cpu")
-    drawing = model.drawing("ddim", threshold="clip")
-    assert drawing.sampler.threshold is None
+    own = DDIM(2, threshold=clip)
+    assert model.drawing(own).sampler.threshold is None
+    assert own.threshold is clip
     assert model.sample(3, progress=False).shape == (3, 3, 16, 16)
 
 
