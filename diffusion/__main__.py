@@ -28,6 +28,7 @@ COMMANDS = {  # by what a user wants: the name of a module of diffusion.cli, and
         "study": "compare samplers or guidance scales on one model",
         "compare": "compare runs and sweeps",
         "reproduce": "run a published study again",
+        "race": "train a recipe under a fixed budget, and compare it with the record",
     },
     "Look after runs": {
         "watch": "the pages of all runs in the browser, updated while they train",

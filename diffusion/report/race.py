@@ -1,0 +1,79 @@
+"""The verdict of a race: whether an entry's runs are better than those of the holder of the record.
+
+The score of a run is the mean of √(D/m) over the referee's eyes, where D is the energy distance of its samples to the
+training tiles and m the margin of chance (`metric.referee`): 1 means that an eye can hardly tell them apart. The filters
+of two of the eyes are drawn after the samples. Lower is better.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+from scipy import stats
+
+from diffusion.report.numbers import number
+from diffusion.report.verdict import copying
+from diffusion.runs.folder import Run
+
+LEAST, LEVEL, MOST = 3, 0.05, 20  # seeds of an entry, probability of a false record, seeds that a forecast looks at
+
+
+def score_of(run: Run) -> float:
+    """The score of a run that the referee has judged."""
+    eyes = run.referee["further"]["eyes"].values()
+    return fmean(math.sqrt(max(0.0, eye["distance"]) / eye["margin"]) for eye in eyes)
+
+
+def gate(run: Run) -> str:
+    """Why a run does not count: trained weights of another run, copies, too little diversity; "" if it does."""
+    if run.config.get("init") or (run.config.get("guidance") or {}).get("ckpt"):
+        return "it uses weights that were trained outside of the budget"
+    if found := copying(run.scores).get("copies"):
+        return found
+    return next((f"its samples are {x['fault']}" for x in run.faults if x["fault"] in ("alike", "repeated")), "")
+
+
+@dataclass(frozen=True)
+class Race:
+    """The scores of an entry's seeds and of the holder's."""
+
+    entry: Sequence[float]
+    holder: Sequence[float]
+
+    @property
+    def difference(self) -> float:
+        """The entry's mean minus the holder's; below 0, the entry is better."""
+        return fmean(self.entry) - fmean(self.holder)
+
+    def half(self, n: int | None = None) -> float:
+        """The one-sided margin of the difference, of Welch's test, with n seeds of the entry of the same deviation.
+
+        The first look is at `LEAST` seeds, and look k has the level LEVEL/2ᵏ. These add up to less than LEVEL, so an
+        entry may add seeds until it is a record, and is a false one with a probability of at most LEVEL.
+        """
+        n = n or len(self.entry)
+        a, b = np.var(self.entry, ddof=1) / n, np.var(self.holder, ddof=1) / len(self.holder)
+        freedom = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (len(self.holder) - 1))
+        return float(stats.t.isf(LEVEL / 2 ** (n - LEAST + 1), freedom) * math.sqrt(a + b))
+
+    @property
+    def record(self) -> bool:
+        """Whether the entry is shown to be better."""
+        return self.difference + self.half() < 0
+
+    @property
+    def more(self) -> int | None:
+        """How many more seeds would make it a record, if these showed the same; None if not even many would."""
+        n = len(self.entry)
+        enough = (m for m in range(n, MOST + 1) if self.difference + self.half(m) < 0)
+        return next((m - n for m in enough), None)
+
+    def __str__(self) -> str:
+        found = f"{number(self.difference, self.half())} ± {number(self.half(), self.half())}"
+        if self.record:
+            return f"A record: better by {found.lstrip('-−')}."
+        seeds = "seed" if self.more == 1 else "seeds"
+        tell = f"{self.more} more {seeds} would tell" if self.more else f"nor would {MOST} seeds show it"
+        return f"Not shown to be better: {found}; {tell}."
