@@ -68,8 +68,8 @@ def race(entry: str, seeds: int, out: Path, seconds: float) -> None:
     verdict = judged(runs, json.loads(RECORDS.read_text())[-1])
     if verdict["verdict"] == "record":  # only now, since a look at the test photographs spends them
         for seed, run in enumerate(runs):
-            place = f'hydra.run.dir="{folder / f"test-{seed}"}"'
-            run_command("evaluate", [f"ckpt={run.folder}", f"n={IMAGES}", "split=test", "baselines=[]", place])
+            own = [f"ckpt={run.folder}", f"n={IMAGES}", f'hydra.run.dir="{folder / f"test-{seed}"}"']
+            run_command("evaluate", [*own, "split=test", "baselines=[]"])
     replace(folder / "race.json", json.dumps({"entry": file.stem, "seconds": seconds} | verdict, indent=2))
     console.print(f"\n{verdict['words']}\n{folder / 'race.json'}")
     if verdict["verdict"] != "record":

@@ -1,8 +1,8 @@
 """The verdict of a race: whether an entry's runs are better than those of the holder of the record.
 
 The score of a run is the mean of √(D/m) over the referee's eyes, where D is the energy distance of its samples to the
-training tiles and m the margin of chance (`metric.referee`): 1 means that an eye can hardly tell them apart. The filters
-of two of the eyes are drawn after the samples. Lower is better.
+training tiles and m the margin of chance (`metric.referee`): 1 means that an eye can hardly tell them apart. Lower is
+better. The filters of two of the eyes are drawn after the samples.
 """
 
 import math

@@ -76,7 +76,7 @@ class ReferenceBudget(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Say how much of the budget was used."""
-        step, total = trainer.global_step, trainer.lightning_module.clock.total  # type: ignore[union-attr]
+        step, total = trainer.global_step, int(trainer.lightning_module.clock.total)  # type: ignore[union-attr,arg-type]
         advice = f"; set trainer.max_steps={step}" if step < total else ""
         used = f"{self.used:.0f} of {self.seconds:g} reference seconds"
         console.print(f"budget: {used} were used by step {step} of {total}{advice}")

@@ -1,0 +1,88 @@
+"""Races: a record is shown by a test that allows more seeds at any time; copies and equal samples do not count."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from diffusion.base.files import read_table
+from diffusion.metric.record import Reference, Score
+from diffusion.report import race
+from diffusion.report.race import LEAST, Race, gate, score_of
+
+RESULTS = Path(__file__).parents[2] / "docs/results"
+
+
+def residuals() -> np.ndarray:
+    """The standardised differences of real runs' Fréchet distances from the mean of their recipe's seeds."""
+    found: dict[tuple[str, ...], list[float]] = {}
+    for table in RESULTS.glob("*/*.csv"):
+        for row in read_table(table):
+            if row.get("fd_lite0") and row.get("val/mse"):
+                recipe = [*row.items()][: [*row].index("seed")]
+                found.setdefault((str(table), *map(str, recipe)), []).append(float(row["fd_lite0"]))
+    x = [np.array(values) for values in found.values() if len(values) >= LEAST and np.ptp(values) > 0]
+    return np.concatenate(
+        [(each - each.mean()) / each.std(ddof=1) * (len(each) / (len(each) - 1)) ** 0.5 for each in x]
+    )
+
+
+def test_of_1000_equal_entries_at_most_5_percent_are_false_records_however_many_seeds_they_add():
+    real, rng = residuals(), np.random.default_rng(0)
+    assert len(real) > 100
+    false = 0
+    for _ in range(1000):
+        holder, entry = rng.choice(real, LEAST), rng.choice(real, 8)
+        noise = rng.normal(scale=0.1, size=11)  # no two runs are equal
+        holder, entry = holder + noise[:3], entry + noise[3:]
+        false += any(Race(entry[:n], holder).record for n in range(LEAST, 9))
+    assert 0 < false <= 50
+
+
+def test_a_better_entry_is_a_record_and_a_slightly_better_one_is_told_how_many_seeds_it_needs():
+    holder = [2.1, 2.2, 2.3]
+    assert str(Race([1.6, 1.7, 1.65], holder)).startswith("A record: better by 0.55 ±")
+    near = Race([2.05, 2.1, 2.15], [2.18, 2.2, 2.22])
+    assert not near.record
+    assert re.fullmatch(
+        r"Not shown to be better: -0\.10\d* ± 0\.\d+; (\d more seeds|1 more seed) would tell\.", str(near)
+    )
+    assert near.half(3 + near.more) < 0.1 <= near.half(2 + near.more)
+    assert "nor would 20 seeds show it" in str(Race([2.3, 2.4, 2.5], holder))
+
+
+def run(distance: float = 4.0, flagged: int = 0, faults: tuple[str, ...] = (), **config: object) -> SimpleNamespace:
+    eyes = {"lite0": {"distance": distance, "margin": 1.0}, "colours": {"distance": -0.1, "margin": 1.0}}
+    low = (flagged / 500 - 0.01, flagged / 500 + 0.01)
+    source = {"flagged": flagged, "chance": 0.01}
+    copies = Score("copies", flagged / 500, 500, reference=Reference("train"), low=low[0], high=low[1], source=source)
+    return SimpleNamespace(
+        referee={"further": {"eyes": eyes}}, scores=[copies], faults=[{"fault": x} for x in faults], config=config
+    )
+
+
+def test_the_score_is_the_mean_over_the_eyes_and_an_eye_sees_no_less_than_nothing():
+    assert score_of(run()) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({}, ""),
+        ({"flagged": 50}, "look like a changed training image"),
+        ({"faults": ("alike",)}, "its samples are alike"),
+        ({"faults": ("blurred",)}, ""),
+        ({"init": "demo"}, "trained outside of the budget"),
+        ({"guidance": {"ckpt": "demo"}}, "trained outside of the budget"),
+    ],
+)
+def test_copies_equal_samples_and_weights_from_elsewhere_do_not_count(found, words):
+    refused = gate(run(**found))
+    assert words in refused
+    assert bool(words) == bool(refused)
+
+
+def test_the_level_of_all_looks_together_is_5_percent():
+    assert sum(race.LEVEL / 2 ** (n - LEAST + 1) for n in range(LEAST, 100)) <= race.LEVEL
