@@ -154,7 +154,8 @@ class Model:
         """Write the model as `safetensors`, a folder for `diffusers`, or a page for the `web`; what to do with it."""
         if format not in FORMATS:
             raise UserError(f"format={format}: it is one of {', '.join(FORMATS)}")
-        return FORMATS[format].write(Path(file), self.restored)
+        _, write = FORMATS[format]
+        return write(Path(file), self.restored)
 
     def drawing(
         self, sampler: str | Sampler | Node | None = None, seed: int = 0,
