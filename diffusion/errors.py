@@ -100,7 +100,6 @@ def imported(package: str, what: str, extra: str) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

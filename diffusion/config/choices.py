@@ -61,7 +61,6 @@ def searched() -> tuple[Path, ...]:
 
 @cache
 def groups() -> tuple[str, ...]:
-    """The names of all groups."""
     return tuple(sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and path.name != "hydra"))
 
 
@@ -75,7 +74,6 @@ def files(group: str) -> dict[str, Path]:
 
 
 def choices(group: str) -> list[str]:
-    """The names of a group's choices."""
     return list(files(group))
 
 

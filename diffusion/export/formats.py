@@ -24,7 +24,6 @@ def write_page(file: Path, model: Restored, pictures_only: bool = False) -> str:
 
 
 def unguided(model: Restored) -> str:
-    """The line that says what a format lacks."""
     return "\n  it draws without the run's guidance" if model.config.get("guidance") else ""
 
 

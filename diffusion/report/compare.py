@@ -257,7 +257,6 @@ def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 
 def overridden(runs: Iterable[Run]) -> set[str]:
-    """The keys of the overrides of these runs."""
     return {re.sub(r"^[+~]*(.*@)?", "", word.partition("=")[0]) for run in runs for word in run.overrides}
 
 

@@ -128,6 +128,5 @@ def floor_blocks(folder: Path) -> list[Block | str]:
 
 
 def write_floor(run: Run) -> list[Path]:
-    """Write the page of a study of the floor."""
     title = f"Noise levels of {run.config.get('ckpt', run.folder.resolve().name)}"
     return write_files(run.folder, "study.md", title, [Section("Where the loss is", floor_blocks(run.folder))])

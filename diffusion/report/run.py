@@ -166,13 +166,11 @@ def recipe(run: Run) -> Blocks:
 
 
 def facts(run: Run) -> Table | None:
-    """The facts of run.json."""
     rows = [[name, fact(key, run.info[key])] for key, name in FACTS.items() if run.info.get(key) not in (None, "", {})]
     return Table(("fact", "value"), rows) if rows else None
 
 
 def fact(key: str, value: Any) -> str:
-    """A value of run.json as text."""
     if key == "seconds_of":
         return ", ".join(f"{part} {duration(seconds)}" for part, seconds in value.items())
     if key in ("started", "finished"):

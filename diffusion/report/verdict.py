@@ -77,7 +77,6 @@ class Step(NamedTuple):
 
     @property
     def line(self) -> str:
-        """The commands for a shell."""
         return " && \\\n".join(map(command_line, self.commands))
 
 
@@ -98,7 +97,6 @@ class Verdict(NamedTuple):
 
     @property
     def sections(self) -> list[Section]:
-        """The sections of a page with the answer and the next step."""
         answer = [f"**{escaped(self.headline)}**" if self.headline else "", listed(self.findings.values())]
         if self.limits:
             answer += [self.about, "What these numbers do not show:", listed(self.limits)]

@@ -26,7 +26,6 @@ def recipe(run: Run, *more: str, init: Path | None = None) -> list[str]:
 
 
 def resumed(run: Run) -> list[str]:
-    """The command that resumes the run."""
     return ["train", *run.own, f"hydra.run.dir={shown(place_of(run))}", "ckpt=auto"]
 
 

@@ -83,7 +83,6 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name of the run."""
         return str(self.config.get("name") or self.folder.resolve().name)
 
     @cached_property

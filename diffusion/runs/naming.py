@@ -76,7 +76,6 @@ def first_new(folders: Iterable[Path]) -> Path:
 
 
 def register() -> None:
-    """Register the resolvers with OmegaConf."""
     started = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
 
     def launch(place: str, prefix: str = "", *, _root_: DictConfig) -> str:

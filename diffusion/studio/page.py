@@ -140,7 +140,6 @@ class Page:
         return grid(images, large=True), said, command_line([command, *own, *model, *words])
 
     def settings(self, command: str, words: Sequence[str]) -> Any:
-        """The settings of a command with these words."""
         return completed(settings_of(command, ["ckpt=x", *words]), self.model.restored, changes_of(words))
 
     def numbers(self, sampler: str, guidance: str) -> tuple[int, float | None]:

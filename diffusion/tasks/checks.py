@@ -116,7 +116,6 @@ def drawn(trial: Trial) -> Result:
 
 
 def scored(trial: Trial) -> Result:
-    """Score samples of the bundled model."""
     folder = trial.run("evaluate", "scores", "ckpt=demo", f"n={BATCH}", "features=lite0", f"device={trial.device}")
     found = {score["metric"]: score["value"] for score in json.loads((folder / "scores.json").read_text())}
     return PASSED, f"fd_lite0 of {BATCH} samples: {found['fd_lite0']:.4g}"
