@@ -57,10 +57,6 @@ class Run:
 
     folder: Path
 
-    def __post_init__(self) -> None:
-        if not is_run(self.folder):
-            raise UserError(f"{self.folder}: no run here, which has one of {', '.join(PARTS)}; choose a run's folder")
-
     @cached_property
     def config(self) -> dict[str, Any]:
         """config.yaml."""

@@ -65,11 +65,7 @@ class RunRecord:
         return "died"
 
     def start(self, command: Sequence[str]) -> None:
-        """Record that a run begins in the folder, or begins again after it has lost a process.
-
-        Args:
-            command: its name and its words.
-        """
+        """Record that a run begins by this command, or begins again after it has lost a process."""
         before, self.previous = self.content, {}
         goes_on = before and {"ckpt=auto", "ckpt=last"} & {*command} and "experiment=" not in " ".join(command)
         earlier = [*before.get("earlier_commands", []), before.get("command", [])] if goes_on else []
