@@ -69,14 +69,14 @@ def override(key: str, value: object) -> str:
     return shlex.quote(f"{key}={shown(value)}")
 
 
-def command_line(name: str, words: Iterable[str]) -> str:
-    """`diffusion NAME WORDS`, each word quoted for a shell where needed."""
-    return " ".join([f"diffusion {name}", *map(shlex.quote, words)])
+def command_line(words: Iterable[str]) -> str:
+    """`diffusion WORDS`, each word quoted for a shell where needed; the first one is the command's name."""
+    return shlex.join(["diffusion", *words])
 
 
 def resume_command(run: Path, own: Iterable[str] = ()) -> str:
     """The command that resumes a run; `own` names the folder of its own choices (`Run.own`)."""
-    return f"{command_line('train', own)} {override('hydra.run.dir', run)} ckpt=auto"
+    return command_line(["train", *own, f"hydra.run.dir={shown(run)}", "ckpt=auto"])
 
 
 def pip_install(extra: str) -> str:
@@ -100,7 +100,6 @@ def imported(package: str, what: str, extra: str) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

@@ -5,7 +5,6 @@ They are the API for notebooks and programs, and the commands of `diffusion.task
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -99,7 +98,7 @@ class Model:
             mask: as the picture, with its proportions; an array or a tensor may also be bool (H, W).
             method: a choice from conf/inpainting, perhaps with settings: "repaint inpainting.passes=20".
         """
-        with self.choices:
+        with searching([self.config_dir]):
             how = choice("inpainting", method)
         return self._draw(n, lambda **own: filled(self.drawing(fills=True, **own), picture, mask, how), **options)
 
@@ -116,7 +115,7 @@ class Model:
             noise_level: the standard deviation of the observation's noise, where pixels lie in [−1, 1]; None: 0.02.
             observed: the picture is what the operator made; otherwise it is applied to the picture.
         """
-        with self.choices:
+        with searching([self.config_dir]):
             given = picture, choice("operator", operator), choice("inpainting", method), noise_level, observed
         return self._draw(n, lambda **own: solved(self.drawing(fills=True, **own), *given), **options)
 
@@ -136,7 +135,7 @@ class Model:
         self, n: int = SCORED, split: str = "val", features: str = "auto", metrics: str = "standard", **options: Any
     ) -> dict[str, Score]:
         """The scores of n samples, drawn with the options of `sample`, against real images of the recipe, by name."""
-        with self.choices:
+        with searching([self.config_dir]):
             data: ImageData = make(inherited(self.restored, ["data"], [], {"seed": 0})["data"], "data")
             data.setup()
             return score(self.sample(n, **options), data.splits[split], split, features, metrics, self.device)
@@ -146,7 +145,7 @@ class Model:
         **options: Any,
     ) -> dict[tuple[str, int], dict[str, Score]]:  # fmt: skip
         """The scores of samplers within budgets of network evaluations: (sampler, evaluations) -> `score`."""
-        with self.choices:
+        with searching([self.config_dir]):
             trials = within_budgets(samplers, nfe, self.denoiser.schedule)
             return {(each.words, each.nfe): self.score(n, sampler=each.sampler, **options) for each in trials}
 
@@ -154,7 +153,8 @@ class Model:
         """Write the model as `safetensors`, a folder for `diffusers`, or a page for the `web`; what to do with it."""
         if format not in FORMATS:
             raise UserError(f"format={format}: it is one of {', '.join(FORMATS)}")
-        return FORMATS[format].write(Path(file), self.restored)
+        _, write = FORMATS[format]
+        return write(Path(file), self.restored)
 
     def drawing(
         self, sampler: str | Sampler | Node | None = None, seed: int = 0,
@@ -191,7 +191,7 @@ class Model:
         classes = labels.tolist() if isinstance(labels, Tensor | np.ndarray | np.generic) else labels
         asked = {"guidance": guidance, "condition": condition, "data": None if isinstance(data, ImageData) else data}
         asked |= {} if isinstance(sampler, Sampler) else {"sampler": sampler}
-        with self.choices:
+        with searching([self.config_dir]):
             changes = [change for group, part in asked.items() for change in chosen(group, part)]
             for place, value in flat({"sampler": settings}).items():
                 part = place.rpartition(".")[2]
@@ -215,11 +215,6 @@ class Model:
         node = condition or self.restored.config.get("condition")
         made = condition_of(node, self.restored.facts, self.shape)
         return enlarged(picture, made, self.shape, partial(self.drawing, condition=node, **options))
-
-    @property
-    def choices(self) -> AbstractContextManager[None]:
-        """Context in which the model's folder of choices is known."""
-        return searching([self.config_dir]) if self.config_dir else nullcontext()
 
     def _draw(
         self, n: int, change: Callable[..., Edited], batch_size: int = 64, progress: bool = True, **options: Any

@@ -184,16 +184,6 @@ def in_turn(images: Tensor, kinds: int) -> tuple[Tensor, int]:
     return torch.cat([images, padding]).unflatten(0, (columns, kinds)).transpose(0, 1).flatten(0, 1), columns
 
 
-def opened(path: Path) -> Image.Image:
-    """Open the picture in a file. Raises UserError if it cannot be read."""
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            return picture
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: not a readable picture; delete it, or recreate it by sampling") from error
-
-
 def save_png(picture: Image.Image, path: Path) -> Path:
     """Write `picture` as PNG, with what is known about its grid; creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,6 @@ class Bar(Progress):
     """Animated bars on a terminal. Elsewhere, as in a log file, a line every `PAUSE` seconds, and one at the end."""
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
-        """See `Progress`."""
         super().update(task_id, **changes)
         task, now = self._tasks[task_id], self.get_time()
         due = now - task.fields.setdefault("logged", now) >= PAUSE and not task.finished

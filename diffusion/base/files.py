@@ -117,10 +117,7 @@ def lock(path: Path, patience: float = 0.0, shared: bool = False) -> BinaryIO | 
     """Acquire the lock of the file `path`. Closing the returned file releases it, as does the end of this process.
 
     Returns None if the file system has no locks. Raises BlockingIOError if another process still holds the lock after
-    `patience` seconds.
-
-    Args:
-        shared: acquire a shared lock; `path` must then exist.
+    `patience` seconds. For a `shared` lock, the file must exist.
     """
     file, kind = path.open("rb" if shared else "a+b"), fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     deadline = time.monotonic() + patience

@@ -55,7 +55,6 @@ def explained(what: str) -> Iterator[None]:
 
 
 def is_address(ckpt: object) -> bool:
-    """Whether this names a model of the Hub."""
     return str(ckpt).startswith(SCHEME)
 
 

@@ -6,25 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import yaml
-from annotated_types import Gt
-from pydantic import BaseModel
 from torch import Tensor, nn
 
 from diffusion.base.console import console, count
 from diffusion.base.files import tensor_digest
 from diffusion.checkpoint import authors, diffusers_folder, storage
 from diffusion.config import build
-from diffusion.config.build import ModelFacts, check_arguments, check_targets, make, model_of, plain_config, validated
+from diffusion.config.build import ModelFacts, check_arguments, check_targets, make, model_of, plain_config
+from diffusion.data import ImageData
 from diffusion.data.encoder import Encoder, Latents
 from diffusion.data.measured import Measured
 from diffusion.data.values import Values
 from diffusion.errors import UserError
 from diffusion.model.network import to_channels_last
-from diffusion.pixels import Resolution, height_width
+from diffusion.pixels import height_width
 from diffusion.process.averaging import Profile, coefficients, gamma_of
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.mixture import Exact
@@ -36,13 +35,6 @@ REQUIRED = {"config": str, "state_dict": dict, "global_step": int, "epoch": int}
 KEPT = (*build.PARTS, *build.OPTIONAL_PARTS, "seed", "score", "label_dropout", "matmul_precision")  # when exported
 VAE = "vae"  # folder of the encoder in a diffusers folder
 WORST = 0.25  # largest missing part of an average's profile, in the L² norm
-
-
-class Sized(BaseModel):
-    """Of the data in a file, what decides how much memory its images need."""
-
-    resolution: Resolution
-    scale: Annotated[float, Gt(0)] = 1.0
 
 
 @dataclass(frozen=True)
@@ -100,12 +92,10 @@ class Restored:
 
     @property
     def model(self) -> dict[str, Any]:
-        """The configuration of the network, with all its arguments."""
         return model_of(self.config, self.facts)
 
     @property
     def label_dropout(self) -> float:
-        """The fraction of training images that were shown without their label."""
         return float(self.config.get("label_dropout", 0))
 
 
@@ -173,10 +163,12 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
     facts: ModelFacts = contents.get("facts", {})
     kind, state = _chosen(contents, path, "ema" if weights == "exact" else weights)
     try:
-        validated(Sized, {key: config["data"][key] for key in Sized.model_fields if key in config["data"]}, "data")
+        scale = config["data"].get("scale", 1.0)
+        # before anything is built: the resolution decides how much memory the images need
+        check_arguments(ImageData, {"resolution": config["data"]["resolution"], "scale": scale}, "data")
         network: nn.Module = make(model_of(config, facts), "model", nn.Module)
         process = make(config["schedule"], "schedule", Schedule), make(config["prediction"], "prediction", Prediction)
-        schedule, prediction = scaled(*process, config["data"].get("scale", 1.0))
+        schedule, prediction = scaled(*process, scale)
         given = {key: facts[key] for key in ("picture", "vector", "centred", "ends") if key in facts}
         denoiser: Any = Denoiser(network, schedule, prediction, **given)
         denoiser.network.load_state_dict(network_weights(state))

@@ -16,7 +16,6 @@ CHECKSUMS: dict[str, str] = json.loads((PACKAGE / "pretrained/zoo.json").read_te
 
 
 def is_address(ckpt: object) -> bool:
-    """Whether this names a model of the zoo."""
     return str(ckpt).startswith(SCHEME)
 
 

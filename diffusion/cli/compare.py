@@ -21,7 +21,6 @@ from diffusion.errors import Arguments
 
 
 def write(folders: list[Path], out: Path | None) -> None:
-    """Write and print the comparison of the runs and sweeps."""
     from diffusion.report import comparison  # imports scipy and matplotlib, so only when needed
     from diffusion.runs.folder import is_sweep
 
@@ -41,7 +40,6 @@ class SweepTable(Callback):
             self.on_multirun_end(config, printed=job_return.status == JobStatus.FAILED)
 
     def on_multirun_end(self, config: DictConfig, printed: bool = True, **kwargs: Any) -> None:
-        """Write the comparison and print it."""
         from diffusion.report.comparison import write  # scipy and matplotlib would slow the start of every command
 
         write([folder := Path(config.hydra.sweep.dir)], folder, printed)

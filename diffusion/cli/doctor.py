@@ -21,10 +21,8 @@ from diffusion.errors import Arguments, UserError, first_line, pip_install
 OK, NOTE, BAD, GB = "ok", "note", "bad", 1e9
 
 
-def check(page: Path | None, compile: bool) -> None:
+def check(page: Path | None) -> None:
     """Print each part with its verdict; try the device for the page. Raises UserError for what fails."""
-    if compile and not page:
-        raise UserError("--compile: it is for a trial of the device; add --try")
     lines = [*packages(), *machine()]
     for verdict, part, found in lines:
         console.print(f"{verdict:<6}{part:<19}{found}", style={NOTE: "yellow", BAD: "red"}.get(verdict))
@@ -33,7 +31,7 @@ def check(page: Path | None, compile: bool) -> None:
     if page:
         from diffusion.tasks.checks import attempt  # imports torch
 
-        attempt(page, compile, lines)
+        attempt(page, lines)
 
 
 def packages() -> Iterator[tuple[str, str, str]]:
@@ -81,5 +79,3 @@ def machine() -> Iterator[tuple[str, str, str]]:
 main = Arguments("doctor", __doc__, check)
 about, default = "try the device, and write this page; default: doctor.md", Path("doctor.md")
 main.add_argument("--try", dest="page", metavar="PAGE", type=Path, nargs="?", const=default, help=about)
-about = "with --try: compile on a CPU, too, which takes minutes"
-main.add_argument("--compile", action="store_true", help=about)

@@ -29,7 +29,6 @@ FEW = 300  # photographs; from here on, more of them make no difference (docs/re
 
 
 def main() -> None:
-    """Run the command."""
     words = sys.argv[1:]
     if not {*HELP} & {*words}:
         if len(words) < 2 or "-" in (words[0][:1], words[1][:1]):

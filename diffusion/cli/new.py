@@ -48,8 +48,8 @@ def write(kind: str, name: str, folder: Path) -> None:
     if folder != Path():
         console.print(f"  cd {shlex.quote(str(folder))}")
     (trial,) = re.findall(r"^#   diffusion train (.*)", files[yaml].read_text("utf-8"), re.MULTILINE)
-    console.print(" ", command_line("train", trial.split()))
-    console.print(" ", command_line("train", ["--config-dir", "conf", "--help", yaml.parent.name]))
+    console.print(" ", command_line(["train", *trial.split()]))
+    console.print(" ", command_line(["train", "--config-dir", "conf", "--help", yaml.parent.name]))
     console.print(f"  python -m pytest test_{name}.py  # pip install pytest")
 
 

@@ -94,7 +94,7 @@ def run_command(command: str, words: Sequence[str]) -> None:
 
     Ctrl-C reaches that process, too: this one waits until it has saved.
     """
-    console.print(f"\n{command_line(command, words)}")
+    console.print(f"\n{command_line([command, *words])}")
     process = subprocess.Popen([sys.executable, "-m", "diffusion", command, *words])
     try:
         status = process.wait()

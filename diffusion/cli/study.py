@@ -39,7 +39,6 @@ STUDIES = {  # by the first word of the command line
 
 
 def main() -> None:
-    """Run the study named first on the command line."""
     words = sys.argv[1:] or ["--help"]
     kind = "sampler" if words[0].startswith("-") else words.pop(0)
     if kind not in STUDIES:

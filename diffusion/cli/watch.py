@@ -89,7 +89,6 @@ class Server(ThreadingHTTPServer):
         return page.document(f"Run {name}", run.run_sections(Run(folder)), Run(folder).state, **live)
 
     def link(self, folder: Path) -> str:
-        """The path of a folder's page."""
         return f"/page/{quote(str(folder.relative_to(self.root)))}"
 
     def handle_error(self, *connection: Any) -> None:
@@ -106,8 +105,6 @@ def version_of(folder: Path) -> str:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Handles GET requests, and no others."""
-
     server: Server
 
     def do_GET(self) -> None:

@@ -132,13 +132,7 @@ def _model_of(target: Callable[..., Any]) -> type[BaseModel]:
 
 
 def make(node: Mapping[str, Any] | None, where: str, kind: type | None = None, **more: Any) -> Any:
-    """Build the object that `node` describes.
-
-    Args:
-        where: the node's key in the configuration, such as `model`, for error messages.
-        kind: the class of which it must be an object; None: any.
-        more: further arguments, which are not written in the configuration.
-    """
+    """Build the object of the class `kind` that `node`, at the key `where`, describes, with `more` arguments."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise UserError(f"{where}: it names no class; its yaml file needs a line _target_: PACKAGE.CLASS")
     check_node(node, where)

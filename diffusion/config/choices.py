@@ -33,7 +33,7 @@ _own: ContextVar[tuple[Path, ...]] = ContextVar("own", default=())
 
 @contextmanager
 def searching(folders: Iterable[str | Path | None]) -> Iterator[None]:
-    """Context in which these folders (None is ignored) add choices to those of conf/.
+    """Context in which these folders add choices to those of conf/; without one (None is none), those of before do.
 
     The classes that they name are trusted like those of conf/, and may be built from a file. The folders must therefore
     come from the user, on the command line or as an argument, never from a file. Raises UserError for a missing folder.
@@ -41,7 +41,7 @@ def searching(folders: Iterable[str | Path | None]) -> Iterator[None]:
     own = [Path(folder).expanduser() for folder in folders if folder is not None]
     if missing := [folder for folder in own if not folder.is_dir()]:
         raise UserError(f"{missing[0]}: no such folder; expected one like conf/, with files GROUP/NAME.yaml")
-    token = _own.set(tuple(own))
+    token = _own.set(tuple(own) or _own.get())
     try:
         yield
     finally:
@@ -61,7 +61,6 @@ def searched() -> tuple[Path, ...]:
 
 @cache
 def groups() -> tuple[str, ...]:
-    """The names of all groups."""
     return tuple(sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and path.name != "hydra"))
 
 
@@ -75,7 +74,6 @@ def files(group: str) -> dict[str, Path]:
 
 
 def choices(group: str) -> list[str]:
-    """The names of a group's choices."""
     return list(files(group))
 
 

@@ -124,7 +124,6 @@ def shards(files: Sequence[Path], labelled: bool) -> Iterator[Item]:
 
 
 def content_of(file: Path, start: int, size: int) -> bytes:
-    """Bytes of a file."""
     with file.open("rb") as stream:
         stream.seek(start)
         return stream.read(size)

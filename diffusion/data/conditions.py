@@ -21,7 +21,7 @@ from diffusion.data.folder import Folder, Source, composed
 from diffusion.data.hub import Hub
 from diffusion.data.images import RESIZE, Made, Unusable, in_threads, read, resized, stored
 from diffusion.data.module import PLACE, ImageData
-from diffusion.errors import UserError, nearest, pip_install, refusing, renaming
+from diffusion.errors import UserError, imported, nearest, refusing, renaming
 from diffusion.pixels import Channels, grey, resolution_of, to_unit
 from diffusion.randomness import Streams
 
@@ -256,7 +256,6 @@ class Pairs(Condition):
 
 
 def stem(name: str) -> str:
-    """The name of a file without its ending."""
     return str(PurePosixPath(name).with_suffix(""))
 
 
@@ -333,13 +332,10 @@ class Columns(Numbers):
 
 
 def table(file: Path) -> Iterable[Mapping[str, Any]]:
-    """The rows of a CSV or parquet file."""
     if file.suffix == ".parquet":
-        try:
-            from pyarrow import parquet
-        except ImportError as error:
-            raise UserError(f"{file} needs pyarrow: {pip_install('hub')}; or give a CSV file") from error
-        return parquet.read_table(file).to_pylist()
+        parquet = imported("pyarrow.parquet", f"{file} (or give a CSV file)", "hub")
+        rows: list[dict[str, Any]] = parquet.read_table(file).to_pylist()
+        return rows
     return read_table(file)
 
 

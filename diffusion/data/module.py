@@ -29,7 +29,7 @@ from diffusion.data.images import Entry, Label, cached
 from diffusion.data.values import Values
 from diffusion.errors import UserError
 from diffusion.pixels import Channels, Resolution, height_width, is_points, to_unit
-from diffusion.randomness import Streams, generator_for, seeds_for, to_device
+from diffusion.randomness import Streams, generator_for, seeds_for
 
 PLACE = re.compile(r" (\d+)px at (\d+),(\d+)$")  # the ending of a tile's name, after the name of its photograph
 Index = tuple[Tensor, Tensor, int, int]  # index (B,), flip (B,), the epoch, the position of the batch in the epoch
@@ -250,7 +250,6 @@ class ImageData(LightningDataModule):
         return [] if labels is None else torch.bincount(labels, minlength=len(self.classes)).tolist()
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Load the remaining batches of the run."""
         train, trainer = self.splits["train"], self.trainer
         size = self.batch_size * trainer.world_size
         per_epoch = self.batches_per_epoch or len(train) // size
@@ -281,10 +280,8 @@ class ImageData(LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move all but the indices. The indices stay on the CPU, where they are read as seeds of the noise."""
-        classes = None if batch.classes is None else to_device(batch.classes, device)
-        image, flip = to_device(batch.image, device), to_device(batch.flip, device)
-        stored = {name: to_device(rows, device) for name, rows in batch.stored.items()}
-        return batch._replace(image=image, flip=flip, classes=classes, stored=stored)
+        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved._replace(index=batch.index)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Mirror the images, and pictures stored for them, by `flip`; turn all into float32, on the device.

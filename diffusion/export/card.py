@@ -14,6 +14,7 @@ from diffusion.checkpoint.find import run_folder
 from diffusion.checkpoint.restore import Restored, network_hash
 from diffusion.config.build import OPTIONAL_PARTS, PARTS
 from diffusion.data import ImageData
+from diffusion.errors import command_line
 from diffusion.pixels import is_points
 from diffusion.report.compare import from_default
 from diffusion.report.page import Section, Table, escaped, picture, shell
@@ -57,7 +58,7 @@ def write_card(folder: Path, address: str, model: Restored, how: str | None = No
         f"diffusion-experiments {VERSION}. Its weights are {WEIGHTS.get(model.weights, model.weights)}."
     )
     if run and run.config.get("trainer"):
-        recipe: Blocks = [shell(again.line(again.recipe(run)))] if run.info else []
+        recipe: Blocks = [shell(command_line(again.recipe(run)))] if run.info else []
         rows = [[f"`{key}`", *pair] for key, pair in from_default(run).items()]
         recipe += [Table(("setting", "this run", "default"), rows)] if rows else []
     else:

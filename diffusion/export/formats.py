@@ -1,18 +1,9 @@
 """The formats in which a model is exported. None of them can contain code."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from diffusion.checkpoint import diffusers_folder, storage
 from diffusion.checkpoint.restore import Restored
-
-
-class Format(NamedTuple):
-    """The end of a file's name; the function that writes the file and returns its path, and what to know of it."""
-
-    suffix: str
-    write: Callable[[Path, Restored], str]
 
 
 def write_safetensors(file: Path, model: Restored) -> str:
@@ -33,11 +24,11 @@ def write_page(file: Path, model: Restored, pictures_only: bool = False) -> str:
 
 
 def unguided(model: Restored) -> str:
-    """The line that says what a format lacks."""
     return "\n  it draws without the run's guidance" if model.config.get("guidance") else ""
 
 
-FORMATS = {
-    "safetensors": Format(".safetensors", write_safetensors), "diffusers": Format("-diffusers", write_diffusers),
-    "web": Format(".html", write_page),
-}  # fmt: skip
+FORMATS = {  # the end of a file's name; what writes the file, and returns its path and what to know of it
+    "safetensors": (".safetensors", write_safetensors),
+    "diffusers": ("-diffusers", write_diffusers),
+    "web": (".html", write_page),
+}

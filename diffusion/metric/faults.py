@@ -65,7 +65,6 @@ def noise(x: Tensor) -> Tensor:
 
 
 def flattest(x: Tensor) -> Tensor:
-    """The noise in the flattest eighth of the places."""
     levels = noise(grey(x)).flatten(1).sort(dim=1).values
     return (levels[:, : -(-levels.shape[1] // 8)].mean(dim=1) + LEVEL).log()
 
@@ -78,7 +77,6 @@ def details(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fineness(x: Tensor) -> Tensor:
-    """The energy of details of one pixel relative to those of two."""
     fine, coarse = (each.mean(dim=(1, 2, 3)) + LEVEL for each in details(x))
     return (fine / coarse).log()
 

@@ -76,7 +76,6 @@ class DINOv2(Foundation):
             self.net.embeddings.position_embeddings = place
 
     def features(self, images: Tensor) -> Tensor:
-        """The class token."""
         return self.net(pixel_values=self.resized(images)).pooler_output
 
 
@@ -99,7 +98,6 @@ class CLIP(Foundation):
         self.resize = f"middle square to {self.side}x{self.side} bicubic, antialiased, rounded"
 
     def features(self, images: Tensor) -> Tensor:
-        """The image's embedding, of norm 1."""
         height, width = images.shape[-2:]
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2

@@ -90,7 +90,6 @@ class Score:
 
     @property
     def on_test(self) -> bool:
-        """Whether the reference is the test split."""
         return self.reference.split == "test"
 
     @property

@@ -177,10 +177,6 @@ class UNetwork(Network):
     its blocks (x, emb) -> x; the middle, on the last level, always has attention. Subclasses define `unit`.
     """
 
-    encoder: nn.ModuleDict
-    middle: nn.ModuleList
-    decoder: nn.ModuleDict
-
     def __init__(
         self, channels: Sequence[int], attention: Sequence[bool], head_dim: int | None, patch: int, *more: Any
     ):

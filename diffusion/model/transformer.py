@@ -174,7 +174,6 @@ class DiT(Network):
         self.initialise()
 
     def embed(self, in_channels: int, width: int) -> None:
-        """Add the layers that make tokens of patches."""
         self.reduce: nn.Module = nn.Identity()
         self.stem = nn.Conv2d(in_channels, width, self.patch, stride=self.patch)
 

@@ -76,7 +76,6 @@ def rotation(angle: Tensor) -> Matrix:
 
 
 def product(first: Matrix, *others: Matrix) -> Matrix:
-    """The product of 2×2 matrices, from left to right."""
     for e, f, g, h in others:
         a, b, c, d = first
         first = a * e + b * g, a * f + b * h, c * e + d * g, c * f + d * h

@@ -199,5 +199,4 @@ def quarters(x: Tensor) -> Tensor:
 
 
 def joined(x: Tensor) -> Tensor:
-    """The inverse of `quarters`."""
     return x.unflatten(0, (-1, 2, 2)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)

@@ -431,7 +431,6 @@ class Multistep(Sampler):
     order: Annotated[int, Ge(1), Le(MEMORY)] = 2
 
     def order_at(self, t: Time) -> int:
-        """The order of the step from t."""
         return min(self.order, t.left) if self.steps < 8 and t.left else self.order
 
 

@@ -103,8 +103,7 @@ def welch(x: Sequence[float], y: Sequence[float]) -> float | None:
         return None
     if np.ptp(x) == np.ptp(y) == 0:
         return float(x[0] == y[0])
-    of = [value for each in (x, y) for value in (fmean(each), np.std(each, ddof=1), len(each))]
-    return float(scipy.stats.ttest_ind_from_stats(*of, equal_var=False).pvalue)
+    return float(scipy.stats.ttest_ind(x, y, equal_var=False).pvalue)
 
 
 class Comparison(NamedTuple):
@@ -257,7 +256,6 @@ def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 
 def overridden(runs: Iterable[Run]) -> set[str]:
-    """The keys of the overrides of these runs."""
     return {re.sub(r"^[+~]*(.*@)?", "", word.partition("=")[0]) for run in runs for word in run.overrides}
 
 

@@ -104,14 +104,12 @@ def others(figure: Figure, metrics: Metrics, names: Sequence[str]) -> str:
 
 @style.chart("figures/bins.png")
 def bins(figure: Figure, metrics: Metrics) -> str:
-    """The validation MSE by time."""
     _by_time(figure, metrics, "val/mse", "denoising MSE")
     return "The validation MSE by time t, in tenths of [0, T], from early to late in training."
 
 
 @style.chart("figures/regret.png")
 def regret(figure: Figure, metrics: Metrics) -> str:
-    """The error above that of the best denoiser, by time."""
     _by_time(figure, metrics, "regret/mse", r"$\|\varepsilon_\theta-\varepsilon_*\|^2/d$")
     return "The squared difference of the network's estimate of ε from the best one, on validation data, by time t."
 

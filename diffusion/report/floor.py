@@ -12,6 +12,7 @@ long enough. The reverse does not hold: a good network is far better than the fi
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +91,8 @@ def largest(rows: Sequence[Row], name: str, of: str) -> tuple[str | None, str]:
 
 def ranges(rows: Sequence[Row], shown: Sequence[Row]) -> str:
     """The levels of the rows that are `shown`, in words: `0.02 to 0.11 and 20`."""
-    groups: list[list[str]] = [[]]
-    for row in rows:
-        if row in shown:
-            groups[-1].append(f"{row['level']:.2g}")
-        elif groups[-1]:
-            groups.append([])
-    return " and ".join(" to ".join(dict.fromkeys((group[0], group[-1]))) for group in groups if group)
+    runs = [[f"{row['level']:.2g}" for row in run] for inside, run in groupby(rows, shown.__contains__) if inside]
+    return " and ".join(" to ".join(dict.fromkeys((run[0], run[-1]))) for run in runs)
 
 
 @style.chart("figures/floor.png", (style.TALL[0], 4.6))
@@ -128,6 +124,5 @@ def floor_blocks(folder: Path) -> list[Block | str]:
 
 
 def write_floor(run: Run) -> list[Path]:
-    """Write the page of a study of the floor."""
     title = f"Noise levels of {run.config.get('ckpt', run.folder.resolve().name)}"
     return write_files(run.folder, "study.md", title, [Section("Where the loss is", floor_blocks(run.folder))])

@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from diffusion.pixels import ABOUT, arranged, opened, spread, tiles
+from diffusion.pixels import ABOUT, arranged, spread, tiles
 from diffusion.randomness import proportional
 from diffusion.report.numbers import number
 from diffusion.report.page import Block, html, picture
@@ -41,7 +41,7 @@ def rows_of(rows: np.ndarray, caption: str) -> Block:
 def over_training(run: Run, most: int) -> tuple[list[int], np.ndarray]:
     """At most so many steps of the grids during training, and the first samples at each: (steps, N, H, W, 3)."""
     chosen = [run.grids[i] for i in spread(len(run.grids), most)]
-    rows = [tiles(opened(path))[:IMAGES] for _, path in chosen]
+    rows = [tiles(Image.open(path))[:IMAGES] for _, path in chosen]
     return [step for step, _ in chosen], np.stack([row[: min(map(len, rows))] for row in rows])
 
 
@@ -63,7 +63,7 @@ def film(path: Path, label: str = "denoising step", captions: Sequence[str] = ST
     """A grid with `times`, as rows of images that a slider over the times selects, in as many parts as captions."""
     if not path.is_file():
         return []
-    picture = opened(path)
+    picture = Image.open(path)
     times, cut = json.loads(picture.info[ABOUT])["times"], tiles(picture)
     rows = cut.reshape(len(times), len(captions), -1, *cut.shape[1:])
     slider = html("slider", label=label, texts=[f"t = {number(time)}" for time in times], play=True)
@@ -89,14 +89,14 @@ def samples_of(run: Run) -> np.ndarray:
     """The samples of the run, as far as a page has room: (N, H, W, 3)."""
     if (found := drawn(run)) is None:
         return np.empty((0, 1, 1, 3), np.uint8)
-    images = tiles(opened(found[1]))
+    images = tiles(Image.open(found[1]))
     return images[: max(1, PAGE // images[0].size)]
 
 
 def drawn(run: Run) -> tuple[int, Path] | None:
     """The step and the file of the samples: those of the last end of the run, which are scored, or the latest grid."""
     if (last := run.folder / "samples/all.png").is_file():
-        return json.loads(opened(last).info[ABOUT]).get("step") or run.info.get("steps", 0), last
+        return json.loads(Image.open(last).info[ABOUT]).get("step") or run.info.get("steps", 0), last
     return run.grids[-1] if run.grids else None
 
 
@@ -104,7 +104,7 @@ def before_and_after(run: Run) -> list[Block | None]:
     """The first samples of a run that started from a trained model, with the weights there and with its own."""
     if not run.config.get("init") or not run.grids or run.grids[0][0] > 0 or (drawn(run) or run.grids[0])[0] == 0:
         return []
-    before = tiles(opened(run.grids[0][1]))
+    before = tiles(Image.open(run.grids[0][1]))
     pair = {"before": before, "after": samples_of(run)[: len(before)]}
     columns = math.ceil(math.sqrt(len(before)))
     page = side_by_side({name: Image.fromarray(arranged(each, columns)) for name, each in pair.items()})
@@ -123,7 +123,7 @@ def figure(folder: Path, file: str, caption: str) -> Block | None:
     """A figure in a file of the folder; None if there is none."""
     if not (folder / file).is_file():
         return None
-    shown = opened(folder / file)
+    shown = Image.open(folder / file)
     return Block(picture(file, caption), html("figure", caption=caption, address=address(shown), width=shown.width))
 
 

@@ -40,7 +40,6 @@ class Block:
     html: Markup | None = None
 
     def shown(self) -> Markup:
-        """The block in a page."""
         return Markup(RENDERER.render(self.markdown)) if self.html is None else self.html
 
     def save(self, folder: Path) -> list[Path]:
@@ -122,12 +121,10 @@ class Section:
 
     @cached_property
     def html(self) -> Markup:
-        """The content for a page."""
         return Markup("\n").join(filter(None, (block.shown() for block in self.blocks)))
 
     @property
     def markdown(self) -> str:
-        """The section in a file."""
         parts = [block.markdown for block in self.blocks if block.markdown]
         return "\n\n".join([f"## {self.title}", *parts] if self.title and parts else parts)
 
@@ -139,12 +136,10 @@ def escaped(text: str) -> str:
 
 
 def listed(texts: Iterable[str]) -> str:
-    """A list of texts in Markdown."""
     return "\n".join(f"- {escaped(text)}" for text in texts)
 
 
 def shell(*lines: str) -> str:
-    """Lines for the shell in Markdown."""
     return "```bash\n" + "\n".join(lines) + "\n```"
 
 

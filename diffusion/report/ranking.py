@@ -24,7 +24,6 @@ LONGER = "What longer trainings would give: there, the order may be different."
 
 
 def ranking(comparison: Comparison, folder: Path) -> Verdict:
-    """The verdict on the comparison in `folder`."""
     main, runs = comparison.main, [run for _, run in comparison.runs]
     if any(run.state != "complete" for run in runs):
         return Verdict(QUESTION, "Not all of these runs are complete, so they are not ranked.")

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from diffusion.base.console import console, duration
 from diffusion.config.build import check_targets, make
-from diffusion.errors import first_line, shown
+from diffusion.errors import command_line, first_line, shown
 from diffusion.pixels import grid, save_png, spread
 from diffusion.process.schedule import Scaled
 from diffusion.report import figures, images
@@ -158,21 +158,19 @@ def recipe(run: Run) -> Blocks:
     resumed = any(word.startswith("ckpt=") for word in typed)
     rows = [[f"`{key}`", *pair] for key, pair in from_default(run).items()]
     return [
-        shell(again.line(again.recipe(run))),
+        shell(command_line(again.recipe(run))),
         "The run was resumed by:" if resumed else None,
-        shell(again.line([name, *run.own, *typed])) if resumed else None,
+        shell(command_line([name, *run.own, *typed])) if resumed else None,
         Table(("setting", "this run", "default"), rows) if rows else None,
     ]
 
 
 def facts(run: Run) -> Table | None:
-    """The facts of run.json."""
     rows = [[name, fact(key, run.info[key])] for key, name in FACTS.items() if run.info.get(key) not in (None, "", {})]
     return Table(("fact", "value"), rows) if rows else None
 
 
 def fact(key: str, value: Any) -> str:
-    """A value of run.json as text."""
     if key == "seconds_of":
         return ", ".join(f"{part} {duration(seconds)}" for part, seconds in value.items())
     if key in ("started", "finished"):
@@ -238,10 +236,10 @@ def eyes(found: Mapping[str, Any]) -> Blocks:
 def more_commands(run: Run) -> str:
     """Commands to report, sample, score and train on."""
     place = again.place_of(run)
-    lines = [f"{again.line(['report', *run.own, str(place)])}   # this page again"]
+    lines = [f"{command_line(['report', *run.own, str(place)])}   # this page again"]
     if holds_checkpoints(run.folder):
         model = [*run.own, f"ckpt={shown(place)}"]
         of_class = [["sample", *model, "n=64", f"label={shown(name)}"] for name in run.info.get("classes", {})]
         commands = [["sample", *model, "n=64", "seed=1"], *of_class[:1], *again.enlarged(run), ["evaluate", *model]]
-        lines += [*map(again.line, commands), f"{again.line(again.onward(run))}   # train on"]
+        lines += [*map(command_line, commands), f"{command_line(again.onward(run))}   # train on"]
     return shell(*lines)

@@ -117,7 +117,6 @@ def baseline(real: Score | None, score: Score | None) -> Cell | None:
 
 
 def print_scores(scores: Sequence[Score]) -> None:
-    """Print the scores with their intervals and baselines."""
     first = scores[0]
     console.print(f"{first.n} images against {first.reference.n or 'the statistics'} of {first.reference.split}")
     score_table(scores).print(console)

@@ -95,8 +95,6 @@ def study_sections(run: Run) -> list[Section]:
 
 
 def table_of(rows: list[Row]) -> Table:
-    """All settings and the baselines."""
-
     def cell(row: Row, column: str) -> str | float | Cell | None:
         score = row.get(column)
         if isinstance(score, Score):

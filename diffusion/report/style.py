@@ -74,7 +74,6 @@ class Chart(Block):
         self.caption, self.figure, self.file = caption, figure, file
 
     def shown(self) -> Markup:
-        """See `Block`."""
         return html("chart", caption=self.caption, svg=Markup(svg(self.figure, self.caption)))
 
     def save(self, folder: Path) -> list[Path]:

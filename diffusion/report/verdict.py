@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion.config.schema import SCORED
+from diffusion.errors import command_line
 from diffusion.metric.record import FEW, FEW_PHOTOGRAPHS, Score
 from diffusion.report.faults import SHOWN, headline, joined, sentence
 from diffusion.report.numbers import number, plus_minus
@@ -76,8 +77,7 @@ class Step(NamedTuple):
 
     @property
     def line(self) -> str:
-        """The commands for a shell."""
-        return " && \\\n".join(map(again.line, self.commands))
+        return " && \\\n".join(map(command_line, self.commands))
 
 
 class Verdict(NamedTuple):
@@ -97,7 +97,6 @@ class Verdict(NamedTuple):
 
     @property
     def sections(self) -> list[Section]:
-        """The sections of a page with the answer and the next step."""
         answer = [f"**{escaped(self.headline)}**" if self.headline else "", listed(self.findings.values())]
         if self.limits:
             answer += [self.about, "What these numbers do not show:", listed(self.limits)]

@@ -1,7 +1,6 @@
 """The commands that go on with a run, or repeat it, each as its words after `diffusion`."""
 
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,11 +9,6 @@ from diffusion.runs.folder import Run
 
 Words = Sequence[str]
 ENLARGED = (3, 32, 32)  # (C, H, W) of the images that the bundled model `super` enlarges
-
-
-def line(words: Words) -> str:
-    """A command as a line, each word quoted for a shell where needed."""
-    return shlex.join(["diffusion", *words])
 
 
 def recipe(run: Run, *more: str, init: Path | None = None) -> list[str]:
@@ -32,7 +26,6 @@ def recipe(run: Run, *more: str, init: Path | None = None) -> list[str]:
 
 
 def resumed(run: Run) -> list[str]:
-    """The command that resumes the run."""
     return ["train", *run.own, f"hydra.run.dir={shown(place_of(run))}", "ckpt=auto"]
 
 

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,14 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel
 
 from diffusion.base.files import replace
 from diffusion.config.build import plain_yaml
 from diffusion.config.choices import leaves
 from diffusion.errors import UserError
 from diffusion.metric.record import Score
-from diffusion.runs.record import CONFIG, FILE, LOCK, Content, RunRecord, of_kind, parsed, read_json
+from diffusion.runs.record import CONFIG, FILE, LOCK, RunRecord, parsed, read_json
 
 SWEEP = "multirun.yaml"  # marks the folder of a sweep
 STUDY = "study.journal"  # of a search
@@ -30,7 +28,7 @@ REFEREE = "referee.json"  # see `metric.referee`
 ENSEMBLE = "ensemble.json"  # the ranks of real values among samples, for a chart
 FLOOR = "floor.csv"  # see `scoring.floor`
 PARTS = ("run.json", METRICS, SCORES, CONFIG)
-OURS = re.compile(rb'diffusion\.runs|job_folder|"command": \[?\s*"(python -m )?diffusion')  # in our records
+OURS = re.compile(rb'diffusion\.runs|job_folder|"command": \[\s*"diffusion')  # in our records
 HIDDEN = {".hydra", LOCK, ".slurm", ".trials", ".DS_Store", ".gitignore", ".gitkeep"}  # of us, and of other programs
 MEASURED = ("data", "schedule", "validation", "trainer.limit_val_batches")  # must be equal to compare errors, but for
 UNMEASURED = ("data.batch_size", "data.eval_batch_size", "data.global_batch_size", "data.flip", "validation.floor")
@@ -53,42 +51,16 @@ class Series(NamedTuple):
 Metrics = Mapping[str, Series]
 
 
-class Saved(BaseModel, strict=True):
-    """What the program reads of config.yaml."""
-
-    seed: int | None = None
-    model: dict[str, Any] = {}
-    optimizer: dict[str, Any] = {}
-    trainer: dict[str, Any] = {}
-    checkpoint: dict[str, Any] = {}
-    sampler: dict[str, Any] | None = None
-    guidance: dict[str, Any] | None = None
-    features: dict[str, Any] | None = None
-    recipe: dict[str, Any] | None = None
-
-
-class Composed(BaseModel, strict=True):
-    """What the program reads of Hydra's record."""
-
-    job: dict[str, Any] = {}
-    overrides: dict[str, list[str]] = {}
-    runtime: dict[str, dict[str, Any] | list[dict[str, str]] | str | None] = {}  # choices, config_sources, …
-
-
 @dataclass(frozen=True)
 class Run:
     """A run's folder. Files are read lazily; a missing one reads as empty. Raises UserError if one cannot be parsed."""
 
     folder: Path
 
-    def __post_init__(self) -> None:
-        if not is_run(self.folder):
-            raise UserError(f"{self.folder}: no run here, which has one of {', '.join(PARTS)}; choose a run's folder")
-
     @cached_property
     def config(self) -> dict[str, Any]:
         """config.yaml."""
-        return parsed(self.folder / CONFIG, lambda content: of_kind(Saved, plain_yaml(content)), {})
+        return read_yaml(self.folder / CONFIG)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -107,14 +79,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name of the run."""
         return str(self.config.get("name") or self.folder.resolve().name)
 
     @cached_property
     def record(self) -> dict[str, Any]:
         """Hydra's record: `job`, `overrides`, `runtime`. {} without one, or if a later command wrote it."""
-        file = self.folder / ".hydra/hydra.yaml"
-        found = parsed(file, lambda content: of_kind(Composed, plain_yaml(content).get("hydra", {})), {})
+        found = read_yaml(self.folder / ".hydra/hydra.yaml").get("hydra", {})
         trained = (self.folder / "run.json").is_file()
         return {} if trained and found.get("job", {}).get("name") != "train" else found
 
@@ -139,9 +109,8 @@ class Run:
     @cached_property
     def commands(self) -> list[list[str]]:
         """The commands that have trained here, oldest first: the name and the words of each, as run.json has them."""
-        typed = filter(None, [*self.info.get("earlier_commands", []), self.info.get("command")])
-        words = [shlex.split(each) if isinstance(each, str) else each for each in typed]  # older records: a string
-        return [each[1:] for each in words if each[1:]]
+        typed = [*self.info.get("earlier_commands", []), self.info.get("command", [])]
+        return [words[1:] for words in typed if words[1:]]
 
     @cached_property
     def choices(self) -> dict[str, str]:
@@ -166,7 +135,7 @@ class Run:
     @cached_property
     def info(self) -> dict[str, Any]:
         """run.json."""
-        return read_json(self.folder / FILE, Content)
+        return read_json(self.folder / FILE)
 
     @property
     def state(self) -> str:

@@ -17,15 +17,13 @@ from typing import Any
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import RangeSweep
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion.base.files import replace
 from diffusion.config.build import LOADER
-from diffusion.errors import UserError, exit_status, shown
+from diffusion.errors import exit_status, shown
 from diffusion.runs.folder import SWEEP, check_output
 from diffusion.runs.launch import queued_again, slurm_job
 from diffusion.runs.record import LOCK, held
@@ -78,7 +76,6 @@ def first_new(folders: Iterable[Path]) -> Path:
 
 
 def register() -> None:
-    """Register the resolvers with OmegaConf."""
     started = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
 
     def launch(place: str, prefix: str = "", *, _root_: DictConfig) -> str:
@@ -121,10 +118,6 @@ def check_own(folder: str) -> None:
 
 def begin_sweep(config: DictConfig) -> None:
     """Create the folder of a sweep once, for all of its jobs, with multirun.yaml, which not every sweeper writes."""
-    words = OverridesParser.create().parse_overrides([*config.hydra.overrides.task])
-    for each in words:
-        if isinstance(value := each.value(), RangeSweep) and not [*value.range()]:
-            raise UserError(f"{each.input_line}: a sweep over no values runs nothing; range(0,3) is 0, 1 and 2")
     folder = config.hydra.sweep.dir
     check_output(folder, "hydra.sweep.dir")
     config.hydra.sweep.dir = folder

@@ -10,15 +10,13 @@ import fcntl
 import json
 import os
 import platform
-import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ValidationError
 
 from diffusion.base.files import lock, replace
 from diffusion.config.schema import Settings
@@ -28,30 +26,6 @@ from diffusion.runs.launch import TRIAL, queued_again
 FILE, CONFIG, LOCK = "run.json", "config.yaml", ".lock"
 
 
-Command = Annotated[str, AfterValidator(shlex.split)] | list[str]  # as one line in older records
-
-
-class Content(BaseModel, strict=True):
-    """What the program computes with in run.json, which has more."""
-
-    state: str = ""
-    reason: str = ""
-    command: Command = []
-    earlier_commands: list[Command] = []
-    started: Annotated[str, AfterValidator(datetime.fromisoformat)] = ""
-    earlier: float = 0
-    seconds: float = 0
-    seconds_of: dict[str, float] = {}
-    steps: int = 0
-    first_step: int = 0
-    total_steps: int = 0
-    left: float | None = None  # seconds until the last step, of the progress bar; not yet known
-    images: dict[str, int] = {}
-    photographs: dict[str, int] = {}
-    classes: dict[str, int] = {}
-    facts: dict[str, Any] = {}
-
-
 def parsed(path: Path, parse: Callable[[bytes], Any], missing: Any) -> Any:
     """A parsed file, or `missing`. Raises UserError if it cannot be parsed."""
     if not path.is_file():
@@ -59,22 +33,12 @@ def parsed(path: Path, parse: Callable[[bytes], Any], missing: Any) -> Any:
     try:
         return parse(path.read_bytes())
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, yaml.YAMLError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else None
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else first_line(error)
-        raise UserError(f"{path}: not readable ({reason}); restore it") from error
+        raise UserError(f"{path}: not readable ({first_line(error)}); restore it") from error
 
 
-def of_kind(kind: type[BaseModel] | None, values: Any) -> dict[str, Any]:
-    """The mapping `values`. Raises ValueError or TypeError if it is none, or a value is not of its kind."""
-    values = {**values}
-    if kind:
-        kind.model_validate(values)
-    return values
-
-
-def read_json(path: Path, kind: type[BaseModel] | None = None) -> dict[str, Any]:
-    """The mapping in a JSON file, with the values of a `kind`; {} without one."""
-    return parsed(path, lambda content: of_kind(kind, json.loads(content)), {})
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file; {} without one."""
+    return parsed(path, lambda content: {**json.loads(content)}, {})
 
 
 class RunRecord:
@@ -82,7 +46,7 @@ class RunRecord:
 
     def __init__(self, folder: Path):
         self.folder, self.path = folder, folder / FILE
-        self.content = read_json(self.path, Content)
+        self.content = read_json(self.path)
         self.lock: BinaryIO | None = None  # the folder's lock, while held by this process
         # The record and the configuration before the folder was claimed, None for a file that did not exist.
         self.previous: dict[Path, bytes | None] = {}
@@ -101,11 +65,7 @@ class RunRecord:
         return "died"
 
     def start(self, command: Sequence[str]) -> None:
-        """Record that a run begins in the folder, or begins again after it has lost a process.
-
-        Args:
-            command: its name and its words.
-        """
+        """Record that a run begins by this command, or begins again after it has lost a process."""
         before, self.previous = self.content, {}
         goes_on = before and {"ckpt=auto", "ckpt=last"} & {*command} and "experiment=" not in " ".join(command)
         earlier = [*before.get("earlier_commands", []), before.get("command", [])] if goes_on else []
@@ -165,7 +125,7 @@ class RunRecord:
                 gone = "it was moved or removed while its run was alive, which has ended; resume it where it is now"
                 raise UserError(f"{self.folder}: {gone}") from error
             with contextlib.suppress(OSError, UserError):  # such as of a full disk, which must not hide the reason
-                self.content = read_json(self.path, Content)  # as its processes have written it
+                self.content = read_json(self.path)  # as its processes have written it
                 if self.previous and "facts" not in self.content:
                     for file, content in self.previous.items():
                         if content is None:

@@ -113,7 +113,6 @@ class Search:
         trial.set_user_attr("folder", f"trial-{min(each.number for each in (*same, trial))}")
 
     def words(self, trial: FrozenTrial) -> list[str]:
-        """The words of the job of a trial."""
         values = [f"{key}={value}" for key, value in trial.params.items()]
         place = f"hydra.sweep.subdir={trial.user_attrs['folder']}"
         return [*self.fixed, *values, place, f"+hydra.job.env_set.{TRIAL}={trial.number}"]

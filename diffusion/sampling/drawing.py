@@ -161,7 +161,6 @@ class Drawing:
         return f"{wrong} of {count(n, 'image')} are almost entirely black, white or of one colour; {change}"
 
     def warn_of_saturated(self, images: Tensor, real: Tensor | None = None) -> None:
-        """Print the sentence of `saturation`, if there is one."""
         if words := self.saturation(images, real):
             console.print(f"warning: {words}", style="yellow")
 
@@ -211,7 +210,6 @@ class Drawing:
         return self.given.pictures([0] * n if self.between else range(n)) if self.given else None
 
     def guided(self, denoiser: Denoiser) -> Denoise:
-        """The denoiser with the guidance, in the precision."""
         denoise: Denoise = self.guidance(denoiser, self.weak) if self.guidance else denoiser
         if self.windows:
             denoise = Tiled(denoise, *self.windows)

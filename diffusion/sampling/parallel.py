@@ -97,7 +97,6 @@ def draw(tasks: Sequence[Task], denoiser: Denoiser, devices: Sequence[torch.devi
 
 
 def draw_share(folder: Path) -> None:
-    """Draw the share of this process, one of several."""
     rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     console.quiet = rank > 0
     # not only tensors: the drawings, which the process that started this one has just written

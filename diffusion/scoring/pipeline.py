@@ -241,7 +241,6 @@ class Scorer:
 
 
 def make_metrics(node: Mapping[str, Any] | None) -> list[SampleMetric]:
-    """Build the metrics of a configuration's group `metrics`."""
     return [make(inner, f"metrics.{name}", SampleMetric) for name, inner in (node or {}).items() if inner]
 
 

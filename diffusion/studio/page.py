@@ -137,10 +137,9 @@ class Page:
         ckpt = path.relative_to(BUNDLED).parts[0] if path.is_relative_to(BUNDLED) else shown(str(path))
         model = [f"ckpt={ckpt}", *([] if weights == "ema" else [f"weights={weights}"])]
         own = [word for folder in searched()[1:] for word in ("--config-dir", str(folder))]
-        return grid(images, large=True), said, command_line(command, [*own, *model, *words])
+        return grid(images, large=True), said, command_line([command, *own, *model, *words])
 
     def settings(self, command: str, words: Sequence[str]) -> Any:
-        """The settings of a command with these words."""
         return completed(settings_of(command, ["ckpt=x", *words]), self.model.restored, changes_of(words))
 
     def numbers(self, sampler: str, guidance: str) -> tuple[int, float | None]:

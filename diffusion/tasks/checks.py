@@ -33,12 +33,11 @@ ERROR = re.compile(r"^(?:error|[\w.]*(?:Error|Exception|Failed)): .*", re.MULTIL
 
 
 class Trial(NamedTuple):
-    """The device to try (cuda, mps or cpu), the number of GPUs, the folder for all runs, and whether to compile."""
+    """The device to try (cuda, mps or cpu), the number of GPUs, and the folder for all runs."""
 
     device: str
     gpus: int
     folder: Path
-    compiling: bool
 
     @property
     def network(self) -> tuple[str, int]:
@@ -117,7 +116,6 @@ def drawn(trial: Trial) -> Result:
 
 
 def scored(trial: Trial) -> Result:
-    """Score samples of the bundled model."""
     folder = trial.run("evaluate", "scores", "ckpt=demo", f"n={BATCH}", "features=lite0", f"device={trial.device}")
     found = {score["metric"]: score["value"] for score in json.loads((folder / "scores.json").read_text())}
     return PASSED, f"fd_lite0 of {BATCH} samples: {found['fd_lite0']:.4g}"
@@ -126,21 +124,21 @@ def scored(trial: Trial) -> Result:
 CHECKS: dict[str, Callable[[Trial], Result]] = {
     "train in float32, with speed and memory": in_float32,
     "train in bfloat16": lambda trial: speed(trial.train("bfloat16", "trainer.precision=bf16-mixed")),
-    "train compiled": lambda trial: speed(trial.train("compiled", "compile=true")) if trial.compiling else (
-        IMPOSSIBLE, "compiling takes minutes on a CPU; --compile tries it"),
+    "train compiled": lambda trial: speed(trial.train("compiled", "compile=true")) if trial.device != "cpu" else (
+        IMPOSSIBLE, "compiling takes minutes on a CPU; a training with compile=true tries it"),
     "train on two devices": lambda trial: speed(trial.train("two", "trainer.devices=2")) if trial.gpus > 1 else (
         IMPOSSIBLE, "there are no two GPUs"),
     "resume bit for bit": resumed, "draw the images of the CPU": drawn, "score samples": scored,
 }  # fmt: skip
 
 
-def attempt(page: Path, compiling: bool, installation: Iterable[tuple[str, str, str]]) -> None:
+def attempt(page: Path, installation: Iterable[tuple[str, str, str]]) -> None:
     """Make all checks, and write the page after each. Raises UserError with status 1 if one failed."""
     device, rows = choose_device("auto"), list[tuple[str, str, str]]()
     title = f"# diffusion doctor --try\n\nTried on {device_name(device)}. Attach this page to a report of an error."
     parts = f"## Installation\n\n{Table(('', 'part', 'found'), installation).markdown}"
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        trial = Trial(device.type, torch.cuda.device_count(), Path(folder), compiling or device.type != "cpu")
+        trial = Trial(device.type, torch.cuda.device_count(), Path(folder))
         for name, check in track(CHECKS.items(), "trying", len(CHECKS), "check"):
             try:
                 rows.append((name, *check(trial)))

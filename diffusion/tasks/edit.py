@@ -63,11 +63,7 @@ def check(settings: Edit) -> None:
 
 
 def edited(model: Model, settings: Edit, image: Source | None = None, mask: Source | None = None) -> Edited:
-    """The edit of these settings.
-
-    Args:
-        image, mask: pictures in memory, instead of the files of the settings.
-    """
+    """The edit of these settings; with an image and a mask in memory, instead of those in files."""
     options = options_of(settings)
     if settings.upscale is not None:
         return model.enlarged(settings.upscale, **{key: value for key, value in options.items() if key != "given"})

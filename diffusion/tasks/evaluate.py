@@ -32,7 +32,7 @@ from diffusion.sampling.given import condition_of
 from diffusion.sampling.parallel import choose_device, remove
 from diffusion.scoring.likelihood import bits_per_dimension, has_classes_of
 from diffusion.scoring.pipeline import Scorer, check_test, make_metrics
-from diffusion.tasks.opening import completed, opened_model
+from diffusion.tasks.opening import completed, opened_model, options_of
 from diffusion.tasks.sample import draw_all
 
 
@@ -61,11 +61,8 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path, changes: Sequence[Chan
     scorer = make_scorer(settings, settings.n or 0, folder, devices[0], restored)
     if settings.by_class and not has_classes_of(scorer.data, restored):
         raise UserError("by_class: the model and the reference need the same labels (data.labels); remove it")
-    drawing = model.drawing(
-        settings.sampler, settings.seed or 0, guidance=settings.guidance or {}, precision=settings.precision,
-        condition=settings.condition or {}, data=scorer.data, split=settings.split,
-        counts=counts_of(scorer.data, settings.split, restored),
-    )  # fmt: skip
+    own = {"data": scorer.data, "split": settings.split, "counts": counts_of(scorer.data, settings.split, restored)}
+    drawing = model.drawing(**options_of(settings) | own)
     write_configuration(folder, settings, restored)
     bits = [bits_per_dimension(restored, settings, scorer.data, devices[0])] if settings.bits else []
     console.print(f"folder: {folder}")

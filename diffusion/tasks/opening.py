@@ -11,7 +11,7 @@ from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import validated
 from diffusion.config.choices import choice, composed, left_by
 from diffusion.config.inherit import Change
-from diffusion.config.schema import COMMANDS, SCORED, Drawn, Edit, Score, Settings
+from diffusion.config.schema import COMMANDS, SCORED, Edit, FromModel, Score, Settings
 from diffusion.library import Model
 from diffusion.process.operators import Mask
 from diffusion.sampling.inheritance import inherited
@@ -53,8 +53,8 @@ def completed(settings: S, restored: Restored | None, changes: Sequence[Change])
     return validated(type(settings), {key: made[key] for key in type(settings).model_fields})
 
 
-def options_of(settings: Drawn) -> dict[str, Any]:
+def options_of(settings: FromModel) -> dict[str, Any]:
     """The options of `Model.drawing` in the settings of a command."""
-    groups = {"sampler": settings.sampler, "guidance": settings.guidance or {}, "condition": settings.condition or {}}
-    names = "seed", "label", "labels", "precision", "given", "data"
-    return groups | {name: getattr(settings, name) for name in names}
+    groups = {"guidance": settings.guidance or {}, "condition": settings.condition or {}}
+    names = "sampler", "seed", "label", "labels", "precision", "given", "data"
+    return groups | {name: getattr(settings, name, None) for name in names}

@@ -20,7 +20,7 @@ from diffusion.sampling.parallel import Task, device_name, draw, remove
 from diffusion.scoring.floor import CONDITIONAL, measure
 from diffusion.scoring.trials import with_guidance, within_budgets
 from diffusion.tasks.evaluate import counts_of, make_scorer, write_configuration
-from diffusion.tasks.opening import opened_model
+from diffusion.tasks.opening import opened_model, options_of
 
 
 def study(settings: Study | GuidanceStudy, folder: Path, words: Sequence[str]) -> None:
@@ -37,11 +37,8 @@ def study(settings: Study | GuidanceStudy, folder: Path, words: Sequence[str]) -
         trials = with_guidance(settings, restored)
     write_configuration(folder, settings, restored)
     scorer = make_scorer(settings, n, folder, devices[0], restored)
-    counts, tasks = counts_of(scorer.data, settings.split, restored), []
-    usual = model.drawing(
-        trials[0].sampler, settings.seed, guidance=settings.guidance or {}, precision=settings.precision,
-        condition=settings.condition or {}, data=scorer.data, split=settings.split, counts=counts,
-    )  # fmt: skip
+    own = {"data": scorer.data, "split": settings.split, "counts": counts_of(scorer.data, settings.split, restored)}
+    usual, tasks = model.drawing(**options_of(settings) | own | {"sampler": trials[0].sampler}), []
     for i, trial in enumerate(trials, start=1):
         guidance = parts_of(trial.guidance)[0] if trial.guidance else None
         drawing = replace(usual, sampler=make(trial.sampler, "sampler"), guidance=guidance)

@@ -74,7 +74,6 @@ class Progress(Callback):
         self.record.spent("training")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the results of the validation."""
         self.record.spent("validation")
         logged, step = {name: float(value) for name, value in trainer.logged_metrics.items()}, trainer.global_step
         raw = f" (raw weights {logged['val/mse_raw']:.5f})" if "val/mse_raw" in logged else ""
@@ -84,12 +83,10 @@ class Progress(Callback):
         )
 
     def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Release the terminal, and record the last step."""
         self.bar.stop()
         self.note(trainer.global_step)
 
     def on_exception(self, trainer: pl.Trainer, *_: Any) -> None:
-        """As after training."""
         if hasattr(self, "bar"):
             self.on_train_end(trainer)
 
@@ -126,7 +123,6 @@ class Guard(Callback):
         self.weights = [p.detach() for p in pl_module.parameters()] if average is None else average.averages[0]
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Check the step when it is complete."""
         if not self.clock.completes_step(batch_idx):
             return
         step, self.in_a_row = trainer.global_step, 0 if pl_module.stepped else self.in_a_row + 1
@@ -157,7 +153,6 @@ class Guard(Callback):
             self.compare(abs(loss), step)
 
     def compare(self, loss: float, step: int) -> None:
-        """Compare a loss with the previous ones."""
         ordered = sorted(self.usual)
         if len(ordered) < LEAST or loss <= FACTOR * ordered[int(0.9 * (len(ordered) - 1))]:
             self.usual.append(loss)
@@ -201,7 +196,6 @@ class Throughput(Callback):
     on_validation_end = on_train_start
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log if the step has a row."""
         self.images += len(batch.index) * trainer.world_size
         if is_due(trainer) and trainer.global_step > self.step:
             seconds = time.monotonic() - self.began
@@ -213,7 +207,6 @@ class GradientNorm(Callback):
     """Logs train/gradient_norm: the norm of the whole gradient of a step, before clipping."""
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Optimizer) -> None:
-        """Log, in the row of the step if it has one."""
         if gradients := [p.grad for p in pl_module.parameters() if p.grad is not None]:
             pl_module.log("train/gradient_norm", norm_of(gradients), batch_size=1)
 

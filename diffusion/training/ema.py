@@ -77,7 +77,6 @@ class EMA(Callback):
             average.copy_(current)
 
     def average_weights(self) -> None:
-        """Update w̄, in its own precision."""
         weights = [weight.float() for weight in self.weights] if self.half else self.weights
         for averages, rate in zip(self.averages, self.rates(self.updates), strict=True):
             torch._foreach_lerp_(averages, weights, rate)
@@ -108,12 +107,10 @@ class EMA(Callback):
         self.swapped = not self.swapped
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Save w̄ and w."""
         checkpoint["current_model_state"] = checkpoint["state_dict"]
         checkpoint["state_dict"] = self.average.state_dict()
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Restore w̄ and w."""
         self.average.load_state_dict(checkpoint["state_dict"])
         pl_module.load_state_dict(checkpoint["current_model_state"])
 
@@ -205,14 +202,12 @@ class OptimizersAverage(EMA):
     """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Collect the tensors, which are on their device now, and the optimizer."""
         super().on_train_start(trainer, pl_module)
         (self.optimizer,) = trainer.optimizers
         self.optimizer.train()  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def average_weights(self) -> None:
-        """Update x."""
         trained = [weight.clone() for weight in self.weights]
         self.optimizer.eval()  # type: ignore[attr-defined]
         torch._foreach_copy_(self.averages[0], self.weights)

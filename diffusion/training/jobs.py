@@ -110,7 +110,6 @@ def run_in_processes(settings: Train, record: RunRecord) -> None:
 
 
 def devices_of(settings: Trainer) -> int:
-    """The number of devices of this machine on which a run trains."""
     extra = settings.model_extra or {}
     devices = extra.get("devices", 1)
     if isinstance(devices, int) and devices > 0:

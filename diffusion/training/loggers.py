@@ -274,7 +274,6 @@ class MetricsFile(Logger):
             self.write(rows)
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Replace all lines."""
         self.columns = sorted({name for row in rows for name in row})
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, self.columns)

@@ -205,7 +205,6 @@ class Diffusion(pl.LightningModule):
         return made
 
     def configure_optimizers(self) -> Any:
-        """Return the optimizer and its per-step learning-rate schedule."""
         optimizer = self.new_optimizer()
         optimizer.register_step_post_hook(self.note_step)
         scheduler = self.lr_scheduler(optimizer, self.clock.total)
@@ -228,11 +227,9 @@ class Diffusion(pl.LightningModule):
         super().optimizer_step(*args, **kwargs)
 
     def note_step(self, *_: Any) -> None:
-        """Note that the optimizer has updated the weights."""
         self.stepped = True
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Advance the learning rate only if the weights were updated."""
         if self.stepped:
             super().lr_scheduler_step(scheduler, metric)
 

@@ -90,7 +90,6 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update all parameters that have a gradient."""
         matrices, others = self.param_groups
         self.adamw.param_groups, self.adamw.state = [others], self.state  # loading a state replaces both
         loss: float | None = self.adamw.step(closure)

@@ -56,7 +56,6 @@ class Periodic(Callback):
             self.work_if_due(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Do the work if it is due."""
         if self.run.clock.completes_step(batch_idx):
             self.work_if_due(trainer, pl_module)
 
@@ -85,7 +84,6 @@ class SampleGrid(Periodic):
         return (self.run.folder / f"samples/step-{step:08d}.png").is_file()
 
     def work(self, trainer: pl.Trainer, module: Diffusion) -> None:
-        """Draw on the first process."""
         if trainer.is_global_zero:
             with averaged_weights(module):
                 images = self.drawing(module.denoiser, self.run.shown, module.device, watch=saving.poll)
@@ -141,7 +139,6 @@ class KeepEarlyWeights(Callback):
             self.write(network_weights(found["state_dict"]), found)  # averaged, if there is an average
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Write the weights on the first process."""
         if trainer.global_step == self.step and self.run.clock.completes_step(batch_idx):
             with averaged_weights(pl_module):
                 if trainer.is_global_zero:

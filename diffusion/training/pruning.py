@@ -29,7 +29,6 @@ class Pruning(Callback):
             self.trial = optuna.Trial(study, study.trials[int(os.environ[TRIAL])]._trial_id)
 
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Report the score if there is a new one, and stop all processes if the pruner says so."""
         name, total, stop = self.run.settings.sweep.scores[0], self.run.clock.total, False
         if self.run.record is not None and trainer.global_step < total:
             series = read_metrics(self.run.folder / METRICS).get(name)

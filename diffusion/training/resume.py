@@ -34,7 +34,6 @@ class Resumed(NamedTuple):
 
     @property
     def step(self) -> int:
-        """The optimizer steps so far."""
         return int(self.contents["global_step"])
 
     @property

@@ -129,7 +129,6 @@ class Checkpoints(Checkpoint):
             stop_all(trainer)
 
     def on_validation_batch_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Interrupt any validation but the last one."""
         if trainer.global_step < self.clock.total:
             stop_all(trainer)
 
@@ -141,7 +140,6 @@ class Checkpoints(Checkpoint):
             self.save(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save, also as best.ckpt if val/mse is the lowest so far."""
         before, self.best = self.best, min(self.best, float(trainer.callback_metrics["val/mse"]))
         self.save(trainer, best=self.best < before)
 
@@ -151,7 +149,6 @@ class Checkpoints(Checkpoint):
         stop_all(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save the state, unless it is saved already."""
         if isinstance(exception, Interrupted) and State.deferring and self.saved_at != trainer.global_step:
             self.save(trainer)
 

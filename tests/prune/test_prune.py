@@ -19,7 +19,7 @@ def run(folder: Path, state: str, best: bool = True) -> Path:
     """A run's folder with small checkpoints; last.ckpt and best.ckpt are hard links to two of them."""
     inside = folder / "checkpoints"
     inside.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"state": state, "command": "diffusion train"}))
+    (folder / "run.json").write_text(json.dumps({"state": state, "command": ["diffusion", "train"]}))
     for step in (1, 2, 3):
         contents = {"config": "", "state_dict": {"w": torch.full((1000,), step)}, "global_step": step, "epoch": 0}
         storage.save(contents, storage.numbered(inside, step))

@@ -150,7 +150,7 @@ def test_a_start_that_fails_leaves_the_record_and_the_settings_of_the_earlier_ru
     assert RunRecord(tmp_path).content == {"state": "complete"}
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"seconds": "x"}', '{"command": "\'"}', '{"a": ' + "[" * 100_000])
+@pytest.mark.parametrize("content", ["", "[]", '{"a": ' + "[" * 100_000])
 def test_a_run_with_a_damaged_record_is_not_begun_again(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(UserError, match=r"run\.json: not readable .*; restore it"):

@@ -46,7 +46,7 @@ INFO = {
     "classes": {"sky": 1394, "stone": 697},
     "left_out": 3,
     "versions": {"torch": "2.13.0"},
-    "command": "diffusion train experiment=demo",
+    "command": ["diffusion", "train", "experiment=demo"],
 }
 
 STEPS = (100, 200, 300, 400)

@@ -52,7 +52,7 @@ def test_the_grid_of_patches_is_called_so(make_run: Make, tmp_path: Path) -> Non
 def test_the_next_step_mends_the_clearest_fault_that_can_be_mended(
     make_run: Make, tmp_path: Path, names: Sequence[str], errors: Sequence[float], more: str, step: str, known: bool
 ) -> None:
-    record = {"state": "complete", "command": "diffusion train experiment=demo", "steps": 400, "total_steps": 400}
+    record = {"state": "complete", "command": ["diffusion", "train"], "steps": 400, "total_steps": 400}
     run = Run(make_run(tmp_path / "demo", info=record))
     with (run.folder / "config.yaml").open("a") as file:
         file.write(more)

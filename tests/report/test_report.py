@@ -118,7 +118,8 @@ def test_the_commands_of_a_run_fit_what_it_keeps_and_name_its_recipe_after_it_wa
     run_folder: Path, make_output: Make
 ) -> None:
     info = json.loads((run_folder / "run.json").read_text())
-    (run_folder / "run.json").write_text(json.dumps(info | {"command": "diffusion train hydra.run.dir=demo ckpt=auto"}))
+    info["command"] = ["diffusion", "train", "hydra.run.dir=demo", "ckpt=auto"]
+    (run_folder / "run.json").write_text(json.dumps(info))
     make_output(run_folder, "train")
     with (run_folder / ".hydra/hydra.yaml").open("a") as file:
         file.write("  overrides:\n    task: [experiment=demo, seed=3]\n")

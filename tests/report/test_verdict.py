@@ -124,7 +124,7 @@ def test_the_end_of_the_validation_error_is_judged_by_quarters(
 def test_the_next_step_fits_the_findings(
     make_run: Make, tmp_path: Path, state: str, info: dict[str, Any], command: str
 ) -> None:
-    record = {"state": "complete", "command": "diffusion train experiment=demo", "steps": 400, "total_steps": 400}
+    record = {"state": "complete", "command": ["diffusion", "train"], "steps": 400, "total_steps": 400}
     run = Run(make_run(tmp_path / "demo", info=record | info))
     assert command in verdict(run, state).step.commands[0]
 

@@ -66,7 +66,7 @@ def test_a_run_is_resumed_with_its_saved_settings(ran, run):
 @pytest.mark.parametrize("content", [b"", b"name: \xff\n"])
 def test_a_run_with_damaged_settings_is_not_resumed(refused, tmp_path, content):
     (tmp_path / "config.yaml").write_bytes(content)
-    (tmp_path / "run.json").write_text('{"command": "diffusion train"}')
+    (tmp_path / "run.json").write_text('{"command": ["diffusion", "train"]}')
     err = refused("train", [f"hydra.run.dir={tmp_path}", "ckpt=auto"])
     assert f"{tmp_path}/config.yaml: its configuration can't be read" in err
 
