@@ -6,7 +6,7 @@ Without seeds, those whose networks are all trained. Enlargements of the 250 val
 PSNR in dB, the mean over tiles; a distance like LPIPS (Zhang et al. 2018) on the bundled features: the squared
 difference of unit-length activations, averaged over positions and summed over four depths, without learned weights;
 and the Fréchet distance to the tiles. 250 images drawn from noise: the Fréchet distance to the tiles. The scores are
-written to docs/results/superres/scores/*.csv; seed 0 also draws enlarged.png and drawn.png.
+written to docs/results/superres/scores/*.csv; seed 0 also draws enlarged.png, drawn.png and latents.png.
 """
 
 import sys
@@ -23,7 +23,7 @@ from torch import Tensor
 import diffusion
 from diffusion.config.build import make
 from diffusion.config.choices import choice, composed
-from diffusion.data import to_uint8, to_unit
+from diffusion.data import Landscapes, to_uint8, to_unit
 from diffusion.library import Model
 from diffusion.pixels import grid, save_png
 from diffusion.randomness import seed_for
@@ -123,17 +123,39 @@ def scored(models: Networks, seed: int) -> dict[str, dict[str, dict[str, float]]
     return {"enlarged": pairs, "drawn": {name: {"fd_lite0": distance(images)} for name, images in new.items()}}
 
 
+def drawn_in_latents(model: Model, seed: int) -> dict[str, dict[str, float]]:
+    """Row -> column -> value of 250 images of 128×128, drawn in latents, with the guidance of training and without."""
+    data, rows = Landscapes(resolution=128), {}
+    data.setup()
+    real = data.splits["val"].images[:N]
+    for name, guidance in (("latents", None), ("latents; guidance=none", "none")):
+        images = model.sample(N) if guidance is None else model.sample(N, guidance=guidance)
+        rows[name] = {"fd_lite0": diffusion.score(images, real)["fd_lite0"].value}
+        if seed == 0 and guidance is None:
+            save_png(grid(images[:SHOWN], SHOWN), OUT / "latents.png")
+    return rows
+
+
+def keep(table: str, seed: int, rows: dict[str, dict[str, float]]) -> None:
+    """Write rows of a seed into scores/TABLE.csv, in place of those of the same method and seed."""
+    path, head = OUT / "scores" / f"{table}.csv", ["method", "seed", *next(iter(rows.values()))]
+    before = [line.split(",") for line in path.read_text().splitlines()[1:]] if path.exists() else []
+    lines = [line for line in before if line[1] != str(seed) or line[0] not in rows]
+    lines += [[row, str(seed), *map(str, of.values())] for row, of in rows.items()]
+    path.write_text("".join(f"{','.join(line)}\n" for line in [head, *lines]))
+
+
 def main(root: Path, *seeds: str) -> None:
     torch.set_num_threads(1)
     (OUT / "scores").mkdir(parents=True, exist_ok=True)
     for seed, models in networks(root).items():
         if not seeds or str(seed) in seeds:
             for name, rows in scored(models, seed).items():
-                path, head = OUT / "scores" / f"{name}.csv", ["method", "seed", *next(iter(rows.values()))]
-                before = [line.split(",") for line in path.read_text().splitlines()[1:]] if path.exists() else []
-                lines = [line for line in before if line[1] != str(seed)]
-                lines += [[row, str(seed), *map(str, of.values())] for row, of in rows.items()]
-                path.write_text("".join(f"{','.join(line)}\n" for line in [head, *lines]))
+                keep(name, seed, rows)
+    for run in jobs_of(root / "latents"):
+        if run.state == "complete" and (not seeds or str(run.config["seed"]) in seeds):
+            model = diffusion.load(run.folder, device="cpu")
+            keep("drawn", run.config["seed"], drawn_in_latents(model, run.config["seed"]))
 
 
 if __name__ == "__main__":
