@@ -50,3 +50,14 @@ def test_the_reference_network_leaves_the_random_numbers_of_the_run_alone():
     budget.on_train_start(SimpleNamespace(), module)
     assert budget.time_pass() > 0
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_training_is_on_one_thread_and_what_follows_on_all(monkeypatch):
+    used = [2]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: used[-1])
+    monkeypatch.setattr(torch, "set_num_threads", used.append)
+    budget, clock = ReferenceBudget(1.0), SimpleNamespace(total=10)
+    module = SimpleNamespace(device=torch.device("cpu"), clock=clock)
+    budget.on_train_start(SimpleNamespace(), module)
+    budget.on_train_end(SimpleNamespace(global_step=10, lightning_module=module))
+    assert used == [2, 1, 2]
