@@ -290,6 +290,8 @@ FAULTS = {
     ],
     "model/test_authors.py": [
         ("ADM: the frequencies of DDPM", "frequency_shift=0", "frequency_shift=1"),
+        ("SiT: the velocity of the other way", "return -value.unflatten", "return value.unflatten"),
+        ("DiT: latents of another scale", "DEVIATION / self.scale", "1 / self.scale"),
         ("JiT: keys are not normalised", "self.norm_q(q), self.norm_k(k)", "self.norm_q(q), k"),
         ("JiT: silu applied to the other half", "F.silu(gate) * h", "F.silu(h) * gate"),
         ("ADM: s instead of 1 + s", "(1 + s) *", "s *"),

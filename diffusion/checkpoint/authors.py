@@ -4,8 +4,10 @@ The choices of conf/authors, and those of the user's own folder, describe such n
 the weights are named. Weights are recognized by their names and shapes, which are those of exactly one of the choices.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +16,12 @@ from torch import Tensor, nn
 
 from diffusion.config.build import make, model_of
 from diffusion.config.choices import choice, choices, composed
+from diffusion.data.encoder import DEVIATION
 from diffusion.errors import UserError, first_line
 from diffusion.model.unet import Attention
 
-KEPT = ("model", "schedule", "prediction", "sampler", "data", "seed", "label_dropout")  # of the recipe
+KEPT = ("model", "schedule", "prediction", "objective", "encoder", "sampler", "data", "seed", "label_dropout")
+AVERAGED_RAW = "model_ema1", "ema", "model", "state_dict"  # the weights of a training, by their names
 # The names of layers, theirs -> ours.
 ADM_BLOCK = {
     "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time", "out_layers.0": "norm2",
@@ -28,14 +32,16 @@ ADM_ENDS = {
     "time_embed.0": "time.linear1", "time_embed.2": "time.linear2", "label_emb": "time.classes",
     "input_blocks.0.0": "stem", "out.0": "norm", "out.2": "out",
 }  # fmt: skip
-JIT_BLOCK = {
+BLOCK = {  # of DiT, SiT and JiT
     "norm1": "norm1", "norm2": "norm2", "attn.q_norm": "norm_q", "attn.k_norm": "norm_k", "attn.qkv": "qkv",
-    "attn.proj": "out", "mlp.w12": "mlp1", "mlp.w3": "mlp2", "adaLN_modulation.1": "modulation",
+    "attn.proj": "out", "mlp.w12": "mlp1", "mlp.w3": "mlp2", "mlp.fc1": "mlp1", "mlp.fc2": "mlp2",
+    "adaLN_modulation.1": "modulation",
 }  # fmt: skip
-JIT_ENDS = {
+ENDS = {
     "t_embedder.mlp.0": "time.linear1", "t_embedder.mlp.2": "time.linear2", "in_context_posemb": "context",
-    "y_embedder.embedding_table": "time.classes", "x_embedder.proj1": "reduce", "x_embedder.proj2": "stem",
-    "final_layer.norm_final": "norm", "final_layer.linear": "out", "final_layer.adaLN_modulation.1": "modulation",
+    "y_embedder.embedding_table": "time.classes", "x_embedder.proj": "stem", "x_embedder.proj1": "reduce",
+    "x_embedder.proj2": "stem", "final_layer.norm_final": "norm", "final_layer.linear": "out",
+    "final_layer.adaLN_modulation.1": "modulation",
 }  # fmt: skip
 
 
@@ -49,9 +55,15 @@ class Weights:
     first = ""  # the name of a tensor that all weights of this form have
     classes = ""  # the name of the table of classes, and whether its last row is that of "no class"
     unlabelled = False
+    named = ""  # in the name of the file, where other networks have the same names and shapes
+    facts: Mapping[str, Any] = {}  # of a checkpoint
 
     def __init__(self, recipe: Sequence[str]):
         self.recipe = recipe
+
+    def words(self, theirs: Mapping[str, Tensor]) -> Sequence[str]:
+        """The words for the network with these weights."""
+        return self.recipe
 
     def modules(self, network: Any) -> dict[str, str]:
         """The authors' names of layers, or of weights, -> ours, in a network of ours."""
@@ -118,19 +130,58 @@ class ADM(Weights):
         return value
 
 
-class JiT(Weights):
-    """JiT's transformer (Li, He 2025). Its rotations turn neighbouring features, ours those of two halves."""
+class Transformer(Weights):
+    """Base class: a transformer with a table of classes and a fixed table of positions, which tells the resolution."""
 
-    first = "x_embedder.proj1.weight"
     classes = "y_embedder.embedding_table.weight"
     unlabelled = True
+    factor = 1  # the side of an image divided by that of its latents
+
+    def words(self, theirs: Mapping[str, Tensor]) -> Sequence[str]:
+        side = math.isqrt(theirs["pos_embed"].shape[1]) * theirs[self.first].shape[-1] * self.factor
+        return [*self.recipe, f"data.resolution={side}"]
 
     def modules(self, network: Any) -> dict[str, str]:
         blocks = range(len(network.blocks))
-        return JIT_ENDS | {f"blocks.{i}.{key}": f"blocks.{i}.{own}" for i in blocks for key, own in JIT_BLOCK.items()}
+        return ENDS | {f"blocks.{i}.{key}": f"blocks.{i}.{own}" for i in blocks for key, own in BLOCK.items()}
 
     def translated(self, theirs: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
         return super().translated({key: value for key, value in theirs.items() if key != "pos_embed"}, network)
+
+
+class DiT(Transformer):
+    """DiT's transformer (Peebles, Xie 2023), and with `flow` SiT's (Ma et al. 2024), which are for latents.
+
+    SiT's time is 0 for noise, so its velocity has the other sign; the second half of its outputs is not used. Its
+    weights have the names and shapes of DiT's.
+
+    Args:
+        factor: the side of an image divided by that of its latents.
+        scale: by which its authors multiply latents.
+        named: what the file's name must contain.
+    """
+
+    first = "x_embedder.proj.weight"
+
+    def __init__(self, recipe: Sequence[str], factor: int, scale: float, named: str, flow: bool = False):
+        super().__init__(recipe)
+        self.factor, self.named, self.flow, self.scale = factor, named, flow, scale
+
+    def words(self, theirs: Mapping[str, Tensor]) -> Sequence[str]:
+        n = theirs[self.first].shape[1]
+        self.facts = {"latents": {"key": None, "mean": [0.0] * n, "deviation": [DEVIATION / self.scale] * n}}
+        return super().words(theirs)
+
+    def converted(self, name: str, value: Tensor, network: Any) -> Tensor:
+        if self.flow and name.startswith("out."):
+            return -value.unflatten(0, (network.patch**2, -1))[:, : network.stem.in_channels].flatten(0, 1)
+        return value
+
+
+class JiT(Transformer):
+    """JiT's transformer (Li, He 2025). Its rotations turn neighbouring features, ours those of two halves."""
+
+    first = "x_embedder.proj1.weight"
 
     def converted(self, name: str, value: Tensor, network: Any) -> Tensor:
         if ".norm_q." in name or ".norm_k." in name:
@@ -144,11 +195,11 @@ class JiT(Weights):
 def recognized(contents: Mapping[str, Any], prefix: str, where: str) -> dict[str, Any]:
     """What the contents of a checkpoint of authors say, in the form of ours: `prefix` is added to each tensor's name.
 
-    They are a `state_dict`; or, as JiT's training saves them, several under the names `model` and `model_ema1`, which
-    are then the raw and the averaged weights. Those that no choice of conf/authors describes are returned unchanged, or
-    refused with a UserError if one of the choices is of the same form.
+    They are a `state_dict`; or, as a training saves them, several under the names `model` and `model_ema1` (JiT) or
+    `ema` (DiT), which are then the raw and the averaged weights. Those that no choice of conf/authors describes are
+    returned unchanged, or refused with a UserError if one of the choices is of the same form.
     """
-    kinds = [name for name in ("model_ema1", "model", "state_dict") if isinstance(contents.get(name), Mapping)][:2]
+    kinds = [name for name in AVERAGED_RAW if isinstance(contents.get(name), Mapping)][:2]
     named = [contents[name] for name in kinds] or [contents]
     tensors = [{str(name): each for name, each in state.items() if torch.is_tensor(each)} for state in named]
     states = [{name.removeprefix(prefix).removeprefix("net."): each for name, each in t.items()} for t in tensors]
@@ -157,7 +208,10 @@ def recognized(contents: Mapping[str, Any], prefix: str, where: str) -> dict[str
         family: Weights = make(choice("authors", name), "authors", Weights)
         if family.first not in states[0]:
             continue
-        config = composed("train", family.recipe)
+        if family.named.lower() not in Path(where).name.lower():
+            reasons.append(f"{name}: the name of its file has {family.named} in it")
+            continue
+        config = composed("train", family.words(states[0]))
         classes = max(0, len(states[0].get(family.classes, ())) - family.unlabelled)
         with torch.device("meta"):
             network = make(model_of(config, {"classes": classes}), "model")
@@ -167,7 +221,8 @@ def recognized(contents: Mapping[str, Any], prefix: str, where: str) -> dict[str
             reasons.append(f"{name}: {first_line(error)}")
             continue
         text = yaml.safe_dump({key: config[key] for key in KEPT})
-        about = {"config": text, "facts": {"classes": classes}, "labels": {str(i): 1 for i in range(classes)}}
+        facts, labels = {"classes": classes, **family.facts}, {str(i): 1 for i in range(classes)}
+        about = {"config": text, "facts": facts, "labels": labels}
         raw = {"current_model_state": own[1]} if len(own) > 1 else {}
         return {**about, "state_dict": own[0], **raw, "global_step": 0, "epoch": 0}
     if reasons:

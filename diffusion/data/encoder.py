@@ -134,8 +134,8 @@ class Latents(Values):
             self.use(facts)
 
     def use(self, facts: Mapping[str, Any]) -> None:
-        """Use the facts of a checkpoint."""
-        if (known := facts.get("key")) != self.encoder.key:
+        """Use the facts of a checkpoint. Those of a network's authors have no key."""
+        if (known := facts.get("key")) not in (None, self.encoder.key):
             raise UserError(
                 f"encoder: the model was trained with {str(known)[:12]}, and this one is {self.encoder.key[:12]}; "
                 "set encoder.path to the folder of the former"
@@ -144,7 +144,7 @@ class Latents(Values):
             self.mean, self.deviation = (
                 torch.tensor(facts[key], dtype=torch.float32).view(self.channels, 1, 1) for key in ("mean", "deviation")
             )
-        self.figures = dict(facts)
+        self.figures = {**facts, "key": self.encoder.key}
 
     @property
     def facts(self) -> dict[str, Any]:

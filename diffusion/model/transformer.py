@@ -139,11 +139,11 @@ class DiT(Network):
     """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
 
     One network works at all sizes that are multiples of `patch`. The sinusoids of the label have the frequencies
-    10000^(−k/127), k = 0 … 127, as in diffusers; in the paper's code, 10000^(−k/128). The defaults are DiT-S/2.
+    10000^(−k/(128 − shift)), k = 0 … 127; `shift` is 1 in diffusers and 0 in the paper's code. With `image_time`, as in
+    SiT's, the time embedding receives the share of the image, 1 − t. The defaults are DiT-S/2.
     """
 
     block: type[Block] = Block
-    shift = 1  # of the label's frequencies
     rotary = False  # whether attention depends on the positions of the tokens
 
     def __init__(
@@ -159,13 +159,15 @@ class DiT(Network):
         classes: Annotated[int, Ge(0)] = 0,
         checkpointing: bool = False,
         augment: Annotated[int, Ge(0)] = 0,
+        shift: Annotated[int, Ge(0), Le(1)] = 1,
+        image_time: bool = False,
     ):
         super().__init__(patch, classes, checkpointing)
         if width % (step := math.lcm(4, (4 if self.rotary else 1) * heads)):  # for `rotations` and `positions`
             near = max(1, round(width / step)) * step
             raise UserError(f"model: width {width} must be a multiple of {step} for {heads} heads, such as {near}")
-        self.patch, self.head_dim = patch, width // heads
-        self.time = TimeEmbedding(WAVES, width, classes, self.shift, cosines_first=True, augment=augment)
+        self.patch, self.head_dim, self.image_time = patch, width // heads, image_time
+        self.time = TimeEmbedding(WAVES, width, classes, shift, cosines_first=True, augment=augment)
         self.embed(in_channels, width)
         self.blocks = nn.ModuleList(self.block(width, heads, mlp_ratio * width, dropout) for _ in range(depth))
         self.norm = self.block.norm(width)
@@ -194,7 +196,7 @@ class DiT(Network):
 
     def moment(self, label: Tensor) -> Tensor:
         """What the time embedding receives, (B,), for this label (B,)."""
-        return label
+        return 1 - (label + 1) / 1000 if self.image_time else label
 
     def before(self, i: int, h: Tensor, where: Angles, rows: Tensor | None) -> tuple[Tensor, Angles]:
         """The tokens h (B, N, width) and their angles for block i; `rows` (B,) are those of the table of classes."""
@@ -215,14 +217,12 @@ class JiT(DiT):
     """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
 
     `bottleneck` is the length to which a patch is reduced before it becomes a token. From block `context_from` on,
-    `context` learned tokens are added, each plus the vector of the class. With `image_time`, the time embedding
-    receives the share of the image, 1 − t. The other arguments are those of `DiT`. The defaults are JiT-B/4, for images
-    of 64×64.
+    `context` learned tokens are added, each plus the vector of the class. The other arguments are those of `DiT`. The
+    defaults are JiT-B/4, for images of 64×64.
     """
 
     ends = ("reduce", "out")
     block = JiTBlock
-    shift = 0
     rotary = True
 
     def __init__(
@@ -233,21 +233,16 @@ class JiT(DiT):
         heads: Annotated[int, Ge(1)] = 12,
         context: Annotated[int, Ge(0)] = 0,
         context_from: Annotated[int, Ge(0)] = 0,
-        image_time: bool = False,
         **options: Any,
     ):
-        self.bottleneck, self.tokens = bottleneck, context
-        super().__init__(patch=patch, width=width, heads=heads, **options)
-        self.context_from, self.image_time = context_from, image_time
+        self.bottleneck, self.tokens, self.context_from = bottleneck, context, context_from
+        super().__init__(patch=patch, width=width, heads=heads, shift=0, **options)
 
     def embed(self, in_channels: int, width: int) -> None:
         self.reduce = nn.Conv2d(in_channels, self.bottleneck, self.patch, stride=self.patch, bias=False)
         self.stem = nn.Conv2d(self.bottleneck, width, 1)
         if self.tokens:
             self.context = nn.Parameter(torch.zeros(self.tokens, width))
-
-    def moment(self, label: Tensor) -> Tensor:
-        return 1 - (label + 1) / 1000 if self.image_time else label
 
     def before(self, i: int, h: Tensor, where: Angles, rows: Tensor | None) -> tuple[Tensor, Angles]:
         if not self.tokens or i != self.context_from:

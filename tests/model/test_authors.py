@@ -1,19 +1,21 @@
-"""Weights as the authors of ADM and JiT publish them: our networks compute the same with them."""
+"""Weights as the authors of ADM, DiT, SiT and JiT publish them: our networks compute the same with them."""
 
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
-from authors_networks import JiT, UNetModel
-from networks import filled
+from authors_networks import DiT, JiT, UNetModel
+from networks import filled, saved
 from safetensors.torch import save_file
 
 from diffusion.checkpoint.authors import Weights, recognized
 from diffusion.checkpoint.restore import read, restore
 from diffusion.config.build import make
 from diffusion.config.choices import choice, choices, searching
+from diffusion.data.encoder import VAE
 from diffusion.errors import UserError
+from diffusion.pixels import to_unit
 from diffusion.training.resume import start_from
 
 ADM = """
@@ -26,6 +28,15 @@ JIT = """
 _target_: diffusion.checkpoint.authors.JiT
 recipe: [experiment=flow, prediction=x0, model=jit_tiny, model.width=48, model.heads=3, model.depth=2, model.context=4,
          model.context_from=1, model.image_time=true, data.resolution=16]
+"""
+DIT = """
+_target_: diffusion.checkpoint.authors.DiT
+recipe: [{}, model=dit_tiny, model.patch=2, model.width=64, model.heads=4, model.depth=2, model.in_channels=4,
+         model.shift=0, encoder=vae, encoder.path=vae]
+factor: 2
+scale: 0.18215
+named: {}
+flow: {}
 """
 
 
@@ -83,7 +94,36 @@ def test_jit_computes_what_its_code_computes_with_raw_and_averaged_weights(conf:
     assert len(model.labels) == 5
 
 
+def test_dit_and_sit_compute_what_their_code_computes_in_its_latents(conf: Path) -> None:
+    """SiT's time is the share of the image, and its velocity leads to it; their files are told apart by their names."""
+    vae, theirs = saved(conf / "vae"), filled(DiT(8, 64, 2, 4, 5))
+    t, y = torch.tensor([0.25, 0.75]), torch.tensor([3, 5])  # 5: no class
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    recipes = {"DiT": "experiment=improved_ddpm, model.out_channels=8", "SiT": "experiment=flow, model.out_channels=4"}
+    for name, flow in (("DiT", False), ("SiT", True)):
+        more = ", model.image_time=true" * flow
+        (own := conf / name / "authors").mkdir(parents=True)
+        (own / "mine.yaml").write_text(DIT.format(recipes[name] + more, name, str(flow).lower()))
+        torch.save({"ema": theirs.state_dict(), "model": theirs.state_dict(), "opt": {}}, conf / f"{name}.pt")
+        (conf / "else.pt").write_bytes((conf / f"{name}.pt").read_bytes())
+        with searching([conf / name]):
+            model = restore(conf / f"{name}.pt")
+            with pytest.raises(UserError, match=f"mine: the name of its file has {name} in it"):
+                read(conf / "else.pt")
+        with torch.no_grad():
+            label, time = (1000 * (1 - t) - 1, t) if flow else (1000 * t, 1000 * t)
+            ours, expected = model.denoiser.network(x, label, y), theirs(x, time, y)
+            agree(ours, -expected[:, :4] if flow else expected)
+            z = VAE(str(vae)).moments(to_unit(pixels := torch.randint(256, (1, 3, 16, 16)).byte()))[:, :4]
+        assert torch.allclose(model.values.inside(pixels), 0.18215 * z, atol=1e-6)
+        assert (model.shape, len(model.labels), model.config["objective"]["_target_"][-6:]) == (
+            (3, 16, 16), 5, "Simple" if flow else "Hybrid"
+        )  # fmt: skip
+
+
 PUBLISHED = {
+    "dit_xl_2": lambda: DiT(32, 1152, 28, 16, 1000),
+    "sit_xl_2": lambda: DiT(32, 1152, 28, 16, 1000),
     "adm_64": lambda: UNetModel(192, [1, 2, 3, 4], 3, [2, 4, 8], 64, 1000, True),
     "adm_256": lambda: UNetModel(256, [1, 1, 2, 2, 4, 4], 2, [8, 16, 32], 64, 0, False),
     "jit_b_16": lambda: JiT(256, 16, 768, 12, 12, 1000, 128, 32, 4),
@@ -96,9 +136,10 @@ PUBLISHED = {
 def test_the_published_networks_are_recognized_by_their_shapes(name: str) -> None:
     with torch.device("meta"):
         theirs = PUBLISHED[name]()
-    contents = recognized(theirs.state_dict(), "", "here")
+    contents = recognized(theirs.state_dict(), "", f"{name}.pt")
     family = make(choice("authors", name), "authors", Weights)
     trained = sum(value.numel() for value in theirs.parameters() if value.requires_grad)
+    trained -= 4 * 4 * 1153 * (name == "sit_xl_2")  # of unused outputs
     row = 0 if family.unlabelled or "label_emb.weight" not in theirs.state_dict() else 4 * 192  # for no class
     assert sum(value.numel() for value in contents["state_dict"].values()) == trained + row
 

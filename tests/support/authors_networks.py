@@ -1,7 +1,7 @@
-"""The networks of guided-diffusion and of JiT, computed as their authors' code does, with its names of the weights.
+"""The networks of guided-diffusion, DiT, SiT and JiT, computed as their authors' code does, with its names of weights.
 
 After github.com/openai/guided-diffusion (MIT licence, © 2021 OpenAI) and github.com/LTH14/JiT (MIT licence, © 2025
-Tianhong Li).
+Tianhong Li); the formulas of DiT and SiT are those of github.com/facebookresearch/DiT and github.com/willisma/SiT.
 """
 
 import math
@@ -132,6 +132,52 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale[:, None]) + shift[:, None]
 
 
+def table(grid: int, width: int) -> Tensor:
+    position, omega = torch.arange(grid).double(), 10000 ** -(torch.arange(width // 4).double() / (width // 4))
+    row, column = (p.flatten()[:, None] * omega for p in torch.meshgrid(position, position, indexing="ij"))
+    return torch.cat([column.sin(), column.cos(), row.sin(), row.cos()], dim=1).float()
+
+
+class DiT(nn.Module):
+    """DiT's and SiT's, in latents (B, 4, side, side), with twice as many outputs. SiT's are its first four."""
+
+    def __init__(self, side: int, width: int, depth: int, heads: int, classes: int, patch: int = 2):
+        super().__init__()
+        self.side, self.patch, self.heads = side, patch, heads
+        self.x_embedder = named(proj=nn.Conv2d(4, width, patch, patch))
+        mlp = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
+        self.t_embedder, self.y_embedder = named(mlp=mlp), named(embedding_table=nn.Embedding(classes + 1, width))
+        self.pos_embed = nn.Parameter(table(side // patch, width)[None], requires_grad=False)
+        self.blocks = nn.ModuleList(
+            named(
+                attn=named(qkv=nn.Linear(width, 3 * width), proj=nn.Linear(width, width)),
+                mlp=named(fc1=nn.Linear(width, 4 * width), fc2=nn.Linear(4 * width, width)),
+                adaLN_modulation=nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width)),
+            )
+            for _ in range(depth)
+        )
+        final = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.final_layer = named(linear=nn.Linear(width, 8 * patch**2), adaLN_modulation=final)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        h = self.x_embedder["proj"](x).flatten(2).transpose(1, 2) + self.pos_embed
+        c = self.t_embedder["mlp"](waves(t, 256)) + self.y_embedder["embedding_table"](y)
+        (B, N, width), norm = h.shape, lambda h: F.layer_norm(h, h.shape[-1:], eps=1e-6)
+        for block in self.blocks:
+            shift1, scale1, gate1, shift2, scale2, gate2 = block["adaLN_modulation"](c).chunk(6, dim=1)
+            qkv = block["attn"]["qkv"](modulated(norm(h), shift1, scale1))
+            q, k, v = qkv.reshape(B, N, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+            weight = (q @ k.transpose(-2, -1) / math.sqrt(width // self.heads)).softmax(-1)
+            h = h + gate1[:, None] * block["attn"]["proj"]((weight @ v).transpose(1, 2).reshape(B, N, width))
+            a = F.gelu(block["mlp"]["fc1"](modulated(norm(h), shift2, scale2)), approximate="tanh")
+            h = h + gate2[:, None] * block["mlp"]["fc2"](a)
+        shift, scale = self.final_layer["adaLN_modulation"](c).chunk(2, dim=1)
+        h = self.final_layer["linear"](modulated(norm(h), shift, scale))
+        grid = self.side // self.patch
+        h = h.reshape(B, grid, grid, self.patch, self.patch, 8)
+        return torch.einsum("nhwpqc->nchpwq", h).reshape(B, 8, self.side, self.side)
+
+
 class JiTBlock(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -176,10 +222,8 @@ class JiT(nn.Module):
         self.x_embedder = named(
             proj1=nn.Conv2d(3, bottleneck, patch, patch, bias=False), proj2=nn.Conv2d(bottleneck, width, 1)
         )
-        position, omega = torch.arange(self.grid).double(), 10000 ** -(torch.arange(width // 4).double() / (width // 4))
-        row, column = (p.flatten()[:, None] * omega for p in torch.meshgrid(position, position, indexing="ij"))
-        table = torch.cat([column.sin(), column.cos(), row.sin(), row.cos()], dim=1)
-        self.pos_embed = nn.Parameter(table.float()[None], requires_grad=False)
+        self.pos_embed = nn.Parameter(table(self.grid, width)[None], requires_grad=False)
+        position = torch.arange(self.grid)
         self.in_context_posemb = nn.Parameter(torch.zeros(1, context, width))
         omega = 1 / 10000 ** (torch.arange(0, width // heads // 2, 2).float() / (width // heads // 2))
         angles = (p.float().flatten()[:, None] * omega for p in torch.meshgrid(position, position, indexing="ij"))

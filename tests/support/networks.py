@@ -1,4 +1,4 @@
-"""Shared by the tests of several networks: random weights, and a network of a few numbers."""
+"""Shared by the tests of several networks: random weights, a network of a few numbers, and a random autoencoder."""
 
 import torch
 from torch import Tensor, nn
@@ -33,3 +33,14 @@ class Affine(nn.Module):
     def forward(self, x: Tensor, label: Tensor, augment: Tensor | None = None) -> Tensor:
         y = self.weights[0] * x + self.weights[1]
         return y if len(self.weights) == 2 else torch.cat([y, (self.weights[2] * x).tanh()], dim=1)
+
+
+def saved(folder, seed=0, **changes):
+    """The folder of a random AutoencoderKL of factor 2, with four channels."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(seed)
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    sizes = {"block_out_channels": (8, 8), "norm_num_groups": 4, "latent_channels": 4, "sample_size": 16}
+    AutoencoderKL(**blocks | sizes | changes).save_pretrained(folder)
+    return folder

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from composing import train
+from networks import saved
 from PIL import Image
 
 import diffusion
@@ -21,17 +22,6 @@ from diffusion.randomness import Streams
 from diffusion.report.scores import BASELINES, score_table
 from diffusion.runs.folder import read_scores
 from diffusion.sampling.edits import filled, read_picture
-
-
-def saved(folder, seed=0, **changes):
-    """The folder of a random AutoencoderKL."""
-    from diffusers import AutoencoderKL
-
-    torch.manual_seed(seed)
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    sizes = {"block_out_channels": (8, 8), "norm_num_groups": 4, "latent_channels": 4, "sample_size": 16}
-    AutoencoderKL(**blocks | sizes | changes).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
