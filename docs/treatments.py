@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 import diffusion
@@ -27,7 +28,7 @@ from diffusion.data.module import Split
 from diffusion.library import Model
 from diffusion.metric.denoising import numbered
 from diffusion.metric.faults import diagnose
-from diffusion.pixels import grey, grid, opened, save_png, tiles
+from diffusion.pixels import grey, grid, save_png, tiles
 from diffusion.randomness import generator_for
 from diffusion.report.verdict import verdict
 from diffusion.runs.folder import Run
@@ -202,7 +203,7 @@ def trained(folder: Path, words: list[str]) -> Path:
 
 def sheet(run: Path) -> Tensor:
     """The last samples of a run."""
-    return torch.from_numpy(tiles(opened(run / "samples/all.png"))).movedim(3, 1)
+    return torch.from_numpy(tiles(Image.open(run / "samples/all.png"))).movedim(3, 1)
 
 
 def drawn(file: Path, draw: Callable[[], Tensor]) -> Tensor:

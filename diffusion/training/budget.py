@@ -44,7 +44,7 @@ class ReferenceBudget(Callback):
         """Build the network, without a change of the run's random numbers, and warm it up."""
         self.device, self.threads = pl_module.device, torch.get_num_threads()
         torch.set_num_threads(1)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):  # all is drawn on the CPU
             self.network = UNet(**REFERENCE).to(self.device)
             self.inputs = torch.randn(IMAGES, 3, 32, 32).to(self.device), torch.full((IMAGES,), 500.0).to(self.device)
         to_channels_last(self.network)

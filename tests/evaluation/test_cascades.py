@@ -7,7 +7,7 @@ from composing import train
 from PIL import Image
 
 import diffusion
-from diffusion.pixels import opened, tiles
+from diffusion.pixels import tiles
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +36,9 @@ def test_a_cascade_enlarges_each_sample_by_itself(two_steps, larger, ran, tmp_pa
     many, few = drawn(tmp_path / "many"), drawn(tmp_path / "few")
     assert many.shape == (5, 16, 16, 3)
     assert torch.equal(many[:3], few)
-    first = tiles(opened(tmp_path / "first/grid.png"))
-    assert (tiles(opened(tmp_path / "few/grid-1.png")) == first).all()
-    shown = tiles(opened(tmp_path / "few/conditions.png"))
+    first = tiles(Image.open(tmp_path / "first/grid.png"))
+    assert (tiles(Image.open(tmp_path / "few/grid-1.png")) == first).all()
+    shown = tiles(Image.open(tmp_path / "few/conditions.png"))
     assert (shown[:, :: shown.shape[1] // 8, :: shown.shape[2] // 8] == drawn(tmp_path / "first").numpy()).all()
     assert not torch.equal(drawn(tmp_path / "noisy"), few)
     assert not (tmp_path / "few/.drawn").exists()
@@ -72,7 +72,7 @@ def test_a_larger_picture_keeps_its_proportions(larger, ran, tmp_path):
     assert drawn(tmp_path / "1").shape == (1, 18, 42, 3)
     assert torch.equal(drawn(tmp_path / "1"), drawn(tmp_path / "2")[:1])
     assert Image.open(tmp_path / "2/images/1.png").size == (42, 18)
-    assert len(tiles(opened(tmp_path / "1/grid.png"))) == 2  # beside the picture, enlarged without the model
+    assert len(tiles(Image.open(tmp_path / "1/grid.png"))) == 2  # beside the picture, enlarged without the model
 
 
 def test_a_small_picture_is_enlarged_as_if_it_went_on_by_its_reflection(larger, ran, tmp_path):

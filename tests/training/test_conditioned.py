@@ -12,7 +12,7 @@ import diffusion
 from diffusion.checkpoint.restore import restore
 from diffusion.data import Split, to_unit
 from diffusion.data.conditions import Lowres
-from diffusion.pixels import opened, tiles
+from diffusion.pixels import tiles
 from diffusion.process.denoiser import Denoiser
 from diffusion.runs.folder import read_scores
 from diffusion.sampling.given import Given
@@ -69,7 +69,7 @@ def test_a_sample_depends_on_its_own_condition_alone(small, ran, tmp_path):
         ran("sample", [f"ckpt={small}", *words, f"hydra.run.dir={name}"])
     many, few = drawn(tmp_path / "many"), drawn(tmp_path / "few")
     assert torch.equal(many[:3], few)
-    shown = tiles(opened(tmp_path / "many/conditions.png"))
+    shown = tiles(Image.open(tmp_path / "many/conditions.png"))
     assert (shown[8:] == shown[:2]).all()
     assert len(np.unique(shown[:8].reshape(8, -1), axis=0)) == 8
     model = diffusion.load(small, device="cpu")
@@ -79,7 +79,7 @@ def test_a_sample_depends_on_its_own_condition_alone(small, ran, tmp_path):
     saved = torch.from_numpy(shown[:3]).movedim(3, 1)[..., :2, :2]
     assert shown.shape[1:3] == (8 * (shown.shape[1] // 8), 8 * (shown.shape[1] // 8))
     assert (saved[:, :, 0, 0].float() - pooled[:, :, 0, 0]).abs().max() < 1
-    assert (tiles(opened(small / "samples/conditions.png"))[:, 0, 0] == shown[:4, 0, 0]).all()
+    assert (tiles(Image.open(small / "samples/conditions.png"))[:, 0, 0] == shown[:4, 0, 0]).all()
 
 
 def test_a_user_gives_pictures_that_decide_what_is_drawn(small, ran, tmp_path):
@@ -91,7 +91,7 @@ def test_a_user_gives_pictures_that_decide_what_is_drawn(small, ran, tmp_path):
     every, one = drawn(tmp_path / "all"), drawn(tmp_path / "one")
     assert torch.equal(every[1], one[1])
     assert not torch.equal(every[0], one[0])
-    assert tiles(opened(tmp_path / "all/conditions.png"))[:, 0, 0].tolist() == [
+    assert tiles(Image.open(tmp_path / "all/conditions.png"))[:, 0, 0].tolist() == [
         [255, 0, 0],
         [0, 128, 0],
         [0, 0, 255],
@@ -164,7 +164,7 @@ def test_the_page_shows_the_facts_asked_for_and_those_of_the_samples(tiny, tmp_p
     found = json.loads((tmp_path / "asked.json").read_text())
     model = diffusion.load(tmp_path, device="cpu")
     facts = model.drawing().given.condition
-    samples = to_unit(torch.from_numpy(tiles(opened(tmp_path / "samples/all.png"))).movedim(3, 1))
+    samples = to_unit(torch.from_numpy(tiles(Image.open(tmp_path / "samples/all.png"))).movedim(3, 1))
     assert torch.tensor(found["measured"]).tolist() == facts.facts_of(samples).tolist()
     held_out = model.drawing().given.split.images[:4]
     torch.testing.assert_close(torch.tensor(found["asked"]), facts.facts_of(to_unit(held_out)))

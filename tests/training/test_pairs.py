@@ -6,7 +6,7 @@ from composing import train
 from PIL import Image, ImageOps
 
 import diffusion
-from diffusion.pixels import opened, tiles
+from diffusion.pixels import tiles
 
 
 def test_samples_are_drawn_from_the_pairs_of_held_out_images(photos, tiny, ran, tmp_path):
@@ -18,7 +18,7 @@ def test_samples_are_drawn_from_the_pairs_of_held_out_images(photos, tiny, ran, 
     train([*tiny, *words, "trainer.max_steps=4", "optimizer.lr=1e-2"], tmp_path / "run")
     ran("sample", [f"ckpt={tmp_path}/run", "n=3", "hydra.run.dir=out"])
     held_out = diffusion.load(tmp_path / "run", device="cpu").drawing().given.split
-    shown = torch.from_numpy(tiles(opened(tmp_path / "out/conditions.png")).copy())
+    shown = torch.from_numpy(tiles(Image.open(tmp_path / "out/conditions.png")).copy())
     side = shown.shape[1] // 8
     luma = held_out.images[:3].float().mul(torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=1)
     assert (shown[:, side // 2 :: side, side // 2 :: side, 0] + luma - 255).abs().max() < 3  # cut as the images are

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import diffusion
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.errors import UserError
 from diffusion.export.web import TIMES, write_web
-from diffusion.pixels import opened, tiles
+from diffusion.pixels import tiles
 from diffusion.process import grid as grids
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.sampler import DDIM, DPMSolver, Heun
@@ -45,13 +46,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_pictures_show_the_best_denoiser_beside_the_network(run: Path) -> None:
-    fields = opened(run / "figures/field.png")
+    fields = Image.open(run / "figures/field.png")
     times = json.loads(fields.info["grid"])["times"]
     exact, network = tiles(fields)[:2]
     assert len(tiles(fields)) == 2 * len(times)
     assert (exact != network).any()
     assert all((run / f"figures/{name}.png").is_file() for name in ("paths", "densities"))
-    assert len(tiles(opened(run / "samples/all.png"))) == 1  # all points in one picture
+    assert len(tiles(Image.open(run / "samples/all.png"))) == 1  # all points in one picture
 
 
 def test_the_error_above_the_best_is_logged_by_time(run: Path) -> None:

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from composing import train
+from PIL import Image
 from safetensors.torch import load_file
 
 import diffusion
 from diffusion.checkpoint.storage import early_file
 from diffusion.config.inherit import changes_of
-from diffusion.pixels import grid, opened, to_rgb
+from diffusion.pixels import grid, to_rgb
 from diffusion.runs.folder import read_scores
 from diffusion.tasks.opening import completed, settings_of
 
@@ -43,7 +44,7 @@ def test_the_early_weights_guide_the_final_samples_and_later_commands(run, ran, 
     expected = whole.sample(8, guidance=early, progress=False)
     assert not torch.equal(expected, whole.sample(8, guidance="none", progress=False))
     assert torch.equal(whole.sample(8, progress=False), expected)
-    shown, drawn = opened(run / "samples/all.png"), grid(to_rgb(expected))
+    shown, drawn = Image.open(run / "samples/all.png"), grid(to_rgb(expected))
     assert shown.convert("RGB").tobytes() == drawn.convert("RGB").tobytes()
     assert {score.source["guidance"]["step"] for score in read_scores(run) if score.what == "samples"} == {3}
     of_sixth = run / "checkpoints/step-00000006.ckpt"  # 40% of 6 steps are 2, and of the run's 7 are 3
