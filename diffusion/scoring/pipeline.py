@@ -21,6 +21,7 @@ from diffusion.config.build import make
 from diffusion.data import ImageData, Split
 from diffusion.data.encoder import Latents
 from diffusion.data.measured import Measured
+from diffusion.data.values import Values
 from diffusion.errors import UserError
 from diffusion.metric.denoising import numbered
 from diffusion.metric.estimate import RealSet, SampleMetric
@@ -145,7 +146,8 @@ class Scorer:
         found = []
         for name in names:
             if name == "noise":
-                found += self.score(noise_images(n, self.data.shape, self.data.values.outside), name)
+                pixels = Values() if isinstance(self.data.values, Latents) else self.data.values
+                found += self.score(noise_images(n, self.data.shape, pixels.outside), name)
                 continue
             features, own = real()
             if name == "real":

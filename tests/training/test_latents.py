@@ -42,7 +42,7 @@ def run(words, tmp_path_factory):
         "trainer.max_steps=4",
         "samples.n=4",
         "score.n=4",
-        "score.baselines=[real]",
+        "score.baselines=[noise,real]",
         "threshold@sampler.threshold=clip",
     ]
     train([*words, *more], folder)
