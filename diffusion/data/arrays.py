@@ -244,9 +244,9 @@ class Channels(Condition):
             self.figures = {"mean": mean, "std": [each if each > 0 else 1.0 for each in std]}
 
 
-def array_of(place: Path, shape: Sequence[int]) -> Tensor:
-    """The arrays (m, *shape) in a file of the kinds of `Arrays`, for a condition. Raises UserError for others."""
-    where, wanted = f"given={place}", "×".join(map(str, shape))
+def array_of(place: Path, shape: Sequence[int], name: str = "given") -> Tensor:
+    """The arrays (m, *shape) in a file of the kinds of `Arrays`, named by a setting. Raises UserError for others."""
+    where, wanted = f"{name}={place}", "×".join(map(str, shape))
     with refusing(where, f"; expected an array of {wanted}, or several"):
         read = [np.asarray(item.read(), dtype=np.float32) for item in pieces(place.name, place)]
         found = [array[None] if array.ndim == 2 else array for array in read]

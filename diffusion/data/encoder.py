@@ -159,11 +159,14 @@ class Latents(Values):
         parts = [encoder.moments(to_unit(part))[:, : self.channels] for part in images.split(BATCH)]
         return self.standardised(torch.cat(parts))
 
+    def decoded(self, x: Tensor) -> Tensor:
+        """Images in [−1, 1], roughly, of standardised latents, differentiable."""
+        z = x.float() / DEVIATION * self.deviation.to(x.device) + self.mean.to(x.device)
+        return self.encoder.to(x.device).decode(z)
+
     @torch.no_grad()
     def outside(self, x: Tensor) -> Tensor:
-        z = x.float() / DEVIATION * self.deviation.to(x.device) + self.mean.to(x.device)
-        encoder = self.encoder.to(x.device)
-        found = [to_uint8(encoder.decode(part)) for part in z.split(BATCH)]
+        found = [to_uint8(self.decoded(part)) for part in x.split(BATCH)]
         return torch.cat(found) if found else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
 
     def again(self, images: Tensor, device: torch.device) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoise, diffuse, expand
-from diffusion.process.operators import MOST, Mask, Observation
+from diffusion.process.operators import MOST, Mask, Nonlinear, Observation
 from diffusion.process.sampler import Evaluator, Past, Point, Sampler, Stepped, Time
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Seeds, Streams, real_dtype
@@ -117,6 +117,8 @@ class SplitGibbs(Inpainting):
 
     def __init__(self, inner: Sampler, observation: Observation, rounds: Annotated[int, Ge(1)] = 20):
         super().__init__(inner, observation)
+        if isinstance(observation.operator, Nonlinear):
+            raise UserError("inpainting: split Gibbs needs an operator that is linear, as in pixels; use mmps or pigdm")
         self.steps, self.grid, self.threshold = min(rounds, inner.steps), self.levels, None
 
     def levels(self, schedule: Schedule, n: int) -> Tensor:

@@ -5,6 +5,7 @@ adjoint Aᵀ is the method `adjoint`, if it has one, and otherwise computed by a
 """
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diffusion.errors import UserError, refusing
 from diffusion.randomness import Streams
@@ -21,7 +23,7 @@ MOST = 100  # iterations of conjugate gradients that need no network
 
 
 class Mask:
-    """Keeps the pixels of an image that are `known`, bool (H, W), and sets the others to 0. It is its own adjoint."""
+    """Keeps what is `known` of an image, bool (H, W) or (C, H, W), and sets the rest to 0. It is its own adjoint."""
 
     def __init__(self, known: Tensor):
         if known.dtype != torch.bool or bool(known.all()):
@@ -32,6 +34,34 @@ class Mask:
         return x * self.known.to(x.device)
 
     adjoint = __call__
+
+
+class Nonlinear:
+    """A function that is not linear, such as a blur of decoded latents: methods use its derivative at an estimate."""
+
+    def __init__(self, function: Operator):
+        self.function = function
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+class Derivative:
+    """J of a function at x (B, C, H, W): v -> J v, by differentiating Jᵀu, and its adjoint; `value` is f(x)."""
+
+    def __init__(self, function: Operator, x: Tensor):
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the only attention that is twice differentiable
+            self.x = x.detach().requires_grad_()
+            self.made = function(self.x)
+        self.value = self.made.detach()
+
+    def __call__(self, v: Tensor) -> Tensor:
+        with torch.enable_grad():
+            u = torch.zeros_like(self.value).requires_grad_()
+            return torch.autograd.grad(self.adjoint(u, create_graph=True), u, v)[0]
+
+    def adjoint(self, u: Tensor, **options: bool) -> Tensor:
+        return torch.autograd.grad(self.made, self.x, u, retain_graph=True, **options)[0]
 
 
 def downsampling(x: Tensor, factor: Annotated[int, Ge(2)] = 4) -> Tensor:
@@ -67,6 +97,8 @@ class Observation:
     noise: float = 0.0  # its standard deviation, in the units of the image
 
     def __post_init__(self) -> None:
+        if isinstance(self.operator, Nonlinear):
+            return
         if isinstance(self.operator, Mask):
             self.y = self.operator(self.y)  # values of unknown pixels, which A x0 cannot have, delay the iterations
         u = Streams.of(1, "u").normal_like(self.y)
@@ -74,6 +106,14 @@ class Observation:
         one, other = float((self.operator(x) * u).sum()), float((x * self.adjoint(u)).sum())
         if not abs(one - other) <= 1e-2 * float(self.operator(x).norm()):  # of which each is a random part; NaN
             raise UserError(f"operator: ⟨A x, u⟩ = {one:.4g}, ⟨x, Aᵀu⟩ = {other:.4g}; A must be linear, Aᵀ its adjoint")
+
+    def near(self, x0: Tensor) -> tuple[Tensor, "Observation"]:
+        """A x0 (B, ...), and the observation with the derivative of A at x0 (B, C, H, W), if A is not linear."""
+        if not isinstance(self.operator, Nonlinear):
+            return self.operator(x0), self
+        found = copy(self)
+        found.operator = Derivative(self.operator, x0)
+        return found.operator.value, found
 
     @property
     def exact(self) -> bool:

@@ -2,7 +2,8 @@
 
 With p(x0 | x_t) ≈ N(D, V), where D is the denoiser's estimate of x0 and J = ∂D/∂x_t, Bayes' rule gives the estimate
     E[x0 | x_t, y] ≈ D + (sigma_t²/alpha_t) Jᵀ Aᵀ (noise² I + A V Aᵀ)⁻¹ (y − A D).
-The methods differ in V. A product with Jᵀ costs about twice an evaluation of the network.
+The methods differ in V. A product with Jᵀ costs about twice an evaluation of the network. If A is not linear, as for
+latents, y − A D is that of A itself, and elsewhere its derivative at D stands in its place.
 """
 
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class Posterior(Wrapped):
     def __call__(self, x_t: Tensor, t: Tensor, end: Tensor | None = None) -> Estimate:
         if end is not None:
             raise UserError("posterior: a flow map does not estimate E[x0 | x_t]; choose another sampler, such as ddim")
-        observed, (alpha, sigma) = self.method.observation, (expand(c, x_t) for c in self.schedule(t))
+        alpha, sigma = (expand(c, x_t) for c in self.schedule(t))
         scale = torch.where(alpha * PURE_NOISE < sigma.clamp(max=1), 0.0, sigma**2 / alpha)
         with torch.enable_grad():
             x = x_t.detach().requires_grad_()
@@ -42,7 +43,8 @@ class Posterior(Wrapped):
 
         r = None if self.method.deviation is None else ((alpha / sigma) ** 2 + self.method.deviation**-2) ** -0.5
         covariance = tweedie if r is None else lambda v: r**2 * v
-        residual = observed.y.to(x0) - observed.operator(x0)
+        seen, observed = self.method.observation.near(x0)
+        residual = observed.y.to(x0) - seen
         shift = tweedie(observed.gain(residual, covariance, observed.noise, self.method.iterations))
         return estimate._replace(x0=x0 + shift, eps=eps - alpha / sigma * shift)
 

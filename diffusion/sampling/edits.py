@@ -15,14 +15,16 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from diffusion.base.console import console
 from diffusion.config.build import make
-from diffusion.data import Split, to_uint8, to_unit
+from diffusion.data import Split, to_unit
+from diffusion.data.arrays import array_of
 from diffusion.data.conditions import Condition, Shape
 from diffusion.data.encoder import Latents
 from diffusion.data.images import Box, Unusable, read, resized
+from diffusion.data.values import Values
 from diffusion.errors import UserError
 from diffusion.pixels import MODES, grid, only_pictures, resolution_of
 from diffusion.process.editing import Inpainting, SDEdit
-from diffusion.process.operators import Mask, Observation, observe
+from diffusion.process.operators import Mask, Nonlinear, Observation, observe
 from diffusion.randomness import Streams
 from diffusion.sampling.drawing import Drawing
 from diffusion.sampling.given import Given
@@ -37,7 +39,9 @@ Node = Mapping[str, Any]
 Paste = Callable[[Tensor], list[Image.Image]]
 """Images of the model, uint8 (n, C, h, w) -> pictures of the user."""
 Source = str | Path | Image.Image | np.ndarray | Tensor
-"""A file, an image of Pillow, an array uint8 (H, W, C) or (H, W), or a tensor uint8 (C, H, W); a mask may be bool."""
+"""A file, an image of Pillow, an array uint8 (H, W, C) or (H, W), or a tensor uint8 (C, H, W); a mask may be bool.
+Measurements: a file of the kinds of data=arrays, or floats (C, H, W)."""
+PIXELS = Values()
 
 
 class Edited(NamedTuple):
@@ -51,15 +55,24 @@ class Edited(NamedTuple):
 
 def varied(drawing: Drawing, picture: Source, strength: float = STRENGTH) -> Edited:
     """`drawing`, changed to draw variants of a picture by SDEdit."""
-    only_pictures("edit", drawing.shape, drawing.values.dtype)
-    pixels = read_picture(picture, drawing.shape)
-    sampler = SDEdit(drawing.sampler, drawing.values.inside(pixels[None])[0], strength)
-    return Edited(replace(of_picture(drawing, pixels), sampler=sampler), pixels[None])
+    only_pictures("edit", drawing.shape)
+    values, pixels = drawing.values, opened(picture, drawing.shape, drawing.values)
+    sampler = SDEdit(drawing.sampler, values.inside(pixels[None])[0].nan_to_num(), strength)  # the mean if missing
+    return Edited(replace(of_picture(drawing, pixels), sampler=sampler), values.pictures(pixels[None]))
 
 
 def filled(drawing: Drawing, picture: Source, mask: Source, method: Node) -> Edited:
-    """`drawing`, changed to fill a picture where its mask is white, by a method of conf/inpainting."""
-    only_pictures("edit", drawing.shape, drawing.values.dtype)
+    """`drawing`, changed to fill a picture where its mask is white, by a method of conf/inpainting.
+
+    Of measurements, values that are missing are filled, too.
+    """
+    only_pictures("edit", drawing.shape)
+    if drawing.values.dtype != torch.uint8:
+        array, shape = opened(picture, drawing.shape, drawing.values), (1, *drawing.shape[1:])
+        here = Mask(~((read_picture(mask, shape, "mask") > GREY) | array.isnan()))
+        y = here(drawing.values.inside(array[None]).nan_to_num())
+        before = drawing.values.pictures(torch.stack([array, array.masked_fill(~here.known, torch.nan)]))
+        return Edited(answering(drawing, Observation(here, drawing.shape, y), method), before)
     pixels, fill, paste = opening(picture, mask, drawing.shape)
     if bool(fill.all()):
         raise UserError("mask: it covers all that the network sees, so nothing is kept; use a smaller one, or `sample`")
@@ -83,10 +96,8 @@ def solved(
     drawing: Drawing, picture: Source, operator: Node, method: Node, noise: float | None = None, observed: bool = False
 ) -> Edited:
     """`drawing`, changed to draw images of which a linear operator makes what is observed; see `observation_of`."""
-    only_pictures("edit", drawing.shape, drawing.values.dtype)
-    if isinstance(drawing.values, Latents):
-        raise UserError("operator: it is not linear in latents; use a mask, or a model of pixels")
-    seen, before = observation_of(operator, picture, drawing.shape, noise, observed, drawing.seed)
+    only_pictures("edit", drawing.shape)
+    seen, before = observation_of(operator, picture, drawing.shape, noise, observed, drawing.seed, drawing.values)
     return Edited(answering(drawing, seen, method), before)
 
 
@@ -184,9 +195,11 @@ def of_picture(drawing: Drawing, picture: Tensor) -> Drawing:
 
 
 def observation_of(
-    operator: Node, source: Source, shape: Shape, noise: float | None, already: bool, seed: int
+    operator: Node, source: Source, shape: Shape, noise: float | None, already: bool, seed: int, values: Values = PIXELS
 ) -> tuple[Observation, Tensor]:
     """An observation by a choice of conf/operator; and the pictures to show, uint8 (m, C, H, W).
+
+    The operator is applied to pixels in [−1, 1], which latents are decoded to, or to standardised measurements.
 
     Raises UserError for an operator that does not suit the images, or a picture that does not suit the operator.
 
@@ -194,18 +207,22 @@ def observation_of(
         already: the picture is what the operator made; otherwise the operator is applied, and noise added by the seed.
     """
     made, noise = make(operator, "operator"), NOISE if noise is None else noise
-    blank = torch.zeros(shape)
-    channels, *size = observe(made, blank, 0, Streams([seed]))[0].shape
-    pictures = [] if already else [read_picture(source, shape)]
-    if pictures:
-        y = observe(made, to_unit(pictures[0]), noise, Streams.of(1, seed, "observation"))
-    elif len(size) == 2 and channels in MODES:
-        y = to_unit(read_picture(source, (channels, size[0], size[1])))[None]
+    own = PIXELS if isinstance(values, Latents) else values
+    channels, *size = observe(made, torch.zeros(shape), 0, Streams([seed]))[0].shape
+    images = [] if already else [opened(source, shape, own)]
+    if images:
+        y = observe(made, own.inside(images[0][None])[0], noise, Streams.of(1, seed, "observation"))
+    elif len(size) == 2 and (channels == shape[0] or (own.dtype == torch.uint8 and channels in MODES)):
+        y = own.inside(opened(source, (channels, size[0], size[1]), own)[None])
     else:
         raise UserError(f"observed: what the operator makes is no picture, but {(channels, *size)}; set observed=false")
+    if y.isnan().any():
+        raise UserError("image: some of its values are missing; fill them first, with mask=MASK")
     if len(size) == 2 and channels in (1, shape[0]):
-        pictures.append(F.interpolate(to_uint8(y), shape[1:])[0].expand(shape))
-    return Observation(made, shape, y, noise), torch.stack([*pictures, blank.byte()])[:-1]
+        images.append(F.interpolate(own.outside(y), shape[1:])[0].expand(shape))
+    shown = own.pictures(torch.stack([*images, torch.zeros(shape, dtype=own.dtype)])[:-1])
+    seen = Nonlinear(lambda x: made(values.decoded(x))) if isinstance(values, Latents) else made
+    return Observation(seen, values.shape(shape), y, noise), shown
 
 
 def answering(drawing: Drawing, observation: Observation, method: Node) -> Drawing:
@@ -227,12 +244,25 @@ def overview(before: Tensor, images: Tensor) -> Image.Image:
     return grid(torch.cat([before, padding, images]), columns, large=True)
 
 
-def read_picture(picture: Source, shape: Shape) -> Tensor:
+def opened(picture: Source, shape: Shape, values: Values) -> Tensor:
+    """A picture, see `read_picture`; or measurements in their units, float32 of exactly this `shape` (C, H, W)."""
+    if values.dtype == torch.uint8:
+        return read_picture(picture, shape)
+    if isinstance(picture, str | Path):
+        found = array_of(Path(picture).expanduser(), shape, "image")
+    else:
+        found = torch.as_tensor(np.asarray(picture), dtype=torch.float32)[None]
+    if found.shape != (1, *shape):
+        raise UserError(f"image: got {'×'.join(map(str, found.shape))} numbers; expected one array of {shape}")
+    return found[0]
+
+
+def read_picture(picture: Source, shape: Shape, name: str = "image") -> Tensor:
     """The largest centre crop with the proportions of `shape` (C, H, W), downscaled to it, uint8 (C, H, W).
 
     Raises UserError for a picture that does not exist, cannot be used, or is smaller.
     """
-    return torch.tensor(resized(upright("image", picture, shape), resolution_of(*shape[1:])))
+    return torch.tensor(resized(upright(name, picture, shape), resolution_of(*shape[1:])))
 
 
 def upright(name: str, picture: Source, shape: Shape) -> Image.Image:

@@ -26,18 +26,18 @@ def draw_edits(settings: Edit, folder: Path, words: Sequence[str]) -> None:
     check(settings)
     n = settings.n or (1 if settings.upscale else 8)
     settings, model, (device,) = opened_model(settings.model_copy(update={"n": n}), changes_of(words))
-    only_pictures("edit", model.shape, model.restored.values.dtype)
+    only_pictures("edit", model.shape)
     drawing, before, paste, size = edited(model, settings)
     images = drawing(model.denoiser, n, device, settings.batch_size, f"drawing {count(n, 'image')}")
     if size:
         images = images[..., : size[0], : size[1]]
     files = paste(images) if paste else None
-    shown = reduced(files or [*map(to_pil_image, images)]) if files or size else images
-    save_images(
-        folder, images, overview(images[:0] if before is None else before, shown), drawing, model.restored, files
-    )
+    values = drawing.values
+    shown = reduced(files or [*map(to_pil_image, images)]) if files or size else values.pictures(images)
+    picture = values.legend(overview(shown[:0] if before is None else before, shown))
+    save_images(folder, images, picture, drawing, model.restored, files)
     if settings.interpolate:
-        gif([grid(image[None], large=True) for image in images], folder / "interpolation.gif")
+        gif([grid(image[None], large=True) for image in shown], folder / "interpolation.gif")
 
 
 def check(settings: Edit) -> None:

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from composing import train
 from networks import saved
 from PIL import Image
@@ -16,12 +17,13 @@ from diffusion.config.choices import choice
 from diffusion.data import Folder
 from diffusion.data.encoder import VAE, Latents, statistics
 from diffusion.errors import UserError
+from diffusion.pixels import to_unit
 from diffusion.process.denoiser import clip
 from diffusion.process.sampler import DDIM
 from diffusion.randomness import Streams
 from diffusion.report.scores import BASELINES, score_table
 from diffusion.runs.folder import read_scores
-from diffusion.sampling.edits import filled, read_picture
+from diffusion.sampling.edits import filled, observation_of, read_picture
 
 
 @pytest.fixture(scope="module")
@@ -224,12 +226,30 @@ def test_a_hole_is_filled_without_looking_at_it(run, photos, monkeypatch):
 
 def test_what_needs_pixels_in_the_process_is_refused(run, photos, tmp_path, refused):
     model = diffusion.load(run, device="cpu")
-    with pytest.raises(UserError, match="operator: it is not linear in latents"):
-        model.solve(photos / "05.png", "blur")
+    with pytest.raises(UserError, match="split Gibbs needs an operator that is linear"):
+        model.solve(photos / "05.png", "blur", "split_gibbs")
     with pytest.raises(UserError, match="web: a page cannot decode latents"):
         model.export(tmp_path / "page.html", "web")
     assert "bits: of latents" in refused("evaluate", [f"ckpt={run}", "n=4", "bits=2"])
     assert "floor: it is not computed for latents" in refused("study", ["floor", f"ckpt={run}"])
+
+
+def test_an_operator_is_applied_to_decoded_latents(run, photos):
+    """Methods use its derivative J, also of an autoencoder with attention: ⟨J v, u⟩ = ⟨v, Jᵀu⟩, and J v is a slope."""
+    model, how = diffusion.load(run, device="cpu"), choice("operator", "downsampling operator.factor=8")
+    values, picture = model.restored.values, read_picture(photos / "05.png", model.shape)
+    seen, _ = observation_of(how, photos / "05.png", model.shape, 0.0, False, 0, values)
+    assert torch.equal(seen.y, F.avg_pool2d(to_unit(picture[None]), 8))
+    x, v, u = (
+        Streams.of(2, name).normal(*size) for name, size in (("x", (4, 8, 8)), ("v", (4, 8, 8)), ("u", (3, 2, 2)))
+    )
+    value, near = seen.near(x)
+    assert torch.allclose(value, F.avg_pool2d(values.decoded(x), 8), atol=1e-5)
+    moved = near.operator(v)
+    slope = (seen.operator(x + 0.01 * v) - seen.operator(x - 0.01 * v)) / 0.02
+    assert (moved - slope).norm() < 0.02 * slope.norm()
+    assert torch.allclose((moved * u).sum(), (v * near.adjoint(u)).sum(), rtol=1e-3, atol=1e-4)
+    assert model.solve(photos / "05.png", "blur", n=1, steps=2, progress=False).shape == (1, 3, 16, 16)
 
 
 def test_exported_models_draw_the_same(run, tmp_path, vae):

@@ -9,14 +9,18 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
 
 import diffusion
+from diffusion.config.choices import choice
 from diffusion.data import Arrays
 from diffusion.errors import UserError
 from diffusion.metric.distances import EnergyDistance
 from diffusion.metric.measurements import EYES, Measurements
 from diffusion.process.schedule import VP
 from diffusion.runs.folder import read_metrics, read_scores
+from diffusion.sampling.edits import observation_of
 from diffusion.scoring.pipeline import Scorer
 from diffusion.training.module import Diffusion
 from tests.support.composing import train
@@ -97,9 +101,8 @@ def test_figures_in_a_file_are_checked(run: Path) -> None:
 
 
 def test_what_is_made_for_pictures_is_refused(run: Path, files: Path, tmp_path: Path) -> None:
-    model, picture = diffusion.load(run, device="cpu"), torch.zeros(3, 16, 16, dtype=torch.uint8)
+    model = diffusion.load(run, device="cpu")
     for work in (
-        lambda: model.edit(picture),
         lambda: model.export(tmp_path / "page.html", "web"),
         lambda: model.export(tmp_path / "folder", "diffusers"),
     ):
@@ -114,6 +117,49 @@ def test_what_is_made_for_pictures_is_refused(run: Path, files: Path, tmp_path: 
     ):
         with pytest.raises(UserError, match=match):
             train([*words, more, "score.n=8"], tmp_path / more)
+
+
+def test_measurements_are_edited_in_their_units(run: Path, ran, tmp_path: Path) -> None:
+    """What is known is kept; missing values are filled, and shown in grey; a picture of a mask may be larger."""
+    model, values = diffusion.load(run, device="cpu"), np.full((2, 16, 16), 290.0, "f4")
+    values[1] = 1.002e5
+    near = model.edit(values, 0.02, n=2, steps=50, progress=False)
+    torch.testing.assert_close(near.mean((0, 2, 3)), torch.tensor([290.0, 1.002e5]), rtol=1e-2, atol=0)
+    values[0, :4] = np.nan
+    np.save(tmp_path / "own.npy", values)
+    mask = np.zeros((32, 32), bool)
+    mask[16:] = True
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    words = [f"ckpt={run}", "n=2", "image=own.npy", "mask=mask.png", "sampler.steps=2", "device=cpu"]
+    ran("edit", [*words, "hydra.run.dir=out"])
+    with np.load("out/images.npz") as saved:
+        drawn = saved["arr_0"].transpose(0, 3, 1, 2)
+    assert (drawn.dtype, np.isnan(drawn).any()) == (np.float32, False)
+    known = ~np.isnan(values) & ~mask[::2, ::2]
+    np.testing.assert_allclose(drawn[:, known], np.broadcast_to(values[known], (2, known.sum())), rtol=1e-5)
+    assert drawn[:, ~known].std() > 1
+    assert (np.asarray(Image.open("out/grid.png").convert("RGB")) == 128).all(axis=2).any()
+    for picture, operator, observed, said in (
+        (values, "blur", False, "some of its values are missing"),
+        (values[:1], "blur", False, "expected one array"),
+        ("own.npy", "downsampling", True, "2×16×16; expected an array of 2×4×4"),
+    ):
+        with pytest.raises(UserError, match=said):
+            model.solve(picture, operator, observed=observed)
+
+
+def test_an_observation_of_measurements_is_read_in_their_units(run: Path) -> None:
+    model, how = diffusion.load(run, device="cpu"), choice("operator", "downsampling")
+    array = np.random.default_rng(0).normal([[[280]], [[1e5]]], [[[5]], [[300]]], (2, 16, 16)).astype("f4")
+    small = F.avg_pool2d(torch.from_numpy(array), 4)
+    made, given = (
+        observation_of(how, source, model.shape, 0.0, already, 0, model.restored.values)
+        for source, already in ((array, False), (small, True))
+    )
+    torch.testing.assert_close(made[0].y, given[0].y, atol=1e-4, rtol=0)
+    torch.testing.assert_close(given[0].y, model.restored.values.inside(small[None]))
+    assert (made[1].shape, given[1].shape) == ((2, 3, 16, 32), (1, 3, 16, 32))
+    assert model.solve(array, "blur", n=1, steps=2, progress=False).dtype == torch.float32
 
 
 def test_the_crps_stands_beside_that_of_the_exact_posterior(downscaling: Path) -> None:
