@@ -67,6 +67,8 @@ def read(
         image = opened(source.read_bytes()) if isinstance(source, Path) else source()
         if keep:
             image.draft(None, (keep, keep))
+        if image.mode.startswith("I") or any(";16" in str(part[3]) for part in getattr(image, "tile", ())):
+            say_once("data: 16-bit files become 8-bit images; data=arrays keeps the values of files of one channel")
         image.load()
         with contextlib.suppress(Exception):  # unreadable metadata
             image = ImageOps.exif_transpose(image)
@@ -109,7 +111,6 @@ def _coloured(image: Image.Image, channels: Channels) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose white is unknown")
     if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion saturates
-        say_once("data: 16-bit files become 8-bit images, rounded; data=arrays keeps their values")
         values = np.asarray(image).astype(np.float64)
         image = Image.fromarray(np.rint(values.clip(0, 65535) / 257).astype(np.uint8))
     elif image.has_transparency_data:

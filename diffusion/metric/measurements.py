@@ -23,7 +23,7 @@ from diffusion.metric.denoising import mean_and_error, numbered
 from diffusion.metric.estimate import LEVEL, RealSet, moments
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import Score
-from diffusion.metric.referee import convolutions, patches, quantiles, spectrum
+from diffusion.metric.referee import LEAST, convolutions, patches, quantiles, spectrum
 from diffusion.randomness import generator_for
 
 EYES = ("spectrum", "values", "patches", "convolutions")
@@ -34,7 +34,8 @@ class Measurements(FeatureExtractor):
     """What eyes see in measurements: the spectrum and the values of each channel, a pyramid, and random convolutions.
 
     Each eye has scores of its own, such as energy_spectrum, of its numbers divided by their deviations over the
-    reference. Channels are standardised (`standardise`), and a missing value is replaced by the mean.
+    reference. Channels are standardised (`standardise`), and a missing value is replaced by the mean. Images of fewer
+    than 8 pixels have no pyramid and no convolutions.
     """
 
     name, resize, num_features = "measurements", "none", 0
@@ -42,7 +43,7 @@ class Measurements(FeatureExtractor):
 
     def __init__(self) -> None:
         super().__init__()
-        self.widths = dict.fromkeys(EYES, 0)  # known when images have been seen
+        self.widths: dict[str, int] = {}  # of the eyes, known when images have been seen
         self.standardise([0.0], [0.5])
 
     def standardise(self, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -59,15 +60,15 @@ class Measurements(FeatureExtractor):
         seen = {
             "spectrum": torch.cat([spectrum(x[:, c : c + 1], filters) for c in range(x.shape[1])], dim=1),
             "values": torch.cat([of.mean(2), of.std(2), *quantiles(of, 0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)], dim=1),
-            "patches": patches(x, filters),
-            "convolutions": convolutions(x, filters),
         }
+        if min(x.shape[-2:]) >= LEAST:
+            seen |= {"patches": patches(x, filters), "convolutions": convolutions(x, filters)}
         self.widths = {eye: each.shape[1] for eye, each in seen.items()}
         return torch.cat([*seen.values()], dim=1)
 
     def parts(self, features: Tensor, reference: RealSet) -> Mapping[str, tuple[Tensor, RealSet]]:
         found, widths = {}, [*self.widths.values()]
-        for eye, x, y in zip(EYES, features.split(widths, 1), reference.features.split(widths, 1), strict=True):
+        for eye, x, y in zip(self.widths, features.split(widths, 1), reference.features.split(widths, 1), strict=True):
             deviation = y.std(dim=0)
             x, y = (each / deviation.clamp(min=1e-6 * float(deviation.max())) for each in (x, y))
             mean, cov = moments(y)

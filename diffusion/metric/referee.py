@@ -36,6 +36,7 @@ from diffusion.metric.record import FEW, FEW_PHOTOGRAPHS
 from diffusion.pixels import to_rgb
 from diffusion.randomness import generator_for
 
+LEAST = 8  # pixels; the side of images that patches and random convolutions need
 LIMIT = 500  # images of each kind that are looked at
 DRAWS = 999
 LEVEL = 0.05  # of calling real images apart, by any eye
@@ -104,8 +105,17 @@ def quantiles(x: Tensor, *shares: float) -> list[Tensor]:
 
 
 def look(eye: Eye, images: Tensor, seed: str) -> Tensor:
-    """What an eye sees in uint8 images (N, C, H, W): (N, D)."""
-    return torch.cat([eye(to_rgb(x).float(), generator_for("eye", seed)) for x in images.split(128)])
+    """What an eye sees in images (N, C, H, W), uint8, or measurements as float32 of the same range: (N, D)."""
+    parts = (to_rgb(x) if x.dtype == torch.uint8 else x for x in images.split(128))
+    return torch.cat([eye(x.float(), generator_for("eye", seed)) for x in parts])
+
+
+def open_eyes(images: Tensor) -> dict[str, Eye]:
+    """The eyes that see such images (N, C, H, W); `colours` are for uint8, and two eyes for LEAST pixels or more."""
+    found = dict(EYES)
+    if images.dtype != torch.uint8:
+        del found["colours"]
+    return found if min(images.shape[-2:]) >= LEAST else {k: found[k] for k in found if k in ("colours", "spectrum")}
 
 
 def apart(seen: Tensor) -> Tensor:
@@ -165,12 +175,12 @@ def simulated(distance: Tensor, photograph: Tensor, k: int, rest: int) -> Tensor
 def judge(
     samples: Tensor, real: Tensor, train: Tensor, photograph: Tensor, seen: Mapping[str, Tensor]
 ) -> dict[str, Any]:
-    """What the eyes say of `samples`, uint8 (n, C, H, W): the answers of `compare`, as plain data.
+    """What the eyes say of `samples` (n, C, H, W), see `look`: the answers of `compare`, as plain data.
 
     With fewer than FEW samples or training images there are only their numbers.
 
     Args:
-        real: training and held-out images, uint8 (M, C, H, W).
+        real: training and held-out images (M, C, H, W).
         train: which of these are training images, bool (M,).
         photograph: their photographs, int64 (M,), numbered from 0 on.
         seen: the name of a network -> its features of samples and real images, (n + M, D).
@@ -179,7 +189,7 @@ def judge(
     if min(numbers.values()) < FEW:
         return numbers
     seed, known = tensor_digest({"samples": samples}), torch.cat([torch.zeros(len(samples), dtype=torch.bool), train])
-    seen = {**seen, **{name: look(eye, images, seed) for name, eye in EYES.items()}}
+    seen = {**seen, **{name: look(eye, images, seed) for name, eye in open_eyes(images).items()}}
     return numbers | compare({name: apart(each) for name, each in seen.items()}, known, photograph)
 
 

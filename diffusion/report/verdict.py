@@ -293,7 +293,8 @@ def next_step(run: Run, state: str, findings: Findings) -> Step:
     # until its error no longer falls, or its samples are as close as real ones
     if {"falling", "fell", "like noise"} & has or not {"flat", "alike", "further alike", "as real"} & has:
         return Step("Train for as many steps again.", [again.onward(run)])
-    if not run.settings.get("guidance"):
+    mapped = str((run.settings.get("sampler") or {}).get("_target_")).endswith("FlowMap")  # which guidance would change
+    if not (run.settings.get("guidance") or mapped):
         early = again.recipe(run, "guidance=early")
         return Step("Train with guidance by its early weights, which often helps.", [early])
     return Step("Train with other seeds, to see how much is chance.", [again.recipe(run, "-m", "seed=0,1,2")])

@@ -30,6 +30,7 @@ from diffusion.metric.features import FeatureExtractor, Lite0
 from diffusion.metric.measurements import Measurements, ensemble, estimated, gaussian_crps, of_images, ranks
 from diffusion.metric.photographs import photographs_of
 from diffusion.metric.record import FEW, Reference, Score
+from diffusion.metric.referee import LEAST as SEEN
 from diffusion.metric.referee import LIMIT, judge
 from diffusion.metric.score import LEAST, divide, draw, extract, features_of, noise_images, reference_of, score
 from diffusion.pixels import framed, is_points, only_pictures, save_png
@@ -70,6 +71,8 @@ class Scorer:
             raise UserError("features: measurements, and only these, need features=measurements metrics=measurements")
         available = (len(self.given.features) or FEW) if self.given else len(splits[self.split])
         name = f"reference={self.given.name}" if self.given else f"split={self.split}"
+        if isinstance(self.extractor, Measurements) and min(self.data.shape[1:]) < SEEN:
+            console.print(f"images below {SEEN} pixels: no scores of patches and convolutions, which need them")
         needed = {f"n={n}": n, name: available}
         if {"real", "split_half"} & set(baselines):
             needed[f"baselines from split {self.opposite}"] = len(splits[self.opposite])
@@ -102,9 +105,7 @@ class Scorer:
 
         If values of the reference are missing, they are taken from the images, too, in turn.
         """
-        if self.data.missing:
-            real = self.data.splits[self.split].images
-            images = images.masked_fill(real[torch.arange(len(images)) % len(real)].isnan(), torch.nan)
+        images = lacking(images, self.data.splits[self.split].images) if self.data.missing else images
         return self._scores(self._features(images, what), self.reference, what, source)
 
     def by_class(self, images: Tensor, classes: Tensor, **source: Any) -> list[Score]:
@@ -202,21 +203,24 @@ class Scorer:
         if isinstance(values := self.data.values, Measured):
             real = self.data.splits[self.split].images
             figures.measurements(values.inside(images), values.inside(real), values.names).save(self.folder)
-            return
         splits = [self.data.splits[name] for name in ("train", "val" if self.split == "train" else self.split)]
         some = [
             split.take(torch.linspace(0, len(split) - 1, min(LIMIT, len(split))).round().long()) for split in splits
         ]
         samples, real, (train, held_out) = images[:LIMIT], torch.cat([split.images for split in some]), some
         seen = {}
-        if min(len(samples), len(train)) >= FEW:
+        if isinstance(values, Measured):  # in the range of pixels, with the mean for a missing value
+            of = [lacking(samples, train.images), real]
+            samples, real = (127.5 * (values.inside(each).nan_to_num() + 1) for each in of)
+        elif min(len(samples), len(train)) >= FEW:
             eyes = [self.extractor, *[Lite0().to(self.extractor.device)] * (self.extractor.name != Lite0.name)]
             for eye in eyes:
                 known = [features_of(split.images, eye)[0] for split in some if len(split)]
                 seen[eye.name] = torch.cat([replace(self, extractor=eye)._features(images, "samples")[:LIMIT], *known])
         is_train, photograph = torch.arange(len(real)) < len(train), numbered([*train.sources, *held_out.sources])
         found = judge(samples, real, is_train, photograph, seen)
-        found["faults"] = faults = diagnose(samples, real, photograph, len({*held_out.sources}))
+        is_pictures = samples.dtype == torch.uint8
+        found["faults"] = faults = diagnose(samples, real, photograph, len({*held_out.sources})) if is_pictures else []
         files.replace(self.folder / REFEREE, json.dumps(found, indent=1))
         if shown := faults[:SHOWN]:
             worst, places = ([each for fault in shown for each in fault[key]] for key in ("worst", "place"))
@@ -240,6 +244,11 @@ class Scorer:
     ) -> list[Score]:
         scores = score(x, self.extractor, to, self.metrics, photographs)
         return [each.of(what, files.code_version(), source) for each in scores.values()]
+
+
+def lacking(images: Tensor, real: Tensor) -> Tensor:
+    """Images (n, C, H, W) without the values that real images (m, C, H, W) lack, in turn."""
+    return images.masked_fill(real[torch.arange(len(images)) % len(real)].isnan(), torch.nan)
 
 
 def make_metrics(node: Mapping[str, Any] | None) -> list[SampleMetric]:

@@ -1,7 +1,9 @@
 """Measurements keep their values, whatever the kind of file; missing ones are in no figure; bad files are refused."""
 
 import io
+import struct
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,10 +165,22 @@ def test_a_deviation_of_0_is_refused() -> None:
         make(node, "data")
 
 
-def test_a_folder_says_that_16_bits_are_rounded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def rgb16(value: np.ndarray) -> bytes:
+    """A PNG of 8×8 pixels of three colours with 16 bits, which Pillow cannot write."""
+    rows = b"".join(b"\0" + value[:8, :3].astype(">u2").tobytes() for _ in range(8))
+    parts = (b"IHDR", struct.pack(">2I5B", 8, 8, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
+    )
+
+
+@pytest.mark.parametrize("colours", [False, True])
+def test_a_folder_says_that_16_bits_are_rounded(
+    colours: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     images.say_once.cache_clear()
     (root := tmp_path / "files").mkdir()
     for i, (value, _) in enumerate(VALUES):
-        Image.fromarray(value).save(root / f"{i}.png")
+        (root / f"{i}.png").write_bytes(rgb16(value)) if colours else Image.fromarray(value).save(root / f"{i}.png")
     Folder(root=root, resolution=8).setup()
     assert capsys.readouterr().out.count("16-bit files become 8-bit images") == 1

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from diffusion.metric.record import Reference, Score
-from diffusion.report.verdict import HEADLINES, closeness, copying, like_noise, training, verdict
+from diffusion.report.verdict import HEADLINES, closeness, copying, like_noise, next_step, training, verdict
 from diffusion.runs.again import recipe
 from diffusion.runs.folder import Run, Series
 from diffusion.runs.record import RunRecord
@@ -127,6 +127,15 @@ def test_the_next_step_fits_the_findings(
     record = {"state": "complete", "command": ["diffusion", "train"], "steps": 400, "total_steps": 400}
     run = Run(make_run(tmp_path / "demo", info=record | info))
     assert command in verdict(run, state).step.commands[0]
+
+
+@pytest.mark.parametrize(("sampler", "words"), [("FlowMap", "seed=0,1,2"), ("DDIM", "guidance=early")])
+def test_guidance_is_proposed_only_where_it_can_be_used(
+    make_run: Make, tmp_path: Path, sampler: str, words: str
+) -> None:
+    run = Run(make_run(tmp_path / "demo", info={"command": ["diffusion", "train"]}))
+    vars(run)["settings"] = {"sampler": {"_target_": f"diffusion.process.sampler.{sampler}"}}
+    assert words in next_step(run, "complete", {"flat": ""}).commands[0]
 
 
 def test_images_of_an_unknown_source_have_no_next_step(make_output: Make, tmp_path: Path) -> None:

@@ -94,6 +94,23 @@ def test_samples_lose_the_values_that_real_images_lack_before_they_are_scored(fi
     assert all(score.low < 0 for score in found if score.metric in ("energy_values", "energy_spectrum"))
 
 
+def test_the_referee_judges_measurements_in_any_unit_by_eyes_without_a_network(tmp_path: Path) -> None:
+    """Missing values of the real images are not seen; images of 6 pixels have no patches and convolutions."""
+    values = np.random.default_rng(0).normal([[[280]], [[1e5]]], [[[5]], [[300]]], (700, 2, 16, 16)).astype("f4")
+    np.save(tmp_path / "all.npy", np.where(np.arange(16) < 5, np.nan, values[:480]))
+    for side, eyes in ((16, {"spectrum", "patches", "random convolutions"}), (6, {"spectrum"})):
+        data = Arrays(root=tmp_path / "all.npy", resolution=side, channels=2)
+        data.setup()
+        scorer = Scorer(data, "val", Measurements(), [EnergyDistance()], tmp_path, tmp_path)
+        own = torch.from_numpy(values[480:, :, :side, :side].copy())
+        for samples, said in ((own, []), (own.sort(dim=2).values, ["spectrum"])):
+            scorer.judge(samples)
+            found = json.loads((tmp_path / "referee.json").read_text())["further"]
+            assert {*found["eyes"]} == eyes
+            assert {*said} <= {*found["by"]} if said else found["by"] == []
+        assert len(scorer.score(own)) == (4 if side == 16 else 2)
+
+
 def test_figures_in_a_file_are_checked(run: Path) -> None:
     restored = replace(diffusion.load(run, device="cpu").restored, facts={"measured": {"mean": "x"}})
     with pytest.raises(UserError, match=r"measured\.mean"):
