@@ -101,6 +101,7 @@ bench: $(VENV)/.developer ## Benchmark startup, a run against a bare loop, netwo
 	$(BIN)/python bench/sampler.py
 	$(BIN)/python bench/noise.py
 	$(BIN)/python bench/scoring.py
+	$(BIN)/python bench/latents.py
 
 .PHONY: mutations
 mutations: $(VENV)/.developer ## Plant faults in mathematics, metrics, data, training and reports; the tests must catch each
