@@ -166,7 +166,7 @@ class Latents(Values):
 
     @torch.no_grad()
     def outside(self, x: Tensor) -> Tensor:
-        found = [to_uint8(self.decoded(part)) for part in x.split(BATCH)]
+        found = [to_uint8(self.decoded(part)) for part in x.split(BATCH) if len(part)]
         return torch.cat(found) if found else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
 
     def again(self, images: Tensor, device: torch.device) -> Tensor:
@@ -215,11 +215,11 @@ class Latents(Values):
         file = cache_dir("latents") / f"{digest('latents 1', self.encoder.key, split.key, shape)}.bin"
         size = 2 * math.prod(shape)  # bytes
         with alone(file.with_suffix(".lock")):
-            if size and not (file.is_file() and file.stat().st_size == size):
+            if size and not file.is_file():
                 part, batches = file.with_suffix(".part"), images.split(BATCH)
                 with part.open("ab") as stream:
                     each = size // len(images) * BATCH
-                    done = min(stream.tell() // each, len(batches) - 1)
+                    done = stream.tell() // each
                     stream.truncate(done * each)
                     began = time.monotonic()
                     for k in track(range(done, len(batches)), f"encoding {name}", len(batches) - done, "batch"):

@@ -14,8 +14,8 @@ import diffusion
 from diffusion.base.files import cache_dir
 from diffusion.checkpoint.restore import restore
 from diffusion.config.choices import choice
-from diffusion.data import Folder
-from diffusion.data.encoder import VAE, Latents, statistics
+from diffusion.data import Folder, Split
+from diffusion.data.encoder import VAE, Encoder, Latents, statistics
 from diffusion.errors import UserError
 from diffusion.pixels import to_unit
 from diffusion.process.denoiser import clip
@@ -63,10 +63,11 @@ def data(photos, vae):
 
 def test_latents_of_the_cache_are_those_of_the_encoder(data, vae):
     """Of images and of mirrored images, to the rounding of half precision."""
-    train_images = data.splits["train"].images
+    train_images = torch.randint(256, (20, 3, 16, 16), generator=torch.Generator().manual_seed(0)).byte()
+    rows = data.values.cached(Split(train_images, [""] * 20), "train", True, torch.device("cpu"))
     for mirrored in (False, True):
         images = train_images.flip(-1) if mirrored else train_images
-        moments = data.splits["train"].latents[:, int(mirrored)]
+        moments = rows[:, int(mirrored)]
         expected = data.values.inside(images)
         assert (data.values.standardised(moments[:, :4].float()) - expected).abs().max() < 5e-3
     assert data.splits["val"].latents.shape == (8, 1, 8, 8, 8)
@@ -91,6 +92,7 @@ def test_decoding_undoes_the_standardisation(data):
     expected = (encoder.decode(z).clamp(-1, 1) + 1) * 127.5
     again = data.values.outside(data.values.inside(images))
     assert (again.float() - expected.detach()).abs().max() <= 1
+    assert len(data.values.outside(torch.empty(0, 4, 8, 8))) == 0  # of a process without a share
 
 
 def test_an_interrupted_encoding_goes_on(data, photos, vae, monkeypatch):
@@ -170,6 +172,16 @@ def test_another_encoder_than_that_of_the_model_is_refused(run, tmp_path, vae):
         _ = model.values
     with pytest.raises(UserError, match="encoder: it does not fit images with 3 channels"):
         Latents(VAE(str(saved(tmp_path / "grey", in_channels=1, out_channels=1))), (3, 16, 16))
+    with pytest.raises(UserError, match="the mean and deviation of its latents: 'mean'"):
+        Latents(VAE(str(vae)), (3, 16, 16), {"key": VAE(str(vae)).key})
+    halves = Encoder()
+    halves.encode, halves.decode = lambda x: F.avg_pool2d(x, 2), lambda z: z
+    with pytest.raises(UserError, match=r"becomes \(1, 3, 64, 64\) when it is encoded and decoded"):
+        Latents(halves, (3, 16, 16))
+    (tmp_path / "config.json").write_text('{"_class_name": "UNet2DModel"}')
+    for folder, said in ((tmp_path, "it is a UNet2DModel"), (run, "expected an autoencoder of diffusers")):
+        with pytest.raises(UserError, match=said):
+            VAE(str(folder))
 
 
 def test_diffusers_missing_is_one_line(monkeypatch):
@@ -224,12 +236,13 @@ def test_a_hole_is_filled_without_looking_at_it(run, photos, monkeypatch):
     assert model.inpaint(picture, mask, n=1, steps=2, progress=False).shape == (1, 3, 16, 16)
 
 
-def test_what_needs_pixels_in_the_process_is_refused(run, photos, tmp_path, refused):
+def test_what_needs_pixels_in_the_process_is_refused(run, words, photos, tmp_path, refused):
     model = diffusion.load(run, device="cpu")
     with pytest.raises(UserError, match="split Gibbs needs an operator that is linear"):
         model.solve(photos / "05.png", "blur", "split_gibbs")
     with pytest.raises(UserError, match="web: a page cannot decode latents"):
         model.export(tmp_path / "page.html", "web")
+    assert "0 validation images" in refused("train", [*words, "data.val=0"])
     assert "bits: of latents" in refused("evaluate", [f"ckpt={run}", "n=4", "bits=2"])
     assert "floor: it is not computed for latents" in refused("study", ["floor", f"ckpt={run}"])
 
