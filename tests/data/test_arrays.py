@@ -109,10 +109,18 @@ def test_given_channels_are_stored_beside_those_that_are_drawn(tmp_path: Path) -
     split = data.splits["train"]
     both = torch.cat([split.stored["channels"], split.images], dim=1).numpy()
     assert {each.tobytes() for each in both} <= {each[:, 1:9, :8].astype("f4").tobytes() for each in VALUES}
+    data.condition = Channels(["other"])
+    with pytest.raises(UserError, match="no channel 'other'"):
+        _ = data.drawn
+    with pytest.raises(UserError, match="only data=arrays and data=fields have channels"):
+        condition.attach(Folder(root=tmp_path, resolution=8))
     given = condition(split.images, split.stored)["channels"]
     assert abs(float(given.mean())) < 1e-5
     assert abs(float(given.std(correction=0)) - 0.5) < 1e-5
     assert not condition.own(torch.full((1, 1, 8, 8), torch.nan))["channels"].any()  # missing: the mean
+    split.stored["channels"].fill_(7.0)
+    (same := Channels(["coarse"])).attach(data)
+    assert (same.own(torch.full((1, 1, 8, 8), 8.0))["channels"] == 0.5).all()  # of a channel with one value
 
 
 def two_kinds(root: Path) -> None:
@@ -132,20 +140,39 @@ def nothing(root: Path) -> None:
     stack(root, np.full((12, 2, 8, 8), np.nan, np.float32))
 
 
+def infinite(root: Path) -> None:
+    stack(root, np.full_like(VALUES, np.inf, float))
+
+
+def broken(root: Path) -> None:
+    Image.new("L", (10, 9)).save(root / "a.jpg")  # whose values are not exact
+
+
 def other_shape(root: Path) -> None:
     stack(root)
     np.save(root / "one.npy", VALUES[0, :1])
 
 
+def two_arrays(root: Path) -> None:
+    np.savez(root / "all.npz", a=VALUES, b=VALUES)
+
+
 @pytest.mark.parametrize(
     ("write", "settings", "words"),
     [
+        (lambda root: stack(root, VALUES + 1j), {}, "complex128"),
+        (lambda root: stack(root, VALUES[0, :, 0, 0]), {}, ": 2 of type"),
+        (lambda root: np.savez(root / "a.npz", images=VALUES.astype(object)), {}, "a.npz: Object arrays"),
+        (lambda root: (root / "a.npy").write_bytes(b"x"), {}, r"data\.root: a\.npy: "),
+        (two_arrays, {}, "it has the arrays a, b; name one of them images"),
         (other_shape, {}, "one.npy: 1×10×9 of type uint16; expected 2×8×8"),
         (stack, {"resolution": 16}, "smaller than data.resolution"),
         (two_kinds, {}, "uint16, bytes.npy 0 of uint8|uint8"),
         (colours, {}, "RGBA"),
         (constant, {"resolution": 7}, "the channel 2 has the same value"),
         (nothing, {}, "all are NaN"),
+        (infinite, {}, "infinite values"),
+        (broken, {}, "a.jpg.*can't be read"),
         (stack, {"names": ["a"]}, "data.names"),
         (stack, {"units": ["K"]}, "data.units"),
         (stack, {"mean": [0.0]}, "data.mean"),
@@ -156,7 +183,7 @@ def test_bad_input_is_refused_in_one_line(write: Any, settings: Any, words: str,
     write(root)
     with pytest.raises(UserError, match=words):
         loaded(root, **settings)
-    assert write in (constant, nothing) or not [*cache.glob("*.bin")]
+    assert write in (constant, nothing, infinite, broken) or not [*cache.glob("*.bin")]
 
 
 def test_a_deviation_of_0_is_refused() -> None:

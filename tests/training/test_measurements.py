@@ -112,9 +112,11 @@ def test_the_referee_judges_measurements_in_any_unit_by_eyes_without_a_network(t
 
 
 def test_figures_in_a_file_are_checked(run: Path) -> None:
-    restored = replace(diffusion.load(run, device="cpu").restored, facts={"measured": {"mean": "x"}})
-    with pytest.raises(UserError, match=r"measured\.mean"):
-        _ = restored.values
+    for wrong in ({"mean": "x"}, {"std": [0.0, 1.0]}):
+        restored = diffusion.load(run, device="cpu").restored
+        restored = replace(restored, facts={"measured": {**restored.facts["measured"], **wrong}})
+        with pytest.raises(UserError, match=rf"measured\.{next(iter(wrong))}"):
+            _ = restored.values
 
 
 def test_what_is_made_for_pictures_is_refused(run: Path, files: Path, tmp_path: Path) -> None:
