@@ -90,8 +90,7 @@ def nodes(group: str) -> list[Any]:
 
 @cache
 def _parsed(file: Path) -> Any:
-    with file.open(encoding="utf-8") as text:
-        return yaml.safe_load(text)
+    return yaml.safe_load(file.read_text("utf-8"))
 
 
 @cache

@@ -61,11 +61,9 @@ def inherit(
     """The settings `base`, with the changes of these parts; None: of all. (Those of Hydra are no settings.)
 
     The base is data without interpolations, which `plain_config` refuses; those of choices are resolved in the result.
-    Raises UserError for a setting that the base does not have.
-
-    Args:
-        file: where the base was read: a class in it that conf/ does not name is only accepted if the changes name it
-            again, directly or with a folder of choices (`--config-dir`).
+    Raises UserError for a setting that the base does not have. Of a base that was read from a `file`, a class that
+    conf/ does not name is only accepted if the changes name it again, directly or with a folder of choices
+    (`--config-dir`).
     """
     made = deepcopy(base)
     given = [each for each in changes if not each.part.startswith("hydra") and (parts is None or each.part in parts)]

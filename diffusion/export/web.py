@@ -15,6 +15,7 @@ import gzip
 import io
 import math
 import warnings
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -122,11 +123,8 @@ def tables(denoiser: Denoiser, config: dict[str, Any]) -> dict[str, list[list[fl
     grid: Grid = make(config["sampler"], "sampler").grid if config.get("sampler") else grids.uniform
     found: dict[str, list[list[float]]] = {}
     for steps in OF_MAPS if denoiser.ends else STEPS:
-        try:
-            t = grid(denoiser.schedule, steps)
-        except UserError:
-            continue
-        found[str(steps)] = rows(denoiser, t)
+        with suppress(UserError):
+            found[str(steps)] = rows(denoiser, grid(denoiser.schedule, steps))
     return found
 
 

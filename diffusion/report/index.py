@@ -59,11 +59,9 @@ def last_score(run: Run) -> Score | None:
 
 
 def index_sections(folder: Path, link: Callable[[Path], str | None], choose: str | None = None) -> list[Section]:
-    """The sections of the page, newest runs first.
+    """The sections of the page, newest runs first. `link` gives the URL of a folder's page, or None if it has none.
 
-    Args:
-        link: the URL of a folder's page, or None if it has no page.
-        choose: the URL of a page that compares runs, whose parameters `run` are the links of those with a mark.
+    `choose` is the URL of a page that compares runs, whose parameters `run` are the links of those with a mark.
     """
     lines = sorted(lines_below(folder), key=lambda line: str(line.cells[-1]), reverse=True)
     rows = [[pictured(line, link), *line.cells[1:]] for line in lines]

@@ -61,9 +61,7 @@ NOTES = (  # below a table of scores
 def write_report(folder: Path, schedule: figures.Schedule | None = None, state: str | None = None) -> list[Path]:
     """Draw the figures of the run in `folder`, write its README.md and report.html, and return their paths.
 
-    Args:
-        schedule: the run's noise schedule; by default, it is built from the configuration.
-        state: the state of the run, if run.json does not contain it yet.
+    The noise schedule, if not given, is built from the configuration; the state is read from run.json.
     """
     run = Run(folder)
     if is_study(run):
