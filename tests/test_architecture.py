@@ -80,5 +80,5 @@ def test_the_wheel_made_from_the_source_archive_contains_configs_results_and_pho
     assert len(photographs) == 37
     tables = {f"diffusion/data/landscapes/{name}.csv" for name in ("CREDITS", "windows")}
     model = [f"diffusion/pretrained/{path.relative_to(BUNDLED)}" for path in BUNDLED.rglob("*.*")]
-    assert {*tables, *model, "diffusion/py.typed", "diffusion/scaling.md", "hydra_plugins/diffusion_search.py"} <= names
+    assert {*tables, *model, "diffusion/py.typed", "hydra_plugins/diffusion_search.py"} <= names
     assert not any(name.startswith("tests/") for name in names)

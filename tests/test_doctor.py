@@ -1,6 +1,5 @@
 """`diffusion doctor --try` makes every check, and its page says how each ended. No command is run."""
 
-import re
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -52,7 +51,6 @@ def test_the_page_has_every_check(command, values, tmp_path):
     impossible = {"compiled", "devices", "CPU"}
     assert {name.split()[-1] for name in page if page[name][0] == checks.IMPOSSIBLE} == impossible
     assert page["train in bfloat16"] == [checks.PASSED, "500 ms per step (2 per second), at most 500 MB"]
-    assert re.search(r"at most 500 MB; in docs/scaling.md, .*: [\d,]+ ms, [\d,]+ MB", str(page))
 
 
 @pytest.mark.parametrize(
