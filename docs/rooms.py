@@ -8,6 +8,7 @@ The imports are read from the source: imports inside functions count, too, those
 import ast
 import re
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
@@ -25,6 +26,7 @@ def modules() -> dict[str, Path]:
     }
 
 
+@cache
 def imports() -> dict[str, set[str]]:
     """Module -> the modules of the package that it imports."""
     known = modules()
@@ -38,6 +40,7 @@ def imports() -> dict[str, set[str]]:
     return found
 
 
+@cache
 def imported_names(file: Path) -> set[str]:
     """The dotted names that a file imports from anywhere."""
     names = set()
@@ -57,6 +60,7 @@ def room(module: str) -> str:
     return ([*module.split("."), ""])[1]
 
 
+@cache
 def arrows() -> dict[str, set[str]]:
     """Room -> the other rooms that its files import."""
     found: dict[str, set[str]] = defaultdict(set)

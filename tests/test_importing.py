@@ -1,9 +1,14 @@
 """Commands that compute nothing import no torch."""
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+
+from diffusion.base.files import PACKAGE
 
 
 def python(code: str, **options) -> str:
@@ -33,17 +38,23 @@ def test_the_thread_spin_count_is_set_before_torch_unless_the_user_sets_it() -> 
         assert python(code, env=own | given) == f"{turns} False\n"
 
 
+def run_by_importing(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a module that importing it runs: not the bodies of functions, nor `if __name__ == "__main__"`."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.Lambda) or (
+            isinstance(node, ast.If) and "__main__" in ast.dump(node)
+        ):
+            continue
+        yield node
+        yield from run_by_importing(node)
+
+
 def test_importing_changes_no_warnings_no_argparse_and_no_strategy() -> None:
-    code = (
-        "import sys, warnings\n"
-        "from argparse import ArgumentParser\n"
-        "from lightning.pytorch.strategies import StrategyRegistry\n"
-        "asked = []\n"
-        "for name in ('filterwarnings', 'simplefilter'):\n"
-        "    setattr(warnings, name, lambda *_, **__: asked.append(sys._getframe(1).f_globals['__name__']))\n"
-        "before = {**vars(ArgumentParser)}, {**StrategyRegistry}\n"
-        "import diffusion.library, diffusion.training.run, diffusion.runs.command\n"
-        "assert before == ({**vars(ArgumentParser)}, {**StrategyRegistry})\n"
-        "print([name for name in asked if name.startswith('diffusion')])"
-    )
-    assert python(code) == "[]\n"
+    changing = re.compile(r"(.*\.)?(filterwarnings|simplefilter|setattr|StrategyRegistry\.\w+)")
+    theirs = re.compile(r"(warnings|argparse|ArgumentParser|StrategyRegistry)\b.")
+    for file in PACKAGE.rglob("*.py"):
+        for node in run_by_importing(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Call):
+                assert not changing.fullmatch(ast.unparse(node.func)), f"{file}:{node.lineno}"
+            for target in node.targets if isinstance(node, ast.Assign) else ():
+                assert not theirs.match(ast.unparse(target)), f"{file}:{node.lineno}"

@@ -7,6 +7,7 @@ import hashlib
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 
@@ -50,7 +51,7 @@ class FeatureExtractor(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next((value.device for value in self.state_dict().values()), torch.device("cpu"))
+        return next((value.device for value in chain(self.parameters(), self.buffers())), torch.device("cpu"))
 
     def features(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) on `device` -> (B, num_features)."""
