@@ -93,6 +93,8 @@ def test_a_study_is_run_committed_and_compared(ran, tiny, tmp_path, monkeypatch,
         complete.append(out.count("is already complete"))
 
     monkeypatch.setattr(reproduce, "run_command", here)
+    monkeypatch.setattr("diffusion.training.ending.write_report", lambda *_, **__: None)
+    monkeypatch.setattr("diffusion.scoring.pipeline.Scorer.judge", lambda *_: None)
     monkeypatch.setattr(reproduce, "committed", lambda name: sorted((tmp_path / "docs" / name).glob("*.csv")))
     (tmp_path / "conf/results").mkdir(parents=True)
     words = [*tiny, "trainer.max_steps=1", "samples.n=0", "seed=0,1"]
