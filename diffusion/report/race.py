@@ -1,8 +1,9 @@
 """The verdict of a race: whether an entry's runs are better than those of the holder of the record.
 
-The score of a run is the mean of √(D/m) over the referee's eyes, where D is the energy distance of its samples to the
-training tiles and m the margin of chance (`metric.referee`): 1 means that an eye can hardly tell them apart. Lower is
-better. The filters of two of the eyes are drawn after the samples.
+The score of a run is √(D/m) of the referee's eye that sees most, where D is the energy distance of its samples to the
+training tiles and m the margin of chance (`metric.referee`): at 1, no eye can tell them apart. Lower is better. The
+filters of two of the eyes are drawn after the samples. Between the seeds of the demo's recipe, it varies by 5%, and the
+mean of the eyes by 14%.
 """
 
 import math
@@ -23,7 +24,7 @@ LEAST, LEVEL, MOST = 3, 0.05, 20  # seeds of an entry, probability of a false re
 def score_of(run: Run) -> float:
     """The score of a run that the referee has judged."""
     eyes = run.referee["further"]["eyes"].values()
-    return fmean(math.sqrt(max(0.0, eye["distance"]) / eye["margin"]) for eye in eyes)
+    return math.sqrt(max(0.0, *(eye["distance"] / eye["margin"] for eye in eyes)))
 
 
 def gate(run: Run) -> str:

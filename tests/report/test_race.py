@@ -63,8 +63,8 @@ def run(distance: float = 4.0, flagged: int = 0, faults: tuple[str, ...] = (), *
     )
 
 
-def test_the_score_is_the_mean_over_the_eyes_and_an_eye_sees_no_less_than_nothing():
-    assert score_of(run()) == 1.0
+def test_the_score_is_that_of_the_eye_that_sees_most_and_no_eye_sees_less_than_nothing():
+    assert (score_of(run()), score_of(run(-1.0))) == (2.0, 0.0)
 
 
 @pytest.mark.parametrize(
