@@ -45,6 +45,8 @@ class Study(Settings):
     question: str
     cpu_hours: float
     gpu_hours: float
+    config_dir: str | None = None
+    """The folder of the study's own choices, for `diffusion reproduce` from the root of a checkout."""
     sweeps: dict[str, StudySweep]
 
 
@@ -58,8 +60,9 @@ def reproduce(study: str | None, overrides: Sequence[str], out: Path, config_dir
         if study:
             changed = [word for word in overrides if not word.lstrip("+~").startswith("hydra")]
             root = out / f"changed-{digest(*changed)[:8]}" if changed else out
+            own = config_dir or found.config_dir
             for sweep in found.sweeps:
-                run_sweep(root / study / sweep, (*overrides, *(("--config-dir", config_dir) if config_dir else ())))
+                run_sweep(root / study / sweep, (*overrides, *(("--config-dir", own) if own else ())))
             console.print(f"\nall runs of {study} are complete: {root / study}")
             check(study, root)
 

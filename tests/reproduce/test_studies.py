@@ -32,7 +32,8 @@ def jobs(sweep: StudySweep) -> list[list[str]]:
 def test_every_study_is_valid(name):
     for sweep in read(name).sweeps.values():
         given = ["name=a", "ckpt=a"] if sweep.command == "evaluate" else ["name=a"]
-        validated(COMMANDS[sweep.command], composed(sweep.command, [*given, *jobs(sweep)[-1]]))
+        with searching([read(name).config_dir]):
+            validated(COMMANDS[sweep.command], composed(sweep.command, [*given, *jobs(sweep)[-1]]))
 
 
 @pytest.mark.parametrize(("name", "table"), TABLES, ids=[f"{name}/{table.stem}" for name, table in TABLES])
