@@ -36,7 +36,7 @@ class Contrastive(Simple):
 
 
 class Dispersive(Simple):
-    """L_simple + λ log mean_ij exp(−‖z_i − z_j‖²/(d τ)), z in the middle of the U-Net, d its size (arXiv 2506.09027)."""
+    """L_simple + λ log mean_ij exp(−‖z_i − z_j‖²/(d τ)), z of size d, amid the U-Net (arXiv 2506.09027)."""
 
     def __init__(self, share: float = 0.5, temperature: float = 0.5, **parts: Any):
         super().__init__(**parts)
