@@ -2,7 +2,6 @@
 
   diffusion reproduce                                  the studies; nothing is run
   diffusion reproduce schedule                         run one, or its missing runs
-  diffusion reproduce schedule study.stop=decided      no more seeds of a recipe that has been shown to differ
   diffusion reproduce schedule hydra/launcher=joblib hydra.launcher.n_jobs=4     up to four runs at once
 
 A study is a file in conf/results or CONF/results: sweeps of `diffusion train` and `evaluate`. Its runs go to a separate
@@ -46,8 +45,7 @@ class Study(Settings):
     question: str
     cpu_hours: float
     gpu_hours: float
-    config_dir: str | None = None
-    """The folder of the study's own choices, for `diffusion reproduce` from the root of a checkout."""
+    config_dir: str | None = None  # of choices that only this study has, from the root of a checkout
     sweeps: dict[str, StudySweep]
 
 
@@ -61,9 +59,9 @@ def reproduce(study: str | None, overrides: Sequence[str], out: Path, config_dir
         if study:
             changed = [word for word in overrides if not word.lstrip("+~").startswith(("hydra", "study."))]
             root = out / f"changed-{digest(*changed)[:8]}" if changed else out
-            own = config_dir or found.config_dir
+            config_dir = config_dir or found.config_dir
             for sweep in found.sweeps:
-                run_sweep(root / study / sweep, (*overrides, *(("--config-dir", own) if own else ())))
+                run_sweep(root / study / sweep, (*overrides, *(("--config-dir", config_dir) if config_dir else ())))
             console.print(f"\nall runs of {study} are complete: {root / study}")
             check(study, root)
 

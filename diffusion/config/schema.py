@@ -134,10 +134,10 @@ class Sweep(Settings):
 
 
 class Comparison(Settings):
-    """When the jobs of a sweep end: see docs/search.md."""
+    """When a sweep ends a comparison: see docs/search.md."""
 
     stop: Literal["decided"] | None = None
-    """decided: do not run a job whose recipe differs from the sweep's first one, as earlier seeds have shown."""
+    """decided: run no further seeds of a recipe that earlier ones have shown to differ from the sweep's first."""
 
 
 class Trainer(Settings):

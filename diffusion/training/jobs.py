@@ -18,16 +18,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
-from diffusion.base.console import console, count
+from diffusion.base.console import console
 from diffusion.base.files import replace
 from diffusion.config.build import validated
 from diffusion.config.choices import searched, searching
 from diffusion.config.schema import Train, Trainer
 from diffusion.errors import Interrupted, ProcessLost, UserError, override, resume_command
 from diffusion.runs import launch as processes
-from diffusion.runs.folder import Run, holds_checkpoints, is_run, read_yaml
+from diffusion.runs.folder import Run, holds_checkpoints, read_yaml
 from diffusion.runs.launch import as_rank, end_with_parent, is_rank, launch, queued_again, requeue, shared_folder
 from diffusion.runs.record import CONFIG, RunRecord, claim, config_text
 
@@ -152,10 +153,11 @@ def run_job(settings: Train, folder: Path, words: Sequence[str], name: str = "tr
         raise UserError("torchrun starts the processes of one run, not of a sweep: use -m trainer.devices=N instead")
     again = f"rerun the same command with {override('hydra.sweep.dir', folder.parent)} to repeat what is not complete"
     try:
-        if settings.study.stop and (why := needless(settings, folder)):
+        if settings.study.stop and (
+            why := resolve_name("diffusion.report.paired.needless")(settings.model_dump(mode="json"), folder)
+        ):
             console.print(f"{folder} is not run: {why}")
-            return None
-        if begun := claimed(settings, folder, words, job=True, name=name):
+        elif begun := claimed(settings, folder, words, job=True, name=name):
             if multiprocessing.current_process().name.startswith("LokyProcess"):
                 prepare_worker(devices_of(settings.trainer))
             run_in_processes(*begun)
@@ -168,15 +170,6 @@ def run_job(settings: Train, folder: Path, words: Sequence[str], name: str = "tr
         raise
     result = RunRecord(folder).content.get("result")
     return None if isinstance(result, list) and None in result else result
-
-
-def needless(settings: Train, folder: Path) -> str:
-    """Why the job in `folder` is not run, and how many have been saved so far; "" if it is, or is complete."""
-    from diffusion.report import paired  # imports scipy
-
-    why = "" if is_run(folder) else paired.needless(settings.model_dump(mode="json"), folder)
-    saved = sum(not is_run(each.parent) for each in folder.parent.glob("*/.hydra"))
-    return f"{why}; study.stop=decided has saved {count(saved, 'run')}" if why else ""
 
 
 @cache

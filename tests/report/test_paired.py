@@ -14,7 +14,7 @@ from diffusion.training import jobs
 
 
 def test_of_1000_equal_pairs_at_most_5_percent_are_told_apart_however_many_seeds_are_looked_at():
-    x = np.random.default_rng(0).normal(size=(1000, 12))
+    x = np.random.default_rng(0).normal(size=(1000, 9))
     assert 10 < sum(bool(decided(each.tolist())) for each in x) <= 50  # each look at 5%: 147
     assert decided([1.0, 1.1, 0.9, *x[0]]) == "1.00 ± 0.36 after 3 seeds", "what is decided stays so"
 
@@ -46,15 +46,15 @@ def test_a_decided_comparison_is_not_run_further_and_what_was_saved_is_told(swee
         assert not sweep(2 + 0.11 * seed, f"seed={seed}", "optimizer.lr=0.2")
     assert not sweep(1.3, "seed=3"), "the other comparison goes on"
     said = sweep(0, "seed=3", "optimizer.lr=0.2")
-    assert "val/mse differs from that of the first recipe by 1.01" in said
-    assert "has saved 1 run" in said
+    assert "val/mse differs from the first recipe's by 1.01" in said
+    assert "saved so far: 1" in said
 
 
 def test_the_first_recipe_ends_with_the_last_comparison(sweep):
     for seed in range(3):
         assert not sweep(1 + seed, f"seed={seed}") + sweep(2 + 1.01 * seed, f"seed={seed}", "optimizer.lr=0.2")
     sweep(0, "seed=3")
-    assert "has saved 2 runs" in sweep(0, "seed=3", "optimizer.lr=0.2")
+    assert "saved so far: 2" in sweep(0, "seed=3", "optimizer.lr=0.2")
 
 
 def test_scores_that_cannot_be_compared_are_refused(sweep):
@@ -62,5 +62,3 @@ def test_scores_that_cannot_be_compared_are_refused(sweep):
     with pytest.raises(UserError, match="not comparable if schedule"):
         sweep(1, "seed=0", "schedule=cosine")
     sweep(1, "seed=0", "schedule=cosine", "sweep.score=val/fd_lite0")
-    with pytest.raises(UserError, match="name one"):
-        sweep(1, "seed=0", "sweep.score=[val/mse,seconds]")
