@@ -59,9 +59,9 @@ def reproduce(study: str | None, overrides: Sequence[str], out: Path, config_dir
         if study:
             changed = [word for word in overrides if not word.lstrip("+~").startswith(("hydra", "study."))]
             root = out / f"changed-{digest(*changed)[:8]}" if changed else out
-            config_dir = config_dir or found.config_dir
+            own = config_dir or found.config_dir
             for sweep in found.sweeps:
-                run_sweep(root / study / sweep, (*overrides, *(("--config-dir", config_dir) if config_dir else ())))
+                run_sweep(root / study / sweep, (*overrides, *(("--config-dir", own) if own else ())))
             console.print(f"\nall runs of {study} are complete: {root / study}")
             check(study, root)
 

@@ -1,14 +1,14 @@
 """`study.stop=decided`: a sweep ends the comparison of a recipe with its first one as soon as a test has decided."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from scipy import stats
 
 from diffusion.config.build import flat
-from diffusion.errors import UserError, shown
+from diffusion.config.schema import Train
+from diffusion.errors import UserError
 from diffusion.report.numbers import plus_minus
 from diffusion.report.race import LEAST, LEVEL
 from diffusion.runs.folder import is_run, jobs_of, measures
@@ -26,14 +26,14 @@ def decided(x: Sequence[float]) -> str:
     return ""
 
 
-def needless(settings: Mapping[str, Any], folder: Path) -> str:
+def needless(settings: Train, folder: Path) -> str:
     """Why the job in `folder` of a sweep would add nothing, and how many were saved so far; "" if it would.
 
     Each recipe is compared with the first one by the seeds of both, which goes on until all comparisons are decided.
     """
-    runs, score = [run for run in jobs_of(folder.parent) if run.state == "complete"], settings["sweep"]["score"]
-    every = [flat({**config, "ckpt": None}).items() for config in (*(run.config for run in runs), settings)]
-    *recipes, mine = [frozenset((k, shown(x)) for k, x in each if k.rpartition(".")[2] != "seed") for each in every]
+    runs, score = [run for run in jobs_of(folder.parent) if run.state == "complete"], settings.sweep.score
+    every = [flat(config).items() for config in (*(run.config for run in runs), settings.model_dump(mode="json"))]
+    *recipes, mine = [frozenset((k, str(x)) for k, x in each if not k.endswith(("seed", "ckpt"))) for each in every]
     found: dict[frozenset[tuple[str, str]], dict[int, float]] = {each: {} for each in recipes}
     for run, each in zip(runs, recipes, strict=True):
         found[each][run.config["seed"]] = run.info["result"]
@@ -42,7 +42,6 @@ def needless(settings: Mapping[str, Any], folder: Path) -> str:
         raise UserError(f"sweep.score={score}: not comparable if {other[0]} differs; use a score of samples")
     others = others if mine == first else [mine] if mine in found else []
     said = [decided([found[each][k] - found[first][k] for k in found[each] if k in found[first]]) for each in others]
-    if is_run(folder) or not said or not all(said):
-        return ""
     saved = sum(not is_run(each.parent) for each in folder.parent.glob("*/.hydra"))
-    return f"{score} differs from the first recipe's by {said[-1]}; runs saved so far: {saved}"
+    words = f"{score} differs from the first recipe's by {''.join(said[-1:])}; runs saved so far: {saved}"
+    return words if said and all(said) and not is_run(folder) else ""

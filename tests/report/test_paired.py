@@ -13,9 +13,9 @@ from diffusion.report.paired import decided
 from diffusion.training import jobs
 
 
-def test_of_1000_equal_pairs_at_most_5_percent_are_told_apart_however_many_seeds_are_looked_at():
-    x = np.random.default_rng(0).normal(size=(1000, 9))
-    assert 10 < sum(bool(decided(each.tolist())) for each in x) <= 50  # each look at 5%: 147
+def test_of_500_equal_pairs_at_most_5_percent_are_told_apart_however_many_seeds_are_looked_at():
+    x = np.random.default_rng(0).normal(size=(500, 9))
+    assert 5 < sum(bool(decided(each.tolist())) for each in x) <= 25  # all looks at 5%: 84
     assert decided([1.0, 1.1, 0.9, *x[0]]) == "1.00 ± 0.36 after 3 seeds", "what is decided stays so"
 
 
