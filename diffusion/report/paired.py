@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 
 from scipy import stats
 
@@ -20,7 +19,7 @@ def decided(x: Sequence[float]) -> str:
     Look k, at LEAST + k − 1 seeds, has the level LEVEL/2ᵏ: together at most LEVEL, however often one looks.
     """
     for n in range(LEAST, len(x) + 1):
-        low, high = stats.t.interval(1 - LEVEL / 2 ** (n - LEAST + 1), n - 1, fmean(x[:n]), stats.sem(x[:n]))
+        low, high = stats.t.interval(1 - LEVEL / 2 ** (n - LEAST + 1), n - 1, stats.tmean(x[:n]), stats.sem(x[:n]))
         if low > 0 or high < 0:
             return f"{plus_minus((low + high) / 2, (high - low) / 2)} after {n} seeds"
     return ""
