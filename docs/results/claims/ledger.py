@@ -1,136 +1,201 @@
 """The ledger: a row for each claim, from the committed numbers of this study and of earlier ones, into README.md.
 
-python -m docs.results.claims.ledger
+python -m docs.results.claims.ledger              # the table
+python -m docs.results.claims.ledger pictures     # samples.png, from the runs in outputs/results/claims
 """
 
 import json
-from collections.abc import Iterable
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+from PIL import Image
+
 from diffusion.base.files import read_table
-from diffusion.report.compare import Mean
-from diffusion.report.numbers import plus_minus
+from diffusion.pixels import grid, save_png, tiles
+from diffusion.report.compare import Mean, label
 
 HERE = Path(__file__).parent
 PAGE, START, END = HERE / "README.md", "<!-- ledger -->\n", "\n<!-- end -->"
-HEAD = ["claim", "what the paper says", "measured: changed, baseline", "n", "difference", "cost of a step", "verdict"]
+HEAD = ["claim", "what the paper says", "here", "verdict", "cost", "before: 32×32, 2,000 steps"]
 
 
 class Runs(NamedTuple):
-    """Runs in a committed table, such as recipe/train, which have these values; other settings are equal."""
+    """Runs in a committed table, such as recipe/train, which have these values; without values, its first recipe."""
 
     table: str
-    values: dict[str, str] = {}
+    values: Mapping[str, str] | None = None
 
     def of(self, column: str) -> dict[str, float]:
         """Training seed -> number; {} if the runs are missing."""
         file = HERE.parent / f"{self.table}.csv"
         rows = read_table(file) if file.is_file() else []
-        mine = [row for row in rows if all(row.get(key) == value for key, value in self.values.items())]
-        return {row["seed"].partition("/")[0]: float(row[column]) for row in mine if row.get(column)}
+        recipes = [label(dict([*row.items()][: [*row].index("seed")])) for row in rows]
+        mine = [row for row, recipe in zip(rows, recipes, strict=True) if self.has(row, recipe == recipes[0])]
+        found = {row["seed"].partition("/")[0]: float(row[column]) for row in mine if row.get(column)}
+        assert len(found) == len(mine), f"{self}: several recipes"
+        return found
+
+    def has(self, row: Mapping[str, str], first: bool) -> bool:
+        return first if self.values is None else all(row.get(key) == value for key, value in self.values.items())
 
 
-class Row(NamedTuple):
-    """A claim, what the paper says, where; the changed runs and those without the change; what is measured."""
+class Pair(NamedTuple):
+    """The changed runs, those without the change, and what is compared; if not `paired`, they have other seeds."""
 
-    claim: str
-    says: str
-    source: str
     changed: Runs
     baseline: Runs
     column: str = "fd_lite0"
-    cost: str = ""  # the recipe in cost.json, or the cost in words
     paired: bool = True
 
-    def cells(self) -> list[str]:
-        """The row of the table; [] if there are no runs."""
+    def difference(self) -> Mean | None:
+        """The mean difference over seeds; None if there are no runs."""
         x, y = self.changed.of(self.column), self.baseline.of(self.column)
-        if self.paired:
-            pairs = [(x[seed], y[seed]) for seed in x if seed in y]
-        else:
-            pairs = [*zip(x.values(), y.values(), strict=False)]
-        if len(pairs) < 2:
-            return []
-        difference = Mean(enumerate(a - b for a, b in pairs))
-        low, high = difference.mean - difference.half, difference.mean + difference.half
-        verdict = "**holds here**" if high < 0 else "**the opposite**" if low > 0 else "not shown"
-        means = [Mean(enumerate(side)) for side in zip(*pairs, strict=True)]
-        shown = ", ".join(plus_minus(mean.mean, mean.half) for mean in means)
-        study = self.changed.table.partition("/")[0]
-        link = shown if study == "claims" else f"[{shown}](../{study}/README.md)"
-        cost = COST.get(self.cost, self.cost)
-        cost = f"× {cost:.2f}" if isinstance(cost, float) else cost
-        return [self.claim, f"{self.says} ({self.source})", link, str(len(pairs)), str(difference), cost, verdict]
+        seeds = [(k, k) for k in x if k in y] if self.paired else [*zip(x, y, strict=False)]
+        return Mean((a, x[a] - y[b]) for a, b in seeds) if len(seeds) > 1 else None
+
+
+def verdict(mean: Mean | None) -> str:
+    """By the 95% interval of the difference in a score of which less is better."""
+    if mean is None:
+        return "—"
+    return (
+        "**holds here**" if mean.mean + mean.half < 0 else "**the opposite**" if mean.mean > mean.half else "not shown"
+    )
+
+
+class Claim(NamedTuple):
+    """A row: the change, what its paper says, and where; this study's runs and an earlier study's; the cost."""
+
+    what: str
+    says: str
+    source: str = ""
+    here: Pair | None = None
+    before: Pair | None = None
+    cost: str = ""  # the recipe in cost.json, or words
+
+    def cells(self) -> list[str]:
+        says = f"{self.says} ([{self.source}](https://arxiv.org/abs/{self.source}))" if self.source else self.says
+        now, then = (pair and pair.difference() for pair in (self.here, self.before))
+        study = self.before.changed.table.partition("/")[0] if self.before else ""
+        earlier = f"[{then}](../{study}/README.md), {verdict(then)}".replace("*", "") if then else "—"
+        cost = f"{COST[self.cost]:.2f}" if self.cost in COST else self.cost
+        return [self.what, says, str(now or "—"), verdict(now), cost, earlier]
+
+
+def one(key: str, value: str, table: str = "claims/train", first: Runs | None = None) -> Pair:
+    """The recipe of a table with this value, and the first one."""
+    return Pair(Runs(table, {key: value}), first or Runs(table))
 
 
 COST: dict[str, float] = json.loads((HERE / "cost.json").read_text("utf-8"))
-TRIAL = Runs("recipe/train", {"objective.weighting": "unit", "prediction": "v", "objective.noise": "independent",
-                              "trainer.precision": "32-true"})  # fmt: skip
-
-
-def arxiv(number: str) -> str:
-    return f"[{number}](https://arxiv.org/abs/{number})"
-
-
-EARLIER = [
-    Row("nothing: the same recipe and seeds, on another machine", "—", "A/A", Runs("optimizer/train", {
-        "optimizer": "adamw", "optimizer.lr": "0.001"}), TRIAL, cost=""),
-    Row("min-SNR weighting", "3.4 times faster convergence; FID 2.06 on ImageNet 256", arxiv("2303.09556"),
-        TRIAL._replace(values=TRIAL.values | {"objective.weighting": "min_snr"}), TRIAL,
-        cost="weighting@objective.weighting=min_snr"),
-    Row("sigmoid weighting", "better images than other weights, at high resolution", arxiv("2303.00848"),
-        TRIAL._replace(values=TRIAL.values | {"objective.weighting": "sigmoid"}), TRIAL,
-        cost="weighting@objective.weighting=sigmoid"),
-    Row("log-normal times", "part of the recipe with FID 1.97 on CIFAR-10", arxiv("2206.00364"),
-        Runs("times/train", {"objective.timesteps": "log_normal"}),
-        Runs("times/train", {"objective.timesteps": "uniform_table"}), cost="timesteps@objective.timesteps=log_normal"),
-    Row("Laplace times", "a lower FID on ImageNet than with even times", arxiv("2407.03297"),
-        Runs("times/train", {"objective.timesteps": "laplace"}),
-        Runs("times/train", {"objective.timesteps": "uniform_table"}), cost="timesteps@objective.timesteps=log_normal"),
-    Row("Muon, both at 3e-3", "a loss 18% lower than AdamW's on a U-Net at 64×64", arxiv("2510.19376"),
-        Runs("optimizer/train", {"optimizer": "muon", "optimizer.lr": "0.003"}),
-        Runs("optimizer/train", {"optimizer": "adamw", "optimizer.lr": "0.003"}), cost="optimizer=muon"),
-    Row("immiscible noise", "training up to 3 times faster on CIFAR-10", arxiv("2406.12303"),
-        TRIAL._replace(values=TRIAL.values | {"objective.noise": "immiscible"}), TRIAL,
-        cost="noise@objective.noise=immiscible"),
-    Row("x0 with the velocity loss", "FID 8.6 instead of 372 (ε) and 97 (v), by a transformer on large patches",
-        arxiv("2511.13720"), TRIAL._replace(values={"prediction": "x0"}), TRIAL,
-        cost="prediction=x0 weighting@objective.weighting=velocity"),
-    Row("v instead of ε", "more stable, above all with few sampling steps", arxiv("2202.00512"),
-        Runs("continuous/train", {"schedule": "linear", "prediction": "v"}),
-        Runs("continuous/train", {"schedule": "linear", "prediction": "eps"}), cost="prediction=eps"),
-    Row("EDM's preconditioning, with VE noise", "part of the recipe with FID 1.97 on CIFAR-10", arxiv("2206.00364"),
-        Runs("continuous/train", {"schedule": "ve"}),
-        Runs("continuous/train", {"schedule": "vp", "prediction": "eps"}), cost="prediction=edm"),
-    Row("cosine instead of linear schedule", "a better likelihood and a lower FID", arxiv("2102.09672"),
-        Runs("schedule/train", {"schedule": "cosine", "schedule.steps": "1000"}),
-        Runs("schedule/train", {"schedule": "linear"}), cost="schedule=scaled_linear"),
-    Row("average of length 0.05 instead of none", "FID depends strongly on the length of the average",
-        arxiv("2312.02696"), Runs("recipe/lengths", {"weights": "0.05"}), Runs("recipe/lengths", {"weights": "raw"}),
-        cost="ema=power ~ema.decay=null"),
-    Row("autoguidance by early weights, the demo", "FID 1.58 to 1.01 on ImageNet 64", arxiv("2406.02070"),
-        Runs("demo/train"), Runs("demo/drawn", {"guidance": "none", "sampler": "DPMSolver", "sampler.steps": "25"}),
-        "train/fd_lite0", "sampling × 2"),
-    Row("the same, at equal seconds of sampling", "", "", Runs("demo/train"),
-        Runs("demo/drawn", {"guidance": "none", "sampler": "DPMSolver", "sampler.steps": "50"}),
-        "train/fd_lite0", "sampling × 1"),
-    Row("guidance by windows, the demo", "better images without labels or training", arxiv("2411.10257"),
-        Runs("demo/drawn", {"guidance": "WindowGuidance"}),
-        Runs("demo/drawn", {"guidance": "none", "sampler": "DPMSolver", "sampler.steps": "50"}),
-        "train/fd_lite0", "sampling × 1"),
-    Row("a solver of second order, 10 steps", "good samples in 15 to 20 steps", arxiv("2211.01095"),
-        Runs("samplers/samplers", {"sampler": "DPMSolver", "sampler.steps": "10", "sampler.grid": "karras"}),
-        Runs("samplers/samplers", {"sampler": "DDIM", "sampler.steps": "10"}), cost="sampling × 1"),
+WEIGHT, TIMES, NOISE = (f"{name}@objective.{name}=" for name in ("weighting", "timesteps", "noise"))
+BASE, TRIAL, FLOW = (
+    Runs("claims/train"),
+    Runs("recipe/train"),
+    "schedule=flow timesteps@objective.timesteps=uniform prediction=",
+)
+PLAIN = Runs("demo/drawn", {"guidance": "none", "sampler": "DPMSolver", "sampler.steps": "25"})
+LONG = Runs("demo/drawn", {"guidance": "none", "sampler": "DPMSolver", "sampler.steps": "50"})
+POINTS = {"column": "energy_points"}
+CLAIMS = [
+    Claim("A/A: nothing, with other seeds; before: with the same seeds, on another machine", "no difference", "",
+          Pair(Runs("claims/again"), BASE, paired=False),
+          Pair(Runs("optimizer/train", {"optimizer": "adamw", "optimizer.lr": "0.001"}), TRIAL), "1"),
+    Claim("sabotage: a quarter of the targets exchanged", "must be worse", "", one("objective", "shuffled"),
+          cost="objective=shuffled"),
+    Claim("min-SNR weighting", "3.4 times faster convergence, FID 2.06 on ImageNet 256", "2303.09556",
+          one("objective.weighting", "min_snr"), one("objective.weighting", "min_snr", "recipe/train"),
+          f"{WEIGHT}min_snr"),
+    Claim("sigmoid weighting", "better images than with other weights", "2303.00848",
+          one("objective.weighting", "sigmoid"), one("objective.weighting", "sigmoid", "recipe/train"),
+          f"{WEIGHT}sigmoid"),
+    Claim("log-normal times", "part of the recipe with FID 1.97 on CIFAR-10", "2206.00364",
+          one("objective.timesteps", "log_normal"), one("objective.timesteps", "log_normal", "times/train"),
+          f"{TIMES}log_normal"),
+    Claim("Laplace times", "a lower FID on ImageNet", "2407.03297", None,
+          one("objective.timesteps", "laplace", "times/train"), f"{TIMES}log_normal"),
+    Claim("EDM's preconditioning", "part of the recipe with FID 1.97 on CIFAR-10", "2206.00364",
+          one("prediction", "edm", "claims/more", BASE), Pair(Runs("continuous/train", {"schedule": "ve"}),
+                                         Runs("continuous/train", {"schedule": "vp", "prediction": "eps"})),
+          "prediction=edm"),
+    Claim("Muon", "a loss 18% lower than AdamW's on a U-Net at 64×64", "2510.19376", one("optimizer", "muon", "claims/more", BASE),
+          Pair(Runs("optimizer/train", {"optimizer": "muon", "optimizer.lr": "0.003"}),
+               Runs("optimizer/train", {"optimizer": "adamw", "optimizer.lr": "0.003"})), "optimizer=muon"),
+    Claim("Muon at equal seconds: 325 steps", "", "", one("optimizer", "muon", "claims/seconds", BASE),
+          cost="1"),
+    Claim("immiscible noise", "training up to 3 times faster on CIFAR-10", "2406.12303",
+          one("objective.noise", "immiscible", "claims/more", BASE), one("objective.noise", "immiscible", "recipe/train"),
+          f"{NOISE}immiscible"),
+    Claim("x0 with the velocity loss", "FID 8.6, with v 97, with ε 372: a transformer on large patches", "2511.13720",
+          one("prediction", "x0", "claims/more", BASE), one("prediction", "x0", "recipe/train"), f"prediction=x0 {WEIGHT}velocity"),
+    Claim("averages by a power of the step, length 0.05", "FID depends on the length of the average", "2312.02696",
+          one("ema", "power", "claims/more", BASE), Pair(Runs("recipe/lengths", {"weights": "0.05"}), Runs("recipe/lengths")),
+          "ema=power ~ema.decay=null"),
+    Claim("dropout of 0.1", "a lower FID on CIFAR-10", "2006.11239", one("model.dropout", "0.1"),
+          cost="model.dropout=0.1"),
+    Claim("dropout at equal seconds: 425 steps", "", "",
+          one("model.dropout", "0.1", "claims/seconds", BASE), cost="1"),
+    Claim("dispersive loss", "a lower FID for every network tried, on ImageNet", "2506.09027",
+          one("objective", "dispersive"), cost="objective=dispersive"),
+    Claim("contrastive flow matching, by scene", "FID lower by up to 8.9 on ImageNet, in up to 9 times fewer steps",
+          "2506.05350", Pair(Runs("claims/contrastive"), Runs("claims/labels")),
+          cost=f"{FLOW}velocity data.labels=True objective=contrastive"),
+    Claim("equilibrium matching", "FID 1.90 on ImageNet 256, lower than with flow matching", "2510.02300",
+          one("prediction", "equilibrium", "claims/flow"), cost=f"{FLOW}equilibrium sampler=descent"),
+    Claim("a schedule that ends in pure noise", "bright and dark images, too, and a lower FID", "2305.08891",
+          one("schedule", "zero_snr", "claims/terminal"), cost="1"),
+    Claim("cosine instead of linear schedule", "a better likelihood and a lower FID", "2102.09672", None,
+          Pair(Runs("schedule/train", {"schedule": "cosine", "schedule.steps": "1000"}),
+               Runs("schedule/train", {"schedule": "linear"})), "1"),
+    Claim("v instead of ε", "stable in distillation to few steps", "2202.00512", None,
+          Pair(Runs("continuous/train", {"schedule": "linear", "prediction": "v"}),
+               Runs("continuous/train", {"schedule": "linear", "prediction": "eps"})), "1"),
+    Claim("autoguidance by early weights; before: the demo", "FID 1.58 to 1.01 on ImageNet 64", "2406.02070",
+          one("guidance", "AutoGuidance", "claims/early_drawn"), Pair(Runs("demo/train"), PLAIN, "train/fd_lite0"),
+          "sampling 2"),
+    Claim("the same at equal seconds of sampling", "", "", Pair(
+          Runs("claims/early_drawn", {"guidance": "AutoGuidance"}),
+          Runs("claims/early_drawn", {"guidance": "none", "sampler.steps": "50"})),
+          Pair(Runs("demo/train"), LONG, "train/fd_lite0"), "1"),
+    Claim("guidance by windows, at equal seconds; before: the demo", "better images without labels", "2411.10257", None,
+          Pair(Runs("demo/drawn", {"guidance": "WindowGuidance"}), LONG, "train/fd_lite0"), "1"),
+    Claim("guidance in an interval only, by scene", "FID 1.81 to 1.40 on ImageNet 512", "2404.07724",
+          one("guidance.high", "1.61", "claims/interval",
+              Runs("claims/interval", {"guidance": "ClassifierFree", "guidance.high": "none"})), cost="1 or less"),
+    Claim("points, A/A: nothing, with other seeds", "no difference", "",
+          Pair(Runs("claims/points_again"), Runs("claims/points"), "energy_points", paired=False), cost="1"),
+    Claim("points, sabotage", "must be worse", "",
+          one("objective", "shuffled", "claims/points")._replace(**POINTS), cost="1"),
+    Claim("points: minibatch optimal transport, drawn in 5 steps", "straighter paths, fewer steps", "2302.00482",
+          one("objective.noise", "ot", "claims/points_few")._replace(**POINTS), cost="1"),
+    Claim("points: equilibrium matching", "see above", "2510.02300",
+          one("prediction", "equilibrium", "claims/points")._replace(**POINTS), cost="1"),
+    Claim("points: contrastive flow matching, by moon", "see above", "2506.05350",
+          one("objective", "contrastive", "claims/points_labels")._replace(**POINTS), cost="1"),
 ]  # fmt: skip
 
 
-def table(rows: Iterable[Row]) -> str:
-    """The rows of the ledger that have runs, as Markdown."""
-    shown = [cells for row in rows if (cells := row.cells())]
-    lines = [HEAD, ["---", "---", "---", "--:", "---", "---", "---"], *shown]
+def ledger() -> str:
+    """The claims that have runs, as a table in Markdown."""
+    rows = [claim.cells() for claim in CLAIMS]
+    lines = [HEAD, ["---"] * len(HEAD), *(row for row in rows if row[2] + row[5] != "——")]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def pictures(runs: Path = Path("outputs/results/claims"), n: int = 12) -> None:
+    """Save the first samples of the first seed of some recipes, a row for each."""
+    shown = []
+    for place in (line.split()[0] for line in (HERE / "pictures.txt").read_text("utf-8").splitlines()):
+        shown.append(torch.from_numpy(tiles(Image.open(runs / place / "samples/all.png"))[:n]).movedim(3, 1))
+    save_png(grid(torch.cat(shown), n, large=True), HERE / "samples.png")
+
+
 if __name__ == "__main__":
-    print(table(EARLIER))
+    if "pictures" in sys.argv:
+        pictures(*map(Path, sys.argv[2:]))
+    text = PAGE.read_text("utf-8")
+    before, after = text.split(START)[0], text.split(START)[1].split(END, 1)[1]
+    PAGE.write_text(f"{before}{START}{ledger()}{END}{after}", encoding="utf-8")
