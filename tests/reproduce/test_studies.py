@@ -59,6 +59,11 @@ def test_the_pages_show_the_committed_numbers(name, table):
     assert found >= len(recipes)
 
 
+def test_the_ledger_shows_the_committed_numbers():
+    found = runpy.run_path(str(RESULTS / "claims/ledger.py"))["ledger"]()
+    assert f"<!-- ledger -->\n{found}\n<!-- end" in (RESULTS / "claims/README.md").read_text("utf-8")
+
+
 def test_several_samplings_of_one_model_count_as_one_seed(tmp_path):
     lines = ["a,seed,fd", *(f"x,{i}/{k},{i + k}" for i in (0, 4) for k in (0, 2))]
     (tmp_path / "drawn.csv").write_text("\n".join(lines))

@@ -14,11 +14,13 @@ import torch
 from PIL import Image
 
 from diffusion.base.files import read_table
+from diffusion.cli.reproduce import means, read
 from diffusion.pixels import grid, save_png, tiles
 from diffusion.report.compare import Mean, label
 
 HERE = Path(__file__).parent
-PAGE, START, END = HERE / "README.md", "<!-- ledger -->\n", "\n<!-- end -->"
+PAGE = HERE / "README.md"
+SHOWN = ("val/mse", "regret/mse", "fd_lite0", "kid_lite0", "energy_points")
 HEAD = ["claim", "what the paper says", "here", "verdict", "cost", "before: 32×32, 2,000 steps"]
 
 
@@ -118,23 +120,28 @@ CLAIMS = [
     Claim("Laplace times", "a lower FID on ImageNet", "2407.03297", None,
           one("objective.timesteps", "laplace", "times/train"), f"{TIMES}log_normal"),
     Claim("EDM's preconditioning", "part of the recipe with FID 1.97 on CIFAR-10", "2206.00364",
-          one("prediction", "edm", "claims/more", BASE), Pair(Runs("continuous/train", {"schedule": "ve"}),
+          one("prediction", "edm", "claims/more", BASE),
+          Pair(Runs("continuous/train", {"schedule": "ve"}),
                                          Runs("continuous/train", {"schedule": "vp", "prediction": "eps"})),
           "prediction=edm"),
-    Claim("Muon", "a loss 18% lower than AdamW's on a U-Net at 64×64", "2510.19376", one("optimizer", "muon", "claims/more", BASE),
+    Claim("Muon", "a loss 18% lower than AdamW's on a U-Net at 64×64", "2510.19376",
+          one("optimizer", "muon", "claims/more", BASE),
           Pair(Runs("optimizer/train", {"optimizer": "muon", "optimizer.lr": "0.003"}),
                Runs("optimizer/train", {"optimizer": "adamw", "optimizer.lr": "0.003"})), "optimizer=muon"),
     Claim("Muon at equal seconds: 325 steps", "", "", one("optimizer", "muon", "claims/seconds", BASE),
           cost="1"),
     Claim("immiscible noise", "training up to 3 times faster on CIFAR-10", "2406.12303",
-          one("objective.noise", "immiscible", "claims/more", BASE), one("objective.noise", "immiscible", "recipe/train"),
+          one("objective.noise", "immiscible", "claims/more", BASE),
+          one("objective.noise", "immiscible", "recipe/train"),
           f"{NOISE}immiscible"),
     Claim("x0 with the velocity loss", "FID 8.6, with v 97, with ε 372: a transformer on large patches", "2511.13720",
-          one("prediction", "x0", "claims/more", BASE), one("prediction", "x0", "recipe/train"), f"prediction=x0 {WEIGHT}velocity"),
+          one("prediction", "x0", "claims/more", BASE), one("prediction", "x0", "recipe/train"),
+          f"prediction=x0 {WEIGHT}velocity"),
     Claim("averages by a power of the step, length 0.05", "FID depends on the length of the average", "2312.02696",
-          one("ema", "power", "claims/more", BASE), Pair(Runs("recipe/lengths", {"weights": "0.05"}), Runs("recipe/lengths")),
+          one("ema", "power", "claims/more", BASE),
+          Pair(Runs("recipe/lengths", {"weights": "0.05"}), Runs("recipe/lengths")),
           "ema=power ~ema.decay=null"),
-    Claim("dropout of 0.1", "a lower FID on CIFAR-10", "2006.11239", one("model.dropout", "0.1"),
+    Claim("dropout of 0.1", "without it, poorer samples on CIFAR-10", "2006.11239", one("model.dropout", "0.1"),
           cost="model.dropout=0.1"),
     Claim("dropout at equal seconds: 425 steps", "", "",
           one("model.dropout", "0.1", "claims/seconds", BASE), cost="1"),
@@ -145,7 +152,7 @@ CLAIMS = [
           cost=f"{FLOW}velocity data.labels=True objective=contrastive"),
     Claim("equilibrium matching", "FID 1.90 on ImageNet 256, lower than with flow matching", "2510.02300",
           one("prediction", "equilibrium", "claims/flow"), cost=f"{FLOW}equilibrium sampler=descent"),
-    Claim("a schedule that ends in pure noise", "bright and dark images, too, and a lower FID", "2305.08891",
+    Claim("a schedule that ends in pure noise", "bright and dark images, too", "2305.08891",
           one("schedule", "zero_snr", "claims/terminal"), cost="1"),
     Claim("cosine instead of linear schedule", "a better likelihood and a lower FID", "2102.09672", None,
           Pair(Runs("schedule/train", {"schedule": "cosine", "schedule.steps": "1000"}),
@@ -185,6 +192,19 @@ def ledger() -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def numbers(sweep: str) -> str:
+    """The committed means of a sweep, as a table between the marks that its test looks for; "" if there are none."""
+    if not (file := HERE / f"{sweep}.csv").is_file():
+        return ""
+    rows, found = read_table(file), means(file)
+    settings, columns = [*rows[0]][: [*rows[0]].index("seed")], [name for name in SHOWN if name in rows[0]]
+    recipes = {label({key: row[key] for key in settings}): [row[key] for key in settings] for row in rows}
+    body = [[*values, *(str(found[recipe, name]) for name in columns)] for recipe, values in recipes.items()]
+    lines = [[*settings, *columns], ["---"] * (len(settings) + len(columns)), *body]
+    text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return f"`{sweep}`:\n\n<!-- table: {sweep} -->\n{text}\n<!-- end -->\n\n"
+
+
 def pictures(runs: Path = Path("outputs/results/claims"), n: int = 12) -> None:
     """Save the first samples of the first seed of some recipes, a row for each."""
     shown = []
@@ -196,6 +216,8 @@ def pictures(runs: Path = Path("outputs/results/claims"), n: int = 12) -> None:
 if __name__ == "__main__":
     if "pictures" in sys.argv:
         pictures(*map(Path, sys.argv[2:]))
-    text = PAGE.read_text("utf-8")
-    before, after = text.split(START)[0], text.split(START)[1].split(END, 1)[1]
-    PAGE.write_text(f"{before}{START}{ledger()}{END}{after}", encoding="utf-8")
+    text, all_numbers = PAGE.read_text("utf-8"), "".join(map(numbers, read("claims").sweeps))
+    for mark, new in (("ledger", ledger()), ("numbers", all_numbers.strip())):
+        before, after = text.split(f"<!-- {mark} -->\n")[0], text.split(f"\n<!-- end of {mark} -->")[1]
+        text = f"{before}<!-- {mark} -->\n{new}\n<!-- end of {mark} -->{after}"
+    PAGE.write_text(text, encoding="utf-8")
