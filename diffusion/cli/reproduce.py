@@ -45,6 +45,7 @@ class Study(Settings):
     question: str
     cpu_hours: float
     gpu_hours: float
+    config_dir: str | None = None  # of choices that only this study has, from the root of a checkout
     sweeps: dict[str, StudySweep]
 
 
@@ -56,10 +57,11 @@ def reproduce(study: str | None, overrides: Sequence[str], out: Path, config_dir
             cost = f"about {found.cpu_hours:g} h of a CPU core, or {found.gpu_hours:g} h of a GPU"
             console.print(f"{name}: {found.question}\n  {cost}")
         if study:
-            changed = [word for word in overrides if not word.lstrip("+~").startswith("hydra")]
+            changed = [word for word in overrides if not word.lstrip("+~").startswith(("hydra", "study."))]
             root = out / f"changed-{digest(*changed)[:8]}" if changed else out
+            own = config_dir or found.config_dir
             for sweep in found.sweeps:
-                run_sweep(root / study / sweep, (*overrides, *(("--config-dir", config_dir) if config_dir else ())))
+                run_sweep(root / study / sweep, (*overrides, *(("--config-dir", own) if own else ())))
             console.print(f"\nall runs of {study} are complete: {root / study}")
             check(study, root)
 
@@ -79,13 +81,14 @@ def run_sweep(folder: Path, more: tuple[str, ...]) -> list[Run]:
     The sweeps whose models it evaluates are run first. Two studies may train the same model, which is evaluated once.
     """
     sweep = read(folder.parent.name).sweeps[folder.name]
+    words = [word for word in more if sweep.command == "train" or not word.startswith("study.")]
     models: list[Run] = []
     for of in sweep.of:
         trained = run_sweep((folder.parents[1] if "/" in of else folder.parent) / of, more)
         models += [run for run in trained if run.config not in [model.config for model in models]]
     ckpt = [f"ckpt={','.join(str(run.folder) for run in models)}"] if models else []
     for case in sweep.cases:
-        run_command(sweep.command, ["-m", *ckpt, *sweep.common, *case, *more, f"hydra.sweep.dir={folder}"])
+        run_command(sweep.command, ["-m", *ckpt, *sweep.common, *case, *words, f"hydra.sweep.dir={folder}"])
     return jobs_of(folder)
 
 

@@ -133,6 +133,13 @@ class Sweep(Settings):
         return [self.score] if isinstance(self.score, str) else self.score
 
 
+class Comparison(Settings):
+    """When a sweep ends a comparison: see docs/search.md."""
+
+    stop: Literal["decided"] | None = None
+    """decided: run no further seeds of a recipe that earlier ones have shown to differ from the sweep's first."""
+
+
 class Trainer(Settings):
     """The arguments of Lightning's Trainer whose meaning a run changes; conf/trainer/default.yaml lists others."""
 
@@ -205,6 +212,7 @@ class Train(Settings):
     samples: Samples = Samples()
     score: Score = Score()
     sweep: Sweep = Sweep()
+    study: Comparison = Comparison()
 
 
 class FromModel(Settings):

@@ -28,7 +28,7 @@ from diffusion.report.scores import describe, protocol_text
 from diffusion.runs.folder import DAMAGED, Run, is_run, jobs_of, measures, validated_weights
 
 CLASS = "._target_"
-ASIDE = r"(seed|name|step|samples\.n|samples\.every_n_epochs)$|(score|logger|checkpoint|sweep)\b"  # make no recipe
+ASIDE = r"(seed|name|step|samples\.n|samples\.every_n_epochs)$|(score|logger|checkpoint|sweep|study)\b"  # no recipe
 
 
 class Mean:

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from diffusion.base.console import console
@@ -152,7 +153,9 @@ def run_job(settings: Train, folder: Path, words: Sequence[str], name: str = "tr
         raise UserError("torchrun starts the processes of one run, not of a sweep: use -m trainer.devices=N instead")
     again = f"rerun the same command with {override('hydra.sweep.dir', folder.parent)} to repeat what is not complete"
     try:
-        if begun := claimed(settings, folder, words, job=True, name=name):
+        if settings.study.stop and (why := resolve_name("diffusion.report.paired.needless")(settings, folder)):
+            console.print(f"{folder} is not run: {why}")
+        elif begun := claimed(settings, folder, words, job=True, name=name):
             if multiprocessing.current_process().name.startswith("LokyProcess"):
                 prepare_worker(devices_of(settings.trainer))
             run_in_processes(*begun)

@@ -32,7 +32,8 @@ def jobs(sweep: StudySweep) -> list[list[str]]:
 def test_every_study_is_valid(name):
     for sweep in read(name).sweeps.values():
         given = ["name=a", "ckpt=a"] if sweep.command == "evaluate" else ["name=a"]
-        validated(COMMANDS[sweep.command], composed(sweep.command, [*given, *jobs(sweep)[-1]]))
+        with searching([read(name).config_dir]):
+            validated(COMMANDS[sweep.command], composed(sweep.command, [*given, *jobs(sweep)[-1]]))
 
 
 @pytest.mark.parametrize(("name", "table"), TABLES, ids=[f"{name}/{table.stem}" for name, table in TABLES])
@@ -56,6 +57,11 @@ def test_the_pages_show_the_committed_numbers(name, table):
                     assert cell.strip("*").removesuffix(" ≈") == str(mean)
                     found += 1
     assert found >= len(recipes)
+
+
+def test_the_ledger_shows_the_committed_numbers():
+    found = runpy.run_path(str(RESULTS / "claims/ledger.py"))["ledger"]()
+    assert f"<!-- ledger -->\n{found}\n<!-- end" in (RESULTS / "claims/README.md").read_text("utf-8")
 
 
 def test_several_samplings_of_one_model_count_as_one_seed(tmp_path):
