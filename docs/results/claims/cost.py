@@ -26,7 +26,7 @@ from diffusion.training.module import Diffusion
 from diffusion.training.parts import Parts
 
 HERE = Path(__file__).parent
-ROUNDS, SWEEPS = 12, ("train", "flow", "labels", "contrastive", "terminal")
+ROUNDS, SWEEPS = 12, ("train", "more", "rest", "flow", "labels", "contrastive", "terminal")
 
 
 def recipes() -> Iterator[list[str]]:
