@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PACKAGE = Path(__file__).resolve().parents[1]
-VERSION = "0.1.0"
+VERSION = "1.0.0"
 PART = ".part"  # the suffix of a file that is still being written
 
 
@@ -36,7 +36,7 @@ def cache_dir(*parts: str) -> Path:
 
 @cache
 def code_version() -> str:
-    """`0.1.0`; in a git checkout `0.1.0 3f9a71c2d04e` with the commit; a final `+` if tracked files have changed."""
+    """`1.0.0`; in a git checkout `1.0.0 3f9a71c2d04e` with the commit; a final `+` if tracked files have changed."""
     if not (PACKAGE.parent / ".git").exists():
         return VERSION
     git = ["git", "-C", str(PACKAGE.parent), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]

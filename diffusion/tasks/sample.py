@@ -132,7 +132,8 @@ def save_images(
     def write(i: int) -> None:
         save_png(files[i] if files else to_pil_image(shown[i]), folder / f"images/{i:0{len(str(n - 1))}d}.png")
 
-    list(in_threads(write, range(n * (not points)), "writing images"))  # Pillow releases the GIL while it encodes
+    if not points:
+        list(in_threads(write, range(n), "writing images"))  # Pillow releases the GIL while it encodes
     given = drawing.conditions(restored.denoiser, n)
     classes: dict[str, Any] = {"arr_1": given["classes"].numpy()} if given else {}
     np.savez_compressed(folder / "images.npz", images.permute(0, 2, 3, 1).numpy(), seed=drawing.seed, **classes)
