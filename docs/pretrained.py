@@ -2,7 +2,7 @@
 
     diffusion train experiment=demo seed=0 hydra.run.dir=DEMO      # ten to fifteen minutes on two cores
     python docs/pretrained.py DEMO demo
-    diffusion train experiment=superres hydra.run.dir=SUPER        # about ten minutes of one core
+    diffusion train experiment=superres 'model.channels=[16,32,128]' hydra.run.dir=SUPER    # 40 minutes of one core
     python docs/pretrained.py SUPER super
 
 It writes config.yaml and the averaged weights of the last step to diffusion/pretrained/NAME, and for the demo those of

@@ -1,6 +1,6 @@
 """Make the files of the zoo from the runs of its study: weights in half precision, a card and samples of each.
 
-    diffusion reproduce zoo                        # trains the models: about 1.5 hours of a CPU core
+    diffusion reproduce zoo                        # trains the models: about 2 hours of a CPU core
     python -m docs.zoo outputs/results/zoo         # docs/zoo, and the checksums in diffusion/pretrained/zoo.json
     gh release create zoo-1 docs/zoo/*             # publishes them where `ckpt=zoo:NAME` looks
 
