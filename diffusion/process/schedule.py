@@ -10,7 +10,7 @@ alpha(i/T)². All is computed in float64 without cancellation.
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
@@ -165,14 +165,6 @@ def scaled_linear(steps: Steps = 1000, first: Beta = 8.5e-4, last: Beta = 0.012)
     return Discrete(torch.linspace(first**0.5, last**0.5, steps, dtype=torch.float64) ** 2)
 
 
-def table(betas: Sequence[Beta] = (1e-4, 0.02), steps: Steps | None = None) -> Discrete:
-    """β_i interpolated linearly between the given values, evenly spaced from i = 1 to T = `steps`, or their number."""
-    values = torch.tensor([*betas], dtype=torch.float64)
-    position = torch.linspace(0, len(values) - 1, steps or len(values), dtype=torch.float64)
-    low = position.floor().long().clamp(max=len(values) - 2)
-    return Discrete(torch.lerp(values[low], values[low + 1], position - low))
-
-
 def _normalised(f: Callable[[Tensor], Tensor], steps: int, largest: float) -> Discrete:
     """ᾱ_i = (f(i/T) − f(1)) / (f(0) − f(1)) for a decreasing f. β_i is clamped to `largest`, because β_T would be 1."""
     f_i = f(torch.arange(steps + 1, dtype=torch.float64) / steps) - f(torch.ones((), dtype=torch.float64))
@@ -271,26 +263,6 @@ class EDM(Schedule):
 
     def time(self, log_snr: Tensor) -> Tensor:
         return torch.exp(-log_snr / 2) / self.sigma_max
-
-
-class ContinuousCosine(Schedule):
-    """sigma/alpha = s·tan(θt), variance preserving (Hoogeboom et al., simple diffusion, section 3.1).
-
-    s is `shift`; θ follows from `lowest`, the log-SNR at t = 1.
-    """
-
-    def __init__(self, shift: Positive = 1.0, lowest: float = -15.0):
-        super().__init__()
-        self.shift = shift
-        self.angle = math.atan(math.exp(-lowest / 2) / shift)
-
-    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, sigma = torch.cos(self.angle * t), self.shift * torch.sin(self.angle * t)
-        norm = torch.hypot(alpha, sigma)
-        return alpha / norm, sigma / norm
-
-    def time(self, log_snr: Tensor) -> Tensor:
-        return torch.atan(torch.exp(-log_snr / 2) / self.shift) / self.angle
 
 
 class Flow(Schedule):

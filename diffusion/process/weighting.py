@@ -38,19 +38,9 @@ def snr(schedule: Schedule, prediction: Prediction, t: Tensor) -> Tensor:
     return _of_x0(schedule.log_snr(t).exp(), schedule, prediction, t)
 
 
-def truncated_snr(schedule: Schedule, prediction: Prediction, t: Tensor) -> Tensor:
-    """max(SNR, 1)·‖x0 − x0_θ‖² (Salimans & Ho, section 4)."""
-    return _of_x0(schedule.log_snr(t).exp().clamp(min=1), schedule, prediction, t)
-
-
 def min_snr(schedule: Schedule, prediction: Prediction, t: Tensor, gamma: Positive = 5.0) -> Tensor:
     """min(SNR, γ)·‖x0 − x0_θ‖² (Hang et al., section 3.4)."""
     return _of_x0(schedule.log_snr(t).exp().clamp(max=gamma), schedule, prediction, t)
-
-
-def soft_min_snr(schedule: Schedule, prediction: Prediction, t: Tensor, gamma: Positive = 4.0) -> Tensor:
-    """1/(σ² + 1/γ)·‖x0 − x0_θ‖², σ² = 1/SNR: a smooth form of min-SNR (Crowson et al., HDiT)."""
-    return _of_x0(1 / (torch.exp(-schedule.log_snr(t)) + 1 / gamma), schedule, prediction, t)
 
 
 def p2(schedule: Schedule, prediction: Prediction, t: Tensor, gamma: float = 1.0, k: Positive = 1.0) -> Tensor:

@@ -10,12 +10,12 @@ from torch import Tensor
 from diffusion.process import weighting
 from diffusion.process.prediction import EDM as EDMPrediction
 from diffusion.process.prediction import X0, Eps, Prediction, V, Velocity
-from diffusion.process.schedule import VP, ContinuousCosine, Flow, Schedule, linear, scaled_linear, zero_terminal_snr
+from diffusion.process.schedule import VP, Flow, Schedule, linear, scaled_linear, zero_terminal_snr
 
 T = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
 ROWS = torch.arange(2, 1001, dtype=torch.float64) / 1000
 WEIGHTS = [
-    weighting.snr, weighting.truncated_snr, weighting.min_snr, weighting.soft_min_snr, weighting.p2, weighting.edm,
+    weighting.snr, weighting.min_snr, weighting.p2, weighting.edm,
     weighting.velocity, weighting.sigmoid, weighting.vlb,
 ]  # fmt: skip
 
@@ -44,12 +44,10 @@ def test_weights_match_the_papers() -> None:
     forms = [
         (weighting.snr, Eps(), torch.ones_like(T)),
         (weighting.snr, X0(), snr),
-        (weighting.truncated_snr, X0(), snr.clamp(min=1)),
         (weighting.min_snr, X0(), snr.clamp(max=5)),
         (weighting.min_snr, Eps(), (5 / snr).clamp(max=1)),
         (weighting.min_snr, V(), snr.clamp(max=5) / (snr + 1)),
         (weighting.p2, Eps(), 1 / (1 + snr)),
-        (weighting.soft_min_snr, X0(), 4 * snr / (4 + snr)),
         (weighting.sigmoid, Eps(), -schedule.log_snr_rate(T) / 2 / (1 + snr * math.exp(-2))),
         (weighting.vlb, Eps(), -schedule.log_snr_rate(T) / 2),
     ]
@@ -81,7 +79,7 @@ def test_table_vlb_weight_matches_the_memoir() -> None:
 
 def test_weights_at_zero_terminal_snr_are_finite() -> None:
     end = torch.ones(1, dtype=torch.float64)
-    for schedule in (zero_terminal_snr(scaled_linear()), ContinuousCosine(), Flow(), Flow(shift=3.0)):
+    for schedule in (zero_terminal_snr(scaled_linear()), Flow(), Flow(shift=3.0)):
         for weight in WEIGHTS:
             for prediction in (X0(), V(), EDMPrediction()):
                 limit = weight(schedule, prediction, end)
