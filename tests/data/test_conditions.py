@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageOps
 
 from diffusion.data import Folder, Hub
-from diffusion.data.conditions import Columns, Edges, Facts, Grey, Lowres, Mask, Pairs, inputs
+from diffusion.data.conditions import Columns, Edges, Grey, Lowres, Mask, Pairs, inputs
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import EDM, X0, V
@@ -46,14 +46,6 @@ def test_masks_edges_and_grey():
     assert (edges[0, 0, :19] == -1).all()
     assert (edges[1] == -1).all()
     assert Grey()(x0, {})["grey"][0, 0, 0, 0] == pytest.approx(0.299 * 0.2 + 0.587 * 0.4 + 0.114 * 0.9)
-
-
-def test_brightness_and_sky():
-    """What is bright below a dark pixel is no sky."""
-    x0 = torch.full((1, 3, 8, 8), -1.0)
-    x0[:, 2, :4, :6] = 0.0  # bluish
-    x0[:, :, 2:4, 6:] = 1.0  # bright, below dark
-    torch.testing.assert_close(Facts().facts_of(x0), torch.tensor([[0.114 * 0.5 * 24 / 64 + 4 / 64, 24 / 64]]))
 
 
 def test_pictures_are_resized_and_what_is_dropped_differs_from_grey_and_from_the_mean():
