@@ -273,7 +273,6 @@ FAULTS = {
         ("min-SNR: maximum instead of minimum", "clamp(max=gamma)", "clamp(min=gamma)"),
         ("velocity: minimum instead of maximum", "clamp(min=clip)", "clamp(max=clip)"),
         ("sigmoid: wrong sign of log-SNR", "bias - schedule.log_snr(t)", "bias + schedule.log_snr(t)"),
-        ("vlb: 1 − r² instead of its square", "schedule.steps * change", "schedule.steps * change**0.5"),
     ],
     "model/test_networks.py": [
         ("classes: None means class 0", "full_like(label, self.classes,", "full_like(label, 0,"),
@@ -354,7 +353,6 @@ FAULTS = {
         ("a normal quantile for few photographs", "width = quantile(min", "width = Z or quantile(min"),
         ("floor: other photographs count", "features=rest, photographs=None", "features=rest"),
         ("real images: tiles count as independent", "self.reference, name, {}, own)", "self.reference, name, {})"),
-        ("classes: tiles count as independent", '{what}", real.sources)', '{what}")'),
     ],
     "study/test_study_report.py": [
         ("settings: other photographs count", "[score.metric] = score.paired", "[score.metric] = score")

@@ -10,7 +10,7 @@ alpha(i/T)². All is computed in float64 without cancellation.
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import torch
@@ -163,6 +163,14 @@ def linear(steps: Steps = 1000, first: Beta = 1e-4, last: Beta = 0.02) -> Discre
 def scaled_linear(steps: Steps = 1000, first: Beta = 8.5e-4, last: Beta = 0.012) -> Discrete:
     """√β_i linear in i (the code of latent diffusion). With DDPM's β_1 and β_T: the "quad" schedule of DDIM's code."""
     return Discrete(torch.linspace(first**0.5, last**0.5, steps, dtype=torch.float64) ** 2)
+
+
+def table(betas: Sequence[Beta] = (1e-4, 0.02), steps: Steps | None = None) -> Discrete:
+    """β_i interpolated linearly between the given values, evenly spaced from i = 1 to T = `steps`, or their number."""
+    values = torch.tensor([*betas], dtype=torch.float64)
+    position = torch.linspace(0, len(values) - 1, steps or len(values), dtype=torch.float64)
+    low = position.floor().long().clamp(max=len(values) - 2)
+    return Discrete(torch.lerp(values[low], values[low + 1], position - low))
 
 
 def _normalised(f: Callable[[Tensor], Tensor], steps: int, largest: float) -> Discrete:

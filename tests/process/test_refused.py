@@ -45,7 +45,7 @@ def steps(*times: float) -> DDIM:
 
 
 REFUSED: dict[str, Callable[[], object]] = {
-    "a single beta": lambda: schedule.Discrete([0.1]),
+    "a single beta": lambda: schedule.table([0.1]),
     "a beta of 1": lambda: schedule.Discrete(torch.tensor([0.1, 1.0])),
     "a beta that is NaN": lambda: schedule.Discrete(torch.tensor([0.1, torch.nan])),
     "eps where alpha is 0": lambda: prediction.Eps().check(FLOW),

@@ -10,11 +10,11 @@ from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
 from diffusion.process.schedule import VE, VP, Discrete, Flow, Scaled, Schedule, SubVP, cosine, linear
 
-from diffusion.process.schedule import scaled_linear, shifted, sigmoid, zero_terminal_snr  # isort: skip
+from diffusion.process.schedule import scaled_linear, shifted, sigmoid, table, zero_terminal_snr  # isort: skip
 
 TABLES = {
     "linear": linear(), "short": linear(10, 1e-3, 0.5), "scaled_linear": scaled_linear(), "cosine": cosine(),
-    "sigmoid": sigmoid(), "shifted": shifted(cosine(), 4),
+    "sigmoid": sigmoid(), "shifted": shifted(cosine(), 4), "table": table([1e-3, 0.1, 0.2], 50),
     "zero_snr": zero_terminal_snr(scaled_linear()),
 }  # fmt: skip
 SCHEDULES: dict[str, Schedule] = {**sampler_cases.SCHEDULES, **TABLES}
@@ -129,3 +129,11 @@ def test_tables_stay_in_float64_when_the_module_is_cast_or_moved() -> None:
         after = holder["schedule"](TIMES)
         assert after[0].dtype == torch.float64
         torch.testing.assert_close(after, before, rtol=0, atol=0)
+
+
+def test_given_betas_are_used_exactly_or_interpolated_linearly() -> None:
+    betas = cosine(100).betas()
+    assert torch.equal(table(betas.tolist()).lambdas, Discrete(betas).lambdas)
+    torch.testing.assert_close(table([1e-4, 0.02], 1000).lambdas, linear().lambdas, rtol=1e-12, atol=0)
+    middle = table([0.1, 0.3, 0.2], 5).betas()
+    torch.testing.assert_close(middle, torch.tensor([0.1, 0.2, 0.3, 0.25, 0.2], dtype=torch.float64))
