@@ -5,7 +5,7 @@ computed from the image, or stored with the images of each split. `inputs` turns
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -21,7 +21,7 @@ from diffusion.data.folder import Folder, Source, composed
 from diffusion.data.hub import Hub
 from diffusion.data.images import RESIZE, Made, Unusable, in_threads, read, resized, stored
 from diffusion.data.module import PLACE, ImageData
-from diffusion.errors import UserError, imported, nearest, refusing, renaming
+from diffusion.errors import UserError, nearest, refusing, renaming
 from diffusion.pixels import Channels, grey, resolution_of
 from diffusion.randomness import Streams
 
@@ -262,7 +262,7 @@ class Columns(Condition):
     The network is given (value − mean)/std of each, with the figures of the training images.
 
     Args:
-        table: A CSV or parquet file with a column `file`, the path of an image relative to data.root.
+        table: A CSV file with a column `file`, the path of an image relative to data.root.
         columns: The names of the columns of numbers.
     """
 
@@ -299,8 +299,8 @@ class Columns(Condition):
     def rows(self) -> dict[str, list[float]]:
         """The numbers of each file. Raises UserError for a table without them."""
         where, found = f"condition.table={self.table}", dict[str, list[float]]()
-        with refusing(where):
-            for row in table(Path(self.table).expanduser()):
+        with refusing(where, "; expected a CSV file with the column file and those of condition.columns"):
+            for row in read_table(Path(self.table).expanduser()):
                 if missing := [column for column in ("file", *self.columns) if column not in row]:
                     near = nearest(missing[0], row)
                     raise UserError(f"{where}: no column {missing[0]!r}{near}; its columns: {', '.join(row)}")
@@ -314,11 +314,3 @@ class Columns(Condition):
                     if not math.isfinite(found[file][-1]):
                         raise UserError(f"{where}: {column} of {file} is {row[column]!r}; expected a number")
         return found
-
-
-def table(file: Path) -> Iterable[Mapping[str, Any]]:
-    if file.suffix == ".parquet":
-        parquet = imported("pyarrow.parquet", f"{file} (or give a CSV file)", "hub")
-        rows: list[dict[str, Any]] = parquet.read_table(file).to_pylist()
-        return rows
-    return read_table(file)

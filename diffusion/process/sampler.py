@@ -246,19 +246,12 @@ class PredictorCorrector(Sampler):
 # is alpha_s x0 + sigma_s eps on every axis.
 
 
-def step_on_axis(x_t: Tensor, estimate: Estimate, t: Time, s: Time, c: float) -> Tensor:
-    """x_s = (alpha_s + c sigma_s)(y_t + (u_s − u_t) (eps − c x0)): a step from t to s with the slope of `estimate`."""
-    scale_t, scale_s = t.alpha + c * t.sigma, s.alpha + c * s.sigma
-    rise = s.sigma - scale_s * t.sigma / scale_t  # scale_s (u_s − u_t)
-    return scale_s / scale_t * x_t + rise * (estimate.eps - c * estimate.x0)
-
-
 @dataclass(eq=False)
 class Heun(Sampler):
     """Heun's second-order method with churn (EDM, Algorithm 2): the average of the slopes at t and at Euler's x_s.
 
-    The slopes are those on the axis c. Two evaluations per step, but one in a step that ends at sigma = 0 or starts at
-    the singular end of the axis.
+    The slopes are those on the axis c: x_s = (alpha_s + c sigma_s)(y_t + (u_s − u_t) (eps − c x0)). Two evaluations per
+    step, but one in a step that ends at sigma = 0 or starts at the singular end of the axis.
 
     Before a step with sigma/alpha in [S_tmin, S_tmax], fresh noise of standard deviation S_noise raises sigma/alpha by
     the factor 1 + γ, γ = min(S_churn/N, √2 − 1), but not beyond the end of the schedule.
@@ -283,8 +276,10 @@ class Heun(Sampler):
         if s.sigma == 0 or (self.c == 0 and math.isinf(t.level)):
             return x_s, now
         estimate_s = denoise(x_s, s)
-        mean = Estimate((now.estimate.x0 + estimate_s.x0) / 2, (now.estimate.eps + estimate_s.eps) / 2)
-        return step_on_axis(x_t, mean, t, s, self.c), now
+        x0, eps = (now.estimate.x0 + estimate_s.x0) / 2, (now.estimate.eps + estimate_s.eps) / 2
+        scale_t, scale_s = t.alpha + self.c * t.sigma, s.alpha + self.c * s.sigma
+        rise = s.sigma - scale_s * t.sigma / scale_t  # scale_s (u_s − u_t)
+        return scale_s / scale_t * x_t + rise * (eps - self.c * x0), now
 
 
 # Exponential integrators and multistep solvers, which need few steps because they reuse earlier estimates. With

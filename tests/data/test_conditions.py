@@ -141,13 +141,6 @@ def test_numbers_are_standardised_by_the_training_images_and_a_tile_has_those_of
         assert asked.tolist()[0] == pytest.approx([0, (3.5 - mean) / std])
 
 
-def test_a_parquet_table_gives_the_same_numbers(paired):
-    parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
-    names = [f"x/{i}.png" for i in range(10)]
-    parquet.write_table(pyarrow.table({"file": names, "age": list(range(10))}), paired / "t.parquet")
-    assert Columns(paired / "t.parquet", ["age"]).rows() == {name: [float(i)] for i, name in enumerate(names)}
-
-
 REFUSED = {
     "a column of text": ([["file", "age"], ["x/0.png", "old"]], "age of x/0.png is 'old'; expected a number"),
     "an empty cell": ([["file", "age"], ["x/0.png", ""]], "age of x/0.png is ''; expected a number"),
