@@ -178,10 +178,6 @@ FAULTS = {
         ("split Gibbs: y without its noise", "+ observed.noise * streams.normal_like(seen)", ""),
         ("blur: columns only", "for _ in range(2):\n        i =", "for _ in range(1):\n        i ="),
     ],
-    "process/test_wiener.py": [
-        ("the filter knows no noise", "self.covariance + level**2 *", "self.covariance + 1e-9 *"),
-        ("the filter forgets the mean", "known.double().sum(dim=0) for", "0 * known.double().sum(dim=0) for"),
-    ],
     "process/test_floor.py": [
         ("the squared distance is not halved", "noise / s - distance / (2 * s**2)", "noise / s - distance / s**2"),
         ("the noise has the other sign", "noise = noise - (eps * x0)", "noise = (eps * x0)"),
