@@ -22,9 +22,6 @@ def test_the_sentence_names_the_levels_whose_intervals_are_above_zero_and_the_la
         "that of their best denoiser without the photograph of the image; at noise levels 0.02 and 20 it memorizes: "
         "its error on training images is up to 40.0% ± 10.0% (at 20) below that on held-out images."
     )
-
-
-def test_a_single_level_has_no_range() -> None:
     found = sentence(rows([0, 0, 0, 0.5], [0, 0, 0, 0]))
     assert found.startswith("At noise level 20 it is under-fitted: its error on training images is 50.0% ± 10.0% above")
 
