@@ -194,7 +194,7 @@ FAULTS = {
     "report/test_floor.py": [("without an interval, nothing is found", "if all(math.isnan(", "if all(math.isinf(")],
     "training/test_conditions.py": [
         ("the floor of augmented images is that of others", "None if changed else Atoms(", "Atoms("),
-        ("the floor is computed without labels", "train.labels, dropout, to_unit", "None, dropout, to_unit"),
+        ("the floor is computed without labels", "train.labels, dropout, inside", "None, dropout, inside"),
     ],
     "process/test_mixture.py": [
         ("the variance of the noise is left out", "widths**2 + sigma**2", "widths**2 + sigma"),
@@ -252,7 +252,6 @@ FAULTS = {
         ("table: ᾱ shifted by one row", "torch.log1p(-betas).cumsum(0)])", "torch.log1p(-betas.roll(1)).cumsum(0)])"),
         ("shift: not doubled in log-SNR", "- 2 * math.log(shift)", "- math.log(shift)"),
         ("VP: β_max instead of β_max − β_min", "(self.beta_max - self.beta_min) * t**2", "self.beta_max * t**2"),
-        ("cosine: shift applied to sigma²", "self.shift * torch.sin", "self.shift**0.5 * torch.sin"),
     ],
     "process/test_timesteps.py": [
         ("importance: 1/|dt/du| instead of |dt/du|", "slope.abs()", "1 / slope.abs()"),
