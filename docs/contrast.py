@@ -6,14 +6,18 @@ python -m docs.contrast [FOLDER]     # 21 short trainings, which resume where th
 import csv
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 
+import torch
 from torch import Tensor
 
 import diffusion
-from diffusion.data import Landscapes, Split
+from diffusion.data import Landscapes, Split, to_unit
+from diffusion.metric.denoising import FrozenGrid
+from diffusion.metric.score import draw
 
 HERE = Path(__file__).parent / "results" / "contrast"
 RECIPE = """experiment=demo data.resolution=16 model=unet_tiny optimizer=adamw optimizer.lr=1.0e-3 guidance=none
@@ -50,9 +54,30 @@ def run(folder: Path, contrast: float, scale: float, seed: int) -> dict[str, flo
         command = [sys.executable, "-m", "diffusion.train", "--config-dir", str(conf), *words]
         subprocess.run(command, check=True)
     with (place / "floor.csv").open(encoding="utf-8") as file:
-        behind = mean(float(row["held_out"]) / float(row["linear"]) for row in csv.DictReader(file))
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    best = linear(Faint(16, contrast=contrast), [row["level"] for row in rows])
+    behind = mean(row["held_out"] / each for row, each in zip(rows, best, strict=True))
     samples = times(diffusion.load(place, config_dir=conf).sample(N, seed=5), 1 / contrast)
     return {"behind": behind, "fd_lite0": distance(samples), "deviation": float(samples.float().std() / 127.5)}
+
+
+def linear(data: Landscapes, levels: Sequence[float]) -> list[float]:
+    """The error on held-out images, with the noises of floor.csv, of the best linear denoiser of the training images.
+
+    For images of mean µ and covariance C it is x − s² (C + s² I)⁻¹ (x − µ), of x = x0 + s eps (the Wiener filter).
+    """
+    data.setup()
+    train, val = (to_unit(data.splits[name].images) for name in ("train", "val"))
+    known = torch.cat([train, train.flip(-1)]).flatten(1).double()
+    mean, covariance = known.mean(dim=0), torch.cov(known.T, correction=0)
+    z = val[draw(torch.arange(len(val)), 256)]
+    eps, z = FrozenGrid().noise(torch.arange(len(z)), 0, z).flatten(1), z.flatten(1).double()
+    found = []
+    for s in levels:
+        x = z + s * eps
+        noise = torch.linalg.solve(covariance + s**2 * torch.eye(len(mean)), x - mean, left=False)
+        found.append(float((x - s**2 * noise - z).square().mean()))
+    return found
 
 
 def distance(images: Tensor) -> float:

@@ -88,7 +88,7 @@ FAULTS = {
         ("Langevin: √ε instead of √(2ε)", "(2 * size).sqrt()", "size.sqrt()"),
         ("exponential: wrong sign of the x0 term", "s.alpha * -math", "s.alpha * math"),
         ("multistep: moments off by one", "powers + 2, -H", "powers + 1, -H"),
-        ("2M: points on the wrong side", "(axis(p.t) - start)", "(start - axis(p.t))"),
+        ("2M: points on the wrong side", "(p.t.lam - start) / h", "(start - p.t.lam) / h"),
         ("3M: the second difference is not scaled", "exact[1:] *= curvature", "pass"),
         ("UniPC: full order in the last steps", "min(self.order, t.left)", "self.order"),
         ("Heun: only the second slope", "(now.estimate.eps + estimate_s.eps) / 2", "estimate_s.eps"),
@@ -178,10 +178,6 @@ FAULTS = {
         ("split Gibbs: y without its noise", "+ observed.noise * streams.normal_like(seen)", ""),
         ("blur: columns only", "for _ in range(2):\n        i =", "for _ in range(1):\n        i ="),
     ],
-    "process/test_wiener.py": [
-        ("the filter knows no noise", "self.covariance + level**2 *", "self.covariance + 1e-9 *"),
-        ("the filter forgets the mean", "known.double().sum(dim=0) for", "0 * known.double().sum(dim=0) for"),
-    ],
     "process/test_floor.py": [
         ("the squared distance is not halved", "noise / s - distance / (2 * s**2)", "noise / s - distance / s**2"),
         ("the noise has the other sign", "noise = noise - (eps * x0)", "noise = (eps * x0)"),
@@ -198,7 +194,7 @@ FAULTS = {
     "report/test_floor.py": [("without an interval, nothing is found", "if all(math.isnan(", "if all(math.isinf(")],
     "training/test_conditions.py": [
         ("the floor of augmented images is that of others", "None if changed else Atoms(", "Atoms("),
-        ("the floor is computed without labels", "train.labels, dropout, to_unit", "None, dropout, to_unit"),
+        ("the floor is computed without labels", "train.labels, dropout, inside", "None, dropout, inside"),
     ],
     "process/test_mixture.py": [
         ("the variance of the noise is left out", "widths**2 + sigma**2", "widths**2 + sigma"),
@@ -242,15 +238,11 @@ FAULTS = {
         ("inputs of standard deviation 80 are not scaled", ".clamp(min=1), 1000", ".clamp(min=1, max=1), 1000"),
     ],
     "process/test_samplers.py": [
-        ("midpoint: u and 1 − u swapped", "math.log((1 - u) / u)", "math.log(u / (1 - u))"),
-        ("2S: D used over the whole step", "D, middle, s, self.eta", "D, t, s, self.eta"),
-        ("Adams–Bashforth: wrong sign of a step term", "(s.sigma - s.alpha *", "(s.sigma + s.alpha *"),
+        ("reverse diffusion: α_s/α_t instead of α_t/α_s", "2 - t.alpha / s.alpha", "2 - s.alpha / t.alpha"),
         ("start: the grid's times above t are not skipped", "grid[grid < start * (1 - 1e-4)]", "grid[1:]"),
-        ("Dormand–Prince: stages at the end of the step", "u + float(c) * h", "u + h"),
     ],
     "process/test_choices.py": [
         ("dynamic threshold: s below 1", "clamp(min=1).reshape(-1, *", "reshape(-1, *"),
-        ("reverse diffusion: α_s/α_t instead of α_t/α_s", "2 - t.alpha / s.alpha", "2 - s.alpha / t.alpha"),
     ],
     "process/test_schedule.py": [
         ("a small float32 time is that of the clean image", "        near &= position > 0.5  # but", "        # but"),
@@ -260,7 +252,6 @@ FAULTS = {
         ("table: ᾱ shifted by one row", "torch.log1p(-betas).cumsum(0)])", "torch.log1p(-betas.roll(1)).cumsum(0)])"),
         ("shift: not doubled in log-SNR", "- 2 * math.log(shift)", "- math.log(shift)"),
         ("VP: β_max instead of β_max − β_min", "(self.beta_max - self.beta_min) * t**2", "self.beta_max * t**2"),
-        ("cosine: shift applied to sigma²", "self.shift * torch.sin", "self.shift**0.5 * torch.sin"),
     ],
     "process/test_timesteps.py": [
         ("importance: 1/|dt/du| instead of |dt/du|", "slope.abs()", "1 / slope.abs()"),
@@ -277,7 +268,6 @@ FAULTS = {
         ("min-SNR: maximum instead of minimum", "clamp(max=gamma)", "clamp(min=gamma)"),
         ("velocity: minimum instead of maximum", "clamp(min=clip)", "clamp(max=clip)"),
         ("sigmoid: wrong sign of log-SNR", "bias - schedule.log_snr(t)", "bias + schedule.log_snr(t)"),
-        ("vlb: 1 − r² instead of its square", "schedule.steps * change", "schedule.steps * change**0.5"),
     ],
     "model/test_networks.py": [
         ("classes: None means class 0", "full_like(label, self.classes,", "full_like(label, 0,"),
@@ -358,7 +348,6 @@ FAULTS = {
         ("a normal quantile for few photographs", "width = quantile(min", "width = Z or quantile(min"),
         ("floor: other photographs count", "features=rest, photographs=None", "features=rest"),
         ("real images: tiles count as independent", "self.reference, name, {}, own)", "self.reference, name, {})"),
-        ("classes: tiles count as independent", '{what}", real.sources)', '{what}")'),
     ],
     "study/test_study_report.py": [
         ("settings: other photographs count", "[score.metric] = score.paired", "[score.metric] = score")

@@ -5,7 +5,7 @@ computed from the image, or stored with the images of each split. `inputs` turns
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -21,8 +21,8 @@ from diffusion.data.folder import Folder, Source, composed
 from diffusion.data.hub import Hub
 from diffusion.data.images import RESIZE, Made, Unusable, in_threads, read, resized, stored
 from diffusion.data.module import PLACE, ImageData
-from diffusion.errors import UserError, imported, nearest, refusing, renaming
-from diffusion.pixels import Channels, grey, resolution_of, to_unit
+from diffusion.errors import UserError, nearest, refusing, renaming
+from diffusion.pixels import Channels, grey, resolution_of
 from diffusion.randomness import Streams
 
 Tensors = Mapping[str, Tensor]
@@ -62,10 +62,6 @@ class Condition:
         """The tensors of a call for what a user gives: pictures (m, c, h, w) in [−1, 1], or numbers (m, d)."""
         (name,) = self.shapes((3, 64, 64))
         return {name: values}
-
-    def measured(self, named: Tensors, images: Tensor) -> dict[str, list[Any]]:
-        """What samples (B, C, H, W) with these tensors were `asked` for, and what they have, for a chart; {}: none."""
-        return {}
 
     def shapes(self, shape: Shape) -> dict[str, tuple[int, ...]]:
         """The shapes of the tensors of a call, without B, for images of `shape` (C, H, W)."""
@@ -259,35 +255,14 @@ def stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-class Numbers(Condition):
-    """Base class for a vector of numbers: (value − mean)/std of each, with the figures of the training images."""
-
-    columns: Sequence[str]  # what the numbers are
-
-    def own(self, values: Tensor) -> dict[str, Tensor]:
-        figures = zip(values.unbind(1), self.figures["mean"], self.figures["std"], strict=True)  # a copy would wait
-        return {"numbers": torch.stack([(column - mean) / std for column, mean, std in figures], dim=1)}
-
-    def values(self, numbers: Tensor) -> Tensor:
-        """The values in their own units of standardised numbers (B, d)."""
-        return numbers * torch.tensor(self.figures["std"]) + torch.tensor(self.figures["mean"])
-
-    def shapes(self, shape: Shape) -> dict[str, tuple[int, ...]]:
-        return {"numbers": (len(self.columns),)}
-
-    def measure(self, values: Tensor) -> None:
-        """Set the figures to those of training images' values (N, d), unless they come from a checkpoint."""
-        std = values.double().std(dim=0, correction=0)
-        mine = {"mean": values.double().mean(dim=0), "std": torch.where(std > 0, std, 1)}  # 1: all values are the same
-        self.figures = self.figures or {key: each.tolist() for key, each in mine.items()}
-
-
 @dataclass(eq=False)
-class Columns(Numbers):
+class Columns(Condition):
     """Numbers from a table, by the names of the images; a tile has those of its photograph, unless it has its own.
 
+    The network is given (value − mean)/std of each, with the figures of the training images.
+
     Args:
-        table: A CSV or parquet file with a column `file`, the path of an image relative to data.root.
+        table: A CSV file with a column `file`, the path of an image relative to data.root.
         columns: The names of the columns of numbers.
     """
 
@@ -297,6 +272,13 @@ class Columns(Numbers):
 
     def __call__(self, x0: Tensor, stored: Tensors) -> dict[str, Tensor]:
         return self.own(stored["numbers"])
+
+    def own(self, values: Tensor) -> dict[str, Tensor]:
+        figures = zip(values.unbind(1), self.figures["mean"], self.figures["std"], strict=True)  # a copy would wait
+        return {"numbers": torch.stack([(column - mean) / std for column, mean, std in figures], dim=1)}
+
+    def shapes(self, shape: Shape) -> dict[str, tuple[int, ...]]:
+        return {"numbers": (len(self.columns),)}
 
     def attach(self, data: ImageData) -> None:
         rows = self.rows()
@@ -309,13 +291,16 @@ class Columns(Numbers):
                 )
             values = torch.tensor([rows[key] for key in keys]).view(-1, len(self.columns))
             data.splits[name] = replace(split, stored={"numbers": values})
-        self.measure(data.splits["train"].stored["numbers"])
+        of_training = data.splits["train"].stored["numbers"].double()
+        std = of_training.std(dim=0, correction=0)
+        mine = {"mean": of_training.mean(dim=0), "std": torch.where(std > 0, std, 1)}  # 1: all values are the same
+        self.figures = self.figures or {key: each.tolist() for key, each in mine.items()}
 
     def rows(self) -> dict[str, list[float]]:
         """The numbers of each file. Raises UserError for a table without them."""
         where, found = f"condition.table={self.table}", dict[str, list[float]]()
-        with refusing(where):
-            for row in table(Path(self.table).expanduser()):
+        with refusing(where, "; expected a CSV file with the column file and those of condition.columns"):
+            for row in read_table(Path(self.table).expanduser()):
                 if missing := [column for column in ("file", *self.columns) if column not in row]:
                     near = nearest(missing[0], row)
                     raise UserError(f"{where}: no column {missing[0]!r}{near}; its columns: {', '.join(row)}")
@@ -329,35 +314,3 @@ class Columns(Numbers):
                     if not math.isfinite(found[file][-1]):
                         raise UserError(f"{where}: {column} of {file} is {row[column]!r}; expected a number")
         return found
-
-
-def table(file: Path) -> Iterable[Mapping[str, Any]]:
-    if file.suffix == ".parquet":
-        parquet = imported("pyarrow.parquet", f"{file} (or give a CSV file)", "hub")
-        rows: list[dict[str, Any]] = parquet.read_table(file).to_pylist()
-        return rows
-    return read_table(file)
-
-
-class Facts(Numbers):
-    """Two facts of an image: its brightness, the mean luma from 0 to 1, and the share of its pixels that is sky.
-
-    Sky is what is bright (luma above 0.7) or bluish (blue above red by 0.1 of the range), and nothing else above it.
-    """
-
-    columns = ("brightness", "sky")
-
-    def facts_of(self, x0: Tensor) -> Tensor:
-        """The facts (B, 2) of images (B, C, H, W) in [−1, 1]."""
-        luma = grey(x0)[:, 0]
-        sky = (luma > 0.4) | (x0[:, min(2, x0.shape[1] - 1)] > x0[:, 0] + 0.2)
-        return torch.stack([(luma.mean(dim=(1, 2)) + 1) / 2, sky.to(x0).cumprod(dim=1).mean(dim=(1, 2))], dim=1)
-
-    def __call__(self, x0: Tensor, stored: Tensors) -> dict[str, Tensor]:
-        return self.own(self.facts_of(x0))
-
-    def measured(self, named: Tensors, images: Tensor) -> dict[str, list[Any]]:
-        return {"asked": self.values(named["numbers"]).tolist(), "measured": self.facts_of(images).tolist()}
-
-    def attach(self, data: ImageData) -> None:
-        self.measure(torch.cat([self.facts_of(to_unit(part)) for part in data.splits["train"].images.split(256)]))

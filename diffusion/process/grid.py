@@ -4,7 +4,6 @@ On a table, `uniform`, `leading` and `linspace` use the times i/T of its rows. (
 is i − 1.) The others take equal steps in a function of the time or of the noise level sigma/alpha, then one to 0.
 """
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -69,11 +68,6 @@ def linspace(schedule: Schedule, steps: int) -> Tensor:
     return F.pad(rows / T, (0, 1))
 
 
-def quadratic(schedule: Schedule, steps: int) -> Tensor:
-    """Equal steps in √t from 1 to √(1/T), or to √0.001 on a continuous schedule, then 0 (DDIM, appendix D.2)."""
-    return F.pad(torch.linspace(1, math.sqrt(1 / (schedule.steps or 1000)), steps, dtype=torch.float64) ** 2, (0, 1))
-
-
 def karras(
     schedule: Schedule, steps: int, rho: Positive = 7.0, sigma_min: Level = None, sigma_max: Level = None
 ) -> Tensor:
@@ -91,11 +85,6 @@ def flow(schedule: Schedule, steps: int) -> Tensor:
 def log_snr(schedule: Schedule, steps: int, sigma_min: Level = None, sigma_max: Level = None) -> Tensor:
     """Equal steps in log(alpha/sigma), then 0 (DPM-Solver, section 3.4)."""
     return _noise_levels(schedule, steps, torch.log, torch.exp, sigma_min, sigma_max)
-
-
-def cosine(schedule: Schedule, steps: int, sigma_min: Level = None, sigma_max: Level = None) -> Tensor:
-    """Equal steps in the angle arctan(sigma/alpha), then 0: on any schedule, the noise levels of a cosine schedule."""
-    return _noise_levels(schedule, steps, torch.atan, torch.tan, sigma_min, sigma_max)
 
 
 def _noise_levels(

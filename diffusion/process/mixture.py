@@ -147,11 +147,6 @@ def rings(n: Count = 3, width: Width = 0.03) -> Mixture:
     return curves([arc(1, radius=k) for k in range(1, n + 1)], width)
 
 
-def spiral(arms: Count = 2, turns: Width = 1.25, width: Width = 0.03) -> Mixture:
-    """Arms that turn away from the centre."""
-    return curves([arc(turns, k / arms, torch.linspace(0.1, 1, FINE)) for k in range(arms)], width)
-
-
 def checkerboard(side: Count = 4, width: Width = 0.03) -> Mixture:
     """The dark squares of a board of side × side squares, each of 10 × 10 components; its rows are classes."""
     row, column = torch.meshgrid(*[torch.arange(10 * side)] * 2, indexing="ij")

@@ -5,8 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from operator import attrgetter
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import scipy  # its submodules are imported on first use
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.process import grid as grids
-from diffusion.process.denoiser import Conditioned, Denoise, Estimate, Thresholded, expand, slope
+from diffusion.process.denoiser import Conditioned, Denoise, Estimate, Thresholded
 from diffusion.process.grid import Grid
 from diffusion.process.schedule import pure_noise
 from diffusion.process.variance import Variance, fixed_small
@@ -87,7 +86,6 @@ class Sampler:
     steps: Annotated[int, Ge(1)]
     grid: Grid = grids.uniform  # (schedule, steps) -> the N + 1 times, decreasing to 0
     threshold: Threshold | None = None  # applied to every estimate of x0, such as `denoiser.clip`
-    adaptive: ClassVar[bool] = False  # whether they depend on the network and the images, not only on `steps`
 
     def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         """x_s, and the point at t to keep for later steps."""
@@ -214,26 +212,15 @@ class FlowMap(Sampler):
 
 
 @dataclass(eq=False)
-class ReverseDiffusion(Sampler):
-    """x_s = x_t − f + G² score + G z, without noise in the last step (Score SDE, eq. 46), for any schedule.
-
-    The forward step is x_t = (alpha_t/alpha_s) x_s + G z, with f = (alpha_t/alpha_s − 1) x and G² = sigma_t² (1 − r²).
-    The score is −eps/sigma_t. Of first order: it needs about a thousand steps.
-    """
-
-    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
-        now = Point(t, x_t, denoise(x_t, t))
-        G = t.sigma * math.sqrt(-math.expm1(2 * (t.lam - s.lam)))
-        mean = (2 - t.alpha / s.alpha) * x_t - G**2 / t.sigma * now.estimate.eps
-        return (mean if s.t == 0 else mean + G * streams.normal_like(x_t)), now
-
-
-@dataclass(eq=False)
-class PredictorCorrector(ReverseDiffusion):
+class PredictorCorrector(Sampler):
     """`corrections` Langevin steps at each t, then a step of reverse diffusion to s (Score SDE, Algorithms 2–5).
 
     A Langevin step is x ← x + ε score + √(2ε) z with ε = 2 (snr ‖z‖/‖score‖)², with the norms of each image. (The
     reference code averages norms over the batch, and has a factor 1 − β_t ≈ 1 in ε.)
+
+    Reverse diffusion is x_s = x_t − f + G² score + G z, without noise in the last step (eq. 46), for any schedule. The
+    forward step is x_t = (alpha_t/alpha_s) x_s + G z, with f = (alpha_t/alpha_s − 1) x and G² = sigma_t² (1 − r²). The
+    score is −eps/sigma_t. Of first order: it needs about a thousand steps.
     """
 
     corrections: Annotated[int, Ge(0)] = 1
@@ -247,7 +234,10 @@ class PredictorCorrector(ReverseDiffusion):
             ratio = torch.where(score_norm > 0, noise_norm / score_norm, 0.0)  # the score of a new network is 0
             size = 2 * (self.snr * ratio) ** 2
             x_t = x_t + size * score + (2 * size).sqrt() * z
-        return super().step(denoise, x_t, t, s, past, streams)
+        now = Point(t, x_t, denoise(x_t, t))
+        G = t.sigma * math.sqrt(-math.expm1(2 * (t.lam - s.lam)))
+        mean = (2 - t.alpha / s.alpha) * x_t - G**2 / t.sigma * now.estimate.eps
+        return (mean if s.t == 0 else mean + G * streams.normal_like(x_t)), now
 
 
 # Single-step solvers for the probability-flow ODE. The axis: for any c ≥ 0 let y = x/(alpha + c sigma) and
@@ -256,16 +246,12 @@ class PredictorCorrector(ReverseDiffusion):
 # is alpha_s x0 + sigma_s eps on every axis.
 
 
-def step_on_axis(x_t: Tensor, estimate: Estimate, t: Time, s: Time, c: float) -> Tensor:
-    """x_s = (alpha_s + c sigma_s)(y_t + (u_s − u_t) (eps − c x0)): a step from t to s with the slope of `estimate`."""
-    scale_t, scale_s = t.alpha + c * t.sigma, s.alpha + c * s.sigma
-    rise = s.sigma - scale_s * t.sigma / scale_t  # scale_s (u_s − u_t)
-    return scale_s / scale_t * x_t + rise * (estimate.eps - c * estimate.x0)
-
-
 @dataclass(eq=False)
-class Euler(Sampler):
-    """Euler's method with EDM's churn (EDM, Algorithm 2, without its second-order correction). One evaluation per step.
+class Heun(Sampler):
+    """Heun's second-order method with churn (EDM, Algorithm 2): the average of the slopes at t and at Euler's x_s.
+
+    The slopes are those on the axis c: x_s = (alpha_s + c sigma_s)(y_t + (u_s − u_t) (eps − c x0)). Two evaluations per
+    step, but one in a step that ends at sigma = 0 or starts at the singular end of the axis.
 
     Before a step with sigma/alpha in [S_tmin, S_tmax], fresh noise of standard deviation S_noise raises sigma/alpha by
     the factor 1 + γ, γ = min(S_churn/N, √2 − 1), but not beyond the end of the schedule.
@@ -276,6 +262,7 @@ class Euler(Sampler):
     churn_low: Annotated[float, Ge(0)] = 0.0
     churn_high: Annotated[float, Ge(0)] = math.inf
     churn_noise: Annotated[float, Ge(0)] = 1.0
+    c: Annotated[float, Ge(0)] = 0.0
 
     def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         if self.churn and math.isfinite(t.level) and self.churn_low <= t.level <= self.churn_high:
@@ -285,97 +272,22 @@ class Euler(Sampler):
             added = math.sqrt(max(t_hat.sigma**2 - (scale * t.sigma) ** 2, 0.0))
             x_t, t = scale * x_t + self.churn_noise * added * streams.normal_like(x_t), t_hat
         now = Point(t, x_t, denoise(x_t, t))
-        return self.advance(denoise, now, s), now
-
-    def advance(self, denoise: Evaluator, now: Point, s: Time) -> Tensor:
-        """x_s from the point at t. Higher-order methods override this and evaluate the denoiser again."""
-        return first_order_step(now.estimate, s)
-
-
-@dataclass(eq=False)
-class Heun(Euler):
-    """Heun's second-order method (EDM, Algorithm 2): the average of the slopes at t and at Euler's x_s, on the axis c.
-
-    Two evaluations per step, but one in a step that ends at sigma = 0 or starts at the singular end of the axis.
-    """
-
-    c: Annotated[float, Ge(0)] = 0.0
-
-    def advance(self, denoise: Evaluator, now: Point, s: Time) -> Tensor:
         x_s = first_order_step(now.estimate, s)
-        if s.sigma == 0 or (self.c == 0 and math.isinf(now.t.level)):
-            return x_s
+        if s.sigma == 0 or (self.c == 0 and math.isinf(t.level)):
+            return x_s, now
         estimate_s = denoise(x_s, s)
-        mean = Estimate((now.estimate.x0 + estimate_s.x0) / 2, (now.estimate.eps + estimate_s.eps) / 2)
-        return step_on_axis(now.x, mean, now.t, s, self.c)
-
-
-@dataclass(eq=False)
-class Midpoint(Euler):
-    """The midpoint rule on the straight line of a flow: the slope at u = (u_t + u_s)/2. Two evaluations per step."""
-
-    grid: Grid = grids.uniform
-
-    def advance(self, denoise: Evaluator, now: Point, s: Time) -> Tensor:
-        t = now.t
-        u = (t.sigma / (t.alpha + t.sigma) + s.sigma / (s.alpha + s.sigma)) / 2
-        middle = denoise.time(math.log((1 - u) / u))
-        return step_on_axis(now.x, denoise(first_order_step(now.estimate, middle), middle), t, s, c=1.0)
-
-
-@dataclass(eq=False)
-class ProbabilityFlow(Sampler):
-    """Solve the probability-flow ODE by adaptive Dormand–Prince 5(4), then denoise once (Score SDE, section 4.3).
-
-    Each interval of the grid, except the last, is solved to the tolerance, on the axis c = 1: each image has its own
-    step sizes, with errors of one step, root mean square over pixels, below atol + rtol·|y|.
-    """
-
-    adaptive: ClassVar[bool] = True
-    grid: Grid = grids.log_snr
-    rtol: Annotated[float, Gt(0)] = 1e-5
-    atol: Annotated[float, Ge(0)] = 1e-5
-
-    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
-        now = Point(t, x_t, denoise(x_t, t))
-        if s.sigma == 0:
-            return first_order_step(now.estimate, s), now
-        start, end = (time.sigma / (time.alpha + time.sigma) for time in (t, s))
-        u = torch.full((len(x_t),), start, dtype=denoise.dtype, device=x_t.device)
-        y = x_t / (t.alpha + t.sigma)
-        h = (end - u) / 10
-        slopes = [now.estimate.eps - now.estimate.x0]
-        tableau = scipy.integrate.RK45
-        while (u > end).any():
-            h = torch.maximum(h, end - u)  # both are negative: do not step beyond the end
-            for row, c in zip(tableau.A[1:], tableau.C[1:], strict=True):
-                slopes.append(slope(denoise.denoise, y + expand(h, y) * combine(row, slopes), u + float(c) * h))
-            y_new = y + expand(h, y) * combine(tableau.B, slopes)
-            slopes.append(slope(denoise.denoise, y_new, u + h))
-            tolerance = self.atol + self.rtol * torch.maximum(y.abs(), y_new.abs())
-            ratio = (expand(h, y) * combine(tableau.E, slopes) / tolerance).flatten(1).square().mean(dim=1).sqrt()
-            accepted = ratio < 1  # false for NaN
-            y = torch.where(expand(accepted, y).bool(), y_new, y)
-            slopes = [torch.where(expand(accepted, y).bool(), slopes[-1], slopes[0])]  # FSAL: first same as last
-            u = torch.where(accepted, u + h, u)
-            u = torch.where(u - end < 1e-12, end, u)
-            h = h * (0.9 * ratio**-0.2).nan_to_num(0.2).clamp(0.2, 10)
-            if (h.abs() < 1e-12).logical_and(u > end).any():
-                raise UserError("sampler: the steps became too small; raise rtol and atol, or is the output a NaN?")
-        return y * (s.alpha + s.sigma), now
-
-
-def combine(row: list[float], slopes: list[Tensor]) -> Tensor:
-    """The sum of the slopes, weighted by a row of the Butcher tableau, which may be padded with zeros."""
-    return sum((float(w) * k for w, k in zip(row, slopes, strict=False)), torch.zeros_like(slopes[0]))
+        x0, eps = (now.estimate.x0 + estimate_s.x0) / 2, (now.estimate.eps + estimate_s.eps) / 2
+        scale_t, scale_s = t.alpha + self.c * t.sigma, s.alpha + self.c * s.sigma
+        rise = s.sigma - scale_s * t.sigma / scale_t  # scale_s (u_s − u_t)
+        return scale_s / scale_t * x_t + rise * (eps - self.c * x0), now
 
 
 # Exponential integrators and multistep solvers, which need few steps because they reuse earlier estimates. With
 # lam = log(alpha/sigma), the reverse SDE with noise factor η (0: the probability-flow ODE) has the exact solution
 #     x_s = (sigma_s/sigma_t) e^{−ηh} x_t + alpha_s ∫ (1 + η) e^{−(1+η)(lam_s − lam)} x0(lam) dlam
 #           + sigma_s √(1 − e^{−2ηh}) z
-# with h = lam_s − lam_t (DPM-Solver++, Proposition 4.1 and section 5; η = 1 is their SDE form). All solvers here except
-# Adams–Bashforth call `exponential` and differ in D, the mean of x0 over the step.
+# with h = lam_s − lam_t (DPM-Solver++, Proposition 4.1 and section 5; η = 1 is their SDE form). All solvers here
+# call `exponential` and differ in D, the mean of x0 over the step.
 
 
 def exponential(x_t: Tensor, D: Tensor, t: Time, s: Time, eta: float = 0.0, z: Tensor | None = None) -> Tensor:
@@ -402,21 +314,13 @@ def mean_over_step(now: Tensor, others: list[tuple[float, Tensor]], H: float = 0
     return now + sum(float(w) * (value - now) for w, (_, value) in zip(weights, others, strict=True))
 
 
-def positions(axis: Callable[[Time], float], t: Time, s: Time, past: Past) -> list[tuple[float, Point]]:
-    """The earlier points with a finite v = (axis − axis_t)/(axis_s − axis_t), and this v.
-
-    The axis is `Time.lam`, in which x0 is smooth, or `Time.level`, in which the ODE is d(x/alpha)/d(sigma/alpha) = eps.
-    """
-    start, length = axis(t), axis(s) - axis(t)
-    return [((axis(p.t) - start) / length, p) for p in past if math.isfinite(length) and math.isfinite(axis(p.t))]
-
-
 def extrapolated(
     now: Point, s: Time, others: Past, eta: float = 0.0, z: Tensor | None = None, curvature: float = 1.0
 ) -> Tensor:
     """x_s by `exponential`, where D is the mean of the polynomial in lam through the x0 of `now` and of `others`."""
-    values = [(v, p.estimate.x0) for v, p in positions(attrgetter("lam"), now.t, s, others)]
-    D = mean_over_step(now.estimate.x0, values, (1 + eta) * (s.lam - now.t.lam), curvature)
+    start, h = now.t.lam, s.lam - now.t.lam
+    values = [((p.t.lam - start) / h, p.estimate.x0) for p in others if math.isfinite(h) and math.isfinite(p.t.lam)]
+    D = mean_over_step(now.estimate.x0, values, (1 + eta) * h, curvature)
     return exponential(now.x, D, now.t, s, eta, z)
 
 
@@ -453,28 +357,6 @@ class DPMSolver(Multistep):
 
 
 @dataclass(eq=False)
-class DPMSolver2S(Sampler):
-    """DPM-Solver++(2S) (Algorithm 1, r = 1/2) and its SDE form. Two evaluations per step.
-
-    D is the estimate of x0 at the midpoint in lam. The SDE form (eta 1) solves the first half of the step twice with
-    the same noise, once with x0 at t and once with D. A step with infinite lam at one of its ends is of first order.
-    """
-
-    grid: Grid = grids.log_snr
-    eta: Annotated[float, Ge(0)] = 0.0
-
-    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
-        now = Point(t, x_t, denoise(x_t, t))
-        z = streams.normal_like(x_t) if self.eta else None
-        if not math.isfinite(s.lam - t.lam):
-            return exponential(x_t, now.estimate.x0, t, s, self.eta, z), now
-        middle = denoise.time((t.lam + s.lam) / 2)
-        D = denoise(exponential(x_t, now.estimate.x0, t, middle, self.eta, z), middle).x0
-        half = exponential(x_t, D, t, middle, self.eta, z)
-        return exponential(half, D, middle, s, self.eta, streams.normal_like(x_t) if self.eta else None), now
-
-
-@dataclass(eq=False)
 class UniPC(Multistep):
     """UniPC-p with B₂(h) = e^h − 1 (Algorithm 1): predicts x_s, then corrects it with the estimate made at x_s.
 
@@ -487,23 +369,3 @@ class UniPC(Multistep):
             others = [now, *past[1 : self.order_at(past[0].t)]]
             now = now._replace(x=extrapolated(past[0], t, others))
         return extrapolated(now, s, past[: self.order_at(t) - 1]), now
-
-
-@dataclass(eq=False)
-class AdamsBashforth(Sampler):
-    """ρAB-DEIS (Zhang & Chen, DEIS): the variable-step Adams–Bashforth method in sigma/alpha, k-diffusion's LMS.
-
-    eps is replaced by the mean of the polynomial in sigma/alpha through the last `order` estimates of eps, 1 to 4. One
-    evaluation per step. A step from near alpha = 0 is of first order.
-    """
-
-    grid: Grid = grids.karras
-    order: Annotated[int, Ge(1), Le(MEMORY + 1)] = 2
-
-    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
-        now = Point(t, x_t, denoise(x_t, t))
-        if math.isinf(t.level):
-            return first_order_step(now.estimate, s), now
-        others = [(v, p.estimate.eps) for v, p in positions(attrgetter("level"), t, s, past[: self.order - 1])]
-        eps = mean_over_step(now.estimate.eps, others)
-        return s.alpha / t.alpha * x_t + (s.sigma - s.alpha * t.sigma / t.alpha) * eps, now

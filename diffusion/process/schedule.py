@@ -273,26 +273,6 @@ class EDM(Schedule):
         return torch.exp(-log_snr / 2) / self.sigma_max
 
 
-class ContinuousCosine(Schedule):
-    """sigma/alpha = s·tan(θt), variance preserving (Hoogeboom et al., simple diffusion, section 3.1).
-
-    s is `shift`; θ follows from `lowest`, the log-SNR at t = 1.
-    """
-
-    def __init__(self, shift: Positive = 1.0, lowest: float = -15.0):
-        super().__init__()
-        self.shift = shift
-        self.angle = math.atan(math.exp(-lowest / 2) / shift)
-
-    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, sigma = torch.cos(self.angle * t), self.shift * torch.sin(self.angle * t)
-        norm = torch.hypot(alpha, sigma)
-        return alpha / norm, sigma / norm
-
-    def time(self, log_snr: Tensor) -> Tensor:
-        return torch.atan(torch.exp(-log_snr / 2) / self.shift) / self.angle
-
-
 class Flow(Schedule):
     """Rectified flow: sigma = s t / (1 − t + s t), alpha = 1 − sigma (Lipman et al., eq. 22; shift s: SD3, eq. 23)."""
 

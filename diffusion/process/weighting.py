@@ -13,19 +13,12 @@ from torch import Tensor
 
 from diffusion.process.prediction import Prediction
 from diffusion.process.schedule import Positive, Schedule
-from diffusion.process.variance import fixed_small, ratio
 
 
 def _of_x0(weight: Tensor, schedule: Schedule, prediction: Prediction, t: Tensor) -> Tensor:
     """The weight of ‖y − y_θ‖² that equals `weight` of ‖x0 − x0_θ‖²."""
     (_, q), _ = prediction.solve(schedule, t)
     return weight * q**2
-
-
-def _of_bound(schedule: Schedule, t: Tensor) -> Tensor:
-    """−lambda'/2·SNR = alpha (alpha sigma' − alpha' sigma)/sigma³, which is finite where alpha = 0."""
-    (alpha, sigma), (d_alpha, d_sigma) = schedule(t), schedule.derivatives(t)
-    return alpha * (alpha * d_sigma - d_alpha * sigma) / sigma**3
 
 
 def unit(schedule: Schedule, prediction: Prediction, t: Tensor) -> Tensor:
@@ -38,19 +31,9 @@ def snr(schedule: Schedule, prediction: Prediction, t: Tensor) -> Tensor:
     return _of_x0(schedule.log_snr(t).exp(), schedule, prediction, t)
 
 
-def truncated_snr(schedule: Schedule, prediction: Prediction, t: Tensor) -> Tensor:
-    """max(SNR, 1)·‖x0 − x0_θ‖² (Salimans & Ho, section 4)."""
-    return _of_x0(schedule.log_snr(t).exp().clamp(min=1), schedule, prediction, t)
-
-
 def min_snr(schedule: Schedule, prediction: Prediction, t: Tensor, gamma: Positive = 5.0) -> Tensor:
     """min(SNR, γ)·‖x0 − x0_θ‖² (Hang et al., section 3.4)."""
     return _of_x0(schedule.log_snr(t).exp().clamp(max=gamma), schedule, prediction, t)
-
-
-def soft_min_snr(schedule: Schedule, prediction: Prediction, t: Tensor, gamma: Positive = 4.0) -> Tensor:
-    """1/(σ² + 1/γ)·‖x0 − x0_θ‖², σ² = 1/SNR: a smooth form of min-SNR (Crowson et al., HDiT)."""
-    return _of_x0(1 / (torch.exp(-schedule.log_snr(t)) + 1 / gamma), schedule, prediction, t)
 
 
 def p2(schedule: Schedule, prediction: Prediction, t: Tensor, gamma: float = 1.0, k: Positive = 1.0) -> Tensor:
@@ -72,21 +55,8 @@ def velocity(schedule: Schedule, prediction: Prediction, t: Tensor, clip: Annota
 def sigmoid(schedule: Schedule, prediction: Prediction, t: Tensor, bias: float = 2.0) -> Tensor:
     """−lambda'/2·sigmoid(b − lambda)·‖eps − eps_θ‖² (Kingma & Gao, VDM++, section 4; the bias b: Hoogeboom et al.).
 
-    On a table, −lambda'/2·SNR comes from the slope of the interpolated table, not from T·(SNR_s − SNR_t)/2 as in `vlb`.
+    On a table, −lambda'/2·SNR comes from the slope of the interpolated table, not from T·(SNR_s − SNR_t)/2.
     """
-    weight = torch.sigmoid(bias - schedule.log_snr(t)) * _of_bound(schedule, t)
-    return _of_x0(weight, schedule, prediction, t)
-
-
-def vlb(schedule: Schedule, prediction: Prediction, t: Tensor) -> Tensor:
-    """The weight of the variational bound: the mean over t is the bound without L_T, in nats per dimension.
-
-    On a table: T·(alpha_s (1 − r²))²/(2 v)·‖x0 − x0_θ‖² with s = t − 1/T and v the small variance. Row 1 contributes
-    ‖x0 − x0_θ‖²/(2 β̃_2) in place of L_0. At the others this is T·(SNR_s − SNR_t)/2·‖x0 − x0_θ‖², or T·β_t²/
-    (2 β̃_t α_t (1 − ᾱ_t))·‖eps − eps_θ‖² (memoir). On a continuous schedule: −lambda'/2·‖eps − eps_θ‖² (VDM, eq. 17).
-    """
-    if schedule.steps is None:
-        return _of_x0(_of_bound(schedule, t), schedule, prediction, t)
-    s = (t - 1 / schedule.steps).clamp(min=0)
-    change = (schedule(s)[0] * ratio(schedule, t, s)[1]) ** 2
-    return _of_x0(schedule.steps * change * torch.exp(-fixed_small(schedule, t, s)) / 2, schedule, prediction, t)
+    (alpha, sigma), (d_alpha, d_sigma) = schedule(t), schedule.derivatives(t)
+    of_bound = alpha * (alpha * d_sigma - d_alpha * sigma) / sigma**3  # −lambda'/2·SNR, which is finite where alpha = 0
+    return _of_x0(torch.sigmoid(bias - schedule.log_snr(t)) * of_bound, schedule, prediction, t)

@@ -150,19 +150,6 @@ def gap(figure: Figure, metrics: Metrics, schedule: Schedule, curves: int = 4) -
     )
 
 
-@style.chart("figures/asked.png")
-def asked(figure: Figure, facts: Mapping[str, Sequence[Sequence[float]]]) -> str:
-    """For each fact, a point per sample: what was asked for, and what was measured, with their correlation."""
-    wanted, found = (np.array(facts[key]).T for key in ("asked", "measured"))
-    for i, (name, x, y) in enumerate(zip(("brightness", "sky"), wanted, found, strict=True)):
-        ax = figure.add_subplot(1, 2, i + 1)
-        ax.axline((0, 0), slope=1, color=style.LIGHT, linewidth=0.9)
-        ax.plot(x, y, "o", color=style.BLUE, markersize=3, alpha=0.6)
-        ax.set(title=f"{name}, r = {np.corrcoef(x, y)[0, 1]:.2f}", xlabel="asked", xlim=(0, 1), ylim=(0, 1))
-        ax.set_ylabel("measured" if i == 0 else "")
-    return "The facts that the samples were asked for, those of held-out images, and those that they have."
-
-
 @style.chart("figures/spectrum.png", (7.2, 2.4))
 def spectrum(figure: Figure, images: Tensor, real: Tensor) -> str:
     """Of uint8 images (n, C, H, W) and real ones: spectrum and autocorrelation of the luma, values of the colours."""

@@ -5,9 +5,6 @@ it is one of many that have not seen this image. The best of these, on average, 
 network is under-fitted if its error, even on images that it has seen, is higher than that of the denoiser that has not.
 It memorizes if its error on training images is lower than that on held-out images, with the same noises. Each is only
 claimed where the whole interval says so. Without any interval, it cannot be told.
-
-A network that is worse than a linear filter on held-out images, where it does not memorize, has not been trained for
-long enough. The reverse does not hold: a good network is far better than the filter.
 """
 
 import math
@@ -29,14 +26,12 @@ LOOKS: Any = {
     "floor": {"label": "floor: best denoiser of the training images", "color": style.INK, "linewidth": 1.1},
     "best": {"label": "the same without the image's photograph", "color": style.GREY, "linestyle": "--"},
     "train": {"label": "network, training images", "color": style.VERMILION, "marker": "o"},
-    "linear": {"label": "best linear denoiser, held-out images", "color": style.BLUE, "linestyle": ":"},
     "held_out": {"label": "network, held-out images", "color": style.BLUE, "marker": "s"},
 }
 CAPTION = (
     "Above: errors by noise level. On images that were not seen, the lowest possible error is in the shaded band, on "
     "average. Below: how far the loss on training images is above its floor. Bars: intervals that hold together with "
-    "95%. Under-fitted: worse, even on training images, than the dashed line. Trained for too short: worse on held-out "
-    "images, than the dotted line. All numbers are in floor.csv."
+    "95%. Under-fitted: worse, even on training images, than the dashed line. All numbers are in floor.csv."
 )
 
 
@@ -61,13 +56,6 @@ def sentence(rows: Sequence[Row]) -> str:
     else:
         second = "at none is it shown to memorize"
     text = f"{first[0].upper()}{first[1:]}; {second}."
-    learning = [row | {"lag": math.nan} if row["gap"] > row["gap_half"] else row for row in rows]
-    worse, much = largest(learning, "lag", "linear")
-    if worse:
-        text += (
-            f" At {worse} it has learned less than a linear filter: its error on held-out images is {much} above that "
-            "of the best one. Train for longer."
-        )
     noisy, compared = (int(rows[0][name]) for name in ("noisy", "compared"))
     if compared == noisy:
         return text

@@ -35,7 +35,6 @@ FACTS = {  # of run.json, with their names
 }  # fmt: skip
 Blocks = list[Block | str | None]
 SAMPLES = "figures/samples.png"
-ASKED = "asked.json"  # with condition=facts: the facts that samples were asked for, and those that they have
 ROWS, COLUMNS = 4, 8  # of the samples during training
 COPIES = (
     "The samples that a training or held-out image, moved and recoloured, predicts best, the best first, each above "
@@ -78,7 +77,7 @@ def write_report(folder: Path, schedule: figures.Schedule | None = None, state: 
 def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str | None = None) -> list[Section]:
     """The sections of a run's report; those without data are empty. A page shows the details folded."""
     folder, schedule, state = run.folder, schedule or schedule_of(run), state or run.state
-    asked, members = read_json(folder / ASKED), read_json(folder / ENSEMBLE)
+    members = read_json(folder / ENSEMBLE)
     return [
         Section("", beginning(run, state)),
         Section("Before and after", images.before_and_after(run)),
@@ -86,7 +85,6 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
         Section("What is wrong", faults(run)),
         Section("Training", training(run, schedule)),
         Section("Where the loss is", floor_blocks(folder)),
-        Section("Asked for", [figures.asked(asked)] if asked else []),
         Section("Ensembles", [figures.ensembles(members)] if members else []),
         Section("Spectrum and values", [images.figure(folder, "figures/measurements.png", MEASURED)]),
         Section("Denoising", images.film(folder / "samples/film.png")),

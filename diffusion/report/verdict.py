@@ -138,7 +138,7 @@ def leading(scores: Sequence[Score]) -> Found:
     """The latest distances by the first metric to one split: held-out images, or else training images."""
     protocols: dict[str, dict[str, Score]] = {}  # protocol -> what was scored -> its score
     for score in scores:
-        if score.metric.startswith(DISTANCES) and "class" not in score.reference.split:
+        if score.metric.startswith(DISTANCES):
             what = "samples" if score.what == "images" else score.what
             protocols.setdefault(score.protocol_key, {})[what] = score.paired  # all with the same reference
     found = [one for one in protocols.values() if "samples" in one]

@@ -4,7 +4,6 @@ Training images and as many held-out images have the same noises, in pairs, at e
 of x0 per dimension. The intervals are those of `metric.denoising`, so wide that those of all levels hold together with
 95%. Augmentation and crops of the training are not counted. Without the photograph of an image, the best denoiser needs
 another photograph, of the same label if there are labels; images that have none are left out of `best` and `behind`.
-`linear` is the error of the best linear denoiser of the training images on the held-out ones.
 """
 
 import time
@@ -25,7 +24,6 @@ from diffusion.process import grid
 from diffusion.process.denoiser import Denoiser, diffuse
 from diffusion.process.floor import DRAWS, EXACT, Atoms, levels_at_once, posterior
 from diffusion.process.weighting import unit
-from diffusion.process.wiener import Wiener
 from diffusion.randomness import real_dtype
 from diffusion.report.floor import sentence
 from diffusion.report.page import Table
@@ -77,11 +75,7 @@ def measure(denoiser: Denoiser, weighting: Any, data: ImageData, folder: Path, n
     errors = {name: torch.cat(x, dim=1) for name, x in found.items()}
     both = [sources[seen], numbered(val.sources)[unseen]]
     errors["gap"] = errors["held_out"] - errors["train"]
-    z, filtered = inside(val.images[unseen]), Wiener(atoms)
-    eps = FrozenGrid().noise(torch.arange(n), 0, z).flatten(1)
-    errors["linear"] = apart(z, torch.stack([filtered(z.flatten(1) + s * eps, s) for s in sigma.tolist()]))
-    errors["lag"] = errors["held_out"] - errors["linear"]
-    clusters = dict.fromkeys(("held_out", "linear", "lag"), both[1:]) | {"gap": both}
+    clusters = {"held_out": both[1:], "gap": both}
     kept = torch.cat(comparable)
     (_, q), _ = denoiser.prediction.solve(schedule, t)
     weight = (make(weighting, "objective.weighting") if weighting else unit)(schedule, denoiser.prediction, t) / q**2

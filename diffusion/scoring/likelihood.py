@@ -1,8 +1,7 @@
 """Bits per dimension of held-out images under a trained denoiser: the variational bound, or the probability flow."""
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, ClassVar
 
@@ -17,7 +16,7 @@ from diffusion.config.build import make
 from diffusion.config.schema import Evaluate
 from diffusion.data import ImageData
 from diffusion.errors import UserError
-from diffusion.metric.denoising import mean_and_error, numbered
+from diffusion.metric.measurements import estimated
 from diffusion.metric.record import Reference, Score
 from diffusion.metric.score import draw
 from diffusion.pixels import is_points, only_pictures
@@ -114,11 +113,9 @@ def bits_per_dimension(restored: Restored, settings: Evaluate, data: ImageData, 
         source["variance"] = getattr(variance, "func", variance).__name__
     if restored.labels:
         protocol["labels"] = "of the images" if labelled else "none"
-    value, error, half = mean_and_error(bits, numbered(chosen.sources)[None])
-    size, reference = "x".join(map(str, data.shape[1:])), Reference(settings.split, n, held_out.key)
-    score = Score(likelihood.metric, value, n, "network", reference, resolution=size, settings=protocol)
-    if not math.isnan(error):
-        score = replace(score, error=error, low=value - half, high=value + half, level=0.95)
+    about = {"n": n, "reference": Reference(settings.split, n, held_out.key), "settings": protocol}
+    size = "x".join(map(str, data.shape[1:]))
+    score = estimated(likelihood.metric, float(bits.mean()), bits, chosen.sources, resolution=size, **about)
     console.print(f"{score.metric}: {value_text(score)}, {n} images of {settings.split}")
     return score.of("network", code_version(), source)
 

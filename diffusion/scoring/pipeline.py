@@ -37,7 +37,6 @@ from diffusion.pixels import framed, is_points, only_pictures, save_png
 from diffusion.randomness import generator_for
 from diffusion.report import figures
 from diffusion.report.faults import SHOWN
-from diffusion.report.scores import print_scores
 from diffusion.runs.folder import ENSEMBLE, REFEREE, append_scores
 from diffusion.sampling.given import Given
 from diffusion.scoring.memorization import copies
@@ -107,24 +106,6 @@ class Scorer:
         """
         images = lacking(images, self.data.splits[self.split].images) if self.data.missing else images
         return self._scores(self._features(images, what), self.reference, what, source)
-
-    def by_class(self, images: Tensor, classes: Tensor, **source: Any) -> list[Score]:
-        """Score the images of each class against the reference images of that class, and print the scores.
-
-        `classes` (n,) are those of the images. For a class with too few images, a message is printed instead.
-        """
-        reference, found = self.data.splits[self.split], list[Score]()
-        for i, name in enumerate(self.data.classes):
-            what, own = f"class {name}", images[classes == i]
-            real = reference.take(torch.arange(len(reference))[reference.labels == i])
-            if min(len(own), len(real)) < LEAST:
-                console.print(f"{what}: {len(own)} samples and {len(real)} in the reference; not scored below {LEAST}")
-                continue
-            against = reference_of(real.images, self.extractor, f"{self.split}, {what}", real.sources)
-            new = self._scores(self._features(own, what), against, what, source)
-            print_scores(new)
-            found += new
-        return found
 
     def baselines(self, names: Iterable[str], n: int) -> list[Score]:
         """Score baselines, to compare with a score of `n` images.

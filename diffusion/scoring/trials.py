@@ -91,9 +91,5 @@ def node_of(words: str, steps: int | None = None, recipe: Mapping[str, Any] | No
     """
     name, _, overrides = words.partition(" ")
     if name == RUN:
-        node: Node = of_recipe("sampler", recipe or {}) | ({"steps": steps} if steps else {})
-    else:
-        node = choice("sampler", f"{name} sampler.steps={steps} {overrides}" if steps else words)
-    if make(node, "sampler").adaptive:
-        raise UserError(f"samplers: {words} chooses its own number of evaluations, so a study cannot compare it")
-    return node
+        return of_recipe("sampler", recipe or {}) | ({"steps": steps} if steps else {})
+    return choice("sampler", f"{name} sampler.steps={steps} {overrides}" if steps else words)

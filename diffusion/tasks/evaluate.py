@@ -59,8 +59,6 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path, changes: Sequence[Chan
     settings, model, devices = opened_model(settings, changes)
     restored, of_model = model.restored, model.restored.source  # hashed before its run saves the file again
     scorer = make_scorer(settings, settings.n or 0, folder, devices[0], restored)
-    if settings.by_class and not has_classes_of(scorer.data, restored):
-        raise UserError("by_class: the model and the reference need the same labels (data.labels); remove it")
     own = {"data": scorer.data, "split": settings.split, "counts": counts_of(scorer.data, settings.split, restored)}
     drawing = model.drawing(**options_of(settings) | own)
     write_configuration(folder, settings, restored)
@@ -72,16 +70,14 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path, changes: Sequence[Chan
     if found := scorer.ensembles(images, drawing.given, source):
         print_scores(found)
         new += found
-    if settings.by_class:
-        new += scorer.by_class(images, drawing.conditions(restored.denoiser, len(images))["classes"], **source)
     scorer.write(new)
     remove(folder)
 
 
 def evaluate_images(settings: Evaluate, folder: Path, changes: Sequence[Change]) -> None:
     """Score the images of a folder or an archive, against a reference in their size unless data sets another one."""
-    if settings.bits or settings.by_class:
-        raise UserError("bits, by_class: images alone have neither likelihood nor classes; set ckpt=CHECKPOINT")
+    if settings.bits:
+        raise UserError("bits: images alone have no likelihood; set ckpt=CHECKPOINT")
     quiet_libraries()
     device, path = choose_device(settings.device), str(settings.images)
     with renaming(r"data\.(root|path)=", "images="):

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,13 +11,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from diffusion.base.console import console, count, duration
-from diffusion.base.files import replace as replace_file
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.find import prune
 from diffusion.checkpoint.restore import file_hash, network_hash
 from diffusion.errors import Interrupted, UserError, first_line, resume_command
 from diffusion.pixels import grid, is_points, save_png
-from diffusion.report.run import ASKED, write_report
+from diffusion.report.run import write_report
 from diffusion.report.scores import print_scores
 from diffusion.report.verdict import verdict
 from diffusion.runs.folder import Run, read_metrics
@@ -123,10 +121,6 @@ def conclude(run: Parts, record: RunRecord, trainer: pl.Trainer, samples: Sample
         loggers.log_image(trainer, "samples/final", picture)
         if (conditions := run.drawing.pictures(run.shown or SHOWN)) is not None:
             save_png(grid(conditions, large=True), folder / "samples/conditions.png")
-        if (given := run.drawing.given) and (
-            found := given.condition.measured(given.rows(range(len(images))), run.data.values.inside(images))
-        ):
-            replace_file(folder / ASKED, json.dumps(found))
         if run.scorer is not None:
             score_last(run, run.scorer, trainer, images[: run.scored], source)
         remove(folder / "samples")

@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageOps
 
 from diffusion.data import Folder, Hub
-from diffusion.data.conditions import Columns, Edges, Facts, Grey, Lowres, Mask, Pairs, inputs
+from diffusion.data.conditions import Columns, Edges, Grey, Lowres, Mask, Pairs, inputs
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import EDM, X0, V
@@ -46,14 +46,6 @@ def test_masks_edges_and_grey():
     assert (edges[0, 0, :19] == -1).all()
     assert (edges[1] == -1).all()
     assert Grey()(x0, {})["grey"][0, 0, 0, 0] == pytest.approx(0.299 * 0.2 + 0.587 * 0.4 + 0.114 * 0.9)
-
-
-def test_brightness_and_sky():
-    """What is bright below a dark pixel is no sky."""
-    x0 = torch.full((1, 3, 8, 8), -1.0)
-    x0[:, 2, :4, :6] = 0.0  # bluish
-    x0[:, :, 2:4, 6:] = 1.0  # bright, below dark
-    torch.testing.assert_close(Facts().facts_of(x0), torch.tensor([[0.114 * 0.5 * 24 / 64 + 4 / 64, 24 / 64]]))
 
 
 def test_pictures_are_resized_and_what_is_dropped_differs_from_grey_and_from_the_mean():
@@ -147,13 +139,6 @@ def test_numbers_are_standardised_by_the_training_images_and_a_tile_has_those_of
         asked = condition.own(torch.tensor([[7.0, 3.5]]))["numbers"]
         mean, std = (condition.figures[key][1] for key in ("mean", "std"))
         assert asked.tolist()[0] == pytest.approx([0, (3.5 - mean) / std])
-
-
-def test_a_parquet_table_gives_the_same_numbers(paired):
-    parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
-    names = [f"x/{i}.png" for i in range(10)]
-    parquet.write_table(pyarrow.table({"file": names, "age": list(range(10))}), paired / "t.parquet")
-    assert Columns(paired / "t.parquet", ["age"]).rows() == {name: [float(i)] for i, name in enumerate(names)}
 
 
 REFUSED = {

@@ -100,11 +100,11 @@ def test_sampled_images_have_the_same_score_as_the_checkpoint(command, scored, p
         assert found == pytest.approx(scores(scored)["fd_lite0"]["value"], rel=1e-6)
 
 
-def test_classes_are_drawn_and_scored_apart(command, labelled, tmp_path):
-    words = ["n=12", "features=lite0", "by_class=true", "bits=4", "likelihood.steps=5", *QUICK, "hydra.run.dir=out"]
+def test_classes_are_drawn_and_scored(command, labelled, tmp_path):
+    words = ["n=12", "features=lite0", "bits=4", "likelihood.steps=5", *QUICK, "hydra.run.dir=out"]
     ran(command, "evaluate", f"ckpt={labelled}", *words)
     found = read_scores(tmp_path / "out")
-    assert {score.what for score in found} >= {"samples", "class red", "network"}
+    assert {score.what for score in found} >= {"samples", "network"}
     assert [*json.loads((labelled / "run.json").read_text())["classes"]] == ["blue", "red"]  # for its page
     (bits,) = [score for score in found if score.metric == "bits_per_dim"]
     assert (bits.settings or {})["labels"] == "of the images"
@@ -187,17 +187,16 @@ REFUSED = {
     "too few samples": ["evaluate", "ckpt=RUN", "n=3"],
     "an unknown class": ["sample", "ckpt=RUN", "label=green"],
     "a class and several": ["sample", "ckpt=RUN", "label=red", "labels=[red,0]"],
-    "classes without labels": ["evaluate", "ckpt=PLAIN", "by_class=true", "n=4"],
     "a device that is not there": ["sample", "ckpt=RUN", "device=cuda:99"],
 }
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory, labelled, two_steps) -> dict[str, Path]:
+def places(tmp_path_factory, labelled) -> dict[str, Path]:
     two = tmp_path_factory.mktemp("two")
     for side in (8, 9):
         Image.new("RGB", (side, side)).save(two / f"{side}.png")
-    return {"RUN": labelled, "PLAIN": two_steps, "IMAGES": labelled.parent / "shelves/red", "TWO": two}
+    return {"RUN": labelled, "IMAGES": labelled.parent / "shelves/red", "TWO": two}
 
 
 @pytest.mark.parametrize("name", REFUSED)

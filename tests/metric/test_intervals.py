@@ -82,18 +82,17 @@ def test_every_score_counts_the_photographs_of_its_real_images(projection: Any, 
     def split(photographs: int, of_each: int) -> Split:
         own, generator = torch.arange(photographs * of_each) % photographs, torch.Generator().manual_seed(photographs)
         images = torch.randint(256, (len(own), 3, 8, 8), generator=generator, dtype=torch.uint8)
-        return Split(images, [f"{name}{place(i, 0, 8)}" for i, name in enumerate(own.tolist())], own // 4)
+        return Split(images, [f"{name}{place(i, 0, 8)}" for i, name in enumerate(own.tolist())])
 
     splits = {"train": split(4, 20), "val": split(6, 10)}
-    data: Any = SimpleNamespace(splits=splits, classes=["a", "b"], shape=(3, 8, 8), values=Values(), missing=False)
+    data: Any = SimpleNamespace(splits=splits, shape=(3, 8, 8), values=Values(), missing=False)
     scorer = Scorer(data, "val", projection(), [FrechetDistance(), CMMD()], tmp_path, tmp_path)
     images = splits["train"].images
     found = scorer.score(images) + scorer.baselines(["noise", "real", "split_half"], 40)
-    found += scorer.by_class(images, torch.arange(80) % 2)
     widths = {score.what: (score.high - score.value) / score.error for score in found}  # type: ignore[operator]
-    photographs = {"samples": 6, "noise": 6, "real": 4, "split_half": torch.inf, "class a": 4, "class b": 2}
+    photographs = {"samples": 6, "noise": 6, "real": 4, "split_half": torch.inf}
     assert widths == pytest.approx({what: scipy.stats.t.ppf(0.975, n - 1) for what, n in photographs.items()}, rel=1e-4)
-    assert {score.what for score in found if score.samples_error} == {"samples", "noise", "class a", "class b"}
+    assert {score.what for score in found if score.samples_error} == {"samples", "noise"}
     splits["val"] = split(1, 40)  # one photograph says nothing about others
     (alone, *_) = Scorer(data, "val", projection(), [FrechetDistance()], tmp_path, tmp_path).score(images)
     assert (alone.interval, alone.error) == (None, None)

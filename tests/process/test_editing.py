@@ -104,7 +104,7 @@ PICTURE = torch.tensor([0.4, -0.3, 0.9]).reshape(3, 1, 1)
 
 def test_a_variant_equals_sampling_from_the_noised_picture():
     """0.6 of 5 steps are 3 steps, which start at the third of the 6 times."""
-    sampler = ALL["euler_churn"](5, grid=grid.log_snr)
+    sampler = ALL["heun_churn"](5, grid=grid.log_snr)
     oracle = GaussianOracle(SCHEDULES["cosine"], MEAN, COVARIANCE)
     edited, seen = SDEdit(sampler, PICTURE, 0.6), []
     streams = Streams.of(2, "x")

@@ -19,7 +19,7 @@ from diffusion.process.flow_map import FlowMap
 from diffusion.process.objective import Hybrid, Simple, VariationalBound
 from diffusion.process.operators import Mask
 from diffusion.process.posterior import PiGDM, Posterior
-from diffusion.process.sampler import DDIM, Ancestral, ProbabilityFlow
+from diffusion.process.sampler import DDIM, Ancestral
 from diffusion.randomness import Streams
 from tests.support.oracle import GaussianOracle
 
@@ -78,7 +78,6 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a grid that rises": lambda: steps(0.5, 0.6, 0.0)(ORACLE, X, STREAMS),
     "a grid below 0": lambda: steps(0.5, -0.1)(ORACLE, X, STREAMS),
     "streams for other images": lambda: Ancestral(2)(ORACLE, X, Streams([0])),
-    "a flow that is not finite": lambda: ProbabilityFlow(2)(net(lambda x: x / 0), X, STREAMS),
     "an empty interval": lambda: guidance.ClassifierFree(2.0, 1.0, 1.0)(ORACLE),
     "an interval above the schedule": lambda: guidance.AutoGuidance(2.0, low=80.0)(
         GaussianOracle(EDM, MEAN, COVARIANCE), GaussianOracle(EDM, MEAN, COVARIANCE)
@@ -87,7 +86,6 @@ REFUSED: dict[str, Callable[[], object]] = {
     "guidance by no model": lambda: guidance.AutoGuidance(2.0)(ORACLE),
     "guidance on another schedule": lambda: guidance.AutoGuidance(2.0)(ORACLE, GaussianOracle(FLOW, MEAN, COVARIANCE)),
     "a strength of 0": lambda: SDEdit(DDIM(5), PICTURE, 0.0),
-    "an edit of an adaptive sampler": lambda: SDEdit(ProbabilityFlow(2), PICTURE),
     "equal ends": lambda: Between([1, 2], [3, 2], [0.5, 0.5]),
     "a mask without anything to fill": lambda: Mask(MASK | True),
     "a mask of numbers": lambda: Mask(MASK.float()),

@@ -20,7 +20,8 @@ pytestmark = pytest.mark.reliability
 
 RECIPE = (  # 24 images: 6 batches of 4, 3 optimizer steps per epoch, 9 in total
     "model.dropout=0.3", "data.flip=true", "optimizer=adam", "lr_scheduler=cosine", "ema=warm",
-    "timesteps@objective.timesteps=stratified", "trainer.max_epochs=3", "trainer.accumulate_grad_batches=2",
+    "timesteps@objective.timesteps=uniform",
+    "objective.timesteps.stratified=true", "trainer.max_epochs=3", "trainer.accumulate_grad_batches=2",
     "checkpoint.every_n_steps=1", "checkpoint.keep=20", "samples.n=0",
 )  # fmt: skip
 

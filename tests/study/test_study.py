@@ -116,7 +116,6 @@ REFUSED = {
     "no guidance to study": ["guidance", "guidance=none"],
     "only scale 1": ["guidance", "guidance=cfg", "scales=[1]"],
     "no step inside": ["guidance", "guidance=cfg", "intervals=[[0.5,0.51]]", "scales=[2]", "steps=2"],
-    "an adaptive sampler": ["guidance", "guidance=cfg", "samplers=[probability_flow]"],
     "no such sampler": ["sampler", "samplers=[dim]"],
     "no study": ["samplr"],
 }

@@ -9,14 +9,10 @@ from torch import Tensor
 from diffusion.process import grid, schedule, variance
 from diffusion.process.sampler import (
     DDIM,
-    AdamsBashforth,
     Ancestral,
     DPMSolver,
-    DPMSolver2S,
-    Euler,
     Heun,
-    Midpoint,
-    ReverseDiffusion,
+    PredictorCorrector,
     Sampler,
     UniPC,
 )
@@ -34,7 +30,6 @@ SCHEDULES = {
     "sub_vp": schedule.SubVP(),
     "ve": schedule.VE(),
     "edm": schedule.EDM(),
-    "cosine_continuous": schedule.ContinuousCosine(),
     "flow": schedule.Flow(),
     "flow_shifted": schedule.Flow(shift=3.0),
 }
@@ -44,32 +39,24 @@ Kind = Callable[..., Sampler]  # of a number of steps, and grid=…
 
 DETERMINISTIC: dict[str, tuple[Kind, int]] = {  # and its order
     "ddim": (DDIM, 1),
-    "euler": (Euler, 1),
     "heun": (Heun, 2),
     "heun_flow": (partial(Heun, c=1.0), 2),
-    "midpoint": (Midpoint, 2),
     "dpm_1s": (partial(DPMSolver, order=1), 1),
-    "dpm_2s": (DPMSolver2S, 2),
     "dpm_2m": (DPMSolver, 2),
     "dpm_3m": (partial(DPMSolver, order=3), 3),
     "unipc": (UniPC, 3),  # UniPC-p has order p + 1, as its theorem says
     "unipc_3": (partial(UniPC, order=3), 4),
-    "adams_bashforth": (AdamsBashforth, 2),
-    "adams_bashforth_3": (partial(AdamsBashforth, order=3), 3),
-    "adams_bashforth_4": (partial(AdamsBashforth, order=4), 4),
 }
 STOCHASTIC: dict[str, tuple[Kind, int, float]] = {  # and the error of mean and covariance with a number of steps
     "ancestral": (Ancestral, 200, 0.025),
     "ancestral_large": (partial(Ancestral, variance=variance.fixed_large), 200, 0.025),
     "ddim_half": (partial(DDIM, eta=0.5), 200, 0.015),
     "euler_ancestral": (partial(DDIM, eta=1.0), 200, 0.025),
-    "euler_churn": (partial(Euler, churn=20.0), 200, 0.07),
     "heun_churn": (partial(Heun, churn=10.0), 50, 0.012),
     "dpm_1_sde": (partial(DPMSolver, order=1, eta=1.0), 200, 0.025),
-    "dpm_2s_sde": (partial(DPMSolver2S, eta=1.0), 50, 0.012),
     "dpm_2m_sde": (partial(DPMSolver, eta=1.0), 50, 0.012),
     "dpm_3m_sde": (partial(DPMSolver, order=3, eta=1.0), 50, 0.012),
-    "reverse_diffusion": (ReverseDiffusion, 500, 0.05),
+    "reverse_diffusion": (partial(PredictorCorrector, corrections=0), 500, 0.05),
 }
 ALL: dict[str, Kind] = {name: kind for name, (kind, *_) in (DETERMINISTIC | STOCHASTIC).items()}
 

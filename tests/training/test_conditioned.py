@@ -1,7 +1,5 @@
 """Runs with a condition: what they train, draw and refuse, and the commands that use their models."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,7 @@ from PIL import Image
 
 import diffusion
 from diffusion.checkpoint.restore import restore
-from diffusion.data import Split, to_unit
+from diffusion.data import Split
 from diffusion.data.conditions import Lowres
 from diffusion.pixels import tiles
 from diffusion.process.denoiser import Denoiser
@@ -156,20 +154,6 @@ def test_other_processes_are_sent_the_held_out_images_alone(tmp_path):
     sent = torch.load(tmp_path / "given.pt", weights_only=False)
     assert torch.equal(sent.rows(range(12))["lowres"], given.rows(range(12))["lowres"])
     assert sent.key == given.key
-
-
-@pytest.mark.whole_report
-def test_the_page_shows_the_facts_asked_for_and_those_of_the_samples(tiny, tmp_path):
-    train([*tiny, *MORE, "condition=facts"], tmp_path)
-    found = json.loads((tmp_path / "asked.json").read_text())
-    model = diffusion.load(tmp_path, device="cpu")
-    facts = model.drawing().given.condition
-    samples = to_unit(torch.from_numpy(tiles(Image.open(tmp_path / "samples/all.png"))).movedim(3, 1))
-    assert torch.tensor(found["measured"]).tolist() == facts.facts_of(samples).tolist()
-    held_out = model.drawing().given.split.images[:4]
-    torch.testing.assert_close(torch.tensor(found["asked"]), facts.facts_of(to_unit(held_out)))
-    assert "Asked for" in (tmp_path / "README.md").read_text()
-    assert (tmp_path / "figures/asked.png").is_file()
 
 
 REFUSED = {

@@ -24,7 +24,7 @@ from diffusion.process.consistency import Consistency
 from diffusion.process.denoiser import Denoiser, dynamic
 from diffusion.process.objective import Hybrid, Simple, Uncertainty
 from diffusion.process.prediction import Eps
-from diffusion.process.sampler import Ancestral, Euler, Heun, PredictorCorrector, ProbabilityFlow, UniPC
+from diffusion.process.sampler import Ancestral, Heun, PredictorCorrector, UniPC
 from diffusion.process.schedule import linear
 from diffusion.process.timesteps import LossSecondMoment, Uniform
 from diffusion.process.variance import learned_range
@@ -130,19 +130,17 @@ def trained(name: str, device: Any, away: Any) -> Tensor:
 SAMPLERS = {
     "ancestral": Ancestral(3, variance=learned_range, threshold=dynamic),
     "unipc": UniPC(3, grid.log_snr, order=3),
-    "euler": Euler(3, grid.karras, churn=1.0),
-    "heun": Heun(3, grid.karras),
-    "flow": ProbabilityFlow(2, grid.log_snr, rtol=1e-2, atol=1e-2),
+    "heun": Heun(3, grid.karras, churn=1.0),
     "corrector": PredictorCorrector(3),
 }
 
 
 def drawn(name: str, device: Any, away: Any) -> Tensor:
-    """Five images; only the flow, whose step sizes depend on its results, waits in between."""
+    """Five images, without a wait in between."""
     denoiser, waits = Denoiser(Small(), linear(), Eps()).to(device), list[int]()
     drawing = Drawing(SAMPLERS[name], (3, 4, 4), 1)
     images = drawing(denoiser, 5, device, watch=lambda *_: waits.append(len(away.waits)))
-    assert name == "flow" or away.waits[waits[0] : waits[-1]] == []
+    assert away.waits[waits[0] : waits[-1]] == []
     return images.int()
 
 

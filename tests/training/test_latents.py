@@ -25,6 +25,8 @@ from diffusion.report.scores import BASELINES, score_table
 from diffusion.runs.folder import read_scores
 from diffusion.sampling.edits import filled, observation_of, read_picture
 
+NOT_OF_LATENTS = "augmentation=edm", "crops=random", "condition=lowres", "validation.floor=true"
+
 
 @pytest.fixture(scope="module")
 def vae(tmp_path_factory):
@@ -40,14 +42,8 @@ def words(tiny, vae):
 @pytest.fixture(scope="module")
 def run(words, tmp_path_factory):
     folder = tmp_path_factory.mktemp("latents") / "run"
-    more = [
-        "trainer.max_steps=4",
-        "samples.n=4",
-        "score.n=4",
-        "score.baselines=[noise,real]",
-        "threshold@sampler.threshold=clip",
-    ]
-    train([*words, *more], folder)
+    more = ["trainer.max_steps=4", "samples.n=4", "score.n=4", "score.baselines=[noise,real]"]
+    train([*words, *more, "threshold@sampler.threshold=clip"], folder)
     return folder
 
 
@@ -152,10 +148,7 @@ def test_each_epoch_draws_other_latents_and_validation_the_same(words, tmp_path,
         ("data.resolution=15", "multiples of 2"),
         ("data.channels=1", "does not fit images with 1 channel"),
         ("encoder.path=nowhere", "encoder.path=nowhere: no such folder"),
-        ("augmentation=edm", "latents have no condition, augmentation"),
-        ("crops=random", "latents have no condition, augmentation"),
-        ("condition=lowres", "latents have no condition, augmentation"),
-        ("validation.floor=true", "latents have no condition, augmentation"),
+        *((change, "latents have no condition, augmentation") for change in NOT_OF_LATENTS),
     ],
 )
 def test_what_does_not_fit_is_refused_before_images_are_read(words, change, line, monkeypatch, tmp_path):
