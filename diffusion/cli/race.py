@@ -1,16 +1,29 @@
-"""Train an entry under a fixed budget, and say whether it is a new record: the best pictures per second.
+"""Train an entry under a fixed budget, and say whether it is a new record: the best pictures per second of training.
 
-  diffusion race demo                         the demo's recipe, which was the first record
-  diffusion race ENTRY.yaml                   yours: seeds 0, 1 and 2
+  diffusion race demo                         the demo's recipe, without the steps that are too many
+  diffusion race ENTRY.yaml                   yours: seeds 0, 1 and 2, about 15 minutes each on two cores
   diffusion race ENTRY.yaml --seeds 5         two more; the runs that are complete are kept
+  diffusion race ENTRY.yaml --seconds 20      a short try, which is no record
 
-ENTRY.yaml is a recipe as those in conf/experiment. In CONF/experiment, it may use choices of your own in CONF, and
-their classes. Images, scores and the budget are the same for all entries: 180 reference seconds of training on the
-bundled photographs at 32×32, where a reference second is 8 passes of a fixed network, so a slow machine changes
-nothing. An entry that needs more is ended there. Set trainer.max_steps, which schedules need, to what fits: a line
-says it. The score is the distance to the training tiles by five eyes, lower is better; copies and equal samples do not
-count. An entry is a record if a test shows that it is better than the last one. The runs are in outputs/race/ENTRY, and
-race.json there says all this for programs. docs/race.md has the records.
+ENTRY.yaml is a recipe as those in conf/experiment, such as the demo with other settings:
+
+  # @package _global_
+  defaults: [demo, _self_]
+  name: race
+  optimizer: {lr: 2.0e-3}
+  trainer: {max_steps: 930}
+
+Images, scores and the budget are the same for all entries: 180 reference seconds of training on the bundled photographs
+at 32×32, where a reference second is 8 passes of a fixed network, so a slow machine changes nothing. An entry that
+needs more is ended there. Set trainer.max_steps, which schedules need, to what fits: a line says it; the demo makes
+about 6 steps in a reference second. Sampler and guidance are free to choose, too; drawing and scoring 500 samples is
+not counted. The score is the distance to the training tiles by five eyes, lower is better; copies and equal samples do
+not count. An entry is a record if a test shows that it is better than the last one.
+
+As CONF/experiment/ENTRY.yaml, it may use choices of your own in CONF, made by `diffusion new`, if you are in the folder
+of their Python files. A changed recipe needs a name of its own. The runs are in outputs/race/ENTRY; race.json there has
+the verdict (record, not shown, refused or try) and `difference`, its mean score minus that of the holder, with the
+one-sided margin of the test, and `more_seeds`, which would show it if they were alike. docs/race.md has the records.
 
 Exit status: 0 if it is a record; 1 if not; 2 for an error that you can fix, with one line on stderr.
 """
@@ -23,7 +36,9 @@ from typing import Any
 from diffusion.base.console import console
 from diffusion.base.files import PACKAGE, replace
 from diffusion.cli.reproduce import run_command
-from diffusion.config.choices import conf_dir
+from diffusion.config.build import flat, validated
+from diffusion.config.choices import composed, conf_dir, searching
+from diffusion.config.schema import Train
 from diffusion.errors import Arguments, UserError
 from diffusion.report.race import LEAST, Race, gate, score_of
 from diffusion.runs.folder import Run, is_run
@@ -59,13 +74,16 @@ def race(entry: str, seeds: int, out: Path, seconds: float) -> None:
         (conf / "experiment").mkdir(parents=True, exist_ok=True)
         shutil.copy(file, conf / "experiment")
     places = [folder / f"seed-{seed}" for seed in range(seeds)]
-    words = [*PROTOCOL, f"+callbacks.budget.seconds={seconds:g}", "--config-dir", str(conf)]
     for seed, place in enumerate(places):
+        words = [f"experiment={file.stem}", *PROTOCOL, f"+callbacks.budget.seconds={seconds:g}", f"seed={seed}"]
+        if is_run(place):
+            check_recipe(place, words, conf)
         if not is_run(place) or Run(place).state != "complete":
-            own = [f"seed={seed}", f'hydra.run.dir="{place}"', "ckpt=auto"]
-            run_command("train", [f"experiment={file.stem}", *words, *own])
+            run_command("train", [*words, "--config-dir", str(conf), f'hydra.run.dir="{place}"', "ckpt=auto"])
     runs = [Run(place) for place in places]
     verdict = judged(runs, json.loads(RECORDS.read_text())[-1])
+    if seconds != SECONDS:
+        verdict |= {"verdict": "try", "words": f"{verdict['words']} A try of {seconds:g} seconds is no record."}
     if verdict["verdict"] == "record":  # only now, since a look at the test photographs spends them
         for seed, run in enumerate(runs):
             own = [f"ckpt={run.folder}", f"n={IMAGES}", f'hydra.run.dir="{folder / f"test-{seed}"}"']
@@ -74,6 +92,19 @@ def race(entry: str, seeds: int, out: Path, seconds: float) -> None:
     console.print(f"\n{verdict['words']}\n{folder / 'race.json'}")
     if verdict["verdict"] != "record":
         raise UserError(f"{file.stem}: no record", 1)
+
+
+def check_recipe(place: Path, words: list[str], conf: Path) -> None:
+    """Raise UserError if the run at `place` has other settings than these words."""
+    with searching([str(conf)]):
+        recipe = flat(validated(Train, composed("train", words)).model_dump(mode="json"))
+    found = flat(Run(place).config)
+    keys = sorted({*recipe, *found} - {"ckpt", "name"})  # which no score depends on
+    if key := next((key for key in keys if recipe.get(key) != found.get(key)), None):
+        raise UserError(
+            f"{place}: it was trained with {key}={found.get(key)}, and the entry has {recipe.get(key)}; give a changed "
+            "recipe a name of its own, or delete the folder"
+        )
 
 
 def judged(runs: list[Run], holder: dict[str, Any]) -> dict[str, Any]:

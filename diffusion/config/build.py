@@ -79,6 +79,8 @@ def _explained(model: type[BaseModel], values: Mapping[str, Any], error: Validat
         path.append(name := str(errors[0]["loc"][len(path)]))
         key = ".".join([*filter(None, [where]), *path])
         if name not in inner.model_fields:
+            if not where and name in groups() and isinstance(value[name], Mapping):
+                return f"{name}: its file in {name}/ must begin with the line `# @package _global_`"
             near = nearest(name, inner.model_fields)
             if where in groups():
                 return f"{key}: the chosen {where} has no such setting{near}; --help {where}, or remove it with ~{key}"

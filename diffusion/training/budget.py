@@ -60,7 +60,7 @@ class ReferenceBudget(Callback):
             self.passes += 1
         if self.used >= self.seconds:
             trainer.should_stop = True
-        if is_due(trainer) or trainer.should_stop:
+        if is_due(trainer) or trainer.should_stop or trainer.global_step >= pl_module.clock.total:
             pl_module.log("train/reference_seconds", self.used, batch_size=1)
         self.began = self.now()
 

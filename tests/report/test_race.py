@@ -1,5 +1,6 @@
 """Races: a record is shown by a test that allows more seeds at any time; copies and equal samples do not count."""
 
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 
 from diffusion.base.files import read_table
+from diffusion.cli.race import race as run_race
+from diffusion.errors import UserError
 from diffusion.metric.record import Reference, Score
 from diffusion.report import race
 from diffusion.report.race import LEAST, Race, gate, score_of
@@ -86,3 +89,27 @@ def test_copies_equal_samples_and_weights_from_elsewhere_do_not_count(found, wor
 
 def test_the_level_of_all_looks_together_is_5_percent():
     assert sum(race.LEVEL / 2 ** (n - LEAST + 1) for n in range(LEAST, 100)) <= race.LEVEL
+
+
+ENTRY = """# @package _global_
+defaults: [demo, _self_]
+model: {channels: [8, 16], attention: [false, false]}
+sampler: {steps: 2}
+optimizer: {lr: %s}
+trainer: {max_steps: 6}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_try_is_no_record_and_a_changed_recipe_needs_another_name(tmp_path):
+    (entry := tmp_path / "tiny.yaml").write_text(ENTRY % 1e-3)
+    with pytest.raises(UserError, match="tiny: no record"):
+        run_race(str(entry), LEAST, tmp_path, 30)
+    found = json.loads((tmp_path / "tiny/race.json").read_text())
+    assert found["verdict"] == "try"
+    assert [run["steps"] for run in found["runs"]] == [6] * LEAST
+    assert all(0 < run["reference_seconds"] < 30 for run in found["runs"])
+    entry.write_text(ENTRY % 2e-3)
+    with pytest.raises(UserError, match=r"seed-0: it was trained with optimizer.lr=0.001, and the entry has 0.002"):
+        run_race(str(entry), LEAST, tmp_path, 30)
