@@ -96,7 +96,7 @@ defaults: [demo, _self_]
 model: {channels: [8, 16], attention: [false, false]}
 sampler: {steps: 2}
 optimizer: {lr: %s}
-trainer: {max_steps: 6}
+trainer: {max_steps: 12}
 """
 
 
@@ -108,7 +108,7 @@ def test_a_try_is_no_record_and_a_changed_recipe_needs_another_name(tmp_path):
         run_race(str(entry), LEAST, tmp_path, 30)
     found = json.loads((tmp_path / "tiny/race.json").read_text())
     assert found["verdict"] == "try"
-    assert [run["steps"] for run in found["runs"]] == [6] * LEAST
+    assert [run["steps"] for run in found["runs"]] == [12] * LEAST
     assert all(0 < run["reference_seconds"] < 30 for run in found["runs"])
     entry.write_text(ENTRY % 2e-3)
     with pytest.raises(UserError, match=r"seed-0: it was trained with optimizer.lr=0.001, and the entry has 0.002"):
