@@ -4,7 +4,7 @@
     python -m docs.zoo outputs/results/zoo         # docs/zoo, and the checksums in diffusion/pretrained/zoo.json
     gh release create zoo-1 docs/zoo/*             # publishes them where `ckpt=zoo:NAME` looks
 
-The model `super` of the study comes with the package: docs/pretrained.py.
+The model `super` of the study comes with the package (docs/pretrained.py), so it has a card and samples only.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from docs.pretrained import halved
 
 OUT = Path(__file__).with_name("zoo")
 LICENCES = dict.fromkeys(
-    ("landscapes64", "superres128"),
+    ("landscapes64", "super", "superres128"),
     "CC BY-SA 4.0, the strictest of the photographs' licences; their authors are in the program's docs/photographs.md.",
 ) | {"points": "MIT, as the program."}
 
@@ -33,11 +33,12 @@ def main(runs: Path) -> None:
     sums = {}
     for name, licence in LICENCES.items():
         run, file = runs / name / "0", OUT / f"{name}.safetensors"
-        halved(trained(run), file)
-        sums[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+        if name != "super":
+            halved(trained(run), file)
+            sums[name] = hashlib.sha256(file.read_bytes()).hexdigest()
         shutil.copy(run / "samples/final.png", OUT / f"{name}.png")
         with TemporaryDirectory() as folder:
-            write_card(Path(folder), f"zoo:{name}", restore(trained(run)), licence=licence)
+            write_card(Path(folder), name if name == "super" else f"zoo:{name}", restore(trained(run)), licence=licence)
             card = (Path(folder) / "README.md").read_text("utf-8").replace("(samples.png)", f"({name}.png)")
             card = card.replace("the folder [licences](./licences)", "[LICENSE](LICENSE)")
             for file in Path(folder).glob("licences/*"):
