@@ -26,7 +26,8 @@ def fetched(address: str) -> Path:
     """
     name, what = address.removeprefix(SCHEME), f"ckpt={address}"
     if name not in CHECKSUMS:
-        raise UserError(f"{what}: no such model; the zoo has {', '.join(CHECKSUMS)}{nearest(name, CHECKSUMS)}")
+        known = f"{', '.join(CHECKSUMS)}{nearest(name, CHECKSUMS)}; demo and super come with the program: ckpt=super"
+        raise UserError(f"{what}: no such model; the zoo has {known}")
     file = cache_dir("zoo", CHECKSUMS[name][:16]) / f"{name}.safetensors"
     if not file.is_file():
         place = os.environ.get("DIFFUSION_ZOO") or RELEASE

@@ -14,7 +14,7 @@ ENTRY.yaml is a recipe as those in conf/experiment, such as the demo with other 
   trainer: {max_steps: 930}
 
 Images, scores and the budget are the same for all entries: 180 reference seconds of training on the bundled photographs
-at 32×32, where a reference second is 8 passes of a fixed network, so a slow machine changes nothing. An entry that
+at 32×32, where a reference second is 8 passes of a fixed network, so a slow machine changes little. An entry that
 needs more is ended there. Set trainer.max_steps, which schedules need, to what fits: a line says it; the demo makes
 about 6 steps in a reference second. Sampler and guidance are free to choose, too; drawing and scoring 500 samples is
 not counted. The score is the distance to the training tiles by five eyes, lower is better; copies and equal samples do
