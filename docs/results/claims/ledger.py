@@ -176,7 +176,7 @@ CLAIMS = [
     Claim("points, sabotage", "must be worse", "",
           one("objective", "shuffled", "claims/points")._replace(**POINTS), cost="1"),
     Claim("points: minibatch optimal transport, drawn in 5 steps", "straighter paths, fewer steps", "2302.00482",
-          one("objective.noise", "ot", "claims/points_few")._replace(**POINTS), cost="1"),
+          one("objective.noise", "assigned", "claims/points_few")._replace(**POINTS), cost="1"),
     Claim("points: equilibrium matching", "see above", "2510.02300",
           one("prediction", "equilibrium", "claims/points")._replace(**POINTS), cost="1"),
     Claim("points: contrastive flow matching, by moon", "see above", "2506.05350",
