@@ -96,6 +96,13 @@ def test_a_choice_of_ones_own_without_its_folder_is_refused_with_the_option_that
     assert command("train", ["model=mine"])[2] == "error: model=mine: for conf/model/mine.yaml, add --config-dir conf\n"
 
 
+def test_a_recipe_without_its_first_line_is_refused_with_this_line(command, tmp_path):
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/mine.yaml").write_text("name: mine\n")
+    found = command("train", ["--config-dir", "conf", "experiment=mine"])[2]
+    assert found == "error: experiment: its file in experiment/ must begin with the line `# @package _global_`\n"
+
+
 def test_options_and_settings_can_be_mixed(command):
     assert command("train", ["seed=3", "--cfg", "job", "-p", "seed", "name=x"]) == (0, "3\n", "")
 
