@@ -22,7 +22,7 @@ from diffusion.data.hub import Hub
 from diffusion.data.images import RESIZE, Made, Unusable, in_threads, read, resized, stored
 from diffusion.data.module import PLACE, ImageData
 from diffusion.errors import UserError, nearest, refusing, renaming
-from diffusion.pixels import Channels, grey, resolution_of
+from diffusion.pixels import MODES, Channels, grey, resolution_of
 from diffusion.randomness import Streams
 
 Tensors = Mapping[str, Tensor]
@@ -239,7 +239,7 @@ class Pairs(Condition):
         def made(i: int) -> Made:
             place, resolution = PLACE.search(names[i]), resolution_of(*shape[1:])
             try:
-                picture = read(found[i].open, resolution, channels=self.channels)  # type: ignore[union-attr]
+                picture = read(found[i].open, resolution, mode=MODES[self.channels])  # type: ignore[union-attr]
                 side, left, top = map(int, place.groups()) if place else (0, 0, 0)
                 if max(left + side - picture.width, top + side - picture.height) > 1:
                     raise Unusable(f"{picture.width}x{picture.height} pixels, but a tile of the image is {place}")

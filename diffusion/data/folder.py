@@ -29,10 +29,11 @@ from torchvision.ops import box_iou
 
 from diffusion.base.console import console, count
 from diffusion.base.files import cache_dir, digest, read_table
-from diffusion.data.images import RESIZE, Box, Label, Made, Unusable, in_threads, opened, read, resized, stored
+from diffusion.data.images import RESIZE, Box, Label, Made, Unusable, in_threads, is_fine, opened, read, resized, stored
+from diffusion.data.measured import Measured, figures_of
 from diffusion.data.module import ImageData, Split, labelled, place
 from diffusion.errors import UserError, refusing
-from diffusion.pixels import Channels, Resolution, height_width
+from diffusion.pixels import MODES, Resolution, height_width
 from diffusion.randomness import generator_for, seed_for
 
 USUAL_TILES = 70  # per photograph: the 37 bundled ones have 2591
@@ -102,6 +103,11 @@ class Collection(ImageData):
         """(C, H, W) of the images in the cache."""
         return self.shape
 
+    @property
+    def mode(self) -> str:
+        """How files are read, see `images.read`: F keeps the values of grey images of 16 bits."""
+        return "F" if isinstance(self.values, Measured) else MODES[self.channels]
+
     def source(self) -> Source:
         """The images. Raises UserError if there are none."""
         raise NotImplementedError
@@ -161,8 +167,8 @@ class Collection(ImageData):
         """The cropped image, or the tiles, each with the ending of its name; or why there is none."""
         try:
             if self.tiles is not None:
-                return [*cut(item.open, content, self.resolution, self.channels, self.tiles)]
-            image = read(item.open, self.resolution, 2 * max(self.shape[1:]), self.channels)
+                return [*cut(item.open, content, self.resolution, self.mode, self.tiles)]
+            image = read(item.open, self.resolution, 2 * max(self.shape[1:]), self.mode)
             return [("", resized(image, self.resolution))]
         except Unusable as reason:
             return [("", str(reason))]
@@ -197,8 +203,9 @@ class Collection(ImageData):
 class Folder(Collection):
     """The images of a folder, cropped and resized; or, with `tiles`, many tiles of each photograph.
 
-    Every file is tried, and `report` lists those that cannot be used. Files of 16 bits are rounded to 8, which
-    `data=arrays` does not do. Raises UserError if the others are too few.
+    Every file is tried, and `report` lists those that cannot be used. With channels=1, grey files of 16 bits are
+    measurements (`Measured`), without rounding to 8 bits, if the first one is such a file. Raises UserError if the
+    usable files are too few.
 
     Args:
         root: The folder. Links to files are followed, links to folders are not; hidden files and folders are skipped.
@@ -211,11 +218,21 @@ class Folder(Collection):
     root: str | Path
     labels: Literal["folders"] | str | Path | None = None
 
+    def load(self) -> dict[str, Split]:
+        first = next(iter(self.source().items()), None) if self.channels == 1 else None
+        with contextlib.suppress(Exception):  # not an image
+            if first and is_fine(first.open()):
+                self.values = Measured([0.0], [1.0], [], [])  # until they are read
+        splits = super().load()
+        if self.mode == "F":
+            self.values = Measured(*figures_of(splits["train"].images), ["grey"], [""])
+        return splits
+
     def source(self) -> Source:
         root = Path(self.root).expanduser()
         files = listed(root)
         items = [Item(name, file.read_bytes) for name, file in files.items()]
-        key = os.fspath(root.resolve()), stamps(files)
+        key = os.fspath(root.resolve()), stamps(files), self.mode
         return Source(f"data.root={root}", key, lambda: items, self.labels)
 
 
@@ -334,7 +351,7 @@ def read_labels(table: Path) -> dict[str, str]:
 
 
 def cut(
-    image: Callable[[], Image.Image], content: str, resolution: Resolution, channels: Channels, most: int
+    image: Callable[[], Image.Image], content: str, resolution: Resolution, mode: str, most: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield up to `most` tiles of a photograph with the hash `content`: the ending of the name, and uint8 (C, H, W).
 
@@ -342,7 +359,7 @@ def cut(
     upscaled. Raises Unusable if it cannot be read, is smaller than this window, or too uniform.
     """
     least = max(SMALLEST, *height_width(resolution))
-    photo = read(image, least, 8 * least, channels)
+    photo = read(image, least, 8 * least, mode)
     factor = max(1.0, min(photo.size) / (4 * least))
     photo = photo.resize([round(side / factor) for side in photo.size], Image.Resampling.LANCZOS)
     unit = min(image().size) / min(photo.size)  # pixels of the file
@@ -360,7 +377,8 @@ def candidates(seed: str, photo: Image.Image, least: int = SMALLEST) -> list[Box
     A window is left out if its IoU with an earlier one is above 1/2, or its luminance has a std below 10/255 at 64x64.
     They are taken in turn from the quarters of the range of log s, the largest first: these have the least room.
     """
-    luminance, short = photo.convert("L"), min(photo.size)
+    grey = photo.point(lambda level: level * (1 / 257) + 0) if photo.mode == "F" else photo  # of 16 bits
+    luminance, short = grey.convert("L"), min(photo.size)
     draws = torch.rand(TRIES, 3, dtype=torch.float64, generator=generator_for("tiles", seed)).numpy()
     sides = np.rint(least * (short / least) ** draws[:, :1]).astype(int)
     corners = np.floor(draws[:, 1:] * (np.array(photo.size) - sides + 1)).astype(int)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from diffusion.base.console import console, track
 from diffusion.base.files import lock, replace, replacing
-from diffusion.pixels import MODES, Channels, Resolution, height_width
+from diffusion.pixels import Resolution, height_width
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -53,26 +53,30 @@ def opened(content: bytes) -> Image.Image:
 
 
 def read(
-    source: Path | Callable[[], Image.Image], at_least: Resolution = 1, keep: int | None = None, channels: Channels = 3
+    source: Path | Callable[[], Image.Image], at_least: Resolution = 1, keep: int | None = None, mode: str = "RGB"
 ) -> Image.Image:
-    """Read an image, upright, as grey, RGB or RGBA. Raises Unusable.
+    """Read an image, upright. Raises Unusable.
 
     Args:
         source: a file, or what opens an image.
         at_least: minimum side in pixels; or minimum [height, width].
         keep: if given, decode a JPEG at a half, a quarter or an eighth of its size, as long as no side becomes shorter
             than this; several times faster.
+        mode: L, RGB or RGBA (`pixels.MODES`), or F: grey files of 16 bits, with their values as floats.
     """
     try:
         image = opened(source.read_bytes()) if isinstance(source, Path) else source()
         if keep:
             image.draft(None, (keep, keep))
-        if image.mode.startswith("I") or any(";16" in str(part[3]) for part in getattr(image, "tile", ())):
-            say_once("data: 16-bit files become 8-bit images; data=arrays keeps the values of files of one channel")
+        if mode == "F" and not is_fine(image):
+            raise ValueError("not grey with 16 bits, as the first file is")
+        layout = [str(part[3]) for part in getattr(image, "tile", ())]
+        if mode != "F" and (image.mode.startswith("I") or any(";16" in each for each in layout)):
+            say_once("data: 16-bit files become 8-bit images; data.channels=1 keeps the values, if all are grey")
         image.load()
         with contextlib.suppress(Exception):  # unreadable metadata
             image = ImageOps.exif_transpose(image)
-        image = _coloured(image, channels)
+        image = Image.fromarray(np.asarray(image, dtype=np.float32)) if mode == "F" else _coloured(image, mode)
     except UnidentifiedImageError as error:
         raise Unusable("not an image in a known format") from error
     except Exception as error:  # decoders raise almost any exception on damaged bytes
@@ -83,11 +87,16 @@ def read(
     return image
 
 
+def is_fine(image: Image.Image) -> bool:
+    """Whether an image is grey with 16 bits."""
+    return image.mode.startswith("I;16")
+
+
 def resized(image: Image.Image, resolution: Resolution, box: Box | None = None) -> np.ndarray:
     """The centre of a window of an image (default: of the whole) with the proportions of `resolution`, resized to it.
 
     Lanczos with antialiasing, without using any pixel outside of the centre; RGBA colours are weighted by their
-    opacity, and fully transparent pixels become black. Returns uint8 (C, H, W), contiguous.
+    opacity, and fully transparent pixels become black. Returns uint8, or floats of a fine image, (C, H, W), contiguous.
     """
     height, width = height_width(resolution)
     centre = image.crop(middle(box or (0, 0, *image.size), resolution))
@@ -106,7 +115,7 @@ def middle(box: Box, resolution: Resolution) -> Box:
     return left, top, left + across, top + along
 
 
-def _coloured(image: Image.Image, channels: Channels) -> Image.Image:
+def _coloured(image: Image.Image, mode: str) -> Image.Image:
     """Convert `image` to grey (ITU-R 601 luma of its RGB), RGB or RGBA."""
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose white is unknown")
@@ -115,11 +124,11 @@ def _coloured(image: Image.Image, channels: Channels) -> Image.Image:
         image = Image.fromarray(np.rint(values.clip(0, 65535) / 257).astype(np.uint8))
     elif image.has_transparency_data:
         image = _in_srgb(image.convert("RGBA"), image)
-        if channels != 4:  # transparent pixels have arbitrary colours: show them on white
+        if mode != "RGBA":  # transparent pixels have arbitrary colours: show them on white
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     else:
         image = _in_srgb(image.convert("RGB") if image.mode == "P" else image, image)
-    return image if image.mode == MODES[channels] == "RGBA" else image.convert("RGB").convert(MODES[channels])
+    return image if image.mode == mode == "RGBA" else image.convert("RGB").convert(mode)
 
 
 def _in_srgb(pixels: Image.Image, image: Image.Image) -> Image.Image:

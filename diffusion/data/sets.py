@@ -15,6 +15,7 @@ from diffusion.base.files import cache_dir, digest, read_table
 from diffusion.data.images import RESIZE, Made, alone, in_threads, read, resized, stored
 from diffusion.data.module import ImageData, Split, labelled, place
 from diffusion.errors import UserError
+from diffusion.pixels import MODES
 from diffusion.randomness import generator_for
 
 HERE = Path(__file__).resolve().parent / "landscapes"
@@ -59,7 +60,7 @@ class Landscapes(ImageData):
         return {name: every.take(index) for name, index in rows.items()}
 
     def _make(self, windows: list[dict[str, str]]) -> Iterator[Made]:
-        photos = {file.name: read(file, channels=self.channels) for file in (HERE / "photos").iterdir()}
+        photos = {file.name: read(file, mode=MODES[self.channels]) for file in (HERE / "photos").iterdir()}
 
         def tile(row: dict[str, str]) -> Made:
             left, top, side = (int(row[column]) for column in ("left", "top", "side"))

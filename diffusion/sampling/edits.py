@@ -281,7 +281,7 @@ def upright(name: str, picture: Source, shape: Shape) -> Image.Image:
         raise UserError(f"{name}={file}: no such file; name a picture, such as a PNG or JPEG")
     try:
         opens = file if isinstance(file, Path) else lambda: file
-        return read(opens, resolution_of(*shape[1:]), channels=shape[0])  # type: ignore[arg-type]
+        return read(opens, resolution_of(*shape[1:]), mode=MODES[shape[0]])
     except Unusable as error:
         shown = name if isinstance(file, Image.Image) else f"{name}={file}"
         raise UserError(

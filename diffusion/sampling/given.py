@@ -18,7 +18,7 @@ from diffusion.data.conditions import Condition, Shape, scaled
 from diffusion.data.folder import listed
 from diffusion.data.images import Unusable, read, resized
 from diffusion.errors import UserError, shown
-from diffusion.pixels import resolution_of
+from diffusion.pixels import MODES, resolution_of
 from diffusion.randomness import Streams, seeds_for
 
 
@@ -145,7 +145,7 @@ def pictures_in(place: Path, size: tuple[int, ...]) -> Tensor:
     files, pictures = [place] if place.is_file() else [*listed(place).values()], []
     for file in files:
         try:
-            pictures.append(torch.tensor(resized(read(file, resolution, channels=size[0]), resolution)))  # type: ignore[arg-type]
+            pictures.append(torch.tensor(resized(read(file, resolution, mode=MODES[size[0]]), resolution)))
         except Unusable as error:
             raise UserError(f"{where}: {file.name}: {error}; the condition has {size[2]}x{size[1]} pixels") from error
     if not pictures:

@@ -209,5 +209,25 @@ def test_a_folder_says_that_16_bits_are_rounded(
     (root := tmp_path / "files").mkdir()
     for i, (value, _) in enumerate(VALUES):
         (root / f"{i}.png").write_bytes(rgb16(value)) if colours else Image.fromarray(value).save(root / f"{i}.png")
-    Folder(root=root, resolution=8).setup()
+    Folder(root=root, resolution=8, channels=1 if colours else 3).setup()
     assert capsys.readouterr().out.count("16-bit files become 8-bit images") == 1
+
+
+@pytest.mark.parametrize("tiles", [None, 2])
+def test_a_folder_of_grey_16_bit_files_keeps_their_values(tiles: int | None, tmp_path: Path) -> None:
+    (root := tmp_path / "files").mkdir()
+    scale = 1 if tiles is None else 16  # a tile has 128 pixels
+    for i, (value, _) in enumerate(VALUES):
+        Image.fromarray(np.kron(value[:8, :8], np.ones((scale, scale), np.uint16))).save(root / f"{i}.tif")
+    Image.new("L", (8 * scale, 8 * scale)).save(root / "eight.png")
+    data = Folder(root=root, resolution=8, channels=1, tiles=tiles, val=1, test=1)
+    data.setup()
+    stored = torch.cat([split.images for split in data.splits.values()])
+    assert [(entry["path"], entry["reason"]) for entry in data.report] == [
+        ("eight.png", "can't be decoded: not grey with 16 bits, as the first file is")
+    ]
+    if tiles is None:
+        assert sorted(stored.flatten().tolist()) == sorted(VALUES[:, 0, :8, :8].flatten().astype(float).tolist())
+    assert (stored % 1 > 0).any() == (tiles is not None) and stored.max() > 255
+    inside = data.values.inside(data.splits["train"].images)
+    torch.testing.assert_close(inside.std(correction=0).item(), 0.5)

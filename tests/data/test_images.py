@@ -62,7 +62,7 @@ for old, new in ((b"rXYZ", b"????"), (b"gXYZ", b"rXYZ"), (b"????", b"gXYZ"), (b"
 def test_colours_are_converted_to_srgb_from_the_profile_of_the_file(file: Path, mode: str) -> None:
     colours = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     Image.fromarray(colours[..., [1, 0, 2]]).convert(mode).save(file, "PNG", icc_profile=SWAPPED)
-    found = read(file, channels=4 if mode == "RGBA" else 3)
+    found = read(file, mode="RGBA" if mode == "RGBA" else "RGB")
     assert found.mode == mode
     assert np.abs(np.asarray(found)[..., :3].astype(int) - colours).max() <= 2
     picture().save(file, "PNG", icc_profile=SWAPPED[:200])  # a damaged profile changes nothing
@@ -108,10 +108,10 @@ def test_the_centre_with_the_right_proportions_is_resized_without_pixels_outside
 
 def test_grey_is_the_luma_and_transparent_rgba_pixels_become_black(file: Path) -> None:
     Image.new("RGB", (8, 8), (200, 100, 50)).save(file, "PNG")
-    assert read(file, channels=1).getpixel((0, 0)) == round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)
-    assert read(file, channels=4).getpixel((0, 0)) == (200, 100, 50, 255)
+    assert read(file, mode="L").getpixel((0, 0)) == round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)
+    assert read(file, mode="RGBA").getpixel((0, 0)) == (200, 100, 50, 255)
     Image.new("RGBA", (8, 8), (200, 100, 50, 0)).save(file, "PNG")
-    assert read(file, channels=1).getpixel((0, 0)) == 255  # over white
-    assert not resized(read(file, channels=4), 8, (0, 0, 8, 8)).any()
+    assert read(file, mode="L").getpixel((0, 0)) == 255  # over white
+    assert not resized(read(file, mode="RGBA"), 8, (0, 0, 8, 8)).any()
     Image.new("RGBA", (4, 4), (0, 0, 0, 128)).save(file, "PNG")
     assert (pixels(file) == 127).all()
