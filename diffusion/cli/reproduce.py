@@ -12,6 +12,7 @@ fix, with one line on stderr; 130 after Ctrl-C.
 """
 
 import math
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -95,15 +96,18 @@ def run_sweep(folder: Path, more: tuple[str, ...]) -> list[Run]:
 def run_command(command: str, words: Sequence[str]) -> None:
     """Run a command in its own process. Raises UserError if it fails, after the command has printed the reason.
 
-    Ctrl-C reaches that process, too: this one waits until it has saved.
+    Ctrl-C and SIGTERM reach that process, too: this one waits until it has saved.
     """
     console.print(f"\n{command_line([command, *words])}")
     process = subprocess.Popen([sys.executable, "-m", "diffusion", command, *words])
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         status = process.wait()
     except KeyboardInterrupt:
         process.wait()
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if status:
         raise UserError(f"diffusion {command} failed with status {status}; rerun the same command to resume")
 

@@ -1,8 +1,10 @@
 """The studies of conf/results: each composes and runs, and committed results match the configuration and the pages."""
 
 import json
+import os
 import re
 import runpy
+import signal
 
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -144,6 +146,28 @@ def test_a_study_waits_for_an_interrupted_command_and_then_stops(monkeypatch, ca
     with pytest.raises(KeyboardInterrupt):
         reproduce.run_command("train", [])
     assert reproduce.main(["schedule"]) == 130
+
+
+def test_sigterm_ends_the_command_of_a_study_too(monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+
+    class Process:
+        ended = False
+
+        def __init__(self, words):
+            pass
+
+        def terminate(self):
+            self.ended = True
+
+        def wait(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return -15 if self.ended else 0
+
+    monkeypatch.setattr(reproduce.subprocess, "Popen", Process)
+    with pytest.raises(UserError, match="-15; rerun"):
+        reproduce.run_command("train", [])
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_invalid_studies_are_refused(tmp_path):

@@ -1,5 +1,6 @@
 """The budget of a race: reference seconds do not depend on the speed of the machine, nor change the training."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -50,6 +51,14 @@ def test_the_reference_network_leaves_the_random_numbers_of_the_run_alone():
     budget.on_train_start(SimpleNamespace(), module)
     assert budget.time_pass() > 0
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_time_that_other_processes_use_does_not_count():
+    budget = ReferenceBudget(1.0)
+    budget.device = torch.device("cpu")
+    before = budget.now()
+    time.sleep(0.2)
+    assert budget.now() - before < 0.1
 
 
 def test_training_is_on_one_thread_and_what_follows_on_all(monkeypatch):
