@@ -157,7 +157,7 @@ CLAIMS = [
     Claim("v instead of ε", "stable in distillation to few steps", "2202.00512", None,
           Pair(Runs("continuous/train", {"schedule": "linear", "prediction": "v"}),
                Runs("continuous/train", {"schedule": "linear", "prediction": "eps"})), "1"),
-    Claim("autoguidance by early weights; before: the demo", "FID 1.58 to 1.01 on ImageNet 64", "2406.02070",
+    Claim("autoguidance by early weights; before: the demo", "FID 1.58 to 1.01 on ImageNet 64", "2406.02507",
           one("guidance", "early", "claims/early_drawn"), Pair(Runs("demo/train"), PLAIN, "train/fd_lite0"),
           "sampling 2"),
     Claim("the same at equal seconds of sampling", "", "", Pair(
