@@ -142,6 +142,7 @@ CLAIMS = [
           "ema=power ~ema.decay=null"),
     Claim("dropout of 0.1", "without it, poorer samples on CIFAR-10", "2006.11239", one("model.dropout", "0.1"),
           cost="model.dropout=0.1"),
+    Claim("dropout at equal seconds: 424 steps", "", "", Pair(Runs("claims/seconds_dropout"), BASE), cost="1"),
     Claim("dispersive loss", "consistent improvements on ImageNet", "2506.09027",
           one("objective", "dispersive"), cost="objective=dispersive"),
     Claim("contrastive flow matching, by scene", "FID lower by up to 8.9 on ImageNet, in up to 9 times fewer steps",
