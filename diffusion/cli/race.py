@@ -17,8 +17,9 @@ Images, scores and the budget are the same for all entries: 180 reference second
 at 32×32, where a reference second is 8 passes of a fixed network, so a slow machine changes little. An entry that
 needs more is ended there. Set trainer.max_steps, which schedules need, to what fits: a line says it; the demo makes
 about 6 steps in a reference second. Sampler and guidance are free to choose, too; drawing and scoring 500 samples is
-not counted. The score is the distance to the training tiles by five eyes, lower is better; copies and equal samples do
-not count. An entry is a record if a test shows that it is better than the last one.
+not counted. The score is fd_lite0, the distance to the training tiles by one network, lower is better; copies, equal
+samples, and samples that other eyes see more clearly do not count. An entry is a record if a test shows that it is
+better than the last one.
 
 As CONF/experiment/ENTRY.yaml, it may use choices of your own in CONF, made by `diffusion new`, if you are in the folder
 of their Python files. A changed recipe needs a name of its own. The runs are in outputs/race/ENTRY; race.json there has
@@ -113,11 +114,10 @@ def judged(runs: list[Run], holder: dict[str, Any]) -> dict[str, Any]:
     for run in runs:
         if "further" not in run.referee:
             raise UserError(f"{run.folder}: its samples were not judged; delete the folder, and run the race again")
-        fd = {x.metric: x.value for x in run.scores if x.reference.split == "train"}
         used = float(run.metrics["train/reference_seconds"].value[-1])
         each.append({
             "run": str(run.folder), "score": score_of(run), "refused": gate(run), "steps": run.info["steps"],
-            "reference_seconds": used, "train/fd_lite0": fd["fd_lite0"],
+            "reference_seconds": used,
         })  # fmt: skip
     found = Race([run["score"] for run in each], list(holder["scores"]))
     refused = next((run["refused"] for run in each if run["refused"]), "")

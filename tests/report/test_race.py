@@ -58,24 +58,31 @@ def test_a_better_entry_is_a_record_and_a_slightly_better_one_is_told_how_many_s
     assert "nor would 20 seeds show it" in str(Race([2.3, 2.4, 2.5], holder))
 
 
-def run(distance: float = 4.0, flagged: int = 0, faults: tuple[str, ...] = (), **config: object) -> SimpleNamespace:
-    eyes = {"lite0": {"distance": distance, "margin": 1.0}, "colours": {"distance": -0.1, "margin": 1.0}}
+def run(colours: float = -0.1, flagged: int = 0, faults: tuple[str, ...] = (), **config: object) -> SimpleNamespace:
+    eyes = {"lite0": {"distance": 4.0, "margin": 1.0}, "colours": {"distance": colours, "margin": 0.1}}
     low = (flagged / 500 - 0.01, flagged / 500 + 0.01)
     source = {"flagged": flagged, "chance": 0.01}
     copies = Score("copies", flagged / 500, 500, reference=Reference("train"), low=low[0], high=low[1], source=source)
+    values = {"val": 80.0, "train": 70.0}
+    distances = [Score("fd_lite0", value, 500, reference=Reference(split)) for split, value in values.items()]
     return SimpleNamespace(
-        referee={"further": {"eyes": eyes}}, scores=[copies], faults=[{"fault": x} for x in faults], config=config
+        referee={"further": {"eyes": eyes}},
+        scores=[*distances, copies],
+        faults=[{"fault": x} for x in faults],
+        config=config,
     )
 
 
-def test_the_score_is_that_of_the_eye_that_sees_most_and_no_eye_sees_less_than_nothing():
-    assert (score_of(run()), score_of(run(-1.0))) == (2.0, 0.0)
+def test_the_score_is_the_distance_to_the_training_tiles():
+    assert score_of(run()) == 70.0
 
 
 @pytest.mark.parametrize(
     ("found", "words"),
     [
         ({}, ""),
+        ({"colours": 0.39}, ""),
+        ({"colours": 0.41}, "by colours its samples are further"),
         ({"flagged": 50}, "look like a changed training image"),
         ({"faults": ("alike",)}, "its samples are alike"),
         ({"faults": ("blurred",)}, ""),
