@@ -63,6 +63,7 @@ def test_the_package_diagram_is_up_to_date(rooms):
     assert drawn == rooms.picture(), "python docs/rooms.py draws it anew"
 
 
+@pytest.mark.slow
 def test_the_wheel_made_from_the_source_archive_contains_configs_results_and_photographs(tmp_path):
     sources, wheels = (pytest.importorskip(f"hatchling.builders.{kind}") for kind in ("sdist", "wheel"))
     archive = next(sources.SdistBuilder(str(PACKAGE.parent)).build(directory=str(tmp_path), versions=["standard"]))

@@ -68,6 +68,7 @@ def test_auto_falls_back_to_lite0_with_a_one_line_warning(offline: Path, capsys)
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_inception_loads_a_weights_file_and_matches_torch_fidelity(inception_file: Path, monkeypatch) -> None:
     images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
     with pytest.raises(UserError):

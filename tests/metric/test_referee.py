@@ -27,6 +27,7 @@ def answers(samples: Tensor, train: Tensor, held_out: Tensor, photograph: Tensor
     return {name: found[name]["verdict"] for name in ("further", "others") if name in found}
 
 
+@pytest.mark.slow
 def test_real_images_are_called_apart_as_rarely_as_stated_and_shifted_ones_always(monkeypatch) -> None:
     """30 photographs of 9 tiles: others of these, and further tiles of the same, in 20 worlds; 5% are 1."""
     monkeypatch.setattr(referee, "DRAWS", 199)

@@ -103,6 +103,7 @@ def train(network: EDM2UNet, steps: int, rate: float) -> None:
     network.eval()
 
 
+@pytest.mark.slow
 def test_every_block_preserves_the_magnitude_at_initialisation_and_after_training() -> None:
     network = small()
     before = magnitudes(network, *images())

@@ -43,6 +43,7 @@ def scores(folder: Path) -> list[tuple[str, str, float]]:
     return [(r["what"], r["metric"], r["value"]) for r in json.loads((folder / "scores.json").read_text())]
 
 
+@pytest.mark.slow
 def test_a_run_on_another_device_gives_the_results_of_the_cpu_and_its_steps_do_not_wait(
     ran, tiny, away, monkeypatch, tmp_path
 ):
