@@ -63,9 +63,11 @@ def race(entry: str, seeds: int, out: Path, seconds: float) -> None:
     if seeds < LEAST:
         raise UserError(f"--seeds {seeds}: a verdict needs at least {LEAST}")
     file = Path(entry)
+    bundled = conf_dir() / "experiment" / f"{file.stem}.yaml"
     if not file.is_file():
-        bundled = conf_dir() / "experiment" / f"{entry}.yaml"
         file = bundled if bundled.is_file() else file
+    elif bundled.is_file() and not bundled.samefile(file):
+        raise UserError(f"{entry}: a bundled experiment has this name, and would be trained; rename the file")
     if file.suffix != ".yaml" or not file.is_file():
         raise UserError(f"{entry}: no such recipe; expected a file such as mine.yaml, or a bundled experiment as demo")
     folder = out / file.stem

@@ -109,6 +109,12 @@ trainer: {max_steps: 12}
 """
 
 
+def test_an_entry_with_the_name_of_a_bundled_experiment_is_refused(tmp_path):
+    (entry := tmp_path / "demo.yaml").write_text(ENTRY % 1e-3)
+    with pytest.raises(UserError, match="a bundled experiment has this name"):
+        run_race(str(entry), LEAST, tmp_path, 30)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_try_is_no_record_and_a_changed_recipe_needs_another_name(tmp_path):
