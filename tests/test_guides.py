@@ -67,7 +67,6 @@ def test_the_code_of_the_library_page_runs(two_steps, tmp_path, monkeypatch):
     assert names["images"].shape == (16, 3, 32, 32)
 
 
-@pytest.mark.slow
 def test_the_skypilot_task_trains_and_goes_on(command, tiny, tmp_path):
     task = yaml.safe_load((ROOT / "deploy/sky.yaml").read_text("utf-8"))
     program, name, *words = shlex.split(Template(task["run"]).substitute(task["envs"] | {"RECIPE": "debug"}))

@@ -13,7 +13,6 @@ from diffusion.config.schema import Train
 KINDS = ["condition", "data", "encoder", "metric", "network", "objective", "sampler", "schedule", "weighting"]
 
 
-@pytest.mark.slow
 def test_every_part_works_under_any_name(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     assert sorted(folder.name for folder in new.EXAMPLES.iterdir()) == KINDS

@@ -54,7 +54,6 @@ def test_the_tour(names_of, monkeypatch):
     assert {"fit/mse", "val/mse"} <= names["run"].metrics.keys()
 
 
-@pytest.mark.slow
 def test_the_training_on_photographs(names_of, tmp_path, monkeypatch):
     pytest.importorskip("onnxscript")  # otherwise it would be installed
     monkeypatch.setattr("diffusion.export.web.network_onnx", lambda *_: b"")

@@ -41,7 +41,6 @@ def test_optuna_reads_back_what_was_run(ran, tiny, tmp_path):
     assert (distributions["optimizer.lr"].log, distributions["data.batch_size"].high) == (True, 6)
 
 
-@pytest.mark.slow
 @pytest.mark.whole_report
 @pytest.mark.usefixtures("undrawn")
 def test_a_job_that_falls_behind_is_pruned_and_shown_as_such(ran, tiny, tmp_path):
