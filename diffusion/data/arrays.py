@@ -17,6 +17,7 @@ import torch
 from annotated_types import Ge, Gt, MinLen
 from PIL import Image, ImageSequence
 from torch import Tensor
+from torchvision.io import decode_png, read_file
 
 from diffusion.data.archive import IMAGES, content_of
 from diffusion.data.conditions import Condition, Shape, Tensors
@@ -102,8 +103,8 @@ class Arrays(Measurements, Collection):
 
     Args:
         root: A folder of files, nested or not, or one file: .npy and .npz with an array (C, H, W), (N, C, H, W) or
-            (H, W); .tar of .npy files; .png and .tif of one channel with 8, 16 or 32 bits or floats, whose pages are
-            the channels. In an .npz, the array is arr_0, images, image or the only one.
+            (H, W); .tar of .npy files; .png, grey or of colours; .tif of one channel with 8, 16 or 32 bits or floats,
+            whose pages are the channels. In an .npz, the array is arr_0, images, image or the only one.
         resolution: Side of the square images, in pixels; or [HEIGHT,WIDTH]. Larger arrays are cropped to their centre.
         tiles: Always null.
     """
@@ -179,6 +180,8 @@ def pieces(name: str, file: Path) -> Iterator[Item]:
                     if member.isfile() and member.name.endswith(".npy"):
                         read = partial(decoded, file, member.offset_data, member.size)
                         yield Item(f"{name}/{member.name.removeprefix('./')}", read)
+        case ".png":
+            yield Item(name, lambda: decode_png(read_file(str(file))).numpy())  # Pillow rounds colours to 8 bits
         case _:
             yield Item(name, partial(levels, name, file))
 
@@ -198,9 +201,9 @@ def decoded(file: Path, start: int, size: int) -> np.ndarray:
 
 
 def levels(name: str, file: Path) -> np.ndarray:
-    """The values of an image, (pages, H, W), without any conversion. Raises UserError for colours."""
+    """The values of a TIFF, (pages, H, W), without any conversion. Raises UserError for colours."""
     pages = []
-    with Image.open(file, formats=["PNG", "TIFF"]) as image:
+    with Image.open(file, formats=["TIFF"]) as image:
         for page in ImageSequence.Iterator(image):
             if page.mode not in ("L", "F") and not page.mode.startswith("I"):
                 raise UserError(

@@ -72,7 +72,7 @@ def read(
             raise ValueError("not grey with 16 bits, as the first file is")
         layout = [str(part[3]) for part in getattr(image, "tile", ())]
         if mode != "F" and (image.mode.startswith("I") or any(";16" in each for each in layout)):
-            say_once("data: 16-bit files become 8-bit images; data.channels=1 keeps the values, if all are grey")
+            say_once("data: 16-bit files become 8-bit images; data.channels=1 keeps grey values, data=arrays colours")
         image.load()
         with contextlib.suppress(Exception):  # unreadable metadata
             image = ImageOps.exif_transpose(image)

@@ -67,11 +67,14 @@ def test_the_centres_of_all_arrays_are_in_the_splits_unchanged(write: Callable[.
     assert {each.tobytes() for each in found} == {each[:, 1:9, :8].astype("f4").tobytes() for each in VALUES}
 
 
-def test_the_values_of_a_16_bit_png_are_not_rounded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("colours", [False, True])
+def test_the_values_of_a_16_bit_png_are_not_rounded(colours: bool, tmp_path: Path) -> None:
     for i, (value, _) in enumerate(VALUES):
-        Image.fromarray(value).save(tmp_path / f"{i}.png")
-    data = loaded(tmp_path, channels=1)
-    assert data.splits["train"].images[0].numpy().tobytes() in {x[:1, 1:9, :8].astype("f4").tobytes() for x in VALUES}
+        place = tmp_path / f"{i}.png"
+        place.write_bytes(rgb16(value)) if colours else Image.fromarray(value).save(place)
+    image = loaded(tmp_path, channels=3 if colours else 1).splits["train"].images[0].numpy()
+    expected = [x[:1, 1:9, :8] if not colours else np.stack([x[0, :8, :3].T] * 8, 1) for x in VALUES]
+    assert image.tobytes() in {each.astype("f4").tobytes() for each in expected}
 
 
 def test_channels_are_standardised_without_missing_values_and_back(tmp_path: Path) -> None:
