@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
-from diffusion.data.encoder import Latents, small, statistics
 from diffusion.data.module import Split
+from diffusion.kinds.encoder import small
+from diffusion.kinds.latents import Latents, statistics
 
 SIDE = 32  # pixels
 

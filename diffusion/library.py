@@ -3,11 +3,13 @@
 They are the API for notebooks and programs, and the commands of `diffusion.tasks` are built on them.
 """
 
+import json
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from diffusion.base.console import count
+from diffusion.base.pixels import resolution_of
 from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.hub import is_address
 from diffusion.checkpoint.restore import Restored, restore
@@ -25,22 +28,36 @@ from diffusion.config.schema import SCORED, Mixed
 from diffusion.data import ImageData, Split
 from diffusion.errors import UserError
 from diffusion.export.formats import FORMATS
+from diffusion.kinds.guess import kind_of_tensor
+from diffusion.kinds.kind import Kind, Shape, Source
 from diffusion.metric import score as metrics_of
 from diffusion.metric.precision import products
 from diffusion.metric.record import Score
-from diffusion.pixels import MODES, is_points, resolution_of
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.sampler import Sampler
+from diffusion.runs.folder import REFEREE
 from diffusion.sampling.drawing import MIXED, Drawing, make_guidance
-from diffusion.sampling.edits import STRENGTH, Edited, Source, enlarged, filled, solved, varied
+from diffusion.sampling.edits import STRENGTH, Edited, enlarged, filled, kept, solved, varied
 from diffusion.sampling.given import Given, condition_of, make_given
 from diffusion.sampling.inheritance import inherited
 from diffusion.sampling.parallel import choose_device
-from diffusion.scoring.pipeline import make_metrics
+from diffusion.scoring.pipeline import Scorer, make_metrics
 from diffusion.scoring.trials import within_budgets
 
 Node = Mapping[str, Any]
 DRAWN = ("sampler", "guidance", "condition", "data")  # the groups that a drawing takes from the recipe of its model
+
+
+class Scores(dict[str, Score]):
+    """The scores of samples by name; beside them those of `baselines`, by what was scored, and the `referee`'s answers.
+
+    The answers are those of `metric.referee.judge`; None if it was not asked.
+    """
+
+    def __init__(self, *given: Any):
+        super().__init__(*given)
+        self.baselines: dict[str, dict[str, Score]] = {}
+        self.referee: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,9 +86,14 @@ class Model:
         return self.restored.denoiser
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of its images."""
+    def shape(self) -> Shape:
+        """(C, *size) of its images."""
         return self.restored.shape
+
+    @property
+    def kind(self) -> Kind:
+        """What its images are made of."""
+        return self.restored.kind
 
     def sample(self, n: int, sampler: str | Sampler | Node | None = None, **options: Any) -> Tensor:
         """Draw samples."""
@@ -132,22 +154,68 @@ class Model:
         return self._draw(n, lambda **own: Edited(replace(self.drawing(seed=first, **own), between=ends)), **options)
 
     def score(
-        self, n: int = SCORED, split: str = "val", features: str = "auto", metrics: str = "standard", **options: Any
-    ) -> dict[str, Score]:
-        """The scores of n samples, drawn with the options of `sample`, against real images of the recipe, by name."""
-        with searching([self.config_dir]):
-            data: ImageData = make(inherited(self.restored, ["data"], [], {"seed": 0})["data"], "data")
-            data.setup()
-            return score(self.sample(n, **options), data.splits[split], split, features, metrics, self.device)
+        self, n: int = SCORED, split: str = "val", features: str | None = None, metrics: str | None = None,
+        baselines: Sequence[str] = (), referee: bool = False, **options: Any,
+    ) -> "Scores":  # fmt: skip
+        """The scores of n samples, drawn with the options of `sample`, against real images of the recipe, by name.
+
+        Those of a model with channels that are given to it include the CRPS of each channel, if there are several
+        samples of each condition.
+
+        Args:
+            features, metrics: choices from conf/features and conf/metrics; None: those that suit the kind of the data.
+            baselines: what is scored beside them: "noise", "real", "split_half".
+            referee: whether the samples are judged, too.
+        """
+        with searching([self.config_dir]), TemporaryDirectory() as folder:
+            scorer = self.scorer(Path(folder), split, features, metrics)
+            scorer.check(n, baselines)
+            return self._scored(scorer, n, baselines, referee, **options)
+
+    def scorer(
+        self, folder: Path, split: str = "val", features: str | None = None, metrics: str | None = None
+    ) -> Scorer:
+        """What scores samples against a split of the recipe's data, and writes files about them into the folder."""
+        data: ImageData = make(inherited(self.restored, ["data"], [], {"seed": 0})["data"], "data")
+        data.condition = condition_of(self.restored.config.get("condition"), self.restored.facts, self.shape)
+        if self.restored.config.get("encoder"):
+            data.kind = self.kind
+        data.setup()
+        extractor = make(choice("features", features or self.kind.features), "features").to(self.device)
+        chosen = make_metrics(choice("metrics", metrics or self.kind.metrics))
+        return Scorer(data, split, extractor, chosen, folder, folder)
+
+    def _scored(self, scorer: Scorer, n: int, baselines: Sequence[str], referee: bool, **options: Any) -> "Scores":
+        own: dict[str, Any] = {"data": scorer.data, "split": scorer.split}
+        drawing = self.drawing(**own | _of_drawing(options))
+        images = self._draw(n, lambda: Edited(drawing), **_of_drawing(options, False))
+        found = Scores((each.metric, each) for each in scorer.score(images))
+        for each in scorer.baselines(baselines, n):
+            found.baselines.setdefault(each.what, {})[each.metric] = each
+        for each in scorer.ensembles(images, drawing.given, {}):
+            if each.what == "samples":
+                found[each.metric] = each
+            else:
+                found.baselines.setdefault(each.what, {})[each.metric] = each
+        if referee:
+            scorer.judge(images)
+            file = scorer.folder / REFEREE
+            found.referee = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        return found
 
     def study(
         self, samplers: Sequence[str] = ("ddim", "heun"), nfe: Sequence[int] = (10, 20, 50), n: int = 250,
-        **options: Any,
-    ) -> dict[tuple[str, int], dict[str, Score]]:  # fmt: skip
+        split: str = "val", features: str | None = None, metrics: str | None = None, **options: Any,
+    ) -> dict[tuple[str, int], "Scores"]:  # fmt: skip
         """The scores of samplers within budgets of network evaluations: (sampler, evaluations) -> `score`."""
-        with searching([self.config_dir]):
+        with searching([self.config_dir]), TemporaryDirectory() as folder:
             trials = within_budgets(samplers, nfe, self.denoiser.schedule)
-            return {(each.words, each.nfe): self.score(n, sampler=each.sampler, **options) for each in trials}
+            scorer = self.scorer(Path(folder), split, features, metrics)
+            scorer.check(n, ())
+            return {
+                (each.words, each.nfe): self._scored(scorer, n, (), False, sampler=each.sampler, **options)
+                for each in trials
+            }
 
     def export(self, file: str | Path, format: str = "safetensors") -> str:
         """Write the model as `safetensors`, a folder for `diffusers`, or a page for the `web`; what to do with it."""
@@ -205,7 +273,7 @@ class Model:
         drawing = Drawing(
             made, self.shape, operator.index(seed), own, None if weak is None else weak.denoiser,
             self.restored.labels if counts is None else counts, label if classes is None else classes,
-            precision=precision, finite=True, given=given, values=self.restored.values,
+            precision=precision, finite=True, given=given, kind=self.kind,
         )  # fmt: skip
         drawing.check(self.denoiser, self.restored.label_dropout)
         return drawing
@@ -214,7 +282,7 @@ class Model:
         """The drawing of a picture of any size that the model enlarges."""
         node = condition or self.restored.config.get("condition")
         made = condition_of(node, self.restored.facts, self.shape)
-        return enlarged(picture, made, self.shape, partial(self.drawing, condition=node, **options))
+        return enlarged(picture, made, self.shape, self.kind, partial(self.drawing, condition=node, **options))
 
     def _draw(
         self, n: int, change: Callable[..., Edited], batch_size: int = 64, progress: bool = True, **options: Any
@@ -225,7 +293,12 @@ class Model:
         with products(self.restored.config.get("matmul_precision", "high")):
             images = drawing(self.denoiser, n, self.device, batch_size, label)
         drawing.warn_of_saturated(images)
-        return images if size is None else images[..., : size[0], : size[1]]
+        return kept(images, size)
+
+
+def _of_drawing(options: Mapping[str, Any], of: bool = True) -> dict[str, Any]:
+    """Those of the options of `Model.sample` that are, or are not, options of `Model.drawing`."""
+    return {key: value for key, value in options.items() if (key not in ("batch_size", "progress")) == of}
 
 
 def chosen(group: str, part: str | Node | None) -> list[Change]:
@@ -269,8 +342,8 @@ def score(
     images: Tensor,
     reference: str | Path | Tensor | Split = "landscapes",
     split: str = "val",
-    features: str = "auto",
-    metrics: str = "standard",
+    features: str | None = None,
+    metrics: str | None = None,
     device: str | int | torch.device = "auto",
 ) -> dict[str, Score]:
     """Score images against real ones; the scores by name: `score(images)["fd_lite0"].value`.
@@ -279,24 +352,25 @@ def score(
     tensor, for fewer than 4, and for a reference that does not exist.
 
     Args:
-        images: uint8 (n, C, H, W), grey, RGB or RGBA; or points, float32 (n, 2, 1, 1), for features="points".
+        images: uint8 (n, C, H, W), grey, RGB or RGBA; points, float32 (n, 2, 1, 1); or measurements, float32
+            (n, C, H, W).
         reference: real images like `images`; or a choice from conf/data or a folder of images, which is read in the
             size and with the channels of the images, and of which a split is used: train, val or test; or a split.
-        features, metrics: choices from conf/features and conf/metrics.
+        features, metrics: choices from conf/features and conf/metrics; None: those that suit the images.
         device: the device of the feature extractor, as for `load`.
     """
-    points = images.dtype == torch.float32 and is_points(images.shape)
-    if not points and (images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in MODES):
-        raise UserError(f"images: got {images.dtype} {tuple(images.shape)}; expected uint8 (n, C, H, W), C 1, 3 or 4")
-    extractor = make(choice("features", features), "features").to(choose_device(device))
-    chosen = make_metrics(choice("metrics", metrics))
+    own = reference.images if isinstance(reference, Split) else reference if isinstance(reference, Tensor) else None
+    kind = kind_of_tensor(images, own)
+    extractor = make(choice("features", features or kind.features), "features").to(choose_device(device))
+    chosen, shape = make_metrics(choice("metrics", metrics or kind.metrics)), tuple(images.shape[1:])
+    kind.check_features(extractor, shape)
     if isinstance(reference, Tensor):
-        if (size := tuple(reference.shape[1:])) != (wanted := tuple(images.shape[1:])):
-            raise UserError(f"reference: its images are {size}, but those to score are {wanted}")
-        against = metrics_of.reference_of(reference, extractor, "images")
+        if (size := tuple(reference.shape[1:])) != shape:
+            raise UserError(f"reference: its images are {size}, but those to score are {shape}")
+        against = metrics_of.reference_of(reference, extractor, "images", (), kind.protocol(shape))
     else:
         real = reference if isinstance(reference, Split) else split_of(str(reference), split, images)
-        against = metrics_of.reference_of(real.images, extractor, split, real.sources)
+        against = metrics_of.reference_of(real.images, extractor, split, real.sources, kind.protocol(shape))
     return metrics_of.score(metrics_of.extract(images, extractor), extractor, against, chosen)
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 import diffusion
+from diffusion.base.pixels import grid
 from diffusion.data import to_uint8
-from diffusion.pixels import grid
 from diffusion.tasks.opening import settings_of
 from diffusion.tasks.sample import enlargement, enlarging
 

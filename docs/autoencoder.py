@@ -62,7 +62,7 @@ def main(folder: str, steps: int = STEPS) -> None:
     )  # fmt: skip
     trainer.fit(module, data)
     module.network.half().save_pretrained(folder)
-    encoder, x = VAE(folder), data.values.inside(data.splits["val"].images)
+    encoder, x = VAE(folder), data.kind.inside(data.splits["val"].images)
     with torch.no_grad():
         again = torch.cat([encoder.decode(encoder.encode(part)).clamp(-1, 1) for part in x.split(10)])
     psnr = -10 * ((again - x) / 2).square().flatten(1).mean(dim=1).log10()

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import diffusion
+from diffusion.base.pixels import grid, to_uint8, to_unit
 from diffusion.config.build import make
 from diffusion.config.choices import choice, files
 from diffusion.errors import UserError
-from diffusion.pixels import grid, to_uint8, to_unit
 from diffusion.process.mixture import Exact, moons
 from diffusion.process.sampler import Sampler
 from diffusion.process.timesteps import Quantile

@@ -16,10 +16,10 @@ from torch import Tensor
 
 import diffusion
 from diffusion.base.files import PACKAGE
+from diffusion.base.pixels import grid, save_png
 from diffusion.config.build import make
 from diffusion.config.choices import choice
 from diffusion.errors import UserError
-from diffusion.pixels import grid, save_png
 from diffusion.process.operators import Mask, Observation, Operator, blur, downsampling, observe
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import VP

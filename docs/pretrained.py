@@ -25,7 +25,7 @@ def main(run: Path, folder: Path) -> None:
     """Write the folder of a bundled model from that of its run."""
     last, checkpoints = trained(run), folder / "checkpoints"
     files = {checkpoints / "last.safetensors": last}
-    if step := restore(last).facts.get("guidance_step"):
+    if step := restore(last).facts.guidance_step:
         files[storage.early_file(checkpoints, step)] = at_step(last.parent, step)
     for file, source in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 PACKAGE = DOCS.parent / "diffusion"
-BASE = ("errors", "randomness", "pixels", "base")  # every room may import these; not drawn
+BASE = ("errors", "randomness", "base")  # every room may import these; not drawn
 PICTURE = re.compile(r"(?<=```mermaid\n).*?(?=```)", re.DOTALL)
 
 

@@ -21,11 +21,11 @@ from PIL import Image
 from torch import Tensor
 
 import diffusion
+from diffusion.base.pixels import grid, save_png
 from diffusion.config.build import make
 from diffusion.config.choices import choice, composed
 from diffusion.data import Landscapes, to_uint8, to_unit
 from diffusion.library import Model
-from diffusion.pixels import grid, save_png
 from diffusion.randomness import seed_for
 from diffusion.runs.folder import jobs_of
 from diffusion.sampling.given import Given
@@ -54,7 +54,7 @@ def enlarged(model: Model, pictures: Tensor, stage: int, level: float = 0.0) -> 
     assert drawing.given is not None
     condition = drawing.given.condition
     condition.level = level  # type: ignore[attr-defined]
-    given = Given(condition, drawing.shape, "", named=condition.own(to_unit(pictures)))
+    given = Given(condition, drawing.shape, drawing.kind, "", named=condition.own(to_unit(pictures)))
     seed = seed_for(0, "then", stage)
     drawing = replace(drawing, given=given, seed=seed)
     return drawing(model.denoiser, len(pictures), torch.device("cpu"), 32, f"to {drawing.shape[1]} pixels")
@@ -106,7 +106,7 @@ def scored(models: Networks, seed: int) -> dict[str, dict[str, dict[str, float]]
         new[f"cascade; condition.level={level:g}"] = enlarged(models["128"], middle, 2, level)
     if seed == 0:
         chosen = torch.arange(SHOWN) * 31
-        save_png(grid(torch.cat([images[chosen] for images in [*made.values(), real]]), SHOWN), OUT / "enlarged.png")
+        save_png(grid(torch.cat([images[chosen] for images in [*made.kind(), real]]), SHOWN), OUT / "enlarged.png")
         save_png(grid(torch.cat([images[:SHOWN] for images in new.values()]), SHOWN), OUT / "drawn.png")
 
     def distance(images: Tensor) -> float:

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 import diffusion
+from diffusion.base.pixels import grey, grid, save_png, tiles
 from diffusion.config.build import make
 from diffusion.config.choices import choice
 from diffusion.data import Landscapes
@@ -28,7 +29,6 @@ from diffusion.data.module import Split
 from diffusion.library import Model
 from diffusion.metric.denoising import numbered
 from diffusion.metric.faults import diagnose
-from diffusion.pixels import grey, grid, save_png, tiles
 from diffusion.randomness import generator_for
 from diffusion.report.verdict import verdict
 from diffusion.runs.folder import Run
@@ -254,9 +254,7 @@ def trainings(out: Path, *seeds: str) -> None:
             print(rows[-1], flush=True)
         write("treatments", ["what", "seed", "faults, the clearest first", "memorising"], rows)
         if seed == 0:
-            save_png(
-                grid(torch.cat([images[:12] for images in made.values()]), 12, large=True), RESULTS / "samples.png"
-            )
+            save_png(grid(torch.cat([images[:12] for images in made.kind()]), 12, large=True), RESULTS / "samples.png")
 
 
 if __name__ == "__main__":

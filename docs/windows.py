@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from diffusion.base.files import read_table
+from diffusion.base.images import in_threads, read, resized
 from diffusion.base.nearest import NEAR
 from diffusion.data.folder import candidates
-from diffusion.data.images import in_threads, read, resized
 from diffusion.data.sets import HERE
 
 SIZES = {"train": 2091, "val": 250, "test": 250}  # 2091 as in the memoir

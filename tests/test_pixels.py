@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffusion.pixels import height_width, resolution_of, to_rgb
+from diffusion.base.pixels import height_width, resolution_of, to_rgb
 
 
 def test_grey_images_are_repeated_to_three_channels() -> None:

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import time
+import unicodedata
 import uuid
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
@@ -15,11 +16,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from diffusion.errors import UserError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 PACKAGE = Path(__file__).resolve().parents[1]
 VERSION = "1.0.0"
+# macOS stores é as two characters, and the order of classes must not differ.
+composed = partial(unicodedata.normalize, "NFC")
 PART = ".part"  # the suffix of a file that is still being written
 
 
@@ -154,3 +159,28 @@ def tensor_digest(tensors: "Mapping[str, Tensor]") -> str:
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
+
+
+def listed(root: Path) -> dict[str, Path]:
+    """The files below `root` that may be used, by name (relative to the root), sorted.
+
+    Output folders of commands are left out: a model must not be trained on its own samples. Raises UserError for a
+    folder that cannot be read.
+    """
+    if not root.is_dir():
+        raise UserError(f"data.root={root} is not an existing folder; set it to a folder of images")
+    files: dict[str, Path] = {}
+
+    def unread(error: OSError) -> None:
+        raise UserError(f"data.root={root}: {error.filename}: {error.strerror}; allow to read it, or remove it")
+
+    for here, folders, names in os.walk(root, onerror=unread):
+        if Path(here) != root and not {"run.json", ".hydra"}.isdisjoint([*folders, *names]):
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for file in (Path(here, name) for name in names if not name.startswith(".")):
+            if file.is_file():
+                name = os.fsencode(os.path.relpath(file, root)).decode("utf-8", "backslashreplace")  # may not be UTF-8
+                files[composed(name)] = file
+    return dict(sorted(files.items()))

@@ -6,6 +6,7 @@ the weights are named. Weights are recognized by their names and shapes, which a
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from diffusion.config.build import make, model_of
+from diffusion.config.build import make
 from diffusion.config.choices import choice, choices, composed
-from diffusion.data.encoder import DEVIATION
 from diffusion.errors import UserError, first_line
+from diffusion.kinds.encoder import DEVIATION
+from diffusion.kinds.latents import Latents
 from diffusion.model.unet import Attention
+from diffusion.recipe.facts import Facts
 
 KEPT = ("model", "schedule", "prediction", "objective", "encoder", "sampler", "data", "seed", "label_dropout")
 AVERAGED_RAW = "model_ema1", "ema", "model", "state_dict"  # the weights of a training, by their names
@@ -56,7 +59,7 @@ class Weights:
     classes = ""  # the name of the table of classes, and whether its last row is that of "no class"
     unlabelled = False
     named = ""  # in the name of the file, where other networks have the same names and shapes
-    facts: Mapping[str, Any] = {}  # of a checkpoint
+    latents: Mapping[str, Any] | None = None  # the figures of those that it works in
 
     def __init__(self, recipe: Sequence[str]):
         self.recipe = recipe
@@ -169,7 +172,7 @@ class DiT(Transformer):
 
     def words(self, theirs: Mapping[str, Tensor]) -> Sequence[str]:
         n = theirs[self.first].shape[1]
-        self.facts = {"latents": {"key": None, "mean": [0.0] * n, "deviation": [DEVIATION / self.scale] * n}}
+        self.latents = {"key": None, "mean": [0.0] * n, "deviation": [DEVIATION / self.scale] * n}
         return super().words(theirs)
 
     def converted(self, name: str, value: Tensor, network: Any) -> Tensor:
@@ -213,16 +216,19 @@ def recognized(contents: Mapping[str, Any], prefix: str, where: str) -> dict[str
             continue
         config = composed("train", family.words(states[0]))
         classes = max(0, len(states[0].get(family.classes, ())) - family.unlabelled)
+        facts = Facts({"classes": classes})
+        if family.latents:
+            facts = replace(facts, kind=Latents.name, figures={**family.latents})
         with torch.device("meta"):
-            network = make(model_of(config, {"classes": classes}), "model")
+            network = make(facts.model(config), "model")
         try:
             own = [{prefix + key: value for key, value in family.translated(each, network).items()} for each in states]
         except (ValueError, RuntimeError, AttributeError) as error:  # of another network
             reasons.append(f"{name}: {first_line(error)}")
             continue
         text = yaml.safe_dump({key: config[key] for key in KEPT})
-        facts, labels = {"classes": classes, **family.facts}, {str(i): 1 for i in range(classes)}
-        about = {"config": text, "facts": facts, "labels": labels}
+        labels = {str(i): 1 for i in range(classes)}
+        about = {"config": text, "facts": facts.written(), "labels": labels}
         raw = {"current_model_state": own[1]} if len(own) > 1 else {}
         return {**about, "state_dict": own[0], **raw, "global_step": 0, "epoch": 0}
     if reasons:

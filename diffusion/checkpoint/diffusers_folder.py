@@ -23,16 +23,17 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from diffusion.base.pixels import height_width, resolution_of
 from diffusion.checkpoint import storage
 from diffusion.config.build import make
 from diffusion.config.choices import choice, composed
-from diffusion.data.encoder import VAE, Latents
 from diffusion.errors import UserError, first_line, imported
+from diffusion.kinds.encoder import VAE
 from diffusion.model import UNet
-from diffusion.pixels import height_width, resolution_of
 from diffusion.process.prediction import Prediction
 from diffusion.process.sampler import DDIM, Ancestral, Sampler
 from diffusion.process.schedule import Discrete, Schedule
+from diffusion.recipe.facts import Facts
 
 if TYPE_CHECKING:
     from diffusion.checkpoint.restore import Restored
@@ -96,14 +97,13 @@ def write(folder: Path, model: "Restored") -> str:
     Raises UserError, before anything is written, for parts without a counterpart in diffusers and for a folder that
     exists.
     """
-    if "condition" in model.facts:
+    if model.facts.condition is not None:
         raise UserError("condition: diffusers' U-Nets have none like it; export a safetensors file")
-    if "measured" in model.facts:
-        raise UserError("measurements: diffusers' pipelines draw 8-bit pictures; export a safetensors file")
+    model.kind.require("export --format diffusers")
     if model.config["data"].get("scale", 1.0) != 1:
         raise UserError("data.scale: diffusers' pipelines have none; export a safetensors file")
     denoiser, sampler = model.denoiser, make(model.config["sampler"], "sampler", Sampler)
-    network = network_of(denoiser.network, model.model, resolution_of(*model.values.shape(model.shape)[1:]))
+    network = network_of(denoiser.network, model.model, resolution_of(*model.kind.space(model.shape)[1:]))
     scheduler = scheduler_of(denoiser.schedule, denoiser.prediction, sampler)
     if folder.exists():
         raise UserError(f"{folder}: already exists; choose another")
@@ -111,12 +111,12 @@ def write(folder: Path, model: "Restored") -> str:
     pipeline = type(scheduler).__name__.replace("Scheduler", "Pipeline")
     getattr(library(), pipeline)(network, scheduler).save_pretrained(folder)
     (folder / RECIPE).write_text(json.dumps(model.about, indent=1))
-    if isinstance(model.values, Latents):
-        if isinstance(encoder := model.values.encoder, VAE):
+    if encoder := getattr(model.kind, "encoder", None):
+        if isinstance(encoder, VAE):
             encoder.network.save_pretrained(folder / "vae")
         return (
             f".unet and .scheduler of DiffusionPipeline.from_pretrained({str(folder)!r}) draw latents x; "
-            "the autoencoder in vae/ decodes mean + 2 deviation x, of facts.latents in recipe.json"
+            "the autoencoder in vae/ decodes mean + 2 deviation x, of facts.figures in recipe.json"
         )
     words = f"num_inference_steps={sampler.steps}"
     if isinstance(sampler, DDIM):
@@ -229,10 +229,10 @@ def _foreign(folder: Path, theirs: Mapping[str, Any]) -> dict[str, Any]:
     _check_same(theirs, again.config, but=("num_class_embeds",))
     images = {"resolution": resolution_of(*height_width(size)), "channels": theirs["in_channels"]}
     data = {**composed("train")["data"], **images}
-    facts, model["classes"] = {"classes": model["classes"]}, 0  # in a configuration, it follows from the labels
+    facts, model["classes"] = Facts({"classes": model["classes"]}), 0  # in a configuration, it follows from the labels
     config = {"model": model, **_process(folder / "scheduler"), "data": data, "seed": 0, "label_dropout": 0.0}
-    labels = {str(number): 1 for number in range(facts["classes"])}
-    return {"config": yaml.safe_dump(config), "facts": facts, "global_step": 0, "epoch": 0, "labels": labels}
+    labels = {str(number): 1 for number in range(facts.arguments["classes"])}
+    return {"config": yaml.safe_dump(config), "facts": facts.written(), "global_step": 0, "epoch": 0, "labels": labels}
 
 
 def _process(folder: Path) -> dict[str, dict[str, Any]]:

@@ -16,19 +16,15 @@ from diffusion.base.console import console, count
 from diffusion.base.files import tensor_digest
 from diffusion.checkpoint import authors, diffusers_folder, storage
 from diffusion.config import build
-from diffusion.config.build import ModelFacts, check_arguments, check_targets, make, model_of, plain_config
-from diffusion.data import ImageData
-from diffusion.data.encoder import Encoder, Latents
-from diffusion.data.measured import Measured
-from diffusion.data.values import Values
+from diffusion.config.build import check_targets, make, plain_config
 from diffusion.errors import UserError
+from diffusion.kinds.kind import Kind, Shape
 from diffusion.model.network import to_channels_last
-from diffusion.pixels import height_width
 from diffusion.process.averaging import Profile, coefficients, gamma_of
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.mixture import Exact
-from diffusion.process.prediction import Prediction, scaled
-from diffusion.process.schedule import Schedule
+from diffusion.recipe.assemble import assembled, data_size, kind_of
+from diffusion.recipe.facts import Facts, read_facts
 
 PREFIX = "denoiser.network."  # prefix of the network's weights in a checkpoint
 REQUIRED = {"config": str, "state_dict": dict, "global_step": int, "epoch": int}  # of a checkpoint
@@ -43,7 +39,7 @@ class Restored:
 
     denoiser: Denoiser
     config: dict[str, Any]  # what its run was asked for
-    facts: ModelFacts
+    facts: Facts
     path: Path
     step: int
     epoch: int
@@ -64,35 +60,37 @@ class Restored:
     @property
     def about(self) -> dict[str, Any]:
         """What an exported file says about this model, in the form of a checkpoint's contents."""
-        about = {"facts": dict(self.facts), "global_step": self.step, "epoch": self.epoch, "labels": dict(self.labels)}
+        about = {
+            "facts": self.facts.written(),
+            "global_step": self.step,
+            "epoch": self.epoch,
+            "labels": dict(self.labels),
+        }
         kept = {key: self.config[key] for key in KEPT if key in self.config}
         return {"config": yaml.safe_dump(kept), **about, "weights": self.weights}
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images that it was trained on."""
-        data = self.config["data"]
-        channels = int(self.model.get("in_channels", data.get("channels", 3))) - self.denoiser.picture
-        if "latents" in self.facts:
-            channels = int(data.get("channels", 3))
-        return channels, *height_width(data["resolution"])
+    @cached_property
+    def shape(self) -> Shape:
+        """(C, *size) of the examples that it was trained on."""
+        channels = self.config["data"].get("channels", 3)
+        if not self.config.get("encoder"):
+            channels = self.model.get("in_channels", channels) - self.facts.picture
+        return int(channels), *data_size(self.config)
 
     @cached_property
-    def values(self) -> Values:
-        """What its images are in the diffusion process. An encoder is first looked for beside the file, in vae/."""
-        if (figures := self.facts.get("measured")) is not None:
-            check_arguments(Measured, figures, f"ckpt={self.path}: measured")
-            return Measured(**figures)
-        if "latents" not in self.facts:
-            return Values()
-        node, beside = self.config["encoder"], (self.path if self.path.is_dir() else self.path.parent) / VAE
-        if "path" in node and beside.is_dir():
-            node = {**node, "path": str(beside), "subfolder": None}
-        return Latents(make(node, "encoder", Encoder), self.shape, self.facts["latents"])
+    def kind(self) -> Kind:
+        """What its examples are made of. An encoder is first looked for beside the file, in vae/."""
+        encoder, beside = self.config.get("encoder"), (self.path if self.path.is_dir() else self.path.parent) / VAE
+        if encoder and "path" in encoder and beside.is_dir():
+            encoder = {**encoder, "path": str(beside), "subfolder": None}
+        try:
+            return kind_of(self.config, self.facts, self.shape, encoder)
+        except UserError as error:
+            raise UserError(f"ckpt={self.path}: {error}") from error
 
     @property
     def model(self) -> dict[str, Any]:
-        return model_of(self.config, self.facts)
+        return self.facts.model(self.config)
 
     @property
     def label_dropout(self) -> float:
@@ -160,22 +158,16 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
     config = plain_config(contents["config"], path)
     for part in (*build.PARTS, *build.OPTIONAL_PARTS):
         check_targets(config.get(part), part, path)
-    facts: ModelFacts = contents.get("facts", {})
+    facts = read_facts(contents, config, f"ckpt={path}")
     kind, state = _chosen(contents, path, "ema" if weights == "exact" else weights)
     try:
-        scale = config["data"].get("scale", 1.0)
-        # before anything is built: the resolution decides how much memory the images need
-        check_arguments(ImageData, {"resolution": config["data"]["resolution"], "scale": scale}, "data")
-        network: nn.Module = make(model_of(config, facts), "model", nn.Module)
-        process = make(config["schedule"], "schedule", Schedule), make(config["prediction"], "prediction", Prediction)
-        schedule, prediction = scaled(*process, scale)
-        given = {key: facts[key] for key in ("picture", "vector", "centred", "ends") if key in facts}
-        denoiser: Any = Denoiser(network, schedule, prediction, **given)
+        data_size(config)  # before anything is built: it decides how much memory the images need
+        denoiser: Any = assembled(config, facts)
         denoiser.network.load_state_dict(network_weights(state))
         if weights == "exact":
             if (truth := getattr(make(config["data"], "data"), "truth", None)) is None:
                 raise UserError("weights=exact is for data whose distribution is known, such as data=points; use ema")
-            denoiser, kind = Exact(truth, schedule), weights
+            denoiser, kind = Exact(truth, denoiser.schedule), weights
     except UserError as error:
         raise UserError(f"ckpt={path}: {error}") from error
     except Exception as error:  # a strange configuration raises many kinds of exceptions

@@ -57,10 +57,10 @@ def published(name: str, private: bool, model: "Restored") -> None:
     from shutil import copy
     from tempfile import TemporaryDirectory
 
+    from diffusion.base.pixels import save_png
     from diffusion.checkpoint import diffusers_folder, find, hub, storage
     from diffusion.export import card
     from diffusion.library import Model
-    from diffusion.pixels import grid, save_png
     from diffusion.sampling.parallel import choose_device
 
     there = hub.claimed(name, private)
@@ -72,7 +72,7 @@ def published(name: str, private: bool, model: "Restored") -> None:
             print(f"without a diffusers folder: {error}")
             folder.mkdir()
         storage.export(folder / hub.FILE, model.denoiser.network.state_dict(), public.about)
-        step = model.facts.get("guidance_step")
+        step = model.facts.guidance_step
         if step and (early := find.kept(model.path.parent, step)) and early.suffix == storage.SUFFIX:
             (folder / "early").mkdir()
             copy(early, folder / "early")
@@ -80,7 +80,8 @@ def published(name: str, private: bool, model: "Restored") -> None:
             copy(samples, folder / card.SAMPLES)
         else:
             model.denoiser.to(device := choose_device("auto"))
-            save_png(grid(Model(model, device).sample(16), 4, large=True), folder / card.SAMPLES)
+            picture = model.kind.grid(Model(model, device).sample(16), columns=4, large=True)
+            save_png(picture, folder / card.SAMPLES)
         card.write_card(folder, hub.SCHEME + name, public, how)
         print(hub.upload(name, folder, there))
     print(f"  diffusion sample ckpt={hub.SCHEME}{name}")

@@ -63,8 +63,8 @@ def tuned(values: dict[str, Any], words: list[str]) -> dict[str, Any]:
 
 def few_and_large(data: dict[str, Any]) -> bool | None:
     """The value of data.tiles that suits the photographs, by the sizes in the headers of their files; it is printed."""
+    from diffusion.base.pixels import height_width
     from diffusion.data.folder import SMALLEST, Folder, sizes
-    from diffusion.pixels import height_width
 
     if not (sides := [min(size) for size in sizes(Folder(root=data["root"], resolution=1).source())]):
         return None

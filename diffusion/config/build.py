@@ -5,11 +5,7 @@ function: a value must have exactly its annotated type ("3" is not a number) and
 
 A mapping with `_target_` is a call of the class or function of that name. Its other values are the arguments, of which
 the nested objects are built first. With `_partial_: true` it is that function with these arguments set. Beside a
-configuration, which is what was asked for, stand its facts: arguments of the network that follow from the data and from
-other settings; `guidance_step`, the step whose weights guide the run's own samples; and of a condition `picture` and
-`vector`, its channels (`process.denoiser`), and `condition`, the shapes of its tensors and its figures; of measurements
-`measured`, the mean and deviation of each channel, its name and unit (`data.measured`); and `latents`, the key of an
-encoder with the mean and the deviation of each channel.
+configuration, which is what was asked for, stand its facts, which follow from the data and the run (`recipe.facts`).
 
 A configuration in a file is untrusted: it must neither run code nor read the environment. It is read as plain data,
 without interpolation, and each part may only name classes that the choices of its group name, in conf/ or in a folder
@@ -34,8 +30,6 @@ UNSET = "???"  # what Hydra composes for a setting that must be set
 OBJECT = ("needs_python_object", "callable_type")  # pydantic's errors where yaml needs a nested object
 NESTED = "Input should be a nested object"
 Model = TypeVar("Model", bound=BaseModel)
-ModelFacts = Mapping[str, Any]
-ARGUMENTS = ("in_channels", "out_channels", "classes", "augment", "coordinates")  # of a network that may be facts
 PARTS = ("model", "schedule", "prediction", "data")  # required of a file, to sample and score
 OPTIONAL_PARTS = ("sampler", "guidance", "condition", "encoder", "features", "metrics")  # may be missing
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times faster
@@ -142,11 +136,6 @@ def make(node: Mapping[str, Any] | None, where: str, kind: type | None = None, *
     if kind is not None and not isinstance(made, kind):
         raise UserError(f"{where}: {node['_target_']} gives a {type(made).__name__}; expected a {kind.__name__}")
     return made
-
-
-def model_of(config: Mapping[str, Any], facts: ModelFacts) -> dict[str, Any]:
-    """The node of a network in a configuration, with the arguments that are facts. Both may be a stranger's."""
-    return {**config["model"], **{key: facts[key] for key in ARGUMENTS if isinstance(facts.get(key), int)}}
 
 
 def check_node(node: Any, where: str) -> None:

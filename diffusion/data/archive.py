@@ -15,11 +15,12 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from diffusion.data.folder import Collection, Item, Source, composed, stamps
-from diffusion.data.images import FORMATS
+from diffusion.base.arrays import IMAGES, content_of
+from diffusion.base.files import composed
+from diffusion.base.images import FORMATS
+from diffusion.data.folder import Collection, Item, Source, stamps
 from diffusion.errors import refusing
 
-IMAGES = ("arr_0", "images", "image")  # names of arrays in an npz
 LABELS = ("arr_1", "labels", "label")
 LARGEST = 8 * (Image.MAX_IMAGE_PIXELS or 0)  # bytes of a file: Pillow refuses twice as many pixels, of 4 bytes each
 
@@ -121,9 +122,3 @@ def shards(files: Sequence[Path], labelled: bool) -> Iterator[Item]:
                 images = [name for name in parts if kinds[name] in endings]
                 for name in images or [name for name in parts if kinds[name] != ".cls"]:
                     yield Item(composed(name) + where, parts[name], label)
-
-
-def content_of(file: Path, start: int, size: int) -> bytes:
-    with file.open("rb") as stream:
-        stream.seek(start)
-        return stream.read(size)

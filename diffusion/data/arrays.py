@@ -3,34 +3,31 @@
 Values keep their units and are not resampled. Order and splits are those of `Collection`.
 """
 
-import io
 import os
-import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 from annotated_types import Ge, Gt, MinLen
-from PIL import Image, ImageSequence
 from torch import Tensor
-from torchvision.io import decode_png, read_file
 
-from diffusion.data.archive import IMAGES, content_of
-from diffusion.data.conditions import Condition, Shape, Tensors
-from diffusion.data.folder import Collection, Item, Source, listed, stamps
-from diffusion.data.measured import Measured, column, figures_of
+from diffusion.base.arrays import array_of, pieces
+from diffusion.base.files import listed
+from diffusion.data.conditions import Condition, Tensors
+from diffusion.data.folder import Collection, Item, Source, stamps
 from diffusion.data.module import ImageData, Split
 from diffusion.errors import UserError, first_line, refusing
+from diffusion.kinds.kind import Kind, Shape
+from diffusion.kinds.measured import Measured, column, figures_of
 
 GIVEN = "channels"  # the name of the channels of a condition, where they are stored
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Measurements(ImageData):
+class MeasuredData(ImageData):
     """Base class of data in units of their own, with NaN where a value is missing.
 
     Args:
@@ -52,7 +49,9 @@ class Measurements(ImageData):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.every = self.names or [str(i + 1) for i in range(self.channels)]
-        self.values = Measured([0.0] * self.channels, [1.0] * self.channels, [], [])  # until they are read
+
+    def make_kind(self) -> Kind:
+        return Measured([0.0] * self.channels, [1.0] * self.channels, [], [])  # until they are read
 
     @property
     def given(self) -> list[str]:
@@ -74,7 +73,7 @@ class Measurements(ImageData):
         return drawn
 
     def divided(self, splits: dict[str, Split]) -> dict[str, Split]:
-        """Splits of all channels, as splits of those that are drawn, with the others stored; sets `values`.
+        """Splits of all channels, as splits of those that are drawn, with the others stored; sets `kind`.
 
         Raises UserError for a channel without variance.
         """
@@ -90,13 +89,13 @@ class Measurements(ImageData):
                 what = f"data: the channel {name} has the same value in all training images, or none"
                 raise UserError(f"{what}; leave it out of the files, or set data.std")
         units = [(self.units or [""] * len(self.every))[i] for i in own]
-        self.values = Measured(self.mean or mean, self.std or std, drawn, units)
+        self.kind = Measured(self.mean or mean, self.std or std, drawn, units)
         self.missing = any(bool(part.isnan().any()) for split in found.values() for part in split.images.split(256))
         return found
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Arrays(Measurements, Collection):
+class Arrays(MeasuredData, Collection):
     """Measurements in files. All have the same channels and the same type of numbers.
 
     Arrays of any type become float32. Images without any value are left out, as files that cannot be read.
@@ -117,6 +116,10 @@ class Arrays(Measurements, Collection):
     def stored_shape(self) -> Shape:
         return len(self.every), *self.shape[1:]
 
+    @property
+    def advice_if_few(self) -> str:
+        return ""
+
     def load(self) -> dict[str, Split]:
         self.drawn  # noqa: B018  (refuses names before any work)
         return self.divided(super().load())
@@ -128,7 +131,7 @@ class Arrays(Measurements, Collection):
         def items() -> Iterator[Item]:
             for name, file in files.items():
                 with refusing(f"data.root: {name}"):
-                    yield from pieces(name, file)
+                    yield from starmap(Item, pieces(name, file))
 
         return Source(f"data.root={root}", (os.fspath(root.resolve()), stamps(files)), items)
 
@@ -163,57 +166,6 @@ class Arrays(Measurements, Collection):
         return [("", values)]
 
 
-def pieces(name: str, file: Path) -> Iterator[Item]:
-    """The arrays in a file, which are read later. Raises an error for an unreadable one."""
-    match file.suffix.lower():
-        case ".npy":
-            yield from rows(name, np.load(file, mmap_mode="r", allow_pickle=False))
-        case ".npz":
-            with np.load(file, allow_pickle=False) as archive:
-                known = [key for key in IMAGES if key in archive] or list(archive)
-                if known[0] not in IMAGES and len(known) > 1:
-                    raise ValueError(f"it has the arrays {', '.join(known)}; name one of them images")
-                yield from rows(name, archive[known[0]])
-        case ".tar":
-            with tarfile.open(file, "r:") as tar:
-                for member in tar:
-                    if member.isfile() and member.name.endswith(".npy"):
-                        read = partial(decoded, file, member.offset_data, member.size)
-                        yield Item(f"{name}/{member.name.removeprefix('./')}", read)
-        case ".png":
-            yield Item(name, lambda: decode_png(read_file(str(file))).numpy())  # Pillow rounds colours to 8 bits
-        case _:
-            yield Item(name, partial(levels, name, file))
-
-
-def rows(name: str, array: np.ndarray) -> Iterator[Item]:
-    """One array, or each row of (N, C, H, W)."""
-    if array.ndim == 4:
-        yield from (Item(f"{name} {i}", partial(array.__getitem__, i)) for i in range(len(array)))
-    else:
-        yield Item(name, partial(np.asarray, array))
-
-
-def decoded(file: Path, start: int, size: int) -> np.ndarray:
-    """The array in the bytes of an .npy file."""
-    array: np.ndarray = np.load(io.BytesIO(content_of(file, start, size)), allow_pickle=False)
-    return array
-
-
-def levels(name: str, file: Path) -> np.ndarray:
-    """The values of a TIFF, (pages, H, W), without any conversion. Raises UserError for colours."""
-    pages = []
-    with Image.open(file, formats=["TIFF"]) as image:
-        for page in ImageSequence.Iterator(image):
-            if page.mode not in ("L", "F") and not page.mode.startswith("I"):
-                raise UserError(
-                    f"data.root: {name} has colours ({page.mode}), of which 16 bits would be rounded to 8; save its "
-                    "channels as the pages of a TIFF, or as an .npy (C, H, W)"
-                )
-            pages.append(np.array(page))
-    return np.stack(pages)
-
-
 @dataclass(eq=False)
 class Channels(Condition):
     """Channels of measurements that are given, from which the network draws the others, as for downscaling.
@@ -234,25 +186,18 @@ class Channels(Condition):
     def __call__(self, x0: Tensor, stored: Tensors) -> dict[str, Tensor]:
         return self.own(stored[GIVEN])
 
+    def read(self, source: str, size: Shape, kind: Kind) -> Tensor:
+        """Channels in their units."""
+        return array_of(Path(source).expanduser(), size)
+
     def own(self, values: Tensor) -> dict[str, Tensor]:
         """The tensors of a call for channels (m, c, H, W) in their units."""
         mean, std = (column(self.figures[key], values) for key in ("mean", "std"))
         return {GIVEN: ((values.float() - mean) / (2 * std)).nan_to_num(0.0)}
 
     def attach(self, data: ImageData) -> None:
-        if not isinstance(data, Measurements):
+        if not isinstance(data, MeasuredData):
             raise UserError("condition=channels: only data=arrays and data=fields have channels with names")
         if not self.figures:
             mean, std = figures_of(data.splits["train"].stored[GIVEN])
             self.figures = {"mean": mean, "std": [each if each > 0 else 1.0 for each in std]}
-
-
-def array_of(place: Path, shape: Sequence[int], name: str = "given") -> Tensor:
-    """The arrays (m, *shape) in a file of the kinds of `Arrays`, named by a setting. Raises UserError for others."""
-    where, wanted = f"{name}={place}", "×".join(map(str, shape))
-    with refusing(where, f"; expected an array of {wanted}, or several"):
-        read = [np.asarray(item.read(), dtype=np.float32) for item in pieces(place.name, place)]
-        found = [array[None] if array.ndim == 2 else array for array in read]
-        if wrong := [array.shape for array in found if array.shape != tuple(shape)]:
-            raise ValueError(f"it has {'×'.join(map(str, wrong[0]))}")
-        return torch.from_numpy(np.stack(found))

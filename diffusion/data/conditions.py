@@ -1,7 +1,8 @@
 """Conditions: what a network is given of an image besides the noisy image, its time and its class; conf/condition.
 
-A condition gives each image named tensors: pictures (c, h, w) of any resolution, in [−1, 1], and vectors (d,). They are
-computed from the image, or stored with the images of each split. `inputs` turns them into inputs of the denoiser.
+A condition gives each example named tensors: pictures (c, *size) of any resolution, and vectors (d,). They are computed
+from the example, or stored with those of each split. `Condition.prepared` turns them into inputs of the denoiser, in
+training, validation, drawing and editing alike.
 """
 
 import math
@@ -9,37 +10,40 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Le, Lt, MinLen
 from torch import Tensor
 
-from diffusion.base.files import cache_dir, digest, read_table
-from diffusion.data.folder import Folder, Source, composed
+from diffusion.base.files import cache_dir, composed, digest, read_table
+from diffusion.base.images import RESIZE, Made, Unusable, in_threads, read, resized, stored
+from diffusion.base.pixels import MODES, Channels, grey, resolution_of, to_uint8, to_unit
+from diffusion.data.folder import Folder, Source
 from diffusion.data.hub import Hub
-from diffusion.data.images import RESIZE, Made, Unusable, in_threads, read, resized, stored
 from diffusion.data.module import PLACE, ImageData
 from diffusion.errors import UserError, nearest, refusing, renaming
-from diffusion.pixels import MODES, Channels, grey, resolution_of
+from diffusion.kinds.kind import Kind, Shape
+from diffusion.kinds.pixels import Pixels
 from diffusion.randomness import Streams
 
 Tensors = Mapping[str, Tensor]
-"""Tensors of B images by name: pictures (B, c, h, w) and vectors (B, d)."""
-Shape = tuple[int, int, int]
+"""Tensors of B examples by name: pictures (B, c, *size) and vectors (B, d)."""
 
 
 class Condition:
-    """Base class: condition(x0 (B, C, H, W), stored) -> pictures (B, c, h, w) in [−1, 1] and vectors (B, d), by name.
+    """Base class: condition(x0 (B, C, *size), stored) -> pictures (B, c, *size') and vectors (B, d), by name.
 
-    `stored` is what `attach` has stored for these images. Most conditions need only the images.
+    x0 is what the process sees, with 0 for a missing value, and `stored` what `attach` has stored for these examples,
+    of which 8-bit pictures are in [−1, 1]. Most conditions need only x0.
     """
 
-    attached = False  # whether `attach` stores something, so that an image alone does not have the condition
+    attached = False  # whether `attach` stores something, so that an example alone does not have the condition
     figures: Mapping[str, list[float]] = {}
-    """Figures of the training images that the condition needs to draw; checkpoints contain them."""
-    factor = 1  # how much larger the images are than the pictures of the condition, which a network then enlarges
+    """Figures of the training examples that the condition needs to draw; checkpoints contain them."""
+    factor = 1  # how much larger the examples are than the pictures of the condition, which a network then enlarges
+    task = ""  # a kind of data may refuse it, see `Kind.refused`
 
     def __call__(self, x0: Tensor, stored: Tensors) -> dict[str, Tensor]:
         raise NotImplementedError
@@ -51,6 +55,14 @@ class Condition:
         """What the network gets instead of the tensors of a call, in training or in drawing; by default the same."""
         return named
 
+    def named(self, x0: Tensor, stored: Tensors) -> dict[str, Tensor]:
+        """The tensors of a call, from pictures as they are stored."""
+        return self(x0, {name: to_unit(rows) if rows.ndim > 2 else rows for name, rows in stored.items()})
+
+    def prepared(self, x0: Tensor, stored: Tensors, streams: Streams, kept: Tensor | None = None) -> dict[str, Tensor]:
+        """The denoiser's inputs for training or validation; see `inputs`."""
+        return self.inputs(self.named(x0, stored), streams, tuple(x0.shape[2:]), kept, training=True)
+
     def inputs(
         self, named: dict[str, Tensor], streams: Streams, size: tuple[int, ...], kept: Tensor | None = None,
         training: bool = False,
@@ -58,50 +70,64 @@ class Condition:
         """The denoiser's inputs for the tensors of a call, `noised`: see the function `inputs`."""
         return inputs(self.noised(named, streams, training), size, kept)
 
+    def read(self, source: str, size: Shape, kind: Kind) -> Tensor:
+        """What a user gives instead of the condition of held-out examples: pictures (m, c, *size) in [−1, 1]."""
+        return to_unit(Pixels().read_all(source, size))
+
     def own(self, values: Tensor) -> dict[str, Tensor]:
-        """The tensors of a call for what a user gives: pictures (m, c, h, w) in [−1, 1], or numbers (m, d)."""
+        """The tensors of a call for what a user gives: what `read` returns, or numbers (m, d)."""
         (name,) = self.shapes((3, 64, 64))
         return {name: values}
 
+    def shown(self, picture: Tensor, size: tuple[int, ...], kind: Kind) -> Tensor:
+        """A picture (m, c, *size') of a call to be looked at beside examples of this size and kind, uint8."""
+        picture = picture if picture.shape[1] in (1, 3, 4) else picture.mean(dim=1, keepdim=True)
+        return to_uint8(fitted(picture, size))
+
     def shapes(self, shape: Shape) -> dict[str, tuple[int, ...]]:
-        """The shapes of the tensors of a call, without B, for images of `shape` (C, H, W)."""
+        """The shapes of the tensors of a call, without B, for examples of `shape` (C, *size)."""
         return {name: tuple(rows.shape[1:]) for name, rows in self(torch.zeros(1, *shape), {}).items()}
 
-    def facts(self, shape: Shape) -> dict[str, Any]:
-        """What a checkpoint says about the condition of images of `shape`."""
-        shapes = {name: [*each] for name, each in self.shapes(shape).items()}
-        return {"shapes": shapes, "figures": dict(self.figures)}
-
     def widths(self, shape: Shape) -> dict[str, int]:
-        """The channels of `inputs`, for images of `shape` (C, H, W), and `centred` for the denoiser."""
+        """The channels of `inputs`, for examples of `shape` (C, *size), and `centred` for the denoiser."""
         named = {name: torch.zeros(1, *each) for name, each in self.shapes(shape).items()}
         return {name: rows.shape[1] for name, rows in self.inputs(named, Streams([0]), shape[1:]).items()}
 
 
 def inputs(named: Tensors, size: tuple[int, ...], kept: Tensor | None = None) -> dict[str, Tensor]:
-    """The denoiser's inputs for these tensors: `picture` (B, P, H, W) and `vector` (B, V), or one of them.
+    """The denoiser's inputs for these tensors: `picture` (B, P, *size) and `vector` (B, V), or one of them.
 
-    Pictures are resized to `size` (H, W): averaged to a smaller one, bicubic to a larger one. A last channel of each
-    is 1. Where `kept` (B,) is false, both are 0 as a whole: an image without its condition, for guidance.
+    Pictures are resized to `size`: averaged to a smaller one, bicubic or linear to a larger one. A last channel of each
+    is 1. Where `kept` (B,) is false, both are 0 as a whole: an example without its condition, for guidance.
     """
+    pictures = [rows for rows in named.values() if rows.ndim > 2]
+    parts = {
+        "picture": [rows if rows.shape[2:] == size else resized_to(rows, size) for rows in pictures],
+        "vector": [rows for rows in named.values() if rows.ndim == 2],
+    }
     found: dict[str, Tensor] = {}
-    for name, dims in (("picture", 4), ("vector", 2)):
-        if rows := [each for each in named.values() if each.ndim == dims]:
-            if dims == 4:
-                rows = [each if each.shape[2:] == size else scaled(each, size) for each in rows]
+    for name, rows in parts.items():
+        if rows:
             joined = torch.cat([*rows, torch.ones_like(rows[0][:, :1])], dim=1)
-            found[name] = joined if kept is None else joined * kept.view(-1, *[1] * (dims - 1)).to(joined)
+            found[name] = joined if kept is None else joined * kept.view(-1, *[1] * (joined.ndim - 1)).to(joined)
     return found
 
 
-def scaled(picture: Tensor, size: tuple[int, ...]) -> Tensor:
-    """A picture (B, c, h, w), averaged or interpolated to `size` (H, W)."""
-    return F.interpolate(picture, size, mode="area" if picture.shape[2] > size[0] else "bicubic")
+def resized_to(picture: Tensor, size: tuple[int, ...]) -> Tensor:
+    """A picture (B, c, *size'), averaged or interpolated to `size`."""
+    larger = {1: "linear", 2: "bicubic", 3: "trilinear"}[len(size)]
+    return F.interpolate(picture, size, mode="area" if picture.shape[2] > size[0] else larger)
+
+
+def fitted(picture: Tensor, size: tuple[int, ...]) -> Tensor:
+    """A picture (B, c, *size') with repeated values, or averaged, in another `size`, to be looked at."""
+    enlarged = F.interpolate(picture, size) if picture.shape[2] < size[0] else picture
+    return enlarged if enlarged.shape[2:] == size else resized_to(enlarged, size)
 
 
 @dataclass(eq=False)
 class Lowres(Condition):
-    """The image, averaged over squares of pixels: for networks that enlarge pictures, and cascades of them.
+    """The example, averaged over squares of pixels: for networks that enlarge pictures, and cascades of them.
 
     The network learns the difference of the image to the small picture, enlarged (see `Denoiser`). As in a cascade the
     small picture is itself drawn, the network is trained on √(1 − s²) x + s ε with s uniform up to
@@ -126,22 +152,33 @@ class Lowres(Condition):
         return {**super().widths(shape), "centred": True}
 
     def __call__(self, x0: Tensor, stored: Tensors) -> dict[str, Tensor]:
-        height, width = x0.shape[2:]
-        if height % self.factor or width % self.factor:
-            raise UserError(f"condition.factor={self.factor}: it does not divide images of {height}×{width} pixels")
-        return {"lowres": F.avg_pool2d(x0, self.factor)}
+        if any(side % self.factor for side in x0.shape[2:]):
+            size = "×".join(map(str, x0.shape[2:]))
+            raise UserError(f"condition.factor={self.factor}: it does not divide images of {size} pixels")
+        pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[x0.ndim - 2]
+        return {"lowres": pool(x0, self.factor)}
+
+    def read(self, source: str, size: Shape, kind: Kind) -> Tensor:
+        """Examples of a smaller size, in the units of the data."""
+        return kind.filled(kind.inside(kind.read_all(source, size)))
+
+    def shown(self, picture: Tensor, size: tuple[int, ...], kind: Kind) -> Tensor:
+        return kind.pictures(kind.outside(fitted(picture, size)))
 
     def noised(self, named: dict[str, Tensor], streams: Streams, training: bool = False) -> dict[str, Tensor]:
         if not self.noise:
             return named
         x = named["lowres"]
         s = self.noise * streams.uniform() if training else torch.full((len(x),), self.level, device=x.device)
-        level = s.to(x).view(-1, 1, 1, 1)
-        return {"lowres": (1 - level**2).sqrt() * x + level * streams.normal_like(x), "level": level[:, 0, 0]}
+        level = s.to(x).view(-1, *[1] * (x.ndim - 1))
+        noisy = (1 - level**2).sqrt() * x + level * streams.normal_like(x)
+        return {"lowres": noisy, "level": level.view(-1, 1)}
 
 
 class Grey(Condition):
     """The luma of the image: for networks that colour pictures."""
+
+    task = "condition=grey"
 
     def __call__(self, x0: Tensor, stored: Tensors) -> dict[str, Tensor]:
         return {"grey": grey(x0)}
@@ -152,6 +189,8 @@ class Mask(Condition):
 
     The image is blurred over 1/16 of its sides. The threshold is Otsu's: the variance between the parts is largest.
     """
+
+    task = "condition=mask"
 
     def __call__(self, x0: Tensor, stored: Tensors) -> dict[str, Tensor]:
         side = 2 * (min(x0.shape[2:]) // 32) + 1
@@ -173,6 +212,7 @@ class Edges(Condition):
         strength: Change of luma per pixel, as a fraction of its range, whose line is white; a smaller one shows more.
     """
 
+    task = "condition=edges"
     strength: Annotated[float, Ge(0.01), Le(1)] = 0.25
 
     def __call__(self, x0: Tensor, stored: Tensors) -> dict[str, Tensor]:

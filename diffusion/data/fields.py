@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor
 
-from diffusion.data.arrays import GIVEN, Measurements
+from diffusion.data.arrays import GIVEN, MeasuredData
 from diffusion.data.module import Split
 from diffusion.errors import UserError
 from diffusion.randomness import generator_for
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Fields(Measurements):
+class Fields(MeasuredData):
     """Periodic Gaussian fields x of variance 1 with the power (1 + k²)^(−slope/2) at k periods, and their block means.
 
     The channel coarse has the mean of each square of pixels, c = A x, in all of them; fine is x. With Σ the covariance

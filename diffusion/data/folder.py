@@ -10,7 +10,6 @@ takes one tile from each of its photographs in turn, the largest first.
 
 import contextlib
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,12 +27,12 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from diffusion.base.console import console, count
-from diffusion.base.files import cache_dir, digest, read_table
-from diffusion.data.images import RESIZE, Box, Label, Made, Unusable, in_threads, is_fine, opened, read, resized, stored
-from diffusion.data.measured import Measured, figures_of
+from diffusion.base.files import cache_dir, composed, digest, listed, read_table
+from diffusion.base.images import RESIZE, Box, Label, Made, Unusable, in_threads, is_fine, opened, read, resized, stored
+from diffusion.base.pixels import MODES, Resolution, height_width
 from diffusion.data.module import ImageData, Split, labelled, place
 from diffusion.errors import UserError, refusing
-from diffusion.pixels import MODES, Resolution, height_width
+from diffusion.kinds.measured import Measured, figures_of
 from diffusion.randomness import generator_for, seed_for
 
 USUAL_TILES = 70  # per photograph: the 37 bundled ones have 2591
@@ -41,10 +40,9 @@ SCORED = 4  # images that scores need
 SMALLEST = 128  # pixels
 MOST_OVERLAP = 0.5
 LEAST_CONTRAST = 10
+FINE = "F"  # the mode that keeps the values of grey images of 16 bits
 TRIES = 2500  # candidates per photograph; more would only add windows of the smallest sizes
 
-# macOS stores é as two characters, and the order of classes must not differ.
-composed = partial(unicodedata.normalize, "NFC")
 Share = Annotated[int, Ge(0)] | Annotated[float, Ge(0), Lt(1)]
 
 
@@ -97,16 +95,17 @@ class Collection(ImageData):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.tiles = USUAL_TILES if self.tiles is True else self.tiles or None
+        self.mode = MODES.get(self.channels, "")  # how files are read, see `images.read`
 
     @property
-    def stored_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images in the cache."""
+    def stored_shape(self) -> tuple[int, ...]:
+        """(C, *size) of the images in the cache."""
         return self.shape
 
     @property
-    def mode(self) -> str:
-        """How files are read, see `images.read`: F keeps the values of grey images of 16 bits."""
-        return "F" if isinstance(self.values, Measured) else MODES[self.channels]
+    def advice_if_few(self) -> str:
+        """How there can be more images."""
+        return "" if self.tiles else ", or cut large ones into tiles (data.tiles=true)"
 
     def source(self) -> Source:
         """The images. Raises UserError if there are none."""
@@ -117,7 +116,7 @@ class Collection(ImageData):
         shape = self.stored_shape
         key = digest("images 12", RESIZE, shape, self.seed, self.tiles, self.repeats, source.key)
         cache = cache_dir("images") / f"{type(self).__name__.lower()}-{key}"
-        images, names, own, self.report = stored(cache, shape, partial(self._decode, source), self.values.dtype)
+        images, names, own, self.report = stored(cache, shape, partial(self._decode, source), self.kind.dtype)
         self.report.sort(key=lambda entry: (entry["reason"], entry["path"]))  # what is not an image comes last
         example = ", for example {path!r} ({reason})".format(**self.report[0]) if self.report else ""
         if not names:
@@ -222,10 +221,10 @@ class Folder(Collection):
         first = next(iter(self.source().items()), None) if self.channels == 1 else None
         with contextlib.suppress(Exception):  # not an image
             if first and is_fine(first.open()):
-                self.values = Measured([0.0], [1.0], [], [])  # until they are read
+                self.mode, self.kind = FINE, Measured([0.0], [1.0], [], [])  # until they are read
         splits = super().load()
-        if self.mode == "F":
-            self.values = Measured(*figures_of(splits["train"].images), ["grey"], [""])
+        if self.mode == FINE:
+            self.kind = Measured(*figures_of(splits["train"].images), ["grey"], [""])
         return splits
 
     def source(self) -> Source:
@@ -265,31 +264,6 @@ def share_classes(split: dict[str, str], label: Mapping[str, Label]) -> None:
                 given = next(photo for photo in reversed(split) if (label[photo], split[photo]) == (kind, source))
                 taken = next(photo for photo in split if (label[photo], split[photo]) == (most[0], name))
                 split[given], split[taken] = name, source
-
-
-def listed(root: Path) -> dict[str, Path]:
-    """The files below `root` that may be used, by name (relative to the root), sorted.
-
-    Output folders of commands are left out: a model must not be trained on its own samples. Raises UserError for a
-    folder that cannot be read.
-    """
-    if not root.is_dir():
-        raise UserError(f"data.root={root} is not an existing folder; set it to a folder of images")
-    files: dict[str, Path] = {}
-
-    def unread(error: OSError) -> None:
-        raise UserError(f"data.root={root}: {error.filename}: {error.strerror}; allow to read it, or remove it")
-
-    for here, folders, names in os.walk(root, onerror=unread):
-        if Path(here) != root and not {"run.json", ".hydra"}.isdisjoint([*folders, *names]):
-            folders.clear()
-            continue
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for file in (Path(here, name) for name in names if not name.startswith(".")):
-            if file.is_file():
-                name = os.fsencode(os.path.relpath(file, root)).decode("utf-8", "backslashreplace")  # may not be UTF-8
-                files[composed(name)] = file
-    return dict(sorted(files.items()))
 
 
 def sizes(source: Source) -> Iterator[tuple[int, int]]:

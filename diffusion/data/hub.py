@@ -14,8 +14,8 @@ import fsspec
 
 from diffusion.base.console import console
 from diffusion.base.files import cache_dir
+from diffusion.base.images import Label, Made, in_threads
 from diffusion.data.folder import Collection, Item, Source, content_of
-from diffusion.data.images import Label, Made, in_threads
 from diffusion.errors import imported, refusing
 
 

@@ -23,12 +23,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from diffusion.base.console import console, count, track
 from diffusion.base.files import cache_dir, digest, tensor_digest
+from diffusion.base.images import Entry, Label, cached
 from diffusion.base.nearest import near_duplicates
-from diffusion.data.encoder import Latents
-from diffusion.data.images import Entry, Label, cached
-from diffusion.data.values import Values
+from diffusion.base.pixels import Channels, Resolution
 from diffusion.errors import UserError
-from diffusion.pixels import Channels, Resolution, height_width, is_points, to_unit
+from diffusion.kinds.kind import Kind
+from diffusion.kinds.pixels import Pixels
 from diffusion.randomness import Streams, generator_for, seeds_for
 
 PLACE = re.compile(r" (\d+)px at (\d+),(\d+)$")  # the ending of a tile's name, after the name of its photograph
@@ -36,7 +36,7 @@ Index = tuple[Tensor, Tensor, int, int]  # index (B,), flip (B,), the epoch, the
 
 
 class Batch(NamedTuple):
-    """B images of one split: (B, C, H, W), uint8 from the loader, float32 in [-1, 1] on the device; or latents.
+    """B images of one split, as they are stored from the loader, and x, float32 (B, c, *size), on the device.
 
     `index` (B,) int64 are their positions in the loader's split, on the CPU; `flip` (B,) bool says which are mirrored
     left to right; `number` is the position of the batch in its epoch; `classes` (B,) int64 are the class indices, None
@@ -59,7 +59,7 @@ def place(left: int, top: int, side: int) -> str:
 
 @dataclass(frozen=True)
 class Split(Dataset[Batch]):
-    """Images of one size, uint8 (N, C, H, W), or points, float32 (N, 2, 1, 1); each has a name: where it comes from."""
+    """Examples of one size and kind, (N, C, *size); each has a name: where it comes from."""
 
     images: Tensor
     names: list[str]
@@ -75,8 +75,9 @@ class Split(Dataset[Batch]):
         index, flip, epoch, number = key
         classes = None if self.labels is None else self.labels[index]
         stored = {name: rows[index] for name, rows in self.stored.items()}
-        images = self.images[index] if self.latents is None else self.latents[index, flip.long()]
-        return Batch(images, index, flip, epoch, number, classes, stored)
+        if self.latents is not None:  # those of a mirror image are stored beside its own
+            return Batch(self.latents[index, flip.long()], index, flip & False, epoch, number, classes, stored)
+        return Batch(self.images[index], index, flip, epoch, number, classes, stored)
 
     @cached_property
     def sources(self) -> list[str]:
@@ -182,9 +183,9 @@ class ImageData(LightningDataModule):
 
     def __post_init__(self) -> None:
         super().__init__()
-        self.shape = (self.channels, *height_width(self.resolution))  # of the images
+        self.kind: Kind = self.make_kind()  # a `load` may set another
+        self.shape: tuple[int, ...] = (self.channels, *self.kind.size(self.resolution))  # of the images
         self.splits: dict[str, Split] = {}
-        self.values = Values()  # what the images are in the process; a `load` may set another
         self.missing = False  # whether values are NaN, which training and scores leave out
         self.classes: list[str] = []  # their names, by index; a `load` that returns labels must set them
         self.unused: Split | None = None  # images of the training photographs that are in no split
@@ -195,6 +196,10 @@ class ImageData(LightningDataModule):
         self.batches: int | None = None  # of the whole run, which is one epoch to Lightning; None: batches_per_epoch
         self.seen = 0  # training images used before the run was resumed, over all devices …
         self.done = 0  # … and the batches that this run counts for them
+
+    def make_kind(self) -> Kind:
+        """What the images are, as far as it is known before they are read."""
+        return Pixels()
 
     def load(self) -> dict[str, Split]:
         """Return the splits "train", "val" and "test"; create what is not in the cache yet."""
@@ -209,7 +214,7 @@ class ImageData(LightningDataModule):
             if (split := self.splits.get(name)) is None:
                 raise UserError(f"data: `load` returned no split {name!r}; return all three, maybe without images")
             kind, counts = (split.images.dtype, *split.images.shape[1:]), self.class_counts(name)
-            dtype = torch.float32 if is_points(self.shape) else self.values.dtype
+            dtype = self.kind.dtype
             if kind != (dtype, *self.shape) or len(counts) != len(self.classes):
                 raise UserError(
                     f"data: `load` returned other images for {name} than {dtype} (N, *{self.shape}), as given by "
@@ -221,7 +226,7 @@ class ImageData(LightningDataModule):
         if self.condition is not None:
             self.condition.attach(self)
         if self.truth is None:  # else the images are independent draws
-            self.report = [*self.report, *duplicates(self.splits, self.values)]
+            self.report = [*self.report, *duplicates(self.splits, self.kind)]
 
     def state_dict(self) -> dict[str, int]:
         """The position in the data, for a checkpoint that is saved after a batch."""
@@ -284,20 +289,21 @@ class ImageData(LightningDataModule):
         return moved._replace(index=batch.index)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Mirror the images, and pictures stored for them, by `flip`; turn all into float32, on the device.
+        """Mirror the images, and pictures stored for them, by `flip`; turn images into x, on the device.
 
         Latents are another draw in each epoch of the training, and the same in each validation, for every seed.
         """
 
         def mirrored(image: Tensor) -> Tensor:
-            return torch.where(batch.flip[:, None, None, None], image.flip(-1), image)
+            flip = batch.flip.view(-1, *[1] * (image.ndim - 1))
+            return torch.where(flip, image.flip(-1), image)
 
-        stored = {name: to_unit(mirrored(rows)) if rows.ndim == 4 else rows for name, rows in batch.stored.items()}
-        if isinstance(self.values, Latents):
+        def streams() -> Streams:
             seed = self.seed if self.trainer.training else 0
-            streams = Streams(seeds_for(seed, "latent", batch.epoch, last=batch.index.tolist()), batch.image.device)
-            return batch._replace(image=self.values.drawn(batch.image, streams))
-        return batch._replace(image=self.values.inside(mirrored(batch.image)), stored=stored)
+            return Streams(seeds_for(seed, "latent", batch.epoch, last=batch.index.tolist()), batch.image.device)
+
+        stored = {name: mirrored(rows) if rows.ndim > 2 else rows for name, rows in batch.stored.items()}
+        return batch._replace(image=self.kind.batch(mirrored(batch.image), streams), stored=stored)
 
     def _loader(self, split: Split, batches: Sampler[Index] | list[Index]) -> DataLoader[Batch]:
         """A loader for which each index is a whole batch. The images are in memory, so it needs no workers."""
@@ -305,7 +311,7 @@ class ImageData(LightningDataModule):
         return DataLoader(split, batch_size=None, sampler=batches, pin_memory=pin)
 
 
-def duplicates(splits: Mapping[str, Split], values: Values) -> list[Entry]:
+def duplicates(splits: Mapping[str, Split], kind: Kind) -> list[Entry]:
     """Held-out images that are near-duplicates of images in an earlier split, as entries of `ImageData.report`."""
     pairs = [pair for pair in combinations(splits, 2) if all(len(splits[name]) for name in pair)]
 
@@ -318,7 +324,7 @@ def duplicates(splits: Mapping[str, Split], values: Values) -> list[Entry]:
             }
             for first, second in track(pairs, "comparing splits", len(pairs), "pair")
             for i, j in enumerate(
-                near_duplicates(*(values.pictures(splits[name].images) for name in (second, first))).tolist()
+                near_duplicates(*(kind.compared(splits[name].images) for name in (second, first))).tolist()
             )
             if j >= 0
         ]

@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge
 
 from diffusion.data.module import ImageData, Split
-from diffusion.pixels import POINTS, to_uint8
+from diffusion.kinds.kind import Kind
+from diffusion.kinds.pixels import Pixels
+from diffusion.kinds.points import PlanePoints
 from diffusion.randomness import generator_for
 
 
@@ -26,7 +28,7 @@ class Drawn(ImageData):
 
     origin = "Draws from a mixture of Gaussians, made by diffusion-experiments."
 
-    channels: Literal[1, 2, 3] = POINTS  # type: ignore[assignment]
+    channels: Literal[1, 2, 3] = 2  # type: ignore[assignment]
     flip: Literal[False] = False
     mixture: Any = None
     train: Annotated[int, Ge(1)] = 50_000
@@ -35,7 +37,10 @@ class Drawn(ImageData):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.truth = self.mixture if self.channels == POINTS else self.mixture.in_images(*self.shape)
+        self.truth = self.mixture if self.channels == 2 else self.mixture.in_images(*self.shape)
+
+    def make_kind(self) -> Kind:
+        return PlanePoints() if self.channels == 2 else Pixels()
 
     def load(self) -> dict[str, Split]:
         self.classes = [str(k) for k in range(self.truth.classes)] if self.labels else []
@@ -44,5 +49,5 @@ class Drawn(ImageData):
             seed = self.seed if name == "train" else 0  # scores of all seeds compare with the same points
             x, classes = self.truth.sample(n, generator_for(seed, "points", name))
             names = [f"{name} {i}" for i in range(n)]
-            found[name] = Split(to_uint8(x.view(n, *self.shape)), names, classes if self.labels else None)
+            found[name] = Split(self.kind.outside(x.view(n, *self.shape)), names, classes if self.labels else None)
         return found

@@ -12,10 +12,10 @@ from annotated_types import Ge, Le, Lt
 from torchvision.datasets import CIFAR10
 
 from diffusion.base.files import cache_dir, digest, read_table
-from diffusion.data.images import RESIZE, Made, alone, in_threads, read, resized, stored
+from diffusion.base.images import RESIZE, Made, alone, in_threads, read, resized, stored
+from diffusion.base.pixels import MODES
 from diffusion.data.module import ImageData, Split, labelled, place
 from diffusion.errors import UserError
-from diffusion.pixels import MODES
 from diffusion.randomness import generator_for
 
 HERE = Path(__file__).resolve().parent / "landscapes"

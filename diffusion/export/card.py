@@ -15,7 +15,6 @@ from diffusion.checkpoint.restore import Restored, network_hash
 from diffusion.config.build import OPTIONAL_PARTS, PARTS
 from diffusion.data import ImageData
 from diffusion.errors import command_line
-from diffusion.pixels import is_points
 from diffusion.report.compare import from_default
 from diffusion.report.page import Section, Table, escaped, picture, shell
 from diffusion.report.run import NOTES, Blocks, facts
@@ -49,8 +48,7 @@ def write_card(folder: Path, address: str, model: Restored, how: str | None = No
     for file in data.licences:
         (folder / LICENCES).mkdir(exist_ok=True)
         shutil.copy(file, folder / LICENCES)
-    _, height, width = model.shape
-    drawn = "points of the plane" if is_points(model.shape) else f"images of {height}×{width} pixels"
+    drawn = model.kind.described(model.shape)
     size = sum(weight.numel() for weight in model.denoiser.network.parameters())
     about = (
         f"{type(model.denoiser.network).__name__} of {size / 1e6:.2f} million parameters that draws "
@@ -64,7 +62,7 @@ def write_card(folder: Path, address: str, model: Restored, how: str | None = No
     else:
         rows = [[part, describe(model.config[part])] for part in (*PARTS, *OPTIONAL_PARTS) if model.config.get(part)]
         recipe = [Table(("part", "settings"), rows)]
-    tuned = [f"diffusion finetune {address} PHOTOS"] if not is_points(model.shape) else []
+    tuned = [f"diffusion finetune {address} PHOTOS"] if model.kind.allows("finetune") else []
     use = [
         shell(f"diffusion sample ckpt={address} n=64", *tuned),
         f'```python\nimport diffusion\n\nimages = diffusion.load("{address}").sample(16)\n```',

@@ -24,12 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.base.files import replace
+from diffusion.base.pixels import LIMIT
 from diffusion.checkpoint.find import run_folder
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.errors import UserError, first_line, imported
 from diffusion.model import MLP
-from diffusion.pixels import LIMIT, is_points, only_pictures
 from diffusion.process import grid as grids
 from diffusion.process.denoiser import Denoiser, way_features
 from diffusion.process.grid import Grid
@@ -51,12 +51,10 @@ def write_web(file: Path, model: Restored, pictures_only: bool = False) -> Path:
 
     Raises UserError for a network that the page cannot compute, and if an exporter that it needs is not installed.
     """
-    if "condition" in model.facts:
+    if model.facts.condition is not None:
         raise UserError("condition: a page draws without one, which its network needs; use diffusion sample")
-    if "latents" in model.facts:
-        raise UserError("web: a page cannot decode latents; use diffusion sample")
-    if not (points := is_points(model.shape)):
-        only_pictures("export --format web", model.shape, model.values.dtype)
+    model.kind.require("export --format web")
+    points = model.kind.plane
     section, parts = playground(model) if points else drawing(model)
     folder, sections = run_folder(model.path), [section]
     title = f"Model {folder.name if is_run(folder) else model.path.stem}"
@@ -144,7 +142,7 @@ def rows(denoiser: Denoiser, t: Tensor) -> list[list[float]]:
     return found
 
 
-def network_onnx(network: nn.Module, shape: tuple[int, int, int], ends: int = 0) -> bytes:
+def network_onnx(network: nn.Module, shape: tuple[int, ...], ends: int = 0) -> bytes:
     """The network for one image of `shape` (C, H, W) as ONNX: x, label, classes and augment, if it has them, -> y."""
     imported("onnxscript", "--format web", "web")
     inputs = {"x": torch.zeros(1, *shape), "label": torch.zeros(1)}

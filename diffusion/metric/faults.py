@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion.base.nearest import NEAR, SIDE, miniature
+from diffusion.base.pixels import grey, saturated, to_rgb
 from diffusion.metric.photographs import real_sets
-from diffusion.pixels import grey, saturated, to_rgb
 
 SPREAD, DRAWS, WORST = 4.0, 200, 3
 LEAST = 8  # photographs, and pixels of a side

@@ -20,10 +20,10 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Featu
 
 from diffusion.base.console import console
 from diffusion.base.files import tensor_digest
+from diffusion.base.pixels import to_rgb
 from diffusion.errors import UserError, refusing
 from diffusion.metric.estimate import RealSet
 from diffusion.metric.precision import products
-from diffusion.pixels import POINTS, to_rgb
 
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # of the file at URL_INCEPTION_V3
 
@@ -32,6 +32,7 @@ class FeatureExtractor(nn.Module):
     """Base class. Subclasses set `name`, `num_features` and `resize`, call `freeze()`, and define `features`."""
 
     name: str
+    kind = "pixels"  # of the data that they are for, see `kinds.kind`
     num_features: int
     resize: str  # how images are resized to the network's input size, in words
     weights_hash: str  # the first 16 hexadecimal digits of the `tensor_digest` of the weights
@@ -124,7 +125,8 @@ class Lite0(FeatureExtractor):
 class Points(FeatureExtractor):
     """Points, float32 (B, 2, 1, 1), are their own features."""
 
-    name, num_features, resize, weights_hash = "points", POINTS, "none", "none"
+    name = kind = "points"
+    num_features, resize, weights_hash = 2, "none", "none"
 
     def forward(self, images: Tensor) -> Tensor:
         return images.flatten(1)

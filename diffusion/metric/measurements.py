@@ -38,7 +38,7 @@ class Measurements(FeatureExtractor):
     than 8 pixels have no pyramid and no convolutions.
     """
 
-    name, resize, num_features = "measurements", "none", 0
+    name, kind, resize, num_features = "measurements", "measured", "none", 0
     canonical = MappingProxyType(NAMES)
 
     def __init__(self) -> None:

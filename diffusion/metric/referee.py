@@ -21,7 +21,7 @@ of the eyes' p-values by the same draws; Westfall, Young 1993).
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations_with_replacement
 from typing import Any
 
@@ -33,7 +33,6 @@ from diffusion.base.files import tensor_digest
 from diffusion.metric.estimate import jackknife
 from diffusion.metric.photographs import real_sets
 from diffusion.metric.record import FEW, FEW_PHOTOGRAPHS
-from diffusion.pixels import to_rgb
 from diffusion.randomness import generator_for
 
 LEAST = 8  # pixels; the side of images that patches and random convolutions need
@@ -105,17 +104,18 @@ def quantiles(x: Tensor, *shares: float) -> list[Tensor]:
 
 
 def look(eye: Eye, images: Tensor, seed: str) -> Tensor:
-    """What an eye sees in images (N, C, H, W), uint8, or measurements as float32 of the same range: (N, D)."""
-    parts = (to_rgb(x) if x.dtype == torch.uint8 else x for x in images.split(128))
-    return torch.cat([eye(x.float(), generator_for("eye", seed)) for x in parts])
+    """What an eye sees in examples (N, C, *size) in the range of 8-bit pixels: (N, D)."""
+    return torch.cat([eye(x.float(), generator_for("eye", seed)) for x in images.split(128)])
 
 
-def open_eyes(images: Tensor) -> dict[str, Eye]:
-    """The eyes that see such images (N, C, H, W); `colours` are for uint8, and two eyes for LEAST pixels or more."""
-    found = dict(EYES)
-    if images.dtype != torch.uint8:
-        del found["colours"]
-    return found if min(images.shape[-2:]) >= LEAST else {k: found[k] for k in found if k in ("colours", "spectrum")}
+def eyes_of_pictures(size: Sequence[int]) -> dict[str, Eye]:
+    """The eyes that see RGB pictures of this size (H, W); two of them need LEAST pixels."""
+    return dict(EYES) if min(size) >= LEAST else {name: EYES[name] for name in ("colours", "spectrum")}
+
+
+def eyes_of_values(size: Sequence[int]) -> dict[str, Eye]:
+    """Those that see any channels."""
+    return {name: eye for name, eye in eyes_of_pictures(size).items() if name != "colours"}
 
 
 def apart(seen: Tensor) -> Tensor:
@@ -173,9 +173,10 @@ def simulated(distance: Tensor, photograph: Tensor, k: int, rest: int) -> Tensor
 
 
 def judge(
-    samples: Tensor, real: Tensor, train: Tensor, photograph: Tensor, seen: Mapping[str, Tensor]
-) -> dict[str, Any]:
-    """What the eyes say of `samples` (n, C, H, W), see `look`: the answers of `compare`, as plain data.
+    samples: Tensor, real: Tensor, train: Tensor, photograph: Tensor, seen: Mapping[str, Tensor],
+    eyes: Mapping[str, Eye] = EYES,
+) -> dict[str, Any]:  # fmt: skip
+    """What the eyes say of `samples` (n, C, *size), see `look`: the answers of `compare`, as plain data.
 
     With fewer than FEW samples or training images there are only their numbers.
 
@@ -184,12 +185,13 @@ def judge(
         train: which of these are training images, bool (M,).
         photograph: their photographs, int64 (M,), numbered from 0 on.
         seen: the name of a network -> its features of samples and real images, (n + M, D).
+        eyes: the other eyes, for which the range of all values is 0 … 255.
     """
     numbers, images = {"n": len(samples), "train": int(train.sum())}, torch.cat([samples, real])
     if min(numbers.values()) < FEW:
         return numbers
     seed, known = tensor_digest({"samples": samples}), torch.cat([torch.zeros(len(samples), dtype=torch.bool), train])
-    seen = {**seen, **{name: look(eye, images, seed) for name, eye in open_eyes(images).items()}}
+    seen = {**seen, **{name: look(eye, images, seed) for name, eye in eyes.items()}}
     return numbers | compare({name: apart(each) for name, each in seen.items()}, known, photograph)
 
 

@@ -1,13 +1,13 @@
-"""Features of images, and scores against those of real images, each with its protocol; and baselines to judge them by.
+"""Features of images, and scores against those of real images, each with its protocol; and baselines.
 
-Baselines are scored by the same functions: `noise_images`, other real images that `draw` chooses, and `split_half`, two
-sets that `divide` makes of real images.
+Baselines are scored by the same functions: images of noise, other real images that `draw` chooses, and `split_half`,
+two sets that `divide` makes of real images.
 """
 
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import product
@@ -26,8 +26,7 @@ from diffusion.metric.distances import FrechetDistance, KernelDistance
 from diffusion.metric.estimate import LEVEL, RealSet, SampleMetric, moments, order_of
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.photographs import photographs_of
-from diffusion.pixels import is_points, to_uint8
-from diffusion.randomness import Streams, generator_for, seeds_for
+from diffusion.randomness import generator_for
 
 log = logging.getLogger(__name__)
 warn_once = cache(log.warning)  # samples and their baselines lack the same metrics for the same reasons
@@ -83,8 +82,10 @@ def features_of(images: Tensor, extractor: FeatureExtractor) -> tuple[Tensor, st
     return features, key
 
 
-def reference_of(images: Tensor, extractor: FeatureExtractor, name: str = "", sources: Sequence[str] = ()) -> RealSet:
-    """The reference of real `images`, uint8 (N, C, H, W), by its name in scores.
+def reference_of(
+    images: Tensor, extractor: FeatureExtractor, name: str = "", sources: Sequence[str] = (), size: str = ""
+) -> RealSet:
+    """The reference of real `images`, (N, C, *size), by its name in scores, which also say their `size`.
 
     If `sources` names one photograph for several images, errors of scores are those over other photographs. Raises
     UserError for fewer than 4 images.
@@ -92,9 +93,7 @@ def reference_of(images: Tensor, extractor: FeatureExtractor, name: str = "", so
     if len(images) < LEAST:
         raise UserError(f"{len(images)} reference images{f' ({name})' if name else ''}; scores need at least {LEAST}")
     features, key = features_of(images, extractor)
-    kinds = {1: " grey as RGB", 3: "", 4: " RGBA over white"} if images.dtype == torch.uint8 else {}  # see `to_rgb`
-    shown = " points" if is_points(images.shape) else kinds.get(images.shape[1], f" {images.shape[1]} channels")
-    size = "x".join(map(str, images.shape[-2:])) + shown
+    size = size or "x".join(map(str, images.shape[2:]))
     made_by = {"features": extractor.name, "weights_hash": extractor.weights_hash, "resize": extractor.resize}
     found = RealSet.of(features, photographs_of(sources))
     return replace(found, name=name, key=key, protocol=made_by | {"resolution": size})
@@ -161,12 +160,6 @@ def score(
     if metrics and not found:
         raise UserError(f"none of the chosen metrics works for {len(features)} images and {extractor.name} features")
     return found
-
-
-def noise_images(n: int, shape: tuple[int, int, int], outside: Callable[[Tensor], Tensor] = to_uint8) -> Tensor:
-    """`n` images of N(0, 1) noise, clamped to [−1, 1], as uint8 (n, C, H, W), or as `outside` makes others of them."""
-    parts = [Streams(seeds_for(0, "noise image", last=i.tolist())).normal(*shape) for i in torch.arange(n).split(64)]
-    return torch.cat([outside(noise.clamp(-1, 1)) for noise in parts])
 
 
 def draw(images: Tensor, n: int) -> Tensor:

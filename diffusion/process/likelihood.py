@@ -73,10 +73,15 @@ def variational_bound(
 
 
 def flow_likelihood(
-    denoise: Denoise, x0: Tensor, streams: Streams, lowest: float = 0.002, tolerance: float = 1e-5, levels: bool = True
+    denoise: Denoise,
+    x0: Tensor,
+    streams: Streams,
+    lowest: float = 0.002,
+    tolerance: float = 1e-5,
+    discrete: bool = True,
 ) -> Tensor:
-    """(B,) −log p(x0) in bits per dimension, by the probability flow with uniform dequantisation; not `levels`: of the
-    density of continuous values, without it.
+    """(B,) −log p(x0) in bits per dimension, by the probability flow with uniform dequantisation of levels of 8 bits;
+    without it, of the density of values, if they are not `discrete`.
 
         dx/dλ = (alpha' x0_θ + sigma' eps_θ)/λ',   log p_0(x) = log p_1(x_1) + ∫ div(dx/dλ) dλ
     (Song et al., eq. 39 and appendix D.2). Hutchinson's estimator of the divergence is vᵀ ∂(dx/dλ)/∂x v, with one
@@ -91,7 +96,7 @@ def flow_likelihood(
         probes.append(probes[0] * x0.new_tensor([1, -1]).view(x0.shape[1:]))
     ends = x0.new_tensor([first, 1.0], dtype=real_dtype(x0.device))
     first_alpha = float(schedule(ends)[0][0])
-    x = first_alpha * (x0 + (2 * ndtr(streams.normal_like(x0)) - 1) / 255 if levels else x0)
+    x = first_alpha * (x0 + (2 * ndtr(streams.normal_like(x0)) - 1) / 255 if discrete else x0)
 
     def slope(log_snr: float, state: np.ndarray) -> np.ndarray:
         x = torch.from_numpy(state[:-batch]).to(x0).reshape(x0.shape).requires_grad_()
@@ -115,5 +120,5 @@ def flow_likelihood(
     alpha, sigma = schedule(schedule.time(ends.new_tensor(end)))
     variance = (alpha**2 + sigma**2).cpu()
     log_prior = -(latent**2 / variance + torch.log(2 * math.pi * variance)).sum(dim=1) / 2
-    bits = -(log_prior + change) / (size * math.log(2)) - math.log2((2 / 255 if levels else 1) * first_alpha)
+    bits = -(log_prior + change) / (size * math.log(2)) - math.log2((2 / 255 if discrete else 1) * first_alpha)
     return bits.to(x0)

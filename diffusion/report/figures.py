@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffusion.pixels import grey, spread, to_rgb
+from diffusion.base.pixels import grey, spread, to_rgb
 from diffusion.report import style
 from diffusion.report.faults import SPECTRUM
 from diffusion.report.numbers import number

@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from diffusion.pixels import ABOUT, arranged, spread, tiles
+from diffusion.base.pixels import ABOUT, arranged, spread, tiles
 from diffusion.randomness import proportional
 from diffusion.report.numbers import number
 from diffusion.report.page import Block, html, picture

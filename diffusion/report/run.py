@@ -9,9 +9,9 @@ import torch
 from markupsafe import Markup
 
 from diffusion.base.console import console, duration
+from diffusion.base.pixels import grid, save_png, spread
 from diffusion.config.build import check_targets, make
 from diffusion.errors import command_line, first_line, shown
-from diffusion.pixels import grid, save_png, spread
 from diffusion.process.schedule import Scaled
 from diffusion.report import figures, images
 from diffusion.report.compare import from_default

@@ -23,7 +23,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-from diffusion.pixels import spread
+from diffusion.base.pixels import spread
 from diffusion.report.page import Block, html, picture
 
 # Okabe & Ito (2008), "Color Universal Design": distinguishable with any common colour blindness, and in greyscale.

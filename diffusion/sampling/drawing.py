@@ -21,13 +21,13 @@ from torch import Tensor
 
 from diffusion.base.console import console, count, progress_bar
 from diffusion.base.files import digest, replacing, tensor_digest
+from diffusion.base.pixels import gif, grid, save_png, spread
 from diffusion.checkpoint.find import at_step, trained
 from diffusion.checkpoint.restore import Restored, network_hash, restore
 from diffusion.config.build import check_arguments, make
-from diffusion.data.encoder import Latents
-from diffusion.data.values import Shape, Values
 from diffusion.errors import UserError, nearest
-from diffusion.pixels import gif, grid, is_points, pictures, saturated, save_png, spread
+from diffusion.kinds.kind import Kind, Shape
+from diffusion.kinds.pixels import Pixels
 from diffusion.process.denoiser import Denoise, Denoiser, Estimate, MixedPrecision
 from diffusion.process.editing import Between
 from diffusion.process.guidance import Guidance
@@ -47,8 +47,7 @@ Labels = int | str | Sequence[int | str] | None
 NONE = "none"  # no class, unless a class has this name
 MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 KEPT = ".drawn"  # in the folder of a command: the batches; removed when the images are written or scored
-FILMED, SHOWN_POINTS = 8, 1000  # images, or points, in a film or a GIF
-FRAMES = 25  # steps in it, at most
+FRAMES = 25  # steps in a film or a GIF, at most
 SATURATED = 0.1  # images of which this share and one more are black or white need a warning
 
 
@@ -63,13 +62,13 @@ class Drawing:
     With `between`, a pair of seeds, the images interpolate from image 0 of the first seed to image 0 of the second.
     `precision` is that of the network's products, None for that of the weights. Samples that are not finite are an
     error if `finite`; otherwise, as in training, a warning is printed. Samples larger than the network's images are
-    drawn in windows of its size that begin at multiples of a unit: `windows` is ((height, width), unit). `values`
-    makes the images, of this `shape`, of the samples in the process; if these are latents, thresholds of x0, which are
-    for values in [−1, 1], are not applied.
+    drawn in windows of its size that begin at multiples of a unit: `windows` is ((height, width), unit). `kind`
+    makes the examples, of this `shape`, of the samples in the process; if these do not lie in [−1, 1], thresholds of x0
+    are not applied.
     """
 
     sampler: Sampler
-    shape: Shape  # (C, H, W)
+    shape: Shape  # (C, *size)
     seed: int
     guidance: Guidance | None = None
     weak: Denoiser | None = None
@@ -80,7 +79,7 @@ class Drawing:
     finite: bool = False
     given: Given | None = None
     windows: tuple[tuple[int, int], int] | None = None
-    values: Values = field(default_factory=Values)
+    kind: Kind = field(default_factory=Pixels)
 
     def __call__(
         self,
@@ -93,7 +92,7 @@ class Drawing:
         share: Share = (0, 1),
         files: Path | None = None,
     ) -> Tensor:
-        """Draw n samples, uint8 (n, C, H, W) on the CPU, or float32 for points.
+        """Draw n samples (n, C, *size) on the CPU, as the kind has them.
 
         Args:
             description: label of the progress bar; None: no bar.
@@ -127,23 +126,23 @@ class Drawing:
                     if self.finite:
                         raise UserError(problem, 3)
                     console.print(f"warning: {problem}", style="yellow")
-                images.append(self.values.outside(x0).cpu())
+                images.append(self.kind.outside(x0).cpu())
                 if file:
                     file.parent.mkdir(parents=True, exist_ok=True)
                     with replacing(file, durable=True) as part:
                         torch.save({"images": images[-1], "seconds": time.perf_counter() - began}, part)
-        return torch.cat(images) if images else self.values.outside(torch.empty(0, *self.space))
+        return torch.cat(images) if images else self.kind.outside(torch.empty(0, *self.space))
 
     def __post_init__(self) -> None:
-        if isinstance(self.values, Latents):
+        if not self.kind.bounded:
             sampler = copy(self.sampler)  # which may be the user's own
-            sampler.threshold = None  # latents are not limited to [−1, 1]
+            sampler.threshold = None  # the limits are those of x in [−1, 1]
             object.__setattr__(self, "sampler", sampler)  # once, in a frozen object
 
     @property
     def space(self) -> Shape:
-        """(c, h, w) of the samples in the process."""
-        return self.values.shape(self.shape)
+        """(c, *size') of the samples in the process."""
+        return self.kind.space(self.shape)
 
     def saturation(self, images: Tensor, real: Tensor | None = None) -> str:
         """A sentence about the images that are saturated, with what to change; empty if they are few.
@@ -151,8 +150,8 @@ class Drawing:
         Args:
             real: images of which about as many may be saturated, such as those of the training.
         """
-        usual = 0.0 if real is None else float(saturated(real[:: 1 + len(real) // 1000]).float().mean())
-        wrong, n = int(saturated(images).sum()), len(images)
+        usual = 0.0 if real is None else float(self.kind.saturated(real[:: 1 + len(real) // 1000]).float().mean())
+        wrong, n = int(self.kind.saturated(images).sum()), len(images)
         if wrong <= 1 + (SATURATED + usual) * n:
             return ""
         change = "train longer, or set threshold@sampler.threshold=dynamic"
@@ -167,7 +166,7 @@ class Drawing:
     def source(self, sampler: Mapping[str, Any] | None, guidance: Mapping[str, Any] | None) -> dict[str, Any]:
         """How samples are drawn, for the source of their scores, from the configurations of sampler and guidance."""
         found: dict[str, Any] = {"sampler": described(sampler or {}), "seed": self.seed}
-        if isinstance(self.values, Latents):
+        if not self.kind.bounded:
             found["sampler"]["threshold"] = None
         if self.guidance is not None and guidance is not None:
             found["guidance"] = described(guidance)
@@ -314,19 +313,11 @@ def check_weak(guidance: Guidance, weak: Restored, shape: tuple[int, ...], class
         )
 
 
-def filmed(shape: Sequence[int]) -> int:
-    """The number of samples whose steps are shown."""
-    return SHOWN_POINTS if is_points(shape) else FILMED
-
-
 class Frames:
-    """The denoising steps of the first samples: step -> the images x_t, then the estimates of x0, uint8.
+    """The denoising steps of the first samples: step -> the pictures of x_t, then of the estimates of x0, uint8."""
 
-    Points are in two pictures.
-    """
-
-    def __init__(self, sampler: Sampler, schedule: Schedule, values: Values | None = None):
-        self.values = values or Values()
+    def __init__(self, sampler: Sampler, schedule: Schedule, kind: Kind):
+        self.kind = kind
         self.times = sampler.grid(schedule.on_cpu(), sampler.steps).tolist()
         self.kept = [1 + i for i in spread(sampler.steps, FRAMES)]
         self.steps: dict[int, Tensor] = {}
@@ -334,9 +325,8 @@ class Frames:
     def watch(self, first: int, k: int, x: Tensor, estimate: Estimate) -> None:
         """Keep step k of the first batch."""
         if first == 0 and k in self.kept:
-            few = slice(filmed(x.shape))
-            images = [self.values.pictures(self.values.outside(each[few])) for each in (x, estimate.x0)]
-            self.steps[k] = torch.cat([pictures(each).cpu() for each in images])
+            few = (each[: self.kind.filmed] for each in (x, estimate.x0))
+            self.steps[k] = torch.cat([self.kind.pictures(self.kind.outside(each)).cpu() for each in few])
 
     def save_gif(self, path: Path) -> None:
         """Write a GIF: x_t above the estimates of x0."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -11,26 +10,25 @@ from torch import Tensor
 from diffusion.base.console import count
 from diffusion.base.files import digest, tensor_digest
 from diffusion.checkpoint.restore import Restored
-from diffusion.config.build import ModelFacts, make
-from diffusion.data import ImageData, Split, to_uint8, to_unit
-from diffusion.data.arrays import Channels, array_of
-from diffusion.data.conditions import Condition, Shape, scaled
-from diffusion.data.folder import listed
-from diffusion.data.images import Unusable, read, resized
+from diffusion.config.build import make
+from diffusion.data import ImageData, Split
+from diffusion.data.conditions import Condition
 from diffusion.errors import UserError, shown
-from diffusion.pixels import MODES, resolution_of
+from diffusion.kinds.kind import Kind, Shape
 from diffusion.randomness import Streams, seeds_for
+from diffusion.recipe.facts import ConditionFacts, Facts
 
 
 @dataclass(frozen=True)
 class Given:
-    """The conditions of samples of `shape` (C, H, W): sample i has that of row i mod m.
+    """The conditions of samples of this kind and `shape` (C, *size): sample i has that of row i mod m.
 
-    The m rows are the images of a `split`, or those of the tensors `named`, as `Condition.own` returns them.
+    The m rows are the examples of a `split`, or those of the tensors `named`, as `Condition.own` returns them.
     """
 
     condition: Condition
     shape: Shape
+    kind: Kind
     words: str  # where they come from, as the source of a score says it
     split: Split | None = None
     named: Mapping[str, Tensor] = field(default_factory=dict)
@@ -51,8 +49,7 @@ class Given:
         if self.split is None:
             return {name: rows[chosen] for name, rows in self.named.items()}
         part = self.split.take(chosen)
-        stored = {name: to_unit(rows) if rows.ndim == 4 else rows for name, rows in part.stored.items()}
-        return self.condition(to_unit(part.images), stored)
+        return self.condition.named(self.kind.filled(self.kind.inside(part.images)), part.stored)
 
     def __call__(self, index: Sequence[int], seed: int, device: torch.device) -> dict[str, Tensor]:
         """The denoiser's inputs for the samples at `index`: functions of (seed, i) and the condition of i."""
@@ -68,26 +65,21 @@ class Given:
         return digest(how, tensor_digest(part or self.named))
 
     def pictures(self, index: Sequence[int]) -> Tensor | None:
-        """The pictures of the samples at `index`, uint8 (n, c, H, W) of the samples' size; None if there are none."""
-        found = [rows for rows in self.rows(index).values() if rows.ndim == 4]
-        if not found:
-            return None
-        size = self.shape[1:]
-        picture = found[0] if found[0].shape[1] in (1, 3, 4) else found[0].mean(dim=1, keepdim=True)
-        enlarged = torch.nn.functional.interpolate(picture, size) if picture.shape[2] < size[0] else picture
-        return to_uint8(enlarged if enlarged.shape[2:] == size else scaled(enlarged, size))
+        """The pictures of the samples at `index`, uint8 (n, c, h, w) of the samples' size; None if there are none."""
+        found = [rows for rows in self.rows(index).values() if rows.ndim > 2]
+        return self.condition.shown(found[0], self.shape[1:], self.kind) if found else None
 
 
-def condition_of(node: Mapping[str, Any] | None, facts: ModelFacts, shape: Shape) -> Condition | None:
+def condition_of(node: Mapping[str, Any] | None, facts: Facts, shape: Shape) -> Condition | None:
     """The condition of a trained model with these facts, by the settings `node`; None if it has none.
 
     Raises UserError if it is not the one that the model was trained with.
     """
-    if "condition" not in facts:
+    if facts.condition is None:
         return None
     made: Condition = make(node or {}, "condition", Condition)
-    made.figures = facts["condition"]["figures"]
-    found, trained = made.facts(shape)["shapes"], facts["condition"]["shapes"]
+    made.figures = facts.condition.figures
+    found, trained = ConditionFacts.of(made, shape).shapes, facts.condition.shapes
     if found != trained:
         raise UserError(f"condition: it gives {found} for each image; the model was trained with {trained}")
     return made
@@ -109,16 +101,16 @@ def make_given(
             raise UserError("given: the model was trained without a condition; remove it")
         return None
     if values is not None:
-        return given_of(values, condition, restored.shape)
+        return given_of(values, condition, restored.shape, restored.kind)
     if not isinstance(data, ImageData):
         data = cast(ImageData, make(data or {}, "data", ImageData))
         data.condition = condition
         data.setup()
-    return Given(condition, restored.shape, split, data.splits[split])
+    return Given(condition, restored.shape, restored.kind, split, data.splits[split])
 
 
-def given_of(values: str | list[Any], condition: Condition, shape: Shape) -> Given:
-    """The conditions that a user gives: a picture, a folder of pictures in the order of their names, or numbers."""
+def given_of(values: str | list[Any], condition: Condition, shape: Shape, kind: Kind) -> Given:
+    """The conditions that a user gives: a file, a folder of files in the order of their names, or numbers."""
     shapes, where = condition.shapes(shape), f"given={shown(values)}"
     (name, size), *others = shapes.items()
     if others:
@@ -126,28 +118,12 @@ def given_of(values: str | list[Any], condition: Condition, shape: Shape) -> Giv
             f"{where}: a sample needs all of {', '.join(shapes)}, which only held-out images have; remove it"
         )
     if isinstance(values, str):
-        if len(size) < 3:
+        if len(size) < 2:
             raise UserError(f"{where}: the condition is {count(size[0], 'number')}; give them as given=[0.5,…]")
-        read = array_of if isinstance(condition, Channels) else pictures_in
-        return Given(condition, shape, where, named=condition.own(read(Path(values).expanduser(), size)))
+        return Given(condition, shape, kind, where, named=condition.own(condition.read(values, size, kind)))
     rows = values if isinstance(values[0], list) else [values]
-    if len(size) == 3 or {*map(len, rows)} != {*size}:
-        wanted = f"pictures of {size[2]}x{size[1]} pixels" if len(size) == 3 else count(size[0], "number")
+    if len(size) > 1 or {*map(len, rows)} != {*size}:
+        pictures = f"pictures of {'x'.join(map(str, reversed(size[1:])))} pixels"
+        wanted = pictures if len(size) > 1 else count(size[0], "number")
         raise UserError(f"{where}: the condition {name} is {wanted}, for each image or for all of them")
-    return Given(condition, shape, where, named=condition.own(torch.tensor(rows)))
-
-
-def pictures_in(place: Path, size: tuple[int, ...]) -> Tensor:
-    """A picture, or the pictures of a folder, cropped and reduced to `size` (c, h, w): (m, c, h, w) in [−1, 1]."""
-    where, resolution = f"given={place}", resolution_of(*size[1:])
-    if not place.exists():
-        raise UserError(f"{where}: no such file or folder; name a picture, or a folder of pictures")
-    files, pictures = [place] if place.is_file() else [*listed(place).values()], []
-    for file in files:
-        try:
-            pictures.append(torch.tensor(resized(read(file, resolution, mode=MODES[size[0]]), resolution)))
-        except Unusable as error:
-            raise UserError(f"{where}: {file.name}: {error}; the condition has {size[2]}x{size[1]} pixels") from error
-    if not pictures:
-        raise UserError(f"{where}: no pictures in this folder")
-    return to_unit(torch.stack(pictures))
+    return Given(condition, shape, kind, where, named=condition.own(torch.tensor(rows)))

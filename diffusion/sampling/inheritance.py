@@ -25,7 +25,7 @@ def inherited(
         fills: whether part of a picture is filled, for which guidance by an earlier step is too strong, and left out.
     """
     recipe = restored.config if restored else {}
-    step = restored.facts.get("guidance_step") if restored else None
+    step = restored.facts.guidance_step if restored else None
     base = {group: values.get(group) or of_recipe(group, recipe) for group in groups}
     if restored and step and base.get("guidance") and all(change.part != "guidance" for change in changes):
         missing = restored.step <= step or kept(restored.path.parent, step) is None

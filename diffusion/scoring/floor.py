@@ -42,7 +42,7 @@ def measure(denoiser: Denoiser, weighting: Any, data: ImageData, folder: Path, n
     `weighting` is the configuration of the weights of the loss; None: 1. Raises UserError without held-out images.
     """
     schedule, train, val, start = denoiser.schedule.on_cpu(), data.splits["train"], data.splits["val"], time.monotonic()
-    inside = data.values.inside
+    inside = data.kind.inside
     if (n := min(n, len(train), len(val))) == 0:
         raise UserError("floor: there are no held-out images to compare with; set data.val")
     t = grid.log_snr(schedule, levels, *LEVELS)[:-1].flip(0)

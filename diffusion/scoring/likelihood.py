@@ -19,7 +19,6 @@ from diffusion.errors import UserError
 from diffusion.metric.measurements import estimated
 from diffusion.metric.record import Reference, Score
 from diffusion.metric.score import draw
-from diffusion.pixels import is_points, only_pictures
 from diffusion.process import grid as grids
 from diffusion.process.denoiser import Conditioned, Denoise, Thresholded, clip
 from diffusion.process.likelihood import flow_likelihood, variational_bound
@@ -36,7 +35,8 @@ log_snr = partial(grids.log_snr, sigma_min=0.01)  # DDPM's lowest noise level; 1
 class Bound:
     """DDPM's variational bound on −log₂ p(x)/d, with x0 clipped to the range of the data.
 
-    A call (denoise, x0, streams, variance) returns the bits per dimension (B,) of the images x0 (B, C, H, W).
+    A call (denoise, x0, streams, variance, discrete) returns the bits per dimension (B,) of the images x0 (B, C, H, W),
+    which are levels of 8 bits if `discrete`; else their density.
 
     Args:
         steps: the number of steps, N.
@@ -50,7 +50,9 @@ class Bound:
     metric: ClassVar[str] = "bits_per_dim"
     of_schedule: ClassVar[bool] = True  # whether the value depends on the schedule, apart from the network's errors
 
-    def __call__(self, denoise: Denoise, x0: Tensor, streams: Streams, variance: Variance) -> Tensor:
+    def __call__(
+        self, denoise: Denoise, x0: Tensor, streams: Streams, variance: Variance, discrete: bool = True
+    ) -> Tensor:
         prior, terms = variational_bound(Thresholded(denoise, clip), x0, streams, self.steps, variance, self.grid)
         return prior + terms.sum(dim=1)
 
@@ -70,8 +72,10 @@ class Flow:
     of_schedule: ClassVar[bool] = False
     variance: ClassVar[None] = None  # the flow has none
 
-    def __call__(self, denoise: Denoise, x0: Tensor, streams: Streams, variance: Variance) -> Tensor:
-        return flow_likelihood(denoise, x0, streams, self.lowest, self.tolerance, not is_points(x0.shape))
+    def __call__(
+        self, denoise: Denoise, x0: Tensor, streams: Streams, variance: Variance, discrete: bool = True
+    ) -> Tensor:
+        return flow_likelihood(denoise, x0, streams, self.lowest, self.tolerance, discrete)
 
 
 def bits_per_dimension(restored: Restored, settings: Evaluate, data: ImageData, device: torch.device) -> Score:
@@ -83,13 +87,12 @@ def bits_per_dimension(restored: Restored, settings: Evaluate, data: ImageData, 
     bits that are not finite.
     """
     likelihood: Bound | Flow = make(settings.likelihood, "likelihood")
-    if "latents" in restored.facts:
-        raise UserError("bits: of latents, not of images; remove it, or use a model of pixels")
+    data.kind.require("bits")
     denoiser, held_out, labelled = restored.denoiser, data.splits[settings.split], has_classes_of(data, restored)
-    if likelihood.of_schedule or not is_points(data.shape):  # both decode 8 bits; the flow alone also has a density
-        only_pictures("likelihood=bound" if likelihood.of_schedule else "bits", data.shape, data.values.dtype)
+    if likelihood.of_schedule:  # it decodes levels of 8 bits; the flow alone also has a density
+        data.kind.require("likelihood=bound")
     chosen = held_out.take(draw(torch.arange(len(held_out)), settings.bits))
-    parts, n, given = [], len(chosen), data.condition and Given(data.condition, restored.shape, "", chosen)
+    parts, n, given = [], len(chosen), data.condition and Given(data.condition, restored.shape, data.kind, "", chosen)
     with torch.no_grad(), progress_bar() as bar:
         x, t = torch.zeros(1, *data.shape, device=device), torch.full((1,), 0.5, device=device)
         variance = likelihood.variance or (fixed_small if denoiser(x, t).spread is None else learned_range)
@@ -100,8 +103,8 @@ def bits_per_dimension(restored: Restored, settings: Evaluate, data: ImageData, 
             if labelled and chosen.labels is not None:
                 conditions["classes"] = chosen.labels[index].to(device)
             denoise = Conditioned(denoiser, conditions) if conditions else denoiser
-            x0 = data.values.inside(chosen.images[index]).to(device)
-            parts.append(likelihood(denoise, x0, streams, variance).cpu())
+            x0 = data.kind.inside(chosen.images[index]).to(device)
+            parts.append(likelihood(denoise, x0, streams, variance, data.kind.discrete).cpu())
             bar.update(task, advance=len(index))
     bits = torch.cat(parts).double()
     if not bits.isfinite().all():

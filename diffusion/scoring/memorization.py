@@ -31,11 +31,11 @@ from torch import Tensor
 
 from diffusion.base.console import console, track
 from diffusion.base.files import cache_dir, digest
+from diffusion.base.images import cached
+from diffusion.base.pixels import grey, grid, save_png, to_rgb
 from diffusion.data import ImageData, Split
-from diffusion.data.images import cached
 from diffusion.metric.denoising import numbered
 from diffusion.metric.record import Reference, Score
-from diffusion.pixels import grey, grid, save_png, to_rgb
 from diffusion.process.operators import blur
 from diffusion.randomness import generator_for
 
@@ -242,7 +242,7 @@ def copies(images: Tensor, data: ImageData, folder: Path, split: str = "val") ->
     )
     return Score(
         "copies", flagged / n, n, reference=Reference("train", len(train), train.key), low=low, high=high, level=0.95,
-        features="pixels", resize=f"luma of {SIDE}x{SIDE}, aligned", resolution="x".join(map(str, images.shape[-2:])),
+        features="pixels", resize=f"luma of {SIDE}x{SIDE}, aligned", resolution="x".join(map(str, images.shape[2:])),
         settings={"rate": RATE} | {f"also {name}": data.splits[name].key for name in names if name != "train"},
         source={"flagged": flagged, "held_out": held_out, "chance": chance, "found": found, "closest": pairs},
     )  # fmt: skip

@@ -17,23 +17,19 @@ from torch import Tensor
 
 from diffusion.base import files
 from diffusion.base.console import console, count
+from diffusion.base.pixels import framed, save_png
 from diffusion.config.build import make
 from diffusion.data import ImageData, Split
-from diffusion.data.encoder import Latents
-from diffusion.data.measured import Measured
-from diffusion.data.values import Values
 from diffusion.errors import UserError
 from diffusion.metric.denoising import numbered
 from diffusion.metric.estimate import RealSet, SampleMetric
 from diffusion.metric.faults import WORST, diagnose
-from diffusion.metric.features import FeatureExtractor, Lite0
-from diffusion.metric.measurements import Measurements, ensemble, estimated, gaussian_crps, of_images, ranks
+from diffusion.metric.features import FeatureExtractor
+from diffusion.metric.measurements import ensemble, estimated, gaussian_crps, of_images, ranks
 from diffusion.metric.photographs import photographs_of
 from diffusion.metric.record import FEW, Reference, Score
-from diffusion.metric.referee import LEAST as SEEN
 from diffusion.metric.referee import LIMIT, judge
-from diffusion.metric.score import LEAST, divide, draw, extract, features_of, noise_images, reference_of, score
-from diffusion.pixels import framed, is_points, only_pictures, save_png
+from diffusion.metric.score import LEAST, divide, draw, extract, features_of, reference_of, score
 from diffusion.randomness import generator_for
 from diffusion.report import figures
 from diffusion.report.faults import SHOWN
@@ -58,33 +54,27 @@ class Scorer:
     known: dict[str, Tensor] = field(default_factory=dict)  # features of images that were scored, by their digest
 
     def __post_init__(self) -> None:
-        if isinstance(self.extractor, Measurements) and isinstance(self.data.values, Measured):
-            self.extractor.standardise(self.data.values.mean, self.data.values.std)
+        self.data.kind.check_features(self.extractor, self.data.shape)
 
     def check(self, n: int, baselines: Iterable[str], audit: Sequence[str] = ()) -> None:
         """Raise UserError, before any costly work, for too few images; warn about few images in the reference."""
-        splits = self.data.splits
-        if is_points(self.data.shape) and self.extractor.name != "points":
-            raise UserError("features: points need features=points metrics=points")
-        if isinstance(self.data.values, Measured) != isinstance(self.extractor, Measurements):
-            raise UserError("features: measurements, and only these, need features=measurements metrics=measurements")
+        splits, kind = self.data.splits, self.data.kind
         available = (len(self.given.features) or FEW) if self.given else len(splits[self.split])
         name = f"reference={self.given.name}" if self.given else f"split={self.split}"
-        if isinstance(self.extractor, Measurements) and min(self.data.shape[1:]) < SEEN:
-            console.print(f"images below {SEEN} pixels: no scores of patches and convolutions, which need them")
+        if notice := kind.notice(self.data.shape):
+            console.print(notice)
         needed = {f"n={n}": n, name: available}
         if {"real", "split_half"} & set(baselines):
             needed[f"baselines from split {self.opposite}"] = len(splits[self.opposite])
         if audit:
-            only_pictures("audit", self.data.shape, self.data.values.dtype)
+            kind.require("audit")
             needed["audit by split val"] = len(splits["val"])
         for what, found in needed.items():
             if found < LEAST:
                 raise UserError(f"{what}: {count(found, 'image')}, but scores need at least {LEAST}; use more, or none")
         if available < FEW:
             words = f"distances to fewer than {FEW} are mostly chance and bias: judge by eye, or add images"
-            if getattr(self.data, "tiles", 0) is None and self.data.values.dtype == torch.uint8:
-                words += ", or cut large ones into tiles (data.tiles=true)"
+            words += getattr(self.data, "advice_if_few", "")
             console.print(f"warning: the reference, {name}, has {count(available, 'image')}; {words}")
 
     @property
@@ -97,7 +87,8 @@ class Scorer:
         if self.given:
             return self.given
         real = self.data.splits[self.split]
-        return reference_of(real.images, self.extractor, self.split, real.sources)
+        size = self.data.kind.protocol(self.data.shape)
+        return reference_of(real.images, self.extractor, self.split, real.sources, size)
 
     def score(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
         """Score images (n, C, H, W). `source` describes their origin: sampler, weights, seed, ….
@@ -128,14 +119,13 @@ class Scorer:
         found = []
         for name in names:
             if name == "noise":
-                pixels = Values() if isinstance(self.data.values, Latents) else self.data.values
-                found += self.score(noise_images(n, self.data.shape, pixels.outside), name)
+                found += self.score(self.data.kind.noise(n, self.data.shape), name)
                 continue
             features, own = real()
             if name == "real":
                 found += self._scores(features, self.reference, name, {}, own)
-                if isinstance(values := self.data.values, Latents):
-                    again = values.again(drawn().images, self.extractor.device)
+                again = self.data.kind.ceiling(drawn().images, self.extractor.device)
+                if again is not None:
                     found += self._scores(self._features(again, "the ceiling"), self.reference, "ceiling", {}, own)
             else:
                 found += self._scores(*divide(features, self.reference), name, {})
@@ -151,26 +141,26 @@ class Scorer:
         Beside them stand those of as many training images (real), which know nothing of the condition, and of the
         exact distribution, if it is known.
         """
-        values, split = self.data.values, None if given is None else given.split
-        if not isinstance(values, Measured) or split is None:
+        names, split = self.data.kind.quantities, None if given is None else given.split
+        if not names or split is None:
             return []
         if (m := len(images) // (n := len(split))) < 2:
             console.print(f"no CRPS: it needs {2 * n} samples or more, several for each of {n} images of {self.split}")
             return []
-        size, y, train = "x".join(map(str, images.shape[-2:])), split.images, self.data.splits["train"].images
+        size, y, train = "x".join(map(str, images.shape[2:])), split.images, self.data.splits["train"].images
         about = {"n": m * n, "settings": {"members": m}, "reference": Reference(self.split, n, split.key)}
         about |= {"resolution": size, "features": "none"}
         others = train[torch.randint(len(train), (m * n,), generator=generator_for(0, "members"))].nan_to_num()
         found = []
         for what, each in (("samples", images[: m * n]), ("real", others)):
-            own = ensemble(each.unflatten(0, (m, n)), y, values.names, split.sources, **about)
+            own = ensemble(each.unflatten(0, (m, n)), y, names, split.sources, **about)
             found += [score.of(what, files.code_version(), source if what == "samples" else {}) for score in own]
         if posterior := getattr(self.data, "posterior", None):
             mean, std = posterior(split)
             each = of_images(gaussian_crps(mean, std, y))[:, 0]
-            exact = estimated(f"crps_{values.names[0]}", float(each.mean()), each, split.sources, **about)
+            exact = estimated(f"crps_{names[0]}", float(each.mean()), each, split.sources, **about)
             found.append(exact.of("exact", files.code_version(), {}))
-        shares = ranks(images[: m * n].unflatten(0, (m, n)), y, values.names, split.sources)
+        shares = ranks(images[: m * n].unflatten(0, (m, n)), y, names, split.sources)
         files.replace(self.folder / ENSEMBLE, shares)
         return found
 
@@ -179,32 +169,29 @@ class Scorer:
 
         See `metric.referee` and `metric.faults`.
         """
-        if not self.data.splits or is_points(self.data.shape):
+        kind = self.data.kind
+        if not self.data.splits or not (eyes := kind.eyes(self.data.shape)):
             return
-        if isinstance(values := self.data.values, Measured):
+        if kind.quantities:
             real = self.data.splits[self.split].images
-            figures.measurements(values.inside(images), values.inside(real), values.names).save(self.folder)
+            figures.measurements(kind.inside(images), kind.inside(real), kind.quantities).save(self.folder)
         splits = [self.data.splits[name] for name in ("train", "val" if self.split == "train" else self.split)]
         some = [
             split.take(torch.linspace(0, len(split) - 1, min(LIMIT, len(split))).round().long()) for split in splits
         ]
         samples, real, (train, held_out) = images[:LIMIT], torch.cat([split.images for split in some]), some
         seen = {}
-        if isinstance(values, Measured):  # in the range of pixels, with the mean for a missing value
-            of = [lacking(samples, train.images), real]
-            samples, real = (127.5 * (values.inside(each).nan_to_num() + 1) for each in of)
-        elif min(len(samples), len(train)) >= FEW:
-            eyes = [self.extractor, *[Lite0().to(self.extractor.device)] * (self.extractor.name != Lite0.name)]
-            for eye in eyes:
-                known = [features_of(split.images, eye)[0] for split in some if len(split)]
-                seen[eye.name] = torch.cat([replace(self, extractor=eye)._features(images, "samples")[:LIMIT], *known])
+        for eye in kind.networks(self.extractor) if min(len(samples), len(train)) >= FEW else ():
+            known = [features_of(split.images, eye)[0] for split in some if len(split)]
+            seen[eye.name] = torch.cat([replace(self, extractor=eye)._features(images, "samples")[:LIMIT], *known])
         is_train, photograph = torch.arange(len(real)) < len(train), numbered([*train.sources, *held_out.sources])
-        found = judge(samples, real, is_train, photograph, seen)
-        is_pictures = samples.dtype == torch.uint8
-        found["faults"] = faults = diagnose(samples, real, photograph, len({*held_out.sources})) if is_pictures else []
+        shown = lacking(samples, train.images) if self.data.missing else samples
+        found = judge(kind.referee_view(shown), kind.referee_view(real), is_train, photograph, seen, eyes)
+        held = len({*held_out.sources})
+        found["faults"] = faults = diagnose(samples, real, photograph, held) if kind.has_faults else []
         files.replace(self.folder / REFEREE, json.dumps(found, indent=1))
-        if shown := faults[:SHOWN]:
-            worst, places = ([each for fault in shown for each in fault[key]] for key in ("worst", "place"))
+        if worst_faults := faults[:SHOWN]:
+            worst, places = ([each for fault in worst_faults for each in fault[key]] for key in ("worst", "place"))
             save_png(framed(samples[worst], WORST, places), self.folder / "figures/faults.png")
             figures.spectrum(samples, real).save(self.folder)
 

@@ -22,16 +22,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from diffusion.base.pixels import grid, reduced
 from diffusion.checkpoint.find import BUNDLED, run_folder
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.choices import RUN, choices, searched
 from diffusion.config.inherit import changes_of
 from diffusion.errors import UserError, command_line, shown
 from diffusion.library import Model
-from diffusion.pixels import grid, only_pictures
 from diffusion.process.denoiser import Estimate
 from diffusion.runs.again import ENLARGED
-from diffusion.sampling.edits import STRENGTH, reduced
+from diffusion.sampling.edits import STRENGTH
 from diffusion.tasks.edit import edited
 from diffusion.tasks.opening import completed, options_of, settings_of
 from diffusion.tasks.sample import enlargement, enlarging
@@ -67,7 +67,7 @@ class Page:
     """
 
     def __init__(self, restored: Restored, device: torch.device):
-        only_pictures("studio", restored.shape, restored.values.dtype)
+        restored.kind.require("studio")
         restored.denoiser.to(device)
         self.model, self.context = Model(restored, device), copy_context()
 
@@ -81,12 +81,12 @@ class Page:
         """
         queue, stop = Queue[Tensor | None](), Event()
 
-        outside, pictures = self.model.restored.values.outside, self.model.restored.values.pictures
+        kind = self.model.restored.kind
 
         def after_step(_: int, __: int, x: Tensor, estimate: Estimate) -> None:
             if stop.is_set():
                 raise CancelledError
-            queue.put(pictures(outside(estimate.x0)).cpu())
+            queue.put(kind.pictures(kind.outside(estimate.x0)).cpu())
 
         with ThreadPoolExecutor(1) as pool:
             drawing = pool.submit(self.context.copy().run, self.drawn, command, values, after_step)
@@ -202,13 +202,13 @@ def build(restored: Restored, device: torch.device) -> gr.Blocks:
                 with gr.Tabs() as tabs:
                     for key, (title, _, own, about) in TABS.items():
                         with gr.Tab(title, id=key) as each:
-                            given = key in ("draw", "between") and "condition" in restored.facts
+                            given = key in ("draw", "between") and restored.facts.condition is not None
                             gr.Markdown(about + " Each has the condition of a held-out image." * given)
                             if "last" in own:
                                 fields["last"] = number("Second seed", 1)
                             if "then" in own:
                                 larger = [("twice the sides", "super")]
-                                fits = restored.shape == ENLARGED and "condition" not in restored.facts
+                                fits = restored.shape == ENLARGED and restored.facts.condition is None
                                 fields["then"] = dropdown("Enlarge", ("no", ""), larger, visible=fits)
                             if "image" in own:
                                 fields["image"] = gr.Image(label="Your picture", type="numpy", sources=["upload"])

@@ -7,13 +7,14 @@ from pathlib import Path
 from torchvision.transforms.functional import to_pil_image
 
 from diffusion.base.console import console, count
+from diffusion.base.pixels import gif, grid, reduced
 from diffusion.config.inherit import changes_of
 from diffusion.config.schema import Edit
 from diffusion.errors import UserError
+from diffusion.kinds.kind import Source
 from diffusion.library import Model
-from diffusion.pixels import gif, grid, only_pictures
 from diffusion.process.editing import SDEdit
-from diffusion.sampling.edits import STRENGTH, Edited, Source, filled, overview, reduced, solved, varied
+from diffusion.sampling.edits import STRENGTH, Edited, filled, kept, overview, solved, varied
 from diffusion.tasks.opening import MASK, opened_model, options_of
 from diffusion.tasks.sample import save_images
 
@@ -26,16 +27,18 @@ def draw_edits(settings: Edit, folder: Path, words: Sequence[str]) -> None:
     check(settings)
     n = settings.n or (1 if settings.upscale else 8)
     settings, model, (device,) = opened_model(settings.model_copy(update={"n": n}), changes_of(words))
-    only_pictures("edit", model.shape)
+    model.kind.require("edit")
     drawing, before, paste, size = edited(model, settings)
     images = drawing(model.denoiser, n, device, settings.batch_size, f"drawing {count(n, 'image')}")
-    if size:
-        images = images[..., : size[0], : size[1]]
+    images = kept(images, size)
     files = paste(images) if paste else None
-    values = drawing.values
-    shown = reduced(files or [*map(to_pil_image, images)]) if files or size else values.pictures(images)
-    picture = values.legend(overview(shown[:0] if before is None else before, shown))
-    save_images(folder, images, picture, drawing, model.restored, files)
+    kind = drawing.kind
+    shown = kind.pictures(images)
+    if files or size:
+        shown = reduced(files or [*map(to_pil_image, shown)])
+    picture = kind.legend(overview(shown[:0] if before is None else before, shown))
+    like = Path(settings.upscale or settings.image or "").suffix
+    save_images(folder, images, picture, drawing, model.restored, files, like=like)
     if settings.interpolate:
         gif([grid(image[None], large=True) for image in shown], folder / "interpolation.gif")
 

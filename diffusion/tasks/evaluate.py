@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffusion.base import files
 from diffusion.base.console import console, quiet_libraries
+from diffusion.base.pixels import resolution_of
 from diffusion.checkpoint.find import BUNDLED, run_folder, trained
 from diffusion.checkpoint.restore import Restored, file_hash, what_changed
 from diffusion.config.build import make
@@ -23,7 +24,6 @@ from diffusion.metric import record
 from diffusion.metric.estimate import PairwiseMetric, RealSet
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.score import reference_of, statistics_of
-from diffusion.pixels import resolution_of
 from diffusion.report.scores import print_scores
 from diffusion.report.verdict import verdict
 from diffusion.runs.folder import SCORES, Run, read_scores
@@ -113,7 +113,8 @@ def reference_given(path: str, data: Mapping[str, Any], extractor: FeatureExtrac
             return statistics_of(file, extractor)
     with renaming(r"data\.(root|path)=", "reference="):
         (reader := reader_of(path, data)).setup()
-    return reference_of(reader.splits["train"].images, extractor, file.name)
+    size = reader.kind.protocol(reader.shape)
+    return reference_of(reader.splits["train"].images, extractor, file.name, (), size)
 
 
 def make_scorer(
@@ -134,8 +135,8 @@ def make_scorer(
         metrics = [metric for metric in metrics if not isinstance(metric, PairwiseMetric)]
     data: ImageData = make(settings.data, "data")
     data.condition = condition_of(settings.condition, restored.facts, restored.shape) if restored else None
-    if restored and "latents" in restored.facts:
-        data.values = restored.values
+    if restored and restored.config.get("encoder"):
+        data.kind = restored.kind
     if restored or not reference or getattr(settings, "audit", []):
         data.setup()
     scorer = Scorer(data, settings.split, extractor, metrics, folder, run, reference)

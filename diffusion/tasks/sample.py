@@ -9,19 +9,18 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
 
 from diffusion.base.console import console, count
+from diffusion.base.images import in_threads
+from diffusion.base.pixels import grid, in_turn, save_png
 from diffusion.checkpoint.find import opened
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.inherit import Change, changes_of
 from diffusion.config.schema import Evaluate, Sample
-from diffusion.data.images import in_threads
 from diffusion.errors import UserError
 from diffusion.library import Model
-from diffusion.pixels import grid, in_turn, is_points, save_png
 from diffusion.randomness import seed_for
-from diffusion.sampling.drawing import Drawing, Frames, filmed
+from diffusion.sampling.drawing import Drawing, Frames
 from diffusion.sampling.given import Given, condition_of
 from diffusion.sampling.parallel import Task, draw, remove
 from diffusion.tasks.opening import completed, opened_model, options_of
@@ -46,7 +45,7 @@ def draw_samples(asked: Sample, folder: Path, words: Sequence[str]) -> None:
         drawn.append(draw_all(drawing, settings, model.restored, devices, folder))
     images, denoiser, n = drawn[-1], model.denoiser, settings.n
     if settings.trajectory:
-        frames, few = Frames(drawing.sampler, denoiser.schedule, drawing.values), min(n, filmed(model.shape))
+        frames, few = Frames(drawing.sampler, denoiser.schedule, drawing.kind), min(n, model.kind.filmed)
         drawing(denoiser, few, devices[0], few, "sampling the trajectory", frames.watch)
         frames.save_gif(folder / "trajectory.gif")
 
@@ -55,7 +54,7 @@ def draw_samples(asked: Sample, folder: Path, words: Sequence[str]) -> None:
         return grid(shown, columns, large=True)
 
     def picture(images: Tensor) -> Image.Image:
-        return drawing.values.legend(arranged(drawing.values.pictures(images)))
+        return drawing.kind.legend(arranged(drawing.kind.pictures(images)))
 
     if (conditions := drawing.pictures(min(n, GRID))) is not None:
         save_png(arranged(conditions), folder / CONDITIONS)
@@ -86,7 +85,7 @@ def enlarging(asked: Sample, changes: Sequence[Change], model: Model, seed: int)
         if condition is None or shapes != [before]:
             wanted = " and ".join(str([*each]) for each in shapes) or "nothing, as it was trained without a condition"
             raise UserError(f"then={ckpt}: it is given {wanted}; the one before it draws {[*before]}")
-        given = Given(condition, model.shape, "a cascade", named=condition.own(torch.zeros(1, *before)))
+        given = Given(condition, model.shape, model.kind, "a cascade", named=condition.own(torch.zeros(1, *before)))
         drawing = model.drawing(**options_of(settings) | {"given": given})
         # with the seed of the first model, its noise would begin with that of the first model
         found.append((settings, model, replace(drawing, seed=seed_for(seed, "then", k))))
@@ -96,7 +95,7 @@ def enlarging(asked: Sample, changes: Sequence[Change], model: Model, seed: int)
 def enlargement(drawing: Drawing, images: Tensor) -> Drawing:
     """The drawing of a model of `enlarging` from uint8 images (n, C, h, w) of the one before."""
     assert drawing.given is not None
-    named = drawing.given.condition.own(drawing.values.inside(images))
+    named = drawing.given.condition.own(drawing.kind.filled(drawing.kind.inside(images)))
     return replace(drawing, given=replace(drawing.given, named=named))
 
 
@@ -114,29 +113,29 @@ def draw_all(
 
 def save_images(
     folder: Path, images: Tensor, picture: Image.Image, drawing: Drawing, restored: Restored,
-    files: Sequence[Image.Image] | None = None, named: str = "",
+    files: Sequence[Image.Image] | None = None, named: str = "", like: str = "",
 ) -> None:  # fmt: skip
-    """Write uint8 images (n, C, H, W) to images/*.png, their picture, and images.npz, with their seed and classes.
+    """Write images (n, C, *size) into images/ as the kind does, their picture, and images.npz, with seed and classes.
 
-    `files`, if given, are written to images/*.png instead. images.npz contains (n, H, W, C) as arr_0, and classes as
+    `files`, if given, are written to images/*.png instead. images.npz contains (n, *size, C) as arr_0, and classes as
     arr_1, as for OpenAI's evaluator; measurements are float32 there, in their units. Images of an earlier call in the
-    folder, which has an images.npz, go. `named` says of which models they are, if of several.
+    folder, which has an images.npz, go. `named` says of which models they are, if of several, and `like` is the ending
+    of the user's file that was edited.
     """
-    n, points = len(images), is_points(images.shape)
+    n, kind = len(images), drawing.kind
     (folder / "images").mkdir(exist_ok=True)
-    for file in (folder / "images").glob("[0-9]*.png") if (folder / "images.npz").is_file() else ():
+    for file in (folder / "images").glob("[0-9]*.*") if (folder / "images.npz").is_file() else ():
         file.unlink()
 
-    shown = drawing.values.pictures(images) if not (files or points) else images
-
     def write(i: int) -> None:
-        save_png(files[i] if files else to_pil_image(shown[i]), folder / f"images/{i:0{len(str(n - 1))}d}.png")
+        stem = folder / f"images/{i:0{len(str(n - 1))}d}"
+        save_png(files[i], stem.with_suffix(".png")) if files else kind.save(images[i], stem, like)
 
-    if not points:
+    if kind.allows("files"):
         list(in_threads(write, range(n), "writing images"))  # Pillow releases the GIL while it encodes
     given = drawing.conditions(restored.denoiser, n)
     classes: dict[str, Any] = {"arr_1": given["classes"].numpy()} if given else {}
-    np.savez_compressed(folder / "images.npz", images.permute(0, 2, 3, 1).numpy(), seed=drawing.seed, **classes)
+    np.savez_compressed(folder / "images.npz", images.movedim(1, -1).numpy(), seed=drawing.seed, **classes)
     save_png(picture, folder / "grid.png")
     drawing.warn_of_saturated(images)
     named = named or f"step {restored.step} ({restored.weights} weights)"

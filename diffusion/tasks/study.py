@@ -61,10 +61,9 @@ def study_floor(settings: FloorStudy, folder: Path, words: Sequence[str]) -> Non
     """Measure a trained model into floor.csv, and write the chart and the page of the study in `folder`."""
     settings, model, _ = opened_model(settings, changes_of(words))
     restored, data = model.restored, make(settings.data or {}, "data", ImageData)
-    if "condition" in restored.facts:
+    if restored.facts.condition is not None:
         raise UserError(CONDITIONAL)
-    if "latents" in restored.facts:
-        raise UserError("floor: it is not computed for latents; measure a model of pixels")
+    restored.kind.require("floor")
     data.setup()
     if changed := what_changed(restored.images, data.keys):
         console.print(f"warning: {changed} are not those of the training, whose floor is another", style="yellow")

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,21 +12,20 @@ import torch.distributed as dist
 from torch import Tensor
 
 from diffusion.base.console import console, count, duration
+from diffusion.base.pixels import grid, save_png
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.find import prune
 from diffusion.checkpoint.restore import file_hash, network_hash
 from diffusion.errors import Interrupted, UserError, first_line, resume_command
-from diffusion.pixels import grid, is_points, save_png
 from diffusion.report.run import write_report
 from diffusion.report.scores import print_scores
 from diffusion.report.verdict import verdict
 from diffusion.runs.folder import Run, read_metrics
 from diffusion.runs.record import RunRecord, now
-from diffusion.sampling.drawing import Drawing, Frames, filmed
+from diffusion.sampling.drawing import Drawing, Frames
 from diffusion.sampling.parallel import remove
 from diffusion.scoring.floor import measure
 from diffusion.scoring.pipeline import Scorer, check_test
-from diffusion.scoring.truth import draw_truth
 from diffusion.training import loggers
 from diffusion.training.callbacks import peak_gb
 from diffusion.training.ema import average_of
@@ -49,7 +49,7 @@ def closing_logs(run: Parts, trainer: pl.Trainer) -> Iterator[None]:
         if run.record is not None:
             console.print(f"stopped by {stop}; to resume: {resume_command(run.folder, Run(run.folder).own)}")
             if str(stop) == "SIGINT":  # from a user, who has the time to look at it
-                write_report(run.folder, run.schedule.cpu(), state="interrupted")
+                write_report(run.folder, run.denoiser.schedule.cpu(), state="interrupted")
                 console.print(f"its page: {run.folder / 'report.html'}")
         raise
     finally:
@@ -72,7 +72,7 @@ def draw_last(run: Parts, trainer: pl.Trainer, module: Diffusion) -> Samples:
     if n:
         source = run.source(drawing) | {"step": trainer.global_step}
         files = drawing.files(run.folder / "samples", denoiser, n, size, source)
-        frames = Frames(drawing.sampler, denoiser.schedule, drawing.values)
+        frames = Frames(drawing.sampler, denoiser.schedule, drawing.kind)
         label = f"sampling {count(n, 'image')}" if first else None
         drawing(denoiser, n, device, size, label, frames.watch, share, files)
         trainer.strategy.barrier()
@@ -80,10 +80,10 @@ def draw_last(run: Parts, trainer: pl.Trainer, module: Diffusion) -> Samples:
             images = drawing(denoiser, n, device, size, files=files)
             samples = images, source | {"network_hash": network_hash(denoiser.network)}
             if not frames.steps:  # the first batch was drawn before
-                drawing(denoiser, min(n, filmed(drawing.shape)), device, watch=frames.watch)
+                drawing(denoiser, min(n, drawing.kind.filmed), device, watch=frames.watch)
             frames.save_film(run.folder / "samples" / "film.png")
-            if module.exact is not None and is_points(drawing.shape):
-                draw_truth(denoiser, module.exact, drawing, device, run.folder / "figures")
+            if module.exact is not None:
+                drawing.kind.draw_truth(denoiser, module.exact, drawing, device, run.folder / "figures")
             drawing.warn_of_saturated(images, run.data.splits["train"].images)
     if dist.is_initialized():
         dist.barrier()
@@ -93,7 +93,7 @@ def draw_last(run: Parts, trainer: pl.Trainer, module: Diffusion) -> Samples:
 
 def guided_by_early(run: Parts, trainer: pl.Trainer, module: Diffusion) -> Drawing:
     """How the last samples are drawn: with `guidance.step`, guided by the weights of that step, if it was reached."""
-    if (step := run.facts.get("guidance_step")) is None:
+    if (step := run.facts.guidance_step) is None:
         return run.drawing
     if trainer.global_step <= step:
         words = f"guidance.step={step}: the run ended before this step; its samples are drawn without guidance"
@@ -113,10 +113,10 @@ def conclude(run: Parts, record: RunRecord, trainer: pl.Trainer, samples: Sample
     record.spent("last samples")
     if samples is not None:
         images, source = samples
-        most = max(1, SHEET // (images.shape[-2] * images.shape[-1]))
-        real, step, shown = run.data.splits["val"].images, trainer.global_step, run.data.values.pictures
-        save_png(grid(shown(images[:most]), real=real, drawn=len(images), step=step), folder / "samples/all.png")
-        picture = grid(shown(images[: run.shown or SHOWN]), large=True, real=real)
+        most = max(1, SHEET // math.prod(images.shape[2:]))
+        real, step, kind = run.data.splits["val"].images, trainer.global_step, run.data.kind
+        save_png(kind.grid(images[:most], real, drawn=len(images), step=step), folder / "samples/all.png")
+        picture = kind.grid(images[: run.shown or SHOWN], real, large=True)
         save_png(picture, folder / "samples" / "final.png")
         loggers.log_image(trainer, "samples/final", picture)
         if (conditions := run.drawing.pictures(run.shown or SHOWN)) is not None:
@@ -135,7 +135,7 @@ def conclude(run: Parts, record: RunRecord, trainer: pl.Trainer, samples: Sample
         denoiser = trainer.lightning_module.denoiser
         measure(denoiser, run.settings.objective.get("weighting"), run.data, folder)  # type: ignore[arg-type]
         record.spent("floor")
-    write_report(folder, run.schedule.cpu(), state="complete")
+    write_report(folder, run.denoiser.schedule.cpu(), state="complete")
     record.spent("report")
     metrics, seconds = read_metrics(folder / "metrics.csv"), record.content["seconds_of"].get("training")
     found = {name: float(series.value[-1]) for name, series in metrics.items()} | {"seconds": seconds}
@@ -156,7 +156,7 @@ def conclude_pruned(run: Parts, reason: str) -> None:
     """Complete the record and the report of a run that its search has ended: it draws no samples."""
     if run.record is not None:
         run.record.update(finished=now(), reason=reason)
-        write_report(run.folder, run.schedule.cpu(), state="pruned")
+        write_report(run.folder, run.denoiser.schedule.cpu(), state="pruned")
         run.record.finish("pruned")
         console.print(f"pruned: {reason}")
 

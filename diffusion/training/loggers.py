@@ -26,11 +26,11 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from diffusion.base.console import console
 from diffusion.base.files import code_version, replace, versions
+from diffusion.base.pixels import WIDTH
 from diffusion.config.build import make
 from diffusion.config.schema import Train
 from diffusion.errors import UserError, first_line, pip_install
 from diffusion.metric.record import Score
-from diffusion.pixels import WIDTH
 from diffusion.runs.folder import is_sweep, read_rows
 from diffusion.training.resume import Resumed
 

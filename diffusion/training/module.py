@@ -41,9 +41,9 @@ class Diffusion(pl.LightningModule):
 
     def __init__(self, run: Parts):
         super().__init__()
-        self.denoiser = Denoiser(run.network, run.schedule, run.prediction, **run.widths)
+        self.denoiser = run.denoiser
         self.objective = run.objective
-        train, dropout, inside = run.data.splits["train"], run.settings.label_dropout, run.data.values.inside
+        train, dropout, inside = run.data.splits["train"], run.settings.label_dropout, run.data.kind.inside
         changed = run.augmentation or run.crops or run.settings.encoder or run.data.missing
         atoms = None if changed else Atoms(train.images, run.data.flip, train.labels, dropout, inside)
         try:
@@ -53,14 +53,15 @@ class Diffusion(pl.LightningModule):
             raise UserError(f"{error}; {advice}") from error
         self.optimizer, self.lr_scheduler = run.optimizer, run.lr_scheduler
         self.augmentation, self.crops, self.condition = run.augmentation, run.crops, run.condition
-        self.settings, self.facts, self.clock, self.missing = run.settings, run.facts, run.clock, run.data.missing
+        self.settings, self.facts, self.clock = run.settings, run.facts, run.clock
+        self.missing = run.data.missing
         self.gathered: list[dict[str, Tensor]] = []  # values of the batches so far that belong `together`
         self.stepped = True  # whether the last step updated the weights; False if it was skipped
         self.validated = 0  # the step of the last complete validation
         # With a seed of its own, so that the errors of runs with different seeds are paired.
-        self.times = partial(even_times, copy.deepcopy(run.schedule).cpu())  # u -> t
-        self.frozen = FrozenGrid(0, getattr(run.schedule, "steps", None))
-        self.exact = None if run.data.truth is None else Exact(run.data.truth, copy.deepcopy(run.schedule))
+        self.times = partial(even_times, copy.deepcopy(self.denoiser.schedule).cpu())  # u -> t
+        self.frozen = FrozenGrid(0, getattr(self.denoiser.schedule, "steps", None))
+        self.exact = None if run.data.truth is None else Exact(run.data.truth, copy.deepcopy(self.denoiser.schedule))
         self.errors: Any = nn.ModuleDict({weights: DenoisingErrors() for weights in ("ema", "raw")})
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -95,7 +96,7 @@ class Diffusion(pl.LightningModule):
         self, x0: Tensor, given: dict[str, Tensor], streams: Callable[[str], Streams], stored: Mapping[str, Tensor],
         kept: Tensor | None = None,
     ) -> dict[str, Tensor]:  # fmt: skip
-        """Return the objective's values (B,) by name, for images x0 (B, C, H, W).
+        """Return the objective's values (B,) by name, for x0 (B, C, *size), in which missing values are NaN.
 
         Args:
             given: The network's inputs besides x_t and t: the classes.
@@ -107,11 +108,10 @@ class Diffusion(pl.LightningModule):
             x0, given["augment"] = self.augmentation(x0, streams("augment"))
         if self.crops is not None:
             x0, given["window"] = self.crops(x0, streams("crops"))
-        if self.condition is not None:
-            named = self.condition(x0, stored)
-            given |= self.condition.inputs(named, streams("condition"), x0.shape[2:], kept, training=True)
         if self.missing:
             given["known"], x0 = ~x0.isnan(), x0.nan_to_num()
+        if self.condition is not None:
+            given |= self.condition.prepared(x0, stored, streams("condition"), kept)
         found: dict[str, Tensor] = self.objective(self.denoiser, x0, streams("train"), **given)
         return found
 
@@ -162,11 +162,10 @@ class Diffusion(pl.LightningModule):
         """Compute (eps_θ(x_t, t) − eps)² per image at its frozen times and noises, with averaged and raw weights."""
         denoisers = {"ema": self.denoiser, "raw": self.raw_denoiser()}
         x0, given, _ = self.shown(batch)
+        known, x0 = (~x0.isnan(), x0.nan_to_num()) if self.missing else (None, x0)
         if self.condition is not None:
             fixed = Streams(seeds_for("condition", last=batch.index.tolist()), self.device)
-            named = self.condition(x0, batch.stored)
-            given |= self.condition.inputs(named, fixed, x0.shape[2:], training=True)
-        known, x0 = (~x0.isnan(), x0.nan_to_num()) if self.missing else (None, x0)
+            given |= self.condition.prepared(x0, batch.stored, fixed)
         for k in range(self.settings.validation.draws):
             u = self.frozen.t(batch.index, k)
             u, t = (each.to(self.device, real_dtype(self.device)) for each in (u, self.times(u)))
@@ -245,7 +244,7 @@ class Diffusion(pl.LightningModule):
         """
         step, data = checkpoint["global_step"], self.trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageData)
-        checkpoint |= {"config": config_text(self.settings), "facts": dict(self.facts), "images": data.keys}
+        checkpoint |= {"config": config_text(self.settings), "facts": self.facts.written(), "images": data.keys}
         if data.classes:
             checkpoint["labels"] = dict(zip(data.classes, data.class_counts("train"), strict=True))
         checkpoint |= {"epoch": self.clock.epoch_after(step), "validated": self.validated}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,24 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
+from diffusion.base import files
 from diffusion.base.console import console
-from diffusion.base.files import replace
+from diffusion.base.pixels import resolution_of
 from diffusion.config.build import check_node, make
 from diffusion.config.choices import groups
 from diffusion.config.schema import SCORED, Train
 from diffusion.data import ImageData
 from diffusion.data.conditions import Condition
-from diffusion.data.encoder import Encoder, Latents
 from diffusion.errors import UserError, shown
+from diffusion.kinds.encoder import Encoder
+from diffusion.kinds.latents import Latents
 from diffusion.metric.features import FeatureExtractor
-from diffusion.pixels import height_width, is_points, resolution_of
 from diffusion.process.augmentation import Augmentation, Crops
 from diffusion.process.objective import Simple
-from diffusion.process.prediction import Prediction, scaled
 from diffusion.process.sampler import Sampler
-from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams
+from diffusion.recipe.assemble import assembled
+from diffusion.recipe.facts import ConditionFacts, Facts, read_facts
 from diffusion.runs.record import RunRecord
 from diffusion.sampling.drawing import Drawing, check_weak, evaluations, make_guidance
 from diffusion.sampling.given import Given
@@ -47,10 +49,10 @@ class Parts:
 
     The settings are checked, then the images are read, which may take long, then everything is built. Attributes are
     named as the settings, besides
-        widths: the channels of the condition, `picture` and `vector` of the denoiser;
+        denoiser: the network with its schedule and prediction, by the `facts` of the run;
         weak_model: the weak model that the guidance uses, if it is another run's;
         extractor: the features of the scores;
-        clock, facts: see `training.clock` and `config.build`;
+        clock, facts: see `training.clock` and `recipe.facts`;
         drawing: how samples are drawn, without guidance if it is that of an early step (`guidance_step` in the facts);
         scored, shown: numbers of samples, see `affordable`;
         scorer: None if no samples are scored.
@@ -78,44 +80,38 @@ class Parts:
         self.augmentation: Augmentation | None = optional(settings.augmentation, "augmentation")
         self.crops: Crops | None = optional(settings.crops, "crops")
         self.condition: Condition | None = optional(settings.condition, "condition")
-        self.data.condition, self.widths = self.condition, {}
+        self.data.condition, widths = self.condition, {}
         if self.condition is not None:
-            self.widths = self.condition.widths(self.data.shape)
-            if self.condition.attached and "picture" in self.widths and (self.augmentation or self.crops):
+            widths = self.condition.widths(self.data.shape)
+            if self.condition.attached and "picture" in widths and (self.augmentation or self.crops):
                 raise UserError("condition: its pictures stay as they are; set augmentation=none crops=none")
             if settings.validation.floor:
                 raise UserError(CONDITIONAL)
         if (encoder := optional(settings.encoder, "encoder", Encoder)) is not None:
-            if self.condition or self.augmentation or self.crops or settings.validation.floor:
-                raise UserError(
-                    "encoder: latents have no condition, augmentation, crops or floor; set condition=none "
-                    "augmentation=none crops=none validation.floor=false, or encoder=none"
-                )
-            self.data.values = Latents(encoder, self.data.shape)
+            self.data.kind = Latents(encoder, self.data.shape)
+        check_kind(settings, self.data, self.condition)
         try:
             self.data.setup()
         finally:  # it lists the files that cannot be read, even if such a file ends the run
             if self.data.report and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-                replace(folder / "data_report.json", json.dumps(self.data.report, indent=1))
+                files.replace(folder / "data_report.json", json.dumps(self.data.report, indent=1))
         if self.guidance is not None and self.weak_model is not None:
             check_weak(self.guidance, self.weak_model, self.data.shape, self.data.classes)
 
         self.objective: Any = make(settings.objective, "objective", nn.Module)
-        check_measured(settings, self.data, self.objective)
-        if ends := getattr(self.objective, "ends", 0):
-            self.widths["ends"] = ends
-        space = self.data.values.shape(self.data.shape)
-        inputs = inputs_of(settings, self.augmentation, len(self.data.classes), self.widths, space[0])
+        if self.data.missing and type(getattr(self.objective, "objective", self.objective)) is not Simple:
+            raise UserError("objective: values of the data are missing (NaN), which only objective=simple leaves out")
+        widths["ends"] = getattr(self.objective, "ends", 0)
+        space = self.data.kind.space(self.data.shape)
+        inputs = inputs_of(settings, self.augmentation, len(self.data.classes), widths, space[0])
+        facts = Facts(inputs, **widths, kind=self.data.kind.name)
         pl.seed_everything(settings.seed, verbose=False)  # the initial weights depend on the seed alone
-        self.network: nn.Module = make({**settings.model, **inputs}, "model", nn.Module)
+        self.denoiser = assembled(settings.model_dump(), facts)
+        self.network: nn.Module = self.denoiser.network
         check_network(self.network, settings, self.data, self.crops)
-        if isinstance(self.data.values, Latents):  # an older model's statistics, which its weights are made for
-            before = resumed.contents if resumed else initial(settings.init)[1] if settings.init else {}
-            self.data.values.attach(self.data, torch.device(device), before.get("facts", {}).get("latents"))
-        process = make(settings.schedule, "schedule", Schedule), make(settings.prediction, "prediction", Prediction)
-        self.schedule, self.prediction = scaled(*process, self.data.scale)
+        self.data.kind.attach(self.data, torch.device(device), self.figures_before)
         self.sampler: Sampler = make(settings.sampler, "sampler", Sampler)
-        self.sampler.grid(self.schedule, self.sampler.steps)  # raises if a schedule's table has fewer steps
+        self.sampler.grid(self.denoiser.schedule, self.sampler.steps)  # raises if a schedule's table has fewer steps
         self.optimizer: Any = make(settings.optimizer, "optimizer")  # parameters -> Optimizer
         self.lr_scheduler: Any = make(settings.lr_scheduler, "lr_scheduler")  # (optimizer, total_steps) -> LambdaLR
         self.ema: EMA | None = average_for(self.optimizer, optional(settings.ema, "ema", Callback))
@@ -123,26 +119,47 @@ class Parts:
         self.extractor: FeatureExtractor | None = optional(scored and settings.features, "features", FeatureExtractor)
         self.clock = clock_of(settings, self.data, devices, resumed)
 
-        self.facts: dict[str, Any] = {**inputs, **self.widths, **self.data.values.facts}
-        if self.condition is not None:
-            self.facts["condition"] = self.condition.facts(self.data.shape)
-        step = (settings.guidance or {}).get("step")
-        if step is not None and self.weak_model is None:  # the weights of this run's own step guide it
-            if isinstance(step, float):  # a fraction of all steps, as they were when the run began
-                before = {} if resumed is None else resumed.contents["facts"]
-                step = before.get("guidance_step") or max(1, round(step * self.clock.total))
-            self.facts["guidance_step"] = step
+        self.facts = replace(
+            facts,
+            figures=self.data.kind.figures,
+            condition=self.condition and ConditionFacts.of(self.condition, self.data.shape),
+            guidance_step=self.guidance_step(),
+        )
 
         counts = dict(zip(self.data.classes, self.data.class_counts("train"), strict=True))  # as frequent as in these
-        guidance = None if "guidance_step" in self.facts else self.guidance
+        guidance = None if self.facts.guidance_step else self.guidance
         weak, split = None if self.weak_model is None else self.weak_model.denoiser, settings.score.split
-        given = Given(self.condition, self.data.shape, split, self.data.splits[split]) if self.condition else None
+        given = None
+        if self.condition is not None:
+            given = Given(self.condition, self.data.shape, self.data.kind, split, self.data.splits[split])
         self.drawing = Drawing(
             self.sampler, self.data.shape, settings.seed, guidance, weak, counts, given=given,
-            precision=settings.samples.precision, values=self.data.values,
+            precision=settings.samples.precision, kind=self.data.kind,
         )  # fmt: skip
         self.scored, self.shown = self.affordable()
         self.scorer = self.make_scorer()
+
+    def figures_before(self) -> Mapping[str, Any] | None:
+        """The figures of the data of an older model, which its weights are made for; None without one."""
+        if self.resumed is not None:
+            contents = self.resumed.contents
+        elif self.settings.init:
+            contents = initial(self.settings.init)[1]
+        else:
+            return None
+        facts = read_facts(contents, {}, "init")
+        return facts.figures if facts.kind == self.data.kind.name else None
+
+    def guidance_step(self) -> int | None:
+        """The step whose weights guide the run's own samples, if they do."""
+        step: Any = (self.settings.guidance or {}).get("step")
+        if step is None or self.weak_model is not None:
+            return None
+        if isinstance(step, int):
+            return step
+        # a fraction of all steps, as they were when the run began
+        before = None if self.resumed is None else read_facts(self.resumed.contents, {}, "ckpt").guidance_step
+        return before or max(1, round(step * self.clock.total))
 
     def affordable(self) -> tuple[int, int]:
         """The numbers of samples to score and to show: where they are not set, they cost no more than the training.
@@ -150,7 +167,7 @@ class Parts:
         So either `SCORED` samples are scored or none (always `SCORED` if a sweep optimizes a score), and pictures show
         at most `SHOWN` samples. Costs are evaluations of the network on one image.
         """
-        settings, nfe = self.settings, evaluations(self.sampler, self.schedule, self.guidance)
+        settings, nfe = self.settings, evaluations(self.sampler, self.denoiser.schedule, self.guidance)
         training = STEP * self.clock.total * self.clock.accumulate * self.data.batch_size * self.devices
         scored, pictured = settings.score.n, settings.samples.n
         if scored is None:
@@ -188,8 +205,8 @@ class Parts:
     def source(self, drawing: Drawing) -> dict[str, Any]:
         """The provenance that is stored with the scores of samples drawn so."""
         guidance = self.settings.guidance
-        if guidance and "guidance_step" in self.facts:
-            guidance = {**guidance, "step": self.facts["guidance_step"]}
+        if guidance and self.facts.guidance_step:
+            guidance = {**guidance, "step": self.facts.guidance_step}
         return {**drawing.source(self.settings.sampler, guidance), "weights": "ema" if self.ema else "raw"}
 
 
@@ -240,16 +257,18 @@ def inputs_of(
     return inputs
 
 
-def check_measured(settings: Train, data: ImageData, objective: nn.Module) -> None:
-    """Reject what is made for pictures, if the data are measurements; what has no mask, if some are missing."""
-    if data.values.dtype == torch.uint8 or is_points(data.shape):
-        return
-    if settings.augmentation:
-        raise UserError("augmentation: it resamples the values, but the data are measurements; set augmentation=none")
-    if settings.sampler.get("threshold"):
-        raise UserError("sampler.threshold: measurements have no limits to clip at; set sampler.threshold=null")
-    if data.missing and type(getattr(objective, "objective", objective)) is not Simple:
-        raise UserError("objective: values of the data are missing (NaN), which only objective=simple leaves out")
+def check_kind(settings: Train, data: ImageData, condition: Condition | None) -> None:
+    """Reject what makes no sense for the kind of the data."""
+    asked = {
+        "augmentation": settings.augmentation,
+        "crops": settings.crops,
+        "condition": condition,
+        condition.task if condition else "": condition,
+        "sampler.threshold": settings.sampler.get("threshold"),
+        "validation.floor": settings.validation.floor,
+    }
+    for task in filter(asked.get, asked):
+        data.kind.require(task)
 
 
 def check_network(network: nn.Module, settings: Train, data: ImageData, crops: Crops | None) -> None:
@@ -263,22 +282,20 @@ def check_network(network: nn.Module, settings: Train, data: ImageData, crops: C
             f"model: the data has {known} classes, but {type(network).__name__}.classes is {has}; set "
             "self.classes = classes in its __init__"
         )
-    channels, height, width = data.shape
-    factor = int(getattr(network, "downsampling", 1)) * (height // data.values.shape(data.shape)[1])
-    size = resolution_of(height, width)
-    given = settings.data.get("channels", RGB), *height_width(settings.data.get("resolution", 1))
+    (channels, *size), resolution = data.shape, settings.data.get("resolution", 1)
+    factor = int(getattr(network, "downsampling", 1)) * data.kind.factor
+    asked = resolution_of(*size)
+    given = settings.data.get("channels", RGB), *data.kind.size(resolution)
     if "resolution" not in settings.data or given != data.shape:
         raise UserError(
             f"data: checkpoints need the size of the images: give {type(data).__name__} the arguments resolution and "
-            f"channels, and its yaml file resolution: {shown(size)} and channels: {channels}"
+            f"channels, and its yaml file resolution: {shown(asked)} and channels: {channels}"
         )
-    if is_points(data.shape) and (factor > 1 or not settings.features["_target_"].endswith("Points")):
-        raise UserError("data: points need model=mlp features=points metrics=points, as in experiment=points")
-    if height % factor or width % factor:
-        near = resolution_of(*(max(factor, round(side / factor) * factor) for side in (height, width)))
+    if any(side % factor for side in size):
+        near = resolution_of(*(max(factor, round(side / factor) * factor) for side in size))
         raise UserError(
-            f"data.resolution={shown(size)}: the network needs multiples of {factor}, such as "
+            f"data.resolution={shown(asked)}: the network needs multiples of {factor}, such as "
             f"data.resolution={shown(near)}"
         )
     if crops is not None:
-        crops.check(height, width, factor)
+        crops.check(size[0], size[1], factor)

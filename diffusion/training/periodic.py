@@ -9,12 +9,12 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from diffusion.base.pixels import save_png
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.find import at_step
 from diffusion.checkpoint.restore import network_hash, network_weights, read
 from diffusion.errors import Interrupted
 from diffusion.metric.score import DISTANCES
-from diffusion.pixels import grid, save_png
 from diffusion.runs.folder import read_scores
 from diffusion.training import saving
 from diffusion.training.ema import average_of
@@ -87,7 +87,7 @@ class SampleGrid(Periodic):
         if trainer.is_global_zero:
             with averaged_weights(module):
                 images = self.drawing(module.denoiser, self.run.shown, module.device, watch=saving.poll)
-            picture = grid(self.run.data.values.pictures(images), real=self.run.data.splits["val"].images)
+            picture = self.run.data.kind.grid(images, self.run.data.splits["val"].images)
             save_png(picture, self.run.folder / f"samples/step-{trainer.global_step:08d}.png")
             log_image(trainer, "samples", picture)
 
@@ -128,7 +128,7 @@ class KeepEarlyWeights(Callback):
     """
 
     def __init__(self, run: Parts):
-        self.run, self.step = run, run.facts["guidance_step"]
+        self.run, self.step = run, run.facts.guidance_step or 0
         self.file = storage.early_file(run.folder / "checkpoints", self.step)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

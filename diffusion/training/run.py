@@ -19,12 +19,9 @@ from diffusion.base.console import console, count, quiet_libraries
 from diffusion.checkpoint import storage
 from diffusion.config.build import make
 from diffusion.config.schema import INSTEAD, Train
-from diffusion.data import to_unit
-from diffusion.data.values import Values
 from diffusion.errors import UserError, first_line, refusing
 from diffusion.metric.precision import set_precision
 from diffusion.model.network import to_channels_last
-from diffusion.pixels import is_points
 from diffusion.randomness import Streams
 from diffusion.runs.folder import discard, holds_checkpoints, read_scores
 from diffusion.runs.launch import TRIAL, is_rank
@@ -107,8 +104,8 @@ def check_parts(run: Parts, module: Diffusion) -> None:
         given["classes"] = torch.tensor([int(given["classes"][0]), len(run.data.classes)])  # the second one: no class
     try:
         with torch.no_grad():
-            stored = {name: to_unit(rows) if rows.ndim == 4 else rows for name, rows in first.stored.items()}
-            module.values(run.data.values.inside(first.images), given, lambda use: Streams([0, 0]), stored)
+            x0 = run.data.kind.inside(first.images)
+            module.values(x0, given, lambda use: Streams([0, 0]), first.stored)
     except (RuntimeError, IndexError) as error:
         raise UserError(f"model: it does not fit the images or the objective ({first_line(error)})") from error
     with refusing("optimizer", "; --help optimizer lists settings that work"):
@@ -190,15 +187,13 @@ def start_writing(run: Parts, record: RunRecord, trainer: pl.Trainer) -> None:
         discard(run.folder)
     else:
         curves.keep(resumed.folder, resumed.step)
-    record.update(facts=run.facts)
-    (_, height, width), kind = data.shape, {1: ", grey", 4: ", RGBA"}.get(data.channels, "")
-    if data.values.dtype != torch.uint8 or is_points(data.shape):
-        kind = ", points" if is_points(data.shape) else f", measurements of {count(data.channels, 'channel')}"
+    record.update(facts=run.facts.written())
     counts = ", ".join(f"{len(split.images)} {name}" for name, split in data.splits.items())
     parameters = count(sum(p.numel() for p in network.parameters()), "parameter")
-    console.print(f"images {height}×{width}{kind}: {counts} · network with {parameters}")
-    pixels = type(data.values) is Values and not is_points(data.shape)  # others have the usual deviation
-    deviation = float(data.values.inside(data.splits["train"].images[:SEVERAL]).std()) if pixels else 0.5
+    console.print(f"{data.kind.described(data.shape)}: {counts} · network with {parameters}")
+    deviation = 0.5
+    if not data.kind.of_usual_deviation:
+        deviation = float(data.kind.inside(data.splits["train"].images[:SEVERAL]).std())
     if not USUAL[0] <= data.scale * deviation <= USUAL[1]:
         console.print(
             f"the images' standard deviation is {deviation:.2g}; noise levels and networks are made for about 0.5: "
@@ -220,7 +215,7 @@ def callbacks_of(run: Parts) -> list[Callback]:
         used.append(SampleGrid(run, settings.samples.every_n_epochs))
     if run.scorer is not None and settings.score.every_n_epochs:
         used.append(ScoreSamples(run, settings.score.every_n_epochs))
-    if "guidance_step" in run.facts:
+    if run.facts.guidance_step:
         used.append(KeepEarlyWeights(run))
     if TRIAL in os.environ and len(settings.sweep.scores) == 1:  # Optuna prunes by one score
         used.append(Pruning(run))

@@ -13,11 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
+from diffusion.base import images
 from diffusion.config.build import make
-from diffusion.data import Arrays, Folder, images
+from diffusion.data import Arrays, Folder
 from diffusion.data.arrays import Channels
-from diffusion.data.measured import MISSING, Measured
 from diffusion.errors import UserError
+from diffusion.kinds.measured import MISSING, Measured
 
 VALUES = np.random.default_rng(0).integers(0, 60_000, (12, 2, 10, 9)).astype(np.uint16)
 DATA: dict[str, Any] = {"resolution": 8, "channels": 2, "val": 2, "test": 2}
@@ -83,14 +84,14 @@ def test_channels_are_standardised_without_missing_values_and_back(tmp_path: Pat
     stack(tmp_path, values)
     data = loaded(tmp_path, names=["t", "p"], units=["K", "Pa"])
     images = data.splits["train"].images
-    x = data.values.inside(images)
+    x = data.kind.inside(images)
     assert data.missing
     for c in (0, 1):
         known = x[:, c][~images[:, c].isnan()].double()
         assert abs(float(known.mean())) < 1e-4
         assert abs(float(known.std(correction=0)) - 0.5) < 1e-4
-    torch.testing.assert_close(data.values.outside(x), images, equal_nan=True)
-    assert (data.values.names, data.values.units) == (["t", "p"], ["K", "Pa"])
+    torch.testing.assert_close(data.kind.outside(x), images, equal_nan=True)
+    assert (data.kind.names, data.kind.units) == (["t", "p"], ["K", "Pa"])
 
 
 def test_pictures_are_the_channels_side_by_side_with_missing_values_in_grey() -> None:
@@ -234,5 +235,5 @@ def test_a_folder_of_grey_16_bit_files_keeps_their_values(tiles: int | None, tmp
     else:
         assert (stored % 1 > 0).any()
         assert stored.max() > 255
-    inside = data.values.inside(data.splits["train"].images)
+    inside = data.kind.inside(data.splits["train"].images)
     torch.testing.assert_close(inside.std(correction=0).item(), 0.5)

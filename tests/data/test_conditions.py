@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from diffusion.base.pixels import to_unit
 from diffusion.data import Folder, Hub
 from diffusion.data.conditions import Columns, Edges, Grey, Lowres, Mask, Pairs, inputs
 from diffusion.errors import UserError
@@ -84,7 +85,7 @@ def test_a_pair_is_cropped_cut_and_mirrored_as_its_image(paired, tiles):
         assert error.abs().float().mean() < (3 if tiles else 0.1)
     index, flip = torch.tensor([2, 0]), torch.tensor([True, False])
     batch = data.on_after_batch_transfer(data.splits["train"][index, flip, 0, 0], 0)
-    assert (batch.stored["pair"] + batch.image).abs().mean() < 0.05
+    assert (to_unit(batch.stored["pair"]) + batch.image).abs().mean() < 0.05
     assert "condition" in data.keys
 
 

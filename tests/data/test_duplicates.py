@@ -10,7 +10,7 @@ from diffusion.base import nearest
 from diffusion.base.nearest import NEAR, miniature, near_duplicates, neighbours
 from diffusion.data import module
 from diffusion.data.module import ImageData, Split, duplicates
-from diffusion.data.values import Values
+from diffusion.kinds.pixels import Pixels
 
 
 def noise(n: int, seed: int, side: int = 16) -> Tensor:
@@ -62,12 +62,12 @@ def test_near_duplicates_across_splits_are_found_including_mirrored_ones() -> No
     val[3] = train[4].flip(-1)
     test[1] = (val[7].int() + 7).clamp(0, 255).byte()
     test[2] = (val[8].int() + 12).clamp(0, 255).byte()  # farther than 8 grey levels
-    assert [(entry["path"], entry["reason"]) for entry in duplicates(splits(train, val, test), Values())] == [
+    assert [(entry["path"], entry["reason"]) for entry in duplicates(splits(train, val, test), Pixels())] == [
         ("val3", "in val: a near-duplicate of train4 in train"),
         ("val580", "in val: a near-duplicate of train1050 in train"),
         ("test1", "in test: a near-duplicate of val7 in val"),
     ]
-    assert duplicates(splits(train[:50], noise(9, 3), noise(0, 4)), Values()) == []
+    assert duplicates(splits(train[:50], noise(9, 3), noise(0, 4)), Pixels()) == []
 
 
 class Drawn(ImageData):

@@ -2,10 +2,11 @@
 
 import torch
 
+from diffusion.base.pixels import to_unit
 from diffusion.config.build import make
 from diffusion.config.choices import choice
 from diffusion.data import Drawn
-from diffusion.pixels import pictures, to_unit
+from diffusion.kinds.points import PlanePoints
 
 
 def drawn(name: str, **settings: object) -> Drawn:
@@ -21,7 +22,7 @@ def test_points_are_independent_of_the_other_splits_and_keep_their_values() -> N
     assert train.shape == (300, 2, 1, 1)
     assert torch.equal(drawn("points", train=300, val=100).splits["train"].images, train)
     assert not torch.isin(train, val).any()
-    assert to_unit(train) is train
+    assert torch.equal(data.kind.inside(train), train)
     other = drawn("points", train=300, seed=1).splits
     assert not torch.equal(other["train"].images, train)
     assert torch.equal(other["val"].images, val)  # so that scores of several seeds have one reference
@@ -39,7 +40,7 @@ def test_images_are_draws_in_8_bits_with_the_classes_of_the_mixture() -> None:
 
 def test_a_picture_of_points_shows_them_over_the_real_ones() -> None:
     one, real = torch.tensor([0.8, -0.4]).view(1, 2, 1, 1), torch.tensor([[0.8, -0.4], [-1.2, 1.0], [9.0, 9.0]])
-    picture = pictures(one, real.view(3, 2, 1, 1))[0].float()
+    picture = PlanePoints().pictures(one, real.view(3, 2, 1, 1))[0].float()
     side = picture.shape[1]
     bright = [(row.item(), column.item()) for row, column in (picture[0] > 200).nonzero()]
     assert len(bright) == 9

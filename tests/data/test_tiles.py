@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from diffusion.base.files import read_table
+from diffusion.base.images import read
 from diffusion.data import Landscapes, sets
-from diffusion.data.images import read
 from diffusion.data.sets import HERE
 
 WINDOWS = read_table(HERE / "windows.csv")

@@ -13,11 +13,11 @@ from torch import Tensor
 
 import diffusion
 from diffusion.base.files import PACKAGE
+from diffusion.base.pixels import tiles
+from diffusion.kinds.pixels import pasted
 from diffusion.library import Model
-from diffusion.pixels import tiles
 from diffusion.process.sampler import DDIM
 from diffusion.sampling.drawing import Drawing
-from diffusion.sampling.edits import pasted
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from composing import train
 from PIL import Image
 
 import diffusion
-from diffusion.pixels import tiles
+from diffusion.base.pixels import tiles
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import diffusion
+from diffusion.base.pixels import grid
 from diffusion.checkpoint.find import BUNDLED
 from diffusion.checkpoint.restore import restore
 from diffusion.cli import export
@@ -21,7 +22,6 @@ from diffusion.data import Archive, Folder
 from diffusion.metric.features import Lite0
 from diffusion.metric.record import Score
 from diffusion.metric.score import extract
-from diffusion.pixels import grid
 from diffusion.process.denoiser import MixedPrecision
 from diffusion.process.sampler import DDIM
 from diffusion.runs.folder import append_scores, read_scores

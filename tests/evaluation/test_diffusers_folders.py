@@ -23,6 +23,7 @@ from diffusion.config.build import make
 from diffusion.config.choices import composed
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser
+from diffusion.recipe.facts import Facts
 
 diffusers = pytest.importorskip("diffusers")
 diffusers.utils.logging.set_verbosity_error()
@@ -49,7 +50,7 @@ def model_of(*overrides: str) -> Restored:
     parts = make(config["schedule"], "schedule"), make(config["prediction"], "prediction")
     denoiser = Denoiser(filled(make(config["model"], "model")), *parts).requires_grad_(False)
     labels = {name: 1 + i for i, name in enumerate("abc"[: config["model"]["classes"]])}
-    return Restored(denoiser, config, {}, Path("x.ckpt"), 7, 2, "ema", {}, labels)
+    return Restored(denoiser, config, Facts(), Path("x.ckpt"), 7, 2, "ema", {}, labels)
 
 
 def written(model: Restored, folder: Path) -> Path:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from networks import Affine
 
+from diffusion.base.pixels import saturated
 from diffusion.data import Landscapes
-from diffusion.pixels import saturated
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.guidance import AutoGuidance
 from diffusion.process.prediction import Eps

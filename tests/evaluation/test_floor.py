@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.data.module import Split
-from diffusion.data.values import Values
+from diffusion.kinds.pixels import Pixels
 from diffusion.process import floor
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import X0
@@ -53,7 +53,7 @@ def measured(folder: Path, data: Any, scale: float) -> list[dict[str, float]]:
 
 
 def test_the_best_denoiser_is_at_the_floor_and_memorizes(tmp_path) -> None:
-    data: Any = SimpleNamespace(splits={"train": split(200), "val": split(200)}, flip=False, values=Values())
+    data: Any = SimpleNamespace(splits={"train": split(200), "val": split(200)}, flip=False, kind=Pixels())
     rows = measured(tmp_path, data, 1.0)
     assert len(rows) == 13
     assert all(row["noisy"] == row["images"] == 200 and row["weight"] == 1 for row in rows)  # of x0, without weights
@@ -67,7 +67,7 @@ def test_the_best_denoiser_is_at_the_floor_and_memorizes(tmp_path) -> None:
 
 def test_a_denoiser_with_too_much_contrast_is_under_fitted_where_the_noise_hides_the_images(tmp_path) -> None:
     """At 20, the best denoiser's answer is nearly the mean image. One of 1.5 times the values has a higher error."""
-    data: Any = SimpleNamespace(splits={"train": split(200), "val": split(200)}, flip=False, values=Values())
+    data: Any = SimpleNamespace(splits={"train": split(200), "val": split(200)}, flip=False, kind=Pixels())
     for part in data.splits.values():
         part.images[:] = part.images // 2 + 100  # the mean image is not 0
     rows = measured(tmp_path, data, 1.5)
@@ -82,7 +82,7 @@ def test_a_denoiser_with_too_much_contrast_is_under_fitted_where_the_noise_hides
 def test_an_image_that_is_the_only_one_of_its_class_is_not_compared(exact, tmp_path, monkeypatch) -> None:
     """An all-zero network is under-fitted, whatever class is added. With such classes alone, it cannot be told."""
     monkeypatch.setattr(floor, "EXACT", exact)
-    data: Any = SimpleNamespace(splits={"train": split(40), "val": split(40)}, flip=True, values=Values())
+    data: Any = SimpleNamespace(splits={"train": split(40), "val": split(40)}, flip=True, kind=Pixels())
     for part in data.splits.values():
         part.images[:] = part.images // 2 + 100
     for labels, begins in (torch.arange(40).clamp(max=1), "At noise level"), (torch.arange(40), "With so few photo"):

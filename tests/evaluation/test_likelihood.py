@@ -43,7 +43,7 @@ def data(photos: Path) -> Folder:
 def scored_by(denoiser: Denoiser, data: Folder, n: int, batch_size: int, kind: str = "Bound", **settings: Any) -> Score:
     likelihood = {"_target_": f"diffusion.scoring.likelihood.{kind}", **settings}
     asked: Any = SimpleNamespace(likelihood=likelihood, split="val", bits=n, batch_size=batch_size, seed=0)
-    restored: Any = SimpleNamespace(denoiser=denoiser, config={"schedule": {}}, facts={}, labels={}, source={})
+    restored: Any = SimpleNamespace(denoiser=denoiser, config={"schedule": {}}, facts=None, labels={}, source={})
     return bits_per_dimension(restored, asked, data, CPU)
 
 

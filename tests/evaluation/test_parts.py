@@ -15,8 +15,8 @@ import diffusion
 from diffusion.base import files
 from diffusion.base.files import code_version
 from diffusion.data import Split
-from diffusion.data.values import Values
 from diffusion.errors import UserError
+from diffusion.kinds.pixels import Pixels
 from diffusion.metric.features import FeatureExtractor
 from diffusion.process import grid
 from diffusion.process.denoiser import Denoiser, Estimate, MixedPrecision
@@ -57,7 +57,7 @@ def test_products_are_rounded_and_images_are_not() -> None:
 
 @pytest.mark.parametrize("steps", [1, 101])
 def test_at_most_25_steps_are_kept_including_the_first_and_last(steps: int, tmp_path: Path) -> None:
-    frames, x = Frames(DDIM(steps=steps), linear()), torch.zeros(9, 3, 2, 2)
+    frames, x = Frames(DDIM(steps=steps), linear(), Pixels()), torch.zeros(9, 3, 2, 2)
     for first in (0, 9):
         for k in range(1, steps + 1):
             frames.watch(first, k, x + k / steps - first, Estimate(x, x, x))  # a second batch, of black images
@@ -84,7 +84,7 @@ class Features(FeatureExtractor):
 
 def scorer(split: str, splits: dict[str, Any]) -> Scorer:
     """A scorer without metrics."""
-    data: Any = SimpleNamespace(splits=splits, shape=(3, 4, 4), channels=3, values=Values())
+    data: Any = SimpleNamespace(splits=splits, shape=(3, 4, 4), channels=3, kind=Pixels())
     return Scorer(data, split, Features(), [], Path(), Path())
 
 

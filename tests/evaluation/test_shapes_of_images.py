@@ -42,7 +42,7 @@ def data(folder: Path, shape: tuple[int, int, int]) -> list[str]:
 @pytest.mark.parametrize("kind", ["grey, wide", pytest.param("RGBA, tall", marks=pytest.mark.whole_report)])
 def test_any_image_shape_works_from_the_folder_to_the_report(ran, tiny, folder, tmp_path, kind) -> None:
     shape = channels, height, width = SHAPES[kind]
-    assert f"images {height}×{width}" in ran(
+    assert f"images of {height}×{width} pixels" in ran(
         "train", [*tiny, *data(folder, shape), *SCORED, f"hydra.run.dir={tmp_path}/run"]
     )
     scored = json.loads((tmp_path / "run/scores.json").read_text())

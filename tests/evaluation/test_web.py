@@ -11,18 +11,19 @@ import pytest
 import torch
 from browser import chromium, visit
 
+from diffusion.base.pixels import grid, save_png
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.errors import UserError
 from diffusion.export.web import STEPS, network_onnx, tables, write_web
 from diffusion.metric.record import Reference, Score
 from diffusion.model import UNet
-from diffusion.pixels import grid, save_png
 from diffusion.process import grid as grids
 from diffusion.process import schedule as schedules
 from diffusion.process.denoiser import Conditioned, Denoiser, clip
 from diffusion.process.prediction import EDM, Eps, V
 from diffusion.process.sampler import DDIM, FlowMap
 from diffusion.randomness import Streams
+from diffusion.recipe.facts import Facts
 from diffusion.runs.folder import append_scores
 
 __all__ = ["chromium"]
@@ -80,7 +81,7 @@ def test_the_browser_draws_the_same_images_as_torch(chromium: Any, tmp_path: Pat
               "sampler": {"_target_": "diffusion.process.sampler.DDIM", "steps": 9,
                           "grid": {"_target_": f"diffusion.process.grid.{grid}", "_partial_": True}}}  # fmt: skip
     labels = {"sky": 2, "water": 1, "</script>": 1}
-    model = Restored(denoiser, config, {}, tmp_path / "x.ckpt", 7, 1, "ema", {}, labels)
+    model = Restored(denoiser, config, Facts(), tmp_path / "x.ckpt", 7, 1, "ema", {}, labels)
     (tmp_path / "config.yaml").write_text("name: x\n")  # as beside the bundled model
     page = write_web(tmp_path / "x.html", model)
     assert "not started" not in page.read_text("utf-8")
@@ -112,7 +113,7 @@ def test_a_flow_map_draws_as_one_types_a_seed(chromium: Any, tmp_path: Path) -> 
     denoiser = Denoiser(network(augment=4), schedules.cosine(100), V(), ends=4)
     config = {"data": {"resolution": 8}, "model": {"in_channels": 3}}
     (tmp_path / "config.yaml").write_text("name: x\n")
-    page = write_web(tmp_path / "x.html", Restored(denoiser, config, {}, tmp_path / "x.ckpt", 7, 1, "ema", {}, {}))
+    page = write_web(tmp_path / "x.html", Restored(denoiser, config, Facts(), tmp_path / "x.ckpt", 7, 1, "ema", {}, {}))
     noise = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     with visit(chromium, f"file://{page}") as seen:
         for steps in (1, 4):

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffusion.base.pixels import grey
 from diffusion.data import Landscapes
 from diffusion.metric.denoising import numbered
 from diffusion.metric.faults import SPREAD, diagnose
-from diffusion.pixels import grey
 
 Real = tuple[Tensor, Tensor, int]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffusion.data.module import Split, place
-from diffusion.data.values import Values
+from diffusion.kinds.pixels import Pixels
 from diffusion.metric.distances import CMMD, EnergyDistance, FrechetDistance, KernelDistance
 from diffusion.metric.diversity import DensityCoverage, PrecisionRecall
 from diffusion.metric.estimate import Estimate, RealSet
@@ -85,7 +85,7 @@ def test_every_score_counts_the_photographs_of_its_real_images(projection: Any, 
         return Split(images, [f"{name}{place(i, 0, 8)}" for i, name in enumerate(own.tolist())])
 
     splits = {"train": split(4, 20), "val": split(6, 10)}
-    data: Any = SimpleNamespace(splits=splits, shape=(3, 8, 8), values=Values(), missing=False)
+    data: Any = SimpleNamespace(splits=splits, shape=(3, 8, 8), kind=Pixels(), missing=False)
     scorer = Scorer(data, "val", projection(), [FrechetDistance(), CMMD()], tmp_path, tmp_path)
     images = splits["train"].images
     found = scorer.score(images) + scorer.baselines(["noise", "real", "split_half"], 40)

@@ -9,13 +9,13 @@ from authors_networks import DiT, JiT, UNetModel
 from networks import filled, saved
 from safetensors.torch import save_file
 
+from diffusion.base.pixels import to_unit
 from diffusion.checkpoint.authors import Weights, recognized
 from diffusion.checkpoint.restore import read, restore
 from diffusion.config.build import make
 from diffusion.config.choices import choice, choices, searching
 from diffusion.data.encoder import VAE
 from diffusion.errors import UserError
-from diffusion.pixels import to_unit
 from diffusion.training.resume import start_from
 
 ADM = """
@@ -115,7 +115,7 @@ def test_dit_and_sit_compute_what_their_code_computes_in_its_latents(conf: Path)
             ours, expected = model.denoiser.network(x, label, y), theirs(x, time, y)
             agree(ours, -expected[:, :4] if flow else expected)
             z = VAE(str(vae)).moments(to_unit(pixels := torch.randint(256, (1, 3, 16, 16)).byte()))[:, :4]
-        assert torch.allclose(model.values.inside(pixels), 0.18215 * z, atol=1e-6)
+        assert torch.allclose(model.kind.inside(pixels), 0.18215 * z, atol=1e-6)
         assert (model.shape, len(model.labels), model.config["objective"]["_target_"][-6:]) == (
             (3, 16, 16), 5, "Simple" if flow else "Hybrid"
         )  # fmt: skip

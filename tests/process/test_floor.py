@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffusion.base.pixels import to_unit
 from diffusion.errors import UserError
-from diffusion.pixels import to_unit
 from diffusion.process import floor as module
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.floor import floor, posterior

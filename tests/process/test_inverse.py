@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from diffusion.base.files import PACKAGE
+from diffusion.base.pixels import grey
 from diffusion.errors import UserError
-from diffusion.pixels import grey
 from diffusion.process.denoiser import Estimate
 from diffusion.process.operators import Nonlinear, Observation, blur, downsampling, observe
 from diffusion.process.posterior import MMPS, PiGDM, Posterior

@@ -51,7 +51,7 @@ def test_the_posterior_obeys_bayes_rule() -> None:
 def test_the_likelihood_of_the_flow_is_the_density() -> None:
     """Of continuous values, and with the exact divergence: for two values there is no random error."""
     exact, x0 = Exact(MIXTURE, VP()), MIXTURE.sample(20, generator_for("x"))[0].view(20, 2, 1, 1)
-    bits = flow_likelihood(exact, x0, Streams(range(20)), 1e-3, levels=False)
+    bits = flow_likelihood(exact, x0, Streams(range(20)), 1e-3, discrete=False)
     density = -2 * math.log(2) * bits
     torch.testing.assert_close(density, exact.log_density(x0, torch.zeros(20).double()), atol=5e-3, rtol=0)
 

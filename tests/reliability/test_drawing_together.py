@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion.pixels import tiles
+from diffusion.base.pixels import tiles
 from diffusion.runs.folder import read_scores
 
 pytestmark = pytest.mark.reliability

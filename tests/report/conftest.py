@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from diffusion.pixels import grid, save_png
+from diffusion.base.pixels import grid, save_png
 
 CONFIG = """\
 name: demo

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from diffusion.base.pixels import GAP, framed
 from diffusion.data import Landscapes
-from diffusion.pixels import GAP, framed
+from diffusion.metric.features import Lite0
 from diffusion.report.faults import headline, sentence
 from diffusion.report.run import faults
 from diffusion.report.verdict import verdict
@@ -80,7 +81,7 @@ def test_the_place_is_framed() -> None:
 def test_the_page_shows_the_worst_pictures_and_their_spectrum(make_run: Make, tmp_path: Path) -> None:
     data, folder = Landscapes(8), make_run(tmp_path / "demo")
     data.setup()
-    Scorer(data, "val", extractor=None, metrics=[], folder=folder, run=folder).judge(  # type: ignore[arg-type]
+    Scorer(data, "val", extractor=Lite0(), metrics=[], folder=folder, run=folder).judge(
         data.splits["test"].images[:24] // 4
     )
     blocks = faults(Run(folder))

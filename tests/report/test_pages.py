@@ -12,9 +12,10 @@ import torch
 from browser import chromium, visit
 
 from diffusion.base.files import replace
+from diffusion.base.pixels import grid, save_png
 from diffusion.cli import compare, watch
 from diffusion.cli.watch import Server
-from diffusion.pixels import grid, save_png
+from diffusion.kinds.pixels import Pixels
 from diffusion.process.denoiser import Estimate
 from diffusion.process.sampler import DDIM
 from diffusion.process.schedule import linear
@@ -34,7 +35,7 @@ def pages(make_run: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i, run in enumerate(runs):
         with (run / "config.yaml").open("a") as file:
             file.writelines(f"a_long_name_of_a_setting_{k}: {i}\n" for k in range(12))
-    frames = Frames(DDIM(steps=10), linear())
+    frames = Frames(DDIM(steps=10), linear(), Pixels())
     for k in range(1, 11):
         x = torch.full((8, 3, 8, 8), k / 10)
         frames.watch(0, k, x, Estimate(-x, x))

@@ -14,10 +14,10 @@ from markupsafe import Markup
 from PIL import Image
 
 from diffusion.base import console
+from diffusion.base.pixels import gif, grid, save_png, tiles
 from diffusion.cli import compare
 from diffusion.cli.report import main as report
 from diffusion.metric.record import Reference, Score
-from diffusion.pixels import gif, grid, save_png, tiles
 from diffusion.process.schedule import linear
 from diffusion.report.numbers import number, plus_minus
 from diffusion.report.page import Cell, Section, Table, escaped

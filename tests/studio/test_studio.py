@@ -19,9 +19,9 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 import diffusion
+from diffusion.base.pixels import grid
 from diffusion.cli import studio
 from diffusion.config.choices import searching
-from diffusion.pixels import grid
 from diffusion.sampling.drawing import Drawing
 from diffusion.studio import page as pages
 

@@ -7,10 +7,11 @@ from composing import train
 from PIL import Image
 
 import diffusion
+from diffusion.base.pixels import tiles
 from diffusion.checkpoint.restore import restore
 from diffusion.data import Split
 from diffusion.data.conditions import Lowres
-from diffusion.pixels import tiles
+from diffusion.kinds.pixels import Pixels
 from diffusion.process.denoiser import Denoiser
 from diffusion.runs.folder import read_scores
 from diffusion.sampling.given import Given
@@ -55,10 +56,9 @@ def test_a_run_learns_with_and_without_the_condition_of_its_images(tiny, tmp_pat
 def test_a_checkpoint_knows_its_condition(small):
     restored = restore(small / "checkpoints/last.ckpt")
     assert restored.shape == (3, 8, 8)
-    assert {key: restored.facts[key] for key in ("in_channels", "picture", "vector", "augment")} == {
-        "in_channels": 7, "picture": 4, "vector": 2, "augment": 2,
-    }  # fmt: skip
-    assert restored.facts["condition"]["shapes"] == {"lowres": [3, 4, 4]}
+    facts = restored.facts
+    assert (facts.arguments, facts.picture, facts.vector) == ({"in_channels": 7, "out_channels": 3, "augment": 2}, 4, 2)
+    assert restored.facts.condition.shapes == {"lowres": [3, 4, 4]}
 
 
 def test_a_sample_depends_on_its_own_condition_alone(small, ran, tmp_path):
@@ -129,7 +129,7 @@ def test_numbers_are_given_in_their_own_units(tiny, tmp_path, command):
     table.write_text("file,age\n" + "".join(f"{i:02d}.png,{100 + i}\n" for i in range(40)))
     train([*tiny, *MORE, "condition=columns", f"condition.table={table}", "condition.columns=[age]"], tmp_path / "run")
     restored = restore(tmp_path / "run/checkpoints/last.ckpt")
-    figures = restored.facts["condition"]["figures"]
+    figures = restored.facts.condition.figures
     assert 100 < figures["mean"][0] < 140
     table.unlink()
     exported = tmp_path / "model.safetensors"
@@ -148,7 +148,7 @@ def test_numbers_are_given_in_their_own_units(tiny, tmp_path, command):
 def test_other_processes_are_sent_the_held_out_images_alone(tmp_path):
     """Not the whole file that they are mapped from."""
     whole = Split(torch.randint(0, 256, (1000, 3, 8, 8), dtype=torch.uint8), [str(i) for i in range(1000)])
-    given = Given(Lowres(), (3, 8, 8), "val", whole.take(torch.arange(10, 20)))
+    given = Given(Lowres(), (3, 8, 8), Pixels(), "val", whole.take(torch.arange(10, 20)))
     torch.save(given, tmp_path / "given.pt")
     assert (tmp_path / "given.pt").stat().st_size < 10_000
     sent = torch.load(tmp_path / "given.pt", weights_only=False)

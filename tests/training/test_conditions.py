@@ -8,11 +8,11 @@ import yaml
 from composing import settings, train
 from outcomes import same, state
 
+from diffusion.base.pixels import to_unit
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.restore import PREFIX, restore
 from diffusion.cli.export import main as export
 from diffusion.model import UNet
-from diffusion.pixels import to_unit
 from diffusion.process.consistency import Consistency
 from diffusion.process.floor import Atoms
 from diffusion.process.objective import Simple

@@ -9,7 +9,7 @@ import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from diffusion.base.files import code_version
-from diffusion.pixels import GAP
+from diffusion.base.pixels import GAP
 from diffusion.runs.folder import read_scores
 from diffusion.training import loggers
 

@@ -12,18 +12,20 @@ from PIL import Image
 
 import diffusion
 from diffusion.base.files import cache_dir
+from diffusion.base.pixels import to_unit
 from diffusion.checkpoint.restore import restore
 from diffusion.config.choices import choice
 from diffusion.data import Folder, Split
-from diffusion.data.encoder import VAE, Encoder, Latents, statistics
 from diffusion.errors import UserError
-from diffusion.pixels import to_unit
+from diffusion.kinds.encoder import VAE, Encoder
+from diffusion.kinds.latents import Latents, statistics
+from diffusion.kinds.pixels import read_picture
 from diffusion.process.denoiser import clip
 from diffusion.process.sampler import DDIM
 from diffusion.randomness import Streams
 from diffusion.report.scores import BASELINES, score_table
 from diffusion.runs.folder import read_scores
-from diffusion.sampling.edits import filled, observation_of, read_picture
+from diffusion.sampling.edits import filled, observation_of
 
 NOT_OF_LATENTS = "augmentation=edm", "crops=random", "condition=lowres", "validation.floor=true"
 
@@ -51,57 +53,57 @@ def run(words, tmp_path_factory):
 def data(photos, vae):
     """Images with their latents: 24 of the training, also mirrored."""
     made = Folder(root=str(photos), resolution=16, val=8, test=8)
-    made.values = Latents(VAE(str(vae)), made.shape)
+    made.kind = Latents(VAE(str(vae)), made.shape)
     made.setup()
-    made.facts = made.values.attach(made, torch.device("cpu"), None)
+    made.kind.attach(made, torch.device("cpu"), lambda: None)
     return made
 
 
 def test_latents_of_the_cache_are_those_of_the_encoder(data, vae):
     """Of images and of mirrored images, to the rounding of half precision."""
     train_images = torch.randint(256, (20, 3, 16, 16), generator=torch.Generator().manual_seed(0)).byte()
-    rows = data.values.cached(Split(train_images, [""] * 20), "train", True, torch.device("cpu"))
+    rows = data.kind.cached(Split(train_images, [""] * 20), "train", True, torch.device("cpu"))
     for mirrored in (False, True):
         images = train_images.flip(-1) if mirrored else train_images
         moments = rows[:, int(mirrored)]
-        expected = data.values.inside(images)
-        assert (data.values.standardised(moments[:, :4].float()) - expected).abs().max() < 5e-3
+        expected = data.kind.inside(images)
+        assert (data.kind.standardised(moments[:, :4].float()) - expected).abs().max() < 5e-3
     assert data.splits["val"].latents.shape == (8, 1, 8, 8, 8)
     assert data.splits["train"].take(torch.tensor([3, 1])).latents.shape == (2, 2, 8, 8, 8)
 
 
 def test_latents_have_the_deviation_one_half(data):
     moments = data.splits["train"].latents.flatten(0, 1)
-    z = torch.cat([data.values.drawn(moments, Streams.of(48, "some", i)) for i in range(20)])
+    z = torch.cat([data.kind.drawn(moments, Streams.of(48, "some", i)) for i in range(20)])
     assert torch.allclose(z.mean(dim=(0, 2, 3)), torch.zeros(4), atol=0.01)
     assert torch.allclose(z.std(dim=(0, 2, 3)), torch.full((4,), 0.5), atol=0.01)
     assert torch.allclose(
-        data.values.drawn(moments[:, :4], Streams.of(48, "x")), data.values.standardised(moments[:, :4].float())
+        data.kind.drawn(moments[:, :4], Streams.of(48, "x")), data.kind.standardised(moments[:, :4].float())
     )
 
 
 def test_decoding_undoes_the_standardisation(data):
     """What the encoder itself makes of its latents."""
     images = data.splits["val"].images
-    encoder = data.values.encoder
+    encoder = data.kind.encoder
     z = encoder.moments(images.float() / 127.5 - 1)[:, :4]
     expected = (encoder.decode(z).clamp(-1, 1) + 1) * 127.5
-    again = data.values.outside(data.values.inside(images))
+    again = data.kind.outside(data.kind.inside(images))
     assert (again.float() - expected.detach()).abs().max() <= 1
-    assert len(data.values.outside(torch.empty(0, 4, 8, 8))) == 0  # of a process without a share
+    assert len(data.kind.outside(torch.empty(0, 4, 8, 8))) == 0  # of a process without a share
 
 
 def test_an_interrupted_encoding_goes_on(data, photos, vae, monkeypatch):
     """After the batches that are complete; the result is the same."""
-    from diffusion.data import encoder
+    from diffusion.kinds import latents
 
-    monkeypatch.setattr(encoder, "BATCH", 5)
+    monkeypatch.setattr(latents, "BATCH", 5)
     split, expected = data.splits["train"], data.splits["train"].latents.clone()
     (file,) = [each for each in cache_dir("latents").glob("*.bin") if each.stat().st_size == expected.nbytes]
     content = file.read_bytes()
     file.unlink()
     file.with_suffix(".part").write_bytes(b"\1" * (2 * 5 * len(content) // 24) + content[:7])  # two batches and a bit
-    again = data.values.cached(split, "train", True, torch.device("cpu"))
+    again = data.kind.cached(split, "train", True, torch.device("cpu"))
     assert (again[:10].view(torch.uint8) == 1).all()
     assert torch.allclose(again[10:].float(), expected[10:].float(), atol=1e-2)
     assert not file.with_suffix(".part").exists()
@@ -110,8 +112,8 @@ def test_an_interrupted_encoding_goes_on(data, photos, vae, monkeypatch):
 
 def test_a_run_learns_and_draws_latents_and_writes_pixels(run):
     restored = restore(run / "checkpoints/last.ckpt")
-    assert (restored.shape, restored.facts["in_channels"]) == ((3, 16, 16), 4)
-    assert restored.values.shape(restored.shape) == (4, 8, 8)
+    assert (restored.shape, restored.facts.arguments["in_channels"]) == ((3, 16, 16), 4)
+    assert restored.kind.space(restored.shape) == (4, 8, 8)
     model = diffusion.load(run, device="cpu")
     own = DDIM(2, threshold=clip)
     assert model.drawing(own).sampler.threshold is None
@@ -162,7 +164,7 @@ def test_another_encoder_than_that_of_the_model_is_refused(run, tmp_path, vae):
     model = restore(run / "checkpoints/last.ckpt")
     model.config["encoder"]["path"] = str(other)
     with pytest.raises(UserError, match="encoder: the model was trained with"):
-        _ = model.values
+        _ = model.kind
     with pytest.raises(UserError, match="encoder: it does not fit images with 3 channels"):
         Latents(VAE(str(saved(tmp_path / "grey", in_channels=1, out_channels=1))), (3, 16, 16))
     with pytest.raises(UserError, match="the mean and deviation of its latents: 'mean'"):
@@ -202,7 +204,7 @@ def test_the_ceiling_is_the_score_of_decoded_real_images(run):
 def test_variants_of_a_picture_are_near_what_the_encoder_keeps_of_it(run, photos):
     model = diffusion.load(run, device="cpu")
     picture = read_picture(photos / "03.png", model.shape)
-    kept = model.restored.values.again(picture[None], torch.device("cpu"))
+    kept = model.restored.kind.ceiling(picture[None], torch.device("cpu"))
     near, far = (
         (model.edit(photos / "03.png", strength, n=2, steps=50, progress=False).float() - kept.float()).abs().mean()
         for strength in (0.02, 1.0)
@@ -243,7 +245,7 @@ def test_what_needs_pixels_in_the_process_is_refused(run, words, photos, tmp_pat
 def test_an_operator_is_applied_to_decoded_latents(run, photos):
     """Methods use its derivative J, also of an autoencoder with attention: ⟨J v, u⟩ = ⟨v, Jᵀu⟩, and J v is a slope."""
     model, how = diffusion.load(run, device="cpu"), choice("operator", "downsampling operator.factor=8")
-    values, picture = model.restored.values, read_picture(photos / "05.png", model.shape)
+    values, picture = model.restored.kind, read_picture(photos / "05.png", model.shape)
     seen, _ = observation_of(how, photos / "05.png", model.shape, 0.0, False, 0, values)
     assert torch.equal(seen.y, F.avg_pool2d(to_unit(picture[None]), 8))
     x, v, u = (
@@ -266,14 +268,14 @@ def test_exported_models_draw_the_same(run, tmp_path, vae):
         place = tmp_path / f"model.{name}"
         model.export(place, name)
         assert torch.equal(diffusion.load(place, device="cpu").sample(2, progress=False), expected)
-    assert diffusion.load(tmp_path / "model.diffusers").restored.values.encoder.key == VAE(str(vae)).key
+    assert diffusion.load(tmp_path / "model.diffusers").restored.kind.encoder.key == VAE(str(vae)).key
     assert (tmp_path / "model.diffusers/vae/config.json").is_file()
 
 
 def test_fine_tuning_keeps_the_statistics_of_the_latents(run, words, tmp_path):
-    facts = restore(run / "checkpoints/last.ckpt").facts["latents"]
+    figures = restore(run / "checkpoints/last.ckpt").facts.figures
     train([*words, f"init={run}", "data.limit=8", "trainer.max_steps=1", "samples.n=0"], tmp_path / "tuned")
-    assert restore(tmp_path / "tuned/checkpoints/last.ckpt").facts["latents"] == facts
+    assert restore(tmp_path / "tuned/checkpoints/last.ckpt").facts.figures == figures
 
 
 def test_a_resumed_run_equals_the_uninterrupted_one(words, tmp_path):

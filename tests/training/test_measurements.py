@@ -62,9 +62,9 @@ def test_missing_values_are_in_no_error_and_samples_have_the_units_of_the_files(
     for name in ("train/loss", "val/mse", "fit/mse"):  # of a network that estimates 0
         assert metrics[name].value[-1] == pytest.approx(1, abs=0.1)
     model = diffusion.load(run, device="cpu")
-    assert (model.restored.values.names, model.restored.values.units) == (["t", "p"], ["K", "Pa"])
-    assert model.restored.values.mean == pytest.approx([280, 1e5], rel=1e-3)
-    assert model.restored.values.std == pytest.approx([5, 300], rel=0.1)
+    assert (model.restored.kind.names, model.restored.kind.units) == (["t", "p"], ["K", "Pa"])
+    assert model.restored.kind.mean == pytest.approx([280, 1e5], rel=1e-3)
+    assert model.restored.kind.std == pytest.approx([5, 300], rel=0.1)
     assert model.sample(2, progress=False).dtype == torch.float32
     found = {(score.what, score.metric) for score in read_scores(run)}
     assert found == {*product(("samples", "noise", "real", "split_half"), (f"energy_{eye}" for eye in EYES))}
@@ -89,7 +89,7 @@ def test_the_validation_error_is_that_of_known_values() -> None:
 def test_samples_lose_the_values_that_real_images_lack_before_they_are_scored(files: Path, tmp_path: Path) -> None:
     data = Arrays(root=files, resolution=16, channels=2, val=4, test=4)
     data.setup()
-    complete = data.values.outside(torch.randn(40, 2, 16, 16, generator=torch.Generator().manual_seed(0)) / 2)
+    complete = data.kind.outside(torch.randn(40, 2, 16, 16, generator=torch.Generator().manual_seed(0)) / 2)
     found = Scorer(data, "train", Measurements(), [EnergyDistance()], tmp_path, tmp_path).score(complete)
     assert all(score.low < 0 for score in found if score.metric in ("energy_values", "energy_spectrum"))
 
@@ -114,9 +114,10 @@ def test_the_referee_judges_measurements_in_any_unit_by_eyes_without_a_network(t
 def test_figures_in_a_file_are_checked(run: Path) -> None:
     for wrong in ({"mean": "x"}, {"std": [0.0, 1.0]}):
         restored = diffusion.load(run, device="cpu").restored
-        restored = replace(restored, facts={"measured": {**restored.facts["measured"], **wrong}})
+        facts = replace(restored.facts, figures={**restored.facts.figures, **wrong})
+        restored = replace(restored, facts=facts)
         with pytest.raises(UserError, match=rf"measured\.{next(iter(wrong))}"):
-            _ = restored.values
+            _ = restored.kind
 
 
 def test_what_is_made_for_pictures_is_refused(run: Path, files: Path, tmp_path: Path) -> None:
@@ -172,11 +173,11 @@ def test_an_observation_of_measurements_is_read_in_their_units(run: Path) -> Non
     array = np.random.default_rng(0).normal([[[280]], [[1e5]]], [[[5]], [[300]]], (2, 16, 16)).astype("f4")
     small = F.avg_pool2d(torch.from_numpy(array), 4)
     made, given = (
-        observation_of(how, source, model.shape, 0.0, already, 0, model.restored.values)
+        observation_of(how, source, model.shape, 0.0, already, 0, model.restored.kind)
         for source, already in ((array, False), (small, True))
     )
     torch.testing.assert_close(made[0].y, given[0].y, atol=1e-4, rtol=0)
-    torch.testing.assert_close(given[0].y, model.restored.values.inside(small[None]))
+    torch.testing.assert_close(given[0].y, model.restored.kind.inside(small[None]))
     assert (made[1].shape, given[1].shape) == ((2, 3, 16, 32), (1, 3, 16, 32))
     assert model.solve(array, "blur", n=1, steps=2, progress=False).dtype == torch.float32
 
@@ -198,7 +199,7 @@ def test_given_arrays_are_read_in_their_units(downscaling: Path, tmp_path: Path)
     np.save(tmp_path / "coarse.npy", coarse)
     given = model.drawing(given=str(tmp_path / "coarse.npy")).given
     assert given is not None
-    figures = model.restored.facts["condition"]["figures"]
+    figures = model.restored.facts.condition.figures
     expected = (torch.from_numpy(coarse).float() - figures["mean"][0]) / (2 * figures["std"][0])
     torch.testing.assert_close(given.rows(range(3))["channels"], expected)
     np.save(tmp_path / "small.npy", coarse[..., :8])

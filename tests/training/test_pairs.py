@@ -6,7 +6,7 @@ from composing import train
 from PIL import Image, ImageOps
 
 import diffusion
-from diffusion.pixels import tiles
+from diffusion.base.pixels import tiles
 
 
 def test_samples_are_drawn_from_the_pairs_of_held_out_images(photos, tiny, ran, tmp_path):

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 import diffusion
+from diffusion.base.pixels import tiles
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.errors import UserError
 from diffusion.export.web import TIMES, write_web
-from diffusion.pixels import tiles
 from diffusion.process import grid as grids
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.sampler import DDIM, DPMSolver, Heun
@@ -40,7 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("points") / "run"
     with pytest.MonkeyPatch.context() as patch:
         for name, smaller in {"COARSE": 4, "FINE": 20, "TIMES": (1.0, 0.5)}.items():
-            patch.setattr(f"diffusion.scoring.truth.{name}", smaller)
+            patch.setattr(f"diffusion.kinds.truth.{name}", smaller)
         train(SMALL, folder)
     return folder
 

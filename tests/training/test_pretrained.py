@@ -33,7 +33,7 @@ def test_its_recipe_is_that_of_the_experiment():
         found |= {"data": {"scale": 1.0, **found["data"]}, "encoder": {}}  # the files are older than these settings
         assert validated(Train, found).model_dump(mode="json") == recipe
     assert model.step == recipe["trainer"]["max_steps"]
-    early = at_step(model.path.parent, model.facts["guidance_step"])
+    early = at_step(model.path.parent, model.facts.guidance_step)
     for file in (model.path, early):
         assert {value.dtype for value in storage.exported(file, "")["state_dict"].values()} == {torch.float16}
 

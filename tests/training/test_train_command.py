@@ -8,7 +8,7 @@ import torch
 from composing import settings, train
 from PIL import Image
 
-from diffusion.pixels import tiles
+from diffusion.base.pixels import tiles
 from diffusion.runs.folder import read_metrics
 from diffusion.training.clock import Clock
 from diffusion.training.parts import Parts

@@ -10,9 +10,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import diffusion
+from diffusion.base.pixels import grid, to_rgb
 from diffusion.checkpoint.storage import early_file
 from diffusion.config.inherit import changes_of
-from diffusion.pixels import grid, to_rgb
 from diffusion.runs.folder import read_scores
 from diffusion.tasks.opening import completed, settings_of
 

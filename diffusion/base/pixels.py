@@ -1,7 +1,6 @@
 """Images as numbers: their sizes and channels, and grids and GIFs of them in files.
 
-1 channel is grey, 3 are RGB, 4 are RGBA (the last channel is opacity). 2 channels are points of the plane (see
-`data.points`), float32 (N, 2, 1, 1), of which a picture shows many. What is known about a grid is stored in the PNG
+1 channel is grey, 3 are RGB, 4 are RGBA (the last channel is opacity). What is known about a grid is stored in the PNG
 file (`tEXt` chunk "grid"), so `tiles` can split it into images again.
 """
 
@@ -18,9 +17,9 @@ from annotated_types import Ge, Le, MaxLen, MinLen
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 
 from diffusion.base.files import replacing
-from diffusion.errors import UserError
 
 Side = Annotated[int, Ge(1), Le(4096)]
 Resolution = Side | Annotated[list[Side], MinLen(2), MaxLen(2)]
@@ -33,8 +32,8 @@ POINTS = 2  # channels of points of the plane, which are images of 1×1
 GAP = 2  # white pixels between the images of a grid
 WIDTH = 640  # pixels; target width of a picture for display
 ABOUT = "grid"  # PNG text chunk: about a grid
-PLANE, LIMIT = 520, 1.6  # a picture of points: its side in pixels, and the largest coordinate that it shows
-GROUND, REAL, DRAWN = (20, 20, 30), (105, 105, 120), (255, 176, 60)  # its colours: samples over real points
+LIMIT = 1.6  # the largest coordinate that a picture of points shows
+SIDE = 320  # pixels; the longest side of a picture that is `reduced`
 
 
 def height_width(resolution: int | Sequence[int]) -> tuple[int, int]:
@@ -48,20 +47,13 @@ def resolution_of(height: int, width: int) -> int | list[int]:
     return height if height == width else [height, width]
 
 
-def is_points(shape: Sequence[int]) -> bool:
-    """Whether images of this shape (…, C, H, W) are points of the plane."""
-    return tuple(shape[-3:]) == (POINTS, 1, 1)
-
-
 def to_unit(image: Tensor) -> Tensor:
-    """uint8 0..255 -> float32 [-1, 1]: x/127.5 - 1. Points stay as they are."""
+    """uint8 0..255 -> float32 [-1, 1]: x/127.5 - 1. Floats stay as they are."""
     return image if image.is_floating_point() else image.float().div_(127.5).sub_(1)
 
 
 def to_uint8(image: Tensor) -> Tensor:
-    """float [-1, 1] -> uint8 0..255, rounded to the nearest. Other values are clamped. Points stay float32."""
-    if is_points(image.shape):
-        return image.float()
+    """float [-1, 1] -> uint8 0..255, rounded to the nearest. Other values are clamped."""
     return image.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -69,29 +61,6 @@ def grey(x: Tensor) -> Tensor:
     """The luma of images (B, C, H, W), without their opacity (ITU-R BT.601, as in Pillow): (B, 1, H, W)."""
     red, green, blue = (x[:, i : i + 1] for i in range(3)) if x.shape[1] > 1 else (x, x, x)
     return 0.299 * red + 0.587 * green + 0.114 * blue
-
-
-def pictures(images: Tensor, real: Tensor | None = None) -> Tensor:
-    """Images as they are; points (N, 2, 1, 1) as one picture, uint8 (1, 3, PLANE, PLANE), over the points `real`."""
-    if not is_points(images.shape):
-        return images
-    canvas = torch.tensor(GROUND, dtype=torch.uint8).view(3, 1, 1).repeat(1, PLANE, PLANE)
-    for colour, points in ((REAL, real), (DRAWN, images)):
-        if points is not None:
-            x, y = (points.detach().cpu().double().flatten(1).nan_to_num(LIMIT) / LIMIT).T
-            column, row = (((1 + each) / 2 * (PLANE - 1)).round().long() for each in (x, -y))
-            inside = (column.clamp(1, PLANE - 2) == column) & (row.clamp(1, PLANE - 2) == row)
-            dye = torch.tensor(colour, dtype=torch.uint8)[:, None]
-            for across, down in product((-1, 0, 1), repeat=2):  # dots of 3×3 pixels
-                canvas[:, row[inside] + down, column[inside] + across] = dye
-    return canvas[None]
-
-
-def only_pictures(what: str, shape: Sequence[int], dtype: torch.dtype = torch.uint8) -> None:
-    """Raise UserError for what makes no sense with images of this shape and type: points, and measurements."""
-    if is_points(shape) or dtype != torch.uint8:
-        drawn = "points" if is_points(shape) else "measurements"
-        raise UserError(f"{what}: it needs pictures, but this model draws {drawn}; use diffusion sample or evaluate")
 
 
 def to_rgb(images: Tensor) -> Tensor:
@@ -114,8 +83,6 @@ def saturated(images: Tensor) -> Tensor:
     Black or white are 3/4 of the values within 8 of 0 or of 255, and a standard deviation below 30, which drawings on
     a plain ground exceed; one colour is a deviation below 2. 1.6% of the bundled validation tiles are, by sky or night.
     """
-    if images.dtype != torch.uint8:  # points, or measurements
-        return torch.zeros(len(images), dtype=torch.bool)
     values = to_rgb(images).flatten(1)
     extreme = torch.maximum((values <= 8).float().mean(dim=1), (values >= 247).float().mean(dim=1))
     deviation = values.float().std(dim=1, correction=0)
@@ -135,15 +102,11 @@ def spread(n: int, most: int) -> list[int]:
     return np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist()
 
 
-def grid(
-    images: Tensor, columns: int | None = None, large: bool = False, real: Tensor | None = None, **about: Any
-) -> Image.Image:
+def grid(images: Tensor, columns: int | None = None, large: bool = False, **about: Any) -> Image.Image:
     """Arrange `images`, uint8 (N, C, H, W), row by row, with `GAP` white pixels between; ⌈√N⌉ `columns` by default.
 
     With `large`, pixels are repeated to a width of about `WIDTH` for all `columns`. `about` is kept in the PNG file.
-    Points are in one picture, over the points `real`.
     """
-    images = pictures(images, real)
     columns = columns or math.ceil(math.sqrt(len(images)))
     scale = min(16, max(1, WIDTH // (columns * images.shape[-1]))) if large else 1
     columns = min(columns, len(images))
@@ -152,6 +115,12 @@ def grid(
     picture = Image.fromarray(arranged(padded, columns)[:-GAP, :-GAP])
     picture.info[ABOUT] = json.dumps({"images": len(images), "columns": columns, **about})
     return picture
+
+
+def reduced(pictures: Sequence[Image.Image], side: int = SIDE) -> Tensor:
+    """Pictures of one size as uint8 (n, C, H, W), none of whose sides is longer than `side`."""
+    scale = min(1.0, side / max(pictures[0].size))
+    return torch.stack([pil_to_tensor(each.resize([max(1, round(scale * s)) for s in each.size])) for each in pictures])
 
 
 def framed(images: Tensor, columns: int, places: Sequence[Sequence[int] | None]) -> Image.Image:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from diffusion.base.console import console, track
 from diffusion.base.files import lock, replace, replacing
-from diffusion.pixels import Resolution, height_width
+from diffusion.base.pixels import Resolution, height_width
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -152,7 +152,7 @@ def cached(file: Path, make: Callable[[], Any]) -> Any:
 
 
 def stored(
-    file: Path, shape: tuple[int, int, int], make: Callable[[], Iterable[Made]], dtype: torch.dtype = torch.uint8
+    file: Path, shape: tuple[int, ...], make: Callable[[], Iterable[Made]], dtype: torch.dtype = torch.uint8
 ) -> tuple[Tensor, list[str], list[Label | None], list[Entry]]:
     """The images of a data set, (N, C, H, W), their names and labels; and the files that can't be used.
 
@@ -160,7 +160,7 @@ def stored(
 
     Args:
         file: their place in the cache, without a suffix.
-        shape: (C, H, W).
+        shape: (C, *size).
         make: makes them, of this `dtype`, if they are missing.
     """
     pixels, about = file.with_suffix(".bin"), file.with_suffix(".json")

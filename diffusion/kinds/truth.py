@@ -9,12 +9,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffusion.pixels import LIMIT, grid, save_png
+from diffusion.base.pixels import LIMIT, grid, save_png
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.likelihood import flow_likelihood
 from diffusion.process.mixture import Exact
 from diffusion.randomness import Streams
-from diffusion.sampling.drawing import Drawing
 
 TIMES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02)
 ARROWS, FINE, COARSE = 21, 120, 56  # squares along a side: of a field, of a density, of the network's density
@@ -29,7 +28,7 @@ def plane(n: int, device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def draw_truth(denoiser: Denoiser, exact: Exact, drawing: Drawing, device: torch.device, folder: Path) -> None:
+def draw_truth(denoiser: Denoiser, exact: Exact, drawing: Any, device: torch.device, folder: Path) -> None:
     """Write field.png, with a row for each of `TIMES`, paths.png and densities.png: exact, then by the network.
 
     The density of the network is that of its probability flow.
@@ -46,7 +45,7 @@ def draw_truth(denoiser: Denoiser, exact: Exact, drawing: Drawing, device: torch
 
     times = [(density(t), arrows.new_full((len(arrows),), t)) for t in TIMES]
     data, streams = density(0), Streams.of(len(coarse), "density", device=device)
-    learned = 2 ** (-2 * flow_likelihood(denoiser, coarse, streams, 0.01, 1e-3, levels=False).cpu().numpy())
+    learned = 2 ** (-2 * flow_likelihood(denoiser, coarse, streams, 0.01, 1e-3, discrete=False).cpu().numpy())
     for name, pictures in {
         "field": [picture(heat, -each(arrows, t).eps) for heat, t in times for each in both],
         "paths": [picture(data, paths=path(each)) for each in both],
