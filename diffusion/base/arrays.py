@@ -86,3 +86,15 @@ def content_of(file: Path, start: int, size: int) -> bytes:
     with file.open("rb") as stream:
         stream.seek(start)
         return stream.read(size)
+
+
+def table(file: Path) -> tuple[list[str], np.ndarray]:
+    """The names and the columns (C, L) of a table, without dates or equal steps at its left; an empty cell is NaN."""
+    values = np.genfromtxt(file, delimiter=",", encoding="utf-8-sig", ndmin=2)
+    names = [str(i + 1) for i in range(values.shape[1])]
+    if np.isnan(values[0]).all():
+        names, values = file.read_text("utf-8-sig").splitlines()[0].split(","), values[1:]
+    step = np.diff(values[:, 0])
+    is_time = np.isnan(step).all() or (step[0] > 0 and np.allclose(step, step[0]))
+    first = int(values.shape[1] > 1 and is_time)
+    return names[first:], values[:, first:].T

@@ -39,26 +39,31 @@ def neighbours(x: Tensor, known: Tensor, k: int = 1, itself: bool = True) -> tup
 
 
 def miniature(images: Tensor, side: int) -> Tensor:
-    """(N, C, H, W) -> (N, C·side²) float32: the means of side×side blocks, fewer for a smaller image, minus 128."""
-    side = min(side, *images.shape[-2:])
-    return torch.cat([F.adaptive_avg_pool2d(x.float(), side).flatten(1) - 128 for x in images.split(ROWS)])
+    """(N, C, *size) -> (N, C·side^axes) float32: the means of `side` parts of each axis, fewer for a smaller image,
+    minus 128.
+    """
+    side, axes = min(side, *images.shape[2:]), images.ndim - 2
+    pool = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}[axes]
+    return torch.cat([pool(x.float(), (side,) * axes).flatten(1) - 128 for x in images.split(ROWS)])
 
 
 def near_duplicates(images: Tensor, known: Tensor) -> Tensor:
     """For each of n images, the index of the nearest of m known ones if they are near-duplicates, or else −1; (n,).
 
-    `images` (n, C, H, W) and `known` (m, C, H, W) are uint8; the former are compared as they are, and mirrored.
+    `images` (n, C, *size) and `known` (m, C, *size) are uint8; the former are compared as they are, and mirrored.
     Two images are near-duplicates if their 16×16 miniatures differ by less than 8/255 RMS. The means of 4×4 blocks are
     compared first: their distance, times 4, is at most that of the miniatures, so few images remain.
     """
-    side, channels = min(SIDE, *known.shape[-2:]), known.shape[1]
-    radius, block = NEAR * (channels * side**2) ** 0.5, min(4, side)
+    side, channels, axes = min(SIDE, *known.shape[2:]), known.shape[1], known.ndim - 2
+    radius, block = NEAR * (channels * side**axes) ** 0.5, min(4, side)
+    pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[axes]
 
     def coarse(x: Tensor) -> Tensor:
-        return F.avg_pool2d(x.reshape(-1, channels, side, side), block).reshape(*x.shape[:-1], -1)
+        return pool(x.reshape(-1, channels, *[side] * axes), block).reshape(*x.shape[:-1], -1)
 
     x, y = torch.stack([miniature(view, SIDE) for view in (images, images.flip(-1))]), miniature(known, SIDE)
-    likely = block * neighbours(coarse(x), coarse(y))[0][:, 0] < 1.001 * radius  # 1.001: rounding errors
+    scale = block ** (axes / 2)
+    likely = scale * neighbours(coarse(x), coarse(y))[0][:, 0] < 1.001 * radius  # 1.001: rounding errors
     distance, index = neighbours(x[:, likely], y)
     found = torch.full((len(images),), -1)
     found[likely] = torch.where(distance < radius, index, -1)[:, 0]

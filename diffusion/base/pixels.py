@@ -42,9 +42,9 @@ def height_width(resolution: int | Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
-def resolution_of(height: int, width: int) -> int | list[int]:
-    """The `Resolution` of H and W."""
-    return height if height == width else [height, width]
+def resolution_of(*size: int) -> int | list[int]:
+    """The `Resolution` of examples (C, *size)."""
+    return size[0] if len({*size}) == 1 else [*size]
 
 
 def to_unit(image: Tensor) -> Tensor:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import starmap
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge, Gt, MinLen
 from torch import Tensor
 
-from diffusion.base.arrays import array_of, pieces
+from diffusion.base.arrays import array_of
 from diffusion.base.files import listed
 from diffusion.data.conditions import Condition, Tensors
 from diffusion.data.folder import Collection, Item, Source, stamps
@@ -38,9 +38,11 @@ class MeasuredData(ImageData):
         mean, std: In the diffusion process, a value x of a channel is (x − mean)/(2 std), one number for each channel
             that is drawn; null: the mean and the standard deviation of the training images. Samples have the units of
             the files.
+        kind: What the data are made of (`kinds.kind`); null: measurements.
     """
 
     channels: Annotated[int, Ge(1)] = 1  # type: ignore[assignment]
+    kind: Any = None
     names: Annotated[list[str], MinLen(1)] | None = None
     units: list[str] | None = None
     mean: list[float] | None = None
@@ -51,7 +53,7 @@ class MeasuredData(ImageData):
         self.every = self.names or [str(i + 1) for i in range(self.channels)]
 
     def make_kind(self) -> Kind:
-        return Measured([0.0] * self.channels, [1.0] * self.channels, [], [])  # until they are read
+        return self.kind or Measured()  # until they are read
 
     @property
     def given(self) -> list[str]:
@@ -89,7 +91,7 @@ class MeasuredData(ImageData):
                 what = f"data: the channel {name} has the same value in all training images, or none"
                 raise UserError(f"{what}; leave it out of the files, or set data.std")
         units = [(self.units or [""] * len(self.every))[i] for i in own]
-        self.kind = Measured(self.mean or mean, self.std or std, drawn, units)
+        self.kind = replace(self.kind, mean=self.mean or mean, std=self.std or std, names=drawn, units=units)
         self.missing = any(bool(part.isnan().any()) for split in found.values() for part in split.images.split(256))
         return found
 
@@ -98,9 +100,12 @@ class MeasuredData(ImageData):
 class Arrays(MeasuredData, Collection):
     """Measurements in files. All have the same channels and the same type of numbers.
 
-    Arrays of any type become float32. Images without any value are left out, as files that cannot be read.
+    Arrays of any type become float32. Images without any value are left out, as files that cannot be read. What a file
+    contains, and how larger arrays are cut, is said by the kind. All parts of a file are in the same split, unless
+    there is only one.
 
     Args:
+        channels: null: as many as the first file has.
         root: A folder of files, nested or not, or one file: .npy and .npz with an array (C, H, W), (N, C, H, W) or
             (H, W); .tar of .npy files; .png, grey or of colours; .tif of one channel with 8, 16 or 32 bits or floats,
             whose pages are the channels. In an .npz, the array is arr_0, images, image or the only one.
@@ -109,8 +114,22 @@ class Arrays(MeasuredData, Collection):
     """
 
     root: str | Path
+    channels: Annotated[int, Ge(1)] | None = 1  # type: ignore[assignment]
     tiles: None = None
-    kinds: dict[str, str] = field(default_factory=dict, init=False)  # type of numbers -> a file with it
+    types: dict[str, str] = field(default_factory=dict, init=False)  # type of numbers -> a file with it
+
+    def __post_init__(self) -> None:
+        if self.channels is None:
+            files = self.files()
+            name = next(iter(files), "")
+            with refusing(f"data.root: {name}"):
+                self.names = self.names or self.make_kind().channels_in(files[name])
+            self.channels = len(self.names)
+        super().__post_init__()
+
+    def files(self) -> dict[str, Path]:
+        root = Path(self.root).expanduser()
+        return {root.name: root} if root.is_file() else listed(root)
 
     @property
     def stored_shape(self) -> Shape:
@@ -125,15 +144,21 @@ class Arrays(MeasuredData, Collection):
         return self.divided(super().load())
 
     def source(self) -> Source:
-        root = Path(self.root).expanduser()
-        files = {root.name: root} if root.is_file() else listed(root)
+        root, files = Path(self.root).expanduser(), self.files()
 
         def items() -> Iterator[Item]:
             for name, file in files.items():
                 with refusing(f"data.root: {name}"):
-                    yield from starmap(Item, pieces(name, file))
+                    yield from starmap(Item, self.kind.pieces(name, file))
 
-        return Source(f"data.root={root}", (os.fspath(root.resolve()), stamps(files)), items)
+        return Source(f"data.root={root}", (os.fspath(root.resolve()), stamps(files), self.kind.name), items)
+
+    def photographs(self, every: Split) -> list[str]:
+        """The source of each example; of the parts of a single one, their own names."""
+        if len({*every.sources}) == 1:
+            every.names[:] = [name.replace(" from ", " ") for name in every.names]
+            return every.names
+        return every.sources
 
     def _images(self, content: str, item: Item) -> list[tuple[str, np.ndarray | str]]:
         try:
@@ -142,28 +167,30 @@ class Arrays(MeasuredData, Collection):
             raise
         except Exception as error:
             return [("", f"can't be read: {first_line(error)}")]
-        where, array = f"data.root: {item.name}", array[None] if array.ndim == 2 else array
-        (channels, height, width), found = self.stored_shape, "×".join(map(str, array.shape))
-        if array.dtype.kind not in "fiu" or array.ndim != 3 or len(array) != channels:
-            wanted = f"{channels}×{height}×{width} real numbers (data.names, data.channels, data.resolution)"
+        shape = self.stored_shape
+        where, array = f"data.root: {item.name}", array[None] if array.ndim == len(shape) - 1 else array
+        found = "×".join(map(str, array.shape))
+        if array.dtype.kind not in "fiu" or array.ndim != len(shape) or len(array) != shape[0]:
+            wanted = "×".join(map(str, shape)) + " real numbers (data.names, data.channels, data.resolution)"
             raise UserError(f"{where}: {found} of type {array.dtype}; expected {wanted} in each file")
-        if array.shape[1] < height or array.shape[2] < width:
+        if any(own < side for own, side in zip(array.shape[1:], shape[1:], strict=True)):
             raise UserError(f"{where}: {found} is smaller than data.resolution; lower it: nothing is resampled")
-        kind = "float" if array.dtype.kind == "f" else array.dtype.name
-        self.kinds.setdefault(kind, item.name)
-        if len(self.kinds) > 1:
-            (one, first), (other, second) = sorted(self.kinds.items())[:2]
+        self.types.setdefault("float" if array.dtype.kind == "f" else array.dtype.name, item.name)
+        if len(self.types) > 1:
+            (one, first), (other, second) = sorted(self.types.items())[:2]
             raise UserError(
                 f"data.root: {first} has values of type {one}, {second} of {other}, which may mean other units; "
                 "convert one of them"
             )
-        down, across = (array.shape[1] - height) // 2, (array.shape[2] - width) // 2
-        values = np.ascontiguousarray(array[:, down : down + height, across : across + width], dtype=np.float32)
-        if np.isinf(values).any() or np.isnan(values).all():
-            return [
-                ("", "no value: all are NaN" if np.isnan(values).all() else "infinite values; NaN are missing ones")
-            ]
-        return [("", values)]
+        return [(ending, usable(part)) for ending, part in self.kind.cut(array, shape)]
+
+
+def usable(array: np.ndarray) -> np.ndarray | str:
+    """The values as float32, or why they cannot be used."""
+    values = np.ascontiguousarray(array, dtype=np.float32)
+    if np.isnan(values).all():
+        return "no value: all are NaN"
+    return "infinite values; NaN are missing ones" if np.isinf(values).any() else values
 
 
 @dataclass(eq=False)

@@ -107,6 +107,10 @@ class Collection(ImageData):
         """How there can be more images."""
         return "" if self.tiles else ", or cut large ones into tiles (data.tiles=true)"
 
+    def photographs(self, every: Split) -> list[str]:
+        """For each image what it is a part of: images of the same photograph are in the same split."""
+        return every.names if self.tiles is None else every.sources
+
     def source(self) -> Source:
         """The images. Raises UserError if there are none."""
         raise NotImplementedError
@@ -127,7 +131,7 @@ class Collection(ImageData):
         if self.report:
             console.print(f"data: {count(len(names), 'image')}, {count(len(self.report), 'file')} left out{example}")
         every = Split(images, names)
-        photos = names if self.tiles is None else every.sources
+        photos = self.photographs(every)
         label = labels_of(source, photos, own)
         if label:
             every, self.classes = labelled(every, [label[photo] for photo in photos])
@@ -221,7 +225,7 @@ class Folder(Collection):
         first = next(iter(self.source().items()), None) if self.channels == 1 else None
         with contextlib.suppress(Exception):  # not an image
             if first and is_fine(first.open()):
-                self.mode, self.kind = FINE, Measured([0.0], [1.0], [], [])  # until they are read
+                self.mode, self.kind = FINE, Measured()  # until they are read
         splits = super().load()
         if self.mode == FINE:
             self.kind = Measured(*figures_of(splits["train"].images), ["grey"], [""])

@@ -31,7 +31,7 @@ from diffusion.kinds.kind import Kind
 from diffusion.kinds.pixels import Pixels
 from diffusion.randomness import Streams, generator_for, seeds_for
 
-PLACE = re.compile(r" (\d+)px at (\d+),(\d+)$")  # the ending of a tile's name, after the name of its photograph
+PLACE = re.compile(r" (\d+)px at (\d+),(\d+)$| from \d+$")  # after the name of the photograph or series of a part
 Index = tuple[Tensor, Tensor, int, int]  # index (B,), flip (B,), the epoch, the position of the batch in the epoch
 
 
@@ -330,7 +330,7 @@ def duplicates(splits: Mapping[str, Split], kind: Kind) -> list[Entry]:
         ]
 
     content = [(name, split.key, split.names) for name, split in splits.items()]
-    file = cache_dir("images") / f"duplicates-{digest('duplicates 5', content)}.json"
+    file = cache_dir("images") / f"duplicates-{digest('duplicates 6', content)}.json"
     found: list[Entry] = cached(file, search) if pairs else []
     if found:
         held_out = count(len({entry["path"] for entry in found}), "held-out image")

@@ -7,7 +7,7 @@ written, which scores suit them, and which tasks make sense. No other part of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
+from diffusion.base.arrays import pieces
 from diffusion.base.pixels import grid, save_png
 from diffusion.errors import UserError
 from diffusion.randomness import Streams, seeds_for
@@ -170,6 +171,26 @@ class Kind:
     def draw_truth(self, denoiser: Any, exact: Any, draw: Callable[..., Any], device: torch.device, to: Path) -> None:
         """Draw figures of a denoiser beside the best one, `exact`, into the folder `to`, if this kind has some."""
 
+    # the files of a data set
+
+    def pieces(self, name: str, file: Path) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+        """The arrays (C, *size) in a file of this name, each with its name, and what reads it."""
+        return pieces(name, file)
+
+    def channels_in(self, file: Path) -> list[str]:
+        """The names of the channels in a file, in their order; numbers if it has none."""
+        _, read = next(self.pieces(file.name, file))
+        return [str(i + 1) for i in range(len(read()))]
+
+    def cut(self, array: np.ndarray, shape: Shape) -> Iterator[tuple[str, np.ndarray]]:
+        """The examples of this shape in an array (C, *size), each with the ending of its name; by default the centre.
+
+        A name that ends with ` from 64` is that of a part; what stands before it is its source.
+        """
+        starts = [(side - wanted) // 2 for side, wanted in zip(array.shape[1:], shape[1:], strict=True)]
+        centre = (slice(i, i + wanted) for i, wanted in zip(starts, shape[1:], strict=True))
+        yield "", array[:, *centre]
+
     # a user's files
 
     def read(self, source: Source, shape: Shape, setting: str = "image") -> Tensor:
@@ -219,8 +240,9 @@ class Kind:
 
     def check_features(self, extractor: FeatureExtractor, shape: Shape) -> None:
         """Give the extractor what it needs to know of the kind. Raises UserError for one of another kind."""
-        if extractor.kind != self.outer.name:
+        if extractor.kind not in ("", self.outer.name):
             raise UserError(f"features: {self.examples} need features={self.features} metrics={self.metrics}")
+        extractor.suit(self, shape)
 
     def notice(self, shape: Shape) -> str:
         """What a user should know of the scores of examples of this shape."""

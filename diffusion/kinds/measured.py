@@ -1,7 +1,7 @@
 """`Measured`: measurements, which are float32 in units of their own outside of the diffusion process."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -50,10 +50,10 @@ class Measured(Kind):
         "studio": "it shows pictures of 8 bits, but this model draws measurements; use diffusion sample or edit",
     }  # fmt: skip
 
-    mean: list[float]
-    std: list[Annotated[float, Gt(0)]]
-    names: list[str]
-    units: list[str]  # "" for none
+    mean: list[float] = field(default_factory=lambda: [0.0])
+    std: list[Annotated[float, Gt(0)]] = field(default_factory=lambda: [1.0])
+    names: list[str] = field(default_factory=list)
+    units: list[str] = field(default_factory=list)  # "" for none
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -62,6 +62,14 @@ class Measured(Kind):
     @property
     def quantities(self) -> list[str]:
         return self.names
+
+    @property
+    def ranges(self) -> list[str]:
+        """For each channel, the values that its picture spans."""
+        found = []
+        for name, unit, mean, std in zip(self.names, self.units, self.mean, self.std, strict=True):
+            found.append(f"{name}: {mean - SHOWN * std:.4g} to {mean + SHOWN * std:.4g} {unit}".rstrip())
+        return found
 
     def described(self, shape: Shape) -> str:
         return f"measurements of {shape[0]} × {shape[1]}×{shape[2]} values"
@@ -83,9 +91,7 @@ class Measured(Kind):
 
     def legend(self, picture: Image.Image) -> Image.Image:
         """The picture above the bar of its colours, and the values at both ends of it for each channel."""
-        lines = []
-        for name, unit, mean, std in zip(self.names, self.units, self.mean, self.std, strict=True):
-            lines.append(f"{name}: {mean - SHOWN * std:.4g} to {mean + SHOWN * std:.4g} {unit}".rstrip())
+        lines = self.ranges
         width = max(picture.width, 8 * max(map(len, lines)))
         whole = Image.new("RGB", (width, picture.height + BAR + 6 + TEXT * len(lines)), "white")
         whole.paste(picture)
@@ -123,7 +129,7 @@ class Measured(Kind):
         if found.ndim != 3 or len(found) != channels:
             got = "×".join(map(str, found.shape))
             raise UserError(f"{setting}: got {got} numbers; expected one array ({channels}, height, width)")
-        return torch.from_numpy(np.ascontiguousarray(found))
+        return torch.tensor(found)
 
     def enlarged(self, example: Tensor, size: Sequence[int]) -> Tensor:
         return F.interpolate(example[None], tuple(size), mode="bicubic")[0]
@@ -145,10 +151,6 @@ class Measured(Kind):
 
     # scores
 
-    def check_features(self, extractor: Any, shape: Shape) -> None:
-        super().check_features(extractor, shape)
-        extractor.standardise(self.mean, self.std)
-
     def notice(self, shape: Shape) -> str:
         words = f"images below {LEAST} pixels: no scores of patches and convolutions, which need them"
         return words if min(shape[1:]) < LEAST else ""
@@ -163,8 +165,8 @@ class Measured(Kind):
 
 
 def column(numbers: Sequence[float], like: Tensor) -> Tensor:
-    """One number for each channel, float32 (C, 1, 1), on the device of `like`."""
-    return to_device(torch.tensor(numbers), like.device).view(-1, 1, 1)
+    """One number for each channel, float32 (C, 1, …), on the device of `like` (N, C, *size)."""
+    return to_device(torch.tensor(numbers), like.device).view(-1, *[1] * (like.ndim - 2))
 
 
 def viridis() -> Tensor:
@@ -175,13 +177,14 @@ def viridis() -> Tensor:
 
 
 def figures_of(images: Tensor) -> tuple[list[float], list[float]]:
-    """The mean and the deviation of each channel of images (N, C, H, W), without missing values; NaN if none is left.
+    """The mean and the deviation of each channel of examples (N, C, *size), without missing values; NaN for none.
 
     In two passes, so values far from 0 keep their digits. A constant channel has a deviation of exactly 0: in float64,
     sums of fewer than 2²⁹ equal float32 numbers are not rounded.
     """
-    parts = images.split(256)
-    n = sum((~part.isnan()).sum((0, 2, 3)) for part in parts)
-    mean = sum(part.double().nansum((0, 2, 3)) for part in parts) / n
-    square = sum((part.double() - mean[:, None, None]).square().nansum((0, 2, 3)) for part in parts) / n
+    parts, others = images.split(256), (0, *range(2, images.ndim))
+    n = sum((~part.isnan()).sum(others) for part in parts)
+    mean = sum(part.double().nansum(others) for part in parts) / n
+    column = mean.view(-1, *[1] * (images.ndim - 2))
+    square = sum((part.double() - column).square().nansum(others) for part in parts) / n
     return mean.tolist(), square.sqrt().tolist()

@@ -5,11 +5,12 @@ The names `fid` and `kid` are reserved for the standard Inception weights; other
 
 import hashlib
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ class FeatureExtractor(nn.Module):
     """Base class. Subclasses set `name`, `num_features` and `resize`, call `freeze()`, and define `features`."""
 
     name: str
-    kind = "pixels"  # of the data that they are for, see `kinds.kind`
+    kind = "pixels"  # of the data that they are for, see `kinds.kind`; "": any
     num_features: int
     resize: str  # how images are resized to the network's input size, in words
     weights_hash: str  # the first 16 hexadecimal digits of the `tensor_digest` of the weights
@@ -41,6 +42,9 @@ class FeatureExtractor(nn.Module):
     def freeze(self) -> None:
         self.weights_hash = tensor_digest(self.state_dict())[:16]
         self.requires_grad_(False).eval()
+
+    def suit(self, kind: Any, shape: Sequence[int]) -> None:
+        """Take what it needs to know of the data, a `kinds.kind.Kind` with examples of this shape."""
 
     def named(self, metric: str) -> str:
         """The name of a metric (by its short name: fd, kid, precision, …) on these features."""

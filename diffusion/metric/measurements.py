@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffusion.base.files import digest
 from diffusion.metric.denoising import mean_and_error, numbered
 from diffusion.metric.estimate import LEVEL, RealSet, moments
 from diffusion.metric.features import FeatureExtractor
@@ -26,43 +27,37 @@ from diffusion.metric.record import Score
 from diffusion.metric.referee import LEAST, convolutions, patches, quantiles, spectrum
 from diffusion.randomness import generator_for
 
-EYES = ("spectrum", "values", "patches", "convolutions")
-NAMES = {f"{metric}/{eye}": f"{metric}_{eye}" for metric in ("energy", "fd", "kid") for eye in EYES}
+EYES = ("spectrum", "values", "patches", "convolutions")  # of `Measurements`
 
 
-class Measurements(FeatureExtractor):
-    """What eyes see in measurements: the spectrum and the values of each channel, a pyramid, and random convolutions.
+def named_by(*eyes: str) -> Mapping[str, str]:
+    """The names of metrics of eyes, such as energy_spectrum, for `FeatureExtractor.canonical`."""
+    return MappingProxyType(
+        {f"{metric}/{eye}": f"{metric}_{eye}" for metric in ("energy", "fd", "kid") for eye in eyes}
+    )
+
+
+class SeenByEyes(FeatureExtractor):
+    """Base class: what several eyes see.
 
     Each eye has scores of its own, such as energy_spectrum, of its numbers divided by their deviations over the
-    reference. Channels are standardised (`standardise`), and a missing value is replaced by the mean. Images of fewer
-    than 8 pixels have no pyramid and no convolutions.
+    reference. Subclasses define `seen`.
     """
 
-    name, kind, resize, num_features = "measurements", "measured", "none", 0
-    canonical = MappingProxyType(NAMES)
+    resize, num_features = "none", 0
 
     def __init__(self) -> None:
         super().__init__()
         self.widths: dict[str, int] = {}  # of the eyes, known when images have been seen
-        self.standardise([0.0], [0.5])
 
-    def standardise(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Set the mean and the deviation of each channel."""
-        self.mean, self.std = (nn.Buffer(torch.tensor(each).view(-1, 1, 1)) for each in (mean, std))
-        self.freeze()
+    def seen(self, examples: Tensor) -> Mapping[str, Tensor]:
+        """What each eye sees in examples (B, C, *size), without missing values, on the CPU: (B, D) by name."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in their units -> float32 (B, D) on the CPU, where the filters are drawn."""
-        z = ((images.cpu().float() - self.mean.cpu()) / (2 * self.std.cpu())).nan_to_num()
-        x, filters = 127.5 * (z + 1), generator_for("eye", "measurements")  # the referee's range
-        of = z.flatten(2)
-        seen = {
-            "spectrum": torch.cat([spectrum(x[:, c : c + 1], filters) for c in range(x.shape[1])], dim=1),
-            "values": torch.cat([of.mean(2), of.std(2), *quantiles(of, 0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)], dim=1),
-        }
-        if min(x.shape[-2:]) >= LEAST:
-            seen |= {"patches": patches(x, filters), "convolutions": convolutions(x, filters)}
+        """Examples (B, C, *size) -> float32 (B, D) on the CPU, where the filters are drawn."""
+        seen = self.seen(images.cpu())
         self.widths = {eye: each.shape[1] for eye, each in seen.items()}
         return torch.cat([*seen.values()], dim=1)
 
@@ -74,6 +69,61 @@ class Measurements(FeatureExtractor):
             mean, cov = moments(y)
             found[eye] = x, replace(reference, mean=mean, cov=cov, features=y)
         return found
+
+
+class Measurements(SeenByEyes):
+    """What eyes see in measurements: the spectrum and the values of each channel, a pyramid, and random convolutions.
+
+    Channels are standardised, and a missing value is replaced by the mean. Images of fewer than 8 pixels have no
+    pyramid and no convolutions.
+    """
+
+    name, kind = "measurements", "measured"
+    canonical = named_by(*EYES)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.standardise([0.0], [0.5])
+
+    def suit(self, kind: Any, shape: Sequence[int]) -> None:
+        self.standardise(kind.mean, kind.std)
+
+    def standardise(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Set the mean and the deviation of each channel."""
+        self.mean, self.std = (nn.Buffer(torch.tensor(each).view(-1, 1, 1)) for each in (mean, std))
+        self.freeze()
+
+    def seen(self, examples: Tensor) -> Mapping[str, Tensor]:
+        z = ((examples.float() - self.mean.cpu()) / (2 * self.std.cpu())).nan_to_num()
+        x, filters = 127.5 * (z + 1), generator_for("eye", "measurements")  # the referee's range
+        seen = {
+            "spectrum": torch.cat([spectrum(x[:, c : c + 1], filters) for c in range(x.shape[1])], dim=1),
+            "values": statistics(z),
+        }
+        if min(x.shape[-2:]) >= LEAST:
+            seen |= {"patches": patches(x, filters), "convolutions": convolutions(x, filters)}
+        return seen
+
+
+class Eyes(SeenByEyes):
+    """What the eyes of a kind of data see in examples of it (`Kind.eyes`): those of its referee, as features."""
+
+    name, kind = "eyes", ""
+
+    def suit(self, kind: Any, shape: Sequence[int]) -> None:
+        self.view, self.eyes = kind.referee_view, kind.eyes(shape)
+        self.canonical = named_by(*self.eyes)
+        self.weights_hash = digest(kind.name, sorted(kind.figures.items()), [*self.eyes])[:16]
+
+    def seen(self, examples: Tensor) -> Mapping[str, Tensor]:
+        x = self.view(examples)
+        return {name: eye(x, generator_for("eye", name)) for name, eye in self.eyes.items()}
+
+
+def statistics(z: Tensor) -> Tensor:
+    """The mean, the deviation and quantiles of the values of each channel: (B, C, *size) -> (B, 9 C)."""
+    of = z.flatten(2)
+    return torch.cat([of.mean(2), of.std(2), *quantiles(of, 0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)], dim=1)
 
 
 def crps(x: Tensor, y: Tensor) -> Tensor:

@@ -285,7 +285,7 @@ def check_network(network: nn.Module, settings: Train, data: ImageData, crops: C
     (channels, *size), resolution = data.shape, settings.data.get("resolution", 1)
     factor = int(getattr(network, "downsampling", 1)) * data.kind.factor
     asked = resolution_of(*size)
-    given = settings.data.get("channels", RGB), *data.kind.size(resolution)
+    given = settings.data.get("channels", RGB) or channels, *data.kind.size(resolution)
     if "resolution" not in settings.data or given != data.shape:
         raise UserError(
             f"data: checkpoints need the size of the images: give {type(data).__name__} the arguments resolution and "
@@ -298,4 +298,4 @@ def check_network(network: nn.Module, settings: Train, data: ImageData, crops: C
             f"data.resolution={shown(near)}"
         )
     if crops is not None:
-        crops.check(size[0], size[1], factor)
+        crops.check(*size, factor)
