@@ -3,6 +3,8 @@
 The distance of an image from a known one is the least of its views: for example, of the image and its mirror image.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,7 +45,7 @@ def miniature(images: Tensor, side: int) -> Tensor:
     minus 128.
     """
     side, axes = min(side, *images.shape[2:]), images.ndim - 2
-    pool = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}[axes]
+    pool: Any = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}[axes]
     return torch.cat([pool(x.float(), (side,) * axes).flatten(1) - 128 for x in images.split(ROWS)])
 
 

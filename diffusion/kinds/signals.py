@@ -37,7 +37,7 @@ class Signals(Measured):
     features: ClassVar[str] = "eyes"
     refused: ClassVar[Mapping[str, str]] = {
         task: reason.replace("measurements", "signals") for task, reason in Measured.refused.items()
-    }
+    } | {"crops": "they are of pictures, but the data are signals; use shorter windows (data.resolution)"}
 
     rate: Annotated[int, Ge(0)] = 0
 

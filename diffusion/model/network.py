@@ -14,6 +14,9 @@ from diffusion.errors import UserError
 
 Resize = Literal["down", "up"] | None
 RANGE = 2**32
+CONVOLUTION: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+"""By the number of axes, as the pooling below."""
+AVERAGE: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 class Examples:
@@ -52,13 +55,16 @@ class Dropout(nn.Dropout):
 
 
 class Network(nn.Module):
-    """A network: forward(x (B, C, H, W), label (B,), classes (B,) or None) -> (B, out_channels, H, W).
+    """A network: forward(x (B, C, *size), label (B,), classes (B,) or None) -> (B, out_channels, *size).
 
     `label` is the noise label that the prediction computes from t. `classes` are int64 from 0 to K, where K is the
     attribute `classes`; the value K, and None for all images, mean "no class". Some have the arguments `augment`
     (B, A), the vector of a condition and labels of the augmentation, None for zeros, and `window` (B, 4) (see
-    `coordinates`). H and W are multiples of `downsampling`.
+    `coordinates`). All sides are multiples of `downsampling`.
     """
+
+    axes: int = 2
+    """The number of sides of the examples that it can process."""
 
     ends: tuple[str, ...] = ("stem", "out")
     """Names of the layers that read or write images, or read one-hot classes: `optimizer=muon` leaves them to AdamW."""
@@ -67,10 +73,14 @@ class Network(nn.Module):
         super().__init__()
         self.downsampling, self.classes, self.checkpointing = downsampling, classes, checkpointing
 
-    def check_size(self, height: int, width: int) -> None:
-        """Raise UserError unless the height and the width of the images are multiples of `downsampling`."""
-        if height % self.downsampling or width % self.downsampling:
-            raise UserError(f"model: images of {height}×{width} pixels; expected multiples of {self.downsampling}")
+    def check_size(self, *size: int) -> None:
+        """Raise UserError unless there are `axes` sides, which are multiples of `downsampling`."""
+        found = "×".join(map(str, size))
+        if len(size) != self.axes:
+            what = f"model: {type(self).__name__} is for examples with {self.axes} sides, but these are {found}"
+            raise UserError(f"{what}; choose a network for them, such as unet1d for one side")
+        if any(side % self.downsampling for side in size):
+            raise UserError(f"model: examples of {found}; expected multiples of {self.downsampling}")
 
     def class_rows(self, classes: Tensor | None, label: Tensor) -> Tensor | None:
         """(B,) rows of a table with K + 1 rows, the last for "no class"; None if K = 0."""
@@ -137,9 +147,9 @@ class TimeEmbedding(nn.Module):
 
 
 def resized(x: Tensor, resize: Resize) -> Tensor:
-    """x (B, C, H, W) -> (B, C, H', W'): "down" averages each 2×2 pixels, "up" repeats each pixel 2×2."""
+    """x (B, C, *size) -> (B, C, *size'): "down" averages each two values of an axis, "up" repeats each value."""
     if resize == "down":
-        return F.avg_pool2d(x, 2)
+        return AVERAGE[x.ndim - 2](x, 2)
     return F.interpolate(x, scale_factor=2, mode="nearest") if resize == "up" else x
 
 

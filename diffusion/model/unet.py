@@ -19,9 +19,20 @@ from annotated_types import Ge, Gt, Le, MinLen
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
-from diffusion.model.network import Dropout, Network, Resize, TimeEmbedding, UNetwork, coordinates, resized
+from diffusion.model.network import (
+    AVERAGE,
+    CONVOLUTION,
+    Dropout,
+    Network,
+    Resize,
+    TimeEmbedding,
+    UNetwork,
+    coordinates,
+    resized,
+)  # fmt: skip
 
 EPS = 1e-6  # of all group norms, as in DDPM
+TRANSPOSED: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
 class GroupNorm(nn.GroupNorm):
@@ -35,7 +46,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 class Attention(nn.Module):
-    """x (B, C, H, W) -> x + W_o softmax(q kᵀ/√head_dim) v, over the H·W pixels; W_o is zero-initialised."""
+    """x (B, C, *size) -> x + W_o softmax(q kᵀ/√head_dim) v, over all pixels; W_o is zero-initialised."""
 
     def __init__(self, channels: int, groups: int, head_dim: int, eps: float = EPS):
         super().__init__()
@@ -52,8 +63,13 @@ class Attention(nn.Module):
         return x + self.out(mixed).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
+def everywhere(values: Tensor, like: Tensor) -> Tensor:
+    """(B, C) -> (B, C, 1, …), one value for all pixels of `like` (B, C, *size)."""
+    return values[(..., *[None] * (like.ndim - 2))]
+
+
 class Block(nn.Module):
-    """x (B, C_in, H, W), emb (B, features) -> (B, C_out, H, W): a residual block with time embedding, then attention.
+    """x (B, C_in, *size), emb (B, features) -> (B, C_out, *size): a residual block with time embedding, then attention.
 
     shortcut(x) + conv₂(dropout(silu(norm₂(h)))) with h = conv₁(silu(norm₁(x))) + W_t emb; conv₂ is zero-initialised.
     """
@@ -61,64 +77,70 @@ class Block(nn.Module):
     modulations = 1  # values of the embedding per channel
 
     def __init__(
-        self, c_in: int, c_out: int, head_dim: int | None, features: int, groups: int, dropout: float, eps: float = EPS
-    ):
+        self, c_in: int, c_out: int, head_dim: int | None, features: int, groups: int, dropout: float,
+        eps: float = EPS, axes: int = 2,
+    ):  # fmt: skip
         super().__init__()
+        convolution = CONVOLUTION[axes]
         self.norm1 = GroupNorm(groups, c_in, eps)
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.conv1 = convolution(c_in, c_out, 3, padding=1)
         self.time = nn.Linear(features, self.modulations * c_out)
         self.norm2 = GroupNorm(groups, c_out, eps)
         self.dropout = Dropout(dropout)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        self.conv2 = convolution(c_out, c_out, 3, padding=1)
+        self.shortcut = convolution(c_in, c_out, 1) if c_in != c_out else nn.Identity()
         self.attention = Attention(c_out, groups, head_dim, eps) if head_dim else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x))) + self.time(emb)[:, :, None, None]
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = h + everywhere(self.time(emb), h)
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
         return self.attention(self.shortcut(x) + h)
 
 
 class Downsample(nn.Module):
-    """(B, C, H, W) -> (B, C, H/2, W/2) by a 3×3 convolution of stride 2.
+    """(B, C, H, W) -> (B, C, H/2, W/2) by a 3×3 convolution of stride 2; with other `axes` alike.
 
     With `padding` 1 all sides are padded, with 0 only the right and the bottom, as in DDPM (TensorFlow's "SAME").
     """
 
-    def __init__(self, channels: int, padding: int = 0):
+    def __init__(self, channels: int, padding: int = 0, axes: int = 2):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
+        self.conv = CONVOLUTION[axes](channels, channels, 3, stride=2, padding=padding)
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        return self.conv(x if self.conv.padding[0] else F.pad(x, (0, 1, 0, 1)))
+        return self.conv(x if self.conv.padding[0] else F.pad(x, (0, 1) * (x.ndim - 2)))
 
 
-def enlarged(x: Tensor, conv: nn.Conv2d) -> Tensor:
+def enlarged(x: Tensor, conv: Any) -> Tensor:
     """(B, C, H, W) -> (B, C_out, 2H, 2W): each pixel repeated 2×2, then the 3×3 convolution w of padding 1.
 
-    Both are linear: together they are a transposed convolution of stride 2 with the 4×4 kernel w ∗ 1₂ₓ₂.
+    Both are linear: together they are a transposed convolution of stride 2 with the 4×4 kernel w ∗ 1₂ₓ₂. With one or
+    three axes alike.
     """
-    w = conv.weight.transpose(0, 1).flip(2, 3)
-    kernel = 4 * F.avg_pool2d(w, 2, stride=1, padding=1)  # the sum of each 2×2 window; ONNX supports no other divisor
-    return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
+    axes = x.ndim - 2
+    w = conv.weight.transpose(0, 1).flip(*range(2, x.ndim))
+    # The sum of each window of two values an axis; ONNX supports no other divisor.
+    kernel = 2**axes * AVERAGE[axes](w, 2, stride=1, padding=1)
+    return TRANSPOSED[axes](x, kernel, conv.bias, stride=2, padding=1)
 
 
 class Upsample(nn.Module):
-    """(B, C, H, W) -> (B, C, 2H, 2W): each pixel repeated 2×2, then a 3×3 convolution."""
+    """(B, C, H, W) -> (B, C, 2H, 2W): each pixel repeated 2×2, then a 3×3 convolution; with other `axes` alike."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, axes: int = 2):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = CONVOLUTION[axes](channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         return enlarged(x, self.conv)
 
 
 class UNet(UNetwork):
-    """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
+    """x (B, in_channels, *size), label (B,), classes (B,) -> (B, out_channels, *size), exactly 0 at initialisation.
 
     label is DDPM's time index 1000·t − 1. Level i works on images of H/(p·2^i) × W/(p·2^i) pixels, where p is `patch`.
-    If the variance is learned, out_channels is twice in_channels.
+    If the variance is learned, out_channels is twice in_channels. `axes` is 1 for signals, 2 for images, 3 for volumes.
     """
 
     def __init__(
@@ -140,29 +162,33 @@ class UNet(UNetwork):
         down_padding: Literal[0, 1] = 0,
         frequency_shift: Literal[0, 1] = 1,
         cosines_first: bool = False,
+        axes: Literal[1, 2, 3] = 2,
     ):
         super().__init__(channels, attention, head_dim, patch, classes, checkpointing)
         if invalid := [c for c in channels if c % groups]:
             raise UserError(f"model: {invalid[0]} channels are not a multiple of groups = {groups}")
-        self.patch, self.coordinates, self.down_padding = patch, coordinates, down_padding
+        if axes != 2 and (patch > 1 or coordinates):
+            raise UserError(f"model: patches and crops are of images, but axes = {axes}; use neither")
+        self.axes, self.patch, self.coordinates, self.down_padding = axes, patch, coordinates, down_padding
         features, self.head_dim = 4 * channels[0], head_dim
         self.settings: dict[str, Any] = {"features": features, "groups": groups, "dropout": dropout, "eps": norm_eps}
+        self.settings["axes"] = axes
         self.time = TimeEmbedding(channels[0], features, classes, frequency_shift, cosines_first, augment)
-        self.stem = nn.Conv2d((in_channels + 2 * coordinates) * patch**2, channels[0], 3, padding=1)
+        self.stem = CONVOLUTION[axes]((in_channels + 2 * coordinates) * patch**2, channels[0], 3, padding=1)
         self.build(channels, attention, blocks)
         self.norm = GroupNorm(groups, channels[0], norm_eps)
-        self.out = nn.Conv2d(channels[0], out_channels * patch**2, 3, padding=1)
+        self.out = CONVOLUTION[axes](channels[0], out_channels * patch**2, 3, padding=1)
         self.initialise()
 
     def unit(self, c_in: int, c_out: int, attend: bool = False, resize: Resize = None, encoder: bool = False) -> Any:
         if resize is not None:
-            return Downsample(c_in, self.down_padding) if resize == "down" else Upsample(c_in)
+            return Downsample(c_in, self.down_padding, self.axes) if resize == "down" else Upsample(c_in, self.axes)
         return Block(c_in, c_out, (self.head_dim or c_out) if attend else None, **self.settings)
 
     def initialise(self) -> None:
         """As in DDPM: Glorot-uniform weights, zero biases; each residual branch and the network end in a zero layer."""
         for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
+            if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
         for module in self.modules():
@@ -206,7 +232,7 @@ class AdaptiveBlock(Block):
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = F.silu(self.norm1(x))
         h = enlarged(h, self.conv1) if self.resize == "up" else self.conv1(resized(h, self.resize))
-        s, b = self.time(emb)[:, :, None, None].chunk(2, dim=1)
+        s, b = everywhere(self.time(emb), h).chunk(2, dim=1)
         h = self.conv2(self.dropout(F.silu((1 + s) * self.norm2(h) + b)))
         return self.attention(self.shortcut(resized(x, self.resize)) + h)
 

@@ -166,7 +166,7 @@ def spectrum(figure: Figure, images: Tensor, real: Tensor) -> str:
             ax.plot((radius.bincount(each.flatten()) / radius.bincount())[:inside], **look)
         for k, line in enumerate(("-", "--", ":") if x.shape[1] > 1 else ("-",)):
             right.plot(torch.histc(rgb[:, k], 32, 0, 255) / rgb[:, k].numel(), linestyle=line, color=look["color"])
-    left.set(yscale="log", xlabel="periods per picture", title="spectrum")
+    left.set(yscale="log", xlabel="periods in an example", title="spectrum")
     middle.set(xlabel="distance in pixels", title="correlation")
     right.set(xlabel="value / 8 (– red, -- green, ·· blue)", title="colours")
     left.legend()
@@ -175,14 +175,14 @@ def spectrum(figure: Figure, images: Tensor, real: Tensor) -> str:
 
 @style.chart("figures/measurements.png", (7.2, 2.4))
 def measurements(figure: Figure, images: Tensor, real: Tensor, names: Sequence[str]) -> str:
-    """Of standardised measurements (n, C, H, W) and real ones: the power by radius, and the values of each channel."""
+    """Of standardised measurements (n, C, *size) and real ones: the power by radius, and the values of each channel."""
     left, right = figure.subplots(1, 2)
     for c, name in enumerate(names):
         for x, look in ((real, {"color": style.GREY, "linestyle": "--"}), (images, {"color": style.HUES[c % 5]})):
             each = x[:, c].nan_to_num()
-            power = torch.fft.fft2(each).abs().square().mean(dim=0) / each[0].numel()
-            down, across = (torch.fft.fftfreq(side) * side for side in each.shape[1:])
-            radius = (down[:, None].square() + across.square()).sqrt().round().long().flatten()
+            power = torch.fft.fftn(each, dim=[*range(1, each.ndim)]).abs().square().mean(dim=0) / each[0].numel()
+            waves = torch.meshgrid(*(torch.fft.fftfreq(side) * side for side in each.shape[1:]), indexing="ij")
+            radius = torch.stack(waves).square().sum(dim=0).sqrt().round().long().flatten()
             label = name if x is images else "_"
             mean = radius.bincount(power.flatten().double()) / radius.bincount()
             left.plot(mean[: min(each.shape[1:]) // 2 + 1], label=label, **look)

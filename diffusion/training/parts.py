@@ -298,4 +298,4 @@ def check_network(network: nn.Module, settings: Train, data: ImageData, crops: C
             f"data.resolution={shown(near)}"
         )
     if crops is not None:
-        crops.check(*size, factor)
+        crops.check(size[0], size[1], factor)
