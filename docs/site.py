@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("authors", "experiment", "results", "score", "trainer")  # shown as the yaml files that they are
 API = (
     "library", "process", "model", "metric", "data", "sampling", "scoring", "training", "checkpoint", "randomness",
-    "pixels",
+    "kinds",
 )  # fmt: skip
 SOURCE = "https://github.com/diffusion-experiments/diffusion/tree/main"
 LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)")

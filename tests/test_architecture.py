@@ -17,7 +17,10 @@ from diffusion.cli.reproduce import committed
 from diffusion.config.choices import conf_dir, groups
 
 MATHEMATICS = ("process", "model")
-CORE = {room: set() for room in (*MATHEMATICS, "metric")} | {"kinds": {"process", "metric"}, "data": {"kinds"}}
+CORE = {room: set() for room in (*MATHEMATICS, "metric")} | {
+    "kinds": {"process", "metric"},
+    "data": {"kinds", "process"},
+}
 """Room -> the others that it may import."""
 FRAMEWORKS = {"lightning", "hydra", "omegaconf", "pydantic", "wandb", "PIL"}
 

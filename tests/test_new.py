@@ -10,7 +10,7 @@ from diffusion.config.build import validated
 from diffusion.config.choices import composed, searching
 from diffusion.config.schema import Train
 
-KINDS = ["condition", "data", "encoder", "metric", "network", "objective", "sampler", "schedule", "weighting"]
+KINDS = ["condition", "data", "encoder", "kind", "metric", "network", "objective", "sampler", "schedule", "weighting"]
 
 
 def test_every_part_works_under_any_name(tmp_path, monkeypatch, capfd):

@@ -19,17 +19,17 @@ Array = tuple[str, Callable[[], np.ndarray]]
 """The name of an array, and what reads it."""
 
 
-def pieces(name: str, file: Path) -> Iterator[Array]:
-    """The arrays in a file, which are read later. Raises an error for an unreadable one."""
+def pieces(name: str, file: Path, axes: int = 2) -> Iterator[Array]:
+    """The arrays (C, *size) in a file, which are read later. Raises an error for an unreadable one."""
     match file.suffix.lower():
         case ".npy":
-            yield from rows(name, np.load(file, mmap_mode="r", allow_pickle=False))
+            yield from rows(name, np.load(file, mmap_mode="r", allow_pickle=False), axes)
         case ".npz":
             with np.load(file, allow_pickle=False) as archive:
                 known = [key for key in IMAGES if key in archive] or list(archive)
                 if known[0] not in IMAGES and len(known) > 1:
                     raise ValueError(f"it has the arrays {', '.join(known)}; name one of them images")
-                yield from rows(name, archive[known[0]])
+                yield from rows(name, archive[known[0]], axes)
         case ".tar":
             with tarfile.open(file, "r:") as tar:
                 for member in tar:
@@ -42,9 +42,9 @@ def pieces(name: str, file: Path) -> Iterator[Array]:
             yield name, partial(levels, name, file)
 
 
-def rows(name: str, array: np.ndarray) -> Iterator[Array]:
-    """One array, or each row of (N, C, H, W)."""
-    if array.ndim == 4:
+def rows(name: str, array: np.ndarray, axes: int = 2) -> Iterator[Array]:
+    """One array, or each row of (N, C, *size)."""
+    if array.ndim == axes + 2:
         yield from ((f"{name} {i}", partial(array.__getitem__, i)) for i in range(len(array)))
     else:
         yield name, partial(np.asarray, array)

@@ -22,7 +22,6 @@ from diffusion.kinds.kind import Kind, Shape
 from diffusion.model.network import to_channels_last
 from diffusion.process.averaging import Profile, coefficients, gamma_of
 from diffusion.process.denoiser import Denoiser
-from diffusion.process.mixture import Exact
 from diffusion.recipe.assemble import assembled, data_size, kind_of
 from diffusion.recipe.facts import Facts, read_facts
 
@@ -167,7 +166,7 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
         if weights == "exact":
             if (truth := getattr(make(config["data"], "data"), "truth", None)) is None:
                 raise UserError("weights=exact is for data whose distribution is known, such as data=points; use ema")
-            denoiser, kind = Exact(truth, denoiser.schedule), weights
+            denoiser, kind = truth.exact(denoiser.schedule), weights
     except UserError as error:
         raise UserError(f"ckpt={path}: {error}") from error
     except Exception as error:  # a strange configuration raises many kinds of exceptions

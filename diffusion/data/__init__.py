@@ -8,9 +8,10 @@ from diffusion.data.folder import Folder
 from diffusion.data.hub import Hub
 from diffusion.data.module import Batch, ImageData, Split
 from diffusion.data.points import Drawn
+from diffusion.data.series import Series
 from diffusion.data.sets import Cifar10, Landscapes
 
 __all__ = [
     "Archive", "Arrays", "Batch", "Cifar10", "Drawn", "Fields", "Folder", "Hub", "ImageData", "Landscapes",
-    "MeasuredData", "Split", "to_uint8", "to_unit",
+    "MeasuredData", "Series", "Split", "to_uint8", "to_unit",
 ]  # fmt: skip

@@ -191,7 +191,7 @@ class ImageData(LightningDataModule):
         self.unused: Split | None = None  # images of the training photographs that are in no split
         self.report: list[Entry] = []  # files that need attention
         self.condition: Any = None  # a `conditions.Condition`, set before `setup`
-        self.truth: Any = None  # a `process.mixture.Mixture`: the distribution of the images, if it is known
+        self.truth: Any = None  # the distribution of x, if it is known: a `Mixture` or a `Gaussian` of `process`
         self.batches_per_epoch: int | None = None  # None: as many full batches as the images fill
         self.batches: int | None = None  # of the whole run, which is one epoch to Lightning; None: batches_per_epoch
         self.seen = 0  # training images used before the run was resumed, over all devices …

@@ -83,6 +83,8 @@ class Kind:
     """The number of samples whose denoising steps are shown."""
     unit: ClassVar[str] = "values"
     """What a size counts."""
+    axes: ClassVar[int] = 2
+    """The number of sides of an example."""
 
     @property
     def quantities(self) -> Sequence[str]:
@@ -97,8 +99,8 @@ class Kind:
         return {}
 
     def size(self, resolution: int | Sequence[int]) -> tuple[int, ...]:
-        """The size of examples with `data.resolution`: by default that of pictures, (H, W)."""
-        return (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
+        """The size of examples with `data.resolution`: (H, W) of pictures."""
+        return (resolution,) * self.axes if isinstance(resolution, int) else tuple(resolution)
 
     def described(self, shape: Shape) -> str:
         """Examples of this shape in words: images of 32×32 pixels."""
@@ -175,7 +177,7 @@ class Kind:
 
     def pieces(self, name: str, file: Path) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
         """The arrays (C, *size) in a file of this name, each with its name, and what reads it."""
-        return pieces(name, file)
+        return pieces(name, file, self.axes)
 
     def channels_in(self, file: Path) -> list[str]:
         """The names of the channels in a file, in their order; numbers if it has none."""

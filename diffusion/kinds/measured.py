@@ -72,7 +72,7 @@ class Measured(Kind):
         return found
 
     def described(self, shape: Shape) -> str:
-        return f"measurements of {shape[0]} × {shape[1]}×{shape[2]} values"
+        return f"{self.examples} of {shape[0]} × {'×'.join(map(str, shape[1:]))} values"
 
     def inside(self, examples: Tensor) -> Tensor:
         return (examples.float() - column(self.mean, examples)) / (2 * column(self.std, examples))

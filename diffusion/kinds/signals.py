@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -35,28 +34,24 @@ class Signals(Measured):
     name: ClassVar[str] = "signals"
     examples: ClassVar[str] = "signals"
     features: ClassVar[str] = "eyes"
+    axes: ClassVar[int] = 1
     refused: ClassVar[Mapping[str, str]] = {
         task: reason.replace("measurements", "signals") for task, reason in Measured.refused.items()
     } | {"crops": "they are of pictures, but the data are signals; use shorter windows (data.resolution)"}
 
     rate: Annotated[int, Ge(0)] = 0
 
-    def size(self, resolution: Any) -> tuple[int, ...]:
-        return (resolution,) if isinstance(resolution, int) else tuple(resolution)
-
-    def described(self, shape: Shape) -> str:
-        return f"signals of {shape[0]} × {shape[1]} values"
-
     # files
 
     def pieces(self, name: str, file: Path) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
-        """Of .npy, an array (L,), (C, L) or (N, C, L); of .csv, a row for each time; of .wav."""
-        if file.suffix.lower() == ".npy":
-            array = np.load(file, mmap_mode="r", allow_pickle=False)
-            rows = {f"{name} {i}": row for i, row in enumerate(array)} if array.ndim == 3 else {name: array}
-            yield from ((each, partial(np.atleast_2d, row)) for each, row in rows.items())
-        else:
-            yield name, partial(self.sound, file) if file.suffix.lower() == ".wav" else lambda: table(file)[1]
+        """Also the columns of a .csv, with a row for each time, and the channels of a .wav."""
+        match file.suffix.lower():
+            case ".csv":
+                yield name, lambda: table(file)[1]
+            case ".wav":
+                yield name, lambda: self.sound(file)
+            case _:
+                yield from super().pieces(name, file)
 
     def channels_in(self, file: Path) -> list[str]:
         return table(file)[0] if file.suffix.lower() == ".csv" else super().channels_in(file)
@@ -79,7 +74,8 @@ class Signals(Measured):
         """A shorter series ends with missing values, which can be filled."""
         with refusing(setting, "; expected a .npy, .csv or .wav file"):
             file = Path(source).expanduser() if isinstance(source, str | Path) else None
-            arrays = [read() for _, read in self.pieces(file.name, file)] if file else [np.asarray(source)]
+            read = [read() for _, read in self.pieces(file.name, file)] if file else [np.asarray(source)]
+            arrays = [np.atleast_2d(array) for array in read]
         for array in arrays:
             if array.ndim != 2 or array.shape[0] != shape[0] or array.shape[1] > shape[1]:
                 found = "×".join(map(str, array.shape))
@@ -138,7 +134,7 @@ class Signals(Measured):
         return self.filled(self.inside(examples))
 
     def eyes(self, shape: Shape) -> Mapping[str, Any]:
-        return {"spectrum": spectrum, "autocorrelations": autocorrelations, "values": values}
+        return {"spectrum": spectrum, "autocorrelations": autocorrelations, "values": statistics}
 
 
 def spectrum(z: Tensor, generator: torch.Generator) -> Tensor:
@@ -151,8 +147,3 @@ def autocorrelations(z: Tensor, generator: torch.Generator) -> Tensor:
     """The means of z_i z_{i+k} for k = 1 … LAGS at most, (B, C, L) -> (B, C·lags)."""
     lags = range(1, min(LAGS, z.shape[2] - 1) + 1)
     return torch.stack([(z[:, :, k:] * z[:, :, :-k]).mean(dim=2) for k in lags], dim=2).flatten(1)
-
-
-def values(z: Tensor, generator: torch.Generator) -> Tensor:
-    """Statistics of the values of each channel."""
-    return statistics(z)

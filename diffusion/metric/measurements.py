@@ -120,7 +120,7 @@ class Eyes(SeenByEyes):
         return {name: eye(x, generator_for("eye", name)) for name, eye in self.eyes.items()}
 
 
-def statistics(z: Tensor) -> Tensor:
+def statistics(z: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """The mean, the deviation and quantiles of the values of each channel: (B, C, *size) -> (B, 9 C)."""
     of = z.flatten(2)
     return torch.cat([of.mean(2), of.std(2), *quantiles(of, 0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)], dim=1)

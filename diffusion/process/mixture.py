@@ -47,6 +47,10 @@ class Mixture(nn.Module):
         noise = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
         return self.means[k] + self.widths[k, None] * noise, self.groups[k].long()
 
+    def exact(self, schedule: Schedule) -> nn.Module:
+        """The best denoiser."""
+        return Exact(self, schedule)
+
     def in_images(self, channels: int, height: int, width: int) -> "Mixture":
         """The mixture of images whose means have the d coordinates as factors of d smooth patterns (grey, for D > d).
 

@@ -19,7 +19,6 @@ from diffusion.model.network import examples
 from diffusion.process.denoiser import Denoiser, diffuse, expand
 from diffusion.process.floor import Atoms
 from diffusion.process.grid import even_times
-from diffusion.process.mixture import Exact
 from diffusion.process.objective import share_of
 from diffusion.randomness import Streams, real_dtype, seed_for, seeds_for, to_device
 from diffusion.runs.record import config_text
@@ -61,7 +60,7 @@ class Diffusion(pl.LightningModule):
         # With a seed of its own, so that the errors of runs with different seeds are paired.
         self.times = partial(even_times, copy.deepcopy(self.denoiser.schedule).cpu())  # u -> t
         self.frozen = FrozenGrid(0, getattr(self.denoiser.schedule, "steps", None))
-        self.exact = None if run.data.truth is None else Exact(run.data.truth, copy.deepcopy(self.denoiser.schedule))
+        self.exact = None if run.data.truth is None else run.data.truth.exact(copy.deepcopy(self.denoiser.schedule))
         self.errors: Any = nn.ModuleDict({weights: DenoisingErrors() for weights in ("ema", "raw")})
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

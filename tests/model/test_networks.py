@@ -172,7 +172,7 @@ def size(network: torch.nn.Module) -> int:
 def stated(choice: str) -> tuple[float, float, int]:
     """Millions of parameters, GFLOP of a forward pass, and the side of the image, as the yaml of a network says."""
     text = (conf_dir() / f"model/{choice}.yaml").read_text("utf-8").replace("\n# ", " ")
-    words = re.search(r"([\d.]+) M parameters, ([\d.]+) GFLOP per (\d+)×\3 image forward", text)
+    words = re.search(r"([\d.]+) M parameters, ([\d.]+) GFLOP per (\d+)(?:×\3 image| values) forward", text)
     assert words
     return float(words[1]), float(words[2]), int(words[3])
 
