@@ -132,6 +132,11 @@ FAULTS = {
             "estimate.x0",
         ),
         ("the share is not divided by", "term / self.share", "term"),
+        (
+            "uncertainty: the residual is not weighed",
+            ' / self.log_loss(denoiser.schedule, result["residual_t"]).exp()',
+            "",
+        ),
         ("labels: not 0 at the diagonal", "1 - phase.cos()", "phase.cos()"),
         (
             "labels: the end after the augmentation",
