@@ -52,13 +52,16 @@ class Dropout(nn.Dropout):
 
 
 class Network(nn.Module):
-    """A network: forward(x (B, C, H, W), label (B,), classes (B,) or None) -> (B, out_channels, H, W).
+    """A network: forward(x (B, C, *size), label (B,), classes (B,) or None) -> (B, out_channels, *size).
 
     `label` is the noise label that the prediction computes from t. `classes` are int64 from 0 to K, where K is the
     attribute `classes`; the value K, and None for all images, mean "no class". Some have the arguments `augment`
     (B, A), the vector of a condition and labels of the augmentation, None for zeros, and `window` (B, 4) (see
-    `coordinates`). H and W are multiples of `downsampling`.
+    `coordinates`). Every side is a multiple of `downsampling`.
     """
+
+    axes: int = 2
+    """The number of axes of `size` that it works on: 1 of series, 2 of images, 3 of volumes."""
 
     ends: tuple[str, ...] = ("stem", "out")
     """Names of the layers that read or write images, or read one-hot classes: `optimizer=muon` leaves them to AdamW."""
@@ -67,10 +70,15 @@ class Network(nn.Module):
         super().__init__()
         self.downsampling, self.classes, self.checkpointing = downsampling, classes, checkpointing
 
-    def check_size(self, height: int, width: int) -> None:
-        """Raise UserError unless the height and the width of the images are multiples of `downsampling`."""
-        if height % self.downsampling or width % self.downsampling:
-            raise UserError(f"model: images of {height}×{width} pixels; expected multiples of {self.downsampling}")
+    def check_size(self, *size: int) -> None:
+        """Raise UserError unless there are as many sides as `axes`, and all are multiples of `downsampling`."""
+        found = "×".join(map(str, size))
+        if (n := len(size)) != self.axes:
+            other = "unet_small" if n == 2 else f"unet1d with axes {n}"
+            words = f"model: {type(self).__name__} works on {self.axes} axes, and the data have {n}, {found}"
+            raise UserError(f"{words}; use another network, such as {other}")
+        if any(side % self.downsampling for side in size):
+            raise UserError(f"model: examples of {found}; expected multiples of {self.downsampling}")
 
     def class_rows(self, classes: Tensor | None, label: Tensor) -> Tensor | None:
         """(B,) rows of a table with K + 1 rows, the last for "no class"; None if K = 0."""
@@ -136,10 +144,20 @@ class TimeEmbedding(nn.Module):
         return F.silu(emb if rows is None else emb + self.classes(rows))
 
 
+def pooled(x: Tensor, n: int, **options: Any) -> Tensor:
+    """x (B, C, *size): the mean of each window of n positions along every axis, by default of those side by side."""
+    return (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[x.ndim - 3](x, n, **options)
+
+
+def by_channel(values: Tensor, x: Tensor) -> Tensor:
+    """values (B, C) -> (B, C, 1, …), with the axes of x (B, C, *size)."""
+    return values[(..., *[None] * (x.ndim - 2))]
+
+
 def resized(x: Tensor, resize: Resize) -> Tensor:
-    """x (B, C, H, W) -> (B, C, H', W'): "down" averages each 2×2 pixels, "up" repeats each pixel 2×2."""
+    """x (B, C, *size) -> (B, C, *size'): "down" averages 2 positions along every axis, "up" repeats each twice."""
     if resize == "down":
-        return F.avg_pool2d(x, 2)
+        return pooled(x, 2)
     return F.interpolate(x, scale_factor=2, mode="nearest") if resize == "up" else x
 
 
@@ -171,7 +189,7 @@ def to_channels_last(network: nn.Module) -> None:
 
 
 class UNetwork(Network):
-    """A network with an encoder and a decoder of several levels, each for images of half the size of the one before.
+    """A network with an encoder and a decoder of several levels, each for images of half the sides of the one before.
 
     Level i has `channels[i]` channels and, if `attention[i]`, attention with heads of `head_dim` channels after each of
     its blocks (x, emb) -> x; the middle, on the last level, always has attention. Subclasses define `unit`.
