@@ -166,9 +166,7 @@ class UNet(UNetwork):
         if invalid := [c for c in channels if c % groups]:
             raise UserError(f"model: {invalid[0]} channels are not a multiple of groups = {groups}")
         if axes != 2 and (patch > 1 or coordinates):
-            raise UserError(
-                f"model: a patch above 1 and coordinates need 2 axes, not {axes}; leave them out"
-            )
+            raise UserError(f"model: a patch above 1 and coordinates need 2 axes, not {axes}; leave them out")
         self.patch, self.coordinates, self.down_padding, self.axes = patch, coordinates, down_padding, axes
         features, self.head_dim = 4 * channels[0], head_dim
         self.settings: dict[str, Any] = {

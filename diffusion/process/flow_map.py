@@ -63,7 +63,7 @@ class FlowMap(Simple):
         return {**result, "loss": result["loss"] + residual, "residual": residual, "residual_t": t}
 
     def residual(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, r: Tensor, given: dict[str, Any]) -> Tensor:
-        """(B,) ‖∂_w Y − v‖² per value at w = r u, for x_t (B, C, H, W) at times t (B,), given such conditions."""
+        """(B,) ‖∂_w Y − v‖² per value at w = r u, for x_t (B, C, *size) at times t (B,), given such conditions."""
         w, training = r * denoiser.schedule.flow_time(t), denoiser.training
 
         def end_point(w: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ class Objective(nn.Module):
     Returns "loss" = importance·term, to minimise in the batch mean; "term"; "importance"; and "t". Norms are means over
     pixels, so the loss of an eps prediction starts near 1. Conditions, such as `classes` (B,), are passed to the
     network as keyword arguments. `timesteps` None is uniform on the rows of a table; `noise` is (x0, streams) -> eps.
-    Where `known` (B, C, H, W) is false, x0 is not known: the network sees noise, and its output is not in the mean.
+    Where `known` (B, C, *size) is false, x0 is not known: the network sees noise, and its output is not in the mean.
     """
 
     ends = 0  # labels of the network for the end of a flow map
