@@ -132,6 +132,11 @@ FAULTS = {
             "estimate.x0",
         ),
         ("the share is not divided by", "term / self.share", "term"),
+        (
+            "uncertainty: the residual is not weighed",
+            ' / self.log_loss(denoiser.schedule, result["residual_t"]).exp()',
+            "",
+        ),
         ("labels: not 0 at the diagonal", "1 - phase.cos()", "phase.cos()"),
         (
             "labels: the end after the augmentation",
@@ -161,7 +166,11 @@ FAULTS = {
     "process/test_guidance.py": [
         ("scale: 1 + w instead of w", "of_weak + scale *", "of_weak + (1 + scale) *"),
         ("scale: strong and weak swapped", "(of_strong - of_weak)", "(of_weak - of_strong)"),
-        ("windows: quarters come back elsewhere", "unflatten(0, (-1, 2, 2))", "unflatten(0, (-1, 2, 2)).flip(1)"),
+        (
+            "windows: quarters come back elsewhere",
+            "unflatten(0, (-1, *[2] * n))",
+            "unflatten(0, (-1, *[2] * n)).flip(1)",
+        ),
         ("eps is not guided", "eps=guided(strong.eps, weak.eps)", "eps=strong.eps"),
         ("the spread comes from the weak model", "return strong._replace(x0=", "return weak._replace(x0="),
         ("scale 1: the weak model is evaluated", "if self.guidance.scale == 1:", "if False:"),
@@ -176,7 +185,7 @@ FAULTS = {
         ("ΠGDM: the prior is left out of r", " + self.method.deviation**-2)", ")"),
         ("gain: the noise instead of its square", "q = noise**2 * p", "q = noise * p"),
         ("split Gibbs: y without its noise", "+ observed.noise * streams.normal_like(seen)", ""),
-        ("blur: columns only", "for _ in range(2):\n        i =", "for _ in range(1):\n        i ="),
+        ("blur: columns only", "for _ in x.shape[2:]:", "for _ in x.shape[3:]:"),
     ],
     "process/test_floor.py": [
         ("the squared distance is not halved", "noise / s - distance / (2 * s**2)", "noise / s - distance / s**2"),

@@ -136,7 +136,8 @@ def network_of(network: nn.Module, model: Mapping[str, Any], size: int | list[in
         raise UserError(f"model: diffusers has no counterpart of {type(network).__name__}, only of UNet")
     defaults = {name: p.default for name, p in inspect.signature(UNet).parameters.items()}
     chosen = {name: model.get(name, default) for name, default in defaults.items()}
-    for key, only in (("augment", 0), ("coordinates", False), ("patch", 1), ("out_channels", chosen["in_channels"])):
+    wanted = ("augment", 0), ("coordinates", False), ("patch", 1), ("axes", 2), ("out_channels", chosen["in_channels"])
+    for key, only in wanted:
         if chosen[key] != only:
             raise UserError(f"model.{key}={chosen[key]}: diffusers' U-Nets have only {key}={only}")
     return library().UNet2DModel(

@@ -14,9 +14,6 @@ from diffusion.errors import UserError
 
 Resize = Literal["down", "up"] | None
 RANGE = 2**32
-CONVOLUTION: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-"""By the number of axes, as the pooling below."""
-AVERAGE: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 class Examples:
@@ -60,11 +57,11 @@ class Network(nn.Module):
     `label` is the noise label that the prediction computes from t. `classes` are int64 from 0 to K, where K is the
     attribute `classes`; the value K, and None for all images, mean "no class". Some have the arguments `augment`
     (B, A), the vector of a condition and labels of the augmentation, None for zeros, and `window` (B, 4) (see
-    `coordinates`). All sides are multiples of `downsampling`.
+    `coordinates`). Every side is a multiple of `downsampling`.
     """
 
     axes: int = 2
-    """The number of sides of the examples that it can process."""
+    """The number of axes of `size` that it works on: 1 of series, 2 of images, 3 of volumes."""
 
     ends: tuple[str, ...] = ("stem", "out")
     """Names of the layers that read or write images, or read one-hot classes: `optimizer=muon` leaves them to AdamW."""
@@ -74,11 +71,12 @@ class Network(nn.Module):
         self.downsampling, self.classes, self.checkpointing = downsampling, classes, checkpointing
 
     def check_size(self, *size: int) -> None:
-        """Raise UserError unless there are `axes` sides, which are multiples of `downsampling`."""
+        """Raise UserError unless there are as many sides as `axes`, and all are multiples of `downsampling`."""
         found = "×".join(map(str, size))
-        if len(size) != self.axes:
-            what = f"model: {type(self).__name__} is for examples with {self.axes} sides, but these are {found}"
-            raise UserError(f"{what}; choose a network for them, such as unet1d for one side")
+        if (n := len(size)) != self.axes:
+            other = "unet_small" if n == 2 else f"unet1d with axes {n}"
+            words = f"model: {type(self).__name__} works on {self.axes} axes, and the data have {n}, {found}"
+            raise UserError(f"{words}; use another network, such as {other}")
         if any(side % self.downsampling for side in size):
             raise UserError(f"model: examples of {found}; expected multiples of {self.downsampling}")
 
@@ -146,10 +144,20 @@ class TimeEmbedding(nn.Module):
         return F.silu(emb if rows is None else emb + self.classes(rows))
 
 
+def pooled(x: Tensor, n: int, **options: Any) -> Tensor:
+    """x (B, C, *size): the mean of each window of n positions along every axis, by default of those side by side."""
+    return (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[x.ndim - 3](x, n, **options)
+
+
+def by_channel(values: Tensor, x: Tensor) -> Tensor:
+    """values (B, C) -> (B, C, 1, …), with the axes of x (B, C, *size)."""
+    return values[(..., *[None] * (x.ndim - 2))]
+
+
 def resized(x: Tensor, resize: Resize) -> Tensor:
-    """x (B, C, *size) -> (B, C, *size'): "down" averages each two values of an axis, "up" repeats each value."""
+    """x (B, C, *size) -> (B, C, *size'): "down" averages 2 positions along every axis, "up" repeats each twice."""
     if resize == "down":
-        return AVERAGE[x.ndim - 2](x, 2)
+        return pooled(x, 2)
     return F.interpolate(x, scale_factor=2, mode="nearest") if resize == "up" else x
 
 
@@ -181,7 +189,7 @@ def to_channels_last(network: nn.Module) -> None:
 
 
 class UNetwork(Network):
-    """A network with an encoder and a decoder of several levels, each for images of half the size of the one before.
+    """A network with an encoder and a decoder of several levels, each for images of half the sides of the one before.
 
     Level i has `channels[i]` channels and, if `attention[i]`, attention with heads of `head_dim` channels after each of
     its blocks (x, emb) -> x; the middle, on the last level, always has attention. Subclasses define `unit`.

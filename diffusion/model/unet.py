@@ -4,7 +4,8 @@
           each output of the encoder is concatenated to the input of one decoder block, last in, first out
 
 The first two are equivalent to diffusers' `UNet2DModel`, with the settings of `google/ddpm-cifar10-32` and with
-resampling residual blocks. ADM differs from DDPM in three ways: the embedding scales and shifts each second group norm
+resampling residual blocks. They work on series and volumes, too: `axes` is 1, 2 or 3, and *size stands for (L,), (H, W)
+or (D, H, W). ADM differs from DDPM in three ways: the embedding scales and shifts each second group norm
 (adaptive group norm), residual blocks downsample and upsample the images (as in BigGAN), and attention has several
 heads, on several levels.
 """
@@ -20,19 +21,24 @@ from torch import Tensor, nn
 
 from diffusion.errors import UserError
 from diffusion.model.network import (
-    AVERAGE,
-    CONVOLUTION,
     Dropout,
     Network,
     Resize,
     TimeEmbedding,
     UNetwork,
+    by_channel,
     coordinates,
+    pooled,
     resized,
-)  # fmt: skip
+)
 
 EPS = 1e-6  # of all group norms, as in DDPM
-TRANSPOSED: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+def convolution(axes: int, c_in: int, c_out: int, kernel: int, stride: int = 1, padding: int = 0) -> Convolution:
+    """A convolution over this number of axes."""
+    return (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1](c_in, c_out, kernel, stride, padding)
 
 
 class GroupNorm(nn.GroupNorm):
@@ -46,7 +52,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 class Attention(nn.Module):
-    """x (B, C, *size) -> x + W_o softmax(q kᵀ/√head_dim) v, over all pixels; W_o is zero-initialised."""
+    """x (B, C, *size) -> x + W_o softmax(q kᵀ/√head_dim) v, over the N positions; W_o is zero-initialised."""
 
     def __init__(self, channels: int, groups: int, head_dim: int, eps: float = EPS):
         super().__init__()
@@ -56,16 +62,11 @@ class Attention(nn.Module):
         self.out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        pixels = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C): a view where x is channels_last
-        qkv = self.qkv(pixels).unflatten(2, (3, -1, self.head_dim))  # (B, HW, 3, heads, head_dim)
-        q, k, v = qkv.transpose(1, 3).unbind(2)  # each (B, heads, HW, head_dim)
+        pixels = self.norm(x).flatten(2).transpose(1, 2)  # (B, N, C): a view where x is channels_last
+        qkv = self.qkv(pixels).unflatten(2, (3, -1, self.head_dim))  # (B, N, 3, heads, head_dim)
+        q, k, v = qkv.transpose(1, 3).unbind(2)  # each (B, heads, N, head_dim)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         return x + self.out(mixed).transpose(1, 2).unflatten(2, x.shape[2:])
-
-
-def everywhere(values: Tensor, like: Tensor) -> Tensor:
-    """(B, C) -> (B, C, 1, …), one value for all pixels of `like` (B, C, *size)."""
-    return values[(..., *[None] * (like.ndim - 2))]
 
 
 class Block(nn.Module):
@@ -77,60 +78,57 @@ class Block(nn.Module):
     modulations = 1  # values of the embedding per channel
 
     def __init__(
-        self, c_in: int, c_out: int, head_dim: int | None, features: int, groups: int, dropout: float,
-        eps: float = EPS, axes: int = 2,
+        self, c_in: int, c_out: int, head_dim: int | None, features: int, groups: int, dropout: float, eps: float = EPS,
+        axes: int = 2,
     ):  # fmt: skip
         super().__init__()
-        convolution = CONVOLUTION[axes]
         self.norm1 = GroupNorm(groups, c_in, eps)
-        self.conv1 = convolution(c_in, c_out, 3, padding=1)
+        self.conv1 = convolution(axes, c_in, c_out, 3, padding=1)
         self.time = nn.Linear(features, self.modulations * c_out)
         self.norm2 = GroupNorm(groups, c_out, eps)
         self.dropout = Dropout(dropout)
-        self.conv2 = convolution(c_out, c_out, 3, padding=1)
-        self.shortcut = convolution(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        self.conv2 = convolution(axes, c_out, c_out, 3, padding=1)
+        self.shortcut = convolution(axes, c_in, c_out, 1) if c_in != c_out else nn.Identity()
         self.attention = Attention(c_out, groups, head_dim, eps) if head_dim else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = h + everywhere(self.time(emb), h)
+        h = self.conv1(F.silu(self.norm1(x))) + by_channel(self.time(emb), x)
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
         return self.attention(self.shortcut(x) + h)
 
 
 class Downsample(nn.Module):
-    """(B, C, H, W) -> (B, C, H/2, W/2) by a 3×3 convolution of stride 2; with other `axes` alike.
+    """(B, C, *size) -> (B, C, *size/2) by a convolution of width 3 and stride 2.
 
-    With `padding` 1 all sides are padded, with 0 only the right and the bottom, as in DDPM (TensorFlow's "SAME").
+    With `padding` 1 all sides are padded, with 0 only the ends of all axes, as in DDPM (TensorFlow's "SAME").
     """
 
     def __init__(self, channels: int, padding: int = 0, axes: int = 2):
         super().__init__()
-        self.conv = CONVOLUTION[axes](channels, channels, 3, stride=2, padding=padding)
+        self.conv = convolution(axes, channels, channels, 3, stride=2, padding=padding)
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         return self.conv(x if self.conv.padding[0] else F.pad(x, (0, 1) * (x.ndim - 2)))
 
 
-def enlarged(x: Tensor, conv: Any) -> Tensor:
-    """(B, C, H, W) -> (B, C_out, 2H, 2W): each pixel repeated 2×2, then the 3×3 convolution w of padding 1.
+def enlarged(x: Tensor, conv: Convolution) -> Tensor:
+    """(B, C, *size) -> (B, C_out, *2 size): each position repeated along all axes, then the convolution w of width 3.
 
-    Both are linear: together they are a transposed convolution of stride 2 with the 4×4 kernel w ∗ 1₂ₓ₂. With one or
-    three axes alike.
+    Both are linear: together they are a transposed convolution of stride 2 with the kernel w ∗ 1, where 1 has width 2.
     """
     axes = x.ndim - 2
-    w = conv.weight.transpose(0, 1).flip(*range(2, x.ndim))
-    # The sum of each window of two values an axis; ONNX supports no other divisor.
-    kernel = 2**axes * AVERAGE[axes](w, 2, stride=1, padding=1)
-    return TRANSPOSED[axes](x, kernel, conv.bias, stride=2, padding=1)
+    w = conv.weight.transpose(0, 1).flip([*range(2, x.ndim)])
+    kernel = 2**axes * pooled(w, 2, stride=1, padding=1)  # the sum of each window; ONNX supports no other divisor
+    transposed = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[axes - 1]
+    return transposed(x, kernel, conv.bias, stride=2, padding=1)
 
 
 class Upsample(nn.Module):
-    """(B, C, H, W) -> (B, C, 2H, 2W): each pixel repeated 2×2, then a 3×3 convolution; with other `axes` alike."""
+    """(B, C, *size) -> (B, C, *2 size): each position repeated along all axes, then a convolution of width 3."""
 
     def __init__(self, channels: int, axes: int = 2):
         super().__init__()
-        self.conv = CONVOLUTION[axes](channels, channels, 3, padding=1)
+        self.conv = convolution(axes, channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         return enlarged(x, self.conv)
@@ -139,8 +137,8 @@ class Upsample(nn.Module):
 class UNet(UNetwork):
     """x (B, in_channels, *size), label (B,), classes (B,) -> (B, out_channels, *size), exactly 0 at initialisation.
 
-    label is DDPM's time index 1000·t − 1. Level i works on images of H/(p·2^i) × W/(p·2^i) pixels, where p is `patch`.
-    If the variance is learned, out_channels is twice in_channels. `axes` is 1 for signals, 2 for images, 3 for volumes.
+    label is DDPM's time index 1000·t − 1. Level i works on examples with the sides size/(p·2^i), where p is `patch`. If
+    the variance is learned, out_channels is twice in_channels. `patch` and `coordinates` are for images, of two axes.
     """
 
     def __init__(
@@ -168,27 +166,29 @@ class UNet(UNetwork):
         if invalid := [c for c in channels if c % groups]:
             raise UserError(f"model: {invalid[0]} channels are not a multiple of groups = {groups}")
         if axes != 2 and (patch > 1 or coordinates):
-            raise UserError(f"model: patches and crops are of images, but axes = {axes}; use neither")
-        self.axes, self.patch, self.coordinates, self.down_padding = axes, patch, coordinates, down_padding
+            raise UserError(f"model: a patch above 1 and coordinates need 2 axes, not {axes}; leave them out")
+        self.patch, self.coordinates, self.down_padding, self.axes = patch, coordinates, down_padding, axes
         features, self.head_dim = 4 * channels[0], head_dim
-        self.settings: dict[str, Any] = {"features": features, "groups": groups, "dropout": dropout, "eps": norm_eps}
-        self.settings["axes"] = axes
+        self.settings: dict[str, Any] = {
+            "features": features, "groups": groups, "dropout": dropout, "eps": norm_eps, "axes": axes,
+        }  # fmt: skip
         self.time = TimeEmbedding(channels[0], features, classes, frequency_shift, cosines_first, augment)
-        self.stem = CONVOLUTION[axes]((in_channels + 2 * coordinates) * patch**2, channels[0], 3, padding=1)
+        self.stem = convolution(axes, (in_channels + 2 * coordinates) * patch**2, channels[0], 3, padding=1)
         self.build(channels, attention, blocks)
         self.norm = GroupNorm(groups, channels[0], norm_eps)
-        self.out = CONVOLUTION[axes](channels[0], out_channels * patch**2, 3, padding=1)
+        self.out = convolution(axes, channels[0], out_channels * patch**2, 3, padding=1)
         self.initialise()
 
     def unit(self, c_in: int, c_out: int, attend: bool = False, resize: Resize = None, encoder: bool = False) -> Any:
         if resize is not None:
-            return Downsample(c_in, self.down_padding, self.axes) if resize == "down" else Upsample(c_in, self.axes)
+            down = resize == "down"
+            return Downsample(c_in, self.down_padding, self.axes) if down else Upsample(c_in, self.axes)
         return Block(c_in, c_out, (self.head_dim or c_out) if attend else None, **self.settings)
 
     def initialise(self) -> None:
         """As in DDPM: Glorot-uniform weights, zero biases; each residual branch and the network end in a zero layer."""
         for module in self.modules():
-            if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
+            if isinstance(module, Convolution | nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
         for module in self.modules():
@@ -217,7 +217,7 @@ class UNet(UNetwork):
 
 
 class AdaptiveBlock(Block):
-    """x (B, C_in, H, W), emb (B, features) -> (B, C_out, H', W'): a residual block with adaptive norm, then attention.
+    """x (B, C_in, *size), emb (B, features) -> (B, C_out, *size'): a residual block, adaptive norm, then attention.
 
     shortcut(resize(x)) + conv₂(dropout(silu((1 + s)·norm₂(h) + b))) with h = conv₁(resize(silu(norm₁(x)))) and
     (s, b) = W_t emb; conv₂ is zero-initialised.
@@ -232,13 +232,13 @@ class AdaptiveBlock(Block):
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = F.silu(self.norm1(x))
         h = enlarged(h, self.conv1) if self.resize == "up" else self.conv1(resized(h, self.resize))
-        s, b = everywhere(self.time(emb), h).chunk(2, dim=1)
+        s, b = by_channel(self.time(emb), x).chunk(2, dim=1)
         h = self.conv2(self.dropout(F.silu((1 + s) * self.norm2(h) + b)))
         return self.attention(self.shortcut(resized(x, self.resize)) + h)
 
 
 class ADMUNet(UNet):
-    """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
+    """x (B, in_channels, *size), label (B,), classes (B,) -> (B, out_channels, *size), exactly 0 at initialisation.
 
     The arguments are those of `UNet`; the last four are those of ADM's code. ADM's network for ImageNet at 64×64
     (appendix I) is conf/model/unet_adm.yaml.

@@ -1,6 +1,6 @@
 """Changes of the training images that are inputs of the network: augmentation and random crops.
 
-An augmentation is a callable (x0, streams) -> (x0', labels), (B, C, H, W) and (B, A). The labels tell the network how
+An augmentation is a callable (x0, streams) -> (x0', labels), (B, C, *size) and (B, A). The labels tell the network how
 each image was transformed. Sampling sets them to zero: untransformed images (Karras et al. 2022, appendix F.2).
 """
 
@@ -25,7 +25,7 @@ Matrix = tuple[Tensor, Tensor, Tensor, Tensor]  # [[a, b], [c, d]] of each image
 def non_leaky(
     x0: Tensor, streams: Streams, probability: Annotated[float, Ge(0), Le(1)] = 0.12
 ) -> tuple[Tensor, Tensor]:
-    """EDM's six image transformations, in this order, and their labels (table 6).
+    """EDM's six transformations of images (B, C, H, W), in this order, and their labels (table 6).
 
     Each draws its own z ~ N(0, 1) and angle ~ U(−π, π), except that φ is 0 with probability 1/2 (as in the paper's
     code). The last four are applied with `probability` A, 0.12 in the paper for CIFAR-10 and 0.15 for photographs:

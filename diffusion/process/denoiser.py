@@ -1,7 +1,10 @@
 """From a network to an estimate of the image and the noise.
 
-`Denoise` is any callable (x_t (B, C, H, W), t (B,)) -> Estimate that has a `schedule`. A trained network, its EMA copy,
-a thresholded denoiser and the tests' closed-form oracles all implement it. To extend a denoiser, wrap it.
+`Denoise` is any callable (x_t (B, C, *size), t (B,)) -> Estimate that has a `schedule`. A trained network, its EMA
+copy, a thresholded denoiser and the tests' closed-form oracles all implement it. To extend a denoiser, wrap it.
+
+In this package, *size is (L,) of series, (H, W) of images or (D, H, W) of volumes. "Image" stands for an example of any
+of them, and "pixel" for one of its positions, unless a docstring says (H, W).
 """
 
 import math
@@ -19,9 +22,9 @@ from diffusion.process.schedule import Schedule
 
 
 class Estimate(NamedTuple):
-    """Estimates of x0 and eps, each (B, C, H, W), that satisfy x_t = alpha_t x0 + sigma_t eps.
+    """Estimates of x0 and eps, each (B, C, *size), that satisfy x_t = alpha_t x0 + sigma_t eps.
 
-    `spread` (B, C, H, W) is the network's output for a learned variance (`variance.learned_range`), or None.
+    `spread` (B, C, *size) is the network's output for a learned variance (`variance.learned_range`), or None.
     """
 
     x0: Tensor
@@ -30,7 +33,7 @@ class Estimate(NamedTuple):
 
 
 class Denoise(Protocol):
-    """(x_t (B, C, H, W), t (B,)) -> Estimate."""
+    """(x_t (B, C, *size), t (B,)) -> Estimate."""
 
     @property
     def schedule(self) -> Schedule: ...
@@ -44,8 +47,13 @@ def expand(coefficient: Tensor, x: Tensor) -> Tensor:
     return coefficient.to(x.dtype).reshape(shape)  # computed in float64, and rounded only here
 
 
+def outer(a: Tensor, b: Tensor) -> Tensor:
+    """a_i b_j (*size, n) of a (*size) and b (n,)."""
+    return a[..., None] * b
+
+
 def diffuse(schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-    """x_t = alpha_t x0 + sigma_t eps (B, C, H, W): a sample of q(x_t | x0) in one step (DDPM, eq. 4)."""
+    """x_t = alpha_t x0 + sigma_t eps (B, C, *size): a sample of q(x_t | x0) in one step (DDPM, eq. 4)."""
     alpha_t, sigma_t = schedule(t)
     return expand(alpha_t, x0) * x0 + expand(sigma_t, x0) * eps
 
@@ -57,7 +65,7 @@ def way_features(way: Tensor, n: int) -> Tensor:
 
 
 def slope(denoise: Any, y: Tensor, u: Tensor, **conditions: Any) -> Tensor:
-    """dy/du = eps − x0 (B, C, H, W) of a path at y = x/(alpha + sigma) and the flow time u (B,) > 0."""
+    """dy/du = eps − x0 (B, C, *size) of a path at y = x/(alpha + sigma) and the flow time u (B,) > 0."""
     t = denoise.schedule.at_flow_time(u)
     estimate: Estimate = denoise(expand(sum(denoise.schedule(t)), y) * y, t, **conditions)
     return estimate.eps - estimate.x0
@@ -67,8 +75,8 @@ class Denoiser(nn.Module):
     """A network and its prediction: y = network(c_in·x_t, label), then x0 and eps from `prediction.solve`.
 
     The network gets c_in·x_t in the dtype of its weights, and conditions such as `classes` (B,) as keyword arguments.
-    If it was built for them, `picture` (B, P, H, W) are further channels of its input, and `vector` (B, V) the first of
-    its labels `augment`; images without these conditions have zeros. Raises UserError for a prediction that does not
+    If it was built for them, `picture` (B, P, *size) are further channels of its input, and `vector` (B, V) the first
+    of its labels `augment`; images without these conditions have zeros. Raises UserError for a prediction that does not
     suit the schedule, for other conditions, and for an output of another size.
 
     If `centred`, the first channels of the picture are √(1 − s²) of an estimate of the image, and noise of deviation s,
@@ -102,7 +110,7 @@ class Denoiser(nn.Module):
         self, x_t: Tensor, t: Tensor, picture: Tensor | None = None, vector: Tensor | None = None,
         end: Tensor | None = None, **conditions: Any,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        """The network's y (B, C, H, W) and, if it has 2C output channels, the spread; both in the dtype of x_t."""
+        """The network's y (B, C, *size) and, if it has 2C output channels, the spread; both in the dtype of x_t."""
         prediction, centre = self.prediction, None
         if self.vector or vector is not None:
             vector = self.given("vector", vector, x_t, self.vector)

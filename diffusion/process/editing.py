@@ -3,7 +3,7 @@
 Each wraps a sampler as another sampler, so guidance, thresholds and conditions work as usual. Inpainting samples
 p(x0 | y), where y is the known part of a picture, or another linear observation of it (`operators.py`); here without
 gradients, in `posterior.py` with them. docs/samplers.md states how far each method is from it on a Gaussian. Pictures
-(C, H, W) lie in [−1, 1].
+(C, *size) lie in [−1, 1].
 """
 
 import math

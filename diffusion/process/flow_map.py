@@ -28,6 +28,7 @@ class FlowMap(Simple):
     The first term trains the denoiser, whose v the second follows along the map: where it is 0, the map is that of
     this v. w is uniform in [0, u]. The derivative with respect to w is one product in forward mode. The second term
     costs about three times as much as the first, so it is computed for a `share` of the images, with other times.
+    Returns also "residual" (B,), the second term in "loss", 0 for the other images, and "residual_t" (B,), its times.
     """
 
     ends = 16  # features of the way from u to w that the network is told
@@ -58,10 +59,11 @@ class FlowMap(Simple):
         given = {name: rows[some] for name, rows in conditions.items()}
         term = self.residual(denoiser, x_t[some], t[some], r[some], given)
         term = importance[some].to(term.dtype) * term / self.share
-        return {**result, "loss": result["loss"].index_add(0, some, term)}
+        residual = torch.zeros_like(result["loss"]).index_add(0, some, term)
+        return {**result, "loss": result["loss"] + residual, "residual": residual, "residual_t": t}
 
     def residual(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, r: Tensor, given: dict[str, Any]) -> Tensor:
-        """(B,) ‖∂_w Y − v‖² per value at w = r u, for x_t (B, C, H, W) at times t (B,), given such conditions."""
+        """(B,) ‖∂_w Y − v‖² per value at w = r u, for x_t (B, C, *size) at times t (B,), given such conditions."""
         w, training = r * denoiser.schedule.flow_time(t), denoiser.training
 
         def end_point(w: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class Guidance:
         return 0.0 if self.low is None else self.low, math.inf if self.high is None else self.high
 
     def __call__(self, denoise: Any, weak: Any = None) -> "Guided":
-        """The guided denoiser: (x_t (B, C, H, W), t (B,), **conditions) -> Estimate.
+        """The guided denoiser: (x_t (B, C, *size), t (B,), **conditions) -> Estimate.
 
         Raises UserError if the interval is outside of the schedule, or the weak denoiser is missing or has another one.
         """
@@ -74,7 +74,7 @@ class Guidance:
         return conditions
 
     def scale_of(self, strong: Any, weak: Any, like: Tensor, conditions: dict[str, Any]) -> float:
-        """w for two denoisers of images like `like` (B, C, H, W), given such conditions; here always the scale."""
+        """w for two denoisers of images like `like` (B, C, *size), given such conditions; here always the scale."""
         return self.scale
 
     def acts(self, schedule: Schedule, t: Tensor) -> Tensor:
@@ -169,34 +169,46 @@ class WindowGuidance(Guidance):
     """Guide away from the estimates of the same network on the four quarters of the image (arXiv 2411.10257).
 
     In a quarter it does not see the whole: what it knows of distant pixels is strengthened. It needs no other weights
-    and no labels. Quarters overlap nowhere; with windows that do, guidance does almost nothing.
+    and no labels. Quarters overlap nowhere; with windows that do, guidance does almost nothing. A series has two halves
+    instead, and a volume eight parts.
     """
 
     needs_model: ClassVar[bool] = False
 
     def weakened(self, denoise: Any) -> Any:
-        return Quarters(denoise)
+        return InParts(denoise)
 
 
 @dataclass(eq=False)
-class Quarters(Wrapped):
-    """A denoiser that estimates each quarter of x_t (B, C, H, W), and of a picture of the condition, by itself."""
+class InParts(Wrapped):
+    """A denoiser that estimates each part of x_t (B, C, *size), and of a picture of the condition, by itself."""
 
     def __call__(self, x_t: Tensor, t: Tensor, **conditions: Any) -> Estimate:
-        (height, width), pictures = x_t.shape[2:], conditions.get("picture")
-        if height % 2 or width % 2:
-            raise UserError(f"guidance: windows on images of {height}×{width} pixels; expected even numbers")
-        given = {name: rows.repeat_interleave(4, dim=0) for name, rows in conditions.items()}
+        size, pictures = x_t.shape[2:], conditions.get("picture")
+        if any(side % 2 for side in size):
+            found = "×".join(map(str, size))
+            raise UserError(f"guidance: windows on images of {found} pixels; expected even numbers")
+        n = 2 ** len(size)
+        given = {name: rows.repeat_interleave(n, dim=0) for name, rows in conditions.items()}
         if pictures is not None:
-            given["picture"] = quarters(pictures)
-        found: Estimate = self.denoise(quarters(x_t), t.repeat_interleave(4), **given)
-        return Estimate(joined(found.x0), joined(found.eps))
+            given["picture"] = halved(pictures)
+        estimate: Estimate = self.denoise(halved(x_t), t.repeat_interleave(n), **given)
+        return Estimate(joined(estimate.x0), joined(estimate.eps))
 
 
-def quarters(x: Tensor) -> Tensor:
-    """(B, C, 2 h, 2 w) -> (4 B, C, h, w)."""
-    return x.unflatten(3, (2, -1)).unflatten(2, (2, -1)).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+def halved(x: Tensor) -> Tensor:
+    """(B, C, *size) -> (2^axes B, C, *size/2): the parts of x that halving it along every axis gives."""
+    n = x.ndim - 2
+    for axis in reversed(range(2, x.ndim)):
+        x = x.unflatten(axis, (2, -1))
+    return x.permute(0, *range(2, 2 + 2 * n, 2), 1, *range(3, 3 + 2 * n, 2)).flatten(0, n)
 
 
 def joined(x: Tensor) -> Tensor:
-    return x.unflatten(0, (-1, 2, 2)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    """(2^axes B, C, *size/2) -> (B, C, *size): the parts of `halved` in their places."""
+    n = x.ndim - 2
+    x = x.unflatten(0, (-1, *[2] * n))
+    x = x.permute(0, n + 1, *(axis for i in range(n) for axis in (1 + i, n + 2 + i)))
+    for axis in range(2, 2 + n):
+        x = x.flatten(axis, axis + 1)
+    return x

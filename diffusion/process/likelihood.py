@@ -55,7 +55,7 @@ def variational_bound(
 ) -> tuple[Tensor, Tensor]:
     """Upper bounds on −log p(x0), estimated with one x_t for each of the N steps (DDPM, eq. 5; memoir, section 4).
 
-    x0 (B, C, H, W) are 8-bit levels in [−1, 1]. The bound in bits per dimension is prior (B,) + Σ terms (B, N). The
+    x0 (B, C, *size) are 8-bit levels in [−1, 1]. The bound in bits per dimension is prior (B,) + Σ terms (B, N). The
     prior is L_T = KL(q(x_T | x0) ‖ N(0, (alpha_T² + sigma_T²) I)); the terms are L_0, L_1 …, one for each step. It is
     loose where a single step changes log-SNR a lot.
     """

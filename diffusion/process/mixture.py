@@ -8,6 +8,7 @@ The denoiser with the least squared error is E[x0 | x_t], and its eps is −sigm
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from itertools import product
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from diffusion.process.denoiser import Estimate, expand, slope
+from diffusion.process.denoiser import Estimate, expand, outer, slope
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import generator_for
 
@@ -51,21 +52,22 @@ class Mixture(nn.Module):
         """The best denoiser."""
         return Exact(self, schedule)
 
-    def in_images(self, channels: int, height: int, width: int) -> "Mixture":
+    def in_images(self, channels: int, *size: int) -> "Mixture":
         """The mixture of images whose means have the d coordinates as factors of d smooth patterns (grey, for D > d).
 
         The patterns are orthogonal cosines with the mean square 0.1: few values of images are outside of [−1, 1].
         """
-        sides = [torch.outer(torch.arange(n).double(), torch.arange(n) + 0.5) * (math.pi / n) for n in (height, width)]
-        chosen = sorted(product(range(height), range(width)), key=sum)[1 : 1 + self.means.shape[1]]  # not the constant
-        waves = torch.stack([torch.outer(sides[0][i].cos(), sides[1][j].cos()) for i, j in chosen])
-        waves *= (0.1 / waves.square().mean((1, 2), keepdim=True)).sqrt()
-        means = torch.einsum("kd,dhw->khw", self.means, waves).unsqueeze(1).expand(-1, channels, -1, -1)
-        return Mixture(means.flatten(1), self.widths, self.groups, self.weights)
+        sides = [torch.outer(torch.arange(n).double(), torch.arange(n) + 0.5) * (math.pi / n) for n in size]
+        chosen = sorted(product(*map(range, size)), key=sum)[1 : 1 + self.means.shape[1]]  # not the constant
+        factors = ([side[i].cos() for side, i in zip(sides, each, strict=True)] for each in chosen)
+        waves = torch.stack([reduce(outer, each) for each in factors])
+        waves *= (0.1 / waves.square().mean(tuple(range(1, waves.ndim)), keepdim=True)).sqrt()
+        means = torch.einsum("kd,d...->k...", self.means, waves).flatten(1).repeat(1, channels)
+        return Mixture(means, self.widths, self.groups, self.weights)
 
 
 class Exact(nn.Module):
-    """The best denoiser of a mixture on a schedule: (x_t (B, C, H, W), t (B,), classes (B,) or None) -> Estimate.
+    """The best denoiser of a mixture on a schedule: (x_t (B, C, *size), t (B,), classes (B,) or None) -> Estimate.
 
     The mixture takes the place of a network. Given `classes`, only their components count; the number of classes means
     no class, as for a network. Given `end`, it is the exact flow map, as of `denoiser.Denoiser`. All is computed in
@@ -121,7 +123,7 @@ class Exact(nn.Module):
         return self._joint(x_t, t, classes)[-1].logsumexp(1)
 
     def posterior(self, x_t: Tensor, t: Tensor, classes: Tensor | None = None) -> Mixture:
-        """p(x0 | x_t) of a single x_t (1, C, H, W)."""
+        """p(x0 | x_t) of a single x_t (1, C, *size)."""
         x, alpha, sigma, v, gain, log_joint = self._joint(x_t, t, classes)
         means = self.network.means + gain.T * (x - alpha * self.network.means)
         widths = self.network.widths * sigma[0] / v[0].sqrt()

@@ -56,7 +56,7 @@ class Objective(nn.Module):
     Returns "loss" = importance·term, to minimise in the batch mean; "term"; "importance"; and "t". Norms are means over
     pixels, so the loss of an eps prediction starts near 1. Conditions, such as `classes` (B,), are passed to the
     network as keyword arguments. `timesteps` None is uniform on the rows of a table; `noise` is (x0, streams) -> eps.
-    Where `known` (B, C, H, W) is false, x0 is not known: the network sees noise, and its output is not in the mean.
+    Where `known` (B, C, *size) is false, x0 is not known: the network sees noise, and its output is not in the mean.
     """
 
     ends = 0  # labels of the network for the end of a flow map
@@ -182,12 +182,18 @@ class Uncertainty(nn.Module):
     u = Σ_i w_i f_i/√channels, with fixed random Fourier features f of log(sigma/alpha)/4 and learned weights w.
     Training drives exp(u) to the mean loss of the noise level, so all levels contribute equally. w starts at 0 and is
     free; in the authors' code it starts at random and is normalised, which fixes the magnitude of u at 1.
+
+    The loss of a level may have two terms: a flow map's `residual` is measured at other times t', of the same
+    distribution. With l and r the means of both at a level, and the importance k, the loss is
+        E[k(t) (term/exp(u(t)) + u(t)) + k(t') residual/exp(u(t'))] = E[k(t) ((l + r)/exp(u) + u)],
+    which is minimal at exp(u) = l + r: so u is added once. ("residual" already has its importance.)
     """
 
     def __init__(self, objective: Objective, channels: Annotated[int, Ge(1)] = 128, seed: int = 0):
         super().__init__()
         self.objective = objective
         self.prepare, self.begin, self.update = objective.prepare, objective.begin, objective.update
+        self.ends = objective.ends
         generator = torch.Generator().manual_seed(seed)
         self.frequencies = nn.Buffer(2 * torch.pi * torch.randn(channels, generator=generator))
         self.phases = nn.Buffer(2 * torch.pi * torch.rand(channels, generator=generator))
@@ -195,7 +201,16 @@ class Uncertainty(nn.Module):
 
     def forward(self, denoiser: Denoiser, x0: Tensor, streams: Streams, **conditions: Any) -> dict[str, Tensor]:
         result = self.objective(denoiser, x0, streams, **conditions)
-        noise = (-denoiser.schedule.log_snr(result["t"]) / 8).clamp(-10, 10).to(self.frequencies)
+        u = self.log_loss(denoiser.schedule, result["t"])
+        loss = result["importance"] * (result["term"] / u.exp() + u)
+        if "residual" in result:
+            loss = loss + result["residual"] / self.log_loss(denoiser.schedule, result["residual_t"]).exp()
+        return {**result, "loss": loss}
+
+    def log_loss(self, schedule: Schedule, t: Tensor) -> Tensor:
+        """(B,) u at t (B,): the logarithm of the mean loss of its noise level, once it is learned."""
+        noise = (-schedule.log_snr(t) / 8).clamp(-10, 10).to(self.frequencies)
         features = 2**0.5 * torch.cos(torch.outer(noise, self.frequencies) + self.phases)
-        u = (features * self.weight).sum(dim=1) / self.weight.shape[1] ** 0.5  # no product, which autocast would round
-        return {**result, "loss": result["importance"] * (result["term"] / u.exp() + u)}
+        return (features * self.weight).sum(dim=1) / self.weight.shape[
+            1
+        ] ** 0.5  # no product, which autocast would round

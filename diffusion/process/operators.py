@@ -1,6 +1,6 @@
 """Linear observations of an image: y = A x0 + noise·z, with z ~ N(0, I).
 
-An operator A is any linear function from images (B, C, H, W) to (B, ...), or an object that is called like one. Its
+An operator A is any linear function from images (B, C, *size) to (B, ...), or an object that is called like one. Its
 adjoint Aᵀ is the method `adjoint`, if it has one, and otherwise computed by autograd.
 """
 
@@ -23,7 +23,7 @@ MOST = 100  # iterations of conjugate gradients that need no network
 
 
 class Mask:
-    """Keeps what is `known` of an image, bool (H, W) or (C, H, W), and sets the rest to 0. It is its own adjoint."""
+    """Keeps what is `known` of an image, bool (*size) or (C, *size), and sets the rest to 0. It is its own adjoint."""
 
     def __init__(self, known: Tensor):
         if known.dtype != torch.bool or bool(known.all()):
@@ -47,7 +47,7 @@ class Nonlinear:
 
 
 class Derivative:
-    """J of a function at x (B, C, H, W): v -> J v, by differentiating Jᵀu, and its adjoint; `value` is f(x)."""
+    """J of a function at x (B, C, *size): v -> J v, by differentiating Jᵀu, and its adjoint; `value` is f(x)."""
 
     def __init__(self, function: Operator, x: Tensor):
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the only attention that is twice differentiable
@@ -65,23 +65,26 @@ class Derivative:
 
 
 def downsampling(x: Tensor, factor: Annotated[int, Ge(2)] = 4) -> Tensor:
-    """The mean of each square of factor × factor pixels: (B, C, H, W) -> (B, C, H/factor, W/factor)."""
-    height, width = x.shape[2:]
-    if height % factor or width % factor:
-        raise UserError(f"operator: the factor {factor} does not divide images of {height}×{width} pixels")
-    return F.avg_pool2d(x, factor)
+    """The mean of each block of `factor` pixels along every axis: (B, C, *size) -> (B, C, *size/factor)."""
+    if any(side % factor for side in x.shape[2:]):
+        size = "×".join(map(str, x.shape[2:]))
+        raise UserError(f"operator: the factor {factor} does not divide images of {size} pixels")
+    return (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[x.ndim - 3](x, factor)
 
 
 def blur(x: Tensor, width: Annotated[float, Gt(0)] = 2.0) -> Tensor:
-    """Gaussian blur of standard deviation `width`, in pixels; its weights sum to 1 at the borders, too."""
-    for _ in range(2):
+    """Gaussian blur of standard deviation `width`, in pixels, along every axis of x (B, C, *size).
+
+    Its weights sum to 1 at the borders, too.
+    """
+    for _ in x.shape[2:]:  # of the last axis, which then becomes the first
         i = torch.arange(x.shape[-1], dtype=x.dtype, device=x.device)
-        x = (x @ (-((i[:, None] - i) ** 2) / (2 * width**2)).softmax(dim=0)).transpose(2, 3)
+        x = (x @ (-((i[:, None] - i) ** 2) / (2 * width**2)).softmax(dim=0)).movedim(-1, 2)
     return x
 
 
 def observe(operator: Operator, x0: Tensor, noise: float, streams: Streams) -> Tensor:
-    """y (1, ...) of an image x0 (C, H, W), with noise from one stream. Raises UserError if A x0 cannot be computed."""
+    """y (1, ...) of an image x0 (C, *size), with noise from one stream. Raises UserError if A x0 cannot be computed."""
     with refusing(f"operator: it fails for an image of {tuple(x0.shape)}"):
         y = operator(x0[None])
     return y + noise * streams.normal_like(y)
@@ -89,7 +92,7 @@ def observe(operator: Operator, x0: Tensor, noise: float, streams: Streams) -> T
 
 @dataclass(eq=False)
 class Observation:
-    """What is known of an image of `shape` (C, H, W): y (1, ...). Raises UserError if the operator is not linear."""
+    """What is known of an image of `shape` (C, *size): y (1, ...). Raises UserError if the operator is not linear."""
 
     operator: Operator
     shape: tuple[int, ...]
@@ -108,7 +111,7 @@ class Observation:
             raise UserError(f"operator: ⟨A x, u⟩ = {one:.4g}, ⟨x, Aᵀu⟩ = {other:.4g}; A must be linear, Aᵀ its adjoint")
 
     def near(self, x0: Tensor) -> tuple[Tensor, "Observation"]:
-        """A x0 (B, ...), and the observation with the derivative of A at x0 (B, C, H, W), if A is not linear."""
+        """A x0 (B, ...), and the observation with the derivative of A at x0 (B, C, *size), if A is not linear."""
         if not isinstance(self.operator, Nonlinear):
             return self.operator(x0), self
         found = copy(self)
@@ -121,7 +124,7 @@ class Observation:
         return isinstance(self.operator, Mask) and self.noise == 0
 
     def adjoint(self, u: Tensor) -> Tensor:
-        """Aᵀu (B, C, H, W) for u (B, ...)."""
+        """Aᵀu (B, C, *size) for u (B, ...)."""
         if (own := getattr(self.operator, "adjoint", None)) is not None:
             return own(u)
         with torch.enable_grad():
@@ -129,7 +132,7 @@ class Observation:
             return torch.autograd.grad(self.operator(x), x, u)[0]
 
     def gain(self, residual: Tensor, V: Callable[[Tensor], Tensor], noise: float, iterations: int) -> Tensor:
-        """Aᵀ (noise² I + A V Aᵀ)⁻¹ residual (B, C, H, W), by conjugate gradients; V(v) is the product with V.
+        """Aᵀ (noise² I + A V Aᵀ)⁻¹ residual (B, C, *size), by conjugate gradients; V(v) is the product with V.
 
         An image stops when its residual is √ε of the first, with ε of its dtype, or at a curvature below 0.
         """

@@ -46,7 +46,7 @@ class Time(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A point of a sampling trajectory: the time t, x_t (B, C, H, W) and the denoiser's estimate at x_t."""
+    """A point of a sampling trajectory: the time t, x_t (B, C, *size) and the denoiser's estimate at x_t."""
 
     t: Time
     x: Tensor
@@ -64,7 +64,7 @@ class Evaluator:
         self.denoise, self.schedule, self.dtype = denoise, denoise.schedule.on_cpu(), real_dtype(device)
 
     def __call__(self, x_t: Tensor, t: Time | Tensor, **more: Any) -> Estimate:
-        """The estimate at x_t (B, C, H, W), at one time or, for t (B,), at one for each image."""
+        """The estimate at x_t (B, C, *size), at one time or, for t (B,), at one for each image."""
         each = torch.full((len(x_t),), t.t, dtype=self.dtype, device=x_t.device) if isinstance(t, Time) else t
         return self.denoise(x_t, each, **more)
 
@@ -101,7 +101,7 @@ class Sampler:
         start: float | None = None,
         **conditions: Any,
     ) -> Tensor:
-        """Images x0 (B, C, H, W) from noise x ~ N(0, I) of the same shape; float32, or float64 if x is.
+        """Images x0 (B, C, *size) from noise x ~ N(0, I) of the same shape; float32, or float64 if x is.
 
         Args:
             streams: one random stream per image.
@@ -229,8 +229,8 @@ class PredictorCorrector(Sampler):
     def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         for _ in range(self.corrections):
             score = denoise(x_t, t).eps / -t.sigma
-            z = streams.normal_like(x_t)
-            noise_norm, score_norm = (torch.linalg.vector_norm(v, dim=(1, 2, 3), keepdim=True) for v in (z, score))
+            z, axes = streams.normal_like(x_t), tuple(range(1, x_t.ndim))
+            noise_norm, score_norm = (torch.linalg.vector_norm(v, dim=axes, keepdim=True) for v in (z, score))
             ratio = torch.where(score_norm > 0, noise_norm / score_norm, 0.0)  # the score of a new network is 0
             size = 2 * (self.snr * ratio) ** 2
             x_t = x_t + size * score + (2 * size).sqrt() * z

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffusion.process.denoiser import Estimate, Wrapped
+from diffusion.process.denoiser import Estimate, Wrapped, outer
 
 TOGETHER = 64  # images of the network at a time
 
@@ -22,16 +24,16 @@ class Tiled(Wrapped):
     still holds.
 
     Args:
-        size: Height and width of the windows, in pixels: those of the network's images.
+        size: The sides of the windows, in pixels: those of the network's images.
         unit: Windows begin at multiples of it, in pixels.
     """
 
-    size: tuple[int, int]
+    size: tuple[int, ...]
     unit: int = 1
 
     def __call__(self, x_t: Tensor, t: Tensor, picture: Tensor | None = None, **conditions: Any) -> Estimate:
         n, found = len(x_t), list[Tensor]()
-        weight = torch.outer(*(torch.hann_window(side + 2, periodic=False)[1:-1] for side in self.size)).to(x_t)
+        weight = reduce(outer, (torch.hann_window(side + 2, periodic=False)[1:-1] for side in self.size)).to(x_t)
         windows, total, most = [*self.windows(*x_t.shape[2:])], torch.zeros_like(x_t[0, 0]), max(1, TOGETHER // n)
         for i in range(0, len(windows), most):
             some = windows[i : i + most]
@@ -47,12 +49,11 @@ class Tiled(Wrapped):
                     whole[window] += weight * each[k]
         return Estimate(*(whole / total for whole in found))
 
-    def windows(self, height: int, width: int) -> Iterator[Any]:
-        """Yield the windows as indices of (B, C, height, width). Each overlaps its neighbours by at least a quarter."""
+    def windows(self, *sides: int) -> Iterator[Any]:
+        """Yield the windows as indices of (B, C, *sides). Each overlaps its neighbours by at least a quarter."""
         begins = []
-        for side, size in zip((height, width), self.size, strict=True):
+        for side, size in zip(sides, self.size, strict=True):
             count = math.ceil((side - size) / (0.75 * size))
             begins.append([round(k * (side - size) / max(1, count) / self.unit) * self.unit for k in range(count + 1)])
-        for top in begins[0]:
-            for left in begins[1]:
-                yield ..., slice(top, top + self.size[0]), slice(left, left + self.size[1])
+        for corner in product(*begins):
+            yield ..., *(slice(begin, begin + size) for begin, size in zip(corner, self.size, strict=True))

@@ -32,8 +32,9 @@ def test_patch_size_2_equals_a_network_on_pixel_unshuffled_images() -> None:
     assert torch.equal(network(x, label), F.pixel_shuffle(inner(F.pixel_unshuffle(x, 2), label), 2))
 
 
-def test_upsampling_equals_repeat_and_convolve() -> None:
-    layer, x = randomised(Upsample(8)), torch.randn(2, 8, 5, 3)
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_upsampling_equals_repeat_and_convolve(axes: int) -> None:
+    layer, x = randomised(Upsample(8, axes)), torch.randn(2, 8, *(5, 3, 4)[:axes])
     torch.testing.assert_close(layer(x), layer.conv(repeated(x)), rtol=1e-5, atol=1e-5)
 
 
@@ -51,7 +52,9 @@ def test_group_norm_trains_in_float32_on_bfloat16_images() -> None:
 
 
 def repeated(x: Tensor) -> Tensor:
-    return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    for axis in range(2, x.ndim):
+        x = x.repeat_interleave(2, axis)
+    return x
 
 
 def test_adms_blocks_begin_as_their_shortcuts() -> None:

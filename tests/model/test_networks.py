@@ -11,7 +11,7 @@ from diffusion.config.build import make
 from diffusion.config.choices import choice, choices, conf_dir
 from diffusion.errors import UserError
 from diffusion.model import MLP, ADMUNet, DiT, EDM2UNet, JiT, MemoirUNet, UNet
-from diffusion.model.network import Network, examples
+from diffusion.model.network import Network, examples, to_channels_last
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import Eps
 from diffusion.process.schedule import linear
@@ -124,6 +124,32 @@ def test_the_perceptron_takes_images_of_one_size_with_any_channels_and_classes()
     assert not MLP(2)(torch.ones(3, 2, 1, 1), label).any()  # zero at initialisation
 
 
+@pytest.mark.parametrize("kind", [UNet, ADMUNet])
+@pytest.mark.parametrize("sides", [(32,), (4, 8, 4)])
+def test_u_nets_work_on_series_and_volumes_and_train_every_weight(kind: type[Network], sides: tuple[int, ...]) -> None:
+    network = build(kind, in_channels=2, out_channels=4, axes=len(sides))
+    y = network(torch.randn(3, 2, *sides), images()[1])
+    assert y.shape == (3, 4, *sides)
+    y.square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in network.parameters())
+    to_channels_last(network)
+    assert all(p.is_contiguous() for p in network.parameters())
+    with pytest.raises(UserError, match=rf"works on {len(sides)} axes, and the data have 2, 8×16"):
+        network(*images(channels=2))
+    with pytest.raises(UserError, match="need 2 axes"):
+        build(kind, axes=len(sides), patch=2)
+
+
+@pytest.mark.parametrize("kind", [UNet, ADMUNet])
+def test_u_nets_move_with_a_series(kind: type[Network]) -> None:
+    """By multiples of the step of the lower level, for a bump far from the ends."""
+    network, x = build(kind, axes=1).double(), torch.zeros(1, 3, 160, dtype=torch.float64)
+    x[..., 76:80] = torch.randn(3, 4)
+    y, moved = (network(each, torch.ones(1)) for each in (x, x.roll(6, 2)))
+    torch.testing.assert_close(moved[..., 70:96], y[..., 64:90])
+    assert y[..., 64:90].std() > 1e-2
+
+
 def gradients(kind: type[Network], **settings: object) -> tuple[Tensor, list[Tensor], int]:
     """The output and gradients of a training step, and how many layers run.
 
@@ -169,12 +195,12 @@ def size(network: torch.nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def stated(choice: str) -> tuple[float, float, int]:
-    """Millions of parameters, GFLOP of a forward pass, and the side of the image, as the yaml of a network says."""
+def stated(choice: str) -> tuple[float, float, list[int]]:
+    """Millions of parameters, GFLOP of a forward pass, and the size of the example, as the yaml of a network says."""
     text = (conf_dir() / f"model/{choice}.yaml").read_text("utf-8").replace("\n# ", " ")
-    words = re.search(r"([\d.]+) M parameters, ([\d.]+) GFLOP per (\d+)(?:×\3 image| values) forward", text)
+    words = re.search(r"([\d.]+) M parameters, ([\d.]+) GFLOP per ([\d×]+)( image|-point series) forward", text)
     assert words
-    return float(words[1]), float(words[2]), int(words[3])
+    return float(words[1]), float(words[2]), [int(side) for side in words[3].split("×")]
 
 
 @pytest.mark.parametrize("name", choices("model"))
@@ -184,13 +210,13 @@ def test_each_choice_has_the_size_that_its_yaml_states(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["dit_tiny", "edm2_tiny", "jit_tiny", "mlp", "unet_adm_tiny", "unet_memoire", "unet_tiny"]
+    "name", ["dit_tiny", "edm2_tiny", "jit_tiny", "mlp", "unet1d", "unet_adm_tiny", "unet_memoire", "unet_tiny"]
 )
 def test_a_choice_of_each_kind_has_the_cost_that_its_yaml_states(name: str) -> None:
-    _, gflop, side = stated(name)
+    _, gflop, sides = stated(name)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         network = make(choice("model", name), "model")
-        assert network(torch.empty(2, 3, side, side), torch.empty(2)).shape == (2, 3, side, side)
+        assert network(torch.empty(2, 3, *sides), torch.empty(2)).shape == (2, 3, *sides)
     assert counter.get_total_flops() / 2e9 == pytest.approx(gflop, abs=0.051)  # 2 per multiply-add
 
 

@@ -10,8 +10,9 @@ from diffusion.model import MLP
 from diffusion.process import grid, prediction, schedule
 from diffusion.process.denoiser import Denoiser, Estimate, expand
 from diffusion.process.flow_map import FlowMap
-from diffusion.process.objective import Simple
+from diffusion.process.objective import Simple, Uncertainty
 from diffusion.process.sampler import FlowMap as FlowMapSampler
+from diffusion.process.timesteps import Uniform
 from diffusion.randomness import Streams
 
 WIDTH = 0.5  # of the data
@@ -128,3 +129,28 @@ def test_the_map_is_trained_on_a_share_of_the_images_that_does_not_depend_on_the
     assert int(some.sum()) == 2
     torch.testing.assert_close(whole[some], everywhere[some] / 0.25, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(torch.cat([added(0.25, slice(0, 4)), added(0.25, slice(4, 8))]), whole)
+
+
+def test_learned_uncertainty_weighs_both_terms_of_a_map() -> None:
+    """It begins with the loss of the map, and is minimal at the log of the sum of both terms: here 4 and 2."""
+    denoiser, x0 = learned(ends=16), torch.rand(8, 2, 1, 1)
+    found, plain = (made(denoiser, x0, Streams(range(8)))["loss"] for made in (Uncertainty(FlowMap()), FlowMap()))
+    torch.testing.assert_close(found, plain)
+    assert Uncertainty(FlowMap()).ends == FlowMap.ends
+
+    class Constant(FlowMap):
+        def term(self, denoiser: Denoiser, batch: Any) -> Tensor:
+            return torch.full((len(batch.t),), 4.0)
+
+        def residual(self, denoiser: Denoiser, x_t: Tensor, *more: Any) -> Tensor:
+            return torch.full((len(x_t),), 2.0)
+
+    objective, x0 = Uncertainty(Constant(Uniform(reweight=False), share=1)), torch.rand(32, 2, 1, 1)
+    optimizer = torch.optim.Adam(objective.parameters(), lr=0.03)
+    for k in range(200):
+        loss = objective(denoiser, x0, Streams(range(32 * k, 32 * k + 32)))["loss"].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    u = objective.log_loss(denoiser.schedule, torch.linspace(0.2, 0.8, 10).double())
+    torch.testing.assert_close(u.exp(), torch.full((10,), 6.0), rtol=0.05, atol=0)
