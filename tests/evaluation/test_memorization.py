@@ -51,7 +51,7 @@ def test_the_copies_score_has_a_protocol_an_interval_and_a_figure(data: Folder, 
 
 
 def test_missing_held_out_images_are_refused(data: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    extractor: Any = SimpleNamespace(kind="pixels")
+    extractor: Any = SimpleNamespace(kind="pixels", suit=lambda kind, shape: None)
     scorer = Scorer(data, "train", extractor, [], tmp_path, tmp_path)
     scorer.check(4, [], ["pixels"])
     monkeypatch.setitem(data.splits, "val", data.splits["val"].take(torch.arange(0)))
