@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from diffusion.base.files import read_table
-from diffusion.cli.race import race as run_race
 from diffusion.errors import UserError
+from diffusion.extras.race import race as run_race
 from diffusion.metric.record import Reference, Score
 from diffusion.report import race
 from diffusion.report.race import LEAST, Race, gate, score_of
