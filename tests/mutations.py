@@ -276,6 +276,8 @@ FAULTS = {
     "process/test_weighting.py": [
         ("weights: q instead of q²", "weight * q**2", "weight * q"),
         ("min-SNR: maximum instead of minimum", "clamp(max=gamma)", "clamp(min=gamma)"),
+        ("soft min-SNR: γ instead of 1/γ", "+ 1 / gamma)", "+ gamma)"),
+        ("truncated SNR: minimum instead of maximum", "clamp(min=1)", "clamp(max=1)"),
         ("velocity: minimum instead of maximum", "clamp(min=clip)", "clamp(max=clip)"),
         ("sigmoid: wrong sign of log-SNR", "bias - schedule.log_snr(t)", "bias + schedule.log_snr(t)"),
     ],
