@@ -47,6 +47,7 @@ FAULTS = {
     ],
     "evaluation/test_commands.py": [
         ("the number of samples is not the run's", 'score.get("n") or SCORED', "SCORED"),
+        ("by class: any reference has the classes", "    if scorer.given:\n", "    if False:\n"),
     ],
     "training/test_weak_models.py": [("filled with early weights", "if missing or fills:", "if missing:")],
     "reliability/test_exact_resume.py": [
@@ -276,6 +277,8 @@ FAULTS = {
     "process/test_weighting.py": [
         ("weights: q instead of q²", "weight * q**2", "weight * q"),
         ("min-SNR: maximum instead of minimum", "clamp(max=gamma)", "clamp(min=gamma)"),
+        ("soft min-SNR: γ instead of 1/γ", "+ 1 / gamma)", "+ gamma)"),
+        ("truncated SNR: minimum instead of maximum", "clamp(min=1)", "clamp(max=1)"),
         ("velocity: minimum instead of maximum", "clamp(min=clip)", "clamp(max=clip)"),
         ("sigmoid: wrong sign of log-SNR", "bias - schedule.log_snr(t)", "bias + schedule.log_snr(t)"),
     ],
@@ -358,6 +361,15 @@ FAULTS = {
         ("a normal quantile for few photographs", "width = quantile(min", "width = Z or quantile(min"),
         ("floor: other photographs count", "features=rest, photographs=None", "features=rest"),
         ("real images: tiles count as independent", "self.reference, name, {}, own)", "self.reference, name, {})"),
+    ],
+    "metric/test_classes.py": [
+        ("the samples of all classes", "images[classes == i]", "images"),
+        ("the real images of all classes", "{scorer.split: real}", "{scorer.split: every}"),
+        (
+            "a class without scores ends the command",
+            "except UserError as error:  # the other",
+            "except KeyError as error:  #",
+        ),
     ],
     "study/test_study_report.py": [
         ("settings: other photographs count", "[score.metric] = score.paired", "[score.metric] = score")

@@ -50,6 +50,12 @@ def test_the_score_sde_loss_is_the_squared_error_of_the_noise(recipe: str) -> No
     torch.testing.assert_close(objective.weighting(kind, prediction, t), of_y**2)
 
 
+def test_the_quadratic_schedule_has_the_ends_of_ddpm() -> None:
+    """β_i = (a + (b − a)(i − 1)/(T − 1))² with a² = 1e-4 and b² = 0.02: "quad" in DDIM's code."""
+    expected = (0.01 + (0.02**0.5 - 0.01) * torch.arange(1000).double() / 999) ** 2
+    torch.testing.assert_close(made("schedule", "quadratic").betas(), expected, rtol=1e-9, atol=0)
+
+
 # The largest error over all schedules with 20 steps, as measured.
 LARGEST = {
     "ancestral": 0.179, "ddim": 0.121, "dpm_2m": 0.0159, "dpm_2m_sde": 0.0349, "dpm_3m": 0.0130, "dpm_3m_sde": 0.0443,
