@@ -11,7 +11,7 @@ from importlib import import_module
 from diffusion.base.files import code_version
 from diffusion.errors import nearest
 
-COMMANDS = {  # by what a user wants: the name of a module of diffusion.cli, and what it does
+COMMANDS = {  # by what a user wants: the name of a command, and what it does
     "Make a model": {
         "train": "train a model on images, resume a run, or run a sweep",
         "finetune": "go on from a trained model with your own photographs",
@@ -41,6 +41,7 @@ COMMANDS = {  # by what a user wants: the name of a module of diffusion.cli, and
         "completion": "complete commands and settings in the shell",
     },
 }
+BESIDE = ("race", "reproduce")  # the main job: in diffusion.extras
 NAMES = [name for commands in COMMANDS.values() for name in commands]
 
 ABOUT = """\
@@ -54,7 +55,9 @@ Diffusion models on images: train, sample, edit and compare them.
 
 def module_of(name: str) -> str:
     """The module of a command; that of `train` is on top, because `python -m diffusion.train` is the same."""
-    return "diffusion.train" if name == "train" else f"diffusion.cli.{name}"
+    if name == "train":
+        return "diffusion.train"
+    return f"diffusion.{'extras' if name in BESIDE else 'cli'}.{name}"
 
 
 def main() -> None:

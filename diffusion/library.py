@@ -19,15 +19,15 @@ from torch import Tensor
 from diffusion.base.console import count
 from diffusion.base.pixels import resolution_of
 from diffusion.checkpoint.find import trained
-from diffusion.checkpoint.hub import is_address
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import flat, make
 from diffusion.config.choices import choice, choices, groups, searching
 from diffusion.config.inherit import Change, changes_of
 from diffusion.config.schema import SCORED, Mixed
 from diffusion.data import ImageData, Split
+from diffusion.doors.hub import is_address
 from diffusion.errors import UserError
-from diffusion.export.formats import FORMATS
+from diffusion.extras.formats import FORMATS
 from diffusion.kinds.guess import kind_of_tensor
 from diffusion.kinds.kind import Kind, Shape, Source
 from diffusion.metric import score as metrics_of

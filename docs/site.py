@@ -27,7 +27,7 @@ from diffusion.config.choices import default_choices, files, groups, inner_group
 from diffusion.config.messages import documentation
 from diffusion.config.schema import COMMANDS, Settings
 from diffusion.errors import shown
-from diffusion.export.web import write_web
+from diffusion.extras.web import write_web
 from docs import choices, gallery
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from diffusion.base.files import PACKAGE
 from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.restore import restore
-from diffusion.export.card import write_card
+from diffusion.extras.card import write_card
 from docs.pretrained import halved
 
 OUT = Path(__file__).with_name("zoo")

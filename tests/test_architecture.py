@@ -13,8 +13,8 @@ import pytest
 from diffusion.base.files import PACKAGE
 from diffusion.checkpoint.find import BUNDLED
 from diffusion.cli.new import EXAMPLES
-from diffusion.cli.reproduce import committed
 from diffusion.config.choices import conf_dir, groups
+from diffusion.extras.reproduce import committed
 
 MATHEMATICS = ("process", "model")
 CORE = {room: set() for room in (*MATHEMATICS, "metric")} | {

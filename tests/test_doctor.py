@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffusion.checkpoint import storage
-from diffusion.tasks import checks
+from diffusion.extras import checks
 
 TRACEBACK = "Traceback:\n  File x\nRuntimeError: CUDA error: planted\nFor debugging consider CUDA_LAUNCH_BLOCKING=1.\n"
 FILES = {

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError
 
 import pytest
 
-from diffusion.__main__ import NAMES, main
+from diffusion.__main__ import BESIDE, NAMES, main
 from diffusion.base.files import PACKAGE, code_version
 from diffusion.cli.completion import candidates
 from diffusion.config import messages as helps
@@ -32,7 +32,7 @@ def test_every_name_that_the_help_lists_has_a_help_of_its_own(capsys: pytest.Cap
 
 
 def test_the_table_of_commands_is_complete(capsys, monkeypatch) -> None:
-    assert {*NAMES} == {"train", *(file.stem for file in (PACKAGE / "cli").glob("[!_]*.py"))}
+    assert {*NAMES} == {"train", *BESIDE, *(file.stem for file in (PACKAGE / "cli").glob("[!_]*.py"))}
     monkeypatch.setattr(sys, "argv", ["diffusion"])
     main()
     listed = capsys.readouterr().out

@@ -8,8 +8,9 @@ from typing import Any
 
 from diffusion.base.console import console
 from diffusion.base.files import PACKAGE
-from diffusion.checkpoint import diffusers_folder, hub, storage, zoo
+from diffusion.checkpoint import storage
 from diffusion.checkpoint.restore import Restored, read, restore
+from diffusion.doors import diffusers_folder, hub, zoo
 from diffusion.errors import UserError
 from diffusion.metric.precision import set_precision
 from diffusion.runs.folder import is_sweep, runs_below

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from diffusion.base.console import console, count
 from diffusion.base.files import tensor_digest
-from diffusion.checkpoint import authors, diffusers_folder, storage
+from diffusion.checkpoint import storage
 from diffusion.config import build
 from diffusion.config.build import check_targets, make, plain_config
+from diffusion.doors import authors, diffusers_folder
 from diffusion.errors import UserError
 from diffusion.kinds.kind import Kind, Shape
 from diffusion.model.network import to_channels_last
@@ -105,7 +106,7 @@ def read(path: Path, to_train: bool = False) -> dict[str, Any]:
         raise UserError(f"ckpt={path}: no such file; name a run (`diffusion status` lists them), a file or demo")
     exported = path.is_dir() or path.suffix == storage.SUFFIX
     if path.is_dir():
-        contents = diffusers_folder.read(path, PREFIX)
+        contents = diffusers_folder.read(path, PREFIX, storage.ABOUT)
     else:
         contents = storage.exported(path, PREFIX) if exported else storage.load(path)
         if "config" not in contents:

@@ -29,7 +29,7 @@ def check(page: Path | None) -> None:
     if bad := [part for verdict, part, _ in lines if verdict == BAD]:
         raise UserError(f"not usable: {', '.join(bad)}")
     if page:
-        from diffusion.tasks.checks import attempt  # imports torch
+        from diffusion.extras.checks import attempt  # imports torch
 
         attempt(page, lines)
 

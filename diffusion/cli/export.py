@@ -27,9 +27,10 @@ def export(
     private: bool, pictures_only: bool, config_dir: str | None,
 ) -> None:  # fmt: skip
     """Write what the command line asks for, and print its path."""
-    from diffusion.checkpoint import find, hub, restore, zoo
+    from diffusion.checkpoint import find, restore
     from diffusion.config.choices import choice, searching
-    from diffusion.export import formats
+    from diffusion.doors import hub, zoo
+    from diffusion.extras import formats
 
     if pictures_only and format != "web":
         raise UserError("--pictures-only: it is for a page; add --format web")
@@ -58,8 +59,9 @@ def published(name: str, private: bool, model: "Restored") -> None:
     from tempfile import TemporaryDirectory
 
     from diffusion.base.pixels import save_png
-    from diffusion.checkpoint import diffusers_folder, find, hub, storage
-    from diffusion.export import card
+    from diffusion.checkpoint import find, storage
+    from diffusion.doors import diffusers_folder, hub
+    from diffusion.extras import card
     from diffusion.library import Model
     from diffusion.sampling.parallel import choose_device
 

@@ -9,7 +9,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from diffusion.cli.reproduce import read
+from diffusion.extras.reproduce import read
 from diffusion.report.compare import compare
 
 

@@ -16,11 +16,11 @@ from stand_ins import ReplayStreams
 from torch import Tensor
 
 import diffusion
-from diffusion.checkpoint import diffusers_folder
 from diffusion.checkpoint.find import of_run
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
 from diffusion.config.choices import composed
+from diffusion.doors import diffusers_folder
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser
 from diffusion.recipe.facts import Facts

@@ -13,9 +13,9 @@ import yaml
 from hub import Hub, serving
 
 import diffusion
-from diffusion.checkpoint import diffusers_folder
 from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.restore import restore
+from diffusion.doors import diffusers_folder
 from diffusion.metric.record import Reference, Score
 from diffusion.runs.folder import append_scores
 from diffusion.training.resume import initial

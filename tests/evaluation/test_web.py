@@ -14,7 +14,7 @@ from browser import chromium, visit
 from diffusion.base.pixels import grid, save_png
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.errors import UserError
-from diffusion.export.web import STEPS, network_onnx, tables, write_web
+from diffusion.extras.web import STEPS, network_onnx, tables, write_web
 from diffusion.metric.record import Reference, Score
 from diffusion.model import UNet
 from diffusion.process import grid as grids
@@ -136,7 +136,7 @@ def test_a_flow_map_draws_as_one_types_a_seed(chromium: Any, tmp_path: Path) -> 
 def test_the_page_for_others_shows_pictures_and_no_paths_states_or_commands(
     two_steps: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("diffusion.export.web.network_onnx", lambda *_: b"")
+    monkeypatch.setattr("diffusion.extras.web.network_onnx", lambda *_: b"")
     shutil.copytree(two_steps, run := tmp_path / "run")
     (run / "run.json").write_text((run / "run.json").read_text().replace('"complete"', '"running"'))
     save_png(grid(torch.zeros(4, 3, 8, 8, dtype=torch.uint8)), run / "samples/step-00000002.png")
@@ -157,7 +157,7 @@ def test_a_missing_onnx_exporter_is_reported_with_the_install_command(monkeypatc
 
 
 def test_a_page_of_pictures_only_has_no_charts_and_scores(command, two_steps: Path, monkeypatch) -> None:
-    monkeypatch.setattr("diffusion.export.web.network_onnx", lambda *_: b"")
+    monkeypatch.setattr("diffusion.extras.web.network_onnx", lambda *_: b"")
     shutil.copytree(two_steps, "run")
     save_png(grid(torch.zeros(4, 3, 8, 8, dtype=torch.uint8)), Path("run/samples/step-00000002.png"))
     score = Score("fd_lite0", 12.3, 8, reference=Reference("val", 8, "k"), low=10.0, high=14.0)

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import diffusion
-from diffusion.checkpoint import storage, zoo
+from diffusion.checkpoint import storage
 from diffusion.checkpoint.find import named, trained
 from diffusion.checkpoint.restore import restore
+from diffusion.doors import zoo
 from diffusion.errors import UserError
 
 

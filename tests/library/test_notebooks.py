@@ -10,8 +10,8 @@ import pytest
 
 from diffusion import library
 from diffusion.base.files import PACKAGE
-from diffusion.checkpoint.zoo import RELEASE
 from diffusion.data import Split
+from diffusion.doors.zoo import RELEASE
 
 FEW = ("trainer.max_steps=2", "trainer.val_check_interval=1", "samples.n=0", "score.n=0")
 
@@ -56,7 +56,7 @@ def test_the_tour(names_of, monkeypatch):
 
 def test_the_training_on_photographs(names_of, tmp_path, monkeypatch):
     pytest.importorskip("onnxscript")  # otherwise it would be installed
-    monkeypatch.setattr("diffusion.export.web.network_onnx", lambda *_: b"")
+    monkeypatch.setattr("diffusion.extras.web.network_onnx", lambda *_: b"")
     names = names_of("finetune")
     before, after = names["rows"]
     assert before.shape == after.shape == (8, 3, 8, 8)

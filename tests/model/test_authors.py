@@ -10,27 +10,27 @@ from networks import filled, saved
 from safetensors.torch import save_file
 
 from diffusion.base.pixels import to_unit
-from diffusion.checkpoint.authors import Weights, recognized
 from diffusion.checkpoint.restore import read, restore
 from diffusion.config.build import make
 from diffusion.config.choices import choice, choices, searching
 from diffusion.data.encoder import VAE
+from diffusion.doors.authors import Weights, recognized
 from diffusion.errors import UserError
 from diffusion.training.resume import start_from
 
 ADM = """
-_target_: diffusion.checkpoint.authors.ADM
+_target_: diffusion.doors.authors.ADM
 recipe: [experiment=improved_ddpm, model=unet_adm, "model.channels=[32,64]", "model.attention=[false,true]",
          model.blocks=1, model.head_dim=16, data.resolution=16]
 heads_first: {}
 """
 JIT = """
-_target_: diffusion.checkpoint.authors.JiT
+_target_: diffusion.doors.authors.JiT
 recipe: [experiment=flow, prediction=x0, model=jit_tiny, model.width=48, model.heads=3, model.depth=2, model.context=4,
          model.context_from=1, model.image_time=true, data.resolution=16]
 """
 DIT = """
-_target_: diffusion.checkpoint.authors.DiT
+_target_: diffusion.doors.authors.DiT
 recipe: [{}, model=dit_tiny, model.patch=2, model.width=64, model.heads=4, model.depth=2, model.in_channels=4,
          model.shift=0, encoder=vae, encoder.path=vae]
 factor: 2
@@ -43,7 +43,7 @@ flow: {}
 @pytest.fixture
 def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of own choices; the published ones are not tried before `mine`, which would take a second."""
-    monkeypatch.setattr("diffusion.checkpoint.authors.choices", lambda group: ["mine"])
+    monkeypatch.setattr("diffusion.doors.authors.choices", lambda group: ["mine"])
     (tmp_path / "conf/authors").mkdir(parents=True)
     return tmp_path / "conf"
 

@@ -7,7 +7,7 @@ import torch
 from networks import filled
 from torch import Tensor, nn
 
-from diffusion.checkpoint.diffusers_folder import from_diffusers, network_of, to_diffusers
+from diffusion.doors.diffusers_folder import from_diffusers, network_of, to_diffusers
 from diffusion.model import DiT, UNet
 
 diffusers = pytest.importorskip("diffusers")

@@ -12,10 +12,10 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from diffusion.base.files import read_table
-from diffusion.cli import race as cli
-from diffusion.cli.race import SECONDS
-from diffusion.cli.race import race as run_race
 from diffusion.errors import UserError
+from diffusion.extras import race as extras
+from diffusion.extras.race import SECONDS
+from diffusion.extras.race import race as run_race
 from diffusion.metric.record import Reference, Score
 from diffusion.report import race
 from diffusion.report.race import LEAST, Race, gate, score_of
@@ -126,8 +126,8 @@ def test_the_commands_of_a_race_name_folders_with_a_comma_whatever_is_in_them(tm
         settings = [word for word in words if word.startswith(("ckpt=", "hydra.run.dir="))]
         named.update(each.value() for each in OverridesParser.create().parse_overrides(settings))
 
-    monkeypatch.setattr(cli, "run_command", parsed)
-    monkeypatch.setattr(cli, "judged", lambda *_: {"verdict": "record", "words": "A record."})
+    monkeypatch.setattr(extras, "run_command", parsed)
+    monkeypatch.setattr(extras, "judged", lambda *_: {"verdict": "record", "words": "A record."})
     run_race(str(entry), LEAST, out, SECONDS)
     folders = [f"{name}-{seed}" for name in ("seed", "test") for seed in range(LEAST)]
     assert named == {"auto", *(str(out / "tiny" / name) for name in folders)}

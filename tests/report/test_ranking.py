@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from diffusion.cli.reproduce import committed
+from diffusion.extras.reproduce import committed
 from diffusion.metric.record import Reference, Score
 from diffusion.report.compare import Column, Comparison, Row
 from diffusion.report.ranking import ranking

@@ -11,12 +11,12 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from diffusion.base.files import PACKAGE
-from diffusion.cli import reproduce
-from diffusion.cli.reproduce import StudySweep, read
 from diffusion.config.build import validated
 from diffusion.config.choices import choices, composed, searching
 from diffusion.config.schema import COMMANDS
 from diffusion.errors import UserError
+from diffusion.extras import reproduce
+from diffusion.extras.reproduce import StudySweep, read
 
 RESULTS = PACKAGE.parent / "docs/results"
 TABLES = [(name, table) for name in choices("results") for table in reproduce.committed(name)]

@@ -17,7 +17,7 @@ import diffusion
 from diffusion.base.pixels import tiles
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.errors import UserError
-from diffusion.export.web import TIMES, write_web
+from diffusion.extras.web import TIMES, write_web
 from diffusion.process import grid as grids
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.sampler import DDIM, DPMSolver, Heun

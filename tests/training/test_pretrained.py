@@ -9,9 +9,9 @@ from composing import settings, train
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.find import BUNDLED, at_step, named, trained
 from diffusion.checkpoint.restore import network_hash, restore
-from diffusion.cli import reproduce
 from diffusion.config.build import validated
 from diffusion.config.schema import Train
+from diffusion.extras import reproduce
 from diffusion.runs.again import ENLARGED
 from diffusion.runs.folder import read_metrics, read_yaml
 from diffusion.sampling.given import condition_of

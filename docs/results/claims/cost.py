@@ -16,7 +16,7 @@ import torch
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from diffusion.cli.reproduce import read
+from diffusion.extras.reproduce import read
 from diffusion.config.build import validated
 from diffusion.config.choices import composed, searching
 from diffusion.config.schema import Train

@@ -15,7 +15,7 @@ from PIL import Image
 
 from diffusion.base.files import read_table
 from diffusion.base.pixels import grid, save_png, tiles
-from diffusion.cli.reproduce import means, read
+from diffusion.extras.reproduce import means, read
 from diffusion.report.compare import Mean, label
 
 HERE = Path(__file__).parent

@@ -36,11 +36,11 @@ from typing import Any
 
 from diffusion.base.console import console
 from diffusion.base.files import PACKAGE, replace
-from diffusion.cli.reproduce import run_command
 from diffusion.config.build import flat, validated
 from diffusion.config.choices import composed, conf_dir, searching
 from diffusion.config.schema import Train
 from diffusion.errors import Arguments, UserError, shown
+from diffusion.extras.reproduce import run_command
 from diffusion.report.race import LEAST, Race, gate, score_of
 from diffusion.runs.folder import Run, is_run
 

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from diffusion.checkpoint import diffusers_folder, storage
+from diffusion.checkpoint import storage
 from diffusion.checkpoint.restore import Restored
+from diffusion.doors import diffusers_folder
 
 
 def write_safetensors(file: Path, model: Restored) -> str:
@@ -18,7 +19,7 @@ def write_diffusers(folder: Path, model: Restored) -> str:
 
 def write_page(file: Path, model: Restored, pictures_only: bool = False) -> str:
     """A page that draws in any browser; with `pictures_only`, without charts and scores."""
-    from diffusion.export.web import write_web  # imports the reports
+    from diffusion.extras.web import write_web  # imports the reports
 
     return f"{write_web(file, model, pictures_only)}{unguided(model)}"
 

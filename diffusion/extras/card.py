@@ -9,11 +9,11 @@ from typing import Any
 import yaml
 
 from diffusion.base.files import VERSION, replace
-from diffusion.checkpoint import hub
 from diffusion.checkpoint.find import run_folder
 from diffusion.checkpoint.restore import Restored, network_hash
 from diffusion.config.build import OPTIONAL_PARTS, PARTS
 from diffusion.data import ImageData
+from diffusion.doors import hub
 from diffusion.errors import command_line
 from diffusion.report.compare import from_default
 from diffusion.report.page import Section, Table, escaped, picture, shell

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from diffusion.checkpoint import diffusers_folder
+from diffusion.doors import diffusers_folder
 from diffusion.errors import UserError, first_line, imported
 
 SCHEME, FILE, TAG = "hf://", "model.safetensors", "diffusion-experiments"

@@ -15,7 +15,7 @@ the folder.
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,6 @@ import yaml
 from torch import Tensor, nn
 
 from diffusion.base.pixels import height_width, resolution_of
-from diffusion.checkpoint import storage
 from diffusion.config.build import make
 from diffusion.config.choices import choice, composed
 from diffusion.errors import UserError, first_line, imported
@@ -178,10 +177,11 @@ def _theirs(part: Any) -> str:
     return NAMES[name]
 
 
-def read(folder: Path, prefix: str) -> dict[str, Any]:
+def read(folder: Path, prefix: str, about: Collection[str]) -> dict[str, Any]:
     """Read the model of any pipeline folder, in the form of a checkpoint: `prefix` is added to each tensor's name.
 
-    Raises UserError for parts that are missing, unreadable, or have no counterpart here.
+    `about` are the keys that the recipe of a folder of ours may have. Raises UserError for parts that are missing,
+    unreadable, or have no counterpart here.
     """
     their = library()
     how = {"use_safetensors": True, "low_cpu_mem_usage": False, "output_loading_info": True}  # a pickle could run code
@@ -192,7 +192,7 @@ def read(folder: Path, prefix: str) -> dict[str, Any]:
             raise ValueError(f"its weights do not fit its network, such as {wrong[0]}")
         weights = from_diffusers(network.state_dict())
         if (folder / RECIPE).is_file():
-            contents = {key: value for key, value in _json(folder / RECIPE).items() if key in storage.ABOUT}
+            contents = {key: value for key, value in _json(folder / RECIPE).items() if key in about}
         else:
             contents = _foreign(folder, dict(network.config))
             if contents["labels"]:  # our last row is "no class"; theirs are all classes

@@ -20,7 +20,7 @@ from diffusion.base.console import console, track
 from diffusion.base.files import replace
 from diffusion.checkpoint import storage
 from diffusion.errors import UserError, first_line, shown
-from diffusion.export.card import homeless
+from diffusion.extras.card import homeless
 from diffusion.report.page import Table
 from diffusion.runs.folder import read_metrics
 from diffusion.sampling.parallel import choose_device, device_name
