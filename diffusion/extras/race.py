@@ -39,7 +39,7 @@ from diffusion.base.files import PACKAGE, replace
 from diffusion.config.build import flat, validated
 from diffusion.config.choices import composed, conf_dir, searching
 from diffusion.config.schema import Train
-from diffusion.errors import Arguments, UserError
+from diffusion.errors import Arguments, UserError, shown
 from diffusion.extras.reproduce import run_command
 from diffusion.report.race import LEAST, Race, gate, score_of
 from diffusion.runs.folder import Run, is_run
@@ -82,14 +82,14 @@ def race(entry: str, seeds: int, out: Path, seconds: float) -> None:
         if is_run(place):
             check_recipe(place, words, conf)
         if not is_run(place) or Run(place).state != "complete":
-            run_command("train", [*words, "--config-dir", str(conf), f'hydra.run.dir="{place}"', "ckpt=auto"])
+            run_command("train", [*words, "--config-dir", str(conf), f"hydra.run.dir={shown(place)}", "ckpt=auto"])
     runs = [Run(place) for place in places]
     verdict = judged(runs, json.loads(RECORDS.read_text())[-1])
     if seconds != SECONDS:
         verdict |= {"verdict": "try", "words": f"{verdict['words']} A try of {seconds:g} seconds is no record."}
     if verdict["verdict"] == "record":  # only now, since a look at the test photographs spends them
         for seed, run in enumerate(runs):
-            own = [f"ckpt={run.folder}", f"n={IMAGES}", f'hydra.run.dir="{folder / f"test-{seed}"}"']
+            own = [f"ckpt={shown(run.folder)}", f"n={IMAGES}", f"hydra.run.dir={shown(folder / f'test-{seed}')}"]
             run_command("evaluate", [*own, "split=test", "baselines=[]"])
     replace(folder / "race.json", json.dumps({"entry": file.stem, "seconds": seconds} | verdict, indent=2))
     console.print(f"\n{verdict['words']}\n{folder / 'race.json'}")

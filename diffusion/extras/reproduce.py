@@ -25,7 +25,7 @@ from diffusion.base.files import PACKAGE, digest, read_table
 from diffusion.config.build import validated
 from diffusion.config.choices import choices, nodes, searching
 from diffusion.config.schema import Settings
-from diffusion.errors import Arguments, UserError, command_line, nearest
+from diffusion.errors import Arguments, UserError, command_line, nearest, shown
 from diffusion.report.compare import Mean, compare, label
 from diffusion.runs.folder import Run, jobs_of
 
@@ -87,9 +87,9 @@ def run_sweep(folder: Path, more: tuple[str, ...]) -> list[Run]:
     for of in sweep.of:
         trained = run_sweep((folder.parents[1] if "/" in of else folder.parent) / of, more)
         models += [run for run in trained if run.config not in [model.config for model in models]]
-    ckpt = [f"ckpt={','.join(str(run.folder) for run in models)}"] if models else []
+    ckpt = [f"ckpt={','.join(shown(run.folder) for run in models)}"] if models else []
     for case in sweep.cases:
-        run_command(sweep.command, ["-m", *ckpt, *sweep.common, *case, *words, f"hydra.sweep.dir={folder}"])
+        run_command(sweep.command, ["-m", *ckpt, *sweep.common, *case, *words, f"hydra.sweep.dir={shown(folder)}"])
     return jobs_of(folder)
 
 

@@ -9,9 +9,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from diffusion.base.files import read_table
 from diffusion.errors import UserError
+from diffusion.extras import race as extras
+from diffusion.extras.race import SECONDS
 from diffusion.extras.race import race as run_race
 from diffusion.metric.record import Reference, Score
 from diffusion.report import race
@@ -113,6 +116,21 @@ def test_an_entry_with_the_name_of_a_bundled_experiment_is_refused(tmp_path):
     (entry := tmp_path / "demo.yaml").write_text(ENTRY % 1e-3)
     with pytest.raises(UserError, match="a bundled experiment has this name"):
         run_race(str(entry), LEAST, tmp_path, 30)
+
+
+def test_the_commands_of_a_race_name_folders_with_a_comma_whatever_is_in_them(tmp_path, monkeypatch):
+    (entry := tmp_path / "tiny.yaml").write_text(ENTRY % 1e-3)
+    out, named = tmp_path / 'one, "two"', set()
+
+    def parsed(name: str, words: list[str]) -> None:
+        settings = [word for word in words if word.startswith(("ckpt=", "hydra.run.dir="))]
+        named.update(each.value() for each in OverridesParser.create().parse_overrides(settings))
+
+    monkeypatch.setattr(extras, "run_command", parsed)
+    monkeypatch.setattr(extras, "judged", lambda *_: {"verdict": "record", "words": "A record."})
+    run_race(str(entry), LEAST, out, SECONDS)
+    folders = [f"{name}-{seed}" for name in ("seed", "test") for seed in range(LEAST)]
+    assert named == {"auto", *(str(out / "tiny" / name) for name in folders)}
 
 
 @pytest.mark.slow

@@ -94,11 +94,10 @@ sweeps:
 
 
 def test_a_study_is_run_committed_and_compared(ran, tiny, tmp_path, monkeypatch, capfd):
-    complete = []
+    complete, out = [], tmp_path / "one, two"  # of which Hydra would make a sweep
 
     def here(what, words):
-        out = ran(what, words)
-        complete.append(out.count("is already complete"))
+        complete.append(ran(what, words).count("is already complete"))
 
     monkeypatch.setattr(reproduce, "run_command", here)
     monkeypatch.setattr("diffusion.training.ending.write_report", lambda *_, **__: None)
@@ -110,12 +109,12 @@ def test_a_study_is_run_committed_and_compared(ran, tiny, tmp_path, monkeypatch,
 
     def run(*options):
         reproduce.run_sweep.cache_clear()
-        return reproduce.main(["mine", "--config-dir", str(tmp_path / "conf"), *options])
+        return reproduce.main(["mine", "--config-dir", str(tmp_path / "conf"), "--out", str(out), *options])
 
     commit = runpy.run_path(str(PACKAGE.parent / "docs/results/commit.py"))["commit"]
     assert run() == 0
     with searching([tmp_path / "conf"]):
-        commit("mine", results=tmp_path / "docs")
+        commit("mine", out, tmp_path / "docs")
     assert run() == 0
     table = tmp_path / "docs/mine/drawn.csv"
     head, *lines = (line.split(",") for line in table.read_text().splitlines())
