@@ -211,6 +211,5 @@ class Uncertainty(nn.Module):
         """(B,) u at t (B,): the logarithm of the mean loss of its noise level, once it is learned."""
         noise = (-schedule.log_snr(t) / 8).clamp(-10, 10).to(self.frequencies)
         features = 2**0.5 * torch.cos(torch.outer(noise, self.frequencies) + self.phases)
-        return (features * self.weight).sum(dim=1) / self.weight.shape[
-            1
-        ] ** 0.5  # no product, which autocast would round
+        # no product of matrices, which autocast would round
+        return (features * self.weight).sum(dim=1) / self.weight.shape[1] ** 0.5

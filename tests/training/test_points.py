@@ -90,6 +90,8 @@ def test_bits_are_those_of_the_density_and_the_bound_of_8_bits_is_refused(run: P
 
 def test_other_parts_than_those_for_points_are_refused_in_one_line(refused) -> None:
     assert "features=points" in refused("train", ["data=points", "model=mlp", "hydra.run.dir=out"])
+    words = ["data=points", "model=unet_tiny", "features=points", "metrics=points", "hydra.run.dir=out"]
+    assert "choose model=mlp" in refused("train", words)
 
 
 def test_a_study_compares_samplers_with_the_best_denoiser_by_the_energy_distance(run: Path, ran, refused) -> None:
