@@ -13,7 +13,7 @@ import diffusion
 from diffusion.base.nearest import near_duplicates
 from diffusion.errors import UserError
 from diffusion.kinds.measured import SHOWN, Measured
-from diffusion.process.denoiser import Denoiser
+from diffusion.process.denoiser import Centred
 from diffusion.runs.folder import read_scores
 
 KELVIN, DEVIATION = 280, 5
@@ -37,14 +37,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[torch.Tensor]]:
     """The folder of a run, and the pictures that its network was given."""
-    run, seen, output = tmp_path_factory.mktemp("measured") / "run", list[torch.Tensor](), Denoiser.output
+    run, seen, output = tmp_path_factory.mktemp("measured") / "run", list[torch.Tensor](), Centred.output
 
     def noted(self: Any, x_t: torch.Tensor, t: torch.Tensor, picture: torch.Tensor, **given: Any) -> Any:
         seen.append(picture.detach())
         return output(self, x_t, t, picture=picture, **given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Denoiser, "output", noted)
+        patch.setattr(Centred, "output", noted)
         train([*WORDS, f"data.root={root}"], run)
     return run, seen
 

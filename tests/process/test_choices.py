@@ -11,7 +11,7 @@ from sampler_cases import COVARIANCE, MEAN
 from diffusion.config.build import make
 from diffusion.config.choices import choice, choices, composed
 from diffusion.process import grid
-from diffusion.process.denoiser import Denoiser, dynamic
+from diffusion.process.denoiser import denoiser_of, dynamic
 from diffusion.process.prediction import Eps
 from diffusion.process.schedule import linear
 from diffusion.randomness import Streams
@@ -28,7 +28,7 @@ def made(group: str, words: str, **parts: str) -> Any:
 @pytest.mark.parametrize(("name", "parts"), [*OBJECTIVES, *PARTS], ids=str)
 def test_every_objective_and_its_parts_train(name: str, parts: dict[str, str]) -> None:
     objective = made("objective", f"{name} +schedule.steps=1000", **parts)
-    denoiser = Denoiser(Affine(0.5, 0.1, 0.2), linear(), Eps(), ends=getattr(objective, "ends", 0))
+    denoiser = denoiser_of(Affine(0.5, 0.1, 0.2), linear(), Eps(), ends=getattr(objective, "ends", 0))
     x0 = (2 * torch.randint(0, 256, (8, 3, 4, 4)) / 255 - 1).float()
     result = objective(denoiser, x0, Streams(range(8)))
     result["loss"].mean().backward()
