@@ -15,8 +15,8 @@ from torch import Tensor
 import diffusion
 from diffusion.base.pixels import grid
 from diffusion.data import to_uint8
-from diffusion.tasks.opening import settings_of
-from diffusion.tasks.sample import enlargement, enlarging
+from diffusion.library.cascade import enlargement, enlarging
+from diffusion.library.opening import settings_of
 
 N, COLUMNS, SIDE = 16, 8, 128
 HOLD, FRAME = 2500, 90  # milliseconds of the results, and of a step

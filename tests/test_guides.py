@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 
-from diffusion import library
 from diffusion.base.files import PACKAGE
 from diffusion.data import Split
+from diffusion.library import model as library
 from diffusion.model import UNet
 
 ROOT = PACKAGE.parent

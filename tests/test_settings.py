@@ -127,7 +127,7 @@ def test_a_full_disk_is_named_by_the_folder(command, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("diffusion.tasks.sample.draw_samples", full)
+    monkeypatch.setattr("diffusion.library.opening.opened_model", full)
     assert "/disk/out: No space" in command("sample", ["ckpt=x", "hydra.run.dir=disk/out"])[2]
 
 
@@ -135,7 +135,7 @@ def test_a_bug_ends_a_command_with_a_traceback(command, monkeypatch):
     def buggy(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("diffusion.tasks.sample.draw_samples", buggy)
+    monkeypatch.setattr("diffusion.library.opening.opened_model", buggy)
     with pytest.raises(ZeroDivisionError):
         command("sample", ["ckpt=x", "device=cpu", "hydra.run.dir=out"])
 

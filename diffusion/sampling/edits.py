@@ -1,8 +1,8 @@
-"""Changes of a drawing: variants of an example, inverse problems, enlargements. `Edited` is what they give."""
+"""What can be asked of a model besides samples: variants of an example, inverse problems, enlargements, blends."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -13,16 +13,17 @@ from torchvision.transforms.functional import to_pil_image
 
 from diffusion.base.console import console
 from diffusion.base.pixels import grid, reduced
+from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.data import Split
-from diffusion.data.conditions import Condition
 from diffusion.errors import UserError
 from diffusion.kinds.kind import Kind, Shape, Source
 from diffusion.process.editing import Inpainting, SDEdit
 from diffusion.process.operators import Mask, Observation, observe
 from diffusion.randomness import Streams
 from diffusion.sampling.drawing import Drawing
-from diffusion.sampling.given import Given
+from diffusion.sampling.given import Given, condition_of
+from diffusion.sampling.request import Request
 
 STRENGTH = 0.6  # default for SDEdit
 NOISE = 0.02  # default of the noise of observations: 2.5 of 255 grey levels
@@ -42,73 +43,122 @@ class Edited(NamedTuple):
     size: tuple[int, ...] | None = None  # to keep from the first corner; None: all
 
 
-def varied(drawing: Drawing, picture: Source, strength: float = STRENGTH) -> Edited:
-    """`drawing`, changed to draw variants of a picture, or of other data of a user, by SDEdit."""
-    kind = drawing.kind
-    kind.require("edit")
-    example = kind.read(picture, drawing.shape)
-    sampler = SDEdit(drawing.sampler, kind.filled(kind.inside(example[None]))[0], strength)
-    return Edited(replace(of_picture(drawing, example), sampler=sampler), kind.pictures(example[None]))
+class EditRequest:
+    """What is asked of a model besides how it draws; this one asks for samples alone."""
+
+    fills: ClassVar[bool] = False  # whether part of a picture is filled, see `inheritance.inherited`
+
+    def of(self, restored: Restored, how: Request) -> Edited:
+        """The drawing of a model, edited. Raises UserError for what does not suit the model."""
+        return self.edited(how.drawing(restored))
+
+    def edited(self, drawing: Drawing) -> Edited:
+        return Edited(drawing)
 
 
-def filled(drawing: Drawing, picture: Source, mask: Source, method: Node) -> Edited:
-    """`drawing`, changed to fill a picture where its mask is white, by a method of conf/inpainting.
+@dataclass(frozen=True)
+class Variants(EditRequest):
+    """Variants of a picture, or of other data of a user, by SDEdit."""
 
-    Values that are missing are filled, too.
-    """
-    kind = drawing.kind
-    kind.require("edit")
-    part = kind.part(picture, mask, drawing.shape)
-    x, known = kind.known(part)
-    if not bool(known.any()):
-        raise UserError(
-            "mask: it touches all that the network knows of the picture, so nothing is kept; use a smaller one, or "
-            "`sample`"
+    picture: Source
+    strength: float = STRENGTH
+
+    def edited(self, drawing: Drawing) -> Edited:
+        kind = drawing.kind
+        kind.require("edit")
+        example = kind.read(self.picture, drawing.shape)
+        sampler = SDEdit(drawing.sampler, kind.filled(kind.inside(example[None]))[0], self.strength)
+        return Edited(replace(of_picture(drawing, example), sampler=sampler), kind.pictures(example[None]))
+
+
+@dataclass(frozen=True)
+class Filling(EditRequest):
+    """A picture, filled where its mask is white and where values are missing, by a method of conf/inpainting."""
+
+    picture: Source
+    mask: Source
+    method: Node
+    fills: ClassVar[bool] = True
+
+    def edited(self, drawing: Drawing) -> Edited:
+        kind = drawing.kind
+        kind.require("edit")
+        part = kind.part(self.picture, self.mask, drawing.shape)
+        x, known = kind.known(part)
+        if not bool(known.any()):
+            raise UserError(
+                "mask: it touches all that the network knows of the picture, so nothing is kept; use a smaller one, or "
+                "`sample`"
+            )
+        here = Mask(known)
+        seen = Observation(here, tuple(x.shape[1:]), here(x))
+        return Edited(answering(of_picture(drawing, part.example), seen, self.method), part.before, part.paste)
+
+
+@dataclass(frozen=True)
+class Solutions(EditRequest):
+    """Images of which a linear operator makes what is observed; see `observation_of`."""
+
+    picture: Source
+    operator: Node
+    method: Node
+    noise: float | None = None
+    observed: bool = False
+    fills: ClassVar[bool] = True
+
+    def edited(self, drawing: Drawing) -> Edited:
+        drawing.kind.require("edit")
+        seen, before = observation_of(
+            self.operator, self.picture, drawing.shape, self.noise, self.observed, drawing.seed, drawing.kind
         )
-    here = Mask(known)
-    seen = Observation(here, tuple(x.shape[1:]), here(x))
-    return Edited(answering(of_picture(drawing, part.example), seen, method), part.before, part.paste)
+        return Edited(answering(drawing, seen, self.method), before)
 
 
-def solved(
-    drawing: Drawing, picture: Source, operator: Node, method: Node, noise: float | None = None, observed: bool = False
-) -> Edited:
-    """`drawing`, changed to draw images of which a linear operator makes what is observed; see `observation_of`."""
-    drawing.kind.require("edit")
-    seen, before = observation_of(operator, picture, drawing.shape, noise, observed, drawing.seed, drawing.kind)
-    return Edited(answering(drawing, seen, method), before)
-
-
-def enlarged(
-    picture: Source, condition: Condition | None, shape: Shape, kind: Kind, draw: Callable[..., Drawing]
-) -> Edited:
-    """The drawing of a picture of any size, enlarged by the factor of a model's condition.
+@dataclass(frozen=True)
+class Enlargement(EditRequest):
+    """A picture of any size, enlarged by the factor of a model's condition.
 
     For comparison, `before` is the picture interpolated without the model. One that is smaller than those that
-    the model is given is continued by its reflection. Raises UserError if the model does not enlarge pictures.
-
-    Args:
-        shape, kind: of the model's examples, (C, *size).
-        draw: makes the drawing of the model, from the condition `given`.
+    the model is given is continued by its reflection.
     """
-    if condition is None or condition.factor == 1:
-        raise UserError("upscale: the model does not enlarge pictures; choose one of experiment=superres")
-    channels, *smallest = shape
-    factor, image = condition.factor, kind.read_free(picture, channels, "upscale")
-    size = [factor * side for side in image.shape[1:]]
-    missing = [max(0, side // factor - own) for side, own in zip(smallest, image.shape[1:], strict=True)]
-    padding = [(0, 0), *((0, each) for each in missing)]
-    padded = torch.from_numpy(np.pad(image.numpy(), padding, "reflect"))
-    x = kind.filled(kind.inside(padded[None]))
-    given = Given(condition, shape, kind, "the picture", named=condition.own(x))
-    drawing = draw(given=given)
-    console.print(f"{'x'.join(map(str, image.shape[:0:-1]))} to {'x'.join(map(str, size[::-1]))} {kind.unit}")
-    whole = channels, *(max(pair) for pair in zip(smallest, size, strict=True))
-    if whole != shape:
-        windows = (smallest[0], smallest[1]), factor
-        drawing = replace(drawing, given=replace(given, shape=whole), shape=whole, windows=windows)
-    before = kind.pictures(kind.enlarged(image, size)[None])
-    return Edited(drawing, reduced([*map(to_pil_image, before)]), size=tuple(size))
+
+    picture: Source
+
+    def of(self, restored: Restored, how: Request) -> Edited:
+        """Raises UserError if the model does not enlarge pictures."""
+        shape, kind = restored.shape, restored.kind
+        if how.given is not None:
+            raise UserError("given: the condition of an enlargement is its picture; remove it")
+        condition = condition_of(how.condition, restored.facts, shape)
+        if condition is None or condition.factor == 1:
+            raise UserError("upscale: the model does not enlarge pictures; choose one of experiment=superres")
+        channels, *smallest = shape
+        factor, image = condition.factor, kind.read_free(self.picture, channels, "upscale")
+        size = [factor * side for side in image.shape[1:]]
+        missing = [max(0, side // factor - own) for side, own in zip(smallest, image.shape[1:], strict=True)]
+        padding = [(0, 0), *((0, each) for each in missing)]
+        padded = torch.from_numpy(np.pad(image.numpy(), padding, "reflect"))
+        x = kind.filled(kind.inside(padded[None]))
+        given = Given(condition, shape, kind, "the picture", named=condition.own(x))
+        drawing = replace(how, given=given).drawing(restored)
+        console.print(f"{'x'.join(map(str, image.shape[:0:-1]))} to {'x'.join(map(str, size[::-1]))} {kind.unit}")
+        whole = channels, *(max(pair) for pair in zip(smallest, size, strict=True))
+        if whole != shape:
+            windows = (smallest[0], smallest[1]), factor
+            drawing = replace(drawing, given=replace(given, shape=whole), shape=whole, windows=windows)
+        before = kind.pictures(kind.enlarged(image, size)[None])
+        return Edited(drawing, reduced([*map(to_pil_image, before)]), size=tuple(size))
+
+
+@dataclass(frozen=True)
+class Blend(EditRequest):
+    """Images between image 0 of one seed and image 0 of another (`process.editing.Between`)."""
+
+    first: int
+    last: int
+
+    def edited(self, drawing: Drawing) -> Edited:
+        return Edited(replace(drawing, seed=self.first, between=(self.first, self.last)))
 
 
 def of_picture(drawing: Drawing, example: Tensor) -> Drawing:

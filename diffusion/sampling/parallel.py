@@ -8,10 +8,10 @@ is one of these processes: it reads the drawings, draws its share of the batches
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -94,6 +94,21 @@ def draw(tasks: Sequence[Task], denoiser: Denoiser, devices: Sequence[torch.devi
         raise
     finally:
         plan.unlink(missing_ok=True)
+
+
+def draw_samples(
+    drawing: Drawing, source: Mapping[str, Any], n: int, batch_size: int, denoiser: Denoiser,
+    devices: Sequence[torch.device], folder: Path,
+) -> Tensor:  # fmt: skip
+    """Draw n samples (n, C, *size) on all devices; a killed command goes on from those in `folder`.
+
+    Args:
+        source: what they depend on, see `Drawing.source`.
+    """
+    files = drawing.files(folder, denoiser, n, batch_size, source)
+    task = Task(drawing, n, batch_size, files, f"sampling {count(n, 'image')}")
+    draw([task], denoiser, devices, folder)
+    return task(denoiser, devices[0])
 
 
 def draw_share(folder: Path) -> None:

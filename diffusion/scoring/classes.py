@@ -8,11 +8,18 @@ from torch import Tensor
 
 from diffusion.base.console import console
 from diffusion.checkpoint.restore import Restored
+from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.metric.record import FEW, Score
 from diffusion.metric.score import LEAST
 from diffusion.scoring.likelihood import has_classes_of
 from diffusion.scoring.pipeline import Scorer
+
+
+def counts_of(data: ImageData, split: str, restored: Restored) -> dict[str, int]:
+    """The number of reference images in each of the model's classes; of training images if the classes differ."""
+    same = has_classes_of(data, restored)
+    return dict(zip(data.classes, data.class_counts(split), strict=True)) if same else dict(restored.labels)
 
 
 def check_classes(scorer: Scorer, restored: Restored) -> None:

@@ -28,13 +28,13 @@ from diffusion.checkpoint.restore import Restored
 from diffusion.config.choices import RUN, choices, searched
 from diffusion.config.inherit import changes_of
 from diffusion.errors import UserError, command_line, shown
-from diffusion.library import Model
+from diffusion.library.cascade import enlargement, enlarging
+from diffusion.library.model import Model
+from diffusion.library.opening import completed, edit_of, settings_of
 from diffusion.process.denoiser import Estimate
 from diffusion.runs.again import ENLARGED
-from diffusion.sampling.edits import STRENGTH
-from diffusion.tasks.edit import edited
-from diffusion.tasks.opening import completed, options_of, settings_of
-from diffusion.tasks.sample import enlargement, enlarging
+from diffusion.sampling.edits import STRENGTH, EditRequest
+from diffusion.sampling.request import Request
 
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no fonts of other servers
 CSS = """
@@ -119,11 +119,9 @@ class Page:
             words.append("image=PICTURE")
             if image is None or (mask is not None and not mask.any()):
                 raise UserError("upload a picture first" if image is None else "paint over the part to fill first")
-        settings, paste = self.settings(command, words), None
-        if command == "edit":
-            drawing, _, paste, _ = edited(self.model, settings, image, mask)
-        else:
-            drawing = self.model.drawing(**options_of(settings))
+        settings = self.settings(command, words)
+        edit = edit_of(settings, image, mask) if command == "edit" else EditRequest()
+        drawing, _, paste, _ = edit.of(restored, Request.of(settings))
         device, n = self.model.device, settings.n
         images = drawing(restored.denoiser, n, device, n, None, after_step)
         said = drawing.saturation(images)

@@ -93,7 +93,7 @@ REFUSED = {
     "classes": ("sample", "{two_steps} then={labelled}", "its classes are others than those of the first model"),
     "no file": ("sample", "{two_steps} then=nowhere", "nowhere"),
     "a model without pictures": ("edit", "{two_steps} upscale=p.png", "does not enlarge pictures"),
-    "a mask": ("edit", "{larger} upscale=p.png mask=p.png", "upscale has no mask, operator, strength or given"),
+    "a mask": ("edit", "{larger} upscale=p.png mask=p.png", "upscale has no mask, operator or strength"),
     "two pictures": ("edit", "{larger} upscale=p.png image=p.png", "one of them"),
 }  # fmt: skip
 

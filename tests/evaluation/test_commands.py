@@ -15,10 +15,12 @@ import diffusion
 from diffusion.base.pixels import grid
 from diffusion.checkpoint.find import BUNDLED
 from diffusion.checkpoint.restore import restore
-from diffusion.cli import export
+from diffusion.cli import evaluate, export
 from diffusion.config.build import make
 from diffusion.config.inherit import changes_of
 from diffusion.data import Archive, Folder
+from diffusion.library.files import save_images
+from diffusion.library.opening import completed, settings_of
 from diffusion.metric.features import Lite0
 from diffusion.metric.record import Score
 from diffusion.metric.score import extract
@@ -27,9 +29,6 @@ from diffusion.process.sampler import DDIM
 from diffusion.runs.folder import append_scores, read_scores
 from diffusion.sampling import drawing
 from diffusion.sampling.drawing import Drawing
-from diffusion.tasks import evaluate
-from diffusion.tasks.opening import completed, settings_of
-from diffusion.tasks.sample import save_images
 
 QUICK = ["baselines=[]", "device=cpu"]
 

@@ -15,6 +15,7 @@ from diffusion.errors import UserError
 from diffusion.kinds.measured import SHOWN, Measured
 from diffusion.process.denoiser import Centred
 from diffusion.runs.folder import read_scores
+from diffusion.sampling.edits import Enlargement
 
 KELVIN, DEVIATION = 280, 5
 WORDS = [
@@ -95,7 +96,7 @@ def test_edits_read_and_write_files_in_their_units(model: Any, ran: Any, tmp_pat
     ran("edit", [*words, "upscale=coarse.npy", "hydra.run.dir=large"])
     large = np.load(tmp_path / "large/images/0.npy")
     assert large.shape == (1, 8, 8)
-    given = model.enlarged(coarse).drawing.given.rows([0])
+    given = Enlargement(coarse).of(model.restored, model.request()).drawing.given.rows([0])
     assert torch.allclose(given["lowres"], model.kind.inside(torch.from_numpy(coarse)[None]), atol=1e-5)
 
 

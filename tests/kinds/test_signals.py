@@ -18,7 +18,7 @@ from diffusion.kinds.signals import HEIGHT, WIDTH, Signals
 from diffusion.metric.measurements import Eyes
 from diffusion.process.sampler import DDIM
 from diffusion.sampling.drawing import Drawing
-from diffusion.sampling.edits import filled
+from diffusion.sampling.edits import Filling
 
 RANDOM = np.random.default_rng(0)
 VALUES = RANDOM.normal(20, 3, (400, 2)).astype("f4")
@@ -124,7 +124,7 @@ def test_a_filling_is_the_forecast_of_the_exact_law() -> None:
     x = data.splits["val"].images[0]
     drawing = Drawing(DDIM(60), data.shape, 0, kind=data.kind)
     method = {"_target_": "diffusion.process.editing.RePaint", "_partial_": True, "passes": 8}
-    edit = filled(drawing, x.numpy(), f"{past}:", method)
+    edit = Filling(x.numpy(), f"{past}:", method).edited(drawing)
     drawn = edit.drawing(denoiser, 200, torch.device("cpu"), 200)[:, 0]
     assert torch.allclose(drawn[:, :past], x[:, :past], atol=1e-5)
     known = torch.arange(16) < past

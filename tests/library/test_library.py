@@ -168,7 +168,7 @@ def test_images_are_scored_against_a_tensor_of_real_images():
 
 def test_tiles_of_a_reference_count_as_photographs(monkeypatch):
     real = diffusion.data.Split(PICTURE + torch.arange(8, dtype=torch.uint8).view(-1, 1, 1, 1), [*"aaabbbcc"])
-    monkeypatch.setattr("diffusion.library.split_of", lambda *_: real)
+    monkeypatch.setattr("diffusion.library.model.split_of", lambda *_: real)
     score = diffusion.score(PICTURE.flip(1) + real.images[:4], features="lite0", device="cpu")["fd_lite0"]
     assert 0 < score.samples_error < score.error
 

@@ -8,10 +8,10 @@ import sys
 import matplotlib
 import pytest
 
-from diffusion import library
 from diffusion.base.files import PACKAGE
 from diffusion.data import Split
 from diffusion.doors.zoo import RELEASE
+from diffusion.library import model as library
 
 FEW = ("trainer.max_steps=2", "trainer.val_check_interval=1", "samples.n=0", "score.n=0")
 

@@ -25,7 +25,7 @@ from diffusion.process.sampler import DDIM
 from diffusion.randomness import Streams
 from diffusion.report.scores import BASELINES, score_table
 from diffusion.runs.folder import read_scores
-from diffusion.sampling.edits import filled, observation_of
+from diffusion.sampling.edits import Filling, observation_of
 
 NOT_OF_LATENTS = "augmentation=edm", "crops=random", "condition=lowres", "validation.floor=true"
 
@@ -220,7 +220,9 @@ def test_a_hole_is_filled_without_looking_at_it(run, photos, monkeypatch):
     mask[5:10, 4:9] = True
     other = picture.copy()
     other[mask] = 255 - other[mask]
-    made = [filled(model.drawing("ddim"), each, mask, choice("inpainting", "repaint")) for each in (picture, other)]
+    made = [
+        Filling(each, mask, choice("inpainting", "repaint")).edited(model.drawing("ddim")) for each in (picture, other)
+    ]
     observed = [each.drawing.sampler.observation for each in made]
     assert torch.equal(observed[0].y, observed[1].y)
     known = observed[0].operator.known

@@ -13,8 +13,8 @@ import diffusion
 from diffusion.base.pixels import grid, to_rgb
 from diffusion.checkpoint.storage import early_file
 from diffusion.config.inherit import changes_of
+from diffusion.library.opening import completed, settings_of
 from diffusion.runs.folder import read_scores
-from diffusion.tasks.opening import completed, settings_of
 
 GUIDED = ["guidance=auto", "guidance.step=3", "guidance.scale=3", "trainer.max_steps=7", "samples.n=4"]
 

@@ -1,13 +1,9 @@
-"""`Model`: a trained model that draws, edits, enlarges, scores, studies and exports; `load`; `score` of any images.
-
-They are the API for notebooks and programs, and the commands of `diffusion.tasks` are built on them.
-"""
+"""`Model`: a trained model that draws, edits, enlarges, scores, studies and exports; `load`; `score` of any images."""
 
 import json
 import operator
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,16 +32,15 @@ from diffusion.metric.record import Score
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.sampler import Sampler
 from diffusion.runs.folder import REFEREE
-from diffusion.sampling.drawing import MIXED, Drawing, make_guidance
-from diffusion.sampling.edits import STRENGTH, Edited, enlarged, filled, kept, solved, varied
-from diffusion.sampling.given import Given, condition_of, make_given
+from diffusion.sampling.drawing import MIXED, Drawing
+from diffusion.sampling.edits import STRENGTH, Blend, EditRequest, Enlargement, Filling, Solutions, Variants, kept
+from diffusion.sampling.given import Given
 from diffusion.sampling.inheritance import inherited
 from diffusion.sampling.parallel import choose_device
+from diffusion.sampling.request import Node, Request, one_of
 from diffusion.scoring.pipeline import Scorer, make_metrics
+from diffusion.scoring.request import ScoreRequest
 from diffusion.scoring.trials import within_budgets
-
-Node = Mapping[str, Any]
-DRAWN = ("sampler", "guidance", "condition", "data")  # the groups that a drawing takes from the recipe of its model
 
 
 class Scores(dict[str, Score]):
@@ -97,7 +92,7 @@ class Model:
 
     def sample(self, n: int, sampler: str | Sampler | Node | None = None, **options: Any) -> Tensor:
         """Draw samples."""
-        return self._draw(n, lambda **own: Edited(self.drawing(sampler, **own)), **options)
+        return self._draw(n, EditRequest(), sampler=sampler, **options)
 
     def edit(self, picture: Source, strength: float = STRENGTH, n: int = 8, **options: Any) -> Tensor:
         """Draw variants of a picture by SDEdit: noise the picture, then denoise it.
@@ -107,7 +102,7 @@ class Model:
                 its centre to the proportions of the model's images and downscaled.
             strength: the fraction of the sampler's steps to run, above 0 and at most 1; higher values change more.
         """
-        return self._draw(n, lambda **own: varied(self.drawing(**own), picture, strength), **options)
+        return self._draw(n, Variants(picture, strength), **options)
 
     def inpaint(self, picture: Source, mask: Source, method: str = "repaint", n: int = 8, **options: Any) -> Tensor:
         """Fill the white part of a picture's mask; the rest is unchanged.
@@ -122,7 +117,7 @@ class Model:
         """
         with searching([self.config_dir]):
             how = choice("inpainting", method)
-        return self._draw(n, lambda **own: filled(self.drawing(fills=True, **own), picture, mask, how), **options)
+        return self._draw(n, Filling(picture, mask, how), **options)
 
     def solve(
         self, picture: Source, operator: str, method: str = "mmps", noise_level: float | None = None,
@@ -138,20 +133,19 @@ class Model:
             observed: the picture is what the operator made; otherwise it is applied to the picture.
         """
         with searching([self.config_dir]):
-            given = picture, choice("operator", operator), choice("inpainting", method), noise_level, observed
-        return self._draw(n, lambda **own: solved(self.drawing(fills=True, **own), *given), **options)
+            how = choice("operator", operator), choice("inpainting", method)
+        return self._draw(n, Solutions(picture, *how, noise_level, observed), **options)
 
     def enlarge(self, picture: Source, n: int = 1, **options: Any) -> Tensor:
         """Enlarge a picture of any size, by the factor f of a model trained with condition=lowres: (n, C, f·H, f·W)."""
-        return self._draw(n, lambda **own: self.enlarged(picture, **own), **options)
+        return self._draw(n, Enlargement(picture), **options)
 
     def interpolate(self, first: int, last: int, n: int = 8, **options: Any) -> Tensor:
         """Draw images from image 0 of seed `first` to image 0 of seed `last`, all with the class of the first.
 
         All noise is interpolated along a circle (`process.editing.Between`).
         """
-        ends = operator.index(first), operator.index(last)
-        return self._draw(n, lambda **own: Edited(replace(self.drawing(seed=first, **own), between=ends)), **options)
+        return self._draw(n, Blend(operator.index(first), operator.index(last)), seed=first, **options)
 
     def score(
         self, n: int = SCORED, split: str = "val", features: str | None = None, metrics: str | None = None,
@@ -168,35 +162,31 @@ class Model:
             referee: whether the samples are judged, too.
         """
         with searching([self.config_dir]), TemporaryDirectory() as folder:
-            scorer = self.scorer(Path(folder), split, features, metrics)
-            scorer.check(n, baselines)
+            scorer = self._scorer(Path(folder), n, split, features, metrics, baselines)
             return self._scored(scorer, n, baselines, referee, **options)
 
-    def scorer(
-        self, folder: Path, split: str = "val", features: str | None = None, metrics: str | None = None
+    def _scorer(
+        self, folder: Path, n: int, split: str, features: str | None, metrics: str | None, baselines: Sequence[str] = ()
     ) -> Scorer:
-        """What scores samples against a split of the recipe's data, and writes files about them into the folder."""
-        data: ImageData = make(inherited(self.restored, ["data"], [], {"seed": 0})["data"], "data")
-        data.condition = condition_of(self.restored.config.get("condition"), self.restored.facts, self.shape)
-        if self.restored.config.get("encoder"):
-            data.kind = self.kind
-        data.setup()
-        extractor = make(choice("features", features or self.kind.features), "features").to(self.device)
-        chosen = make_metrics(choice("metrics", metrics or self.kind.metrics))
-        return Scorer(data, split, extractor, chosen, folder, folder)
+        """What scores n samples, and writes files about them into the folder."""
+        own = inherited(self.restored, ["data", "condition"], [], {"seed": 0})
+        request = ScoreRequest(
+            own["data"], choice("features", features or self.kind.features),
+            choice("metrics", metrics or self.kind.metrics), own["condition"], split, baselines,
+        )  # fmt: skip
+        return request.scorer(n, folder, folder, self.device, self.restored)
 
-    def _scored(self, scorer: Scorer, n: int, baselines: Sequence[str], referee: bool, **options: Any) -> "Scores":
-        own: dict[str, Any] = {"data": scorer.data, "split": scorer.split}
-        drawing = self.drawing(**own | _of_drawing(options))
-        images = self._draw(n, lambda: Edited(drawing), **_of_drawing(options, False))
-        found = Scores((each.metric, each) for each in scorer.score(images))
-        for each in scorer.baselines(baselines, n):
-            found.baselines.setdefault(each.what, {})[each.metric] = each
-        for each in scorer.ensembles(images, drawing.given, {}):
-            if each.what == "samples":
-                found[each.metric] = each
-            else:
-                found.baselines.setdefault(each.what, {})[each.metric] = each
+    def _scored(
+        self, scorer: Scorer, n: int, baselines: Sequence[str] = (), referee: bool = False,
+        batch_size: int = 64, progress: bool = True, **options: Any,
+    ) -> "Scores":  # fmt: skip
+        drawing = self.drawing(**{"data": scorer.data, "split": scorer.split, **options})
+        images = self._drawn(n, drawing, batch_size, progress)
+        found = Scores()
+        scores = scorer.score(images) + scorer.baselines(baselines, n) + scorer.ensembles(images, drawing.given, {})
+        for each in scores:
+            of = found if each.what == "samples" else found.baselines.setdefault(each.what, {})
+            of[each.metric] = each
         if referee:
             scorer.judge(images)
             file = scorer.folder / REFEREE
@@ -210,12 +200,8 @@ class Model:
         """The scores of samplers within budgets of network evaluations: (sampler, evaluations) -> `score`."""
         with searching([self.config_dir]), TemporaryDirectory() as folder:
             trials = within_budgets(samplers, nfe, self.denoiser.schedule)
-            scorer = self.scorer(Path(folder), split, features, metrics)
-            scorer.check(n, ())
-            return {
-                (each.words, each.nfe): self._scored(scorer, n, (), False, sampler=each.sampler, **options)
-                for each in trials
-            }
+            scorer = self._scorer(Path(folder), n, split, features, metrics)
+            return {(each.words, each.nfe): self._scored(scorer, n, sampler=each.sampler, **options) for each in trials}
 
     def export(self, file: str | Path, format: str = "safetensors") -> str:
         """Write the model as `safetensors`, a folder for `diffusers`, or a page for the `web`; what to do with it."""
@@ -224,15 +210,20 @@ class Model:
         _, write = FORMATS[format]
         return write(Path(file), self.restored)
 
-    def drawing(
+    def drawing(self, sampler: str | Sampler | Node | None = None, **options: Any) -> Drawing:
+        """How images are drawn, by the options of `request`."""
+        with searching([self.config_dir]):
+            return self.request(sampler, **options).drawing(self.restored)
+
+    def request(
         self, sampler: str | Sampler | Node | None = None, seed: int = 0,
         labels: int | str | Sequence[int | str] | np.ndarray | Tensor | None = None, label: int | str | None = None,
         guidance: str | Node | None = None, precision: Mixed | None = None,
         given: str | list[Any] | Given | None = None, condition: Node | None = None,
         data: ImageData | Node | None = None, split: str = "val", counts: Mapping[str, int] | None = None,
         fills: bool = False, **settings: Any,
-    ) -> Drawing:  # fmt: skip
-        """How images are drawn. Without an option, it is as in the recipe of the model.
+    ) -> Request:  # fmt: skip
+        """What is asked by these options. Without an option, it is as in the recipe of the model.
 
         Args:
             sampler: a choice from conf/sampler, such as "heun", a configuration, or an object.
@@ -250,55 +241,38 @@ class Model:
         """
         if isinstance(sampler, Sampler) and settings:
             raise UserError(f"{', '.join(settings)}: pass them to the sampler itself, or choose one by name")
-        if labels is not None and label is not None:
-            raise UserError("set label=CLASS for all images, or labels=[CLASS,CLASS] for several classes, not both")
         if precision not in (None, *MIXED):
             raise UserError(f"precision={precision}: it is one of {', '.join(MIXED)}")
-        if operator.index(seed) < 0:
+        if (seed := operator.index(seed)) < 0:
             raise UserError(f"seed={seed}: expected 0 or more; each seed gives the same images again")
         classes = labels.tolist() if isinstance(labels, Tensor | np.ndarray | np.generic) else labels
-        asked = {"guidance": guidance, "condition": condition, "data": None if isinstance(data, ImageData) else data}
-        asked |= {} if isinstance(sampler, Sampler) else {"sampler": sampler}
+        asked: dict[str, Any] = {"sampler": sampler, "guidance": guidance, "condition": condition, "data": data}
+        made = {group: part for group, part in asked.items() if isinstance(part, Sampler | ImageData)}
         with searching([self.config_dir]):
-            changes = [change for group, part in asked.items() for change in chosen(group, part)]
+            changes = [each for group, part in asked.items() if group not in made for each in chosen(group, part)]
             for place, value in flat({"sampler": settings}).items():
                 part = place.rpartition(".")[2]
                 changes.append(Change(place, value, part if part in groups() and isinstance(value, str) else ""))
-            parts = inherited(self.restored, DRAWN, changes, {"seed": operator.index(seed)}, fills)
-            if not isinstance(given, Given):
-                images = data if isinstance(data, ImageData) else parts["data"]
-                given = make_given(self.restored, parts["condition"], images, given, split)
-            own, weak = make_guidance(parts["guidance"], self.restored)
-            made = sampler if isinstance(sampler, Sampler) else make(parts["sampler"], "sampler", Sampler)
-        drawing = Drawing(
-            made, self.shape, operator.index(seed), own, None if weak is None else weak.denoiser,
-            self.restored.labels if counts is None else counts, label if classes is None else classes,
-            precision=precision, finite=True, given=given, kind=self.kind,
+            parts = inherited(self.restored, [*asked], changes, {"seed": seed}, fills) | made
+        return Request(
+            **{group: parts[group] for group in asked},
+            seed=seed, split=split, given=given, labels=one_of(classes, label), counts=counts, precision=precision,
         )  # fmt: skip
-        drawing.check(self.denoiser, self.restored.label_dropout)
-        return drawing
-
-    def enlarged(self, picture: Source, condition: Node | None = None, **options: Any) -> Edited:
-        """The drawing of a picture of any size that the model enlarges."""
-        node = condition or self.restored.config.get("condition")
-        made = condition_of(node, self.restored.facts, self.shape)
-        return enlarged(picture, made, self.shape, self.kind, partial(self.drawing, condition=node, **options))
 
     def _draw(
-        self, n: int, change: Callable[..., Edited], batch_size: int = 64, progress: bool = True, **options: Any
-    ) -> Tensor:
-        """Draw n images by the drawing that `change` makes of these options."""
-        drawing, _, _, size = change(**options)
+        self, n: int, edit: EditRequest, batch_size: int = 64, progress: bool = True, **options: Any
+    ) -> Tensor:  # fmt: skip
+        """Draw n images of an edit, by the options of `request`."""
+        with searching([self.config_dir]):
+            edited = edit.of(self.restored, self.request(fills=edit.fills, **options))
+        return kept(self._drawn(n, edited.drawing, batch_size, progress), edited.size)
+
+    def _drawn(self, n: int, drawing: Drawing, batch_size: int, progress: bool) -> Tensor:
         label = f"sampling {count(n, 'image')}" if progress else None
         with products(self.restored.config.get("matmul_precision", "high")):
             images = drawing(self.denoiser, n, self.device, batch_size, label)
         drawing.warn_of_saturated(images)
-        return kept(images, size)
-
-
-def _of_drawing(options: Mapping[str, Any], of: bool = True) -> dict[str, Any]:
-    """Those of the options of `Model.sample` that are, or are not, options of `Model.drawing`."""
-    return {key: value for key, value in options.items() if (key not in ("batch_size", "progress")) == of}
+        return images
 
 
 def chosen(group: str, part: str | Node | None) -> list[Change]:

@@ -1,4 +1,4 @@
-"""What the commands for a trained model begin with: the model, and their settings with what they leave to it."""
+"""What the commands for a trained model begin with: the model, and their settings with what they leave to its run."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -11,9 +11,11 @@ from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import validated
 from diffusion.config.choices import choice, composed, left_by
 from diffusion.config.inherit import Change
-from diffusion.config.schema import COMMANDS, SCORED, Edit, FromModel, Score, Settings
-from diffusion.library import Model
+from diffusion.config.schema import COMMANDS, SCORED, Edit, Score, Settings
+from diffusion.kinds.kind import Source
+from diffusion.library.model import Model
 from diffusion.process.operators import Mask
+from diffusion.sampling.edits import STRENGTH, Blend, EditRequest, Enlargement, Filling, Solutions, Variants
 from diffusion.sampling.inheritance import inherited
 from diffusion.sampling.parallel import choose_devices
 
@@ -53,8 +55,17 @@ def completed(settings: S, restored: Restored | None, changes: Sequence[Change])
     return validated(type(settings), {key: made[key] for key in type(settings).model_fields})
 
 
-def options_of(settings: FromModel) -> dict[str, Any]:
-    """The options of `Model.drawing` in the settings of a command."""
-    groups = {"guidance": settings.guidance or {}, "condition": settings.condition or {}}
-    names = "sampler", "seed", "label", "labels", "precision", "given", "data"
-    return groups | {name: getattr(settings, name, None) for name in names}
+def edit_of(settings: Edit, picture: Source | None = None, mask: Source | None = None) -> EditRequest:
+    """The edit that complete settings ask for; with a picture and a mask in memory, of these instead of files."""
+    if settings.upscale is not None:
+        return Enlargement(settings.upscale)
+    if settings.interpolate is not None:
+        return Blend(*settings.interpolate)
+    picture = settings.image if picture is None else picture
+    assert picture is not None
+    if settings.mask is not None:
+        return Filling(picture, settings.mask if mask is None else mask, settings.inpainting or {})
+    if settings.operator is not None:
+        how = settings.operator, settings.inpainting or {}, settings.noise_level, settings.observed
+        return Solutions(picture, *how)
+    return Variants(picture, settings.strength or STRENGTH)
