@@ -197,11 +197,13 @@ FAULTS = {
         ("all labels are told", "kinds = [(1 - atoms.dropout, same), (atoms.dropout, None)]", "kinds = [(1.0, same)]"),
         ("paired noise has the floor of independent noise", "noise is independent and alone", "alone"),
     ],
-    "evaluation/test_floor.py": [
+    "evaluation/test_errors_by_level.py": [
         ("an image without another photograph is compared", "kept | (name not in COMPARED)", "kept | True"),
         ("the mean of no images", "others |= ~comparable[-1][:, None]", "pass"),
     ],
-    "report/test_floor.py": [("without an interval, nothing is found", "if all(math.isnan(", "if all(math.isinf(")],
+    "findings/test_underfitting.py": [
+        ("without an interval, nothing is found", "if all(math.isnan(", "if all(math.isinf(")
+    ],
     "training/test_conditions.py": [
         ("the floor of augmented images is that of others", "None if changed else Atoms(", "Atoms("),
         ("the floor is computed without labels", "train.labels, dropout, inside", "None, dropout, inside"),

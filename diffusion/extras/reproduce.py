@@ -26,7 +26,7 @@ from diffusion.config.build import validated
 from diffusion.config.choices import choices, nodes, searching
 from diffusion.config.schema import Settings
 from diffusion.errors import Arguments, UserError, command_line, nearest, shown
-from diffusion.report.compare import Mean, compare, label
+from diffusion.findings.compare import Mean, compare, label
 from diffusion.runs.folder import Run, jobs_of
 
 

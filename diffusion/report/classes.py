@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from diffusion.findings.scores import value_text
 from diffusion.metric.record import Score
 from diffusion.report.page import Cell, Table
-from diffusion.report.scores import table_order, value_text
+from diffusion.report.scores import table_order
 
 NOTE = (
     "Samples of each class, compared with real images of that class (n) as above. Fewer images make distances larger: "

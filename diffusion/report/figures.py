@@ -10,9 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffusion.base.pixels import grey, spread, to_rgb
+from diffusion.findings.numbers import number
 from diffusion.report import style
-from diffusion.report.faults import SPECTRUM
-from diffusion.report.numbers import number
 from diffusion.runs.folder import Metrics, bins_of, validated_weights
 
 FAR = 5  # noise relative to signal; with more noise, a linear axis would hide the signal
@@ -31,6 +30,10 @@ MSE = (
     "Denoising MSE during training, on the frozen validation images and on equally many training images. Shaded where "
     "it is higher on the former: where this gap widens, the network memorizes its images. Dashed: raw weights; grey: "
     "the objective of single batches (in its own units, unless it is the simple loss of ε). The other lines: "
+)
+SPECTRUM = (
+    "The samples beside real images: the energy of their details from coarse to fine, how alike pixels at a distance "
+    "are, and the values of their colours."
 )
 
 Schedule = Callable[[Tensor], tuple[Tensor, Tensor]]

@@ -12,17 +12,20 @@ from diffusion.base.console import console, duration
 from diffusion.base.pixels import grid, save_png, spread
 from diffusion.config.build import check_targets, make
 from diffusion.errors import command_line, first_line, shown
+from diffusion.findings.compare import from_default
+from diffusion.findings.faults import SHOWN, words_of
+from diffusion.findings.numbers import plus_minus
+from diffusion.findings.scores import describe
+from diffusion.findings.study import is_study
+from diffusion.findings.verdict import verdict
 from diffusion.process.schedule import Scaled
 from diffusion.report import figures, images
 from diffusion.report.classes import NOTE, class_table
-from diffusion.report.compare import from_default
-from diffusion.report.faults import SHOWN, SPECTRUM, WORST, words_of
-from diffusion.report.floor import floor_blocks, write_floor
-from diffusion.report.numbers import plus_minus
+from diffusion.report.errors_by_level import floor_blocks, write_floor
 from diffusion.report.page import Block, Cell, Section, Table, escaped, shell, write_files
-from diffusion.report.scores import describe, protocols, score_table
-from diffusion.report.study import is_study, write_study
-from diffusion.report.verdict import verdict
+from diffusion.report.scores import protocol_blocks, score_table
+from diffusion.report.study import write_study
+from diffusion.report.verdict import verdict_sections
 from diffusion.runs import again
 from diffusion.runs.folder import ENSEMBLE, FLOOR, Run, bins_of, holds_checkpoints
 from diffusion.runs.record import CONFIG, read_json
@@ -37,6 +40,7 @@ FACTS = {  # of run.json, with their names
 Blocks = list[Block | str | None]
 SAMPLES = "figures/samples.png"
 ROWS, COLUMNS = 4, 8  # of the samples during training
+WORST = "The three pictures that show each of these faults most, a row for each, with a place: {}."
 COPIES = (
     "The samples that a training or held-out image, moved and recoloured, predicts best, the best first, each above "
     "that image."
@@ -82,7 +86,7 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
     return [
         Section("", beginning(run, state)),
         Section("Before and after", images.before_and_after(run)),
-        *verdict(run, state).sections,
+        *verdict_sections(verdict(run, state)),
         Section("What is wrong", faults(run)),
         Section("Training", training(run, schedule)),
         Section("Where the loss is", floor_blocks(folder)),
@@ -100,7 +104,7 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
         Section("Facts", [facts(run)], True),
         Section("Noise schedule", [figures.signal(schedule)] if schedule else [], True),
         Section("What the referee has seen", eyes(run.referee), True),
-        Section("Protocols of the scores", protocols(run.scores), True),
+        Section("Protocols of the scores", protocol_blocks(run.scores), True),
         Section("More commands", [more_commands(run)], True),
     ]
 
@@ -182,7 +186,7 @@ def faults(run: Run) -> Blocks:
         return []
     names = ", ".join(words_of(fault)[0] for fault in run.faults[:SHOWN])
     worst = images.figure(run.folder, "figures/faults.png", WORST.format(names))
-    return [worst, images.figure(run.folder, "figures/spectrum.png", SPECTRUM)]
+    return [worst, images.figure(run.folder, "figures/spectrum.png", figures.SPECTRUM)]
 
 
 def training(run: Run, schedule: figures.Schedule | None = None) -> Blocks:

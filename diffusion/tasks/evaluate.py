@@ -20,13 +20,14 @@ from diffusion.config.schema import AnyStudy, Evaluate, Settings
 from diffusion.data import ImageData
 from diffusion.data.folder import Collection, common_size
 from diffusion.errors import UserError, refusing, renaming
+from diffusion.findings.verdict import verdict
 from diffusion.metric import record
 from diffusion.metric.estimate import PairwiseMetric, RealSet
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.score import reference_of, statistics_of
 from diffusion.report.classes import class_table
+from diffusion.report.judged import draw_judged
 from diffusion.report.scores import print_scores
-from diffusion.report.verdict import verdict
 from diffusion.runs.folder import SCORES, Run, read_scores
 from diffusion.runs.record import CONFIG
 from diffusion.sampling.given import condition_of
@@ -164,7 +165,7 @@ def score_images(scorer: Scorer, settings: Evaluate, images: Tensor, what: str, 
     """Score images, with the baselines and the audit that the settings ask for, and print the scores."""
     new = scorer.score(images, what, **source) + scorer.baselines(baselines_of(settings), len(images))
     print_scores(new)
-    scorer.judge(images)
+    draw_judged(scorer.judge(images), scorer.folder)
     return new + (scorer.audit(images, what, **source) if settings.audit else [])
 
 

@@ -12,12 +12,12 @@ from diffusion.config.inherit import changes_of
 from diffusion.config.schema import FloorStudy, GuidanceStudy, Study
 from diffusion.data import ImageData
 from diffusion.errors import UserError
-from diffusion.report.floor import write_floor
+from diffusion.report.errors_by_level import write_floor
 from diffusion.report.study import write_study
 from diffusion.runs.folder import Run
 from diffusion.sampling.drawing import parts_of, seconds_of
 from diffusion.sampling.parallel import Task, device_name, draw, remove
-from diffusion.scoring.floor import CONDITIONAL, measure
+from diffusion.scoring.errors_by_level import CONDITIONAL, measure
 from diffusion.scoring.trials import with_guidance, within_budgets
 from diffusion.tasks.evaluate import counts_of, make_scorer, write_configuration
 from diffusion.tasks.opening import opened_model, options_of

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diffusion.findings.verdict import HEADLINES, closeness, copying, like_noise, next_step, training, verdict
 from diffusion.metric.record import Reference, Score
-from diffusion.report.verdict import HEADLINES, closeness, copying, like_noise, next_step, training, verdict
 from diffusion.runs.again import recipe
 from diffusion.runs.folder import Run, Series
 from diffusion.runs.record import RunRecord
