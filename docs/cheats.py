@@ -33,7 +33,7 @@ from diffusion.metric.features import Lite0
 from diffusion.metric.photographs import real_sets
 from diffusion.metric.score import extract, features_of
 from diffusion.randomness import generator_for
-from diffusion.report.judged import draw_judged
+from diffusion.report.figures import draw_judged
 from diffusion.runs.folder import Run
 from diffusion.scoring.pipeline import Scorer
 

@@ -23,7 +23,6 @@ from diffusion.base.console import console
 from diffusion.base.files import digest
 from diffusion.errors import Arguments, UserError, first_line, refusing
 from diffusion.findings.compare import compare
-from diffusion.findings.study import is_study
 from diffusion.report import comparison, index, page, run, study
 from diffusion.runs.folder import PARTS, Run, is_run, is_sweep, runs_below
 from diffusion.runs.record import RunRecord
@@ -86,7 +85,7 @@ class Server(ThreadingHTTPServer):
         name = folder.resolve().name if folder == self.root else folder.relative_to(self.root)
         if not is_run(folder):
             return page.document(f"Runs in {name}", index.index_sections(folder, self.link, COMPARE), **live)
-        if is_study(Run(folder)):
+        if Run(folder).is_study:
             return page.document(f"Study {name}", study.study_sections(Run(folder)), **live)
         return page.document(f"Run {name}", run.run_sections(Run(folder)), Run(folder).state, **live)
 

@@ -18,8 +18,8 @@ from diffusion.errors import command_line
 from diffusion.findings.compare import from_default
 from diffusion.findings.scores import BASELINES, describe
 from diffusion.report.page import Section, Table, escaped, picture, shell
-from diffusion.report.run import NOTES, Blocks, facts
-from diffusion.report.scores import protocol_blocks, score_table
+from diffusion.report.run import Blocks, facts
+from diffusion.report.tables import NOTES, protocol_blocks, score_table
 from diffusion.runs import again
 from diffusion.runs.folder import Run, is_run
 

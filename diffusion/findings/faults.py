@@ -45,9 +45,9 @@ class Judged:
     """(m, C, *size), training and held-out ones."""
     faults: Sequence[Fault]
     quantities: Sequence[str]
-    """The names of the channels, if each is a quantity; then also:"""
+    """The names of the channels, if each is a quantity with scores of its own."""
     standardised: Sequence[Tensor]
-    """All samples and the held-out ones, as the network sees them."""
+    """For such quantities: all samples and all held-out examples, as the network sees them."""
 
 
 def words_of(fault: Fault) -> tuple[str, str]:

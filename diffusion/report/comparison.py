@@ -17,8 +17,8 @@ from diffusion.findings.compare import Column, Comparison, compare
 from diffusion.findings.ranking import ranking
 from diffusion.findings.scores import alike
 from diffusion.report import images, style
+from diffusion.report.answer import verdict_sections
 from diffusion.report.page import NAME, Block, Cell, Section, Table, html, listed, write_files
-from diffusion.report.verdict import verdict_sections
 from diffusion.runs.folder import Run
 
 SHOWN, FIRST = 24, 4  # runs with curves and pictures, and those at the top; the table contains all runs

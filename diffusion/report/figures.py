@@ -1,6 +1,7 @@
 """The figures of a run: each function draws data and returns the caption. Figure numbers are those of the memoir."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffusion.base.pixels import grey, spread, to_rgb
+from diffusion.base.pixels import framed, grey, save_png, spread, to_rgb
+from diffusion.findings.faults import SHOWN, Judged
 from diffusion.findings.numbers import number
+from diffusion.metric.faults import WORST
 from diffusion.report import style
 from diffusion.runs.folder import Metrics, bins_of, validated_weights
 
@@ -215,6 +218,16 @@ def ensembles(figure: Figure, found: Mapping[str, Mapping[str, Sequence[float]]]
         "samples are of the right distribution; with 95% intervals over images. More at the ends: they are too alike. "
         "Right: a point for each image."
     )
+
+
+def draw_judged(found: Judged | None, folder: Path) -> None:
+    """Draw the worst faults of judged samples, and their statistics beside real ones, into figures/ of the folder."""
+    if found and found.quantities:
+        measurements(*found.standardised, found.quantities).save(folder)
+    if found and (faults := found.faults[:SHOWN]):
+        worst, places = ([each for fault in faults for each in fault[key]] for key in ("worst", "place"))
+        save_png(framed(found.samples[worst], WORST, places), folder / "figures/faults.png")
+        spectrum(found.samples, found.real).save(folder)
 
 
 def _middles(names: Sequence[str]) -> np.ndarray:

@@ -16,16 +16,14 @@ from diffusion.findings.compare import from_default
 from diffusion.findings.faults import SHOWN, words_of
 from diffusion.findings.numbers import plus_minus
 from diffusion.findings.scores import describe
-from diffusion.findings.study import is_study
 from diffusion.findings.verdict import verdict
 from diffusion.process.schedule import Scaled
 from diffusion.report import figures, images
-from diffusion.report.classes import NOTE, class_table
-from diffusion.report.errors_by_level import floor_blocks, write_floor
+from diffusion.report.answer import verdict_sections
+from diffusion.report.noise_levels import floor_blocks, write_floor
 from diffusion.report.page import Block, Cell, Section, Table, escaped, shell, write_files
-from diffusion.report.scores import protocol_blocks, score_table
 from diffusion.report.study import write_study
-from diffusion.report.verdict import verdict_sections
+from diffusion.report.tables import CLASS_NOTES, NOTES, class_table, protocol_blocks, score_table
 from diffusion.runs import again
 from diffusion.runs.folder import ENSEMBLE, FLOOR, Run, bins_of, holds_checkpoints
 from diffusion.runs.record import CONFIG, read_json
@@ -53,13 +51,6 @@ EYES = (
     "The energy distance of {n} samples from {train} training images, as each eye sees it, and the margins of both "
     "questions: real images are above any of them in at most 5% of cases."
 )
-NOTES = (  # below a table of scores
-    "The reference are held-out images, or for `train/` the training images. Brackets are 95% intervals over other "
-    "samples of the same model and, if the reference are tiles, the distances' over other photographs. Real images are "
-    "as many of another split, or all of it (n). Split half is the score of two random parts of real images, which "
-    "differ by chance alone. Lower is closer to the reference, except for precision, recall and coverage, where higher "
-    "is better; for density, neither is."
-)
 
 
 def write_report(folder: Path, schedule: figures.Schedule | None = None, state: str | None = None) -> list[Path]:
@@ -68,7 +59,7 @@ def write_report(folder: Path, schedule: figures.Schedule | None = None, state: 
     The noise schedule, if not given, is built from the configuration; the state is read from run.json.
     """
     run = Run(folder)
-    if is_study(run):
+    if run.is_study:
         return write_study(run)
     if (folder / FLOOR).is_file() and run.command != "train":
         return write_floor(run)
@@ -95,7 +86,7 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
         Section("Denoising", images.film(folder / "samples/film.png")),
         Section("Against the truth", truth(run)),
         Section("Scores", [score_table(run.scores), NOTES] if run.scores else []),
-        Section("Scores by class", [by_class, NOTE] if by_class else []),
+        Section("Scores by class", [by_class, CLASS_NOTES] if by_class else []),
         Section(
             "More samples", [images.gallery(run, "Samples after those at the top.", images.FIRST, images.MORE)], True
         ),

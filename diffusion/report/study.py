@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from diffusion.base.console import console
 from diffusion.base.files import replace
 from diffusion.findings.scores import ends, protocol_text, value_text
-from diffusion.findings.study import Row, is_best, metrics_of, over, rows_of
+from diffusion.findings.tradeoff import Row, is_best, metrics_of, over, rows_of
 from diffusion.metric.record import Score
 from diffusion.report import style
 from diffusion.report.page import Cell, Section, Table, write_files

@@ -147,6 +147,11 @@ class Run:
         """scores.json."""
         return read_scores(self.folder)
 
+    @property
+    def is_study(self) -> bool:
+        """Whether the folder has scores by sampling cost (NFE)."""
+        return any("nfe" in score.source for score in self.scores)
+
     @cached_property
     def referee(self) -> dict[str, Any]:
         """referee.json: the answers of the referee, and the faults of the samples."""

@@ -165,7 +165,8 @@ class Scorer:
     def judge(self, images: Tensor) -> Judged | None:
         """Write into referee.json whether the images can be told apart from real ones, and their faults.
 
-        See `metric.referee` and `metric.faults`. Returns what `report.judged` draws, if such images are judged.
+        See `metric.referee` and `metric.faults`. Returns what `report.figures.draw_judged` draws; None if images of
+        this kind are not judged.
         """
         kind = self.data.kind
         if not self.data.splits or not (eyes := kind.eyes(self.data.shape)):

@@ -25,9 +25,8 @@ from diffusion.metric import record
 from diffusion.metric.estimate import PairwiseMetric, RealSet
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.score import reference_of, statistics_of
-from diffusion.report.classes import class_table
-from diffusion.report.judged import draw_judged
-from diffusion.report.scores import print_scores
+from diffusion.report.figures import draw_judged
+from diffusion.report.tables import class_table, print_scores
 from diffusion.runs.folder import SCORES, Run, read_scores
 from diffusion.runs.record import CONFIG
 from diffusion.sampling.given import condition_of

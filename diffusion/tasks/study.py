@@ -12,7 +12,7 @@ from diffusion.config.inherit import changes_of
 from diffusion.config.schema import FloorStudy, GuidanceStudy, Study
 from diffusion.data import ImageData
 from diffusion.errors import UserError
-from diffusion.report.errors_by_level import write_floor
+from diffusion.report.noise_levels import write_floor
 from diffusion.report.study import write_study
 from diffusion.runs.folder import Run
 from diffusion.sampling.drawing import parts_of, seconds_of

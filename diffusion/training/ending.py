@@ -18,9 +18,9 @@ from diffusion.checkpoint.find import prune
 from diffusion.checkpoint.restore import file_hash, network_hash
 from diffusion.errors import Interrupted, UserError, first_line, resume_command
 from diffusion.findings.verdict import verdict
-from diffusion.report.judged import draw_judged
+from diffusion.report.figures import draw_judged
 from diffusion.report.run import write_report
-from diffusion.report.scores import print_scores
+from diffusion.report.tables import print_scores
 from diffusion.runs.folder import Run, read_metrics
 from diffusion.runs.record import RunRecord, now
 from diffusion.sampling.drawing import Drawing, Frames

@@ -17,7 +17,7 @@ from diffusion.process import floor
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import X0
 from diffusion.process.schedule import VP
-from diffusion.report.errors_by_level import floor_blocks
+from diffusion.report.noise_levels import floor_blocks
 from diffusion.runs.folder import measures
 from diffusion.scoring.errors_by_level import measure
 

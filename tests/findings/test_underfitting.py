@@ -3,7 +3,7 @@
 import math
 
 from diffusion.findings.underfitting import Row, sentence
-from diffusion.report.errors_by_level import floor
+from diffusion.report.noise_levels import floor
 
 LEVELS = [0.02, 0.2, 2.0, 20.0]
 

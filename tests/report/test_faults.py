@@ -14,7 +14,7 @@ from diffusion.data import Landscapes
 from diffusion.findings.faults import headline, sentence
 from diffusion.findings.verdict import verdict
 from diffusion.metric.features import Lite0
-from diffusion.report.judged import draw_judged
+from diffusion.report.figures import draw_judged
 from diffusion.report.run import faults
 from diffusion.runs.folder import Run
 from diffusion.scoring.pipeline import Scorer

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from diffusion.findings.study import rows_of
+from diffusion.findings.tradeoff import rows_of
 from diffusion.metric.record import Reference, Score
 from diffusion.report.run import write_report
 from diffusion.report.study import chart, table_of

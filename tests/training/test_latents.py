@@ -24,7 +24,7 @@ from diffusion.kinds.pixels import read_picture
 from diffusion.process.denoiser import clip
 from diffusion.process.sampler import DDIM
 from diffusion.randomness import Streams
-from diffusion.report.scores import score_table
+from diffusion.report.tables import score_table
 from diffusion.runs.folder import read_scores
 from diffusion.sampling.edits import filled, observation_of
 

@@ -11,11 +11,6 @@ from diffusion.runs.folder import Run
 Row = dict[str, Any]  # of the table: column -> text, number or Score
 
 
-def is_study(run: Run) -> bool:
-    """Whether the folder contains scores by sampling cost (NFE)."""
-    return any("nfe" in score.source for score in run.scores)
-
-
 def rows_of(run: Run) -> list[Row]:
     """The settings of the latest study in a folder, then its baselines, which have no `nfe`.
 
