@@ -69,7 +69,7 @@ class Run:
         Then `seed` is that of training, `ckpt` is the name of the file, and `reference` the data used for scoring.
         """
         config = {**self.config}
-        recipe, ckpt = config.pop("recipe", None), config.pop("ckpt", None)
+        recipe, ckpt, _ = (config.pop(key, None) for key in ("recipe", "ckpt", "facts"))
         if recipe is None:
             return config
         trained = {key: value for key, value in recipe.items() if key != "sampler"}

@@ -181,14 +181,14 @@ def counts_of(data: ImageData, split: str, restored: Restored) -> dict[str, int]
 
 
 def write_configuration(folder: Path, settings: Settings, restored: Restored | None = None) -> None:
-    """Write config.yaml for comparisons: the settings and, of a checkpoint, its step and training recipe.
+    """Write config.yaml for comparisons: the settings and, of a checkpoint, its step, training recipe and facts.
 
     In the folder of a training run, the run's own config.yaml is kept.
     """
     chosen = settings.model_dump(mode="json")
     if restored is not None:
         file = chosen["ckpt"] if BUNDLED in restored.path.parents else str(restored.path)
-        chosen |= {"ckpt": file, "step": restored.step, "recipe": restored.config}
+        chosen |= {"ckpt": file, "step": restored.step, "recipe": restored.config, "facts": restored.facts.written()}
         if chosen.get("data") == restored.config["data"]:
             chosen["data"] = None
     if not (folder / "run.json").is_file():

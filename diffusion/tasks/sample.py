@@ -141,4 +141,5 @@ def save_images(
     named = named or f"step {restored.step} ({restored.weights} weights)"
     console.print(f"{count(n, 'image')} of {named}, in {folder}")
     pictures = ", ".join(sorted(file.name for file in folder.glob("*.png")))
-    console.print(f"  images/, images.npz ({images.numpy().dtype}, N×H×W×C), {pictures}")
+    sides = ("L", "H×W", "D×H×W")[images.ndim - 3]
+    console.print(f"  images/, images.npz ({images.numpy().dtype}, N×{sides}×C), {pictures}")
