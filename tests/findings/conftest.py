@@ -1,4 +1,4 @@
-"""The run folders of the tests of reports."""
+"""The run folders of the tests of reports, for those of findings."""
 
 from tests.report.conftest import make_output, make_run
 
