@@ -17,7 +17,7 @@ from diffusion.findings.faults import SHOWN, words_of
 from diffusion.findings.numbers import plus_minus
 from diffusion.findings.scores import describe
 from diffusion.findings.verdict import verdict
-from diffusion.process.schedule import Scaled
+from diffusion.process.schedule import ScaledSchedule
 from diffusion.report import figures, images
 from diffusion.report.answer import verdict_sections
 from diffusion.report.noise_levels import floor_blocks, write_floor
@@ -109,7 +109,7 @@ def schedule_of(run: Run) -> figures.Schedule | None:
         if node := run.settings.get("schedule"):
             check_targets(node, "schedule", run.folder / CONFIG)
             made, scale = make(node, "schedule"), (run.settings.get("data") or {}).get("scale", 1.0)
-            return made if scale == 1 else Scaled(made, scale)
+            return made if scale == 1 else ScaledSchedule(made, scale)
     except Exception as error:
         console.print(f"the report does not show the schedule: {first_line(error)}", style="yellow", soft_wrap=True)
     return None

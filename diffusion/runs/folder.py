@@ -34,7 +34,7 @@ MEASURED = ("data", "schedule", "validation", "trainer.limit_val_batches")  # mu
 UNMEASURED = ("data.batch_size", "data.eval_batch_size", "data.global_batch_size", "data.flip", "validation.floor")
 
 
-class Series(NamedTuple):
+class Curve(NamedTuple):
     """One logged quantity: `step` (n,) int, ascending, and `value` (n,) float.
 
     `step` is the number of completed training steps. The file counts from 0: its step 99 is logged after 100 steps.
@@ -48,7 +48,7 @@ class Series(NamedTuple):
         return float(dict(zip(*self, strict=True)).get(step, math.nan))
 
 
-Metrics = Mapping[str, Series]
+Metrics = Mapping[str, Curve]
 
 
 @dataclass(frozen=True)
@@ -274,15 +274,15 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     return parsed(path, parse, [])
 
 
-def read_metrics(path: Path) -> dict[str, Series]:
-    """Column name -> `Series` of its finite values. If a step was logged twice, the later row is used."""
+def read_metrics(path: Path) -> dict[str, Curve]:
+    """Column name -> `Curve` of its finite values. If a step was logged twice, the later row is used."""
     cells: dict[str, dict[int, float]] = {}
     for row in read_rows(path):
         for name in row.keys() - {"epoch", "step"} if "step" in row else ():
             if math.isfinite(row[name]):
                 cells.setdefault(name, {})[1 + int(row["step"])] = row[name]
     ordered = {name: sorted(column.items()) for name, column in sorted(cells.items())}
-    return {name: Series(*map(np.array, zip(*column, strict=True))) for name, column in ordered.items()}
+    return {name: Curve(*map(np.array, zip(*column, strict=True))) for name, column in ordered.items()}
 
 
 def measures(setting: str) -> bool:

@@ -19,7 +19,7 @@ from diffusion.data.conditions import Condition
 from diffusion.errors import UserError
 from diffusion.kinds.kind import Kind, Shape, Source
 from diffusion.process.editing import Inpainting, SDEdit
-from diffusion.process.operators import Mask, Observation, observe
+from diffusion.process.operators import MaskOperator, Observation, observe
 from diffusion.randomness import Streams
 from diffusion.sampling.drawing import Drawing
 from diffusion.sampling.given import Given
@@ -65,7 +65,7 @@ def filled(drawing: Drawing, picture: Source, mask: Source, method: Node) -> Edi
             "mask: it touches all that the network knows of the picture, so nothing is kept; use a smaller one, or "
             "`sample`"
         )
-    here = Mask(known)
+    here = MaskOperator(known)
     seen = Observation(here, tuple(x.shape[1:]), here(x))
     return Edited(answering(of_picture(drawing, part.example), seen, method), part.before, part.paste)
 

@@ -12,7 +12,7 @@ import pytest
 from diffusion.findings.verdict import HEADLINES, closeness, copying, like_noise, next_step, training, verdict
 from diffusion.metric.record import Reference, Score
 from diffusion.runs.again import recipe
-from diffusion.runs.folder import Series, Run
+from diffusion.runs.folder import Curve, Run
 from diffusion.runs.record import RunRecord
 
 Make = Callable[..., Path]
@@ -174,7 +174,7 @@ def test_the_end_of_the_validation_error_is_judged_by_quarters(
 ) -> None:
     steps = np.linspace(0, 2000, len(val) + 1)[1:]
     metrics = {"val/mse": val, "gap/mse": gap, "gap/half": [0.02] * len(gap)}
-    assert {*training({name: Series(steps, np.array(values)) for name, values in metrics.items()})} == kinds
+    assert {*training({name: Curve(steps, np.array(values)) for name, values in metrics.items()})} == kinds
 
 
 @pytest.mark.parametrize(("state", "info", "command"), [
@@ -237,7 +237,7 @@ def test_other_seeds_are_for_a_run_whose_error_no_longer_falls(
 
 @pytest.mark.parametrize(("errors", "kinds"), [([376, 381], {"rose"}), ([376, 374], {"flat"}), ([376, 300], set())])
 def test_the_last_validations_are_compared_where_there_are_no_others(errors: list[int], kinds: set[str]) -> None:
-    assert {*training({"val/mse": Series(np.array([84, 100]), np.array(errors) / 10_000)})} == kinds
+    assert {*training({"val/mse": Curve(np.array([84, 100]), np.array(errors) / 10_000)})} == kinds
 
 
 def test_the_recipe_of_a_fine_tuned_run_names_its_model_and_its_photographs(make_run: Make, tmp_path: Path) -> None:
