@@ -26,13 +26,14 @@ from torchvision.transforms import InterpolationMode
 
 from diffusion.base.files import tensor_digest
 from diffusion.data import Landscapes
+from diffusion.findings.verdict import verdict
 from diffusion.metric.distances import FrechetDistance, frechet
 from diffusion.metric.estimate import RealSet
 from diffusion.metric.features import Lite0
 from diffusion.metric.photographs import real_sets
 from diffusion.metric.score import extract, features_of
 from diffusion.randomness import generator_for
-from diffusion.report.verdict import verdict
+from diffusion.report.figures import draw_judged
 from diffusion.runs.folder import Run
 from diffusion.scoring.pipeline import Scorer
 
@@ -270,7 +271,7 @@ def judged(name: str, images: Tensor, index: Tensor | None, folder: Path) -> dic
     known = {tensor_digest({network.name: images}): features_of(images, network)[0]}  # kept for the next time
     scorer = Scorer(data, "val", network, [FrechetDistance()], folder, folder, known=known)
     scorer.write([*scorer.score(images, "images"), *scorer.audit(images, "images")])
-    scorer.judge(images)
+    draw_judged(scorer.judge(images), folder)
     run = Run(folder)
     answers = [run.referee[question] for question in ("further", "others")]
     more = [*answers, *({"by": by} for by in answers[1]["with"].values())]

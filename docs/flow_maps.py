@@ -21,7 +21,7 @@ from diffusion.base.files import read_table
 from diffusion.model import MLP
 from diffusion.process import grid, mixture
 from diffusion.process.denoiser import Denoiser, denoiser_of, expand
-from diffusion.process.flow_map import FlowMap
+from diffusion.process.flow_map import FlowMapTraining
 from diffusion.process.prediction import V
 from diffusion.process.sampler import DDIM, DPMSolver, Sampler
 from diffusion.process.sampler import FlowMap as FlowMapSampler
@@ -44,7 +44,7 @@ class Together(nn.Module):
         made = []
         for seed in range(NETWORKS):
             torch.manual_seed(seed)
-            made.append(MLP(2, augment=FlowMap.ends))
+            made.append(MLP(2, augment=FlowMapTraining.ends))
         stacked, _ = torch.func.stack_module_state(made)
         self.all = nn.ParameterDict({name.replace(".", "-"): value for name, value in stacked.items()})
         self.one = [made[0].requires_grad_(False)]  # not a submodule
@@ -61,9 +61,9 @@ class Together(nn.Module):
 
 def train(steps: int, dtype: torch.dtype) -> tuple[Denoiser, int, float]:
     """The averaged networks, how many became not finite at any step, and the largest norm of a gradient."""
-    denoiser = denoiser_of(Together(), SCHEDULE, V(), ends=FlowMap.ends)
+    denoiser = denoiser_of(Together(), SCHEDULE, V(), ends=FlowMapTraining.ends)
     average = copy.deepcopy(denoiser).requires_grad_(False)
-    objective, optimizer = FlowMap(share=1.0), torch.optim.AdamW(denoiser.parameters(), 2e-3)
+    objective, optimizer = FlowMapTraining(share=1.0), torch.optim.AdamW(denoiser.parameters(), 2e-3)
     failed, largest, n = torch.zeros(NETWORKS, dtype=torch.bool), 0.0, NETWORKS * EACH
     for k in range(steps):
         optimizer.param_groups[0]["lr"] = 2e-3 * (1 + math.cos(math.pi * k / steps)) / 2

@@ -20,7 +20,7 @@ from diffusion.base.pixels import grid, save_png
 from diffusion.config.build import make
 from diffusion.config.choices import choice
 from diffusion.errors import UserError
-from diffusion.process.operators import Mask, Observation, Operator, blur, downsampling, observe
+from diffusion.process.operators import MaskOperator, Observation, Operator, blur, downsampling, observe
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import VP
 from diffusion.randomness import Streams
@@ -45,7 +45,7 @@ def of_square(operator: Operator) -> Operator:
 
 KNOWN = torch.arange(D).view(SHAPE) < D // 2  # the upper half
 OPERATORS: dict[str, tuple[Operator, float]] = {
-    "mask": (Mask(KNOWN), 0.0),
+    "mask": (MaskOperator(KNOWN), 0.0),
     "downsampling": (of_square(partial(downsampling, factor=2)), 0.1),
     "blur": (of_square(partial(blur, width=1.0)), 0.1),
 }

@@ -26,11 +26,11 @@ from diffusion.config.build import make
 from diffusion.config.choices import choice
 from diffusion.data import Landscapes
 from diffusion.data.module import Split
+from diffusion.findings.verdict import verdict
 from diffusion.library import Model
 from diffusion.metric.denoising import numbered
 from diffusion.metric.faults import diagnose
 from diffusion.randomness import generator_for
-from diffusion.report.verdict import verdict
 from diffusion.runs.folder import Run
 
 RESULTS = Path(__file__).parent / "results/treatments"

@@ -79,7 +79,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
     As a hook, it is also for the runs of fixtures that several tests share.
     """
-    whole = {"metric", "report", "reliability"} & set(item.path.parts) or item.get_closest_marker("whole_report")
+    rooms = {"metric", "findings", "report", "reliability"} & set(item.path.parts)
+    whole = rooms or item.get_closest_marker("whole_report")
     with pytest.MonkeyPatch.context() as patch:
         for place, short in SHORT.items() if not whole else ():
             if ".".join(place.split(".")[:3]) in sys.modules:

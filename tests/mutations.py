@@ -54,7 +54,7 @@ FAULTS = {
         ("dropout: depends on the process", "torch.default_generator.manual_seed(seed)", "pass"),
         ("resumed: batches counted as steps", "done, began = step * accumulate", "done, began = step"),
     ],
-    "report/test_compare.py": [
+    "findings/test_compare.py": [
         ("interval: without 1/√k", "ddof=1) / math.sqrt(len(x))", "ddof=1)"),
         ("ranking: many tests at 5% each", "0.05 / (len(tests) - rank)", "0.05"),
         ("samplings count as seeds", "samplings.setdefault(seed,", "samplings.setdefault(len(samplings),"),
@@ -143,8 +143,8 @@ FAULTS = {
         ("labels: not 0 at the diagonal", "1 - phase.cos()", "phase.cos()"),
         (
             "labels: the end after the augmentation",
-            "[*labels, *([] if more is None else [more])]",
-            "[*([] if more is None else [more]), *labels]",
+            "torch.cat([labels, more], dim=1)",
+            "torch.cat([more, labels], dim=1)",
         ),
         ("sampler: told t instead of the flow time", "s.sigma / (s.alpha + s.sigma), dtype", "s.t, dtype"),
         ("flow time: that of the log-SNR", "2 * torch.log((1 - u) / u)", "torch.log((1 - u) / u)"),
@@ -197,15 +197,17 @@ FAULTS = {
         ("few images have few noises", "last=noisy.tolist()", "last=index.tolist()"),
         ("labels are not told", "kinds = [(1 - atoms.dropout, same)", "kinds = [(1 - atoms.dropout, None)"),
         ("all labels are told", "kinds = [(1 - atoms.dropout, same), (atoms.dropout, None)]", "kinds = [(1.0, same)]"),
-        ("paired noise has the floor of independent noise", "noise is independent and alone", "alone"),
+        ("paired noise has the floor of independent noise", " is squared and noise is independent", " is squared"),
     ],
-    "evaluation/test_floor.py": [
+    "evaluation/test_errors_by_level.py": [
         ("an image without another photograph is compared", "kept | (name not in COMPARED)", "kept | True"),
         ("the mean of no images", "others |= ~comparable[-1][:, None]", "pass"),
     ],
-    "report/test_floor.py": [("without an interval, nothing is found", "if all(math.isnan(", "if all(math.isinf(")],
+    "findings/test_underfitting.py": [
+        ("without an interval, nothing is found", "if all(math.isnan(", "if all(math.isinf(")
+    ],
     "training/test_conditions.py": [
-        ("the floor of augmented images is that of others", "None if changed else Atoms(", "Atoms("),
+        ("the floor of augmented images is that of others", "None if more else Atoms(", "Atoms("),
         ("the floor is computed without labels", "train.labels, dropout, inside", "None, dropout, inside"),
     ],
     "process/test_mixture.py": [
@@ -221,7 +223,7 @@ FAULTS = {
         ("lowres: noise is added to the whole picture", "(1 - level**2).sqrt() * x + level", "x + level"),
         ("lowres: samples get the noise of training", "if training else torch.full", "if True else torch.full"),
         ("lowres: the noise is not part of sigma_data", "prediction.widened(s / scale)", "prediction"),
-        ("lowres: the centre is that of the noised picture", " / expand(scale, x_t), ", ", "),
+        ("lowres: the centre is that of the noised picture", " / expand(scale, x_t)", ""),
         ("lowres: the output is not converted", "(alpha_t * b - sigma_t * a) / det, ", "det / det, "),
         ("inputs: left out, the constant stays", "[*rows, torch.ones_like(", "[*rows, torch.zeros_like("),
         ("numbers: not centred", "(column - mean) / std for", "column / std for"),

@@ -46,6 +46,14 @@ def test_the_core_imports_little(rooms):
         assert arrows[room] <= {*rooms.BASE, *CORE.get(room, ())}, room
 
 
+def test_findings_draw_nothing_and_scores_are_computed_without_a_report(rooms):
+    arrows = rooms.arrows()
+    assert "report" not in arrows["findings"] | arrows["scoring"]
+    names = {name for module, file in rooms.modules().items() if rooms.room(module) == "findings"
+             for name in rooms.imported_names(file)}  # fmt: skip
+    assert not {"matplotlib", "rich", "jinja2"} & {name.partition(".")[0] for name in names}
+
+
 def test_the_mathematics_imports_no_framework_also_not_through_another_module(rooms):
     below, imports = {module for module in rooms.modules() if rooms.room(module) in MATHEMATICS}, rooms.imports()
     while more := {each for module in below for each in imports[module]} - below:

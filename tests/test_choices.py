@@ -5,7 +5,16 @@ import torch
 import yaml
 from torch import nn
 
-from diffusion.config.build import OPTIONAL_PARTS, PARTS, check_node, check_targets, make, plain_config, validated
+from diffusion.config.build import (
+    OPTIONAL_PARTS,
+    PARTS,
+    RENAMED,
+    check_node,
+    check_targets,
+    make,
+    plain_config,
+    validated,
+)
 from diffusion.config.choices import choice, choices, groups
 from diffusion.config.schema import Train
 from tests.support.composing import settings
@@ -59,6 +68,13 @@ def test_every_experiment_is_the_same_in_a_checkpoint(name):
     plain = settings([])
     if (chosen.ema, chosen.optimizer) != (plain.ema, plain.optimizer):  # its settings of these do not stay behind
         assert settings([f"experiment={name}", "init=x", "ema=none", "optimizer=adamw", *needed]).ema is None
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_class_of_version_1_0_is_found_by_its_name_of_then(old, new):
+    read = plain_config(yaml.safe_dump({"objective": {"_target_": "any", "objective": {"_target_": old}}}), "here")
+    assert read["objective"]["objective"]["_target_"] == new
+    assert type(make({"_target_": old}, "objective")).__name__ == new.rpartition(".")[2]
 
 
 @pytest.mark.parametrize("name", choices("optimizer"))

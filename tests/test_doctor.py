@@ -72,4 +72,4 @@ def test_a_failure_is_one_line_and_the_other_checks_are_made(command, values, tm
 def test_a_device_draws_the_images_of_the_cpu_within_rounding(values, tmp_path, device, most):
     for change, result in ((most, checks.PASSED), (most + 1, checks.FAILED)):
         values |= {"cpu": 100, "rough": 116, "device": 100 - change}
-        assert checks.drawn(checks.Trial(device, 1, tmp_path / str(change)))[0] == result
+        assert checks.drawn(checks.DeviceTrial(device, 1, tmp_path / str(change)))[0] == result

@@ -4,17 +4,18 @@ import contextlib
 import csv
 import fcntl
 import hashlib
+import io
 import os
 import platform
 import subprocess
 import time
 import unicodedata
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from diffusion.errors import UserError
 
@@ -90,6 +91,14 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file, by its first line; with or without the mark of UTF-8 that some programs write."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         return [*csv.DictReader(file)]
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a CSV file: a line of the names that all rows have, and a line for each row."""
+    text = io.StringIO(newline="")
+    (writer := csv.DictWriter(text, [*rows[0]])).writeheader()
+    writer.writerows(rows)
+    replace(path, text.getvalue())
 
 
 def link(source: Path, path: Path) -> None:

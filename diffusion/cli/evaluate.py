@@ -27,7 +27,7 @@ def evaluate(settings: Evaluate, folder: Path, words: Sequence[str]) -> None:
     """Score a checkpoint's samples, or a folder's images, into scores.json."""
     from diffusion.base.console import console
     from diffusion.config.inherit import changes_of
-    from diffusion.report.verdict import verdict
+    from diffusion.findings.verdict import verdict
     from diffusion.runs.folder import SCORES, Run
 
     if (settings.ckpt is None) == (settings.images is None):
@@ -56,8 +56,7 @@ def evaluate_model(settings: Evaluate, folder: Path, changes: "Sequence[Change]"
     from diffusion.base.console import console
     from diffusion.library.files import run_of, write_configuration
     from diffusion.library.opening import opened_model
-    from diffusion.report.classes import class_table
-    from diffusion.report.scores import print_scores
+    from diffusion.report.tables import class_table, print_scores
     from diffusion.sampling.parallel import draw_samples, remove
     from diffusion.sampling.request import Request
     from diffusion.scoring.classes import check_classes, counts_of, score_classes
@@ -124,11 +123,12 @@ def evaluate_images(settings: Evaluate, folder: Path, changes: "Sequence[Change]
 
 def scored(scorer: "Scorer", request: "ScoreRequest", images: "Tensor", what: str, **source: Any) -> "list[Score]":
     """Score images with all that the request asks for, and print the scores."""
-    from diffusion.report.scores import print_scores
+    from diffusion.report.figures import draw_judged
+    from diffusion.report.tables import print_scores
 
     new = scorer.score(images, what, **source) + scorer.baselines(request.baselines, len(images))
     print_scores(new)
-    scorer.judge(images)
+    draw_judged(scorer.judge(images), scorer.folder)
     return new + (scorer.audit(images, what, **source) if request.audit else [])
 
 

@@ -92,9 +92,9 @@ def study_floor(settings: FloorStudy, folder: Path, words: Sequence[str]) -> Non
     from diffusion.data import ImageData
     from diffusion.library.files import write_configuration
     from diffusion.library.opening import opened_model
-    from diffusion.report.floor import write_floor
+    from diffusion.report.noise_levels import write_floor
     from diffusion.runs.folder import Run
-    from diffusion.scoring.floor import CONDITIONAL, measure
+    from diffusion.scoring.errors_by_level import CONDITIONAL, measure
 
     settings, model, _ = opened_model(settings, changes_of(words))
     restored, data = model.restored, make(settings.data or {}, "data", ImageData)

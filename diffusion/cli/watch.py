@@ -22,7 +22,8 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from diffusion.base.console import console
 from diffusion.base.files import digest
 from diffusion.errors import Arguments, UserError, first_line, refusing
-from diffusion.report import compare, comparison, index, page, run, study
+from diffusion.findings.compare import compare
+from diffusion.report import comparison, index, page, run, study
 from diffusion.runs.folder import PARTS, Run, is_run, is_sweep, runs_below
 from diffusion.runs.record import RunRecord
 
@@ -77,14 +78,14 @@ class Server(ThreadingHTTPServer):
         """The page of a folder, or of several that are compared, as it is now."""
         folder, several = folders[0], len(folders) > 1
         if several or is_sweep(folder):
-            found = compare.compare(folders, every=several)
+            found = compare(folders, every=several)
             place = self.root if several else folder
             sections = comparison.comparison_sections(found, place, self.link, by_run=several)
             return page.document(comparison.title_of(found), sections, **live)
         name = folder.resolve().name if folder == self.root else folder.relative_to(self.root)
         if not is_run(folder):
             return page.document(f"Runs in {name}", index.index_sections(folder, self.link, COMPARE), **live)
-        if study.is_study(Run(folder)):
+        if Run(folder).is_study:
             return page.document(f"Study {name}", study.study_sections(Run(folder)), **live)
         return page.document(f"Run {name}", run.run_sections(Run(folder)), Run(folder).state, **live)
 

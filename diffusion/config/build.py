@@ -32,6 +32,10 @@ NESTED = "Input should be a nested object"
 Model = TypeVar("Model", bound=BaseModel)
 PARTS = ("model", "schedule", "prediction", "data")  # required of a file, to sample and score
 OPTIONAL_PARTS = ("sampler", "guidance", "condition", "encoder", "features", "metrics")  # may be missing
+RENAMED = {  # classes of version 1.0, as runs and yaml files of users name them -> their names now
+    "diffusion.process.consistency.Consistency": "diffusion.process.consistency.ConsistencyTuning",
+    "diffusion.process.flow_map.FlowMap": "diffusion.process.flow_map.FlowMapTraining",
+}
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times faster
 
 
@@ -158,9 +162,10 @@ def _calls(node: Any, where: str = "") -> Iterator[tuple[str, Mapping[str, Any]]
 
 def _named(target: Any, where: str) -> Callable[..., Any]:
     """The class or function with this full name."""
-    parent, _, name = str(target).rpartition(".")
+    target = RENAMED.get(str(target), str(target))
+    parent, _, name = target.rpartition(".")
     try:
-        found = locate(str(target))
+        found = locate(target)
     except ErrorDuringImport as error:
         raise UserError(f"{where}: {target} cannot be imported ({error.value})") from error
     if not callable(found):
@@ -196,11 +201,16 @@ def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain_yaml(text: str | bytes) -> dict[str, Any]:
-    """The mapping in a yaml text, as plain data. Raises ValueError, TypeError or YAMLError for anything else."""
+    """The mapping in a yaml text, as plain data, with today's names of renamed classes.
+
+    Raises ValueError, TypeError or YAMLError for anything else.
+    """
     if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, LOADER)):
         raise ValueError("it has aliases, which can expand endlessly")
     if not isinstance(values := yaml.load(text, LOADER), dict):
         raise ValueError("it is empty, or no mapping")
+    for _, call in _calls(values):
+        call["_target_"] = RENAMED.get(call["_target_"], call["_target_"])  # type: ignore[index]
     return values
 
 

@@ -76,7 +76,7 @@ class Checkpoint(Settings):
     """Also save at this interval, in optimizer steps; useful for long epochs."""
 
 
-class Guard(Settings):
+class GuardSettings(Settings):
     """Stops a run if its loss or its weights are no longer finite, or if its loss diverges."""
 
     spikes: Count | None = 6
@@ -97,7 +97,7 @@ class Samples(Settings):
 SCORED = 512  # samples to score if their number is not set
 
 
-class Score(Settings):
+class ScoreSettings(Settings):
     """Scores of samples at the end of a run: the metrics in the group `metrics`, on the features in `features`."""
 
     n: CountOrZero | None = None
@@ -133,7 +133,7 @@ class Sweep(Settings):
         return [self.score] if isinstance(self.score, str) else self.score
 
 
-class Comparison(Settings):
+class StoppingRule(Settings):
     """When a sweep ends a comparison: see docs/search.md."""
 
     stop: Literal["decided"] | None = None
@@ -208,11 +208,11 @@ class Train(Settings):
 
     validation: Validation = Validation()
     checkpoint: Checkpoint = Checkpoint()
-    guard: Guard = Guard()
+    guard: GuardSettings = GuardSettings()
     samples: Samples = Samples()
-    score: Score = Score()
+    score: ScoreSettings = ScoreSettings()
     sweep: Sweep = Sweep()
-    study: Comparison = Comparison()
+    study: StoppingRule = StoppingRule()
 
 
 class FromModel(Settings):
@@ -232,7 +232,7 @@ class FromModel(Settings):
     """Name in the report of an evaluation; sample, edit and study do not use it."""
 
 
-class Drawn(FromModel):
+class AnyDrawing(FromModel):
     """The settings shared by the commands that only draw."""
 
     ckpt: Trained
@@ -251,7 +251,7 @@ class Drawn(FromModel):
     data: OptionalGroup = None
 
 
-class Sample(Drawn):
+class Sample(AnyDrawing):
     """Draw images from a trained model."""
 
     devices: Devices = "auto"
@@ -264,7 +264,7 @@ class Sample(Drawn):
     """Also save the denoising steps of the first 8 images, as trajectory.gif; with `then`, those of its last model."""
 
 
-class Edit(Drawn):
+class Edit(AnyDrawing):
     """Draw variants of a picture, enlarge it, undo an operator such as a mask or a blur, or interpolate two noises."""
 
     image: str | None = None

@@ -92,7 +92,7 @@ class Weights:
         return found
 
 
-class ADM(Weights):
+class ADMWeights(Weights):
     """guided-diffusion's U-Net (Dhariwal, Nichol 2021).
 
     Args:
@@ -152,7 +152,7 @@ class Transformer(Weights):
         return super().translated({key: value for key, value in theirs.items() if key != "pos_embed"}, network)
 
 
-class DiT(Transformer):
+class DiTWeights(Transformer):
     """DiT's transformer (Peebles, Xie 2023), and with `flow` SiT's (Ma et al. 2024), which are for latents.
 
     SiT's time is 0 for noise, so its velocity has the other sign; the second half of its outputs is not used. Its
@@ -181,7 +181,7 @@ class DiT(Transformer):
         return value
 
 
-class JiT(Transformer):
+class JiTWeights(Transformer):
     """JiT's transformer (Li, He 2025). Its rotations turn neighbouring features, ours those of two halves."""
 
     first = "x_embedder.proj1.weight"

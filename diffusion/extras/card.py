@@ -15,10 +15,11 @@ from diffusion.config.build import OPTIONAL_PARTS, PARTS
 from diffusion.data import ImageData
 from diffusion.doors import hub
 from diffusion.errors import command_line
-from diffusion.report.compare import from_default
+from diffusion.findings.compare import from_default
+from diffusion.findings.scores import BASELINES, describe
 from diffusion.report.page import Section, Table, escaped, picture, shell
-from diffusion.report.run import NOTES, Blocks, facts
-from diffusion.report.scores import BASELINES, describe, protocols, score_table
+from diffusion.report.run import Blocks, facts
+from diffusion.report.tables import NOTES, protocol_blocks, score_table
 from diffusion.runs import again
 from diffusion.runs.folder import Run, is_run
 
@@ -74,7 +75,7 @@ def write_card(folder: Path, address: str, model: Restored, how: str | None = No
         Section("Use", use),
         Section("Recipe", recipe),
         Section("Facts", [facts(run) if run else None]),
-        Section("Scores", [score_table(scores), NOTES, *protocols(scores)] if measured else []),
+        Section("Scores", [score_table(scores), NOTES, *protocol_blocks(scores)] if measured else []),
         Section("Data", [data.origin.format(**model.config["data"]), licences if data.licences else None]),
         Section("Licence", [licence]),
     ]

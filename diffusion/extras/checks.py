@@ -32,7 +32,7 @@ LIMIT = 600.0  # seconds for a command: one that waits for a lost process never 
 ERROR = re.compile(r"^(?:error|[\w.]*(?:Error|Exception|Failed)): .*", re.MULTILINE)
 
 
-class Trial(NamedTuple):
+class DeviceTrial(NamedTuple):
     """The device to try (cuda, mps or cpu), the number of GPUs, and the folder for all runs."""
 
     device: str
@@ -76,14 +76,14 @@ def speed(run: Path) -> Result:
     return PASSED, f"{1000 / rate:.3g} ms per step ({rate:.3g} per second), at most {1000 * about['peak_gb']:.0f} MB"
 
 
-def in_float32(trial: Trial) -> Result:
+def in_float32(trial: DeviceTrial) -> Result:
     """Train a network whose speed and memory on two CPU cores are in docs/scaling.md."""
     network, side = trial.network
     _, found = speed(trial.train("float32"))
     return PASSED, f"{network}, {BATCH} images of {side}×{side}: {found}; docs/scaling.md has those of two CPU cores"
 
 
-def resumed(trial: Trial) -> Result:
+def resumed(trial: DeviceTrial) -> Result:
     """In a new process, train from the checkpoint after 10 steps to 20: the weights are those of 20 steps at once."""
     exact = "trainer.deterministic=true"  # without it, the sums of a GPU have no fixed order
     whole = trial.train("whole", exact)
@@ -95,7 +95,7 @@ def resumed(trial: Trial) -> Result:
     return PASSED, f"all {len(pairs)} weights and averages are equal"
 
 
-def drawn(trial: Trial) -> Result:
+def drawn(trial: DeviceTrial) -> Result:
     """Draw the CPU's images, from the same noise.
 
     The inputs of products are rounded to numbers of spacing ε, which changes an image, to first order, in proportion
@@ -112,13 +112,13 @@ def drawn(trial: Trial) -> Result:
     return FAILED if most > bound else PASSED, found
 
 
-def scored(trial: Trial) -> Result:
+def scored(trial: DeviceTrial) -> Result:
     folder = trial.run("evaluate", "scores", "ckpt=demo", f"n={BATCH}", "features=lite0", f"device={trial.device}")
     found = {score["metric"]: score["value"] for score in json.loads((folder / "scores.json").read_text())}
     return PASSED, f"fd_lite0 of {BATCH} samples: {found['fd_lite0']:.4g}"
 
 
-CHECKS: dict[str, Callable[[Trial], Result]] = {
+CHECKS: dict[str, Callable[[DeviceTrial], Result]] = {
     "train in float32, with speed and memory": in_float32,
     "train in bfloat16": lambda trial: speed(trial.train("bfloat16", "trainer.precision=bf16-mixed")),
     "train compiled": lambda trial: speed(trial.train("compiled", "compile=true")) if trial.device != "cpu" else (
@@ -135,7 +135,7 @@ def attempt(page: Path, installation: Iterable[tuple[str, str, str]]) -> None:
     title = f"# diffusion doctor --try\n\nTried on {device_name(device)}. Attach this page to a report of an error."
     parts = f"## Installation\n\n{Table(('', 'part', 'found'), installation).markdown}"
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        trial = Trial(device.type, torch.cuda.device_count(), Path(folder))
+        trial = DeviceTrial(device.type, torch.cuda.device_count(), Path(folder))
         for name, check in track(CHECKS.items(), "trying", len(CHECKS), "check"):
             try:
                 rows.append((name, *check(trial)))

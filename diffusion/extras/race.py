@@ -41,7 +41,7 @@ from diffusion.config.choices import composed, conf_dir, searching
 from diffusion.config.schema import Train
 from diffusion.errors import Arguments, UserError, shown
 from diffusion.extras.reproduce import run_command
-from diffusion.report.race import LEAST, Race, gate, score_of
+from diffusion.findings.race import LEAST, Race, gate, score_of
 from diffusion.runs.folder import Run, is_run
 
 SECONDS, IMAGES = 180, 500

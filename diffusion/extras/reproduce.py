@@ -26,7 +26,7 @@ from diffusion.config.build import validated
 from diffusion.config.choices import choices, nodes, searching
 from diffusion.config.schema import Settings
 from diffusion.errors import Arguments, UserError, command_line, nearest, shown
-from diffusion.report.compare import Mean, compare, label
+from diffusion.findings.compare import Mean, compare, label
 from diffusion.runs.folder import Run, jobs_of
 
 
@@ -40,7 +40,7 @@ class StudySweep(Settings):
     """The sweeps whose models are evaluated: SWEEP, or STUDY/SWEEP for a sweep of another study."""
 
 
-class Study(Settings):
+class StudyPlan(Settings):
     """A question, the sweeps that answer it, and about how many hours these take on a CPU core or on a GPU."""
 
     question: str
@@ -67,12 +67,12 @@ def reproduce(study: str | None, overrides: Sequence[str], out: Path, config_dir
             check(study, root)
 
 
-def read(name: str) -> Study:
+def read(name: str) -> StudyPlan:
     """Read a study. Raises UserError for an unknown name or an invalid file."""
     known = dict(zip(choices("results"), nodes("results"), strict=True))
     if name not in known:
         raise UserError(f"{name}: unknown study{nearest(name, known)}; it is one of {', '.join(known)}")
-    return validated(Study, known[name], f"results/{name}.yaml")
+    return validated(StudyPlan, known[name], f"results/{name}.yaml")
 
 
 @cache

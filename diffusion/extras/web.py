@@ -37,8 +37,8 @@ from diffusion.process.inputs import way_features
 from diffusion.process.sampler import Evaluator
 from diffusion.report import images
 from diffusion.report.page import ASSETS, Block, Section, document, rendered
-from diffusion.report.run import NOTES, Blocks, training
-from diffusion.report.scores import score_table
+from diffusion.report.run import Blocks, training
+from diffusion.report.tables import NOTES, score_table
 from diffusion.runs.folder import Run, is_run
 
 STEPS, OF_MAPS = (5, 10, 25, 50, 100), (1, 2, 4, 8)  # choices on the page

@@ -115,8 +115,9 @@ class Kind:
         if reason := self.refused.get(task):
             raise UserError(f"{task}: {reason}")
 
-    def allows(self, task: str) -> bool:
-        return task not in self.refused
+    @classmethod
+    def allows(cls, task: str) -> bool:
+        return task not in cls.refused
 
     # the diffusion process
 

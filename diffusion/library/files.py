@@ -50,18 +50,19 @@ def save_images(
     named = named or f"step {restored.step} ({restored.weights} weights)"
     console.print(f"{count(n, 'image')} of {named}, in {folder}")
     pictures = ", ".join(sorted(file.name for file in folder.glob("*.png")))
-    console.print(f"  images/, images.npz ({images.numpy().dtype}, N×H×W×C), {pictures}")
+    sides = ("L", "H×W", "D×H×W")[images.ndim - 3]
+    console.print(f"  images/, images.npz ({images.numpy().dtype}, N×{sides}×C), {pictures}")
 
 
 def write_configuration(folder: Path, settings: Settings, restored: Restored | None = None) -> None:
-    """Write config.yaml for comparisons: the settings and, of a checkpoint, its step and training recipe.
+    """Write config.yaml for comparisons: the settings and, of a checkpoint, its step, training recipe and facts.
 
     In the folder of a training run, the run's own config.yaml is kept.
     """
     chosen = settings.model_dump(mode="json")
     if restored is not None:
         file = chosen["ckpt"] if BUNDLED in restored.path.parents else str(restored.path)
-        chosen |= {"ckpt": file, "step": restored.step, "recipe": restored.config}
+        chosen |= {"ckpt": file, "step": restored.step, "recipe": restored.config, "facts": restored.facts.written()}
         if chosen.get("data") == restored.config["data"]:
             chosen["data"] = None
     if not (folder / "run.json").is_file():

@@ -11,16 +11,16 @@ from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import validated
 from diffusion.config.choices import choice, composed, left_by
 from diffusion.config.inherit import Change
-from diffusion.config.schema import COMMANDS, SCORED, Edit, Score, Settings
+from diffusion.config.schema import COMMANDS, SCORED, Edit, ScoreSettings, Settings
 from diffusion.kinds.kind import Source
 from diffusion.library.model import Model
-from diffusion.process.operators import Mask
+from diffusion.process.operators import MaskOperator
 from diffusion.sampling.edits import STRENGTH, Blend, EditRequest, Enlargement, Filling, Solutions, Variants
 from diffusion.sampling.inheritance import inherited
 from diffusion.sampling.parallel import choose_devices
 
 S = TypeVar("S", bound=Settings)
-MASK = f"{Mask.__module__}.{Mask.__name__}"
+MASK = f"{MaskOperator.__module__}.{MaskOperator.__name__}"
 
 
 def settings_of(command: str, words: Sequence[str]) -> Any:
@@ -43,7 +43,7 @@ def completed(settings: S, restored: Restored | None, changes: Sequence[Change])
     """`settings` with what they leave to the run of a model; without a model, to the defaults of `diffusion train`."""
     values, recipe = settings.model_dump(), restored.config if restored else {}
     score = recipe.get("score") or {}
-    numbers = {"seed": recipe.get("seed") or 0, "batch_size": score.get("batch_size") or Score().batch_size}
+    numbers = {"seed": recipe.get("seed") or 0, "batch_size": score.get("batch_size") or ScoreSettings().batch_size}
     if restored:  # of a folder of images, n=null is all
         numbers["n"] = score.get("n") or SCORED
     values = numbers | values | {key: number for key, number in numbers.items() if values.get(key, 0) is None}

@@ -9,7 +9,15 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from diffusion.metric import estimate
-from diffusion.metric.estimate import ROWS, Estimate, PairwiseMetric, RealSet, SampleMetric, jackknife, over_photographs
+from diffusion.metric.estimate import (
+    ROWS,
+    PairwiseMetric,
+    RealSet,
+    SampleMetric,
+    Statistic,
+    jackknife,
+    over_photographs,
+)
 from diffusion.randomness import generator_for
 
 
@@ -41,10 +49,10 @@ def frechet(x: Tensor, reference: RealSet) -> tuple[float, Tensor]:
 class FrechetDistance(SampleMetric):
     """Squared Fréchet distance of Gaussians with the moments of samples and reference (FID: Heusel et al. 2017)."""
 
-    def measure(self, x: Tensor, reference: RealSet, photographs: Tensor | None = None) -> dict[str, Estimate]:
+    def measure(self, x: Tensor, reference: RealSet, photographs: Tensor | None = None) -> dict[str, Statistic]:
         """`fd`, never negative."""
         value, influence = frechet(x, reference)
-        found = {"fd": Estimate(value, estimate.error_of(influence), minimum=0.0, influence=influence)}
+        found = {"fd": Statistic(value, estimate.error_of(influence), minimum=0.0, influence=influence)}
         real = reference.photographs
         return over_photographs(found, lambda: self.measure(reference.features, RealSet.of(x)), photographs, real)
 
@@ -101,7 +109,7 @@ class KernelDistance(PairwiseMetric):
         """With the actual size of the subsets."""
         return super().settings_for(n, m) | {"subset_size": min(self.subset_size, min(n, m, estimate.POOL) // 2)}
 
-    def compare(self, x: Tensor, y: Tensor) -> dict[str, Estimate]:
+    def compare(self, x: Tensor, y: Tensor) -> dict[str, Statistic]:
         """`kid`, of at least 4 features in each set."""
         size = self.settings_for(len(x), len(y))["subset_size"]
 
@@ -112,7 +120,7 @@ class KernelDistance(PairwiseMetric):
         values, without = mmd2(x, y, drawn("generated", len(x)), drawn("reference", len(y)))
         std = float(values.std(correction=0))
         error = math.hypot(jackknife(without), std / math.sqrt(self.subsets))  # second term: from the random subsets
-        return {"kid": Estimate(float(values.mean()), error, std=std, influence=(1 - len(x)) * without)}
+        return {"kid": Statistic(float(values.mean()), error, std=std, influence=(1 - len(x)) * without)}
 
 
 class EnergyDistance(PairwiseMetric):
@@ -125,7 +133,7 @@ class EnergyDistance(PairwiseMetric):
     where the distributions are equal. There, the jackknife's error is small when the value is, and too small then.
     """
 
-    def compare(self, x: Tensor, y: Tensor) -> dict[str, Estimate]:
+    def compare(self, x: Tensor, y: Tensor) -> dict[str, Statistic]:
         """`energy`."""
         n, m = len(x), len(y)
         xx, xy, yy = (torch.cat([torch.cdist(r, b).sum(1) for r in a.split(ROWS)]) for a, b in ((x, x), (x, y), (y, y)))
@@ -134,7 +142,7 @@ class EnergyDistance(PairwiseMetric):
         squares = 2 * (x - x.mean(dim=0)).square().sum(dim=1).mean()  # E |x − x′|²
         centred = (squares - 2 * (xx / n).square().mean() + (xx.mean() / n) ** 2).clamp(min=0)  # E h²
         error = math.hypot(jackknife(without), math.sqrt(2 * centred) / n)
-        return {"energy": Estimate(float(value), error, influence=(1 - n) * without)}
+        return {"energy": Statistic(float(value), error, influence=(1 - n) * without)}
 
 
 @dataclass
@@ -154,13 +162,13 @@ class CMMD(PairwiseMetric):
     sigma: Annotated[float, Gt(0)] = 10.0
     scale: Annotated[float, Gt(0)] = 1000.0
 
-    def compare(self, x: Tensor, y: Tensor) -> dict[str, Estimate]:
+    def compare(self, x: Tensor, y: Tensor) -> dict[str, Statistic]:
         """`cmmd`, never negative."""
         n, m = len(x), len(y)
         xx, xy, yy = self._row_sums(x, x), self._row_sums(x, y), self._row_sums(y, y)
         value = max(float(self.scale * (xx.mean() / n + yy.mean() / m - 2 * xy.mean() / m)), 0.0)
         without = self.scale * ((xx.sum() - 2 * xx + 1) / (n - 1) ** 2 - 2 * (xy.sum() - xy) / ((n - 1) * m))
-        return {"cmmd": Estimate(value, jackknife(without), minimum=0.0, influence=(1 - n) * without)}
+        return {"cmmd": Statistic(value, jackknife(without), minimum=0.0, influence=(1 - n) * without)}
 
     def _row_sums(self, x: Tensor, y: Tensor) -> Tensor:
         """Σ_j k(x_i, y_j), (N,)."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffusion.base.nearest import neighbours
 from diffusion.errors import UserError
-from diffusion.metric.estimate import ROWS, Estimate, PairwiseMetric, error_of, jackknife
+from diffusion.metric.estimate import ROWS, PairwiseMetric, Statistic, error_of, jackknife
 
 
 def others(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -36,7 +36,7 @@ class PrecisionRecall(PairwiseMetric):
 
     k: Annotated[int, Ge(1)] = 3
 
-    def compare(self, x: Tensor, y: Tensor) -> dict[str, Estimate]:
+    def compare(self, x: Tensor, y: Tensor) -> dict[str, Statistic]:
         """`precision` and `recall`, of at least k + 2 samples and k + 1 real images."""
         k, real = self.k, others(y, self.k)[0][:, -1]
         to, neighbour = others(x, k + 1)
@@ -54,8 +54,8 @@ class PrecisionRecall(PairwiseMetric):
             without += (left > 0.5).sum(dim=0)
         precision, recall = inside.double(), reached / len(y)
         return {
-            "precision": Estimate(float(precision.mean()), error_of(precision), share_of=len(x)),
-            "recall": Estimate(recall, jackknife(without / len(y)), share_of=len(x)),
+            "precision": Statistic(float(precision.mean()), error_of(precision), share_of=len(x)),
+            "recall": Statistic(recall, jackknife(without / len(y)), share_of=len(x)),
         }
 
 
@@ -72,7 +72,7 @@ class DensityCoverage(PairwiseMetric):
 
     k: Annotated[int, Ge(1)] = 5
 
-    def compare(self, x: Tensor, y: Tensor) -> dict[str, Estimate]:
+    def compare(self, x: Tensor, y: Tensor) -> dict[str, Statistic]:
         """`density` and `coverage`, of at least k + 1 real images."""
         real = others(y, self.k)[0][:, -1]
         holding = torch.zeros(len(x), dtype=torch.float64)
@@ -85,6 +85,6 @@ class DensityCoverage(PairwiseMetric):
             alone += held[count == 1].sum(dim=0)  # balls that are not covered without sample j
         density, coverage = holding / self.k, covered / len(y)
         return {
-            "density": Estimate(float(density.mean()), error_of(density), minimum=0.0),
-            "coverage": Estimate(coverage, jackknife(-alone / len(y)), share_of=len(x)),
+            "density": Statistic(float(density.mean()), error_of(density), minimum=0.0),
+            "coverage": Statistic(coverage, jackknife(-alone / len(y)), share_of=len(x)),
         }

@@ -28,7 +28,7 @@ POOL = 10_000  # maximum number of features per set in pairwise metrics
 ROWS = 1024  # rows of a pairwise matrix in memory at a time
 
 
-class Estimate(NamedTuple):
+class Statistic(NamedTuple):
     """A value and its standard error."""
 
     value: float
@@ -80,8 +80,8 @@ def order_of(features: Tensor) -> Tensor:
 
 
 def over_photographs(
-    found: dict[str, Estimate], swapped: Callable[[], dict[str, Estimate]], own: Tensor | None, real: Tensor | None
-) -> dict[str, Estimate]:
+    found: dict[str, Statistic], swapped: Callable[[], dict[str, Statistic]], own: Tensor | None, real: Tensor | None
+) -> dict[str, Statistic]:
     """Estimates, with the errors of symmetric distances over other photographs instead of other images:
 
         error² = V_x + V_y,    V = G/(G − 1) · Σ_g (Σ_{i in g} φ_i)² / n²,    n images of G photographs
@@ -99,7 +99,7 @@ def over_photographs(
     others = found if real is None else swapped()
     width = quantile(min(len(each.unique()) for each in (own, real) if each is not None))
 
-    def over(one: Estimate, other: Estimate) -> Estimate:
+    def over(one: Statistic, other: Statistic) -> Statistic:
         v, alone = one.error**2, one.error if own is None else None
         if own is not None:  # instead of independent images; the kernel distance's error due to its subsets is kept
             v += mean_and_error(one.influence, own[None])[1] ** 2 - error_of(one.influence) ** 2
@@ -141,7 +141,7 @@ class RealSet:
 class SampleMetric:
     """Base class. A score records its attributes as settings."""
 
-    def measure(self, x: Tensor, reference: RealSet, photographs: Tensor | None = None) -> dict[str, Estimate]:
+    def measure(self, x: Tensor, reference: RealSet, photographs: Tensor | None = None) -> dict[str, Statistic]:
         """Features of all samples, (N, D) -> estimates by short name: fd, kid, precision, …
 
         `photographs` (N,) are the numbers of theirs, if the samples are real images that are not independent. Raises
@@ -157,12 +157,12 @@ class SampleMetric:
 class PairwiseMetric(SampleMetric):
     """Base class of metrics that compare pairs of features, of at most `POOL` in each set."""
 
-    def measure(self, x: Tensor, reference: RealSet, photographs: Tensor | None = None) -> dict[str, Estimate]:
+    def measure(self, x: Tensor, reference: RealSet, photographs: Tensor | None = None) -> dict[str, Statistic]:
         order, real = order_of(x)[:POOL], reference.photographs
         x, y = x[order].double(), reference.features[:POOL].double()
         own, real = None if photographs is None else photographs[order], None if real is None else real[:POOL]
         return over_photographs(self.compare(x, y), lambda: self.compare(y, x), own, real)
 
-    def compare(self, x: Tensor, y: Tensor) -> dict[str, Estimate]:
+    def compare(self, x: Tensor, y: Tensor) -> dict[str, Statistic]:
         """Features of samples (N, D) and of real images (M, D), float64 -> estimates by short name."""
         raise NotImplementedError

@@ -33,7 +33,7 @@ def pseudo_huber(x: Tensor, y: Tensor, c: Annotated[float, Ge(0)] = 0.00054) -> 
     return square / (torch.sqrt(square + c**2) + c)
 
 
-class Consistency(Objective):
+class ConsistencyTuning(Objective):
     """d(f(x_t, t), stopgrad f(x_r, r))/(t − r), where r rises towards t in stages during training (ECT).
 
     The run is split evenly into stages a = 1 … `stages`, where r = t·max(0, 1 − n(t)/q^a), n(t) = 1 + k sigmoid(−b t).

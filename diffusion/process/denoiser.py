@@ -79,7 +79,7 @@ class Denoiser(nn.Module):
     UserError for a prediction that does not suit the schedule, for a condition without an input or of another size, and
     for an output of another size.
 
-    With an `EndInput` it is a flow map, too (`flow_map.FlowMap`). Given `end` (B,), the flow time of s ≤ t, its
+    With an `EndInput` it is a flow map, too (`flow_map.FlowMapTraining`). Given `end` (B,), the flow time of s ≤ t, its
     estimates satisfy x_s = alpha_s x0 + sigma_s eps on the path of the probability-flow ODE from x_t to s.
     """
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoise, diffuse, expand
-from diffusion.process.operators import MOST, Mask, Nonlinear, Observation
+from diffusion.process.operators import MOST, MaskOperator, Nonlinear, Observation
 from diffusion.process.sampler import Evaluator, Past, Point, Sampler, Stepped, Time
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Seeds, Streams, real_dtype
@@ -72,7 +72,7 @@ class Inpainting(Wrapping):
     def with_known(self, x: Tensor, alpha: float = 1.0, noise: Tensor | float = 0.0) -> Tensor:
         """x with the known pixels replaced by alpha y + noise, if the observation is `exact`; else x."""
         operator = self.observation.operator
-        if not (isinstance(operator, Mask) and self.observation.exact):
+        if not (isinstance(operator, MaskOperator) and self.observation.exact):
             return x
         return torch.where(operator.known.to(x.device), alpha * self.observation.y.to(x) + noise, x)
 

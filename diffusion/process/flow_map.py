@@ -22,7 +22,7 @@ from diffusion.process.weighting import unit
 from diffusion.randomness import Streams
 
 
-class FlowMap(Simple):
+class FlowMapTraining(Simple):
     """L_simple + E‖∂_w Y(y, u, w) − stopgrad v(Y(y, u, w), w)‖²: Lagrangian self-distillation (2505.18825, eq. 16).
 
     The first term trains the denoiser, whose v the second follows along the map: where it is 0, the map is that of

@@ -22,7 +22,7 @@ Operator = Callable[[Tensor], Tensor]
 MOST = 100  # iterations of conjugate gradients that need no network
 
 
-class Mask:
+class MaskOperator:
     """Keeps what is `known` of an image, bool (*size) or (C, *size), and sets the rest to 0. It is its own adjoint."""
 
     def __init__(self, known: Tensor):
@@ -102,7 +102,7 @@ class Observation:
     def __post_init__(self) -> None:
         if isinstance(self.operator, Nonlinear):
             return
-        if isinstance(self.operator, Mask):
+        if isinstance(self.operator, MaskOperator):
             self.y = self.operator(self.y)  # values of unknown pixels, which A x0 cannot have, delay the iterations
         u = Streams.of(1, "u").normal_like(self.y)
         x = Streams.of(1, "x").normal(*self.shape).to(u)
@@ -121,7 +121,7 @@ class Observation:
     @property
     def exact(self) -> bool:
         """Whether y are pixels of the image itself, without noise."""
-        return isinstance(self.operator, Mask) and self.noise == 0
+        return isinstance(self.operator, MaskOperator) and self.noise == 0
 
     def adjoint(self, u: Tensor) -> Tensor:
         """Aᵀu (B, C, *size) for u (B, ...)."""

@@ -115,7 +115,7 @@ class EDM(Prediction):
         return 1 / torch.hypot(sigma_t, alpha_t * self.sigma_data), (-schedule.log_snr(t) / 8).clamp(-10, 10)
 
 
-class Scaled(Prediction):
+class ScaledPrediction(Prediction):
     """y of images whose values are multiplied by a scale: what `of` predicts for them on the unscaled schedule."""
 
     def __init__(self, of: Prediction, scale: Annotated[float, Gt(0)]):
@@ -129,8 +129,8 @@ class Scaled(Prediction):
         c_in, label = self.of.inputs(schedule.base, t)  # type: ignore[arg-type]
         return self.scale * c_in, label
 
-    def widened(self, deviation: Tensor) -> "Scaled":
-        return Scaled(self.of.widened(self.scale * deviation), self.scale)
+    def widened(self, deviation: Tensor) -> "ScaledPrediction":
+        return ScaledPrediction(self.of.widened(self.scale * deviation), self.scale)
 
     def check(self, schedule: Schedule) -> None:
         self.of.check(schedule.base)  # type: ignore[arg-type]
@@ -138,4 +138,8 @@ class Scaled(Prediction):
 
 def scaled(schedule: Schedule, prediction: Prediction, scale: float) -> tuple[Schedule, Prediction]:
     """The schedule and the prediction for images whose values are multiplied by `scale` in the process."""
-    return (schedule, prediction) if scale == 1 else (schedules.Scaled(schedule, scale), Scaled(prediction, scale))
+    return (
+        (schedule, prediction)
+        if scale == 1
+        else (schedules.ScaledSchedule(schedule, scale), ScaledPrediction(prediction, scale))
+    )

@@ -190,7 +190,7 @@ CONSISTENCY = partial(grids.karras, sigma_min=0.821, sigma_max=80.0)  # the last
 class Consistency(Sampler):
     """x_s = alpha_s x0 + sigma_s z, without noise in the last step (Song et al. 2023, Algorithm 1).
 
-    For models trained with `consistency.Consistency`, which estimate a sample of x0, not its mean.
+    For models trained with `consistency.ConsistencyTuning`, which estimate a sample of x0, not its mean.
     """
 
     grid: Grid = CONSISTENCY
@@ -205,7 +205,7 @@ class Consistency(Sampler):
 class FlowMap(Sampler):
     """x_s = alpha_s x0 + sigma_s eps with the estimates for this s: exact in one step, if the flow map is.
 
-    For models trained with `flow_map.FlowMap`.
+    For models trained with `flow_map.FlowMapTraining`.
     """
 
     grid: Grid = grids.flow

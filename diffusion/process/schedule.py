@@ -288,7 +288,7 @@ class Flow(Schedule):
         return 1 / (1 + self.shift * torch.exp(log_snr / 2))
 
 
-class Scaled(Schedule):
+class ScaledSchedule(Schedule):
     """The schedule for images whose values are multiplied by `scale`, in their own units: alpha_t, sigma_t/scale.
 
     The scale changes the signal of images with little or much contrast to the usual one (Chen 2023, arXiv 2301.10972,
@@ -309,6 +309,6 @@ class Scaled(Schedule):
     def time(self, log_snr: Tensor) -> Tensor:
         return self.base.time(log_snr - 2 * math.log(self.scale))
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Scaled":
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ScaledSchedule":
         self.base._apply(fn)
         return self

@@ -1,7 +1,8 @@
 """`assembled`: the denoiser of a recipe and its facts, for training, loading and reporting alike."""
 
 from collections.abc import Mapping
-from typing import Any
+from pkgutil import resolve_name
+from typing import Any, cast
 
 from torch import nn
 
@@ -47,10 +48,21 @@ def kind_of(recipe: Mapping[str, Any], facts: Facts, shape: tuple[int, ...], enc
         node = {**node, **facts.figures}
         check_targets(node, "data", "its figures")  # they may be a stranger's
         return make(node, "data.kind", Kind)
+    made = kind_class(recipe, facts)
+    check_arguments(made, facts.figures, facts.kind)
+    return made(**facts.figures)
+
+
+def kind_class(recipe: Mapping[str, Any], facts: Facts) -> type[Kind]:
+    """The class of the kind of the data, which knows what makes sense for it. Raises UserError for an unknown one."""
+    if recipe.get("encoder"):
+        return Latents
+    if (node := (recipe.get("data") or {}).get("kind")) is not None:
+        check_targets(node, "data", "its kind")
+        return cast("type[Kind]", resolve_name(node["_target_"]))
     if facts.kind not in KINDS:
         raise UserError(f"its data are {facts.kind}, which its settings do not describe; expected {', '.join(KINDS)}")
-    check_arguments(KINDS[facts.kind], facts.figures, facts.kind)
-    return KINDS[facts.kind](**facts.figures)
+    return KINDS[facts.kind]
 
 
 def data_size(recipe: Mapping[str, Any]) -> tuple[int, ...]:

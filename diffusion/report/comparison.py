@@ -13,11 +13,12 @@ from PIL import Image
 
 from diffusion.base.console import console, count
 from diffusion.base.files import replace
+from diffusion.findings.compare import Column, Comparison, compare
+from diffusion.findings.ranking import ranking
+from diffusion.findings.scores import alike
 from diffusion.report import images, style
-from diffusion.report.compare import Column, Comparison, compare
+from diffusion.report.answer import verdict_sections
 from diffusion.report.page import NAME, Block, Cell, Section, Table, html, listed, write_files
-from diffusion.report.ranking import ranking
-from diffusion.report.scores import alike
 from diffusion.runs.folder import Run
 
 SHOWN, FIRST = 24, 4  # runs with curves and pictures, and those at the top; the table contains all runs
@@ -67,7 +68,7 @@ def comparison_sections(comparison: Comparison, folder: Path, link: Link, by_run
     words = listed(f"{each}." for each in alike((column.name, column.words) for column in comparison.columns))
     return [
         Section("", [top, listed(comparison.notes)]),
-        *ranking(comparison, folder).sections,
+        *verdict_sections(ranking(comparison, folder)),
         Section("Recipes", [recipes_table(comparison, ranked), LEGEND]),
         Section("Curves", [curves(name, lines) for name in quantities(shown)]),
         Section("Samples of two runs", [Block(html=html("swipes")), rest] if len(pictures) > 1 else [], folded=True),

@@ -1,6 +1,7 @@
 """The figures of a run: each function draws data and returns the caption. Figure numbers are those of the memoir."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,11 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffusion.base.pixels import grey, spread, to_rgb
+from diffusion.base.pixels import framed, grey, save_png, spread, to_rgb
+from diffusion.findings.faults import SHOWN, Judged
+from diffusion.findings.numbers import number
+from diffusion.metric.faults import WORST
 from diffusion.report import style
-from diffusion.report.faults import SPECTRUM
-from diffusion.report.numbers import number
 from diffusion.runs.folder import Metrics, bins_of, validated_weights
 
 FAR = 5  # noise relative to signal; with more noise, a linear axis would hide the signal
@@ -31,6 +33,10 @@ MSE = (
     "Denoising MSE during training, on the frozen validation images and on equally many training images. Shaded where "
     "it is higher on the former: where this gap widens, the network memorizes its images. Dashed: raw weights; grey: "
     "the objective of single batches (in its own units, unless it is the simple loss of ε). The other lines: "
+)
+SPECTRUM = (
+    "The samples beside real images: the energy of their details from coarse to fine, how alike pixels at a distance "
+    "are, and the values of their colours."
 )
 
 Schedule = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -212,6 +218,16 @@ def ensembles(figure: Figure, found: Mapping[str, Mapping[str, Sequence[float]]]
         "samples are of the right distribution; with 95% intervals over images. More at the ends: they are too alike. "
         "Right: a point for each image."
     )
+
+
+def draw_judged(found: Judged | None, folder: Path) -> None:
+    """Draw the worst faults of judged samples, and their statistics beside real ones, into figures/ of the folder."""
+    if found and found.quantities:
+        measurements(*found.standardised, found.quantities).save(folder)
+    if found and (faults := found.faults[:SHOWN]):
+        worst, places = ([each for fault in faults for each in fault[key]] for key in ("worst", "place"))
+        save_png(framed(found.samples[worst], WORST, places), folder / "figures/faults.png")
+        spectrum(found.samples, found.real).save(folder)
 
 
 def _middles(names: Sequence[str]) -> np.ndarray:

@@ -12,8 +12,8 @@ from markupsafe import Markup
 from PIL import Image
 
 from diffusion.base.pixels import ABOUT, arranged, spread, tiles
+from diffusion.findings.numbers import number
 from diffusion.randomness import proportional
-from diffusion.report.numbers import number
 from diffusion.report.page import Block, html, picture
 from diffusion.runs.folder import Run
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from diffusion.base.console import duration
 from diffusion.errors import UserError
+from diffusion.findings.scores import value_text
 from diffusion.metric.record import Score
 from diffusion.report.page import Block, Cell, Section, Table, html, listed
-from diffusion.report.scores import value_text
 from diffusion.runs.folder import DAMAGED, PARTS, Run, is_sweep, jobs_of, natural_order, runs_below
 
 IMAGES, SIDE = 4, 64  # of a thumbnail; the largest side of its images in pixels

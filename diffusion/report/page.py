@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table as Printed
 
 from diffusion.base.files import replace
-from diffusion.report.numbers import MISSING, number
+from diffusion.findings.numbers import MISSING, number
 
 ASSETS = Path(__file__).parent / "assets"
 NAME = "report.html"

@@ -12,17 +12,18 @@ from diffusion.base.console import console, duration
 from diffusion.base.pixels import grid, save_png, spread
 from diffusion.config.build import check_targets, make
 from diffusion.errors import command_line, first_line, shown
-from diffusion.process.schedule import Scaled
+from diffusion.findings.compare import from_default
+from diffusion.findings.faults import SHOWN, words_of
+from diffusion.findings.numbers import plus_minus
+from diffusion.findings.scores import describe
+from diffusion.findings.verdict import verdict
+from diffusion.process.schedule import ScaledSchedule
 from diffusion.report import figures, images
-from diffusion.report.classes import NOTE, class_table
-from diffusion.report.compare import from_default
-from diffusion.report.faults import SHOWN, SPECTRUM, WORST, words_of
-from diffusion.report.floor import floor_blocks, write_floor
-from diffusion.report.numbers import plus_minus
+from diffusion.report.answer import verdict_sections
+from diffusion.report.noise_levels import floor_blocks, write_floor
 from diffusion.report.page import Block, Cell, Section, Table, escaped, shell, write_files
-from diffusion.report.scores import describe, protocols, score_table
-from diffusion.report.study import is_study, write_study
-from diffusion.report.verdict import verdict
+from diffusion.report.study import write_study
+from diffusion.report.tables import CLASS_NOTES, NOTES, class_table, protocol_blocks, score_table
 from diffusion.runs import again
 from diffusion.runs.folder import ENSEMBLE, FLOOR, Run, bins_of, holds_checkpoints
 from diffusion.runs.record import CONFIG, read_json
@@ -37,6 +38,7 @@ FACTS = {  # of run.json, with their names
 Blocks = list[Block | str | None]
 SAMPLES = "figures/samples.png"
 ROWS, COLUMNS = 4, 8  # of the samples during training
+WORST = "The three pictures that show each of these faults most, a row for each, with a place: {}."
 COPIES = (
     "The samples that a training or held-out image, moved and recoloured, predicts best, the best first, each above "
     "that image."
@@ -49,13 +51,6 @@ EYES = (
     "The energy distance of {n} samples from {train} training images, as each eye sees it, and the margins of both "
     "questions: real images are above any of them in at most 5% of cases."
 )
-NOTES = (  # below a table of scores
-    "The reference are held-out images, or for `train/` the training images. Brackets are 95% intervals over other "
-    "samples of the same model and, if the reference are tiles, the distances' over other photographs. Real images are "
-    "as many of another split, or all of it (n). Split half is the score of two random parts of real images, which "
-    "differ by chance alone. Lower is closer to the reference, except for precision, recall and coverage, where higher "
-    "is better; for density, neither is."
-)
 
 
 def write_report(folder: Path, schedule: figures.Schedule | None = None, state: str | None = None) -> list[Path]:
@@ -64,7 +59,7 @@ def write_report(folder: Path, schedule: figures.Schedule | None = None, state: 
     The noise schedule, if not given, is built from the configuration; the state is read from run.json.
     """
     run = Run(folder)
-    if is_study(run):
+    if run.is_study:
         return write_study(run)
     if (folder / FLOOR).is_file() and run.command != "train":
         return write_floor(run)
@@ -82,7 +77,7 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
     return [
         Section("", beginning(run, state)),
         Section("Before and after", images.before_and_after(run)),
-        *verdict(run, state).sections,
+        *verdict_sections(verdict(run, state)),
         Section("What is wrong", faults(run)),
         Section("Training", training(run, schedule)),
         Section("Where the loss is", floor_blocks(folder)),
@@ -91,7 +86,7 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
         Section("Denoising", images.film(folder / "samples/film.png")),
         Section("Against the truth", truth(run)),
         Section("Scores", [score_table(run.scores), NOTES] if run.scores else []),
-        Section("Scores by class", [by_class, NOTE] if by_class else []),
+        Section("Scores by class", [by_class, CLASS_NOTES] if by_class else []),
         Section(
             "More samples", [images.gallery(run, "Samples after those at the top.", images.FIRST, images.MORE)], True
         ),
@@ -100,7 +95,7 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
         Section("Facts", [facts(run)], True),
         Section("Noise schedule", [figures.signal(schedule)] if schedule else [], True),
         Section("What the referee has seen", eyes(run.referee), True),
-        Section("Protocols of the scores", protocols(run.scores), True),
+        Section("Protocols of the scores", protocol_blocks(run.scores), True),
         Section("More commands", [more_commands(run)], True),
     ]
 
@@ -114,7 +109,7 @@ def schedule_of(run: Run) -> figures.Schedule | None:
         if node := run.settings.get("schedule"):
             check_targets(node, "schedule", run.folder / CONFIG)
             made, scale = make(node, "schedule"), (run.settings.get("data") or {}).get("scale", 1.0)
-            return made if scale == 1 else Scaled(made, scale)
+            return made if scale == 1 else ScaledSchedule(made, scale)
     except Exception as error:
         console.print(f"the report does not show the schedule: {first_line(error)}", style="yellow", soft_wrap=True)
     return None
@@ -182,7 +177,7 @@ def faults(run: Run) -> Blocks:
         return []
     names = ", ".join(words_of(fault)[0] for fault in run.faults[:SHOWN])
     worst = images.figure(run.folder, "figures/faults.png", WORST.format(names))
-    return [worst, images.figure(run.folder, "figures/spectrum.png", SPECTRUM)]
+    return [worst, images.figure(run.folder, "figures/spectrum.png", figures.SPECTRUM)]
 
 
 def training(run: Run, schedule: figures.Schedule | None = None) -> Blocks:

@@ -26,7 +26,7 @@ DAMAGED = "damaged"  # the state of a run with a file that cannot be read
 SCORES, METRICS = "scores.json", "metrics.csv"
 REFEREE = "referee.json"  # see `metric.referee`
 ENSEMBLE = "ensemble.json"  # the ranks of real values among samples, for a chart
-FLOOR = "floor.csv"  # see `scoring.floor`
+FLOOR = "floor.csv"  # see `scoring.errors_by_level`
 PARTS = ("run.json", METRICS, SCORES, CONFIG)
 OURS = re.compile(rb'diffusion\.runs|job_folder|"command": \[\s*"diffusion')  # in our records
 HIDDEN = {".hydra", LOCK, ".slurm", ".trials", ".DS_Store", ".gitignore", ".gitkeep"}  # of us, and of other programs
@@ -34,7 +34,7 @@ MEASURED = ("data", "schedule", "validation", "trainer.limit_val_batches")  # mu
 UNMEASURED = ("data.batch_size", "data.eval_batch_size", "data.global_batch_size", "data.flip", "validation.floor")
 
 
-class Series(NamedTuple):
+class Curve(NamedTuple):
     """One logged quantity: `step` (n,) int, ascending, and `value` (n,) float.
 
     `step` is the number of completed training steps. The file counts from 0: its step 99 is logged after 100 steps.
@@ -48,7 +48,7 @@ class Series(NamedTuple):
         return float(dict(zip(*self, strict=True)).get(step, math.nan))
 
 
-Metrics = Mapping[str, Series]
+Metrics = Mapping[str, Curve]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Run:
         Then `seed` is that of training, `ckpt` is the name of the file, and `reference` the data used for scoring.
         """
         config = {**self.config}
-        recipe, ckpt = config.pop("recipe", None), config.pop("ckpt", None)
+        recipe, ckpt, _ = (config.pop(key, None) for key in ("recipe", "ckpt", "facts"))
         if recipe is None:
             return config
         trained = {key: value for key, value in recipe.items() if key != "sampler"}
@@ -146,6 +146,11 @@ class Run:
     def scores(self) -> list[Score]:
         """scores.json."""
         return read_scores(self.folder)
+
+    @property
+    def is_study(self) -> bool:
+        """Whether the folder has scores by sampling cost (NFE)."""
+        return any("nfe" in score.source for score in self.scores)
 
     @cached_property
     def referee(self) -> dict[str, Any]:
@@ -269,15 +274,15 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     return parsed(path, parse, [])
 
 
-def read_metrics(path: Path) -> dict[str, Series]:
-    """Column name -> `Series` of its finite values. If a step was logged twice, the later row is used."""
+def read_metrics(path: Path) -> dict[str, Curve]:
+    """Column name -> `Curve` of its finite values. If a step was logged twice, the later row is used."""
     cells: dict[str, dict[int, float]] = {}
     for row in read_rows(path):
         for name in row.keys() - {"epoch", "step"} if "step" in row else ():
             if math.isfinite(row[name]):
                 cells.setdefault(name, {})[1 + int(row["step"])] = row[name]
     ordered = {name: sorted(column.items()) for name, column in sorted(cells.items())}
-    return {name: Series(*map(np.array, zip(*column, strict=True))) for name, column in ordered.items()}
+    return {name: Curve(*map(np.array, zip(*column, strict=True))) for name, column in ordered.items()}
 
 
 def measures(setting: str) -> bool:

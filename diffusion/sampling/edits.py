@@ -19,7 +19,7 @@ from diffusion.data import Split
 from diffusion.errors import UserError
 from diffusion.kinds.kind import Kind, Shape, Source
 from diffusion.process.editing import Inpainting, SDEdit
-from diffusion.process.operators import Mask, Observation, observe
+from diffusion.process.operators import MaskOperator, Observation, observe
 from diffusion.randomness import Streams
 from diffusion.sampling.drawing import Drawing
 from diffusion.sampling.given import Given, condition_of
@@ -90,7 +90,7 @@ class Filling(EditRequest):
                 "mask: it touches all that the network knows of the picture, so nothing is kept; use a smaller one, or "
                 "`sample`"
             )
-        here = Mask(known)
+        here = MaskOperator(known)
         seen = Observation(here, tuple(x.shape[1:]), here(x))
         return Edited(answering(of_picture(drawing, part.example), seen, self.method), part.before, part.paste)
 

@@ -16,6 +16,7 @@ from diffusion.config.build import make
 from diffusion.config.schema import Evaluate
 from diffusion.data import ImageData
 from diffusion.errors import UserError
+from diffusion.findings.scores import describe, value_text
 from diffusion.metric.measurements import estimated
 from diffusion.metric.record import Reference, Score
 from diffusion.metric.score import draw
@@ -25,7 +26,6 @@ from diffusion.process.likelihood import flow_likelihood, variational_bound
 from diffusion.process.schedule import Schedule
 from diffusion.process.variance import Variance, fixed_small, learned_range
 from diffusion.randomness import Streams, seeds_for
-from diffusion.report.scores import describe, value_text
 from diffusion.sampling.given import Given
 
 log_snr = partial(grids.log_snr, sigma_min=0.01)  # DDPM's lowest noise level; 1000 steps to it are small enough

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from diffusion.base import files
 from diffusion.base.console import console, count
-from diffusion.base.pixels import framed, save_png
 from diffusion.config.build import make
 from diffusion.data import ImageData, Split
 from diffusion.errors import UserError
+from diffusion.findings.faults import Judged
 from diffusion.metric.denoising import numbered
 from diffusion.metric.estimate import RealSet, SampleMetric
-from diffusion.metric.faults import WORST, diagnose
+from diffusion.metric.faults import diagnose
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.measurements import ensemble, estimated, gaussian_crps, of_images, ranks
 from diffusion.metric.photographs import photographs_of
@@ -31,8 +31,6 @@ from diffusion.metric.record import FEW, Reference, Score
 from diffusion.metric.referee import LIMIT, judge
 from diffusion.metric.score import LEAST, divide, draw, extract, features_of, reference_of, score
 from diffusion.randomness import generator_for
-from diffusion.report import figures
-from diffusion.report.faults import SHOWN
 from diffusion.runs.folder import ENSEMBLE, REFEREE, append_scores
 from diffusion.sampling.given import Given
 from diffusion.scoring.memorization import copies
@@ -164,17 +162,15 @@ class Scorer:
         files.replace(self.folder / ENSEMBLE, shares)
         return found
 
-    def judge(self, images: Tensor) -> None:
-        """Write into referee.json whether the images can be told apart from real ones, and their faults, with figures.
+    def judge(self, images: Tensor) -> Judged | None:
+        """Write into referee.json whether the images can be told apart from real ones, and their faults.
 
-        See `metric.referee` and `metric.faults`.
+        See `metric.referee` and `metric.faults`. Returns what `report.figures.draw_judged` draws; None if images of
+        this kind are not judged.
         """
         kind = self.data.kind
         if not self.data.splits or not (eyes := kind.eyes(self.data.shape)):
-            return
-        if kind.quantities:
-            real = self.data.splits[self.split].images
-            figures.measurements(kind.inside(images), kind.inside(real), kind.quantities).save(self.folder)
+            return None
         splits = [self.data.splits[name] for name in ("train", "val" if self.split == "train" else self.split)]
         some = [
             split.take(torch.linspace(0, len(split) - 1, min(LIMIT, len(split))).round().long()) for split in splits
@@ -190,10 +186,9 @@ class Scorer:
         held = len({*held_out.sources})
         found["faults"] = faults = diagnose(samples, real, photograph, held) if kind.has_faults else []
         files.replace(self.folder / REFEREE, json.dumps(found, indent=1))
-        if worst_faults := faults[:SHOWN]:
-            worst, places = ([each for fault in worst_faults for each in fault[key]] for key in ("worst", "place"))
-            save_png(framed(samples[worst], WORST, places), self.folder / "figures/faults.png")
-            figures.spectrum(samples, real).save(self.folder)
+        compared = (images, self.data.splits[self.split].images) if kind.quantities else ()
+        standardised = [kind.inside(each) for each in compared]
+        return Judged(samples, real, faults, kind.quantities, standardised)
 
     def write(self, scores: Sequence[Score]) -> list[Score]:
         """Append scores to scores.json and record test scores in test.json; returns the scores as written."""

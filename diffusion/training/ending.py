@@ -17,14 +17,15 @@ from diffusion.checkpoint import storage
 from diffusion.checkpoint.find import prune
 from diffusion.checkpoint.restore import file_hash, network_hash
 from diffusion.errors import Interrupted, UserError, first_line, resume_command
+from diffusion.findings.verdict import verdict
+from diffusion.report.figures import draw_judged
 from diffusion.report.run import write_report
-from diffusion.report.scores import print_scores
-from diffusion.report.verdict import verdict
+from diffusion.report.tables import print_scores
 from diffusion.runs.folder import Run, read_metrics
 from diffusion.runs.record import RunRecord, now
 from diffusion.sampling.drawing import Drawing, Frames
 from diffusion.sampling.parallel import remove
-from diffusion.scoring.floor import measure
+from diffusion.scoring.errors_by_level import measure
 from diffusion.scoring.pipeline import Scorer, check_test
 from diffusion.training import loggers
 from diffusion.training.callbacks import peak_gb
@@ -175,6 +176,6 @@ def score_last(run: Parts, scorer: Scorer, trainer: pl.Trainer, images: Tensor, 
         each.write([*own, *others])
         loggers.log_scores(trainer, own, each.split)
         print_scores([*own, *others])
-    scorer.judge(images)
+    draw_judged(scorer.judge(images), scorer.folder)
     if score.audit:
         scorer.write(scorer.audit(images, **source))

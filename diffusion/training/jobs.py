@@ -153,7 +153,7 @@ def run_job(settings: Train, folder: Path, words: Sequence[str], name: str = "tr
         raise UserError("torchrun starts the processes of one run, not of a sweep: use -m trainer.devices=N instead")
     again = f"rerun the same command with {override('hydra.sweep.dir', folder.parent)} to repeat what is not complete"
     try:
-        if settings.study.stop and (why := resolve_name("diffusion.report.paired.needless")(settings, folder)):
+        if settings.study.stop and (why := resolve_name("diffusion.findings.paired.needless")(settings, folder)):
             console.print(f"{folder} is not run: {why}")
         elif begun := claimed(settings, folder, words, job=True, name=name):
             if multiprocessing.current_process().name.startswith("LokyProcess"):

@@ -33,7 +33,7 @@ from diffusion.recipe.facts import ConditionFacts, Facts, read_facts
 from diffusion.runs.record import RunRecord
 from diffusion.sampling.drawing import Drawing, check_weak, evaluations, make_guidance
 from diffusion.sampling.given import Given
-from diffusion.scoring.floor import CONDITIONAL
+from diffusion.scoring.errors_by_level import CONDITIONAL
 from diffusion.scoring.pipeline import Scorer, make_metrics
 from diffusion.training.clock import clock_of
 from diffusion.training.ema import EMA, average_for

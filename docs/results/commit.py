@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 
 from diffusion.extras.reproduce import read
-from diffusion.report.compare import compare
+from diffusion.findings.compare import compare
 
 
 def commit(study: str, runs: Path = Path("outputs/results"), results: Path = Path(__file__).parent) -> None:

@@ -14,9 +14,9 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from diffusion.findings.compare import Mean
 from diffusion.process.schedule import cosine
 from diffusion.report import style
-from diffusion.report.compare import Mean
 from diffusion.runs.folder import Run, jobs_of
 
 HERE = Path(__file__).parent

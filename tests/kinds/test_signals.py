@@ -146,7 +146,8 @@ def test_a_model_of_a_table_draws_fills_and_scores(ran: Any, tmp_path: Path) -> 
     scores = {record["metric"] for record in json.loads((run / "scores.json").read_text())}
     assert {"energy_spectrum", "energy_autocorrelations", "energy_values"} <= scores
     short = table(tmp_path / "short.csv", "date", VALUES[:10])
-    ran("edit", [f"ckpt={run}", f"image={short}", "mask=10:", "n=2", "device=cpu", "hydra.run.dir=filled"])
+    printed = ran("edit", [f"ckpt={run}", f"image={short}", "mask=10:", "n=2", "device=cpu", "hydra.run.dir=filled"])
+    assert "images.npz (float32, N×L×C)" in printed
     with (tmp_path / "filled/images/0.csv").open() as file:
         rows = [*csv.reader(file)]
     assert rows[0] == ["warm", "cold"]

@@ -13,7 +13,7 @@ from diffusion.data.module import Split, place
 from diffusion.kinds.pixels import Pixels
 from diffusion.metric.distances import CMMD, EnergyDistance, FrechetDistance, KernelDistance
 from diffusion.metric.diversity import DensityCoverage, PrecisionRecall
-from diffusion.metric.estimate import Estimate, RealSet
+from diffusion.metric.estimate import RealSet, Statistic
 from diffusion.scoring.pipeline import Scorer
 
 DRAWS = 120
@@ -25,7 +25,7 @@ def test_confidence_intervals_have_the_stated_coverage() -> None:
     reference = RealSet.of(torch.randn(100, 6, generator=generator))
     metrics = [FrechetDistance(), KernelDistance(subsets=30), CMMD(sigma=2.0), PrecisionRecall(), DensityCoverage()]
     metrics.append(EnergyDistance())
-    found: dict[str, list[Estimate]] = {}
+    found: dict[str, list[Statistic]] = {}
     for _ in range(DRAWS):
         x = torch.randn(80, 6, generator=generator) * 0.7 + 0.7
         for metric in metrics:
@@ -52,7 +52,7 @@ def tiles(photographs: int, of_each: int, generator: torch.Generator) -> tuple[T
 def test_intervals_count_photographs_instead_of_their_tiles(clustered: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the 96 tiles of 12 photographs were independent, the errors would be less than half of the true ones."""
     monkeypatch.setattr("diffusion.metric.estimate.POOL", 90)  # a part of the tiles
-    generator, found = torch.Generator().manual_seed(3), dict[str, list[Estimate]]()
+    generator, found = torch.Generator().manual_seed(3), dict[str, list[Statistic]]()
     metrics = [FrechetDistance(), KernelDistance(subsets=5), CMMD(sigma=2.0), EnergyDistance()]
     other = torch.randn(90, 6, generator=generator) * 0.8 + 0.5
     for _ in range(60):
@@ -113,14 +113,14 @@ def test_the_energy_distance_of_equal_distributions_has_an_interval_of_the_state
 
 
 def test_an_interval_stays_in_the_range_of_the_metric() -> None:
-    assert Estimate(0.1, 0.2, minimum=0.0).interval() == pytest.approx((0, 0.1 + 1.95996 * 0.2), abs=1e-5)
-    assert Estimate(0.0, 0.0, minimum=0.0).interval() == (None, None)  # an error of 0 says nothing about other samples
-    low, high = Estimate(0.0, 0.0, share_of=100).interval()  # 0 of 100 does not mean 0 overall
+    assert Statistic(0.1, 0.2, minimum=0.0).interval() == pytest.approx((0, 0.1 + 1.95996 * 0.2), abs=1e-5)
+    assert Statistic(0.0, 0.0, minimum=0.0).interval() == (None, None)  # an error of 0 says nothing about other samples
+    low, high = Statistic(0.0, 0.0, share_of=100).interval()  # 0 of 100 does not mean 0 overall
     assert low == pytest.approx(0, abs=1e-12)
     assert high == pytest.approx(3.84 / 103.84, rel=1e-3)
     n, p = 50, 0.3  # Wilson's interval in its usual form
     z2 = 1.959963985**2
     half = (z2 * p * (1 - p) / n + z2**2 / (4 * n**2)) ** 0.5
     expected = [(p + z2 / (2 * n) + sign * half) / (1 + z2 / n) for sign in (-1, 1)]
-    assert Estimate(p, (p * (1 - p) / n) ** 0.5, share_of=n).interval() == pytest.approx(expected)
-    assert Estimate(1.0, 0.01, share_of=n).interval()[1] == 1.0
+    assert Statistic(p, (p * (1 - p) / n) ** 0.5, share_of=n).interval() == pytest.approx(expected)
+    assert Statistic(1.0, 0.01, share_of=n).interval()[1] == 1.0

@@ -41,7 +41,7 @@ def test_a_score_survives_a_json_round_trip(score: Score) -> None:
 
 def test_split_half_was_called_floor_in_older_files() -> None:
     assert Score.from_json(BARE.to_json() | {"what": "floor"}).what == "split_half"
-    assert schema.Score(baselines=["noise", "floor"]).baselines == ["noise", "split_half"]
+    assert schema.ScoreSettings(baselines=["noise", "floor"]).baselines == ["noise", "split_half"]
 
 
 def test_the_protocol_includes_the_settings_but_not_the_source() -> None:

@@ -12,7 +12,7 @@ from diffusion.metric import estimate
 from diffusion.metric.denoising import DenoisingErrors
 from diffusion.metric.distances import CMMD, FrechetDistance, KernelDistance
 from diffusion.metric.diversity import DensityCoverage, PrecisionRecall
-from diffusion.metric.estimate import Estimate, PairwiseMetric
+from diffusion.metric.estimate import PairwiseMetric, Statistic
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import Reference, Score
 from diffusion.metric.score import divide, extract, reference_of, score
@@ -79,8 +79,8 @@ def test_pairwise_metrics_use_at_most_the_pool_and_the_floor_has_the_sizes_of_th
     projection: Projection, photographs: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Sizes(PairwiseMetric):
-        def compare(self, x: Tensor, y: Tensor) -> dict[str, Estimate]:
-            return {"sizes": Estimate(len(x), len(y))}
+        def compare(self, x: Tensor, y: Tensor) -> dict[str, Statistic]:
+            return {"sizes": Statistic(len(x), len(y))}
 
     monkeypatch.setattr(estimate, "POOL", 30)
     reference = reference_of(photographs[:100], projection())

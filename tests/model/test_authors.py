@@ -19,18 +19,18 @@ from diffusion.errors import UserError
 from diffusion.training.resume import start_from
 
 ADM = """
-_target_: diffusion.doors.authors.ADM
+_target_: diffusion.doors.authors.ADMWeights
 recipe: [experiment=improved_ddpm, model=unet_adm, "model.channels=[32,64]", "model.attention=[false,true]",
          model.blocks=1, model.head_dim=16, data.resolution=16]
 heads_first: {}
 """
 JIT = """
-_target_: diffusion.doors.authors.JiT
+_target_: diffusion.doors.authors.JiTWeights
 recipe: [experiment=flow, prediction=x0, model=jit_tiny, model.width=48, model.heads=3, model.depth=2, model.context=4,
          model.context_from=1, model.image_time=true, data.resolution=16]
 """
 DIT = """
-_target_: diffusion.doors.authors.DiT
+_target_: diffusion.doors.authors.DiTWeights
 recipe: [{}, model=dit_tiny, model.patch=2, model.width=64, model.heads=4, model.depth=2, model.in_channels=4,
          model.shift=0, encoder=vae, encoder.path=vae]
 factor: 2

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffusion.model.network import Dropout, examples
 from diffusion.process import prediction, schedule
-from diffusion.process.consistency import Consistency, pseudo_huber
+from diffusion.process.consistency import ConsistencyTuning, pseudo_huber
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.objective import Uncertainty
 from diffusion.process.sampler import Consistency as ConsistencySampler
@@ -29,7 +29,7 @@ def test_the_loss_of_a_pair_matches_the_paper_on_every_schedule(on: str) -> None
     denoiser, seen = Denoiser(Affine(0.4, 0.1), kind, of), []
     call = denoiser.forward
     denoiser.forward = lambda x, t: (seen.append((x, t)), call(x, t))[1]  # type: ignore[method-assign]
-    made, x0 = Consistency(stages=4), torch.rand(64, 1, 2, 2).double() * 2 - 1
+    made, x0 = ConsistencyTuning(stages=4), torch.rand(64, 1, 2, 2).double() * 2 - 1
     for stage in (1, 2, 3, 4):
         seen.clear()
         made.begin(stage - 1, 4)
@@ -53,7 +53,7 @@ def test_the_loss_of_a_pair_matches_the_paper_on_every_schedule(on: str) -> None
 
 
 def test_stages_divide_a_run_equally_and_the_last_one_remains() -> None:
-    made, found = Uncertainty(Consistency(stages=3)), []
+    made, found = Uncertainty(ConsistencyTuning(stages=3)), []
     for step in range(11):
         made.begin(step, 10)
         found.append(int(made.objective.stage))
@@ -72,7 +72,7 @@ def test_both_estimates_get_the_same_dropout_mask_and_conditions() -> None:
     denoiser = Denoiser(Dropping(0.4, 0.1), schedule.cosine(), prediction.V())
     with examples(torch.tensor([5, 9, 2, 7])):
         for _ in range(2):
-            Consistency()(denoiser, x0, Streams(range(4)), classes=torch.tensor([0, 1, 2, 3]))
+            ConsistencyTuning()(denoiser, x0, Streams(range(4)), classes=torch.tensor([0, 1, 2, 3]))
     masks = [mask for mask, _ in seen]
     assert torch.equal(masks[0], masks[1])
     assert torch.equal(masks[2], masks[3])

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffusion.process import grid
 from diffusion.process.denoiser import clip, diffuse
 from diffusion.process.editing import Between, Inpainting, RePaint, SDEdit, SplitGibbs
-from diffusion.process.operators import Mask, Observation
+from diffusion.process.operators import MaskOperator, Observation
 from diffusion.process.posterior import MMPS
 from diffusion.process.sampler import DDIM, DPMSolver, Sampler, UniPC
 from diffusion.randomness import Streams, seed_for
@@ -21,7 +21,7 @@ from tests.support.oracle import GaussianOracle, sampler_moments
 Y = 0.9  # the known value, 1 standard deviation above its mean
 KNOWN_FIRST = torch.tensor([Y, 7.0, -7.0], dtype=torch.float64).reshape(3, 1, 1)
 KNOWN = torch.tensor([True, False, False]).reshape(3, 1, 1)
-SEEN = Observation(Mask(KNOWN), (3, 1, 1), KNOWN_FIRST[None])
+SEEN = Observation(MaskOperator(KNOWN), (3, 1, 1), KNOWN_FIRST[None])
 SDE = partial(DPMSolver, eta=1.0)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from diffusion.model import MLP
 from diffusion.process import grid, prediction, schedule
 from diffusion.process.denoiser import Denoiser, Estimate, denoiser_of, expand
-from diffusion.process.flow_map import FlowMap
+from diffusion.process.flow_map import FlowMapTraining
 from diffusion.process.objective import Simple, Uncertainty
 from diffusion.process.sampler import FlowMap as FlowMapSampler
 from diffusion.process.timesteps import Uniform
@@ -53,7 +53,7 @@ def test_the_exact_map_has_no_residual_and_draws_the_ends_of_paths_on_any_grid(o
     kind = SCHEDULES[on]
     exact, (x, t, r) = Gaussian(kind), batch(kind)
     x_t = x * expand(torch.hypot(*kind(t)), x)
-    assert FlowMap().residual(exact, x_t, t, r, {}).max() < 1e-8
+    assert FlowMapTraining().residual(exact, x_t, t, r, {}).max() < 1e-8
     start = torch.randn(5, 1, 2, 2, dtype=torch.float64)
     alpha, sigma = kind(torch.ones(1, dtype=torch.float64))
     ends = start * torch.hypot(alpha, sigma) * WIDTH / torch.hypot(alpha * WIDTH, sigma)
@@ -78,7 +78,7 @@ def test_a_map_distilled_from_the_exact_velocity_is_exact_to_1e_4() -> None:
         return Gaussian(kind, factor)
 
     def loss(c: Tensor) -> Tensor:
-        return FlowMap().residual(mapped(c), torch.ones(n, 1, 1, 1).double(), u, r, {}).mean()
+        return FlowMapTraining().residual(mapped(c), torch.ones(n, 1, 1, 1).double(), u, r, {}).mean()
 
     c = torch.zeros(81, dtype=torch.float64)
     curvature = torch.autograd.functional.hessian(loss, c)
@@ -119,7 +119,7 @@ def test_the_map_is_trained_on_a_share_of_the_images_that_does_not_depend_on_the
 
     def added(share: float, rows: slice) -> Tensor:
         found = []
-        for made in (FlowMap(share=share), Simple()):
+        for made in (FlowMapTraining(share=share), Simple()):
             streams = Streams([*range(8)[rows]], batch_seed=1, first=rows.start, batch_size=8)
             found.append(made(denoiser, x0[rows], streams)["loss"])
         return found[0] - found[1]
@@ -134,11 +134,12 @@ def test_the_map_is_trained_on_a_share_of_the_images_that_does_not_depend_on_the
 def test_learned_uncertainty_weighs_both_terms_of_a_map() -> None:
     """It begins with the loss of the map, and is minimal at the log of the sum of both terms: here 4 and 2."""
     denoiser, x0 = learned(ends=16), torch.rand(8, 2, 1, 1)
-    found, plain = (made(denoiser, x0, Streams(range(8)))["loss"] for made in (Uncertainty(FlowMap()), FlowMap()))
+    objectives = Uncertainty(FlowMapTraining()), FlowMapTraining()
+    found, plain = (made(denoiser, x0, Streams(range(8)))["loss"] for made in objectives)
     torch.testing.assert_close(found, plain)
-    assert Uncertainty(FlowMap()).ends == FlowMap.ends
+    assert Uncertainty(FlowMapTraining()).ends == FlowMapTraining.ends
 
-    class Constant(FlowMap):
+    class Constant(FlowMapTraining):
         def term(self, denoiser: Denoiser, batch: Any) -> Tensor:
             return torch.full((len(batch.t),), 4.0)
 

@@ -12,12 +12,12 @@ from diffusion.model.network import Network
 from diffusion.process import grid, guidance, likelihood, prediction, schedule, timesteps, variance, weighting
 from diffusion.process.augmentation import Crops
 from diffusion.process.averaging import gamma_of
-from diffusion.process.consistency import Consistency
+from diffusion.process.consistency import ConsistencyTuning
 from diffusion.process.denoiser import Denoiser, denoiser_of
 from diffusion.process.editing import Between, SDEdit
-from diffusion.process.flow_map import FlowMap
+from diffusion.process.flow_map import FlowMapTraining
 from diffusion.process.objective import Hybrid, Simple, VariationalBound
-from diffusion.process.operators import Mask
+from diffusion.process.operators import MaskOperator
 from diffusion.process.posterior import PiGDM, Posterior
 from diffusion.process.sampler import DDIM, Ancestral
 from diffusion.randomness import Streams
@@ -63,16 +63,16 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a bound without a spread": lambda: Hybrid()(net(lambda x: x, on=schedule.linear()), X, STREAMS),
     "a hybrid objective with a fixed variance": lambda: Hybrid(variance=variance.fixed_large),
     "weights of squares for other distances": lambda: Simple(weighting=weighting.snr, distance=torch.sub),
-    "consistency of x0": lambda: Consistency()(net(lambda x: x, prediction.X0()), X, STREAMS),
-    "a flow map of x0": lambda: FlowMap()(net(lambda x: x, prediction.X0()), X, STREAMS),
-    "a flow map with checkpointing": lambda: FlowMap()(
+    "consistency of x0": lambda: ConsistencyTuning()(net(lambda x: x, prediction.X0()), X, STREAMS),
+    "a flow map of x0": lambda: FlowMapTraining()(net(lambda x: x, prediction.X0()), X, STREAMS),
+    "a flow map with checkpointing": lambda: FlowMapTraining()(
         denoiser_of(Network(1, checkpointing=True), VP, prediction.V(), ends=16), X, STREAMS
     ),
     "a map by a denoiser that is none": lambda: net(lambda x: x)(X, T, end=T / 2),
     "a picture without a condition": lambda: net(lambda x: x)(X, T, picture=X),
     "numbers without a condition": lambda: net(lambda x: x)(X, T, vector=T[:, None]),
     "a map with guidance": lambda: guidance.WindowGuidance(2.0)(ORACLE)(X, T, end=T / 2),
-    "a map with posterior guidance": lambda: Posterior(ORACLE, PiGDM(DDIM(2), Mask(MASK)))(X, T, end=T / 2),
+    "a map with posterior guidance": lambda: Posterior(ORACLE, PiGDM(DDIM(2), MaskOperator(MASK)))(X, T, end=T / 2),
     "more steps than rows": lambda: grid.uniform(schedule.linear(10), 11),
     "equal steps in time with EDM": lambda: grid.uniform(EDM, 5),
     "rows of the leading grid": lambda: grid.leading(VP, 5),
@@ -89,8 +89,8 @@ REFUSED: dict[str, Callable[[], object]] = {
     "guidance on another schedule": lambda: guidance.AutoGuidance(2.0)(ORACLE, GaussianOracle(FLOW, MEAN, COVARIANCE)),
     "a strength of 0": lambda: SDEdit(DDIM(5), PICTURE, 0.0),
     "equal ends": lambda: Between([1, 2], [3, 2], [0.5, 0.5]),
-    "a mask without anything to fill": lambda: Mask(MASK | True),
-    "a mask of numbers": lambda: Mask(MASK.float()),
+    "a mask without anything to fill": lambda: MaskOperator(MASK | True),
+    "a mask of numbers": lambda: MaskOperator(MASK.float()),
     "a flow that cannot be solved": lambda: likelihood.flow_likelihood(net(lambda x: x / 0), X, STREAMS),
     "probabilities of crops above 1": lambda: Crops((1, 2), (0.5, 0.6)),
     "crops of half pixels": lambda: Crops((1, 3)).check(32, 32, 4),

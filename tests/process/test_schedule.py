@@ -8,7 +8,7 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
-from diffusion.process.schedule import VE, VP, Discrete, Flow, Scaled, Schedule, SubVP, cosine, linear
+from diffusion.process.schedule import VE, VP, Discrete, Flow, ScaledSchedule, Schedule, SubVP, cosine, linear
 
 from diffusion.process.schedule import scaled_linear, shifted, sigmoid, table, zero_terminal_snr  # isort: skip
 
@@ -18,7 +18,7 @@ TABLES = {
     "zero_snr": zero_terminal_snr(scaled_linear()),
 }  # fmt: skip
 SCHEDULES: dict[str, Schedule] = {**sampler_cases.SCHEDULES, **TABLES}
-SCHEDULES["images of a quarter of the contrast"] = Scaled(cosine(), 4.0)
+SCHEDULES["images of a quarter of the contrast"] = ScaledSchedule(cosine(), 4.0)
 each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
 each_table = pytest.mark.parametrize("schedule", TABLES.values(), ids=TABLES.keys())
 TIMES = torch.linspace(0, 1, 3001, dtype=torch.float64)

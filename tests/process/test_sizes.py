@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from diffusion.model import UNet
 from diffusion.process import grid, schedule
-from diffusion.process.consistency import Consistency
+from diffusion.process.consistency import ConsistencyTuning
 from diffusion.process.denoiser import Denoiser, Estimate, Wrapped, denoiser_of, expand
 from diffusion.process.editing import RePaint, SDEdit, SplitGibbs
-from diffusion.process.flow_map import FlowMap
+from diffusion.process.flow_map import FlowMapTraining
 from diffusion.process.guidance import WindowGuidance
 from diffusion.process.likelihood import flow_likelihood
 from diffusion.process.mixture import Exact, gaussians
 from diffusion.process.noise import assigned, nearest
 from diffusion.process.objective import Hybrid, Objective, Simple, VariationalBound
-from diffusion.process.operators import Mask, Observation, blur, downsampling, observe
+from diffusion.process.operators import MaskOperator, Observation, blur, downsampling, observe
 from diffusion.process.posterior import MMPS
 from diffusion.process.prediction import Eps, V
 from diffusion.process.sampler import DDIM, Ancestral, DPMSolver, Heun, PredictorCorrector, Sampler, UniPC
@@ -80,8 +80,8 @@ def test_the_loss_of_the_best_denoiser_is_that_of_a_gaussian(size: tuple[int, ..
         Simple(Uniform(), noise=assigned),
         VariationalBound(variance=fixed_small),
         Hybrid(),
-        FlowMap(share=1),
-        Consistency(),
+        FlowMapTraining(share=1),
+        ConsistencyTuning(),
     ],
     ids=lambda each: type(each).__name__,
 )
@@ -141,7 +141,7 @@ def test_parts_are_filled_by_the_conditional_mean(size: tuple[int, ...]) -> None
     y = (noise(1, *size).flatten(1) @ torch.linalg.cholesky(covariance(*size)).T + 0.3).view(1, 1, *size)
     seen, cov = known.flatten(), covariance(*size)
     expected = 0.3 + cov[:, seen] @ torch.linalg.solve(cov[seen][:, seen], y.flatten()[seen] - 0.3)
-    observation = Observation(Mask(known), (1, *size), y)
+    observation = Observation(MaskOperator(known), (1, *size), y)
     found = MMPS(DDIM(40, grid.log_snr), observation, iterations=64)(best, torch.zeros_like(y), streams)
     torch.testing.assert_close(found.flatten(), expected, rtol=0, atol=5e-3)
     for filled in (RePaint(DDIM(4), observation, 2), SplitGibbs(DDIM(4, eta=1.0), observation, 3)):

@@ -11,10 +11,11 @@ import torch
 
 from diffusion.base.pixels import GAP, framed
 from diffusion.data import Landscapes
+from diffusion.findings.faults import headline, sentence
+from diffusion.findings.verdict import verdict
 from diffusion.metric.features import Lite0
-from diffusion.report.faults import headline, sentence
+from diffusion.report.figures import draw_judged
 from diffusion.report.run import faults
-from diffusion.report.verdict import verdict
 from diffusion.runs.folder import Run
 from diffusion.scoring.pipeline import Scorer
 
@@ -81,9 +82,8 @@ def test_the_place_is_framed() -> None:
 def test_the_page_shows_the_worst_pictures_and_their_spectrum(make_run: Make, tmp_path: Path) -> None:
     data, folder = Landscapes(8), make_run(tmp_path / "demo")
     data.setup()
-    Scorer(data, "val", extractor=Lite0(), metrics=[], folder=folder, run=folder).judge(
-        data.splits["test"].images[:24] // 4
-    )
+    scorer = Scorer(data, "val", extractor=Lite0(), metrics=[], folder=folder, run=folder)
+    draw_judged(scorer.judge(data.splits["test"].images[:24] // 4), folder)
     blocks = faults(Run(folder))
     files = ["figures/faults.png", "figures/spectrum.png"]
     assert [file in str(blocks) and (folder / file).is_file() for file in files] == [True, True]

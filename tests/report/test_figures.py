@@ -16,7 +16,7 @@ from diffusion.config.build import make
 from diffusion.process.schedule import linear
 from diffusion.report import figures, style
 from diffusion.report.style import svg
-from diffusion.runs.folder import Series, read_metrics
+from diffusion.runs.folder import Curve, read_metrics
 
 
 def lines(figure: Figure) -> dict[str, np.ndarray]:
@@ -81,7 +81,7 @@ def test_the_gap_is_drawn_at_the_log_snr_of_its_decile_with_its_interval(run_fol
 
 
 def test_bins_are_in_their_places_even_if_some_have_no_images() -> None:
-    series = Series(np.array([10, 20]), np.array([0.1, 0.2]))
+    series = Curve(np.array([10, 20]), np.array([0.1, 0.2]))
     drawn = lines(figures.bins({f"val/mse_bin{i}": series for i in (0, 1, 9)}).figure)
     np.testing.assert_allclose(drawn["step 10"], [[0.05, 0.1], [0.15, 0.1], [0.95, 0.1]])
 

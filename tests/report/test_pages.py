@@ -226,8 +226,8 @@ def test_no_page_waits_for_a_slow_one(served: Server, monkeypatch: pytest.Monkey
         released.append(go_on.wait(60))
         return compared(*folders, **how)
 
-    compared = watch.compare.compare
-    monkeypatch.setattr(watch.compare, "compare", slow)
+    compared = watch.compare
+    monkeypatch.setattr(watch, "compare", slow)
     other = threading.Thread(target=get, args=(served, "/compare?run=/page/demo&run=/page/sweep/0"))
     other.start()
     assert began.wait(60)

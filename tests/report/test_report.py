@@ -17,14 +17,14 @@ from diffusion.base import console
 from diffusion.base.pixels import gif, grid, save_png, tiles
 from diffusion.cli import compare
 from diffusion.cli.report import main as report
+from diffusion.findings.numbers import number, plus_minus
+from diffusion.findings.scores import protocols, source_text, value_text
+from diffusion.findings.verdict import limits
 from diffusion.metric.record import Reference, Score
 from diffusion.process.schedule import linear
-from diffusion.report.classes import class_table
-from diffusion.report.numbers import number, plus_minus
 from diffusion.report.page import Cell, Section, Table, escaped
 from diffusion.report.run import write_report
-from diffusion.report.scores import print_scores, protocols, score_table, source_text, value_text
-from diffusion.report.verdict import limits
+from diffusion.report.tables import class_table, print_scores, score_table
 from diffusion.runs.again import place_of
 from diffusion.runs.folder import Run, append_scores, read_scores
 

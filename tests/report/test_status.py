@@ -14,7 +14,7 @@ from diffusion.base.files import lock
 from diffusion.cli import prune, status
 from diffusion.cli.report import main as report
 from diffusion.errors import exit_status
-from diffusion.report.compare import compare
+from diffusion.findings.compare import compare
 from diffusion.report.index import lines_below
 from diffusion.runs.folder import jobs_of, runs_below
 from diffusion.runs.record import RunRecord

@@ -9,8 +9,8 @@ import pytest
 
 from diffusion.config.build import make
 from diffusion.errors import UserError
+from diffusion.findings.scores import value_text
 from diffusion.process.schedule import linear
-from diffusion.report.scores import value_text
 from diffusion.runs.folder import read_scores
 from diffusion.sampling.drawing import Drawing, evaluations
 from diffusion.scoring.trials import within_budgets

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from diffusion.findings.tradeoff import rows_of
 from diffusion.metric.record import Reference, Score
 from diffusion.report.run import write_report
-from diffusion.report.study import chart, rows_of, table_of
+from diffusion.report.study import chart, table_of
 from diffusion.report.style import LOOKS
 from diffusion.runs.folder import Run, append_scores
 

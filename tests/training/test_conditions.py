@@ -13,7 +13,7 @@ from diffusion.checkpoint import storage
 from diffusion.checkpoint.restore import PREFIX, restore
 from diffusion.cli.export import main as export
 from diffusion.model import UNet
-from diffusion.process.consistency import Consistency
+from diffusion.process.consistency import ConsistencyTuning
 from diffusion.process.floor import Atoms
 from diffusion.process.objective import Simple
 from diffusion.training.module import Diffusion
@@ -55,14 +55,14 @@ def test_training_uses_crops_with_windows_and_validation_whole_images(tiny, tmp_
 
 
 def test_a_run_goes_through_its_stages_and_resumes_bit_for_bit(tiny, tmp_path, monkeypatch):
-    stages, call = [], Consistency.forward
+    stages, call = [], ConsistencyTuning.forward
 
     def forward(self, denoiser, *args, **given):
         if denoiser.network.training and torch.is_grad_enabled():
             stages.append(int(self.stage))
         return call(self, denoiser, *args, **given)
 
-    monkeypatch.setattr(Consistency, "forward", forward)
+    monkeypatch.setattr(ConsistencyTuning, "forward", forward)
     overrides = [
         *tiny, "experiment=ect", "init=null", "model.dropout=0.3", "objective.stages=3", "trainer.max_steps=6",
         "trainer.accumulate_grad_batches=2", "checkpoint.every_n_steps=1", "checkpoint.keep=20", "samples.n=0",

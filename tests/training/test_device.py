@@ -20,7 +20,7 @@ from diffusion.config.choices import choice
 from diffusion.config.choices import choices as chosen
 from diffusion.metric.features import Lite0
 from diffusion.process import grid
-from diffusion.process.consistency import Consistency
+from diffusion.process.consistency import ConsistencyTuning
 from diffusion.process.denoiser import Denoiser, dynamic
 from diffusion.process.objective import Hybrid, Simple, Uncertainty
 from diffusion.process.prediction import Eps
@@ -102,7 +102,7 @@ OBJECTIVES: dict[str, Callable[[], nn.Module]] = {
     **{name: lambda of=of: Simple(noise=of()) for name, of in choices("noise").items()},
     "hybrid": lambda: Hybrid(LossSecondMoment(1000)),
     "uncertainty": lambda: Uncertainty(Simple()),
-    "consistency": lambda: tried(Consistency(stages=2)),
+    "consistency": lambda: tried(ConsistencyTuning(stages=2)),
 }
 
 

@@ -17,13 +17,14 @@ from diffusion.checkpoint.restore import restore
 from diffusion.config.choices import choice
 from diffusion.data import Folder, Split
 from diffusion.errors import UserError
+from diffusion.findings.scores import BASELINES
 from diffusion.kinds.encoder import VAE, Encoder
 from diffusion.kinds.latents import Latents, statistics
 from diffusion.kinds.pixels import read_picture
 from diffusion.process.denoiser import clip
 from diffusion.process.sampler import DDIM
 from diffusion.randomness import Streams
-from diffusion.report.scores import BASELINES, score_table
+from diffusion.report.tables import score_table
 from diffusion.runs.folder import read_scores
 from diffusion.sampling.edits import Filling, observation_of
 

@@ -16,7 +16,7 @@ from PIL import Image
 from diffusion.base.files import read_table
 from diffusion.base.pixels import grid, save_png, tiles
 from diffusion.extras.reproduce import means, read
-from diffusion.report.compare import Mean, label
+from diffusion.findings.compare import Mean, label
 
 HERE = Path(__file__).parent
 PAGE = HERE / "README.md"

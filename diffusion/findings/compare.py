@@ -22,9 +22,9 @@ import scipy  # its submodules are imported on first use
 from diffusion.config.build import flat
 from diffusion.config.choices import composed, default_choices
 from diffusion.errors import UserError
+from diffusion.findings.numbers import MISSING, plus_minus
+from diffusion.findings.scores import describe, protocol_text
 from diffusion.metric.record import Score
-from diffusion.report.numbers import MISSING, plus_minus
-from diffusion.report.scores import describe, protocol_text
 from diffusion.runs.folder import DAMAGED, Run, is_run, jobs_of, measures, validated_weights
 
 CLASS = "._target_"

@@ -1,13 +1,11 @@
-"""Configurations and scores as text, and the tables of scores."""
+"""Configurations and scores as text: values with their intervals, and the protocols that they were measured by."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from diffusion.base.console import console
+from diffusion.findings.numbers import MISSING, number
 from diffusion.metric.record import Score
-from diffusion.report.numbers import MISSING, number
-from diffusion.report.page import Cell, Table, listed
 
 # The baselines of a score, as named in tables and figures.
 BASELINES = {
@@ -80,46 +78,8 @@ def source_text(score: Score) -> str:
 
 
 def protocols(scores: Sequence[Score]) -> list[str]:
-    """How the scored samples were made, and how each score was measured."""
+    """How the scored samples were made, and how each score was measured: a sentence for each."""
     scores = [score for score in scores if not score.of_class]  # whose protocols differ in the numbers of images alone
     made = alike((score.name, source_text(score)) for score in scores if score.what not in BASELINES)
     measured = alike((score.name, protocol_text(score)) for score in scores)
-    words = listed(f"{words}." for words in [*made, *measured])
-    return ["Only compare numbers of the same protocol.", words] if words else []
-
-
-def table_order(score: Score) -> tuple[Any, ...]:
-    """The place of a score in a table: the distances first, those to the training images later, copies last."""
-    return score.metric == "copies", score.name.startswith("train/"), score.higher_is_better is not False, score.name
-
-
-def score_table(scores: Sequence[Score]) -> Table:
-    """The latest scores, the distances first, next to their baselines; of another number of images, with that.
-
-    Those of single classes have a table of their own (`report.classes`).
-    """
-    latest: dict[tuple[Any, ...], dict[str, Score]] = {}  # in order -> what was scored -> its score
-    for score in sorted((each for each in scores if not each.of_class), key=table_order):
-        latest.setdefault((score.name, score.reference), {})[score.what] = score
-    columns = [what for what in BASELINES if any(what in found for found in latest.values())]
-    rows: list[list[str | Cell | None]] = []
-    for found in latest.values():
-        name = next(iter(found.values())).name
-        for own in [score for what, score in found.items() if what not in BASELINES] or [None]:  # type: ignore[list-item]
-            value = Cell(value_text(own), own.value) if own else None
-            rows.append([name, value, *(baseline(found.get(what), own) for what in columns)])
-    return Table(["score", "value", *(BASELINES[what] for what in columns)], rows)
-
-
-def baseline(real: Score | None, score: Score | None) -> Cell | None:
-    """The cell of a baseline of a score, with its number of images if that is another."""
-    if real is None:
-        return None
-    other = f" (n = {real.n})" if score and score.n not in (None, real.n) else ""
-    return Cell(number(real.value, half_width(real)) + other, real.value)
-
-
-def print_scores(scores: Sequence[Score]) -> None:
-    first = scores[0]
-    console.print(f"{first.n} images against {first.reference.n or 'the statistics'} of {first.reference.split}")
-    score_table(scores).print(console)
+    return [f"{words}." for words in [*made, *measured]]

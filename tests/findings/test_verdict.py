@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diffusion.findings.verdict import HEADLINES, closeness, copying, like_noise, next_step, training, verdict
 from diffusion.metric.record import Reference, Score
-from diffusion.report.verdict import HEADLINES, closeness, copying, like_noise, next_step, training, verdict
 from diffusion.runs.again import recipe
-from diffusion.runs.folder import Run, Series
+from diffusion.runs.folder import Curve, Run
 from diffusion.runs.record import RunRecord
 
 Make = Callable[..., Path]
@@ -80,8 +80,67 @@ def test_copies_are_not_praised_for_being_near(make_run: Make, tmp_path: Path) -
     assert verdict(run, "complete").headline == HEADLINES["copies"]
     vars(run).update({"scores": SCORES})
     unknown = verdict(run, "complete")
-    assert HEADLINES["not audited"] in unknown.headline
+    assert HEADLINES["may be copies"] in unknown.headline
     assert unknown.step.commands[0][-1] == "audit=[pixels]"
+
+
+@pytest.mark.parametrize(("further", "said"), [
+    ("alike", "Copies were not looked for; they would be near to real images, too."),
+    ("apart", "Copies were not looked for."),
+])  # fmt: skip
+def test_it_is_said_that_copies_were_not_looked_for(make_run: Make, tmp_path: Path, further: str, said: str) -> None:
+    run = Run(make_run(tmp_path / "demo"))
+    vars(run).update({"scores": SCORES, "referee": referee(answer(further, "lite0"))})
+    assert said in verdict(run, "complete").findings.values()
+    vars(run)["scores"] = [*SCORES, Score("copies", 0.0, 250, low=0.0, high=0.015)]
+    assert "not looked for" not in str(verdict(run, "complete"))
+
+
+@pytest.mark.parametrize(("flagged", "headline", "words"), [
+    (250, "All are copies of real images.", "All 250 samples (98.5% to 100.0%) look like a changed training image;"),
+    (249, HEADLINES["copies"], "249 of 250 samples (97.8% to 100.0%) look like a changed training image;"),
+])  # fmt: skip
+def test_all_are_copies_only_where_all_are(
+    make_run: Make, tmp_path: Path, flagged: int, headline: str, words: str
+) -> None:
+    import scipy
+
+    low, high = scipy.stats.binomtest(flagged, 250).proportion_ci(0.95, method="exact")
+    run = Run(make_run(tmp_path / "demo"))
+    audit = Score("copies", flagged / 250, 250, low=low, high=high, source={"flagged": flagged, "chance": 0.02})
+    vars(run).update({"scores": [*SCORES, audit], "referee": referee(answer("alike"))})
+    found = verdict(run, "complete")
+    assert found.headline == headline
+    assert found.findings["copies"].startswith(words)
+
+
+SIGNALS = {"kind": {"_target_": "diffusion.kinds.signals.Signals", "rate": 0}}
+FIGURES = {"mean": [0.0], "std": [1.0], "names": ["1"], "units": [""]}
+
+
+@pytest.mark.parametrize(("data", "facts", "audit"), [
+    ({"channels": 3, "resolution": 8}, None, True),
+    ({"channels": 3, "resolution": 8}, {"in_channels": 3}, True),
+    ({"channels": 2, "resolution": 1}, None, False),  # points
+    ({"channels": 1, "resolution": 8}, {"kind": "measured", "figures": FIGURES}, False),
+    ({"channels": 1, "resolution": 8}, {"measured": FIGURES}, False),  # as version 1.0 wrote it
+    (SIGNALS, {"kind": "signals", "figures": FIGURES}, False),
+    ({"kind": {"_target_": "os.abort"}}, {}, False),  # a stranger's
+])  # fmt: skip
+@pytest.mark.parametrize("evaluation", [False, True])
+def test_an_audit_is_proposed_where_the_kind_of_the_data_allows_one(
+    make_run: Make, tmp_path: Path, data: dict[str, Any], facts: dict[str, Any] | None, audit: bool, evaluation: bool
+) -> None:
+    run = Run(make_run(tmp_path / "demo"))
+    known = {"config": {"recipe": {"data": data}, "ckpt": "demo", "facts": facts}, "info": {}}
+    known = known if evaluation else {"config": {"data": data}, "info": {"facts": facts}}
+    vars(run).update({"scores": SCORES, "referee": referee(answer("alike"))} | known)
+    step = verdict(run, "complete").step
+    assert ("audit=[pixels]" in [word for command in step.commands for word in command]) == audit
+    assert ("Look for copies" in step.words) == audit
+    vars(run)["referee"] = {}  # then its samples are not judged
+    step = verdict(run, "complete").step
+    assert ("look for copies" in step.words, "audit=[pixels]" in step.commands[0]) == (audit, audit)
 
 
 @pytest.mark.parametrize(("flagged", "n", "held_out", "kind"), [
@@ -115,7 +174,7 @@ def test_the_end_of_the_validation_error_is_judged_by_quarters(
 ) -> None:
     steps = np.linspace(0, 2000, len(val) + 1)[1:]
     metrics = {"val/mse": val, "gap/mse": gap, "gap/half": [0.02] * len(gap)}
-    assert {*training({name: Series(steps, np.array(values)) for name, values in metrics.items()})} == kinds
+    assert {*training({name: Curve(steps, np.array(values)) for name, values in metrics.items()})} == kinds
 
 
 @pytest.mark.parametrize(("state", "info", "command"), [
@@ -178,7 +237,7 @@ def test_other_seeds_are_for_a_run_whose_error_no_longer_falls(
 
 @pytest.mark.parametrize(("errors", "kinds"), [([376, 381], {"rose"}), ([376, 374], {"flat"}), ([376, 300], set())])
 def test_the_last_validations_are_compared_where_there_are_no_others(errors: list[int], kinds: set[str]) -> None:
-    assert {*training({"val/mse": Series(np.array([84, 100]), np.array(errors) / 10_000)})} == kinds
+    assert {*training({"val/mse": Curve(np.array([84, 100]), np.array(errors) / 10_000)})} == kinds
 
 
 def test_the_recipe_of_a_fine_tuned_run_names_its_model_and_its_photographs(make_run: Make, tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion.config.schema import SCORED
-from diffusion.errors import command_line
+from diffusion.errors import UserError, command_line
+from diffusion.findings.faults import SHOWN, headline, joined, sentence
+from diffusion.findings.numbers import number, plus_minus
+from diffusion.findings.scores import ends, half_width
 from diffusion.metric.record import FEW, FEW_PHOTOGRAPHS, Score
-from diffusion.report.faults import SHOWN, headline, joined, sentence
-from diffusion.report.numbers import number, plus_minus
-from diffusion.report.page import Section, escaped, listed, shell
-from diffusion.report.scores import ends, half_width
+from diffusion.recipe.assemble import kind_class
+from diffusion.recipe.facts import read_facts
 from diffusion.runs import again
 from diffusion.runs.folder import Metrics, Run
 
@@ -44,12 +45,13 @@ HEADLINES = {  # what was found, in a few words
     "as real": "As close to the data as other draws from it.", "behind real": "Not as close as other draws.",
     "same images": "Drawn from the conditions of the images that they are compared with: judge by eye.",
     "copies": "Some may be copies of real images.", "no copies": "No copies.", "few copies": "No sign of copying.",
-    "unclear copies": "Not shown whether some are copies.", "not audited": "They may be copies.",
+    "unclear copies": "Not shown whether some are copies.", "may be copies": "They may be copies.", "not audited": "",
     "falling": "Longer training should help.", "fell": "Longer training may help.",
     "flat": "Longer training alone may not help.",
     "rising": "Trained for too long.", "rose": "Longer training may not help.",
     "memorizing": "It memorizes its images.", "no scores": "Not scored.",
 }  # fmt: skip
+ALL_COPIES = "All are copies of real images."
 EXPLAINED = (
     "The referee looks at samples and real images with several eyes: trained networks, colours, the spectrum, patches, "
     "and random filters that are drawn only when the samples are there. Real images are called apart in at most 5% of "
@@ -95,32 +97,28 @@ class Verdict(NamedTuple):
         step = [f"Next: {self.step.words}", indent(self.step.line, "  ")] if self.step.words else []
         return "\n".join([f"{self.question} {self.headline}", *self.findings.values(), *step])
 
-    @property
-    def sections(self) -> list[Section]:
-        answer = [f"**{escaped(self.headline)}**" if self.headline else "", listed(self.findings.values())]
-        if self.limits:
-            answer += [self.about, "What these numbers do not show:", listed(self.limits)]
-        step = [self.step.words, shell(self.step.line)] if self.step.words else []
-        return [Section(self.question, answer), Section("Next step", step)]
-
 
 def verdict(run: Run, state: str) -> Verdict:
     """The verdict on a run in this state, or on an evaluation.
 
     Samples that are only black, or copies, may be near to real images, so the headline leaves the rest out then.
     """
-    findings = closeness(run.scores, run.referee) | copying(run.scores)
-    audited = any(score.metric == "copies" for score in run.scores)
-    if not audited and {"alike", "further alike", "others alike"} & findings.keys():
-        findings["not audited"] = "Copies of real images are near to these, too; no audit has looked for copies."
+    findings, audit = closeness(run.scores, run.referee) | copying(run.scores), audit_of(run.scores)
+    scored = any(score.what in ("samples", "images") for score in run.scores)
+    if scored and audit is None:
+        if {"alike", "further alike", "others alike"} & findings.keys():
+            findings["may be copies"] = "Copies were not looked for; they would be near to real images, too."
+        else:
+            findings["not audited"] = "Copies were not looked for."
     if state == "complete":
         findings |= training(run.metrics)
-        if not any(score.what in ("samples", "images") for score in run.scores):
+        if not scored:
             findings["no scores"] = "No scores were computed, so no number says how good the samples are."
     faults = {fault["fault"]: sentence(fault) for fault in run.faults[:SHOWN]}
     if (grid := f"grid {run.settings.get('model', {}).get('patch')}") in faults:
         faults[grid] += " It is that of the network's patches (model.patch)."
-    others = [HEADLINES[kind] for kind in findings if kind == "copies" or "copies" not in findings]
+    headlines = HEADLINES | ({"copies": ALL_COPIES} if audit and audit.value == 1 else {})
+    others = [headlines[kind] for kind in findings if kind == "copies" or "copies" not in findings]
     words = " ".join(filter(None, [headline(run.faults), *([] if "saturated" in faults else others)]))
     if faults and treatment(run, findings) is None and not run.config.get("images"):
         faults["untreated"] = "Nothing is known to mend this."
@@ -207,10 +205,14 @@ def telling(eyes: Sequence[str], total: int) -> str:
     return f"{joined(eyes)} {'tell' if eyes[1:] else 'tells'} them apart"
 
 
+def audit_of(scores: Sequence[Score]) -> Score | None:
+    """The share of copies by the latest audit."""
+    return next((score for score in reversed(scores) if score.metric == "copies"), None)
+
+
 def copying(scores: Sequence[Score]) -> Findings:
     """What the audit for copies says."""
-    score = next((score for score in reversed(scores) if score.metric == "copies"), None)
-    if score is None or score.interval is None:
+    if (score := audit_of(scores)) is None or score.interval is None:
         return {}
     (low, high), flagged, chance = score.interval, score.source.get("flagged", 0), score.source.get("chance", 1.0)
     share, held_out = f"{score.n:,} samples ({low:.1%} to {high:.1%})", score.source.get("held_out", 0)
@@ -219,7 +221,8 @@ def copying(scores: Sequence[Score]) -> Findings:
         power = f"; of changed copies, {found:.0%} would be found" if found else ""
         return {"no copies": f"No copies of real images among {share}{power}."}
     like_held_out = f" ({held_out} of them like a held-out one)" if held_out else ""
-    words = f"{flagged} of {share} look like a changed training image{like_held_out}; by chance, up to {chance:.1%} do."
+    which = "All" if flagged == score.n else f"{flagged} of"
+    words = f"{which} {share} look like a changed training image{like_held_out}; by chance, up to {chance:.1%} do."
     if low > chance:
         return {"copies": f"{words} See the pairs."}
     if score.value > chance:
@@ -280,12 +283,11 @@ def next_step(run: Run, state: str, findings: Findings) -> Step:
         return Step()
     if mend := treatment(run, findings):
         return mend
-    if missing := {"no scores", "not judged", "few samples", "not audited"} & has:
-        points = str((run.settings.get("features") or {}).get("_target_")).endswith(("Points", "Measurements"))
-        audit = not points and not {"copies", "unclear copies", "few copies", "no copies"} & has
+    audit = audit_of(run.scores) is None and allows(run, "audit")
+    missing = {"no scores", "not judged", "few samples"} & has
+    if missing or (audit and "may be copies" in has):
         words = f"Score {SCORED} samples{', and look for copies' if audit else ''}."
-        if missing == {"not audited"}:
-            words = "Look for copies among its samples."
+        words = words if missing else "Look for copies among its samples."
         return Step(words, [again.of_model("evaluate", run, f"n={SCORED}", *(["audit=[pixels]"] if audit else []))])
     if run.command != "train":
         return Step("Draw more samples.", [again.of_model("sample", run, "n=64")])
@@ -299,6 +301,16 @@ def next_step(run: Run, state: str, findings: Findings) -> Step:
         early = again.recipe(run, "guidance=early")
         return Step("Train with guidance by its early weights, which often helps.", [early])
     return Step("Train with other seeds, to see how much is chance.", [again.recipe(run, "-m", "seed=0,1,2")])
+
+
+def allows(run: Run, task: str) -> bool:
+    """Whether a task makes sense for the kind of the run's data; not if this kind is unknown here."""
+    recipe = run.config.get("recipe") or run.config
+    contents = {"facts": run.info.get("facts") or run.config.get("facts")}
+    try:
+        return kind_class(recipe, read_facts(contents, recipe, str(run.folder))).allows(task)
+    except UserError:  # such as of a kind that only another config_dir names
+        return False
 
 
 def fewer_steps(run: Run) -> int:

@@ -16,8 +16,8 @@ from statistics import fmean
 import numpy as np
 from scipy import stats
 
-from diffusion.report.numbers import number
-from diffusion.report.verdict import copying
+from diffusion.findings.numbers import number
+from diffusion.findings.verdict import copying
 from diffusion.runs.folder import Run
 
 LEAST, LEVEL, MOST = 3, 0.05, 20  # seeds of an entry, probability of a false record, seeds that a forecast looks at

@@ -9,7 +9,7 @@ from diffusion.config.build import validated
 from diffusion.config.choices import composed
 from diffusion.config.schema import Train
 from diffusion.errors import UserError
-from diffusion.report.paired import decided
+from diffusion.findings.paired import decided
 from diffusion.training import jobs
 
 

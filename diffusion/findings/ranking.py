@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffusion.errors import shown
+from diffusion.findings.compare import Column, Comparison
+from diffusion.findings.faults import headline
+from diffusion.findings.numbers import number
+from diffusion.findings.verdict import Findings, Step, Verdict, called, like_noise
 from diffusion.metric.record import FEW
-from diffusion.report.compare import Column, Comparison
-from diffusion.report.faults import headline
-from diffusion.report.numbers import number
-from diffusion.report.verdict import Findings, Step, Verdict, called, like_noise
 from diffusion.runs import again
 from diffusion.runs.folder import is_sweep
 

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.data.module import Split
+from diffusion.findings.underfitting import sentence
 from diffusion.kinds.pixels import Pixels
 from diffusion.process import floor
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import X0
 from diffusion.process.schedule import VP
-from diffusion.report.floor import floor_blocks, sentence
+from diffusion.report.noise_levels import floor_blocks
 from diffusion.runs.folder import measures
-from diffusion.scoring.floor import measure
+from diffusion.scoring.errors_by_level import measure
 
 g = torch.Generator().manual_seed(0)
 SHAPE = (1, 4, 4)

@@ -2,7 +2,8 @@
 
 import math
 
-from diffusion.report.floor import Row, floor, sentence
+from diffusion.findings.underfitting import Row, sentence
+from diffusion.report.noise_levels import floor
 
 LEVELS = [0.02, 0.2, 2.0, 20.0]
 

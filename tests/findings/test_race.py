@@ -16,9 +16,9 @@ from diffusion.errors import UserError
 from diffusion.extras import race as extras
 from diffusion.extras.race import SECONDS
 from diffusion.extras.race import race as run_race
+from diffusion.findings import race
+from diffusion.findings.race import LEAST, Race, gate, score_of
 from diffusion.metric.record import Reference, Score
-from diffusion.report import race
-from diffusion.report.race import LEAST, Race, gate, score_of
 
 RESULTS = Path(__file__).parents[2] / "docs/results"
 

@@ -1,16 +1,17 @@
-"""The faults of samples (`metric.faults`) in words, and their figures."""
+"""The faults of samples (`metric.faults`) in words."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from diffusion.report.numbers import number
+from diffusion.findings.numbers import number
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Fault = dict[str, Any]
-WORST = "The three pictures that show each of these faults most, a row for each, with a place: {}."
-SPECTRUM = (
-    "The samples beside real images: the energy of their details from coarse to fine, how alike pixels at a distance "
-    "are, and the values of their colours."
-)
 SHOWN = 4  # faults in sentences and figures
 WORDS = {  # fault -> in a few words, and what was measured
     "saturated": ("almost entirely black, white or of one colour", "such pictures"),
@@ -32,6 +33,21 @@ WORDS = {  # fault -> in a few words, and what was measured
     "harsh": ("too high in contrast", "their contrast"),
     "pale": ("too pale", "the strength of their colours"),
 }
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Samples that the referee has judged, beside real ones, for figures of both."""
+
+    samples: Tensor
+    """(n, C, *size)."""
+    real: Tensor
+    """(m, C, *size), training and held-out ones."""
+    faults: Sequence[Fault]
+    quantities: Sequence[str]
+    """The names of the channels, if each is a quantity with scores of its own."""
+    standardised: Sequence[Tensor]
+    """For such quantities: all samples and all held-out examples, as the network sees them."""
 
 
 def words_of(fault: Fault) -> tuple[str, str]:

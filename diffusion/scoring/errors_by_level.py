@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from diffusion.base.console import console, count, duration, track
-from diffusion.base.files import replace
+from diffusion.base.files import write_table
 from diffusion.config.build import make
 from diffusion.data import ImageData
 from diffusion.errors import UserError
+from diffusion.findings.underfitting import sentence
 from diffusion.metric.denoising import FrozenGrid, mean_and_error, numbered
 from diffusion.metric.score import draw
 from diffusion.process import grid
@@ -25,8 +26,6 @@ from diffusion.process.denoiser import Denoiser, diffuse
 from diffusion.process.floor import DRAWS, EXACT, Atoms, levels_at_once, posterior
 from diffusion.process.weighting import unit
 from diffusion.randomness import real_dtype
-from diffusion.report.floor import sentence
-from diffusion.report.page import Table
 from diffusion.runs.folder import FLOOR
 
 NAMES = "floor", "best", "train", "above", "behind", "held_out"  # see docs/numbers.md
@@ -86,7 +85,7 @@ def measure(denoiser: Denoiser, weighting: Any, data: ImageData, folder: Path, n
         for name, x in errors.items():
             groups, used = torch.stack(clusters.get(name, both[:1])), kept | (name not in COMPARED)
             rows[k][name], _, rows[k][f"{name}_half"] = mean_and_error(x[k, used], groups[:, used], len(t))
-    replace(folder / FLOOR, Table([*rows[0]], [row.values() for row in rows]).csv())
+    write_table(folder / FLOOR, rows)
     how = f", {DRAWS} draws from each posterior" if len(atoms) > EXACT else ""
     mirrored = " with mirror images" if data.flip else ""
     console.print(

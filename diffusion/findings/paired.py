@@ -8,8 +8,8 @@ from scipy import stats
 from diffusion.config.build import flat
 from diffusion.config.schema import Train
 from diffusion.errors import UserError
-from diffusion.report.numbers import plus_minus
-from diffusion.report.race import LEAST, LEVEL
+from diffusion.findings.numbers import plus_minus
+from diffusion.findings.race import LEAST, LEVEL
 from diffusion.runs.folder import is_run, jobs_of, measures
 
 

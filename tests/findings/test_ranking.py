@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from diffusion.extras.reproduce import committed
+from diffusion.findings.compare import Column, Comparison, Row
+from diffusion.findings.ranking import ranking
 from diffusion.metric.record import Reference, Score
-from diffusion.report.compare import Column, Comparison, Row
-from diffusion.report.ranking import ranking
 
 
 @dataclass(eq=False)

@@ -17,8 +17,8 @@ from scipy.stats import binom
 
 from diffusion.cli.compare import SweepTable, main
 from diffusion.errors import UserError
-from diffusion.report.compare import Column, Comparison, Row, compare, differing, label
-from diffusion.report.ranking import ranking
+from diffusion.findings.compare import Column, Comparison, Row, compare, differing, label
+from diffusion.findings.ranking import ranking
 from diffusion.runs.folder import Run
 
 Make = Callable[..., Path]
