@@ -43,5 +43,8 @@ def test_a_name_that_would_not_work_is_refused_and_no_file_overwritten(tmp_path,
 
 def test_the_documentation_shows_what_is_written():
     page = (PACKAGE.parent / "docs/extending.md").read_text("utf-8")
-    for file in (file for file in new.EXAMPLES.rglob("my_*") if file.suffix in (".py", ".yaml")):
-        assert f"\n{file.read_text('utf-8')}```\n" in page, f"{file}: copy it to docs/extending.md"
+    for folder in new.EXAMPLES.iterdir():
+        shown = f"\nmy_{folder.name}.py\n" in page
+        assert shown or f"(example/{folder.name}/my_{folder.name}.py)" in page
+        for file in (file for file in folder.rglob("my_*") if shown and file.suffix in (".py", ".yaml")):
+            assert f"\n{file.read_text('utf-8')}```\n" in page, f"{file}: copy it to docs/extending.md"

@@ -268,17 +268,20 @@ class Edit(AnyDrawing):
     """Draw variants of a picture, enlarge it, undo an operator such as a mask or a blur, or interpolate two noises."""
 
     image: str | None = None
-    """Picture to start from; it is cropped around its centre to the proportions of the model's images, and scaled."""
+    """Picture to start from, cropped around its centre to the proportions of the model's images, and scaled; or a file of
+    measurements or of a series, like those of the model's data."""
     strength: Positive | None = None
     """How strongly the picture is changed: the fraction of the sampler's steps that are run. null: 0.6."""
     mask: str | None = None
-    """Inpaint the picture where this mask of its proportions is white or transparent, by the method in `inpainting`."""
+    """Inpaint the picture where this mask of its proportions is white or transparent, by the method in `inpainting`; of a
+    series, the times to fill: 40:60."""
     noise_level: NonNegative | None = None
-    """Standard deviation of the noise in what `operator` makes, where pixels lie in [-1, 1]. null: 0.02."""
+    """Standard deviation of the noise in what `operator` makes, where pixels lie in [-1, 1] and other data is
+    standardised. null: 0.02."""
     observed: bool = False
     """Whether the picture is what the operator made: small, blurred, grey. false: it is applied to the picture."""
     upscale: str | None = None
-    """Picture to enlarge, of any size, by a model trained with condition=lowres."""
+    """Picture to enlarge, or a file as for `image`, of any size, by a model trained with condition=lowres."""
     interpolate: Annotated[list[Seed], MinLen(2), MaxLen(2)] | None = None
     """Without a picture: interpolate from image 0 of one seed to image 0 of another."""
     n: Count | None = None

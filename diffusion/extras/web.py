@@ -163,5 +163,7 @@ def network_onnx(network: nn.Module, shape: tuple[int, ...], ends: int = 0) -> b
         except Exception as error:  # the exporter raises many types
             raise UserError(f"{type(network).__name__} cannot be exported to ONNX ({first_line(error)})") from error
     program.optimize()
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # where it was called, in files of this machine
     program.save(content)
     return content.getvalue()

@@ -157,6 +157,11 @@ def test_a_missing_onnx_exporter_is_reported_with_the_install_command(monkeypatc
         network_onnx(network(), (3, 8, 8))
 
 
+def test_the_exported_network_names_no_file_of_its_machine() -> None:
+    pytest.importorskip("onnxscript", reason="onnx and onnxscript are not installed (the extra web)")
+    assert b".py" not in network_onnx(network(), (3, 8, 8))
+
+
 def test_a_page_of_pictures_only_has_no_charts_and_scores(command, two_steps: Path, monkeypatch) -> None:
     monkeypatch.setattr("diffusion.extras.web.network_onnx", lambda *_: b"")
     shutil.copytree(two_steps, "run")
