@@ -268,13 +268,13 @@ class Edit(AnyDrawing):
     """Draw variants of a picture, enlarge it, undo an operator such as a mask or a blur, or interpolate two noises."""
 
     image: str | None = None
-    """Picture to start from, cropped around its centre to the proportions of the model's images, and scaled; or a file of
-    measurements or of a series, like those of the model's data."""
+    """Picture to start from, cropped around its centre to the proportions of the model's images, and scaled; or a file
+    of measurements or of a series, like those of the model's data."""
     strength: Positive | None = None
     """How strongly the picture is changed: the fraction of the sampler's steps that are run. null: 0.6."""
     mask: str | None = None
-    """Inpaint the picture where this mask of its proportions is white or transparent, by the method in `inpainting`; of a
-    series, the times to fill: 40:60."""
+    """Inpaint the picture where this mask of its proportions is white or transparent, by the method in `inpainting`; of
+    a series, the times to fill: 40:60."""
     noise_level: NonNegative | None = None
     """Standard deviation of the noise in what `operator` makes, where pixels lie in [-1, 1] and other data is
     standardised. null: 0.02."""

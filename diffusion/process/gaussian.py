@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Estimate
-from diffusion.process.schedule import Schedule
+from diffusion.process.schedule import ExactTables, Schedule
 
 
-class Gaussian(nn.Module):
+class Gaussian(ExactTables):
     """mean, m (D,), and covariance, Σ (D, D)."""
 
     def __init__(self, mean: Tensor, covariance: Tensor):
@@ -29,8 +29,6 @@ class Gaussian(nn.Module):
         self.mean, self.covariance = (nn.Buffer(x.double(), persistent=False) for x in (mean, covariance))
         values, vectors = torch.linalg.eigh(self.covariance)
         self.eigenvalues, self.axes = (nn.Buffer(x, persistent=False) for x in (values.clamp(min=0), vectors))
-
-    _apply = Schedule._apply  # the tables move with the module, but keep their precision
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """n independent draws, float64 (n, D)."""

@@ -19,7 +19,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from diffusion.process.denoiser import Estimate, expand, outer, slope
-from diffusion.process.schedule import Schedule
+from diffusion.process.schedule import ExactTables, Schedule
 from diffusion.randomness import generator_for
 
 Count = Annotated[int, Ge(1)]
@@ -28,7 +28,7 @@ FINE = 400  # components of a curve
 ERROR = 1e-10  # of a step along the probability-flow ODE
 
 
-class Mixture(nn.Module):
+class Mixture(ExactTables):
     """means (K, D); width, s of all components; groups (K,), their classes; weights (K,), by default all alike."""
 
     def __init__(self, means: Tensor, width: float | Tensor, groups: Tensor, weights: Tensor | None = None):
@@ -39,8 +39,6 @@ class Mixture(nn.Module):
         self.means, self.widths, self.groups, self.weights = (
             nn.Buffer(table.double(), persistent=False) for table in tables
         )
-
-    _apply = Schedule._apply  # the tables move with the module, but keep their precision
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """n independent points, float64 (n, D), and their classes, int64 (n,)."""

@@ -31,7 +31,19 @@ def pure_noise(alpha: float, sigma: float) -> bool:
     return alpha * PURE_NOISE < min(sigma, 1.0)
 
 
-class Schedule(nn.Module):
+class ExactTables(nn.Module):
+    """A module whose buffers are tables that keep their precision."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ExactTables":
+        """Move the tables with the module, but keep them in `real_dtype`: `module.half()` must not round them."""
+        for name, table in self._buffers.items():
+            if table is not None:
+                device = fn(torch.empty((), device=table.device)).device
+                self._buffers[name] = table.to(device=device, dtype=real_dtype(device))
+        return self
+
+
+class Schedule(ExactTables):
     """Base class. Subclasses define `forward` and `time`, for times of any shape; float64 in, float64 out."""
 
     steps: int | None = None  # T of a table
@@ -81,14 +93,6 @@ class Schedule(nn.Module):
     def on_cpu(self) -> "Schedule":
         """A copy on the CPU, whose numbers are read without waiting for a device."""
         return copy.deepcopy(self).cpu()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Schedule":
-        """Move the tables with the module, but keep them in `real_dtype`: `module.half()` must not round them."""
-        for name, table in self._buffers.items():
-            if table is not None:
-                device = fn(torch.empty((), device=table.device)).device
-                self._buffers[name] = table.to(device=device, dtype=real_dtype(device))
-        return self
 
 
 class Discrete(Schedule):

@@ -2,8 +2,8 @@
 
 `make_guidance` builds the guidance of a configuration, and loads the weak model that it may need.
 
-A command keeps each batch as a file: several processes share the batches (`sampling.parallel`), and a killed command goes on
-from them. `Frames` are the denoising steps of the first samples.
+A command keeps each batch as a file: several processes share the batches (`sampling.parallel`), and a killed command
+goes on from them. `Frames` are the denoising steps of the first samples.
 """
 
 import json
