@@ -95,9 +95,9 @@ def one_line_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     messages: list[str] = []
     init = UserError.__init__
 
-    def noted(self: UserError, line: str, status: int = 2) -> None:
+    def noted(self: UserError, line: str, *more: Any, **named: Any) -> None:
         messages.append(line)
-        init(self, line, status)
+        init(self, line, *more, **named)
 
     monkeypatch.setattr(UserError, "__init__", noted)
     yield

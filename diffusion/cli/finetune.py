@@ -19,7 +19,7 @@ from typing import Any
 from diffusion.base.console import console, count
 from diffusion.config.messages import HELP
 from diffusion.config.schema import Train
-from diffusion.errors import renaming, shown
+from diffusion.errors import given_as, shown
 from diffusion.runs.command import command
 from diffusion.training import jobs
 
@@ -50,7 +50,7 @@ def tuned(values: dict[str, Any], words: list[str]) -> dict[str, Any]:
     from diffusion.training.resume import SIZE, inherited
 
     given = {word.lstrip("+").partition("=")[0] for word in words}
-    with renaming(r"^(init|data\.root)=", ""):  # which the user has not typed
+    with given_as("", "init", "data.root"):  # which the user has not typed
         values = inherited(values, words, "finetune", (*SIZE, *KEPT))
         if "data.tiles" not in given:
             values["data"]["tiles"] = few_and_large(values["data"])

@@ -19,7 +19,7 @@ from diffusion.config.inherit import Change, changes_of, of_recipe
 from diffusion.config.schema import AnyStudy, Evaluate, Settings
 from diffusion.data import ImageData
 from diffusion.data.folder import Collection, common_size
-from diffusion.errors import UserError, refusing, renaming
+from diffusion.errors import UserError, given_as, refusing
 from diffusion.metric import record
 from diffusion.metric.estimate import PairwiseMetric, RealSet
 from diffusion.metric.features import FeatureExtractor
@@ -80,7 +80,7 @@ def evaluate_images(settings: Evaluate, folder: Path, changes: Sequence[Change])
         raise UserError("bits: images alone have no likelihood; set ckpt=CHECKPOINT")
     quiet_libraries()
     device, path = choose_device(settings.device), str(settings.images)
-    with renaming(r"data\.(root|path)=", "images="):
+    with given_as("images", "data.root", "data.path"):
         if size := common_size(reader_of(path, {"resolution": 1}).source()):
             reference = {**of_recipe("data", {}), "resolution": resolution_of(*size)}
             settings = settings.model_copy(update={"data": reference})
@@ -111,7 +111,7 @@ def reference_given(path: str, data: Mapping[str, Any], extractor: FeatureExtrac
             published = "mu" in arrays
         if published:
             return statistics_of(file, extractor)
-    with renaming(r"data\.(root|path)=", "reference="):
+    with given_as("reference", "data.root", "data.path"):
         (reader := reader_of(path, data)).setup()
     size = reader.kind.protocol(reader.shape)
     return reference_of(reader.splits["train"].images, extractor, file.name, (), size)

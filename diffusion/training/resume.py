@@ -15,7 +15,7 @@ from diffusion.config.build import flat, plain_config
 from diffusion.config.choices import default_choices, left_by
 from diffusion.config.inherit import changes_of, inherit, of_recipe
 from diffusion.config.schema import Train
-from diffusion.errors import UserError, renaming, shown
+from diffusion.errors import UserError, given_as, shown
 from diffusion.runs.record import CONFIG
 
 SIZE = ("resolution", "channels", "scale")  # of the images, in `data`
@@ -122,7 +122,7 @@ def set_progress(checkpoint: dict[str, Any], accumulate: int, total: int, due: b
 
 def initial(init: str) -> tuple[Path, dict[str, Any]]:
     """The file of the model that `init` names, and its contents. Raises UserError if it cannot be read."""
-    with renaming("ckpt=", "init="):
+    with given_as("init", "ckpt"):
         return (path := trained(init)), read(path)
 
 
