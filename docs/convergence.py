@@ -30,6 +30,7 @@ from diffusion.process import grid
 from diffusion.process.sampler import (
     DDIM,
     Ancestral,
+    DPMSingle,
     DPMSolver,
     Heun,
     Midpoint,
@@ -61,10 +62,11 @@ class Row(NamedTuple):
 
 
 DETERMINISTIC = [
-    Row("DDIM, Euler, DPM-Solver++(1S)", DDIM, "ddim, flow_euler", 1, "1", "DDIM, eq. 12"),
+    Row("DDIM, Euler, DPM-Solver++(1S)", DDIM, "ddim, euler, flow_euler, dpm_1s", 1, "1", "DDIM, eq. 12"),
     Row("Heun (EDM)", Heun, "heun", 2, "2", "EDM, Algorithm 2"),
     Row("Heun (flow)", partial(Heun, c=1.0), "flow_heun", 2, "2", "Flow matching"),
     Row("midpoint (flow)", Midpoint, "flow_midpoint", 2, "2", "Flow matching"),
+    Row("DPM-Solver++(2S)", DPMSingle, "dpm_2s", 2, "2", "DPM-Solver++, Algorithm 1"),
     Row("DPM-Solver++(2M)", DPMSolver, "dpm_2m", 1, "2", "DPM-Solver++, Algorithm 2"),
     Row("DPM-Solver++(3M)", partial(DPMSolver, order=3), "dpm_3m", 1, "3", "DPM-Solver++, Proposition 4.1"),
     Row("UniPC-2", UniPC, "unipc", 1, "3", "UniPC, Algorithm 1"),
@@ -75,7 +77,7 @@ STOCHASTIC = [
     Row(
         "ancestral, large variance", partial(Ancestral, variance=fixed_large), "ancestral", 1, "1", "DDPM, Algorithm 2"
     ),
-    Row("DDIM, η = 1; Euler-ancestral", partial(DDIM, eta=1.0), "ddim, eta=1", 1, "1", "DDIM, eq. 16"),
+    Row("DDIM, η = 1; Euler-ancestral", partial(DDIM, eta=1.0), "euler_ancestral, ddim, eta=1", 1, "1", "DDIM, eq. 16"),
     Row(
         "reverse diffusion",
         partial(PredictorCorrector, corrections=0),
@@ -85,6 +87,7 @@ STOCHASTIC = [
         "Score SDE, eq. 46",
     ),
     Row("Heun, churn = 5", partial(Heun, churn=5.0), "heun", 2, "2", "EDM, Algorithm 2"),
+    Row("DPM-Solver++(2S), ancestral", partial(DPMSingle, eta=1.0), "dpm_2s_ancestral", 2, "2", "k-diffusion"),
     Row("SDE-DPM-Solver++(2M)", partial(DPMSolver, eta=1.0), "dpm_2m_sde", 1, "2", "DPM-Solver++, section 5"),
     Row("SDE-DPM-Solver++(3M)", partial(DPMSolver, order=3, eta=1.0), "dpm_3m_sde", 1, "2", "DPM-Solver++, section 5"),
 ]
@@ -243,6 +246,16 @@ many Langevin steps, the variance is too large by a fraction of about snr².
 `consistency` is not in these tables, because it does not work with an ordinary denoiser. A step keeps only the estimate
 of x0, which must be a sample and not a mean, as in a model tuned by `experiment=ect`
 ([mathematics.md](mathematics.md)).
+
+The names of k-diffusion (`get_sigmas_karras` is the grid `karras`, `get_sigmas_exponential` is `log_snr`):
+
+| k-diffusion | `sampler=` |
+| --- | --- |
+| `sample_euler`, `sample_euler_ancestral` | `euler`, `euler_ancestral` |
+| `sample_heun` | `heun` |
+| `sample_dpmpp_2s_ancestral`, the same with `eta=0` | `dpm_2s_ancestral`, `dpm_2s` |
+| `sample_dpmpp_2m`, `sample_dpmpp_2m_sde`, `sample_dpmpp_3m_sde` | `dpm_2m`, `dpm_2m_sde`, `dpm_3m_sde` |
+| `sample_dpm_2` | none: `dpm_2s` has the same order and cost |
 
 ## Default settings with few steps
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from diffusion.base.files import read_table
 from diffusion.model import MLP
 from diffusion.process import grid, mixture
-from diffusion.process.denoiser import Denoiser, expand
+from diffusion.process.denoiser import Denoiser, denoiser_of, expand
 from diffusion.process.flow_map import FlowMap
 from diffusion.process.prediction import V
 from diffusion.process.sampler import DDIM, DPMSolver, Sampler
@@ -61,7 +61,7 @@ class Together(nn.Module):
 
 def train(steps: int, dtype: torch.dtype) -> tuple[Denoiser, int, float]:
     """The averaged networks, how many became not finite at any step, and the largest norm of a gradient."""
-    denoiser = Denoiser(Together(), SCHEDULE, V(), ends=FlowMap.ends)
+    denoiser = denoiser_of(Together(), SCHEDULE, V(), ends=FlowMap.ends)
     average = copy.deepcopy(denoiser).requires_grad_(False)
     objective, optimizer = FlowMap(share=1.0), torch.optim.AdamW(denoiser.parameters(), 2e-3)
     failed, largest, n = torch.zeros(NETWORKS, dtype=torch.bool), 0.0, NETWORKS * EACH

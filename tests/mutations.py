@@ -47,6 +47,7 @@ FAULTS = {
     ],
     "evaluation/test_commands.py": [
         ("the number of samples is not the run's", 'score.get("n") or SCORED', "SCORED"),
+        ("by class: any reference has the classes", "    if scorer.given:\n", "    if False:\n"),
     ],
     "training/test_weak_models.py": [("filled with early weights", "if missing or fills:", "if missing:")],
     "reliability/test_exact_resume.py": [
@@ -80,7 +81,7 @@ FAULTS = {
         ("copies: held-out ones are counted as training images", "(index >= len(train))", "(index > len(train))"),
     ],
     "process/test_sampler_parity.py": [
-        ("DDIM: η instead of η²", "self.eta**2 *", "self.eta *"),
+        ("DDIM: η instead of η²", "eta**2 * s.sigma", "eta * s.sigma"),
         ("DDIM: r instead of r²", "s.sigma**2 * -math.expm1(2 * (", "s.sigma**2 * -math.expm1(("),
         ("ancestral: σ_t instead of σ_s", "s.sigma * r * now", "t.sigma * r * now"),
         ("loop: half log-SNR without the half", "log_snr(t) / 2]", "log_snr(t)]"),
@@ -89,6 +90,8 @@ FAULTS = {
         ("exponential: wrong sign of the x0 term", "s.alpha * -math", "s.alpha * math"),
         ("multistep: moments off by one", "powers + 2, -H", "powers + 1, -H"),
         ("2M: points on the wrong side", "(p.t.lam - start) / h", "(start - p.t.lam) / h"),
+        ("2S: half-way in log-SNR from its end", "(t.lam + end.lam) / 2", "(t.lam + s.lam) / 2"),
+        ("2S: the x0 at t", "exponential(x_t, estimate.x0, t, end)", "exponential(x_t, now.estimate.x0, t, end)"),
         ("3M: the second difference is not scaled", "exact[1:] *= curvature", "pass"),
         ("UniPC: full order in the last steps", "min(self.order, t.left)", "self.order"),
         ("Heun: only the second slope", "(now.estimate.eps + estimate_s.eps) / 2", "estimate_s.eps"),
@@ -276,6 +279,8 @@ FAULTS = {
     "process/test_weighting.py": [
         ("weights: q instead of q²", "weight * q**2", "weight * q"),
         ("min-SNR: maximum instead of minimum", "clamp(max=gamma)", "clamp(min=gamma)"),
+        ("soft min-SNR: γ instead of 1/γ", "+ 1 / gamma)", "+ gamma)"),
+        ("truncated SNR: minimum instead of maximum", "exp().clamp(min=1)", "exp().clamp(max=1)"),
         ("velocity: minimum instead of maximum", "clamp(min=clip)", "clamp(max=clip)"),
         ("sigmoid: wrong sign of log-SNR", "bias - schedule.log_snr(t)", "bias + schedule.log_snr(t)"),
     ],
@@ -358,6 +363,15 @@ FAULTS = {
         ("a normal quantile for few photographs", "width = quantile(min", "width = Z or quantile(min"),
         ("floor: other photographs count", "features=rest, photographs=None", "features=rest"),
         ("real images: tiles count as independent", "self.reference, name, {}, own)", "self.reference, name, {})"),
+    ],
+    "metric/test_classes.py": [
+        ("the samples of all classes", "images[classes == i]", "images"),
+        ("the real images of all classes", "{scorer.split: real}", "{scorer.split: every}"),
+        (
+            "a class without scores ends the command",
+            "except UserError as error:  # the other",
+            "except KeyError as error:  #",
+        ),
     ],
     "study/test_study_report.py": [
         ("settings: other photographs count", "[score.metric] = score.paired", "[score.metric] = score")

@@ -47,7 +47,8 @@ OTHERS = [words for words in DOCUMENTED if words not in HYDRA]
 def test_the_documentation_was_searched():
     assert len(HYDRA) > 60
     assert {words[0] for words in OTHERS} == {
-        "compare", "completion", "doctor", "export", "new", "prune", "race", "report", "reproduce", "studio", "watch"
+        "compare", "completion", "doctor", "export", "new", "prune", "race", "report", "reproduce", "status", "studio",
+        "watch",
     }  # fmt: skip
 
 

@@ -322,6 +322,8 @@ class Evaluate(Scored):
     audit: Audit = []
     bits: CountOrZero = 0
     """Number of held-out images whose bits per dimension are computed, by the group `likelihood`; 0: none."""
+    by_class: bool = False
+    """Also score the samples of each class against the real images of that class."""
     sampler: OptionalGroup = None
     likelihood: Group
 

@@ -31,8 +31,9 @@ from diffusion.config.build import make
 from diffusion.errors import UserError, first_line, imported
 from diffusion.model import MLP
 from diffusion.process import grid as grids
-from diffusion.process.denoiser import Denoiser, way_features
+from diffusion.process.denoiser import Denoiser
 from diffusion.process.grid import Grid
+from diffusion.process.inputs import way_features
 from diffusion.process.sampler import Evaluator
 from diffusion.report import images
 from diffusion.report.page import ASSETS, Block, Section, document, rendered
@@ -75,14 +76,14 @@ def drawing(model: Restored) -> tuple[Section, dict[str, Any]]:
         "shape": list(model.shape),
         "classes": [*model.labels],
         "unlabelled": model.label_dropout > 0,  # whether it has learned to draw without a class
-        "tables": tables(model.denoiser, model.config),
-        "chosen": "1" if model.denoiser.ends else "25",
+        "tables": tables(model.denoiser, model.config, model.facts.ends),
+        "chosen": "1" if model.facts.ends else "25",
         "step": model.step,
         "weights": model.weights,
         "guided": bool(model.config.get("guidance")),  # which the page lacks
     }
     contents = {
-        "network": gzip.compress(network_onnx(model.denoiser.network, model.shape, model.denoiser.ends), mtime=0),
+        "network": gzip.compress(network_onnx(model.denoiser.network, model.shape, model.facts.ends), mtime=0),
         "machine": (ASSETS / "vendor/ort-wasm-simd-threaded.wasm.gz").read_bytes(),
         "runtime": gzip.compress((ASSETS / "vendor/ort.wasm.bundle.min.mjs").read_bytes(), mtime=0),
     }
@@ -93,8 +94,8 @@ def drawing(model: Restored) -> tuple[Section, dict[str, Any]]:
 def playground(model: Restored) -> tuple[Section, dict[str, Any]]:
     """The section that follows the learned and the exact field of points, and what `document` needs for it."""
     network, schedule = model.denoiser.network, model.denoiser.schedule
-    if type(network) is not MLP or model.denoiser.ends:
-        kind = "a flow map" if model.denoiser.ends else type(network).__name__
+    if type(network) is not MLP or model.facts.ends:
+        kind = "a flow map" if model.facts.ends else type(network).__name__
         raise UserError(f"web: a page of points computes only model=mlp, and no flow map, but this model is {kind}")
     truth = make(model.config["data"], "data").truth
     state = {name: value.float().cpu() for name, value in network.state_dict().items()}
@@ -113,20 +114,20 @@ def playground(model: Restored) -> tuple[Section, dict[str, Any]]:
     return Section("", [Block(html=html)]), {"scripts": ("random.js", "points.js")}
 
 
-def tables(denoiser: Denoiser, config: dict[str, Any]) -> dict[str, list[list[float]]]:
+def tables(denoiser: Denoiser, config: dict[str, Any], ends: int = 0) -> dict[str, list[list[float]]]:
     """Number of steps -> `rows` on the grid of the run's sampler.
 
     Numbers of steps that do not fit the schedule are left out.
     """
     grid: Grid = make(config["sampler"], "sampler").grid if config.get("sampler") else grids.uniform
     found: dict[str, list[list[float]]] = {}
-    for steps in OF_MAPS if denoiser.ends else STEPS:
+    for steps in OF_MAPS if ends else STEPS:
         with suppress(UserError):
-            found[str(steps)] = rows(denoiser, grid(denoiser.schedule, steps))
+            found[str(steps)] = rows(denoiser, grid(denoiser.schedule, steps), ends)
     return found
 
 
-def rows(denoiser: Denoiser, t: Tensor) -> list[list[float]]:
+def rows(denoiser: Denoiser, t: Tensor, ends: int = 0) -> list[list[float]]:
     """Rows (c_in, label, p, q, α_t, σ_t, α_s, σ_s), one per step of the grid t; for a flow map, `ends` features follow.
 
     A row that contains only √(α² + σ²), the factor of the initial noise, precedes the steps.
@@ -134,7 +135,7 @@ def rows(denoiser: Denoiser, t: Tensor) -> list[list[float]]:
     times = Evaluator(denoiser, torch.device("cpu")).times(t)
     solution, _ = denoiser.prediction.solve(denoiser.schedule, t[:-1])
     columns = [*denoiser.prediction.inputs(denoiser.schedule, t[:-1]), *solution]
-    ways = way_features(-denoiser.schedule.flow_time(t).diff(), denoiser.ends).tolist()
+    ways = way_features(-denoiser.schedule.flow_time(t).diff(), ends).tolist()
     network = torch.stack([column.expand(len(t) - 1).double() for column in columns], dim=1).tolist()
     found = [[math.hypot(times[0].alpha, times[0].sigma)]]
     for row, (now, after), way in zip(network, pairwise(times), ways, strict=True):

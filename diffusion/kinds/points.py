@@ -22,6 +22,7 @@ class PlanePoints(Kind):
     name = "points"
     examples = "points"
     features = metrics = "points"
+    bounded: ClassVar[bool] = True
     plane: ClassVar[bool] = True
     filmed: ClassVar[int] = 1000
     refused = dict.fromkeys(("edit", "audit", "studio", "likelihood=bound"), PICTURES) | {

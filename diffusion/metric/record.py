@@ -33,7 +33,7 @@ class Score:
     metric: str  # fid, kid, fd_lite0, coverage_lite0, copies, bits_per_dim, …
     value: float
     n: int | None = None  # images scored
-    what: str = "samples"  # what was scored: samples, images, network; or a baseline: noise, real, ceiling, split_half
+    what: str = "samples"  # samples, images, network, class NAME; or a baseline: noise, real, ceiling, split_half
     reference: Reference = Reference("not recorded")
     error: float | None = None  # standard error over other sets of n images, and over other photographs
     samples_error: float | None = None  # that over other samples alone, with the reference fixed; None: `error` is it
@@ -74,6 +74,11 @@ class Score:
         """The metric's name in tables: fd_lite0, or train/fd_lite0 for a distance to the training images."""
         to_train = self.reference.split == "train" and not self.metric.startswith("copies")
         return f"train/{self.metric}" if to_train else self.metric
+
+    @property
+    def of_class(self) -> str | None:
+        """The class whose samples alone were scored, against real images of this class."""
+        return self.what.removeprefix("class ") if self.what.startswith("class ") else None
 
     @property
     def interval(self) -> tuple[float, float] | None:

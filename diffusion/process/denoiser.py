@@ -7,8 +7,7 @@ In this package, *size is (L,) of series, (H, W) of images or (D, H, W) of volum
 of them, and "pixel" for one of its positions, unless a docstring says (H, W).
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, Protocol
 
@@ -17,8 +16,15 @@ from annotated_types import Gt, Le
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
+from diffusion.process.inputs import EndInput, Input, PictureInput, VectorInput, filled
 from diffusion.process.prediction import Prediction
 from diffusion.process.schedule import Schedule
+
+UNUSED = {  # conditions that need an input -> what a model without it is
+    "picture": "has no condition with a picture",
+    "vector": "has no condition with numbers",
+    "way": "is no flow map; train one with the objective flow_map",
+}
 
 
 class Estimate(NamedTuple):
@@ -58,12 +64,6 @@ def diffuse(schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
     return expand(alpha_t, x0) * x0 + expand(sigma_t, x0) * eps
 
 
-def way_features(way: Tensor, n: int) -> Tensor:
-    """[sin(k π way), 1 − cos(k π way)] (B, n) for k = 1 … n/2, for `way` (B,) in [0, 1]; 0 at 0."""
-    phase = torch.outer(way, math.pi * torch.arange(1, n // 2 + 1, device=way.device, dtype=way.dtype))
-    return torch.cat([phase.sin(), 1 - phase.cos()], dim=1)
-
-
 def slope(denoise: Any, y: Tensor, u: Tensor, **conditions: Any) -> Tensor:
     """dy/du = eps − x0 (B, C, *size) of a path at y = x/(alpha + sigma) and the flow time u (B,) > 0."""
     t = denoise.schedule.at_flow_time(u)
@@ -75,81 +75,45 @@ class Denoiser(nn.Module):
     """A network and its prediction: y = network(c_in·x_t, label), then x0 and eps from `prediction.solve`.
 
     The network gets c_in·x_t in the dtype of its weights, and conditions such as `classes` (B,) as keyword arguments.
-    If it was built for them, `picture` (B, P, *size) are further channels of its input, and `vector` (B, V) the first
-    of its labels `augment`; images without these conditions have zeros. Raises UserError for a prediction that does not
-    suit the schedule, for other conditions, and for an output of another size.
+    Its `inputs` (`process.inputs`) are applied in their order; images without such a condition have zeros. Raises
+    UserError for a prediction that does not suit the schedule, for a condition without an input or of another size, and
+    for an output of another size.
 
-    If `centred`, the first channels of the picture are √(1 − s²) of an estimate of the image, and noise of deviation s,
-    the first number of the vector (0 without one). With c these channels divided by √(1 − s²), the network learns the
-    difference x0 − c alone: it gets c_in·(x_t − alpha_t c), and predicts for data whose variance is larger by that of
-    the noise, s²/(1 − s²).
-
-    With `ends` > 0 it is a flow map, too (`flow_map.FlowMap`). Given `end` (B,), the flow time of s ≤ t, its estimates
-    satisfy x_s = alpha_s x0 + sigma_s eps on the path of the probability-flow ODE from x_t to s. The network's labels
-    `augment` then include `ends` features of the way from t to s, 0 at s = t.
+    With an `EndInput` it is a flow map, too (`flow_map.FlowMap`). Given `end` (B,), the flow time of s ≤ t, its
+    estimates satisfy x_s = alpha_s x0 + sigma_s eps on the path of the probability-flow ODE from x_t to s.
     """
 
-    def __init__(
-        self, network: nn.Module, schedule: Schedule, prediction: Prediction, picture: int = 0, vector: int = 0,
-        centred: bool = False, ends: int = 0,
-    ):  # fmt: skip
+    def __init__(self, network: nn.Module, schedule: Schedule, prediction: Prediction, inputs: Iterable[Input] = ()):
         super().__init__()
         prediction.check(schedule)
-        self.network, self.schedule, self.prediction = network, schedule, prediction
-        self.picture, self.vector, self.centred, self.ends = picture, vector, centred, ends  # P, V
+        self.network, self.schedule, self.prediction, self.inputs = network, schedule, prediction, (*inputs,)
 
-    def given(self, name: str, value: Tensor | None, like: Tensor, *size: int) -> Tensor:
-        """The condition of this name, which has the shape `size` for each image, or zeros (B, *size)."""
-        if value is not None and tuple(value.shape[1:]) != size:
-            raise UserError(
-                f"denoiser: the {name} of the condition is {tuple(value.shape[1:])}; the model needs {size}"
-            )
-        return like.new_zeros(len(like), *size) if value is None else value.to(like.dtype)
-
-    def output(
-        self, x_t: Tensor, t: Tensor, picture: Tensor | None = None, vector: Tensor | None = None,
-        end: Tensor | None = None, **conditions: Any,
-    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    def output(self, x_t: Tensor, t: Tensor, **conditions: Any) -> tuple[Tensor, Tensor | None]:
         """The network's y (B, C, *size) and, if it has 2C output channels, the spread; both in the dtype of x_t."""
-        prediction, centre = self.prediction, None
-        if self.vector or vector is not None:
-            vector = self.given("vector", vector, x_t, self.vector)
-        if self.picture or picture is not None:
-            picture = self.given("picture", picture, x_t, self.picture, *x_t.shape[2:])
-            if self.centred:
-                s = torch.zeros_like(t) if vector is None else vector[:, 0].to(t)
-                scale = (1 - s**2).sqrt()
-                centre, prediction = picture[:, : x_t.shape[1]] / expand(scale, x_t), prediction.widened(s / scale)
-        c_in, label = prediction.inputs(self.schedule, t)
-        x = expand(c_in, x_t) * x_t
-        if centre is not None:
-            x = x - expand(c_in * self.schedule(t)[0], x) * centre
-        if picture is not None:
-            x = torch.cat([x, picture], dim=1)
-        labels = [] if vector is None else [vector]
-        if self.ends:
-            u = self.schedule.flow_time(t)
-            labels.append(way_features(torch.zeros_like(u) if end is None else u - end, self.ends).to(x.dtype))
-        elif end is not None:
-            raise UserError("denoiser: this model is no flow map; train one with the objective flow_map")
-        if labels:
-            more = conditions.get("augment")
-            conditions["augment"] = torch.cat([*labels, *([] if more is None else [more])], dim=1)
+        c_in, label = self.prediction.inputs(self.schedule, t)
+        return self.evaluated(expand(c_in, x_t) * x_t, t, label, **conditions)
+
+    def evaluated(
+        self, x: Tensor, t: Tensor, label: Tensor, end: Tensor | None = None, **conditions: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """The output of the network for its x (B, C, *size), before its inputs, and its label (B,)."""
+        (B, C, *size), dtype = x.shape, x.dtype
+        if end is not None:
+            conditions["way"] = self.schedule.flow_time(t) - end
+        for each in self.inputs:
+            x, conditions = each(x, conditions)
+        for name, lack in UNUSED.items():
+            if conditions.pop(name, None) is not None:
+                raise UserError(f"denoiser: this model {lack}")
         dtypes = (weight.dtype for weight in self.network.parameters() if weight.is_floating_point())
-        label = label.to(torch.promote_types(x_t.dtype, torch.float32))  # bfloat16 would merge neighbouring times
-        out = self.network(x.to(next(dtypes, x_t.dtype)), label, **conditions)
-        B, C, *size = x_t.shape
+        label = label.to(torch.promote_types(dtype, torch.float32))  # bfloat16 would merge neighbouring times
+        out = self.network(x.to(next(dtypes, dtype)), label, **conditions)
         found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         if found not in [(B, C, *size), (B, 2 * C, *size)]:
             raise UserError(
-                f"denoiser: the network gives {found} for {tuple(x_t.shape)}; expected {C} or {2 * C} channels"
+                f"denoiser: the network gives {found} for {(B, C, *size)}; expected {C} or {2 * C} channels"
             )
-        out = out.to(x_t.dtype)
-        if centre is not None:
-            f, g = self.prediction.of_output(prediction, self.schedule, t)
-            y = expand(f, x_t) * out[:, :C] + expand(g, x_t) * (x_t - expand(self.schedule(t)[0], x_t) * centre)
-            y = y + expand(self.prediction.weights(self.schedule, t)[0], x_t) * centre
-            out = torch.cat([y, out[:, C:]], dim=1)
+        out = out.to(dtype)
         return out[:, :C], out[:, C:] if out.shape[1] == 2 * C else None
 
     def estimate(self, x_t: Tensor, t: Tensor, y: Tensor, spread: Tensor | None = None) -> Estimate:
@@ -161,6 +125,54 @@ class Denoiser(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, **conditions: Any) -> Estimate:
         return self.estimate(x_t, t, *self.output(x_t, t, **conditions))
+
+
+class Centred(Denoiser):
+    """A denoiser that is given an estimate of the image, whose network learns the difference x0 − c to it alone.
+
+    The first C channels of `picture` (B, P, *size) are √(1 − s²) of the estimate, and noise of deviation s, the first
+    number of `vector` (B, V) (0 without one). With c these channels divided by √(1 − s²), the network gets
+    c_in·(x_t − alpha_t c), and predicts for data whose variance is larger by that of the noise, s²/(1 − s²). From its
+    y', the output is y = f·y' + g·(x_t − alpha_t c) + a·c, by `Prediction.of_output` and `weights`.
+    """
+
+    def output(
+        self, x_t: Tensor, t: Tensor, picture: Tensor | None = None, vector: Tensor | None = None, **conditions: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        C, *size = x_t.shape[1:]
+        alpha, a = self.schedule(t)[0], self.prediction.weights(self.schedule, t)[0]
+        s = torch.zeros_like(t) if vector is None else vector[:, 0].to(t)
+        scale = (1 - s**2).sqrt()
+        c = filled("picture", None if picture is None else picture[:, :C], x_t, C, *size) / expand(scale, x_t)
+        prediction = self.prediction.widened(s / scale)
+        c_in, label = prediction.inputs(self.schedule, t)
+        x = expand(c_in, x_t) * x_t - expand(c_in * alpha, x_t) * c
+        y, spread = self.evaluated(x, t, label, picture=picture, vector=vector, **conditions)
+        f, g = self.prediction.of_output(prediction, self.schedule, t)
+        y = expand(f, x_t) * y + expand(g, x_t) * (x_t - expand(alpha, x_t) * c)
+        return y + expand(a, x_t) * c, spread
+
+
+def denoiser_of(
+    network: nn.Module, schedule: Schedule, prediction: Prediction, picture: int = 0, vector: int = 0,
+    centred: bool = False, ends: int = 0,
+) -> Denoiser:  # fmt: skip
+    """The denoiser of a network that was built for these inputs; 0: without.
+
+    Args:
+        picture: channels P of the condition's picture.
+        vector: numbers V of the condition's vector, the first of the network's labels.
+        centred: whether the picture is an estimate of the image (`Centred`).
+        ends: features of the end of a flow map, the next of its labels.
+    """
+    inputs: list[Input] = []  # the labels of a later one come first
+    if ends:
+        inputs.append(EndInput(ends))
+    if vector:
+        inputs.append(VectorInput(vector))
+    if picture:
+        inputs.append(PictureInput(picture))
+    return (Centred if centred else Denoiser)(network, schedule, prediction, inputs)
 
 
 @dataclass(eq=False)

@@ -84,7 +84,7 @@ class Objective(nn.Module):
         return weighted(term if known is None else term / share_of(known), importance, t)
 
     def prepare(self, denoiser: Denoiser, atoms: Atoms | None) -> None:
-        """Called before training with the training set, for times that depend on it; None: its images are augmented."""
+        """Called before training with the training set, for times that depend on it; None: more than it is seen."""
         if isinstance(self.timesteps, FromFloor):
             raise UserError(
                 "timesteps: only squared errors without a condition, augmentation, crops or paired noise have a floor"
@@ -124,9 +124,8 @@ class Simple(Objective):
         return self.weighting(denoiser.schedule, denoiser.prediction, t) / q**2
 
     def prepare(self, denoiser: Denoiser, atoms: Atoms | None) -> None:
-        times, alone = self.timesteps, not (denoiser.picture or denoiser.vector)
-        noise = getattr(self.noise, "func", self.noise)  # of a partial
-        known = type(self) is Simple and self.distance is squared and noise is independent and alone
+        times, noise = self.timesteps, getattr(self.noise, "func", self.noise)  # of a partial
+        known = type(self) is Simple and self.distance is squared and noise is independent
         if isinstance(times, FromFloor) and known and atoms is not None:
             t = times.middles(denoiser.schedule)
             times.floor.copy_(floor(atoms, denoiser.schedule.level(t)) * self.of_x0(denoiser, t))
@@ -211,6 +210,5 @@ class Uncertainty(nn.Module):
         """(B,) u at t (B,): the logarithm of the mean loss of its noise level, once it is learned."""
         noise = (-schedule.log_snr(t) / 8).clamp(-10, 10).to(self.frequencies)
         features = 2**0.5 * torch.cos(torch.outer(noise, self.frequencies) + self.phases)
-        return (features * self.weight).sum(dim=1) / self.weight.shape[
-            1
-        ] ** 0.5  # no product, which autocast would round
+        # no product of matrices, which autocast would round
+        return (features * self.weight).sum(dim=1) / self.weight.shape[1] ** 0.5

@@ -142,6 +142,11 @@ def first_order_step(estimate: Estimate, s: Time) -> Tensor:
     return s.alpha * estimate.x0 + s.sigma * estimate.eps
 
 
+def fresh_variance(t: Time, s: Time, eta: float) -> float:
+    """ς² = η² sigma_s² (1 − r²), of the noise that a step adds (DDIM, eq. 16)."""
+    return eta**2 * s.sigma**2 * -math.expm1(2 * (t.lam - s.lam))
+
+
 @dataclass(eq=False)
 class Ancestral(Sampler):
     """x_s ~ N(alpha_s x0 + sigma_s r eps, variance), without noise in the last step (DDPM, the memoir: Algorithm 2)."""
@@ -171,7 +176,7 @@ class DDIM(Sampler):
 
     def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
         now = Point(t, x_t, denoise(x_t, t))
-        noise_variance = self.eta**2 * s.sigma**2 * -math.expm1(2 * (t.lam - s.lam))
+        noise_variance = fresh_variance(t, s, self.eta)
         x_s = s.alpha * now.estimate.x0 + math.sqrt(s.sigma**2 - noise_variance) * now.estimate.eps
         if self.eta:
             x_s = x_s + math.sqrt(noise_variance) * streams.normal_like(x_t)
@@ -372,6 +377,35 @@ class DPMSolver(Multistep):
         z = streams.normal_like(x_t) if self.eta else None
         curvature = 0.5 if self.steps < (15 if self.eta else 40) else 1.0
         return extrapolated(now, s, past[: self.order_at(t) - 1], self.eta, z, curvature), now
+
+
+@dataclass(eq=False)
+class DPMSingle(Sampler):
+    """DPM-Solver++(2S) with r = 1/2 (Algorithm 1): D is the x0 half-way in lam. Two evaluations per step.
+
+    A step that ends at sigma = 0, or starts in pure noise, is of first order and takes one evaluation.
+
+    With η, the step goes on to √(sigma_s² − ς²), and noise ς z is added, as in `DDIM`. η = 1 is k-diffusion's
+    dpmpp_2s_ancestral, of second order in distribution: an exact step of the ODE would keep the law of x.
+    """
+
+    grid: Grid = grids.log_snr
+    eta: Annotated[float, Ge(0), Le(1)] = 0.0
+
+    def step(self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: Past, streams: Streams) -> Stepped:
+        now = Point(t, x_t, denoise(x_t, t))
+        noise_variance = fresh_variance(t, s, self.eta)
+        sigma = math.sqrt(s.sigma**2 - noise_variance)
+        if sigma == 0 or math.isinf(t.level):
+            x_s = s.alpha * now.estimate.x0 + sigma * now.estimate.eps
+        else:
+            end = s._replace(sigma=sigma, lam=math.log(s.alpha / sigma))
+            middle = denoise.time((t.lam + end.lam) / 2)
+            estimate = denoise(first_order_step(now.estimate, middle), middle)
+            x_s = exponential(x_t, estimate.x0, t, end)
+        if noise_variance:
+            x_s = x_s + math.sqrt(noise_variance) * streams.normal_like(x_t)
+        return x_s, now
 
 
 @dataclass(eq=False)

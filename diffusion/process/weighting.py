@@ -36,6 +36,16 @@ def min_snr(schedule: Schedule, prediction: Prediction, t: Tensor, gamma: Positi
     return _of_x0(schedule.log_snr(t).exp().clamp(max=gamma), schedule, prediction, t)
 
 
+def soft_min_snr(schedule: Schedule, prediction: Prediction, t: Tensor, gamma: Positive = 4.0) -> Tensor:
+    """‖x0 − x0_θ‖²/(1/SNR + 1/γ), which is at most min(SNR, γ) and at least half of it (Crowson et al., HDiT)."""
+    return _of_x0(1 / (torch.exp(-schedule.log_snr(t)) + 1 / gamma), schedule, prediction, t)
+
+
+def truncated_snr(schedule: Schedule, prediction: Prediction, t: Tensor) -> Tensor:
+    """max(‖x0 − x0_θ‖², ‖eps − eps_θ‖²) = max(SNR, 1)·‖x0 − x0_θ‖² (Salimans & Ho, section 4)."""
+    return _of_x0(schedule.log_snr(t).exp().clamp(min=1), schedule, prediction, t)
+
+
 def p2(schedule: Schedule, prediction: Prediction, t: Tensor, gamma: float = 1.0, k: Positive = 1.0) -> Tensor:
     """‖eps − eps_θ‖²/(k + SNR)^γ (Choi et al., eq. 8)."""
     ratio_t = schedule.log_snr(t).exp()

@@ -14,7 +14,7 @@ from diffusion.kinds.latents import Latents
 from diffusion.kinds.measured import Measured
 from diffusion.kinds.pixels import Pixels
 from diffusion.kinds.points import PlanePoints
-from diffusion.process.denoiser import Denoiser
+from diffusion.process.denoiser import Denoiser, denoiser_of
 from diffusion.process.prediction import Prediction, scaled
 from diffusion.process.schedule import Schedule
 from diffusion.recipe.facts import Facts
@@ -32,7 +32,7 @@ def process_of(recipe: Mapping[str, Any]) -> tuple[Schedule, Prediction]:
 def assembled(recipe: Mapping[str, Any], facts: Facts) -> Denoiser:
     """The denoiser, whose network has new weights. Raises UserError for a part that cannot be built."""
     network: nn.Module = make(facts.model(recipe), "model", nn.Module)
-    return Denoiser(network, *process_of(recipe), **facts.inputs)
+    return denoiser_of(network, *process_of(recipe), **facts.inputs)
 
 
 def kind_of(recipe: Mapping[str, Any], facts: Facts, shape: tuple[int, ...], encoder: Any = None) -> Kind:

@@ -1,6 +1,6 @@
 """The list of the runs in a folder, for the terminal and as a page: state, steps, time left, score, picture."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -17,13 +17,27 @@ HEAD = ("run", "state", "score", "step", "left", "last written")
 
 
 class Line(NamedTuple):
-    """The entry of a run, or of another command that computed scores; `cells` are those of `HEAD`."""
+    """The entry of a run, or of another command that computed scores; what is not known is None."""
 
     run: Run
     name: str
     state: str
     reason: str
-    cells: Sequence[Cell | str | None]
+    score: Score | None
+    step: int | None
+    total_steps: int | None
+    left: float | None  # seconds; 0 in the last samples and scores
+    written: datetime
+
+    @property
+    def cells(self) -> list[Cell | str | None]:
+        """Those of `HEAD`."""
+        shown = Cell(f"{self.score.name} {value_text(self.score)}", self.score.value) if self.score else None
+        steps = [each for each in (self.step, self.total_steps) if each is not None]
+        of_total = Cell(" of ".join(f"{each:,}" for each in steps), steps[0]) if steps else None
+        words = duration(self.left) if self.left else "last samples and scores"
+        time = None if self.left is None else Cell(words, self.left)
+        return [self.name, self.state, shown, of_total, time, f"{self.written:%F %T}"]
 
 
 def lines_below(folder: Path) -> list[Line]:
@@ -36,14 +50,10 @@ def lines_below(folder: Path) -> list[Line]:
         except UserError as error:
             info, state, score, reason = {}, DAMAGED, None, str(error)
         if info or score or reason:
-            name, steps = str(run.folder.relative_to(folder)), [info[k] for k in ("steps", "total_steps") if k in info]
-            shown = Cell(f"{score.name} {value_text(score)}", score.value) if score else None
-            of_total = Cell(" of ".join(f"{each:,}" for each in steps), steps[0]) if steps else None
+            name, steps = str(run.folder.relative_to(folder)), (info.get("steps"), info.get("total_steps"))
             left = info.get("left") if state == "running" else None
-            time = None if left is None else Cell(duration(left) if left else "last samples and scores", left)
             written = next(file.stat().st_mtime for part in PARTS if (file := run.folder / part).exists())
-            cells = [name, state, shown, of_total, time, f"{datetime.fromtimestamp(written):%F %T}"]
-            lines.append(Line(run, name, state, reason, cells))
+            lines.append(Line(run, name, state, reason, score, *steps, left, datetime.fromtimestamp(written)))
     return lines
 
 

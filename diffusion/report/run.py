@@ -14,6 +14,7 @@ from diffusion.config.build import check_targets, make
 from diffusion.errors import command_line, first_line, shown
 from diffusion.process.schedule import Scaled
 from diffusion.report import figures, images
+from diffusion.report.classes import NOTE, class_table
 from diffusion.report.compare import from_default
 from diffusion.report.faults import SHOWN, SPECTRUM, WORST, words_of
 from diffusion.report.floor import floor_blocks, write_floor
@@ -77,7 +78,7 @@ def write_report(folder: Path, schedule: figures.Schedule | None = None, state: 
 def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str | None = None) -> list[Section]:
     """The sections of a run's report; those without data are empty. A page shows the details folded."""
     folder, schedule, state = run.folder, schedule or schedule_of(run), state or run.state
-    members = read_json(folder / ENSEMBLE)
+    members, by_class = read_json(folder / ENSEMBLE), class_table(run.scores)
     return [
         Section("", beginning(run, state)),
         Section("Before and after", images.before_and_after(run)),
@@ -90,6 +91,7 @@ def run_sections(run: Run, schedule: figures.Schedule | None = None, state: str 
         Section("Denoising", images.film(folder / "samples/film.png")),
         Section("Against the truth", truth(run)),
         Section("Scores", [score_table(run.scores), NOTES] if run.scores else []),
+        Section("Scores by class", [by_class, NOTE] if by_class else []),
         Section(
             "More samples", [images.gallery(run, "Samples after those at the top.", images.FIRST, images.MORE)], True
         ),

@@ -81,6 +81,7 @@ def source_text(score: Score) -> str:
 
 def protocols(scores: Sequence[Score]) -> list[str]:
     """How the scored samples were made, and how each score was measured."""
+    scores = [score for score in scores if not score.of_class]  # whose protocols differ in the numbers of images alone
     made = alike((score.name, source_text(score)) for score in scores if score.what not in BASELINES)
     measured = alike((score.name, protocol_text(score)) for score in scores)
     words = listed(f"{words}." for words in [*made, *measured])
@@ -93,15 +94,17 @@ def table_order(score: Score) -> tuple[Any, ...]:
 
 
 def score_table(scores: Sequence[Score]) -> Table:
-    """The latest scores, the distances first, next to their baselines; of another number of images, with that."""
+    """The latest scores, the distances first, next to their baselines; of another number of images, with that.
+
+    Those of single classes have a table of their own (`report.classes`).
+    """
     latest: dict[tuple[Any, ...], dict[str, Score]] = {}  # in order -> what was scored -> its score
-    for score in sorted(scores, key=table_order):
+    for score in sorted((each for each in scores if not each.of_class), key=table_order):
         latest.setdefault((score.name, score.reference), {})[score.what] = score
     columns = [what for what in BASELINES if any(what in found for found in latest.values())]
     rows: list[list[str | Cell | None]] = []
     for found in latest.values():
-        one = next(iter(found.values()))
-        name = f"{one.name}, {one.what}" if one.what.startswith("class ") else one.name
+        name = next(iter(found.values())).name
         for own in [score for what, score in found.items() if what not in BASELINES] or [None]:  # type: ignore[list-item]
             value = Cell(value_text(own), own.value) if own else None
             rows.append([name, value, *(baseline(found.get(what), own) for what in columns)])

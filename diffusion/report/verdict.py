@@ -260,7 +260,8 @@ def training(metrics: Metrics) -> Findings:
 
 def limits(run: Run) -> list[str]:
     """What the numbers of the run do not show."""
-    distances = [score.reference for score in run.scores if score.metric.startswith(DISTANCES)]
+    of_all = [score for score in run.scores if not score.of_class]
+    distances = [score.reference for score in of_all if score.metric.startswith(DISTANCES)]
     few = []
     for split, n in {(reference.split, reference.n or 0) for reference in distances if reference.split != "train"}:
         if 0 < (photographs := run.info.get("photographs", {}).get(split, 0)) < n:

@@ -33,6 +33,8 @@ def inherited(
             why = "its folder has no such weights" if missing else "too strong for this; guidance=early turns it on"
             console.print(f"drawn without its run's guidance by step {step}: {why}", style="yellow")
             base["guidance"] = None
+    if restored and any(change.place == "sampler.threshold" and change.value is not None for change in changes):
+        restored.kind.require("sampler.threshold")
     chosen = {change.place for change in changes}
     for group in [each for each in groups if each not in chosen and base[each]]:
         if (group == "features" and base[group] not in nodes(group)) or base[group].get("ckpt") is not None:

@@ -24,12 +24,14 @@ from diffusion.metric import record
 from diffusion.metric.estimate import PairwiseMetric, RealSet
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.score import reference_of, statistics_of
+from diffusion.report.classes import class_table
 from diffusion.report.scores import print_scores
 from diffusion.report.verdict import verdict
 from diffusion.runs.folder import SCORES, Run, read_scores
 from diffusion.runs.record import CONFIG
 from diffusion.sampling.given import condition_of
 from diffusion.sampling.parallel import choose_device, remove
+from diffusion.scoring.classes import check_classes, score_classes
 from diffusion.scoring.likelihood import bits_per_dimension, has_classes_of
 from diffusion.scoring.pipeline import Scorer, check_test, make_metrics
 from diffusion.tasks.opening import completed, opened_model, options_of
@@ -59,6 +61,8 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path, changes: Sequence[Chan
     settings, model, devices = opened_model(settings, changes)
     restored, of_model = model.restored, model.restored.source  # hashed before its run saves the file again
     scorer = make_scorer(settings, settings.n or 0, folder, devices[0], restored)
+    if settings.by_class:
+        check_classes(scorer, restored)
     own = {"data": scorer.data, "split": settings.split, "counts": counts_of(scorer.data, settings.split, restored)}
     drawing = model.drawing(**options_of(settings) | own)
     write_configuration(folder, settings, restored)
@@ -70,6 +74,11 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path, changes: Sequence[Chan
     if found := scorer.ensembles(images, drawing.given, source):
         print_scores(found)
         new += found
+    if settings.by_class:
+        classes = drawing.conditions(restored.denoiser, len(images))["classes"]
+        new += (found := score_classes(scorer, images, classes, **source))
+        if table := class_table(found):
+            table.print(console)
     scorer.write(new)
     remove(folder)
 
@@ -78,6 +87,8 @@ def evaluate_images(settings: Evaluate, folder: Path, changes: Sequence[Change])
     """Score the images of a folder or an archive, against a reference in their size unless data sets another one."""
     if settings.bits:
         raise UserError("bits: images alone have no likelihood; set ckpt=CHECKPOINT")
+    if settings.by_class:
+        raise UserError("by_class=true: the classes of images alone are not known; set ckpt=CHECKPOINT")
     quiet_libraries()
     device, path = choose_device(settings.device), str(settings.images)
     with given_as("images", "data.root", "data.path"):

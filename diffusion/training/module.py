@@ -43,8 +43,8 @@ class Diffusion(pl.LightningModule):
         self.denoiser = run.denoiser
         self.objective = run.objective
         train, dropout, inside = run.data.splits["train"], run.settings.label_dropout, run.data.kind.inside
-        changed = run.augmentation or run.crops or run.settings.encoder or run.data.missing
-        atoms = None if changed else Atoms(train.images, run.data.flip, train.labels, dropout, inside)
+        more = run.augmentation or run.crops or run.condition or run.settings.encoder or run.data.missing
+        atoms = None if more else Atoms(train.images, run.data.flip, train.labels, dropout, inside)
         try:
             self.objective.prepare(self.denoiser, atoms)
         except UserError as error:

@@ -81,15 +81,15 @@ class Parts:
         self.crops: Crops | None = optional(settings.crops, "crops")
         self.condition: Condition | None = optional(settings.condition, "condition")
         self.data.condition, widths = self.condition, {}
+        if (encoder := optional(settings.encoder, "encoder", Encoder)) is not None:
+            self.data.kind = Latents(encoder, self.data.shape)
+        check_kind(settings, self.data, self.condition)
         if self.condition is not None:
             widths = self.condition.widths(self.data.shape)
             if self.condition.attached and "picture" in widths and (self.augmentation or self.crops):
                 raise UserError("condition: its pictures stay as they are; set augmentation=none crops=none")
             if settings.validation.floor:
                 raise UserError(CONDITIONAL)
-        if (encoder := optional(settings.encoder, "encoder", Encoder)) is not None:
-            self.data.kind = Latents(encoder, self.data.shape)
-        check_kind(settings, self.data, self.condition)
         try:
             self.data.setup()
         finally:  # it lists the files that cannot be read, even if such a file ends the run
@@ -291,6 +291,8 @@ def check_network(network: nn.Module, settings: Train, data: ImageData, crops: C
             f"data: checkpoints need the size of the images: give {type(data).__name__} the arguments resolution and "
             f"channels, and its yaml file resolution: {shown(asked)} and channels: {channels}"
         )
+    if data.kind.plane and factor > 1:
+        raise UserError(f"model: a point has no sides to halve, as {type(network).__name__} does; choose model=mlp")
     if any(side % factor for side in size):
         near = resolution_of(*(max(factor, round(side / factor) * factor) for side in size))
         raise UserError(

@@ -93,7 +93,8 @@ def resumed_from(settings: Train, folder: Path) -> Resumed | None:
     path, contents = found
     console.print(f"resuming from {path}, step {contents['global_step']}")
     saved, asked = plain_config(contents["config"], path), settings.model_dump(mode="json")
-    old, new = ({"data.scale": 1.0} | flat(each) for each in (saved, asked))  # of files and data sets without a scale
+    usual = {"data.scale": 1.0, "model.axes": 2}  # of files and classes without them
+    old, new = (usual | flat(each) for each in (saved, asked))
     changed = {
         key: f"{key} {shown(old.get(key))} → {shown(new.get(key))}" for key in old | new if old.get(key) != new.get(key)
     }

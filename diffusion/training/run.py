@@ -68,7 +68,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> Any:
             command = RunRecord(folder).content["command"]
             start_from(settings.init, module.denoiser.network, settings.model_dump(), command)
 
-        if not module.denoiser.ends:  # in forward mode, torch's group norm needs contiguous images
+        if not run.facts.ends:  # in forward mode, torch's group norm needs contiguous images
             to_channels_last(run.network)
         # Before a checkpoint is loaded and the average is copied: Lightning would convert afterwards, and round.
         trainer.precision_plugin.convert_module(module)

@@ -10,7 +10,7 @@ from diffusion.base.pixels import to_unit
 from diffusion.data import Folder, Hub
 from diffusion.data.conditions import Columns, Edges, Grey, Lowres, Mask, Pairs, inputs
 from diffusion.errors import UserError
-from diffusion.process.denoiser import Denoiser
+from diffusion.process.denoiser import denoiser_of
 from diffusion.process.prediction import EDM, X0, V
 from diffusion.process.schedule import VE, sigmoid
 from diffusion.randomness import Streams
@@ -168,7 +168,7 @@ def test_a_network_that_enlarges_is_scaled_for_the_noise_of_the_small_picture():
 
     module, noise = torch.nn.Module(), Streams.of(n, "noise")
     module.forward = network
-    denoiser = Denoiser(module, VE(0.01, 10), EDM(0.1), **Lowres().widths((1, 2, 2)))
+    denoiser = denoiser_of(module, VE(0.01, 10), EDM(0.1), **Lowres().widths((1, 2, 2)))
     s, t = torch.tensor([0.0, 0.1, 0.5, 0.9]).repeat(n // 4), torch.full((n,), 0.4, dtype=torch.float64)
     level, (estimate, x0, eps, error) = s.view(-1, 1, 1, 1), (noise.normal(1, 2, 2) for _ in range(4))
     x_t = x0 + denoiser.schedule(t)[1].view(-1, 1, 1, 1).float() * eps
@@ -193,7 +193,7 @@ def test_with_a_small_picture_a_network_learns_the_difference_to_it(prediction):
 
     module = torch.nn.Module()
     module.forward = network
-    denoiser = Denoiser(module, sigmoid(), prediction, **Lowres().widths((3, 8, 8)))
+    denoiser = denoiser_of(module, sigmoid(), prediction, **Lowres().widths((3, 8, 8)))
     picture, t = torch.rand(2, 4, 8, 8), torch.tensor([0.2, 0.9])
     x_t = denoiser.schedule(t)[0].view(2, 1, 1, 1).float() * picture[:, :3]
     estimate = denoiser(x_t, t, picture=picture, vector=torch.zeros(2, 2))

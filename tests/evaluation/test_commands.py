@@ -103,10 +103,12 @@ def test_sampled_images_have_the_same_score_as_the_checkpoint(command, scored, p
 
 
 def test_classes_are_drawn_and_scored(command, labelled, tmp_path):
-    words = ["n=12", "features=lite0", "bits=4", "likelihood.steps=5", *QUICK, "hydra.run.dir=out"]
-    ran(command, "evaluate", f"ckpt={labelled}", *words)
+    words = ["n=12", "features=lite0", "by_class=true", "bits=4", "likelihood.steps=5", *QUICK, "hydra.run.dir=out"]
+    out = ran(command, "evaluate", f"ckpt={labelled}", *words)
     found = read_scores(tmp_path / "out")
-    assert {score.what for score in found} >= {"samples", "network"}
+    assert {score.what for score in found} == {"samples", "class red", "network"}
+    assert {score.n for score in found if score.of_class} == {9}  # 3 blue ones are too few
+    assert out.index("note: class blue is not scored: 3 samples") < out.index("red")
     assert [*json.loads((labelled / "run.json").read_text())["classes"]] == ["blue", "red"]  # for its page
     (bits,) = [score for score in found if score.metric == "bits_per_dim"]
     assert (bits.settings or {})["labels"] == "of the images"
@@ -120,6 +122,7 @@ def test_classes_are_drawn_and_scored(command, labelled, tmp_path):
 def test_a_second_evaluation_on_the_test_split_needs_again(command, refused, labelled, tiny, tmp_path):
     shutil.copytree(labelled, tmp_path / "run")
     common = ["ckpt=run", "n=6", "features=lite0", "sampler.steps=2", "device=cpu", "baselines=[noise]"]
+    common += ["by_class=true"]
 
     def number(folder: str, *words: str) -> set[int | None]:
         ran(command, "evaluate", *common, *words, f"hydra.run.dir={folder}")
@@ -131,6 +134,7 @@ def test_a_second_evaluation_on_the_test_split_needs_again(command, refused, lab
     assert number("third", "split=test", "again=true") == {2}
     entries = json.loads((tmp_path / "run/test.json").read_text())
     assert [entry["test_evaluation"] for entry in entries] == [1, 2]
+    assert any(score.of_class for score in read_scores(tmp_path / "first"))
     (distance,) = [s for s in read_scores(tmp_path / "first") if (s.metric, s.what) == ("fd_lite0", "samples")]
     assert entries[0]["scores"]["fd_lite0"] == distance.value  # not that of the noise
     assert entries[0]["code"].startswith(diffusion.__version__)
@@ -211,6 +215,23 @@ def test_invalid_settings_are_refused_with_one_line(command, places, tmp_path, n
     lines = [line for line in err.splitlines() if "━" not in line]
     assert (status, len(lines)) == (2, 1), err
     assert lines[0].startswith("error: ")
+    assert not (tmp_path / "out/scores.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["ckpt=PLAIN"], "the model has no classes"),
+        (["images=IMAGES"], "the classes of images alone are not known"),
+        (["ckpt=RUN", "reference=IMAGES"], "the classes of reference=red are not known"),
+        (["ckpt=RUN", "data.labels=null"], "the model's classes are blue, red, those of data are none"),
+    ],
+)
+def test_scores_by_class_need_the_same_classes_on_both_sides(refused, places, two_steps, tmp_path, words, reason):
+    files = {"PLAIN": two_steps, **places}
+    given = [f"{key}={files.get(value, value)}" for key, _, value in (word.partition("=") for word in words)]
+    line = refused("evaluate", [*given, "n=6", "features=lite0", "by_class=true", *QUICK, "hydra.run.dir=out"])
+    assert f"by_class=true: {reason}" in line
     assert not (tmp_path / "out/scores.json").exists()
 
 

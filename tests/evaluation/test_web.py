@@ -19,7 +19,7 @@ from diffusion.metric.record import Reference, Score
 from diffusion.model import UNet
 from diffusion.process import grid as grids
 from diffusion.process import schedule as schedules
-from diffusion.process.denoiser import Conditioned, Denoiser, clip
+from diffusion.process.denoiser import Conditioned, Denoiser, clip, denoiser_of
 from diffusion.process.prediction import EDM, Eps, V
 from diffusion.process.sampler import DDIM, FlowMap
 from diffusion.randomness import Streams
@@ -110,10 +110,11 @@ def test_the_browser_draws_the_same_images_as_torch(chromium: Any, tmp_path: Pat
 
 def test_a_flow_map_draws_as_one_types_a_seed(chromium: Any, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="onnx and onnxscript are not installed (the extra web)")
-    denoiser = Denoiser(network(augment=4), schedules.cosine(100), V(), ends=4)
+    denoiser = denoiser_of(network(augment=4), schedules.cosine(100), V(), ends=4)
     config = {"data": {"resolution": 8}, "model": {"in_channels": 3}}
     (tmp_path / "config.yaml").write_text("name: x\n")
-    page = write_web(tmp_path / "x.html", Restored(denoiser, config, Facts(), tmp_path / "x.ckpt", 7, 1, "ema", {}, {}))
+    model = Restored(denoiser, config, Facts(ends=4), tmp_path / "x.ckpt", 7, 1, "ema", {}, {})
+    page = write_web(tmp_path / "x.html", model)
     noise = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     with visit(chromium, f"file://{page}") as seen:
         for steps in (1, 4):

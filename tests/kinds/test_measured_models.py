@@ -11,8 +11,9 @@ from PIL import Image
 
 import diffusion
 from diffusion.base.nearest import near_duplicates
+from diffusion.errors import UserError
 from diffusion.kinds.measured import SHOWN, Measured
-from diffusion.process.denoiser import Denoiser
+from diffusion.process.denoiser import Centred
 from diffusion.runs.folder import read_scores
 
 KELVIN, DEVIATION = 280, 5
@@ -36,14 +37,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[torch.Tensor]]:
     """The folder of a run, and the pictures that its network was given."""
-    run, seen, output = tmp_path_factory.mktemp("measured") / "run", list[torch.Tensor](), Denoiser.output
+    run, seen, output = tmp_path_factory.mktemp("measured") / "run", list[torch.Tensor](), Centred.output
 
     def noted(self: Any, x_t: torch.Tensor, t: torch.Tensor, picture: torch.Tensor, **given: Any) -> Any:
         seen.append(picture.detach())
         return output(self, x_t, t, picture=picture, **given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Denoiser, "output", noted)
+        patch.setattr(Centred, "output", noted)
         train([*WORDS, f"data.root={root}"], run)
     return run, seen
 
@@ -62,6 +63,18 @@ def test_a_condition_is_standardised_and_has_no_missing_value(trained: Any, mode
     assert len(seen) > 4
     for picture in (*seen, drawn):
         assert picture.abs().max() < 4
+
+
+def test_a_threshold_that_is_asked_for_is_refused(model: Any) -> None:
+    with pytest.raises(UserError, match=r"sampler\.threshold: measurements have no limits"):
+        model.drawing("ddim", threshold="clip")
+    assert model.drawing("ddim").sampler.threshold is None
+
+
+@pytest.mark.parametrize("name", ["edges", "mask"])
+def test_a_condition_of_pictures_is_refused(name: str, root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"condition={name}: .*the data are measurements"):
+        train([*WORDS[:-2], f"data.root={root}", f"condition={name}"], tmp_path)
 
 
 def test_edits_read_and_write_files_in_their_units(model: Any, ran: Any, tmp_path: Path) -> None:

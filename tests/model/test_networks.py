@@ -12,7 +12,7 @@ from diffusion.config.choices import choice, choices, conf_dir
 from diffusion.errors import UserError
 from diffusion.model import MLP, ADMUNet, DiT, EDM2UNet, JiT, MemoirUNet, UNet
 from diffusion.model.network import Network, examples, to_channels_last
-from diffusion.process.denoiser import Denoiser
+from diffusion.process.denoiser import denoiser_of
 from diffusion.process.prediction import Eps
 from diffusion.process.schedule import linear
 from tests.support.networks import randomised
@@ -75,7 +75,8 @@ def test_every_network_is_given_pictures_and_vectors(kind: type[Network]) -> Non
     """
     x, t, given = torch.randn(3, 3, 8, 16), torch.tensor([0.1, 0.5, 0.9]), {"picture": (4, 8, 16), "vector": (2,)}
     conditions = {name: torch.randn(3, *size) for name, size in given.items()}
-    denoiser = Denoiser(build(kind, in_channels=7, augment=3, classes=2).train(), linear(), Eps(), picture=4, vector=2)
+    network = build(kind, in_channels=7, augment=3, classes=2).train()
+    denoiser = denoiser_of(network, linear(), Eps(), picture=4, vector=2)
     y, labels = denoiser.output(x, t, **conditions)[0], torch.randn(3, 1)
     for name, rows in conditions.items():
         dropped = {**conditions, name: torch.zeros_like(rows)}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from diffusion.model import MLP
 from diffusion.process import grid, prediction, schedule
-from diffusion.process.denoiser import Denoiser, Estimate, expand
+from diffusion.process.denoiser import Denoiser, Estimate, denoiser_of, expand
 from diffusion.process.flow_map import FlowMap
 from diffusion.process.objective import Simple, Uncertainty
 from diffusion.process.sampler import FlowMap as FlowMapSampler
@@ -95,7 +95,7 @@ def learned(**given: int) -> Denoiser:
     made = MLP(2 + given.get("picture", 0), 2, augment=given["ends"] + given.get("vector", 0) + 3)
     for weight in made.parameters():
         nn.init.normal_(weight, std=0.3)
-    return Denoiser(made, schedule.cosine(), prediction.V(), **given)
+    return denoiser_of(made, schedule.cosine(), prediction.V(), **given)
 
 
 def test_without_an_end_or_with_that_of_t_a_flow_map_is_a_denoiser() -> None:

@@ -13,7 +13,7 @@ from diffusion.process import grid, guidance, likelihood, prediction, schedule, 
 from diffusion.process.augmentation import Crops
 from diffusion.process.averaging import gamma_of
 from diffusion.process.consistency import Consistency
-from diffusion.process.denoiser import Denoiser
+from diffusion.process.denoiser import Denoiser, denoiser_of
 from diffusion.process.editing import Between, SDEdit
 from diffusion.process.flow_map import FlowMap
 from diffusion.process.objective import Hybrid, Simple, VariationalBound
@@ -66,9 +66,11 @@ REFUSED: dict[str, Callable[[], object]] = {
     "consistency of x0": lambda: Consistency()(net(lambda x: x, prediction.X0()), X, STREAMS),
     "a flow map of x0": lambda: FlowMap()(net(lambda x: x, prediction.X0()), X, STREAMS),
     "a flow map with checkpointing": lambda: FlowMap()(
-        Denoiser(Network(1, checkpointing=True), VP, prediction.V(), ends=16), X, STREAMS
+        denoiser_of(Network(1, checkpointing=True), VP, prediction.V(), ends=16), X, STREAMS
     ),
     "a map by a denoiser that is none": lambda: net(lambda x: x)(X, T, end=T / 2),
+    "a picture without a condition": lambda: net(lambda x: x)(X, T, picture=X),
+    "numbers without a condition": lambda: net(lambda x: x)(X, T, vector=T[:, None]),
     "a map with guidance": lambda: guidance.WindowGuidance(2.0)(ORACLE)(X, T, end=T / 2),
     "a map with posterior guidance": lambda: Posterior(ORACLE, PiGDM(DDIM(2), Mask(MASK)))(X, T, end=T / 2),
     "more steps than rows": lambda: grid.uniform(schedule.linear(10), 11),

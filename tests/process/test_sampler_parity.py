@@ -7,6 +7,7 @@ the two differ on purpose, the test says why.
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import diffusers
@@ -15,6 +16,8 @@ import torch
 from stand_ins import FixedNetwork, ReplayStreams
 from torch import Tensor, nn
 
+from diffusion.config.build import make
+from diffusion.config.choices import choice
 from diffusion.process import grid, prediction, schedule, variance
 from diffusion.process.denoiser import Denoiser, clip
 from diffusion.process.sampler import (
@@ -141,6 +144,30 @@ def test_heun_matches_edm_algorithm_2(churn: float) -> None:
         theirs.append(x)
     sampler = Heun(N, grid=EDM_GRID, churn=churn, churn_low=S_tmin, churn_high=S_tmax, churn_noise=S_noise)
     same(ours(sampler, denoiser, noise), theirs)
+
+
+K_DIFFUSION = {
+    "euler": (1, 0), "euler_ancestral": (1, 1), "dpm_1s": (1, 0), "dpm_2s": (2, 0), "dpm_2s_ancestral": (2, 1)
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", K_DIFFUSION)
+def test_the_samplers_named_after_those_of_k_diffusion_are_those(name: str) -> None:
+    """In its terms: sigma_up of noise after a step to sigma_down, of first order or with the x0 at √(σ sigma_down)."""
+    (order, eta), noise = K_DIFFUSION[name], draws(N + 1)
+    denoiser = Denoiser(FixedNetwork(), schedule.EDM(sigma_max=200.0), prediction.EDM())
+    sigma = levels(denoiser, EDM_GRID(denoiser.schedule, N))[1].tolist()
+    D = lambda x, level: denoiser(x, torch.full((2,), level / 200.0, dtype=torch.float64)).x0  # noqa: E731
+    theirs = [noise[0] * math.hypot(1, 80)]
+    for t, t_next, z in zip(sigma, sigma[1:], noise[1:], strict=False):
+        x, up = theirs[-1], eta * t_next * math.sqrt(1 - (t_next / t) ** 2)
+        down, x0 = math.sqrt(t_next**2 - up**2), D(x, t)
+        if order == 2 and down:
+            middle = math.sqrt(t * down)
+            x0 = D(x0 + middle / t * (x - x0), middle)
+        theirs.append(x0 + down / t * (x - x0) + up * z)
+    sampler = make(choice("sampler", name, steps=N), "sampler")
+    same(ours(replace(sampler, grid=EDM_GRID), denoiser, noise), theirs)
 
 
 def test_predictor_corrector_corrects_and_then_predicts() -> None:

@@ -78,7 +78,9 @@ def test_an_image_depends_only_on_its_seed() -> None:
     assert (images(5) - images(6)).abs().max() > 0.1
 
 
-EVALUATIONS = {"heun": 19, "heun_flow": 19, "heun_churn": 19, "midpoint": 20}
+EVALUATIONS = {
+    "heun": 19, "heun_flow": 19, "heun_churn": 19, "midpoint": 20, "dpm_2s": 19, "dpm_2s_ancestral": 19
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ALL)

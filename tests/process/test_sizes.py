@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diffusion.model import UNet
 from diffusion.process import grid, schedule
 from diffusion.process.consistency import Consistency
-from diffusion.process.denoiser import Denoiser, Estimate, Wrapped, expand
+from diffusion.process.denoiser import Denoiser, Estimate, Wrapped, denoiser_of, expand
 from diffusion.process.editing import RePaint, SDEdit, SplitGibbs
 from diffusion.process.flow_map import FlowMap
 from diffusion.process.guidance import WindowGuidance
@@ -92,7 +92,7 @@ def test_every_objective_trains_a_network_of_these_axes(size: tuple[int, ...], o
         3, 1 + isinstance(objective, Hybrid), (8, 8), 1, (False, True), groups=4, axes=len(size),
         augment=1 + objective.ends,
     )  # fmt: skip
-    denoiser = Denoiser(network, schedule.linear(), V(), picture=2, vector=1, centred=True, ends=objective.ends)
+    denoiser = denoiser_of(network, schedule.linear(), V(), picture=2, vector=1, centred=True, ends=objective.ends)
     given = {"picture": torch.rand(3, 2, *size), "vector": torch.rand(3, 1) / 2}
     if isinstance(objective, Simple) and not objective.ends:
         given["known"] = torch.rand(3, 1, *size) < 0.8

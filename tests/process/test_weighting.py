@@ -16,7 +16,7 @@ T = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
 ROWS = torch.arange(2, 1001, dtype=torch.float64) / 1000
 WEIGHTS = [
     weighting.snr, weighting.min_snr, weighting.p2, weighting.edm,
-    weighting.velocity, weighting.sigmoid,
+    weighting.velocity, weighting.sigmoid, weighting.soft_min_snr, weighting.truncated_snr,
 ]  # fmt: skip
 
 
@@ -47,6 +47,11 @@ def test_weights_match_the_papers() -> None:
         (weighting.min_snr, X0(), snr.clamp(max=5)),
         (weighting.min_snr, Eps(), (5 / snr).clamp(max=1)),
         (weighting.min_snr, V(), snr.clamp(max=5) / (snr + 1)),
+        (weighting.soft_min_snr, X0(), 1 / (1 / snr + 1 / 4)),
+        (weighting.soft_min_snr, Eps(), 1 / (1 + snr / 4)),
+        (weighting.soft_min_snr, EDMPrediction(0.5), snr / 4 / (snr / 4 + 1) ** 2),  # k-diffusion
+        (weighting.truncated_snr, X0(), snr.clamp(min=1)),
+        (weighting.truncated_snr, Eps(), (1 / snr).clamp(min=1)),
         (weighting.p2, Eps(), 1 / (1 + snr)),
         (weighting.sigmoid, Eps(), -schedule.log_snr_rate(T) / 2 / (1 + snr * math.exp(-2))),
     ]

@@ -19,12 +19,14 @@ from diffusion.cli import compare
 from diffusion.cli.report import main as report
 from diffusion.metric.record import Reference, Score
 from diffusion.process.schedule import linear
+from diffusion.report.classes import class_table
 from diffusion.report.numbers import number, plus_minus
 from diffusion.report.page import Cell, Section, Table, escaped
 from diffusion.report.run import write_report
-from diffusion.report.scores import print_scores, score_table, source_text, value_text
+from diffusion.report.scores import print_scores, protocols, score_table, source_text, value_text
+from diffusion.report.verdict import limits
 from diffusion.runs.again import place_of
-from diffusion.runs.folder import Run, read_scores
+from diffusion.runs.folder import Run, append_scores, read_scores
 
 Make = Callable[..., Path]
 
@@ -79,14 +81,33 @@ def test_a_baseline_is_next_to_the_score_of_its_protocol(run_folder: Path) -> No
     assert rows[1:] == [["kid_lite0", "0.0123", "0.456 (n = 128)", "—"]]
     made = source_text(read_scores(run_folder)[0])
     assert made == "samples, step=400, weights=ema, sampler=DDIM(steps=50, eta=0), seed=7"
-    (row,) = score_table([Score("fd", 1.0, 9, "class sky", Reference("val, class sky"))]).cells
-    assert row[0].text == "fd, class sky"
     scores = [Score("fd", 1.0, 9), Score("fd", 2.0, 9, "noise"), Score("fd", 3.0, 9)]
     assert [[cell.text for cell in row[1:3]] for row in score_table(scores).cells] == [["3", "2"]]  # the latest
     names = ["fd_x", "kid_x", "coverage_x", "precision_x"]
     names += [*(f"train/{name}" for name in names), "copies"]
     scores = [Score(name[6 * ("/" in name) :], 1.0, 9, reference=Reference(name[:5])) for name in reversed(names)]
     assert [row[0].text for row in score_table(scores).cells] == names
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_scores_by_class_are_a_table_of_their_own(make_run: Make, tmp_path: Path) -> None:
+    sky, sea = Reference("val", 1250, "a"), Reference("val", 40, "b")
+    own = [Score("kid_x", 0.5, 90, "class sky", sky), Score("fd_x", 7.0, 90, "class sky", sky)]
+    own += [Score("fd_x", 3.0, 90, "class sea", sea), Score("fd_x", 2.0, 90, "class sea", sea)]
+    table = class_table(own)
+    assert table is not None
+    assert table.head == ["class", "samples", "n", "fd_x", "kid_x"]
+    rows = [["sky", "90", "1,250", "7", "0.5"], ["sea", "90", "40", "2", "—"]]  # the latest
+    assert [[cell.text for cell in row] for row in table.cells] == rows
+    folder, info = tmp_path / "demo", {"photographs": {"val": 25}}
+    before = read_scores(make_run(folder, info=info))
+    assert class_table(before) is None
+    whole = [score_table(before).cells, protocols(before), limits(Run(folder))]
+    append_scores(folder, own)
+    scores = read_scores(folder)
+    assert [score_table(scores).cells, protocols(scores), limits(Run(folder))] == whole
+    text = write_report(folder)[0].read_text()
+    assert "## Scores by class\n\n| class |" in text
 
 
 @pytest.mark.usefixtures("undrawn")

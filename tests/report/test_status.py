@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -86,6 +87,31 @@ def test_runs_are_listed_at_any_depth_and_sorted(tmp_path, capsys):
     assert "[x]" in out
     assert status.main(["nowhere"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_list_as_json_has_plain_values(tmp_path, capsys):
+    assert status.main([str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    done = record(tmp_path / "done", state="complete", steps=9000, total_steps=9000)
+    (done / "scores.json").write_text(json.dumps([{"metric": "fd", "value": 9.5, "low": 8.0, "high": 11.0}]))
+    early = record(tmp_path / "early", state="failed", reason="error: no", steps=3)
+    (early / "scores.json").write_text('[{"metric": "fd", "value": NaN, "low": -Infinity}]')
+    going = record(tmp_path / "going", state="running", steps=9, total_steps=10, left=12.5)
+    (record(tmp_path / "torn") / "run.json").write_text("[]")
+    os.utime(done / "run.json", (1e9, 1e9))
+    with lock(going / ".lock"):
+        assert status.main([str(tmp_path), "--json"]) == 0
+    first, second, third, last = found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert datetime.fromisoformat(first.pop("written")).timestamp() == 1e9
+    assert [Path(each["run"]) for each in found] == [done, early, going, tmp_path / "torn"]
+    assert {**first, "run": ""} == {
+        "run": "", "state": "complete", "reason": None, "step": 9000, "total_steps": 9000, "seconds_left": None,
+        "score": {"name": "fd", "value": 9.5, "low": 8.0, "high": 11.0},
+    }  # fmt: skip
+    assert (second["reason"], second["total_steps"]) == ("error: no", None)
+    assert second["score"] == {"name": "fd", "value": None, "low": None, "high": None}
+    assert (third["state"], third["seconds_left"], third["score"]) == ("running", 12.5, None)
+    assert (last["state"], last["step"], "not readable" in last["reason"]) == ("damaged", None, True)
 
 
 def test_the_folder_of_a_command_that_failed_has_no_run(tmp_path):

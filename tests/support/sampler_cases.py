@@ -10,6 +10,7 @@ from diffusion.process import grid, schedule, variance
 from diffusion.process.sampler import (
     DDIM,
     Ancestral,
+    DPMSingle,
     DPMSolver,
     Heun,
     Midpoint,
@@ -44,6 +45,7 @@ DETERMINISTIC: dict[str, tuple[Kind, int]] = {  # and its order
     "heun_flow": (partial(Heun, c=1.0), 2),
     "midpoint": (Midpoint, 2),
     "dpm_1s": (partial(DPMSolver, order=1), 1),
+    "dpm_2s": (DPMSingle, 2),
     "dpm_2m": (DPMSolver, 2),
     "dpm_3m": (partial(DPMSolver, order=3), 3),
     "unipc": (UniPC, 3),  # UniPC-p has order p + 1, as its theorem says
@@ -56,6 +58,7 @@ STOCHASTIC: dict[str, tuple[Kind, int, float]] = {  # and the error of mean and 
     "euler_ancestral": (partial(DDIM, eta=1.0), 200, 0.025),
     "heun_churn": (partial(Heun, churn=10.0), 50, 0.012),
     "dpm_1_sde": (partial(DPMSolver, order=1, eta=1.0), 200, 0.025),
+    "dpm_2s_ancestral": (partial(DPMSingle, eta=1.0), 50, 0.012),
     "dpm_2m_sde": (partial(DPMSolver, eta=1.0), 50, 0.012),
     "dpm_3m_sde": (partial(DPMSolver, order=3, eta=1.0), 50, 0.012),
     "reverse_diffusion": (partial(PredictorCorrector, corrections=0), 500, 0.05),

@@ -90,6 +90,8 @@ def test_bits_are_those_of_the_density_and_the_bound_of_8_bits_is_refused(run: P
 
 def test_other_parts_than_those_for_points_are_refused_in_one_line(refused) -> None:
     assert "features=points" in refused("train", ["data=points", "model=mlp", "hydra.run.dir=out"])
+    words = ["data=points", "model=unet_tiny", "features=points", "metrics=points", "hydra.run.dir=out"]
+    assert "choose model=mlp" in refused("train", words)
 
 
 def test_a_study_compares_samplers_with_the_best_denoiser_by_the_energy_distance(run: Path, ran, refused) -> None:
@@ -146,8 +148,8 @@ def test_the_exact_field_of_the_page_is_that_of_the_mixture(model: Restored, run
         assert seen.page.get_by_label("class").locator("option").all_text_contents() == ["0", "1", "no class"]
 
 
-@pytest.mark.parametrize(("changed", "word"), [({"network": torch.nn.ReLU()}, "ReLU"), ({"ends": 4}, "flow map")])
-def test_a_page_refuses_points_that_it_cannot_compute(model: Restored, changed: Any, word: str) -> None:
-    parts = {key: getattr(model.denoiser, key) for key in ("network", "schedule", "prediction")} | changed
-    with pytest.raises(UserError, match=word):
-        write_web(Path("x.html"), replace(model, denoiser=Denoiser(**parts)))
+def test_a_page_refuses_points_that_it_cannot_compute(model: Restored) -> None:
+    other = Denoiser(torch.nn.ReLU(), model.denoiser.schedule, model.denoiser.prediction)
+    for changed, word in ({"denoiser": other}, "ReLU"), ({"facts": replace(model.facts, ends=4)}, "flow map"):
+        with pytest.raises(UserError, match=word):
+            write_web(Path("x.html"), replace(model, **changed))

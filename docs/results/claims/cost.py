@@ -16,11 +16,11 @@ import torch
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from diffusion.extras.reproduce import read
 from diffusion.config.build import validated
 from diffusion.config.choices import composed, searching
 from diffusion.config.schema import Train
 from diffusion.data import to_unit
+from diffusion.extras.reproduce import read
 from diffusion.randomness import Streams
 from diffusion.training.module import Diffusion
 from diffusion.training.parts import Parts
