@@ -80,11 +80,6 @@ def command_line(words: Iterable[str]) -> str:
     return shlex.join(["diffusion", *words])
 
 
-def resume_command(run: Path, own: Iterable[str] = ()) -> str:
-    """The command that resumes a run; `own` names the folder of its own choices (`Run.own`)."""
-    return command_line(["train", *own, f"hydra.run.dir={shown(run)}", "ckpt=auto"])
-
-
 def pip_install(extra: str) -> str:
     """The command that adds the packages of an extra to this installation: to a clone, without copying it.
 

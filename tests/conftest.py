@@ -193,7 +193,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
     monkeypatch.chdir(tmp_path)
     # Hydra would compose everything again to read hydra.mode, which no test sets; without it, only -m counts.
     monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)
-    monkeypatch.setattr(jobs, "launch", launch_here)
+    monkeypatch.setattr(jobs, "run_ranks", launch_here)
 
     def run(name: str, overrides: Sequence[str] = ()) -> tuple[int, str, str]:
         main = import_module(module_of(name)).main

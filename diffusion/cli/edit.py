@@ -9,6 +9,6 @@ diffusion edit ckpt=SUPER upscale=PICTURE                           enlarge a pi
 """
 
 from diffusion.config.schema import Edit
-from diffusion.runs.command import command
+from diffusion.runs.command import Command
 
-main = command("edit", Edit, __doc__, "diffusion.tasks.edit.draw_edits")
+main = Command("edit", Edit, __doc__, "diffusion.tasks.edit.draw_edits")

@@ -7,7 +7,6 @@ diffusion evaluate ckpt=… reference=STATS.npz                   against publis
 """
 
 from diffusion.config.schema import Evaluate
-from diffusion.runs.command import command
+from diffusion.runs.command import Command
 
-WORK = "diffusion.tasks.evaluate.evaluate"
-main = command("evaluate", Evaluate, __doc__, WORK, job=f"{WORK}_job")
+main = Command("evaluate", Evaluate, __doc__, "diffusion.tasks.evaluate.evaluate")

@@ -7,6 +7,6 @@ diffusion sample ckpt=… then=[SUPER,SUPER2]                           enlarge 
 """
 
 from diffusion.config.schema import Sample
-from diffusion.runs.command import command
+from diffusion.runs.command import Command
 
-main = command("sample", Sample, __doc__, "diffusion.tasks.sample.draw_samples")
+main = Command("sample", Sample, __doc__, "diffusion.tasks.sample.draw_samples")

@@ -11,7 +11,7 @@ import sys
 
 from diffusion.config.schema import FloorStudy, GuidanceStudy, Study
 from diffusion.errors import nearest
-from diffusion.runs.command import command
+from diffusion.runs.command import Command
 
 ABOUT_GUIDANCE = """\
 Compare scales of a guidance on one trained model: which is best, and at which cost.
@@ -32,9 +32,9 @@ diffusion study floor ckpt=RUN n=1000 levels=25  narrower intervals, more levels
 
 TASK = "diffusion.tasks.study.study"
 STUDIES = {  # by the first word of the command line
-    "sampler": command("study", Study, __doc__, TASK),
-    "guidance": command("study_guidance", GuidanceStudy, ABOUT_GUIDANCE, TASK),
-    "floor": command("study_floor", FloorStudy, ABOUT_FLOOR, "diffusion.tasks.study.study_floor"),
+    "sampler": Command("study", Study, __doc__, TASK),
+    "guidance": Command("study_guidance", GuidanceStudy, ABOUT_GUIDANCE, TASK),
+    "floor": Command("study_floor", FloorStudy, ABOUT_FLOOR, "diffusion.tasks.study.study_floor"),
 }
 
 

@@ -1,6 +1,5 @@
 """`diffusion edit`: variants of a picture, inverse problems, enlargements and interpolations, as files."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,25 +7,25 @@ from torchvision.transforms.functional import to_pil_image
 
 from diffusion.base.console import console, count
 from diffusion.base.pixels import gif, grid, reduced
-from diffusion.config.inherit import changes_of
 from diffusion.config.schema import Edit
 from diffusion.errors import UserError
 from diffusion.kinds.kind import Source
 from diffusion.library import Model
 from diffusion.process.editing import SDEdit
+from diffusion.runs.launch import Launch
 from diffusion.sampling.edits import STRENGTH, Edited, filled, kept, overview, solved, varied
 from diffusion.tasks.opening import MASK, opened_model, options_of
 from diffusion.tasks.sample import save_images
 
 
-def draw_edits(settings: Edit, folder: Path, words: Sequence[str]) -> None:
+def draw_edits(settings: Edit, launch: Launch) -> None:
     """Write images/*.png, grid.png and images.npz; for an interpolation also interpolation.gif.
 
     A filled picture keeps its own size in images/*.png; images.npz has the images of the network.
     """
     check(settings)
-    n = settings.n or (1 if settings.upscale else 8)
-    settings, model, (device,) = opened_model(settings.model_copy(update={"n": n}), changes_of(words))
+    folder, n = launch.folder, settings.n or (1 if settings.upscale else 8)
+    settings, model, (device,) = opened_model(settings.model_copy(update={"n": n}), launch.changes)
     model.kind.require("edit")
     drawing, before, paste, size = edited(model, settings)
     images = drawing(model.denoiser, n, device, settings.batch_size, f"drawing {count(n, 'image')}")

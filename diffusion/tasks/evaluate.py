@@ -15,7 +15,7 @@ from diffusion.base.pixels import resolution_of
 from diffusion.checkpoint.find import BUNDLED, run_folder, trained
 from diffusion.checkpoint.restore import Restored, file_hash, what_changed
 from diffusion.config.build import make
-from diffusion.config.inherit import Change, changes_of, of_recipe
+from diffusion.config.inherit import Change, of_recipe
 from diffusion.config.schema import AnyStudy, Evaluate, Settings
 from diffusion.data import ImageData
 from diffusion.data.folder import Collection, common_size
@@ -28,6 +28,7 @@ from diffusion.report.classes import class_table
 from diffusion.report.scores import print_scores
 from diffusion.report.verdict import verdict
 from diffusion.runs.folder import SCORES, Run, read_scores
+from diffusion.runs.launch import Launch
 from diffusion.runs.record import CONFIG
 from diffusion.sampling.given import condition_of
 from diffusion.sampling.parallel import choose_device, remove
@@ -38,22 +39,22 @@ from diffusion.tasks.opening import completed, opened_model, options_of
 from diffusion.tasks.sample import draw_all
 
 
-def evaluate(settings: Evaluate, folder: Path, words: Sequence[str]) -> None:
-    """Score a checkpoint's samples, or a folder's images, into scores.json."""
+def evaluate(settings: Evaluate, launch: Launch) -> None:
+    """Score a checkpoint's samples, or a folder's images, into scores.json.
+
+    A job of a sweep does so unless its folder has scores of the checkpoint as it is now.
+    """
+    folder = launch.folder
     if (settings.ckpt is None) == (settings.images is None):
         raise UserError("set either ckpt=CHECKPOINT or images=FOLDER to score")
+    if launch.job and settings.ckpt:
+        scored = [score.source["checkpoint"]["sha256"] for score in read_scores(folder) if "checkpoint" in score.source]
+        if file_hash(trained(settings.ckpt)) in scored[-1:]:
+            console.print(f"{folder} is already complete")
+            return
     work = evaluate_checkpoint if settings.images is None else evaluate_images
-    work(settings, folder, changes_of(words))
+    work(settings, folder, launch.changes)
     console.print(f"scores: {folder / SCORES}\n{verdict(Run(folder), 'complete')}")
-
-
-def evaluate_job(settings: Evaluate, folder: Path, words: Sequence[str]) -> None:
-    """Run `evaluate` as a job of a sweep, unless its folder has scores of the checkpoint as it is now."""
-    scored = [score.source["checkpoint"]["sha256"] for score in read_scores(folder) if "checkpoint" in score.source]
-    if settings.ckpt and file_hash(trained(settings.ckpt)) in scored[-1:]:
-        console.print(f"{folder} is already complete")
-    else:
-        evaluate(settings, folder, words)
 
 
 def evaluate_checkpoint(settings: Evaluate, folder: Path, changes: Sequence[Change]) -> None:

@@ -15,11 +15,12 @@ from diffusion.base.images import in_threads
 from diffusion.base.pixels import grid, in_turn, save_png
 from diffusion.checkpoint.find import opened
 from diffusion.checkpoint.restore import Restored
-from diffusion.config.inherit import Change, changes_of
+from diffusion.config.inherit import Change
 from diffusion.config.schema import Evaluate, Sample
 from diffusion.errors import UserError
 from diffusion.library import Model
 from diffusion.randomness import seed_for
+from diffusion.runs.launch import Launch
 from diffusion.sampling.drawing import Drawing, Frames
 from diffusion.sampling.given import Given, condition_of
 from diffusion.sampling.parallel import Task, draw, remove
@@ -29,12 +30,12 @@ GRID = 1024  # maximum number of images in a grid
 CONDITIONS = "conditions.png"  # the pictures that the images of a grid were drawn from
 
 
-def draw_samples(asked: Sample, folder: Path, words: Sequence[str]) -> None:
+def draw_samples(asked: Sample, launch: Launch) -> None:
     """Write n images to images/*.png, grid.png, images.npz; with `trajectory` also trajectory.gif.
 
     With `then`, they are those of its last model; grid-1.png, … show those of the models before.
     """
-    changes = changes_of(words)
+    folder, changes = launch.folder, launch.changes
     first = [each for each in changes if not (asked.then and each.part == "condition")]  # which is for the others
     settings, model, devices = opened_model(asked, first)
     drawing, drawn = model.drawing(**options_of(settings)), list[Tensor]()

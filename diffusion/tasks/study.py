@@ -1,20 +1,18 @@
 """`diffusion study`: samplers or scales of a guidance draw from the same noise, are scored and timed."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from diffusion.base.console import console
 from diffusion.checkpoint.restore import what_changed
 from diffusion.config.build import check_targets, make
-from diffusion.config.inherit import changes_of
 from diffusion.config.schema import FloorStudy, GuidanceStudy, Study
 from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.report.floor import write_floor
 from diffusion.report.study import write_study
 from diffusion.runs.folder import Run
+from diffusion.runs.launch import Launch
 from diffusion.sampling.drawing import parts_of, seconds_of
 from diffusion.sampling.parallel import Task, device_name, draw, remove
 from diffusion.scoring.floor import CONDITIONAL, measure
@@ -23,13 +21,14 @@ from diffusion.tasks.evaluate import counts_of, make_scorer, write_configuration
 from diffusion.tasks.opening import opened_model, options_of
 
 
-def study(settings: Study | GuidanceStudy, folder: Path, words: Sequence[str]) -> None:
-    """Score every setting into scores.json, and write the tables, charts and page of the study in `folder`.
+def study(settings: Study | GuidanceStudy, launch: Launch) -> None:
+    """Score every setting into scores.json, and write the tables, charts and page of the study in the folder.
 
     All settings draw from the same noise and for the same classes. All are drawn before the first is scored, so a study
     that was interrupted goes on from the samples that it has drawn.
     """
-    settings, model, devices = opened_model(settings, changes_of(words))
+    settings, model, devices = opened_model(settings, launch.changes)
+    folder = launch.folder
     n, batch_size, restored, denoiser = settings.n, settings.batch_size or 1, model.restored, model.denoiser
     if isinstance(settings, Study):
         trials = within_budgets(settings.samplers, settings.nfe, denoiser.schedule, settings.guidance)
@@ -57,10 +56,10 @@ def study(settings: Study | GuidanceStudy, folder: Path, words: Sequence[str]) -
         console.print(f"  {path}")
 
 
-def study_floor(settings: FloorStudy, folder: Path, words: Sequence[str]) -> None:
+def study_floor(settings: FloorStudy, launch: Launch) -> None:
     """Measure a trained model into floor.csv, and write the chart and the page of the study in `folder`."""
-    settings, model, _ = opened_model(settings, changes_of(words))
-    restored, data = model.restored, make(settings.data or {}, "data", ImageData)
+    settings, model, _ = opened_model(settings, launch.changes)
+    folder, restored, data = launch.folder, model.restored, make(settings.data or {}, "data", ImageData)
     if restored.facts.condition is not None:
         raise UserError(CONDITIONAL)
     restored.kind.require("floor")

@@ -27,6 +27,7 @@ from diffusion.metric.score import extract
 from diffusion.process.denoiser import MixedPrecision
 from diffusion.process.sampler import DDIM
 from diffusion.runs.folder import append_scores, read_scores
+from diffusion.runs.launch import Launch
 from diffusion.sampling import drawing
 from diffusion.sampling.drawing import Drawing
 from diffusion.tasks import evaluate
@@ -162,11 +163,11 @@ def test_a_job_of_a_sweep_is_complete_only_for_the_checkpoint_that_it_scored(
     shutil.copytree(two_steps, run)
     append_scores(tmp_path, [Score("fd_lite0", 1.0, 8, source=restore(run / "checkpoints/last.ckpt").source)])
     settings, scored = settings_of("evaluate", [f"ckpt={run}"]), []
-    monkeypatch.setattr(evaluate, "evaluate", lambda settings, *_: scored.append(settings.ckpt))
-    evaluate.evaluate_job(settings, tmp_path, [])
+    monkeypatch.setattr(evaluate, "evaluate_checkpoint", lambda settings, *_: scored.append(settings.ckpt))
+    evaluate.evaluate(settings, Launch(tmp_path, job=True))
     assert not scored
     shutil.copytree(labelled, run, dirs_exist_ok=True)
-    evaluate.evaluate_job(settings, tmp_path, [])
+    evaluate.evaluate(settings, Launch(tmp_path, job=True))
     assert scored == [str(run)]
 
 
