@@ -20,11 +20,17 @@ class UserError(Exception):
 
     Commands print it as `error: <line>` and exit with its status, without a traceback. It is 2, or
     3 if numbers are not finite, 4 if a loss diverges.
+
+    Args:
+        key: The setting whose value the line begins with: it is shown as `KEY=VALUE: …`.
     """
 
-    def __init__(self, line: str, status: int = 2):
+    def __init__(self, line: str, status: int = 2, key: str = ""):
         super().__init__(line)
-        self.status = status
+        self.status, self.key = status, key
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.args[0]}" if self.key else str(self.args[0])
 
 
 class ProcessLost(UserError):
@@ -74,11 +80,6 @@ def command_line(words: Iterable[str]) -> str:
     return shlex.join(["diffusion", *words])
 
 
-def resume_command(run: Path, own: Iterable[str] = ()) -> str:
-    """The command that resumes a run; `own` names the folder of its own choices (`Run.own`)."""
-    return command_line(["train", *own, f"hydra.run.dir={shown(run)}", "ckpt=auto"])
-
-
 def pip_install(extra: str) -> str:
     """The command that adds the packages of an extra to this installation: to a clone, without copying it.
 
@@ -104,23 +105,24 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def refusing(where: str, advice: str = "") -> Iterator[None]:
+def refusing(where: object, advice: str = "", key: str = "") -> Iterator[None]:
     """Raise a UserError that names the place for an error of a library, which may be of any kind."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{where}: {first_line(error).rstrip('.')}{advice}") from error
+        raise UserError(f"{where}: {first_line(error).rstrip('.')}{advice}", key=key) from error
 
 
 @contextmanager
-def renaming(old: str, new: str) -> Iterator[None]:
-    """Name what the user has set as `new`, not as `old` (a regular expression), in a UserError."""
+def given_as(key: str, *keys: str) -> Iterator[None]:
+    """Context in which the user has given the settings `keys` as `key`; empty: as a value alone. Errors say so."""
     try:
         yield
     except UserError as error:
-        raise UserError(re.sub(old, new, str(error), count=1), error.status) from error
+        error.key = key if error.key in keys else error.key
+        raise
 
 
 def of_system(error: OSError) -> str:

@@ -18,27 +18,27 @@ if __name__ == "__main__" and os.isatty(1):  # before the imports that take long
 from functools import partial
 
 from diffusion.config.schema import Train
-from diffusion.runs import launch
-from diffusion.runs.command import command
+from diffusion.runs import processes
+from diffusion.runs.command import Command
 from diffusion.training import jobs
 
-compose_and_train = command(
-    "train", Train, __doc__, jobs.start, jobs.run_job, "init", "diffusion.training.resume.inherited"
+compose_and_train = Command(
+    "train", Train, __doc__, "diffusion.training.jobs.start", "init", "diffusion.training.resume.inherited"
 )
 
 
 def main() -> None:
     """Run the command. Of torchrun's processes, the first one does, and the others join its run."""
-    if launch.is_rank() and os.environ["RANK"] != "0":
-        if folder := launch.shared_folder():
-            launch.as_rank("train", partial(jobs.work, folder))
+    if processes.is_rank() and os.environ["RANK"] != "0":
+        if folder := processes.shared_folder():
+            processes.as_rank("train", partial(jobs.work, folder))
         return
     with jobs.ending_on_signals():
         try:
             compose_and_train()
         finally:
-            if launch.is_rank():
-                launch.shared_folder()  # there is no run, e.g. because it is complete
+            if processes.is_rank():
+                processes.shared_folder()  # there is no run, e.g. because it is complete
 
 
 if __name__ == "__main__":

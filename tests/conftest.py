@@ -96,9 +96,9 @@ def one_line_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     messages: list[str] = []
     init = UserError.__init__
 
-    def noted(self: UserError, line: str, status: int = 2) -> None:
+    def noted(self: UserError, line: str, *more: Any, **named: Any) -> None:
         messages.append(line)
-        init(self, line, status)
+        init(self, line, *more, **named)
 
     monkeypatch.setattr(UserError, "__init__", noted)
     yield
@@ -194,7 +194,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
     monkeypatch.chdir(tmp_path)
     # Hydra would compose everything again to read hydra.mode, which no test sets; without it, only -m counts.
     monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)
-    monkeypatch.setattr(jobs, "launch", launch_here)
+    monkeypatch.setattr(jobs, "run_ranks", launch_here)
 
     def run(name: str, overrides: Sequence[str] = ()) -> tuple[int, str, str]:
         main = import_module(module_of(name)).main

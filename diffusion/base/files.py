@@ -177,11 +177,12 @@ def listed(root: Path) -> dict[str, Path]:
     folder that cannot be read.
     """
     if not root.is_dir():
-        raise UserError(f"data.root={root} is not an existing folder; set it to a folder of images")
+        raise UserError(f"{root} is not an existing folder; set it to a folder of images", key="data.root")
     files: dict[str, Path] = {}
 
     def unread(error: OSError) -> None:
-        raise UserError(f"data.root={root}: {error.filename}: {error.strerror}; allow to read it, or remove it")
+        line = f"{root}: {error.filename}: {error.strerror}; allow to read it, or remove it"
+        raise UserError(line, key="data.root")
 
     for here, folders, names in os.walk(root, onerror=unread):
         if Path(here) != root and not {"run.json", ".hydra"}.isdisjoint([*folders, *names]):

@@ -63,14 +63,18 @@ def of_run(path: Path) -> Path:
     """
     if path.suffix == ".ckpt" and not os.path.lexists(path) and (there := saved(path.parent)):
         if (weights := path.with_suffix(storage.SUFFIX)) not in there:
-            raise UserError(f"ckpt={path}: no such file; its run has kept {', '.join(file.name for file in there)}")
+            raise UserError(
+                f"{path}: no such file; its run has kept {', '.join(file.name for file in there)}", key="ckpt"
+            )
         console.print(f"{path.name}: the run has kept only its weights, {weights}")
         return weights
     if not path.is_dir() or (path / diffusers_folder.INDEX).is_file():
         return path
     files = saved(path)
     if not files:
-        raise UserError(f"ckpt={path}: no checkpoint in this folder; name a run that has saved one, or a checkpoint")
+        raise UserError(
+            f"{path}: no checkpoint in this folder; name a run that has saved one, or a checkpoint", key="ckpt"
+        )
     return next((file for file in files if file.name == "last.ckpt"), files[0])
 
 
@@ -85,8 +89,9 @@ def find(ckpt: str, folder: Path) -> tuple[Path, dict[str, Any]] | None:
     files = storage.all_files(folder / "checkpoints")
     if ckpt in ("last", "auto") and not files and saved(folder):
         raise UserError(
-            f"ckpt={ckpt}: only the weights of {folder} were kept, from which training cannot resume; set another "
-            "hydra.run.dir, or discard them: ckpt=null trains from scratch"
+            f"{ckpt}: only the weights of {folder} were kept, from which training cannot resume; set another "
+            "hydra.run.dir, or discard them: ckpt=null trains from scratch",
+            key="ckpt",
         )
     if ckpt == "auto":
         for path in files:
@@ -95,7 +100,7 @@ def find(ckpt: str, folder: Path) -> tuple[Path, dict[str, Any]] | None:
             except UserError as error:
                 console.print(f"skipped {error}", style="yellow")
         if files:
-            raise UserError(f"ckpt=auto: no checkpoint in {folder} can be read; ckpt=null starts from scratch")
+            raise UserError(f"auto: no checkpoint in {folder} can be read; ckpt=null starts from scratch", key="ckpt")
         console.print(f"ckpt=auto: no checkpoint to resume from in {folder}; starting from the beginning")
         return None
     run = named(ckpt)
@@ -117,7 +122,7 @@ def newest(runs: list[Path], where: str) -> Path:
     """The most recently saved of these runs; a newer one without a checkpoint is named. UserError if none is saved."""
     times = {run: max(file.lstat().st_mtime_ns for file in files) for run in runs if (files := saved(run))}
     if not times:
-        raise UserError(f"ckpt=last: no run {where} has a checkpoint; name a run's folder, or a checkpoint")
+        raise UserError(f"last: no run {where} has a checkpoint; name a run's folder, or a checkpoint", key="ckpt")
     found = max(times, key=lambda run: times[run])
     began = {file.stat().st_mtime_ns: run for run in runs if run not in times and (file := run / FILE).is_file()}
     if began and max(began) > times[found]:

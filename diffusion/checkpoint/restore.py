@@ -86,7 +86,7 @@ class Restored:
         try:
             return kind_of(self.config, self.facts, self.shape, encoder)
         except UserError as error:
-            raise UserError(f"ckpt={self.path}: {error}") from error
+            raise UserError(f"{self.path}: {error}", key="ckpt") from error
 
     @property
     def model(self) -> dict[str, Any]:
@@ -103,18 +103,20 @@ def read(path: Path, to_train: bool = False) -> dict[str, Any]:
     Raises UserError if they cannot be read, or have no training state although it is needed `to_train`.
     """
     if not os.path.lexists(path):
-        raise UserError(f"ckpt={path}: no such file; name a run (`diffusion status` lists them), a file or demo")
+        raise UserError(f"{path}: no such file; name a run (`diffusion status` lists them), a file or demo", key="ckpt")
     exported = path.is_dir() or path.suffix == storage.SUFFIX
     if path.is_dir():
         contents = diffusers_folder.read(path, PREFIX, storage.ABOUT)
     else:
         contents = storage.exported(path, PREFIX) if exported else storage.load(path)
         if "config" not in contents:
-            contents, exported = authors.recognized(contents, PREFIX, f"ckpt={path}"), True
+            contents, exported = authors.recognized(contents, PREFIX, path), True
     if missing := [key for key, kind in REQUIRED.items() if not isinstance(contents.get(key), kind)]:
-        raise UserError(f"ckpt={path}: not a model of `diffusion train` (it has no {missing[0]}); choose one of those")
+        raise UserError(
+            f"{path}: not a model of `diffusion train` (it has no {missing[0]}); choose one of those", key="ckpt"
+        )
     if to_train and exported:
-        raise UserError(f"ckpt={path}: an exported model has no training state; start from its weights: init=…")
+        raise UserError(f"{path}: an exported model has no training state; start from its weights: init=…", key="ckpt")
     return contents
 
 
@@ -169,9 +171,11 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
                 raise UserError("weights=exact is for data whose distribution is known, such as data=points; use ema")
             denoiser, kind = truth.exact(denoiser.schedule), weights
     except UserError as error:
-        raise UserError(f"ckpt={path}: {error}") from error
+        raise UserError(f"{path}: {error}", key="ckpt") from error
     except Exception as error:  # a strange configuration raises many kinds of exceptions
-        raise UserError(f"ckpt={path}: its model cannot be built ({' '.join(str(error).split())[-200:]})") from error
+        raise UserError(
+            f"{path}: its model cannot be built ({' '.join(str(error).split())[-200:]})", key="ckpt"
+        ) from error
     denoiser.requires_grad_(False).eval()
     to_channels_last(denoiser.network)  # as in training; faster
     step, images, labels = contents["global_step"], contents.get("images", {}), contents.get("labels", {})
@@ -187,7 +191,7 @@ def _chosen(contents: Mapping[str, Any], path: Path, weights: str | float) -> tu
     name = weights if isinstance(weights, str) else f"ema {weights:g}"
     if only is not None:  # an exported model
         if name not in ("ema", only):
-            raise UserError(f"ckpt={path}: it contains only the {only} weights; use weights=ema")
+            raise UserError(f"{path}: it contains only the {only} weights; use weights=ema", key="ckpt")
         return only, averaged
     if not isinstance(weights, str):
         return name, {**averaged, **average_of_length(contents, path, weights)}

@@ -123,7 +123,9 @@ def exported(file: Path, prefix: str) -> dict[str, Any]:
             tensors = {prefix + name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             about = {key: json.loads(text) for key, text in (opened.metadata() or {}).items() if key in ABOUT}
     except (SafetensorError, OSError, AttributeError, ValueError, RecursionError) as error:
-        raise UserError(f"ckpt={file}: not a readable file of `diffusion export` ({first_line(error)})") from error
+        raise UserError(
+            f"{file}: not a readable file of `diffusion export` ({first_line(error)})", key="ckpt"
+        ) from error
     return {"state_dict": tensors, **about}
 
 

@@ -8,15 +8,15 @@ diffusion edit ckpt=RUN interpolate=[0,1] n=12                      interpolate 
 diffusion edit ckpt=SUPER upscale=PICTURE                           enlarge a picture of any size
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from diffusion.config.schema import Edit
 from diffusion.errors import UserError
-from diffusion.runs.command import command
+from diffusion.runs.command import Command
+from diffusion.runs.launch import Launch
 
 
-def edit(settings: Edit, folder: Path, words: Sequence[str]) -> None:
+def edit(settings: Edit, launch: Launch) -> None:
     """Write images/*.png, grid.png and images.npz; for an interpolation also interpolation.gif.
 
     A filled picture keeps its own size in images/*.png; images.npz has the images of the network.
@@ -25,7 +25,6 @@ def edit(settings: Edit, folder: Path, words: Sequence[str]) -> None:
 
     from diffusion.base.console import console, count
     from diffusion.base.pixels import gif, grid, reduced
-    from diffusion.config.inherit import changes_of
     from diffusion.library.files import save_images
     from diffusion.library.opening import edit_of, opened_model
     from diffusion.process.editing import SDEdit
@@ -33,8 +32,8 @@ def edit(settings: Edit, folder: Path, words: Sequence[str]) -> None:
     from diffusion.sampling.request import Request
 
     check(settings)
-    n = settings.n or (1 if settings.upscale else 8)
-    settings, model, (device,) = opened_model(settings.model_copy(update={"n": n}), changes_of(words))
+    folder, n = launch.folder, settings.n or (1 if settings.upscale else 8)
+    settings, model, (device,) = opened_model(settings.model_copy(update={"n": n}), launch.changes)
     model.kind.require("edit")
     drawing, before, paste, size = edit_of(settings).of(model.restored, Request.of(settings))
     if isinstance(drawing.sampler, SDEdit):
@@ -77,4 +76,4 @@ def check(settings: Edit) -> None:
         raise UserError("noise_level and observed are of operators other than a mask; remove them")
 
 
-main = command("edit", Edit, __doc__, edit)
+main = Command("edit", Edit, __doc__, "diffusion.cli.edit.edit")

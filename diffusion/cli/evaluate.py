@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion.config.schema import Evaluate
-from diffusion.errors import UserError, renaming
-from diffusion.runs.command import command
+from diffusion.errors import UserError, given_as
+from diffusion.runs.command import Command
+from diffusion.runs.launch import Launch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,32 +24,28 @@ if TYPE_CHECKING:
     from diffusion.scoring.request import ScoreRequest
 
 
-def evaluate(settings: Evaluate, folder: Path, words: Sequence[str]) -> None:
-    """Score a checkpoint's samples, or a folder's images, into scores.json."""
-    from diffusion.base.console import console
-    from diffusion.config.inherit import changes_of
-    from diffusion.findings.verdict import verdict
-    from diffusion.runs.folder import SCORES, Run
+def evaluate(settings: Evaluate, launch: Launch) -> None:
+    """Score a checkpoint's samples, or a folder's images, into scores.json.
 
-    if (settings.ckpt is None) == (settings.images is None):
-        raise UserError("set either ckpt=CHECKPOINT or images=FOLDER to score")
-    work = evaluate_model if settings.images is None else evaluate_images
-    work(settings, folder, changes_of(words))
-    console.print(f"scores: {folder / SCORES}\n{verdict(Run(folder), 'complete')}")
-
-
-def evaluate_job(settings: Evaluate, folder: Path, words: Sequence[str]) -> None:
-    """Run `evaluate` as a job of a sweep, unless its folder has scores of the checkpoint as it is now."""
+    A job of a sweep does so unless its folder has scores of the checkpoint as it is now.
+    """
     from diffusion.base.console import console
     from diffusion.checkpoint.find import trained
     from diffusion.checkpoint.restore import file_hash
-    from diffusion.runs.folder import read_scores
+    from diffusion.findings.verdict import verdict
+    from diffusion.runs.folder import SCORES, Run, read_scores
 
-    scored = [score.source["checkpoint"]["sha256"] for score in read_scores(folder) if "checkpoint" in score.source]
-    if settings.ckpt and file_hash(trained(settings.ckpt)) in scored[-1:]:
-        console.print(f"{folder} is already complete")
-    else:
-        evaluate(settings, folder, words)
+    folder = launch.folder
+    if launch.job and settings.ckpt:
+        scored = [score.source["checkpoint"]["sha256"] for score in read_scores(folder) if "checkpoint" in score.source]
+        if file_hash(trained(settings.ckpt)) in scored[-1:]:
+            console.print(f"{folder} is already complete")
+            return
+    if (settings.ckpt is None) == (settings.images is None):
+        raise UserError("set either ckpt=CHECKPOINT or images=FOLDER to score")
+    work = evaluate_model if settings.images is None else evaluate_images
+    work(settings, folder, launch.changes)
+    console.print(f"scores: {folder / SCORES}\n{verdict(Run(folder), 'complete')}")
 
 
 def evaluate_model(settings: Evaluate, folder: Path, changes: "Sequence[Change]") -> None:
@@ -108,7 +105,7 @@ def evaluate_images(settings: Evaluate, folder: Path, changes: "Sequence[Change]
         raise UserError("by_class=true: the classes of images alone are not known; set ckpt=CHECKPOINT")
     quiet_libraries()
     device, path = choose_device(settings.device), str(settings.images)
-    with renaming(r"data\.(root|path)=", "images="):
+    with given_as("images", "data.root", "data.path"):
         if size := common_size(reader_of(path, {"resolution": 1}).source()):
             reference = {**of_recipe("data", {}), "resolution": resolution_of(*size)}
             settings = settings.model_copy(update={"data": reference})
@@ -132,4 +129,4 @@ def scored(scorer: "Scorer", request: "ScoreRequest", images: "Tensor", what: st
     return new + (scorer.audit(images, what, **source) if request.audit else [])
 
 
-main = command("evaluate", Evaluate, __doc__, evaluate, job=evaluate_job)
+main = Command("evaluate", Evaluate, __doc__, "diffusion.cli.evaluate.evaluate")

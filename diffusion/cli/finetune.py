@@ -10,17 +10,16 @@ samples before and after the fine-tuning. The defaults listed below are those of
 """
 
 import sys
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
 from diffusion.base.console import console, count
 from diffusion.config.messages import HELP
 from diffusion.config.schema import Train
-from diffusion.errors import renaming, shown
-from diffusion.runs.command import command
+from diffusion.errors import given_as, shown
+from diffusion.runs.command import Command
+from diffusion.runs.launch import Launch
 from diffusion.training import jobs
 
 STEPS, RATE = 500, 0.3  # optimizer steps; fraction of the learning rate of RUN: see docs/recipes.md
@@ -39,24 +38,24 @@ def main() -> None:
         compose_and_finetune(words)
 
 
-def finetune(settings: Train, folder: Path, words: list[str], work: Callable[..., Any] = jobs.start) -> Any:
-    """Train with the settings that `tuned` has made."""
-    typed = [word for word in words if not word.startswith(("init=", "data.root="))]
-    return work(settings, folder, [str(settings.init), str(settings.data["root"]), *typed], name="finetune")
+def finetune(settings: Train, launch: Launch) -> Any:
+    """Train with the settings that `tuned` has made; the run records the words as they were typed."""
+    more = [word for word in launch.words if not word.startswith(("init=", "data.root="))]
+    words = [str(settings.init), str(settings.data["root"]), *more]
+    return jobs.start(settings, replace(launch, command="finetune", words=words))
 
 
-def tuned(values: dict[str, Any], words: list[str]) -> dict[str, Any]:
+def tuned(values: dict[str, Any], launch: Launch) -> dict[str, Any]:
     """Composed settings with all those of the model that `init` names, but for the images and what is given."""
     from diffusion.training.resume import SIZE, inherited
 
-    given = {word.lstrip("+").partition("=")[0] for word in words}
-    with renaming(r"^(init|data\.root)=", ""):  # which the user has not typed
-        values = inherited(values, words, "finetune", (*SIZE, *KEPT))
-        if "data.tiles" not in given:
+    with given_as("", "init", "data.root"):  # which the user has not typed
+        values = inherited(values, launch, "finetune", (*SIZE, *KEPT))
+        if not launch.gives("data.tiles"):
             values["data"]["tiles"] = few_and_large(values["data"])
-    if not {"trainer.max_steps", "trainer.max_epochs"} & given:
+    if not launch.gives("trainer.max_steps", "trainer.max_epochs"):
         values["trainer"] |= {"max_steps": STEPS, "max_epochs": -1}
-    if not {"optimizer", "optimizer.lr"} & given:
+    if not launch.gives("optimizer", "optimizer.lr"):
         values["optimizer"]["lr"] *= RATE
     return values
 
@@ -75,5 +74,5 @@ def few_and_large(data: dict[str, Any]) -> bool | None:
     return tiles
 
 
-as_job = partial(finetune, work=jobs.run_job)
-compose_and_finetune = command("train", Train, __doc__, finetune, as_job, "finetune", "diffusion.cli.finetune.tuned")
+PLACE = "diffusion.cli.finetune"
+compose_and_finetune = Command("train", Train, __doc__, f"{PLACE}.finetune", "finetune", f"{PLACE}.tuned")

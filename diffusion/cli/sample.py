@@ -6,12 +6,11 @@ diffusion sample ckpt=… n=8 trajectory=true                           also sav
 diffusion sample ckpt=… then=[SUPER,SUPER2]                           enlarge the images by other models
 """
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffusion.config.schema import Sample
-from diffusion.runs.command import command
+from diffusion.runs.command import Command
+from diffusion.runs.launch import Launch
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,13 +20,12 @@ GRID = 1024  # maximum number of images in a grid
 CONDITIONS = "conditions.png"  # the pictures that the images of a grid were drawn from
 
 
-def sample(asked: Sample, folder: Path, words: Sequence[str]) -> None:
+def sample(asked: Sample, launch: Launch) -> None:
     """Write n images to images/*.png, grid.png, images.npz; with `trajectory` also trajectory.gif.
 
     With `then`, they are those of its last model; grid-1.png, … show those of the models before.
     """
     from diffusion.base.pixels import grid, in_turn, save_png
-    from diffusion.config.inherit import changes_of
     from diffusion.library.cascade import enlargement, enlarging
     from diffusion.library.files import save_images
     from diffusion.library.opening import opened_model
@@ -35,7 +33,7 @@ def sample(asked: Sample, folder: Path, words: Sequence[str]) -> None:
     from diffusion.sampling.parallel import draw_samples, remove
     from diffusion.sampling.request import Request
 
-    changes = changes_of(words)
+    folder, changes = launch.folder, launch.changes
     first = [each for each in changes if not (asked.then and each.part == "condition")]  # which is for the others
     settings, model, devices = opened_model(asked, first)
     drawing, drawn = Request.of(settings).drawing(model.restored), list["Tensor"]()
@@ -68,4 +66,4 @@ def sample(asked: Sample, folder: Path, words: Sequence[str]) -> None:
     remove(folder)
 
 
-main = command("sample", Sample, __doc__, sample)
+main = Command("sample", Sample, __doc__, "diffusion.cli.sample.sample")

@@ -11,7 +11,7 @@ from typing import Any
 
 from diffusion.base.console import console
 from diffusion.errors import Arguments, UserError, imported
-from diffusion.runs.launch import begin_process
+from diffusion.runs.processes import begin_process
 
 LOCAL = ["127.0.0.1", "localhost"]
 

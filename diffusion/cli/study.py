@@ -8,14 +8,13 @@ diffusion study floor ckpt=RUN                                      errors by no
 """
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from diffusion.config.schema import FloorStudy, GuidanceStudy, Study
 from diffusion.errors import UserError, nearest
-from diffusion.runs.command import command
+from diffusion.runs.command import Command
+from diffusion.runs.launch import Launch
 
 ABOUT_GUIDANCE = """\
 Compare scales of a guidance on one trained model: which is best, and at which cost.
@@ -35,15 +34,14 @@ diffusion study floor ckpt=RUN n=1000 levels=25  narrower intervals, more levels
 """
 
 
-def study(settings: Study | GuidanceStudy, folder: Path, words: Sequence[str]) -> None:
-    """Score every setting into scores.json, and write the tables, charts and page of the study in `folder`.
+def study(settings: Study | GuidanceStudy, launch: Launch) -> None:
+    """Score every setting into scores.json, and write the tables, charts and page of the study in the folder.
 
     All settings draw from the same noise and for the same classes. All are drawn before the first is scored, so a study
     that was interrupted goes on from the samples that it has drawn.
     """
     from diffusion.base.console import console
     from diffusion.config.build import make
-    from diffusion.config.inherit import changes_of
     from diffusion.library.files import run_of, write_configuration
     from diffusion.library.opening import opened_model
     from diffusion.report.study import write_study
@@ -55,7 +53,8 @@ def study(settings: Study | GuidanceStudy, folder: Path, words: Sequence[str]) -
     from diffusion.scoring.request import ScoreRequest
     from diffusion.scoring.trials import with_guidance, within_budgets
 
-    settings, model, devices = opened_model(settings, changes_of(words))
+    settings, model, devices = opened_model(settings, launch.changes)
+    folder = launch.folder
     n, batch_size, restored, denoiser = settings.n, settings.batch_size or 1, model.restored, model.denoiser
     if isinstance(settings, Study):
         trials = within_budgets(settings.samplers, settings.nfe, denoiser.schedule, settings.guidance)
@@ -83,12 +82,11 @@ def study(settings: Study | GuidanceStudy, folder: Path, words: Sequence[str]) -
         console.print(f"  {path}")
 
 
-def study_floor(settings: FloorStudy, folder: Path, words: Sequence[str]) -> None:
-    """Measure a trained model into floor.csv, and write the chart and the page of the study in `folder`."""
+def study_floor(settings: FloorStudy, launch: Launch) -> None:
+    """Measure a trained model into floor.csv, and write the chart and the page of the study in the folder."""
     from diffusion.base.console import console
     from diffusion.checkpoint.restore import what_changed
     from diffusion.config.build import check_targets, make
-    from diffusion.config.inherit import changes_of
     from diffusion.data import ImageData
     from diffusion.library.files import write_configuration
     from diffusion.library.opening import opened_model
@@ -96,8 +94,8 @@ def study_floor(settings: FloorStudy, folder: Path, words: Sequence[str]) -> Non
     from diffusion.runs.folder import Run
     from diffusion.scoring.errors_by_level import CONDITIONAL, measure
 
-    settings, model, _ = opened_model(settings, changes_of(words))
-    restored, data = model.restored, make(settings.data or {}, "data", ImageData)
+    settings, model, _ = opened_model(settings, launch.changes)
+    folder, restored, data = launch.folder, model.restored, make(settings.data or {}, "data", ImageData)
     if restored.facts.condition is not None:
         raise UserError(CONDITIONAL)
     restored.kind.require("floor")
@@ -113,9 +111,9 @@ def study_floor(settings: FloorStudy, folder: Path, words: Sequence[str]) -> Non
 
 
 STUDIES = {  # by the first word of the command line
-    "sampler": command("study", Study, __doc__, study),
-    "guidance": command("study_guidance", GuidanceStudy, ABOUT_GUIDANCE, study),
-    "floor": command("study_floor", FloorStudy, ABOUT_FLOOR, study_floor),
+    "sampler": Command("study", Study, __doc__, f"{__name__}.study"),
+    "guidance": Command("study_guidance", GuidanceStudy, ABOUT_GUIDANCE, f"{__name__}.study"),
+    "floor": Command("study_floor", FloorStudy, ABOUT_FLOOR, f"{__name__}.study_floor"),
 }
 
 

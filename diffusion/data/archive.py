@@ -41,18 +41,18 @@ class Archive(Collection):
     labels: Literal["folders"] | bool | str | Path | None = None
 
     def source(self) -> Source:
-        where, files = f"data.path={self.path}", expanded(os.path.expanduser(self.path))
+        files = expanded(os.path.expanduser(self.path))
 
-        @refusing(where)
+        @refusing(self.path, key="data.path")
         def items() -> list[Item]:
             kinds, readers = {file.suffix.lower() for file in files}, {".zip": zipped, ".npz": arrays, ".tar": shards}
             if len(kinds) != 1 or not kinds <= readers.keys():
                 raise ValueError("expected one .zip, one .npz, or .tar files, not compressed; unpack others")
             return [*readers[kinds.pop()](files, self.labels is True)]
 
-        with refusing(where):
+        with refusing(self.path, key="data.path"):
             key = stamps({os.fspath(file.resolve()): file for file in files}), self.labels is True
-        return Source(where, key, items, self.labels)
+        return Source(self.path, key, items, self.labels, "data.path")
 
 
 def expanded(path: str) -> list[Path]:
@@ -112,7 +112,7 @@ def shards(files: Sequence[Path], labelled: bool) -> Iterator[Item]:
     endings = {ending for ending, form in Image.registered_extensions().items() if form in FORMATS}
     for file in files:
         where = f" ({file.name})" if len(files) > 1 else ""  # each may have a 000000.jpg
-        with refusing(f"data.path={file}", "; copy or download it again"), tarfile.open(file, "r:") as tar:
+        with refusing(file, "; copy or download it again", "data.path"), tarfile.open(file, "r:") as tar:
             members = ((each.name.removeprefix("./"), each) for each in tar if each.isfile() and visible(each.name))
             for key, sample in groupby(members, key=lambda each: re.sub(r"\.[^/]*$", "", each[0])):
                 parts = {name: partial(content_of, file, each.offset_data, each.size) for name, each in sample}

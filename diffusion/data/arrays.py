@@ -151,7 +151,7 @@ class Arrays(MeasuredData, Collection):
                 with refusing(f"data.root: {name}"):
                     yield from starmap(Item, self.kind.pieces(name, file))
 
-        return Source(f"data.root={root}", (os.fspath(root.resolve()), stamps(files), self.kind.name), items)
+        return Source(root, (os.fspath(root.resolve()), stamps(files), self.kind.name), items)
 
     def photographs(self, every: Split) -> list[str]:
         """The source of each example; of the parts of a single one, their own names."""

@@ -23,7 +23,7 @@ from diffusion.base.pixels import MODES, Channels, grey, resolution_of, to_uint8
 from diffusion.data.folder import Folder, Source
 from diffusion.data.hub import Hub
 from diffusion.data.module import PLACE, ImageData
-from diffusion.errors import UserError, nearest, refusing, renaming
+from diffusion.errors import UserError, given_as, nearest, refusing
 from diffusion.kinds.kind import Kind, Shape
 from diffusion.kinds.pixels import Pixels
 from diffusion.randomness import Streams
@@ -256,8 +256,8 @@ class Pairs(Condition):
         if (self.root is None) == (self.column is None):
             raise UserError("condition=pairs: set condition.root=FOLDER or, with data=hub, condition.column=NAME")
         if self.root is not None:
-            with renaming("data.root=", "condition.root="):
-                return Folder(root=self.root, resolution=1).source()._replace(where=f"condition.root={self.root}")
+            with given_as("condition.root", "data.root"):
+                return Folder(root=self.root, resolution=1).source()._replace(setting="condition.root")
         if not isinstance(data, Hub) or data.streaming:
             raise UserError(
                 "condition.column: only data=hub has columns, without data.streaming; or set condition.root"
@@ -272,8 +272,9 @@ class Pairs(Condition):
         found = [known.get(file) or known.get(stem(file)) for file in files]
         if missing := sorted({file for file, item in zip(files, found, strict=True) if item is None}):
             raise UserError(
-                f"{source.where}: no picture for {missing[0]!r} ({len(missing)} missing in all); a pair has the same "
-                "name, whatever its ending; add it, or remove the image"
+                f"{source.place}: no picture for {missing[0]!r} ({len(missing)} missing in all); a pair has the same "
+                "name, whatever its ending; add it, or remove the image",
+                key=source.setting,
             )
 
         def made(i: int) -> Made:
@@ -284,7 +285,8 @@ class Pairs(Condition):
                 if max(left + side - picture.width, top + side - picture.height) > 1:
                     raise Unusable(f"{picture.width}x{picture.height} pixels, but a tile of the image is {place}")
             except Unusable as error:
-                raise UserError(f"{source.where}: {files[i]}: {error}; give a pair of the size of the image") from error
+                line = f"{source.place}: {files[i]}: {error}; give a pair of the size of the image"
+                raise UserError(line, key=source.setting) from error
             box = (left, top, left + side, top + side) if side else None
             return names[i], resized(picture, resolution, box), None
 

@@ -62,10 +62,11 @@ class Item(NamedTuple):
 class Source(NamedTuple):
     """Where images come from."""
 
-    where: str  # the setting that says it, for messages: data.root=PHOTOS
+    place: object  # PHOTOS, for messages
     key: object  # changes with the images
     items: Callable[[], Iterable[Item]]
     labels: str | Path | bool | None = None  # `Folder.labels`; True: each item has its own
+    setting: str = "data.root"  # that names the place
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -125,8 +126,9 @@ class Collection(ImageData):
         example = ", for example {path!r} ({reason})".format(**self.report[0]) if self.report else ""
         if not names:
             raise UserError(
-                f"{source.where}: none of {count(len(self.report), 'file')} is a usable image{example}; give other "
-                "images, or lower data.resolution"
+                f"{source.place}: none of {count(len(self.report), 'file')} is a usable image{example}; give other "
+                "images, or lower data.resolution",
+                key=source.setting,
             )
         if self.report:
             console.print(f"data: {count(len(names), 'image')}, {count(len(self.report), 'file')} left out{example}")
@@ -135,7 +137,7 @@ class Collection(ImageData):
         label = labels_of(source, photos, own)
         if label:
             every, self.classes = labelled(every, [label[photo] for photo in photos])
-        splits = {name: every.take(rows) for name, rows in self._split(source.where, photos, label).items()}
+        splits = {name: every.take(rows) for name, rows in self._split(source, photos, label).items()}
         if (n := len(whole := splits["train"])) > (limit := self.limit or n):
             splits["train"] = whole.take(torch.arange(limit))
             self.unused = whole.take(torch.arange(limit, n)) if self.tiles else None
@@ -176,7 +178,7 @@ class Collection(ImageData):
         except Unusable as reason:
             return [("", str(reason))]
 
-    def _split(self, where: str, photos: Sequence[str], label: Mapping[str, Label]) -> dict[str, Tensor]:
+    def _split(self, source: Source, photos: Sequence[str], label: Mapping[str, Label]) -> dict[str, Tensor]:
         """The positions of each split's images; `photos` are the file names of all images, already ordered."""
         every, seen = [*dict.fromkeys(photos)], Counter[str]()
         least, what = (SCORED, "image") if self.tiles is None else (1, "photograph")
@@ -195,9 +197,10 @@ class Collection(ImageData):
         if len(index["train"]) < (self.limit or 1):
             more = "cut more tiles (data.tiles)" if self.tiles else "cut large ones into tiles (data.tiles=true)"
             raise UserError(
-                f"{where} has {count(len(every), f'usable {what}')}, which leaves {len(index['train'])} training "
-                f"images after {val} for validation and {test} for test: lower data.limit, data.val or data.test (0.1 "
-                f"is a tenth of them), add {what}s, or {more}"
+                f"{source.place} has {count(len(every), f'usable {what}')}, which leaves {len(index['train'])} "
+                f"training images after {val} for validation and {test} for test: lower data.limit, data.val or "
+                f"data.test (0.1 is a tenth of them), add {what}s, or {more}",
+                key=source.setting,
             )
         return index
 
@@ -236,7 +239,7 @@ class Folder(Collection):
         files = listed(root)
         items = [Item(name, file.read_bytes) for name, file in files.items()]
         key = os.fspath(root.resolve()), stamps(files), self.mode
-        return Source(f"data.root={root}", key, lambda: items, self.labels)
+        return Source(root, key, lambda: items, self.labels)
 
 
 def stamps(files: Mapping[str, Path]) -> list[tuple[str, int, int, int]]:
@@ -282,7 +285,8 @@ def common_size(source: Source) -> tuple[int, int] | None:
     every = {*sizes(source)}
     if len(every) > 1:
         found = " and ".join(f"{width}x{height}" for width, height in sorted(every)[:2])
-        raise UserError(f"{source.where}: images of different sizes, such as {found}; set data.resolution=64")
+        line = f"{source.place}: images of different sizes, such as {found}; set data.resolution=64"
+        raise UserError(line, key=source.setting)
     return every.pop()[::-1] if every else None
 
 
@@ -302,15 +306,15 @@ def labels_of(source: Source, files: Sequence[str], own: Sequence[Label | None])
             mend = "move it into the folder of its class"
         case _:
             labels, mend = read_labels(Path(source.labels).expanduser()), "add a row for it"
-    what = f"the labels of {source.where}" if source.labels is True else f"data.labels={source.labels}"
+    what = f"the labels of {source.place}" if source.labels is True else f"data.labels={source.labels}"
     if without := sorted({*files} - labels.keys()):
         raise UserError(
-            f"{what}: {without[0]!r} in {source.where} has no label ({len(without)} in all); {mend}, or remove the "
-            "image"
+            f"{what}: {without[0]!r} in {source.place} has no label ({len(without)} in all); {mend}, or remove "
+            "the image"
         )
     if len({labels[name] for name in files}) < 2:
         raise UserError(
-            f"{what}: all images of {source.where} have the same class; give images of several classes (data.root: the "
+            f"{what}: all images of {source.place} have the same class; give images of several classes (data.root: the "
             "folder above those of the classes), or use no labels"
         )
     return labels

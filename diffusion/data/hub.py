@@ -48,7 +48,7 @@ class Hub(Collection):
             huggingface_hub.logging.get_logger(library).setLevel("ERROR")
         if not console.is_terminal:
             datasets.disable_progress_bars()
-        where, local = f"data.path={self.path}", Path(self.path).expanduser()
+        local = Path(self.path).expanduser()
         name, _, revision = self.path.partition("@")
         given: dict[str, Any] = {"path": name, "revision": revision or None}
         if local.exists():
@@ -59,10 +59,11 @@ class Hub(Collection):
                 given = {"path": local.suffix[1:], "data_files": str(local)}
             elif (saved / "state.json").is_file():
                 given = {"path": "arrow", "data_files": {name: f"{saved}/data-*.arrow"}}
-        with refusing(where, "; check the name and the network; a private or gated set needs `hf auth login`"):
+        advice = "; check the name and the network; a private or gated set needs `hf auth login`"
+        with refusing(self.path, advice, "data.path"):
             builder = datasets.load_dataset_builder(**given, name=self.subset)
 
-        @refusing(where)
+        @refusing(self.path, key="data.path")
         def items() -> Iterable[Item]:
             if self.streaming:
                 first = re.fullmatch(r"([\w.]+)\[:(\d+)\]", self.split)
@@ -84,7 +85,7 @@ class Hub(Collection):
             return (Item(f"{self.split} {i}", *pair) for i, pair in enumerate(pairs))
 
         key = builder.dataset_name, builder.config_id, builder.hash, self.split, self.image_column, self.label_column
-        return Source(where, key, items, self.label_column is not None)
+        return Source(self.path, key, items, self.label_column is not None, "data.path")
 
     def _decode(self, source: Source) -> Iterator[Made]:
         """See `Collection`. Streamed images wait in a temporary file until all contents are known, and so the order."""
@@ -92,7 +93,7 @@ class Hub(Collection):
             yield from super()._decode(source)
             return
         found: list[tuple[str, str, Any]] = []
-        with TemporaryFile(dir=cache_dir("images")) as file, refusing(source.where):
+        with TemporaryFile(dir=cache_dir("images")) as file, refusing(source.place, key=source.setting):
             for content, item, made in in_threads(self._read, source.items(), "reading rows", "row"):
                 found.append((content, item.name, (item.label, file.tell())))
                 pickle.dump(made, file)

@@ -195,7 +195,7 @@ class JiTWeights(Transformer):
         return value[0] if name == "context" else value
 
 
-def recognized(contents: Mapping[str, Any], prefix: str, where: str) -> dict[str, Any]:
+def recognized(contents: Mapping[str, Any], prefix: str, path: Path) -> dict[str, Any]:
     """What the contents of a checkpoint of authors say, in the form of ours: `prefix` is added to each tensor's name.
 
     They are a `state_dict`; or, as a training saves them, several under the names `model` and `model_ema1` (JiT) or
@@ -211,7 +211,7 @@ def recognized(contents: Mapping[str, Any], prefix: str, where: str) -> dict[str
         family: Weights = make(choice("authors", name), "authors", Weights)
         if family.first not in states[0]:
             continue
-        if family.named.lower() not in Path(where).name.lower():
+        if family.named.lower() not in path.name.lower():
             reasons.append(f"{name}: the name of its file has {family.named} in it")
             continue
         config = composed("train", family.words(states[0]))
@@ -233,7 +233,8 @@ def recognized(contents: Mapping[str, Any], prefix: str, where: str) -> dict[str
         return {**about, "state_dict": own[0], **raw, "global_step": 0, "epoch": 0}
     if reasons:
         raise UserError(
-            f"{where}: the weights are of none of the networks in conf/authors ({'; '.join(reasons)}); describe theirs "
-            "in CONF/authors/NAME.yaml, like adm_64.yaml, and pass --config-dir CONF"
+            f"{path}: the weights are of none of the networks in conf/authors ({'; '.join(reasons)}); describe theirs "
+            "in CONF/authors/NAME.yaml, like adm_64.yaml, and pass --config-dir CONF",
+            key="ckpt",
         )
     return {**contents}

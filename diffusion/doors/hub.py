@@ -36,7 +36,7 @@ def library() -> Any:
 
 
 @contextmanager
-def explained(what: str) -> Iterator[None]:
+def explained(what: str, key: str = "") -> Iterator[None]:
     """Context in which the errors of huggingface_hub become UserErrors about `what`."""
     try:
         yield
@@ -51,17 +51,17 @@ def explained(what: str) -> Iterator[None]:
             reason = f"the Hub cannot be reached ({first_line(error)}); check the network"
         else:
             reason = REFUSED if status in (401, 403) else f"the Hub answers: {first_line(error)}"
-        raise UserError(f"{what}: {reason}") from error
+        raise UserError(f"{what}: {reason}", key=key) from error
 
 
 def is_address(ckpt: object) -> bool:
     return str(ckpt).startswith(SCHEME)
 
 
-def _named(name: str, what: str) -> str:
+def _named(name: str, what: str, key: str = "") -> str:
     """The name. Raises UserError if it is no name of a repository."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII):
-        raise UserError(f"{what}: no name of a model on the Hub; expected USER/NAME")
+        raise UserError(f"{what}: no name of a model on the Hub; expected USER/NAME", key=key)
     return name
 
 
@@ -71,17 +71,17 @@ def fetched(address: str) -> Path:
     Raises UserError if the Hub does not give it, and before it is downloaded if it is no model that can be read here.
     """
     name, _, revision = address.removeprefix(SCHEME).partition("@")
-    what = f"ckpt={address}"
-    hub, given = library(), {"repo_id": _named(name, what), "revision": revision or None}
-    with explained(what):
+    hub, given = library(), {"repo_id": _named(name, address, "ckpt"), "revision": revision or None}
+    with explained(address, "ckpt"):
         if (file := Path(hub.snapshot_download(**given, allow_patterns=[FILE, "early/*"]), FILE)).is_file():
             return file
         try:
             diffusers_folder.check_index(Path(hub.hf_hub_download(**given, filename=diffusers_folder.INDEX)))
         except (hub.errors.EntryNotFoundError, ValueError) as error:
             raise UserError(
-                f"{what}: not written by `diffusion export RUN --push USER/NAME`, and no diffusers folder that can be "
-                f"read here ({first_line(error)}); choose another model"
+                f"{address}: not written by `diffusion export RUN --push USER/NAME`, and no diffusers folder that can "
+                f"be read here ({first_line(error)}); choose another model",
+                key="ckpt",
             ) from error
         return Path(hub.snapshot_download(**given, allow_patterns=diffusers_folder.FILES))
 

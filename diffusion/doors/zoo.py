@@ -24,10 +24,10 @@ def fetched(address: str) -> Path:
 
     Raises UserError for an unknown name, without network, and if the file has another checksum.
     """
-    name, what = address.removeprefix(SCHEME), f"ckpt={address}"
+    name = address.removeprefix(SCHEME)
     if name not in CHECKSUMS:
         known = f"{', '.join(CHECKSUMS)}{nearest(name, CHECKSUMS)}; demo and super come with the program: ckpt=super"
-        raise UserError(f"{what}: no such model; the zoo has {known}")
+        raise UserError(f"{address}: no such model; the zoo has {known}", key="ckpt")
     file = cache_dir("zoo", CHECKSUMS[name][:16]) / f"{name}.safetensors"
     if not file.is_file():
         place = os.environ.get("DIFFUSION_ZOO") or RELEASE
@@ -35,10 +35,12 @@ def fetched(address: str) -> Path:
         try:
             torch.hub.download_url_to_file(url, str(file), CHECKSUMS[name])
         except RuntimeError as error:
-            raise UserError(f"{what}: {url} is damaged, or belongs to another version; try again") from error
+            line = f"{address}: {url} is damaged, or belongs to another version; try again"
+            raise UserError(line, key="ckpt") from error
         except (OSError, HTTPException, ValueError) as error:
             raise UserError(
-                f"{what}: {url} cannot be fetched ({first_line(error)}); check the network, or set DIFFUSION_ZOO to "
-                "another address or a folder"
+                f"{address}: {url} cannot be fetched ({first_line(error)}); check the network, or set DIFFUSION_ZOO to "
+                "another address or a folder",
+                key="ckpt",
             ) from error
     return file

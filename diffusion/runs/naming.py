@@ -25,7 +25,7 @@ from diffusion.base.files import replace
 from diffusion.config.build import LOADER
 from diffusion.errors import exit_status, shown
 from diffusion.runs.folder import SWEEP, check_output
-from diffusion.runs.launch import queued_again, slurm_job
+from diffusion.runs.processes import queued_again, slurm_job
 from diffusion.runs.record import LOCK, held
 
 MARK = ".slurm"  # the file in a folder that names the launch that created it

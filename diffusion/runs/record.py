@@ -21,7 +21,7 @@ import yaml
 from diffusion.base.files import lock, replace
 from diffusion.config.schema import Settings
 from diffusion.errors import Interrupted, UserError, first_line
-from diffusion.runs.launch import TRIAL, queued_again
+from diffusion.runs.processes import TRIAL, queued_again
 
 FILE, CONFIG, LOCK = "run.json", "config.yaml", ".lock"
 
@@ -158,20 +158,6 @@ def held(folder: Path) -> BinaryIO | None:
             f"{owner.get('started')}); wait until it ends, or choose another (hydra.run.dir=…, hydra.sweep.dir=…)"
         ) from None
     return file
-
-
-def claim(folder: Path, words: Sequence[str], name: str = "train", job: bool = False) -> RunRecord:
-    """Begin a run of the command `name` in `folder`, holding its lock. Only one of two simultaneous claims succeeds.
-
-    Raises UserError if a run is alive there: two would destroy each other's checkpoints.
-    """
-    file = held(folder)
-    record = RunRecord(folder)
-    record.lock = file
-    previous = {file: file.read_bytes() if file.is_file() else None for file in (record.path, folder / CONFIG)}
-    record.start([name, *words])
-    record.previous = {} if job and previous[record.path] is None else previous
-    return record
 
 
 def config_text(settings: Settings) -> str:

@@ -24,7 +24,7 @@ from diffusion.config.build import make
 from diffusion.config.schema import Count
 from diffusion.errors import UserError, first_line, shown
 from diffusion.runs.folder import STUDY, measures
-from diffusion.runs.launch import TRIAL
+from diffusion.runs.processes import TRIAL
 from diffusion.runs.record import RunRecord
 
 

@@ -1,4 +1,4 @@
-"""The devices of a command; samples drawn in this process, or in one process for each (`diffusion.runs.launch`).
+"""The devices of a command; samples drawn in this process, or in one process for each (`diffusion.runs.processes`).
 
     python -m diffusion.sampling.parallel FOLDER
 
@@ -20,7 +20,7 @@ from diffusion.base.console import console, count
 from diffusion.errors import Interrupted, ProcessLost, UserError, override
 from diffusion.metric.precision import set_precision
 from diffusion.process.denoiser import Denoiser
-from diffusion.runs.launch import as_rank, launch
+from diffusion.runs.processes import as_rank, run_ranks
 from diffusion.sampling.drawing import KEPT, Drawing, Share
 
 PLAN = f"{KEPT}/plan.pt"  # what the processes draw; written and removed by the process that starts them
@@ -83,7 +83,7 @@ def draw(tasks: Sequence[Task], denoiser: Denoiser, devices: Sequence[torch.devi
     try:
         if len(devices) > 1:
             torch.save((tasks, denoiser, devices, torch.get_float32_matmul_precision()), plan)
-            launch(len(devices), folder, "diffusion.sampling.parallel")
+            run_ranks(len(devices), folder, "diffusion.sampling.parallel")
         else:
             denoiser.to(devices[0])
             for task in tasks:

@@ -14,7 +14,7 @@ from diffusion.config.build import make
 from diffusion.config.schema import Scored
 from diffusion.data import ImageData
 from diffusion.data.folder import Collection
-from diffusion.errors import refusing, renaming
+from diffusion.errors import given_as, refusing
 from diffusion.metric.estimate import PairwiseMetric, RealSet
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.score import reference_of, statistics_of
@@ -107,7 +107,7 @@ def reference_given(path: str, data: Node, extractor: FeatureExtractor) -> RealS
             published = "mu" in arrays
         if published:
             return statistics_of(file, extractor)
-    with renaming(r"data\.(root|path)=", "reference="):
+    with given_as("reference", "data.root", "data.path"):
         (reader := reader_of(path, data)).setup()
     size = reader.kind.protocol(reader.shape)
     return reference_of(reader.splits["train"].images, extractor, file.name, (), size)

@@ -16,11 +16,12 @@ from diffusion.base.pixels import grid, save_png
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.find import prune
 from diffusion.checkpoint.restore import file_hash, network_hash
-from diffusion.errors import Interrupted, UserError, first_line, resume_command
+from diffusion.errors import Interrupted, UserError, command_line, first_line
 from diffusion.findings.verdict import verdict
 from diffusion.report.figures import draw_judged
 from diffusion.report.run import write_report
 from diffusion.report.tables import print_scores
+from diffusion.runs.again import resumed
 from diffusion.runs.folder import Run, read_metrics
 from diffusion.runs.record import RunRecord, now
 from diffusion.sampling.drawing import Drawing, Frames
@@ -48,7 +49,7 @@ def closing_logs(run: Parts, trainer: pl.Trainer) -> Iterator[None]:
     except Interrupted as stop:
         status = stop.status
         if run.record is not None:
-            console.print(f"stopped by {stop}; to resume: {resume_command(run.folder, Run(run.folder).own)}")
+            console.print(f"stopped by {stop}; to resume: {command_line(resumed(Run(run.folder)))}")
             if str(stop) == "SIGINT":  # from a user, who has the time to look at it
                 write_report(run.folder, run.denoiser.schedule.cpu(), state="interrupted")
                 console.print(f"its page: {run.folder / 'report.html'}")

@@ -1,4 +1,4 @@
-"""Start runs: claim a folder, and train in it, in this process or in several (`diffusion.runs.launch`).
+"""Start runs: claim a folder, and train in it, in this process or in several (`diffusion.runs.processes`).
 
 `python -m diffusion.training.jobs FOLDER CONF …` is one of several: it trains with the settings in FOLDER, and trusts
 the user's own choices in the folders CONF (--config-dir). A job of a sweep always has its own process. A sweep survives
@@ -15,10 +15,9 @@ import contextlib
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 from diffusion.base.console import console
@@ -26,19 +25,19 @@ from diffusion.base.files import replace
 from diffusion.config.build import validated
 from diffusion.config.choices import searched, searching
 from diffusion.config.schema import Train, Trainer
-from diffusion.errors import Interrupted, ProcessLost, UserError, override, resume_command
-from diffusion.runs import launch as processes
+from diffusion.errors import Interrupted, ProcessLost, UserError, command_line, override
+from diffusion.runs import processes
+from diffusion.runs.again import resumed
 from diffusion.runs.folder import Run, holds_checkpoints, read_yaml
-from diffusion.runs.launch import as_rank, end_with_parent, is_rank, launch, queued_again, requeue, shared_folder
-from diffusion.runs.record import CONFIG, RunRecord, claim, config_text
+from diffusion.runs.launch import Launch
+from diffusion.runs.processes import as_rank, end_with_parent, is_rank, queued_again, requeue, run_ranks, shared_folder
+from diffusion.runs.record import CONFIG, RunRecord, config_text
 
 WORKER = "diffusion.training.jobs"
 
 
-def claimed(
-    settings: Train, folder: Path, words: Sequence[str], job: bool = False, name: str = "train"
-) -> tuple[Train, RunRecord] | None:
-    """Claim `folder` for a run with these settings and write its config.yaml. Returns its settings and its record.
+def claimed(settings: Train, launch: Launch) -> tuple[Train, RunRecord] | None:
+    """Claim the folder for a run with these settings and write its config.yaml. Returns its settings and its record.
 
     A job of a sweep, and a run that SLURM has requeued, go on from their own last checkpoint. If they are complete, or
     with ckpt=auto any run, nothing is begun: None. Raises UserError if checkpoints of another run would be overwritten,
@@ -47,40 +46,45 @@ def claimed(
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
     if tasks != "1" and not is_rank():
         raise UserError(f"srun started {tasks} tasks, each a separate run: start one (-n 1), with trainer.devices=GPUS")
-    requeued, resumes = queued_again(), settings.ckpt in ("auto", "last")
+    folder, requeued, kept = launch.folder, queued_again(), "ckpt=null" not in launch.words
     same = read_yaml(folder / CONFIG) | {"ckpt": None} == settings.model_dump(mode="json") | {"ckpt": None}
-    state, ended = RunRecord(folder).content.get("state"), ("complete", "pruned") if job else ("complete",)
-    if same and (job or requeued or settings.ckpt == "auto") and state in ended:
+    state, ended = RunRecord(folder).content.get("state"), ("complete", "pruned") if launch.job else ("complete",)
+    if same and (launch.job or requeued or settings.ckpt == "auto") and state in ended:
         console.print(f"{folder} is already {state}")
         return None
     if holds_checkpoints(folder):
         within = settings.ckpt and Path(settings.ckpt).resolve().is_relative_to(folder.resolve())
-        if requeued or (job and same and "ckpt=null" not in words):
+        if requeued or (launch.job and same and kept):
             settings = settings.model_copy(update={"ckpt": "auto"})
-        elif not (resumes or within or "ckpt=null" in words):
+        elif kept and not within and settings.ckpt not in ("auto", "last"):
             raise UserError(
                 f"{folder} contains checkpoints of another run (see its {CONFIG}): ckpt=auto resumes from them, "
                 "another hydra.run.dir or hydra.sweep.dir keeps them, ckpt=null overwrites them"
             )
-    record = claim(folder, words, name, job)
+    record = launch.claim()
     replace(folder / CONFIG, config_text(settings))
     return settings, record
 
 
-def start(settings: Train, folder: Path, words: Sequence[str], name: str = "train") -> None:
-    """Train in this process, or in one process for each of several devices, for the command `name` with these words."""
-    if (begun := claimed(settings, folder, words, name=name)) is None:
-        return
-    settings, record = begun
-    if is_rank():
-        shared_folder(folder)
-        as_rank("train", partial(work, folder))
-    elif devices_of(settings.trainer) > 1:
-        run_in_processes(settings, record)
-    else:
-        from diffusion.training import run
+def start(settings: Train, launch: Launch) -> Any:
+    """Train in this process, or in one process for each of several devices; a job of a sweep, in its own ones.
 
-        run.train(settings, folder, record)
+    Returns the result of a job.
+    """
+    if launch.job:
+        return run_job(settings, launch)
+    if begun := claimed(settings, launch):
+        settings, record = begun
+        if is_rank():
+            shared_folder(launch.folder)
+            as_rank("train", partial(work, launch.folder))
+        elif devices_of(settings.trainer) > 1:
+            run_in_processes(settings, record)
+        else:
+            from diffusion.training import run
+
+            run.train(settings, launch.folder, record)
+    return None
 
 
 def work(folder: Path) -> None:
@@ -104,10 +108,9 @@ def run_in_processes(settings: Train, record: RunRecord) -> None:
     """Train in the folder of `record` in one process for each device."""
     with record.running():
         try:
-            launch(devices_of(settings.trainer), record.folder, WORKER, [*map(str, searched()[1:])])
+            run_ranks(devices_of(settings.trainer), record.folder, WORKER, [*map(str, searched()[1:])])
         except ProcessLost as error:
-            again = resume_command(record.folder, Run(record.folder).own)
-            raise ProcessLost(f"{error}; to resume: {again}") from error
+            raise ProcessLost(f"{error}; to resume: {command_line(resumed(Run(record.folder)))}") from error
 
 
 def devices_of(settings: Trainer) -> int:
@@ -144,18 +147,21 @@ def ending_on_signals() -> Iterator[None]:
         raise
 
 
-def run_job(settings: Train, folder: Path, words: Sequence[str], name: str = "train") -> Any:
+def run_job(settings: Train, launch: Launch) -> Any:
     """Run a job of a sweep in its own process, unless it is already complete. Returns its result.
 
     A sweeper optimizes the result, a list if `sweep.score` is one. If a number is missing, it is None.
     """
+    from diffusion.findings.paired import needless  # scipy would slow the start of every command
+
     if is_rank():
         raise UserError("torchrun starts the processes of one run, not of a sweep: use -m trainer.devices=N instead")
-    again = f"rerun the same command with {override('hydra.sweep.dir', folder.parent)} to repeat what is not complete"
+    folder, sweep = launch.folder, override("hydra.sweep.dir", launch.folder.parent)
+    again = f"rerun the same command with {sweep} to repeat what is not complete"
     try:
-        if settings.study.stop and (why := resolve_name("diffusion.findings.paired.needless")(settings, folder)):
+        if settings.study.stop and (why := needless(settings, folder)):
             console.print(f"{folder} is not run: {why}")
-        elif begun := claimed(settings, folder, words, job=True, name=name):
+        elif begun := claimed(settings, launch):
             if multiprocessing.current_process().name.startswith("LokyProcess"):
                 prepare_worker(devices_of(settings.trainer))
             run_in_processes(*begun)

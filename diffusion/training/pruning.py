@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 
 from diffusion.config.build import make
 from diffusion.runs.folder import METRICS, Run, read_metrics
-from diffusion.runs.launch import TRIAL
+from diffusion.runs.processes import TRIAL
 from diffusion.training.parts import Parts
 
 

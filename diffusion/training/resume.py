@@ -13,9 +13,10 @@ from diffusion.checkpoint.find import find, run_folder, trained
 from diffusion.checkpoint.restore import PREFIX, network_weights, read, what_changed
 from diffusion.config.build import flat, plain_config
 from diffusion.config.choices import default_choices, left_by
-from diffusion.config.inherit import changes_of, inherit, of_recipe
+from diffusion.config.inherit import inherit, of_recipe
 from diffusion.config.schema import Train
-from diffusion.errors import UserError, renaming, shown
+from diffusion.errors import UserError, given_as, shown
+from diffusion.runs.launch import Launch
 from diffusion.runs.record import CONFIG
 
 SIZE = ("resolution", "channels", "scale")  # of the images, in `data`
@@ -123,12 +124,12 @@ def set_progress(checkpoint: dict[str, Any], accumulate: int, total: int, due: b
 
 def initial(init: str) -> tuple[Path, dict[str, Any]]:
     """The file of the model that `init` names, and its contents. Raises UserError if it cannot be read."""
-    with renaming("ckpt=", "init="):
+    with given_as("init", "ckpt"):
         return (path := trained(init)), read(path)
 
 
-def inherited(values: dict[str, Any], words: Sequence[str], config: str = "init", copied: Sequence[str] = SIZE) -> Any:
-    """Composed settings, with what conf/CONFIG.yaml leaves to the model that `init` names, changed by the words.
+def inherited(values: dict[str, Any], launch: Launch, config: str = "init", copied: Sequence[str] = SIZE) -> Any:
+    """Composed settings, with what conf/CONFIG.yaml leaves to the model that `init` names, changed by the launch.
 
     The settings `copied` of its images are inherited, too, and with config=finetune all settings outside of groups.
     """
@@ -136,13 +137,12 @@ def inherited(values: dict[str, Any], words: Sequence[str], config: str = "init"
     recipe, file = plain_config(contents["config"], path), run_folder(path) / CONFIG
     if path.parent.name == "checkpoints" and file.is_file():  # an exported file has only a part of the recipe
         recipe = plain_config(file.read_bytes(), file) | recipe
-    changes, left, more = changes_of(words), left_by(config), set[str]()
+    left, more = left_by(config), set[str]()
     if config == "finetune":
         more = values.keys() - {*default_choices(config), "name", "ckpt", "init"}
-    given = {change.place for change in changes}
-    data = {key: recipe["data"][key] for key in copied if key in recipe["data"] and f"data.{key}" not in given}
+    data = {key: recipe["data"][key] for key in copied if key in recipe["data"] and not launch.gives(f"data.{key}")}
     base = {group: of_recipe(group, recipe) for group in left} | {key: recipe.get(key, values[key]) for key in more}
-    return inherit(values | base, changes, {*left, *more}, path) | {"data": values["data"] | data}
+    return inherit(values | base, launch.changes, {*left, *more}, path) | {"data": values["data"] | data}
 
 
 def start_from(init: str, network: nn.Module, config: Mapping[str, Any], command: Sequence[str] = ()) -> None:

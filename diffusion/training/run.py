@@ -24,7 +24,7 @@ from diffusion.metric.precision import set_precision
 from diffusion.model.network import to_channels_last
 from diffusion.randomness import Streams
 from diffusion.runs.folder import discard, holds_checkpoints, read_scores
-from diffusion.runs.launch import TRIAL, is_rank
+from diffusion.runs.processes import TRIAL, is_rank
 from diffusion.runs.record import RunRecord
 from diffusion.training.callbacks import Guard, Progress
 from diffusion.training.ending import closing_logs, conclude, conclude_pruned, draw_last

@@ -24,9 +24,10 @@ from lightning.pytorch.callbacks import Checkpoint
 from diffusion.base.console import console
 from diffusion.base.files import link
 from diffusion.checkpoint import storage
-from diffusion.errors import Interrupted, UserError, resume_command
+from diffusion.errors import Interrupted, UserError, command_line
+from diffusion.runs.again import resumed
 from diffusion.runs.folder import Run
-from diffusion.runs.launch import STOPS
+from diffusion.runs.processes import STOPS
 from diffusion.training.parts import Parts
 
 PATIENCE = 3  # the third Ctrl-C ends the process immediately; checkpoint files stay intact even then
@@ -164,7 +165,7 @@ class Checkpoints(Checkpoint):
         except OSError as error:
             raise UserError(
                 f"cannot write {path}: {error.strerror or error}; earlier checkpoints are intact; fix this, and resume "
-                f"with {resume_command(self.folder.parent, Run(self.folder.parent).own)}"
+                f"with {command_line(resumed(Run(self.folder.parent)))}"
             ) from error
         self.saved_at = trainer.global_step
 

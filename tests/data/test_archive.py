@@ -116,5 +116,5 @@ def test_archives_that_cannot_be_used_are_refused(tmp_path: Path, cache: Path, n
 
 def test_an_image_without_a_label_is_refused(root: Path, tmp_path: Path) -> None:
     packed = to_zip(files_of(root), tmp_path / "x.zip", [["dog/1.png", 3]])
-    with pytest.raises(UserError, match=r"the labels of data.path=.*x.zip: 'cat/.* has no label \(19 in all\)"):
+    with pytest.raises(UserError, match=r"the labels of .*x.zip: 'cat/.* has no label \(19 in all\)"):
         loaded(Archive, packed, labels=True)

@@ -1,6 +1,7 @@
 """`sample` and `evaluate`: they use the run's settings, reproduce its scores, and record what they have drawn."""
 
 import json
+import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from diffusion.cli import evaluate, export
 from diffusion.config.build import make
 from diffusion.config.inherit import changes_of
 from diffusion.data import Archive, Folder
+from diffusion.errors import UserError, given_as
 from diffusion.library.files import save_images
 from diffusion.library.opening import completed, settings_of
 from diffusion.metric.features import Lite0
@@ -27,6 +29,7 @@ from diffusion.metric.score import extract
 from diffusion.process.denoiser import MixedPrecision
 from diffusion.process.sampler import DDIM
 from diffusion.runs.folder import append_scores, read_scores
+from diffusion.runs.launch import Launch
 from diffusion.sampling import drawing
 from diffusion.sampling.drawing import Drawing
 
@@ -159,11 +162,11 @@ def test_a_job_of_a_sweep_is_complete_only_for_the_checkpoint_that_it_scored(
     shutil.copytree(two_steps, run)
     append_scores(tmp_path, [Score("fd_lite0", 1.0, 8, source=restore(run / "checkpoints/last.ckpt").source)])
     settings, scored = settings_of("evaluate", [f"ckpt={run}"]), []
-    monkeypatch.setattr(evaluate, "evaluate", lambda settings, *_: scored.append(settings.ckpt))
-    evaluate.evaluate_job(settings, tmp_path, [])
+    monkeypatch.setattr(evaluate, "evaluate_model", lambda settings, *_: scored.append(settings.ckpt))
+    evaluate.evaluate(settings, Launch(tmp_path, job=True))
     assert not scored
     shutil.copytree(labelled, run, dirs_exist_ok=True)
-    evaluate.evaluate_job(settings, tmp_path, [])
+    evaluate.evaluate(settings, Launch(tmp_path, job=True))
     assert scored == [str(run)]
 
 
@@ -251,6 +254,21 @@ def test_published_statistics_are_a_reference(command, labelled, photos, tmp_pat
     words = ["n=6", "features=lite0", "sampler.steps=2", "device=cpu", given, "hydra.run.dir=of_a_model"]
     ran(command, "evaluate", f"ckpt={labelled}", *words)
     assert [score.what for score in read_scores(tmp_path / "of_a_model")] == ["samples", "noise", "real"]
+
+
+@pytest.mark.parametrize("place", ["nothing", "nothing.npz"])
+def test_images_that_cannot_be_read_are_named_as_the_user_has_written_them(refused, tmp_path, place):
+    (tmp_path / "nothing").mkdir()
+    common = ["features=lite0", "device=cpu", f"hydra.run.dir={tmp_path / 'scores'}"]
+    line = refused("evaluate", [f"images={tmp_path / place}", *common])
+    assert line.startswith(f"error: images={tmp_path / place}: ")
+
+
+def test_an_error_of_another_process_has_its_setting():
+    with pytest.raises(UserError, match=r"^init=x: no such file") as found, given_as("init", "ckpt"):
+        raise UserError("x: no such file", status=3, key="ckpt")
+    again = pickle.loads(pickle.dumps(found.value))
+    assert (str(again), again.status) == ("init=x: no such file", 3)
 
 
 def test_images_of_the_users_own_are_a_reference(command, photos, tmp_path):

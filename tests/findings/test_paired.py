@@ -10,6 +10,7 @@ from diffusion.config.choices import composed
 from diffusion.config.schema import Train
 from diffusion.errors import UserError
 from diffusion.findings.paired import decided
+from diffusion.runs.launch import Launch
 from diffusion.training import jobs
 
 
@@ -31,7 +32,7 @@ def sweep(tmp_path, monkeypatch, capsys):
     def run(result: float, *words: str) -> str:
         folder = tmp_path / str(len([*tmp_path.iterdir()]))
         (folder / ".hydra").mkdir(parents=True)
-        jobs.run_job(settings(*words), folder, [*words])
+        jobs.start(settings(*words), Launch(folder, [*words], job=True))
         if (file := folder / "run.json").is_file():
             file.write_text(json.dumps(json.loads(file.read_text()) | {"state": "complete", "result": result}))
         return capsys.readouterr().out.replace("\n", " ")

@@ -136,7 +136,7 @@ PUBLISHED = {
 def test_the_published_networks_are_recognized_by_their_shapes(name: str) -> None:
     with torch.device("meta"):
         theirs = PUBLISHED[name]()
-    contents = recognized(theirs.state_dict(), "", f"{name}.pt")
+    contents = recognized(theirs.state_dict(), "", Path(f"{name}.pt"))
     family = make(choice("authors", name), "authors", Weights)
     trained = sum(value.numel() for value in theirs.parameters() if value.requires_grad)
     trained -= 4 * 4 * 1153 * (name == "sit_xl_2")  # of unused outputs

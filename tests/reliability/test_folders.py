@@ -12,7 +12,8 @@ from forked import FORK
 
 from diffusion.cli import export, prune
 from diffusion.errors import UserError
-from diffusion.runs.record import CONFIG, RunRecord, claim
+from diffusion.runs.launch import Launch
+from diffusion.runs.record import CONFIG, RunRecord
 
 pytestmark = pytest.mark.reliability
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.reliability
 def hold(folder: Path, said: Connection) -> None:
     """Claim the folder, and hold it."""
     try:
-        held = claim(folder, [])
+        held = Launch(folder).claim()
         said.send("mine")
         signal.pause()
         del held
@@ -129,7 +130,7 @@ def test_only_one_of_two_simultaneous_starts_gets_the_folder(tmp_path):
 
 
 def test_the_processes_of_a_run_hold_its_folder_after_the_one_that_started_them(tmp_path):
-    record = claim(tmp_path, [])
+    record = Launch(tmp_path).claim()
     first = RunRecord.join(tmp_path)
     held = []
     for each in (record, first):
@@ -142,7 +143,7 @@ def test_the_processes_of_a_run_hold_its_folder_after_the_one_that_started_them(
 def test_a_start_that_fails_leaves_the_record_and_the_settings_of_the_earlier_run(tmp_path):
     (tmp_path / CONFIG).write_text("seed: 1\n")
     (tmp_path / "run.json").write_text('{"state": "complete"}')
-    record = claim(tmp_path, [])
+    record = Launch(tmp_path).claim()
     (tmp_path / CONFIG).write_text("seed: 2\n")
     with pytest.raises(ZeroDivisionError), record.running():
         raise ZeroDivisionError
@@ -154,5 +155,5 @@ def test_a_start_that_fails_leaves_the_record_and_the_settings_of_the_earlier_ru
 def test_a_run_with_a_damaged_record_is_not_begun_again(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(UserError, match=r"run\.json: not readable .*; restore it"):
-        claim(tmp_path, [])
+        Launch(tmp_path).claim()
     assert (tmp_path / "run.json").read_text() == content

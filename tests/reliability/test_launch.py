@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from diffusion.errors import ProcessLost, UserError
-from diffusion.runs.launch import launch
+from diffusion.runs.processes import run_ranks
 
 pytestmark = [pytest.mark.reliability, pytest.mark.timeout(100)]
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.reliability, pytest.mark.timeout(100)]
 )
 def test_the_first_failure_ends_all_and_is_the_one_reported(tmp_path, capfd, deeds, status, said):
     with pytest.raises(UserError) as caught:
-        launch(2, tmp_path, "ranks", deeds)
+        run_ranks(2, tmp_path, "ranks", deeds)
     assert (caught.value.status, str(caught.value)) == (status, said)
     assert isinstance(caught.value, ProcessLost) is (status == 1)
     assert ("Traceback" in capfd.readouterr().err) is (deeds[0] == "bug")
@@ -35,7 +35,7 @@ def test_the_first_failure_ends_all_and_is_the_one_reported(tmp_path, capfd, dee
 
 def test_processes_that_end_well_leave_nothing_behind(tmp_path):
     handler = signal.getsignal(signal.SIGTERM)
-    launch(2, tmp_path, "ranks", ("end", "end"))
+    run_ranks(2, tmp_path, "ranks", ("end", "end"))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["began0", "began1"]
     assert signal.getsignal(signal.SIGTERM) is handler
 

@@ -21,7 +21,8 @@ from diffusion.base.files import lock
 from diffusion.checkpoint import storage
 from diffusion.config.messages import explain
 from diffusion.errors import Interrupted
-from diffusion.runs.record import LOCK, claim
+from diffusion.runs.launch import Launch
+from diffusion.runs.record import LOCK
 from diffusion.training import jobs
 
 pytestmark = [pytest.mark.reliability, pytest.mark.timeout(300)]
@@ -86,7 +87,7 @@ def test_a_job_saves_before_submitit_requeues_it(tmp_path, monkeypatch, capsys):
     before = signal.signal(signal.SIGUSR2, lambda number, frame: called.append(number))
     try:
         with pytest.raises(Interrupted):
-            jobs.run_job(settings([]), tmp_path / "0", [])
+            jobs.start(settings([]), Launch(tmp_path / "0", job=True))
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert called == [signal.SIGUSR2]
@@ -100,7 +101,7 @@ def test_a_job_that_slurm_runs_again_waits_for_the_lock_of_a_lost_machine(tmp_pa
     held = lock(tmp_path / LOCK)
     assert held is not None
     Timer(3, held.close).start()
-    claim(tmp_path, [])
+    Launch(tmp_path).claim()
 
 
 def test_workers_of_joblib_use_different_gpus(monkeypatch):

@@ -21,7 +21,7 @@ def test_the_trials_of_a_killed_process_are_resumed_by_the_others(tiny, tmp_path
     words = [*tiny, "samples.n=0", "trainer.max_epochs=-1", "trainer.max_steps=60", "checkpoint.every_n_steps=10"]
     words += ["-m", "hydra/sweeper=search", "optimizer.lr=interval(1e-4,1e-2)", "hydra.sweep.dir=study"]
     words += [f"hydra.sweeper.n_trials={TRIALS}", "hydra/sweeper/pruner=none"]
-    prepare = partial(setattr, jobs, "launch", launch_forked)
+    prepare = partial(setattr, jobs, "run_ranks", launch_forked)
     workers = {(each := Train(words, tmp_path / f"log{i}", prepare)).pid: each for i in range(4)}
     running: list[RunRecord] = []
     while not running:

@@ -40,7 +40,7 @@ class Cluster:
         os.chdir(self.folder)
         os.environ |= {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"} | variables
         if "-m" in self.overrides:
-            jobs.launch = launch_forked  # type: ignore[assignment]
+            jobs.run_ranks = launch_forked  # type: ignore[assignment]
 
     def calls(self) -> list[str]:
         return self.notes.read_text().splitlines() if self.notes.exists() else []

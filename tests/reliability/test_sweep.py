@@ -29,7 +29,7 @@ def times(folder: Path) -> dict[str, int]:
 
 
 def test_dying_jobs_affect_no_others_and_only_they_run_again(command, ran, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "launch", launch_forked)
+    monkeypatch.setattr(jobs, "run_ranks", launch_forked)
     choice = "optimizer._target_=" + ",".join(f"doubles.{name}" for name in DEATHS)
     words = ["train", ["-m", *tiny, "trainer.max_steps=2", "samples.n=0", choice, "hydra.sweep.dir=sweep"]]
     status, out, err = command(*words)

@@ -9,8 +9,9 @@ from diffusion.config.choices import composed
 from diffusion.config.schema import Train
 from diffusion.errors import ProcessLost, UserError
 from diffusion.runs.folder import read_yaml
-from diffusion.runs.launch import launch
-from diffusion.runs.record import CONFIG, RunRecord, claim, config_text
+from diffusion.runs.launch import Launch
+from diffusion.runs.processes import run_ranks
+from diffusion.runs.record import CONFIG, RunRecord, config_text
 from diffusion.training import jobs
 
 
@@ -25,7 +26,7 @@ def train(overrides: Sequence[str], folder: Path) -> float | None:
 
     chosen = settings(overrides)
     folder.mkdir(parents=True, exist_ok=True)
-    record = claim(folder, [])
+    record = Launch(folder).claim()
     replace(folder / CONFIG, config_text(chosen))
     if jobs.devices_of(chosen.trainer) > 1:
         jobs.run_in_processes(chosen, record)
@@ -38,11 +39,11 @@ def train(overrides: Sequence[str], folder: Path) -> float | None:
 
 
 def launch_here(processes: int, folder: Path, module: str, words: Sequence[str]) -> None:
-    """Run a sweep's job in this process, which has already imported torch; replaces `launch`."""
+    """Run a sweep's job in this process, which has already imported torch; replaces `run_ranks`."""
     from diffusion.training import run
 
     if processes > 1:
-        launch(processes, folder, module, words)
+        run_ranks(processes, folder, module, words)
         return
     try:
         run.train(validated(Train, read_yaml(folder / CONFIG)), folder, RunRecord.join(folder))

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffusion.runs.launch import PARENT, as_rank, described
+from diffusion.runs.processes import PARENT, as_rank, described
 from diffusion.training import jobs
 
 FORK = multiprocessing.get_context("fork")
@@ -83,7 +83,7 @@ class Train:
 
 
 def launch_forked(processes: int, folder: Path, module: str, words: Sequence[str]) -> None:
-    """One process of a run as a fork of this one; replaces `launch`."""
+    """One process of a run as a fork of this one; replaces `run_ranks`."""
     file = folder / "error.json"
     file.unlink(missing_ok=True)
 

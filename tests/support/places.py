@@ -9,7 +9,7 @@ from pathlib import Path
 
 from forked import counted
 
-from diffusion.runs.launch import as_rank
+from diffusion.runs.processes import as_rank
 from diffusion.training import jobs
 
 AT = "SIGNALLED_AT"  # the environment variable with the place and the signals

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from diffusion.errors import Interrupted, UserError
-from diffusion.runs.launch import as_rank, launch
+from diffusion.runs.processes import as_rank, run_ranks
 
 DEEDS = {
     "end": lambda: None,
@@ -46,7 +46,7 @@ def main(folder: str, *deeds: str) -> None:
 def agent(folder: str, *deeds: str) -> None:
     """Launch them, and exit as a command does."""
     try:
-        launch(len(deeds), Path(folder), "ranks", deeds)
+        run_ranks(len(deeds), Path(folder), "ranks", deeds)
     except Interrupted as stop:
         sys.exit(stop.status)
     except UserError as error:

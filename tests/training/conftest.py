@@ -42,7 +42,7 @@ def started(command: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise UserError("a negative learning rate")
         RunRecord.join(folder).finish("complete", result=rate)
 
-    monkeypatch.setattr(jobs, "launch", start)
+    monkeypatch.setattr(jobs, "run_ranks", start)
     return names
 
 

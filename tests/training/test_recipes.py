@@ -12,7 +12,7 @@ from diffusion.data import ImageData, to_unit
 from diffusion.process.denoiser import Denoiser
 from diffusion.randomness import Streams
 from diffusion.runs.folder import read_metrics
-from diffusion.runs.record import claim
+from diffusion.runs.launch import Launch
 from diffusion.training.run import train
 from tests.support.composing import settings
 
@@ -41,7 +41,7 @@ def test_each_recipe_beats_the_best_constant_prediction(recipe, tiny, tmp_path):
     steps = 300
     overrides = [f"experiment={recipe}", *tiny, "optimizer.lr=2e-3", f"trainer.max_steps={steps}"]
     chosen = settings([*overrides, "trainer.max_epochs=-1", "trainer.check_val_every_n_epoch=1000"])
-    train(chosen, tmp_path, claim(tmp_path, []))
+    train(chosen, tmp_path, Launch(tmp_path).claim())
 
     learner = restore(tmp_path / "checkpoints/last.ckpt").denoiser
     data: ImageData = make(chosen.data, "data")
@@ -71,7 +71,7 @@ def test_edm2_trains_a_narrow_network(photos, tmp_path):
     words += ["data=folder", f"data.root={photos}", "data.val=8", "data.test=8", "data.batch_size=4", "score.n=0"]
     words += ["samples.n=0", "trainer.accelerator=cpu", "trainer.max_steps=8", "trainer.log_every_n_steps=1"]
     chosen = settings(["experiment=edm2", *words])
-    train(chosen, tmp_path, claim(tmp_path, []))
+    train(chosen, tmp_path, Launch(tmp_path).claim())
     losses = read_metrics(tmp_path / "metrics.csv")["train/loss"].value
     assert len({*losses}) == 8
     assert all(map(math.isfinite, losses))

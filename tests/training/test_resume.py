@@ -121,9 +121,9 @@ CHOSEN = {  # overrides when resuming -> the differences from the run's own sett
 @pytest.mark.parametrize("words", CHOSEN)
 def test_overrides_replace_single_saved_settings(run, words, monkeypatch):
     monkeypatch.chdir(run.parent)
-    folder, changed = resumed_run(["hydra.run.dir=run", "ckpt=auto", *words.split()])
+    changed, launch = resumed_run(["hydra.run.dir=run", "ckpt=auto", *words.split()])
     before, after = flat(config(run)), flat(changed)
-    assert folder.samefile(run)
+    assert launch.folder.samefile(run)
     for key, value in CHOSEN[words].items():
         assert after.get(key) == value
     groups = {key.partition(".")[0] for key in before | after if before.get(key) != after.get(key)}

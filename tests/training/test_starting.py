@@ -10,7 +10,8 @@ import pytest
 
 from diffusion.errors import UserError
 from diffusion.report.run import write_report
-from diffusion.runs.record import RunRecord, claim
+from diffusion.runs.launch import Launch
+from diffusion.runs.record import RunRecord
 
 
 @pytest.mark.whole_report
@@ -48,7 +49,7 @@ def test_a_mistyped_folder_starts_no_run_but_one_with_a_recipe_does(
 
 def test_a_run_whose_folder_is_renamed_says_so(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    record = claim(tmp_path / "run", [])
+    record = Launch(tmp_path / "run").claim()
 
     def run() -> None:
         with record.running():

@@ -8,6 +8,7 @@ from composing import settings
 
 from diffusion.runs import naming
 from diffusion.runs.folder import is_sweep
+from diffusion.runs.launch import Launch
 from diffusion.runs.record import RunRecord
 from diffusion.training import jobs
 
@@ -31,10 +32,10 @@ def test_only_a_complete_job_is_not_run_again(tiny, tmp_path, started):
 
     def ckpt_of_next_job(state: str, *words: str) -> str | None:
         (folder / "run.json").write_text(json.dumps({"state": state}))
-        jobs.run_job(chosen, folder, words)
+        jobs.start(chosen, Launch(folder, words, job=True))
         return yaml.safe_load((folder / "config.yaml").read_text())["ckpt"]
 
-    jobs.run_job(chosen, folder, [])
+    jobs.start(chosen, Launch(folder, job=True))
     assert ckpt_of_next_job("died") is None  # before its first checkpoint
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints/last.ckpt").touch()
