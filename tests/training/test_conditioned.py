@@ -33,14 +33,14 @@ def drawn(folder):
 
 def test_a_run_learns_with_and_without_the_condition_of_its_images(tiny, tmp_path, monkeypatch):
     """What is dropped is dropped as a whole, from about the share of `label_dropout` of the images."""
-    seen, output = [], Denoiser.output
+    seen, evaluated = [], Denoiser.evaluated
 
-    def noted(self, x_t, t, **given):
+    def noted(self, x, t, label, **given):
         if self.network.training and torch.is_grad_enabled():
             seen.append(given)
-        return output(self, x_t, t, **given)
+        return evaluated(self, x, t, label, **given)
 
-    monkeypatch.setattr(Denoiser, "output", noted)
+    monkeypatch.setattr(Denoiser, "evaluated", noted)
     train([*tiny, *MORE, "samples.n=0", "trainer.max_steps=12"], tmp_path)
     pictures, vectors = (torch.cat([given[name] for given in seen]) for name in ("picture", "vector"))
     assert pictures.shape == (48, 4, 8, 8)
