@@ -60,12 +60,10 @@ SWEEPING = {
 }
 
 
-def print_help(command: str, schema: type[Settings], about: str, words: Sequence[str]) -> bool:
-    """Print the help requested by the command-line `words`. Returns whether they request any."""
-    asked = [i for i, word in enumerate(words) if word in HELP]
-    if not asked:
-        return False
-    name = next(iter(words[asked[0] + 1 :]), "-").partition("=")[0]
+def print_help(command: str, schema: type[Settings], about: str, words: Sequence[str]) -> None:
+    """Print the help that the command-line `words` ask for by one of `HELP`."""
+    asked = next(i for i, word in enumerate(words) if word in HELP)
+    name = next(iter(words[asked + 1 :]), "-").partition("=")[0]
     group = name.partition("@")[0]
     settings = list(_settings(schema))
     described = [row for row in settings if f"{row[0].partition('=')[0]}.".startswith(f"{name}.")]
@@ -99,7 +97,6 @@ def print_help(command: str, schema: type[Settings], about: str, words: Sequence
         raise UserError(f"--help {group}: unknown name{nearest(group, groups())}; groups are {', '.join(groups())}")
     if described:
         _print("Settings and their defaults", described)
-    return True
 
 
 def documentation(target: str) -> str:

@@ -72,10 +72,11 @@ class Command:
                 given = messages.parsed(typed, self.name)
                 words, sweep = [written(word) for word in given.overrides], given.multirun
                 stack.enter_context(searching([given.config_dir]))
-                if messages.print_help(self.name, self.schema, self.about, typed):
+                if {*messages.HELP} & {*typed}:
+                    messages.print_help(self.name, self.schema, self.about, typed)
                     return
-                for values, launch in self.runs(given, words):
-                    self.do(values, launch)
+                for settings, launch in self.runs(given, words):
+                    resolve_name(self.task)(settings, launch)
             except KeyboardInterrupt:
                 sys.exit(130)
             except Interrupted as stop:
@@ -93,10 +94,11 @@ class Command:
                 print(f"error: {known}", file=sys.stderr)
                 sys.exit(known.status)
 
-    def runs(self, given: Namespace, words: list[str]) -> list[tuple[Values, Launch]]:
-        """The settings of the one run, as composed by Hydra; none after a sweep, whose jobs are done."""
+    def runs(self, given: Namespace, words: list[str]) -> list[tuple[Settings, Launch]]:
+        """The settings of the one run that is begun or resumed; none after a sweep, whose jobs are done."""
         if self.name == "train" and not given.multirun and (resumed := resumed_run(words)):
-            return [resumed]
+            values, launch = resumed
+            return [(validated(self.schema, values), launch)]
         found = list[tuple[Values, Launch]]()
         config = self.init if self.init and any(word.startswith("init=") for word in words) else self.name
         register(self.name)
@@ -106,7 +108,7 @@ class Command:
         given.overrides = [*words]  # Hydra adds its mode
         # What hydra.main does, which itself would read sys.argv instead of these words.
         _run_hydra(given, get_args_parser(), partial(self.take, words, found), str(conf_dir()), config)
-        return [(self.completed(values, launch), launch) for values, launch in found]
+        return [(self.settings(values, launch), launch) for values, launch in found]
 
     def take(self, words: list[str], found: list[tuple[Values, Launch]], config: DictConfig) -> Any:
         """Called by Hydra with a configuration: do a job of a sweep, or add a run to `found`."""
@@ -119,16 +121,13 @@ class Command:
         check_output(folder)
         launch, sources = Launch(folder, [*context.overrides.task], self.name, job=True), context.runtime.config_sources
         with searching(each.path for each in sources if each.provider == "command-line"):  # for launchers, too
-            return self.do(self.completed(values, launch), launch)
+            return resolve_name(self.task)(self.settings(values, launch), launch)
 
-    def completed(self, values: Values, launch: Launch) -> Values:
+    def settings(self, values: Values, launch: Launch) -> Settings:
         """Composed values, with what they leave to the model of `init`; None for what they leave to that of `ckpt`."""
         if self.from_model and values["init"]:
             values = resolve_name(self.from_model)(values, launch)
-        return values | dict.fromkeys(left_by(self.name))
-
-    def do(self, values: Values, launch: Launch) -> Any:
-        return resolve_name(self.task)(validated(self.schema, values), launch)
+        return validated(self.schema, values | dict.fromkeys(left_by(self.name)))
 
 
 def written(word: str) -> str:
