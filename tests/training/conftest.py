@@ -19,8 +19,8 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from diffusion import library
 from diffusion.errors import UserError
+from diffusion.library import model
 from diffusion.runs.folder import read_yaml
 from diffusion.runs.record import CONFIG, RunRecord
 from diffusion.sampling import parallel
@@ -243,7 +243,7 @@ def away(machine: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     """The device, for training with `trainer.accelerator=away trainer.strategy=away` and for commands."""
     monkeypatch.setattr(torch, "tensor", tensor)
     monkeypatch.setattr(torch.func, "jvp", torch.autograd.functional.jvp)  # the other needs a device written in C++
-    for module in (library, parallel):
+    for module in (model, parallel):
         monkeypatch.setattr(module, "choose_device", lambda name: DEVICE.name)
     DEVICE.__init__()  # type: ignore[misc]
     DEVICE.present = True
