@@ -53,9 +53,8 @@ HEADLINES = {  # what was found, in a few words
 }  # fmt: skip
 ALL_COPIES = "All are copies of real images."
 EXPLAINED = (
-    "The referee looks at samples and real images with several eyes: trained networks, colours, the spectrum, patches, "
-    "and random filters that are drawn only when the samples are there. Real images are called apart in at most 5% of "
-    "cases, by all eyes together. Held-out images are real ones that training has not used."
+    "The referee looks at samples and real images with several eyes: {eyes}. Real images are called apart in at most "
+    "5% of cases, by all eyes together. Held-out images are real ones that training has not used."
 )
 LIMITS = [
     "Whether a single picture is beautiful: a distance compares whole sets of images. Look at the samples.",
@@ -122,7 +121,8 @@ def verdict(run: Run, state: str) -> Verdict:
     words = " ".join(filter(None, [headline(run.faults), *([] if "saturated" in faults else others)]))
     if faults and treatment(run, findings) is None and not run.config.get("images"):
         faults["untreated"] = "Nothing is known to mend this."
-    about = EXPLAINED if "further" in run.referee else ""
+    further = run.referee.get("further", {})
+    about = EXPLAINED.format(eyes=", ".join(further["eyes"])) if further else ""
     step = next_step(run, state, findings)
     return Verdict("How good is it?", words, faults | findings, limits(run), step, about)
 

@@ -73,6 +73,12 @@ def test_only_the_referee_says_whether_samples_can_be_told_apart_from_real_image
     assert words in " ".join(findings.values())
 
 
+def test_the_eyes_that_have_looked_are_named(make_run: Make, tmp_path: Path) -> None:
+    run = Run(make_run(tmp_path / "demo"))
+    vars(run).update({"scores": SCORES, "referee": referee(answer("alike"))})
+    assert "several eyes: lite0, colours, patches." in verdict(run, "complete").about
+
+
 def test_copies_are_not_praised_for_being_near(make_run: Make, tmp_path: Path) -> None:
     run = Run(make_run(tmp_path / "demo"))
     found = [Score("copies", 0.9, 250, low=0.85, high=0.93, source={"flagged": 225, "repeats": 225, "chance": 0.02})]
